@@ -1,17 +1,23 @@
 r"""The loops of `skpudle.search` over samples and over atoms, compiled by numba.
 
-The functions are plain Python until `loops` compiles them. With few atoms and no missing entries,
-coordinate descent works on products: of atoms with atoms, and of a sample with all atoms
-(`solve_products`). Otherwise it works on the residual of a sample, ``x - D z``: a coordinate costs
-two passes over an atom, whatever the number of atoms, and no matrix of atoms by atoms is needed. A
-BLAS multiplies many samples with all atoms, which selects the atoms that enter a working set.
+The functions are plain Python until `loops` compiles them. With fewer than 1,024 atoms and no
+missing entries, coordinate descent works on products: of atoms with atoms, and of a sample with all
+atoms (`solve_products`). Otherwise coordinate descent works on the residual of a sample,
+``x - D z`` (`solve_residuals`): a coordinate costs two passes over an atom, whatever the number of
+atoms, and no matrix of atoms by atoms is needed. A BLAS computes the *slopes* ``D^T (x - D z)`` of
+many samples at once. Large slopes select the atoms that enter a *working set*, the few atoms whose
+codes a row minimises over.
 
-Codes are sparse: row ``i`` has the entries from ``start[i]`` to ``start[i + 1]``, with a ``value``
-at the atom ``index``. Loops over atoms take the entries sorted by atom, with the ``row`` and the
-``value`` of each. Every function writes into its last arguments, releases the GIL and works
-on a slice of rows or of atoms that no other slice writes to, so bits do not depend on the number of
-threads. A ``mask`` has a row for each sample, without entries if all entries are known; residuals
-are zero where entries are missing.
+Shapes: ``atoms`` (n_atoms, n_features), ``x`` and ``residual`` (n, n_features). Codes are sparse:
+row ``i`` has the entries from ``start[i]`` to ``start[i + 1]``, with a ``value`` at the atom
+``index``. Loops over atoms take the same entries sorted by atom: atom ``j`` has the entries from
+``start[j]`` (or ``by_atom[j]``) to the next, each with a ``row`` and a ``value``. The rows with a
+nonzero code at an atom are the *users* of the atom. A ``mask`` has the shape (n, n_features), with
+1 for known and 0 for missing entries, or (n, 0) if all entries are known. Residuals are zero where
+entries are missing.
+
+Every function writes into its last arguments and releases the GIL. A call works on a slice of rows
+or of atoms that no other call writes to, so bits do not depend on the number of threads.
 """
 
 import numpy as np
@@ -27,7 +33,7 @@ def _product(x, y):
 
 
 def _subtract(step, atom, mask, residual):
-    """Subtract a multiple of an atom where entries are known."""
+    """Subtract ``step * atom`` from the known entries of one row's residual (n_features,)."""
     if len(mask) == 0:
         for f in range(len(atom)):
             residual[f] -= step * atom[f]
@@ -37,7 +43,7 @@ def _subtract(step, atom, mask, residual):
 
 
 def subtract_synthesis(start, index, value, atoms, mask, residual):
-    """Subtract ``D z`` from the known entries of the rows of ``residual``."""
+    """Subtract ``D z`` from each row of ``residual``, and set missing entries to zero."""
     for i in range(len(residual)):
         known, left = mask[i], residual[i]
         for e in range(start[i], start[i + 1]):
@@ -49,7 +55,7 @@ def subtract_synthesis(start, index, value, atoms, mask, residual):
 
 
 def _known_product(x, y, mask):
-    """Return the product over known entries."""
+    """Return the sum of ``x * y`` over the known entries of one row."""
     if len(mask) == 0:
         return _product(x, y)
     total = 0.0
@@ -67,9 +73,11 @@ def _shrink(target, curvature, alpha, positive):
 
 
 def _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z):
-    """Minimise over ``w`` atoms by coordinate descent, given their products and slopes.
+    """Minimise the lasso over the codes ``z`` of ``w`` atoms by coordinate descent on products.
 
-    A step costs ``w`` operations. Return by how much half of the squared residual falls.
+    ``inner`` (w, w) holds the products of the atoms with each other, and ``slope`` (w,) the
+    products of the atoms with the residual. Descent updates ``z`` and ``slope``. A step costs ``w``
+    operations. Return by how much half of the squared residual falls.
     """
     fall = 0.0
     for _ in range(max_sweeps):
@@ -92,9 +100,10 @@ def _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z):
 
 def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, curvature, z,
              residual):  # fmt: skip
-    """Minimise over a working set of ``w`` atoms by coordinate descent on the residual.
+    """Minimise the lasso over the codes ``z`` of ``w`` atoms by coordinate descent on the residual.
 
-    A step costs one operation for each entry of the residual.
+    ``support`` holds the numbers of the ``w`` atoms, and ``residual`` (n_features,) belongs to one
+    row. Descent updates ``z`` and ``residual``. A coordinate costs two passes over the features.
     """
     for i in range(w):
         curvature[i] = _known_product(atoms[support[i]], atoms[support[i]], mask)
@@ -116,9 +125,11 @@ def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, cu
 
 
 def _enter(slope, positive, level, share, k, inside, beyond, support, z):
-    """Add atoms with large slopes, above ``level``, to a working set of ``k``; return its size.
+    """Add atoms with large slopes to a working set of ``k`` atoms; return the new size of the set.
 
-    If the room is too small for all of these atoms, the atoms with the largest slopes enter.
+    An atom enters if its slope is above ``level`` and at least ``share`` times the largest slope
+    outside of the set. The set has room for ``len(support)`` atoms. If all atoms that qualify do
+    not fit, the atoms with the largest slopes enter.
     """
     for i in range(k):
         inside[support[i]] = True
@@ -147,10 +158,12 @@ def _enter(slope, positive, level, share, k, inside, beyond, support, z):
 
 
 def _solve(w, inner, positive, dependent, factor, slope, z):
-    """Set codes to least squares on a support, or return False with unchanged codes.
+    """Set the codes ``z`` of ``w`` atoms to least squares; return whether that succeeded.
 
-    It returns False where atoms nearly depend on each other, or non-negative codes would turn
-    negative; coordinate descent has to replace it there.
+    ``inner`` (w, w) holds the products of the atoms with each other, and ``slope`` (w,) the
+    products of the atoms with the residual; ``slope`` is overwritten. The function returns False,
+    with unchanged codes, if the atoms are nearly linearly dependent, or if a code that must be
+    non-negative would turn negative. The caller then uses coordinate descent.
     """
     for i in range(w):
         for j in range(i + 1):
@@ -183,15 +196,20 @@ def _solve(w, inner, positive, dependent, factor, slope, z):
 def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, share, max_sweeps,
                     refit, dependent, refit_tolerance, refit_sweeps, start, index, value,
                     count, atom, code, fitted, loss, size, unbiased):  # fmt: skip
-    """Improve the codes of rows on one working set each, from ``slope = D^T (x - D z)``.
+    """Improve the codes of rows, each on one working set, by descent on residuals.
 
-    Row ``i`` gets ``count[i]`` codes ``code[i]`` at the atoms ``atom[i]``. ``residual`` has
-    ``x - D z`` and is updated with the codes. ``loss`` becomes half of its square, and ``size`` the
-    sum of the moduli of the codes.
+    ``start``, ``index`` and ``value`` are the codes to begin with, ``residual`` is ``x - D z`` for
+    these codes, and ``slope`` (n, n_atoms) is ``D^T (x - D z)``. An empty ``slope`` (n, 0) lets no
+    atom enter a working set.
 
-    With ``refit`` the rows of ``fitted`` become least squares on the supports, ``residual`` is
-    theirs, and ``unbiased`` half of its square. (Coordinate descent takes ten times as long for
-    five correlated atoms.)
+    Row ``i`` gets ``count[i]`` new codes, ``code[i]``, at the atoms ``atom[i]``; both arrays have
+    the shape (n, room). ``residual`` is updated with the new codes. ``loss`` (n,) becomes half of
+    the squared residual, and ``size`` (n,) the sum of the moduli of the codes.
+
+    With ``refit`` the rows of ``fitted`` (n, room) become least squares on the supports of the new
+    codes, ``residual`` becomes the residual of ``fitted``, and ``unbiased`` (n,) half of its
+    square. A Cholesky factor solves least squares, because coordinate descent takes ten times as
+    long for five correlated atoms.
     """
     room = atom.shape[1]
     support, inside = np.empty(room, np.int64), np.zeros(len(atoms), np.bool_)
@@ -220,7 +238,7 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
             if _solve(k, inner, positive, dependent, factor, work, z):
                 for i in range(k):
                     _subtract(z[i] - code[row, i], atoms[support[i]], known, left)
-            else:  # descent on the support alone, without a penalty
+            else:  # minimise over the support, without a penalty, where `_solve` has failed
                 _descend(
                     k, support, atoms, known, 0.0, positive, refit_tolerance, refit_sweeps, work, z,
                     left,
@@ -233,14 +251,14 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
 def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweeps,
                    refit, dependent, refit_tolerance, refit_sweeps, start, index, value,
                    count, atom, code, fitted, loss, size, unbiased):  # fmt: skip
-    """Improve the codes of rows on one working set each, from products alone.
+    """Improve the codes of rows, each on one working set, from products alone.
 
-    ``gram`` has the products of atoms, ``c = D^T x`` those of rows with atoms, and ``square`` the
-    squared norms of rows. A row costs ``count * n_atoms`` operations for its slopes, and none on
-    features: the squared residual is ``|x|^2 - z^T (c + slope)``.
+    ``gram`` (n_atoms, n_atoms) has the products of the atoms with each other, ``c`` (n, n_atoms)
+    the products ``D^T x``, and ``square`` (n,) the squared norms of the rows. The slopes of a row
+    cost ``n_atoms`` operations for each nonzero code of the row. No operation runs over features:
+    the squared residual is ``|x|^2 - z^T (c + slope)``.
 
-    With ``refit`` the rows of ``fitted`` become least squares on the supports, and ``unbiased``
-    half of its squared residual.
+    The outputs are those of `solve_residuals`, without the residual.
     """
     n_atoms, room = len(gram), atom.shape[1]
     support, inside = np.empty(room, np.int64), np.zeros(n_atoms, np.bool_)
@@ -254,7 +272,7 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
         for i in range(k):
             support[i], z[i] = index[start[row] + i], value[start[row] + i]
         i = np.int64(0)
-        while i + 3 < k:  # four atoms at a time: slopes are written a quarter as often
+        while i + 3 < k:  # four atoms at a time: each slope is written a quarter as often
             z0, z1, z2, z3 = z[i], z[i + 1], z[i + 2], z[i + 3]
             g0, g1 = gram[support[i]], gram[support[i + 1]]
             g2, g3 = gram[support[i + 2]], gram[support[i + 3]]
@@ -290,7 +308,7 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
                 fall = 0.0
                 for i in range(k):
                     fall += 0.5 * (z[i] - code[row, i]) * slope[i]
-            else:  # descent on the support alone, without a penalty
+            else:  # minimise over the support, without a penalty, where `_solve` has failed
                 fall = _sweep_codes(
                     k, inner, 0.0, positive, refit_tolerance, refit_sweeps, slope, z
                 )
@@ -300,7 +318,11 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
 
 
 def add_statistics(start, index, value, weight, x, a, b):
-    """Add ``Z^T W Z``, of each pair one of both entries, and ``Z^T W X``, with weights of rows."""
+    """Add ``Z^T W Z`` to ``a`` and ``Z^T W X`` to ``b``; ``W`` is diagonal, the weights of rows.
+
+    For each pair of atoms only one of the two equal entries of ``a`` (n_atoms, n_atoms) is written.
+    ``b`` has the shape (n_atoms, n_features).
+    """
     for i in range(len(x)):
         for e in range(start[i], start[i + 1]):
             z, j = weight[i] * value[e], index[e]
@@ -312,13 +334,16 @@ def add_statistics(start, index, value, weight, x, a, b):
 
 def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, alpha, positive,
              tolerance, share, max_sweeps, x, start, index, value, cost, taken_over):  # fmt: skip
-    """Estimate the rise of the objective without each atom, and the growth of other codes then.
+    """Estimate by how much the objective rises, and other codes grow, if an atom is removed.
 
-    At most ``most`` users of an atom, at regular distances, stand for all of them. Their other
-    atoms, and the atoms ``near`` the removed one, replace it, by coordinate descent: on products
-    of atoms, or on residuals if ``gram`` is empty.
+    The estimates for the atoms ``first:last`` are added to ``cost`` (n_atoms,), the rise of the
+    objective, and to ``taken_over`` (n_atoms, n_near), the growth of the moduli of codes at the
+    atoms ``near`` (n_atoms, n_near) the removed atom. At most ``most`` users of an atom, at regular
+    distances, stand for all users. In each of these rows coordinate descent minimises over the
+    atoms that the row uses beside the removed atom, and over the near atoms that violate the
+    optimality condition. It works on products of atoms, or on residuals if ``gram`` is empty.
     """
-    n_atoms, room = len(atoms), len(index) + near.shape[1]  # pages that are not used cost nothing
+    n_atoms, room = len(atoms), len(index) + near.shape[1]  # unused pages of memory cost nothing
     support, inside = np.empty(room, np.int64), np.zeros(n_atoms, np.bool_)
     z, beyond, slope = np.empty(room), np.empty(n_atoms, np.int64), np.empty(room)
     slopes, growth, left = np.zeros(n_atoms), np.zeros(n_atoms), np.empty(atoms.shape[1])
@@ -340,7 +365,8 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
                     rise += alpha * growth[support[k]]
                     _subtract(z[k], atoms[support[k]], known, left)
                     k += 1
-            # half of the squared residual without the atom, less that with it
+            # `left` is the residual without the atom. Add half of its square, and subtract half of
+            # the squared residual with the atom.
             rise += own * _product(atoms[j], left) - alpha * abs(own)
             rise -= 0.5 * own**2 * _known_product(atoms[j], atoms[j], known)
             for c in range(near.shape[1]):
@@ -370,7 +396,7 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
 
 
 def add_moments(first, last, start, row, value, x, b):
-    """Add the rows ``first:last`` of ``Z^T X`` to ``b``."""
+    """Add the rows ``first:last`` of ``Z^T X`` to ``b`` (last - first, n_features)."""
     for j in range(first, last):
         for e in range(start[j], start[j + 1]):
             i, z = row[e], value[e]
@@ -379,10 +405,13 @@ def add_moments(first, last, start, row, value, x, b):
 
 
 def subtract_changes(low, high, first, start, row, value, change, residual):
-    """Subtract ``Z`` times the change of the atoms from ``first`` on, in the rows ``low:high``."""
+    """Update the rows ``low:high`` of ``residual`` after a block of atoms has changed.
+
+    ``change`` (n_changed, n_features) holds new minus old atoms, from the atom ``first`` on.
+    """
     for j in range(first, first + len(change)):
         begin, end = start[j], start[j + 1]
-        while begin < end:  # bisection: the rows of an atom are sorted
+        while begin < end:  # bisection for the first row from `low` on: rows of an atom are sorted
             middle = (begin + end) // 2
             if row[middle] < low:
                 begin = middle + 1
@@ -396,7 +425,11 @@ def subtract_changes(low, high, first, start, row, value, change, residual):
 
 
 def add_products(first, last, low, by_atom, row, code, start, index, value, a):
-    """Add the rows ``first:last`` of ``Z^T Z`` to ``a``, whose columns begin at ``low``."""
+    """Add a block of ``Z^T Z`` to ``a``: the rows ``first:last``, and the columns from ``low`` on.
+
+    ``by_atom``, ``row`` and ``code`` are the entries sorted by atom; ``start``, ``index`` and
+    ``value`` are the entries sorted by row.
+    """
     for j in range(first, last):
         for e in range(by_atom[j], by_atom[j + 1]):
             i, z = row[e], code[e]
@@ -407,7 +440,11 @@ def add_products(first, last, low, by_atom, row, code, start, index, value, a):
 
 
 def add_second_moments(first, last, start, row, residual, direction, image):
-    """Add for each atom the second moments of its users' residuals times its direction."""
+    """Add ``sum_i r_i (r_i . v)`` to ``image[j]``, for each atom ``j`` from ``first`` to ``last``.
+
+    The sum is over the users ``i`` of the atom, ``r_i`` is the residual of row ``i``, and ``v`` is
+    ``direction[j]``. The arrays ``direction`` and ``image`` have the shape (n_atoms, n_features).
+    """
     for j in range(first, last):
         for e in range(start[j], start[j + 1]):
             i = row[e]
@@ -419,7 +456,9 @@ def add_second_moments(first, last, start, row, residual, direction, image):
 def sweep(a, positive, target, atoms):
     """Minimise ``tr(D^T A D) / 2 - tr(B^T D)`` over a block of atoms, one by one, on the sphere.
 
-    ``a`` holds the block of ``A``, and ``target`` the block's rows of ``B - A D``.
+    ``atoms`` (n_block, n_features) is the block, which is updated in place. ``a`` (n_block,
+    n_block) holds the entries of ``A`` between atoms of the block. ``target`` (n_block, n_features)
+    holds the block's rows of ``B - A D`` and is overwritten.
     """
     n_atoms, n_features = atoms.shape
     for j in range(n_atoms):

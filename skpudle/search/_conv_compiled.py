@@ -2,27 +2,37 @@ r"""The loops of the convolutional search over images and over atoms, compiled b
 
 The functions are plain Python until `loops` compiles them.
 
-An image ``x`` has the shape (n_channels, height, width); a signal has height 1. Codes of an image
-are sparse, ``value[e]`` at ``index[e] = atom * n_positions + position``, in ascending order. The
-loops keep the residual ``x - D z`` (times the ``mask``, without channels if nothing is missing),
-so a coordinate costs one pass over the pixels of an atom, whatever overlaps it. ``grid`` holds the
-distance of neighbouring positions along both axes, then the number of positions along both.
+An image ``x`` has the shape (n_channels, height, width); a signal has height 1. ``atoms`` have the
+shape (n_atoms, n_channels, kernel_height, kernel_width). Codes of an image are sparse: ``value[e]``
+stands at ``index[e] = atom * n_positions + position``, in ascending order of ``index``. One
+``index``, an atom at a position, is a *coordinate*.
+
+The loops keep the residual ``x - D z``, which is zero where pixels are missing. So a coordinate
+costs a pass over the pixels of an atom, however many other atoms overlap it. A ``mask`` has 1 for
+known and 0 for missing pixels, in the shape of the image; it has no channels if all pixels are
+known. ``grid`` has four integers: the distance of neighbouring positions along both axes, then the
+number of positions along both axes.
+
+Loops over atoms take the codes of all images sorted by atom: atom ``k`` has the entries from
+``start[k]`` to ``start[k + 1]``, each with the number of its ``image``, a ``place`` (the position)
+and a ``value``. A *user* of an atom is one of these entries.
 """
 
 import numpy as np
 
 from skpudle._compilation import Loops
 
-_POSITIONS_AT_A_TIME = 512  # neighbouring positions whose correlations fit into the fastest cache
+# Neighbouring positions along a row of the image whose correlations fit into the fastest cache.
+_POSITIONS_AT_A_TIME = 512
 
 
 def _corner(place, grid):
-    """Return the first pixel of an atom at a position."""
+    """Return the row and the column of the first pixel of an atom at a position."""
     return place // grid[3] * grid[0], place % grid[3] * grid[1]
 
 
 def _slope(residual, atom, y, x):
-    """Return the product of an atom with a patch of the residual."""
+    """Return the product of an atom with the patch of the residual that begins at ``(y, x)``."""
     total = 0.0
     for c in range(atom.shape[0]):
         for i in range(atom.shape[1]):
@@ -32,7 +42,7 @@ def _slope(residual, atom, y, x):
 
 
 def _curvature(mask, atom, y, x):
-    """Return the squared norm of the known pixels of an atom."""
+    """Return the squared norm of an atom at ``(y, x)``, over the known pixels of the image."""
     total = 0.0
     for c in range(atom.shape[0]):
         for i in range(atom.shape[1]):
@@ -43,7 +53,7 @@ def _curvature(mask, atom, y, x):
 
 
 def _subtract(step, atom, y, x, mask, residual):
-    """Subtract an atom times a number from a patch."""
+    """Subtract ``step * atom`` from the known pixels of the patch that begins at ``(y, x)``."""
     for c in range(atom.shape[0]):
         for i in range(atom.shape[1]):
             for j in range(atom.shape[2]):
@@ -52,7 +62,7 @@ def _subtract(step, atom, y, x, mask, residual):
 
 
 def _add_patch(factor, residual, y, x, total):
-    """Add a multiple of a patch of one image to an atom-sized array."""
+    """Add ``factor`` times the patch that begins at ``(y, x)`` to ``total``, of an atom's shape."""
     for c in range(total.shape[0]):
         for i in range(total.shape[1]):
             for j in range(total.shape[2]):
@@ -68,7 +78,10 @@ def _shrink(target, alpha, positive):
 
 
 def _correlate(residual, atoms, grid, q):
-    """Set ``q = D^T residual``, four pixels of a row of an atom at a time."""
+    """Set ``q = D^T residual``, one value for each coordinate.
+
+    With a stride of 1 four neighbouring pixels of an atom are multiplied at a time.
+    """
     p, n_channels, height, width = atoms.shape
     step, rows, columns = grid[1], grid[2], grid[3]
     for start in range(0, columns, _POSITIONS_AT_A_TIME):
@@ -95,7 +108,11 @@ def _correlate(residual, atoms, grid, q):
 
 
 def _sweep(active, n, atoms, curvatures, grid, mask, alpha, positive, residual, z):
-    """Minimise over each of ``n`` coordinates; return the largest change and the number left."""
+    """Minimise over each of the first ``n`` coordinates in ``active``, one after the other.
+
+    Return the largest change of a coordinate, times its curvature, and the number of nonzero
+    coordinates. The nonzero coordinates move to the front of ``active``.
+    """
     largest, kept, n_positions = 0.0, 0, grid[2] * grid[3]
     for e in range(n):
         index = active[e]
@@ -118,15 +135,19 @@ def _sweep(active, n, atoms, curvatures, grid, mask, alpha, positive, residual, 
 
 def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, max_sweeps,
                 index, value, residual):  # fmt: skip
-    """Return the codes of an image, starting from given ones, and whether they reach the tolerance.
+    """Return the lasso's codes of an image, ``index`` and ``value``, and whether they are solved.
 
-    A round admits all coordinates that violate the optimality condition, the worst first. The part
-    that a coordinate explains leaves the residual before its neighbours are admitted.
+    Descent starts from the given ``index`` and ``value``. A round first admits all coordinates that
+    violate the optimality condition by more than ``tolerance``, and then sweeps over the admitted
+    coordinates, the largest violation first. So what one coordinate explains has left the residual
+    before the sweep reaches the next coordinate. Codes are solved if no coordinate enters any more
+    and the last sweep changes none by more than ``tolerance``. ``residual`` becomes that of the
+    codes.
     """
     n_positions = grid[2] * grid[3]
     z, q = np.zeros(len(atoms) * n_positions), np.empty(len(atoms) * n_positions)
     active, n, solved, largest = np.empty(len(q), np.int32), len(index), False, 0.0
-    curvatures = np.empty(len(q))  # of active coordinates
+    curvatures = np.empty(len(q))  # set for active coordinates only
     residual[:] = x
     for e in range(n):
         active[e], z[index[e]] = index[e], value[e]
@@ -160,7 +181,10 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
 
 
 def refit_image(mask, atoms, grid, tolerance, max_sweeps, index, value, residual):
-    """Turn codes into least squares on their support, by coordinate descent that keeps signs."""
+    """Turn the codes of an image into least squares on their support, by coordinate descent.
+
+    A code whose sign would turn becomes zero. ``value`` and ``residual`` are updated in place.
+    """
     n_positions, sign, curvatures = grid[2] * grid[3], value.copy(), np.empty(len(index))
     for e in range(len(index)):
         y, x = _corner(index[e] % n_positions, grid)
@@ -181,7 +205,7 @@ def refit_image(mask, atoms, grid, tolerance, max_sweeps, index, value, residual
 
 
 def synthesise(atoms, grid, index, value, image):
-    """Add the atoms of codes to an image."""
+    """Add the synthesis of sparse codes, each atom at its position times its code, to an image."""
     n_positions, everywhere = grid[2] * grid[3], image[:, :0]
     for e in range(len(index)):
         y, x = _corner(index[e] % n_positions, grid)
@@ -189,13 +213,17 @@ def synthesise(atoms, grid, index, value, image):
 
 
 def _self_overlap(start, stop, image, place, value, grid, overlap):
-    """Set the autocorrelation of the codes of one atom."""
+    """Set ``overlap`` to the autocorrelation of one atom's codes, the entries ``start:stop``.
+
+    The shape (2 * height - 1, 2 * width - 1) has all shifts at which two copies of the atom
+    overlap; shift zero is in the middle.
+    """
     height, width = overlap.shape[0] // 2 + 1, overlap.shape[1] // 2 + 1
     overlap[:] = 0.0
     for e in range(start, stop):
         y, x = _corner(place[e], grid)
         overlap[height - 1, width - 1] += value[e] ** 2
-        for f in range(e + 1, stop):  # entries are sorted by row
+        for f in range(e + 1, stop):  # entries are sorted by image, then by row of pixels
             y1, x1 = _corner(place[f], grid)
             if image[f] != image[e] or y1 - y >= height:
                 break
@@ -206,7 +234,11 @@ def _self_overlap(start, stop, image, place, value, grid, overlap):
 
 
 def _descend_atom(pull, overlap, n_steps, atom):
-    """Minimise over one atom on the sphere, with steps from a bound of the curvature."""
+    """Minimise the objective over one atom on the sphere, by ``n_steps`` steps, in place.
+
+    ``pull`` is the sum of codes times patches of the residual, at the old atom. The sum of the
+    moduli of ``overlap``, the autocorrelation of the codes, bounds the curvature and sets the step.
+    """
     n_channels, height, width = atom.shape
     old, moved, bound = atom.copy(), np.empty_like(atom), np.abs(overlap).sum()
     for _ in range(n_steps):
@@ -230,9 +262,10 @@ def _descend_atom(pull, overlap, n_steps, atom):
 
 
 def sweep_atoms(start, image, place, value, grid, mask, n_steps, atoms, residual):
-    """Minimise over the atoms on the sphere, one by one; ``start`` splits the codes by atom.
+    """Minimise the objective over the atoms on the sphere, one by one, for given codes.
 
-    Missing pixels count as if the dictionary explained them, which bounds the objective from above.
+    ``atoms`` and ``residual`` (n_images, n_channels, height, width) are updated in place. Missing
+    pixels count as if the dictionary explained them, which bounds the objective from above.
     """
     p, _, height, width = atoms.shape
     overlap, pull = np.empty((2 * height - 1, 2 * width - 1)), np.empty(atoms.shape[1:])
@@ -251,7 +284,12 @@ def sweep_atoms(start, image, place, value, grid, mask, n_steps, atoms, residual
 
 
 def add_second_moments(start, image, place, grid, residual, direction, moments):
-    """Add for each atom the second moments of its users' residuals times its direction."""
+    """Add ``sum_e r_e (r_e . v)`` to ``moments[k]``, for each atom ``k``.
+
+    The sum is over the users ``e`` of the atom, ``r_e`` is the patch of the residual at the
+    position of the user, and ``v`` is ``direction[k]``. The arrays ``direction`` and ``moments``
+    have the shape of the atoms.
+    """
     for k in range(len(direction)):
         for e in range(start[k], start[k + 1]):
             y, x = _corner(place[e], grid)
@@ -260,9 +298,11 @@ def add_second_moments(start, image, place, grid, residual, direction, moments):
 
 
 def add_surroundings(start, image, place, value, grid, residual, total, weight):
-    """Add for each atom its users' residuals around it, and the squares of their codes.
+    """Add up the residuals around the positions of each atom's users, times the codes.
 
-    The surroundings extend by the size of an atom minus one pixel on each side.
+    ``total`` (n_atoms, n_channels, 3 * height - 2, 3 * width - 2) takes the sums for atoms of
+    (height, width). The surroundings extend by the size of an atom minus one pixel on each side.
+    ``weight``, of the same shape without channels, takes the squares of the codes.
     """
     n_atoms, n_channels, height, width = total.shape
     for k in range(n_atoms):
@@ -278,12 +318,15 @@ def add_surroundings(start, image, place, value, grid, residual, total, weight):
 
 
 def _change(step, z, slope, curvature, alpha):
-    """Return the change of the objective by a step of one coordinate."""
+    """Return the change of the lasso's objective if a coordinate moves from ``z`` by ``step``."""
     return step * (0.5 * curvature * step - slope) + alpha * (abs(z + step) - abs(z))
 
 
 def _neighbours(own, y, x, atoms, grid, index, value, who, where, z):
-    """List the codes of other atoms that overlap a position of atom ``own``; count them."""
+    """List the nonzero codes of atoms other than ``own`` that overlap an atom at ``(y, x)``.
+
+    ``who``, ``where`` and ``z`` take the atom, the first pixel and the code. Return their number.
+    """
     n, n_positions = 0, grid[2] * grid[3]
     for e in range(len(index)):
         y1, x1 = _corner(index[e] % n_positions, grid)
@@ -296,7 +339,10 @@ def _neighbours(own, y, x, atoms, grid, index, value, who, where, z):
 
 
 def _with_rivals(n, y, x, rivals, atoms, shape, who, where, z):
-    """Add the coordinates most like an atom at a position to the list; return its new length."""
+    """Append the ``rivals`` of an atom at ``(y, x)`` to the list of `_neighbours`, with zero codes.
+
+    Rivals that leave the image or are on the list already are omitted. Return the new length.
+    """
     n_known = n
     for r in range(len(rivals)):
         k, y1, x1 = rivals[r, 0], y + rivals[r, 1], x + rivals[r, 2]
@@ -313,11 +359,14 @@ def _with_rivals(n, y, x, rivals, atoms, shape, who, where, z):
 
 def removals(start, image, place, value, rivals, most, n_sweeps, mask, atoms, grid, alpha, positive,
              starts, indices, values, residual, cost, taken_over):  # fmt: skip
-    """Estimate the rise of the objective without each atom, and the growth of other codes then.
+    """Estimate by how much the objective rises, and other codes grow, if an atom is removed.
 
-    The estimates use at most ``most`` users of an atom, at regular distances. Neighbouring codes
-    and the ``rivals`` of the atom replace a code; ``rivals`` are (atom, row, column) of the shifted
-    atoms most like the atom. The residual is restored at the end.
+    ``cost`` (n_atoms,) takes the rise of the objective, and ``taken_over`` (n_atoms, n_atoms) the
+    growth of the moduli of codes at the remaining atoms. At most ``most`` users of an atom, at
+    regular distances, stand for all users. Coordinate descent over the codes that overlap a user,
+    and over the ``rivals`` of the atom, replaces the user. ``rivals`` (n_atoms, n_rivals, 3) are
+    atom, row and column of the shifted atoms most like the atom; row and column count from the
+    first pixel of the user. The residual is restored at the end.
     """
     room = len(indices) + rivals.shape[1]
     who, where = np.empty(room, np.int64), np.empty((room, 2), np.int64)

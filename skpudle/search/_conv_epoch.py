@@ -1,17 +1,22 @@
 r"""An epoch of the search for atoms of images and signals; see `_epoch` for rows.
 
-Coordinate descent on the residual of an image finds the codes. A coordinate costs one product for
-each pixel of an atom, whatever overlaps it. All coordinates that violate the optimality condition
-enter at once, the worst first, and each starts from the residual that the coordinates before it
+An epoch first solves for the codes of given atoms, and then improves the atoms for these codes.
+
+Codes: coordinate descent works on the residual of an image. A coordinate is one atom at one
+position. It costs one product for each pixel of the atom, however many other atoms overlap it. All
+coordinates that violate the optimality condition enter together. The sweep over them starts with
+the largest violation, and each coordinate starts from the residual that the coordinates before it
 have left.
 
-For given codes the objective of one atom has their autocorrelation as its curvature, which is
-little more than the sum of their squares where they are sparse. A bound of it makes steps on the
-sphere safe. Missing pixels count as if the dictionary explained them.
+Atoms: for given codes the objective is quadratic in one atom. Its curvature is the autocorrelation
+of the atom's codes. For sparse codes the autocorrelation is little more than the sum of the squared
+codes at shift zero. The sum of its moduli bounds the curvature, so that no step on the sphere
+raises the objective. Missing pixels count as if the dictionary explained them.
 
-An atom may be a shifted copy of a true one, cut off at its border. The residuals of its users
-around it, weighted by their codes, continue it beyond its borders. It *moves* to the window with
-the most energy, and its codes move along. A small gain must be enough (``_GAIN``).
+Moves: an atom of a search may be a shifted copy of a pattern in the data, cut off at the border of
+the atom. The residuals around the positions of the atom, weighted by the codes, continue the
+pattern beyond the border. The atom *moves* to the window with the most energy, and the positions of
+the codes move along. A gain of a thousandth of the energy is enough (``_GAIN``).
 """
 
 from dataclasses import dataclass, replace
@@ -27,37 +32,41 @@ from skpudle.search import _epoch as rules
 from skpudle.search._conv_compiled import loops
 from skpudle.search.problem import Problem
 
-# Effort of an epoch: working sets, and sweeps over each.
+# Effort of an epoch: the number of working sets, and the number of sweeps over each working set.
 _EFFORT, _TOLERANCE = (1, rules.SWEEPS_OF_CODES), rules.TOLERANCE
 
-# Least gain of a move: an atom moves to a window with at least this multiple of its energy. All 58
-# atoms of seven synthetic problems are found with 1.003 or 1.01, two thirds with 1.05; in other
-# problems the last atoms need 1.001.
+# Least gain of a move: an atom moves to a window with at least this multiple of the atom's present
+# energy. In seven synthetic problems with 58 planted atoms a search finds all atoms with 1.003 or
+# 1.01, and two thirds with 1.05. Some further synthetic problems lose their last atoms above 1.001.
 _GAIN = 1.001
 
-# Tolerance of solved codes: the largest move of a coordinate, as a share of alpha.
+# Tolerance of the codes that `conv_codes` returns: the largest change of a coordinate in the last
+# sweep, as a share of alpha.
 _SOLVED = 1e-8
-# Working sets of solved codes, and sweeps over each.
+# Largest numbers of working sets, and of sweeps over each working set, for these codes.
 _MOST_EFFORT = (200, 200)
-# Tolerance, and sweeps of least squares, of codes that compare penalties or free atoms of bias.
+# Tolerance of codes that compare penalties, as a share of alpha. With `_REFIT_OF_PATH`, the
+# tolerance and the largest number of sweeps, codes become least squares on their supports.
 _SOLVED_OF_PATH = 1e-3
 _REFIT_OF_PATH = _SOLVED_OF_PATH, 20
 
 
 @dataclass(frozen=True, eq=False)
 class ConvProblem(Problem):
-    """Images of one size, in the form of the compiled loops, and the objective.
+    """Images or signals of one size, as float64 on the CPU for compiled loops, and the objective.
 
     Parameters
     ----------
     x : Tensor of shape (n_images, n_channels, height, width)
         Data, with any number in missing pixels; a signal is an image of height 1.
     alpha, positive_code, mask, unit, held_out, held_rows
-        As in `skpudle.search.Problem`, of images.
+        As in `skpudle.search.Problem`, with images for rows.
     kernel, stride : tuple of int
-        Size of an atom and distance of its positions along both axes.
+        Size of an atom, and distance of neighbouring positions of an atom, along both axes, in
+        pixels.
     rank : {1, None}, default=None
-        1: an atom is a map over the channels times one waveform. None: any atom.
+        1: each atom is an outer product of a map, one number for each channel, and one waveform.
+        None: atoms have any shape.
     """
 
     kernel: tuple[int, int] = (1, 1)
@@ -85,26 +94,28 @@ class ConvProblem(Problem):
         return prod(self.positions)
 
     def first_codes(self, atoms):
-        """Return codes to begin with: zeros."""
+        """Return the codes that an epoch begins with: zeros, for any atoms."""
         return self.no_codes()
 
     def epoch(self, atoms, codes, *, turn=None, **effort):
-        """Return the epoch of these atoms, starting from codes of other atoms.
+        """Return the epoch of given atoms; ``codes`` of earlier atoms start the descent.
 
-        ``turn`` has no effect, since images have few atoms.
+        ``turn`` has no effect: it saves time for rows with 1,024 atoms and more, see
+        `Problem.epoch`.
         """
         return ConvEpoch(self, atoms, codes, **effort)
 
     def project(self, atoms):
-        """Return the nearest atoms of norm 1 and of the rank."""
+        """Return the nearest atoms of norm 1, and of rank one if ``rank`` is 1."""
         return project_atoms(atoms, rank=self.rank)
 
 
 class ConvEpoch(rules.Coded):
-    """Codes for the atoms of an epoch, and statistics of both; see `_epoch.Epoch`."""
+    """Images with codes for given atoms, and sums that improve the atoms; see `_epoch.Epoch`."""
 
-    # Splits that do not have to pay: an atom that mixes two shifted copies leaves little energy in
-    # any single direction.
+    # A round always splits at least one atom, even where the estimated gain is less than the cost.
+    # The estimate is the energy of residuals along one direction, which is small for an atom that
+    # mixes two shifted copies of a pattern.
     n_always_split = 1
 
     def __init__(self, problem, atoms, codes, *, refit=False, effort=_EFFORT, tolerance=_TOLERANCE):
@@ -130,15 +141,15 @@ class ConvEpoch(rules.Coded):
         size = float(sum(np.abs(value).sum() for _, value, _ in found))
         self.solved = np.array([solved for *_, solved in found], dtype=bool)
         loss = float(np.square(self._residual).sum()) / 2
-        # atoms adapt to these codes
+        # the codes that atoms adapt to
         self.fitting = self.refit_codes(*_REFIT_OF_PATH) if refit else self.codes
         self._measure(atoms.new_tensor([loss, size, loss, len(self.codes.value), n]))
 
     def refit_codes(self, tolerance=_SOLVED, n_sweeps=_MOST_EFFORT[1]):  # -> Codes
-        """Return least squares on the supports of the codes, and update the residual.
+        """Return least squares on the supports of the codes, and update the residual in place.
 
-        A code is zero where least squares would turn its sign. Descent ends when no coordinate
-        moves by more than ``tolerance`` in units of alpha.
+        A code whose sign least squares would turn becomes zero. Descent ends after a sweep in which
+        no coordinate moves by more than ``tolerance`` times alpha, or after ``n_sweeps``.
         """
         residual, codes = self._residual, replace(self.codes, value=self.codes.value.clone())
         tolerance, grid = tolerance * self.problem.alpha, self._grid
@@ -153,7 +164,7 @@ class ConvEpoch(rules.Coded):
         return codes
 
     @cached_property
-    def _entries(self):  # sorted by atom, and then by image and position
+    def _entries(self):  # codes that atoms adapt to, sorted by atom, then by image and position
         _, index, value = self.fitting.arrays()
         image = np.asarray(self.fitting.rows.int())
         atom, place = np.divmod(index, self.problem.n_positions)
@@ -164,21 +175,24 @@ class ConvEpoch(rules.Coded):
 
     @property
     def uses(self):  # -> (p,)
-        """The number of places where each atom is used."""
+        """The number of nonzero codes of each atom, over all images and positions."""
         return torch.as_tensor(np.diff(self._entries[0]))
 
     def improved_atoms(self, earlier=None):
-        """Return the atoms after sweeps of block coordinate descent; images have no ``earlier``."""
+        """Return the atoms after two sweeps of block coordinate descent, an atom a block.
+
+        ``earlier`` has no effect: it exists for streams of rows, see `stream.Held`.
+        """
         atoms, residual = self.atoms.clone(), self._residual.copy()
-        # five steps of an atom in each sweep
+        # In a sweep each atom takes five steps, which are cheap compared with the update of the
+        # residuals after the last step.
         options = self._grid, self._mask, 5, np.asarray(atoms), residual
-        # steps of an atom are cheap compared with its residuals
         for _ in range(rules.SWEEPS["few"]):
             loops.sweep_atoms(*self._entries, *options)
         return atoms if self.problem.rank is None else self.problem.project(atoms)
 
     def move_atoms(self):
-        """Move atoms and codes to the windows with the most energy; None if no atom moves."""
+        """Return atoms and codes moved to the windows with the most energy; None if none moves."""
         p, n_channels, height, width = self.atoms.shape
         total = np.zeros((p, n_channels, 3 * height - 2, 3 * width - 2))
         weight = np.zeros((p, *total.shape[2:]))
@@ -203,7 +217,7 @@ class ConvEpoch(rules.Coded):
         shift = np.stack([np.asarray(rows) - centre[0], np.asarray(columns) - centre[1]])
         return self.problem.project(atoms), self._shifted(shift)
 
-    def _shifted(self, shift):  # (2, p) positions -> Codes
+    def _shifted(self, shift):  # (2, p) shifts in positions -> Codes, without those that fall out
         rows, columns = self.problem.positions
         found = []
         for places, values in map(self.codes.of_row, range(len(self.codes))):
@@ -216,16 +230,16 @@ class ConvEpoch(rules.Coded):
         return _joined(found)
 
     def residuals(self):  # -> array of the shape of the data
-        """Return the residuals of the codes that atoms adapt to."""
+        """Return the residuals for the codes that atoms adapt to, zero in missing pixels."""
         return self._residual
 
-    def _second_moments(self, residuals, direction):  # (p, n_pixels) -> the same
+    def _second_moments(self, residuals, direction):  # direction (p, n_pixels) -> (p, n_pixels)
         moments, direction = np.zeros(self.atoms.shape), direction.view_as(self.atoms)
         given = *self._entries[:3], self._grid, residuals, np.asarray(direction)
         loops.add_second_moments(*given, moments)
         return torch.as_tensor(moments).flatten(1)
 
-    def _rivals(self):  # -> (p, n, 3) atom, row and column of the shifted atoms most like each
+    def _rivals(self):  # -> (p, n, 3): atom, row, column of the 16 shifted atoms most like each
         p, _, height, width = self.atoms.shape
         margins = [width - 1, width - 1, height - 1, height - 1]
         starts = [(n - 1) % s for n, s in zip((height, width), self.problem.stride)]
@@ -240,7 +254,7 @@ class ConvEpoch(rules.Coded):
             grams = grams if self.problem.positive_code else grams.abs()
             own = torch.arange(len(part))
             grams[own, some.start + own] = -1.0
-            # the most similar ones
+            # the 16 shifted atoms with the largest correlations
             best = grams.flatten(1).topk(min(16, grams[0].numel())).indices
             atom, *places = torch.unravel_index(best, grams.shape[1:])
             axes = zip(places, self.problem.stride, starts, (height, width), strict=True)
@@ -262,13 +276,13 @@ def _joined(found):  # list of (index, value, ...) -> Codes
     return rules.Codes.joined(([len(index)], index, value) for index, value, *_ in found)
 
 
-def as_pictures(x):  # (n, n_channels, [height,] width) -> with a height
-    """Return signals as pictures of height 1; pictures are returned unchanged."""
+def as_pictures(x):  # (n, n_channels, [height,] width) -> (n, n_channels, height, width)
+    """Return signals as pictures of height 1, and pictures unchanged."""
     return x if x.ndim == 4 else x[:, :, None]
 
 
 def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=None):
-    """Solve the lasso for code maps, by coordinate descent.
+    """Solve the lasso for the codes of signals or pictures, by coordinate descent.
 
     Parameters
     ----------
@@ -289,9 +303,9 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=No
     Returns
     -------
     codes : Tensor of shape (n, n_components, [rows,] columns)
-        The code maps, with the dtype and on the device of the data.
-    solved : ndarray of shape (n,)
-        True for images with codes within 1e-8 alpha of the optimality conditions of the lasso.
+        The codes at all positions, with the dtype and on the device of the data.
+    solved : ndarray of bool of shape (n,)
+        True where the lasso's codes of an image meet the optimality conditions to 1e-8 alpha.
     """
     atoms = as_pictures(dictionary.atoms.detach().to("cpu", torch.float64))
     how = dict(stride=(1, *dictionary.strides)[-2:])
@@ -306,21 +320,22 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=No
 
 
 def conv_path(problem, atoms, alphas):
-    """Solve for code maps at falling penalties, each from the codes of the one before.
+    """Solve for codes at falling penalties, each from the codes at the penalty before.
 
     Parameters
     ----------
     problem : ConvProblem
-        Data, their mask and the objective.
+        Data, their mask and the sign of codes.
     atoms : Tensor of shape (n_components, n_channels, height, width)
-        Atoms.
+        Atoms of any norm.
     alphas : iterable of float
-        Penalties, also without an end.
+        Penalties from large to small; the iterable may be infinite.
 
     Yields
     ------
     codes, refits : Codes
-        Codes of the lasso, to a thousandth of the penalty, and least squares on their supports.
+        For each penalty the lasso's codes, to a tolerance of a thousandth of the penalty, and least
+        squares on the supports of these codes.
     """
     codes = problem.no_codes()
     for alpha in alphas:
@@ -331,7 +346,10 @@ def conv_path(problem, atoms, alphas):
 
 
 def conv_synthesis(problem, atoms, codes):  # Codes -> (n, n_channels, height, width)
-    """Return the images of codes, with the channels of the atoms."""
+    """Return the images that codes synthesise, with the channels of ``atoms``.
+
+    The atoms may have more or fewer channels than the data of the problem.
+    """
     grid = np.array([*problem.stride, *problem.positions])
     images = np.zeros((len(problem.x), atoms.shape[1], *problem.x.shape[2:]))
     atoms = np.ascontiguousarray(atoms)

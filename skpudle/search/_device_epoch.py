@@ -1,14 +1,18 @@
-r"""The epoch of `_epoch` in batched torch: its twin on a GPU, and the oracle of its compiled loops.
+r"""An epoch of the search in batched torch, for a GPU; `_epoch` has the same epoch for a CPU.
 
-A row has a support of its own. Supports are padded to one size by a zero atom, the last of the
-dictionary, which has no coordinate to move. Coordinate descent then steps through the places, the
-same one of all rows at a time, in a Gram matrix for each support. Sums over rows are products of
-dense codes, whose bits do not depend on the order of threads.
+On a CPU the tests compare both. Names: ``n`` rows, ``m`` features, ``p`` atoms.
 
-Atoms improve by blocks. For the atoms of a block the objective, with all other atoms fixed, lies
-below a quadratic with the curvatures :math:`c_j = \sum_k |A_{jk}|` over the block, and touches it
-at the atoms as they are, because :math:`\mathrm{diag}(c) - A` is diagonally dominant. On the sphere
-it is smallest at the directions of :math:`c_j d_j + (B - A D)_j`: the objective never rises.
+Codes: each row has a support of its own, the atoms at which its codes may differ from zero.
+Supports are padded to one length. Padding refers to a zero atom, which is appended to the
+dictionary as its last row and has a code of zero. Coordinate descent then steps through the places
+of the supports, one place of all rows at a time, with a Gram matrix for each support. Sums over
+rows are products of dense codes, whose bits do not depend on the order of threads.
+
+Atoms improve block by block. With the atoms outside of a block fixed, the objective lies below a
+quadratic function with the curvatures :math:`c_j = \sum_k |A_{jk}|`, summed over the block, since
+:math:`\mathrm{diag}(c) - A` is diagonally dominant. Both are equal at the present atoms. On the
+sphere the quadratic function is smallest at the directions of :math:`c_j d_j + (B - A D)_j`. So the
+objective never rises. (:math:`A = Z^T Z` and :math:`B = Z^T X` are sums over rows.)
 """
 
 import torch
@@ -19,17 +23,18 @@ from skpudle._operators._atoms import project_atoms
 from skpudle._precision import in_own_precision
 from skpudle.search import _epoch as rules
 
-# Sweeps over the atoms, and the mean number of other atoms of a block that a row uses. For 3,000 x
-# 48 with 256 atoms the objective is 6541 after 30 epochs, 6635 with one sweep, and 6579 with the
-# two sweeps of `_epoch`, atom by atom.
+# Sweeps over the atoms, and the mean number of a block's atoms that a row uses, which sets the size
+# of a block. For 3,000 rows of 48 features and 256 atoms the objective after 30 epochs is 6541 with
+# two sweeps over blocks, 6635 with one sweep over blocks, and 6579 with two sweeps over single
+# atoms as in `_epoch`.
 _SWEEPS, _OTHERS = 2, 0.5
 
 
 class DeviceEpoch(rules.Coded):
-    """Codes for the atoms of an epoch, and statistics of both; see `_epoch.Epoch`.
+    """Rows on a device with codes for given atoms, and sums that improve the atoms.
 
-    Atoms, and numbers per atom, are on the host in float64, as in an `Epoch`; data and codes stay
-    on the device, in the dtype of the data.
+    The members are those of `_epoch.Epoch`. Atoms, and numbers per atom, are on the CPU in float64,
+    as in an `Epoch`. Data and codes stay on the device, in the dtype of the data.
     """
 
     @in_own_precision
@@ -57,7 +62,9 @@ class DeviceEpoch(rules.Coded):
             b += weighted.mT @ residual
         self.codes = rules.Codes.of_places(index, value)
         self._support, self._z = self.codes.padded(p)
-        b += a @ self._dictionary  # X filled by D z in gaps: majorises the masked objective
+        # `b` holds Z^T (X - Z D), with zero residuals at missing entries. Adding Z^T Z D gives
+        # Z^T X with missing entries filled in by Z D, which bounds the masked objective from above.
+        b += a @ self._dictionary
         self._a, self._b = problem.total(a[:p, :p], b[:p])
         self.uses = uses[:p].cpu().double()
         self._objectives = of_rows[:, 0] + problem.alpha * of_rows[:, 1]
@@ -65,9 +72,9 @@ class DeviceEpoch(rules.Coded):
 
     # ------------------------------------------------------------------ codes
 
-    def _blocks(self, n):  # -> numbers of rows
+    def _blocks(self, n):  # -> list of Tensor (n_block,): the rows 0 to n - 1, cut into blocks
         width = (self._z.shape[1] + rules.ROOM) * self.atoms.shape[1]
-        # a block has some five arrays of this size: 0.7 GB in single precision
+        # a block allocates about five arrays of 2**25 numbers: 0.7 GB in single precision
         blocks = blocks_of_rows(n, max(len(self._dictionary), width), 2**25)
         return [torch.arange(n, device=self._z.device)[rows] for rows in blocks if n]
 
@@ -81,9 +88,11 @@ class DeviceEpoch(rules.Coded):
         return dense, residual, residual.square().sum(1) / 2
 
     def _solve(self, rows, support, z, n_sweeps, near=None):
-        """Improve codes on one working set each; return supports, codes, slopes, Gram matrices.
+        """Improve the codes of rows, each on one working set: its support and atoms that enter.
 
-        If ``near``, (n, n_near), is given, only these atoms enter.
+        ``support`` and ``z`` are (n, longest). Atoms enter that violate the optimality condition
+        by much; if ``near`` (n, n_near) is given, only the atoms in it. Return supports, codes and
+        slopes (n, longest), and Gram matrices (n, longest, longest), with a new ``longest``.
         """
         (none, m), mask, alpha = self.atoms.shape, self.problem.mask, self.problem.alpha
         slope = self._residuals_of(rows, support, z)[1] @ self._dictionary.mT
@@ -105,23 +114,28 @@ class DeviceEpoch(rules.Coded):
         return support, self._descend(inner, slope, z, alpha, n_sweeps), slope, inner
 
     def _descend(self, inner, slope, z, alpha, n_sweeps):  # -> z
-        """Minimise by coordinate descent, in place; ``slope`` is updated with the residuals."""
+        """Minimise over ``z`` (n, longest) by coordinate descent; update ``z`` and ``slope``.
+
+        ``inner`` (n, longest, longest) has the products of the atoms of each support, and ``slope``
+        (n, longest) the products of these atoms with the row's residual.
+        """
         curvature, positive = inner.diagonal(dim1=1, dim2=2), self.problem.positive_code
         inverse = torch.where(curvature > 0, 1 / curvature, 0.0)
         for i in [*range(z.shape[1])] * n_sweeps:
-            slope.addcmul_(inner[:, i], z[:, i : i + 1])  # leaves the coordinate out
+            slope.addcmul_(inner[:, i], z[:, i : i + 1])  # slopes as if the coordinate were zero
             target = (slope[:, i] - alpha).relu() if positive else softshrink(slope[:, i], alpha)
             torch.mul(target, inverse[:, i], out=z[:, i])
             slope.addcmul_(inner[:, i], z[:, i : i + 1], value=-1)
         return z
 
     def _refit(self, inner, slope, z):  # -> (n, longest)
-        """Return least squares on the supports of codes, non-negative if they are."""
+        """Return least squares on the supports of codes, non-negative if the codes have to be."""
         used = z != 0
         inner, slope = inner * (used[:, :, None] & used[:, None]), slope * used
         factor, failed = torch.linalg.cholesky_ex(inner + torch.diag_embed((~used).to(z)))
         exact = z + torch.cholesky_solve(slope[:, :, None], factor)[:, :, 0]
-        least = factor.diagonal(dim1=1, dim2=2).amin(1)  # what other atoms leave of an atom
+        # the smallest norm of an atom's part outside of the atoms before it in the support
+        least = factor.diagonal(dim1=1, dim2=2).amin(1)
         solved = (least > torch.finfo(z.dtype).eps ** 0.25) & (failed == 0)
         solved &= (exact >= (0.0 if self.problem.positive_code else -torch.inf)).all(1)
         left = self._descend(inner, slope, z, 0.0, rules.SWEEPS_OF_REFITS)
@@ -130,7 +144,7 @@ class DeviceEpoch(rules.Coded):
     # ------------------------------------------------------------------ atoms
 
     def energies(self):  # -> (p,)
-        """Return the sum of squares of the codes of each atom, of all processes."""
+        """Return for each atom the sum of its squared codes, over rows of all processes."""
         return self._a.diagonal().cpu().double()
 
     def _sum_of_residuals(self):  # -> (m,), times weights
@@ -138,7 +152,7 @@ class DeviceEpoch(rules.Coded):
 
     @in_own_precision
     def improved_atoms(self, earlier=None):
-        """Return the atoms after sweeps over blocks; see `_epoch.Epoch.improved_atoms`."""
+        """Return the atoms after two sweeps over blocks; see `_epoch.Epoch.improved_atoms`."""
         a, b, atoms = self._a, self._b, self._dictionary[:-1].clone()
         if earlier is not None:
             energy = earlier.energy.to(a)
@@ -154,7 +168,7 @@ class DeviceEpoch(rules.Coded):
         return project_atoms(atoms.cpu().double())
 
     @in_own_precision
-    def _second_moments(self, residuals, direction):  # (p, m) -> the same
+    def _second_moments(self, residuals, direction):  # residuals (n, m), direction (p, m) -> (p, m)
         direction = direction.to(self._dictionary)
         moments = torch.zeros_like(direction)
         for rows in self._blocks(len(self._z)):
@@ -164,12 +178,17 @@ class DeviceEpoch(rules.Coded):
         return moments.cpu().double()
 
     def residuals(self):  # -> (n, m)
-        """Return the residuals of the codes that atoms adapt to."""
+        """Return the residuals for the codes that atoms adapt to, zero at missing entries."""
         return self._residual
 
     @in_own_precision
     def _removals(self):  # -> (p,), (p, n), (p, n)
-        """Let evenly spaced users of an atom stand for all of them."""
+        """Return estimates of what the removal of each atom changes; see `_epoch.Coded.costs`.
+
+        They are the rise of the objective, the growth of the moduli of codes at the atoms most like
+        the removed one, and the numbers of these atoms. At most 32 evenly spaced rows that use an
+        atom stand for all rows that use it.
+        """
         atoms, number = self._dictionary[:-1], torch.arange(rules.USERS, device=self._z.device)
         order = pad(self._support.flatten().argsort(stable=True), (0, 1))
         n_users = self._support.flatten().bincount(minlength=len(self._dictionary))[:-1, None]
@@ -181,7 +200,8 @@ class DeviceEpoch(rules.Coded):
         cosine = atoms @ atoms.mT if self.problem.positive_code else (atoms @ atoms.mT).abs()
         near = cosine.fill_diagonal_(-torch.inf).topk(min(len(atoms) - 1, rules.NEAR)).indices
         who = torch.arange(len(near), device=near.device).repeat_interleave(rules.USERS)
-        change = atoms.new_zeros(len(who), 1 + near.shape[1])  # of objective and other codes
+        # the change of the objective, then of the codes at each atom in `near`
+        change = atoms.new_zeros(len(who), 1 + near.shape[1])
         for part in self._blocks(len(who) if len(self._z) else 0):  # a process may have no rows
             rows, nearest = users[part], near[who[part]]
             support, z = self._support[rows], self._z[rows]

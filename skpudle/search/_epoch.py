@@ -1,6 +1,10 @@
-r"""An epoch of `skpudle.search`: codes for given atoms, and statistics to improve the atoms by.
+r"""An epoch of `skpudle.search` on a CPU: codes for given atoms, and sums that improve the atoms.
 
-Decisions and new atoms depend only on sums over samples, added over processes.
+A *row* is a sample. The rows with a nonzero code at an atom are the *users* of the atom. Names:
+``n`` rows, ``m`` features, ``p`` atoms. Decisions and new atoms depend only on sums over rows, and
+the sums of all processes are added; so all processes take the same decisions.
+
+This module also has what images and GPUs share: `Codes`, `Coded` and draws of rows.
 """
 
 from dataclasses import dataclass
@@ -16,48 +20,55 @@ from skpudle._compilation import in_parts, one_blas_thread, threads_for
 from skpudle._operators._atoms import project_atoms
 from skpudle.search._compiled import loops
 
-# Sweeps over the atoms per epoch. For few atoms they take a tenth of the time of the codes. For
-# 1,050 atoms two sweeps end as low as one, in 1.25 times the time.
+# Sweeps over the atoms per epoch, for fewer than MANY atoms and from MANY atoms on. For few atoms
+# sweeps take a tenth of the time of the codes. For 1,050 atoms two sweeps reach the same objective
+# as one sweep, in 1.25 times the time.
 SWEEPS = {"few": 2, "many": 1}
 
-# Tolerance of codes, as a share of alpha in the optimality condition, and the most sweeps over the
-# working set of an epoch, and of the costs of atoms. Codes need not converge in an epoch: 8 x 8
-# patches reach the objective of 25 epochs of solved codes in half of the time.
+# Tolerance of codes in the optimality condition, as a share of alpha; the largest number of sweeps
+# over a working set in an epoch; and that number where the cost of an atom is estimated. Codes need
+# not converge in an epoch: on 8 x 8 patches unsolved codes reach the objective that 25 epochs of
+# solved codes reach, in half of the time.
 TOLERANCE = 1e-2
 SWEEPS_OF_CODES = 3
 SWEEPS_OF_COSTS = 5
 
-# Least violation of the optimality condition with which an atom enters a working set, as a share of
-# the largest violation.
+# A working set has the atoms that a row minimises over. An atom enters if the modulus of its slope,
+# the product with the residual, is at least this share of the largest slope outside of the set.
 SHARE = 0.6
 
-# Rows to correlate at once, which stay in a cache.
+# Rows in a block, whose products with the atoms are computed at once and stay in a cache.
 _ROWS = 256
-# Atoms to improve at once.
+# Atoms in a block that is improved at once.
 _ATOMS = 64
-# Most entries of a code beyond the number of features.
+# A row has at most this number of nonzero codes more than features.
 ROOM = 8
-# From this number of atoms on, descent is on residuals, without a matrix of atoms by atoms. With
-# the matrix an epoch takes 1.8 times as long for 1,000 atoms of 595 features, but a search for
-# 1,000 atoms of 93 features takes 0.77 of the time.
+# From this number of atoms on, coordinate descent works on residuals instead of the matrix of
+# products of atoms. The matrix slows epochs of 1,000 atoms of 595 features down by a factor of 1.8,
+# but reduces the time of a search for 1,000 atoms of 93 features to 0.77.
 MANY = 1024
-# Least work of a thread: operations of a loop, and multiplications of a BLAS. With a fifth of it
-# two threads take 1.3 times as long as one for 1,800 x 64 with 100 atoms.
+# Least work that pays for a thread: operations of a loop, and multiplications of a BLAS. With a
+# fifth of both numbers two threads take 1.3 times as long as one thread, for 1,800 rows of 64
+# features and 100 atoms.
 _TASK, _PART = 2e7, 5e7
 
-# Least share of an atom's energy outside of the other atoms of a support for a direct solution of
-# least squares; otherwise descent from the lasso's codes, to this tolerance in units of alpha.
+# Least squares on a support are solved directly if each atom has at least the share _DEPENDENT of
+# its energy outside of the span of the support's earlier atoms. Otherwise coordinate descent starts
+# from the lasso's codes and ends at _REFIT_TOLERANCE times alpha, or after SWEEPS_OF_REFITS sweeps.
 _DEPENDENT, _REFIT_TOLERANCE = 1e-8, 1e-4
 SWEEPS_OF_REFITS = 100
 
-# Samples that estimate the cost of an atom; with 16, a search loses atoms.
+# Most rows that estimate the cost of an atom: by how much the objective rises without the atom.
+# With 16 rows a search loses planted atoms.
 USERS = 32
-# Atoms most like a removed atom, which may take over its codes; the HEIRS take most of them.
+# NEAR: the number of atoms most like a removed atom, which may take over its codes. HEIRS: the
+# number of these atoms, those that take over most, that the same removal keeps.
 NEAR, HEIRS = 64, 3
+# Power iterations for the common direction of an atom's residuals.
 POWER_ITERATIONS = 8
 
 
-def _starts(counts):  # (n,) -> (n + 1,)
+def _starts(counts):  # numbers of entries of rows (n,) -> place of the first entry (n + 1,)
     return pad(counts.cumsum(0), (1, 0))
 
 
@@ -66,7 +77,7 @@ class Codes:
     """Sparse codes: row ``i`` has the entries from ``start[i]`` to ``start[i + 1]``."""
 
     start: Tensor  # (n + 1,) int64
-    index: Tensor  # (n_entries,) int32, atoms
+    index: Tensor  # (n_entries,) int32: atoms; of images, atom * n_positions + position
     value: Tensor  # (n_entries,) float64; of a `DeviceEpoch` in the dtype of the data
 
     @classmethod
@@ -76,18 +87,21 @@ class Codes:
 
     @classmethod
     def of_dense(cls, z):  # (n, p)
-        """Return the nonzero entries of codes."""
+        """Return the sparse form of dense codes (n, p)."""
         return cls.of_places(torch.arange(z.shape[1], device=z.device).expand_as(z), z)
 
     @classmethod
     def of_places(cls, index, value):  # (n, longest) each
-        """Return the nonzero values at these atoms."""
+        """Return the codes ``value`` at the atoms ``index``, without zeros."""
         used = value != 0
         return cls(_starts(used.sum(1)), index[used].int(), value[used])
 
     @classmethod
     def joined(cls, parts):  # arrays (count, index, value) of successive rows
-        """Return the codes of all parts."""
+        """Return the codes of successive blocks of rows as one.
+
+        A part has the number of codes of each row, and the atoms and values of all these codes.
+        """
         parts = [(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0)), *parts]
         count, index, value = (torch.as_tensor(np.concatenate(of)) for of in zip(*parts))
         return cls(_starts(count), index, value)
@@ -103,12 +117,15 @@ class Codes:
 
     @property
     def rows(self):  # -> (n_entries,)
-        """The rows of entries."""
+        """The number of the row that each entry belongs to."""
         rows = torch.arange(len(self), device=self.start.device)
         return rows.repeat_interleave(self.start.diff())
 
     def padded(self, none):  # -> (n, longest) int64, (n, longest)
-        """Return atoms and values, with the atom ``none`` and the value 0 at empty places."""
+        """Return atoms and values as dense arrays, a row for each row.
+
+        Rows with fewer entries than the longest row end with the atom ``none`` and the value 0.
+        """
         used = torch.arange(self.longest, device=self.start.device) < self.start.diff()[:, None]
         value = self.value.new_zeros(used.shape)
         index = torch.full_like(value, none, dtype=torch.int64)
@@ -116,28 +133,28 @@ class Codes:
         return index, value
 
     def dense(self, n_atoms):  # -> (n, n_atoms)
-        """Return the codes with their zeros."""
+        """Return the dense form of the codes, including zeros."""
         z = self.value.new_zeros(len(self), n_atoms)
         z[self.rows, self.index.long()] = self.value
         return z
 
     def arrays(self):
-        """Return the memory of the tensors as arrays."""
+        """Return start, index and value as arrays that share the memory of the tensors."""
         return np.asarray(self.start), np.asarray(self.index), np.asarray(self.value)
 
     def of_row(self, i):  # -> index, value
-        """Return the memory of one row as arrays."""
+        """Return index and value of one row as arrays that share the memory of the tensors."""
         start, *entries = self.arrays()
         return [array[start[i] : start[i + 1]] for array in entries]
 
     def like(self, x):
-        """Return the codes on the device and in the dtype of a tensor."""
+        """Return the codes on the device and in the dtype of the tensor ``x``."""
         return Codes(self.start.to(x.device), self.index.to(x.device), self.value.to(x))
 
     def restrict(self, kept, n_positions=1):  # (p,) bool
-        """Return the codes of the kept atoms, numbered anew.
+        """Return the codes at the atoms that ``kept`` marks; these atoms are numbered from 0.
 
-        An index is ``atom * n_positions + position``.
+        In images an atom has ``n_positions``, and an index is ``atom * n_positions + position``.
         """
         kept, index = kept.to(self.index.device), self.index.long()
         atom, place = index // n_positions, index % n_positions
@@ -147,21 +164,21 @@ class Codes:
 
 
 def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),), increasing
-    """Draw places of rows, one in each of equal parts of all rows; the same in every call.
+    """Cut the rows into equal parts and draw the number of one row in each; the same in each call.
 
-    Rows at equal distances would be of one channel where channels are interleaved.
+    Rows at equal distances would be biased where rows alternate, for example between channels.
 
     Parameters
     ----------
     n_rows : int
         Number of rows.
     n_places : int
-        Number of places. If there are no more rows, all rows are taken.
+        Number of rows to draw. If there are fewer rows, all rows are taken.
 
     Returns
     -------
     Tensor of shape (min(n_rows, n_places),)
-        The places, in increasing order.
+        The numbers of the rows drawn, in increasing order.
     """
     n_places = min(n_rows, n_places)
     edges = torch.arange(n_places + 1, device="cpu") * n_rows // max(n_places, 1)
@@ -171,10 +188,11 @@ def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),), increasing
 
 
 def draw_rows(n_rows, n_places, weight=None):  # -> rows (k,), increasing; weights (k,) or None
-    """Draw rows by their weights, one in each of equal parts of the sum of weights.
+    """Draw rows with probabilities that grow with their weights; the same in every call.
 
-    A row that is drawn k times is returned once, with the weight k. Without weights the rows are
-    those of `spread_rows`. If there are no more rows than places, all rows keep their weights.
+    The sum of weights is cut into equal parts, and each part draws one row. A row that is drawn k
+    times is returned once, with the weight k. Without weights the rows are those of `spread_rows`.
+    If at least ``n_rows`` draws are wanted, the answer is all rows with their weights.
 
     Parameters
     ----------
@@ -183,7 +201,14 @@ def draw_rows(n_rows, n_places, weight=None):  # -> rows (k,), increasing; weigh
     n_places : int
         Number of draws.
     weight : Tensor of shape (n_rows,), default=None
-        Weights; None if they are equal.
+        Weights of the rows; None if they are equal.
+
+    Returns
+    -------
+    rows : Tensor of shape (n_drawn,)
+        The numbers of the rows drawn, in increasing order.
+    weight : Tensor of shape (n_drawn,) or None
+        Their weights; None without weights.
     """
     if weight is None or n_places >= n_rows:
         return spread_rows(n_rows, n_places), weight
@@ -197,7 +222,7 @@ def draw_rows(n_rows, n_places, weight=None):  # -> rows (k,), increasing; weigh
 
 
 def own(*tensors):
-    """Return sums over one process, as they are: the default of ``total``."""
+    """Return the tensors unchanged: the ``total`` over processes of sums of a single process."""
     return tensors
 
 
@@ -205,35 +230,42 @@ def own(*tensors):
 def _has_bfloat16():
     """Return whether PyTorch reports a processor that multiplies in bfloat16.
 
-    Products of 256 rows of 128 to 2381 features with 1024 to 16,384 atoms then take 0.27 to 0.30 of
-    the time of float32, and epochs of 4096 atoms 0.6 to 0.7. Slopes are wrong by thousandths, less
-    than the tolerance of codes.
+    There, products of 256 rows of 128 to 2381 features with 1024 to 16,384 atoms take 0.27 to 0.30
+    of the time of float32, and epochs of 4096 atoms 0.6 to 0.7. The relative error of slopes, the
+    products of atoms with residuals, is some thousandths, less than the tolerance of codes.
     """
     capabilities = getattr(torch.cpu, "get_capabilities", dict)
     return capabilities().get("avx512_bf16", False)
 
 
 def _least(operations, task=_TASK):
-    """Return the least length of a range that pays for a thread, given operations per member."""
+    """Return the least number of items that pays for a thread.
+
+    ``operations`` is the number of operations for one item, and ``task`` the least for a thread.
+    """
     return max(1, int(task / max(operations, 1)))
 
 
 class Coded:
-    """What data with codes for given atoms have in common: rows, on all devices, and images."""
+    """Data with codes for given atoms: what rows on a CPU, rows on a GPU, and images share."""
 
-    n_always_split = 0  # least number of atoms to split, whatever it costs
+    n_always_split = 0  # least number of atoms that a round splits, whatever a split costs
     _costs = None
 
     def restrict(self, kept):  # (p,) bool -> Codes
-        """Return the codes of the kept atoms."""
+        """Return the codes at the atoms that ``kept`` marks; see `Codes.restrict`."""
         return self.codes.restrict(kept, self.problem.n_positions)
 
     def move_atoms(self):
-        """Return None: rows have no neighbours that an atom could move to."""
+        """Return None: atoms of rows do not move; see `ConvEpoch.move_atoms` for images."""
         return None
 
     def common_directions(self, seed):  # -> (p,), (p, *shape)
-        """Return for each atom the largest energy of its users' residuals, and its direction."""
+        """Return for each atom the direction that the residuals of its users share most.
+
+        Before it come the energies: the sums of squares of these residuals along the direction.
+        Power iterations find the direction, orthogonal to the atom; ``seed`` draws the first one.
+        """
         generator, atoms = torch.Generator().manual_seed(seed), self.atoms.flatten(1)
         image = torch.randn(atoms.shape, generator=generator, dtype=torch.float64)
         residuals = self.residuals()
@@ -246,7 +278,10 @@ class Coded:
         return energy, project_atoms(image).view_as(self.atoms)
 
     def costs(self):  # -> (p,), (p, n)
-        """Return the rise of the objective without each atom, and the atoms that take over most."""
+        """Return by how much the objective rises without each atom, and the heirs of each atom.
+
+        Heirs are the atoms, at most three, whose codes grow most if the atom is removed.
+        """
         if self._costs is None:
             cost, taken_over, near = self._removals()
             cost, taken_over = self.problem.total(cost, taken_over)
@@ -254,25 +289,30 @@ class Coded:
             self._costs = cost, near.gather(1, best)
         return self._costs
 
-    def _measure(self, sums):  # of half squared residuals, moduli, ... and rows
+    def _measure(self, sums):
+        # sums over rows: half the squared residual, moduli of codes, half the squared residual of
+        # the codes that atoms adapt to, numbers of nonzero codes, and ones
         loss, size, unbiased, self.n_entries, self._n = sums.tolist()
         self.objective = loss + self.problem.alpha * size
-        # means of |x - D z|^2 / 2, before and after a refit
+        # means over rows of |x - D z|^2 / 2: of the lasso's codes, and of refitted codes
         self.loss, self.unbiased_loss = loss / self._n, unbiased / self._n
 
     def mean_residual(self):  # -> (m,)
-        """Return the mean residual of known entries: the step of the best baseline."""
+        """Return the mean residual of each feature's known entries.
+
+        A baseline, which is subtracted from all rows, moves by this step to its best value.
+        """
         problem, total = self.problem, self._sum_of_residuals()
         total, counts = problem.total(total, problem.weighted(problem.known).sum(0).to(total))
         return (total / counts.clamp_min(1e-300)).cpu().double()
 
 
 class Epoch(Coded):
-    """Codes for the atoms of an epoch, and statistics of both.
+    """Rows on a CPU with codes for given atoms, and sums that improve the atoms.
 
-    Fewer than 1,024 atoms and rows without missing entries are coded from products of atoms with
-    atoms and with rows; otherwise residuals are kept. With a ``turn`` of 0 or 1 new atoms enter the
-    codes of every second block of rows only.
+    With fewer than 1,024 atoms and no missing entries, codes come from the products of atoms with
+    atoms and with rows; otherwise from residuals. From residuals, a ``turn`` of 0 or 1 lets new
+    atoms enter the codes of every second block of 256 rows only: the even or the odd blocks.
     """
 
     def __init__(self, problem, atoms, codes, *, refit=False, turn=None):
@@ -284,7 +324,8 @@ class Epoch(Coded):
             atoms.float() if len(atoms) < MANY or not _has_bfloat16() else atoms.bfloat16()
         )
         self._weight = np.ones(n) if problem.weight is None else np.asarray(problem.weight)
-        # products of rows, or codes, times the roots of weights are weighted
+        # Products of two arrays of rows are weighted if both have been multiplied by the square
+        # roots of the weights.
         self._roots = np.sqrt(self._weight)[:, None]
         self._options = problem.alpha, problem.positive_code, TOLERANCE * problem.alpha, SHARE
         self._loss, self._size, self._unbiased = np.zeros((3, n))
@@ -294,10 +335,10 @@ class Epoch(Coded):
         self._measure(*problem.total(sums))
 
     def _code(self, codes, refit, turn):
-        """Solve for all codes, block by block.
+        """Solve for the codes of all rows, block by block, starting from ``codes``.
 
-        A block of few atoms is a cache of products of rows with atoms. With a ``turn`` every second
-        block has no slopes.
+        For few atoms a block has the number of rows whose products with the atoms stay in a cache.
+        With a ``turn`` every second block has no slopes, so that no new atom enters its codes.
         """
         (p, m), n, (begin, *given) = self.atoms.shape, len(self._x), codes.arrays()
         room = max(min(p, m + ROOM), codes.longest)
@@ -331,16 +372,19 @@ class Epoch(Coded):
             squares = np.asarray(self.problem.squares) if self._few else None
             in_parts(work, len(found), _least(n_rows * self._atoms.size, _PART))
         self.codes = self.fitting = Codes.joined(block[:3] for block in found)
-        if refit:  # atoms adapt to these codes
+        if refit:  # atoms adapt to least squares on the supports
             self.fitting = Codes.joined((*block[:2], block[3]) for block in found)
 
     @cached_property
-    def _gram(self):  # (p, p), empty if there are many atoms
+    def _gram(self):  # (p, p) products of atoms; (0, 0) where codes come from residuals
         atoms = self._atoms if self._few else self._atoms[:0]
         return atoms @ atoms.T
 
     def _slopes(self, residual, out):
-        """Return products with all atoms; they have few digits, since they only select atoms."""
+        """Return the products of residuals with all atoms, (n, p).
+
+        They only select the atoms that enter a working set, so bfloat16 or float32 is enough.
+        """
         if self._screen.dtype == torch.float32:
             return np.matmul(residual.astype(np.float32), np.asarray(self._screen).T, out=out)
         torch.as_tensor(out).copy_(torch.as_tensor(residual).bfloat16() @ self._screen.T)
@@ -348,14 +392,14 @@ class Epoch(Coded):
 
     @cached_property
     def _values(self):  # (n_entries,)
-        """The codes that atoms adapt to, times the roots of weights."""
+        """The codes that atoms adapt to, times the square root of the row's weight."""
         start, _, value = self.fitting.arrays()
         weighted = self.problem.weight is not None
         return value * np.repeat(self._roots[:, 0], np.diff(start)) if weighted else value
 
     @cached_property
     def _entries(self):  # starts (p + 1,), rows and values (n_entries,)
-        """The entries of codes, sorted by atom, then by row; values have the roots of weights."""
+        """The entries of `_values`, sorted by atom, then by row."""
         start, index, _ = self.fitting.arrays()
         shape = len(self._x), len(self.atoms)
         by_atom = csr_array((self._values, index, start.astype(np.int32)), shape=shape).tocsc()
@@ -363,11 +407,14 @@ class Epoch(Coded):
 
     @property
     def _gathering(self):
-        """The number of operations of an atom to gather its users."""
+        """Operations that gather an atom's users: 4 for each of the mean number of users."""
         return 4 * len(self._entries[1]) / len(self.atoms)
 
     def _sums(self, loop, first, last, width, work, *arrays):  # -> (last - first, width)
-        """Return sums over users of atoms and over processes; ``work`` is operations per user."""
+        """Return the sums of a compiled loop over users of the atoms ``first:last``, in threads.
+
+        ``work`` is the number of operations for one user. The sums of all processes are added.
+        """
         sums = np.zeros((last - first, width))
 
         def add(start, stop):
@@ -377,17 +424,20 @@ class Epoch(Coded):
         return np.asarray(*self.problem.total(torch.as_tensor(sums)))
 
     def _moments(self, x, first, last):  # -> (last - first, m)
-        """Return rows of ``Z^T X``; codes and ``x`` have the roots of the weights."""
+        """Return the rows ``first:last`` of ``Z^T X``; ``x`` has the roots of weights, as codes."""
         m = x.shape[1]
         return self._sums(loops.add_moments, first, last, m, m, *self._entries, x)
 
     @property
     def statistics(self):  # -> (p, p), (p, m) float64
-        """``A = Z^T Z`` and ``B = Z^T X``, of all processes, if all entries are known."""
+        """``A = Z^T Z`` and ``B = Z^T X`` with weighted rows, summed over processes.
+
+        They are right only if no entry is missing.
+        """
         p, m = self.atoms.shape
         n, (start, *entries) = len(self._x), self.fitting.arrays()
-        # parts do not depend on the number of threads, and neither do sums
-        # each part has a matrix of its own
+        # The rows are cut into parts, each with sums of its own. The parts do not depend on the
+        # number of threads, so the bits of the sums do not, either.
         n_parts = min(8, 1 + int(start[-1] * m / _TASK))
         ends = np.arange(n_parts + 1) * n // n_parts
         sums = [(np.zeros((p, p)), np.zeros((p, m))) for _ in range(n_parts)]
@@ -405,26 +455,26 @@ class Epoch(Coded):
         return self.problem.total(torch.as_tensor(a), torch.as_tensor(b))
 
     def products(self, first, last):  # -> (last - first, last - first)
-        """Return a block of ``A = Z^T Z``, of all processes."""
+        """Return the block ``first:last`` of ``A = Z^T Z``, summed over processes."""
         arrays = first, *self._entries, *self.fitting.arrays()[:2], self._values
-        n_used = len(self._entries[1]) / max(len(self._x), 1)  # mean number of atoms in a row
+        n_used = len(self._entries[1]) / max(len(self._x), 1)  # mean number of codes of a row
         return self._sums(loops.add_products, first, last, last - first, n_used, *arrays)
 
     def energies(self):  # -> (p,)
-        """Return the sum of squares of the codes of each atom, of all processes."""
+        """Return for each atom the sum of its squared codes, over rows of all processes."""
         _, index, _ = self.fitting.arrays()
         sums = np.bincount(index, np.square(self._values), minlength=len(self.atoms))
         return self.problem.total(torch.as_tensor(sums))[0]
 
     @property
     def uses(self):  # -> (p,)
-        """The number of samples that use each atom, of this process; a sum of weights."""
+        """The sum of weights of the rows of this process that use each atom."""
         start, index, _ = self.fitting.arrays()
         weight = np.repeat(self._weight, np.diff(start))
         return torch.as_tensor(np.bincount(index, weight, minlength=len(self.atoms)))
 
     def residuals(self):  # -> (n, m)
-        """Return the residuals of the codes that atoms adapt to, times the roots of weights."""
+        """Return the residuals for the codes that atoms adapt to, times the roots of weights."""
         residuals, (begin, *entries) = np.empty_like(self._x), self.fitting.arrays()
 
         def subtract(first, last):
@@ -442,12 +492,13 @@ class Epoch(Coded):
         return torch.as_tensor(self._roots[:, 0] @ self.residuals())
 
     def improved_atoms(self, earlier=None):
-        """Return the atoms after sweeps of block coordinate descent.
+        """Return the atoms after sweeps of coordinate descent, an atom at a time.
 
-        Few atoms descend on products of all codes (``p * p * m`` operations), many atoms, and rows
-        with missing entries, on the residuals of users (``n_entries * m`` operations).
+        Fewer than 1,024 atoms, without missing entries, descend on the products ``A`` and ``B`` of
+        all codes (``p * p * m`` operations). Otherwise atoms descend on the residuals of their
+        users (``n_entries * m`` operations).
 
-        ``earlier`` has sums over other samples; see `stream.Held`.
+        In a stream ``earlier`` holds each atom near its earlier place; see `stream.Held`.
         """
         p, atoms = len(self.atoms), self._atoms.copy()
         if self._few:
@@ -472,11 +523,11 @@ class Epoch(Coded):
                     if not self._few:
                         change += atoms[part]
                         self._follow(first, change.astype(residual.dtype), residual)
-        vars(self).pop("_entries", None)  # descent keeps an epoch for its codes
+        vars(self).pop("_entries", None)  # saves memory: callers keep an epoch only for its codes
         return torch.as_tensor(atoms)
 
     def _follow(self, first, change, residual):
-        """Subtract from residuals what the atoms from ``first`` on have changed."""
+        """Update residuals after the atoms from ``first`` on have changed by ``change``."""
         arrays = *self._entries, change, residual
 
         def subtract(low, high):
@@ -485,7 +536,7 @@ class Epoch(Coded):
         of_row = change.size * self._gathering / max(len(residual), 1)
         in_parts(subtract, len(residual), _least(of_row))
 
-    def _second_moments(self, residuals, direction):  # (p, m) -> the same
+    def _second_moments(self, residuals, direction):  # residuals (n, m), direction (p, m) -> (p, m)
         moments, m = torch.zeros_like(direction), self._x.shape[1]
         given = *self._entries[:2], residuals, np.asarray(direction), np.asarray(moments)
 
@@ -496,7 +547,7 @@ class Epoch(Coded):
         return moments
 
     def _near(self):  # -> (p, n) int32
-        """Return the atoms most like each."""
+        """Return for each atom the 64 atoms (or all) most like it, by their cosines."""
         p = len(self.atoms)
         n = min(p - 1, NEAR)
         near, atoms = np.empty((p, n), np.int32), self._atoms.astype(np.float32)
@@ -513,7 +564,8 @@ class Epoch(Coded):
             in_parts(compare, -(-p // _ROWS), _least(_ROWS * self.atoms.numel(), _PART))
         return near
 
-    def _removals(self):  # -> (p,), (p, n), (p, n)
+    def _removals(self):
+        # -> rise of the objective (p,), growth of codes at near atoms (p, n), near atoms (p, n)
         (p, m), (start, row, _), near = self.atoms.shape, self._entries, self._near()
         cost, taken_over = np.zeros(p), np.zeros(near.shape)
         given = start, row, USERS, near, self._atoms, self._gram, self._known, self._weight

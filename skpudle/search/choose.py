@@ -1,26 +1,21 @@
-"""Choose penalties and the number of atoms: walks along trials, compared by `worse`.
+"""Choose the penalty of codes and the number of atoms by the prediction of held-out data.
 
-A search begins at its usual penalty. Its atoms adapt to larger penalties while the prediction of
-held-out data does not get worse; if the first is worse, to smaller penalties while they predict
-better. Codes take the penalty with the least error of their own; it is another one, since a search
-needs the penalty that finds all atoms, and codes the one that keeps least noise.
+A *held-out* row or image takes no part in training. A *trial* is a dictionary or a penalty with its
+prediction of the hidden entries of held-out data (`skpudle.search.held_out`). `worse` compares two
+predictions: is one worse than the other by more than chance?
 
-Of the trials that differ from the best by chance, the sparsest is chosen: the largest penalty, the
-fewest atoms. On planted data chance is tiny, and the best prediction wins. On real data predictions
-hardly differ, and sparser codes have atoms on which two starts agree better.
+The penalty of *codes*, which `transform` uses, is chosen after a search. It differs from the
+penalty of the search, which `skpudle.search.find` chooses: a search needs the penalty that finds
+all atoms, and codes need the penalty that keeps least noise. Among penalties whose errors hardly
+exceed the least error, the largest is chosen.
 
-If a larger penalty explains a fifth more than the first, noise has hidden the atoms at the first
-penalty: the rounds of the search begin again, one step below the best penalty. (The atoms so far
-are mixtures, which predict best at a penalty that is too large for true atoms. Of 60 atoms in
-20,000 rows with twice as much noise as signal 0.95 are found from one step below, and 0.78 from the
-best penalty.)
-
-The number of atoms *grows* by half while held-out data are predicted better. Then atoms are
-*removed*, those first that lower the objective least per use (a sum of two saves little at many
-uses, a rare atom of the data much at few), and the remaining atoms adapt: a quarter of the atoms at
-a time until predictions are worse, then fewer. Rows of real data often have no such number, since
-predictions gain with each atom: growth then ends at the smallest number from which twice as many
-atoms explain hardly more. Sizes from the data by growing and pruning go back to [1]_.
+The *number of atoms* grows by half while held-out data are predicted better. Then atoms are
+removed, and the remaining atoms adapt: a quarter of the atoms at a time until predictions are
+worse, then fewer. The atoms that lower the objective least per use are removed first. (An atom that
+is the sum of two atoms lowers the objective little per use and has many uses. A rare atom of the
+data lowers it much, at few uses.) In rows of real data predictions often gain with each atom, and
+no number is right. Growth then ends at the smallest number for which twice the number of atoms
+explains hardly more. Sizes from the data by growing and pruning go back to [1]_.
 
 .. [1] M. Pali and K. Schnass, "Dictionary learning: from data to sparsity and beyond",
    arXiv:1804.07101.
@@ -43,12 +38,15 @@ from skpudle.search.descend import descend, exhaust, first_stride, refit_atoms, 
 from skpudle.search.find import error_of, find_atoms, noise_penalty, predicts, walk
 from skpudle.search.held_out import LEAST_ROWS, HeldOut, Prediction, match_equal_rows, worse
 
-# Relative error of the mean number of codes at which a bisection ends, and its most steps.
+# `coding_of_l0`: the bisection ends at this relative error of the mean number of codes in a row, or
+# after this number of steps.
 _CLOSE, _MOST_STEPS = 0.005, 30
-# Share of the energy that a smaller dictionary may lose without noise. Epochs of adaptation change
-# scores by half of it; with 0, 12 planted atoms were counted as 14.
+# A smaller dictionary is not too small if it explains at most this share of the hidden energy less
+# than the best dictionary. More or fewer epochs of adaptation change the share that a dictionary
+# explains by half of this. With 0 instead, 12 planted atoms without noise were counted as 14.
 _NEGLIGIBLE = 1e-3
-# Numbers in a row that may fail. With one, 29 of 80 planted atoms are found at 2 dB, with two 80.
+# Growth and removal end after this many numbers of atoms in succession have failed. With one, 29 of
+# 80 planted atoms are found at a signal-to-noise ratio of 2 dB, with two all 80.
 _PATIENCE = 2
 
 
@@ -56,14 +54,15 @@ _PATIENCE = 2
 
 
 class Coding(NamedTuple):
-    """A penalty for codes, and how well they predict.
+    """A penalty for codes, and what codes at this penalty are like.
 
     Attributes
     ----------
     alpha : float
-        Penalty.
+        Penalty of the lasso.
     debias : float
-        Share of the lasso's bias to remove.
+        Share of the lasso's bias to remove: codes move by this share from the lasso's codes towards
+        least squares on their support.
     n_entries : float
         Mean number of nonzero codes in a row.
     noise_std : float
@@ -76,13 +75,13 @@ class Coding(NamedTuple):
     noise_std: float = float("nan")
 
     def in_units(self, unit):  # -> penalty, share of the bias to remove, deviation of the noise
-        """Return the values for a learner, of data before the division by ``unit``."""
+        """Return the values in the units of the user's data, which a search divides by ``unit``."""
         return self.alpha * unit, self.debias, self.noise_std * unit
 
 
 @torch.no_grad()
 def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
-    """Choose the penalty of codes, and the share of its bias to remove.
+    """Choose the penalty of codes, and the share of the lasso's bias to remove.
 
     Parameters
     ----------
@@ -91,16 +90,18 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
     atoms : Tensor of shape (n_components, ...)
         Atoms.
     debias : float, default=None
-        The share; None chooses it.
+        The share of the bias; None chooses it.
     place : int, default=None
-        A penalty to begin with, see `HeldOut.predict`.
+        A penalty to begin with, as a power of ``2 ** 0.5`` in units of the search's penalty, see
+        `HeldOut.predict`.
 
     Returns
     -------
     Coding
-        The largest penalty whose error, without the noise, is nearly that of the best. If no entry
-        can be predicted, as for one feature, zeros or independent features, it is the lasso with
-        the penalty of the search.
+        The largest penalty whose error, after the noise is subtracted, exceeds the least error by
+        at most 5 % (lasso) to 15 % (least squares). If no entry can be predicted, as for one
+        feature, zeros or independent features, the answer is the lasso at the penalty of the
+        search.
     """
     atoms = atoms.detach()
     unchosen = Coding(held_out.alpha, debias or 0.0, 0.0, held_out.mean_square**0.5)
@@ -110,13 +111,15 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
     if not predicts(best, held_out):
         return unchosen
     noise = held_out.noise(atoms, best) * held_out.n_hidden
-    # Factors on the smallest error, without the noise. Chance alone would give digits 17 codes a
-    # row instead of 9, and tables of wines 8 instead of 4. The lasso's error hardly changes with
-    # the penalty: with 1.1 for both, data at 0 dB keep an error of .39 instead of .35 of the noise.
+    # A larger penalty is taken while its error, after the noise is subtracted, is at most this
+    # factor times the least error. Without the factors (the penalty of the least error) digits have
+    # 17 codes a row instead of 9, and tables of wines 8 instead of 4. The lasso has a smaller
+    # factor, since its error hardly changes with the penalty: with 1.1 for both, planted data with
+    # a signal-to-noise ratio of 0 dB keep an error of .39 instead of .35 of the noise.
     lasso, least_squares = 1.05, 1.15
     factor = lasso + best.share * (least_squares - lasso)
     limit = min(noise, best.total) + factor * max(best.total - noise, 0.0)
-    # smaller shares of the mean square are rounding
+    # differences below 1e-12 of the mean square are rounding errors
     limit += 1e-12 * held_out.mean_square * held_out.n_hidden
     chosen = best
     for one in range(best.place + 1, held_out.places[1] + 1):
@@ -131,10 +134,12 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
 
 
 def judged(problem):  # -> HeldOut
-    """Return some of the training data to judge codes by, of atoms that have seen these data."""
+    """Return training data with hidden entries, to choose codes where no data are held out.
+
+    The atoms have been trained on these data. Of rows, at most 200 are taken.
+    """
     if isinstance(problem, ConvProblem):
         return HeldOut(problem)
-    # rows that judge codes of training data
     return HeldOut(problem.of_rows(spread_rows(len(problem.x), 200)))
 
 
@@ -142,9 +147,10 @@ def judged(problem):  # -> HeldOut
 def coding_of_l0(problem, atoms, l0, *, debias=None):
     """Return the coding with ``l0`` nonzero codes in a row, on average.
 
-    The penalty is found by bisection. The share of its bias to remove is chosen as in
-    `best_coding`, at the penalty for the lasso's codes. If the share is 1, least squares leave out
-    codes that would turn their sign, and the remaining codes are counted.
+    Bisection finds the penalty at which the lasso has ``l0`` nonzero codes. At this penalty the
+    share of the lasso's bias to remove is chosen as in `best_coding`. If the share is 1, least
+    squares set codes that would turn their sign to zero. The penalty is then found again, for the
+    codes that remain.
 
     Parameters
     ----------
@@ -153,16 +159,17 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):
     atoms : Tensor of shape (n_components, n_features)
         Atoms.
     l0 : float
-        The number, positive.
+        The mean number of nonzero codes in a row, positive.
     debias : float, default=None
-        The share; None chooses it.
+        The share of the bias; None chooses it.
 
     Returns
     -------
     Coding
-        The coding.
+        Penalty, share, and the mean number of codes reached.
     bool
-        Whether rows have that number of codes. It may jump from one penalty to the next.
+        Whether the mean number of codes is ``l0``, to 0.5 %. The number may jump from one penalty
+        to the next, past ``l0``.
 
     Raises
     ------
@@ -200,26 +207,33 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):
 
 @torch.no_grad()
 def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
-    """Return the coding with most of the true codes, and few false codes.
+    """Choose the penalty that tells best which atoms are present in a row, for non-negative codes.
 
-    Negative codes of the signed lasso are decoys: no atom is present with a negative sign, so their
-    number estimates the number of false positive codes. The penalty falls while few of the new
-    codes are false. (Proteomics counts false discoveries by decoys [1]_; knockoffs [2]_ are decoys,
-    too.)
+    Codes are computed by the lasso without a constraint on signs. A negative code is false, since
+    atoms are present with positive codes only. Noise makes negative and positive codes with equal
+    frequency. So the number of negative codes estimates the number of false positive codes. The
+    penalty falls while at most 0.4 negative codes are new for each new positive code. (Proteomics
+    counts false discoveries by decoys [1]_; knockoffs [2]_ are decoys, too.)
 
     Parameters
     ----------
     problem : Problem
-        Data with positive codes, and the penalty of a search.
+        Data with non-negative codes, and the penalty of a search.
     atoms : Tensor of shape (n_components, n_features)
         Atoms.
     debias : float, default=None
         As in `best_coding`.
 
+    Returns
+    -------
+    Coding
+        The smallest penalty at which few of the new codes are false.
+
     Raises
     ------
     ValueError
-        If negative codes are as frequent as positive ones from the largest penalty on.
+        If already the first 100 codes, at the largest penalties, have more than 0.4 negative codes
+        for each positive code, or if rows have fewer codes in all.
 
     References
     ----------
@@ -234,10 +248,11 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
         here = count(alpha, 0.0, positive=False)
         right, wrong = ((now - then) * n_rows for now, then in zip(here, before, strict=True))
         if right + wrong >= 100:
-            # The penalty falls while at least 100 new codes have at most .4 false ones for each
-            # right one. In benchmarks/bench_synthsae.py this share is .05 to .36 at the best
-            # penalties, and .48 to 1.1 at the next smaller ones. With the true atoms F1 of features
-            # is .86 at the best penalty, .76 at the next larger and .72 at the next smaller one.
+            # The limit is on negative codes per positive code, among at least 100 codes that are
+            # new since the last accepted penalty. In benchmarks/bench_synthsae.py this ratio is .05
+            # to .36 at the penalties with the best F1 score of detected features, and .48 to 1.1 at
+            # the next smaller penalties. With the true atoms the F1 score is .86 at the best
+            # penalty, .76 one step above it and .72 one step below it.
             if wrong > 0.4 * right:
                 break
             before, chosen = here, alpha
@@ -251,6 +266,7 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
 
 
 def _share_at(alpha, problem, atoms, debias):  # -> float
+    """Return the share of the lasso's bias to remove at a penalty: ``debias`` if it is given."""
     held_out = judged(replace(problem, alpha=alpha))
     if debias is not None or not held_out.is_predictable:
         return debias or 0.0
@@ -258,11 +274,12 @@ def _share_at(alpha, problem, atoms, debias):  # -> float
 
 
 def _counter(problem, atoms):
-    """Return ``count(alpha, share)`` of codes, the least penalty without codes, the number of rows.
+    """Return a function ``count``, the least penalty without codes, and the number of rows.
 
-    The counts are mean numbers of positive and of negative codes.
+    ``count(alpha, share)`` returns the mean numbers of positive and of negative codes in a row, for
+    the lasso with this share of its bias removed, in a sample of the rows.
     """
-    # most rows, and entries of their codes, to count nonzero codes in
+    # at most 2,000 rows, and at most 2**25 codes including zeros
     n_rows = max(1, min(2000, 2**25 // len(atoms)))
     problem = problem.of_rows(spread_rows(len(problem.x), n_rows))
     x, mask, atoms = problem.x, problem.mask, atoms.to(problem.x)
@@ -282,19 +299,20 @@ def _counter(problem, atoms):
 
 
 class SizePath(NamedTuple):
-    """The numbers of atoms that were tried, increasing.
+    """The numbers of atoms that were tried, in increasing order, with their predictions.
 
     Attributes
     ----------
     n_components : Tensor of shape (n_sizes,)
         Numbers of atoms.
     score : Tensor of shape (n_sizes,)
-        R^2 of hidden entries of held-out data, against the column means of rows.
+        R^2 of the predicted hidden entries of held-out data, against column means for rows and
+        against zeros for images.
     objective : Tensor of shape (n_sizes,)
-        Mean objective of the search.
+        Mean lasso objective of a row of the training data.
     tolerance : Tensor of shape (n_sizes,)
-        The loss against the best score that counts as chance: the standard error of the difference,
-        at least 0.001.
+        The difference from the best score that counts as chance: its standard error, at least
+        0.001.
     """
 
     n_components: Tensor
@@ -311,11 +329,11 @@ class SizeTrial(NamedTuple):
     atoms : Tensor of shape (n_components, n_features)
         Atoms, to begin a search with.
     path : SizePath
-        The numbers that were tried.
+        The numbers of atoms that were tried so far.
     alpha : float
         Penalty of the search.
     is_last : bool
-        Whether this number is chosen.
+        Whether the choice has ended, with the number of these atoms.
     """
 
     atoms: Tensor
@@ -325,7 +343,10 @@ class SizeTrial(NamedTuple):
 
 
 class _Tried(NamedTuple):
-    """A dictionary, its training data with their codes, and how well it predicts."""
+    """A dictionary of some size with its codes of the training data and its prediction.
+
+    ``coded`` has atoms and codes. The training used one in ``stride`` samples.
+    """
 
     coded: object
     stride: int
@@ -337,11 +358,14 @@ class _Tried(NamedTuple):
 
 
 class _Sizes:
-    """Dictionaries of several sizes, judged by held-out data."""
+    """Dictionaries of several sizes, trained on some rows and judged by held-out rows.
+
+    ``best`` maps a number of atoms to the dictionary of this number that predicts best.
+    """
 
     def __init__(self, problem, generator, start):
         n, chosen = len(problem.x), torch.zeros(len(problem.x), dtype=torch.bool)
-        # a quarter of the rows, at most 2000
+        # a quarter of the rows is held out, at most 2000
         n_held = min(n // 4, 2000)
         chosen[torch.randperm(n, generator=generator)[:n_held]] = True
         self.training, held_out = problem, problem
@@ -355,36 +379,39 @@ class _Sizes:
         place = None
         for tried in self.best.values():
             place = tried.prediction.place
-        # Epochs without the lasso's bias, which would dominate the errors of noiseless data: with 0
-        # epochs 12 planted atoms were counted as 31.
+        # Two epochs free the atoms of the lasso's bias, which would dominate the errors of data
+        # without noise: without these epochs 12 planted atoms were counted as 31.
         unbiased = refit_atoms(coded.problem, coded.atoms, coded.codes, 2, still=0.0)
         tried = _Tried(coded, stride, self.held_out.predict(unbiased, place))
-        same = self.best.pop(tried.n_components, tried)  # the last one is the last key
+        same = self.best.pop(tried.n_components, tried)  # puts this number last in the dict
         self.best[tried.n_components] = min(same, tried, key=error_of)
         return tried
 
     def begin(self, n_components):
-        """Try a dictionary that descends from samples."""
+        """Train a new dictionary from initial atoms, and judge it."""
         atoms = self._start(n_components)
         if self._settles:
             atoms, stride = self.training.project(atoms), first_stride(self.training, n_components)
-            # epochs of a new dictionary of rows
+            # at most 12 epochs on each sample of rows
             return self._judge(*exhaust(settle(self.training, atoms, stride, 12)))
-        # epochs of a new dictionary of images, whose atoms move in rounds: with 12 epochs 8 planted
-        # atoms were counted as 4 or 19
+        # Images take 60 epochs of a search, since atoms move to their windows in its rounds: with
+        # 12 epochs 8 planted atoms were counted as 4 or as 19.
         *_, found = islice(find_atoms(self.training, atoms), 60)
         return self._judge(found.coded, 1)
 
     def remove(self, larger, n_components):
-        """Try a dictionary without the atoms that save least per use."""
+        """Remove the atoms that lower the objective least per use, adapt the others, and judge."""
         coded = larger.coded
         kept = remaining(coded, larger.n_components - n_components, per_use=True)
-        # epochs after a removal
+        # three epochs adapt the remaining atoms
         steps = descend(coded.problem, coded.atoms[kept], coded.restrict(kept), 3)
         return self._judge(exhaust(steps), larger.stride)
 
     def is_too_small(self, one):
-        """Return whether a dictionary is smaller than the best and predicts worse beyond chance."""
+        """Return whether a dictionary predicts worse than a larger one, the best of all.
+
+        The difference has to be larger than chance and than `_NEGLIGIBLE`.
+        """
         best = min(self.best.values(), key=error_of)
         if one.n_components >= best.n_components:
             return False
@@ -392,10 +419,11 @@ class _Sizes:
         return lost > _NEGLIGIBLE and worse(one.prediction, best.prediction)
 
     def find_enough(self, grown):
-        """Return the smallest dictionary of rows of which twice as many atoms hardly explain more.
+        """Return the smallest dictionary for which twice its atoms explain hardly more.
 
-        None if there is none yet, or if predictions have stopped to gain, so that there is a number
-        of atoms.
+        ``grown`` are the dictionaries so far, of growing size. Return None for images, if no
+        dictionary is large enough yet, or if the last dictionary does not predict better than the
+        one before: then growth ends by itself.
         """
         if not (self._settles and len(grown) > 1 and worse(*(o.prediction for o in grown[-2:]))):
             return None
@@ -403,9 +431,9 @@ class _Sizes:
         scores = np.array([1 - error_of(one) / self.energy for one in grown])
         for one, number, score in zip(grown, numbers, scores, strict=True):
             twice = number + np.log(2)
-            # Growth ends if twice as many atoms explain less of the hidden energy than this share.
-            # Where rows have no number of atoms, predictions gain with each: 72 atoms for digits,
-            # where growth would go on to 400 to 700.
+            # Growth ends if twice the number of atoms explains less than 0.02 of the hidden energy
+            # more. This stops growth in data whose predictions gain with each atom: digits take 72
+            # atoms, and 400 to 700 atoms without this rule.
             if twice <= numbers[-1] and np.interp(twice, numbers, scores) < score + 0.02:
                 return one
         return None
@@ -424,7 +452,7 @@ class _Sizes:
 
 
 def _grow_and_shrink(sizes, first, largest):  # yields the best dictionary so far
-    """Let the number grow while predictions gain; then remove atoms while they are no worse."""
+    """Increase the number of atoms while predictions gain; then remove atoms while none is lost."""
 
     def grow(tried):
         n = min(ceil(1.5 * tried.n_components), largest)
@@ -440,16 +468,16 @@ def _grow_and_shrink(sizes, first, largest):  # yields the best dictionary so fa
             return
     n_removed, n_failed = found.n_components, 0
     while found.n_components > 1 and n_failed < _PATIENCE:
-        # one removal takes at most a quarter of the atoms, and after it fails a third of their
-        # number
+        # A removal takes at most a quarter of the atoms. After a removal that makes predictions
+        # worse the next one takes a third of the number.
         n_removed = max(1, min(n_removed, int(0.25 * found.n_components)))
         tried = sizes.remove(found, found.n_components - n_removed)
         if not sizes.is_too_small(tried):
             good = found = tried
             n_failed = 0
-        elif n_removed > 1:  # remove fewer: some may be spare
+        elif n_removed > 1:  # a smaller number may still be spare
             n_removed //= 3
-        else:  # one atom fewer: errors are not monotone
+        else:  # go on from the failed trial: with one atom less the error may fall again
             found, n_failed = tried, n_failed + 1
         yield good
 
@@ -457,11 +485,11 @@ def _grow_and_shrink(sizes, first, largest):  # yields the best dictionary so fa
 def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTrial
     """Choose the number of atoms by the prediction of held-out data.
 
-    Equal samples count as one. Otherwise copies of the held-out samples would be trained on, and
-    atoms that fit the noise of the samples would predict them.
+    Equal samples count as one. Otherwise training would see copies of held-out samples, and atoms
+    that fit the noise of these samples would seem to predict them.
 
-    Much noise hides the atoms of rows at the usual penalty, whatever their number. So a dictionary
-    with one atom per feature chooses a larger penalty first, see `noise_penalty`.
+    In rows with much noise a search at the usual penalty finds no atoms, whatever their number. So
+    a dictionary with one atom per feature first chooses a larger penalty, see `noise_penalty`.
 
     Parameters
     ----------
@@ -470,7 +498,7 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
     generator : torch.Generator
         Draws the rows that are held out, and initial atoms.
     fixed : bool, default=False
-        Whether the penalty is given.
+        Whether the user has set the penalty; it then stays.
     start : callable, default=None
         For images: ``start(n_components)`` returns initial atoms. For rows, initial atoms are
         samples.
@@ -478,8 +506,9 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
     Yields
     ------
     SizeTrial
-        After each number that was tried, the best so far. The last one has the number that is
-        chosen: with fewer than 20 samples the smaller of the numbers of features and samples.
+        The best dictionary so far, after each number that was tried. The last one has the chosen
+        number. With fewer than 20 samples the number is not tried but set: to the number of
+        features or of samples, the smaller of both.
     """
     is_rows = start is None
     if is_rows:
@@ -508,9 +537,9 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
         path = path._replace(objective=path.objective * problem.unit**2)
         return SizeTrial(one.coded.atoms, path, problem.alpha, is_last)
 
-    # at most 16 atoms per feature
+    # at most 16 atoms per feature, and one atom for two samples
     largest = min(n // 2, 16 * m)
-    # images need few atoms
+    # growth begins with one atom for two features of rows, and with 4 atoms of images
     first = max(1, min(m // 2 if is_rows else 4, largest))
     for good in _grow_and_shrink(sizes, first, largest):
         yield trial(good)

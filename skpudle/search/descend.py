@@ -1,18 +1,23 @@
-"""Descend: codes for atoms, atoms for codes; and rounds that leave local minima.
+"""Descend by turns over codes and atoms, and leave local minima in rounds of split and remove.
 
-Codes minimise the objective for given atoms, and atoms for given codes. Codes come from atoms that
-are *extrapolated* along their last step, until the objective rises.
+An *epoch* solves for the codes of given atoms, and then improves the atoms for these codes. To
+converge faster, the atoms are *extrapolated* along their last step before codes are solved, unless
+the objective has risen. *Coded data* are the data with atoms and codes after the first half of an
+epoch (`Epoch`, `DeviceEpoch` or `ConvEpoch`). To *settle* is to descend on a sample of the rows
+that grows until each atom has enough uses. A *use* of an atom is a row with a nonzero code at it.
 
-In the remaining local minima one atom mixes two atoms of the data, while spare atoms repeat
-combinations of other atoms. A round *splits* the atoms whose users share the largest common
-direction of residuals, adapts the larger dictionary, *removes* the atoms that raise the objective
-least, and adapts again. A split pays while another atom costs less than the energy along its
-direction. (A split takes half of that energy from the objective, and more once its neighbours
-adapt: with half as the limit 0.966 of 500 atoms were found, with all of it 0.986.) Replacing atoms
-of a dictionary goes back to [1]_.
+In a local minimum one atom mixes two atoms of the data, while spare atoms repeat combinations of
+other atoms. A *round* leaves it. It splits the atoms whose users share the largest common direction
+of residuals, adapts the larger dictionary, removes the same number of atoms, those whose removal
+raises the objective least, and adapts again. The *cost* of an atom is the rise of the objective
+without the atom. A split pays while the energy of the residuals along its direction exceeds the
+smallest cost of an atom that has not been set against another split. (A split lowers the objective
+by half of that energy, and by more once other atoms adapt. With half of the energy as the limit
+0.966 of 500 planted atoms were found, with all of it 0.986.) Replacing atoms of a dictionary goes
+back to [1]_.
 
-`descend`, `settle` and `play_rounds` are generators of coded data, one for each epoch; they return
-the result.
+`descend`, `settle` and `play_rounds` are generators: they yield coded data after each epoch, and
+return the result.
 
 .. [1] M. Pali and K. Schnass, "Dictionary learning: from data to sparsity and beyond",
    arXiv:1804.07101.
@@ -22,23 +27,26 @@ import torch
 
 from skpudle.search._epoch import MANY
 
-# Descent ends when the objective falls by less than this share per epoch, three epochs in a row.
+# Descent *stalls*, and ends, when the objective has fallen by less than this share per epoch, on
+# average over the last three epochs.
 STALL = 5e-4
 
-# A round splits at most 1 atom in 20, and 1 in 10 from 1,024 atoms on. For 1,024 atoms in 595
-# dimensions and 2,500 samples, 1 in 10 ends .1 to .3 % lower than 1 in 20, in less time.
+# A round splits at most 1 atom in 20, and 1 in 10 from 1,024 atoms on. For 1,024 atoms of 595
+# features and 2,500 samples, 1 in 10 reaches an objective .1 to .3 % lower than 1 in 20, in less
+# time.
 SPLIT = {"few": 20, "many": 10}
-# Least gain of a round, as a share of the objective: after a smaller gain the next round tries half
-# the number of splits. With 1e-4 colour patches take 1.4 times as long and end no lower; a third
-# instead of half the splits loses planted atoms.
+# A round that lowers the objective by less than this share is followed by rounds with half the
+# number of splits. With 1e-4 a search of colour patches takes 1.4 times as long and reaches no
+# lower objective. With a third instead of half the number, planted atoms are lost.
 PROGRESS = 1e-3
-# Most epochs with the number of atoms that is wanted.
+# Most epochs of descent after a removal or a move of atoms, and at a new penalty.
 ADAPT = 30
-# Most epochs on a sample before rounds.
+# Most epochs of descent on each sample before rounds.
 SETTLES = 100
 
-# Mean uses of an atom in the subsample of rounds. With 80, up to 3 of 100 planted atoms are lost;
-# with all samples, colour patches take twice as long for 0.003 of the objective.
+# Rounds work on a sample of the rows in which an atom has this mean number of uses. With 80, up to
+# 3 of 100 planted atoms are lost. With all rows, colour patches take twice as long, for an
+# objective lower by a share of 0.003.
 USES = 120
 
 
@@ -46,22 +54,28 @@ USES = 120
 
 
 def extrapolate(problem, atoms, previous):
-    """Return the atoms extrapolated by 0.95 times their last step."""
+    """Return the atoms extrapolated by 0.95 times their last step, from ``previous``.
+
+    The result is projected onto the constraint set of the problem.
+    """
     ahead = atoms - previous
-    # In 80 epochs this extrapolation found 0.93 of 500 atoms of random data; 0.9 and 0.98 found
-    # 0.88 and 0.90.
+    # In 80 epochs on planted data the factor 0.95 found 0.93 of 500 atoms, 0.9 found 0.88, and 0.98
+    # found 0.90.
     return problem.project(ahead.mul_(0.95).add_(atoms))
 
 
 def has_stalled(curve, share=STALL):
-    """Return whether the objective falls by less than a share per epoch, after at least six."""
+    """Return whether the objective fell by less than ``share`` per epoch in the last three epochs.
+
+    ``curve`` has the objective of each epoch so far. Descent never stalls before six epochs.
+    """
     return len(curve) >= 6 and curve[-4] - min(curve[-3:]) <= 3 * share * curve[-1]
 
 
 def solve_codes(problem, atoms, n_epochs, *, refit=False):
-    """Solve for the codes of given atoms, from zero; return the last of ``n_epochs``.
+    """Solve for the codes of fixed atoms in ``n_epochs``, from zero codes; return coded data.
 
-    With ``refit`` the last epoch refits the codes.
+    With ``refit`` the last epoch also fits least squares on the supports of the codes.
     """
     codes = problem.no_codes()
     for i in range(n_epochs):
@@ -71,10 +85,10 @@ def solve_codes(problem, atoms, n_epochs, *, refit=False):
 
 
 def refit_atoms(problem, atoms, codes, n_epochs=8, *, still=1e-6):
-    """Free atoms of the lasso's bias.
+    """Free atoms of the lasso's bias: its codes are too small, and atoms make up for it.
 
-    The lasso chooses the supports, least squares the codes on them, and the atoms minimise the
-    reconstruction error.
+    In each epoch the lasso chooses the supports, the codes become least squares on these supports,
+    and the atoms minimise the reconstruction error for these codes.
 
     Parameters
     ----------
@@ -83,11 +97,11 @@ def refit_atoms(problem, atoms, codes, n_epochs=8, *, still=1e-6):
     atoms : Tensor of shape (n_components, ...)
         Unit atoms of a search.
     codes : Codes
-        The lasso's codes for them.
+        The lasso's codes for these atoms, to begin with.
     n_epochs : int, default=8
         Largest number of epochs.
     still : float, default=1e-6
-        Epochs end when the root mean square step of atoms is less.
+        Epochs end when the root mean square step of the atoms is below this number.
 
     Returns
     -------
@@ -103,10 +117,14 @@ def refit_atoms(problem, atoms, codes, n_epochs=8, *, still=1e-6):
 
 
 def split(coded, n_splits, seed, *, costs=None, keep=False):  # -> (p + n, *shape), (n,) that split
-    """Split atoms whose common direction of residuals has more energy than another atom costs.
+    """Split the atoms with the most energy of residuals along a common direction.
 
-    Return None if no atom has that energy. ``costs`` of atoms are by default those of the data.
-    With ``keep`` the atoms stay as they are, and their directions are added as new atoms.
+    An atom ``d`` splits into ``d + v / 2`` and ``d - v / 2``, where ``v`` of norm 1 is the common
+    direction of its users' residuals. With ``keep`` the atom stays, and ``v`` is added as a new
+    atom. Splits end after ``n_splits``, or where the energy is no longer larger than the cost: the
+    i-th largest energy is compared with the i-th smallest of ``costs``, by default `Coded.costs`.
+
+    Return all atoms, and the numbers of the atoms that split; None without a split.
     """
     energy, direction = coded.common_directions(seed)
     energy, chosen = energy.sort(descending=True, stable=True)
@@ -116,8 +134,7 @@ def split(coded, n_splits, seed, *, costs=None, keep=False):  # -> (p + n, *shap
     if n_splits == 0:
         return None
     chosen = chosen[:n_splits]
-    direction = direction[chosen]  # frees the array of all atoms
-    # an atom splits into d + h v and d - h v, with v of norm 1
+    direction = direction[chosen]  # frees the memory of all other directions
     half = 0.5 * direction
     atoms = torch.cat([coded.atoms, direction if keep else coded.atoms[chosen] - half])
     if not keep:
@@ -128,9 +145,11 @@ def split(coded, n_splits, seed, *, costs=None, keep=False):  # -> (p + n, *shap
 def remaining(
     coded, n_removed, *, per_use=False, earlier=0.0
 ):  # -> (p,) bool, False for those to remove
-    """Mark the atoms to keep: removing the unmarked atoms costs least, in total or per use.
+    """Mark the atoms that stay after ``n_removed`` atoms with the smallest costs are removed.
 
-    ``earlier`` are costs in other data.
+    With ``per_use`` costs are divided by the numbers of uses. An atom stays if it is an heir of a
+    removed atom: one of the three atoms that take over most of its codes. So fewer than
+    ``n_removed`` may go. ``earlier`` is added to the costs: costs in blocks that a stream has seen.
     """
     cost, heirs = coded.costs()
     cost = cost + earlier
@@ -148,14 +167,17 @@ def remaining(
 
 
 def first_stride(problem, n_atoms):
-    """Return the stride of a sample with enough rows for atoms to settle; see `thinned`."""
+    """Return the ``stride`` of the first sample of a search, which has one in ``stride`` rows."""
     (n,) = problem.total(torch.tensor([problem.n_samples], dtype=torch.float64))
-    # samples per atom (or per feature, if features are more) that a search begins with
+    # 8 samples per atom, or per feature if there are more features than atoms
     return max(1, int(n) // (8 * max(n_atoms, problem.x[0].numel())))
 
 
 def stride_of_uses(coded, stride, n_uses):
-    """Return the stride at which samples use each atom ``n_uses`` times on average."""
+    """Return the stride of a sample in which atoms have ``n_uses`` uses on average.
+
+    The estimate comes from coded data of a sample with another ``stride``.
+    """
     return max(1, int(stride * coded.n_entries / (n_uses * len(coded.atoms))))
 
 
@@ -163,7 +185,7 @@ def stride_of_uses(coded, stride, n_uses):
 
 
 def descend(problem, atoms, codes, most, *, stall=STALL, earlier=None):
-    """Yield coded data: codes for atoms, then atoms for codes; return the last.
+    """Yield coded data of epochs until the objective stalls; return the last.
 
     Parameters
     ----------
@@ -178,11 +200,13 @@ def descend(problem, atoms, codes, most, *, stall=STALL, earlier=None):
     stall : float, default=5e-4
         Descent ends when the objective falls by less than this share per epoch.
     earlier : Held, default=None
-        What other samples know of the atoms, which holds them in place.
+        In a stream: atoms before this block of rows, and how strongly earlier rows hold them there.
     """
     previous, curve = atoms, []
     while True:
-        turn = len(curve) % 2 if len(curve) > 1 else None  # descent begins with all rows
+        # New atoms enter the codes of one half of the rows by turns, see `Problem.epoch`. In the
+        # first two epochs they enter the codes of all rows.
+        turn = len(curve) % 2 if len(curve) > 1 else None
         coded = problem.epoch(extrapolate(problem, atoms, previous), codes, turn=turn)
         curve.append(coded.objective)
         yield coded
@@ -196,7 +220,7 @@ def descend(problem, atoms, codes, most, *, stall=STALL, earlier=None):
 
 
 def settle(problem, atoms, stride, most=SETTLES, *, alpha=None, codes=None):
-    """Descend on a sample that grows until each atom has enough uses.
+    """Descend on a sample of the rows that grows until atoms have 120 uses on average.
 
     Parameters
     ----------
@@ -205,18 +229,18 @@ def settle(problem, atoms, stride, most=SETTLES, *, alpha=None, codes=None):
     atoms : Tensor of shape (n_components, ...)
         Unit atoms.
     stride : int
-        One in ``stride`` samples begins.
+        The first sample has one in ``stride`` rows.
     most : int, default=100
         Largest number of epochs on each sample.
     alpha : float, default=None
         The penalty; None is the problem's.
     codes : Codes, default=None
-        Codes to begin with, if they are of this sample.
+        Codes to begin with. They have no effect unless they have as many rows as the first sample.
 
     Yields
     ------
     Epoch
-        Coded data. The last are returned, with their stride.
+        Coded data after each epoch. The generator returns the last, with the stride of its sample.
     """
     while True:
         part = problem.thinned(stride, whole=False, alpha=alpha)
@@ -230,23 +254,24 @@ def settle(problem, atoms, stride, most=SETTLES, *, alpha=None, codes=None):
 
 
 def play_rounds(best):
-    """Play rounds from coded data, yield coded data, and return the best.
+    """Leave the local minimum of coded data in rounds; return the coded data of least objective.
 
-    A round of images moves shifted atoms first. Other rounds split atoms and remove the same
-    number. After a round with little gain the next one splits half the number of atoms.
+    A round of images moves atoms to better windows, if any atom moves. All other rounds split atoms
+    and remove the same number. After such a round with a gain below `PROGRESS` the next round
+    splits half the number. The generator yields coded data after each epoch.
     """
     p, part = len(best.atoms), best.problem
     n_splits = max(1, p // SPLIT["few" if p < MANY else "many"])
-    # With 1,024 atoms rounds of fewer splits take a tenth of the time and lower the objective by
-    # less than .01 %.
+    # Rounds end when their number of splits falls below an eighth of the first number. With 1,024
+    # atoms further rounds would take a tenth more time and lower the objective by less than .01 %.
     least, moves, n_rounds = max(1, n_splits // 8), True, 0
     while True:
         begun = best.move_atoms() if moves else None
         moves = begun is not None
         if not moves:
-            # Digits, patches and planted atoms with enough samples end after 1 to 8 rounds. For
-            # 1,000 concepts in 2,500 samples 18 rounds end 0.9 % lower than 8, in 1.6 times the
-            # time.
+            # At most 20 rounds split atoms. Searches of digits, of patches, and of planted atoms
+            # with enough samples end after 1 to 8 rounds. For 1,000 atoms in 2,500 samples the
+            # objective after 18 rounds is 0.9 % lower than after 8, in 1.6 times the time.
             more = n_splits >= least and n_rounds < 20
             larger = split(best, n_splits, n_rounds) if more else None
             if larger is None:
@@ -267,7 +292,7 @@ def play_rounds(best):
 
 
 def exhaust(steps):
-    """Run a generator to its end, and return its result."""
+    """Run a generator to its end, and return the value of its return statement."""
     while True:
         try:
             next(steps)

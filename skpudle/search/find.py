@@ -1,31 +1,38 @@
 r"""Search: find a dictionary, and its penalty, from the data alone.
 
-This is Algorithm 1 over all samples at once. An *epoch* solves the lasso for every sample by
-coordinate descent, from its last codes, and then minimises
+This is Algorithm 1, alternating minimisation, over all samples at once. An *epoch* improves the
+codes of every sample by coordinate descent on the lasso, from the codes of the last epoch, and then
+minimises
 
 .. math:: \tfrac12 \|X - Z D\|^2 + \alpha \|Z\|_1 = \tfrac12 \mathrm{tr}(D^T A D)
           - \mathrm{tr}(B^T D) + \dots, \qquad A = Z^T Z,\; B = Z^T X,
 
-over the atoms, one by one, on the sphere. (Unit atoms satisfy each of the learners' norms: the
-ball's minimisers lie on its sphere, and without a norm the objective has no minimum.)
+over the atoms, one by one, on the sphere of atoms of norm 1. (Learners may constrain atoms to the
+sphere or to the ball, or not at all. Minimisers over the ball lie on the sphere. Without a
+constraint the objective has no minimum.)
 
-`find_atoms` is a generator of `Found`, one for each epoch. Atoms *settle* on a sample of rows and
-leave local minima in *rounds* (`skpudle.search.descend`), without the held-out rows. Held-out rows
-then choose among larger and smaller *penalties*, at which the atoms adapt further. A search begins
-at its usual penalty. Its atoms adapt to larger penalties while the prediction of held-out data does
-not get worse; if the first is worse, to smaller penalties while they predict better. Of the trials
-that differ from the best by chance the largest penalty is chosen: on planted data chance is tiny,
-and the best prediction wins; on real data predictions hardly differ, and sparser codes have atoms
-on which two starts agree better. At the end the atoms are *polished* on all samples, or on a larger
-sample.
+A search has these stages; `find_atoms` is a generator of `Found`, one for each epoch.
+
+1. Atoms *settle* on a sample of the rows and leave local minima in *rounds* of split and remove
+   (`skpudle.search.descend`). *Held-out* rows, about a tenth of all rows, take no part: they only
+   judge.
+2. The search tries larger and smaller *penalties*, one step apart: a factor of ``2 ** 0.5``. At
+   each the atoms adapt, and predict hidden entries of the held-out rows: a *trial*. The first trial
+   has the usual penalty. Larger penalties follow while the prediction does not get worse. If the
+   first larger penalty is worse, smaller penalties follow while they predict better. Of the trials
+   that differ from the best prediction by chance, the search takes the one with the largest
+   penalty. On planted data chance is tiny, and the best prediction wins. On real data predictions
+   hardly differ; then a larger penalty has sparser codes, and two starts agree better on its atoms.
+3. The atoms are *polished*: they descend on all rows or a larger sample, including held-out rows.
 
 If a larger penalty explains a fifth more than the first, noise has hidden the atoms at the first
-penalty: the rounds begin again, one step below the best penalty. (The atoms so far are mixtures,
-which predict best at a penalty that is too large for true atoms. Of 60 atoms in 20,000 rows with
-twice as much noise as signal 0.95 are found from one step below, and 0.78 from the best penalty.)
+penalty. Then stage 1 begins again, one step below the best penalty. (The atoms so far are mixtures
+of atoms of the data, and mixtures predict best at a penalty that is too large for the atoms
+themselves. Of 60 planted atoms in 20,000 rows with twice as much noise as signal, a share of 0.95
+is found from one step below the best penalty, and 0.78 from the best penalty.)
 
-All decisions follow from sums over samples, so processes with different samples end with the same
-atoms.
+All decisions follow from sums over samples, which are added over processes. So processes with
+different samples end with the same atoms.
 """
 
 from collections.abc import Callable
@@ -41,15 +48,16 @@ from skpudle.search import descend
 from skpudle.search._epoch import own
 from skpudle.search.held_out import CHANCE, SURE, Prediction, hold_out, loss_and_chance, worse
 
-# Factor from one penalty to the next larger one.
+# One step of the path of penalties: the factor from one penalty to the next larger one.
 _LARGER = 2**0.5
 
 
 def goes_on(found, errors=1.0, *, gains=False, patience=1, total=own):  # -> bool
-    """Return whether a walk goes on: fewer than ``patience`` predictions in a row have failed.
+    """Return whether a walk goes on: fewer than ``patience`` predictions in succession have failed.
 
-    A prediction fails if it is worse than the best one before it by more than ``errors`` standard
-    errors. With ``gains`` it fails unless it is better by more than ``errors`` standard errors.
+    ``found`` are the predictions so far. A prediction fails if it is worse than the best one before
+    it by more than ``errors`` standard errors. With ``gains`` it fails unless it is better than the
+    best one before it by more than ``errors`` standard errors.
     """
     best, failed = found[0], 0
     for one in found[1:]:
@@ -66,7 +74,7 @@ def walk(first, step, score, **rule):
     first : object
         The first trial.
     step : callable
-        ``step(trial)`` returns the next trial, None at the end.
+        ``step(trial)`` returns the next trial, or None at the end of the walk.
     score : callable
         ``score(trial)`` returns its prediction.
     **rule : dict
@@ -75,7 +83,7 @@ def walk(first, step, score, **rule):
     Yields
     ------
     tuple of (trial, Prediction)
-        All trials, those that fail included.
+        All trials, including those whose predictions fail.
     """
     trial, found = first, []
     while trial is not None:
@@ -88,18 +96,18 @@ def walk(first, step, score, **rule):
 
 
 class PenaltyPath(NamedTuple):
-    """The penalties that a search tried, in its order.
+    """The penalties that a search tried, in the order of the trials, and how they predict.
 
     Attributes
     ----------
     alpha : Tensor of shape (n_trials,)
         Penalties.
     score : Tensor of shape (n_trials,)
-        Share of the energy of hidden entries that the atoms explain.
+        Share of the energy (the sum of squares) of hidden entries that the prediction explains.
     unbiased : Tensor of shape (n_trials,), bool
-        Whether these are the atoms without the lasso's bias.
+        Whether the prediction is by atoms that have been freed of the lasso's bias.
     tolerance : Tensor of shape (n_trials,)
-        The score up to which atoms may predict nothing: two standard errors of it.
+        Two standard errors of the score. A score below it may be chance.
     """
 
     alpha: Tensor
@@ -109,18 +117,20 @@ class PenaltyPath(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """Atoms at a penalty, and how well they predict held-out data.
+    """Atoms of a search at one penalty, and how well they predict held-out data.
 
     Attributes
     ----------
     alpha : float
         Penalty.
     unbiased : bool
-        Whether the atoms predict better without the lasso's bias.
+        Whether the prediction is by atoms that have been freed of the lasso's bias.
     prediction : Prediction
-        Errors of the better of both kinds of atoms.
-    atoms, judged : Tensor of shape (n_components, ...), default=None
-        The atoms of the search, and those that predict.
+        Errors of ``judged``.
+    atoms : Tensor of shape (n_components, ...), default=None
+        The atoms of the search, which minimise the lasso's objective.
+    judged : Tensor of shape (n_components, ...), default=None
+        The atoms that predict: ``atoms``, or ``atoms`` freed of the lasso's bias.
     """
 
     alpha: float
@@ -140,17 +150,21 @@ def _energy(problem):  # -> float
 
 
 def zeros(held_out):  # -> Prediction
-    """Return the prediction of all hidden entries by zeros."""
+    """Return the prediction that all hidden entries are zero."""
     return Prediction(held_out.energies, inf)
 
 
 def predicts(prediction, held_out):
-    """Return whether a prediction of hidden entries is better than zeros, beyond chance."""
+    """Return whether a prediction beats the prediction by zeros, by over two standard errors."""
     return worse(zeros(held_out), prediction, SURE, held_out.total)
 
 
 def next_penalty(trials, problem):  # -> float or None
-    """Return the next penalty to try after some trials; None at the end of the path."""
+    """Return the next penalty to try after ``trials``; None at the end of the path.
+
+    The path first goes up from the first penalty, and then down from it, see the module. If nothing
+    predicts better than zeros, it goes up to the largest penalty.
+    """
     first, held, total = trials[0], problem.held_out, problem.total
     smallest, largest, mixes = held.smallest * held.alpha, held.largest * held.alpha, held.mixes
     ups = [trial.prediction for trial in trials if trial.alpha >= first.alpha]
@@ -166,9 +180,9 @@ def next_penalty(trials, problem):  # -> float or None
 
 
 def chosen_trial(trials, problem):  # -> Trial
-    """Return the trial with the largest penalty that predicts as well as the best, by chance.
+    """Return the trial of the largest penalty among those that are as good as the best, by chance.
 
-    If no trial predicts held-out data better than zeros, it is the first trial.
+    If no trial predicts held-out data better than zeros, return the first trial.
     """
     best = min(trials, key=error_of)
     if not predicts(best.prediction, problem.held_out):
@@ -178,24 +192,26 @@ def chosen_trial(trials, problem):  # -> Trial
 
 
 def finds_more(trials, problem, least=inf):
-    """Return whether a larger penalty predicts so much better that a search there finds new atoms.
+    """Return whether the best penalty is so much better that the search has to begin again there.
 
-    It has to explain a fifth more than the first penalty, and a fifth more than all earlier paths,
-    whose smallest error is ``least``.
+    The best penalty must be larger than the first one and explain a fifth more energy of hidden
+    entries than the first trial, and than all earlier paths. ``least`` is the smallest error of the
+    earlier paths.
     """
     first, best = trials[0], min(trials, key=error_of)
     energy, before = _energy(problem), min(error_of(first), least)
-    # A search begins again at a larger penalty from this gain of explained energy on. The gain is 3
-    # and more at -3 dB, 1.5 at 2 dB, and at most 1.07 at 5 dB and for patches and digits.
+    # The explained energy has to grow by a factor of 1.2. The factor is 3 and more in planted data
+    # with a signal-to-noise ratio of -3 dB, 1.5 at 2 dB, and at most 1.07 at 5 dB, for patches and
+    # for digits.
     found = energy - error_of(best) > 1.2 * max(energy - before, 0.0)
     return best.alpha > first.alpha and found and predicts(best.prediction, problem.held_out)
 
 
 def penalty_above_noise(first, chosen, problem):  # -> float
-    """Return the penalty of a search above the noise, one step below the chosen trial's.
+    """Return the penalty at which a search begins again: one step below the chosen trial's penalty.
 
-    If the chosen trial does not predict better than the first one beyond chance, return the usual
-    penalty, which is the smallest.
+    The usual penalty, ``problem.alpha``, is the smallest answer. It is the answer, too, if the
+    chosen trial does not predict better than the first trial by over two standard errors.
     """
     if not worse(first.prediction, chosen.prediction, SURE, problem.total):
         return problem.alpha
@@ -203,26 +219,30 @@ def penalty_above_noise(first, chosen, problem):  # -> float
 
 
 def penalty_of_mixtures(problem, n_components):  # -> float
-    """Return the first penalty for few non-negative atoms, from the level of the noise.
+    """Return the first penalty where rows mix few non-negative atoms, from the level of the noise.
 
-    The usual penalty, which is the largest one, pulls atoms of norm 1 towards the data, and atoms
-    do not come back on a path from there. The noise is the residual of the leading singular
-    vectors; all entries are known.
+    At the usual penalty atoms of norm 1 move from the sources of the mixtures towards the rows, and
+    on a path from there to smaller penalties they do not come back. So the first penalty is 0.3
+    standard deviations of the noise, at most the usual penalty. The noise is what the leading
+    ``n_components`` singular vectors leave of the rows. No entry may be missing.
     """
     often = problem.weighted(problem.x.new_ones(len(problem.x), 1, dtype=torch.float64))
     x = problem.x.double() * often.sqrt()
     squares = torch.linalg.eigvalsh(x @ x.mT if len(x) < x.shape[1] else x.mT @ x)
     left = float(squares[:-n_components].clamp_min(0).sum())
     n_left = (len(x) - n_components) * (x.shape[1] - n_components)
-    # The first penalty of mixtures, in deviations of the noise. The mean angle between eight kinds
-    # of spectra and their atoms is 4.2 degrees with a path from the usual penalty, and 1.8 with a
-    # path from this penalty.
+    # In mixtures of eight kinds of spectra the mean angle between a spectrum and its atom is 4.2
+    # degrees if the path begins at the usual penalty, and 1.8 degrees if it begins at this penalty.
     penalty = 0.3 * (left / max(n_left, 1)) ** 0.5
     return min(max(penalty, problem.alpha / 256), problem.alpha)
 
 
 def penalty_path(problem, path, unit):  # -> PenaltyPath or None
-    """Return the trials of a search, (alpha, gain, chance, unbiased), in the units of the data."""
+    """Return the path of a search in the units of the user's data; None if there are no trials.
+
+    ``path`` has a tuple for each trial: the penalty, the fall of the squared error of hidden
+    entries against zeros, the standard error of this fall, and whether atoms were freed of bias.
+    """
     if not path:
         return None
     alpha, gain, chance, unbiased = torch.tensor(path, dtype=torch.float64).T
@@ -235,32 +255,32 @@ def penalty_path(problem, path, unit):  # -> PenaltyPath or None
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    r"""A search so far, or its result.
+    r"""The state of a search after an epoch, or its result.
 
     Attributes
     ----------
     stage : str
         Name of the present stage: "settle", "split and remove", "penalty", "polish" or "done".
-    coded : Epoch or ConvEpoch
-        The last data with codes for atoms of the wanted number; of a finished search, those with
-        the least objective in the polish.
+    coded : Epoch, DeviceEpoch or ConvEpoch
+        Data with codes from the last epoch that had ``n_components`` atoms. For a finished search:
+        from the epoch of the polish with the least objective.
     atoms : Tensor of shape (n_components, ...)
-        Its atoms.
+        The atoms of ``coded``.
     alpha : float
         The penalty of the atoms.
     n_atoms : int
-        Number of atoms now, which includes split atoms.
+        Number of atoms in the last epoch. In a round it includes split atoms.
     losses : tuple of float
         The mean over samples of :math:`\frac12 |x - D z|^2` in every epoch.
     path : tuple of (float, float, float, bool)
-        All penalties that were tried, with the fall of the squared error of held-out entries, its
-        standard error, and whether it is that of atoms without bias.
+        All penalties that were tried, each with the fall of the squared error of hidden entries
+        against zeros, the standard error of this fall, and whether atoms were freed of bias.
     trial : Trial, default=None
-        The chosen penalty, from the polish on, in data with held-out rows.
+        From the polish on: the trial of the chosen penalty. None without held-out rows.
     stride : int, default=1
         From the polish on: the atoms adapt to one in ``stride`` samples.
     problem : Problem or ConvProblem
-        Data and objective of the search, with what it holds out.
+        Data and objective of the search, with the held-out rows.
     """
 
     stage: str
@@ -281,19 +301,19 @@ class Found:
 
     @property
     def is_unbiased(self):
-        """Whether the atoms without the lasso's bias predict held-out data better."""
+        """Whether atoms predict held-out data better if they are freed of the lasso's bias."""
         return self.trial is not None and self.trial.unbiased
 
 
 class _Log:
-    """Turn coded data into records of a search: `Found`."""
+    """Turn the coded data of epochs into the records that a search yields: `Found`."""
 
     def __init__(self, problem, n_components):
         self.problem, self.n_components = problem, n_components
         self.coded, self.losses, self.path = None, (), ()
 
     def stage(self, name, steps):
-        """Yield a record for each epoch of a stage, and return its result."""
+        """Yield a record for each epoch of the generator ``steps``; return the result of it."""
         while True:
             try:
                 coded = next(steps)
@@ -307,21 +327,25 @@ class _Log:
             yield Found(name, self.coded, *known, *found, problem=self.problem)
 
     def note(self, trial):
-        """Add a trial to the path."""
+        """Add a trial to the path, and return the trial."""
         gain = loss_and_chance(zeros(self.problem.held_out), trial.prediction, self.problem.total)
         self.path = *self.path, (trial.alpha, *gain, trial.unbiased)
         return trial
 
 
 def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
-    """Predict held-out data by atoms with and without the lasso's bias; return the better."""
+    """Predict held-out data by the atoms of coded data, as they are and freed of the lasso's bias.
+
+    Return the trial of the better prediction. ``trials`` are the trials before, and ``kinds`` says
+    whether to try atoms as they are (False), freed of bias (True) or both.
+    """
     alpha, begin, judged, found = coded.problem.alpha, (), coded.atoms, []
-    if trials:  # start the path of codes where it ended at the last penalty
+    if trials:  # look for the best penalty of codes from the best one of the last trial on
         last = trials[-1]
         steps = (1, -1) if alpha == last.alpha else (1 if alpha > last.alpha else -1,)
         begin = last.prediction.place, steps
     for unbiased in kinds:
-        # four epochs without the lasso's bias
+        # four epochs free atoms of the lasso's bias
         judged = descend.refit_atoms(coded.problem, judged, coded.codes, 4) if unbiased else judged
         prediction = problem.held_out.predict(judged, *begin)
         begin = prediction.place, *begin[1:]
@@ -332,9 +356,13 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
 
 
 def climb(problem, first, stride, note, leader=()):
-    """Yield coded data at other penalties; return trials, coded data to go on from, and stride.
+    """Walk the path of penalties: adapt the atoms to each penalty, and judge the atoms.
 
-    The next penalty starts from the atoms of the last one, unless the path turns.
+    The generator yields coded data after each epoch. It returns all trials, the coded data that no
+    trial beats, and the stride of the last sample. ``first`` is coded data at the first penalty.
+    ``note`` is called with each trial. ``leader`` has the best trial of an earlier path, if any.
+    Atoms start from those of the last penalty. Where the path turns to smaller penalties, atoms
+    start from the best so far.
     """
     trials, best, last = [note(judge(problem, first, leader))], first, first
     while (alpha := next_penalty(trials, problem)) is not None:
@@ -361,13 +389,14 @@ def find_atoms(problem, atoms, level=None):
         Initial atoms of any norm in different directions, such as samples; the same in all
         processes.
     level : callable, default=None
-        ``level(problem, atoms)`` returns a penalty at the level of the noise, at which a search of
-        signals begins again if its own is smaller. It does so at most four times.
+        ``level(problem, atoms)`` returns a penalty at the level of the noise of signals. If it is
+        more than 1.25 times the penalty of the search, the search begins again at this level, at
+        most four times.
 
     Yields
     ------
     Found
-        The search after each epoch; the last one is done.
+        The search after each epoch. The last one has the stage "done".
     """
     best_atoms = begin = problem.project(atoms.detach().cpu().double())
     stride, alpha, trials, least = descend.first_stride(problem, len(atoms)), problem.alpha, (), inf
@@ -377,9 +406,9 @@ def find_atoms(problem, atoms, level=None):
         best, stride = yield from log.stage("settle", steps)
         best = yield from log.stage("split and remove", descend.play_rounds(best))
         noise = level(replace(problem, alpha=alpha), best.atoms) if level and n_raises < 4 else 0.0
-        # The level is .5 to 1.2 of the penalty in white noise, and 1.2 to 2.2 in autoregressive
-        # noise of coefficient 0.9; there it still rises after four searches, but a larger penalty
-        # loses atoms.
+        # In white noise the level is .5 to 1.2 times the penalty. In autoregressive noise with the
+        # coefficient 0.9 it is 1.2 to 2.2 times the penalty, and still rises after four searches;
+        # but larger penalties than that lose atoms.
         if noise > 1.25 * alpha:
             plain = replace(problem, alpha=noise, held_out=None, held_rows=None)
             problem = log.problem = hold_out(plain, fixed=True)
@@ -399,15 +428,17 @@ def find_atoms(problem, atoms, level=None):
         trials = (leader,)
     atoms = best.atoms if chosen is None else chosen.atoms
     alpha = best.problem.alpha if chosen is None else chosen.alpha
-    # For 256 atoms of 178,000 patches a third of the patches has so many uses of an atom, in 6
-    # instead of 18 s, with an objective of 0.2728 instead of 0.2722 on held-out patches.
+    # The polish takes a sample in which an atom has 2,000 uses. For 256 atoms and 178,000 patches
+    # that is a third of the patches. A search then takes 6 s instead of 18 s with all patches, and
+    # the objective on held-out patches is 0.2728 instead of 0.2722.
     wanted = min(stride, descend.stride_of_uses(best, stride, 2000))
     whole = problem.thinned(wanted, alpha=alpha)
     if problem.has_baseline:
         whole = replace(whole, baseline=torch.zeros_like(atoms[0]))
     is_same = chosen is None and wanted == stride and problem.held_rows is None
     codes = best.codes if is_same else whole.first_codes(atoms)
-    # with half of this share 8 x 8 patches take a tenth longer for 0.002 of the objective
+    # The polish ends when the objective falls by less than 2e-4 per epoch. With half of this share
+    # 8 x 8 patches take a tenth more time, for an objective lower by a share of 0.002.
     steps, last, best = descend.descend(whole, atoms, codes, 60, stall=2e-4), None, None
     for found in log.stage("polish", steps):
         if last is not None:
@@ -418,16 +449,16 @@ def find_atoms(problem, atoms, level=None):
 
 
 def search(problem: Any, atoms: Tensor, *, on_epoch: Callable | None = None) -> Found:
-    """Search for the atoms that minimise the objective.
+    """Search for the atoms that minimise the objective, and for their penalty.
 
     Parameters
     ----------
     problem : Problem
-        Data and objective.
+        Data and objective. With held-out rows, see `hold_out`, the search tries several penalties.
     atoms : Tensor of shape (n_components, n_features)
         Initial atoms of any norm in different directions, such as samples.
     on_epoch : callable, default=None
-        Called with the search after every epoch; an exception from it ends the search.
+        Called with a `Found` after every epoch; an exception that it raises ends the search.
 
     Returns
     -------
@@ -441,24 +472,26 @@ def search(problem: Any, atoms: Tensor, *, on_epoch: Callable | None = None) -> 
 
 
 def noise_penalty(problem, atoms):  # -> float
-    """Return a penalty above the noise for a search of any number of atoms.
+    """Return a penalty above the noise, at which searches for any number of atoms can begin.
 
-    It is one step below the penalty that predicts held-out rows best with the given atoms, if that
-    beats chance, and otherwise the usual penalty. (Too few atoms mix, and mixtures predict best at
-    larger penalties. In nine problems of 5, 2 and 0 dB the number of atoms is found within 5 % in
-    eight with one step below, in four with the best penalty.)
+    It is one step, a factor of ``2 ** 0.5``, below the penalty that predicts held-out rows best
+    with the given number of atoms, if that prediction beats the usual penalty beyond chance.
+    Otherwise it is the usual penalty. (If the given number is too small, atoms are mixtures, which
+    predict best at a penalty that is too large. In nine planted problems, with signal-to-noise
+    ratios of 5, 2 and 0 dB, the number of atoms is found within 5 %: in eight problems from one
+    step below, in four from the best penalty.)
 
     Parameters
     ----------
     problem : Problem
         Data and objective, with the usual penalty.
     atoms : Tensor of shape (n_components, n_features)
-        Initial atoms of any number.
+        Initial atoms; their number need not be that of the search.
 
     Returns
     -------
     float
-        The penalty.
+        The penalty. With too few rows to hold any out it is the usual one.
     """
     problem = hold_out(problem)
     if problem.held_out is None:

@@ -1,13 +1,19 @@
-"""One score, and the only comparison: predict hidden entries of held-out data.
+"""Judge atoms and penalties: predict hidden entries of held-out data, and compare predictions.
 
-Entries are hidden in turn: groups of features in rows, random pixels in images. The codes of the
-visible entries predict the hidden ones: badly if the penalty is too large, if it is so small that
-codes follow the noise, if atoms are missing, and if atoms have fitted the noise of the training
-data. The data are cut into parts, rows or tiles of images, whose errors are paired: `worse` tells
-whether one prediction is worse than another, beyond chance.
+*Held-out* rows or images take no part in training. Their entries are hidden in turn: in a *turn*
+one group of features is hidden in rows, or a tenth of the pixels in images. Codes are computed from
+the visible entries and predict the hidden entries. The prediction is bad if the penalty is too
+large, if it is so small that codes follow the noise, if atoms are missing, and if atoms have fitted
+the noise of the training data.
 
-For each penalty the prediction moves on a line from the lasso's codes to least squares on their
-supports. The error is quadratic in the share of the way, and its minimum is known.
+`worse` is the only comparison of the package: is one prediction worse than another, by more than
+chance? For it the data are cut into *parts*, rows or tiles of images. The standard error comes from
+the differences of the errors, part by part.
+
+A *place* is an integer that stands for a penalty of codes: ``2 ** (place / 2)`` times the penalty
+of the search. At each place the prediction may move from the lasso's codes towards least squares on
+their supports, by a *share* from 0 to 1 of the way. The error is quadratic in the share, so the
+best share has a formula (`best_shares`).
 """
 
 from dataclasses import replace
@@ -24,33 +30,35 @@ from skpudle.lasso._solve import lasso_path, path_from_products
 from skpudle.search._conv_epoch import ConvProblem, conv_path, conv_synthesis
 from skpudle.search._epoch import own, spread_rows
 
-# Standard errors of a difference that counts as chance, and of a difference that is certain. With
-# 0.5 the prediction of 19 of 22 sets of rows (benchmarks/bench_learners.py) is as good as with the
-# usual penalty, with 1 of 17.
+# A difference of two predictions up to CHANCE standard errors counts as chance where a penalty is
+# chosen; a difference above SURE standard errors counts as certain. With CHANCE = 0.5 the chosen
+# penalty predicts 19 of 22 data sets (benchmarks/bench_learners.py) as well as the usual penalty
+# does, with 1.0 only 17 of 22.
 CHANCE, SURE = 0.5, 2.0
-# the median modulus of a standard normal variable
+# The median modulus of a standard normal variable.
 MEDIAN_OF_NORMAL = 0.6745
-# Least number of rows for held-out rows: four held-out rows cannot order penalties.
+# Data with fewer rows hold out no rows. A quarter of fewer than 20 rows would be at most four rows,
+# which cannot tell which of two penalties is better.
 LEAST_ROWS = 20
-# Groups of features.
+# Number of groups that features are cut into. Images hide this fraction of the pixels in a turn.
 _TENTHS = 10
-# Most atoms whose products are held.
+# With more atoms than this, codes of held-out rows come without a matrix of the products of atoms.
 _MOST_PRODUCTS = 4096
 
 
 class Prediction(NamedTuple):
-    """How well atoms predict the hidden entries, with the best codes.
+    """How well atoms predict the hidden entries, from codes at one penalty and share.
 
     Attributes
     ----------
     errors : Tensor of shape (n_parts,)
         Squared errors of the hidden entries of each part of the data of this process.
     total : float
-        Their sum over all processes.
+        The sum of the errors over all parts of all processes.
     place : int
-        The penalty of these codes, as a power of ``2 ** 0.5`` in units of the held-out data's.
+        The penalty of the codes, as a power of ``2 ** 0.5`` in units of ``HeldOut.alpha``.
     share : float
-        The share of the lasso's bias that is removed from these codes.
+        The share of the lasso's bias that is removed from the codes.
     """
 
     errors: Tensor
@@ -60,9 +68,9 @@ class Prediction(NamedTuple):
 
 
 def loss_and_chance(one, other, total=own):  # Prediction, Prediction -> float, float
-    """Return by how much the errors of one prediction are larger, and the standard error of that.
+    """Return the error of ``one`` minus the error of ``other``, and its standard error.
 
-    ``total`` sums over processes that have other parts.
+    ``total`` adds up sums of processes, each with parts of its own.
     """
     loss = one.errors - other.errors
     counts = loss.new_tensor([float(len(loss))])
@@ -72,25 +80,25 @@ def loss_and_chance(one, other, total=own):  # Prediction, Prediction -> float, 
 
 
 def worse(one, other, errors=1.0, total=own):  # Prediction, Prediction -> bool
-    """Return whether one prediction is worse than another, beyond chance.
+    """Return whether ``one`` is worse than ``other`` by more than ``errors`` standard errors.
 
-    Chance makes a difference of up to ``errors`` standard errors of the paired difference.
+    The standard error is that of the difference of both predictions, paired by parts of the data.
     """
     loss, chance = loss_and_chance(one, other, total)
     return loss > errors * chance
 
 
 def errors_at(sums, share):  # (..., 3), (...) -> (...)
-    """Return the squared errors after a share of the step; see `best_shares`."""
+    """Return the squared errors of a prediction ``share`` of the way; see `best_shares`."""
     square, product, length = sums.unbind(-1)
     return square - share * (2 * product - share * length)
 
 
 def best_shares(sums):  # (..., 3) -> errors (...), shares (...)
-    """Return the smallest error between two predictions, and the share of the way to the second.
+    """Return the least squared error on the way between two predictions, and the share of the way.
 
-    ``sums`` holds the products ``(e, e)``, ``(e, d)`` and ``(d, d)`` of the error ``e`` of the
-    first prediction, and the step ``d`` from it to the second.
+    ``sums`` holds the inner products ``(e, e)``, ``(e, d)`` and ``(d, d)``, where ``e`` is the
+    error of the first prediction, and ``d`` the second prediction minus the first.
     """
     _, product, length = sums.unbind(-1)
     share = (product / length).nan_to_num(0.0).clamp(0, 1)
@@ -98,19 +106,20 @@ def best_shares(sums):  # (..., 3) -> errors (...), shares (...)
 
 
 def hash_rows(x, mask=None):  # -> (n,) int64, on the CPU
-    """Return a number for each row that depends only on the known entries of the row.
+    """Return a hash of each row, which depends only on the known entries of the row.
 
-    It is the sum of the bits of entries times random odd numbers, modulo ``2**64``, each product
-    with its upper 32 bits combined with the lower 32 bits by exclusive or: rows that differ are
-    equal with a probability of about ``2**-64``. See `match_equal_rows` for the parameters.
+    The bits of the entries, 32 at a time, are multiplied by random odd numbers of 64 bits. In each
+    product the upper half is combined with the lower half by exclusive or. The hash is the sum of
+    the products modulo ``2**64``. Two rows that differ have the same hash with a probability of
+    about ``2**-64``. See `match_equal_rows` for the parameters.
     """
     x = x.flatten(1)
     n_numbers = x.shape[1] * x.element_size() // 4
     generator, sums = torch.Generator().manual_seed(0), []
     factors = torch.randint(-(2**62), 2**62, (n_numbers,), generator=generator, device="cpu")
     factors = (2 * factors + 1).to(x.device)
-    # Products of 2 MiB stay in a cache: 20,000 rows of 64 features take 5 ms, and 24 ms with four
-    # times the number.
+    # A block has 2**18 products, 2 MiB, which stay in a cache: 20,000 rows of 64 features take 5 ms
+    # in such blocks, and 24 ms in blocks of four times the size.
     for part in blocks_of_rows(len(x), n_numbers, 2**18):
         known = torch.empty(x[part].shape, dtype=x.dtype, device=x.device).copy_(x[part])
         known += 0.0  # a negative zero equals a positive one
@@ -122,10 +131,10 @@ def hash_rows(x, mask=None):  # -> (n,) int64, on the CPU
 
 
 def match_equal_rows(x, mask=None):  # -> (n,)
-    """Return for each row the place of the first row with the same known entries.
+    """Return for each row the number of the first row with the same known entries.
 
-    A held-out row is held out with its copies: a copy in training would reveal the noise of the
-    row.
+    It serves to hold a row out together with its copies: a copy among the training rows would
+    reveal the noise of the row.
 
     Parameters
     ----------
@@ -137,7 +146,7 @@ def match_equal_rows(x, mask=None):  # -> (n,)
     Returns
     -------
     Tensor of shape (n_samples,)
-        Places, on the CPU. A row that equals no row before it has its own place.
+        Numbers of rows, on the CPU. A row that equals no row before it has its own number.
     """
     _, number = hash_rows(x, mask).unique(return_inverse=True)
     places = torch.arange(len(x), device="cpu")
@@ -145,22 +154,24 @@ def match_equal_rows(x, mask=None):  # -> (n,)
 
 
 def hide_in_turn(places, n_groups=_TENTHS):
-    """Cut features into random groups, which are hidden in turn; the same in every call.
+    """Cut features into random groups, each hidden in one turn; the same groups in every call.
 
-    Copies of a feature are in its group: a visible copy would reveal the noise of a hidden copy.
-    The features of a single group predict themselves.
+    Features that are copies of each other are in one group: a visible copy would reveal the noise
+    of a hidden copy. If there is a single group, its features are both seen and hidden.
 
     Parameters
     ----------
     places : Tensor of shape (n_features,)
-        For each feature the place of its first copy, as `match_equal_rows` returns it.
+        For each feature the number of the first feature with the same values, as `match_equal_rows`
+        returns it for columns.
     n_groups : int, default=10
-        Number of groups. Few features, or many copies, make fewer groups.
+        Largest number of groups. Few features, or many copies, make fewer groups.
 
     Returns
     -------
     list of tuple (seen, hidden)
-        For each group the features that are seen, in increasing order, and the hidden ones.
+        For each turn the numbers of the features that are seen, in increasing order, and the
+        numbers of the features that are hidden.
     """
     order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0), device="cpu")
     parts, group = order.tensor_split(max(1, min(n_groups, len(order)))), torch.empty_like(order)
@@ -174,14 +185,14 @@ def hide_in_turn(places, n_groups=_TENTHS):
 
 
 def gaps_in(known):
-    """Return the mask of known entries, None if all are known."""
+    """Return the mask ``known`` as it is, or None if all entries are known."""
     return None if bool(known.all()) else known
 
 
 def residuals_of(x, known, atoms, alpha, positive, share=1.0):  # -> residuals (n, m), counts (n,)
-    """Return residuals of known entries, and the numbers of codes.
+    """Return the residuals of rows (n, m), 0 where missing, and the numbers of nonzero codes (n,).
 
-    Codes are a ``share`` of the way from the lasso's to least squares on their supports.
+    Codes are a ``share`` of the way from the lasso's codes to least squares on their supports.
     """
     residuals, n_codes = torch.empty_like(x), torch.empty_like(x[:, 0])
     for rows in blocks_of_rows(len(x), len(atoms)):
@@ -193,40 +204,40 @@ def residuals_of(x, known, atoms, alpha, positive, share=1.0):  # -> residuals (
 
 
 class HeldOut:
-    """Held-out data with entries that are hidden in turn.
+    """Held-out rows or images, whose entries are hidden in turn and predicted by atoms.
 
     Parameters
     ----------
     problem : Problem or ConvProblem
         Rows or images, and the penalty of a search.
     fixed : bool, default=False
-        Whether the user gave this penalty.
+        Whether the user has set the penalty; the search then tries no other penalties.
     mixes : bool, default=False
-        Whether the rows mix few non-negative atoms.
+        Whether the rows mix few non-negative atoms, see `find.penalty_of_mixtures`.
     n_codings : int, default=None
-        Rows, each with one group of features hidden, that a prediction codes; None takes the number
-        for these rows.
+        How many codings a prediction takes at least, in all processes. A coding is a row with one
+        group of features hidden. By default `count_codings` of these rows.
 
     Attributes
     ----------
     energies : Tensor of shape (n_parts,)
-        The sum of squares of the hidden entries of each part: the errors of zeros.
+        The sum of squares of the hidden entries of each part: the error of a prediction by zeros.
     places : tuple of int
         The smallest and largest penalty of codes, as powers of ``2 ** 0.5`` in units of ``alpha``.
     smallest, largest : float
-        The smallest and largest penalty of a search, in units of ``alpha``; 1 if it is given.
+        The smallest and largest penalty of a search, in units of ``alpha``; 1 with ``fixed``.
     mean_square : float
         The mean square of known entries.
     n_known, n_hidden : float
-        Known entries, and hidden entries in all turns.
+        Numbers of known entries, and of hidden entries added up over all turns.
     is_predictable : bool
-        Whether some entries are visible while the hidden ones are predicted.
+        Whether there is more than one turn, so that hidden entries differ from visible ones.
     """
 
     is_predictable = True
 
     def __new__(cls, problem, **options):
-        """Return held-out rows or tiles."""
+        """Return an instance of `_Rows` or, for images, of `_Tiles`."""
         return super().__new__(_Tiles if isinstance(problem, ConvProblem) else _Rows)
 
     def __init__(self, problem, *, fixed=False, mixes=False, n_codings=None):
@@ -238,14 +249,15 @@ class HeldOut:
 
     @property
     def deviations(self):
-        """The errors of column means; of images, which have none, of zeros."""
+        """The errors of a prediction by column means (rows) or by zeros (images), of each part."""
         return self.energies
 
     def sums(self, atoms, places):  # -> tuples (n_parts, 3), (2,)
-        """Return products of errors of each part, and mean numbers of codes, for falling penalties.
+        """Predict hidden entries at several penalties, and return sums for each penalty.
 
-        The products are those of `best_shares`; the numbers are of the lasso and of least squares.
-        Sums for the last atoms are remembered.
+        The sums are the three products of `best_shares` for each part, and the mean numbers of
+        nonzero codes in a row, of the lasso and of least squares on its supports. ``places`` stand
+        for falling penalties. Sums for the same atoms are remembered until atoms change.
         """
         if self._of.shape != atoms.shape or not torch.equal(self._of, atoms):
             self._of, self._sums = atoms, {}
@@ -256,7 +268,7 @@ class HeldOut:
         return [self._sums[place] for place in places]
 
     def at(self, atoms, place, share=None):  # -> Prediction
-        """Predict the hidden entries at a penalty; None chooses the share."""
+        """Predict the hidden entries at one penalty; without a ``share`` the best one is taken."""
         ((sums, _),) = self.sums(atoms, [place])
         (total,) = self.total(sums.sum(0))
         share = best_shares(total)[1] if share is None else share
@@ -264,27 +276,30 @@ class HeldOut:
         return Prediction(errors_at(sums, share), error, place, float(share))
 
     def predict(self, atoms, place=None, steps=(1, -1), share=None):  # -> Prediction
-        """Predict the hidden entries with the best penalty of codes.
+        """Predict the hidden entries at the penalty of codes with the least error.
 
         Parameters
         ----------
         atoms : Tensor of shape (n_components, ...)
             Atoms.
         place : int, default=None
-            The penalty to begin with, see `Prediction`; None is ``alpha`` for rows. Few places of
-            images fit their noise, so errors have local minima, and None falls from the largest.
+            The penalty to begin with, see `Prediction`. None: rows begin at ``alpha``. The errors
+            of images have local minima along the penalties, so images begin at the last place
+            before the error rises, on a walk from the largest penalty down.
         steps : tuple of int, default=(1, -1)
-            Directions in which penalties follow, as long as the error falls.
+            Directions of the walk: 1 to larger penalties, -1 to smaller ones, each as long as the
+            error falls.
         share : float, default=None
-            The share of the lasso's bias to remove; None chooses it.
+            The share of the lasso's bias to remove; None takes the best one.
         """
         (least, most), found = self.places, {}
         place = self._locate(atoms, share) if place is None else place
         inside = min(max(place, least + 1), most - 1)
-        place, steps = inside, steps if inside == place else (1, -1)  # at an end codes are dense
+        # at an end of the range the walk starts next to the end, in both directions
+        place, steps = inside, steps if inside == place else (1, -1)
 
         def best(*places):
-            self.sums(atoms, places)  # at once, each from the larger penalty
+            self.sums(atoms, places)  # in one call, whose codes start from the larger penalty
             found.update((place, self.at(atoms, place, share)) for place in places)
             return min(found.values(), key=lambda one: (one.total, -one.place)).place
 
@@ -292,7 +307,9 @@ class HeldOut:
         for step in steps:
             n_ahead = 1
             while least <= top + step <= most and top + step not in found:
-                if top + step not in self._sums:  # each from the larger penalty, twice as many
+                # One call codes for several places ahead, twice the number of the last call, since
+                # the codes of each penalty start from those of the next larger penalty.
+                if top + step not in self._sums:
                     ahead = np.clip(top + step * np.arange(1, n_ahead + 1), least, most)
                     self.sums(atoms, sorted(set(ahead.tolist()), reverse=True))
                     n_ahead *= 2
@@ -301,10 +318,14 @@ class HeldOut:
 
 
 class _Rows(HeldOut):
-    """Rows, each a part, and groups of features; rows are coded for the next groups in turn."""
+    """Held-out rows, each a part of the data, and groups of features that are hidden in turn.
 
-    # Below, codes are dense, which takes long and changes little. At -3 dB, the most noise with
-    # which atoms are found, the best penalty of a search is 4 to 6 times its first one.
+    A row is not coded for every group but for the next few groups, as many as give enough codings.
+    """
+
+    # Penalties below the smallest one give dense codes, which take long and predict no better. At a
+    # signal-to-noise ratio of -3 dB, the most noise in which a search finds planted atoms, the best
+    # penalty of a search is 4 to 6 times the first one; so 12 times is enough.
     places, smallest, largest = (-20, 6), 1 / 16, 12.0
 
     def _locate(self, atoms, share):
@@ -334,7 +355,11 @@ class _Rows(HeldOut):
         self.mean_square = square / max(self.n_known, 1.0)
 
     def _sums_at(self, atoms, alphas):  # -> (n_alphas, n_rows, 3), (n_alphas, 2)
-        """Code visible entries; a hidden group leaves by products, where all entries are known."""
+        """Predict hidden entries of the rows in each turn, and add up the products of errors.
+
+        If all entries are known, the products of atoms are kept for all features, and the part of
+        the hidden features is subtracted for a turn.
+        """
         d, k, options = np.asarray(atoms), len(alphas), dict(positive=self.problem.positive_code)
         sums, entries, gram = np.zeros((k, len(self.x), 3)), np.zeros((k, 2)), None
         with one_blas_thread:
@@ -342,7 +367,7 @@ class _Rows(HeldOut):
                 gram = atoms @ atoms.mT
             for rows, seen, hidden, x, counts in self._turns:
                 part = np.ascontiguousarray(d[:, hidden])
-                if gram is not None:  # without the hidden features, for a time
+                if gram is not None:  # products over the seen features, until the turn ends
                     gram.addmm_(atoms[:, hidden], atoms[:, hidden].mT, alpha=-1)
                 for some in blocks_of_rows(len(rows), k * len(d), 2**18):
                     row, given = rows[some], x[some]
@@ -381,9 +406,10 @@ class _Rows(HeldOut):
         return torch.as_tensor(sums * self._often)
 
     def noise(self, atoms, found):  # -> float
-        """Return the variance of residuals of codes like a prediction's.
+        """Return the variance of the noise, from residuals at the penalty and share of ``found``.
 
-        It is the mean square for each known entry without a code.
+        It is the sum of squared residuals over the degrees of freedom: the number of known entries
+        minus the number of nonzero codes. No entries are hidden.
         """
         alpha, positive = self.alpha * 2 ** (0.5 * found.place), self.problem.positive_code
         how = atoms.detach().to(self.x), alpha, positive, found.share
@@ -396,23 +422,24 @@ class _Rows(HeldOut):
 
 
 class _Tiles(HeldOut):
-    """Crops of images, whose tiles of the size of atoms are parts, and random pixels."""
+    """Crops of held-out images. Tiles of an atom's size are parts, and random pixels are hidden."""
 
-    # Codes of smaller penalties are dense, as atoms overlap at all places, and take minutes: codes
-    # of an electrocardiogram have 3,965 entries for 48 beats. The first penalty of a search is at
-    # the level of the noise, so at most one larger penalty follows. For signals of counts, whose
-    # noise grows with them, three to ten times the first penalty predict equally well, but atoms
-    # correlate with the truth by 0.8 instead of 0.95.
+    # A search tries no smaller penalties: they give dense codes, since atoms overlap at all
+    # positions, and take minutes (an electrocardiogram of 48 beats has 3,965 nonzero codes). The
+    # first penalty of a search is at the level of the noise, so a search tries at most one larger
+    # penalty. For signals of counts, whose noise grows with the counts, penalties of three to ten
+    # times the first predict equally well, but atoms correlate with the planted atoms by 0.8
+    # instead of 0.95.
     places, smallest, largest = (-4, 6), 1.0, 1.5
 
     def _hide(self, problem, n_codings):
         n_pixels = _n_pixels(problem)
-        # at least four images predict
+        # at least four images, if there are so many, with a number of pixels in all
         n = min(max(4, n_pixels // max(problem.x[0, 0].numel(), 1)), len(problem.x))
         chosen = spread_rows(len(problem.x), n)
         area, crop = n_pixels // n, []
         axes = zip(problem.x.shape[2:], problem.kernel, problem.stride, strict=True)
-        for size, kernel, stride in axes:  # a signal has one row, whose crop has the whole area
+        for size, kernel, stride in axes:  # a signal of height 1 is cropped along its width only
             side = min(size, max(2 * kernel, int(area**0.5) if problem.x.shape[2] > 1 else area))
             side = kernel + (side - kernel) // stride * stride
             crop.append(slice((size - side) // 2, (size - side) // 2 + side))
@@ -424,12 +451,12 @@ class _Tiles(HeldOut):
         self.mean_square = float(x.square().sum() / self.known.sum().clamp_min(1))
         drawn = torch.rand(x.shape[2:], generator=torch.Generator().manual_seed(0), dtype=x.dtype)
         turn = torch.floor(drawn * _TENTHS)
-        # turns that each hide a tenth
+        # three turns, each of which hides a tenth of the pixels
         self._hidden = [self.known * (turn == i) for i in range(3)]
         self.n_known = self.n_hidden = float(sum(hidden.sum() for hidden in self._hidden))
 
     def _locate(self, atoms, share):
-        """Return about the best place, from falling penalties until errors rise."""
+        """Return roughly the best place: penalties fall in steps of two until the error rises."""
         best = self.at(atoms, self.places[1], share)
         for place in range(self.places[1] - 2, self.places[0] - 1, -2):
             one = self.at(atoms, place, share)
@@ -481,43 +508,49 @@ def _n_pixels(problem):
 
 
 def count_codings(problem):
-    """Return the number of rows, each with one group of features hidden, that choose a penalty."""
+    """Return the number of codings that choose a penalty, from the energies of rows.
+
+    A coding is a row with one group of features hidden.
+    """
     squares = problem.weighted(problem.squares)
     sums = torch.stack([squares.sum(), squares.square().sum(), torch.ones_like(squares).sum()])
     (sums,) = problem.total(sums)
     energy, fourth, n = sums.tolist()
-    # 400 to 1000, to predict 10,000 entries. A coding is a row with one group hidden.
+    # enough codings to predict 10,000 hidden entries, but 400 to 1000
     n_codings = min(max(ceil(10_000 * _TENTHS / problem.x.shape[1]), 400), 1000)
-    # The evenness is the share of rows of equal energy that would have the same information: 0.1 to
-    # 0.25 for patches of photographs. With a third of the codings the penalty of patches varies by
-    # a factor of two between draws of the held-out rows.
+    # If few rows have most of the energy, more codings are needed: the number is divided by the
+    # evenness, (sum of energies)^2 / (n * sum of squared energies), which is 1 for equal energies
+    # and 0.1 to 0.25 for patches of photographs. With a third of the codings the chosen penalty of
+    # patches varies by a factor of two between draws of the held-out rows.
     evenness = energy**2 / (n * fourth) if fourth > 0 else 1.0
     return min(max(ceil(n_codings / evenness), int(n) // 10), 3000)
 
 
 def hold_out(problem, *, fixed=False, mixes=False, learn=True, largest=None):  # -> Problem
-    """Hold out rows of a problem, which choose the penalty of its search.
+    """Hold out rows of a problem, by which a search chooses its penalty.
 
     Parameters
     ----------
     problem : Problem or ConvProblem
         Data and objective.
     fixed : bool, default=False
-        Whether the penalty is given, so that the rows only judge its bias.
+        Whether the user has set the penalty. The held-out rows then only decide whether atoms are
+        freed of the lasso's bias.
     mixes : bool, default=False
-        Whether rows mix few non-negative atoms, see `next_penalty`.
+        Whether rows mix few non-negative atoms, see `find.penalty_of_mixtures`.
     learn : bool, default=True
-        Whether the atoms adapt to the held-out rows in the end. Otherwise the problem goes on
-        without them.
+        Whether the atoms adapt to the held-out rows in the polish, at the end of a search.
+        Otherwise the rows are removed from the training data.
     largest : float, default=None
-        Largest mean square of the known entries of a row that is held out.
+        Rows whose known entries have a larger mean square than this are not held out.
 
     Returns
     -------
     Problem
-        With rows or images that are held out. It is unchanged for fewer than 20 rows, one feature
-        or copies of it; of fewer than four images pixels are hidden, and no image is held out.
-        Copies of rows do not count.
+        The problem with held-out rows or images. The problem is returned unchanged with fewer than
+        20 different rows, with one feature, or if all features are copies of one. With fewer than
+        four images no image is held out; pixels of all images are hidden instead. A row is held out
+        together with its copies, which count as one row.
     """
     first = match_equal_rows(problem.x, problem.mask)
     distinct = first.unique()
@@ -529,13 +562,14 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True, largest=None):  #
     n_codings = None
     if isinstance(problem, ConvProblem):
         n_held = min(ceil(_n_pixels(problem) / max(problem.x[0, 0].numel(), 1)), n // 4)
-        if n_held == 0:  # one image, whose noise few atoms cannot fit
+        if n_held == 0:  # training images can judge: few atoms cannot fit the noise of an image
             return replace(problem, held_out=HeldOut(problem, fixed=fixed))
     elif n_all < LEAST_ROWS or n_features == 1:
         return problem
     else:
         share, n_codings = n / float(n_all), count_codings(problem)
-        # one row in ten is held out, of few rows up to one in four, to reach 100 rows
+        # One row in ten is held out. With fewer than 1,000 rows it is 100 rows, but at most one row
+        # in four.
         n_held = max(n // 10, min(n // 4, ceil(100 * share)))
         n_held = min(n_held, ceil(n_codings * share))
     rows = torch.isin(first, distinct[spread_rows(n, n_held)])  # with all copies of these rows

@@ -1,9 +1,10 @@
 """Rows of data with an objective: what a search computes with.
 
-Every problem (`Problem` of rows, `skpudle.search._conv_epoch.ConvProblem` of images) has the
-members by which generators of `skpudle.search.descend` know it: ``epoch``, data with codes for
-given atoms; ``first_codes`` and ``no_codes``; ``thinned``, a sample at a penalty; ``of_rows``;
-``project``, the nearest atoms of the constraint set; ``total``, sums over processes.
+A `Problem` has rows, a `skpudle.search._conv_epoch.ConvProblem` has images. The functions of
+`skpudle.search` use only members that both have: ``epoch`` returns the data with codes for given
+atoms, ``first_codes`` and ``no_codes`` the codes to begin with, ``thinned`` a sample of the rows at
+a penalty, ``of_rows`` some of the rows, ``project`` the nearest atoms that satisfy the constraints,
+and ``total`` adds up sums of all processes.
 """
 
 from collections.abc import Callable
@@ -19,18 +20,20 @@ from skpudle.lasso import solve_lasso
 from skpudle.search._device_epoch import DeviceEpoch
 from skpudle.search._epoch import MANY, Codes, Epoch, draw_rows, own
 
-# The penalty in units of the root mean square norm of a sample that is not zero. With it the search
-# finds all atoms of seven synthetic problems, and at most 0.15 of the entries of codes are nonzero
-# on real data (benchmarks/choose_search.py). A share of the median correlation with samples would
-# tolerate outliers, but makes 0.34 of the entries nonzero on patches: few samples hold the energy.
+# The usual penalty is this number times the root mean square norm of the samples that are not zero.
+# With it the search finds all atoms of seven synthetic problems, and on real data at most 0.15 of
+# the entries of codes are nonzero (benchmarks/choose_search.py). A share of the median correlation
+# of samples would tolerate outliers. But in patches few samples hold the energy, and this penalty
+# would make 0.34 of the entries nonzero.
 _ALPHA = 0.07
-# Devices with all operations of a `DeviceEpoch`. "cuda" is ROCm too; MPS solves no batches.
+# Types of devices that can run a `DeviceEpoch`. ROCm counts as "cuda". MPS cannot solve batches of
+# linear systems.
 _DEVICES = {"cuda"}
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """The data, in the form that epochs compute with, and the objective.
+    """Rows of data in the form that epochs compute with, and the objective.
 
     Parameters
     ----------
@@ -47,19 +50,23 @@ class Problem:
     total : callable, default=own
         ``total(*tensors)`` returns their sums over processes that have other samples.
     unit : float, default=1.0
-        Divisor of data and penalty. The losses of a search are in the units before this division.
+        The user's data and penalty have been divided by this number. The losses that a search
+        reports are in the user's units.
     held_out : HeldOut, default=None
-        Rows that choose the penalty, which is then the first of a path, and whether atoms are
-        freed of its bias; see `hold_out`.
+        Held-out rows, by which a search chooses its penalty and whether atoms are freed of the
+        lasso's bias; see `hold_out`. ``alpha`` is then the first penalty that the search tries.
     held_rows : Tensor of shape (n_samples,), bool, default=None
-        Their places among the data, which the atoms adapt to in the end.
+        True for the rows of ``x`` that are held out; at the end of a search the atoms adapt to
+        these rows, too.
     weight : Tensor of shape (n_samples,), default=None
-        How often each sample counts in sums over samples; None is once. The penalty of a sample is
-        not weighted on its own: weights leave codes alone.
+        How often each sample counts in sums over samples; None is once. A weight multiplies the
+        whole objective of its sample, so it does not change the codes.
     has_baseline : bool, default=False
-        Whether the data have lost a baseline, which the polish refits.
+        Whether a baseline, the same for all rows, has been subtracted from the data. The polish at
+        the end of a search then improves the baseline.
     baseline : Tensor of shape (n_features,), default=None
-        What has been subtracted from the data since; descent moves it by the mean residual.
+        What the polish has subtracted from the data in addition. Each epoch of descent changes it
+        by the mean residual.
     """
 
     x: Tensor
@@ -74,9 +81,10 @@ class Problem:
     weight: Tensor | None = None
     has_baseline: bool = False
     baseline: Tensor | None = None
-    _thinned: dict = field(default_factory=dict, init=False, repr=False)  # the last sample
+    # the last sample that `thinned` has drawn
+    _thinned: dict = field(default_factory=dict, init=False, repr=False)
 
-    n_positions = 1  # positions of an atom in a row
+    n_positions = 1  # an atom has one position in a row, and many in an image
 
     def __post_init__(self):
         x = self.x.detach()
@@ -95,16 +103,17 @@ class Problem:
 
     @classmethod
     def in_unit(cls, x: Tensor, alpha: float, unit: float, **others: Any) -> Self:
-        """Return the problem of data and a penalty that are divided by a unit, a power of two."""
+        """Return the problem of data and a penalty after a division by ``unit``, a power of two."""
         x = x if unit == 1 else x.double() / unit
         return cls(x, alpha / unit, unit=unit, **others)
 
     def thinned(
         self, stride: int | tuple[int, ...], *, whole: bool = True, alpha: float | None = None
     ) -> Self:
-        """Return the problem with one of ``stride`` samples and another penalty.
+        """Return the problem of one in ``stride`` samples, with the penalty ``alpha`` if given.
 
-        `draw_rows` draws the samples, from those that are not held out unless ``whole``.
+        `draw_rows` draws the samples: from all samples if ``whole``, and otherwise from those that
+        are not held out.
         """
         whole, alpha = whole or self.held_rows is None, self.alpha if alpha is None else alpha
         if whole and stride == 1:
@@ -121,19 +130,22 @@ class Problem:
         return replace(part, alpha=alpha, held_out=None, held_rows=None)
 
     def of_rows(self, rows: Tensor) -> Self:  # a mask, indices or a slice
-        """Return the problem for these samples, without held-out samples."""
+        """Return the problem of the chosen samples, which holds out no samples."""
         parts = {name: getattr(self, name) for name in ("mask", "weight")}
         parts = {name: part if part is None else part[rows] for name, part in parts.items()}
         return replace(self, x=self.x[rows], **parts, held_out=None, held_rows=None)
 
     def around(self, baseline: Tensor) -> Self:  # (n_features,)
-        """Return the problem of the samples minus a baseline; held-out samples keep it."""
+        """Return the problem after a baseline has been subtracted from ``x``.
+
+        ``held_out`` has data of its own, which do not change.
+        """
         before = torch.zeros_like(baseline) if self.baseline is None else self.baseline
         return replace(self, x=self.x - baseline.to(self.x), baseline=before + baseline)
 
     @property
     def known(self) -> Tensor:  # of the shape of the data
-        """1 for known entries, 0 for missing ones."""
+        """A mask of 1 for known entries and 0 for missing ones, also if no entry is missing."""
         return self.x.new_ones(()).expand_as(self.x) if self.mask is None else self.mask
 
     @property
@@ -153,14 +165,16 @@ class Problem:
         return values * self.weight.to(values).view(-1, *[1] * (values.ndim - 1))
 
     def no_codes(self) -> Codes:
-        """Return zero codes."""
+        """Return codes that are zero for all samples."""
         return Codes.none(len(self.x))
 
     def first_codes(self, atoms: Tensor) -> Codes:
-        """Return codes to begin with: the lasso's for few atoms, otherwise zeros.
+        """Return codes to begin with: the lasso's solution for few atoms, otherwise zeros.
 
-        Few atoms, as of mixtures, may be nearly collinear. Unsolved codes then lead descent away
-        from good atoms: the error grew from 0.3 to 31 degrees in three epochs.
+        Few atoms are at most a quarter of the number of features. They may be nearly collinear, for
+        example the sources of mixtures. Codes that are not solved would then lead descent away from
+        good atoms: in mixtures the angle between true and found atoms grew from 0.3 to 31 degrees
+        in three epochs.
         """
         is_small = 4 * len(atoms) <= self.x.shape[1] and self.x.device.type == "cpu"
         if not is_small or not len(self.x):
@@ -171,11 +185,12 @@ class Problem:
     def epoch(
         self, atoms: Tensor, codes: Codes, *, refit: bool = False, turn: int | None = None
     ) -> Epoch | DeviceEpoch:
-        """Return the epoch of these atoms, starting from codes of other atoms.
+        """Solve for the codes of given atoms, starting from ``codes``; return the coded data.
 
-        On a CPU, with many atoms, a ``turn`` of 0 or 1 lets new atoms enter the codes of one half
-        of the rows only. The product that selects new atoms is half the cost of an epoch: a search
-        for 2,048 atoms of 128 features takes 0.84 of the time.
+        On a CPU, with 1,024 atoms or more, a ``turn`` of 0 or 1 lets new atoms enter the codes of
+        one half of the rows only. This saves half of the product of residuals with atoms, which
+        selects new atoms and takes half the time of an epoch. A search for 2,048 atoms of 128
+        features takes 0.84 of the time that it takes without turns.
         """
         if self.x.device.type != "cpu":
             return DeviceEpoch(self, atoms, codes, refit=refit)
@@ -188,7 +203,7 @@ class Problem:
         return torch.linalg.vector_norm(self.x, dim=1, dtype=dtype).cpu().double().square()
 
     def project(self, atoms: Tensor) -> Tensor:
-        """Return the nearest atoms of the constraint set."""
+        """Return the nearest atoms of norm 1, non-negative if ``positive_atoms``."""
         return project_atoms(atoms, positive=self.positive_atoms)
 
 
@@ -211,8 +226,8 @@ def auto_alpha(
     Returns
     -------
     float
-        0.07 times the root mean square norm of the samples that are not zero; 1 if all are zero,
-        where any penalty will do.
+        0.07 times the root mean square norm of the samples that are not zero. If all samples are
+        zero, any penalty will do, and it is 1.
     """
     problem = Problem(x, 0.0, mask=mask, weight=weight)
     squares = problem.squares

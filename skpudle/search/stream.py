@@ -1,20 +1,23 @@
-r"""Go on from block to block of rows: online dictionary learning that leaves local minima.
+r"""Learn from a stream of blocks of rows: online dictionary learning that leaves local minima.
 
-Codes of a block solve the lasso for the present atoms, and the atoms adapt to the block. Earlier
-rows hold each atom in place, as strongly as their codes used it: the next atoms minimise
+A block is solved for the codes of the lasso, and the atoms adapt to the block. Earlier rows hold
+each atom near its place, in proportion to the energy of their codes at this atom. The next atoms
+minimise
 
 .. math:: \tfrac12 \|X - Z D\|^2 + \tfrac12 \sum_k a_k \|d_k - d_k^{\mathrm{before}}\|^2, \quad
           a_k \leftarrow \beta_t a_k + \sum_i z_{ik}^2, \quad \beta_t = (1 - n_t / N_t)^\rho,
 
 with ``n_t`` rows in the block and ``N_t`` rows so far. A row that was seen after a share ``s`` of
-the stream has the weight ``s^rho``. (The sums of [1]_ hold all atoms jointly, in a matrix of their
-pairs.)
+the stream has the weight ``s^rho``. (The sums of [1]_ hold all atoms jointly, by a matrix with an
+entry for each pair of atoms.)
 
-The first blocks, and a block that surprises, play rounds as the search: a round adds the directions
-of residuals as atoms, adapts, and removes the atoms that cost least, in this block and in earlier
-ones: a sum with the same weights remembers the cost of each atom. The round counts if it lowers the
-objective, with the costs of removed atoms in earlier blocks. So a population that is new to the
-stream takes spare atoms, and atoms of an earlier population stay.
+The first blocks play *rounds*, as a search does (`skpudle.search.descend`). A later block plays
+rounds if it *surprises*: its mean objective is more than 5 % above that of earlier blocks. A round
+adds the common directions of residuals as new atoms, adapts all atoms, and removes the atoms that
+cost least. The cost of an atom is the rise of the objective without it: in this block, plus a
+weighted sum over earlier blocks. The result of a round is kept if it lowers the objective,
+including the costs of the removed atoms in earlier blocks. So if rows of a new kind appear in the
+stream, spare atoms adapt to them, and the atoms of earlier rows stay.
 
 References
 ----------
@@ -30,42 +33,46 @@ from torch import Tensor
 
 from skpudle.search.descend import PROGRESS, SPLIT, descend, exhaust, remaining, solve_codes, split
 
-# Epochs from zero codes on a new block: three leave the objective .02 % above its minimum.
+# Epochs that solve for the codes of a new block, from zero codes. After three epochs the objective
+# is .02 % above its minimum.
 _REPEATS = 3
-# Most rounds of a block.
+# Largest number of rounds in a block.
 _MOST_ROUNDS = 8
-# Factor by which the objective of a block that surprises exceeds the mean of earlier blocks.
+# A block surprises if its mean objective exceeds the mean of earlier blocks by this factor.
 _SURPRISE = 1.05
-# Largest number of atoms that play rounds.
+# With more atoms than this a stream plays no rounds.
 _MOST_ATOMS = 2048
-# Exponent of forgetting in a stream: after an equal number of new rows, earlier rows have an eighth
-# of their weight. A pass over all rows weights them equally, because their order carries no
-# information.
+# The exponent rho in a stream. When the number of rows has doubled, earlier rows have an eighth of
+# their weight. A pass over the rows of one data set takes 0 instead, so that all rows have equal
+# weights, because their order carries no information.
 FORGETTING = 3.0
-# Least rows of a block, in which atoms have 120 uses on average, of at most 64 MiB.
+# A block has at least this number of rows, if its memory of 64 MiB allows.
 _LEAST_ROWS_OF_BLOCK = 1024
 
 
 def block_rows(n_used, n_components, n_features):
-    """Return the number of rows of a block, given the number of atoms that a row uses."""
+    """Return the number of rows of a block: such that atoms have 120 uses on average.
+
+    ``n_used`` is the mean number of nonzero codes in a row. A block takes at most 64 MiB.
+    """
     row = 20 * n_features + 24 * min(n_components, n_features + 8)
     wanted = max(_LEAST_ROWS_OF_BLOCK, ceil(120 * n_components / max(n_used, 1.0)))
-    # of fewer rows per atom sweeps over the atoms take longer than codes
+    # with fewer than two rows per atom the sweeps over the atoms would take longer than the codes
     least = max(_LEAST_ROWS_OF_BLOCK // 4, 2 * n_components)
     return max(least, min(wanted, 2**26 // row))
 
 
 class Held(NamedTuple):
-    """What earlier rows know of each atom.
+    """The atoms after earlier rows, and how strongly earlier rows hold each atom.
 
     Attributes
     ----------
     atoms : Tensor of shape (n_atoms, n_features)
-        Unit atoms.
+        Unit atoms after the earlier rows.
     energy : Tensor of shape (n_atoms,)
-        Sums of squares of their codes.
+        For each atom the weighted sum of its squared codes in earlier rows.
     cost : Tensor of shape (n_atoms,)
-        Rise of the objective without each atom.
+        For each atom the weighted sum over earlier blocks of the rise of the objective without it.
     """
 
     atoms: Tensor
@@ -73,39 +80,42 @@ class Held(NamedTuple):
     cost: Tensor
 
     def pull(self, atoms, part):  # -> (n, n_features), (n, n)
-        """Return what a slice of the atoms adds to targets and products of a sweep."""
+        """Return what the hold on a slice of the atoms adds to the sums of a sweep over atoms.
+
+        They are the additions to the slice of ``B - A D`` and to the block of ``A``.
+        """
         energy = self.energy[part]
         return energy[:, None] * (self.atoms[part] - torch.as_tensor(atoms[part])), energy.diag()
 
     def strain(self, atoms):  # -> float
-        """Return by how much moved atoms raise the objective of earlier rows."""
+        """Return by how much the objective of earlier rows rises if atoms move to ``atoms``."""
         return float(0.5 * (self.energy * (atoms - self.atoms).square().sum(1)).sum())
 
     def extended(self, atoms):
-        """Return the same with more atoms, which earlier rows have not used."""
+        """Return the same with ``atoms`` appended, which earlier rows have not used."""
         zeros = self.energy.new_zeros(len(atoms))
         return Held(*(torch.cat(pair) for pair in zip(self, (atoms, zeros, zeros), strict=True)))
 
 
 class Stream(NamedTuple):
-    """State between two blocks.
+    """State of a stream between two blocks.
 
     Attributes
     ----------
     held : Held
-        The atoms, and what earlier rows know of them.
+        The atoms, and how strongly earlier rows hold them.
     weight : float
-        Rows so far, by their present weights.
+        Number of rows so far, each with its present weight after forgetting.
     n_rows : float
-        Rows of all processes so far, a sum of weights.
+        Number of rows so far in all processes, each as often as its sample weight says.
     mean : float
-        Mean objective of a row, when it was new.
+        Mean objective of a row, taken before the atoms adapted to the row.
     n_splits : int
-        Largest number of new directions in the next round.
+        Largest number of atoms that the next round adds.
     n_blocks : int
-        Blocks so far.
+        Number of blocks so far.
     loss : float
-        Mean of half the squared residual of a row of the last block.
+        Mean over the rows of the last block of half the squared residual.
     """
 
     held: Held
@@ -118,37 +128,45 @@ class Stream(NamedTuple):
 
     @property
     def atoms(self):
-        """The atoms."""
+        """The atoms after the last block, of shape (n_atoms, n_features)."""
         return self.held.atoms
 
 
 def begin_stream(atoms, energy=None, *, weight=0.0, n_rows=0.0, mean=inf):
-    """Start with the given atoms.
+    """Return the state of a stream that begins with the given atoms.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_atoms, n_features)
         Unit atoms, float64.
     energy : Tensor of shape (n_atoms,), default=None
-        Mean square of their codes in earlier rows; twice an estimate of their costs.
+        For each atom the mean square of its codes in earlier rows. Half of it estimates the cost of
+        the atom for a row. None: no earlier rows.
     weight, n_rows : float, default=0.0
-        Weight and number of the earlier rows.
+        Sum of weights and number of the earlier rows, as in `Stream`.
     mean : float, default=inf
         Mean objective of an earlier row.
+
+    Returns
+    -------
+    Stream
+        The state.
     """
     sums = atoms.new_zeros(len(atoms)) if energy is None else energy * weight
     n_splits = max(1, len(atoms) // SPLIT["few"])
     return Stream(Held(atoms, sums, sums / 2), weight, n_rows, mean, n_splits)
 
 
-def _total(problem):
+def _total(problem):  # -> float
+    """Return the sum of the sample weights of all processes."""
     return float(problem.total(torch.tensor([problem.total_weight], dtype=torch.float64))[0])
 
 
 def objective(problem, atoms, *, unbiased=False):  # -> float
-    """Return the mean objective of a row, in all processes, for atoms and their codes.
+    """Return the mean of the lasso's objective over the rows of all processes, for given atoms.
 
-    ``unbiased`` returns half the squared residual of least squares on the supports of codes.
+    With ``unbiased`` return the mean of half the squared residual instead, for codes that are least
+    squares on the supports of the lasso's codes.
     """
     if unbiased:
         return solve_codes(problem, atoms, _REPEATS, refit=True).unbiased_loss
@@ -157,10 +175,11 @@ def objective(problem, atoms, *, unbiased=False):  # -> float
 
 
 def after_search(coded, n_rows=None):  # -> Stream
-    """Start with the atoms of a search and its coded data.
+    """Return the state of a stream that begins with the result of a search.
 
-    By default its rows count as they are, for a pass over more rows. Otherwise ``n_rows`` in all
-    weigh as those of a stream so far: by the integral of ``s**FORGETTING``.
+    ``coded`` is the coded data of the search. By default each row of it has the weight 1, for a
+    pass over more rows of the same data. With ``n_rows`` the search counts as a stream of this
+    number of rows, whose weights ``s**FORGETTING`` sum up to ``n_rows / (FORGETTING + 1)``.
     """
     n = _total(coded.problem)
     weight = n if n_rows is None else n_rows / (FORGETTING + 1)
@@ -176,16 +195,19 @@ def _adapt(coded, held, most):  # -> coded data
 
 
 def _play_round(coded, held, n_splits, seed):
-    """Return coded data, what holds them, and the fall of the objective; None without a round."""
+    """Add atoms, adapt, remove the same number, and adapt again; None if nothing can be added.
+
+    Return the coded data, the `Held` of the atoms that remain, and the fall of the objective.
+    """
     costs = coded.costs()[0] + held.cost
     found = split(coded, n_splits, seed, costs=costs, keep=True)
     if found is None:
         return None
     more = held.extended(found[0][len(coded.atoms) :])
-    # a first epoch of codes, and at most 8 with more atoms
+    # one epoch that solves for codes, and at most 8 that adapt the atoms
     larger = exhaust(descend(coded.problem, found[0], coded.codes, 1 + 8, earlier=more))
     kept = remaining(larger, len(found[1]), earlier=more.cost)
-    if int(kept.sum()) != len(held.energy):  # removed atoms have each other as heirs
+    if int(kept.sum()) != len(held.energy):  # too few could go, since heirs of removed atoms stay
         return None
     less, codes = Held(*(part[kept] for part in more)), larger.restrict(kept)
     steps = descend(coded.problem, larger.atoms[kept], codes, 1 + 15, earlier=less)
@@ -204,29 +226,32 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
     state : Stream
         State before the block; it is not changed.
     forgetting : float, default=0.0
-        The exponent rho; with 0 all rows count the same.
+        The exponent rho; with 0 all rows have the same weight.
     final : bool, default=False
-        Whether the block is over, although it is too small for rounds.
+        Whether no more rows will join this block. Otherwise a block is too small if atoms have
+        fewer than 30 uses on average.
 
     Returns
     -------
     Stream
         State after the block.
     bool
-        Whether the block is over. If not, only the atoms of the state are new, and the rows have to
-        come again, together with more rows.
+        False if the block is too small and not final. The state then has new atoms and no more, and
+        the caller has to pass the rows again, together with more rows.
     """
     n, p = _total(problem), len(state.atoms)
     n_rows = state.n_rows + n
     fade = (1 - n / n_rows) ** forgetting
     weight, energy, cost = (fade * sums for sums in (state.weight, *state.held[1:]))
-    held = Held(state.atoms, energy, cost * n / max(weight, 1.0))  # the cost of as many rows
+    # the cost in earlier blocks counts as that of as many rows as the new block has
+    held = Held(state.atoms, energy, cost * n / max(weight, 1.0))
     coded, n_epochs = solve_codes(problem, state.atoms, _REPEATS), ceil(40 * n / n_rows)
     new = coded.objective / n
     surprises = new > _SURPRISE * state.mean
     if not surprises:
         coded = _adapt(coded, held, n_epochs)
-    # blocks of 1,000 rows found all of 60 atoms of a new population with 33 uses
+    # A block is large enough for rounds if atoms have 30 uses on average. After a change of the
+    # planted atoms, blocks of 1,000 rows with 33 uses found all of the 60 new atoms.
     is_large = coded.n_entries >= 30 * p
     if not (is_large or final):
         coded = _adapt(coded, held, n_epochs) if surprises else coded
@@ -242,7 +267,9 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
         if found is not None and found[2] > 0:
             coded, held, _ = found
     if surprises:
-        if coded.objective / n > _SURPRISE * state.mean:  # too few atoms: follow the new rows
+        # If rounds do not help, atoms are too few for earlier and new rows together. Earlier rows
+        # then lose weight, so that atoms follow the new rows.
+        if coded.objective / n > _SURPRISE * state.mean:
             less = (state.mean * n / coded.objective) ** 2
             held, weight = held._replace(energy=less * held.energy), less * weight
         coded = _adapt(coded, held, n_epochs)

@@ -1,32 +1,38 @@
-r"""Learn the units of rows: a baseline, outliers, and noise that differs.
+r"""Learn the *units* of rows: a baseline, outliers, and noise that differs between entries.
 
-A row is
+A row of data is taken to be
 
 .. math:: x_{ij} = b_j + (z_i D)_j + o_{ij} + s_i t_j \varepsilon_{ij},
 
 with a baseline :math:`b`, sparse outliers :math:`o` (entries, or whole rows), and noise of a scale
-:math:`t_j` for each feature and :math:`s_i` for each row. In units of the noise, :math:`(x_{ij} -
-b_j) / (s_i t_j)`, without the outliers, all methods that assume equal noise are right: one penalty,
-exact codes, errors of held-out entries.
+:math:`t_j` for each feature and :math:`s_i` for each row. In *units* of the noise an entry becomes
+:math:`(x_{ij} - b_j) / (s_i t_j)`, and outliers do not count. There the noise is equal, so one
+penalty is right for all entries, and errors of held-out entries compare.
 
-A search assumes equal noise. What it gets is learned from a sample of rows, from atoms that settle
-there from the same rows for all seeds, so that all fits of the same data decide alike:
+A search assumes equal noise. This module learns the units before the search, from a sample of the
+rows. For that, atoms *settle*: they descend from initial atoms that are the same for all seeds, so
+that all fits of the same data decide alike. *Hidden* entries are entries that codes of the visible
+entries of the row predict (`skpudle.search.held_out`).
 
-1. *Suspects* are entries far from their column's median, and long rows. If they hold the energy of
-   an atom, atoms of half of the rows predict the suspects of the other half, which are hidden in
-   turn. Of signals more than a tenth is predicted. Otherwise atoms settle without the suspects,
-   which are outliers if these atoms predict the usual entries better, from the usual entries alone.
-2. The *baseline* is taken if it saves most rows a code, as an offset does, which is an atom in all
-   rows. Where codes are not centred, rows minus their mean have no sparse codes.
-3. An entry is an *outlier* if the lasso gives it an error of its own, as an atom beside the atoms:
-   the minimum of :math:`\frac12 \|x - z D - o\|^2 + \alpha \|z\|_1 + \sum_j l_j |o_j|` is that of
-   the loss of Huber with the limit :math:`l_j`, five deviations of the noise.
-4. After the search, hidden entries tell whether the *noise of features* differs. It is taken into
-   account if it hides signals, if entries that are seen have residuals, too (what atoms cannot
-   predict is no noise), and if hidden entries are predicted better in units of the noise.
+1. *Suspects* are entries far from the median of their column, and long rows. They matter if their
+   energy exceeds that of the mean atom. Then atoms are learned from half of the rows, with the
+   suspects, and predict the hidden suspects of the other half. If more than a tenth of the energy
+   is predicted, the suspects are signals. Otherwise atoms are learned without the suspects. The
+   suspects are outliers if these atoms predict the remaining, *usual* entries better.
+2. A *baseline*, the mean, is subtracted if rows then have fewer nonzero codes: half a code less on
+   average. (Without a baseline one atom in all rows has to stand for it.) Where codes do not have
+   mean zero, subtracting the mean makes codes less sparse, so there is no baseline.
+3. An entry is an *outlier* if the lasso gives it an error of its own, as if each entry had an atom
+   of its own. The minimum of :math:`\frac12 \|x - z D - o\|^2 + \alpha \|z\|_1 + \sum_j l_j |o_j|`
+   is that of Huber's loss with the limit :math:`l_j`, five standard deviations of the noise.
+4. After the search, errors of hidden entries show whether the *noise of features* differs. Units of
+   features are taken if the noise hides signals, if visible entries have residuals, too (otherwise
+   the errors come from missing structure rather than from noise), and if hidden entries are
+   predicted better in these units.
 
-Variances of hidden entries need no degrees of freedom. Those of residuals do, and drift: each round
-divides by them, and features of large weight are fitted better in the next round.
+The variance of hidden entries needs no degrees of freedom. Residuals of visible entries would need
+them, and would drift: a feature that is divided by a small residual weighs more, is fitted better,
+and has an even smaller residual in the next round.
 
 .. [1] J. Chen and Z. Chen, "Extended Bayesian information criteria for model selection with large
    model spaces", Biometrika 95, 2008.
@@ -49,86 +55,99 @@ from skpudle.search._epoch import draw_rows, spread_rows
 from skpudle.search.descend import SETTLES, descend, exhaust, first_stride, play_rounds, settle
 from skpudle.search.problem import auto_alpha
 
-# An entry is far from 5 standard deviations on: one in 2 million entries of normal noise.
+# An entry is far if it lies more than 5 standard deviations from the median of its column. Normal
+# noise has one such entry in 2 million.
 _FAR = 5.0
-# An error of its own costs 1.5 times a code of a unit atom, where noise is low: atoms explain a row
-# of many codes first. Rows of usual entries that 1 takes for outliers have errors of 1.2 to 3.4 of
-# the noise in three sets, and .5 to .7 with 1.5; with 3 atoms learn the spikes of planted families.
+# Where noise is low, an error of an entry of its own costs 1.5 times a code of a unit atom, so that
+# atoms explain a row first. With 1 instead, in three data sets rows of usual entries are taken for
+# outliers and have errors of 1.2 to 3.4 times the noise, and .5 to .7 times the noise with 1.5.
+# With 3, atoms learn planted spikes.
 _DEARER = 1.5
-# A row is long from 3 times the median norm on: norms of rows of k normal codes vary by a share of
-# (2 k)**-0.5.
+# A row is long if its norm is more than 3 times the median norm. (The norm of a row with k normal
+# codes has a relative standard deviation of (2 k)**-0.5.)
 _LONG = 3.0
-# At most a tenth are outliers, which is the breakdown point of the deviations; more are the data.
+# At most this share of entries or rows are outliers. If more are far or long, they are data. The
+# estimate of standard deviations tolerates the same share of outliers.
 _MOST = 0.1
-# The quantile of 1 - _MOST of |e| for normal noise.
+# The 0.9 quantile (1 - _MOST) of the modulus of a standard normal variable.
 _TENTH = 1.645
-# The least unpredicted share of the energy of an outlying row, which varies: it is 1.0 to 1.3 on
-# average. Of all suspects together nine tenths are unpredicted: .80 to 2.0 in planted outliers, at
-# most .88 in 9 of 460 random families of clean rows, whose fits without these suspects have 1.1 to
-# 490 times the error.
+# A long row is an outlier if at least this share of its energy is not predicted. In outlying rows
+# the share is 1.0 to 1.3 on average, and varies. For all suspects together the limit is nine tenths
+# (1 - _WORTH): the share is .80 to 2.0 in planted outliers. In clean rows it is at most .88 in 9 of
+# 460 random families of data, whose fits without the suspects have 1.1 to 490 times the error.
 _UNPREDICTED = 0.5
-# The least gain that pays, of the logarithms of errors and of variances: a tenth.
+# The least gain that pays, as a difference of logarithms of errors or variances: about a tenth.
 _WORTH = 0.1
-# Codes a row that a baseline saves, and the epochs after which it does: an offset is an atom in all
-# rows, and costs each row a code; later atoms have grown into it.
+# A baseline is taken if rows have this number of nonzero codes less with it, on average, after this
+# number of epochs. An offset costs each row a code at first; after more epochs atoms have grown to
+# contain parts of the offset.
 _SAVED, _BRIEF = 0.5, 10
-# Standard errors of a gain: one in a thousand by chance.
+# A gain has to exceed this number of its standard errors, which happens by chance once in 1,000.
 _SURE = 3.0
-# Noise hides signals if log(noise) correlates so with log(noise / signal): it differs 4 / 3 as much
-# as signals do.
+# The noise of features hides signals if the correlation of log(noise) with log(noise / signal),
+# over the features, exceeds this number. If noise and signal are independent, this means that
+# log(noise) varies more than 4 / 3 times as much as log(signal).
 _HIDES = 0.8
-# Least energy of residuals as a share of that of errors of hidden entries. It is .05 to .98 where
-# noise differs (15 of 16 draws of 12 to 60 features), 0 to .04 in clean rows of 6 to 10 features.
+# Least energy of residuals of visible entries, as a share of the energy of errors of hidden
+# entries, for noise to differ. In 15 of 16 random draws of data with unequal noise, of 12 to 60
+# features, the share is .05 to .98. In clean rows of 6 to 10 features it is 0 to .04.
 _RESIDUAL = 0.05
-# Squared standard errors of a mean that is no baseline.
+# A mean whose square is below this number of squared standard errors is taken for zero.
 _NEAR = 16.0
-# Rows to learn from, or rows for each atom and feature, of up to so many entries; half of them let
-# atoms settle, and a quarter of the rows for each atom decide on a baseline. Most atoms, since
-# their number hardly changes residuals, and rows that judge or screen.
+# Size of the sample of rows that units are learned from: _ROWS, or _ROWS_PER_ATOM for each atom or
+# feature if that is more, but at most _ENTRIES entries. Half of the sample lets atoms settle. A
+# quarter of _ROWS_PER_ATOM for each atom decides on a baseline.
 _ROWS, _ROWS_PER_ATOM, _ENTRIES = 4096, 32, 2**19
+# Largest number of atoms, since more atoms hardly change residuals; number of rows whose hidden
+# entries judge; and of rows whose hidden entries decide first whether noise may differ.
 _ATOMS, _JUDGES, _SCREENED = 256, 300, 100
-# Least rows, and rows for each atom, that decide. Atoms of fewer rows do not predict, and all harm
-# among 160 families of clean rows came from families with 0.7 to 2.5 rows for an atom.
+# Least number of rows, and of rows for each atom, from which to decide anything. Atoms that were
+# learned from fewer rows do not predict: among 160 random families of clean rows, units made fits
+# worse only in families with 0.7 to 2.5 rows for each atom.
 _LEAST_ROWS, _FEW = 60, 4
-# Epochs in which atoms settle again; rounds of outliers, of features and of rows; the
-# change that ends rounds.
+# Epochs in which atoms settle again after a change of units; numbers of rounds for outliers, for
+# the noise of features and for the noise of rows. Rounds end when no log(scale) changes by _STILL.
 _AGAIN, _ROBUST, _ROUNDS, _ROUNDS_OF_ROWS, _STILL = 8, 4, 8, 3, 0.05
-# Factors on the penalty of codes that predict hidden entries.
+# Factors on the penalty of codes that predict hidden entries; the best one is taken.
 _PENALTIES = 2.0, 1.0, 0.5
-# Factors on the penalty of codes whose residuals are the noise of a row. With the first alone quiet
-# rows of 50 dB, in which a code is missed, have 17 times the error.
+# Factors on the penalty of codes whose residuals estimate the noise of a row. With the factor 1
+# alone, codes of rows with a signal-to-noise ratio of 50 dB miss an atom, and the estimated noise
+# of these rows is 17 times too large.
 _PENALTIES_OF_ROWS = 1.0, 0.5, 0.25
-# Share of rows that are less noisy than the least scale of a row.
+# The least scale of a row is this quantile of the scales of all rows.
 _LEAST_SCALE = 0.02
-# Share of the median variance below which a feature or row is constant.
+# A feature or row is constant if its variance is below this share of the median variance.
 _CONSTANT = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """A baseline, outliers, and how the noise of entries differs.
+    """The units of rows: a baseline, the limits of outliers, and the noise of features and rows.
 
     Parameters
     ----------
     intercept : Tensor of shape (n_features,), default=None
         The baseline; None is zero.
     scale : Tensor of shape (n_features,), default=None
-        Noise of features, of geometric mean 1; None if it is equal.
+        Standard deviations of the noise of features, divided by their geometric mean; None if they
+        are equal.
     rows : tuple (mean, variance, least), default=None
-        Mean and variance of the logarithms of the variances of rows, which shrink the estimate of a
-        new row, and the smallest scale of a row; None if their noise is equal.
+        Mean and variance, over rows, of the logarithm of a row's noise variance; they shrink the
+        estimate for a new row. Then the smallest scale of a row. None if the noise of rows is
+        equal.
     limit : Tensor of shape (n_features,), default=None
-        The largest error of an entry, in units of the features' noise. An entry with an error of
-        its own is missing. None: all entries count.
+        The largest error of an entry that counts, in units of the noise of features. An entry with
+        a larger error is treated as missing. None: all entries count.
     norm : float, default=None
-        Root mean square entry of the median row. A fit leaves out longer rows that atoms do not
-        predict; `transform` does not.
+        Root mean square entry of the median row. A fit leaves out rows that are more than 3 times
+        as long and that atoms do not predict; `transform` does not.
     atoms : Tensor of shape (n_components, n_features), default=None
-        Unit atoms, in units of the noise, that explain rows.
+        Atoms of norm 1, in units of the noise. Their codes decide on the noise of a row and on
+        outliers.
     alpha : float, default=None
-        Penalty of their codes.
+        Penalty of the codes of ``atoms``.
     positive_code : bool, default=False
-        Whether these codes are non-negative.
+        Whether the codes of ``atoms`` are non-negative.
     """
 
     intercept: Tensor | None = None
@@ -142,36 +161,37 @@ class Units:
 
     @property
     def looks_at_rows(self):
-        """Whether the units of a row depend on its entries."""
+        """Whether units depend on the entries of a row, by its noise or its outliers."""
         return not (self.rows is self.limit is self.norm is None)
 
     @property
     def is_equal(self):
-        """Whether all entries count, with the same noise."""
+        """Whether all entries count and have the same noise; there may be a baseline."""
         return self.scale is None and not self.looks_at_rows
 
     @property
     def changes_nothing(self):
-        """Whether rows stay as they are."""
+        """Whether rows in these units are equal to the data."""
         return self.intercept is None and self.is_equal
 
     def of_new_rows(self):
-        """Return the units of rows outside of a fit, where all rows count."""
+        """Return the units for rows outside of a fit, where no whole row is left out."""
         return replace(self, norm=None)
 
     def limit_in_data(self):  # -> (n_features,)
-        """Return the limit in the units of the data."""
+        """Return ``limit``, the largest errors of entries, in the units of the data."""
         return self.limit if self.scale is None else self.limit * self.scale.to(self.limit)
 
     def centre(self, x):  # (n, n_features) -> the same
-        """Return rows without the baseline, in units of the features' noise."""
+        """Return rows minus the baseline, divided by the noise of features."""
         x = x if self.intercept is None else x - self.intercept.to(x)
         return x if self.scale is None else x / self.scale.to(x)
 
     def enter(self, x, mask=None):  # -> x, mask, scales (n, 1) or None
-        """Return rows in units of the noise, the entries that count, and the scale of each row.
+        """Return rows in units of the noise, the mask of the entries that count, and row scales.
 
-        A row is taken alone: its scale and its outliers follow from its own entries.
+        ``x`` and ``mask`` are (n, n_features). The scale and the outliers of a row depend on the
+        entries of this row alone.
         """
         x = self.centre(x)
         if not self.looks_at_rows:
@@ -183,7 +203,7 @@ class Units:
         return (x, known, None) if self.rows is None else (x / scale, known, scale)
 
     def _enter(self, x, known):  # -> known, scale
-        unit = 2.0 ** round(log2(self.alpha))  # no square overflows
+        unit = 2.0 ** round(log2(self.alpha))  # divided by this, no square overflows
         y, counts = torch.where(known > 0, x, 0.0).double() / unit, known.double()
         how = self.atoms.to(y), self.alpha / unit, self.positive_code
         scale = torch.ones_like(y[:, :1])
@@ -199,17 +219,17 @@ class Units:
         return counts.to(known), scale.to(x)
 
     def of_features(self, features):
-        """Return the units of some features."""
+        """Return the units of the chosen features."""
         parts = {name: getattr(self, name) for name in ("intercept", "scale", "limit")}
         known = {name: part[..., features] for name, part in parts.items() if part is not None}
         return replace(self, **known)
 
     def to_user(self, atoms):  # (p, n_features) -> the same
-        """Return atoms in the units of the data, with the norms that they have in the noise's."""
+        """Return atoms in the units of the data, scaled to their norms in units of the noise."""
         return atoms if self.scale is None else _with_norms(atoms * self.scale.to(atoms), atoms)
 
     def from_user(self, atoms):  # (p, n_features) -> the same
-        """Return the inverse of `to_user`."""
+        """Return atoms in units of the noise, with the norms of ``atoms``: inverts `to_user`."""
         return atoms if self.scale is None else _with_norms(atoms / self.scale.to(atoms), atoms)
 
     def gains(self, atoms):  # (p, n_features) of `to_user` -> (p,)
@@ -220,10 +240,11 @@ class Units:
         return gains.nan_to_num(1.0, 1.0).flatten()
 
 
-CENTRED = Units()  # equal noise around zero
+CENTRED = Units()  # equal noise, no baseline, no outliers
 
 
 def _with_norms(atoms, others):
+    """Return ``atoms`` scaled to the norms of ``others``."""
     norms = atom_norms(atoms)
     return atoms * torch.where(norms > 0, atom_norms(others) / norms, 1.0)
 
@@ -232,11 +253,12 @@ def _with_norms(atoms, others):
 
 
 def _variances(x, known, atoms, alpha, positive):  # -> (n,), (n,)
-    """Return the variances of the noise of rows, and their degrees of freedom.
+    """Estimate the variance of the noise of each row, and its degrees of freedom, from residuals.
 
-    A quiet row needs a smaller penalty: an atom that its codes miss would count as noise. Each row
-    takes the support of the path with the least extended information criterion, which allows for
-    the choice of ``k`` of ``p`` atoms [1]_, among those of at most half of the entries.
+    A quiet row needs a smaller penalty, since an atom that its codes miss would count as noise. So
+    each row is coded at three penalties. It takes the codes with the least extended information
+    criterion, which allows for the choice of ``k`` of ``p`` atoms [1]_. Codes with more nonzero
+    entries than half of the row's known entries are excluded.
     """
     n, best = known.sum(1), torch.full_like(x[:, 0], inf)
     variances, free = torch.zeros_like(best), torch.zeros_like(best)
@@ -253,9 +275,10 @@ def _variances(x, known, atoms, alpha, positive):  # -> (n,), (n,)
 
 
 def _usual_entries(x, known, atoms, alpha, positive, limit):  # -> (n, m)
-    """Return the entries without an error of their own beyond the limit, see the module.
+    """Return the mask ``known`` without outliers: entries with an error beyond ``limit`` (m,).
 
-    Errors are free of the lasso's bias. Its penalty is at most a share of the least limit: where
+    The lasso solves for codes and for an error of each entry, see the module; then both are freed
+    of the lasso's bias. The penalty of codes is lowered to the least limit over 1.5 at most: where
     noise is low, codes would otherwise cost more than errors of all entries.
     """
     alpha = min(alpha, float(limit.min()) / _DEARER)
@@ -268,21 +291,22 @@ def _usual_entries(x, known, atoms, alpha, positive, limit):  # -> (n, m)
 
 
 def _outlying_rows(x, known, atoms, alpha, positive, norm):  # -> (n,) bool
-    """Mark long rows whose hidden entries are not predicted."""
+    """Mark rows that are over 3 times as long as ``norm`` and whose hidden entries atoms miss."""
     squares = (x * known).square().sum(1)
     found = squares > (_LONG * norm) ** 2 * known.sum(1)
     y, known = x[found], known[found]
-    y = y * norm * (known.sum(1) / squares[found]).sqrt()[:, None]  # of the usual length
+    y = y * norm * (known.sum(1) / squares[found]).sqrt()[:, None]  # scaled to the median length
     errors, _ = _predict(y, known, atoms, alpha, positive, factors=(1.0,))
     found[found.clone()] = errors.sum(1) > _UNPREDICTED * (y * known).square().sum(1)
     return found
 
 
 def _predict(x, known, atoms, alpha, positive, *, judged=None, factors=_PENALTIES):
-    """Return squared errors and predictions of entries that are hidden in turn, (n, m) each.
+    """Predict entries that are hidden in turn; return squared errors and predictions, (n, m) each.
 
-    They are those of the penalty, and of the lasso or of least squares, with the least error of the
-    entries that are ``judged``.
+    Codes are those of the lasso or of least squares on its supports, at ``alpha`` times one of the
+    ``factors``: the combination with the least error of the entries that ``judged`` marks, which
+    are all known entries by default.
     """
     found = x.new_zeros(2 * len(factors), *x.shape)
     for seen, hidden in held_out.hide_in_turn(torch.arange(x.shape[1])):
@@ -307,14 +331,21 @@ def _quantiles(x, *shares):  # (n, m), with NaN for gaps -> (m,) each, 0 without
 
 
 def _deviations(distances):  # (n, m), with NaN for gaps -> (m,)
-    """Return standard deviations by two quantiles of distances; infinite where most are zero."""
+    """Estimate the standard deviation of each column from distances to its centre.
+
+    It is the larger of two estimates, by the median and by the 0.9 quantile; infinite if both are
+    zero.
+    """
     half, outer = _quantiles(distances, 0.5, 1 - _MOST)
     found = torch.maximum(half / held_out.MEDIAN_OF_NORMAL, outer / _TENTH)
     return torch.where(found > 0, found, inf)
 
 
 def _limit(residuals, counts):  # -> (m,)
-    """Return the limit of errors of usual entries: deviations of each feature, or of all."""
+    """Return the largest error of a usual entry of each feature: five standard deviations.
+
+    The standard deviation is that of the residuals of the feature or, if larger, of all residuals.
+    """
     distances = torch.where(counts > 0, residuals.abs(), torch.nan)
     of_each = _deviations(distances)
     of_each = torch.where(of_each < inf, of_each, 0.0)
@@ -322,11 +353,16 @@ def _limit(residuals, counts):  # -> (m,)
 
 
 def _median_size(size):  # (n,) -> scalar
+    """Return the median of the positive sizes; infinite if no size is positive."""
     return size[size > 0].median() if bool(size.any()) else size.new_tensor(inf)
 
 
 def _suspects(x, known, *, centres):  # -> (n, m) bool, (n,) bool
-    """Mark far entries, in deviations of their column and of their row, and long rows."""
+    """Mark suspects: entries far from the median of their column, and long rows.
+
+    An entry is far beyond 5 standard deviations of its column; in a row of large entries this limit
+    grows with the median entry of the row. Without ``centres`` distances are from zero.
+    """
     y = torch.where(known > 0, x, torch.nan)
     y = y - _quantiles(y, 0.5)[0] if centres else y
     distances = y.abs() / _deviations(y.abs())
@@ -339,7 +375,12 @@ def _suspects(x, known, *, centres):  # -> (n, m) bool, (n,) bool
 
 
 def _shrink(variances, n):  # (k,), (k,) -> deviations, mean and variance of logarithms
-    """Return deviations of geometric mean 1; logarithms shrink by their sampling error, 2 / n."""
+    """Return the square roots of variances, shrunk to their mean and divided by the geometric mean.
+
+    A variance was estimated from ``n`` numbers, so its logarithm has the sampling error ``2 / n``,
+    and shrinks accordingly. Also return the mean of the logarithms, and their variance without the
+    sampling error.
+    """
     usual = (n > 1) & (variances > _CONSTANT * variances.median())
     scales = torch.ones_like(variances)
     if int(usual.sum()) < 2:
@@ -354,14 +395,21 @@ def _shrink(variances, n):  # (k,), (k,) -> deviations, mean and variance of log
 
 
 def _is_worse(one, other, least=_WORTH, errors=_SURE):
-    """Return whether logarithms of errors are larger on average, by so much and beyond chance."""
+    """Return whether log(one) exceeds log(other) on average, beyond ``least`` and beyond chance.
+
+    Both are squared errors or variances, of shape (n,), and compared pair by pair. Chance ends at
+    ``errors`` standard errors of the mean difference.
+    """
     logs = [(squares + 1e-300).log() for squares in (one, other)]
     predictions = (held_out.Prediction(squares, float(squares.sum())) for squares in logs)
     return float((logs[0] - logs[1]).mean()) > least and held_out.worse(*predictions, errors)
 
 
 def _differs(noise, signal, n):  # (m,) each -> bool
-    """Return whether noise differs, and hides signals."""
+    """Return whether the noise of features differs, and hides signals, see `_HIDES`.
+
+    ``noise`` and ``signal`` are variances, and ``n`` the numbers of entries behind each of them.
+    """
     usual = (noise > _CONSTANT * noise.median()) & (signal > _CONSTANT * signal.median())
     if int(usual.sum()) < 3 or not _shrink(noise, n)[2] > _WORTH:
         return False
@@ -373,8 +421,12 @@ def _differs(noise, signal, n):  # (m,) each -> bool
 
 
 def _settle(problem, n_components, atoms=None, n_epochs=SETTLES):  # -> Epoch
-    """Return the epoch of atoms that have settled, by default from the same rows for all seeds."""
-    if atoms is None:  # in some of the rows, and then in all of them
+    """Let atoms descend until they stall, and return the coded data of the last epoch.
+
+    By default the atoms start from samples, the same for all seeds, and first settle on a sample of
+    the rows.
+    """
+    if atoms is None:
         n = _ROWS_PER_ATOM // 4 * max(n_components, problem.x.shape[1])
         part = problem.thinned(max(1, len(problem.x) // n))
         given = part.x, n_components, "data", torch.Generator().manual_seed(0)
@@ -385,16 +437,18 @@ def _settle(problem, n_components, atoms=None, n_epochs=SETTLES):  # -> Epoch
 
 
 def _find_missing(problem, atoms):  # -> atoms
-    """Return atoms after the rounds of a search, which find missing ones."""
+    """Return atoms after the rounds of a search, which find atoms that descent has missed."""
     settled, _ = exhaust(settle(problem, atoms, first_stride(problem, len(atoms))))
     return exhaust(play_rounds(settled)).atoms
 
 
 class _Sample:
-    """Rows that units are learned from, divided by the unit of a problem.
+    """Rows that units are learned from, and the units so far.
 
-    ``counts`` marks the entries that count, and ``centre``, ``scale`` and ``row_scale`` are the
-    present units.
+    ``x`` and ``known`` (n, m) are the rows, divided by the unit of the problem, and their mask.
+    ``counts`` (n, m) is 1 for the entries that count: known entries without outliers. The units so
+    far are ``centre`` (m,), the baseline, ``scale`` (m,), the noise of features, and ``row_scale``
+    (n, 1), the noise of rows.
     """
 
     def __init__(self, problem, n_components):
@@ -403,7 +457,8 @@ class _Sample:
         n_drawn = min(n, max(_ENTRIES // m, 1024))
         rows, weight = draw_rows(n_rows, n_drawn, problem.weight)
         part = replace(problem.of_rows(rows), weight=weight)
-        distinct = held_out.match_equal_rows(part.x, part.mask).unique()  # judges have no copies
+        # without copies of rows: a row that judges has no copy among the rows that atoms learn from
+        distinct = held_out.match_equal_rows(part.x, part.mask).unique()
         part = part.of_rows(distinct)
         self._part = part = replace(part, x=part.x.cpu().double())
         self.x, self.unit, self.positive = part.x, part.unit, part.positive_code
@@ -416,24 +471,30 @@ class _Sample:
         self._n_settle = n // 2
 
     def in_units(self, rows=slice(None)):
-        """Return some rows in the present units."""
+        """Return the chosen rows in the units so far, including entries that do not count."""
         return (self.x[rows] - self.centre) / (self.scale * self.row_scale[rows])
 
     def rows(self, n, among=None):
-        """Return the numbers of some rows with entries that count."""
+        """Return the numbers of ``n`` rows that have entries that count, in increasing order.
+
+        ``among`` (n_rows,) marks the rows to choose from.
+        """
         used = self.counts.any(1) if among is None else among & self.counts.any(1)
         used = used.nonzero().flatten()
         return used[spread_rows(len(used), n)]
 
     def problem(self, among=None, n=None):
-        """Return the problem of some rows with entries that count."""
+        """Return the problem of ``n`` rows in the units so far, with the usual penalty.
+
+        Entries that do not count are missing. ``among`` marks the rows to choose from.
+        """
         rows = self.rows(n or self._n_settle, among)
         x, mask = self.in_units(rows), held_out.gaps_in(self.counts[rows])
         part = replace(self._part.of_rows(rows), x=x, mask=mask)
         return replace(part, alpha=auto_alpha(x, mask=mask, weight=part.weight))
 
     def mean(self):  # -> (m,), bool
-        """Return the mean of the entries that count, and whether it is far from zero."""
+        """Return the mean of each feature's entries that count, and whether it is far from zero."""
         weight = self.weighted(self.counts)
         n = weight.sum(0).clamp_min(1e-300)
         mean = (weight * self.x).sum(0) / n
@@ -441,9 +502,11 @@ class _Sample:
         return mean, float(mean.square().sum()) > _NEAR * float(errors.sum())
 
     def take_mean(self, asked, n_unfoldings):
-        """Take the mean as the baseline if it is asked for, saves codes, or halves the residuals.
+        """Take the mean as the baseline if ``asked`` is True, or "auto" and the data speak for it.
 
-        Residuals are those of a number of unfoldings, which may not reach the codes of a mean.
+        They do if rows then have half a nonzero code less, or if an encoder of ``n_unfoldings``
+        leaves half of the squared residual. (Few unfoldings cannot reach the large code of an atom
+        that stands for the mean.)
         """
         mean, is_far = self.mean()
         if asked == "auto" and is_far and not self.positive and self.is_large:
@@ -461,16 +524,18 @@ class _Sample:
                     left.append((residual * self.counts[self.rows(n)]).square().sum(1))
             asked = n_codes[1] - n_codes[0] > _SAVED
             if n_unfoldings and not asked:
-                # Three unfoldings leave .34 of the variance of digits without a baseline, .12 with
-                # it, and equal shares of sums of positive codes, whose atoms a baseline bends.
+                # Three unfoldings leave .34 of the variance of digits without a baseline, and .12
+                # with one. In planted data with positive codes, whose atoms a baseline would bend,
+                # both shares are equal.
                 asked = _is_worse(left[1], left[0], log(2))
         self.centre = mean if asked is True else 0 * mean
 
     def hidden(self, atoms, n_rows=_JUDGES, alpha=None, among=None):  # -> three of (m,)
-        """Return the noise and the signal of hidden entries, and the number of rows behind each.
+        """Return the noise and the signal of each feature's hidden entries, and numbers of errors.
 
-        They are mean squares of errors and of predictions. A mean square of errors with heavy tails
-        varies as that of fewer normal errors.
+        Noise is the mean square of prediction errors, and signal the mean square of predictions, in
+        the units of the problem. The number is that of normal errors whose mean square varies as
+        much; it is smaller than the number of rows if errors have heavy tails.
         """
         rows = self.rows(n_rows, among)
         x, known = self.in_units(rows), self.counts[rows]
@@ -484,7 +549,10 @@ class _Sample:
     # -------------------------------------------------------------- outliers
 
     def find_suspects(self, n_components, *, centres):  # -> far entries, long rows; or None
-        """Mark suspects and let the other entries count, if suspects hold the energy of an atom."""
+        """Return the suspects, which then do not count, if they have the energy of a mean atom.
+
+        Otherwise return None, and all known entries count.
+        """
         far, long = _suspects(self.x, self.known, centres=centres)
         self.counts = self.known * ~(far | long[:, None])
         squares = self.weighted((self.x - self.mean()[0] * centres).square())
@@ -494,10 +562,13 @@ class _Sample:
         self.counts = self.known
 
     def are_outliers(self, far, long):
-        """Return whether suspects are not predicted, and usual entries are predicted better.
+        """Return whether suspects are outliers: not predicted, and better left out of training.
 
-        Atoms of each half of the rows predict rows of the other half. The first half decides alone
-        if it predicts half of the suspects, or gains twice as surely as both halves have to.
+        Atoms are learned from each half of the rows, with and without suspects, and predict the
+        other half. The answer is True if at least nine tenths of the energy of suspects is not
+        predicted, and usual entries are predicted better by the atoms learned without suspects. The
+        first half alone decides for False if it predicts half of the energy of the suspects, and
+        for True if the gain exceeds twice the usual number of standard errors.
         """
         usual = self.known * ~(far | long[:, None])
         suspected, sums, errors = self.known - usual, 0.0, []
@@ -527,14 +598,19 @@ class _Sample:
         return _is_worse(*gain)
 
     def separate(self, far, long):  # -> Units, or None if more than a tenth are outliers
-        """Let outliers follow from atoms of the usual entries, in units of the features."""
+        """Find outliers by atoms that settle without the suspects; return the units.
+
+        Each round codes the rows in the units so far, finds the limits of errors, marks the
+        outliers, and lets atoms settle without them. The noise of features is learned on the way,
+        and kept if it differs and predicts hidden entries better.
+        """
         atoms, first = _settle(self.problem(), self.n_components).atoms, None
         for i in range(_ROBUST + 1):
             problem = self.problem()
             how = problem.alpha, self.positive
             if i:
                 atoms = _settle(problem, len(atoms), atoms, _AGAIN).atoms
-            else:  # long rows come back if they are predicted
+            else:  # long rows count again if atoms predict at least half of their energy
                 atoms, known = _find_missing(problem, atoms), self.known.clone()
                 x, usual = self.in_units(long), known[long] * ~far[long]
                 errors = _predict(x, usual, atoms, *how)[0].sum(1)
@@ -564,7 +640,7 @@ class _Sample:
         )
 
     def units(self, atoms=None, alpha=None):
-        """Return the present units, with atoms and their penalty if rows are looked at."""
+        """Return the units so far, with the given atoms and their penalty."""
         centred, equal = bool(self.centre.any()), bool((self.scale == 1).all())
         return Units(
             intercept=self.centre * self.unit if centred else None,
@@ -575,7 +651,7 @@ class _Sample:
         )
 
     def enter(self, units):
-        """Take units that have been learned."""
+        """Replace the units so far by ``units``, and find outliers and the noise of rows anew."""
         if units.intercept is not None:
             self.centre = units.intercept.to(self.x) / self.unit
         self.scale = self.scale if units.scale is None else units.scale.to(self.x)
@@ -585,13 +661,15 @@ class _Sample:
     # -------------------------------------------------------------- noise that differs
 
     def learn_features(self, atoms, *, asked=False):  # -> atoms, or None if noise stays equal
-        """Take the noise of features from hidden entries, while atoms settle in its units.
+        """Learn the noise of features from hidden entries, in rounds; return the settled atoms.
 
-        Half of the rows tell the noise. Its units have to predict the other half better by the same
-        atoms: atoms that settle longer predict better in any units.
+        In each round atoms settle in units of the noise so far. Unless ``asked``, the noise is
+        learned from half of the rows, and has to differ. In the first round the new units have to
+        predict the other half better, by the same atoms: atoms that settle longer would predict
+        better in any units.
         """
         half = torch.arange(len(self.x)) % 2 == 0
-        # all rows if asked: a column may differ from zero in a single row
+        # if asked, all rows tell the noise, since a column may be nonzero in a single row
         told = dict(n_rows=len(self.x)) if asked else dict(among=half)
         noise, signal, n = self.hidden(atoms, **told)
         if not (asked or _differs(noise, signal, n)):
@@ -609,7 +687,7 @@ class _Sample:
         return atoms
 
     def learn_noise(self, noise):  # -> Units
-        """Learn the noise of "features", "rows", or "both", whether or not it differs."""
+        """Learn the noise that a user names, "features", "rows" or "both", even if it is equal."""
         problem = self.problem()
         atoms = _find_missing(problem, _settle(problem, self.n_components).atoms)
         if noise != "rows":
@@ -624,7 +702,10 @@ class _Sample:
         return units
 
     def noise_of_rows(self, atoms, alpha):  # -> mean, variance, least
-        """Return the distribution of the noise of rows, which are coded as new rows are."""
+        """Return the distribution of the noise over rows, as in `Units.rows`.
+
+        The noise of a row is estimated as `Units.enter` estimates that of a new row.
+        """
         self.row_scale = torch.ones_like(self.row_scale)
         variances = _variances(self.in_units(), self.counts, atoms, alpha, self.positive)
         scales, mean, variance = _shrink(*variances)
@@ -632,12 +713,12 @@ class _Sample:
 
 
 def learn_units(problem, n_components, *, intercept="auto", noise="auto", n_unfoldings=None):
-    """Learn the baseline, outliers, and the noise that is named, before a search.
+    """Learn units before a search: the baseline, outliers, and the noise that a user names.
 
     Parameters
     ----------
     problem : Problem
-        Rows of all processes, divided by its unit, and the signs of codes and atoms.
+        Rows, gathered from all processes and divided by a unit, and the signs of codes and atoms.
     n_components : int
         Number of atoms of the search.
     intercept : bool or "auto", default="auto"
@@ -647,7 +728,13 @@ def learn_units(problem, n_components, *, intercept="auto", noise="auto", n_unfo
         for outliers; with "auto" `learn_scales` decides on the noise of features after the search.
         A tensor of shape (n_features,) is the noise of features, of geometric mean 1.
     n_unfoldings : int, default=None
-        Number of unfoldings of the codes, if they do not converge.
+        Number of unfoldings of the encoder that will code rows; None if codes converge.
+
+    Returns
+    -------
+    Units
+        The units; the default `Units` if the data have equal noise and neither baseline nor
+        outliers.
     """
     sample, named = _Sample(problem, n_components), noise if isinstance(noise, str) else None
     if named is None:
@@ -669,7 +756,7 @@ def learn_units(problem, n_components, *, intercept="auto", noise="auto", n_unfo
 
 
 def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise is equal
-    """Learn the noise of features, after a search.
+    """Return units with the noise of features, which is learned after a search.
 
     Parameters
     ----------
@@ -681,6 +768,12 @@ def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise i
         Unit atoms of the search, in its units.
     alpha : float
         Penalty of codes that predict hidden entries, in the units of the data.
+
+    Returns
+    -------
+    Units
+        New units, or ``units`` if the noise does not differ, if there are few rows, or if ``units``
+        have unequal noise or outliers already.
     """
     sample = _Sample(problem, len(atoms))
     if units.scale is not None or units.looks_at_rows or not sample.is_large:
@@ -697,14 +790,17 @@ def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise i
 
 
 def refine_units(units, problem, atoms, alpha):  # -> Units
-    """Return the units with the baseline, the limits and the noise of rows that atoms leave.
+    """Return units with parts that are learned anew, from the residuals of the final atoms.
+
+    These parts are the baseline, the limits of outliers and the noise of rows. A part that
+    ``units`` lack is not added.
 
     Parameters
     ----------
     units : Units
         The units that the atoms were found in.
     problem, atoms, alpha
-        As in `learn_scales`, with the penalty of the codes of `transform`.
+        As in `learn_scales`; ``alpha`` is the penalty of the codes of `transform`.
     """
     sample, atoms = _Sample(problem, len(atoms)), atoms.cpu().double()
     sample.enter(units)
