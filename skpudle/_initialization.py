@@ -1,10 +1,11 @@
-"""Initial dictionaries, from the data alone: samples, directions, singular vectors, or vertices.
+"""Initial dictionaries: samples, random directions, leading singular vectors, or vertices.
 
-Vertices are the purest samples of mixtures, without the noise outside of their subspace. Samples
-that mix few non-negative atoms lie in a cone, whose edges are the atoms. The successive projection
-algorithm takes, one by one, the sample farthest from the span of the samples taken before [1]_.
-Samples are seen in perspective, divided by their projection on the mean sample: the mixtures of
-some atoms are then the convex hull of these atoms, however bright samples are.
+*Vertices* are for samples that mix few non-negative atoms. These samples lie in a cone, whose edges
+are the atoms. A vertex is a sample at an edge: a nearly pure sample of one atom. The successive
+projection algorithm takes, one by one, the sample farthest from the span of the samples taken
+before [1]_. Before that, samples are projected on their leading singular vectors, which removes
+most of the noise, and divided by their projection on the mean sample. Then all mixtures lie in the
+convex hull of the atoms, whatever their brightness.
 
 .. [1] N. Gillis and S. A. Vavasis, "Fast and robust recursive algorithms for separable nonnegative
    matrix factorization", IEEE TPAMI 36, 2014.
@@ -15,29 +16,29 @@ import torch
 from skpudle._compilation import threads_for
 from skpudle._operators._atoms import project_atoms
 
-# Least distance of a sample from the span of the samples taken, as a share of its norm; a nearer
-# sample repeats them.
+# A sample is not taken if its distance from the span of the samples taken is at most this share of
+# its norm: it would repeat a combination of these samples.
 _REPEATED_SAMPLE = 1e-6
 
 INITIALIZATIONS = "data", "random", "svd", "vertices"
 
 
 def successive_projections(rows, n, weights):
-    """Choose rows of different directions, each the farthest from the span of the rows before.
+    """Choose rows one by one, each the farthest from the span of the rows chosen before.
 
     Parameters
     ----------
     rows : ndarray or Tensor of shape (n_samples, n_features)
         Rows with norms of the order of 1.
     n : int
-        Number of rows.
+        Number of rows to choose.
     weights : ndarray or Tensor of shape (n_samples,)
-        Weights of squared distances.
+        Factors of the squared distances before they are compared.
 
     Returns
     -------
     list of int
-        Places of the rows; fewer where no more directions differ.
+        Numbers of the rows chosen; fewer than ``n`` if all rows lie in the span of fewer.
     """
     taken = []
     for _ in range(min(n, *rows.shape)):
@@ -52,7 +53,10 @@ def successive_projections(rows, n, weights):
 
 
 def leading_directions(x, n):  # (n_samples, n_features) -> (at most n, n_features), float64
-    """Return the leading right singular vectors up to the rank, by products of the smaller side."""
+    """Return the leading right singular vectors of ``x``, not more than the rank.
+
+    They come from the Gram matrix of the rows or of the columns, whichever is smaller.
+    """
     x, is_wide, eps = x.double(), len(x) < x.shape[1], torch.finfo(x.dtype).eps
     values, vectors = torch.linalg.eigh(x @ x.mT if is_wide else x.mT @ x)
     rank = int((values > values[-1] * x.shape[1] * eps).sum())
@@ -61,7 +65,7 @@ def leading_directions(x, n):  # (n_samples, n_features) -> (at most n, n_featur
 
 
 def vertices(x, n_components, weight=None):
-    """Return the samples at the edges of the cone of all samples, in their leading subspace.
+    """Return the samples at the edges of the cone of all samples, without most of their noise.
 
     Parameters
     ----------
@@ -84,9 +88,10 @@ def vertices(x, n_components, weight=None):
     squares = rows.square().sum(1)
     outside = float(weight @ given.square().sum(1) - weight @ squares)
     noise = n_components * max(outside, 0.0) / max((n - n_components) * (m - n_components), 1)
-    # So many variances of the noise are added to squared brightness. Dim samples, mostly noise,
-    # stay short and become no vertices. The mean angle to true atoms of eight kinds of mixtures is
-    # 2.0 degrees (2.2 without scaling); with 1 or 1000 it changes by 0.2.
+    # Brightness is the projection on the mean sample. Ten variances of the noise are added to its
+    # square, so that dim samples, mostly noise, stay short after the division and are not chosen.
+    # In eight kinds of mixtures the mean angle to the planted atoms is 2.0 degrees, and 2.2 without
+    # a division by brightness. With 1 or 1000 variances it changes by 0.2 degrees.
     along = (rows @ torch.nn.functional.normalize(weight @ rows, dim=0)).square() + 10 * noise
     along = torch.maximum(along, _REPEATED_SAMPLE**2 * squares)
     seen = rows / along.sqrt()[:, None].clamp_min(torch.finfo(rows.dtype).tiny)
@@ -95,7 +100,9 @@ def vertices(x, n_components, weight=None):
 
 
 def _shuffle(n, generator, weight):  # -> (n,)
-    """Draw an order; a row is drawn by its weight among the rows that are left [1]_.
+    """Draw an order of rows, each with a probability in proportion to its weight among the rest.
+
+    The method is that of [1]_.
 
     .. [1] P. Efraimidis and P. Spirakis, "Weighted random sampling with a reservoir", Information
        Processing Letters 97, 2006.
@@ -107,7 +114,10 @@ def _shuffle(n, generator, weight):  # -> (n,)
 
 
 def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of unit norm
-    """Take samples in different directions, then random ones: atoms in one direction never part."""
+    """Return samples in different directions, completed by random directions if there are few.
+
+    Two atoms with the same direction would get the same updates and stay equal.
+    """
     same = 1 - 16 * torch.finfo(x.dtype).eps
     rows = torch.linalg.vector_norm(x, dim=1).nonzero().squeeze(1)
     weight = weight if weight is None else weight[rows]
@@ -123,7 +133,7 @@ def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of
     return torch.cat([atoms, project_atoms(_random(x, n_components - len(atoms), generator))])
 
 
-def _random(x, n_components, generator):
+def _random(x, n_components, generator):  # -> (n_components, m) normal numbers
     options = dict(generator=generator, device="cpu", dtype=torch.float64)
     return torch.randn(n_components, x.shape[1], **options).to(x)
 
@@ -143,8 +153,8 @@ def initial_atoms(x, n_components, method, generator, *, weight=None):
     generator : torch.Generator
         Random numbers, on the CPU, so that all devices start from the same atoms.
     weight : Tensor of shape (n_samples,), default=None
-        How often each sample counts: samples are drawn by it, and singular vectors follow it. The
-        purest samples do not depend on it.
+        How often each sample counts, where samples are drawn, in singular vectors, and in the
+        subspace, the noise and the mean sample of ``"vertices"``.
 
     Returns
     -------

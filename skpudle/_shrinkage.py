@@ -1,8 +1,7 @@
-r"""Shrinkages: the step that makes codes sparse.
+r"""Shrinkages: the part of an encoder's iteration that makes codes sparse.
 
-Every encoder of this package alternates a gradient step with an entrywise shrinkage ``S`` at a
-level ``l``. The four variants are the proximal maps of the four penalties below, which the tests
-check by brute force:
+The unfolded encoder alternates a gradient step with an entrywise shrinkage ``S`` at a level ``l``.
+The four variants are the proximal maps of the four penalties below:
 
 ========  ============  ==================================  =========================
 name      codes         ``S(v)``                            penalty
@@ -13,8 +12,8 @@ name      codes         ``S(v)``                            penalty
 ``hard``  non-negative  ``v`` where ``v >= l``, else 0      the same, ``z >= 0``
 ========  ============  ==================================  =========================
 
-Almost everywhere all four have the same derivative, 1 where the result is not zero and 0 elsewhere.
-The backward pass needs only this mask.
+Almost everywhere all four have the same derivative in ``v``: 1 where the result is not zero, and 0
+elsewhere. So the backward pass of an encoder needs only the support of the result.
 """
 
 from functools import partial
@@ -22,7 +21,11 @@ from functools import partial
 import torch
 
 
-def _number(level):  # -> float; None for several levels, or on a device, where the host would wait
+def _number(level):  # -> float or None
+    """Return the level as a number, or None for several levels or a level on a GPU.
+
+    The host would have to wait for a number from a GPU.
+    """
     return level.item() if level.numel() == 1 and level.device.type == "cpu" else None
 
 
@@ -30,9 +33,9 @@ def _soft_(v, level, scratch=None, *, positive):
     number = _number(level)
     if positive:
         return v.sub_(level if number is None else number).clamp_min_(0)
-    if number is not None:  # a clamp between numbers is fastest
+    if number is not None:  # clamping between numbers is faster than between tensors
         return v.sub_(torch.clamp(v, -number, number, out=scratch))
-    clipped = torch.minimum(v, level, out=scratch)  # faster than a clamp between two tensors
+    clipped = torch.minimum(v, level, out=scratch)  # faster than `torch.clamp` between two tensors
     return v.sub_(torch.maximum(clipped, -level, out=clipped))
 
 
@@ -52,9 +55,10 @@ SHRINKAGES = {"soft": _soft_, "hard": _hard_}
 
 
 def shrink(v, level, name, *, positive=False):
-    """Return shrunk values, differentiable; see `shrinkage_function`.
+    """Return shrunk values, which autograd can differentiate in ``v`` and ``level``.
 
-    Without derivatives ``v`` is overwritten.
+    ``name`` and ``positive`` are those of `shrinkage_function`. If autograd is switched off, ``v``
+    is overwritten.
     """
     if not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
         return SHRINKAGES[name](v, level, positive=positive)

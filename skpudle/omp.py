@@ -7,9 +7,9 @@ A pursuit starts from the residual ``r = x`` and an empty support. A round
 
 It ends at the requested number of atoms, or squared norm of the residual.
 
-A pursuit needs only products with atoms (batch OMP, Rubinstein, Zibulevsky and Elad, 2008), nearly
-all of them once. Let ``q_1, ..., q_k`` be the atoms of the support made orthonormal in the order of
-their choice. With ``Q_i = D^T q_i`` and ``y_i = <q_i, x>``, a round with the new atom j is
+A pursuit needs no more than inner products with atoms (batch OMP, Rubinstein, Zibulevsky and Elad,
+2008). Let ``q_1, ..., q_k`` be the atoms of the support, made orthonormal in the order in which
+they were chosen. With ``Q_i = D^T q_i`` and ``y_i = <q_i, x>``, a round with the new atom j is
 
 .. math::
     \ell_i = Q_{i j}, \qquad \pi = G_{jj} - |\ell|^2, \qquad
@@ -17,10 +17,10 @@ their choice. With ``Q_i = D^T q_i`` and ``y_i = <q_i, x>``, a round with the ne
 
 .. math:: c \leftarrow c - y_k Q_k, \qquad |r|^2 \leftarrow |r|^2 - y_k^2,
 
-so the ``Q_i`` are rows of a Cholesky factor of the whole Gram matrix, with pivots that the data
-choose. On the support they are the factor L of ``G_SS``, and the codes solve ``L^T z_S = y``, once,
-at the end. A round needs one row of the Gram matrix: one product, without the matrix or where
-samples miss different features.
+so the ``Q_i`` are rows of a Cholesky factor of the whole Gram matrix, with pivots in the order of
+the choices. On the support they are the factor L of ``G_SS``, and the codes solve ``L^T z_S = y``,
+once, at the end. A round needs one row of the Gram matrix. Without a Gram matrix, as where samples
+miss different features, the row is computed from the atoms.
 
 Non-negative codes come from non-negative orthogonal matching pursuit (Bruckstein, Elad and
 Zibulevsky, 2008; "NNOMP" in Nguyen, Idier, Soussen and Djermoune, 2019). It chooses the largest
@@ -29,8 +29,8 @@ active set method finds from the codes of the previous round. Atoms leave when t
 zero, so there can be more rounds than atoms.
 
 Everything here is computed in float64, then rounded to the dtype of the data. In float32 a round
-takes two thirds of the time, but of 10,000 natural patches of unit norm, with 45 atoms each up to a
-squared error of 0.005, 11 had another support and 2 a larger error.
+takes two thirds of the time. But of 10,000 natural patches of unit norm, coded to a squared error
+of 0.005 (45 atoms each), 11 patches had another support in float32, and 2 a larger error.
 """
 
 import numpy as np
@@ -42,26 +42,28 @@ from skpudle._precision import check_tensors
 
 __all__ = ["solve_omp"]
 
-# Length of a run of atoms: the largest correlation is found among runs, then inside one run.
+# A run is this number of neighbouring atoms. The largest correlation is searched for among the
+# maxima of runs, and then inside one run.
 _RUN = 32
-# A Gram matrix pays if it has at most one row for each atom that enters a code. It costs
-# n_components products with all atoms in one efficient call, and saves an inefficient product per
-# round. Above 10,000 atoms it takes gigabytes.
+# Largest number of atoms of a Gram matrix, which would take gigabytes above it. A Gram matrix pays
+# if it has no more rows than atoms that enter the codes of all samples: it costs n_components
+# products with all atoms in one efficient call, and saves an inefficient product in each round.
 _GRAM_ATOMS = 10_000
-# Relative difference of tied correlations. The first of tied atoms enters, so that codes do not
-# depend on rounding.
+# Correlations are tied if they differ by less than this share. The first of tied atoms enters, so
+# that codes do not depend on rounding.
 _TIE = 1e-10
-# Squared cosine of the sample and the best atom at which a pursuit ends, and least share of an atom
-# outside of the support: the epsilon of float64, as in scikit-learn for data and atoms of unit
-# norm.
+# A pursuit ends if the squared cosine of the sample with the best atom is at most this, or if at
+# most this share of the atom's squared norm is outside of the span of the support. It is the
+# epsilon of float64, as scikit-learn has it for data and atoms of unit norm.
 _RESOLUTION = 2.0**-52
 
 
 def _largest(c, positive, peaks):
-    """Return the first of the atoms tied for the largest correlation; -1 if it is 0.
+    """Return the number of the atom with the largest correlation, the first if atoms are tied.
 
-    The length of ``c`` is a multiple of the length of a run. Four independent maxima take half the
-    time of one (50 instead of 100 ns for 256 atoms).
+    Return -1 if the largest correlation is 0. ``c`` is padded with zeros to a multiple of the
+    length of a run. Four independent maxima take half the time of a single one (50 instead of 100
+    ns for 256 atoms).
     """
     best = 0.0
     for run in range(len(peaks)):
@@ -87,7 +89,11 @@ def _largest(c, positive, peaks):
 
 
 def _correlate(atoms, gram, seen, new, row):
-    """Set ``row`` to the products of all atoms with atom ``new``, over known features."""
+    """Set ``row`` to the products of all atoms with the atom ``new``, over known features.
+
+    The products come from ``gram`` or, if it is empty, from the atoms. ``seen`` is the mask of a
+    sample, empty if all features are known.
+    """
     if len(gram) > 0:
         for j in range(len(row)):
             row[j] = gram[new, j]
@@ -104,7 +110,10 @@ def _correlate(atoms, gram, seen, new, row):
 
 
 def _enter(k, c, amount, directions, factor, support):
-    """Make row ``k`` of ``directions`` orthogonal to earlier ones; take its part out of ``c``."""
+    """Turn row ``k`` of ``directions``, products with an atom, into ``Q_k``, and update ``c``.
+
+    ``directions`` holds the ``Q_i``, and ``amount`` is ``y_k``; see the module.
+    """
     row = directions[k]
     i = 0
     while i + 3 < k:  # four rows at a time: fewer passes over the new one
@@ -128,7 +137,7 @@ def _enter(k, c, amount, directions, factor, support):
 
 
 def _least_squares(k, amounts, factor, z):
-    """Set ``z`` to the codes of the support: ``factor.T @ z = amounts``."""
+    """Set ``z`` to the least squares codes on the support: solve ``factor.T @ z = amounts``."""
     for i in range(k):
         z[i] = amounts[i]
     for i in range(k - 1, -1, -1):
@@ -138,10 +147,10 @@ def _least_squares(k, amounts, factor, z):
 
 
 def _remove(out, k, c, amounts, directions, factor, support, z):
-    """Take entry ``out`` from the support of size ``k``.
+    """Remove entry ``out`` from a support of ``k`` atoms, and update everything that follows.
 
-    Rotations of neighbouring directions mend the factor, and the last direction leaves. Return the
-    increase of the squared norm of the residual.
+    Rotations of neighbouring directions make the factor triangular again; then the last direction
+    leaves. Return by how much the squared norm of the residual increases.
     """
     for i in range(out, k - 1):
         support[i], z[i] = support[i + 1], z[i + 1]
@@ -171,9 +180,10 @@ def _remove(out, k, c, amounts, directions, factor, support, z):
 
 
 def _keep_positive(k, c, amounts, directions, factor, support, z, trial):
-    """Move ``z`` to the non-negative least squares codes of the support.
+    """Move ``z`` to the non-negative least squares codes on the support.
 
-    Return the size that is left of it, and the increase of the squared norm of the residual.
+    Atoms whose codes reach zero leave the support. Return the number of atoms that remain, and by
+    how much the squared norm of the residual increases as atoms leave.
     """
     returned = 0.0
     while k > 0:
@@ -197,7 +207,11 @@ def _keep_positive(k, c, amounts, directions, factor, support, z, trial):
 
 
 def solve_rows(atoms, gram, mask, energy, tol, codes, room, positive):
-    """Turn ``codes`` from ``D^T x`` into the codes of the rows of ``x``."""
+    """Replace ``codes`` (n, n_components), which hold ``D^T x``, by the codes of the rows.
+
+    ``mask`` is (n, n_features), or (n, 0) if all features are known. ``energy`` and ``tol`` (n,)
+    are squared norms of rows, and of residuals to stop at. A support has at most ``room`` atoms.
+    """
     n_components = codes.shape[1]
     peaks = np.empty((n_components + _RUN - 1) // _RUN)
     c = np.zeros(len(peaks) * _RUN)
@@ -210,8 +224,9 @@ def solve_rows(atoms, gram, mask, energy, tol, codes, room, positive):
             codes[row, j] = 0.0 if energy[row] < np.inf else np.nan
         left = energy[row]
         k = np.int64(0)  # a literal 0 would have every function compiled twice
-        # As customary for Lawson and Hanson's method. Each round lowers the error, so the number of
-        # rounds is finite anyway.
+        # Non-negative codes have at most three rounds for each place in the support, the customary
+        # limit of Lawson and Hanson's method. Each round lowers the error, so their number is
+        # finite anyway.
         for _ in range(room * (3 if positive else 1)):
             if k == room or not left > tol[row] or not left < np.inf:
                 break
@@ -263,16 +278,16 @@ def solve_omp(
     Parameters
     ----------
     atoms : Tensor of shape (n_components, n_features)
-        Atoms, of unit norm as a rule: a pursuit compares products with the atoms as they are, so it
-        prefers longer ones. Zero and repeated atoms are allowed. If a value is not finite, all
-        codes are NaN.
+        Atoms, usually of unit norm: a pursuit compares inner products with the atoms, so it prefers
+        longer atoms. Zero and repeated atoms are allowed. If a value is not finite, all codes are
+        NaN.
     x : Tensor of shape (n_samples, n_features)
-        Data, of the dtype and on the device of the atoms. Every device is computed on the CPU. If
-        a value of a row is not finite, its codes are NaN.
+        Data, of the dtype and on the device of the atoms. Codes are computed on the CPU, whatever
+        the device. If a value of a row is not finite, the codes of the row are NaN.
     n_nonzero_coefs : int, default=None
-        Number of atoms of each code; a tenth of ``n_features``, at least one, if neither this nor
-        ``tol`` is given. A code has fewer if they explain the row: if the residual is orthogonal to
-        all atoms up to a cosine of 1.5e-8.
+        Number of nonzero codes of each row. By default a tenth of ``n_features``, at least one,
+        unless ``tol`` is given. A row has fewer nonzero codes if they explain it: if the residual
+        is orthogonal to all atoms, up to a product of 1.5e-8 times the norms of row and atom.
     tol : float, default=None
         Squared norm of the residual to stop at, in squared units of the data; overrides
         ``n_nonzero_coefs``. A row of at most this squared norm has a zero code. A squared error
@@ -281,8 +296,8 @@ def solve_omp(
         Whether codes are restricted to non-negative values. They are then the non-negative least
         squares codes on their support.
     mask : Tensor that broadcasts to (n_samples, n_features), default=None
-        Nonzero where a value is known. The pursuit of a row uses its known features alone, of the
-        atoms too: their norms are the norms of their known parts.
+        Nonzero where a value is known. The pursuit of a row uses the features that are known in the
+        row, of the row and of the atoms: the norm of an atom is the norm of its known part.
 
     Returns
     -------
@@ -296,10 +311,10 @@ def solve_omp(
 
     Notes
     -----
-    Codes are the same as by scikit-learn's `sklearn.linear_model.orthogonal_mp_gram` where that is
-    well defined, for atoms of any norm. There a row of at most ``tol`` still gets one atom; the
-    last rule under ``n_nonzero_coefs`` is in absolute units, and warns; of atoms that tie any is
-    chosen.
+    Codes are the same as those of `sklearn.linear_model.orthogonal_mp_gram`, for atoms of any norm,
+    except in three cases. In scikit-learn a row with a squared norm of at most ``tol`` still gets
+    one atom. A pursuit ends with a warning at a product below 1.5e-8 in absolute units. If several
+    atoms tie, any of them is chosen.
 
     References
     ----------
@@ -333,7 +348,7 @@ def solve_omp(
             f"n_nonzero_coefs is {n_nonzero_coefs} and tol is {tol}. Pass an integer between 1 and "
             f"the number of atoms, {len(atoms)}, or a squared norm that is not negative."
         )
-    # more atoms than features depend on each other
+    # a support has at most as many atoms as features, since more atoms are linearly dependent
     room = min(*atoms.shape, n_nonzero_coefs if tol is None else len(atoms))
     codes = x.new_empty(len(x), len(atoms))
     if not atoms.isfinite().all():
@@ -351,7 +366,8 @@ def solve_omp(
         if mask is not None:
             known = (mask[rows] != 0).to(data)
             data = data.where(known != 0, 0.0)
-        # dividing by a power of two is exact, and squares then stay in the range of float64
+        # Each row is divided by a power of two, which is exact. Squares then stay in the range of
+        # float64.
         exponent = torch.frexp(data.abs().amax(1)).exponent - 1
         unit = torch.ldexp(torch.ones_like(data[:, 0]), exponent)
         data = data / unit[:, None]

@@ -7,6 +7,7 @@ A dictionary is the form ``<D z, x>``, linear in the atoms, in the codes ``z`` a
 * ``analysis(x)``, the derivative in ``z``: data to correlations, ``D^T x``;
 * ``outer(z, x)``, the derivative in the atoms, summed over samples.
 
-Every kind of dictionary has its atoms along axis 0, so code that treats atoms one by one
-(normalising, matching, resampling, plotting) is written once.
+`_atoms` has the dense dictionary, for rows of data, and functions of atoms of any shape. `_conv`
+has convolutional dictionaries, for signals and images. Every dictionary has its atoms along axis 0,
+so code that treats atoms one by one (normalising, matching, resampling, plotting) is written once.
 """

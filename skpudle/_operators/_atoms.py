@@ -1,6 +1,6 @@
-"""Norms and constraints of atoms, the spectral norm, and the dense dictionary.
+"""Norms and constraints of atoms, bounds of spectral norms, and the dense dictionary.
 
-The functions are for every dictionary, whatever the shape of its atoms.
+The functions take atoms of any shape, with the atom along axis 0.
 """
 
 from dataclasses import dataclass, replace
@@ -27,8 +27,8 @@ def project_atoms(atoms, *, atom_norm="unit", positive=False, rank=None):
     atoms : Tensor of shape (n_components, ...)
         Atoms, one per entry of the first axis.
     atom_norm : {"unit", "ball", None}, default="unit"
-        ``"unit"`` scales every atom to norm 1, ``"ball"`` only longer ones, ``None`` none.
-        Atoms that are zero stay zero.
+        ``"unit"`` scales every atom to norm 1. ``"ball"`` scales atoms with a norm above 1 to norm
+        1. ``None`` scales no atom. Atoms that are zero stay zero.
     positive : bool, default=False
         Whether atoms are restricted to non-negative entries.
     rank : {1, None}, default=None
@@ -52,7 +52,8 @@ def project_atoms(atoms, *, atom_norm="unit", positive=False, rank=None):
     if atom_norm == "ball":
         return atoms / norms.clamp_min(1)
     if positive:
-        # an atom without positive entries has an axis as its nearest non-negative unit vector
+        # For an atom without positive entries the nearest non-negative vector of norm 1 is 1 at the
+        # largest entry of the atom, and 0 elsewhere.
         axis = torch.zeros_like(atoms).flatten(1)
         axis.scatter_(1, free.flatten(1).argmax(1, keepdim=True), 1)
         vanished = (norms == 0) & (atom_norms(free) > 0)
@@ -62,7 +63,7 @@ def project_atoms(atoms, *, atom_norm="unit", positive=False, rank=None):
 
 
 def factor_atoms(atoms):
-    """Return maps over channels and waveforms; their products are rank-one atoms nearest to atoms.
+    """Factor atoms into maps over channels times waveforms, by the nearest atoms of rank one.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ def factor_atoms(atoms):
     Returns
     -------
     maps : Tensor of shape (n_components, n_channels)
-        Maps, with the norms of the products; zeros for an atom of zeros.
+        A number for each channel. The norm of a map is the norm of the rank-one atom.
     waveforms : Tensor of shape (n_components, *kernel)
         Waveforms of norm 1, whose largest excursion is positive.
     """
@@ -93,15 +94,16 @@ def factor_atoms(atoms):
 
 
 def largest_eigenvalue_bound(gram):  # (..., k, k) Hermitian, positive semidefinite -> (...)
-    r"""Bound the largest eigenvalue from above, by at most 5 %.
+    r"""Return a bound of the largest eigenvalue, at most 5 % above it and never below.
 
-    With ``q = 2^8``, ``max <= (sum_i w_i^q)^(1/q) <= k^(1/q) max``, and the sum is the squared
-    Frobenius norm of ``gram^(q/2)``. Unlike a power or Lanczos iteration this never errs low, needs
-    no start vector, to which atoms could be orthogonal, and does not make a GPU wait for the host.
+    Let ``w_i`` be the ``k`` eigenvalues and ``q = 2^8``. Then ``max <= (sum_i w_i^q)^(1/q) <=
+    k^(1/q) max``, and the sum is the squared Frobenius norm of ``gram^(q/2)``. Unlike a power or
+    Lanczos iteration, this bound is never too low, needs no start vector (to which the leading
+    eigenvector might be orthogonal), and does not make a GPU wait for the host.
     """
     norms, power = [torch.linalg.matrix_norm(gram)], gram
-    # They make the power 2**8, whose root of the number of eigenvalues is below 1.05 for up to
-    # 265,000 eigenvalues.
+    # Seven squarings make gram^(2^7), so q is 2^8. Then k^(1/q) is below 1.05 for up to 265,000
+    # eigenvalues.
     for _ in range(7):
         power = power / norms[-1][..., None, None]
         power = power @ power
@@ -109,15 +111,15 @@ def largest_eigenvalue_bound(gram):  # (..., k, k) Hermitian, positive semidefin
     exponents = torch.arange(len(norms), dtype=gram.real.dtype, device=gram.device).neg_().exp2_()
     log_bound = (torch.stack(norms, dim=-1).log() * exponents).sum(-1)
     bound = torch.nan_to_num(log_bound.exp(), nan=0.0)  # zero atoms have log 0
-    # rounding of the sums, and of logarithms and exponential, which counts if k is small
+    # the last factor covers rounding errors: of sums, and of logarithms and the exponential
     return bound * (1 + (gram.shape[-1] + 16) * torch.finfo(gram.dtype).eps)
 
 
 def krylov_estimate(atoms, depth):  # (p, m) -> scalar
-    """Return the largest eigenvalue of the Gram matrix in a Krylov space of a random start.
+    """Estimate the largest eigenvalue of the Gram matrix of atoms, from below, in a Krylov space.
 
-    The space begins with a random combination of the atoms, ``A^T w``. Its largest eigenvalue is at
-    least that of ``A A^T`` in the Krylov space of ``w``.
+    The space begins with a random combination of the atoms, ``A^T w``. The estimate is at least the
+    largest eigenvalue of ``A A^T`` in the Krylov space of ``w``, to which the reference applies.
 
     Parameters
     ----------
@@ -129,7 +131,7 @@ def krylov_estimate(atoms, depth):  # (p, m) -> scalar
     Returns
     -------
     Tensor of shape ()
-        The eigenvalue; NaN or infinite if a product is.
+        The estimate; NaN if a product is not finite.
 
     References
     ----------
@@ -142,13 +144,13 @@ def krylov_estimate(atoms, depth):  # (p, m) -> scalar
     combination = torch.randn(p, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     vector = combination.to(atoms) @ atoms
     products, basis = vector.new_zeros(depth, depth), vector.new_zeros(depth, m)
-    # share of its norm below which the rest of a vector is rounding
+    # what is left of a vector is rounding if its norm is below this share of the first norm
     least, length = 100 * torch.finfo(atoms.dtype).eps, torch.linalg.vector_norm
     for i in range(depth):
         basis[i] = vector / length(vector)
         vector = image = (atoms @ basis[i]) @ atoms
-        products[i] = products[:, i] = basis @ image  # rows to come are zero
-        for _ in range(2):  # the second turn removes the rounding of the first
+        products[i] = products[:, i] = basis @ image  # later rows of the basis are still zero
+        for _ in range(2):  # the second projection removes the rounding errors of the first
             vector = vector - (basis @ vector) @ basis
         if not length(vector) > least * length(image):  # the space is exhausted
             break
@@ -157,14 +159,17 @@ def krylov_estimate(atoms, depth):  # (p, m) -> scalar
     return torch.linalg.eigvalsh(products)[-1]
 
 
-def scaled(atoms):  # -> (atoms, squared scale)
-    """Scale atoms so that their squares neither underflow nor overflow."""
+def scaled(atoms):
+    """Return atoms divided by their largest modulus, and the square of the modulus.
+
+    Squares of the scaled atoms neither underflow nor overflow.
+    """
     largest = torch.linalg.vector_norm(atoms, ord=torch.inf)
     return atoms / torch.where(largest > 0, largest, 1.0), largest.square()
 
 
 def smaller_gram(a):  # (..., p, m) -> (..., min(p, m), min(p, m))
-    """Return the smaller of the Gram matrices of rows and of columns."""
+    """Return the Gram matrix of the rows or of the columns of ``a``, whichever is smaller."""
     a = a if a.shape[-2] <= a.shape[-1] else a.mH
     return a @ a.mH
 
@@ -205,21 +210,22 @@ class DenseDictionary:
 
     @in_own_precision
     def squared_norm_bound(self):  # -> scalar tensor
-        """Bound the squared spectral norm from above, by at most 5 %.
+        """Return a bound of the squared spectral norm, at most 5 % above it.
 
-        On a CPU, from 256 atoms and features on, it is 2 % above the estimate of a Krylov space.
-        That is no certain bound, but except with probability 1e-10 it is above half of the squared
-        norm. Its reciprocal serves as a step: with any step below 2 over the squared norm the
-        objective falls in every step.
+        On a CPU, with at least 256 atoms and 256 features, it is 2 % above an estimate in a Krylov
+        space. Then it may be too low, but is above half of the squared norm except with probability
+        1e-10. That is enough for a step size of 1 over the result: with any step size below 2 over
+        the squared norm every step lowers the objective.
         """
         atoms = self.atoms.detach()
         atoms, scale = scaled(atoms)
-        # Squaring takes 28 times as long as a Krylov space for 1500 x 1000 atoms, 10 times for 1000
-        # x 512, and 5 times for 300 x 300 (float32, one core). An epoch of 15 unfoldings with 1500
-        # x 1000 atoms then takes twice as long.
+        # Squaring matrices takes 28 times as long as a Krylov space for 1500 atoms of 1000
+        # features, 10 times for 1000 x 512, and 5 times for 300 x 300 (float32, one core). With
+        # squaring, an epoch of 15 unfoldings with 1500 atoms of 1000 features takes twice as long.
         if min(atoms.shape) >= 256 and atoms.device.type == "cpu":
-            # On 90 random dictionaries, 300 x 280 to 400 x 900, a space of this dimension fell
-            # short of the largest eigenvalue by 0.01 % in the median, 1.1 % at worst.
+            # On 90 random dictionaries, of 300 x 280 to 400 x 900, estimates in a space of 20
+            # dimensions were below the largest eigenvalue by 0.01 % in the median, and by 1.1 % at
+            # most.
             estimate = krylov_estimate(atoms, 20)
             if estimate > 0:  # False for NaN
                 return 1.02 * estimate * scale

@@ -1,16 +1,17 @@
 r"""Convolutional dictionaries, as products of matrices in any number of dimensions.
 
-Atoms of a convolution with stride ``s`` start at every ``s``-th pixel. Cut the image into blocks of
-``s`` pixels, and store each position inside a block (a phase) apart, block after block and image
-after image in one line. Pixel ``a s + r`` of the patches at all positions is then phase ``r``,
-``a`` blocks further on. So a few copies of long contiguous pieces make the matrix of all patches,
-one column per block. Its product with the atoms is the convolution; the transpose of the copies
-adds overlapping patches up. On a CPU the copies take a small part of the time of the products,
-which a library computes at full speed, unlike strided convolutions with few channels.
+In a convolution with stride ``s`` atoms start at every ``s``-th pixel. Cut the image into *blocks*
+of ``s`` pixels. A *phase* is a position inside a block. Store the pixels of each phase apart: block
+after block and image after image in one line. Pixel ``a s + r`` of an atom at block ``b`` meets the
+pixel of phase ``r`` in block ``b + a``. So for each pixel of an atom one copy of a long contiguous
+piece gathers the pixels that it meets at all positions. Together the copies make the matrix of all
+*patches*, one column per block. Its product with the atoms is the convolution. The transposed
+copies add up overlapping patches. On a CPU the copies take a small part of the time of the
+products. A BLAS computes the products at full speed, which torch's strided convolutions of few
+channels do not reach.
 
-Each axis has a few more blocks than positions, since an atom is larger than a block. The columns of
-these blocks are unused: codes are zero there. An encoder stays in this form from its first
-iteration to its last.
+Each axis has a few more blocks than positions, since an atom is larger than a block. Codes are zero
+at blocks without a position. An encoder stays in this form from its first iteration to its last.
 """
 
 from dataclasses import dataclass, replace
@@ -30,7 +31,10 @@ from skpudle._precision import in_own_precision
 
 
 class _Copies(torch.autograd.Function):
-    """Gather patches of phases, or add up those of ``n`` images: each is the other's transpose."""
+    """Gather patches of phases or, given ``n``, add up the patches of ``n`` images.
+
+    The two linear maps are transposes of each other, so each is the other's derivative.
+    """
 
     @staticmethod
     def forward(ctx, values, phases, n=None):
@@ -53,7 +57,7 @@ class _Copies(torch.autograd.Function):
 
 
 class Phases:
-    """The geometry of a strided convolution, the same for all updates of a fit.
+    """The geometry of a strided convolution, and the maps from images to phases and patches.
 
     Parameters
     ----------
@@ -63,7 +67,7 @@ class Phases:
     """
 
     def __init__(self, kernel, stride, positions):
-        # with a single position the whole atom may be one block
+        # along an axis with a single position the whole atom is one block
         stride = tuple(
             k if h == 1 else s for k, s, h in zip(kernel, stride, positions, strict=True)
         )
@@ -94,13 +98,13 @@ class Phases:
         self._at_positions = (..., *map(slice, positions))
 
     def split(self, x):  # (n, c, *size) -> (c, *stride, n, *blocks)
-        """Return the phases of images, with zeros where blocks go beyond them."""
+        """Return the phases of images, with zeros where blocks go beyond the images."""
         x = torch.nn.functional.pad(x, self._beyond_image)
         x = x.reshape(*x.shape[:2], *self._in_blocks)
         return x.permute(self._to_phases).contiguous()
 
     def join(self, y):  # (c, *stride, n, *blocks) -> (n, c, *size)
-        """Return the images of phases."""
+        """Return the images of phases: the inverse of `split`."""
         x = y.permute(self._to_image)
         full = map(mul, self.blocks, self.stride)
         return x.reshape(*x.shape[:2], *full)[self._image]
@@ -114,11 +118,11 @@ class Phases:
         return _Copies.apply(patches, self, n)
 
     def n_columns(self, n):
-        """Return the number of columns for ``n`` images."""
+        """Return the number of columns of the matrix of patches of ``n`` images."""
         return n * prod(self.blocks) - self._reach
 
     def empty_patches(self, y):  # (c, *stride, n, *blocks) -> (c * prod(kernel), n_columns)
-        """Return memory for the patches of these phases."""
+        """Return memory for the matrix of patches of the phases ``y``."""
         n = y.shape[1 + len(self.kernel)]
         return y.new_empty(len(y) * prod(self.kernel), self.n_columns(n))
 
@@ -167,12 +171,16 @@ _phases = lru_cache(maxsize=256)(Phases)
 
 @lru_cache(maxsize=256)
 def _sampling(kernel, strides):  # -> Phases, padding, and of each axis samples and a factor
-    """Return the points to sample the symbol of a convolution at; see `squared_norm_bound`."""
+    """Return how to sample the symbol of a convolution, see `ConvDictionary.squared_norm_bound`.
+
+    They are the phases of an atom, the padding of atoms to whole blocks, and for each axis the
+    number of frequencies and twice the factor of the bound.
+    """
     degrees = [ceil(k / s) - 1 for k, s in zip(kernel, strides, strict=True)]
     phases = _phases(strides, strides, tuple(degree + 1 for degree in degrees))
     missing = [n - k for n, k in zip(phases.size, kernel, strict=True)]
     padding = [n for m in reversed(missing) for n in (0, m)]
-    # bounds are then at most 4 % per axis above the maximum
+    # with 8 frequencies per degree the factor of an axis is at most 1.04
     n_samples = [max(1, 8 * degree) for degree in degrees]
     pairs = zip(degrees, n_samples, strict=True)
     return phases, padding, n_samples, [1 + 1 / cos(pi * degree / n) for degree, n in pairs]
@@ -202,7 +210,7 @@ class ConvDictionary:
 
     @in_own_precision
     def synthesis(self, z):  # (n, n_components, *positions) -> (n, n_channels, *size)
-        """Return the images of the code maps ``z``, ``D z``."""
+        """Return the images ``D z`` of the codes ``z``."""
         phases = self.phases(z.shape[2:])
         patches = self.atoms.flatten(1).mT @ phases.columns(phases.widen(z))
         return phases.join(phases.add(patches, len(z)))
@@ -214,10 +222,9 @@ class ConvDictionary:
         return phases.maps(self.atoms.flatten(1) @ phases.gather(phases.split(x)), len(x))
 
     def analysis_in_blocks(self, x):  # yields (n, n_components, *positions)
-        """Yield the correlations with the atoms, some places along the last axis at a time.
+        """Yield the correlations with the atoms, for some positions along the last axis at a time.
 
-        Patches of all places of a recording of many channels would take its memory times the length
-        of atoms.
+        The patches at all positions would take the memory of the data times the length of an atom.
         """
         kernel = self.atoms.shape[2:]
         stride = (self.stride,) * len(kernel) if isinstance(self.stride, int) else self.stride
@@ -225,7 +232,8 @@ class ConvDictionary:
             slice(n - (n - k) % s) for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)
         )
         x, k, s = x[(..., *inside)], kernel[-1], stride[-1]
-        entries = len(x) * self.atoms[0].numel() * prod(x.shape[2:-1])  # patches of one place
+        # entries of the patches at one position along the last axis
+        entries = len(x) * self.atoms[0].numel() * prod(x.shape[2:-1])
         step = max(1, BLOCK // max(1, entries)) * s
         for start in range(0, max(x.shape[-1] - k + s, 1), step):
             yield self.analysis(x[..., start : start + step - s + k])
@@ -263,12 +271,13 @@ class ConvDictionary:
     def squared_norm_bound(self):  # -> scalar tensor
         r"""Bound the squared spectral norm from above, for images of any size.
 
-        On an infinite image ``D^T D`` multiplies every frequency by a matrix. Its entries are
-        trigonometric polynomials of degree ``ceil(kernel / stride) - 1`` along each axis; its
-        largest eigenvalue over all frequencies bounds the squared norm for any image. A
-        non-negative polynomial of degree ``d`` is at most
-        :math:`\frac12 (1 + 1 / \cos(\pi d / N))` times its maximum over ``N`` equidistant points
-        [1]_, so sampling never errs low.
+        On an infinite image ``D^T D`` multiplies every frequency by a matrix, its symbol. The
+        entries of the symbol are trigonometric polynomials in the frequency, of degree
+        ``ceil(kernel / stride) - 1`` along each axis. The largest eigenvalue over all frequencies
+        bounds the squared norm for any image. It is computed at ``N`` equidistant frequencies along
+        each axis. A non-negative polynomial of degree ``d`` is at most
+        :math:`\frac12 (1 + 1 / \cos(\pi d / N))` times its maximum over these frequencies [1]_.
+        This factor makes the result a bound.
 
         References
         ----------
@@ -278,7 +287,7 @@ class ConvDictionary:
         atoms, scale = scaled(self.atoms.detach())
         phases, padding, n_samples, factors = _sampling(tuple(atoms.shape[2:]), self.strides)
         blocks = phases.split(torch.nn.functional.pad(atoms, padding))
-        # blocks: (n_channels, *stride, n_components, *blocks), transformed along the last ones
+        # (n_channels, *stride, n_components, *blocks); the transform is along the axes of blocks
         symbol = torch.fft.fftn(blocks.flatten(0, len(n_samples)), s=n_samples)
         eigenvalues = largest_eigenvalue_bound(smaller_gram(symbol.flatten(2).permute(2, 1, 0)))
         for factor in factors:

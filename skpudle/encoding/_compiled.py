@@ -1,17 +1,17 @@
 """Compiled loops of the encoder: sparse products, iterations of a few rows, steps of likelihoods.
 
-After a few unfoldings codes have few entries, and so have derivatives, which the support masks.
-`multiply` lists the entries and adds up the rows that these select; with too many entries torch
-computes the product. By torch alone, fits of 2,000 patches of 144 pixels with 256 atoms take 2.2
-(15 unfoldings) to 3.7 times as long (100 unfoldings; one core).
-
-A call of torch takes 4 microseconds even for few numbers, and an iteration makes five. `unfold_few`
-makes the same iterations without derivatives, one row after the other. By torch, ``transform`` of a
-row takes 4 times as long (100 unfoldings, 50 atoms of 64 features).
-
-`judge` passes over the data once, which takes the time of a product with few atoms. It works on a
-slice of samples, so that threads can share the work, and writes to its last arguments. With a mask
-of zero rows all entries are known.
+* `multiply` skips zeros in a product of matrices. After a few unfoldings codes have few nonzero
+  entries. Derivatives have zeros at the same places. `multiply` lists the nonzero entries of the
+  left factor and adds up the rows of the right factor that they select. With too many nonzero
+  entries torch computes the product. If torch computes all products, fits of 2,000 patches of 144
+  pixels with 256 atoms take 2.2 times (15 unfoldings) to 3.7 times as long (100 unfoldings), on one
+  core.
+* `unfold_few` runs the iterations of the encoder without derivatives, one row after the other. A
+  call of torch takes 4 microseconds even for few numbers, and an iteration makes five calls. By
+  torch, ``transform`` of a single row takes 4 times as long (100 unfoldings, 50 atoms of 64
+  features).
+* `judge` decides for each sample whether an iteration on a likelihood is accepted; see
+  `skpudle.encoding._likelihood`.
 """
 
 import numpy as np
@@ -29,14 +29,15 @@ def count_entries(matrix):
 
 
 def add_product(left, right, scale, out):
-    """Add ``scale * left @ right`` to ``out``."""
+    """Add ``scale * left @ right`` to ``out`` (n, n_columns); ``left`` is (n, n_inner)."""
     n, n_columns = out.shape
     n_inner = left.shape[1]
     listed = np.empty(n_inner, dtype=np.int64)
     values = np.empty(n_inner, dtype=left.dtype)
     for i in range(n):
         count = 0
-        for j in range(n_inner):  # without a branch, which would be mispredicted
+        # a branch for zeros would be mispredicted, so every entry is written, and zeros overwritten
+        for j in range(n_inner):
             listed[count] = j
             values[count] = scale * left[i, j]
             count += left[i, j] != 0
@@ -63,7 +64,11 @@ def add_product(left, right, scale, out):
 
 
 def iterate(atoms, x, levels, step, hard, positive, codes):
-    """Run one iteration on the codes for each row of levels, in place."""
+    """Run one iteration on the codes for each row of ``levels``, in place.
+
+    Shapes: ``atoms`` (n_components, n_features), ``x`` (n, n_features), ``levels`` (n_unfoldings, 1
+    or n_components), ``codes`` (n, n_components).
+    """
     n_components, n_features = atoms.shape
     residual = np.empty(n_features)
     for row in range(len(x)):
@@ -87,12 +92,20 @@ def iterate(atoms, x, levels, step, hard, positive, codes):
                 elif size > level:
                     z[j] = v - level if v > 0.0 else v + level
                 else:
-                    z[j] = size * 0.0  # keeps values that are not finite
+                    z[j] = size * 0.0  # 0, but NaN if the value is not finite
 
 
 def judge(first, last, before, natural, mean, variance, new_variance, mask, growth,
           code, new_natural, new_mean, size, counts):  # fmt: skip
-    """Accept or undo an iteration of each sample, and set the next steps."""
+    """Accept or undo an iteration of the samples ``first:last``, and set their next step sizes.
+
+    ``before`` and ``code`` (n, n_components) are the codes before and after the iteration. The
+    arrays ``natural`` (natural parameters), ``mean`` and ``variance`` (n, n_features) belong to
+    ``before``; the arrays with ``new_`` belong to ``code``. A ``mask`` (n, n_features) has 1 for
+    known entries, or no rows if all entries are known. The last five arguments are updated in
+    place: undone samples get their old values back, ``size`` (n,) becomes the next step size, and
+    ``counts`` (n,) tells whether the iteration was accepted.
+    """
     for i in range(first, last):
         curvature, length = 0.0, 0.0
         for f in range(natural.shape[1]):
@@ -103,7 +116,7 @@ def judge(first, last, before, natural, mean, variance, new_variance, mask, grow
         for j in range(code.shape[1]):
             moved = code[i, j] - before[i, j]
             length += moved * moved
-        counts[i] = curvature * size[i] <= length  # False for NaN
+        counts[i] = curvature * size[i] <= length  # with NaN the iteration is undone
         if counts[i]:
             if length > 0.0:
                 size[i] *= growth
@@ -119,15 +132,15 @@ loops = Loops(globals())
 
 
 def is_recorded(*tensors):
-    """Return whether autograd records what is done with tensors; some may be None."""
+    """Return whether autograd records operations on the given tensors; some may be None."""
     tensors = (tensor for tensor in tensors if tensor is not None)
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def may_leave_out(tensor, n_multiplications):
-    """Return whether looking for zeros of a factor may pay."""
-    # a dense product of so many multiplications takes 30 microseconds, the time of the calls around
-    # a sparse product
+    """Return whether a product is large enough that looking for zeros in a factor may pay."""
+    # A dense product of 2**20 multiplications takes 30 microseconds, the same time as the calls
+    # around a sparse product.
     return (
         n_multiplications >= 2**20
         and tensor.device.type == "cpu"
@@ -136,19 +149,23 @@ def may_leave_out(tensor, n_multiplications):
 
 
 def _is_sparse(tensor, n_multiplications):
+    """Return whether a factor has enough zeros that a sparse product is faster."""
     if not may_leave_out(tensor, n_multiplications):
         return False
     in_order = tensor if tensor.is_contiguous() else tensor.mT
-    # Lists pay up to this share of nonzero entries: an update of 100 unfoldings with 40 entries of
-    # 1500 in a code takes 0.8 of the time that it takes with 1/3 (one core, float32). Lists use one
-    # thread, since torch's threads keep their cores while they wait: on two cores two threads of
-    # lists make an update 1.1 to 1.6 times as long.
+    # Sparse products are taken up to a share of 1/5 of nonzero entries. With a limit of 1/3 an
+    # update of 100 unfoldings, with codes of 40 nonzero entries among 1500, takes 1.25 times as
+    # long (one core, float32). The limit is divided by the number of threads: a sparse product
+    # runs on one thread. On two threads it would make an update 1.1 to 1.6 times as long on two
+    # cores, because torch's threads keep their cores while they wait.
     most = 1 / 5 * tensor.numel() / torch.get_num_threads()
     return loops.count_entries(np.asarray(in_order)) < most
 
 
 def multiply(plus, left, right, *, scale=1, out=None):
-    """Return ``plus + scale * left @ right``; skipping zeros changes it by rounding only.
+    """Return ``plus + scale * left @ right``, by a loop that skips the zeros of ``left`` if faster.
+
+    The result is that of a dense product up to rounding.
 
     Parameters
     ----------
@@ -157,9 +174,9 @@ def multiply(plus, left, right, *, scale=1, out=None):
     left : Tensor of shape (n, n_inner)
         The factor that may be mostly zero.
     right : Tensor of shape (n_inner, n_columns)
-        The other factor.
+        The right factor.
     scale : float, default=1
-        Number to multiply the product by; 1 without ``plus``.
+        Number to multiply the product by. Without ``plus`` it has to be 1.
     out : Tensor of shape (n, n_columns), default=None
         Memory for the result.
 
@@ -186,9 +203,26 @@ def multiply(plus, left, right, *, scale=1, out=None):
 
 
 def unfold_few(atoms, x, levels, step, initial, *, shrinkage, positive):
-    """Return the codes of `encoding._unfold.unfold`, for tensors on the CPU without derivatives.
+    """Return the codes that `encoding._unfold.unfold` returns, for tensors on the CPU.
 
-    It takes no mask and no loss; levels have the shape (n_unfoldings, 1 or n_components).
+    The codes have no derivatives, and there is neither a mask nor a loss.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, n_features)
+        Atoms.
+    x : Tensor of shape (n_samples, n_features)
+        Data.
+    levels : Tensor of shape (n_unfoldings, 1 or n_components)
+        Level of the shrinkage in each iteration.
+    step : Tensor of shape ()
+        Step size.
+    initial : Tensor of shape (n_samples, n_components) or None
+        Codes to start from; None are zeros.
+    shrinkage : {"soft", "hard"}
+        The shrinkage.
+    positive : bool
+        Whether codes are non-negative.
     """
     codes = x.new_zeros(len(x), len(atoms)) if initial is None else initial.detach().clone()
     given = (np.asarray(t.detach().resolve_neg().contiguous()) for t in (atoms, x, levels))

@@ -1,17 +1,20 @@
-r"""Iterations on the negative log-likelihood of a loss.
+r"""Iterations of the encoder on the negative log-likelihood of counts.
 
-A step is :math:`z + s A^T M (x - \mu(D z + \text{offset}))`, and torch differentiates it.
+A gradient step is :math:`z + s D^T M (x - \mu(\eta))` with the natural parameter
+:math:`\eta = D z + \text{offset}`, its expectation :math:`\mu(\eta)` and the mask ``M``. Torch
+differentiates it. A shrinkage follows.
 
-With a step of 1 over ``|D|^2 w`` for the largest variance ``w`` of the data the penalised loss
-never rises. Where ``w`` grows with the expectation without bound (Poisson), every sample searches
-for its own step. An iteration is accepted if
+Let ``w`` be the variance of an entry, a function of its expectation. If ``w`` has a bound, the
+penalised loss never rises with the step size 1 over ``|D|^2 w`` for the largest ``w``. If ``w``
+grows without bound (Poisson), every sample searches for step sizes of its own. An iteration from
+``z`` to ``z'`` is accepted if
 
-.. math:: s \sum_j \max(w_j, w_j') (\eta_j' - \eta_j)^2 \leq |z' - z|^2 ,
+.. math:: s \sum_j \max(w_j, w_j') (\eta_j' - \eta_j)^2 \leq |z' - z|^2 .
 
-and otherwise undone for this sample alone, with its step halved. Between two points of an entry
-``w`` is largest at one of them, so the left-hand side bounds the difference of the loss from its
-tangent: accepted iterations do not let the penalised loss rise either. Steps are constants to
-differentiation, and undone iterations have the step 0.
+Otherwise it is undone for this sample alone, and the step size is halved. Between two natural
+parameters of an entry ``w`` is largest at one of the two. So half of the sum bounds the difference
+of the loss from its tangent, and accepted iterations never raise the penalised loss. Derivatives
+treat step sizes as constants. An iteration that is undone has the step size 0.
 """
 
 from dataclasses import dataclass
@@ -24,14 +27,15 @@ from skpudle._compilation import in_parts
 from skpudle._shrinkage import shrink
 from skpudle.encoding._compiled import loops, multiply
 
-# Growth of the step after an accepted iteration; 1 iteration in 20 is then undone. After 100
-# iterations the objective was 7e-8 above the minimum, and 3e-7 with 1.5; 1.1 begins slowly.
+# Growth of the step size after an accepted iteration. About 1 iteration in 20 is then undone. After
+# 100 iterations on Poisson counts the objective was 7e-8 above the minimum, and 3e-7 with a growth
+# of 1.5. With 1.1 the first iterations make slow progress.
 _GROWTH_OF_STEP = 1.25
 
 
 @dataclass(frozen=True, eq=False)
 class Likelihood:
-    """The likelihood of data, and iterations on it.
+    """The likelihood of data under a dictionary, and iterations of the encoder on it.
 
     Parameters
     ----------
@@ -60,16 +64,17 @@ class Likelihood:
     positive: bool
 
     def codes(self, z, levels, size):
-        """Return the codes after an iteration for each level; torch differentiates them.
+        """Return the codes after one iteration for each of the levels; torch differentiates them.
 
         Parameters
         ----------
         z : Tensor of shape (n_samples, n_components)
             Codes to begin with.
         levels : Tensor of shape (n_unfoldings, ...)
-            Levels of the shrinkage.
+            Level of the shrinkage in each iteration.
         size : Tensor of shape () or None
-            The step; None to search for steps, and levels of soft shrinkage are in units of them.
+            The step size. None: each sample searches for step sizes, and levels of soft shrinkage
+            are multiplied by them.
         """
         sizes = [size] * len(levels)
         if size is None:
@@ -91,17 +96,17 @@ class Likelihood:
         v = torch.addcmul(z, self.dictionary.analysis(self._hide(self.x - mean)), size)
         return shrink(v, level, self.shrinkage, positive=self.positive)
 
-    def _level(self, level, size):
+    def _level(self, level, size):  # the level of an iteration; 0 where the step size is 0
         return level * (size if self.shrinkage == "soft" else size > 0)
 
     @torch.no_grad()
-    def _search(self, z, levels):  # -> codes, steps
+    def _search(self, z, levels):  # -> codes, and for each iteration step sizes (n_samples, 1)
         natural, sizes = self._natural(z), []
         mean = self.loss.mean(natural)
         largest = torch.maximum(self._hide(self.x), self._hide(mean)).amax(1, keepdim=True)
-        # In units of 1 / (|D|^2 w) for the largest count or expectation. For Poisson counts the
-        # mean objective after 10 iterations was 0.12 above the minimum, and 0.60 with a first step
-        # of 1.
+        # The first step size is 4 / (|D|^2 w), where w is the largest count or expectation of the
+        # sample. After 10 iterations on Poisson counts the mean objective was 0.12 above the
+        # minimum, and 0.60 above it with a first step size of 1 / (|D|^2 w).
         bound = self.dictionary.squared_norm_bound() * largest / 4.0
         size = torch.where(bound > 0, 1 / bound, 1.0)
         for level in levels:
@@ -113,9 +118,11 @@ class Likelihood:
         return z, sizes
 
     def _judge(self, size, before, after):
-        """Accept or undo an iteration of each sample: codes, natural parameters, expectations.
+        """Accept or undo an iteration, sample by sample.
 
-        Return what holds from here on, the samples with an accepted iteration, and the next steps.
+        ``size`` (n_samples, 1) are the step sizes. ``before`` and ``after`` are tuples of codes,
+        natural parameters and expectations. Return the tuple that holds from here on, whether the
+        iteration of each sample was accepted, and the next step sizes.
         """
         variances = [self.loss.variance(mean) for *_, mean in (before, after)]
         if size.device.type == "cpu" and size.dtype in (torch.float32, torch.float64):
@@ -123,13 +130,14 @@ class Likelihood:
             known = size.new_empty(0, 0) if self.mask is None else self.mask.expand_as(self.x)
             given = *map(np.asarray, (*before, *variances, known)), _GROWTH_OF_STEP
             given = *given, *map(np.asarray, (*after, size[:, 0], counts[:, 0]))
-            # so many entries take half a millisecond, five times a thread's start
+            # 2**18 entries take half a millisecond, five times as long as the start of a thread
             least = max(1, 2**18 // max(1, self.x.shape[1]))
             in_parts(lambda a, b: loops.judge(a, b, *given), len(size), least)
             return after, counts, size
         weight = torch.maximum(*variances) * (after[1] - before[1]).square()
         length = (after[0] - before[0]).square().sum(1, keepdim=True)
-        counts = size * self._hide(weight).sum(1, keepdim=True) <= length  # False for NaN
+        # with NaN the comparison is False, and the iteration is undone
+        counts = size * self._hide(weight).sum(1, keepdim=True) <= length
         larger = torch.where(length > 0, _GROWTH_OF_STEP * size, size)
         after = tuple(torch.where(counts, *pair) for pair in zip(after, before, strict=True))
         return after, counts, torch.where(counts, larger, size / 2)

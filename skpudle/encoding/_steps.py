@@ -1,18 +1,22 @@
 r"""Gradient steps of the encoder for each kind of dictionary, their adjoints, and iterations.
 
-A step is ``z + s A^T M (x - D z)``, where ``A`` is ``D`` unless the atoms of the analysis are
-separate, and the mask ``M`` hides missing entries. Backwards it adds ``outer(u, M (x - D z))`` to
-the derivative in ``A`` and ``- outer(z, M A u)`` to the derivative in ``D``, both times ``s``. An
-iteration is a step and a shrinkage; its record holds all that the backward pass needs.
+A *step* is ``z + s A^T M (x - D z)`` with the step size ``s`` and the mask ``M`` of known entries.
+``A`` is the dictionary ``D``, unless separate atoms correlate with the residual. An *iteration* is
+a step and a shrinkage.
 
-The gradient of a dense dictionary takes ``D`` and its transpose in turn, or the Gram matrix ``G``.
-The cheaper way depends on the number of steps, which an encoder with working sets does not know in
-advance. So `DenseSteps` begins without ``G`` and builds it once it would have paid. `DenseSums`
-adds up derivatives of steps with and without ``G``.
+The *adjoint* of a step takes ``u``, the derivative of the loss in the result of the step. It adds
+``s outer(u, M (x - D z))`` to the derivative in ``A`` and ``- s outer(z, M A u)`` to the derivative
+in ``D``, and returns the derivative in ``z``. A record of each iteration holds what the adjoint
+needs.
 
-Codes of a convolution have an entry for every block of pixels, in the form of
-`skpudle._operators._conv.Phases`, from the first iteration to the last. Every product writes its
-image and patches into the same memory.
+In a dense dictionary a step multiplies by ``D`` and by its transpose, or by the Gram matrix
+``G = D^T D``. Which way is cheaper depends on the number of steps, which is not known in advance
+for an encoder with working sets. So `DenseSteps` begins without ``G``, and builds it once the steps
+so far would have paid for it. `DenseSums` adds up derivatives of steps of both kinds.
+
+Codes of a convolution stay in the form of `skpudle._operators._conv.Phases`, with an entry for
+every block of pixels, from the first iteration to the last. All products reuse the same memory for
+images and patches.
 """
 
 from typing import NamedTuple
@@ -30,15 +34,19 @@ _ROWS_OF_GRAM = 256
 
 
 class Steps:
-    """Steps of an operator.
+    """Steps of the encoder for one kind of dictionary.
 
-    A subclass has two methods. ``push(z, out=None)`` returns the codes after a step, and ``M (x - D
-    z)`` if it was computed on the way; for None the step starts from zero, and ``out`` is memory
-    that the result may use. ``sums()`` returns the adjoint, with new sums, because a graph may be
-    differentiated twice. Its ``pull(u, z, residual, out=None)`` returns the transpose of a step at
-    ``u`` that started from ``z``, None if it started from zero, and adds the step to the sums. Its
-    ``gradients(of_x=True, of_step=True)`` returns the derivatives in the atoms, the atoms of the
-    analysis, the data and the step.
+    A subclass has two methods:
+
+    * ``push(z, out=None)`` takes a step from ``z``, or from zero if ``z`` is None. It returns the
+      codes after the step, and the residual ``M (x - D z)``, or None if it was not computed. The
+      result may use the memory ``out``.
+    * ``sums()`` returns a new object that adds up the derivatives of the steps of a backward pass.
+      (A graph may be differentiated twice.) Its method ``pull(u, z, residual, out=None)`` takes the
+      derivative ``u`` in the result of a step from ``z``, adds the contribution of the step to the
+      sums, and returns the derivative in ``z``, or None if ``z`` is None. Its method
+      ``gradients(of_x=True, of_step=True)`` returns the derivatives in the atoms, the atoms of the
+      analysis, the data and the step size.
 
     Parameters
     ----------
@@ -50,7 +58,7 @@ class Steps:
         1 where an entry of ``x`` is known, 0 where it is missing.
     """
 
-    t = 0  # the current iteration, which selects a layer
+    t = 0  # the current iteration, which selects a layer of `ConvLayers`
 
     def __init__(self, x, size, *, mask=None):
         self.size, self._mask = size, mask
@@ -61,11 +69,11 @@ class Steps:
         return data if self._mask is None else data * self._mask
 
     def enter(self, z):
-        """Return codes in the form that steps take."""
+        """Return codes of a caller in the form that steps work with."""
         return z
 
     def leave(self, z):
-        """Return codes in the form of the caller, the inverse of `enter`."""
+        """Return codes of steps in the form of a caller: the inverse of `enter`."""
         return z
 
 
@@ -75,7 +83,7 @@ def mask_by(code, delta, out):
 
 
 class Iteration(NamedTuple):
-    """Iteration ``t``, from the codes ``z`` to ``code``."""
+    """Record of iteration ``t``: the codes before it (None: zeros) and after it, and residual."""
 
     t: int
     z: Tensor | None
@@ -83,7 +91,12 @@ class Iteration(NamedTuple):
     residual: Tensor | None
 
     def pull(self, delta, sums, level_gradient, scratch):
-        """Return the derivatives in the codes before this iteration, from ``delta`` after it."""
+        """Return the derivatives in the codes before this iteration.
+
+        ``delta`` are the derivatives in the codes after it, and are overwritten. ``sums`` is the
+        result of ``Steps.sums``. The derivatives in the levels are added to ``level_gradient``,
+        unless it is None. ``scratch`` is memory of the shape of ``delta``.
+        """
         u = mask_by(self.code, delta, scratch)
         if level_gradient is not None:
             by_entry = self.code.sign() * u
@@ -93,7 +106,7 @@ class Iteration(NamedTuple):
 
 
 class Iterations:
-    """Steps and shrinkages in turn.
+    """Run the iterations of the encoder, and keep their records for a backward pass.
 
     Parameters
     ----------
@@ -115,24 +128,27 @@ class Iterations:
         self.records, self._scratch = [], None
 
     def run(self, z, start, stop, *, pushed=None):
-        """Return the codes after the iterations; ``pushed`` is the first step, if known."""
+        """Return the codes after the iterations ``start`` to ``stop - 1``, from the codes ``z``.
+
+        ``pushed`` is the result of the first step, ``steps.push(z)``, if it is known already.
+        """
         given, spare = z, None
         for t in range(start, stop):
             self.steps.t = t
             v, residual = pushed or self.steps.push(z, out=spare)
-            if self._scratch is None:  # reused, since allocating is slow
+            if self._scratch is None:  # one allocation serves all iterations
                 self._scratch = torch.empty_like(v)
             code = self.shrink_(v, self.levels[t], self._scratch)
             if self.keep:
                 self.records.append(Iteration(t, z, code, residual))
-            elif z is not given:  # two buffers in turn are enough
+            elif z is not given:  # without records two buffers take turns
                 spare = z
             z, pushed = code, None
         return z
 
 
 def _gram(atoms):  # -> (n_components, n_components)
-    """Return ``D^T D``; with a copied upper triangle, in 0.6 of the time for 1500 atoms."""
+    """Return ``D^T D``, whose upper triangle is copied: 0.6 of the time, for 1500 atoms."""
     gram = atoms.new_empty(len(atoms), len(atoms))
     for first in range(0, len(atoms), _ROWS_OF_GRAM):
         rows = slice(first, first + _ROWS_OF_GRAM)
@@ -142,10 +158,11 @@ def _gram(atoms):  # -> (n_components, n_components)
 
 
 class DenseSteps(Steps):
-    """`Steps` of a `DenseDictionary`, and blocks of ``- s G``.
+    """`Steps` of a `DenseDictionary`, and blocks of ``- s G`` for working sets.
 
-    The matrix is built as soon as it would have saved its cost. That is never more than twice as
-    slow as the best choice in hindsight. Prices are in operations divided by the number of atoms.
+    The Gram matrix ``G`` is built when the operations that it would have saved so far reach the
+    operations that it costs. So the time is at most twice that of the best choice in hindsight.
+    Savings and costs are numbers of operations divided by the number of atoms.
 
     Parameters
     ----------
@@ -165,11 +182,12 @@ class DenseSteps(Steps):
         n_atoms, n_features = self.atoms.shape
         self.correlation = (self.x * size) @ self.atoms.mT  # s D^T x
         self.transition = None  # H = 1 - s G
-        # operations of a sample, per atom: with ``G``, and with ``D`` and its transpose in turn
+        # operations of a step for one sample and one atom: with ``G``, and with ``D`` and ``D^T``
         gram, direct = (6 * n_atoms, 8 * n_features) if adjoint else (2 * n_atoms, 2 * n_features)
         others = (4 if adjoint else 2) * n_features
-        # Products that skip the zeros of codes and derivatives take 0.35 to 0.4 of the time in
-        # updates with n = 50, m = 1000, p = 1500 and decay, or n = 256, m = 256, p = 512.
+        # Products that skip zeros of codes and derivatives take 0.35 to 0.4 of the time of dense
+        # products, in updates of 50 samples with 1500 atoms of 1000 features and lambda decay, and
+        # of 256 samples with 512 atoms of 256 features.
         share = 0.4 if may_leave_out(x, len(x) * n_atoms * n_features) else 1
         self._saving = share * (direct - gram) + others  # operations per sample and atom
         # with an adjoint, ``G`` also needs a product for the derivative in the atoms
@@ -188,7 +206,10 @@ class DenseSteps(Steps):
             self.transition.diagonal().add_(1)
 
     def push(self, z, *, out=None, apart=False):
-        """See `Steps.push`; if ``apart``, return the step without the codes and their rounding."""
+        """Take a step, see `Steps.push`; with ``apart`` return the step minus ``z``.
+
+        The difference alone has smaller rounding errors than the sum.
+        """
         if z is None:
             return (
                 self.correlation.clone() if out is None else out.copy_(self.correlation)
@@ -205,7 +226,7 @@ class DenseSteps(Steps):
         return DenseSums(self)
 
     def block(self, indices):  # (n, k) -> (n, k, k)
-        """Return the entries of ``- s G`` between the chosen atoms of each sample."""
+        """Return the entries of ``- s G`` between the atoms ``indices`` of each sample."""
         (n, k), (n_atoms, n_features) = indices.shape, self.atoms.shape
         self._spend(4 * n * k * k * n_features / n_atoms)  # including the product in `add_block`
         if self.transition is not None:
@@ -219,23 +240,24 @@ class DenseSteps(Steps):
         return block.mul_(-self.size)
 
     def few(self, indices):
-        """Return slices of samples with chosen atoms that fit into a cache."""
+        """Return slices of samples whose chosen atoms fit into a cache together."""
         return blocks_of_rows(len(indices), indices.shape[1] * self.atoms.shape[1], 2**19)
 
     def choose(self, indices):  # (n, k) -> (n, k, n_features)
-        """Return the chosen atoms of each sample."""
+        """Return the atoms that ``indices`` choose for each sample."""
         chosen = self.atoms.index_select(0, indices.flatten())
         return chosen.view(*indices.shape, self.atoms.shape[1])
 
     def pairs(self, indices):  # (n, k) -> (n, k, k)
-        """Return the places of pairs of the chosen atoms in the flattened matrix."""
+        """Return where pairs of chosen atoms stand in a flattened matrix of atoms by atoms."""
         return indices[:, :, None] * len(self.atoms) + indices[:, None, :]
 
 
 def _active_first(products, indices):  # symmetric (n, k, k), (n, k) -> the same, number of active
     """Sort the atoms of each sample, active atoms first, and samples by numbers of active atoms.
 
-    Most atoms of a working set are never active.
+    An atom is active if its row of ``products`` has a nonzero entry. Most atoms of a working set
+    are never active. Also return the numbers of active atoms, in increasing order.
     """
     inactive = ~products.any(2)
     inactive, order = inactive.sort(dim=1, stable=True)
@@ -247,10 +269,10 @@ def _active_first(products, indices):  # symmetric (n, k, k), (n, k) -> the same
 
 
 class DenseSums:
-    r"""`Sums` of dense steps.
+    r"""Derivatives of `DenseSteps`, added up over the steps of a backward pass; see `Steps`.
 
-    Through the Gram matrix the derivative in the atoms is :math:`q^T x - (P + P^T) D`, so the sums
-    are ``q = sum u`` and ``P = sum u^T z``.
+    For steps through the Gram matrix the derivative in the atoms is :math:`s (q^T x - (P + P^T) D)`
+    with the sums ``q = sum u`` and ``P = sum u^T z`` over steps.
     """
 
     def __init__(self, steps):
@@ -271,9 +293,10 @@ class DenseSums:
         return torch.mm(image * -steps.size, steps.atoms.mT, out=out).add_(u)
 
     def add(self, u, z, residual):  # -> M D u, of shape (n, n_features), or None
-        """Add one or more steps from the same ``z``; ``u`` is the sum of their derivatives.
+        """Add the derivatives of one or more steps from the same ``z`` to the sums.
 
-        Without a residual the steps used the Gram matrix.
+        ``u`` is the sum of the derivatives in the results of the steps. ``residual`` is None if the
+        steps used the Gram matrix.
         """
         if residual is None:
             self._total += u
@@ -288,7 +311,11 @@ class DenseSums:
         return image
 
     def add_block(self, products, indices, block):  # (n, k, k), (n, k), (n, k, k)
-        """Add the part of ``P`` between the chosen atoms of each sample; overwrite ``products``."""
+        """Add entries of ``P`` between the atoms ``indices`` of each sample to the sums.
+
+        ``products`` are these entries, and are overwritten. ``block`` are the entries of ``- s G``
+        between the same atoms.
+        """
         steps = self.steps
         if self._products is None:
             products += products.mT.clone()
@@ -306,7 +333,10 @@ class DenseSums:
     def gradients(
         self, *, of_x=True, of_step=True
     ):  # -> shapes of the atoms, None, the data, the step
-        """Return the derivatives, once; the atoms include the analysis."""
+        """Return the derivatives in the atoms, None, the data and the step size; call it once.
+
+        The derivative in the atoms includes that of the analysis, which has the same atoms.
+        """
         steps, atoms = self.steps, self._atoms
         if self._products is not None:
             products = self._products
@@ -324,7 +354,10 @@ class DenseSums:
 
 
 class ConvSteps(Steps):
-    """`Steps` of a `ConvDictionary`, or of `ConvLayers` in turn; images are in phases."""
+    """`Steps` of a `ConvDictionary`, or of `ConvLayers`, with a dictionary for each iteration.
+
+    Images and codes are in the form of `Phases`.
+    """
 
     def __init__(self, dictionary, analysis, x, size, *, mask=None, adjoint=True):
         first = dictionary[0] if isinstance(dictionary, ConvLayers) else dictionary
@@ -343,7 +376,10 @@ class ConvSteps(Steps):
         self._pieces = self.phases.pieces(self._patches, self.image)
 
     def layers(self):
-        """Return the layers that synthesise and that correlate in iteration ``t``."""
+        """Return the numbers of the layers that synthesise and that correlate in iteration ``t``.
+
+        The codes before iteration ``t`` belong to the layer of iteration ``t - 1``.
+        """
         atoms, correlators = self.matrices
         return (self.t - 1) % len(atoms), self.t % len(correlators)
 
@@ -363,17 +399,17 @@ class ConvSteps(Steps):
             self.image.mul_(self._mask)
 
     def gather(self):
-        """Return the patches of the image."""
+        """Return the patches of ``self.image`` at all positions, one per column."""
         for patch, pixels in self._pieces:
             patch.copy_(pixels)
         return self._patches
 
     def correlate(self, atoms, z, out=None):
-        """Return ``z + atoms^T image`` from the gathered patches."""
+        """Return ``z`` (None: zeros) plus the products of ``atoms`` with the gathered patches."""
         if out is None:
             shape = len(atoms), self.x.shape[-1 - len(self.phases.kernel)], *self.phases.blocks
             out = atoms.new_empty(shape)
-            # clear beyond the last column: new memory may hold NaN, which times zero is NaN
+            # new memory may hold NaN beyond the last column, and zero times NaN would be NaN
             out.flatten(1)[:, self._patches.shape[1] :] = 0
             out = out.transpose(0, 1)
         columns = self.phases.columns(out)

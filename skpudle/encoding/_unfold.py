@@ -1,4 +1,4 @@
-"""The unfolded encoder and its adjoint; see `skpudle.encoding`."""
+"""The unfolded encoder, and its adjoint as a function of autograd; see `skpudle.encoding`."""
 
 from math import isfinite
 from typing import Any, Literal
@@ -25,12 +25,13 @@ from skpudle.encoding._working_sets import Run, WorkingSets
 class _Unfolding(torch.autograd.Function):
     @staticmethod
     def forward(ctx, make_steps, options, *tensors):
-        """Return the codes after the last level."""
+        """Return the codes after one iteration for each level."""
         ctx.save_for_backward(*tensors)
         _, analysis_atoms, x, levels, step, initial = tensors
         ctx.separate = analysis_atoms is not None
         shrinkage, positive, forced, has_graph = options
-        keep = has_graph and any(ctx.needs_input_grad)  # without a graph these are true, too
+        # needs_input_grad may be true even under torch.no_grad, so `has_graph` is needed, too
+        keep = has_graph and any(ctx.needs_input_grad)
         ctx.steps = make_steps(x.detach(), step.detach(), adjoint=keep)
         iterations = Iterations(ctx.steps, levels.detach(), shrinkage, positive, keep=keep)
         z = None if initial is None else ctx.steps.enter(initial.detach())
@@ -40,13 +41,15 @@ class _Unfolding(torch.autograd.Function):
             z = WorkingSets(iterations, forced=forced).encode(z)
         ctx.records, ctx.shrinkage = iterations.records, shrinkage
         z = ctx.steps.leave(z)
-        return z.clone() if keep else z  # a record that holds the result keeps the graph alive
+        # A copy: if a record held the result itself, the result and its graph would refer to each
+        # other, and their memory would not be freed.
+        return z.clone() if keep else z
 
     @staticmethod
     @differentiable_once  # a second backward through saved codes would be silently wrong
     def backward(ctx, delta):
         """Return the derivatives in atoms, data, levels, step and first codes."""
-        # unpacking raises if a tensor was changed in place
+        # this access raises an error if a tensor was changed in place since the forward pass
         _, _, _, levels, _, initial = ctx.saved_tensors
         by_level = torch.zeros_like(levels) if ctx.needs_input_grad[5] else None
         kept = by_level if ctx.shrinkage == "soft" else None  # hard codes are constant in levels
@@ -65,27 +68,27 @@ class _Unfolding(torch.autograd.Function):
 
 
 def _is_confined(path, dictionary, x, levels, *, plain):
-    """Return whether to confine iterations of sparse codes to working sets."""
+    """Return whether iterations run inside working sets of atoms once codes are sparse."""
     if path != "auto" or not plain or x.device.type != "cpu":
         return path == "active"
     n_components, n_features = dictionary.atoms.shape
     iteration = 2 * len(x) * n_components * min(n_components, 2 * n_features)
-    # In five problems of 100 unfoldings dense updates took 1.1 to 2.1 times as long as working sets
-    # (soft shrinkage) and 2.6 to 6.6 times (hard shrinkage); with 20 unfoldings working sets took
-    # 1.1 times as long.
+    # In five problems with 100 unfoldings, updates with dense iterations took 1.1 to 2.1 times as
+    # long as with working sets for soft shrinkage, and 2.6 to 6.6 times for hard shrinkage. With 20
+    # unfoldings working sets took 1.1 times as long as dense iterations.
     pays = len(levels) > 32 and n_components >= 128 and iteration > 4e7
     return pays and bool(levels[-1].sum() >= levels[0].sum() / 2)
 
 
 def _are_few_constants(atoms, x, levels, *others):
-    """Return whether compiled loops, which have no derivatives, apply and are faster."""
+    """Return whether `unfold_few` applies, since no derivatives are needed, and is faster."""
     if is_recorded(atoms, x, levels, *others):
         return False
     if levels.ndim != 2 or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return False
-    # Compiled loops take 0.4 to 0.8 of the time of torch up to so many multiplications. For a
-    # single row loops always win, since memory is the limit: 0.5 to 0.6 of the time for 1500 x 1000
-    # atoms.
+    # Up to 2**16 multiplications for all rows compiled loops take 0.4 to 0.8 of the time of torch.
+    # For a single row they are faster with any number of atoms, since both wait for memory: with
+    # 1500 atoms of 1000 features they take 0.5 to 0.6 of the time.
     return len(x) == 1 or len(x) * atoms.numel() <= 2**16
 
 
@@ -105,16 +108,16 @@ def unfold(
     offset=None,
     path="auto",
 ):
-    """Run one iteration of the encoder for each of the given levels.
+    """Run one iteration of the encoder, a step and a shrinkage, for each of the given levels.
 
-    Differentiable once in the atoms, the data, the levels (soft shrinkage; a hard threshold has
-    derivative 0), the step, the initial codes and the offset.
+    The codes are differentiable once in the atoms, the data, the levels, the step, the initial
+    codes and the offset. The derivative in the levels of hard shrinkage is 0.
 
     Parameters
     ----------
     dictionary : DenseDictionary, ConvDictionary or ConvLayers
-        The dictionary. With layers, the codes of unfolding
-        ``t`` belong to layer ``t``, and the next unfolding subtracts its synthesis from the data.
+        The dictionary. With layers, unfolding ``t`` computes codes for layer ``t``, and unfolding
+        ``t + 1`` subtracts the synthesis of layer ``t`` from the data.
     x : Tensor of shape (n_samples, n_features)
         Data.
     levels : Tensor of shape (n_unfoldings, 1) or (n_unfoldings, n_components)
@@ -123,8 +126,8 @@ def unfold(
     step : Tensor of shape () or None
         Step size. The encoder converges for steps below 2 over the squared spectral norm of the
         dictionary times the curvature of the loss. None is for a loss of unbounded curvature: each
-        sample then searches for steps such that the penalised loss never rises. These are constants
-        to differentiation, and levels of soft shrinkage are in units of them.
+        sample then searches for step sizes such that the penalised loss never rises. Derivatives
+        treat these step sizes as constants, and levels of soft shrinkage are multiplied by them.
     shrinkage : {"soft", "hard"}, default="soft"
         The shrinkage.
     positive_code : bool, default=False
@@ -134,17 +137,19 @@ def unfold(
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` must be finite).
     analysis : ConvDictionary or ConvLayers, default=None
-        Separate dictionary A that correlates, for convolutions: a step is then ``z + s A^T (x - D
-        z)``, no longer the gradient step of a lasso. By default ``dictionary``.
+        For convolutions: a separate dictionary ``A`` that correlates with the residual. A step is
+        then ``z + s A^T (x - D z)``, which is not the gradient step of a lasso. By default
+        ``dictionary``.
     loss : object of `skpudle._losses`, default=None
         The loss, for a `DenseDictionary`: the residual is ``x - loss.mean(D z + offset)``. By
         default least squares.
     offset : Tensor that broadcasts against the data, default=None
         Added to ``D z``.
     path : {"auto", "dense", "active"}, default="auto"
-        Whether to confine iterations of sparse codes to working sets of atoms, which changes the
-        speed only (see `skpudle.encoding._working_sets`). "auto" does so where it pays; "active" is
-        for least squares on the CPU in a `DenseDictionary` without a mask.
+        Whether iterations of sparse codes run inside working sets of atoms ("active") or not
+        ("dense"). It changes the speed only, see `skpudle.encoding._working_sets`. "auto" takes the
+        faster way. "active" works for least squares on the CPU, in a `DenseDictionary` without a
+        mask.
 
     Returns
     -------
@@ -180,7 +185,7 @@ def unfold(
 
     def make_steps(x, step, adjoint):
         if is_dense:
-            # codes are sparse after 7 to 16 iterations for p = 1500 and p = 512
+            # with 512 or 1500 atoms codes are sparse enough for working sets after 7 to 16 steps
             n_steps = min(16, len(levels)) if sparse else len(levels)
             return DenseSteps(fixed, x, step, mask=mask, n_steps=n_steps, adjoint=adjoint)
         return ConvSteps(fixed, separate or fixed, x, step, mask=mask, adjoint=adjoint)
@@ -202,13 +207,14 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
     Parameters
     ----------
     dictionary : DenseDictionary
-        Dictionary that determines the shape of the levels.
+        Dictionary whose atoms determine the axes of the levels, their dtype and their device.
     alpha : float or Tensor of shape (), (n_components,) or (n_unfoldings, n_components)
         Penalty or threshold: one, one per atom, or one per unfolding and atom.
     n_unfoldings : int
         Number of iterations.
     step : Tensor of shape () or None
-        Step size; None for levels in units of it.
+        Step size. None: levels are not multiplied by a step size, as `unfold` with ``step=None``
+        takes them.
     lambda_decay : float, default=1.0
         Factor between the penalties of consecutive iterations.
     shrinkage : {"soft", "hard"}, default="soft"
@@ -245,8 +251,9 @@ def default_step(dictionary, loss=None):  # -> scalar tensor, or None
     Returns
     -------
     Tensor or None
-        A scalar. If the square overflows it is NaN, which training notices. None if the curvature
-        of the loss has no bound: `unfold` then searches for steps.
+        The step size, of shape (). It is NaN if the bound overflows; training then reports that it
+        has diverged. None if the curvature of the loss has no bound: `unfold` then searches for
+        step sizes.
     """
     bound = dictionary.squared_norm_bound()
     if loss is not None:
@@ -258,7 +265,10 @@ def default_step(dictionary, loss=None):  # -> scalar tensor, or None
 
 
 def _largest_of(correlation, threshold, positive):
-    """Return correlations where they reach a threshold, and zero elsewhere."""
+    """Return correlations with zeros where the modulus is below ``threshold``.
+
+    With ``positive`` negative correlations become zero, too.
+    """
     small = correlation.detach().abs() < threshold
     if positive:
         small |= correlation.detach() < 0
@@ -283,8 +293,8 @@ def encode(
 ) -> Tensor:
     r"""Encode data by an unfolded sparse encoder (eq. 7 of the paper).
 
-    Differentiable once in ``dictionary.atoms``, ``x`` and, where they are tensors, ``alpha`` and
-    ``step_size``. The backward pass takes the memory of the codes of all unfoldings.
+    The codes are differentiable once in ``dictionary.atoms``, ``x`` and, if they are tensors,
+    ``alpha`` and ``step_size``. For a backward pass the codes of all unfoldings stay in memory.
 
     Parameters
     ----------
@@ -298,7 +308,8 @@ def encode(
     n_unfoldings : int, default=100
         Number of iterations, :math:`T`.
     step_size : float or Tensor of shape (), default=None
-        Step of one iteration; by default from `default_step`, or searched for as in `unfold`.
+        Step of one iteration. By default 1 over a bound of the squared spectral norm times the
+        curvature of the loss; if the curvature has no bound, each sample searches for step sizes.
     lambda_decay : float, default=1.0
         Iteration t has the penalty ``alpha * lambda_decay**t`` (soft shrinkage only).
     shrinkage : {"soft", "hard"}, default="soft"
@@ -311,7 +322,7 @@ def encode(
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` must be finite).
     loss : object, default=None
-        Another loss, with `mean`, `natural` and `curvature`; by default least squares.
+        A loss of `skpudle._losses`; by default least squares.
     offset : Tensor that broadcasts against the data, default=None
         Added to ``D z``: the residual is ``x - loss.mean(D z + offset)``.
 

@@ -1,30 +1,36 @@
-r"""The exact active set: unfoldings of sparse codes for the price of their entries.
+r"""Working sets: run the unfoldings of sparse codes on a few atoms, with the same result.
 
-After a few unfoldings codes are sparse, and most of a dense iteration computes zeros. Iteration
-``a`` starts from codes ``z_a`` and shrinks ``v(a) = z_a + s D^T (x - D z_a)``. As long as codes
-stay inside a working set ``C`` of their sample, an entry ``j`` outside is shrunk from
+After a few unfoldings codes are sparse, and a dense iteration mostly computes zeros. So each sample
+gets a *working set* ``C`` of atoms, and iterations compute the codes at these atoms only. A
+*certificate* makes sure that all codes outside of ``C`` would be zero.
+
+Iteration ``a`` starts from codes ``z_a`` and shrinks ``v(a) = z_a + s D^T (x - D z_a)``. While the
+codes ``z_t`` of later iterations are nonzero only inside ``C``, the entry ``j`` outside of ``C`` is
+shrunk from
 
 .. math:: v_j(t) = v_j(a) - s \langle d_j, D (z_t - z_a) \rangle,
 
-so it stays zero while :math:`|v_j(a)| + s |d_j| |D (z_t - z_a)| < \text{level}_t` (non-negative
-codes: ``v_j`` instead of its modulus). The distance is cheap: :math:`|D e|^2 = e^T G_{CC} e`.
-Where that is too coarse, a dense product at the end ``b`` of the block yields ``v(b)`` too. For any
-share ``theta`` of the chord from ``z_a`` to ``z_b`` an entry is within the same product of :math:`e
-= (z_t - z_a) - \theta (z_b - z_a)` of the larger of ``v(a)`` and ``v(b)``, and iterations move
-slowly along nearly straight lines.
+so it stays zero while :math:`|v_j(a)| + s |d_j| |D (z_t - z_a)| < \text{level}_t` (for non-negative
+codes with ``v_j`` in place of its modulus). The distance is cheap to compute: :math:`|D e|^2 = e^T
+G_{CC} e` for a vector ``e`` inside ``C``.
+
+Where this bound is too coarse, a dense product at the end ``b`` of a block of iterations yields
+``v(b)``, too. Let ``theta`` be any share of the chord from ``z_a`` to ``z_b``, and :math:`e = (z_t
+- z_a) - \theta (z_b - z_a)`. Then :math:`|v_j(t)| \le \max(|v_j(a)|, |v_j(b)|) + s |d_j| |D e|`.
+This bound is close, since iterations move slowly along nearly straight lines.
 
 So the encoder iterates densely until codes are sparse. Then it alternates a dense product with a
-block of iterations inside ``C``, which ends with the last one that a bound certifies. The next
-block is as long again, or twice as long if all of it was certified. Nothing is approximated: the
-iterations equal the dense encoder's up to rounding. The adjoint of an iteration inside ``C`` stays
-there, because the support masks it.
+block of iterations inside ``C``. A block ends with its last certified iteration. The next block is
+one iteration longer, or twice as long if the whole block was certified. Nothing is approximated:
+codes equal those of dense iterations up to rounding. The adjoint of an iteration inside ``C`` stays
+inside ``C``, too, because derivatives are zero where codes are zero.
 
 A `Run` iterates inside the working sets, with codes of shape (n, k) for the k atoms in each.
 `WorkingSets` chooses the sets and certifies the blocks.
 
-An update of figure 5 of the paper (50 rows, 1500 atoms of 1000 features, 100 unfoldings, 20 codes a
-row) takes .15 of the time of plain automatic differentiation, and .23 with dense iterations alone;
-with hard thresholds .08 and .21 (one core).
+An update of figure 5 of the paper has 50 rows, 1500 atoms of 1000 features, 100 unfoldings and 20
+nonzero codes in a row. On one core it takes .15 of the time of plain automatic differentiation, and
+.23 with dense iterations alone; with hard thresholds .08 and .21.
 """
 
 from itertools import pairwise
@@ -36,7 +42,7 @@ from skpudle.encoding._steps import Iteration
 
 
 class Run:
-    """Iterations one after the other, inside the working sets of the samples.
+    """Record of successive iterations inside the working sets of the samples.
 
     Parameters
     ----------
@@ -55,18 +61,21 @@ class Run:
     def __init__(self, steps, shrink_, indices, start, z):
         self.steps, self.indices, self._shrink_ = steps, indices, shrink_
         self.matrix = steps.block(indices)  # - s G, (n, k, k)
-        self._start, self.codes = start, [z[None]]  # and after each iteration, block by block
+        # first the codes before the first iteration, then the codes of each block of iterations,
+        # every tensor of shape (n_iterations, n, k)
+        self._start, self.codes = start, [z[None]]
 
     def spread(self, values):  # (n, k) -> (n, n_components)
-        """Return values in their places among all atoms, 0 elsewhere."""
+        """Return values of the working sets in their places among all atoms, 0 elsewhere."""
         return torch.zeros_like(self.steps.correlation).scatter_(1, self.indices, values)
 
     # ------------------------------------------------------------------ iterations
 
     def iterate(self, z, ascent, levels):  # (n, k) -> (len(levels), n, k)
-        """Return the codes after each iteration from the codes ``z``; ``ascent`` is the first step.
+        """Return the codes after each of the iterations that start from the codes ``z``.
 
-        Products are with the distance from ``z``: with codes, rounding would add up.
+        ``ascent`` is the first gradient step, without ``z``. The matrix multiplies the distance of
+        codes from ``z``, since rounding errors would add up if it multiplied the codes.
         """
         codes, move = z.new_empty(len(levels), *z.shape), torch.zeros_like(z)
         before = z
@@ -78,7 +87,7 @@ class Run:
         return codes
 
     def reach(self, path):  # (n_iterations, n, k) -> (n_iterations, n)
-        r"""Return :math:`\sqrt s |D e|` for every ``e`` of the path, rounded up."""
+        r"""Return :math:`\sqrt s |D e|` for every vector ``e`` in ``path``, rounded up."""
         images = torch.bmm(path.transpose(0, 1), self.matrix).transpose(0, 1)
         square = (path * images).sum(2).neg_().clamp_min_(0)
         rounding = 8 * path.shape[2] * torch.finfo(path.dtype).eps
@@ -87,7 +96,11 @@ class Run:
     # ------------------------------------------------------------------ derivatives
 
     def pull(self, delta, sums, level_gradient, scratch):
-        """Return the derivatives ``delta``, (n, n_components), before all iterations."""
+        """Return the derivatives in the codes before the first iteration of this record.
+
+        ``delta`` (n, n_components) are the derivatives in the codes after the last iteration; see
+        `Iteration.pull`.
+        """
         if len(self.codes) == 1:
             return delta
         steps, indices, last = self.steps, self.indices, self.codes[-1][-1]
@@ -97,8 +110,8 @@ class Run:
         total, products = torch.zeros_like(inner), torch.zeros_like(self.matrix)
         stop = self._start + sum(map(len, self.codes)) - 1
         for earlier, after in reversed(list(pairwise(self.codes))):
-            # derivatives of early iterations are negligible compared with those of later ones, and
-            # denormal numbers are slow
+            # Derivatives shrink from the last iteration to the first. Tiny ones are set to zero:
+            # they change nothing, and denormal numbers are slow.
             inner = inner.masked_fill(inner.abs() < negligible, 0)
             if not inner.any():
                 break
@@ -108,7 +121,7 @@ class Run:
                 row = row.mul_(inner)[:, None]
                 inner = torch.baddbmm(row, row, self.matrix)[:, 0]
             total += u.sum(0)
-            # products are with the small distance from the last codes, which rounds less
+            # differences from the last codes are small, so their products round less
             moves = torch.cat([earlier[-1:], after[:-1]]) - last
             products.baddbmm_(u.permute(1, 2, 0), moves.permute(1, 0, 2))
             stop -= len(u)
@@ -127,9 +140,7 @@ class Run:
 
 
 class _Plan:
-    """Decide on working sets from the numbers of atoms that samples need.
-
-    Decisions change the time, not the codes.
+    """Decide when to use working sets, and of what size, to save time; codes do not depend on it.
 
     Parameters
     ----------
@@ -141,31 +152,36 @@ class _Plan:
 
     def __init__(self, n_components, n_features, *, forced):
         self._n_components, self._forced = n_components, forced
-        # A dense iteration of a sample and its adjoint take the time of 6 p^2 operations, an
-        # iteration in a working set of k atoms that of 24 k^2, and the matrices of the sets take
-        # 4 m k^2 once. With n = 50, m = 1000, p = 1500, T = 100 sets of at most p / 12 atoms take
-        # 185 ms (p / 8: 219, p / 30: 174; with hard shrinkage 122, 122 and 177).
-        # Largest sets: Gram matrices of more atoms are nearly singular, and rounding adds up along
-        # directions of small eigenvalues, which products with the atoms avoid
+        # Largest working set. For p atoms of m features a dense iteration of a sample and its
+        # adjoint take 6 p^2 operations; an iteration in a working set of k atoms takes the time of
+        # 24 k^2 operations, and its matrix 4 m k^2 operations once. With 50 samples, m = 1000, p =
+        # 1500 and 100 unfoldings an update takes 185 ms with a limit of p / 12 (219 with p / 8, 174
+        # with p / 30), and with hard shrinkage 122 ms (122 with p / 8, 177 with p / 30). A set has
+        # at most m / 2 atoms: Gram matrices of more atoms are nearly singular, and rounding errors
+        # add up along directions of small eigenvalues, which products with the atoms avoid.
         self._most = n_components if forced else min(n_features / 2, n_components / 12)
         self.next_look = 1 if forced else 2
         self.block_length = 4
 
     def size(self, need):
-        """Return the size of the sets for samples that need up to ``need`` atoms."""
+        """Return the size of working sets for samples with up to ``need`` nonzero codes."""
         room = 2 if self._forced else 16
         step = 1 if self._forced else 16
-        # Room for later atoms. With n = 50, m = 1000, p = 1500, T = 100 a factor of 1.1 and 8
-        # places take 1.5 times as long, 1.5 and 16 take 1.1 times.
+        # There is room for atoms that become active later: a factor of 1.25, and 16 places. For 50
+        # samples, 1500 atoms of 1000 features and 100 unfoldings an update takes 1.5 times as long
+        # with 1.1 and 8 places, and 1.1 times with 1.5 and 16 places.
         return min(self._n_components, step * ceil((1.25 * need + room) / step))
 
     def enters(self, need, t):
-        """Return whether to use working sets from iteration ``t`` on, and plan the next look."""
+        """Return whether to use working sets from iteration ``t`` on.
+
+        Also set ``next_look``, the iteration at which to ask again.
+        """
         self.next_look = t + 1 if self._forced else t + max(1, t // 4)
         return self.size(need) <= self._most
 
     def goes_on(self, t, length, whole, need, size):
-        """Plan after a block; return whether to go on with its working sets.
+        """Set the length of the next block; return whether to go on with the same working sets.
 
         Parameters
         ----------
@@ -174,9 +190,9 @@ class _Plan:
         length : int
             Number of iterations in the block.
         whole : bool
-            Whether all iterations tried are certified.
+            Whether all iterations of the block were certified.
         need, size : int
-            Largest number of atoms that a sample uses now, and the size of the sets.
+            Largest number of nonzero codes of a sample now, and the size of the working sets.
         """
         self.block_length = min(2 * length, 64) if whole else length + 1
         self.next_look = t
@@ -184,7 +200,7 @@ class _Plan:
 
 
 class WorkingSets:
-    """Iterations, confined to working sets where `_Plan` decides so.
+    """Run all iterations, densely or inside working sets as `_Plan` decides.
 
     Parameters
     ----------
@@ -205,7 +221,7 @@ class WorkingSets:
         self._rounding = rounding * torch.linalg.vector_norm(self._steps.x, dim=1)
 
     def encode(self, z):  # (n, n_components) or None -> (n, n_components)
-        """Return the codes after all iterations from ``z``."""
+        """Return the codes after all iterations, which start from ``z`` (None: zeros)."""
         t, pushed = 0, None
         while t < len(self._levels):
             step, residual = pushed or self._steps.push(z, apart=True)
@@ -218,10 +234,11 @@ class WorkingSets:
         return z
 
     def _iterate_inside(self, z, v, step, t):
-        """Do a block of iterations inside the working sets.
+        """Run a block of iterations inside the working sets, from iteration ``t`` on.
 
-        ``v`` and ``step`` are codes before shrinkage and the step at the first iteration, ``t``.
-        Return the codes, the next iteration, and the dense step there if it is known.
+        ``z`` are the codes before the block, ``step`` the gradient step from them, and ``v`` the
+        sum of both, each (n, n_components). Return the codes after the block, the number of the
+        next iteration, and the gradient step and residual from these codes if they are known.
         """
         run, levels = self._run, self._levels[t : t + self._plan.block_length]
         origin, ascent = z.gather(1, run.indices), step.gather(1, run.indices)
@@ -248,16 +265,16 @@ class WorkingSets:
     # ------------------------------------------------------------------ certificates
 
     def _n_certified(self, path, levels, size):
-        """Return the number of iterations before which all entries outside stay zero.
+        """Return how many iterations are certain to leave all codes outside of the sets zero.
 
         Parameters
         ----------
         path : Tensor of shape (n_iterations, n, k)
-            Distances of codes at the start of iterations from codes that have a bound.
+            For each iteration the codes before it minus the codes that ``size`` belongs to.
         levels : Tensor of shape (n_iterations, 1) or (n_iterations, n_components)
-            Levels of the same iterations.
+            Levels of these iterations.
         size : Tensor of shape (n, n_components)
-            The bound, of the magnitude of codes before shrinkage where the path is zero.
+            Bound of the moduli of codes before shrinkage, for a path of zero.
         """
         if not len(path):
             return 0
@@ -277,7 +294,7 @@ class WorkingSets:
     def _has_sets(self, z, v, t):
         if self._run is not None:
             share = self._magnitude(v) / self._limits(self._levels[t])
-            # no entry outside becomes active now or soon
+            # keep the working sets unless an entry outside of them is close to its level
             if share.amax() < 0.5 + 0.5 * self._share:
                 return True
             self._run = None
@@ -286,7 +303,10 @@ class WorkingSets:
         return self._choose(z, v, t)
 
     def _choose(self, z, v, t):
-        """Choose working sets if samples are sparse enough, before and after this iteration."""
+        """Choose working sets if codes are sparse before and after iteration ``t``.
+
+        Return whether sets were chosen.
+        """
         level = self._levels[t]
         if not self._plan.enters(int((z != 0).sum(1).amax()), t):
             return False
@@ -311,11 +331,12 @@ class WorkingSets:
         return True
 
     def _look_back(self, used, size):
-        """Move the last dense iterations with codes that fit into the working sets off the records.
+        """Take the last dense iterations off the records, as far as working sets can hold them.
 
-        Their backward pass, twice as long as the forward one, then runs inside the sets, which
-        saves 7 to 20 % of an update. The first iteration stays, since all entries of given initial
-        codes have derivatives.
+        Return the atoms that these iterations use, together with ``used``, and their records. The
+        backward pass, which takes twice the time of the forward pass, then runs inside the working
+        sets. This saves 7 to 20 % of an update. The first iteration stays dense, since all entries
+        of given initial codes have derivatives.
         """
         past, records = [], self._iterations.records
         while records and isinstance(records[-1], Iteration) and records[-1].t > 0:

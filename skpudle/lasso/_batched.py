@@ -1,21 +1,25 @@
 r"""The active set method behind `skpudle.lasso`, for a batch of samples in torch.
 
-A sample ``x`` has a support S, signs ``theta`` and correlations ``c = D^T (x - D z)``. A round
+A sample ``x`` has a *support* S, the atoms with nonzero codes, their signs ``theta`` (1 or -1), and
+correlations ``c = D^T (x - D z)`` of the residual with all atoms. A *round*
 
-1. admits atoms with ``|c_j|`` above the penalty, each with the sign of ``c_j``;
-2. takes the Newton step ``G_SS^{-1} slope``, ``slope = c_S - penalty * theta``, up to the first
-   code that reaches zero, leaves that code out, and repeats until a whole step keeps all signs;
+1. admits atoms with ``|c_j|`` above the penalty to the support, each with the sign of ``c_j``;
+2. takes the Newton step ``G_SS^{-1} slope``, where ``slope = c_S - penalty * theta`` is the
+   residual of the optimality condition. The step ends at the first code that reaches zero, and this
+   code leaves the support. Newton steps repeat until a whole step keeps all signs;
 3. computes the correlations anew.
 
-Every round lowers the objective and ends at its minimum for a support and signs. So no support with
-its signs returns, and the number of rounds is finite: in practice some 5 for supports of 15. The
-last Newton step is the polish: on their support the codes are exact up to rounding.
+Every round lowers the objective and ends at its minimum for one support with its signs. So no
+support returns with the same signs, and the number of rounds is finite: about 5 in practice, for
+supports of 15 atoms. The last Newton step is called the *polish*: on their support the codes are
+exact up to rounding.
 
-Here supports are padded to one size. An empty place holds the index of an additional zero atom and
-has ``theta = 0``. A device works ahead of the host until the host asks it for a number, such as the
-number of solved samples, and waits. So the host asks only every few rounds. In between, solved
-samples stay as they are, and samples with a support that still changes after a few Newton steps
-admit no atoms. `skpudle.lasso._compiled` is the same method for one sample at a time.
+Here supports of a batch are padded to one size. A place without an atom refers to an additional
+zero atom and has ``theta = 0``. A GPU works ahead of the host until the host needs a number from
+it, such as the number of solved samples, and has to wait. So the host counts solved samples only
+every few rounds. In between, solved samples stay as they are. A sample whose support still changes
+after two Newton steps admits no atoms in the next round. `skpudle.lasso._compiled` has the same
+method for one sample at a time.
 """
 
 from bisect import bisect_right
@@ -25,7 +29,7 @@ import torch
 from skpudle._compilation import blocks_of_rows
 from skpudle.lasso import _compiled
 
-# Entries of the codes of a block: enough work for a device, little memory compared with the data.
+# Codes in a block, including zeros: enough work for a device, with little memory.
 BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**24}
 
 # Supports are padded to multiples of this.
@@ -33,16 +37,20 @@ _SUPPORT_STEP = 8
 
 
 def supports_of(codes, width):  # (n, p), int -> (n, width), padded by p
-    """Return the support of each row, which has at most ``width`` entries."""
-    active = codes.abs() > 0  # and no NaN
-    places = (active.cumsum(1) - 1).masked_fill_(~active, width)  # zeros write to an extra place
+    """Return the numbers of the atoms with nonzero codes in each row, at most ``width`` of them."""
+    active = codes.abs() > 0  # False for NaN
+    places = (active.cumsum(1) - 1).masked_fill_(~active, width)  # zeros go to an extra column
     supports = places.new_full((len(codes), width + 1), codes.shape[1])
     atoms = torch.arange(codes.shape[1], device=codes.device).expand_as(places)
     return supports.scatter_(1, places, atoms)[:, :width]
 
 
 def parts(sizes, n_features, device):  # in ascending order -> first, last, width
-    """Yield parts of rows with supports of similar size, for little padding; skip empty ones."""
+    """Yield ranges of rows with supports of similar size, which need little padding.
+
+    ``sizes`` are the sizes of the supports. Rows with empty supports are skipped. A range has the
+    rows ``first:last``, whose supports are padded to ``width``.
+    """
     first, entries = bisect_right(sizes, 0), BLOCK_ENTRIES.get(device.type, 2**20)
     while first < len(sizes):
         width = -(-sizes[first] // _SUPPORT_STEP) * _SUPPORT_STEP
@@ -52,8 +60,9 @@ def parts(sizes, n_features, device):  # in ascending order -> first, last, widt
         first = last
 
 
-# Rounds between two counts of the solved samples. Most samples take some 5; with 6 rounds, empty
-# places double the time of the factors where supports are large (CPU).
+# Rounds between two counts of the solved samples. Most samples are solved after about 5 rounds.
+# With 6 rounds instead of 4, empty places accumulate, and on a CPU the factors of large supports
+# take twice the time.
 LOOK = 4
 
 
@@ -74,7 +83,11 @@ def _gather_inner(atoms, gram, support, mask):  # -> (n, k, k), anything at empt
 
 
 def _candidates(c, least, positive, none):  # c: (n, p) -> (n, CANDIDATES), (n,)
-    """Return atoms with correlations above ``least``, or ``none``; and the largest correlation."""
+    """Return up to 8 atoms with correlations above ``least`` (n,), and the largest correlation.
+
+    At most one atom comes from each run of 32 neighbouring atoms. Places without a candidate hold
+    ``none``.
+    """
     excess = c if positive else c.abs()
     excess = excess.unflatten(1, (-1, _compiled.RUN))  # (n, n_runs, RUN)
     peaks = excess.amax(2)
@@ -82,20 +95,23 @@ def _candidates(c, least, positive, none):  # c: (n, p) -> (n, CANDIDATES), (n,)
     runs = peaks.topk(min(_compiled.CANDIDATES, peaks.shape[1]), dim=1).indices.sort(dim=1).values
     values = peaks.gather(1, runs)
     in_runs = excess.gather(1, runs[:, :, None].expand(-1, -1, _compiled.RUN))
-    # argmax of a boolean tensor is its first True
+    # the argmax of zeros and ones is the first 1: the first of tied atoms
     offsets = (in_runs >= (1 - _compiled.TIE) * values[:, :, None]).to(torch.int8).argmax(2)
     accepted = (values > least[:, None]) & (values >= _compiled.LEAST_SHARE * best[:, None])
     return (runs * _compiled.RUN + offsets).masked_fill(~accepted, none), best
 
 
 def _factor(inner, theta):
-    """Return Cholesky factors of ``inner`` on the support, and a mask of their small pivots."""
+    """Return Cholesky factors of ``inner`` (n, k, k) on the supports, and a mask of small pivots.
+
+    A small pivot marks an atom that depends on the atoms before it in the support.
+    """
     active = theta != 0
     matrix = inner * (active[:, :, None] & active[:, None, :])
     diagonal = matrix.diagonal(dim1=1, dim2=2)
     scale = diagonal.clone()
     rounding = len(theta.T) * torch.finfo(inner.dtype).eps
-    # in units of rounding, so that dependent atoms have a factor
+    # a few rounding errors are added to the diagonal, so that dependent atoms have a factor, too
     diagonal.mul_(1 + 10 * rounding).add_(~active)
     factor, failed = torch.linalg.cholesky_ex(matrix)
     pivots = factor.diagonal(dim1=1, dim2=2).square()
@@ -103,13 +119,18 @@ def _factor(inner, theta):
 
 
 def _reach(z, theta, step):
-    """Return the share of the step after which a code has lost its sign, 2 for never."""
+    """Return after which share of the step each code reaches zero; 2 if it keeps its sign.
+
+    All arguments and the result are (n, k).
+    """
     share = torch.where(theta * step < 0, z / -step, torch.zeros_like(z))
     return share.masked_fill((theta * (z + step) > 0) | (theta == 0), 2)
 
 
 def _minimise(inner, slope, z, theta, fresh, done):
-    """Minimise over supports and signs in place; entries that leave have ``z`` and ``theta`` 0.
+    """Minimise the objective for given supports and signs, by two Newton steps, in place.
+
+    A code that reaches zero leaves its support: its ``z`` and ``theta`` become 0.
 
     Parameters
     ----------
@@ -118,21 +139,20 @@ def _minimise(inner, slope, z, theta, fresh, done):
     slope, z, theta : Tensor of shape (n, k)
         Residual of the optimality condition, codes and signs.
     fresh : Tensor of shape (n, k)
-        True at places filled in this round, with a code of zero.
+        True at places of atoms that entered in this round, with a code of zero.
     done : Tensor of shape (n,)
         True for samples to leave as they are.
 
     Returns
     -------
     Tensor of shape (n,)
-        True for samples at the minimum; the remaining samples continue from their codes in the next
-        call.
+        True for samples at the minimum. The other samples go on from their codes in the next call.
     """
-    # most samples need one or two Newton steps
+    # two Newton steps are enough for most samples
     for number in range(2):
         factor, dependent = _factor(inner, theta)
         stays = done
-        if number == 0:  # dependent atoms have left: the next step needs a new factor
+        if number == 0:  # dependent atoms leave, and their samples wait for a factor without them
             dependent &= fresh & (fresh.cumsum(1) > 1)
             theta.masked_fill_(dependent, 0)
             stays = done | dependent.any(1)
@@ -141,7 +161,7 @@ def _minimise(inner, slope, z, theta, fresh, done):
         share = _reach(z, theta, step[:, :, 0])
         length = share.amin(1, keepdim=True).clamp_max(1).masked_fill_(stays[:, None], 0)
         stops = (share <= length) & ~stays[:, None]
-        # where a factor has failed, a step of length zero may hold any numbers
+        # If a factor has failed, the step may hold any numbers. Its length is then zero.
         moved = torch.where(length > 0, z + length * step[:, :, 0], z)
         z.copy_(moved.masked_fill_(stops, 0))
         theta.masked_fill_(stops, 0)
@@ -152,7 +172,10 @@ def _minimise(inner, slope, z, theta, fresh, done):
 
 
 class _Batch:
-    """Unsolved samples; every attribute except the first three has one row per sample."""
+    """The samples that are not solved yet, and their supports.
+
+    Every attribute with a name without an underscore has one row per sample.
+    """
 
     def __init__(self, atoms, gram, x, mask, penalty, positive):
         self._atoms, self._gram, self._options = atoms, gram, (penalty, positive)
@@ -162,7 +185,7 @@ class _Batch:
         self.z = self.theta = self.slope = x.new_zeros(len(x), 0)
         self.fresh = self.support.bool()
         self.scale, self.polished = x.new_zeros(len(x)), torch.zeros_like(self.rows)
-        # at the minimum for their support and signs; solved
+        # settled: at the minimum for its support and signs; solved: at the minimum of the lasso
         self.settled = torch.ones_like(self.rows, dtype=torch.bool)
         self.solved = torch.zeros_like(self.settled)
 
@@ -170,7 +193,10 @@ class _Batch:
         return _scatter(self.support, self.z, len(self._atoms))
 
     def look_for_atoms(self):
-        """Compute correlations, mark solved samples, and admit atoms where none has to leave."""
+        """Compute correlations, mark solved samples, and admit atoms to supports.
+
+        Only settled samples admit atoms.
+        """
         penalty, positive = self._options
         none = len(self._atoms) - 1
         image = self.codes() @ self._atoms
@@ -218,16 +244,16 @@ class _Batch:
         return n_left
 
     def minimise(self):
-        """Minimise over supports and signs."""
+        """Minimise for the present supports and signs, and free the places of atoms that leave."""
         inner = _gather_inner(self._atoms, self._gram, self.support, self.mask)
         self.settled = _minimise(inner, self.slope, self.z, self.theta, self.fresh, self.solved)
         self.support = self.support.masked_fill(self.theta == 0, len(self._atoms) - 1)
 
 
 def _solve_alike(atoms, gram, x, mask, *, penalty, positive, max_iter):
-    """Solve for rows that all use the Gram matrix, or all have a mask."""
+    """Return lasso codes of rows that all use the Gram matrix, or that all have a mask."""
     n_components = len(atoms)
-    # the last of the zero atoms that fill a run
+    # Zero atoms fill the last run of atoms. The last of them, `none`, stands at empty places.
     none = -(-(n_components + 1) // _compiled.RUN) * _compiled.RUN - 1
     atoms = torch.cat([atoms, atoms.new_zeros(none + 1 - n_components, atoms.shape[1])])
     batch = _Batch(atoms, gram, x, mask, penalty, positive)
@@ -244,10 +270,10 @@ def _solve_alike(atoms, gram, x, mask, *, penalty, positive, max_iter):
 
 
 def _refit(atoms, x, codes, mask=None):
-    """Return the least squares codes of the rows of ``x`` on the supports of codes.
+    """Return codes that are least squares on the supports of given codes, with the same signs.
 
     Codes move straight towards least squares. A code that reaches zero on the way leaves the
-    support, and the other codes continue from there, so no sign turns.
+    support, and the remaining codes go on from there. So no sign turns.
 
     Parameters
     ----------
@@ -263,7 +289,7 @@ def _refit(atoms, x, codes, mask=None):
     Returns
     -------
     Tensor of shape (n_samples, n_components)
-        Codes.
+        The least squares codes.
     """
     n_components, n_features = atoms.shape
     atoms = torch.cat([atoms, atoms.new_zeros(1, n_features)])
@@ -288,9 +314,10 @@ def _refit(atoms, x, codes, mask=None):
 
 
 def lasso_gaps(atoms, x, codes, positive, mask=None):
-    """Return the relative duality gaps of codes for the penalty 1; see `skpudle.lasso.duality_gap`.
+    """Return the relative duality gaps (n,) of codes (n, p) for the penalty 1.
 
-    Other penalties are those of atoms divided, and codes multiplied, by the penalty.
+    See `skpudle.lasso.duality_gap`. For another penalty pass atoms divided by the penalty, and
+    codes multiplied by it.
     """
     residual = x - codes @ atoms
     residual = residual if mask is None else residual * mask
@@ -298,7 +325,7 @@ def lasso_gaps(atoms, x, codes, positive, mask=None):
     if not positive:
         largest = torch.maximum(largest, -least)
     inner, square = (x * residual).sum(1), residual.square().sum(1)
-    # the best multiple of the residual among the feasible ones
+    # the multiple of the residual that is feasible for the dual problem and has the best value
     multiple = torch.minimum(inner / square, torch.where(largest > 0, 1 / largest, torch.inf))
     multiple = multiple.clamp_min(0).nan_to_num()
     gap = square / 2 + codes.abs().sum(1) - multiple * (inner - multiple * square / 2)
@@ -312,14 +339,14 @@ def solve(
     atoms, gram, x, *, penalties, positive, max_iter=_compiled.MOST_ROUNDS, mask=None, out=None,
     refits=None, gaps=None,
 ):  # fmt: skip
-    """Return lasso codes of the rows of ``x``.
+    """Return the lasso's codes of the rows of ``x`` for each penalty, by batches in torch.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_components, n_features)
         Atoms, no two of them parallel, in float64.
     gram : Tensor of shape (n_components, n_components) or None
-        Their Gram matrix; None where it costs more than it saves.
+        Products of the atoms with each other; None to compute products for each support instead.
     x : Tensor of shape (n_samples, n_features)
         Data, in float64, times the mask.
     penalties : sequence of float
@@ -329,8 +356,8 @@ def solve(
     max_iter : int
         Largest number of rounds for a sample.
     mask : Tensor of shape (n_samples, n_features), default=None
-        1 for known entries, 0 for missing ones; or weights, which multiply the residual. Rows of
-        ones use the Gram matrix, masked rows do not.
+        1 for known entries, 0 for missing ones; or weights, which multiply the residual. A row
+        whose mask is 1 everywhere uses the Gram matrix; other rows do not.
     out, refits : Tensor of shape (n_penalties, n_samples, n_components), default=None
         Memory for the codes, and for least squares codes on their supports.
     gaps : Tensor of shape (n_samples,), default=None

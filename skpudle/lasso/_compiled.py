@@ -1,16 +1,25 @@
 r"""The active set method of `skpudle.lasso._batched`, one sample at a time, compiled by numba.
 
-The functions are plain Python until `loops` compiles them; they change their arguments in
-place. ``factor`` is the Cholesky factor L of ``G_SS`` with reciprocals on the diagonal (divisions
-took a tenth of the time), bordered as atoms enter and rotated as they leave. ``slope`` is the
-residual of the optimality condition, ``c_S - penalty * theta``, and ``y = L^{-1} slope``. After a
-share of the Newton step ``L^{-T} y`` both are shorter by this share, and the rotations that mend L
-mend ``y``: a step costs one substitution. Loops replace slices, because numba takes seconds to
-compile an assignment to a slice. Room to work in comes as arguments, and functions have few
-callers: second copies and arrays that are allocated inside took a third of the time to compile.
+The functions are plain Python until `loops` compiles them; they change their arguments in place.
+Names, for one sample with a support of ``k`` atoms:
 
-In torch 5,000 rows of 64 features take 14 times as long with 64 atoms and 27 times with 256, 1,000
-rows of 256 features 8 times with 1,000 atoms (one core).
+* ``support`` has the numbers of the atoms, ``z`` their codes, ``theta`` the signs, 1 or -1,
+  ``squares`` the squared norms of the atoms;
+* ``c`` (n_components,) are the correlations ``D^T (x - D z)`` of all atoms with the residual;
+* ``slope = c_S - penalty * theta`` is the residual of the optimality condition on the support;
+* ``factor`` is the Cholesky factor L of ``G_SS``, with reciprocals on the diagonal, since divisions
+  took a tenth of the time; it gets a row when an atom enters, and rotations when an atom leaves;
+* ``y = L^{-1} slope``. The Newton step is ``L^{-T} y``. After a share of the step ``slope`` and
+  ``y`` are both shorter by this share. The rotations that update L update ``y``, too. So a step
+  costs one substitution.
+
+Loops replace slices, because numba takes seconds to compile an assignment to a slice. Memory to
+work in comes as arguments, and functions have few callers: allocations, and second copies of
+inlined functions, took a third of the time to compile.
+
+The batches of `skpudle.lasso._batched` take, on one core, 14 times as long for 5,000 rows of 64
+features with 64 atoms, 27 times with 256 atoms, and 8 times for 1,000 rows of 256 features with
+1,000 atoms.
 """
 
 import numpy as np
@@ -20,35 +29,43 @@ from skpudle._compilation import Loops, in_parts, threads_for
 
 # Largest number of rounds in which a solver admits atoms to supports, unless a user passes another.
 MOST_ROUNDS = 1000
-# Length of a run: a round takes the largest correlation in each run of neighbouring atoms. One pass
-# then finds several candidates, at most one of a group of similar neighbours.
+# A run is this number of neighbouring atoms. A round admits at most one atom of a run, the one with
+# the largest correlation. So one pass over the atoms finds several candidates, and only one of a
+# group of similar neighbours.
 RUN = 32
+# Largest number of atoms that a round admits.
 CANDIDATES = 8
-# Least correlation of a candidate, as a share of the largest, whose atom may explain smaller ones.
+# Least correlation of a candidate, as a share of the largest correlation. Smaller correlations may
+# vanish once the atom of the largest one has a code.
 LEAST_SHARE = 0.8
-# Least share of its squared norm by which an atom is independent of the support. A dependent atom
-# enters alone: its step runs along a direction that changes only the penalty term.
+# An atom depends on the support if at most this share of its squared norm is outside of the span of
+# the support. Such an atom enters alone: the step runs along a direction that changes only the
+# penalty term.
 DEPENDENT = 1e-12
 # Margins of rounding: an atom enters if |c_j| exceeds the penalty by RESOLUTION times the penalty
 # plus ROUNDING times the sum of the moduli of the terms of c_j.
 RESOLUTION = 1e-12
 ROUNDING = 1e-15
-# Relative difference of tied correlations in a run. The first of tied atoms enters, so that codes
-# do not depend on rounding.
+# Correlations in a run are tied if they differ by less than this share. The first of tied atoms
+# enters, so that codes do not depend on rounding.
 TIE = 1e-10
 # Polish: codes that miss the optimality condition by less than NEARLY times the penalty (without a
 # penalty, a hundredth of the largest correlation) get POLISHES more Newton steps at most.
 NEARLY = 1e-9
 POLISHES = 4
-# Slopes of the support that wait for the next round: up to this share of the largest new slope.
+# If the slopes of the support are at most this share of the largest slope of a new atom, the next
+# Newton step takes them for zero.
 SETTLED = 1e-6
-# Factor of the margins of rounding for an atom that depends on the support, if there is no penalty:
-# its step has no bound and amplifies rounding.
+# Without a penalty an atom that depends on the support enters only if its correlation exceeds the
+# margin of rounding by this factor: its step has no bound and amplifies rounding.
 UNBOUNDED = 1000
 
 
 def _correlate(atoms, gram, has_gram, x, row, start, support, z, k, residual, c):
-    """Set ``c = D^T (x - D z)`` for a row; ``start[row]`` is ``D^T x``."""
+    """Set ``c`` to ``D^T (x - D z)`` for a row; ``start[row]`` is ``D^T x``.
+
+    With a Gram matrix ``c`` follows from ``start``, and otherwise from the residual.
+    """
     n_components, n_features = atoms.shape
     if not has_gram:
         for feature in range(n_features):
@@ -80,7 +97,10 @@ def _correlate(atoms, gram, has_gram, x, row, start, support, z, k, residual, c)
 
 
 def _border(atoms, gram, has_gram, support, k, squares, factor):
-    """Extend the factor by ``support[k]``; return the share of its squared norm that is left."""
+    """Extend the factor by the atom ``support[k]``.
+
+    Return the share of the atom's squared norm outside of the span of the first ``k`` atoms.
+    """
     new = support[k]
     for i in range(k + 1):
         other, total = support[i], 0.0
@@ -110,15 +130,15 @@ def _border(atoms, gram, has_gram, support, k, squares, factor):
         last *= factor[i, i]
         factor[k, i] = last
         pivot -= last * last
-    # An atom that depends on the support takes a long step along the direction that changes only
-    # the penalty term, up to the first code that reaches zero.
+    # With this least pivot an atom that depends on the support takes a long step, along the
+    # direction that changes only the penalty term, up to the first code that reaches zero.
     least = 0.1 * DEPENDENT * squares[k]
     factor[k, k] = 1 / np.sqrt(pivot if pivot > least else least)
     return pivot / squares[k]
 
 
 def _remove(out, k, support, z, theta, squares, step, y, factor):
-    """Take entry ``out`` from the support of size ``k``; rotations mend the factor and ``y``."""
+    """Remove entry ``out`` from a support of ``k`` atoms; rotations update factor and ``y``."""
     for i in range(out, k - 1):
         support[i], z[i], theta[i] = support[i + 1], z[i + 1], theta[i + 1]
         squares[i], step[i] = squares[i + 1], step[i + 1]
@@ -138,7 +158,7 @@ def _remove(out, k, support, z, theta, squares, step, y, factor):
 
 
 def _substitute(first, k, slope, y, factor):
-    """Set ``y = L^{-1} slope`` for a slope that is 0 before entry ``first``."""
+    """Set ``y = L^{-1} slope`` for ``k`` entries; the slope before ``first`` counts as zero."""
     for i in range(first):
         y[i] = 0.0
     for i in range(first, k):
@@ -149,14 +169,18 @@ def _substitute(first, k, slope, y, factor):
 
 
 def _reach(z, theta, step):
-    """Return the share of the step after which the code has lost its sign; 2 for never."""
+    """Return after which share of the step a code reaches zero; 2 if it keeps its sign."""
     if theta * (z + step) > 0:
         return 2.0
     return z / -step if theta * step < 0 else 0.0
 
 
 def _minimise(k, support, z, theta, squares, step, y, factor):
-    """Minimise over the support; return the size that is left of it."""
+    """Minimise for the given support and signs; return the size of the support that remains.
+
+    Newton steps end at the first code that reaches zero, which leaves the support, until a whole
+    step keeps all signs.
+    """
     while k > 0:
         for i in range(k):
             step[i] = y[i]
@@ -191,9 +215,10 @@ def _minimise(k, support, z, theta, squares, step, y, factor):
 
 
 def _peaks(c, positive, peaks):
-    """Set the largest correlation of every run of atoms; return the largest of all.
+    """Set ``peaks`` to the largest correlation of every run of atoms; return the largest of all.
 
-    Four independent maxima take half the time of one.
+    Correlations are compared by their moduli, unless codes are non-negative. Four independent
+    maxima take half the time of a single one.
     """
     best = 0.0
     for run in range(len(peaks)):
@@ -219,7 +244,11 @@ def _admit(
     atoms, gram, has_gram, c, penalty, positive, peaks, weakest, least_dependent, k, support, z,
     theta, slope, squares, factor,
 ):  # fmt: skip
-    """Admit the largest of each run if above ``weakest``; return the size of the support."""
+    """Admit the atom with the largest correlation of each run, if it is at least ``weakest``.
+
+    An atom that depends on the support enters only as the first one, and only if its correlation
+    exceeds ``least_dependent``. Return the new size of the support.
+    """
     n_old = k
     for run in range(len(peaks)):
         if peaks[run] < weakest or k == n_old + CANDIDATES:
@@ -237,7 +266,7 @@ def _admit(
 
 
 def _gap(atoms, x, row, support, z, k, c, penalty, positive, residual):
-    """Return the gap of `skpudle.lasso.duality_gap`, from known correlations ``c``."""
+    """Return the relative duality gap of a row, see `duality_gap`, from its correlations ``c``."""
     n_features, largest = x.shape[1], 0.0
     for j in range(len(c)):
         largest = max(largest, c[j] if positive else abs(c[j]))
@@ -266,7 +295,10 @@ def _gap(atoms, x, row, support, z, k, c, penalty, positive, residual):
 
 
 def _weigh(atoms, mask, row, seen):
-    """Set ``seen`` to the atoms times the mask of a row, unless all entries of the mask are 1."""
+    """Set ``seen`` to the atoms times the mask of a row, and return True.
+
+    If all entries of the mask are 1, or the mask is empty, leave ``seen`` and return False.
+    """
     changes = False
     for feature in range(mask.shape[1]):
         changes |= mask[row, feature] != 1.0
@@ -282,16 +314,17 @@ def solve_rows(
     support, z, theta, slope, squares, step, y, factor, c, residual, peaks,
     seen,
 ):  # fmt: skip
-    """Set ``codes[i]`` to the codes of rows of ``x`` for each of the falling ``penalties``.
+    """Solve the lasso for the rows ``first:last`` at falling penalties, row by row.
 
-    On entry ``codes[-1]`` holds ``D^T x``. ``refits`` gets least squares codes on the supports, and
-    ``gaps`` the relative duality gaps of the last penalty. Either may be empty.
+    ``codes`` (n_penalties, n, n_components) gets the codes; on entry ``codes[-1]`` holds ``D^T x``.
+    ``refits``, of the same shape or empty, gets least squares codes on the supports. ``gaps`` (n,)
+    or empty gets the relative duality gaps of the last penalty.
 
-    A row with a mask or weights, which multiply ``x`` already, uses the atoms times its mask and no
-    Gram matrix. Its codes have the same bits whatever the other rows are.
+    A row with a mask or weights (by which ``x`` has been multiplied) uses the atoms times its mask,
+    and no Gram matrix. The bits of its codes do not depend on the other rows.
 
-    The last arguments are room to work in. Return ``last``, or the first row whose support needs
-    more room, which has to be solved again.
+    The arguments from ``support`` on are memory to work in. Return ``last``, or the first row whose
+    support needs more memory; this row has to be solved again.
     """
     n_components, n_penalties = len(whole_atoms), len(penalties)
     start = codes[n_penalties - 1]
@@ -301,10 +334,10 @@ def solve_rows(
             atoms, weighted = seen, True
         has_gram = len(gram) > 0 and not weighted
         k = np.int64(0)  # a literal 0 would have every function compiled twice
-        is_stale = weighted  # whether correlations are out of date
+        is_stale = weighted  # whether `c` does not belong to `z`
         for j in range(n_components):
             c[j] = start[row, j]
-        scale = 0.0  # scale of the rounding of correlations
+        scale = 0.0  # the largest correlation so far, which scales rounding errors
         for p in range(n_penalties):
             penalty, polished, turn, refits_now = penalties[p], 0, 0, False
             is_last = p == n_penalties - 1
@@ -323,9 +356,9 @@ def solve_rows(
                 scale = max(scale, best)
                 slack = RESOLUTION * penalty + ROUNDING * (scale + size)
                 if off > SETTLED * (best - penalty):
-                    n_old = 0  # move old entries, too: they are off their minimum
+                    n_old = 0  # the Newton step uses the slopes of old entries, too
                 # Without a penalty no atom enters while slopes of the support are as large as
-                # slopes of new atoms: this turn only polishes the codes of the support.
+                # slopes of new atoms: this round only polishes the codes of the support.
                 by_rounding = penalty == 0.0 and best <= off
                 off, before = max(off, best - penalty), k
                 if off <= NEARLY * (penalty if penalty > 0.0 else 0.01 * scale):
@@ -378,11 +411,10 @@ def solve(
 ):  # fmt: skip
     """Return codes of the rows of ``x`` for each penalty, as `skpudle.lasso._batched.solve` does.
 
-    All tensors are on the CPU. ``out``, of shape (n_penalties, n_samples, n_components), gets the
-    codes; ``refits`` and ``gaps``, if given, get the codes without bias and the relative duality
-    gaps of the last penalty, from the correlations of the last round of the solver.
-    ``of_products`` tells that ``x`` holds the products of rows with atoms, and that ``gram`` stands
-    for the atoms.
+    The arguments are those of `skpudle.lasso._batched.solve`, with all tensors on the CPU, and
+    falling penalties: codes of each penalty start from those of the penalty before. With
+    ``of_products`` the argument ``x`` holds the products of rows with atoms, and ``atoms`` is the
+    Gram matrix.
     """
     out = x.new_empty(len(penalties), len(x), len(atoms)) if out is None else out
     if of_products:
@@ -404,13 +436,13 @@ def solve(
 
     def solve_part(first, last):
         room, fixed = 4 * CANDIDATES, (*map(np.empty, lengths), np.empty(shape_weighted))
-        while first < last:  # again with twice the room if a support is too large
+        while first < last:  # a row whose support is too large is solved again, in twice the memory
             vectors, factor = np.empty((6, room)), np.empty((room, room))
             work = np.empty(room, np.int64), *vectors, factor, *fixed
             first, room = loops.solve_rows(first, last, *how, *work), 2 * room
 
-    # Smallest task of a thread: 16 rows, and 2e6 multiplications (3 ms). Two threads for less are
-    # no faster on idle cores, and take twice the time on busy cores.
+    # A thread gets at least 16 rows, and rows with 2e6 products of features (3 ms). With less work
+    # two threads are no faster than one on idle cores, and take twice the time on busy cores.
     least = max(16, int(2e6 / max(atoms.numel(), 1)))
     in_parts(solve_part, len(x), least)
     return out

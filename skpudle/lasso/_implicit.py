@@ -1,13 +1,19 @@
-r"""The implicit derivative of converged codes, and of their loss in one go, compiled by numba.
+r"""The implicit derivative of converged codes, for autograd and in compiled loops.
 
-With the residual :math:`r = x - D z` and :math:`\delta = -D^T r` of `skpudle.lasso`, a sample adds
+`converged_codes` gives codes that autograd can differentiate, by the formulas of `skpudle.lasso`.
+`lasso_gradient` computes codes, their losses and the derivative of the losses in one call, by loops
+that numba compiles. For these loops let :math:`r = x - D z` be the residual of a sample, and
+:math:`\delta = -D^T r` the derivative of the loss :math:`\tfrac12 |r|^2` in the codes. The sample
+adds
 
 .. math:: \text{outer}(u - z, r) - \text{outer}(z, D u), \qquad u_S = G_{SS}^{-1} \delta_S,
 
-to the derivative of :math:`\tfrac12 |r|^2` in the atoms if codes move with the atoms; else u is 0.
-Where entries are missing, a mask multiplies r, D u and the terms of the sums in :math:`G_{SS}`.
-By automatic differentiation 20 epochs of ae-ls take 1.65 to 1.85 times as long as by the compiled
-`lasso_gradient` (1,000 and 1,797 rows of 64 features, 50 and 64 atoms; one core).
+to the derivative of the loss in the atoms, if codes depend on the atoms. If codes are held
+constant, u is 0. Where entries are missing, a mask multiplies r, D u and the terms of the sums in
+:math:`G_{SS}`.
+
+With autograd instead of `lasso_gradient` 20 epochs of ae-ls take 1.65 times as long for 1,000 rows
+of 64 features and 50 atoms, and 1.85 times for 1,797 rows and 64 atoms (one core).
 """
 
 import numpy as np
@@ -19,14 +25,14 @@ from skpudle.lasso._batched import parts, supports_of
 from skpudle.lasso._compiled import solve
 from skpudle.lasso._solve import known_entries, solve_lasso
 
-# Share of the largest eigenvalue of G_SS below which the pseudo-inverse takes an eigenvalue for
-# zero: the square of the relative resolution of atoms in float32.
+# The pseudo-inverse takes an eigenvalue of G_SS for zero if it is below this share of the largest
+# eigenvalue. The share is about the square of the relative resolution of atoms in float32.
 _ZERO_EIGENVALUE = 1e-12
-# Most multiplications for loops on one thread. With 6e7 (512 atoms of 144 features, 256 samples)
-# torch takes 5 instead of 15 ms.
+# Largest number of multiplications for the loops, which run on one thread. With 6e7 multiplications
+# (512 atoms of 144 features, 256 samples) the loops take 15 ms, and torch takes 5 ms.
 _MOST_WORK = 2 * 10**7
-# Distance of a squared cosine from 1, and least pivot of a support, below which automatic
-# differentiation takes over from the loops.
+# The loops give way to automatic differentiation if the squared cosine of two atoms is closer to 1
+# than this, or if a relative pivot of a support is below this.
 _NEARLY_PARALLEL = 1e-9
 
 
@@ -42,7 +48,10 @@ def are_distinct(gram):
 
 
 def _gather(atoms, gram, mask, support, k, inner):
-    """Set the lower half of ``inner = D_S diag(mask) D_S^T``; without a mask, copy it from Gram."""
+    """Set the lower half of ``inner = D_S diag(mask) D_S^T`` (k, k).
+
+    With an empty mask the entries are copied from the Gram matrix ``gram``.
+    """
     for i in range(k):
         for j in range(i + 1):
             if len(mask) == 0:
@@ -55,7 +64,7 @@ def _gather(atoms, gram, mask, support, k, inner):
 
 
 def _invert(inner, k, factor, u):
-    """Turn ``u`` into ``inner^{-1} u``; return False where that is not well-defined."""
+    """Replace ``u`` (k,) by ``inner^{-1} u``; return False if ``inner`` is nearly singular."""
     for i in range(k):
         for j in range(i + 1):
             total = inner[i, j]
@@ -77,7 +86,11 @@ def _invert(inner, k, factor, u):
 
 
 def differentiate(atoms, gram, x, mask, through_encoder, codes, losses, gradient):
-    """Add the derivatives of all rows to ``gradient``; return whether they are well-defined."""
+    """Add the derivatives of all rows' losses to ``gradient`` (n_components, n_features).
+
+    ``losses`` (n,) gets the losses. ``through_encoder`` tells whether codes (n, n_components)
+    depend on the atoms. Return False if the derivative of a row is not well-defined.
+    """
     n_components, n_features = atoms.shape
     support, factor = np.empty(n_components + 1, np.int64), np.empty((n_components, n_components))
     inner = np.empty((n_components, n_components))
@@ -87,7 +100,8 @@ def differentiate(atoms, gram, x, mask, through_encoder, codes, losses, gradient
         k = np.int64(0)
         for f in range(n_features):
             residual[f] = x[row, f]
-        for j in range(n_components):  # without a branch, which would be mispredicted
+        # a branch for zeros would be mispredicted, so every entry is written, and zeros overwritten
+        for j in range(n_components):
             support[k] = j
             k += codes[row, j] != 0.0
         for i in range(k):
@@ -137,7 +151,7 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=Non
     positive : bool, default=False
         Whether codes are restricted to non-negative values.
     through_encoder : bool
-        Whether codes move with the atoms, or are held constant.
+        Whether codes depend on the atoms. Otherwise codes are held constant in the derivative.
     mask : Tensor of shape (n_samples, n_features), default=None
         Nonzero where data are known, as in `solve_lasso`.
 
@@ -171,15 +185,15 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=Non
 
 
 def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), (n,)
-    """Apply the inverse of each matrix, and mark matrices that may be singular.
+    """Return the product of each inverse matrix with ``delta``, and mark matrices near singular.
 
-    Empty places have zero rows and columns.
+    Empty places of a support have zero rows and columns.
     """
     diagonal = inner.diagonal(dim1=1, dim2=2)
     factor, failed = torch.linalg.cholesky_ex(inner + torch.diag_embed((diagonal == 0) * 1.0))
     u = torch.cholesky_solve(delta[:, :, None], factor)[:, :, 0]
     pivots = factor.diagonal(dim1=1, dim2=2).square()
-    # pivots only bound the smallest eigenvalue from above, hence the factor 100
+    # pivots only bound the smallest eigenvalue from above, so the limit has a factor of 100
     small = (pivots < 100 * inner.shape[1] * _ZERO_EIGENVALUE * diagonal).any(1)
     return u, (failed > 0) | small
 
@@ -217,7 +231,8 @@ def _implicit_adjoint(atoms, codes, delta, mask=None):
         u[rows] = u[rows].scatter(1, support, solution)
         return failed
 
-    sizes = sizes.tolist()  # here the host waits for a device, and once more below
+    # the host waits for a device here, and at `singular.tolist()`
+    sizes = sizes.tolist()
     for first, last, width in parts(sizes, n_features, codes.device):
         rows = slice(first, last)
         singular[rows] = solve(rows, width, _apply_inverse)
@@ -229,10 +244,11 @@ def _implicit_adjoint(atoms, codes, delta, mask=None):
 
 
 class _ConvergedCodes(torch.autograd.Function):
-    """Codes between the lasso's and least squares, and the derivative of both ends.
+    """Codes on the way from the lasso's codes to least squares on their support.
 
-    On a support both ends have the same formula for the derivatives in ``x`` and in the atoms, each
-    with its own codes and residual. Least squares do not move with ``alpha``.
+    The codes are a weighted sum of both ends: ``1 - debias`` times the lasso's codes and ``debias``
+    times least squares. Both ends have the same formula for the derivatives in ``x`` and in the
+    atoms, each with its own codes and residual. Least squares do not depend on ``alpha``.
     """
 
     @staticmethod
@@ -255,7 +271,7 @@ class _ConvergedCodes(torch.autograd.Function):
         return sum(weight * codes for _, weight, codes in ends), gaps
 
     @staticmethod
-    @differentiable_once  # a second backward would take the derivative of the support for zero
+    @differentiable_once  # a second derivative would need how codes change inside this function
     def backward(ctx, delta, _):
         atoms, x, alpha, *codes_of_ends = ctx.saved_tensors
         dictionary = ctx.dictionary
@@ -286,7 +302,8 @@ def converged_codes(
 ):
     """Encode data by the solution of the lasso.
 
-    Differentiable once in ``dictionary.atoms``, ``x`` and, where it is a tensor, ``alpha``.
+    The codes are differentiable once in ``dictionary.atoms``, ``x`` and, if it is a tensor,
+    ``alpha``.
 
     Parameters
     ----------
@@ -310,8 +327,7 @@ def converged_codes(
     codes : Tensor of shape (n_samples, n_components)
         Codes.
     gaps : Tensor of shape (n_samples,)
-        Their relative duality gaps in float64, see `duality_gap`; `warn_about_gaps` checks them.
-        NaN without ``certify``.
+        Relative duality gaps of the codes in float64, see `duality_gap`; NaN without ``certify``.
 
     Examples
     --------

@@ -1,9 +1,9 @@
 r"""Solve and certify the lasso, for one penalty or a path, and non-negative least squares.
 
-Non-negative least squares are the lasso of non-negative codes without a penalty, so the same active
-set method applies. An atom whose codes may have any sign becomes two atoms, one the negative of the
-other. Atoms have unit norm and rows of the data a largest modulus of 1 while they are solved, so
-that squares stay in the range of float64. See `skpudle.lasso`.
+Non-negative least squares are the lasso of non-negative codes with the penalty 0, so the same
+active set method solves both, see `skpudle.lasso`. For non-negative least squares an atom whose
+codes may have any sign becomes two atoms, one the negative of the other. There atoms are scaled to
+norm 1, and rows to a largest modulus of 1, so that squares stay in the range of float64.
 """
 
 import warnings
@@ -19,18 +19,20 @@ from skpudle.lasso._batched import BLOCK_ENTRIES, lasso_gaps, solver_on
 from skpudle.lasso._compiled import MOST_ROUNDS
 from skpudle.lasso._compiled import solve as solve_compiled
 
-# Largest distance of parallel directions: their cosine is 1 to rounding, which alone would decide
-# on the codes of both. Leaving one atom out costs a gap of about 1e-8 at most.
+# Two atoms of norm 1 are parallel if their distance is at most this. Their cosine is then 1 to
+# rounding, and rounding alone would decide on the codes of both. The solver leaves one of them out,
+# which costs a relative duality gap of about 1e-8 at most.
 _PARALLEL = torch.finfo(torch.float64).eps ** 0.5
+# Largest number of samples that a warning names.
 _WARNED_SAMPLES = 5
-# Least cosine with a descent direction that rounding cannot make positive.
+# A cosine of an atom with a descent direction counts as positive above this margin of rounding.
 _LEAST_COSINE = 1e-9
 
 
 def checked_alpha(alpha, atoms, positive=False):
-    """Return alpha as a float, or as a float64 tensor of one entry per atom.
+    """Return alpha as a float, or as a float64 tensor with one entry per atom.
 
-    It is positive; with non-negative codes it may be the number 0.
+    Raise ValueError unless it is positive. With non-negative codes it may be the number 0.
     """
     if not isinstance(alpha, torch.Tensor):
         alpha = torch.tensor(alpha, dtype=torch.float64, device="cpu")
@@ -54,24 +56,24 @@ def known_entries(x, mask):  # (n, m), mask that broadcasts to (n, m) or None ->
 
 
 def descent_direction(atoms, n_free=0):
-    """Return a vector whose products with all atoms are positive, and these products.
+    """Return a vector whose inner products with all atoms are positive, and the inner products.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_components, n_features)
         Atoms, in float64.
     n_free : int, default=0
-        The last ``2 * n_free`` atoms are free atoms and their negatives: the vector is orthogonal
-        to these.
+        The last ``2 * n_free`` atoms are free atoms, whose codes may have any sign, and their
+        negatives. The vector is orthogonal to these atoms.
 
     Returns
     -------
     direction : Tensor of shape (n_features,)
-        The mean of the atoms' directions or, where that does not do, the point of their convex hull
-        that is nearest to 0 (P. Wolfe, "Finding the nearest point in a polytope", Mathematical
-        Programming 11, 1976). Zero where no such vector is known.
+        The mean of the atoms scaled to norm 1, if its products are positive. Otherwise the point of
+        their convex hull that is nearest to 0 (P. Wolfe, "Finding the nearest point in a polytope",
+        Mathematical Programming 11, 1976). Zero if that point has a product that is not positive.
     products : Tensor of shape (n_components,)
-        Products with the atoms; 0 for free atoms and for zero atoms.
+        Inner products with the atoms; 0 for free atoms and for zero atoms.
     """
     none = atoms.new_zeros(atoms.shape[1]), atoms.new_zeros(len(atoms))
     n_signed = len(atoms) - 2 * n_free
@@ -103,11 +105,15 @@ def descent_direction(atoms, n_free=0):
 def nonnegative_gap(atoms, x, codes, direction, weights=None):
     """Return relative duality gaps of non-negative least squares.
 
-    A residual ``r`` with correlations ``c`` is moved along a descent direction with products ``w``
-    until it is feasible, by ``max(c / w)``. Positive correlations of atoms without a direction add
-    at most ``max(c) * sum(z)`` to the gap, over codes of the minimum. These are taken to be twice
-    the codes. Weights of a row change products: the direction is multiplied by the weights where
-    its products keep their signs, and divided by them elsewhere, if no weight is 0.
+    A residual is feasible for the dual problem if its correlations ``c`` with the atoms are not
+    positive. So the residual is moved against the descent direction, which has the products ``w >
+    0`` with the atoms, by ``max(c / w)``. Atoms with ``w = 0`` may keep positive correlations. They
+    add at most ``max(c) * sum(z)`` to the gap, where ``z`` are the codes of the minimum. This sum
+    is taken to be at most twice the sum of the given codes.
+
+    Weights of a row change the products. If the direction times the weights has positive products
+    with the weighted atoms, it replaces the direction. Otherwise the direction is divided by the
+    weights, if no weight is 0.
 
     Parameters
     ----------
@@ -138,18 +144,18 @@ def nonnegative_gap(atoms, x, codes, direction, weights=None):
     energy = x.square().sum(1)
     size = codes.sum(1).abs() + energy.sqrt()
     if weights is not None:
-        own = weighted(weighted(v)) @ atoms.mT  # of the direction times the weights
+        own = weighted(weighted(v)) @ atoms.mT  # products of weighted atoms with weighted direction
         fits = ((own == 0) | (own > 0) & (w > 0)).all(1, keepdim=True)
-        # the direction over the weights has the same products with weighted atoms as without
+        # divided by the weights, the direction has the products `w` with weighted atoms
         usable = fits | (weights > 0).all(1, keepdim=True)
         v = torch.where(fits, weighted(v), v / weights).where(usable, 0.0)
         w = torch.where(fits, own, w).where(usable, 0.0)
-        # Correlations of weighted rows are lowered by their rounding errors: the next line divides
-        # them by products, which are almost zero for an atom with next to no weight in a row.
+        # Correlations are lowered by their rounding errors. Otherwise rounding would decide on the
+        # quotients below: an atom with almost no weight in a row has a product of almost zero.
         c -= 1e-14 * size[:, None] * fits
     inverse = torch.where(w > 0, 1 / w, 0.0)
     dual = residual - (c * inverse).amax(1, keepdim=True).clamp_min(0) * v
-    # the best multiple of the dual point: all multiples of at least 0 are as feasible
+    # every non-negative multiple of the dual point is feasible; take the multiple of best value
     best = (x * dual).sum(1) - 2 * size * c.mul_(w == 0).amax(1).clamp_min(0)
     best = (best.clamp_min(0).square() / dual.square().sum(1)).nan_to_num(0.0) / 2
     gap = primal - best
@@ -167,7 +173,7 @@ def duality_gap(
     positive: bool = False,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Return a certified bound on the distance of codes from the minimum of the lasso.
+    r"""Return a certified bound on how far the objective of codes is above the lasso's minimum.
 
     Parameters
     ----------
@@ -178,11 +184,11 @@ def duality_gap(
     codes : Tensor of shape (n_samples, n_components)
         Codes of any origin.
     alpha : float or Tensor of shape (n_components,)
-        Penalty, one for all atoms or one for each; positive. It may be 0 for non-negative codes.
+        Penalty, one for all atoms or one for each; positive. With ``positive`` it may be 0.
     positive : bool, default=False
         Whether codes are restricted to non-negative values.
     mask : Tensor that broadcasts to (n_samples, n_features), default=None
-        Nonzero where data are known. The lasso is then the lasso of the known entries.
+        Nonzero where data are known. The objective is then that of the known entries.
 
     Returns
     -------
@@ -204,7 +210,7 @@ def duality_gap(
 
 
 def warn_about_gaps(gaps, *, tol=1e-6, category=RuntimeWarning, stacklevel=1, advice=None):
-    """Warn of samples with a relative duality gap above ``tol``, and name them.
+    """Warn if samples have a relative duality gap above ``tol``, and give their numbers.
 
     Parameters
     ----------
@@ -218,7 +224,8 @@ def warn_about_gaps(gaps, *, tol=1e-6, category=RuntimeWarning, stacklevel=1, ad
         As in `warnings.warn`: 1 names the line that calls this function, 2 the line that calls the
         caller.
     advice : str, default=None
-        The end of the warning: how to come closer. A larger penalty and ``max_iter`` by default.
+        The end of the warning: how to reach a smaller gap. By default it recommends float64, a
+        larger penalty and a larger ``max_iter``.
     """
     advice = advice or "float64 and a larger penalty come closer, and so does a larger max_iter"
     gaps = gaps.cpu()
@@ -239,21 +246,23 @@ def warn_about_gaps(gaps, *, tol=1e-6, category=RuntimeWarning, stacklevel=1, ad
 
 @lru_cache
 def _generic(n_features, device):  # -> (n_features,)
+    """Return a vector whose product with two different directions is almost surely different."""
     return torch.arange(1, n_features + 1, dtype=torch.float64, device=device).square().sin()
 
 
 def _distances(one, other, positive):  # (k, n_features), (k, n_features) -> (k,)
-    """Return the distances of directions; of lines if codes may be negative."""
+    """Return distances of pairs of unit vectors, up to their signs if codes may be negative."""
     distances = torch.linalg.vector_norm(one - other, dim=1)
     opposite = torch.linalg.vector_norm(one + other, dim=1)
     return distances if positive else torch.minimum(distances, opposite)
 
 
 def _necessary_atoms(atoms, positive):  # -> (k,) indices
-    """Return the atoms that are not zero and not parallel to a longer or an earlier one.
+    """Return the numbers of the atoms that the lasso needs.
 
-    A longer parallel atom explains the same data for a smaller penalty. Without the shorter atoms
-    the codes do not depend on the rounding of ties.
+    An atom is not needed if it is zero or not finite, or if another atom is parallel to it and
+    longer, or as long and earlier. The longer atom explains the same data for a smaller penalty.
+    With both atoms, rounding would decide on their codes.
     """
     generic = _generic(atoms.shape[1], atoms.device)
     tolerance = _PARALLEL * atoms.shape[1] ** 0.5  # a bound, since entries are at most 1
@@ -265,7 +274,7 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
     if not positive:  # the sign does not matter
         keys = keys.abs()
     keys, order = keys.sort(stable=True)
-    # usually all atoms stay, so the host waits for the device once
+    # In the usual case all atoms are needed, and the host has to wait for the device only here.
     is_near = (keys[1:] - keys[:-1] <= tolerance).any()
     if not torch.logical_or(is_near, ~needed.all()):
         return all_atoms
@@ -278,7 +287,7 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
         parallel = _distances(directions[near], directions[far], positive) <= _PARALLEL
         near, far = near[parallel], far[parallel]
         difference = norms[near] - norms[far]
-        # lengths are equal to rounding, per feature
+        # norms that are equal up to rounding, which grows with the number of features
         similar = difference.abs() <= 1e-13 * atoms.shape[1] * norms[near]
         near_wins = torch.where(similar, order[near] < order[far], difference > 0)
         needed[order[torch.where(near_wins, far, near)]] = False
@@ -286,7 +295,7 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
 
 
 def _of_all_atoms(codes, needed, n_components, scale=None):
-    """Return codes of the needed atoms as codes of all atoms, 0 for the rest, over a scale."""
+    """Return codes of all atoms: codes of the needed atoms, and 0 elsewhere, over ``scale``."""
     if len(needed) < n_components:
         wide = codes.new_zeros(*codes.shape[:-1], n_components)
         codes = wide.index_copy_(-1, needed, codes)
@@ -294,7 +303,7 @@ def _of_all_atoms(codes, needed, n_components, scale=None):
 
 
 def rows_of_block(x, n_components):  # -> int
-    """Return the number of rows that a solver takes at a time."""
+    """Return the number of rows in a block, which a solver takes at a time."""
     on_host = x.device.type == "cpu"
     entries = entries_of_block() if on_host else BLOCK_ENTRIES.get(x.device.type, 2**20)
     return max(1, entries // n_components)
@@ -315,9 +324,9 @@ def gram_matrix(atoms, n_samples):
     Tensor of shape (n_components, n_components) or None
         The products; None where they cost more than they save.
     """
-    # A Gram matrix pays for so many atoms per sample. It costs n_components products with the
-    # atoms, in one efficient call, and saves a few inefficient products per sample. Above 10,000
-    # atoms it takes gigabytes.
+    # A Gram matrix pays with at most 32 atoms per sample. It costs n_components products with the
+    # atoms, in one efficient call, and saves a few inefficient products per sample. With more than
+    # 10,000 atoms it would take gigabytes.
     few = len(atoms) <= min(10_000, 32 * n_samples)
     with threads_for(atoms, atoms):
         return atoms @ atoms.mT if few else None
@@ -340,8 +349,9 @@ def solve_lasso(
     Codes are exact up to rounding (in float64, then rounded to the dtype of the data). The solver
     needs no tolerance, and a row has the same codes alone and among other rows, up to rounding
     times the condition of its support. Where codes are not unique, their support is linearly
-    independent, and has no atom parallel to a longer or an earlier atom (a cosine of 1 to rounding,
-    which costs a gap of about 1e-8). If norms of atoms are not finite, codes and gaps are NaN.
+    independent. Of parallel atoms, whose cosine is 1 to rounding, only the longest has codes, or
+    the first of equal length; this costs a gap of at most about 1e-8. If the norm of an atom is not
+    finite, codes and gaps are NaN.
 
     The penalty chooses the atoms and shrinks their codes, by :math:`\alpha` where atoms are
     orthogonal. ``debias`` removes that bias (the relaxed lasso [1]_).
@@ -415,10 +425,10 @@ def solve_lasso(
     gram = gram_matrix(kept, len(x))
     codes = x.new_empty(len(x), len(atoms))
     gaps = x.new_full((len(x),), torch.nan, dtype=torch.float64)
-    # a solver sees only the necessary atoms, and certifies only codes with a penalty
+    # The compiled solver can certify codes in passing, if it sees all atoms and has a penalty.
     is_certified = certify and penalty > 0 and len(needed) == len(atoms)
     n_rows = rows_of_block(x, len(atoms))
-    # an allocation per block takes a quarter of the time
+    # All blocks share this memory: an allocation for each block would take a quarter of the time.
     room = x.new_empty(2, 1, min(n_rows, len(x)), len(needed), dtype=torch.float64)
     for first in range(0, len(x), n_rows):
         rows = slice(first, first + n_rows)
@@ -436,7 +446,7 @@ def solve_lasso(
         codes[rows] = exact
     if len(needed) < len(atoms):
         norms = torch.linalg.vector_norm(atoms, dim=1, dtype=torch.float64)
-        wrong = ~(norms < torch.inf).all()  # a tensor: no wait for a device
+        wrong = ~(norms < torch.inf).all()  # stays a tensor, so the host need not wait for a device
         codes.masked_fill_(wrong, torch.nan)
         gaps.masked_fill_(wrong, torch.nan)
     return codes, gaps
@@ -444,7 +454,7 @@ def solve_lasso(
 
 @torch.no_grad()
 def lasso_path(atoms, x, alphas, *, positive=False, mask=None):
-    r"""Solve the lasso for several penalties, each from the codes of the one before.
+    r"""Solve the lasso for several falling penalties, each from the codes of the penalty before.
 
     Parameters
     ----------
@@ -465,7 +475,7 @@ def lasso_path(atoms, x, alphas, *, positive=False, mask=None):
     codes : Tensor of shape (n_alphas, n_samples, n_components)
         Codes of the lasso, in float64.
     refits : Tensor of shape (n_alphas, n_samples, n_components)
-        Least squares codes on their supports, as with ``debias=1`` in `solve_lasso`.
+        Least squares on the supports of ``codes``, as with ``debias=1`` in `solve_lasso`.
     """
     check_tensors(atoms, x)
     x, known = known_entries(x.double(), mask)
@@ -490,7 +500,12 @@ def path_from_products(gram, products, alphas, *, positive=False):
     products : Tensor of shape (n_samples, n_components)
         Products of samples with the atoms, in float64.
     alphas, positive
-        As in `lasso_path`, positive.
+        As in `lasso_path`.
+
+    Returns
+    -------
+    codes, refits : Tensor of shape (n_alphas, n_samples, n_components)
+        As in `lasso_path`.
     """
     refits = products.new_empty(len(alphas), *products.shape)
     options = dict(positive=positive, refits=refits, of_products=True)
@@ -498,7 +513,7 @@ def path_from_products(gram, products, alphas, *, positive=False):
 
 
 def _as_tensor(values):
-    """Return an array or a tensor as a tensor, which may share its memory."""
+    """Return an array or a tensor as a tensor of floats, which may share memory with it."""
     if isinstance(values, torch.Tensor):
         return values if values.is_floating_point() else values.double()
     values = np.asarray(values)
@@ -525,14 +540,18 @@ def _checked_weights(weights, x):  # -> (n_samples, n_features) or (n_features,)
 
 
 def _split_scale(rows):  # (n, m) -> (n, m), (n, 1)
-    """Return rows with a largest modulus of 1, or 0, and their largest moduli, or 1."""
+    """Return rows divided by their largest moduli, and the moduli; rows of zeros stay, with 1."""
     largest = rows.abs().amax(1, keepdim=True)
     largest = largest.where(largest > 0, 1.0)
     return rows / largest, largest
 
 
 class _Atoms:
-    """Unit atoms: first of non-negative codes, then of free codes, then the latter's negatives."""
+    """Atoms scaled to norm 1, in the order that the solver of non-negative codes needs.
+
+    First come the atoms with non-negative codes, then the free atoms, whose codes may have any
+    sign, then the negatives of the free atoms. ``lengths`` are the norms before scaling.
+    """
 
     def __init__(self, atoms, free):
         unit, moduli = _split_scale(atoms.double())
@@ -548,7 +567,7 @@ class _Atoms:
         self.unit = unit
 
     def join(self, z):  # (n, len(unit)) -> (n, n_components)
-        """Return codes of unit atoms, one for each atom."""
+        """Return codes of the given atoms: code of a free atom minus code of its negative."""
         if self.order is None:
             return z
         n_components = len(self.order)
@@ -559,6 +578,7 @@ class _Atoms:
 
 @torch.no_grad()
 def _solve_weighted(atoms, x, weights, free, max_iter):
+    """Return codes and relative duality gaps of `solve_nnls`, for arguments that are checked."""
     same_weights = weights is not None and weights.ndim == 1
     atoms = _Atoms(atoms * weights if same_weights else atoms, free)
     unit = atoms.unit
