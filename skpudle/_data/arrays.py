@@ -1,4 +1,4 @@
-"""The boundary between NumPy and torch: the only module that converts between them."""
+"""The boundary between NumPy and torch: check arrays of users, and convert arrays and tensors."""
 
 from math import frexp
 
@@ -11,12 +11,12 @@ from sklearn.utils.validation import validate_data
 from skpudle._compilation import blocks_of_rows
 from skpudle._precision import kept_by_autograd
 
-# Factor between the range of data and the range of their squares, since training squares residuals
-# a hundred times smaller, and sums squares over batches. In float32 it learns from data of 1e-17 to
-# 1e17 to the last digits, but not of 1e-19 and 1e18.
+# The mean square of data has to stay by this factor inside the range of the dtype. Training squares
+# residuals that are a hundred times smaller than the data, and sums squares over batches. Measured:
+# in float32 training is exact for data of size 1e-17 to 1e17, but not for 1e-19 and 1e18.
 _ROOM = 1e4
 
-# words that names of dtypes of dates begin with, in NumPy, pandas and Polars
+# Dtypes of dates and times have names that begin with one of these words, in NumPy, pandas, Polars.
 _DATES = "date", "time", "duration"
 
 
@@ -26,12 +26,13 @@ def resolve_device(device, X=None, *, fitted=False):
     Parameters
     ----------
     device : str
-        ``"auto"`` is the device of ``X`` if that is a tensor, else CUDA if present, else the CPU;
-        otherwise a torch device such as ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
+        ``"auto"`` is the device of ``X`` if ``X`` is a tensor, else CUDA if present, else the CPU.
+        Other values are names of torch devices such as ``"cpu"``, ``"cuda:1"`` or ``"mps"``.
     X : object, default=None
         The user's input.
     fitted : bool, default=False
-        Whether a learner is fitted: if this machine lacks the device of the fit, it is the CPU.
+        Whether the learner is fitted already. A missing device is then replaced by the CPU, since
+        the fit may have run on another machine.
 
     Returns
     -------
@@ -41,7 +42,7 @@ def resolve_device(device, X=None, *, fitted=False):
     Raises
     ------
     ValueError
-        If there is no such device.
+        If the device is missing, unless ``fitted``.
     """
     if device == "auto":
         if isinstance(X, torch.Tensor):
@@ -56,9 +57,9 @@ def resolve_device(device, X=None, *, fitted=False):
 
 
 def input_attributes(X):
-    """Return the attributes that scikit-learn sets from input, None where unknown.
+    """Return ``n_features_in_`` and ``feature_names_in_`` of input as a dict, None where unknown.
 
-    ``X=None`` means input without features.
+    ``X=None`` means input without features, such as images.
     """
     estimator = BaseEstimator()
     if X is not None:
@@ -86,12 +87,12 @@ def to_tensor(array, device="cpu", dtype=None):
 
 
 def wide(x):
-    """Return a tensor in float64, which holds squares of float32; MPS has no float64."""
+    """Return a tensor in float64, except on MPS, which has no float64: squares do not overflow."""
     return x if x.device.type == "mps" else x.double()
 
 
 def to_numpy(tensor):
-    """Return an independent array; `Tensor.numpy` would share the optimiser's memory."""
+    """Return an independent array; `Tensor.numpy` would share memory that training changes."""
     return tensor.detach().cpu().resolve_neg().numpy().copy()
 
 
@@ -106,12 +107,12 @@ def like_input(tensor, X):
 
 
 def split_missing(x, n_axes=None):  # -> x, mask of the same shape or None
-    """Return data without NaN, and their mask, 1 for known entries; None if all are known.
+    """Return data without NaN, and a mask that is 1 for known entries, None if all are known.
 
-    Gaps get the mean of their column, or of the last ``n_axes`` of images, for code that ignores
-    the mask.
+    A missing entry gets the mean of its column, for code that ignores the mask. With ``n_axes`` the
+    data are images, and it gets the mean of its channel, over the last ``n_axes`` axes.
     """
-    if not torch.isnan(x.sum()):  # without gaps, one pass
+    if not torch.isnan(x.sum()):  # the sum is NaN if any entry is
         return x, None
     missing, axes = x.isnan(), 0 if n_axes is None else tuple(range(-n_axes, 0))
     mask = torch.ones_like(x).masked_fill_(missing, 0)
@@ -121,17 +122,19 @@ def split_missing(x, n_axes=None):  # -> x, mask of the same shape or None
 
 
 def with_gaps(x, mask):  # the inverse of `split_missing`
-    """Return data with NaN for missing entries."""
+    """Return data with NaN where ``mask`` is 0; ``mask=None`` means that all are known."""
     return x if mask is None else x.masked_fill(mask == 0, torch.nan)
 
 
 def check_range(square, tensors):
-    """Return the mean square of data if training can square them in their dtype.
+    """Return ``square``, the mean square of the data, if training can square the data.
+
+    ``tensors`` are the data. Data that are all zero pass.
 
     Raises
     ------
     ValueError
-        If it, or squares in training, leave the range of the dtype. Data of zeros pass.
+        If the data are so small or so large that squares would leave the range of their dtype.
     """
     limits = torch.finfo(tensors[0].dtype)
     if _ROOM * limits.tiny <= square <= limits.max / _ROOM:
@@ -160,18 +163,22 @@ def mean_square(x, weight=None):  # (n, m), (n,) -> float
 
 
 def unit_of(square):
-    """Return a power of two to divide data of this mean squared norm by for a search.
+    """Return the power of two that a search divides data by, from their mean squared norm.
 
-    It is 1 unless fourth powers of the data, which a search computes, would leave the range of
-    float64. Dividing by a power of two is exact, so the result does not depend on it.
+    The power is 1 for data of usual size. Otherwise fourth powers of the data, which a search
+    computes, could leave the range of float64. Dividing by a power of two is exact, so the result
+    does not depend on it.
     """
     exponent = frexp(square)[1] // 2
-    # the eighth powers of data are in the range of float64
+    # Data between 2**-64 and 2**64: even their eighth powers are in the range of float64.
     return 1.0 if abs(exponent) <= 64 else 2.0**exponent
 
 
 def unpacked(X):
-    """Return an image of Pillow, or each of a list of them, as an array; other data unchanged."""
+    """Return an image of Pillow as an array, and a list of such images as a list of arrays.
+
+    Other data are returned unchanged.
+    """
     if isinstance(X, list | tuple) and len(X) and hasattr(X[0], "getbands"):
         return [unpacked(image) for image in X]
     if not hasattr(X, "getbands"):
@@ -227,7 +234,8 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
         X = X.astype(X.dtype if X.dtype == np.float32 else np.float64).filled(np.nan)
     tensor = isinstance(X, torch.Tensor)
     X = _check_tensor(X, options, allow_nan) if tensor else check_array(X, **options)
-    if largest is not None and ((X < 0).any() or (largest < X).any()):  # NaN passes
+    # comparisons with NaN are False, so that missing entries pass
+    if largest is not None and ((X < 0).any() or (largest < X).any()):
         raise ValueError(
             f"Negative values in data passed as X, or values above {largest:g}, are no counts or "
             "fractions of this learner. Pass other data."
@@ -236,12 +244,13 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
 
 
 def check_numbers(values, name, n=None, *, positive=False, of="features"):  # -> Tensor (n,)
-    """Check numbers that a user gives for all features, or all rows.
+    """Check numbers that a user gives, one for each feature or each row.
 
     Raises
     ------
     ValueError
-        Unless they are finite, in one dimension, of the number ``n`` and ``positive`` if asked for.
+        If the numbers are not finite, not of one dimension, not ``n`` numbers, or, with
+        ``positive``, not all positive.
     """
     numbers = check_array(host_array(values), dtype=np.float64, ensure_2d=False, input_name=name)
     kind, wanted = "positive numbers" if positive else "numbers", numbers.size if n is None else n
@@ -256,14 +265,16 @@ def check_numbers(values, name, n=None, *, positive=False, of="features"):  # ->
 def _check_tensor(X, options, allow_nan):
     if X.is_complex():
         raise ValueError(f"Complex data not supported, got a tensor of dtype {X.dtype}.")
-    X = X.detach().resolve_neg()  # the imaginary part of a conjugate has a lazy sign
+    # torch leaves the sign of such a tensor as the imaginary part of a conjugate for later
+    X = X.detach().resolve_neg()
     if X.dtype not in (torch.float32, torch.float64):
         X = X.double()
     if X.device.type == "cpu":
         return to_tensor(check_array(X.numpy(), **options))
-    # on another device scikit-learn checks only the shape, on an array without memory
+    # Scikit-learn checks only the shape of a tensor on another device, by an array of this shape
+    # that takes no memory.
     check_array(np.broadcast_to(0.0, X.shape), estimator=options["estimator"])
-    # the host asks the device once if all is finite
+    # For finite data one number is read from the device: a sum with inf or NaN is not finite.
     if not torch.isfinite(X.sum()) and (X.isinf().any() or not allow_nan):
         raise ValueError("Input X contains infinity or NaN. Remove these samples.")
     return X.clone() if options["copy"] else kept_by_autograd(X).contiguous()

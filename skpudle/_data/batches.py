@@ -3,10 +3,11 @@
 A source of samples has a number of samples ``n_samples``, and ``blocks(n_rows, generator)``, which
 yields all samples once, some at a time, in a random order if there is a generator.
 
-A sample of weight 2 equals the same sample twice, and a sample of weight 0 an absent sample, in any
-order of samples. For this a `fit` merges equal rows in memory into one row with the sum of their
-weights, and unless all rows count the same, sorts rows by their contents, so that all later draws
-agree. Distinct rows of equal weight stay as they are.
+A fit to a sample of weight 2 equals a fit to the same sample twice, and a sample of weight 0 equals
+an absent sample, in any order of samples. For this a `fit` merges equal rows in memory into one row
+with the sum of their weights. Unless all rows then have one weight, it also sorts rows by their
+contents, so that random draws of rows are the same in both fits. Distinct rows of equal weight stay
+in their order.
 """
 
 from dataclasses import dataclass, replace
@@ -22,19 +23,19 @@ from skpudle._data.arrays import host_array, split_missing, to_numpy, to_tensor,
 from skpudle.search._epoch import own
 from skpudle.search.held_out import hash_rows
 
-# Relative difference of weights that is rounding.
+# Weights whose relative difference is at most this count as equal: it is rounding.
 _SAME = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 
 def draw_order(n, generator):  # -> (n,), on the CPU
-    """Return the numbers of samples in a random order, or in their own without a generator."""
+    """Return the numbers 0 to n - 1 in random order, or in increasing order without a generator."""
     if generator is None:
         return torch.arange(n, device="cpu")
     return torch.randperm(n, generator=generator, device="cpu")
 
 
 def send(tensor, device):
-    """Return a tensor on a device, without a wait of the host."""
+    """Return a tensor on a device; the host does not wait for a copy to a GPU."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
@@ -46,16 +47,16 @@ class Batches:
     Parameters
     ----------
     source : source of samples
-        All samples.
+        All samples, see the module's docstring.
     batch_size : int, default=1
-        Number of samples in a batch; the last one of an epoch may be smaller.
+        Number of samples in a batch; the last batch of an epoch may be smaller.
     generator : torch.Generator, default=None
         Draws a new order for every epoch; by default samples come in their own order.
     """
 
     def __init__(self, source, batch_size=1, generator=None):
         self.source = source
-        self.generator = getattr(source, "generator", generator)  # a loader has its own
+        self.generator = getattr(source, "generator", generator)  # a loader shuffles by its own
         self.batch_size = min(batch_size, source.n_samples or batch_size)
 
     @property
@@ -71,7 +72,7 @@ class Batches:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Samples with their masks, weights and what belongs to them; ``samples[rows]`` selects some.
+    """Samples with their masks, targets and weights; ``samples[rows]`` selects rows of all four.
 
     Parameters
     ----------
@@ -80,9 +81,10 @@ class Samples:
     mask : Tensor of the shape of ``x``, default=None
         1 where data are known, 0 where they are missing.
     target : Tensor of shape (n_samples, ...), default=None
-        What a learner knows of each sample beside its numbers, such as the response to learn.
+        What a learner knows of each sample beside its features, such as a label or an exposure.
     weight : Tensor of shape (n_samples,), default=None
-        How often each sample counts in sums over samples; None is once. Their mean is 1 in a `fit`.
+        How often each sample counts in sums over samples; None is once. In a `fit` the mean of the
+        weights is 1.
     """
 
     x: Tensor
@@ -102,7 +104,7 @@ class Samples:
 
     @property
     def total_weight(self):
-        """The sum of weights, the number of samples that all count once."""
+        """The sum of weights; the number of samples if they have no weights."""
         return float(len(self.x) if self.weight is None else self.weight.sum())
 
     def weigh(self, values):  # (n_samples, ...) -> the same
@@ -134,9 +136,12 @@ class Samples:
 
 
 def check_sample_weight(sample_weight, n_samples):  # -> Tensor (n_samples,), float64
-    """Return the weights of samples, of this number: finite, not negative, and not all zero."""
+    """Return the user's weights; raise ValueError unless they are valid for ``n_samples``.
+
+    Valid weights are finite, not negative, and not all zero.
+    """
     weight, rows = host_array(sample_weight), np.empty((n_samples, 0))
-    if isinstance(weight, Real):  # a single number may be wrong, too
+    if isinstance(weight, Real):  # a single number is checked like an array
         weight = np.full(n_samples, weight)
     checks = dict(dtype=np.float64, ensure_non_negative=True)
     return to_tensor(_check_sample_weight(weight, rows, **checks))
@@ -157,12 +162,12 @@ def merge_copies(keys, weight=None, heights=None):  # -> rows (k,), weight (k,),
     Returns
     -------
     rows : Tensor of shape (k,)
-        Places of the first copies in the order of heights, or in their own order if all have the
-        same weight.
+        Index of the first copy of each distinct row. They are in the order of heights, or in
+        increasing order if all distinct rows have the same weight.
     weight : Tensor of shape (k,)
-        Sums of the weights of all copies.
+        For each distinct row the sum of the weights of its copies.
     places : Tensor of shape (n_samples,)
-        For each row the place of its copy among ``rows``, and -1 for a row without weight.
+        For each row the index into ``rows`` of its copy, and -1 for a row without weight.
     """
     weight = np.ones(len(keys)) if weight is None else to_numpy(weight)
     places, known = np.full(len(keys), -1), np.flatnonzero(weight > 0)
@@ -176,13 +181,17 @@ def merge_copies(keys, weight=None, heights=None):  # -> rows (k,), weight (k,),
 
 
 def merge_samples(samples):  # -> Samples, places (n,)
-    """Return distinct samples with their weights, and the place of each sample among them."""
+    """Merge equal samples; return distinct samples, and for each sample the index of its copy.
+
+    Samples are equal if data, gaps and targets are equal.
+    """
     keys = hash_rows(samples.x, samples.mask)
     if samples.target is not None:
-        # an odd factor combines the keys of data and of their targets
+        # Combine the keys of data and of targets: multiplying by an odd number loses no bits.
         keys = -0x61C8864680B583EB * keys + hash_rows(samples.target.to(samples.x.dtype))
     often = None if samples.weight is None else samples.weight.cpu().double()
-    # a combination of entries: neither another unit nor rounding changes the order of rows
+    # Rows are ordered by a random linear combination of their entries. Neither a change of the
+    # data's unit nor rounding changes this order.
     generator, how = torch.Generator().manual_seed(0), dict(dtype=torch.float64, device="cpu")
     factors = torch.rand(samples.x.shape[1], generator=generator, **how)
     known = samples.x if samples.mask is None else samples.x * samples.mask
@@ -191,7 +200,7 @@ def merge_samples(samples):  # -> Samples, places (n,)
     if len(rows) == len(samples) and samples.weight is None:
         return samples, places
     samples = replace(samples[rows.to(samples.x.device)], weight=weight.to(samples.x))
-    if samples.mask is not None:  # gaps hold column means of all rows
+    if samples.mask is not None:  # gaps held column means of all rows, copies included
         x, mask = split_missing(with_gaps(samples.x, samples.mask))
         samples = replace(samples, x=x, mask=mask)
     return samples, places
@@ -207,7 +216,8 @@ def scale_weights(weight, n, total=own):  # -> Tensor (n,) or None, float or Non
     n : int
         Number of samples.
     total : callable, default=own
-        ``total(*tensors)`` returns their sums over processes that have other samples.
+        ``total(*tensors)`` returns the sums of tensors over all processes that train together, each
+        on its own samples.
 
     Returns
     -------
@@ -228,7 +238,7 @@ def scale_weights(weight, n, total=own):  # -> Tensor (n,) or None, float or Non
 
 
 def known_samples(samples):  # -> Samples
-    """Return the samples whose weight is not zero, without weights if all count once."""
+    """Drop samples of weight 0; drop the weights too if all that remain are 1."""
     if samples.weight is None:
         return samples
     samples = samples[samples.weight > 0]

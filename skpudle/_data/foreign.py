@@ -1,8 +1,8 @@
-"""What comes from elsewhere: learners of other packages, and files.
+"""Deal with what is outside the package: learners of other packages, users' code, and files.
 
-Learners of scikit-learn and SPORCO are recognised by their attributes, so that neither package has
-to be imported: ``components_`` or ``dictionary`` with atoms as rows, or ``getdict()`` with atoms as
-columns. Warnings are placed at the user's line, and files are whole at every moment.
+Learners of scikit-learn and SPORCO are recognised by their attributes: ``components_`` or
+``dictionary`` with atoms as rows, or ``getdict()`` with atoms as columns. So SPORCO need not be
+imported. Warnings point at the line of the user's code, and a file is never half written.
 """
 
 import os
@@ -18,12 +18,12 @@ from sklearn.utils import check_array
 
 from skpudle._data.arrays import to_numpy, to_tensor
 
-# Packages whose frames are not the user's: this package, and packages that wrap its methods.
+# Packages whose code is not the user's: this package, and packages that call or wrap its methods.
 _WRAPPERS = {"skpudle", "sklearn", "torch", "contextlib"}
 
 
 def users_level():
-    """Return the ``stacklevel`` of the user's line.
+    """Return the ``stacklevel`` with which a warning points at the line of the user's code.
 
     Call ``warnings.warn(message, stacklevel=users_level())``.
     """
@@ -52,7 +52,7 @@ def dictionary_of(source):
     Raises
     ------
     ValueError
-        If a learner is not fitted; clones, such as those of a grid search, are not.
+        If a learner is not fitted. A clone of a fitted learner, as a grid search makes, is not.
     """
     if isinstance(source, torch.Tensor):
         return to_numpy(source)
@@ -72,7 +72,10 @@ def dictionary_of(source):
 
 
 def drop_names(learner):
-    """Return a copy of a fitted learner that takes arrays for frames, whose names were compared."""
+    """Return a copy of a fitted learner that forgot its feature names, and takes arrays.
+
+    A learner that was fitted to a data frame would warn of arrays without names.
+    """
     learner = copy(learner)
     vars(learner).pop("feature_names_in_", None)
     return learner
@@ -90,7 +93,7 @@ def given_atoms(dict_init, n_components, x, name="dict_init"):
     x : Tensor of shape (n_samples, n_features)
         The data.
     name : str, default="dict_init"
-        The parameter.
+        The parameter's name, for error messages.
 
     Returns
     -------
@@ -123,13 +126,13 @@ def named_errors(file, what, advice):
     file : str or path-like
         The file's name.
     what : str
-        Kind of file expected, after "is no".
+        Kind of file expected: the message says that the file "is no" such kind.
     advice : str
-        Sentence that says how to get such a file.
+        Sentence that says how to get a file of this kind.
     """
     try:
         yield
-    except Exception as error:  # errors of damaged archives are not documented
+    except Exception as error:  # damaged archives raise errors of kinds that are not documented
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{file} is no {what}: {reason.rstrip('.'):.500}. {advice}") from error
 

@@ -1,7 +1,8 @@
 """Read images, rows and signals from users, and return results in the same form.
 
-Inside, images are tensors with channels before the axes, (n, n_channels, *size). Outside, channels
-come last and may be missing, and a row is an image with pixels as features.
+Inside the package, images are tensors (n, n_channels, *size): size has two axes for pictures and
+one for signals. Users' images have channels last, or no axis of channels. A user's row is one image
+with its pixels as features.
 """
 
 import warnings
@@ -16,20 +17,21 @@ from torch import Tensor
 from skpudle._data.arrays import check_rows, host_array, like_input, to_numpy, to_tensor, unpacked
 from skpudle._data.foreign import users_level
 
-# The largest float64 that fits into 64 unsigned bits.
+# The largest float64 that an unsigned integer of 64 bits can hold.
 _LARGEST = float(np.nextafter(2.0**64, 0))
 
-# Largest length of an axis of channels (colours and transparency); all other axes are longer.
+# Largest number of channels of a picture: three colours and transparency. A longer axis is taken
+# for an axis of pixels.
 _CHANNELS = 4
 
 
-def sizes(value, n_axes):  # -> tuple, of n_axes integers if it was one
-    """Return a size along each axis; an integer is the size along all axes."""
+def sizes(value, n_axes):
+    """Return a tuple of sizes, one for each axis; an integer is repeated for all ``n_axes``."""
     return (int(value),) * n_axes if isinstance(value, Integral) else tuple(value)
 
 
 def check_sizes(kernel, stride):
-    """Raise ValueError unless sizes of atoms and strides fit together."""
+    """Raise ValueError unless the size of an atom, ``kernel``, and ``stride`` fit together."""
     numbers = (*kernel, *stride)
     positive = all(isinstance(n, Integral) and n >= 1 for n in numbers)
     if (
@@ -46,13 +48,13 @@ def check_sizes(kernel, stride):
 
 
 def covering_positions(size, kernel, stride):  # -> tuple of int
-    """Return the number of positions along each axis at which atoms reach every pixel."""
+    """Return for each axis the least number of positions with which atoms cover all pixels."""
     axes = zip(size, kernel, stride, strict=True)
     return tuple(1 + max(0, ceil((n - k) / s)) for n, k, s in axes)
 
 
 def covered(x, kernel, stride):  # (..., *size) -> (..., *larger size)
-    """Extend images by zeros to a size that copies of an atom cover."""
+    """Pad images with zeros at their ends to a size that atoms at all positions cover exactly."""
     axes = zip(x.shape[-len(kernel) :], kernel, stride, strict=True)
     missing = [max(k - n, (k - n) % s) for n, k, s in axes]
     ends = [n for m in reversed(missing) for n in (0, m)]
@@ -66,11 +68,11 @@ class Images:
     Attributes
     ----------
     tensors : list of Tensor of shape (n, n_channels, *size)
-        One tensor for an array, one with n = 1 for every image of a list.
+        One tensor for an array of images; for a list of images one tensor with n = 1 per image.
     kind : {"rows", "array", "list", "image"}
-        Form of the user's input; "image" is a single one.
+        Form of the user's input; "image" is a single image.
     channel_axis : bool
-        Whether images came with an axis of channels.
+        Whether the user's images have an axis of channels.
     source : object
         The user's input; results become containers of the same kind.
     """
@@ -97,11 +99,11 @@ class Images:
         return [image for images in self.tensors for image in images]
 
     def hand_back(self, tensors, *, channels=None, channels_first=False, pixels=False):
-        """Return results of the shape of images, in the form of the user's input.
+        """Return results, tensors (n, n_channels, *size), in the form of the user's input.
 
-        ``channels`` is whether results have an axis of channels, by default as the images: the last
-        axis unless ``channels_first``. ``pixels`` is whether results are images, and become
-        unsigned integers again if the input was.
+        ``channels`` is whether results have an axis of channels, by default as the user's images.
+        It is the last axis unless ``channels_first``. ``pixels`` is whether results are images:
+        they become unsigned integers again if the user's images were.
         """
         channels, last = self.channel_axis if channels is None else channels, -1
         last = 1 if channels_first and self.kind != "rows" else last
@@ -115,14 +117,17 @@ class Images:
 
 
 def largest_unsigned(X):
-    """Return the largest integer of the dtype of an array or tensor, None if it has a sign."""
+    """Return the largest integer of an unsigned dtype of an array or tensor, None for others."""
     name = str(getattr(X, "dtype", "")).removeprefix("torch.")
     return np.iinfo(name).max if name.startswith("uint") else None
 
 
 def as_fractions(X):
-    """Return unsigned integers as fractions of their largest value, in float32."""
-    X = X if isinstance(X, torch.Tensor) else np.asanyarray(X)  # keeps a mask
+    """Return unsigned integers as fractions of the largest integer of their dtype, in float32.
+
+    Data of other dtypes are returned unchanged.
+    """
+    X = X if isinstance(X, torch.Tensor) else np.asanyarray(X)  # a masked array stays masked
     largest = largest_unsigned(X)
     if largest is None:
         return X
@@ -130,15 +135,15 @@ def as_fractions(X):
 
 
 def as_pixels(tensor, X):
-    """Return fractions as a container of the kind and dtype of ``X``: the way to save them.
+    """Return fractions as an array or tensor like ``X``, with the dtype of ``X``.
 
     Parameters
     ----------
     tensor : Tensor
-        Fractions of the largest unsigned integer, or numbers.
+        Results for the image: fractions if ``X`` holds unsigned integers, else numbers.
     X : array-like or Tensor
         The image that `as_fractions` read. If it does not hold unsigned integers, the result is
-        as by `like_input`.
+        the result of `like_input`.
 
     Returns
     -------
@@ -172,20 +177,21 @@ def is_one_image(X, n_axes):
 
 
 def _neighbours_agree(x, axis):  # (n, m) -> bool
-    """Return whether neighbours along an axis correlate as in pictures."""
+    """Return whether neighbouring entries along an axis correlate as in pictures."""
     x = x - x.mean(axis, keepdims=True)
     first, second = x.take(range(1, x.shape[axis]), axis), x.take(range(x.shape[axis] - 1), axis)
     energy = (np.square(first).sum() * np.square(second).sum()) ** 0.5
-    # neighbours in 13 pictures correlate by at least 0.69; digits sorted by class correlate by 0.44
-    # along one axis
+    # Neighbouring pixels of 13 pictures have correlations of at least 0.69. The largest correlation
+    # found in rows of samples is 0.44, along one axis of digits sorted by class.
     return energy > 0 and (first * second).sum() > 0.5 * energy
 
 
 def looks_like_picture(X):
     """Return whether a matrix looks like one grey picture, not like rows that are samples.
 
-    Sides are alike, numbers are unsigned integers or from 0 to 1, and neighbours are similar along
-    both axes. Samples in any order are not similar to their neighbours.
+    A matrix looks like a picture if its longer side is at most 4 times its shorter side, if it
+    holds unsigned integers or numbers from 0 to 1, and if neighbouring entries are similar along
+    both axes. Samples in random order are not similar to their neighbours.
     """
     in_memory = isinstance(X, np.ndarray | torch.Tensor) and not isinstance(X, np.memmap)
     shape = tuple(X.shape) if in_memory else ()
@@ -206,17 +212,17 @@ def _refuse(text, *, surely):
 
 
 def check_no_picture(X):
-    """Refuse a grey picture where each row is a sample: X, the input of a fit.
+    """Refuse X, the input of a learner of rows, if it looks like one grey picture.
 
     Raises
     ------
     ValueError
-        If the matrix looks like a picture and holds unsigned integers.
+        If X looks like a picture and holds unsigned integers.
 
     Warns
     -----
     UserWarning
-        If it looks like one and holds numbers from 0 to 1.
+        If X looks like a picture and holds numbers from 0 to 1.
     """
     if not looks_like_picture(X):
         return
@@ -241,7 +247,8 @@ def check_axes(images):
     Raises
     ------
     ValueError
-        If columns, or rows, are so few that they must be channels.
+        If an axis of pixels has at most 4 entries and all other axes more, so that it must be an
+        axis of channels.
     """
     n, n_channels, *size = images.tensors[0].shape
     is_one = images.kind == "array" and not images.channel_axis
@@ -275,7 +282,7 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
     Warns
     -----
     UserWarning
-        If the input is small and may be meant so.
+        If the input may be meant as it is read: a small table, or signals that look like pictures.
     """
     n, n_channels, *size = images.tensors[0].shape
     is_rows, is_signal = images.kind == "rows", len(kernel) == 1
@@ -287,7 +294,7 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
             "channels_first=True; for pictures pass two numbers as atom_shape, such as (9, 9).",
             surely=has_many_channels or "uint" in str(images.source[0].dtype),
         )
-    # panoramas are flatter
+    # One side of 4 times the length of the other: likely signals, though panoramas are as long.
     is_grey = images.kind == "array" and not images.channel_axis
     if not is_signal and is_grey and max(size) >= 4 * min(size):
         raise ValueError(
@@ -297,7 +304,7 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
         )
     for x in images.tensors:
         if any(n < k for n, k in zip(x.shape[2:], kernel, strict=True)):
-            # smaller rows are a table, as in scikit-learn's checks
+            # A small table, such as in scikit-learn's checks of estimators, gets a warning only.
             sides = (size[0],) if is_signal else (len(x), size[-1])
             _refuse(
                 f"Atoms of the size {kernel} are larger than an image of the size "
@@ -308,7 +315,11 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
 
 
 def _check_images(X, n_axes, device, *, first=False, **options):  # -> tensor, channel_axis
-    """Return images (n, *size[, n_channels]), or with channels ``first``, with channels inside."""
+    """Return images (n, *size[, n_channels]) as a tensor (n, n_channels, *size).
+
+    With ``first`` the given images have the channels after n. ``channel_axis`` is whether they have
+    an axis of channels.
+    """
     X = as_fractions(X) if options.get("largest") is None else X
     shape = tuple(X.shape)
     if len(shape) not in (n_axes + 1, n_axes + 2) or 0 in shape:
@@ -322,7 +333,7 @@ def _check_images(X, n_axes, device, *, first=False, **options):  # -> tensor, c
     return x.contiguous(), channel_axis
 
 
-def _read_rows(X, n_axes, device, image_shape, **options):  # rows (n, n_pixels) -> tensor, axis
+def _read_rows(X, n_axes, device, image_shape, **options):  # (n, n_pixels) -> as _check_images
     x = to_tensor(check_rows(X, **options), device)
     x = x.reshape(len(x), *(image_shape or (*[1] * (n_axes - 1), x.shape[1])))
     channel_axis = x.ndim == n_axes + 2
@@ -343,10 +354,11 @@ def read_images(
     n_axes : int
         Number of axes of an image: 1 for signals, 2 for pictures.
     image_shape : tuple of int, default=None
-        Shape of the code maps in a row, with channels last; by default the features are one line.
+        Shape that a row is reshaped to, with channels last, as for rows of code maps. By default a
+        row is a single line of pixels.
     n_channels : int, default=1
-        Known number of channels. If it is more than one, an array of ``n_axes + 1`` dimensions with
-        this length of the last is a single image.
+        Known number of channels. If it is above one, an array of ``n_axes + 1`` dimensions whose
+        last axis has this length is a single image.
     channels_first : bool, default=False
         Whether channels are the first axis of an image. An array of ``n_axes + 1`` dimensions is
         then a single image.
@@ -367,7 +379,7 @@ def read_images(
     Raises
     ------
     ValueError, TypeError
-        If the input is no such images.
+        If the input has none of these forms, or holds values that are not allowed.
     """
     X, kind = unpacked(X), "array"
     if isinstance(X, list | tuple) and len(X) and len(getattr(X[0], "shape", ())) >= n_axes:
@@ -380,7 +392,7 @@ def read_images(
         arrays = [(x if isinstance(x, torch.Tensor) else np.asanyarray(x))[None] for x in X]
     elif len(shape) == n_axes + 1 and (channels_first or has_colours):
         arrays, kind = [X[None]], "image"
-    elif len(shape) <= 2:  # also input that scikit-learn should refuse
+    elif len(shape) <= 2:  # also wrong input, such as numbers, which check_rows refuses
         x, channel_axis = _read_rows(X, n_axes, device, image_shape, **options)
         return Images([x], "rows", channel_axis, X)
     else:
@@ -398,11 +410,14 @@ def read_images(
 
 
 def read_targets(y, images, read):  # -> list of (n_channels, *size), or None
-    """Return target images one by one, by a function that reads them; ignore labels."""
+    """Return the target images of ``images`` one by one, None if ``y`` is None or holds labels.
+
+    ``read(y, n_channels=...)`` reads images as a learner does.
+    """
     if y is None:
         return None
     many = isinstance(y, list | tuple) and len(y) > 0
-    first = y[0] if many else y  # without NumPy's protocol, which arrays may refuse
+    first = y[0] if many else y  # np.asarray(y) would fail for a list of arrays of other packages
     if len(getattr(first, "shape", ()) or np.asarray(first).shape) + many < 2:
         return None  # labels
     targets = read(y, n_channels=images.n_channels).singles()
@@ -416,7 +431,10 @@ def read_targets(y, images, read):  # -> list of (n_channels, *size), or None
 
 
 def extend(x, before, after):  # (n, n_channels, *size) -> larger by before + after
-    """Continue images beyond their borders by reflection, to any distance."""
+    """Continue images beyond their borders by reflection, repeated as often as needed.
+
+    ``before`` and ``after`` are numbers of pixels for each axis.
+    """
     for axis, (left, right) in enumerate(zip(before, after, strict=True), start=2):
         n = x.shape[axis]
         index = torch.arange(-left, n + right, device=x.device) % (2 * n)

@@ -1,15 +1,16 @@
 """The gate for users' data: `open_source` decides what X is, once, for `fit` and `transform`.
 
-X is in memory, or it is read from one of two sources, a `Table` of numbered rows or a `Stream` of
+A source is one of three: `InMemory` for arrays, a `Table` of numbered rows, or a `Stream` of
 batches. A table is whatever has a shape and slices without being an array in memory: a memory map,
-a dataset of HDF5, an array of zarr or dask, a slice of a safetensors file, a sparse array, a
-dataset of Hugging Face with one column of arrays; or a dataset of torch, whose samples are read one
-by one. A small table is read at once, a large one in parts. Every source has ``parts``, raw rows
-to encode or to score; a `Reader` makes it a source of samples to learn from, as
-`skpudle._data.batches` describes it.
+a dataset of HDF5, an array of zarr or dask, a slice of a safetensors file, a sparse array, or a
+dataset of Hugging Face with one column of arrays. A dataset of torch is also a table, whose samples
+are read one by one. A small table is read at once, a large table in parts.
 
-A fit begins with a sample of all rows: from places all over numbered rows, and by reservoir
-sampling [1]_ of a stream, in one pass.
+Every source has ``parts``, which yields raw rows to encode or to score. With a `Reader` it is also
+a source of samples to learn from, as `skpudle._data.batches` describes it.
+
+A fit from a table or stream begins with a sample of all rows. The sample of a table comes from
+places all over the table; the sample of a stream is drawn by reservoir sampling [1]_ in one pass.
 
 References
 ----------
@@ -38,27 +39,28 @@ from skpudle._data.arrays import check_rows, split_missing, to_numpy, to_tensor,
 from skpudle._data.batches import Samples, draw_order, send
 from skpudle._data.foreign import users_level
 
-# Arrays and frames in memory have one of these; tensors and NumPy arrays are known by their type.
+# Objects in memory: types that are known here, and other arrays and data frames by an attribute.
 _OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
 _IN_MEMORY = np.ndarray | torch.Tensor | list | tuple
 
-# Largest table that is read at once, with the bits of its array.
+# A table of at most this number of bytes, in its own dtype, is read at once.
 IN_MEMORY_BYTES = 2**28
 
-# Size of a window, in which rows of a table are shuffled: contiguous blocks from random places. Two
-# windows are in memory, one in use and one that is read ahead.
+# Rows of a table are shuffled within windows of this number of bytes, in float64. A window is made
+# of contiguous blocks from random places of the table. Two windows are in memory: one in use, and
+# one that is read ahead.
 _WINDOW_BYTES = 2**24
 _BLOCK_BYTES = 2**20
 
-# Sample size: 500 rows per atom (the search's polish uses each atom 2000 times, and a row has some
-# four atoms), at least 2**14, at most what fits into 96 MiB with the search's copies, and never
-# fewer than 8 rows per atom.
+# Number of rows of the sample that a fit begins with: 500 rows per atom, at least 2**14, at most
+# what fits into 96 MiB with the copies that a search makes, and never fewer than 8 rows per atom.
+# 500 rows are about 2,000 uses of each atom if a row uses four atoms.
 _ROWS_OF_AN_ATOM, _LEAST_ROWS_OF_AN_ATOM = 500, 8
 _LEAST_SAMPLE = 2**14
-# Number of places of numbered rows that a sample comes from. A population of 1 % of sorted rows has
-# 20 of them.
+# Number of places of a table that the sample is read from. A group of 1 % of the rows that are
+# stored together still has 20 of these places.
 _PLACES = 2048
-# Rows that begin `partial_fit` of a stream, and samples that are read at a time if they come alone.
+# Number of first rows of a stream from which `partial_fit` begins.
 _FIRST_ROWS = 2**14
 
 
@@ -82,7 +84,7 @@ def refuse_texts(X):
 
 @contextmanager
 def part_of(where):
-    """Name a part of the user's input in errors about it."""
+    """Add the name of a part of X, such as "batch 3", to TypeErrors and ValueErrors."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -91,7 +93,7 @@ def part_of(where):
 
 
 def _only_array(row, ndim):
-    """Return the one array of this number of dimensions in a dictionary, and its name."""
+    """Return name and value of the one array with ``ndim`` dimensions in a dictionary."""
     names = [name for name, value in row.items() if np.ndim(value) == ndim]
     if len(names) != 1:
         raise ValueError(
@@ -102,7 +104,7 @@ def _only_array(row, ndim):
 
 
 def _without_labels(raw):
-    """Return the rows of a batch: dense, without labels, or the one array of a dictionary."""
+    """Return the rows of a batch as a dense array: the first of a pair, the array of a dict."""
     if isinstance(raw, dict):
         return _only_array(raw, 2)[1]
     raw = raw[0] if isinstance(raw, tuple | list) and len(raw) and np.ndim(raw[0]) == 2 else raw
@@ -110,9 +112,9 @@ def _without_labels(raw):
 
 
 def _collate(samples):
-    """Return an iterable of samples as one batch, on the host whatever torch's default device is.
+    """Return samples as one batch on the CPU, or None if there are no samples.
 
-    It is None without samples.
+    torch would otherwise place the batch on its default device.
     """
     with torch.device("cpu"):
         samples = list(samples)
@@ -126,7 +128,9 @@ def _nothing():
 
 
 class Reader:
-    """Turn batches into tensors, with the dtype, number and names of features of the first.
+    """Check batches and turn them into tensors: all get the dtype of the first batch.
+
+    Number and names of features have to agree with the first batch, or with a fitted learner.
 
     Parameters
     ----------
@@ -143,16 +147,17 @@ class Reader:
     def __init__(self, learner, device, *, known=False, **checks):
         self.device, self.dtype, self._known = device, None, known
         self.checks = checks | {"estimator": learner}
-        # a copy takes the names of the first batch, and the learner stays as it is
+        # A copy of an unfitted learner takes the names of the first batch: the learner itself is
+        # not changed.
         self._named = learner if known else copy(learner)
 
     @property
     def attributes(self):
-        """The attributes that scikit-learn sets from input, None where unknown."""
+        """``n_features_in_`` and ``feature_names_in_`` as a dict, None where unknown."""
         names = "n_features_in_", "feature_names_in_"
         return {name: getattr(self._named, name, None) for name in names}
 
-    def __call__(self, rows, where=None):  # -> (n, n_features) where it was, or on the host
+    def __call__(self, rows, where=None):  # -> Tensor (n, n_features); arrays go to the CPU
         is_first = self.dtype is None and not self._known
         with part_of(where) if where else nullcontext():
             _check_feature_names(self._named, rows, reset=is_first)
@@ -163,14 +168,14 @@ class Reader:
         return x.to(self.dtype)
 
     def samples(self, x, target=None, weight=None):  # -> Samples
-        """Return rows, and what is known of each, as samples on the device."""
-        x, mask = split_missing(x)  # the host looks for gaps, without a wait
+        """Return rows, their targets and their weights as `Samples` on the reader's device."""
+        x, mask = split_missing(x)  # on the CPU, so that the host need not wait for a GPU
         samples = Samples(x, mask, target, weight).map(lambda part: part.to(x))
         return samples.map(lambda part: send(part, self.device))
 
 
 def _read_ahead(parts):
-    """Yield parts; a thread reads the next one while this one is in use."""
+    """Yield parts; a thread reads the next part while the present part is in use."""
     parts, end = iter(parts), object()
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(next, parts, end)
@@ -180,24 +185,27 @@ def _read_ahead(parts):
 
 
 def _regroup(parts, size):
-    """Yield tuples of tensors of ``size`` rows, the last of fewer, from tuples of any sizes."""
+    """Cut and join parts, tuples of tensors with any numbers of rows, to parts of ``size`` rows.
+
+    The last part may have fewer rows.
+    """
     kept = None
     for part in parts:
         part = part if kept is None else map(torch.cat, zip(kept, part))
         *full, kept = zip(*(tensor.split(size) for tensor in part))
         yield from full
-        kept = [tensor.clone() for tensor in kept]  # the part is large
+        kept = [tensor.clone() for tensor in kept]  # a view would keep the whole part in memory
     if kept is not None:
         yield kept
 
 
 class InMemory:
-    """Rows of an array-like, and what every source has."""
+    """The source of an array-like in memory, and the base of `Table` and `Stream`."""
 
-    in_parts = False  # whether it is read in parts, to bound the memory
-    reader = None
-    # Tensors (n_samples,) and (n_samples, ...): how often each sample counts, and what a learner
-    # knows of it beside its numbers
+    in_parts = False  # whether a fit reads the source in parts, to bound the memory
+    reader = None  # the `Reader`, after read_by
+    # weight (n_samples,) is how often each sample counts. target (n_samples, ...) is what a learner
+    # knows of each sample beside its features. A fit sets both.
     weight = target = None
 
     def __init__(self, data):
@@ -216,8 +224,9 @@ class InMemory:
         return _safe_indexing(self.data, slice(first, last))
 
     def parts(self, n_rows):
-        """Yield raw parts of the rows, each with the name of its place."""
-        for rows in blocks_of_rows(self.n_rows, 1, n_rows):  # one part of no rows, to be refused
+        """Yield pairs: the name of a part, as "rows 0 to 8192", and at most ``n_rows`` raw rows."""
+        # Data without rows are one empty part, which the checks of the caller refuse.
+        for rows in blocks_of_rows(self.n_rows, 1, n_rows):
             yield f"rows {rows.start} to {rows.stop}", self._raw(rows.start, rows.stop)
 
     def read_by(self, reader):
@@ -230,45 +239,49 @@ class InMemory:
         self.reader.dtype = dtype
         return self
 
-    def _n_sampled(self, n_components):  # needs n_features, so after the first row
+    def _n_sampled(self, n_components):
+        """Return the number of rows of the sample; the reader must have read a row before."""
         m = self.reader.attributes["n_features_in_"]
         p = n_components or m
         itemsize = torch.empty(0, dtype=self.reader.dtype).element_size()
-        # the row, a copy in float64, two copies of codes with room, and correlations with atoms
+        # Bytes per row in a search: the row, a copy in float64, two copies of its sparse code with
+        # spare room, and its correlations with all atoms.
         row = (itemsize + 8) * m + 24 * min(p, m + 8) + 8 * p
         wanted = max(_ROWS_OF_AN_ATOM * p, _LEAST_ROWS_OF_AN_ATOM * m, _LEAST_SAMPLE)
         return max(_LEAST_ROWS_OF_AN_ATOM * p, min(wanted, 3 * 2**25 // row))
 
 
 class Table(InMemory):
-    """Rows outside memory with numbers, read by contiguous blocks.
+    """A source of numbered rows outside memory, which are read in contiguous blocks.
 
-    Blocks are whole chunks of the table, if it has chunks. In an epoch they come in random order.
-    Some 16 MiB of them make a window, and the rows of a window are shuffled.
+    Blocks are whole chunks of the table, if the table is stored in chunks. In an epoch the blocks
+    come in random order. About 16 MiB of blocks make a window, and the rows of a window are
+    shuffled.
 
     Parameters
     ----------
     data : object
         The table, or a dataset.
     shape : tuple
-        Its shape, (n_samples, ...).
+        Shape of the table, (n_samples, ...).
     itemsize : int, default=8
-        Bytes of a number.
+        Bytes of one number of the table.
     one_by_one : bool, default=False
-        Whether it is a dataset that has samples, and no slices.
+        Whether ``data`` is a dataset that returns single samples and cannot be sliced.
     """
 
     def __init__(self, data, shape, itemsize=8, *, one_by_one=False):
         super().__init__(data)
         self.shape, self._one_by_one, self._chunk = shape, one_by_one, 1
-        # a product is NaN if dask does not know the number of rows
+        # If dask does not know the number of rows, the product is NaN, and in_parts is True.
         self.in_parts = len(shape) == 2 and not prod(shape) * itemsize <= IN_MEMORY_BYTES
-        for name in ("shards", "chunksize", "chunks"):  # names in zarr; dask; HDF5 and zarr
+        # The stored chunk of rows is called shards in zarr, chunksize in dask, chunks in HDF5.
+        for name in ("shards", "chunksize", "chunks"):
             rows = getattr(data, name, None)
             if isinstance(rows, tuple) and len(rows) and isinstance(rows[0], int):
                 self._chunk = max(1, rows[0])
                 break
-        row_bytes = max(1, 8 * prod(shape[1:]))  # integers become floats
+        row_bytes = max(1, 8 * prod(shape[1:]))  # in float64, which integers become
         self._most = max(1, _WINDOW_BYTES // row_bytes)
         n_chunks = max(1, _BLOCK_BYTES // row_bytes // self._chunk)
         self._block = min(self._chunk * n_chunks, self._most)
@@ -276,7 +289,8 @@ class Table(InMemory):
     @property
     def n_rows(self):
         """The number of rows, which weights and exposures have to match."""
-        return len(self.data) if isnan(self.shape[0]) else self.shape[0]  # dask says what is wrong
+        # len raises dask's own error if dask does not know the number of rows
+        return len(self.data) if isnan(self.shape[0]) else self.shape[0]
 
     n_samples = property(lambda self: self.n_rows)
 
@@ -284,7 +298,7 @@ class Table(InMemory):
         """Return all rows."""
         return self._raw(0, self.n_rows)
 
-    def _raw(self, first, last):  # -> array or tensor that nobody else holds
+    def _raw(self, first, last):  # -> a copy of rows, which the caller may change
         if self._one_by_one:
             found = _collate(self.data[number] for number in range(first, last))
         else:
@@ -315,12 +329,12 @@ class Table(InMemory):
         return self.reader.samples(x, *(None if part is None else part[keys] for part in parts))
 
     def sample(self, n_components, seed, *, whole=True):  # -> Samples
-        """Return a sample of all rows, to begin with, or all of them if they are few."""
+        """Return the sample of all rows that a fit begins with; all rows if they are few."""
         self._read(np.arange(1))
         n_rows = min(self._n_sampled(n_components), self.n_rows)
         keys = np.arange(n_rows)
-        if n_rows < self.n_rows:  # random places of equal parts
-            length = -(-n_rows // min(_PLACES, n_rows))  # of a place
+        if n_rows < self.n_rows:  # a run of ``length`` rows at a random place of each equal part
+            length = -(-n_rows // min(_PLACES, n_rows))
             edges = np.linspace(0, self.n_rows, -(-n_rows // length) + 1).astype(int)
             free = np.maximum(edges[1:] - edges[:-1] - length, 0)
             starts = edges[:-1] + np.random.default_rng(seed).integers(free + 1)
@@ -328,8 +342,8 @@ class Table(InMemory):
         return self._samples(to_tensor(keys), self._read(keys))
 
     def blocks(self, n_rows, generator=None):
-        """Yield all samples once, some rows at a time, in the order that a generator draws."""
-        if generator is not None:  # of the thread that reads ahead
+        """Yield all samples once, ``n_rows`` at a time, in random order if there is a generator."""
+        if generator is not None:  # the thread that reads ahead gets a generator of its own
             seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
             generator = torch.Generator().manual_seed(seed)
         windows = _read_ahead(self._windows(generator))
@@ -346,17 +360,17 @@ class Table(InMemory):
 
 
 class Stream(InMemory):
-    """Batches of an object that can be iterated again.
+    """A source of batches, from an object that can be iterated again for every epoch.
 
     A `DataLoader` shuffles by its own generator; other streams are not shuffled. If the stream has
-    a length, an epoch is this number of its batches, or fewer if it ends before.
+    a length, an epoch ends after this number of batches, or earlier if the stream ends.
     """
 
     in_parts = True
     n_samples = None  # the number of rows in the longest of all passes
 
     def array(self):
-        """Refuse rows that come in batches where all of them, or their number, are required."""
+        """Raise TypeError: a stream has neither all rows at once nor a known number of rows."""
         raise TypeError(
             f"X is a {type(self.data).__name__}, whose rows come in batches, and numbered rows are "
             "required, as for y, sample_weight and exposure. Pass an array, a table or a dataset, "
@@ -382,7 +396,10 @@ class Stream(InMemory):
         return getattr(self.data, "generator", None)
 
     def parts(self, n_rows):
-        """Yield the stream's own batches, each with its name; single samples in batches."""
+        """Yield pairs: the name of a batch, and its raw rows.
+
+        Batches are the stream's own. A dataset of single samples yields ``n_rows`` at a time.
+        """
         batches = samples = iter(self.data)
         if isinstance(self.data, IterableDataset):
             batches = iter(lambda: _collate(islice(samples, n_rows)), None)
@@ -431,13 +448,16 @@ class Stream(InMemory):
         return self.reader.samples(torch.cat(kept) if reservoir is None else reservoir)
 
     def blocks(self, n_rows, generator=None):
-        """Yield all samples once, some rows at a time, in their order."""
+        """Yield all samples once, ``n_rows`` at a time, in the order of the stream."""
         parts = ((rows,) for rows in self._read())
         return (self.reader.samples(rows) for (rows,) in _regroup(parts, n_rows))
 
 
 def refuse_shuffled(X):
-    """Raise ValueError for a loader that shuffles, for results with a row for each sample."""
+    """Raise ValueError if X is a loader that shuffles.
+
+    Call it where results have a row for each sample: no row would belong to a known sample.
+    """
     if isinstance(X, DataLoader):
         sampler = getattr(X.batch_sampler, "sampler", X.sampler)
         kind = type(sampler).__name__
@@ -450,19 +470,20 @@ def refuse_shuffled(X):
 
 
 def open_source(X, learner=None):
-    """Decide what a user's X is.
+    """Return the source of a user's X.
 
     Parameters
     ----------
     X : object
         The user's input.
     learner : estimator, default=None
-        If it accepts no sparse arrays, they are in memory, where its checks refuse them.
+        The learner that reads X. Sparse arrays are tables if the learner accepts them, and else in
+        memory, where the learner's checks refuse them.
 
     Returns
     -------
     InMemory, Table or Stream
-        What X is.
+        The source. Nothing is read yet, but the first sample of some datasets.
     """
     refuse_texts(X)
     X = unpacked(X)

@@ -1,8 +1,9 @@
 r"""The denoising network: an unfolded sparse encoder whose unfoldings have atoms of their own.
 
-Unfolding t changes the codes of an image by the correlations of what they leave of it, and shrinks
-them: :math:`z_{t+1} = S(z_t + A_t (x - B_{t-1} z_t))`, from :math:`z_0 = 0`, with analysis
-:math:`A_t`, synthesis :math:`B_t` and the thresholds of S, which grow with the noise. The last
+An unfolding is one iteration of the encoder. Unfolding t adds to the codes of an image the
+correlations of its residual with atoms, and shrinks the codes by soft thresholds S:
+:math:`z_{t+1} = S(z_t + A_t (x - B_{t-1} z_t))`, from :math:`z_0 = 0`. Each unfolding has an
+analysis :math:`A_t`, a synthesis :math:`B_t`, and thresholds, which grow with the noise. The last
 synthesis decodes the codes.
 
 The noise is of one level, of a range that thresholds follow, or of photons. The noise of photons
@@ -28,11 +29,12 @@ from skpudle._losses import Poisson
 from skpudle._operators._conv import ConvDictionary, ConvLayers
 from skpudle.encoding._unfold import unfold
 
-# step of the derivative along a probe, in noise standard deviations
+# Length of the finite difference that estimates a derivative along a probe, in standard deviations
+# of the noise.
 _STEP = 0.1
 
-# three channels for a network of one: their mean, a grey image, and differences of equal noise; the
-# rows are orthogonal
+# Mixes three colours for a network of one channel: their mean, which is a grey image, and two
+# differences of equal noise. The rows are orthogonal.
 _OPPONENT = (
     (1 / 3, 1 / 3, 1 / 3),
     (2**-0.5, 0, -(2**-0.5)),
@@ -44,7 +46,17 @@ _OPPONENT = (
 
 
 class Noise(NamedTuple):
-    """The noise of ``noise_std``."""
+    """The noise that a network is trained for, read from the parameter ``noise_std``.
+
+    Attributes
+    ----------
+    low, high : float
+        Smallest and largest standard deviation; equal for noise of one level.
+    is_range : bool
+        Whether ``noise_std`` is a pair.
+    of_photons : bool
+        Whether the noise is of photon counts.
+    """
 
     low: float
     high: float
@@ -74,7 +86,7 @@ class Noise(NamedTuple):
 
     @property
     def typical(self):
-        """The level in the middle, on a logarithmic scale."""
+        """The geometric mean of the smallest and the largest level."""
         return sqrt(self.low * self.high)
 
     def enter(self, x):
@@ -86,11 +98,11 @@ class Noise(NamedTuple):
         return Poisson().of_response(x) if self.of_photons else x
 
     def added_to(self, x, generator, sigma=None):
-        """Return images with noise, and its levels (n,).
+        """Return images (n, ...) with added noise, and the levels of the noise (n,).
 
-        Levels are given, or drawn evenly on a logarithmic scale: the error of denoising is nearly
-        a line there, so all levels weigh alike in decibels. Counts are drawn from expected ones;
-        both are stabilised.
+        The levels are ``sigma``, or drawn evenly on a logarithmic scale: the error in decibels is
+        nearly a line on this scale, so that all levels weigh alike. For photons, counts are drawn
+        from expected counts; images and results are stabilised by Anscombe's transform.
         """
         options = dict(generator=generator, dtype=x.dtype, device="cpu")
         if self.of_photons:
@@ -142,10 +154,11 @@ class Noise(NamedTuple):
         """Warn if the noise, given as `levels` or by training, has other units than images."""
         told = [float(level.max()) for level in levels or [] if level is not None]
         largest = max(float(image.abs().max()) for image in images)
-        # counts have no unit, estimates have that of the images, and a given noise may be small
+        # No warning for counts, which have no unit, for noise estimated from the images, and for a
+        # noise that the user gave and that is small.
         estimated = levels is not None and not told and self.is_range
-        # in practice pixels are at most so many times the noise; sigma 50, given as a fraction of
-        # 255, is beyond it
+        # In practice the largest pixel is at most 1,200 times the noise of training. If a noise of
+        # 50 is given as 50 / 255 for pixels up to 255, the ratio is 1,300.
         level, least = max(told, default=self.typical), 0.0 if told else largest / 1200
         if level and largest and not (self.of_photons or estimated or least <= level <= largest):
             warn(
@@ -169,7 +182,7 @@ def _round_up(n, stride, remainder=0):
     return n + (remainder - n) % stride
 
 
-def _each(values, x):  # (n,) -> broadcast to images
+def _each(values, x):  # (n,) -> (n, 1, ...), with the number of axes of x
     return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
@@ -186,9 +199,10 @@ def _share(images, denoised, deviation, probe, derivative):  # each (n, ...) -> 
     """
     explained = (deviation.square() - probe * derivative).flatten(1).sum(1)
     change = (denoised - images).square().flatten(1).sum(1)
-    # avoids a division by zero, which autograd turns into NaN
-    # For images as in training the estimate is about 0.95, so that the output is returned
-    # unchanged. The mix is better than the input up to twice the best share.
+    # The estimated share is multiplied by 1.1. For images like those of training the estimate is
+    # about 0.95, so that the network's output is returned unchanged. A share that is too large does
+    # little harm: the mix is better than the input up to twice the best share. The inner `where`
+    # avoids a division by zero, which autograd would turn into NaN.
     share = 1.1 * explained / torch.where(change > 0, change, 1.0)
     return torch.where(change > 0, share, 0.0).clamp(0, 1)
 
@@ -214,11 +228,12 @@ class DenoisingNetwork(nn.Module):
     Attributes
     ----------
     analysis, synthesis : Parameter of the shape
-        Atoms of each unfolding, of any norm; they include its step.
+        Atoms of each unfolding, of any norm; the step of the unfolding is contained in them.
     thresholds : Parameter of shape (n_unfoldings, n_components)
-        Thresholds without noise.
-    slopes : Parameter of that shape or None
-        What the middle level of a range of noise adds to them; other levels in proportion.
+        Thresholds of codes without noise.
+    slopes : Parameter of shape (n_unfoldings, n_components) or None
+        What the middle level of a range of noise adds to the thresholds; other levels add in
+        proportion. None unless the network is for a range.
 
     Notes
     -----
@@ -258,11 +273,11 @@ class DenoisingNetwork(nn.Module):
 
     @property
     def levels(self):
-        """The thresholds, and their slopes if there are any: numbers in units of the images."""
+        """The parameters in units of the images: thresholds, and slopes if there are any."""
         return [self.thresholds] if self.slopes is None else [self.thresholds, self.slopes]
 
     def get_extra_state(self):
-        """Return what the arrays leave open, for `state_dict`."""
+        """Return what `state_dict` needs beside the arrays: stride, noise and peak."""
         return {"stride": self.stride, "noise_std": self.noise_std, "peak": self.peak}
 
     def set_extra_state(self, state):
@@ -314,7 +329,8 @@ class DenoisingNetwork(nn.Module):
         low, high = self.noise.low, self.noise.high
         largest = x.abs().flatten(1).amax(1)
         same_noise = (sigma >= low) & (sigma <= high)
-        # The range of training, and noise: the largest of a million normal numbers is about 5.
+        # Divide only if pixels exceed the peak of training by more than noise can: the largest of a
+        # million normal numbers is about 5 standard deviations, and 6 are allowed.
         same_units = ((largest - 6 * sigma) / self.peak).clamp_min(1)
         other_units = torch.maximum(sigma / high, largest / self.peak)
         unit = torch.where(same_noise, same_units, other_units)
@@ -322,15 +338,17 @@ class DenoisingNetwork(nn.Module):
 
     # ------------------------------------------------------------------ images
 
-    def _shifts(self, shift_average):  # starts of grids of positions; the last is the largest
+    def _shifts(self, shift_average):  # -> first positions of grids; the last is the largest
         return list(product(*(range(s if shift_average else 1) for s in self.stride)))
 
     def _reconstruct(self, x, sigma, shift, room, tell):  # (n, n_channels, *size) -> the same
         """Return decoded codes of images on one grid of positions, tile by tile.
 
-        Images are extended by reflection, so that border pixels are in as many atoms as others. An
-        unfolding carries information by less than an atom: tiles that overlap by one atom for every
-        unfolding give the result of the whole image up to rounding.
+        Images are extended by reflection, so that border pixels are covered by as many atoms as
+        inner pixels. An unfolding carries information over less than the size of an atom. So tiles
+        that overlap by one atom for every unfolding give the result of the whole image, up to
+        rounding. ``shift`` is the first position of the grid, ``room`` the largest shift, and
+        ``tell`` is called after each tile.
         """
         axes = list(zip(x.shape[2:], self.kernel, self.stride, shift, room, strict=True))
         totals = [_round_up(n + 2 * (k - 1) - r, s, k) for n, k, s, _, r in axes]
@@ -355,7 +373,8 @@ class DenoisingNetwork(nn.Module):
         mixing = x.new_tensor(_OPPONENT)
         channels = torch.einsum("oc,nc...->on...", mixing, x)[:, :, None]
         if sigma is None and self.slopes is not None:
-            extent = extent_of(channels[0])  # colour differences: texture of the image
+            # The range of the grey image bounds the texture that colour differences may have.
+            extent = extent_of(channels[0])
             levels = [self.noise_of(channel.detach(), extent) for channel in channels]
         else:
             sigma = self.noise_of(x) if sigma is None else sigma
@@ -370,7 +389,7 @@ class DenoisingNetwork(nn.Module):
         sizes = zip(x.shape[2:], self.stride, strict=True)
         of_grid = prod(len(cut_tiles(n, self.tile, s)) for n, s in sizes)
         n_channels = 3 if x.shape[1] == 3 > self.analysis.shape[2] else 1
-        # with the probe
+        # one grid more for the probe that estimates the risk
         return of_grid * (len(self._shifts(shift_average)) + (self.noise.high > 0)) * n_channels
 
     def forward(self, x, sigma=None, *, shift_average=False, tell=lambda: None):
@@ -412,9 +431,9 @@ class DenoisingNetwork(nn.Module):
             return self._reconstruct(x / unit, levels, shift, shifts[-1], tell) * unit
 
         images = noise.leave(x)
-        # counts need no level
+        # The variance of photon counts is their expectation, for which the noisy image stands.
         deviation = images.sqrt() if noise.of_photons else _each(sigma, images).expand_as(images)
-        # 1 or -1 at random, the same for every image of a size
+        # The probe: random signs, the same for every image of a size, times the noise.
         generator = torch.Generator(device="cpu").manual_seed(0)
         bits = torch.randint(2, (1, *images.shape[1:]), generator=generator, device="cpu")
         probe = (2 * bits - 1).to(images) * deviation

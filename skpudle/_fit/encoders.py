@@ -1,6 +1,8 @@
-"""How samples are coded: the parameters that `transform` reads, and encoders, which are values.
+"""Encoders of learners of rows, and `Codes`, the parameters that decide how samples are coded.
 
-An encoder is called with dictionary, samples and mask, and returns codes.
+An encoder is a callable: ``encoder(dictionary, x, mask=None)`` returns the codes of rows x. An
+unfolding is one iteration of an encoder. The units of rows, `skpudle.search.units.Units`, are a
+baseline to subtract and scales to divide by, so that noise is equal in all entries.
 """
 
 from dataclasses import dataclass, replace
@@ -23,14 +25,14 @@ from skpudle.lasso._solve import warn_about_gaps
 from skpudle.omp import solve_omp
 from skpudle.search.units import CENTRED, Units
 
-# Attributes that hold a learned encoder.
+# Fitted attributes that hold the encoder of ``separate_atoms``.
 OF_LEARNED = "analysis_components_", "synthesis_components_", "thresholds_"
-# n_unfoldings="auto" of unfolded codes, as in the paper
+# Number of unfoldings with n_unfoldings="auto", where codes are unfolded: as in the paper.
 _UNFOLDINGS = 100
 
-_UNKNOWN = SimpleNamespace(noise=CENTRED)  # the record of a learner that no data were fitted to
+_UNKNOWN = SimpleNamespace(noise=CENTRED)  # in place of the record, for learners of other packages
 
-# Largest relative duality gap of codes that needs no warning.
+# Converged codes with a relative duality gap above this cause a warning.
 _GAP = 1e-6
 
 
@@ -52,7 +54,7 @@ def check_decay(lambda_decay):  # -> first, last
 
 
 def fixed(value):  # -> float or None
-    """Return the number of a parameter; None for "auto", which follows atoms or data."""
+    """Return a parameter as a float; None for "auto", which atoms or data decide."""
     return float(value) if isinstance(value, Real | bool) else None
 
 
@@ -87,9 +89,10 @@ class Converged:
         return codes
 
     def gradient(self, atoms, x, mask=None, *, through_encoder):
-        """Return codes, losses and the derivative of their mean without a graph.
+        """Return codes, losses, and the derivative of the mean loss in the atoms.
 
-        None where this is not possible; see `skpudle.lasso._implicit.lasso_gradient`.
+        No graph of autograd is built, see `skpudle.lasso._implicit.lasso_gradient`. Return None
+        where this is not possible.
         """
         if self.debias:
             return None
@@ -108,7 +111,8 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
     Raises
     ------
     ValueError
-        If there is none, or one for another number of unfoldings or other atoms.
+        If the learner has no learned encoder, or if it is for another number of unfoldings or for
+        atoms of another shape.
     """
     analysis, synthesis, thresholds = (getattr(learner, name, None) for name in OF_LEARNED)
     refuse(
@@ -131,7 +135,10 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
 
 
 def train_encoder(plan, fitted, samples, interrupts, **options):  # -> Fitted, int
-    """Return the record with a trained encoder, and the number of updates."""
+    """Train the encoder of ``separate_atoms``; return the record with it, and the updates made.
+
+    ``samples`` are in units of their noise. After Ctrl-C no more updates are made.
+    """
     given, n_made = plan.given, 0
 
     def stopped():  # called before each update
@@ -189,7 +196,7 @@ def units_of(learner):  # -> Units
 
 
 def in_units(noise, samples):
-    """Return samples in units of their noise; outliers are missing."""
+    """Return samples in the units ``noise``; outliers become missing entries."""
     if noise.changes_nothing:
         return samples
     x, mask, _ = noise.enter(samples.x, samples.mask)
@@ -207,7 +214,7 @@ class InUnits:
     noise : Units
         The units, without a baseline, which data have lost before.
     gains : Tensor of shape (n_components,)
-        By what codes in these units exceed the user's.
+        The factor from the user's code of each atom to the code in units of the noise.
     """
 
     encoder: object
@@ -232,7 +239,7 @@ class InUnits:
 
 # ------------------------------------------------------------------ parameters
 
-# Values of parameters that a learner lacks.
+# Values for the parameters that a learner's class does not have.
 _DEFAULTS = dict(
     n_components=None, alpha="auto", gradient="auto", fit_intercept="auto", noise="auto",
     n_unfoldings="auto", step_size="auto", lambda_decay=1.0, shrinkage="soft",
@@ -292,7 +299,7 @@ class Codes:
         self.of_lasso = (
             is_soft_lasso and given.alpha != 0 and depth in ("auto", None) and not learns
         )
-        # 3 unfoldings of learned encoders equal 20 with the dictionary's matrices
+        # 3 unfoldings of a learned encoder code as well as 20 with the dictionary's own matrices.
         auto = 3 if learns and depth == "auto" else _UNFOLDINGS
         self.n_unfoldings = depth if isinstance(depth, Integral) else auto
         refuse(
@@ -330,8 +337,8 @@ class Codes:
         return partial(encode, n_unfoldings=depth, **how)
 
     def unused_by_codes(self):  # yields names, setting
-        """Yield parameters that have no effect on codes, and a setting that would use them."""
-        given, debiases = self.given, bool(self.debias)  # 0 removes no bias
+        """Yield pairs: parameters without effect on codes, and a setting that uses them."""
+        given, debiases = self.given, bool(self.debias)  # debias=0 asks for nothing
         debias = ("debias",) if debiases else ()
         if given.transform_algorithm == "omp":
             yield debias, "transform_algorithm='unfolded' or 'lasso'"

@@ -1,9 +1,11 @@
 """Learners with a model that phases fit: `fit`, `partial_fit` and their attributes.
 
 `GradientLearner._fit` reads the data, runs the phases and sets the attributes, from top to bottom.
-A subclass has ``_plan()``; ``_phases``, a class, see `skpudle._fit.run`; and for
-`partial_fit` ``_begin(plan, data)``, the record before the first call, and ``_resume(plan, data)``,
-that of the fitted attributes.
+A phase is one stage of a fit, such as a search or training, and a record is a `Fitted`, the results
+so far. A subclass has ``_plan()``, which checks the parameters, and ``_phases``, a class, see
+`skpudle._fit.run`. For `partial_fit` a subclass has ``_begin(plan, data)``, which returns the
+record before the first call, and ``_resume(plan, data)``, which returns the record for the fitted
+attributes.
 """
 
 from dataclasses import replace
@@ -41,11 +43,11 @@ class Data(NamedTuple):
     inputs : dict
         Attributes that scikit-learn asks for: the number of features, and their names.
     task : object or None
-        The task.
+        The classification or regression that the learner is trained for, if any.
     places : Tensor of shape (n_rows,) or None
-        For each row of the input the place of its copy among ``samples``, -1 for none.
+        For each row of the input the index of its copy in ``samples``, -1 for a row of weight 0.
     n_given : int or None
-        Number of samples in memory, a sum of weights; None if the source knows its own.
+        Number of samples in memory, counted by their weights; None if the source knows its number.
     """
 
     source: object
@@ -57,11 +59,11 @@ class Data(NamedTuple):
 
     @property
     def n_seen(self):
-        """The number of samples in all, a sum of weights in memory."""
+        """The number of samples, which in memory are counted by their weights."""
         return self.source.n_samples if self.n_given is None else self.n_given
 
     def scaled(self, total):  # -> Data
-        """Return the data with weights of mean 1 over all processes, or without equal weights."""
+        """Return the data with weights of mean 1 over all processes; equal weights are dropped."""
         source, samples = self.source, self.samples
         weight, mean = batches.scale_weights(source.weight, source.n_samples, total)
         if mean is None:
@@ -75,7 +77,7 @@ class Data(NamedTuple):
 
 
 def _interruption(fitted):
-    """Return the error of an interrupted fit."""
+    """Return the KeyboardInterrupt that says where a fit was interrupted."""
     epoch, update = len(fitted.losses) or len(fitted.loss_curve), fitted.n_steps
     last = f"update {update}" if update else f"epoch {epoch}"
     return KeyboardInterrupt(f"the fit was interrupted after {last}")
@@ -84,13 +86,14 @@ def _interruption(fitted):
 def _mark_outliers(data, fitted):  # -> csr_array of shape (n_rows, n_features), bool, or None
     if fitted.outliers is None or not len(fitted.outliers):
         return None
-    shape = len(data.samples) + 1, data.samples.x.shape[1]  # one more: rows without weight
+    # The additional last row is for rows of weight 0, whose place is -1.
+    shape = len(data.samples) + 1, data.samples.x.shape[1]
     values = np.ones(len(fitted.outliers), bool), arrays.to_numpy(fitted.outliers).T
     return csr_array(values, shape=shape)[arrays.to_numpy(data.places)]
 
 
 def _checksum(atoms):
-    """Return a number that tells whether a user has put other atoms into ``components_``."""
+    """Return a checksum, by which edits of ``components_`` by the user are noticed."""
     return crc32(np.ascontiguousarray(atoms))
 
 
@@ -110,7 +113,7 @@ class GradientLearner(CallbackSupportMixin):
         super().__setstate__(state | read)
 
     def _read(self, plan, X, y=None, *, known=False, part=False, sample_weight=None, target=None):
-        """Check rows.
+        """Read and check the user's rows.
 
         Parameters
         ----------
@@ -155,7 +158,7 @@ class GradientLearner(CallbackSupportMixin):
         return Data(source, samples, {} if known else reader.attributes, n_given=n_given)
 
     def _loss_of_baseline(self, fitted, data):  # -> float
-        """Return the mean loss of a sample without codes."""
+        """Return the mean loss of a sample if all codes are zero."""
         return 0.5 * fitted.model.data_scale
 
     # ------------------------------------------------------------------ fitting
@@ -187,7 +190,8 @@ class GradientLearner(CallbackSupportMixin):
                     raise error or _interruption(fitted)
                 if plan.step_size is not None:
                     messages.warn_of_step(plan.step_size, fitted.atoms)
-                if fitted.n_steps and data.task is None:  # a task has an objective of its own
+                # the loss of a task's learner is not compared: it minimises another objective
+                if fitted.n_steps and data.task is None:
                     ends = fitted.loss_curve[0], fitted.loss_curve[-1]
                     messages.warn_of_rise(self, *ends, self._loss_of_baseline(fitted, data))
                 if fitted.n_codes == 0:
@@ -199,10 +203,10 @@ class GradientLearner(CallbackSupportMixin):
         return self
 
     def _partial_fit(self, X, y, **of_samples):
-        """Read the data, learn from them once, set the attributes."""
+        """Read the data, learn from them in one pass, set the attributes."""
         refuse_several("partial_fit")
         known = hasattr(self, "components_")
-        if known:  # scikit-learn's context checks parameters for a first call only
+        if known:  # scikit-learn's decorator checks parameters in a first call only
             self._validate_params()
             now, n_atoms = self.n_components, len(self.components_)
             refuse(
@@ -237,9 +241,12 @@ class GradientLearner(CallbackSupportMixin):
         return self
 
     def _alternate(self, plan, fitted, data, interrupts):
-        """Alternate between codes of a block of rows and atoms; few rows wait for the next call."""
+        """Alternate between the codes of a block of rows and the atoms, block by block.
+
+        Rows that are too few for a block are kept for the next call, in ``fitted.recent``.
+        """
         model, rows = fitted.model, fitted.rows
-        # atoms in a row, assumed before the first block
+        # The size of a block assumes that a row uses 4 atoms.
         unit, size = arrays.unit_of(model.data_scale or 0.0), block_rows(4.0, *rows.shape)
         state, recent, loss, n_rows = fitted.stream, fitted.recent, 0.0, 0
         atoms = rows.detach().to("cpu", torch.float64)
@@ -289,7 +296,7 @@ class GradientLearner(CallbackSupportMixin):
         return fitted
 
     def _attributes(self, plan, data, fitted):
-        """Return the fitted attributes, arrays and numbers of Python, and what is kept beside."""
+        """Return all fitted attributes as a dict, with what a later `partial_fit` needs."""
         n_atoms, phases, curve = len(fitted.rows), None, [*fitted.losses, *fitted.loss_curve]
         if fitted.ended_by is not None:  # the end of a `fit`
             epochs = {"search": len(fitted.losses), plan.name: len(fitted.loss_curve)}

@@ -1,8 +1,8 @@
 """The record of a fit: the results of its phases, from the first atoms to the last encoder.
 
-A phase takes the record and yields it with its results. The record is inverse to the fitted
-attributes: `Fitted.attributes` makes them, and a learner keeps the record without what they hold,
-from which `partial_fit` goes on. A checkpoint holds the record as it is.
+A phase, one stage of a fit, takes the record and yields new records with its results.
+`Fitted.attributes` makes the fitted attributes of a record. The learner keeps the rest of the
+record, `Fitted.kept`, so that `partial_fit` can go on. A checkpoint holds the whole record.
 """
 
 import io
@@ -33,14 +33,14 @@ def load_record(file):
 
 
 def pack(record):  # -> ndarray of uint8
-    """Return a record as the bytes of a file."""
+    """Return a record as the bytes of a file of `torch.save`."""
     content = io.BytesIO()
     torch.save(record, content)
     return np.frombuffer(content.getvalue(), np.uint8)
 
 
 def unpack(content):  # ndarray of uint8 -> record
-    """Return the record of some bytes."""
+    """Return the record in bytes that `pack` made."""
     return load_record(io.BytesIO(content.tobytes()))
 
 
@@ -61,14 +61,17 @@ def _arrays_of(learned):  # LearnedEncoder or None -> fitted attributes
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Fitted:
-    """A fit so far; atoms of rows are in units of the noise.
+    """The record of a fit: all results so far. Atoms are in units of the noise.
+
+    A record does not change; a phase makes a new one by `dataclasses.replace`. "Rows of parameters"
+    are what training updates: the atoms, and for some learners further parameters beside them.
 
     Parameters
     ----------
     model : object
         The model that is trained, see `skpudle._fit.train`, with its penalty.
     rows : Tensor of shape (n_components, ...)
-        Its rows of parameters.
+        The rows of parameters of the model.
     noise : Units, default=CENTRED
         The units that rows are learned in.
     search_alpha : float, default=None
@@ -76,7 +79,7 @@ class Fitted:
     searched : Found, default=None
         The search, if there was one, without its coded data.
     penalty : float, default=None
-        The penalty that it began with, in the units of the data.
+        The penalty that the search began with, in the units of the data.
     passed : Stream, default=None
         The state of a pass over all rows that has not ended.
     coding : tuple of float, default=None
@@ -93,8 +96,8 @@ class Fitted:
     n_steps : int, default=0
         Number of updates by gradients.
     n_codes : float, default=None
-        Number of nonzero codes in the last epoch of a search, of atoms with codes in that of
-        training.
+        Number of nonzero codes in the last epoch of a search; or number of atoms with nonzero codes
+        in the last epoch of training.
     training : dict, default={}
         The state of training, see `Trainer.state`; empty without training.
     outliers : Tensor of shape (n_outliers, 2), default=None
@@ -112,9 +115,9 @@ class Fitted:
     is_done : bool, default=True
         Whether the phase that made the record has ended.
     ended_by : str, default=None
-        The cause of the end.
+        The cause of the end of the fit, None before the end.
     note : str, default=""
-        A line of progress.
+        A line of progress, which ``verbose`` prints.
     """
 
     model: object

@@ -1,10 +1,11 @@
 """Run the phases of a fit: callbacks, Ctrl-C, the checkpoint, progress, seconds, other processes.
 
-A phase is a generator function of records: ``steps(record)`` yields a record for each epoch, and
-each of them is a usable learner. `Run.through` is the only driver of phases.
+A record, `skpudle._fit.fitted.Fitted`, holds the results of a fit so far. A phase is one stage of a
+fit, such as a search or training. It is a generator function: ``steps(record)`` yields a new record
+for each epoch, and each record makes a usable learner. `Run.through` is the only driver of phases.
 
-The phases of a fit are an object with ``first()``, the record before all phases, and
-``table(record)``, all phases in their order, as they are due for a record.
+The phases of a fit are an object with two methods: ``first()`` returns the record before all
+phases, and ``table(record)`` returns all phases in their order, with marks of those that are due.
 
 A checkpoint is a file with a dictionary of records, tensors, numbers and texts, written by
 `torch.save`, and read with ``weights_only=True``, which executes nothing of what it reads. A new
@@ -37,7 +38,7 @@ from skpudle._fit.fitted import load_record, pack, unpack
 from skpudle._fit.messages import describe, warn
 from skpudle._fit.team import current_team, refuse_several
 
-# parameters that may change between an interrupted fit and the resumed one
+# Parameters that may differ between an interrupted fit and the fit that resumes it.
 _FREE = {
     "device", "max_iter", "n_iter_no_change", "split_sign", "tol", "transform_algorithm",
     "transform_alpha", "transform_min_gain", "transform_n_nonzero_coefs", "verbose",
@@ -48,10 +49,11 @@ _FREE = {
 
 
 class Interrupts:
-    """Delay Ctrl-C until an update is complete; a second one interrupts at once.
+    """A context in which Ctrl-C only sets ``pending``; a second Ctrl-C interrupts at once.
 
-    Only Python's own handler of the main thread is replaced, and restored at the end: a handler of
-    other code stays in place. A delayed Ctrl-C that no phase has acted on is raised at the end.
+    Code inside reads ``pending`` after each update. Only Python's own handler in the main thread is
+    replaced, and it is restored at the end; a handler that other code installed stays in place. If
+    no error is raised inside after a Ctrl-C, KeyboardInterrupt is raised at the end.
     """
 
     pending = False
@@ -145,7 +147,7 @@ class Checkpoint(FitCallback):
     ) -> None:
         self.path, self.every_seconds, self.resume = path, every_seconds, resume
 
-    # scikit-learn's protocol of callbacks, which has hooks for epochs, but not for updates
+    # scikit-learn calls setup once before a fit
     def setup(self, estimator: Any, context: Any) -> None:
         """Refuse estimators that write no checkpoints."""
         if not getattr(estimator, "_writes_checkpoints", False):
@@ -157,10 +159,14 @@ class Checkpoint(FitCallback):
 
 
 def identity_of(estimator, data):  # -> dict of str to str
-    """Return what a fit and a file must have in common: parameters, shape, first and last rows."""
+    """Return what a fit and its checkpoint must agree in, as texts by name.
+
+    Texts describe the class, the parameters, the shape of the data, and a checksum of the first and
+    last rows.
+    """
     given, source = estimator.get_params(deep=False), data.source
     given["dict_init"] = dictionary_of(given["dict_init"])
-    if not isinstance(given["random_state"], Integral):  # the file has the seed
+    if not isinstance(given["random_state"], Integral):  # the seed is stored in the file instead
         del given["random_state"]
     ends = vars(data.samples[[0, -1]]).values()
     checksum = joblib.hash([to_numpy(part) for part in ends if part is not None])
@@ -191,7 +197,7 @@ def read_checkpoint(path):
     Raises
     ------
     ValueError
-        If it is no complete checkpoint; the message names it.
+        If the file is no complete checkpoint; the message names the file.
     """
     advice = "Restore it, or remove it to train from the start."
     with named_errors(path, "whole checkpoint", advice):
@@ -231,15 +237,15 @@ class Phase(NamedTuple):
     Attributes
     ----------
     name : str
-        Its name, for callbacks, seconds and progress.
+        Name of the phase, for callbacks, seconds and progress.
     steps : callable
         ``steps(record)`` yields records.
     is_due : bool, default=True
-        Whether the fit needs the phase, if it is not ``done``.
+        Whether the fit needs the phase; phases in ``record.done`` are skipped anyway.
     unit : str, default="step"
-        The callbacks' name of an epoch.
+        Name of one epoch of the phase, for callbacks.
     ends_search : bool, default=False
-        Whether it makes atoms of a search usable, also after Ctrl-C.
+        Whether the phase makes atoms of a search usable, so that it runs even after Ctrl-C.
     most : int, default=None
         The largest number of epochs, if it is known.
     """
@@ -262,13 +268,13 @@ class Run(AbstractContextManager):
     learner : estimator
         The learner to fit.
     X, y : object
-        Its input, for callbacks.
+        The user's input, which callbacks get.
 
     Attributes
     ----------
     checkpoints : dict of Checkpoint to float
-        Those among the callbacks, with the time of the last file; none after training, since the
-        last file can train on.
+        The checkpoints among the callbacks, with the times of their last files. Empty after
+        training: the last file stays one from which training can go on.
     team : Team
         The processes that train together.
     interrupts : Interrupts
@@ -332,10 +338,10 @@ class Run(AbstractContextManager):
         self.max_iter = -(-self.n_updates // n_batches)
 
     def through(self, phases, attributes_of):
-        """Make the first phase that is due, again and again, until none is.
+        """Run the first phase that is due, again and again, until no phase is due.
 
-        After Ctrl-C only phases that end a search follow. If a checkpoint has a record, the fit
-        goes on from there.
+        After Ctrl-C only phases with ``ends_search`` run. If a checkpoint has a record, the fit
+        goes on from this record.
 
         Parameters
         ----------
@@ -349,7 +355,7 @@ class Run(AbstractContextManager):
         self.root.call_on_fit_task_begin(**self.given)
         if self._stored is not None:
             found = self.record.restore(self._stored["record"])
-            # rules that ended training may be others now
+            # Training that ended by tol or max_iter may go on now, if these parameters changed.
             stays = "callback" if found.ended_by == "callback" else None
             self.record = replace(found, ended_by=stays)
             self.generator.set_state(self._stored["generator"])
@@ -361,7 +367,7 @@ class Run(AbstractContextManager):
         return is_next and (phase.ends_search or not self.interrupts.pending)
 
     def _make(self, phase, attributes_of):
-        """Make the epochs of a phase with all hooks."""
+        """Run a phase: print progress, call callbacks and write checkpoints after every epoch."""
         began, trains = time.perf_counter(), phase.name == "training"
         task = self.root.subcontext(task_name=phase.name, max_subtasks=phase.most)
         task.call_on_fit_task_begin(**self.given)
@@ -380,7 +386,9 @@ class Run(AbstractContextManager):
                 ended_by = "interrupt" if pressed else "callback"
                 self.record = replace(self.record, ended_by=ended_by, is_done=not pressed)
             names = (*self.record.done, phase.name)
-            if self.record.is_done and not trains:  # a file can train on
+            # A file written at the end of training does not list it as done, so that a later fit
+            # with a larger max_iter can train on.
+            if self.record.is_done and not trains:
                 self.record = replace(self.record, done=names)
             if is_whole:
                 self._write(ends=done)
@@ -395,7 +403,7 @@ class Run(AbstractContextManager):
         return self.given | {"reconstruction_attributes": partial(attributes_of, self.record)}
 
     def _write(self, *, ends):
-        """Write the record to files, at the end of a phase or if it is time."""
+        """Write the record to all checkpoints that are due: always if the phase ``ends``."""
         generator = self.generator
         random = {"seed": generator.initial_seed(), "generator": generator.get_state()}
         for one, written_at in self.checkpoints.items():

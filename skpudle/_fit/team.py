@@ -46,7 +46,7 @@ class Team:
         return int(self._table(torch.tensor(value, device="cpu")).max())
 
     def any(self, *flags):
-        """Return for each flag whether a process has it."""
+        """Return for each flag whether it is true in any process."""
         return self._table(torch.tensor(flags, device="cpu").int()).any(0).tolist()
 
     def gather(self, tensor):  # (n, ...) -> (sum of n, ...)

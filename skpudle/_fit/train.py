@@ -1,11 +1,13 @@
 """Train a model by gradients, epoch by epoch.
 
-`Trainer` turns batches into updates, independent of NumPy, estimators and kinds of sources. It
-waits for the device once a round, after some updates, to learn whether training is still finite and
-whether to stop, by a rule, `Stopping`.
+`Trainer` turns batches into updates of the rows of parameters, which are the atoms and, for some
+models, further parameters. It knows neither estimators nor kinds of sources. A round is up to ten
+updates. After a round the host waits for the device once, reads whether training is still finite,
+and decides by `Stopping` whether to stop.
 
-A round is a transaction: atoms of a round that diverged are taken back. `Trainer.state` returns the
-state between two epochs, from which training resumes with the same bits.
+If training diverges in a round, it returns to the last parameters that were finite, and goes on
+with half the learning rate. `Trainer.state` returns the state between two epochs, from which
+training resumes with the same bits.
 
 A model has
 
@@ -29,12 +31,13 @@ from skpudle._fit.team import ALONE
 from skpudle._gradients import differentiate
 
 _UNDISTURBED = SimpleNamespace(pending=False)
-# what training goes on from, beside the atoms and the states of optimiser, rule and source
+# Attributes of `Trainer` that `Trainer.state` stores, beside the atoms and the states of the
+# optimiser, the stopping rule and the source.
 _OF_TRAINER = "n_steps", "loss_curve", "epoch", "halved", "finite"
 
 
 class Diverged(ValueError):
-    """Training diverged, also after the learning rate was halved."""
+    """Training diverged again after the learning rate was halved; ``fitted`` is the last record."""
 
     def __init__(self, update, fitted):
         super().__init__(f"Training diverged at update {update}. Pass a smaller learning rate.")
@@ -64,7 +67,8 @@ class Stopping:
     def __init__(self, tol, patience, *, first_update=0, n_updates=inf, n_judged=1):
         self.tol, self.patience, self.first_update = tol, patience, first_update
         self.n_updates, self.n_judged = n_updates, n_judged
-        # checks without a fall; smoothed objective, its least value; sums since the last check
+        # Number of checks in a row without an improvement; smoothed objective; its least value; sum
+        # of objectives, and number of samples, since the last check.
         self.course = 0, None, None, 0.0, 0
 
     @property
@@ -73,7 +77,7 @@ class Stopping:
         return self.tol is not None and self.course[0] >= self.patience
 
     def check(self, total, n_samples, update):
-        """Return whether to stop, by the summed objective of new samples."""
+        """Note the objective of new samples, summed over them; return whether to stop."""
         if self.tol is None or update < self.first_update:
             return False
         stalled, smoothed, best, *waiting = self.course
@@ -82,7 +86,8 @@ class Stopping:
             self.course = stalled, smoothed, best, total, n_samples
             return False
         objective = total / n_samples
-        # the mean with its own past halves the variance of a minibatch objective in a few checks
+        # Each check averages the objective with the smoothed objective before. After a few checks
+        # this lowers the variance that comes from the choice of samples to a third.
         smoothed = objective if smoothed is None else (smoothed + objective) / 2
         stalled = 0 if best is None or smoothed < best - self.tol * abs(best) else stalled + 1
         best = smoothed if best is None else min(best, smoothed)
@@ -91,7 +96,7 @@ class Stopping:
 
 
 def _worst(losses, samples, n):  # -> (k,), (k, ...)
-    """Return the largest losses, at most n, and the samples with these, NaN where missing."""
+    """Return the n largest losses, and their samples with NaN for missing entries."""
     losses, order = losses.topk(min(n, len(losses)))
     chosen = samples[order]
     return losses, with_gaps(chosen.x, chosen.mask)
@@ -101,7 +106,7 @@ def _worst(losses, samples, n):  # -> (k,), (k, ...)
 
 
 def _on_host(sums, unused, atoms):  # -> sums (n, 3), number of unused atoms, are atoms finite
-    """Return a round's results on the host: the only wait for a device, once a round."""
+    """Copy a round's results to the host, in one transfer: here alone the host waits."""
     rest = torch.stack([unused.sum(), torch.isfinite(atoms).all()]).to(sums[0])
     found = torch.cat([*sums, rest]).cpu()
     return found[:-2].view(-1, 3), int(found[-2]), bool(found[-1])
@@ -127,8 +132,8 @@ class Trainer:
         self._begun, self.model, self.optimizer = fitted, fitted.model, optimizer
         self.n_steps, self.loss_curve = fitted.n_steps, fitted.loss_curve
         self.team, self._interrupts = team, interrupts
-        # of the current or latest epoch: sums of samples and losses, atoms that no code has used,
-        # and at most one sample for each, those with the largest losses
+        # About the current or latest epoch: sums of samples and losses, a mask of atoms that no
+        # code has used, and the samples with the largest losses, at most one per unused atom.
         self.epoch = None
         self.halved = False
         self.finite = None  # the latest finite (atoms, optimiser's state, number of updates)
@@ -147,8 +152,8 @@ class Trainer:
             atoms.
         """
         batches, converged = self._begin(source), False
-        # updates between two reads of the loss: a GPU does not idle, and training can stop within a
-        # first epoch of a hundred thousand samples
+        # A round has 10 updates: enough that a GPU does not idle, and few enough that training can
+        # stop within a first epoch of a hundred thousand samples.
         while length := min(10, stopping.n_updates - self.n_steps):
             start = self.optimizer.atoms.detach().clone(), self.optimizer.state(), self.n_steps
             sums, unused, seen = self._round(islice(batches, length))
@@ -159,7 +164,7 @@ class Trainer:
             (interrupted,) = self.team.any(self._interrupts.pending)
             finite = torch.isfinite(sums).all(1)
             if finite[0] or self.finite is None:
-                self.finite = start  # finite, as its next loss was
+                self.finite = start  # the first loss of the round shows that its start was finite
             if not (finite.all() and atoms_are_finite):
                 first_bad = start[-1] + min(int(finite.sum()) + 1, len(sums))
                 *start, self.n_steps = self.finite  # return to it, once, with smaller steps
@@ -197,9 +202,10 @@ class Trainer:
         self.epoch = dict(unused=unused, losses=atoms.new_zeros(0), samples=atoms.new_zeros(0))
         self.epoch |= dict(n_samples=0.0, loss=0.0)
         batches = map(self._begun.in_units, source.batches())
-        if self.team.is_alone:  # a stream tells its end itself
+        if self.team.is_alone:  # the number of batches of a stream need not be known
             return batches
-        n_batches = self.team.largest(source.n_batches)  # all processes share every update
+        # All processes take part in every update: a process without a batch adds None.
+        n_batches = self.team.largest(source.n_batches)
         return islice(chain(batches, repeat(None)), n_batches)
 
     def _update(self, batch):  # -> summed loss, objective and samples; used atoms; losses
@@ -227,12 +233,15 @@ class Trainer:
         with threads_for(rows, rows):
             self.optimizer.update(gradient, codes, **how)
         self.n_steps += 1
-        # several times as fast as any()
+        # a sum of moduli is several times as fast as any()
         used = codes.abs().sum([axis for axis in range(codes.ndim) if axis != 1]) != 0
         return total, used, losses
 
     def _commit(self, n_samples, loss, unused, n_unused, seen):
-        """End a round; `seen` has the worst samples of each of its batches, with their losses."""
+        """Add a finite round to the epoch.
+
+        ``seen`` has for each batch of the round the largest losses and their samples.
+        """
         epoch = self.epoch
         if n_unused and seen:
             pairs = [(epoch["losses"], epoch["samples"]), *seen] if len(epoch["losses"]) else seen

@@ -39,10 +39,10 @@ from skpudle.search._epoch import draw_rows
 from skpudle.search.held_out import match_equal_rows
 from skpudle.search.units import CENTRED
 
-# Least penalty with which a row of one rare event has no code, for any atoms: the event changes the
-# correlation with a unit atom by at most 1, |D^T (e_j - mu)| <= |e_j - mu|_2 <= 1. Smaller
-# penalties join features by single events: the explained share of held-out deviance fell from -0.03
-# to -700 (planted topics).
+# The smallest penalty with which a row of a single rare event has a code of zero for any atoms: the
+# event changes the correlation with a unit atom by |D^T (e_j - mu)| <= |e_j - mu|_2 <= 1. With
+# smaller penalties single events join features that are unrelated: on counts of planted topics the
+# explained share of held-out deviance fell from -0.03 to -700.
 _ONE_EVENT = 1.0
 
 
@@ -200,7 +200,7 @@ def least_penalty(noise, n_entries):
     n_entries : float
         Number of entries of a sample.
     """
-    n_events = noise**2 * n_entries  # rare events: variance = mean
+    n_events = noise**2 * n_entries  # expected in a row: for rare events the variance is the mean
     alone = n_events * exp(-n_events) / -expm1(-n_events) if n_events else 1.0
     # The least penalty, in standard deviations of the noise of a correlation with a unit atom,
     # which is 1 for stabilised counts. From counts of mean 3.3 a search found 54 % of 50 atoms with
@@ -216,20 +216,20 @@ def _known(samples):  # -> (n, n_features): how often each entry counts
 
 
 class _StabilisedRows(Beginning):
-    """Rows that a fit begins with: counts of variance 1, less the stabilised baseline."""
+    """Rows that a fit begins with: counts transformed to variance 1, minus their baseline."""
 
     def __init__(self, plan, samples, units):
         loss, x, counts = plan.loss, samples.x, _known(samples)
         exposure = 1.0 if samples.target is None else wide(samples.target)
         n_known = counts.sum().clamp_min(1)
-        # half an event more keeps the baseline finite without events
+        # Half an event is added to each feature, so that the baseline is finite without events.
         rates = ((counts * x).sum(0) + 0.5) / ((counts * exposure).sum(0) + 1)
         self.intercept, expected = loss.natural(rates).to(x), (exposure * rates).to(x).expand_as(x)
         response = (loss.response(x) - loss.response(expected)) * (counts > 0)
         response = response - (counts * response).sum(0) / counts.sum(0).clamp_min(1)
         super().__init__(plan, replace(samples, x=response), units)
-        # the standard deviation of counts at the baseline; gradients of the loss are gradients for
-        # stabilised data times it
+        # The standard deviation of counts at the baseline. The gradient of the likelihood is this
+        # number times the gradient for the transformed counts.
         self.noise = float(((counts * loss.variance(expected)).sum() / n_known).sqrt())
         curvature = loss.curvature
         if not isfinite(curvature):
@@ -417,7 +417,7 @@ class _CountPhases(RowPhases):
         places = match_equal_rows(some.x.mT, None if some.mask is None else some.mask.mT)
         measure = partial(transformer.deviances, loss=self.plan.loss, intercept=intercept)
         dictionary, alpha, least = DenseDictionary(fitted.atoms), fitted.model.alpha, inf
-        # penalties above the search's were never better
+        # Penalties above the penalty of the search were never better in tests.
         for penalty in [alpha * 0.5**i for i in range(5)]:
             encoder = replace(self.plan.encoder(penalty), intercept=intercept)
             codes = partial(transformer.encode_rows, encoder)

@@ -1,7 +1,10 @@
 """Learners of rows: what they read, and the phases of a fit, from units to the penalty of codes.
 
-`RowPhases` lists them, see `skpudle._fit.run`. A record has all that later phases need. What
-an earlier process has found is in its record, and coded data are solved anew.
+`RowPhases` lists the phases, the stages of a fit; `skpudle._fit.run` runs them. A phase takes a
+record, the results of the fit so far (`Fitted`), and yields new records. A record has all that
+later phases need, so that a fit can resume from a record in a checkpoint; only codes of the data
+are then solved anew. The units of rows are a baseline and scales, so that noise is equal in all
+entries (`skpudle.search.units`). A problem is data with an objective (`skpudle.search.problem`).
 """
 
 from dataclasses import replace
@@ -31,12 +34,16 @@ from skpudle._operators._atoms import project_atoms
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search import _epoch, auto_alpha, choose, descend, find, held_out, stream, units
 
-# Epochs that solve the codes of atoms from zero.
+# Number of epochs over the data that solve the codes of given atoms, starting from codes of zero.
 REPEATS = 3
 
 
 def choose_atoms(dict_init, n_components, x, generator, *, positive=False, weight=None):
-    """Return initial atoms, by name or given ones, within the constraints."""
+    """Return initial atoms (n_components, n_features) within the constraints.
+
+    ``dict_init`` is the name of an initialisation, or the atoms themselves. ``x`` (n_samples,
+    n_features) are the data.
+    """
     if isinstance(dict_init, str):
         n_components = x.shape[1] if n_components is None else n_components
         atoms = initial_atoms(x, n_components, dict_init, generator, weight=weight)
@@ -47,13 +54,13 @@ def choose_atoms(dict_init, n_components, x, generator, *, positive=False, weigh
 
 
 def raw_problem(plan, samples):  # -> Problem
-    """Return the problem of the rows of a fit as they are, with a penalty of one unit."""
+    """Return the problem of rows that are not in units of their noise, with a dummy penalty."""
     unit = arrays.unit_of(arrays.mean_square(samples.x, samples.weight))
     return plan.problem(samples, unit, unit)
 
 
 class Beginning:
-    """Rows that a fit begins with, in units of their noise.
+    """The rows that a fit begins with, in units of their noise, and what follows from them.
 
     Parameters
     ----------
@@ -88,7 +95,7 @@ class Beginning:
         return Fitted(model=model, rows=self.rows_of(atoms), noise=self.units, **found)
 
     def rows_of(self, atoms):
-        """Return the rows of parameters of atoms."""
+        """Return the rows of parameters for atoms: the atoms; subclasses add rows or columns."""
         return atoms
 
     def code_penalty(self, atoms=None):  # -> float
@@ -109,12 +116,14 @@ class Beginning:
 
 
 def collect(samples):  # -> Samples
-    """Return samples of all processes, at most 2**14 of each; of several without marks of gaps."""
+    """Return the samples of all processes of a fit; of one process the samples as they are.
+
+    With several processes, each gives at most 2**14 samples, without masks of missing entries.
+    """
     team = current_team()
     if team.is_alone:
         return samples
-    # at most so many of each process, to choose initial atoms and alpha from; all have weights, or
-    # none has any
+    # The samples choose initial atoms and alpha. Either all processes have weights or none has.
     return replace(samples, mask=None)[_epoch.spread_rows(len(samples), 2**14)].map(team.gather)
 
 
@@ -125,13 +134,13 @@ def _warn_of_samples(plan, samples, data, n_components):
     messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
     if isinstance(plan.given.dict_init, str):  # given atoms need fewer samples
         has_values = known.any(1)
-        if data.places is not None and current_team().is_alone:  # with copies
+        if data.places is not None and current_team().is_alone:  # count equal rows one by one
             has_values = has_values[data.places[data.places >= 0].to(x.device)]
         messages.warn_of_few_samples(int(has_values.sum()), n_components)
 
 
 def learn_noise(plan, samples):  # -> Units
-    """Learn the units of the data: baseline, outliers, and the noise that is named."""
+    """Learn the units of the data: baseline, limits of outliers, and the noise of entries."""
     if plan.noise in ("auto", "outliers"):
         messages.warn_of_units(samples[_epoch.spread_rows(len(samples), 1024)])
     n_features = samples.x.shape[1]
@@ -143,8 +152,8 @@ def learn_noise(plan, samples):  # -> Units
     asked = dict(intercept=plan.fit_intercept, noise=plan.noise)
     n_components = plan.n_components or n_features
     if plan.given.n_components == "auto":  # too few atoms would make rows look noisy
-        # most atoms per feature, and least rows per atom, of the dictionary that estimates the
-        # noise before the number of atoms is chosen
+        # The number of atoms is not chosen yet. The dictionary that estimates the noise gets one
+        # atom per 16 rows, but at least 1 and at most 4 atoms per feature.
         n_components = max(n_features, min(4 * n_features, len(samples) // 16))
     solves = plan.of_lasso or plan.converges or plan.given.separate_atoms
     if not solves and plan.given.shrinkage == "soft":
@@ -160,7 +169,7 @@ def _outliers(given, samples):  # -> Tensor of shape (n_outliers, 2)
 
 
 def check_known_entries(learner, data):
-    """Raise ValueError unless a process knows an entry."""
+    """Raise ValueError if all entries of the data are missing, in all processes."""
     mask = data.samples.mask
     if not any(current_team().any(mask is None or mask.any())):
         raise messages.nothing_known(learner)
@@ -179,8 +188,8 @@ class RowPhases:
         The fit of a learner.
     """
 
-    beginning = Beginning  # the rows to search in
-    passes = True  # whether all rows follow a search in a sample of them
+    beginning = Beginning  # class of the rows to search in
+    passes = True  # whether a pass over all rows follows a search in a sample of the rows
 
     def __init__(self, plan, data, run):
         self.plan, self.data, self.run = plan, data, run
@@ -189,13 +198,14 @@ class RowPhases:
         self.samples = collect(data.samples)
         in_parts = self.passes and data.source is not data.samples
         (self._in_parts,) = run.team.any(in_parts and data.source.n_samples > len(data.samples))
-        # the rows in units of the noise
+        # ``_begin(noise)`` returns the rows in the units ``noise``; the last result is kept.
         self._begin = lru_cache(1)(partial(self.beginning, plan, self.samples))
 
     def table(self, fitted):  # -> tuple of Phase
         """Return all phases, in their order."""
         plan, noise, trial = self.plan, fitted.noise, fitted.searched and fitted.searched.trial
-        is_whole = plan.searches and fitted.ended_by is None  # until a callback or Ctrl-C ends it
+        # phases that only follow a search which neither a callback nor Ctrl-C has ended
+        is_whole = plan.searches and fitted.ended_by is None
         follows, learns = plan.codes_follow_data, is_whole and plan.learns_noise
         finds_units = noise.intercept is not None or noise.looks_at_rows
         is_biased = trial is not None and trial.unbiased
@@ -267,9 +277,9 @@ class RowPhases:
             problem = replace(problem, alpha=find.penalty_of_mixtures(problem, len(fitted.atoms)))
         how = dict(fixed=fixed, mixes=mixes, learn=not self._in_parts)
         if noise.norm is not None:
-            # A row that is outlying by half has most of the held-out error. Without rows beyond
-            # twice the median norm the error of fits with 5 % of rows of 3.5 times the norm falls
-            # from .60 to .26 of the noise, in the mean of six draws.
+            # Rows of more than twice the median norm are not held out, since a few long rows would
+            # have most of the held-out error. With 5 % of rows of 3.5 times the usual norm this
+            # lowers the error of fits from .60 to .26 of the noise, in the mean of six data sets.
             how["largest"] = (2 * noise.norm / problem.unit) ** 2
         return held_out.hold_out(problem, **how)
 
@@ -280,13 +290,15 @@ class RowPhases:
     def search(self, fitted):
         """Search for atoms; a search of an earlier process goes on from its atoms."""
         plan, begun, noise = self.plan, self._begin(fitted.noise), fitted.noise
-        # The curvature for the surrogate falls because codes respond to a change of atoms. With
-        # -0.25 hard codes became denser; with 0 training took twice as long.
+        # With ae-ls codes respond to a change of atoms, which lowers the curvature of the loss that
+        # the surrogate optimiser assumes. With an exponent of -0.25 hard codes became denser; with
+        # 0 training took twice as long.
         share = plan.n_unfoldings**-0.22 if plan.gradient == "ae-ls" else 1.0
         fitted = fitted.with_model(curvature=share * begun.model.curvature)
         atoms = fitted.atoms
         if self.run.n_updates:
-            plan.make_optimizer(fitted.model, atoms)  # refuses wrong parameters before the search
+            # Wrong parameters of the optimiser raise an error now, and not after the search.
+            plan.make_optimizer(fitted.model, atoms)
         if not (noise.limit is noise.norm is None) and self.data.places is not None:
             fitted = replace(fitted, outliers=_outliers(self.data.samples, begun.samples))
         if fitted.searched is not None:
@@ -369,8 +381,9 @@ class RowPhases:
             coded = self._coded = descend.solve_codes(coded.problem, fitted.passed.atoms, REPEATS)
         atoms = descend.refit_atoms(coded.problem, coded.atoms, coded.codes)
         if self._in_parts:
-            # atoms of all rows have less noise than atoms that are refitted on a sample: with
-            # 1,843 rows of 4,096 features these have an objective that is 0.4 % larger
+            # The present atoms were learned from all rows, and refitted atoms only from a sample.
+            # With a sample of 1,843 rows of 4,096 features refitted atoms have an objective that is
+            # 0.4 % larger. So both are compared on held-out rows.
             judges, both = problem.held_out.problem, (atoms, coded.atoms)
             atoms = min(both, key=lambda one: stream.objective(judges, one, unbiased=True))
         yield replace(fitted, rows=self.rows_of(fitted, atoms))
@@ -416,7 +429,8 @@ class RowPhases:
         optimizer = plan.make_optimizer(fitted.model, fitted.rows)
         trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run.interrupts)
         source, given, n_updates = run.source, plan.given, run.n_updates
-        first = n_updates * 9 // 10 * isinstance(given.lambda_decay, tuple)  # before its last value
+        # with a pair for lambda_decay training may stop only in the last tenth of the updates
+        first = n_updates * 9 // 10 * isinstance(given.lambda_decay, tuple)
         rule = dict(first_update=first, n_updates=n_updates)
         stopping = Stopping(given.tol, given.n_iter_no_change, **rule)
         state = state or trainer.state(source, stopping)
@@ -435,7 +449,8 @@ class RowPhases:
             trainer.replace_unused()
             if trainer.run_epoch(source, stopping):
                 ended_by = "tol"
-            if not run.interrupts.pending:  # a file repeats the epoch that Ctrl-C has cut off
+            # After Ctrl-C the state before the epoch is stored: a resumed fit repeats the epoch.
+            if not run.interrupts.pending:
                 state = trainer.state(source, stopping)
 
     def choose_coding(self, fitted):

@@ -30,17 +30,17 @@ from skpudle._precision import own_precision
 class TaskPlan(Plan):
     """The plan of a fit for a task: a dictionary learner's, and joint training after it."""
 
-    # alpha="auto" of a task, as a share of the search's penalty, since a task needs less sparse
-    # codes. Of 1, 1/2 and 1/4 it had the smallest errors in cross-validation (128 atoms,
-    # benchmarks/bench_classifiers.py).
+    # alpha="auto" is this share of the search's penalty, since a task needs less sparse codes. Of
+    # the shares 1, 1/2 and 1/4 the share 1/2 had the smallest errors in cross-validation (128
+    # atoms, benchmarks/bench_classifiers.py).
     alpha_share = 0.5
 
     def __init__(self, learner):
         most = {"max_iter": 100} if learner.supervision and learner.max_iter == "auto" else {}
         super().__init__(learner, **most)
-        # Neither codes that predict held-out features nor units of the noise of features suit a
-        # task: columns that are nearly sums of columns have a noise near zero, and would dominate
-        # the atoms.
+        # A task uses neither the penalty that predicts held-out features best nor the noise of
+        # features as their units. A feature that is nearly a sum of other features has a noise near
+        # zero, so that in units of the noise it would dominate the atoms.
         self.noise = "outliers" if self.learns_noise else self.noise
         self.codes_follow_data, self.trains = False, self.trains or learner.supervision > 0
         self.name = "supervised" if learner.supervision else self.gradient
@@ -64,7 +64,8 @@ class _TaskPhases(RowPhases):
     def train(self, fitted):
         """Train atoms and head; without supervision the head is fitted last."""
         if self.run.learner.supervision:
-            atoms = fitted.rows[:, : self.data.samples.x.shape[1]]  # a checkpoint's rows have heads
+            # Rows of parameters of a checkpoint hold weights of the task beside the atoms.
+            atoms = fitted.rows[:, : self.data.samples.x.shape[1]]
             fitted = replace(fitted, rows=atoms)
             fitted = add_head(self.run.learner, fitted, self.data)
         return super().train(fitted)

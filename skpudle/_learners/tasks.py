@@ -162,7 +162,7 @@ class TaskModel(DenseModel):
         """
         b, rows, task = self.supervision, dictionary.rows, self.task
         z = encoder(dictionary, batch.x, mask=batch.mask)
-        # far from a dictionary only "dec" finds it
+        # From samples as atoms only the gradient "dec" finds a dictionary: codes are constants.
         residual = dictionary.synthesis(z.detach() if self.from_samples else z) - batch.x
         residual = residual if batch.mask is None else residual * batch.mask
         losses = 0.5 * residual.square().sum(1)

@@ -28,14 +28,14 @@ from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle.search.held_out import hide_in_turn
 
-# rows of a part: data outside of memory to encode, or codes to decode
+# Number of rows in a part of data outside memory that are encoded, or of codes that are decoded.
 PART = 8192
 
 
 def chunk_size(learner, x, device):
     """Return the number of rows that a learner encodes at a time."""
     if device.type == "cuda":
-        # arrays of codes in the encoder at a time
+        # A GPU: the encoder holds about 8 arrays of codes, and 2 of data, at a time.
         row = (8 * learner.n_components_ + 2 * x.shape[1]) * x.element_size()
         free = torch.cuda.mem_get_info(device)[0]
         # add the memory that torch has reserved but does not use
@@ -50,7 +50,10 @@ def chunk_size(learner, x, device):
 
 
 def encode_rows(encoder, dictionary, samples, features=None):  # -> codes
-    """Encode rows, of some features if they are not all; targets of samples are exposures."""
+    """Return the codes of samples of rows, whose targets are exposures if they have any.
+
+    With ``features`` codes are computed from these features alone.
+    """
     if features is not None and hasattr(encoder, "of_features"):
         encoder = encoder.of_features(features)
     known = {} if samples.target is None else {"exposure": samples.target}
@@ -122,8 +125,8 @@ def _join(chunks, given):
         return np.concatenate([to_numpy(chunk) for chunk in chunks])
     for chunk in chunks:
         if result is None:
-            # allocated at once, since a list of parts would need the memory twice; on the host for
-            # an array, since the device may be too small
+            # The whole result is allocated once, since a list of parts would need the memory twice.
+            # For an array it is on the CPU, since a GPU may be too small for it.
             device = X.device if isinstance(X, torch.Tensor) else "cpu"
             result = chunk.new_empty(given.n_rows, chunk.shape[1], device=device)
         result[start : start + len(chunk)] = chunk

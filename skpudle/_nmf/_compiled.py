@@ -1,7 +1,8 @@
 """Coordinate descent for non-negative Poisson regressions, compiled by numba.
 
-The functions are plain Python until `loops` compiles them. They release the GIL and work on a slice
-of rows that no other slice writes to.
+`skpudle._nmf.alternate` calls ``loops.solve_rows`` and ``loops.prune_rows``. The functions are
+plain Python until `loops` compiles them. Compiled functions release the GIL. Each thread calls them
+for its own slice of rows, ``first`` to ``last - 1``, and writes to these rows only.
 """
 
 import numpy as np
@@ -10,21 +11,25 @@ from skpudle._compilation import Loops
 
 
 def _slope(n, x, column, base, z):
-    """Return ``g = sum_t x_t a_t / (base_t + a_t z)`` and its derivative without the sign."""
+    """Return ``g = sum_t x_t a_t / (base_t + a_t z)`` and minus its derivative in ``z``.
+
+    ``x``, ``column`` (a) and ``base`` have ``n`` entries.
+    """
     g, h = 0.0, 0.0
     for t in range(n):
-        part = column[t] / max(base[t] + column[t] * z, 1e-150)  # its square is finite
+        part = column[t] / max(base[t] + column[t] * z, 1e-150)  # the square of part is finite
         g += x[t] * part
         h += x[t] * part * part
     return g, h
 
 
 def _move(n, x, column, base, load, prior, z):
-    """Minimise ``load z - sum_t x_t log(base_t + a_t z) - prior log z``; return ``z``, first ``g``.
+    """Minimise ``load z - sum_t x_t log(base_t + a_t z) - prior log z`` over ``z >= 0``.
 
-    The slope is ``load - g(z)``, and ``1 / g`` is concave. So Newton's method for
-    ``1 / g(z) = 1 / load`` converges from below monotonically, and is exact for a single term. A
-    step down can be too long; the next one comes back.
+    Return the minimiser, and ``g`` at the given ``z``. The derivative is ``load - g(z)``, where
+    ``1 / g`` is concave. So Newton's method for ``1 / g(z) = 1 / load`` increases monotonically
+    towards the minimiser from below, and is exact for a single term. A step downwards can be too
+    long; the next step then goes up again.
     """
     alone = first = -1.0
     for _ in range(20):
@@ -38,7 +43,8 @@ def _move(n, x, column, base, load, prior, z):
             return 0.0, first
         new = z + g / h * (g / load - 1)
         if new <= 0 or z == 0:
-            if alone < 0:  # events of this atom alone keep the minimiser above 0
+            # Events that only this atom can explain (base 0) keep the minimiser above 0.
+            if alone < 0:
                 alone = prior
                 for t in range(n):
                     if base[t] <= 0 and column[t] > 0:
@@ -55,13 +61,15 @@ def _move(n, x, column, base, load, prior, z):
 def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, tol, z, explained):
     """Minimise ``loads_i z_i - sum_j x_ij log(z_i a_j) - prior_i sum_k log z_ik``, ``z >= 0``.
 
-    ``value[start[i]:start[i + 1]]`` are the nonzero counts of row ``i``, ``index`` their columns.
-    ``atoms``, (n_features, n_components), is the transpose of the atoms. ``explained`` becomes
-    ``sum_j x_ij log(z_i a_j)``.
+    ``value[start[i]:start[i + 1]]`` are the nonzero counts x of row ``i``, and ``index`` their
+    columns. ``atoms``, (n_features, n_components), is the transpose of the atoms. ``loads`` and the
+    codes ``z``, which change in place, have the shape (n, n_components). ``prior`` and
+    ``explained``, (n,), which becomes ``sum_j x_ij log(z_i a_j)``, have one entry per row.
 
-    A row ends with a duality gap of ``tol``. Codes ``z`` that explain all ``n`` events, ``loads z =
-    n``, and any codes ``y`` satisfy, by Jensen's inequality and with the slopes ``g``, ``sum_j x_j
-    log(y a_j / z a_j) <= n log(sum_k y_k g_k / n) <= n log(max_k g_k / load_k)``.
+    Sweeps over the codes of a row end with a duality gap of at most ``tol``. If codes ``z`` explain
+    all ``n`` events of the row, so that ``loads z = n``, then any codes ``y`` satisfy by Jensen's
+    inequality, with the slopes ``g`` at ``z``, ``sum_j x_j log(y a_j / z a_j) <= n log(sum_k y_k
+    g_k / n) <= n log(max_k g_k / load_k)``.
     """
     n_components, longest = z.shape[1], 0
     for i in range(first, last):
@@ -82,7 +90,7 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
             largest = 0.0
             for k in range(n_components):
                 column, load, old = columns[k], loads[i, k], z[i, k]
-                if load <= 0:  # no known entry shows this atom
+                if load <= 0:  # the atom is not allowed, or 0 in all known entries of the row
                     continue
                 for t in range(n):
                     rest = mu[t] - column[t] * old
@@ -97,15 +105,17 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
                 break
         total = 0.0
         for t in range(n):
-            total += x[t] * (np.log(mu[t]) if mu[t] > 0 else -1e30)  # no atom has the entry
+            # a rate of 0 excludes the event: -1e30 stands for minus infinity
+            total += x[t] * (np.log(mu[t]) if mu[t] > 0 else -1e30)
         explained[i] = total
 
 
 def prune_rows(first, last, start, index, value, atoms, loads, min_gain, sweeps, tol, z):
-    """Remove atoms from rows as long as the likelihood falls by less than ``min_gain``.
+    """Remove atoms from each row as long as its log-likelihood falls by less than ``min_gain``.
 
-    ``z`` holds codes of the largest likelihood, on return for the remaining atoms. The atom of
-    least cost leaves; its ``loads`` become 0. See `solve_rows`.
+    On entry ``z`` holds the codes of largest likelihood; on return the codes of largest likelihood
+    for the remaining atoms. Each time the atom leaves whose removal costs least, and its entry of
+    ``loads`` becomes 0. The arrays are described in `solve_rows`.
     """
     n_components = z.shape[1]
     prior, explained = np.zeros(len(z)), np.empty(len(z))
@@ -120,7 +130,7 @@ def prune_rows(first, last, start, index, value, atoms, loads, min_gain, sweeps,
             before[:], allowed[:] = z[i], loads[i]
             for k in np.flatnonzero(allowed):
                 loads[i, k], z[i, k] = 0.0, 0.0
-                # small codes, so that no rate is 0
+                # The remaining codes get a little more, so that no rate starts at 0.
                 z[i] = np.where(loads[i] > 0, z[i] + 1e-3 * before[k], z[i])
                 solve_rows(i, i + 1, *row, sweeps, tol, z, explained)
                 cost = now - explained[i] + (loads[i] * z[i]).sum()

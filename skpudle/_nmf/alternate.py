@@ -1,10 +1,15 @@
-r"""Alternate between codes and atoms of counts, each a convex problem, row by row.
+r"""Alternate between codes and atoms of counts: each is a convex problem if the other is fixed.
 
-Plain alternation is slow where spectra are alike: its steps are short and point in the same
+Words of this module: an atom is a non-negative spectrum over features, with the sum 1. A code is
+the number of events that a row has from an atom. The rate, or expectation, of a count is the sum
+over atoms of code times entry. The load of a code is the share of its atom's events that fall on
+known entries of the row.
+
+Plain alternation is slow where atoms are alike: its steps are short and point in the same
 direction. So atoms and codes are *extrapolated* along their last step before each sweep. A sweep
-over the codes returns the objective; if the objective has risen, the sweep is repeated from the
-point before the extrapolation, and the next extrapolations are half as long. So the objective never
-rises.
+over the codes also computes the objective. If the objective has risen, the sweep is repeated from
+the point before the extrapolation, and the next extrapolations are half as long. So the objective
+never rises.
 
 Counts may vary more than Poisson's. With the variance :math:`\mu + \phi \mu^2` the slope of the
 log-likelihood in :math:`\mu` is :math:`w (x - \mu) / \mu` with :math:`w = 1 / (1 + \phi \mu)`,
@@ -26,23 +31,25 @@ from skpudle._initialization import successive_projections
 from skpudle._nmf._compiled import loops
 from skpudle.search._epoch import spread_rows
 
-# Most sweeps of coordinate descent, and the duality gap of a row's log-likelihood that ends them. A
-# step of the alternation makes one sweep, since the atoms change as well.
+# `solve_codes`: largest number of sweeps over the codes of a row, and the duality gap of the row's
+# log-likelihood, in nats, that ends the sweeps. A step of the alternation makes a single sweep,
+# since the atoms change as well.
 _MOST_SWEEPS, _TOL = 2000, 1e-5
-# The share of the mean spectrum in initial atoms: an entry of 0 could never explain an event
-# without a prior.
+# Share of the mean spectrum that is mixed into initial atoms. An entry of exactly 0 would stay 0 in
+# all steps without a prior.
 _SHARE_OF_MEAN = 0.01
-# the least number of rows that pays for a thread
+# Least number of rows for each thread: fewer rows take less time than starting a thread.
 _LEAST_ROWS_OF_THREAD = 64
 
 
 @dataclass(frozen=True)
 class Events:
-    """Counts by their nonzero entries.
+    """Counts of rows by their nonzero entries, with weights of entries and of rows.
 
-    Weights of entries are those of the dispersion, and codes depend on them. ``often`` is how often
-    a row counts in sums over rows: the objective, the events of atoms, errors of hidden entries.
-    Codes count events, so that exposures of rows, which only divide codes, play no part.
+    Weights of entries follow from the dispersion, and codes depend on them. The weight of a row,
+    ``often``, is how often the row counts in sums over rows: in the objective, in the events of
+    atoms, and in errors of hidden entries. Codes count events here. Exposures of rows only divide
+    the codes afterwards, so that they play no part.
 
     Parameters
     ----------
@@ -66,7 +73,10 @@ class Events:
 
     @classmethod
     def of(cls, x, known=None, often=None):
-        """Return the events of a dense array, with a mask of known entries, 1 or 0."""
+        """Return the events of a dense array (n_samples, n_features), without weights of entries.
+
+        ``known`` is a mask of the same shape, 1 for known entries; ``often`` weights of rows.
+        """
         known, allowed = np.ones_like(x) if known is None else known, np.full((len(x), 1), True)
         counts = sparse.csr_array(np.where(known > 0, x, 0.0).astype(np.float64))
         often = np.ones((len(x), 1)) if often is None else np.reshape(often, (-1, 1)) * 1.0
@@ -74,7 +84,7 @@ class Events:
 
     @classmethod
     def joined(cls, parts):
-        """Return the events of several parts of rows."""
+        """Return the events of all rows of several `Events`, one after the other."""
         of_fields = ([getattr(part, field.name) for part in parts] for field in fields(cls))
         stack = sparse.vstack, np.concatenate
         return cls(*(stack[isinstance(rows[0], np.ndarray)](rows) for rows in of_fields))
@@ -84,7 +94,7 @@ class Events:
         return Events(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def sample(self, n_places):  # -> Events
-        """Return rows from all parts of the rows; all rows if there are no more than places."""
+        """Return ``n_places`` evenly spaced rows, or all rows if there are fewer."""
         return self.take(np.asarray(spread_rows(len(self.often), n_places)))
 
     @cached_property
@@ -94,7 +104,7 @@ class Events:
 
     @cached_property
     def mean(self):  # -> (n_features,)
-        """The mean spectrum, with half an event more in every feature; its sum is 1."""
+        """The mean spectrum, of sum 1, with half an event added to every feature."""
         n_known = self.often.sum() - self.lost.T @ self.often[:, 0]
         total = (self.by_feature.sum(1) + 0.5) / np.maximum(n_known, min(1.0, self.often.min()))
         return total / total.sum()
@@ -105,20 +115,23 @@ class Events:
         return (atoms.sum(1) - lost).clip(0) * self.allowed
 
     def visible(self, codes):  # (n, n_components) -> (n_features, n_components)
-        """Return the sum of each atom's codes over rows that know a feature."""
+        """Return for each feature the sum of each atom's codes over the rows that know it."""
         codes = codes * self.often
         lost = self.lost.T @ codes if self.lost.nnz else np.zeros((self.lost.shape[1], 1))
         return (codes.sum(0) - lost).clip(0)
 
     def weighed(self, atoms, codes, dispersion):  # -> Events
-        """Return events without weights with the weights of their rates."""
+        """Return the events with weights of entries, ``1 / (1 + dispersion * rate)``.
+
+        The present events have no weights of entries yet. Rates are ``codes @ atoms``.
+        """
         if dispersion == 0:
             return self
         lost, shares = [], []
         for rows in blocks_of_rows(len(codes), atoms.shape[1]):
             share, part = 1 / (1 + dispersion * (codes[rows] @ atoms)), self.counts[rows]
-            # Sparse counts then have sparse weights. Weights that are 2 % wrong raise the variance
-            # of least squares by 0.04 %.
+            # Weights above 0.98 become 1, so that ``lost`` is sparse where rates are small. Weights
+            # that are 2 % wrong raise the variance of least squares by only 0.04 %.
             share[share > 1 - 0.02] = 1.0
             shares.append(share[_rows_of(part), part.indices])
             lost.append(sparse.csr_array(1 - (1 - self.lost[rows].toarray()) * share))
@@ -138,7 +151,10 @@ def _saturated(counts, weights=1.0):  # -> (n,)
 
 
 def _by_rows(loop, counts, atoms, loads, *given):
-    """Call a loop of `skpudle._nmf._compiled` over rows, which changes its last arrays."""
+    """Call a loop of `skpudle._nmf._compiled` for all rows, on several threads.
+
+    The loop writes its results into arrays of ``given``, see the loop.
+    """
     arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
     given = np.ascontiguousarray(atoms.T), np.ascontiguousarray(loads), *given
     in_parts(lambda a, b: loop(a, b, *arrays, *given), counts.shape[0], _LEAST_ROWS_OF_THREAD)
@@ -179,7 +195,7 @@ def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
 
 
 def solve_dispersed(events, atoms, dispersion, tol=_TOL):
-    """Return codes, and the events with the weights of their rates.
+    """Return codes of counts with a dispersion, and the events with weights of entries.
 
     Parameters
     ----------
@@ -200,10 +216,10 @@ def solve_dispersed(events, atoms, dispersion, tol=_TOL):
 
 
 def prune_codes(events, atoms, codes, min_gain):
-    """Return codes of fewer atoms: an atom leaves a row if it raises the likelihood by too little.
+    """Remove atoms from rows where they raise the likelihood by too little; return new codes.
 
-    Rows are pruned independently. First leaves the atom whose removal lowers the row's largest
-    likelihood least.
+    Rows are pruned independently. In each row the atom leaves first whose removal lowers the row's
+    largest likelihood least.
 
     Parameters
     ----------
@@ -222,13 +238,13 @@ def prune_codes(events, atoms, codes, min_gain):
 
 
 def first_atoms(events, n_components, fixed=()):  # -> (n_components, n_features)
-    """Return samples of different shapes, without most of their noise.
+    """Return initial atoms: rows of different shapes, without most of their noise.
 
     Events that fixed atoms explain are left out. Counts are divided by the roots of the means of
-    rows and columns, which makes their noise even. In the subspace of the leading singular vectors
-    the successive projection algorithm takes, one by one, the row farthest from the span of the
-    rows taken before. Rows with many events come first, since they are precise. Where no more
-    shapes differ, atoms are single features.
+    rows and columns, which gives all entries about equal noise. Rows are projected on the leading
+    singular vectors. The successive projection algorithm then takes, one by one, the row farthest
+    from the span of the rows taken before. Rows with many events are preferred, since they are
+    precise. If fewer rows than atoms differ, the remaining atoms are single features.
 
     References
     ----------
@@ -237,7 +253,7 @@ def first_atoms(events, n_components, fixed=()):  # -> (n_components, n_features
     M. R. Keenan and P. G. Kotula, "Accounting for Poisson noise in the multivariate analysis of
     ToF-SIMS spectrum images", Surface and Interface Analysis 36, 2004.
     """
-    # the cost of initial atoms grows with the cube of the smaller side
+    # At most 2,000 rows: the cost grows with the cube of the smaller of rows and features.
     some = events.sample(2000)
     x, known, often = some.counts.toarray(), some.lost.toarray() == 0, some.often
     if len(fixed):
@@ -276,9 +292,10 @@ class Progress(NamedTuple):
     factor : float
         Length of the next extrapolation, in steps; 0 is plain alternation.
     losses : tuple of float
-        Half the deviance, mean over the samples, in each step, between its codes and its atoms.
+        Half the deviance, mean over the samples, for each step: after the step's codes were
+        computed, and before its atoms change.
     objectives : tuple of float
-        The same with the prior of the atoms.
+        The losses plus the negative log-prior of the atoms.
     """
 
     atoms: np.ndarray
@@ -286,8 +303,8 @@ class Progress(NamedTuple):
     previous_atoms: np.ndarray
     previous_codes: np.ndarray
     n_fixed: int = 0
-    # The factor of the first extrapolation. For 300 rows of 8 flat spectra the likelihood is within
-    # 1 of its maximum after 68 steps (439 without extrapolation).
+    # Length of the first extrapolation. With it the log-likelihood of 300 rows of mixtures of 8
+    # flat spectra is within 1 nat of its maximum after 68 steps; without extrapolation after 439.
     factor: float = 0.5
     losses: tuple = ()
     objectives: tuple = ()
@@ -298,9 +315,9 @@ class Progress(NamedTuple):
         return cls(atoms, codes, atoms, codes, n_fixed)
 
     def has_stalled(self, tol, n_steps):
-        """Return whether no step of the last ones lowered the objective by ``tol`` of the loss.
+        """Return whether each of the last ``n_steps`` steps lowered the objective too little.
 
-        Never if ``tol`` is None.
+        Too little is at most ``tol`` times the loss. With ``tol=None`` the answer is False.
         """
         gains, least = -np.diff(self.objectives), (tol or 0.0) * np.abs(self.losses[1:])
         enough = tol is not None and len(gains) >= n_steps
@@ -308,9 +325,10 @@ class Progress(NamedTuple):
 
 
 def begin(events, atoms, n_fixed=0):  # -> Progress
-    """Return the state before the first step; fixed atoms come first, and have the sum 1.
+    """Return the state before the first step, for initial atoms (n_components, n_features).
 
-    The remaining atoms become positive, and an atom of zeros the mean.
+    The first ``n_fixed`` atoms have the sum 1 and stay as they are. The remaining atoms become
+    positive with the sum 1, and an atom of zeros becomes the mean spectrum.
     """
     new = np.maximum(atoms[n_fixed:], 0.0)
     sums = new.sum(1, keepdims=True)
@@ -321,9 +339,9 @@ def begin(events, atoms, n_fixed=0):  # -> Progress
 
 
 def advance(events, state, smoothing):
-    r"""Make one step: codes for the atoms, then atoms for the codes, both extrapolated before.
+    r"""Make one step: extrapolate atoms and codes, then update codes, then atoms.
 
-    Minimises half the deviance minus the log-density of a Dirichlet prior,
+    Steps minimise half the deviance minus the log-density of a Dirichlet prior,
     :math:`c m \sum_{kj} \bar d_j \log d_{kj}` with the mean spectrum :math:`\bar d`, over atoms of
     sum 1.
 
@@ -357,7 +375,7 @@ def advance(events, state, smoothing):
         return codes, loss / n_rows, (loss - prior) / n_rows
 
     atoms = state.atoms + state.factor * (state.atoms - state.previous_atoms)
-    # the least share of its entry that an atom keeps
+    # The extrapolation lowers no entry of an atom by more than a factor of 1,000.
     atoms = np.maximum(atoms, 1e-3 * state.atoms)
     atoms /= atoms.sum(1, keepdims=True)
     atoms[:n_fixed] = state.atoms[:n_fixed]
@@ -367,10 +385,11 @@ def advance(events, state, smoothing):
     if state.objectives and objective > state.objectives[-1] and state.factor:
         atoms, factor = state.atoms, state.factor / 2
         codes, loss, objective = adapt_codes(atoms, state.codes)
-    # With the Lagrange multiplier of the sum 1 an atom's entries are its events: the loads are the
-    # atom's visible events and pseudo-events.
+    # Codes and atoms swap roles: each feature is now a row of counts, to be explained by the codes.
+    # The Lagrange multiplier of the constraint that an atom has the sum 1 is contained in the
+    # loads, which are the visible events and the pseudo-events of the atom.
     loads = events.visible(codes) + n_pseudo
-    loads[:, :n_fixed] = 0.0  # fixed atoms
+    loads[:, :n_fixed] = 0.0  # a load of 0 leaves the fixed atoms as they are
     columns = np.ascontiguousarray(atoms.T)
     features = loops.solve_rows, events.by_feature, codes.T, loads
     _by_rows(*features, pseudo, 1, 0.0, columns, np.empty(len(columns)))
@@ -378,7 +397,8 @@ def advance(events, state, smoothing):
     sums[:n_fixed] = 1.0
     sizes = np.where(sums > 0, sums, 1.0)
     atoms = np.where(sums[:, None] > 0, columns.T / sizes[:, None], events.mean)
-    atoms = np.ascontiguousarray(atoms)  # sums then round as for arrays from a file
+    # Sums round differently for other memory layouts; a resumed fit has contiguous atoms.
+    atoms = np.ascontiguousarray(atoms)
     curves = (*state.losses, loss), (*state.objectives, objective)
     return Progress(atoms, codes * sizes, state.atoms, state.codes, n_fixed, factor, *curves)
 
@@ -400,17 +420,17 @@ def converge(events, state, smoothing, n_steps=400, tol=1e-6):  # -> Progress
         Relative improvement of the objective that counts as one.
     """
     state = Progress.at(*state[:2], state.n_fixed)
-    # three steps in a row without an improvement
+    # The objective has stalled after three steps in a row without an improvement.
     while len(state.losses) < n_steps and not state.has_stalled(tol, 3):
         state = advance(events, state, smoothing)
     return state
 
 
 def limit_atoms(events, atoms, codes, min_gain):  # -> Events with allowed atoms, codes
-    """Allow rows the atoms that `prune_codes` leaves.
+    """Restrict each row to the atoms that `prune_codes` leaves in it.
 
     Codes of the largest likelihood have small entries by chance in most rows. Atoms that adapt to
-    them become mixtures.
+    these entries would become mixtures of the true atoms.
     """
     codes = prune_codes(events, atoms, codes, min_gain)
     return replace(events, allowed=codes > 0), codes

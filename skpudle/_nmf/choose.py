@@ -1,7 +1,9 @@
 """Choose the number of atoms, their prior, sparse rows and the dispersion of counts.
 
-Hidden entries decide, which are predicted from the other entries of their rows; the dispersion
-follows from residuals.
+All choices except the dispersion minimise the error of hidden entries, which are predicted from the
+remaining entries of their rows. The dispersion follows from residuals. The prior is a Dirichlet
+prior of atoms; its strength, in pseudo-events per feature, is called smoothing or alpha. In sparse
+rows each row has only few of the atoms.
 
 *Number of atoms.* A quarter of the rows is held out, and groups of their features are hidden in
 turn. (Thinning, to hide events instead, fails where counts vary more than Poisson's: the atoms that
@@ -25,19 +27,20 @@ from skpudle.search.choose import SizePath
 from skpudle.search.find import walk
 from skpudle.search.held_out import CHANCE, Prediction, worse
 
-# Groups of features, each held out in turn.
+# Number of groups of features: each group is hidden in turn while the number of atoms is chosen.
 _GROUPS = 5
-# Least relative improvement of a step.
+# Relative improvement of the objective below which a step counts as none, while trying numbers.
 _IMPROVED = 1e-5
-# Tolerance of the likelihood of a row, in nats, for predictions.
+# Codes for predictions are solved until a row's log-likelihood is at most this number of nats below
+# its maximum.
 _NATS = 0.01
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Values of parameters that may be "auto", the model of a fit; see `skpudle.PoissonNMF`."""
+    """The model of a fit: values of the parameters of `skpudle.PoissonNMF` that may be "auto"."""
 
-    alpha: float  # over the unit of weights of rows
+    alpha: float  # divided by ``unit``, the mean weight of rows
     dispersion: float
     min_gain: float
     unit: float = 1.0
@@ -45,9 +48,9 @@ class Chosen:
     decided = "alpha", "dispersion", "min_gain", "unit"
 
     def without_data(self):  # -> Chosen
-        """Return the parameters without data that choose them."""
-        # The prior of data without events. For planted spectra (benchmarks/bench_additive.py) the
-        # best number is 0.4 to 13, and 0.5 is never worse than 0.
+        """Return the parameters with a default in place of each "auto", for fits without events."""
+        # The default of alpha is 0.5. For planted spectra (benchmarks/bench_additive.py) the best
+        # alpha is between 0.4 and 13, and 0.5 is never worse than 0.
         values = zip(astuple(self), (0.5, 0.0, 0.0, 1.0), strict=True)
         return Chosen(*(default if value == "auto" else value for value, default in values))
 
@@ -92,41 +95,48 @@ class Hidden:
         self.mean = events.by_feature.sum(1) / np.maximum(size, 1e-300)
 
     def weigh(self, atoms, dispersion):
-        """Weight entries by their rates, and begin with codes for these atoms."""
+        """Solve the codes of atoms, and from then on judge with the given dispersion.
+
+        Later predictions start from these codes, with entries weighted by their rates.
+        """
         self.dispersion = dispersion
         found = [alternate.solve_dispersed(part, atoms, dispersion, _NATS) for part in self.plain]
         (_, *self.codes), (self.events, *self.seen) = zip(*found, strict=True)
         self.perfect = self.judge([self.counts] * len(self.seen)).sum()
         mean = np.tile(self.mean, (len(self.often), 1))
         self.range = self.judge([mean] * len(self.seen)).sum() - self.perfect
-        # An atom has to explain this share of the deviance, and codes of all atoms this share more
-        # than codes of a few. Without it 8 atoms of noiseless data were counted as 22: spare atoms
-        # repair the bias of the prior.
+        # The error that each atom adds to every row, 0.0005 of the deviance of the mean. An atom
+        # that explains less is not worth its place, and neither are codes of all atoms instead of a
+        # few. Without this price noiseless data of 8 atoms got 22 atoms, since spare atoms repair
+        # the bias of the prior.
         self.floor = 5e-4 * self.range / self.often.sum() * self.often
 
     def judge(self, rates):  # of each part (n, n_features) -> (n,)
-        """Return negative log-likelihoods of rows' hidden entries for rates."""
+        """Return the negative log-likelihood of each row's hidden entries, times ``often``.
+
+        ``rates`` has one array (n_samples, n_features) for each part.
+        """
         total = 0.0
         for (rows, columns), mu in zip(self.places, rates, strict=True):
             mu, often = mu[rows, columns], self.often[rows]
-            # the least rate of a hidden entry, in mean rates
+            # A rate of 0 would exclude the event: the least rate is a thousandth of the mean rate.
             mu = np.maximum(mu, 1e-3 * (often @ mu) / max(often.sum(), 1e-300))
             entries = negative_log(self.counts[rows, columns], mu, self.dispersion)
             total = total + np.bincount(rows, entries, minlength=len(self.often))
         return self.often * total
 
     def predict(self, atoms):  # -> Prediction
-        """Return the errors of rows, times ``often``, for codes of their other entries."""
+        """Return the errors of predicting the hidden entries of rows from their visible entries."""
         pairs = zip(self.seen, self.codes, strict=True)
         self.codes = [solve_codes(part, atoms, start, _NATS)[0] for part, start in pairs]
         errors = self.judge([codes @ atoms for codes in self.codes]) + len(atoms) * self.floor
         return Prediction(to_tensor(errors), float(errors.sum()))
 
     def costs(self, atoms):  # -> (n_components,)
-        """Return the loss of likelihood without each atom, from some sweeps over the codes."""
+        """Return for each atom how much the log-likelihood falls without the atom, to 0.1 nats."""
         (codes, losses), costs = solve_codes(self.events, atoms, tol=_NATS), np.zeros(len(atoms))
         for j in range(len(atoms)):
-            rows = np.flatnonzero(codes[:, j])  # codes of the atom's users only
+            rows = np.flatnonzero(codes[:, j])  # only rows that use the atom change
             if len(rows):
                 start = _without(codes[rows], [j])
                 given = self.events.take(rows), np.delete(atoms, j, 0), start, 0.1
@@ -135,9 +145,9 @@ class Hidden:
 
 
 def _without(codes, gone):
-    """Return codes without some columns, with a few events added to the remaining codes."""
+    """Return codes without the columns ``gone``, with a few events added to the other columns."""
     left = np.delete(codes, gone, 1)
-    # the share of a removed atom's events that each of the other atoms begins with
+    # A code of 0 could keep a rate at 0. So 0.001 of a row's events are added, in equal shares.
     return left + 1e-3 * codes.sum(1, keepdims=True) / max(left.shape[1], 1)
 
 
@@ -173,7 +183,7 @@ def estimate_dispersion(events, atoms, codes):  # -> float
     excess = often * (n_known / (n_known - n_fitted) * squares - mu)
     # (x - mu)^2 - mu has the variance 2 mu^2 + mu for Poisson's counts
     errors = (excess / (2 * mu + 1)).sum() / (often**2 * mu / (2 * mu + 1)).sum() ** 0.5
-    # a dispersion counts from so many standard errors above 0 on
+    # Below 5 standard errors above Poisson's variance the dispersion counts as 0.
     if errors <= 5.0:
         return 0.0
     found = 1.0
@@ -184,7 +194,7 @@ def estimate_dispersion(events, atoms, codes):  # -> float
 
 
 def converge_dispersed(events, state, smoothing, dispersion, *options):
-    """Make steps until the objective stalls, then with the weights of the rates, in turn.
+    """Make steps until the objective stalls, and update the weights of entries, three times.
 
     Parameters
     ----------
@@ -217,11 +227,15 @@ def converge_dispersed(events, state, smoothing, dispersion, *options):
 
 
 def _sizing_prior(events, alpha):  # -> float
-    """Return the smoothing before it is chosen; without one, zeros exclude held-out events."""
+    """Return the smoothing that is used while the number of atoms is chosen.
+
+    It is positive, since without a prior entries of 0 in atoms would exclude held-out events.
+    """
     if alpha not in ("auto", 0):
         return alpha
-    # The prior before it is chosen, and its largest share of the events of a feature. With an alpha
-    # chosen for 4 atoms instead 3 of 22 numbers are wrong, not 1.
+    # 2 pseudo-events, but at most a thousandth of the mean events of a feature. In 22 fits to
+    # counts with a known number of atoms 1 number is then wrong. If alpha is chosen for 4 atoms
+    # before, 3 numbers are wrong.
     return min(2.0, 1e-3 * float(events.by_feature.sum()) / events.counts.shape[1])
 
 
@@ -255,7 +269,7 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     def grown(n):  # -> Progress, weighted Events, dispersion
         new = alternate.first_atoms(events, n, fixed)
         state = begin(events, np.concatenate([fixed, new]), n_fixed)
-        # steps after growth; 40 after a removal
+        # At most 60 steps for each larger number of atoms; `smaller` makes at most 40.
         how = smoothing, given.dispersion, 60, _IMPROVED
         return converge_dispersed(events, state, *how)
 
@@ -279,13 +293,14 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     def predict(state):
         return hidden.predict(state.atoms)
 
-    # with too few atoms the dispersion explains what is missing, and one growth may seem useless
+    # Growth ends after two numbers in a row without an improvement. A single one may be an error:
+    # with too few atoms a large dispersion explains what the missing atoms would.
     sizes = list(walk(grown(min(4, most)), larger, score, gains=True, patience=2))
     place = min(range(len(sizes)), key=lambda i: sizes[i][1].total)
     number, spare = len(sizes[place][0][0].atoms), min(place + 1, len(sizes) - 1)
     state, weighted, dispersion = sizes[spare][0]
     hidden.weigh(state.atoms, dispersion)
-    # removal ends so many standard errors above the best error
+    # Removal ends when the error is 4 standard errors above the best error.
     trials, scale = list(walk(state, smaller, predict, errors=4.0)), 1 / (hidden.range or 1.0)
     errors = scale * np.array([to_numpy(found.errors) for _, found in trials[::-1]])
     numbers = [(len(state.atoms), state.objectives[-1]) for state, _ in trials[::-1]]
@@ -296,7 +311,7 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
 
 
 def _last_as_good(trials, errors=1.0):  # of `walk` -> trial, Prediction
-    """Return the last trial of a walk that is no worse than the best, by chance."""
+    """Return the last trial whose error is at most ``errors`` standard errors above the best."""
     best = min((found for _, found in trials), key=lambda found: found.total)
     return [trial for trial in trials if not worse(trial[1], best, errors)][-1]
 
@@ -327,7 +342,8 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
     if not events.counts.nnz:
         return given.without_data(), atoms
     events, (alpha, dispersion, min_gain, unit) = events.sample(4096), astuple(given)
-    if alpha == 0 and min_gain == "auto":  # without a prior, atoms of few rows exclude events
+    # Without a prior an atom that few rows have gets entries of 0, which exclude events of others.
+    if alpha == 0 and min_gain == "auto":
         min_gain = 0.0
     if dispersion:
         now = begin(events, atoms, n_fixed), _sizing_prior(events, alpha), dispersion
@@ -340,17 +356,18 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
     hidden = Hidden(events, [mask])
     hidden.weigh(atoms, dispersion)
     (seen,), size = hidden.seen, max(float(events.by_feature.sum()) / atoms.size, 1e-300)
-    # in mean events of an entry of an atom, but the first at most 0.1 events
+    # The smoothings to try: from 0.001 times (but at most 0.1) to 4 times the mean number of events
+    # per entry of an atom.
     first, last = (min(0.1, 1e-3 * size), 4.0 * size) if alpha == "auto" else (alpha, 0.0)
 
     def smoothest(events, state):  # -> (smoothing, Progress), Prediction
-        """Return the largest smoothing that predicts as the best does."""
+        """Return the largest smoothing whose prediction is as good as the best, up to chance."""
 
         def larger(trial):
             value = 2 * trial[0]
             return (value, converge(events, trial[1], value)) if value <= last else None
 
-        def score(trial):  # codes without pruning validate
+        def score(trial):  # codes of hidden rows are not pruned
             hidden.codes = [trial[1].codes]
             return hidden.predict(trial[1].atoms)
 
@@ -358,7 +375,7 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
         return _last_as_good(list(walk(begun, larger, score, errors=0.0, patience=2)), CHANCE)
 
     (value, state), found = smoothest(seen, begin(seen, atoms, n_fixed))
-    # nats that an atom gains in a row at least, if rows have few atoms
+    # The least gain of an atom in a sparse row that "auto" tries is 3 nats.
     gain = 3.0 if min_gain == "auto" else min_gain
     if gain:
         codes, _ = solve_codes(seen, state.atoms)

@@ -27,21 +27,21 @@ from skpudle._nmf import alternate, choose
 from skpudle._nmf.alternate import Events, Progress
 from skpudle.search.held_out import hash_rows
 
-# the least number of rows of n_components="auto"
+# Least number of distinct rows for n_components="auto", which holds out a quarter of the rows.
 _LEAST_ROWS_OF_AUTO = 8
 
 
 class KullbackLeibler(Poisson):
-    """Counts whose expectations add, the Poisson loss with the identity link."""
+    """The Poisson loss with the identity link: the expectation is a sum over atoms."""
 
     def mean(self, natural):
-        """Return the expectation, here the parameter itself."""
+        """Return the expectation of a count, which equals the natural parameter here."""
         return natural
 
     natural = mean
 
     def half_deviance(self, natural, x):
-        """Return the loss of each entry; differentiable in the rate."""
+        """Return half the deviance of each entry ``x`` for rates ``natural``, differentiable."""
         rate = natural.clamp_min(torch.finfo(natural.dtype).tiny)
         return rate - xlogy(x, rate) + self.saturated(x)
 
@@ -57,8 +57,8 @@ class _Encoder:
     dispersion : float
         The variance of a count of expectation ``mu`` is ``mu + dispersion * mu**2``.
     least : float, default=0.0
-        Codes of rows without any event have this many events in all. A rate of 0 excludes events,
-        so predictions of further entries need some.
+        Number of events that the codes of a row without any event get in sum. Predictions of hidden
+        entries need it, since a rate of 0 would exclude events.
     """
 
     min_gain: float
@@ -66,7 +66,7 @@ class _Encoder:
     least: float = 0.0
 
     def of_features(self, features):
-        """Return the encoder of some features, to predict the rest."""
+        """Return the encoder for a part of the features, to predict the remaining features."""
         return replace(self, least=0.5)
 
     def __call__(self, dictionary, x, *, mask=None, exposure=None):  # -> (n, n_components)
@@ -92,10 +92,10 @@ def _events_of(samples):  # -> Events
 
 
 def _read_events(source):  # -> Events of rows that differ, number of rows
-    """Merge equal rows into one row with the sum of their weights, and drop rows without weight.
+    """Read all rows; merge equal rows into one row with the sum of their weights.
 
-    So entries are hidden, and rows held out, for all copies at once: a visible copy would reveal
-    the noise of a hidden copy.
+    Rows of weight 0 are dropped. After merging, entries are hidden and rows held out for all copies
+    of a row at once. Otherwise a visible copy would reveal the noise of a hidden copy.
     """
     parts, keys = [], []
     for batch in source.blocks(4096):
@@ -113,19 +113,20 @@ def _given(learner, unit=1.0):  # -> Chosen
 
 
 class _Phases:
-    """The phases of a fit: choices, and the alternation between codes and atoms.
+    """The phases of a fit of `PoissonNMF`: choices, and the alternation between codes and atoms.
 
-    See `skpudle._fit.run`. Weights of rows, and the smoothing, are divided by the mean weight, so
-    that choices do not depend on the unit of weights.
+    A phase is a generator function of records, see `skpudle._fit.run`; a record is a `Fitted`, the
+    results so far. Weights of rows, and the smoothing, are divided by the mean weight, so that
+    choices do not depend on the unit of weights.
 
     Parameters
     ----------
     plan : object
-        The plan.
+        Numbers of the fit, from ``PoissonNMF._plan``.
     data : Data
-        The data.
+        The rows that were read.
     run : Run
-        The fit of a `PoissonNMF`.
+        The fit, with the learner and its random numbers.
     """
 
     def __init__(self, plan, data, run):
@@ -198,10 +199,10 @@ class _Phases:
     def train(self, fitted):
         """Alternate between codes and atoms: yield a record for each step."""
         chosen, state = fitted.model, dict(fitted.training)
-        first = state.pop("first", fitted.rows)  # the atoms that it began with
+        first = state.pop("first", fitted.rows)  # the atoms at the beginning of this phase
         atoms = to_numpy(first.double())
         codes, events = alternate.solve_dispersed(self.events, atoms, chosen.dispersion)
-        if chosen.min_gain:  # atoms were learned with pruned codes
+        if chosen.min_gain:  # rows have few atoms: allow only the atoms that pruning leaves
             events, _ = alternate.limit_atoms(events, atoms, codes, chosen.min_gain)
         if state:
             state = Progress(**{name: host_array(value) for name, value in state.items()})
@@ -343,7 +344,8 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     ) -> None:
         """Set the parameters."""
 
-    # constants, not parameters: the name of its loss, its device, and stalled steps that end a fit
+    # Constants with names of parameters of other learners: the loss, the device, and the number of
+    # steps in a row without an improvement that ends a fit.
     loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5
     _largest, _loss, _phases = inf, KullbackLeibler(), _Phases
 
@@ -405,7 +407,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         return fitted.attributes() | data.inputs | curve | end
 
     def _transform_encoder(self):
-        self._validate_params()  # it may have been set since `fit`
+        self._validate_params()  # transform_min_gain may have been set since `fit`
         return _Encoder(self.transform_min_gain, self.dispersion_)
 
     @classmethod

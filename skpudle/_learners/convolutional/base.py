@@ -31,7 +31,7 @@ def stride_of(learner):  # -> tuple of int
 
 def parts_of_images(x):  # (n, ...) -> tensors of some images each
     """Cut images into parts that are encoded at a time."""
-    # pixels: few enough for their codes to stay in a cache
+    # At most 2**17 pixels in a part, so that the codes of a part stay in the cache.
     return [x[rows] for rows in blocks_of_rows(len(x), prod(x.shape[2:]), 2**17)]
 
 

@@ -24,7 +24,7 @@ from skpudle._operators._atoms import atom_norms, factor_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.search._maps import combine_channels, map_directions
 
-_TURNS = 10  # in which pixels are hidden for a score
+_TURNS = 10  # number of groups of pixels, each of which is hidden in turn for a score
 
 
 @sets_parameters(alpha=[POSITIVE], dict_init=["array-like", HasMethods("fit")])

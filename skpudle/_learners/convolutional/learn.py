@@ -78,7 +78,8 @@ class TrainingImages:
         the area, or four atoms in each direction.
         """
         tensors = self.tensors if tensors is None else tensors
-        # the correlations of a piece with some atoms stay in a cache
+        # A piece has at most 2**14 pixels, so that its correlations with some atoms stay in the
+        # cache.
         side = min(2**14, area) ** (1 / len(self.kernel))
         smallest = (min(axis) for axis in zip(*(x.shape[2:] for x in tensors), strict=True))
         axes = zip(smallest, self.kernel, self.stride, strict=True)
@@ -98,7 +99,7 @@ class TrainingImages:
         flat = (1,) * (2 - len(self.kernel))
         masks = self.masks and as_pictures(torch.stack(self.pieces(self.masks, area)))
         x = torch.stack(self.pieces(area=area)).double()
-        # a power of two, which divides data and penalty in the search
+        # The search divides data and penalty by this power of two.
         unit = unit_of(float(x.square().mean()) * prod(self.kernel))
         how = dict(mask=masks, unit=unit, kernel=(*flat, *self.kernel))
         how |= dict(stride=(*flat, *self.stride))
@@ -235,7 +236,7 @@ def noise_of_channels(images):  # list of (n, n_channels, *size) -> (n_channels,
     """
     whole = (split_missing(x, x.ndim - 2)[0].flatten(0, 1)[:, None] for x in images)
     noise = torch.cat([*map(estimate_noise, whole)]).view(-1, images[0].shape[1]).median(0).values
-    # estimates of channels with a strong signal may be 0
+    # The estimate of a channel with a strong signal may be 0.
     least = 0.1 * noise.median()
     return noise.clamp_min(least) if least > 0 else torch.ones_like(noise)
 
@@ -279,8 +280,9 @@ def choose_channels(images, given):  # Images, learner -> Channels
         n_after, alpha = _count_codes(data[1], given)
         n_numbers = sum(x.numel() for x in data[1].tensors) / prod(kernel)
         n_after += is_slow * n_numbers / len(data[1].pieces())
-        # A constant of six deviations of the noise in an electrocardiogram saves .90 of the codes,
-        # drift of one and a half .46, medians of dense events -.08 to .37.
+        # A baseline is subtracted if this saves more than a third of the codes. A constant of six
+        # standard deviations of the noise in an electrocardiogram saves a share of .90, drift of
+        # 1.5 standard deviations .46, and the median of dense events, which is wrong, -.08 to .37.
         if n_after < 2 / 3 * _count_codes(data[0], given, alpha)[0]:
             best, before = named[name], after
     if given.channel_noise == "auto" and images.n_channels > 1:
@@ -311,8 +313,9 @@ def _try_sizes(data, problem, generator):  # yields SizeTrial
     def begin(n):
         return as_pictures(draw_patches(data.tensors, n, data.kernel, generator))
 
-    # Of fewer than four pieces none is held out, so data are cut into about 8. Two kinds of beats
-    # have 2 or 3 atoms with 8 pieces, up to 9 with 16, up to 15 with 24, and 64 with one.
+    # Of fewer than four pieces none would be held out, so the data are cut into about 8 pieces. An
+    # electrocardiogram with two kinds of beats gets 2 or 3 atoms with 8 pieces, up to 9 with 16, up
+    # to 15 with 24, and 64 with a single piece.
     if len(problem.x) < 4:
         area = sum(x[:, 0].numel() for x in data.tensors) / 8
         problem = data.problem(problem.alpha * problem.unit, problem.positive_code, area)
@@ -337,13 +340,13 @@ def learn(data, given, generator, start=None) -> Iterator[dict]:
         Atoms to begin with; by default patches.
     """
     decides, rank, is_auto = given.n_components == "auto", given.rank, given.alpha == "auto"
-    # atoms that are chosen from the data, before their number is
+    # Until the number of atoms is chosen from the data, the fit works with 64 atoms.
     n_components = 64 if decides else given.n_components
     seen, directions, like = data, None, data.tensors[0][0]
     if rank is not None and data.masks is None and len(like) > n_components:
         seen, directions = _in_patterns(data, n_components)
     is_random = isinstance(given.dict_init, str) and given.dict_init == "random"
-    if start is None:  # patches of zeros are random directions
+    if start is None:  # draw_patches replaces patches of zeros by random directions
         pool = [torch.zeros_like(x) if is_random else x for x in seen.tensors]
         start = draw_patches(pool, n_components, data.kernel, generator)
     elif directions is not None:
@@ -422,7 +425,7 @@ def _without_twin(found, generator):  # -> (n_components, n_channels, height, wi
 def _choose_codes(given, found):  # -> dict
     """Return the penalty of codes, the share of its bias to remove, and the noise of a pixel."""
     problem, trial = found.problem, found.trial
-    # atoms that have not seen the held-out images
+    # The atoms of the search before it learned from the held-out images.
     atoms = trial.judged if given.rank is None else project_atoms(trial.judged, rank=given.rank)
     how = dict(debias=fixed(given.debias), place=trial.prediction.place)
     coding = choose.best_coding(problem.held_out, atoms, **how).in_units(problem.unit)
@@ -487,10 +490,12 @@ def train(data, given, generator, start=None) -> Iterator[dict]:
 
     model = SimpleNamespace(network=network, rule=GRADIENT_RULES[given.gradient])
     trainer = Trainer(Fitted(model=model, rows=record["atoms"]), optimizer)
-    # codes of all unfoldings, which the derivative needs, take half a gigabyte for 64 atoms
+    # At most 16 pieces in a batch, and about 2**16 pixels: the derivative needs the codes of all
+    # unfoldings, which then take half a gigabyte for 64 atoms.
     usual = min(16, max(1, 2**16 // x[0, 0].numel()))
     source = Batches(samples, usual if given.batch_size == "auto" else given.batch_size, generator)
-    # one check in an epoch; that of few pieces is too noisy
+    # Stopping is checked once in an epoch, or after 256 pieces if an epoch has fewer: the mean loss
+    # of few pieces is too noisy.
     stopping = Stopping(given.tol, given.n_iter_no_change, n_judged=max(256, len(x)))
     for epoch in range(1, given.max_iter + 1):
         ended_by = "tol" if trainer.run_epoch(source, stopping) else "max_iter"

@@ -61,14 +61,14 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     parts of 24 to 80 pixels, from a photograph of roofs and leaves, seems noisy.
     """
     (fine, _), (coarse, n_details) = (_variance_of_details(x, scale) for scale in (1, 2))
-    # fewer details do not separate noise from texture
+    # Fewer than 32 details are too few to separate noise from texture.
     if n_details < 32:
         return torch.zeros_like(fine)
     # the relative standard error of the variance of n details of white noise is 6 / sqrt(n),
     # measured, since neighbouring details correlate
     error = 6.0 / n_details**0.5
     fine = torch.minimum(fine, coarse * (1 + error))  # white noise: at most coarse, beside chance
-    # the least texture to subtract, as a share of the range of an image
+    # The standard deviation of the least texture to subtract is 0.008 of the range of the image.
     least = 0.008 * (extent_of(x) if extent is None else extent)
 
     def without(share, doubt):  # texture; doubt: a share that is chance
