@@ -1,4 +1,8 @@
-"""Compile functions by numba on first use, and choose the number of threads by the work."""
+"""Compile functions by numba on first use, and choose the number of threads by the work.
+
+`Loops` compiles the functions of a module. `threads_for` sets the number of threads of torch, and
+`in_parts` runs compiled loops on several threads. `blocks_of_rows` bounds memory.
+"""
 
 import gc
 import logging
@@ -12,7 +16,7 @@ from math import prod
 import torch
 from threadpoolctl import ThreadpoolController
 
-# Entries in memory at a time, where the number only bounds the memory: 8 MiB in float64.
+# Numbers in memory at a time, where a block only bounds the memory: 8 MiB in float64.
 BLOCK = 2**20
 
 
@@ -24,9 +28,10 @@ _thread = _Thread()
 
 
 def blocks_of_rows(n_rows, n_entries, most=BLOCK):
-    """Yield slices of successive rows of ``n_entries`` entries each, at most ``most`` in all.
+    """Yield slices of successive rows, with at most ``most`` entries in each slice.
 
-    A slice has at least one row. The only slice of no rows is empty.
+    A row has ``n_entries`` entries. A slice has at least one row; without rows there is one slice,
+    which is empty.
     """
     length = max(1, most // max(1, n_entries))
     for first in range(0, max(n_rows, 1), length):
@@ -34,11 +39,12 @@ def blocks_of_rows(n_rows, n_entries, most=BLOCK):
 
 
 def entries_of_block():
-    """Return the number of codes in a block, which torch multiplies and `in_parts` then solves.
+    """Return the number of codes in a block: torch multiplies a block, then loops solve it.
 
-    On one thread a block stays in the cache of the core: 4 MiB in float64. On several threads it is
-    larger, because torch's threads keep their cores for some milliseconds after a product: on two
-    cores 16,000 samples and 256 atoms take 83 ms in blocks of 2**20, and 61 ms in one of 2**22.
+    On one thread a block stays in the cache of the core: 4 MiB in float64. On several threads
+    blocks are larger, because torch's threads keep their cores for some milliseconds after each
+    product. On two cores 16,000 samples with 256 atoms take 83 ms in blocks of 2**20 codes, and 61
+    ms in a single block of 2**22.
     """
     n_threads = _thread.allowed or torch.get_num_threads()
     return 2**19 if n_threads == 1 else 2**22
@@ -48,9 +54,10 @@ def entries_of_block():
 def threads_for(atoms=None, x=None, stride=1):
     """Let torch use all allowed threads if a product of data with atoms has enough work for them.
 
-    Otherwise, and without data, torch uses one thread. An inner block decides anew; the end of a
-    block restores the earlier number. The number belongs to the calling thread; a new thread that
-    first calls torch while a block is open in another thread begins with the number of that block.
+    Otherwise, and without data, torch uses one thread. Blocks may be nested: an inner ``with``
+    block chooses anew, and the end of each block restores the earlier number. The number belongs to
+    the calling thread. A new thread that calls torch for the first time while a block is open in
+    another thread begins with the number of that block.
 
     Parameters
     ----------
@@ -68,9 +75,9 @@ def threads_for(atoms=None, x=None, stride=1):
         work = x.numel() * n_components * prod(kernel) // n_skipped
     outer, before = _thread.allowed, torch.get_num_threads()
     _thread.allowed = outer or before
-    # So many multiplications in a call of torch pay for a second thread: 1.7e7 take 304 us on one
-    # core and 172 on two. Entrywise calls of smaller problems gain no time, and on busy cores a
-    # call on two threads may lose a time slice of some 3 ms.
+    # A second thread pays from 1e7 multiplications in a product on: 1.7e7 take 304 us on one core
+    # and 172 us on two. In smaller problems entrywise calls gain no time either, and on busy cores
+    # a call on two threads may have to wait for a time slice of about 3 ms.
     n_threads = _thread.allowed if work >= 1e7 else 1
     try:
         if n_threads != before:
@@ -84,10 +91,10 @@ def threads_for(atoms=None, x=None, stride=1):
 
 @cache
 def _watch_compilation():
-    """Log one line when the first function is compiled, not loaded from the cache.
+    """Log one line when numba compiles the first function of this package, instead of loading it.
 
-    The garbage collector pauses meanwhile: it would walk through all objects of torch and numba,
-    and free next to nothing, in a seventh of the time of the first fit.
+    The garbage collector pauses during compilation. It would take a seventh of the time of the
+    first fit to walk through all objects of torch and numba, and would free almost nothing.
     """
     from numba.core import event
 
@@ -115,17 +122,19 @@ def _watch_compilation():
 
 
 class Loops:
-    """The functions that a module has defined so far, compiled when one is first used.
+    """The functions that a module has defined so far, compiled when one of them is first used.
 
-    They call each other compiled, and release the GIL. The disk keeps the result, and a later
-    process loads it if the file of the module has not changed. So functions must take constants of
-    other files as arguments. Python must not call those whose names begin with an underscore.
+    ``loops.name`` is the compiled function ``name``. Compiled functions call each other and release
+    the GIL. Division by zero gives infinity or NaN and does not raise. The result is kept on the
+    disk, and a later process loads it if the file of the module has not changed. So functions must
+    take constants of other files as arguments. Functions whose names begin with an underscore can
+    be called by compiled functions only.
 
     Parameters
     ----------
     module : dict
-        Its namespace, with functions in plain Python; a function comes before its callers. Division
-        by zero does not raise.
+        The namespace of the module, ``globals()``, with functions in plain Python. A function must
+        come before its callers.
     """
 
     def __init__(self, module):
@@ -138,14 +147,16 @@ class Loops:
         import numba
 
         _watch_compilation()
-        # Not parallel: numba's own threads abort the process when two Python threads use them.
-        # Inlined: otherwise a process that compiles and a process that loads from the cache call
-        # different copies of the functions, and sum in different orders. Without errors of division
-        # (``error_model``) the lasso takes 0.88 of the time.
+        # Without numba's option parallel: numba's threads abort the process if two Python threads
+        # use them. With forceinline: otherwise a process that compiles and a process that loads
+        # from the cache call different copies of the functions, and add up in different orders.
+        # With error_model="numpy", without checks for division by zero, the lasso takes 0.88 of the
+        # time.
         options = dict(nogil=True, forceinline=True, error_model="numpy", no_cfunc_wrapper=True)
         options["fastmath"] = {"reassoc", "contract", "nsz", "arcp"}
         for function in self._functions:
-            # a door for Python takes a tenth of the time to compile a function
+            # The wrapper through which Python calls a function takes a tenth of the time of
+            # compilation, so functions with an underscore have none.
             options["no_cpython_wrapper"] = function.__name__.startswith("_")
             try:
                 result = numba.njit(cache=True, **options)(function)
@@ -158,17 +169,17 @@ class Loops:
 
 
 def in_parts(function, n, least):
-    """Call a function for all parts of a range, on all allowed threads.
+    """Cut the range from 0 to ``n`` into parts, and call a function for each, in threads.
 
     Parameters
     ----------
     function : callable
-        Called with the first member of a part and the one after its last. It releases the GIL, and
-        parts write to separate memory.
+        ``function(first, last)`` works on the part from ``first`` to ``last - 1``. It should
+        release the GIL, and must write to memory that no other part writes to.
     n : int
         Length of the range.
     least : int
-        Length of the shortest part that is worth a thread.
+        Least length of a part, below which a thread would not pay.
     """
     n_threads = _thread.allowed or torch.get_num_threads()
     length = max(least, -(-n // (8 * n_threads)))
@@ -183,9 +194,10 @@ def in_parts(function, n, least):
 
 
 class SharedSetting:
-    """A setting of the process that differs while at least one block is open, in any thread.
+    """A setting of the process that is changed while any ``with`` block of this object is open.
 
-    Blocks may be nested. The last one that ends restores the setting from before the first.
+    Blocks may be nested, and open in several threads. The block that ends last restores the setting
+    from before the first.
 
     Parameters
     ----------
@@ -211,8 +223,9 @@ class SharedSetting:
 
 _controller = cache(ThreadpoolController)
 
-# NumPy's products take one thread each, for `in_parts` to share them among threads. A product then
-# has the same bits on any number of threads, and threads of a BLAS do not wait for each other.
+# In a block of this setting each product of NumPy runs on one thread, and `in_parts` runs several
+# products at once. So the bits of a product do not depend on the number of threads, and threads of
+# a BLAS do not wait for each other.
 one_blas_thread = SharedSetting(
     lambda: _controller().limit(limits=1, user_api="blas").restore_original_limits
 )

@@ -1,7 +1,8 @@
 r"""Gradient rules: ae-ls, ae-lasso, dec and noodl.
 
-A rule is a scalar; its derivative in the atoms, averaged over samples, is the update. With the
-codes :math:`z = z_T(D)` of the encoder and the data ``x``:
+A rule is a scalar whose derivative in the atoms, averaged over samples, gives the update of the
+atoms. With the codes :math:`z = z_T(D)` of the encoder, which depend on the atoms, and the data
+``x``:
 
 ============  ==========================================================================
 ``ae-ls``     :math:`\frac12 |x - D z|^2`, through decoder and encoder
@@ -23,18 +24,18 @@ from skpudle._precision import in_own_precision
 
 
 class Evaluation(NamedTuple):
-    r"""A rule evaluated on a batch; everything but `surrogate` is detached.
+    r"""The value of a rule on a batch; all tensors but `surrogate` are detached from autograd.
 
     Attributes
     ----------
     surrogate : Tensor of shape ()
         The scalar to differentiate.
     objective : Tensor of shape ()
-        The objective of the rule, which stopping watches: the reconstruction loss, plus the
-        penalty for ``dec`` and ``ae-lasso``.
+        The objective of the rule, by which training decides to stop: the mean reconstruction loss,
+        plus the penalty for ``dec`` and ``ae-lasso``.
     losses : Tensor of shape (n_samples,)
-        The reconstruction loss :math:`\frac12 |x - D z|^2` of every sample. Every rule
-        reports it, so that curves compare.
+        The reconstruction loss :math:`\frac12 |x - D z|^2` of every sample. It is the same for
+        every rule, so that loss curves of different rules compare.
     codes : Tensor of shape (n_samples, n_components)
         The codes.
     """
@@ -45,7 +46,8 @@ class Evaluation(NamedTuple):
     codes: Tensor
 
 
-def _evaluate(dictionary, batch, encoder, *, through_encoder=True):  # -> codes, losses (n,)
+def _evaluate(dictionary, batch, encoder, *, through_encoder=True):
+    """Return codes and losses (n,); without ``through_encoder`` codes are constants."""
     with torch.set_grad_enabled(through_encoder and torch.is_grad_enabled()):
         z = encoder(dictionary, batch.x, mask=batch.mask)
     losses = 0.5 * (dictionary.synthesis(z) - batch.x).square()
@@ -53,7 +55,7 @@ def _evaluate(dictionary, batch, encoder, *, through_encoder=True):  # -> codes,
 
 
 def average(values, weight):  # (n,), weights (n,) or None -> scalar
-    """Return the weighted mean of values; 0 if all weights are."""
+    """Return the weighted mean of ``values``; 0 if all weights are 0."""
     if weight is None:
         return values.mean()
     return (values * weight).sum() / weight.sum().clamp_min(torch.finfo(values.dtype).tiny)
@@ -72,9 +74,9 @@ def ae_ls(dictionary, batch, *, encoder, penalty):
     dictionary : DenseDictionary
         The dictionary; its atoms may require a gradient.
     batch : Samples
-        Data ``x`` to encode, and what is known of them, each None by default: the ``mask``, 1 where
-        data are known, 0 where they are missing; and the ``weight``, how often each sample counts
-        in the means over samples.
+        Data ``x`` to encode, their ``mask``, and the ``weight`` of samples. The mask is 1 where
+        data are known and 0 where they are missing. The weight is how often each sample counts in
+        means over samples. Both are None by default.
     encoder : callable
         ``encoder(dictionary, x, mask=mask)`` returns codes.
     penalty : float
@@ -84,7 +86,7 @@ def ae_ls(dictionary, batch, *, encoder, penalty):
     Returns
     -------
     Evaluation
-        The scalar, the figures to report, and the codes.
+        The scalar to differentiate, objective, losses and codes.
     """
     z, losses = _evaluate(dictionary, batch, encoder)
     surrogate = average(losses, batch.weight)
@@ -123,13 +125,13 @@ def noodl(dictionary, batch, *, encoder, penalty):
 
 GRADIENT_RULES = {"dec": dec, "ae-lasso": ae_lasso, "ae-ls": ae_ls, "noodl": noodl}
 
-# Whether the derivative of a rule goes through codes of the lasso. There ae-lasso has the
-# derivative of dec (theorem 3.3).
+# Whether the derivative of a rule has a part through the encoder, if the codes solve the lasso. For
+# such codes ae-lasso has the same derivative as dec (theorem 3.3), so it has no such part.
 _THROUGH_LASSO = {dec: False, ae_lasso: False, ae_ls: True}
 
 
 def _known(rule, encoder, atoms, batch, penalty):  # -> derivative, Evaluation; or None
-    """Return the derivative without a graph, if the encoder offers it; else None."""
+    """Return derivative and evaluation if the encoder can compute them without autograd."""
     offered, through = getattr(encoder, "gradient", None), _THROUGH_LASSO.get(rule)
     if offered is None or through is None or batch.weight is not None:
         return None
@@ -145,29 +147,32 @@ def _known(rule, encoder, atoms, batch, penalty):  # -> derivative, Evaluation; 
 
 @in_own_precision
 def differentiate(rule, dictionary, atoms, batch, *, encoder, **settings):
-    """Return the derivative of a rule in the atoms, and its evaluation.
+    """Evaluate a rule on a batch, and differentiate it in the atoms.
 
     Parameters
     ----------
     rule : callable
         One of `GRADIENT_RULES`.
     dictionary : DenseDictionary
-        The dictionary, made of the atoms.
-    atoms : Tensor
+        The dictionary that has ``atoms`` for atoms.
+    atoms : Tensor of shape (n_components, ...)
         The atoms to differentiate in.
     batch : Samples
         The data, as in `ae_ls`.
     encoder : callable
-        As in `ae_ls`. An encoder that solves the lasso may offer
+        As in `ae_ls`. An encoder that solves the lasso may have a method
         ``gradient(atoms, x, mask, through_encoder=...)``, which returns codes, losses and the
-        derivative of their mean, or None. Otherwise it is called.
+        derivative of the mean loss, and replaces autograd. If the method returns None, autograd
+        differentiates the codes that the encoder returns when it is called.
     **settings
         Further keyword arguments of the rule.
 
     Returns
     -------
-    Tensor, Evaluation
-        The derivative, and the evaluation.
+    gradient : Tensor of shape (n_components, ...)
+        The derivative of the rule in the atoms.
+    evaluation : Evaluation
+        The value of the rule, detached from autograd.
     """
     known = _known(rule, encoder, atoms, batch, settings["penalty"])
     if known is not None:

@@ -1,9 +1,10 @@
 r"""Losses of the exponential family: Gaussian, Poisson, binomial.
 
-A dictionary models the natural parameter :math:`\eta = D z + \text{offset}` of every entry of the
-data. An entry ``x`` with expectation :math:`\mu = g^{-1}(\eta)` has the negative log-likelihood
-:math:`A(\eta) - x \eta`, up to terms in ``x`` alone. For every loss its derivative is
-:math:`\mu - x`, and its curvature is the variance of the entry, a function of :math:`\mu`:
+A dictionary models the *natural parameter* :math:`\eta = D z + \text{offset}` of every entry of the
+data. An entry ``x`` with the expectation :math:`\mu = g^{-1}(\eta)`, where ``g`` is the *link*, has
+the negative log-likelihood :math:`A(\eta) - x \eta`, up to terms in ``x`` alone. The first
+derivative of the negative log-likelihood in :math:`\eta` is :math:`\mu - x`. The second derivative
+is the variance of the entry, a function of :math:`\mu`:
 
 ============  =====================  ==============================  ==================
 name          data                   expectation                     variance
@@ -13,10 +14,10 @@ name          data                   expectation                     variance
 ``binomial``  successes of n trials  :math:`n / (1 + \exp(-\eta))`   :math:`\mu (1 - \mu / n)`
 ============  =====================  ==============================  ==================
 
-So everywhere in this package the residual is ``x - mean(D z + offset)`` in place of ``x - D z``,
-and the variance weights its derivative. Learners minimise and report half the deviance: the
-negative log-likelihood minus its value at ``mean = x``. It is zero at best, and
-:math:`\frac12 (x - \eta)^2` for ``gaussian``.
+So with another loss than ``gaussian`` the residual is ``x - mean(D z + offset)`` in place of
+``x - D z``. Learners minimise and report half the *deviance*: the negative log-likelihood minus its
+value for an expectation equal to ``x``. Half the deviance is at least zero. For ``gaussian`` it is
+:math:`\frac12 (x - \eta)^2`.
 
 References
 ----------
@@ -34,16 +35,20 @@ from torch.special import xlogy
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Least squares.
+    """Least squares: the loss of data with normal noise of variance 1.
+
+    The other losses have the same attributes and methods. Methods work entry by entry, on tensors
+    of any shape.
 
     Attributes
     ----------
     curvature : float
-        The largest variance, which bounds the second derivative; infinite if there is no bound.
+        The largest variance, which bounds the second derivative of the loss; infinite without a
+        bound.
     largest : float or None
-        The largest value of data that start at 0; None if data may be any numbers.
+        The largest possible value of data that begin at 0; None if data may be any numbers.
     is_quadratic : bool
-        Whether the loss is the squared error, for which the package has solvers.
+        Whether the loss is the squared error, for which the package has exact solvers.
     """
 
     curvature = 1.0
@@ -51,11 +56,11 @@ class Gaussian:
     is_quadratic = True
 
     def mean(self, natural):
-        """Return the expectation, the inverse of the link."""
+        """Return the expectations of given natural parameters: the inverse of the link."""
         return natural
 
     def natural(self, mean):
-        """Return the natural parameter, the link."""
+        """Return the natural parameters of given expectations: the link."""
         return mean
 
     def variance(self, mean):
@@ -69,7 +74,7 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Poisson:
-    """Counts. The curvature grows with the expectation, without bound."""
+    """The loss of counts. Its curvature grows with the expectation, without a bound."""
 
     curvature = float("inf")
     largest = float("inf")
@@ -106,7 +111,7 @@ class Poisson:
 
 @dataclass(frozen=True)
 class Binomial:
-    """Numbers of successes in independent trials; with one trial also fractions.
+    """The loss of numbers of successes in independent trials; with one trial, also of fractions.
 
     Parameters
     ----------
@@ -120,12 +125,12 @@ class Binomial:
 
     @property
     def curvature(self):
-        """The largest variance, at even odds."""
+        """The largest variance: that of a success probability of one half."""
         return self.n_trials / 4
 
     @property
     def largest(self):
-        """The largest value of data."""
+        """The largest possible value of data: the number of trials."""
         return float(self.n_trials)
 
     def mean(self, natural):
@@ -142,7 +147,7 @@ class Binomial:
 
     def half_deviance(self, natural, x):
         """Return the loss of each entry; differentiable in the natural parameter."""
-        # from 20 on softplus would be rounded to its argument
+        # torch's softplus replaces the result by the argument from 20 on; logsigmoid does not
         return self.saturated(x) - self.n_trials * logsigmoid(-natural) - x * natural
 
     def saturated(self, x):
@@ -157,7 +162,7 @@ class Binomial:
 
 
 def loss_named(name, n_trials):
-    """Return the loss of counts of this name; ``n_trials`` is for the binomial one."""
+    """Return the loss called "binomial" or "poisson"; ``n_trials`` is for "binomial"."""
     return Binomial(float(n_trials)) if name == "binomial" else Poisson()
 
 
@@ -165,11 +170,13 @@ LEAST_SQUARES = Gaussian()
 
 
 class FromMeans:
-    r"""The deviance of columns of data from their means, or from their rates times exposures.
+    r"""The total deviance of data from their column means, added up part by part.
 
-    Data come part by part. With a reference :math:`r` for each column, and the mean :math:`m` of
-    its :math:`n` entries :math:`x`, the deviance from :math:`m` is :math:`\sum_x d(x, r) - n d(m,
-    r)` for the deviances :math:`d` of every loss.
+    A score compares the deviance of a model with it. If samples have exposures, expectations are
+    column rates times exposures instead of column means. Let :math:`r` be a fixed reference value
+    of a column, and :math:`m` the mean of its :math:`n` entries :math:`x`. For each loss with the
+    deviance :math:`d` the deviance of the column from :math:`m` is :math:`\sum_x d(x, r) - n d(m,
+    r)`. So one pass over the data is enough.
 
     Parameters
     ----------
@@ -181,11 +188,13 @@ class FromMeans:
         self._loss, self._reference, self._sums = loss, None, 0.0
 
     def add(self, samples):
-        """Add the known entries of samples; their targets are exposures."""
+        """Add the known entries of ``samples``; if they have a ``target``, it is the exposure."""
         x, exposure = samples.x, 1.0 if samples.target is None else samples.target
         known = torch.ones_like(x) if samples.mask is None else samples.mask
         x, known = x / exposure, samples.weigh(known) * exposure
-        if self._reference is None:  # with an entry of the column a constant one is exact
+        # The reference is the least entry of the first part. For a constant column it equals all
+        # entries, so that the deviance is exactly zero.
+        if self._reference is None:
             least = x.masked_fill(known == 0, inf).amin(0)
             self._reference = least.masked_fill(least.isinf(), 0.0)
         above = known * (x - self._reference)
@@ -195,14 +204,14 @@ class FromMeans:
 
     def _from_reference(self, x):
         natural = self._reference
-        if not self._loss.is_quadratic:  # a number at the ends of the range of means, too
+        if not self._loss.is_quadratic:  # keep means off 0 and the largest value, for a finite link
             precision = torch.finfo(natural.dtype)
             largest = self._loss.largest * (1 - precision.eps)
             natural = self._loss.natural(natural.clamp(precision.tiny, largest))
         return 2 * self._loss.half_deviance(natural, x)
 
     def total(self):  # -> float
-        """Return the sum over columns; rounding of constant columns is no deviance."""
+        """Return the sum over columns; a column with a deviance below rounding adds zero."""
         size, above, deviance = self._sums
         mean = self._reference + above / torch.where(size > 0, size, 1.0)
         rounding = deviance + (0.0 if self._loss.is_quadratic else size * (1 + mean))

@@ -1,8 +1,8 @@
-"""Optimisers: change atoms along a gradient, inside their constraints.
+"""Optimisers: change atoms along a gradient, inside the constraints on atoms.
 
-An optimiser owns the atoms while they are trained. `update` takes the gradient of a rule and the
-codes of its batch. `replace` puts new atoms in place of old ones, and forgets its memory of the old
-ones. Both leave the atoms inside their constraints.
+An optimiser owns the atoms during training. `update` changes them, given the gradient of a rule and
+the codes of a batch. `replace` puts new atoms in place of some atoms, and resets the part of the
+optimiser's state that belongs to the old atoms. Both project the atoms onto the constraints.
 """
 
 from contextlib import contextmanager
@@ -11,57 +11,66 @@ from functools import partial
 
 import torch
 
-_ATOMS_AT_ONCE = 128  # atoms to move at once
+_ATOMS_AT_ONCE = 128  # atoms in a block that `SurrogateOptimizer` minimises over at once
 _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
-def copy_of(state):  # dict of tensors and further objects
+def copy_of(state):
+    """Return a copy of a dict, with copies of its tensors and its other objects."""
     return {
         name: value.clone() if isinstance(value, torch.Tensor) else deepcopy(value)
         for name, value in state.items()
     }
 
 
-def _kinds(state):  # -> dict of dtypes and shapes; the dtype of numbers follows torch's default
+def _kinds(state):
+    """Return dtype and shape of each tensor of a state.
+
+    For numbers the dtype is None, since torch gives them its default dtype.
+    """
     tensors = {name: v for name, v in state.items() if isinstance(v, torch.Tensor)}
     return {name: (v.dtype if v.ndim else None, v.shape) for name, v in tensors.items()}
 
 
 class Optimizer:
-    """Resume from a state that may belong to another optimiser."""
+    """What both optimisers share: to resume from a state, which may be that of another kind."""
 
     def resume(self, atoms, state):
-        """Go on from the given atoms and `state`, or without memory if the state does not fit.
+        """Go on from the given atoms and state, or with a fresh state if the given one misfits.
 
-        What is fused trusts that moments are as large as the atoms.
+        A state fits if it has the tensors of this optimiser, in the same shapes: fused optimisers
+        of torch do not check the shapes.
         """
         fits = _kinds(self.fresh_state()).items() <= _kinds(state).items()
         self.load(atoms, state if fits else {})
 
 
-def row_major(atoms):  # -> a copy
-    # fused optimisers of torch walk through memory and ignore the strides of gradient and state
+def row_major(atoms):
+    """Return a copy of the atoms in row-major order.
+
+    Fused optimisers of torch walk through memory and ignore the strides of gradient and state.
+    """
     return atoms.clone(memory_format=torch.contiguous_format)
 
 
 class GradientOptimizer(Optimizer):
-    """A `torch.optim` optimiser followed by a projection on the constraints.
+    """An optimiser of `torch.optim`, followed by a projection onto the constraints.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_components, ...)
         Initial atoms; they are projected and copied.
     make : callable
-        Takes a list of parameters, ``lr`` and ``params``, and returns an optimiser of torch with a
-        ``step`` that needs no closure.
+        ``make(parameters, lr=..., **params)`` returns an optimiser of torch. Its ``step`` must need
+        no closure.
     project : callable
-        Returns the nearest atoms inside the constraints.
+        ``project(atoms)`` returns the nearest atoms inside the constraints.
     learning_rate : float
         The optimiser's ``lr``.
     gradient_unit : float, default=1.0
-        Unit of the gradients: the optimiser sees them divided by it.
+        Gradients are divided by this number before the optimiser gets them.
     **params
-        Further keyword arguments of the optimiser.
+        Further keyword arguments of ``make``.
     """
 
     def __init__(self, atoms, make, project, *, learning_rate, gradient_unit=1.0, **params):
@@ -69,8 +78,9 @@ class GradientOptimizer(Optimizer):
         self._project, self._gradient_unit = project, gradient_unit
         self._make = partial(make, **params)
         self._optimizer = self._make([self.atoms], lr=learning_rate)
-        self._initial_state = self.state()  # most optimisers leave it empty until their first step
-        # some optimisers count steps on the host; a count on a device would make every step wait
+        self._initial_state = self.state()  # empty for most optimisers, until their first step
+        # Some optimisers count steps on the host. `load` has to put the count back there: with a
+        # count on a device the host would wait in every step.
         fresh = self.fresh_state().items()
         self._devices = {n: v.device for n, v in fresh if isinstance(v, torch.Tensor)}
 
@@ -90,7 +100,7 @@ class GradientOptimizer(Optimizer):
         fresh = self.fresh_state() if state else {}
         for name, value in state.items():
             if isinstance(value, torch.Tensor) and value.shape == self.atoms.shape:
-                # dividing by the norm of a zero gradient makes NaN in some optimisers
+                # some optimisers divide by the norm of the zero gradient, so their state has NaN
                 value[rows] = fresh[name][rows].nan_to_num(0.0) if name in fresh else 0
 
     def halve_learning_rate(self):
@@ -99,15 +109,15 @@ class GradientOptimizer(Optimizer):
             group["lr"] = group["lr"] / 2
 
     def state(self):
-        """Return copies of all that the next update depends on, except the atoms."""
+        """Return copies of all tensors and numbers that the next update needs, except the atoms."""
         return copy_of(self._optimizer.state[self.atoms])
 
     @torch.no_grad()
     def fresh_state(self):
-        """Return the state after one step along a zero gradient.
+        """Return the state of a new optimiser after one step along a zero gradient.
 
-        Most optimisers make their state at their first step. Atoms are zero too, so weight decay
-        changes nothing.
+        Most optimisers create their state in the first step. The step is from atoms of zero, so
+        that weight decay has no effect on the state.
         """
         atoms = torch.zeros_like(self.atoms).requires_grad_()
         (group,) = self._optimizer.param_groups
@@ -118,9 +128,9 @@ class GradientOptimizer(Optimizer):
 
     @torch.no_grad()
     def load(self, atoms, state):
-        """Go back to the given atoms and `state`; an empty state has no memory."""
+        """Go back to the given atoms and state; an empty state stands for no steps so far."""
         self.atoms.copy_(atoms)
-        # not by load_state_dict, which changes the precision of some tensors
+        # load_state_dict would change the precision of some tensors
         state = copy_of(state or self._initial_state)
         for name in self._devices.keys() & state.keys():
             state[name] = state[name].to(self._devices[name])
@@ -130,12 +140,12 @@ class GradientOptimizer(Optimizer):
 class SurrogateOptimizer(Optimizer):
     r"""Minimise a quadratic model of the loss that every batch refines.
 
-    A batch of n samples with codes ``z`` and mean gradient ``g`` at the current atoms adds
-    :math:`A_b = z^T z`, the curvature of the decoder, and :math:`B_b = A_b D - n g` to
-    exponentially forgotten sums ``A`` and ``B``; the new atoms minimise
-    :math:`\frac12 \text{tr}(D^T A D) - \text{tr}(B^T D) + \frac\rho2 |D - D_\text{now}|^2` inside
-    the constraints. For the gradient ``dec`` :math:`B_b = z^T x`, and with converged codes this
-    is online dictionary learning.
+    A batch of n samples has the codes ``z`` and the mean gradient ``g`` at the current atoms. It
+    adds :math:`A_b = z^T z`, the curvature of the decoder, to a sum ``A``, and
+    :math:`B_b = A_b D - n g` to a sum ``B``. Both sums forget earlier batches exponentially. The
+    new atoms minimise :math:`\frac12 \text{tr}(D^T A D) - \text{tr}(B^T D) + \frac\rho2 |D -
+    D_\text{now}|^2` inside the constraints. With the gradient ``dec`` and converged codes,
+    :math:`B_b = z^T x`, and this is online dictionary learning.
 
     Parameters
     ----------
@@ -144,17 +154,19 @@ class SurrogateOptimizer(Optimizer):
     project : callable
         Returns the nearest atoms inside the constraints.
     forgetting : float, default=15.0
-        In the long run update k keeps the share ``(1 - 1/k)**forgetting`` of the sums, about the
-        last 7 % of all samples. Older codes belong to worse atoms and would hold the atoms back.
-        Too few samples tell too little, so the exponent is the number of samples so far over four
-        times the number of atoms, from 3 up to this. While the loss falls, less is kept: when it
-        has fallen to a quarter, older sums have half the weight.
+        The largest exponent of forgetting: update k keeps the share ``(1 - 1/k)**exponent`` of the
+        sums. With 15 the sums consist mainly of the last 7 % of all samples. Older codes belong to
+        worse atoms and would hold the atoms back. Early in training few samples are known, and the
+        exponent is smaller: the number of samples so far over four times the number of atoms, at
+        least 3. While the loss falls, the sums keep less: when the loss has fallen to a quarter,
+        older sums have half the weight.
     anchor : float, default=0.5
-        Weight of the current atoms, :math:`\rho`, as a number of samples that use an atom: atoms
-        with fewer uses so far move little. A use weighs its mean energy in the model.
+        Weight of the current atoms, :math:`\rho`, as a number of uses. A use is a nonzero code, and
+        has the weight of the mean squared nonzero code. Atoms with fewer uses than ``anchor`` so
+        far move little.
     n_inner : int, default=3
-        Projected gradient steps on the model for each block of 128 atoms in an update. They cost
-        little next to the one product with the curvature that all blocks share.
+        Number of projected gradient steps on the model for each block of 128 atoms in an update.
+        The steps take little time compared with the product of curvature and atoms in each block.
     curvature : float, default=1.0
         Second derivative of the loss in the reconstruction; 1 for least squares.
 
@@ -174,8 +186,18 @@ class SurrogateOptimizer(Optimizer):
     def update(self, gradient, codes, *, weight=None, loss=None, total=None):
         """Refine the model by a batch, then minimise it, starting at the current atoms.
 
-        The gradient is a mean over the samples of the batch, which may have weights. Processes that
-        share a batch pass ``total``, a function that sums tensors over all of them.
+        Parameters
+        ----------
+        gradient : Tensor of the shape of the atoms
+            Derivative of the loss, averaged over the samples of the batch.
+        codes : Tensor of shape (n_samples, n_components)
+            Codes of the batch.
+        weight : Tensor of shape (n_samples,), default=None
+            How often each sample counts; None is once.
+        loss : Tensor of shape (), default=None
+            Mean loss of the batch, by which sums of larger losses are forgotten.
+        total : callable, default=None
+            ``total(*tensors)`` adds up tensors over processes that share a batch.
         """
         atoms, state = self.atoms, self._state
         n_samples, n_used = codes.new_full((), len(codes)), (codes != 0).sum()
@@ -202,13 +224,13 @@ class SurrogateOptimizer(Optimizer):
         atoms.copy_(self._minimize(atoms, self._anchor * one_use))
 
     def _age(self, n_samples, loss):
-        """Return the share of the sums to keep; small batches keep more."""
+        """Count the batch, and return the share of the sums to keep; small batches keep more."""
         state = self._state
         state["n_updates"] += 1
         state["n_samples"] = state["n_samples"] + n_samples
         n_updates = int(state["n_updates"])
         share = n_samples * n_updates / state["n_samples"]
-        # least samples per atom in the model, up to a third of all samples
+        # this exponent keeps about four samples per atom in the model
         exponent = state["n_samples"] / (4 * len(self.atoms))
         exponent = exponent.clamp_min(3.0).clamp_max(self._forgetting)
         keep = (1 - 1 / n_updates) ** (share * exponent)
@@ -216,28 +238,33 @@ class SurrogateOptimizer(Optimizer):
             return keep
         loss = loss.clamp_min(0)  # rounding may leave a zero deviance negative
         before = torch.where(state["trend"].isnan(), loss, state["trend"])
-        # weight of the latest batch in the running mean of the loss
+        # in the running mean of the loss the latest batch has the weight 0.3
         mean = torch.lerp(before[0], loss, 0.3)
         state["trend"] = torch.stack([mean, torch.minimum(mean, before[1])])
-        # sums from codes of a larger loss weigh less, by the root of the ratio of losses
+        # If the running mean reaches a new minimum, earlier sums lose weight: by the square root of
+        # the ratio of the new minimum to the old one.
         return keep * (state["trend"][1] / before[1]).nan_to_num(1.0).sqrt()
 
     def _minimize(self, now, weight):
-        """Minimise over the blocks of atoms once, each with the new values of earlier blocks."""
+        """Return the atoms after one sweep over blocks, each with new values of earlier blocks.
+
+        ``now`` are the current atoms, and ``weight`` is their weight in the model.
+        """
         atoms, curvature, pull = now.clone(), self._state["curvature"], self._state["pull"]
         for first in range(0, len(atoms), _ATOMS_AT_ONCE):
             rows = slice(first, first + _ATOMS_AT_ONCE)
             inner = curvature[rows, rows].clone()
             inner.diagonal().add_(weight)
             slope = torch.addmm(pull[rows], curvature[rows], atoms, alpha=-1)
-            # A <= c diag(A) for c at least the largest eigenvalue of A scaled to unit diagonal,
-            # which row sums and the Frobenius norm bound. So every atom has its own step, and a
-            # scalar per atom leaves its projection exact.
+            # Let c be at least the largest eigenvalue of A after A is scaled to unit diagonal.
+            # Then A <= c diag(A), so an atom may have the step size 1 / (c A_jj). With one step
+            # size per atom the projection of the atom is exact. The largest row sum and the
+            # Frobenius norm both bound the eigenvalue.
             diagonal = inner.diagonal().clamp_min(torch.finfo(now.dtype).tiny)
             scale = diagonal.rsqrt()
             scaled = (scale[:, None] * inner * scale).abs()
             bound = torch.minimum(scaled.sum(1).max(), torch.linalg.matrix_norm(scaled))
-            bound = bound.clamp_min(1)  # the diagonal has 1, except without codes
+            bound = bound.clamp_min(1)  # the scaled diagonal is 1, or 0 without codes
             steps = (1 / (bound * diagonal))[:, None]
             block = before = atoms[rows]
             for i in range(self._n_inner):
@@ -249,7 +276,7 @@ class SurrogateOptimizer(Optimizer):
 
     @torch.no_grad()
     def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, n_features)
-        """Put new atoms in the given rows and clear the model of the old ones."""
+        """Put new atoms in the given rows, and set these rows of the model to zero."""
         self.atoms[rows] = self._project(atoms)
         self._state["curvature"][rows] = 0
         self._state["curvature"][:, rows] = 0
@@ -271,15 +298,15 @@ class SurrogateOptimizer(Optimizer):
             "pull": torch.zeros_like(atoms),
             "n_updates": torch.tensor(0, device="cpu"),
             "n_samples": atoms.new_zeros(()),
-            # energy and number of all uses in the model: with the latest batch alone, a batch of
-            # small codes would release atoms that a batch of large codes had pulled at
+            # Sum of squares and number of the nonzero codes in the model. If they were those of the
+            # latest batch alone, a batch of small codes would weaken the anchor of all atoms.
             "uses": atoms.new_zeros(2),
-            "trend": atoms.new_full((2,), torch.nan),  # running mean of the loss, and its least
+            "trend": atoms.new_full((2,), torch.nan),  # running mean of the loss, and its minimum
         }
 
     @torch.no_grad()
     def load(self, atoms, state):
-        """Go back to the given atoms and `state`; an empty state has no memory."""
+        """Go back to the given atoms and state; an empty state stands for an empty model."""
         self.atoms.copy_(atoms)
         fresh = self.fresh_state()
         given = {name: state[name].to(value).clone() for name, value in fresh.items() if state}
@@ -287,7 +314,7 @@ class SurrogateOptimizer(Optimizer):
 
 
 def _raise_interrupt(error):
-    """Raise Ctrl-C again, which torch turns into other errors during its late imports."""
+    """Raise KeyboardInterrupt if it is the cause of an error: torch may wrap it while importing."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             raise error
@@ -296,11 +323,11 @@ def _raise_interrupt(error):
 
 @contextmanager
 def _named(name, learning_rate):
-    """Name the optimiser in errors about it."""
+    """Turn errors in this block into a ValueError that names the optimiser."""
     own = "" if learning_rate is None else ", with its learning rate as learning_rate"
     try:
         yield
-    except Exception as error:  # any class: users pass optimisers of their own
+    except Exception as error:  # optimisers of users may raise errors of any class
         _raise_interrupt(error)
         raise ValueError(
             f"optimizer={name!r:.200} makes no steps along gradients of atoms ({error}). Pass a "
@@ -315,18 +342,18 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
     Parameters
     ----------
     name : {"adam", "sgd", "surrogate"} or callable
-        The optimiser, a subclass of `torch.optim.Optimizer`, or a callable that takes a list of
-        parameters and ``lr`` and returns one. Adam's ``eps`` and ``weight_decay`` in a `partial`
-        are in the units of the gradients.
+        A name, a subclass of `torch.optim.Optimizer`, or a callable that takes a list of parameters
+        and ``lr`` and returns an optimiser. In a `partial` of Adam ``eps`` and ``weight_decay`` are
+        in the units of the gradients.
     atoms : Tensor of shape (n_components, ...)
         Initial atoms.
     project : callable
         Returns the nearest atoms inside the constraints.
     learning_rate : float or None
-        Learning rate; the surrogate has none. None is that of the callable, or else 1e-3.
+        Learning rate, which "surrogate" does not use. None: the ``lr`` of the callable, or 1e-3.
     data_scale : float
-        Mean squared norm of a sample. Gradients are proportional to it. Adam sees them in this
-        unit, so training does not depend on the units of the data.
+        Mean squared norm of a sample, to which gradients are proportional. Adam gets gradients
+        divided by it, so training does not depend on the units of the data.
     curvature : float, default=1.0
         Second derivative of the loss in the reconstruction, for the surrogate.
 
@@ -349,13 +376,13 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
     with _named(name, learning_rate):
         rate = learning_rate
         if rate is None:
-            # of learners without this parameter; a callable may have its own
+            # learners without a parameter learning_rate pass None; a `partial` may have an lr
             rate = given.get("lr", 1e-3)
         elif "lr" in given:
             raise TypeError("its lr is the learner's learning_rate")
         if kind is torch.optim.Adam:
-            # squares of gradients in the units of the data would leave the range of float32; fused
-            # is the fastest, and torch refuses it together with foreach
+            # Without this unit squares of gradients could leave the range of float32. The fused
+            # implementation is the fastest; torch refuses it together with foreach.
             unit = data_scale or 1.0
             extra = {"gradient_unit": unit}
             extra |= {key: given[key] / unit for key in given.keys() & {"eps", "weight_decay"}}

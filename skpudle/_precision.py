@@ -1,9 +1,9 @@
 """Compute in the precision of the data: undo autocast, TF32 and inference mode of the caller.
 
-Inside `torch.autocast` products of matrices come out in bfloat16 or float16, while everything else
-stays in float32. With correlations of three digits an encoder finds different codes, and an adjoint
-written by hand gets derivatives of two dtypes. TensorFloat-32, which
-`torch.set_float32_matmul_precision` turns on, has the same effect. And `torch.inference_mode`
+Inside `torch.autocast` products of matrices come out in bfloat16 or float16, while all other
+results stay in float32. Correlations then have three digits or fewer, from which an encoder finds
+different codes, and a hand-written adjoint gets derivatives of two dtypes. TensorFloat-32, which
+`torch.set_float32_matmul_precision` turns on, also leaves three digits. `torch.inference_mode`
 forbids differentiation.
 """
 
@@ -22,8 +22,9 @@ F = TypeVar("F", bound=Callable)
 
 _AUTOCAST = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)]
 
-# Settings of the precision of products, one for each kind of device since torch 2.9: the shared
-# getter then raises if the settings differ. Before 2.9 all products share one setting.
+# Objects with the setting of the precision of products, one for each kind of device. They exist
+# since torch 2.9, where the getter of the shared setting raises an error if they differ. Before 2.9
+# all products share one setting, and the list is empty.
 _BACKENDS = [
     backend
     for backend in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
@@ -55,13 +56,14 @@ def _compute_in_full():  # -> callable that restores the setting
     return lambda: _set_product_precision(before)
 
 
-# Products of float32 are in float32 while a block is open, in all threads of the process.
+# While a block of this setting is open, products of float32 have the precision of float32, in all
+# threads of the process.
 _full_products = SharedSetting(_compute_in_full)
-_thread = local()  # `is_inside`: inside `in_own_precision`
+_thread = local()  # its attribute `is_inside` is True while a block of `own_precision` is open
 
 
 def as_scalars(value, like):  # number or tensor -> tensor of any shape
-    """Return numbers as a tensor with the dtype and device of another one.
+    """Return a number or a tensor of numbers with the dtype and on the device of ``like``.
 
     Parameters
     ----------
@@ -76,7 +78,7 @@ def as_scalars(value, like):  # number or tensor -> tensor of any shape
         Of the shape of ``value``; of shape () for a number.
     """
     if isinstance(value, Real):
-        # computed on the device, since the host would wait for a copy
+        # computed on the device: the host would have to wait for a copy to it
         return like.new_ones(()) * float(value)
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
@@ -86,13 +88,15 @@ def check_tensors(atoms, x):
 
     Parameters
     ----------
-    atoms, x : Tensor of shape (n_components, ...), (n_samples, ...)
-        Arguments of a caller.
+    atoms : Tensor of shape (n_components, ...)
+        Atoms.
+    x : Tensor of shape (n_samples, ...)
+        Data.
 
     Raises
     ------
     TypeError
-        If one is no tensor.
+        If one of them is not a tensor.
     ValueError
         If their shapes do not fit.
     """
@@ -126,7 +130,7 @@ def own_precision():
 
 
 def in_own_precision(function: F) -> F:
-    """Decorate a function to run inside `own_precision`, which it enters unless already inside."""
+    """Decorate a function to run inside a block of `own_precision`; an open block is reused."""
 
     @wraps(function)
     def checked(*args, **kwargs):
@@ -141,25 +145,25 @@ def in_own_precision(function: F) -> F:
 
 @contextmanager
 def training_mode():
-    """Compute with derivatives and in the dtype of the data, in any mode of the caller.
+    """Compute with derivatives and in the dtype of the data, even in the caller's inference mode.
 
-    Calls of torch use one thread, except inside `threads_for` with enough work.
+    Calls of torch use one thread, except in blocks of `threads_for` with enough work.
     """
     with torch.inference_mode(False), own_precision(), threads_for():
         yield
 
 
 def kept_by_autograd(x):
-    """Return a tensor that autograd can save: a copy if it was made in inference mode."""
+    """Return ``x``, or a copy if ``x`` was made in inference mode, which autograd cannot save."""
     return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
 
 
 def differentiable_once(backward):
-    """Decorate the ``backward`` of a function that can be differentiated once only.
+    """Decorate the ``backward`` of an autograd function that can be differentiated once only.
 
-    It computes in the dtype of the data. It raises RuntimeError if torch asks for a graph of it,
-    which would be silently wrong, because torch treats results computed from saved tensors as
-    constants.
+    The backward pass computes in the dtype of the data. It raises RuntimeError if torch asks for
+    its graph, as for a second derivative. That derivative would be wrong without an error, because
+    autograd treats what was computed in the forward pass as constants.
     """
 
     @wraps(backward)

@@ -110,6 +110,19 @@ class Batches:
         return iter(self.parts)
 
 
+class Table:
+    """An array behind slices, as h5py and zarr have it."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __len__(self):
+        return len(self.array)
+
+    def __getitem__(self, rows):
+        return self.array[rows]
+
+
 def ctrl_c():
     signal.raise_signal(signal.SIGINT)
 
@@ -163,6 +176,12 @@ def assert_same(actual, expected):
         assert torch.equal(actual, expected)
     else:
         assert repr(actual) == repr(expected)  # where NaN is NaN
+
+
+def assert_same_values(one, other, *names):
+    """Compare the attributes of these names that there are, bit for bit."""
+    for name in filter(partial(hasattr, one), names):
+        np.testing.assert_equal(getattr(other, name), getattr(one, name))
 
 
 def leaves(value):

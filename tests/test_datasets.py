@@ -80,9 +80,7 @@ def test_noise_has_the_ratio_asked_for(snr_db):
 @pytest.mark.parametrize("shape", [(400, 50), (300, 2, 5, 6)])
 def test_tau_is_the_expected_relative_error(shape):
     atoms = np.random.default_rng(0).normal(size=shape)
-    atoms /= np.linalg.norm(atoms.reshape(len(atoms), -1), axis=1).reshape(
-        -1, *[1] * len(shape[1:])
-    )
+    atoms /= np.sqrt(np.square(atoms).sum(axis=tuple(range(1, atoms.ndim)), keepdims=True))
     perturbed = perturb_dictionary(atoms, 0.14, random_state=0)
     error = np.linalg.norm((perturbed - atoms).ravel()) / np.linalg.norm(atoms.ravel())
     assert error == pytest.approx(0.14, rel=0.02)  # its standard deviation is 0.7 %

@@ -179,10 +179,7 @@ def test_convolutional_atoms_are_the_same_up_to_shift(n_axes):
     [
         (dict(alpha=1e-6), "raise alpha (now 1e-06)."),
         (dict(transform_alpha=1e-6), "raise transform_alpha (now 1e-06)."),
-        (
-            dict(transform_algorithm="omp", transform_n_nonzero_coefs=9),
-            "lower transform_n_nonzero_coefs, or raise transform_alpha.",
-        ),
+        (dict(transform_algorithm="omp", transform_n_nonzero_coefs=9), "lower transform_n_nonzero"),
     ],
     ids=["alpha", "transform_alpha", "omp"],
 )

@@ -63,15 +63,6 @@ def test_a_learned_encoder_without_an_atom_has_no_rows_for_it(data, separate, po
     np.testing.assert_allclose(atom_importance(learner, X).r2_loss, naive, atol=1e-9)
 
 
-def test_orthonormal_atoms_share_what_is_explained(data):
-    """Their losses add up to R^2 of centred data, and are their shares of the energy of it."""
-    X = data[0] - data[0].mean(axis=0)
-    learner = PUDLEDictionaryLearning.from_components(np.eye(12), alpha=1e-9)
-    found = atom_importance(learner, X)
-    assert found.r2_loss.sum() == pytest.approx(1, abs=1e-6)
-    np.testing.assert_allclose(found.energy, found.r2_loss, atol=1e-6)
-
-
 def test_missing_entries_and_split_signs(data):
     X, atoms = data
     split = PUDLEDictionaryLearning.from_components(atoms, alpha=0.1, split_sign=True)

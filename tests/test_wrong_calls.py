@@ -81,87 +81,47 @@ def fit(data, n_components=4, **params):
 
 REFUSED = {
     # pictures
-    "a picture where rows are samples": (
-        lambda: fit(grey()),
-        "looks like one grey picture.*64 rows",
-        r"images\.extract.*X\.astype",
-    ),
-    "a name of a file": (
-        lambda: fit("spectra.csv"),
-        "'spectra.csv'",
-        r"files are not opened.*pandas\.read_csv",
-    ),
+    "a picture where rows are samples": (lambda: fit(grey()), "64 rows", r"images\.extract.*X\.as"),
+    "a name of a file": (lambda: fit("spectra.csv"), "'spectra.csv'", r"pandas\.read_csv"),
     "a palette": (lambda: Conv(4).fit([pillow("P")]), "mode 'P'", r"convert\('RGB'\)"),
-    "one picture without a list": (
-        lambda: Conv(4).fit(grey() / 255),
-        r"of the size \(1, 80\)",
-        r"\[image\]",
-    ),
+    "one picture without a list": (lambda: Conv(4).fit(grey() / 255), r"\(1, 80\)", r"\[image\]"),
     "one number for atoms of pictures": (
-        lambda: Conv(4, atom_shape=8).fit([grey() / 255]),
-        "64 samples and 80 channels",
-        r"two numbers as atom_shape",
+        lambda: Conv(4, atom_shape=8).fit([grey() / 255]), "80 channels", "two numbers as atom_sh"
     ),
     "atoms larger than pictures": (
-        lambda: Conv(4, atom_shape=(70, 70)).fit([grey()]),
-        r"\(70, 70\) are larger than an image of the size \(64, 80\)",
-        "smaller atom_shape",
+        lambda: Conv(4, atom_shape=(70, 70)).fit([grey()]), r"\(64, 80\)", "smaller atom_shape"
     ),
     "pictures with colours for atoms of signals": (
-        lambda: Conv(4, atom_shape=9).fit([photograph()]),
-        "Images of 1 axes are expected",
-        "pass an array or a list of such images",
+        lambda: Conv(4, atom_shape=9).fit([photograph()]), "Images of 1 axes are exp", "pass an arr"
     ),
     # signals
     "trials of a brain for atoms of signals": (
-        lambda: Conv(4, atom_shape=25).fit(brain()),
-        "32 samples and 1000 channels",
-        "channels_first=True",
+        lambda: Conv(4, atom_shape=25).fit(brain()), "32 samples and 1000", "channels_first=True"
     ),
     "trials of a heart for atoms of signals": (
-        lambda: Conv(4, atom_shape=25).fit(brain(3)),
-        r"\[3\] pixels and 1000 channels",
-        "channels_first=True",
+        lambda: Conv(4, atom_shape=25).fit(brain(3)), "1000 channels", "channels_first=True"
     ),
     "trials of a brain for atoms of pictures": (
-        lambda: Conv(4).fit(brain()),
-        "3 grey pictures of 32 x 1000",
-        "channels_first=True and one number",
+        lambda: Conv(4).fit(brain()), "3 grey pictures of 32 x 1000", "channels_first=True and one"
     ),
-    "one signal as a row": (
-        lambda: fit(brain()[0, 0]),
-        "1D array of 1000 numbers",
-        r"sliding_window_view|reshape\(1, -1\)",
-    ),
+    "one signal as a row": (lambda: fit(brain()[0, 0]), "got 1D array", r"reshape\(1, -1\)"),
     # tables
     "an empty column to impute": (
-        lambda: DictionaryImputer().fit(table(empty=np.nan)),
-        "'empty'.*no known value",
-        "Leave.*out",
+        lambda: DictionaryImputer().fit(table(empty=np.nan)), "'empty'.*no known", "Leave.*out"
     ),
     # names of other packages
     "n_atoms": (lambda: PUDLEDictionaryLearning(n_atoms=4), "'n_atoms'", "Pass n_components"),
     "n_times_atom": (lambda: Conv(n_times_atom=50), "'n_times_atom'", "Pass atom_shape"),
-}
+}  # fmt: skip
 
 WARNED = {
-    "a picture of fractions where rows are samples": (
-        lambda: fit(grey() / 255),
-        "looks like one grey picture",
-        r"sklearn\.utils\.shuffle",
-    ),
+    "a picture of fractions": (lambda: fit(grey() / 255), "one grey picture", r"sklearn\.utils\.s"),
     "a tall picture for atoms of signals": (
-        lambda: Conv(2, atom_shape=8, alpha=1e6).fit([grey().T / 255]),
-        "80 samples and 64 channels",
-        "pass two numbers",
+        lambda: Conv(2, atom_shape=8, alpha=1e6).fit([grey().T / 255]), "64 channels", "two numbers"
     ),
     "an empty column": (lambda: fit(table(empty=np.nan)), "'empty'.*no known value", "Leave.*out"),
-    "too large a penalty": (
-        lambda: fit(rows(), alpha=1e6),
-        r"All codes.*zero: alpha_=1e\+06",
-        "Pass a smaller number as alpha",
-    ),
-}
+    "too large a penalty": (lambda: fit(rows(), alpha=1e6), r"alpha_=1e\+06", "Pass a smaller num"),
+}  # fmt: skip
 
 
 def both(got, mend):
@@ -188,7 +148,6 @@ NO_ROWS = {
     "a tensor of pictures with colours": lambda: torch.ones(5, 8, 8, 3),
     "nothing": lambda: None,
     "a column of text": lambda: table(name="Ann"),
-    "a column of dates": lambda: table(day=pd.Timestamp("2020-01-01")),
     "a list of arrays": lambda: [rows(), rows()[:5]],
 }
 

@@ -17,13 +17,7 @@ from skpudle import (
 )
 from skpudle._compilation import blocks_of_rows
 from skpudle._data import arrays
-from skpudle._data.arrays import (
-    check_rows,
-    mean_square,
-    resolve_device,
-    to_numpy,
-    to_tensor,
-)
+from skpudle._data.arrays import mean_square, resolve_device
 
 SMALL = dict(max_iter=2, random_state=0)
 LEARNERS = [
@@ -76,32 +70,6 @@ def test_auto_follows_a_tensor_or_is_cuda_where_it_is_present(device, monkeypatc
     for X in (None, np.zeros(2), [[1.0]]):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
         assert resolve_device("auto", X).type == device
-
-
-# ---------------------------------------------------------------------------- validation
-
-KINDS = {"array": np.asarray, "tensor": torch.tensor}
-
-
-@pytest.fixture(params=KINDS.values(), ids=KINDS)
-def make(request, device):
-    """Return a function that makes rows as arrays, or as tensors on a device."""
-    kind = request.param
-    return lambda rows: (kind if kind is np.asarray else lambda a: kind(a).to(device))(rows)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_rows_are_finite_and_nan_is_let_through_on_demand(bad, make):
-    array = np.ones((5, 3))
-    array[2, 1] = bad
-    with pytest.raises(ValueError, match="NaN|infinity"):
-        check_rows(make(array))
-    if np.isnan(bad):
-        rows = check_rows(make(array), allow_nan=True)
-        assert np.isnan(to_numpy(to_tensor(rows))).sum() == 1
-        array[0, 0] = np.inf
-    with pytest.raises(ValueError, match="infinity"):
-        check_rows(make(array), allow_nan=True)
 
 
 # ---------------------------------------------------------------------------- the unit of the data

@@ -10,7 +10,7 @@ import torch
 from numpy.testing import assert_array_equal
 from scipy import sparse
 from sklearn.base import BaseEstimator, clone
-from small import learner_of
+from small import Batches, Table, learner_of
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -22,10 +22,10 @@ from torch.utils.data import (
 )
 
 from skpudle import CountDictionaryLearning, PUDLEDictionaryLearning
-from skpudle._data import sources
+from skpudle._data import batches, sources
 from skpudle._data.arrays import with_gaps
-from skpudle._data.batches import Batches, Samples
-from skpudle._data.sources import Reader, Table, open_source
+from skpudle._data.batches import Samples
+from skpudle._data.sources import Reader, open_source
 from skpudle._learners import transformer
 from skpudle._learners.transformer import in_chunks
 from skpudle.inspection import atom_contributions, reconstruction_contributions
@@ -33,26 +33,15 @@ from skpudle.inspection import atom_contributions, reconstruction_contributions
 CPU = torch.device("cpu")
 
 
-class Given:
-    """Batches that can be iterated again, and nothing else."""
+class Given(Batches):
+    """Batches as they are."""
 
     def __init__(self, parts):
         self.parts = parts
 
-    def __iter__(self):
-        return iter(self.parts)
 
-
-def in_batches(X, batch_size=16):
-    return Given(np.split(X, range(batch_size, len(X), batch_size)))
-
-
-class Streamed(IterableDataset):
-    def __init__(self, x):
-        self.x = x
-
-    def __iter__(self):
-        return iter(self.x)
+class Streamed(Given, IterableDataset):
+    """Samples one by one."""
 
 
 class Numbered(Dataset):
@@ -111,7 +100,7 @@ def opened(X, **checks):
 
 
 STREAMS = {
-    "iterable": in_batches,
+    "iterable": Batches,
     "loader": lambda X: DataLoader(TensorDataset(torch.from_numpy(X)), batch_size=16),
     "iterable dataset": lambda X: Streamed(torch.from_numpy(X)),
 }
@@ -176,11 +165,11 @@ def test_an_epoch_visits_every_row_once(
     kind, batch_size, shuffle, X, memory_map, small_windows, generator
 ):
     source = opened(memory_map) if kind == "map" else Samples(torch.from_numpy(X))
-    source = Batches(source, batch_size, generator if shuffle else None)
-    batches = list(source.batches())
-    assert [len(b.x) for b in batches[:-1]] == [min(batch_size, 70)] * (len(batches) - 1)
-    assert len(batches) == source.n_batches
-    seen = torch.cat([b.x for b in batches]).numpy()
+    source = batches.Batches(source, batch_size, generator if shuffle else None)
+    parts = list(source.batches())
+    assert [len(b.x) for b in parts[:-1]] == [min(batch_size, 70)] * (len(parts) - 1)
+    assert len(parts) == source.n_batches
+    seen = torch.cat([b.x for b in parts]).numpy()
     places = (seen[:, None] == X).all(2).nonzero()[1]
     assert_array_equal(np.sort(places), np.arange(70))
     is_shuffled = shuffle and (kind == "map" or batch_size < 70)  # one batch has no order
@@ -211,7 +200,7 @@ def test_a_sample_of_a_table_is_proportional_to_its_parts(chunk, generator, monk
     monkeypatch.setattr(sources, "_ROWS_OF_AN_ATOM", 1)
     monkeypatch.setattr(sources, "_PLACES", 50)
     data = np.arange(1000.0)[:, None] * np.ones((1, 3))
-    source = Table(data, data.shape)
+    source = sources.Table(data, data.shape)
     source._chunk = chunk
     sample = source.read_by(Reader(BaseEstimator(), CPU)).sample(3, 0).x[:, 0]
     assert len(sample) == 100
@@ -226,7 +215,7 @@ def test_a_reservoir_holds_each_row_of_a_stream_as_often(monkeypatch):
     monkeypatch.setattr(sources, "_ROWS_OF_AN_ATOM", 1)
     X, counts = np.arange(2000.0)[:, None], np.zeros(2000)
     for seed in range(300):
-        source = opened(in_batches(X, 170))
+        source = opened(Batches(X, 170))
         kept = source.sample(1, seed).x[:, 0].long().numpy()
         assert len(np.unique(kept)) == 100
         counts[kept] += 1
@@ -237,7 +226,7 @@ def test_a_reservoir_holds_each_row_of_a_stream_as_often(monkeypatch):
 
 def test_a_first_part_of_a_stream_needs_no_pass_over_all(X, monkeypatch):
     monkeypatch.setattr(sources, "_FIRST_ROWS", 20)
-    source = opened(in_batches(X))
+    source = opened(Batches(X))
     assert len(source.sample(8, 0, whole=False)) == 32
     source.sample(8, 0)
     assert source.n_samples == 70
@@ -246,7 +235,7 @@ def test_a_first_part_of_a_stream_needs_no_pass_over_all(X, monkeypatch):
 @pytest.mark.parametrize("size", [7, 16, 40, 100])
 def test_blocks_of_a_stream_are_its_rows(size, X):
     X[3, 2] = X[40, 1] = np.nan
-    source = opened(in_batches(X), allow_nan=True)
+    source = opened(Batches(X), allow_nan=True)
     source.sample(8, 0)
     blocks = list(source.blocks(size, None))
     assert [len(block.x) for block in blocks[:-1]] == [min(size, 70)] * (len(blocks) - 1)
@@ -294,7 +283,7 @@ HOLDERS = (SOURCES | TABLES) | {
     "csr": sparse.csr_array,
     "csc": sparse.csc_matrix,
     "triples": sparse.coo_array,
-    "sparse batches": lambda X: Given([sparse.csr_array(rows) for rows in in_batches(X).parts]),
+    "sparse batches": lambda X: Given([sparse.csr_array(rows) for rows in Batches(X).parts]),
 }
 
 
@@ -387,7 +376,7 @@ class Reused(Given):
     """Batches in one buffer, each written over the one before."""
 
     def __init__(self, X, as_batch):
-        super().__init__(in_batches(X).parts)
+        super().__init__(Batches(X).parts)
         self.buffer, self.as_batch = np.empty_like(X[:16]), as_batch
 
     def __iter__(self):
@@ -412,13 +401,13 @@ def test_a_stream_may_yield_one_buffer_again_and_again(name, as_batch, X):
 
     for method in ("fit",) if name == "counts that add" else ("fit", "partial_fit"):
         found, expected = (
-            getattr(learner_of(name, 8), method)(data) for data in (stream(X), in_batches(X))
+            getattr(learner_of(name, 8), method)(data) for data in (stream(X), Batches(X))
         )
         assert_array_equal(found.components_, expected.components_)
         # products of six rows round in another order than those of all rows
         codes = found.transform(stream(X)), expected.transform(X)
         np.testing.assert_allclose(*codes, rtol=0, atol=1e-6 * np.abs(codes[1]).max())
-        assert found.score(stream(X)) == expected.score(in_batches(X))
+        assert found.score(stream(X)) == expected.score(Batches(X))
 
 
 @pytest.mark.parametrize("name", ["search", "surrogate", "classifier", "regressor"])
@@ -436,23 +425,19 @@ def test_partial_fit_keeps_nothing_of_the_memory_of_its_rows(name):
     assert_array_equal(found.transform(X[0]), expected.transform(X[0]))
 
 
-class TensorTable:
+class TensorTable(Table):
     """Slices of a table as tensors that share the memory of one buffer."""
 
-    def __init__(self, X):
-        self.x, self.buffer = torch.from_numpy(X), torch.empty(X.shape)
-        self.shape, self.dtype = X.shape, self.x.dtype
-
-    def __len__(self):
-        return len(self.x)
-
     def __getitem__(self, rows):
-        part = self.buffer[: len(self.x[rows])]
-        return part.copy_(self.x[rows])
+        self.buffer = getattr(self, "buffer", torch.empty_like(self.array))
+        return self.buffer[: len(self.array[rows])].copy_(self.array[rows])
 
 
 def test_a_table_may_return_one_buffer_again_and_again(X, memory_map, small_windows):
-    learner, found = make_learner().fit(memory_map), make_learner().fit(TensorTable(X))
+    learner, found = (
+        make_learner().fit(memory_map),
+        make_learner().fit(TensorTable(torch.tensor(X))),
+    )
     assert_array_equal(found.components_, learner.components_)
 
 
@@ -462,7 +447,7 @@ def test_a_table_may_return_one_buffer_again_and_again(X, memory_map, small_wind
 @pytest.mark.parametrize("learner", [make_learner(), PUDLEDictionaryLearning(8, random_state=0)])
 def test_a_length_that_is_too_large_changes_nothing(learner, X):
     """Neither the rows of an epoch nor the number of epochs."""
-    parts = in_batches(X).parts
+    parts = Batches(X).parts
     for params in (dict(), dict(lambda_decay=(1.0, 0.8), gradient="ae-ls", n_unfoldings=3)):
         learner = clone(learner).set_params(max_iter=10, tol=None, **params)
         with warnings.catch_warnings():
@@ -474,18 +459,16 @@ def test_a_length_that_is_too_large_changes_nothing(learner, X):
         assert found.n_samples_seen_ == 70
 
 
-class Shrinking:
+class Shrinking(Table):
     """A table that is cut after some slices."""
 
     def __init__(self, X, n_whole):
-        self.X, self.shape, self.dtype, self.n_whole = X, X.shape, X.dtype, n_whole
-
-    def __len__(self):
-        return len(self.X)
+        super().__init__(X)
+        self.n_whole = n_whole
 
     def __getitem__(self, rows):
         self.n_whole -= 1
-        return self.X[rows] if self.n_whole >= 0 else self.X[rows][:1]
+        return self.array[rows] if self.n_whole >= 0 else self.array[rows][:1]
 
 
 def test_a_table_that_gets_shorter_is_refused(X, small_windows, monkeypatch):
@@ -493,9 +476,7 @@ def test_a_table_that_gets_shorter_is_refused(X, small_windows, monkeypatch):
     learner = PUDLEDictionaryLearning(8, random_state=0).fit(X)
     for method in ("transform", "transform_sparse", "score", "choose_alpha", "partial_fit", "fit"):
         for n_whole in (0, 2):
-            with pytest.raises(
-                ValueError, match="Rows .* a Shrinking, are 1 rows: it became short"
-            ):
+            with pytest.raises(ValueError, match="Rows .* a Shrinking, are 1 rows: it became"):
                 getattr(learner, method)(Shrinking(X, n_whole))
 
 

@@ -75,14 +75,3 @@ def test_convolution_with_image_sized_atoms_is_dense(gradient, variant, generato
     expected = update(DenseDictionary, atoms.flatten(1), images.flatten(1))
     assert expected[0].any()
     assert_agree([convolutional[0].flatten(1), convolutional[1]], expected)
-
-
-def test_default_step_converges_to_the_lasso(generator):
-    """Optimality: correlations are at most alpha, and equal to it where codes are not zero."""
-    dictionary = ConvDictionary(unit(generator, 4, 1, 5, 5), 2)
-    x = normal(generator, 2, 1, 13, 15)
-    z = encode(dictionary, x, alpha=0.5, n_unfoldings=3000)
-    correlation = dictionary.analysis(x - dictionary.synthesis(z))
-    assert z.any()
-    assert (correlation.abs() <= 0.5 + 1e-8).all()
-    torch.testing.assert_close(correlation[z != 0], 0.5 * z[z != 0].sign())

@@ -1,6 +1,7 @@
 """A dictionary for a task: its gradient, its ends at supervision 0 and 1, scikit-learn's habits."""
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,24 +17,21 @@ from skpudle._fit.plan import Plan
 from skpudle._gradients import differentiate
 from skpudle._learners.tasks import Classification, Regression, TaskModel
 
-
-def make_data(seed=0, n=240, m=10, n_classes=3):
-    """Return samples of sparse codes, and labels by the code that is largest in modulus."""
-    rng = np.random.default_rng(seed)
-    atoms = np.random.default_rng(99).standard_normal((6, m))
-    codes = rng.standard_normal((n, 6)) * (rng.random((n, 6)) < 0.4)
-    X = codes @ atoms + 0.1 * rng.standard_normal((n, m))
-    return X, np.abs(codes[:, :n_classes]).argmax(1)
+RNG = np.random.default_rng(0)
+CODES = RNG.standard_normal((240, 6)) * (RNG.random((240, 6)) < 0.4)
+X = CODES @ np.random.default_rng(99).standard_normal((6, 10))
+X += 0.1 * RNG.standard_normal(X.shape)
+Y = np.abs(CODES[:, :3]).argmax(1)  # the code that is largest in modulus
 
 
-X, Y = make_data()
-
-
-def classifier_of(**params):
+def learner_of(kind, **params):
     small = dict(n_components=6, random_state=0)
     if params.get("supervision") != 0:
         small |= dict(max_iter=8, tol=None)
-    return PUDLEClassifier(**small | params)
+    return kind(**small | params)
+
+
+classifier_of = partial(learner_of, PUDLEClassifier)
 
 
 @pytest.fixture(scope="module")

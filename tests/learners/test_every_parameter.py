@@ -52,6 +52,7 @@ SHARED = {
     "step_size": 0.05,
     "tol": 0.5,
 }
+OF_TASKS = {"C": 0.01, "split_sign": False, "supervision": 0.9}
 OWN = {
     PUDLEDictionaryLearning: {
         "fit_intercept": True,
@@ -61,18 +62,8 @@ OWN = {
         "transform_alpha": 0.1,
         "transform_n_nonzero_coefs": 3,
     },
-    PUDLEClassifier: {
-        "C": 0.01,
-        "class_weight": {1: 3.0},
-        "split_sign": False,
-        "supervision": 0.9,
-    },
-    PUDLERegressor: {
-        "C": 0.01,
-        "split_sign": False,
-        "supervision": 0.9,
-        "tol": 5e-4,
-    },
+    PUDLEClassifier: OF_TASKS | {"class_weight": {1: 3.0}},
+    PUDLERegressor: OF_TASKS | {"tol": 5e-4},
     NOODLDictionaryLearning: {"initial_threshold": 0.5, "threshold": 0.1},
     ConvPUDLEDictionaryLearning: {
         "atom_shape": (3, 2),

@@ -17,20 +17,10 @@ from skpudle.encoding import encode
 from skpudle.lasso import solve_lasso
 from skpudle.reporting import findings
 
-LEARNERS = (
-    "search",
-    "unfolded",
-    "dec",
-    "surrogate",
-    "hard",
-    "lasso",
-    "lasso of unfolded",
-    "noodl",
-    "encoder",
-)
+LEARNERS = ["search", "unfolded", "dec", "surrogate", "hard", "lasso", "lasso of unfolded"]
 
 
-@pytest.fixture(params=LEARNERS)
+@pytest.fixture(params=[*LEARNERS, "noodl", "encoder"])
 def learner(request):
     return learner_of(request.param, 12)
 
@@ -147,9 +137,7 @@ def no_support(monkeypatch):
 @pytest.mark.parametrize("name", ["unfolded", "search", "noodl"])
 def test_data_without_a_known_value_are_refused(name, X):
     for method in ("fit", "partial_fit"):
-        with pytest.raises(
-            ValueError, match="All values of X are NaN.*Pass data with known values"
-        ):
+        with pytest.raises(ValueError, match="All values of X are NaN.*Pass"):
             getattr(learner_of(name, 12), method)(np.full_like(X, np.nan))
 
 

@@ -1,32 +1,19 @@
 """A dictionary for regression: its gradient, its ends at supervision 0 and 1, units, weights."""
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
+from test_classifier import CODES, X, learner_of
 
 from skpudle import PUDLERegressor
 
-
-def make_data(seed=0, n=240, m=10):
-    """Return samples of sparse codes, and two numbers by their moduli in different units."""
-    rng = np.random.default_rng(seed)
-    atoms = np.random.default_rng(99).standard_normal((6, m))
-    codes = rng.standard_normal((n, 6)) * (rng.random((n, 6)) < 0.4)
-    X = codes @ atoms + 0.1 * rng.standard_normal((n, m))
-    return X, np.abs(codes) @ [[1.0, 0], [-2, 0], [0, 100], [0, 50], [1, 0], [0, 0]] + [3, -70]
-
-
-X, Y = make_data()
-
-
-def regressor_of(**params):
-    small = dict(n_components=6, random_state=0)
-    if params.get("supervision") != 0:
-        small |= dict(max_iter=8, tol=None)
-    return PUDLERegressor(**small | params)
+# two numbers by the moduli of codes, in different units
+Y = np.abs(CODES) @ [[1.0, 0], [-2, 0], [0, 100], [0, 50], [1, 0], [0, 0]] + [3, -70]
+regressor_of = partial(learner_of, PUDLERegressor)
 
 
 @pytest.fixture(scope="module")

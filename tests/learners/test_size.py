@@ -9,8 +9,6 @@ from skpudle import ConvPUDLEDictionaryLearning, CountDictionaryLearning, PUDLED
 from skpudle.metrics import atom_coherence
 from skpudle.plotting import PathDisplay
 
-RARE_AND_FREQUENT = 1.0
-
 
 def planted(n_atoms, n_features, n_nonzero, n, *, decibels=None, uneven=0.0, positive=False):
     """Draw samples of random atoms, whose use falls by Zipf's law."""
@@ -51,17 +49,14 @@ def test_copies_of_features_predict_nothing():
     assert scores.max() < 0.05
 
 
+NOT_NEGATIVE = dict(decibels=20, positive=True)
 PROBLEMS = {
     "no noise": dict(n_atoms=12, n_features=20, n_nonzero=2, n=600),
     "10 dB": dict(n_atoms=20, n_features=30, n_nonzero=3, n=1500, decibels=10),
     "overcomplete": dict(n_atoms=60, n_features=50, n_nonzero=4, n=3000, decibels=20),
     "few": dict(n_atoms=12, n_features=64, n_nonzero=2, n=800, decibels=15),
-    "non-negative": dict(
-        n_atoms=30, n_features=40, n_nonzero=3, n=2000, decibels=20, positive=True
-    ),
-    "uneven": dict(
-        n_atoms=40, n_features=64, n_nonzero=3, n=3000, decibels=20, uneven=RARE_AND_FREQUENT
-    ),
+    "non-negative": dict(n_atoms=30, n_features=40, n_nonzero=3, n=2000) | NOT_NEGATIVE,
+    "uneven": dict(n_atoms=40, n_features=64, n_nonzero=3, n=3000, decibels=20, uneven=1.0),
 }
 
 

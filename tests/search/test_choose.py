@@ -139,18 +139,6 @@ def test_a_given_penalty_has_no_path():
     assert len(found.path) == 1
 
 
-def test_dense_codes_with_little_noise_want_a_smaller_penalty():
-    """The usual one bends their atoms."""
-    rng = np.random.default_rng(0)
-    atoms = np.abs(rng.standard_normal((4, 12)))
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    codes = rng.gamma(1.0, size=(600, 4)) * (rng.random((600, 4)) < 0.6)
-    X = codes @ atoms + 0.003 * rng.standard_normal((600, 12))
-    x = torch.from_numpy(X)
-    learner = PUDLEDictionaryLearning(4, positive_code=True, random_state=0).fit(X)
-    assert learner.search_alpha_ < auto_alpha(x)
-
-
 @pytest.fixture(scope="module")
 def records():
     """Return a problem with rows that are held out, and the records of its search."""

@@ -22,10 +22,6 @@ def start(x, p, seed=0):
     return initial_atoms(x, p, "data", torch.Generator().manual_seed(seed))
 
 
-def dense(codes, p):
-    return codes.dense(p)
-
-
 def record(steps):  # -> the result of a generator, and what it yields
     seen = []
     while True:
@@ -44,7 +40,7 @@ def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, by_produc
     options = alpha, positive, 1e-13 * alpha, 0.6, 10_000, False, 0.0, 0.0, 0
     for _ in range(60):
         results = *codes.arrays(), count, index, value, np.empty((1, p)), loss, size, np.empty(1)
-        residual = known * (x - dense(codes, p) @ atoms)
+        residual = known * (x - codes.dense(p) @ atoms)
         slope = (residual @ atoms.mT).numpy()
         if banned is not None:
             slope[:, banned] = 0
@@ -71,7 +67,7 @@ def test_rows_are_solved_as_the_lasso_is(kind, positive):
     mask = gaps_in(x, 0.3) if kind == "masked" else None
     options = dict(positive=positive, mask=mask)
     codes, found = solved(atoms, x, 0.1, **options, by_products=kind == "products")
-    z, expected = dense(codes, 20), solve_lasso(atoms, x, 0.1, **options, certify=False)[0]
+    z, expected = codes.dense(20), solve_lasso(atoms, x, 0.1, **options, certify=False)[0]
     torch.testing.assert_close(z, expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(
         found.sum(), objective(z, atoms, x, 0.1, 1.0 if mask is None else mask)
@@ -102,7 +98,7 @@ def test_sweeps_make_each_atom_the_best_for_the_others(many, masked, monkeypatch
         return improved_in_turn(torch.where(known, x, z @ atoms), z, atoms.clone(), sweeps)
 
     epoch = problem.epoch(atoms, Codes.none(len(x)))
-    z = dense(epoch.codes, 20)
+    z = epoch.codes.dense(20)
     torch.testing.assert_close(epoch.improved_atoms(), expected(z))
     energy, held = torch.arange(20.0, dtype=torch.float64), atoms.roll(1, dims=1)
     alone = energy.sqrt().diag()
@@ -121,7 +117,7 @@ def test_many_atoms_have_the_epoch_of_few(monkeypatch):
         monkeypatch.setattr(_epoch, "MANY", many)
         epochs.append(Problem(x, 0.1).epoch(atoms, Codes.none(len(x)), refit=True))
     few, many = epochs
-    torch.testing.assert_close(dense(many.codes, 20), dense(few.codes, 20))
+    torch.testing.assert_close(many.codes.dense(20), few.codes.dense(20))
     for name in ("objective", "loss", "unbiased_loss", "n_entries"):
         assert getattr(many, name) == pytest.approx(getattr(few, name), rel=1e-12)
     for found, expected in zip(many.costs(), few.costs(), strict=True):
@@ -140,12 +136,12 @@ def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch
     codes, objectives = solved(atoms, x, 0.1, mask=mask)
     epoch = Problem(x, 0.1, mask=mask).epoch(atoms, codes)
     cost, heirs = epoch.costs()
-    z = dense(codes, p := len(atoms))
+    z = codes.dense(p := len(atoms))
     for j in range(p):
         without, others = solved(atoms, x, 0.1, banned=j, mask=mask)
         torch.testing.assert_close((others - objectives).sum(), cost[j])
         users = z[:, j] != 0
-        change = (dense(without, p).abs() - z.abs())[users].sum(0)
+        change = (without.dense(p).abs() - z.abs())[users].sum(0)
         change[j] = -torch.inf
         torch.testing.assert_close(change[heirs[j]], change.topk(heirs.shape[1]).values)
 
@@ -165,7 +161,7 @@ def test_an_epoch_has_the_sums_of_its_codes(weighted, masked, refit, positive, m
         weight = weight.mul(2).sub(gaps_in(weight, 0.5)).mul(0.7)
     given = dict(mask=known if masked else None, weight=weight if weighted else None)
     epoch = Epoch(Problem(x, 0.1, positive, **given), atoms, Codes.none(50), refit=refit)
-    z = dense(epoch.codes, len(atoms))
+    z = epoch.codes.dense(len(atoms))
 
     def losses(atoms):
         return 0.5 * (known * (x - z @ atoms)).square().sum(1)
@@ -254,9 +250,9 @@ def test_each_epoch_of_a_search_is_a_record_and_the_last_is_the_result():
         assert found.atoms.shape == (24, 16)
         assert found.alpha == 0.1
     last = records[-1]
-    value = float(objective(dense(last.coded.codes, 24), last.atoms, x, 0.1))
+    value = float(objective(last.coded.codes.dense(24), last.atoms, x, 0.1))
     assert last.coded.objective == pytest.approx(value, rel=1e-9)
-    z = dense(solved(last.atoms, x, 0.1)[0], 24)
+    z = solved(last.atoms, x, 0.1)[0].dense(24)
     assert value == pytest.approx(float(objective(z, last.atoms, x, 0.1)), rel=1e-4)
 
 
@@ -327,12 +323,9 @@ def repeated(problem, often):
 @pytest.mark.parametrize("refit", [False, True])
 def test_weights_of_an_epoch_are_repetitions(many, masked, refit, monkeypatch):
     monkeypatch.setattr(_epoch, "MANY", 1 if many else 10**6)
-    problem = Problem(planted(90, 8, 12)[0], 0.1)
-    generator = torch.Generator().manual_seed(1)
-    often = torch.randint(0, 4, (90,), generator=generator)
-    if masked:
-        known = torch.rand(problem.x.shape, generator=generator) < 0.8
-        problem = replace(problem, mask=known.double())
+    x = planted(90, 8, 12)[0]
+    problem = Problem(x, 0.1, mask=gaps_in(x) if masked else None)
+    often = torch.randint(0, 4, (90,), generator=torch.Generator().manual_seed(1))
     whole, weighted = repeated(problem, often), replace(problem, weight=often.double())
     atoms, codes = start(problem.x, 12), [whole.no_codes(), weighted.no_codes()]
     close = dict(rtol=1e-9, atol=1e-9)
@@ -357,12 +350,8 @@ def test_weights_of_an_epoch_are_repetitions(many, masked, refit, monkeypatch):
 @pytest.mark.parametrize("masked", [False, True])
 def test_weights_of_held_out_rows_are_repetitions(masked):
     x, truth = planted(60, 12, 16)
-    problem = Problem(x, 0.1)
-    generator = torch.Generator().manual_seed(1)
-    often = torch.randint(1, 4, (60,), generator=generator)
-    if masked:
-        known = torch.rand(problem.x.shape, generator=generator) < 0.8
-        problem = replace(problem, mask=known.double())
+    problem = Problem(x, 0.1, mask=gaps_in(x) if masked else None)
+    often = torch.randint(1, 4, (60,), generator=torch.Generator().manual_seed(1))
     weighted = HeldOut(replace(problem, weight=often.double()), n_codings=10**6)
     whole = HeldOut(repeated(problem, often), n_codings=10**6)  # all groups of all rows are hidden
     pairs = zip(*(held_out.sums(truth, [3, 0, -3]) for held_out in (weighted, whole)), strict=True)
@@ -412,14 +401,3 @@ def test_auto_alpha_is_that_of_all_processes():
 
     first, second = in_two_processes(run)
     assert first == second == pytest.approx(auto_alpha(x))
-
-
-def test_without_noise_and_bias_the_dictionary_is_exact():
-    x, truth = planted(noise=0)
-    problem = Problem(x, 0.1)
-    state = search(problem, start(x, len(truth)))
-    before = (state.atoms @ truth.mT).abs().amax(1).min()
-    found = refit_atoms(problem, state.atoms, state.coded.codes, 20)
-    after = (found @ truth.mT).abs().amax(1).min()
-    assert before < 0.9999
-    assert after > 1 - 1e-6

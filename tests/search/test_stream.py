@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from naive import unit
 from planted import share_found
 from small import Batches
 
@@ -24,11 +25,6 @@ def rows_of(atoms, n, generator, n_nonzero=3):
     return x + 0.02 * torch.randn(x.shape, generator=generator, dtype=torch.float64)
 
 
-def directions(n, m, generator):
-    atoms = torch.randn(n, m, generator=generator, dtype=torch.float64)
-    return atoms / atoms.norm(dim=1, keepdim=True)
-
-
 # ---------------------------------------------------------------------------- learners
 
 
@@ -37,7 +33,7 @@ Stream = partial(Batches, batch_size=100)
 
 @pytest.fixture
 def populations(generator):
-    return directions(12, 20, generator), directions(12, 20, generator)
+    return unit(generator, 12, 20), unit(generator, 12, 20)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from functools import partial
 
 import numpy as np
-from small import Batches, assert_same
+from small import Batches, Table, assert_same
 
 from skpudle import CountDictionaryLearning, PoissonNMF, PUDLEClassifier, PUDLEDictionaryLearning
 
@@ -29,19 +29,6 @@ def counts():
 def labelled():
     X = planted(60)
     return X, X[:, 0] > 0
-
-
-class Table:
-    """An array behind slices, as h5py and zarr have it."""
-
-    def __init__(self, array):
-        self.array, self.shape, self.dtype = array, array.shape, array.dtype
-
-    def __len__(self):
-        return len(self.array)
-
-    def __getitem__(self, rows):
-        return self.array[rows]
 
 
 SEED = dict(random_state=0)

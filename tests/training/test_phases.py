@@ -8,6 +8,7 @@ import pytest
 from fits import KINDS, Killed
 from sklearn.base import clone
 from sklearn.callback import FitCallback
+from small import ctrl_c
 
 from skpudle import Checkpoint
 
@@ -88,9 +89,7 @@ def test_ctrl_c_in_any_phase_leaves_a_usable_learner(kind, handler):
     counts, (learner, data) = Follows(), KINDS[kind]
     expected = fit(kind, counts)
     for phase, n_epochs in counts.n_epochs.items():
-        presses = Follows(
-            phase, -(-n_epochs // 2), at_begin=lambda: signal.raise_signal(signal.SIGINT)
-        )
+        presses = Follows(phase, -(-n_epochs // 2), at_begin=ctrl_c)
         found = clone(learner).set_callbacks(presses)
         with warnings.catch_warnings(action="ignore"), pytest.raises(KeyboardInterrupt):
             found.fit(*data())

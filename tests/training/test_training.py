@@ -184,20 +184,14 @@ def test_atoms_that_stop_being_finite_are_noticed_though_losses_are_finite(atoms
 # ---------------------------------------------------------------------------- unused atoms
 
 
-def trained_with_unused_atoms(generator):
-    """Return a trainer after an epoch, its source, and the two atoms that no code used."""
+def test_unused_atoms_become_the_worst_reconstructed_samples(generator):
     x = torch.cat([normal(generator, 23, 2), torch.zeros(23, 2, dtype=torch.float64)], dim=1)
     x[4, 3], x[17, 3] = 9.0, -8.0  # badly reconstructed
     atoms = torch.eye(4, dtype=torch.float64)[[0, 2, 1, 2]]  # no sample has the third feature
     trainer, source = make_trainer(atoms), Batches(Samples(x), 5, generator)
     trainer.run_epoch(source, NEVER)
-    return trainer, source, torch.tensor([1, 3])
-
-
-def test_unused_atoms_become_the_worst_reconstructed_samples(generator):
-    trainer, source, unused = trained_with_unused_atoms(generator)
     before = trainer.optimizer.atoms.detach().clone()
     trainer.replace_unused()
     atoms = trainer.optimizer.atoms.detach()
-    torch.testing.assert_close(atoms[unused], project_atoms(source.source.x[[4, 17]]))
+    torch.testing.assert_close(atoms[[1, 3]], project_atoms(source.source.x[[4, 17]]))
     assert torch.equal(atoms[[0, 2]], before[[0, 2]])
