@@ -16,7 +16,7 @@ from math import prod
 import torch
 from threadpoolctl import ThreadpoolController
 
-# Numbers in memory at a time, where a block only bounds the memory: 8 MiB in float64.
+# Numbers in memory at a time where blocks serve only to limit the memory: 8 MiB in float64.
 BLOCK = 2**20
 
 

@@ -246,9 +246,10 @@ class SurrogateOptimizer(Optimizer):
         return keep * (state["trend"][1] / before[1]).nan_to_num(1.0).sqrt()
 
     def _minimize(self, now, weight):
-        """Return the atoms after one sweep over blocks, each with new values of earlier blocks.
+        """Return the atoms after one sweep, over blocks of atoms, that lowers the class's model.
 
-        ``now`` are the current atoms, and ``weight`` is their weight in the model.
+        Each block uses the new values of earlier blocks. ``now`` are the current atoms, and
+        ``weight`` is rho, the weight of the current atoms in the model.
         """
         atoms, curvature, pull = now.clone(), self._state["curvature"], self._state["pull"]
         for first in range(0, len(atoms), _ATOMS_AT_ONCE):

@@ -158,6 +158,7 @@ class Reader:
         return {name: getattr(self._named, name, None) for name in names}
 
     def __call__(self, rows, where=None):  # -> Tensor (n, n_features); arrays go to the CPU
+        """Check rows and convert them; the first rows set the dtype. Errors name ``where``."""
         is_first = self.dtype is None and not self._known
         with part_of(where) if where else nullcontext():
             _check_feature_names(self._named, rows, reset=is_first)

@@ -323,8 +323,9 @@ class DenoisingNetwork(nn.Module):
         """Return divisors that make the pixels of images as large as in training.
 
         The divisor is 1 if an image and its noise are as in training. With more noise it is at
-        least the ratio of the two levels. With less noise pixels are not enlarged further: a
-        network with atoms for each unfolding is unstable for images unlike those in training.
+        least the ratio of the two levels. With less noise pixels grow to the peak of training at
+        most, even if the noise stays below its range: a network with atoms for each unfolding is
+        unstable for images unlike those in training.
         """
         low, high = self.noise.low, self.noise.high
         largest = x.abs().flatten(1).amax(1)

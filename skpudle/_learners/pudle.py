@@ -76,7 +76,7 @@ def _knows_noise(learner):
 
 
 def _check_choice(learner, codes, l0, criterion):
-    """Raise ValueError unless the penalty of a learner's codes can be chosen in this way."""
+    """Raise ValueError unless `choose_alpha` may choose a penalty by ``l0`` or ``criterion``."""
     refuse(
         not _solves(codes) or learner.transform_algorithm == "omp",
         "The penalty is chosen for codes of the lasso, and this learner has others. Pass "

@@ -123,7 +123,7 @@ class Likelihood:
 
         ``size`` (n_samples, 1) are the step sizes. ``before`` and ``after`` are tuples of codes,
         natural parameters and expectations. Return the tuple that holds from here on, whether the
-        iteration of each sample was accepted, and the next step sizes.
+        iteration of each sample was accepted, and the next step sizes. ``after`` is overwritten.
         """
         variances = [self.loss.variance(mean) for *_, mean in (before, after)]
         if size.device.type == "cpu" and size.dtype in (torch.float32, torch.float64):

@@ -335,10 +335,12 @@ class Epoch(Coded):
         self._measure(*problem.total(sums))
 
     def _code(self, codes, refit, turn):
-        """Solve for the codes of all rows, block by block, starting from ``codes``.
+        """Set the codes and the losses of all rows, block by block, starting from ``codes``.
 
-        For few atoms a block has the number of rows whose products with the atoms stay in a cache.
-        With a ``turn`` every second block has no slopes, so that no new atom enters its codes.
+        For codes from products a block has the number of rows whose products stay in a cache. For
+        codes from residuals a ``turn`` leaves every second block without slopes, so that no new
+        atom enters its codes. Atoms adapt to ``fitting``: the codes, or with ``refit`` least
+        squares on their supports.
         """
         (p, m), n, (begin, *given) = self.atoms.shape, len(self._x), codes.arrays()
         room = max(min(p, m + ROOM), codes.longest)

@@ -177,13 +177,13 @@ def refine_products(problem, atoms, pieces=None, directions=None):
 def noise_level(problem, atoms):  # -> float
     """Return a penalty above almost all correlations of the atoms with the noise of signals.
 
-    It is the universal threshold, ``s sqrt(2 log N)``: ``s`` is the standard deviation of ``N``
-    correlations of the residuals with the atoms at all positions. If the penalty of a search is
-    much smaller, the search begins again at this level, see `find_atoms`. The first penalty of a
-    search of signals comes from differences of neighbouring samples, which underestimate slow
-    noise: its differences are small, but its correlations with slow atoms are large. The level may
-    still be too small, because codes at a penalty below the level explain some of the noise, and
-    the residual lacks this part.
+    It is the universal threshold, ``s sqrt(2 log N)``: ``s`` is the standard deviation of the
+    correlations of residuals with atoms, and ``N`` is the number of positions of one atom in all
+    signals. If the penalty of a search is much smaller, the search begins again at this level, see
+    `find_atoms`. The first penalty of a search of signals comes from differences of neighbouring
+    samples, which underestimate slow noise: its differences are small, but its correlations with
+    slow atoms are large. The level may still be too small, because codes at a penalty below the
+    level explain some of the noise, and the residual lacks this part.
     """
     # at most 2**17 samples of signals measure the noise
     rows = spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))

@@ -142,14 +142,13 @@ def split(coded, n_splits, seed, *, costs=None, keep=False):  # -> (p + n, *shap
     return coded.problem.project(atoms), chosen
 
 
-def remaining(
-    coded, n_removed, *, per_use=False, earlier=0.0
-):  # -> (p,) bool, False for those to remove
+def remaining(coded, n_removed, *, per_use=False, earlier=0.0):  # -> (p,) bool
     """Mark the atoms that stay after ``n_removed`` atoms with the smallest costs are removed.
 
-    With ``per_use`` costs are divided by the numbers of uses. An atom stays if it is an heir of a
-    removed atom: one of the three atoms that take over most of its codes. So fewer than
-    ``n_removed`` may go. ``earlier`` is added to the costs: costs in blocks that a stream has seen.
+    With ``per_use`` costs are divided by the numbers of uses. The heirs of an atom are the three
+    atoms that take over most of its codes. An atom stays if it is an heir of a removed atom, or if
+    an heir of its own is removed. So fewer than ``n_removed`` (at least 1) may go. ``earlier`` is
+    added to the costs: costs in blocks that a stream has seen.
     """
     cost, heirs = coded.costs()
     cost = cost + earlier

@@ -236,7 +236,7 @@ def noise_of_channels(images):  # list of (n, n_channels, *size) -> (n_channels,
     """
     whole = (split_missing(x, x.ndim - 2)[0].flatten(0, 1)[:, None] for x in images)
     noise = torch.cat([*map(estimate_noise, whole)]).view(-1, images[0].shape[1]).median(0).values
-    # The estimate of a channel with a strong signal may be 0.
+    # `estimate_noise` subtracts a share of the range: a strong signal may leave a channel with 0.
     least = 0.1 * noise.median()
     return noise.clamp_min(least) if least > 0 else torch.ones_like(noise)
 
