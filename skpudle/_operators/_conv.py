@@ -226,12 +226,8 @@ class ConvDictionary:
 
         The patches at all positions would take the memory of the data times the length of an atom.
         """
-        kernel = self.atoms.shape[2:]
-        stride = (self.stride,) * len(kernel) if isinstance(self.stride, int) else self.stride
-        inside = (
-            slice(n - (n - k) % s) for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)
-        )
-        x, k, s = x[(..., *inside)], kernel[-1], stride[-1]
+        axes = list(zip(x.shape[2:], self.atoms.shape[2:], self.strides, strict=True))
+        x, (_, k, s) = x[(..., *(slice(n - (n - k) % s) for n, k, s in axes))], axes[-1]
         # entries of the patches at one position along the last axis
         entries = len(x) * self.atoms[0].numel() * prod(x.shape[2:-1])
         step = max(1, BLOCK // max(1, entries)) * s

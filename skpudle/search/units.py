@@ -94,17 +94,17 @@ _HIDES = 0.8
 _RESIDUAL = 0.05
 # A mean whose square is below this number of squared standard errors is taken for zero.
 _NEAR = 16.0
-# Size of the sample of rows that units are learned from: _ROWS, or _ROWS_PER_ATOM for each atom or
-# feature if that is more, but at most _ENTRIES entries. Half of the sample lets atoms settle. A
-# quarter of _ROWS_PER_ATOM for each atom decides on a baseline.
-_ROWS, _ROWS_PER_ATOM, _ENTRIES = 4096, 32, 2**19
+# Size of the sample of rows that units are learned from: _SAMPLED_ROWS, or _ROWS_PER_ATOM for each
+# atom or feature if that is more, but at most _ENTRIES entries. Half of the sample lets atoms
+# settle. A quarter of _ROWS_PER_ATOM for each atom decides on a baseline.
+_SAMPLED_ROWS, _ROWS_PER_ATOM, _ENTRIES = 4096, 32, 2**19
 # Largest number of atoms, since more atoms hardly change residuals; number of rows whose hidden
 # entries judge; and of rows whose hidden entries decide first whether noise may differ.
-_ATOMS, _JUDGES, _SCREENED = 256, 300, 100
+_SAMPLED_ATOMS, _JUDGES, _SCREENED = 256, 300, 100
 # Least number of rows, and of rows for each atom, from which to decide anything. Atoms that were
 # learned from fewer rows do not predict: among 160 random families of clean rows, units made fits
 # worse only in families with 0.7 to 2.5 rows for each atom.
-_LEAST_ROWS, _FEW = 60, 4
+_FEWEST_ROWS, _FEW = 60, 4
 # Epochs in which atoms settle again after a change of units; numbers of rounds for outliers, for
 # the noise of features and for the noise of rows. Rounds end when no log(scale) changes by _STILL.
 _AGAIN, _ROBUST, _ROUNDS, _ROUNDS_OF_ROWS, _STILL = 8, 4, 8, 3, 0.05
@@ -454,7 +454,7 @@ class _Sample:
 
     def __init__(self, problem, n_components):
         n_rows, m = problem.x.shape
-        n = max(_ROWS, _ROWS_PER_ATOM * max(min(n_components, _ATOMS), m))
+        n = max(_SAMPLED_ROWS, _ROWS_PER_ATOM * max(min(n_components, _SAMPLED_ATOMS), m))
         n_drawn = min(n, max(_ENTRIES // m, 1024))
         rows, weight = draw_rows(n_rows, n_drawn, problem.weight)
         part = replace(problem.of_rows(rows), weight=weight)
@@ -465,8 +465,8 @@ class _Sample:
         self.x, self.unit, self.positive = part.x, part.unit, part.positive_code
         self.weighted = part.weighted
         self.known = part.known
-        self.is_large = len(distinct) >= max(_LEAST_ROWS, _FEW * n_components)
-        self.n_components = max(1, min(n_components, len(distinct) // (2 * _FEW), _ATOMS))
+        self.is_large = len(distinct) >= max(_FEWEST_ROWS, _FEW * n_components)
+        self.n_components = max(1, min(n_components, len(distinct) // (2 * _FEW), _SAMPLED_ATOMS))
         self.counts, self.row_scale = self.known, torch.ones_like(part.x[:, :1])
         self.centre, self.scale = torch.zeros_like(part.x[0]), torch.ones_like(part.x[0])
         self._n_settle = n // 2
@@ -741,7 +741,7 @@ def learn_units(problem, n_components, *, intercept="auto", noise="auto", n_unfo
     if named is None:
         sample.scale = noise.cpu().double()
     suspects = None
-    if named in ("auto", "outliers") and len(sample.x) >= _LEAST_ROWS and bool(sample.x.any()):
+    if named in ("auto", "outliers") and len(sample.x) >= _FEWEST_ROWS and bool(sample.x.any()):
         centres = intercept is True or (intercept == "auto" and not sample.positive)
         suspects = sample.find_suspects(n_components, centres=centres)
     sample.take_mean(intercept, n_unfoldings)
