@@ -107,13 +107,14 @@ def _correlate(residual, atoms, grid, q):
                             j += 1
 
 
-def _sweep(active, n, atoms, curvatures, grid, mask, alpha, positive, residual, z):
+def _sweep(active, n, atoms, curvatures, grid, mask, alpha, positive, tolerance, residual, z):
     """Minimise over each of the first ``n`` coordinates in ``active``, one after the other.
 
-    Return the largest change of a coordinate, times its curvature, and the number of nonzero
-    coordinates. The nonzero coordinates move to the front of ``active``.
+    The coordinates that change by more than ``tolerance``, times their curvature, move to the front
+    of these coordinates. Return their number.
     """
-    largest, kept, n_positions = 0.0, 0, grid[2] * grid[3]
+    n_moving, n_still, n_positions = 0, 0, grid[2] * grid[3]
+    still = np.empty(n, np.int32)
     for e in range(n):
         index = active[e]
         atom = atoms[index // n_positions]
@@ -126,11 +127,14 @@ def _sweep(active, n, atoms, curvatures, grid, mask, alpha, positive, residual, 
         if step != 0.0:
             z[index] = new
             _subtract(step, atom, y, x, mask, residual)
-            largest = max(largest, abs(step) * curvature)
-        if new != 0.0:
-            active[kept] = index
-            kept += 1
-    return largest, kept
+        if abs(step) * curvature > tolerance:
+            active[n_moving] = index
+            n_moving += 1
+        else:
+            still[n_still] = index
+            n_still += 1
+    active[n_moving:n] = still[:n_still]
+    return n_moving
 
 
 def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, max_sweeps,
@@ -146,7 +150,7 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
     """
     n_positions = grid[2] * grid[3]
     z, q = np.zeros(len(atoms) * n_positions), np.empty(len(atoms) * n_positions)
-    active, n, solved, largest = np.empty(len(q), np.int32), len(index), False, 0.0
+    active, n, solved = np.empty(len(q), np.int32), len(index), False
     curvatures = np.empty(len(q))  # set for active coordinates only
     residual[:] = x
     for e in range(n):
@@ -154,12 +158,13 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
         atom, (y, x0) = atoms[index[e] // n_positions], _corner(index[e] % n_positions, grid)
         _subtract(value[e], atom, y, x0, mask, residual)
         curvatures[index[e]] = _curvature(mask, atom, y, x0)
-    options = atoms, curvatures, grid, mask, alpha, positive, residual, z
-    if n > 0:
-        _, n = _sweep(active, n, *options)
+    options = atoms, curvatures, grid, mask, alpha, positive, tolerance, residual, z
+    _sweep(active, n, *options)
     for _ in range(max_rounds):
         _correlate(residual, atoms, grid, q)
-        m = n
+        kept = active[:n][z[active[:n]] != 0.0]
+        n = m = len(kept)
+        active[:n] = kept
         for i in range(len(q)):
             size = q[i] if positive else abs(q[i])
             if size > alpha + tolerance and z[i] == 0.0:
@@ -168,15 +173,18 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
                 y, x0 = _corner(i % n_positions, grid)
                 curvatures[i] = _curvature(mask, atoms[i // n_positions], y, x0)
         active[n:m] = active[n:m][np.argsort(-np.abs(q[active[n:m]]))]
-        entered, n = m > n, m
+        entered, n, n_moving = m > n, m, m
         for _ in range(max_sweeps):
-            largest, n = _sweep(active, n, *options)
-            if largest <= tolerance:
+            is_whole = n_moving == n
+            n_moving = _sweep(active, n_moving, *options)
+            if is_whole and n_moving == 0:
                 break
-        solved = not entered and largest <= tolerance
+            n_moving = n_moving or n
+        solved = not entered and n_moving == 0
         if solved:
             break
-    index = np.sort(active[:n])
+    active = active[:n]
+    index = np.sort(active[z[active] != 0.0])
     return index, z[index], solved
 
 
@@ -225,7 +233,7 @@ def _self_overlap(start, stop, image, place, value, grid, overlap):
         overlap[height - 1, width - 1] += value[e] ** 2
         for f in range(e + 1, stop):  # entries are sorted by image, then by row of pixels
             y1, x1 = _corner(place[f], grid)
-            if image[f] != image[e] or y1 - y >= height:
+            if image[f] != image[e] or y1 - y >= height or (height == 1 and x1 - x >= width):
                 break
             if abs(x1 - x) < width:
                 product = value[e] * value[f]
