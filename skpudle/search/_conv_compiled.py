@@ -25,6 +25,14 @@ from skpudle._compilation import Loops
 # Neighbouring positions along a row of the image whose correlations fit into the fastest cache.
 _POSITIONS_AT_A_TIME = 512
 
+# Of the sweeps over the coordinates of an image, one in 8 visits all; the sweeps between visit the
+# coordinates that the sweep before has moved. A coordinate moves beyond its minimiser by a share of
+# .3 of its step, unless it would change its sign: copies of an atom beside each other are so alike
+# that short steps are slow. Codes of an electrocardiogram of 45 s take .75 s, and 2.3 s without
+# both; all sweeps over moved coordinates alone take .65 s there, and twice as long where half of
+# all coordinates have codes.
+_WHOLE, _AHEAD = 8, 0.3
+
 
 def _corner(place, grid):
     """Return the row and the column of the first pixel of an atom at a position."""
@@ -110,8 +118,8 @@ def _correlate(residual, atoms, grid, q):
 def _sweep(active, n, atoms, curvatures, grid, mask, alpha, positive, tolerance, residual, z):
     """Minimise over each of the first ``n`` coordinates in ``active``, one after the other.
 
-    The coordinates that change by more than ``tolerance``, times their curvature, move to the front
-    of these coordinates. Return their number.
+    Coordinates that change by more than ``tolerance`` over their curvature move to the front of
+    ``active``. Return their number.
     """
     n_moving, n_still, n_positions = 0, 0, grid[2] * grid[3]
     still = np.empty(n, np.int32)
@@ -124,6 +132,9 @@ def _sweep(active, n, atoms, curvatures, grid, mask, alpha, positive, tolerance,
             target = _slope(residual, atom, y, x) + curvature * z[index]
             new = _shrink(target, alpha, positive) / curvature
         step = new - z[index]
+        far = new + _AHEAD * step
+        if far * new > 0.0 and new * z[index] > 0.0:
+            step, new = far - z[index], far
         if step != 0.0:
             z[index] = new
             _subtract(step, atom, y, x, mask, residual)
@@ -145,8 +156,8 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
     violate the optimality condition by more than ``tolerance``, and then sweeps over the admitted
     coordinates, the largest violation first. So what one coordinate explains has left the residual
     before the sweep reaches the next coordinate. Codes are solved if no coordinate enters any more
-    and the last sweep changes none by more than ``tolerance``. ``residual`` becomes that of the
-    codes.
+    and a sweep over all coordinates changes none by more than ``tolerance``. ``residual`` becomes
+    that of the codes.
     """
     n_positions = grid[2] * grid[3]
     z, q = np.zeros(len(atoms) * n_positions), np.empty(len(atoms) * n_positions)
@@ -173,14 +184,13 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
                 y, x0 = _corner(i % n_positions, grid)
                 curvatures[i] = _curvature(mask, atoms[i // n_positions], y, x0)
         active[n:m] = active[n:m][np.argsort(-np.abs(q[active[n:m]]))]
-        entered, n, n_moving = m > n, m, m
-        for _ in range(max_sweeps):
-            is_whole = n_moving == n
-            n_moving = _sweep(active, n_moving, *options)
+        entered, n, n_moving = m > n, m, 0
+        for sweep in range(max_sweeps):
+            is_whole = sweep % _WHOLE == 0 or n_moving == 0
+            n_moving = _sweep(active, n if is_whole else n_moving, *options)
             if is_whole and n_moving == 0:
                 break
-            n_moving = n_moving or n
-        solved = not entered and n_moving == 0
+        solved = n_moving == 0 and is_whole and not entered
         if solved:
             break
     active = active[:n]
