@@ -43,15 +43,10 @@ def _subtract(step, atom, mask, residual):
 
 
 def subtract_synthesis(start, index, value, atoms, mask, residual):
-    """Subtract ``D z`` from each row of ``residual``, and set missing entries to zero."""
+    """Subtract ``D z`` from the known entries of each row of ``residual``."""
     for i in range(len(residual)):
-        known, left = mask[i], residual[i]
         for e in range(start[i], start[i + 1]):
-            z, atom = value[e], atoms[index[e]]
-            for f in range(len(left)):
-                left[f] -= z * atom[f]
-        for f in range(len(known)):
-            left[f] *= known[f]
+            _subtract(value[e], atoms[index[e]], mask[i], residual[i])
 
 
 def _known_product(x, y, mask):
@@ -333,15 +328,15 @@ def add_statistics(start, index, value, weight, x, a, b):
 
 
 def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, alpha, positive,
-             tolerance, share, max_sweeps, x, start, index, value, cost, taken_over):  # fmt: skip
+             tolerance, share, max_sweeps, x, start, index, value, changes):  # fmt: skip
     """Estimate by how much the objective rises, and other codes grow, if an atom is removed.
 
-    The estimates for the atoms ``first:last`` are added to ``cost`` (n_atoms,), the rise of the
-    objective, and to ``taken_over`` (n_atoms, n_near), the growth of the moduli of codes at the
-    atoms ``near`` (n_atoms, n_near) the removed atom. At most ``most`` users of an atom, at regular
-    distances, stand for all users. In each of these rows coordinate descent minimises over the
-    atoms that the row uses beside the removed atom, and over the near atoms that violate the
-    optimality condition. It works on products of atoms, or on residuals if ``gram`` is empty.
+    The estimates for the atoms ``first:last`` are added to ``changes`` (last - first, 1 + n_near):
+    the rise of the objective, then the growth of the moduli of codes at the atoms ``near``
+    (n_atoms, n_near) the removed atom. At most ``most`` users of an atom, at regular distances,
+    stand for all users. In each of these rows coordinate descent minimises over the atoms that the
+    row uses beside the removed atom, and over the near atoms that violate the optimality condition.
+    It works on products of atoms, or on residuals if ``gram`` is empty.
     """
     n_atoms, room = len(atoms), len(index) + near.shape[1]  # unused pages of memory cost nothing
     support, inside = np.empty(room, np.int64), np.zeros(n_atoms, np.bool_)
@@ -387,9 +382,9 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
             for e in range(w):
                 rise += alpha * abs(z[e])
                 growth[support[e]] += abs(z[e])
-            cost[j] += weight[i] * rise * n_users / n_asked
+            changes[j - first, 0] += weight[i] * rise * n_users / n_asked
             for c in range(near.shape[1]):
-                taken_over[j, c] += weight[i] * growth[near[j, c]] * n_users / n_asked
+                changes[j - first, 1 + c] += weight[i] * growth[near[j, c]] * n_users / n_asked
                 slopes[near[j, c]] = 0.0
             for e in range(w):
                 growth[support[e]] = 0.0
@@ -440,17 +435,17 @@ def add_products(first, last, low, by_atom, row, code, start, index, value, a):
 
 
 def add_second_moments(first, last, start, row, residual, direction, image):
-    """Add ``sum_i r_i (r_i . v)`` to ``image[j]``, for each atom ``j`` from ``first`` to ``last``.
+    """Add ``sum_i r_i (r_i . v)`` to ``image[j - first]`` for each atom ``j`` of ``first:last``.
 
     The sum is over the users ``i`` of the atom, ``r_i`` is the residual of row ``i``, and ``v`` is
-    ``direction[j]``. The arrays ``direction`` and ``image`` have the shape (n_atoms, n_features).
+    ``direction[j]``, of the shape (n_features,).
     """
     for j in range(first, last):
         for e in range(start[j], start[j + 1]):
             i = row[e]
             length = _product(residual[i], direction[j])
             for f in range(residual.shape[1]):
-                image[j, f] += length * residual[i, f]
+                image[j - first, f] += length * residual[i, f]
 
 
 def sweep(a, positive, target, atoms):

@@ -26,7 +26,7 @@ from math import prod
 import numpy as np
 import torch
 
-from skpudle._compilation import blocks_of_rows, in_parts
+from skpudle._compilation import in_parts
 from skpudle._operators._atoms import project_atoms
 from skpudle.search import _epoch as rules
 from skpudle.search._conv_compiled import loops
@@ -112,11 +112,6 @@ class ConvProblem(Problem):
 
 class ConvEpoch(rules.Coded):
     """Images with codes for given atoms, and sums that improve the atoms; see `_epoch.Epoch`."""
-
-    # A round always splits at least one atom, even where the estimated gain is less than the cost.
-    # The estimate is the energy of residuals along one direction, which is small for an atom that
-    # mixes two shifted copies of a pattern.
-    n_always_split = 1
 
     def __init__(self, problem, atoms, codes, *, refit=False, effort=_EFFORT, tolerance=_TOLERANCE):
         self.problem, self.atoms = problem, atoms.contiguous()
@@ -243,37 +238,14 @@ class ConvEpoch(rules.Coded):
         loops.add_second_moments(*given, moments)
         return torch.as_tensor(moments).flatten(1)
 
-    def _rivals(self):  # -> (p, n, 3): atom, row, column of the 16 shifted atoms most like each
-        p, _, height, width = self.atoms.shape
-        margins = [width - 1, width - 1, height - 1, height - 1]
-        starts = [(n - 1) % s for n, s in zip((height, width), self.problem.stride)]
-        rivals = []
-        for some in blocks_of_rows(p, p * (2 * height - 1) * (2 * width - 1)):
-            part = self.atoms[some]
-            grams = torch.nn.functional.conv2d(
-                torch.nn.functional.pad(part, margins)[:, :, starts[0] :, starts[1] :],
-                self.atoms,
-                stride=self.problem.stride,
-            )
-            grams = grams if self.problem.positive_code else grams.abs()
-            own = torch.arange(len(part))
-            grams[own, some.start + own] = -1.0
-            # the 16 shifted atoms with the largest correlations
-            best = grams.flatten(1).topk(min(16, grams[0].numel())).indices
-            atom, *places = torch.unravel_index(best, grams.shape[1:])
-            axes = zip(places, self.problem.stride, starts, (height, width), strict=True)
-            rivals.append(torch.stack([atom, *(v * s + a - (k - 1) for v, s, a, k in axes)], 2))
-        return np.asarray(torch.cat(rivals))
-
-    def _removals(self):  # -> (p,), (p, p), (p, p)
+    def _removals(self):  # -> (p, 1 + p), (p, p)
         p = len(self.atoms)
-        cost, taken_over = torch.zeros(p).double(), torch.zeros(p, p).double()
+        changes = np.zeros((p, 1 + p))
         loops.removals(
-            *self._entries, self._rivals(), rules.USERS, 3, self._mask,
-            np.asarray(self.atoms), self._grid, *self._options, *self.codes.arrays(),
-            self._residual, np.asarray(cost), np.asarray(taken_over),
+            *self._entries, rules.USERS, 3, self._mask, np.asarray(self.atoms), self._grid,
+            *self._options, *self.codes.arrays(), self._residual, changes,
         )  # fmt: skip
-        return cost, taken_over, torch.arange(p).expand(p, p)
+        return torch.as_tensor(changes), torch.arange(p).expand(p, p)
 
 
 def _joined(found):  # list of (index, value, ...) -> Codes

@@ -444,9 +444,9 @@ class _Sizes:
         tried = [self.best[number] for number in sorted(self.best)]
         best, rows = min(tried, key=error_of).prediction.errors, []
         for one in tried:
-            part, loss = one.coded.problem, one.prediction.errors - best
+            loss = one.prediction.errors - best
             chance = float(loss.std(correction=0)) * len(loss) ** 0.5 / self.energy
-            objective = one.coded.objective / max(getattr(part, "total_weight", len(part.x)), 1)
+            objective = one.coded.objective / max(one.coded.problem.total_weight, 1)
             score = 1 - error_of(one) / self.energy
             rows.append((one.n_components, score, objective, max(chance, _NEGLIGIBLE)))
         numbers, *parts = torch.tensor(rows, dtype=torch.float64).T

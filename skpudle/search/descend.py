@@ -116,24 +116,23 @@ def refit_atoms(problem, atoms, codes, n_epochs=8, *, still=1e-6):
     return atoms
 
 
-def split(coded, n_splits, seed, *, costs=None, keep=False):  # -> (p + n, *shape), (n,) that split
+def split(coded, n_splits, seed, *, keep=False, earlier=0.0):  # -> (p + n, *shape), (n,)
     """Split the atoms with the most energy of residuals along a common direction.
 
     An atom ``d`` splits into ``d + v / 2`` and ``d - v / 2``, where ``v`` of norm 1 is the common
     direction of its users' residuals. With ``keep`` the atom stays, and ``v`` is added as a new
     atom. Splits end after ``n_splits``, or where the energy is no longer larger than the cost: the
-    i-th largest energy is compared with the i-th smallest of ``costs``, by default `Coded.costs`.
+    i-th largest energy is compared with the i-th smallest cost. ``earlier`` is added to the costs:
+    costs in blocks that a stream has seen.
 
     Return all atoms, and the numbers of the atoms that split; None without a split.
     """
     energy, direction = coded.common_directions(seed)
     energy, chosen = energy.sort(descending=True, stable=True)
-    costs = coded.costs()[0] if costs is None else costs
-    n_worth = int((costs.sort().values < energy).cumprod(0).sum())
-    n_splits = min(n_splits, max(coded.n_always_split, n_worth))
-    if n_splits == 0:
+    n_worth = int(((coded.costs()[0] + earlier).sort().values < energy).cumprod(0).sum())
+    chosen = chosen[: min(n_splits, n_worth)]
+    if len(chosen) == 0:
         return None
-    chosen = chosen[:n_splits]
     direction = direction[chosen]  # frees the memory of all other directions
     half = 0.5 * direction
     atoms = torch.cat([coded.atoms, direction if keep else coded.atoms[chosen] - half])
@@ -151,8 +150,7 @@ def remaining(coded, n_removed, *, per_use=False, earlier=0.0):  # -> (p,) bool
     added to the costs: costs in blocks that a stream has seen.
     """
     cost, heirs = coded.costs()
-    cost = cost + earlier
-    cost, heirs = cost / coded.uses.clamp_min(1) if per_use else cost, heirs.tolist()
+    cost, heirs = (cost + earlier) / (coded.uses.clamp_min(1) if per_use else 1.0), heirs.tolist()
     kept, removed = set(), set()
     for j in cost.argsort(stable=True).tolist():
         if j not in kept and removed.isdisjoint(heirs[j]):

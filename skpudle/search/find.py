@@ -351,8 +351,7 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
         begin = prediction.place, *begin[1:]
         found.append(Trial(alpha, unbiased, prediction, coded.atoms, judged))
     biased, last = found[0], found[-1]
-    is_better = last is biased or worse(biased.prediction, last.prediction, total=problem.total)
-    return last if is_better else biased
+    return last if worse(biased.prediction, last.prediction, total=problem.total) else biased
 
 
 def climb(problem, first, stride, note, leader=()):
