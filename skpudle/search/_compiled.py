@@ -405,13 +405,7 @@ def subtract_changes(low, high, first, start, row, value, change, residual):
     ``change`` (n_changed, n_features) holds new minus old atoms, from the atom ``first`` on.
     """
     for j in range(first, first + len(change)):
-        begin, end = start[j], start[j + 1]
-        while begin < end:  # bisection for the first row from `low` on: rows of an atom are sorted
-            middle = (begin + end) // 2
-            if row[middle] < low:
-                begin = middle + 1
-            else:
-                end = middle
+        begin = start[j] + np.searchsorted(row[start[j] : start[j + 1]], low)
         while begin < start[j + 1] and row[begin] < high:
             i, z = row[begin], value[begin]
             for f in range(residual.shape[1]):

@@ -77,11 +77,6 @@ class ConvProblem(Problem):
         object.__setattr__(self, "x", self.x.to("cpu", torch.float64))
         super().__post_init__()
 
-    @property
-    def n_samples(self):
-        """The number of disjoint patches in all images."""
-        return max(len(self.x), self.x[:, 0].numel() // prod(self.kernel))
-
     @cached_property
     def positions(self):
         """The number of positions along both axes."""
@@ -112,6 +107,11 @@ class ConvProblem(Problem):
 
 class ConvEpoch(rules.Coded):
     """Images with codes for given atoms, and sums that improve the atoms; see `_epoch.Epoch`."""
+
+    # A round always splits at least one atom, even where the estimated gain is less than the cost.
+    # The estimate is the energy of residuals along one direction, which is small for an atom that
+    # mixes two shifted copies of a pattern.
+    n_always_split = 1
 
     def __init__(self, problem, atoms, codes, *, refit=False, effort=_EFFORT, tolerance=_TOLERANCE):
         self.problem, self.atoms = problem, atoms.contiguous()
@@ -164,8 +164,7 @@ class ConvEpoch(rules.Coded):
         image = np.asarray(self.fitting.rows.int())
         atom, place = np.divmod(index, self.problem.n_positions)
         order = np.argsort(atom, kind="stable")
-        first = np.cumsum(np.bincount(atom, minlength=len(self.atoms)))
-        start = np.concatenate([[0], first])
+        start = np.searchsorted(atom[order], np.arange(len(self.atoms) + 1))
         return start, image[order], place[order].astype(np.int32), value[order]
 
     @property
@@ -194,21 +193,23 @@ class ConvEpoch(rules.Coded):
         loops.add_surroundings(*self._entries, self._grid, self._residual, total, weight)
         wide = torch.as_tensor(total / np.where(weight > 0, weight, 1.0)[:, None])
         wide[:, :, height - 1 : 2 * height - 1, width - 1 : 2 * width - 1] += self.atoms
-        windows = wide.square().sum(1).unfold(1, height, 1).unfold(2, width, 1)
         steps = self.problem.stride
         starts = (height - 1) % steps[0], (width - 1) % steps[1]
-        windows = windows[:, starts[0] :: steps[0], starts[1] :: steps[1]]
-        energy = windows.sum((3, 4))
         centre = (height - 1) // steps[0], (width - 1) // steps[1]
+
+        def cut(images):  # (p, ..., rows, columns) -> (p, ..., *places, height, width)
+            images = images[..., starts[0] :, starts[1] :]
+            return images.unfold(-2, height, steps[0]).unfold(-2, width, steps[1])
+
+        energy = cut(wide.square().sum(1)).sum((3, 4))
         largest, best = energy.flatten(1).max(1)
         moves = largest > _GAIN * energy[:, centre[0], centre[1]]
         if not moves.any():
             return None
         best = torch.where(moves, best, centre[0] * energy.shape[2] + centre[1])
-        atoms, (rows, columns) = self.atoms.clone(), torch.unravel_index(best, energy.shape[1:])
-        for k in moves.nonzero()[:, 0].tolist():
-            y, x = (int(v[k]) * s + a for v, s, a in zip((rows, columns), steps, starts))
-            atoms[k] = wide[k, :, y : y + height, x : x + width]
+        rows, columns = torch.unravel_index(best, energy.shape[1:])
+        atoms = cut(wide)[torch.arange(p), :, rows, columns]
+        atoms[~moves] = self.atoms[~moves]
         shift = np.stack([np.asarray(rows) - centre[0], np.asarray(columns) - centre[1]])
         return self.problem.project(atoms), self._shifted(shift)
 

@@ -249,6 +249,7 @@ def _least(operations, task=_TASK):
 class Coded:
     """Data with codes for given atoms: what rows on a CPU, rows on a GPU, and images share."""
 
+    n_always_split = 0  # least number of atoms that a round splits, whatever a split costs
     _costs = None
 
     def restrict(self, kept):  # (p,) bool -> Codes

@@ -34,7 +34,7 @@ from skpudle._initialization import initial_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.search._conv_epoch import ConvProblem
 from skpudle.search._epoch import spread_rows
-from skpudle.search.descend import descend, exhaust, first_stride, refit_atoms, remaining, settle
+from skpudle.search.descend import descend, exhaust, refit_atoms, remaining, settle
 from skpudle.search.find import error_of, find_atoms, noise_penalty, predicts, walk
 from skpudle.search.held_out import LEAST_ROWS, HeldOut, Prediction, match_equal_rows, worse
 
@@ -64,7 +64,7 @@ class Coding(NamedTuple):
         Share of the lasso's bias to remove: codes move by this share from the lasso's codes towards
         least squares on their support.
     n_entries : float
-        Mean number of nonzero codes in a row.
+        Mean number of nonzero codes in a row, where the number has been asked for.
     noise_std : float
         Standard deviation of the noise, estimated from residuals.
     """
@@ -104,7 +104,7 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
         search.
     """
     atoms = atoms.detach()
-    unchosen = Coding(held_out.alpha, debias or 0.0, 0.0, held_out.mean_square**0.5)
+    unchosen = Coding(held_out.alpha, debias or 0.0, noise_std=held_out.mean_square**0.5)
     if held_out.mean_square == 0 or not held_out.is_predictable:
         return unchosen
     best = held_out.predict(atoms, place, share=debias)
@@ -127,10 +127,8 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
         if trial.total > limit:
             break
         chosen = trial
-    ((_, entries),) = held_out.sums(atoms, [chosen.place])
-    alpha, share = held_out.alpha * 2 ** (0.5 * chosen.place), chosen.share
-    n_entries = float(entries[1 if share == 1 else 0])
-    return Coding(alpha, share, n_entries, held_out.noise(atoms, chosen) ** 0.5)
+    alpha, noise_std = held_out.alpha * 2 ** (0.5 * chosen.place), held_out.noise(atoms, chosen)
+    return Coding(alpha, chosen.share, noise_std=noise_std**0.5)
 
 
 def judged(problem):  # -> HeldOut
@@ -372,8 +370,12 @@ class _Sizes:
         if n_held:
             self.training, held_out = problem.of_rows(~chosen), problem.of_rows(chosen)
         self.held_out, self._start, self.best = HeldOut(held_out), start, {}
-        self.energy = float(self.held_out.deviations.sum()) or 1.0
         self._settles = not isinstance(problem, ConvProblem)
+        if self._settles:  # scores are against column means, and of images against zeros
+            often = held_out.weighted(torch.ones(len(held_out.x), dtype=torch.float64))
+            known = (often @ held_out.known.double()).clamp_min(1)
+            held_out = held_out.around(often @ held_out.x.double() / known)
+        self.energy = HeldOut(held_out).zeros.total or 1.0
 
     def _judge(self, coded, stride):  # -> _Tried
         """Predict held-out data by a dictionary, and keep it if it is the best of its size."""
@@ -392,9 +394,9 @@ class _Sizes:
         """Train a new dictionary from initial atoms, and judge it."""
         atoms = self._start(n_components)
         if self._settles:
-            atoms, stride = self.training.project(atoms), first_stride(self.training, n_components)
             # at most 12 epochs on each sample of rows
-            return self._judge(*exhaust(settle(self.training, atoms, stride, 12)))
+            steps = settle(self.training, self.training.project(atoms), most=12)
+            return self._judge(*exhaust(steps))
         # Images take 60 epochs of a search, since atoms move to their windows in its rounds: with
         # 12 epochs 8 planted atoms were counted as 4 or as 19.
         *_, found = islice(find_atoms(self.training, atoms), 60)
@@ -525,7 +527,8 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
     distinct = match_equal_rows(problem.x, problem.mask).unique()
     if len(distinct) < len(problem.x):
         problem = problem.of_rows(distinct)
-    n, m = problem.n_samples, problem.x[0].numel() if is_rows else prod(problem.kernel)
+    m = problem.x.shape[1] if is_rows else prod(problem.kernel)
+    n = problem.x[:, :1].numel() // (1 if is_rows else m)  # rows, or disjoint patches of images
     if n < LEAST_ROWS:
         number = max(1, min(n, m))
         unknown = torch.full((1,), torch.nan, dtype=torch.float64)

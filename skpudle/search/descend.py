@@ -130,7 +130,7 @@ def split(coded, n_splits, seed, *, keep=False, earlier=0.0):  # -> (p + n, *sha
     energy, direction = coded.common_directions(seed)
     energy, chosen = energy.sort(descending=True, stable=True)
     n_worth = int(((coded.costs()[0] + earlier).sort().values < energy).cumprod(0).sum())
-    chosen = chosen[: min(n_splits, n_worth)]
+    chosen = chosen[: min(n_splits, max(coded.n_always_split, n_worth))]
     if len(chosen) == 0:
         return None
     direction = direction[chosen]  # frees the memory of all other directions
@@ -161,13 +161,6 @@ def remaining(coded, n_removed, *, per_use=False, earlier=0.0):  # -> (p,) bool
     remaining = torch.ones(len(cost), dtype=torch.bool)
     remaining[list(removed)] = False
     return remaining
-
-
-def first_stride(problem, n_atoms):
-    """Return the ``stride`` of the first sample of a search, which has one in ``stride`` rows."""
-    (n,) = problem.total(torch.tensor([problem.n_samples], dtype=torch.float64))
-    # 8 samples per atom, or per feature if there are more features than atoms
-    return max(1, int(n) // (8 * max(n_atoms, problem.x[0].numel())))
 
 
 def stride_of_uses(coded, stride, n_uses):
@@ -216,7 +209,7 @@ def descend(problem, atoms, codes, most, *, stall=STALL, earlier=None):
             previous = atoms
 
 
-def settle(problem, atoms, stride, most=SETTLES, *, alpha=None, codes=None):
+def settle(problem, atoms, stride=None, most=SETTLES, *, alpha=None, codes=None):
     """Descend on a sample of the rows that grows until atoms have 120 uses on average.
 
     Parameters
@@ -225,8 +218,9 @@ def settle(problem, atoms, stride, most=SETTLES, *, alpha=None, codes=None):
         Data and objective.
     atoms : Tensor of shape (n_components, ...)
         Unit atoms.
-    stride : int
-        The first sample has one in ``stride`` rows.
+    stride : int, default=None
+        The first sample has one in ``stride`` rows. None: 8 rows for each atom, or for each feature
+        if there are more features than atoms.
     most : int, default=100
         Largest number of epochs on each sample.
     alpha : float, default=None
@@ -239,6 +233,10 @@ def settle(problem, atoms, stride, most=SETTLES, *, alpha=None, codes=None):
     Epoch
         Coded data after each epoch. The generator returns the last, with the stride of its sample.
     """
+    if stride is None:
+        n = problem.x.numel() // atoms[0].numel()  # rows, or disjoint patches of images
+        (n,) = problem.total(torch.tensor([n], dtype=torch.float64))
+        stride = max(1, int(n) // (8 * max(len(atoms), problem.x[0].numel())))
     while True:
         part = problem.thinned(stride, whole=False, alpha=alpha)
         if codes is None or len(codes) != len(part.x):

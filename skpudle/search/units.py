@@ -52,7 +52,7 @@ from skpudle.encoding._unfold import encode
 from skpudle.lasso._solve import lasso_path, solve_lasso
 from skpudle.search import held_out
 from skpudle.search._epoch import draw_rows, spread_rows
-from skpudle.search.descend import SETTLES, descend, exhaust, first_stride, play_rounds, settle
+from skpudle.search.descend import SETTLES, descend, exhaust, play_rounds, settle
 from skpudle.search.problem import auto_alpha
 
 # An entry is far if it lies more than 5 standard deviations from the median of its column. Normal
@@ -439,7 +439,7 @@ def _settle(problem, n_components, atoms=None, n_epochs=SETTLES):  # -> Epoch
 
 def _find_missing(problem, atoms):  # -> atoms
     """Return atoms after the rounds of a search, which find atoms that descent has missed."""
-    settled, _ = exhaust(settle(problem, atoms, first_stride(problem, len(atoms))))
+    settled, _ = exhaust(settle(problem, atoms))
     return exhaust(play_rounds(settled)).atoms
 
 
