@@ -346,13 +346,10 @@ class _Tried(NamedTuple):
     ``coded`` has atoms and codes. The training used one in ``stride`` samples.
     """
 
+    n_components: int
     coded: object
     stride: int
     prediction: Prediction
-
-    @property
-    def n_components(self):
-        return len(self.coded.atoms)
 
 
 class _Sizes:
@@ -379,13 +376,13 @@ class _Sizes:
 
     def _judge(self, coded, stride):  # -> _Tried
         """Predict held-out data by a dictionary, and keep it if it is the best of its size."""
-        place = None
-        for tried in self.best.values():
-            place = tried.prediction.place
+        last = next(reversed(self.best.values()), None)
+        place = last.prediction.place if last else None
         # Two epochs free the atoms of the lasso's bias, which would dominate the errors of data
         # without noise: without these epochs 12 planted atoms were counted as 31.
         unbiased = refit_atoms(coded.problem, coded.atoms, coded.codes, 2, still=0.0)
-        tried = _Tried(coded, stride, self.held_out.predict(unbiased, place))
+        prediction = self.held_out.predict(unbiased, place)
+        tried = _Tried(len(coded.atoms), coded, stride, prediction)
         same = self.best.pop(tried.n_components, tried)  # puts this number last in the dict
         self.best[tried.n_components] = min(same, tried, key=error_of)
         return tried
@@ -416,10 +413,9 @@ class _Sizes:
         The difference has to be larger than chance and than `_NEGLIGIBLE`.
         """
         best = min(self.best.values(), key=error_of)
-        if one.n_components >= best.n_components:
-            return False
+        is_smaller = one.n_components < best.n_components
         lost = (error_of(one) - error_of(best)) / self.energy
-        return lost > _NEGLIGIBLE and worse(one.prediction, best.prediction)
+        return is_smaller and lost > _NEGLIGIBLE and worse(one.prediction, best.prediction)
 
     def find_enough(self, grown):
         """Return the smallest dictionary for which twice its atoms explain hardly more.
@@ -446,9 +442,9 @@ class _Sizes:
         tried = [self.best[number] for number in sorted(self.best)]
         best, rows = min(tried, key=error_of).prediction.errors, []
         for one in tried:
-            loss = one.prediction.errors - best
+            part, loss = one.coded.problem, one.prediction.errors - best
             chance = float(loss.std(correction=0)) * len(loss) ** 0.5 / self.energy
-            objective = one.coded.objective / max(one.coded.problem.total_weight, 1)
+            objective = one.coded.objective * part.unit**2 / max(part.total_weight, 1)
             score = 1 - error_of(one) / self.energy
             rows.append((one.n_components, score, objective, max(chance, _NEGLIGIBLE)))
         numbers, *parts = torch.tensor(rows, dtype=torch.float64).T
@@ -538,9 +534,7 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
     sizes = _Sizes(problem, generator, start)
 
     def trial(one, is_last=False):
-        path = sizes.path()
-        path = path._replace(objective=path.objective * problem.unit**2)
-        return SizeTrial(one.coded.atoms, path, problem.alpha, is_last)
+        return SizeTrial(one.coded.atoms, sizes.path(), problem.alpha, is_last)
 
     # at most 16 atoms per feature, and one atom for two samples
     largest = min(n // 2, 16 * m)

@@ -165,14 +165,9 @@ class Units:
         return not (self.rows is self.limit is self.norm is None)
 
     @property
-    def is_equal(self):
-        """Whether all entries count and have the same noise; there may be a baseline."""
-        return self.scale is None and not self.looks_at_rows
-
-    @property
     def changes_nothing(self):
         """Whether rows in these units are equal to the data."""
-        return self.intercept is None and self.is_equal
+        return self.intercept is self.scale is None and not self.looks_at_rows
 
     def of_new_rows(self):
         """Return the units for rows outside of a fit, where no whole row is left out."""

@@ -43,7 +43,8 @@ def rows_held_out(n_parts=PARTS, *, smallest=1 / 16, mixes=False):
     """Return what the path asks of a problem; each part has the energy 4."""
     energies = torch.full((n_parts,), 4.0, dtype=torch.float64)
     given = dict(alpha=1.0, smallest=smallest, largest=12, mixes=mixes)
-    held_out = SimpleNamespace(energies=energies, total=own, **given)
+    zeros = Prediction(energies, float(energies.sum()))
+    held_out = SimpleNamespace(zeros=zeros, total=own, **given)
     return SimpleNamespace(alpha=1.0, held_out=held_out, total=own)
 
 
@@ -57,7 +58,7 @@ def trial_of(alpha, error, n_parts=PARTS):
 def path_of(error, problem=None):
     """Return the trials of a path where a penalty has this error."""
     problem = rows_held_out() if problem is None else problem
-    n, alpha, trials = len(problem.held_out.energies), problem.alpha, []
+    n, alpha, trials = len(problem.held_out.zeros.errors), problem.alpha, []
     while alpha is not None:
         trials.append(trial_of(alpha, error(alpha), n))
         alpha = next_penalty(trials, problem)
@@ -100,11 +101,9 @@ def test_a_path_ends_where_penalties_get_worse_and_takes_the_best(name):
 def test_a_path_finds_no_more_than_earlier_paths():
     """Also where the first penalty explains nothing: rounds would begin again without an end."""
     trials, problem = path_of(lambda alpha: 5 + 2 * abs(np.log2(alpha / 4)) - 2)
-    explained = 1 - min(trial.prediction.total for trial in trials) / float(
-        problem.held_out.energies.sum()
-    )
+    energy = problem.held_out.zeros.total
+    explained = 1 - min(trial.prediction.total for trial in trials) / energy
     assert finds_more(trials, problem)
-    energy = float(problem.held_out.energies.sum())
     assert not finds_more(trials, problem, (1 - explained) * energy)
     assert finds_more(trials, problem, (1 - explained / 1.3) * energy)
 
