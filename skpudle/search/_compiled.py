@@ -190,7 +190,7 @@ def _solve(w, inner, positive, dependent, factor, slope, z):
 
 def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, share, max_sweeps,
                     refit, dependent, refit_tolerance, refit_sweeps, start, index, value,
-                    count, atom, code, fitted, loss, size, unbiased):  # fmt: skip
+                    count, atom, code, fitted, loss, size):  # fmt: skip
     """Improve the codes of rows, each on one working set, by descent on residuals.
 
     ``start``, ``index`` and ``value`` are the codes to begin with, ``residual`` is ``x - D z`` for
@@ -202,9 +202,8 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
     the squared residual, and ``size`` (n,) the sum of the moduli of the codes.
 
     With ``refit`` the rows of ``fitted`` (n, room) become least squares on the supports of the new
-    codes, ``residual`` becomes the residual of ``fitted``, and ``unbiased`` (n,) half of its
-    square. A Cholesky factor solves least squares, because coordinate descent takes ten times as
-    long for five correlated atoms.
+    codes. A Cholesky factor solves them, because coordinate descent takes ten times as long for
+    five correlated atoms.
     """
     room = atom.shape[1]
     support, inside = np.empty(room, np.int64), np.zeros(len(atoms), np.bool_)
@@ -230,22 +229,16 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
                 work[i] = _product(atoms[support[i]], left)
                 for j in range(i + 1):
                     inner[i, j] = _known_product(atoms[support[i]], atoms[support[j]], known)
-            if _solve(k, inner, positive, dependent, factor, work, z):
-                for i in range(k):
-                    _subtract(z[i] - code[row, i], atoms[support[i]], known, left)
-            else:  # minimise over the support, without a penalty, where `_solve` has failed
-                _descend(
-                    k, support, atoms, known, 0.0, positive, refit_tolerance, refit_sweeps, work, z,
-                    left,
-                )  # fmt: skip
+            if not _solve(k, inner, positive, dependent, factor, work, z):
+                how = 0.0, positive, refit_tolerance, refit_sweeps  # no penalty
+                _descend(k, support, atoms, known, *how, work, z, left)
             for i in range(k):
                 fitted[row, i] = z[i]
-            unbiased[row] = 0.5 * _product(left, left)
 
 
 def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweeps,
                    refit, dependent, refit_tolerance, refit_sweeps, start, index, value,
-                   count, atom, code, fitted, loss, size, unbiased):  # fmt: skip
+                   count, atom, code, fitted, loss, size):  # fmt: skip
     """Improve the codes of rows, each on one working set, from products alone.
 
     ``gram`` (n_atoms, n_atoms) has the products of the atoms with each other, ``c`` (n, n_atoms)
@@ -299,17 +292,11 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
                 step[i] = slope[i]
                 for j in range(k):
                     inner[i, j] = gram[support[i], support[j]]
-            if _solve(k, inner, positive, dependent, factor, step, z):
-                fall = 0.0
-                for i in range(k):
-                    fall += 0.5 * (z[i] - code[row, i]) * slope[i]
-            else:  # minimise over the support, without a penalty, where `_solve` has failed
-                fall = _sweep_codes(
-                    k, inner, 0.0, positive, refit_tolerance, refit_sweeps, slope, z
-                )
+            if not _solve(k, inner, positive, dependent, factor, step, z):
+                how = 0.0, positive, refit_tolerance, refit_sweeps  # no penalty
+                _sweep_codes(k, inner, *how, slope, z)
             for i in range(k):
                 fitted[row, i] = z[i]
-            unbiased[row] = max(loss[row] - fall, 0.0)
 
 
 def add_statistics(start, index, value, weight, x, a, b):

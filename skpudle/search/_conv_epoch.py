@@ -138,7 +138,7 @@ class ConvEpoch(rules.Coded):
         loss = float(np.square(self._residual).sum()) / 2
         # the codes that atoms adapt to
         self.fitting = self.refit_codes(*_REFIT_OF_PATH) if refit else self.codes
-        self._measure(atoms.new_tensor([loss, size, loss, len(self.codes.value), n]))
+        self._measure(atoms.new_tensor([loss, size, len(self.codes.value), n]))
 
     def refit_codes(self, tolerance=_SOLVED, n_sweeps=_MOST_EFFORT[1]):  # -> Codes
         """Return least squares on the supports of the codes, and update the residual in place.

@@ -43,7 +43,7 @@ class DeviceEpoch(rules.Coded):
         n, p, m = len(x), *atoms.shape
         self._dictionary = pad(atoms.to(x.dtype), (0, 0, 0, 1)).to(x.device)
         self._support, self._z = codes.like(x).padded(p)
-        self._weight, of_rows = problem.weighted(x.new_ones(n)), x.new_ones(n, 5)
+        self._weight, of_rows = problem.weighted(x.new_ones(n)), x.new_ones(n, 4)
         self._roots = self._weight.sqrt()[:, None]
         value = x.new_zeros(n, self._z.shape[1] + min(p, m + rules.ROOM))
         self._residual, index, uses = torch.empty_like(x), value.int(), x.new_zeros(p + 1)
@@ -53,11 +53,11 @@ class DeviceEpoch(rules.Coded):
             support, z, slope, inner = self._solve(rows, *places, rules.SWEEPS_OF_CODES)
             index[rows, : z.shape[1]], value[rows, : z.shape[1]] = support.int(), z
             fitted, residual, loss = self._residuals_of(rows, support, z)
-            of_rows[rows, :4] = torch.stack([loss, z.abs().sum(1), loss, (z != 0).sum(1)], 1)
+            of_rows[rows, :3] = torch.stack([loss, z.abs().sum(1), (z != 0).sum(1)], 1)
             uses += self._weight[rows] @ (fitted != 0).to(x.dtype)
             if refit:
                 z = self._refit(inner, slope, z)
-                fitted, residual, of_rows[rows, 2] = self._residuals_of(rows, support, z)
+                fitted, residual, _ = self._residuals_of(rows, support, z)
             weighted, self._residual[rows] = fitted * self._weight[rows, None], residual
             a += weighted.mT @ fitted
             b += weighted.mT @ residual

@@ -290,12 +290,16 @@ class Coded:
         return self._costs
 
     def _measure(self, sums):
-        # sums over rows: half the squared residual, moduli of codes, half the squared residual of
-        # the codes that atoms adapt to, numbers of nonzero codes, and ones
-        loss, size, unbiased, self.n_entries, self._n = sums.tolist()
+        # sums over rows: half the squared residual, moduli of codes, numbers of nonzero codes, ones
+        loss, size, self.n_entries, self._n = sums.tolist()
         self.objective = loss + self.problem.alpha * size
-        # means over rows of |x - D z|^2 / 2: of the lasso's codes, and of refitted codes
-        self.loss, self.unbiased_loss = loss / self._n, unbiased / self._n
+        self.loss = loss / self._n  # mean over rows of |x - D z|^2 / 2
+
+    @property
+    def unbiased_loss(self):  # -> float
+        """The mean over rows of half the squared residual of the codes that atoms adapt to."""
+        squares = torch.as_tensor(self.residuals()).double().square().sum()
+        return float(*self.problem.total(squares)) / (2 * self._n)
 
     def mean_residual(self):  # -> (m,)
         """Return the mean residual of each feature's known entries.
@@ -328,9 +332,9 @@ class Epoch(Coded):
         # roots of the weights.
         self._roots = np.sqrt(self._weight)[:, None]
         self._options = problem.alpha, problem.positive_code, TOLERANCE * problem.alpha, SHARE
-        self._loss, self._size, self._unbiased = np.zeros((3, n))
+        self._loss, self._size = np.zeros((2, n))
         self._code(codes, refit, turn)
-        of_rows = self._loss, self._size, self._unbiased, np.diff(self.codes.start), np.ones(n)
+        of_rows = self._loss, self._size, np.diff(self.codes.start), np.ones(n)
         sums = self.atoms.new_tensor([self._weight @ part for part in of_rows])
         self._measure(*problem.total(sums))
 
@@ -356,8 +360,7 @@ class Epoch(Coded):
                 part = slice(block * n_rows, min((block + 1) * n_rows, n))
                 k, x = part.stop - part.start, self._x[part]
                 count, sparse = np.empty(k, np.int64), (begin[part.start : part.stop + 1], *given)
-                arrays = self._loss[part], self._size[part], self._unbiased[part]
-                arrays = *sparse, count, index, value, fitted, *arrays
+                arrays = *sparse, count, index, value, fitted, self._loss[part], self._size[part]
                 if self._few:
                     np.matmul(x.astype(np.float64, copy=False), self._atoms.T, out=c[:k])
                     loops.solve_products(self._gram, squares[part], c[:k], *options, *arrays)

@@ -104,12 +104,10 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
         search.
     """
     atoms = atoms.detach()
-    unchosen = Coding(held_out.alpha, debias or 0.0, noise_std=held_out.mean_square**0.5)
-    if held_out.mean_square == 0 or not held_out.is_predictable:
-        return unchosen
-    best = held_out.predict(atoms, place, share=debias)
+    is_predictable = held_out.is_predictable
+    best = held_out.predict(atoms, place, share=debias) if is_predictable else held_out.zeros
     if not predicts(best, held_out):
-        return unchosen
+        return Coding(held_out.alpha, debias or 0.0, noise_std=held_out.mean_square**0.5)
     noise = held_out.noise(atoms, best) * held_out.n_hidden
     # A larger penalty is taken while its error, after the noise is subtracted, is at most this
     # factor times the least error. Without the factors (the penalty of the least error) digits have

@@ -17,7 +17,6 @@ best share has a formula (`best_shares`).
 """
 
 from dataclasses import replace
-from functools import cached_property
 from math import ceil
 from typing import NamedTuple
 
@@ -220,8 +219,9 @@ class HeldOut:
 
     Attributes
     ----------
-    energies : Tensor of shape (n_parts,)
-        The sum of squares of the hidden entries of each part: the error of a prediction by zeros.
+    zeros : Prediction
+        The prediction that all hidden entries are zero. Its errors are the energies of the parts:
+        the sums of squares of their hidden entries.
     places : tuple of int
         The smallest and largest penalty of codes, as powers of ``2 ** 0.5`` in units of ``alpha``.
     smallest, largest : float
@@ -245,12 +245,8 @@ class HeldOut:
         if fixed:
             self.smallest = self.largest = 1.0
         self._of, self._sums = torch.empty(0), {}
-        self._hide(problem, n_codings)
-
-    @cached_property
-    def zeros(self):  # -> Prediction
-        """The prediction that all hidden entries are zero."""
-        return Prediction(self.energies, float(*self.total(self.energies.sum())))
+        energies = self._hide(problem, n_codings)
+        self.zeros = Prediction(energies, float(*self.total(energies.sum())))
 
     def sums(self, atoms, places):  # -> list of (n_parts, 3)
         """Predict hidden entries at several penalties, and return sums for each penalty.
@@ -329,8 +325,11 @@ class _Rows(HeldOut):
     def _locate(self, atoms, share):
         return 0
 
-    def _hide(self, problem, n_codings):
-        """Cut the features into groups, and choose the rows that each turn codes."""
+    def _hide(self, problem, n_codings):  # -> (n_rows,)
+        """Cut the features into groups, and choose the rows that each turn codes.
+
+        Return the energies of the hidden entries of the rows.
+        """
         self.problem = problem = replace(problem, x=problem.x.cpu())
         self.x, self.known, n = problem.x.double(), problem.known.double(), len(problem.x)
         self._often = np.asarray(problem.weighted(self.x.new_ones(n)))
@@ -341,15 +340,19 @@ class _Rows(HeldOut):
         n_codings = n_codings or count_codings(problem)
         n_turns = max(1, min(len(features), ceil(n_codings / max(float(n_rows), 1))))
         x, known, self._turns = np.asarray(self.x), np.asarray(self.known), []
+        energies, n_hidden = np.zeros(n), 0.0
         for i, (seen, hidden) in enumerate(features):
             rows = np.flatnonzero((np.arange(n) + i) % len(features) < n_turns)
             at = np.ix_(rows, np.asarray(hidden))
-            self._turns.append((rows, np.asarray(seen), np.asarray(hidden), x[at], known[at]))
-        n_hidden = sum(self._often[rows] @ counts.sum(1) for rows, *_, counts in self._turns)
+            given, counts = x[at], known[at]
+            self._turns.append((rows, np.asarray(seen), np.asarray(hidden), given, counts))
+            energies[rows] += (given**2 * counts).sum(1)
+            n_hidden += self._often[rows] @ counts.sum(1)
         sums = self._often @ known.sum(1), self._often @ (x**2).sum(1), n_hidden
         (sums,) = self.total(torch.tensor(sums, dtype=torch.float64))
         n_known, square, self.n_hidden = sums.tolist()
         self.mean_square = square / max(n_known, 1.0)
+        return torch.as_tensor(energies * self._often)
 
     def _sums_at(self, atoms, alphas):  # -> (n_alphas, n_rows, 3)
         """Predict hidden entries of the rows in each turn, and add up the products of errors.
@@ -383,13 +386,6 @@ class _Rows(HeldOut):
                     gram.addmm_(atoms[:, hidden], atoms[:, hidden].mT)
         return torch.as_tensor(sums)
 
-    @cached_property
-    def energies(self):
-        sums = np.zeros(len(self.x))
-        for rows, _, _, x, counts in self._turns:
-            sums[rows] += (x**2 * counts).sum(1)
-        return torch.as_tensor(sums * self._often)
-
     def noise(self, atoms, found):  # -> float
         """Return the variance of the noise, from residuals at the penalty and share of ``found``.
 
@@ -417,8 +413,11 @@ class _Tiles(HeldOut):
     # instead of 0.95.
     places, smallest, largest = (-4, 6), 1.0, 1.5
 
-    def _hide(self, problem, n_codings):
-        """Crop the images, and draw the pixels of each turn; ``n_codings`` has no effect."""
+    def _hide(self, problem, n_codings):  # -> (n_tiles,)
+        """Crop the images, and draw the pixels of each turn; ``n_codings`` has no effect.
+
+        Return the energies of the hidden pixels of the tiles.
+        """
         n_pixels = _n_pixels(problem)
         # crops of at least four images (or all, if there are fewer) have `n_pixels` in all
         n = min(max(4, n_pixels // max(problem.x[0, 0].numel(), 1)), len(problem.x))
@@ -440,6 +439,7 @@ class _Tiles(HeldOut):
         # three turns, each of which hides a tenth of the pixels
         self._hidden = [self.known * (turn == i) for i in range(3)]
         self.n_hidden = float(sum(hidden.sum() for hidden in self._hidden))
+        return sum(self._of_tiles(x.square() * hidden) for hidden in self._hidden)
 
     def _locate(self, atoms, share):
         """Return roughly the best place: penalties fall in steps of two until the error rises."""
@@ -474,10 +474,6 @@ class _Tiles(HeldOut):
                 products.append(torch.stack([self._of_tiles(a * b) for a, b in pairs], 1))
             sums = sums + torch.stack(products)
         return sums
-
-    @cached_property
-    def energies(self):
-        return sum(self._of_tiles(self.x.square() * hidden) for hidden in self._hidden)
 
     def noise(self, atoms, found):  # -> float
         alpha, debias = self.alpha * 2 ** (0.5 * found.place), found.share
@@ -541,14 +537,13 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True, largest=None):  #
     if largest is not None:
         n_known = problem.x.shape[1] if problem.mask is None else problem.mask.sum(1)
         distinct = distinct[(problem.squares <= largest * n_known)[distinct]]
-    n, n_features = len(distinct), problem.x.shape[1:].numel()
+    n, n_codings = len(distinct), None
     (n_all,) = problem.total(torch.tensor([float(n)], dtype=torch.float64))
-    n_codings = None
     if isinstance(problem, ConvProblem):
         n_held = min(ceil(_n_pixels(problem) / max(problem.x[0, 0].numel(), 1)), n // 4)
         if n_held == 0:  # training images can judge: few atoms cannot fit the noise of an image
             return replace(problem, held_out=HeldOut(problem, fixed=fixed))
-    elif n_all < LEAST_ROWS or n_features == 1:
+    elif n_all < LEAST_ROWS:
         return problem
     else:
         share, n_codings = n / float(n_all), count_codings(problem)

@@ -164,7 +164,7 @@ def test_errors_of_the_path_are_predictions_of_held_out_rows(records):
     found = problem.held_out.predict(last.trial.judged, prediction.place)
     assert found.total == pytest.approx(prediction.total, rel=0.01)
     (gain,) = (gain for alpha, gain, *_ in last.path if alpha == last.alpha)
-    assert gain == pytest.approx(float((problem.held_out.energies - prediction.errors).sum()))
+    assert gain == pytest.approx(float((problem.held_out.zeros.errors - prediction.errors).sum()))
 
 
 def test_processes_with_their_own_rows_take_one_path():

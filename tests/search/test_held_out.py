@@ -96,7 +96,7 @@ def test_energies_are_the_errors_of_zeros():
     x, truth = planted(50)
     held_out = HeldOut(Problem(x, 0.2, mask=gaps_in(x)), n_codings=120)
     (sums,) = held_out.sums(truth, [20])
-    torch.testing.assert_close(held_out.energies, sums[:, 0])
+    torch.testing.assert_close(held_out.zeros.errors, sums[:, 0])
 
 
 def test_the_share_of_the_bias_is_the_best_of_a_line():
@@ -269,9 +269,9 @@ def test_pixels_that_a_tile_hides_are_in_its_sum():
         for row in range(0, 14, 3)
         for column in range(0, 12, 3)
     ]
-    torch.testing.assert_close(held_out.energies, torch.stack(tiles))
+    torch.testing.assert_close(held_out.zeros.errors, torch.stack(tiles))
     (sums,) = held_out.sums(atoms, [20])
-    torch.testing.assert_close(sums[:, 0], held_out.energies)
+    torch.testing.assert_close(sums[:, 0], held_out.zeros.errors)
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 40])
