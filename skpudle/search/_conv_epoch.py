@@ -132,7 +132,7 @@ class ConvEpoch(rules.Coded):
                 )  # fmt: skip
 
         in_parts(solve, n, 1)
-        self.codes = _joined(found)
+        self.codes = rules.Codes.joined(([len(index)], index, z) for index, z, _ in found)
         size = float(sum(np.abs(value).sum() for _, value, _ in found))
         self.solved = np.array([solved for *_, solved in found], dtype=bool)
         loss = float(np.square(self._residual).sum()) / 2
@@ -210,24 +210,21 @@ class ConvEpoch(rules.Coded):
         rows, columns = torch.unravel_index(best, energy.shape[1:])
         atoms = cut(wide)[torch.arange(p), :, rows, columns]
         atoms[~moves] = self.atoms[~moves]
-        shift = np.stack([np.asarray(rows) - centre[0], np.asarray(columns) - centre[1]])
-        return self.problem.project(atoms), self._shifted(shift)
+        shifted = self._shifted(rows - centre[0], columns - centre[1])
+        return self.problem.project(atoms), shifted
 
-    def _shifted(self, shift):  # (2, p) -> Codes
+    def _shifted(self, down, right):  # (p,), (p,) -> Codes
         """Return the codes, moved by a number of positions for each atom, along both axes.
 
         A code that would leave the image is dropped.
         """
-        rows, columns = self.problem.positions
-        found = []
-        for places, values in map(self.codes.of_row, range(len(self.codes))):
-            atom, place = np.divmod(places, self.problem.n_positions)
-            y, x = (v + s[atom] for v, s in zip(np.divmod(place, columns), shift))
-            inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
-            places = (atom * self.problem.n_positions + y * columns + x)[inside].astype(np.int32)
-            order = np.argsort(places)
-            found.append((places[order], values[inside][order]))
-        return _joined(found)
+        codes, n, (rows, columns) = self.codes, self.problem.n_positions, self.problem.positions
+        atom, place = codes.index.long() // n, codes.index.long() % n
+        y, x = place // columns + down[atom], place % columns + right[atom]
+        inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
+        moved = codes.renumbered(atom * n + y * columns + x, inside)
+        order = (moved.rows * (len(self.atoms) * n) + moved.index).argsort()
+        return replace(moved, index=moved.index[order], value=moved.value[order])
 
     def residuals(self):  # -> array of the shape of the data
         """Return the residuals for the codes that atoms adapt to, zero in missing pixels."""
@@ -247,10 +244,6 @@ class ConvEpoch(rules.Coded):
             *self._options, *self.codes.arrays(), self._residual, changes,
         )  # fmt: skip
         return torch.as_tensor(changes), torch.arange(p).expand(p, p)
-
-
-def _joined(found):  # list of (index, value, ...) -> Codes
-    return rules.Codes.joined(([len(index)], index, value) for index, value, *_ in found)
 
 
 def as_pictures(x):  # (n, n_channels, [height,] width) -> (n, n_channels, height, width)

@@ -158,9 +158,11 @@ class Codes:
         """
         kept, index = kept.to(self.index.device), self.index.long()
         atom, place = index // n_positions, index % n_positions
-        index, used = (kept.cumsum(0) - 1)[atom] * n_positions + place, kept[atom]
-        start = _starts(used)[self.start]
-        return Codes(start, index[used].int(), self.value[used])
+        return self.renumbered((kept.cumsum(0) - 1)[atom] * n_positions + place, kept[atom])
+
+    def renumbered(self, index, used):  # (n_entries,), (n_entries,) bool
+        """Return the entries that ``used`` marks, each with its new ``index``."""
+        return Codes(_starts(used)[self.start], index[used].int(), self.value[used])
 
 
 def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),), increasing

@@ -39,7 +39,7 @@ def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, by_produc
     loss, size = np.zeros((2, n))
     options = alpha, positive, 1e-13 * alpha, 0.6, 10_000, False, 0.0, 0.0, 0
     for _ in range(60):
-        results = *codes.arrays(), count, index, value, np.empty((1, p)), loss, size, np.empty(1)
+        results = *codes.arrays(), count, index, value, np.empty((1, p)), loss, size
         residual = known * (x - codes.dense(p) @ atoms)
         slope = (residual @ atoms.mT).numpy()
         if banned is not None:
