@@ -14,7 +14,7 @@ from skpudle import (
 )
 from skpudle.datasets import make_dictionary_data
 from skpudle.inspection import atom_intervals, code_intervals, error_bound
-from skpudle.inspection._posterior_compiled import loops
+from skpudle.inspection._posterior import loops
 
 
 def planted(n=800, m=16, p=24, n_nonzero=2, snr_db=10, seed=0):
