@@ -97,7 +97,7 @@ def _log_of_tail(x):
     return -0.5 * x * x - np.log(-2.5066282746310002 * x)
 
 
-def draw_codes(first, last, correlations, grams, prior, limits, positive, states, z):
+def draw_codes(first, last, correlations, grams, prior, limits, states, z):
     """Draw each code of the rows ``first`` to ``last - 1`` given the row's other codes, in ``z``.
 
     A code is 0, or has a density proportional to ``exp(pull * z - precision * z**2 / 2)`` for
@@ -107,9 +107,9 @@ def draw_codes(first, last, correlations, grams, prior, limits, positive, states
     - ``correlations`` (n, p): products of residuals and atoms at the codes ``z``;
     - ``grams`` (1 or n, p, p): products of atoms, for all rows or for each row;
     - ``prior`` (4, p): precisions, pulls, and the logarithms of the odds of a positive and of a
-      negative code against 0, without the integrals of the densities;
+      negative code against 0, without the integrals of the densities; codes whose odds of a
+      negative code are 0 are non-negative;
     - ``limits`` (2, p): a code of 0 with a correlation between them stays 0 without a draw;
-    - ``positive``: whether codes are non-negative;
     - ``states`` (n, 2): seeds of the random numbers of each row;
     - ``z`` (n, p): old codes, which the new codes replace.
     """
@@ -129,6 +129,7 @@ def draw_codes(first, last, correlations, grams, prior, limits, positive, states
             above, below = (correlation + pull) / precision, (correlation - pull) / precision
             plus = prior[2, k] - size + 0.5 * precision * above * above
             minus = prior[3, k] - size + 0.5 * precision * below * below
+            positive = prior[3, k] == -np.inf
             if positive:
                 plus += _log_of_tail(above / deviation)
             largest = max(plus, minus, 0.0)
@@ -280,10 +281,10 @@ def _prior(codes, energies, positive):  # CSR (n, p) -> (4, p), limits (2, p)
     return np.stack([1 / variances, pull, *odds]), np.stack([-reach[1], reach[0]])
 
 
-def _draw(correlations, grams, prior, limits, positive, z, rng):
+def _draw(correlations, grams, prior, limits, z, rng):
     """Draw all codes by `draw_codes`, on all threads; the new codes replace the old ones in z."""
     states = rng.integers(1, 2147483398, (len(z), 2))
-    given = correlations, grams, prior, limits, positive, states, z
+    given = correlations, grams, prior, limits, states, z
     in_parts(lambda *ends: loops.draw_codes(*ends, *given), len(z), 64)
 
 
@@ -356,7 +357,7 @@ def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
     prior, limits = _prior(codes, np.diag(gram), rows.positive)
     correlations = (x - fitted).astype(np.float32) @ weighted.T.astype(np.float32)
     z = codes.toarray()
-    _draw(correlations, gram[None], prior, limits, rows.positive, z, rng)
+    _draw(correlations, gram[None], prior, limits, z, rng)
     used = np.flatnonzero(z != 0)
     starts = np.searchsorted(used, np.arange(len(z) + 1) * z.shape[1])
     return x, sparse.csr_array((z.ravel()[used], used % z.shape[1], starts), shape=z.shape)
@@ -455,7 +456,7 @@ def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); chan
     for rows in blocks_of_rows(n, p**2, 2**22):
         grams = (weights[rows] @ products).reshape(-1, p, p)
         correlations = (weights[rows] * (x[rows] - z[rows] @ atoms)) @ atoms.T
-        _draw(correlations, grams, prior, limits, True, z[rows], rng)
+        _draw(correlations, grams, prior, limits, z[rows], rng)
         squares[rows] = grams.diagonal(axis1=1, axis2=2)
     return squares
 
