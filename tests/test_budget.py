@@ -20,14 +20,14 @@ BUDGET = {
     "_fit": 1224,
     "_learners": 2301,
     "_nmf": 654,
-    "_operators": 266,
+    "_operators": 262,
     "encoding": 1001,
     "inspection": 529,
     "lasso": 1041,
     "pretrained": 68,
-    "search": 2841,
-    "all of the package": 13896,
-    "tests": 12913,
+    "search": 2839,
+    "all of the package": 13890,
+    "tests": 12732,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
