@@ -15,10 +15,8 @@ from sklearn.callback import FitCallback
 from small import EndsTheFit
 
 from skpudle import Checkpoint, CountDictionaryLearning, NOODLDictionaryLearning
-from skpudle._fit.fitted import Fitted
-from skpudle._fit.run import read_checkpoint, write_checkpoint
+from skpudle._fit.run import read_checkpoint
 from skpudle._fit.train import Trainer
-from skpudle.search.units import Units
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -148,21 +146,6 @@ def file(tmp_path):
 def fit_from(path):
     learner, data = CASES["adam"]
     return clone_with(learner, Checkpoint(path)).fit(data())
-
-
-def test_a_state_comes_back_as_it_was(tmp_path):
-    """Records and tensors inside of dictionaries, all else as it is."""
-    numbers = {"n": 3, "x": 0.1, "infinite": float("inf"), "none": None, "flag": True, "text": "é"}
-    parts = {"tensors": ({"deep": torch.zeros(0, 4)}, torch.tensor(2.5))}
-    record = Fitted(model={"alpha": 0.1}, rows=torch.eye(2), noise=Units(scale=torch.ones(2)))
-    write_checkpoint(tmp_path / "state", numbers | parts | {"record": record})
-    found = read_checkpoint(tmp_path / "state")
-    assert {name: found[name] for name in numbers} == numbers
-    assert found["tensors"][0]["deep"].shape == (0, 4)
-    assert torch.equal(found["tensors"][1], torch.tensor(2.5))
-    assert torch.equal(found["record"].rows, record.rows)
-    assert torch.equal(found["record"].noise.scale, record.noise.scale)
-    assert os.listdir(tmp_path) == ["state"]
 
 
 def test_a_file_that_would_execute_code_is_refused(file):
