@@ -14,7 +14,7 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2611,
+    ".": 2604,
     "_data": 833,
     "_denoiser": 527,
     "_fit": 1224,
@@ -22,12 +22,12 @@ BUDGET = {
     "_nmf": 654,
     "_operators": 262,
     "encoding": 1001,
-    "inspection": 529,
+    "inspection": 522,
     "lasso": 1041,
     "pretrained": 68,
     "search": 2839,
-    "all of the package": 13890,
-    "tests": 12732,
+    "all of the package": 13876,
+    "tests": 12730,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
