@@ -261,15 +261,11 @@ class AtomsDisplay(Display):
         return math.ceil(len(self.atoms) / n_columns), n_columns
 
     def _size(self, n_columns=None, **_):
-        if self.kind == "spectra":
-            return 8.0, 0.9 * len(self.atoms) + 0.9
-        if self.kind == "waveforms":
-            return 6.4, 1.6 * len(self.atoms) + 0.4
+        if self.kind in ("spectra", "waveforms"):
+            return 7.0, 1.2 * len(self.atoms) + 0.6
         n_rows, n_columns = self._grid(n_columns)
-        sides = n_columns, n_rows * _FLATNESS
-        if self.kind == "images":
-            height, width = self.atoms.shape[1:3]
-            sides = n_columns * (width + 1) - 1, n_rows * (height + 1) - 1
+        height, width = self.atoms.shape[1:3] if self.kind == "images" else (_FLATNESS, 1)
+        sides = n_columns * width, n_rows * height
         return [max(1.5, 6.4 * side / max(sides)) for side in sides]
 
     def _draw(self, **options):

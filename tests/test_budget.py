@@ -14,20 +14,20 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2604,
+    ".": 2578,
     "_data": 833,
     "_denoiser": 527,
     "_fit": 1224,
     "_learners": 2301,
     "_nmf": 654,
-    "_operators": 262,
+    "_operators": 256,
     "encoding": 1001,
     "inspection": 522,
     "lasso": 1041,
     "pretrained": 68,
     "search": 2839,
-    "all of the package": 13876,
-    "tests": 12730,
+    "all of the package": 13844,
+    "tests": 12626,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -229,13 +229,6 @@ def test_the_dictionary_is_found_from_samples(positive, dtype):
     assert not positive or atoms.min() >= 0
 
 
-def test_the_dictionary_is_found_from_what_is_known():
-    x, truth = planted(n=1000)
-    known = gaps_in(x) > 0
-    problem = Problem(torch.where(known, x, torch.nan), 0.1, mask=known)
-    assert share_found(search(problem, start(x, len(truth))).atoms, truth) == 1
-
-
 def test_each_epoch_of_a_search_is_a_record_and_the_last_is_the_result():
     x, _ = planted()
     problem = Problem(x, 0.1)

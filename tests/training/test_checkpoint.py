@@ -164,7 +164,11 @@ def test_a_file_that_was_cut_off_is_refused_by_name(share, file):
 
 @pytest.mark.parametrize(
     ("parameters", "named"),
-    [(dict(alpha=0.3), "alpha"), (dict(dict_init=np.eye(10, 6) + 1), "dict_init")],
+    [
+        (dict(alpha=0.3), "alpha"),
+        (dict(dict_init=np.eye(10, 6) + 1), "dict_init"),
+        (dict(random_state=1), "random_state: 0, now 1"),
+    ],
 )
 def test_a_file_of_other_parameters_is_refused(parameters, named, file):
     learner, data = CASES["adam"]
@@ -178,20 +182,6 @@ def test_a_file_of_other_data_is_refused(file):
     learner, _ = CASES["adam"]
     with pytest.raises(ValueError, match=r"belongs to another fit \(data"):
         clone_with(learner, Checkpoint(file)).fit(2 * ROWS)
-
-
-@pytest.mark.draws_from_numpy
-def test_a_file_of_another_seed_is_refused_and_no_seed_is_that_of_the_file(tmp_path):
-    file = tmp_path / "fit.npz"
-    learner = FromData(4, max_iter=1, n_unfoldings=2, tol=None, random_state=0)
-    clone_with(learner, Checkpoint(file)).fit(ROWS)
-    with pytest.raises(ValueError, match=r"belongs to another fit \(random_state: 0, now 1"):
-        clone_with(learner, Checkpoint(file)).set_params(random_state=1).fit(ROWS)
-    file.unlink()
-    learner.random_state = None
-    first = clone_with(learner, Checkpoint(file)).fit(ROWS)
-    again = clone_with(learner, Checkpoint(file)).fit(ROWS)
-    np.testing.assert_array_equal(again.components_, first.components_)
 
 
 def test_a_full_disk_warns_and_training_goes_on(tmp_path, monkeypatch):
