@@ -14,7 +14,7 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2578,
+    ".": 2582,
     "_data": 833,
     "_denoiser": 527,
     "_fit": 1224,
@@ -26,7 +26,7 @@ BUDGET = {
     "lasso": 1041,
     "pretrained": 68,
     "search": 2839,
-    "all of the package": 13844,
+    "all of the package": 13848,
     "tests": 12626,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
