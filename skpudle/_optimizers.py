@@ -35,9 +35,11 @@ def _kinds(state):
 class Optimizer:
     """What both optimisers share: atoms, and a state by which training goes on.
 
-    A subclass has its state in the dict ``_state``, and the state before the first step in
-    ``_start``. Its `fresh_state` returns a state in which an atom has no past.
+    A subclass has its state in the dict ``_state``. Its `fresh_state` returns a state in which no
+    atom has a past.
     """
+
+    _start = None  # the state before the first step, if that is no fresh state
 
     def __init__(self, atoms, project):
         # Fused optimisers of torch walk through memory and ignore the strides of gradient and
@@ -62,7 +64,9 @@ class Optimizer:
     def load(self, atoms, state):
         """Go back to the given atoms and state; an empty state stands for no steps so far."""
         self.atoms.copy_(atoms)
-        state, fresh = copy_of(state or self._start), self.fresh_state()
+        fresh = self.fresh_state()
+        start = fresh if self._start is None else copy_of(self._start)
+        state = copy_of(state) if state else start
         for name in fresh.keys() & state.keys():
             if isinstance(state[name], torch.Tensor):
                 # Some optimisers count steps on the host. With a count on a device the host would
@@ -107,6 +111,7 @@ class GradientOptimizer(Optimizer):
         self._optimizer = self._make([self.atoms], lr=learning_rate)
         self._state = self._optimizer.state[self.atoms]
         self._start = self.state()  # empty for most optimisers, until their first step
+        self.fresh_state()  # raises an error if the optimiser needs a closure
 
     @torch.no_grad()
     def update(self, gradient, *_, **of_surrogates):
@@ -179,7 +184,7 @@ class SurrogateOptimizer(Optimizer):
         super().__init__(atoms, project)
         self._forgetting, self._anchor, self._n_inner = forgetting, anchor, n_inner
         self._per_curvature = 1 / curvature
-        self._start, self._state = self.fresh_state(), self.fresh_state()
+        self._state = self.fresh_state()
 
     @torch.no_grad()
     def update(self, gradient, codes, *, weight=None, loss=None, total=None):
