@@ -139,7 +139,7 @@ SPORCO = SporcoDictionaryLearning(6, max_iter=2, random_state=0)
         (PUDLEClassifier(6, supervision=0, random_state=0), "search"),
         (DENOISER.set_callbacks(EndsTheFit("epoch")), "callback"),
         (SPORCO, "max_iter"),
-        (clone(SPORCO).set_callbacks(EndsTheFit("iteration")), "callback"),
+        (clone(SPORCO).set_callbacks(EndsTheFit("epoch")), "callback"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
