@@ -9,19 +9,16 @@ import torch
 from planted import share_found
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle._operators._atoms import project_atoms
 from skpudle.datasets import make_dictionary_data
 from skpudle.search import Problem, auto_alpha, search
 from skpudle.search._epoch import own
 from skpudle.search.choose import best_coding
-from skpudle.search.descend import refit_atoms
 from skpudle.search.find import (
     Trial,
     chosen_trial,
     find_atoms,
     finds_more,
     next_penalty,
-    penalty_of_mixtures,
 )
 from skpudle.search.held_out import HeldOut, Prediction, hold_out
 
@@ -165,16 +162,6 @@ def test_errors_of_the_path_are_predictions_of_held_out_rows(records):
     assert gain == pytest.approx(float((problem.held_out.zeros.errors - prediction.errors).sum()))
 
 
-def test_atoms_without_bias_are_nearer_to_the_truth():
-    x, truth = planted(600, 20, 20, decibels=20)
-    problem = hold_out(Problem(x, auto_alpha(x)), fixed=True)
-    found = search(problem, truth)
-    assert found.is_unbiased
-    both = found.atoms, refit_atoms(found.coded.problem, found.atoms, found.coded.codes)
-    before, after = (float(1 - (atoms @ truth.mT).abs().amax(0).mean()) for atoms in both)
-    assert after < 0.5 * before
-
-
 # ---------------------------------------------------------------------------- codes
 
 
@@ -196,30 +183,3 @@ def test_codes_have_the_largest_penalty_that_predicts_nearly_as_well(decibels, d
     assert found.debias == (chosen.share if debias is None else debias)
     clean_std = float(x.std()) / (1 + 10 ** (decibels / 10)) ** 0.5
     assert found.noise_std == pytest.approx(clean_std, rel=0.25)
-
-
-# ---------------------------------------------------------------------------- mixtures
-
-
-@pytest.mark.parametrize("shape", [(400, 40), (40, 400)])
-def test_the_penalty_of_mixtures_is_that_of_their_noise(shape):
-    """It follows the noise from a small to the usual penalty."""
-    rng = np.random.default_rng(0)
-    clean = rng.dirichlet(np.ones(4), shape[0]) @ np.abs(rng.standard_normal((4, shape[1])))
-    noise = rng.standard_normal(shape)
-
-    def penalty(level):
-        problem = Problem(torch.from_numpy(clean + level * noise), 1.0)
-        return penalty_of_mixtures(problem, 4)
-
-    small, large = penalty(0.02), penalty(0.2)
-    assert small == pytest.approx(0.3 * 0.02, rel=0.05)
-    assert large == pytest.approx(10 * small, rel=0.02)
-    assert penalty(100.0) == 1.0
-    assert 0 < penalty(0.0) < small
-
-
-def test_atoms_of_all_features_have_a_penalty_too():
-    x = project_atoms(planted(30, 8, 8, decibels=10)[0])
-    for n_components in (8, 30):
-        assert 0 < penalty_of_mixtures(Problem(x, 0.1), n_components) <= 0.1
