@@ -27,9 +27,9 @@ BUDGET = {
     "inspection": 522,
     "lasso": 1041,
     "pretrained": 55,
-    "search": 2839,
-    "all of the package": 13822,
-    "tests": 12576,
+    "search": 2703,
+    "all of the package": 13686,
+    "tests": 12563,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
