@@ -209,7 +209,7 @@ def test_dense_codes_where_alpha_was_chosen():
     advice = f"raise alpha (now {learner.alpha_:.3g})."
     dense, unsupported = sorted(findings(learner, X))
     assert dense.endswith(advice)
-    assert unsupported.startswith("None of the 3 atoms is supported")  # Gaussian samples
+    assert unsupported.startswith("3 of 3 atoms are not supported")  # Gaussian samples
 
 
 @pytest.mark.parametrize("loss", ["poisson", "binomial"])
