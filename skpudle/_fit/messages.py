@@ -173,9 +173,8 @@ def _gentler(learner):
 def divergence(learner, update):
     """Return the error for training that diverged."""
     return ValueError(
-        f"Training of {type(learner).__name__} stopped being finite at update {update}, also after "
-        f"a second try with smaller steps; the last finite dictionary is in components_. "
-        f"{_gentler(learner)}"
+        f"Training of {type(learner).__name__} stopped being finite at update {update}; the "
+        f"estimator holds its last finite parameters. {_gentler(learner)}"
     )
 
 

@@ -65,7 +65,7 @@ def test_the_scoring_monitor_has_a_score_for_every_epoch(place, learner, X):
     learner.set_callbacks(monitor)
     fitted = place(learner).fit(X, np.zeros(len(X)))
     rows = monitor.get_logs().data
-    scores = [row["r2"] for row in rows if row["task_name"] in ("epoch", "iteration")]
+    scores = [row["r2"] for row in rows if row["task_name"] == "epoch"]
     if place is in_a_search:  # two values in two folds, and the best again on all samples
         assert len(scores) == 2 * (2 + N_EPOCHS) + fitted.best_params_["max_iter"]
     else:
@@ -83,7 +83,7 @@ def test_the_scoring_monitor_follows_all_phases_of_a_search(X):
 
 def test_a_callback_can_stop_any_training(learner, X):
     """It sees the learner as if training had ended there."""
-    stop = EndsTheFit("iteration" if isinstance(learner, SporcoDictionaryLearning) else "epoch", 2)
+    stop = EndsTheFit("epoch", 2)
     learner.set_callbacks(stop).fit(X)
     assert learner.n_iter_ == len(learner.loss_curve_) == 2
     np.testing.assert_array_equal(stop.seen[-1], learner.components_)
@@ -139,7 +139,7 @@ SPORCO = SporcoDictionaryLearning(6, max_iter=2, random_state=0)
         (PUDLEClassifier(6, supervision=0, random_state=0), "search"),
         (DENOISER.set_callbacks(EndsTheFit("epoch")), "callback"),
         (SPORCO, "max_iter"),
-        (clone(SPORCO).set_callbacks(EndsTheFit("iteration")), "callback"),
+        (clone(SPORCO).set_callbacks(EndsTheFit("epoch")), "callback"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
