@@ -16,7 +16,7 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2581,
+    ".": 2555,
     "_data": 833,
     "_denoiser": 502,
     "_fit": 1223,
@@ -28,7 +28,7 @@ BUDGET = {
     "lasso": 1041,
     "pretrained": 55,
     "search": 2703,
-    "all of the package": 13686,
+    "all of the package": 13660,
     "tests": 12563,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
