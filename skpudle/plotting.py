@@ -385,20 +385,16 @@ class AtomsDisplay(Display):
                 left.axhline(0, color="0.8", linewidth=0.5)
                 self.maps_.append(left.bar(np.arange(len(map_)), map_))
             else:
-                self.maps_.append(_draw_topography(left, map_, *np.transpose(positions)))
+                x, y = np.transpose(positions)
+                levels = np.linspace(-1, 1, 15) * (np.abs(map_).max() or 1.0)
+                self.maps_.append(left.tricontourf(x, y, map_, levels=levels, cmap="RdBu_r"))
+                left.plot(x, y, "k.", markersize=2)
+                left.set_aspect("equal")
+                left.set_axis_off()
             left.set_title(name, fontsize="medium")
             self.lines_ += right.plot(times, wave, **({"color": "C0"} | style))
             right.axhline(0, color="0.8", linewidth=0.5)
         right.set_xlabel("Sample" if sampling_rate is None else "Seconds")
-
-
-def _draw_topography(ax, map_, x, y):
-    levels = np.linspace(-1, 1, 15) * (np.abs(map_).max() or 1.0)
-    contours = ax.tricontourf(x, y, map_, levels=levels, cmap="RdBu_r")
-    ax.plot(x, y, "k.", markersize=2)
-    ax.set_aspect("equal")
-    ax.set_axis_off()
-    return contours
 
 
 @dataclass(eq=False, repr=False)
