@@ -121,6 +121,13 @@ class Samples:
         mask = None if self.mask is None else self.mask[:, features]
         return replace(self, x=self.x[:, features], mask=mask)
 
+    def in_units(self, units):
+        """Return the samples in units, see `skpudle.search.units`; outliers become missing."""
+        if units.changes_nothing:
+            return self
+        x, mask, _ = units.enter(self.x, self.mask)
+        return replace(self, x=x, mask=mask)
+
     def to(self, *place):
         """Return the samples in another dtype or on another device."""
         return self.map(lambda part: part.to(*place))

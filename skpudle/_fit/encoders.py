@@ -134,12 +134,13 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
     return LearnedEncoder(*parts, bool(learner.positive_code), shares)
 
 
-def train_encoder(plan, fitted, samples, interrupts, **options):  # -> Fitted, int
-    """Train the encoder of ``separate_atoms``; return the record with it, and the updates made.
+def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fitted
+    """Train the encoder of ``separate_atoms`` in at most ``most`` epochs; return its record.
 
     ``samples`` are in units of their noise. After Ctrl-C no more updates are made.
     """
-    given, n_made = plan.given, 0
+    given, n_made, batch_size = plan.given, 0, plan.batch_size(len(samples))
+    n_batches = -(-len(samples) // batch_size)
 
     def stopped():  # called before each update
         nonlocal n_made
@@ -156,11 +157,13 @@ def train_encoder(plan, fitted, samples, interrupts, **options):  # -> Fitted, i
         positive_code=given.positive_code,
         mask=samples.mask,
         weight=samples.weight,
-        batch_size=plan.batch_size(len(samples)),
+        batch_size=batch_size,
+        n_updates=most if most == "auto" else most * n_batches,
         stopped=stopped,
         **options,
     )
-    return replace(fitted, learned=learned), n_made
+    later = {"encoder": -(-n_made // n_batches)} if n_made else {}
+    return replace(fitted, learned=learned, later=later)
 
 
 # ------------------------------------------------------------------ rows in units of their noise
@@ -193,14 +196,6 @@ def units_of(learner):  # -> Units
     intercept = None if baseline is None else to_tensor(baseline)
     atoms = noise.from_user(to_tensor(learner.components_))
     return replace(noise, intercept=intercept, atoms=atoms)
-
-
-def in_units(noise, samples):
-    """Return samples in the units ``noise``; outliers become missing entries."""
-    if noise.changes_nothing:
-        return samples
-    x, mask, _ = noise.enter(samples.x, samples.mask)
-    return replace(samples, x=x, mask=mask)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ record before the first call, and ``_resume(plan, data)``, which returns the rec
 attributes.
 """
 
+import time
 from dataclasses import replace
 from functools import partial
 from numbers import Integral
@@ -26,7 +27,7 @@ from skpudle._fit import messages
 from skpudle._fit.encoders import learned_encoder, refuse, train_encoder
 from skpudle._fit.fitted import pack, unpack
 from skpudle._fit.run import Interrupts, Run
-from skpudle._fit.team import refuse_several
+from skpudle._fit.team import current_team, refuse_several
 from skpudle._fit.train import Diverged, Stopping, Trainer
 from skpudle.search.stream import FORGETTING, advance_stream, begin_stream, block_rows
 
@@ -138,24 +139,32 @@ class GradientLearner(CallbackSupportMixin):
         reader = Reader(self, device, known=known, allow_nan=True, largest=self._largest)
         if sample_weight is not None:
             sample_weight = batches.check_sample_weight(sample_weight, given.n_rows)
+        places = n_given = None
         if given.in_parts:
             source = given.read_by(reader)
             source.weight, source.target = sample_weight, target
             draws = isinstance(self.random_state, Integral) and not part
             seed = int(self.random_state) if draws else 0
             samples = source.sample(plan.n_components, seed, whole=not part)
-            samples, n_given = batches.known_samples(samples), None
+            samples = batches.known_samples(samples)
         else:
             if not known:
                 check_no_picture(given.data)
             samples = reader.samples(reader(given.array()), target, sample_weight)
-            samples = source = batches.known_samples(samples) if part else samples
             n_given = round(samples.total_weight)
+            if part or known:
+                samples = batches.known_samples(samples)
+            else:
+                samples, places = batches.merge_samples(samples)
+            source = samples
         if known:
             if np.shape(self.components_)[1:] != (samples.x.shape[1],):
                 raise messages.wrong_atoms(self, samples.x.shape[1])
             source = source.to(arrays.to_tensor(self.components_).dtype)
-        return Data(source, samples, {} if known else reader.attributes, n_given=n_given)
+            return Data(source, samples, {}, n_given=n_given)
+        if not any(current_team().any(samples.mask is None or samples.mask.any())):
+            raise messages.nothing_known(self)
+        return Data(source, samples, reader.attributes, places=places, n_given=n_given)
 
     def _loss_of_baseline(self, fitted, data):  # -> float
         """Return the mean loss of a sample if all codes are zero."""
@@ -165,37 +174,38 @@ class GradientLearner(CallbackSupportMixin):
 
     def _fit(self, X, y, **of_samples):
         """Read the data, run the phases, set the attributes."""
-        with Run(self, X, y) as run:
-            plan = self._plan()
-            data = self._read(plan, X, y, **of_samples)
-            messages.warn_of_unused(self, plan.without_effect(data))
-            if not plan.counts_events:
-                data = data.scaled(run.team.sum)
-            run.open(data, plan)
-            attributes_of = partial(self._attributes, plan, data)
-            with run.interrupts:
-                phases, error = self._phases(plan, data, run), None
-                run.record = phases.first()
-                try:
-                    run.through(phases, attributes_of)
-                except Diverged as diverged:
-                    run.record = replace(diverged.fitted, ended_by="divergence")
-                    error = messages.divergence(self, diverged.update)
-                except KeyboardInterrupt:  # a second Ctrl-C
-                    run.interrupts.pending = True
-                pressed, ended_by = run.interrupts.pending, run.record.ended_by or "search"
-                fitted = replace(run.record, ended_by="interrupt" if pressed else ended_by)
-                self._take(attributes_of(fitted))
-                if error or pressed:
-                    raise error or _interruption(fitted)
-                if plan.step_size is not None:
-                    messages.warn_of_step(plan.step_size, fitted.atoms)
-                # the loss of a task's learner is not compared: it minimises another objective
-                if fitted.n_steps and data.task is None:
-                    ends = fitted.loss_curve[0], fitted.loss_curve[-1]
-                    messages.warn_of_rise(self, *ends, self._loss_of_baseline(fitted, data))
-                if fitted.n_codes == 0:
-                    messages.warn_of_zero_codes(self, data.samples)
+        began, plan = time.perf_counter(), self._plan()
+        data = self._read(plan, X, y, **of_samples)
+        messages.warn_of_unused(self, plan.without_effect(data))
+        if not plan.counts_events:
+            data = data.scaled(current_team().sum)
+        given, attributes_of = (
+            {"estimator": self, "X": X, "y": y},
+            partial(self._attributes, plan, data),
+        )
+        with Run(given, plan, data, attributes_of, began) as run:
+            phases, error = self._phases(plan, data, run), None
+            run.record = phases.first()
+            try:
+                run.through(phases)
+            except Diverged as diverged:
+                run.record = replace(diverged.fitted, ended_by="divergence")
+                error = messages.divergence(self, diverged.update)
+            except KeyboardInterrupt:  # a second Ctrl-C
+                run.pending = True
+            pressed, ended_by = run.pending, run.record.ended_by or "search"
+            fitted = replace(run.record, ended_by="interrupt" if pressed else ended_by)
+            self._take(attributes_of(fitted))
+            if error or pressed:
+                raise error or _interruption(fitted)
+            if plan.step_size is not None:
+                messages.warn_of_step(plan.step_size, fitted.atoms)
+            # the loss of a task's learner is not compared: it minimises another objective
+            if fitted.n_steps and data.task is None:
+                ends = fitted.loss_curve[0], fitted.loss_curve[-1]
+                messages.warn_of_rise(self, *ends, self._loss_of_baseline(fitted, data))
+            if fitted.n_codes == 0:
+                messages.warn_of_zero_codes(self, data.samples)
         self.fit_seconds_ = run.seconds
         if self.verbose and hasattr(self, "summary"):
             print(self.summary())
@@ -253,9 +263,10 @@ class GradientLearner(CallbackSupportMixin):
         if state is None or len(state.held.energy) != len(atoms):
             state = begin_stream(atoms)
         state = state._replace(held=state.held._replace(atoms=atoms))
-        for block in map(fitted.in_units, data.source.blocks(size)):
+        for block in data.source.blocks(size):
             if interrupts.pending:
                 break
+            block = block.in_units(fitted.noise)
             n_new, weight = block.total_weight, block.weigh(block.x.new_ones(len(block)))
             new = arrays.with_gaps(block.x, block.mask).cpu(), weight.cpu()
             recent = new if recent is None else [torch.cat(both) for both in zip(recent, new)]
@@ -288,11 +299,9 @@ class GradientLearner(CallbackSupportMixin):
         fitted = trainer.fitted
         fitted = replace(fitted, training=fitted.training | {"unused": unused})
         if plan.given.separate_atoms:
-            samples, start = fitted.in_units(data.samples), None
-            if hasattr(self, "thresholds_"):
-                start = learned_encoder(self, fitted.rows)
-            how = dict(n_updates=-(-len(samples) // plan.batch_size(len(samples))), start=start)
-            fitted, _ = train_encoder(plan, fitted, samples, interrupts, **how)
+            known, samples = hasattr(self, "thresholds_"), data.samples.in_units(fitted.noise)
+            start = learned_encoder(self, fitted.rows) if known else None
+            fitted = train_encoder(plan, fitted, samples, interrupts, 1, start=start)
         return fitted
 
     def _attributes(self, plan, data, fitted):

@@ -15,7 +15,7 @@ from sklearn.utils import Bunch
 from torch import Tensor
 
 from skpudle._data.arrays import to_numpy
-from skpudle._fit.encoders import OF_LEARNED, in_units
+from skpudle._fit.encoders import OF_LEARNED
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search.choose import SizePath
 from skpudle.search.find import Found, PenaltyPath, Trial
@@ -154,9 +154,10 @@ class Fitted:
         """Return the record with new values in its model."""
         return replace(self, model=replace(self.model, **values))
 
-    def in_units(self, samples):  # -> Samples
-        """Return samples in the units that the model is trained in."""
-        return in_units(self.noise, samples)
+    def with_atoms(self, atoms, **changes):  # -> Fitted
+        """Return the record with other atoms, the same number of them, and other changes."""
+        rows = torch.cat([atoms.to(self.rows), self.rows[len(atoms) :]])
+        return replace(self, rows=rows, **changes)
 
     def attributes(self):
         """Return the fitted attributes that do not depend on the history of the fit."""

@@ -18,7 +18,6 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from numbers import Integral
@@ -258,17 +257,24 @@ class Phase(NamedTuple):
     most: int | None = None
 
 
-class Run(AbstractContextManager):
-    """One call of `fit`: its callbacks, random numbers, source and record.
+class Run(Interrupts):
+    """One call of `fit`: its callbacks, Ctrl-C, random numbers, source and record.
 
     As a context manager it tells callbacks of the end of a fit without an error.
 
     Parameters
     ----------
-    learner : estimator
-        The learner to fit.
-    X, y : object
-        The user's input, which callbacks get.
+    given : dict
+        The learner, as ``estimator``, and the user's input, ``X`` and ``y``: what callbacks get.
+    plan : object
+        With ``batch_size(n_samples)``, and ``n_updates(n_batches, batch_size, data)``, the
+        largest number of updates.
+    data : Data
+        What the learner has read of the input.
+    attributes_of : callable
+        ``attributes_of(record)`` returns the fitted attributes.
+    began : float
+        The time when `fit` was called, of `time.perf_counter`.
 
     Attributes
     ----------
@@ -277,8 +283,6 @@ class Run(AbstractContextManager):
         training: the last file stays one from which training can go on.
     team : Team
         The processes that train together.
-    interrupts : Interrupts
-        ``pending`` is whether Ctrl-C was pressed.
     generator : torch.Generator
         Random numbers of the fit, the same in all processes.
     own : torch.Generator
@@ -294,37 +298,18 @@ class Run(AbstractContextManager):
         of the whole "fit".
     """
 
-    def __init__(self, learner, X, y):
-        self._started, self.seconds = time.perf_counter(), {}
-        self.learner, self.team, self.interrupts = learner, current_team(), Interrupts()
-        self.given = {"estimator": learner, "X": X, "y": y}
+    def __init__(self, given, plan, data, attributes_of, began):
+        self._began, self._ended = began, time.perf_counter()
+        self.seconds = {"reading": self._ended - began}
+        self.given, self._attributes_of, self.team = given, attributes_of, current_team()
+        learner = self.learner = given["estimator"]
         callbacks = getattr(learner, "_skl_callbacks", [])
         found = [one for one in callbacks if isinstance(one, Checkpoint)]
         self.checkpoints = dict.fromkeys(found, time.monotonic())
         if self.checkpoints:
             refuse_several("A fit with a Checkpoint")
-
-    def __exit__(self, kind, error, traceback):
-        if kind is None:
-            now = time.perf_counter()
-            self.seconds |= {"result": now - self._ended, "fit": now - self._started}
-            self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
-
-    def open(self, data, plan):
-        """Seed the fit, compare it with its checkpoint, and count its updates.
-
-        Parameters
-        ----------
-        data : Data
-            The learner's data.
-        plan : object
-            With ``batch_size(n_samples)``, and ``n_updates(n_batches, batch_size, data)``, the
-            largest number of updates.
-        """
-        self._ended = time.perf_counter()
-        self.seconds["reading"] = self._ended - self._started
-        team, generator = self.team, make_generator(self.learner.random_state)
-        self._identity = self.checkpoints and identity_of(self.learner, data)
+        team, generator = self.team, make_generator(learner.random_state)
+        self._identity = self.checkpoints and identity_of(learner, data)
         stored = [stored_state(one, self._identity) for one in self.checkpoints]
         self._stored = next(filter(None, stored), None)
         seed = team.largest((self._stored or {}).get("seed", generator.initial_seed()))
@@ -337,7 +322,14 @@ class Run(AbstractContextManager):
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
 
-    def through(self, phases, attributes_of):
+    def __exit__(self, kind, error, traceback):
+        super().__exit__(kind, error, traceback)
+        if kind is None:
+            now = time.perf_counter()
+            self.seconds |= {"result": now - self._ended, "fit": now - self._began}
+            self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
+
+    def through(self, phases):
         """Run the first phase that is due, again and again, until no phase is due.
 
         After Ctrl-C only phases with ``ends_search`` run. If a checkpoint has a record, the fit
@@ -347,8 +339,6 @@ class Run(AbstractContextManager):
         ----------
         phases : object
             The phases.
-        attributes_of : callable
-            ``attributes_of(record)`` returns the fitted attributes, for callbacks.
         """
         n_phases = len(phases.table(self.record))
         self.root = self.learner._init_callback_context(max_subtasks=n_phases)
@@ -360,27 +350,27 @@ class Run(AbstractContextManager):
             self.record = replace(found, ended_by=stays)
             self.generator.set_state(self._stored["generator"])
         while (phase := next(filter(self._is_due, phases.table(self.record)), None)) is not None:
-            self._make(phase, attributes_of)
+            self._make(phase)
 
     def _is_due(self, phase):
         is_next = phase.is_due and phase.name not in self.record.done
-        return is_next and (phase.ends_search or not self.interrupts.pending)
+        return is_next and (phase.ends_search or not self.pending)
 
-    def _make(self, phase, attributes_of):
+    def _make(self, phase):
         """Run a phase: print progress, call callbacks and write checkpoints after every epoch."""
         began, trains = time.perf_counter(), phase.name == "training"
         task = self.root.subcontext(task_name=phase.name, max_subtasks=phase.most)
         task.call_on_fit_task_begin(**self.given)
         steps = phase.steps(replace(self.record, note=f"{phase.name}, done", is_done=True))
-        is_whole, done = not self.interrupts.pending, False
+        is_whole, done = not self.pending, False
         while not done:
             epoch = task.subcontext(task_name=phase.unit)
             epoch.call_on_fit_task_begin(**self.given)
             self.record = next(steps)
             if self.learner.verbose and self.team.rank == 0:
                 print(self.record.note or f"{phase.name}, done", flush=True)
-            stopped = bool(epoch.call_on_fit_task_end(**self._hooks(attributes_of)))
-            stopped, pressed = self.team.any(stopped, self.interrupts.pending)
+            stopped = bool(epoch.call_on_fit_task_end(**self._hooks()))
+            stopped, pressed = self.team.any(stopped, self.pending)
             done = stopped or pressed or self.record.is_done
             if not self.record.is_done and done:
                 ended_by = "interrupt" if pressed else "callback"
@@ -395,12 +385,12 @@ class Run(AbstractContextManager):
         self.record = replace(self.record, done=names)
         if trains:
             self.checkpoints = {}
-        task.call_on_fit_task_end(**self._hooks(attributes_of))
+        task.call_on_fit_task_end(**self._hooks())
         self._ended = time.perf_counter()
         self.seconds[phase.name] = self.seconds.get(phase.name, 0.0) + self._ended - began
 
-    def _hooks(self, attributes_of):
-        return self.given | {"reconstruction_attributes": partial(attributes_of, self.record)}
+    def _hooks(self):
+        return self.given | {"reconstruction_attributes": partial(self._attributes_of, self.record)}
 
     def _write(self, *, ends):
         """Write the record to all checkpoints that are due: always if the phase ``ends``."""

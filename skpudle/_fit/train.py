@@ -201,7 +201,7 @@ class Trainer:
         unused = torch.ones(len(atoms), dtype=torch.bool, device=atoms.device)
         self.epoch = dict(unused=unused, losses=atoms.new_zeros(0), samples=atoms.new_zeros(0))
         self.epoch |= dict(n_samples=0.0, loss=0.0)
-        batches = map(self._begun.in_units, source.batches())
+        batches = (batch.in_units(self._begun.noise) for batch in source.batches())
         if self.team.is_alone:  # the number of batches of a stream need not be known
             return batches
         # All processes take part in every update: a process without a batch adds None.

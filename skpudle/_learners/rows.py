@@ -17,10 +17,10 @@ import torch
 from numpy.typing import ArrayLike
 
 from skpudle._data import arrays
-from skpudle._data.batches import Samples, merge_samples
+from skpudle._data.batches import Samples
 from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._fit import messages
-from skpudle._fit.encoders import InUnits, in_units, refuse, train_encoder, units_of
+from skpudle._fit.encoders import InUnits, refuse, train_encoder, units_of
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted
 from skpudle._fit.plan import directions
@@ -73,12 +73,13 @@ class Beginning:
     """
 
     def __init__(self, plan, samples, noise):
-        self.samples, self.units, self._plan = in_units(noise, samples), noise, plan
+        self.samples, self.units, self._plan = samples.in_units(noise), noise, plan
         x, mask, weight = self.samples.x, self.samples.mask, self.samples.weight
         square = arrays.mean_square(x, weight)
         self.unit = arrays.unit_of(square)
         self.model = plan.model(data_scale=square)  # without a penalty
         self.penalty = auto_alpha(x, mask=mask, weight=weight)
+        self.rest = x[:0]  # rows of parameters after the atoms
 
     def first(self, generator):  # -> Fitted
         """Return the record of initial atoms: given ones, or samples or vertices of mixtures."""
@@ -92,11 +93,8 @@ class Beginning:
     def fitted(self, atoms, **found):  # -> Fitted
         """Return the record of a fit with these atoms, and the penalty for them."""
         model = replace(self.model, alpha=self.code_penalty(atoms))
-        return Fitted(model=model, rows=self.rows_of(atoms), noise=self.units, **found)
-
-    def rows_of(self, atoms):
-        """Return the rows of parameters for atoms: the atoms; subclasses add rows or columns."""
-        return atoms
+        rows = torch.cat([atoms, self.rest])
+        return Fitted(model=model, rows=rows, noise=self.units, **found)
 
     def code_penalty(self, atoms=None):  # -> float
         """Return the penalty or threshold of codes; "auto" follows from the search's."""
@@ -127,18 +125,6 @@ def collect(samples):  # -> Samples
     return replace(samples, mask=None)[_epoch.spread_rows(len(samples), 2**14)].map(team.gather)
 
 
-def _warn_of_samples(plan, samples, data, n_components):
-    x, mask = samples.x, samples.mask
-    known = x.new_ones(len(x), 1) if mask is None else mask
-    unknown = (~known.any(0)).nonzero().flatten().tolist()
-    messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
-    if isinstance(plan.given.dict_init, str):  # given atoms need fewer samples
-        has_values = known.any(1)
-        if data.places is not None and current_team().is_alone:  # count equal rows one by one
-            has_values = has_values[data.places[data.places >= 0].to(x.device)]
-        messages.warn_of_few_samples(int(has_values.sum()), n_components)
-
-
 def learn_noise(plan, samples):  # -> Units
     """Learn the units of the data: baseline, limits of outliers, and the noise of entries."""
     if plan.noise in ("auto", "outliers"):
@@ -166,13 +152,6 @@ def _outliers(given, samples):  # -> Tensor of shape (n_outliers, 2)
     known = torch.ones_like(given.x) if given.mask is None else given.mask
     counts = known if samples.mask is None else samples.mask
     return ((known > 0) & (counts == 0)).nonzero().cpu()
-
-
-def check_known_entries(learner, data):
-    """Raise ValueError if all entries of the data are missing, in all processes."""
-    mask = data.samples.mask
-    if not any(current_team().any(mask is None or mask.any())):
-        raise messages.nothing_known(learner)
 
 
 class RowPhases:
@@ -234,10 +213,14 @@ class RowPhases:
 
     def first(self):  # -> Fitted
         """Return the record before all phases, with initial atoms."""
-        check_known_entries(self.run.learner, self.data)
         fitted = self._begin(units.CENTRED).first(self._restarted())
-        n_components = 0 if self._decides else len(fitted.atoms)
-        _warn_of_samples(self.plan, self.samples, self.data, n_components)
+        x, mask = self.samples.x, self.samples.mask
+        known = x.new_ones(len(x), 1) if mask is None else mask
+        unknown = (~known.any(0)).nonzero().flatten().tolist()
+        messages.warn_of_unknown_features(unknown, self.data.inputs["feature_names_in_"])
+        if isinstance(self.plan.given.dict_init, str):  # given atoms need fewer samples
+            n_components = 0 if self._decides else len(fitted.atoms)
+            messages.warn_of_few_samples(int(known.any(1).sum()), n_components)
         return fitted
 
     def find_units(self, fitted):
@@ -268,7 +251,7 @@ class RowPhases:
         """Return the problem of the search of a record, with rows that are held out."""
         plan, run, begun, noise = self.plan, self.run, self._begin(fitted.noise), fitted.noise
         # initial values are from samples of all processes
-        samples = begun.samples if run.team.is_alone else fitted.in_units(self.data.samples)
+        samples = begun.samples if run.team.is_alone else self.data.samples.in_units(noise)
         problem = plan.problem(samples, fitted.penalty, begun.unit, run.team.sum)
         has_baseline = noise.intercept is not None and noise.rows is None
         problem, fixed = replace(problem, has_baseline=has_baseline), plan.given.alpha != "auto"
@@ -282,10 +265,6 @@ class RowPhases:
             # lowers the error of fits from .60 to .26 of the noise, in the mean of six data sets.
             how["largest"] = (2 * noise.norm / problem.unit) ** 2
         return held_out.hold_out(problem, **how)
-
-    def rows_of(self, fitted, atoms):  # -> rows of parameters
-        """Return the rows of the record with other atoms."""
-        return atoms.to(fitted.rows)
 
     def search(self, fitted):
         """Search for atoms; a search of an earlier process goes on from its atoms."""
@@ -313,9 +292,8 @@ class RowPhases:
                 shift = baseline.to(noise.intercept) * problem.unit
                 now = replace(noise, intercept=noise.intercept + shift)
             note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms"
-            yield replace(
-                fitted,
-                rows=self.rows_of(fitted, found.atoms),
+            yield fitted.with_atoms(
+                found.atoms,
                 noise=now,
                 searched=replace(found, coded=None, problem=None, losses=(), path=()),
                 search_alpha=found.alpha * problem.unit,
@@ -351,9 +329,10 @@ class RowPhases:
         if fitted.passed is not None:
             state, losses, loss = fitted.passed, losses[:-1], losses[-1]
         blocks = source.blocks(size, torch.Generator().manual_seed(run.own.initial_seed()))
-        blocks = map(fitted.in_units, islice(blocks, state.n_blocks, None))
+        blocks = islice(blocks, state.n_blocks, None)
         while state.n_blocks < n_blocks:
             block = next(blocks, self.data.samples[:0])  # other processes still have rows
+            block = block.in_units(fitted.noise)
             part = self.plan.problem(block, alpha * unit, unit, run.team.sum)
             part = replace(part, baseline=problem.baseline)
             before, (state, _) = state, stream.advance_stream(part, state, final=True)
@@ -372,7 +351,7 @@ class RowPhases:
                 rest = stream.after_search(self._coded, float(self.data.n_seen))
                 now = replace(now, searched=searched, stream=rest, passed=None)
             note = f"pass, block {state.n_blocks}/{n_blocks}  mean objective {state.mean:.6g}"
-            yield replace(now, rows=self.rows_of(fitted, atoms), note=note)
+            yield now.with_atoms(atoms, note=note)
 
     def refit(self, fitted):
         """Free the atoms of a search of the lasso's bias, if that is better for all rows."""
@@ -386,7 +365,7 @@ class RowPhases:
             # 0.4 % larger. So both are compared on held-out rows.
             judges, both = problem.held_out.problem, (atoms, coded.atoms)
             atoms = min(both, key=lambda one: stream.objective(judges, one, unbiased=True))
-        yield replace(fitted, rows=self.rows_of(fitted, atoms))
+        yield fitted.with_atoms(atoms)
 
     def choose_unseen_coding(self, fitted):
         """Choose the penalty of codes by the data that the search has held out."""
@@ -427,7 +406,7 @@ class RowPhases:
         ended_by = fitted.ended_by if state else None
         fitted = replace(fitted.with_model(n_updates=run.n_updates), ended_by=None)
         optimizer = plan.make_optimizer(fitted.model, fitted.rows)
-        trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run.interrupts)
+        trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run)
         source, given, n_updates = run.source, plan.given, run.n_updates
         # with a pair for lambda_decay training may stop only in the last tenth of the updates
         first = n_updates * 9 // 10 * isinstance(given.lambda_decay, tuple)
@@ -450,12 +429,12 @@ class RowPhases:
             if trainer.run_epoch(source, stopping):
                 ended_by = "tol"
             # After Ctrl-C the state before the epoch is stored: a resumed fit repeats the epoch.
-            if not run.interrupts.pending:
+            if not run.pending:
                 state = trainer.state(source, stopping)
 
     def choose_coding(self, fitted):
         """Choose the penalty of the codes of `transform`, which follows the data."""
-        model, samples = fitted.model, fitted.in_units(self.data.samples)
+        model, samples = fitted.model, self.data.samples.in_units(fitted.noise)
         unit, total = arrays.unit_of(model.data_scale), self.run.team.sum
         problem = self.plan.problem(samples, model.alpha, unit, total)
         coding = choose.best_coding(choose.judged(problem), fitted.rows, debias=self.plan.debias)
@@ -463,15 +442,11 @@ class RowPhases:
 
     def train_encoder(self, fitted):
         """Train an encoder for the atoms; without updates, after Ctrl-C, it is the initial one."""
-        plan, run, n_samples = self.plan, self.run, len(self.data.samples)
-        n_batches, most = -(-n_samples // plan.batch_size(n_samples)), plan.given.max_iter
-        n_updates = most if most == "auto" else most * n_batches
+        plan, run, most = self.plan, self.run, self.plan.given.max_iter
         generator = torch.Generator(fitted.rows.device).manual_seed(run.generator.initial_seed())
-        given = fitted, fitted.in_units(collect(self.data.samples)), run.interrupts
-        options = dict(n_updates=n_updates, generator=generator)
-        fitted, n_made = train_encoder(plan, *given, **options)
-        later = {"encoder": -(-n_made // n_batches)} if n_made else {}
-        yield replace(fitted, later=later, is_done=not run.interrupts.pending)
+        samples = collect(self.data.samples).in_units(fitted.noise)
+        fitted = train_encoder(plan, fitted, samples, run, most, generator=generator)
+        yield replace(fitted, is_done=not run.pending)
 
 
 # ------------------------------------------------------------------ the learner
@@ -547,13 +522,6 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             return atoms, units.CENTRED
         intercept = arrays.check_numbers(intercept, "intercept", atoms.shape[1])
         return atoms, units.Units(intercept=intercept.to(atoms))
-
-    def _read(self, plan, X, y=None, *, part=False, **options):
-        data = super()._read(plan, X, part=part, **options)
-        if part or data.source is not data.samples:
-            return data
-        samples, places = merge_samples(data.samples)
-        return data._replace(source=samples, samples=samples, places=places)
 
     @fits()
     def fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
@@ -643,7 +611,6 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _begin(self, plan, data):  # -> Fitted
         """Return the record of a first `partial_fit`, without a search."""
-        check_known_entries(self, data)
         noise = learn_noise(plan, data.samples) if plan.learns_noise else units.CENTRED
         begun = self._phases.beginning(plan, data.samples, noise)
         fitted = begun.first(arrays.make_generator(self.random_state))

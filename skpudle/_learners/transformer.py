@@ -21,7 +21,7 @@ from skpudle._data import arrays
 from skpudle._data.arrays import check_rows, to_numpy, to_tensor, wide
 from skpudle._data.batches import Samples, check_sample_weight
 from skpudle._data.sources import InMemory, Reader, open_source, refuse_shuffled
-from skpudle._fit.encoders import baseline_of, in_units, refuse, units_of
+from skpudle._fit.encoders import baseline_of, refuse, units_of
 from skpudle._fit.messages import wrong_atoms
 from skpudle._losses import LEAST_SQUARES, FromMeans
 from skpudle._operators._atoms import DenseDictionary
@@ -319,7 +319,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         measure = partial(deviances, limit=units.limit_in_data())
 
         def without_outliers(samples):
-            return replace(samples, mask=in_units(units, samples).mask)
+            return replace(samples, mask=samples.in_units(units).mask)
 
         return self._score(X, sample_weight, measure, counted=without_outliers)
 
