@@ -235,11 +235,6 @@ class InMemory:
         self.reader = reader
         return self
 
-    def to(self, dtype):
-        """Return this source; its next samples have another dtype."""
-        self.reader.dtype = dtype
-        return self
-
     def _n_sampled(self, n_components):
         """Return the number of rows of the sample; the reader must have read a row before."""
         m = self.reader.attributes["n_features_in_"]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.foreign import users_level
+from skpudle._fit.messages import refuse
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder
@@ -29,8 +30,6 @@ from skpudle.search.units import CENTRED, Units
 OF_LEARNED = "analysis_components_", "synthesis_components_", "thresholds_"
 # Number of unfoldings with n_unfoldings="auto", where codes are unfolded: as in the paper.
 _UNFOLDINGS = 100
-
-_UNKNOWN = SimpleNamespace(noise=CENTRED)  # in place of the record, for learners of other packages
 
 # Converged codes with a relative duality gap above this cause a warning.
 _GAP = 1e-6
@@ -116,16 +115,12 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
     """
     analysis, synthesis, thresholds = (getattr(learner, name, None) for name in OF_LEARNED)
     refuse(
-        analysis is None,
-        "The encoder of separate_atoms has not been trained: the parameter was set after fit, or "
-        "fit has not come so far. Set transform_algorithm='lasso', or fit again.",
-    )
-    depth, shape = len(thresholds), analysis.shape[-2:]
-    refuse(
-        learner.n_unfoldings not in ("auto", depth) or shape != atoms.shape,
-        f"The encoder was trained for {depth} unfoldings of atoms of shape {shape}. Now "
-        f"n_unfoldings is {learner.n_unfoldings}, and components_ has the shape "
-        f"{tuple(atoms.shape)}. Set them back, or fit again.",
+        analysis is None
+        or learner.n_unfoldings not in ("auto", len(thresholds))
+        or analysis.shape[-2:] != atoms.shape,
+        "The encoder of separate_atoms has not been trained, or for another number of unfoldings "
+        "or atoms of another shape: parameters or components_ were set after fit. Set them back, "
+        "or fit again; transform_algorithm='lasso' does without the encoder.",
     )
     shares = analysis.ndim == 2
     if shares:
@@ -147,21 +142,11 @@ def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fit
         n_made += not interrupts.pending
         return interrupts.pending
 
-    learned = learn_encoder(
-        fitted.rows,
-        samples.x,
-        float(fitted.model.alpha),
-        n_unfoldings=plan.n_unfoldings,
-        separate=given.separate_atoms == "unfolding",
-        penalised=given.gradient != "ae-ls",
-        positive_code=given.positive_code,
-        mask=samples.mask,
-        weight=samples.weight,
-        batch_size=batch_size,
-        n_updates=most if most == "auto" else most * n_batches,
-        stopped=stopped,
-        **options,
-    )
+    options |= dict(separate=given.separate_atoms == "unfolding", n_unfoldings=plan.n_unfoldings)
+    options |= dict(penalised=given.gradient != "ae-ls", positive_code=given.positive_code)
+    options |= dict(n_updates=most if most == "auto" else most * n_batches, batch_size=batch_size)
+    options |= dict(mask=samples.mask, weight=samples.weight, stopped=stopped)
+    learned = learn_encoder(fitted.rows, samples.x, float(fitted.model.alpha), **options)
     later = {"encoder": -(-n_made // n_batches)} if n_made else {}
     return replace(fitted, learned=learned, later=later)
 
@@ -192,7 +177,8 @@ def units_of(learner):  # -> Units
 
     New rows get their noise from codes of the learner's atoms.
     """
-    noise, baseline = getattr(learner, "_fitted", _UNKNOWN).noise, baseline_of(learner)
+    record, baseline = vars(learner).get("_fitted"), baseline_of(learner)
+    noise = CENTRED if record is None else record.noise  # of learners of other packages
     intercept = None if baseline is None else to_tensor(baseline)
     atoms = noise.from_user(to_tensor(learner.components_))
     return replace(noise, intercept=intercept, atoms=atoms)
@@ -243,12 +229,6 @@ _DEFAULTS = dict(
     max_iter="auto", tol=1e-4, n_iter_no_change=5, dict_init="search",
     transform_algorithm="unfolded", transform_n_nonzero_coefs=None, transform_alpha=None,
 )  # fmt: skip
-
-
-def refuse(is_wrong, message):
-    """Raise ValueError with the message if parameters contradict each other."""
-    if is_wrong:
-        raise ValueError(message)
 
 
 class Codes:

@@ -13,7 +13,6 @@ from dataclasses import replace
 from functools import partial
 from numbers import Integral
 from typing import NamedTuple
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -93,11 +92,6 @@ def _mark_outliers(data, fitted):  # -> csr_array of shape (n_rows, n_features),
     return csr_array(values, shape=shape)[arrays.to_numpy(data.places)]
 
 
-def _checksum(atoms):
-    """Return a checksum, by which edits of ``components_`` by the user are noticed."""
-    return crc32(np.ascontiguousarray(atoms))
-
-
 class GradientLearner(CallbackSupportMixin):
     """A learner whose model is trained by gradients; see the subclasses for its parameters."""
 
@@ -137,6 +131,8 @@ class GradientLearner(CallbackSupportMixin):
         given = open_source(X, self)
         device = arrays.resolve_device(self.device, given.data)
         reader = Reader(self, device, known=known, allow_nan=True, largest=self._largest)
+        if known:
+            reader.dtype = arrays.to_tensor(self.components_).dtype
         if sample_weight is not None:
             sample_weight = batches.check_sample_weight(sample_weight, given.n_rows)
         places = n_given = None
@@ -158,9 +154,7 @@ class GradientLearner(CallbackSupportMixin):
                 samples, places = batches.merge_samples(samples)
             source = samples
         if known:
-            if np.shape(self.components_)[1:] != (samples.x.shape[1],):
-                raise messages.wrong_atoms(self, samples.x.shape[1])
-            source = source.to(arrays.to_tensor(self.components_).dtype)
+            messages.check_atoms(self, samples.x.shape[1])
             return Data(source, samples, {}, n_given=n_given)
         if not any(current_team().any(samples.mask is None or samples.mask.any())):
             raise messages.nothing_known(self)
@@ -226,7 +220,7 @@ class GradientLearner(CallbackSupportMixin):
             )
         plan = self._plan()
         data = self._read(plan, X, y, known=known, part=True, **of_samples)
-        replaced = known and self._fit_given["atoms"] != _checksum(self.components_)
+        replaced = known and self._fit_given["atoms"] != messages.describe(self.components_)
         resumes = known and (replaced or self._fitted.model["data_scale"] != 0)  # not only zeros
         fitted = (self._resume if resumes else self._begin)(plan, data)
         if replaced:
@@ -313,7 +307,7 @@ class GradientLearner(CallbackSupportMixin):
         attributes = data.inputs | fitted.attributes()
         given = dict(alpha=plan.given.alpha, n_components=plan.given.n_components)
         given["optimizer"] = messages.describe(plan.optimizer_for(n_atoms))
-        given["atoms"] = _checksum(attributes["components_"])
+        given["atoms"] = messages.describe(attributes["components_"])
         return attributes | {
             "lambda_decay_": fitted.model.decay(max(fitted.n_steps - 1, 0)),
             "device_": str(data.samples.x.device),

@@ -12,16 +12,12 @@ from pickle import UnpicklingError
 import numpy as np
 import torch
 from sklearn.utils import Bunch
-from torch import Tensor
 
 from skpudle._data.arrays import to_numpy
 from skpudle._fit.encoders import OF_LEARNED
 from skpudle.encoding._learned import LearnedEncoder
-from skpudle.search.choose import SizePath
-from skpudle.search.find import Found, PenaltyPath, Trial
-from skpudle.search.held_out import Prediction
+from skpudle.search import choose, find, held_out, units
 from skpudle.search.stream import Held, Stream
-from skpudle.search.units import CENTRED, Units
 
 
 def load_record(file):
@@ -79,7 +75,8 @@ class Fitted:
     searched : Found, default=None
         The search, if there was one, without its coded data.
     penalty : float, default=None
-        The penalty that the search began with, in the units of the data.
+        The penalty that the search begins with, in the units of the data, if the choice of the
+        number of atoms has found one.
     passed : Stream, default=None
         The state of a pass over all rows that has not ended.
     coding : tuple of float, default=None
@@ -121,21 +118,21 @@ class Fitted:
     """
 
     model: object
-    rows: Tensor
-    noise: Units = CENTRED
+    rows: torch.Tensor
+    noise: units.Units = units.CENTRED
     search_alpha: float | None = None
-    searched: Found | None = None
+    searched: find.Found | None = None
     penalty: float | None = None
     passed: Stream | None = None
     coding: tuple | None = None
-    size_path: SizePath | None = None
-    penalty_path: PenaltyPath | None = None
+    size_path: choose.SizePath | None = None
+    penalty_path: find.PenaltyPath | None = None
     losses: tuple = ()
     loss_curve: tuple = ()
     n_steps: int = 0
     n_codes: float | None = None
     training: dict = field(default_factory=dict)
-    outliers: Tensor | None = None
+    outliers: torch.Tensor | None = None
     stream: Stream | None = None
     recent: tuple | None = None
     learned: LearnedEncoder | None = None
@@ -198,7 +195,7 @@ class Fitted:
 # What a checkpoint holds beside tensors, numbers and texts: it is read without executing any code.
 torch.serialization.add_safe_globals(
     [
-        *(Fitted, Found, Held, LearnedEncoder, PenaltyPath),
-        *(Prediction, SizePath, Stream, Trial, Units),
+        *(Fitted, LearnedEncoder, choose.SizePath, held_out.Prediction, Held, Stream),
+        *(find.Found, find.PenaltyPath, find.Trial, units.Units),
     ]
 )

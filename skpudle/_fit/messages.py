@@ -13,6 +13,12 @@ from skpudle._data.arrays import to_numpy, with_gaps
 from skpudle._data.foreign import users_level
 from skpudle._operators._atoms import DenseDictionary
 
+# What ends the messages of training that diverges. Not every learner has all of the parameters.
+_GENTLER = (
+    "Try smaller steps, by a lower learning_rate or step_size, or by a larger batch_size, or scale "
+    "the data."
+)
+
 
 def warn(message, category=UserWarning):
     """Warn at the user's line."""
@@ -30,6 +36,12 @@ def describe(value):  # -> str
         return getattr(value, "__qualname__", type(value).__qualname__)
 
 
+def refuse(is_wrong, message):
+    """Raise ValueError with the message if parameters contradict each other."""
+    if is_wrong:
+        raise ValueError(message)
+
+
 def nothing_known(learner):
     """Return the error for data that are all missing."""
     return ValueError(
@@ -38,11 +50,13 @@ def nothing_known(learner):
     )
 
 
-def wrong_atoms(learner, n_features):
-    """Return the error for atoms that replace learned atoms and have another number of features."""
-    return ValueError(
-        f"components_ has the shape {np.shape(learner.components_)}, and X has {n_features} "
-        f"features, as in fit. Put atoms of shape (n_components, {n_features}) there, or fit again."
+def check_atoms(learner, n_features):
+    """Raise ValueError if ``components_`` was edited and has another number of features."""
+    shape = np.shape(learner.components_)
+    refuse(
+        shape[1:] != (n_features,),
+        f"components_ has the shape {shape}, and X has {n_features} features. Put atoms of shape "
+        f"(n_components, {n_features}) there, or fit again.",
     )
 
 
@@ -163,19 +177,11 @@ def warn_of_zero_codes(learner, samples=None):
         )
 
 
-def _gentler(learner):
-    """Name parameters of a learner that make its steps smaller, with their values."""
-    named = ("learning_rate", "lower"), ("step_size", "lower"), ("batch_size", "larger")
-    said = [f"{how} {n} (now {getattr(learner, n)})" for n, how in named if hasattr(learner, n)]
-    return f"Try a {' or a '.join(said)}, or scale the data."
-
-
 def divergence(learner, update):
     """Return the error for training that diverged."""
     return ValueError(
         f"Training of {type(learner).__name__} stopped being finite at update {update}, also after "
-        f"a second try with smaller steps; the last finite dictionary is in components_. "
-        f"{_gentler(learner)}"
+        f"a second try with smaller steps; the last finite dictionary is in components_. {_GENTLER}"
     )
 
 
@@ -186,6 +192,6 @@ def warn_of_rise(learner, began, ended, baseline):
         warn(
             f"Training of {type(learner).__name__} raised its objective above that of no "
             f"dictionary at all: {ended:.4g} a sample, and {baseline:.4g} with the baseline alone. "
-            f"{_gentler(learner)}",
+            f"{_GENTLER}",
             ConvergenceWarning,
         )

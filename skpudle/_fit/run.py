@@ -26,7 +26,6 @@ from pathlib import Path
 from pickle import PicklingError
 from typing import Any, NamedTuple
 
-import joblib
 import torch
 from sklearn.callback import FitCallback
 
@@ -168,7 +167,7 @@ def identity_of(estimator, data):  # -> dict of str to str
     if not isinstance(given["random_state"], Integral):  # the seed is stored in the file instead
         del given["random_state"]
     ends = vars(data.samples[[0, -1]]).values()
-    checksum = joblib.hash([to_numpy(part) for part in ends if part is not None])
+    checksum = describe([to_numpy(part) for part in ends if part is not None])
     shape = f"{source.n_samples} rows of {data.samples.x.shape[1]} features"
     shape = f"{shape} in {type(source).__name__}, checksum of the first and last {checksum}"
     about = {"learner": type(estimator).__name__, "data": shape}
@@ -349,12 +348,13 @@ class Run(Interrupts):
             stays = "callback" if found.ended_by == "callback" else None
             self.record = replace(found, ended_by=stays)
             self.generator.set_state(self._stored["generator"])
-        while (phase := next(filter(self._is_due, phases.table(self.record)), None)) is not None:
-            self._make(phase)
-
-    def _is_due(self, phase):
-        is_next = phase.is_due and phase.name not in self.record.done
-        return is_next and (phase.ends_search or not self.pending)
+        while due := [
+            one
+            for one in phases.table(self.record)
+            if one.name not in self.record.done
+            if one.is_due and (one.ends_search or not self.pending)
+        ]:
+            self._make(due[0])
 
     def _make(self, phase):
         """Run a phase: print progress, call callbacks and write checkpoints after every epoch."""

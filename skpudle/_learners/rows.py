@@ -13,6 +13,7 @@ from itertools import islice
 from math import ceil
 from typing import Any, Self
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
@@ -129,13 +130,11 @@ def learn_noise(plan, samples):  # -> Units
     """Learn the units of the data: baseline, limits of outliers, and the noise of entries."""
     if plan.noise in ("auto", "outliers"):
         messages.warn_of_units(samples[_epoch.spread_rows(len(samples), 1024)])
-    n_features = samples.x.shape[1]
-    refuse(
-        not isinstance(plan.noise, str) and len(plan.noise) != n_features,
-        f"noise has {len(plan.noise)} standard deviations, but X has {n_features} features. Pass "
-        "one for each feature.",
-    )
-    asked = dict(intercept=plan.fit_intercept, noise=plan.noise)
+    n_features, noise = samples.x.shape[1], plan.noise
+    if not isinstance(noise, str):  # noise of each feature; only ratios matter
+        noise = arrays.check_numbers(noise, "noise", n_features, positive=True)
+        noise = noise / np.exp(np.log(arrays.to_numpy(noise)).mean())
+    asked = dict(intercept=plan.fit_intercept, noise=noise)
     n_components = plan.n_components or n_features
     if plan.given.n_components == "auto":  # too few atoms would make rows look noisy
         # The number of atoms is not chosen yet. The dictionary that estimates the noise gets one
@@ -241,7 +240,7 @@ class RowPhases:
             if is_last:
                 begun.penalty *= trial.alpha / problem.alpha
             penalty = begun.search_penalty() if is_last else None
-            known = dict(done=fitted.done, is_done=is_last, note=note, search_alpha=penalty)
+            known = dict(done=fitted.done, is_done=is_last, note=note, penalty=penalty)
             atoms = trial.atoms.to(begun.samples.x)
             yield begun.fitted(atoms, size_path=trial.path, **known)
 
@@ -252,9 +251,10 @@ class RowPhases:
         plan, run, begun, noise = self.plan, self.run, self._begin(fitted.noise), fitted.noise
         # initial values are from samples of all processes
         samples = begun.samples if run.team.is_alone else self.data.samples.in_units(noise)
-        problem = plan.problem(samples, fitted.penalty, begun.unit, run.team.sum)
-        has_baseline = noise.intercept is not None and noise.rows is None
-        problem, fixed = replace(problem, has_baseline=has_baseline), plan.given.alpha != "auto"
+        how = dict(total=run.team.sum)
+        how["has_baseline"] = noise.intercept is not None and noise.rows is None
+        penalty, fixed = fitted.penalty or begun.search_penalty(), plan.given.alpha != "auto"
+        problem = plan.problem(samples, penalty, begun.unit, **how)
         mixes = plan.mixes_few(*fitted.atoms.shape) and problem.mask is None and run.team.is_alone
         if mixes and not fixed:
             problem = replace(problem, alpha=find.penalty_of_mixtures(problem, len(fitted.atoms)))
@@ -274,18 +274,13 @@ class RowPhases:
         # 0 training took twice as long.
         share = plan.n_unfoldings**-0.22 if plan.gradient == "ae-ls" else 1.0
         fitted = fitted.with_model(curvature=share * begun.model.curvature)
-        atoms = fitted.atoms
         if self.run.n_updates:
             # Wrong parameters of the optimiser raise an error now, and not after the search.
-            plan.make_optimizer(fitted.model, atoms)
+            plan.make_optimizer(fitted.model, fitted.atoms)
         if not (noise.limit is noise.norm is None) and self.data.places is not None:
             fitted = replace(fitted, outliers=_outliers(self.data.samples, begun.samples))
-        if fitted.searched is not None:
-            atoms = fitted.searched.atoms
-        else:
-            fitted = replace(fitted, penalty=fitted.search_alpha or begun.search_penalty())
-        problem = self.make_problem(fitted)
-        for found in find.find_atoms(problem, atoms):
+        problem, begins = self.make_problem(fitted), fitted.searched or fitted
+        for found in find.find_atoms(problem, begins.atoms):
             self._problem, self._coded, now = problem, found.coded, noise
             if (baseline := found.coded.problem.baseline) is not None:
                 self._problem = problem.around(baseline)
@@ -333,8 +328,8 @@ class RowPhases:
         while state.n_blocks < n_blocks:
             block = next(blocks, self.data.samples[:0])  # other processes still have rows
             block = block.in_units(fitted.noise)
-            part = self.plan.problem(block, alpha * unit, unit, run.team.sum)
-            part = replace(part, baseline=problem.baseline)
+            others = dict(total=run.team.sum, baseline=problem.baseline)
+            part = self.plan.problem(block, alpha * unit, unit, **others)
             before, (state, _) = state, stream.advance_stream(part, state, final=True)
             n_rows, n_more = state.n_rows - begun.n_rows, state.n_rows - before.n_rows
             loss += (state.loss * unit**2 - loss) * n_more / max(n_rows, 1)
@@ -436,7 +431,7 @@ class RowPhases:
         """Choose the penalty of the codes of `transform`, which follows the data."""
         model, samples = fitted.model, self.data.samples.in_units(fitted.noise)
         unit, total = arrays.unit_of(model.data_scale), self.run.team.sum
-        problem = self.plan.problem(samples, model.alpha, unit, total)
+        problem = self.plan.problem(samples, model.alpha, unit, total=total)
         coding = choose.best_coding(choose.judged(problem), fitted.rows, debias=self.plan.debias)
         yield replace(fitted, coding=coding.in_units(problem.unit))
 
