@@ -42,8 +42,7 @@ def check_sizes(kernel, stride):
     ):
         raise ValueError(
             f"stride={stride!r:.80} and atom_shape={kernel!r:.80} do not belong together. Pass "
-            "positive integers, one for each of one or two axes of an atom, and strides of at most "
-            "its size, which leave no gaps."
+            "positive integers, one or two of each, and strides of at most the size of an atom."
         )
 
 
@@ -229,9 +228,8 @@ def check_no_picture(X):
     rows, columns = X.shape
     _refuse(
         f"X looks like one grey picture, and each of its {rows} rows would be a sample of "
-        f"{columns} features. Pass its patches, skpudle.images.extract(X), or [X] to "
-        "ConvPUDLEDictionaryLearning; if each row is a sample, pass X.astype(float) instead of "
-        "integers, or rows in any order, sklearn.utils.shuffle(X), which look like none.",
+        f"{columns} features. Pass its patches, skpudle.images.extract(X); if rows are samples, "
+        "pass X.astype(float) instead of integers, or sklearn.utils.shuffle(X).",
         surely="uint" in str(X.dtype),
     )
 
@@ -256,9 +254,8 @@ def check_axes(images):
     is_first = images.kind != "rows" and size[0] <= _CHANNELS < min([n_channels, *size[1:]])
     if is_one or is_first:
         raise ValueError(
-            f"{n} images of {size} pixels and {n_channels} channels are read, so that one axis of "
-            "pixels must be channels. Pass one image as [image], and channels_first=True if they "
-            "are its first axis."
+            f"{n} images of {size} pixels and {n_channels} channels are read. Pass one image as "
+            "[image], and channels_first=True if channels are its first axis."
         )
 
 
@@ -289,27 +286,24 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
     has_many_channels = n_channels >= max(*size, 2) and not channels_first
     if is_signal and not is_rows and (has_many_channels or looks_like_picture(images.source[0])):
         _refuse(
-            f"Signals of {size[0]} samples and {n_channels} channels are read, since channels are "
-            "the last axis. For arrays (n_signals, n_channels, n_samples) pass "
-            "channels_first=True; for pictures pass two numbers as atom_shape, such as (9, 9).",
+            f"Signals of {size[0]} samples and {n_channels} channels are read: channels are the "
+            "last axis. Pass channels_first=True, or for pictures two numbers as atom_shape.",
             surely=has_many_channels or "uint" in str(images.source[0].dtype),
         )
     # One side of 4 times the length of the other: likely signals, though panoramas are as long.
     is_grey = images.kind == "array" and not images.channel_axis
     if not is_signal and is_grey and max(size) >= 4 * min(size):
         raise ValueError(
-            f"An array of shape {(n, *size)} means {n} grey pictures of {size[0]} x {size[1]} "
-            f"pixels. For signals with {size[0]} channels pass channels_first=True and one number "
-            "as atom_shape, such as 25; for pictures as long as these pass a list, list(X)."
+            f"X means {n} grey pictures of {size[0]} x {size[1]} pixels. For signals pass "
+            "channels_first=True and one number as atom_shape, for long pictures list(X)."
         )
     for x in images.tensors:
         if any(n < k for n, k in zip(x.shape[2:], kernel, strict=True)):
             # A small table, such as in scikit-learn's checks of estimators, gets a warning only.
             sides = (size[0],) if is_signal else (len(x), size[-1])
             _refuse(
-                f"Atoms of the size {kernel} are larger than an image of the size "
-                f"{tuple(x.shape[2:])}. Pass a smaller atom_shape, one image as [image], and rows "
-                "of pixels as X.reshape(-1, height, width).",
+                f"Atoms of size {kernel} are larger than an image of {tuple(x.shape[2:])}. Pass "
+                "one image as [image], or a smaller atom_shape, or X.reshape(-1, height, width).",
                 surely=not is_rows or min(sides) >= 16 * len(kernel),
             )
 

@@ -77,8 +77,7 @@ def refuse_texts(X):
     if isinstance(first, str | bytes | PathLike):
         raise TypeError(
             f"X holds the text {str(first)!r:.80}, and files are not opened here. Pass what they "
-            "hold: numpy.load(path), pandas.read_csv(path), or numpy.asarray(PIL.Image.open(path)) "
-            "for a picture."
+            "hold: numpy.load(path), pandas.read_csv(path), or PIL.Image.open(path)."
         )
 
 
@@ -304,8 +303,7 @@ class Table(InMemory):
         if len(found) != last - first:
             raise ValueError(
                 f"Rows {first} to {last} of X, a {type(self.data).__name__}, are {len(found)} "
-                "rows: it became shorter while it was read, or its shape is wrong. Pass a table "
-                "with the number of rows of its shape."
+                "rows. Pass a table that has the number of rows of its shape until it is read."
             )
         return found
 
@@ -368,9 +366,8 @@ class Stream(InMemory):
     def array(self):
         """Raise TypeError: a stream has neither all rows at once nor a known number of rows."""
         raise TypeError(
-            f"X is a {type(self.data).__name__}, whose rows come in batches, and numbered rows are "
-            "required, as for y, sample_weight and exposure. Pass an array, a table or a dataset, "
-            "or the batches to partial_fit, each with its numbers."
+            f"X is a {type(self.data).__name__}, and numbered rows are required, as for y, "
+            "sample_weight and exposure. Pass an array, or each batch with its own to partial_fit."
         )
 
     n_rows = property(array)
@@ -379,9 +376,8 @@ class Stream(InMemory):
         """Return this source of samples, read by a reader."""
         if hasattr(self.data, "__next__"):
             raise TypeError(
-                f"X is a {type(self.data).__name__}, which can be iterated only once, but training "
-                "takes many epochs. Pass an object with an __iter__ that starts anew each time, or "
-                "call partial_fit for every batch."
+                f"X is a {type(self.data).__name__}, which can be iterated only once. Pass one "
+                "whose __iter__ starts anew each time, or call partial_fit for every batch."
             )
         reader.checks["copy"] = True  # a stream may yield one buffer again and again
         return super().read_by(reader)
@@ -459,9 +455,8 @@ def refuse_shuffled(X):
         kind = type(sampler).__name__
         if "Random" in kind or getattr(sampler, "shuffle", False) is True:
             raise ValueError(
-                f"X is a DataLoader that draws samples in random order, by a {kind}, so that no "
-                "row of the result belongs to a known sample. Pass one with shuffle=False, or its "
-                "dataset."
+                f"X is a DataLoader that draws samples in random order, by a {kind}. Pass one with "
+                "shuffle=False, or its dataset."
             )
 
 

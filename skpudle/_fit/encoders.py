@@ -118,9 +118,8 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
         analysis is None
         or learner.n_unfoldings not in ("auto", len(thresholds))
         or analysis.shape[-2:] != atoms.shape,
-        "The encoder of separate_atoms has not been trained, or for another number of unfoldings "
-        "or atoms of another shape: parameters or components_ were set after fit. Set them back, "
-        "or fit again; transform_algorithm='lasso' does without the encoder.",
+        f"components_ has the shape {tuple(atoms.shape)}, and no encoder of separate_atoms was "
+        f"trained for it with n_unfoldings={learner.n_unfoldings!r}. Set them back, or fit again.",
     )
     shares = analysis.ndim == 2
     if shares:
@@ -276,20 +275,21 @@ class Codes:
         )
         # 3 unfoldings of a learned encoder code as well as 20 with the dictionary's own matrices.
         auto = 3 if learns and depth == "auto" else _UNFOLDINGS
+
+        def named(*names):
+            return ", ".join(f"{name}={getattr(given, name)!r}" for name in names)
+
         self.n_unfoldings = depth if isinstance(depth, Integral) else auto
         refuse(
             learns and (depth is None or given.gradient == "dec" or given.shrinkage != "soft"),
-            f"separate_atoms={learns!r} trains unfoldings, got n_unfoldings={depth!r}, "
-            f"gradient={given.gradient!r} and shrinkage={given.shrinkage!r}. Pass a number of "
-            "unfoldings, gradient='ae-lasso' or 'auto', and shrinkage='soft'.",
+            f"separate_atoms={learns!r} with {named('n_unfoldings', 'gradient', 'shrinkage')}. "
+            "Pass a number of unfoldings, gradient='ae-lasso' or 'auto', and shrinkage='soft'.",
         )
         refuse(
             self.converges and (not is_soft_lasso or 0 in (given.alpha, given.transform_alpha)),
-            "Converged codes (n_unfoldings=None or transform_algorithm='lasso') exist for soft "
-            f"shrinkage without decay and a positive alpha, got shrinkage={given.shrinkage!r}, "
-            f"lambda_decay={given.lambda_decay!r}, alpha={given.alpha!r} and "
-            f"transform_alpha={given.transform_alpha!r}. Pass shrinkage='soft', lambda_decay=1 and "
-            "a positive alpha, or a number of unfoldings and transform_algorithm='unfolded'.",
+            "Converged codes (n_unfoldings=None or transform_algorithm='lasso') with "
+            f"{named('shrinkage', 'lambda_decay', 'alpha', 'transform_alpha')}. Pass 'soft', 1 and "
+            "positive penalties, or a number of unfoldings and transform_algorithm='unfolded'.",
         )
 
     def encoder(

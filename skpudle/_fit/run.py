@@ -151,8 +151,7 @@ class Checkpoint(FitCallback):
         if not getattr(estimator, "_writes_checkpoints", False):
             raise ValueError(
                 f"{type(estimator).__name__} writes no checkpoints. Give the callback to a learner "
-                "of skpudle, in a pipeline to the learner inside; SPORCO's has none, and the many "
-                "fits of a search cannot share a file."
+                "of skpudle with phases, in a pipeline to the learner inside."
             )
 
 
@@ -220,8 +219,7 @@ def stored_state(checkpoint, identity):  # -> dict or None
     if differ := [f"{n}: {before}, now {now}" for n, before, now in pairs if before != now]:
         raise ValueError(
             f"The checkpoint {checkpoint.path} belongs to another fit ({'; '.join(differ)}). Use "
-            "another path, remove the file to train from the start, or pass resume=False to "
-            "replace it."
+            "another path, or pass resume=False to replace the file."
         )
     return state
 
