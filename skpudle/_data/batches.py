@@ -103,6 +103,11 @@ class Samples:
         return Samples(*(None if part is None else function(part) for part in parts))
 
     @property
+    def known(self):
+        """A mask of 1 for known entries and 0 for missing ones, also if no entry is missing."""
+        return self.x.new_ones(()).expand_as(self.x) if self.mask is None else self.mask
+
+    @property
     def total_weight(self):
         """The sum of weights; the number of samples if they have no weights."""
         return float(len(self.x) if self.weight is None else self.weight.sum())
@@ -201,8 +206,7 @@ def merge_samples(samples):  # -> Samples, places (n,)
     # data's unit nor rounding changes this order.
     generator, how = torch.Generator().manual_seed(0), dict(dtype=torch.float64, device="cpu")
     factors = torch.rand(samples.x.shape[1], generator=generator, **how)
-    known = samples.x if samples.mask is None else samples.x * samples.mask
-    heights = known.cpu().double() @ factors
+    heights = (samples.x * samples.known).cpu().double() @ factors
     rows, weight, places = merge_copies(keys, often, heights)
     if len(rows) == len(samples) and samples.weight is None:
         return samples, places

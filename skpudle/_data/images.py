@@ -255,7 +255,7 @@ def check_axes(images):
     if is_one or is_first:
         raise ValueError(
             f"{n} images of {size} pixels and {n_channels} channels are read. Pass one image as "
-            "[image], and channels_first=True if channels are its first axis."
+            "[image], and channels_first=True if they are its first axis."
         )
 
 

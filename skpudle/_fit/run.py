@@ -346,13 +346,13 @@ class Run(Interrupts):
             stays = "callback" if found.ended_by == "callback" else None
             self.record = replace(found, ended_by=stays)
             self.generator.set_state(self._stored["generator"])
-        while due := [
-            one
-            for one in phases.table(self.record)
-            if one.name not in self.record.done
-            if one.is_due and (one.ends_search or not self.pending)
-        ]:
-            self._make(due[0])
+
+        def is_next(phase):
+            is_left = phase.is_due and phase.name not in self.record.done
+            return is_left and (phase.ends_search or not self.pending)
+
+        while (phase := next(filter(is_next, phases.table(self.record)), None)) is not None:
+            self._make(phase)
 
     def _make(self, phase):
         """Run a phase: print progress, call callbacks and write checkpoints after every epoch."""

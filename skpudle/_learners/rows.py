@@ -10,16 +10,13 @@ entries (`skpudle.search.units`). A problem is data with an objective (`skpudle.
 from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import islice
-from math import ceil
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from skpudle._data import arrays
-from skpudle._data.batches import Samples
-from skpudle._data.foreign import dictionary_of, given_atoms
+from skpudle._data import arrays, batches, foreign
 from skpudle._fit import messages
 from skpudle._fit.encoders import InUnits, refuse, train_encoder, units_of
 from skpudle._fit.estimator import Data, GradientLearner
@@ -50,7 +47,7 @@ def choose_atoms(dict_init, n_components, x, generator, *, positive=False, weigh
         atoms = initial_atoms(x, n_components, dict_init, generator, weight=weight)
         atoms = directions(atoms, positive=positive)
     else:
-        atoms = given_atoms(dict_init, n_components, x)
+        atoms = foreign.given_atoms(dict_init, n_components, x)
     return project_atoms(atoms, positive=positive)
 
 
@@ -146,13 +143,6 @@ def learn_noise(plan, samples):  # -> Units
     return units.learn_units(raw_problem(plan, samples), n_components, **asked)
 
 
-def _outliers(given, samples):  # -> Tensor of shape (n_outliers, 2)
-    """Return the places of known entries that do not count in the units of the data."""
-    known = torch.ones_like(given.x) if given.mask is None else given.mask
-    counts = known if samples.mask is None else samples.mask
-    return ((known > 0) & (counts == 0)).nonzero().cpu()
-
-
 class RowPhases:
     """The phases of one fit of rows, and the data and random numbers that they share.
 
@@ -213,8 +203,7 @@ class RowPhases:
     def first(self):  # -> Fitted
         """Return the record before all phases, with initial atoms."""
         fitted = self._begin(units.CENTRED).first(self._restarted())
-        x, mask = self.samples.x, self.samples.mask
-        known = x.new_ones(len(x), 1) if mask is None else mask
+        known = self.samples.known
         unknown = (~known.any(0)).nonzero().flatten().tolist()
         messages.warn_of_unknown_features(unknown, self.data.inputs["feature_names_in_"])
         if isinstance(self.plan.given.dict_init, str):  # given atoms need fewer samples
@@ -278,7 +267,9 @@ class RowPhases:
             # Wrong parameters of the optimiser raise an error now, and not after the search.
             plan.make_optimizer(fitted.model, fitted.atoms)
         if not (noise.limit is noise.norm is None) and self.data.places is not None:
-            fitted = replace(fitted, outliers=_outliers(self.data.samples, begun.samples))
+            # known entries that do not count in the units of the data
+            missed = self.data.samples.known > begun.samples.known
+            fitted = replace(fitted, outliers=missed.nonzero().cpu())
         problem, begins = self.make_problem(fitted), fitted.searched or fitted
         for found in find.find_atoms(problem, begins.atoms):
             self._problem, self._coded, now = problem, found.coded, noise
@@ -319,7 +310,7 @@ class RowPhases:
         begun = stream.after_search(coded)
         size = stream.block_rows(coded.n_entries / begun.n_rows, *begun.atoms.shape)
         source = self.data.source
-        n_blocks = run.team.largest(ceil(source.n_samples / size))
+        n_blocks = run.team.largest(-(-source.n_samples // size))
         state, losses, loss = begun, fitted.losses, 0.0
         if fitted.passed is not None:
             state, losses, loss = fitted.passed, losses[:-1], losses[-1]
@@ -495,7 +486,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             f"{cls.__name__} learns decisions, and the encoder of separate_atoms, from data, and "
             "got none. Pass the atoms as dict_init, and fit.",
         )
-        atoms = arrays.to_tensor(arrays.check_rows(dictionary_of(components)))
+        atoms = arrays.to_tensor(arrays.check_rows(foreign.dictionary_of(components)))
         learner = cls(len(atoms), **params)
         learner._validate_params()
         plan = learner._plan()
@@ -506,7 +497,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             f"{cls._penalty}='auto' needs data, and there are none: pass a number.",
         )
         model = plan.model(alpha=None if alpha == "auto" else float(alpha))
-        data = Data(None, Samples(atoms), arrays.input_attributes(arrays.to_numpy(atoms)))
+        data = Data(None, batches.Samples(atoms), arrays.input_attributes(arrays.to_numpy(atoms)))
         fitted = Fitted(model=model, rows=rows, noise=noise)
         learner._take(learner._attributes(plan, data, fitted))
         return learner
