@@ -35,9 +35,7 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features, _n
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from skpudle._compilation import blocks_of_rows
-from skpudle._data.arrays import check_rows, split_missing, to_numpy, to_tensor, unpacked
-from skpudle._data.batches import Samples, draw_order, send
-from skpudle._data.foreign import users_level
+from skpudle._data import arrays, batches, foreign
 
 # Objects in memory: types that are known here, and other arrays and data frames by an attribute.
 _OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
@@ -161,17 +159,17 @@ class Reader:
         is_first = self.dtype is None and not self._known
         with part_of(where) if where else nullcontext():
             _check_feature_names(self._named, rows, reset=is_first)
-            x = check_rows(rows, **self.checks)
+            x = arrays.check_rows(rows, **self.checks)
             _check_n_features(self._named, x, reset=is_first)
-        x = x if isinstance(x, torch.Tensor) else to_tensor(x)
+        x = x if isinstance(x, torch.Tensor) else arrays.to_tensor(x)
         self.dtype = self.dtype or x.dtype
         return x.to(self.dtype)
 
     def samples(self, x, target=None, weight=None):  # -> Samples
         """Return rows, their targets and their weights as `Samples` on the reader's device."""
-        x, mask = split_missing(x)  # on the CPU, so that the host need not wait for a GPU
-        samples = Samples(x, mask, target, weight).map(lambda part: part.to(x))
-        return samples.map(lambda part: send(part, self.device))
+        x, mask = arrays.split_missing(x)  # on the CPU, so that the host need not wait for a GPU
+        samples = batches.Samples(x, mask, target, weight).map(lambda part: part.to(x))
+        return samples.map(lambda part: batches.send(part, self.device))
 
 
 def _read_ahead(parts):
@@ -315,7 +313,7 @@ class Table(InMemory):
             first, last = int(run[0]), int(run[-1]) + 1
             read = self.reader(self._raw(first, last), f"rows {first} to {last}")
             x = read.new_empty(len(keys), read.shape[1]) if x is None else x
-            x[start : (start := start + len(run))] = read[to_tensor(run - first)]
+            x[start : (start := start + len(run))] = read[arrays.to_tensor(run - first)]
         return x
 
     def _samples(self, keys, x):  # -> Samples
@@ -333,7 +331,7 @@ class Table(InMemory):
             free = np.maximum(edges[1:] - edges[:-1] - length, 0)
             starts = edges[:-1] + np.random.default_rng(seed).integers(free + 1)
             keys = np.unique(starts[:, None] + np.arange(length))[:n_rows]
-        return self._samples(to_tensor(keys), self._read(keys))
+        return self._samples(arrays.to_tensor(keys), self._read(keys))
 
     def blocks(self, n_rows, generator=None):
         """Yield all samples once, ``n_rows`` at a time, in random order if there is a generator."""
@@ -344,12 +342,12 @@ class Table(InMemory):
         return (self._samples(keys, x) for keys, x in _regroup(windows, n_rows))
 
     def _windows(self, generator):  # yields positions (n,) and rows (n, n_features)
-        starts = draw_order(-(-self.n_rows // self._block), generator) * self._block
+        starts = batches.draw_order(-(-self.n_rows // self._block), generator) * self._block
         for window in starts.split(max(1, self._most // self._block)):
             first = window.sort().values[:, None]
             keys = (first + torch.arange(self._block, device="cpu")).flatten()
             keys = keys[keys < self.n_rows]
-            x, order = self._read(to_numpy(keys)), draw_order(len(keys), generator)
+            x, order = self._read(arrays.to_numpy(keys)), batches.draw_order(len(keys), generator)
             yield keys[order], x[order]
 
 
@@ -392,21 +390,21 @@ class Stream(InMemory):
 
         Batches are the stream's own. A dataset of single samples yields ``n_rows`` at a time.
         """
-        batches = samples = iter(self.data)
+        given = samples = iter(self.data)
         if isinstance(self.data, IterableDataset):
-            batches = iter(lambda: _collate(islice(samples, n_rows)), None)
+            given = iter(lambda: _collate(islice(samples, n_rows)), None)
         length, number = length_hint(self.data) or None, -1
-        for number, raw in enumerate(islice(batches, length)):
+        for number, raw in enumerate(islice(given, length)):
             with part_of(where := f"batch {number}"):
                 rows = _without_labels(raw)
             yield where, rows
         if number < 0:
             raise _nothing()
-        if number + 1 == length and next(batches, self) is not self:
+        if number + 1 == length and next(given, self) is not self:
             warnings.warn(
                 f"X has the length {length} and yields more batches, which are left out. Let "
                 "__len__ return the number of all batches of a stream with an end.",
-                stacklevel=users_level(),
+                stacklevel=foreign.users_level(),
             )
 
     def _read(self):  # yields (n, n_features)
@@ -477,7 +475,7 @@ def open_source(X, learner=None):
         The source. Nothing is read yet, but the first sample of some datasets.
     """
     refuse_texts(X)
-    X = unpacked(X)
+    X = arrays.unpacked(X)
     if sparse.issparse(X) and (learner is None or get_tags(learner).input_tags.sparse):
         X = sparse.csr_array(X)
     elif sparse.issparse(X) or is_in_memory(X):
@@ -491,12 +489,12 @@ def open_source(X, learner=None):
     has = {name for name in dir(X) if not isinstance(X, type)}
     if {"__getitem__", "shape", "dtype"} <= has and len(X.shape):
         return Table(X, tuple(X.shape), getattr(X.dtype, "itemsize", 8))
-    arrays = {"__array__", "__dataframe__", "shape"} & has
+    tabular = {"__array__", "__dataframe__", "shape"} & has
     if isinstance(X, IterableDataset):
         return Stream(X)
-    if {"__len__", "__getitem__"} <= has and not {"keys", "index"} & has and not arrays:
+    if {"__len__", "__getitem__"} <= has and not {"keys", "index"} & has and not tabular:
         if not len(X):
             raise _nothing()
         first = _without_labels(_collate([X[0]]))
         return Table(X, (len(X), *np.shape(first)[1:]), one_by_one=True)
-    return Stream(X) if "__iter__" in has and not {"__getitem__"} & has | arrays else InMemory(X)
+    return Stream(X) if "__iter__" in has and not {"__getitem__"} & has | tabular else InMemory(X)

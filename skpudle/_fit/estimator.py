@@ -19,9 +19,7 @@ import torch
 from scipy.sparse import csr_array
 from sklearn.callback import CallbackSupportMixin
 
-from skpudle._data import arrays, batches
-from skpudle._data.images import check_no_picture
-from skpudle._data.sources import Reader, open_source
+from skpudle._data import arrays, batches, images, sources
 from skpudle._fit import messages
 from skpudle._fit.encoders import learned_encoder, refuse, train_encoder
 from skpudle._fit.fitted import pack, unpack
@@ -128,9 +126,9 @@ class GradientLearner(CallbackSupportMixin):
         Data
             The rows.
         """
-        given = open_source(X, self)
+        given = sources.open_source(X, self)
         device = arrays.resolve_device(self.device, given.data)
-        reader = Reader(self, device, known=known, allow_nan=True, largest=self._largest)
+        reader = sources.Reader(self, device, known=known, allow_nan=True, largest=self._largest)
         if known:
             reader.dtype = arrays.to_tensor(self.components_).dtype
         if sample_weight is not None:
@@ -145,7 +143,7 @@ class GradientLearner(CallbackSupportMixin):
             samples = batches.known_samples(samples)
         else:
             if not known:
-                check_no_picture(given.data)
+                images.check_no_picture(given.data)
             samples = reader.samples(reader(given.array()), target, sample_weight)
             n_given = round(samples.total_weight)
             if part or known:
@@ -183,8 +181,7 @@ class GradientLearner(CallbackSupportMixin):
             try:
                 run.through(phases)
             except Diverged as diverged:
-                run.record = replace(diverged.fitted, ended_by="divergence")
-                error = messages.divergence(self, diverged.update)
+                run.record, error = replace(diverged.fitted, ended_by="divergence"), diverged
             except KeyboardInterrupt:  # a second Ctrl-C
                 run.pending = True
             pressed, ended_by = run.pending, run.record.ended_by or "search"
@@ -234,7 +231,7 @@ class GradientLearner(CallbackSupportMixin):
             try:
                 fitted = learn(plan, fitted, data, interrupts)
             except Diverged as diverged:
-                fitted, error = diverged.fitted, messages.divergence(self, diverged.update)
+                fitted, error = diverged.fitted, diverged
             if interrupts.pending:
                 error = _interruption(fitted)
             attributes = self._attributes(plan, data, fitted)

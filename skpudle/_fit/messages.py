@@ -13,12 +13,6 @@ from skpudle._data.arrays import to_numpy, with_gaps
 from skpudle._data.foreign import users_level
 from skpudle._operators._atoms import DenseDictionary
 
-# What ends the messages of training that diverges. Not every learner has all of the parameters.
-_GENTLER = (
-    "Try smaller steps, by a lower learning_rate or step_size, or by a larger batch_size, or scale "
-    "the data."
-)
-
 
 def warn(message, category=UserWarning):
     """Warn at the user's line."""
@@ -171,20 +165,13 @@ def warn_of_zero_codes(learner, samples=None):
         )
 
 
-def divergence(learner, update):
-    """Return the error for training that diverged."""
-    return ValueError(
-        f"Training of {type(learner).__name__} stopped being finite at update {update}, also after "
-        f"a second try with smaller steps; the last finite dictionary is in components_. {_GENTLER}"
-    )
-
-
 def warn_of_rise(learner, began, ended, baseline):
     """Warn if training has raised its objective above the value without a dictionary."""
     # a rise of a hundredth counts as chance: stochastic gradients end with noisy steps
     if not ended <= max(began, baseline) * (1 + 1e-2):
         warn(
             f"Training of {type(learner).__name__} raised its objective to {ended:.4g} a sample, "
-            f"above {baseline:.4g} without a dictionary. {_GENTLER}",
+            f"above {baseline:.4g} without a dictionary. Pass a smaller learning_rate or "
+            "step_size, or scale the data.",
             ConvergenceWarning,
         )

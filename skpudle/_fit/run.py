@@ -29,9 +29,7 @@ from typing import Any, NamedTuple
 import torch
 from sklearn.callback import FitCallback
 
-from skpudle._data.arrays import make_generator, to_numpy
-from skpudle._data.batches import Batches
-from skpudle._data.foreign import dictionary_of, named_errors, replace_file
+from skpudle._data import arrays, batches, foreign
 from skpudle._fit.fitted import load_record, pack, unpack
 from skpudle._fit.messages import describe, warn
 from skpudle._fit.team import current_team, refuse_several
@@ -162,11 +160,11 @@ def identity_of(estimator, data):  # -> dict of str to str
     last rows.
     """
     given, source = estimator.get_params(deep=False), data.source
-    given["dict_init"] = dictionary_of(given["dict_init"])
+    given["dict_init"] = foreign.dictionary_of(given["dict_init"])
     if not isinstance(given["random_state"], Integral):  # the seed is stored in the file instead
         del given["random_state"]
     ends = vars(data.samples[[0, -1]]).values()
-    checksum = describe([to_numpy(part) for part in ends if part is not None])
+    checksum = describe([arrays.to_numpy(part) for part in ends if part is not None])
     shape = f"{source.n_samples} rows of {data.samples.x.shape[1]} features"
     shape = f"{shape} in {type(source).__name__}, checksum of the first and last {checksum}"
     about = {"learner": type(estimator).__name__, "data": shape}
@@ -185,7 +183,7 @@ def write_checkpoint(path, state):
     """
     content = pack(state)
     unpack(content)
-    replace_file(path, content.data)
+    foreign.replace_file(path, content.data)
 
 
 def read_checkpoint(path):
@@ -197,7 +195,7 @@ def read_checkpoint(path):
         If the file is no complete checkpoint; the message names the file.
     """
     advice = "Restore it, or remove it to train from the start."
-    with named_errors(path, "whole checkpoint", advice):
+    with foreign.named_errors(path, "whole checkpoint", advice):
         with zipfile.ZipFile(path) as file:
             if file.testzip() is not None:
                 raise ValueError("its checksum is wrong")
@@ -305,7 +303,7 @@ class Run(Interrupts):
         self.checkpoints = dict.fromkeys(found, time.monotonic())
         if self.checkpoints:
             refuse_several("A fit with a Checkpoint")
-        team, generator = self.team, make_generator(learner.random_state)
+        team, generator = self.team, arrays.make_generator(learner.random_state)
         self._identity = self.checkpoints and identity_of(learner, data)
         stored = [stored_state(one, self._identity) for one in self.checkpoints]
         self._stored = next(filter(None, stored), None)
@@ -314,7 +312,7 @@ class Run(Interrupts):
         if team.rank > 0:
             self.own = torch.Generator().manual_seed(seed + team.rank)
         size = plan.batch_size(data.source.n_samples)
-        self.source = Batches(data.source, size, self.own)
+        self.source = batches.Batches(data.source, size, self.own)
         n_batches = team.largest(self.source.n_batches)
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)

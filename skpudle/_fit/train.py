@@ -40,8 +40,9 @@ class Diverged(ValueError):
     """Training diverged again after the learning rate was halved; ``fitted`` is the last record."""
 
     def __init__(self, update, fitted):
-        super().__init__(f"Training diverged at update {update}. Pass a smaller learning rate.")
-        self.update, self.fitted = update, fitted
+        said = f"Training stopped being finite at update {update}. Pass a smaller learning_rate or "
+        super().__init__(f"{said}step_size, or scale the data.")
+        self.fitted = fitted
 
 
 # ---------------------------------------------------------------------------- rules that end it
@@ -64,7 +65,7 @@ class Stopping:
         Least number of new samples in a check.
     """
 
-    def __init__(self, tol, patience, *, first_update=0, n_updates=inf, n_judged=1):
+    def __init__(self, tol, patience, first_update=0, n_updates=inf, n_judged=1):
         self.tol, self.patience, self.first_update = tol, patience, first_update
         self.n_updates, self.n_judged = n_updates, n_judged
         # Number of checks in a row without an improvement; smoothed objective; its least value; sum

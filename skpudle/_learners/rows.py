@@ -85,6 +85,7 @@ class Beginning:
         start = given.dict_init
         if plan.searches:
             start = "vertices" if plan.mixes_few(plan.n_components, samples.x.shape[1]) else "data"
+        generator.manual_seed(generator.initial_seed())  # rows in all units draw the same atoms
         how = dict(positive=given.positive_dict, weight=samples.weight)
         return self.fitted(choose_atoms(start, plan.n_components, samples.x, generator, **how))
 
@@ -195,14 +196,9 @@ class RowPhases:
 
     # ------------------------------------------------------------------ the first atoms
 
-    def _restarted(self):  # -> torch.Generator
-        """Return the generator at its seed, so that all units draw the same atoms."""
-        generator = self.run.generator
-        return generator.manual_seed(generator.initial_seed())
-
     def first(self):  # -> Fitted
         """Return the record before all phases, with initial atoms."""
-        fitted = self._begin(units.CENTRED).first(self._restarted())
+        fitted = self._begin(units.CENTRED).first(self.run.generator)
         known = self.samples.known
         unknown = (~known.any(0)).nonzero().flatten().tolist()
         messages.warn_of_unknown_features(unknown, self.data.inputs["feature_names_in_"])
@@ -215,15 +211,15 @@ class RowPhases:
         """Learn the units of the data."""
         noise = learn_noise(self.plan, self.samples)
         changes = not noise.changes_nothing
-        yield self._begin(noise).first(self._restarted()) if changes else fitted
+        yield self._begin(noise).first(self.run.generator) if changes else fitted
 
     def choose_size(self, fitted):
         """Choose the number of atoms, see `skpudle.search.choose`."""
         begun = self._begin(fitted.noise)
         problem = self.plan.problem(begun.samples, begun.search_penalty(), begun.unit)
         fixed = self.plan.given.alpha != "auto"
-        trials = choose.try_sizes(problem, self._restarted(), fixed=fixed)
-        for trial in trials:
+        generator = self.run.generator.manual_seed(self.run.generator.initial_seed())
+        for trial in choose.try_sizes(problem, generator, fixed=fixed):
             n_tried, n, is_last = len(trial.path.n_components), len(trial.atoms), trial.is_last
             note = f"size, {n_tried} numbers of atoms tried  {n} atoms so far"
             if is_last:
@@ -370,12 +366,11 @@ class RowPhases:
     def learn_scales(self, fitted):
         """Learn the noise of features that atoms leave; if it differs, a second search is due."""
         noise = units.learn_scales(*self._of_residuals(fitted))
-        if noise is fitted.noise:
-            yield fitted
-            return
-        atoms = noise.from_user(fitted.noise.to_user(fitted.rows))
-        again = self._begin(noise).fitted(atoms, size_path=fitted.size_path)
-        yield replace(again, losses=fitted.losses, done=("units", "size"))
+        if noise is not fitted.noise:
+            atoms = noise.from_user(fitted.noise.to_user(fitted.rows))
+            kept = dict(size_path=fitted.size_path, losses=fitted.losses, done=("units", "size"))
+            fitted = self._begin(noise).fitted(atoms, **kept)
+        yield fitted
 
     def refine_units(self, fitted):
         """Estimate baseline, limits and the noise of rows anew, from residuals of the atoms."""
@@ -396,8 +391,7 @@ class RowPhases:
         source, given, n_updates = run.source, plan.given, run.n_updates
         # with a pair for lambda_decay training may stop only in the last tenth of the updates
         first = n_updates * 9 // 10 * isinstance(given.lambda_decay, tuple)
-        rule = dict(first_update=first, n_updates=n_updates)
-        stopping = Stopping(given.tol, given.n_iter_no_change, **rule)
+        stopping = Stopping(given.tol, given.n_iter_no_change, first, n_updates)
         state = state or trainer.state(source, stopping)
         trainer.load(state, source, stopping)
         ended_by = ended_by or ("tol" if stopping.is_over else None)
