@@ -159,15 +159,15 @@ def check_sample_weight(sample_weight, n_samples):  # -> Tensor (n_samples,), fl
     return to_tensor(_check_sample_weight(weight, rows, **checks))
 
 
-def merge_copies(keys, weight=None, heights=None):  # -> rows (k,), weight (k,), places (n,)
+def merge_copies(keys, weight, heights=None):  # -> rows (k,), weight (k,), places (n,)
     """Merge rows with equal keys, and drop rows without weight.
 
     Parameters
     ----------
     keys : Tensor of shape (n_samples,)
         Numbers that depend on the contents of rows alone; see `hash_rows`.
-    weight : Tensor of shape (n_samples,), default=None
-        Weights, not negative; None if all are 1.
+    weight : Tensor of shape (n_samples,)
+        Weights, not negative.
     heights : Tensor of shape (n_samples,), default=None
         Numbers that order the rows; by default the keys.
 
@@ -181,8 +181,8 @@ def merge_copies(keys, weight=None, heights=None):  # -> rows (k,), weight (k,),
     places : Tensor of shape (n_samples,)
         For each row the index into ``rows`` of its copy, and -1 for a row without weight.
     """
-    weight = np.ones(len(keys)) if weight is None else to_numpy(weight)
-    places, known = np.full(len(keys), -1), np.flatnonzero(weight > 0)
+    weight, places = to_numpy(weight), np.full(len(keys), -1)
+    known = np.flatnonzero(weight > 0)
     _, first, number = np.unique(to_numpy(keys)[known], return_index=True, return_inverse=True)
     rows, sums = known[first], np.bincount(number, weight[known])
     has_equal_weights = (sums == sums[:1]).all()
@@ -201,7 +201,7 @@ def merge_samples(samples):  # -> Samples, places (n,)
     if samples.target is not None:
         # Combine the keys of data and of targets: multiplying by an odd number loses no bits.
         keys = -0x61C8864680B583EB * keys + hash_rows(samples.target.to(samples.x.dtype))
-    often = None if samples.weight is None else samples.weight.cpu().double()
+    often = samples.weigh(samples.x.new_ones(len(samples))).cpu().double()
     # Rows are ordered by a random linear combination of their entries. Neither a change of the
     # data's unit nor rounding changes this order.
     generator, how = torch.Generator().manual_seed(0), dict(dtype=torch.float64, device="cpu")

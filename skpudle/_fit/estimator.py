@@ -19,7 +19,7 @@ import torch
 from scipy.sparse import csr_array
 from sklearn.callback import CallbackSupportMixin
 
-from skpudle._data import arrays, batches, images, sources
+from skpudle._data import arrays, batches, sources
 from skpudle._fit import messages
 from skpudle._fit.encoders import learned_encoder, refuse, train_encoder
 from skpudle._fit.fitted import pack, unpack
@@ -143,7 +143,7 @@ class GradientLearner(CallbackSupportMixin):
             samples = batches.known_samples(samples)
         else:
             if not known:
-                images.check_no_picture(given.data)
+                sources.check_no_picture(given.data)
             samples = reader.samples(reader(given.array()), target, sample_weight)
             n_given = round(samples.total_weight)
             if part or known:
@@ -152,7 +152,6 @@ class GradientLearner(CallbackSupportMixin):
                 samples, places = batches.merge_samples(samples)
             source = samples
         if known:
-            messages.check_atoms(self, samples.x.shape[1])
             return Data(source, samples, {}, n_given=n_given)
         if not any(current_team().any(samples.mask is None or samples.mask.any())):
             raise messages.nothing_known(self)
@@ -283,7 +282,9 @@ class GradientLearner(CallbackSupportMixin):
         trainer = Trainer(fitted, optimizer, interrupts=interrupts)
         trainer.run_epoch(batches.Batches(data.source, plan.batch_size()), Stopping(None, 1))
         if not interrupts.pending:
-            unused = trainer.idle(unused)
+            # the number of samples since each atom was used
+            epoch = trainer.epoch
+            unused = torch.where(epoch["unused"].cpu(), unused + epoch["n_samples"], 0.0)
             # An atom that one in n_components samples uses stays unused for 10 times n_components
             # samples with the probability exp(-10).
             trainer.replace_unused(among=unused >= 10 * len(unused))

@@ -44,16 +44,6 @@ def nothing_known(learner):
     )
 
 
-def check_atoms(learner, n_features):
-    """Raise ValueError if ``components_`` was edited and has another number of features."""
-    shape = np.shape(learner.components_)
-    refuse(
-        shape[1:] != (n_features,),
-        f"components_ has the shape {shape}, and X has {n_features} features. Put atoms of shape "
-        f"(n_components, {n_features}) there, or fit again.",
-    )
-
-
 def listed(features, names=None):
     """Return a list of features in words: their names, or their numbers without names."""
     features = features if names is None else [str(names[i]) for i in features]
@@ -73,8 +63,8 @@ def warn_of_few_samples(n_samples, n_atoms):
     """Warn of more atoms than samples."""
     if n_samples < n_atoms:
         warn(
-            f"X has {n_samples} samples with known values, without copies, for {n_atoms} atoms. "
-            f"Pass n_components={n_samples} or less, or more samples."
+            f"X has {n_samples} samples with known values for {n_atoms} atoms. Pass "
+            f"n_components={n_samples} or less, or more samples."
         )
 
 

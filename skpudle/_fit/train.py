@@ -106,13 +106,6 @@ def _worst(losses, samples, n):  # -> (k,), (k, ...)
 # ---------------------------------------------------------------------------- the trainer
 
 
-def _on_host(sums, unused, atoms):  # -> sums (n, 3), number of unused atoms, are atoms finite
-    """Copy a round's results to the host, in one transfer: here alone the host waits."""
-    rest = torch.stack([unused.sum(), torch.isfinite(atoms).all()]).to(sums[0])
-    found = torch.cat([*sums, rest]).cpu()
-    return found[:-2].view(-1, 3), int(found[-2]), bool(found[-1])
-
-
 class Trainer:
     """Atoms in training.
 
@@ -161,7 +154,9 @@ class Trainer:
             if not sums:
                 break
             atoms = self.optimizer.atoms.detach()
-            sums, n_unused, atoms_are_finite = _on_host(sums, unused, atoms)
+            rest = torch.stack([unused.sum(), torch.isfinite(atoms).all()]).to(sums[0])
+            found = torch.cat([*sums, rest]).cpu()  # one transfer: here alone the host waits
+            sums, n_unused, atoms_are_finite = found[:-2].view(-1, 3), *found[-2:].int().tolist()
             (interrupted,) = self.team.any(self._interrupts.pending)
             finite = torch.isfinite(sums).all(1)
             if finite[0] or self.finite is None:
@@ -251,11 +246,6 @@ class Trainer:
         epoch |= {name: epoch[name][:n_unused] for name in ("losses", "samples")}
         epoch |= dict(unused=unused, n_samples=epoch["n_samples"] + n_samples)
         epoch["loss"] += loss
-
-    def idle(self, before):  # (n_components,) -> the same, on the host
-        """Return the number of samples since each atom was used, given the number before."""
-        epoch = self.epoch
-        return torch.where(epoch["unused"].cpu(), before + epoch["n_samples"], 0.0)
 
     def replace_unused(self, *, among=None):
         """Replace atoms unused in the last epoch by the worst reconstructed samples.

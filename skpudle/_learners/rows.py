@@ -203,8 +203,11 @@ class RowPhases:
         unknown = (~known.any(0)).nonzero().flatten().tolist()
         messages.warn_of_unknown_features(unknown, self.data.inputs["feature_names_in_"])
         if isinstance(self.plan.given.dict_init, str):  # given atoms need fewer samples
+            has_values, places = known.any(1), self.data.places
+            if places is not None and self.run.team.is_alone:  # count equal rows one by one
+                has_values = has_values[places[places >= 0].to(known.device)]
             n_components = 0 if self._decides else len(fitted.atoms)
-            messages.warn_of_few_samples(int(known.any(1).sum()), n_components)
+            messages.warn_of_few_samples(int(has_values.sum()), n_components)
         return fitted
 
     def find_units(self, fitted):

@@ -135,16 +135,16 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
 
     def _begin(self, X, sample_weight):  # -> rows, weights or None, first atoms, penalty
         x = to_tensor(arrays.check_rows(open_source(X, self).array(), estimator=self))
-        weight = None
+        n_given, weight = len(x), None
         if sample_weight is not None:
-            weight = check_sample_weight(sample_weight, len(x)).to(x)
+            weight = check_sample_weight(sample_weight, n_given).to(x)
         samples, _ = merge_samples(Samples(x, weight=weight))
         arrays.mean_square(samples.x)  # raises if squares leave the range of the dtype
         weight, _ = scale_weights(samples.weight, len(samples))
         x, generator = samples.x, arrays.make_generator(self.random_state)
         atoms = choose_atoms(self.dict_init, self.n_components, x, generator, weight=weight)
         if isinstance(self.dict_init, str):
-            warn_of_few_samples(len(x), len(atoms))
+            warn_of_few_samples(n_given, len(atoms))
         alpha = auto_alpha(x, weight=weight) if self.alpha == "auto" else float(self.alpha)
         return x, weight, atoms, alpha
 

@@ -22,7 +22,6 @@ from skpudle._data.arrays import check_rows, to_numpy, to_tensor, wide
 from skpudle._data.batches import Samples, check_sample_weight
 from skpudle._data.sources import InMemory, Reader, open_source, refuse_shuffled
 from skpudle._fit.encoders import baseline_of, refuse, units_of
-from skpudle._fit.messages import check_atoms
 from skpudle._losses import LEAST_SQUARES, FromMeans
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
@@ -362,7 +361,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             part = slice(first, first := first + len(x))
             known = {name: values[part].to(x) for name, values in of_rows.items()}
             atoms = to_tensor(self.components_, device, x.dtype)
-            check_atoms(self, x.shape[1])
             yield Samples(*arrays.split_missing(x), **known), DenseDictionary(atoms)
 
     @torch.enable_grad()
