@@ -266,10 +266,6 @@ class InMemory:
     """The source of an array-like in memory, and the base of `Table` and `Stream`."""
 
     in_parts = False  # whether a fit reads the source in parts, to bound the memory
-    reader = None  # the `Reader`, after read_by
-    # weight (n_samples,) is how often each sample counts. target (n_samples, ...) is what a learner
-    # knows of each sample beside its features. A fit sets both.
-    weight = target = None
 
     def __init__(self, data):
         self.data = data
@@ -292,9 +288,13 @@ class InMemory:
         for rows in blocks_of_rows(self.n_rows, 1, n_rows):
             yield f"rows {rows.start} to {rows.stop}", self._raw(rows.start, rows.stop)
 
-    def read_by(self, reader):
-        """Return this source of samples, read by a reader."""
-        self.reader = reader
+    def read_by(self, reader, weight=None, target=None):
+        """Return this source of samples, read by a reader.
+
+        ``weight`` (n_samples,) is how often each sample counts. ``target`` (n_samples, ...) is what
+        a learner knows of each sample beside its features.
+        """
+        self.reader, self.weight, self.target = reader, weight, target
         return self
 
     def _n_sampled(self, n_components):
@@ -435,7 +435,7 @@ class Stream(InMemory):
 
     n_rows = property(array)
 
-    def read_by(self, reader):
+    def read_by(self, reader, weight=None, target=None):
         """Return this source of samples, read by a reader."""
         if hasattr(self.data, "__next__"):
             raise TypeError(
@@ -443,7 +443,7 @@ class Stream(InMemory):
                 "whose __iter__ starts anew each time, or call partial_fit for every batch."
             )
         reader.checks["copy"] = True  # a stream may yield one buffer again and again
-        return super().read_by(reader)
+        return super().read_by(reader, weight, target)
 
     @property
     def generator(self):

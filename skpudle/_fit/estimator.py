@@ -135,8 +135,7 @@ class GradientLearner(CallbackSupportMixin):
             sample_weight = batches.check_sample_weight(sample_weight, given.n_rows)
         places = n_given = None
         if given.in_parts:
-            source = given.read_by(reader)
-            source.weight, source.target = sample_weight, target
+            source = given.read_by(reader, sample_weight, target)
             draws = isinstance(self.random_state, Integral) and not part
             seed = int(self.random_state) if draws else 0
             samples = source.sample(plan.n_components, seed, whole=not part)
@@ -153,7 +152,7 @@ class GradientLearner(CallbackSupportMixin):
             source = samples
         if known:
             return Data(source, samples, {}, n_given=n_given)
-        if not any(current_team().any(samples.mask is None or samples.mask.any())):
+        if not current_team().largest(samples.mask is None or samples.mask.any()):
             raise messages.nothing_known(self)
         return Data(source, samples, reader.attributes, places=places, n_given=n_given)
 

@@ -166,9 +166,8 @@ class Fitted:
             found["components_"] = to_numpy(noise.to_user(self.atoms))
             noise_std = None if noise_std is None else noise_std * to_numpy(noise.scale)
         found |= dict(alpha_=alpha, debias_=debias, noise_std_=noise_std)
-        found |= dict(search_alpha_=self.search_alpha) | _arrays_of(self.learned)
-        paths = dict(size_path_=self.size_path, penalty_path_=self.penalty_path)
-        return found | {name: as_arrays(path) for name, path in paths.items()}
+        found |= dict(search_alpha_=self.search_alpha, size_path_=as_arrays(self.size_path))
+        return found | _arrays_of(self.learned) | dict(penalty_path_=as_arrays(self.penalty_path))
 
     def pack(self):  # -> Fitted
         """Return the record with the numbers that data have decided in place of its model."""

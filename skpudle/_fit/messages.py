@@ -38,10 +38,7 @@ def refuse(is_wrong, message):
 
 def nothing_known(learner):
     """Return the error for data that are all missing."""
-    return ValueError(
-        f"All values of X are NaN, so that {type(learner).__name__} has nothing to learn from. "
-        "Pass data with known values."
-    )
+    return ValueError(f"All values of X are NaN. Pass {type(learner).__name__} known values.")
 
 
 def listed(features, names=None):

@@ -366,7 +366,7 @@ class Run(Interrupts):
             if self.learner.verbose and self.team.rank == 0:
                 print(self.record.note or f"{phase.name}, done", flush=True)
             stopped = bool(epoch.call_on_fit_task_end(**self._hooks()))
-            stopped, pressed = self.team.any(stopped, self.pending)
+            stopped, pressed = map(self.team.largest, (stopped, self.pending))
             done = stopped or pressed or self.record.is_done
             if not self.record.is_done and done:
                 ended_by = "interrupt" if pressed else "callback"
@@ -390,14 +390,13 @@ class Run(Interrupts):
 
     def _write(self, *, ends):
         """Write the record to all checkpoints that are due: always if the phase ``ends``."""
-        generator = self.generator
-        random = {"seed": generator.initial_seed(), "generator": generator.get_state()}
         for one, written_at in self.checkpoints.items():
             now, every = time.monotonic(), one.every_seconds
             if not (ends or (every is not None and now - written_at >= every)):
                 continue
             self.checkpoints[one] = now
-            state = {"identity": self._identity, "record": self.record.pack(), **random}
+            state = {"identity": self._identity, "record": self.record.pack()}
+            state |= dict(seed=self.generator.initial_seed(), generator=self.generator.get_state())
             try:
                 write_checkpoint(one.path, state)
             except (OSError, PicklingError, ValueError) as error:

@@ -157,7 +157,7 @@ class Trainer:
             rest = torch.stack([unused.sum(), torch.isfinite(atoms).all()]).to(sums[0])
             found = torch.cat([*sums, rest]).cpu()  # one transfer: here alone the host waits
             sums, n_unused, atoms_are_finite = found[:-2].view(-1, 3), *found[-2:].int().tolist()
-            (interrupted,) = self.team.any(self._interrupts.pending)
+            interrupted = self.team.largest(self._interrupts.pending)
             finite = torch.isfinite(sums).all(1)
             if finite[0] or self.finite is None:
                 self.finite = start  # the first loss of the round shows that its start was finite

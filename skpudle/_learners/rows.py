@@ -23,7 +23,6 @@ from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted
 from skpudle._fit.plan import directions
 from skpudle._fit.run import Phase
-from skpudle._fit.team import current_team
 from skpudle._fit.train import Stopping, Trainer
 from skpudle._initialization import initial_atoms
 from skpudle._learners.parameters import fits
@@ -112,18 +111,6 @@ class Beginning:
         return of_lasso or float(self.penalty)
 
 
-def collect(samples):  # -> Samples
-    """Return the samples of all processes of a fit; of one process the samples as they are.
-
-    With several processes, each gives at most 2**14 samples, without masks of missing entries.
-    """
-    team = current_team()
-    if team.is_alone:
-        return samples
-    # The samples choose initial atoms and alpha. Either all processes have weights or none has.
-    return replace(samples, mask=None)[_epoch.spread_rows(len(samples), 2**14)].map(team.gather)
-
-
 def learn_noise(plan, samples):  # -> Units
     """Learn the units of the data: baseline, limits of outliers, and the noise of entries."""
     if plan.noise in ("auto", "outliers"):
@@ -163,10 +150,14 @@ class RowPhases:
     def __init__(self, plan, data, run):
         self.plan, self.data, self.run = plan, data, run
         self._problem = self._coded = None
-        self._decides = plan.given.n_components == "auto"
-        self.samples = collect(data.samples)
-        in_parts = self.passes and data.source is not data.samples
-        (self._in_parts,) = run.team.any(in_parts and data.source.n_samples > len(data.samples))
+        self.samples = samples = data.samples
+        if not run.team.is_alone:
+            # The samples choose initial atoms and alpha: at most 2**14 of each process, without
+            # masks. Either all processes have weights or none has.
+            some = replace(samples, mask=None)[_epoch.spread_rows(len(samples), 2**14)]
+            self.samples = some.map(run.team.gather)
+        in_parts = self.passes and data.source is not samples
+        self._in_parts = run.team.largest(in_parts and data.source.n_samples > len(samples))
         # ``_begin(noise)`` returns the rows in the units ``noise``; the last result is kept.
         self._begin = lru_cache(1)(partial(self.beginning, plan, self.samples))
 
@@ -179,10 +170,10 @@ class RowPhases:
         finds_units = noise.intercept is not None or noise.looks_at_rows
         is_biased = trial is not None and trial.unbiased
         is_judged = trial is not None and fitted.searched.is_done
-        learns_encoder = bool(plan.given.separate_atoms)
+        learns_encoder, decides = bool(plan.given.separate_atoms), plan.given.n_components == "auto"
         return (
             Phase("units", self.find_units, plan.learns_noise),
-            Phase("size", self.choose_size, self._decides, "number of atoms"),
+            Phase("size", self.choose_size, decides, "number of atoms"),
             Phase("search", self.search, plan.searches, "epoch of the search"),
             Phase("pass", self.pass_over, is_whole and self._in_parts, "block"),
             Phase("unbiased atoms", self.refit, is_biased, ends_search=True),
@@ -206,7 +197,7 @@ class RowPhases:
             has_values, places = known.any(1), self.data.places
             if places is not None and self.run.team.is_alone:  # count equal rows one by one
                 has_values = has_values[places[places >= 0].to(known.device)]
-            n_components = 0 if self._decides else len(fitted.atoms)
+            n_components = 0 if self.plan.given.n_components == "auto" else len(fitted.atoms)
             messages.warn_of_few_samples(int(has_values.sum()), n_components)
         return fitted
 
@@ -427,7 +418,7 @@ class RowPhases:
         """Train an encoder for the atoms; without updates, after Ctrl-C, it is the initial one."""
         plan, run, most = self.plan, self.run, self.plan.given.max_iter
         generator = torch.Generator(fitted.rows.device).manual_seed(run.generator.initial_seed())
-        samples = collect(self.data.samples).in_units(fitted.noise)
+        samples = self.samples.in_units(fitted.noise)
         fitted = train_encoder(plan, fitted, samples, run, most, generator=generator)
         yield replace(fitted, is_done=not run.pending)
 
