@@ -6,8 +6,8 @@ a dataset of HDF5, an array of zarr or dask, a slice of a safetensors file, a sp
 dataset of Hugging Face with one column of arrays. A dataset of torch is also a table, whose samples
 are read one by one. A small table is read at once, a large table in parts.
 
-Every source has ``parts``, which yields raw rows to encode or to score. With a `Reader` it is also
-a source of samples to learn from, as `skpudle._data.batches` describes it.
+Every source has ``parts``, which yields raw rows to encode or to score. After ``read_for`` it is
+also a source of samples to learn from, as `skpudle._data.batches` describes it.
 
 A fit from a table or stream begins with a sample of all rows. The sample of a table comes from
 places all over the table; the sample of a stream is drawn by reservoir sampling [1]_ in one pass.
@@ -184,59 +184,6 @@ def _nothing():
     )
 
 
-class Reader:
-    """Check batches and turn them into tensors: all get the dtype of the first batch.
-
-    Number and names of features have to agree with the first batch, or with a fitted learner.
-
-    Parameters
-    ----------
-    learner : estimator
-        The learner that reads; errors and warnings name its class.
-    device : torch.device
-        Device of samples.
-    known : bool, default=False
-        Whether the learner is fitted, and batches have the names of its features.
-    **checks : dict
-        Keyword arguments of `skpudle._data.arrays.check_rows`.
-    """
-
-    def __init__(self, learner, device, *, known=False, **checks):
-        self.device, self.dtype, self._known = device, None, known
-        self.checks = checks | {"estimator": learner}
-        # A copy of an unfitted learner takes the names of the first batch: the learner itself is
-        # not changed.
-        self._named = learner if known else copy(learner)
-
-    @property
-    def attributes(self):
-        """``n_features_in_`` and ``feature_names_in_`` as a dict, None where unknown."""
-        names = "n_features_in_", "feature_names_in_"
-        return {name: getattr(self._named, name, None) for name in names}
-
-    def __call__(self, rows, where=None):  # -> Tensor (n, n_features); arrays go to the CPU
-        """Check rows and convert them; the first rows set the dtype. Errors name ``where``."""
-        is_first = self.dtype is None and not self._known
-        with part_of(where) if where else nullcontext():
-            _check_feature_names(self._named, rows, reset=is_first)
-            x = arrays.check_rows(rows, **self.checks)
-            _check_n_features(self._named, x, reset=is_first)
-        if self._known and np.shape(self._named.components_)[1:] != x.shape[1:]:
-            raise ValueError(
-                f"components_ has the shape {np.shape(self._named.components_)}, and X has "
-                f"{x.shape[1]} features. Set components_ back, or fit again."
-            )
-        x = x if isinstance(x, torch.Tensor) else arrays.to_tensor(x)
-        self.dtype = self.dtype or x.dtype
-        return x.to(self.dtype)
-
-    def samples(self, x, target=None, weight=None):  # -> Samples
-        """Return rows, their targets and their weights as `Samples` on the reader's device."""
-        x, mask = arrays.split_missing(x)  # on the CPU, so that the host need not wait for a GPU
-        samples = batches.Samples(x, mask, target, weight).map(lambda part: part.to(x))
-        return samples.map(lambda part: batches.send(part, self.device))
-
-
 def _read_ahead(parts):
     """Yield parts; a thread reads the next part while the present part is in use."""
     parts, end = iter(parts), object()
@@ -263,7 +210,11 @@ def _regroup(parts, size):
 
 
 class InMemory:
-    """The source of an array-like in memory, and the base of `Table` and `Stream`."""
+    """The source of an array-like in memory, and the base of `Table` and `Stream`.
+
+    After `read_for`, rows are checked and become tensors. All get the dtype of the first rows.
+    Number and names of features have to agree with the first rows, or with a fitted learner.
+    """
 
     in_parts = False  # whether a fit reads the source in parts, to bound the memory
 
@@ -288,20 +239,70 @@ class InMemory:
         for rows in blocks_of_rows(self.n_rows, 1, n_rows):
             yield f"rows {rows.start} to {rows.stop}", self._raw(rows.start, rows.stop)
 
-    def read_by(self, reader, weight=None, target=None):
-        """Return this source of samples, read by a reader.
+    def read_for(
+        self, learner, device, *, known=False, dtype=None, weight=None, target=None, **checks
+    ):
+        """Begin to read for a learner; return this source.
 
-        ``weight`` (n_samples,) is how often each sample counts. ``target`` (n_samples, ...) is what
-        a learner knows of each sample beside its features.
+        Parameters
+        ----------
+        learner : estimator
+            The learner; errors and warnings name its class.
+        device : torch.device
+            Device of samples.
+        known : bool, default=False
+            Whether the learner is fitted, and rows have the names of its features.
+        dtype : torch.dtype, default=None
+            The dtype of all rows; None is that of the first rows.
+        weight : Tensor of shape (n_samples,), default=None
+            How often each sample counts.
+        target : Tensor of shape (n_samples, ...), default=None
+            What the learner knows of each sample beside its features.
+        **checks : dict
+            Keyword arguments of `skpudle._data.arrays.check_rows`.
         """
-        self.reader, self.weight, self.target = reader, weight, target
+        self.device, self.dtype, self._known = device, dtype, known
+        self.weight, self.target = weight, target
+        self._checks = checks | {"estimator": learner}
+        # A copy of an unfitted learner takes the names of the first batch: the learner itself is
+        # not changed.
+        self._named = learner if known else copy(learner)
         return self
 
+    @property
+    def attributes(self):
+        """``n_features_in_`` and ``feature_names_in_`` as a dict, None where unknown."""
+        names = "n_features_in_", "feature_names_in_"
+        return {name: getattr(self._named, name, None) for name in names}
+
+    def convert(self, rows, where=None):  # -> Tensor (n, n_features); arrays go to the CPU
+        """Check rows and convert them; the first rows set the dtype. Errors name ``where``."""
+        is_first = self.dtype is None and not self._known
+        with part_of(where) if where else nullcontext():
+            _check_feature_names(self._named, rows, reset=is_first)
+            x = arrays.check_rows(rows, **self._checks)
+            _check_n_features(self._named, x, reset=is_first)
+        if self._known and np.shape(self._named.components_)[1:] != x.shape[1:]:
+            raise ValueError(
+                f"components_ has the shape {np.shape(self._named.components_)}, and X has "
+                f"{x.shape[1]} features. Set components_ back, or fit again."
+            )
+        x = x if isinstance(x, torch.Tensor) else arrays.to_tensor(x)
+        self.dtype = self.dtype or x.dtype
+        return x.to(self.dtype)
+
+    def make_samples(self, x, keys=slice(None)):  # -> Samples
+        """Return rows (n, n_features) as samples on the device; ``keys`` are their numbers."""
+        of_rows = (None if part is None else part[keys] for part in (self.target, self.weight))
+        x, mask = arrays.split_missing(x)  # on the CPU, so that the host need not wait for a GPU
+        samples = batches.Samples(x, mask, *of_rows).map(lambda part: part.to(x))
+        return samples.map(lambda part: batches.send(part, self.device))
+
     def _n_sampled(self, n_components):
-        """Return the number of rows of the sample; the reader must have read a row before."""
-        m = self.reader.attributes["n_features_in_"]
+        """Return the number of rows of the sample; a row must have been read before."""
+        m = self.attributes["n_features_in_"]
         p = n_components or m
-        itemsize = torch.empty(0, dtype=self.reader.dtype).element_size()
+        itemsize = torch.empty(0, dtype=self.dtype).element_size()
         # Bytes per row in a search: the row, a copy in float64, two copies of its sparse code with
         # spare room, and its correlations with all atoms.
         row = (itemsize + 8) * m + 24 * min(p, m + 8) + 8 * p
@@ -376,14 +377,10 @@ class Table(InMemory):
         start, x = 0, None
         for run in np.split(keys, np.flatnonzero(ends) + 1):
             first, last = int(run[0]), int(run[-1]) + 1
-            read = self.reader(self._raw(first, last), f"rows {first} to {last}")
+            read = self.convert(self._raw(first, last), f"rows {first} to {last}")
             x = read.new_empty(len(keys), read.shape[1]) if x is None else x
             x[start : (start := start + len(run))] = read[arrays.to_tensor(run - first)]
         return x
-
-    def _samples(self, keys, x):  # -> Samples
-        parts = (self.target, self.weight)
-        return self.reader.samples(x, *(None if part is None else part[keys] for part in parts))
 
     def sample(self, n_components, seed, *, whole=True):  # -> Samples
         """Return the sample of all rows that a fit begins with; all rows if they are few."""
@@ -396,7 +393,7 @@ class Table(InMemory):
             free = np.maximum(edges[1:] - edges[:-1] - length, 0)
             starts = edges[:-1] + np.random.default_rng(seed).integers(free + 1)
             keys = np.unique(starts[:, None] + np.arange(length))[:n_rows]
-        return self._samples(arrays.to_tensor(keys), self._read(keys))
+        return self.make_samples(self._read(keys), arrays.to_tensor(keys))
 
     def blocks(self, n_rows, generator=None):
         """Yield all samples once, ``n_rows`` at a time, in random order if there is a generator."""
@@ -404,7 +401,7 @@ class Table(InMemory):
             seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
             generator = torch.Generator().manual_seed(seed)
         windows = _read_ahead(self._windows(generator))
-        return (self._samples(keys, x) for keys, x in _regroup(windows, n_rows))
+        return (self.make_samples(x, keys) for keys, x in _regroup(windows, n_rows))
 
     def _windows(self, generator):  # yields positions (n,) and rows (n, n_features)
         starts = batches.draw_order(-(-self.n_rows // self._block), generator) * self._block
@@ -434,16 +431,6 @@ class Stream(InMemory):
         )
 
     n_rows = property(array)
-
-    def read_by(self, reader, weight=None, target=None):
-        """Return this source of samples, read by a reader."""
-        if hasattr(self.data, "__next__"):
-            raise TypeError(
-                f"X is a {type(self.data).__name__}, which can be iterated only once. Pass one "
-                "whose __iter__ starts anew each time, or call partial_fit for every batch."
-            )
-        reader.checks["copy"] = True  # a stream may yield one buffer again and again
-        return super().read_by(reader, weight, target)
 
     @property
     def generator(self):
@@ -475,7 +462,7 @@ class Stream(InMemory):
     def _read(self):  # yields (n, n_features)
         n_rows = 0
         for where, raw in self.parts(256):
-            rows = self.reader(raw, where)
+            rows = self.convert(raw, where)
             n_rows += len(rows)
             self.n_samples = max(self.n_samples or 0, n_rows)
             yield rows
@@ -485,6 +472,12 @@ class Stream(InMemory):
 
         Without ``whole`` they are the rows of the first batches.
         """
+        if hasattr(self.data, "__next__"):
+            raise TypeError(
+                f"X is a {type(self.data).__name__}, which can be iterated only once. Pass one "
+                "whose __iter__ starts anew each time, or call partial_fit for every batch."
+            )
+        self._checks["copy"] = True  # a stream may yield one buffer again and again
         random, kept, n_rows, reservoir = np.random.default_rng(seed), [], 0, None
         for rows in self._read():
             size = self._n_sampled(n_components)
@@ -500,12 +493,12 @@ class Stream(InMemory):
                 last = {place: row for row, place in enumerate(places.tolist()) if place < size}
                 reservoir[list(last)] = rows[list(last.values())].cpu()
                 n_rows += len(rows)
-        return self.reader.samples(torch.cat(kept) if reservoir is None else reservoir)
+        return self.make_samples(torch.cat(kept) if reservoir is None else reservoir)
 
     def blocks(self, n_rows, generator=None):
         """Yield all samples once, ``n_rows`` at a time, in the order of the stream."""
         parts = ((rows,) for rows in self._read())
-        return (self.reader.samples(rows) for (rows,) in _regroup(parts, n_rows))
+        return (self.make_samples(rows) for (rows,) in _regroup(parts, n_rows))
 
 
 def refuse_shuffled(X):

@@ -46,7 +46,7 @@ def check_decay(lambda_decay):  # -> first, last
     pair = lambda_decay if isinstance(lambda_decay, tuple) else (lambda_decay,) * 2
     refuse(
         len(pair) != 2 or not all(isinstance(beta, Real) and 0 < beta <= 1 for beta in pair),
-        f"lambda_decay={lambda_decay!r:.60} is no pair (first, last) of numbers in (0, 1]. Pass one.",
+        f"lambda_decay={lambda_decay!r:.60} is no pair of numbers in (0, 1]. Pass (first, last).",
     )
     return pair
 

@@ -127,15 +127,14 @@ class GradientLearner(CallbackSupportMixin):
             The rows.
         """
         given = sources.open_source(X, self)
-        device = arrays.resolve_device(self.device, given.data)
-        reader = sources.Reader(self, device, known=known, allow_nan=True, largest=self._largest)
-        if known:
-            reader.dtype = arrays.to_tensor(self.components_).dtype
+        how = dict(known=known, allow_nan=True, largest=self._largest, target=target)
+        if known and part:
+            how["dtype"] = arrays.to_tensor(self.components_).dtype
         if sample_weight is not None:
-            sample_weight = batches.check_sample_weight(sample_weight, given.n_rows)
+            how["weight"] = batches.check_sample_weight(sample_weight, given.n_rows)
+        source = given.read_for(self, arrays.resolve_device(self.device, given.data), **how)
         places = n_given = None
         if given.in_parts:
-            source = given.read_by(reader, sample_weight, target)
             draws = isinstance(self.random_state, Integral) and not part
             seed = int(self.random_state) if draws else 0
             samples = source.sample(plan.n_components, seed, whole=not part)
@@ -143,7 +142,7 @@ class GradientLearner(CallbackSupportMixin):
         else:
             if not known:
                 sources.check_no_picture(given.data)
-            samples = reader.samples(reader(given.array()), target, sample_weight)
+            samples = given.make_samples(given.convert(given.array()))
             n_given = round(samples.total_weight)
             if part or known:
                 samples = batches.known_samples(samples)
@@ -154,7 +153,7 @@ class GradientLearner(CallbackSupportMixin):
             return Data(source, samples, {}, n_given=n_given)
         if not current_team().largest(samples.mask is None or samples.mask.any()):
             raise messages.nothing_known(self)
-        return Data(source, samples, reader.attributes, places=places, n_given=n_given)
+        return Data(source, samples, given.attributes, places=places, n_given=n_given)
 
     def _loss_of_baseline(self, fitted, data):  # -> float
         """Return the mean loss of a sample if all codes are zero."""

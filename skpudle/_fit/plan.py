@@ -169,12 +169,10 @@ class Plan(Codes):
         )
         # The search is for the lasso's codes, which need no training.
         ends_with_search = self.searches and given.gradient == "auto" and self.of_lasso
-        self.gradient = given.gradient
-        if given.separate_atoms:  # partial_fit trains by "dec", and then the encoder for the atoms
-            self.gradient = "dec"
-        elif given.gradient == "auto":
-            self.gradient = "dec" if ends_with_search else "ae-ls"
-        self.name = self.gradient
+        # partial_fit trains by "dec", and then the encoder of separate_atoms for the atoms
+        named = "dec" if given.separate_atoms else given.gradient
+        usual = "dec" if ends_with_search else "ae-ls"
+        self.gradient = self.name = usual if named == "auto" else named
         if not self.searches:  # without a search "auto" means equal noise, and no baseline
             noise, baseline = "equal" if noise == "auto" else noise, baseline is True
         self.trains = not (ends_with_search or given.separate_atoms)

@@ -20,7 +20,7 @@ from torch import Tensor
 from skpudle._data import arrays
 from skpudle._data.arrays import check_rows, to_numpy, to_tensor, wide
 from skpudle._data.batches import Samples, check_sample_weight
-from skpudle._data.sources import InMemory, Reader, open_source, refuse_shuffled
+from skpudle._data.sources import InMemory, open_source, refuse_shuffled
 from skpudle._fit.encoders import baseline_of, refuse, units_of
 from skpudle._losses import LEAST_SQUARES, FromMeans
 from skpudle._operators._atoms import DenseDictionary
@@ -351,12 +351,15 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         check_is_fitted(self)
         first = 0
+        checks, baseline = (
+            dict(allow_nan=self._allows_nan, largest=self._largest),
+            baseline_of(self),
+        )
         device = arrays.resolve_device(self.device, given.data, fitted=True)  # X decides
-        checks = dict(allow_nan=self._allows_nan, largest=self._largest)
-        reader, baseline = Reader(self, device, known=True, **checks), baseline_of(self)
+        given.read_for(self, device, known=True, **checks)
         for where, rows in _parts(given):
             # rows stay on their device, since another device may be too small for all of them
-            x = reader(rows, where)
+            x = given.convert(rows, where)
             x = x if baseline is None else x - to_tensor(baseline, x.device, x.dtype)
             part = slice(first, first := first + len(x))
             known = {name: values[part].to(x) for name, values in of_rows.items()}
