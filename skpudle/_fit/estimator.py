@@ -168,10 +168,8 @@ class GradientLearner(CallbackSupportMixin):
         messages.warn_of_unused(self, plan.without_effect(data))
         if not plan.counts_events:
             data = data.scaled(current_team().sum)
-        given, attributes_of = (
-            {"estimator": self, "X": X, "y": y},
-            partial(self._attributes, plan, data),
-        )
+        attributes_of = partial(self._attributes, plan, data)
+        given = {"estimator": self, "X": X, "y": y}
         with Run(given, plan, data, attributes_of, began) as run:
             phases, error = self._phases(plan, data, run), None
             run.record = phases.first()
@@ -221,8 +219,7 @@ class GradientLearner(CallbackSupportMixin):
             rows = fitted.model.project(fitted.rows.contiguous())
             fitted = replace(fitted, rows=rows, training={})
         if known:
-            curve = tuple(self.loss_curve_)
-            fitted = replace(fitted, n_steps=self.n_steps_, loss_curve=curve)
+            fitted = replace(fitted, n_steps=self.n_steps_, loss_curve=tuple(self.loss_curve_))
         learn, error = self._train_part if plan.trains_in_parts(self) else self._alternate, None
         with Interrupts() as interrupts:
             try:
@@ -261,8 +258,9 @@ class GradientLearner(CallbackSupportMixin):
             x, mask = arrays.split_missing(recent[0].to(rows))
             weight = None if bool((recent[1] == 1).all()) else recent[1]
             problem = plan.problem(batches.Samples(x, mask, weight=weight), model.alpha, unit)
-            how = dict(forgetting=FORGETTING, final=len(x) >= size)
-            state, over = advance_stream(problem, state, **how)
+            state, over = advance_stream(
+                problem, state, forgetting=FORGETTING, final=len(x) >= size
+            )
             loss, n_rows = loss + state.loss * unit**2 * n_new, n_rows + n_new
             recent = None if over else recent
         curve = (*fitted.loss_curve, loss / n_rows if n_rows else 0.0)
