@@ -222,22 +222,6 @@ def load_gray_images(folder: str | PathLike[str] | None = None) -> list[np.ndarr
     return [_read_gray(path) for path in paths]
 
 
-def _normalize_patches(patches, center, normalize):
-    """Subtract from each patch (a row) its mean, and divide it by its norm, as the flags say.
-
-    A patch that consists of rounding errors after the mean was subtracted becomes 0.
-    """
-    norms = np.linalg.norm(patches, axis=1, keepdims=True)
-    negligible = 10 * np.finfo(patches.dtype).eps * norms
-    if center:
-        patches = patches - patches.mean(axis=1, keepdims=True)
-        norms = np.linalg.norm(patches, axis=1, keepdims=True)
-        patches[norms[:, 0] <= negligible[:, 0]] = 0
-    if normalize:
-        patches = patches / np.where(norms > negligible, norms, 1)
-    return patches
-
-
 def extract_patches(
     images: Sequence[ArrayLike],
     patch_size: tuple[int, ...] = (8, 8),
@@ -291,7 +275,15 @@ def extract_patches(
     for i, window in enumerate(windows):
         inside = number == i + 1
         patches[inside] = window[np.unravel_index(places[inside] - starts[i], window.shape[:2])]
-    return _normalize_patches(patches.reshape(len(places), -1), center, normalize)
+    patches = patches.reshape(len(places), -1)
+    if center:
+        rounding = 10 * np.finfo(np.float64).eps * np.linalg.norm(patches, axis=1)
+        patches -= patches.mean(axis=1, keepdims=True)
+        patches[np.linalg.norm(patches, axis=1) <= rounding] = 0
+    if normalize:
+        norms = np.linalg.norm(patches, axis=1, keepdims=True)
+        patches /= np.where(norms > 0, norms, 1)
+    return patches
 
 
 def load_image_patches(

@@ -5,6 +5,7 @@ from dataclasses import is_dataclass
 from functools import partial
 
 import numpy as np
+import pytest
 import torch
 from sklearn.callback import FitCallback
 
@@ -97,6 +98,11 @@ def make_data(seed=0, n_samples=60, n_features=8, n_components=6):
     codes = rng.normal(size=(n_samples, n_components))
     codes *= rng.random(codes.shape) < 0.4
     return codes @ atoms + 0.01 * rng.normal(size=(n_samples, n_features)), atoms
+
+
+def weekly(first, *others):
+    """Return choices of a parameter, of which the first runs always."""
+    return [first, *(pytest.param(choice, marks=pytest.mark.slow) for choice in others)]
 
 
 class Batches:

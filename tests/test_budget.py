@@ -14,20 +14,20 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2611,
+    ".": 2581,
     "_data": 833,
-    "_denoiser": 527,
-    "_fit": 1224,
-    "_learners": 2301,
+    "_denoiser": 502,
+    "_fit": 1223,
+    "_learners": 2315,
     "_nmf": 654,
-    "_operators": 266,
+    "_operators": 256,
     "encoding": 1001,
-    "inspection": 529,
+    "inspection": 522,
     "lasso": 1041,
-    "pretrained": 68,
-    "search": 2841,
-    "all of the package": 13896,
-    "tests": 12913,
+    "pretrained": 55,
+    "search": 2839,
+    "all of the package": 13822,
+    "tests": 12642,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

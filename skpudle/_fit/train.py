@@ -39,7 +39,7 @@ _OF_TRAINER = "n_steps", "loss_curve", "epoch", "halved", "finite"
 class Diverged(ValueError):
     """Training diverged again after the learning rate was halved; ``fitted`` is the last record."""
 
-    def __init__(self, update, fitted):
+    def __init__(self, update, fitted=None):
         said = f"Training stopped being finite at update {update}. Pass a smaller learning_rate or "
         super().__init__(f"{said}step_size, or scale the data.")
         self.fitted = fitted

@@ -27,7 +27,8 @@ from scipy import sparse
 from scipy.special import xlogy
 
 from skpudle._compilation import blocks_of_rows, in_parts
-from skpudle._initialization import successive_projections
+from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._initialization import vertices
 from skpudle._nmf._compiled import loops
 from skpudle.search._epoch import spread_rows
 
@@ -238,18 +239,14 @@ def prune_codes(events, atoms, codes, min_gain):
 
 
 def first_atoms(events, n_components, fixed=()):  # -> (n_components, n_features)
-    """Return initial atoms: rows of different shapes, without most of their noise.
+    """Return initial atoms: the rows at the edges of the cone of all rows, without most noise.
 
     Events that fixed atoms explain are left out. Counts are divided by the roots of the means of
-    rows and columns, which gives all entries about equal noise. Rows are projected on the leading
-    singular vectors. The successive projection algorithm then takes, one by one, the row farthest
-    from the span of the rows taken before. Rows with many events are preferred, since they are
-    precise. If fewer rows than atoms differ, the remaining atoms are single features.
+    rows and columns, which gives all entries about equal noise. If fewer rows than atoms differ,
+    the remaining atoms are single features.
 
     References
     ----------
-    N. Gillis and S. A. Vavasis, "Fast and robust recursive algorithms for separable nonnegative
-    matrix factorization", IEEE TPAMI 36, 2014.
     M. R. Keenan and P. G. Kotula, "Accounting for Poisson noise in the multivariate analysis of
     ToF-SIMS spectrum images", Surface and Interface Analysis 36, 2004.
     """
@@ -261,17 +258,11 @@ def first_atoms(events, n_components, fixed=()):  # -> (n_components, n_features
     of_rows = (x.sum(1, keepdims=True) + 0.5) / (known.sum(1, keepdims=True) + 1)
     of_columns = ((often * x).sum(0) + 0.5) / ((often * known * of_rows).sum(0) + 0.5)
     x = np.where(known, x, of_rows * of_columns)  # fill gaps by the product of means
-    roots = np.sqrt(of_columns)
-    x = x / roots * np.sqrt(often / of_rows)
-    _, vectors = np.linalg.eigh(x.T @ x if len(x) > x.shape[1] else x @ x.T)
-    basis = vectors[:, -n_components:]
-    x = x @ basis @ basis.T if len(x) > x.shape[1] else basis @ (basis.T @ x)
-    shapes = (x / np.sqrt(often)).clip(0)
-    norms = np.linalg.norm(shapes, axis=1, keepdims=True)
-    directions = shapes / np.where(norms > 0, norms, 1.0)
-    taken = successive_projections(directions, n_components, of_rows[:, 0] ** 0.5)
-    single = np.eye(x.shape[1])[np.arange(n_components - len(taken)) % x.shape[1]]
-    return np.concatenate([shapes[taken] * roots, single])
+    of_rows, of_columns = np.sqrt(of_rows), np.sqrt(of_columns)
+    x, often = map(to_tensor, (x / of_columns / of_rows, often[:, 0]))
+    found = to_numpy(vertices(x, min(n_components, *x.shape), often)) * of_columns
+    single = np.eye(x.shape[1])[np.arange(n_components - len(found)) % x.shape[1]]
+    return np.concatenate([found.clip(0), single])
 
 
 class Progress(NamedTuple):

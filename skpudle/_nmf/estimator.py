@@ -7,8 +7,9 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import check_non_negative
+from sklearn.utils.validation import check_is_fitted, check_non_negative
 from torch.special import xlogy
 
 from skpudle._data import arrays
@@ -22,6 +23,7 @@ from skpudle._fit.fitted import Fitted
 from skpudle._fit.run import Phase
 from skpudle._learners.counts import ExposedTransformer, OfRows
 from skpudle._learners.parameters import ATOMS, fits, sets_parameters
+from skpudle._learners.summary import describe_fit
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
 from skpudle._nmf.alternate import Events, Progress
@@ -275,7 +277,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         Determines which entries and rows are hidden.
 
     verbose : int, default=0
-        Whether to print a line per step.
+        Whether to print a line per step, and the `summary`.
 
     Attributes
     ----------
@@ -289,8 +291,8 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         Numbers of atoms that "auto" tried: ``n_components``, ``score`` (explained share of the
         deviance of hidden entries, less .0005 an atom), ``objective``, and ``tolerance`` (chance).
 
-    n_components_, n_features_in_, n_iter_, n_steps_ : int
-        Numbers of atoms, features, steps of `fit`, and updates of the atoms.
+    n_components_, n_features_in_, n_samples_seen_, n_iter_, n_steps_ : int
+        Numbers of atoms, features, rows, steps of `fit`, and updates of the atoms.
 
     feature_names_in_ : ndarray of shape (n_features,)
         Names of features, if ``X`` has names.
@@ -405,7 +407,26 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         n, fitted = len(fitted.losses), replace(fitted, rows=fitted.rows.to(data.samples.x))
         curve = {"n_iter_": n, "n_steps_": n, "loss_curve_": np.array(fitted.losses)}
         end = {"ended_by_": fitted.ended_by, "phases_": fitted.ended_by and {"alternation": n}}
+        end["n_samples_seen_"] = data.source and data.n_seen  # unknown without data
         return fitted.attributes() | data.inputs | curve | end
+
+    def summary(self, X: ArrayLike | None = None) -> str:
+        """Say in some eight lines what `fit` has decided.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), default=None
+            Counts to reconstruct: the summary then has the share of their deviance from the mean
+            rates that atoms explain, and the codes of a row.
+
+        Returns
+        -------
+        str
+            Lines: rows and features, the number of atoms, prior, dispersion, the least gain of an
+            atom in a row, and the end of the fit.
+        """
+        check_is_fitted(self)
+        return describe_fit(self, X, self._loss)
 
     def _transform_encoder(self):
         self._validate_params()  # transform_min_gain may have been set since `fit`

@@ -74,13 +74,6 @@ def test_codes_of_features_with_copies_are_as_sparse_as_without(noisy, gaps):
     assert four.n_entries < 2 * one.n_entries
 
 
-def test_nothing_predicts_a_feature_from_its_copies():
-    """Of copies of one feature the penalty is the search's."""
-    x = np.random.default_rng(0).standard_normal((100, 1)).repeat(5, axis=1)
-    learner = PUDLEDictionaryLearning(3, random_state=0).fit(x)
-    assert learner.alpha_ == learner.search_alpha_
-
-
 def test_atoms_that_judge_have_not_seen_what_they_judge():
     """Of noise alone, atoms that were fitted to its rows predict what they hide; others do not."""
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((150, 20)))

@@ -98,19 +98,6 @@ def test_training_through_few_unfoldings_explains_more_by_fewer_codes(n_unfoldin
     assert all(now < before for now, before in zip(outcome(trained), outcome(searched)))
 
 
-@pytest.mark.parametrize("exponent", [-480, 480])
-def test_the_scale_of_the_data_changes_nothing_but_theirs(exponent, fitted):
-    """Exactly for powers of two."""
-    scale = 2.0**exponent
-    scaled = learner_of().fit(scale * X)
-    np.testing.assert_array_equal(scaled.components_, fitted.components_)
-    for name in ("alpha_", "noise_std_", "search_alpha_"):
-        assert getattr(scaled, name) == scale * getattr(fitted, name)
-    assert scaled.debias_ == fitted.debias_
-    np.testing.assert_array_equal(scaled.loss_curve_, scale**2 * fitted.loss_curve_)
-    np.testing.assert_array_equal(scaled.transform(scale * X), scale * fitted.transform(X))
-
-
 @pytest.mark.parametrize("constraint", [dict(positive_code=True), dict(n_unfoldings=50), {}])
 @pytest.mark.parametrize("shrinkage", ["soft", "hard"])
 def test_what_constrains_the_learner_holds_and_lets_it_find(shrinkage, constraint):

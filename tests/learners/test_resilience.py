@@ -27,7 +27,8 @@ PLAIN = RNG.normal(size=(30, 6))
 COHERENT = np.ones((8, 6)) + 1e-6 * RNG.normal(size=(8, 6))
 SMALL = dict(n_components=8, n_unfoldings=10, max_iter=3, tol=None, random_state=0)
 
-LEARNERS = {name: learner_of(name, 8) for name in ("search", "unfolded", "hard", "dec", "lasso")}
+USUAL = "search", "noise", "unfolded"
+LEARNERS = {name: learner_of(name, 8) for name in (*USUAL, "hard", "dec", "lasso")}
 LEARNERS |= {
     "surrogate": learner_of("surrogate", 8, gradient="ae-ls"),
     "more atoms than features": learner_of("unfolded", 60),
@@ -56,9 +57,9 @@ DATA = {
 
 
 def combinations():
-    """All data with two learners, all learners with data that are hard, and the rest weekly."""
+    """All data with three learners, all learners with data that are hard, and the rest weekly."""
     for name, data in product(LEARNERS, DATA):
-        usual = name in ("search", "unfolded") or data in ("huge", "duplicates", "zero rows")
+        usual = name in USUAL or data in ("huge", "duplicates", "zero rows")
         yield pytest.param(name, data, marks=[] if usual else pytest.mark.slow)
 
 

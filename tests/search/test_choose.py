@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 import torch
 from planted import share_found
-from two_processes import in_two_processes
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle._initialization import initial_atoms
 from skpudle._operators._atoms import project_atoms
 from skpudle.datasets import make_dictionary_data
 from skpudle.search import Problem, auto_alpha, search
@@ -166,24 +164,6 @@ def test_errors_of_the_path_are_predictions_of_held_out_rows(records):
     assert found.total == pytest.approx(prediction.total, rel=0.01)
     (gain,) = (gain for alpha, gain, *_ in last.path if alpha == last.alpha)
     assert gain == pytest.approx(float((problem.held_out.energies - prediction.errors).sum()))
-
-
-def test_processes_with_their_own_rows_take_one_path():
-    x, _ = planted(600, 16, 20, decibels=0)
-    first = initial_atoms(x, 20, "data", torch.Generator().manual_seed(0))
-    alpha = auto_alpha(x)
-
-    def run(rank, total):
-        part = x[rank * 240 :][: (240, 360)[rank]]
-        problem = hold_out(Problem(part, alpha, total=total))
-        return search(problem, first)
-
-    one, other = in_two_processes(run)
-    assert torch.equal(one.atoms, other.atoms)
-    assert torch.equal(one.trial.judged, other.trial.judged)
-    assert one.path == other.path
-    assert len(one.trial.prediction.errors) < len(other.trial.prediction.errors)
-    assert len(one.path) > 1
 
 
 def test_atoms_without_bias_are_nearer_to_the_truth():

@@ -190,23 +190,6 @@ def test_a_difference_is_chance_within_its_standard_errors():
     assert not worse(flat, flat, 0.0)
 
 
-def test_processes_decide_alike():
-    """By the sums of their parts, which differ in number."""
-    spread = torch.linspace(0.5, 1.5, 100, dtype=torch.float64)
-    one, other = prediction(spread), prediction(1.1 * spread)
-
-    def decide(rows, *total):
-        parts = [prediction(each.errors[rows]) for each in (one, other)]
-        return [worse(*each, n, *total) for each in (parts, parts[::-1]) for n in (1.0, 300.0)]
-
-    expected = decide(slice(None))
-    assert expected == [False, False, True, False]
-    found = in_two_processes(
-        lambda rank, total: decide((slice(0, 30), slice(30, None))[rank], total)
-    )
-    assert found == [expected, expected]
-
-
 def test_a_walk_ends_after_predictions_that_fail_in_a_row():
     errors = [3.0, 2.0, 2.5, 1.0, 1.0, 2.0, 2.0, 0.0]
     spread = torch.linspace(0.5, 1.5, 100, dtype=torch.float64)
@@ -337,18 +320,6 @@ def test_a_tenth_of_the_rows_is_held_out_and_of_few_a_quarter(n):
 
 def test_rows_with_one_feature_predict_nothing():
     assert hold_out(Problem(planted(100)[0][:, :1], 0.1)).held_out is None
-
-
-@pytest.mark.parametrize(("n", "n_first", "held"), [(600, 200, [34, 67]), (200, 0, [0, 50])])
-def test_processes_hold_out_shares_of_their_rows(n, n_first, held):
-    x = planted(n)[0]
-
-    def run(rank, total):
-        return hold_out(Problem((x[:n_first], x[n_first:])[rank], 0.1, total=total)).held_out
-
-    found = in_two_processes(run)
-    assert [len(one.x) for one in found] == held
-    assert [one.n_known for one in found] == [sum(held) * 16] * 2
 
 
 def test_all_rows_are_searched_in_at_last_and_the_rest_before():

@@ -5,7 +5,6 @@ import pytest
 import torch
 from planted import gaps_in, planted, share_found
 from scipy.optimize import nnls
-from two_processes import in_two_processes
 
 from skpudle._initialization import initial_atoms
 from skpudle.lasso import solve_lasso
@@ -230,13 +229,6 @@ def test_the_dictionary_is_found_from_samples(positive, dtype):
     assert not positive or atoms.min() >= 0
 
 
-def test_the_dictionary_is_found_from_what_is_known():
-    x, truth = planted(n=1000)
-    known = gaps_in(x) > 0
-    problem = Problem(torch.where(known, x, torch.nan), 0.1, mask=known)
-    assert share_found(search(problem, start(x, len(truth))).atoms, truth) == 1
-
-
 def test_each_epoch_of_a_search_is_a_record_and_the_last_is_the_result():
     x, _ = planted()
     problem = Problem(x, 0.1)
@@ -391,13 +383,3 @@ def test_auto_alpha_scales_with_the_data_and_ignores_zero_and_missing_ones():
     known = torch.cat([torch.ones_like(x), torch.zeros_like(x)])
     assert auto_alpha(torch.cat([x, 100 * x]), mask=known) == pytest.approx(alpha)
     assert auto_alpha(torch.zeros_like(x)) == 1.0
-
-
-def test_auto_alpha_is_that_of_all_processes():
-    x, _ = planted()
-
-    def run(rank, total):
-        return auto_alpha(x[rank * 250 :][: (250, 350)[rank]], total=total)
-
-    first, second = in_two_processes(run)
-    assert first == second == pytest.approx(auto_alpha(x))
