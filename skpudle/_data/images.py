@@ -237,8 +237,8 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
             # A small table, such as in scikit-learn's checks of estimators, gets a warning only.
             sides = (size[0],) if is_signal else (len(x), size[-1])
             warn_or_refuse(
-                f"Atoms of size {kernel} are larger than an image of {tuple(x.shape[2:])}. Pass "
-                "one image as [image], or a smaller atom_shape, or X.reshape(-1, height, width).",
+                f"Atoms of the size {kernel} are larger than an image of {tuple(x.shape[2:])}. "
+                "Pass one image as [image], a smaller atom_shape, or X.reshape(-1, height, width).",
                 surely=not is_rows or min(sides) >= 16 * len(kernel),
             )
 
