@@ -188,11 +188,3 @@ def assert_same_values(one, other, *names):
     """Compare the attributes of these names that there are, bit for bit."""
     for name in filter(partial(hasattr, one), names):
         np.testing.assert_equal(getattr(other, name), getattr(one, name))
-
-
-def leaves(value):
-    if isinstance(value, dict):
-        for item in value.values():
-            yield from leaves(item)
-    else:
-        yield value

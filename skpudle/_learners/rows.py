@@ -602,7 +602,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         if isinstance(encoder, LearnedEncoder):  # it limits residuals itself
             noise = replace(noise, limit=None)
         gains = noise.gains(arrays.to_tensor(self.components_))
-        return encoder if noise.is_equal else InUnits(encoder, noise, gains)
+        return encoder if noise.changes_nothing else InUnits(encoder, noise, gains)
 
     def _resume(self, plan, data):  # -> Fitted
         """Return the record of the fitted attributes."""

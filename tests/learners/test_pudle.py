@@ -1,5 +1,6 @@
 """What a user of `PUDLEDictionaryLearning` can rely on in training."""
 
+import pickle
 from functools import partial
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from small import ABSURD, VARIANTS, assert_same, leaves, make, make_data, perturbed
+from small import ABSURD, OPTIMIZERS, assert_same, make, make_data, perturbed
 
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode
@@ -48,13 +49,11 @@ def test_float32_and_float64_learn_the_same(X):
     np.testing.assert_allclose(*reconstructions, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-def test_a_fitted_estimator_holds_no_tensors(options, X):
+def test_a_fitted_estimator_holds_no_tensors(variant, X):
     """But in the record for `partial_fit`, whose tensors are on the CPU."""
-    estimator = make(**options).fit(torch.tensor(X)).partial_fit(torch.tensor(X))
+    estimator = make(**variant).fit(torch.tensor(X)).partial_fit(torch.tensor(X))
     fitted = {name: value for name, value in vars(estimator).items() if name.endswith("_")}
-    for value in leaves(fitted):
-        assert isinstance(value, (np.ndarray, float, int, str))
+    assert b"torch" not in pickle.dumps(fitted)
     assert {"n_iter_", "n_steps_", "n_components_"} <= {
         name for name, value in fitted.items() if type(value) is int
     }
@@ -218,6 +217,7 @@ def test_partial_fit_is_one_pass_over_batches_in_order(X, atoms):
     assert cut.n_steps_ == 4
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_partial_fit_is_an_epoch_of_fit_with_full_batches(optimizer, variant, X):
     """The same bits, one pass after the other."""
     options = optimizer | variant | dict(batch_size=len(X))

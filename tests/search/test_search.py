@@ -38,7 +38,7 @@ def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, by_produc
     loss, size = np.zeros((2, n))
     options = alpha, positive, 1e-13 * alpha, 0.6, 10_000, False, 0.0, 0.0, 0
     for _ in range(60):
-        results = *codes.arrays(), count, index, value, np.empty((1, p)), loss, size, np.empty(1)
+        results = *codes.arrays(), count, index, value, np.empty((1, p)), loss, size
         residual = known * (x - codes.dense(p) @ atoms)
         slope = (residual @ atoms.mT).numpy()
         if banned is not None:
@@ -347,13 +347,11 @@ def test_weights_of_held_out_rows_are_repetitions(masked):
     weighted = HeldOut(replace(problem, weight=often.double()), n_codings=10**6)
     whole = HeldOut(repeated(problem, often), n_codings=10**6)  # all groups of all rows are hidden
     pairs = zip(*(held_out.sums(truth, [3, 0, -3]) for held_out in (weighted, whole)), strict=True)
-    for (found, n_found), (expected, n_expected) in pairs:
+    for found, expected in pairs:
         torch.testing.assert_close(found.sum(0), expected.sum(0))
-        torch.testing.assert_close(n_found, n_expected)
-    assert weighted.n_hidden == whole.n_hidden == weighted.n_known == whole.n_known
+    assert weighted.n_hidden == whole.n_hidden
     assert weighted.mean_square == pytest.approx(whole.mean_square)
-    for name in ("energies", "deviations"):
-        torch.testing.assert_close(getattr(weighted, name).sum(), getattr(whole, name).sum())
+    assert weighted.zeros.total == pytest.approx(whole.zeros.total)
     half = Prediction(torch.empty(0), 0.0, 0, 0.5)
     assert weighted.noise(truth, half) == pytest.approx(whole.noise(truth, half))
 
