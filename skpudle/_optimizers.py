@@ -5,7 +5,6 @@ the codes of a batch. `replace` puts new atoms in place of some atoms, and reset
 optimiser's state that belongs to the old atoms. Both project the atoms onto the constraints.
 """
 
-from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 
@@ -13,14 +12,6 @@ import torch
 
 _ATOMS_AT_ONCE = 128  # atoms in a block that `SurrogateOptimizer` minimises over at once
 _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-
-
-def copy_of(state):
-    """Return a copy of a dict, with copies of its tensors and its other objects."""
-    return {
-        name: value.clone() if isinstance(value, torch.Tensor) else deepcopy(value)
-        for name, value in state.items()
-    }
 
 
 def _kinds(state):
@@ -58,15 +49,15 @@ class Optimizer:
 
     def state(self):
         """Return copies of all tensors and numbers that the next update needs, except the atoms."""
-        return copy_of(self._state)
+        return deepcopy(self._state)
 
     @torch.no_grad()
     def load(self, atoms, state):
         """Go back to the given atoms and state; an empty state stands for no steps so far."""
         self.atoms.copy_(atoms)
         fresh = self.fresh_state()
-        start = fresh if self._start is None else copy_of(self._start)
-        state = copy_of(state) if state else start
+        start = fresh if self._start is None else deepcopy(self._start)
+        state = deepcopy(state) if state else start
         for name in fresh.keys() & state.keys():
             if isinstance(state[name], torch.Tensor):
                 # Some optimisers count steps on the host. With a count on a device the host would
@@ -305,29 +296,6 @@ class SurrogateOptimizer(Optimizer):
         }
 
 
-def _raise_interrupt(error):
-    """Raise KeyboardInterrupt if it is the cause of an error: torch may wrap it while importing."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            raise error
-        error = error.__cause__ or error.__context__
-
-
-@contextmanager
-def _named(name, learning_rate):
-    """Turn errors in this block into a ValueError that names the optimiser."""
-    own = "" if learning_rate is None else ", with its learning rate as learning_rate"
-    try:
-        yield
-    except Exception as error:  # optimisers of users may raise errors of any class
-        _raise_interrupt(error)
-        raise ValueError(
-            f"optimizer={name!r:.200} makes no steps along gradients of atoms ({error}). Pass a "
-            "callable that takes parameters and lr, such as partial(torch.optim.Adam, "
-            f"betas=(0.5, 0.9)){own}, or 'adam'."
-        ) from error
-
-
 def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature=1.0):
     """Return the optimiser for the given atoms.
 
@@ -364,19 +332,23 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
         return SurrogateOptimizer(atoms, project, curvature=curvature)
     make = _NAMED[name] if isinstance(name, str) else name
     kind, given = (make.func, make.keywords) if isinstance(make, partial) else (make, {})
-    extra = {}
-    with _named(name, learning_rate):
-        rate = learning_rate
-        if rate is None:
-            # learners without a parameter learning_rate pass None; a `partial` may have an lr
-            rate = given.get("lr", 1e-3)
-        elif "lr" in given:
+    # learners without a parameter learning_rate pass None; a `partial` may have an lr
+    rate, extra = given.get("lr", 1e-3) if learning_rate is None else learning_rate, {}
+    if kind is torch.optim.Adam:
+        # Without this unit squares of gradients could leave the range of float32. The fused
+        # implementation is the fastest; torch refuses it together with foreach.
+        unit = data_scale or 1.0
+        extra = {"gradient_unit": unit}
+        extra |= {key: given[key] / unit for key in given.keys() & {"eps", "weight_decay"}}
+        extra |= {} if "fused" in given else {"fused": "foreach" not in given}
+    try:
+        if learning_rate is not None and "lr" in given:
             raise TypeError("its lr is the learner's learning_rate")
-        if kind is torch.optim.Adam:
-            # Without this unit squares of gradients could leave the range of float32. The fused
-            # implementation is the fastest; torch refuses it together with foreach.
-            unit = data_scale or 1.0
-            extra = {"gradient_unit": unit}
-            extra |= {key: given[key] / unit for key in given.keys() & {"eps", "weight_decay"}}
-            extra |= {} if "fused" in given else {"fused": "foreach" not in given}
         return GradientOptimizer(atoms, make, project, learning_rate=rate, **extra)
+    except Exception as error:  # optimisers of users may raise errors of any class
+        own = "" if learning_rate is None else ", with its learning rate as learning_rate"
+        raise ValueError(
+            f"optimizer={name!r:.200} makes no steps along gradients of atoms ({error}). Pass a "
+            "callable that takes parameters and lr, such as partial(torch.optim.Adam, "
+            f"betas=(0.5, 0.9)){own}, or 'adam'."
+        ) from error

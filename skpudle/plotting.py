@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils import _safe_indexing, check_array, check_scalar
 from sklearn.utils.validation import check_is_fitted
 
+from skpudle._compilation import import_extra
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
 from skpudle._fitted import encode_samples, find_learner, read_samples
@@ -59,16 +60,6 @@ _MARGIN = (1 - _FILLED) / 2
 _HEIGHT = 0.85
 # Number of bins in a histogram of magnitudes, and about the largest number in one of counts.
 _BINS = 50
-
-
-def matplotlib():
-    """Import matplotlib with ``pyplot`` and return it; raise ImportError that names the extra."""
-    try:
-        import matplotlib.pyplot
-    except ImportError as error:
-        words = "Drawing needs matplotlib. Install it with `pip install skpudle[plot]`."
-        raise ImportError(words) from error
-    return matplotlib
 
 
 def check_kind(kind, annotation, *more):
@@ -101,7 +92,7 @@ class Display:
             This object.
         """
         if ax is None:
-            new = matplotlib().pyplot.subplots
+            new = import_extra("plot", "matplotlib.pyplot").subplots
             ax = new(layout="constrained", figsize=self._size(**options))[1]
         self.ax_, self.figure_ = ax, ax.figure
         self._draw(**options)
@@ -340,7 +331,8 @@ class AtomsDisplay(Display):
         groups = [""] * n_channels if groups is None else list(groups)
         labels = list(dict.fromkeys(groups))
         colors = [f"C{i % 10}" for i in range(len(labels))] if colors is None else colors
-        colors = dict(zip(labels, matplotlib().colors.to_rgba_array(colors), strict=True))
+        colors = import_extra("plot", "matplotlib.colors").to_rgba_array(colors)
+        colors = dict(zip(labels, colors, strict=True))
         place = dict(ha="center", va="bottom", transform=self.ax_.get_xaxis_transform())
         for label, color in colors.items():
             middle = np.mean([i for i, group in enumerate(groups) if group == label])
@@ -385,20 +377,16 @@ class AtomsDisplay(Display):
                 left.axhline(0, color="0.8", linewidth=0.5)
                 self.maps_.append(left.bar(np.arange(len(map_)), map_))
             else:
-                self.maps_.append(_draw_topography(left, map_, *np.transpose(positions)))
+                x, y = np.transpose(positions)
+                levels = np.linspace(-1, 1, 15) * (np.abs(map_).max() or 1.0)
+                self.maps_.append(left.tricontourf(x, y, map_, levels=levels, cmap="RdBu_r"))
+                left.plot(x, y, "k.", markersize=2)
+                left.set_aspect("equal")
+                left.set_axis_off()
             left.set_title(name, fontsize="medium")
             self.lines_ += right.plot(times, wave, **({"color": "C0"} | style))
             right.axhline(0, color="0.8", linewidth=0.5)
         right.set_xlabel("Sample" if sampling_rate is None else "Seconds")
-
-
-def _draw_topography(ax, map_, x, y):
-    levels = np.linspace(-1, 1, 15) * (np.abs(map_).max() or 1.0)
-    contours = ax.tricontourf(x, y, map_, levels=levels, cmap="RdBu_r")
-    ax.plot(x, y, "k.", markersize=2)
-    ax.set_aspect("equal")
-    ax.set_axis_off()
-    return contours
 
 
 @dataclass(eq=False, repr=False)

@@ -1,8 +1,8 @@
 """Coordinate descent for non-negative Poisson regressions, compiled by numba.
 
-`skpudle._nmf.alternate` calls ``loops.solve_rows`` and ``loops.prune_rows``. The functions are
-plain Python until `loops` compiles them. Compiled functions release the GIL. Each thread calls them
-for its own slice of rows, ``first`` to ``last - 1``, and writes to these rows only.
+`skpudle._nmf.alternate` calls ``loops.solve_rows``. The functions are plain Python until `loops`
+compiles them. Compiled functions release the GIL. Each thread calls ``solve_rows`` for its own
+slice of rows, ``first`` to ``last - 1``, and writes to these rows only.
 """
 
 import numpy as np
@@ -108,41 +108,6 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
             # a rate of 0 excludes the event: -1e30 stands for minus infinity
             total += x[t] * (np.log(mu[t]) if mu[t] > 0 else -1e30)
         explained[i] = total
-
-
-def prune_rows(first, last, start, index, value, atoms, loads, min_gain, sweeps, tol, z):
-    """Remove atoms from each row as long as its log-likelihood falls by less than ``min_gain``.
-
-    On entry ``z`` holds the codes of largest likelihood; on return the codes of largest likelihood
-    for the remaining atoms. Each time the atom leaves whose removal costs least, and its entry of
-    ``loads`` becomes 0. The arrays are described in `solve_rows`.
-    """
-    n_components = z.shape[1]
-    prior, explained = np.zeros(len(z)), np.empty(len(z))
-    before, best, allowed = np.empty(n_components), np.empty(n_components), np.empty(n_components)
-    for i in range(first, last):
-        row = start, index, value, atoms, loads, prior
-        solve_rows(i, i + 1, *row, 0, tol, z, explained)
-        now = explained[i] - (loads[i] * z[i]).sum()
-        loads[i] = np.where(z[i] > 0, loads[i], 0.0)
-        for _ in range(n_components):
-            least, gone = min_gain, -1
-            before[:], allowed[:] = z[i], loads[i]
-            for k in np.flatnonzero(allowed):
-                loads[i, k], z[i, k] = 0.0, 0.0
-                # The remaining codes get a little more, so that no rate starts at 0.
-                z[i] = np.where(loads[i] > 0, z[i] + 1e-3 * before[k], z[i])
-                solve_rows(i, i + 1, *row, sweeps, tol, z, explained)
-                cost = now - explained[i] + (loads[i] * z[i]).sum()
-                if cost < least:
-                    least, gone = cost, k
-                    best[:] = z[i]
-                z[i], loads[i] = before, allowed
-            if gone < 0:
-                break
-            z[i] = best
-            loads[i, gone] = 0.0
-            now -= least
 
 
 loops = Loops(globals())

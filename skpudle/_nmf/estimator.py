@@ -206,7 +206,8 @@ class _Phases:
         atoms = to_numpy(first.double())
         codes, events = alternate.solve_dispersed(self.events, atoms, chosen.dispersion)
         if chosen.min_gain:  # rows have few atoms: allow only the atoms that pruning leaves
-            events, _ = alternate.limit_atoms(events, atoms, codes, chosen.min_gain)
+            codes = alternate.prune_codes(events, atoms, codes, chosen.min_gain)
+            events = replace(events, allowed=codes > 0)
         if state:
             state = Progress(**{name: host_array(value) for name, value in state.items()})
         else:

@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
-from sklearn import config_context
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
 from small import Batches
 
 from skpudle import CountDictionaryLearning
@@ -313,22 +309,6 @@ def test_null_deviance_is_of_rates(counts):
     rates = X.sum(0) / exposure.sum()
     learner.intercept_ = np.log(rates)
     assert learner.score(X, exposure=exposure) == pytest.approx(0, abs=1e-12)
-
-
-def test_exposures_are_routed(counts):
-    X, exposure = counts
-    with config_context(enable_metadata_routing=True):
-        learner = make("poisson", dict_init="data")
-        for request in ("fit", "transform", "score"):
-            getattr(learner, f"set_{request}_request")(exposure=True)
-        pipeline = make_pipeline(FunctionTransformer(), learner)
-        pipeline.fit(X, exposure=exposure)
-        codes = pipeline.transform(X, exposure=exposure)
-        np.testing.assert_array_equal(
-            codes, clone(learner).fit(X, exposure=exposure).transform(X, exposure=exposure)
-        )
-        search = GridSearchCV(learner, {"alpha": [1.0, 3.0]}, cv=2).fit(X, exposure=exposure)
-        assert np.isfinite(search.best_score_)
 
 
 def test_exposures_are_positive_numbers_one_for_each_sample(counts):

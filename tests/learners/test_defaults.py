@@ -5,11 +5,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from sklearn.base import clone
 from small import EndsTheFit, ctrl_c
 
-from skpudle import Checkpoint, PUDLEDictionaryLearning
-from skpudle._fit.run import read_checkpoint
+from skpudle import PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import dictionary_error, recovery_rate
 
@@ -128,17 +126,6 @@ def ended_early(n_epochs, act, noiseless):
         assert act is ctrl_c
     assert learner.ended_by_ == ("interrupt" if act is ctrl_c else "callback")
     return learner, ends
-
-
-def test_ctrl_c_leaves_what_was_found_and_a_checkpoint(fitted, handler, tmp_path):
-    path = tmp_path / "fit.npz"
-    learner = clone(fitted).set_callbacks(Checkpoint(path), ends_search(12, ctrl_c))
-    with pytest.raises(KeyboardInterrupt):
-        learner.fit(X)
-    assert learner.transform(X).shape == (600, 20)
-    assert read_checkpoint(path)["record"].searched.atoms.shape == learner.components_.shape
-    learner.set_callbacks(Checkpoint(path)).fit(X)
-    assert learner.score(X) > fitted.score(X) - 0.01
 
 
 @pytest.mark.parametrize("act", [ctrl_c, lambda: True], ids=["Ctrl-C", "callback"])

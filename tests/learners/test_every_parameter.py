@@ -197,19 +197,3 @@ def test_the_warning_names_parameters_and_what_uses_them(named, unused, remedy):
     (text,) = told(PUDLEDictionaryLearning(6, **named))
     assert f"no effect in this fit: {', '.join(unused)}. " in text
     assert remedy in text
-
-
-@pytest.mark.parametrize(
-    "learner",
-    [
-        PUDLEDictionaryLearning(6),
-        PUDLEDictionaryLearning(6, dict_init="data", batch_size=10, tol=0.1),
-        PUDLEDictionaryLearning(6, gradient="ae-ls", optimizer="adam", learning_rate=0.01),
-        PUDLEDictionaryLearning(6, n_unfoldings=3, step_size=0.1, tol=0.1),
-        NOODLDictionaryLearning(6, learning_rate=0.01),
-        PUDLEClassifier(6, learning_rate=0.01),
-    ],
-    ids=repr,
-)
-def test_nothing_is_said_where_all_act(learner):
-    assert told(learner, y=LABELS) == []

@@ -14,7 +14,7 @@ from sklearn.base import clone
 from sklearn.callback import FitCallback
 from small import EndsTheFit
 
-from skpudle import Checkpoint, CountDictionaryLearning, NOODLDictionaryLearning
+from skpudle import Checkpoint, CountDictionaryLearning, NOODLDictionaryLearning, PoissonNMF
 from skpudle._fit.run import read_checkpoint
 from skpudle._fit.train import Trainer
 
@@ -82,10 +82,13 @@ def test_a_fit_that_is_cut_off_again_and_again_ends_with_the_same_bits(case, tmp
     assert_equal(found, expected)
 
 
-@pytest.mark.parametrize("case", CASES)
+SPECTRA = PoissonNMF(4, max_iter=8, random_state=0), counts
+
+
+@pytest.mark.parametrize("case", [*CASES, "spectra"])
 def test_a_finished_fit_goes_on_for_more_epochs(case, tmp_path):
     """Whatever was drawn between its epochs, and however often nothing was left to train."""
-    learner, data = CASES[case]
+    learner, data = CASES.get(case, SPECTRA)
     learner = clone(learner).set_params(tol=None)
     recording = Checkpoint(tmp_path / "fit.npz")
     for _ in range(2):

@@ -12,6 +12,7 @@ from sklearn.callback import FitCallback
 from small import ctrl_c
 
 from skpudle import Checkpoint
+from skpudle._fit.run import read_checkpoint
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -93,13 +94,15 @@ def test_callbacks_see_each_phase_with_seconds_and_a_line_tells_of_each_epoch(ki
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ctrl_c_in_any_phase_leaves_a_usable_learner(kind, handler):
+def test_ctrl_c_in_any_phase_leaves_a_usable_learner_and_a_file(kind, handler, tmp_path):
     (learner, data), (expected, n_epochs_of) = KINDS[kind], whole(kind)
     for phase, n_epochs in n_epochs_of.items():
         presses = Follows(phase, -(-n_epochs // 2), at_begin=ctrl_c)
-        found = clone(learner).set_callbacks(presses)
+        path = tmp_path / f"{phase}.npz"
+        found = clone(learner).set_callbacks(presses, Checkpoint(path))
         with warnings.catch_warnings(action="ignore"), pytest.raises(KeyboardInterrupt):
             found.fit(*data())
+        assert read_checkpoint(path)["record"] is not None
         assert signal.getsignal(signal.SIGINT) is handler
         assert kind == "spectra" or found.ended_by_ == "interrupt"
         X = data()[0]
@@ -116,11 +119,12 @@ def test_a_fit_that_is_killed_in_any_phase_ends_as_good(kind, tmp_path):
     """A search goes on from its atoms; what follows from it may differ."""
     expected, n_epochs_of = whole(kind)
     for phase, n_epochs in n_epochs_of.items():
-        checkpoint = Checkpoint(tmp_path / f"{phase}.npz", every_seconds=0)
+        path = tmp_path / f"{phase}.npz"
+        killed = Follows(phase, -(-n_epochs // 2), at_end=kill)
         with pytest.raises(Killed):
-            fit(kind, Follows(phase, -(-n_epochs // 2), at_end=kill), checkpoint)
+            fit(kind, killed, Checkpoint(path, every_seconds=0))
         again = Follows()
-        found = fit(kind, again, checkpoint)
+        found = fit(kind, again, Checkpoint(path))
         # in so few rows a search from other atoms ends within .03
         chance = 0.03 if phase in ("search", "size") else 0.01
         assert score(found, kind) > score(expected, kind) - chance
