@@ -24,9 +24,9 @@ from skpudle._data.arrays import check_range, input_attributes, make_generator
 from skpudle._data.images import extend, is_one_image, read_targets
 from skpudle._denoiser.network import DenoisingNetwork, Noise, deviation_of
 from skpudle._fit.fitted import pack, unpack
-from skpudle._fit.messages import divergence, warn_of_early_end, warn_of_rise
+from skpudle._fit.messages import warn_of_early_end, warn_of_rise
 from skpudle._fit.run import Interrupts
-from skpudle._fit.train import Stopping
+from skpudle._fit.train import Diverged, Stopping
 from skpudle._learners.convolutional.base import ImageEstimator, parts_of_images, stride_of
 from skpudle._learners.convolutional.learn import penalty_of_correlations
 from skpudle._learners.parameters import fits, sets_parameters
@@ -467,7 +467,7 @@ class ConvDenoiser(ImageEstimator):
     def _run_epoch(self, training, interrupts):
         if not training.run_epoch(interrupts):
             self._take(training.attributes("divergence"))
-            raise divergence(self, training.n_steps)
+            raise Diverged(training.n_steps)
 
     def _begin(self, X, y, known=False):  # -> Training
         images, noise_std = (self._read_known if known else self._read_training)(X), self.noise_std
