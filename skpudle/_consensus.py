@@ -177,9 +177,8 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     estimator_ : estimator
         What `transform` uses: the medoid replicate, with ``components_`` replaced. An encoder that
-        learns matrices or thresholds for each atom (``separate_atoms``, ``learn_threshold``) is
-        trained on all samples with the consensus as ``dict_init``, and a convolutional learner then
-        trains the atoms too.
+        learns matrices and thresholds for each atom (``separate_atoms``) is trained on all samples
+        with the consensus as ``dict_init``.
 
     n_features_in_ : int
         Number of features seen in `fit`.
@@ -302,8 +301,7 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         A learner with a learned encoder is fitted to ``X`` again with the components as its start,
         since an encoder learned for the old atoms does not fit the new ones.
         """
-        learned = getattr(medoid, "analysis_components_", None) is not None
-        if learned or hasattr(medoid, "network_"):
+        if getattr(medoid, "analysis_components_", None) is not None:
             given = dict(dict_init=components, n_components=len(components))
             # a fit from given atoms has no intercept unless it is told
             if np.ndim(getattr(medoid, "intercept_", 0.0)):

@@ -29,6 +29,10 @@ class Found(NamedTuple):
             X = step.transform(X)
         return X
 
+    def encode(self, X):
+        """Return `encode_samples` of data of the pipeline."""
+        return encode_samples(self.learner, self.prepare(X))
+
     def to_data(self, rows):  # (n, n_features of the learner) -> (n, n_features of the data)
         """Return atoms, or any differences of rows, in the features of the pipeline's data.
 

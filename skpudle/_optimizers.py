@@ -5,7 +5,6 @@ the codes of a batch. `replace` puts new atoms in place of some atoms, and reset
 optimiser's state that belongs to the old atoms. Both project the atoms onto the constraints.
 """
 
-from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 
@@ -13,14 +12,6 @@ import torch
 
 _ATOMS_AT_ONCE = 128  # atoms in a block that `SurrogateOptimizer` minimises over at once
 _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-
-
-def copy_of(state):
-    """Return a copy of a dict, with copies of its tensors and its other objects."""
-    return {
-        name: value.clone() if isinstance(value, torch.Tensor) else deepcopy(value)
-        for name, value in state.items()
-    }
 
 
 def _kinds(state):
@@ -33,7 +24,47 @@ def _kinds(state):
 
 
 class Optimizer:
-    """What both optimisers share: to resume from a state, which may be that of another kind."""
+    """What both optimisers share: atoms, and a state by which training goes on.
+
+    A subclass has its state in the dict ``_state``. Its `fresh_state` returns a state in which no
+    atom has a past.
+    """
+
+    _start = None  # the state before the first step, if that is no fresh state
+
+    def __init__(self, atoms, project):
+        # Fused optimisers of torch walk through memory and ignore the strides of gradient and
+        # state, so atoms are in row-major order.
+        atoms = project(atoms.contiguous()).clone(memory_format=torch.contiguous_format)
+        self.atoms, self._project = torch.nn.Parameter(atoms), project
+
+    @torch.no_grad()
+    def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, ...)
+        """Put new atoms in the given rows, and reset the optimiser's state for them."""
+        self.atoms[rows], fresh = self._project(atoms), self.fresh_state()
+        for name, value in self._state.items():
+            if isinstance(value, torch.Tensor) and value.shape == self.atoms.shape:
+                # some optimisers divide by the norm of the zero gradient, so their state has NaN
+                value[rows] = fresh[name][rows].nan_to_num(0.0) if name in fresh else 0
+
+    def state(self):
+        """Return copies of all tensors and numbers that the next update needs, except the atoms."""
+        return deepcopy(self._state)
+
+    @torch.no_grad()
+    def load(self, atoms, state):
+        """Go back to the given atoms and state; an empty state stands for no steps so far."""
+        self.atoms.copy_(atoms)
+        fresh = self.fresh_state()
+        start = fresh if self._start is None else deepcopy(self._start)
+        state = deepcopy(state) if state else start
+        for name in fresh.keys() & state.keys():
+            if isinstance(state[name], torch.Tensor):
+                # Some optimisers count steps on the host. With a count on a device the host would
+                # wait in every step.
+                state[name] = state[name].to(fresh[name])
+        self._state.clear()
+        self._state.update(state)
 
     def resume(self, atoms, state):
         """Go on from the given atoms and state, or with a fresh state if the given one misfits.
@@ -43,14 +74,6 @@ class Optimizer:
         """
         fits = _kinds(self.fresh_state()).items() <= _kinds(state).items()
         self.load(atoms, state if fits else {})
-
-
-def row_major(atoms):
-    """Return a copy of the atoms in row-major order.
-
-    Fused optimisers of torch walk through memory and ignore the strides of gradient and state.
-    """
-    return atoms.clone(memory_format=torch.contiguous_format)
 
 
 class GradientOptimizer(Optimizer):
@@ -74,15 +97,12 @@ class GradientOptimizer(Optimizer):
     """
 
     def __init__(self, atoms, make, project, *, learning_rate, gradient_unit=1.0, **params):
-        self.atoms = torch.nn.Parameter(row_major(project(atoms.contiguous())))
-        self._project, self._gradient_unit = project, gradient_unit
-        self._make = partial(make, **params)
+        super().__init__(atoms, project)
+        self._gradient_unit, self._make = gradient_unit, partial(make, **params)
         self._optimizer = self._make([self.atoms], lr=learning_rate)
-        self._initial_state = self.state()  # empty for most optimisers, until their first step
-        # Some optimisers count steps on the host. `load` has to put the count back there: with a
-        # count on a device the host would wait in every step.
-        fresh = self.fresh_state().items()
-        self._devices = {n: v.device for n, v in fresh if isinstance(v, torch.Tensor)}
+        self._state = self._optimizer.state[self.atoms]
+        self._start = self.state()  # empty for most optimisers, until their first step
+        self.fresh_state()  # raises an error if the optimiser needs a closure
 
     @torch.no_grad()
     def update(self, gradient, *_, **of_surrogates):
@@ -92,25 +112,10 @@ class GradientOptimizer(Optimizer):
         self.atoms.grad = None
         self.atoms.copy_(self._project(self.atoms))
 
-    @torch.no_grad()
-    def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, ...)
-        """Put new atoms in the given rows, and reset the optimiser's state for them."""
-        self.atoms[rows] = self._project(atoms)
-        state = self._optimizer.state[self.atoms]
-        fresh = self.fresh_state() if state else {}
-        for name, value in state.items():
-            if isinstance(value, torch.Tensor) and value.shape == self.atoms.shape:
-                # some optimisers divide by the norm of the zero gradient, so their state has NaN
-                value[rows] = fresh[name][rows].nan_to_num(0.0) if name in fresh else 0
-
     def halve_learning_rate(self):
         """Halve the learning rate after training has diverged."""
         for group in self._optimizer.param_groups:
             group["lr"] = group["lr"] / 2
-
-    def state(self):
-        """Return copies of all tensors and numbers that the next update needs, except the atoms."""
-        return copy_of(self._optimizer.state[self.atoms])
 
     @torch.no_grad()
     def fresh_state(self):
@@ -125,16 +130,6 @@ class GradientOptimizer(Optimizer):
         atoms.grad = torch.zeros_like(atoms)
         optimizer.step()
         return dict(optimizer.state[atoms])
-
-    @torch.no_grad()
-    def load(self, atoms, state):
-        """Go back to the given atoms and state; an empty state stands for no steps so far."""
-        self.atoms.copy_(atoms)
-        # load_state_dict would change the precision of some tensors
-        state = copy_of(state or self._initial_state)
-        for name in self._devices.keys() & state.keys():
-            state[name] = state[name].to(self._devices[name])
-        self._optimizer.state[self.atoms] = state
 
 
 class SurrogateOptimizer(Optimizer):
@@ -177,9 +172,9 @@ class SurrogateOptimizer(Optimizer):
     """
 
     def __init__(self, atoms, project, *, forgetting=15.0, anchor=0.5, n_inner=3, curvature=1.0):
-        self.atoms = torch.nn.Parameter(row_major(project(atoms.contiguous())))
-        self._project, self._forgetting, self._anchor = project, forgetting, anchor
-        self._n_inner, self._per_curvature = n_inner, 1 / curvature
+        super().__init__(atoms, project)
+        self._forgetting, self._anchor, self._n_inner = forgetting, anchor, n_inner
+        self._per_curvature = 1 / curvature
         self._state = self.fresh_state()
 
     @torch.no_grad()
@@ -278,18 +273,13 @@ class SurrogateOptimizer(Optimizer):
     @torch.no_grad()
     def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, n_features)
         """Put new atoms in the given rows, and set these rows of the model to zero."""
-        self.atoms[rows] = self._project(atoms)
+        super().replace(rows, atoms)
         self._state["curvature"][rows] = 0
         self._state["curvature"][:, rows] = 0
-        self._state["pull"][rows] = 0
 
     def halve_learning_rate(self):
         """Double the weight of the current atoms after training has diverged."""
         self._anchor *= 2
-
-    def state(self):
-        """Return copies of all tensors that the next update depends on, except the atoms."""
-        return copy_of(self._state)
 
     def fresh_state(self):
         """Return the state of an optimiser with an empty model."""
@@ -304,37 +294,6 @@ class SurrogateOptimizer(Optimizer):
             "uses": atoms.new_zeros(2),
             "trend": atoms.new_full((2,), torch.nan),  # running mean of the loss, and its minimum
         }
-
-    @torch.no_grad()
-    def load(self, atoms, state):
-        """Go back to the given atoms and state; an empty state stands for an empty model."""
-        self.atoms.copy_(atoms)
-        fresh = self.fresh_state()
-        given = {name: state[name].to(value).clone() for name, value in fresh.items() if state}
-        self._state = fresh | given
-
-
-def _raise_interrupt(error):
-    """Raise KeyboardInterrupt if it is the cause of an error: torch may wrap it while importing."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            raise error
-        error = error.__cause__ or error.__context__
-
-
-@contextmanager
-def _named(name, learning_rate):
-    """Turn errors in this block into a ValueError that names the optimiser."""
-    own = "" if learning_rate is None else ", with its learning rate as learning_rate"
-    try:
-        yield
-    except Exception as error:  # optimisers of users may raise errors of any class
-        _raise_interrupt(error)
-        raise ValueError(
-            f"optimizer={name!r:.200} makes no steps along gradients of atoms ({error}). Pass a "
-            "callable that takes parameters and lr, such as partial(torch.optim.Adam, "
-            f"betas=(0.5, 0.9)){own}, or 'adam'."
-        ) from error
 
 
 def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature=1.0):
@@ -373,19 +332,23 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
         return SurrogateOptimizer(atoms, project, curvature=curvature)
     make = _NAMED[name] if isinstance(name, str) else name
     kind, given = (make.func, make.keywords) if isinstance(make, partial) else (make, {})
-    extra = {}
-    with _named(name, learning_rate):
-        rate = learning_rate
-        if rate is None:
-            # learners without a parameter learning_rate pass None; a `partial` may have an lr
-            rate = given.get("lr", 1e-3)
-        elif "lr" in given:
+    # learners without a parameter learning_rate pass None; a `partial` may have an lr
+    rate, extra = given.get("lr", 1e-3) if learning_rate is None else learning_rate, {}
+    if kind is torch.optim.Adam:
+        # Without this unit squares of gradients could leave the range of float32. The fused
+        # implementation is the fastest; torch refuses it together with foreach.
+        unit = data_scale or 1.0
+        extra = {"gradient_unit": unit}
+        extra |= {key: given[key] / unit for key in given.keys() & {"eps", "weight_decay"}}
+        extra |= {} if "fused" in given else {"fused": "foreach" not in given}
+    try:
+        if learning_rate is not None and "lr" in given:
             raise TypeError("its lr is the learner's learning_rate")
-        if kind is torch.optim.Adam:
-            # Without this unit squares of gradients could leave the range of float32. The fused
-            # implementation is the fastest; torch refuses it together with foreach.
-            unit = data_scale or 1.0
-            extra = {"gradient_unit": unit}
-            extra |= {key: given[key] / unit for key in given.keys() & {"eps", "weight_decay"}}
-            extra |= {} if "fused" in given else {"fused": "foreach" not in given}
         return GradientOptimizer(atoms, make, project, learning_rate=rate, **extra)
+    except Exception as error:  # optimisers of users may raise errors of any class
+        own = "" if learning_rate is None else ", with its learning rate as learning_rate"
+        raise ValueError(
+            f"optimizer={name!r:.200} makes no steps along gradients of atoms ({error}). Pass a "
+            "callable that takes parameters and lr, such as partial(torch.optim.Adam, "
+            f"betas=(0.5, 0.9)){own}, or 'adam'."
+        ) from error

@@ -30,30 +30,22 @@ _BACKENDS = [
     for backend in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
     if hasattr(backend, "fp32_precision")
 ]
-_REDUCED = {"tf32", "bf16"} if _BACKENDS else {"high", "medium"}
-_FULL = "ieee" if _BACKENDS else "highest"
 
 
-def _product_precision():  # -> list of str
-    if not _BACKENDS:
-        return [torch.get_float32_matmul_precision()]
-    return [backend.fp32_precision for backend in _BACKENDS]
-
-
-def _set_product_precision(values):
-    if not _BACKENDS:
-        torch.set_float32_matmul_precision(*values)
-        return
+def _set_precisions(values):
     for backend, value in zip(_BACKENDS, values, strict=True):
         if backend.fp32_precision != value:
             backend.fp32_precision = value
 
 
 def _compute_in_full():  # -> callable that restores the setting
-    before = _product_precision()
-    if not _REDUCED.isdisjoint(before):
-        _set_product_precision([_FULL if p in _REDUCED else p for p in before])
-    return lambda: _set_product_precision(before)
+    if not _BACKENDS:
+        shared = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        return lambda: torch.set_float32_matmul_precision(shared)
+    before = [backend.fp32_precision for backend in _BACKENDS]
+    _set_precisions(["ieee" if value in ("tf32", "bf16") else value for value in before])
+    return lambda: _set_precisions(before)
 
 
 # While a block of this setting is open, products of float32 have the precision of float32, in all

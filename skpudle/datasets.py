@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.random import sample_without_replacement
 
-from skpudle._compilation import blocks_of_rows
+from skpudle._compilation import blocks_of_rows, import_extra
 from skpudle._data.images import as_fractions
 
 __all__ = [
@@ -183,14 +183,7 @@ def _read_gray(path):
 
     Images of floating-point numbers keep their numbers.
     """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            "Reading images needs Pillow, which is not installed. "
-            "Install it with `pip install skpudle[images]`, or pass arrays to `extract_patches`."
-        ) from error
-    with Image.open(path) as image:
+    with import_extra("images", "PIL.Image").open(path) as image:
         # Pillow's mode "I" is grey of 16 bits, which Image.convert("L") would clip to 8 bits. Mode
         # "F" is floating-point grey, which is taken as it is.
         white = {"I": 65535, "F": 1}.get(image.mode[0], 255)
@@ -220,22 +213,6 @@ def load_gray_images(folder: str | PathLike[str] | None = None) -> list[np.ndarr
     folder = Path(sklearn.datasets.__file__).parent / "images" if folder is None else Path(folder)
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     return [_read_gray(path) for path in paths]
-
-
-def _normalize_patches(patches, center, normalize):
-    """Subtract from each patch (a row) its mean, and divide it by its norm, as the flags say.
-
-    A patch that consists of rounding errors after the mean was subtracted becomes 0.
-    """
-    norms = np.linalg.norm(patches, axis=1, keepdims=True)
-    negligible = 10 * np.finfo(patches.dtype).eps * norms
-    if center:
-        patches = patches - patches.mean(axis=1, keepdims=True)
-        norms = np.linalg.norm(patches, axis=1, keepdims=True)
-        patches[norms[:, 0] <= negligible[:, 0]] = 0
-    if normalize:
-        patches = patches / np.where(norms > negligible, norms, 1)
-    return patches
 
 
 def extract_patches(
@@ -291,7 +268,15 @@ def extract_patches(
     for i, window in enumerate(windows):
         inside = number == i + 1
         patches[inside] = window[np.unravel_index(places[inside] - starts[i], window.shape[:2])]
-    return _normalize_patches(patches.reshape(len(places), -1), center, normalize)
+    patches = patches.reshape(len(places), -1)
+    if center:
+        rounding = 10 * np.finfo(np.float64).eps * np.linalg.norm(patches, axis=1)
+        patches -= patches.mean(axis=1, keepdims=True)
+        patches[np.linalg.norm(patches, axis=1) <= rounding] = 0
+    if normalize:
+        norms = np.linalg.norm(patches, axis=1, keepdims=True)
+        patches /= np.where(norms > 0, norms, 1)
+    return patches
 
 
 def load_image_patches(

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import fold, unfold
 
 from skpudle._data.arrays import check_rows, host_array, like_input, to_tensor
-from skpudle._data.images import as_pixels, covering_positions, extend, read_images, sizes
+from skpudle._data.images import covering_positions, extend, read_images, sizes
 from skpudle._fitted import code_and_reconstruct
 
 __all__ = ["denoise_patches", "extract", "inpaint", "reconstruct"]
@@ -40,20 +40,15 @@ _FIRST_LEVEL = 1.5
 _SIDE = 8
 
 
-def _read_image(image):  # -> (1, 1 or 3, height, width), on the device of the image
+def _read_image(image):  # -> Images, (1, 1 or 3, height, width), on the device of the image
     device = image.device if isinstance(image, torch.Tensor) else "cpu"
-    x = read_images([image], 2, device=device, allow_nan=True).tensors[0]
-    if x.shape[1] not in (1, 3):
+    images = read_images([image], 2, device=device, allow_nan=True)
+    if images.n_channels not in (1, 3):
         raise ValueError(
             f"One image is expected, (height, width) or (height, width, 3), not the shape "
             f"{tuple(np.shape(image))}. Pass the colours, image[..., :3], without transparency."
         )
-    return x
-
-
-def _image_of(x, image, *, like=as_pixels):  # (1, c, height, width) -> (height, width[, c])
-    x = x[0].movedim(0, -1) if len(np.shape(image)) == 3 else x[0, 0]
-    return like(x, image)
+    return images
 
 
 def _cover(size, patch_shape, stride):  # -> numbers of patches per axis, size that they cover
@@ -97,7 +92,7 @@ def extract(
         One patch per row, position by position, in float32 or float64; the colours of a pixel are
         neighbours, as in scikit-learn's patches.
     """
-    patch_shape, x = sizes(patch_shape, 2), _read_image(image)
+    patch_shape, (x,) = sizes(patch_shape, 2), _read_image(image).tensors
     _, size = _cover(x.shape[2:], patch_shape, stride)
     return like_input(_extract(_extend(x, size), patch_shape, stride), image)
 
@@ -221,15 +216,15 @@ def denoise_patches(
        transform-domain collaborative filtering", IEEE Transactions on Image Processing, 2007,
        eq. 10.
     """
-    patch_shape, x = sizes(patch_shape, 2), _read_image(image)
+    patch_shape, images = sizes(patch_shape, 2), _read_image(image)
     options = dict(stride=stride, weights=weights)
     n_features = getattr(learner, "n_features_in_", None) or learner.components_.shape[1]
     is_grey = n_features == patch_shape[0] * patch_shape[1]
     parts = [
         _denoise_whole(learner, channels, image, patch_shape, **options)
-        for channels in x.split(1 if is_grey else x.shape[1], 1)
+        for channels in images.tensors[0].split(1 if is_grey else images.n_channels, 1)
     ]
-    return _image_of(torch.cat(parts, 1), image)
+    return images.hand_back([torch.cat(parts, 1)], pixels=True)[0]
 
 
 def _interpolate(x, gap):  # (height, width, c), (height, width) -> linear in gaps, else nearest
@@ -341,7 +336,8 @@ def inpaint(
     >>> bool(np.allclose(inpaint(damaged), image, atol=0.1))
     True
     """
-    x = host_array(_read_image(image)[0].movedim(0, -1))
+    images = _read_image(image)
+    x = host_array(images.tensors[0][0].movedim(0, -1))
     if mask is not None:
         x[np.asarray(host_array(mask)) != 0] = np.nan
     known = ~np.isnan(x)
@@ -375,8 +371,8 @@ def inpaint(
             mixed = _denoise_by_cosines(mixed, level * units, corners)
             denoised = torch.tensordot(mixing.mT, mixed, 1)
         else:
-            noisy = _image_of(filled[None], image, like=like_input)
+            (noisy,) = images.hand_back([filled[None]])
             denoised = to_tensor(denoise(noisy, float(level * unit))).to(filled)
             denoised = denoised.movedim(-1, 0) if denoised.ndim == 3 else denoised[None]
         filled = torch.where(known, given, denoised)
-    return _image_of(filled[None], image)
+    return images.hand_back([filled[None]], pixels=True)[0]

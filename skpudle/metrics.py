@@ -25,7 +25,7 @@ from scipy.stats import norm
 from sklearn.metrics import r2_score
 from sklearn.preprocessing import normalize
 from sklearn.utils import Bunch, check_array, check_random_state, check_scalar
-from sklearn.utils.validation import check_consistent_length, check_non_negative
+from sklearn.utils.validation import check_consistent_length
 
 from skpudle._data.arrays import host_array, split_missing, to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of, drop_names
@@ -184,7 +184,7 @@ class ComponentMatch(NamedTuple):
     nearest : object
         Name of the reference with the largest cosine to the component.
     cosine : float
-        Cosine between the component and the nearest reference.
+        Modulus of the cosine between the component and the nearest reference.
     shares : dict
         Share of each reference in the mixture, by the reference's name, the largest share first.
     mixture_cosine : float
@@ -204,6 +204,8 @@ def _mix(atom, reference, terms):  # -> cosine of the mixture, its terms, their 
 
 
 def _match_component(atom, reference, names):  # -> ComponentMatch
+    # Atoms are known up to sign: references get the sign that makes their products positive.
+    reference = reference * np.where(reference @ atom < 0, -1, 1)[:, None]
     mixtures, rest = [(-1.0, [], [])], set(range(len(reference)))
     while rest and len(mixtures) <= 3:
         terms = mixtures[-1][1]
@@ -225,13 +227,14 @@ def match_components(
 
     A mixture begins with the nearest reference. The reference that raises the cosine of the mixture
     most joins it, until the rise is below 0.01. Shares are the non-negative least squares fit.
+    Components and references with negative entries are compared up to sign.
 
     Parameters
     ----------
     components : array-like of shape (n_components, n_features), or learner
-        Non-negative atoms, such as ``components_`` of `skpudle.PoissonNMF`, or the learner itself.
+        Atoms, such as ``components_`` of `skpudle.PoissonNMF`, or the learner itself.
     reference : array-like of shape (n_reference, n_features), or learner
-        Non-negative atoms with names, such as a catalogue of known spectra.
+        Atoms with names, such as a catalogue of known spectra.
     names : sequence of length n_reference, default=None
         Names of the references; by default their positions.
 
@@ -239,13 +242,12 @@ def match_components(
     -------
     list of ComponentMatch
         For each component the `nearest` name, its `cosine`, the `shares` of the mixture by name, of
-        atoms of sum 1, and the `mixture_cosine`.
+        atoms of sum 1 (of their magnitudes, if entries are negative), and the `mixture_cosine`.
 
     Raises
     ------
     ValueError
-        If the atoms have different shapes or negative entries, or if the number of names is
-        another.
+        If the atoms have different shapes, or if the number of names is another.
 
     Examples
     --------
@@ -256,8 +258,6 @@ def match_components(
     ('A', {'A': 0.7, 'B': 0.3})
     """
     pair = check_pair(components, reference)
-    for atoms in pair:
-        check_non_negative(atoms, "match_components")
     components, reference = (normalize(atoms.astype(np.float64), norm="l1") for atoms in pair)
     names = range(len(reference)) if names is None else list(names)
     check_consistent_length(reference, names)

@@ -21,7 +21,7 @@ and column j of a grid covers [j, j + 1] and, downwards, [i, i + 1], for images 
 
 import math
 from dataclasses import dataclass
-from itertools import cycle, groupby
+from itertools import cycle
 from numbers import Integral
 from typing import Any, Literal, Self, get_args
 
@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils import _safe_indexing, check_array, check_scalar
 from sklearn.utils.validation import check_is_fitted
 
+from skpudle._compilation import import_extra
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
 from skpudle._fitted import encode_samples, find_learner, read_samples
@@ -59,22 +60,6 @@ _MARGIN = (1 - _FILLED) / 2
 _HEIGHT = 0.85
 # Number of bins in a histogram of magnitudes, and about the largest number in one of counts.
 _BINS = 50
-
-
-def matplotlib():
-    """Import matplotlib with ``pyplot`` and return it; raise ImportError that names the extra."""
-    try:
-        import matplotlib.pyplot
-    except ImportError as error:
-        words = "Drawing needs matplotlib. Install it with `pip install skpudle[plot]`."
-        raise ImportError(words) from error
-    return matplotlib
-
-
-def tick_whole_numbers(*axes):
-    """Set the ticks of matplotlib axes that count atoms or epochs at whole numbers only."""
-    for axis in axes:
-        axis.set_major_locator(matplotlib().ticker.MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def check_kind(kind, annotation, *more):
@@ -107,7 +92,7 @@ class Display:
             This object.
         """
         if ax is None:
-            new = matplotlib().pyplot.subplots
+            new = import_extra("plot", "matplotlib.pyplot").subplots
             ax = new(layout="constrained", figsize=self._size(**options))[1]
         self.ax_, self.figure_ = ax, ax.figure
         self._draw(**options)
@@ -132,6 +117,10 @@ def _as_pictures(atoms, kind="auto", image_shape=None):
         atoms = atoms.reshape(-1, *shape).swapaxes(2, 3)
         shape = shape[0], shape[1] * shape[2]
     return kind, atoms.reshape(len(atoms), *shape)
+
+
+def _most_used(codes):  # (n, n_components) -> numbers of atoms, the most used first
+    return np.argsort(-np.count_nonzero(codes, axis=0), kind="stable")
 
 
 def _largest(pictures):  # -> (n_atoms, 1, 1[, 1])
@@ -182,7 +171,7 @@ class AtomsDisplay(Display):
     -----
     Options of `plot` are ``row_labels``, names of the rows of the grid, or of spectra and atoms;
     for images and lines ``n_columns``, the atoms in a row; for lines and waveforms
-    ``sampling_rate``, the numbers in a second, which shows lengths of time; for spectra ``groups``,
+    ``sampling_rate``, the numbers in a second, which adds ticks of time; for spectra ``groups``,
     the label of the group of each channel, and ``colors``, a colour for each group, in their order;
     for waveforms ``positions`` of shape (n_channels, 2), places of channels in a plane, for
     topographies instead of bars. Further options go to `imshow`, `plot` or `bar` of
@@ -247,9 +236,7 @@ class AtomsDisplay(Display):
             found = find_learner(estimator)
             parts = [found.atoms()]
             if X is not None:
-                codes, _ = encode_samples(found.learner, found.prepare(X))
-                most_used = np.argsort(-np.count_nonzero(codes, axis=0), kind="stable")
-                parts = [parts[0][most_used]]
+                parts = [parts[0][_most_used(found.encode(X)[0])]]
             if kind == "auto" and np.size(getattr(found.learner, "atom_shape", ())) == 1:
                 kind = "lines"
         parts = [check_array(part, allow_nd=True, input_name="atoms") for part in parts]
@@ -265,15 +252,11 @@ class AtomsDisplay(Display):
         return math.ceil(len(self.atoms) / n_columns), n_columns
 
     def _size(self, n_columns=None, **_):
-        if self.kind == "spectra":
-            return 8.0, 0.9 * len(self.atoms) + 0.9
-        if self.kind == "waveforms":
-            return 6.4, 1.6 * len(self.atoms) + 0.4
+        if self.kind in ("spectra", "waveforms"):
+            return 7.0, 1.2 * len(self.atoms) + 0.6
         n_rows, n_columns = self._grid(n_columns)
-        sides = n_columns, n_rows * _FLATNESS
-        if self.kind == "images":
-            height, width = self.atoms.shape[1:3]
-            sides = n_columns * (width + 1) - 1, n_rows * (height + 1) - 1
+        height, width = self.atoms.shape[1:3] if self.kind == "images" else (_FLATNESS, 1)
+        sides = n_columns * width, n_rows * height
         return [max(1.5, 6.4 * side / max(sides)) for side in sides]
 
     def _draw(self, **options):
@@ -298,8 +281,8 @@ class AtomsDisplay(Display):
         images = self.atoms / _largest(self.atoms)
         if self.lower is not None:
             images = np.where((self.lower > 0) | (self.upper < 0), images, 0.0)
-        ends = [(0, n_rows * n_columns - n_atoms), (0, 1), (0, 1)] + [(0, 0)] * len(colours)
-        grid = np.pad(images, ends, constant_values=np.nan)
+        grid = np.full((n_rows * n_columns, height + 1, width + 1, *colours), np.nan)
+        grid[:n_atoms, :-1, :-1] = images
         grid = grid.reshape(n_rows, n_columns, *grid.shape[1:]).swapaxes(1, 2)
         grid = grid.reshape(n_rows * (height + 1), n_columns * (width + 1), *colours)
         grid = grid[:-1, :-1]  # no separating line after the last row and column
@@ -338,29 +321,26 @@ class AtomsDisplay(Display):
             place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "frameon": False}
             place |= {"ncols": min(n_channels, 5), "fontsize": "small"}
             self.ax_.legend(handles=self.lines_, **place)
-        if sampling_rate is not None:  # a bar below the first column: an atom's length in seconds
-            bar = dict(color="0.3", linewidth=1.5, clip_on=False)
-            self.ax_.plot([_MARGIN, 1 - _MARGIN], [n_rows, n_rows], **bar)
-            place = {"ha": "center", "va": "top", "fontsize": "small", "linespacing": 0.3}
-            seconds = (length - 1) / check_rate(sampling_rate)
-            self.ax_.text(0.5, n_rows, f"\n{seconds:.3g} s", **place)
         self._finish_grid(n_rows, n_columns, row_labels)
+        if sampling_rate is not None:
+            seconds = (length - 1) / check_rate(sampling_rate)
+            self.ax_.set_xticks([_MARGIN, 1 - _MARGIN], ["0", f"{seconds:.3g} s"])
 
     def _draw_spectra(self, *, groups=None, colors=None, row_labels=None, **style):
         n_spectra, n_channels = self.atoms.shape[:2]
         groups = [""] * n_channels if groups is None else list(groups)
         labels = list(dict.fromkeys(groups))
         colors = [f"C{i % 10}" for i in range(len(labels))] if colors is None else colors
-        colors = dict(zip(labels, matplotlib().colors.to_rgba_array(colors), strict=True))
+        colors = import_extra("plot", "matplotlib.colors").to_rgba_array(colors)
+        colors = dict(zip(labels, colors, strict=True))
         place = dict(ha="center", va="bottom", transform=self.ax_.get_xaxis_transform())
-        of_channels = zip(groups, range(n_channels), strict=True)
-        for label, run in groupby(of_channels, key=lambda pair: pair[0]):
-            middle = np.mean([channel for _, channel in run])
-            self.ax_.text(middle, 1.01, label, color=colors[label], **place)
-
+        for label, color in colors.items():
+            middle = np.mean([i for i, group in enumerate(groups) if group == label])
+            self.ax_.text(middle, 1.01, label, color=color, **place)
         unit = _HEIGHT / np.maximum(self.atoms.max(axis=(1, 2)), np.finfo(float).tiny)[:, None]
         heights, bottoms = unit * self.atoms[:, :, 0], np.arange(n_spectra)[::-1]
-        shades = np.tile([colors[label] for label in groups], (n_spectra, 1))
+        of_channels = [colors[label] for _, label in zip(range(n_channels), groups, strict=True)]
+        shades = np.tile(of_channels, (n_spectra, 1))
         if self.lower is not None:
             low, high = (np.clip(unit * end[:, :, 0], 0, 1) for end in (self.lower, self.upper))
             counts = (low > 0) & self.supported[:, None]
@@ -397,20 +377,16 @@ class AtomsDisplay(Display):
                 left.axhline(0, color="0.8", linewidth=0.5)
                 self.maps_.append(left.bar(np.arange(len(map_)), map_))
             else:
-                self.maps_.append(_draw_topography(left, map_, *np.transpose(positions)))
+                x, y = np.transpose(positions)
+                levels = np.linspace(-1, 1, 15) * (np.abs(map_).max() or 1.0)
+                self.maps_.append(left.tricontourf(x, y, map_, levels=levels, cmap="RdBu_r"))
+                left.plot(x, y, "k.", markersize=2)
+                left.set_aspect("equal")
+                left.set_axis_off()
             left.set_title(name, fontsize="medium")
             self.lines_ += right.plot(times, wave, **({"color": "C0"} | style))
             right.axhline(0, color="0.8", linewidth=0.5)
         right.set_xlabel("Sample" if sampling_rate is None else "Seconds")
-
-
-def _draw_topography(ax, map_, x, y):
-    levels = np.linspace(-1, 1, 15) * (np.abs(map_).max() or 1.0)
-    contours = ax.tricontourf(x, y, map_, levels=levels, cmap="RdBu_r")
-    ax.plot(x, y, "k.", markersize=2)
-    ax.set_aspect("equal")
-    ax.set_axis_off()
-    return contours
 
 
 @dataclass(eq=False, repr=False)
@@ -486,8 +462,7 @@ class ContributionsDisplay(Display):
         if X is None:
             name, targets = "atom", learner.components_
             made = atom_contributions(learner, X_train, n_largest=6)
-            n_uses = np.count_nonzero(encode_samples(learner, X_train)[0], axis=0)
-            rows = np.argsort(-n_uses, kind="stable")[:6]
+            rows = _most_used(encode_samples(learner, X_train)[0])[:6]
         else:
             X = found.prepare(X)
             name, targets = "sample", check_array(host_array(X), input_name="X")
@@ -657,7 +632,7 @@ class CodesDisplay(Display):
     The option ``kind`` of `plot` is "usage" by default: the mean number of uses of each atom in a
     sample, for rows the share of samples that use it. "count" is a histogram of the number of
     atoms, or copies, that a sample uses, and "magnitude" of the moduli of nonzero entries. Further
-    options go to `matplotlib.axes.Axes.stairs` or `~matplotlib.axes.Axes.hist`.
+    options go to `matplotlib.axes.Axes.stairs`.
     """
 
     codes: np.ndarray
@@ -682,30 +657,28 @@ class CodesDisplay(Display):
         CodesDisplay
             The display, drawn.
         """
-        found = find_learner(estimator)
-        return cls(*encode_samples(found.learner, found.prepare(X))).plot(**options)
+        return cls(*find_learner(estimator).encode(X)).plot(**options)
 
     def _draw(self, *, kind="usage", **style):
         check_kind(kind, Literal["usage", "count", "magnitude"])
         used, ax = self.codes != 0, self.ax_
+        n_used = np.bincount(self.samples, used.sum(axis=1)).astype(int)
         if kind == "usage":
-            self.heights_ = np.sort(used.sum(axis=0) / (self.samples[-1] + 1))[::-1]
+            self.heights_ = np.sort(used.sum(axis=0) / len(n_used))[::-1]
             edges = np.arange(len(self.heights_) + 1) + 0.5
-            ax.stairs(self.heights_, edges, **({"fill": True} | style))
-            ax.set(xlabel="Atom, most used first", ylabel="Uses in a sample", ylim=(0, None))
-            tick_whole_numbers(ax.xaxis)
-            return
-        if kind == "count":
-            values = np.bincount(self.samples, used.sum(axis=1)).astype(int)
-            step = max(1, values.max() // _BINS)
-            bins = np.arange(0, values.max() + step + 1, step) - 0.5
+            ax.set(xlabel="Atom, most used first", ylabel="Uses in a sample")
+        elif kind == "count":
+            step = max(1, n_used.max() // _BINS)
+            edges = np.arange(0, n_used.max() + step + 1, step) - 0.5
+            self.heights_, _ = np.histogram(n_used, edges)
             ax.set(xlabel="Atoms that a sample uses", ylabel="Samples")
-            tick_whole_numbers(ax.xaxis)
         else:
-            values, bins = np.abs(self.codes[used]), _BINS
+            self.heights_, edges = np.histogram(np.abs(self.codes[used]), _BINS)
             ax.set(xlabel="Modulus of a nonzero entry", ylabel="Entries")
-        self.heights_, _, _ = ax.hist(values, **({"bins": bins} | style))
-        tick_whole_numbers(ax.yaxis)
+        ax.stairs(self.heights_, edges, **({"fill": True} | style))
+        ax.set_ylim(bottom=0)
+        ax.locator_params("x", integer=kind != "magnitude", min_n_ticks=1)
+        ax.locator_params("y", integer=kind != "usage", min_n_ticks=1)
 
 
 @dataclass(eq=False, repr=False)
@@ -772,7 +745,7 @@ class LossCurveDisplay(Display):
             pale = dict(color=self.lines_[-1].get_color(), alpha=0.25, linewidth=1)
             self.ax_.semilogy(epochs[:n], curve[:n], label="_search", **pale)
         self.ax_.set(xlabel="Epoch", ylabel=r"Loss, mean of $\frac{1}{2} \|x - D z\|^2$")
-        tick_whole_numbers(self.ax_.xaxis)
+        self.ax_.locator_params("x", integer=True, min_n_ticks=1)
         self.ax_.legend()
 
 
@@ -844,31 +817,29 @@ class PathDisplay(Display):
         return cls(path, chosen, kind).plot(**options)
 
     def _draw(self, **style):
-        draw = self._draw_sizes if self.kind == "size" else self._draw_penalties
-        draw({"marker": ".", "zorder": 3} | style)
-        self.chosen_line_ = self.ax_.axvline(self.chosen, color="grey", linestyle=":")
-        self.ax_.set_title(f"Chosen: {self.chosen:.4g}")
-        self.ax_.legend()
-
-    def _draw_sizes(self, style):
-        sizes, best, tolerance = self.path.n_components, self.path.score.max(), self.path.tolerance
-        (self.line_,) = self.ax_.plot(sizes, best - self.path.score, **style)
-        band = dict(color="0.85", label="counts as chance")
-        self.band_ = self.ax_.fill_between(sizes, tolerance, **band)
-        loss = f"Loss of score against the best, {best:.3g}"
-        self.ax_.set(xlabel="Number of atoms", ylabel=loss)
-        # The linear part of the scale must not be empty. With fewer than 20 samples the path has no
-        # scores (NaN), and exact scores have a tolerance of 0.
-        self.ax_.set_yscale("symlog", linthresh=np.nanmax(tolerance, initial=1e-9))
-        self.ax_.set_ylim(bottom=0)
-        tick_whole_numbers(self.ax_.xaxis)
-
-    def _draw_penalties(self, style):
-        alpha, score, unbiased = self.path.alpha, self.path.score, self.path.unbiased
-        (self.line_,) = self.ax_.semilogx(alpha, score, **style)
-        ring = dict(color=self.line_.get_color(), fillstyle="none", label="without lasso's bias")
-        (self.unbiased_line_,) = self.ax_.plot(alpha[unbiased], score[unbiased], "o", **ring)
-        self.ax_.set(xlabel="Penalty of the search", ylabel="Explained share of hidden entries")
+        path, ax, style = self.path, self.ax_, {"marker": ".", "zorder": 3} | style
+        if self.kind == "size":
+            sizes, best = path.n_components, path.score.max()
+            (self.line_,) = ax.plot(sizes, best - path.score, **style)
+            band = dict(color="0.85", label="counts as chance")
+            self.band_ = ax.fill_between(sizes, path.tolerance, **band)
+            ax.set(xlabel="Number of atoms", ylabel=f"Loss of score against the best, {best:.3g}")
+            ax.locator_params("x", integer=True, min_n_ticks=1)
+            # The linear part of the scale must not be empty. With fewer than 20 samples the path
+            # has no scores (NaN), and exact scores have a tolerance of 0.
+            ax.set_yscale("symlog", linthresh=np.nanmax(path.tolerance, initial=1e-9))
+            ax.set_ylim(bottom=0)
+        else:
+            (self.line_,) = ax.semilogx(path.alpha, path.score, **style)
+            ring = dict(
+                color=self.line_.get_color(), fillstyle="none", label="without lasso's bias"
+            )
+            unbiased = path.alpha[path.unbiased], path.score[path.unbiased]
+            (self.unbiased_line_,) = ax.plot(*unbiased, "o", **ring)
+            ax.set(xlabel="Penalty of the search", ylabel="Explained share of hidden entries")
+        self.chosen_line_ = ax.axvline(self.chosen, color="grey", linestyle=":")
+        ax.set_title(f"Chosen: {self.chosen:.4g}")
+        ax.legend()
 
 
 @dataclass(eq=False, repr=False)
@@ -952,7 +923,7 @@ class StabilityDisplay(Display):
         (self.right_line_,) = self.right_ax_.plot(self.x, self.second, "C1s-", label=right)
         self.right_ax_.set(ylabel=right)
         self.ax_.set(xlabel=below, ylabel=left, ylim=(None, 1.02))
-        tick_whole_numbers(self.ax_.xaxis)
+        self.ax_.locator_params("x", integer=True, min_n_ticks=1)
         place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2, "frameon": False}
         self.ax_.legend(handles=[self.line_, self.right_line_], **place)
 
@@ -1012,4 +983,4 @@ class RecoveryDisplay(Display):
         self.image_ = self.ax_.imshow(self.coherences, **(matrix | style))
         self.figure_.colorbar(self.image_, ax=self.ax_, label="Coherence")
         self.ax_.set(xlabel="Learned atom", ylabel="Known atom")
-        tick_whole_numbers(self.ax_.xaxis, self.ax_.yaxis)
+        self.ax_.locator_params(integer=True, min_n_ticks=1)

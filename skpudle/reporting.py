@@ -191,12 +191,7 @@ def _unsupported_atoms(look):
     ):
         return
     unsupported = np.flatnonzero(~atom_support(learner, look.samples).supported)
-    if len(unsupported) == p:
-        yield (
-            f"None of the {p} atoms is supported by these samples: searches of both halves find no "
-            "atoms in common above chance that noise would not have. Learn from more samples."
-        )
-    elif len(unsupported):
+    if len(unsupported):
         yield (
             f"{_some(unsupported, p)} not supported by these samples, {unsupported.tolist()}: "
             "searches of both halves do not find such atoms, or find what other atoms of the "

@@ -5,6 +5,7 @@ from dataclasses import is_dataclass
 from functools import partial
 
 import numpy as np
+import pytest
 import torch
 from sklearn.callback import FitCallback
 
@@ -99,6 +100,11 @@ def make_data(seed=0, n_samples=60, n_features=8, n_components=6):
     return codes @ atoms + 0.01 * rng.normal(size=(n_samples, n_features)), atoms
 
 
+def weekly(first, *others):
+    """Return choices of a parameter, of which the first runs always."""
+    return [first, *(pytest.param(choice, marks=pytest.mark.slow) for choice in others)]
+
+
 class Batches:
     """Batches that can be iterated again, and nothing else; rows are cut into them."""
 
@@ -182,11 +188,3 @@ def assert_same_values(one, other, *names):
     """Compare the attributes of these names that there are, bit for bit."""
     for name in filter(partial(hasattr, one), names):
         np.testing.assert_equal(getattr(other, name), getattr(one, name))
-
-
-def leaves(value):
-    if isinstance(value, dict):
-        for item in value.values():
-            yield from leaves(item)
-    else:
-        yield value

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[1] / "benchmarks/gpu.py"
 
 
+@pytest.mark.slow
 def test_all_parts_run_on_a_cpu(tmp_path):
     out = tmp_path / "gpu.json"
     given = "--out", str(out), "--device", "cpu", "--quick", "--repeats", "1"

@@ -9,25 +9,27 @@ from collections import Counter
 from inspect import ismodule
 from pathlib import Path
 
+from test_project import PACKAGE, TREES
+
 import skpudle
 
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2611,
-    "_data": 833,
-    "_denoiser": 527,
-    "_fit": 1224,
-    "_learners": 2301,
-    "_nmf": 654,
-    "_operators": 266,
-    "encoding": 1001,
-    "inspection": 529,
+    ".": 2547,
+    "_data": 811,
+    "_denoiser": 501,
+    "_fit": 1157,
+    "_learners": 2263,
+    "_nmf": 641,
+    "_operators": 250,
+    "encoding": 996,
+    "inspection": 521,
     "lasso": 1041,
-    "pretrained": 68,
-    "search": 2841,
-    "all of the package": 13896,
-    "tests": 12913,
+    "pretrained": 55,
+    "search": 2703,
+    "all of the package": 13486,
+    "tests": 12495,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
@@ -35,8 +37,6 @@ MOST_PUBLIC_NAMES = 70
 MOST_CONSTANTS = 212  # in capitals at the top of modules
 MOST_NAMES_OF_SEVERAL_CONSTANTS = 4
 
-PACKAGE = Path(skpudle.__file__).parent
-TREES = {path: ast.parse(path.read_text("utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 WITH_DOCSTRINGS = (ast.Module, ast.ClassDef, *FUNCTIONS)
 PUBLIC = [getattr(skpudle, name) for name in skpudle.__all__]
@@ -56,7 +56,7 @@ def count_lines(path):
 def measure_lines():
     """Return the lines of code by the names of the table."""
     lines = Counter()
-    for path in TREES:
+    for path in PACKAGE.rglob("*.py"):
         folder, *inside = path.relative_to(PACKAGE).parts
         lines[folder if inside else "."] += count_lines(path)
     lines["all of the package"] = sum(lines.values())

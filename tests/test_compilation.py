@@ -1,5 +1,3 @@
-import threading
-
 import numba
 import pytest
 import torch
@@ -17,20 +15,6 @@ def n_threads(request):
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("n", [0, 7, 100])
-@pytest.mark.parametrize("least", [1, 5, 1000])
-def test_every_member_is_in_one_part(n, least, n_threads):
-    parts, lock = [], threading.Lock()
-
-    def record(first, last):
-        with lock:
-            parts.append((first, last))
-
-    in_parts(record, n, least)
-    assert sorted(i for first, last in parts for i in range(first, last)) == list(range(n))
-    assert all(last - first >= least for first, last in sorted(parts)[:-1])
 
 
 def test_what_a_part_raises_is_raised(n_threads):

@@ -5,7 +5,6 @@ import pytest
 from joblib import parallel_config
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.decomposition import NMF, PCA, FastICA
-from sklearn.utils.estimator_checks import check_estimator
 
 from skpudle import ConsensusDictionary, PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
@@ -139,14 +138,3 @@ def test_a_seed_gives_the_same_bits_on_any_number_of_jobs():
     with parallel_config(backend="threading"):
         second = clone(model).set_params(n_jobs=2).fit(X)
     np.testing.assert_array_equal(first.components_, second.components_)
-
-
-@pytest.mark.draws_from_numpy
-@pytest.mark.filterwarnings(r"ignore:X has \d+ samples? with known values:UserWarning")
-@pytest.mark.filterwarnings("ignore:All replicates of:UserWarning")
-# scikit-learn's learner of its own data
-@pytest.mark.filterwarnings("ignore:Array API does not support LU:UserWarning")
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names:UserWarning")
-def test_scikit_learn_accepts_it():
-    check_estimator(ConsensusDictionary(PCA(1), 2, resample="bootstrap"))

@@ -6,6 +6,7 @@ import torch
 from scipy.fft import dct
 from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
 from sklearn.feature_extraction.image import extract_patches_2d, reconstruct_from_patches_2d
+from small import weekly
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle import images as images_module
@@ -260,7 +261,7 @@ def _pictures():  # by name, parts of photographs and what is drawn
     }
 
 
-@pytest.mark.parametrize("name", ["gaussian", "gaussian-small"])
+@pytest.mark.parametrize("name", weekly("gaussian", "gaussian-small"))
 @pytest.mark.parametrize("picture", sorted(_pictures()))
 def test_a_denoised_image_is_never_worse_than_the_noisy_one(name, picture):
     """At any noise from none to more than in training, told or estimated, grey and in colour."""

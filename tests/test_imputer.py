@@ -12,7 +12,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import check_estimator
 
 from skpudle import ConsensusDictionary, DictionaryImputer, PUDLEDictionaryLearning
 
@@ -29,11 +28,6 @@ def damaged():
     codes = rng.standard_normal((300, 4)) * (rng.random((300, 4)) < 0.5)
     X = 5.0 + (codes @ rng.standard_normal((4, 12))) * np.geomspace(1, 1e3, 12)
     return X, np.where(rng.random(X.shape) < 0.2, np.nan, X)
-
-
-def test_scikit_learn_accepts_it():
-    learner = PUDLEDictionaryLearning(2, alpha=0.1, noise="equal", fit_intercept=False)
-    check_estimator(DictionaryImputer(learner))
 
 
 def test_gaps_are_the_reconstruction_and_known_values_stay(damaged):

@@ -40,15 +40,6 @@ def make(**params):
 # ---------------------------------------------------------------------------- scikit-learn's coder
 
 
-@pytest.mark.parametrize("params", [{}, {"positive_code": True}, {"split_sign": True}])
-@pytest.mark.draws_from_numpy
-def test_scikit_learns_coder_gives_the_codes_of_the_lasso(params, X):
-    learner = make(transform_algorithm="lasso", alpha=0.3, **params).fit(X)
-    options = dict(transform_algorithm="lasso_cd", transform_alpha=0.3, **params)
-    coder = SparseCoder(learner.components_, transform_max_iter=100_000, **options)
-    np.testing.assert_allclose(coder.transform(X), learner.transform(X), rtol=0, atol=1e-4)
-
-
 # ---------------------------------------------------------------------------- initial dictionaries
 
 

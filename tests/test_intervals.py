@@ -14,7 +14,7 @@ from skpudle import (
 )
 from skpudle.datasets import make_dictionary_data
 from skpudle.inspection import atom_intervals, code_intervals, error_bound
-from skpudle.inspection._posterior_compiled import loops
+from skpudle.inspection._posterior import loops
 
 
 def planted(n=800, m=16, p=24, n_nonzero=2, snr_db=10, seed=0):
@@ -290,7 +290,7 @@ def test_one_code_has_its_posterior_distribution(kind):
         density *= np.exp(odds[0])
     limits, z = np.array([[np.inf], [-np.inf]]), np.zeros((n, 1))
     states = np.random.default_rng(0).integers(1, 2147483398, (n, 2))
-    given = np.full((n, 1), seen), np.ones((1, 1, 1)), prior[:, None], limits, positive, states, z
+    given = np.full((n, 1), seen), np.ones((1, 1, 1)), prior[:, None], limits, states, z
     loops.draw_codes(0, n, *given)
     density *= np.exp(seen * grid - 0.5 * grid**2)
     total = density.sum() * (grid[1] - grid[0])

@@ -259,8 +259,19 @@ def test_components_are_named_by_mixtures_of_references():
     assert list(alone.shares) == [alone.nearest] == [2]
 
 
-def test_components_without_names_or_with_signs_are_refused():
+def test_components_with_signs_are_matched_up_to_sign():
+    """A dictionary in another order, with other signs and norms, is matched as by `match_atoms`."""
+    rng = np.random.default_rng(0)
+    reference = rng.standard_normal((9, 16))
+    order, signs = rng.permutation(9), rng.choice([-2.0, 0.5], (9, 1))
+    noisy = reference + 0.3 * rng.standard_normal((9, 16))
+    matches = match_components((signs * noisy)[order], reference)
+    assert [match.nearest for match in matches] == list(order)
+    expected = match_atoms(noisy, reference).coherences[order]
+    np.testing.assert_allclose([match.cosine for match in matches], expected, rtol=1e-12)
+    assert min(min(match.shares.values()) for match in matches) > 0
+
+
+def test_components_without_names_are_refused():
     with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[2, 1\]"):
         match_components(np.eye(2), np.eye(2), ["A"])
-    with pytest.raises(ValueError, match="Negative values in data passed to match_components"):
-        match_components(-np.eye(2), np.eye(2))

@@ -48,11 +48,10 @@ DRAWS = {
 }
 
 
-@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
-@pytest.mark.parametrize("n_components", [24, 60])
+@pytest.mark.parametrize(("draw", "n_components"), [*zip(DRAWS, (24, 60, 24))])
 def test_random_dictionaries_agree_by_chance(draw, n_components):
     rng = np.random.default_rng(0)
-    pairs = [[draw(n_components, 40, rng) for _ in range(2)] for _ in range(4)]
+    pairs = [[DRAWS[draw](n_components, 40, rng) for _ in range(2)] for _ in range(4)]
     assert abs(np.mean([dictionary_stability(pair).above_chance for pair in pairs])) < 0.03
     found = dictionary_stability([atoms for pair in pairs for atoms in pair])
     assert abs(found.above_chance) < 0.03
@@ -73,7 +72,6 @@ def test_superfluous_atoms_are_not_supported():
 
 
 NOISE = {
-    "Gaussian": partial(DRAWS["equal"], 300, 12),
     "smooth": partial(smooth, 300, 12),
     "independent": lambda rng: rng.laplace(size=(300, 12)),
     "rows of unequal length": lambda rng: (

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from math import ceil, inf, log2, log10, pi
-from numbers import Real
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -24,9 +23,10 @@ from skpudle._compilation import threads_for
 from skpudle._data.arrays import check_range, input_attributes, make_generator
 from skpudle._data.images import extend, is_one_image, read_targets
 from skpudle._denoiser.network import DenoisingNetwork, Noise, deviation_of
+from skpudle._fit.fitted import pack, unpack
 from skpudle._fit.messages import warn_of_early_end, warn_of_rise
 from skpudle._fit.run import Interrupts
-from skpudle._fit.train import Stopping
+from skpudle._fit.train import Diverged, Stopping
 from skpudle._learners.convolutional.base import ImageEstimator, parts_of_images, stride_of
 from skpudle._learners.convolutional.learn import penalty_of_correlations
 from skpudle._learners.parameters import fits, sets_parameters
@@ -88,9 +88,7 @@ class Crops(Dataset):
 
     def _enlarge(self, image):
         missing = [max(crop - n, 0) for crop, n in zip(self.shape, image.shape[1:], strict=True)]
-        before = list(map(min, self.margin, missing))
-        after = [m - b for m, b in zip(missing, before, strict=True)]
-        return extend(image[None], before, after)[0]
+        return extend(image[None], [m // 2 for m in missing], [m - m // 2 for m in missing])[0]
 
     def __len__(self):
         return len(self.images)
@@ -144,6 +142,8 @@ class Training:
         Whether the second half of the channels of crops is the target; otherwise updates add noise.
     n_steps, losses : int, list of float
         Updates so far, and mean losses of epochs.
+    inputs : dict
+        Fitted attributes of the input: number and names of features.
     """
 
     network: DenoisingNetwork
@@ -152,19 +152,17 @@ class Training:
     pairs: bool
     n_steps: int
     losses: list
+    inputs: dict
 
     @property
     def unit(self):
         """The power of two that divides images in updates, so that learning rates have no unit."""
         return 2.0 ** ceil(log2(self.network.peak))
 
-    def attributes(self, ended_by=None, **inputs):
+    def attributes(self, ended_by=None):
         """Return the fitted attributes with tensors on the CPU, so that they load everywhere."""
-        state = deepcopy(self.optimizer.state_dict()["state"])
-        for values in state.values():
-            for name, value in values.items():
-                values[name] = value.cpu() if isinstance(value, torch.Tensor) else value
-        return inputs | {
+        state = pack(self.optimizer.state_dict()["state"])
+        return self.inputs | {
             "network_": deepcopy(self.network).cpu(),
             "training_noise_std_": self.network.noise_std,
             "n_iter_": len(self.losses),
@@ -420,26 +418,21 @@ class ConvDenoiser(ImageEstimator):
         # photographs with noise of 20 / 255 to a peak signal-to-noise ratio of 29.8 dB. After 200
         # epochs it is 29.5 dB.
         n_epochs = 250 if self.max_iter == "auto" else self.max_iter
-        training, inputs = self._begin(X, y)
+        training = self._begin(X, y)
         losses, n_crops = training.losses, len(training.loader.dataset)
 
         def epochs(interrupts):
             # A check whether training has stalled needs the mean loss of at least 256 crops.
             stopping = Stopping(self.tol, self.n_iter_no_change, n_judged=256)
-            began = time.perf_counter()
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(training.optimizer, n_epochs)
-            ended_by = None
-            while ended_by is None:
+            for epoch in range(1, n_epochs + 1):
                 self._run_epoch(training, interrupts)
                 schedule.step()
-                left = (time.perf_counter() - began) * (n_epochs / len(losses) - 1)
-                note = f"epoch {len(losses)}/{n_epochs}  loss {losses[-1]:.6g}"
-                if stopping.check(n_crops * losses[-1], n_crops, training.n_steps):
-                    ended_by = "tol"
-                elif len(losses) == n_epochs:
-                    ended_by = "max_iter"
-                attributes = partial(training.attributes, ended_by, **inputs)
-                yield f"{note}  at most {left:.0f} s left", attributes
+                stalled = stopping.check(n_crops * losses[-1], n_crops, training.n_steps)
+                attributes = partial(training.attributes, "tol" if stalled else "max_iter")
+                yield f"epoch {epoch}/{n_epochs}  loss {losses[-1]:.6g}", attributes
+                if stalled:
+                    break
 
         self._follow(epochs, {"estimator": self, "X": X, "y": y}, n_epochs)
         if training.unchanged:  # the loss of returning the input is 0 if noisy equals clean
@@ -465,22 +458,18 @@ class ConvDenoiser(ImageEstimator):
         self
             The estimator.
         """
-        training, inputs = self._begin(X, y, known=hasattr(self, "network_"))
+        training = self._begin(X, y, known=hasattr(self, "network_"))
         with Interrupts() as interrupts:
             self._run_epoch(training, interrupts)
-            self._take(training.attributes(**inputs))
+            self._take(training.attributes())
         return self
 
     def _run_epoch(self, training, interrupts):
         if not training.run_epoch(interrupts):
             self._take(training.attributes("divergence"))
-            raise ValueError(
-                f"Training of {type(self).__name__} stopped being finite at update "
-                f"{training.n_steps}; the estimator holds the last finite network. Try a smaller "
-                f"learning_rate (now {self.learning_rate}), or scale the data."
-            )
+            raise Diverged(training.n_steps)
 
-    def _begin(self, X, y, known=False):  # -> Training, attributes of the input
+    def _begin(self, X, y, known=False):  # -> Training
         images, noise_std = (self._read_known if known else self._read_training)(X), self.noise_std
         if known:
             images = images.map(lambda x: x.to(self.network_.analysis.dtype))
@@ -522,9 +511,8 @@ class ConvDenoiser(ImageEstimator):
         make = torch.optim.Adam if self.optimizer == "adam" else self.optimizer
         optimizer = make(list(network.parameters()), lr=self.learning_rate)
         if past and past["name"] == str(type(optimizer)):
-            state = optimizer.state_dict() | {"state": deepcopy(past["state"])}
-            optimizer.load_state_dict(state)
-        return Training(network, loader, optimizer, targets is not None, n_steps, losses), inputs
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": unpack(past["state"])})
+        return Training(network, loader, optimizer, targets is not None, n_steps, losses, inputs)
 
     # ------------------------------------------------------------------ denoising
 
@@ -624,10 +612,8 @@ class ConvDenoiser(ImageEstimator):
         Raises
         ------
         ValueError
-            If ``peak`` is no positive number; or if there are neither clean images nor noise.
+            If there are neither clean images nor noise.
         """
-        if not (isinstance(peak, Real) and 0 < peak < inf):
-            raise ValueError(f"peak={peak!r:.50} is no largest value of pixels. Pass 1.0 or 255.")
         check_is_fitted(self)
         noise = self.network_.noise
         images = self._read_known(X, colours=not noise.of_photons)
@@ -640,12 +626,10 @@ class ConvDenoiser(ImageEstimator):
         if targets is None:
             targets = list(map(noise.leave, images.singles()))
             images = images.map(noise.typically_added_to)
-        decibels = []
-        for x in self._denoised(images.tensors, [None] * len(images.tensors)):
-            for found in noise.leave(x):
-                error = float((found - targets[len(decibels)]).double().square().mean())
-                decibels.append(10 * log10(peak**2 / error) if error else inf)
-        return float(np.mean(decibels))
+        denoised = self._denoised(images.tensors, [None] * len(images.tensors))
+        pairs = zip((one for x in denoised for one in noise.leave(x)), targets, strict=True)
+        errors = [float((found - target).double().square().mean()) for found, target in pairs]
+        return float(np.mean([10 * log10(peak**2 / error) if error else inf for error in errors]))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -14,15 +14,17 @@ input and target is a network for Gaussian noise.
 
 from itertools import product
 from math import inf, log, prod, sqrt
-from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from sklearn.utils import check_array
+from sklearn.utils.validation import check_non_negative
 from torch import nn
 
 from skpudle._data.arrays import host_array, to_tensor
 from skpudle._data.images import cut_tiles, extend
+from skpudle._fit.encoders import refuse
 from skpudle._fit.messages import warn
 from skpudle._learners.convolutional.noise import estimate_noise, extent_of
 from skpudle._losses import Poisson
@@ -75,14 +77,13 @@ class Noise(NamedTuple):
         if noise_std == "poisson":
             return cls(1.0, 1.0, of_photons=True)
         is_range = isinstance(noise_std, tuple)
-        pair = noise_std if is_range else (noise_std, noise_std)
-        numbers = len(pair) == 2 and all(isinstance(level, Real) for level in pair)
-        if not (numbers and 0 <= pair[0] <= pair[1] < inf and (pair[0] or not is_range)):
-            raise ValueError(
-                f"noise_std={noise_std!r:.80} is neither a standard deviation nor a pair "
-                "(low, high) of positive ones. Pass one number, such a pair, or 'poisson'."
-            )
-        return cls(*map(float, pair), is_range)
+        low, high = map(float, noise_std if is_range else (noise_std, noise_std))
+        refuse(
+            not (low <= high < inf and (low > 0 or not is_range)),
+            f"noise_std={noise_std!r:.80} is neither a standard deviation nor a pair "
+            "(low, high) of positive ones. Pass one number, such a pair, or 'poisson'.",
+        )
+        return cls(low, high, is_range)
 
     @property
     def typical(self):
@@ -97,11 +98,11 @@ class Noise(NamedTuple):
         """Return the images of the network's output, the inverse of `enter`."""
         return Poisson().of_response(x) if self.of_photons else x
 
-    def added_to(self, x, generator, sigma=None):
+    def added_to(self, x, generator):
         """Return images (n, ...) with added noise, and the levels of the noise (n,).
 
-        The levels are ``sigma``, or drawn evenly on a logarithmic scale: the error in decibels is
-        nearly a line on this scale, so that all levels weigh alike. For photons, counts are drawn
+        Levels of a range are drawn evenly on a logarithmic scale: the error in decibels is nearly a
+        line on this scale, so that all levels weigh alike. For photons, counts are drawn
         from expected counts; images and results are stabilised by Anscombe's transform.
         """
         options = dict(generator=generator, dtype=x.dtype, device="cpu")
@@ -109,18 +110,16 @@ class Noise(NamedTuple):
             loss = Poisson()
             counts = torch.poisson(loss.of_response(x).cpu(), generator=generator)
             return loss.response(counts.to(x)), x.new_ones(len(x))
-        if sigma is None and self.is_range:
+        sigma = x.new_full((len(x),), self.high)
+        if self.is_range:
             low, high = log(self.low), log(self.high)
             sigma = torch.exp(low + (high - low) * torch.rand(len(x), **options)).to(x)
-        sigma = x.new_full((len(x),), self.high) if sigma is None else sigma
-        noise = torch.randn(x.shape, **options).to(x)
-        return x + sigma.reshape(-1, *[1] * (x.ndim - 1)) * noise, sigma
+        return x + _each(sigma, x) * torch.randn(x.shape, **options).to(x), sigma
 
     def typically_added_to(self, x):  # (n, n_channels, *size) -> the same
         """Return images with noise of the middle level, the same for all images of a size."""
-        level, generator = x.new_full((1,), self.typical), torch.Generator()
-        noisy = (self.added_to(one[None], generator.manual_seed(0), level)[0] for one in x)
-        return torch.cat(list(noisy))
+        noise, generator = self._replace(high=self.typical, is_range=False), torch.Generator()
+        return torch.cat([noise.added_to(one[None], generator.manual_seed(0))[0] for one in x])
 
     def levels(self, noise_std, images):  # -> a list of Tensor of shape (n,) or None
         """Return the noise levels that a user gave for images.
@@ -139,15 +138,9 @@ class Noise(NamedTuple):
                 f"noise_std={noise_std!r:.50}, but the noise {known}. Leave noise_std=None, or "
                 "train with noise_std, of one level or a pair."
             )
-        try:
-            levels = np.broadcast_to(np.asarray(host_array(noise_std), dtype=float), len(images))
-        except (TypeError, ValueError):
-            levels = np.full(1, np.nan)
-        if not (np.isfinite(levels) & (levels >= 0)).all():
-            raise ValueError(
-                f"noise_std={noise_std!r:.50} is no standard deviation. Pass one finite number "
-                f"that is not negative, or one for each of {len(images)} images."
-            )
+        levels = np.broadcast_to(host_array(noise_std), len(images))
+        levels = check_array(levels, ensure_2d=False, dtype=np.float64, input_name="noise_std")
+        check_non_negative(levels, "noise_std")
         return to_tensor(levels).to(images.tensors[0]).split([len(x) for x in images.tensors])
 
     def warn_of_units(self, images, levels=None):  # images: tensors
@@ -282,8 +275,7 @@ class DenoisingNetwork(nn.Module):
 
     def set_extra_state(self, state):
         """Take what `get_extra_state` returned."""
-        self.stride, self.noise_std, self.peak = state["stride"], state["noise_std"], state["peak"]
-        self.noise = Noise.of(self.noise_std)
+        vars(self).update(state, noise=Noise.of(state["noise_std"]))
 
     # ------------------------------------------------------------------ codes
 

@@ -1,46 +1,35 @@
 """SPORCO's dictionary learning behind the interface of scikit-learn."""
 
+from functools import partial
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.callback import CallbackSupportMixin
 
+from skpudle._compilation import import_extra
 from skpudle._data import arrays
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.batches import Samples, check_sample_weight, merge_samples, scale_weights
 from skpudle._data.sources import open_source
 from skpudle._fit.encoders import Converged
 from skpudle._fit.messages import warn_of_few_samples, warn_of_unused
+from skpudle._learners.convolutional.base import FollowedFit
 from skpudle._learners.parameters import ATOMS, POSITIVE, fits, sets_parameters
 from skpudle._learners.rows import choose_atoms
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle.search import auto_alpha
 
 
-def _import_sporco():
-    try:
-        from sporco.dictlrn import bpdndl
-    except ImportError as error:
-        raise ImportError(
-            "SporcoDictionaryLearning needs SPORCO: pip install skpudle[sporco]. Or use "
-            "PUDLEDictionaryLearning(gradient='dec')."
-        ) from error
-    return bpdndl
-
-
 def _options_of(learner, bpdndl):  # -> BPDNDictLearn.Options
     """Return SPORCO's options for the parameters of a learner."""
-    own, options = learner.options or {}, bpdndl.BPDNDictLearn.Options()
-    names = {"max_iter": "MaxMainIter", "verbose": "Verbose"}
-    overridden = tuple(name for name, option in names.items() if option in own)
-    warn_of_unused(learner, [(overridden, "options without MaxMainIter and Verbose")])
-    options.update({"Verbose": bool(learner.verbose), "MaxMainIter": learner.max_iter} | own)
-    return options
+    own = {"MaxMainIter": learner.max_iter} | (learner.options or {})
+    unused = ("max_iter",) if own["MaxMainIter"] != learner.max_iter else ()
+    warn_of_unused(learner, [(unused, "options without MaxMainIter")])
+    return bpdndl.BPDNDictLearn.Options({"Verbose": False} | own)
 
 
 @sets_parameters(alpha=[POSITIVE], dict_init=ATOMS)
-class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
+class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
     r"""Dictionary learning by alternating minimisation of the lasso, with SPORCO.
 
     By default `fit` runs 200 iterations of ``sporco.dictlrn.bpdndl.BPDNDictLearn``. It alternates
@@ -72,7 +61,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         Seed of the initial dictionary.
 
     verbose : int, default=0
-        Whether SPORCO prints a line per iteration.
+        Whether to print a line per iteration.
 
     Attributes
     ----------
@@ -96,7 +85,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         iteration.
 
     ended_by_ : str
-        "max_iter" or "callback".
+        "max_iter", "callback" or "interrupt" (Ctrl-C).
 
     alpha_ : float
         The penalty in use.
@@ -172,7 +161,7 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         ImportError
             If SPORCO is not installed.
         """
-        bpdndl = _import_sporco()
+        bpdndl = import_extra("sporco", "sporco.dictlrn.bpdndl")
         x, weight, atoms, alpha = self._begin(X, sample_weight)
         options = _options_of(self, bpdndl)
         if weight is not None:
@@ -183,27 +172,23 @@ class SporcoDictionaryLearning(CallbackSupportMixin, DictionaryTransformer):
         options.update({"Callback": None, "MaxMainIter": 1})
         solver = bpdndl.BPDNDictLearn(to_numpy(atoms).T, to_numpy(x).T, alpha, options)
 
-        def attributes():
+        def attributes(ended_by):
             losses = np.array(solver.getitstat().DFid, dtype=np.float64) / len(x)
             found = {"n_components_": len(atoms), "n_iter_": len(losses), "loss_curve_": losses}
             components = to_numpy(to_tensor(solver.getdict().T).to(x.dtype))
-            return arrays.input_attributes(X) | {"components_": components, "alpha_": alpha} | found
+            found |= {"components_": components, "alpha_": alpha, "ended_by_": ended_by}
+            return arrays.input_attributes(X) | found
 
-        given, ended_by = dict(estimator=self, X=X, y=y), "max_iter"
-        fit = self._init_callback_context(max_subtasks=max_iter)
-        fit.call_on_fit_task_begin(**given)
-        for _ in range(max_iter):
-            iteration = fit.subcontext(task_name="iteration")
-            iteration.call_on_fit_task_begin(**given)
-            solver.solve()
-            solver.opt["StatusHeader"] = False  # SPORCO's table has one
-            stops = callback is not None and callback(solver)
-            hooks = given | {"reconstruction_attributes": attributes}
-            if iteration.call_on_fit_task_end(**hooks) or stops:
-                ended_by = "callback"
-                break
-        self._take(attributes() | {"ended_by_": ended_by})
-        fit.call_on_fit_task_end(**given, reconstruction_attributes=dict)
+        def epochs(interrupts):
+            for n in range(1, max_iter + 1):
+                solver.solve()
+                stops = callback is not None and callback(solver)
+                note = f"iteration {n}/{max_iter}  loss {solver.getitstat().DFid[-1] / len(x):.6g}"
+                yield note, partial(attributes, "callback" if stops else "max_iter")
+                if stops:
+                    break
+
+        self._follow(epochs, {"estimator": self, "X": X, "y": y}, max_iter)
         return self
 
     def _transform_encoder(self):

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from skpudle._data.arrays import check_rows, host_array
+from skpudle._data.arrays import check_rows, host_array, to_tensor
 from skpudle._data.sources import open_source
+from skpudle._losses import LEAST_SQUARES
 
 
 def _tried(path, chosen):
@@ -26,25 +27,25 @@ def _prediction(path, alpha):
     return f"{said}, as well with a search at {alphas}" if alphas else said
 
 
-def _codes(learner, X):
+def _codes(learner, X, loss):
     codes = host_array(learner.transform(X))
     x = host_array(check_rows(open_source(X).array(), allow_nan=True))
-    left = np.nansum((x - host_array(learner.inverse_transform(codes))) ** 2)
-    share = 1 - left / np.nansum((x - np.nanmean(x, axis=0)) ** 2)
+    means, found = np.nanmean(x, axis=0), host_array(learner.inverse_transform(codes))
+    total, left = (
+        float(loss.half_deviance(to_tensor(np.broadcast_to(rates, x.shape)), to_tensor(x)).nansum())
+        for rates in (means, found)
+    )
+    what = "R^2" if loss.is_quadratic else "explained deviance"
     n_constant = int((np.fmax.reduce(x, axis=1) == np.fmin.reduce(x, axis=1)).sum())
-    said = f"rows: R^2 {share:.3f} by {(codes != 0).sum(axis=1).mean():.1f} codes a row"
+    said = f"rows: {what} {1 - left / total:.3f} by {(codes != 0).sum(1).mean():.1f} codes a row"
     return f"{said}; {n_constant} rows are zero or constant" if n_constant else said
 
 
-def describe_fit(learner, X=None):  # -> str
-    """Return the lines, separated by line breaks; see `PUDLEDictionaryLearning.summary`."""
-    names = "size_path", "penalty_path", "outliers", "noise_std", "search_alpha", "fit_seconds"
-    size, path, outliers, noise, alpha, seconds = (vars(learner).get(f"{n}_") for n in names)
-    n, root = learner.n_components_, np.sqrt(np.mean(np.square(learner.intercept_)))
-    sizes, first, unusual = "as named", "", "none"
+def _of_rows(learner):  # -> list of str
+    names = "penalty_path", "outliers", "noise_std", "search_alpha"
+    path, outliers, noise, alpha = (vars(learner).get(f"{n}_") for n in names)
+    root, first, unusual = np.sqrt(np.mean(np.square(learner.intercept_))), "", "none"
     deviation = "not estimated, since the penalty is named or codes are of no lasso"
-    if size is not None:
-        sizes = f"chosen by hidden entries: {_tried(size, n)}"
     if outliers is not None:
         n_rows = np.count_nonzero(outliers.sum(axis=1))
         unusual = f"{outliers.nnz} entries of {n_rows} rows did not count"
@@ -53,18 +54,40 @@ def describe_fit(learner, X=None):  # -> str
         deviation = f"standard deviation {np.min(noise):.3g}{largest}"
     if alpha is not None:
         first = f"penalty of the search: {alpha:.3g}; "
-    lines = [
-        f"{type(learner).__name__}: {learner.n_samples_seen_} rows of "
-        f"{learner.n_features_in_} features",
-        f"{n} atoms, {sizes}",
+    return [
         f"baseline: root mean square {root:.3g}, in intercept_" if root else "baseline: none",
         f"outliers: {unusual}",
         f"noise: {deviation}",
         f"{first}penalty of codes: {learner.alpha_:.3g}, {learner.debias_:.0%} of its bias removed",
         f"hidden entries: {'none were predicted' if path is None else _prediction(path, alpha)}",
     ]
+
+
+def _of_counts(learner):  # -> list of str
+    names = "alpha", "dispersion", "min_gain"
+    given = {name: getattr(learner, name) == "auto" for name in names}
+    how = {name: "chosen by the counts" if auto else "as named" for name, auto in given.items()}
+    return [
+        f"prior: {learner.alpha_:.3g} pseudo-events a feature, {how['alpha']}",
+        f"dispersion: {learner.dispersion_:.3g} beyond Poisson's, {how['dispersion']}",
+        f"gain of an atom in a row: {learner.min_gain_:.3g} nats, {how['min_gain']}",
+    ]
+
+
+def describe_fit(learner, X=None, loss=LEAST_SQUARES):  # -> str
+    """Return the lines, separated by line breaks; see `PUDLEDictionaryLearning.summary`."""
+    size, seconds = (vars(learner).get(name) for name in ("size_path_", "fit_seconds_"))
+    n_rows = vars(learner).get("n_samples_seen_", "no")
+    n, sizes = learner.n_components_, "as named"
+    if size is not None:
+        sizes = f"chosen by hidden entries: {_tried(size, n)}"
+    lines = [
+        f"{type(learner).__name__}: {n_rows} rows of {learner.n_features_in_} features",
+        f"{n} atoms, {sizes}",
+        *(_of_rows if loss.is_quadratic else _of_counts)(learner),
+    ]
     if X is not None:
-        lines.append(_codes(learner, X))
+        lines.append(_codes(learner, X, loss))
     if seconds is not None:  # absent after partial_fit
         phases = ", ".join(f"{name} {n}" for name, n in learner.phases_.items()) or "none"
         lines.append(f"ended by {learner.ended_by_} in {seconds['fit']:.1f} s; epochs: {phases}")

@@ -1,8 +1,8 @@
 """Coordinate descent for non-negative Poisson regressions, compiled by numba.
 
-`skpudle._nmf.alternate` calls ``loops.solve_rows`` and ``loops.prune_rows``. The functions are
-plain Python until `loops` compiles them. Compiled functions release the GIL. Each thread calls them
-for its own slice of rows, ``first`` to ``last - 1``, and writes to these rows only.
+`skpudle._nmf.alternate` calls ``loops.solve_rows``. The functions are plain Python until `loops`
+compiles them. Compiled functions release the GIL. Each thread calls ``solve_rows`` for its own
+slice of rows, ``first`` to ``last - 1``, and writes to these rows only.
 """
 
 import numpy as np
@@ -23,8 +23,8 @@ def _slope(n, x, column, base, z):
     return g, h
 
 
-def _move(n, x, column, base, load, prior, z):
-    """Minimise ``load z - sum_t x_t log(base_t + a_t z) - prior log z`` over ``z >= 0``.
+def _move(n, x, column, base, load, z):
+    """Minimise ``load z - sum_t x_t log(base_t + a_t z)`` over ``z >= 0``.
 
     Return the minimiser, and ``g`` at the given ``z``. The derivative is ``load - g(z)``, where
     ``1 / g`` is concave. So Newton's method for ``1 / g(z) = 1 / load`` increases monotonically
@@ -34,9 +34,6 @@ def _move(n, x, column, base, load, prior, z):
     alone = first = -1.0
     for _ in range(20):
         g, h = _slope(n, x, column, base, z)
-        if prior > 0:
-            g += prior / z
-            h += prior / (z * z)
         if first < 0:
             first = g
         if h <= 0:
@@ -45,7 +42,7 @@ def _move(n, x, column, base, load, prior, z):
         if new <= 0 or z == 0:
             # Events that only this atom can explain (base 0) keep the minimiser above 0.
             if alone < 0:
-                alone = prior
+                alone = 0.0
                 for t in range(n):
                     if base[t] <= 0 and column[t] > 0:
                         alone += x[t]
@@ -74,18 +71,21 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
     n_components, longest = z.shape[1], 0
     for i in range(first, last):
         longest = max(longest, start[i + 1] - start[i])
-    columns, mu = np.empty((n_components, longest)), np.empty(longest)
-    base = np.empty(longest)
+    columns, mu = np.empty((n_components, longest + 1)), np.empty(longest)
+    x, base = np.empty(longest + 1), np.empty(longest + 1)
     for i in range(first, last):
-        x = value[start[i] : start[i + 1]]
-        n = len(x)
+        n = start[i + 1] - start[i]
+        x[:n] = value[start[i] : start[i + 1]]
+        # The prior of a code is a number of events that only its own atom can explain.
+        x[n], base[n], columns[:, n] = prior[i], 0.0, 1.0
+        n_terms = n + (prior[i] > 0)
         for t in range(n):
             entry = index[start[i] + t]
             mu[t] = 0.0
             for k in range(n_components):
                 columns[k, t] = atoms[entry, k]
                 mu[t] += z[i, k] * atoms[entry, k]
-        n_events = x.sum()
+        n_events = x[:n].sum()
         for _ in range(sweeps):
             largest = 0.0
             for k in range(n_components):
@@ -95,7 +95,7 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
                 for t in range(n):
                     rest = mu[t] - column[t] * old
                     base[t] = rest if rest > 1e-13 * mu[t] else 0.0
-                new, slope = _move(n, x, column, base, load, prior[i], old)
+                new, slope = _move(n_terms, x, column, base, load, old)
                 largest = max(largest, slope / load)
                 if new != old:
                     z[i, k] = new
@@ -108,41 +108,6 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
             # a rate of 0 excludes the event: -1e30 stands for minus infinity
             total += x[t] * (np.log(mu[t]) if mu[t] > 0 else -1e30)
         explained[i] = total
-
-
-def prune_rows(first, last, start, index, value, atoms, loads, min_gain, sweeps, tol, z):
-    """Remove atoms from each row as long as its log-likelihood falls by less than ``min_gain``.
-
-    On entry ``z`` holds the codes of largest likelihood; on return the codes of largest likelihood
-    for the remaining atoms. Each time the atom leaves whose removal costs least, and its entry of
-    ``loads`` becomes 0. The arrays are described in `solve_rows`.
-    """
-    n_components = z.shape[1]
-    prior, explained = np.zeros(len(z)), np.empty(len(z))
-    before, best, allowed = np.empty(n_components), np.empty(n_components), np.empty(n_components)
-    for i in range(first, last):
-        row = start, index, value, atoms, loads, prior
-        solve_rows(i, i + 1, *row, 0, tol, z, explained)
-        now = explained[i] - (loads[i] * z[i]).sum()
-        loads[i] = np.where(z[i] > 0, loads[i], 0.0)
-        for _ in range(n_components):
-            least, gone = min_gain, -1
-            before[:], allowed[:] = z[i], loads[i]
-            for k in np.flatnonzero(allowed):
-                loads[i, k], z[i, k] = 0.0, 0.0
-                # The remaining codes get a little more, so that no rate starts at 0.
-                z[i] = np.where(loads[i] > 0, z[i] + 1e-3 * before[k], z[i])
-                solve_rows(i, i + 1, *row, sweeps, tol, z, explained)
-                cost = now - explained[i] + (loads[i] * z[i]).sum()
-                if cost < least:
-                    least, gone = cost, k
-                    best[:] = z[i]
-                z[i], loads[i] = before, allowed
-            if gone < 0:
-                break
-            z[i] = best
-            loads[i, gone] = 0.0
-            now -= least
 
 
 loops = Loops(globals())

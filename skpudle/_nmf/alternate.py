@@ -27,7 +27,8 @@ from scipy import sparse
 from scipy.special import xlogy
 
 from skpudle._compilation import blocks_of_rows, in_parts
-from skpudle._initialization import successive_projections
+from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._initialization import vertices
 from skpudle._nmf._compiled import loops
 from skpudle.search._epoch import spread_rows
 
@@ -150,14 +151,11 @@ def _saturated(counts, weights=1.0):  # -> (n,)
     return np.bincount(_rows_of(counts), entries, minlength=counts.shape[0])
 
 
-def _by_rows(loop, counts, atoms, loads, *given):
-    """Call a loop of `skpudle._nmf._compiled` for all rows, on several threads.
-
-    The loop writes its results into arrays of ``given``, see the loop.
-    """
+def _solve_rows(counts, atoms, loads, *given):
+    """Call ``loops.solve_rows`` for all rows, on several threads; it writes into arrays given."""
     arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
-    given = np.ascontiguousarray(atoms.T), np.ascontiguousarray(loads), *given
-    in_parts(lambda a, b: loop(a, b, *arrays, *given), counts.shape[0], _LEAST_ROWS_OF_THREAD)
+    given = *arrays, np.ascontiguousarray(atoms.T), np.ascontiguousarray(loads), *given
+    in_parts(lambda a, b: loops.solve_rows(a, b, *given), counts.shape[0], _LEAST_ROWS_OF_THREAD)
 
 
 def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
@@ -188,9 +186,8 @@ def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
     if codes is None:
         total = events.counts.sum(1)[:, None] / max(loads.shape[1], 1)
         codes = np.where(loads > 0, total / np.where(loads > 0, loads, 1.0), 0.0)
-    z = codes.copy()
-    explained, rows = np.empty(len(z)), (loops.solve_rows, events.counts, atoms, loads)
-    _by_rows(*rows, np.zeros(len(z)), sweeps, tol, z, explained)
+    z, explained = codes.copy(), np.empty(len(codes))
+    _solve_rows(events.counts, atoms, loads, np.zeros(len(z)), sweeps, tol, z, explained)
     return z, (loads * z).sum(1) - explained + events.saturated
 
 
@@ -215,11 +212,21 @@ def solve_dispersed(events, atoms, dispersion, tol=_TOL):
     return codes, weighted
 
 
+def solve_without(events, atoms, codes, k, tol):  # -> codes, losses
+    """Solve the codes of rows without atom ``k``, starting from their codes; see `solve_codes`."""
+    allowed = np.broadcast_to(events.allowed, codes.shape).copy()
+    allowed[:, k] = False
+    # A code of 0 could keep a rate at 0. So 0.001 of a row's events are added, in equal shares.
+    start = (codes + 1e-3 * codes.mean(1, keepdims=True)) * allowed
+    return solve_codes(replace(events, allowed=allowed), atoms, start, tol)
+
+
 def prune_codes(events, atoms, codes, min_gain):
     """Remove atoms from rows where they raise the likelihood by too little; return new codes.
 
     Rows are pruned independently. In each row the atom leaves first whose removal lowers the row's
-    largest likelihood least.
+    largest likelihood least. Codes of the largest likelihood have small entries by chance in most
+    rows. Atoms that adapt to these entries would become mixtures of the true atoms.
 
     Parameters
     ----------
@@ -232,24 +239,32 @@ def prune_codes(events, atoms, codes, min_gain):
     min_gain : float
         The least gain of log-likelihood, in nats, by which an atom stays.
     """
-    z, rows = codes.copy(), (loops.prune_rows, events.counts, atoms, events.loads(atoms))
-    _by_rows(*rows, float(min_gain), _MOST_SWEEPS, _TOL, z)
-    return z
+    z, losses = solve_codes(events, atoms, codes, sweeps=0)
+    rows = np.arange(len(z))  # that may lose another atom
+    while len(rows):
+        part, now = replace(events.take(rows), allowed=z[rows] > 0), z[rows]
+        least, best = np.full(len(rows), float(min_gain)), now.copy()
+        for k in range(len(atoms)):
+            users = np.flatnonzero(now[:, k])
+            found, without = solve_without(part.take(users), atoms, now[users], k, 0.01)
+            costs = without - losses[rows[users]]
+            better = costs < least[users]
+            least[users[better]], best[users[better]] = costs[better], found[better]
+        gone = least < min_gain
+        rows = rows[gone]
+        z[rows], losses[rows] = best[gone], losses[rows] + least[gone]
+    return solve_codes(replace(events, allowed=z > 0), atoms, z)[0]
 
 
 def first_atoms(events, n_components, fixed=()):  # -> (n_components, n_features)
-    """Return initial atoms: rows of different shapes, without most of their noise.
+    """Return initial atoms: the rows at the edges of the cone of all rows, without most noise.
 
     Events that fixed atoms explain are left out. Counts are divided by the roots of the means of
-    rows and columns, which gives all entries about equal noise. Rows are projected on the leading
-    singular vectors. The successive projection algorithm then takes, one by one, the row farthest
-    from the span of the rows taken before. Rows with many events are preferred, since they are
-    precise. If fewer rows than atoms differ, the remaining atoms are single features.
+    rows and columns, which gives all entries about equal noise. If fewer rows than atoms differ,
+    the remaining atoms are single features.
 
     References
     ----------
-    N. Gillis and S. A. Vavasis, "Fast and robust recursive algorithms for separable nonnegative
-    matrix factorization", IEEE TPAMI 36, 2014.
     M. R. Keenan and P. G. Kotula, "Accounting for Poisson noise in the multivariate analysis of
     ToF-SIMS spectrum images", Surface and Interface Analysis 36, 2004.
     """
@@ -261,17 +276,11 @@ def first_atoms(events, n_components, fixed=()):  # -> (n_components, n_features
     of_rows = (x.sum(1, keepdims=True) + 0.5) / (known.sum(1, keepdims=True) + 1)
     of_columns = ((often * x).sum(0) + 0.5) / ((often * known * of_rows).sum(0) + 0.5)
     x = np.where(known, x, of_rows * of_columns)  # fill gaps by the product of means
-    roots = np.sqrt(of_columns)
-    x = x / roots * np.sqrt(often / of_rows)
-    _, vectors = np.linalg.eigh(x.T @ x if len(x) > x.shape[1] else x @ x.T)
-    basis = vectors[:, -n_components:]
-    x = x @ basis @ basis.T if len(x) > x.shape[1] else basis @ (basis.T @ x)
-    shapes = (x / np.sqrt(often)).clip(0)
-    norms = np.linalg.norm(shapes, axis=1, keepdims=True)
-    directions = shapes / np.where(norms > 0, norms, 1.0)
-    taken = successive_projections(directions, n_components, of_rows[:, 0] ** 0.5)
-    single = np.eye(x.shape[1])[np.arange(n_components - len(taken)) % x.shape[1]]
-    return np.concatenate([shapes[taken] * roots, single])
+    of_rows, of_columns = np.sqrt(of_rows), np.sqrt(of_columns)
+    x, often = map(to_tensor, (x / of_columns / of_rows, often[:, 0]))
+    found = to_numpy(vertices(x, min(n_components, *x.shape), often)) * of_columns
+    single = np.eye(x.shape[1])[np.arange(n_components - len(found)) % x.shape[1]]
+    return np.concatenate([found.clip(0), single])
 
 
 class Progress(NamedTuple):
@@ -391,8 +400,8 @@ def advance(events, state, smoothing):
     loads = events.visible(codes) + n_pseudo
     loads[:, :n_fixed] = 0.0  # a load of 0 leaves the fixed atoms as they are
     columns = np.ascontiguousarray(atoms.T)
-    features = loops.solve_rows, events.by_feature, codes.T, loads
-    _by_rows(*features, pseudo, 1, 0.0, columns, np.empty(len(columns)))
+    given = pseudo, 1, 0.0, columns, np.empty(len(columns))
+    _solve_rows(events.by_feature, codes.T, loads, *given)
     sums = columns.sum(0)
     sums[:n_fixed] = 1.0
     sizes = np.where(sums > 0, sums, 1.0)
@@ -424,13 +433,3 @@ def converge(events, state, smoothing, n_steps=400, tol=1e-6):  # -> Progress
     while len(state.losses) < n_steps and not state.has_stalled(tol, 3):
         state = advance(events, state, smoothing)
     return state
-
-
-def limit_atoms(events, atoms, codes, min_gain):  # -> Events with allowed atoms, codes
-    """Restrict each row to the atoms that `prune_codes` leaves in it.
-
-    Codes of the largest likelihood have small entries by chance in most rows. Atoms that adapt to
-    these entries would become mixtures of the true atoms.
-    """
-    codes = prune_codes(events, atoms, codes, min_gain)
-    return replace(events, allowed=codes > 0), codes

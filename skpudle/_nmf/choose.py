@@ -15,14 +15,14 @@ standard error of the best.
 *Prior and sparse rows.* A tenth of the entries of all rows is hidden, from the atoms too.
 """
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 from scipy.special import gammaln, xlogy
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._nmf import alternate
-from skpudle._nmf.alternate import Events, Progress, begin, converge, solve_codes
+from skpudle._nmf.alternate import Events, Progress, begin, converge, solve_codes, solve_without
 from skpudle.search.choose import SizePath
 from skpudle.search.find import walk
 from skpudle.search.held_out import CHANCE, Prediction, worse
@@ -137,10 +137,8 @@ class Hidden:
         (codes, losses), costs = solve_codes(self.events, atoms, tol=_NATS), np.zeros(len(atoms))
         for j in range(len(atoms)):
             rows = np.flatnonzero(codes[:, j])  # only rows that use the atom change
-            if len(rows):
-                start = _without(codes[rows], [j])
-                given = self.events.take(rows), np.delete(atoms, j, 0), start, 0.1
-                costs[j] = self.often[rows] @ (solve_codes(*given)[1] - losses[rows])
+            without = solve_without(self.events.take(rows), atoms, codes[rows], j, 0.1)[1]
+            costs[j] = self.often[rows] @ (without - losses[rows])
         return costs
 
 
@@ -379,9 +377,9 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
     gain = 3.0 if min_gain == "auto" else min_gain
     if gain:
         codes, _ = solve_codes(seen, state.atoms)
-        limited, codes = alternate.limit_atoms(seen, state.atoms, codes, gain)
-        few = Progress.at(state.atoms, codes, n_fixed)
-        (other, few), others = smoothest(limited, few)
+        codes = alternate.prune_codes(seen, state.atoms, codes, gain)
+        few = replace(seen, allowed=codes > 0), Progress.at(state.atoms, codes, n_fixed)
+        (other, few), others = smoothest(*few)
         allowed = found._replace(errors=found.errors + to_tensor(hidden.floor))
         if min_gain != "auto" or not worse(others, allowed, CHANCE):
             return Chosen(other, dispersion, gain, unit), few.atoms

@@ -7,8 +7,9 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import check_non_negative
+from sklearn.utils.validation import check_is_fitted, check_non_negative
 from torch.special import xlogy
 
 from skpudle._data import arrays
@@ -22,6 +23,7 @@ from skpudle._fit.fitted import Fitted
 from skpudle._fit.run import Phase
 from skpudle._learners.counts import ExposedTransformer, OfRows
 from skpudle._learners.parameters import ATOMS, fits, sets_parameters
+from skpudle._learners.summary import describe_fit
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
 from skpudle._nmf.alternate import Events, Progress
@@ -132,7 +134,8 @@ class _Phases:
     def __init__(self, plan, data, run):
         learner = self.learner = run.learner
         self.x, self.most = data.samples.x, run.n_updates
-        events, self.n_samples = _read_events(data.source)
+        events, n_read = _read_events(data.source)
+        self.n_samples = n_read if data.places is None else int((data.places >= 0).sum())
         unknown = np.flatnonzero(events.lost.sum(0) == len(events.often)).tolist()
         if len(unknown) == events.counts.shape[1]:
             raise messages.nothing_known(learner)
@@ -203,7 +206,8 @@ class _Phases:
         atoms = to_numpy(first.double())
         codes, events = alternate.solve_dispersed(self.events, atoms, chosen.dispersion)
         if chosen.min_gain:  # rows have few atoms: allow only the atoms that pruning leaves
-            events, _ = alternate.limit_atoms(events, atoms, codes, chosen.min_gain)
+            codes = alternate.prune_codes(events, atoms, codes, chosen.min_gain)
+            events = replace(events, allowed=codes > 0)
         if state:
             state = Progress(**{name: host_array(value) for name, value in state.items()})
         else:
@@ -274,7 +278,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         Determines which entries and rows are hidden.
 
     verbose : int, default=0
-        Whether to print a line per step.
+        Whether to print a line per step, and the `summary`.
 
     Attributes
     ----------
@@ -288,8 +292,8 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         Numbers of atoms that "auto" tried: ``n_components``, ``score`` (explained share of the
         deviance of hidden entries, less .0005 an atom), ``objective``, and ``tolerance`` (chance).
 
-    n_components_, n_features_in_, n_iter_, n_steps_ : int
-        Numbers of atoms, features, steps of `fit`, and updates of the atoms.
+    n_components_, n_features_in_, n_samples_seen_, n_iter_, n_steps_ : int
+        Numbers of atoms, features, rows, steps of `fit`, and updates of the atoms.
 
     feature_names_in_ : ndarray of shape (n_features,)
         Names of features, if ``X`` has names.
@@ -404,7 +408,26 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         n, fitted = len(fitted.losses), replace(fitted, rows=fitted.rows.to(data.samples.x))
         curve = {"n_iter_": n, "n_steps_": n, "loss_curve_": np.array(fitted.losses)}
         end = {"ended_by_": fitted.ended_by, "phases_": fitted.ended_by and {"alternation": n}}
+        end["n_samples_seen_"] = data.source and data.n_seen  # unknown without data
         return fitted.attributes() | data.inputs | curve | end
+
+    def summary(self, X: ArrayLike | None = None) -> str:
+        """Say in some eight lines what `fit` has decided.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), default=None
+            Counts to reconstruct: the summary then has the share of their deviance from the mean
+            rates that atoms explain, and the codes of a row.
+
+        Returns
+        -------
+        str
+            Lines: rows and features, the number of atoms, prior, dispersion, the least gain of an
+            atom in a row, and the end of the fit.
+        """
+        check_is_fitted(self)
+        return describe_fit(self, X, self._loss)
 
     def _transform_encoder(self):
         self._validate_params()  # transform_min_gain may have been set since `fit`

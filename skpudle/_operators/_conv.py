@@ -14,17 +14,16 @@ Each axis has a few more blocks than positions, since an atom is larger than a b
 at blocks without a position. An encoder stays in this form from its first iteration to its last.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from math import ceil, cos, pi, prod
 from operator import mul
 
 import torch
-from torch import Tensor
 
 from skpudle._compilation import BLOCK
-from skpudle._operators._atoms import largest_eigenvalue_bound, scaled, smaller_gram
+from skpudle._operators._atoms import Dictionary, largest_eigenvalue_bound, scaled, smaller_gram
 from skpudle._precision import in_own_precision
 
 # ---------------------------------------------------------------------------- geometry
@@ -33,7 +32,8 @@ from skpudle._precision import in_own_precision
 class _Copies(torch.autograd.Function):
     """Gather patches of phases or, given ``n``, add up the patches of ``n`` images.
 
-    The two linear maps are transposes of each other, so each is the other's derivative.
+    Phases are (c, *stride, n, *blocks) and patches (c * prod(kernel), n_columns). The two linear
+    maps are transposes of each other, so each is the other's derivative.
     """
 
     @staticmethod
@@ -68,11 +68,10 @@ class Phases:
 
     def __init__(self, kernel, stride, positions):
         # along an axis with a single position the whole atom is one block
-        stride = tuple(
-            k if h == 1 else s for k, s, h in zip(kernel, stride, positions, strict=True)
-        )
+        axes = zip(kernel, stride, positions, strict=True)
+        axes = [(k, k if h == 1 else s, h) for k, s, h in axes]
+        stride = tuple(s for _, s, _ in axes)
         self.kernel, self.stride, self.positions = kernel, stride, positions
-        axes = list(zip(kernel, stride, positions, strict=True))
         self.size = tuple(k + s * (h - 1) for k, s, h in axes)
         self.blocks = tuple(h - 1 + -(-k // s) for k, s, h in axes)
         strides = [prod(self.blocks[i + 1 :]) for i in range(len(axes))]
@@ -88,12 +87,10 @@ class Phases:
         self._to_phases = [1, *range(3, 3 + 2 * n_axes, 2), 0, *range(2, 2 + 2 * n_axes, 2)]
         self._to_image = sorted(range(2 + 2 * n_axes), key=self._to_phases.__getitem__)
         self._in_blocks = [n for pair in zip(self.blocks, stride) for n in pair]
-        ends = zip(self.blocks, stride, self.size, positions)
-        missing = [(b * s - n, b - h) for b, s, n, h in ends][
-            ::-1
-        ]  # `pad` takes the last axis first
-        self._beyond_image = [n for image, _ in missing for n in (0, image)]
-        self._beyond_positions = [n for _, codes in missing for n in (0, codes)]
+        ends = list(zip(self.blocks, stride, self.size, positions))
+        ends.reverse()  # `pad` takes the last axis first
+        self._beyond_image = [n for b, s, size, _ in ends for n in (0, b * s - size)]
+        self._beyond_positions = [n for b, _, _, h in ends for n in (0, b - h)]
         self._image = (..., *map(slice, self.size))
         self._at_positions = (..., *map(slice, positions))
 
@@ -109,13 +106,9 @@ class Phases:
         full = map(mul, self.blocks, self.stride)
         return x.reshape(*x.shape[:2], *full)[self._image]
 
-    def gather(self, y):  # (c, *stride, n, *blocks) -> (c * prod(kernel), n_columns)
-        """Return the patches at all positions, one per column."""
-        return _Copies.apply(y, self)
-
-    def add(self, patches, n):  # (c * prod(kernel), n_columns) -> (c, *stride, n, *blocks)
-        """Return the sum of the patches of ``n`` images, the transpose of `gather`."""
-        return _Copies.apply(patches, self, n)
+    def patches(self, x):  # (n, c, *size) -> (c * prod(kernel), n_columns)
+        """Return the patches of images at all positions, one per column."""
+        return _Copies.apply(self.split(x), self)
 
     def n_columns(self, n):
         """Return the number of columns of the matrix of patches of ``n`` images."""
@@ -190,7 +183,7 @@ def _sampling(kernel, strides):  # -> Phases, padding, and of each axis samples 
 
 
 @dataclass(frozen=True, eq=False)
-class ConvDictionary:
+class ConvDictionary(Dictionary):
     """The trilinear form of a convolution: atoms at every ``stride``-th position of an image.
 
     Images and atoms have their channels before their axes, one for signals, two for pictures, or
@@ -205,7 +198,6 @@ class ConvDictionary:
         Distance of neighbouring positions, one for all axes or one for each.
     """
 
-    atoms: Tensor
     stride: int | tuple[int, ...] = 1
 
     @in_own_precision
@@ -213,13 +205,13 @@ class ConvDictionary:
         """Return the images ``D z`` of the codes ``z``."""
         phases = self.phases(z.shape[2:])
         patches = self.atoms.flatten(1).mT @ phases.columns(phases.widen(z))
-        return phases.join(phases.add(patches, len(z)))
+        return phases.join(_Copies.apply(patches, phases, len(z)))
 
     @in_own_precision
     def analysis(self, x):  # (n, n_channels, *size) -> (n, n_components, *positions)
         """Return the correlations of the images with the atoms, ``D^T x``."""
         phases = self.phases(self.positions(x.shape[2:]))
-        return phases.maps(self.atoms.flatten(1) @ phases.gather(phases.split(x)), len(x))
+        return phases.maps(self.atoms.flatten(1) @ phases.patches(x), len(x))
 
     def analysis_in_blocks(self, x):  # yields (n, n_components, *positions)
         """Yield the correlations with the atoms, for some positions along the last axis at a time.
@@ -238,8 +230,7 @@ class ConvDictionary:
     def outer(self, z, x):  # -> (n_components, n_channels, *kernel)
         """Return the derivative of ``<D z, x>`` in the atoms, summed over samples."""
         phases = self.phases(z.shape[2:])
-        patches = phases.gather(phases.split(x))
-        return (phases.columns(phases.widen(z)) @ patches.mT).view_as(self.atoms)
+        return (phases.columns(phases.widen(z)) @ phases.patches(x).mT).view_as(self.atoms)
 
     def positions(self, size):  # -> tuple of int
         """Return the number of positions along each axis of images of the given size.
@@ -258,10 +249,6 @@ class ConvDictionary:
                 "example, or pass another stride."
             )
         return tuple((n - k) // s + 1 for n, k, s in axes)
-
-    def detach(self):
-        """Return the same dictionary, cut off from automatic differentiation."""
-        return replace(self, atoms=self.atoms.detach())
 
     @in_own_precision
     def squared_norm_bound(self):  # -> scalar tensor
@@ -302,7 +289,7 @@ class ConvDictionary:
 
 
 @dataclass(frozen=True, eq=False)
-class ConvLayers:
+class ConvLayers(Dictionary):
     """Convolutional dictionaries of one shape, one for each unfolding of an encoder.
 
     Parameters
@@ -313,13 +300,8 @@ class ConvLayers:
         Distance of neighbouring positions, one for all axes or one for each.
     """
 
-    atoms: Tensor
     stride: int | tuple[int, ...] = 1
 
     def __getitem__(self, t):
         """Return the dictionary of unfolding ``t``."""
         return ConvDictionary(self.atoms[t], self.stride)
-
-    def detach(self):
-        """Return the same dictionaries, cut off from automatic differentiation."""
-        return replace(self, atoms=self.atoms.detach())

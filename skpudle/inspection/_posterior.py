@@ -35,13 +35,13 @@ References
    American Statistical Association 88, 1993.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse, stats
 
-from skpudle._compilation import blocks_of_rows, in_parts
-from skpudle.inspection._posterior_compiled import loops
+from skpudle._compilation import Loops, blocks_of_rows, in_parts
 from skpudle.search._epoch import spread_rows
 from skpudle.search.held_out import MEDIAN_OF_NORMAL
 
@@ -50,6 +50,107 @@ from skpudle.search.held_out import MEDIAN_OF_NORMAL
 _FIRST_SWEEPS, _ENDS = 5, (21, 54, 108)
 # Chain of `sample_rates`: number of first sweeps that are discarded, and of sweeps that count.
 _UNSETTLED_SWEEPS, _COUNTED_SWEEPS = 60, 150
+
+
+# ---------------------------------------------------------------------------- compiled loops
+
+
+def _uniform(state):
+    """Advance L'Ecuyer's combined generator in place; return a uniform number in (0, 1).
+
+    ``state`` holds two integers. Products stay below 2**47, so that plain Python and compiled loops
+    draw the same numbers.
+    """
+    state[0] = 40014 * state[0] % 2147483563
+    state[1] = 40692 * state[1] % 2147483399
+    return ((state[0] - state[1]) % 2147483562 + 0.5) / 2147483562
+
+
+def _normal(state):
+    radius = np.sqrt(-2 * np.log(_uniform(state)))
+    return radius * np.cos(2 * np.pi * _uniform(state))
+
+
+def _positive_normal(state, mean, deviation):
+    """Draw a normal number with this mean and standard deviation, given that it is above 0.
+
+    If 0 lies more than one deviation above the mean, an exponential distribution is drawn from, and
+    draws are accepted by Robert's rule.
+    """
+    least = -mean / deviation
+    for _ in range(200):
+        if least < 1:
+            drawn = _normal(state)
+            if drawn > least:
+                return mean + deviation * drawn
+        else:  # Robert, "Simulation of truncated normal variables", 1995
+            excess = -np.log(_uniform(state)) / least
+            if np.log(_uniform(state)) <= -0.5 * excess * excess:
+                return deviation * excess
+    return deviation / max(least, 1.0)
+
+
+def _log_of_tail(x):
+    """Return the logarithm of the probability that a normal number exceeds ``-x``."""
+    if x > -30:
+        return np.log(0.5 * math.erfc(-x / math.sqrt(2)))
+    return -0.5 * x * x - np.log(-2.5066282746310002 * x)
+
+
+def draw_codes(first, last, correlations, grams, prior, limits, states, z):
+    """Draw each code of the rows ``first`` to ``last - 1`` given the row's other codes, in ``z``.
+
+    A code is 0, or has a density proportional to ``exp(pull * z - precision * z**2 / 2)`` for
+    positive codes and ``exp(-pull * z - precision * z**2 / 2)`` for negative codes. Arrays are in
+    units of the noise, for n rows and p atoms:
+
+    - ``correlations`` (n, p): products of residuals and atoms at the codes ``z``;
+    - ``grams`` (1 or n, p, p): products of atoms, for all rows or for each row;
+    - ``prior`` (4, p): precisions, pulls, and the logarithms of the odds of a positive and of a
+      negative code against 0, without the integrals of the densities; codes whose odds of a
+      negative code are 0 are non-negative;
+    - ``limits`` (2, p): a code of 0 with a correlation between them stays 0 without a draw;
+    - ``states`` (n, 2): seeds of the random numbers of each row;
+    - ``z`` (n, p): old codes, which the new codes replace.
+    """
+    n_components = z.shape[1]
+    left, state = np.empty(n_components), np.empty(2, np.int64)
+    for i in range(first, last):
+        gram = grams[i % len(grams)]
+        state[0], state[1] = states[i, 0], states[i, 1]
+        for k in range(n_components):
+            left[k] = correlations[i, k]
+        for k in range(n_components):
+            old, precision, pull = z[i, k], gram[k, k] + prior[0, k], prior[1, k]
+            if precision <= 0 or (old == 0 and limits[0, k] < left[k] < limits[1, k]):
+                continue
+            correlation = left[k] + gram[k, k] * old
+            deviation, size = 1 / np.sqrt(precision), 0.5 * np.log(precision)
+            above, below = (correlation + pull) / precision, (correlation - pull) / precision
+            plus = prior[2, k] - size + 0.5 * precision * above * above
+            minus = prior[3, k] - size + 0.5 * precision * below * below
+            positive = prior[3, k] == -np.inf
+            if positive:
+                plus += _log_of_tail(above / deviation)
+            largest = max(plus, minus, 0.0)
+            plus, minus = np.exp(plus - largest), np.exp(minus - largest)
+            drawn = _uniform(state) * (plus + minus + np.exp(-largest))
+            if drawn >= plus + minus:
+                new = 0.0
+            elif positive:
+                new = _positive_normal(state, above, deviation)
+            else:
+                new = (above if drawn < plus else below) + deviation * _normal(state)
+            if new != old:
+                z[i, k] = new
+                for j in range(n_components):
+                    left[j] -= gram[k, j] * (new - old)
+
+
+loops = Loops(globals())
+
+
+# ---------------------------------------------------------------------------- rows
 
 
 class Rows(NamedTuple):
@@ -147,11 +248,11 @@ def _without_outliers(rows, atoms):  # -> Rows, noise of features
     return rows._replace(codes=sparse.csr_array(np.where(is_sure, rows.codes, 0.0))), variances
 
 
-def _distribution(codes):  # CSR -> means and variances (2, p), logarithms of odds (2, p)
-    """Estimate the distribution of the codes of each atom from sparse codes (n, p).
+def _prior(codes, energies, positive):  # CSR (n, p) -> (4, p), limits (2, p)
+    """Return the arguments ``prior`` and ``limits`` of `draw_codes`, from the codes of a sweep.
 
-    Nonzero codes are normal around +mean or -mean. The log odds are of a positive code and of a
-    negative code, each against 0.
+    Nonzero codes are normal around +mean or -mean. ``energies`` are the squared norms of atoms,
+    (p,), in units of the noise.
     """
     n, p = codes.shape
     atoms, values = codes.indices, codes.data
@@ -165,34 +266,26 @@ def _distribution(codes):  # CSR -> means and variances (2, p), logarithms of od
     relative = values**2 / squares[atoms]
     kurtosis = (relative @ relative) / max(len(values), 1)
     alike = min(np.sqrt(max(0.0, (3 - kurtosis) / 2)), 0.98)
-    counts = np.stack([right, used - right]) + 0.5
-    odds = np.log(counts / (n - used + 0.5))
-    return np.stack([np.sqrt(alike * squares), (1 - alike) * squares]), odds
-
-
-def _prior(codes, energies, positive):  # -> (4, p), limits (2, p); see `draw_codes`
-    """Return the arguments ``prior`` and ``limits`` of `draw_codes`, from the codes of a sweep.
-
-    ``energies`` are the squared norms of atoms, (p,), in units of the noise.
-    """
-    (means, variances), odds = _distribution(codes)
+    means, variances = np.sqrt(alike * squares), (1 - alike) * squares
     pull = means / variances
+    # logarithms of the odds of a positive code and of a negative code, each against 0
+    odds = np.log((np.stack([right, used - right]) + 0.5) / (n - used + 0.5))
     odds -= 0.5 * np.log(variances) + 0.5 * means * pull
     if positive:
-        odds = odds[0] - stats.norm.logcdf(means / np.sqrt(variances)), np.full_like(pull, -np.inf)
+        odds[0] -= stats.norm.logcdf(means / np.sqrt(variances))
+        odds[1] = -np.inf
     precision = energies + 1 / variances
     # A code of 0 stays 0 without a draw if the odds of a nonzero code are below exp(-10).
-    room = 2 * precision * (-10 - np.stack(odds) + 0.5 * np.log(precision))
+    room = 2 * precision * (-10 - odds + 0.5 * np.log(precision))
     reach = np.where(room > 0, np.sqrt(np.maximum(room, 0)) - pull, -np.inf)
     return np.stack([1 / variances, pull, *odds]), np.stack([-reach[1], reach[0]])
 
 
-def _draw(correlations, grams, prior, limits, positive, z, rng):
+def _draw(correlations, grams, prior, limits, z, rng):
     """Draw all codes by `draw_codes`, on all threads; the new codes replace the old ones in z."""
     states = rng.integers(1, 2147483398, (len(z), 2))
-    given = correlations, grams, prior, limits, positive, states, z
-    draw = loops.draw_codes
-    in_parts(lambda first, last: draw(first, last, *given), len(z), 64)
+    given = correlations, grams, prior, limits, states, z
+    in_parts(lambda *ends: loops.draw_codes(*ends, *given), len(z), 64)
 
 
 def _in_units(means, inverse, variances, scale):
@@ -264,7 +357,7 @@ def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
     prior, limits = _prior(codes, np.diag(gram), rows.positive)
     correlations = (x - fitted).astype(np.float32) @ weighted.T.astype(np.float32)
     z = codes.toarray()
-    _draw(correlations, gram[None], prior, limits, rows.positive, z, rng)
+    _draw(correlations, gram[None], prior, limits, z, rng)
     used = np.flatnonzero(z != 0)
     starts = np.searchsorted(used, np.arange(len(z) + 1) * z.shape[1])
     return x, sparse.csr_array((z.ravel()[used], used % z.shape[1], starts), shape=z.shape)
@@ -307,7 +400,7 @@ def sample_atoms(rows, atoms, scale, rng):
         The atoms in the units of the data.
     """
     rows, variances = _without_outliers(rows, atoms)
-    (n, m), p, has_weights = rows.x.shape, len(atoms), bool((rows.weight != 1).any())
+    (n, m), p = rows.x.shape, len(atoms)
     ones = sparse.csr_array(np.ones((n, int(rows.has_baseline))))
     # The baseline is drawn like an atom whose code is 1 in every row. It starts at 0.
     first = drawn = np.vstack([atoms, np.zeros((ones.shape[1], m))])
@@ -319,13 +412,12 @@ def sample_atoms(rows, atoms, scale, rng):
         fitted = codes @ drawn[:p] + drawn[p:].sum(0)
         x, codes = _draw_rows(rows, fitted, codes, drawn[:p], variances, rng)
         regressors = sparse.hstack([codes, ones], format="csr")
-        weighted = regressors.multiply(rows.weight).tocsr() if has_weights else regressors
+        weighted = regressors.multiply(rows.weight).tocsr()
         gram, pull = (regressors.T @ weighted).toarray(), weighted.T @ x
         prior = variances.mean() * information
-        covariance = inverse = np.linalg.inv(gram + np.diag(prior))
-        if has_weights:  # a row of weight 2 has the noise of one row, not of two
-            excess = (weighted.T @ weighted).toarray() - gram
-            covariance = inverse + inverse @ excess @ inverse
+        inverse = np.linalg.inv(gram + np.diag(prior))
+        # a row of weight 2 has the noise of one row, not of two
+        covariance = inverse + inverse @ ((weighted.T @ weighted).toarray() - gram) @ inverse
         means = inverse @ (pull + prior[:, None] * first)
         # Sums of squares of the residuals x - z D, from products that are known already.
         squares = np.einsum("ij,ij->j", rows.weight * x, x)
@@ -364,7 +456,7 @@ def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); chan
     for rows in blocks_of_rows(n, p**2, 2**22):
         grams = (weights[rows] @ products).reshape(-1, p, p)
         correlations = (weights[rows] * (x[rows] - z[rows] @ atoms)) @ atoms.T
-        _draw(correlations, grams, prior, limits, True, z[rows], rng)
+        _draw(correlations, grams, prior, limits, z[rows], rng)
         squares[rows] = grams.diagonal(axis1=1, axis2=2)
     return squares
 

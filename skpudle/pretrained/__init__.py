@@ -6,10 +6,7 @@ that a file from a stranger cannot run code.
 
 import io
 import os
-import zipfile
 from copy import deepcopy
-from importlib import resources
-from math import inf
 from os import PathLike
 from pathlib import Path
 from typing import IO, Literal
@@ -35,14 +32,10 @@ _PACKAGED = {
 def _network_of(state):  # state_dict -> DenoisingNetwork
     """Return the network with a ``state_dict``; raise an error unless it denoises an image."""
     shape, extra = state["analysis"].shape, state["_extra_state"]
-    stride, kernel = extra["stride"], shape[3:]
-    check_sizes(kernel, stride)
-    network = DenoisingNetwork(shape, stride, extra["noise_std"], peak=float(extra["peak"]))
+    check_sizes(shape[3:], extra["stride"])
+    network = DenoisingNetwork(shape, **extra)
     network.load_state_dict(state)
-    image = torch.linspace(0, 1, kernel[-1], device="cpu").expand(1, shape[2], *kernel)
-    levels = min(float(level.min()) for level in network.levels)
-    if levels < 0 or not 0 < network.peak < inf:
-        raise ValueError("its thresholds or its peak are no such numbers")
+    image = torch.linspace(0, 1, shape[-1], device="cpu").expand(1, *shape[2:])
     if not network.decode(network.encode(image)).isfinite().all():
         raise ValueError("its pixels are not finite")
     return network
@@ -130,20 +123,14 @@ def load_denoiser(
     >>> load_denoiser().denoise([image], noise_std=15 / 255)[0].shape
     (64, 80)
     """
+    name = getattr(file, "name", file)
     if not hasattr(file, "read"):
-        own = resources.files("skpudle.pretrained")
-        path = own / _PACKAGED[file] if file in _PACKAGED else Path(file)
-        if not path.is_file():
+        name = file = Path(__file__).with_name(_PACKAGED[file]) if file in _PACKAGED else Path(file)
+        if not file.is_file():
             raise FileNotFoundError(
                 f"{str(file)!r:.80} is neither a packaged denoiser nor a file. Pass one of "
                 f"{[*_PACKAGED]}, or a file of save_denoiser."
             )
-        with path.open("rb") as opened:
-            return load_denoiser(opened, shift_average=shift_average, device=device)
-    content, name = file.read(), getattr(file, "name", file)
     with named_errors(name, "denoiser", "Pass a file that save_denoiser wrote."):
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if sum(part.file_size for part in archive.infolist()) > len(content):
-                raise ValueError("it claims more bytes than it has")
-        network = _network_of(torch.load(io.BytesIO(content), "cpu", weights_only=True))
+        network = _network_of(torch.load(file, "cpu", weights_only=True))
     return ConvDenoiser.from_network(network, shift_average=shift_average, device=device)

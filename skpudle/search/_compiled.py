@@ -43,15 +43,10 @@ def _subtract(step, atom, mask, residual):
 
 
 def subtract_synthesis(start, index, value, atoms, mask, residual):
-    """Subtract ``D z`` from each row of ``residual``, and set missing entries to zero."""
+    """Subtract ``D z`` from the known entries of each row of ``residual``."""
     for i in range(len(residual)):
-        known, left = mask[i], residual[i]
         for e in range(start[i], start[i + 1]):
-            z, atom = value[e], atoms[index[e]]
-            for f in range(len(left)):
-                left[f] -= z * atom[f]
-        for f in range(len(known)):
-            left[f] *= known[f]
+            _subtract(value[e], atoms[index[e]], mask[i], residual[i])
 
 
 def _known_product(x, y, mask):
@@ -195,7 +190,7 @@ def _solve(w, inner, positive, dependent, factor, slope, z):
 
 def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, share, max_sweeps,
                     refit, dependent, refit_tolerance, refit_sweeps, start, index, value,
-                    count, atom, code, fitted, loss, size, unbiased):  # fmt: skip
+                    count, atom, code, fitted, loss, size):  # fmt: skip
     """Improve the codes of rows, each on one working set, by descent on residuals.
 
     ``start``, ``index`` and ``value`` are the codes to begin with, ``residual`` is ``x - D z`` for
@@ -207,9 +202,8 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
     the squared residual, and ``size`` (n,) the sum of the moduli of the codes.
 
     With ``refit`` the rows of ``fitted`` (n, room) become least squares on the supports of the new
-    codes, ``residual`` becomes the residual of ``fitted``, and ``unbiased`` (n,) half of its
-    square. A Cholesky factor solves least squares, because coordinate descent takes ten times as
-    long for five correlated atoms.
+    codes. A Cholesky factor solves them, because coordinate descent takes ten times as long for
+    five correlated atoms.
     """
     room = atom.shape[1]
     support, inside = np.empty(room, np.int64), np.zeros(len(atoms), np.bool_)
@@ -235,22 +229,16 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
                 work[i] = _product(atoms[support[i]], left)
                 for j in range(i + 1):
                     inner[i, j] = _known_product(atoms[support[i]], atoms[support[j]], known)
-            if _solve(k, inner, positive, dependent, factor, work, z):
-                for i in range(k):
-                    _subtract(z[i] - code[row, i], atoms[support[i]], known, left)
-            else:  # minimise over the support, without a penalty, where `_solve` has failed
-                _descend(
-                    k, support, atoms, known, 0.0, positive, refit_tolerance, refit_sweeps, work, z,
-                    left,
-                )  # fmt: skip
+            if not _solve(k, inner, positive, dependent, factor, work, z):
+                how = 0.0, positive, refit_tolerance, refit_sweeps  # no penalty
+                _descend(k, support, atoms, known, *how, work, z, left)
             for i in range(k):
                 fitted[row, i] = z[i]
-            unbiased[row] = 0.5 * _product(left, left)
 
 
 def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweeps,
                    refit, dependent, refit_tolerance, refit_sweeps, start, index, value,
-                   count, atom, code, fitted, loss, size, unbiased):  # fmt: skip
+                   count, atom, code, fitted, loss, size):  # fmt: skip
     """Improve the codes of rows, each on one working set, from products alone.
 
     ``gram`` (n_atoms, n_atoms) has the products of the atoms with each other, ``c`` (n, n_atoms)
@@ -304,17 +292,11 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
                 step[i] = slope[i]
                 for j in range(k):
                     inner[i, j] = gram[support[i], support[j]]
-            if _solve(k, inner, positive, dependent, factor, step, z):
-                fall = 0.0
-                for i in range(k):
-                    fall += 0.5 * (z[i] - code[row, i]) * slope[i]
-            else:  # minimise over the support, without a penalty, where `_solve` has failed
-                fall = _sweep_codes(
-                    k, inner, 0.0, positive, refit_tolerance, refit_sweeps, slope, z
-                )
+            if not _solve(k, inner, positive, dependent, factor, step, z):
+                how = 0.0, positive, refit_tolerance, refit_sweeps  # no penalty
+                _sweep_codes(k, inner, *how, slope, z)
             for i in range(k):
                 fitted[row, i] = z[i]
-            unbiased[row] = max(loss[row] - fall, 0.0)
 
 
 def add_statistics(start, index, value, weight, x, a, b):
@@ -333,15 +315,15 @@ def add_statistics(start, index, value, weight, x, a, b):
 
 
 def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, alpha, positive,
-             tolerance, share, max_sweeps, x, start, index, value, cost, taken_over):  # fmt: skip
+             tolerance, share, max_sweeps, x, start, index, value, changes):  # fmt: skip
     """Estimate by how much the objective rises, and other codes grow, if an atom is removed.
 
-    The estimates for the atoms ``first:last`` are added to ``cost`` (n_atoms,), the rise of the
-    objective, and to ``taken_over`` (n_atoms, n_near), the growth of the moduli of codes at the
-    atoms ``near`` (n_atoms, n_near) the removed atom. At most ``most`` users of an atom, at regular
-    distances, stand for all users. In each of these rows coordinate descent minimises over the
-    atoms that the row uses beside the removed atom, and over the near atoms that violate the
-    optimality condition. It works on products of atoms, or on residuals if ``gram`` is empty.
+    The estimates for the atoms ``first:last`` are added to ``changes`` (last - first, 1 + n_near):
+    the rise of the objective, then the growth of the moduli of codes at the atoms ``near``
+    (n_atoms, n_near) the removed atom. At most ``most`` users of an atom, at regular distances,
+    stand for all users. In each of these rows coordinate descent minimises over the atoms that the
+    row uses beside the removed atom, and over the near atoms that violate the optimality condition.
+    It works on products of atoms, or on residuals if ``gram`` is empty.
     """
     n_atoms, room = len(atoms), len(index) + near.shape[1]  # unused pages of memory cost nothing
     support, inside = np.empty(room, np.int64), np.zeros(n_atoms, np.bool_)
@@ -387,9 +369,9 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
             for e in range(w):
                 rise += alpha * abs(z[e])
                 growth[support[e]] += abs(z[e])
-            cost[j] += weight[i] * rise * n_users / n_asked
+            changes[j - first, 0] += weight[i] * rise * n_users / n_asked
             for c in range(near.shape[1]):
-                taken_over[j, c] += weight[i] * growth[near[j, c]] * n_users / n_asked
+                changes[j - first, 1 + c] += weight[i] * growth[near[j, c]] * n_users / n_asked
                 slopes[near[j, c]] = 0.0
             for e in range(w):
                 growth[support[e]] = 0.0
@@ -410,13 +392,7 @@ def subtract_changes(low, high, first, start, row, value, change, residual):
     ``change`` (n_changed, n_features) holds new minus old atoms, from the atom ``first`` on.
     """
     for j in range(first, first + len(change)):
-        begin, end = start[j], start[j + 1]
-        while begin < end:  # bisection for the first row from `low` on: rows of an atom are sorted
-            middle = (begin + end) // 2
-            if row[middle] < low:
-                begin = middle + 1
-            else:
-                end = middle
+        begin = start[j] + np.searchsorted(row[start[j] : start[j + 1]], low)
         while begin < start[j + 1] and row[begin] < high:
             i, z = row[begin], value[begin]
             for f in range(residual.shape[1]):
@@ -440,17 +416,17 @@ def add_products(first, last, low, by_atom, row, code, start, index, value, a):
 
 
 def add_second_moments(first, last, start, row, residual, direction, image):
-    """Add ``sum_i r_i (r_i . v)`` to ``image[j]``, for each atom ``j`` from ``first`` to ``last``.
+    """Add ``sum_i r_i (r_i . v)`` to ``image[j - first]`` for each atom ``j`` of ``first:last``.
 
     The sum is over the users ``i`` of the atom, ``r_i`` is the residual of row ``i``, and ``v`` is
-    ``direction[j]``. The arrays ``direction`` and ``image`` have the shape (n_atoms, n_features).
+    ``direction[j]``, of the shape (n_features,).
     """
     for j in range(first, last):
         for e in range(start[j], start[j + 1]):
             i = row[e]
             length = _product(residual[i], direction[j])
             for f in range(residual.shape[1]):
-                image[j, f] += length * residual[i, f]
+                image[j - first, f] += length * residual[i, f]
 
 
 def sweep(a, positive, target, atoms):

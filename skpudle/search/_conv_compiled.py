@@ -37,6 +37,13 @@ def _corner(place, grid):
     return place // grid[3] * grid[0], place % grid[3] * grid[1]
 
 
+def _place(index, atoms, grid):
+    """Return the atom of a coordinate, and the row and the column of the atom's first pixel."""
+    n_positions = grid[2] * grid[3]
+    y, x = _corner(index % n_positions, grid)
+    return atoms[index // n_positions], y, x
+
+
 def _slope(residual, atom, y, x):
     """Return the product of an atom with the patch of the residual that begins at ``(y, x)``."""
     total = 0.0
@@ -113,21 +120,18 @@ def _correlate(residual, atoms, grid, q):
                             j += 1
 
 
-def _sweep(
-    active, n, ahead, atoms, curvatures, grid, mask, alpha, positive, tolerance, residual, z
-):
+def _sweep(active, n, ahead, atoms, curvatures, grid, mask, alpha, positive, tolerance, residual,
+           z):  # fmt: skip
     """Minimise over each of the first ``n`` coordinates in ``active``, one after the other.
 
     A coordinate goes beyond its minimiser by a share of its step, ``ahead``, unless it would change
     its sign. Coordinates that change by more than ``tolerance`` over their curvature move to the
     front of ``active``. Return their number.
     """
-    n_moving, n_still, n_positions = 0, 0, grid[2] * grid[3]
-    still = np.empty(n, np.int32)
+    n_moving, n_still, still = 0, 0, np.empty(n, np.int32)
     for e in range(n):
         index = active[e]
-        atom = atoms[index // n_positions]
-        y, x = _corner(index % n_positions, grid)
+        atom, y, x = _place(index, atoms, grid)
         curvature, new = curvatures[index], 0.0
         if curvature > 0.0:
             target = _slope(residual, atom, y, x) + curvature * z[index]
@@ -160,16 +164,16 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
     and a sweep over all coordinates changes none by more than ``tolerance``. ``residual`` becomes
     that of the codes.
     """
-    n_positions = grid[2] * grid[3]
-    z, q = np.zeros(len(atoms) * n_positions), np.empty(len(atoms) * n_positions)
-    active, n, solved = np.empty(len(q), np.int32), len(index), False
+    n_coordinates = len(atoms) * grid[2] * grid[3]
+    z, q = np.zeros(n_coordinates), np.empty(n_coordinates)
+    active, n, solved = np.empty(n_coordinates, np.int32), len(index), False
     curvatures = np.empty(len(q))  # set for active coordinates only
     residual[:] = x
     for e in range(n):
         active[e], z[index[e]] = index[e], value[e]
-        atom, (y, x0) = atoms[index[e] // n_positions], _corner(index[e] % n_positions, grid)
-        _subtract(value[e], atom, y, x0, mask, residual)
-        curvatures[index[e]] = _curvature(mask, atom, y, x0)
+        atom, top, left = _place(index[e], atoms, grid)
+        _subtract(value[e], atom, top, left, mask, residual)
+        curvatures[index[e]] = _curvature(mask, atom, top, left)
     options = atoms, curvatures, grid, mask, alpha, positive, tolerance, residual, z
     _sweep(active, n, 0.0, *options)
     for _ in range(max_rounds):
@@ -182,8 +186,8 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
             if size > alpha + tolerance and z[i] == 0.0:
                 active[m] = i
                 m += 1
-                y, x0 = _corner(i % n_positions, grid)
-                curvatures[i] = _curvature(mask, atoms[i // n_positions], y, x0)
+                atom, top, left = _place(i, atoms, grid)
+                curvatures[i] = _curvature(mask, atom, top, left)
         active[n:m] = active[n:m][np.argsort(-np.abs(q[active[n:m]]))]
         entered, n, n_moving = m > n, m, 0
         for sweep in range(max_sweeps):
@@ -205,15 +209,13 @@ def refit_image(mask, atoms, grid, tolerance, max_sweeps, index, value, residual
 
     A code whose sign would turn becomes zero. ``value`` and ``residual`` are updated in place.
     """
-    n_positions, sign, curvatures = grid[2] * grid[3], value.copy(), np.empty(len(index))
+    sign, curvatures = value.copy(), np.empty(len(index))
     for e in range(len(index)):
-        y, x = _corner(index[e] % n_positions, grid)
-        curvatures[e] = _curvature(mask, atoms[index[e] // n_positions], y, x)
+        curvatures[e] = _curvature(mask, *_place(index[e], atoms, grid))
     for _ in range(max_sweeps):
         largest = 0.0
         for e in np.flatnonzero(curvatures):
-            atom, curvature = atoms[index[e] // n_positions], curvatures[e]
-            y, x = _corner(index[e] % n_positions, grid)
+            (atom, y, x), curvature = _place(index[e], atoms, grid), curvatures[e]
             new = value[e] + _slope(residual, atom, y, x) / curvature
             new = max(new, 0.0) if sign[e] > 0.0 else min(new, 0.0)
             step = new - value[e]
@@ -226,10 +228,8 @@ def refit_image(mask, atoms, grid, tolerance, max_sweeps, index, value, residual
 
 def synthesise(atoms, grid, index, value, image):
     """Add the synthesis of sparse codes, each atom at its position times its code, to an image."""
-    n_positions, everywhere = grid[2] * grid[3], image[:, :0]
     for e in range(len(index)):
-        y, x = _corner(index[e] % n_positions, grid)
-        _subtract(-value[e], atoms[index[e] // n_positions], y, x, everywhere, image)
+        _subtract(-value[e], *_place(index[e], atoms, grid), image[:, :0], image)
 
 
 def _self_overlap(start, stop, image, place, value, grid, overlap):
@@ -342,88 +342,51 @@ def _change(step, z, slope, curvature, alpha):
     return step * (0.5 * curvature * step - slope) + alpha * (abs(z + step) - abs(z))
 
 
-def _neighbours(own, y, x, atoms, grid, index, value, who, where, z):
-    """List the nonzero codes of atoms other than ``own`` that overlap an atom at ``(y, x)``.
-
-    ``who``, ``where`` and ``z`` take the atom, the first pixel and the code. Return their number.
-    """
-    n, n_positions = 0, grid[2] * grid[3]
-    for e in range(len(index)):
-        y1, x1 = _corner(index[e] % n_positions, grid)
-        near = abs(y1 - y) < atoms.shape[2] and abs(x1 - x) < atoms.shape[3]
-        if near and index[e] // n_positions != own:
-            who[n], z[n] = index[e] // n_positions, value[e]
-            where[n, 0], where[n, 1] = y1, x1
-            n += 1
-    return n
-
-
-def _with_rivals(n, y, x, rivals, atoms, shape, who, where, z):
-    """Append the ``rivals`` of an atom at ``(y, x)`` to the list of `_neighbours`, with zero codes.
-
-    Rivals that leave the image or are on the list already are omitted. Return the new length.
-    """
-    n_known = n
-    for r in range(len(rivals)):
-        k, y1, x1 = rivals[r, 0], y + rivals[r, 1], x + rivals[r, 2]
-        if y1 < 0 or x1 < 0 or y1 + atoms.shape[2] > shape[1] or x1 + atoms.shape[3] > shape[2]:
-            continue
-        new = True
-        for e in range(n_known):
-            new &= who[e] != k or where[e, 0] != y1 or where[e, 1] != x1
-        if new:
-            who[n], where[n, 0], where[n, 1], z[n] = k, y1, x1, 0.0
-            n += 1
-    return n
-
-
-def removals(start, image, place, value, rivals, most, n_sweeps, mask, atoms, grid, alpha, positive,
-             starts, indices, values, residual, cost, taken_over):  # fmt: skip
+def removals(start, image, place, value, most, n_sweeps, mask, atoms, grid, alpha, positive,
+             starts, indices, values, residual, changes):  # fmt: skip
     """Estimate by how much the objective rises, and other codes grow, if an atom is removed.
 
-    ``cost`` (n_atoms,) takes the rise of the objective, and ``taken_over`` (n_atoms, n_atoms) the
-    growth of the moduli of codes at the remaining atoms. At most ``most`` users of an atom, at
-    regular distances, stand for all users. Coordinate descent over the codes that overlap a user,
-    and over the ``rivals`` of the atom, replaces the user. ``rivals`` (n_atoms, n_rivals, 3) are
-    atom, row and column of the shifted atoms most like the atom; row and column count from the
-    first pixel of the user. The residual is restored at the end.
+    ``changes`` (n_atoms, 1 + n_atoms) takes the rise of the objective, then the growth of the
+    moduli of codes at the remaining atoms. At most ``most`` users of an atom, at regular distances,
+    stand for all users. Coordinate descent over the codes that overlap a user replaces the user.
+    The residual is restored at the end.
     """
-    room = len(indices) + rivals.shape[1]
-    who, where = np.empty(room, np.int64), np.empty((room, 2), np.int64)
-    z, before = np.empty(room), np.empty(room)
+    n_positions, near, z = grid[2] * grid[3], np.empty(len(indices), np.int64), values.copy()
     for k in range(len(atoms)):
         n_users = start[k + 1] - start[k]
         n_asked = min(n_users, most)
         for asked in range(n_asked):
-            e = start[k] + asked * n_users // n_asked
+            e, n = start[k] + asked * n_users // n_asked, 0
             t, (y, x) = image[e], _corner(place[e], grid)
             patches, known = residual[t], mask[t]
-            codes = indices[starts[t] : starts[t + 1]], values[starts[t] : starts[t + 1]]
-            n = _neighbours(k, y, x, atoms, grid, *codes, who, where, z)
-            n = _with_rivals(n, y, x, rivals[k], atoms, patches.shape, who, where, z)
-            before[:n] = z[:n]
+            for f in range(starts[t], starts[t + 1]):
+                _, y1, x1 = _place(indices[f], atoms, grid)
+                overlaps = abs(y1 - y) < atoms.shape[2] and abs(x1 - x) < atoms.shape[3]
+                if overlaps and indices[f] // n_positions != k:
+                    near[n] = f
+                    n += 1
             slope, curvature = _slope(patches, atoms[k], y, x), _curvature(known, atoms[k], y, x)
             rise = _change(-value[e], value[e], slope, curvature, alpha)
             _subtract(-value[e], atoms[k], y, x, known, patches)
             for s in range(n_sweeps * n):
-                i = s % n
-                atom, y1, x1 = atoms[who[i]], where[i, 0], where[i, 1]
+                f = near[s % n]
+                atom, y1, x1 = _place(indices[f], atoms, grid)
                 curvature = _curvature(known, atom, y1, x1)
                 if curvature > 0.0:
                     slope = _slope(patches, atom, y1, x1)
-                    target = _shrink(slope + curvature * z[i], alpha, positive)
-                    step = target / curvature - z[i]
-                    rise += _change(step, z[i], slope, curvature, alpha)
-                    z[i] += step
+                    target = _shrink(slope + curvature * z[f], alpha, positive)
+                    step = target / curvature - z[f]
+                    rise += _change(step, z[f], slope, curvature, alpha)
+                    z[f] += step
                     _subtract(step, atom, y1, x1, known, patches)
-            for i in range(n):
-                taken_over[k, who[i]] += abs(z[i]) - abs(before[i])
-                _subtract(before[i] - z[i], atoms[who[i]], where[i, 0], where[i, 1], known, patches)
+            for f in near[:n]:
+                changes[k, 1 + indices[f] // n_positions] += abs(z[f]) - abs(values[f])
+                _subtract(values[f] - z[f], *_place(indices[f], atoms, grid), known, patches)
+                z[f] = values[f]
             _subtract(value[e], atoms[k], y, x, known, patches)
-            cost[k] += rise
-        for i in range(len(atoms)):
-            taken_over[k, i] *= n_users / max(n_asked, 1)
-        cost[k] *= n_users / max(n_asked, 1)
+            changes[k, 0] += rise
+        for i in range(1 + len(atoms)):
+            changes[k, i] *= n_users / max(n_asked, 1)
 
 
 loops = Loops(globals())

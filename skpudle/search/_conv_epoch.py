@@ -26,7 +26,7 @@ from math import prod
 import numpy as np
 import torch
 
-from skpudle._compilation import blocks_of_rows, in_parts
+from skpudle._compilation import in_parts
 from skpudle._operators._atoms import project_atoms
 from skpudle.search import _epoch as rules
 from skpudle.search._conv_compiled import loops
@@ -76,11 +76,6 @@ class ConvProblem(Problem):
     def __post_init__(self):
         object.__setattr__(self, "x", self.x.to("cpu", torch.float64))
         super().__post_init__()
-
-    @property
-    def n_samples(self):
-        """The number of disjoint patches in all images."""
-        return max(len(self.x), self.x[:, 0].numel() // prod(self.kernel))
 
     @cached_property
     def positions(self):
@@ -137,13 +132,13 @@ class ConvEpoch(rules.Coded):
                 )  # fmt: skip
 
         in_parts(solve, n, 1)
-        self.codes = _joined(found)
+        self.codes = rules.Codes.joined(([len(index)], index, z) for index, z, _ in found)
         size = float(sum(np.abs(value).sum() for _, value, _ in found))
         self.solved = np.array([solved for *_, solved in found], dtype=bool)
         loss = float(np.square(self._residual).sum()) / 2
         # the codes that atoms adapt to
         self.fitting = self.refit_codes(*_REFIT_OF_PATH) if refit else self.codes
-        self._measure(atoms.new_tensor([loss, size, loss, len(self.codes.value), n]))
+        self._measure(atoms.new_tensor([loss, size, len(self.codes.value), n]))
 
     def refit_codes(self, tolerance=_SOLVED, n_sweeps=_MOST_EFFORT[1]):  # -> Codes
         """Return least squares on the supports of the codes, and update the residual in place.
@@ -169,8 +164,7 @@ class ConvEpoch(rules.Coded):
         image = np.asarray(self.fitting.rows.int())
         atom, place = np.divmod(index, self.problem.n_positions)
         order = np.argsort(atom, kind="stable")
-        first = np.cumsum(np.bincount(atom, minlength=len(self.atoms)))
-        start = np.concatenate([[0], first])
+        start = np.searchsorted(atom[order], np.arange(len(self.atoms) + 1))
         return start, image[order], place[order].astype(np.int32), value[order]
 
     @property
@@ -199,39 +193,38 @@ class ConvEpoch(rules.Coded):
         loops.add_surroundings(*self._entries, self._grid, self._residual, total, weight)
         wide = torch.as_tensor(total / np.where(weight > 0, weight, 1.0)[:, None])
         wide[:, :, height - 1 : 2 * height - 1, width - 1 : 2 * width - 1] += self.atoms
-        windows = wide.square().sum(1).unfold(1, height, 1).unfold(2, width, 1)
         steps = self.problem.stride
         starts = (height - 1) % steps[0], (width - 1) % steps[1]
-        windows = windows[:, starts[0] :: steps[0], starts[1] :: steps[1]]
-        energy = windows.sum((3, 4))
         centre = (height - 1) // steps[0], (width - 1) // steps[1]
+
+        def cut(images):  # (p, ..., rows, columns) -> (p, ..., *places, height, width)
+            images = images[..., starts[0] :, starts[1] :]
+            return images.unfold(-2, height, steps[0]).unfold(-2, width, steps[1])
+
+        energy = cut(wide.square().sum(1)).sum((3, 4))
         largest, best = energy.flatten(1).max(1)
         moves = largest > _GAIN * energy[:, centre[0], centre[1]]
         if not moves.any():
             return None
         best = torch.where(moves, best, centre[0] * energy.shape[2] + centre[1])
-        atoms, (rows, columns) = self.atoms.clone(), torch.unravel_index(best, energy.shape[1:])
-        for k in moves.nonzero()[:, 0].tolist():
-            y, x = (int(v[k]) * s + a for v, s, a in zip((rows, columns), steps, starts))
-            atoms[k] = wide[k, :, y : y + height, x : x + width]
-        shift = np.stack([np.asarray(rows) - centre[0], np.asarray(columns) - centre[1]])
-        return self.problem.project(atoms), self._shifted(shift)
+        rows, columns = torch.unravel_index(best, energy.shape[1:])
+        atoms = cut(wide)[torch.arange(p), :, rows, columns]
+        atoms[~moves] = self.atoms[~moves]
+        shifted = self._shifted(rows - centre[0], columns - centre[1])
+        return self.problem.project(atoms), shifted
 
-    def _shifted(self, shift):  # (2, p) -> Codes
+    def _shifted(self, down, right):  # (p,), (p,) -> Codes
         """Return the codes, moved by a number of positions for each atom, along both axes.
 
         A code that would leave the image is dropped.
         """
-        rows, columns = self.problem.positions
-        found = []
-        for places, values in map(self.codes.of_row, range(len(self.codes))):
-            atom, place = np.divmod(places, self.problem.n_positions)
-            y, x = (v + s[atom] for v, s in zip(np.divmod(place, columns), shift))
-            inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
-            places = (atom * self.problem.n_positions + y * columns + x)[inside].astype(np.int32)
-            order = np.argsort(places)
-            found.append((places[order], values[inside][order]))
-        return _joined(found)
+        codes, n, (rows, columns) = self.codes, self.problem.n_positions, self.problem.positions
+        atom, place = codes.index.long() // n, codes.index.long() % n
+        y, x = place // columns + down[atom], place % columns + right[atom]
+        inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
+        moved = codes.renumbered(atom * n + y * columns + x, inside)
+        order = (moved.rows * (len(self.atoms) * n) + moved.index).argsort()
+        return replace(moved, index=moved.index[order], value=moved.value[order])
 
     def residuals(self):  # -> array of the shape of the data
         """Return the residuals for the codes that atoms adapt to, zero in missing pixels."""
@@ -243,41 +236,14 @@ class ConvEpoch(rules.Coded):
         loops.add_second_moments(*given, moments)
         return torch.as_tensor(moments).flatten(1)
 
-    def _rivals(self):  # -> (p, n, 3): atom, row, column of the 16 shifted atoms most like each
-        p, _, height, width = self.atoms.shape
-        margins = [width - 1, width - 1, height - 1, height - 1]
-        starts = [(n - 1) % s for n, s in zip((height, width), self.problem.stride)]
-        rivals = []
-        for some in blocks_of_rows(p, p * (2 * height - 1) * (2 * width - 1)):
-            part = self.atoms[some]
-            grams = torch.nn.functional.conv2d(
-                torch.nn.functional.pad(part, margins)[:, :, starts[0] :, starts[1] :],
-                self.atoms,
-                stride=self.problem.stride,
-            )
-            grams = grams if self.problem.positive_code else grams.abs()
-            own = torch.arange(len(part))
-            grams[own, some.start + own] = -1.0
-            # the 16 shifted atoms with the largest correlations
-            best = grams.flatten(1).topk(min(16, grams[0].numel())).indices
-            atom, *places = torch.unravel_index(best, grams.shape[1:])
-            axes = zip(places, self.problem.stride, starts, (height, width), strict=True)
-            rivals.append(torch.stack([atom, *(v * s + a - (k - 1) for v, s, a, k in axes)], 2))
-        return np.asarray(torch.cat(rivals))
-
-    def _removals(self):  # -> (p,), (p, p), (p, p)
+    def _removals(self):  # -> (p, 1 + p), (p, p)
         p = len(self.atoms)
-        cost, taken_over = torch.zeros(p).double(), torch.zeros(p, p).double()
+        changes = np.zeros((p, 1 + p))
         loops.removals(
-            *self._entries, self._rivals(), rules.USERS, 3, self._mask,
-            np.asarray(self.atoms), self._grid, *self._options, *self.codes.arrays(),
-            self._residual, np.asarray(cost), np.asarray(taken_over),
+            *self._entries, rules.USERS, 3, self._mask, np.asarray(self.atoms), self._grid,
+            *self._options, *self.codes.arrays(), self._residual, changes,
         )  # fmt: skip
-        return cost, taken_over, torch.arange(p).expand(p, p)
-
-
-def _joined(found):  # list of (index, value, ...) -> Codes
-    return rules.Codes.joined(([len(index)], index, value) for index, value, *_ in found)
+        return torch.as_tensor(changes), torch.arange(p).expand(p, p)
 
 
 def as_pictures(x):  # (n, n_channels, [height,] width) -> (n, n_channels, height, width)

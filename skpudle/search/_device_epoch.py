@@ -43,7 +43,8 @@ class DeviceEpoch(rules.Coded):
         n, p, m = len(x), *atoms.shape
         self._dictionary = pad(atoms.to(x.dtype), (0, 0, 0, 1)).to(x.device)
         self._support, self._z = codes.like(x).padded(p)
-        self._weight, of_rows = problem.weighted(x.new_ones(n)), x.new_ones(n, 5)
+        self._weight, of_rows = problem.weighted(x.new_ones(n)), x.new_ones(n, 4)
+        self._roots = self._weight.sqrt()[:, None]
         value = x.new_zeros(n, self._z.shape[1] + min(p, m + rules.ROOM))
         self._residual, index, uses = torch.empty_like(x), value.int(), x.new_zeros(p + 1)
         a, b = x.new_zeros(p + 1, p + 1), x.new_zeros(p + 1, m)
@@ -52,11 +53,11 @@ class DeviceEpoch(rules.Coded):
             support, z, slope, inner = self._solve(rows, *places, rules.SWEEPS_OF_CODES)
             index[rows, : z.shape[1]], value[rows, : z.shape[1]] = support.int(), z
             fitted, residual, loss = self._residuals_of(rows, support, z)
-            of_rows[rows, :4] = torch.stack([loss, z.abs().sum(1), loss, (z != 0).sum(1)], 1)
+            of_rows[rows, :3] = torch.stack([loss, z.abs().sum(1), (z != 0).sum(1)], 1)
             uses += self._weight[rows] @ (fitted != 0).to(x.dtype)
             if refit:
                 z = self._refit(inner, slope, z)
-                fitted, residual, of_rows[rows, 2] = self._residuals_of(rows, support, z)
+                fitted, residual, _ = self._residuals_of(rows, support, z)
             weighted, self._residual[rows] = fitted * self._weight[rows, None], residual
             a += weighted.mT @ fitted
             b += weighted.mT @ residual
@@ -147,9 +148,6 @@ class DeviceEpoch(rules.Coded):
         """Return for each atom the sum of its squared codes, over rows of all processes."""
         return self._a.diagonal().cpu().double()
 
-    def _sum_of_residuals(self):  # -> (m,), times weights
-        return self._weight @ self._residual
-
     @in_own_precision
     def improved_atoms(self, earlier=None):
         """Return the atoms after two sweeps over blocks; see `_epoch.Epoch.improved_atoms`."""
@@ -172,22 +170,21 @@ class DeviceEpoch(rules.Coded):
         direction = direction.to(self._dictionary)
         moments = torch.zeros_like(direction)
         for rows in self._blocks(len(self._z)):
-            residual, weight = residuals[rows], self._weight[rows, None]
             users = self._dense(self._support[rows], torch.ones_like(self._z[rows]))[:, :-1]
-            moments += (weight * users * (residual @ direction.mT)).mT @ residual
+            moments += (users * (residuals[rows] @ direction.mT)).mT @ residuals[rows]
         return moments.cpu().double()
 
     def residuals(self):  # -> (n, m)
-        """Return the residuals for the codes that atoms adapt to, zero at missing entries."""
-        return self._residual
+        """Return the residuals for the codes that atoms adapt to, times the roots of weights."""
+        return self._residual * self._roots
 
     @in_own_precision
-    def _removals(self):  # -> (p,), (p, n), (p, n)
+    def _removals(self):  # -> (p, 1 + n), (p, n)
         """Return estimates of what the removal of each atom changes; see `_epoch.Coded.costs`.
 
-        They are the rise of the objective, the growth of the moduli of codes at the atoms most like
-        the removed one, and the numbers of these atoms. At most 32 evenly spaced rows that use an
-        atom stand for all rows that use it.
+        They are the rise of the objective and the growth of the moduli of codes at the atoms most
+        like the removed one. The numbers of these atoms follow. At most 32 evenly spaced rows that
+        use an atom stand for all rows that use it.
         """
         atoms, number = self._dictionary[:-1], torch.arange(rules.USERS, device=self._z.device)
         order = pad(self._support.flatten().argsort(stable=True), (0, 1))
@@ -212,4 +209,4 @@ class DeviceEpoch(rules.Coded):
             change[part, 0] = loss + self.problem.alpha * z.abs().sum(1) - self._objectives[rows]
             change[part, 1:] = (after.abs() - before).gather(1, nearest)
         change = (weights[:, None] * change).view(len(near), rules.USERS, -1).sum(1)
-        return change[:, 0].cpu().double(), change[:, 1:].cpu(), near.cpu()
+        return change.cpu().double(), near.cpu()

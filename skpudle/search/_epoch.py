@@ -158,9 +158,11 @@ class Codes:
         """
         kept, index = kept.to(self.index.device), self.index.long()
         atom, place = index // n_positions, index % n_positions
-        index, used = (kept.cumsum(0) - 1)[atom] * n_positions + place, kept[atom]
-        start = _starts(used)[self.start]
-        return Codes(start, index[used].int(), self.value[used])
+        return self.renumbered((kept.cumsum(0) - 1)[atom] * n_positions + place, kept[atom])
+
+    def renumbered(self, index, used):  # (n_entries,), (n_entries,) bool
+        """Return the entries that ``used`` marks, each with its new ``index``."""
+        return Codes(_starts(used)[self.start], index[used].int(), self.value[used])
 
 
 def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),), increasing
@@ -283,26 +285,30 @@ class Coded:
         Heirs are the atoms, at most three, whose codes grow most if the atom is removed.
         """
         if self._costs is None:
-            cost, taken_over, near = self._removals()
-            cost, taken_over = self.problem.total(cost, taken_over)
-            best = taken_over.topk(min(HEIRS, near.shape[1])).indices
-            self._costs = cost, near.gather(1, best)
+            changes, near = self._removals()
+            (changes,) = self.problem.total(changes)
+            best = changes[:, 1:].topk(min(HEIRS, near.shape[1])).indices
+            self._costs = changes[:, 0], near.gather(1, best)
         return self._costs
 
     def _measure(self, sums):
-        # sums over rows: half the squared residual, moduli of codes, half the squared residual of
-        # the codes that atoms adapt to, numbers of nonzero codes, and ones
-        loss, size, unbiased, self.n_entries, self._n = sums.tolist()
+        # sums over rows: half the squared residual, moduli of codes, numbers of nonzero codes, ones
+        loss, size, self.n_entries, self._n = sums.tolist()
         self.objective = loss + self.problem.alpha * size
-        # means over rows of |x - D z|^2 / 2: of the lasso's codes, and of refitted codes
-        self.loss, self.unbiased_loss = loss / self._n, unbiased / self._n
+        self.loss = loss / self._n  # mean over rows of |x - D z|^2 / 2
+
+    @property
+    def unbiased_loss(self):  # -> float
+        """The mean over rows of half the squared residual of the codes that atoms adapt to."""
+        squares = torch.as_tensor(self.residuals()).double().square().sum()
+        return float(*self.problem.total(squares)) / (2 * self._n)
 
     def mean_residual(self):  # -> (m,)
         """Return the mean residual of each feature's known entries.
 
         A baseline, which is subtracted from all rows, moves by this step to its best value.
         """
-        problem, total = self.problem, self._sum_of_residuals()
+        problem, total = self.problem, torch.as_tensor(self._roots[:, 0] @ self.residuals())
         total, counts = problem.total(total, problem.weighted(problem.known).sum(0).to(total))
         return (total / counts.clamp_min(1e-300)).cpu().double()
 
@@ -328,9 +334,9 @@ class Epoch(Coded):
         # roots of the weights.
         self._roots = np.sqrt(self._weight)[:, None]
         self._options = problem.alpha, problem.positive_code, TOLERANCE * problem.alpha, SHARE
-        self._loss, self._size, self._unbiased = np.zeros((3, n))
+        self._loss, self._size = np.zeros((2, n))
         self._code(codes, refit, turn)
-        of_rows = self._loss, self._size, self._unbiased, np.diff(self.codes.start), np.ones(n)
+        of_rows = self._loss, self._size, np.diff(self.codes.start), np.ones(n)
         sums = self.atoms.new_tensor([self._weight @ part for part in of_rows])
         self._measure(*problem.total(sums))
 
@@ -356,8 +362,7 @@ class Epoch(Coded):
                 part = slice(block * n_rows, min((block + 1) * n_rows, n))
                 k, x = part.stop - part.start, self._x[part]
                 count, sparse = np.empty(k, np.int64), (begin[part.start : part.stop + 1], *given)
-                arrays = self._loss[part], self._size[part], self._unbiased[part]
-                arrays = *sparse, count, index, value, fitted, *arrays
+                arrays = *sparse, count, index, value, fitted, self._loss[part], self._size[part]
                 if self._few:
                     np.matmul(x.astype(np.float64, copy=False), self._atoms.T, out=c[:k])
                     loops.solve_products(self._gram, squares[part], c[:k], *options, *arrays)
@@ -395,9 +400,7 @@ class Epoch(Coded):
     @cached_property
     def _values(self):  # (n_entries,)
         """The codes that atoms adapt to, times the square root of the row's weight."""
-        start, _, value = self.fitting.arrays()
-        weighted = self.problem.weight is not None
-        return value * np.repeat(self._roots[:, 0], np.diff(start)) if weighted else value
+        return np.asarray(self.fitting.value) * self._roots[np.asarray(self.fitting.rows), 0]
 
     @cached_property
     def _entries(self):  # starts (p + 1,), rows and values (n_entries,)
@@ -413,22 +416,17 @@ class Epoch(Coded):
         return 4 * len(self._entries[1]) / len(self.atoms)
 
     def _sums(self, loop, first, last, width, work, *arrays):  # -> (last - first, width)
-        """Return the sums of a compiled loop over users of the atoms ``first:last``, in threads.
+        """Return this process's sums of a compiled loop over the atoms ``first:last``, in threads.
 
-        ``work`` is the number of operations for one user. The sums of all processes are added.
+        ``work`` is the number of operations for one atom.
         """
         sums = np.zeros((last - first, width))
 
         def add(start, stop):
             loop(first + start, first + stop, *arrays, sums[start:stop])
 
-        in_parts(add, len(sums), _least(work * self._gathering))
-        return np.asarray(*self.problem.total(torch.as_tensor(sums)))
-
-    def _moments(self, x, first, last):  # -> (last - first, m)
-        """Return the rows ``first:last`` of ``Z^T X``; ``x`` has the roots of weights, as codes."""
-        m = x.shape[1]
-        return self._sums(loops.add_moments, first, last, m, m, *self._entries, x)
+        in_parts(add, len(sums), _least(work))
+        return torch.as_tensor(sums)
 
     @property
     def statistics(self):  # -> (p, p), (p, m) float64
@@ -457,22 +455,22 @@ class Epoch(Coded):
         return self.problem.total(torch.as_tensor(a), torch.as_tensor(b))
 
     def products(self, first, last):  # -> (last - first, last - first)
-        """Return the block ``first:last`` of ``A = Z^T Z``, summed over processes."""
+        """Return the block ``first:last`` of ``A = Z^T Z``, summed over rows of this process."""
         arrays = first, *self._entries, *self.fitting.arrays()[:2], self._values
         n_used = len(self._entries[1]) / max(len(self._x), 1)  # mean number of codes of a row
-        return self._sums(loops.add_products, first, last, last - first, n_used, *arrays)
+        work = n_used * self._gathering
+        return self._sums(loops.add_products, first, last, last - first, work, *arrays)
 
     def energies(self):  # -> (p,)
         """Return for each atom the sum of its squared codes, over rows of all processes."""
-        _, index, _ = self.fitting.arrays()
-        sums = np.bincount(index, np.square(self._values), minlength=len(self.atoms))
+        index, squares = np.asarray(self.fitting.index), np.square(self._values)
+        sums = np.bincount(index, squares, minlength=len(self.atoms))
         return self.problem.total(torch.as_tensor(sums))[0]
 
     @property
     def uses(self):  # -> (p,)
         """The sum of weights of the rows of this process that use each atom."""
-        start, index, _ = self.fitting.arrays()
-        weight = np.repeat(self._weight, np.diff(start))
+        index, weight = np.asarray(self.fitting.index), self._weight[np.asarray(self.fitting.rows)]
         return torch.as_tensor(np.bincount(index, weight, minlength=len(self.atoms)))
 
     def residuals(self):  # -> (n, m)
@@ -490,9 +488,6 @@ class Epoch(Coded):
         in_parts(subtract, len(residuals), max(_ROWS, _least(self._atoms.size)))
         return residuals
 
-    def _sum_of_residuals(self):  # -> (m,), times weights
-        return torch.as_tensor(self._roots[:, 0] @ self.residuals())
-
     def improved_atoms(self, earlier=None):
         """Return the atoms after sweeps of coordinate descent, an atom at a time.
 
@@ -502,7 +497,7 @@ class Epoch(Coded):
 
         In a stream ``earlier`` holds each atom near its earlier place; see `stream.Held`.
         """
-        p, atoms = len(self.atoms), self._atoms.copy()
+        (p, m), atoms = self.atoms.shape, self._atoms.copy()
         if self._few:
             a, b = (np.asarray(sums) for sums in self.statistics)
         else:
@@ -515,8 +510,10 @@ class Epoch(Coded):
                     if self._few:
                         target, own = b[part] - a[part] @ atoms, a[part, part].copy()
                     else:
-                        target = self._moments(residual, first, last)
-                        own = self.products(first, last)
+                        given = m, m * self._gathering, *self._entries, residual
+                        moments = self._sums(loops.add_moments, first, last, *given)
+                        sums = self.problem.total(moments, self.products(first, last))
+                        target, own = map(np.asarray, sums)
                     if earlier is not None:
                         pulled = map(np.asarray, earlier.pull(atoms, part))
                         target, own = map(np.add, (target, own), pulled)
@@ -539,14 +536,8 @@ class Epoch(Coded):
         in_parts(subtract, len(residual), _least(of_row))
 
     def _second_moments(self, residuals, direction):  # residuals (n, m), direction (p, m) -> (p, m)
-        moments, m = torch.zeros_like(direction), self._x.shape[1]
-        given = *self._entries[:2], residuals, np.asarray(direction), np.asarray(moments)
-
-        def add(first, last):
-            loops.add_second_moments(first, last, *given)
-
-        in_parts(add, len(moments), _least(2 * m * self._gathering))
-        return moments
+        (p, m), given = direction.shape, (*self._entries[:2], residuals, np.asarray(direction))
+        return self._sums(loops.add_second_moments, 0, p, m, 2 * m * self._gathering, *given)
 
     def _near(self):  # -> (p, n) int32
         """Return for each atom the 64 atoms (or all) most like it, by their cosines."""
@@ -566,19 +557,15 @@ class Epoch(Coded):
             in_parts(compare, -(-p // _ROWS), _least(_ROWS * self.atoms.numel(), _PART))
         return near
 
-    def _removals(self):
+    def _removals(self):  # -> (p, 1 + n), (p, n)
         """Return estimates of what the removal of each atom changes.
 
-        They are the rise of the objective (p,), the growth of the moduli of codes at the atoms most
-        like the removed one (p, n), and the numbers of these atoms (p, n).
+        They are the rise of the objective and the growth of the moduli of codes at the atoms most
+        like the removed one. The numbers of these atoms follow.
         """
-        (p, m), (start, row, _), near = self.atoms.shape, self._entries, self._near()
-        cost, taken_over = np.zeros(p), np.zeros(near.shape)
-        given = start, row, USERS, near, self._atoms, self._gram, self._known, self._weight
+        (p, m), near = self.atoms.shape, self._near()
+        given = *self._entries[:2], USERS, near, self._atoms, self._gram, self._known, self._weight
         given = *given, *self._options, SWEEPS_OF_COSTS, self._x, *self.codes.arrays()
-
-        def remove(first, last):
-            loops.removals(first, last, *given, cost, taken_over)
-
-        in_parts(remove, p, _least(2 * USERS * NEAR * m))
-        return torch.as_tensor(cost), torch.as_tensor(taken_over), torch.as_tensor(near).long()
+        work, width = 2 * USERS * NEAR * m, 1 + near.shape[1]
+        changes = self._sums(loops.removals, 0, p, width, work, *given)
+        return changes, torch.as_tensor(near).long()

@@ -34,7 +34,7 @@ from skpudle._initialization import initial_atoms
 from skpudle.lasso import solve_lasso
 from skpudle.search._conv_epoch import ConvProblem
 from skpudle.search._epoch import spread_rows
-from skpudle.search.descend import descend, exhaust, first_stride, refit_atoms, remaining, settle
+from skpudle.search.descend import descend, exhaust, refit_atoms, remaining, settle
 from skpudle.search.find import error_of, find_atoms, noise_penalty, predicts, walk
 from skpudle.search.held_out import LEAST_ROWS, HeldOut, Prediction, match_equal_rows, worse
 
@@ -64,7 +64,7 @@ class Coding(NamedTuple):
         Share of the lasso's bias to remove: codes move by this share from the lasso's codes towards
         least squares on their support.
     n_entries : float
-        Mean number of nonzero codes in a row.
+        Mean number of nonzero codes in a row, where the number has been asked for.
     noise_std : float
         Standard deviation of the noise, estimated from residuals.
     """
@@ -104,12 +104,10 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
         search.
     """
     atoms = atoms.detach()
-    unchosen = Coding(held_out.alpha, debias or 0.0, 0.0, held_out.mean_square**0.5)
-    if held_out.mean_square == 0 or not held_out.is_predictable:
-        return unchosen
-    best = held_out.predict(atoms, place, share=debias)
+    is_predictable = held_out.is_predictable
+    best = held_out.predict(atoms, place, share=debias) if is_predictable else held_out.zeros
     if not predicts(best, held_out):
-        return unchosen
+        return Coding(held_out.alpha, debias or 0.0, noise_std=held_out.mean_square**0.5)
     noise = held_out.noise(atoms, best) * held_out.n_hidden
     # A larger penalty is taken while its error, after the noise is subtracted, is at most this
     # factor times the least error. Without the factors (the penalty of the least error) digits have
@@ -127,10 +125,8 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
         if trial.total > limit:
             break
         chosen = trial
-    ((_, entries),) = held_out.sums(atoms, [chosen.place])
-    alpha, share = held_out.alpha * 2 ** (0.5 * chosen.place), chosen.share
-    n_entries = float(entries[1 if share == 1 else 0])
-    return Coding(alpha, share, n_entries, held_out.noise(atoms, chosen) ** 0.5)
+    alpha, noise_std = held_out.alpha * 2 ** (0.5 * chosen.place), held_out.noise(atoms, chosen)
+    return Coding(alpha, chosen.share, noise_std=noise_std**0.5)
 
 
 def judged(problem):  # -> HeldOut
@@ -348,13 +344,10 @@ class _Tried(NamedTuple):
     ``coded`` has atoms and codes. The training used one in ``stride`` samples.
     """
 
+    n_components: int
     coded: object
     stride: int
     prediction: Prediction
-
-    @property
-    def n_components(self):
-        return len(self.coded.atoms)
 
 
 class _Sizes:
@@ -372,18 +365,22 @@ class _Sizes:
         if n_held:
             self.training, held_out = problem.of_rows(~chosen), problem.of_rows(chosen)
         self.held_out, self._start, self.best = HeldOut(held_out), start, {}
-        self.energy = float(self.held_out.deviations.sum()) or 1.0
         self._settles = not isinstance(problem, ConvProblem)
+        if self._settles:  # scores are against column means, and of images against zeros
+            often = held_out.weighted(torch.ones(len(held_out.x), dtype=torch.float64))
+            known = (often @ held_out.known.double()).clamp_min(1)
+            held_out = held_out.around(often @ held_out.x.double() / known)
+        self.energy = HeldOut(held_out).zeros.total or 1.0
 
     def _judge(self, coded, stride):  # -> _Tried
         """Predict held-out data by a dictionary, and keep it if it is the best of its size."""
-        place = None
-        for tried in self.best.values():
-            place = tried.prediction.place
+        last = next(reversed(self.best.values()), None)
+        place = last.prediction.place if last else None
         # Two epochs free the atoms of the lasso's bias, which would dominate the errors of data
         # without noise: without these epochs 12 planted atoms were counted as 31.
         unbiased = refit_atoms(coded.problem, coded.atoms, coded.codes, 2, still=0.0)
-        tried = _Tried(coded, stride, self.held_out.predict(unbiased, place))
+        prediction = self.held_out.predict(unbiased, place)
+        tried = _Tried(len(coded.atoms), coded, stride, prediction)
         same = self.best.pop(tried.n_components, tried)  # puts this number last in the dict
         self.best[tried.n_components] = min(same, tried, key=error_of)
         return tried
@@ -392,9 +389,9 @@ class _Sizes:
         """Train a new dictionary from initial atoms, and judge it."""
         atoms = self._start(n_components)
         if self._settles:
-            atoms, stride = self.training.project(atoms), first_stride(self.training, n_components)
             # at most 12 epochs on each sample of rows
-            return self._judge(*exhaust(settle(self.training, atoms, stride, 12)))
+            steps = settle(self.training, self.training.project(atoms), most=12)
+            return self._judge(*exhaust(steps))
         # Images take 60 epochs of a search, since atoms move to their windows in its rounds: with
         # 12 epochs 8 planted atoms were counted as 4 or as 19.
         *_, found = islice(find_atoms(self.training, atoms), 60)
@@ -414,10 +411,9 @@ class _Sizes:
         The difference has to be larger than chance and than `_NEGLIGIBLE`.
         """
         best = min(self.best.values(), key=error_of)
-        if one.n_components >= best.n_components:
-            return False
+        is_smaller = one.n_components < best.n_components
         lost = (error_of(one) - error_of(best)) / self.energy
-        return lost > _NEGLIGIBLE and worse(one.prediction, best.prediction)
+        return is_smaller and lost > _NEGLIGIBLE and worse(one.prediction, best.prediction)
 
     def find_enough(self, grown):
         """Return the smallest dictionary for which twice its atoms explain hardly more.
@@ -446,7 +442,7 @@ class _Sizes:
         for one in tried:
             part, loss = one.coded.problem, one.prediction.errors - best
             chance = float(loss.std(correction=0)) * len(loss) ** 0.5 / self.energy
-            objective = one.coded.objective / max(getattr(part, "total_weight", len(part.x)), 1)
+            objective = one.coded.objective * part.unit**2 / max(part.total_weight, 1)
             score = 1 - error_of(one) / self.energy
             rows.append((one.n_components, score, objective, max(chance, _NEGLIGIBLE)))
         numbers, *parts = torch.tensor(rows, dtype=torch.float64).T
@@ -525,7 +521,8 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
     distinct = match_equal_rows(problem.x, problem.mask).unique()
     if len(distinct) < len(problem.x):
         problem = problem.of_rows(distinct)
-    n, m = problem.n_samples, problem.x[0].numel() if is_rows else prod(problem.kernel)
+    m = problem.x.shape[1] if is_rows else prod(problem.kernel)
+    n = problem.x[:, :1].numel() // (1 if is_rows else m)  # rows, or disjoint patches of images
     if n < LEAST_ROWS:
         number = max(1, min(n, m))
         unknown = torch.full((1,), torch.nan, dtype=torch.float64)
@@ -535,9 +532,7 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
     sizes = _Sizes(problem, generator, start)
 
     def trial(one, is_last=False):
-        path = sizes.path()
-        path = path._replace(objective=path.objective * problem.unit**2)
-        return SizeTrial(one.coded.atoms, path, problem.alpha, is_last)
+        return SizeTrial(one.coded.atoms, sizes.path(), problem.alpha, is_last)
 
     # at most 16 atoms per feature, and one atom for two samples
     largest = min(n // 2, 16 * m)

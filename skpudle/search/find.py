@@ -144,19 +144,9 @@ _total = attrgetter("total")
 error_of = attrgetter("prediction.total")
 
 
-def _energy(problem):  # -> float
-    (energy,) = problem.total(problem.held_out.energies.sum())
-    return float(energy)
-
-
-def zeros(held_out):  # -> Prediction
-    """Return the prediction that all hidden entries are zero."""
-    return Prediction(held_out.energies, inf)
-
-
 def predicts(prediction, held_out):
     """Return whether a prediction beats the prediction by zeros, by over two standard errors."""
-    return worse(zeros(held_out), prediction, SURE, held_out.total)
+    return worse(held_out.zeros, prediction, SURE, held_out.total)
 
 
 def next_penalty(trials, problem):  # -> float or None
@@ -199,7 +189,7 @@ def finds_more(trials, problem, least=inf):
     earlier paths.
     """
     first, best = trials[0], min(trials, key=error_of)
-    energy, before = _energy(problem), min(error_of(first), least)
+    energy, before = problem.held_out.zeros.total, min(error_of(first), least)
     # The explained energy has to grow by a factor of 1.2. The factor is 3 and more in planted data
     # with a signal-to-noise ratio of -3 dB, 1.5 at 2 dB, and at most 1.07 at 5 dB, for patches and
     # for digits.
@@ -246,7 +236,7 @@ def penalty_path(problem, path, unit):  # -> PenaltyPath or None
     if not path:
         return None
     alpha, gain, chance, unbiased = torch.tensor(path, dtype=torch.float64).T
-    energy = _energy(problem) or 1.0
+    energy = problem.held_out.zeros.total or 1.0
     return PenaltyPath(alpha * unit, gain / energy, unbiased > 0, SURE * chance / energy)
 
 
@@ -328,7 +318,7 @@ class _Log:
 
     def note(self, trial):
         """Add a trial to the path, and return the trial."""
-        gain = loss_and_chance(zeros(self.problem.held_out), trial.prediction, self.problem.total)
+        gain = loss_and_chance(self.problem.held_out.zeros, trial.prediction, self.problem.total)
         self.path = *self.path, (trial.alpha, *gain, trial.unbiased)
         return trial
 
@@ -351,8 +341,7 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
         begin = prediction.place, *begin[1:]
         found.append(Trial(alpha, unbiased, prediction, coded.atoms, judged))
     biased, last = found[0], found[-1]
-    is_better = last is biased or worse(biased.prediction, last.prediction, total=problem.total)
-    return last if is_better else biased
+    return last if worse(biased.prediction, last.prediction, total=problem.total) else biased
 
 
 def climb(problem, first, stride, note, leader=()):
@@ -399,7 +388,7 @@ def find_atoms(problem, atoms, level=None):
         The search after each epoch. The last one has the stage "done".
     """
     best_atoms = begin = problem.project(atoms.detach().cpu().double())
-    stride, alpha, trials, least = descend.first_stride(problem, len(atoms)), problem.alpha, (), inf
+    stride, alpha, trials, least = None, problem.alpha, (), inf
     log, chosen, n_raises = _Log(problem, len(atoms)), None, 0
     while True:
         steps = descend.settle(problem, best_atoms, stride, alpha=alpha)
@@ -413,7 +402,7 @@ def find_atoms(problem, atoms, level=None):
             plain = replace(problem, alpha=noise, held_out=None, held_rows=None)
             problem = log.problem = hold_out(plain, fixed=True)
             alpha, best_atoms, n_raises = noise, begin, n_raises + 1
-            stride, trials = descend.first_stride(problem, len(atoms)), ()
+            stride, trials = None, ()
             continue
         if problem.held_out is None:
             break
@@ -497,8 +486,7 @@ def noise_penalty(problem, atoms):  # -> float
     if problem.held_out is None:
         return problem.alpha
     atoms = problem.project(atoms.detach().cpu().double())
-    steps = descend.settle(problem, atoms, descend.first_stride(problem, len(atoms)))
-    best, stride = descend.exhaust(steps)
+    best, stride = descend.exhaust(descend.settle(problem, atoms))
     trials, *_ = descend.exhaust(climb(problem, best, stride, lambda trial: trial))
     more = finds_more(trials, problem)
     leader = min(trials, key=error_of) if more else chosen_trial(trials, problem)

@@ -17,7 +17,6 @@ best share has a formula (`best_shares`).
 """
 
 from dataclasses import replace
-from functools import cached_property
 from math import ceil
 from typing import NamedTuple
 
@@ -73,8 +72,8 @@ def loss_and_chance(one, other, total=own):  # Prediction, Prediction -> float, 
     ``total`` adds up sums of processes, each with parts of its own.
     """
     loss = one.errors - other.errors
-    counts = loss.new_tensor([float(len(loss))])
-    (sums,) = total(torch.cat([loss.sum()[None], loss.square().sum()[None], counts]))
+    sums = loss.sum(), loss.square().sum(), torch.ones_like(loss).sum()
+    (sums,) = total(torch.stack(sums))
     loss, square, n = sums.tolist()
     return loss, max(square - loss**2 / max(n, 1.0), 0.0) ** 0.5
 
@@ -220,16 +219,17 @@ class HeldOut:
 
     Attributes
     ----------
-    energies : Tensor of shape (n_parts,)
-        The sum of squares of the hidden entries of each part: the error of a prediction by zeros.
+    zeros : Prediction
+        The prediction that all hidden entries are zero. Its errors are the energies of the parts:
+        the sums of squares of their hidden entries.
     places : tuple of int
         The smallest and largest penalty of codes, as powers of ``2 ** 0.5`` in units of ``alpha``.
     smallest, largest : float
         The smallest and largest penalty of a search, in units of ``alpha``; 1 with ``fixed``.
     mean_square : float
         The mean square of known entries.
-    n_known, n_hidden : float
-        Numbers of known entries, and of hidden entries added up over all turns.
+    n_hidden : float
+        Number of hidden entries, added up over all turns.
     is_predictable : bool
         Whether there is more than one turn, so that hidden entries differ from visible ones.
     """
@@ -245,31 +245,25 @@ class HeldOut:
         if fixed:
             self.smallest = self.largest = 1.0
         self._of, self._sums = torch.empty(0), {}
-        self._hide(problem, n_codings)
+        energies = self._hide(problem, n_codings)
+        self.zeros = Prediction(energies, float(*self.total(energies.sum())))
 
-    @property
-    def deviations(self):
-        """The errors of a prediction by column means (rows) or by zeros (images), of each part."""
-        return self.energies
-
-    def sums(self, atoms, places):  # -> tuples (n_parts, 3), (2,)
+    def sums(self, atoms, places):  # -> list of (n_parts, 3)
         """Predict hidden entries at several penalties, and return sums for each penalty.
 
-        The sums are the three products of `best_shares` for each part, and the mean numbers of
-        nonzero codes in a row, of the lasso and of least squares on its supports. ``places`` stand
-        for falling penalties. Sums for the same atoms are remembered until atoms change.
+        The sums are the three products of `best_shares` for each part. ``places`` stand for falling
+        penalties. Sums for the same atoms are remembered until atoms change.
         """
         if self._of.shape != atoms.shape or not torch.equal(self._of, atoms):
             self._of, self._sums = atoms, {}
         if new := [place for place in places if place not in self._sums]:
             alphas = [self.alpha * 2 ** (0.5 * place) for place in new]
-            sums, entries = self._sums_at(atoms.detach().to(self.x), alphas)
-            self._sums |= zip(new, zip(sums, entries, strict=True), strict=True)
+            self._sums |= zip(new, self._sums_at(atoms.detach().to(self.x), alphas), strict=True)
         return [self._sums[place] for place in places]
 
     def at(self, atoms, place, share=None):  # -> Prediction
         """Predict the hidden entries at one penalty; without a ``share`` the best one is taken."""
-        ((sums, _),) = self.sums(atoms, [place])
+        (sums,) = self.sums(atoms, [place])
         (total,) = self.total(sums.sum(0))
         share = best_shares(total)[1] if share is None else share
         error = float(errors_at(total, share))
@@ -331,8 +325,11 @@ class _Rows(HeldOut):
     def _locate(self, atoms, share):
         return 0
 
-    def _hide(self, problem, n_codings):
-        """Cut the features into groups, and choose the rows that each turn codes."""
+    def _hide(self, problem, n_codings):  # -> (n_rows,)
+        """Cut the features into groups, and choose the rows that each turn codes.
+
+        Return the energies of the hidden entries of the rows.
+        """
         self.problem = problem = replace(problem, x=problem.x.cpu())
         self.x, self.known, n = problem.x.double(), problem.known.double(), len(problem.x)
         self._often = np.asarray(problem.weighted(self.x.new_ones(n)))
@@ -343,26 +340,28 @@ class _Rows(HeldOut):
         n_codings = n_codings or count_codings(problem)
         n_turns = max(1, min(len(features), ceil(n_codings / max(float(n_rows), 1))))
         x, known, self._turns = np.asarray(self.x), np.asarray(self.known), []
+        energies, n_hidden = np.zeros(n), 0.0
         for i, (seen, hidden) in enumerate(features):
             rows = np.flatnonzero((np.arange(n) + i) % len(features) < n_turns)
             at = np.ix_(rows, np.asarray(hidden))
-            self._turns.append((rows, np.asarray(seen), np.asarray(hidden), x[at], known[at]))
-        counts = [[self._often @ known.sum(1), self._often @ (x**2).sum(1), 0, 0]] + [
-            [0, 0, self._often[rows] @ counts.sum(1), self._often[rows].sum()]
-            for rows, *_, counts in self._turns
-        ]
-        (counts,) = self.total(torch.tensor(counts, dtype=torch.float64).sum(0))
-        self.n_known, square, self.n_hidden, self._n_codings = counts.tolist()
-        self.mean_square = square / max(self.n_known, 1.0)
+            given, counts = x[at], known[at]
+            self._turns.append((rows, np.asarray(seen), np.asarray(hidden), given, counts))
+            energies[rows] += (given**2 * counts).sum(1)
+            n_hidden += self._often[rows] @ counts.sum(1)
+        sums = self._often @ known.sum(1), self._often @ (x**2).sum(1), n_hidden
+        (sums,) = self.total(torch.tensor(sums, dtype=torch.float64))
+        n_known, square, self.n_hidden = sums.tolist()
+        self.mean_square = square / max(n_known, 1.0)
+        return torch.as_tensor(energies * self._often)
 
-    def _sums_at(self, atoms, alphas):  # -> (n_alphas, n_rows, 3), (n_alphas, 2)
+    def _sums_at(self, atoms, alphas):  # -> (n_alphas, n_rows, 3)
         """Predict hidden entries of the rows in each turn, and add up the products of errors.
 
         If all entries are known, the products of atoms are kept for all features, and the part of
         the hidden features is subtracted for a turn.
         """
         d, k, options = np.asarray(atoms), len(alphas), dict(positive=self.problem.positive_code)
-        sums, entries, gram = np.zeros((k, len(self.x), 3)), np.zeros((k, 2)), None
+        sums, gram = np.zeros((k, len(self.x), 3)), None
         with one_blas_thread:
             if self.problem.mask is None and len(d) <= _MOST_PRODUCTS:
                 gram = atoms @ atoms.mT
@@ -379,32 +378,13 @@ class _Rows(HeldOut):
                         mask = gaps_in(self.known[row][:, seen])
                         what = atoms[:, seen], self.x[row][:, seen], alphas
                         codes, refits = lasso_path(*what, mask=mask, **options)
-                    for i, z in enumerate((codes, refits)):
-                        entries[:, i] += (np.asarray(z) != 0).sum(2) @ self._often[row]
                     error = (given - np.asarray(codes) @ part) * counts[some]
                     step = np.asarray(refits.sub_(codes)) @ part * counts[some]
                     for i, (a, b) in enumerate(((error, error), (error, step), (step, step))):
                         sums[:, row, i] += np.einsum("krf,krf->kr", a, b) * self._often[row]
                 if gram is not None:
                     gram.addmm_(atoms[:, hidden], atoms[:, hidden].mT)
-        (entries,) = self.total(torch.as_tensor(entries))
-        return torch.as_tensor(sums), entries / max(self._n_codings, 1.0)
-
-    @cached_property
-    def energies(self):
-        return self._of_hidden(0.0)
-
-    @cached_property
-    def deviations(self):
-        often = torch.as_tensor(self._often)
-        sums, counts = self.total(often @ self.x, often @ self.known)
-        return self._of_hidden(np.asarray(sums / counts.clamp_min(1)))
-
-    def _of_hidden(self, centre):  # -> (n_rows,)
-        sums, centre = np.zeros(len(self.x)), centre + np.zeros(self.x.shape[1])
-        for rows, _, hidden, x, counts in self._turns:
-            sums[rows] += ((x - centre[hidden]) ** 2 * counts).sum(1)
-        return torch.as_tensor(sums * self._often)
+        return torch.as_tensor(sums)
 
     def noise(self, atoms, found):  # -> float
         """Return the variance of the noise, from residuals at the penalty and share of ``found``.
@@ -433,8 +413,11 @@ class _Tiles(HeldOut):
     # instead of 0.95.
     places, smallest, largest = (-4, 6), 1.0, 1.5
 
-    def _hide(self, problem, n_codings):
-        """Crop the images, and draw the pixels of each turn; ``n_codings`` has no effect."""
+    def _hide(self, problem, n_codings):  # -> (n_tiles,)
+        """Crop the images, and draw the pixels of each turn; ``n_codings`` has no effect.
+
+        Return the energies of the hidden pixels of the tiles.
+        """
         n_pixels = _n_pixels(problem)
         # crops of at least four images (or all, if there are fewer) have `n_pixels` in all
         n = min(max(4, n_pixels // max(problem.x[0, 0].numel(), 1)), len(problem.x))
@@ -455,7 +438,8 @@ class _Tiles(HeldOut):
         turn = torch.floor(drawn * _TENTHS)
         # three turns, each of which hides a tenth of the pixels
         self._hidden = [self.known * (turn == i) for i in range(3)]
-        self.n_known = self.n_hidden = float(sum(hidden.sum() for hidden in self._hidden))
+        self.n_hidden = float(sum(hidden.sum() for hidden in self._hidden))
+        return sum(self._of_tiles(x.square() * hidden) for hidden in self._hidden)
 
     def _locate(self, atoms, share):
         """Return roughly the best place: penalties fall in steps of two until the error rises."""
@@ -479,24 +463,17 @@ class _Tiles(HeldOut):
             tiles = tiles.unfold(axis, kernel, kernel)
         return tiles.sum((3, 4)).flatten()
 
-    def _sums_at(self, atoms, alphas):  # -> (n_alphas, n_tiles, 3), (n_alphas, 2)
+    def _sums_at(self, atoms, alphas):  # -> (n_alphas, n_tiles, 3)
         """Predict hidden pixels in each turn, and add up the products of errors of each tile."""
-        sums, entries = 0.0, self.x.new_zeros(len(alphas), 2)
+        sums = 0.0
         for hidden in self._hidden:
             products = []
-            for i, (codes, (lasso, refit)) in enumerate(
-                self._code(atoms, alphas, self.known - hidden)
-            ):
+            for _, (lasso, refit) in self._code(atoms, alphas, self.known - hidden):
                 error, step = (self.x - lasso) * hidden, (refit - lasso) * hidden
                 pairs = (error, error), (error, step), (step, step)
                 products.append(torch.stack([self._of_tiles(a * b) for a, b in pairs], 1))
-                entries[i] += torch.tensor([float(len(z.value)) for z in codes])
             sums = sums + torch.stack(products)
-        return sums, entries / (len(self._hidden) * len(self.x))
-
-    @cached_property
-    def energies(self):
-        return sum(self._of_tiles(self.x.square() * hidden) for hidden in self._hidden)
+        return sums
 
     def noise(self, atoms, found):  # -> float
         alpha, debias = self.alpha * 2 ** (0.5 * found.place), found.share
@@ -560,14 +537,13 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True, largest=None):  #
     if largest is not None:
         n_known = problem.x.shape[1] if problem.mask is None else problem.mask.sum(1)
         distinct = distinct[(problem.squares <= largest * n_known)[distinct]]
-    n, n_features = len(distinct), problem.x.shape[1:].numel()
+    n, n_codings = len(distinct), None
     (n_all,) = problem.total(torch.tensor([float(n)], dtype=torch.float64))
-    n_codings = None
     if isinstance(problem, ConvProblem):
         n_held = min(ceil(_n_pixels(problem) / max(problem.x[0, 0].numel(), 1)), n // 4)
         if n_held == 0:  # training images can judge: few atoms cannot fit the noise of an image
             return replace(problem, held_out=HeldOut(problem, fixed=fixed))
-    elif n_all < LEAST_ROWS or n_features == 1:
+    elif n_all < LEAST_ROWS:
         return problem
     else:
         share, n_codings = n / float(n_all), count_codings(problem)

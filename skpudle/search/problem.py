@@ -91,15 +91,12 @@ class Problem:
         x = self.x.detach()
         x = x if x.device.type in _DEVICES else x.cpu()
         x = x if x.dtype in (torch.float32, torch.float64) else x.double()
-        if self.mask is not None:
-            dtype = torch.float64 if x.device.type == "cpu" else x.dtype
-            mask = self.mask.detach().to(x.device).to(dtype).contiguous()
-            object.__setattr__(self, "mask", mask)
-            x = torch.where(mask > 0, x, 0.0)
-        if self.weight is not None:
-            weight = self.weight.detach().to(x.device)
-            weight = weight.double() if x.device.type == "cpu" else weight.to(x)
-            object.__setattr__(self, "weight", weight)
+        dtype = torch.float64 if x.device.type == "cpu" else x.dtype
+        for name in ("mask", "weight"):
+            if (given := getattr(self, name)) is not None:
+                given = given.detach().to(x.device).to(dtype).contiguous()
+                object.__setattr__(self, name, given)
+        x = x if self.mask is None else torch.where(self.mask > 0, x, 0.0)
         object.__setattr__(self, "x", x.contiguous())
 
     @classmethod
@@ -148,11 +145,6 @@ class Problem:
     def known(self) -> Tensor:  # of the shape of the data
         """A mask of 1 for known entries and 0 for missing ones, also if no entry is missing."""
         return self.x.new_ones(()).expand_as(self.x) if self.mask is None else self.mask
-
-    @property
-    def n_samples(self) -> int:
-        """The number of samples of this process."""
-        return len(self.x)
 
     @property
     def total_weight(self) -> float:

@@ -199,8 +199,7 @@ def _play_round(coded, held, n_splits, seed):
 
     Return the coded data, the `Held` of the atoms that remain, and the fall of the objective.
     """
-    costs = coded.costs()[0] + held.cost
-    found = split(coded, n_splits, seed, costs=costs, keep=True)
+    found = split(coded, n_splits, seed, keep=True, earlier=held.cost)
     if found is None:
         return None
     more = held.extended(found[0][len(coded.atoms) :])

@@ -52,7 +52,7 @@ from skpudle.encoding._unfold import encode
 from skpudle.lasso._solve import lasso_path, solve_lasso
 from skpudle.search import held_out
 from skpudle.search._epoch import draw_rows, spread_rows
-from skpudle.search.descend import SETTLES, descend, exhaust, first_stride, play_rounds, settle
+from skpudle.search.descend import SETTLES, descend, exhaust, play_rounds, settle
 from skpudle.search.problem import auto_alpha
 
 # An entry is far if it lies more than 5 standard deviations from the median of its column. Normal
@@ -165,14 +165,9 @@ class Units:
         return not (self.rows is self.limit is self.norm is None)
 
     @property
-    def is_equal(self):
-        """Whether all entries count and have the same noise; there may be a baseline."""
-        return self.scale is None and not self.looks_at_rows
-
-    @property
     def changes_nothing(self):
         """Whether rows in these units are equal to the data."""
-        return self.intercept is None and self.is_equal
+        return self.intercept is self.scale is None and not self.looks_at_rows
 
     def of_new_rows(self):
         """Return the units for rows outside of a fit, where no whole row is left out."""
@@ -439,7 +434,7 @@ def _settle(problem, n_components, atoms=None, n_epochs=SETTLES):  # -> Epoch
 
 def _find_missing(problem, atoms):  # -> atoms
     """Return atoms after the rounds of a search, which find atoms that descent has missed."""
-    settled, _ = exhaust(settle(problem, atoms, first_stride(problem, len(atoms))))
+    settled, _ = exhaust(settle(problem, atoms))
     return exhaust(play_rounds(settled)).atoms
 
 

@@ -6,10 +6,13 @@ The oracle is the encoder as the paper writes it, differentiated by torch step b
 import numpy as np
 import pytest
 import torch
-from naive import make_mask, naive_encode, normal, unit
+from naive import make_mask, naive_encode, normal, torch_encode, unit
 from sklearn.decomposition import sparse_encode
 
+from skpudle._data.batches import Samples
+from skpudle._gradients import GRADIENT_RULES
 from skpudle._operators._atoms import DenseDictionary
+from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
 from skpudle.encoding._compiled import unfold_few
 from skpudle.encoding._unfold import default_step, unfold
@@ -59,9 +62,9 @@ def n_unfoldings(request):
     return request.param
 
 
-@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
+@pytest.fixture(params=VARIANTS)
 def variant(request):
-    return request.param
+    return VARIANTS[request.param]
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["all known", "masked"])
@@ -81,6 +84,9 @@ def test_adjoint_is_automatic_differentiation(
     expected = value_and_gradients(naive_encode, inputs, weights, **options)
     assert 0 < expected[0].count_nonzero() < expected[0].numel()  # both sides of the threshold
     assert_agree(value_and_gradients(encode, inputs, weights, **options), expected)
+    # without a graph the encoder reuses two buffers, and takes the cheapest route
+    codes = encode(atoms, x, alpha=alpha, step_size=inputs[-1], **options)
+    torch.testing.assert_close(codes, expected[0], rtol=0, atol=1e-12)
 
 
 def test_second_derivatives_raise(shape, generator):
@@ -94,16 +100,6 @@ def test_second_derivatives_raise(shape, generator):
         torch.autograd.grad(loss(atoms.requires_grad_()), atoms, create_graph=True)
     with pytest.raises(RuntimeError, match="once only"):
         torch.autograd.functional.hessian(loss, atoms.detach())
-
-
-def test_codes_are_the_same_without_a_graph(variant, n_unfoldings, shape, generator):
-    """Inference reuses two buffers and takes the route that is cheapest without an adjoint."""
-    atoms, x = make_problem(generator, shape)
-    options = variant | dict(alpha=0.3, n_unfoldings=n_unfoldings)
-    without = encode(atoms, x, **options)
-    torch.testing.assert_close(
-        encode(atoms.requires_grad_(), x, **options).detach(), without, rtol=0, atol=1e-12
-    )
 
 
 def test_encoding_writes_to_none_of_its_inputs(shape, generator):
@@ -120,6 +116,7 @@ def test_encoding_writes_to_none_of_its_inputs(shape, generator):
 @pytest.mark.draws_from_numpy  # coordinate descent does, though its order is cyclic
 @pytest.mark.parametrize("positive", [False, True], ids=["signed", "positive"])
 @pytest.mark.parametrize("alpha", [0.3, 1.0])
+@pytest.mark.parametrize("shape", ["gram", "direct"], indirect=True)
 def test_many_unfoldings_solve_the_lasso_of_scikit_learn(alpha, positive, shape, generator):
     """Same objective, same units of alpha."""
     atoms, x = make_problem(generator, shape)
@@ -207,3 +204,68 @@ def test_few_rows_that_are_not_finite_have_codes_that_are_not(generator, variant
     x[0, 1], x[1, 2] = torch.nan, torch.inf
     codes = encode(atoms, x, alpha=0.1, n_unfoldings=5, **variant)
     torch.testing.assert_close(codes.isfinite().all(1), torch.tensor([False, False, True, True]))
+
+
+# ---------------------------------------------------------------------------- convolutions
+
+PROBLEMS = {  # shape of the atoms, stride, shape of the data
+    "pictures": ((6, 1, 9, 9), 4, (3, 1, 25, 21)),
+    "colour": ((4, 3, 4, 4), (3, 2), (2, 3, 13, 10)),
+    "signals": ((5, 2, 6), 2, (3, 2, 20)),
+}
+WITHOUT_INITIAL = [name for name in VARIANTS if "initial" not in name]
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all known", "masked"])
+@pytest.mark.parametrize("variant", WITHOUT_INITIAL, indirect=True)
+@pytest.mark.parametrize("per_atom", [False, True], ids=["one alpha", "alpha per atom"])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_adjoint_of_convolutions_is_that_of_torchs(name, variant, per_atom, masked, generator):
+    """Codes, and derivatives in the atoms, the data, learned thresholds and the learned step."""
+    shape, stride, sample = PROBLEMS[name]
+    atoms = unit(generator, *shape)
+    x = 2 * normal(generator, *sample)
+    options = dict(variant)
+    if masked:
+        options["mask"] = make_mask(generator, x)
+    alpha = torch.rand(shape[0] if per_atom else 1, generator=generator, dtype=torch.float64)
+    step = 0.9 * default_step(ConvDictionary(atoms, stride))
+    inputs = [atoms, x, (0.1 + 0.1 * alpha).squeeze(), step]
+    inputs = [value.requires_grad_() for value in inputs]
+    atoms, x, alpha, step = inputs
+    shared = dict(alpha=alpha, step_size=step, n_unfoldings=15, **options)
+    expected = torch_encode(atoms, x, stride=stride, **shared)
+    assert 0 < expected.count_nonzero() < expected.numel()  # both sides of the threshold
+    actual = encode(ConvDictionary(atoms, stride), x, **shared)
+    weights = normal(generator, *expected.shape)
+    gradients = [
+        torch.autograd.grad((weights * z).sum(), inputs, materialize_grads=True)
+        for z in (actual, expected)
+    ]
+    assert_agree([actual, *gradients[0]], [expected, *gradients[1]])
+
+
+@pytest.mark.parametrize("gradient", GRADIENT_RULES)
+@pytest.mark.parametrize("variant", WITHOUT_INITIAL, indirect=True)
+def test_convolution_with_image_sized_atoms_is_dense(gradient, variant, generator):
+    """An atom as large as the image has one position: both maps are one matrix."""
+    images = normal(generator, 5, 2, 6, 7)
+    atoms = unit(generator, 9, 2, 6, 7)
+    options = dict(alpha=0.3, step_size=0.2, n_unfoldings=20, **variant)
+    codes = encode(ConvDictionary(atoms, 3), images, **options)
+    dense = encode(DenseDictionary(atoms.flatten(1)), images.flatten(1), **options)
+    assert_agree([codes.flatten(1)], [dense])
+
+    def update(make_dictionary, atoms, x):
+        def encoder(dictionary, x, mask=None):
+            return encode(dictionary, x, mask=mask, **options)
+
+        evaluate = GRADIENT_RULES[gradient]
+        atoms = atoms.clone().requires_grad_()
+        evaluation = evaluate(make_dictionary(atoms), Samples(x), encoder=encoder, penalty=0.3)
+        return torch.autograd.grad(evaluation.surrogate, atoms)[0], evaluation.losses
+
+    convolutional = update(lambda atoms: ConvDictionary(atoms, 3), atoms, images)
+    expected = update(DenseDictionary, atoms.flatten(1), images.flatten(1))
+    assert expected[0].any()
+    assert_agree([convolutional[0].flatten(1), convolutional[1]], expected)

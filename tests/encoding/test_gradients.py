@@ -8,9 +8,8 @@ from naive import make_mask, naive_encode
 from test_encoding import make_problem
 
 from skpudle._data.batches import Samples
-from skpudle._gradients import GRADIENT_RULES, differentiate
+from skpudle._gradients import GRADIENT_RULES
 from skpudle._operators._atoms import DenseDictionary
-from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
 
@@ -95,32 +94,3 @@ def test_with_converged_codes_dec_is_ae_lasso(shape, generator):
     )
     torch.testing.assert_close(lasso, dec, rtol=0, atol=1e-10)
     assert (ls - dec).abs().max() > 0.1  # while least squares pays
-
-
-@pytest.mark.parametrize("kind", ["dense", "convolution"])
-def test_autocast_and_the_default_dtype_change_nothing(kind, generator):
-    """The encoder, rules and operators compute in the dtype of the data."""
-    shape, sample = {"dense": ((9, 6), (5, 6)), "convolution": ((4, 1, 3, 3), (5, 1, 7, 6))}[kind]
-    atoms, x = (torch.randn(one, generator=generator) for one in (shape, sample))
-    make_dictionary = DenseDictionary if kind == "dense" else ConvDictionary
-    options = dict(encoder=partial(encode, alpha=0.1, n_unfoldings=5), penalty=0.1)
-
-    def results():
-        dictionary, batch = make_dictionary(atoms.requires_grad_()), Samples(x)
-        for rule in GRADIENT_RULES.values():
-            derivative, evaluation = differentiate(rule, dictionary, atoms, batch, **options)
-            yield from (derivative, *evaluation)
-        z = torch.ones_like(dictionary.analysis(x))
-        yield from (dictionary.synthesis(z), dictionary.analysis(x), dictionary.outer(z, x))
-
-    expected = [*results()]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        under_autocast = [*results()]
-    torch.set_default_dtype(torch.float64)
-    try:
-        under_default = [*results()]
-    finally:
-        torch.set_default_dtype(torch.float32)
-    for one, *others in zip(expected, under_autocast, under_default, strict=True):
-        assert one.dtype == torch.float32
-        assert all(torch.equal(other, one) and other.dtype == one.dtype for other in others)

@@ -45,6 +45,7 @@ def run(folder, tmp_path, *options):  # -> data frame of results
     return pandas.read_parquet(file)
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_dictionary_learning_runs(tmp_path):
     missing = [package for package in SOLVERS.values() if find_spec(package) is None]
     if missing:

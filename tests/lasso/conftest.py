@@ -9,13 +9,14 @@ from skpudle.lasso import _batched, _compiled, _solve
 
 @pytest.fixture(scope="session")
 def using():
-    """Return a context in which a solver, compiled or batched, solves on all devices."""
+    """Return a context in which a solver, compiled or batched, solves blocks of 70 rows."""
 
     @contextmanager
     def use(name):
         chosen = {"batched": _batched, "compiled": _compiled}[name].solve
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(_solve, "solver_on", lambda device: chosen)
+            patch.setattr(_solve, "rows_of_block", lambda x, n_components: 70)
             yield name
 
     return use

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from naive import ill_posed
 from scipy.optimize import nnls
 
-from skpudle.lasso import _solve, duality_gap, solve_lasso, solve_nnls
+from skpudle.lasso import duality_gap, solve_lasso, solve_nnls
 from skpudle.lasso._solve import lasso_path
 
 
@@ -202,19 +202,6 @@ def test_tensors_come_back_as_tensors_and_arrays_as_arrays(rng, solver, device, 
     assert isinstance(array, np.ndarray)
     assert isinstance(gaps_of_array, np.ndarray)
     torch.testing.assert_close(torch.as_tensor(array), codes.cpu(), rtol=1e-5, atol=1e-6)
-
-
-def test_both_solvers_agree_and_blocks_do_not_matter(rng, using, monkeypatch):
-    atoms, x = make_spectra(rng)
-    weights = rng.uniform(size=x.shape)
-    weights[::3] = 1
-    for more in (dict(), dict(weights=weights), dict(free=np.arange(len(atoms)) < 3)):
-        compiled, _ = solve_nnls(atoms, x, **more)
-        with using("batched"), monkeypatch.context() as patch:
-            patch.setattr(_solve, "rows_of_block", lambda x, n_components: 7)
-            batched, _ = solve_nnls(atoms, x, **more)
-        np.testing.assert_allclose(compiled, batched, atol=1e-7)
-        np.testing.assert_allclose(compiled @ atoms, batched @ atoms, atol=1e-10)
 
 
 # The certificate.

@@ -1,9 +1,7 @@
 """Fixtures of the tests of learners."""
 
 import pytest
-from small import GRADIENTS, OPTIMIZERS, VARIANTS, make_data
-
-from skpudle._shrinkage import SHRINKAGES
+from small import GRADIENTS, VARIANTS, make_data
 
 
 @pytest.fixture
@@ -21,16 +19,6 @@ def gradient(request):
     return request.param
 
 
-@pytest.fixture(params=SHRINKAGES)
-def shrinkage(request):
-    return request.param
-
-
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
 def variant(request):
-    return request.param
-
-
-@pytest.fixture(params=OPTIMIZERS.values(), ids=OPTIMIZERS)
-def optimizer(request):
     return request.param

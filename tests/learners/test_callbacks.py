@@ -1,15 +1,25 @@
-"""scikit-learn's own callbacks on every learner: alone, in a pipeline, in a search."""
+"""Callbacks on every learner, alone, in a pipeline and in a search, and what ended a fit."""
+
+import pickle
+import re
 
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.callback import ScoringMonitor
+from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from small import EndsTheFit
+from small import EndsTheFit, make, make_data
 
-from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning, SporcoDictionaryLearning
+from skpudle import (
+    ConvDenoiser,
+    ConvPUDLEDictionaryLearning,
+    NOODLDictionaryLearning,
+    PUDLEClassifier,
+    PUDLEDictionaryLearning,
+    SporcoDictionaryLearning,
+)
 from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import reconstruction_r2_scorer
 
@@ -55,7 +65,7 @@ def test_the_scoring_monitor_has_a_score_for_every_epoch(place, learner, X):
     learner.set_callbacks(monitor)
     fitted = place(learner).fit(X, np.zeros(len(X)))
     rows = monitor.get_logs().data
-    scores = [row["r2"] for row in rows if row["task_name"] in ("epoch", "iteration")]
+    scores = [row["r2"] for row in rows if row["task_name"] == "epoch"]
     if place is in_a_search:  # two values in two folds, and the best again on all samples
         assert len(scores) == 2 * (2 + N_EPOCHS) + fitted.best_params_["max_iter"]
     else:
@@ -73,7 +83,7 @@ def test_the_scoring_monitor_follows_all_phases_of_a_search(X):
 
 def test_a_callback_can_stop_any_training(learner, X):
     """It sees the learner as if training had ended there."""
-    stop = EndsTheFit("iteration" if isinstance(learner, SporcoDictionaryLearning) else "epoch", 2)
+    stop = EndsTheFit("epoch", 2)
     learner.set_callbacks(stop).fit(X)
     assert learner.n_iter_ == len(learner.loss_curve_) == 2
     np.testing.assert_array_equal(stop.seen[-1], learner.components_)
@@ -88,3 +98,61 @@ def test_a_callback_that_stops_is_no_lack_of_convergence(X):
     learner.set_callbacks(EndsTheFit("epoch", 2)).fit(X)
     assert learner.n_iter_ == 2
     assert learner.lambda_decay_ == pytest.approx(1.0 - 0.1 / 9)
+
+
+def test_each_epoch_of_a_search_is_a_task_and_a_line(capsys):
+    pytest.importorskip("rich")
+    epochs = EndsTheFit("epoch of the search", 0)  # which no number of tasks is
+    rows = make_dictionary_data(1500, 12, 20, 3, snr_db=30, random_state=0)[0]
+    learner = PUDLEDictionaryLearning(24, random_state=0, verbose=True)
+    learner.set_callbacks(ProgressBar(), epochs).fit(rows)
+    shown = capsys.readouterr().out
+    assert "PUDLEDictionaryLearning - search" in shown
+    pattern = r"search, epoch (\d+)  ([a-z ]+)  (\d+) atoms  loss \S+"
+    numbers, stages, n_atoms = zip(*re.findall(pattern, shown), strict=True)
+    assert [*map(int, numbers)] == [*range(1, len(epochs.seen) + 1)]
+    in_order = ["settle", "split and remove", "penalty", "polish", "done"]
+    assert list(dict.fromkeys(stages)) == in_order
+    assert n_atoms[-1] == "24"
+
+
+# ---------------------------------------------------------------------------- what ended a fit
+
+ROWS, _ = make_data()
+STOPS_SEARCH = EndsTheFit("epoch of the search")
+CONV = ConvPUDLEDictionaryLearning(2, atom_shape=4, random_state=0)
+DENOISER = ConvDenoiser(2, atom_shape=4, stride=1, n_unfoldings=2, tol=None, random_state=0)
+SPORCO = SporcoDictionaryLearning(6, max_iter=2, random_state=0)
+
+
+@pytest.mark.parametrize(
+    ("learner", "expected"),
+    [
+        (PUDLEDictionaryLearning(6, random_state=0), "search"),
+        (make(tol=None), "max_iter"),
+        (make(tol=0.9, max_iter=12), "tol"),
+        (make().set_callbacks(EndsTheFit("epoch")), "callback"),
+        (PUDLEDictionaryLearning(6, random_state=0).set_callbacks(STOPS_SEARCH), "callback"),
+        (NOODLDictionaryLearning(6, max_iter=2, tol=None, random_state=0), "max_iter"),
+        (CONV.set_callbacks(EndsTheFit("epoch")), "callback"),
+        (PUDLEClassifier(6, max_iter=2, tol=None, random_state=0), "max_iter"),
+        (PUDLEClassifier(6, supervision=0, random_state=0), "search"),
+        (DENOISER.set_callbacks(EndsTheFit("epoch")), "callback"),
+        (SPORCO, "max_iter"),
+        (clone(SPORCO).set_callbacks(EndsTheFit("epoch")), "callback"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_a_fit_that_ends_says_by_what(learner, expected):
+    if isinstance(learner, SporcoDictionaryLearning):
+        pytest.importorskip("sporco")
+    learner.fit(ROWS, np.arange(len(ROWS)) % 2)
+    assert learner.ended_by_ == expected
+    assert pickle.loads(pickle.dumps(learner.set_callbacks())).ended_by_ == expected
+
+
+def test_what_goes_on_has_not_ended():
+    learner = make().fit(ROWS)
+    assert not hasattr(learner.partial_fit(ROWS), "ended_by_")
+    atoms = learner.components_
+    assert not hasattr(PUDLEDictionaryLearning.from_components(atoms, alpha=1), "ended_by_")

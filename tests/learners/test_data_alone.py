@@ -28,17 +28,6 @@ def test_a_search_finds_the_shape_and_nothing_is_trained_after_it(traces):
     assert np.square(rest).sum() < 0.05 * np.square(traces).sum()
 
 
-@pytest.mark.parametrize("exponent", [-480, 60, 480])
-def test_the_scale_of_the_data_changes_nothing_but_theirs(exponent, traces):
-    learner, scale = ConvPUDLEDictionaryLearning(1, atom_shape=10, **SEARCH), 2.0**exponent
-    expected = learner.fit(traces).components_, scale**2 * learner.loss_curve_
-    alpha = learner.alpha_
-    found = learner.fit(scale * traces).components_, learner.loss_curve_
-    np.testing.assert_array_equal(found[0], expected[0])
-    np.testing.assert_array_equal(found[1], expected[1])
-    assert learner.alpha_ == scale * alpha
-
-
 def test_codes_after_a_search_satisfy_the_optimality_condition(traces):
     """Of the lasso: correlations with the residual are alpha where codes are, and at most alpha."""
     learner = ConvPUDLEDictionaryLearning(2, atom_shape=10, **SEARCH, alpha=0.1).fit(traces)

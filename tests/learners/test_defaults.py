@@ -5,11 +5,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from sklearn.base import clone
 from small import EndsTheFit, ctrl_c
 
-from skpudle import Checkpoint, PUDLEDictionaryLearning
-from skpudle._fit.run import read_checkpoint
+from skpudle import PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import dictionary_error, recovery_rate
 
@@ -98,19 +96,6 @@ def test_training_through_few_unfoldings_explains_more_by_fewer_codes(n_unfoldin
     assert all(now < before for now, before in zip(outcome(trained), outcome(searched)))
 
 
-@pytest.mark.parametrize("exponent", [-480, 480])
-def test_the_scale_of_the_data_changes_nothing_but_theirs(exponent, fitted):
-    """Exactly for powers of two."""
-    scale = 2.0**exponent
-    scaled = learner_of().fit(scale * X)
-    np.testing.assert_array_equal(scaled.components_, fitted.components_)
-    for name in ("alpha_", "noise_std_", "search_alpha_"):
-        assert getattr(scaled, name) == scale * getattr(fitted, name)
-    assert scaled.debias_ == fitted.debias_
-    np.testing.assert_array_equal(scaled.loss_curve_, scale**2 * fitted.loss_curve_)
-    np.testing.assert_array_equal(scaled.transform(scale * X), scale * fitted.transform(X))
-
-
 @pytest.mark.parametrize("constraint", [dict(positive_code=True), dict(n_unfoldings=50), {}])
 @pytest.mark.parametrize("shrinkage", ["soft", "hard"])
 def test_what_constrains_the_learner_holds_and_lets_it_find(shrinkage, constraint):
@@ -141,17 +126,6 @@ def ended_early(n_epochs, act, noiseless):
         assert act is ctrl_c
     assert learner.ended_by_ == ("interrupt" if act is ctrl_c else "callback")
     return learner, ends
-
-
-def test_ctrl_c_leaves_what_was_found_and_a_checkpoint(fitted, handler, tmp_path):
-    path = tmp_path / "fit.npz"
-    learner = clone(fitted).set_callbacks(Checkpoint(path), ends_search(12, ctrl_c))
-    with pytest.raises(KeyboardInterrupt):
-        learner.fit(X)
-    assert learner.transform(X).shape == (600, 20)
-    assert read_checkpoint(path)["record"].searched.atoms.shape == learner.components_.shape
-    learner.set_callbacks(Checkpoint(path)).fit(X)
-    assert learner.score(X) > fitted.score(X) - 0.01
 
 
 @pytest.mark.parametrize("act", [ctrl_c, lambda: True], ids=["Ctrl-C", "callback"])

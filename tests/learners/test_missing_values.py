@@ -10,7 +10,6 @@ from skpudle import (
     ConvPUDLEDictionaryLearning,
     PUDLEDictionaryLearning,
     SporcoDictionaryLearning,
-    reporting,
 )
 from skpudle.datasets import make_dictionary_data
 from skpudle.encoding import encode
@@ -128,12 +127,6 @@ def test_masked_images_are_those_with_nan(dtype):
 # ---------------------------------------------------------------------------- too little to learn
 
 
-@pytest.fixture
-def no_support(monkeypatch):
-    """Leave out the searches of halves of the samples, which take long."""
-    monkeypatch.setattr(reporting, "_MOST_NUMBERS", 0)
-
-
 @pytest.mark.parametrize("name", ["unfolded", "search", "noodl"])
 def test_data_without_a_known_value_are_refused(name, X):
     for method in ("fit", "partial_fit"):
@@ -142,7 +135,7 @@ def test_data_without_a_known_value_are_refused(name, X):
 
 
 @pytest.mark.parametrize("name", ["unfolded", "search", "noodl"])
-def test_features_that_no_sample_knows_are_named(name, X, gaps, no_support):
+def test_features_that_no_sample_knows_are_named(name, X, gaps):
     """In a fit; parts of data may lack what others have."""
     gaps = gaps.copy()
     gaps[:, [2, 7]] = np.nan
@@ -153,7 +146,7 @@ def test_features_that_no_sample_knows_are_named(name, X, gaps, no_support):
 
 
 @pytest.mark.parametrize("n_samples", [1, 10])
-def test_more_atoms_than_samples_are_told(n_samples, gaps, no_support):
+def test_more_atoms_than_samples_are_told(n_samples, gaps):
     """Samples without a known value are none."""
     few = np.vstack([np.nan_to_num(gaps[2 : 2 + n_samples]), np.full((9, 10), np.nan)])
     learner = PUDLEDictionaryLearning(12, random_state=0)

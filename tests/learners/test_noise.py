@@ -1,6 +1,7 @@
 """Baseline and noise: units that change nothing, and data that need them."""
 
 import pickle
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_digits, load_wine
 from sklearn.linear_model import LinearRegression
-from sklearn.model_selection import GridSearchCV
+from small import weekly
 
 from skpudle import PUDLEClassifier, PUDLEDictionaryLearning, PUDLERegressor
 from skpudle.datasets import make_dictionary_data
@@ -101,17 +102,6 @@ def test_outlying_rows_do_not_rule(planted, share, size):
     assert np.median(scores[rows]) < np.quantile(usual, 0.01)
 
 
-@pytest.mark.parametrize(
-    ("noise", "fit_intercept"),
-    [("equal", True), ("features", False), ("rows", True), ("both", True), (SCALES, False)],
-)
-def test_scaling_data_scales_codes(planted, noise, fit_intercept):
-    X = noise_of(planted[0])[:300] + OFFSET
-    one, two = (learner(noise=noise, fit_intercept=fit_intercept).fit(c * X) for c in (1, 4))
-    np.testing.assert_allclose(two.components_, one.components_, atol=1e-6)
-    np.testing.assert_allclose(two.transform(4 * X), 4 * one.transform(X), atol=1e-5)
-
-
 def test_features_in_other_units_are_a_noise_array(planted):
     """Weights that are known are the change of units that users would make by hand."""
     X = noise_of(planted[0])[:400]
@@ -149,8 +139,10 @@ def test_baseline_and_noise_go_everywhere(planted, params):
     assert np.square(fitted.inverse_transform(codes) - X).sum() < before
 
 
-@pytest.mark.parametrize("noise", ["features", "both"])
-@pytest.mark.parametrize("params", [{}, {"gradient": "ae-ls", "max_iter": 2, "tol": None}])
+@pytest.mark.parametrize(
+    ("params", "noise"),
+    [({}, "both"), ({"gradient": "ae-ls", "max_iter": 2, "tol": None}, "features")],
+)
 def test_partial_fit_goes_on_in_the_same_units(planted, params, noise):
     X = noise_of(planted[0]) + OFFSET
     fitted = learner(noise=noise, fit_intercept=True, **params).fit(X)
@@ -181,7 +173,7 @@ def test_atoms_take_the_intercept_of_a_learner_without_a_baseline():
 @pytest.mark.parametrize(
     ("params", "match"),
     [
-        ({"noise": np.ones(N_FEATURES + 1)}, "25 standard deviations, but X has 24"),
+        ({"noise": np.ones(N_FEATURES + 1)}, "shape \\(25,\\) .* one for each of the 24"),
         ({"noise": np.zeros(N_FEATURES)}, "no array of positive numbers"),
         ({"noise": [1.0, np.nan]}, "Input noise contains NaN"),
     ],
@@ -189,18 +181,6 @@ def test_atoms_take_the_intercept_of_a_learner_without_a_baseline():
 def test_wrong_noise_is_refused(planted, params, match):
     with pytest.raises(ValueError, match=match):
         learner(**params).fit(np.abs(planted[0]))
-
-
-def test_odd_columns_and_rows_are_no_trouble(planted):
-    X = noise_of(planted[0])[:200] + OFFSET
-    X[:, 0] = 5.0  # constant
-    X[:, 1] = 0.0
-    X[3, 1] = 7.0  # mostly one value
-    X[7] = 0.0
-    for noise in ("auto", "both"):
-        fitted = clone(learner(noise=noise)).fit(X)
-        assert np.isfinite(fitted.transform(X)).all()
-        assert np.isfinite(fitted.components_).all()
 
 
 @pytest.mark.parametrize("params", [{}, {"split_sign": True}, {"noise": "features"}])
@@ -276,6 +256,7 @@ def test_a_constant_column_hides_no_baseline(constant):
     assert fitted.score(table) == pytest.approx(without.score(X), abs=0.05)
 
 
+@pytest.mark.slow
 def test_one_row_of_a_large_constant_leaves_codes_to_all_rows():
     """On average over seeds, whose held-out rows are other ones; its size does not matter."""
     X, scores = load_diabetes().data, []
@@ -334,8 +315,9 @@ def edges(random):
     return (np.arange(32) > random.integers(0, 32, (300, 1))) * 1.0
 
 
-@pytest.mark.parametrize("positive_code", [True, False])
-@pytest.mark.parametrize("draw", [concepts, peaks, dust, edges])
+@pytest.mark.parametrize(
+    ("draw", "positive_code"), [*zip([concepts, peaks, dust, edges], cycle([True, False]))]
+)
 def test_clean_data_are_left_alone(draw, positive_code):
     """Signals are no outliers, small columns are no features of little noise."""
     X = draw(np.random.default_rng(3))
@@ -346,7 +328,7 @@ def test_clean_data_are_left_alone(draw, positive_code):
     np.testing.assert_array_equal(auto.transform(X), plain.transform(X))
 
 
-@pytest.mark.parametrize("seed", [3, 35])
+@pytest.mark.parametrize("seed", weekly(3, 35))
 def test_signal_that_atoms_miss_is_no_noise(seed):
     """Errors of six non-negative atoms in six features are large where signals are large."""
     random = np.random.default_rng(seed)
@@ -358,7 +340,7 @@ def test_signal_that_atoms_miss_is_no_noise(seed):
     assert np.ndim(auto.noise_std_) == 0
 
 
-@pytest.mark.parametrize("seed", [18, 20])
+@pytest.mark.parametrize("seed", weekly(18, 20))
 def test_a_mean_of_mixtures_is_no_baseline(seed):
     """Pairs of one group, all with codes of 1: the mean saves less than half a code in each row."""
     random = np.random.default_rng(seed)
@@ -381,7 +363,7 @@ def test_a_column_that_is_rarely_used_does_not_rule(planted):
     assert fitted.score(X) > 0.9
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", weekly(1, 2))
 def test_seeds_take_the_same_baseline(planted, seed):
     """Decisions come from rows and atoms that all seeds share."""
     X = noise_of(planted[0]) + OFFSET
@@ -441,7 +423,7 @@ def test_the_evidence_of_a_row_falls_by_the_size_of_its_spikes(spiked):
     assert two[has_spikes].max() < np.median(one[~has_spikes])
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", weekly(0, 1, 2))
 def test_strange_rows_are_found_though_each_atom_has_few_rows(seed):
     """Five rows for an atom, three times as many atoms as features."""
     random = np.random.default_rng(seed)
@@ -454,7 +436,7 @@ def test_strange_rows_are_found_though_each_atom_has_few_rows(seed):
     assert scores[strange].max() < np.median(scores[~strange])
 
 
-@pytest.mark.parametrize("seed", [0, 3, 4])
+@pytest.mark.parametrize("seed", weekly(0, 3, 4))
 def test_noise_of_features_is_found_where_it_does_not_grow_with_signals(seed):
     """By chance signals are larger or smaller where noise is large, and weights gain less."""
     rng = np.random.default_rng(seed)
@@ -466,7 +448,7 @@ def test_noise_of_features_is_found_where_it_does_not_grow_with_signals(seed):
     assert np.square(error).mean() < 0.12 * np.square(noise).mean()
 
 
-@pytest.mark.parametrize("seed", [4, 10, 11])
+@pytest.mark.parametrize("seed", weekly(4, 10, 11))
 def test_equal_noise_of_few_features_stays_equal(seed):
     """Atoms that are missed at first leave errors that differ, and more epochs gain."""
     rng = np.random.default_rng(seed)
@@ -476,7 +458,7 @@ def test_equal_noise_of_few_features_stays_equal(seed):
     assert np.ndim(PUDLEDictionaryLearning(20, random_state=0).fit(X).noise_std_) == 0
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", weekly(0, 1, 2))
 def test_rows_of_many_codes_have_no_outliers(seed):
     """In 16 columns rows of five of 20 atoms are nearly as dense as rows of outliers."""
     rng = np.random.default_rng(seed)
@@ -491,12 +473,6 @@ def test_rows_of_many_codes_have_no_outliers(seed):
     assert np.square(error[~spikes.any(1)]).mean() < noise**2
 
 
-def test_a_search_over_sizes_takes_the_right_one(spiked):
-    sizes = {"n_components": [10, N_ATOMS]}
-    search = GridSearchCV(learner(), sizes, cv=2, refit=False).fit(spiked[0])
-    assert search.best_params_ == {"n_components": N_ATOMS}
-
-
 def test_a_module_limits_residuals(spiked):
     X, _, _ = spiked
     fitted = learner(n_unfoldings=5, max_iter=2, tol=None).fit(X[:750])
@@ -508,7 +484,7 @@ def test_many_unfoldings_minimise_the_loss_of_huber(spiked):
     """The limit is that of the gradient, and the objective is lower than at other codes."""
     X, _, fitted = spiked
     unfolded = (
-        clone(fitted).set_params(n_unfoldings=1000, alpha=0.1, max_iter=1, tol=None).fit(X[:750])
+        clone(fitted).set_params(n_unfoldings=1000, alpha=0.1, max_iter=1, tol=None).fit(X[:300])
     )
     limit = unfolded.to_module().limit.numpy()
     atoms, codes = unfolded.components_, unfolded.transform(X[750:])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
-from small import make_data
+from small import assert_same_values, make_data
 
 from skpudle import (
     CountDictionaryLearning,
@@ -53,6 +53,15 @@ def train_on(learner, X, y=None):
 @pytest.fixture(params=LEARNERS)
 def learner(request):
     return clone(LEARNERS[request.param])
+
+
+def test_a_pickle_goes_on_with_the_same_bits(learner):
+    data = data_of(learner)
+    train_on(learner, *data)
+    other = pickle.loads(pickle.dumps(learner))
+    for one in (other, learner):
+        train_on(one, *data)
+    assert_same_values(learner, other, "components_", "intercept_", "coef_", "loss_curve_")
 
 
 # ---------------------------------------------------------------------------- the penalty

@@ -30,6 +30,11 @@ def noisy():
     return make_dictionary_data(6000, 20, 25, n_nonzero=3, snr_db=-1, random_state=0)[:2]
 
 
+@pytest.fixture(scope="module")
+def learner(noisy):
+    return PUDLEDictionaryLearning(25, random_state=0).fit(noisy[0][:1000])
+
+
 def test_much_noise_calls_for_a_larger_penalty(noisy):
     """At the usual penalty atoms fit the noise."""
     X, truth = noisy
@@ -40,19 +45,16 @@ def test_much_noise_calls_for_a_larger_penalty(noisy):
     assert recovery_rate(truth, learner.components_) > 1.5 * recovery_rate(truth, fixed.components_)
 
 
-def test_the_path_begins_at_the_usual_penalty_and_has_the_chosen_one(noisy):
-    X, _ = noisy
-    learner = PUDLEDictionaryLearning(25, random_state=0).fit(X[:1000])
-    path, norm = learner.penalty_path_, np.sqrt(np.square(X[:1000]).sum(1).mean())
+def test_the_path_begins_at_the_usual_penalty_and_has_the_chosen_one(noisy, learner):
+    path, norm = learner.penalty_path_, np.sqrt(np.square(noisy[0][:1000]).sum(1).mean())
     assert path.alpha[0] == pytest.approx(0.07 * norm)
     assert np.isclose(path.alpha, learner.search_alpha_).any()
     assert path.alpha.shape == path.score.shape == path.unbiased.shape
     assert path.score.max() <= 1
 
 
-def test_the_display_shows_the_path(noisy):
+def test_the_display_shows_the_path(learner):
     pytest.importorskip("matplotlib")
-    learner = PUDLEDictionaryLearning(25, random_state=0).fit(noisy[0][:1000])
     display = PathDisplay.from_estimator(learner, kind="penalty")
     path = learner.penalty_path_
     np.testing.assert_array_equal(display.line_.get_xydata().T, [path.alpha, path.score])

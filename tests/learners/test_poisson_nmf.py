@@ -394,17 +394,6 @@ def test_an_early_end_is_said(X):
         make(max_iter=2).fit(X)
 
 
-def test_a_checkpoint_goes_on_for_more_steps(X, tmp_path):
-    """A file of 3 steps is one on the way to 8, and a stricter rule goes on where one had ended."""
-    expected = make(max_iter=8, tol=None).fit(X)
-    recording = Checkpoint(tmp_path / "fit.npz")
-    for max_iter in (3, 3, 8):
-        found = make(max_iter=max_iter, tol=None).set_callbacks(recording).fit(X)
-        assert found.n_iter_ == max_iter
-    np.testing.assert_array_equal(found.components_, expected.components_)
-    np.testing.assert_array_equal(found.loss_curve_, expected.loss_curve_)
-
-
 def test_a_checkpoint_of_other_exposures_is_refused(X, tmp_path):
     recording, exposure = Checkpoint(tmp_path / "fit.npz"), np.ones(len(X))
     make(max_iter=2, tol=None).set_callbacks(recording).fit(X, exposure=exposure)

@@ -1,5 +1,6 @@
 """What a user of `PUDLEDictionaryLearning` can rely on in training."""
 
+import pickle
 from functools import partial
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from small import ABSURD, VARIANTS, assert_same, leaves, make, make_data, perturbed
+from small import ABSURD, OPTIMIZERS, assert_same, make, make_data, perturbed
 
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode
@@ -30,17 +31,6 @@ def test_training_approaches_the_dictionary_that_made_the_data(gradient):
     assert distance(estimator.components_) < 0.8 * distance(start)
 
 
-@pytest.mark.parametrize("scale", [1e-8, 1e-3, 1e3, 1e8])
-def test_units_of_the_data_do_not_matter(scale, shrinkage, X):
-    """The same atoms, and codes in the units of the data."""
-    options = dict(shrinkage=shrinkage, batch_size=16, max_iter=20, learning_rate=0.01)
-    estimator, scaled = make(**options).fit(X), make(**options).fit(scale * X)
-    np.testing.assert_allclose(scaled.components_, estimator.components_, rtol=0, atol=1e-6)
-    codes, scaled_codes = estimator.transform(X), scaled.transform(scale * X)
-    np.testing.assert_allclose(scaled_codes / scale, codes, rtol=0, atol=1e-6)
-    assert scaled.alpha_ == pytest.approx(scale * estimator.alpha_, rel=1e-10)
-
-
 def test_a_random_state_determines_every_bit(variant, X):
     options = variant | dict(batch_size=16)
     first, second = make(**options).fit(X), make(**options).fit(X)
@@ -59,13 +49,11 @@ def test_float32_and_float64_learn_the_same(X):
     np.testing.assert_allclose(*reconstructions, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-def test_a_fitted_estimator_holds_no_tensors(options, X):
+def test_a_fitted_estimator_holds_no_tensors(variant, X):
     """But in the record for `partial_fit`, whose tensors are on the CPU."""
-    estimator = make(**options).fit(torch.tensor(X)).partial_fit(torch.tensor(X))
+    estimator = make(**variant).fit(torch.tensor(X)).partial_fit(torch.tensor(X))
     fitted = {name: value for name, value in vars(estimator).items() if name.endswith("_")}
-    for value in leaves(fitted):
-        assert isinstance(value, (np.ndarray, float, int, str))
+    assert b"torch" not in pickle.dumps(fitted)
     assert {"n_iter_", "n_steps_", "n_components_"} <= {
         name for name, value in fitted.items() if type(value) is int
     }
@@ -191,17 +179,20 @@ def test_unused_atoms_are_redrawn_between_epochs_and_never_at_the_end():
     np.testing.assert_array_equal(once.components_[5], atoms[5])
     twice = make(dict_init=atoms, max_iter=2).fit(X)
     assert twice.components_[5, 8] == 0
-    # one small step away from the sample that was reconstructed worst
-    directions = X / np.linalg.norm(X, axis=1, keepdims=True)
-    assert (directions @ twice.components_[5]).max() > 0.99
+    # one small step away from the sample that the first atoms reconstruct worst
+    codes = make(dict_init=atoms, max_iter=1, learning_rate=1e-300).fit(X).transform(X)
+    worst = X[np.square(X - codes @ atoms).sum(1).argmax()]
+    assert worst @ twice.components_[5] > 0.99 * np.linalg.norm(worst)
 
 
 # ---------------------------------------------------------------------------- divergence
 
 
+@pytest.mark.parametrize("batch_size", [16, 60])
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
-def test_divergence_raises_with_the_update_and_the_parameters_to_change(method, X):
-    estimator = make(**ABSURD, batch_size=16)
+def test_divergence_raises_with_the_update_and_the_parameters_to_change(method, batch_size, X):
+    """Also of the only update of an epoch, after which no loss is computed."""
+    estimator = make(**ABSURD, batch_size=batch_size, max_iter=1 if batch_size == 60 else 4)
     with pytest.raises(ValueError, match=r"at update \d+, .*learning_rate \(now 1e\+300\)"):
         getattr(estimator, method)(X)
     assert np.isfinite(estimator.components_).all()
@@ -226,6 +217,7 @@ def test_partial_fit_is_one_pass_over_batches_in_order(X, atoms):
     assert cut.n_steps_ == 4
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_partial_fit_is_an_epoch_of_fit_with_full_batches(optimizer, variant, X):
     """The same bits, one pass after the other."""
     options = optimizer | variant | dict(batch_size=len(X))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import orthogonal_mp_gram
-from small import VARIANTS, make, numpy_codes
+from small import make, numpy_codes
 
 from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.omp import solve_omp
@@ -79,9 +79,8 @@ def test_tensors_in_give_tensors_out_on_their_device(dtype, device, X):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-def test_a_gpu_learns_what_the_cpu_learns_and_the_same_every_time(options, X):
-    options = options | dict(batch_size=16)
+def test_a_gpu_learns_what_the_cpu_learns_and_the_same_every_time(variant, X):
+    options = variant | dict(batch_size=16)
     cpu = make(device="cpu", **options).fit(X)
     first, second = (make(device="cuda", **options).fit(X) for _ in range(2))
     np.testing.assert_allclose(first.components_, second.components_, rtol=0, atol=1e-6)
@@ -147,9 +146,8 @@ def test_a_pursuit_knows_signs_and_gaps(X):
 # ---------------------------------------------------------------------------- without a fit
 
 
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
-def test_components_make_a_learner_that_transforms_as_the_fitted_one(options, X):
-    fitted = make(**options).fit(X)
+def test_components_make_a_learner_that_transforms_as_the_fitted_one(variant, X):
+    fitted = make(**variant).fit(X)
     params = fitted.get_params() | {"alpha": fitted.alpha_}
     del params["n_components"]
     learner = PUDLEDictionaryLearning.from_components(fitted.components_, **params)

@@ -67,16 +67,6 @@ def test_bad_data_are_named_and_leave_no_trace(rows, message, X):
         assert_same(vars(estimator), before)
 
 
-@pytest.mark.parametrize("method", ["partial_fit", "transform", "score"])
-@pytest.mark.parametrize("kind", [np.asarray, torch.tensor])
-def test_a_wrong_number_of_features_is_named_and_leaves_no_trace(kind, method, X):
-    estimator = make().fit(X)
-    before = copy.deepcopy(vars(estimator))
-    with pytest.raises(ValueError, match="X has 5 features, but .* is expecting 8 features"):
-        getattr(estimator, method)(kind(X[:, :5]))
-    assert_same(vars(estimator), before)
-
-
 def test_a_wrong_number_of_codes_is_named(X):
     estimator = make(split_sign=True).fit(X)
     with pytest.raises(ValueError, match="Codes have 6 columns, .* returns 12"):
@@ -95,16 +85,6 @@ def test_rows_and_codes_on_any_device_are_finite(value, device, X):
 
 
 # ---------------------------------------------------------------------------- scikit-learn
-
-
-def test_verbose_training_prints_a_line_an_epoch(X, capsys):
-    estimator = make(verbose=1, max_iter=3, batch_size=16).fit(X)
-    lines = capsys.readouterr().out.removesuffix(f"{estimator.summary()}\n").splitlines()
-    assert len(lines) == 3
-    for number, (line, loss) in enumerate(zip(lines, estimator.loss_curve_, strict=True), start=1):
-        assert line == f"ae-ls, epoch {number}/3  loss {loss:.6g}"
-    make(verbose=0).fit(X)
-    assert not capsys.readouterr().out
 
 
 def test_a_data_error_on_the_way_leaves_a_fitted_estimator_as_it_was(X):

@@ -11,9 +11,9 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
-from small import learner_of
+from small import assert_same, learner_of
 
-from skpudle import PUDLEDictionaryLearning
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -27,7 +27,8 @@ PLAIN = RNG.normal(size=(30, 6))
 COHERENT = np.ones((8, 6)) + 1e-6 * RNG.normal(size=(8, 6))
 SMALL = dict(n_components=8, n_unfoldings=10, max_iter=3, tol=None, random_state=0)
 
-LEARNERS = {name: learner_of(name, 8) for name in ("search", "unfolded", "hard", "dec", "lasso")}
+USUAL = "search", "noise", "unfolded"
+LEARNERS = {name: learner_of(name, 8) for name in (*USUAL, "hard", "dec", "lasso")}
 LEARNERS |= {
     "surrogate": learner_of("surrogate", 8, gradient="ae-ls"),
     "more atoms than features": learner_of("unfolded", 60),
@@ -56,9 +57,9 @@ DATA = {
 
 
 def combinations():
-    """All data with two learners, all learners with data that are hard, and the rest weekly."""
+    """All data with three learners, all learners with data that are hard, and the rest weekly."""
     for name, data in product(LEARNERS, DATA):
-        usual = name in ("search", "unfolded") or data in ("huge", "duplicates", "zero rows")
+        usual = name in USUAL or data in ("huge", "duplicates", "zero rows")
         yield pytest.param(name, data, marks=[] if usual else pytest.mark.slow)
 
 
@@ -118,18 +119,26 @@ def test_no_file_is_opened_and_no_connection_made(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
-def test_autocast_changes_nothing(learner):
-    """Products of float32 would be in bfloat16."""
+CONVOLUTION = ConvPUDLEDictionaryLearning(2, atom_shape=3, gradient="ae-ls", max_iter=2, tol=None)
+
+
+@pytest.mark.parametrize("name", [*LEARNERS, "convolution"])
+def test_autocast_and_the_default_dtype_of_torch_change_nothing(name):
+    """Products of float32 would be in bfloat16, and new tensors in float64."""
     X = PLAIN.astype(np.float32)
 
     def results():
-        fitted = clone(learner).fit(X).partial_fit(X)
-        codes = fitted.transform(X)
-        return fitted.components_, codes, fitted.inverse_transform(codes), fitted.score(X)
+        learner = clone(LEARNERS.get(name, CONVOLUTION)).set_params(random_state=0).fit(X)
+        if hasattr(learner, "partial_fit"):
+            learner.partial_fit(X)
+        codes = learner.transform(X)
+        return learner.components_, codes, learner.inverse_transform(codes), learner.score(X)
 
     expected = results()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = results()
-    for one, other in zip(found, expected, strict=True):
-        assert_array_equal(one, other)
+        assert_same(results(), expected)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert_same(results(), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -1,5 +1,7 @@
 """Weights of samples: a weight of two is a repetition, and a weight of zero is absence."""
 
+from itertools import cycle
+
 import numpy as np
 import pytest
 import torch
@@ -52,10 +54,9 @@ LEARNERS |= {
 # ---------------------------------------------------------------------------- fit
 
 
-@pytest.mark.parametrize("gaps", [False, True])
-@pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
-def test_weights_are_repetitions_in_any_order(learner, gaps):
-    X, _ = planted()
+@pytest.mark.parametrize(("name", "gaps"), [*zip(LEARNERS, cycle([False, True])), ("search", True)])
+def test_weights_are_repetitions_in_any_order(name, gaps):
+    X, learner = planted()[0], LEARNERS[name]
     often, order = weighted()
     if gaps:
         X[np.random.default_rng(1).random(X.shape) < 0.1] = np.nan
@@ -64,7 +65,7 @@ def test_weights_are_repetitions_in_any_order(learner, gaps):
     one = clone(learner).fit(repeated)
     other = clone(learner).fit(X[order], sample_weight=often[order])
     names = "components_", "alpha_", "intercept_", "noise_std_", "debias_", "loss_curve_"
-    assert_same_values(one, other, *names, "n_samples_seen_")
+    assert_same_values(one, other, *names, "size_path_", "n_samples_seen_")
 
 
 def test_the_unit_of_weights_does_not_matter():
@@ -182,19 +183,27 @@ def test_weights_of_a_task_reach_its_dictionary(kind, supervision):
 # ---------------------------------------------------------------------------- scikit-learn
 
 
-def test_weights_are_routed():
-    X, _ = planted()
-    often, _ = weighted()
+@pytest.mark.parametrize(
+    ("kind", "given", "requests"),
+    [
+        ("search", "sample_weight", ("fit", "score")),
+        ("poisson", "exposure", ("fit", "score", "transform")),
+    ],
+)
+def test_numbers_of_rows_are_routed(kind, given, requests):
+    X = np.random.default_rng(0).poisson(3.0, (N, M)).astype(float)
+    numbers = {given: weighted()[0] + 1.0}
+    of_codes = numbers if "transform" in requests else {}
+    expected = learner_of(kind).fit(X, **numbers).transform(X, **of_codes)
+    np.testing.assert_array_equal(learner_of(kind).fit_transform(X, **numbers), expected)
     with config_context(enable_metadata_routing=True):
-        learner = PUDLEDictionaryLearning(P, random_state=0)
-        learner.set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
-        pipeline = make_pipeline(FunctionTransformer(), learner).fit(X, sample_weight=often)
-        expected = learner_of("search").fit(X, sample_weight=often)
-        np.testing.assert_array_equal(pipeline[-1].components_, expected.components_)
-        search = GridSearchCV(learner, {"alpha": [0.1, 0.3]}, cv=2).fit(X, sample_weight=often + 1)
+        learner = learner_of(kind)
+        for request in requests:
+            getattr(learner, f"set_{request}_request")(**{given: True})
+        pipeline = make_pipeline(FunctionTransformer(), learner).fit(X, **numbers)
+        np.testing.assert_array_equal(pipeline.transform(X, **of_codes), expected)
+        search = GridSearchCV(learner, {"alpha": [0.1, 0.3]}, cv=2).fit(X, **numbers)
         assert np.isfinite(search.best_score_)
-    codes = PUDLEDictionaryLearning(P, random_state=0).fit_transform(X, sample_weight=often)
-    np.testing.assert_array_equal(codes, expected.transform(X))
 
 
 @pytest.mark.parametrize(("value", "message"), [(-1, "[Nn]egative"), (0, "at least one non-zero")])

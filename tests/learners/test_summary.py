@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
 
-from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import ConvPUDLEDictionaryLearning, PoissonNMF, PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
 
 
@@ -50,6 +50,7 @@ def test_a_chosen_number_names_the_numbers_that_were_tried(rows):
 def test_before_a_fit_and_after_a_part(rows):
     with pytest.raises(NotFittedError):
         PUDLEDictionaryLearning(5).summary()
+    assert "no rows" in PUDLEDictionaryLearning.from_components(rows, alpha=1.0).summary()
     said = PUDLEDictionaryLearning(5, random_state=0).partial_fit(rows).summary()
     assert "ended" not in said
     assert "400 rows" in said
@@ -62,3 +63,18 @@ def test_signals_say_what_was_taken_off_them(capsys):
     said = ConvPUDLEDictionaryLearning(1, **given).fit(signals).summary()
     assert "1 atoms of (16,), as named\n  baseline of channels: [-2.]; drift: slower than" in said
     assert capsys.readouterr().out.endswith(f"{said}\n")
+
+
+def test_counts_say_what_was_chosen_and_explained(capsys):
+    rng = np.random.default_rng(0)
+    spectra, amounts = rng.dirichlet(np.full(20, 0.2), 3), rng.gamma(1.0, 200.0, (60, 3))
+    x = rng.poisson(amounts @ spectra)
+    learner = PoissonNMF("auto", dispersion=None, random_state=0, verbose=1).fit(x)
+    assert capsys.readouterr().out.endswith(f"{learner.summary()}\n")
+    said = learner.summary(x)
+    assert f"{learner.n_components_} atoms, chosen by hidden entries: " in said
+    assert f"prior: {learner.alpha_:.3g} pseudo-events" in said
+    assert "dispersion: 0 beyond Poisson" in said
+    assert "explained deviance 1.000 by " in PoissonNMF.from_components(spectra).summary(
+        amounts @ spectra
+    )

@@ -7,23 +7,18 @@ import numpy as np
 import pytest
 import torch
 from planted import share_found
-from two_processes import in_two_processes
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle._initialization import initial_atoms
-from skpudle._operators._atoms import project_atoms
 from skpudle.datasets import make_dictionary_data
 from skpudle.search import Problem, auto_alpha, search
 from skpudle.search._epoch import own
 from skpudle.search.choose import best_coding
-from skpudle.search.descend import refit_atoms
 from skpudle.search.find import (
     Trial,
     chosen_trial,
     find_atoms,
     finds_more,
     next_penalty,
-    penalty_of_mixtures,
 )
 from skpudle.search.held_out import HeldOut, Prediction, hold_out
 
@@ -43,7 +38,8 @@ def rows_held_out(n_parts=PARTS, *, smallest=1 / 16, mixes=False):
     """Return what the path asks of a problem; each part has the energy 4."""
     energies = torch.full((n_parts,), 4.0, dtype=torch.float64)
     given = dict(alpha=1.0, smallest=smallest, largest=12, mixes=mixes)
-    held_out = SimpleNamespace(energies=energies, total=own, **given)
+    zeros = Prediction(energies, float(energies.sum()))
+    held_out = SimpleNamespace(zeros=zeros, total=own, **given)
     return SimpleNamespace(alpha=1.0, held_out=held_out, total=own)
 
 
@@ -57,7 +53,7 @@ def trial_of(alpha, error, n_parts=PARTS):
 def path_of(error, problem=None):
     """Return the trials of a path where a penalty has this error."""
     problem = rows_held_out() if problem is None else problem
-    n, alpha, trials = len(problem.held_out.energies), problem.alpha, []
+    n, alpha, trials = len(problem.held_out.zeros.errors), problem.alpha, []
     while alpha is not None:
         trials.append(trial_of(alpha, error(alpha), n))
         alpha = next_penalty(trials, problem)
@@ -100,11 +96,9 @@ def test_a_path_ends_where_penalties_get_worse_and_takes_the_best(name):
 def test_a_path_finds_no_more_than_earlier_paths():
     """Also where the first penalty explains nothing: rounds would begin again without an end."""
     trials, problem = path_of(lambda alpha: 5 + 2 * abs(np.log2(alpha / 4)) - 2)
-    explained = 1 - min(trial.prediction.total for trial in trials) / float(
-        problem.held_out.energies.sum()
-    )
+    energy = problem.held_out.zeros.total
+    explained = 1 - min(trial.prediction.total for trial in trials) / energy
     assert finds_more(trials, problem)
-    energy = float(problem.held_out.energies.sum())
     assert not finds_more(trials, problem, (1 - explained) * energy)
     assert finds_more(trials, problem, (1 - explained / 1.3) * energy)
 
@@ -165,35 +159,7 @@ def test_errors_of_the_path_are_predictions_of_held_out_rows(records):
     found = problem.held_out.predict(last.trial.judged, prediction.place)
     assert found.total == pytest.approx(prediction.total, rel=0.01)
     (gain,) = (gain for alpha, gain, *_ in last.path if alpha == last.alpha)
-    assert gain == pytest.approx(float((problem.held_out.energies - prediction.errors).sum()))
-
-
-def test_processes_with_their_own_rows_take_one_path():
-    x, _ = planted(600, 16, 20, decibels=0)
-    first = initial_atoms(x, 20, "data", torch.Generator().manual_seed(0))
-    alpha = auto_alpha(x)
-
-    def run(rank, total):
-        part = x[rank * 240 :][: (240, 360)[rank]]
-        problem = hold_out(Problem(part, alpha, total=total))
-        return search(problem, first)
-
-    one, other = in_two_processes(run)
-    assert torch.equal(one.atoms, other.atoms)
-    assert torch.equal(one.trial.judged, other.trial.judged)
-    assert one.path == other.path
-    assert len(one.trial.prediction.errors) < len(other.trial.prediction.errors)
-    assert len(one.path) > 1
-
-
-def test_atoms_without_bias_are_nearer_to_the_truth():
-    x, truth = planted(600, 20, 20, decibels=20)
-    problem = hold_out(Problem(x, auto_alpha(x)), fixed=True)
-    found = search(problem, truth)
-    assert found.is_unbiased
-    both = found.atoms, refit_atoms(found.coded.problem, found.atoms, found.coded.codes)
-    before, after = (float(1 - (atoms @ truth.mT).abs().amax(0).mean()) for atoms in both)
-    assert after < 0.5 * before
+    assert gain == pytest.approx(float((problem.held_out.zeros.errors - prediction.errors).sum()))
 
 
 # ---------------------------------------------------------------------------- codes
@@ -217,30 +183,3 @@ def test_codes_have_the_largest_penalty_that_predicts_nearly_as_well(decibels, d
     assert found.debias == (chosen.share if debias is None else debias)
     clean_std = float(x.std()) / (1 + 10 ** (decibels / 10)) ** 0.5
     assert found.noise_std == pytest.approx(clean_std, rel=0.25)
-
-
-# ---------------------------------------------------------------------------- mixtures
-
-
-@pytest.mark.parametrize("shape", [(400, 40), (40, 400)])
-def test_the_penalty_of_mixtures_is_that_of_their_noise(shape):
-    """It follows the noise from a small to the usual penalty."""
-    rng = np.random.default_rng(0)
-    clean = rng.dirichlet(np.ones(4), shape[0]) @ np.abs(rng.standard_normal((4, shape[1])))
-    noise = rng.standard_normal(shape)
-
-    def penalty(level):
-        problem = Problem(torch.from_numpy(clean + level * noise), 1.0)
-        return penalty_of_mixtures(problem, 4)
-
-    small, large = penalty(0.02), penalty(0.2)
-    assert small == pytest.approx(0.3 * 0.02, rel=0.05)
-    assert large == pytest.approx(10 * small, rel=0.02)
-    assert penalty(100.0) == 1.0
-    assert 0 < penalty(0.0) < small
-
-
-def test_atoms_of_all_features_have_a_penalty_too():
-    x = project_atoms(planted(30, 8, 8, decibels=10)[0])
-    for n_components in (8, 30):
-        assert 0 < penalty_of_mixtures(Problem(x, 0.1), n_components) <= 0.1

@@ -1,6 +1,5 @@
 """One score, one comparison: hidden entries, and data that a search does not see."""
 
-from dataclasses import replace
 from functools import partial
 from math import ceil
 
@@ -40,7 +39,7 @@ def naive_sums(problem, n_codings, atoms, alpha):
     known = torch.ones_like(x) if known is None else known
     turns = hide_in_turn(match_equal_rows(x.mT, known.mT))
     n_turns = max(1, min(len(turns), ceil(n_codings / len(x))))
-    sums, entries, n_hidden, n = torch.zeros(len(x), 3).double(), torch.zeros(2), 0.0, 0
+    sums, n_hidden = torch.zeros(len(x), 3).double(), 0.0
     for i, (_, hidden) in enumerate(turns):
         seen = [j for j in range(x.shape[1]) if j not in hidden]
         for k, (row, there) in enumerate(zip(x, known, strict=True)):
@@ -54,9 +53,8 @@ def naive_sums(problem, n_codings, atoms, alpha):
             error = there[hidden] * (row[hidden] - lasso @ atoms[:, hidden])
             step = there[hidden] * ((refit - lasso) @ atoms[:, hidden])
             sums[k] += torch.stack([error @ error, error @ step, step @ step])
-            entries += torch.tensor([(lasso != 0).sum(), (refit != 0).sum()])
-            n_hidden, n = n_hidden + float(there[hidden].sum()), n + 1
-    return sums, entries / n, n_hidden
+            n_hidden += float(there[hidden].sum())
+    return sums, n_hidden
 
 
 @pytest.mark.parametrize("n_codings", [20, 70, 1000])
@@ -70,11 +68,10 @@ def test_sums_are_those_of_rows_and_groups_one_by_one(gaps, positive, n_codings)
     mask = gaps_in(x[:, :16])[:, of_copies] if gaps else None
     problem = Problem(x, 0.2, positive_code=positive, mask=mask)
     held_out, places = HeldOut(problem, n_codings=n_codings), [2, -2]
-    for place, (sums, entries) in zip(places, held_out.sums(atoms, places), strict=True):
-        expected = naive_sums(problem, n_codings, atoms, 0.2 * 2 ** (place / 2))
-        torch.testing.assert_close(sums, expected[0], rtol=1e-7, atol=1e-9)
-        torch.testing.assert_close(entries.float(), expected[1])
-        assert held_out.n_hidden == expected[2]
+    for place, sums in zip(places, held_out.sums(atoms, places), strict=True):
+        expected, n_hidden = naive_sums(problem, n_codings, atoms, 0.2 * 2 ** (place / 2))
+        torch.testing.assert_close(sums, expected, rtol=1e-7, atol=1e-9)
+        assert held_out.n_hidden == n_hidden
 
 
 @pytest.mark.parametrize("n_entries", [1, 100])
@@ -92,18 +89,14 @@ def test_few_entries_at_a_time_and_entries_that_are_remembered_change_nothing(
     for found, sums in zip(held_out.sums(truth, [1, 0, -1]), expected, strict=True):
         torch.testing.assert_close(found, sums, rtol=1e-9, atol=1e-12)
     again = held_out.sums(truth, [0, -1])
-    assert again[0][0] is held_out.sums(truth.clone(), [0])[0][0]
+    assert again[0] is held_out.sums(truth.clone(), [0])[0]
 
 
 def test_energies_are_the_errors_of_zeros():
     x, truth = planted(50)
     held_out = HeldOut(Problem(x, 0.2, mask=gaps_in(x)), n_codings=120)
-    ((sums, entries),) = held_out.sums(truth, [20])
-    assert float(entries.sum()) == 0
-    torch.testing.assert_close(held_out.energies, sums[:, 0])
-    means = (held_out.known * held_out.x).sum(0) / held_out.known.sum(0)
-    centred = HeldOut(replace(held_out.problem, x=held_out.x - means), n_codings=120)
-    torch.testing.assert_close(held_out.deviations, centred.energies)
+    (sums,) = held_out.sums(truth, [20])
+    torch.testing.assert_close(held_out.zeros.errors, sums[:, 0])
 
 
 def test_the_share_of_the_bias_is_the_best_of_a_line():
@@ -126,7 +119,7 @@ def test_a_prediction_is_the_best_of_all_penalties(place, noise):
     held_out = HeldOut(Problem(x, auto_alpha(x)))
     found = held_out.predict(truth, place)
     places = range(held_out.places[1], held_out.places[0] - 1, -1)
-    sums = torch.stack([sums.sum(0) for sums, _ in held_out.sums(truth, places)])
+    sums = torch.stack([sums.sum(0) for sums in held_out.sums(truth, places)])
     errors, shares = best_shares(sums)
     best = int(errors.argmin())
     assert found.place == places[best]
@@ -152,21 +145,19 @@ def test_two_processes_have_the_sums_of_one(n_first):
     def run(rank, total):
         held_out = HeldOut(Problem((x[:n_first], x[n_first:])[rank], 0.2, total=total))
         held_out = HeldOut(held_out.problem, n_codings=200)
-        numbers = held_out.n_hidden, held_out.n_known, held_out.mean_square
+        numbers = held_out.n_hidden, held_out.mean_square
         noise = held_out.noise(truth, AS_IS)
         return held_out.sums(truth, [1, 0]), held_out.predict(truth), numbers, noise
 
     found = in_two_processes(run)
-    for i, (sums, _) in enumerate(expected[0]):
-        parts = torch.cat([one[0][i][0] for one in found])
+    for i, sums in enumerate(expected[0]):
+        parts = torch.cat([one[0][i] for one in found])
         torch.testing.assert_close(parts, sums, rtol=1e-9, atol=1e-12)
     errors = torch.cat([one[1].errors for one in found])
     torch.testing.assert_close(errors, expected[1].errors)
-    for of_penalties, prediction, numbers, noise in found:
-        for (_, entries), (_, of_all) in zip(of_penalties, expected[0], strict=True):
-            torch.testing.assert_close(entries, of_all)
+    for _, prediction, numbers, noise in found:
         assert prediction[1:] == pytest.approx(expected[1][1:])
-        assert numbers == pytest.approx((whole.n_hidden, whole.n_known, whole.mean_square))
+        assert numbers == pytest.approx((whole.n_hidden, whole.mean_square))
         assert noise == pytest.approx(whole.noise(truth, AS_IS))
 
 
@@ -188,23 +179,6 @@ def test_a_difference_is_chance_within_its_standard_errors():
         assert worse(one, flat, 0.99 * n_errors) == (mean > 0)
         assert not worse(one, flat, 1.01 * n_errors)
     assert not worse(flat, flat, 0.0)
-
-
-def test_processes_decide_alike():
-    """By the sums of their parts, which differ in number."""
-    spread = torch.linspace(0.5, 1.5, 100, dtype=torch.float64)
-    one, other = prediction(spread), prediction(1.1 * spread)
-
-    def decide(rows, *total):
-        parts = [prediction(each.errors[rows]) for each in (one, other)]
-        return [worse(*each, n, *total) for each in (parts, parts[::-1]) for n in (1.0, 300.0)]
-
-    expected = decide(slice(None))
-    assert expected == [False, False, True, False]
-    found = in_two_processes(
-        lambda rank, total: decide((slice(0, 30), slice(30, None))[rank], total)
-    )
-    assert found == [expected, expected]
 
 
 def test_a_walk_ends_after_predictions_that_fail_in_a_row():
@@ -253,9 +227,9 @@ def test_sums_of_pixels_are_those_of_turns_one_by_one(masked, positive):
     assert held_out.n_hidden == sum(float(hidden.sum()) for hidden in turns)
     assert float(sum(turns).max()) == 1  # a pixel is hidden in one turn
     assert all(0.05 < float(hidden.sum() / known.sum()) < 0.15 for hidden in turns)
-    for place, (found, n_entries) in zip(places, held_out.sums(atoms, places), strict=True):
+    for place, found in zip(places, held_out.sums(atoms, places), strict=True):
         alpha = problem.alpha * 2 ** (place / 2)
-        expected, n_expected = torch.zeros(3).double(), torch.zeros(2).double()
+        expected = torch.zeros(3).double()
         for hidden in turns:
             options = dict(alpha=alpha, positive_code=positive, mask=known - hidden)
             codes = [
@@ -265,9 +239,7 @@ def test_sums_of_pixels_are_those_of_turns_one_by_one(masked, positive):
             error, step = x * hidden - lasso, refit - lasso
             pairs = (error, error), (error, step), (step, step)
             expected += torch.stack([(a * b).sum() for a, b in pairs])
-            n_expected += torch.stack([(z != 0).sum() for z in codes]) / len(x) / len(turns)
         torch.testing.assert_close(found.sum(0), expected, rtol=0.03, atol=1e-3)
-        torch.testing.assert_close(n_entries, n_expected, rtol=0.1, atol=0.0)
 
 
 def test_pixels_that_a_tile_hides_are_in_its_sum():
@@ -280,9 +252,9 @@ def test_pixels_that_a_tile_hides_are_in_its_sum():
         for row in range(0, 14, 3)
         for column in range(0, 12, 3)
     ]
-    torch.testing.assert_close(held_out.energies, torch.stack(tiles))
-    ((sums, _),) = held_out.sums(atoms, [20])
-    torch.testing.assert_close(sums[:, 0], held_out.energies)
+    torch.testing.assert_close(held_out.zeros.errors, torch.stack(tiles))
+    (sums,) = held_out.sums(atoms, [20])
+    torch.testing.assert_close(sums[:, 0], held_out.zeros.errors)
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 40])
@@ -337,18 +309,6 @@ def test_a_tenth_of_the_rows_is_held_out_and_of_few_a_quarter(n):
 
 def test_rows_with_one_feature_predict_nothing():
     assert hold_out(Problem(planted(100)[0][:, :1], 0.1)).held_out is None
-
-
-@pytest.mark.parametrize(("n", "n_first", "held"), [(600, 200, [34, 67]), (200, 0, [0, 50])])
-def test_processes_hold_out_shares_of_their_rows(n, n_first, held):
-    x = planted(n)[0]
-
-    def run(rank, total):
-        return hold_out(Problem((x[:n_first], x[n_first:])[rank], 0.1, total=total)).held_out
-
-    found = in_two_processes(run)
-    assert [len(one.x) for one in found] == held
-    assert [one.n_known for one in found] == [sum(held) * 16] * 2
 
 
 def test_all_rows_are_searched_in_at_last_and_the_rest_before():

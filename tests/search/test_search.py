@@ -5,7 +5,6 @@ import pytest
 import torch
 from planted import gaps_in, planted, share_found
 from scipy.optimize import nnls
-from two_processes import in_two_processes
 
 from skpudle._initialization import initial_atoms
 from skpudle.lasso import solve_lasso
@@ -39,7 +38,7 @@ def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, by_produc
     loss, size = np.zeros((2, n))
     options = alpha, positive, 1e-13 * alpha, 0.6, 10_000, False, 0.0, 0.0, 0
     for _ in range(60):
-        results = *codes.arrays(), count, index, value, np.empty((1, p)), loss, size, np.empty(1)
+        results = *codes.arrays(), count, index, value, np.empty((1, p)), loss, size
         residual = known * (x - codes.dense(p) @ atoms)
         slope = (residual @ atoms.mT).numpy()
         if banned is not None:
@@ -230,13 +229,6 @@ def test_the_dictionary_is_found_from_samples(positive, dtype):
     assert not positive or atoms.min() >= 0
 
 
-def test_the_dictionary_is_found_from_what_is_known():
-    x, truth = planted(n=1000)
-    known = gaps_in(x) > 0
-    problem = Problem(torch.where(known, x, torch.nan), 0.1, mask=known)
-    assert share_found(search(problem, start(x, len(truth))).atoms, truth) == 1
-
-
 def test_each_epoch_of_a_search_is_a_record_and_the_last_is_the_result():
     x, _ = planted()
     problem = Problem(x, 0.1)
@@ -355,13 +347,11 @@ def test_weights_of_held_out_rows_are_repetitions(masked):
     weighted = HeldOut(replace(problem, weight=often.double()), n_codings=10**6)
     whole = HeldOut(repeated(problem, often), n_codings=10**6)  # all groups of all rows are hidden
     pairs = zip(*(held_out.sums(truth, [3, 0, -3]) for held_out in (weighted, whole)), strict=True)
-    for (found, n_found), (expected, n_expected) in pairs:
+    for found, expected in pairs:
         torch.testing.assert_close(found.sum(0), expected.sum(0))
-        torch.testing.assert_close(n_found, n_expected)
-    assert weighted.n_hidden == whole.n_hidden == weighted.n_known == whole.n_known
+    assert weighted.n_hidden == whole.n_hidden
     assert weighted.mean_square == pytest.approx(whole.mean_square)
-    for name in ("energies", "deviations"):
-        torch.testing.assert_close(getattr(weighted, name).sum(), getattr(whole, name).sum())
+    assert weighted.zeros.total == pytest.approx(whole.zeros.total)
     half = Prediction(torch.empty(0), 0.0, 0, 0.5)
     assert weighted.noise(truth, half) == pytest.approx(whole.noise(truth, half))
 
@@ -391,13 +381,3 @@ def test_auto_alpha_scales_with_the_data_and_ignores_zero_and_missing_ones():
     known = torch.cat([torch.ones_like(x), torch.zeros_like(x)])
     assert auto_alpha(torch.cat([x, 100 * x]), mask=known) == pytest.approx(alpha)
     assert auto_alpha(torch.zeros_like(x)) == 1.0
-
-
-def test_auto_alpha_is_that_of_all_processes():
-    x, _ = planted()
-
-    def run(rank, total):
-        return auto_alpha(x[rank * 250 :][: (250, 350)[rank]], total=total)
-
-    first, second = in_two_processes(run)
-    assert first == second == pytest.approx(auto_alpha(x))

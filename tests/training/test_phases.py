@@ -2,6 +2,7 @@
 
 import signal
 import warnings
+from functools import cache
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sklearn.callback import FitCallback
 from small import ctrl_c
 
 from skpudle import Checkpoint
+from skpudle._fit.run import read_checkpoint
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -55,6 +57,13 @@ class Follows(FitCallback):
                 self.at_end()
 
 
+@cache
+def whole(kind):
+    """Return a fit of a kind that nothing ends, and how many epochs its phases have."""
+    follows = Follows()
+    return fit(kind, follows), follows.n_epochs
+
+
 def fit(kind, *callbacks, **params):
     learner, data = KINDS[kind]
     return clone(learner).set_params(**params).set_callbacks(*callbacks).fit(*data())
@@ -85,14 +94,15 @@ def test_callbacks_see_each_phase_with_seconds_and_a_line_tells_of_each_epoch(ki
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ctrl_c_in_any_phase_leaves_a_usable_learner(kind, handler):
-    counts, (learner, data) = Follows(), KINDS[kind]
-    expected = fit(kind, counts)
-    for phase, n_epochs in counts.n_epochs.items():
+def test_ctrl_c_in_any_phase_leaves_a_usable_learner_and_a_file(kind, handler, tmp_path):
+    (learner, data), (expected, n_epochs_of) = KINDS[kind], whole(kind)
+    for phase, n_epochs in n_epochs_of.items():
         presses = Follows(phase, -(-n_epochs // 2), at_begin=ctrl_c)
-        found = clone(learner).set_callbacks(presses)
+        path = tmp_path / f"{phase}.npz"
+        found = clone(learner).set_callbacks(presses, Checkpoint(path))
         with warnings.catch_warnings(action="ignore"), pytest.raises(KeyboardInterrupt):
             found.fit(*data())
+        assert read_checkpoint(path)["record"] is not None
         assert signal.getsignal(signal.SIGINT) is handler
         assert kind == "spectra" or found.ended_by_ == "interrupt"
         X = data()[0]
@@ -107,15 +117,14 @@ def test_ctrl_c_in_any_phase_leaves_a_usable_learner(kind, handler):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fit_that_is_killed_in_any_phase_ends_as_good(kind, tmp_path):
     """A search goes on from its atoms; what follows from it may differ."""
-    counts = Follows()
-    expected = fit(kind, counts)
-    for number, (phase, n_epochs) in enumerate(counts.n_epochs.items()):
-        path = tmp_path / f"{number}.npz"
-        checkpoint = Checkpoint(path, every_seconds=0)
+    expected, n_epochs_of = whole(kind)
+    for phase, n_epochs in n_epochs_of.items():
+        path = tmp_path / f"{phase}.npz"
+        killed = Follows(phase, -(-n_epochs // 2), at_end=kill)
         with pytest.raises(Killed):
-            fit(kind, Follows(phase, -(-n_epochs // 2), at_end=kill), checkpoint)
+            fit(kind, killed, Checkpoint(path, every_seconds=0))
         again = Follows()
-        found = fit(kind, again, checkpoint)
+        found = fit(kind, again, Checkpoint(path))
         # in so few rows a search from other atoms ends within .03
         chance = 0.03 if phase in ("search", "size") else 0.01
         assert score(found, kind) > score(expected, kind) - chance
@@ -125,12 +134,11 @@ def test_a_fit_that_is_killed_in_any_phase_ends_as_good(kind, tmp_path):
 
 def test_a_number_of_atoms_that_was_chosen_is_not_chosen_again(tmp_path):
     """A kill in the search repeats no trial before it."""
-    counts, checkpoint = Follows(), Checkpoint(tmp_path / "fit.npz", every_seconds=0)
-    kind = "number from the data"
-    expected = fit(kind, counts)
+    kind, checkpoint = "number from the data", Checkpoint(tmp_path / "fit.npz", every_seconds=0)
+    expected, n_epochs_of = whole(kind)
     with pytest.raises(Killed):
         fit(kind, Follows("search", 2, at_end=kill), checkpoint)
     again = Follows()
     np.testing.assert_array_equal(fit(kind, again, checkpoint).components_, expected.components_)
-    assert "size" in counts.n_epochs
+    assert "size" in n_epochs_of
     assert "size" not in again.n_epochs

@@ -160,38 +160,9 @@ def test_a_second_divergence_raises_with_the_number_of_the_update(calls, update,
             starts.append(trainer.optimizer.atoms.detach().clone())
             trainer.run_epoch(Batches(Samples(x), 5), NEVER)
 
-    with pytest.raises(Diverged, match=f"update {update}\\.") as error:
+    with pytest.raises(Diverged, match=f"update {update}\\."):
         train()
-    assert error.value.update == update
     assert torch.equal(trainer.optimizer.atoms, starts[-1])  # the last that were finite
 
 
-def test_atoms_that_stop_being_finite_are_noticed_though_losses_are_finite(atoms, x):
-    """The last update of a round has no loss behind it."""
-
-    def rule(dictionary, batch, **options):
-        evaluation = ae_ls(dictionary, batch, **options)
-        return evaluation._replace(surrogate=evaluation.surrogate * torch.inf)
-
-    trainer = make_trainer(atoms, rule)
-    before = trainer.optimizer.atoms.detach().clone()
-    with pytest.raises(Diverged, match="update 1\\."):
-        trainer.run_epoch(Batches(Samples(x), 100), NEVER)
-    assert torch.equal(trainer.optimizer.atoms, before)
-    assert trainer.n_steps == 0
-
-
 # ---------------------------------------------------------------------------- unused atoms
-
-
-def test_unused_atoms_become_the_worst_reconstructed_samples(generator):
-    x = torch.cat([normal(generator, 23, 2), torch.zeros(23, 2, dtype=torch.float64)], dim=1)
-    x[4, 3], x[17, 3] = 9.0, -8.0  # badly reconstructed
-    atoms = torch.eye(4, dtype=torch.float64)[[0, 2, 1, 2]]  # no sample has the third feature
-    trainer, source = make_trainer(atoms), Batches(Samples(x), 5, generator)
-    trainer.run_epoch(source, NEVER)
-    before = trainer.optimizer.atoms.detach().clone()
-    trainer.replace_unused()
-    atoms = trainer.optimizer.atoms.detach()
-    torch.testing.assert_close(atoms[[1, 3]], project_atoms(source.source.x[[4, 17]]))
-    assert torch.equal(atoms[[0, 2]], before[[0, 2]])

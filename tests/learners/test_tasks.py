@@ -1,6 +1,5 @@
-"""A dictionary for a task: its gradient, its ends at supervision 0 and 1, scikit-learn's habits."""
+"""A dictionary for classes or numbers: its gradient, its ends at supervision 0 and 1, its units."""
 
-import pickle
 from functools import partial
 
 import numpy as np
@@ -8,7 +7,8 @@ import pytest
 import torch
 from naive import naive_encode
 from sklearn.base import clone
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import r2_score
 from sklearn.utils.class_weight import compute_sample_weight
 
 from skpudle import PUDLEClassifier, PUDLEDictionaryLearning, PUDLERegressor
@@ -32,6 +32,9 @@ def learner_of(kind, **params):
 
 
 classifier_of = partial(learner_of, PUDLEClassifier)
+regressor_of = partial(learner_of, PUDLERegressor)
+# two numbers by the moduli of codes, in different units
+NUMBERS = np.abs(CODES) @ [[1.0, 0], [-2, 0], [0, 100], [0, 50], [1, 0], [0, 0]] + [3, -70]
 
 
 @pytest.fixture(scope="module")
@@ -185,10 +188,35 @@ def test_two_classes_have_one_decision():
     np.testing.assert_allclose(classifier.predict_proba(X)[:, 1], 1 / (1 + np.exp(-decisions)))
 
 
-def test_the_scale_of_the_data_changes_nothing_but_theirs(fitted):
-    scaled = classifier_of().fit(2.0**20 * X, Y)
-    np.testing.assert_allclose(scaled.predict_proba(2.0**20 * X), fitted.predict_proba(X))
-    np.testing.assert_allclose(scaled.components_, fitted.components_)
+@pytest.mark.parametrize("y", [NUMBERS, NUMBERS[:, 0]], ids=["two", "one"])
+def test_without_supervision_it_is_ridge_regression_on_codes(y):
+    regressor = regressor_of(supervision=0.0, C=5.0).fit(X, y)
+    assert regressor.n_steps_ == 0
+    codes = regressor.transform(X) / np.sqrt((X**2).sum(1).mean() / 6)
+    ridge = Ridge(alpha=2).fit(codes, y)
+    np.testing.assert_allclose(regressor.predict(X), ridge.predict(codes))
+    assert regressor.predict(X).shape == y.shape
+
+
+def test_predictions_are_linear_in_codes():
+    regressor = regressor_of().fit(X, NUMBERS)
+    assert regressor.coef_.shape == (2, 12)
+    expected = regressor.transform(X) @ regressor.coef_.T + regressor.intercept_
+    np.testing.assert_allclose(regressor.predict(X), expected)
+    assert regressor.score(X, NUMBERS) == r2_score(NUMBERS, regressor.predict(X))
+    one = regressor_of().fit(X, NUMBERS[:, 0])
+    assert one.coef_.shape == (12,)
+    np.testing.assert_allclose(one.predict(X), one.transform(X) @ one.coef_ + one.intercept_)
+    column = regressor_of().fit(X, NUMBERS[:, :1])
+    np.testing.assert_array_equal(column.predict(X), one.predict(X)[:, None])
+
+
+def test_units_of_numbers_are_those_of_predictions():
+    one = regressor_of().fit(X, NUMBERS)
+    other = regressor_of().fit(X, NUMBERS * [2.0**10, 2.0**-10] + [1.0, 7.0])
+    found = (other.predict(X) - [1, 7]) * [2.0**-10, 2.0**10]
+    np.testing.assert_allclose(found, one.predict(X), atol=1e-7)
+    np.testing.assert_allclose(other.components_, one.components_, atol=1e-9)
 
 
 # ---------------------------------------------------------------------------- weights
@@ -226,23 +254,20 @@ def test_parts_teach_it_too(supervision):
     assert classifier.n_steps_ == 240
 
 
-def test_a_part_may_lack_classes_and_pickles_go_on_the_same():
-    first = classifier_of().partial_fit(X[Y < 2], Y[Y < 2], classes=[0, 1, 2])
-    again = pickle.loads(pickle.dumps(first))
-    for one in (first, again):
-        one.partial_fit(X, Y)
-    np.testing.assert_array_equal(first.coef_, again.coef_)
-    assert first.predict_proba(X).shape == (len(X), 3)
+def test_a_part_may_lack_classes():
+    learner = classifier_of().partial_fit(X[Y < 2], Y[Y < 2], classes=[0, 1, 2])
+    assert learner.partial_fit(X, Y).predict_proba(X).shape == (len(X), 3)
 
 
-def test_it_goes_on_after_fit(fitted):
-    later = classifier_of().fit(X, Y).partial_fit(X, Y)
-    assert later.n_steps_ == fitted.n_steps_ + 1
-    assert 0 < np.abs(later.coef_ - fitted.coef_).max() < 0.1
-    unsupervised = classifier_of(supervision=0.0).fit(X, Y)
-    coef = unsupervised.coef_.copy()
-    unsupervised.partial_fit(X, Y)
-    assert 0 < np.abs(unsupervised.coef_ - coef).max() < 0.1
+@pytest.mark.parametrize("supervision", [0.0, 0.5])
+@pytest.mark.parametrize(("kind", "y"), [(PUDLEClassifier, Y), (PUDLERegressor, NUMBERS)])
+def test_it_goes_on_after_fit(kind, y, supervision):
+    learner = learner_of(kind, supervision=supervision).fit(X, y)
+    coef, n_steps = learner.coef_.copy(), learner.n_steps_
+    assert learner.partial_fit(X, y).n_steps_ == n_steps + 1
+    moved = np.abs(learner.coef_ - coef).max(1) / (y.std(0) if kind is PUDLERegressor else 1)
+    assert (moved > 0).all()
+    assert (moved < 0.1).all()
 
 
 # ---------------------------------------------------------------------------- scikit-learn, torch

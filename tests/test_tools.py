@@ -1,9 +1,46 @@
-"""tools/same_quality.py finds each figure that gets worse, and none where nothing does."""
+"""Tools that compare checkouts see the smallest difference, and each figure that gets worse."""
 
 import numpy as np
 import pytest
+import same_bits
 import same_quality as tool
-from test_same_bits import checkout
+
+CASE = "default, few rows"
+# A package with the names that the case needs, and a share that its atoms are of the first rows.
+CHECKOUT = """
+class PUDLEDictionaryLearning:
+    def __init__(self, n_components, random_state):
+        self.n_components = n_components
+
+    def fit(self, X):
+        {begin}
+        self.components_ = {share} * X[: self.n_components]
+
+    def transform(self, X):
+        return X @ self.components_.T
+
+    def inverse_transform(self, X):
+        return X @ self.components_
+"""
+
+
+def checkout(folder, share=1.0, begin="pass"):
+    (folder / "skpudle").mkdir(parents=True)
+    (folder / "skpudle" / "__init__.py").write_text(CHECKOUT.format(share=share, begin=begin))
+    return folder
+
+
+def test_the_smallest_difference_is_seen_in_processes_of_their_own(tmp_path):
+    one, near = checkout(tmp_path / "one"), checkout(tmp_path / "near", 1 + 2**-52)
+    base, present = same_bits.run_checkouts([one, near], CASE)
+    assert same_bits.compare(base[CASE], base[CASE]) == (True, "equal")
+    is_equal, text = same_bits.compare(base[CASE], present[CASE])
+    assert not is_equal
+    assert text.startswith("codes up to ")
+    assert "components_ up to " in text
+
+
+# ---------------------------------------------------------------------------- quality
 
 FIGURES = {"error": 0.2, "found": 1.0, "agreement": 0.9, "codes": 4.0, "seconds": 2.0}
 
@@ -51,7 +88,7 @@ def test_atoms_match_at_any_sign_and_shift():
     assert tool.match(rows, moved.reshape(3, -1)).max() < 1
 
 
-def test_checkouts_are_compared_in_processes_of_their_own(tmp_path):
+def test_what_fails_in_a_checkout_breaks_the_contract(tmp_path):
     places = [
         checkout(tmp_path / "one"),
         checkout(tmp_path / "other", begin="raise ValueError('no atoms')"),
