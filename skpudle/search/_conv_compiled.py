@@ -25,11 +25,10 @@ from skpudle._compilation import Loops
 # Neighbouring positions along a row of the image whose correlations fit into the fastest cache.
 _POSITIONS_AT_A_TIME = 512
 
-# Of the sweeps over the coordinates of an image, one in 8 visits all; the sweeps between visit the
-# coordinates that the sweep before has moved. After 8 sweeps coordinates go beyond their minimisers
-# by a share of .3 of their steps: copies of an atom beside each other are so alike that descent is
-# slow. Codes of an electrocardiogram of 45 s take .5 s, and 2.3 s without both.
-_WHOLE, _AHEAD = 8, 0.3
+# After the first sweeps, which is all that an epoch of a search has, coordinates go beyond their
+# minimisers, by this share of their steps: copies of an atom beside each other are so alike that
+# descent is slow. Codes of an electrocardiogram of 45 s take 1.0 s, and 1.4 s without.
+_SHORT, _AHEAD = 3, 0.3
 
 
 def _corner(place, grid):
@@ -120,37 +119,39 @@ def _correlate(residual, atoms, grid, q):
                             j += 1
 
 
-def _sweep(active, n, ahead, atoms, curvatures, grid, mask, alpha, positive, tolerance, residual,
-           z):  # fmt: skip
-    """Minimise over each of the first ``n`` coordinates in ``active``, one after the other.
+def _sweep(active, n, now, woken, atoms, curvatures, grid, mask, alpha, positive, tolerance,
+           residual, z):  # fmt: skip
+    """Minimise over the first ``n`` coordinates in ``active``, one after the other: sweep ``now``.
 
-    A coordinate goes beyond its minimiser by a share of its step, ``ahead``, unless it would change
-    its sign. Coordinates that change by more than ``tolerance`` over their curvature move to the
-    front of ``active``. Return their number.
+    An image is cut into blocks of an atom's size. Only coordinates are visited in blocks that were
+    ``woken`` in this sweep or in the sweep before, by a coordinate in the same or the next block
+    that changed by more than ``tolerance`` over its curvature. Nonzero coordinates move to the
+    front of ``active``. Return their number, and whether a coordinate has woken any block.
     """
-    n_moving, n_still, still = 0, 0, np.empty(n, np.int32)
+    kept, moves, height, width = 0, False, atoms.shape[2], atoms.shape[3]
     for e in range(n):
         index = active[e]
         atom, y, x = _place(index, atoms, grid)
-        curvature, new = curvatures[index], 0.0
-        if curvature > 0.0:
-            target = _slope(residual, atom, y, x) + curvature * z[index]
-            new = _shrink(target, alpha, positive) / curvature
-        step = new - z[index]
-        far = new + ahead * step
-        if far * new > 0.0 and new * z[index] > 0.0:
-            step, new = far - z[index], far
-        if step != 0.0:
-            z[index] = new
-            _subtract(step, atom, y, x, mask, residual)
-        if abs(step) * curvature > tolerance:
-            active[n_moving] = index
-            n_moving += 1
-        else:
-            still[n_still] = index
-            n_still += 1
-    active[n_moving:n] = still[:n_still]
-    return n_moving
+        i, j, new = 1 + y // height, 1 + x // width, z[index]
+        if woken[i, j] >= now - 1:
+            curvature, new = curvatures[index], 0.0
+            if curvature > 0.0:
+                target = _slope(residual, atom, y, x) + curvature * z[index]
+                new = _shrink(target, alpha, positive) / curvature
+            far = new + (new - z[index]) * _AHEAD
+            if now > _SHORT and far * new > 0.0 and new * z[index] > 0.0:
+                new = far
+            step = new - z[index]
+            if step != 0.0:
+                z[index] = new
+                _subtract(step, atom, y, x, mask, residual)
+            if abs(step) * curvature > tolerance:
+                woken[i - 1 : i + 2, j - 1 : j + 2] = now
+                moves = True
+        if new != 0.0:
+            active[kept] = index
+            kept += 1
+    return kept, moves
 
 
 def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, max_sweeps,
@@ -161,8 +162,8 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
     violate the optimality condition by more than ``tolerance``, and then sweeps over the admitted
     coordinates, the largest violation first. So what one coordinate explains has left the residual
     before the sweep reaches the next coordinate. Codes are solved if no coordinate enters any more
-    and a sweep over all coordinates changes none by more than ``tolerance``. ``residual`` becomes
-    that of the codes.
+    and the last sweep changes none by more than ``tolerance``. ``residual`` becomes that of the
+    codes.
     """
     n_coordinates = len(atoms) * grid[2] * grid[3]
     z, q = np.zeros(n_coordinates), np.empty(n_coordinates)
@@ -174,13 +175,12 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
         atom, top, left = _place(index[e], atoms, grid)
         _subtract(value[e], atom, top, left, mask, residual)
         curvatures[index[e]] = _curvature(mask, atom, top, left)
+    blocks = residual.shape[1] // atoms.shape[2] + 3, residual.shape[2] // atoms.shape[3] + 3
     options = atoms, curvatures, grid, mask, alpha, positive, tolerance, residual, z
-    _sweep(active, n, 0.0, *options)
+    n, moves = _sweep(active, n, 0, np.zeros(blocks, np.int32), *options)
     for _ in range(max_rounds):
         _correlate(residual, atoms, grid, q)
-        kept = active[:n][z[active[:n]] != 0.0]
-        n = m = len(kept)
-        active[:n] = kept
+        m, woken = n, np.zeros(blocks, np.int32)
         for i in range(len(q)):
             size = q[i] if positive else abs(q[i])
             if size > alpha + tolerance and z[i] == 0.0:
@@ -189,18 +189,15 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
                 atom, top, left = _place(i, atoms, grid)
                 curvatures[i] = _curvature(mask, atom, top, left)
         active[n:m] = active[n:m][np.argsort(-np.abs(q[active[n:m]]))]
-        entered, n, n_moving = m > n, m, 0
-        for sweep in range(max_sweeps):
-            is_whole = sweep % _WHOLE == 0 or n_moving == 0
-            ahead = _AHEAD if sweep >= _WHOLE else 0.0
-            n_moving = _sweep(active, n if is_whole else n_moving, ahead, *options)
-            if is_whole and n_moving == 0:
+        entered, n = m > n, m
+        for now in range(1, max_sweeps + 1):
+            n, moves = _sweep(active, n, now, woken, *options)
+            if not moves:
                 break
-        solved = n_moving == 0 and is_whole and not entered
+        solved = not entered and not moves
         if solved:
             break
-    active = active[:n]
-    index = np.sort(active[z[active] != 0.0])
+    index = np.sort(active[:n])
     return index, z[index], solved
 
 
