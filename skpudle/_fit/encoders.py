@@ -17,7 +17,6 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.foreign import users_level
-from skpudle._fit.messages import refuse
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder
@@ -227,6 +226,12 @@ _DEFAULTS = dict(
     max_iter="auto", tol=1e-4, n_iter_no_change=5, dict_init="search",
     transform_algorithm="unfolded", transform_n_nonzero_coefs=None, transform_alpha=None,
 )  # fmt: skip
+
+
+def refuse(is_wrong, message):
+    """Raise ValueError with the message if parameters contradict each other."""
+    if is_wrong:
+        raise ValueError(message)
 
 
 class Codes:
