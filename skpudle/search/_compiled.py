@@ -254,25 +254,6 @@ def _gather(w, support, gram, inner):
             inner[i, j] = gram[support[i], support[j]]
 
 
-def _set_slopes(k, support, z, gram, c, slopes):
-    """Set ``slopes`` to ``c - G z``, the products of all atoms with the residual of ``k`` codes."""
-    for j in range(len(slopes)):
-        slopes[j] = c[j]
-    i = 0
-    while i + 3 < k:  # four atoms at a time: each slope is written a quarter as often
-        z0, z1, z2, z3 = z[i], z[i + 1], z[i + 2], z[i + 3]
-        g0, g1 = gram[support[i]], gram[support[i + 1]]
-        g2, g3 = gram[support[i + 2]], gram[support[i + 3]]
-        for j in range(len(slopes)):
-            slopes[j] -= z0 * g0[j] + z1 * g1[j] + z2 * g2[j] + z3 * g3[j]
-        i += 4
-    while i < k:
-        z0, g0 = z[i], gram[support[i]]
-        for j in range(len(slopes)):
-            slopes[j] -= z0 * g0[j]
-        i += 1
-
-
 def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweeps,
                    refit, dependent, refit_tolerance, refit_sweeps, start, index, value,
                    count, atom, code, fitted, loss, size):  # fmt: skip
@@ -294,7 +275,21 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
         k = start[row + 1] - start[row]
         for i in range(k):
             support[i], z[i] = index[start[row] + i], value[start[row] + i]
-        _set_slopes(k, support, z, gram, c[row], slopes)
+        for j in range(n_atoms):
+            slopes[j] = c[row, j]
+        i = np.int64(0)
+        while i + 3 < k:  # four atoms at a time: each slope is written a quarter as often
+            z0, z1, z2, z3 = z[i], z[i + 1], z[i + 2], z[i + 3]
+            g0, g1 = gram[support[i]], gram[support[i + 1]]
+            g2, g3 = gram[support[i + 2]], gram[support[i + 3]]
+            for j in range(n_atoms):
+                slopes[j] -= z0 * g0[j] + z1 * g1[j] + z2 * g2[j] + z3 * g3[j]
+            i += 4
+        while i < k:
+            z0, g0 = z[i], gram[support[i]]
+            for j in range(n_atoms):
+                slopes[j] -= z0 * g0[j]
+            i += 1
         w = _enter(slopes, positive, alpha + tolerance, share, k, inside, beyond, support, z)
         for i in range(w):
             slope[i] = slopes[support[i]]
