@@ -1,7 +1,8 @@
 """Compile functions by numba on first use, and choose the number of threads by the work.
 
 `Loops` compiles the functions of a module. `threads_for` sets the number of threads of torch, and
-`in_parts` runs compiled loops on several threads. `blocks_of_rows` bounds memory.
+`in_parts` runs compiled loops on several threads. `blocks_of_rows` bounds memory. `import_extra`
+imports packages that are no requirements.
 """
 
 import gc
@@ -10,6 +11,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from inspect import isfunction
 from math import prod
 
@@ -25,6 +27,15 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
+
+
+def import_extra(extra, name):
+    """Return the module ``name``; raise ImportError that names the package's extra without it."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        words = f"{name} cannot be imported. Install it with `pip install skpudle[{extra}]`."
+        raise ImportError(words) from error
 
 
 def blocks_of_rows(n_rows, n_entries, most=BLOCK):

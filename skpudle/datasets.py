@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.random import sample_without_replacement
 
-from skpudle._compilation import blocks_of_rows
+from skpudle._compilation import blocks_of_rows, import_extra
 from skpudle._data.images import as_fractions
 
 __all__ = [
@@ -183,14 +183,7 @@ def _read_gray(path):
 
     Images of floating-point numbers keep their numbers.
     """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            "Reading images needs Pillow, which is not installed. "
-            "Install it with `pip install skpudle[images]`, or pass arrays to `extract_patches`."
-        ) from error
-    with Image.open(path) as image:
+    with import_extra("images", "PIL.Image").open(path) as image:
         # Pillow's mode "I" is grey of 16 bits, which Image.convert("L") would clip to 8 bits. Mode
         # "F" is floating-point grey, which is taken as it is.
         white = {"I": 65535, "F": 1}.get(image.mode[0], 255)

@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils import _safe_indexing, check_array, check_scalar
 from sklearn.utils.validation import check_is_fitted
 
+from skpudle._compilation import import_extra
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
 from skpudle._fitted import encode_samples, find_learner, read_samples
@@ -59,16 +60,6 @@ _MARGIN = (1 - _FILLED) / 2
 _HEIGHT = 0.85
 # Number of bins in a histogram of magnitudes, and about the largest number in one of counts.
 _BINS = 50
-
-
-def matplotlib():
-    """Import matplotlib with ``pyplot`` and return it; raise ImportError that names the extra."""
-    try:
-        import matplotlib.pyplot
-    except ImportError as error:
-        words = "Drawing needs matplotlib. Install it with `pip install skpudle[plot]`."
-        raise ImportError(words) from error
-    return matplotlib
 
 
 def check_kind(kind, annotation, *more):
@@ -101,7 +92,7 @@ class Display:
             This object.
         """
         if ax is None:
-            new = matplotlib().pyplot.subplots
+            new = import_extra("plot", "matplotlib.pyplot").subplots
             ax = new(layout="constrained", figsize=self._size(**options))[1]
         self.ax_, self.figure_ = ax, ax.figure
         self._draw(**options)
@@ -340,7 +331,8 @@ class AtomsDisplay(Display):
         groups = [""] * n_channels if groups is None else list(groups)
         labels = list(dict.fromkeys(groups))
         colors = [f"C{i % 10}" for i in range(len(labels))] if colors is None else colors
-        colors = dict(zip(labels, matplotlib().colors.to_rgba_array(colors), strict=True))
+        colors = import_extra("plot", "matplotlib.colors").to_rgba_array(colors)
+        colors = dict(zip(labels, colors, strict=True))
         place = dict(ha="center", va="bottom", transform=self.ax_.get_xaxis_transform())
         for label, color in colors.items():
             middle = np.mean([i for i, group in enumerate(groups) if group == label])

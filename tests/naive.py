@@ -10,29 +10,25 @@ def naive_shrink(v, level, shrinkage, positive_code):
     return v.sign() * (magnitude - level).relu()
 
 
-def naive_encode(
-    atoms,
-    x,
-    *,
-    alpha,
-    n_unfoldings,
-    step_size,
-    lambda_decay=1.0,
-    shrinkage="soft",
-    positive_code=False,
-    initial_threshold=None,
-    mask=1.0,
-):
-    """Return codes of eq. 7, by one operation after the other."""
-    z = x.new_zeros(len(x), len(atoms))
-    if initial_threshold is not None:
-        correlation = (mask * x) @ atoms.T
-        z = naive_shrink(correlation, initial_threshold, "hard", positive_code)
+def naive_unfold(
+    analysis, synthesis, x, z, *, alpha, n_unfoldings, step_size, lambda_decay=1.0,
+    shrinkage="soft", positive_code=False, mask=1.0,
+):  # fmt: skip
+    """Return codes of eq. 7 from first ones, by one operation after the other."""
     for t in range(n_unfoldings):
         level = alpha if shrinkage == "hard" else step_size * alpha * lambda_decay**t
-        v = z + step_size * (mask * (x - z @ atoms)) @ atoms.T
+        v = z + step_size * analysis(mask * (x - synthesis(z)))
         z = naive_shrink(v, level, shrinkage, positive_code)
     return z
+
+
+def naive_encode(atoms, x, *, initial_threshold=None, positive_code=False, mask=1.0, **options):
+    """Return codes of rows."""
+    z = x.new_zeros(len(x), len(atoms))
+    if initial_threshold is not None:
+        z = naive_shrink((mask * x) @ atoms.T, initial_threshold, "hard", positive_code)
+    maps = lambda residual: residual @ atoms.T, lambda z: z @ atoms
+    return naive_unfold(*maps, x, z, positive_code=positive_code, mask=mask, **options)
 
 
 def normal(generator, *shape):
@@ -49,30 +45,19 @@ def make_mask(generator, x):
     return (torch.rand(x.shape, generator=generator) < 0.7).to(x.dtype)
 
 
-def torch_encode(
-    atoms,
-    x,
-    *,
-    stride,
-    alpha,
-    step_size,
-    n_unfoldings=15,
-    lambda_decay=1.0,
-    shrinkage="soft",
-    positive_code=False,
-    mask=1.0,
-):
-    """Return codes of eq. 7 by the convolutions of torch."""
-    n_axes = atoms.ndim - 2
-    conv = [torch.nn.functional.conv1d, torch.nn.functional.conv2d][n_axes - 1]
-    transposed = [torch.conv_transpose1d, torch.conv_transpose2d][n_axes - 1]
-    z, alpha = conv(mask * x, atoms, stride=stride) * 0, alpha.reshape(-1, *[1] * n_axes)
-    for t in range(n_unfoldings):
-        residual = mask * (x - transposed(z, atoms, stride=stride))
-        level = alpha if shrinkage == "hard" else step_size * alpha * lambda_decay**t
-        v = z + step_size * conv(residual, atoms, stride=stride)
-        z = naive_shrink(v, level, shrinkage, positive_code)
-    return z
+def torch_maps(atoms, stride):  # -> analysis, synthesis
+    """Return convolutions of torch with atoms."""
+    axes = atoms.ndim - 3
+    conv = [torch.nn.functional.conv1d, torch.nn.functional.conv2d][axes]
+    transposed = [torch.conv_transpose1d, torch.conv_transpose2d][axes]
+    return lambda x: conv(x, atoms, stride=stride), lambda z: transposed(z, atoms, stride=stride)
+
+
+def torch_encode(atoms, x, *, stride, alpha, **options):
+    """Return codes of images or signals."""
+    maps = torch_maps(atoms, stride)
+    alpha = alpha.reshape(-1, *[1] * (atoms.ndim - 2))
+    return naive_unfold(*maps, x, 0 * maps[0](x).detach(), alpha=alpha, **options)
 
 
 def ill_posed(atoms, kind, choice):

@@ -16,20 +16,20 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2552,
-    "_data": 833,
-    "_denoiser": 502,
-    "_fit": 1223,
-    "_learners": 2315,
-    "_nmf": 640,
+    ".": 2547,
+    "_data": 811,
+    "_denoiser": 501,
+    "_fit": 1157,
+    "_learners": 2263,
+    "_nmf": 641,
     "_operators": 256,
-    "encoding": 1001,
+    "encoding": 996,
     "inspection": 522,
     "lasso": 1041,
     "pretrained": 55,
     "search": 2703,
-    "all of the package": 13643,
-    "tests": 12525,
+    "all of the package": 13493,
+    "tests": 12494,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

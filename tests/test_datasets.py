@@ -147,6 +147,6 @@ def test_folder_is_read_in_the_order_of_names(tmp_path):
 
 
 def test_missing_pillow_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(ImportError, match=r"skpudle\[images\]"):
         load_gray_images()

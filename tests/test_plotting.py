@@ -301,7 +301,7 @@ def test_every_display_draws_on_given_axes(learner, X):
 
 
 def test_without_matplotlib_the_error_names_the_extra(learner, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"skpudle\[plot\]"):
         LossCurveDisplay.from_estimator(learner)
 

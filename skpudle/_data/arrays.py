@@ -143,9 +143,8 @@ def check_range(square, tensors):
     if largest == 0:
         return square
     raise ValueError(
-        f"Data as {'small' if square < 1 else 'large'} as {largest:.3g} are not learned from in "
-        f"{tensors[0].dtype}, which does not hold their squares; scale the data, for example to a "
-        "standard deviation of 1."
+        f"{tensors[0].dtype} does not hold the squares of data whose largest number is "
+        f"{largest:.3g}; scale the data, for example to a standard deviation of 1."
     )
 
 
@@ -184,10 +183,7 @@ def unpacked(X):
     if not hasattr(X, "getbands"):
         return X
     if X.mode.startswith("P"):
-        raise ValueError(
-            f"X is a picture of mode {X.mode!r}, whose numbers are places in a palette. Pass "
-            "image.convert('RGB')."
-        )
+        raise ValueError(f"X has mode {X.mode!r}, of a palette. Pass image.convert('RGB').")
     return np.asarray(X)
 
 
@@ -195,8 +191,7 @@ def _refuse_dates(X):
     kinds = X.dtypes if hasattr(X, "dtypes") else [getattr(X, "dtype", "")]
     if any(str(kind).lower().startswith(_DATES) for kind in kinds):
         raise TypeError(
-            "X has dates or times, which would be numbers of an unknown unit, and NaT a large one. "
-            "Leave them out, or pass numbers, such as seconds since the first date."
+            "X has dates or times. Leave them out, or pass numbers, such as seconds since a date."
         )
 
 
@@ -237,8 +232,7 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     # comparisons with NaN are False, so that missing entries pass
     if largest is not None and ((X < 0).any() or (largest < X).any()):
         raise ValueError(
-            f"Negative values in data passed as X, or values above {largest:g}, are no counts or "
-            "fractions of this learner. Pass other data."
+            f"Negative values in data passed as X, or values above {largest:g}. Pass other data."
         )
     return X
 

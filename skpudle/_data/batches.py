@@ -103,6 +103,11 @@ class Samples:
         return Samples(*(None if part is None else function(part) for part in parts))
 
     @property
+    def known(self):
+        """A mask of 1 for known entries and 0 for missing ones, also if no entry is missing."""
+        return self.x.new_ones(()).expand_as(self.x) if self.mask is None else self.mask
+
+    @property
     def total_weight(self):
         """The sum of weights; the number of samples if they have no weights."""
         return float(len(self.x) if self.weight is None else self.weight.sum())
@@ -120,6 +125,13 @@ class Samples:
         """Return the samples with some of their features."""
         mask = None if self.mask is None else self.mask[:, features]
         return replace(self, x=self.x[:, features], mask=mask)
+
+    def in_units(self, units):
+        """Return the samples in units, see `skpudle.search.units`; outliers become missing."""
+        if units.changes_nothing:
+            return self
+        x, mask, _ = units.enter(self.x, self.mask)
+        return replace(self, x=x, mask=mask)
 
     def to(self, *place):
         """Return the samples in another dtype or on another device."""
@@ -147,15 +159,15 @@ def check_sample_weight(sample_weight, n_samples):  # -> Tensor (n_samples,), fl
     return to_tensor(_check_sample_weight(weight, rows, **checks))
 
 
-def merge_copies(keys, weight=None, heights=None):  # -> rows (k,), weight (k,), places (n,)
+def merge_copies(keys, weight, heights=None):  # -> rows (k,), weight (k,), places (n,)
     """Merge rows with equal keys, and drop rows without weight.
 
     Parameters
     ----------
     keys : Tensor of shape (n_samples,)
         Numbers that depend on the contents of rows alone; see `hash_rows`.
-    weight : Tensor of shape (n_samples,), default=None
-        Weights, not negative; None if all are 1.
+    weight : Tensor of shape (n_samples,)
+        Weights, not negative.
     heights : Tensor of shape (n_samples,), default=None
         Numbers that order the rows; by default the keys.
 
@@ -169,8 +181,8 @@ def merge_copies(keys, weight=None, heights=None):  # -> rows (k,), weight (k,),
     places : Tensor of shape (n_samples,)
         For each row the index into ``rows`` of its copy, and -1 for a row without weight.
     """
-    weight = np.ones(len(keys)) if weight is None else to_numpy(weight)
-    places, known = np.full(len(keys), -1), np.flatnonzero(weight > 0)
+    weight, places = to_numpy(weight), np.full(len(keys), -1)
+    known = np.flatnonzero(weight > 0)
     _, first, number = np.unique(to_numpy(keys)[known], return_index=True, return_inverse=True)
     rows, sums = known[first], np.bincount(number, weight[known])
     has_equal_weights = (sums == sums[:1]).all()
@@ -189,13 +201,12 @@ def merge_samples(samples):  # -> Samples, places (n,)
     if samples.target is not None:
         # Combine the keys of data and of targets: multiplying by an odd number loses no bits.
         keys = -0x61C8864680B583EB * keys + hash_rows(samples.target.to(samples.x.dtype))
-    often = None if samples.weight is None else samples.weight.cpu().double()
+    often = samples.weigh(samples.x.new_ones(len(samples))).cpu().double()
     # Rows are ordered by a random linear combination of their entries. Neither a change of the
     # data's unit nor rounding changes this order.
     generator, how = torch.Generator().manual_seed(0), dict(dtype=torch.float64, device="cpu")
     factors = torch.rand(samples.x.shape[1], generator=generator, **how)
-    known = samples.x if samples.mask is None else samples.x * samples.mask
-    heights = known.cpu().double() @ factors
+    heights = (samples.x * samples.known).cpu().double() @ factors
     rows, weight, places = merge_copies(keys, often, heights)
     if len(rows) == len(samples) and samples.weight is None:
         return samples, places

@@ -5,7 +5,6 @@ one for signals. Users' images have channels last, or no axis of channels. A use
 with its pixels as features.
 """
 
-import warnings
 from dataclasses import dataclass, replace
 from math import ceil
 from numbers import Integral
@@ -14,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skpudle._data.arrays import check_rows, host_array, like_input, to_numpy, to_tensor, unpacked
-from skpudle._data.foreign import users_level
+from skpudle._data.arrays import check_rows, like_input, to_numpy, to_tensor, unpacked
+from skpudle._data.sources import looks_like_picture, warn_or_refuse
 
 # The largest float64 that an unsigned integer of 64 bits can hold.
 _LARGEST = float(np.nextafter(2.0**64, 0))
@@ -32,18 +31,12 @@ def sizes(value, n_axes):
 
 def check_sizes(kernel, stride):
     """Raise ValueError unless the size of an atom, ``kernel``, and ``stride`` fit together."""
-    numbers = (*kernel, *stride)
-    positive = all(isinstance(n, Integral) and n >= 1 for n in numbers)
-    if (
-        len(kernel) not in (1, 2)
-        or len(stride) != len(kernel)
-        or not positive
-        or any(s > k for s, k in zip(stride, kernel, strict=True))
-    ):
+    fit = len(stride) == len(kernel) in (1, 2)
+    fit = fit and all(isinstance(n, Integral) for n in (*kernel, *stride))
+    if not (fit and all(1 <= s <= k for s, k in zip(stride, kernel, strict=True))):
         raise ValueError(
             f"stride={stride!r:.80} and atom_shape={kernel!r:.80} do not belong together. Pass "
-            "positive integers, one for each of one or two axes of an atom, and strides of at most "
-            "its size, which leave no gaps."
+            "positive integers, one or two of each, and strides of at most the size of an atom."
         )
 
 
@@ -176,66 +169,6 @@ def is_one_image(X, n_axes):
     return len(shape) == n_axes or (n_axes == 2 and colours)
 
 
-def _neighbours_agree(x, axis):  # (n, m) -> bool
-    """Return whether neighbouring entries along an axis correlate as in pictures."""
-    x = x - x.mean(axis, keepdims=True)
-    first, second = x.take(range(1, x.shape[axis]), axis), x.take(range(x.shape[axis] - 1), axis)
-    energy = (np.square(first).sum() * np.square(second).sum()) ** 0.5
-    # Neighbouring pixels of 13 pictures have correlations of at least 0.69. The largest correlation
-    # found in rows of samples is 0.44, along one axis of digits sorted by class.
-    return energy > 0 and (first * second).sum() > 0.5 * energy
-
-
-def looks_like_picture(X):
-    """Return whether a matrix looks like one grey picture, not like rows that are samples.
-
-    A matrix looks like a picture if its longer side is at most 4 times its shorter side, if it
-    holds unsigned integers or numbers from 0 to 1, and if neighbouring entries are similar along
-    both axes. Samples in random order are not similar to their neighbours.
-    """
-    in_memory = isinstance(X, np.ndarray | torch.Tensor) and not isinstance(X, np.memmap)
-    shape = tuple(X.shape) if in_memory else ()
-    if len(shape) != 2 or min(shape) < 16 or max(shape) > 4 * min(shape):
-        return False
-    corner = host_array(X[:512, :512])
-    if corner.dtype.kind not in "uf":
-        return False
-    in_units = corner.dtype.kind == "u" or (corner.min() >= 0 and corner.max() <= 1)
-    corner = corner.astype(np.float64)
-    return bool(in_units and _neighbours_agree(corner, 0) and _neighbours_agree(corner, 1))
-
-
-def _refuse(text, *, surely):
-    if surely:
-        raise ValueError(text)
-    warnings.warn(text, stacklevel=users_level())
-
-
-def check_no_picture(X):
-    """Refuse X, the input of a learner of rows, if it looks like one grey picture.
-
-    Raises
-    ------
-    ValueError
-        If X looks like a picture and holds unsigned integers.
-
-    Warns
-    -----
-    UserWarning
-        If X looks like a picture and holds numbers from 0 to 1.
-    """
-    if not looks_like_picture(X):
-        return
-    rows, columns = X.shape
-    _refuse(
-        f"X looks like one grey picture, and each of its {rows} rows would be a sample of "
-        f"{columns} features. Pass its patches, skpudle.images.extract(X), or [X] to "
-        "ConvPUDLEDictionaryLearning; if each row is a sample, pass X.astype(float) instead of "
-        "integers, or rows in any order, sklearn.utils.shuffle(X), which look like none.",
-        surely="uint" in str(X.dtype),
-    )
-
-
 def check_axes(images):
     """Refuse images with axes in another order than expected.
 
@@ -256,9 +189,8 @@ def check_axes(images):
     is_first = images.kind != "rows" and size[0] <= _CHANNELS < min([n_channels, *size[1:]])
     if is_one or is_first:
         raise ValueError(
-            f"{n} images of {size} pixels and {n_channels} channels are read, so that one axis of "
-            "pixels must be channels. Pass one image as [image], and channels_first=True if they "
-            "are its first axis."
+            f"{n} images of {size} pixels and {n_channels} channels are read. Pass one image as "
+            "[image], and channels_first=True if they are its first axis."
         )
 
 
@@ -288,28 +220,25 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
     is_rows, is_signal = images.kind == "rows", len(kernel) == 1
     has_many_channels = n_channels >= max(*size, 2) and not channels_first
     if is_signal and not is_rows and (has_many_channels or looks_like_picture(images.source[0])):
-        _refuse(
-            f"Signals of {size[0]} samples and {n_channels} channels are read, since channels are "
-            "the last axis. For arrays (n_signals, n_channels, n_samples) pass "
-            "channels_first=True; for pictures pass two numbers as atom_shape, such as (9, 9).",
+        warn_or_refuse(
+            f"Signals of {size[0]} samples and {n_channels} channels are read: channels are the "
+            "last axis. Pass channels_first=True, or for pictures two numbers as atom_shape.",
             surely=has_many_channels or "uint" in str(images.source[0].dtype),
         )
     # One side of 4 times the length of the other: likely signals, though panoramas are as long.
     is_grey = images.kind == "array" and not images.channel_axis
     if not is_signal and is_grey and max(size) >= 4 * min(size):
         raise ValueError(
-            f"An array of shape {(n, *size)} means {n} grey pictures of {size[0]} x {size[1]} "
-            f"pixels. For signals with {size[0]} channels pass channels_first=True and one number "
-            "as atom_shape, such as 25; for pictures as long as these pass a list, list(X)."
+            f"X means {n} grey pictures of {size[0]} x {size[1]} pixels. For signals pass "
+            "channels_first=True and one number as atom_shape, for long pictures list(X)."
         )
     for x in images.tensors:
         if any(n < k for n, k in zip(x.shape[2:], kernel, strict=True)):
             # A small table, such as in scikit-learn's checks of estimators, gets a warning only.
             sides = (size[0],) if is_signal else (len(x), size[-1])
-            _refuse(
-                f"Atoms of the size {kernel} are larger than an image of the size "
-                f"{tuple(x.shape[2:])}. Pass a smaller atom_shape, one image as [image], and rows "
-                "of pixels as X.reshape(-1, height, width).",
+            warn_or_refuse(
+                f"Atoms of the size {kernel} are larger than an image of {tuple(x.shape[2:])}. "
+                "Pass one image as [image], a smaller atom_shape, or X.reshape(-1, height, width).",
                 surely=not is_rows or min(sides) >= 16 * len(kernel),
             )
 

@@ -6,8 +6,8 @@ a dataset of HDF5, an array of zarr or dask, a slice of a safetensors file, a sp
 dataset of Hugging Face with one column of arrays. A dataset of torch is also a table, whose samples
 are read one by one. A small table is read at once, a large table in parts.
 
-Every source has ``parts``, which yields raw rows to encode or to score. With a `Reader` it is also
-a source of samples to learn from, as `skpudle._data.batches` describes it.
+Every source has ``parts``, which yields raw rows to encode or to score. After ``read_for`` it is
+also a source of samples to learn from, as `skpudle._data.batches` describes it.
 
 A fit from a table or stream begins with a sample of all rows. The sample of a table comes from
 places all over the table; the sample of a stream is drawn by reservoir sampling [1]_ in one pass.
@@ -35,9 +35,7 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features, _n
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from skpudle._compilation import blocks_of_rows
-from skpudle._data.arrays import check_rows, split_missing, to_numpy, to_tensor, unpacked
-from skpudle._data.batches import Samples, draw_order, send
-from skpudle._data.foreign import users_level
+from skpudle._data import arrays, batches, foreign
 
 # Objects in memory: types that are known here, and other arrays and data frames by an attribute.
 _OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
@@ -77,9 +75,68 @@ def refuse_texts(X):
     if isinstance(first, str | bytes | PathLike):
         raise TypeError(
             f"X holds the text {str(first)!r:.80}, and files are not opened here. Pass what they "
-            "hold: numpy.load(path), pandas.read_csv(path), or numpy.asarray(PIL.Image.open(path)) "
-            "for a picture."
+            "hold: numpy.load(path), pandas.read_csv(path), or PIL.Image.open(path)."
         )
+
+
+def _neighbours_agree(x, axis):  # (n, m) -> bool
+    """Return whether neighbouring entries along an axis correlate as in pictures."""
+    x = x - x.mean(axis, keepdims=True)
+    first, second = x.take(range(1, x.shape[axis]), axis), x.take(range(x.shape[axis] - 1), axis)
+    energy = (np.square(first).sum() * np.square(second).sum()) ** 0.5
+    # Neighbouring pixels of 13 pictures have correlations of at least 0.69. The largest correlation
+    # found in rows of samples is 0.44, along one axis of digits sorted by class.
+    return energy > 0 and (first * second).sum() > 0.5 * energy
+
+
+def looks_like_picture(X):
+    """Return whether a matrix looks like one grey picture, not like rows that are samples.
+
+    A matrix looks like a picture if its longer side is at most 4 times its shorter side, if it
+    holds unsigned integers or numbers from 0 to 1, and if neighbouring entries are similar along
+    both axes. Samples in random order are not similar to their neighbours.
+    """
+    in_memory = isinstance(X, np.ndarray | torch.Tensor) and not isinstance(X, np.memmap)
+    shape = tuple(X.shape) if in_memory else ()
+    if len(shape) != 2 or min(shape) < 16 or max(shape) > 4 * min(shape):
+        return False
+    corner = arrays.host_array(X[:512, :512])
+    if corner.dtype.kind not in "uf":
+        return False
+    in_units = corner.dtype.kind == "u" or (corner.min() >= 0 and corner.max() <= 1)
+    corner = corner.astype(np.float64)
+    return bool(in_units and _neighbours_agree(corner, 0) and _neighbours_agree(corner, 1))
+
+
+def warn_or_refuse(text, *, surely):
+    """Raise ValueError with a text, or only warn of it unless ``surely``."""
+    if surely:
+        raise ValueError(text)
+    warnings.warn(text, stacklevel=foreign.users_level())
+
+
+def check_no_picture(X):
+    """Refuse X, the input of a learner of rows, if it looks like one grey picture.
+
+    Raises
+    ------
+    ValueError
+        If X looks like a picture and holds unsigned integers.
+
+    Warns
+    -----
+    UserWarning
+        If X looks like a picture and holds numbers from 0 to 1.
+    """
+    if not looks_like_picture(X):
+        return
+    rows, columns = X.shape
+    warn_or_refuse(
+        f"X looks like one grey picture, and each of its {rows} rows would be a sample of "
+        f"{columns} features. Pass its patches, skpudle.images.extract(X); if rows are samples, "
+        "pass X.astype(float) instead of integers, or sklearn.utils.shuffle(X).",
+        surely="uint" in str(X.dtype),
+    )
 
 
 @contextmanager
@@ -127,54 +184,6 @@ def _nothing():
     )
 
 
-class Reader:
-    """Check batches and turn them into tensors: all get the dtype of the first batch.
-
-    Number and names of features have to agree with the first batch, or with a fitted learner.
-
-    Parameters
-    ----------
-    learner : estimator
-        The learner that reads; errors and warnings name its class.
-    device : torch.device
-        Device of samples.
-    known : bool, default=False
-        Whether the learner is fitted, and batches have the names of its features.
-    **checks : dict
-        Keyword arguments of `skpudle._data.arrays.check_rows`.
-    """
-
-    def __init__(self, learner, device, *, known=False, **checks):
-        self.device, self.dtype, self._known = device, None, known
-        self.checks = checks | {"estimator": learner}
-        # A copy of an unfitted learner takes the names of the first batch: the learner itself is
-        # not changed.
-        self._named = learner if known else copy(learner)
-
-    @property
-    def attributes(self):
-        """``n_features_in_`` and ``feature_names_in_`` as a dict, None where unknown."""
-        names = "n_features_in_", "feature_names_in_"
-        return {name: getattr(self._named, name, None) for name in names}
-
-    def __call__(self, rows, where=None):  # -> Tensor (n, n_features); arrays go to the CPU
-        """Check rows and convert them; the first rows set the dtype. Errors name ``where``."""
-        is_first = self.dtype is None and not self._known
-        with part_of(where) if where else nullcontext():
-            _check_feature_names(self._named, rows, reset=is_first)
-            x = check_rows(rows, **self.checks)
-            _check_n_features(self._named, x, reset=is_first)
-        x = x if isinstance(x, torch.Tensor) else to_tensor(x)
-        self.dtype = self.dtype or x.dtype
-        return x.to(self.dtype)
-
-    def samples(self, x, target=None, weight=None):  # -> Samples
-        """Return rows, their targets and their weights as `Samples` on the reader's device."""
-        x, mask = split_missing(x)  # on the CPU, so that the host need not wait for a GPU
-        samples = Samples(x, mask, target, weight).map(lambda part: part.to(x))
-        return samples.map(lambda part: send(part, self.device))
-
-
 def _read_ahead(parts):
     """Yield parts; a thread reads the next part while the present part is in use."""
     parts, end = iter(parts), object()
@@ -201,13 +210,13 @@ def _regroup(parts, size):
 
 
 class InMemory:
-    """The source of an array-like in memory, and the base of `Table` and `Stream`."""
+    """The source of an array-like in memory, and the base of `Table` and `Stream`.
+
+    After `read_for`, rows are checked and become tensors. All get the dtype of the first rows.
+    Number and names of features have to agree with the first rows, or with a fitted learner.
+    """
 
     in_parts = False  # whether a fit reads the source in parts, to bound the memory
-    reader = None  # the `Reader`, after read_by
-    # weight (n_samples,) is how often each sample counts. target (n_samples, ...) is what a learner
-    # knows of each sample beside its features. A fit sets both.
-    weight = target = None
 
     def __init__(self, data):
         self.data = data
@@ -230,21 +239,70 @@ class InMemory:
         for rows in blocks_of_rows(self.n_rows, 1, n_rows):
             yield f"rows {rows.start} to {rows.stop}", self._raw(rows.start, rows.stop)
 
-    def read_by(self, reader):
-        """Return this source of samples, read by a reader."""
-        self.reader = reader
+    def read_for(
+        self, learner, device, *, known=False, dtype=None, weight=None, target=None, **checks
+    ):
+        """Begin to read for a learner; return this source.
+
+        Parameters
+        ----------
+        learner : estimator
+            The learner; errors and warnings name its class.
+        device : torch.device
+            Device of samples.
+        known : bool, default=False
+            Whether the learner is fitted, and rows have the names of its features.
+        dtype : torch.dtype, default=None
+            The dtype of all rows; None is that of the first rows.
+        weight : Tensor of shape (n_samples,), default=None
+            How often each sample counts.
+        target : Tensor of shape (n_samples, ...), default=None
+            What the learner knows of each sample beside its features.
+        **checks : dict
+            Keyword arguments of `skpudle._data.arrays.check_rows`.
+        """
+        self.device, self.dtype, self._known = device, dtype, known
+        self.weight, self.target = weight, target
+        self._checks = checks | {"estimator": learner}
+        # A copy of an unfitted learner takes the names of the first batch: the learner itself is
+        # not changed.
+        self._named = learner if known else copy(learner)
         return self
 
-    def to(self, dtype):
-        """Return this source; its next samples have another dtype."""
-        self.reader.dtype = dtype
-        return self
+    @property
+    def attributes(self):
+        """``n_features_in_`` and ``feature_names_in_`` as a dict, None where unknown."""
+        names = "n_features_in_", "feature_names_in_"
+        return {name: getattr(self._named, name, None) for name in names}
+
+    def convert(self, rows, where=None):  # -> Tensor (n, n_features); arrays go to the CPU
+        """Check rows and convert them; the first rows set the dtype. Errors name ``where``."""
+        is_first = self.dtype is None and not self._known
+        with part_of(where) if where else nullcontext():
+            _check_feature_names(self._named, rows, reset=is_first)
+            x = arrays.check_rows(rows, **self._checks)
+            _check_n_features(self._named, x, reset=is_first)
+        if self._known and np.shape(self._named.components_)[1:] != x.shape[1:]:
+            raise ValueError(
+                f"components_ has the shape {np.shape(self._named.components_)}, and X has "
+                f"{x.shape[1]} features. Set components_ back, or fit again."
+            )
+        x = x if isinstance(x, torch.Tensor) else arrays.to_tensor(x)
+        self.dtype = self.dtype or x.dtype
+        return x.to(self.dtype)
+
+    def make_samples(self, x, keys=slice(None)):  # -> Samples
+        """Return rows (n, n_features) as samples on the device; ``keys`` are their numbers."""
+        of_rows = (None if part is None else part[keys] for part in (self.target, self.weight))
+        x, mask = arrays.split_missing(x)  # on the CPU, so that the host need not wait for a GPU
+        samples = batches.Samples(x, mask, *of_rows).map(lambda part: part.to(x))
+        return samples.map(lambda part: batches.send(part, self.device))
 
     def _n_sampled(self, n_components):
-        """Return the number of rows of the sample; the reader must have read a row before."""
-        m = self.reader.attributes["n_features_in_"]
+        """Return the number of rows of the sample; a row must have been read before."""
+        m = self.attributes["n_features_in_"]
         p = n_components or m
-        itemsize = torch.empty(0, dtype=self.reader.dtype).element_size()
+        itemsize = torch.empty(0, dtype=self.dtype).element_size()
         # Bytes per row in a search: the row, a copy in float64, two copies of its sparse code with
         # spare room, and its correlations with all atoms.
         row = (itemsize + 8) * m + 24 * min(p, m + 8) + 8 * p
@@ -309,8 +367,7 @@ class Table(InMemory):
         if len(found) != last - first:
             raise ValueError(
                 f"Rows {first} to {last} of X, a {type(self.data).__name__}, are {len(found)} "
-                "rows: it became shorter while it was read, or its shape is wrong. Pass a table "
-                "with the number of rows of its shape."
+                "rows. Pass a table that has the number of rows of its shape until it is read."
             )
         return found
 
@@ -320,14 +377,10 @@ class Table(InMemory):
         start, x = 0, None
         for run in np.split(keys, np.flatnonzero(ends) + 1):
             first, last = int(run[0]), int(run[-1]) + 1
-            read = self.reader(self._raw(first, last), f"rows {first} to {last}")
+            read = self.convert(self._raw(first, last), f"rows {first} to {last}")
             x = read.new_empty(len(keys), read.shape[1]) if x is None else x
-            x[start : (start := start + len(run))] = read[to_tensor(run - first)]
+            x[start : (start := start + len(run))] = read[arrays.to_tensor(run - first)]
         return x
-
-    def _samples(self, keys, x):  # -> Samples
-        parts = (self.target, self.weight)
-        return self.reader.samples(x, *(None if part is None else part[keys] for part in parts))
 
     def sample(self, n_components, seed, *, whole=True):  # -> Samples
         """Return the sample of all rows that a fit begins with; all rows if they are few."""
@@ -340,7 +393,7 @@ class Table(InMemory):
             free = np.maximum(edges[1:] - edges[:-1] - length, 0)
             starts = edges[:-1] + np.random.default_rng(seed).integers(free + 1)
             keys = np.unique(starts[:, None] + np.arange(length))[:n_rows]
-        return self._samples(to_tensor(keys), self._read(keys))
+        return self.make_samples(self._read(keys), arrays.to_tensor(keys))
 
     def blocks(self, n_rows, generator=None):
         """Yield all samples once, ``n_rows`` at a time, in random order if there is a generator."""
@@ -348,15 +401,15 @@ class Table(InMemory):
             seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
             generator = torch.Generator().manual_seed(seed)
         windows = _read_ahead(self._windows(generator))
-        return (self._samples(keys, x) for keys, x in _regroup(windows, n_rows))
+        return (self.make_samples(x, keys) for keys, x in _regroup(windows, n_rows))
 
     def _windows(self, generator):  # yields positions (n,) and rows (n, n_features)
-        starts = draw_order(-(-self.n_rows // self._block), generator) * self._block
+        starts = batches.draw_order(-(-self.n_rows // self._block), generator) * self._block
         for window in starts.split(max(1, self._most // self._block)):
             first = window.sort().values[:, None]
             keys = (first + torch.arange(self._block, device="cpu")).flatten()
             keys = keys[keys < self.n_rows]
-            x, order = self._read(to_numpy(keys)), draw_order(len(keys), generator)
+            x, order = self._read(arrays.to_numpy(keys)), batches.draw_order(len(keys), generator)
             yield keys[order], x[order]
 
 
@@ -373,23 +426,11 @@ class Stream(InMemory):
     def array(self):
         """Raise TypeError: a stream has neither all rows at once nor a known number of rows."""
         raise TypeError(
-            f"X is a {type(self.data).__name__}, whose rows come in batches, and numbered rows are "
-            "required, as for y, sample_weight and exposure. Pass an array, a table or a dataset, "
-            "or the batches to partial_fit, each with its numbers."
+            f"X is a {type(self.data).__name__}, and numbered rows are required, as for y, "
+            "sample_weight and exposure. Pass an array, or each batch with its own to partial_fit."
         )
 
     n_rows = property(array)
-
-    def read_by(self, reader):
-        """Return this source of samples, read by a reader."""
-        if hasattr(self.data, "__next__"):
-            raise TypeError(
-                f"X is a {type(self.data).__name__}, which can be iterated only once, but training "
-                "takes many epochs. Pass an object with an __iter__ that starts anew each time, or "
-                "call partial_fit for every batch."
-            )
-        reader.checks["copy"] = True  # a stream may yield one buffer again and again
-        return super().read_by(reader)
 
     @property
     def generator(self):
@@ -401,27 +442,27 @@ class Stream(InMemory):
 
         Batches are the stream's own. A dataset of single samples yields ``n_rows`` at a time.
         """
-        batches = samples = iter(self.data)
+        given = samples = iter(self.data)
         if isinstance(self.data, IterableDataset):
-            batches = iter(lambda: _collate(islice(samples, n_rows)), None)
+            given = iter(lambda: _collate(islice(samples, n_rows)), None)
         length, number = length_hint(self.data) or None, -1
-        for number, raw in enumerate(islice(batches, length)):
+        for number, raw in enumerate(islice(given, length)):
             with part_of(where := f"batch {number}"):
                 rows = _without_labels(raw)
             yield where, rows
         if number < 0:
             raise _nothing()
-        if number + 1 == length and next(batches, self) is not self:
+        if number + 1 == length and next(given, self) is not self:
             warnings.warn(
                 f"X has the length {length} and yields more batches, which are left out. Let "
                 "__len__ return the number of all batches of a stream with an end.",
-                stacklevel=users_level(),
+                stacklevel=foreign.users_level(),
             )
 
     def _read(self):  # yields (n, n_features)
         n_rows = 0
         for where, raw in self.parts(256):
-            rows = self.reader(raw, where)
+            rows = self.convert(raw, where)
             n_rows += len(rows)
             self.n_samples = max(self.n_samples or 0, n_rows)
             yield rows
@@ -431,6 +472,12 @@ class Stream(InMemory):
 
         Without ``whole`` they are the rows of the first batches.
         """
+        if hasattr(self.data, "__next__"):
+            raise TypeError(
+                f"X is a {type(self.data).__name__}, which can be iterated only once. Pass one "
+                "whose __iter__ starts anew each time, or call partial_fit for every batch."
+            )
+        self._checks["copy"] = True  # a stream may yield one buffer again and again
         random, kept, n_rows, reservoir = np.random.default_rng(seed), [], 0, None
         for rows in self._read():
             size = self._n_sampled(n_components)
@@ -446,12 +493,12 @@ class Stream(InMemory):
                 last = {place: row for row, place in enumerate(places.tolist()) if place < size}
                 reservoir[list(last)] = rows[list(last.values())].cpu()
                 n_rows += len(rows)
-        return self.reader.samples(torch.cat(kept) if reservoir is None else reservoir)
+        return self.make_samples(torch.cat(kept) if reservoir is None else reservoir)
 
     def blocks(self, n_rows, generator=None):
         """Yield all samples once, ``n_rows`` at a time, in the order of the stream."""
         parts = ((rows,) for rows in self._read())
-        return (self.reader.samples(rows) for (rows,) in _regroup(parts, n_rows))
+        return (self.make_samples(rows) for (rows,) in _regroup(parts, n_rows))
 
 
 def refuse_shuffled(X):
@@ -464,9 +511,8 @@ def refuse_shuffled(X):
         kind = type(sampler).__name__
         if "Random" in kind or getattr(sampler, "shuffle", False) is True:
             raise ValueError(
-                f"X is a DataLoader that draws samples in random order, by a {kind}, so that no "
-                "row of the result belongs to a known sample. Pass one with shuffle=False, or its "
-                "dataset."
+                f"X is a DataLoader that draws samples in random order, by a {kind}. Pass one with "
+                "shuffle=False, or its dataset."
             )
 
 
@@ -487,7 +533,7 @@ def open_source(X, learner=None):
         The source. Nothing is read yet, but the first sample of some datasets.
     """
     refuse_texts(X)
-    X = unpacked(X)
+    X = arrays.unpacked(X)
     if sparse.issparse(X) and (learner is None or get_tags(learner).input_tags.sparse):
         X = sparse.csr_array(X)
     elif sparse.issparse(X) or is_in_memory(X):
@@ -501,12 +547,12 @@ def open_source(X, learner=None):
     has = {name for name in dir(X) if not isinstance(X, type)}
     if {"__getitem__", "shape", "dtype"} <= has and len(X.shape):
         return Table(X, tuple(X.shape), getattr(X.dtype, "itemsize", 8))
-    arrays = {"__array__", "__dataframe__", "shape"} & has
+    tabular = {"__array__", "__dataframe__", "shape"} & has
     if isinstance(X, IterableDataset):
         return Stream(X)
-    if {"__len__", "__getitem__"} <= has and not {"keys", "index"} & has and not arrays:
+    if {"__len__", "__getitem__"} <= has and not {"keys", "index"} & has and not tabular:
         if not len(X):
             raise _nothing()
         first = _without_labels(_collate([X[0]]))
         return Table(X, (len(X), *np.shape(first)[1:]), one_by_one=True)
-    return Stream(X) if "__iter__" in has and not {"__getitem__"} & has | arrays else InMemory(X)
+    return Stream(X) if "__iter__" in has and not {"__getitem__"} & has | tabular else InMemory(X)

@@ -24,9 +24,9 @@ from skpudle._data.arrays import check_range, input_attributes, make_generator
 from skpudle._data.images import extend, is_one_image, read_targets
 from skpudle._denoiser.network import DenoisingNetwork, Noise, deviation_of
 from skpudle._fit.fitted import pack, unpack
-from skpudle._fit.messages import divergence, warn_of_early_end, warn_of_rise
+from skpudle._fit.messages import warn_of_early_end, warn_of_rise
 from skpudle._fit.run import Interrupts
-from skpudle._fit.train import Stopping
+from skpudle._fit.train import Diverged, Stopping
 from skpudle._learners.convolutional.base import ImageEstimator, parts_of_images, stride_of
 from skpudle._learners.convolutional.learn import penalty_of_correlations
 from skpudle._learners.parameters import fits, sets_parameters
@@ -142,6 +142,8 @@ class Training:
         Whether the second half of the channels of crops is the target; otherwise updates add noise.
     n_steps, losses : int, list of float
         Updates so far, and mean losses of epochs.
+    inputs : dict
+        Fitted attributes of the input: number and names of features.
     """
 
     network: DenoisingNetwork
@@ -150,16 +152,17 @@ class Training:
     pairs: bool
     n_steps: int
     losses: list
+    inputs: dict
 
     @property
     def unit(self):
         """The power of two that divides images in updates, so that learning rates have no unit."""
         return 2.0 ** ceil(log2(self.network.peak))
 
-    def attributes(self, ended_by=None, **inputs):
+    def attributes(self, ended_by=None):
         """Return the fitted attributes with tensors on the CPU, so that they load everywhere."""
         state = pack(self.optimizer.state_dict()["state"])
-        return inputs | {
+        return self.inputs | {
             "network_": deepcopy(self.network).cpu(),
             "training_noise_std_": self.network.noise_std,
             "n_iter_": len(self.losses),
@@ -415,23 +418,21 @@ class ConvDenoiser(ImageEstimator):
         # photographs with noise of 20 / 255 to a peak signal-to-noise ratio of 29.8 dB. After 200
         # epochs it is 29.5 dB.
         n_epochs = 250 if self.max_iter == "auto" else self.max_iter
-        training, inputs = self._begin(X, y)
+        training = self._begin(X, y)
         losses, n_crops = training.losses, len(training.loader.dataset)
 
         def epochs(interrupts):
             # A check whether training has stalled needs the mean loss of at least 256 crops.
             stopping = Stopping(self.tol, self.n_iter_no_change, n_judged=256)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(training.optimizer, n_epochs)
-            ended_by = None
-            while ended_by is None:
+            for epoch in range(1, n_epochs + 1):
                 self._run_epoch(training, interrupts)
                 schedule.step()
-                note = f"epoch {len(losses)}/{n_epochs}  loss {losses[-1]:.6g}"
-                if stopping.check(n_crops * losses[-1], n_crops, training.n_steps):
-                    ended_by = "tol"
-                elif len(losses) == n_epochs:
-                    ended_by = "max_iter"
-                yield note, partial(training.attributes, ended_by, **inputs)
+                stalled = stopping.check(n_crops * losses[-1], n_crops, training.n_steps)
+                attributes = partial(training.attributes, "tol" if stalled else "max_iter")
+                yield f"epoch {epoch}/{n_epochs}  loss {losses[-1]:.6g}", attributes
+                if stalled:
+                    break
 
         self._follow(epochs, {"estimator": self, "X": X, "y": y}, n_epochs)
         if training.unchanged:  # the loss of returning the input is 0 if noisy equals clean
@@ -457,18 +458,18 @@ class ConvDenoiser(ImageEstimator):
         self
             The estimator.
         """
-        training, inputs = self._begin(X, y, known=hasattr(self, "network_"))
+        training = self._begin(X, y, known=hasattr(self, "network_"))
         with Interrupts() as interrupts:
             self._run_epoch(training, interrupts)
-            self._take(training.attributes(**inputs))
+            self._take(training.attributes())
         return self
 
     def _run_epoch(self, training, interrupts):
         if not training.run_epoch(interrupts):
             self._take(training.attributes("divergence"))
-            raise divergence(self, training.n_steps)
+            raise Diverged(training.n_steps)
 
-    def _begin(self, X, y, known=False):  # -> Training, attributes of the input
+    def _begin(self, X, y, known=False):  # -> Training
         images, noise_std = (self._read_known if known else self._read_training)(X), self.noise_std
         if known:
             images = images.map(lambda x: x.to(self.network_.analysis.dtype))
@@ -511,7 +512,7 @@ class ConvDenoiser(ImageEstimator):
         optimizer = make(list(network.parameters()), lr=self.learning_rate)
         if past and past["name"] == str(type(optimizer)):
             optimizer.load_state_dict(optimizer.state_dict() | {"state": unpack(past["state"])})
-        return Training(network, loader, optimizer, targets is not None, n_steps, losses), inputs
+        return Training(network, loader, optimizer, targets is not None, n_steps, losses, inputs)
 
     # ------------------------------------------------------------------ denoising
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.foreign import users_level
+from skpudle._fit.messages import refuse
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder
@@ -29,8 +30,6 @@ from skpudle.search.units import CENTRED, Units
 OF_LEARNED = "analysis_components_", "synthesis_components_", "thresholds_"
 # Number of unfoldings with n_unfoldings="auto", where codes are unfolded: as in the paper.
 _UNFOLDINGS = 100
-
-_UNKNOWN = SimpleNamespace(noise=CENTRED)  # in place of the record, for learners of other packages
 
 # Converged codes with a relative duality gap above this cause a warning.
 _GAP = 1e-6
@@ -47,8 +46,7 @@ def check_decay(lambda_decay):  # -> first, last
     pair = lambda_decay if isinstance(lambda_decay, tuple) else (lambda_decay,) * 2
     refuse(
         len(pair) != 2 or not all(isinstance(beta, Real) and 0 < beta <= 1 for beta in pair),
-        f"lambda_decay={lambda_decay!r:.80} is not a pair (first, last) of numbers in (0, 1]; pass "
-        "such a pair, or one number.",
+        f"lambda_decay={lambda_decay!r:.60} is no pair of numbers in (0, 1]. Pass (first, last).",
     )
     return pair
 
@@ -116,16 +114,11 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
     """
     analysis, synthesis, thresholds = (getattr(learner, name, None) for name in OF_LEARNED)
     refuse(
-        analysis is None,
-        "The encoder of separate_atoms has not been trained: the parameter was set after fit, or "
-        "fit has not come so far. Set transform_algorithm='lasso', or fit again.",
-    )
-    depth, shape = len(thresholds), analysis.shape[-2:]
-    refuse(
-        learner.n_unfoldings not in ("auto", depth) or shape != atoms.shape,
-        f"The encoder was trained for {depth} unfoldings of atoms of shape {shape}. Now "
-        f"n_unfoldings is {learner.n_unfoldings}, and components_ has the shape "
-        f"{tuple(atoms.shape)}. Set them back, or fit again.",
+        analysis is None
+        or learner.n_unfoldings not in ("auto", len(thresholds))
+        or analysis.shape[-2:] != atoms.shape,
+        f"components_ has the shape {tuple(atoms.shape)}, and no encoder of separate_atoms was "
+        f"trained for it with n_unfoldings={learner.n_unfoldings!r}. Set them back, or fit again.",
     )
     shares = analysis.ndim == 2
     if shares:
@@ -134,33 +127,26 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
     return LearnedEncoder(*parts, bool(learner.positive_code), shares)
 
 
-def train_encoder(plan, fitted, samples, interrupts, **options):  # -> Fitted, int
-    """Train the encoder of ``separate_atoms``; return the record with it, and the updates made.
+def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fitted
+    """Train the encoder of ``separate_atoms`` in at most ``most`` epochs; return its record.
 
     ``samples`` are in units of their noise. After Ctrl-C no more updates are made.
     """
-    given, n_made = plan.given, 0
+    given, n_made, batch_size = plan.given, 0, plan.batch_size(len(samples))
+    n_batches = -(-len(samples) // batch_size)
 
     def stopped():  # called before each update
         nonlocal n_made
         n_made += not interrupts.pending
         return interrupts.pending
 
-    learned = learn_encoder(
-        fitted.rows,
-        samples.x,
-        float(fitted.model.alpha),
-        n_unfoldings=plan.n_unfoldings,
-        separate=given.separate_atoms == "unfolding",
-        penalised=given.gradient != "ae-ls",
-        positive_code=given.positive_code,
-        mask=samples.mask,
-        weight=samples.weight,
-        batch_size=plan.batch_size(len(samples)),
-        stopped=stopped,
-        **options,
-    )
-    return replace(fitted, learned=learned), n_made
+    options |= dict(separate=given.separate_atoms == "unfolding", n_unfoldings=plan.n_unfoldings)
+    options |= dict(penalised=given.gradient != "ae-ls", positive_code=given.positive_code)
+    options |= dict(n_updates=most if most == "auto" else most * n_batches, batch_size=batch_size)
+    options |= dict(mask=samples.mask, weight=samples.weight, stopped=stopped)
+    learned = learn_encoder(fitted.rows, samples.x, float(fitted.model.alpha), **options)
+    later = {"encoder": -(-n_made // n_batches)} if n_made else {}
+    return replace(fitted, learned=learned, later=later)
 
 
 # ------------------------------------------------------------------ rows in units of their noise
@@ -189,18 +175,11 @@ def units_of(learner):  # -> Units
 
     New rows get their noise from codes of the learner's atoms.
     """
-    noise, baseline = getattr(learner, "_fitted", _UNKNOWN).noise, baseline_of(learner)
+    record, baseline = vars(learner).get("_fitted"), baseline_of(learner)
+    noise = CENTRED if record is None else record.noise  # of learners of other packages
     intercept = None if baseline is None else to_tensor(baseline)
     atoms = noise.from_user(to_tensor(learner.components_))
     return replace(noise, intercept=intercept, atoms=atoms)
-
-
-def in_units(noise, samples):
-    """Return samples in the units ``noise``; outliers become missing entries."""
-    if noise.changes_nothing:
-        return samples
-    x, mask, _ = noise.enter(samples.x, samples.mask)
-    return replace(samples, x=x, mask=mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,12 +229,6 @@ _DEFAULTS = dict(
 )  # fmt: skip
 
 
-def refuse(is_wrong, message):
-    """Raise ValueError with the message if parameters contradict each other."""
-    if is_wrong:
-        raise ValueError(message)
-
-
 class Codes:
     """How samples are coded: all that `transform` reads of the parameters.
 
@@ -301,20 +274,21 @@ class Codes:
         )
         # 3 unfoldings of a learned encoder code as well as 20 with the dictionary's own matrices.
         auto = 3 if learns and depth == "auto" else _UNFOLDINGS
+
+        def named(*names):
+            return ", ".join(f"{name}={getattr(given, name)!r}" for name in names)
+
         self.n_unfoldings = depth if isinstance(depth, Integral) else auto
         refuse(
             learns and (depth is None or given.gradient == "dec" or given.shrinkage != "soft"),
-            f"separate_atoms={learns!r} trains unfoldings, got n_unfoldings={depth!r}, "
-            f"gradient={given.gradient!r} and shrinkage={given.shrinkage!r}. Pass a number of "
-            "unfoldings, gradient='ae-lasso' or 'auto', and shrinkage='soft'.",
+            f"separate_atoms={learns!r} with {named('n_unfoldings', 'gradient', 'shrinkage')}. "
+            "Pass a number of unfoldings, gradient='ae-lasso' or 'auto', and shrinkage='soft'.",
         )
         refuse(
             self.converges and (not is_soft_lasso or 0 in (given.alpha, given.transform_alpha)),
-            "Converged codes (n_unfoldings=None or transform_algorithm='lasso') exist for soft "
-            f"shrinkage without decay and a positive alpha, got shrinkage={given.shrinkage!r}, "
-            f"lambda_decay={given.lambda_decay!r}, alpha={given.alpha!r} and "
-            f"transform_alpha={given.transform_alpha!r}. Pass shrinkage='soft', lambda_decay=1 and "
-            "a positive alpha, or a number of unfoldings and transform_algorithm='unfolded'.",
+            "Converged codes (n_unfoldings=None or transform_algorithm='lasso') with "
+            f"{named('shrinkage', 'lambda_decay', 'alpha', 'transform_alpha')}. Pass 'soft', 1 and "
+            "positive penalties, or a number of unfoldings and transform_algorithm='unfolded'.",
         )
 
     def encoder(

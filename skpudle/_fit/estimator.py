@@ -8,25 +8,23 @@ record before the first call, and ``_resume(plan, data)``, which returns the rec
 attributes.
 """
 
+import time
 from dataclasses import replace
 from functools import partial
 from numbers import Integral
 from typing import NamedTuple
-from zlib import crc32
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
 from sklearn.callback import CallbackSupportMixin
 
-from skpudle._data import arrays, batches
-from skpudle._data.images import check_no_picture
-from skpudle._data.sources import Reader, open_source
+from skpudle._data import arrays, batches, sources
 from skpudle._fit import messages
 from skpudle._fit.encoders import learned_encoder, refuse, train_encoder
 from skpudle._fit.fitted import pack, unpack
 from skpudle._fit.run import Interrupts, Run
-from skpudle._fit.team import refuse_several
+from skpudle._fit.team import current_team, refuse_several
 from skpudle._fit.train import Diverged, Stopping, Trainer
 from skpudle.search.stream import FORGETTING, advance_stream, begin_stream, block_rows
 
@@ -92,11 +90,6 @@ def _mark_outliers(data, fitted):  # -> csr_array of shape (n_rows, n_features),
     return csr_array(values, shape=shape)[arrays.to_numpy(data.places)]
 
 
-def _checksum(atoms):
-    """Return a checksum, by which edits of ``components_`` by the user are noticed."""
-    return crc32(np.ascontiguousarray(atoms))
-
-
 class GradientLearner(CallbackSupportMixin):
     """A learner whose model is trained by gradients; see the subclasses for its parameters."""
 
@@ -133,29 +126,34 @@ class GradientLearner(CallbackSupportMixin):
         Data
             The rows.
         """
-        given = open_source(X, self)
-        device = arrays.resolve_device(self.device, given.data)
-        reader = Reader(self, device, known=known, allow_nan=True, largest=self._largest)
+        given = sources.open_source(X, self)
+        how = dict(known=known, allow_nan=True, largest=self._largest, target=target)
+        if known and part:
+            how["dtype"] = arrays.to_tensor(self.components_).dtype
         if sample_weight is not None:
-            sample_weight = batches.check_sample_weight(sample_weight, given.n_rows)
+            how["weight"] = batches.check_sample_weight(sample_weight, given.n_rows)
+        source = given.read_for(self, arrays.resolve_device(self.device, given.data), **how)
+        places = n_given = None
         if given.in_parts:
-            source = given.read_by(reader)
-            source.weight, source.target = sample_weight, target
             draws = isinstance(self.random_state, Integral) and not part
             seed = int(self.random_state) if draws else 0
             samples = source.sample(plan.n_components, seed, whole=not part)
-            samples, n_given = batches.known_samples(samples), None
+            samples = batches.known_samples(samples)
         else:
             if not known:
-                check_no_picture(given.data)
-            samples = reader.samples(reader(given.array()), target, sample_weight)
-            samples = source = batches.known_samples(samples) if part else samples
+                sources.check_no_picture(given.data)
+            samples = given.make_samples(given.convert(given.array()))
             n_given = round(samples.total_weight)
+            if part or known:
+                samples = batches.known_samples(samples)
+            else:
+                samples, places = batches.merge_samples(samples)
+            source = samples
         if known:
-            if np.shape(self.components_)[1:] != (samples.x.shape[1],):
-                raise messages.wrong_atoms(self, samples.x.shape[1])
-            source = source.to(arrays.to_tensor(self.components_).dtype)
-        return Data(source, samples, {} if known else reader.attributes, n_given=n_given)
+            return Data(source, samples, {}, n_given=n_given)
+        if not current_team().largest(samples.mask is None or samples.mask.any()):
+            raise messages.nothing_known(self)
+        return Data(source, samples, given.attributes, places=places, n_given=n_given)
 
     def _loss_of_baseline(self, fitted, data):  # -> float
         """Return the mean loss of a sample if all codes are zero."""
@@ -165,37 +163,35 @@ class GradientLearner(CallbackSupportMixin):
 
     def _fit(self, X, y, **of_samples):
         """Read the data, run the phases, set the attributes."""
-        with Run(self, X, y) as run:
-            plan = self._plan()
-            data = self._read(plan, X, y, **of_samples)
-            messages.warn_of_unused(self, plan.without_effect(data))
-            if not plan.counts_events:
-                data = data.scaled(run.team.sum)
-            run.open(data, plan)
-            attributes_of = partial(self._attributes, plan, data)
-            with run.interrupts:
-                phases, error = self._phases(plan, data, run), None
-                run.record = phases.first()
-                try:
-                    run.through(phases, attributes_of)
-                except Diverged as diverged:
-                    run.record = replace(diverged.fitted, ended_by="divergence")
-                    error = messages.divergence(self, diverged.update)
-                except KeyboardInterrupt:  # a second Ctrl-C
-                    run.interrupts.pending = True
-                pressed, ended_by = run.interrupts.pending, run.record.ended_by or "search"
-                fitted = replace(run.record, ended_by="interrupt" if pressed else ended_by)
-                self._take(attributes_of(fitted))
-                if error or pressed:
-                    raise error or _interruption(fitted)
-                if plan.step_size is not None:
-                    messages.warn_of_step(plan.step_size, fitted.atoms)
-                # the loss of a task's learner is not compared: it minimises another objective
-                if fitted.n_steps and data.task is None:
-                    ends = fitted.loss_curve[0], fitted.loss_curve[-1]
-                    messages.warn_of_rise(self, *ends, self._loss_of_baseline(fitted, data))
-                if fitted.n_codes == 0:
-                    messages.warn_of_zero_codes(self, data.samples)
+        began, plan = time.perf_counter(), self._plan()
+        data = self._read(plan, X, y, **of_samples)
+        messages.warn_of_unused(self, plan.without_effect(data))
+        if not plan.counts_events:
+            data = data.scaled(current_team().sum)
+        attributes_of = partial(self._attributes, plan, data)
+        given = {"estimator": self, "X": X, "y": y}
+        with Run(given, plan, data, attributes_of, began) as run:
+            phases, error = self._phases(plan, data, run), None
+            run.record = phases.first()
+            try:
+                run.through(phases)
+            except Diverged as diverged:
+                run.record, error = replace(diverged.fitted, ended_by="divergence"), diverged
+            except KeyboardInterrupt:  # a second Ctrl-C
+                run.pending = True
+            pressed, ended_by = run.pending, run.record.ended_by or "search"
+            fitted = replace(run.record, ended_by="interrupt" if pressed else ended_by)
+            self._take(attributes_of(fitted))
+            if error or pressed:
+                raise error or _interruption(fitted)
+            if plan.step_size is not None:
+                messages.warn_of_step(plan.step_size, fitted.atoms)
+            # the loss of a task's learner is not compared: it minimises another objective
+            if fitted.n_steps and data.task is None:
+                ends = fitted.loss_curve[0], fitted.loss_curve[-1]
+                messages.warn_of_rise(self, *ends, self._loss_of_baseline(fitted, data))
+            if fitted.n_codes == 0:
+                messages.warn_of_zero_codes(self, data.samples)
         self.fit_seconds_ = run.seconds
         if self.verbose and hasattr(self, "summary"):
             print(self.summary())
@@ -216,21 +212,20 @@ class GradientLearner(CallbackSupportMixin):
             )
         plan = self._plan()
         data = self._read(plan, X, y, known=known, part=True, **of_samples)
-        replaced = known and self._fit_given["atoms"] != _checksum(self.components_)
+        replaced = known and self._fit_given["atoms"] != messages.describe(self.components_)
         resumes = known and (replaced or self._fitted.model["data_scale"] != 0)  # not only zeros
         fitted = (self._resume if resumes else self._begin)(plan, data)
         if replaced:
             rows = fitted.model.project(fitted.rows.contiguous())
             fitted = replace(fitted, rows=rows, training={})
         if known:
-            curve = tuple(self.loss_curve_)
-            fitted = replace(fitted, n_steps=self.n_steps_, loss_curve=curve)
+            fitted = replace(fitted, n_steps=self.n_steps_, loss_curve=tuple(self.loss_curve_))
         learn, error = self._train_part if plan.trains_in_parts(self) else self._alternate, None
         with Interrupts() as interrupts:
             try:
                 fitted = learn(plan, fitted, data, interrupts)
             except Diverged as diverged:
-                fitted, error = diverged.fitted, messages.divergence(self, diverged.update)
+                fitted, error = diverged.fitted, diverged
             if interrupts.pending:
                 error = _interruption(fitted)
             attributes = self._attributes(plan, data, fitted)
@@ -253,17 +248,19 @@ class GradientLearner(CallbackSupportMixin):
         if state is None or len(state.held.energy) != len(atoms):
             state = begin_stream(atoms)
         state = state._replace(held=state.held._replace(atoms=atoms))
-        for block in map(fitted.in_units, data.source.blocks(size)):
+        for block in data.source.blocks(size):
             if interrupts.pending:
                 break
+            block = block.in_units(fitted.noise)
             n_new, weight = block.total_weight, block.weigh(block.x.new_ones(len(block)))
             new = arrays.with_gaps(block.x, block.mask).cpu(), weight.cpu()
             recent = new if recent is None else [torch.cat(both) for both in zip(recent, new)]
             x, mask = arrays.split_missing(recent[0].to(rows))
             weight = None if bool((recent[1] == 1).all()) else recent[1]
             problem = plan.problem(batches.Samples(x, mask, weight=weight), model.alpha, unit)
-            how = dict(forgetting=FORGETTING, final=len(x) >= size)
-            state, over = advance_stream(problem, state, **how)
+            state, over = advance_stream(
+                problem, state, forgetting=FORGETTING, final=len(x) >= size
+            )
             loss, n_rows = loss + state.loss * unit**2 * n_new, n_rows + n_new
             recent = None if over else recent
         curve = (*fitted.loss_curve, loss / n_rows if n_rows else 0.0)
@@ -281,18 +278,18 @@ class GradientLearner(CallbackSupportMixin):
         trainer = Trainer(fitted, optimizer, interrupts=interrupts)
         trainer.run_epoch(batches.Batches(data.source, plan.batch_size()), Stopping(None, 1))
         if not interrupts.pending:
-            unused = trainer.idle(unused)
+            # the number of samples since each atom was used
+            epoch = trainer.epoch
+            unused = torch.where(epoch["unused"].cpu(), unused + epoch["n_samples"], 0.0)
             # An atom that one in n_components samples uses stays unused for 10 times n_components
             # samples with the probability exp(-10).
             trainer.replace_unused(among=unused >= 10 * len(unused))
         fitted = trainer.fitted
         fitted = replace(fitted, training=fitted.training | {"unused": unused})
         if plan.given.separate_atoms:
-            samples, start = fitted.in_units(data.samples), None
-            if hasattr(self, "thresholds_"):
-                start = learned_encoder(self, fitted.rows)
-            how = dict(n_updates=-(-len(samples) // plan.batch_size(len(samples))), start=start)
-            fitted, _ = train_encoder(plan, fitted, samples, interrupts, **how)
+            known, samples = hasattr(self, "thresholds_"), data.samples.in_units(fitted.noise)
+            start = learned_encoder(self, fitted.rows) if known else None
+            fitted = train_encoder(plan, fitted, samples, interrupts, 1, start=start)
         return fitted
 
     def _attributes(self, plan, data, fitted):
@@ -304,7 +301,7 @@ class GradientLearner(CallbackSupportMixin):
         attributes = data.inputs | fitted.attributes()
         given = dict(alpha=plan.given.alpha, n_components=plan.given.n_components)
         given["optimizer"] = messages.describe(plan.optimizer_for(n_atoms))
-        given["atoms"] = _checksum(attributes["components_"])
+        given["atoms"] = messages.describe(attributes["components_"])
         return attributes | {
             "lambda_decay_": fitted.model.decay(max(fitted.n_steps - 1, 0)),
             "device_": str(data.samples.x.device),

@@ -12,16 +12,12 @@ from pickle import UnpicklingError
 import numpy as np
 import torch
 from sklearn.utils import Bunch
-from torch import Tensor
 
 from skpudle._data.arrays import to_numpy
-from skpudle._fit.encoders import OF_LEARNED, in_units
+from skpudle._fit.encoders import OF_LEARNED
 from skpudle.encoding._learned import LearnedEncoder
-from skpudle.search.choose import SizePath
-from skpudle.search.find import Found, PenaltyPath, Trial
-from skpudle.search.held_out import Prediction
+from skpudle.search import choose, find, held_out, units
 from skpudle.search.stream import Held, Stream
-from skpudle.search.units import CENTRED, Units
 
 
 def load_record(file):
@@ -79,7 +75,8 @@ class Fitted:
     searched : Found, default=None
         The search, if there was one, without its coded data.
     penalty : float, default=None
-        The penalty that the search began with, in the units of the data.
+        The penalty that the search begins with, in the units of the data, if the choice of the
+        number of atoms has found one.
     passed : Stream, default=None
         The state of a pass over all rows that has not ended.
     coding : tuple of float, default=None
@@ -121,21 +118,21 @@ class Fitted:
     """
 
     model: object
-    rows: Tensor
-    noise: Units = CENTRED
+    rows: torch.Tensor
+    noise: units.Units = units.CENTRED
     search_alpha: float | None = None
-    searched: Found | None = None
+    searched: find.Found | None = None
     penalty: float | None = None
     passed: Stream | None = None
     coding: tuple | None = None
-    size_path: SizePath | None = None
-    penalty_path: PenaltyPath | None = None
+    size_path: choose.SizePath | None = None
+    penalty_path: find.PenaltyPath | None = None
     losses: tuple = ()
     loss_curve: tuple = ()
     n_steps: int = 0
     n_codes: float | None = None
     training: dict = field(default_factory=dict)
-    outliers: Tensor | None = None
+    outliers: torch.Tensor | None = None
     stream: Stream | None = None
     recent: tuple | None = None
     learned: LearnedEncoder | None = None
@@ -154,9 +151,10 @@ class Fitted:
         """Return the record with new values in its model."""
         return replace(self, model=replace(self.model, **values))
 
-    def in_units(self, samples):  # -> Samples
-        """Return samples in the units that the model is trained in."""
-        return in_units(self.noise, samples)
+    def with_atoms(self, atoms, **changes):  # -> Fitted
+        """Return the record with other atoms, the same number of them, and other changes."""
+        rows = torch.cat([atoms.to(self.rows), self.rows[len(atoms) :]])
+        return replace(self, rows=rows, **changes)
 
     def attributes(self):
         """Return the fitted attributes that do not depend on the history of the fit."""
@@ -168,9 +166,8 @@ class Fitted:
             found["components_"] = to_numpy(noise.to_user(self.atoms))
             noise_std = None if noise_std is None else noise_std * to_numpy(noise.scale)
         found |= dict(alpha_=alpha, debias_=debias, noise_std_=noise_std)
-        found |= dict(search_alpha_=self.search_alpha) | _arrays_of(self.learned)
-        paths = dict(size_path_=self.size_path, penalty_path_=self.penalty_path)
-        return found | {name: as_arrays(path) for name, path in paths.items()}
+        found |= dict(search_alpha_=self.search_alpha, size_path_=as_arrays(self.size_path))
+        return found | _arrays_of(self.learned) | dict(penalty_path_=as_arrays(self.penalty_path))
 
     def pack(self):  # -> Fitted
         """Return the record with the numbers that data have decided in place of its model."""
@@ -197,7 +194,7 @@ class Fitted:
 # What a checkpoint holds beside tensors, numbers and texts: it is read without executing any code.
 torch.serialization.add_safe_globals(
     [
-        *(Fitted, Found, Held, LearnedEncoder, PenaltyPath),
-        *(Prediction, SizePath, Stream, Trial, Units),
+        *(Fitted, LearnedEncoder, choose.SizePath, held_out.Prediction, Held, Stream),
+        *(find.Found, find.PenaltyPath, find.Trial, units.Units),
     ]
 )

@@ -30,20 +30,15 @@ def describe(value):  # -> str
         return getattr(value, "__qualname__", type(value).__qualname__)
 
 
+def refuse(is_wrong, message):
+    """Raise ValueError with the message if parameters contradict each other."""
+    if is_wrong:
+        raise ValueError(message)
+
+
 def nothing_known(learner):
     """Return the error for data that are all missing."""
-    return ValueError(
-        f"All values of X are NaN, so that {type(learner).__name__} has nothing to learn from. "
-        "Pass data with known values."
-    )
-
-
-def wrong_atoms(learner, n_features):
-    """Return the error for atoms that replace learned atoms and have another number of features."""
-    return ValueError(
-        f"components_ has the shape {np.shape(learner.components_)}, and X has {n_features} "
-        f"features, as in fit. Put atoms of shape (n_components, {n_features}) there, or fit again."
-    )
+    return ValueError(f"All values of X are NaN. Pass {type(learner).__name__} known values.")
 
 
 def listed(features, names=None):
@@ -65,9 +60,8 @@ def warn_of_few_samples(n_samples, n_atoms):
     """Warn of more atoms than samples."""
     if n_samples < n_atoms:
         warn(
-            f"X has {n_samples} sample{'s' if n_samples > 1 else ''} with known values for "
-            f"{n_atoms} atoms: some of these become single samples, others stay as initialised. "
-            f"Pass n_components={n_samples} or less, or more samples."
+            f"X has {n_samples} samples with known values for {n_atoms} atoms. Pass "
+            f"n_components={n_samples} or less, or more samples."
         )
 
 
@@ -84,9 +78,8 @@ def warn_of_units(samples):
     # .17 for normal columns with one entry of 100 deviations in 100 rows.
     if x.shape[1] >= 4 and share > 0.7 and usual > 0.5:
         warn(
-            f"Column {column} has {share:.1%} of the variance of X, and decides on the atoms. Put "
-            "columns of different units through sklearn.preprocessing.StandardScaler first, or "
-            "pass noise='features'; noise='equal' takes them as they are."
+            f"Column {column} has {share:.1%} of the variance of X. Put columns of different units "
+            "through StandardScaler, or pass noise='features', or 'equal' to take them as they are."
         )
 
 
@@ -95,9 +88,8 @@ def warn_of_step(step_size, atoms):
     bound = float(DenseDictionary(atoms).squared_norm_bound())
     if step_size * bound > 2:
         warn(
-            f"step_size={step_size} is beyond 2 / L = {2 / bound:.3g}, where L = {bound:.4g} is a "
-            "bound of the squared spectral norm of the dictionary: the encoder may diverge. Pass a "
-            "smaller step_size, or 'auto' for 1 / L.",
+            f"step_size={step_size} is beyond 2 / L = {2 / bound:.3g}, where L bounds the squared "
+            "spectral norm of the dictionary. Pass a smaller step_size, or 'auto' for 1 / L.",
             RuntimeWarning,
         )
 
@@ -107,9 +99,7 @@ def warn_of_early_end(learner, ended_by):
     if ended_by == "max_iter" and learner.tol is not None and learner.max_iter != "auto":
         warn(
             f"Training of {type(learner).__name__} ended after max_iter={learner.max_iter!r} "
-            f"epochs, before its objective had stalled for {learner.n_iter_no_change} checks in a "
-            f"row. Increase max_iter, or raise tol (now {learner.tol}); tol=None trains as long "
-            "without this warning.",
+            f"epochs, before it converged. Raise max_iter, or tol (now {learner.tol}, or None).",
             ConvergenceWarning,
         )
 
@@ -156,26 +146,10 @@ def warn_of_zero_codes(learner, samples=None):
     name, x = getattr(learner, "_penalty", "alpha"), None if samples is None else samples.x
     if x is None or (x.any() and not (len(x) > 1 and (x == x[0]).all())):
         warn(
-            f"All codes of {type(learner).__name__} are zero: alpha_={np.max(learner.alpha_):.3g} "
-            "leaves nothing of these data, or they are noise alone. Pass a smaller number as "
-            f"{name} (now {getattr(learner, name)!r:.50}), 'auto', which follows the data, or more "
-            "samples."
+            f"All codes of {type(learner).__name__} are zero with alpha_="
+            f"{np.max(learner.alpha_):.3g}. Pass a smaller number as {name} (now "
+            f"{getattr(learner, name)!r:.50}), or 'auto', or more samples."
         )
-
-
-def _gentler(learner):
-    """Name parameters of a learner that make its steps smaller, with their values."""
-    named = ("learning_rate", "lower"), ("step_size", "lower"), ("batch_size", "larger")
-    said = [f"{how} {n} (now {getattr(learner, n)})" for n, how in named if hasattr(learner, n)]
-    return f"Try a {' or a '.join(said)}, or scale the data."
-
-
-def divergence(learner, update):
-    """Return the error for training that diverged."""
-    return ValueError(
-        f"Training of {type(learner).__name__} stopped being finite at update {update}; the "
-        f"estimator holds its last finite parameters. {_gentler(learner)}"
-    )
 
 
 def warn_of_rise(learner, began, ended, baseline):
@@ -183,8 +157,8 @@ def warn_of_rise(learner, began, ended, baseline):
     # a rise of a hundredth counts as chance: stochastic gradients end with noisy steps
     if not ended <= max(began, baseline) * (1 + 1e-2):
         warn(
-            f"Training of {type(learner).__name__} raised its objective above that of no "
-            f"dictionary at all: {ended:.4g} a sample, and {baseline:.4g} with the baseline alone. "
-            f"{_gentler(learner)}",
+            f"Training of {type(learner).__name__} raised its objective to {ended:.4g} a sample, "
+            f"above {baseline:.4g} without a dictionary. Pass a smaller learning_rate or "
+            "step_size, or scale the data.",
             ConvergenceWarning,
         )

@@ -12,7 +12,7 @@ from math import ceil
 import numpy as np
 import torch
 
-from skpudle._data.arrays import check_numbers, to_numpy
+from skpudle._data.arrays import to_numpy
 from skpudle._fit.encoders import Codes, refuse
 from skpudle._fit.messages import any_named
 from skpudle._gradients import GRADIENT_RULES
@@ -20,7 +20,6 @@ from skpudle._operators._atoms import DenseDictionary, atom_norms, project_atoms
 from skpudle._optimizers import make_optimizer
 from skpudle.encoding._unfold import default_step
 from skpudle.search import Problem
-from skpudle.search._epoch import own
 
 _OF_TRAINING = "optimizer", "learning_rate", "batch_size", "max_iter", "tol", "n_iter_no_change"
 _TRAINS = "a setting that trains after the search, such as gradient='ae-ls' or supervision=0.5"
@@ -142,7 +141,7 @@ class Plan(Codes):
         Number of atoms, None where data decide.
     fit_intercept : bool or "auto"
         Whether rows have a baseline; "auto" lets the data decide.
-    noise : str or Tensor
+    noise : str or list
         The noise of rows and features, see `skpudle.search.units`, or that of each feature.
     learns_noise : bool
         Whether a baseline or noise is learned or given.
@@ -162,9 +161,7 @@ class Plan(Codes):
         self.searches = isinstance(given.dict_init, str) and given.dict_init == "search"
         noise, baseline = given.noise, given.fit_intercept
         baseline = baseline if baseline == "auto" else bool(baseline)  # numpy's booleans, too
-        if not isinstance(noise, str):  # noise of each feature; only ratios matter
-            noise = check_numbers(noise, "noise", positive=True)
-            noise = noise / np.exp(np.log(to_numpy(noise)).mean())
+        noise = noise if isinstance(noise, str) else [*noise]  # compares as a whole
         refuse(
             given.n_components == "auto" and not self.searches,
             "n_components='auto' is chosen by a search, but dict_init is given. Pass "
@@ -172,12 +169,10 @@ class Plan(Codes):
         )
         # The search is for the lasso's codes, which need no training.
         ends_with_search = self.searches and given.gradient == "auto" and self.of_lasso
-        self.gradient = given.gradient
-        if given.separate_atoms:  # partial_fit trains by "dec", and then the encoder for the atoms
-            self.gradient = "dec"
-        elif given.gradient == "auto":
-            self.gradient = "dec" if ends_with_search else "ae-ls"
-        self.name = self.gradient
+        # partial_fit trains by "dec", and then the encoder of separate_atoms for the atoms
+        named = "dec" if given.separate_atoms else given.gradient
+        usual = "dec" if ends_with_search else "ae-ls"
+        self.gradient = self.name = usual if named == "auto" else named
         if not self.searches:  # without a search "auto" means equal noise, and no baseline
             noise, baseline = "equal" if noise == "auto" else noise, baseline is True
         self.trains = not (ends_with_search or given.separate_atoms)
@@ -190,12 +185,12 @@ class Plan(Codes):
         """Return the model of the parameters, with values that data decide."""
         return DenseModel(self, **known)
 
-    def problem(self, samples, penalty, unit, total=own):  # -> Problem
+    def problem(self, samples, penalty, unit, **others):  # -> Problem
         """Return the problem of a search in rows, divided by a unit."""
-        given = self.given
-        signs = dict(positive_code=bool(given.positive_code), positive_atoms=given.positive_dict)
-        of_rows = dict(mask=samples.mask, weight=samples.weight)
-        return Problem.in_unit(samples.x, penalty, unit, **of_rows, **signs, total=total)
+        others |= dict(mask=samples.mask, weight=samples.weight)
+        others |= dict(positive_atoms=self.given.positive_dict)
+        others |= dict(positive_code=bool(self.given.positive_code))
+        return Problem.in_unit(samples.x, penalty, unit, **others)
 
     def optimizer_for(self, n_rows):
         """Return the optimiser for this number of rows: the surrogate while its matrix is small."""

@@ -18,7 +18,6 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from numbers import Integral
@@ -27,13 +26,10 @@ from pathlib import Path
 from pickle import PicklingError
 from typing import Any, NamedTuple
 
-import joblib
 import torch
 from sklearn.callback import FitCallback
 
-from skpudle._data.arrays import make_generator, to_numpy
-from skpudle._data.batches import Batches
-from skpudle._data.foreign import dictionary_of, named_errors, replace_file
+from skpudle._data import arrays, batches, foreign
 from skpudle._fit.fitted import load_record, pack, unpack
 from skpudle._fit.messages import describe, warn
 from skpudle._fit.team import current_team, refuse_several
@@ -153,8 +149,7 @@ class Checkpoint(FitCallback):
         if not getattr(estimator, "_writes_checkpoints", False):
             raise ValueError(
                 f"{type(estimator).__name__} writes no checkpoints. Give the callback to a learner "
-                "of skpudle, in a pipeline to the learner inside; SPORCO's has none, and the many "
-                "fits of a search cannot share a file."
+                "of skpudle with phases, in a pipeline to the learner inside."
             )
 
 
@@ -165,11 +160,11 @@ def identity_of(estimator, data):  # -> dict of str to str
     last rows.
     """
     given, source = estimator.get_params(deep=False), data.source
-    given["dict_init"] = dictionary_of(given["dict_init"])
+    given["dict_init"] = foreign.dictionary_of(given["dict_init"])
     if not isinstance(given["random_state"], Integral):  # the seed is stored in the file instead
         del given["random_state"]
     ends = vars(data.samples[[0, -1]]).values()
-    checksum = joblib.hash([to_numpy(part) for part in ends if part is not None])
+    checksum = describe([arrays.to_numpy(part) for part in ends if part is not None])
     shape = f"{source.n_samples} rows of {data.samples.x.shape[1]} features"
     shape = f"{shape} in {type(source).__name__}, checksum of the first and last {checksum}"
     about = {"learner": type(estimator).__name__, "data": shape}
@@ -188,7 +183,7 @@ def write_checkpoint(path, state):
     """
     content = pack(state)
     unpack(content)
-    replace_file(path, content.data)
+    foreign.replace_file(path, content.data)
 
 
 def read_checkpoint(path):
@@ -200,7 +195,7 @@ def read_checkpoint(path):
         If the file is no complete checkpoint; the message names the file.
     """
     advice = "Restore it, or remove it to train from the start."
-    with named_errors(path, "whole checkpoint", advice):
+    with foreign.named_errors(path, "whole checkpoint", advice):
         with zipfile.ZipFile(path) as file:
             if file.testzip() is not None:
                 raise ValueError("its checksum is wrong")
@@ -222,8 +217,7 @@ def stored_state(checkpoint, identity):  # -> dict or None
     if differ := [f"{n}: {before}, now {now}" for n, before, now in pairs if before != now]:
         raise ValueError(
             f"The checkpoint {checkpoint.path} belongs to another fit ({'; '.join(differ)}). Use "
-            "another path, remove the file to train from the start, or pass resume=False to "
-            "replace it."
+            "another path, or pass resume=False to replace the file."
         )
     return state
 
@@ -258,17 +252,24 @@ class Phase(NamedTuple):
     most: int | None = None
 
 
-class Run(AbstractContextManager):
-    """One call of `fit`: its callbacks, random numbers, source and record.
+class Run(Interrupts):
+    """One call of `fit`: its callbacks, Ctrl-C, random numbers, source and record.
 
     As a context manager it tells callbacks of the end of a fit without an error.
 
     Parameters
     ----------
-    learner : estimator
-        The learner to fit.
-    X, y : object
-        The user's input, which callbacks get.
+    given : dict
+        The learner, as ``estimator``, and the user's input, ``X`` and ``y``: what callbacks get.
+    plan : object
+        With ``batch_size(n_samples)``, and ``n_updates(n_batches, batch_size, data)``, the
+        largest number of updates.
+    data : Data
+        What the learner has read of the input.
+    attributes_of : callable
+        ``attributes_of(record)`` returns the fitted attributes.
+    began : float
+        The time when `fit` was called, of `time.perf_counter`.
 
     Attributes
     ----------
@@ -277,8 +278,6 @@ class Run(AbstractContextManager):
         training: the last file stays one from which training can go on.
     team : Team
         The processes that train together.
-    interrupts : Interrupts
-        ``pending`` is whether Ctrl-C was pressed.
     generator : torch.Generator
         Random numbers of the fit, the same in all processes.
     own : torch.Generator
@@ -294,37 +293,18 @@ class Run(AbstractContextManager):
         of the whole "fit".
     """
 
-    def __init__(self, learner, X, y):
-        self._started, self.seconds = time.perf_counter(), {}
-        self.learner, self.team, self.interrupts = learner, current_team(), Interrupts()
-        self.given = {"estimator": learner, "X": X, "y": y}
+    def __init__(self, given, plan, data, attributes_of, began):
+        self._began, self._ended = began, time.perf_counter()
+        self.seconds = {"reading": self._ended - began}
+        self.given, self._attributes_of, self.team = given, attributes_of, current_team()
+        learner = self.learner = given["estimator"]
         callbacks = getattr(learner, "_skl_callbacks", [])
         found = [one for one in callbacks if isinstance(one, Checkpoint)]
         self.checkpoints = dict.fromkeys(found, time.monotonic())
         if self.checkpoints:
             refuse_several("A fit with a Checkpoint")
-
-    def __exit__(self, kind, error, traceback):
-        if kind is None:
-            now = time.perf_counter()
-            self.seconds |= {"result": now - self._ended, "fit": now - self._started}
-            self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
-
-    def open(self, data, plan):
-        """Seed the fit, compare it with its checkpoint, and count its updates.
-
-        Parameters
-        ----------
-        data : Data
-            The learner's data.
-        plan : object
-            With ``batch_size(n_samples)``, and ``n_updates(n_batches, batch_size, data)``, the
-            largest number of updates.
-        """
-        self._ended = time.perf_counter()
-        self.seconds["reading"] = self._ended - self._started
-        team, generator = self.team, make_generator(self.learner.random_state)
-        self._identity = self.checkpoints and identity_of(self.learner, data)
+        team, generator = self.team, arrays.make_generator(learner.random_state)
+        self._identity = self.checkpoints and identity_of(learner, data)
         stored = [stored_state(one, self._identity) for one in self.checkpoints]
         self._stored = next(filter(None, stored), None)
         seed = team.largest((self._stored or {}).get("seed", generator.initial_seed()))
@@ -332,12 +312,19 @@ class Run(AbstractContextManager):
         if team.rank > 0:
             self.own = torch.Generator().manual_seed(seed + team.rank)
         size = plan.batch_size(data.source.n_samples)
-        self.source = Batches(data.source, size, self.own)
+        self.source = batches.Batches(data.source, size, self.own)
         n_batches = team.largest(self.source.n_batches)
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
 
-    def through(self, phases, attributes_of):
+    def __exit__(self, kind, error, traceback):
+        super().__exit__(kind, error, traceback)
+        if kind is None:
+            now = time.perf_counter()
+            self.seconds |= {"result": now - self._ended, "fit": now - self._began}
+            self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
+
+    def through(self, phases):
         """Run the first phase that is due, again and again, until no phase is due.
 
         After Ctrl-C only phases with ``ends_search`` run. If a checkpoint has a record, the fit
@@ -347,8 +334,6 @@ class Run(AbstractContextManager):
         ----------
         phases : object
             The phases.
-        attributes_of : callable
-            ``attributes_of(record)`` returns the fitted attributes, for callbacks.
         """
         n_phases = len(phases.table(self.record))
         self.root = self.learner._init_callback_context(max_subtasks=n_phases)
@@ -359,28 +344,29 @@ class Run(AbstractContextManager):
             stays = "callback" if found.ended_by == "callback" else None
             self.record = replace(found, ended_by=stays)
             self.generator.set_state(self._stored["generator"])
-        while (phase := next(filter(self._is_due, phases.table(self.record)), None)) is not None:
-            self._make(phase, attributes_of)
 
-    def _is_due(self, phase):
-        is_next = phase.is_due and phase.name not in self.record.done
-        return is_next and (phase.ends_search or not self.interrupts.pending)
+        def is_next(phase):
+            is_left = phase.is_due and phase.name not in self.record.done
+            return is_left and (phase.ends_search or not self.pending)
 
-    def _make(self, phase, attributes_of):
+        while (phase := next(filter(is_next, phases.table(self.record)), None)) is not None:
+            self._make(phase)
+
+    def _make(self, phase):
         """Run a phase: print progress, call callbacks and write checkpoints after every epoch."""
         began, trains = time.perf_counter(), phase.name == "training"
         task = self.root.subcontext(task_name=phase.name, max_subtasks=phase.most)
         task.call_on_fit_task_begin(**self.given)
         steps = phase.steps(replace(self.record, note=f"{phase.name}, done", is_done=True))
-        is_whole, done = not self.interrupts.pending, False
+        is_whole, done = not self.pending, False
         while not done:
             epoch = task.subcontext(task_name=phase.unit)
             epoch.call_on_fit_task_begin(**self.given)
             self.record = next(steps)
             if self.learner.verbose and self.team.rank == 0:
                 print(self.record.note or f"{phase.name}, done", flush=True)
-            stopped = bool(epoch.call_on_fit_task_end(**self._hooks(attributes_of)))
-            stopped, pressed = self.team.any(stopped, self.interrupts.pending)
+            stopped = bool(epoch.call_on_fit_task_end(**self._hooks()))
+            stopped, pressed = map(self.team.largest, (stopped, self.pending))
             done = stopped or pressed or self.record.is_done
             if not self.record.is_done and done:
                 ended_by = "interrupt" if pressed else "callback"
@@ -395,23 +381,22 @@ class Run(AbstractContextManager):
         self.record = replace(self.record, done=names)
         if trains:
             self.checkpoints = {}
-        task.call_on_fit_task_end(**self._hooks(attributes_of))
+        task.call_on_fit_task_end(**self._hooks())
         self._ended = time.perf_counter()
         self.seconds[phase.name] = self.seconds.get(phase.name, 0.0) + self._ended - began
 
-    def _hooks(self, attributes_of):
-        return self.given | {"reconstruction_attributes": partial(attributes_of, self.record)}
+    def _hooks(self):
+        return self.given | {"reconstruction_attributes": partial(self._attributes_of, self.record)}
 
     def _write(self, *, ends):
         """Write the record to all checkpoints that are due: always if the phase ``ends``."""
-        generator = self.generator
-        random = {"seed": generator.initial_seed(), "generator": generator.get_state()}
         for one, written_at in self.checkpoints.items():
             now, every = time.monotonic(), one.every_seconds
             if not (ends or (every is not None and now - written_at >= every)):
                 continue
             self.checkpoints[one] = now
-            state = {"identity": self._identity, "record": self.record.pack(), **random}
+            state = {"identity": self._identity, "record": self.record.pack()}
+            state |= dict(seed=self.generator.initial_seed(), generator=self.generator.get_state())
             try:
                 write_checkpoint(one.path, state)
             except (OSError, PicklingError, ValueError) as error:

@@ -42,12 +42,8 @@ class Team:
         return self.sum(table)[0]
 
     def largest(self, value):
-        """Return the largest of the integers of all processes."""
-        return int(self._table(torch.tensor(value, device="cpu")).max())
-
-    def any(self, *flags):
-        """Return for each flag whether it is true in any process."""
-        return self._table(torch.tensor(flags, device="cpu").int()).any(0).tolist()
+        """Return the largest of the integers or flags of all processes, as an integer."""
+        return int(self._table(torch.tensor(int(value), device="cpu")).max())
 
     def gather(self, tensor):  # (n, ...) -> (sum of n, ...)
         """Return the rows of all processes, one process after the other."""

@@ -39,9 +39,10 @@ _OF_TRAINER = "n_steps", "loss_curve", "epoch", "halved", "finite"
 class Diverged(ValueError):
     """Training diverged again after the learning rate was halved; ``fitted`` is the last record."""
 
-    def __init__(self, update, fitted):
-        super().__init__(f"Training diverged at update {update}. Pass a smaller learning rate.")
-        self.update, self.fitted = update, fitted
+    def __init__(self, update, fitted=None):
+        said = f"Training stopped being finite at update {update}. Pass a smaller learning_rate or "
+        super().__init__(f"{said}step_size, or scale the data.")
+        self.fitted = fitted
 
 
 # ---------------------------------------------------------------------------- rules that end it
@@ -64,7 +65,7 @@ class Stopping:
         Least number of new samples in a check.
     """
 
-    def __init__(self, tol, patience, *, first_update=0, n_updates=inf, n_judged=1):
+    def __init__(self, tol, patience, first_update=0, n_updates=inf, n_judged=1):
         self.tol, self.patience, self.first_update = tol, patience, first_update
         self.n_updates, self.n_judged = n_updates, n_judged
         # Number of checks in a row without an improvement; smoothed objective; its least value; sum
@@ -103,13 +104,6 @@ def _worst(losses, samples, n):  # -> (k,), (k, ...)
 
 
 # ---------------------------------------------------------------------------- the trainer
-
-
-def _on_host(sums, unused, atoms):  # -> sums (n, 3), number of unused atoms, are atoms finite
-    """Copy a round's results to the host, in one transfer: here alone the host waits."""
-    rest = torch.stack([unused.sum(), torch.isfinite(atoms).all()]).to(sums[0])
-    found = torch.cat([*sums, rest]).cpu()
-    return found[:-2].view(-1, 3), int(found[-2]), bool(found[-1])
 
 
 class Trainer:
@@ -160,8 +154,10 @@ class Trainer:
             if not sums:
                 break
             atoms = self.optimizer.atoms.detach()
-            sums, n_unused, atoms_are_finite = _on_host(sums, unused, atoms)
-            (interrupted,) = self.team.any(self._interrupts.pending)
+            rest = torch.stack([unused.sum(), torch.isfinite(atoms).all()]).to(sums[0])
+            found = torch.cat([*sums, rest]).cpu()  # one transfer: here alone the host waits
+            sums, n_unused, atoms_are_finite = found[:-2].view(-1, 3), *found[-2:].int().tolist()
+            interrupted = self.team.largest(self._interrupts.pending)
             finite = torch.isfinite(sums).all(1)
             if finite[0] or self.finite is None:
                 self.finite = start  # the first loss of the round shows that its start was finite
@@ -201,7 +197,7 @@ class Trainer:
         unused = torch.ones(len(atoms), dtype=torch.bool, device=atoms.device)
         self.epoch = dict(unused=unused, losses=atoms.new_zeros(0), samples=atoms.new_zeros(0))
         self.epoch |= dict(n_samples=0.0, loss=0.0)
-        batches = map(self._begun.in_units, source.batches())
+        batches = (batch.in_units(self._begun.noise) for batch in source.batches())
         if self.team.is_alone:  # the number of batches of a stream need not be known
             return batches
         # All processes take part in every update: a process without a batch adds None.
@@ -250,11 +246,6 @@ class Trainer:
         epoch |= {name: epoch[name][:n_unused] for name in ("losses", "samples")}
         epoch |= dict(unused=unused, n_samples=epoch["n_samples"] + n_samples)
         epoch["loss"] += loss
-
-    def idle(self, before):  # (n_components,) -> the same, on the host
-        """Return the number of samples since each atom was used, given the number before."""
-        epoch = self.epoch
-        return torch.where(epoch["unused"].cpu(), before + epoch["n_samples"], 0.0)
 
     def replace_unused(self, *, among=None):
         """Replace atoms unused in the last epoch by the worst reconstructed samples.

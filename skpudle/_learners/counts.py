@@ -241,10 +241,7 @@ class _StabilisedRows(Beginning):
         scale = self.noise**2 * self.model.data_scale
         self.model = replace(self.model, data_scale=scale, curvature=curvature)
         least = least_penalty(self.noise, float(n_known) / max(samples.total_weight, 1.0))
-        self.penalty = max(self.penalty, least / self.noise)
-
-    def rows_of(self, atoms):
-        return torch.cat([atoms, self.intercept[None]])
+        self.penalty, self.rest = max(self.penalty, least / self.noise), self.intercept[None]
 
     def code_penalty(self, atoms=None):
         penalty, given = super().code_penalty(atoms), self._plan.given.alpha
@@ -381,9 +378,6 @@ class _CountPhases(RowPhases):
         baseline = Phase("baseline", self.settle, self.plan.searches, ends_search=True)
         coding = Phase("penalty of codes", self.choose_coding, self.plan.codes_follow_data)
         return *found, baseline, training, coding
-
-    def rows_of(self, fitted, atoms):
-        return torch.cat([atoms.to(fitted.rows), fitted.rows[-1:]])
 
     @torch.no_grad()
     def settle(self, fitted):

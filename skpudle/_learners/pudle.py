@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import check_rows, host_array, mean_square, to_numpy, to_tensor, unit_of
 from skpudle._data.sources import open_source
-from skpudle._fit.encoders import Codes, in_units, learned_encoder, pursue, refuse, units_of
+from skpudle._fit.encoders import Codes, learned_encoder, pursue, refuse, units_of
 from skpudle._fit.messages import warn, warn_of_unused
 from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
@@ -499,7 +499,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         plan = self._plan()
         _check_choice(self, plan, l0, criterion)
         units = units_of(self)
-        rows = in_units(units, super(DenseLearner, self)._read(plan, X, known=True).samples)
+        rows = self._read(plan, X, known=True).samples.in_units(units)
         unit, penalty = unit_of(mean_square(rows.x)), auto_alpha(rows.x, mask=rows.mask)
         problem = plan.problem(rows, penalty, unit)
         coding = _coding_of(problem, units.atoms, l0, criterion, debias=plan.debias)

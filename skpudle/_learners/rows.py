@@ -10,22 +10,19 @@ entries (`skpudle.search.units`). A problem is data with an objective (`skpudle.
 from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import islice
-from math import ceil
 from typing import Any, Self
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from skpudle._data import arrays
-from skpudle._data.batches import Samples, merge_samples
-from skpudle._data.foreign import dictionary_of, given_atoms
+from skpudle._data import arrays, batches, foreign
 from skpudle._fit import messages
-from skpudle._fit.encoders import InUnits, in_units, refuse, train_encoder, units_of
+from skpudle._fit.encoders import InUnits, refuse, train_encoder, units_of
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted
 from skpudle._fit.plan import directions
 from skpudle._fit.run import Phase
-from skpudle._fit.team import current_team
 from skpudle._fit.train import Stopping, Trainer
 from skpudle._initialization import initial_atoms
 from skpudle._learners.parameters import fits
@@ -49,7 +46,7 @@ def choose_atoms(dict_init, n_components, x, generator, *, positive=False, weigh
         atoms = initial_atoms(x, n_components, dict_init, generator, weight=weight)
         atoms = directions(atoms, positive=positive)
     else:
-        atoms = given_atoms(dict_init, n_components, x)
+        atoms = foreign.given_atoms(dict_init, n_components, x)
     return project_atoms(atoms, positive=positive)
 
 
@@ -73,12 +70,13 @@ class Beginning:
     """
 
     def __init__(self, plan, samples, noise):
-        self.samples, self.units, self._plan = in_units(noise, samples), noise, plan
+        self.samples, self.units, self._plan = samples.in_units(noise), noise, plan
         x, mask, weight = self.samples.x, self.samples.mask, self.samples.weight
         square = arrays.mean_square(x, weight)
         self.unit = arrays.unit_of(square)
         self.model = plan.model(data_scale=square)  # without a penalty
         self.penalty = auto_alpha(x, mask=mask, weight=weight)
+        self.rest = x[:0]  # rows of parameters after the atoms
 
     def first(self, generator):  # -> Fitted
         """Return the record of initial atoms: given ones, or samples or vertices of mixtures."""
@@ -86,17 +84,15 @@ class Beginning:
         start = given.dict_init
         if plan.searches:
             start = "vertices" if plan.mixes_few(plan.n_components, samples.x.shape[1]) else "data"
+        generator.manual_seed(generator.initial_seed())  # rows in all units draw the same atoms
         how = dict(positive=given.positive_dict, weight=samples.weight)
         return self.fitted(choose_atoms(start, plan.n_components, samples.x, generator, **how))
 
     def fitted(self, atoms, **found):  # -> Fitted
         """Return the record of a fit with these atoms, and the penalty for them."""
         model = replace(self.model, alpha=self.code_penalty(atoms))
-        return Fitted(model=model, rows=self.rows_of(atoms), noise=self.units, **found)
-
-    def rows_of(self, atoms):
-        """Return the rows of parameters for atoms: the atoms; subclasses add rows or columns."""
-        return atoms
+        rows = torch.cat([atoms, self.rest])
+        return Fitted(model=model, rows=rows, noise=self.units, **found)
 
     def code_penalty(self, atoms=None):  # -> float
         """Return the penalty or threshold of codes; "auto" follows from the search's."""
@@ -115,41 +111,15 @@ class Beginning:
         return of_lasso or float(self.penalty)
 
 
-def collect(samples):  # -> Samples
-    """Return the samples of all processes of a fit; of one process the samples as they are.
-
-    With several processes, each gives at most 2**14 samples, without masks of missing entries.
-    """
-    team = current_team()
-    if team.is_alone:
-        return samples
-    # The samples choose initial atoms and alpha. Either all processes have weights or none has.
-    return replace(samples, mask=None)[_epoch.spread_rows(len(samples), 2**14)].map(team.gather)
-
-
-def _warn_of_samples(plan, samples, data, n_components):
-    x, mask = samples.x, samples.mask
-    known = x.new_ones(len(x), 1) if mask is None else mask
-    unknown = (~known.any(0)).nonzero().flatten().tolist()
-    messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
-    if isinstance(plan.given.dict_init, str):  # given atoms need fewer samples
-        has_values = known.any(1)
-        if data.places is not None and current_team().is_alone:  # count equal rows one by one
-            has_values = has_values[data.places[data.places >= 0].to(x.device)]
-        messages.warn_of_few_samples(int(has_values.sum()), n_components)
-
-
 def learn_noise(plan, samples):  # -> Units
     """Learn the units of the data: baseline, limits of outliers, and the noise of entries."""
     if plan.noise in ("auto", "outliers"):
         messages.warn_of_units(samples[_epoch.spread_rows(len(samples), 1024)])
-    n_features = samples.x.shape[1]
-    refuse(
-        not isinstance(plan.noise, str) and len(plan.noise) != n_features,
-        f"noise has {len(plan.noise)} standard deviations, but X has {n_features} features. Pass "
-        "one for each feature.",
-    )
-    asked = dict(intercept=plan.fit_intercept, noise=plan.noise)
+    n_features, noise = samples.x.shape[1], plan.noise
+    if not isinstance(noise, str):  # noise of each feature; only ratios matter
+        noise = arrays.check_numbers(noise, "noise", n_features, positive=True)
+        noise = noise / np.exp(np.log(arrays.to_numpy(noise)).mean())
+    asked = dict(intercept=plan.fit_intercept, noise=noise)
     n_components = plan.n_components or n_features
     if plan.given.n_components == "auto":  # too few atoms would make rows look noisy
         # The number of atoms is not chosen yet. The dictionary that estimates the noise gets one
@@ -159,20 +129,6 @@ def learn_noise(plan, samples):  # -> Units
     if not solves and plan.given.shrinkage == "soft":
         asked["n_unfoldings"] = plan.n_unfoldings
     return units.learn_units(raw_problem(plan, samples), n_components, **asked)
-
-
-def _outliers(given, samples):  # -> Tensor of shape (n_outliers, 2)
-    """Return the places of known entries that do not count in the units of the data."""
-    known = torch.ones_like(given.x) if given.mask is None else given.mask
-    counts = known if samples.mask is None else samples.mask
-    return ((known > 0) & (counts == 0)).nonzero().cpu()
-
-
-def check_known_entries(learner, data):
-    """Raise ValueError if all entries of the data are missing, in all processes."""
-    mask = data.samples.mask
-    if not any(current_team().any(mask is None or mask.any())):
-        raise messages.nothing_known(learner)
 
 
 class RowPhases:
@@ -194,10 +150,14 @@ class RowPhases:
     def __init__(self, plan, data, run):
         self.plan, self.data, self.run = plan, data, run
         self._problem = self._coded = None
-        self._decides = plan.given.n_components == "auto"
-        self.samples = collect(data.samples)
-        in_parts = self.passes and data.source is not data.samples
-        (self._in_parts,) = run.team.any(in_parts and data.source.n_samples > len(data.samples))
+        self.samples = samples = data.samples
+        if not run.team.is_alone:
+            # The samples choose initial atoms and alpha: at most 2**14 of each process, without
+            # masks. Either all processes have weights or none has.
+            some = replace(samples, mask=None)[_epoch.spread_rows(len(samples), 2**14)]
+            self.samples = some.map(run.team.gather)
+        in_parts = self.passes and data.source is not samples
+        self._in_parts = run.team.largest(in_parts and data.source.n_samples > len(samples))
         # ``_begin(noise)`` returns the rows in the units ``noise``; the last result is kept.
         self._begin = lru_cache(1)(partial(self.beginning, plan, self.samples))
 
@@ -210,10 +170,10 @@ class RowPhases:
         finds_units = noise.intercept is not None or noise.looks_at_rows
         is_biased = trial is not None and trial.unbiased
         is_judged = trial is not None and fitted.searched.is_done
-        learns_encoder = bool(plan.given.separate_atoms)
+        learns_encoder, decides = bool(plan.given.separate_atoms), plan.given.n_components == "auto"
         return (
             Phase("units", self.find_units, plan.learns_noise),
-            Phase("size", self.choose_size, self._decides, "number of atoms"),
+            Phase("size", self.choose_size, decides, "number of atoms"),
             Phase("search", self.search, plan.searches, "epoch of the search"),
             Phase("pass", self.pass_over, is_whole and self._in_parts, "block"),
             Phase("unbiased atoms", self.refit, is_biased, ends_search=True),
@@ -227,38 +187,39 @@ class RowPhases:
 
     # ------------------------------------------------------------------ the first atoms
 
-    def _restarted(self):  # -> torch.Generator
-        """Return the generator at its seed, so that all units draw the same atoms."""
-        generator = self.run.generator
-        return generator.manual_seed(generator.initial_seed())
-
     def first(self):  # -> Fitted
         """Return the record before all phases, with initial atoms."""
-        check_known_entries(self.run.learner, self.data)
-        fitted = self._begin(units.CENTRED).first(self._restarted())
-        n_components = 0 if self._decides else len(fitted.atoms)
-        _warn_of_samples(self.plan, self.samples, self.data, n_components)
+        fitted = self._begin(units.CENTRED).first(self.run.generator)
+        known = self.samples.known
+        unknown = (~known.any(0)).nonzero().flatten().tolist()
+        messages.warn_of_unknown_features(unknown, self.data.inputs["feature_names_in_"])
+        if isinstance(self.plan.given.dict_init, str):  # given atoms need fewer samples
+            has_values, places = known.any(1), self.data.places
+            if places is not None and self.run.team.is_alone:  # count equal rows one by one
+                has_values = has_values[places[places >= 0].to(known.device)]
+            n_components = 0 if self.plan.given.n_components == "auto" else len(fitted.atoms)
+            messages.warn_of_few_samples(int(has_values.sum()), n_components)
         return fitted
 
     def find_units(self, fitted):
         """Learn the units of the data."""
         noise = learn_noise(self.plan, self.samples)
         changes = not noise.changes_nothing
-        yield self._begin(noise).first(self._restarted()) if changes else fitted
+        yield self._begin(noise).first(self.run.generator) if changes else fitted
 
     def choose_size(self, fitted):
         """Choose the number of atoms, see `skpudle.search.choose`."""
         begun = self._begin(fitted.noise)
         problem = self.plan.problem(begun.samples, begun.search_penalty(), begun.unit)
         fixed = self.plan.given.alpha != "auto"
-        trials = choose.try_sizes(problem, self._restarted(), fixed=fixed)
-        for trial in trials:
+        generator = self.run.generator.manual_seed(self.run.generator.initial_seed())
+        for trial in choose.try_sizes(problem, generator, fixed=fixed):
             n_tried, n, is_last = len(trial.path.n_components), len(trial.atoms), trial.is_last
             note = f"size, {n_tried} numbers of atoms tried  {n} atoms so far"
             if is_last:
                 begun.penalty *= trial.alpha / problem.alpha
             penalty = begun.search_penalty() if is_last else None
-            known = dict(done=fitted.done, is_done=is_last, note=note, search_alpha=penalty)
+            known = dict(done=fitted.done, is_done=is_last, note=note, penalty=penalty)
             atoms = trial.atoms.to(begun.samples.x)
             yield begun.fitted(atoms, size_path=trial.path, **known)
 
@@ -268,10 +229,11 @@ class RowPhases:
         """Return the problem of the search of a record, with rows that are held out."""
         plan, run, begun, noise = self.plan, self.run, self._begin(fitted.noise), fitted.noise
         # initial values are from samples of all processes
-        samples = begun.samples if run.team.is_alone else fitted.in_units(self.data.samples)
-        problem = plan.problem(samples, fitted.penalty, begun.unit, run.team.sum)
-        has_baseline = noise.intercept is not None and noise.rows is None
-        problem, fixed = replace(problem, has_baseline=has_baseline), plan.given.alpha != "auto"
+        samples = begun.samples if run.team.is_alone else self.data.samples.in_units(noise)
+        how = dict(total=run.team.sum)
+        how["has_baseline"] = noise.intercept is not None and noise.rows is None
+        penalty, fixed = fitted.penalty or begun.search_penalty(), plan.given.alpha != "auto"
+        problem = plan.problem(samples, penalty, begun.unit, **how)
         mixes = plan.mixes_few(*fitted.atoms.shape) and problem.mask is None and run.team.is_alone
         if mixes and not fixed:
             problem = replace(problem, alpha=find.penalty_of_mixtures(problem, len(fitted.atoms)))
@@ -283,10 +245,6 @@ class RowPhases:
             how["largest"] = (2 * noise.norm / problem.unit) ** 2
         return held_out.hold_out(problem, **how)
 
-    def rows_of(self, fitted, atoms):  # -> rows of parameters
-        """Return the rows of the record with other atoms."""
-        return atoms.to(fitted.rows)
-
     def search(self, fitted):
         """Search for atoms; a search of an earlier process goes on from its atoms."""
         plan, begun, noise = self.plan, self._begin(fitted.noise), fitted.noise
@@ -295,27 +253,23 @@ class RowPhases:
         # 0 training took twice as long.
         share = plan.n_unfoldings**-0.22 if plan.gradient == "ae-ls" else 1.0
         fitted = fitted.with_model(curvature=share * begun.model.curvature)
-        atoms = fitted.atoms
         if self.run.n_updates:
             # Wrong parameters of the optimiser raise an error now, and not after the search.
-            plan.make_optimizer(fitted.model, atoms)
+            plan.make_optimizer(fitted.model, fitted.atoms)
         if not (noise.limit is noise.norm is None) and self.data.places is not None:
-            fitted = replace(fitted, outliers=_outliers(self.data.samples, begun.samples))
-        if fitted.searched is not None:
-            atoms = fitted.searched.atoms
-        else:
-            fitted = replace(fitted, penalty=fitted.search_alpha or begun.search_penalty())
-        problem = self.make_problem(fitted)
-        for found in find.find_atoms(problem, atoms):
+            # known entries that do not count in the units of the data
+            missed = self.data.samples.known > begun.samples.known
+            fitted = replace(fitted, outliers=missed.nonzero().cpu())
+        problem, begins = self.make_problem(fitted), fitted.searched or fitted
+        for found in find.find_atoms(problem, begins.atoms):
             self._problem, self._coded, now = problem, found.coded, noise
             if (baseline := found.coded.problem.baseline) is not None:
                 self._problem = problem.around(baseline)
                 shift = baseline.to(noise.intercept) * problem.unit
                 now = replace(noise, intercept=noise.intercept + shift)
             note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms"
-            yield replace(
-                fitted,
-                rows=self.rows_of(fitted, found.atoms),
+            yield fitted.with_atoms(
+                found.atoms,
                 noise=now,
                 searched=replace(found, coded=None, problem=None, losses=(), path=None),
                 search_alpha=found.alpha * problem.unit,
@@ -346,16 +300,17 @@ class RowPhases:
         begun = stream.after_search(coded)
         size = stream.block_rows(coded.n_entries / begun.n_rows, *begun.atoms.shape)
         source = self.data.source
-        n_blocks = run.team.largest(ceil(source.n_samples / size))
+        n_blocks = run.team.largest(-(-source.n_samples // size))
         state, losses, loss = begun, fitted.losses, 0.0
         if fitted.passed is not None:
             state, losses, loss = fitted.passed, losses[:-1], losses[-1]
         blocks = source.blocks(size, torch.Generator().manual_seed(run.own.initial_seed()))
-        blocks = map(fitted.in_units, islice(blocks, state.n_blocks, None))
+        blocks = islice(blocks, state.n_blocks, None)
         while state.n_blocks < n_blocks:
             block = next(blocks, self.data.samples[:0])  # other processes still have rows
-            part = self.plan.problem(block, alpha * unit, unit, run.team.sum)
-            part = replace(part, baseline=problem.baseline)
+            block = block.in_units(fitted.noise)
+            others = dict(total=run.team.sum, baseline=problem.baseline)
+            part = self.plan.problem(block, alpha * unit, unit, **others)
             before, (state, _) = state, stream.advance_stream(part, state, final=True)
             n_rows, n_more = state.n_rows - begun.n_rows, state.n_rows - before.n_rows
             loss += (state.loss * unit**2 - loss) * n_more / max(n_rows, 1)
@@ -372,7 +327,7 @@ class RowPhases:
                 rest = stream.after_search(self._coded, float(self.data.n_seen))
                 now = replace(now, searched=searched, stream=rest, passed=None)
             note = f"pass, block {state.n_blocks}/{n_blocks}  mean objective {state.mean:.6g}"
-            yield replace(now, rows=self.rows_of(fitted, atoms), note=note)
+            yield now.with_atoms(atoms, note=note)
 
     def refit(self, fitted):
         """Free the atoms of a search of the lasso's bias, if that is better for all rows."""
@@ -386,7 +341,7 @@ class RowPhases:
             # 0.4 % larger. So both are compared on held-out rows.
             judges, both = problem.held_out.problem, (atoms, coded.atoms)
             atoms = min(both, key=lambda one: stream.objective(judges, one, unbiased=True))
-        yield replace(fitted, rows=self.rows_of(fitted, atoms))
+        yield fitted.with_atoms(atoms)
 
     def choose_unseen_coding(self, fitted):
         """Choose the penalty of codes by the data that the search has held out."""
@@ -405,12 +360,11 @@ class RowPhases:
     def learn_scales(self, fitted):
         """Learn the noise of features that atoms leave; if it differs, a second search is due."""
         noise = units.learn_scales(*self._of_residuals(fitted))
-        if noise is fitted.noise:
-            yield fitted
-            return
-        atoms = noise.from_user(fitted.noise.to_user(fitted.rows))
-        again = self._begin(noise).fitted(atoms, size_path=fitted.size_path)
-        yield replace(again, losses=fitted.losses, done=("units", "size"))
+        if noise is not fitted.noise:
+            atoms = noise.from_user(fitted.noise.to_user(fitted.rows))
+            kept = dict(size_path=fitted.size_path, losses=fitted.losses, done=("units", "size"))
+            fitted = self._begin(noise).fitted(atoms, **kept)
+        yield fitted
 
     def refine_units(self, fitted):
         """Estimate baseline, limits and the noise of rows anew, from residuals of the atoms."""
@@ -427,12 +381,11 @@ class RowPhases:
         ended_by = fitted.ended_by if state else None
         fitted = replace(fitted.with_model(n_updates=run.n_updates), ended_by=None)
         optimizer = plan.make_optimizer(fitted.model, fitted.rows)
-        trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run.interrupts)
+        trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run)
         source, given, n_updates = run.source, plan.given, run.n_updates
         # with a pair for lambda_decay training may stop only in the last tenth of the updates
         first = n_updates * 9 // 10 * isinstance(given.lambda_decay, tuple)
-        rule = dict(first_update=first, n_updates=n_updates)
-        stopping = Stopping(given.tol, given.n_iter_no_change, **rule)
+        stopping = Stopping(given.tol, given.n_iter_no_change, first, n_updates)
         state = state or trainer.state(source, stopping)
         trainer.load(state, source, stopping)
         ended_by = ended_by or ("tol" if stopping.is_over else None)
@@ -450,28 +403,24 @@ class RowPhases:
             if trainer.run_epoch(source, stopping):
                 ended_by = "tol"
             # After Ctrl-C the state before the epoch is stored: a resumed fit repeats the epoch.
-            if not run.interrupts.pending:
+            if not run.pending:
                 state = trainer.state(source, stopping)
 
     def choose_coding(self, fitted):
         """Choose the penalty of the codes of `transform`, which follows the data."""
-        model, samples = fitted.model, fitted.in_units(self.data.samples)
+        model, samples = fitted.model, self.data.samples.in_units(fitted.noise)
         unit, total = arrays.unit_of(model.data_scale), self.run.team.sum
-        problem = self.plan.problem(samples, model.alpha, unit, total)
+        problem = self.plan.problem(samples, model.alpha, unit, total=total)
         coding = choose.best_coding(choose.judged(problem), fitted.rows, debias=self.plan.debias)
         yield replace(fitted, coding=coding.in_units(problem.unit))
 
     def train_encoder(self, fitted):
         """Train an encoder for the atoms; without updates, after Ctrl-C, it is the initial one."""
-        plan, run, n_samples = self.plan, self.run, len(self.data.samples)
-        n_batches, most = -(-n_samples // plan.batch_size(n_samples)), plan.given.max_iter
-        n_updates = most if most == "auto" else most * n_batches
+        plan, run, most = self.plan, self.run, self.plan.given.max_iter
         generator = torch.Generator(fitted.rows.device).manual_seed(run.generator.initial_seed())
-        given = fitted, fitted.in_units(collect(self.data.samples)), run.interrupts
-        options = dict(n_updates=n_updates, generator=generator)
-        fitted, n_made = train_encoder(plan, *given, **options)
-        later = {"encoder": -(-n_made // n_batches)} if n_made else {}
-        yield replace(fitted, later=later, is_done=not run.interrupts.pending)
+        samples = self.samples.in_units(fitted.noise)
+        fitted = train_encoder(plan, fitted, samples, run, most, generator=generator)
+        yield replace(fitted, is_done=not run.pending)
 
 
 # ------------------------------------------------------------------ the learner
@@ -525,7 +474,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             f"{cls.__name__} learns decisions, and the encoder of separate_atoms, from data, and "
             "got none. Pass the atoms as dict_init, and fit.",
         )
-        atoms = arrays.to_tensor(arrays.check_rows(dictionary_of(components)))
+        atoms = arrays.to_tensor(arrays.check_rows(foreign.dictionary_of(components)))
         learner = cls(len(atoms), **params)
         learner._validate_params()
         plan = learner._plan()
@@ -536,7 +485,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             f"{cls._penalty}='auto' needs data, and there are none: pass a number.",
         )
         model = plan.model(alpha=None if alpha == "auto" else float(alpha))
-        data = Data(None, Samples(atoms), arrays.input_attributes(arrays.to_numpy(atoms)))
+        data = Data(None, batches.Samples(atoms), arrays.input_attributes(arrays.to_numpy(atoms)))
         fitted = Fitted(model=model, rows=rows, noise=noise)
         learner._take(learner._attributes(plan, data, fitted))
         return learner
@@ -547,13 +496,6 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             return atoms, units.CENTRED
         intercept = arrays.check_numbers(intercept, "intercept", atoms.shape[1])
         return atoms, units.Units(intercept=intercept.to(atoms))
-
-    def _read(self, plan, X, y=None, *, part=False, **options):
-        data = super()._read(plan, X, part=part, **options)
-        if part or data.source is not data.samples:
-            return data
-        samples, places = merge_samples(data.samples)
-        return data._replace(source=samples, samples=samples, places=places)
 
     @fits()
     def fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
@@ -643,7 +585,6 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _begin(self, plan, data):  # -> Fitted
         """Return the record of a first `partial_fit`, without a search."""
-        check_known_entries(self, data)
         noise = learn_noise(plan, data.samples) if plan.learns_noise else units.CENTRED
         begun = self._phases.beginning(plan, data.samples, noise)
         fitted = begun.first(arrays.make_generator(self.random_state))

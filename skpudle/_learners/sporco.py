@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from skpudle._compilation import import_extra
 from skpudle._data import arrays
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.batches import Samples, check_sample_weight, merge_samples, scale_weights
@@ -17,17 +18,6 @@ from skpudle._learners.parameters import ATOMS, POSITIVE, fits, sets_parameters
 from skpudle._learners.rows import choose_atoms
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle.search import auto_alpha
-
-
-def _import_sporco():
-    try:
-        from sporco.dictlrn import bpdndl
-    except ImportError as error:
-        raise ImportError(
-            "SporcoDictionaryLearning needs SPORCO: pip install skpudle[sporco]. Or use "
-            "PUDLEDictionaryLearning(gradient='dec')."
-        ) from error
-    return bpdndl
 
 
 def _options_of(learner, bpdndl):  # -> BPDNDictLearn.Options
@@ -171,7 +161,7 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         ImportError
             If SPORCO is not installed.
         """
-        bpdndl = _import_sporco()
+        bpdndl = import_extra("sporco", "sporco.dictlrn.bpdndl")
         x, weight, atoms, alpha = self._begin(X, sample_weight)
         options = _options_of(self, bpdndl)
         if weight is not None:

@@ -54,7 +54,7 @@ def add_head(learner, fitted, data, head=None):  # -> Fitted
     """Add a head to atoms, by default the best for them, and the task."""
     of_task = dict(task=data.task, supervision=float(learner.supervision), C=float(learner.C))
     model = TaskModel(**vars(fitted.model), **of_task, n_sides=1 + learner.split_sign)
-    head = model.solve(fitted.rows, fitted.in_units(data.samples)) if head is None else head
+    head = model.solve(fitted.rows, data.samples.in_units(fitted.noise)) if head is None else head
     return replace(fitted, model=model, rows=model.join(fitted.rows, *head))
 
 

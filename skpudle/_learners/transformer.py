@@ -20,9 +20,8 @@ from torch import Tensor
 from skpudle._data import arrays
 from skpudle._data.arrays import check_rows, to_numpy, to_tensor, wide
 from skpudle._data.batches import Samples, check_sample_weight
-from skpudle._data.sources import InMemory, Reader, open_source, refuse_shuffled
-from skpudle._fit.encoders import baseline_of, in_units, refuse, units_of
-from skpudle._fit.messages import wrong_atoms
+from skpudle._data.sources import InMemory, open_source, refuse_shuffled
+from skpudle._fit.encoders import baseline_of, refuse, units_of
 from skpudle._losses import LEAST_SQUARES, FromMeans
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
@@ -319,7 +318,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         measure = partial(deviances, limit=units.limit_in_data())
 
         def without_outliers(samples):
-            return replace(samples, mask=in_units(units, samples).mask)
+            return replace(samples, mask=samples.in_units(units).mask)
 
         return self._score(X, sample_weight, measure, counted=without_outliers)
 
@@ -352,18 +351,19 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         check_is_fitted(self)
         first = 0
+        checks, baseline = (
+            dict(allow_nan=self._allows_nan, largest=self._largest),
+            baseline_of(self),
+        )
         device = arrays.resolve_device(self.device, given.data, fitted=True)  # X decides
-        checks = dict(allow_nan=self._allows_nan, largest=self._largest)
-        reader, baseline = Reader(self, device, known=True, **checks), baseline_of(self)
+        given.read_for(self, device, known=True, **checks)
         for where, rows in _parts(given):
             # rows stay on their device, since another device may be too small for all of them
-            x = reader(rows, where)
+            x = given.convert(rows, where)
             x = x if baseline is None else x - to_tensor(baseline, x.device, x.dtype)
             part = slice(first, first := first + len(x))
             known = {name: values[part].to(x) for name, values in of_rows.items()}
             atoms = to_tensor(self.components_, device, x.dtype)
-            if atoms.ndim != 2 or atoms.shape[1] != x.shape[1]:
-                raise wrong_atoms(self, x.shape[1])
             yield Samples(*arrays.split_missing(x), **known), DenseDictionary(atoms)
 
     @torch.enable_grad()

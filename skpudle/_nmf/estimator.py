@@ -134,7 +134,8 @@ class _Phases:
     def __init__(self, plan, data, run):
         learner = self.learner = run.learner
         self.x, self.most = data.samples.x, run.n_updates
-        events, self.n_samples = _read_events(data.source)
+        events, n_read = _read_events(data.source)
+        self.n_samples = n_read if data.places is None else int((data.places >= 0).sum())
         unknown = np.flatnonzero(events.lost.sum(0) == len(events.often)).tolist()
         if len(unknown) == events.counts.shape[1]:
             raise messages.nothing_known(learner)

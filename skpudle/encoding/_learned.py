@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from skpudle._compilation import import_extra
 from skpudle._operators._atoms import atom_norms
 from skpudle._precision import check_tensors, in_own_precision
 from skpudle._shrinkage import shrink
@@ -230,14 +231,8 @@ class EncoderModule(torch.nn.Module):
         ImportError
             If onnx or onnxscript is not installed.
         """
-        try:
-            import onnx  # noqa: F401
-            import onnxscript  # noqa: F401
-        except ImportError as error:
-            raise ImportError(
-                f"Writing ONNX needs {error.name}, which is not installed. Install it with "
-                "`pip install skpudle[onnx]`."
-            ) from error
+        for name in ("onnx", "onnxscript"):
+            import_extra("onnx", name)
         rows = self.decoder.new_zeros(2, self.decoder.shape[1])
         names = dict(input_names=["x"], output_names=["codes"])
         options = dict(dynamo=True, dynamic_shapes=({0: "rows"},), external_data=False)

@@ -469,7 +469,7 @@ def _atoms_of_counts(learner, rows, codes, exposure, random_state):  # -> AtomPo
 
 
 def _atoms_of_rows(learner, rows, codes, weight, random_state):  # -> AtomPosterior, sizes
-    weight = None if weight is None else check_sample_weight(weight, len(rows))
+    weight = check_sample_weight(1.0 if weight is None else weight, len(rows))
     first, weight, _ = merge_copies(hash_rows(*split_missing(to_tensor(rows))), weight)
     # A sweep of the sampler holds at most 2**23 codes, and at most 2**23 entries of rows: 64 MiB.
     wanted = max(1, 2**23 // max(learner.components_.shape))

@@ -56,5 +56,5 @@ def test_channels_that_come_first_are_refused(n_channels):
 
 
 def test_one_grey_image_is_not_silently_rows():
-    with pytest.warns(UserWarning, match=r"of the size \(1, 18\).* one image as \[image\]"):
+    with pytest.warns(UserWarning, match=r"image of \(1, 18\).* one image as \[image\]"):
         learner_of().fit(RGB[..., 0])

@@ -25,7 +25,7 @@ from skpudle import CountDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._data import batches, sources
 from skpudle._data.arrays import with_gaps
 from skpudle._data.batches import Samples
-from skpudle._data.sources import Reader, open_source
+from skpudle._data.sources import open_source
 from skpudle._learners import transformer
 from skpudle._learners.transformer import in_chunks
 from skpudle.inspection import atom_contributions, reconstruction_contributions
@@ -93,7 +93,7 @@ def make_learner_of_counts(**params):
 
 
 def opened(X, **checks):
-    return open_source(X).read_by(Reader(BaseEstimator(), CPU, **checks))
+    return open_source(X).read_for(BaseEstimator(), CPU, **checks)
 
 
 # ---------------------------------------------------------------------------- same as an array
@@ -202,7 +202,7 @@ def test_a_sample_of_a_table_is_proportional_to_its_parts(chunk, generator, monk
     data = np.arange(1000.0)[:, None] * np.ones((1, 3))
     source = sources.Table(data, data.shape)
     source._chunk = chunk
-    sample = source.read_by(Reader(BaseEstimator(), CPU)).sample(3, 0).x[:, 0]
+    sample = source.read_for(BaseEstimator(), CPU).sample(3, 0).x[:, 0]
     assert len(sample) == 100
     assert len(sample.unique()) == 100
     assert (sample < 100).sum() == 10
@@ -476,7 +476,7 @@ def test_a_table_that_gets_shorter_is_refused(X, small_windows, monkeypatch):
     learner = PUDLEDictionaryLearning(8, random_state=0).fit(X)
     for method in ("transform", "transform_sparse", "score", "choose_alpha", "partial_fit", "fit"):
         for n_whole in (0, 2):
-            with pytest.raises(ValueError, match="Rows .* a Shrinking, are 1 rows: it became"):
+            with pytest.raises(ValueError, match="Rows .* a Shrinking, are 1 rows. Pass a table"):
                 getattr(learner, method)(Shrinking(X, n_whole))
 
 

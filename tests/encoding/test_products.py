@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from naive import naive_shrink, normal, unit
+from naive import naive_unfold, normal, unit
 
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding._compiled import multiply
@@ -61,15 +61,11 @@ def test_encoder_and_adjoint_are_those_of_automatic_differentiation(
     dictionary, step = DenseDictionary(atoms), torch.tensor(step, dtype=torch.float64)
     levels = threshold_levels(dictionary, alpha, n_unfoldings, step, shrinkage=shrinkage)
 
-    def naive():
-        z = torch.zeros(n, p, dtype=torch.float64) if first is None else first
-        for level in levels:
-            z = naive_shrink(z + step * (x - z @ atoms) @ atoms.mT, level, shrinkage, False)
-        return z
-
+    z = torch.zeros(n, p, dtype=torch.float64) if first is None else first
+    how = dict(alpha=alpha, n_unfoldings=n_unfoldings, step_size=step, shrinkage=shrinkage)
     codes = [
         unfold(dictionary, x, levels, step, shrinkage=shrinkage, initial=first, path="dense"),
-        naive(),
+        naive_unfold(lambda x: x @ atoms.mT, lambda z: z @ atoms, x, z, **how),
     ]
     assert 0.005 < (codes[1] != 0).double().mean() < 0.33
     torch.testing.assert_close(*codes, rtol=1e-12, atol=1e-12)

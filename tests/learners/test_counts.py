@@ -221,11 +221,6 @@ def test_data_outside_of_the_domain_are_refused(loss, X):
     np.testing.assert_array_equal(learner.components_, before)
 
 
-def test_tags_say_what_data_may_be(loss):
-    tags = make(loss).__sklearn_tags__().input_tags
-    assert (tags.positive_only, tags.sparse) == (True, True)
-
-
 def test_missing_entries_count_for_nothing(loss, X):
     missing = np.random.default_rng(0).random(X.shape) < 0.1
     gaps = np.where(missing, np.nan, X)

@@ -163,9 +163,9 @@ def test_one_unfolding_is_a_sparse_autoencoder(separate):
 @pytest.mark.parametrize(
     ("params", "text"),
     [
-        ({"n_unfoldings": None}, "trains unfoldings, got n_unfoldings=None"),
-        ({"gradient": "dec"}, "trains unfoldings, .*gradient=.dec"),
-        ({"shrinkage": "hard"}, "trains unfoldings, .*shrinkage=.hard"),
+        ({"n_unfoldings": None}, "separate_atoms=.* n_unfoldings=None.* Pass"),
+        ({"gradient": "dec"}, "separate_atoms=.* gradient=.dec.* Pass"),
+        ({"shrinkage": "hard"}, "separate_atoms=.* shrinkage=.hard.* Pass"),
     ],
 )
 def test_contradictions_are_refused(params, text):

@@ -60,6 +60,6 @@ def test_a_checkpoint_is_refused(problem, tmp_path):
 
 
 def test_without_sporco_the_error_names_the_extra(problem, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sporco.dictlrn", None)
+    monkeypatch.setitem(sys.modules, "sporco.dictlrn.bpdndl", None)
     with pytest.raises(ImportError, match=r"skpudle\[sporco\]"):
         SporcoDictionaryLearning(random_state=0).fit(problem[0])

@@ -160,9 +160,8 @@ def test_a_second_divergence_raises_with_the_number_of_the_update(calls, update,
             starts.append(trainer.optimizer.atoms.detach().clone())
             trainer.run_epoch(Batches(Samples(x), 5), NEVER)
 
-    with pytest.raises(Diverged, match=f"update {update}\\.") as error:
+    with pytest.raises(Diverged, match=f"update {update}\\."):
         train()
-    assert error.value.update == update
     assert torch.equal(trainer.optimizer.atoms, starts[-1])  # the last that were finite
 
 
