@@ -22,14 +22,14 @@ BUDGET = {
     "_fit": 1157,
     "_learners": 2263,
     "_nmf": 641,
-    "_operators": 256,
+    "_operators": 250,
     "encoding": 996,
-    "inspection": 522,
+    "inspection": 521,
     "lasso": 1041,
     "pretrained": 55,
-    "search": 2703,
+    "search": 2710,
     "all of the package": 13493,
-    "tests": 12494,
+    "tests": 12496,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

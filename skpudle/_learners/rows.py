@@ -272,9 +272,9 @@ class RowPhases:
             yield fitted.with_atoms(
                 found.atoms,
                 noise=now,
-                searched=replace(found, coded=None, problem=None, losses=(), path=()),
+                searched=replace(found, coded=None, problem=None, losses=(), path=None),
                 search_alpha=found.alpha * problem.unit,
-                penalty_path=find.penalty_path(problem, found.path, problem.unit),
+                penalty_path=found.path,
                 losses=(*fitted.losses, *found.losses),
                 n_codes=found.coded.n_entries,
                 stream=stream.after_search(found.coded, float(self.data.n_seen)),

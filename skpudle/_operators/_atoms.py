@@ -178,7 +178,17 @@ def smaller_gram(a):  # (..., p, m) -> (..., min(p, m), min(p, m))
 
 
 @dataclass(frozen=True, eq=False)
-class DenseDictionary:
+class Dictionary:
+    """Atoms, a Tensor, which a subclass makes a trilinear form."""
+
+    atoms: Tensor
+
+    def detach(self):
+        """Return the same dictionary, cut off from automatic differentiation."""
+        return replace(self, atoms=self.atoms.detach())
+
+
+class DenseDictionary(Dictionary):
     """The trilinear form ``<z @ atoms, x>`` and its three partial derivatives.
 
     Parameters
@@ -186,8 +196,6 @@ class DenseDictionary:
     atoms : Tensor of shape (n_components, n_features)
         One atom per row.
     """
-
-    atoms: Tensor
 
     @in_own_precision
     def synthesis(self, z):  # (n, n_components) -> (n, n_features)
@@ -203,10 +211,6 @@ class DenseDictionary:
     def outer(self, z, x):  # -> (n_components, n_features)
         """Return the derivative of ``<D z, x>`` in the atoms, summed over samples."""
         return z.mT @ x
-
-    def detach(self):
-        """Return the same dictionary, cut off from automatic differentiation."""
-        return replace(self, atoms=self.atoms.detach())
 
     @in_own_precision
     def squared_norm_bound(self):  # -> scalar tensor

@@ -14,17 +14,16 @@ Each axis has a few more blocks than positions, since an atom is larger than a b
 at blocks without a position. An encoder stays in this form from its first iteration to its last.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from math import ceil, cos, pi, prod
 from operator import mul
 
 import torch
-from torch import Tensor
 
 from skpudle._compilation import BLOCK
-from skpudle._operators._atoms import largest_eigenvalue_bound, scaled, smaller_gram
+from skpudle._operators._atoms import Dictionary, largest_eigenvalue_bound, scaled, smaller_gram
 from skpudle._precision import in_own_precision
 
 # ---------------------------------------------------------------------------- geometry
@@ -184,7 +183,7 @@ def _sampling(kernel, strides):  # -> Phases, padding, and of each axis samples 
 
 
 @dataclass(frozen=True, eq=False)
-class ConvDictionary:
+class ConvDictionary(Dictionary):
     """The trilinear form of a convolution: atoms at every ``stride``-th position of an image.
 
     Images and atoms have their channels before their axes, one for signals, two for pictures, or
@@ -199,7 +198,6 @@ class ConvDictionary:
         Distance of neighbouring positions, one for all axes or one for each.
     """
 
-    atoms: Tensor
     stride: int | tuple[int, ...] = 1
 
     @in_own_precision
@@ -252,10 +250,6 @@ class ConvDictionary:
             )
         return tuple((n - k) // s + 1 for n, k, s in axes)
 
-    def detach(self):
-        """Return the same dictionary, cut off from automatic differentiation."""
-        return replace(self, atoms=self.atoms.detach())
-
     @in_own_precision
     def squared_norm_bound(self):  # -> scalar tensor
         r"""Bound the squared spectral norm from above, for images of any size.
@@ -295,7 +289,7 @@ class ConvDictionary:
 
 
 @dataclass(frozen=True, eq=False)
-class ConvLayers:
+class ConvLayers(Dictionary):
     """Convolutional dictionaries of one shape, one for each unfolding of an encoder.
 
     Parameters
@@ -306,13 +300,8 @@ class ConvLayers:
         Distance of neighbouring positions, one for all axes or one for each.
     """
 
-    atoms: Tensor
     stride: int | tuple[int, ...] = 1
 
     def __getitem__(self, t):
         """Return the dictionary of unfolding ``t``."""
         return ConvDictionary(self.atoms[t], self.stride)
-
-    def detach(self):
-        """Return the same dictionaries, cut off from automatic differentiation."""
-        return replace(self, atoms=self.atoms.detach())

@@ -400,9 +400,8 @@ def _in_units(learner, rows, codes, weight=None):  # -> Rows, unit atoms, units,
     missing = np.zeros(rows.shape, bool) if known is None else to_numpy(known) == 0
     units = 1.0 if noise.scale is None else to_numpy(noise.scale)
     atoms = np.asarray(learner.components_, dtype=np.float64) / units
+    atoms = np.where(atoms.any(axis=1, keepdims=True), atoms, 1.0)  # a zero atom gets a direction
     norms = np.linalg.norm(atoms, axis=1, keepdims=True)
-    atoms = np.where(norms > 0, atoms, atoms.shape[1] ** -0.5)  # a zero atom gets any direction
-    norms = np.where(norms > 0, norms, 1.0)
     gains = norms.T if scale is None else norms.T / to_numpy(scale)
     weight = np.ones(len(rows)) if weight is None else to_numpy(weight / weight.mean())
     what = noise.intercept is not None, bool(getattr(learner, "positive_code", False))
@@ -432,7 +431,7 @@ def _least_squares(rows, atoms, noise):  # -> codes, their variances
             part = same[block]
             support = np.nonzero(codes[part])[1].reshape(-1, size)
             chosen, place = atoms[support], (part[:, None], support)
-            seen = chosen if known.all() else chosen * known[part, None]
+            seen = chosen * known[part, None]
             inverse = np.linalg.pinv(seen @ chosen.mT, hermitian=True) @ seen
             values[place] = (inverse @ rows.x[part, :, None])[..., 0]
             variances[place] = inverse**2 @ noise

@@ -52,7 +52,7 @@ SHARED = {
     "step_size": 0.05,
     "tol": 0.5,
 }
-OF_TASKS = {"C": 0.01, "split_sign": False, "supervision": 0.9}
+OF_TASKS = {"C": 0.01, "dict_init": "search", "split_sign": False, "supervision": 0.9}
 OWN = {
     PUDLEDictionaryLearning: {
         "fit_intercept": True,
@@ -64,7 +64,7 @@ OWN = {
     },
     PUDLEClassifier: OF_TASKS | {"class_weight": {1: 3.0}},
     PUDLERegressor: OF_TASKS | {"tol": 5e-4},
-    NOODLDictionaryLearning: {"initial_threshold": 0.5, "threshold": 0.1},
+    NOODLDictionaryLearning: {"dict_init": "search", "initial_threshold": 0.5, "threshold": 0.1},
     ConvPUDLEDictionaryLearning: {
         "atom_shape": (3, 2),
         "channel_noise": "auto",
@@ -83,7 +83,7 @@ OWN = {
         "stride": 1,
         "tol": None,
     },
-    CountDictionaryLearning: {"tol": None},
+    CountDictionaryLearning: {"dict_init": "search", "tol": None},
     PoissonNMF: {
         "alpha": 0.0,
         "dict_init": np.eye(6, 8) + 0.1,
@@ -94,13 +94,14 @@ OWN = {
     },
     SporcoDictionaryLearning: {"dict_init": "random", "options": {"BPDN": {"rho": 3.0}}},
 }
+FROM_DATA = {"n_components": 6, "dict_init": "data"}
 # What makes defaults small enough for a test. It is no change that is tested.
 SMALL = {
     PUDLEDictionaryLearning: {"n_components": 6},
-    CountDictionaryLearning: {"n_components": 6, "max_iter": 20, "tol": 1e-2},
-    PUDLEClassifier: {"n_components": 6, "tol": 5e-4},
-    PUDLERegressor: {"n_components": 6, "tol": 1e-2},
-    NOODLDictionaryLearning: {"n_components": 6},
+    CountDictionaryLearning: FROM_DATA | {"max_iter": 20, "tol": 1e-2},
+    PUDLEClassifier: FROM_DATA | {"tol": 1e-2},
+    PUDLERegressor: FROM_DATA | {"tol": 1e-2},
+    NOODLDictionaryLearning: FROM_DATA,
     PoissonNMF: {"n_components": 6},
     ConvPUDLEDictionaryLearning: {"n_components": 2, "atom_shape": (3, 3), "stride": 2},
     ConvDenoiser: {
