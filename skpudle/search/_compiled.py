@@ -152,13 +152,11 @@ def _enter(slope, positive, level, share, k, inside, beyond, support, z):
     return k
 
 
-def _solve(w, inner, positive, dependent, factor, slope, z):
-    """Set the codes ``z`` of ``w`` atoms to least squares; return whether that succeeded.
+def _factorise(w, inner, dependent, factor):
+    """Set ``factor`` to the Cholesky factor of ``inner`` (w, w), with reciprocals on the diagonal.
 
-    ``inner`` (w, w) holds the products of the atoms with each other, and ``slope`` (w,) the
-    products of the atoms with the residual; ``slope`` is overwritten. The function returns False,
-    with unchanged codes, if the atoms are nearly linearly dependent, or if a code that must be
-    non-negative would turn negative. The caller then uses coordinate descent.
+    Return False if an atom has at most the share ``dependent`` of its energy outside of the span of
+    the atoms before it.
     """
     for i in range(w):
         for j in range(i + 1):
@@ -171,6 +169,19 @@ def _solve(w, inner, positive, dependent, factor, slope, z):
                 factor[i, i] = 1.0 / np.sqrt(entry)
             else:
                 return False
+    return True
+
+
+def _solve(w, inner, positive, dependent, factor, slope, z):
+    """Set the codes ``z`` of ``w`` atoms to least squares; return whether that succeeded.
+
+    ``inner`` (w, w) holds the products of the atoms with each other, and ``slope`` (w,) the
+    products of the atoms with the residual; ``slope`` is overwritten. The function returns False,
+    with unchanged codes, if the atoms are nearly linearly dependent, or if a code that must be
+    non-negative would turn negative. The caller then uses coordinate descent.
+    """
+    if not _factorise(w, inner, dependent, factor):
+        return False
     for i in range(w):
         total = slope[i]
         for j in range(i):
@@ -236,6 +247,13 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
                 fitted[row, i] = z[i]
 
 
+def _gather(w, support, gram, inner):
+    """Set ``inner`` (w, w) to the products of the ``w`` atoms of a support with each other."""
+    for i in range(w):
+        for j in range(w):
+            inner[i, j] = gram[support[i], support[j]]
+
+
 def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweeps,
                    refit, dependent, refit_tolerance, refit_sweeps, start, index, value,
                    count, atom, code, fitted, loss, size):  # fmt: skip
@@ -255,10 +273,10 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
     factor = np.empty((room if refit else 0, room))
     for row in range(len(c)):
         k = start[row + 1] - start[row]
-        for j in range(n_atoms):
-            slopes[j] = c[row, j]
         for i in range(k):
             support[i], z[i] = index[start[row] + i], value[start[row] + i]
+        for j in range(n_atoms):
+            slopes[j] = c[row, j]
         i = np.int64(0)
         while i + 3 < k:  # four atoms at a time: each slope is written a quarter as often
             z0, z1, z2, z3 = z[i], z[i + 1], z[i + 2], z[i + 3]
@@ -275,8 +293,7 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
         w = _enter(slopes, positive, alpha + tolerance, share, k, inside, beyond, support, z)
         for i in range(w):
             slope[i] = slopes[support[i]]
-            for j in range(w):
-                inner[i, j] = gram[support[i], support[j]]
+        _gather(w, support, gram, inner)
         _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z)
         k, length, left = np.int64(0), 0.0, square[row]
         for i in range(w):
@@ -290,8 +307,7 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
         if refit:
             for i in range(k):
                 step[i] = slope[i]
-                for j in range(k):
-                    inner[i, j] = gram[support[i], support[j]]
+            _gather(k, support, gram, inner)
             if not _solve(k, inner, positive, dependent, factor, step, z):
                 how = 0.0, positive, refit_tolerance, refit_sweeps  # no penalty
                 _sweep_codes(k, inner, *how, slope, z)
@@ -356,9 +372,8 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
             w = _enter(slopes, positive, alpha + tolerance, share, k, inside, beyond, support, z)
             if len(gram) > 0:
                 for a in range(w):
-                    slope[a] = slopes[support[a]] if a >= k else _product(atoms[support[a]], left)
-                    for b in range(w):
-                        inner[a, b] = gram[support[a], support[b]]
+                    slope[a] = _product(atoms[support[a]], left)
+                _gather(w, support, gram, inner)
                 rise -= _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z)
             else:
                 rise -= 0.5 * _product(left, left)

@@ -400,7 +400,10 @@ class Epoch(Coded):
     @cached_property
     def _values(self):  # (n_entries,)
         """The codes that atoms adapt to, times the square root of the row's weight."""
-        return np.asarray(self.fitting.value) * self._roots[np.asarray(self.fitting.rows), 0]
+        value = np.asarray(self.fitting.value)
+        if self.problem.weight is None:  # the usual case, once in each epoch
+            return value
+        return value * self._roots[np.asarray(self.fitting.rows), 0]
 
     @cached_property
     def _entries(self):  # starts (p + 1,), rows and values (n_entries,)

@@ -227,19 +227,6 @@ def penalty_of_mixtures(problem, n_components):  # -> float
     return min(max(penalty, problem.alpha / 256), problem.alpha)
 
 
-def penalty_path(problem, path, unit):  # -> PenaltyPath or None
-    """Return the path of a search in the units of the user's data; None if there are no trials.
-
-    ``path`` has a tuple for each trial: the penalty, the fall of the squared error of hidden
-    entries against zeros, the standard error of this fall, and whether atoms were freed of bias.
-    """
-    if not path:
-        return None
-    alpha, gain, chance, unbiased = torch.tensor(path, dtype=torch.float64).T
-    energy = problem.held_out.zeros.total or 1.0
-    return PenaltyPath(alpha * unit, gain / energy, unbiased > 0, SURE * chance / energy)
-
-
 # ------------------------------------------------------------------ the search
 
 
@@ -262,9 +249,8 @@ class Found:
         Number of atoms in the last epoch. In a round it includes split atoms.
     losses : tuple of float
         The mean over samples of :math:`\frac12 |x - D z|^2` in every epoch.
-    path : tuple of (float, float, float, bool)
-        All penalties that were tried, each with the fall of the squared error of hidden entries
-        against zeros, the standard error of this fall, and whether atoms were freed of bias.
+    path : PenaltyPath, default=None
+        All penalties that were tried so far, in the units of the user's data. None without trials.
     trial : Trial, default=None
         From the polish on: the trial of the chosen penalty. None without held-out rows.
     stride : int, default=1
@@ -279,7 +265,7 @@ class Found:
     alpha: float
     n_atoms: int
     losses: tuple = ()
-    path: tuple = ()
+    path: PenaltyPath | None = None
     trial: Trial | None = None
     stride: int = 1
     problem: Any = None
@@ -300,7 +286,7 @@ class _Log:
 
     def __init__(self, problem, n_components):
         self.problem, self.n_components = problem, n_components
-        self.coded, self.losses, self.path = None, (), ()
+        self.coded, self.losses, self.path, self._trials = None, (), None, []
 
     def stage(self, name, steps):
         """Yield a record for each epoch of the generator ``steps``; return the result of it."""
@@ -318,8 +304,13 @@ class _Log:
 
     def note(self, trial):
         """Add a trial to the path, and return the trial."""
-        gain = loss_and_chance(self.problem.held_out.zeros, trial.prediction, self.problem.total)
-        self.path = *self.path, (trial.alpha, *gain, trial.unbiased)
+        zeros, unit = self.problem.held_out.zeros, self.problem.unit
+        gain, chance = loss_and_chance(zeros, trial.prediction, self.problem.total)
+        energy = zeros.total or 1.0
+        tolerance = SURE * chance / energy
+        self._trials.append((trial.alpha * unit, gain / energy, trial.unbiased, tolerance))
+        alpha, score, unbiased, tolerance = torch.tensor(self._trials, dtype=torch.float64).T
+        self.path = PenaltyPath(alpha, score, unbiased > 0, tolerance)
         return trial
 
 

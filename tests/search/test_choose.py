@@ -130,7 +130,7 @@ def test_a_given_penalty_has_no_path():
     problem, alphas = hold_out(Problem(x, alpha), fixed=True), set()
     found = search(problem, x[:25], on_epoch=lambda found: alphas.add(found.alpha))
     assert alphas == {alpha}
-    assert len(found.path) == 1
+    assert len(found.path.alpha) == 1
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +144,10 @@ def records():
 def test_the_path_holds_all_penalties_that_were_searched_with(records):
     problem, records = records
     *_, last = records
-    path = {alpha for alpha, *_ in last.path}
-    assert {found.alpha for found in records} == path
-    assert last.path[0][0] == problem.alpha
+    assert {found.alpha for found in records} == {*last.path.alpha.tolist()}
+    assert last.path.alpha[0] == problem.alpha
     assert last.alpha == last.trial.alpha
-    seen = [found.path for found in records]
+    seen = [[] if found.path is None else found.path.alpha.tolist() for found in records]
     assert all(after[: len(before)] == before for before, after in pairwise(seen))
     assert [found.stage for found in records].index("penalty") > 0
 
@@ -158,8 +157,8 @@ def test_errors_of_the_path_are_predictions_of_held_out_rows(records):
     prediction = last.trial.prediction
     found = problem.held_out.predict(last.trial.judged, prediction.place)
     assert found.total == pytest.approx(prediction.total, rel=0.01)
-    (gain,) = (gain for alpha, gain, *_ in last.path if alpha == last.alpha)
-    assert gain == pytest.approx(float((problem.held_out.zeros.errors - prediction.errors).sum()))
+    (score,) = last.path.score[last.path.alpha == last.alpha].tolist()
+    assert score == pytest.approx(1 - prediction.total / problem.held_out.zeros.total)
 
 
 # ---------------------------------------------------------------------------- codes

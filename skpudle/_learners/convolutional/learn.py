@@ -383,7 +383,7 @@ def learn(data, given, generator, start=None) -> Iterator[dict]:
             note = f"search, epoch {len(losses)}  {found.stage}  {found.n_atoms} atoms"
             record |= dict(atoms=in_channels(found.atoms), search_alpha_=found.alpha * unit)
             record |= dict(losses=losses, note=f"{note}  loss {losses[-1]:.6g}")
-            record["penalty_path_"] = as_arrays(find.penalty_path(found.problem, found.path, unit))
+            record["penalty_path_"] = as_arrays(found.path)
             yield dict(record)
         now, start = found.problem, None if is_last else _without_twin(found, generator)
         if start is None:
