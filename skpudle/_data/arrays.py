@@ -187,14 +187,6 @@ def unpacked(X):
     return np.asarray(X)
 
 
-def _refuse_dates(X):
-    kinds = X.dtypes if hasattr(X, "dtypes") else [getattr(X, "dtype", "")]
-    if any(str(kind).lower().startswith(_DATES) for kind in kinds):
-        raise TypeError(
-            "X has dates or times. Leave them out, or pass numbers, such as seconds since a date."
-        )
-
-
 def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     """Validate rows of numbers; return an array, or a tensor for a tensor.
 
@@ -221,7 +213,12 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     ValueError, TypeError
         As in `sklearn.utils.check_array`, or if values are dates or not in the range.
     """
-    _refuse_dates(np.asarray(X[0]) if isinstance(X, list | tuple) and len(X) else X)
+    first = np.asarray(X[0]) if isinstance(X, list | tuple) and len(X) else X
+    kinds = first.dtypes if hasattr(first, "dtypes") else [getattr(first, "dtype", "")]
+    if any(str(kind).lower().startswith(_DATES) for kind in kinds):
+        raise TypeError(
+            "X has dates or times. Leave them out, or pass numbers, such as seconds since a date."
+        )
     finite = "allow-nan" if allow_nan else True
     options = {"dtype": [np.float64, np.float32], "order": "C", "estimator": estimator}
     options |= {"ensure_all_finite": finite, "copy": copy, "input_name": "X"}

@@ -206,7 +206,8 @@ def merge_samples(samples):  # -> Samples, places (n,)
     # data's unit nor rounding changes this order.
     generator, how = torch.Generator().manual_seed(0), dict(dtype=torch.float64, device="cpu")
     factors = torch.rand(samples.x.shape[1], generator=generator, **how)
-    heights = (samples.x * samples.known).cpu().double() @ factors
+    x = samples.x if samples.mask is None else samples.x * samples.mask
+    heights = x.cpu().double() @ factors
     rows, weight, places = merge_copies(keys, often, heights)
     if len(rows) == len(samples) and samples.weight is None:
         return samples, places

@@ -62,13 +62,6 @@ _PLACES = 2048
 _FIRST_ROWS = 2**14
 
 
-def is_in_memory(X):
-    """Return whether X is an array, a tensor, a frame, or an object of Python that lists rows."""
-    if isinstance(X, np.memmap):
-        return False
-    return isinstance(X, _IN_MEMORY) or any(hasattr(X, name) for name in _OF_MEMORY)
-
-
 def refuse_texts(X):
     """Raise TypeError for texts, such as names of files."""
     first = X[0] if isinstance(X, list | tuple) and len(X) else X
@@ -534,9 +527,10 @@ def open_source(X, learner=None):
     """
     refuse_texts(X)
     X = arrays.unpacked(X)
+    is_array = isinstance(X, _IN_MEMORY) or any(hasattr(X, name) for name in _OF_MEMORY)
     if sparse.issparse(X) and (learner is None or get_tags(learner).input_tags.sparse):
         X = sparse.csr_array(X)
-    elif sparse.issparse(X) or is_in_memory(X):
+    elif sparse.issparse(X) or (is_array and not isinstance(X, np.memmap)):
         return InMemory(X)
     if isinstance(getattr(X, "column_names", None), list):  # Hugging Face
         name, first = _only_array(X[0], 1)

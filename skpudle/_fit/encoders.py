@@ -17,7 +17,6 @@ from torch import Tensor
 
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.foreign import users_level
-from skpudle._fit.messages import refuse
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder
@@ -229,6 +228,12 @@ _DEFAULTS = dict(
 )  # fmt: skip
 
 
+def refuse(is_wrong, message):
+    """Raise ValueError with the message if parameters contradict each other."""
+    if is_wrong:
+        raise ValueError(message)
+
+
 class Codes:
     """How samples are coded: all that `transform` reads of the parameters.
 
@@ -274,21 +279,19 @@ class Codes:
         )
         # 3 unfoldings of a learned encoder code as well as 20 with the dictionary's own matrices.
         auto = 3 if learns and depth == "auto" else _UNFOLDINGS
-
-        def named(*names):
-            return ", ".join(f"{name}={getattr(given, name)!r}" for name in names)
-
         self.n_unfoldings = depth if isinstance(depth, Integral) else auto
+        got = f"n_unfoldings={depth!r}, gradient={given.gradient!r}, shrinkage={given.shrinkage!r}"
+        got = f"{got}, lambda_decay={given.lambda_decay!r}, alpha={given.alpha!r}"
         refuse(
             learns and (depth is None or given.gradient == "dec" or given.shrinkage != "soft"),
-            f"separate_atoms={learns!r} with {named('n_unfoldings', 'gradient', 'shrinkage')}. "
-            "Pass a number of unfoldings, gradient='ae-lasso' or 'auto', and shrinkage='soft'.",
+            f"separate_atoms={learns!r} does not go with {got}. Pass a number of unfoldings, "
+            "gradient='ae-lasso' or 'auto', and shrinkage='soft'.",
         )
         refuse(
             self.converges and (not is_soft_lasso or 0 in (given.alpha, given.transform_alpha)),
-            "Converged codes (n_unfoldings=None or transform_algorithm='lasso') with "
-            f"{named('shrinkage', 'lambda_decay', 'alpha', 'transform_alpha')}. Pass 'soft', 1 and "
-            "positive penalties, or a number of unfoldings and transform_algorithm='unfolded'.",
+            f"Converged codes do not go with {got}, transform_alpha={given.transform_alpha!r}. "
+            "Pass shrinkage='soft', lambda_decay=1 and positive penalties, or a number of "
+            "unfoldings and transform_algorithm='unfolded'.",
         )
 
     def encoder(

@@ -190,8 +190,9 @@ class GradientLearner(CallbackSupportMixin):
             if fitted.n_steps and data.task is None:
                 ends = fitted.loss_curve[0], fitted.loss_curve[-1]
                 messages.warn_of_rise(self, *ends, self._loss_of_baseline(fitted, data))
-            if fitted.n_codes == 0:
-                messages.warn_of_zero_codes(self, data.samples)
+            x = data.samples.x
+            if fitted.n_codes == 0 and x.any() and not (len(x) > 1 and (x == x[0]).all()):
+                messages.warn_of_zero_codes(self)
         self.fit_seconds_ = run.seconds
         if self.verbose and hasattr(self, "summary"):
             print(self.summary())

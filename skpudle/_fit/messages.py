@@ -30,12 +30,6 @@ def describe(value):  # -> str
         return getattr(value, "__qualname__", type(value).__qualname__)
 
 
-def refuse(is_wrong, message):
-    """Raise ValueError with the message if parameters contradict each other."""
-    if is_wrong:
-        raise ValueError(message)
-
-
 def nothing_known(learner):
     """Return the error for data that are all missing."""
     return ValueError(f"All values of X are NaN. Pass {type(learner).__name__} known values.")
@@ -141,15 +135,14 @@ def warn_of_unused(learner, unused, where="in this fit"):
         )
 
 
-def warn_of_zero_codes(learner, samples=None):
-    """Warn that a fitted learner has no codes for its own data, unless they are constant."""
-    name, x = getattr(learner, "_penalty", "alpha"), None if samples is None else samples.x
-    if x is None or (x.any() and not (len(x) > 1 and (x == x[0]).all())):
-        warn(
-            f"All codes of {type(learner).__name__} are zero with alpha_="
-            f"{np.max(learner.alpha_):.3g}. Pass a smaller number as {name} (now "
-            f"{getattr(learner, name)!r:.50}), or 'auto', or more samples."
-        )
+def warn_of_zero_codes(learner):
+    """Warn that a fitted learner has no codes for its own data."""
+    name = getattr(learner, "_penalty", "alpha")
+    warn(
+        f"All codes of {type(learner).__name__} are zero with alpha_={np.max(learner.alpha_):.3g}. "
+        f"Pass a smaller number as {name} (now {getattr(learner, name)!r:.50}), or 'auto', or more "
+        "samples."
+    )
 
 
 def warn_of_rise(learner, began, ended, baseline):

@@ -164,8 +164,7 @@ class Plan(Codes):
         noise = noise if isinstance(noise, str) else [*noise]  # compares as a whole
         refuse(
             given.n_components == "auto" and not self.searches,
-            "n_components='auto' is chosen by a search, but dict_init is given. Pass "
-            "dict_init='search', or a number of atoms or None.",
+            "n_components='auto' needs a search. Pass dict_init='search', or a number of atoms.",
         )
         # The search is for the lasso's codes, which need no training.
         ends_with_search = self.searches and given.gradient == "auto" and self.of_lasso

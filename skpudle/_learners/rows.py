@@ -190,7 +190,8 @@ class RowPhases:
     def first(self):  # -> Fitted
         """Return the record before all phases, with initial atoms."""
         fitted = self._begin(units.CENTRED).first(self.run.generator)
-        known = self.samples.known
+        known = self.samples.known  # of one column where all is known
+        known = known[:, :1] if self.samples.mask is None else known
         unknown = (~known.any(0)).nonzero().flatten().tolist()
         messages.warn_of_unknown_features(unknown, self.data.inputs["feature_names_in_"])
         if isinstance(self.plan.given.dict_init, str):  # given atoms need fewer samples
@@ -471,8 +472,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """
         refuse(
             hasattr(cls, "predict") or params.get("separate_atoms"),
-            f"{cls.__name__} learns decisions, and the encoder of separate_atoms, from data, and "
-            "got none. Pass the atoms as dict_init, and fit.",
+            f"{cls.__name__} learns more than atoms. Pass the atoms as dict_init, and fit.",
         )
         atoms = arrays.to_tensor(arrays.check_rows(foreign.dictionary_of(components)))
         learner = cls(len(atoms), **params)
