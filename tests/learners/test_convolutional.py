@@ -128,7 +128,7 @@ def test_wrong_images_are_refused(images, kind):
         use([images[0], np.zeros((13, 16, 2))])
     with pytest.raises(ValueError, match="Images of 2 axes are expected"):
         use(np.zeros((2, 3, 4, 5, 6)))
-    with pytest.warns(UserWarning, match="rows of pixels as X.reshape"):
+    with pytest.warns(UserWarning, match=r"or X\.reshape"):
         learner_of(kind).fit(images.reshape(5, -1))
     if kind is not ConvDenoiser:
         with pytest.raises(ValueError, match="Codes have 3 maps"):
