@@ -19,7 +19,6 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-from sklearn.utils import check_scalar
 
 from skpudle._data.images import sizes
 from skpudle._fitted import encode_samples, find_learner, read_samples
@@ -90,11 +89,16 @@ def _at_level_of_noise(learner, X):
     return known
 
 
+def _is_number(value):
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def check_rate(sampling_rate):
     """Return the checked sampling rate, a positive number; None becomes 1."""
     rate = 1 if sampling_rate is None else sampling_rate
-    bounds = dict(min_val=0, max_val=inf, include_boundaries="neither")
-    return check_scalar(rate, "sampling_rate", Real, **bounds)
+    if not (_is_number(rate) and 0 < rate < inf):
+        raise ValueError(f"sampling_rate={rate!r:.50} is no rate. Pass a positive number, or None.")
+    return rate
 
 
 def find_peaks(waveforms):  # (n_atoms, length[, n_channels]) -> (n_atoms,)
@@ -146,8 +150,6 @@ def find_events(
     ------
     ValueError
         If the learner is not for signals, ``least`` no share, or ``sampling_rate`` not positive.
-    TypeError
-        If ``least`` or ``sampling_rate`` is no number.
 
     Examples
     --------
@@ -161,8 +163,10 @@ def find_events(
     >>> len(find_events(learner.fit([signal]), [signal]))
     3
     """
-    found, rate = find_learner_of_signals(estimator), check_rate(sampling_rate)
-    check_scalar(least, "least", Real, min_val=0, max_val=1)
+    found = find_learner_of_signals(estimator)
+    if not (_is_number(least) and 0 <= least <= 1):
+        raise ValueError(f"least={least!r:.50} is no share. Pass a number from 0 to 1, as 1 / 3.")
+    rate = check_rate(sampling_rate)
     learner, X, (stride,) = found.learner, found.prepare(X), stride_of(found.learner)
     codes, signals = encode_samples(_at_level_of_noise(learner, X), X)
     maps = np.split(codes.astype(np.float64), np.flatnonzero(np.diff(signals)) + 1)

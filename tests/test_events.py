@@ -99,11 +99,9 @@ def test_drift_makes_no_events():
 def test_wrong_calls_are_refused():
     signals = signals_with_events()
     learner = learner_of(alpha=0.1).fit(signals)
-    wrong = dict(least=(2, "a"), sampling_rate=(0, np.inf))
+    wrong = dict(least=(2, np.nan, True, "a"), sampling_rate=(0, np.inf, True))
     for name, value in [(name, value) for name, values in wrong.items() for value in values]:
-        with pytest.raises(
-            (ValueError, TypeError), match=f"{name} == {value}, must|{name} must be"
-        ):
+        with pytest.raises(ValueError, match=f"{name}={value!r} is no .* Pass a "):
             find_events(learner, signals, **{name: value})
     rows = np.random.default_rng(0).normal(size=(30, 5))
     with pytest.raises(ValueError, match="codes of a sparse dictionary of signals, which this"):

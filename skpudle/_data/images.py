@@ -321,6 +321,10 @@ def read_images(
         arrays = [(x if isinstance(x, torch.Tensor) else np.asanyarray(x))[None] for x in X]
     elif len(shape) == n_axes + 1 and (channels_first or has_colours):
         arrays, kind = [X[None]], "image"
+    elif len(shape) == 1:
+        raise ValueError(
+            "X has one axis. Reshape your data: one signal is [X], one row X.reshape(1, -1)."
+        )
     elif len(shape) <= 2:  # also wrong input, such as numbers, which check_rows refuses
         x, channel_axis = _read_rows(X, n_axes, device, image_shape, **options)
         return Images([x], "rows", channel_axis, X)
