@@ -16,8 +16,8 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2547,
-    "_data": 808,
+    ".": 2551,
+    "_data": 812,
     "_denoiser": 501,
     "_fit": 1155,
     "_learners": 2263,
@@ -28,7 +28,7 @@ BUDGET = {
     "lasso": 1041,
     "pretrained": 55,
     "search": 2719,
-    "all of the package": 13497,
+    "all of the package": 13505,
     "tests": 12496,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
