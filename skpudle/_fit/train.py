@@ -40,8 +40,11 @@ class Diverged(ValueError):
     """Training diverged again after the learning rate was halved; ``fitted`` is the last record."""
 
     def __init__(self, update, fitted=None):
-        said = f"Training stopped being finite at update {update}. Pass a smaller learning_rate or "
-        super().__init__(f"{said}step_size, or scale the data.")
+        super().__init__(
+            "Training diverged, also with smaller steps: it stopped being finite at update "
+            f"{update}. Pass a smaller step (learning_rate, step_size, or the rate of an optimizer "
+            "of your own), or scale the data."
+        )
         self.fitted = fitted
 
 

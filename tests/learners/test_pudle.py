@@ -152,7 +152,7 @@ def test_a_pair_of_decays_keeps_early_stopping_off_before_its_last_stage(X):
 
 def test_training_that_ends_early_warns_with_what_to_change(X):
     estimator = make(tol=1e-4, max_iter=3, learning_rate=0.01)
-    said = r"max_iter=3 epochs, before .* for 5 checks.*raise tol \(now 0.0001\)"
+    said = r"max_iter=3 epochs, before it converged. Raise max_iter, or tol \(now 0.0001"
     with pytest.warns(ConvergenceWarning, match=said):
         estimator.fit(X)
     assert estimator.n_iter_ == 3
@@ -193,7 +193,7 @@ def test_unused_atoms_are_redrawn_between_epochs_and_never_at_the_end():
 def test_divergence_raises_with_the_update_and_the_parameters_to_change(method, batch_size, X):
     """Also of the only update of an epoch, after which no loss is computed."""
     estimator = make(**ABSURD, batch_size=batch_size, max_iter=1 if batch_size == 60 else 4)
-    with pytest.raises(ValueError, match=r"at update \d+, .*learning_rate \(now 1e\+300\)"):
+    with pytest.raises(ValueError, match=r"at update \d+\. .*\(learning_rate,"):
         getattr(estimator, method)(X)
     assert np.isfinite(estimator.components_).all()
     assert np.isfinite(estimator.transform(X)).all()
