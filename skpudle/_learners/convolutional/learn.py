@@ -315,7 +315,7 @@ def _try_sizes(data, problem, generator):  # yields SizeTrial
 
     # Of fewer than four pieces none would be held out, so the data are cut into about 8 pieces. Two
     # kinds of planted beats in 45 s get 2 atoms in two draws of four. In the other two draws
-    # searches for few atoms end in local minima, and 23 and 69 atoms predict better.
+    # searches for few atoms end in local minima, and 23 and 32 atoms predict better.
     if len(problem.x) < 4:
         area = sum(x[:, 0].numel() for x in data.tensors) / 8
         problem = data.problem(problem.alpha * problem.unit, problem.positive_code, area)
