@@ -17,9 +17,9 @@ import skpudle
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
     ".": 2551,
-    "_data": 812,
+    "_data": 823,
     "_denoiser": 501,
-    "_fit": 1158,
+    "_fit": 1169,
     "_learners": 2263,
     "_nmf": 641,
     "_operators": 250,
@@ -27,8 +27,8 @@ BUDGET = {
     "inspection": 521,
     "lasso": 1041,
     "pretrained": 55,
-    "search": 2722,
-    "all of the package": 13511,
+    "search": 2724,
+    "all of the package": 13535,
     "tests": 12500,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
