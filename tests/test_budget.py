@@ -16,7 +16,7 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2551,
+    ".": 2573,
     "_data": 823,
     "_denoiser": 501,
     "_fit": 1169,
@@ -28,8 +28,8 @@ BUDGET = {
     "lasso": 1041,
     "pretrained": 55,
     "search": 2724,
-    "all of the package": 13535,
-    "tests": 12500,
+    "all of the package": 13557,
+    "tests": 12521,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
