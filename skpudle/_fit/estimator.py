@@ -27,6 +27,7 @@ from skpudle._fit.run import Interrupts, Run
 from skpudle._fit.team import current_team, refuse_several
 from skpudle._fit.train import Diverged, Stopping, Trainer
 from skpudle._operators._atoms import project_atoms
+from skpudle.search import units
 from skpudle.search.stream import FORGETTING, advance_stream, begin_stream, block_rows
 
 
@@ -212,8 +213,16 @@ class GradientLearner(CallbackSupportMixin):
         plan = self._plan()
         data = self._read(plan, X, y, known=known, part=True, **of_samples)
         replaced = known and self._fit_given["atoms"] != messages.describe(self.components_)
-        resumes = known and (replaced or self._fitted.data_scale != 0)  # not only zeros
-        fitted = (self._resume if resumes else self._begin)(plan, data)
+        n_new, young = data.n_seen, self._fitted.young if known and not replaced else None
+        if young is not None:
+            samples = data.samples.after(young)
+            data = data._replace(source=samples, samples=samples)
+        decided = known and self._fitted.data_scale != 0 and young is None
+        fitted = (self._resume if replaced or decided else self._begin)(plan, data)
+        if not (replaced or decided) and plan.learns_noise:
+            least = units.least_rows(plan.n_components or data.samples.x.shape[1])
+            is_young = len(data.samples) == data.source.n_samples < least
+            fitted = replace(fitted, young=data.samples.map(torch.clone) if is_young else None)
         if replaced:
             atoms = project_atoms(fitted.atoms.contiguous(), positive=plan.given.positive_dict)
             fitted = replace(fitted, atoms=atoms, training={})
@@ -228,7 +237,7 @@ class GradientLearner(CallbackSupportMixin):
             if interrupts.pending:
                 error = _interruption(fitted)
             attributes = self._attributes(plan, data, fitted)
-            attributes["n_samples_seen_"] += getattr(self, "n_samples_seen_", 0)
+            attributes["n_samples_seen_"] = getattr(self, "n_samples_seen_", 0) + n_new
             self._take(attributes)
             if error is not None:
                 raise error

@@ -15,6 +15,7 @@ import torch
 from sklearn.utils import Bunch
 
 from skpudle._data.arrays import to_numpy
+from skpudle._data.batches import Samples
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search import choose, find, held_out, units
 from skpudle.search.stream import Held, Stream
@@ -102,6 +103,8 @@ class Fitted:
         What `partial_fit` by blocks needs of earlier rows.
     recent : tuple of Tensor, default=None
         Rows, with NaN for gaps, and weights that wait for the rest of a block.
+    young : Samples, default=None
+        All rows so far of `partial_fit`, while they are too few to decide on their units.
     learned : LearnedEncoder, default=None
         The encoder that was trained after the dictionary.
     later : dict of str to int, default={}
@@ -139,6 +142,7 @@ class Fitted:
     outliers: torch.Tensor | None = None
     stream: Stream | None = None
     recent: tuple | None = None
+    young: Samples | None = None
     learned: LearnedEncoder | None = None
     later: dict = field(default_factory=dict)
     done: tuple = ()
@@ -149,7 +153,7 @@ class Fitted:
     def kept(self):  # -> Fitted
         """Return what the fitted attributes do not hold, for a later `partial_fit`."""
         names = "alpha", "data_scale", "curvature", "from_samples"
-        names += "search_alpha", "coding", "stream", "recent"
+        names += "search_alpha", "coding", "stream", "recent", "young"
         kept = Fitted(
             atoms=None,
             noise=replace(self.noise, atoms=None),  # the fitted atoms replace them
@@ -162,7 +166,7 @@ class Fitted:
 # What a checkpoint holds beside tensors, numbers and texts: it is read without executing any code.
 torch.serialization.add_safe_globals(
     [
-        *(Fitted, LearnedEncoder, choose.SizePath, held_out.Prediction, Held, Stream),
+        *(Fitted, LearnedEncoder, choose.SizePath, held_out.Prediction, Held, Stream, Samples),
         *(find.Found, find.PenaltyPath, find.Trial, units.Units),
     ]
 )

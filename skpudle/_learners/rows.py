@@ -550,8 +550,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def partial_fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
         """Update the dictionary by one pass over the data, in their order.
 
-        The first call with data that are not all zero chooses the initial dictionary and
-        ``alpha_``. A number that you set later as the penalty replaces ``alpha_``. If you edit or
+        The first call with data that are not all zero chooses the initial dictionary, ``alpha_``
+        and the baseline. If fewer than 60 rows, or four for each atom, have been read, the next
+        call begins again with all rows so far, so that enough rows decide on the baseline. A number
+        that you set later as the penalty replaces ``alpha_``. If you edit or
         replace ``components_``, learning continues from your atoms. By default codes of the lasso
         of a block of rows and atoms alternate, with the moves of a search, so that a stream of new
         populations is learned too. Rows that are too few for a block stay for the next call.
