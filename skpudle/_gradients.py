@@ -46,8 +46,8 @@ class Evaluation(NamedTuple):
     codes: Tensor
 
 
-def _evaluate(dictionary, batch, encoder, *, through_encoder=True):
-    """Return codes and losses (n,); without ``through_encoder`` codes are constants."""
+def _evaluate(dictionary, batch, encoder, *, through_encoder=True):  # -> codes, losses (n,)
+    """Encode a batch; return codes and losses. Without ``through_encoder`` codes are constants."""
     with torch.set_grad_enabled(through_encoder and torch.is_grad_enabled()):
         z = encoder(dictionary, batch.x, mask=batch.mask)
     losses = 0.5 * (dictionary.synthesis(z) - batch.x).square()
@@ -61,7 +61,7 @@ def average(values, weight):  # (n,), weights (n,) or None -> scalar
     return (values * weight).sum() / weight.sum().clamp_min(torch.finfo(values.dtype).tiny)
 
 
-def _penalties(z, penalty):  # -> (n,)
+def _penalties(z, penalty):  # codes, float -> (n,): the penalty of each sample's codes
     return penalty * z.abs().flatten(1).sum(1)
 
 
@@ -131,7 +131,10 @@ _THROUGH_LASSO = {dec: False, ae_lasso: False, ae_ls: True}
 
 
 def _known(rule, encoder, atoms, batch, penalty):  # -> derivative, Evaluation; or None
-    """Return derivative and evaluation if the encoder can compute them without autograd."""
+    """Return derivative and evaluation if the encoder computes them without autograd, else None.
+
+    The arguments are those of `differentiate`.
+    """
     offered, through = getattr(encoder, "gradient", None), _THROUGH_LASSO.get(rule)
     if offered is None or through is None or batch.weight is not None:
         return None

@@ -8,7 +8,7 @@ Names, for one sample with a support of ``k`` atoms:
 * ``c`` (n_components,) are the correlations ``D^T (x - D z)`` of all atoms with the residual;
 * ``slope = c_S - penalty * theta`` is the residual of the optimality condition on the support;
 * ``factor`` is the Cholesky factor L of ``G_SS``, with reciprocals on the diagonal, since divisions
-  took a tenth of the time; it gets a row when an atom enters, and rotations when an atom leaves;
+  took a tenth of the time. It gets a row when an atom enters, and rotations when an atom leaves;
 * ``y = L^{-1} slope``. The Newton step is ``L^{-T} y``. After a share of the step ``slope`` and
   ``y`` are both shorter by this share. The rotations that update L update ``y``, too. So a step
   costs one substitution.
@@ -97,7 +97,7 @@ def _correlate(atoms, gram, has_gram, x, row, start, support, z, k, residual, c)
 
 
 def _border(atoms, gram, has_gram, support, k, squares, factor):
-    """Extend the factor by the atom ``support[k]``.
+    """Extend the factor and ``squares`` by the atom ``support[k]``, in place.
 
     Return the share of the atom's squared norm outside of the span of the first ``k`` atoms.
     """
@@ -138,7 +138,7 @@ def _border(atoms, gram, has_gram, support, k, squares, factor):
 
 
 def _remove(out, k, support, z, theta, squares, step, y, factor):
-    """Remove entry ``out`` from a support of ``k`` atoms; rotations update factor and ``y``."""
+    """Remove entry ``out`` from a support of ``k`` atoms: all arrays change in place."""
     for i in range(out, k - 1):
         support[i], z[i], theta[i] = support[i + 1], z[i + 1], theta[i + 1]
         squares[i], step[i] = squares[i + 1], step[i + 1]
@@ -179,7 +179,7 @@ def _minimise(k, support, z, theta, squares, step, y, factor):
     """Minimise for the given support and signs; return the size of the support that remains.
 
     Newton steps end at the first code that reaches zero, which leaves the support, until a whole
-    step keeps all signs.
+    step keeps all signs. All arrays change in place.
     """
     while k > 0:
         for i in range(k):
@@ -246,8 +246,9 @@ def _admit(
 ):  # fmt: skip
     """Admit the atom with the largest correlation of each run, if it is at least ``weakest``.
 
-    An atom that depends on the support enters only as the first one, and only if its correlation
-    exceeds ``least_dependent``. Return the new size of the support.
+    At most `CANDIDATES` atoms enter. They are appended to the arrays from ``support`` on. An atom
+    that depends on the support enters only as the first one, and only if its correlation exceeds
+    ``least_dependent``. Return the new size of the support.
     """
     n_old = k
     for run in range(len(peaks)):
@@ -265,7 +266,7 @@ def _admit(
     return k
 
 
-def _gap(atoms, x, row, support, z, k, c, penalty, positive, residual):
+def _gap(atoms, x, row, support, z, k, c, penalty, positive, residual):  # -> float
     """Return the relative duality gap of a row, see `duality_gap`, from its correlations ``c``."""
     n_features, largest = x.shape[1], 0.0
     for j in range(len(c)):
