@@ -94,7 +94,7 @@ def ae_ls(dictionary, batch, *, encoder, penalty):
 
 
 @in_own_precision
-def ae_lasso(dictionary, batch, *, encoder, penalty):
+def ae_lasso(dictionary, batch, *, encoder, penalty):  # -> Evaluation
     """Lasso objective, differentiated through decoder and encoder (eq. 8); see `ae_ls`."""
     z, losses = _evaluate(dictionary, batch, encoder)
     surrogate = average(losses + _penalties(z, penalty), batch.weight)
@@ -102,7 +102,7 @@ def ae_lasso(dictionary, batch, *, encoder, penalty):
 
 
 @in_own_precision
-def dec(dictionary, batch, *, encoder, penalty):
+def dec(dictionary, batch, *, encoder, penalty):  # -> Evaluation
     """Reconstruction error, differentiated through the decoder alone (eq. 8); see `ae_ls`."""
     z, losses = _evaluate(dictionary, batch, encoder, through_encoder=False)
     objective = average(losses.detach() + _penalties(z, penalty), batch.weight)
@@ -110,7 +110,7 @@ def dec(dictionary, batch, *, encoder, penalty):
 
 
 @in_own_precision
-def noodl(dictionary, batch, *, encoder, penalty):
+def noodl(dictionary, batch, *, encoder, penalty):  # -> Evaluation
     r"""Surrogate with the derivative :math:`(D z - x)\,\text{sign}(z)^T` (NOODL); see `ae_ls`."""
     with torch.no_grad():
         z, losses = _evaluate(dictionary, batch, encoder)

@@ -37,8 +37,8 @@ from torch.special import xlogy
 class Gaussian:
     """Least squares: the loss of data with normal noise of variance 1.
 
-    The other losses have the same attributes and methods. Methods work entry by entry, on tensors
-    of any shape.
+    `Poisson` and `Binomial` have the same attributes and methods. Methods work entry by entry, on
+    tensors of any shape, and return tensors of the same shape.
 
     Attributes
     ----------
@@ -161,7 +161,7 @@ class Binomial:
         return 2 * (n + 0.5) ** 0.5 * torch.asin(((x + 3 / 8) / (n + 3 / 4)).sqrt())
 
 
-def loss_named(name, n_trials):
+def loss_named(name, n_trials):  # -> Binomial or Poisson
     """Return the loss called "binomial" or "poisson"; ``n_trials`` is for "binomial"."""
     return Binomial(float(n_trials)) if name == "binomial" else Poisson()
 
@@ -187,7 +187,7 @@ class FromMeans:
     def __init__(self, loss):
         self._loss, self._reference, self._sums = loss, None, 0.0
 
-    def add(self, samples):
+    def add(self, samples):  # Samples -> FromMeans
         """Add the known entries of ``samples``, with weights; a ``target`` is the exposure.
 
         Return this object.

@@ -112,7 +112,7 @@ class Phases:
         """Return the patches of images at all positions, one per column."""
         return _Copies.apply(self.split(x), self)
 
-    def n_columns(self, n):
+    def n_columns(self, n):  # -> int
         """Return the number of columns of the matrix of patches of ``n`` images."""
         return n * prod(self.blocks) - self._reach
 
@@ -121,7 +121,7 @@ class Phases:
         n = y.shape[1 + len(self.kernel)]
         return y.new_empty(len(y) * prod(self.kernel), self.n_columns(n))
 
-    def pieces(self, patches, y):
+    def pieces(self, patches, y):  # -> list of (view of patches, view of y)
         """Return pairs of views of ``patches`` and of ``y`` that hold the same pixels.
 
         The views of ``patches`` are disjoint and cover it; the views of ``y`` overlap, as patches
@@ -305,6 +305,6 @@ class ConvLayers(Dictionary):
 
     stride: int | tuple[int, ...] = 1
 
-    def __getitem__(self, t):
+    def __getitem__(self, t):  # -> ConvDictionary
         """Return the dictionary of unfolding ``t``."""
         return ConvDictionary(self.atoms[t], self.stride)

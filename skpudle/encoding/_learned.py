@@ -344,7 +344,7 @@ def _train(start, lasso, batches, n_updates, stopped, of_synthesis):
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     schedule = LambdaLR(optimizer, lambda update: min(1.0, 2 * (1 - update / max(n_updates, 1))))
 
-    def encoder():
+    def encoder():  # -> LearnedEncoder with the trained tensors, in units of the codes and data
         return replace(start, **{n: p * unit for n, p, unit in zip(_LEARNED, parts, units)})
 
     for batch, known in takewhile(lambda _: not stopped(), batches):

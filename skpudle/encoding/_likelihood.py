@@ -120,7 +120,7 @@ class Likelihood:
         return z, sizes
 
     def _judge(self, size, before, after):
-        """Accept or undo an iteration, sample by sample.
+        """Accept or undo an iteration, sample by sample, and set the next step sizes.
 
         ``size`` (n_samples, 1) are the step sizes. ``before`` and ``after`` are tuples of codes,
         natural parameters and expectations, before and after the iteration. Return the tuple that

@@ -64,12 +64,12 @@ class Steps:
         self.size, self._mask = size, mask
         self.x = self.hide(x)
 
-    def hide(self, data):
+    def hide(self, data):  # -> the same shape
         """Return the data with zeros for missing entries."""
         return data if self._mask is None else data * self._mask
 
     def enter(self, z):
-        """Return codes of a caller in the form that steps work with."""
+        """Return codes of a caller in the form that steps work with: unchanged, for dense atoms."""
         return z
 
     def leave(self, z):
@@ -93,7 +93,7 @@ class Iteration(NamedTuple):
     code: Tensor
     residual: Tensor | None
 
-    def pull(self, delta, sums, level_gradient, scratch):
+    def pull(self, delta, sums, level_gradient, scratch):  # (n, n_components) -> the same, or None
         """Return the derivatives in the codes before this iteration.
 
         ``delta`` are the derivatives in the codes after it, and are overwritten. ``sums`` is the
@@ -130,7 +130,7 @@ class Iterations:
         self.shrink_ = shrinkage_function(shrinkage, positive=positive)
         self.records, self._scratch = [], None
 
-    def run(self, z, start, stop, *, pushed=None):
+    def run(self, z, start, stop, *, pushed=None):  # codes or None -> codes
         """Return the codes after the iterations ``start`` to ``stop - 1``, from the codes ``z``.
 
         ``pushed`` is the result of the first step, ``steps.push(z)``, if it is known already.
@@ -417,10 +417,10 @@ class ConvSteps(Steps):
             patch.copy_(pixels)
         return self._patches
 
-    def correlate(self, atoms, z, out=None):
+    def correlate(self, atoms, z, out=None):  # -> (n, n_components, *blocks)
         """Return ``z`` (None: zeros) plus the products of ``atoms`` with the gathered patches.
 
-        The result has the form of codes in steps, in the memory ``out`` if it is given.
+        The result is in the memory ``out`` if it is given.
         """
         if out is None:
             shape = len(atoms), self.x.shape[-1 - len(self.phases.kernel)], *self.phases.blocks
@@ -435,8 +435,8 @@ class ConvSteps(Steps):
             torch.addmm(self.phases.columns(z), atoms, self._patches, out=columns)
         return out
 
-    def push(self, z, *, out=None):
-        """Take a step, see `Steps`; the residual is None without ``adjoint``."""
+    def push(self, z, *, out=None):  # -> (n, n_components, *blocks), residual or None
+        """Take a step, see `Steps`. The residual is None if no adjoint follows."""
         (atoms, correlators), (before, now) = self.matrices, self.layers()
         if z is None:
             self.image.copy_(self.x)
@@ -459,7 +459,7 @@ class _ConvSums:
         given = *steps.matrices, steps.x, steps.size
         self._atoms, self._analysis, self._x, self._size = map(torch.zeros_like, given)
 
-    def pull(self, u, z, residual, *, out=None):
+    def pull(self, u, z, residual, *, out=None):  # (n, n_components, *blocks) -> the same, or None
         """Add a step from ``z`` to the sums, and return the derivative in ``z``; see `Steps`."""
         steps, pulled = self.steps, None
         (atoms, correlators), (before, now) = steps.matrices, steps.layers()

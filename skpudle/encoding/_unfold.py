@@ -75,7 +75,7 @@ class _Unfolding(torch.autograd.Function):
         return None, None, atoms, analysis, x, by_level, step, delta
 
 
-def _is_confined(path, dictionary, x, levels, *, plain):
+def _is_confined(path, dictionary, x, levels, *, plain):  # -> bool
     """Return whether iterations run inside working sets of atoms once codes are sparse.
 
     ``path`` is that of `unfold`. ``plain`` says whether the dictionary is dense and has no mask.
@@ -91,7 +91,7 @@ def _is_confined(path, dictionary, x, levels, *, plain):
     return pays and bool(levels[-1].sum() >= levels[0].sum() / 2)
 
 
-def _are_few_constants(atoms, x, levels, *others):
+def _are_few_constants(atoms, x, levels, *others):  # -> bool
     """Return whether `unfold_few` applies, since no derivatives are needed, and is faster.
 
     ``others`` are the step and the initial codes, each a tensor or None.
@@ -197,7 +197,7 @@ def unfold(
         return unfold_few(*given, shrinkage=shrinkage, positive=positive_code)
     fixed, separate = dictionary.detach(), None if analysis is None else analysis.detach()
 
-    def make_steps(x, step, adjoint):
+    def make_steps(x, step, adjoint):  # -> Steps
         if is_dense:
             # with 512 or 1500 atoms codes are sparse enough for working sets after 7 to 16 steps
             n_steps = min(16, len(levels)) if sparse else len(levels)

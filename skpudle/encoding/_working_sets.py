@@ -95,11 +95,11 @@ class Run:
 
     # ------------------------------------------------------------------ derivatives
 
-    def pull(self, delta, sums, level_gradient, scratch):
+    def pull(self, delta, sums, level_gradient, scratch):  # (n, n_components) -> the same
         """Return the derivatives in the codes before the first iteration of this record.
 
-        ``delta`` (n, n_components) are the derivatives in the codes after the last iteration; see
-        `Iteration.pull`.
+        ``delta`` are the derivatives in the codes after the last iteration. For ``sums`` and
+        ``level_gradient`` see `Iteration.pull`; ``scratch`` has no effect.
         """
         if len(self.codes) == 1:
             return delta
@@ -306,7 +306,7 @@ class WorkingSets:
             return False
         return self._choose(z, v, t)
 
-    def _choose(self, z, v, t):
+    def _choose(self, z, v, t):  # -> bool
         """Choose working sets if codes are sparse before and after iteration ``t``.
 
         Return whether sets were chosen.

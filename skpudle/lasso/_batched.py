@@ -120,16 +120,13 @@ def _factor(inner, theta):  # (n, k, k), (n, k) -> (n, k, k), (n, k) bool
     return factor, active & ((pivots <= _compiled.DEPENDENT * scale) | (failed > 0)[:, None])
 
 
-def _reach(z, theta, step):
-    """Return after which share of the step each code reaches zero; 2 if it keeps its sign.
-
-    All arguments and the result are (n, k).
-    """
+def _reach(z, theta, step):  # (n, k) each -> (n, k)
+    """Return after which share of the step each code reaches zero; 2 if it keeps its sign."""
     share = torch.where(theta * step < 0, z / -step, torch.zeros_like(z))
     return share.masked_fill((theta * (z + step) > 0) | (theta == 0), 2)
 
 
-def _minimise(inner, slope, z, theta, fresh, done):
+def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
     """Minimise the objective for given supports and signs, by two Newton steps, in place.
 
     A code that reaches zero leaves its support: its ``z`` and ``theta`` become 0.
@@ -392,6 +389,6 @@ def solve(
     return out
 
 
-def solver_on(device):
+def solver_on(device):  # -> callable
     """Return the faster function `solve` on a device: of compiled loops, or of batches in torch."""
     return _compiled.solve if device.type == "cpu" else solve

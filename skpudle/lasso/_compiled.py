@@ -96,7 +96,7 @@ def _correlate(atoms, gram, has_gram, x, row, start, support, z, k, residual, c)
         i += 1
 
 
-def _border(atoms, gram, has_gram, support, k, squares, factor):
+def _border(atoms, gram, has_gram, support, k, squares, factor):  # -> float
     """Extend the factor and ``squares`` by the atom ``support[k]``, in place.
 
     Return the share of the atom's squared norm outside of the span of the first ``k`` atoms.
@@ -168,14 +168,14 @@ def _substitute(first, k, slope, y, factor):
         y[i] = total * factor[i, i]
 
 
-def _reach(z, theta, step):
+def _reach(z, theta, step):  # floats, of one code -> float
     """Return after which share of the step a code reaches zero; 2 if it keeps its sign."""
     if theta * (z + step) > 0:
         return 2.0
     return z / -step if theta * step < 0 else 0.0
 
 
-def _minimise(k, support, z, theta, squares, step, y, factor):
+def _minimise(k, support, z, theta, squares, step, y, factor):  # -> int
     """Minimise for the given support and signs; return the size of the support that remains.
 
     Newton steps end at the first code that reaches zero, which leaves the support, until a whole
@@ -214,7 +214,7 @@ def _minimise(k, support, z, theta, squares, step, y, factor):
     return k
 
 
-def _peaks(c, positive, peaks):
+def _peaks(c, positive, peaks):  # (n_components,), bool, (n_runs,) -> float
     """Set ``peaks`` to the largest correlation of every run of atoms; return the largest of all.
 
     Correlations are compared by their moduli, unless codes are non-negative. Four independent
@@ -295,10 +295,10 @@ def _gap(atoms, x, row, support, z, k, c, penalty, positive, residual):  # -> fl
     return np.inf if energy == 0.0 else gap / (energy / 2)  # or NaN
 
 
-def _weigh(atoms, mask, row, seen):
-    """Set ``seen`` to the atoms times the mask of a row, and return True.
+def _weigh(atoms, mask, row, seen):  # -> bool
+    """Set ``seen`` to the atoms times the mask of a row; return whether the mask changes the atoms.
 
-    If all entries of the mask are 1, or the mask is empty, leave ``seen`` and return False.
+    If all entries of the mask are 1, or the mask is empty, ``seen`` stays as it is.
     """
     changes = False
     for feature in range(mask.shape[1]):
@@ -435,7 +435,7 @@ def solve(
     lengths = len(atoms), x.shape[1], -(-len(atoms) // RUN)
     shape_weighted = len(atoms) if mask.numel() else 0, x.shape[1]
 
-    def solve_part(first, last):
+    def solve_part(first, last):  # solve the rows `first:last`
         room, fixed = 4 * CANDIDATES, (*map(np.empty, lengths), np.empty(shape_weighted))
         while first < last:  # a row whose support is too large is solved again, in twice the memory
             vectors, factor = np.empty((6, room)), np.empty((room, room))

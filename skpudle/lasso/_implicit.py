@@ -63,8 +63,11 @@ def _gather(atoms, gram, mask, support, k, inner):
                 inner[i, j] = total
 
 
-def _invert(inner, k, factor, u):
-    """Replace ``u`` (k,) by ``inner^{-1} u``; return False if ``inner`` is nearly singular."""
+def _invert(inner, k, factor, u):  # -> bool
+    """Replace ``u`` (k,) by ``inner^{-1} u``; return False if ``inner`` is nearly singular.
+
+    ``factor``, of at least (k, k), is memory to work in.
+    """
     for i in range(k):
         for j in range(i + 1):
             total = inner[i, j]
@@ -85,7 +88,7 @@ def _invert(inner, k, factor, u):
     return True
 
 
-def differentiate(atoms, gram, x, mask, through_encoder, codes, losses, gradient):
+def differentiate(atoms, gram, x, mask, through_encoder, codes, losses, gradient):  # -> bool
     """Add the derivatives of all rows' losses to ``gradient`` (n_components, n_features).
 
     The losses are added to ``losses`` (n,). ``through_encoder`` tells whether ``codes`` (n,
@@ -229,7 +232,7 @@ def _implicit_adjoint(atoms, codes, delta, mask=None):
     delta, mask = delta.double()[order], mask if mask is None else mask[order].double()
     u, singular = torch.zeros_like(delta), torch.zeros_like(order, dtype=torch.bool)
 
-    def solve(rows, width, apply):
+    def solve(rows, width, apply):  # -> (n_rows,) bool: singular rows; sets `u` in the rows
         support = supports_of(codes[rows], width)
         members = atoms[support]
         seen = members if mask is None else members * mask[rows, None]

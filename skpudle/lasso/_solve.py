@@ -135,7 +135,7 @@ def nonnegative_gap(atoms, x, codes, direction, weights=None):
     """
     v, w = direction
 
-    def weighted(values):
+    def weighted(values):  # (n, m) -> the same
         return values if weights is None else values * weights
 
     residual = x - weighted(codes @ atoms)

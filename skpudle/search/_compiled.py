@@ -50,7 +50,7 @@ def subtract_synthesis(start, index, value, atoms, mask, residual):
             _subtract(value[e], atoms[index[e]], mask[i], residual[i])
 
 
-def _known_product(x, y, mask):
+def _known_product(x, y, mask):  # -> float
     """Return the sum of ``x * y``, both (n_features,), over the entries known by ``mask``."""
     if len(mask) == 0:
         return _product(x, y)
@@ -68,7 +68,7 @@ def _shrink(target, curvature, alpha, positive):  # floats -> the code that mini
     return 0.0
 
 
-def _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z):
+def _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z):  # -> float
     """Minimise the lasso over the codes ``z`` of ``w`` atoms by coordinate descent on products.
 
     ``inner`` (w, w) holds the products of the atoms with each other, and ``slope`` (w,) the
@@ -99,7 +99,8 @@ def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, cu
     """Minimise the lasso over the codes ``z`` of ``w`` atoms by coordinate descent on the residual.
 
     ``support`` holds the numbers of the ``w`` atoms, and ``residual`` (n_features,) belongs to one
-    row. Descent updates ``z`` and ``residual``. A coordinate costs two passes over the features.
+    row. Descent updates ``z`` and ``residual``. ``curvature`` (w,) is memory to work in. A
+    coordinate costs two passes over the features.
     """
     for i in range(w):
         curvature[i] = _known_product(atoms[support[i]], atoms[support[i]], mask)
@@ -120,7 +121,7 @@ def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, cu
             break
 
 
-def _enter(slope, positive, level, share, k, inside, beyond, support, z):
+def _enter(slope, positive, level, share, k, inside, beyond, support, z):  # -> int
     """Add atoms with large slopes to a working set of ``k`` atoms; return the new size of the set.
 
     ``slope`` (n_atoms,) has the slopes of all atoms. An atom enters if the modulus of its slope is
@@ -155,7 +156,7 @@ def _enter(slope, positive, level, share, k, inside, beyond, support, z):
     return k
 
 
-def _factorise(w, inner, dependent, factor):
+def _factorise(w, inner, dependent, factor):  # -> bool
     """Set ``factor`` to the Cholesky factor of ``inner`` (w, w), with reciprocals on the diagonal.
 
     Return whether that succeeded: False if an atom has at most the share ``dependent`` of its
@@ -175,13 +176,14 @@ def _factorise(w, inner, dependent, factor):
     return True
 
 
-def _solve(w, inner, positive, dependent, factor, slope, z):
+def _solve(w, inner, positive, dependent, factor, slope, z):  # -> bool
     """Set the codes ``z`` of ``w`` atoms to least squares; return whether that succeeded.
 
-    ``inner`` (w, w) holds the products of the atoms with each other, and ``slope`` (w,) the
-    products of the atoms with the residual; ``slope`` is overwritten. The function returns False,
-    with unchanged codes, if the atoms are nearly linearly dependent, or if a code that must be
-    non-negative would turn negative. The caller then uses coordinate descent.
+    ``factor``, of at least (w, w), is memory to work in. ``inner`` (w, w) holds the products of the
+    atoms with each other, and ``slope`` (w,) the products of the atoms with the residual; ``slope``
+    is overwritten. The function returns False, with unchanged codes, if the atoms are nearly
+    linearly dependent, or if a code that must be non-negative would turn negative. The caller then
+    uses coordinate descent.
     """
     if not _factorise(w, inner, dependent, factor):
         return False

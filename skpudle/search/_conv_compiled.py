@@ -44,7 +44,7 @@ def _place(index, atoms, grid):  # coordinate, (n_atoms, ...), grid -> atom, y, 
     return atoms[index // n_positions], y, x
 
 
-def _slope(residual, atom, y, x):
+def _slope(residual, atom, y, x):  # -> float
     """Return the product of an atom with the patch of the residual that begins at ``(y, x)``."""
     total = 0.0
     for c in range(atom.shape[0]):
@@ -54,7 +54,7 @@ def _slope(residual, atom, y, x):
     return total
 
 
-def _curvature(mask, atom, y, x):
+def _curvature(mask, atom, y, x):  # -> float
     """Return the squared norm of an atom at ``(y, x)``, over the known pixels of the image."""
     total = 0.0
     for c in range(atom.shape[0]):
@@ -341,8 +341,11 @@ def add_surroundings(start, image, place, value, grid, residual, total, weight):
                         total[k, c, i, j] += value[e] * patches[c, y + i, x + j]
 
 
-def _change(step, z, slope, curvature, alpha):
-    """Return the change of the lasso's objective if a coordinate moves from ``z`` by ``step``."""
+def _change(step, z, slope, curvature, alpha):  # floats -> float
+    """Return the change of the lasso's objective if a coordinate moves from ``z`` by ``step``.
+
+    ``slope`` and ``curvature`` are those of the coordinate before the move.
+    """
     return step * (0.5 * curvature * step - slope) + alpha * (abs(z + step) - abs(z))
 
 

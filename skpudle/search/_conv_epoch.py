@@ -77,6 +77,7 @@ class ConvProblem(Problem):
     rank: int | None = None
 
     def __post_init__(self):
+        """Bring images to float64 on the CPU, with 0 in missing pixels."""
         object.__setattr__(self, "x", self.x.to("cpu", torch.float64))
         super().__post_init__()
 
@@ -150,7 +151,7 @@ class ConvEpoch(rules.Coded):
 
         own = np.asarray(self.atoms)
 
-        def solve(first, last):
+        def solve(first, last):  # set `found`, (index, value, solved), of images `first:last`
             for i in range(first, last):
                 found[i] = loops.solve_image(
                     x[i], self._mask[i], own, self._grid, *self._options,
@@ -175,7 +176,7 @@ class ConvEpoch(rules.Coded):
         tolerance, grid = tolerance * self.problem.alpha, self._grid
         atoms = np.asarray(self.atoms)
 
-        def refit(first, last):
+        def refit(first, last):  # change `codes` and `residual` of images `first:last`
             for i in range(first, last):
                 how = self._mask[i], atoms, grid, tolerance, n_sweeps
                 loops.refit_image(*how, *codes.of_row(i), residual[i])
@@ -354,7 +355,7 @@ def conv_synthesis(problem, atoms, codes):  # Codes -> (n, n_channels, height, w
     images = np.zeros((len(problem.x), atoms.shape[1], *problem.x.shape[2:]))
     atoms = np.ascontiguousarray(atoms)
 
-    def add(first, last):
+    def add(first, last):  # add to images `first:last`
         for i in range(first, last):
             loops.synthesise(atoms, grid, *codes.of_row(i), images[i])
 

@@ -81,7 +81,7 @@ class Codes:
     value: Tensor  # (n_entries,) float64; of a `DeviceEpoch` in the dtype of the data
 
     @classmethod
-    def none(cls, n):
+    def none(cls, n):  # -> Codes
         """Return zero codes of ``n`` rows."""
         return cls.of_dense(torch.zeros(n, 0, dtype=torch.float64))
 
@@ -111,7 +111,7 @@ class Codes:
         return len(self.start) - 1
 
     @property
-    def longest(self):
+    def longest(self):  # -> int
         """The largest number of entries of a row."""
         return int(self.start.diff().max()) if len(self) else 0
 
@@ -223,7 +223,7 @@ def draw_rows(n_rows, n_places, weight=None):  # -> rows (k,), increasing; weigh
     return rows, counts.to(weight)
 
 
-def own(*tensors):
+def own(*tensors):  # -> the same tuple
     """Return the tensors unchanged: the ``total`` over processes of sums of a single process."""
     return tensors
 
@@ -381,7 +381,7 @@ class Epoch(Coded):
         tolerance = _REFIT_TOLERANCE * self.problem.alpha
         options = *self._options, SWEEPS_OF_CODES, refit, _DEPENDENT, tolerance, SWEEPS_OF_REFITS
 
-        def work(first, last):
+        def work(first, last):  # solve the blocks `first:last`; set `found` and the losses
             c = np.empty((n_rows, p), np.float64 if self._few else np.float32)
             index, (value, fitted) = np.empty((n_rows, room), np.int32), np.empty((2, n_rows, room))
             for block in range(first, last):
@@ -452,7 +452,7 @@ class Epoch(Coded):
         """
         sums = np.zeros((last - first, width))
 
-        def add(start, stop):
+        def add(start, stop):  # add to the sums of the atoms first + start to first + stop
             loop(first + start, first + stop, *arrays, sums[start:stop])
 
         in_parts(add, len(sums), _least(work))
@@ -472,7 +472,7 @@ class Epoch(Coded):
         ends = np.arange(n_parts + 1) * n // n_parts
         sums = [(np.zeros((p, p)), np.zeros((p, m))) for _ in range(n_parts)]
 
-        def add(first, last):
+        def add(first, last):  # add up the rows of the parts `first:last`
             for part in range(first, last):
                 rows, known = slice(*ends[part : part + 2]), start[ends[part] : ends[part + 1] + 1]
                 given = known, *entries, self._weight[rows], self._x[rows]
@@ -510,7 +510,7 @@ class Epoch(Coded):
         """
         residuals, (begin, *entries) = np.empty_like(self._x), self.fitting.arrays()
 
-        def subtract(first, last):
+        def subtract(first, last):  # set the residuals of the rows `first:last`
             for start in range(first, last, _ROWS):
                 part = slice(start, min(start + _ROWS, last))
                 residual, sparse = self._x[part].astype(np.float64), begin[start : part.stop + 1]
@@ -562,7 +562,7 @@ class Epoch(Coded):
         """Update ``residual`` (n, m) in place: atoms from ``first`` on changed by ``change``."""
         arrays = *self._entries, change, residual
 
-        def subtract(low, high):
+        def subtract(low, high):  # update the rows `low:high`
             loops.subtract_changes(low, high, first, *arrays)
 
         of_row = change.size * self._gathering / max(len(residual), 1)
@@ -582,7 +582,7 @@ class Epoch(Coded):
         n = min(p - 1, NEAR)
         near, atoms = np.empty((p, n), np.int32), self._atoms.astype(np.float32)
 
-        def compare(first, last):
+        def compare(first, last):  # set `near` in the blocks `first:last` of atoms
             for start in range(first * _ROWS, min(last * _ROWS, p), _ROWS):
                 part = slice(start, min(start + _ROWS, p))
                 order = atoms[part] @ atoms.T

@@ -284,7 +284,7 @@ def _counter(problem, atoms):  # -> callable, float, int
     correlations, n_rows = known @ atoms.mT, len(x)
     most = correlations.max() if problem.positive_code else correlations.abs().max()
 
-    def count(alpha, share, positive=problem.positive_code):
+    def count(alpha, share, positive=problem.positive_code):  # -> float, float
         how = dict(positive=positive, debias=share, certify=False, mask=mask)
         z, _ = solve_lasso(atoms, x, alpha, **how)
         return float((z > 0).sum()) / n_rows, float((z < 0).sum()) / n_rows
@@ -459,7 +459,7 @@ def _grow_and_shrink(sizes, first, largest):  # yields _Tried: the best dictiona
     The number grows from ``first`` to at most ``largest``.
     """
 
-    def grow(tried):
+    def grow(tried):  # _Tried -> _Tried with half as many atoms more, or None
         n = min(ceil(1.5 * tried.n_components), largest)
         return sizes.begin(n) if n > tried.n_components else None
 
@@ -521,7 +521,7 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
     is_rows = start is None
     if is_rows:
 
-        def start(n, of=problem):
+        def start(n, of=problem):  # -> (n, n_features)
             x = of.x.cpu().double()
             return initial_atoms(x, n, "data", generator, weight=of.weight)
 
@@ -541,7 +541,7 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
         return
     sizes = _Sizes(problem, generator, start)
 
-    def trial(one, is_last=False):
+    def trial(one, is_last=False):  # _Tried -> SizeTrial
         return SizeTrial(one.coded.atoms, sizes.path(), problem.alpha, is_last)
 
     # at most 16 atoms per feature, and one atom for two samples

@@ -246,7 +246,7 @@ def settle(problem, atoms, stride=None, most=SETTLES, *, alpha=None, codes=None)
         atoms, codes = coded.atoms, None
 
 
-def play_rounds(best):
+def play_rounds(best):  # coded data -> generator of coded data
     """Leave the local minimum of the coded data ``best`` in rounds; yield coded data of epochs.
 
     The generator returns the coded data of the least objective. A round of images moves atoms to
@@ -284,7 +284,7 @@ def play_rounds(best):
         best = min(best, coded, key=lambda one: one.objective)
 
 
-def exhaust(steps):
+def exhaust(steps):  # generator -> its return value
     """Run the generator ``steps`` to its end, and return the value of its return statement."""
     while True:
         try:

@@ -145,7 +145,7 @@ _total = attrgetter("total")  # of a prediction
 error_of = attrgetter("prediction.total")  # of a trial
 
 
-def predicts(prediction, held_out):
+def predicts(prediction, held_out):  # -> bool
     """Return whether a prediction beats the prediction by zeros, by over two standard errors."""
     return worse(held_out.zeros, prediction, SURE, held_out.total)
 
@@ -295,8 +295,11 @@ class _Log:
         self.problem, self.n_components = problem, n_components
         self.coded, self.losses, self.path, self._trials = None, (), None, []
 
-    def stage(self, name, steps):
-        """Yield a record for each epoch of the generator ``steps``; return the result of it."""
+    def stage(self, name, steps):  # yields Found
+        """Yield a record for each epoch of the generator ``steps``; return what ``steps`` returns.
+
+        ``name`` is the stage of the records.
+        """
         while True:
             try:
                 coded = next(steps)
@@ -309,7 +312,7 @@ class _Log:
             found = self.losses, self.path
             yield Found(name, self.coded, *known, *found, problem=self.problem)
 
-    def note(self, trial):
+    def note(self, trial):  # Trial -> the same
         """Add a trial to ``path``, in the units of the user's data; return the trial."""
         zeros, unit = self.problem.held_out.zeros, self.problem.unit
         gain, chance = loss_and_chance(zeros, trial.prediction, self.problem.total)
@@ -343,7 +346,7 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
     return last if worse(biased.prediction, last.prediction, total=problem.total) else biased
 
 
-def climb(problem, first, stride, note, leader=()):
+def climb(problem, first, stride, note, leader=()):  # yields coded data
     """Walk the path of penalties: adapt the atoms to each penalty, and judge the atoms.
 
     The generator yields coded data after each epoch. It returns all trials, the best coded data

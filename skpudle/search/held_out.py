@@ -297,7 +297,7 @@ class HeldOut:
         # at an end of the range the walk starts next to the end, in both directions
         place, steps = inside, steps if inside == place else (1, -1)
 
-        def best(*places):
+        def best(*places):  # judge the places -> the best place so far
             self.sums(atoms, places)  # in one call, whose codes start from the larger penalty
             found.update((place, self.at(atoms, place, share)) for place in places)
             return min(found.values(), key=lambda one: (one.total, -one.place)).place

@@ -572,7 +572,7 @@ class _Sample:
             return far, long
         self.counts = self.known
 
-    def are_outliers(self, far, long):
+    def are_outliers(self, far, long):  # (n, m) bool, (n,) bool -> bool
         """Return whether suspects are outliers: not predicted, and better left out of training.
 
         Atoms are learned from each half of the rows, with and without suspects, and predict the
