@@ -125,8 +125,9 @@ def noodl(dictionary, batch, *, encoder, penalty):  # -> Evaluation
 
 GRADIENT_RULES = {"dec": dec, "ae-lasso": ae_lasso, "ae-ls": ae_ls, "noodl": noodl}
 
-# Whether the derivative of a rule has a part through the encoder, if the codes solve the lasso. For
-# such codes ae-lasso has the same derivative as dec (theorem 3.3), so it has no such part.
+# Whether the derivative of a rule has a part through the encoder, if the codes solve the lasso.
+# With codes that solve the lasso, the derivative of ae-lasso is that of dec (theorem 3.3), which
+# has no part through the encoder.
 _THROUGH_LASSO = {dec: False, ae_lasso: False, ae_ls: True}
 
 

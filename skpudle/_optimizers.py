@@ -294,7 +294,7 @@ class SurrogateOptimizer(Optimizer):
             "pull": torch.zeros_like(atoms),
             "n_updates": torch.tensor(0, device="cpu"),
             "n_samples": atoms.new_zeros(()),
-            # Sum of squares and number of the nonzero codes in the model. If they were those of the
+            # Sum of squares and number of the nonzero codes in the model. With numbers of the
             # latest batch alone, a batch of small codes would weaken the anchor of all atoms.
             "uses": atoms.new_zeros(2),
             "trend": atoms.new_full((2,), torch.nan),  # running mean of the loss, and its minimum

@@ -39,8 +39,8 @@ CANDIDATES = 8
 # vanish once the atom of the largest one has a code.
 LEAST_SHARE = 0.8
 # An atom depends on the support if at most this share of its squared norm is outside of the span of
-# the support. Such an atom enters alone: the step runs along a direction that changes only the
-# penalty term.
+# the support. An atom that depends on the support enters alone: the step runs along a direction
+# that changes only the penalty term.
 DEPENDENT = 1e-12
 # Margins of rounding: an atom enters if |c_j| exceeds the penalty by RESOLUTION times the penalty
 # plus ROUNDING times the sum of the moduli of the terms of c_j.

@@ -25,10 +25,10 @@ from skpudle._compilation import Loops
 # Neighbouring positions along a row of the image whose correlations fit into the fastest cache.
 _POSITIONS_AT_A_TIME = 512
 
-# From the fourth sweep on, which an epoch of a search never reaches, coordinates go beyond their
-# minimisers by the share _AHEAD of their steps. The reason is that copies of an atom beside each
-# other are so alike that descent is slow. Codes of an electrocardiogram of 45 s take 1.0 s, and
-# 1.4 s if coordinates end at their minimisers.
+# From the fourth sweep over a working set on, which an epoch of a search never reaches, coordinates
+# go beyond their minimisers by the share _AHEAD of their steps. The reason is that copies of an
+# atom beside each other are so alike that descent is slow. Codes of an electrocardiogram of 45 s
+# take 1.0 s, and 1.4 s if coordinates end at their minimisers.
 _SHORT, _AHEAD = 3, 0.3
 
 

@@ -35,7 +35,8 @@ class DeviceEpoch(rules.Coded):
 
     The members are those of `_epoch.Coded`, and `energies`, `residuals` and `improved_atoms` of
     `_epoch.Epoch`. Atoms, and numbers per atom, are on the CPU in float64, as in an `Epoch`. Data
-    and codes stay on the device, in the dtype of the data.
+    and codes stay on the device, in the dtype of the data. Codes start from ``codes``. With
+    ``refit`` atoms adapt to least squares on the supports of the codes.
     """
 
     @in_own_precision

@@ -61,8 +61,8 @@ SWEEPS_OF_REFITS = 100
 # Most rows that estimate the cost of an atom: by how much the objective rises without the atom.
 # With 16 rows a search loses planted atoms.
 USERS = 32
-# NEAR: the number of atoms most like a removed atom, which may take over its codes. HEIRS: the
-# number of these atoms, those that take over most, that the same removal keeps.
+# The NEAR atoms most like a removed atom may take over its codes. The HEIRS atoms that take over
+# most of them stay in the same removal.
 NEAR, HEIRS = 64, 3
 # Power iterations for the common direction of an atom's residuals.
 POWER_ITERATIONS = 8

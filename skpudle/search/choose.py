@@ -174,7 +174,7 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding, bool
     """
     count, most, n_rows = _counter(problem, atoms)
 
-    def find(share):  # -> penalty, number of codes
+    def find(share):  # share of the bias to remove -> penalty, mean number of codes
         lower, found = most, 0.0
         for _ in range(_MOST_STEPS):
             if found < l0 and lower > 0:
@@ -244,10 +244,10 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
         here = count(alpha, 0.0, positive=False)
         right, wrong = ((now - then) * n_rows for now, then in zip(here, before, strict=True))
         if right + wrong >= 100:
-            # The limit is on negative codes per positive code, among at least 100 codes that are
-            # new since the last accepted penalty. In benchmarks/bench_synthsae.py this ratio is .05
-            # to .36 at the penalties with the best F1 score of detected features, and .48 to 1.1 at
-            # the next smaller penalties. With the true atoms the F1 score is .86 at the best
+            # The limit is on the ratio of negative to positive codes, among at least 100 codes that
+            # are new since the last accepted penalty. In benchmarks/bench_synthsae.py the ratio is
+            # .05 to .36 at the penalties with the best F1 score of detected features, and .48 to
+            # 1.1 at the next smaller penalties. With the true atoms the F1 score is .86 at the best
             # penalty, .76 one step above it and .72 one step below it.
             if wrong > 0.4 * right:
                 break

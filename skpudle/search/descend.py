@@ -8,13 +8,12 @@ that grows until each atom has enough uses. A *use* of an atom is a row with a n
 
 In a local minimum one atom mixes two atoms of the data, while spare atoms repeat combinations of
 other atoms. A *round* leaves it. It splits the atoms whose users share the largest common direction
-of residuals, adapts the larger dictionary, removes the same number of atoms, those whose removal
-raises the objective least, and adapts again. The *cost* of an atom is the rise of the objective
-without the atom. A split pays while the energy of the residuals along its direction exceeds the
-smallest cost of an atom that has not been set against another split. (A split lowers the objective
-by half of that energy, and by more once other atoms adapt. With half of the energy as the limit
-0.966 of 500 planted atoms were found, with all of it 0.986.) Replacing atoms of a dictionary goes
-back to [1]_.
+of residuals, adapts the larger dictionary, removes the same number of atoms with the smallest
+costs, and adapts again. The *cost* of an atom is the rise of the objective without the atom. A
+split pays while the energy of the residuals along its direction exceeds the smallest cost of an
+atom that has not been set against another split. (A split lowers the objective by half of that
+energy, and by more once other atoms adapt. With half of the energy as the limit 0.966 of 500
+planted atoms were found, with all of it 0.986.) Replacing atoms of a dictionary goes back to [1]_.
 
 `descend`, `settle` and `play_rounds` are generators: they yield coded data after each epoch, and
 return the result.
@@ -250,8 +249,9 @@ def play_rounds(best):  # coded data -> generator of coded data
     """Leave the local minimum of the coded data ``best`` in rounds; yield coded data of epochs.
 
     The generator returns the coded data of the least objective. A round of images moves atoms to
-    better windows, if any atom moves. Otherwise a round splits atoms and removes as many atoms.
-    After a round of splits with a gain below `PROGRESS` the next round splits half as many atoms.
+    better windows, if any atom moves. Otherwise a round splits atoms and removes the same
+    number. After a round of splits with a gain below `PROGRESS` the next round splits half the
+    number.
     """
     p, part = len(best.atoms), best.problem
     n_splits = max(1, p // SPLIT["few" if p < MANY else "many"])

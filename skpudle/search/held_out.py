@@ -39,7 +39,8 @@ MEDIAN_OF_NORMAL = 0.6745
 # Data with fewer rows hold out no rows. A quarter of fewer than 20 rows would be at most four rows,
 # which cannot tell which of two penalties is better.
 LEAST_ROWS = 20
-# Number of groups that features are cut into. Images hide this fraction of the pixels in a turn.
+# Number of groups that features are cut into. In images one pixel in this number is hidden in a
+# turn.
 _TENTHS = 10
 # With more atoms than this, codes of held-out rows come without a matrix of the products of atoms.
 _MOST_PRODUCTS = 4096
@@ -443,7 +444,7 @@ class _Tiles(HeldOut):
         self.mean_square = float(x.square().sum() / self.known.sum().clamp_min(1))
         drawn = torch.rand(x.shape[2:], generator=torch.Generator().manual_seed(0), dtype=x.dtype)
         turn = torch.floor(drawn * _TENTHS)
-        # three turns, each of which hides a tenth of the pixels
+        # three turns; each turn hides a tenth of the pixels
         self._hidden = [self.known * (turn == i) for i in range(3)]
         self.n_hidden = float(sum(hidden.sum() for hidden in self._hidden))
         return sum(self._of_tiles(x.square() * hidden) for hidden in self._hidden)

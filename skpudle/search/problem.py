@@ -100,13 +100,13 @@ class Problem:
         object.__setattr__(self, "x", x.contiguous())
 
     @classmethod
-    def in_unit(cls, x: Tensor, alpha: float, unit: float, **others: Any) -> Self:
+    def in_unit(cls, x: Tensor, alpha: float, unit: float, **options: Any) -> Self:
         """Return the problem of data and a penalty divided by ``unit``, a power of two.
 
-        ``others`` are further arguments of the class.
+        ``options`` are further arguments of the class.
         """
         x = x if unit == 1 else x.double() / unit
-        return cls(x, alpha / unit, unit=unit, **others)
+        return cls(x, alpha / unit, unit=unit, **options)
 
     def thinned(
         self, stride: int | tuple[int, ...], *, whole: bool = True, alpha: float | None = None
@@ -185,9 +185,9 @@ class Problem:
         """Solve for the codes of given atoms, starting from ``codes``; return the coded data.
 
         On a CPU, with 1,024 atoms or more, a ``turn`` of 0 or 1 lets new atoms enter the codes of
-        one half of the rows only. This saves half of the product of residuals with atoms, which
-        selects new atoms and takes half the time of an epoch. A search for 2,048 atoms of 128
-        features takes 0.84 of the time that it takes without turns.
+        one half of the rows only. New atoms are selected by the product of residuals with atoms,
+        which takes half the time of an epoch, and turns save half of the product. A search for
+        2,048 atoms of 128 features takes 0.84 of the time that it takes without turns.
         """
         if self.x.device.type != "cpu":
             return DeviceEpoch(self, atoms, codes, refit=refit)

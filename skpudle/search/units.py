@@ -85,8 +85,8 @@ _SAVED, _BRIEF = 0.5, 10
 # A gain has to exceed this number of its standard errors. Chance alone exceeds it once in 1,000.
 _SURE = 3.0
 # The noise of features hides signals if the correlation of log(noise) with log(noise / signal),
-# over the features, exceeds this number. If noise and signal are independent, this means that
-# log(noise) varies more than 4 / 3 times as much as log(signal).
+# over the features, exceeds this number. For independent noise and signal it does if the standard
+# deviation of log(noise) is more than 4 / 3 times that of log(signal).
 _HIDES = 0.8
 # Least energy of residuals of visible entries, as a share of the energy of errors of hidden
 # entries, for noise to differ. In 15 of 16 random draws of data with unequal noise, of 12 to 60
@@ -244,10 +244,10 @@ def least_rows(n_components):  # -> int
     return max(_FEWEST_ROWS, _FEW * n_components)
 
 
-def _with_norms(atoms, others):  # (p, m), (p, m) -> (p, m)
-    """Return ``atoms`` scaled to the norms of the atoms ``others``."""
+def _with_norms(atoms, models):  # (p, m), (p, m) -> (p, m)
+    """Return ``atoms`` scaled to the norms of the atoms ``models``."""
     norms = atom_norms(atoms)
-    return atoms * torch.where(norms > 0, atom_norms(others) / norms, 1.0)
+    return atoms * torch.where(norms > 0, atom_norms(models) / norms, 1.0)
 
 
 # ------------------------------------------------------------------ rows and their atoms
@@ -591,7 +591,7 @@ class _Sample:
             problem = self.problem(rows)
             return _settle(problem, self.n_components).atoms, problem.alpha
 
-        def judge(atoms, known, judged, rows):  # -> errors and energies of rows
+        def judge(atoms, known, judged, rows):  # -> (2, n): errors and energies of judged entries
             rows = self.rows(_JUDGES, rows)
             x, given = self.in_units(rows), dict(judged=judged[rows])
             found, _ = _predict(x, known[rows], *atoms, self.positive, **given)
