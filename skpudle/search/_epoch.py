@@ -499,7 +499,7 @@ class Epoch(Coded):
 
     @property
     def uses(self):  # -> (p,)
-        """The sum of weights of the rows of this process that use each atom."""
+        """For each atom the sum of the weights of the rows of this process that use it."""
         index, weight = np.asarray(self.fitting.index), self._weight[np.asarray(self.fitting.rows)]
         return torch.as_tensor(np.bincount(index, weight, minlength=len(self.atoms)))
 

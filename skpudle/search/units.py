@@ -258,8 +258,8 @@ def _variances(x, known, atoms, alpha, positive):  # -> (n,), (n,)
 
     A quiet row needs a smaller penalty, since an atom that its codes miss would count as noise. So
     each row is coded at three penalties. It takes the codes with the least extended information
-    criterion, which allows for the choice of ``k`` of ``p`` atoms [1]_. Codes with more nonzero
-    entries than half of the row's known entries are excluded.
+    criterion, which allows for the choice of ``k`` of ``p`` atoms [1]_. Codes of the two smaller
+    penalties are excluded if they have more nonzero entries than half of the row's known entries.
     """
     n, best = known.sum(1), torch.full_like(x[:, 0], inf)
     variances, free = torch.zeros_like(best), torch.zeros_like(best)
