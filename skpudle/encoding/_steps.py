@@ -30,7 +30,7 @@ from skpudle._operators._conv import ConvLayers
 from skpudle._shrinkage import shrinkage_function
 from skpudle.encoding._compiled import may_leave_out, multiply
 
-# Rows of a Gram matrix per product.
+# Rows of a Gram matrix that one product computes.
 _ROWS_OF_GRAM = 256
 
 

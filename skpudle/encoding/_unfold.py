@@ -86,7 +86,8 @@ def _is_confined(path, dictionary, x, levels, *, plain):  # -> bool
     iteration = 2 * len(x) * n_components * min(n_components, 2 * n_features)
     # In five problems with 100 unfoldings, updates with dense iterations took 1.1 to 2.1 times as
     # long as with working sets for soft shrinkage, and 2.6 to 6.6 times for hard shrinkage. With 20
-    # unfoldings working sets took 1.1 times as long as dense iterations.
+    # unfoldings working sets took 1.1 times as long as dense iterations. If levels fall to less
+    # than half, codes do not stay sparse.
     pays = len(levels) > 32 and n_components >= 128 and iteration > 4e7
     return pays and bool(levels[-1].sum() >= levels[0].sum() / 2)
 

@@ -356,9 +356,8 @@ def removals(start, image, place, value, most, n_sweeps, mask, atoms, grid, alph
     For each atom ``changes`` (n_atoms, 1 + n_atoms) gets the rise of the objective, then the growth
     of the moduli of codes at each remaining atom. ``start``, ``image``, ``place`` and ``value`` are
     the codes sorted by atom; ``starts``, ``indices`` and ``values`` are the codes sorted by image.
-    At most ``most`` users of an atom, at regular distances,
-    stand for all users. Coordinate descent over the codes that overlap a user replaces the user.
-    The residual is restored at the end.
+    At most ``most`` users of an atom, at regular distances, stand for all users. Coordinate descent
+    over the codes that overlap a user replaces the user. The residual is restored at the end.
     """
     n_positions, near, z = grid[2] * grid[3], np.empty(len(indices), np.int64), values.copy()
     for k in range(len(atoms)):

@@ -70,7 +70,7 @@ _LONG = 3.0
 # they are data. The estimate of standard deviations tolerates the same share of outliers.
 _MOST = 0.1
 # The 0.9 quantile (1 - _MOST) of the modulus of a standard normal variable.
-_TENTH = 1.645
+_QUANTILE_OF_NORMAL = 1.645
 # A long row is an outlier if more than this share of its energy is not predicted. In outlying rows
 # the share is 1.0 to 1.3 on average, and varies. For all suspects together the limit is nine tenths
 # (1 - _WORTH): the share is .80 to 2.0 in planted outliers. In clean rows of 9 of 460 random
@@ -342,7 +342,7 @@ def _deviations(distances):  # (n, m), with NaN for gaps -> (m,)
     both are zero.
     """
     half, outer = _quantiles(distances, 0.5, 1 - _MOST)
-    found = torch.maximum(half / held_out.MEDIAN_OF_NORMAL, outer / _TENTH)
+    found = torch.maximum(half / held_out.MEDIAN_OF_NORMAL, outer / _QUANTILE_OF_NORMAL)
     return torch.where(found > 0, found, inf)
 
 
