@@ -68,7 +68,7 @@ class Optimizer:
         self._state.update(state)
 
     def resume(self, atoms, state):
-        """Go on from the given atoms and state, or with a fresh state if the given one misfits.
+        """Set atoms and state to copies of the given ones; a state that misfits becomes fresh.
 
         A state fits if it has the tensors of this optimiser, in the same shapes: fused optimisers
         of torch do not check the shapes.

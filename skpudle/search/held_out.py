@@ -460,7 +460,10 @@ class _Tiles(HeldOut):
         return best.place
 
     def _code(self, atoms, alphas, mask):  # yields pairs of Codes, pairs of images
-        """Yield for each penalty codes and their images: of the lasso, and of least squares."""
+        """Yield for each penalty codes and their images: of the lasso, and of least squares.
+
+        Codes are computed from the pixels that ``mask`` marks.
+        """
         problem = replace(self.problem, mask=mask)
         for codes in conv_path(problem, atoms, alphas):
             yield codes, [conv_synthesis(problem, atoms, z) for z in codes]

@@ -198,7 +198,10 @@ class Units:
         return (x, known, None) if self.rows is None else (x / scale, known, scale)
 
     def _enter(self, x, known):  # -> known, scale
-        """Return the mask of the entries that count (n, m), and the scales of rows (n, 1)."""
+        """Return the mask of the entries that count (n, m), and the scales of rows (n, 1).
+
+        ``x`` and ``known`` (n, m) are rows from `centre` and the mask of their known entries.
+        """
         unit = 2.0 ** round(log2(self.alpha))  # divided by this, no square overflows
         y, counts = torch.where(known > 0, x, 0.0).double() / unit, known.double()
         how = self.atoms.to(y), self.alpha / unit, self.positive_code
