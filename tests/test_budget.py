@@ -16,7 +16,7 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2526,
+    ".": 2519,
     "_data": 823,
     "_denoiser": 501,
     "_fit": 1157,
@@ -28,7 +28,7 @@ BUDGET = {
     "lasso": 1041,
     "pretrained": 55,
     "search": 2724,
-    "all of the package": 13466,
+    "all of the package": 13459,
     "tests": 12523,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
