@@ -485,11 +485,15 @@ def train(data, given, generator, start=None) -> Iterator[dict]:
 
     encoder = partial(code_images, learner=given, alpha=record["alpha_"])
 
-    def network(atoms, update):
-        return ConvDictionary(atoms, data.stride), encoder, record["alpha_"]
+    def network(fitted, update):
+        options = dict(encoder=encoder, penalty=record["alpha_"])
+        return GRADIENT_RULES[given.gradient], ConvDictionary(fitted.atoms, data.stride), options
 
-    model = SimpleNamespace(network=network, rule=GRADIENT_RULES[given.gradient])
-    trainer = Trainer(Fitted(model=model, rows=record["atoms"]), optimizer)
+    def with_rows(fitted, atoms):
+        return replace(fitted, atoms=atoms)
+
+    model = SimpleNamespace(network=network, with_rows=with_rows)
+    trainer = Trainer(model, Fitted(atoms=record["atoms"]), optimizer)
     # At most 16 pieces in a batch, and about 2**16 pixels: the derivative needs the codes of all
     # unfoldings, which then take half a gigabyte for 64 atoms.
     usual = min(16, max(1, 2**16 // x[0, 0].numel()))
