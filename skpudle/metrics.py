@@ -225,8 +225,10 @@ def _mix(atom, reference, terms):  # -> cosine of the mixture, its terms, their 
     return float(atom_cosines(atom[None], mixture[None])[0, 0]), terms, shares
 
 
-def _match_component(atom, reference, names):  # -> ComponentMatch
-    # Atoms are known up to sign: references get the sign that makes their products positive.
+def _match_component(atom, shifted, names):  # (m,), (n_reference, n_shifts, m) -> ComponentMatch
+    # References get the shift with the largest product with the atom, and its sign.
+    best = np.abs(shifted @ atom).argmax(axis=1)
+    reference = shifted[np.arange(len(best)), best]
     reference = reference * np.where(reference @ atom < 0, -1, 1)[:, None]
     mixtures, rest = [(-1.0, [], [])], set(range(len(reference)))
     while rest and len(mixtures) <= 3:
@@ -285,11 +287,8 @@ def match_components(
     components, reference = (normalize(atoms, norm="l1") for atoms in flat)
     names = range(len(reference)) if names is None else list(names)
     check_consistent_length(reference, names)
-    shifted, matches = shift_atoms(reference.reshape(pair[1].shape), n_axes), []
-    for atom in components:
-        best = np.abs(shifted @ atom).argmax(axis=1)
-        matches.append(_match_component(atom, shifted[np.arange(len(best)), best], names))
-    return matches
+    shifted = shift_atoms(reference.reshape(pair[1].shape), n_axes)
+    return [_match_component(atom, shifted, names) for atom in components]
 
 
 def dictionary_error(dictionary: Any, reference: Any, *, match: bool = False) -> float:

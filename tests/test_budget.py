@@ -16,19 +16,19 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2526,
-    "_data": 823,
-    "_denoiser": 501,
+    ".": 2519,
+    "_data": 817,
+    "_denoiser": 498,
     "_fit": 1157,
-    "_learners": 2234,
-    "_nmf": 642,
+    "_learners": 2230,
+    "_nmf": 636,
     "_operators": 250,
     "encoding": 996,
     "inspection": 517,
     "lasso": 1041,
     "pretrained": 55,
     "search": 2724,
-    "all of the package": 13466,
+    "all of the package": 13440,
     "tests": 12523,
 }
 MOST_CLASSES_OF_A_LEARNER = 5

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.decomposition import SparseCoder
 from sklearn.utils import check_array
 
 from skpudle._data.arrays import to_numpy, to_tensor
@@ -59,10 +58,9 @@ def dictionary_of(source):
     if hasattr(source, "getdict"):
         atoms = np.asarray(source.getdict())
         return (np.squeeze(atoms) if atoms.ndim > 2 else atoms).T
-    if hasattr(source, "components_"):
-        return source.components_
-    if isinstance(source, SparseCoder):
-        return source.dictionary
+    for name in ("components_", "dictionary"):
+        if hasattr(source, name):
+            return getattr(source, name)
     if hasattr(source, "fit"):
         raise ValueError(
             f"{type(source).__name__} is not fitted: `clone` forgets the fit of a parameter. Pass "

@@ -30,7 +30,7 @@ from os import PathLike
 import numpy as np
 import torch
 from scipy import sparse
-from sklearn.utils import _safe_indexing, get_tags
+from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _check_feature_names, _check_n_features, _num_samples
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
@@ -324,15 +324,13 @@ class Table(InMemory):
 
     def __init__(self, data, shape, itemsize=8, *, one_by_one=False):
         super().__init__(data)
-        self.shape, self._one_by_one, self._chunk = shape, one_by_one, 1
+        self.shape, self._one_by_one = shape, one_by_one
         # If dask does not know the number of rows, the product is NaN, and in_parts is True.
         self.in_parts = len(shape) == 2 and not prod(shape) * itemsize <= IN_MEMORY_BYTES
         # The stored chunk of rows is called shards in zarr, chunksize in dask, chunks in HDF5.
-        for name in ("shards", "chunksize", "chunks"):
-            rows = getattr(data, name, None)
-            if isinstance(rows, tuple) and len(rows) and isinstance(rows[0], int):
-                self._chunk = max(1, rows[0])
-                break
+        stored = (getattr(data, name, None) for name in ("shards", "chunksize", "chunks"))
+        stored = (one[0] for one in stored if isinstance(one, tuple) and len(one))
+        self._chunk = max(1, next((n for n in stored if isinstance(n, int)), 1))
         row_bytes = max(1, 8 * prod(shape[1:]))  # in float64, which integers become
         self._most = max(1, _WINDOW_BYTES // row_bytes)
         n_chunks = max(1, _BLOCK_BYTES // row_bytes // self._chunk)
@@ -509,28 +507,12 @@ def refuse_shuffled(X):
             )
 
 
-def open_source(X, learner=None):
-    """Return the source of a user's X.
-
-    Parameters
-    ----------
-    X : object
-        The user's input.
-    learner : estimator, default=None
-        The learner that reads X. Sparse arrays are tables if the learner accepts them, and else in
-        memory, where the learner's checks refuse them.
-
-    Returns
-    -------
-    InMemory, Table or Stream
-        The source. Nothing is read yet, but the first sample of some datasets.
-    """
+def open_source(X):  # -> InMemory, Table or Stream
+    """Return the source of a user's X; nothing is read but the first sample of some datasets."""
     refuse_texts(X)
-    X = arrays.unpacked(X)
+    X = sparse.csr_array(X) if sparse.issparse(X) else arrays.unpacked(X)
     is_array = isinstance(X, _IN_MEMORY) or any(hasattr(X, name) for name in _OF_MEMORY)
-    if sparse.issparse(X) and (learner is None or get_tags(learner).input_tags.sparse):
-        X = sparse.csr_array(X)
-    elif sparse.issparse(X) or (is_array and not isinstance(X, np.memmap)):
+    if is_array and not isinstance(X, np.memmap):
         return InMemory(X)
     if isinstance(getattr(X, "column_names", None), list):  # Hugging Face
         name, first = _only_array(X[0], 1)

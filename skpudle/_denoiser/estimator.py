@@ -567,15 +567,14 @@ class ConvDenoiser(ImageEstimator):
         images = self._read_known(X, colours=not noise.of_photons)
         levels = noise.levels(noise_std, images)
         noise.warn_of_units(images.tensors, levels)
-        denoised = list(self._denoised(images.map(noise.enter).tensors, levels))
         # photon counts are read as they are, and not returned as pixels of unsigned integers
         options = dict(pixels=not noise.of_photons, channels_first=self.channels_first)
-        return images.hand_back([noise.leave(x) for x in denoised], **options)
+        return images.hand_back([*self._denoised(images.tensors, levels)], **options)
 
     def _denoised(self, tensors, levels):  # yields (n, n_channels, *size)
         """Yield denoised images, some at a time, and print progress for every tile if verbose."""
         network, average = deepcopy(self.network_).to(tensors[0]), self.shift_average
-        parts = [parts_of_images(x) for x in tensors]
+        parts = [parts_of_images(network.noise.enter(x)) for x in tensors]
         n_tiles = sum(network.n_tiles(part, average) for many in parts for part in many)
         done, began = count(1), time.perf_counter()
 
@@ -588,7 +587,7 @@ class ConvDenoiser(ImageEstimator):
         for many, level in zip(parts, levels, strict=True):
             sigmas = [None] * len(many) if level is None else level.split(len(many[0]))
             pairs = zip(many, sigmas, strict=True)
-            yield torch.cat([network(x, sigma, **options) for x, sigma in pairs])
+            yield network.noise.leave(torch.cat([network(x, s, **options) for x, s in pairs]))
 
     @torch.no_grad()
     def score(self, X: ImagesLike, y: ImagesLike | None = None, *, peak: float = 1.0) -> float:
@@ -617,17 +616,16 @@ class ConvDenoiser(ImageEstimator):
         check_is_fitted(self)
         noise = self.network_.noise
         images = self._read_known(X, colours=not noise.of_photons)
-        targets, images = read_targets(y, images, self._read), images.map(noise.enter)
+        targets = read_targets(y, images, self._read)
         if targets is None and not noise.high:
             raise ValueError(
                 "There is nothing to remove: the noise of training is 0, and no clean images are "
                 "given. Pass them as y, or train with a positive noise_std."
             )
         if targets is None:
-            targets = list(map(noise.leave, images.singles()))
-            images = images.map(noise.typically_added_to)
+            targets, images = images.singles(), images.map(noise.typically_added_to)
         denoised = self._denoised(images.tensors, [None] * len(images.tensors))
-        pairs = zip((one for x in denoised for one in noise.leave(x)), targets, strict=True)
+        pairs = zip((image for images in denoised for image in images), targets, strict=True)
         errors = [float((found - target).double().square().mean()) for found, target in pairs]
         return float(np.mean([10 * log10(peak**2 / error) if error else inf for error in errors]))
 

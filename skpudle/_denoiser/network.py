@@ -117,9 +117,10 @@ class Noise(NamedTuple):
         return x + _each(sigma, x) * torch.randn(x.shape, **options).to(x), sigma
 
     def typically_added_to(self, x):  # (n, n_channels, *size) -> the same
-        """Return images with noise of the middle level, the same for all images of a size."""
+        """Return clean images with noise of the middle level, the same for images of a size."""
         noise, generator = self._replace(high=self.typical, is_range=False), torch.Generator()
-        return torch.cat([noise.added_to(one[None], generator.manual_seed(0))[0] for one in x])
+        parts = [noise.added_to(one[None], generator.manual_seed(0))[0] for one in self.enter(x)]
+        return self.leave(torch.cat(parts))
 
     def levels(self, noise_std, images):  # -> a list of Tensor of shape (n,) or None
         """Return the noise levels that a user gave for images.
@@ -163,9 +164,7 @@ class Noise(NamedTuple):
 
 def deviation_of(images):  # list of (..., *size) -> float
     """Return the standard deviation of the pixels of images from their common mean."""
-    n = sum(image.numel() for image in images)
-    mean = sum(float(image.double().sum()) for image in images) / n
-    return sqrt(sum(float((image.double() - mean).square().sum()) for image in images) / n)
+    return float(torch.cat([image.double().flatten() for image in images]).std(correction=0))
 
 
 # ---------------------------------------------------------------- the network

@@ -125,7 +125,7 @@ class GradientLearner(CallbackSupportMixin):
         Data
             The rows.
         """
-        given = sources.open_source(X, self)
+        given = sources.open_source(X)
         how = dict(known=known, allow_nan=True, largest=self._largest, target=target)
         if known and part:
             how["dtype"] = arrays.to_tensor(self.components_).dtype

@@ -51,8 +51,8 @@ _ONE_EVENT = 1.0
 OfRows = ArrayLike | None  # one number for each row
 
 
-def check_exposure(exposure, n_samples, learner):  # -> Tensor (n_samples, 1)
-    """Check the exposures of samples, of this number.
+def check_exposure(exposure, X, learner):  # -> Tensor (n_samples, 1)
+    """Check the exposures of the samples of ``X``.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def check_exposure(exposure, n_samples, learner):  # -> Tensor (n_samples, 1)
         "exposure is for counts without a limit: loss='poisson', or PoissonNMF.",
     )
     how = dict(positive=True, of="rows of X, and leave out rows that were not observed")
-    return check_numbers(exposure, "exposure", n_samples, **how)[:, None]
+    return check_numbers(exposure, "exposure", open_source(X).n_rows, **how)[:, None]
 
 
 class ExposedTransformer(transformer.DictionaryTransformer):
@@ -81,13 +81,59 @@ class ExposedTransformer(transformer.DictionaryTransformer):
         return self._loss.mean(rows)
 
     def _of_rows(self, X, exposure):  # -> dict of fields of samples
-        if exposure is None:
-            return {}
-        return {"target": check_exposure(exposure, open_source(X, self).n_rows, self)}
+        return {} if exposure is None else {"target": check_exposure(exposure, X, self)}
 
     def _read(self, plan, X, y=None, *, exposure=None, **options):
         refuse_several(type(self).__name__)
         return super()._read(plan, X, **options, **self._of_rows(X, exposure))
+
+    @fits()
+    def fit(
+        self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
+    ) -> Self:
+        """Learn a dictionary of counts.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, memory map, Dataset or iterable of batches
+            Numbers that are not negative, of shape (n_samples, n_features), as for
+            `PUDLEDictionaryLearning`: counts, or successes of a binomial loss. NaN marks missing
+            entries, which are ignored.
+        y : None
+            Ignored.
+        exposure : array-like of shape (n_samples,), default=None
+            Factors of the expectations of each sample, except of a binomial loss: times of
+            observation, volumes, opportunities, or totals such as the lengths of texts,
+            ``X.sum(axis=1)``. By default 1 for all. Atoms of `PoissonNMF` do not depend on
+            exposures; its codes of `transform` are events over exposures.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts in sums over rows; its codes do not depend on it. Weights
+            equal repetitions, and a weight of zero equals absence. By default all rows count
+            once. Next to the pseudo-events of ``alpha`` of `PoissonNMF` the unit of weights is one
+            row: twice the weights and the same number are a smaller prior.
+
+        Returns
+        -------
+        self
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data or parameters are unfit, which leaves the estimator unchanged; or if
+            training diverges twice: the estimator then holds the last finite dictionary.
+        TypeError
+            If ``X`` can be iterated only once.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If ``max_iter`` is a number, and the fit ended before the objective had stalled.
+        UserWarning
+            If there are fewer samples than atoms, or features without a known value; by
+            `PoissonNMF` also of fractions instead of counts.
+        """
+        return self._fit(X, y, exposure=exposure, sample_weight=sample_weight)
 
     def transform(self, X: Any, exposure: OfRows = None) -> np.ndarray | Tensor:
         """Encode data with the learned dictionary.
@@ -210,10 +256,6 @@ def least_penalty(noise, n_entries):
     return max(least, _ONE_EVENT) if alone > 0.05 else least
 
 
-def _known(samples):  # -> (n, n_features): how often each entry counts
-    return samples.weigh(torch.ones_like(samples.x) if samples.mask is None else samples.mask)
-
-
 # ------------------------------------------------------------------ the likelihood
 
 
@@ -271,7 +313,8 @@ class CountPlan(Plan):
 
     def enter(self, samples, noise):  # -> Samples, Fitted
         """Return counts transformed to variance 1, minus their baseline, and their record."""
-        loss, x, counts = self.loss, samples.x, _known(samples)
+        loss, x = self.loss, samples.x
+        counts = samples.weigh(samples.known)  # how often each entry counts
         exposure = 1.0 if samples.target is None else wide(samples.target)
         n_known = counts.sum().clamp_min(1)
         # Half an event is added to each feature, so that the baseline is finite without events.
@@ -348,10 +391,9 @@ class _CountPhases(RowPhases):
     """The phases of a fit of counts: the baseline follows the search, and the penalty training."""
 
     def table(self, fitted):
-        of_rows = [one for one in super().table(fitted) if one.name != "penalty of codes"]
-        *found, training, _ = of_rows
+        of_rows = [one for one in super().table(fitted) if one.steps != self.choose_unseen_coding]
+        *found, training, coding, _ = of_rows
         baseline = Phase("baseline", self.settle, self.plan.searches, ends_search=True)
-        coding = Phase("penalty of codes", self.choose_coding, self.plan.codes_follow_data)
         return *found, baseline, training, coding
 
     @torch.no_grad()
@@ -372,7 +414,7 @@ class _CountPhases(RowPhases):
             for part in samples.blocks(1024):
                 codes = transformer.encode_rows(encoder, dictionary, part)
                 mean = loss.mean(dictionary.synthesis(codes) + encoder.offset(part.target))
-                known = _known(part)
+                known = part.weigh(part.known)
                 sums += torch.stack([known * part.x, known * mean, known]).sum(1)
             # half an event more keeps the parameter finite where a feature has no events
             counted, expected = loss.natural((sums[:2] + 0.5) / (sums[2] + 1))
@@ -561,43 +603,6 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         plan = CountPlan(self)
         plan.loss = self._loss
         return replace(plan.encoder(self.alpha_), intercept=self._intercept)
-
-    @fits()
-    def fit(
-        self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
-    ) -> Self:
-        """Learn a dictionary.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, Dataset or iterable of batches
-            Counts of shape (n_samples, n_features), or successes, as for
-            `PUDLEDictionaryLearning`. NaN marks missing entries, which are ignored.
-        y : None
-            Ignored.
-        exposure : array-like of shape (n_samples,), default=None
-            With ``loss="poisson"``, factors of the expectations of each sample: times of
-            observation, volumes, or totals such as the lengths of texts, ``X.sum(axis=1)``. By
-            default 1 for all.
-        sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts in sums over rows; its codes do not depend on it. Weights
-            equal repetitions, and a weight of zero equals absence. By default all rows count the
-            same.
-
-        Returns
-        -------
-        self
-            The fitted estimator.
-
-        Raises
-        ------
-        ValueError
-            If the data or parameters are unfit, which leaves the estimator unchanged; or if
-            training diverges twice: it then holds the last finite dictionary.
-        TypeError
-            If ``X`` can be iterated only once.
-        """
-        return self._fit(X, y, exposure=exposure, sample_weight=sample_weight)
 
     @fits()
     def partial_fit(

@@ -399,7 +399,7 @@ class PUDLEDictionaryLearning(DenseLearner):
                 f"{len(self.components_)} atoms, more than {self.n_features_in_} features, explain "
                 'strange rows too. Pass n_components="auto", or a smaller number.'
             )
-        x = host_array(check_rows(open_source(X, self).array(), allow_nan=True))
+        x = host_array(check_rows(open_source(X).array(), allow_nan=True))
         codes = np.asarray(host_array(self.transform(X)))
         noise = np.maximum(self.noise_std_, np.finfo(x.dtype).tiny)
         usual = residual = np.abs(x - self.inverse_transform(codes)) / noise

@@ -123,7 +123,7 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         """Set the parameters."""
 
     def _begin(self, X, sample_weight):  # -> rows, weights or None, first atoms, penalty
-        x = to_tensor(arrays.check_rows(open_source(X, self).array(), estimator=self))
+        x = to_tensor(arrays.check_rows(open_source(X).array(), estimator=self))
         n_given, weight = len(x), None
         if sample_weight is not None:
             weight = check_sample_weight(sample_weight, n_given).to(x)

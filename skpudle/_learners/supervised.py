@@ -115,7 +115,7 @@ class TaskLearner(DenseLearner):
         name = type(self).__name__
         refuse(y is None, f"{name} requires y to be passed, but the target y is None.")
         refuse_several(name)
-        X, y = open_source(X, self).array(), self._check_target(host_array(y))
+        X, y = open_source(X).array(), self._check_target(host_array(y))
         check_consistent_length(X, y)
         given = 1.0 if sample_weight is None else sample_weight
         weight = to_numpy(check_sample_weight(given, len(y)))

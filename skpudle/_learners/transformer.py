@@ -201,7 +201,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def _transform(self, X, **of_rows):
         refuse_shuffled(X)
-        given = open_source(X, self)
+        given = open_source(X)
         return _join(self._codes(given, **of_rows), given)
 
     def _codes(self, given, most=None, **of_rows):  # yields (n, n_features_out)
@@ -242,7 +242,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def _transform_sparse(self, X, **of_rows):
         check_is_fitted(self)
         refuse_shuffled(X)
-        parts = map(to_numpy, self._codes(open_source(X, self), PART, **of_rows))
+        parts = map(to_numpy, self._codes(open_source(X), PART, **of_rows))
         return sparse.vstack([*map(sparse.csr_array, parts)], format="csr")
 
     def inverse_transform(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
@@ -328,7 +328,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         ``measure`` is the error of `hidden_errors`; ``counted(samples)`` are the samples whose
         entries have errors of their means.
         """
-        given, error, means = open_source(X, self), 0.0, FromMeans(self._loss)
+        given, error, means = open_source(X), 0.0, FromMeans(self._loss)
         if sample_weight is not None:
             of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
         encode = partial(encode_rows, self._transform_encoder())
@@ -369,7 +369,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     @torch.enable_grad()
     def _codes_with_gradient(self, X):  # -> x, codes
         """Return data as a tensor, and their signed codes, differentiable in the data."""
-        ((samples, dictionary),) = self._read_parts(InMemory(open_source(X, self).array()))
+        ((samples, dictionary),) = self._read_parts(InMemory(open_source(X).array()))
         x = samples.x.to(dictionary.atoms.device, copy=True).requires_grad_()
         return x, encode_rows(self._transform_encoder(), dictionary, Samples(x))
 

@@ -18,6 +18,7 @@ standard error of the best.
 from dataclasses import astuple, dataclass, replace
 
 import numpy as np
+import torch
 from scipy.special import gammaln, xlogy
 
 from skpudle._data.arrays import to_numpy, to_tensor
@@ -25,7 +26,7 @@ from skpudle._nmf import alternate
 from skpudle._nmf.alternate import Events, Progress, begin, converge, solve_codes, solve_without
 from skpudle.search.choose import SizePath
 from skpudle.search.find import walk
-from skpudle.search.held_out import CHANCE, Prediction, worse
+from skpudle.search.held_out import CHANCE, Prediction, loss_and_chance, worse
 
 # Number of groups of features: each group is hidden in turn while the number of atoms is chosen.
 _GROUPS = 5
@@ -298,12 +299,12 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     hidden.weigh(state.atoms, dispersion)
     # Removal ends when the error is 4 standard errors above the best error.
     trials, scale = list(walk(state, smaller, predict, errors=4.0)), 1 / (hidden.range or 1.0)
-    errors = scale * np.array([to_numpy(found.errors) for _, found in trials[::-1]])
-    numbers = [(len(state.atoms), state.objectives[-1]) for state, _ in trials[::-1]]
-    sums, (numbers, objectives) = errors.sum(1), map(np.array, zip(*numbers, strict=True))
-    scores, chance = 1 + scale * hidden.perfect - sums, (errors - errors[sums.argmin()]).std(1)
-    path = numbers, scores, objectives, n_held**0.5 * chance
-    return _last_as_good(trials)[0].atoms, SizePath(*map(to_tensor, path))
+    best, rows = min((found for _, found in trials), key=lambda found: found.total), []
+    for state, found in trials[::-1]:
+        score, chance = hidden.perfect - found.total, loss_and_chance(found, best)[1]
+        rows.append((len(state.atoms), 1 + scale * score, state.objectives[-1], scale * chance))
+    numbers, *parts = torch.tensor(rows, dtype=torch.float64).T
+    return _last_as_good(trials)[0].atoms, SizePath(numbers.long(), *parts)
 
 
 def _last_as_good(trials, errors=1.0):  # of `walk` -> trial, Prediction

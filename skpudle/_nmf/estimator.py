@@ -22,7 +22,7 @@ from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted, as_arrays
 from skpudle._fit.run import Phase, Run
 from skpudle._learners.counts import ExposedTransformer, OfRows
-from skpudle._learners.parameters import ATOMS, fits, sets_parameters
+from skpudle._learners.parameters import ATOMS, sets_parameters
 from skpudle._learners.summary import describe_fit
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
@@ -128,8 +128,6 @@ class _Phases(Run):
         events, n_read = _read_events(data.source)
         self.n_samples = n_read if data.places is None else int((data.places >= 0).sum())
         unknown = np.flatnonzero(events.lost.sum(0) == len(events.often)).tolist()
-        if len(unknown) == events.counts.shape[1]:
-            raise messages.nothing_known(learner)
         messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
         if 0 < events.counts.max() < 1:
             messages.warn(
@@ -343,51 +341,6 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     # steps in a row without an improvement that ends a fit.
     loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5
     _largest, _loss, _phases = inf, KullbackLeibler(), _Phases
-
-    @fits()
-    def fit(
-        self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
-    ) -> Self:
-        """Learn atoms.
-
-        Parameters
-        ----------
-        X : array-like, Tensor, memory map, Dataset or iterable of batches
-            Counts of shape (n_samples, n_features), or other numbers that are not negative, as for
-            `PUDLEDictionaryLearning`. NaN marks missing entries, which are ignored.
-        y : None
-            Ignored.
-        exposure : array-like of shape (n_samples,), default=None
-            Factors of the expectations of each sample: times of observation, volumes or
-            opportunities. By default 1 for all. Codes of `transform` are events over exposures;
-            atoms do not depend on exposures.
-        sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts in sums over rows; its codes do not depend on it. Weights
-            equal repetitions, and a weight of zero equals absence. Their unit is one row, next to
-            the pseudo-events of ``alpha``: twice the weights and the same number are a smaller
-            prior. By default all rows count once.
-
-        Returns
-        -------
-        self
-            The fitted estimator.
-
-        Raises
-        ------
-        ValueError
-            If the data or parameters are unfit, which leaves the estimator unchanged.
-        TypeError
-            If ``X`` can be iterated only once.
-
-        Warns
-        -----
-        ConvergenceWarning
-            If ``max_iter`` is a number, and the fit ended before the objective had stalled.
-        UserWarning
-            If there are fewer samples than atoms, features without a known value, or fractions
-            instead of counts.
-        """
-        return self._fit(X, y, exposure=exposure, sample_weight=sample_weight)
 
     def _plan(self):
         n, most = self.n_components, 1000 if self.max_iter == "auto" else self.max_iter

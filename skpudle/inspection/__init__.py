@@ -38,7 +38,7 @@ from skpudle._compilation import blocks_of_rows
 from skpudle._data.arrays import split_missing, to_numpy, to_tensor
 from skpudle._data.batches import check_sample_weight, merge_copies
 from skpudle._data.foreign import users_level
-from skpudle._data.sources import open_source, refuse_shuffled
+from skpudle._data.sources import refuse_shuffled
 from skpudle._fit.encoders import centre, units_of
 from skpudle._fitted import check_learner_of_rows, encode_parts
 from skpudle._learners.counts import CountDictionaryLearning, check_exposure
@@ -334,7 +334,7 @@ def _read(learner, X, level, exposure):
         )
     learner = check_learner_of_rows(learner)
     if exposure is not None:
-        exposure = to_numpy(check_exposure(exposure, open_source(X).n_rows, learner))[:, 0]
+        exposure = to_numpy(check_exposure(exposure, X, learner))[:, 0]
     parts = encode_parts(learner, X, exposure=exposure, allow_nan=True)
     rows, codes = map(np.concatenate, zip(*parts, strict=True))
     exposure = np.ones(len(rows)) if exposure is None else exposure

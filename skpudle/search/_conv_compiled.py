@@ -11,7 +11,8 @@ The loops keep the residual ``x - D z``, which is zero where pixels are missing.
 costs a pass over the pixels of an atom, however many other atoms overlap it. A ``mask`` has 1 for
 known and 0 for missing pixels, in the shape of the image; it has no channels if all pixels are
 known. ``grid`` has four integers: the distance of neighbouring positions along both axes, then the
-number of positions along both axes.
+number of positions along both axes. ``alpha`` is the penalty, and ``positive`` says whether codes
+are non-negative.
 
 Loops over atoms take the codes of all images sorted by atom: atom ``k`` has the entries from
 ``start[k]`` to ``start[k + 1]``, each with the number of its ``image``, a ``place`` (the position)
@@ -25,25 +26,26 @@ from skpudle._compilation import Loops
 # Neighbouring positions along a row of the image whose correlations fit into the fastest cache.
 _POSITIONS_AT_A_TIME = 512
 
-# After the first sweeps, which is all that an epoch of a search has, coordinates go beyond their
-# minimisers, by this share of their steps: copies of an atom beside each other are so alike that
-# descent is slow. Codes of an electrocardiogram of 45 s take 1.0 s, and 1.4 s without.
+# From the fourth sweep over a working set on, which an epoch of a search never reaches, coordinates
+# go beyond their minimisers by the share _AHEAD of their steps. The reason is that copies of an
+# atom beside each other are so alike that descent is slow. Codes of an electrocardiogram of 45 s
+# take 1.0 s, and 1.4 s if coordinates end at their minimisers.
 _SHORT, _AHEAD = 3, 0.3
 
 
-def _corner(place, grid):
+def _corner(place, grid):  # position, grid -> y, x
     """Return the row and the column of the first pixel of an atom at a position."""
     return place // grid[3] * grid[0], place % grid[3] * grid[1]
 
 
-def _place(index, atoms, grid):
+def _place(index, atoms, grid):  # coordinate, (n_atoms, ...), grid -> atom, y, x
     """Return the atom of a coordinate, and the row and the column of the atom's first pixel."""
     n_positions = grid[2] * grid[3]
     y, x = _corner(index % n_positions, grid)
     return atoms[index // n_positions], y, x
 
 
-def _slope(residual, atom, y, x):
+def _slope(residual, atom, y, x):  # -> float
     """Return the product of an atom with the patch of the residual that begins at ``(y, x)``."""
     total = 0.0
     for c in range(atom.shape[0]):
@@ -53,7 +55,7 @@ def _slope(residual, atom, y, x):
     return total
 
 
-def _curvature(mask, atom, y, x):
+def _curvature(mask, atom, y, x):  # -> float
     """Return the squared norm of an atom at ``(y, x)``, over the known pixels of the image."""
     total = 0.0
     for c in range(atom.shape[0]):
@@ -65,7 +67,7 @@ def _curvature(mask, atom, y, x):
 
 
 def _subtract(step, atom, y, x, mask, residual):
-    """Subtract ``step * atom`` from the known pixels of the patch that begins at ``(y, x)``."""
+    """Subtract ``step * atom`` at ``(y, x)`` from known pixels of the residual, in place."""
     for c in range(atom.shape[0]):
         for i in range(atom.shape[1]):
             for j in range(atom.shape[2]):
@@ -74,14 +76,14 @@ def _subtract(step, atom, y, x, mask, residual):
 
 
 def _add_patch(factor, residual, y, x, total):
-    """Add ``factor`` times the patch that begins at ``(y, x)`` to ``total``, of an atom's shape."""
+    """Add ``factor`` times the patch of the residual at ``(y, x)`` to ``total``, in place."""
     for c in range(total.shape[0]):
         for i in range(total.shape[1]):
             for j in range(total.shape[2]):
                 total[c, i, j] += factor * residual[c, y + i, x + j]
 
 
-def _shrink(target, alpha, positive):
+def _shrink(target, alpha, positive):  # floats -> soft threshold of target at alpha
     if target > alpha:
         return target - alpha
     if target < -alpha and not positive:
@@ -90,7 +92,7 @@ def _shrink(target, alpha, positive):
 
 
 def _correlate(residual, atoms, grid, q):
-    """Set ``q = D^T residual``, one value for each coordinate.
+    """Set ``q`` (n_coordinates,) to ``D^T residual``, for the residual of one image.
 
     With a stride of 1 four neighbouring pixels of an atom are multiplied at a time.
     """
@@ -123,10 +125,12 @@ def _sweep(active, n, now, woken, atoms, curvatures, grid, mask, alpha, positive
            residual, z):  # fmt: skip
     """Minimise over the first ``n`` coordinates in ``active``, one after the other: sweep ``now``.
 
-    An image is cut into blocks of an atom's size. Only coordinates are visited in blocks that were
-    ``woken`` in this sweep or in the sweep before, by a coordinate in the same or the next block
-    that changed by more than ``tolerance`` over its curvature. Nonzero coordinates move to the
-    front of ``active``. Return their number, and whether a coordinate has woken any block.
+    An image is cut into blocks of an atom's size. ``woken`` has the number of the last sweep that
+    woke each block. A coordinate that changes by more than ``tolerance`` over its curvature wakes
+    its block and the neighbouring blocks. The sweep skips blocks that were woken neither in this
+    sweep nor in the sweep before. The codes ``z`` (n_coordinates,), ``residual`` and ``woken``
+    change in place. Nonzero coordinates move to the front of ``active``. Return their number, and
+    whether a coordinate has woken any block.
     """
     kept, moves, height, width = 0, False, atoms.shape[2], atoms.shape[3]
     for e in range(n):
@@ -204,7 +208,9 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
 def refit_image(mask, atoms, grid, tolerance, max_sweeps, index, value, residual):
     """Turn the codes of an image into least squares on their support, by coordinate descent.
 
-    A code whose sign would turn becomes zero. ``value`` and ``residual`` are updated in place.
+    The signs of codes are constraints: a code whose sign would turn becomes zero. ``value`` and
+    ``residual`` are updated in place. Descent ends after a sweep in which no coordinate changes by
+    more than ``tolerance`` over its curvature, or after ``max_sweeps``.
     """
     sign, curvatures = value.copy(), np.empty(len(index))
     for e in range(len(index)):
@@ -281,8 +287,9 @@ def _descend_atom(pull, overlap, n_steps, atom):
 def sweep_atoms(start, image, place, value, grid, mask, n_steps, atoms, residual):
     """Minimise the objective over the atoms on the sphere, one by one, for given codes.
 
-    ``atoms`` and ``residual`` (n_images, n_channels, height, width) are updated in place. Missing
-    pixels count as if the dictionary explained them, which bounds the objective from above.
+    ``atoms``, and ``residual`` of shape (n_images, n_channels, height, width), are updated in
+    place. An atom takes ``n_steps`` steps. Missing pixels count as if the dictionary explained
+    them, which bounds the objective from above.
     """
     p, _, height, width = atoms.shape
     overlap, pull = np.empty((2 * height - 1, 2 * width - 1)), np.empty(atoms.shape[1:])
@@ -317,9 +324,10 @@ def add_second_moments(start, image, place, grid, residual, direction, moments):
 def add_surroundings(start, image, place, value, grid, residual, total, weight):
     """Add up the residuals around the positions of each atom's users, times the codes.
 
-    ``total`` (n_atoms, n_channels, 3 * height - 2, 3 * width - 2) takes the sums for atoms of
-    (height, width). The surroundings extend by the size of an atom minus one pixel on each side.
-    ``weight``, of the same shape without channels, takes the squares of the codes.
+    The sums are added to ``total``, which for atoms of (height, width) has the shape
+    (n_atoms, n_channels, 3 * height - 2, 3 * width - 2). So the surroundings extend by the size of
+    an atom minus one pixel on each side. The squares of the codes are added to ``weight``, of the
+    same shape without channels, at the pixels that lie inside the image.
     """
     n_atoms, n_channels, height, width = total.shape
     for k in range(n_atoms):
@@ -334,8 +342,11 @@ def add_surroundings(start, image, place, value, grid, residual, total, weight):
                         total[k, c, i, j] += value[e] * patches[c, y + i, x + j]
 
 
-def _change(step, z, slope, curvature, alpha):
-    """Return the change of the lasso's objective if a coordinate moves from ``z`` by ``step``."""
+def _change(step, z, slope, curvature, alpha):  # floats -> float
+    """Return the change of the lasso's objective if a coordinate moves from ``z`` by ``step``.
+
+    ``slope`` and ``curvature`` are those of the coordinate before the move.
+    """
     return step * (0.5 * curvature * step - slope) + alpha * (abs(z + step) - abs(z))
 
 
@@ -343,10 +354,11 @@ def removals(start, image, place, value, most, n_sweeps, mask, atoms, grid, alph
              starts, indices, values, residual, changes):  # fmt: skip
     """Estimate by how much the objective rises, and other codes grow, if an atom is removed.
 
-    ``changes`` (n_atoms, 1 + n_atoms) takes the rise of the objective, then the growth of the
-    moduli of codes at the remaining atoms. At most ``most`` users of an atom, at regular distances,
-    stand for all users. Coordinate descent over the codes that overlap a user replaces the user.
-    The residual is restored at the end.
+    For each atom ``changes`` (n_atoms, 1 + n_atoms) gets the rise of the objective, then the growth
+    of the moduli of codes at each remaining atom. ``start``, ``image``, ``place`` and ``value`` are
+    the codes sorted by atom; ``starts``, ``indices`` and ``values`` are the codes sorted by image.
+    At most ``most`` users of an atom, at regular distances, stand for all users. Coordinate descent
+    over the codes that overlap a user replaces the user. The residual is restored at the end.
     """
     n_positions, near, z = grid[2] * grid[3], np.empty(len(indices), np.int64), values.copy()
     for k in range(len(atoms)):

@@ -44,7 +44,7 @@ def principal_directions(moments, n_directions):
     Returns
     -------
     Tensor of shape (n_channels, n_directions)
-        A column for each combination: the weights of the channels.
+        A column for each combination: the weights of the channels. Energies increase.
     """
     return torch.linalg.eigh(moments).eigenvectors[:, -n_directions:]
 
@@ -105,7 +105,8 @@ def _fit_maps(problem, waveforms, maps, codes, pieces):  # -> (k, n_channels)
     """Fit maps of norm 1 by least squares to the data in all channels, given the sources.
 
     ``waveforms`` are (k, height, width), and ``maps`` (k, n_channels) the maps before. ``codes``
-    synthesise the sources. ``pieces`` are the data in all channels, see `refine_products`.
+    are the `Codes` that make the sources from the waveforms. ``pieces`` are the data in all
+    channels, see `refine_products`.
     """
     n = len(waveforms)
     apart = torch.eye(n, dtype=waveforms.dtype)[:, :, None, None] * waveforms[:, None]
@@ -121,7 +122,9 @@ def _fit_maps(problem, waveforms, maps, codes, pieces):  # -> (k, n_channels)
 def _alternate(problem, atoms, pieces, directions, n_rounds):  # -> problem, atoms, directions
     """Improve maps, if the problem has combinations of channels, and then atoms, in rounds.
 
-    Rounds end after ``n_rounds``, or when the root mean square step of the atoms is below 1e-3.
+    The arguments are those of `refine_products`. The maps that are found change the directions, and
+    so the problem, whose data are in combinations of channels. Rounds end after ``n_rounds``, or
+    when the root mean square step of the atoms is below 1e-3.
     """
     for _ in range(n_rounds):
         before = spread_channels(atoms, directions)
@@ -138,14 +141,13 @@ def _alternate(problem, atoms, pieces, directions, n_rounds):  # -> problem, ato
         steps = descend(problem, coded.improved_atoms(), coded.codes, 10)
         atoms = exhaust(steps).atoms
         step = spread_channels(atoms, directions) - before
-        # the mean square step of the atoms
         if float(step.square().flatten(1).sum(1).mean()) < 1e-3**2:
             break
     return problem, atoms, directions
 
 
 def refine_products(problem, atoms, pieces=None, directions=None):
-    """Return atoms of rank one near the atoms of a search.
+    """Return atoms of rank one, by a search that starts from atoms of any rank.
 
     Parameters
     ----------
@@ -164,9 +166,10 @@ def refine_products(problem, atoms, pieces=None, directions=None):
         Atoms of rank one and norm 1, in all channels.
     """
     problem = replace(problem, rank=1, held_out=None, held_rows=None)
-    # Rounds of maps and atoms before a search with rank-one atoms, and after the search. In planted
-    # data of 8 channels with four times as much noise as signal, the mean correlation with the
-    # planted atoms is .926 without rounds, .947 after two rounds and .948 after three rounds.
+    # One round of maps and atoms comes before the search with rank-one atoms, and three rounds come
+    # after it. In planted data of 8 channels with four times as much noise as signal, the mean
+    # correlation with the planted atoms is .926 without rounds, .947 after two rounds and .948
+    # after three rounds.
     atoms, (first, last) = problem.project(atoms), (1, 3)
     problem, atoms, directions = _alternate(problem, atoms, pieces, directions, first)
     atoms = search(problem, atoms).atoms
@@ -181,9 +184,9 @@ def noise_level(problem, atoms):  # -> float
     correlations of residuals with atoms, and ``N`` is the number of positions of one atom in all
     signals. If the penalty of a search is much smaller, the search begins again at this level, see
     `find_atoms`. The first penalty of a search of signals comes from differences of neighbouring
-    samples, which underestimate slow noise: its differences are small, but its correlations with
-    slow atoms are large. The level may still be too small, because codes at a penalty below the
-    level explain some of the noise, and the residual lacks this part.
+    samples. It is too small for slow noise, whose differences are small and whose correlations with
+    slow atoms are large. The level may be too small, too: codes at a penalty below the level
+    explain a part of the noise, which the residual then lacks.
     """
     # at most 2**17 samples of signals measure the noise
     rows = spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))
