@@ -340,7 +340,7 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
     # learners without a parameter learning_rate pass None; a `partial` may have an lr
     rate, extra = given.get("lr", 1e-3) if learning_rate is None else learning_rate, {}
     if kind is torch.optim.Adam:
-        # Without this unit squares of gradients could leave the range of float32. The fused
+        # Without the unit squares of gradients could leave the range of float32. The fused
         # implementation is the fastest; torch refuses it together with foreach.
         unit = data_scale or 1.0
         extra = {"gradient_unit": unit}

@@ -102,8 +102,8 @@ def _are_few_constants(atoms, x, levels, *others):  # -> bool
     if levels.ndim != 2 or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return False
     # Up to 2**16 multiplications for all rows compiled loops take 0.4 to 0.8 of the time of torch.
-    # For a single row they are faster with any number of atoms, since both wait for memory: with
-    # 1500 atoms of 1000 features they take 0.5 to 0.6 of the time.
+    # For a single row compiled loops are faster with any number of atoms, since both ways wait for
+    # memory: with 1500 atoms of 1000 features the loops take 0.5 to 0.6 of the time.
     return len(x) == 1 or len(x) * atoms.numel() <= 2**16
 
 

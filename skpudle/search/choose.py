@@ -527,7 +527,7 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
     is_rows = start is None
     if is_rows:
 
-        def start(n, of=problem):  # -> (n, n_features)
+        def start(n, of=problem):  # -> (n, n_features): samples
             x = of.x.cpu().double()
             return initial_atoms(x, n, "data", generator, weight=of.weight)
 
