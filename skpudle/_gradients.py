@@ -76,7 +76,7 @@ def ae_ls(dictionary, batch, *, encoder, penalty):
     batch : Samples
         Data ``x`` to encode, their ``mask``, and the ``weight`` of samples. The mask is 1 where
         data are known and 0 where they are missing. The weight is how often each sample counts in
-        means over samples. Both are None by default.
+        means over samples. Mask and weight may be None.
     encoder : callable
         ``encoder(dictionary, x, mask=mask)`` returns codes.
     penalty : float

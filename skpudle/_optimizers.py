@@ -68,7 +68,7 @@ class Optimizer:
         self._state.update(state)
 
     def resume(self, atoms, state):
-        """Go on from the given atoms and state, or with a fresh state if the given one misfits.
+        """Set atoms and state to copies of the given ones; a state that misfits becomes fresh.
 
         A state fits if it has the tensors of this optimiser, in the same shapes: fused optimisers
         of torch do not check the shapes.
@@ -340,7 +340,7 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
     # learners without a parameter learning_rate pass None; a `partial` may have an lr
     rate, extra = given.get("lr", 1e-3) if learning_rate is None else learning_rate, {}
     if kind is torch.optim.Adam:
-        # Without this unit squares of gradients could leave the range of float32. The fused
+        # Without the unit squares of gradients could leave the range of float32. The fused
         # implementation is the fastest; torch refuses it together with foreach.
         unit = data_scale or 1.0
         extra = {"gradient_unit": unit}

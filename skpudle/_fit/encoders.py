@@ -34,22 +34,6 @@ _UNFOLDINGS = 100
 _GAP = 1e-6
 
 
-def check_decay(lambda_decay):  # -> first, last
-    """Return ``lambda_decay``, one number or a pair, as a pair.
-
-    Raises
-    ------
-    ValueError
-        If a tuple is no pair of numbers in (0, 1].
-    """
-    pair = lambda_decay if isinstance(lambda_decay, tuple) else (lambda_decay,) * 2
-    refuse(
-        len(pair) != 2 or not all(isinstance(beta, Real) and 0 < beta <= 1 for beta in pair),
-        f"lambda_decay={lambda_decay!r:.60} is no pair of numbers in (0, 1]. Pass (first, last).",
-    )
-    return pair
-
-
 def fixed(value):  # -> float or None
     """Return a parameter as a float; None for "auto", which atoms or data decide."""
     return float(value) if isinstance(value, Real | bool) else None
@@ -280,8 +264,14 @@ class Codes:
     def __init__(self, learner, **constants):
         named = {name: value for name, value in vars(learner).items() if name in _DEFAULTS}
         self.given = given = SimpleNamespace(**_DEFAULTS | named | constants)
-        self.decay, self.debias = check_decay(given.lambda_decay), fixed(given.debias)
-        self.step_size = fixed(given.step_size)
+        decay = given.lambda_decay
+        self.decay = decay if isinstance(decay, tuple) else (decay, decay)
+        is_pair = len(self.decay) == 2 and all(isinstance(beta, Real) for beta in self.decay)
+        refuse(
+            not (is_pair and all(0 < beta <= 1 for beta in self.decay)),
+            f"lambda_decay={decay!r:.60} is no pair of numbers in (0, 1]. Pass (first, last).",
+        )
+        self.debias, self.step_size = fixed(given.debias), fixed(given.step_size)
         depth, learns = given.n_unfoldings, given.separate_atoms
         is_soft_lasso = given.shrinkage == "soft" and self.decay == (1, 1)
         self.converges = given.transform_algorithm == "lasso" or depth is None

@@ -2,8 +2,8 @@
 
 `GradientLearner._fit` reads the data, runs the phases and sets the attributes, from top to bottom.
 A phase is one stage of a fit, such as a search or training, and a record is a `Fitted`, the results
-so far. A subclass has ``_plan()``, which checks the parameters, and ``_phases``, a class, see
-`skpudle._fit.run`. For `partial_fit` a subclass has ``_begin(plan, data)``, which returns the
+so far. A subclass has ``_plan()``, which checks the parameters, and ``_phases``, a subclass of
+`skpudle._fit.run.Run`. For `partial_fit` a subclass has ``_begin(plan, data)``, which returns the
 record before the first call, and ``_resume(plan, data)``, which returns the record for the fitted
 attributes.
 """
@@ -23,7 +23,7 @@ from skpudle._data import arrays, batches, sources
 from skpudle._fit import messages
 from skpudle._fit.encoders import learned_encoder, refuse, train_encoder
 from skpudle._fit.fitted import pack, unpack
-from skpudle._fit.run import Interrupts, Run
+from skpudle._fit.run import Interrupts
 from skpudle._fit.team import current_team, refuse_several
 from skpudle._fit.train import Diverged, Stopping, Trainer
 from skpudle._operators._atoms import project_atoms
@@ -131,13 +131,13 @@ class GradientLearner(CallbackSupportMixin):
             how["dtype"] = arrays.to_tensor(self.components_).dtype
         if sample_weight is not None:
             how["weight"] = batches.check_sample_weight(sample_weight, given.n_rows)
-        source = given.read_for(self, arrays.resolve_device(self.device, given.data), **how)
+        given.read_for(self, arrays.resolve_device(self.device, given.data), **how)
         places = n_given = None
         if given.in_parts:
             draws = isinstance(self.random_state, Integral) and not part
             seed = int(self.random_state) if draws else 0
-            samples = source.sample(plan.n_components, seed, whole=not part)
-            samples = batches.known_samples(samples)
+            samples = batches.known_samples(given.sample(plan.n_components, seed, whole=not part))
+            source = given
         else:
             if not known:
                 sources.check_no_picture(given.data)
@@ -148,11 +148,10 @@ class GradientLearner(CallbackSupportMixin):
             else:
                 samples, places = batches.merge_samples(samples)
             source = samples
-        if known:
-            return Data(source, samples, {}, n_given=n_given)
-        if not current_team().largest(samples.mask is None or samples.mask.any()):
+        is_known = known or samples.mask is None or samples.mask.any()
+        if not current_team().largest(is_known):
             raise messages.nothing_known(self)
-        return Data(source, samples, given.attributes, places=places, n_given=n_given)
+        return Data(source, samples, given.attributes, places, n_given)
 
     def _loss_of_baseline(self, fitted, data):  # -> float
         """Return the mean loss of a sample if all codes are zero."""
@@ -169,11 +168,10 @@ class GradientLearner(CallbackSupportMixin):
             data = data.scaled(current_team().sum)
         attributes_of = partial(self._attributes, plan, data)
         given = {"estimator": self, "X": X, "y": y}
-        with Run(given, plan, data, attributes_of, began) as run:
-            phases, error = self._phases(plan, data, run), None
-            run.record = phases.first()
+        with self._phases(given, plan, data, attributes_of, began) as run:
+            run.record, error = run.first(), None
             try:
-                run.through(phases)
+                run.make_phases()
             except Diverged as diverged:
                 run.record, error = replace(diverged.fitted, ended_by="divergence"), diverged
             except KeyboardInterrupt:  # a second Ctrl-C
@@ -249,7 +247,7 @@ class GradientLearner(CallbackSupportMixin):
         Rows that are too few for a block are kept for the next call, in ``fitted.recent``.
         """
         # The size of a block assumes that a row uses 4 atoms.
-        unit, size = arrays.unit_of(fitted.data_scale or 0.0), block_rows(4.0, *fitted.atoms.shape)
+        square, size = fitted.data_scale or 0.0, block_rows(4.0, *fitted.atoms.shape)
         state, recent, loss, n_rows = fitted.stream, fitted.recent, 0.0, 0
         atoms = fitted.atoms.detach().to("cpu", torch.float64)
         if state is None or len(state.held.energy) != len(atoms):
@@ -264,11 +262,11 @@ class GradientLearner(CallbackSupportMixin):
             recent = new if recent is None else [torch.cat(both) for both in zip(recent, new)]
             x, mask = arrays.split_missing(recent[0].to(fitted.atoms))
             weight = None if bool((recent[1] == 1).all()) else recent[1]
-            problem = plan.problem(batches.Samples(x, mask, weight=weight), fitted.alpha, unit)
+            problem = plan.problem(batches.Samples(x, mask, weight=weight), fitted.alpha, square)
             state, over = advance_stream(
                 problem, state, forgetting=FORGETTING, final=len(x) >= size
             )
-            loss, n_rows = loss + state.loss * unit**2 * n_new, n_rows + n_new
+            loss, n_rows = loss + state.loss * problem.unit**2 * n_new, n_rows + n_new
             recent = None if over else recent
         curve = (*fitted.loss_curve, loss / n_rows if n_rows else 0.0)
         known = dict(stream=state, recent=recent, losses=(), training={})

@@ -75,8 +75,9 @@ class Fitted:
     searched : Found, default=None
         The search, if there was one, without its coded data.
     penalty : float, default=None
-        The penalty that the search begins with, in the units of the data, if the choice of the
-        number of atoms has found one.
+        The penalty of a search with ``alpha="auto"``.
+    unit : float, default=1.0
+        The standard deviation of the data where that of the rows that are searched is 1.
     passed : Stream, default=None
         The state of a pass over all rows that has not ended.
     coding : tuple of float, default=None
@@ -130,6 +131,7 @@ class Fitted:
     search_alpha: float | None = None
     searched: find.Found | None = None
     penalty: float | None = None
+    unit: float = 1.0
     passed: Stream | None = None
     coding: tuple | None = None
     size_path: choose.SizePath | None = None

@@ -12,15 +12,17 @@ from math import ceil
 import numpy as np
 import torch
 
-from skpudle._data.arrays import to_numpy
+from skpudle._data.arrays import mean_square, to_numpy, unit_of
+from skpudle._data.foreign import given_atoms
 from skpudle._fit.encoders import Codes, arrays_of, refuse
-from skpudle._fit.fitted import as_arrays
+from skpudle._fit.fitted import Fitted, as_arrays
 from skpudle._fit.messages import any_named
 from skpudle._gradients import GRADIENT_RULES
+from skpudle._initialization import initial_atoms
 from skpudle._operators._atoms import DenseDictionary, atom_norms, project_atoms
 from skpudle._optimizers import make_optimizer
 from skpudle.encoding._unfold import default_step
-from skpudle.search import Problem
+from skpudle.search import Problem, auto_alpha
 
 _OF_TRAINING = "optimizer", "learning_rate", "batch_size", "max_iter", "tol", "n_iter_no_change"
 _TRAINS = "a setting that trains after the search, such as gradient='ae-ls' or supervision=0.5"
@@ -39,6 +41,21 @@ def directions(samples, *, positive):  # (n, n_features) -> the same
     norms = atom_norms(samples)
     samples = samples / torch.where(norms > 0, norms, 1.0)
     return samples.abs() if positive else samples  # equal for x and -x
+
+
+def choose_atoms(dict_init, n_components, x, generator, *, positive=False, weight=None):
+    """Return initial atoms (n_components, n_features) within the constraints.
+
+    ``dict_init`` is the name of an initialisation, or the atoms themselves. ``x`` (n_samples,
+    n_features) are the data.
+    """
+    if isinstance(dict_init, str):
+        n_components = x.shape[1] if n_components is None else n_components
+        atoms = initial_atoms(x, n_components, dict_init, generator, weight=weight)
+        atoms = directions(atoms, positive=positive)
+    else:
+        atoms = given_atoms(dict_init, n_components, x)
+    return project_atoms(atoms, positive=positive)
 
 
 class Plan(Codes):
@@ -162,10 +179,55 @@ class Plan(Codes):
             "penalty_path_": as_arrays(fitted.penalty_path),
         }
 
+    # ------------------------------------------------------------------ the first record
+
+    def enter(self, samples, noise):  # -> Samples, Fitted
+        """Return rows in units of their noise, and a record of them that has no atoms yet."""
+        samples = samples.in_units(noise)
+        x, mask, weight = samples.x, samples.mask, samples.weight
+        known = dict(data_scale=mean_square(x, weight), noise=noise)
+        penalty = auto_alpha(x, mask=mask, weight=weight)
+        return samples, Fitted(atoms=None, penalty=penalty, **known)
+
+    def begin(self, samples, fitted, generator):  # -> Fitted
+        """Return a record of `enter` with atoms: given ones, samples, or vertices of mixtures."""
+        start, x = self.given.dict_init, samples.x
+        if self.searches:
+            start = "vertices" if self.mixes_few(self.n_components, x.shape[1]) else "data"
+        generator.manual_seed(generator.initial_seed())  # rows in all units draw the same atoms
+        how = dict(positive=self.given.positive_dict, weight=samples.weight)
+        atoms = choose_atoms(start, self.n_components, x, generator, **how)
+        return self.with_atoms(fitted, atoms)
+
+    def with_atoms(self, fitted, atoms):  # -> Fitted
+        """Return the record with other atoms, and the penalty of codes for them."""
+        return replace(fitted, atoms=atoms, alpha=self.code_penalty(fitted, atoms))
+
+    def code_penalty(self, fitted, atoms=None):  # -> float
+        """Return the penalty or threshold of codes; "auto" follows from the search's."""
+        if self.given.alpha != "auto":
+            return float(self.given.alpha)
+        if self.given.shrinkage != "hard":
+            return self.alpha_share * fitted.penalty * fitted.unit
+        # With the penalty b^2 / (2 s) per nonzero code an atom enters if its correlation exceeds b
+        # / sqrt(s); with the lasso's if it exceeds alpha.
+        return fitted.penalty * self.step(atoms) ** 0.5
+
+    def search_penalty(self, fitted):  # -> float
+        """Return the penalty of the search: the penalty of codes, if they are codes of a lasso."""
+        of_lasso = self.given.shrinkage == "soft" and self.code_penalty(fitted)
+        return of_lasso / fitted.unit or float(fitted.penalty)
+
     # ------------------------------------------------------------------ search and training
 
-    def problem(self, samples, penalty, unit, **others):  # -> Problem
-        """Return the problem of a search in rows, divided by a unit."""
+    def problem(self, samples, penalty=None, square=None, **others):  # -> Problem
+        """Return the problem of a search in rows, divided by a unit.
+
+        The unit follows from ``square``, by default the mean squared norm of the rows. Without a
+        penalty it has a dummy.
+        """
+        unit = unit_of(mean_square(samples.x, samples.weight) if square is None else square)
+        penalty = unit if penalty is None else penalty
         others |= dict(mask=samples.mask, weight=samples.weight)
         others |= dict(positive_atoms=self.given.positive_dict)
         others |= dict(positive_code=bool(self.given.positive_code))

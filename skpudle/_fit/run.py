@@ -2,10 +2,8 @@
 
 A record, `skpudle._fit.fitted.Fitted`, holds the results of a fit so far. A phase is one stage of a
 fit, such as a search or training. It is a generator function: ``steps(record)`` yields a new record
-for each epoch, and each record makes a usable learner. `Run.through` is the only driver of phases.
-
-The phases of a fit are an object with two methods: ``first()`` returns the record before all
-phases, and ``table(record)`` returns all phases in their order, with marks of those that are due.
+for each epoch, and each record makes a usable learner. `Run.make_phases` is the only driver of
+phases. A subclass of `Run` has the phases of a kind of learners.
 
 A checkpoint is a file with a dictionary of records, tensors, numbers and texts, written by
 `torch.save`, and read with ``weights_only=True``, which executes nothing of what it reads. A new
@@ -171,21 +169,6 @@ def identity_of(estimator, data):  # -> dict of str to str
     return {name: describe(value) for name, value in given.items() if name not in _FREE} | about
 
 
-def write_checkpoint(path, state):
-    """Write a state to a file, if it can be read again.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written; an older one then stays.
-    ValueError
-        If the state holds more than records, tensors, numbers and texts.
-    """
-    content = pack(state)
-    unpack(content)
-    foreign.replace_file(path, content.data)
-
-
 def read_checkpoint(path):
     """Return the state in a file, its tensors on the CPU.
 
@@ -253,9 +236,11 @@ class Phase(NamedTuple):
 
 
 class Run(Interrupts):
-    """One call of `fit`: its callbacks, Ctrl-C, random numbers, source and record.
+    """One call of `fit`: its callbacks, Ctrl-C, random numbers, source, phases and record.
 
-    As a context manager it tells callbacks of the end of a fit without an error.
+    As a context manager it tells callbacks of the end of a fit without an error. A subclass has
+    ``first()``, which returns the record before all phases, and ``table(record)``, which returns
+    all phases in their order, with marks of those that are due.
 
     Parameters
     ----------
@@ -297,6 +282,7 @@ class Run(Interrupts):
         self._began, self._ended = began, time.perf_counter()
         self.seconds = {"reading": self._ended - began}
         self.given, self._attributes_of, self.team = given, attributes_of, current_team()
+        self.plan, self.data = plan, data
         learner = self.learner = given["estimator"]
         callbacks = getattr(learner, "_skl_callbacks", [])
         found = [one for one in callbacks if isinstance(one, Checkpoint)]
@@ -324,18 +310,13 @@ class Run(Interrupts):
             self.seconds |= {"result": now - self._ended, "fit": now - self._began}
             self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
 
-    def through(self, phases):
-        """Run the first phase that is due, again and again, until no phase is due.
+    def make_phases(self):
+        """Make the first phase that is due, again and again, until no phase is due.
 
-        After Ctrl-C only phases with ``ends_search`` run. If a checkpoint has a record, the fit
-        goes on from this record.
-
-        Parameters
-        ----------
-        phases : object
-            The phases.
+        After Ctrl-C only phases with ``ends_search`` are made. If a checkpoint has a record, the
+        fit goes on from this record.
         """
-        n_phases = len(phases.table(self.record))
+        n_phases = len(self.table(self.record))
         self.root = self.learner._init_callback_context(max_subtasks=n_phases)
         self.root.call_on_fit_task_begin(**self.given)
         if self._stored is not None:
@@ -350,7 +331,7 @@ class Run(Interrupts):
             is_left = phase.is_due and phase.name not in self.record.done
             return is_left and (phase.ends_search or not self.pending)
 
-        while (phase := next(filter(is_next, phases.table(self.record)), None)) is not None:
+        while (phase := next(filter(is_next, self.table(self.record)), None)) is not None:
             self._make(phase)
 
     def _make(self, phase):
@@ -399,7 +380,8 @@ class Run(Interrupts):
             state = {"identity": self._identity, "record": self.record}
             state |= dict(seed=self.generator.initial_seed(), generator=self.generator.get_state())
             try:
-                write_checkpoint(one.path, state)
+                unpack(content := pack(state))  # raises if it could not be read again
+                foreign.replace_file(one.path, content.data)
             except (OSError, PicklingError, ValueError) as error:
                 said = f"The checkpoint could not be written: {error}. Training goes on; an older "
                 warn(f"{said}checkpoint is unchanged.", RuntimeWarning)

@@ -30,7 +30,7 @@ from skpudle._fit.team import refuse_several
 from skpudle._gradients import Evaluation, average
 from skpudle._learners import transformer
 from skpudle._learners.parameters import fits, sets_parameters
-from skpudle._learners.rows import Beginning, DenseLearner, RowPhases
+from skpudle._learners.rows import DenseLearner, RowPhases
 from skpudle._losses import FromMeans, Poisson, loss_named
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import in_own_precision
@@ -256,35 +256,6 @@ def least_penalty(noise, n_entries):
     return max(least, _ONE_EVENT) if alone > 0.05 else least
 
 
-class _StabilisedRows(Beginning):
-    """Rows that a fit begins with: counts transformed to variance 1, minus their baseline."""
-
-    def __init__(self, plan, samples, units):
-        loss, x = plan.loss, samples.x
-        counts = samples.weigh(samples.known)  # how often each entry counts
-        exposure = 1.0 if samples.target is None else wide(samples.target)
-        n_known = counts.sum().clamp_min(1)
-        # Half an event is added to each feature, so that the baseline is finite without events.
-        rates = ((counts * x).sum(0) + 0.5) / ((counts * exposure).sum(0) + 1)
-        intercept, expected = loss.natural(rates).to(x), (exposure * rates).to(x).expand_as(x)
-        response = (loss.response(x) - loss.response(expected)) * (counts > 0)
-        response = response - (counts * response).sum(0) / counts.sum(0).clamp_min(1)
-        super().__init__(plan, replace(samples, x=response), units)
-        # The standard deviation of counts at the baseline. The gradient of the likelihood is this
-        # number times the gradient for the transformed counts.
-        self.noise = float(((counts * loss.variance(expected)).sum() / n_known).sqrt())
-        curvature = loss.curvature
-        if not isfinite(curvature):
-            # Weigh entries by their curvature: with the plain mean training raised the loss of
-            # widely varying counts.
-            variance = loss.variance(x)
-            sums = (counts * variance.square()).sum(), (counts * variance).sum()
-            curvature = float((sums[0] / sums[1]).nan_to_num(1.0))
-        self.data_scale, self.curvature = self.noise**2 * self.data_scale, curvature
-        least = least_penalty(self.noise, float(n_known) / max(samples.total_weight, 1.0))
-        self.penalty, self.more = max(self.penalty, least / self.noise), intercept[None]
-
-
 # ------------------------------------------------------------------ the likelihood
 
 
@@ -340,6 +311,33 @@ class CountPlan(Plan):
         how = dict(n_unfoldings=self.n_unfoldings, positive_code=bool(self.given.positive_code))
         return CountCodes(dict(loss=self.loss, alpha=alpha) | how)
 
+    def enter(self, samples, noise):  # -> Samples, Fitted
+        """Return counts transformed to variance 1, minus their baseline, and their record."""
+        loss, x = self.loss, samples.x
+        counts = samples.weigh(samples.known)  # how often each entry counts
+        exposure = 1.0 if samples.target is None else wide(samples.target)
+        n_known = counts.sum().clamp_min(1)
+        # Half an event is added to each feature, so that the baseline is finite without events.
+        rates = ((counts * x).sum(0) + 0.5) / ((counts * exposure).sum(0) + 1)
+        intercept, expected = loss.natural(rates).to(x), (exposure * rates).to(x).expand_as(x)
+        response = (loss.response(x) - loss.response(expected)) * (counts > 0)
+        response = response - (counts * response).sum(0) / counts.sum(0).clamp_min(1)
+        samples, fitted = super().enter(replace(samples, x=response), noise)
+        # The standard deviation of counts at the baseline. The gradient of the likelihood is this
+        # number times the gradient for the transformed counts.
+        unit = float(((counts * loss.variance(expected)).sum() / n_known).sqrt())
+        curvature = loss.curvature
+        if not isfinite(curvature):
+            # Weigh entries by their curvature: with the plain mean training raised the loss of
+            # widely varying counts.
+            variance = loss.variance(x)
+            sums = (counts * variance.square()).sum(), (counts * variance).sum()
+            curvature = float((sums[0] / sums[1]).nan_to_num(1.0))
+        least = least_penalty(unit, float(n_known) / max(samples.total_weight, 1.0)) / unit
+        known = dict(unit=unit, curvature=curvature, more=intercept[None])
+        known |= dict(data_scale=unit**2 * fitted.data_scale, penalty=max(fitted.penalty, least))
+        return samples, replace(fitted, **known)
+
     @in_own_precision
     def rule(self, dictionary, batch, *, encoder, penalty):  # -> Evaluation
         """Half the deviance, differentiated through the decoder; see `skpudle._gradients.ae_ls`."""
@@ -391,8 +389,6 @@ class CountPlan(Plan):
 
 class _CountPhases(RowPhases):
     """The phases of a fit of counts: the baseline follows the search, and the penalty training."""
-
-    beginning, passes = _StabilisedRows, False
 
     def table(self, fitted):
         of_rows = [one for one in super().table(fitted) if one.steps != self.choose_unseen_coding]

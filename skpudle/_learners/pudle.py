@@ -13,7 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import check_rows, host_array, mean_square, to_numpy, to_tensor, unit_of
+from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor
 from skpudle._data.sources import open_source
 from skpudle._fit.encoders import Codes, learned_encoder, pursue, refuse, units_of
 from skpudle._fit.messages import warn, warn_of_unused
@@ -500,10 +500,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         _check_choice(self, plan, l0, criterion)
         units = units_of(self)
         rows = self._read(plan, X, known=True).samples.in_units(units)
-        unit, penalty = unit_of(mean_square(rows.x)), auto_alpha(rows.x, mask=rows.mask)
-        problem = plan.problem(rows, penalty, unit)
+        problem = plan.problem(rows, auto_alpha(rows.x, mask=rows.mask))
         coding = _coding_of(problem, units.atoms, l0, criterion, debias=plan.debias)
-        self.alpha_, self.debias_ = coding.alpha * unit, coding.debias
+        self.alpha_, self.debias_ = coding.alpha * problem.unit, coding.debias
         kept = self._fitted
         chosen = self.alpha_, self.debias_, kept.coding and kept.coding[2]  # for `partial_fit`
         # without data_scale the penalty stays chosen

@@ -21,96 +21,15 @@ from skpudle._fit import messages
 from skpudle._fit.encoders import InUnits, refuse, train_encoder, units_of
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted
-from skpudle._fit.plan import directions
-from skpudle._fit.run import Phase
+from skpudle._fit.run import Phase, Run
 from skpudle._fit.train import Stopping, Trainer
-from skpudle._initialization import initial_atoms
 from skpudle._learners.parameters import fits
 from skpudle._learners.transformer import DictionaryTransformer
-from skpudle._operators._atoms import project_atoms
 from skpudle.encoding._learned import LearnedEncoder
-from skpudle.search import _epoch, auto_alpha, choose, descend, find, held_out, stream, units
+from skpudle.search import _epoch, choose, descend, find, held_out, stream, units
 
 # Number of epochs over the data that solve the codes of given atoms, starting from codes of zero.
 REPEATS = 3
-
-
-def choose_atoms(dict_init, n_components, x, generator, *, positive=False, weight=None):
-    """Return initial atoms (n_components, n_features) within the constraints.
-
-    ``dict_init`` is the name of an initialisation, or the atoms themselves. ``x`` (n_samples,
-    n_features) are the data.
-    """
-    if isinstance(dict_init, str):
-        n_components = x.shape[1] if n_components is None else n_components
-        atoms = initial_atoms(x, n_components, dict_init, generator, weight=weight)
-        atoms = directions(atoms, positive=positive)
-    else:
-        atoms = foreign.given_atoms(dict_init, n_components, x)
-    return project_atoms(atoms, positive=positive)
-
-
-def raw_problem(plan, samples):  # -> Problem
-    """Return the problem of rows that are not in units of their noise, with a dummy penalty."""
-    unit = arrays.unit_of(arrays.mean_square(samples.x, samples.weight))
-    return plan.problem(samples, unit, unit)
-
-
-class Beginning:
-    """The rows that a fit begins with, in units of their noise, and what follows from them.
-
-    Parameters
-    ----------
-    plan : Plan
-        The plan.
-    samples : Samples
-        The rows, of all processes.
-    noise : Units
-        Their units.
-    """
-
-    # What training has beside the atoms; the curvature of its loss; and the standard deviation of
-    # the data where that of ``samples`` is 1.
-    more, curvature, noise = None, 1.0, 1.0
-
-    def __init__(self, plan, samples, noise):
-        self.samples, self.units, self._plan = samples.in_units(noise), noise, plan
-        x, mask, weight = self.samples.x, self.samples.mask, self.samples.weight
-        self.data_scale = arrays.mean_square(x, weight)
-        self.unit = arrays.unit_of(self.data_scale)
-        self.penalty = auto_alpha(x, mask=mask, weight=weight)
-
-    def first(self, generator):  # -> Fitted
-        """Return the record of initial atoms: given ones, or samples or vertices of mixtures."""
-        plan, given, samples = self._plan, self._plan.given, self.samples
-        start = given.dict_init
-        if plan.searches:
-            start = "vertices" if plan.mixes_few(plan.n_components, samples.x.shape[1]) else "data"
-        generator.manual_seed(generator.initial_seed())  # rows in all units draw the same atoms
-        how = dict(positive=given.positive_dict, weight=samples.weight)
-        return self.fitted(choose_atoms(start, plan.n_components, samples.x, generator, **how))
-
-    def fitted(self, atoms, **found):  # -> Fitted
-        """Return the record of a fit with these atoms, and the penalty for them."""
-        known = dict(alpha=self.code_penalty(atoms), data_scale=self.data_scale, noise=self.units)
-        known |= dict(more=self.more, curvature=self.curvature)
-        return Fitted(atoms=atoms, **known, **found)
-
-    def code_penalty(self, atoms=None):  # -> float
-        """Return the penalty or threshold of codes; "auto" follows from the search's."""
-        given = self._plan.given.alpha
-        if given != "auto":
-            return float(given)
-        if self._plan.given.shrinkage != "hard":
-            return self._plan.alpha_share * self.penalty * self.noise
-        # With the penalty b^2 / (2 s) per nonzero code an atom enters if its correlation exceeds b
-        # / sqrt(s); with the lasso's if it exceeds alpha.
-        return self.penalty * self._plan.step(atoms) ** 0.5
-
-    def search_penalty(self):  # -> float
-        """Return the penalty of the search: the penalty of codes, if they are codes of a lasso."""
-        of_lasso = self._plan.given.shrinkage == "soft" and self.code_penalty()
-        return of_lasso / self.noise or float(self.penalty)
 
 
 def learn_noise(plan, samples):  # -> Units
@@ -130,38 +49,26 @@ def learn_noise(plan, samples):  # -> Units
     solves = plan.of_lasso or plan.converges or plan.given.separate_atoms
     if not solves and plan.given.shrinkage == "soft":
         asked["n_unfoldings"] = plan.n_unfoldings
-    return units.learn_units(raw_problem(plan, samples), n_components, **asked)
+    return units.learn_units(plan.problem(samples), n_components, **asked)
 
 
-class RowPhases:
-    """The phases of one fit of rows, and the data and random numbers that they share.
+class RowPhases(Run):
+    """A fit of rows: its phases, and what they share."""
 
-    Parameters
-    ----------
-    plan : Plan
-        The plan.
-    data : Data
-        The data.
-    run : Run
-        The fit of a learner.
-    """
-
-    beginning = Beginning  # class of the rows to search in
-    passes = True  # whether a pass over all rows follows a search in a sample of the rows
-
-    def __init__(self, plan, data, run):
-        self.plan, self.data, self.run = plan, data, run
+    def __init__(self, given, plan, data, *how):
+        super().__init__(given, plan, data, *how)
         self._problem = self._coded = None
         self.samples = samples = data.samples
-        if not run.team.is_alone:
+        if not self.team.is_alone:
             # The samples choose initial atoms and alpha: at most 2**14 of each process, without
             # masks. Either all processes have weights or none has.
             some = replace(samples, mask=None)[_epoch.spread_rows(len(samples), 2**14)]
-            self.samples = some.map(run.team.gather)
-        in_parts = self.passes and data.source is not samples
-        self._in_parts = run.team.largest(in_parts and data.source.n_samples > len(samples))
-        # ``_begin(noise)`` returns the rows in the units ``noise``; the last result is kept.
-        self._begin = lru_cache(1)(partial(self.beginning, plan, self.samples))
+            self.samples = some.map(self.team.gather)
+        # whether a pass over all rows follows a search in a sample of the rows
+        in_parts = not plan.counts_events and data.source is not samples
+        self._in_parts = self.team.largest(in_parts and data.source.n_samples > len(samples))
+        # ``_enter(noise)`` returns the rows in the units ``noise``; the last result is kept.
+        self._enter = lru_cache(1)(partial(plan.enter, self.samples))
 
     def table(self, fitted):  # -> tuple of Phase
         """Return all phases, in their order."""
@@ -182,7 +89,7 @@ class RowPhases:
             Phase("penalty of codes", self.choose_unseen_coding, follows and is_judged),
             Phase("noise", self.learn_scales, learns and plan.noise == "auto"),
             Phase("units again", self.refine_units, learns and finds_units),
-            Phase("training", self.train, self.run.n_updates > 0, "epoch", most=self.run.max_iter),
+            Phase("training", self.train, self.n_updates > 0, "epoch", most=self.max_iter),
             Phase("penalty of codes", self.choose_coding, follows),
             Phase("encoder", self.train_encoder, learns_encoder, ends_search=True),
         )
@@ -191,14 +98,14 @@ class RowPhases:
 
     def first(self):  # -> Fitted
         """Return the record before all phases, with initial atoms."""
-        fitted = self._begin(units.CENTRED).first(self.run.generator)
+        fitted = self.plan.begin(*self._enter(units.CENTRED), self.generator)
         known = self.samples.known  # of one column where all is known
         known = known[:, :1] if self.samples.mask is None else known
         unknown = (~known.any(0)).nonzero().flatten().tolist()
         messages.warn_of_unknown_features(unknown, self.data.inputs["feature_names_in_"])
         if isinstance(self.plan.given.dict_init, str):  # given atoms need fewer samples
             has_values, places = known.any(1), self.data.places
-            if places is not None and self.run.team.is_alone:  # count equal rows one by one
+            if places is not None and self.team.is_alone:  # count equal rows one by one
                 has_values = has_values[places[places >= 0].to(known.device)]
             n_components = 0 if self.plan.given.n_components == "auto" else len(fitted.atoms)
             messages.warn_of_few_samples(int(has_values.sum()), n_components)
@@ -207,37 +114,36 @@ class RowPhases:
     def find_units(self, fitted):
         """Learn the units of the data."""
         noise = learn_noise(self.plan, self.samples)
-        changes = not noise.changes_nothing
-        yield self._begin(noise).first(self.run.generator) if changes else fitted
+        if not noise.changes_nothing:
+            fitted = self.plan.begin(*self._enter(noise), self.generator)
+        yield fitted
 
     def choose_size(self, fitted):
         """Choose the number of atoms, see `skpudle.search.choose`."""
-        begun = self._begin(fitted.noise)
-        problem = self.plan.problem(begun.samples, begun.search_penalty(), begun.unit)
-        fixed = self.plan.given.alpha != "auto"
-        generator = self.run.generator.manual_seed(self.run.generator.initial_seed())
+        plan, (samples, _) = self.plan, self._enter(fitted.noise)
+        problem = plan.problem(samples, plan.search_penalty(fitted), fitted.data_scale)
+        fixed = plan.given.alpha != "auto"
+        generator = self.generator.manual_seed(self.generator.initial_seed())
         for trial in choose.try_sizes(problem, generator, fixed=fixed):
             n_tried, n, is_last = len(trial.path.n_components), len(trial.atoms), trial.is_last
             note = f"size, {n_tried} numbers of atoms tried  {n} atoms so far"
             if is_last:
-                begun.penalty *= trial.alpha / problem.alpha
-            penalty = begun.search_penalty() if is_last else None
-            known = dict(done=fitted.done, is_done=is_last, note=note, penalty=penalty)
-            atoms = trial.atoms.to(begun.samples.x)
-            yield begun.fitted(atoms, size_path=trial.path, **known)
+                fitted = replace(fitted, penalty=fitted.penalty * trial.alpha / problem.alpha)
+            now = plan.with_atoms(fitted, trial.atoms.to(samples.x))
+            yield replace(now, size_path=trial.path, is_done=is_last, note=note)
 
     # ------------------------------------------------------------------ the search
 
     def make_problem(self, fitted):  # -> Problem
         """Return the problem of the search of a record, with rows that are held out."""
-        plan, run, begun, noise = self.plan, self.run, self._begin(fitted.noise), fitted.noise
+        plan, alone, noise = self.plan, self.team.is_alone, fitted.noise
         # initial values are from samples of all processes
-        samples = begun.samples if run.team.is_alone else self.data.samples.in_units(noise)
-        how = dict(total=run.team.sum)
-        how["has_baseline"] = noise.intercept is not None and noise.rows is None
-        penalty, fixed = fitted.penalty or begun.search_penalty(), plan.given.alpha != "auto"
-        problem = plan.problem(samples, penalty, begun.unit, **how)
-        mixes = plan.mixes_few(*fitted.atoms.shape) and problem.mask is None and run.team.is_alone
+        samples = self._enter(noise)[0] if alone else self.data.samples.in_units(noise)
+        how = dict(penalty=plan.search_penalty(fitted), square=fitted.data_scale)
+        has_baseline = noise.intercept is not None and noise.rows is None
+        problem = plan.problem(samples, **how, total=self.team.sum, has_baseline=has_baseline)
+        fixed = plan.given.alpha != "auto"
+        mixes = plan.mixes_few(*fitted.atoms.shape) and problem.mask is None and alone
         if mixes and not fixed:
             problem = replace(problem, alpha=find.penalty_of_mixtures(problem, len(fitted.atoms)))
         how = dict(fixed=fixed, mixes=mixes, learn=not self._in_parts)
@@ -250,18 +156,18 @@ class RowPhases:
 
     def search(self, fitted):
         """Search for atoms; a search of an earlier process goes on from its atoms."""
-        plan, begun, noise = self.plan, self._begin(fitted.noise), fitted.noise
+        plan, noise, (samples, begun) = self.plan, fitted.noise, self._enter(fitted.noise)
         # With ae-ls codes respond to a change of atoms, which lowers the curvature of the loss that
         # the surrogate optimiser assumes. With an exponent of -0.25 hard codes became denser; with
         # 0 training took twice as long.
         share = plan.n_unfoldings**-0.22 if plan.gradient == "ae-ls" else 1.0
         fitted = replace(fitted, curvature=share * begun.curvature)
-        if self.run.n_updates:
+        if self.n_updates:
             # Wrong parameters of the optimiser raise an error now, and not after the search.
             plan.make_optimizer(fitted)
         if not (noise.limit is noise.norm is None) and self.data.places is not None:
             # known entries that do not count in the units of the data
-            missed = self.data.samples.known > begun.samples.known
+            missed = self.data.samples.known > samples.known
             fitted = replace(fitted, outliers=missed.nonzero().cpu())
         problem, begins = self.make_problem(fitted), fitted.searched or fitted
         for found in find.find_atoms(problem, begins.atoms):
@@ -299,22 +205,22 @@ class RowPhases:
         Each record is that of a block, since the only pass over a stream may take hours. A pass
         that goes on reads earlier blocks again, which takes little of the time of learning.
         """
-        (problem, coded), run = self.found(fitted), self.run
+        problem, coded = self.found(fitted)
         alpha, unit = fitted.searched.alpha, problem.unit
         begun = stream.after_search(coded)
         size = stream.block_rows(coded.n_entries / begun.n_rows, *begun.atoms.shape)
         source = self.data.source
-        n_blocks = run.team.largest(-(-source.n_samples // size))
+        n_blocks = self.team.largest(-(-source.n_samples // size))
         state, losses, loss = begun, fitted.losses, 0.0
         if fitted.passed is not None:
             state, losses, loss = fitted.passed, losses[:-1], losses[-1]
-        blocks = source.blocks(size, torch.Generator().manual_seed(run.own.initial_seed()))
+        blocks = source.blocks(size, torch.Generator().manual_seed(self.own.initial_seed()))
         blocks = islice(blocks, state.n_blocks, None)
         while state.n_blocks < n_blocks:
             block = next(blocks, self.data.samples[:0])  # other processes still have rows
             block = block.in_units(fitted.noise)
-            others = dict(total=run.team.sum, baseline=problem.baseline)
-            part = self.plan.problem(block, alpha * unit, unit, **others)
+            others = dict(total=self.team.sum, baseline=problem.baseline)
+            part = self.plan.problem(block, alpha * unit, fitted.data_scale, **others)
             before, (state, _) = state, stream.advance_stream(part, state, final=True)
             n_rows, n_more = state.n_rows - begun.n_rows, state.n_rows - before.n_rows
             loss += (state.loss * unit**2 - loss) * n_more / max(n_rows, 1)
@@ -359,7 +265,7 @@ class RowPhases:
     def _of_residuals(self, fitted):
         """Return what units are estimated from: the units, rows, atoms and their penalty."""
         alpha = fitted.coding[0] if fitted.coding else fitted.search_alpha
-        return fitted.noise, raw_problem(self.plan, self.samples), fitted.atoms, float(alpha)
+        return fitted.noise, self.plan.problem(self.samples), fitted.atoms, float(alpha)
 
     def learn_scales(self, fitted):
         """Learn the noise of features that atoms leave; if it differs, a second search is due."""
@@ -367,7 +273,7 @@ class RowPhases:
         if noise is not fitted.noise:
             atoms = noise.from_user(fitted.noise.to_user(fitted.atoms))
             kept = dict(size_path=fitted.size_path, losses=fitted.losses, done=("units", "size"))
-            fitted = self._begin(noise).fitted(atoms, **kept)
+            fitted = replace(self.plan.with_atoms(self._enter(noise)[1], atoms), **kept)
         yield fitted
 
     def refine_units(self, fitted):
@@ -381,25 +287,24 @@ class RowPhases:
 
         With a state of training the first record is that of the state.
         """
-        plan, run, state = self.plan, self.run, fitted.training
-        ended_by = fitted.ended_by if state else None
-        fitted = replace(fitted, n_updates=run.n_updates, ended_by=None)
+        plan, given, state, source = self.plan, self.plan.given, fitted.training, self.source
+        ended_by, most = fitted.ended_by if state else None, self.n_updates
+        fitted = replace(fitted, n_updates=most, ended_by=None)
         optimizer = plan.make_optimizer(fitted)
-        trainer = Trainer(plan, fitted, optimizer, team=run.team, interrupts=run)
-        source, given, n_updates = run.source, plan.given, run.n_updates
+        trainer = Trainer(plan, fitted, optimizer, team=self.team, interrupts=self)
         # with a pair for lambda_decay training may stop only in the last tenth of the updates
-        first = n_updates * 9 // 10 * isinstance(given.lambda_decay, tuple)
-        stopping = Stopping(given.tol, given.n_iter_no_change, first, n_updates)
+        first = most * 9 // 10 * isinstance(given.lambda_decay, tuple)
+        stopping = Stopping(given.tol, given.n_iter_no_change, first, most)
         state = state or trainer.state(source, stopping)
         trainer.load(state, source, stopping)
         ended_by = ended_by or ("tol" if stopping.is_over else None)
         while True:
-            n_epochs, full = len(trainer.loss_curve), trainer.n_steps >= run.n_updates
-            if ended_by is None and (full or n_epochs >= run.max_iter):
+            n_epochs = len(trainer.loss_curve)
+            if ended_by is None and (trainer.n_steps >= most or n_epochs >= self.max_iter):
                 ended_by = "max_iter"
             if n_epochs:
                 now, done = trainer.fitted, ended_by is not None
-                note = f"{plan.name}, epoch {n_epochs}/{run.max_iter}"
+                note = f"{plan.name}, epoch {n_epochs}/{self.max_iter}"
                 how = dict(note=f"{note}  loss {now.loss_curve[-1]:.6g}", ended_by=ended_by)
                 how["n_codes"] = len(now.atoms) - int(trainer.epoch["unused"].sum())
                 yield replace(now, training=state, is_done=done, **how)
@@ -407,24 +312,22 @@ class RowPhases:
             if trainer.run_epoch(source, stopping):
                 ended_by = "tol"
             # After Ctrl-C the state before the epoch is stored: a resumed fit repeats the epoch.
-            if not run.pending:
+            if not self.pending:
                 state = trainer.state(source, stopping)
 
     def choose_coding(self, fitted):
         """Choose the penalty of the codes of `transform`, which follows the data."""
-        samples, total = self.data.samples.in_units(fitted.noise), self.run.team.sum
-        unit = arrays.unit_of(fitted.data_scale)
-        problem = self.plan.problem(samples, fitted.alpha, unit, total=total)
+        samples, how = self.data.samples.in_units(fitted.noise), dict(total=self.team.sum)
+        problem = self.plan.problem(samples, fitted.alpha, fitted.data_scale, **how)
         coding = choose.best_coding(choose.judged(problem), fitted.atoms, debias=self.plan.debias)
         yield replace(fitted, coding=coding.in_units(problem.unit))
 
     def train_encoder(self, fitted):
         """Train an encoder for the atoms; without updates, after Ctrl-C, it is the initial one."""
-        plan, run, most = self.plan, self.run, self.plan.given.max_iter
-        generator = torch.Generator(fitted.atoms.device).manual_seed(run.generator.initial_seed())
-        samples = self.samples.in_units(fitted.noise)
-        fitted = train_encoder(plan, fitted, samples, run, most, generator=generator)
-        yield replace(fitted, is_done=not run.pending)
+        plan, seed = self.plan, self.generator.initial_seed()
+        given = plan, fitted, self.samples.in_units(fitted.noise), self, plan.given.max_iter
+        generator = torch.Generator(fitted.atoms.device).manual_seed(seed)
+        yield replace(train_encoder(*given, generator=generator), is_done=not self.pending)
 
 
 # ------------------------------------------------------------------ the learner
@@ -590,8 +493,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _begin(self, plan, data):  # -> Fitted
         """Return the record of a first `partial_fit`, without a search."""
         noise = learn_noise(plan, data.samples) if plan.learns_noise else units.CENTRED
-        begun = self._phases.beginning(plan, data.samples, noise)
-        fitted = begun.first(arrays.make_generator(self.random_state))
+        generator = arrays.make_generator(self.random_state)
+        fitted = plan.begin(*plan.enter(data.samples, noise), generator)
         return replace(fitted, from_samples=plan.searches)
 
     def _encoder(self):
@@ -621,9 +524,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         atoms = kept.noise.from_user(arrays.to_tensor(self.components_, data.samples.x.device))
         noise = replace(kept.noise, atoms=atoms)
         if not kept.data_scale:  # first data after `from_components` or zeros
-            begun = self._phases.beginning(plan, data.samples, noise)
+            _, begun = plan.enter(data.samples, noise)
             # zeros leave it open, and not what was chosen before
             known["data_scale"] = begun.data_scale or None
             if given == "auto":
-                known["alpha"] = begun.code_penalty(atoms)
+                known["alpha"] = plan.code_penalty(begun, atoms)
         return replace(kept, atoms=atoms, noise=noise, **known)

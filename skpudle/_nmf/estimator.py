@@ -20,7 +20,7 @@ from skpudle._fit import messages
 from skpudle._fit.encoders import refuse
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted, as_arrays
-from skpudle._fit.run import Phase
+from skpudle._fit.run import Phase, Run
 from skpudle._learners.counts import ExposedTransformer, OfRows
 from skpudle._learners.parameters import ATOMS, sets_parameters
 from skpudle._learners.summary import describe_fit
@@ -114,26 +114,17 @@ def _given(learner, unit=1.0):  # -> Chosen
     return choose.Chosen(alpha, learner.dispersion or 0.0, learner.min_gain, unit)
 
 
-class _Phases:
-    """The phases of a fit of `PoissonNMF`: choices, and the alternation between codes and atoms.
+class _Phases(Run):
+    """A fit of `PoissonNMF`: choices, and the alternation between codes and atoms.
 
     A phase is a generator function of records, see `skpudle._fit.run`; a record is a `Fitted`, the
     results so far. Weights of rows, and the smoothing, are divided by the mean weight, so that
     choices do not depend on the unit of weights.
-
-    Parameters
-    ----------
-    plan : object
-        Numbers of the fit, from ``PoissonNMF._plan``.
-    data : Data
-        The rows that were read.
-    run : Run
-        The fit, with the learner and its random numbers.
     """
 
-    def __init__(self, plan, data, run):
-        learner = self.learner = run.learner
-        self.x, self.most = data.samples.x, run.n_updates
+    def __init__(self, given, plan, data, *how):
+        super().__init__(given, plan, data, *how)
+        learner, self.x = self.learner, data.samples.x
         events, n_read = _read_events(data.source)
         self.n_samples = n_read if data.places is None else int((data.places >= 0).sum())
         unknown = np.flatnonzero(events.lost.sum(0) == len(events.often)).tolist()
@@ -144,8 +135,8 @@ class _Phases:
                 "follows from their size. Pass counts, or fractions times numbers of events."
             )
         unit = float(np.square(events.often).sum() / events.often.sum())
-        self.given, self.events = _given(learner, unit), replace(events, often=events.often / unit)
-        self.seed, self.fixed = run.generator.initial_seed(), np.empty((0, self.x.shape[1]))
+        self.asked, self.events = _given(learner, unit), replace(events, often=events.often / unit)
+        self.seed, self.fixed = self.generator.initial_seed(), np.empty((0, self.x.shape[1]))
         if learner.fixed_components is not None:
             atoms = self._check_atoms(learner.fixed_components, None, "fixed_components")
             check_non_negative(atoms, "fixed_components")
@@ -176,7 +167,7 @@ class _Phases:
         else:
             new = self._check_atoms(start, n and n_new, "dict_init")
         rows = to_tensor(np.concatenate([self.fixed, new])).to(self.x)
-        return Fitted(atoms=rows, coding=astuple(self.given.without_data()))
+        return Fitted(atoms=rows, coding=astuple(self.asked.without_data()))
 
     def table(self, fitted):  # -> tuple of Phase
         """Return all phases, in their order."""
@@ -186,14 +177,14 @@ class _Phases:
 
     def choose_size(self, fitted):
         """Choose the number of atoms."""
-        how = self.given, np.random.default_rng(self.seed), self.fixed
+        how = self.asked, np.random.default_rng(self.seed), self.fixed
         atoms, path = choose.choose_size(self.events, *how)
         yield replace(fitted, atoms=to_tensor(atoms), size_path=path)
 
     def choose(self, fitted):
         """Choose dispersion, smoothing, and whether rows have few atoms."""
         atoms, rng = to_numpy(fitted.atoms.double()), np.random.default_rng(self.seed)
-        how = self.given, rng, atoms, len(self.fixed)
+        how = self.asked, rng, atoms, len(self.fixed)
         chosen, atoms = choose.choose_prior(self.events, *how)
         yield replace(fitted, atoms=to_tensor(atoms), coding=astuple(chosen))
 
@@ -213,9 +204,9 @@ class _Phases:
             state = alternate.advance(events, state, chosen.alpha)
         while True:
             n, stops = len(state.losses), (self.learner.tol, self.learner.n_iter_no_change)
-            ended_by = "max_iter" if n >= self.most else None
+            ended_by = "max_iter" if n >= self.n_updates else None
             ended_by = fitted.ended_by or ("tol" if state.has_stalled(*stops) else ended_by)
-            note = f"alternation, epoch {n}/{self.most}  loss {state.losses[-1]:.6g}"
+            note = f"alternation, epoch {n}/{self.n_updates}  loss {state.losses[-1]:.6g}"
             now = dict(losses=state.losses, is_done=ended_by is not None, ended_by=ended_by)
             training = state._asdict() | {"first": first}
             tensors = {n: to_tensor(v) for n, v in training.items() if isinstance(v, np.ndarray)}

@@ -8,6 +8,7 @@ A dictionary is the form ``<D z, x>``, linear in the atoms, in the codes ``z`` a
 * ``outer(z, x)``, the derivative in the atoms, summed over samples.
 
 `_atoms` has the dense dictionary, for rows of data, and functions of atoms of any shape. `_conv`
-has convolutional dictionaries, for signals and images. Every dictionary has its atoms along axis 0,
-so code that treats atoms one by one (normalising, matching, resampling, plotting) is written once.
+has convolutional dictionaries, for signals and images. Both kinds have their atoms along axis 0, so
+code that treats atoms one by one (normalising, matching, resampling, plotting) is written once.
+`_conv.ConvLayers`, a dictionary for each unfolding of an encoder, has its unfoldings along axis 0.
 """

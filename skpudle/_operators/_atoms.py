@@ -144,7 +144,7 @@ def krylov_estimate(atoms, depth):  # (p, m) -> scalar
     combination = torch.randn(p, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     vector = combination.to(atoms) @ atoms
     products, basis = vector.new_zeros(depth, depth), vector.new_zeros(depth, m)
-    # what is left of a vector is rounding if its norm is below this share of the first norm
+    # what projections leave of a vector is rounding below this share of its norm before them
     least, length = 100 * torch.finfo(atoms.dtype).eps, torch.linalg.vector_norm
     for i in range(depth):
         basis[i] = vector / length(vector)

@@ -263,7 +263,7 @@ class ConvDictionary(Dictionary):
         bounds the squared norm for any image. It is computed at ``N`` equidistant frequencies along
         each axis. A non-negative polynomial of degree ``d`` is at most
         :math:`\frac12 (1 + 1 / \cos(\pi d / N))` times its maximum over these frequencies [1]_.
-        This factor makes the result a bound.
+        The factor makes the result a bound.
 
         References
         ----------

@@ -9,10 +9,11 @@ The *adjoint* of a step takes ``u``, the derivative of the loss in the result of
 in ``D``, and returns the derivative in ``z``. A record of each iteration holds what the adjoint
 needs.
 
-In a dense dictionary a step multiplies by ``D`` and by its transpose, or by the Gram matrix
-``G = D^T D``. Which way is cheaper depends on the number of steps, which is not known in advance
-for an encoder with working sets. So `DenseSteps` begins without ``G``, and builds it once the steps
-so far would have paid for it. `DenseSums` adds up derivatives of steps of both kinds.
+In a dense dictionary a step multiplies by ``D`` and by its transpose, or by the Gram matrix ``G =
+D^T D``. Which way is cheaper depends on the number of steps, which is not known in advance for an
+encoder with working sets. So `DenseSteps` builds ``G`` at once if the expected steps pay for it,
+and otherwise once the steps so far would have paid for it. `DenseSums` adds up derivatives of steps
+of both kinds.
 
 Codes of a convolution stay in the form of `skpudle._operators._conv.Phases`, with an entry for
 every block of pixels, from the first iteration to the last. All products reuse the same memory for
@@ -29,7 +30,7 @@ from skpudle._operators._conv import ConvLayers
 from skpudle._shrinkage import shrinkage_function
 from skpudle.encoding._compiled import may_leave_out, multiply
 
-# Rows of a Gram matrix per product.
+# Rows of a Gram matrix that one product computes.
 _ROWS_OF_GRAM = 256
 
 
@@ -164,8 +165,9 @@ class DenseSteps(Steps):
     """`Steps` of a `DenseDictionary`, and blocks of ``- s G`` for working sets.
 
     The Gram matrix ``G`` is built when the operations that it would have saved so far reach the
-    operations that it costs. So the time is at most twice that of the best choice in hindsight.
-    Savings and costs are numbers of operations divided by the number of atoms.
+    operations that it costs, or at once if ``n_steps`` steps would reach them. Without the second
+    rule the time is at most twice that of the best choice in hindsight. Savings and costs are
+    numbers of operations divided by the number of atoms.
 
     Parameters
     ----------

@@ -86,7 +86,8 @@ def _is_confined(path, dictionary, x, levels, *, plain):  # -> bool
     iteration = 2 * len(x) * n_components * min(n_components, 2 * n_features)
     # In five problems with 100 unfoldings, updates with dense iterations took 1.1 to 2.1 times as
     # long as with working sets for soft shrinkage, and 2.6 to 6.6 times for hard shrinkage. With 20
-    # unfoldings working sets took 1.1 times as long as dense iterations.
+    # unfoldings working sets took 1.1 times as long as dense iterations. If levels fall to less
+    # than half, codes do not stay sparse.
     pays = len(levels) > 32 and n_components >= 128 and iteration > 4e7
     return pays and bool(levels[-1].sum() >= levels[0].sum() / 2)
 
@@ -101,8 +102,8 @@ def _are_few_constants(atoms, x, levels, *others):  # -> bool
     if levels.ndim != 2 or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return False
     # Up to 2**16 multiplications for all rows compiled loops take 0.4 to 0.8 of the time of torch.
-    # For a single row they are faster with any number of atoms, since both wait for memory: with
-    # 1500 atoms of 1000 features they take 0.5 to 0.6 of the time.
+    # For a single row compiled loops are faster with any number of atoms, since both ways wait for
+    # memory: with 1500 atoms of 1000 features the loops take 0.5 to 0.6 of the time.
     return len(x) == 1 or len(x) * atoms.numel() <= 2**16
 
 

@@ -74,7 +74,8 @@ class Run:
     def iterate(self, z, ascent, levels):  # (n, k) -> (len(levels), n, k)
         """Return the codes after each of the iterations that start from the codes ``z``.
 
-        ``ascent`` is the first gradient step, without ``z``. The matrix multiplies the distance of
+        ``ascent`` (n, k) is the first gradient step, without ``z``, and ``levels`` has the level of
+        each iteration, one or one for each atom. The matrix multiplies the distance of
         codes from ``z``, since rounding errors would add up if it multiplied the codes.
         """
         codes, move = z.new_empty(len(levels), *z.shape), torch.zeros_like(z)

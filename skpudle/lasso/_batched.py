@@ -197,7 +197,7 @@ class _Batch:
     def look_for_atoms(self):
         """Compute correlations, mark solved samples, and admit atoms to supports.
 
-        Only settled samples admit atoms.
+        Only settled samples admit atoms. The arrays (n, k) get places for the new atoms.
         """
         penalty, positive = self._options
         none = len(self._atoms) - 1

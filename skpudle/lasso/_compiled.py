@@ -49,8 +49,9 @@ ROUNDING = 1e-15
 # Correlations in a run are tied if they differ by less than this share. The first of tied atoms
 # enters, so that codes do not depend on rounding.
 TIE = 1e-10
-# Polish: codes that miss the optimality condition by less than NEARLY times the penalty (without a
-# penalty, a hundredth of the largest correlation) get POLISHES more Newton steps at most.
+# Polish: codes that miss the optimality condition by less than NEARLY times the penalty get
+# POLISHES more Newton steps at most. Without a penalty a hundredth of the largest correlation
+# replaces it.
 NEARLY = 1e-9
 POLISHES = 4
 # If the slopes of the support are at most this share of the largest slope of a new atom, the next

@@ -16,6 +16,11 @@ nonzero code at an atom are the *users* of the atom. A ``mask`` has the shape (n
 1 for known and 0 for missing entries, or (n, 0) if all entries are known. Residuals are zero where
 entries are missing.
 
+Options: ``alpha`` is the penalty, and ``positive`` says whether codes are non-negative. Sweeps over
+the codes of a row end when no code changes by more than ``tolerance`` over the squared norm of its
+atom, or after ``max_sweeps``. For ``share`` see `_enter`, and for ``dependent`` see `_factorise`.
+With ``refit_tolerance`` and ``refit_sweeps`` codes become least squares.
+
 Every function releases the GIL and writes into its last arguments; `solve_residuals` overwrites
 ``residual``, too. A call works on a slice of rows or of atoms that no other call writes to, so bits
 do not depend on the number of threads.

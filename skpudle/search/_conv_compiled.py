@@ -11,7 +11,8 @@ The loops keep the residual ``x - D z``, which is zero where pixels are missing.
 costs a pass over the pixels of an atom, however many other atoms overlap it. A ``mask`` has 1 for
 known and 0 for missing pixels, in the shape of the image; it has no channels if all pixels are
 known. ``grid`` has four integers: the distance of neighbouring positions along both axes, then the
-number of positions along both axes.
+number of positions along both axes. ``alpha`` is the penalty, and ``positive`` says whether codes
+are non-negative.
 
 Loops over atoms take the codes of all images sorted by atom: atom ``k`` has the entries from
 ``start[k]`` to ``start[k + 1]``, each with the number of its ``image``, a ``place`` (the position)
@@ -91,7 +92,7 @@ def _shrink(target, alpha, positive):  # floats -> soft threshold of target at a
 
 
 def _correlate(residual, atoms, grid, q):
-    """Set ``q = D^T residual``, one value for each coordinate.
+    """Set ``q`` (n_coordinates,) to ``D^T residual``, for the residual of one image.
 
     With a stride of 1 four neighbouring pixels of an atom are multiplied at a time.
     """
@@ -356,9 +357,8 @@ def removals(start, image, place, value, most, n_sweeps, mask, atoms, grid, alph
     For each atom ``changes`` (n_atoms, 1 + n_atoms) gets the rise of the objective, then the growth
     of the moduli of codes at each remaining atom. ``start``, ``image``, ``place`` and ``value`` are
     the codes sorted by atom; ``starts``, ``indices`` and ``values`` are the codes sorted by image.
-    At most ``most`` users of an atom, at regular distances,
-    stand for all users. Coordinate descent over the codes that overlap a user replaces the user.
-    The residual is restored at the end.
+    At most ``most`` users of an atom, at regular distances, stand for all users. Coordinate descent
+    over the codes that overlap a user replaces the user. The residual is restored at the end.
     """
     n_positions, near, z = grid[2] * grid[3], np.empty(len(indices), np.int64), values.copy()
     for k in range(len(atoms)):

@@ -25,10 +25,10 @@ from skpudle.search._compiled import loops
 # as one sweep, in 1.25 times the time.
 SWEEPS = {"few": 2, "many": 1}
 
-# Tolerance of codes in the optimality condition, as a share of alpha; the largest number of sweeps
-# over a working set in an epoch; and that number where the cost of an atom is estimated. Codes need
-# not converge in an epoch: on 8 x 8 patches unsolved codes reach the objective that 25 epochs of
-# solved codes reach, in half of the time.
+# Tolerance of codes in the optimality condition, as a share of alpha; and the largest numbers of
+# sweeps over a working set, in an epoch and in the estimate of the cost of an atom. Codes need not
+# converge in an epoch: on 8 x 8 patches unsolved codes reach the objective that 25 epochs of solved
+# codes reach, in half of the time.
 TOLERANCE = 1e-2
 SWEEPS_OF_CODES = 3
 SWEEPS_OF_COSTS = 5
@@ -499,7 +499,7 @@ class Epoch(Coded):
 
     @property
     def uses(self):  # -> (p,)
-        """The sum of weights of the rows of this process that use each atom."""
+        """For each atom the sum of the weights of the rows of this process that use it."""
         index, weight = np.asarray(self.fitting.index), self._weight[np.asarray(self.fitting.rows)]
         return torch.as_tensor(np.bincount(index, weight, minlength=len(self.atoms)))
 

@@ -164,8 +164,8 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding, bool
     Coding
         Penalty, share, and the mean number of codes reached.
     bool
-        Whether the mean number of codes is ``l0``, to 0.5 %. The number may jump from one penalty
-        to the next, past ``l0``.
+        Whether the mean number of codes is ``l0``, to 0.5 % or one code in the sample of rows. The
+        number may jump from one penalty to the next, past ``l0``.
 
     Raises
     ------
@@ -376,7 +376,10 @@ class _Sizes:
         self.energy = HeldOut(held_out).zeros.total or 1.0
 
     def _judge(self, coded, stride):  # -> _Tried
-        """Predict held-out data by a dictionary, and keep it if it is the best of its size."""
+        """Predict held-out data by a dictionary, and keep it if it is the best of its size.
+
+        ``coded`` are its coded data, one in ``stride`` training samples.
+        """
         last = next(reversed(self.best.values()), None)
         place = last.prediction.place if last else None
         # Two epochs free the atoms of the lasso's bias, which would dominate the errors of data
@@ -401,7 +404,10 @@ class _Sizes:
         return self._judge(found.coded, 1)
 
     def remove(self, larger, n_components):  # _Tried, int -> _Tried
-        """Remove the atoms that lower the objective least per use, adapt the rest, and judge."""
+        """Remove atoms of ``larger`` until ``n_components`` or some more remain; adapt and judge.
+
+        The atoms go that lower the objective least per use.
+        """
         coded = larger.coded
         kept = remaining(coded, larger.n_components - n_components, per_use=True)
         # three epochs adapt the remaining atoms
@@ -521,7 +527,7 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
     is_rows = start is None
     if is_rows:
 
-        def start(n, of=problem):  # -> (n, n_features)
+        def start(n, of=problem):  # -> (n, n_features): samples
             x = of.x.cpu().double()
             return initial_atoms(x, n, "data", generator, weight=of.weight)
 

@@ -225,7 +225,7 @@ def penalty_of_mixtures(problem, n_components):  # -> float
     left = float(squares[:-n_components].clamp_min(0).sum())
     n_left = (len(x) - n_components) * (x.shape[1] - n_components)
     # In mixtures of eight kinds of spectra the mean angle between a spectrum and its atom is 4.2
-    # degrees if the path begins at the usual penalty, and 1.8 degrees if it begins at this penalty.
+    # degrees if the path begins at the usual penalty, and 1.8 degrees if it begins here.
     penalty = 0.3 * (left / max(n_left, 1)) ** 0.5
     return min(max(penalty, problem.alpha / 256), problem.alpha)
 

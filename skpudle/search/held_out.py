@@ -223,8 +223,8 @@ class HeldOut:
 
     Attributes
     ----------
-    x, known : Tensor of the shape of the data
-        The rows or images, in float64, and the mask of their known entries.
+    x, known : Tensor of shape (n_samples, ...)
+        The rows or crops of the images, in float64, and the mask of their known entries.
     zeros : Prediction
         The prediction that all hidden entries are zero. Its errors are the energies of the parts:
         the sums of squares of their hidden entries.
@@ -460,7 +460,10 @@ class _Tiles(HeldOut):
         return best.place
 
     def _code(self, atoms, alphas, mask):  # yields pairs of Codes, pairs of images
-        """Yield codes and their images at each penalty: the lasso's, and least squares'."""
+        """Yield for each penalty codes and their images: of the lasso, and of least squares.
+
+        Codes are computed from the pixels that ``mask`` marks.
+        """
         problem = replace(self.problem, mask=mask)
         for codes in conv_path(problem, atoms, alphas):
             yield codes, [conv_synthesis(problem, atoms, z) for z in codes]

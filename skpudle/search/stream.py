@@ -239,8 +239,8 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
     Stream
         State after the block.
     bool
-        False if the block is too small and not final. The state then has new atoms and no more, and
-        the caller has to pass the rows again, together with more rows.
+        False if the block is too small and not final. The state then has new atoms and a new loss
+        only, and the caller has to pass the rows again, together with more rows.
     """
     n, p = _total(problem), len(state.atoms)
     n_rows = state.n_rows + n

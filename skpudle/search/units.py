@@ -70,7 +70,7 @@ _LONG = 3.0
 # they are data. The estimate of standard deviations tolerates the same share of outliers.
 _MOST = 0.1
 # The 0.9 quantile (1 - _MOST) of the modulus of a standard normal variable.
-_TENTH = 1.645
+_QUANTILE_OF_NORMAL = 1.645
 # A long row is an outlier if more than this share of its energy is not predicted. In outlying rows
 # the share is 1.0 to 1.3 on average, and varies. For all suspects together the limit is nine tenths
 # (1 - _WORTH): the share is .80 to 2.0 in planted outliers. In clean rows of 9 of 460 random
@@ -198,7 +198,10 @@ class Units:
         return (x, known, None) if self.rows is None else (x / scale, known, scale)
 
     def _enter(self, x, known):  # -> known, scale
-        """Return the mask of the entries that count (n, m), and the scales of rows (n, 1)."""
+        """Return the mask of the entries that count (n, m), and the scales of rows (n, 1).
+
+        ``x`` and ``known`` (n, m) are rows from `centre` and the mask of their known entries.
+        """
         unit = 2.0 ** round(log2(self.alpha))  # divided by this, no square overflows
         y, counts = torch.where(known > 0, x, 0.0).double() / unit, known.double()
         how = self.atoms.to(y), self.alpha / unit, self.positive_code
@@ -258,8 +261,8 @@ def _variances(x, known, atoms, alpha, positive):  # -> (n,), (n,)
 
     A quiet row needs a smaller penalty, since an atom that its codes miss would count as noise. So
     each row is coded at three penalties. It takes the codes with the least extended information
-    criterion, which allows for the choice of ``k`` of ``p`` atoms [1]_. Codes with more nonzero
-    entries than half of the row's known entries are excluded.
+    criterion, which allows for the choice of ``k`` of ``p`` atoms [1]_. Codes of the two smaller
+    penalties are excluded if they have more nonzero entries than half of the row's known entries.
     """
     n, best = known.sum(1), torch.full_like(x[:, 0], inf)
     variances, free = torch.zeros_like(best), torch.zeros_like(best)
@@ -342,7 +345,7 @@ def _deviations(distances):  # (n, m), with NaN for gaps -> (m,)
     both are zero.
     """
     half, outer = _quantiles(distances, 0.5, 1 - _MOST)
-    found = torch.maximum(half / held_out.MEDIAN_OF_NORMAL, outer / _TENTH)
+    found = torch.maximum(half / held_out.MEDIAN_OF_NORMAL, outer / _QUANTILE_OF_NORMAL)
     return torch.where(found > 0, found, inf)
 
 

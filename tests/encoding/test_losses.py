@@ -7,6 +7,7 @@ import torch
 from naive import make_mask, naive_shrink, normal, unit
 
 from skpudle._data.batches import Samples
+from skpudle._fit.fitted import Fitted
 from skpudle._learners.counts import CountDictionaryLearning, CountPlan
 from skpudle._losses import Binomial, Gaussian, Poisson
 from skpudle._operators._atoms import DenseDictionary
@@ -139,14 +140,13 @@ def test_the_gradient_of_counts_is_that_of_the_decoder(masked, loss, generator):
     atoms, x, _ = make_problem(generator, loss)
     known = make_mask(generator, x) if masked else torch.ones_like(x)
     exposure = torch.rand(len(x), 1, generator=generator).to(x)
-    rows = torch.cat([atoms, torch.randn(1, atoms.shape[1], generator=generator).to(atoms)])
-    rows.requires_grad_()
+    rows = torch.cat([atoms, normal(generator, 1, atoms.shape[1])]).requires_grad_()
     plan = CountPlan(CountDictionaryLearning(n_unfoldings=5))
     plan.loss = loss
-    model = plan.model(alpha=0.3)
-    dictionary, encoder, penalty = model.network(rows, 0)
+    fitted = Fitted(atoms=rows[:-1], more=rows[-1:], alpha=0.3)
+    rule, dictionary, options = plan.network(fitted)
     batch = Samples(x, known if masked else None, exposure.exp())
-    found = model.rule(dictionary, batch, encoder=encoder, penalty=penalty)
+    found = rule(dictionary, batch, **options)
     z = found.codes
     assert (z[:, -1] == 1).all()
     value = (known * loss.half_deviance(z @ rows + exposure, x)).sum(1)
