@@ -37,8 +37,8 @@ fillers = {
 }
 
 # %%
-# ``DictionaryImputer()`` scales features and has as many atoms as features. With a learner it takes
-# any number of atoms, and pixels as they are. Of the digits, which have 64 features, the
+# ``DictionaryImputer()`` scales features and chooses the number of atoms. With a learner it takes
+# a named number of atoms, and pixels as they are. Of the digits, which have 64 features, the
 # IterativeImputer would take minutes: it is left out there.
 
 errors = {name: [] for name in fillers}

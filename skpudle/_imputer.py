@@ -34,20 +34,20 @@ def _weigh(estimator, weight):  # -> dict, parameters of fit
 class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Fill missing values by patterns that samples share.
 
-    By default a dictionary with one atom per feature is learned from the known values, in units of
-    the features' standard deviations. The codes of a sample come from its known values, and their
-    reconstruction fills the gaps: ``inverse_transform(transform(X))``. Known values stay as they
-    are. A sample without known values gets the means of the features, and so do all gaps if the
-    default dictionary predicts hidden values of held-out samples worse than the means do, as in a
-    table of independent columns.
+    By default a dictionary is learned from the known values, in units of the features' standard
+    deviations, and the data choose its number of atoms. The codes of a sample come from its known
+    values, and their reconstruction fills the gaps: ``inverse_transform(transform(X))``. Known
+    values stay as they are. A sample without known values gets the means of the features, and so do
+    all gaps if the default dictionary predicts hidden values of held-out samples no better than the
+    means do, as in a table of independent columns.
 
     Parameters
     ----------
     estimator : estimator, default=None
         Its ``fit`` and ``transform`` take NaN for missing values, and ``inverse_transform`` has a
         value everywhere: a `PUDLEDictionaryLearning`, or a pipeline with one. By default features
-        are put in units of their standard deviation, with one atom per feature:
-        ``make_pipeline(StandardScaler(), PUDLEDictionaryLearning(random_state=0))``.
+        are put in units of their standard deviation, and data choose the number of atoms:
+        ``make_pipeline(StandardScaler(), PUDLEDictionaryLearning("auto", random_state=0))``.
     random_state : int, RandomState instance or None, default=None
         Seeds every ``random_state`` of the estimator. None leaves them as they are.
 
@@ -121,17 +121,18 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if len(unknown):
             listing = listed(unknown.tolist(), getattr(self, "feature_names_in_", None))
             raise ValueError(f"Features {listing} have no known value. Leave them out.")
-        default = make_pipeline(StandardScaler(), PUDLEDictionaryLearning(random_state=0))
+        default = make_pipeline(StandardScaler(), PUDLEDictionaryLearning("auto", random_state=0))
         learner = clone(default if self.estimator is None else self.estimator)
         if self.random_state is not None:
             learner = seed_clone(learner, self.random_state)
         given = {} if sample_weight is None else _weigh(learner, sample_weight)
         with config_context(enable_metadata_routing=False):  # weights reach the steps by name
             self.estimator_ = learner.fit(X, **given)
-        # Scores of the penalty path are explained shares of the energy of hidden entries. Features
+        # Scores are explained shares of the energy of hidden entries, NaN for few samples. Features
         # are standardised, so that their means explain a share of 0.
-        path = None if self.estimator is not None else getattr(learner[-1], "penalty_path_", None)
-        self._predicts = path is None or bool(np.max(path.score - path.tolerance) > 0)
+        names = ("size_path_", "penalty_path_") if self.estimator is None else ()
+        paths = filter(None, (getattr(learner[-1], name, None) for name in names))
+        self._predicts = not any(np.max(path.score - path.tolerance) <= 0 for path in paths)
         self.means_ = StandardScaler(with_std=False).fit(X, sample_weight=sample_weight).mean_
         return self
 

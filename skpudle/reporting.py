@@ -187,8 +187,7 @@ def _unsupported_atoms(look):
         yield (
             f"{_some(unsupported, p)} not supported by these samples, {unsupported.tolist()}: "
             "searches of both halves do not find such atoms, or find what other atoms of the "
-            "learner are nearer to. Learn fewer atoms (n_components='auto' chooses the number), or "
-            "from more samples."
+            "learner are nearer to. Name a smaller number of atoms, or learn from more samples."
         )
 
 

@@ -114,7 +114,16 @@ def test_a_sample_without_known_values_gets_the_means_of_any_estimator(estimator
     np.testing.assert_array_equal(filled[2:], imputer.transform(X[:5]))
 
 
-@pytest.mark.parametrize("shape", [(400, 30), (200, 10)])
+def test_a_wide_table_is_filled_by_its_few_patterns():
+    """With one atom for each column the error is .9 of that of the means."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 4)) @ rng.standard_normal((4, 120))
+    hidden = rng.random(X.shape) < 0.1
+    filled = DictionaryImputer().fit_transform(np.where(hidden, np.nan, X))
+    assert np.mean((filled - X)[hidden] ** 2) < 0.1 * np.mean(X[hidden] ** 2)
+
+
+@pytest.mark.parametrize("shape", [(400, 30), (200, 10), (300, 60)])
 def test_independent_columns_get_their_means(shape):
     """Best scores of many penalties are .004 and .03, which are chance."""
     rng = np.random.default_rng(0)

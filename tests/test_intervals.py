@@ -135,8 +135,8 @@ def test_the_same_seed_gives_the_same_intervals_in_words_too():
     for part, same in zip(one, other, strict=True):
         np.testing.assert_array_equal(part, same)
     n = np.count_nonzero(one.supported)
-    assert str(one).startswith(f"The data support {n} of 24 atoms. Their expected squared error")
-    assert str(one._replace(supported=np.zeros(24, bool))) == "The data support 0 of 24 atoms."
+    assert str(one).startswith(f"The data determine {n} of 24 atoms. Their expected squared error")
+    assert str(one._replace(supported=np.zeros(24, bool))) == "The data determine 0 of 24 atoms."
 
 
 @pytest.mark.parametrize("used", [1.0, 0.4])

@@ -270,7 +270,7 @@ class AtomIntervals(NamedTuple):
     standard_error : ndarray of shape (n_components, n_features)
         Standard errors of the estimates.
     supported : ndarray of shape (n_components,), bool
-        Which atoms the data support.
+        Which atoms the data determine; whether an atom is real, `atom_support` tells.
     limit : ndarray of shape (n_components,)
         The least expected squared error of the direction of each atom that any method can have.
     """
@@ -285,7 +285,7 @@ class AtomIntervals(NamedTuple):
     def __str__(self) -> str:
         """Return how sure the atoms are, in words."""
         some = self.supported
-        words = f"The data support {np.count_nonzero(some)} of {len(some)} atoms."
+        words = f"The data determine {np.count_nonzero(some)} of {len(some)} atoms."
         if not some.any():
             return words
         squares, norms = (np.square(part[some]).sum(1) for part in (self[3], self[0]))
