@@ -288,7 +288,7 @@ class InMemory:
         """Return rows (n, n_features) as samples on the device; ``keys`` are their numbers."""
         of_rows = (None if part is None else part[keys] for part in (self.target, self.weight))
         x, mask = arrays.split_missing(x)  # on the CPU, so that the host need not wait for a GPU
-        samples = batches.Samples(x, mask, *of_rows).map(lambda part: part.to(x))
+        samples = batches.Samples(x, mask, *of_rows).to(x)
         return samples.map(lambda part: batches.send(part, self.device))
 
     def _n_sampled(self, n_components):

@@ -109,8 +109,7 @@ def deviances(predicted, samples, features, *, loss=LEAST_SQUARES, intercept=Non
 def in_chunks(function, samples, device, size):
     """Yield ``function(samples)`` for chunks of samples on a device."""
     for start in range(0, len(samples), size):
-        part = slice(start, start + size)
-        yield function(samples.map(lambda given, part=part: given[part].to(device)))
+        yield function(samples[start : start + size].to(device))
 
 
 def _parts(given):  # yields the name of a place, and rows

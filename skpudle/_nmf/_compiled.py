@@ -17,7 +17,7 @@ def _slope(n, x, column, base, z):
     """
     g, h = 0.0, 0.0
     for t in range(n):
-        part = column[t] / max(base[t] + column[t] * z, 1e-150)  # the square of part is finite
+        part = column[t] / max(base[t] + column[t] * z, 1e-140)  # finite, squared and times counts
         g += x[t] * part
         h += x[t] * part * part
     return g, h
@@ -29,9 +29,10 @@ def _move(n, x, column, base, load, z):
     Return the minimiser, and ``g`` at the given ``z``. The derivative is ``load - g(z)``, where
     ``1 / g`` is concave. So Newton's method for ``1 / g(z) = 1 / load`` increases monotonically
     towards the minimiser from below, and is exact for a single term. A step downwards can be too
-    long; the next step then goes up again.
+    long; the next step then goes up again. Events that only this atom can explain (base 0) make
+    ``g`` huge at 0, and the step from there is theirs.
     """
-    alone = first = -1.0
+    first = -1.0
     for _ in range(20):
         g, h = _slope(n, x, column, base, z)
         if first < 0:
@@ -39,15 +40,7 @@ def _move(n, x, column, base, load, z):
         if h <= 0:
             return 0.0, first
         new = z + g / h * (g / load - 1)
-        if new <= 0 or z == 0:
-            # Events that only this atom can explain (base 0) keep the minimiser above 0.
-            if alone < 0:
-                alone = 0.0
-                for t in range(n):
-                    if base[t] <= 0 and column[t] > 0:
-                        alone += x[t]
-            if new < alone / load:
-                new = alone / load
+        new = max(new, 0.0)
         done = abs(new - z) <= 0.03 * z or (new == 0 and z == 0)
         z = new
         if done:

@@ -214,11 +214,8 @@ def solve_dispersed(events, atoms, dispersion, tol=_TOL):
 
 def solve_without(events, atoms, codes, k, tol):  # -> codes, losses
     """Solve the codes of rows without atom ``k``, starting from their codes; see `solve_codes`."""
-    allowed = np.broadcast_to(events.allowed, codes.shape).copy()
-    allowed[:, k] = False
-    # A code of 0 could keep a rate at 0. So 0.001 of a row's events are added, in equal shares.
-    start = (codes + 1e-3 * codes.mean(1, keepdims=True)) * allowed
-    return solve_codes(replace(events, allowed=allowed), atoms, start, tol)
+    allowed = events.allowed & (np.arange(len(atoms)) != k)
+    return solve_codes(replace(events, allowed=allowed), atoms, codes * allowed, tol)
 
 
 def prune_codes(events, atoms, codes, min_gain):

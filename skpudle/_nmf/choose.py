@@ -141,13 +141,6 @@ class Hidden:
         return costs
 
 
-def _without(codes, gone):
-    """Return codes without the columns ``gone``, with a few events added to the other columns."""
-    left = np.delete(codes, gone, 1)
-    # A code of 0 could keep a rate at 0. So 0.001 of a row's events are added, in equal shares.
-    return left + 1e-3 * codes.sum(1, keepdims=True) / max(left.shape[1], 1)
-
-
 def estimate_dispersion(events, atoms, codes):  # -> float
     """Estimate the dispersion from residuals, by weighted moments.
 
@@ -283,8 +276,8 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
             return None
         order = np.argsort(hidden.costs(state.atoms))
         gone = order[order >= n_fixed][: max(1, (len(state.atoms) - number) // 2)]
-        hidden.codes = [_without(codes, gone) for codes in hidden.codes]
-        atoms, codes = np.delete(state.atoms, gone, 0), _without(state.codes, gone)
+        hidden.codes = [np.delete(codes, gone, 1) for codes in hidden.codes]
+        atoms, codes = np.delete(state.atoms, gone, 0), np.delete(state.codes, gone, 1)
         return converge(weighted, Progress.at(atoms, codes, n_fixed), smoothing, 40, _IMPROVED)
 
     def predict(state):
