@@ -56,7 +56,7 @@ CLASSES = [
     PoissonNMF(2, max_iter=3),
     PUDLEClassifier(dict_init="data", max_iter=3),
     PUDLERegressor(dict_init="data", max_iter=3),
-    ConsensusDictionary(PCA(1), 2, resample="bootstrap"),
+    ConsensusDictionary(PCA(1), 2, resample="bootstrap", random_state=0),
     DictionaryImputer(PUDLEDictionaryLearning(2, alpha=0.1, noise="equal", fit_intercept=False)),
 ]
 VARIANTS = [
