@@ -178,9 +178,7 @@ class ConvEpoch(rules.Coded):
         ``earlier`` has no effect: it exists for streams of rows, see `stream.Held`.
         """
         atoms, residual = self.atoms.clone(), self._residual.copy()
-        # In a sweep each atom takes five steps, which are cheap compared with the update of the
-        # residuals after the last step.
-        options = self._grid, self._mask, 5, np.asarray(atoms), residual
+        options = self._grid, self._mask, np.asarray(atoms), residual
         for _ in range(rules.SWEEPS["few"]):
             loops.sweep_atoms(*self._entries, *options)
         return atoms if self.problem.rank is None else self.problem.project(atoms)

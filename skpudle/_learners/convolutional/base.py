@@ -16,17 +16,17 @@ from skpudle._data.images import check_atoms_fit, check_axes, check_sizes, read_
 from skpudle._fit.run import Interrupts
 
 
-def stride_of(learner):  # -> tuple of int
-    """Return the distance of neighbouring copies of an atom along each axis.
+def geometry_of(learner):  # -> kernel, stride, tuples of int
+    """Return the size of an atom and the distance of its neighbouring copies, along each axis.
 
     Events of signals are at any sample. In pictures, copies at every pixel take 16 times as long as
     copies at every fourth pixel of both axes.
     """
     kernel = sizes(learner.atom_shape, 1)
     if not isinstance(learner.stride, str):
-        return sizes(learner.stride, len(kernel))
+        return kernel, sizes(learner.stride, len(kernel))
     usual = 1 if len(kernel) == 1 else getattr(learner, "_stride_of_pictures", 4)
-    return tuple(min(usual, k) for k in kernel)
+    return kernel, tuple(min(usual, k) for k in kernel)
 
 
 def parts_of_images(x):  # (n, ...) -> tensors of some images each
@@ -138,7 +138,7 @@ class ImageEstimator(FollowedFit, BaseEstimator):
         return images
 
     def _read_training(self, X, **options):  # -> Images
-        check_sizes(self._kernel, stride_of(self))
+        check_sizes(*geometry_of(self))
         images = self._read(X, **options)
         check_atoms_fit(images, self._kernel, channels_first=self.channels_first)
         return images
