@@ -5,6 +5,10 @@ permutes or flips the codes and leaves the data as they are. The metrics therefo
 atoms of a dictionary one to one with the atoms of a reference, by the assignment with the largest
 sum of cosines. Atoms lie on the first axis of an array and may have any shape.
 
+Atoms of a convolutional learner are known up to shifts, too. If a dictionary is such a learner, two
+atoms are compared at the shift with the largest modulus of the cosine. So pass the learner itself:
+arrays, such as its ``components_``, are compared without shifts.
+
 "By chance" means here: for random atoms. Random atoms are Gaussian combinations of the atoms of a
 dictionary, with the mean and the second moments of the atoms. Atoms of smooth images, or of data
 with few large principal components, resemble each other even if the data do not determine them.
@@ -19,6 +23,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment, nnls
 from scipy.stats import norm
@@ -81,28 +86,39 @@ def unit_atoms(dictionary):
     return atoms / np.where(norms > 0, norms, 1)
 
 
-def atom_cosines(dictionary, reference):
-    """Return the cosine of the angle between every atom and every atom of a reference.
+def count_shift_axes(*dictionaries):  # -> int
+    """Return the number of axes along which a convolutional learner shifts atoms, 0 without one."""
+    return max(np.size(getattr(one, "atom_shape", ())) for one in dictionaries)
 
-    Parameters
-    ----------
-    dictionary : array-like of shape (n_components, ...)
-        Atoms, one per entry of the first axis.
-    reference : array-like of shape (n_reference, ...)
-        Atoms of the same shape; there may be more or fewer of them.
 
-    Returns
-    -------
-    ndarray of shape (n_reference, n_components)
-        Cosines; 0 for atoms that are zero.
+def shift_atoms(atoms, n_axes):  # (n, ...) -> (n, n_shifts, n_features)
+    """Return atoms at all shifts along their first ``n_axes`` axes, with zeros beyond their ends.
 
-    Raises
-    ------
-    ValueError
-        If the atoms have different shapes.
+    Without axes there is one shift, by nothing.
     """
-    dictionary, reference = check_pair(dictionary, reference)
-    return unit_atoms(reference) @ unit_atoms(dictionary).T
+    room = [(k - 1, k - 1) for k in atoms.shape[1 : 1 + n_axes]]
+    padded = np.pad(atoms, [(0, 0), *room, *[(0, 0)] * (atoms.ndim - 1 - n_axes)])
+    shifted = sliding_window_view(padded, atoms.shape[1:], tuple(range(1, atoms.ndim)))
+    return shifted.reshape(len(atoms), -1, atoms[0].size)
+
+
+def shifted_cosines(dictionary, reference, n_axes):  # -> (n_reference, n_shifts, n_components)
+    """Return the cosines of all atoms and all atoms of a reference, at all shifts of these."""
+    shifted = shift_atoms(unit_atoms(reference).reshape(reference.shape), n_axes)
+    cosines = shifted.reshape(-1, shifted.shape[2]) @ unit_atoms(dictionary).T
+    return cosines.reshape(*shifted.shape[:2], -1)
+
+
+def atom_cosines(dictionary, reference, n_axes=None):  # -> (n_reference, n_components)
+    """Return the cosines of all atoms and all atoms of a reference, at their best shifts.
+
+    The cosine with an atom of zeros is 0. ``n_axes`` is the number of axes of shifts; None: as
+    `count_shift_axes` counts them.
+    """
+    n_axes = count_shift_axes(dictionary, reference) if n_axes is None else n_axes
+    cosines = shifted_cosines(*check_pair(dictionary, reference), n_axes)
+    best = np.abs(cosines).argmax(axis=1, keepdims=True)
+    return np.take_along_axis(cosines, best, 1)[:, 0]
 
 
 class AtomMatch(NamedTuple):
@@ -126,7 +142,7 @@ class AtomMatch(NamedTuple):
     coherences: np.ndarray
 
     def align_dictionary(self, dictionary):
-        """Return the matched atoms in the order and with the signs of the reference."""
+        """Return the matched atoms in the order and with the signs of the reference, unshifted."""
         atoms = np.asarray(dictionary_of(dictionary))[self.indices]
         return atoms * self.signs.reshape(-1, *[1] * (atoms.ndim - 1)).astype(atoms.dtype)
 
@@ -138,13 +154,20 @@ def _assign(products):  # (n_reference, n_components) -> AtomMatch
     return AtomMatch(columns, rows, signs, np.minimum(np.abs(matched), 1))
 
 
+def _recover(cosines):  # (n_reference, n_components) -> (n_reference,)
+    match, coherences = _assign(cosines), np.zeros(len(cosines), cosines.dtype)
+    coherences[match.reference_indices] = match.coherences
+    return coherences
+
+
 def match_atoms(dictionary: Any, reference: Any) -> AtomMatch:
     r"""Match the atoms of two dictionaries, up to sign and permutation.
 
     Parameters
     ----------
     dictionary : array-like of shape (n_components, ...), or learner
-        Atoms, one per entry of the first axis, or a fitted learner.
+        Atoms, one per entry of the first axis, or a fitted learner. If one of the two dictionaries
+        is a convolutional learner, atoms are compared at the best shift.
     reference : array-like of shape (n_reference, ...), or learner
         Atoms of the same shape; there may be more or fewer of them.
 
@@ -231,9 +254,10 @@ def match_components(
 
     Parameters
     ----------
-    components : array-like of shape (n_components, n_features), or learner
-        Atoms, such as ``components_`` of `skpudle.PoissonNMF`, or the learner itself.
-    reference : array-like of shape (n_reference, n_features), or learner
+    components : array-like of shape (n_components, ...), or learner
+        Atoms, such as ``components_`` of `skpudle.PoissonNMF`, or the learner itself. References of
+        a convolutional learner are shifted to fit the component before they are mixed.
+    reference : array-like of shape (n_reference, ...), or learner
         Atoms with names, such as a catalogue of known spectra.
     names : sequence of length n_reference, default=None
         Names of the references; by default their positions.
@@ -257,11 +281,16 @@ def match_components(
     >>> match.nearest, {name: round(share, 2) for name, share in match.shares.items()}
     ('A', {'A': 0.7, 'B': 0.3})
     """
-    pair = check_pair(components, reference)
-    components, reference = (normalize(atoms.astype(np.float64), norm="l1") for atoms in pair)
+    n_axes, pair = count_shift_axes(components, reference), check_pair(components, reference)
+    flat = (atoms.reshape(len(atoms), -1).astype(np.float64) for atoms in pair)
+    components, reference = (normalize(atoms, norm="l1") for atoms in flat)
     names = range(len(reference)) if names is None else list(names)
     check_consistent_length(reference, names)
-    return [_match_component(atom, reference, names) for atom in components]
+    shifted, matches = shift_atoms(reference.reshape(pair[1].shape), n_axes), []
+    for atom in components:
+        best = np.abs(shifted @ atom).argmax(axis=1)
+        matches.append(_match_component(atom, shifted[np.arange(len(best)), best], names))
+    return matches
 
 
 def dictionary_error(dictionary: Any, reference: Any, *, match: bool = False) -> float:
@@ -276,7 +305,7 @@ def dictionary_error(dictionary: Any, reference: Any, *, match: bool = False) ->
     match : bool, default=False
         Whether to take the smallest error over all permutations and signs of the atoms. False
         compares atoms by position, as the paper does for a dictionary initialised near the
-        reference.
+        reference. Convolutional atoms are not shifted; `atom_coherence` shifts them.
 
     Returns
     -------
@@ -307,7 +336,7 @@ def atom_coherence(dictionary: Any, reference: Any) -> np.ndarray:
     ----------
     dictionary, reference : array-like of shape (n, ...), or learner
         Atoms of the same shape, n_components and n_reference of them, one per entry of the first
-        axis, or fitted learners.
+        axis, or fitted learners. Atoms of convolutional learners are compared at the best shift.
 
     Returns
     -------
@@ -315,10 +344,7 @@ def atom_coherence(dictionary: Any, reference: Any) -> np.ndarray:
         Modulus of the cosine between the atom and its match by `match_atoms`, from 0 to 1. No atom
         of `dictionary` counts twice: an atom without a match has coherence 0.
     """
-    match, n = match_atoms(dictionary, reference), len(dictionary_of(reference))
-    coherences = np.zeros(n, dtype=match.coherences.dtype)
-    coherences[match.reference_indices] = match.coherences
-    return coherences
+    return _recover(atom_cosines(dictionary, reference))
 
 
 def recovery_rate(dictionary: Any, reference: Any, *, threshold: float = 0.9) -> float:
@@ -328,7 +354,7 @@ def recovery_rate(dictionary: Any, reference: Any, *, threshold: float = 0.9) ->
     ----------
     dictionary, reference : array-like of shape (n, ...), or learner
         Atoms of the same shape, n_components and n_reference of them, one per entry of the first
-        axis, or fitted learners.
+        axis, or fitted learners. Atoms of convolutional learners are compared at the best shift.
     threshold : float, default=0.9
         Coherence from which an atom counts as recovered: 0.99 is common for learned dictionaries,
         0.9 for initial ones.
@@ -357,26 +383,33 @@ def recombine_atoms(atoms, rng):  # (n_components, n_features) -> the same shape
     return unit_atoms(rng.standard_normal((n, n)) @ (aligned - mean) / n**0.5 + mean)
 
 
-def chance_coherence(dictionary, reference):  # -> (n_draws, n_reference)
+def chance_coherence(dictionary, reference, n_axes=0):  # -> (n_draws, n_reference)
     """Return the `atom_coherence` of a reference in random dictionaries.
 
     Each random dictionary has the number of atoms of ``dictionary`` and is drawn by
-    `recombine_atoms`. The number of draws makes the mean exact to 0.005.
+    `recombine_atoms`. The number of draws makes the mean exact to 0.005. ``n_axes`` is the number
+    of axes of shifts.
 
     Combinations of few atoms lie in the span of the atoms, and therefore match the reference a
     little worse than independent atoms would. If the reference is recombined too, the coherence
     falls by the same amount a second time. The second fall is measured and added to the coherences.
     """
-    dictionary, reference = map(unit_atoms, check_pair(dictionary, reference))
-    used, rng = dictionary[dictionary.any(axis=1)], np.random.RandomState(0)
+    dictionary, reference = check_pair(dictionary, reference)
+    shape, rng = dictionary.shape[1:], np.random.RandomState(0)
+    dictionary, reference = map(unit_atoms, (dictionary, reference))
+    used = dictionary[dictionary.any(axis=1)]
     # The standard deviation is about 0.1 for the coherence of one random atom, so that it is 0.002
     # for the mean of 2,500 coherences.
     n_draws = max(4, ceil(2500 / max(1, min(len(used), len(reference)))))
     if not len(used):
         return np.zeros((n_draws, len(reference)))
+
+    def compare(*rows):
+        return _recover(atom_cosines(*(atoms.reshape(-1, *shape) for atoms in rows), n_axes))
+
     draws = [recombine_atoms(used, rng) for _ in range(n_draws)]
-    found = np.stack([atom_coherence(drawn, reference) for drawn in draws])
-    both = [atom_coherence(drawn, recombine_atoms(reference, rng)) for drawn in draws]
+    found = np.stack([compare(drawn, reference) for drawn in draws])
+    both = [compare(drawn, recombine_atoms(reference, rng)) for drawn in draws]
     return np.clip(found + found.mean() - np.mean(both), 0, 1)
 
 
@@ -391,7 +424,8 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
     Parameters
     ----------
     dictionaries : list of array-like of shape (n_components, ...), or of learners
-        At least two fitted learners, or their ``components_``, of the same shape.
+        At least two fitted learners, or their ``components_``, of the same shape. Pass
+        convolutional learners themselves: their atoms are compared at the best shift.
     threshold : float, default=0.9
         Mean coherence from which an atom counts as stable.
 
@@ -430,11 +464,15 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
     >>> agreement.atoms.tolist()
     [[1.0, 0.5], [0.5, 1.0], [1.0, 0.0]]
     """
+    n_axes = count_shift_axes(*dictionaries)
     dictionaries = [host_array(dictionary_of(one)) for one in dictionaries]
-    turns = [dictionaries[k:] + dictionaries[:k] for k in range(len(dictionaries))]
-    found = [list(map(atom_coherence, turn, dictionaries)) for turn in turns[:0:-1]]
-    atoms, chances = np.mean(found, axis=0), map(chance_coherence, turns[1], dictionaries)
-    by_chance = float(np.mean([chance.mean() for chance in chances]))
+    turns = [
+        list(zip(dictionaries[k:] + dictionaries[:k], dictionaries))
+        for k in range(len(dictionaries))
+    ]
+    found = [[_recover(atom_cosines(*pair, n_axes)) for pair in turn] for turn in turns[:0:-1]]
+    chances = [chance_coherence(*pair, n_axes).mean() for pair in turns[1]]
+    atoms, by_chance = np.mean(found, axis=0), float(np.mean(chances))
     return Bunch(
         atoms=atoms,
         stability=float(atoms.mean()),

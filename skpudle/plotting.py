@@ -959,7 +959,8 @@ class RecoveryDisplay(Display):
         ----------
         estimator : estimator or array-like of shape (n_components, ...)
             Fitted learner, or a pipeline or search with one, whose atoms are compared in the
-            features of the data, as in `AtomsDisplay.from_estimator`; or atoms.
+            features of the data, as in `AtomsDisplay.from_estimator`, and of convolutional learners
+            at their best shifts; or atoms.
         reference : array-like of shape (n_reference, ...)
             Known atoms.
         **options : dict
@@ -970,7 +971,10 @@ class RecoveryDisplay(Display):
         RecoveryDisplay
             The display, drawn; atoms without a match come last.
         """
-        atoms = find_learner(estimator).atoms() if hasattr(estimator, "fit") else estimator
+        atoms = estimator
+        if hasattr(estimator, "fit"):
+            found = find_learner(estimator)
+            atoms = found.learner if hasattr(found.learner, "atom_shape") else found.atoms()
         match, cosines = match_atoms(atoms, reference), np.abs(atom_cosines(atoms, reference))
         orders = [
             np.concatenate([taken, np.setdiff1d(np.arange(size), taken)])

@@ -14,7 +14,7 @@ from skpudle._fit.encoders import centre
 from skpudle._fitted import encode_samples, find_learner, read_samples
 from skpudle._learners.convolutional.base import geometry_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle.metrics import atom_support, unit_atoms
+from skpudle.metrics import atom_support, count_shift_axes, shifted_cosines
 
 __all__ = ["findings"]
 
@@ -147,26 +147,15 @@ def _single_events(look):
         )
 
 
-def _cosines(look):  # -> (n_components, n_components), the largest over all shifts
-    atoms = look.learner.components_.astype(np.float64, copy=False)
-    atoms = unit_atoms(atoms).reshape(atoms.shape)
-    if look.is_convolutional:
-        axes = tuple(range(1, 1 + np.size(look.learner.atom_shape)))
-        size = [2 * atoms.shape[axis] for axis in axes]
-        spectra = np.fft.rfftn(atoms, size, axes)
-        products = [np.fft.irfftn(spectra * spectrum, size, axes) for spectrum in spectra.conj()]
-        products = np.reshape(products, (len(atoms), len(atoms), np.prod(size), -1)).sum(axis=-1)
-    else:
-        products = (atoms @ atoms.T)[..., None]
-    return (products if look.given.get("positive_code") else np.abs(products)).max(axis=2)
-
-
 def _same_atoms(look):
     """Report pairs of atoms that are equal up to sign or shift."""
     # Two atoms count as equal if their cosine is above 0.99. Unit atoms then differ by less than
     # sqrt(2 - 2 * 0.99) = 14 % of their length, as noise of 17 dB would make them differ.
-    pairs = np.argwhere(np.tril(_cosines(look) > 0.99, -1))[:, ::-1]
-    free = {"sign": not look.given.get("positive_code"), "shift": look.is_convolutional}
+    atoms, has_sign = look.learner.components_.astype(np.float64), look.given.get("positive_code")
+    cosines = shifted_cosines(atoms, atoms, count_shift_axes(look.learner))
+    largest = (cosines if has_sign else np.abs(cosines)).max(axis=1)
+    pairs = np.argwhere(np.tril(largest > 0.99, -1))[:, ::-1]
+    free = {"sign": not has_sign, "shift": look.is_convolutional}
     up_to = " up to " * any(free.values()) + " and ".join(name for name in free if free[name])
     more = "" if len(pairs) == 1 else f", and so are {len(pairs) - 1} pairs more"
     for one, other in pairs[:1]:

@@ -16,20 +16,20 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2551,
-    "_data": 812,
+    ".": 2573,
+    "_data": 823,
     "_denoiser": 501,
-    "_fit": 1158,
-    "_learners": 2263,
-    "_nmf": 641,
+    "_fit": 1157,
+    "_learners": 2234,
+    "_nmf": 642,
     "_operators": 250,
     "encoding": 996,
     "inspection": 521,
     "lasso": 1041,
     "pretrained": 55,
-    "search": 2722,
-    "all of the package": 13511,
-    "tests": 12500,
+    "search": 2724,
+    "all of the package": 13517,
+    "tests": 12524,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

@@ -12,10 +12,11 @@ from sklearn.decomposition import MiniBatchDictionaryLearning
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
-from skpudle import PUDLEDictionaryLearning
+from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.metrics import (
     atom_coherence,
     dictionary_error,
+    dictionary_stability,
     lasso_objective,
     make_denoising_scorer,
     match_atoms,
@@ -90,6 +91,29 @@ def test_different_numbers_of_atoms_match_as_far_as_they_go(n_components, n_refe
     assert_array_equal(match.indices, [0, 1, 2])
     assert_array_equal(match.reference_indices, [0, 1, 2])
     assert_array_equal(match.signs, [-1, -1, -1])
+
+
+@pytest.mark.parametrize(("atom_shape", "n_channels"), [(20, ()), (20, (3,)), ((8, 9), ())])
+def test_atoms_of_convolutional_learners_match_at_any_shift(atom_shape, n_channels, rng):
+    """Planted patterns that lie elsewhere in their atoms; their arrays differ."""
+    n_axes, planted = np.size(atom_shape), np.zeros((5, *np.ravel(atom_shape), *n_channels))
+    inside = (slice(None), *[slice(1, -4)] * n_axes)
+    planted[inside] = rng.normal(size=planted[inside].shape)
+    learners = [ConvPUDLEDictionaryLearning(atom_shape=atom_shape) for _ in range(3)]
+    for shift, learner in enumerate(learners):
+        learner.components_ = -2.0 * np.roll(planted[::-1], shift, axis=tuple(range(1, 1 + n_axes)))
+    match = match_atoms(learners[2], planted)
+    assert_array_equal(match.indices, [4, 3, 2, 1, 0])
+    assert_array_equal(match.signs, -1)
+    assert_allclose(match.coherences, 1)
+    assert recovery_rate(planted, learners[1], threshold=0.999) == 1
+    assert recovery_rate(planted, learners[1].components_) == 0
+    found = dictionary_stability(learners)
+    assert_allclose(found.atoms, 1)
+    assert found.by_chance < 0.9
+    named = match_components(learners[2], planted)
+    assert [list(one.shares) for one in named] == [[4], [3], [2], [1], [0]]
+    assert_allclose([one.cosine for one in named], 1)
 
 
 # Errors and coherences

@@ -121,6 +121,19 @@ class Samples:
     def __getitem__(self, rows):
         return self.map(lambda part: part[rows])
 
+    def after(self, earlier):  # -> Samples
+        """Return earlier samples and these, on the device of these."""
+        both = earlier.to(self.x.device), self
+        has_gaps = any(one.mask is not None for one in both)
+        weighs = any(one.weight is not None for one in both)
+        parts = {
+            "x": [one.x for one in both],
+            "mask": [one.known for one in both] if has_gaps else None,
+            "target": None if self.target is None else [one.target for one in both],
+            "weight": [one.weigh(torch.ones_like(one.x[:, 0])) for one in both] if weighs else None,
+        }
+        return Samples(**{name: part and torch.cat(part) for name, part in parts.items()})
+
     def of_features(self, features):
         """Return the samples with some of their features."""
         mask = None if self.mask is None else self.mask[:, features]

@@ -126,6 +126,17 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
     return LearnedEncoder(*parts, bool(learner.positive_code), shares)
 
 
+def arrays_of(learned):  # LearnedEncoder or None -> dict
+    """Return the fitted attributes that hold a learned encoder."""
+    if learned is None:
+        return dict.fromkeys(OF_LEARNED)
+    parts = learned.analysis, learned.synthesis, learned.thresholds
+    if learned.shares_atoms:
+        parts = learned.analysis[0], None, learned.thresholds
+    arrays = [None if part is None else to_numpy(part) for part in parts]
+    return dict(zip(OF_LEARNED, arrays, strict=True))
+
+
 def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fitted
     """Train the encoder of ``separate_atoms`` in at most ``most`` epochs; return its record.
 
@@ -143,7 +154,7 @@ def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fit
     options |= dict(penalised=given.gradient != "ae-ls", positive_code=given.positive_code)
     options |= dict(n_updates=most if most == "auto" else most * n_batches, batch_size=batch_size)
     options |= dict(mask=samples.mask, weight=samples.weight, stopped=stopped)
-    learned = learn_encoder(fitted.rows, samples.x, float(fitted.model.alpha), **options)
+    learned = learn_encoder(fitted.atoms, samples.x, float(fitted.alpha), **options)
     later = {"encoder": -(-n_made // n_batches)} if n_made else {}
     return replace(fitted, learned=learned, later=later)
 

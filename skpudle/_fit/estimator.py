@@ -26,6 +26,8 @@ from skpudle._fit.fitted import pack, unpack
 from skpudle._fit.run import Interrupts, Run
 from skpudle._fit.team import current_team, refuse_several
 from skpudle._fit.train import Diverged, Stopping, Trainer
+from skpudle._operators._atoms import project_atoms
+from skpudle.search import units
 from skpudle.search.stream import FORGETTING, advance_stream, begin_stream, block_rows
 
 
@@ -40,8 +42,6 @@ class Data(NamedTuple):
         Samples that choose the initial model and identify the data: all, or a sample of all rows.
     inputs : dict
         Attributes that scikit-learn asks for: the number of features, and their names.
-    task : object or None
-        The classification or regression that the learner is trained for, if any.
     places : Tensor of shape (n_rows,) or None
         For each row of the input the index of its copy in ``samples``, -1 for a row of weight 0.
     n_given : int or None
@@ -51,7 +51,6 @@ class Data(NamedTuple):
     source: object
     samples: object
     inputs: dict
-    task: object = None
     places: object = None
     n_given: int | None = None
 
@@ -157,7 +156,7 @@ class GradientLearner(CallbackSupportMixin):
 
     def _loss_of_baseline(self, fitted, data):  # -> float
         """Return the mean loss of a sample if all codes are zero."""
-        return 0.5 * fitted.model.data_scale
+        return 0.5 * fitted.data_scale
 
     # ------------------------------------------------------------------ fitting
 
@@ -187,7 +186,7 @@ class GradientLearner(CallbackSupportMixin):
             if plan.step_size is not None:
                 messages.warn_of_step(plan.step_size, fitted.atoms)
             # the loss of a task's learner is not compared: it minimises another objective
-            if fitted.n_steps and data.task is None:
+            if fitted.n_steps and plan.task is None:
                 ends = fitted.loss_curve[0], fitted.loss_curve[-1]
                 messages.warn_of_rise(self, *ends, self._loss_of_baseline(fitted, data))
             x = data.samples.x
@@ -214,11 +213,19 @@ class GradientLearner(CallbackSupportMixin):
         plan = self._plan()
         data = self._read(plan, X, y, known=known, part=True, **of_samples)
         replaced = known and self._fit_given["atoms"] != messages.describe(self.components_)
-        resumes = known and (replaced or self._fitted.model["data_scale"] != 0)  # not only zeros
-        fitted = (self._resume if resumes else self._begin)(plan, data)
+        n_new, young = data.n_seen, self._fitted.young if known and not replaced else None
+        if young is not None:
+            samples = data.samples.after(young)
+            data = data._replace(source=samples, samples=samples)
+        decided = known and self._fitted.data_scale != 0 and young is None
+        fitted = (self._resume if replaced or decided else self._begin)(plan, data)
+        if not (replaced or decided) and plan.learns_noise:
+            least = units.least_rows(plan.n_components or data.samples.x.shape[1])
+            is_young = len(data.samples) == data.source.n_samples < least
+            fitted = replace(fitted, young=data.samples.map(torch.clone) if is_young else None)
         if replaced:
-            rows = fitted.model.project(fitted.rows.contiguous())
-            fitted = replace(fitted, rows=rows, training={})
+            atoms = project_atoms(fitted.atoms.contiguous(), positive=plan.given.positive_dict)
+            fitted = replace(fitted, atoms=atoms, training={})
         if known:
             fitted = replace(fitted, n_steps=self.n_steps_, loss_curve=tuple(self.loss_curve_))
         learn, error = self._train_part if plan.trains_in_parts(self) else self._alternate, None
@@ -230,7 +237,7 @@ class GradientLearner(CallbackSupportMixin):
             if interrupts.pending:
                 error = _interruption(fitted)
             attributes = self._attributes(plan, data, fitted)
-            attributes["n_samples_seen_"] += getattr(self, "n_samples_seen_", 0)
+            attributes["n_samples_seen_"] = getattr(self, "n_samples_seen_", 0) + n_new
             self._take(attributes)
             if error is not None:
                 raise error
@@ -241,11 +248,10 @@ class GradientLearner(CallbackSupportMixin):
 
         Rows that are too few for a block are kept for the next call, in ``fitted.recent``.
         """
-        model, rows = fitted.model, fitted.rows
         # The size of a block assumes that a row uses 4 atoms.
-        unit, size = arrays.unit_of(model.data_scale or 0.0), block_rows(4.0, *rows.shape)
+        unit, size = arrays.unit_of(fitted.data_scale or 0.0), block_rows(4.0, *fitted.atoms.shape)
         state, recent, loss, n_rows = fitted.stream, fitted.recent, 0.0, 0
-        atoms = rows.detach().to("cpu", torch.float64)
+        atoms = fitted.atoms.detach().to("cpu", torch.float64)
         if state is None or len(state.held.energy) != len(atoms):
             state = begin_stream(atoms)
         state = state._replace(held=state.held._replace(atoms=atoms))
@@ -256,9 +262,9 @@ class GradientLearner(CallbackSupportMixin):
             n_new, weight = block.total_weight, block.weigh(block.x.new_ones(len(block)))
             new = arrays.with_gaps(block.x, block.mask).cpu(), weight.cpu()
             recent = new if recent is None else [torch.cat(both) for both in zip(recent, new)]
-            x, mask = arrays.split_missing(recent[0].to(rows))
+            x, mask = arrays.split_missing(recent[0].to(fitted.atoms))
             weight = None if bool((recent[1] == 1).all()) else recent[1]
-            problem = plan.problem(batches.Samples(x, mask, weight=weight), model.alpha, unit)
+            problem = plan.problem(batches.Samples(x, mask, weight=weight), fitted.alpha, unit)
             state, over = advance_stream(
                 problem, state, forgetting=FORGETTING, final=len(x) >= size
             )
@@ -266,17 +272,18 @@ class GradientLearner(CallbackSupportMixin):
             recent = None if over else recent
         curve = (*fitted.loss_curve, loss / n_rows if n_rows else 0.0)
         known = dict(stream=state, recent=recent, losses=(), training={})
-        return replace(fitted, rows=state.atoms.to(rows), loss_curve=curve, **known)
+        return replace(fitted, atoms=state.atoms.to(fitted.atoms), loss_curve=curve, **known)
 
     def _train_part(self, plan, fitted, data, interrupts):
         """Train by gradients, and replace atoms that no code has used for long."""
-        rows, before = fitted.rows, fitted.training
-        now, moments = messages.describe(plan.optimizer_for(len(rows))), before.get("moments", {})
-        optimizer = plan.make_optimizer(fitted.model, rows)
+        rows, before = plan.join(fitted), fitted.training
+        now = messages.describe(plan.optimizer_for(len(fitted.atoms)))
+        moments = before.get("moments", {})
+        optimizer = plan.make_optimizer(fitted)
         optimizer.resume(rows, moments if moments and self._fit_given["optimizer"] == now else {})
         unused = before.get("unused", torch.zeros(len(rows), dtype=torch.float64))
         fitted = replace(fitted, training={"unused": unused})
-        trainer = Trainer(fitted, optimizer, interrupts=interrupts)
+        trainer = Trainer(plan, fitted, optimizer, interrupts=interrupts)
         trainer.run_epoch(batches.Batches(data.source, plan.batch_size()), Stopping(None, 1))
         if not interrupts.pending:
             # the number of samples since each atom was used
@@ -289,22 +296,22 @@ class GradientLearner(CallbackSupportMixin):
         fitted = replace(fitted, training=fitted.training | {"unused": unused})
         if plan.given.separate_atoms:
             known, samples = hasattr(self, "thresholds_"), data.samples.in_units(fitted.noise)
-            start = learned_encoder(self, fitted.rows) if known else None
+            start = learned_encoder(self, fitted.atoms) if known else None
             fitted = train_encoder(plan, fitted, samples, interrupts, 1, start=start)
         return fitted
 
     def _attributes(self, plan, data, fitted):
         """Return all fitted attributes as a dict, with what a later `partial_fit` needs."""
-        n_atoms, phases, curve = len(fitted.rows), None, [*fitted.losses, *fitted.loss_curve]
+        phases, curve = None, [*fitted.losses, *fitted.loss_curve]
         if fitted.ended_by is not None:  # the end of a `fit`
             epochs = {"search": len(fitted.losses), plan.name: len(fitted.loss_curve)}
             phases = {name: n for name, n in (epochs | fitted.later).items() if n}
-        attributes = data.inputs | fitted.attributes()
+        attributes = data.inputs | plan.attributes(fitted)
         given = dict(alpha=plan.given.alpha, n_components=plan.given.n_components)
-        given["optimizer"] = messages.describe(plan.optimizer_for(n_atoms))
+        given["optimizer"] = messages.describe(plan.optimizer_for(len(fitted.atoms)))
         given["atoms"] = messages.describe(attributes["components_"])
         return attributes | {
-            "lambda_decay_": fitted.model.decay(max(fitted.n_steps - 1, 0)),
+            "lambda_decay_": plan.decay_of(fitted, max(fitted.n_steps - 1, 0)),
             "device_": str(data.samples.x.device),
             "n_iter_": max(len(curve), 1),
             "n_steps_": fitted.n_steps,

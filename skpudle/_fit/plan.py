@@ -2,10 +2,10 @@
 
 A `Plan` decides whether the fit searches and trains, and makes the model, the optimiser and the
 batches of training. A parameter that the user names has its effect; "auto" leaves the decision to
-the plan or to the data. A `DenseModel` holds the numbers that the data decide.
+the plan or to the data. A `skpudle._fit.fitted.Fitted` holds the numbers that the data decide.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from math import ceil
 
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from skpudle._data.arrays import to_numpy
-from skpudle._fit.encoders import Codes, refuse
+from skpudle._fit.encoders import Codes, arrays_of, refuse
+from skpudle._fit.fitted import as_arrays
 from skpudle._fit.messages import any_named
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._operators._atoms import DenseDictionary, atom_norms, project_atoms
@@ -40,94 +41,11 @@ def directions(samples, *, positive):  # (n, n_features) -> the same
     return samples.abs() if positive else samples  # equal for x and -x
 
 
-@dataclass(frozen=True, eq=False)
-class DenseModel:
-    """The model that a learner of rows trains; see `skpudle._fit.train`.
-
-    Rows of parameters are the atoms; of a subclass also what it learns beside them.
-
-    Parameters
-    ----------
-    plan : Plan
-        Gradient, encoder and constraints.
-    alpha : float, default=None
-        The penalty or threshold; None before data are seen.
-    data_scale : float, default=None
-        Mean squared norm of a sample; None before data are seen.
-    from_samples : bool, default=False
-        Whether training began with samples as atoms instead of a search.
-    curvature : float, default=1.0
-        The mean curvature of the loss, 1 for least squares.
-    n_updates : int, default=1
-        Updates over which penalties decay; with 1 they have decayed.
-    """
-
-    plan: object
-    alpha: float | None = None
-    data_scale: float | None = None
-    from_samples: bool = False
-    curvature: float = 1.0
-    n_updates: int = 1
-
-    decided = "alpha", "curvature", "data_scale", "from_samples"  # by data
-    name_of_baseline = "intercept_"
-
-    @property
-    def rule(self):
-        """The gradient rule; from samples other gradients than "dec" fail."""
-        return GRADIENT_RULES["dec" if self.from_samples else self.plan.gradient]
-
-    def decay(self, update):  # -> float
-        """Return the decay of penalties in an update: a staircase of ten equal parts (figure 5)."""
-        (first, last), n = self.plan.decay, self.n_updates
-        steps = np.linspace(last, first, min(10, n))[::-1]
-        return float(steps[min(len(steps) * update // n, len(steps) - 1)])
-
-    def network(self, rows, update):
-        """Return the dictionary, its encoder and the penalty of an update."""
-        plan, decay = self.plan, self.decay(update)
-        encoder = plan.encoder(self.alpha, step_size=plan.step_size, lambda_decay=decay)
-        # The penalty of the last unfolding. That of hard thresholds has the derivative 0.
-        is_hard = plan.given.shrinkage == "hard"
-        penalty = 0.0 if is_hard else self.alpha * decay ** (plan.n_unfoldings - 1)
-        return DenseDictionary(rows), encoder, penalty
-
-    def atoms(self, rows):  # -> (n_components, n_features)
-        """Return the atoms in rows."""
-        return rows
-
-    @property
-    def project(self):
-        """The function that returns the nearest rows of parameters within the constraints.
-
-        It is a `partial` of `project_atoms`, which the surrogate optimiser can compile.
-        """
-        return partial(project_atoms, positive=self.plan.given.positive_dict)
-
-    def replacements(self, rows, samples):
-        """Return atoms for samples; missing entries, NaN, become zero."""
-        return directions(samples.nan_to_num(), positive=self.plan.given.positive_dict)
-
-    def step(self, atoms):  # -> float
-        """Return the step for these atoms."""
-        known = self.plan.step_size
-        return float(default_step(DenseDictionary(atoms))) if known is None else known
-
-    def attributes(self, rows):
-        """Return the fitted attributes, in the units of the rows."""
-        atoms = self.atoms(rows)
-        return {
-            "components_": to_numpy(atoms),
-            self.name_of_baseline: 0.0,
-            "n_components_": len(atoms),
-            "alpha_": self.alpha,
-            "debias_": self.plan.debias or 0.0,
-            "step_size_": self.step(atoms),
-        }
-
-
 class Plan(Codes):
-    """The plan of a fit of a dictionary of rows.
+    """The plan of a fit of a dictionary of rows, and the model that it trains.
+
+    "Rows of parameters" are what training updates: the atoms, joined with what a subclass learns
+    beside them: further rows (``axis`` 0), or columns (1).
 
     Attributes
     ----------
@@ -154,6 +72,8 @@ class Plan(Codes):
 
     counts_events = False  # whether weights of rows are numbers of events, and have a unit
     alpha_share = 1.0  # alpha="auto", as a share of the search's penalty
+    name_of_baseline = "intercept_"
+    task, axis = None, 0
 
     def __init__(self, learner, **constants):
         super().__init__(learner, **constants)
@@ -180,9 +100,69 @@ class Plan(Codes):
         self.fit_intercept, self.noise = baseline, noise
         self.learns_noise = not (noise == "equal" and baseline is False)
 
-    def model(self, **known):
-        """Return the model of the parameters, with values that data decide."""
-        return DenseModel(self, **known)
+    # ------------------------------------------------------------------ the model
+
+    def join(self, fitted):  # -> Tensor
+        """Return the rows of parameters of a record."""
+        atoms, more = fitted.atoms, fitted.more
+        return atoms if more is None else torch.cat([atoms, more], self.axis)
+
+    def with_rows(self, fitted, rows):  # -> Fitted
+        """Return the record with other rows of parameters."""
+        if fitted.more is None:
+            return replace(fitted, atoms=rows)
+        n, n_more = rows.shape[self.axis], fitted.more.shape[self.axis]
+        atoms, more = rows.split([n - n_more, n_more], self.axis)
+        return replace(fitted, atoms=atoms, more=more)
+
+    def decay_of(self, fitted, update):  # -> float
+        """Return the decay of penalties in an update: a staircase of ten equal parts (figure 5)."""
+        (first, last), n = self.decay, fitted.n_updates
+        steps = np.linspace(last, first, min(10, n))[::-1]
+        return float(steps[min(len(steps) * update // n, len(steps) - 1)])
+
+    def network(self, fitted, update=0):  # -> rule, dictionary, options
+        """Return the gradient rule, the dictionary, encoder and penalty of an update."""
+        decay = self.decay_of(fitted, update)
+        encoder = self.encoder(fitted.alpha, step_size=self.step_size, lambda_decay=decay)
+        # The penalty of the last unfolding. That of hard thresholds has the derivative 0.
+        is_hard = self.given.shrinkage == "hard"
+        penalty = 0.0 if is_hard else fitted.alpha * decay ** (self.n_unfoldings - 1)
+        # from samples other gradients than "dec" fail
+        rule = GRADIENT_RULES["dec" if fitted.from_samples else self.gradient]
+        return rule, DenseDictionary(fitted.atoms), dict(encoder=encoder, penalty=penalty)
+
+    def replacements(self, fitted, samples):
+        """Return rows of parameters for samples; missing entries, NaN, become zero."""
+        return directions(samples.nan_to_num(), positive=self.given.positive_dict)
+
+    def step(self, atoms):  # -> float
+        """Return the step for these atoms."""
+        known = self.step_size
+        return float(default_step(DenseDictionary(atoms))) if known is None else known
+
+    def attributes(self, fitted):  # -> dict
+        """Return the fitted attributes that do not depend on the history of the fit."""
+        noise, atoms, baseline = fitted.noise, fitted.atoms, 0.0
+        alpha, debias, noise_std = fitted.coding or (fitted.alpha, self.debias or 0.0, None)
+        if noise.intercept is not None:
+            baseline = to_numpy(noise.intercept.to(atoms))
+        if noise_std is not None and noise.scale is not None:
+            noise_std = noise_std * to_numpy(noise.scale)
+        return arrays_of(fitted.learned) | {
+            "components_": to_numpy(noise.to_user(atoms)),
+            self.name_of_baseline: baseline,
+            "n_components_": len(atoms),
+            "alpha_": alpha,
+            "debias_": debias,
+            "noise_std_": noise_std,
+            "step_size_": self.step(atoms),
+            "search_alpha_": fitted.search_alpha,
+            "size_path_": as_arrays(fitted.size_path),
+            "penalty_path_": as_arrays(fitted.penalty_path),
+        }
+
+    # ------------------------------------------------------------------ search and training
 
     def problem(self, samples, penalty, unit, **others):  # -> Problem
         """Return the problem of a search in rows, divided by a unit."""
@@ -197,11 +177,18 @@ class Plan(Codes):
         default = "surrogate" if n_rows <= 4096 else "adam"
         return default if self.given.optimizer == "auto" else self.given.optimizer
 
-    def make_optimizer(self, model, rows):
-        """Return the optimiser of rows of parameters."""
-        units = dict(data_scale=model.data_scale, curvature=model.curvature)
-        how = dict(learning_rate=self.given.learning_rate) | units
-        return make_optimizer(self.optimizer_for(len(rows)), rows, model.project, **how)
+    def make_optimizer(self, fitted):
+        """Return the optimiser of the rows of parameters of a record."""
+        rows, how = self.join(fitted), dict(learning_rate=self.given.learning_rate)
+        how |= dict(data_scale=fitted.data_scale, curvature=fitted.curvature)
+        project = partial(project_atoms, positive=self.given.positive_dict)  # can be compiled
+
+        def project_part(rows):
+            now = self.with_rows(fitted, rows)
+            return self.join(replace(now, atoms=project(now.atoms)))
+
+        project_rows = project if fitted.more is None else project_part
+        return make_optimizer(self.optimizer_for(len(rows)), rows, project_rows, **how)
 
     def mixes_few(self, n_components, n_features):
         """Return whether rows are mixtures of few non-negative atoms, as spectra are."""

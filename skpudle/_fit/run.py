@@ -339,10 +339,11 @@ class Run(Interrupts):
         self.root = self.learner._init_callback_context(max_subtasks=n_phases)
         self.root.call_on_fit_task_begin(**self.given)
         if self._stored is not None:
-            found = self.record.restore(self._stored["record"])
+            found, place = self._stored["record"], self.record.atoms.device
+            moved = [part if part is None else part.to(place) for part in (found.atoms, found.more)]
             # Training that ended by tol or max_iter may go on now, if these parameters changed.
             stays = "callback" if found.ended_by == "callback" else None
-            self.record = replace(found, ended_by=stays)
+            self.record = replace(found, atoms=moved[0], more=moved[1], ended_by=stays)
             self.generator.set_state(self._stored["generator"])
 
         def is_next(phase):
@@ -395,7 +396,7 @@ class Run(Interrupts):
             if not (ends or (every is not None and now - written_at >= every)):
                 continue
             self.checkpoints[one] = now
-            state = {"identity": self._identity, "record": self.record.pack()}
+            state = {"identity": self._identity, "record": self.record}
             state |= dict(seed=self.generator.initial_seed(), generator=self.generator.get_state())
             try:
                 write_checkpoint(one.path, state)

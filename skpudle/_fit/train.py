@@ -11,10 +11,10 @@ training resumes with the same bits.
 
 A model has
 
-* ``network(rows, update)``: the arguments of a gradient rule, that is the dictionary with these
-  rows of parameters, its encoder and the penalty, in that update, counted from 0;
-* ``rule``, one of `skpudle._gradients.GRADIENT_RULES`;
-* ``replacements(rows, samples)``: rows for samples that become atoms, next to the present ones.
+* ``with_rows(fitted, rows)``: a record with these rows of parameters;
+* ``network(fitted, update)``: a rule, as of `skpudle._gradients.GRADIENT_RULES`, the dictionary of
+  the record, and a dict with its encoder and the penalty, in that update, counted from 0;
+* ``replacements(fitted, samples)``: rows for samples that become atoms, next to the present ones.
 """
 
 from dataclasses import replace
@@ -114,9 +114,10 @@ class Trainer:
 
     Parameters
     ----------
+    model : object
+        What is trained, see above.
     fitted : Fitted
-        The record of the fit, with the model to train, see above, its losses and its number of
-        updates so far.
+        The record of the fit, with its losses and its number of updates so far.
     optimizer : GradientOptimizer or SurrogateOptimizer
         Owns the rows of parameters.
     team : Team, default=ALONE
@@ -125,8 +126,8 @@ class Trainer:
         Its ``pending`` is read after every update, by a team after every round.
     """
 
-    def __init__(self, fitted, optimizer, *, team=ALONE, interrupts=_UNDISTURBED):
-        self._begun, self.model, self.optimizer = fitted, fitted.model, optimizer
+    def __init__(self, model, fitted, optimizer, *, team=ALONE, interrupts=_UNDISTURBED):
+        self._begun, self.model, self.optimizer = fitted, model, optimizer
         self.n_steps, self.loss_curve = fitted.n_steps, fitted.loss_curve
         self.team, self._interrupts = team, interrupts
         # About the current or latest epoch: sums of samples and losses, a mask of atoms that no
@@ -214,10 +215,10 @@ class Trainer:
             losses, total = codes.new_zeros(0), codes.new_zeros(3)
         else:
             with torch.enable_grad():  # whichever mode the caller set
-                dictionary, encoder, penalty = model.network(rows, self.n_steps)
-                options = dict(encoder=encoder, penalty=penalty)
+                now = model.with_rows(self._begun, rows)
+                rule, dictionary, options = model.network(now, self.n_steps)
                 with threads_for(dictionary.atoms, batch.x):
-                    gradient, found = differentiate(model.rule, dictionary, rows, batch, **options)
+                    gradient, found = differentiate(rule, dictionary, rows, batch, **options)
             codes, losses = found.codes, found.losses
             weight = batch.weigh(torch.ones_like(losses))
             size = weight.sum()
@@ -271,7 +272,7 @@ class Trainer:
         samples = samples[losses.topk(min(len(unused), len(losses))).indices]
         samples = samples[samples.nan_to_num().flatten(1).any(1)]  # a zero sample makes no atom
         if len(samples):
-            rows = self.model.replacements(atoms, samples)
+            rows = self.model.replacements(self.model.with_rows(self._begun, atoms), samples)
             rows = rows[rows.flatten(1).any(1)]  # a sample equal to its baseline makes none
             self.optimizer.replace(unused[: len(rows)], rows)
 
@@ -282,7 +283,7 @@ class Trainer:
         """The record of the fit at present."""
         training = self._begun.training | {"moments": self.optimizer.state()}
         known = dict(loss_curve=self.loss_curve, n_steps=self.n_steps, training=training)
-        return replace(self._begun, rows=self.optimizer.atoms.detach(), **known)
+        return replace(self.model.with_rows(self._begun, self.optimizer.atoms.detach()), **known)
 
     def state(self, source, stopping):  # -> dict
         """Return the state between two epochs, which includes the source's generator."""

@@ -24,7 +24,7 @@ from torch import Tensor
 from skpudle._data.arrays import check_numbers, to_numpy, to_tensor, wide
 from skpudle._data.sources import open_source, refuse_shuffled
 from skpudle._fit.encoders import refuse
-from skpudle._fit.plan import DenseModel, Plan
+from skpudle._fit.plan import Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
 from skpudle._gradients import Evaluation, average
@@ -37,7 +37,6 @@ from skpudle._precision import in_own_precision
 from skpudle.encoding import encode
 from skpudle.search._epoch import draw_rows
 from skpudle.search.held_out import match_equal_rows
-from skpudle.search.units import CENTRED
 
 # The smallest penalty with which a row of a single rare event has a code of zero for any atoms: the
 # event changes the correlation with a unit atom by |D^T (e_j - mu)| <= |e_j - mu|_2 <= 1. With
@@ -224,7 +223,7 @@ class _StabilisedRows(Beginning):
         n_known = counts.sum().clamp_min(1)
         # Half an event is added to each feature, so that the baseline is finite without events.
         rates = ((counts * x).sum(0) + 0.5) / ((counts * exposure).sum(0) + 1)
-        self.intercept, expected = loss.natural(rates).to(x), (exposure * rates).to(x).expand_as(x)
+        intercept, expected = loss.natural(rates).to(x), (exposure * rates).to(x).expand_as(x)
         response = (loss.response(x) - loss.response(expected)) * (counts > 0)
         response = response - (counts * response).sum(0) / counts.sum(0).clamp_min(1)
         super().__init__(plan, replace(samples, x=response), units)
@@ -238,17 +237,9 @@ class _StabilisedRows(Beginning):
             variance = loss.variance(x)
             sums = (counts * variance.square()).sum(), (counts * variance).sum()
             curvature = float((sums[0] / sums[1]).nan_to_num(1.0))
-        scale = self.noise**2 * self.model.data_scale
-        self.model = replace(self.model, data_scale=scale, curvature=curvature)
+        self.data_scale, self.curvature = self.noise**2 * self.data_scale, curvature
         least = least_penalty(self.noise, float(n_known) / max(samples.total_weight, 1.0))
-        self.penalty, self.rest = max(self.penalty, least / self.noise), self.intercept[None]
-
-    def code_penalty(self, atoms=None):
-        penalty, given = super().code_penalty(atoms), self._plan.given.alpha
-        return penalty * self.noise if given == "auto" else penalty
-
-    def search_penalty(self):
-        return self.code_penalty() / self.noise or float(self.penalty)
+        self.penalty, self.more = max(self.penalty, least / self.noise), intercept[None]
 
 
 # ------------------------------------------------------------------ the likelihood
@@ -284,52 +275,14 @@ class CountCodes:
         return encode(dictionary, x, offset=offset, mask=mask, **self.options)
 
 
-class CountModel(DenseModel):
-    """Atoms and, as the last row of parameters, the baseline; see `DenseModel`."""
-
-    def atoms(self, rows):
-        """Return the atoms in rows."""
-        return rows[:-1]
-
-    @in_own_precision
-    def rule(self, dictionary, batch, *, encoder, penalty):  # -> Evaluation
-        """Half the deviance, differentiated through the decoder; see `skpudle._gradients.ae_ls`."""
-        with torch.no_grad():
-            z = transformer.encode_rows(encoder, dictionary, batch)
-        natural = dictionary.synthesis(z) + encoder.offset(batch.target)
-        losses = self.plan.loss.half_deviance(natural, batch.x)
-        losses = (losses if batch.mask is None else losses * batch.mask).sum(1)
-        surrogate = average(losses, batch.weight)
-        objective = surrogate.detach() + average(penalty * z.abs().sum(1), batch.weight)
-        z = torch.cat([z, torch.ones_like(z[:, :1])], dim=1)  # the code of the baseline is 1
-        return Evaluation(surrogate, objective, losses.detach(), z)
-
-    def network(self, rows, update):
-        """Return the dictionary, its encoder with the baseline, and the penalty of an update."""
-        dictionary, encoder, penalty = super().network(rows[:-1], update)
-        return dictionary, replace(encoder, intercept=rows[-1]), penalty
-
-    def project(self, rows):
-        """Return the nearest rows that satisfy the constraints; a baseline has none."""
-        return torch.cat([super().project(rows[:-1]), rows[-1:]])
-
-    def replacements(self, rows, samples):
-        """Return atoms for samples; missing entries, NaN, become zero."""
-        loss = self.plan.loss
-        samples = loss.response(samples) - loss.response(loss.mean(rows[-1]))
-        return super().replacements(rows, samples)
-
-    def attributes(self, rows):
-        """Return the fitted attributes."""
-        of_counts = {"intercept_": to_numpy(rows[-1]), "_fitted_family": self.plan.loss}
-        return super().attributes(rows) | of_counts | {"step_size_": None}
-
-
 # ------------------------------------------------------------------ the fit
 
 
 class CountPlan(Plan):
-    """The plan of a fit of counts: a search, and training by the likelihood."""
+    """The plan of a fit of counts: a search, and training by the likelihood.
+
+    The last row of parameters is the baseline.
+    """
 
     counts_events = True
 
@@ -344,9 +297,35 @@ class CountPlan(Plan):
         how = dict(n_unfoldings=self.n_unfoldings, positive_code=bool(self.given.positive_code))
         return CountCodes(dict(loss=self.loss, alpha=alpha) | how)
 
-    def model(self, **known):
-        """Return the model of the parameters, with values that data decide."""
-        return CountModel(self, **known)
+    @in_own_precision
+    def rule(self, dictionary, batch, *, encoder, penalty):  # -> Evaluation
+        """Half the deviance, differentiated through the decoder; see `skpudle._gradients.ae_ls`."""
+        with torch.no_grad():
+            z = transformer.encode_rows(encoder, dictionary, batch)
+        natural = dictionary.synthesis(z) + encoder.offset(batch.target)
+        losses = self.loss.half_deviance(natural, batch.x)
+        losses = (losses if batch.mask is None else losses * batch.mask).sum(1)
+        surrogate = average(losses, batch.weight)
+        objective = surrogate.detach() + average(penalty * z.abs().sum(1), batch.weight)
+        z = torch.cat([z, torch.ones_like(z[:, :1])], dim=1)  # the code of the baseline is 1
+        return Evaluation(surrogate, objective, losses.detach(), z)
+
+    def network(self, fitted, update=0):
+        """Return the rule, the dictionary, its encoder with the baseline, and the penalty."""
+        _, dictionary, options = super().network(fitted, update)
+        options["encoder"] = replace(options["encoder"], intercept=fitted.more[0])
+        return self.rule, dictionary, options
+
+    def replacements(self, fitted, samples):
+        """Return atoms for samples; missing entries, NaN, become zero."""
+        loss = self.loss
+        samples = loss.response(samples) - loss.response(loss.mean(fitted.more[0]))
+        return super().replacements(fitted, samples)
+
+    def attributes(self, fitted):
+        """Return the fitted attributes."""
+        of_counts = {"intercept_": to_numpy(fitted.more[0]), "_fitted_family": self.loss}
+        return super().attributes(fitted) | of_counts | {"step_size_": None}
 
     def adapts(self, n_components):
         """Return False: batches and epochs are those of counts."""
@@ -388,10 +367,12 @@ class _CountPhases(RowPhases):
         Newton's step is the same near the solution; far below it is too long, and expectations
         overflow.
         """
-        rows, samples, loss = fitted.rows.clone(), self.data.samples, self.plan.loss
-        dictionary, encoder, _ = fitted.model.network(rows, 0)  # follows changes of rows
+        samples, loss = self.data.samples, self.plan.loss
+        fitted = replace(fitted, more=fitted.more.clone())
+        _, dictionary, options = self.plan.network(fitted)  # follows changes of the baseline
+        encoder = options["encoder"]
         for _ in range(5):
-            sums = rows.new_zeros(3, rows.shape[1])
+            sums = fitted.more.new_zeros(3, fitted.more.shape[1])
             for part in samples.blocks(1024):
                 codes = transformer.encode_rows(encoder, dictionary, part)
                 mean = loss.mean(dictionary.synthesis(codes) + encoder.offset(part.target))
@@ -399,18 +380,18 @@ class _CountPhases(RowPhases):
                 sums += torch.stack([known * part.x, known * mean, known]).sum(1)
             # half an event more keeps the parameter finite where a feature has no events
             counted, expected = loss.natural((sums[:2] + 0.5) / (sums[2] + 1))
-            rows[-1] += counted - expected
-        yield replace(fitted, rows=rows)
+            fitted.more[0] += counted - expected
+        yield fitted
 
     @torch.no_grad()
     def choose_coding(self, fitted):
         """Choose a smaller penalty of codes than the search's if it predicts hidden entries."""
-        samples, intercept = self.data.samples, fitted.rows[-1]
+        samples, intercept = self.data.samples, fitted.more[0]
         drawn, weight = draw_rows(len(samples), 200, samples.weight)
         some = replace(samples[drawn], weight=weight)
         places = match_equal_rows(some.x.mT, None if some.mask is None else some.mask.mT)
         measure = partial(transformer.deviances, loss=self.plan.loss, intercept=intercept)
-        dictionary, alpha, least = DenseDictionary(fitted.atoms), fitted.model.alpha, inf
+        dictionary, alpha, least = DenseDictionary(fitted.atoms), fitted.alpha, inf
         # Penalties above the penalty of the search were never better in tests.
         for penalty in [alpha * 0.5**i for i in range(5)]:
             encoder = replace(self.plan.encoder(penalty), intercept=intercept)
@@ -558,14 +539,14 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
             )
         return now
 
-    def _with_intercept(self, atoms, intercept):
+    def _intercept_of(self, atoms, intercept):
         if intercept is None:
             raise ValueError(
                 "Counts have a baseline, and got none: pass it as intercept, or pass the atoms as "
                 "dict_init and fit, which learns it from data."
             )
         intercept = check_numbers(intercept, "intercept", atoms.shape[1])
-        return torch.cat([atoms, intercept.to(atoms)[None]]), CENTRED
+        return dict(more=intercept.to(atoms)[None])
 
     def _plan(self):
         return CountPlan(self)
@@ -576,9 +557,8 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
 
     def _resume(self, plan, data):
         fitted = super()._resume(plan, data)
-        rows = torch.cat([fitted.rows, self._intercept.to(fitted.rows)[None]])
         plan.loss = self._loss
-        return replace(fitted, rows=rows)
+        return replace(fitted, more=self._intercept.to(fitted.atoms)[None])
 
     def _transform_encoder(self):
         self._validate_params()

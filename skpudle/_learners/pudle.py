@@ -506,8 +506,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         self.alpha_, self.debias_ = coding.alpha * unit, coding.debias
         kept = self._fitted
         chosen = self.alpha_, self.debias_, kept.coding and kept.coding[2]  # for `partial_fit`
-        model = kept.model | {"data_scale": kept.model["data_scale"] or None}  # it stays chosen
-        self._fitted = replace(kept, coding=chosen, model=model)
+        # without data_scale the penalty stays chosen
+        self._fitted = replace(kept, coding=chosen, data_scale=kept.data_scale or None)
         return self
 
     def _plan(self):

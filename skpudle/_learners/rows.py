@@ -69,14 +69,16 @@ class Beginning:
         Their units.
     """
 
+    # What training has beside the atoms; the curvature of its loss; and the standard deviation of
+    # the data where that of ``samples`` is 1.
+    more, curvature, noise = None, 1.0, 1.0
+
     def __init__(self, plan, samples, noise):
         self.samples, self.units, self._plan = samples.in_units(noise), noise, plan
         x, mask, weight = self.samples.x, self.samples.mask, self.samples.weight
-        square = arrays.mean_square(x, weight)
-        self.unit = arrays.unit_of(square)
-        self.model = plan.model(data_scale=square)  # without a penalty
+        self.data_scale = arrays.mean_square(x, weight)
+        self.unit = arrays.unit_of(self.data_scale)
         self.penalty = auto_alpha(x, mask=mask, weight=weight)
-        self.rest = x[:0]  # rows of parameters after the atoms
 
     def first(self, generator):  # -> Fitted
         """Return the record of initial atoms: given ones, or samples or vertices of mixtures."""
@@ -90,9 +92,9 @@ class Beginning:
 
     def fitted(self, atoms, **found):  # -> Fitted
         """Return the record of a fit with these atoms, and the penalty for them."""
-        model = replace(self.model, alpha=self.code_penalty(atoms))
-        rows = torch.cat([atoms, self.rest])
-        return Fitted(model=model, rows=rows, noise=self.units, **found)
+        known = dict(alpha=self.code_penalty(atoms), data_scale=self.data_scale, noise=self.units)
+        known |= dict(more=self.more, curvature=self.curvature)
+        return Fitted(atoms=atoms, **known, **found)
 
     def code_penalty(self, atoms=None):  # -> float
         """Return the penalty or threshold of codes; "auto" follows from the search's."""
@@ -100,15 +102,15 @@ class Beginning:
         if given != "auto":
             return float(given)
         if self._plan.given.shrinkage != "hard":
-            return self._plan.alpha_share * self.penalty
+            return self._plan.alpha_share * self.penalty * self.noise
         # With the penalty b^2 / (2 s) per nonzero code an atom enters if its correlation exceeds b
         # / sqrt(s); with the lasso's if it exceeds alpha.
-        return self.penalty * float(self.model.step(atoms)) ** 0.5
+        return self.penalty * self._plan.step(atoms) ** 0.5
 
     def search_penalty(self):  # -> float
         """Return the penalty of the search: the penalty of codes, if they are codes of a lasso."""
         of_lasso = self._plan.given.shrinkage == "soft" and self.code_penalty()
-        return of_lasso or float(self.penalty)
+        return of_lasso / self.noise or float(self.penalty)
 
 
 def learn_noise(plan, samples):  # -> Units
@@ -253,10 +255,10 @@ class RowPhases:
         # the surrogate optimiser assumes. With an exponent of -0.25 hard codes became denser; with
         # 0 training took twice as long.
         share = plan.n_unfoldings**-0.22 if plan.gradient == "ae-ls" else 1.0
-        fitted = fitted.with_model(curvature=share * begun.model.curvature)
+        fitted = replace(fitted, curvature=share * begun.curvature)
         if self.run.n_updates:
             # Wrong parameters of the optimiser raise an error now, and not after the search.
-            plan.make_optimizer(fitted.model, fitted.atoms)
+            plan.make_optimizer(fitted)
         if not (noise.limit is noise.norm is None) and self.data.places is not None:
             # known entries that do not count in the units of the data
             missed = self.data.samples.known > begun.samples.known
@@ -269,8 +271,9 @@ class RowPhases:
                 shift = baseline.to(noise.intercept) * problem.unit
                 now = replace(noise, intercept=noise.intercept + shift)
             note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms"
-            yield fitted.with_atoms(
-                found.atoms,
+            yield replace(
+                fitted,
+                atoms=found.atoms.to(fitted.atoms),
                 noise=now,
                 searched=replace(found, coded=None, problem=None, losses=(), path=None),
                 search_alpha=found.alpha * problem.unit,
@@ -328,7 +331,7 @@ class RowPhases:
                 rest = stream.after_search(self._coded, float(self.data.n_seen))
                 now = replace(now, searched=searched, stream=rest, passed=None)
             note = f"pass, block {state.n_blocks}/{n_blocks}  mean objective {state.mean:.6g}"
-            yield now.with_atoms(atoms, note=note)
+            yield replace(now, atoms=atoms.to(fitted.atoms), note=note)
 
     def refit(self, fitted):
         """Free the atoms of a search of the lasso's bias, if that is better for all rows."""
@@ -342,7 +345,7 @@ class RowPhases:
             # 0.4 % larger. So both are compared on held-out rows.
             judges, both = problem.held_out.problem, (atoms, coded.atoms)
             atoms = min(both, key=lambda one: stream.objective(judges, one, unbiased=True))
-        yield fitted.with_atoms(atoms)
+        yield replace(fitted, atoms=atoms.to(fitted.atoms))
 
     def choose_unseen_coding(self, fitted):
         """Choose the penalty of codes by the data that the search has held out."""
@@ -356,13 +359,13 @@ class RowPhases:
     def _of_residuals(self, fitted):
         """Return what units are estimated from: the units, rows, atoms and their penalty."""
         alpha = fitted.coding[0] if fitted.coding else fitted.search_alpha
-        return fitted.noise, raw_problem(self.plan, self.samples), fitted.rows, float(alpha)
+        return fitted.noise, raw_problem(self.plan, self.samples), fitted.atoms, float(alpha)
 
     def learn_scales(self, fitted):
         """Learn the noise of features that atoms leave; if it differs, a second search is due."""
         noise = units.learn_scales(*self._of_residuals(fitted))
         if noise is not fitted.noise:
-            atoms = noise.from_user(fitted.noise.to_user(fitted.rows))
+            atoms = noise.from_user(fitted.noise.to_user(fitted.atoms))
             kept = dict(size_path=fitted.size_path, losses=fitted.losses, done=("units", "size"))
             fitted = self._begin(noise).fitted(atoms, **kept)
         yield fitted
@@ -380,9 +383,9 @@ class RowPhases:
         """
         plan, run, state = self.plan, self.run, fitted.training
         ended_by = fitted.ended_by if state else None
-        fitted = replace(fitted.with_model(n_updates=run.n_updates), ended_by=None)
-        optimizer = plan.make_optimizer(fitted.model, fitted.rows)
-        trainer = Trainer(fitted, optimizer, team=run.team, interrupts=run)
+        fitted = replace(fitted, n_updates=run.n_updates, ended_by=None)
+        optimizer = plan.make_optimizer(fitted)
+        trainer = Trainer(plan, fitted, optimizer, team=run.team, interrupts=run)
         source, given, n_updates = run.source, plan.given, run.n_updates
         # with a pair for lambda_decay training may stop only in the last tenth of the updates
         first = n_updates * 9 // 10 * isinstance(given.lambda_decay, tuple)
@@ -409,16 +412,16 @@ class RowPhases:
 
     def choose_coding(self, fitted):
         """Choose the penalty of the codes of `transform`, which follows the data."""
-        model, samples = fitted.model, self.data.samples.in_units(fitted.noise)
-        unit, total = arrays.unit_of(model.data_scale), self.run.team.sum
-        problem = self.plan.problem(samples, model.alpha, unit, total=total)
-        coding = choose.best_coding(choose.judged(problem), fitted.rows, debias=self.plan.debias)
+        samples, total = self.data.samples.in_units(fitted.noise), self.run.team.sum
+        unit = arrays.unit_of(fitted.data_scale)
+        problem = self.plan.problem(samples, fitted.alpha, unit, total=total)
+        coding = choose.best_coding(choose.judged(problem), fitted.atoms, debias=self.plan.debias)
         yield replace(fitted, coding=coding.in_units(problem.unit))
 
     def train_encoder(self, fitted):
         """Train an encoder for the atoms; without updates, after Ctrl-C, it is the initial one."""
         plan, run, most = self.plan, self.run, self.plan.given.max_iter
-        generator = torch.Generator(fitted.rows.device).manual_seed(run.generator.initial_seed())
+        generator = torch.Generator(fitted.atoms.device).manual_seed(run.generator.initial_seed())
         samples = self.samples.in_units(fitted.noise)
         fitted = train_encoder(plan, fitted, samples, run, most, generator=generator)
         yield replace(fitted, is_done=not run.pending)
@@ -478,24 +481,23 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         learner = cls(len(atoms), **params)
         learner._validate_params()
         plan = learner._plan()
-        rows, noise = learner._with_intercept(atoms, intercept)
+        more = learner._intercept_of(atoms, intercept)
         alpha = getattr(learner, cls._penalty)
         refuse(
             alpha == "auto" and plan.given.transform_algorithm != "omp",
             f"{cls._penalty}='auto' needs data, and there are none: pass a number.",
         )
-        model = plan.model(alpha=None if alpha == "auto" else float(alpha))
         data = Data(None, batches.Samples(atoms), arrays.input_attributes(arrays.to_numpy(atoms)))
-        fitted = Fitted(model=model, rows=rows, noise=noise)
+        fitted = Fitted(atoms=atoms, alpha=None if alpha == "auto" else float(alpha), **more)
         learner._take(learner._attributes(plan, data, fitted))
         return learner
 
-    def _with_intercept(self, atoms, intercept):  # -> rows of parameters, Units
-        """Return the parameters of given atoms and a given baseline."""
+    def _intercept_of(self, atoms, intercept):  # -> dict
+        """Return the fields of a record that a given baseline decides."""
         if intercept is None or (isinstance(intercept, float | int) and intercept == 0):
-            return atoms, units.CENTRED
+            return {}
         intercept = arrays.check_numbers(intercept, "intercept", atoms.shape[1])
-        return atoms, units.Units(intercept=intercept.to(atoms))
+        return dict(noise=units.Units(intercept=intercept.to(atoms)))
 
     @fits()
     def fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
@@ -548,8 +550,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def partial_fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
         """Update the dictionary by one pass over the data, in their order.
 
-        The first call with data that are not all zero chooses the initial dictionary and
-        ``alpha_``. A number that you set later as the penalty replaces ``alpha_``. If you edit or
+        The first call with data that are not all zero chooses the initial dictionary, ``alpha_``
+        and the baseline. If fewer than 60 rows, or four for each atom, have been read, the next
+        call begins again with all rows so far, so that enough rows decide on the baseline. A number
+        that you set later as the penalty replaces ``alpha_``. If you edit or
         replace ``components_``, learning continues from your atoms. By default codes of the lasso
         of a block of rows and atoms alternate, with the moves of a search, so that a stream of new
         populations is learned too. Rows that are too few for a block stay for the next call.
@@ -588,7 +592,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         noise = learn_noise(plan, data.samples) if plan.learns_noise else units.CENTRED
         begun = self._phases.beginning(plan, data.samples, noise)
         fitted = begun.first(arrays.make_generator(self.random_state))
-        return fitted.with_model(from_samples=plan.searches)
+        return replace(fitted, from_samples=plan.searches)
 
     def _encoder(self):
         """Return the encoder of rows in units of their noise."""
@@ -607,20 +611,19 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _resume(self, plan, data):  # -> Fitted
         """Return the record of the fitted attributes."""
         kept, given = self._fitted, plan.given.alpha
-        known, coding = dict(kept.model), kept.coding
+        known = dict(alpha=kept.alpha, coding=kept.coding)
         if given not in ("auto", self._fit_given["alpha"]):  # it was set after the fit
-            known["alpha"], coding = float(given), None
-        elif coding is not None:
-            coding = coding[0], coding[1] if plan.debias is None else plan.debias, coding[2]
-        if known["data_scale"] == 0:
-            coding = None  # of zeros
-        model = plan.model(**known)
+            known = dict(alpha=float(given), coding=None)
+        elif kept.coding is not None and plan.debias is not None:
+            known["coding"] = kept.coding[0], plan.debias, kept.coding[2]
+        if kept.data_scale == 0:
+            known["coding"] = None  # of zeros
         atoms = kept.noise.from_user(arrays.to_tensor(self.components_, data.samples.x.device))
         noise = replace(kept.noise, atoms=atoms)
-        if not model.data_scale:  # first data after `from_components` or zeros
+        if not kept.data_scale:  # first data after `from_components` or zeros
             begun = self._phases.beginning(plan, data.samples, noise)
             # zeros leave it open, and not what was chosen before
-            model = replace(model, data_scale=begun.model.data_scale or None)
+            known["data_scale"] = begun.data_scale or None
             if given == "auto":
-                model = replace(model, alpha=begun.code_penalty(atoms))
-        return replace(kept, model=model, rows=atoms, noise=noise, coding=coding)
+                known["alpha"] = begun.code_penalty(atoms)
+        return replace(kept, atoms=atoms, noise=noise, **known)

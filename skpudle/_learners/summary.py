@@ -45,7 +45,7 @@ def _of_rows(learner):  # -> list of str
     names = "penalty_path", "outliers", "noise_std", "search_alpha"
     path, outliers, noise, alpha = (vars(learner).get(f"{n}_") for n in names)
     root, first, unusual = np.sqrt(np.mean(np.square(learner.intercept_))), "", "none"
-    deviation = "not estimated, since the penalty is named or codes are of no lasso"
+    deviation = "not estimated: that takes fit, alpha='auto' and codes of the lasso"
     if outliers is not None:
         n_rows = np.count_nonzero(outliers.sum(axis=1))
         unusual = f"{outliers.nnz} entries of {n_rows} rows did not count"

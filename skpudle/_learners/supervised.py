@@ -19,43 +19,11 @@ from skpudle._data.arrays import host_array, like_input, to_numpy, to_tensor
 from skpudle._data.batches import check_sample_weight
 from skpudle._data.sources import open_source
 from skpudle._fit.encoders import refuse
-from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
 from skpudle._learners.parameters import fits, sets_parameters
 from skpudle._learners.rows import DenseLearner, RowPhases
-from skpudle._learners.tasks import Classification, Regression, TaskModel, class_decisions
+from skpudle._learners.tasks import Classification, Regression, TaskPlan, class_decisions
 from skpudle._precision import own_precision
-
-
-class TaskPlan(Plan):
-    """The plan of a fit for a task: a dictionary learner's, and joint training after it."""
-
-    # alpha="auto" is this share of the search's penalty, since a task needs less sparse codes. Of
-    # the shares 1, 1/2 and 1/4 the share 1/2 had the smallest errors in cross-validation (128
-    # atoms, benchmarks/bench_classifiers.py).
-    alpha_share = 0.5
-
-    def __init__(self, learner):
-        most = {"max_iter": 100} if learner.supervision and learner.max_iter == "auto" else {}
-        super().__init__(learner, **most)
-        # A task uses neither the penalty that predicts held-out features best nor the noise of
-        # features as their units. A feature that is nearly a sum of other features has a noise near
-        # zero, so that in units of the noise it would dominate the atoms.
-        self.noise = "outliers" if self.learns_noise else self.noise
-        self.codes_follow_data, self.trains = False, self.trains or learner.supervision > 0
-        self.name = "supervised" if learner.supervision else self.gradient
-
-    def trains_in_parts(self, learner):
-        """Return True: decisions are trained by gradients."""
-        return True
-
-
-def add_head(learner, fitted, data, head=None):  # -> Fitted
-    """Add a head to atoms, by default the best for them, and the task."""
-    of_task = dict(task=data.task, supervision=float(learner.supervision), C=float(learner.C))
-    model = TaskModel(**vars(fitted.model), **of_task, n_sides=1 + learner.split_sign)
-    head = model.solve(fitted.rows, data.samples.in_units(fitted.noise)) if head is None else head
-    return replace(fitted, model=model, rows=model.join(fitted.rows, *head))
 
 
 class _TaskPhases(RowPhases):
@@ -63,11 +31,8 @@ class _TaskPhases(RowPhases):
 
     def train(self, fitted):
         """Train atoms and head; without supervision the head is fitted last."""
-        if self.run.learner.supervision:
-            # Rows of parameters of a checkpoint hold weights of the task beside the atoms.
-            atoms = fitted.rows[:, : self.data.samples.x.shape[1]]
-            fitted = replace(fitted, rows=atoms)
-            fitted = add_head(self.run.learner, fitted, self.data)
+        if self.plan.supervision:
+            fitted = self.plan.solve(fitted, self.data.samples.in_units(fitted.noise))
         return super().train(fitted)
 
 
@@ -164,26 +129,24 @@ class TaskLearner(DenseLearner):
         of_rows = dict(sample_weight=weight, target=to_tensor(target))
         data = super()._read(plan, X, known=known, part=part, **of_rows)
         samples = data.source
-        task = replace(task, total_weight=task.total_weight + samples.total_weight)
-        return data._replace(source=samples, samples=samples, task=task, places=None)
+        plan.task = replace(task, total_weight=task.total_weight + samples.total_weight)
+        return data._replace(source=samples, samples=samples, places=None)
 
     def _begin(self, plan, data):  # -> Fitted
         fitted = super()._begin(plan, data)
-        n_weights = len(fitted.rows) * (1 + self.split_sign)
-        blank = fitted.rows.new_zeros(data.task.n_outputs, n_weights + 1)
-        return add_head(self, fitted, data, (blank[:, 1:], blank[:, 0]))
+        shape = len(fitted.atoms), plan.task.n_outputs * (plan.n_sides + 1)
+        return replace(fitted, more=fitted.atoms.new_zeros(shape))
 
     def _resume(self, plan, data):  # -> Fitted
-        fitted, task = super()._resume(plan, data), data.task
-        unit = TaskModel.unit(fitted.model, len(fitted.rows))
-        weights = np.atleast_2d(self.coef_) * unit / task.scale[:, None]
+        fitted, task = super()._resume(plan, data), plan.task
+        weights = np.atleast_2d(self.coef_) * plan.unit(fitted) / task.scale[:, None]
         intercept = (np.atleast_1d(self.intercept_) - task.mean) / task.scale
-        head = [to_tensor(part).to(fitted.rows) for part in (weights, intercept)]
-        return add_head(self, fitted, data, head)
+        head = (to_tensor(part).to(fitted.atoms) for part in (weights, intercept))
+        return plan.with_head(fitted, *head)
 
     def _attributes(self, plan, data, fitted):
-        if not isinstance(fitted.model, TaskModel):
-            fitted = add_head(self, fitted, data)
+        if fitted.more is None:
+            fitted = plan.solve(fitted, data.samples.in_units(fitted.noise))
         return super()._attributes(plan, data, fitted)
 
     def _decisions(self, X):  # -> (n, n_outputs)
@@ -357,7 +320,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
 
     def _attributes(self, plan, data, fitted):
         found = super()._attributes(plan, data, fitted)
-        return found | {"classes_": data.task.classes}
+        return found | {"classes_": plan.task.classes}
 
     @fits()
     def partial_fit(

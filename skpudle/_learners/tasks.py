@@ -1,4 +1,4 @@
-r"""Tasks of a dictionary, and the model of a dictionary learned for one: atoms and a head.
+r"""Tasks of a dictionary, and the plan of a dictionary learned for one: atoms and a head.
 
 A task is classification or regression. It knows its targets, its loss, and the linear model of
 scikit-learn that a head starts as. The units of its targets and decisions are ``scale`` and
@@ -14,19 +14,18 @@ the number of atoms. Units of each feature's own standard deviation would overwe
 0.8 % more errors on digits for two sides.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import LabelEncoder
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._fit.plan import DenseModel
+from skpudle._fit.plan import Plan
 from skpudle._gradients import Evaluation, average
-from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import in_own_precision
 
 
@@ -115,41 +114,40 @@ class Regression:
         return Ridge(alpha=self.penalty / C)
 
 
-# ------------------------------------------------------------------ the model
+# ------------------------------------------------------------------ the plan and model
 
 
-@dataclass(frozen=True, eq=False)
-class _TaskDictionary(DenseDictionary):
-    """A dictionary with the rows of parameters of its model."""
+class TaskPlan(Plan):
+    """The plan of a fit for a task: a dictionary learner's, and joint training after it.
 
-    rows: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class TaskModel(DenseModel):
-    """A dictionary and its head; see `skpudle._fit.train` and `DenseModel`.
-
-    Parameters
-    ----------
-    task : Classification or Regression
-        The task.
-    supervision : float
-        From 0, a head on codes of an unsupervised dictionary, to 1, the task alone.
-    n_sides : int
-        Number of features of a code.
-    C : float
-        Weight of the data against the penalty of the head, as in scikit-learn.
+    `TaskLearner` sets the attribute ``task`` when it has read the targets.
     """
 
-    task: object = None  # a default, since inherited fields have one
-    supervision: float = 1.0
-    n_sides: int = 1
-    C: float = 1.0
-
+    # alpha="auto" is this share of the search's penalty, since a task needs less sparse codes. Of
+    # the shares 1, 1/2 and 1/4 the share 1/2 had the smallest errors in cross-validation (128
+    # atoms, benchmarks/bench_classifiers.py).
+    alpha_share = 0.5
     name_of_baseline = "baseline_"  # `intercept_` is of the decisions
+    axis = 1
+
+    def __init__(self, learner):
+        b = self.supervision = float(learner.supervision)
+        most = {"max_iter": 100} if b and learner.max_iter == "auto" else {}
+        super().__init__(learner, **most)
+        # A task uses neither the penalty that predicts held-out features best nor the noise of
+        # features as their units. A feature that is nearly a sum of other features has a noise near
+        # zero, so that in units of the noise it would dominate the atoms.
+        self.noise = "outliers" if self.learns_noise else self.noise
+        self.codes_follow_data, self.trains = False, self.trains or b > 0
+        self.name = "supervised" if b else self.gradient
+        self.C, self.n_sides = float(learner.C), 1 + learner.split_sign
+
+    def trains_in_parts(self, learner):
+        """Return True: decisions are trained by gradients."""
+        return True
 
     @in_own_precision
-    def rule(self, dictionary, batch, *, encoder, penalty):
+    def rule(self, fitted, dictionary, batch, *, encoder, penalty):
         r"""Reconstruction and task, both differentiated through the encoder.
 
         With the supervision :math:`b` and the mean squared norm of a sample :math:`E`, which makes
@@ -160,83 +158,77 @@ class TaskModel(DenseModel):
         and the head descends :math:`E (\ell(W z, y) + \frac\rho2 \|W\|^2)` whatever :math:`b`. See
         `skpudle._gradients.ae_ls` for arguments and results.
         """
-        b, rows, task = self.supervision, dictionary.rows, self.task
+        b, task, (weights, intercept) = self.supervision, self.task, self.head(fitted.more)
         z = encoder(dictionary, batch.x, mask=batch.mask)
         # From samples as atoms only the gradient "dec" finds a dictionary: codes are constants.
-        residual = dictionary.synthesis(z.detach() if self.from_samples else z) - batch.x
+        residual = dictionary.synthesis(z.detach() if fitted.from_samples else z) - batch.x
         residual = residual if batch.mask is None else residual * batch.mask
         losses = 0.5 * residual.square().sum(1)
-        of_task = task.losses(self.decide(rows, b * z + (1 - b) * z.detach()), batch.target)
+        features = self.features(fitted, b * z + (1 - b) * z.detach())
+        of_task = task.losses(features @ weights.mT + intercept, batch.target)
         ridge = task.penalty / (self.C * task.total_weight * task.n_terms)
-        ridge = 0.5 * ridge * self.head(rows)[0].square().sum()
-        unit = self.data_scale or 1.0
+        ridge = 0.5 * ridge * weights.square().sum()
+        unit = fitted.data_scale or 1.0
         surrogate = average((1 - b) * losses + unit * of_task, batch.weight) + unit * ridge
         return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
-    def unit(self, n_components):  # -> float
+    def unit(self, fitted):  # -> float
         """Return the unit of codes."""
-        return ((self.data_scale or 0.0) / n_components) ** 0.5 or 1.0
+        return ((fitted.data_scale or 0.0) / len(fitted.atoms)) ** 0.5 or 1.0
 
-    def features(self, z):  # (n, n_components) -> (n, n_sides * n_components)
+    def features(self, fitted, z):  # (n, n_components) -> (n, n_sides * n_components)
         """Return features of codes for a head; positive sides come first."""
-        z = z / self.unit(z.shape[1])
+        z = z / self.unit(fitted)
         return z if self.n_sides == 1 else torch.cat([z.clamp_min(0), z.neg().clamp_min(0)], dim=1)
 
-    def join(self, atoms, weights, intercept):  # -> rows (n_components, n_parameters)
-        """Return one row for each atom; see `head` for shapes."""
-        weights = weights.unflatten(1, (self.n_sides, len(atoms))).movedim(2, 0).flatten(1)
-        return torch.cat([atoms, weights, intercept.expand(len(atoms), -1)], dim=1)
+    def with_head(self, fitted, weights, intercept):  # -> Fitted
+        """Return the record with a head; see `head` for shapes."""
+        n = len(fitted.atoms)
+        weights = weights.unflatten(1, (self.n_sides, n)).movedim(2, 0).flatten(1)
+        return replace(fitted, more=torch.cat([weights, intercept.expand(n, -1)], dim=1))
 
-    def atoms(self, rows):  # -> (n_components, n_features)
-        """Return the atoms in rows; differentiable."""
-        return rows[:, : -self.task.n_outputs * (self.n_sides + 1)]
+    def head(self, more):  # -> (n_outputs, n_sides * n_components), (n_outputs,)
+        """Return the weights and intercepts beside atoms; differentiable."""
+        n = self.task.n_outputs
+        weights = more[:, :-n].unflatten(1, (n, self.n_sides))
+        return weights.movedim(0, 2).flatten(1), more[:, -n:].mean(0)
 
-    def head(self, rows):  # -> (n_outputs, n_sides * n_components), (n_outputs,)
-        """Return the weights and intercepts in rows; differentiable."""
-        n, sides = self.task.n_outputs, self.n_sides
-        weights = rows[:, -n * (sides + 1) : -n].unflatten(1, (n, sides))
-        return weights.movedim(0, 2).flatten(1), rows[:, -n:].mean(0)
+    def network(self, fitted, update=0):
+        """Return the rule, the dictionary, the encoder and the penalty, if any with the head."""
+        rule, dictionary, options = super().network(fitted, update)
+        if fitted.more is None:
+            return rule, dictionary, options
+        return partial(self.rule, fitted), dictionary, options
 
-    def decide(self, rows, z):  # (n, n_components) -> (n, n_outputs)
-        """Return the decisions from codes."""
-        weights, intercept = self.head(rows)
-        return self.features(z) @ weights.mT + intercept
-
-    def network(self, rows, update):
-        """Return the dictionary with its head, the encoder and the penalty of an update."""
-        dictionary, *rest = super().network(self.atoms(rows), update)
-        return _TaskDictionary(dictionary.atoms, rows), *rest
-
-    def project(self, rows):
-        """Return the nearest rows with atoms that satisfy the constraints."""
-        atoms = self.atoms(rows)
-        return torch.cat([super().project(atoms), rows[:, atoms.shape[1] :]], dim=1)
-
-    def replacements(self, rows, samples):
+    def replacements(self, fitted, samples):
         """Return rows for samples, with weights of zero."""
-        atoms, (weights, intercept) = super().replacements(rows, samples), self.head(rows)
-        blank = weights.new_zeros(len(weights), len(atoms) * self.n_sides)
-        return self.join(atoms, blank, intercept)
+        atoms, more = super().replacements(fitted, samples), fitted.more
+        if more is None:
+            return atoms
+        new, n = more.mean(0).expand(len(atoms), -1).clone(), self.task.n_outputs
+        new[:, :-n] = 0
+        return torch.cat([atoms, new], dim=1)
 
     @torch.no_grad()
-    def solve(self, atoms, samples):  # -> head
-        """Return the head that scikit-learn finds for codes of atoms, in float64."""
-        dictionary, encoder, _ = DenseModel.network(self, atoms, 0)
-        features = self.features(encoder(dictionary, samples.x, mask=samples.mask))
+    def solve(self, fitted, samples):  # -> Fitted
+        """Return the record with the head that scikit-learn finds for its codes, in float64."""
+        _, dictionary, options = super().network(fitted)
+        codes = options["encoder"](dictionary, samples.x, mask=samples.mask)
+        features = self.features(fitted, codes)
         model = self.task.linear_model(self.C * self.task.total_weight / samples.total_weight)
         weight = None if samples.weight is None else to_numpy(samples.weight.double())
         target = to_numpy(samples.target.squeeze(1))
         model.fit(to_numpy(features.double()), target, sample_weight=weight)
         head = np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
-        return [to_tensor(part).to(features) for part in head]
+        return self.with_head(fitted, *(to_tensor(part).to(features) for part in head))
 
-    def attributes(self, rows):
+    def attributes(self, fitted):
         """Return the fitted attributes."""
-        weights, intercept = self.head(rows)
-        mean, scale = (to_tensor(part).to(rows) for part in (self.task.mean, self.task.scale))
-        coef = weights * (scale[:, None] / self.unit(len(rows)))
+        (weights, intercept), task = self.head(fitted.more), self.task
+        mean, scale = (to_tensor(part).to(weights) for part in (task.mean, task.scale))
+        coef = weights * (scale[:, None] / self.unit(fitted))
         coef, intercept = to_numpy(coef), to_numpy(mean + scale * intercept)
-        if self.task.is_flat:
+        if task.is_flat:
             coef, intercept = coef[0], float(intercept[0])
-        decisions = {"coef_": coef, "intercept_": intercept, "_fitted_task": self.task}
-        return super().attributes(rows) | decisions
+        decisions = {"coef_": coef, "intercept_": intercept, "_fitted_task": task}
+        return super().attributes(fitted) | decisions

@@ -45,8 +45,6 @@ class Chosen:
     min_gain: float
     unit: float = 1.0
 
-    decided = "alpha", "dispersion", "min_gain", "unit"
-
     def without_data(self):  # -> Chosen
         """Return the parameters with a default in place of each "auto", for fits without events."""
         # The default of alpha is 0.5. For planted spectra (benchmarks/bench_additive.py) the best
@@ -55,9 +53,9 @@ class Chosen:
         return Chosen(*(default if value == "auto" else value for value, default in values))
 
     def attributes(self, rows):
-        """Return the fitted attributes; None is no attribute."""
+        """Return the fitted attributes."""
         values = {f"{name}_": float(getattr(self, name)) for name in ("dispersion", "min_gain")}
-        atoms = {"components_": to_numpy(rows), "n_components_": len(rows), "debias_": None}
+        atoms = {"components_": to_numpy(rows), "n_components_": len(rows)}
         return atoms | values | {"alpha_": float(self.unit * self.alpha)}
 
 

@@ -1,6 +1,6 @@
 """Counts of sources that add: `PoissonNMF`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from math import inf
 from types import SimpleNamespace
 from typing import Any, Literal, Self
@@ -19,7 +19,7 @@ from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._fit import messages
 from skpudle._fit.encoders import refuse
 from skpudle._fit.estimator import Data, GradientLearner
-from skpudle._fit.fitted import Fitted
+from skpudle._fit.fitted import Fitted, as_arrays
 from skpudle._fit.run import Phase
 from skpudle._learners.counts import ExposedTransformer, OfRows
 from skpudle._learners.parameters import ATOMS, fits, sets_parameters
@@ -178,7 +178,7 @@ class _Phases:
         else:
             new = self._check_atoms(start, n and n_new, "dict_init")
         rows = to_tensor(np.concatenate([self.fixed, new])).to(self.x)
-        return Fitted(model=self.given.without_data(), rows=rows)
+        return Fitted(atoms=rows, coding=astuple(self.given.without_data()))
 
     def table(self, fitted):  # -> tuple of Phase
         """Return all phases, in their order."""
@@ -190,19 +190,19 @@ class _Phases:
         """Choose the number of atoms."""
         how = self.given, np.random.default_rng(self.seed), self.fixed
         atoms, path = choose.choose_size(self.events, *how)
-        yield replace(fitted, rows=to_tensor(atoms), size_path=path)
+        yield replace(fitted, atoms=to_tensor(atoms), size_path=path)
 
     def choose(self, fitted):
         """Choose dispersion, smoothing, and whether rows have few atoms."""
-        atoms, rng = to_numpy(fitted.rows.double()), np.random.default_rng(self.seed)
+        atoms, rng = to_numpy(fitted.atoms.double()), np.random.default_rng(self.seed)
         how = self.given, rng, atoms, len(self.fixed)
-        model, atoms = choose.choose_prior(self.events, *how)
-        yield replace(fitted, rows=to_tensor(atoms), model=model)
+        chosen, atoms = choose.choose_prior(self.events, *how)
+        yield replace(fitted, atoms=to_tensor(atoms), coding=astuple(chosen))
 
     def train(self, fitted):
         """Alternate between codes and atoms: yield a record for each step."""
-        chosen, state = fitted.model, dict(fitted.training)
-        first = state.pop("first", fitted.rows)  # the atoms at the beginning of this phase
+        chosen, state = choose.Chosen(*fitted.coding), dict(fitted.training)
+        first = state.pop("first", fitted.atoms)  # the atoms at the beginning of this phase
         atoms = to_numpy(first.double())
         codes, events = alternate.solve_dispersed(self.events, atoms, chosen.dispersion)
         if chosen.min_gain:  # rows have few atoms: allow only the atoms that pruning leaves
@@ -221,7 +221,7 @@ class _Phases:
             now = dict(losses=state.losses, is_done=ended_by is not None, ended_by=ended_by)
             training = state._asdict() | {"first": first}
             tensors = {n: to_tensor(v) for n, v in training.items() if isinstance(v, np.ndarray)}
-            now |= dict(rows=to_tensor(state.atoms), training=training | tensors, note=note)
+            now |= dict(atoms=to_tensor(state.atoms), training=training | tensors, note=note)
             yield replace(fitted, **now)
             state = alternate.advance(events, state, chosen.alpha)
 
@@ -405,11 +405,13 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         return SimpleNamespace(**numbers, **updates, without_effect=lambda data: ())
 
     def _attributes(self, plan, data, fitted):
-        n, fitted = len(fitted.losses), replace(fitted, rows=fitted.rows.to(data.samples.x))
+        n, chosen = len(fitted.losses), choose.Chosen(*fitted.coding)
+        found = chosen.attributes(fitted.atoms.to(data.samples.x))
+        found["size_path_"] = as_arrays(fitted.size_path)
         curve = {"n_iter_": n, "n_steps_": n, "loss_curve_": np.array(fitted.losses)}
         end = {"ended_by_": fitted.ended_by, "phases_": fitted.ended_by and {"alternation": n}}
         end["n_samples_seen_"] = data.source and data.n_seen  # unknown without data
-        return fitted.attributes() | data.inputs | curve | end
+        return found | data.inputs | curve | end
 
     def summary(self, X: ArrayLike | None = None) -> str:
         """Say in some eight lines what `fit` has decided.
@@ -467,7 +469,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         check_non_negative(to_numpy(atoms), "components")
         learner = cls(len(atoms), **params)
         learner._validate_params()
-        fitted = Fitted(model=_given(learner).without_data(), rows=atoms)
+        fitted = Fitted(atoms=atoms, coding=astuple(_given(learner).without_data()))
         data = Data(None, Samples(atoms), arrays.input_attributes(to_numpy(atoms)))
         learner._take(learner._attributes(None, data, fitted))
         return learner

@@ -239,6 +239,11 @@ class Units:
 CENTRED = Units()  # equal noise, no baseline, no outliers
 
 
+def least_rows(n_components):
+    """Return the least number of rows from which units are learned for this number of atoms."""
+    return max(_FEWEST_ROWS, _FEW * n_components)
+
+
 def _with_norms(atoms, others):
     """Return ``atoms`` scaled to the norms of ``others``."""
     norms = atom_norms(atoms)
@@ -460,7 +465,7 @@ class _Sample:
         self.x, self.unit, self.positive = part.x, part.unit, part.positive_code
         self.weighted = part.weighted
         self.known = part.known
-        self.is_large = len(distinct) >= max(_FEWEST_ROWS, _FEW * n_components)
+        self.is_large = len(distinct) >= least_rows(n_components)
         self.n_components = max(1, min(n_components, len(distinct) // (2 * _FEW), _SAMPLED_ATOMS))
         self.counts, self.row_scale = self.known, torch.ones_like(part.x[:, :1])
         self.centre, self.scale = torch.zeros_like(part.x[0]), torch.ones_like(part.x[0])

@@ -8,6 +8,7 @@ import torch
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle._data.batches import Samples
+from skpudle._fit.fitted import Fitted
 from skpudle._fit.plan import Plan
 from skpudle._gradients import GRADIENT_RULES, differentiate
 from skpudle._operators._atoms import DenseDictionary
@@ -37,10 +38,8 @@ def by_autograd(rule, atoms, x, positive, mask=None):
 
 def by_a_learner(rule, atoms, x, positive, alpha=ALPHA, mask=None):
     """Whose encoder says that it solves the lasso, and so is not called."""
-    rule, learner = GRADIENT_RULES[rule], PUDLEDictionaryLearning(positive_code=positive)
-    model = Plan(learner).model(alpha=alpha)
-    dictionary, encoder, penalty = model.network(atoms, 0)
-    options = dict(encoder=encoder, penalty=penalty)
+    plan = Plan(PUDLEDictionaryLearning(positive_code=positive, gradient=rule))
+    rule, dictionary, options = plan.network(Fitted(atoms=atoms, alpha=alpha))
     return differentiate(rule, dictionary, atoms, Samples(x, mask), **options)
 
 

@@ -139,7 +139,7 @@ def test_it_takes_two_events_to_say_that_features_belong_together(loss, mean):
     shared = np.exp(3 * rng.normal(size=(200, 3)) @ rng.normal(size=(3, 20)) / 4)
     X = rng.poisson(shared * mean / shared.mean()).clip(0, N_TRIALS).astype(float)
     learner = make(loss, max_iter="auto").fit(X)
-    assert learner._fitted.model["alpha"] > 1 - 1e-12
+    assert learner._fitted.alpha > 1 - 1e-12
     learner.alpha_ = 1.0  # hidden entries may have chosen a half of it
     # 1.001 for a feature of far fewer events than the mean
     assert np.abs(learner.transform(np.eye(20))).max() < 0.01

@@ -13,9 +13,9 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from skpudle import PUDLEClassifier, PUDLEDictionaryLearning, PUDLERegressor
 from skpudle._data.batches import Samples
-from skpudle._fit.plan import Plan
+from skpudle._fit.fitted import Fitted
 from skpudle._gradients import differentiate
-from skpudle._learners.tasks import Classification, Regression, TaskModel
+from skpudle._learners.tasks import Classification, Regression, TaskPlan
 
 RNG = np.random.default_rng(0)
 CODES = RNG.standard_normal((240, 6)) * (RNG.random((240, 6)) < 0.4)
@@ -92,14 +92,13 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
     y = torch.randn(20, n, **draw)
     classifies = isinstance(task, Classification)
     target = labels[:, None].double() if classifies else y
-    plan = Plan(PUDLEDictionaryLearning(n_unfoldings=n_unfoldings, step_size=step))
-    of_task = dict(task=task, supervision=supervision, n_sides=sides, C=0.7)
-    model = TaskModel(plan, alpha=alpha, data_scale=2.5, **of_task)
-    rows = model.join(atoms, *head).requires_grad_()
-    batch = Samples(x, target=target, weight=weights)
-    dictionary, encoder, penalty = model.network(rows, 0)
-    options = dict(encoder=encoder, penalty=penalty)
-    gradient, evaluation = differentiate(model.rule, dictionary, rows, batch, **options)
+    how = dict(supervision=supervision, split_sign=sides == 2, C=0.7)
+    plan = TaskPlan(PUDLEClassifier(n_unfoldings=n_unfoldings, **how))
+    plan.step_size, plan.task = step, task
+    fitted = plan.with_head(Fitted(atoms=atoms, alpha=alpha, data_scale=2.5), *head)
+    rows, batch = plan.join(fitted).requires_grad_(), Samples(x, target=target, weight=weights)
+    rule, dictionary, options = plan.network(plan.with_rows(fitted, rows))
+    gradient, evaluation = differentiate(rule, dictionary, rows, batch, **options)
 
     leaves = [t.clone().requires_grad_() for t in (atoms, *head)]
     if n_unfoldings is None:
@@ -123,10 +122,12 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
     (by_atoms,) = torch.autograd.grad(loss, leaves[0], retain_graph=True)
     by_weights, by_intercept = torch.autograd.grad(2.5 * (of_task + ridge), leaves[1:])
     tight = dict(rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(model.atoms(gradient), by_atoms, **tight)
-    torch.testing.assert_close(model.head(gradient)[0], by_weights, **tight)
+    parts = plan.with_rows(fitted, gradient)
+    of_weights, of_intercept = plan.head(parts.more)
+    torch.testing.assert_close(parts.atoms, by_atoms, **tight)
+    torch.testing.assert_close(of_weights, by_weights, **tight)
     # the copies of the intercept share its gradient
-    torch.testing.assert_close(model.head(gradient)[1] * 9, by_intercept, **tight)
+    torch.testing.assert_close(of_intercept * 9, by_intercept, **tight)
 
 
 # ---------------------------------------------------------------------------- supervision

@@ -103,11 +103,12 @@ def test_gaps_and_signs_pass(X, populations, small_samples):
     assert (positive.components_ >= 0).all()
 
 
-@pytest.mark.parametrize("size", [40, 500])
-def test_partial_fit_finds_the_atoms_of_fit(size, X, populations):
+@pytest.mark.parametrize(("size", "offset"), [(40, 0), (500, 0), (20, 9), (50, -9)])
+def test_partial_fit_finds_the_atoms_of_fit(size, offset, X, populations):
+    """Fewer than 60 rows are too few to decide on a baseline, and wait for more."""
     learner = PUDLEDictionaryLearning(12, random_state=0)
     for start in range(0, 2000, size):
-        learner.partial_fit(X[start : start + size])
+        learner.partial_fit(X[start : start + size] + offset)
     assert share_found(learner.components_, populations[0]) == 1
     assert learner.n_samples_seen_ == 2000
     assert learner.n_steps_ == 0

@@ -1,5 +1,6 @@
 """The epoch loop: batches, stopping, divergence, and atoms that no code uses."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -39,18 +40,21 @@ class Model:
     def __init__(self, rule, alpha):
         self.rule, self.alpha, self.updates = rule, alpha, []
 
-    def network(self, rows, update):
+    def network(self, fitted, update):
         self.updates.append(update)
         encoder = partial(encode, alpha=self.alpha, n_unfoldings=5)
-        return DenseDictionary(rows), encoder, self.alpha
+        return self.rule, DenseDictionary(fitted.atoms), dict(encoder=encoder, penalty=self.alpha)
 
-    def replacements(self, rows, samples):
+    def with_rows(self, fitted, rows):
+        return replace(fitted, atoms=rows)
+
+    def replacements(self, fitted, samples):
         return samples
 
 
 def make_trainer(atoms, rule=ae_ls, *, alpha=0.1, optimizer="adam"):
     optimizer = make_optimizer(optimizer, atoms, project_atoms, learning_rate=0.01, data_scale=1.0)
-    return Trainer(Fitted(model=Model(rule, alpha), rows=atoms), optimizer)
+    return Trainer(Model(rule, alpha), Fitted(atoms=atoms), optimizer)
 
 
 @pytest.fixture

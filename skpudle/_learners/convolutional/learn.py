@@ -472,14 +472,14 @@ def train(pieces, level, given, generator, start=None) -> Iterator[dict]:
     project = partial(project_atoms, rank=given.rank)
     how = dict(learning_rate=None, data_scale=float(x.square().mean()) * prod(x.shape[1:]))
     optimizer = make_optimizer(given.optimizer, record["atoms"], project, **how)
+    rule, (_, stride), alpha = GRADIENT_RULES[given.gradient], geometry_of(given), record["alpha_"]
+    options = dict(encoder=partial(code_images, learner=given, alpha=alpha), penalty=alpha)
 
-    encoder = partial(code_images, learner=given, alpha=record["alpha_"])
+    def network(fitted, update):
+        return rule, ConvDictionary(fitted.atoms, stride), options
 
-    def network(atoms, update):
-        return ConvDictionary(atoms, geometry_of(given)[1]), encoder, record["alpha_"]
-
-    model = SimpleNamespace(network=network, rule=GRADIENT_RULES[given.gradient])
-    trainer = Trainer(Fitted(model=model, rows=record["atoms"]), optimizer)
+    model = SimpleNamespace(network=network, with_rows=lambda fitted, x: replace(fitted, atoms=x))
+    trainer = Trainer(model, Fitted(atoms=record["atoms"]), optimizer)
     # At most 16 pieces in a batch, and about 2**16 pixels: the derivative needs the codes of all
     # unfoldings, which then take half a gigabyte for 64 atoms.
     usual = min(16, max(1, 2**16 // x[0, 0].numel()))
