@@ -5,7 +5,6 @@ from math import prod
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_array
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
@@ -13,7 +12,7 @@ from skpudle._compilation import blocks_of_rows
 from skpudle._data.arrays import resolve_device, to_tensor
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.images import check_atoms_fit, check_axes, check_sizes, read_images, sizes
-from skpudle._fit.run import Interrupts
+from skpudle._fit.run import FollowedFit
 
 
 def geometry_of(learner):  # -> kernel, stride, tuples of int
@@ -39,59 +38,6 @@ def atoms_inside(atoms, n_axes, like):  # components_ -> (n, n_channels, *kernel
     """Return atoms with channels before their axes, of the dtype and on the device of a tensor."""
     atoms = to_tensor(atoms).to(like)
     return (atoms if atoms.ndim == n_axes + 2 else atoms[..., None]).movedim(-1, 1).contiguous()
-
-
-class FollowedFit(CallbackSupportMixin):
-    """An estimator whose fit is an iterator of epochs; callbacks and Ctrl-C may end it."""
-
-    def _take(self, attributes):
-        """Set fitted attributes; None removes an attribute that this fit does not have."""
-        vars(self).update(attributes)
-        for name in [name for name, value in attributes.items() if value is None]:
-            delattr(self, name)
-
-    def _follow(self, epochs, given, n_epochs=None):
-        """Take the attributes of the last epoch of a fit, with all hooks.
-
-        Parameters
-        ----------
-        epochs : callable
-            ``epochs(interrupts)`` yields for each epoch a line of progress, and a function that
-            returns the fitted attributes.
-        given : dict
-            The estimator and its input, for callbacks.
-        n_epochs : int, default=None
-            Largest number of epochs, if it is known.
-
-        Raises
-        ------
-        KeyboardInterrupt
-            After Ctrl-C, when the attributes of the last epoch have been taken.
-        """
-        root = self._init_callback_context(max_subtasks=n_epochs)
-        root.call_on_fit_task_begin(**given)
-        note, attributes, ended_by = "no epoch", None, {}
-        with Interrupts() as interrupts:
-            try:
-                for note, attributes in epochs(interrupts):
-                    if interrupts.pending:
-                        break
-                    epoch = root.subcontext(task_name="epoch")
-                    epoch.call_on_fit_task_begin(**given)
-                    if self.verbose:
-                        print(note, flush=True)
-                    if epoch.call_on_fit_task_end(**given, reconstruction_attributes=attributes):
-                        ended_by = {"ended_by_": "callback"}
-                        break
-            except KeyboardInterrupt:  # a second Ctrl-C
-                interrupts.pending = True
-            if interrupts.pending:
-                ended_by = {"ended_by_": "interrupt"}
-            if attributes is not None:
-                self._take(attributes() | ended_by)
-            if interrupts.pending:
-                raise KeyboardInterrupt(f"the fit was interrupted after: {note}")
-        root.call_on_fit_task_end(**given, reconstruction_attributes=dict)
 
 
 class ImageEstimator(FollowedFit, BaseEstimator):

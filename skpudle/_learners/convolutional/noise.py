@@ -4,6 +4,7 @@ from math import comb, log, sqrt
 
 import torch
 
+from skpudle._data.arrays import to_tensor
 from skpudle._operators._conv import ConvDictionary
 from skpudle.search import descend
 from skpudle.search._epoch import spread_rows
@@ -99,7 +100,7 @@ def noise_level(problem, atoms):  # -> float
     # at most 2**17 samples of signals measure the noise
     rows = spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))
     residual = descend.solve_codes(problem.of_rows(rows), atoms, 4, refit=True).residuals()
-    blocks = ConvDictionary(atoms, problem.stride).analysis_in_blocks(torch.as_tensor(residual))
+    blocks = ConvDictionary(atoms, problem.stride).analysis_in_blocks(to_tensor(residual))
     correlations = torch.cat([block.abs().flatten() for block in blocks])
     noise = float(correlations.median()) / MEDIAN_OF_NORMAL
     return noise * sqrt(2 * log(max(len(problem.x) * problem.n_positions, 2)))
