@@ -46,8 +46,8 @@ class Evaluation(NamedTuple):
     codes: Tensor
 
 
-def _evaluate(dictionary, batch, encoder, *, through_encoder=True):
-    """Return codes and losses (n,); without ``through_encoder`` codes are constants."""
+def _evaluate(dictionary, batch, encoder, *, through_encoder=True):  # -> codes, losses (n,)
+    """Encode a batch; return codes and losses. Without ``through_encoder`` codes are constants."""
     with torch.set_grad_enabled(through_encoder and torch.is_grad_enabled()):
         z = encoder(dictionary, batch.x, mask=batch.mask)
     losses = 0.5 * (dictionary.synthesis(z) - batch.x).square()
@@ -61,7 +61,7 @@ def average(values, weight):  # (n,), weights (n,) or None -> scalar
     return (values * weight).sum() / weight.sum().clamp_min(torch.finfo(values.dtype).tiny)
 
 
-def _penalties(z, penalty):  # -> (n,)
+def _penalties(z, penalty):  # codes, float -> (n,): the penalty of each sample's codes
     return penalty * z.abs().flatten(1).sum(1)
 
 
@@ -94,7 +94,7 @@ def ae_ls(dictionary, batch, *, encoder, penalty):
 
 
 @in_own_precision
-def ae_lasso(dictionary, batch, *, encoder, penalty):
+def ae_lasso(dictionary, batch, *, encoder, penalty):  # -> Evaluation
     """Lasso objective, differentiated through decoder and encoder (eq. 8); see `ae_ls`."""
     z, losses = _evaluate(dictionary, batch, encoder)
     surrogate = average(losses + _penalties(z, penalty), batch.weight)
@@ -102,7 +102,7 @@ def ae_lasso(dictionary, batch, *, encoder, penalty):
 
 
 @in_own_precision
-def dec(dictionary, batch, *, encoder, penalty):
+def dec(dictionary, batch, *, encoder, penalty):  # -> Evaluation
     """Reconstruction error, differentiated through the decoder alone (eq. 8); see `ae_ls`."""
     z, losses = _evaluate(dictionary, batch, encoder, through_encoder=False)
     objective = average(losses.detach() + _penalties(z, penalty), batch.weight)
@@ -110,7 +110,7 @@ def dec(dictionary, batch, *, encoder, penalty):
 
 
 @in_own_precision
-def noodl(dictionary, batch, *, encoder, penalty):
+def noodl(dictionary, batch, *, encoder, penalty):  # -> Evaluation
     r"""Surrogate with the derivative :math:`(D z - x)\,\text{sign}(z)^T` (NOODL); see `ae_ls`."""
     with torch.no_grad():
         z, losses = _evaluate(dictionary, batch, encoder)
@@ -125,13 +125,17 @@ def noodl(dictionary, batch, *, encoder, penalty):
 
 GRADIENT_RULES = {"dec": dec, "ae-lasso": ae_lasso, "ae-ls": ae_ls, "noodl": noodl}
 
-# Whether the derivative of a rule has a part through the encoder, if the codes solve the lasso. For
-# such codes ae-lasso has the same derivative as dec (theorem 3.3), so it has no such part.
+# Whether the derivative of a rule has a part through the encoder, if the codes solve the lasso.
+# With codes that solve the lasso, the derivative of ae-lasso is that of dec (theorem 3.3), which
+# has no part through the encoder.
 _THROUGH_LASSO = {dec: False, ae_lasso: False, ae_ls: True}
 
 
 def _known(rule, encoder, atoms, batch, penalty):  # -> derivative, Evaluation; or None
-    """Return derivative and evaluation if the encoder can compute them without autograd."""
+    """Return derivative and evaluation if the encoder computes them without autograd, else None.
+
+    The arguments are those of `differentiate`.
+    """
     offered, through = getattr(encoder, "gradient", None), _THROUGH_LASSO.get(rule)
     if offered is None or through is None or batch.weight is not None:
         return None

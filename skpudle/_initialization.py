@@ -53,7 +53,7 @@ def successive_projections(rows, n, weights):
 
 
 def leading_directions(x, n):  # (n_samples, n_features) -> (at most n, n_features), float64
-    """Return the leading right singular vectors of ``x``, not more than the rank.
+    """Return the ``n`` leading right singular vectors of ``x``, or fewer if its rank is smaller.
 
     They come from the Gram matrix of the rows or of the columns, whichever is smaller.
     """
@@ -65,7 +65,7 @@ def leading_directions(x, n):  # (n_samples, n_features) -> (at most n, n_featur
 
 
 def vertices(x, n_components, weight=None):
-    """Return the samples at the edges of the cone of all samples, without most of their noise.
+    """Return samples at the edges of the cone of all samples, projected to remove noise.
 
     Parameters
     ----------
@@ -91,7 +91,8 @@ def vertices(x, n_components, weight=None):
     # Brightness is the projection on the mean sample. Ten variances of the noise are added to its
     # square, so that dim samples, mostly noise, stay short after the division and are not chosen.
     # In eight kinds of mixtures the mean angle to the planted atoms is 2.0 degrees, and 2.2 without
-    # a division by brightness. With 1 or 1000 variances it changes by 0.2 degrees.
+    # a division by brightness. With 1 or 1000 variances instead of ten the angle changes by 0.2
+    # degrees.
     along = (rows @ torch.nn.functional.normalize(weight @ rows, dim=0)).square() + 10 * noise
     along = torch.maximum(along, _REPEATED_SAMPLE**2 * squares)
     seen = rows / along.sqrt()[:, None].clamp_min(torch.finfo(rows.dtype).tiny)
@@ -113,8 +114,8 @@ def _shuffle(n, generator, weight):  # -> (n,)
     return (waiting / weight.double().cpu()).argsort()
 
 
-def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of unit norm
-    """Return samples in different directions, completed by random directions if there are few.
+def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of norm 1
+    """Draw samples in different directions; complete them by random directions if there are few.
 
     Two atoms with the same direction would get the same updates and stay equal.
     """
@@ -133,7 +134,7 @@ def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of
     return torch.cat([atoms, project_atoms(_random(x, n_components - len(atoms), generator))])
 
 
-def _random(x, n_components, generator):  # -> (n_components, m) normal numbers
+def _random(x, n_components, generator):  # (n, m) -> (n_components, m): normal, in x's dtype
     options = dict(generator=generator, device="cpu", dtype=torch.float64)
     return torch.randn(n_components, x.shape[1], **options).to(x)
 

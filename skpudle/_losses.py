@@ -37,14 +37,14 @@ from torch.special import xlogy
 class Gaussian:
     """Least squares: the loss of data with normal noise of variance 1.
 
-    The other losses have the same attributes and methods. Methods work entry by entry, on tensors
-    of any shape.
+    `Poisson` and `Binomial` have the same attributes and methods. Methods work entry by entry, on
+    tensors of any shape, and return tensors of the same shape.
 
     Attributes
     ----------
     curvature : float
-        The largest variance, which bounds the second derivative of the loss; infinite without a
-        bound.
+        The largest variance, a bound of the second derivative of the loss; infinite if variances
+        have no bound.
     largest : float or None
         The largest possible value of data that begin at 0; None if data may be any numbers.
     is_quadratic : bool
@@ -81,11 +81,11 @@ class Poisson:
     is_quadratic = False
 
     def mean(self, natural):
-        """Return the expectation."""
+        """Return the expectation for a natural parameter."""
         return natural.exp()
 
     def natural(self, mean):
-        """Return the natural parameter."""
+        """Return the natural parameter of an expectation."""
         return mean.log()
 
     def variance(self, mean):
@@ -101,11 +101,11 @@ class Poisson:
         return xlogy(x, x) - x
 
     def response(self, x):
-        """Stabilise the variance of counts to about 1, by Anscombe's transform."""
+        """Return transformed counts whose variance is about 1, by Anscombe's transform."""
         return 2 * (x + 3 / 8).sqrt()
 
     def of_response(self, response):
-        """Invert `response`; values below its range become zero."""
+        """Return the counts of transformed counts: the inverse of `response`, at least 0."""
         return ((response / 2).clamp_min(0).square() - 3 / 8).clamp_min(0)
 
 
@@ -134,11 +134,11 @@ class Binomial:
         return float(self.n_trials)
 
     def mean(self, natural):
-        """Return the expectation."""
+        """Return the expectation for a natural parameter."""
         return self.n_trials * natural.sigmoid()
 
     def natural(self, mean):
-        """Return the natural parameter."""
+        """Return the natural parameter of an expectation."""
         return torch.logit(mean / self.n_trials)
 
     def variance(self, mean):
@@ -156,12 +156,12 @@ class Binomial:
         return xlogy(x, x / n) + xlogy(n - x, (n - x) / n)
 
     def response(self, x):
-        """Stabilise the variance of successes to about 1, by Anscombe's transform."""
+        """Return transformed successes whose variance is about 1, by Anscombe's transform."""
         n = self.n_trials
         return 2 * (n + 0.5) ** 0.5 * torch.asin(((x + 3 / 8) / (n + 3 / 4)).sqrt())
 
 
-def loss_named(name, n_trials):
+def loss_named(name, n_trials):  # -> Binomial or Poisson
     """Return the loss called "binomial" or "poisson"; ``n_trials`` is for "binomial"."""
     return Binomial(float(n_trials)) if name == "binomial" else Poisson()
 
@@ -187,8 +187,11 @@ class FromMeans:
     def __init__(self, loss):
         self._loss, self._reference, self._sums = loss, None, 0.0
 
-    def add(self, samples):
-        """Add the known entries of ``samples``; if they have a ``target``, it is the exposure."""
+    def add(self, samples):  # Samples -> FromMeans
+        """Add the known entries of ``samples``, with weights; a ``target`` is the exposure.
+
+        Return this object.
+        """
         x, exposure = samples.x, 1.0 if samples.target is None else samples.target
         known = torch.ones_like(x) if samples.mask is None else samples.mask
         x, known = x / exposure, samples.weigh(known) * exposure
@@ -202,7 +205,8 @@ class FromMeans:
         self._sums += torch.stack([part.sum(0) for part in parts])
         return self
 
-    def _from_reference(self, x):
+    def _from_reference(self, x):  # (n, m) or (m,) -> the same
+        """Return the deviance of each entry from the reference value of its column."""
         natural = self._reference
         if not self._loss.is_quadratic:  # keep means off 0 and the largest value, for a finite link
             precision = torch.finfo(natural.dtype)
@@ -211,7 +215,7 @@ class FromMeans:
         return 2 * self._loss.half_deviance(natural, x)
 
     def total(self):  # -> float
-        """Return the sum over columns; a column with a deviance below rounding adds zero."""
+        """Return the total deviance; a column with a deviance below rounding adds zero to it."""
         size, above, deviance = self._sums
         mean = self._reference + above / torch.where(size > 0, size, 1.0)
         rounding = deviance + (0.0 if self._loss.is_quadratic else size * (1 + mean))

@@ -14,7 +14,7 @@ _ATOMS_AT_ONCE = 128  # atoms in a block that `SurrogateOptimizer` minimises ove
 _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
-def _kinds(state):
+def _kinds(state):  # dict -> dict of str to (dtype, shape)
     """Return dtype and shape of each tensor of a state.
 
     For numbers the dtype is None, since torch gives them its default dtype.
@@ -26,8 +26,9 @@ def _kinds(state):
 class Optimizer:
     """What both optimisers share: atoms, and a state by which training goes on.
 
-    A subclass has its state in the dict ``_state``. Its `fresh_state` returns a state in which no
-    atom has a past.
+    A subclass has its state, tensors and numbers, in the dict ``_state``. Its `fresh_state` returns
+    a state in which no atom has a past. `GradientOptimizer` and `SurrogateOptimizer` are the two
+    subclasses.
     """
 
     _start = None  # the state before the first step, if that is no fresh state
@@ -40,20 +41,20 @@ class Optimizer:
 
     @torch.no_grad()
     def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, ...)
-        """Put new atoms in the given rows, and reset the optimiser's state for them."""
+        """Put new atoms, projected, in the given rows; reset the optimiser's state for the rows."""
         self.atoms[rows], fresh = self._project(atoms), self.fresh_state()
         for name, value in self._state.items():
             if isinstance(value, torch.Tensor) and value.shape == self.atoms.shape:
                 # some optimisers divide by the norm of the zero gradient, so their state has NaN
                 value[rows] = fresh[name][rows].nan_to_num(0.0) if name in fresh else 0
 
-    def state(self):
+    def state(self):  # -> dict
         """Return copies of all tensors and numbers that the next update needs, except the atoms."""
         return deepcopy(self._state)
 
     @torch.no_grad()
     def load(self, atoms, state):
-        """Go back to the given atoms and state; an empty state stands for no steps so far."""
+        """Set atoms and state to copies of the given ones; an empty state stands for no steps."""
         self.atoms.copy_(atoms)
         fresh = self.fresh_state()
         start = fresh if self._start is None else deepcopy(self._start)
@@ -106,7 +107,11 @@ class GradientOptimizer(Optimizer):
 
     @torch.no_grad()
     def update(self, gradient, *_, **of_surrogates):
-        """Take one step along the gradient."""
+        """Change the atoms by one step of torch's optimiser, and project them.
+
+        ``gradient`` has the shape of the atoms. The arguments of `SurrogateOptimizer.update` beside
+        it have no effect.
+        """
         self.atoms.grad = (gradient / self._gradient_unit).contiguous()
         self._optimizer.step()
         self.atoms.grad = None
@@ -118,7 +123,7 @@ class GradientOptimizer(Optimizer):
             group["lr"] = group["lr"] / 2
 
     @torch.no_grad()
-    def fresh_state(self):
+    def fresh_state(self):  # -> dict
         """Return the state of a new optimiser after one step along a zero gradient.
 
         Most optimisers create their state in the first step. The step is from atoms of zero, so
@@ -179,7 +184,7 @@ class SurrogateOptimizer(Optimizer):
 
     @torch.no_grad()
     def update(self, gradient, codes, *, weight=None, loss=None, total=None):
-        """Refine the model by a batch, then minimise it, starting at the current atoms.
+        """Refine the model by a batch, then change the atoms to lower the model.
 
         Parameters
         ----------
@@ -218,14 +223,14 @@ class SurrogateOptimizer(Optimizer):
         one_use = (state["uses"][0] / state["uses"][1]).nan_to_num(0.0)  # NaN without uses
         atoms.copy_(self._minimize(atoms, self._anchor * one_use))
 
-    def _age(self, n_samples, loss):
+    def _age(self, n_samples, loss):  # -> float or scalar tensor, from 0 to 1
         """Count the batch, and return the share of the sums to keep; small batches keep more."""
         state = self._state
         state["n_updates"] += 1
         state["n_samples"] = state["n_samples"] + n_samples
         n_updates = int(state["n_updates"])
         share = n_samples * n_updates / state["n_samples"]
-        # this exponent keeps about four samples per atom in the model
+        # with this exponent the sums have the weight of about four samples per atom
         exponent = state["n_samples"] / (4 * len(self.atoms))
         exponent = exponent.clamp_min(3.0).clamp_max(self._forgetting)
         keep = (1 - 1 / n_updates) ** (share * exponent)
@@ -240,7 +245,7 @@ class SurrogateOptimizer(Optimizer):
         # the ratio of the new minimum to the old one.
         return keep * (state["trend"][1] / before[1]).nan_to_num(1.0).sqrt()
 
-    def _minimize(self, now, weight):
+    def _minimize(self, now, weight):  # (n_components, n_features), scalar -> the same as now
         """Return the atoms after one sweep, over blocks of atoms, that lowers the class's model.
 
         Each block uses the new values of earlier blocks. ``now`` are the current atoms, and
@@ -281,7 +286,7 @@ class SurrogateOptimizer(Optimizer):
         """Double the weight of the current atoms after training has diverged."""
         self._anchor *= 2
 
-    def fresh_state(self):
+    def fresh_state(self):  # -> dict of Tensor
         """Return the state of an optimiser with an empty model."""
         atoms = self.atoms.detach()
         return {
@@ -289,7 +294,7 @@ class SurrogateOptimizer(Optimizer):
             "pull": torch.zeros_like(atoms),
             "n_updates": torch.tensor(0, device="cpu"),
             "n_samples": atoms.new_zeros(()),
-            # Sum of squares and number of the nonzero codes in the model. If they were those of the
+            # Sum of squares and number of the nonzero codes in the model. With numbers of the
             # latest batch alone, a batch of small codes would weaken the anchor of all atoms.
             "uses": atoms.new_zeros(2),
             "trend": atoms.new_full((2,), torch.nan),  # running mean of the loss, and its minimum

@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.random import sample_without_replacement
 
-from skpudle._compilation import blocks_of_rows, import_extra
+from skpudle._compilation import import_extra
 from skpudle._data.images import as_fractions
 
 __all__ = [
@@ -31,19 +31,6 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-
-
-def _random_supports(n_samples, n_components, n_nonzero, random_state):
-    """Draw a uniformly random subset of ``n_nonzero`` atoms for each sample.
-
-    Each atom gets a random key. The atoms with the ``n_nonzero`` smallest keys are a uniform
-    subset. The result has the shape (n_samples, n_nonzero), each row in increasing order.
-    """
-    supports = []
-    for rows in blocks_of_rows(n_samples, n_components):
-        keys = random_state.random_sample((rows.stop - rows.start, n_components))
-        supports.append(np.argpartition(keys, n_nonzero - 1, axis=1)[:, :n_nonzero])
-    return np.sort(np.concatenate(supports), axis=1)
 
 
 def make_dictionary_data(
@@ -124,7 +111,9 @@ def make_dictionary_data(
             f"The dictionary has the shape {dictionary.shape}, n_components and n_features ask for "
             f"{wanted}. Leave the sizes out."
         )
-    supports = _random_supports(n_samples, len(dictionary), n_nonzero, random_state)
+    # The atoms with the smallest of random keys are a uniformly random subset.
+    keys = random_state.random_sample((n_samples, len(dictionary)))
+    supports = np.sort(np.argpartition(keys, n_nonzero - 1, axis=1)[:, :n_nonzero], axis=1)
     values = random_state.uniform(*amplitude, size=supports.shape)
     n_signs = {"entry": n_nonzero, "sample": 1, None: 0}[sign]
     if n_signs:

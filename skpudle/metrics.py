@@ -80,10 +80,9 @@ def check_pair(first, second, *, same_length=False):
 
 
 def unit_atoms(dictionary):
-    """Return the atoms as rows of unit norm; zero atoms stay zero."""
-    atoms = dictionary.reshape(len(dictionary), -1)
-    norms = np.linalg.norm(atoms, axis=1, keepdims=True)
-    return atoms / np.where(norms > 0, norms, 1)
+    """Return atoms of unit norm, in their shape; zero atoms stay zero."""
+    norms = np.linalg.norm(dictionary.reshape(len(dictionary), -1), axis=1)
+    return dictionary / np.where(norms > 0, norms, 1).reshape(-1, *[1] * (dictionary.ndim - 1))
 
 
 def count_shift_axes(*dictionaries):  # -> int
@@ -104,9 +103,9 @@ def shift_atoms(atoms, n_axes):  # (n, ...) -> (n, n_shifts, n_features)
 
 def shifted_cosines(dictionary, reference, n_axes):  # -> (n_reference, n_shifts, n_components)
     """Return the cosines of all atoms and all atoms of a reference, at all shifts of these."""
-    shifted = shift_atoms(unit_atoms(reference).reshape(reference.shape), n_axes)
-    cosines = shifted.reshape(-1, shifted.shape[2]) @ unit_atoms(dictionary).T
-    return cosines.reshape(*shifted.shape[:2], -1)
+    shifted = shift_atoms(unit_atoms(reference), n_axes)
+    atoms = unit_atoms(dictionary).reshape(len(dictionary), -1)
+    return (shifted.reshape(-1, atoms.shape[1]) @ atoms.T).reshape(*shifted.shape[:2], -1)
 
 
 def atom_cosines(dictionary, reference, n_axes=None):  # -> (n_reference, n_components)
@@ -226,8 +225,10 @@ def _mix(atom, reference, terms):  # -> cosine of the mixture, its terms, their 
     return float(atom_cosines(atom[None], mixture[None])[0, 0]), terms, shares
 
 
-def _match_component(atom, reference, names):  # -> ComponentMatch
-    # Atoms are known up to sign: references get the sign that makes their products positive.
+def _match_component(atom, shifted, names):  # (m,), (n_reference, n_shifts, m) -> ComponentMatch
+    # References get the shift with the largest product with the atom, and its sign.
+    best = np.abs(shifted @ atom).argmax(axis=1)
+    reference = shifted[np.arange(len(best)), best]
     reference = reference * np.where(reference @ atom < 0, -1, 1)[:, None]
     mixtures, rest = [(-1.0, [], [])], set(range(len(reference)))
     while rest and len(mixtures) <= 3:
@@ -286,11 +287,8 @@ def match_components(
     components, reference = (normalize(atoms, norm="l1") for atoms in flat)
     names = range(len(reference)) if names is None else list(names)
     check_consistent_length(reference, names)
-    shifted, matches = shift_atoms(reference.reshape(pair[1].shape), n_axes), []
-    for atom in components:
-        best = np.abs(shifted @ atom).argmax(axis=1)
-        matches.append(_match_component(atom, shifted[np.arange(len(best)), best], names))
-    return matches
+    shifted = shift_atoms(reference.reshape(pair[1].shape), n_axes)
+    return [_match_component(atom, shifted, names) for atom in components]
 
 
 def dictionary_error(dictionary: Any, reference: Any, *, match: bool = False) -> float:
@@ -367,20 +365,22 @@ def recovery_rate(dictionary: Any, reference: Any, *, threshold: float = 0.9) ->
     return float((atom_coherence(dictionary, reference) >= threshold).mean())
 
 
-def recombine_atoms(atoms, rng):  # (n_components, n_features) -> the same shape
+def recombine_atoms(atoms, rng):  # (n_components, ...) -> the same shape
     """Return random atoms of norm 1, with the mean and the second moments of unit atoms.
 
     The mean of atoms depends on their signs. So each atom first gets the sign that makes its
     product with the leading principal direction of the atoms positive.
     """
-    direction = atoms.sum(axis=0)
+    rows, n = atoms.reshape(len(atoms), -1), len(atoms)
+    direction = rows.sum(axis=0)
     # 10 power iterations: only signs follow from the direction, which need not be exact.
     for _ in range(10):
-        direction = atoms.T @ (atoms @ direction)
+        direction = rows.T @ (rows @ direction)
         direction /= np.linalg.norm(direction) or 1.0
-    aligned = atoms * np.where(atoms @ direction < 0, -1, 1)[:, None]
-    mean, n = aligned.mean(axis=0), len(atoms)
-    return unit_atoms(rng.standard_normal((n, n)) @ (aligned - mean) / n**0.5 + mean)
+    aligned = rows * np.where(rows @ direction < 0, -1, 1)[:, None]
+    mean = aligned.mean(axis=0)
+    drawn = rng.standard_normal((n, n)) @ (aligned - mean) / n**0.5 + mean
+    return unit_atoms(drawn).reshape(atoms.shape)
 
 
 def chance_coherence(dictionary, reference, n_axes=0):  # -> (n_draws, n_reference)
@@ -394,22 +394,17 @@ def chance_coherence(dictionary, reference, n_axes=0):  # -> (n_draws, n_referen
     little worse than independent atoms would. If the reference is recombined too, the coherence
     falls by the same amount a second time. The second fall is measured and added to the coherences.
     """
-    dictionary, reference = check_pair(dictionary, reference)
-    shape, rng = dictionary.shape[1:], np.random.RandomState(0)
-    dictionary, reference = map(unit_atoms, (dictionary, reference))
-    used = dictionary[dictionary.any(axis=1)]
+    dictionary, reference = map(unit_atoms, check_pair(dictionary, reference))
+    used, rng = dictionary[[atom.any() for atom in dictionary]], np.random.RandomState(0)
     # The standard deviation is about 0.1 for the coherence of one random atom, so that it is 0.002
     # for the mean of 2,500 coherences.
     n_draws = max(4, ceil(2500 / max(1, min(len(used), len(reference)))))
     if not len(used):
         return np.zeros((n_draws, len(reference)))
-
-    def compare(*rows):
-        return _recover(atom_cosines(*(atoms.reshape(-1, *shape) for atoms in rows), n_axes))
-
     draws = [recombine_atoms(used, rng) for _ in range(n_draws)]
-    found = np.stack([compare(drawn, reference) for drawn in draws])
-    both = [compare(drawn, recombine_atoms(reference, rng)) for drawn in draws]
+    again = [recombine_atoms(reference, rng) for _ in draws]
+    found = np.stack([_recover(atom_cosines(drawn, reference, n_axes)) for drawn in draws])
+    both = [_recover(atom_cosines(*pair, n_axes)) for pair in zip(draws, again, strict=True)]
     return np.clip(found + found.mean() - np.mean(both), 0, 1)
 
 
@@ -466,12 +461,11 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
     """
     n_axes = count_shift_axes(*dictionaries)
     dictionaries = [host_array(dictionary_of(one)) for one in dictionaries]
-    turns = [
-        list(zip(dictionaries[k:] + dictionaries[:k], dictionaries))
-        for k in range(len(dictionaries))
-    ]
-    found = [[_recover(atom_cosines(*pair, n_axes)) for pair in turn] for turn in turns[:0:-1]]
-    chances = [chance_coherence(*pair, n_axes).mean() for pair in turns[1]]
+    found, turned = [], dictionaries
+    for _ in dictionaries[1:]:
+        turned = [turned[-1], *turned[:-1]]
+        found.append([_recover(atom_cosines(*pair, n_axes)) for pair in zip(turned, dictionaries)])
+    chances = [chance_coherence(*pair, n_axes).mean() for pair in zip(turned, dictionaries)]
     atoms, by_chance = np.mean(found, axis=0), float(np.mean(chances))
     return Bunch(
         atoms=atoms,

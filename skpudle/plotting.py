@@ -241,8 +241,7 @@ class AtomsDisplay(Display):
                 kind = "lines"
         parts = [check_array(part, allow_nd=True, input_name="atoms") for part in parts]
         kinds, pictures = zip(*(_as_pictures(part, kind, image_shape) for part in parts))
-        ends = dict(zip(("lower", "upper"), pictures[1:]))
-        return cls(pictures[0], kinds[0], **ends, supported=supported).plot(**options)
+        return cls(pictures[0], kinds[0], *pictures[1:], supported=supported).plot(**options)
 
     def _grid(self, n_columns):  # -> n_rows, n_columns; None makes the grid about square
         flatness = _FLATNESS if self.kind == "lines" else 1
@@ -330,8 +329,7 @@ class AtomsDisplay(Display):
         n_spectra, n_channels = self.atoms.shape[:2]
         groups = [""] * n_channels if groups is None else list(groups)
         labels = list(dict.fromkeys(groups))
-        colors = [f"C{i % 10}" for i in range(len(labels))] if colors is None else colors
-        colors = import_extra("plot", "matplotlib.colors").to_rgba_array(colors)
+        colors = [f"C{i}" for i in range(len(labels))] if colors is None else colors
         colors = dict(zip(labels, colors, strict=True))
         place = dict(ha="center", va="bottom", transform=self.ax_.get_xaxis_transform())
         for label, color in colors.items():
@@ -340,17 +338,18 @@ class AtomsDisplay(Display):
         unit = _HEIGHT / np.maximum(self.atoms.max(axis=(1, 2)), np.finfo(float).tiny)[:, None]
         heights, bottoms = unit * self.atoms[:, :, 0], np.arange(n_spectra)[::-1]
         of_channels = [colors[label] for _, label in zip(range(n_channels), groups, strict=True)]
-        shades = np.tile(of_channels, (n_spectra, 1))
+        is_faint = np.zeros(heights.shape, bool)
         if self.lower is not None:
             low, high = (np.clip(unit * end[:, :, 0], 0, 1) for end in (self.lower, self.upper))
-            counts = (low > 0) & self.supported[:, None]
             # a bar is faint if its interval holds 0, or if its atom is not supported
-            shades[:, 3] = np.where(counts, 1.0, 0.25).ravel()
+            is_faint = (low <= 0) | ~self.supported[:, None]
             ends = np.maximum([heights - low, high - heights], 0).reshape(2, -1)
             style = {"yerr": ends, "error_kw": {"ecolor": "0.3", "elinewidth": 0.8}} | style
         channels = np.tile(np.arange(n_channels), n_spectra)
-        style = {"color": shades, "bottom": bottoms.repeat(n_channels)} | style
+        style = {"color": of_channels * n_spectra, "bottom": bottoms.repeat(n_channels)} | style
         self.bars_ = self.ax_.bar(channels, heights.ravel(), **style)
+        for k in np.flatnonzero(is_faint):
+            self.bars_[k].set_alpha(0.25)
         self.ax_.hlines(bottoms, -1, n_channels, color="black", linewidth=0.5)
         names = range(n_spectra) if row_labels is None else row_labels
         self.ax_.set_yticks(bottoms + _HEIGHT / 2, names)

@@ -35,6 +35,10 @@ class _Look(NamedTuple):
     ----------
     learner : estimator
         The fitted learner in the estimator that the user passed.
+    given : dict
+        The learner's parameters.
+    loss : str
+        The learner's loss; "kullback-leibler" if codes have no penalty.
     X : object
         Samples as the learner gets them, after the earlier steps of a pipeline.
     samples : ndarray of shape (n_samples, n_features) or list of (n_channels, *size)
@@ -48,21 +52,13 @@ class _Look(NamedTuple):
     """
 
     learner: object
+    given: dict
+    loss: str
     X: object
     samples: np.ndarray | list
     codes: np.ndarray
     numbers: np.ndarray
     is_convolutional: bool
-
-    @property
-    def given(self):
-        """The learner's parameters."""
-        return self.learner.get_params()
-
-    @property
-    def loss(self):
-        """The learner's loss; "kullback-leibler" if codes have no penalty."""
-        return getattr(self.learner, "loss", "gaussian")
 
 
 def _some(indices, n_atoms):
@@ -95,22 +91,34 @@ def _unused_atoms(look):
         )
 
 
+def _find_single(look, reach):  # -> numbers of atoms; (n_components,) rows of codes
+    """Return atoms whose codes have more than half of their energy at one place, and the places.
+
+    The place of an atom is the row of its largest code. Rows fewer than ``reach`` rows away, of the
+    same sample, are at the same place.
+    """
+    energies, numbers = np.square(look.codes), look.numbers
+    places = energies.argmax(axis=0)
+    near = np.abs(np.arange(len(energies))[:, None] - places) < reach
+    near &= numbers[:, None] == numbers[places]
+    return np.flatnonzero((energies * near).sum(0) > _SINGLE_SHARE * energies.sum(0)), places
+
+
 def _single_samples(look):
     """Report atoms that copy a single sample.
 
     The sample has more than half of the energy of the atom's codes, and their squared cosine is
     above 0.9, so that the sample explains nine tenths of the energy of the atom.
     """
-    atoms, p = look.learner.components_, look.codes.shape[1]
     if look.is_convolutional or look.loss != "gaussian":
         return
-    energies = np.square(look.codes)
-    own = energies.max(axis=0) > _SINGLE_SHARE * energies.sum(axis=0)
-    samples = np.nan_to_num(look.samples[energies.argmax(axis=0)])
+    atoms, (found, places) = look.learner.components_, _find_single(look, 1)
+    samples = np.nan_to_num(look.samples[places])
     products = np.abs((samples * atoms).sum(axis=1))
     norms = np.linalg.norm(samples, axis=1) * np.linalg.norm(atoms, axis=1)
-    single = np.flatnonzero(own & (products > 0.9**0.5 * norms))
+    single = found[(products > 0.9**0.5 * norms)[found]]
     if len(single):
+        p = len(atoms)
         yield (
             f"{_some(single, p)} single samples: there are {len(look.samples) / p:.3g} samples to "
             "an atom. Learn fewer atoms, or from more samples; a larger alpha makes more of them, "
@@ -128,17 +136,12 @@ def _single_events(look):
     if not look.is_convolutional or np.size(learner.atom_shape) != 1:
         return
     (length,), (stride,) = geometry_of(learner)
-    reach = -(-length // stride)  # copies fewer than this number of strides apart overlap
-    found, numbers = [], look.numbers
-    for atom, energy in enumerate(np.square(look.codes).T):
-        place = energy.argmax()
-        near = np.abs(np.arange(len(energy)) - place) < reach
-        if energy[near & (numbers == numbers[place])].sum() > _SINGLE_SHARE * energy.sum():
-            found.append((energy[place], place, atom))
-    if found:
-        _, place, atom = max(found)
-        signal = numbers[place]
-        start = stride * (place - np.searchsorted(numbers, signal))
+    # copies fewer than length / stride rows of codes apart overlap
+    found, places = _find_single(look, -(-length // stride))
+    if len(found):
+        atom = max(found, key=lambda k: abs(look.codes[places[k], k]))
+        signal = look.numbers[places[atom]]
+        start = stride * (places[atom] - np.searchsorted(look.numbers, signal))
         yield (
             f"{_some(found, look.codes.shape[1])} single events: more than half of the energy of "
             f"atom {atom} is at one place, samples {start} to {start + length - 1} of signal "
@@ -279,7 +282,8 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
     found = find_learner(estimator)
     X, learner = found.prepare(X), found.learner
     of_images = hasattr(learner, "atom_shape")
-    look = _Look(learner, X, read_samples(learner, X), *encode_samples(learner, X), of_images)
+    given = learner, learner.get_params(), getattr(learner, "loss", "gaussian"), X
+    look = _Look(*given, read_samples(learner, X), *encode_samples(learner, X), of_images)
     if all(np.isnan(sample).all() for sample in look.samples):
         return ["No value of these samples is known: all are NaN. Pass samples with known values."]
     if not look.codes.any() and any(np.nan_to_num(sample).any() for sample in look.samples):

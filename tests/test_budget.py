@@ -16,7 +16,7 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2573,
+    ".": 2519,
     "_data": 823,
     "_denoiser": 501,
     "_fit": 1157,
@@ -24,12 +24,12 @@ BUDGET = {
     "_nmf": 642,
     "_operators": 250,
     "encoding": 996,
-    "inspection": 521,
+    "inspection": 517,
     "lasso": 1041,
     "pretrained": 55,
     "search": 2724,
-    "all of the package": 13517,
-    "tests": 12524,
+    "all of the package": 13459,
+    "tests": 12523,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

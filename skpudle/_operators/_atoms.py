@@ -159,8 +159,8 @@ def krylov_estimate(atoms, depth):  # (p, m) -> scalar
     return torch.linalg.eigvalsh(products)[-1]
 
 
-def scaled(atoms):
-    """Return atoms divided by their largest modulus, and the square of the modulus.
+def scaled(atoms):  # -> atoms of the same shape, scalar tensor
+    """Return atoms divided by the largest modulus of their entries, and the square of the modulus.
 
     Squares of the scaled atoms neither underflow nor overflow.
     """
@@ -169,7 +169,7 @@ def scaled(atoms):
 
 
 def smaller_gram(a):  # (..., p, m) -> (..., min(p, m), min(p, m))
-    """Return the Gram matrix of the rows or of the columns of ``a``, whichever is smaller."""
+    """Return the smaller of two Gram matrices: of the rows of ``a``, or of its columns."""
     a = a if a.shape[-2] <= a.shape[-1] else a.mH
     return a @ a.mH
 
@@ -216,10 +216,10 @@ class DenseDictionary(Dictionary):
     def squared_norm_bound(self):  # -> scalar tensor
         """Return a bound of the squared spectral norm, at most 5 % above it.
 
-        On a CPU, with at least 256 atoms and 256 features, it is 2 % above an estimate in a Krylov
-        space. Then it may be too low, but is above half of the squared norm except with probability
-        1e-10. That is enough for a step size of 1 over the result: with any step size below 2 over
-        the squared norm every step lowers the objective.
+        On a CPU, with at least 256 atoms and 256 features, the result is 2 % above an estimate in a
+        Krylov space. The estimate may be too low, but is above half of the squared norm except with
+        probability 1e-10. That is enough for a step size of 1 over the result: with any step size
+        below 2 over the squared norm every step lowers the objective.
         """
         atoms = self.atoms.detach()
         atoms, scale = scaled(atoms)

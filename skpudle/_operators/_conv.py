@@ -2,13 +2,13 @@ r"""Convolutional dictionaries, as products of matrices in any number of dimensi
 
 In a convolution with stride ``s`` atoms start at every ``s``-th pixel. Cut the image into *blocks*
 of ``s`` pixels. A *phase* is a position inside a block. Store the pixels of each phase apart: block
-after block and image after image in one line. Pixel ``a s + r`` of an atom at block ``b`` meets the
-pixel of phase ``r`` in block ``b + a``. So for each pixel of an atom one copy of a long contiguous
-piece gathers the pixels that it meets at all positions. Together the copies make the matrix of all
-*patches*, one column per block. Its product with the atoms is the convolution. The transposed
-copies add up overlapping patches. On a CPU the copies take a small part of the time of the
-products. A BLAS computes the products at full speed, which torch's strided convolutions of few
-channels do not reach.
+after block and image after image in one line. Pixel ``a s + r`` of an atom at block ``b`` lies on
+the pixel of phase ``r`` in block ``b + a``. So for each pixel of an atom one copy of a long
+contiguous piece gathers the pixels of the image below it at all positions. Together the copies make
+the matrix of all *patches*, one column per block. Its product with the atoms is the convolution.
+The transposed copies add up overlapping patches. On a CPU the copies take a small part of the time
+of the products. A BLAS computes the products at full speed, which torch's strided convolutions of
+few channels do not reach.
 
 Each axis has a few more blocks than positions, since an atom is larger than a block. Codes are zero
 at blocks without a position. An encoder stays in this form from its first iteration to its last.
@@ -30,14 +30,15 @@ from skpudle._precision import in_own_precision
 
 
 class _Copies(torch.autograd.Function):
-    """Gather patches of phases or, given ``n``, add up the patches of ``n`` images.
+    """Gather patches of phases or, given ``n``, add up patches to the phases of ``n`` images.
 
     Phases are (c, *stride, n, *blocks) and patches (c * prod(kernel), n_columns). The two linear
-    maps are transposes of each other, so each is the other's derivative.
+    maps are transposes of each other, so the backward pass of each is the other.
     """
 
     @staticmethod
     def forward(ctx, values, phases, n=None):
+        """Return the patches of phases or, given ``n``, the phases of patches."""
         ctx.phases = phases
         ctx.n = values.shape[1 + len(phases.kernel)] if n is None else None
         if n is None:
@@ -53,6 +54,7 @@ class _Copies(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
+        """Return the derivative in ``values``, and None for the geometry and ``n``."""
         return _Copies.apply(gradient.contiguous(), ctx.phases, ctx.n), None, None
 
 
@@ -110,16 +112,16 @@ class Phases:
         """Return the patches of images at all positions, one per column."""
         return _Copies.apply(self.split(x), self)
 
-    def n_columns(self, n):
+    def n_columns(self, n):  # -> int
         """Return the number of columns of the matrix of patches of ``n`` images."""
         return n * prod(self.blocks) - self._reach
 
     def empty_patches(self, y):  # (c, *stride, n, *blocks) -> (c * prod(kernel), n_columns)
-        """Return memory for the matrix of patches of the phases ``y``."""
+        """Return memory, not initialised, for the matrix of patches of the phases ``y``."""
         n = y.shape[1 + len(self.kernel)]
         return y.new_empty(len(y) * prod(self.kernel), self.n_columns(n))
 
-    def pieces(self, patches, y):
+    def pieces(self, patches, y):  # -> list of (view of patches, view of y)
         """Return pairs of views of ``patches`` and of ``y`` that hold the same pixels.
 
         The views of ``patches`` are disjoint and cover it; the views of ``y`` overlap, as patches
@@ -143,8 +145,8 @@ class Phases:
         """Return the codes of blocks with a position, the inverse of `widen`."""
         return z[self._at_positions]
 
-    def wipe_(self, z):  # (n, k, *blocks)
-        """Set codes to zero where there is no position."""
+    def wipe_(self, z):  # (n, k, *blocks) -> z
+        """Set codes to zero, in place, where there is no position."""
         for axis, n in enumerate(self.positions):
             z[(slice(None),) * (2 + axis) + (slice(n, None),)] = 0
         return z
@@ -166,8 +168,8 @@ _phases = lru_cache(maxsize=256)(Phases)
 def _sampling(kernel, strides):  # -> Phases, padding, and of each axis samples and a factor
     """Return how to sample the symbol of a convolution, see `ConvDictionary.squared_norm_bound`.
 
-    They are the phases of an atom, the padding of atoms to whole blocks, and for each axis the
-    number of frequencies and twice the factor of the bound.
+    The results are the phases of an atom, the padding of atoms to whole blocks, and for each axis
+    the number of frequencies and twice the factor of the bound.
     """
     degrees = [ceil(k / s) - 1 for k, s in zip(kernel, strides, strict=True)]
     phases = _phases(strides, strides, tuple(degree + 1 for degree in degrees))
@@ -217,6 +219,7 @@ class ConvDictionary(Dictionary):
         """Yield the correlations with the atoms, for some positions along the last axis at a time.
 
         The patches at all positions would take the memory of the data times the length of an atom.
+        The last pixels of an axis are left out if atoms do not cover it exactly.
         """
         axes = list(zip(x.shape[2:], self.atoms.shape[2:], self.strides, strict=True))
         x, (_, k, s) = x[(..., *(slice(n - (n - k) % s) for n, k, s in axes))], axes[-1]
@@ -302,6 +305,6 @@ class ConvLayers(Dictionary):
 
     stride: int | tuple[int, ...] = 1
 
-    def __getitem__(self, t):
+    def __getitem__(self, t):  # -> ConvDictionary
         """Return the dictionary of unfolding ``t``."""
         return ConvDictionary(self.atoms[t], self.stride)

@@ -5,15 +5,15 @@ From ``z_0 = 0`` the encoder repeats a gradient step and a shrinkage,
 .. math:: z_{t+1} = S(z_t + s D^T (x - D z_t), \text{level}_t), \qquad t = 0, \dots, T - 1,
 
 (eq. 7 of the paper). Depth, decay, learned thresholds and NOODL's threshold only choose the
-sequence of levels. Backwards, from ``delta_T = dLoss/dz_T``,
+sequence of levels. The adjoint runs backwards from ``delta_T = dLoss/dz_T``:
 
 .. math::
     u_t = [z_{t+1} \neq 0]\, \delta_{t+1}, \qquad \delta_t = u_t - s D^T D u_t,
 
 and the derivative in the atoms is :math:`s \sum_t \text{outer}(u_t, x - D z_t) -
 \text{outer}(z_t, D u_t)`. So one `torch.autograd.Function` that stores only the codes serves every
-encoder. All around it (rules, learned thresholds, other losses) is ordinary automatic
-differentiation.
+encoder for least squares. Ordinary automatic differentiation does the rest: gradient rules, learned
+thresholds, and losses that are not quadratic.
 """
 
 from skpudle.encoding._learned import EncoderModule, learn_encoder

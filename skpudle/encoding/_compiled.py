@@ -20,7 +20,8 @@ import torch
 from skpudle._compilation import Loops
 
 
-def count_entries(matrix):
+def count_entries(matrix):  # (n, m) -> int
+    """Return the number of nonzero entries."""
     count = 0
     for i in range(matrix.shape[0]):
         for j in range(matrix.shape[1]):
@@ -29,7 +30,7 @@ def count_entries(matrix):
 
 
 def add_product(left, right, scale, out):
-    """Add ``scale * left @ right`` to ``out`` (n, n_columns); ``left`` is (n, n_inner)."""
+    """Add ``scale * left @ right`` to ``out`` (n, n_columns), without the zeros of ``left``."""
     n, n_columns = out.shape
     n_inner = left.shape[1]
     listed = np.empty(n_inner, dtype=np.int64)
@@ -64,10 +65,11 @@ def add_product(left, right, scale, out):
 
 
 def iterate(atoms, x, levels, step, hard, positive, codes):
-    """Run one iteration on the codes for each row of ``levels``, in place.
+    """Run one iteration of the encoder on ``codes`` for each row of ``levels``, in place.
 
     Shapes: ``atoms`` (n_components, n_features), ``x`` (n, n_features), ``levels`` (n_unfoldings, 1
-    or n_components), ``codes`` (n, n_components).
+    or n_components), ``codes`` (n, n_components). ``step`` is the step size; ``hard`` and
+    ``positive`` choose the shrinkage.
     """
     n_components, n_features = atoms.shape
     residual = np.empty(n_features)
@@ -104,7 +106,8 @@ def judge(first, last, before, natural, mean, variance, new_variance, mask, grow
     ``before``; the arrays with ``new_`` belong to ``code``. A ``mask`` (n, n_features) has 1 for
     known entries, or no rows if all entries are known. The last five arguments are updated in
     place: undone samples get their old values back, ``size`` (n,) becomes the next step size, and
-    ``counts`` (n,) tells whether the iteration was accepted.
+    ``counts`` (n,) tells whether the iteration was accepted. After an accepted iteration the step
+    size is multiplied by ``growth``, and otherwise halved.
     """
     for i in range(first, last):
         curvature, length = 0.0, 0.0
@@ -131,14 +134,17 @@ def judge(first, last, before, natural, mean, variance, new_variance, mask, grow
 loops = Loops(globals())
 
 
-def is_recorded(*tensors):
+def is_recorded(*tensors):  # -> bool
     """Return whether autograd records operations on the given tensors; some may be None."""
     tensors = (tensor for tensor in tensors if tensor is not None)
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def may_leave_out(tensor, n_multiplications):
-    """Return whether a product is large enough that looking for zeros in a factor may pay."""
+def may_leave_out(tensor, n_multiplications):  # -> bool
+    """Return whether a product is so large that looking for zeros in its factor ``tensor`` may pay.
+
+    Compiled loops multiply float32 and float64 on the CPU only.
+    """
     # A dense product of 2**20 multiplications takes 30 microseconds, the same time as the calls
     # around a sparse product.
     return (
@@ -148,16 +154,16 @@ def may_leave_out(tensor, n_multiplications):
     )
 
 
-def _is_sparse(tensor, n_multiplications):
-    """Return whether a factor has enough zeros that a sparse product is faster."""
+def _is_sparse(tensor, n_multiplications):  # -> bool
+    """Return whether the factor ``tensor`` has enough zeros that a sparse product is faster."""
     if not may_leave_out(tensor, n_multiplications):
         return False
     in_order = tensor if tensor.is_contiguous() else tensor.mT
     # Sparse products are taken up to a share of 1/5 of nonzero entries. With a limit of 1/3 an
     # update of 100 unfoldings, with codes of 40 nonzero entries among 1500, takes 1.25 times as
-    # long (one core, float32). The limit is divided by the number of threads: a sparse product
-    # runs on one thread. On two threads it would make an update 1.1 to 1.6 times as long on two
-    # cores, because torch's threads keep their cores while they wait.
+    # long (one core, float32). The limit is divided by the number of torch's threads, since a
+    # sparse product runs on one thread. A sparse product on two threads would make an update 1.1
+    # to 1.6 times as long on two cores, because torch's threads keep their cores while they wait.
     most = 1 / 5 * tensor.numel() / torch.get_num_threads()
     return loops.count_entries(np.asarray(in_order)) < most
 
@@ -178,7 +184,7 @@ def multiply(plus, left, right, *, scale=1, out=None):
     scale : float, default=1
         Number to multiply the product by. Without ``plus`` it has to be 1.
     out : Tensor of shape (n, n_columns), default=None
-        Memory for the result.
+        Memory for the result, which is then returned.
 
     Returns
     -------
@@ -203,7 +209,7 @@ def multiply(plus, left, right, *, scale=1, out=None):
 
 
 def unfold_few(atoms, x, levels, step, initial, *, shrinkage, positive):
-    """Return the codes that `encoding._unfold.unfold` returns, for tensors on the CPU.
+    """Return the codes (n_samples, n_components) that `unfold` returns, for tensors on the CPU.
 
     The codes have no derivatives, and there is neither a mask nor a loss.
 

@@ -66,8 +66,8 @@ class LearnedEncoder:
     shrinkage: str = "soft"
     limit: Tensor | None = None
 
-    def __call__(self, dictionary, x, mask=None):
-        """Return codes of rows of any dtype and device.
+    def __call__(self, dictionary, x, mask=None):  # -> (n_samples, n_components)
+        """Return the codes of rows ``x`` of any dtype and device, as `encode` does.
 
         ``dictionary`` has no effect, since the encoder has matrices of its own.
         """
@@ -119,7 +119,7 @@ class LearnedEncoder:
         limit = None if self.limit is None else self.limit[features]
         return replace(self, analysis=analysis, synthesis=synthesis, limit=limit)
 
-    def to(self, x):
+    def to(self, x):  # -> LearnedEncoder
         """Return the encoder in the dtype and on the device of the tensor ``x``."""
         limit = None if self.limit is None else self.limit.to(x)
         return replace(self, limit=limit, **{n: getattr(self, n).to(x) for n in _LEARNED})
@@ -253,11 +253,12 @@ def _lasso(x, mask, z, atoms, alpha):  # -> (), the lasso's objective, averaged 
 
 @torch.no_grad()
 def _first_encoder(atoms, alpha, x, mask, n_unfoldings, *, separate, positive):
-    """Return the encoder to start training from.
+    """Return the `LearnedEncoder` to start training from.
 
-    The analysis matrix is close to the pseudoinverse of the dictionary, times a step size. With
-    ``separate`` each unfolding in turn takes the step size after which the lasso's objective of its
-    codes is least; otherwise one step size is chosen for all unfoldings.
+    The analysis matrix is close to the pseudoinverse of the dictionary ``atoms``, times a step
+    size. The objective of the lasso with the penalty ``alpha`` chooses the step size, by at most
+    1,000 of the rows ``x``. With ``separate`` each unfolding in turn takes the step size for which
+    the objective of its codes is least; otherwise one step size is chosen for all unfoldings.
     """
     generator = torch.Generator().manual_seed(0)
     rows = torch.randperm(len(x), generator=generator, device="cpu")[:1000].sort().values
@@ -291,8 +292,11 @@ def _first_encoder(atoms, alpha, x, mask, n_unfoldings, *, separate, positive):
     return LearnedEncoder(analysis, synthesis, levels, positive, not separate)
 
 
-def _power_of_two(x):
-    """Return a power of two near the root mean square norm of rows, by which to divide exactly."""
+def _power_of_two(x):  # (n, n_features) -> float
+    """Return the least power of two above the root mean square norm of rows; 1 without norms.
+
+    A division by a power of two is exact.
+    """
     largest = float(x.abs().amax())
     if not largest:
         return 1.0
@@ -300,8 +304,11 @@ def _power_of_two(x):
     return 2.0 ** frexp(norm)[1]
 
 
-def _draw_batch(x, mask, weight, n_rows, generator):  # -> rows, their mask
-    """Draw rows with probabilities in proportion to ``weight``, and add noise to them."""
+def _draw_batch(x, mask, weight, n_rows, generator):  # -> (n_rows, n_features), mask or None
+    """Draw rows with probabilities in proportion to ``weight``, and add noise to them.
+
+    Return the rows, with 0 at missing entries, and their mask.
+    """
     if weight is None:
         rows = torch.randint(len(x), (n_rows,), generator=generator, device=x.device)
     else:
@@ -317,11 +324,12 @@ def _draw_batch(x, mask, weight, n_rows, generator):  # -> rows, their mask
 
 
 def _train(start, lasso, batches, n_updates, stopped, of_synthesis):
-    """Return the encoder after an update of Adam for each batch.
+    """Return the `LearnedEncoder` after an update of Adam for each batch.
 
     ``start`` is the encoder to begin with, ``lasso(x, mask, codes)`` the objective, and ``batches``
-    yields rows and masks. Training ends early when ``stopped()`` is true. Adam sees each tensor
-    divided by its first root mean square. The synthesis is trained only with ``of_synthesis``.
+    yields ``n_updates`` pairs of rows and mask. Training ends early when ``stopped()`` is true.
+    Adam sees each tensor divided by its first root mean square. The synthesis is trained only with
+    ``of_synthesis``.
     """
     given = [getattr(start, name) for name in _LEARNED]
     units = list(map(_root_mean_square, given))
@@ -336,7 +344,7 @@ def _train(start, lasso, batches, n_updates, stopped, of_synthesis):
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     schedule = LambdaLR(optimizer, lambda update: min(1.0, 2 * (1 - update / max(n_updates, 1))))
 
-    def encoder():
+    def encoder():  # -> LearnedEncoder with the trained tensors, in units of the codes and data
         return replace(start, **{n: p * unit for n, p, unit in zip(_LEARNED, parts, units)})
 
     for batch, known in takewhile(lambda _: not stopped(), batches):

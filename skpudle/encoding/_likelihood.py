@@ -27,9 +27,9 @@ from skpudle._compilation import in_parts
 from skpudle._shrinkage import shrink
 from skpudle.encoding._compiled import loops, multiply
 
-# Growth of the step size after an accepted iteration. About 1 iteration in 20 is then undone. After
-# 100 iterations on Poisson counts the objective was 7e-8 above the minimum, and 3e-7 with a growth
-# of 1.5. With 1.1 the first iterations make slow progress.
+# Growth of the step size after an accepted iteration. With this growth about 1 iteration in 20 is
+# undone. After 100 iterations on Poisson counts the objective was 7e-8 above the minimum, and 3e-7
+# with a growth of 1.5. With 1.1 the first iterations make slow progress.
 _GROWTH_OF_STEP = 1.25
 
 
@@ -63,7 +63,7 @@ class Likelihood:
     shrinkage: str
     positive: bool
 
-    def codes(self, z, levels, size):
+    def codes(self, z, levels, size):  # -> (n_samples, n_components)
         """Return the codes after one iteration for each of the levels; torch differentiates them.
 
         Parameters
@@ -86,13 +86,14 @@ class Likelihood:
             z = self._step(z, self.loss.mean(self._natural(z)), size, level)
         return z
 
-    def _hide(self, data):
+    def _hide(self, data):  # -> data with 0 at missing entries
         return data if self.mask is None else data * self.mask
 
-    def _natural(self, z):
+    def _natural(self, z):  # codes -> natural parameters (n_samples, n_features)
         return multiply(self.offset.expand_as(self.x), z, self.dictionary.atoms)
 
     def _step(self, z, mean, size, level):  # -> codes
+        """Take one step from the codes ``z``, with the expectations ``mean``, and shrink."""
         v = torch.addcmul(z, self.dictionary.analysis(self._hide(self.x - mean)), size)
         return shrink(v, level, self.shrinkage, positive=self.positive)
 
@@ -119,11 +120,12 @@ class Likelihood:
         return z, sizes
 
     def _judge(self, size, before, after):
-        """Accept or undo an iteration, sample by sample.
+        """Accept or undo an iteration, sample by sample, and set the next step sizes.
 
         ``size`` (n_samples, 1) are the step sizes. ``before`` and ``after`` are tuples of codes,
-        natural parameters and expectations. Return the tuple that holds from here on, whether the
-        iteration of each sample was accepted, and the next step sizes. ``after`` is overwritten.
+        natural parameters and expectations, before and after the iteration. Return the tuple that
+        holds from here on, whether the iteration of each sample was accepted (n_samples, 1), and
+        the next step sizes. ``after`` is overwritten.
         """
         variances = [self.loss.variance(mean) for *_, mean in (before, after)]
         if size.device.type == "cpu" and size.dtype in (torch.float32, torch.float64):

@@ -64,12 +64,12 @@ class Steps:
         self.size, self._mask = size, mask
         self.x = self.hide(x)
 
-    def hide(self, data):
+    def hide(self, data):  # -> the same shape
         """Return the data with zeros for missing entries."""
         return data if self._mask is None else data * self._mask
 
     def enter(self, z):
-        """Return codes of a caller in the form that steps work with."""
+        """Return codes of a caller in the form that steps work with: unchanged, for dense atoms."""
         return z
 
     def leave(self, z):
@@ -77,20 +77,23 @@ class Steps:
         return z
 
 
-def mask_by(code, delta, out):
+def mask_by(code, delta, out):  # (n, n_components) each -> out
     """Set ``out`` to ``[code != 0] * delta`` in one pass, the derivative of a hard shrinkage."""
     return torch.ops.aten.hardshrink_backward.grad_input(delta, code, 0.0, grad_input=out)
 
 
 class Iteration(NamedTuple):
-    """Record of iteration ``t``: the codes before it (None: zeros) and after it, and residual."""
+    """Record of iteration ``t``: codes before it (None: zeros), codes after it, and residual.
+
+    The residual is that before the iteration; None if the step did not compute it.
+    """
 
     t: int
     z: Tensor | None
     code: Tensor
     residual: Tensor | None
 
-    def pull(self, delta, sums, level_gradient, scratch):
+    def pull(self, delta, sums, level_gradient, scratch):  # (n, n_components) -> the same, or None
         """Return the derivatives in the codes before this iteration.
 
         ``delta`` are the derivatives in the codes after it, and are overwritten. ``sums`` is the
@@ -127,7 +130,7 @@ class Iterations:
         self.shrink_ = shrinkage_function(shrinkage, positive=positive)
         self.records, self._scratch = [], None
 
-    def run(self, z, start, stop, *, pushed=None):
+    def run(self, z, start, stop, *, pushed=None):  # codes or None -> codes
         """Return the codes after the iterations ``start`` to ``stop - 1``, from the codes ``z``.
 
         ``pushed`` is the result of the first step, ``steps.push(z)``, if it is known already.
@@ -182,15 +185,17 @@ class DenseSteps(Steps):
         n_atoms, n_features = self.atoms.shape
         self.correlation = (self.x * size) @ self.atoms.mT  # s D^T x
         self.transition = None  # H = 1 - s G
-        # operations of a step for one sample and one atom: with ``G``, and with ``D`` and ``D^T``
+        # Operations for one sample and one atom. A step through ``G`` has products with codes and
+        # derivatives alone, which have zeros; a step without ``G`` also has products with
+        # residuals, which are dense.
         gram, direct = (6 * n_atoms, 8 * n_features) if adjoint else (2 * n_atoms, 2 * n_features)
-        others = (4 if adjoint else 2) * n_features
+        dense = (4 if adjoint else 2) * n_features
         # Products that skip zeros of codes and derivatives take 0.35 to 0.4 of the time of dense
         # products, in updates of 50 samples with 1500 atoms of 1000 features and lambda decay, and
         # of 256 samples with 512 atoms of 256 features.
         share = 0.4 if may_leave_out(x, len(x) * n_atoms * n_features) else 1
-        self._saving = share * (direct - gram) + others  # operations per sample and atom
-        # with an adjoint, ``G`` also needs a product for the derivative in the atoms
+        self._saving = share * (direct - gram) + dense  # operations per sample and atom
+        # operations for ``G``; an adjoint has one more product, for the derivative in the atoms
         self._price = (4 if adjoint else 2) * n_features * n_atoms
         if mask is not None:
             self._price = float("inf")
@@ -199,13 +204,17 @@ class DenseSteps(Steps):
         self._spent = 0
 
     def _spend(self, price):
+        """Add ``price`` to the operations that ``G`` would have saved; build ``G`` if it pays.
+
+        Operations are divided by the number of atoms.
+        """
         self._spent += price
         if self.transition is None and self._spent > self._price:
             self.transition = _gram(self.atoms).mul_(-self.size)
             self._diagonal = self.transition.diagonal().clone()
             self.transition.diagonal().add_(1)
 
-    def push(self, z, *, out=None, apart=False):
+    def push(self, z, *, out=None, apart=False):  # -> (n, n_components), residual or None
         """Take a step, see `Steps.push`; with ``apart`` return the step minus ``z``.
 
         The difference alone has smaller rounding errors than the sum.
@@ -223,6 +232,7 @@ class DenseSteps(Steps):
         return (pushed if apart else pushed.add_(z)), residual
 
     def sums(self):
+        """Return a new `DenseSums`, see `Steps`."""
         return DenseSums(self)
 
     def block(self, indices):  # (n, k) -> (n, k, k)
@@ -239,8 +249,8 @@ class DenseSteps(Steps):
             torch.bmm(chosen, chosen.mT, out=block[rows])
         return block.mul_(-self.size)
 
-    def few(self, indices):
-        """Return slices of samples whose chosen atoms fit into a cache together."""
+    def few(self, indices):  # (n, k) -> list of slices
+        """Return slices of the samples. The chosen atoms of one slice fit into a cache."""
         return blocks_of_rows(len(indices), indices.shape[1] * self.atoms.shape[1], 2**19)
 
     def choose(self, indices):  # (n, k) -> (n, k, n_features)
@@ -257,7 +267,8 @@ def _active_first(products, indices):  # symmetric (n, k, k), (n, k) -> the same
     """Sort the atoms of each sample, active atoms first, and samples by numbers of active atoms.
 
     An atom is active if its row of ``products`` has a nonzero entry. Most atoms of a working set
-    are never active. Also return the numbers of active atoms, in increasing order.
+    are never active. Also return the number of active atoms of each sample, a list in increasing
+    order.
     """
     inactive = ~products.any(2)
     inactive, order = inactive.sort(dim=1, stable=True)
@@ -284,7 +295,8 @@ class DenseSums:
             self._total = torch.zeros_like(steps.correlation)
             self._products = torch.zeros_like(steps.transition)
 
-    def pull(self, u, z, residual, *, out=None):  # (n, n_components) -> the same
+    def pull(self, u, z, residual, *, out=None):  # (n, n_components) -> the same, or None
+        """Add a step from ``z`` to the sums, and return the derivative in ``z``; see `Steps`."""
         steps, image = self.steps, self.add(u, z, residual)
         if z is None:
             return None
@@ -356,7 +368,8 @@ class DenseSums:
 class ConvSteps(Steps):
     """`Steps` of a `ConvDictionary`, or of `ConvLayers`, with a dictionary for each iteration.
 
-    Images and codes are in the form of `Phases`.
+    Images and codes are in the form of `Phases`. ``self.image`` and the patches are memory that
+    every product overwrites.
     """
 
     def __init__(self, dictionary, analysis, x, size, *, mask=None, adjoint=True):
@@ -375,7 +388,7 @@ class ConvSteps(Steps):
         self._patches = self.phases.empty_patches(self.x)
         self._pieces = self.phases.pieces(self._patches, self.image)
 
-    def layers(self):
+    def layers(self):  # -> int, int
         """Return the numbers of the layers that synthesise and that correlate in iteration ``t``.
 
         The codes before iteration ``t`` belong to the layer of iteration ``t - 1``.
@@ -383,14 +396,14 @@ class ConvSteps(Steps):
         atoms, correlators = self.matrices
         return (self.t - 1) % len(atoms), self.t % len(correlators)
 
-    def enter(self, z):
+    def enter(self, z):  # (n, n_components, *positions) -> (n, n_components, *blocks)
         return self.phases.widen(z)
 
-    def leave(self, z):
+    def leave(self, z):  # (n, n_components, *blocks) -> (n, n_components, *positions)
         return self.phases.narrow(z)
 
     def synthesize(self, atoms, z, start, alpha):
-        """Set the image to ``M (start + alpha * atoms z)``."""
+        """Set ``self.image`` to ``M (start + alpha D z)``, where ``D`` has the matrix ``atoms``."""
         torch.mm(atoms.mT, self.phases.columns(z), out=self._patches)
         self.image.copy_(start)
         for patch, pixels in self._pieces:
@@ -398,14 +411,17 @@ class ConvSteps(Steps):
         if self._mask is not None:
             self.image.mul_(self._mask)
 
-    def gather(self):
+    def gather(self):  # -> (n_channels * n_pixels, n_columns)
         """Return the patches of ``self.image`` at all positions, one per column."""
         for patch, pixels in self._pieces:
             patch.copy_(pixels)
         return self._patches
 
-    def correlate(self, atoms, z, out=None):
-        """Return ``z`` (None: zeros) plus the products of ``atoms`` with the gathered patches."""
+    def correlate(self, atoms, z, out=None):  # -> (n, n_components, *blocks)
+        """Return ``z`` (None: zeros) plus the products of ``atoms`` with the gathered patches.
+
+        The result is in the memory ``out`` if it is given.
+        """
         if out is None:
             shape = len(atoms), self.x.shape[-1 - len(self.phases.kernel)], *self.phases.blocks
             out = atoms.new_empty(shape)
@@ -419,7 +435,8 @@ class ConvSteps(Steps):
             torch.addmm(self.phases.columns(z), atoms, self._patches, out=columns)
         return out
 
-    def push(self, z, *, out=None):
+    def push(self, z, *, out=None):  # -> (n, n_components, *blocks), residual or None
+        """Take a step, see `Steps`. The residual is None if no adjoint follows."""
         (atoms, correlators), (before, now) = self.matrices, self.layers()
         if z is None:
             self.image.copy_(self.x)
@@ -430,6 +447,7 @@ class ConvSteps(Steps):
         return self.phases.wipe_(self.correlate(correlators[now] * self.size, z, out)), residual
 
     def sums(self):
+        """Return new `_ConvSums`, see `Steps`."""
         return _ConvSums(self)
 
 
@@ -441,7 +459,8 @@ class _ConvSums:
         given = *steps.matrices, steps.x, steps.size
         self._atoms, self._analysis, self._x, self._size = map(torch.zeros_like, given)
 
-    def pull(self, u, z, residual, *, out=None):
+    def pull(self, u, z, residual, *, out=None):  # (n, n_components, *blocks) -> the same, or None
+        """Add a step from ``z`` to the sums, and return the derivative in ``z``; see `Steps`."""
         steps, pulled = self.steps, None
         (atoms, correlators), (before, now) = steps.matrices, steps.layers()
         columns = steps.phases.columns
@@ -456,6 +475,7 @@ class _ConvSums:
         return pulled
 
     def gradients(self, *, of_x=True, of_step=True):
+        """Return the derivatives in atoms, analysis, data and step size; all of them always."""
         steps, size = self.steps, self.steps.size
         sums = self._atoms, self._analysis
         atoms, analysis = (size * part.view(shape) for part, shape in zip(sums, steps.shapes))

@@ -27,7 +27,13 @@ class _Unfolding(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, make_steps, options, *tensors):
-        """Return the codes after one iteration for each level."""
+        """Return the codes after one iteration for each level.
+
+        ``make_steps(x, step, adjoint)`` returns `Steps`. ``options`` are the shrinkage, the sign of
+        codes, ``forced`` of `WorkingSets` (None: no working sets), and whether autograd records.
+        ``tensors`` are the atoms, the atoms of the analysis or None, data, levels, step, and
+        initial codes or None.
+        """
         ctx.save_for_backward(*tensors)
         _, analysis_atoms, x, levels, step, initial = tensors
         ctx.separate = analysis_atoms is not None
@@ -50,7 +56,7 @@ class _Unfolding(torch.autograd.Function):
     @staticmethod
     @differentiable_once  # a second backward through saved codes would be silently wrong
     def backward(ctx, delta):
-        """Return the derivatives in atoms, data, levels, step and first codes."""
+        """Return the derivatives in the arguments of `forward`; None for the first two."""
         # this access raises an error if a tensor was changed in place since the forward pass
         _, _, _, levels, _, initial = ctx.saved_tensors
         by_level = torch.zeros_like(levels) if ctx.needs_input_grad[5] else None
@@ -69,8 +75,11 @@ class _Unfolding(torch.autograd.Function):
         return None, None, atoms, analysis, x, by_level, step, delta
 
 
-def _is_confined(path, dictionary, x, levels, *, plain):
-    """Return whether iterations run inside working sets of atoms once codes are sparse."""
+def _is_confined(path, dictionary, x, levels, *, plain):  # -> bool
+    """Return whether iterations run inside working sets of atoms once codes are sparse.
+
+    ``path`` is that of `unfold`. ``plain`` says whether the dictionary is dense and has no mask.
+    """
     if path != "auto" or not plain or x.device.type != "cpu":
         return path == "active"
     n_components, n_features = dictionary.atoms.shape
@@ -82,8 +91,11 @@ def _is_confined(path, dictionary, x, levels, *, plain):
     return pays and bool(levels[-1].sum() >= levels[0].sum() / 2)
 
 
-def _are_few_constants(atoms, x, levels, *others):
-    """Return whether `unfold_few` applies, since no derivatives are needed, and is faster."""
+def _are_few_constants(atoms, x, levels, *others):  # -> bool
+    """Return whether `unfold_few` applies, since no derivatives are needed, and is faster.
+
+    ``others`` are the step and the initial codes, each a tensor or None.
+    """
     if is_recorded(atoms, x, levels, *others):
         return False
     if levels.ndim != 2 or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
@@ -185,7 +197,7 @@ def unfold(
         return unfold_few(*given, shrinkage=shrinkage, positive=positive_code)
     fixed, separate = dictionary.detach(), None if analysis is None else analysis.detach()
 
-    def make_steps(x, step, adjoint):
+    def make_steps(x, step, adjoint):  # -> Steps
         if is_dense:
             # with 512 or 1500 atoms codes are sparse enough for working sets after 7 to 16 steps
             n_steps = min(16, len(levels)) if sparse else len(levels)
@@ -266,7 +278,7 @@ def default_step(dictionary, loss=None):  # -> scalar tensor, or None
     return step.masked_fill(bound.isinf(), torch.nan)
 
 
-def _largest_of(correlation, threshold, positive):
+def _largest_of(correlation, threshold, positive):  # (n, n_components) -> the same
     """Return correlations with zeros where the modulus is below ``threshold``.
 
     With ``positive`` negative correlations become zero, too.

@@ -95,11 +95,11 @@ class Run:
 
     # ------------------------------------------------------------------ derivatives
 
-    def pull(self, delta, sums, level_gradient, scratch):
+    def pull(self, delta, sums, level_gradient, scratch):  # (n, n_components) -> the same
         """Return the derivatives in the codes before the first iteration of this record.
 
-        ``delta`` (n, n_components) are the derivatives in the codes after the last iteration; see
-        `Iteration.pull`.
+        ``delta`` are the derivatives in the codes after the last iteration. For ``sums`` and
+        ``level_gradient`` see `Iteration.pull`; ``scratch`` has no effect.
         """
         if len(self.codes) == 1:
             return delta
@@ -163,24 +163,24 @@ class _Plan:
         self.next_look = 1 if forced else 2
         self.block_length = 4
 
-    def size(self, need):
+    def size(self, need):  # -> int
         """Return the size of working sets for samples with up to ``need`` nonzero codes."""
         room = 2 if self._forced else 16
         step = 1 if self._forced else 16
-        # There is room for atoms that become active later: a factor of 1.25, and 16 places. For 50
+        # Atoms that become active later have room: a factor of 1.25, and 16 places. For 50
         # samples, 1500 atoms of 1000 features and 100 unfoldings an update takes 1.5 times as long
         # with 1.1 and 8 places, and 1.1 times with 1.5 and 16 places.
         return min(self._n_components, step * ceil((1.25 * need + room) / step))
 
-    def enters(self, need, t):
-        """Return whether to use working sets from iteration ``t`` on.
+    def enters(self, need, t):  # -> bool
+        """Return whether to use working sets from iteration ``t`` on, for ``need`` nonzero codes.
 
         Also set ``next_look``, the iteration at which to ask again.
         """
         self.next_look = t + 1 if self._forced else t + max(1, t // 4)
         return self.size(need) <= self._most
 
-    def goes_on(self, t, length, whole, need, size):
+    def goes_on(self, t, length, whole, need, size):  # -> bool
         """Set the length of the next block; return whether to go on with the same working sets.
 
         Parameters
@@ -233,7 +233,7 @@ class WorkingSets:
                 z, t = self._iterations.run(z, t, stop, pushed=(v, residual)), stop
         return z
 
-    def _iterate_inside(self, z, v, step, t):
+    def _iterate_inside(self, z, v, step, t):  # -> codes, int, (step, residual) or None
         """Run a block of iterations inside the working sets, from iteration ``t`` on.
 
         ``z`` are the codes before the block, ``step`` the gradient step from them, and ``v`` the
@@ -264,8 +264,8 @@ class WorkingSets:
 
     # ------------------------------------------------------------------ certificates
 
-    def _n_certified(self, path, levels, size):
-        """Return how many iterations are certain to leave all codes outside of the sets zero.
+    def _n_certified(self, path, levels, size):  # -> int
+        """Return how many iterations, the first ones, surely leave codes outside of the sets zero.
 
         Parameters
         ----------
@@ -282,7 +282,7 @@ class WorkingSets:
         reach = self._run.reach(path) + self._rounding
         return int((reach < allowed).all(1).cumprod(0).sum())
 
-    def _magnitude(self, v):
+    def _magnitude(self, v):  # -> what shrinkage compares with levels
         return v if self._positive else v.abs()
 
     def _limits(self, level):  # -> (n, n_components), infinite inside the working sets
@@ -291,7 +291,11 @@ class WorkingSets:
 
     # ------------------------------------------------------------------ working sets
 
-    def _has_sets(self, z, v, t):
+    def _has_sets(self, z, v, t):  # -> bool
+        """Return whether iteration ``t`` runs inside working sets; keep, drop or choose the sets.
+
+        ``z`` are the codes before the iteration, and ``v`` the values that it will shrink.
+        """
         if self._run is not None:
             share = self._magnitude(v) / self._limits(self._levels[t])
             # keep the working sets unless an entry outside of them is close to its level
@@ -302,7 +306,7 @@ class WorkingSets:
             return False
         return self._choose(z, v, t)
 
-    def _choose(self, z, v, t):
+    def _choose(self, z, v, t):  # -> bool
         """Choose working sets if codes are sparse before and after iteration ``t``.
 
         Return whether sets were chosen.
@@ -330,13 +334,13 @@ class WorkingSets:
             self._run.codes.append(torch.stack(path[1:]))
         return True
 
-    def _look_back(self, used, size):
+    def _look_back(self, used, size):  # (n, n_components) bool -> the same, list of Iteration
         """Take the last dense iterations off the records, as far as working sets can hold them.
 
-        Return the atoms that these iterations use, together with ``used``, and their records. The
-        backward pass, which takes twice the time of the forward pass, then runs inside the working
-        sets. This saves 7 to 20 % of an update. The first iteration stays dense, since all entries
-        of given initial codes have derivatives.
+        Return ``used`` together with the atoms that the iterations taken use, and the records of
+        these iterations. The backward pass takes twice the time of the forward pass. That it runs
+        these iterations inside the working sets saves 7 to 20 % of an update. The first iteration
+        stays dense, since all entries of given initial codes have derivatives.
         """
         past, records = [], self._iterations.records
         while records and isinstance(records[-1], Iteration) and records[-1].t > 0:

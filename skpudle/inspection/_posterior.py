@@ -461,6 +461,15 @@ def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); chan
     return squares
 
 
+def weigh_counts(rates, known, exposure, dispersion):  # -> (n_samples, n_features)
+    """Return the precisions of counts divided by their exposures (n, 1), 0 for missing counts.
+
+    ``rates`` are their expectations. A rate counts as at least a thousandth of the mean rate.
+    """
+    usual = np.maximum(rates, 1e-3 * rates.mean())
+    return known * exposure / (usual + dispersion * exposure * usual**2)
+
+
 def sample_rates(counts, exposure, atoms, codes, dispersion, spike, rng):
     """Sample atoms and codes of counts; the chain starts at the atoms and codes of a fit.
 
@@ -490,8 +499,7 @@ def sample_rates(counts, exposure, atoms, codes, dispersion, spike, rng):
     x, z = np.nan_to_num(counts) / exposure, codes + 1e-9 * codes.mean()
     known, rates, columns, sweeps = ~np.isnan(counts), z @ atoms, np.ascontiguousarray(atoms.T), []
     for sweep in range(_UNSETTLED_SWEEPS + _COUNTED_SWEEPS):
-        usual = np.maximum(rates, 1e-3 * rates.mean())
-        weights = known * exposure / (usual + dispersion * exposure * usual**2)
+        weights = weigh_counts(rates, known, exposure, dispersion)
         _draw_rates(x, weights, columns.T, z, spike, rng)
         squares = _draw_rates(x.T, weights.T, z.T, columns, not spike, rng)
         sums = np.maximum(columns.sum(0), 1e-300)

@@ -45,11 +45,12 @@ def supports_of(codes, width):  # (n, p), int -> (n, width), padded by p
     return supports.scatter_(1, places, atoms)[:, :width]
 
 
-def parts(sizes, n_features, device):  # in ascending order -> first, last, width
+def parts(sizes, n_features, device):  # yields first, last, width
     """Yield ranges of rows with supports of similar size, which need little padding.
 
-    ``sizes`` are the sizes of the supports. Rows with empty supports are skipped. A range has the
-    rows ``first:last``, whose supports are padded to ``width``.
+    ``sizes`` are the sizes of the rows' supports, a list in ascending order. Rows with empty
+    supports are skipped. A range has the rows ``first:last``, whose supports are padded to
+    ``width``.
     """
     first, entries = bisect_right(sizes, 0), BLOCK_ENTRIES.get(device.type, 2**20)
     while first < len(sizes):
@@ -60,17 +61,18 @@ def parts(sizes, n_features, device):  # in ascending order -> first, last, widt
         first = last
 
 
-# Rounds between two counts of the solved samples. Most samples are solved after about 5 rounds.
-# With 6 rounds instead of 4, empty places accumulate, and on a CPU the factors of large supports
-# take twice the time.
+# Rounds between two counts of the solved samples. A count drops solved samples and empty places.
+# Most samples are solved after about 5 rounds. With 6 rounds instead of 4, empty places accumulate,
+# and on a CPU the factors of large supports take twice the time.
 LOOK = 4
 
 
-def _scatter(support, z, n_components):  # (n, k), (n, k) -> (n, n_components)
+def _scatter(support, z, n_components):  # (n, k), (n, k) -> (n, n_components), the dense codes
     return z.new_zeros(len(z), n_components).scatter_(1, support, z)
 
 
 def _gather_inner(atoms, gram, support, mask):  # -> (n, k, k), anything at empty places
+    """Return the products of the atoms of each support, over the entries known by ``mask``."""
     if gram is None:
         inner = support.new_empty(*support.shape, support.shape[1], dtype=atoms.dtype)
         for rows in blocks_of_rows(len(support), support.shape[1] * atoms.shape[1], 2**24):
@@ -101,7 +103,7 @@ def _candidates(c, least, positive, none):  # c: (n, p) -> (n, CANDIDATES), (n,)
     return (runs * _compiled.RUN + offsets).masked_fill(~accepted, none), best
 
 
-def _factor(inner, theta):
+def _factor(inner, theta):  # (n, k, k), (n, k) -> (n, k, k), (n, k) bool
     """Return Cholesky factors of ``inner`` (n, k, k) on the supports, and a mask of small pivots.
 
     A small pivot marks an atom that depends on the atoms before it in the support.
@@ -118,16 +120,13 @@ def _factor(inner, theta):
     return factor, active & ((pivots <= _compiled.DEPENDENT * scale) | (failed > 0)[:, None])
 
 
-def _reach(z, theta, step):
-    """Return after which share of the step each code reaches zero; 2 if it keeps its sign.
-
-    All arguments and the result are (n, k).
-    """
+def _reach(z, theta, step):  # (n, k) each -> (n, k)
+    """Return after which share of the step each code reaches zero; 2 if it keeps its sign."""
     share = torch.where(theta * step < 0, z / -step, torch.zeros_like(z))
     return share.masked_fill((theta * (z + step) > 0) | (theta == 0), 2)
 
 
-def _minimise(inner, slope, z, theta, fresh, done):
+def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
     """Minimise the objective for given supports and signs, by two Newton steps, in place.
 
     A code that reaches zero leaves its support: its ``z`` and ``theta`` become 0.
@@ -174,7 +173,10 @@ def _minimise(inner, slope, z, theta, fresh, done):
 class _Batch:
     """The samples that are not solved yet, and their supports.
 
-    Every attribute with a name without an underscore has one row per sample.
+    Every attribute with a name without an underscore has one row per sample. ``support``, ``z``,
+    ``theta``, ``slope`` and ``fresh`` are (n, k), see the module and `_minimise`. ``rows`` are the
+    numbers of the samples in the data. ``scale`` is the largest correlation of each sample so far,
+    and ``polished`` the number of rounds in which its codes were nearly solved.
     """
 
     def __init__(self, atoms, gram, x, mask, penalty, positive):
@@ -229,7 +231,7 @@ class _Batch:
         self.z = torch.cat([self.z, torch.zeros_like(found)], 1)
         self.slope = torch.cat([self.slope, found - penalty * found.sign()], 1)
 
-    def shrink(self):
+    def shrink(self):  # -> int
         """Drop solved samples and empty places; return the number of samples left."""
         used = self.theta != 0
         sizes = used.sum(1).masked_fill(self.solved, 0)
@@ -250,7 +252,7 @@ class _Batch:
         self.support = self.support.masked_fill(self.theta == 0, len(self._atoms) - 1)
 
 
-def _solve_alike(atoms, gram, x, mask, *, penalty, positive, max_iter):
+def _solve_alike(atoms, gram, x, mask, *, penalty, positive, max_iter):  # -> (n, n_components)
     """Return lasso codes of rows that all use the Gram matrix, or that all have a mask."""
     n_components = len(atoms)
     # Zero atoms fill the last run of atoms. The last of them, `none`, stands at empty places.
@@ -313,8 +315,8 @@ def _refit(atoms, x, codes, mask=None):
     return refitted
 
 
-def lasso_gaps(atoms, x, codes, positive, mask=None):
-    """Return the relative duality gaps (n,) of codes (n, p) for the penalty 1.
+def lasso_gaps(atoms, x, codes, positive, mask=None):  # codes (n, n_components) -> (n,)
+    """Return the relative duality gaps of codes for the penalty 1.
 
     See `skpudle.lasso.duality_gap`. For another penalty pass atoms divided by the penalty, and
     codes multiplied by it.
@@ -387,6 +389,6 @@ def solve(
     return out
 
 
-def solver_on(device):
-    """Return the faster solver on a device: compiled loops, or batches in torch."""
+def solver_on(device):  # -> callable
+    """Return the faster function `solve` on a device: of compiled loops, or of batches in torch."""
     return _compiled.solve if device.type == "cpu" else solve

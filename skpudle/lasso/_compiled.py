@@ -8,7 +8,7 @@ Names, for one sample with a support of ``k`` atoms:
 * ``c`` (n_components,) are the correlations ``D^T (x - D z)`` of all atoms with the residual;
 * ``slope = c_S - penalty * theta`` is the residual of the optimality condition on the support;
 * ``factor`` is the Cholesky factor L of ``G_SS``, with reciprocals on the diagonal, since divisions
-  took a tenth of the time; it gets a row when an atom enters, and rotations when an atom leaves;
+  took a tenth of the time. It gets a row when an atom enters, and rotations when an atom leaves;
 * ``y = L^{-1} slope``. The Newton step is ``L^{-T} y``. After a share of the step ``slope`` and
   ``y`` are both shorter by this share. The rotations that update L update ``y``, too. So a step
   costs one substitution.
@@ -39,8 +39,8 @@ CANDIDATES = 8
 # vanish once the atom of the largest one has a code.
 LEAST_SHARE = 0.8
 # An atom depends on the support if at most this share of its squared norm is outside of the span of
-# the support. Such an atom enters alone: the step runs along a direction that changes only the
-# penalty term.
+# the support. An atom that depends on the support enters alone: the step runs along a direction
+# that changes only the penalty term.
 DEPENDENT = 1e-12
 # Margins of rounding: an atom enters if |c_j| exceeds the penalty by RESOLUTION times the penalty
 # plus ROUNDING times the sum of the moduli of the terms of c_j.
@@ -96,8 +96,8 @@ def _correlate(atoms, gram, has_gram, x, row, start, support, z, k, residual, c)
         i += 1
 
 
-def _border(atoms, gram, has_gram, support, k, squares, factor):
-    """Extend the factor by the atom ``support[k]``.
+def _border(atoms, gram, has_gram, support, k, squares, factor):  # -> float
+    """Extend the factor and ``squares`` by the atom ``support[k]``, in place.
 
     Return the share of the atom's squared norm outside of the span of the first ``k`` atoms.
     """
@@ -138,7 +138,7 @@ def _border(atoms, gram, has_gram, support, k, squares, factor):
 
 
 def _remove(out, k, support, z, theta, squares, step, y, factor):
-    """Remove entry ``out`` from a support of ``k`` atoms; rotations update factor and ``y``."""
+    """Remove entry ``out`` from a support of ``k`` atoms: all arrays change in place."""
     for i in range(out, k - 1):
         support[i], z[i], theta[i] = support[i + 1], z[i + 1], theta[i + 1]
         squares[i], step[i] = squares[i + 1], step[i + 1]
@@ -168,18 +168,18 @@ def _substitute(first, k, slope, y, factor):
         y[i] = total * factor[i, i]
 
 
-def _reach(z, theta, step):
+def _reach(z, theta, step):  # floats, of one code -> float
     """Return after which share of the step a code reaches zero; 2 if it keeps its sign."""
     if theta * (z + step) > 0:
         return 2.0
     return z / -step if theta * step < 0 else 0.0
 
 
-def _minimise(k, support, z, theta, squares, step, y, factor):
+def _minimise(k, support, z, theta, squares, step, y, factor):  # -> int
     """Minimise for the given support and signs; return the size of the support that remains.
 
     Newton steps end at the first code that reaches zero, which leaves the support, until a whole
-    step keeps all signs.
+    step keeps all signs. All arrays change in place.
     """
     while k > 0:
         for i in range(k):
@@ -214,7 +214,7 @@ def _minimise(k, support, z, theta, squares, step, y, factor):
     return k
 
 
-def _peaks(c, positive, peaks):
+def _peaks(c, positive, peaks):  # (n_components,), bool, (n_runs,) -> float
     """Set ``peaks`` to the largest correlation of every run of atoms; return the largest of all.
 
     Correlations are compared by their moduli, unless codes are non-negative. Four independent
@@ -246,8 +246,9 @@ def _admit(
 ):  # fmt: skip
     """Admit the atom with the largest correlation of each run, if it is at least ``weakest``.
 
-    An atom that depends on the support enters only as the first one, and only if its correlation
-    exceeds ``least_dependent``. Return the new size of the support.
+    At most `CANDIDATES` atoms enter. They are appended to the arrays from ``support`` on. An atom
+    that depends on the support enters only as the first one, and only if its correlation exceeds
+    ``least_dependent``. Return the new size of the support.
     """
     n_old = k
     for run in range(len(peaks)):
@@ -265,7 +266,7 @@ def _admit(
     return k
 
 
-def _gap(atoms, x, row, support, z, k, c, penalty, positive, residual):
+def _gap(atoms, x, row, support, z, k, c, penalty, positive, residual):  # -> float
     """Return the relative duality gap of a row, see `duality_gap`, from its correlations ``c``."""
     n_features, largest = x.shape[1], 0.0
     for j in range(len(c)):
@@ -294,10 +295,10 @@ def _gap(atoms, x, row, support, z, k, c, penalty, positive, residual):
     return np.inf if energy == 0.0 else gap / (energy / 2)  # or NaN
 
 
-def _weigh(atoms, mask, row, seen):
-    """Set ``seen`` to the atoms times the mask of a row, and return True.
+def _weigh(atoms, mask, row, seen):  # -> bool
+    """Set ``seen`` to the atoms times the mask of a row; return whether the mask changes the atoms.
 
-    If all entries of the mask are 1, or the mask is empty, leave ``seen`` and return False.
+    If all entries of the mask are 1, or the mask is empty, ``seen`` stays as it is.
     """
     changes = False
     for feature in range(mask.shape[1]):
@@ -434,7 +435,7 @@ def solve(
     lengths = len(atoms), x.shape[1], -(-len(atoms) // RUN)
     shape_weighted = len(atoms) if mask.numel() else 0, x.shape[1]
 
-    def solve_part(first, last):
+    def solve_part(first, last):  # solve the rows `first:last`
         room, fixed = 4 * CANDIDATES, (*map(np.empty, lengths), np.empty(shape_weighted))
         while first < last:  # a row whose support is too large is solved again, in twice the memory
             vectors, factor = np.empty((6, room)), np.empty((room, room))

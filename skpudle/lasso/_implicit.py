@@ -26,7 +26,7 @@ from skpudle.lasso._compiled import solve
 from skpudle.lasso._solve import known_entries, solve_lasso
 
 # The pseudo-inverse takes an eigenvalue of G_SS for zero if it is below this share of the largest
-# eigenvalue. The share is about the square of the relative resolution of atoms in float32.
+# eigenvalue. The share is the square of 1e-6, eight times the relative resolution of float32.
 _ZERO_EIGENVALUE = 1e-12
 # Largest number of multiplications for the loops, which run on one thread. With 6e7 multiplications
 # (512 atoms of 144 features, 256 samples) the loops take 15 ms, and torch takes 5 ms.
@@ -36,8 +36,8 @@ _MOST_WORK = 2 * 10**7
 _NEARLY_PARALLEL = 1e-9
 
 
-def are_distinct(gram):
-    """Return whether all atoms are finite and not zero, and no two are parallel."""
+def are_distinct(gram):  # (n_components, n_components) -> bool
+    """Return whether all atoms are finite and not zero, and no two are nearly parallel."""
     for j in range(len(gram)):
         if not 0.0 < gram[j, j] < np.inf:
             return False
@@ -48,7 +48,7 @@ def are_distinct(gram):
 
 
 def _gather(atoms, gram, mask, support, k, inner):
-    """Set the lower half of ``inner = D_S diag(mask) D_S^T`` (k, k).
+    """Set the lower half of ``inner`` to ``D_S^T diag(mask) D_S`` (k, k).
 
     With an empty mask the entries are copied from the Gram matrix ``gram``.
     """
@@ -63,8 +63,11 @@ def _gather(atoms, gram, mask, support, k, inner):
                 inner[i, j] = total
 
 
-def _invert(inner, k, factor, u):
-    """Replace ``u`` (k,) by ``inner^{-1} u``; return False if ``inner`` is nearly singular."""
+def _invert(inner, k, factor, u):  # -> bool
+    """Replace ``u`` (k,) by ``inner^{-1} u``; return False if ``inner`` is nearly singular.
+
+    ``factor``, of at least (k, k), is memory to work in.
+    """
     for i in range(k):
         for j in range(i + 1):
             total = inner[i, j]
@@ -85,11 +88,12 @@ def _invert(inner, k, factor, u):
     return True
 
 
-def differentiate(atoms, gram, x, mask, through_encoder, codes, losses, gradient):
+def differentiate(atoms, gram, x, mask, through_encoder, codes, losses, gradient):  # -> bool
     """Add the derivatives of all rows' losses to ``gradient`` (n_components, n_features).
 
-    ``losses`` (n,) gets the losses. ``through_encoder`` tells whether codes (n, n_components)
-    depend on the atoms. Return False if the derivative of a row is not well-defined.
+    The losses are added to ``losses`` (n,). ``through_encoder`` tells whether ``codes`` (n,
+    n_components) depend on the atoms. Return whether the derivative of every row is well-defined;
+    the sums are incomplete if not.
     """
     n_components, n_features = atoms.shape
     support, factor = np.empty(n_components + 1, np.int64), np.empty((n_components, n_components))
@@ -159,9 +163,9 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=Non
     -------
     tuple of Tensor, or None
         Codes (n_samples, n_components), losses :math:`\frac12 |x - D z|^2` of the known entries
-        (n_samples,), and the derivative of their mean in the atoms. None where automatic
-        differentiation does better: for large batches, for tensors that are not on the CPU, and for
-        atoms that depend on each other.
+        (n_samples,), and the derivative of their mean in the atoms (n_components, n_features). None
+        where automatic differentiation does better: for large batches, for tensors that are not on
+        the CPU, and for atoms that depend on each other.
     """
     n_components, n_features = atoms.shape
     work = (len(x) + n_components) * n_components * n_features
@@ -185,7 +189,7 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=Non
 
 
 def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), (n,)
-    """Return the product of each inverse matrix with ``delta``, and mark matrices near singular.
+    """Return the product of each inverse matrix with ``delta``, and mark nearly singular matrices.
 
     Empty places of a support have zero rows and columns.
     """
@@ -199,6 +203,7 @@ def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), (n,)
 
 
 def _apply_pseudo_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), None
+    """Return the product of each pseudo-inverse with ``delta``; it needs no mark of singularity."""
     inverse = torch.linalg.pinv(inner, hermitian=True, rtol=_ZERO_EIGENVALUE)
     return (inverse @ delta[:, :, None])[:, :, 0], None
 
@@ -213,7 +218,12 @@ def _implicit_adjoint(atoms, codes, delta, mask=None):
     codes, delta : Tensor of shape (n_samples, n_components)
         Codes, and the derivatives in them.
     mask : Tensor of shape (n_samples, n_features), default=None
-        1 for known entries, 0 for missing ones: ``G_SS = D_S diag(mask) D_S^T`` in each row.
+        1 for known entries, 0 for missing ones: ``G_SS = D_S^T diag(mask) D_S`` in each row.
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_components)
+        ``u``, in float64.
     """
     n_components, n_features = atoms.shape
     atoms = torch.cat([atoms, atoms.new_zeros(1, n_features)]).double()
@@ -222,7 +232,7 @@ def _implicit_adjoint(atoms, codes, delta, mask=None):
     delta, mask = delta.double()[order], mask if mask is None else mask[order].double()
     u, singular = torch.zeros_like(delta), torch.zeros_like(order, dtype=torch.bool)
 
-    def solve(rows, width, apply):
+    def solve(rows, width, apply):  # -> (n_rows,) bool: singular rows; sets `u` in the rows
         support = supports_of(codes[rows], width)
         members = atoms[support]
         seen = members if mask is None else members * mask[rows, None]
@@ -253,6 +263,7 @@ class _ConvergedCodes(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, dictionary, atoms, x, alpha, debias, certify, options):
+        """Return codes and gaps; ``options`` are further arguments of `solve_lasso`."""
         ends, gaps = [], None
         for share, weight in ((0.0, 1 - debias), (1.0, debias)):
             if weight:
@@ -273,6 +284,7 @@ class _ConvergedCodes(torch.autograd.Function):
     @staticmethod
     @differentiable_once  # a second derivative would need how codes change inside this function
     def backward(ctx, delta, _):
+        """Return the derivatives in atoms, data and alpha; None for the remaining arguments."""
         atoms, x, alpha, *codes_of_ends = ctx.saved_tensors
         dictionary = ctx.dictionary
         x, known = known_entries(x, ctx.mask)
@@ -332,7 +344,7 @@ def converged_codes(
     Examples
     --------
     >>> import torch
-    >>> from skpudle.lasso import converged_codes
+    >>> from skpudle.lasso._implicit import converged_codes
     >>> from skpudle._operators._atoms import DenseDictionary
     >>> x = torch.tensor([[1.0, -0.25]], requires_grad=True)
     >>> codes, gaps = converged_codes(DenseDictionary(torch.eye(2)), x, alpha=0.5)

@@ -19,9 +19,9 @@ from skpudle.lasso._batched import BLOCK_ENTRIES, lasso_gaps, solver_on
 from skpudle.lasso._compiled import MOST_ROUNDS
 from skpudle.lasso._compiled import solve as solve_compiled
 
-# Two atoms of norm 1 are parallel if their distance is at most this. Their cosine is then 1 to
-# rounding, and rounding alone would decide on the codes of both. The solver leaves one of them out,
-# which costs a relative duality gap of about 1e-8 at most.
+# Two atoms of norm 1 are parallel if their distance is at most this number. The cosine of parallel
+# atoms is 1 to rounding, and rounding alone would decide on the codes of both. The solver leaves
+# one of them out, which costs a relative duality gap of about 1e-8 at most.
 _PARALLEL = torch.finfo(torch.float64).eps ** 0.5
 # Largest number of samples that a warning names.
 _WARNED_SAMPLES = 5
@@ -29,7 +29,7 @@ _WARNED_SAMPLES = 5
 _LEAST_COSINE = 1e-9
 
 
-def checked_alpha(alpha, atoms, positive=False):
+def checked_alpha(alpha, atoms, positive=False):  # -> float, or Tensor (n_components,)
     """Return alpha as a float, or as a float64 tensor with one entry per atom.
 
     Raise ValueError unless it is positive. With non-negative codes it may be the number 0.
@@ -108,8 +108,8 @@ def nonnegative_gap(atoms, x, codes, direction, weights=None):
     A residual is feasible for the dual problem if its correlations ``c`` with the atoms are not
     positive. So the residual is moved against the descent direction, which has the products ``w >
     0`` with the atoms, by ``max(c / w)``. Atoms with ``w = 0`` may keep positive correlations. They
-    add at most ``max(c) * sum(z)`` to the gap, where ``z`` are the codes of the minimum. This sum
-    is taken to be at most twice the sum of the given codes.
+    add at most ``max(c) * sum(z)`` to the gap, where ``z`` are the codes of the minimum. The
+    function takes ``sum(z)`` to be at most twice the sum of the given codes.
 
     Weights of a row change the products. If the direction times the weights has positive products
     with the weighted atoms, it replaces the direction. Otherwise the direction is divided by the
@@ -135,7 +135,7 @@ def nonnegative_gap(atoms, x, codes, direction, weights=None):
     """
     v, w = direction
 
-    def weighted(values):
+    def weighted(values):  # (n, m) -> the same
         return values if weights is None else values * weights
 
     residual = x - weighted(codes @ atoms)
@@ -151,7 +151,7 @@ def nonnegative_gap(atoms, x, codes, direction, weights=None):
         v = torch.where(fits, weighted(v), v / weights).where(usable, 0.0)
         w = torch.where(fits, own, w).where(usable, 0.0)
         # Correlations are lowered by their rounding errors. Otherwise rounding would decide on the
-        # quotients below: an atom with almost no weight in a row has a product of almost zero.
+        # quotients ``c / w``: an atom with almost no weight in a row has a product of almost zero.
         c -= 1e-14 * size[:, None] * fits
     inverse = torch.where(w > 0, 1 / w, 0.0)
     dual = residual - (c * inverse).amax(1, keepdim=True).clamp_min(0) * v
@@ -246,12 +246,12 @@ def warn_about_gaps(gaps, *, tol=1e-6, category=RuntimeWarning, stacklevel=1, ad
 
 @lru_cache
 def _generic(n_features, device):  # -> (n_features,)
-    """Return a vector whose product with two different directions is almost surely different."""
+    """Return a vector whose products with two different directions almost surely differ."""
     return torch.arange(1, n_features + 1, dtype=torch.float64, device=device).square().sin()
 
 
 def _distances(one, other, positive):  # (k, n_features), (k, n_features) -> (k,)
-    """Return distances of pairs of unit vectors, up to their signs if codes may be negative."""
+    """Return the distances of pairs of unit vectors, up to signs unless codes are ``positive``."""
     distances = torch.linalg.vector_norm(one - other, dim=1)
     opposite = torch.linalg.vector_norm(one + other, dim=1)
     return distances if positive else torch.minimum(distances, opposite)
@@ -274,7 +274,8 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
     if not positive:  # the sign does not matter
         keys = keys.abs()
     keys, order = keys.sort(stable=True)
-    # In the usual case all atoms are needed, and the host has to wait for the device only here.
+    # In the usual case all atoms are needed; then this is the only place where the host waits for
+    # a device.
     is_near = (keys[1:] - keys[:-1] <= tolerance).any()
     if not torch.logical_or(is_near, ~needed.all()):
         return all_atoms
@@ -294,8 +295,8 @@ def _necessary_atoms(atoms, positive):  # -> (k,) indices
     return needed.nonzero().squeeze(1)
 
 
-def _of_all_atoms(codes, needed, n_components, scale=None):
-    """Return codes of all atoms: codes of the needed atoms, and 0 elsewhere, over ``scale``."""
+def _of_all_atoms(codes, needed, n_components, scale=None):  # (..., k) -> (..., n_components)
+    """Return codes of all atoms, over ``scale``: codes of the ``needed`` atoms, and 0 elsewhere."""
     if len(needed) < n_components:
         wide = codes.new_zeros(*codes.shape[:-1], n_components)
         codes = wide.index_copy_(-1, needed, codes)
@@ -512,8 +513,8 @@ def path_from_products(gram, products, alphas, *, positive=False):
     return solve_compiled(gram, gram, products, penalties=alphas, **options), refits
 
 
-def _as_tensor(values):
-    """Return an array or a tensor as a tensor of floats, which may share memory with it."""
+def _as_tensor(values):  # -> Tensor
+    """Return an array or a tensor as a tensor of floats, which may share its memory."""
     if isinstance(values, torch.Tensor):
         return values if values.is_floating_point() else values.double()
     values = np.asarray(values)
@@ -524,6 +525,7 @@ def _as_tensor(values):
 
 
 def _check_finite(values, name):
+    """Raise ValueError, with the argument's ``name``, if a value is NaN or infinite."""
     if not values.isfinite().all():
         raise ValueError(
             f"The {name} contain NaN or infinite values. Pass finite numbers, and the weight 0 "
@@ -532,6 +534,7 @@ def _check_finite(values, name):
 
 
 def _checked_weights(weights, x):  # -> (n_samples, n_features) or (n_features,), in float64
+    """Return weights on the device of ``x``; raise ValueError if one is negative or not finite."""
     weights = _as_tensor(weights).to(x.device).double()
     _check_finite(weights, "weights")
     if weights.numel() and weights.min() < 0:
@@ -540,7 +543,7 @@ def _checked_weights(weights, x):  # -> (n_samples, n_features) or (n_features,)
 
 
 def _split_scale(rows):  # (n, m) -> (n, m), (n, 1)
-    """Return rows divided by their largest moduli, and the moduli; rows of zeros stay, with 1."""
+    """Return rows divided by their largest moduli, and the moduli; 1 for a row of zeros."""
     largest = rows.abs().amax(1, keepdim=True)
     largest = largest.where(largest > 0, 1.0)
     return rows / largest, largest
@@ -549,8 +552,10 @@ def _split_scale(rows):  # (n, m) -> (n, m), (n, 1)
 class _Atoms:
     """Atoms scaled to norm 1, in the order that the solver of non-negative codes needs.
 
-    First come the atoms with non-negative codes, then the free atoms, whose codes may have any
-    sign, then the negatives of the free atoms. ``lengths`` are the norms before scaling.
+    ``unit`` are the atoms: first those with non-negative codes, then the ``n_free`` free atoms,
+    whose codes may have any sign, then the negatives of the free atoms. ``order`` (n_components,)
+    has the given numbers of the atoms of the first two groups; None without free atoms. ``lengths``
+    (1, n_components) are the norms before scaling, in the given order.
     """
 
     def __init__(self, atoms, free):
@@ -577,7 +582,7 @@ class _Atoms:
 
 
 @torch.no_grad()
-def _solve_weighted(atoms, x, weights, free, max_iter):
+def _solve_weighted(atoms, x, weights, free, max_iter):  # -> (n, n_components), (n,)
     """Return codes and relative duality gaps of `solve_nnls`, for arguments that are checked."""
     same_weights = weights is not None and weights.ndim == 1
     atoms = _Atoms(atoms * weights if same_weights else atoms, free)

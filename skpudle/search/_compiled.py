@@ -16,8 +16,9 @@ nonzero code at an atom are the *users* of the atom. A ``mask`` has the shape (n
 1 for known and 0 for missing entries, or (n, 0) if all entries are known. Residuals are zero where
 entries are missing.
 
-Every function writes into its last arguments and releases the GIL. A call works on a slice of rows
-or of atoms that no other call writes to, so bits do not depend on the number of threads.
+Every function releases the GIL and writes into its last arguments; `solve_residuals` overwrites
+``residual``, too. A call works on a slice of rows or of atoms that no other call writes to, so bits
+do not depend on the number of threads.
 """
 
 import numpy as np
@@ -25,7 +26,7 @@ import numpy as np
 from skpudle._compilation import Loops
 
 
-def _product(x, y):
+def _product(x, y):  # (n,), (n,) -> float
     total = 0.0
     for f in range(len(x)):
         total += x[f] * y[f]
@@ -33,7 +34,7 @@ def _product(x, y):
 
 
 def _subtract(step, atom, mask, residual):
-    """Subtract ``step * atom`` from the known entries of one row's residual (n_features,)."""
+    """Subtract ``step * atom`` from one row's residual (n_features,), in place, where known."""
     if len(mask) == 0:
         for f in range(len(atom)):
             residual[f] -= step * atom[f]
@@ -43,14 +44,14 @@ def _subtract(step, atom, mask, residual):
 
 
 def subtract_synthesis(start, index, value, atoms, mask, residual):
-    """Subtract ``D z`` from the known entries of each row of ``residual``."""
+    """Subtract ``D z`` from the known entries of each row of ``residual``, in place."""
     for i in range(len(residual)):
         for e in range(start[i], start[i + 1]):
             _subtract(value[e], atoms[index[e]], mask[i], residual[i])
 
 
-def _known_product(x, y, mask):
-    """Return the sum of ``x * y`` over the known entries of one row."""
+def _known_product(x, y, mask):  # -> float
+    """Return the sum of ``x * y``, both (n_features,), over the entries known by ``mask``."""
     if len(mask) == 0:
         return _product(x, y)
     total = 0.0
@@ -59,7 +60,7 @@ def _known_product(x, y, mask):
     return total
 
 
-def _shrink(target, curvature, alpha, positive):
+def _shrink(target, curvature, alpha, positive):  # floats -> the code that minimises the lasso
     if target > alpha:
         return (target - alpha) / curvature
     if target < -alpha and not positive:
@@ -67,7 +68,7 @@ def _shrink(target, curvature, alpha, positive):
     return 0.0
 
 
-def _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z):
+def _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z):  # -> float
     """Minimise the lasso over the codes ``z`` of ``w`` atoms by coordinate descent on products.
 
     ``inner`` (w, w) holds the products of the atoms with each other, and ``slope`` (w,) the
@@ -98,7 +99,8 @@ def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, cu
     """Minimise the lasso over the codes ``z`` of ``w`` atoms by coordinate descent on the residual.
 
     ``support`` holds the numbers of the ``w`` atoms, and ``residual`` (n_features,) belongs to one
-    row. Descent updates ``z`` and ``residual``. A coordinate costs two passes over the features.
+    row. Descent updates ``z`` and ``residual``. ``curvature`` (w,) is memory to work in. A
+    coordinate costs two passes over the features.
     """
     for i in range(w):
         curvature[i] = _known_product(atoms[support[i]], atoms[support[i]], mask)
@@ -119,12 +121,14 @@ def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, cu
             break
 
 
-def _enter(slope, positive, level, share, k, inside, beyond, support, z):
+def _enter(slope, positive, level, share, k, inside, beyond, support, z):  # -> int
     """Add atoms with large slopes to a working set of ``k`` atoms; return the new size of the set.
 
-    An atom enters if its slope is above ``level`` and at least ``share`` times the largest slope
-    outside of the set. The set has room for ``len(support)`` atoms. If all atoms that qualify do
-    not fit, the atoms with the largest slopes enter.
+    ``slope`` (n_atoms,) has the slopes of all atoms. An atom enters if the modulus of its slope is
+    above ``level`` and at least ``share`` times the largest modulus outside of the set. The set has
+    room for ``len(support)`` atoms; if more atoms qualify, the least modulus rises until they fit.
+    New atoms are appended to ``support``, with codes of 0 in ``z``. ``inside`` (n_atoms,), False
+    before and after the call, and ``beyond`` (n_atoms,) are memory to work in.
     """
     for i in range(k):
         inside[support[i]] = True
@@ -152,11 +156,11 @@ def _enter(slope, positive, level, share, k, inside, beyond, support, z):
     return k
 
 
-def _factorise(w, inner, dependent, factor):
+def _factorise(w, inner, dependent, factor):  # -> bool
     """Set ``factor`` to the Cholesky factor of ``inner`` (w, w), with reciprocals on the diagonal.
 
-    Return False if an atom has at most the share ``dependent`` of its energy outside of the span of
-    the atoms before it.
+    Return whether that succeeded: False if an atom has at most the share ``dependent`` of its
+    energy outside of the span of the atoms before it.
     """
     for i in range(w):
         for j in range(i + 1):
@@ -172,13 +176,14 @@ def _factorise(w, inner, dependent, factor):
     return True
 
 
-def _solve(w, inner, positive, dependent, factor, slope, z):
+def _solve(w, inner, positive, dependent, factor, slope, z):  # -> bool
     """Set the codes ``z`` of ``w`` atoms to least squares; return whether that succeeded.
 
-    ``inner`` (w, w) holds the products of the atoms with each other, and ``slope`` (w,) the
-    products of the atoms with the residual; ``slope`` is overwritten. The function returns False,
-    with unchanged codes, if the atoms are nearly linearly dependent, or if a code that must be
-    non-negative would turn negative. The caller then uses coordinate descent.
+    ``factor``, of at least (w, w), is memory to work in. ``inner`` (w, w) holds the products of the
+    atoms with each other, and ``slope`` (w,) the products of the atoms with the residual; ``slope``
+    is overwritten. The function returns False, with unchanged codes, if the atoms are nearly
+    linearly dependent, or if a code that must be non-negative would turn negative. The caller then
+    uses coordinate descent.
     """
     if not _factorise(w, inner, dependent, factor):
         return False
@@ -209,8 +214,8 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
     atom enter a working set.
 
     Row ``i`` gets ``count[i]`` new codes, ``code[i]``, at the atoms ``atom[i]``; both arrays have
-    the shape (n, room). ``residual`` is updated with the new codes. ``loss`` (n,) becomes half of
-    the squared residual, and ``size`` (n,) the sum of the moduli of the codes.
+    the shape (n, room). ``loss`` (n,) becomes half of the squared residual of the new codes, and
+    ``size`` (n,) the sum of their moduli. ``residual`` is overwritten.
 
     With ``refit`` the rows of ``fitted`` (n, room) become least squares on the supports of the new
     codes. A Cholesky factor solves them, because coordinate descent takes ten times as long for
@@ -257,7 +262,7 @@ def _gather(w, support, gram, inner):
 def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweeps,
                    refit, dependent, refit_tolerance, refit_sweeps, start, index, value,
                    count, atom, code, fitted, loss, size):  # fmt: skip
-    """Improve the codes of rows, each on one working set, from products alone.
+    """Improve the codes of rows, each on one working set, by descent on products.
 
     ``gram`` (n_atoms, n_atoms) has the products of the atoms with each other, ``c`` (n, n_atoms)
     the products ``D^T x``, and ``square`` (n,) the squared norms of the rows. The slopes of a row
@@ -318,8 +323,9 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
 def add_statistics(start, index, value, weight, x, a, b):
     """Add ``Z^T W Z`` to ``a`` and ``Z^T W X`` to ``b``; ``W`` is diagonal, the weights of rows.
 
-    For each pair of atoms only one of the two equal entries of ``a`` (n_atoms, n_atoms) is written.
-    ``b`` has the shape (n_atoms, n_features).
+    In each row the product of the codes of two atoms is added to only one of the two entries of
+    ``a`` (n_atoms, n_atoms) for these atoms. So off the diagonal ``Z^T W Z`` is ``a + a^T``. ``b``
+    has the shape (n_atoms, n_features).
     """
     for i in range(len(x)):
         for e in range(start[i], start[i + 1]):
@@ -335,11 +341,13 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
     """Estimate by how much the objective rises, and other codes grow, if an atom is removed.
 
     The estimates for the atoms ``first:last`` are added to ``changes`` (last - first, 1 + n_near):
-    the rise of the objective, then the growth of the moduli of codes at the atoms ``near``
-    (n_atoms, n_near) the removed atom. At most ``most`` users of an atom, at regular distances,
-    stand for all users. In each of these rows coordinate descent minimises over the atoms that the
-    row uses beside the removed atom, and over the near atoms that violate the optimality condition.
-    It works on products of atoms, or on residuals if ``gram`` is empty.
+    the rise of the objective, then the growth of the moduli of codes at the atoms near the removed
+    atom, whose numbers are in ``near`` (n_atoms, n_near). ``by_atom`` and ``row`` are the codes
+    sorted by atom; ``start``, ``index`` and ``value`` are the codes sorted by row. At most ``most``
+    users of an atom, at regular distances, stand for all users. In each of these rows coordinate
+    descent minimises over the atoms that the row uses beside the removed atom, and over the near
+    atoms that violate the optimality condition. It works on products of atoms, or on residuals if
+    ``gram`` is empty.
     """
     n_atoms, room = len(atoms), len(index) + near.shape[1]  # unused pages of memory cost nothing
     support, inside = np.empty(room, np.int64), np.zeros(n_atoms, np.bool_)
@@ -402,7 +410,7 @@ def add_moments(first, last, start, row, value, x, b):
 
 
 def subtract_changes(low, high, first, start, row, value, change, residual):
-    """Update the rows ``low:high`` of ``residual`` after a block of atoms has changed.
+    """Update the rows ``low:high`` of ``residual``, in place, after a block of atoms has changed.
 
     ``change`` (n_changed, n_features) holds new minus old atoms, from the atom ``first`` on.
     """
@@ -418,8 +426,8 @@ def subtract_changes(low, high, first, start, row, value, change, residual):
 def add_products(first, last, low, by_atom, row, code, start, index, value, a):
     """Add a block of ``Z^T Z`` to ``a``: the rows ``first:last``, and the columns from ``low`` on.
 
-    ``by_atom``, ``row`` and ``code`` are the entries sorted by atom; ``start``, ``index`` and
-    ``value`` are the entries sorted by row.
+    ``a`` is (last - first, n_columns). ``by_atom``, ``row`` and ``code`` are the entries sorted by
+    atom; ``start``, ``index`` and ``value`` are the entries sorted by row.
     """
     for j in range(first, last):
         for e in range(by_atom[j], by_atom[j + 1]):

@@ -25,25 +25,26 @@ from skpudle._compilation import Loops
 # Neighbouring positions along a row of the image whose correlations fit into the fastest cache.
 _POSITIONS_AT_A_TIME = 512
 
-# After the first sweeps, which is all that an epoch of a search has, coordinates go beyond their
-# minimisers, by this share of their steps: copies of an atom beside each other are so alike that
-# descent is slow. Codes of an electrocardiogram of 45 s take 1.0 s, and 1.4 s without.
+# From the fourth sweep over a working set on, which an epoch of a search never reaches, coordinates
+# go beyond their minimisers by the share _AHEAD of their steps. The reason is that copies of an
+# atom beside each other are so alike that descent is slow. Codes of an electrocardiogram of 45 s
+# take 1.0 s, and 1.4 s if coordinates end at their minimisers.
 _SHORT, _AHEAD = 3, 0.3
 
 
-def _corner(place, grid):
+def _corner(place, grid):  # position, grid -> y, x
     """Return the row and the column of the first pixel of an atom at a position."""
     return place // grid[3] * grid[0], place % grid[3] * grid[1]
 
 
-def _place(index, atoms, grid):
+def _place(index, atoms, grid):  # coordinate, (n_atoms, ...), grid -> atom, y, x
     """Return the atom of a coordinate, and the row and the column of the atom's first pixel."""
     n_positions = grid[2] * grid[3]
     y, x = _corner(index % n_positions, grid)
     return atoms[index // n_positions], y, x
 
 
-def _slope(residual, atom, y, x):
+def _slope(residual, atom, y, x):  # -> float
     """Return the product of an atom with the patch of the residual that begins at ``(y, x)``."""
     total = 0.0
     for c in range(atom.shape[0]):
@@ -53,7 +54,7 @@ def _slope(residual, atom, y, x):
     return total
 
 
-def _curvature(mask, atom, y, x):
+def _curvature(mask, atom, y, x):  # -> float
     """Return the squared norm of an atom at ``(y, x)``, over the known pixels of the image."""
     total = 0.0
     for c in range(atom.shape[0]):
@@ -65,7 +66,7 @@ def _curvature(mask, atom, y, x):
 
 
 def _subtract(step, atom, y, x, mask, residual):
-    """Subtract ``step * atom`` from the known pixels of the patch that begins at ``(y, x)``."""
+    """Subtract ``step * atom`` at ``(y, x)`` from known pixels of the residual, in place."""
     for c in range(atom.shape[0]):
         for i in range(atom.shape[1]):
             for j in range(atom.shape[2]):
@@ -74,14 +75,14 @@ def _subtract(step, atom, y, x, mask, residual):
 
 
 def _add_patch(factor, residual, y, x, total):
-    """Add ``factor`` times the patch that begins at ``(y, x)`` to ``total``, of an atom's shape."""
+    """Add ``factor`` times the patch of the residual at ``(y, x)`` to ``total``, in place."""
     for c in range(total.shape[0]):
         for i in range(total.shape[1]):
             for j in range(total.shape[2]):
                 total[c, i, j] += factor * residual[c, y + i, x + j]
 
 
-def _shrink(target, alpha, positive):
+def _shrink(target, alpha, positive):  # floats -> soft threshold of target at alpha
     if target > alpha:
         return target - alpha
     if target < -alpha and not positive:
@@ -123,10 +124,12 @@ def _sweep(active, n, now, woken, atoms, curvatures, grid, mask, alpha, positive
            residual, z):  # fmt: skip
     """Minimise over the first ``n`` coordinates in ``active``, one after the other: sweep ``now``.
 
-    An image is cut into blocks of an atom's size. Only coordinates are visited in blocks that were
-    ``woken`` in this sweep or in the sweep before, by a coordinate in the same or the next block
-    that changed by more than ``tolerance`` over its curvature. Nonzero coordinates move to the
-    front of ``active``. Return their number, and whether a coordinate has woken any block.
+    An image is cut into blocks of an atom's size. ``woken`` has the number of the last sweep that
+    woke each block. A coordinate that changes by more than ``tolerance`` over its curvature wakes
+    its block and the neighbouring blocks. The sweep skips blocks that were woken neither in this
+    sweep nor in the sweep before. The codes ``z`` (n_coordinates,), ``residual`` and ``woken``
+    change in place. Nonzero coordinates move to the front of ``active``. Return their number, and
+    whether a coordinate has woken any block.
     """
     kept, moves, height, width = 0, False, atoms.shape[2], atoms.shape[3]
     for e in range(n):
@@ -204,7 +207,9 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
 def refit_image(mask, atoms, grid, tolerance, max_sweeps, index, value, residual):
     """Turn the codes of an image into least squares on their support, by coordinate descent.
 
-    A code whose sign would turn becomes zero. ``value`` and ``residual`` are updated in place.
+    The signs of codes are constraints: a code whose sign would turn becomes zero. ``value`` and
+    ``residual`` are updated in place. Descent ends after a sweep in which no coordinate changes by
+    more than ``tolerance`` over its curvature, or after ``max_sweeps``.
     """
     sign, curvatures = value.copy(), np.empty(len(index))
     for e in range(len(index)):
@@ -278,9 +283,10 @@ def add_second_moments(start, image, place, grid, residual, direction, moments):
 def add_surroundings(start, image, place, value, grid, residual, total, weight):
     """Add up the residuals around the positions of each atom's users, times the codes.
 
-    ``total`` (n_atoms, n_channels, 3 * height - 2, 3 * width - 2) takes the sums for atoms of
-    (height, width). The surroundings extend by the size of an atom minus one pixel on each side.
-    ``weight``, of the same shape without channels, takes the squares of the codes.
+    The sums are added to ``total``, which for atoms of (height, width) has the shape
+    (n_atoms, n_channels, 3 * height - 2, 3 * width - 2). So the surroundings extend by the size of
+    an atom minus one pixel on each side. The squares of the codes are added to ``weight``, of the
+    same shape without channels, at the pixels that lie inside the image.
     """
     n_atoms, n_channels, height, width = total.shape
     for k in range(n_atoms):
@@ -295,8 +301,11 @@ def add_surroundings(start, image, place, value, grid, residual, total, weight):
                         total[k, c, i, j] += value[e] * patches[c, y + i, x + j]
 
 
-def _change(step, z, slope, curvature, alpha):
-    """Return the change of the lasso's objective if a coordinate moves from ``z`` by ``step``."""
+def _change(step, z, slope, curvature, alpha):  # floats -> float
+    """Return the change of the lasso's objective if a coordinate moves from ``z`` by ``step``.
+
+    ``slope`` and ``curvature`` are those of the coordinate before the move.
+    """
     return step * (0.5 * curvature * step - slope) + alpha * (abs(z + step) - abs(z))
 
 
@@ -304,8 +313,10 @@ def removals(start, image, place, value, most, n_sweeps, mask, atoms, grid, alph
              starts, indices, values, residual, changes):  # fmt: skip
     """Estimate by how much the objective rises, and other codes grow, if an atom is removed.
 
-    ``changes`` (n_atoms, 1 + n_atoms) takes the rise of the objective, then the growth of the
-    moduli of codes at the remaining atoms. At most ``most`` users of an atom, at regular distances,
+    For each atom ``changes`` (n_atoms, 1 + n_atoms) gets the rise of the objective, then the growth
+    of the moduli of codes at each remaining atom. ``start``, ``image``, ``place`` and ``value`` are
+    the codes sorted by atom; ``starts``, ``indices`` and ``values`` are the codes sorted by image.
+    At most ``most`` users of an atom, at regular distances,
     stand for all users. Coordinate descent over the codes that overlap a user replaces the user.
     The residual is restored at the end.
     """

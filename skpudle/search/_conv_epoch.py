@@ -33,20 +33,23 @@ from skpudle.search._conv_compiled import loops
 from skpudle.search.problem import Problem
 
 # Effort of an epoch: the number of working sets, and the number of sweeps over each working set.
+# Then the tolerance of its codes in the optimality condition, as a share of alpha.
 _EFFORT, _TOLERANCE = (1, rules.SWEEPS_OF_CODES), rules.TOLERANCE
 
 # Least gain of a move: an atom moves to a window with at least this multiple of the atom's present
 # energy. In seven synthetic problems with 58 planted atoms a search finds all atoms with 1.003 or
-# 1.01, and two thirds with 1.05. Some further synthetic problems lose their last atoms above 1.001.
+# 1.01, and two thirds with 1.05. In some further synthetic problems a search misses the last atoms
+# with more than 1.001.
 _GAIN = 1.001
 
 # Tolerance of the codes that `conv_codes` returns: the largest change of a coordinate in the last
 # sweep, as a share of alpha.
 _SOLVED = 1e-8
-# Largest numbers of working sets, and of sweeps over each working set, for these codes.
+# Effort of the codes that `conv_codes` returns: the largest numbers of working sets and of sweeps
+# over each working set. Descent ends earlier at the tolerance.
 _MOST_EFFORT = (200, 200)
-# Tolerance of codes that compare penalties, as a share of alpha. With `_REFIT_OF_PATH`, the
-# tolerance and the largest number of sweeps, codes become least squares on their supports.
+# Tolerance of codes that compare penalties, as a share of alpha; and for least squares on the
+# supports of codes the tolerance and the largest number of sweeps.
 _SOLVED_OF_PATH = 1e-3
 _REFIT_OF_PATH = _SOLVED_OF_PATH, 20
 
@@ -74,39 +77,63 @@ class ConvProblem(Problem):
     rank: int | None = None
 
     def __post_init__(self):
+        """Bring images to float64 on the CPU, with 0 in missing pixels."""
         object.__setattr__(self, "x", self.x.to("cpu", torch.float64))
         super().__post_init__()
 
     @cached_property
-    def positions(self):
-        """The number of positions along both axes."""
+    def positions(self):  # -> (rows, columns)
+        """The numbers of positions along both axes."""
         axes = zip(self.x.shape[2:], self.kernel, self.stride, strict=True)
         return tuple((n - k) // s + 1 for n, k, s in axes)
 
     @property
-    def n_positions(self):
+    def n_positions(self):  # -> int
         """The number of positions of an atom."""
         return prod(self.positions)
 
-    def first_codes(self, atoms):
+    def first_codes(self, atoms):  # -> Codes
         """Return the codes that an epoch begins with: zeros, for any atoms."""
         return self.no_codes()
 
-    def epoch(self, atoms, codes, *, turn=None, **effort):
-        """Return the epoch of given atoms; ``codes`` of earlier atoms start the descent.
+    def epoch(self, atoms, codes, *, turn=None, **effort):  # -> ConvEpoch
+        """Solve for the codes of given atoms, from ``codes`` of earlier atoms; return coded data.
 
-        ``turn`` has no effect: it saves time for rows with 1,024 atoms and more, see
-        `Problem.epoch`.
+        ``effort`` are options of `ConvEpoch`. ``turn`` has no effect: it saves time for rows with
+        1,024 atoms and more, see `Problem.epoch`.
         """
         return ConvEpoch(self, atoms, codes, **effort)
 
-    def project(self, atoms):
+    def project(self, atoms):  # (p, n_channels, height, width) -> the same
         """Return the nearest atoms of norm 1, and of rank one if ``rank`` is 1."""
         return project_atoms(atoms, rank=self.rank)
 
 
 class ConvEpoch(rules.Coded):
-    """Images with codes for given atoms, and sums that improve the atoms; see `_epoch.Epoch`."""
+    """Images with codes for given atoms, and sums that improve the atoms; see `_epoch.Coded`.
+
+    Parameters
+    ----------
+    problem : ConvProblem
+        The images and the objective.
+    atoms : Tensor of shape (n_components, n_channels, height, width)
+        Atoms of any norm.
+    codes : Codes
+        Codes to begin with.
+    refit : bool, default=False
+        Whether atoms adapt to least squares on the supports of the codes, instead of the codes.
+    effort : tuple of int
+        Largest numbers of working sets and of sweeps over each working set.
+    tolerance : float
+        Tolerance of the codes in the optimality condition, as a share of alpha.
+
+    Attributes
+    ----------
+    solved : ndarray of bool of shape (n_images,)
+        Whether the codes of each image have reached the tolerance.
+    fitting : Codes
+        The codes that atoms adapt to.
+    """
 
     # A round always splits at least one atom, even where the estimated gain is less than the cost.
     # The estimate is the energy of residuals along one direction, which is small for an atom that
@@ -124,7 +151,7 @@ class ConvEpoch(rules.Coded):
 
         own = np.asarray(self.atoms)
 
-        def solve(first, last):
+        def solve(first, last):  # set `found`, (index, value, solved), of images `first:last`
             for i in range(first, last):
                 found[i] = loops.solve_image(
                     x[i], self._mask[i], own, self._grid, *self._options,
@@ -136,7 +163,6 @@ class ConvEpoch(rules.Coded):
         size = float(sum(np.abs(value).sum() for _, value, _ in found))
         self.solved = np.array([solved for *_, solved in found], dtype=bool)
         loss = float(np.square(self._residual).sum()) / 2
-        # the codes that atoms adapt to
         self.fitting = self.refit_codes(*_REFIT_OF_PATH) if refit else self.codes
         self._measure(atoms.new_tensor([loss, size, len(self.codes.value), n]))
 
@@ -150,7 +176,7 @@ class ConvEpoch(rules.Coded):
         tolerance, grid = tolerance * self.problem.alpha, self._grid
         atoms = np.asarray(self.atoms)
 
-        def refit(first, last):
+        def refit(first, last):  # change `codes` and `residual` of images `first:last`
             for i in range(first, last):
                 how = self._mask[i], atoms, grid, tolerance, n_sweeps
                 loops.refit_image(*how, *codes.of_row(i), residual[i])
@@ -172,7 +198,7 @@ class ConvEpoch(rules.Coded):
         """The number of nonzero codes of each atom, over all images and positions."""
         return torch.as_tensor(np.diff(self._entries[0]))
 
-    def improved_atoms(self, earlier=None):
+    def improved_atoms(self, earlier=None):  # -> (p, n_channels, height, width) of norm 1
         """Return the atoms after two sweeps of block coordinate descent, an atom a block.
 
         ``earlier`` has no effect: it exists for streams of rows, see `stream.Held`.
@@ -183,7 +209,7 @@ class ConvEpoch(rules.Coded):
             loops.sweep_atoms(*self._entries, *options)
         return atoms if self.problem.rank is None else self.problem.project(atoms)
 
-    def move_atoms(self):
+    def move_atoms(self):  # -> (atoms, Codes) or None
         """Return atoms and codes moved to the windows with the most energy; None if none moves."""
         p, n_channels, height, width = self.atoms.shape
         total = np.zeros((p, n_channels, 3 * height - 2, 3 * width - 2))
@@ -195,7 +221,7 @@ class ConvEpoch(rules.Coded):
         starts = (height - 1) % steps[0], (width - 1) % steps[1]
         centre = (height - 1) // steps[0], (width - 1) // steps[1]
 
-        def cut(images):  # (p, ..., rows, columns) -> (p, ..., *places, height, width)
+        def cut(images):  # (p, ..., height, width) -> (p, ..., *places, height, width): windows
             images = images[..., starts[0] :, starts[1] :]
             return images.unfold(-2, height, steps[0]).unfold(-2, width, steps[1])
 
@@ -229,12 +255,17 @@ class ConvEpoch(rules.Coded):
         return self._residual
 
     def _second_moments(self, residuals, direction):  # direction (p, n_pixels) -> (p, n_pixels)
+        """Return for each atom the sum of ``r_e (r_e . v)`` over its users ``e``.
+
+        ``r_e`` is the patch of the residual at the user, and ``v`` the direction of the atom.
+        """
         moments, direction = np.zeros(self.atoms.shape), direction.view_as(self.atoms)
         given = *self._entries[:3], self._grid, residuals, np.asarray(direction)
         loops.add_second_moments(*given, moments)
         return torch.as_tensor(moments).flatten(1)
 
     def _removals(self):  # -> (p, 1 + p), (p, p)
+        """Return what the removal of each atom changes, here at all atoms; see `_epoch.Epoch`."""
         p = len(self.atoms)
         changes = np.zeros((p, 1 + p))
         loops.removals(
@@ -322,7 +353,7 @@ def conv_synthesis(problem, atoms, codes):  # Codes -> (n, n_channels, height, w
     images = np.zeros((len(problem.x), atoms.shape[1], *problem.x.shape[2:]))
     atoms = np.ascontiguousarray(atoms)
 
-    def add(first, last):
+    def add(first, last):  # add to images `first:last`
         for i in range(first, last):
             loops.synthesise(atoms, grid, *codes.of_row(i), images[i])
 

@@ -23,18 +23,20 @@ from skpudle._operators._atoms import project_atoms
 from skpudle._precision import in_own_precision
 from skpudle.search import _epoch as rules
 
-# Sweeps over the atoms, and the mean number of a block's atoms that a row uses, which sets the size
-# of a block. For 3,000 rows of 48 features and 256 atoms the objective after 30 epochs is 6541 with
-# two sweeps over blocks, 6635 with one sweep over blocks, and 6579 with two sweeps over single
+# Sweeps over the atoms, and the mean number of atoms of a block that a row uses, which sets the
+# size of a block. For 3,000 rows of 48 features and 256 atoms the objective after 30 epochs is 6541
+# with two sweeps over blocks, 6635 with one sweep over blocks, and 6579 with two sweeps over single
 # atoms as in `_epoch`.
-_SWEEPS, _OTHERS = 2, 0.5
+_SWEEPS, _ATOMS_PER_ROW = 2, 0.5
 
 
 class DeviceEpoch(rules.Coded):
     """Rows on a device with codes for given atoms, and sums that improve the atoms.
 
-    The members are those of `_epoch.Epoch`. Atoms, and numbers per atom, are on the CPU in float64,
-    as in an `Epoch`. Data and codes stay on the device, in the dtype of the data.
+    The members are those of `_epoch.Coded`, and `energies`, `residuals` and `improved_atoms` of
+    `_epoch.Epoch`. Atoms, and numbers per atom, are on the CPU in float64, as in an `Epoch`. Data
+    and codes stay on the device, in the dtype of the data. Codes start from ``codes``. With
+    ``refit`` atoms adapt to least squares on the supports of the codes.
     """
 
     @in_own_precision
@@ -79,7 +81,7 @@ class DeviceEpoch(rules.Coded):
         blocks = blocks_of_rows(n, max(len(self._dictionary), width), 2**25)
         return [torch.arange(n, device=self._z.device)[rows] for rows in blocks if n]
 
-    def _dense(self, support, z):  # (n, longest) -> (n, p + 1)
+    def _dense(self, support, z):  # (n, longest) -> (n, p + 1), with a column for padding
         return z.new_zeros(len(z), len(self._dictionary)).scatter_(1, support, z)
 
     def _residuals_of(self, rows, support, z):  # -> dense codes, residuals (n, m), losses (n,)
@@ -88,7 +90,7 @@ class DeviceEpoch(rules.Coded):
         residual = residual if mask is None else residual * mask[rows].to(residual)
         return dense, residual, residual.square().sum(1) / 2
 
-    def _solve(self, rows, support, z, n_sweeps, near=None):
+    def _solve(self, rows, support, z, n_sweeps, near=None):  # -> support, z, slope, inner
         """Improve the codes of rows, each on one working set: its support and atoms that enter.
 
         ``support`` and ``z`` are (n, longest). Atoms enter that violate the optimality condition
@@ -130,7 +132,10 @@ class DeviceEpoch(rules.Coded):
         return z
 
     def _refit(self, inner, slope, z):  # -> (n, longest)
-        """Return least squares on the supports of codes, non-negative if the codes have to be."""
+        """Return least squares on the supports of codes ``z``, non-negative if codes have to be.
+
+        ``inner`` and ``slope`` are those of `_solve`. ``z`` is overwritten.
+        """
         used = z != 0
         inner, slope = inner * (used[:, :, None] & used[:, None]), slope * used
         factor, failed = torch.linalg.cholesky_ex(inner + torch.diag_embed((~used).to(z)))
@@ -149,13 +154,13 @@ class DeviceEpoch(rules.Coded):
         return self._a.diagonal().cpu().double()
 
     @in_own_precision
-    def improved_atoms(self, earlier=None):
+    def improved_atoms(self, earlier=None):  # -> (p, m) of norm 1, float64, on the CPU
         """Return the atoms after two sweeps over blocks; see `_epoch.Epoch.improved_atoms`."""
         a, b, atoms = self._a, self._b, self._dictionary[:-1].clone()
         if earlier is not None:
             energy = earlier.energy.to(a)
             a, b = a + energy.diag(), b + energy[:, None] * earlier.atoms.to(b)
-        size = max(1, int(_OTHERS * len(atoms) * self._n / max(self.n_entries, 1)))
+        size = max(1, int(_ATOMS_PER_ROW * len(atoms) * self._n / max(self.n_entries, 1)))
         for first in [*range(0, len(atoms), size)] * _SWEEPS:
             part = slice(first, first + size)
             curvature = a[part, part].abs().sum(1, keepdim=True)
@@ -167,6 +172,7 @@ class DeviceEpoch(rules.Coded):
 
     @in_own_precision
     def _second_moments(self, residuals, direction):  # residuals (n, m), direction (p, m) -> (p, m)
+        """Return the sums of `_epoch.Epoch._second_moments`, on the CPU in float64."""
         direction = direction.to(self._dictionary)
         moments = torch.zeros_like(direction)
         for rows in self._blocks(len(self._z)):
@@ -180,11 +186,9 @@ class DeviceEpoch(rules.Coded):
 
     @in_own_precision
     def _removals(self):  # -> (p, 1 + n), (p, n)
-        """Return estimates of what the removal of each atom changes; see `_epoch.Coded.costs`.
+        """Return what the removal of each atom changes, as `_epoch.Epoch._removals` does.
 
-        They are the rise of the objective and the growth of the moduli of codes at the atoms most
-        like the removed one. The numbers of these atoms follow. At most 32 evenly spaced rows that
-        use an atom stand for all rows that use it.
+        At most 32 evenly spaced users of an atom stand for all its users.
         """
         atoms, number = self._dictionary[:-1], torch.arange(rules.USERS, device=self._z.device)
         order = pad(self._support.flatten().argsort(stable=True), (0, 1))

@@ -39,7 +39,7 @@ SHARE = 0.6
 
 # Rows in a block, whose products with the atoms are computed at once and stay in a cache.
 _ROWS = 256
-# Atoms in a block that is improved at once.
+# Atoms in a block, for which the sums of a sweep over atoms are computed at once.
 _ATOMS = 64
 # A row has at most this number of nonzero codes more than features.
 ROOM = 8
@@ -61,8 +61,8 @@ SWEEPS_OF_REFITS = 100
 # Most rows that estimate the cost of an atom: by how much the objective rises without the atom.
 # With 16 rows a search loses planted atoms.
 USERS = 32
-# NEAR: the number of atoms most like a removed atom, which may take over its codes. HEIRS: the
-# number of these atoms, those that take over most, that the same removal keeps.
+# The NEAR atoms most like a removed atom may take over its codes. The HEIRS atoms that take over
+# most of them stay in the same removal.
 NEAR, HEIRS = 64, 3
 # Power iterations for the common direction of an atom's residuals.
 POWER_ITERATIONS = 8
@@ -81,7 +81,7 @@ class Codes:
     value: Tensor  # (n_entries,) float64; of a `DeviceEpoch` in the dtype of the data
 
     @classmethod
-    def none(cls, n):
+    def none(cls, n):  # -> Codes
         """Return zero codes of ``n`` rows."""
         return cls.of_dense(torch.zeros(n, 0, dtype=torch.float64))
 
@@ -111,7 +111,7 @@ class Codes:
         return len(self.start) - 1
 
     @property
-    def longest(self):
+    def longest(self):  # -> int
         """The largest number of entries of a row."""
         return int(self.start.diff().max()) if len(self) else 0
 
@@ -138,20 +138,20 @@ class Codes:
         z[self.rows, self.index.long()] = self.value
         return z
 
-    def arrays(self):
+    def arrays(self):  # -> (n + 1,), (n_entries,), (n_entries,)
         """Return start, index and value as arrays that share the memory of the tensors."""
         return np.asarray(self.start), np.asarray(self.index), np.asarray(self.value)
 
-    def of_row(self, i):  # -> index, value
-        """Return index and value of one row as arrays that share the memory of the tensors."""
+    def of_row(self, i):  # -> index (n_of_row,), value (n_of_row,)
+        """Return index and value of row ``i`` as arrays that share the memory of the tensors."""
         start, *entries = self.arrays()
         return [array[start[i] : start[i + 1]] for array in entries]
 
-    def like(self, x):
+    def like(self, x):  # -> Codes
         """Return the codes on the device and in the dtype of the tensor ``x``."""
         return Codes(self.start.to(x.device), self.index.to(x.device), self.value.to(x))
 
-    def restrict(self, kept, n_positions=1):  # (p,) bool
+    def restrict(self, kept, n_positions=1):  # (p,) bool -> Codes
         """Return the codes at the atoms that ``kept`` marks; these atoms are numbered from 0.
 
         In images an atom has ``n_positions``, and an index is ``atom * n_positions + position``.
@@ -160,8 +160,8 @@ class Codes:
         atom, place = index // n_positions, index % n_positions
         return self.renumbered((kept.cumsum(0) - 1)[atom] * n_positions + place, kept[atom])
 
-    def renumbered(self, index, used):  # (n_entries,), (n_entries,) bool
-        """Return the entries that ``used`` marks, each with its new ``index``."""
+    def renumbered(self, index, used):  # (n_entries,), (n_entries,) bool -> Codes
+        """Return the codes at the entries that ``used`` marks, with ``index`` for their index."""
         return Codes(_starts(used)[self.start], index[used].int(), self.value[used])
 
 
@@ -223,13 +223,13 @@ def draw_rows(n_rows, n_places, weight=None):  # -> rows (k,), increasing; weigh
     return rows, counts.to(weight)
 
 
-def own(*tensors):
+def own(*tensors):  # -> the same tuple
     """Return the tensors unchanged: the ``total`` over processes of sums of a single process."""
     return tensors
 
 
 @cache
-def _has_bfloat16():
+def _has_bfloat16():  # -> bool
     """Return whether PyTorch reports a processor that multiplies in bfloat16.
 
     There, products of 256 rows of 128 to 2381 features with 1024 to 16,384 atoms take 0.27 to 0.30
@@ -240,16 +240,36 @@ def _has_bfloat16():
     return capabilities().get("avx512_bf16", False)
 
 
-def _least(operations, task=_TASK):
+def _least(operations, task=_TASK):  # -> int
     """Return the least number of items that pays for a thread.
 
-    ``operations`` is the number of operations for one item, and ``task`` the least for a thread.
+    One item takes ``operations`` operations, and a thread pays from ``task`` operations on.
     """
     return max(1, int(task / max(operations, 1)))
 
 
 class Coded:
-    """Data with codes for given atoms: what rows on a CPU, rows on a GPU, and images share."""
+    """Data with codes for given atoms: what rows on a CPU, rows on a GPU, and images share.
+
+    Attributes
+    ----------
+    problem : Problem or ConvProblem
+        The data and the objective.
+    atoms : Tensor of shape (n_atoms, ...)
+        The given atoms, which do not change.
+    codes : Codes
+        The codes of this process's data.
+    objective : float
+        The lasso's objective, summed over the rows of all processes.
+    loss : float
+        The mean over rows of half the squared residual.
+    n_entries : float
+        The number of nonzero codes, summed over the rows of all processes.
+    uses : Tensor of shape (n_atoms,)
+        The number of nonzero codes of each atom in this process's data.
+
+    The sums have the weights of rows.
+    """
 
     n_always_split = 0  # least number of atoms that a round splits, whatever a split costs
     _costs = None
@@ -263,10 +283,10 @@ class Coded:
         return None
 
     def common_directions(self, seed):  # -> (p,), (p, *shape)
-        """Return for each atom the direction that the residuals of its users share most.
+        """Return for each atom an energy, and the direction that residuals of its users share most.
 
-        Before it come the energies: the sums of squares of these residuals along the direction.
-        Power iterations find the direction, orthogonal to the atom; ``seed`` draws the first one.
+        The energy is the sum of squares of the residuals along the direction. Power iterations find
+        the direction, of norm 1 and orthogonal to the atom. ``seed`` draws the first direction.
         """
         generator, atoms = torch.Generator().manual_seed(seed), self.atoms.flatten(1)
         image = torch.randn(atoms.shape, generator=generator, dtype=torch.float64)
@@ -279,8 +299,8 @@ class Coded:
         energy = torch.einsum("jf,jf->j", image, direction)
         return energy, project_atoms(image).view_as(self.atoms)
 
-    def costs(self):  # -> (p,), (p, n)
-        """Return by how much the objective rises without each atom, and the heirs of each atom.
+    def costs(self):  # -> (p,), (p, n) int64
+        """Return by how much the objective rises without each atom, and the numbers of its heirs.
 
         Heirs are the atoms, at most three, whose codes grow most if the atom is removed.
         """
@@ -292,10 +312,14 @@ class Coded:
         return self._costs
 
     def _measure(self, sums):
-        # sums over rows: half the squared residual, moduli of codes, numbers of nonzero codes, ones
+        """Set the objective, the mean loss and the number of codes from four sums over rows.
+
+        They are the sums of half the squared residuals, of the moduli of codes, of the numbers of
+        nonzero codes, and of ones.
+        """
         loss, size, self.n_entries, self._n = sums.tolist()
         self.objective = loss + self.problem.alpha * size
-        self.loss = loss / self._n  # mean over rows of |x - D z|^2 / 2
+        self.loss = loss / self._n
 
     @property
     def unbiased_loss(self):  # -> float
@@ -304,9 +328,10 @@ class Coded:
         return float(*self.problem.total(squares)) / (2 * self._n)
 
     def mean_residual(self):  # -> (m,)
-        """Return the mean residual of each feature's known entries.
+        """Return the mean residual of each feature's known entries, over rows of all processes.
 
-        A baseline, which is subtracted from all rows, moves by this step to its best value.
+        A baseline is subtracted from all rows. It moves to its best value, for these codes, by the
+        mean residual.
         """
         problem, total = self.problem, torch.as_tensor(self._roots[:, 0] @ self.residuals())
         total, counts = problem.total(total, problem.weighted(problem.known).sum(0).to(total))
@@ -318,7 +343,8 @@ class Epoch(Coded):
 
     With fewer than 1,024 atoms and no missing entries, codes come from the products of atoms with
     atoms and with rows; otherwise from residuals. From residuals, a ``turn`` of 0 or 1 lets new
-    atoms enter the codes of every second block of 256 rows only: the even or the odd blocks.
+    atoms enter the codes of every second block of 256 rows only: the even or the odd blocks. Codes
+    start from ``codes``. With ``refit`` atoms adapt to least squares on the supports of the codes.
     """
 
     def __init__(self, problem, atoms, codes, *, refit=False, turn=None):
@@ -355,7 +381,7 @@ class Epoch(Coded):
         tolerance = _REFIT_TOLERANCE * self.problem.alpha
         options = *self._options, SWEEPS_OF_CODES, refit, _DEPENDENT, tolerance, SWEEPS_OF_REFITS
 
-        def work(first, last):
+        def work(first, last):  # solve the blocks `first:last`; set `found` and the losses
             c = np.empty((n_rows, p), np.float64 if self._few else np.float32)
             index, (value, fitted) = np.empty((n_rows, room), np.int32), np.empty((2, n_rows, room))
             for block in range(first, last):
@@ -387,10 +413,11 @@ class Epoch(Coded):
         atoms = self._atoms if self._few else self._atoms[:0]
         return atoms @ atoms.T
 
-    def _slopes(self, residual, out):
-        """Return the products of residuals with all atoms, (n, p).
+    def _slopes(self, residual, out):  # (n, m), (n, p) float32 -> (n, p)
+        """Return ``out``, which is set to the products of residuals with all atoms.
 
-        They only select the atoms that enter a working set, so bfloat16 or float32 is enough.
+        The products only select the atoms that enter a working set, so bfloat16 or float32 is
+        enough.
         """
         if self._screen.dtype == torch.float32:
             return np.matmul(residual.astype(np.float32), np.asarray(self._screen).T, out=out)
@@ -414,18 +441,18 @@ class Epoch(Coded):
         return by_atom.indptr.astype(np.int64), by_atom.indices, by_atom.data
 
     @property
-    def _gathering(self):
-        """Operations that gather an atom's users: 4 for each of the mean number of users."""
+    def _gathering(self):  # -> float
+        """The operations that gather the users of an atom on average: 4 for each user."""
         return 4 * len(self._entries[1]) / len(self.atoms)
 
     def _sums(self, loop, first, last, width, work, *arrays):  # -> (last - first, width)
         """Return this process's sums of a compiled loop over the atoms ``first:last``, in threads.
 
-        ``work`` is the number of operations for one atom.
+        The loop gets ``arrays`` and adds ``width`` sums for each atom, in ``work`` operations.
         """
         sums = np.zeros((last - first, width))
 
-        def add(start, stop):
+        def add(start, stop):  # add to the sums of the atoms first + start to first + stop
             loop(first + start, first + stop, *arrays, sums[start:stop])
 
         in_parts(add, len(sums), _least(work))
@@ -445,7 +472,7 @@ class Epoch(Coded):
         ends = np.arange(n_parts + 1) * n // n_parts
         sums = [(np.zeros((p, p)), np.zeros((p, m))) for _ in range(n_parts)]
 
-        def add(first, last):
+        def add(first, last):  # add up the rows of the parts `first:last`
             for part in range(first, last):
                 rows, known = slice(*ends[part : part + 2]), start[ends[part] : ends[part + 1] + 1]
                 given = known, *entries, self._weight[rows], self._x[rows]
@@ -477,10 +504,13 @@ class Epoch(Coded):
         return torch.as_tensor(np.bincount(index, weight, minlength=len(self.atoms)))
 
     def residuals(self):  # -> (n, m)
-        """Return the residuals for the codes that atoms adapt to, times the roots of weights."""
+        """Return the residuals for the codes that atoms adapt to, times the roots of weights.
+
+        They are an array of the dtype of the data, with zeros at missing entries.
+        """
         residuals, (begin, *entries) = np.empty_like(self._x), self.fitting.arrays()
 
-        def subtract(first, last):
+        def subtract(first, last):  # set the residuals of the rows `first:last`
             for start in range(first, last, _ROWS):
                 part = slice(start, min(start + _ROWS, last))
                 residual, sparse = self._x[part].astype(np.float64), begin[start : part.stop + 1]
@@ -491,7 +521,7 @@ class Epoch(Coded):
         in_parts(subtract, len(residuals), max(_ROWS, _least(self._atoms.size)))
         return residuals
 
-    def improved_atoms(self, earlier=None):
+    def improved_atoms(self, earlier=None):  # -> (p, m) of norm 1, float64
         """Return the atoms after sweeps of coordinate descent, an atom at a time.
 
         Fewer than 1,024 atoms, without missing entries, descend on the products ``A`` and ``B`` of
@@ -529,26 +559,30 @@ class Epoch(Coded):
         return torch.as_tensor(atoms)
 
     def _follow(self, first, change, residual):
-        """Update residuals after the atoms from ``first`` on have changed by ``change``."""
+        """Update ``residual`` (n, m) in place: atoms from ``first`` on changed by ``change``."""
         arrays = *self._entries, change, residual
 
-        def subtract(low, high):
+        def subtract(low, high):  # update the rows `low:high`
             loops.subtract_changes(low, high, first, *arrays)
 
         of_row = change.size * self._gathering / max(len(residual), 1)
         in_parts(subtract, len(residual), _least(of_row))
 
     def _second_moments(self, residuals, direction):  # residuals (n, m), direction (p, m) -> (p, m)
+        """Return for each atom the sum of ``r_i (r_i . v)`` over its users ``i`` in this process.
+
+        ``r_i`` is the residual of row ``i``, and ``v`` the direction of the atom.
+        """
         (p, m), given = direction.shape, (*self._entries[:2], residuals, np.asarray(direction))
         return self._sums(loops.add_second_moments, 0, p, m, 2 * m * self._gathering, *given)
 
     def _near(self):  # -> (p, n) int32
-        """Return for each atom the 64 atoms (or all) most like it, by their cosines."""
+        """Return for each atom the numbers of the 64 atoms (or all) most like it, by cosines."""
         p = len(self.atoms)
         n = min(p - 1, NEAR)
         near, atoms = np.empty((p, n), np.int32), self._atoms.astype(np.float32)
 
-        def compare(first, last):
+        def compare(first, last):  # set `near` in the blocks `first:last` of atoms
             for start in range(first * _ROWS, min(last * _ROWS, p), _ROWS):
                 part = slice(start, min(start + _ROWS, p))
                 order = atoms[part] @ atoms.T
@@ -561,10 +595,11 @@ class Epoch(Coded):
         return near
 
     def _removals(self):  # -> (p, 1 + n), (p, n)
-        """Return estimates of what the removal of each atom changes.
+        """Return this process's estimates of what the removal of each atom changes.
 
-        They are the rise of the objective and the growth of the moduli of codes at the atoms most
-        like the removed one. The numbers of these atoms follow.
+        The first column has the rise of the objective. Then come the growths of the moduli of codes
+        at the ``n`` atoms most like the removed atom. The second result has the numbers of the
+        ``n`` atoms.
         """
         (p, m), near = self.atoms.shape, self._near()
         given = *self._entries[:2], USERS, near, self._atoms, self._gram, self._known, self._weight

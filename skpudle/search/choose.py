@@ -130,9 +130,9 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
 
 
 def judged(problem):  # -> HeldOut
-    """Return training data with hidden entries, to choose codes where no data are held out.
+    """Return training data whose entries are hidden in turn, for use where no data are held out.
 
-    The atoms have been trained on these data. Of rows, at most 200 are taken.
+    The atoms have been trained on the same data. At most 200 rows are taken, but all images.
     """
     if isinstance(problem, ConvProblem):
         return HeldOut(problem)
@@ -140,13 +140,13 @@ def judged(problem):  # -> HeldOut
 
 
 @torch.no_grad()
-def coding_of_l0(problem, atoms, l0, *, debias=None):
+def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding, bool
     """Return the coding with ``l0`` nonzero codes in a row, on average.
 
     Bisection finds the penalty at which the lasso has ``l0`` nonzero codes. At this penalty the
-    share of the lasso's bias to remove is chosen as in `best_coding`. If the share is 1, least
-    squares set codes that would turn their sign to zero. The penalty is then found again, for the
-    codes that remain.
+    share of the lasso's bias to remove is chosen as in `best_coding`. With a share of 1 there are
+    fewer codes, since least squares set a code to zero that would turn its sign. So for a share of
+    1 the penalty is found again.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):
     """
     count, most, n_rows = _counter(problem, atoms)
 
-    def find(share):  # -> penalty, number of codes
+    def find(share):  # share of the bias to remove -> penalty, mean number of codes
         lower, found = most, 0.0
         for _ in range(_MOST_STEPS):
             if found < l0 and lower > 0:
@@ -244,10 +244,10 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
         here = count(alpha, 0.0, positive=False)
         right, wrong = ((now - then) * n_rows for now, then in zip(here, before, strict=True))
         if right + wrong >= 100:
-            # The limit is on negative codes per positive code, among at least 100 codes that are
-            # new since the last accepted penalty. In benchmarks/bench_synthsae.py this ratio is .05
-            # to .36 at the penalties with the best F1 score of detected features, and .48 to 1.1 at
-            # the next smaller penalties. With the true atoms the F1 score is .86 at the best
+            # The limit is on the ratio of negative to positive codes, among at least 100 codes that
+            # are new since the last accepted penalty. In benchmarks/bench_synthsae.py the ratio is
+            # .05 to .36 at the penalties with the best F1 score of detected features, and .48 to
+            # 1.1 at the next smaller penalties. With the true atoms the F1 score is .86 at the best
             # penalty, .76 one step above it and .72 one step below it.
             if wrong > 0.4 * right:
                 break
@@ -269,11 +269,12 @@ def _share_at(alpha, problem, atoms, debias):  # -> float
     return held_out.at(atoms, 0).share
 
 
-def _counter(problem, atoms):
+def _counter(problem, atoms):  # -> callable, float, int
     """Return a function ``count``, the least penalty without codes, and the number of rows.
 
     ``count(alpha, share)`` returns the mean numbers of positive and of negative codes in a row, for
-    the lasso with this share of its bias removed, in a sample of the rows.
+    the lasso with this share of its bias removed, in a sample of the rows. The number of rows is
+    that of the sample.
     """
     # at most 2,000 rows, and at most 2**25 codes including zeros
     n_rows = max(1, min(2000, 2**25 // len(atoms)))
@@ -283,7 +284,7 @@ def _counter(problem, atoms):
     correlations, n_rows = known @ atoms.mT, len(x)
     most = correlations.max() if problem.positive_code else correlations.abs().max()
 
-    def count(alpha, share, positive=problem.positive_code):
+    def count(alpha, share, positive=problem.positive_code):  # -> float, float
         how = dict(positive=positive, debias=share, certify=False, mask=mask)
         z, _ = solve_lasso(atoms, x, alpha, **how)
         return float((z > 0).sum()) / n_rows, float((z < 0).sum()) / n_rows
@@ -341,7 +342,7 @@ class SizeTrial(NamedTuple):
 class _Tried(NamedTuple):
     """A dictionary of some size with its codes of the training data and its prediction.
 
-    ``coded`` has atoms and codes. The training used one in ``stride`` samples.
+    ``coded`` are coded data: atoms and codes of one in ``stride`` training samples.
     """
 
     n_components: int
@@ -353,7 +354,9 @@ class _Tried(NamedTuple):
 class _Sizes:
     """Dictionaries of several sizes, trained on some rows and judged by held-out rows.
 
-    ``best`` maps a number of atoms to the dictionary of this number that predicts best.
+    ``start(n_components)`` returns initial atoms. ``best`` maps a number of atoms to the dictionary
+    of this number that predicts best. ``settles`` is True for rows and False for images. ``energy``
+    is the squared error of a prediction without atoms: column means for rows, zeros for images.
     """
 
     def __init__(self, problem, generator, start):
@@ -366,7 +369,7 @@ class _Sizes:
             self.training, held_out = problem.of_rows(~chosen), problem.of_rows(chosen)
         self.held_out, self._start, self.best = HeldOut(held_out), start, {}
         self.settles = not isinstance(problem, ConvProblem)
-        if self.settles:  # scores are against column means, and of images against zeros
+        if self.settles:
             often = held_out.weighted(torch.ones(len(held_out.x), dtype=torch.float64))
             known = (often @ held_out.known.double()).clamp_min(1)
             held_out = held_out.around(often @ held_out.x.double() / known)
@@ -385,7 +388,7 @@ class _Sizes:
         self.best[tried.n_components] = min(same, tried, key=error_of)
         return tried
 
-    def begin(self, n_components):
+    def begin(self, n_components):  # -> _Tried
         """Train a new dictionary from initial atoms, and judge it."""
         atoms = self._start(n_components)
         if self.settles:
@@ -397,16 +400,16 @@ class _Sizes:
         *_, found = islice(find_atoms(self.training, atoms), 60)
         return self._judge(found.coded, 1)
 
-    def remove(self, larger, n_components):
-        """Remove the atoms that lower the objective least per use, adapt the others, and judge."""
+    def remove(self, larger, n_components):  # _Tried, int -> _Tried
+        """Remove the atoms that lower the objective least per use, adapt the rest, and judge."""
         coded = larger.coded
         kept = remaining(coded, larger.n_components - n_components, per_use=True)
         # three epochs adapt the remaining atoms
         steps = descend(coded.problem, coded.atoms[kept], coded.restrict(kept), 3)
         return self._judge(exhaust(steps), larger.stride)
 
-    def is_too_small(self, one):
-        """Return whether a dictionary predicts worse than a larger one, the best of all.
+    def is_too_small(self, one):  # _Tried -> bool
+        """Return whether the best dictionary of all is larger than ``one`` and predicts better.
 
         The difference has to be larger than chance and than `_NEGLIGIBLE`.
         """
@@ -415,7 +418,7 @@ class _Sizes:
         lost = (error_of(one) - error_of(best)) / self.energy
         return is_smaller and lost > _NEGLIGIBLE and worse(one.prediction, best.prediction)
 
-    def find_enough(self, grown):
+    def find_enough(self, grown):  # list of _Tried -> _Tried or None
         """Return the smallest dictionary for which twice its atoms explain hardly more.
 
         ``grown`` are the dictionaries so far, of growing size. Return None if no dictionary is
@@ -429,9 +432,9 @@ class _Sizes:
         for one, number, score in zip(grown, numbers, scores, strict=True):
             twice = number + np.log(2)
             # Growth ends if twice the number of atoms explains less than 0.02 of the hidden energy
-            # more. This stops growth in data whose predictions gain with each atom: digits take 72
-            # atoms, and 400 to 700 atoms without this rule; an electrocardiogram in 1, 8 or 24
-            # pieces takes 4, and 8 to 21.
+            # more. The rule stops growth in data whose predictions gain with each atom: digits take
+            # 72 atoms, and 400 to 700 atoms without the rule; an electrocardiogram in 1, 8 or 24
+            # pieces takes 4 atoms, and 8 to 21 without.
             if twice <= numbers[-1] and np.interp(twice, numbers, scores) < score + 0.02:
                 return one
         return None
@@ -450,10 +453,13 @@ class _Sizes:
         return SizePath(numbers.long(), *parts)
 
 
-def _grow_and_shrink(sizes, first, largest):  # yields the best dictionary so far
-    """Increase the number of atoms while predictions gain; then remove atoms while none is lost."""
+def _grow_and_shrink(sizes, first, largest):  # yields _Tried: the best dictionary so far
+    """Increase the number of atoms while predictions gain; then remove atoms while none is lost.
 
-    def grow(tried):
+    The number grows from ``first`` to at most ``largest``.
+    """
+
+    def grow(tried):  # _Tried -> _Tried with half as many atoms more, or None
         n = min(ceil(1.5 * tried.n_components), largest)
         return sizes.begin(n) if n > tried.n_components else None
 
@@ -466,7 +472,7 @@ def _grow_and_shrink(sizes, first, largest):  # yields the best dictionary so fa
             yield enough
             if sizes.settles:
                 return
-            good = found = enough  # atoms of images are removed: 4, 6, 9, ... are coarse
+            good = found = enough  # sizes of images, 4, 6, 9, ..., are coarse: go on and remove
             break
     n_removed, n_failed = found.n_components, 0
     while found.n_components > 1 and n_failed < _PATIENCE:
@@ -515,7 +521,7 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
     is_rows = start is None
     if is_rows:
 
-        def start(n, of=problem):
+        def start(n, of=problem):  # -> (n, n_features)
             x = of.x.cpu().double()
             return initial_atoms(x, n, "data", generator, weight=of.weight)
 
@@ -535,7 +541,7 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
         return
     sizes = _Sizes(problem, generator, start)
 
-    def trial(one, is_last=False):
+    def trial(one, is_last=False):  # _Tried -> SizeTrial
         return SizeTrial(one.coded.atoms, sizes.path(), problem.alpha, is_last)
 
     # at most 16 atoms per feature, and one atom for two samples

@@ -8,13 +8,12 @@ that grows until each atom has enough uses. A *use* of an atom is a row with a n
 
 In a local minimum one atom mixes two atoms of the data, while spare atoms repeat combinations of
 other atoms. A *round* leaves it. It splits the atoms whose users share the largest common direction
-of residuals, adapts the larger dictionary, removes the same number of atoms, those whose removal
-raises the objective least, and adapts again. The *cost* of an atom is the rise of the objective
-without the atom. A split pays while the energy of the residuals along its direction exceeds the
-smallest cost of an atom that has not been set against another split. (A split lowers the objective
-by half of that energy, and by more once other atoms adapt. With half of the energy as the limit
-0.966 of 500 planted atoms were found, with all of it 0.986.) Replacing atoms of a dictionary goes
-back to [1]_.
+of residuals, adapts the larger dictionary, removes the same number of atoms with the smallest
+costs, and adapts again. The *cost* of an atom is the rise of the objective without the atom. A
+split pays while the energy of the residuals along its direction exceeds the smallest cost of an
+atom that has not been set against another split. (A split lowers the objective by half of that
+energy, and by more once other atoms adapt. With half of the energy as the limit 0.966 of 500
+planted atoms were found, with all of it 0.986.) Replacing atoms of a dictionary goes back to [1]_.
 
 `descend`, `settle` and `play_rounds` are generators: they yield coded data after each epoch, and
 return the result.
@@ -35,7 +34,7 @@ STALL = 5e-4
 # features and 2,500 samples, 1 in 10 reaches an objective .1 to .3 % lower than 1 in 20, in less
 # time.
 SPLIT = {"few": 20, "many": 10}
-# A round that lowers the objective by less than this share is followed by rounds with half the
+# After a round that lowers the objective by less than this share the next rounds have half the
 # number of splits. With 1e-4 a search of colour patches takes 1.4 times as long and reaches no
 # lower objective. With a third instead of half the number, planted atoms are lost.
 PROGRESS = 1e-3
@@ -53,7 +52,7 @@ USES = 120
 # ------------------------------------------------------------------ steps
 
 
-def has_stalled(curve, share=STALL):
+def has_stalled(curve, share=STALL):  # -> bool
     """Return whether the objective fell by less than ``share`` per epoch in the last three epochs.
 
     ``curve`` has the objective of each epoch so far. Descent never stalls before six epochs.
@@ -61,10 +60,11 @@ def has_stalled(curve, share=STALL):
     return len(curve) >= 6 and curve[-4] - min(curve[-3:]) <= 3 * share * curve[-1]
 
 
-def solve_codes(problem, atoms, n_epochs, *, refit=False):
+def solve_codes(problem, atoms, n_epochs, *, refit=False):  # -> Epoch
     """Solve for the codes of fixed atoms in ``n_epochs``, from zero codes; return coded data.
 
-    With ``refit`` the last epoch also fits least squares on the supports of the codes.
+    ``n_epochs`` is at least 1. With ``refit`` the last epoch also fits least squares on the
+    supports of the codes.
     """
     codes = problem.no_codes()
     for i in range(n_epochs):
@@ -105,16 +105,16 @@ def refit_atoms(problem, atoms, codes, n_epochs=8, *, still=1e-6):
     return atoms
 
 
-def split(coded, n_splits, seed, *, keep=False, earlier=0.0):  # -> (p + n, *shape), (n,)
+def split(coded, n_splits, seed, *, keep=False, earlier=0.0):  # -> (p + n, *shape), (n,); or None
     """Split the atoms with the most energy of residuals along a common direction.
 
     An atom ``d`` splits into ``d + v / 2`` and ``d - v / 2``, where ``v`` of norm 1 is the common
     direction of its users' residuals. With ``keep`` the atom stays, and ``v`` is added as a new
     atom. Splits end after ``n_splits``, or where the energy is no longer larger than the cost: the
-    i-th largest energy is compared with the i-th smallest cost. ``earlier`` is added to the costs:
-    costs in blocks that a stream has seen.
+    i-th largest energy is compared with the i-th smallest cost. ``earlier`` (p,) is added to the
+    costs: the costs in earlier blocks of a stream. ``seed`` draws the first directions.
 
-    Return all atoms, and the numbers of the atoms that split; None without a split.
+    Return all atoms, of norm 1, and the numbers of the atoms that split; None without a split.
     """
     energy, direction = coded.common_directions(seed)
     energy, chosen = energy.sort(descending=True, stable=True)
@@ -135,8 +135,8 @@ def remaining(coded, n_removed, *, per_use=False, earlier=0.0):  # -> (p,) bool
 
     With ``per_use`` costs are divided by the numbers of uses. The heirs of an atom are the three
     atoms that take over most of its codes. An atom stays if it is an heir of a removed atom, or if
-    an heir of its own is removed. So fewer than ``n_removed`` (at least 1) may go. ``earlier`` is
-    added to the costs: costs in blocks that a stream has seen.
+    an heir of its own is removed. So fewer than ``n_removed`` (at least 1) may go. ``earlier`` (p,)
+    is added to the costs: the costs in earlier blocks of a stream.
     """
     cost, heirs = coded.costs()
     cost, heirs = (cost + earlier) / (coded.uses.clamp_min(1) if per_use else 1.0), heirs.tolist()
@@ -152,10 +152,10 @@ def remaining(coded, n_removed, *, per_use=False, earlier=0.0):  # -> (p,) bool
     return remaining
 
 
-def stride_of_uses(coded, stride, n_uses):
+def stride_of_uses(coded, stride, n_uses):  # -> int
     """Return the stride of a sample in which atoms have ``n_uses`` uses on average.
 
-    The estimate comes from coded data of a sample with another ``stride``.
+    The estimate comes from ``coded``, coded data of a sample with the stride ``stride``.
     """
     return max(1, int(stride * coded.n_entries / (n_uses * len(coded.atoms))))
 
@@ -180,6 +180,11 @@ def descend(problem, atoms, codes, most, *, stall=STALL, earlier=None):
         Descent ends when the objective falls by less than this share per epoch.
     earlier : Held, default=None
         In a stream: atoms before this block of rows, and how strongly earlier rows hold them there.
+
+    Yields
+    ------
+    Epoch
+        Coded data after each epoch. The generator returns the last.
     """
     previous, curve = atoms, []
     while True:
@@ -240,12 +245,13 @@ def settle(problem, atoms, stride=None, most=SETTLES, *, alpha=None, codes=None)
         atoms, codes = coded.atoms, None
 
 
-def play_rounds(best):
-    """Leave the local minimum of coded data in rounds; return the coded data of least objective.
+def play_rounds(best):  # coded data -> generator of coded data
+    """Leave the local minimum of the coded data ``best`` in rounds; yield coded data of epochs.
 
-    A round of images moves atoms to better windows, if any atom moves. All other rounds split atoms
-    and remove the same number. After such a round with a gain below `PROGRESS` the next round
-    splits half the number. The generator yields coded data after each epoch.
+    The generator returns the coded data of the least objective. A round of images moves atoms to
+    better windows, if any atom moves. Otherwise a round splits atoms and removes the same
+    number. After a round of splits with a gain below `PROGRESS` the next round splits half the
+    number.
     """
     p, part = len(best.atoms), best.problem
     n_splits = max(1, p // SPLIT["few" if p < MANY else "many"])
@@ -278,8 +284,8 @@ def play_rounds(best):
         best = min(best, coded, key=lambda one: one.objective)
 
 
-def exhaust(steps):
-    """Run a generator to its end, and return the value of its return statement."""
+def exhaust(steps):  # generator -> its return value
+    """Run the generator ``steps`` to its end, and return the value of its return statement."""
     while True:
         try:
             next(steps)

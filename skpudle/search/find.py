@@ -16,10 +16,11 @@ A search has these stages; `find_atoms` is a generator of `Found`, one for each 
 1. Atoms *settle* on a sample of the rows and leave local minima in *rounds* of split and remove
    (`skpudle.search.descend`). *Held-out* rows, about a tenth of all rows, take no part: they only
    judge.
-2. The search tries larger and smaller *penalties*, one step apart: a factor of ``2 ** 0.5``. At
-   each the atoms adapt, and predict hidden entries of the held-out rows: a *trial*. The first trial
-   has the usual penalty. Larger penalties follow while the prediction does not get worse. If the
-   first larger penalty is worse, smaller penalties follow while they predict better. Of the trials
+2. The search tries larger and smaller *penalties*. Larger ones are one *step* apart, a factor of
+   ``2 ** 0.5``, and smaller ones two steps. At each penalty the atoms adapt, and predict hidden
+   entries of the held-out rows: a *trial*. The first trial has the usual penalty. Larger penalties
+   follow while the prediction does not get worse. If the first larger penalty is worse, smaller
+   penalties follow while they predict better. Of the trials
    that differ from the best prediction by chance, the search takes the one with the largest
    penalty. On planted data chance is tiny, and the best prediction wins. On real data predictions
    hardly differ; then a larger penalty has sparser codes, and two starts agree better on its atoms.
@@ -57,7 +58,7 @@ def goes_on(found, errors=1.0, *, gains=False, patience=1, total=own):  # -> boo
 
     ``found`` are the predictions so far. A prediction fails if it is worse than the best one before
     it by more than ``errors`` standard errors. With ``gains`` it fails unless it is better than the
-    best one before it by more than ``errors`` standard errors.
+    best one before it by more than ``errors`` standard errors. ``total`` adds up sums of processes.
     """
     best, failed = found[0], 0
     for one in found[1:]:
@@ -83,7 +84,7 @@ def walk(first, step, score, **rule):
     Yields
     ------
     tuple of (trial, Prediction)
-        All trials, including those whose predictions fail.
+        All trials, including trials whose predictions fail.
     """
     trial, found = first, []
     while trial is not None:
@@ -140,11 +141,11 @@ class Trial(NamedTuple):
     judged: Tensor | None = None
 
 
-_total = attrgetter("total")
-error_of = attrgetter("prediction.total")
+_total = attrgetter("total")  # of a prediction
+error_of = attrgetter("prediction.total")  # of a trial
 
 
-def predicts(prediction, held_out):
+def predicts(prediction, held_out):  # -> bool
     """Return whether a prediction beats the prediction by zeros, by over two standard errors."""
     return worse(held_out.zeros, prediction, SURE, held_out.total)
 
@@ -153,7 +154,8 @@ def next_penalty(trials, problem):  # -> float or None
     """Return the next penalty to try after ``trials``; None at the end of the path.
 
     The path first goes up from the first penalty, and then down from it, see the module. If nothing
-    predicts better than zeros, it goes up to the largest penalty.
+    predicts better than zeros, it goes up to the largest penalty. It goes down in two steps at a
+    time, or in single steps if the first penalty is above the usual one.
     """
     first, held, total = trials[0], problem.held_out, problem.total
     smallest, largest, mixes = held.smallest * held.alpha, held.largest * held.alpha, held.mixes
@@ -170,7 +172,7 @@ def next_penalty(trials, problem):  # -> float or None
 
 
 def chosen_trial(trials, problem):  # -> Trial
-    """Return the trial of the largest penalty among those that are as good as the best, by chance.
+    """Return the trial of the largest penalty that is worse than the best trial by chance only.
 
     If no trial predicts held-out data better than zeros, return the first trial.
     """
@@ -181,7 +183,7 @@ def chosen_trial(trials, problem):  # -> Trial
     return max(good, key=lambda trial: trial.alpha)
 
 
-def finds_more(trials, problem, least=inf):
+def finds_more(trials, problem, least=inf):  # -> bool
     """Return whether the best penalty is so much better that the search has to begin again there.
 
     The best penalty must be larger than the first one and explain a fifth more energy of hidden
@@ -213,8 +215,9 @@ def penalty_of_mixtures(problem, n_components):  # -> float
 
     At the usual penalty atoms of norm 1 move from the sources of the mixtures towards the rows, and
     on a path from there to smaller penalties they do not come back. So the first penalty is 0.3
-    standard deviations of the noise, at most the usual penalty. The noise is what the leading
-    ``n_components`` singular vectors leave of the rows. No entry may be missing.
+    standard deviations of the noise, from 1/256 of the usual penalty up to the usual penalty. The
+    noise is what the leading ``n_components`` singular vectors leave of the rows. No entry may be
+    missing.
     """
     often = problem.weighted(problem.x.new_ones(len(problem.x), 1, dtype=torch.float64))
     x = problem.x.double() * often.sqrt()
@@ -282,14 +285,21 @@ class Found:
 
 
 class _Log:
-    """Turn the coded data of epochs into the records that a search yields: `Found`."""
+    """Turn the coded data of epochs into the records that a search yields: `Found`.
+
+    ``coded`` are the last coded data with ``n_components`` atoms. ``losses`` and ``path`` are those
+    of `Found`, so far.
+    """
 
     def __init__(self, problem, n_components):
         self.problem, self.n_components = problem, n_components
         self.coded, self.losses, self.path, self._trials = None, (), None, []
 
-    def stage(self, name, steps):
-        """Yield a record for each epoch of the generator ``steps``; return the result of it."""
+    def stage(self, name, steps):  # yields Found
+        """Yield a record for each epoch of the generator ``steps``; return what ``steps`` returns.
+
+        ``name`` is the stage of the records.
+        """
         while True:
             try:
                 coded = next(steps)
@@ -302,8 +312,8 @@ class _Log:
             found = self.losses, self.path
             yield Found(name, self.coded, *known, *found, problem=self.problem)
 
-    def note(self, trial):
-        """Add a trial to the path, and return the trial."""
+    def note(self, trial):  # Trial -> the same
+        """Add a trial to ``path``, in the units of the user's data; return the trial."""
         zeros, unit = self.problem.held_out.zeros, self.problem.unit
         gain, chance = loss_and_chance(zeros, trial.prediction, self.problem.total)
         energy = zeros.total or 1.0
@@ -317,8 +327,9 @@ class _Log:
 def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
     """Predict held-out data by the atoms of coded data, as they are and freed of the lasso's bias.
 
-    Return the trial of the better prediction. ``trials`` are the trials before, and ``kinds`` says
-    whether to try atoms as they are (False), freed of bias (True) or both.
+    Return the trial of the atoms as they are, unless atoms freed of bias predict better by more
+    than a standard error. ``trials`` are the trials before, and ``kinds`` says whether to try atoms
+    as they are (False), freed of bias (True) or both.
     """
     alpha, begin, judged, found = coded.problem.alpha, (), coded.atoms, []
     if trials:  # look for the best penalty of codes from the best one of the last trial on
@@ -335,14 +346,17 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
     return last if worse(biased.prediction, last.prediction, total=problem.total) else biased
 
 
-def climb(problem, first, stride, note, leader=()):
+def climb(problem, first, stride, note, leader=()):  # yields coded data
     """Walk the path of penalties: adapt the atoms to each penalty, and judge the atoms.
 
-    The generator yields coded data after each epoch. It returns all trials, the coded data that no
-    trial beats, and the stride of the last sample. ``first`` is coded data at the first penalty.
-    ``note`` is called with each trial. ``leader`` has the best trial of an earlier path, if any.
-    Atoms start from those of the last penalty. Where the path turns to smaller penalties, atoms
-    start from the best so far.
+    The generator yields coded data after each epoch. It returns all trials, the best coded data
+    (the last that no trial before it beats by more than chance), and the stride of the last sample.
+    ``first`` is coded data at the first penalty, from a sample with the given stride.
+    ``note(trial)`` returns each trial. ``leader`` is empty, or has the best trial of an earlier
+    path.
+
+    At each penalty atoms start from those of the penalty before. Where the path turns to smaller
+    penalties, atoms start from the best so far.
     """
     trials, best, last = [note(judge(problem, first, leader))], first, first
     while (alpha := next_penalty(trials, problem)) is not None:
@@ -387,8 +401,8 @@ def find_atoms(problem, atoms, level=None):
         best = yield from log.stage("split and remove", descend.play_rounds(best))
         noise = level(replace(problem, alpha=alpha), best.atoms) if level and n_raises < 4 else 0.0
         # In white noise the level is .5 to 1.2 times the penalty. In autoregressive noise with the
-        # coefficient 0.9 it is 1.2 to 2.2 times the penalty, and still rises after four searches;
-        # but larger penalties than that lose atoms.
+        # coefficient 0.9 it is 1.2 to 2.2 times the penalty. It still rises after four searches,
+        # but a fifth, larger penalty would lose atoms.
         if noise > 1.25 * alpha:
             plain = replace(problem, alpha=noise, held_out=None, held_rows=None)
             problem = log.problem = hold_out(plain, fixed=True)
@@ -409,8 +423,8 @@ def find_atoms(problem, atoms, level=None):
     atoms = best.atoms if chosen is None else chosen.atoms
     alpha = best.problem.alpha if chosen is None else chosen.alpha
     # The polish takes a sample in which an atom has 2,000 uses. For 256 atoms and 178,000 patches
-    # that is a third of the patches. A search then takes 6 s instead of 18 s with all patches, and
-    # the objective on held-out patches is 0.2728 instead of 0.2722.
+    # the sample is a third of the patches. A search takes 6 s with the sample, and 18 s with all
+    # patches. The objective on held-out patches is 0.2728 with the sample, and 0.2722 with all.
     wanted = min(stride, descend.stride_of_uses(best, stride, 2000))
     whole = problem.thinned(wanted, alpha=alpha)
     if problem.has_baseline:

@@ -39,7 +39,8 @@ MEDIAN_OF_NORMAL = 0.6745
 # Data with fewer rows hold out no rows. A quarter of fewer than 20 rows would be at most four rows,
 # which cannot tell which of two penalties is better.
 LEAST_ROWS = 20
-# Number of groups that features are cut into. Images hide this fraction of the pixels in a turn.
+# Number of groups that features are cut into. In images one pixel in this number is hidden in a
+# turn.
 _TENTHS = 10
 # With more atoms than this, codes of held-out rows come without a matrix of the products of atoms.
 _MOST_PRODUCTS = 4096
@@ -69,7 +70,7 @@ class Prediction(NamedTuple):
 def loss_and_chance(one, other, total=own):  # Prediction, Prediction -> float, float
     """Return the error of ``one`` minus the error of ``other``, and its standard error.
 
-    ``total`` adds up sums of processes, each with parts of its own.
+    ``total`` adds up sums of processes, each with its own parts of the data.
     """
     loss = one.errors - other.errors
     sums = loss.sum(), loss.square().sum(), torch.ones_like(loss).sum()
@@ -88,7 +89,10 @@ def worse(one, other, errors=1.0, total=own):  # Prediction, Prediction -> bool
 
 
 def errors_at(sums, share):  # (..., 3), (...) -> (...)
-    """Return the squared errors of a prediction ``share`` of the way; see `best_shares`."""
+    """Return squared errors of a prediction a ``share`` of the way from first to second.
+
+    ``sums`` are those of `best_shares`.
+    """
     square, product, length = sums.unbind(-1)
     return square - share * (2 * product - share * length)
 
@@ -152,7 +156,7 @@ def match_equal_rows(x, mask=None):  # -> (n,)
     return torch.full_like(places, len(x)).scatter_reduce(0, number, places, "amin")[number]
 
 
-def hide_in_turn(places, n_groups=_TENTHS):
+def hide_in_turn(places, n_groups=_TENTHS):  # (n_features,) -> list of (seen, hidden)
     """Cut features into random groups, each hidden in one turn; the same groups in every call.
 
     Features that are copies of each other are in one group: a visible copy would reveal the noise
@@ -183,7 +187,7 @@ def hide_in_turn(places, n_groups=_TENTHS):
     return turns
 
 
-def gaps_in(known):
+def gaps_in(known):  # -> mask or None
     """Return the mask ``known`` as it is, or None if all entries are known."""
     return None if bool(known.all()) else known
 
@@ -219,6 +223,8 @@ class HeldOut:
 
     Attributes
     ----------
+    x, known : Tensor of the shape of the data
+        The rows or images, in float64, and the mask of their known entries.
     zeros : Prediction
         The prediction that all hidden entries are zero. Its errors are the energies of the parts:
         the sums of squares of their hidden entries.
@@ -270,7 +276,7 @@ class HeldOut:
         return Prediction(errors_at(sums, share), error, place, float(share))
 
     def predict(self, atoms, place=None, steps=(1, -1), share=None):  # -> Prediction
-        """Predict the hidden entries at the penalty of codes with the least error.
+        """Predict the hidden entries at the penalty of codes with the least error, found by a walk.
 
         Parameters
         ----------
@@ -292,7 +298,7 @@ class HeldOut:
         # at an end of the range the walk starts next to the end, in both directions
         place, steps = inside, steps if inside == place else (1, -1)
 
-        def best(*places):
+        def best(*places):  # judge the places -> the best place so far
             self.sums(atoms, places)  # in one call, whose codes start from the larger penalty
             found.update((place, self.at(atoms, place, share)) for place in places)
             return min(found.values(), key=lambda one: (one.total, -one.place)).place
@@ -301,8 +307,8 @@ class HeldOut:
         for step in steps:
             n_ahead = 1
             while least <= top + step <= most and top + step not in found:
-                # One call codes for several places ahead, twice the number of the last call, since
-                # the codes of each penalty start from those of the next larger penalty.
+                # One call codes for several places ahead, since the codes of each penalty start
+                # from those of the next larger penalty. Each call takes twice as many places.
                 if top + step not in self._sums:
                     ahead = np.clip(top + step * np.arange(1, n_ahead + 1), least, most)
                     self.sums(atoms, sorted(set(ahead.tolist()), reverse=True))
@@ -314,15 +320,17 @@ class HeldOut:
 class _Rows(HeldOut):
     """Held-out rows, each a part of the data, and groups of features that are hidden in turn.
 
-    A row is not coded for every group but for the next few groups, as many as give enough codings.
+    A row is not coded once for every group, but for a few groups only: as few as give enough
+    codings in all.
     """
 
-    # Penalties below the smallest one give dense codes, which take long and predict no better. At a
-    # signal-to-noise ratio of -3 dB, the most noise in which a search finds planted atoms, the best
-    # penalty of a search is 4 to 6 times the first one; so 12 times is enough.
+    # Places of codes, then the smallest and largest penalty of a search. Penalties below the
+    # smallest one give dense codes, which take long and predict no better. At a signal-to-noise
+    # ratio of -3 dB, the most noise in which a search finds planted atoms, the best penalty of a
+    # search is 4 to 6 times the first one; so 12 times is enough.
     places, smallest, largest = (-20, 6), 1 / 16, 12.0
 
-    def _locate(self, atoms, share):
+    def _locate(self, atoms, share):  # -> the place that a prediction begins with
         return 0
 
     def _hide(self, problem, n_codings):  # -> (n_rows,)
@@ -390,7 +398,7 @@ class _Rows(HeldOut):
         """Return the variance of the noise, from residuals at the penalty and share of ``found``.
 
         It is the sum of squared residuals over the degrees of freedom: the number of known entries
-        minus the number of nonzero codes. No entries are hidden.
+        minus the number of nonzero codes. No entries are hidden. ``found`` is a `Prediction`.
         """
         alpha, positive = self.alpha * 2 ** (0.5 * found.place), self.problem.positive_code
         how = atoms.detach().to(self.x), alpha, positive, found.share
@@ -406,11 +414,11 @@ class _Tiles(HeldOut):
     """Crops of held-out images. Tiles of an atom's size are parts, and random pixels are hidden."""
 
     # A search begins at the level of the noise and tries at most one larger penalty. Smaller ones
-    # give dense codes, since atoms overlap at all positions: an electrocardiogram has 30 codes a
-    # beat at a quarter of the penalty, 4 to 7 at the penalty itself, and the errors of planted
-    # signals are .143 and .134 of the noise. For signals of counts, whose noise grows with the
-    # counts, penalties of three to ten times the first predict equally well, but atoms correlate
-    # with the planted atoms by 0.8 instead of 0.95.
+    # give dense codes, since atoms overlap at all positions. At a quarter of the first penalty an
+    # electrocardiogram has 30 codes a beat, and 4 to 7 at the first penalty; the errors of planted
+    # signals are .143 of the noise, and .134 at the first penalty. For signals of counts, whose
+    # noise grows with the counts, penalties of three to ten times the first predict equally well,
+    # but atoms correlate with the planted atoms by 0.8 instead of 0.95.
     places, smallest, largest = (0, 6), 1.0, 1.5
 
     def _hide(self, problem, n_codings):  # -> (n_tiles,)
@@ -436,12 +444,12 @@ class _Tiles(HeldOut):
         self.mean_square = float(x.square().sum() / self.known.sum().clamp_min(1))
         drawn = torch.rand(x.shape[2:], generator=torch.Generator().manual_seed(0), dtype=x.dtype)
         turn = torch.floor(drawn * _TENTHS)
-        # three turns, each of which hides a tenth of the pixels
+        # three turns; each turn hides a tenth of the pixels
         self._hidden = [self.known * (turn == i) for i in range(3)]
         self.n_hidden = float(sum(hidden.sum() for hidden in self._hidden))
         return sum(self._of_tiles(x.square() * hidden) for hidden in self._hidden)
 
-    def _locate(self, atoms, share):
+    def _locate(self, atoms, share):  # -> int
         """Return roughly the best place: penalties fall in steps of two until the error rises."""
         best = self.at(atoms, self.places[1], share)
         for place in range(self.places[1] - 2, self.places[0] - 1, -2):
@@ -451,12 +459,14 @@ class _Tiles(HeldOut):
             best = one
         return best.place
 
-    def _code(self, atoms, alphas, mask):  # yields codes and images for each penalty
+    def _code(self, atoms, alphas, mask):  # yields pairs of Codes, pairs of images
+        """Yield codes and their images at each penalty: the lasso's, and least squares'."""
         problem = replace(self.problem, mask=mask)
         for codes in conv_path(problem, atoms, alphas):
             yield codes, [conv_synthesis(problem, atoms, z) for z in codes]
 
     def _of_tiles(self, values):  # (n, n_channels, height, width) -> (n_tiles,)
+        """Return the sum of the values in each tile of all images and channels."""
         height, width = (-n % k for n, k in zip(values.shape[2:], self.problem.kernel, strict=True))
         tiles = torch.nn.functional.pad(values.sum(1), (0, width, 0, height))
         for axis, kernel in enumerate(self.problem.kernel, 1):
@@ -476,6 +486,7 @@ class _Tiles(HeldOut):
         return sums
 
     def noise(self, atoms, found):  # -> float
+        """Return the variance of the noise, as `_Rows.noise` does."""
         alpha, debias = self.alpha * 2 ** (0.5 * found.place), found.share
         ((codes, images),) = self._code(atoms.to(self.x), [alpha], self.known)
         left = float(self.known.sum()) - len(codes[debias == 1].value)
@@ -483,11 +494,11 @@ class _Tiles(HeldOut):
         return float(residual.square().sum()) / left if left > 0 else 0.0
 
 
-def _n_pixels(problem):
+def _n_pixels(problem):  # -> int, of all crops together: 2**14, or fewer for over two channels
     return min(2**14, 2 * 2**14 // problem.x.shape[1])
 
 
-def count_codings(problem):
+def count_codings(problem):  # -> int
     """Return the number of codings that choose a penalty, from the energies of rows.
 
     A coding is a row with one group of features hidden.
@@ -548,7 +559,7 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True, largest=None):  #
     else:
         share, n_codings = n / float(n_all), count_codings(problem)
         # One row in ten is held out. With fewer than 1,000 rows it is 100 rows, but at most one row
-        # in four.
+        # in four. More rows than codings are never held out.
         n_held = max(n // 10, min(n // 4, ceil(100 * share)))
         n_held = min(n_held, ceil(n_codings * share))
     rows = torch.isin(first, distinct[spread_rows(n, n_held)])  # with all copies of these rows

@@ -22,9 +22,9 @@ from skpudle.search._epoch import MANY, Codes, Epoch, draw_rows, own
 
 # The usual penalty is this number times the root mean square norm of the samples that are not zero.
 # With it the search finds all atoms of seven synthetic problems, and on real data at most 0.15 of
-# the entries of codes are nonzero (benchmarks/choose_search.py). A share of the median correlation
-# of samples would tolerate outliers. But in patches few samples hold the energy, and this penalty
-# would make 0.34 of the entries nonzero.
+# the entries of codes are nonzero (benchmarks/choose_search.py). A penalty in proportion to the
+# median correlation of samples would tolerate outliers. But in patches few samples hold the energy,
+# and with a penalty from the median 0.34 of the entries would be nonzero.
 _ALPHA = 0.07
 # Types of devices that can run a `DeviceEpoch`. ROCm counts as "cuda". MPS cannot solve batches of
 # linear systems.
@@ -81,7 +81,7 @@ class Problem:
     weight: Tensor | None = None
     has_baseline: bool = False
     baseline: Tensor | None = None
-    # the last sample that `thinned` has drawn
+    # the last problem that `thinned` has made, by its stride and ``whole``
     _thinned: dict = field(default_factory=dict, init=False, repr=False)
 
     n_positions = 1  # an atom has one position in a row, and many in an image
@@ -100,18 +100,22 @@ class Problem:
         object.__setattr__(self, "x", x.contiguous())
 
     @classmethod
-    def in_unit(cls, x: Tensor, alpha: float, unit: float, **others: Any) -> Self:
-        """Return the problem of data and a penalty after a division by ``unit``, a power of two."""
+    def in_unit(cls, x: Tensor, alpha: float, unit: float, **options: Any) -> Self:
+        """Return the problem of data and a penalty divided by ``unit``, a power of two.
+
+        ``options`` are further arguments of the class.
+        """
         x = x if unit == 1 else x.double() / unit
-        return cls(x, alpha / unit, unit=unit, **others)
+        return cls(x, alpha / unit, unit=unit, **options)
 
     def thinned(
         self, stride: int | tuple[int, ...], *, whole: bool = True, alpha: float | None = None
     ) -> Self:
         """Return the problem of one in ``stride`` samples, with the penalty ``alpha`` if given.
 
-        `draw_rows` draws the samples: from all samples if ``whole``, and otherwise from those that
-        are not held out.
+        `draw_rows` draws the samples: from all samples if ``whole``, and otherwise from the samples
+        that are not held out. Only this problem itself, for a stride of 1 and its own penalty,
+        keeps its held-out samples.
         """
         whole, alpha = whole or self.held_rows is None, self.alpha if alpha is None else alpha
         if whole and stride == 1:
@@ -164,10 +168,10 @@ class Problem:
     def first_codes(self, atoms: Tensor) -> Codes:
         """Return codes to begin with: the lasso's solution for few atoms, otherwise zeros.
 
-        Few atoms are at most a quarter of the number of features. They may be nearly collinear, for
-        example the sources of mixtures. Codes that are not solved would then lead descent away from
-        good atoms: in mixtures the angle between true and found atoms grew from 0.3 to 31 degrees
-        in three epochs.
+        Atoms are few if they are at most a quarter of the number of features. Few atoms may be
+        nearly collinear, for example the sources of mixtures. Codes that are not solved would lead
+        descent away from collinear atoms: in mixtures the angle between true and found atoms grew
+        from 0.3 to 31 degrees in three epochs.
         """
         is_small = 4 * len(atoms) <= self.x.shape[1] and self.x.device.type == "cpu"
         if not is_small or not len(self.x):
@@ -181,9 +185,9 @@ class Problem:
         """Solve for the codes of given atoms, starting from ``codes``; return the coded data.
 
         On a CPU, with 1,024 atoms or more, a ``turn`` of 0 or 1 lets new atoms enter the codes of
-        one half of the rows only. This saves half of the product of residuals with atoms, which
-        selects new atoms and takes half the time of an epoch. A search for 2,048 atoms of 128
-        features takes 0.84 of the time that it takes without turns.
+        one half of the rows only. New atoms are selected by the product of residuals with atoms,
+        which takes half the time of an epoch, and turns save half of the product. A search for
+        2,048 atoms of 128 features takes 0.84 of the time that it takes without turns.
         """
         if self.x.device.type != "cpu":
             return DeviceEpoch(self, atoms, codes, refit=refit)
@@ -195,7 +199,7 @@ class Problem:
         dtype = torch.float64 if self.x.device.type == "cpu" else self.x.dtype
         return torch.linalg.vector_norm(self.x, dim=1, dtype=dtype).cpu().double().square()
 
-    def project(self, atoms: Tensor) -> Tensor:
+    def project(self, atoms: Tensor) -> Tensor:  # (p, n_features) -> the same
         """Return the nearest atoms of norm 1, non-negative if ``positive_atoms``."""
         return project_atoms(atoms, positive=self.positive_atoms)
 

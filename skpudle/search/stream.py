@@ -33,8 +33,8 @@ from torch import Tensor
 
 from skpudle.search.descend import PROGRESS, SPLIT, descend, exhaust, remaining, solve_codes, split
 
-# Epochs that solve for the codes of a new block, from zero codes. After three epochs the objective
-# is .02 % above its minimum.
+# Epochs that solve for the codes of a new block, from zero codes, before the atoms adapt. After
+# three epochs the objective is .02 % above its minimum.
 _REPEATS = 3
 # Largest number of rounds in a block.
 _MOST_ROUNDS = 8
@@ -43,17 +43,18 @@ _SURPRISE = 1.05
 # With more atoms than this a stream plays no rounds.
 _MOST_ATOMS = 2048
 # The exponent rho in a stream. When the number of rows has doubled, earlier rows have an eighth of
-# their weight. A pass over the rows of one data set takes 0 instead, so that all rows have equal
-# weights, because their order carries no information.
+# their weight. A pass over the rows of one data set takes 0 instead: the order of rows carries no
+# information, so all rows have equal weights.
 FORGETTING = 3.0
-# A block has at least this number of rows, if its memory of 64 MiB allows.
+# A block has at least this number of rows, if they take at most 64 MiB.
 _LEAST_ROWS_OF_BLOCK = 1024
 
 
-def block_rows(n_used, n_components, n_features):
-    """Return the number of rows of a block: such that atoms have 120 uses on average.
+def block_rows(n_used, n_components, n_features):  # -> int
+    """Return the number of rows of a block, with which atoms have 120 uses on average.
 
-    ``n_used`` is the mean number of nonzero codes in a row. A block takes at most 64 MiB.
+    ``n_used`` is the mean number of nonzero codes in a row. A block takes at most 64 MiB, unless
+    256 rows, or two rows for each atom, take more.
     """
     row = 20 * n_features + 24 * min(n_components, n_features + 8)
     wanted = max(_LEAST_ROWS_OF_BLOCK, ceil(120 * n_components / max(n_used, 1.0)))
@@ -79,19 +80,20 @@ class Held(NamedTuple):
     energy: Tensor
     cost: Tensor
 
-    def pull(self, atoms, part):  # -> (n, n_features), (n, n)
-        """Return what the hold on a slice of the atoms adds to the sums of a sweep over atoms.
+    def pull(self, atoms, part):  # (n_atoms, n_features), slice -> (n, n_features), (n, n)
+        """Return what the hold on the slice ``part`` of the atoms adds to the sums of a sweep.
 
-        They are the additions to the slice of ``B - A D`` and to the block of ``A``.
+        They are the additions to the slice of ``B - A D``, where ``D`` are ``atoms``, and to the
+        block of ``A``.
         """
         energy = self.energy[part]
         return energy[:, None] * (self.atoms[part] - torch.as_tensor(atoms[part])), energy.diag()
 
-    def strain(self, atoms):  # -> float
+    def strain(self, atoms):  # (n_atoms, n_features) -> float
         """Return by how much the objective of earlier rows rises if atoms move to ``atoms``."""
         return float(0.5 * (self.energy * (atoms - self.atoms).square().sum(1)).sum())
 
-    def extended(self, atoms):
+    def extended(self, atoms):  # (n, n_features) -> Held
         """Return the same with ``atoms`` appended, which earlier rows have not used."""
         zeros = self.energy.new_zeros(len(atoms))
         return Held(*(torch.cat(pair) for pair in zip(self, (atoms, zeros, zeros), strict=True)))
@@ -111,7 +113,7 @@ class Stream(NamedTuple):
     mean : float
         Mean objective of a row, taken before the atoms adapted to the row.
     n_splits : int
-        Largest number of atoms that the next round adds.
+        Largest number of atoms that the next round adds; 0 if no more rounds are played.
     n_blocks : int
         Number of blocks so far.
     loss : float
@@ -132,7 +134,7 @@ class Stream(NamedTuple):
         return self.held.atoms
 
 
-def begin_stream(atoms, energy=None, *, weight=0.0, n_rows=0.0, mean=inf):
+def begin_stream(atoms, energy=None, *, weight=0.0, n_rows=0.0, mean=inf):  # -> Stream
     """Return the state of a stream that begins with the given atoms.
 
     Parameters
@@ -188,16 +190,18 @@ def after_search(coded, n_rows=None):  # -> Stream
 
 
 def _adapt(coded, held, most):  # -> coded data
+    """Improve the atoms of coded data once, and descend from there for at most ``most`` epochs."""
     if most == 0:
         return coded
     given = coded.problem, coded.improved_atoms(held), coded.codes, most
     return exhaust(descend(*given, earlier=held))
 
 
-def _play_round(coded, held, n_splits, seed):
-    """Add atoms, adapt, remove the same number, and adapt again; None if nothing can be added.
+def _play_round(coded, held, n_splits, seed):  # -> (coded data, Held, float), or None
+    """Add atoms, adapt, remove the same number, and adapt again.
 
-    Return the coded data, the `Held` of the atoms that remain, and the fall of the objective.
+    Return the coded data, the `Held` of the atoms that remain, and the fall of the objective; None
+    if no atom can be added, or too few can be removed.
     """
     found = split(coded, n_splits, seed, keep=True, earlier=held.cost)
     if found is None:

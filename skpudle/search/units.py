@@ -55,26 +55,26 @@ from skpudle.search._epoch import draw_rows, spread_rows
 from skpudle.search.descend import SETTLES, descend, exhaust, play_rounds, settle
 from skpudle.search.problem import auto_alpha
 
-# An entry is far if it lies more than 5 standard deviations from the median of its column. Normal
-# noise has one such entry in 2 million.
+# An entry is far if it lies more than 5 standard deviations from the median of its column. In
+# normal noise one entry in 2 million is far.
 _FAR = 5.0
 # Where noise is low, an error of an entry of its own costs 1.5 times a code of a unit atom, so that
 # atoms explain a row first. With 1 instead, in three data sets rows of usual entries are taken for
-# outliers and have errors of 1.2 to 3.4 times the noise, and .5 to .7 times the noise with 1.5.
-# With 3, atoms learn planted spikes.
+# outliers, and fits have errors of 1.2 to 3.4 times the noise; with 1.5 they have .5 to .7 times
+# the noise. With 3, atoms learn planted spikes.
 _DEARER = 1.5
 # A row is long if its norm is more than 3 times the median norm. (The norm of a row with k normal
 # codes has a relative standard deviation of (2 k)**-0.5.)
 _LONG = 3.0
-# At most this share of entries or rows are outliers. If more are far or long, they are data. The
-# estimate of standard deviations tolerates the same share of outliers.
+# At most this share of entries or rows are outliers. If more entries are far, or more rows long,
+# they are data. The estimate of standard deviations tolerates the same share of outliers.
 _MOST = 0.1
 # The 0.9 quantile (1 - _MOST) of the modulus of a standard normal variable.
 _TENTH = 1.645
-# A long row is an outlier if at least this share of its energy is not predicted. In outlying rows
+# A long row is an outlier if more than this share of its energy is not predicted. In outlying rows
 # the share is 1.0 to 1.3 on average, and varies. For all suspects together the limit is nine tenths
-# (1 - _WORTH): the share is .80 to 2.0 in planted outliers. In clean rows it is at most .88 in 9 of
-# 460 random families of data, whose fits without the suspects have 1.1 to 490 times the error.
+# (1 - _WORTH): the share is .80 to 2.0 in planted outliers. In clean rows of 9 of 460 random
+# families of data it is at most .88, and fits without the suspects have 1.1 to 490 times the error.
 _UNPREDICTED = 0.5
 # The least gain that pays, as a difference of logarithms of errors or variances: about a tenth.
 _WORTH = 0.1
@@ -82,11 +82,11 @@ _WORTH = 0.1
 # number of epochs. An offset costs each row a code at first; after more epochs atoms have grown to
 # contain parts of the offset.
 _SAVED, _BRIEF = 0.5, 10
-# A gain has to exceed this number of its standard errors, which happens by chance once in 1,000.
+# A gain has to exceed this number of its standard errors. Chance alone exceeds it once in 1,000.
 _SURE = 3.0
 # The noise of features hides signals if the correlation of log(noise) with log(noise / signal),
-# over the features, exceeds this number. If noise and signal are independent, this means that
-# log(noise) varies more than 4 / 3 times as much as log(signal).
+# over the features, exceeds this number. For independent noise and signal it does if the standard
+# deviation of log(noise) is more than 4 / 3 times that of log(signal).
 _HIDES = 0.8
 # Least energy of residuals of visible entries, as a share of the energy of errors of hidden
 # entries, for noise to differ. In 15 of 16 random draws of data with unequal noise, of 12 to 60
@@ -101,7 +101,7 @@ _SAMPLED_ROWS, _ROWS_PER_ATOM, _ENTRIES = 4096, 32, 2**19
 # Largest number of atoms, since more atoms hardly change residuals; number of rows whose hidden
 # entries judge; and of rows whose hidden entries decide first whether noise may differ.
 _SAMPLED_ATOMS, _JUDGES, _SCREENED = 256, 300, 100
-# Least number of rows, and of rows for each atom, from which to decide anything. Atoms that were
+# Least number of rows, and of rows for each atom, from which units are learned. Atoms that were
 # learned from fewer rows do not predict: among 160 random families of clean rows, units made fits
 # worse only in families with 0.7 to 2.5 rows for each atom.
 _FEWEST_ROWS, _FEW = 60, 4
@@ -169,7 +169,7 @@ class Units:
         """Whether rows in these units are equal to the data."""
         return self.intercept is self.scale is None and not self.looks_at_rows
 
-    def of_new_rows(self):
+    def of_new_rows(self):  # -> Units
         """Return the units for rows outside of a fit, where no whole row is left out."""
         return replace(self, norm=None)
 
@@ -214,8 +214,8 @@ class Units:
             counts = counts * ~_outlying_rows(y, counts, *how, self.norm / unit)[:, None]
         return counts.to(known), scale.to(x)
 
-    def of_features(self, features):
-        """Return the units of the chosen features."""
+    def of_features(self, features):  # indices or a mask -> Units
+        """Return the units with baseline, scales and limits of the chosen features alone."""
         parts = {name: getattr(self, name) for name in ("intercept", "scale", "limit")}
         known = {name: part[..., features] for name, part in parts.items() if part is not None}
         return replace(self, **known)
@@ -228,8 +228,8 @@ class Units:
         """Return atoms in units of the noise, with the norms of ``atoms``: inverts `to_user`."""
         return atoms if self.scale is None else _with_norms(atoms / self.scale.to(atoms), atoms)
 
-    def gains(self, atoms):  # (p, n_features) of `to_user` -> (p,)
-        """Return the ratio of codes in units of the noise to codes in the user's units."""
+    def gains(self, atoms):  # (p, n_features) in the user's units -> (p,)
+        """Return for each atom its code in units of the noise, for a code of 1 in user's units."""
         if self.scale is None:
             return atoms.new_ones(len(atoms))
         gains = atom_norms(atoms / self.scale.to(atoms)) / atom_norms(atoms)
@@ -239,15 +239,15 @@ class Units:
 CENTRED = Units()  # equal noise, no baseline, no outliers
 
 
-def least_rows(n_components):
+def least_rows(n_components):  # -> int
     """Return the least number of rows from which units are learned for this number of atoms."""
     return max(_FEWEST_ROWS, _FEW * n_components)
 
 
-def _with_norms(atoms, others):
-    """Return ``atoms`` scaled to the norms of ``others``."""
+def _with_norms(atoms, models):  # (p, m), (p, m) -> (p, m)
+    """Return ``atoms`` scaled to the norms of the atoms ``models``."""
     norms = atom_norms(atoms)
-    return atoms * torch.where(norms > 0, atom_norms(others) / norms, 1.0)
+    return atoms * torch.where(norms > 0, atom_norms(models) / norms, 1.0)
 
 
 # ------------------------------------------------------------------ rows and their atoms
@@ -279,8 +279,8 @@ def _usual_entries(x, known, atoms, alpha, positive, limit):  # -> (n, m)
     """Return the mask ``known`` without outliers: entries with an error beyond ``limit`` (m,).
 
     The lasso solves for codes and for an error of each entry, see the module; then both are freed
-    of the lasso's bias. The penalty of codes is lowered to the least limit over 1.5 at most: where
-    noise is low, codes would otherwise cost more than errors of all entries.
+    of the lasso's bias. The penalty of codes is at most the least limit over 1.5: where noise is
+    low, codes would otherwise cost more than errors of all entries.
     """
     alpha = min(alpha, float(limit.min()) / _DEARER)
     own = torch.diag(alpha / limit)
@@ -292,7 +292,10 @@ def _usual_entries(x, known, atoms, alpha, positive, limit):  # -> (n, m)
 
 
 def _outlying_rows(x, known, atoms, alpha, positive, norm):  # -> (n,) bool
-    """Mark rows that are over 3 times as long as ``norm`` and whose hidden entries atoms miss."""
+    """Mark rows that are over 3 times as long as usual, and whose hidden entries atoms miss.
+
+    ``norm`` is the root mean square entry of the median row.
+    """
     squares = (x * known).square().sum(1)
     found = squares > (_LONG * norm) ** 2 * known.sum(1)
     y, known = x[found], known[found]
@@ -306,8 +309,8 @@ def _predict(x, known, atoms, alpha, positive, *, judged=None, factors=_PENALTIE
     """Predict entries that are hidden in turn; return squared errors and predictions, (n, m) each.
 
     Codes are those of the lasso or of least squares on its supports, at ``alpha`` times one of the
-    ``factors``: the combination with the least error of the entries that ``judged`` marks, which
-    are all known entries by default.
+    ``factors``: the combination with the least error of the entries that ``judged`` (n, m) marks,
+    which are all known entries by default. The errors of all other entries are 0.
     """
     found = x.new_zeros(2 * len(factors), *x.shape)
     for seen, hidden in held_out.hide_in_turn(torch.arange(x.shape[1])):
@@ -323,7 +326,8 @@ def _predict(x, known, atoms, alpha, positive, *, judged=None, factors=_PENALTIE
 # ------------------------------------------------------------------ statistics
 
 
-def _quantiles(x, *shares):  # (n, m), with NaN for gaps -> (m,) each, 0 without entries
+def _quantiles(x, *shares):  # (n, m) array, with NaN for gaps -> list of (m,), one for each share
+    """Return quantiles of each column's entries; 0 for a column without entries."""
     ordered = np.sort(x, axis=0)
     last = np.maximum((~np.isnan(ordered)).sum(axis=0) - 1, 0)
     places = ((share * last).astype(int)[None] for share in shares)
@@ -334,8 +338,8 @@ def _quantiles(x, *shares):  # (n, m), with NaN for gaps -> (m,) each, 0 without
 def _deviations(distances):  # (n, m), with NaN for gaps -> (m,)
     """Estimate the standard deviation of each column from distances to its centre.
 
-    It is the larger of two estimates, by the median and by the 0.9 quantile; infinite if both are
-    zero.
+    The answer is the larger of two estimates, by the median and by the 0.9 quantile; infinite if
+    both are zero.
     """
     half, outer = _quantiles(distances, 0.5, 1 - _MOST)
     found = torch.maximum(half / held_out.MEDIAN_OF_NORMAL, outer / _TENTH)
@@ -361,8 +365,9 @@ def _median_size(size):  # (n,) -> scalar
 def _suspects(x, known, *, centres):  # -> (n, m) bool, (n,) bool
     """Mark suspects: entries far from the median of their column, and long rows.
 
-    An entry is far beyond 5 standard deviations of its column; in a row of large entries this limit
-    grows with the median entry of the row. Without ``centres`` distances are from zero.
+    An entry is far beyond 5 standard deviations of its column; in a row of large entries the limit
+    grows with the median entry of the row. Without ``centres`` distances are from zero. If more
+    than a tenth of the entries are far, or a tenth of the rows long, none is marked.
     """
     y = torch.where(known > 0, x, torch.nan)
     y = y - _quantiles(y, 0.5)[0] if centres else y
@@ -378,9 +383,9 @@ def _suspects(x, known, *, centres):  # -> (n, m) bool, (n,) bool
 def _shrink(variances, n):  # (k,), (k,) -> deviations, mean and variance of logarithms
     """Return the square roots of variances, shrunk to their mean and divided by the geometric mean.
 
-    A variance was estimated from ``n`` numbers, so its logarithm has the sampling error ``2 / n``,
-    and shrinks accordingly. Also return the mean of the logarithms, and their variance without the
-    sampling error.
+    Each variance was estimated from ``n`` numbers, so its logarithm has the sampling variance
+    ``2 / n``, and shrinks accordingly. Also return the mean of the logarithms, and their variance
+    without the sampling variance.
     """
     usual = (n > 1) & (variances > _CONSTANT * variances.median())
     scales = torch.ones_like(variances)
@@ -395,7 +400,7 @@ def _shrink(variances, n):  # (k,), (k,) -> deviations, mean and variance of log
     return scales / scales.log().mean().exp(), float(mean), float(variance)
 
 
-def _is_worse(one, other, least=_WORTH, errors=_SURE):
+def _is_worse(one, other, least=_WORTH, errors=_SURE):  # -> bool
     """Return whether log(one) exceeds log(other) on average, beyond ``least`` and beyond chance.
 
     Both are squared errors or variances, of shape (n,), and compared pair by pair. Chance ends at
@@ -437,7 +442,7 @@ def _settle(problem, n_components, atoms=None, n_epochs=SETTLES):  # -> Epoch
     return exhaust(descend(problem, atoms, problem.first_codes(atoms), 1 + n_epochs))
 
 
-def _find_missing(problem, atoms):  # -> atoms
+def _find_missing(problem, atoms):  # (p, m) -> (p, m)
     """Return atoms after the rounds of a search, which find atoms that descent has missed."""
     settled, _ = exhaust(settle(problem, atoms))
     return exhaust(play_rounds(settled)).atoms
@@ -449,7 +454,8 @@ class _Sample:
     ``x`` and ``known`` (n, m) are the rows, divided by the unit of the problem, and their mask.
     ``counts`` (n, m) is 1 for the entries that count: known entries without outliers. The units so
     far are ``centre`` (m,), the baseline, ``scale`` (m,), the noise of features, and ``row_scale``
-    (n, 1), the noise of rows.
+    (n, 1), the noise of rows. ``n_components`` is the number of atoms to learn. ``is_large`` says
+    whether there are enough rows to decide. ``positive`` says whether codes are non-negative.
     """
 
     def __init__(self, problem, n_components):
@@ -471,23 +477,24 @@ class _Sample:
         self.centre, self.scale = torch.zeros_like(part.x[0]), torch.ones_like(part.x[0])
         self._n_settle = n // 2
 
-    def in_units(self, rows=slice(None)):
+    def in_units(self, rows=slice(None)):  # -> (n_rows, m)
         """Return the chosen rows in the units so far, including entries that do not count."""
         return (self.x[rows] - self.centre) / (self.scale * self.row_scale[rows])
 
-    def rows(self, n, among=None):
+    def rows(self, n, among=None):  # -> (at most n,)
         """Return the numbers of ``n`` rows that have entries that count, in increasing order.
 
-        ``among`` (n_rows,) marks the rows to choose from.
+        ``among`` (n_all_rows,) marks the rows to choose from.
         """
         used = self.counts.any(1) if among is None else among & self.counts.any(1)
         used = used.nonzero().flatten()
         return used[spread_rows(len(used), n)]
 
-    def problem(self, among=None, n=None):
+    def problem(self, among=None, n=None):  # -> Problem
         """Return the problem of ``n`` rows in the units so far, with the usual penalty.
 
-        Entries that do not count are missing. ``among`` marks the rows to choose from.
+        By default ``n`` is half of the size of the sample. Entries that do not count are missing.
+        ``among`` marks the rows to choose from.
         """
         rows = self.rows(n or self._n_settle, among)
         x, mask = self.in_units(rows), held_out.gaps_in(self.counts[rows])
@@ -503,10 +510,11 @@ class _Sample:
         return mean, float(mean.square().sum()) > _NEAR * float(errors.sum())
 
     def take_mean(self, asked, n_unfoldings):
-        """Take the mean as the baseline if ``asked`` is True, or "auto" and the data speak for it.
+        """Set ``centre`` to the mean if ``asked`` is True, or "auto" and the data speak for it.
 
-        They do if rows then have half a nonzero code less, or if an encoder of ``n_unfoldings``
-        leaves half of the squared residual. (Few unfoldings cannot reach the large code of an atom
+        Otherwise ``centre`` becomes 0. The data speak for a baseline if rows have half a nonzero
+        code less with it, or if an encoder of ``n_unfoldings`` leaves half of the squared residual.
+        (Few unfoldings cannot reach the large code of an atom
         that stands for the mean.)
         """
         mean, is_far = self.mean()
@@ -534,9 +542,10 @@ class _Sample:
     def hidden(self, atoms, n_rows=_JUDGES, alpha=None, among=None):  # -> three of (m,)
         """Return the noise and the signal of each feature's hidden entries, and numbers of errors.
 
-        Noise is the mean square of prediction errors, and signal the mean square of predictions, in
-        the units of the problem. The number is that of normal errors whose mean square varies as
-        much; it is smaller than the number of rows if errors have heavy tails.
+        Noise is the mean square of prediction errors, and signal the mean square of predictions,
+        both times the square of ``scale``. The third is the number of normal errors whose mean
+        square varies as much as that of the errors. It is smaller than the number of rows if errors
+        have heavy tails.
         """
         rows = self.rows(n_rows, among)
         x, known = self.in_units(rows), self.counts[rows]
@@ -550,9 +559,10 @@ class _Sample:
     # -------------------------------------------------------------- outliers
 
     def find_suspects(self, n_components, *, centres):  # -> far entries, long rows; or None
-        """Return the suspects, which then do not count, if they have the energy of a mean atom.
+        """Return the suspects if they have more energy than a mean atom, and let them not count.
 
-        Otherwise return None, and all known entries count.
+        Otherwise return None, and let all known entries count: `counts` is set in both cases. See
+        `_suspects` for ``centres``.
         """
         far, long = _suspects(self.x, self.known, centres=centres)
         self.counts = self.known * ~(far | long[:, None])
@@ -562,25 +572,26 @@ class _Sample:
             return far, long
         self.counts = self.known
 
-    def are_outliers(self, far, long):
+    def are_outliers(self, far, long):  # (n, m) bool, (n,) bool -> bool
         """Return whether suspects are outliers: not predicted, and better left out of training.
 
         Atoms are learned from each half of the rows, with and without suspects, and predict the
         other half. The answer is True if at least nine tenths of the energy of suspects is not
         predicted, and usual entries are predicted better by the atoms learned without suspects. The
-        first half alone decides for False if it predicts half of the energy of the suspects, and
-        for True if the gain exceeds twice the usual number of standard errors.
+        atoms of the first half alone decide for False if they predict more than half of the energy
+        of the suspects, and for True if the gain exceeds twice the usual number of standard errors.
+        `counts` is changed.
         """
         usual = self.known * ~(far | long[:, None])
         suspected, sums, errors = self.known - usual, 0.0, []
         half = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0)) % 2 == 0
 
-        def learn(rows, counts):  # -> atoms, penalty
+        def learn(rows, counts):  # -> atoms, penalty: from the rows and the entries that count
             self.counts = counts
             problem = self.problem(rows)
             return _settle(problem, self.n_components).atoms, problem.alpha
 
-        def judge(atoms, known, judged, rows):  # -> errors and energies of rows
+        def judge(atoms, known, judged, rows):  # -> (2, n): errors and energies of judged entries
             rows = self.rows(_JUDGES, rows)
             x, given = self.in_units(rows), dict(judged=judged[rows])
             found, _ = _predict(x, known[rows], *atoms, self.positive, **given)
@@ -603,7 +614,7 @@ class _Sample:
 
         Each round codes the rows in the units so far, finds the limits of errors, marks the
         outliers, and lets atoms settle without them. The noise of features is learned on the way,
-        and kept if it differs and predicts hidden entries better.
+        and kept if it differs and predicts hidden entries better. `counts` and `scale` change.
         """
         atoms, first = _settle(self.problem(), self.n_components).atoms, None
         for i in range(_ROBUST + 1):
@@ -640,7 +651,7 @@ class _Sample:
             norm=norm * self.unit if bool((known < self.known).any()) else None,
         )
 
-    def units(self, atoms=None, alpha=None):
+    def units(self, atoms=None, alpha=None):  # -> Units
         """Return the units so far, with the given atoms and their penalty."""
         centred, equal = bool(self.centre.any()), bool((self.scale == 1).all())
         return Units(
@@ -757,7 +768,7 @@ def learn_units(problem, n_components, *, intercept="auto", noise="auto", n_unfo
 
 
 def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise is equal
-    """Return units with the noise of features, which is learned after a search.
+    """Learn the noise of features after a search, and return units with it.
 
     Parameters
     ----------
@@ -791,10 +802,10 @@ def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise i
 
 
 def refine_units(units, problem, atoms, alpha):  # -> Units
-    """Return units with parts that are learned anew, from the residuals of the final atoms.
+    """Learn parts of units anew, from the residuals of the final atoms, and return new units.
 
-    These parts are the baseline, the limits of outliers and the noise of rows. A part that
-    ``units`` lack is not added.
+    The parts are the baseline, the limits of outliers and the noise of rows. A part that ``units``
+    lack is not added.
 
     Parameters
     ----------

@@ -64,7 +64,7 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_epochs_are_those_of_the_compiled_loops(kind, refit, device, monkeypatch):
     monkeypatch.setattr(rules, "TOLERANCE", 0.0)  # compiled loops end sweeps early
-    monkeypatch.setattr(device_module, "_OTHERS", 0.0)  # atoms improve one by one
+    monkeypatch.setattr(device_module, "_ATOMS_PER_ROW", 0.0)  # atoms improve one by one
     problem, truth = make_problem(**kind)
     there = replace(problem, x=problem.x.to(device))
     p, atoms, codes = len(truth), first_rows(problem, len(truth)), problem.no_codes()
@@ -112,7 +112,7 @@ def test_rows_without_room_take_the_best_atoms(monkeypatch):
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("others", [0.5, 100.0])  # all atoms in one block
 def test_improved_atoms_never_raise_the_objective(others, positive, monkeypatch):
-    monkeypatch.setattr(device_module, "_OTHERS", others)
+    monkeypatch.setattr(device_module, "_ATOMS_PER_ROW", others)
     problem, truth = make_problem(positive=positive)
     epoch = DeviceEpoch(problem, first_rows(problem, len(truth)), problem.no_codes())
     z, losses = dense(epoch.codes, len(truth)), []

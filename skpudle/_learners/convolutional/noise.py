@@ -93,9 +93,9 @@ def noise_level(problem, atoms):  # -> float
     correlations of residuals with atoms, and ``N`` is the number of positions of one atom in all
     signals. If the penalty of a search is much smaller, the search begins again at this level, see
     `find_atoms`. The first penalty of a search of signals comes from differences of neighbouring
-    samples, which underestimate slow noise: its differences are small, but its correlations with
-    slow atoms are large. The level may still be too small, because codes at a penalty below the
-    level explain some of the noise, and the residual lacks this part.
+    samples. It is too small for slow noise, whose differences are small and whose correlations with
+    slow atoms are large. The level may be too small, too: codes at a penalty below the level
+    explain a part of the noise, which the residual then lacks.
     """
     # at most 2**17 samples of signals measure the noise
     rows = spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))
