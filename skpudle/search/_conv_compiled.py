@@ -11,7 +11,8 @@ The loops keep the residual ``x - D z``, which is zero where pixels are missing.
 costs a pass over the pixels of an atom, however many other atoms overlap it. A ``mask`` has 1 for
 known and 0 for missing pixels, in the shape of the image; it has no channels if all pixels are
 known. ``grid`` has four integers: the distance of neighbouring positions along both axes, then the
-number of positions along both axes.
+number of positions along both axes. ``alpha`` is the penalty, and ``positive`` says whether codes
+are non-negative.
 
 Loops over atoms take the codes of all images sorted by atom: atom ``k`` has the entries from
 ``start[k]`` to ``start[k + 1]``, each with the number of its ``image``, a ``place`` (the position)
@@ -91,7 +92,7 @@ def _shrink(target, alpha, positive):  # floats -> soft threshold of target at a
 
 
 def _correlate(residual, atoms, grid, q):
-    """Set ``q = D^T residual``, one value for each coordinate.
+    """Set ``q`` (n_coordinates,) to ``D^T residual``, for the residual of one image.
 
     With a stride of 1 four neighbouring pixels of an atom are multiplied at a time.
     """
@@ -234,36 +235,76 @@ def synthesise(atoms, grid, index, value, image):
         _subtract(-value[e], *_place(index[e], atoms, grid), image[:, :0], image)
 
 
-def sweep_atoms(start, image, place, value, grid, mask, atoms, residual):
-    """Lower the objective by a step of each atom on the sphere, one by one, for given codes.
+def _self_overlap(start, stop, image, place, value, grid, overlap):
+    """Set ``overlap`` to the autocorrelation of one atom's codes, the entries ``start:stop``.
 
-    ``atoms`` and ``residual`` (n_images, n_channels, height, width) are updated in place. A step
-    minimises a bound of the objective, whose curvature is the sum of the products of the moduli of
-    codes at which two copies of the atom overlap. Missing pixels count as if the dictionary
-    explained them, which bounds the objective from above.
+    The shape (2 * height - 1, 2 * width - 1) has all shifts at which two copies of the atom
+    overlap; shift zero is in the middle.
     """
-    height, width = atoms.shape[2:]
-    for k in range(len(atoms)):
-        step, bound = np.zeros(atoms.shape[1:]), 0.0
+    height, width = overlap.shape[0] // 2 + 1, overlap.shape[1] // 2 + 1
+    overlap[:] = 0.0
+    for e in range(start, stop):
+        y, x = _corner(place[e], grid)
+        overlap[height - 1, width - 1] += value[e] ** 2
+        for f in range(e + 1, stop):  # entries are sorted by image, then by row of pixels
+            y1, x1 = _corner(place[f], grid)
+            if image[f] != image[e] or y1 - y >= height or (height == 1 and x1 - x >= width):
+                break
+            if abs(x1 - x) < width:
+                product = value[e] * value[f]
+                overlap[height - 1 + y1 - y, width - 1 + x1 - x] += product
+                overlap[height - 1 + y - y1, width - 1 + x - x1] += product
+
+
+def _descend_atom(pull, overlap, n_steps, atom):
+    """Minimise the objective over one atom on the sphere, by ``n_steps`` steps, in place.
+
+    ``pull`` is the sum of codes times patches of the residual, at the old atom. The sum of the
+    moduli of ``overlap``, the autocorrelation of the codes, bounds the curvature and sets the step.
+    """
+    n_channels, height, width = atom.shape
+    old, moved, bound = atom.copy(), np.empty_like(atom), np.abs(overlap).sum()
+    for _ in range(n_steps):
+        norm = 0.0
+        for c in range(n_channels):
+            for i in range(height):
+                out = moved[c, i]
+                for j in range(width):
+                    out[j] = pull[c, i, j] + bound * atom[c, i, j]
+                for i1 in range(height):
+                    row = overlap[height - 1 + i - i1]
+                    for j1 in range(width):
+                        change = atom[c, i1, j1] - old[c, i1, j1]
+                        for j in range(width):
+                            out[j] -= change * row[width - 1 + j - j1]
+                for j in range(width):
+                    norm += out[j] ** 2
+        if norm == 0.0:
+            break
+        atom[:] = moved / np.sqrt(norm)
+
+
+def sweep_atoms(start, image, place, value, grid, mask, n_steps, atoms, residual):
+    """Minimise the objective over the atoms on the sphere, one by one, for given codes.
+
+    ``atoms``, and ``residual`` of shape (n_images, n_channels, height, width), are updated in
+    place. An atom takes ``n_steps`` steps. Missing pixels count as if the dictionary explained
+    them, which bounds the objective from above.
+    """
+    p, _, height, width = atoms.shape
+    overlap, pull = np.empty((2 * height - 1, 2 * width - 1)), np.empty(atoms.shape[1:])
+    for k in range(p):
+        _self_overlap(start[k], start[k + 1], image, place, value, grid, overlap)
+        pull[:] = 0.0
         for e in range(start[k], start[k + 1]):
             y, x = _corner(place[e], grid)
-            _add_patch(value[e], residual[image[e]], y, x, step)
-            bound += value[e] ** 2
-            for f in range(e + 1, start[k + 1]):  # sorted by image, then by row of pixels
-                y1, x1 = _corner(place[f], grid)
-                if image[f] != image[e] or y1 - y >= height or (height == 1 and x1 - x >= width):
-                    break
-                if abs(x1 - x) < width:
-                    bound += 2.0 * abs(value[e] * value[f])
-        step += bound * atoms[k]
-        norm = np.sqrt((step**2).sum())
-        if norm > 0.0:
-            step /= norm
-            step -= atoms[k]
-            atoms[k] += step
-            for e in range(start[k], start[k + 1]):
-                y, x = _corner(place[e], grid)
-                _subtract(value[e], step, y, x, mask[image[e]], residual[image[e]])
+            _add_patch(value[e], residual[image[e]], y, x, pull)
+        old = atoms[k].copy()
+        _descend_atom(pull, overlap, n_steps, atoms[k])
+        change = atoms[k] - old
+        for e in range(start[k], start[k + 1]):
+            y, x = _corner(place[e], grid)
+            _subtract(value[e], change, y, x, mask[image[e]], residual[image[e]])
 
 
 def add_second_moments(start, image, place, grid, residual, direction, moments):
@@ -316,9 +357,8 @@ def removals(start, image, place, value, most, n_sweeps, mask, atoms, grid, alph
     For each atom ``changes`` (n_atoms, 1 + n_atoms) gets the rise of the objective, then the growth
     of the moduli of codes at each remaining atom. ``start``, ``image``, ``place`` and ``value`` are
     the codes sorted by atom; ``starts``, ``indices`` and ``values`` are the codes sorted by image.
-    At most ``most`` users of an atom, at regular distances,
-    stand for all users. Coordinate descent over the codes that overlap a user replaces the user.
-    The residual is restored at the end.
+    At most ``most`` users of an atom, at regular distances, stand for all users. Coordinate descent
+    over the codes that overlap a user replaces the user. The residual is restored at the end.
     """
     n_positions, near, z = grid[2] * grid[3], np.empty(len(indices), np.int64), values.copy()
     for k in range(len(atoms)):

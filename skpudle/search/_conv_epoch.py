@@ -185,7 +185,8 @@ class ConvEpoch(rules.Coded):
         return codes
 
     @cached_property
-    def _entries(self):  # codes that atoms adapt to, sorted by atom, then by image and position
+    def _entries(self):  # -> start (p + 1,), image, place and value (n_entries,)
+        """The codes that atoms adapt to, sorted by atom, then by image and position."""
         _, index, value = self.fitting.arrays()
         image = np.asarray(self.fitting.rows.int())
         atom, place = np.divmod(index, self.problem.n_positions)
@@ -204,13 +205,18 @@ class ConvEpoch(rules.Coded):
         ``earlier`` has no effect: it exists for streams of rows, see `stream.Held`.
         """
         atoms, residual = self.atoms.clone(), self._residual.copy()
-        options = self._grid, self._mask, np.asarray(atoms), residual
+        # In a sweep each atom takes five steps, which are cheap compared with the update of the
+        # residuals after the last step.
+        options = self._grid, self._mask, 5, np.asarray(atoms), residual
         for _ in range(rules.SWEEPS["few"]):
             loops.sweep_atoms(*self._entries, *options)
         return atoms if self.problem.rank is None else self.problem.project(atoms)
 
     def move_atoms(self):  # -> (atoms, Codes) or None
-        """Return atoms and codes moved to the windows with the most energy; None if none moves."""
+        """Return atoms moved to the windows with the most energy, and their codes moved along.
+
+        Return None if no atom moves.
+        """
         p, n_channels, height, width = self.atoms.shape
         total = np.zeros((p, n_channels, 3 * height - 2, 3 * width - 2))
         weight = np.zeros((p, *total.shape[2:]))
