@@ -22,7 +22,7 @@ import numpy as np
 
 from skpudle._data.images import sizes
 from skpudle._fitted import encode_samples, find_learner, read_samples
-from skpudle._learners.convolutional.base import stride_of
+from skpudle._learners.convolutional.base import geometry_of
 
 __all__ = ["find_events"]
 
@@ -167,7 +167,7 @@ def find_events(
     if not (_is_number(least) and 0 <= least <= 1):
         raise ValueError(f"least={least!r:.50} is no share. Pass a number from 0 to 1, as 1 / 3.")
     rate = check_rate(sampling_rate)
-    learner, X, (stride,) = found.learner, found.prepare(X), stride_of(found.learner)
+    learner, X, (_, (stride,)) = found.learner, found.prepare(X), geometry_of(found.learner)
     codes, signals = encode_samples(_at_level_of_noise(learner, X), X)
     maps = np.split(codes.astype(np.float64), np.flatnonzero(np.diff(signals)) + 1)
     atoms, events = learner.components_, []

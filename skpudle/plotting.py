@@ -34,7 +34,7 @@ from skpudle._compilation import import_extra
 from skpudle._data.arrays import host_array, to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
 from skpudle._fitted import encode_samples, find_learner, read_samples
-from skpudle._learners.convolutional.base import stride_of
+from skpudle._learners.convolutional.base import geometry_of
 from skpudle._operators._atoms import factor_atoms
 from skpudle.events import check_rate, find_learner_of_signals, find_peaks
 from skpudle.inspection import AtomIntervals, atom_contributions, reconstruction_contributions
@@ -573,7 +573,7 @@ class ActivationsDisplay(Display):
         sums = np.abs(codes).sum(axis=0)
         shown = np.isin(np.arange(len(sums)), np.argsort(-sums, kind="stable")[:n_atoms])
         rows, atoms = np.nonzero(codes * shown)
-        places = rows * stride_of(learner)[0] + find_peaks(learner.components_)[atoms]
+        places = rows * geometry_of(learner)[1][0] + find_peaks(learner.components_)[atoms]
         given = samples[index].T, places, atoms, codes[rows, atoms], learner.components_
         return cls(*given).plot(**options)
 

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from skpudle._data.images import sizes
 from skpudle._fit.encoders import centre
 from skpudle._fitted import encode_samples, find_learner, read_samples
-from skpudle._learners.convolutional.base import stride_of
+from skpudle._learners.convolutional.base import geometry_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle.metrics import atom_support, count_shift_axes, shifted_cosines
 
@@ -136,7 +135,7 @@ def _single_events(look):
     learner = look.learner
     if not look.is_convolutional or np.size(learner.atom_shape) != 1:
         return
-    (length,), (stride,) = sizes(learner.atom_shape, 1), stride_of(learner)
+    (length,), (stride,) = geometry_of(learner)
     # copies fewer than length / stride rows of codes apart overlap
     found, places = _find_single(look, -(-length // stride))
     if len(found):

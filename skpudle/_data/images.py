@@ -262,13 +262,6 @@ def _check_images(X, n_axes, device, *, first=False, **options):  # -> tensor, c
     return x.contiguous(), channel_axis
 
 
-def _read_rows(X, n_axes, device, image_shape, **options):  # (n, n_pixels) -> as _check_images
-    x = to_tensor(check_rows(X, **options), device)
-    x = x.reshape(len(x), *(image_shape or (*[1] * (n_axes - 1), x.shape[1])))
-    channel_axis = x.ndim == n_axes + 2
-    return (x.movedim(-1, 1) if channel_axis else x[:, None]).contiguous(), channel_axis
-
-
 def read_images(
     X, n_axes, *, image_shape=None, n_channels=1, channels_first=False, device="cpu", **options
 ):
@@ -326,8 +319,9 @@ def read_images(
             "X has one axis. Reshape your data: one signal is [X], one row X.reshape(1, -1)."
         )
     elif len(shape) <= 2:  # also wrong input, such as numbers, which check_rows refuses
-        x, channel_axis = _read_rows(X, n_axes, device, image_shape, **options)
-        return Images([x], "rows", channel_axis, X)
+        rows, kind, channels_first = check_rows(X, **options), "rows", False
+        shape = image_shape or (*[1] * (n_axes - 1), rows.shape[1])
+        arrays = [rows.reshape(len(rows), *shape)]
     else:
         arrays = [X]
     options |= dict(first=channels_first)

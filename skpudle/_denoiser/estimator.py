@@ -27,7 +27,7 @@ from skpudle._fit.fitted import pack, unpack
 from skpudle._fit.messages import warn_of_early_end, warn_of_rise
 from skpudle._fit.run import Interrupts
 from skpudle._fit.train import Diverged, Stopping
-from skpudle._learners.convolutional.base import ImageEstimator, parts_of_images, stride_of
+from skpudle._learners.convolutional.base import ImageEstimator, geometry_of, parts_of_images
 from skpudle._learners.convolutional.learn import penalty_of_correlations
 from skpudle._learners.parameters import fits, sets_parameters
 from skpudle._operators._atoms import project_atoms
@@ -497,7 +497,7 @@ class ConvDenoiser(ImageEstimator):
             network.peak = max(peak, network.peak)
         else:
             shape = (self.n_unfoldings, self.n_components, images.n_channels, *self._kernel)
-            network = DenoisingNetwork(shape, stride_of(self), noise_std, peak=peak)
+            network = DenoisingNetwork(shape, geometry_of(self)[1], noise_std, peak=peak)
             network = network.to(singles[0])
             initialise(network, self.alpha, singles, generator)
             inputs = input_attributes(X if images.kind == "rows" else None)

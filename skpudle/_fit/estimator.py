@@ -17,13 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from sklearn.callback import CallbackSupportMixin
 
 from skpudle._data import arrays, batches, sources
 from skpudle._fit import messages
 from skpudle._fit.encoders import learned_encoder, refuse, train_encoder
 from skpudle._fit.fitted import pack, unpack
-from skpudle._fit.run import Interrupts
+from skpudle._fit.run import FollowedFit, Interrupts
 from skpudle._fit.team import current_team, refuse_several
 from skpudle._fit.train import Diverged, Stopping, Trainer
 from skpudle._operators._atoms import project_atoms
@@ -89,7 +88,7 @@ def _mark_outliers(data, fitted):  # -> csr_array of shape (n_rows, n_features),
     return csr_array(values, shape=shape)[arrays.to_numpy(data.places)]
 
 
-class GradientLearner(CallbackSupportMixin):
+class GradientLearner(FollowedFit):
     """A learner whose model is trained by gradients; see the subclasses for its parameters."""
 
     _writes_checkpoints = True

@@ -25,7 +25,7 @@ from pickle import PicklingError
 from typing import Any, NamedTuple
 
 import torch
-from sklearn.callback import FitCallback
+from sklearn.callback import CallbackSupportMixin, FitCallback
 
 from skpudle._data import arrays, batches, foreign
 from skpudle._fit.fitted import load_record, pack, unpack
@@ -70,6 +70,60 @@ class Interrupts:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if self.pending and kind is None:
             raise KeyboardInterrupt
+
+
+class FollowedFit(CallbackSupportMixin):
+    """An estimator whose fit is an iterator of epochs; callbacks and Ctrl-C may end it."""
+
+    def _take(self, attributes):
+        """Set fitted attributes; None removes an attribute that this fit does not have."""
+        vars(self).update(attributes)
+        for name, value in attributes.items():
+            if value is None:
+                delattr(self, name)
+
+    def _follow(self, epochs, given, n_epochs=None):
+        """Take the attributes of the last epoch of a fit, with all hooks.
+
+        Parameters
+        ----------
+        epochs : callable
+            ``epochs(interrupts)`` yields for each epoch a line of progress, and a function that
+            returns the fitted attributes.
+        given : dict
+            The estimator and its input, for callbacks.
+        n_epochs : int, default=None
+            Largest number of epochs, if it is known.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After Ctrl-C, when the attributes of the last epoch have been taken.
+        """
+        root = self._init_callback_context(max_subtasks=n_epochs)
+        root.call_on_fit_task_begin(**given)
+        note, attributes, ended_by = "no epoch", None, {}
+        with Interrupts() as interrupts:
+            try:
+                for note, attributes in epochs(interrupts):
+                    if interrupts.pending:
+                        break
+                    epoch = root.subcontext(task_name="epoch")
+                    epoch.call_on_fit_task_begin(**given)
+                    if self.verbose:
+                        print(note, flush=True)
+                    if epoch.call_on_fit_task_end(**given, reconstruction_attributes=attributes):
+                        ended_by = {"ended_by_": "callback"}
+                        break
+            except KeyboardInterrupt:  # a second Ctrl-C
+                interrupts.pending = True
+            if interrupts.pending:
+                ended_by = {"ended_by_": "interrupt"}
+            if attributes is not None:
+                self._take(attributes() | ended_by)
+            if interrupts.pending:
+                raise KeyboardInterrupt(f"the fit was interrupted after: {note}")
+        root.call_on_fit_task_end(**given, reconstruction_attributes=dict)
 
 
 # ------------------------------------------------------------------ checkpoints

@@ -14,7 +14,7 @@ from skpudle._data.sources import open_source
 from skpudle._fit.encoders import Converged
 from skpudle._fit.messages import warn_of_few_samples, warn_of_unused
 from skpudle._fit.plan import choose_atoms
-from skpudle._learners.convolutional.base import FollowedFit
+from skpudle._fit.run import FollowedFit
 from skpudle._learners.parameters import ATOMS, POSITIVE, fits, sets_parameters
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle.search import auto_alpha

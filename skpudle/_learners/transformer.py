@@ -168,13 +168,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             if not any(constraint.is_satisfied_by(value) for constraint in allowed):
                 super()._validate_params()
 
-    def _take(self, attributes):
-        """Set fitted attributes; None removes an attribute that this fit does not have."""
-        vars(self).update(attributes)
-        for name, value in attributes.items():
-            if value is None:
-                delattr(self, name)
-
     def transform(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
         """Encode data with the learned dictionary.
 

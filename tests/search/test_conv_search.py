@@ -7,13 +7,13 @@ import pytest
 import torch
 from naive import normal
 
+from skpudle._learners.convolutional.noise import noise_level
 from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
 from skpudle.search import search
 from skpudle.search._conv_epoch import ConvProblem, conv_codes
-from skpudle.search._maps import noise_level
 from skpudle.search.find import find_atoms
 
 SHAPES = [  # atoms (n, channels, *kernel), images (n, channels, *size), stride

@@ -5,7 +5,6 @@ from math import prod
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_array
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
@@ -13,20 +12,20 @@ from skpudle._compilation import blocks_of_rows
 from skpudle._data.arrays import resolve_device, to_tensor
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.images import check_atoms_fit, check_axes, check_sizes, read_images, sizes
-from skpudle._fit.run import Interrupts
+from skpudle._fit.run import FollowedFit
 
 
-def stride_of(learner):  # -> tuple of int
-    """Return the distance of neighbouring copies of an atom along each axis.
+def geometry_of(learner):  # -> kernel, stride, tuples of int
+    """Return the size of an atom and the distance of its neighbouring copies, along each axis.
 
     Events of signals are at any sample. In pictures, copies at every pixel take 16 times as long as
     copies at every fourth pixel of both axes.
     """
     kernel = sizes(learner.atom_shape, 1)
     if not isinstance(learner.stride, str):
-        return sizes(learner.stride, len(kernel))
+        return kernel, sizes(learner.stride, len(kernel))
     usual = 1 if len(kernel) == 1 else getattr(learner, "_stride_of_pictures", 4)
-    return tuple(min(usual, k) for k in kernel)
+    return kernel, tuple(min(usual, k) for k in kernel)
 
 
 def parts_of_images(x):  # (n, ...) -> tensors of some images each
@@ -39,59 +38,6 @@ def atoms_inside(atoms, n_axes, like):  # components_ -> (n, n_channels, *kernel
     """Return atoms with channels before their axes, of the dtype and on the device of a tensor."""
     atoms = to_tensor(atoms).to(like)
     return (atoms if atoms.ndim == n_axes + 2 else atoms[..., None]).movedim(-1, 1).contiguous()
-
-
-class FollowedFit(CallbackSupportMixin):
-    """An estimator whose fit is an iterator of epochs; callbacks and Ctrl-C may end it."""
-
-    def _take(self, attributes):
-        """Set fitted attributes; None removes an attribute that this fit does not have."""
-        vars(self).update(attributes)
-        for name in [name for name, value in attributes.items() if value is None]:
-            delattr(self, name)
-
-    def _follow(self, epochs, given, n_epochs=None):
-        """Take the attributes of the last epoch of a fit, with all hooks.
-
-        Parameters
-        ----------
-        epochs : callable
-            ``epochs(interrupts)`` yields for each epoch a line of progress, and a function that
-            returns the fitted attributes.
-        given : dict
-            The estimator and its input, for callbacks.
-        n_epochs : int, default=None
-            Largest number of epochs, if it is known.
-
-        Raises
-        ------
-        KeyboardInterrupt
-            After Ctrl-C, when the attributes of the last epoch have been taken.
-        """
-        root = self._init_callback_context(max_subtasks=n_epochs)
-        root.call_on_fit_task_begin(**given)
-        note, attributes, ended_by = "no epoch", None, {}
-        with Interrupts() as interrupts:
-            try:
-                for note, attributes in epochs(interrupts):
-                    if interrupts.pending:
-                        break
-                    epoch = root.subcontext(task_name="epoch")
-                    epoch.call_on_fit_task_begin(**given)
-                    if self.verbose:
-                        print(note, flush=True)
-                    if epoch.call_on_fit_task_end(**given, reconstruction_attributes=attributes):
-                        ended_by = {"ended_by_": "callback"}
-                        break
-            except KeyboardInterrupt:  # a second Ctrl-C
-                interrupts.pending = True
-            if interrupts.pending:
-                ended_by = {"ended_by_": "interrupt"}
-            if attributes is not None:
-                self._take(attributes() | ended_by)
-            if interrupts.pending:
-                raise KeyboardInterrupt(f"the fit was interrupted after: {note}")
-        root.call_on_fit_task_end(**given, reconstruction_attributes=dict)
 
 
 class ImageEstimator(FollowedFit, BaseEstimator):
@@ -138,7 +84,7 @@ class ImageEstimator(FollowedFit, BaseEstimator):
         return images
 
     def _read_training(self, X, **options):  # -> Images
-        check_sizes(self._kernel, stride_of(self))
+        check_sizes(*geometry_of(self))
         images = self._read(X, **options)
         check_atoms_fit(images, self._kernel, channels_first=self.channels_first)
         return images

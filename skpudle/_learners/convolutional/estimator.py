@@ -22,7 +22,6 @@ from skpudle._learners.convolutional import base, learn
 from skpudle._learners.parameters import POSITIVE, fits, sets_parameters
 from skpudle._operators._atoms import atom_norms, factor_atoms
 from skpudle._operators._conv import ConvDictionary
-from skpudle.search._maps import combine_channels, map_directions
 
 _TURNS = 10  # number of groups of pixels, each of which is hidden in turn for a score
 
@@ -211,23 +210,21 @@ class ConvPUDLEDictionaryLearning(
         if not isinstance(self.dict_init, str):
             start = self._given_atoms(self.n_components, images)
             start = start / channels.noise.to(start)
-        data = learn.TrainingImages.of(images, self._kernel, base.stride_of(self))
-        if data.masks and not any(mask.any() for mask in data.masks):
+        pieces, level = learn.read_pieces(images, self), learn.universal_threshold(images, self)
+        if pieces.mask is not None and not pieces.mask.any():
             raise messages.nothing_known(self)
         learns = learn.learn if self.gradient is None else learn.train
 
         def epochs(interrupts):
-            for one in learns(data, self, generator, start):
+            for one in learns(pieces, level, self, generator, start):
                 yield one["note"], partial(self._attributes_of, one, inputs)
 
         self._follow(epochs, {"estimator": self, "X": X, "y": y})
         if self.verbose:
             print(self.summary())
         messages.warn_of_early_end(self, self.ended_by_)
-        dictionary = self._dictionary(data.tensors[0])
-        found = (learn.largest_correlations(x, dictionary) > self.alpha_ for x in data.tensors)
-        # a baseline explains constants
-        if any(x.any() for x in data.tensors) and not any(one.any() for one in found):
+        found = learn.largest_correlations(pieces.x, self._dictionary(pieces.x))
+        if pieces.x.any() and not (found > self.alpha_).any():  # a baseline explains constants
             messages.warn_of_zero_codes(self)
         return self
 
@@ -314,7 +311,7 @@ class ConvPUDLEDictionaryLearning(
                 f"{found}. Set the parameter as it was, or fit again."
             )
         atoms = base.atoms_inside(self.components_, len(self._kernel), like)
-        return ConvDictionary(atoms / self._channels.noise.to(atoms), base.stride_of(self))
+        return ConvDictionary(atoms / self._channels.noise.to(atoms), base.geometry_of(self)[1])
 
     def _read_known(self, X, **options):  # -> Images in units of the noise
         check_is_fitted(self)
@@ -322,7 +319,7 @@ class ConvPUDLEDictionaryLearning(
         return super()._read_known(X, **options).map(self._channels.enter)
 
     def _cover(self, x):  # (..., *size) -> extended by zeros until atoms cover it
-        return covered(x, self._kernel, base.stride_of(self))
+        return covered(x, *base.geometry_of(self))
 
     def _encode(self, dictionary, x, mask=None):  # -> (n, n_components, *positions)
         """Return code maps of images that atoms cover; the ``mask`` is 0 where pixels miss.
@@ -330,10 +327,10 @@ class ConvPUDLEDictionaryLearning(
         Atoms of rank one see complete images through combinations of channels alone.
         """
         if self.rank is not None and mask is None:
-            directions = map_directions(factor_atoms(dictionary.atoms)[0])
-            atoms = combine_channels(dictionary.atoms, directions)
+            directions = torch.linalg.qr(factor_atoms(dictionary.atoms)[0].mT).Q
+            atoms = learn.combine_channels(dictionary.atoms, directions)
             if torch.allclose(atom_norms(atoms), atom_norms(dictionary.atoms)):  # of rank one
-                x = combine_channels(x, directions)
+                x = learn.combine_channels(x, directions)
                 dictionary = ConvDictionary(atoms, dictionary.stride)
         debias = self.debias_ if self.debias == "auto" else float(self.debias)
         options = dict(learner=self, alpha=self.alpha_, debias=debias)
@@ -440,7 +437,7 @@ class ConvPUDLEDictionaryLearning(
     @property
     def _positions(self):  # of the images of the fit, if they had one size
         size = self._image_size
-        return covering_positions(size, self._kernel, base.stride_of(self)) if size else ()
+        return covering_positions(size, *base.geometry_of(self)) if size else ()
 
     @property
     def _n_features_out(self):

@@ -1,9 +1,13 @@
-"""Estimate the white noise of images."""
+"""Estimate the white noise of images, and the penalty above the noise of signals."""
 
-from math import comb
+from math import comb, log, sqrt
 
 import torch
 
+from skpudle._data.arrays import to_tensor
+from skpudle._operators._conv import ConvDictionary
+from skpudle.search import descend
+from skpudle.search._epoch import spread_rows
 from skpudle.search.held_out import MEDIAN_OF_NORMAL
 
 
@@ -80,3 +84,23 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     # noise-free parts of a photograph 95 then seem noisy, and 217 with a share of a half.
     usually, surely = without(1 / 3, error / 2), without(1.0, error)
     return torch.minimum(usually, 2 * surely).sqrt()
+
+
+def noise_level(problem, atoms):  # -> float
+    """Return a penalty above almost all correlations of the atoms with the noise of signals.
+
+    It is the universal threshold, ``s sqrt(2 log N)``: ``s`` is the standard deviation of the
+    correlations of residuals with atoms, and ``N`` is the number of positions of one atom in all
+    signals. If the penalty of a search is much smaller, the search begins again at this level, see
+    `find_atoms`. The first penalty of a search of signals comes from differences of neighbouring
+    samples. It is too small for slow noise, whose differences are small and whose correlations with
+    slow atoms are large. The level may be too small, too: codes at a penalty below the level
+    explain a part of the noise, which the residual then lacks.
+    """
+    # at most 2**17 samples of signals measure the noise
+    rows = spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))
+    residual = descend.solve_codes(problem.of_rows(rows), atoms, 4, refit=True).residuals()
+    blocks = ConvDictionary(atoms, problem.stride).analysis_in_blocks(to_tensor(residual))
+    correlations = torch.cat([block.abs().flatten() for block in blocks])
+    noise = float(correlations.median()) / MEDIAN_OF_NORMAL
+    return noise * sqrt(2 * log(max(len(problem.x) * problem.n_positions, 2)))
