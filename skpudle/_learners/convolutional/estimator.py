@@ -22,6 +22,7 @@ from skpudle._learners.convolutional import base, learn
 from skpudle._learners.parameters import POSITIVE, fits, sets_parameters
 from skpudle._operators._atoms import atom_norms, factor_atoms
 from skpudle._operators._conv import ConvDictionary
+from skpudle.search._conv_epoch import SOLVED_OF_PATH
 
 _TURNS = 10  # number of groups of pixels, each of which is hidden in turn for a score
 
@@ -70,7 +71,8 @@ class ConvPUDLEDictionaryLearning(
         Whether data are (n, n_channels, length), or one recording (n_channels, length).
 
     channel_noise : {"equal", "auto"}, default="equal"
-        "auto" fits in units of the estimated noise of each channel.
+        "auto" fits in units of the estimated noise of each channel: for channels in different
+        units, and for bad channels.
 
     detrend : {"auto", "constant", "slow"} or None, default="auto"
         What is taken off each channel: "constant", its median; "slow", drift that is slower than
@@ -321,7 +323,7 @@ class ConvPUDLEDictionaryLearning(
     def _cover(self, x):  # (..., *size) -> extended by zeros until atoms cover it
         return covered(x, *base.geometry_of(self))
 
-    def _encode(self, dictionary, x, mask=None):  # -> (n, n_components, *positions)
+    def _encode(self, dictionary, x, mask=None, **effort):  # -> (n, n_components, *positions)
         """Return code maps of images that atoms cover; the ``mask`` is 0 where pixels miss.
 
         Atoms of rank one see complete images through combinations of channels alone.
@@ -333,7 +335,7 @@ class ConvPUDLEDictionaryLearning(
                 x = learn.combine_channels(x, directions)
                 dictionary = ConvDictionary(atoms, dictionary.stride)
         debias = self.debias_ if self.debias == "auto" else float(self.debias)
-        options = dict(learner=self, alpha=self.alpha_, debias=debias)
+        options = dict(learner=self, alpha=self.alpha_, debias=debias) | effort
         return learn.code_images(dictionary, x, mask, **options)
 
     # ------------------------------------------------------------------ codes
@@ -428,7 +430,8 @@ class ConvPUDLEDictionaryLearning(
                 for i in range(_TURNS):
                     hidden = known * (turn == i)
                     mask = (known - hidden).expand_as(part)
-                    predicted = dictionary.synthesis(self._encode(dictionary, part, mask))
+                    codes = self._encode(dictionary, part, mask, tolerance=SOLVED_OF_PATH)
+                    predicted = dictionary.synthesis(codes)
                     error += float(((wide(part) - wide(predicted)).square() * hidden).sum())
         pixels = wide(torch.cat([x.transpose(0, 1).flatten(1) for x in images.tensors], 1))
         total = float((pixels - pixels.mean(1, keepdim=True)).square().sum())

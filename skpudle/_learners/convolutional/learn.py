@@ -73,12 +73,12 @@ def read_pieces(images, given):  # Images, learner -> Samples
 def make_problem(pieces, alpha, given):  # Samples, float, learner -> ConvProblem
     """Return the problem of a search for atoms."""
     kernel, stride = geometry_of(given)
-    flat, x = (1,) * (2 - len(kernel)), pieces.x.double()
+    flat, x = (1,) * (2 - len(kernel)), pieces.x.to(torch.float64, copy=True)
     # The search divides data and penalty by this power of two.
     unit = unit_of(float(x.square().mean()) * prod(kernel))
     how = dict(unit=unit, kernel=(*flat, *kernel), stride=(*flat, *stride))
     how["mask"] = None if pieces.mask is None else as_pictures(pieces.mask)
-    return ConvProblem(as_pictures(x / unit), alpha / unit, given.positive_code, **how)
+    return ConvProblem(as_pictures(x.div_(unit)), alpha / unit, given.positive_code, **how)
 
 
 # ---------------------------------------------------------------------------- first atoms, penalty
@@ -213,18 +213,14 @@ def noise_of_channels(images):  # list of (n, n_channels, *size) -> (n_channels,
 
 def _count_codes(images, given, alpha=None):  # -> float, float, shape of a piece
     """Return the number of codes of a piece of images after a brief search, and the penalty."""
-    pieces, n_atoms, (kernel, stride) = (
-        read_pieces(images, given),
-        given.n_components,
-        geometry_of(given),
-    )
-    n_atoms = 4 if n_atoms == "auto" else n_atoms
+    pieces, (kernel, stride) = read_pieces(images, given), geometry_of(given)
+    pieces = pieces[:: -(-pieces.x.numel() // 2**17)]
+    n_atoms = 4 if given.n_components == "auto" else given.n_components
     atoms = draw_patches(pieces.x, n_atoms, kernel, torch.Generator().manual_seed(0))
     if alpha is None:
         usual = penalty_of_correlations([pieces.x], atoms, stride)
         alpha = max(usual, universal_threshold(images, given))
     problem = make_problem(pieces, alpha, given)
-    problem = problem.thinned(-(-problem.x.numel() // 2**17))
     steps = descend.descend(problem, as_pictures(atoms).double(), problem.no_codes(), 10)
     return descend.exhaust(steps).n_entries / len(problem.x), alpha, pieces.x[0].numel()
 
@@ -429,7 +425,7 @@ def _choose_codes(given, found):  # -> dict
 # ---------------------------------------------------------------------------- training
 
 
-def code_images(dictionary, x, mask=None, *, learner, alpha, debias=0.0):
+def code_images(dictionary, x, mask=None, *, learner, alpha, debias=0.0, **effort):
     """Return code maps of images that atoms cover; warn if they have not converged.
 
     Parameters
@@ -442,12 +438,14 @@ def code_images(dictionary, x, mask=None, *, learner, alpha, debias=0.0):
         The learner, with its parameters.
     alpha, debias : float
         The penalty, and the share of the lasso's bias to remove.
+    **effort
+        The tolerance of `conv_codes`.
     """
     options = dict(alpha=alpha, positive_code=learner.positive_code)
     options["mask"] = None if mask is None else mask.expand_as(x)
     if (depth := unfoldings_of(learner)) is not None:
         return encode(dictionary, x, n_unfoldings=depth, **options)
-    codes, solved = conv_codes(dictionary, x, debias=debias, **options)
+    codes, solved = conv_codes(dictionary, x, debias=debias, **options, **effort)
     if not solved.all():
         warn(
             f"The codes of {(~solved).sum()} of {len(solved)} images or signals have not "
