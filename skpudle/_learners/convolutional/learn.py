@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from math import ceil, log, pi, prod, sqrt
+from math import ceil, inf, log, pi, prod, sqrt
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,11 +39,11 @@ from skpudle.search._conv_epoch import ConvProblem, as_pictures, conv_codes
 # ---------------------------------------------------------------------------- pieces of images
 
 
-def cut_pieces(tensors, kernel, stride, area=2**14):  # -> (n_pieces, n_channels, *size)
+def cut_pieces(tensors, kernel, stride, area=2**14, most=inf):  # -> (n_pieces, n_channels, *size)
     """Cut images into pieces of one size, which atoms cover exactly, and which cover all images.
 
     Pieces overlap where an image is no multiple of them. A piece has at most the area, or four
-    atoms in each direction.
+    atoms in each direction. Every n-th piece is taken, so that they have ``most`` numbers.
     """
     smallest = (min(axis) for axis in zip(*(x.shape[2:] for x in tensors), strict=True))
     axes, side = zip(smallest, kernel, stride, strict=True), round(area ** (1 / len(kernel)))
@@ -56,16 +56,19 @@ def cut_pieces(tensors, kernel, stride, area=2**14):  # -> (n_pieces, n_channels
             starts = (i * last // max(n_parts - 1, 1) for i in range(n_parts))  # to the end
             axes.append([slice(start, start + length) for start in starts])
         pieces += [image[(..., *corner[::-1])] for corner in product(*reversed(axes))]
-    return torch.stack(pieces)
+    return torch.stack(pieces[:: max(1, ceil(len(pieces) * pieces[0].numel() / most))])
 
 
-def read_pieces(images, given):  # Images, learner -> Samples
-    """Return pieces of a user's images; rows are continued by zeros until atoms cover them."""
+def read_pieces(images, given, most=inf):  # Images, learner -> Samples
+    """Return pieces of a user's images; rows are continued by zeros until atoms cover them.
+
+    See `cut_pieces` for ``most``.
+    """
     x, (kernel, stride) = images.tensors, geometry_of(given)
     if images.kind == "rows":
         x = [covered(one, kernel, stride) for one in x]
     # A piece has at most 2**14 pixels, so that its correlations with some atoms stay in the cache.
-    x, mask = split_missing(cut_pieces(x, kernel, stride), len(kernel))
+    x, mask = split_missing(cut_pieces(x, kernel, stride, most=most), len(kernel))
     check_range(float(x.square().mean()) * images.n_channels * prod(kernel), [x])
     return Samples(x, mask)
 
@@ -213,8 +216,7 @@ def noise_of_channels(images):  # list of (n, n_channels, *size) -> (n_channels,
 
 def _count_codes(images, given, alpha=None):  # -> float, float, shape of a piece
     """Return the number of codes of a piece of images after a brief search, and the penalty."""
-    pieces, (kernel, stride) = read_pieces(images, given), geometry_of(given)
-    pieces = pieces[:: -(-pieces.x.numel() // 2**17)]
+    pieces, (kernel, stride) = read_pieces(images, given, 2**17), geometry_of(given)
     n_atoms = 4 if given.n_components == "auto" else given.n_components
     atoms = draw_patches(pieces.x, n_atoms, kernel, torch.Generator().manual_seed(0))
     if alpha is None:
