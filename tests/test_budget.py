@@ -16,19 +16,19 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2519,
-    "_data": 817,
+    ".": 2518,
+    "_data": 813,
     "_denoiser": 498,
-    "_fit": 1190,
-    "_learners": 2177,
+    "_fit": 1220,
+    "_learners": 2135,
     "_nmf": 624,
     "_operators": 250,
     "encoding": 996,
     "inspection": 517,
     "lasso": 1041,
     "pretrained": 55,
-    "search": 2724,
-    "all of the package": 13408,
+    "search": 2663,
+    "all of the package": 13330,
     "tests": 12529,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
