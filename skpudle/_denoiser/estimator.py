@@ -25,7 +25,7 @@ from skpudle._data.images import extend, is_one_image, read_targets
 from skpudle._denoiser.network import DenoisingNetwork, Noise, deviation_of
 from skpudle._fit.fitted import pack, unpack
 from skpudle._fit.messages import warn_of_early_end, warn_of_rise
-from skpudle._fit.run import Interrupts
+from skpudle._fit.run import Interrupts, take
 from skpudle._fit.train import Diverged, Stopping
 from skpudle._learners.convolutional.base import ImageEstimator, geometry_of, parts_of_images
 from skpudle._learners.convolutional.learn import penalty_of_correlations
@@ -461,12 +461,12 @@ class ConvDenoiser(ImageEstimator):
         training = self._begin(X, y, known=hasattr(self, "network_"))
         with Interrupts() as interrupts:
             self._run_epoch(training, interrupts)
-            self._take(training.attributes())
+            take(self, training.attributes())
         return self
 
     def _run_epoch(self, training, interrupts):
         if not training.run_epoch(interrupts):
-            self._take(training.attributes("divergence"))
+            take(self, training.attributes("divergence"))
             raise Diverged(training.n_steps)
 
     def _begin(self, X, y, known=False):  # -> Training

@@ -17,12 +17,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.sparse import csr_array
+from sklearn.callback import CallbackSupportMixin
 
 from skpudle._data import arrays, batches, sources
 from skpudle._fit import messages
 from skpudle._fit.encoders import learned_encoder, refuse, train_encoder
 from skpudle._fit.fitted import pack, unpack
-from skpudle._fit.run import FollowedFit, Interrupts
+from skpudle._fit.run import Interrupts, take
 from skpudle._fit.team import current_team, refuse_several
 from skpudle._fit.train import Diverged, Stopping, Trainer
 from skpudle._operators._atoms import project_atoms
@@ -88,7 +89,7 @@ def _mark_outliers(data, fitted):  # -> csr_array of shape (n_rows, n_features),
     return csr_array(values, shape=shape)[arrays.to_numpy(data.places)]
 
 
-class GradientLearner(FollowedFit):
+class GradientLearner(CallbackSupportMixin):
     """A learner whose model is trained by gradients; see the subclasses for its parameters."""
 
     _writes_checkpoints = True
@@ -177,7 +178,7 @@ class GradientLearner(FollowedFit):
                 run.pending = True
             pressed, ended_by = run.pending, run.record.ended_by or "search"
             fitted = replace(run.record, ended_by="interrupt" if pressed else ended_by)
-            self._take(attributes_of(fitted))
+            take(self, attributes_of(fitted))
             if error or pressed:
                 raise error or _interruption(fitted)
             if plan.step_size is not None:
@@ -235,7 +236,7 @@ class GradientLearner(FollowedFit):
                 error = _interruption(fitted)
             attributes = self._attributes(plan, data, fitted)
             attributes["n_samples_seen_"] = getattr(self, "n_samples_seen_", 0) + n_new
-            self._take(attributes)
+            take(self, attributes)
             if error is not None:
                 raise error
         return self

@@ -72,15 +72,16 @@ class Interrupts:
             raise KeyboardInterrupt
 
 
+def take(estimator, attributes):
+    """Set fitted attributes; None removes an attribute that this fit does not have."""
+    vars(estimator).update(attributes)
+    for name, value in attributes.items():
+        if value is None:
+            delattr(estimator, name)
+
+
 class FollowedFit(CallbackSupportMixin):
     """An estimator whose fit is an iterator of epochs; callbacks and Ctrl-C may end it."""
-
-    def _take(self, attributes):
-        """Set fitted attributes; None removes an attribute that this fit does not have."""
-        vars(self).update(attributes)
-        for name, value in attributes.items():
-            if value is None:
-                delattr(self, name)
 
     def _follow(self, epochs, given, n_epochs=None):
         """Take the attributes of the last epoch of a fit, with all hooks.
@@ -120,7 +121,7 @@ class FollowedFit(CallbackSupportMixin):
             if interrupts.pending:
                 ended_by = {"ended_by_": "interrupt"}
             if attributes is not None:
-                self._take(attributes() | ended_by)
+                take(self, attributes() | ended_by)
             if interrupts.pending:
                 raise KeyboardInterrupt(f"the fit was interrupted after: {note}")
         root.call_on_fit_task_end(**given, reconstruction_attributes=dict)

@@ -21,7 +21,7 @@ from skpudle._fit import messages
 from skpudle._fit.encoders import InUnits, refuse, train_encoder, units_of
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted
-from skpudle._fit.run import Phase, Run
+from skpudle._fit.run import Phase, Run, take
 from skpudle._fit.train import Stopping, Trainer
 from skpudle._learners.parameters import fits
 from skpudle._learners.transformer import DictionaryTransformer
@@ -392,7 +392,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         )
         data = Data(None, batches.Samples(atoms), arrays.input_attributes(arrays.to_numpy(atoms)))
         fitted = Fitted(atoms=atoms, alpha=None if alpha == "auto" else float(alpha), **more)
-        learner._take(learner._attributes(plan, data, fitted))
+        take(learner, learner._attributes(plan, data, fitted))
         return learner
 
     def _intercept_of(self, atoms, intercept):  # -> dict

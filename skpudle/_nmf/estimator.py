@@ -20,7 +20,7 @@ from skpudle._fit import messages
 from skpudle._fit.encoders import refuse
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted, as_arrays
-from skpudle._fit.run import Phase, Run
+from skpudle._fit.run import Phase, Run, take
 from skpudle._learners.counts import ExposedTransformer, OfRows
 from skpudle._learners.parameters import ATOMS, sets_parameters
 from skpudle._learners.summary import describe_fit
@@ -415,5 +415,5 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         learner._validate_params()
         fitted = Fitted(atoms=atoms, coding=astuple(_given(learner).without_data()))
         data = Data(None, Samples(atoms), arrays.input_attributes(to_numpy(atoms)))
-        learner._take(learner._attributes(None, data, fitted))
+        take(learner, learner._attributes(None, data, fitted))
         return learner
