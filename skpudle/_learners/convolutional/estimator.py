@@ -71,8 +71,7 @@ class ConvPUDLEDictionaryLearning(
         Whether data are (n, n_channels, length), or one recording (n_channels, length).
 
     channel_noise : {"equal", "auto"}, default="equal"
-        "auto" fits in units of the estimated noise of each channel: for channels in different
-        units, and for bad channels.
+        "auto" fits in units of the estimated noise of each channel.
 
     detrend : {"auto", "constant", "slow"} or None, default="auto"
         What is taken off each channel: "constant", its median; "slow", drift that is slower than
