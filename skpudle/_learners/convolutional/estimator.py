@@ -224,8 +224,10 @@ class ConvPUDLEDictionaryLearning(
         if self.verbose:
             print(self.summary())
         messages.warn_of_early_end(self, self.ended_by_)
-        found = learn.largest_correlations(pieces.x, self._dictionary(pieces.x))
-        if pieces.x.any() and not (found > self.alpha_).any():  # a baseline explains constants
+        parts, dictionary = base.parts_of_images(pieces.x), self._dictionary(pieces.x)
+        found = (learn.largest_correlations(x, dictionary) > self.alpha_ for x in parts)
+        # a baseline explains constants
+        if pieces.x.any() and not any(one.any() for one in found):
             messages.warn_of_zero_codes(self)
         return self
 
