@@ -49,8 +49,8 @@ _SOLVED = 1e-8
 # over each working set. Descent ends earlier at the tolerance.
 _MOST_EFFORT = (200, 200)
 # Tolerance of codes that predict hidden pixels, as a share of alpha: scores of three photographs
-# differ by at most 2e-4 from those of solved codes, in a third of the time or less. Least squares on
-# the supports of codes have this tolerance too, and a largest number of sweeps.
+# differ by at most 2e-4 from those of solved codes, in a third of the time or less. Least squares
+# on the supports of codes have this tolerance too, and a largest number of sweeps.
 SOLVED_OF_PATH = 1e-3
 _REFIT_OF_PATH = SOLVED_OF_PATH, 20
 
