@@ -22,16 +22,15 @@ and column j of a grid covers [j, j + 1] and, downwards, [i, i + 1], for images 
 import math
 from dataclasses import dataclass
 from itertools import cycle
-from numbers import Integral
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils import _safe_indexing, check_array, check_scalar
+from sklearn.utils import _safe_indexing, check_array
 from sklearn.utils.validation import check_is_fitted
 
 from skpudle._compilation import import_extra
-from skpudle._data.arrays import host_array, to_numpy, to_tensor
+from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
 from skpudle._fitted import encode_samples, find_learner, read_samples
 from skpudle._learners.convolutional.base import geometry_of
@@ -62,19 +61,14 @@ _HEIGHT = 0.85
 _BINS = 50
 
 
-def check_kind(kind, annotation, *more):
-    """Raise ValueError if ``kind`` is neither in a Literal ``annotation`` nor in ``more``."""
-    kinds = *more, *get_args(annotation)
+def check_kind(kind, *kinds):
+    """Raise ValueError if ``kind`` is none of ``kinds``."""
     if kind not in kinds:
         raise ValueError(f"kind={kind!r:.50} is unknown. Pass one of {', '.join(kinds)}.")
 
 
 class Display:
     """Base of all displays: `plot` draws the arrays of a subclass by the subclass's ``_draw``."""
-
-    def __post_init__(self):
-        if hasattr(self, "kind"):
-            check_kind(self.kind, self.__annotations__["kind"])
 
     def plot(self, *, ax: Any = None, **options: Any) -> Self:
         """Draw.
@@ -123,9 +117,15 @@ def _most_used(codes):  # (n, n_components) -> numbers of atoms, the most used f
     return np.argsort(-np.count_nonzero(codes, axis=0), kind="stable")
 
 
-def _largest(pictures):  # -> (n_atoms, 1, 1[, 1])
-    largest = np.abs(pictures).max(axis=tuple(range(1, pictures.ndim)), keepdims=True)
+def _largest(pictures):  # (n_atoms, ...) -> (n_atoms, 1, ...)
+    """Return the largest modulus of each picture, 1 instead of 0; NaN does not count."""
+    axes = tuple(range(1, pictures.ndim))
+    largest = np.nanmax(np.abs(pictures), axes, keepdims=True, initial=0)
     return np.where(largest > 0, largest, 1)
+
+
+def _scale(wave):  # -> the same shape, in a row of height 1
+    return _FILLED / 2 * wave / _largest(wave[None])[0]
 
 
 @dataclass(eq=False, repr=False)
@@ -224,30 +224,28 @@ class AtomsDisplay(Display):
         AtomsDisplay
             The display, drawn.
         """
-        check_kind(kind, cls.__annotations__["kind"], "auto")
-        if X is not None and not hasattr(estimator, "fit"):
-            raise ValueError("X orders atoms of a learner, and these are arrays. Pass the learner.")
+        check_kind(kind, "auto", "images", "lines", "spectra", "waveforms")
         supported = None
-        if isinstance(estimator, AtomIntervals):
-            parts, supported = estimator[:3], estimator.supported
-        elif not hasattr(estimator, "fit"):
-            parts = [dictionary_of(estimator)]
-        else:
+        if X is not None or hasattr(estimator, "fit"):
             found = find_learner(estimator)
             parts = [found.atoms()]
             if X is not None:
                 parts = [parts[0][_most_used(found.encode(X)[0])]]
             if kind == "auto" and np.size(getattr(found.learner, "atom_shape", ())) == 1:
                 kind = "lines"
-        parts = [check_array(part, allow_nd=True, input_name="atoms") for part in parts]
-        kinds, pictures = zip(*(_as_pictures(part, kind, image_shape) for part in parts))
-        return cls(pictures[0], kinds[0], *pictures[1:], supported=supported).plot(**options)
+        elif isinstance(estimator, AtomIntervals):
+            parts, supported = estimator[:3], estimator.supported
+        else:
+            parts = [dictionary_of(estimator)]
+        atoms = check_array(np.concatenate(parts), allow_nd=True, input_name="atoms")
+        kind, pictures = _as_pictures(atoms, kind, image_shape)
+        first, *ends = np.split(pictures, len(parts))
+        return cls(first, kind, *ends, supported=supported).plot(**options)
 
     def _grid(self, n_columns):  # -> n_rows, n_columns; None makes the grid about square
         flatness = _FLATNESS if self.kind == "lines" else 1
         if n_columns is None:
             n_columns = math.ceil(math.sqrt(len(self.atoms) * flatness))
-        check_scalar(n_columns, "n_columns", Integral, min_val=1)
         return math.ceil(len(self.atoms) / n_columns), n_columns
 
     def _size(self, n_columns=None, **_):
@@ -280,17 +278,17 @@ class AtomsDisplay(Display):
         images = self.atoms / _largest(self.atoms)
         if self.lower is not None:
             images = np.where((self.lower > 0) | (self.upper < 0), images, 0.0)
-        grid = np.full((n_rows * n_columns, height + 1, width + 1, *colours), np.nan)
+        # One more line of pixels below and to the right of each image separates it from the next.
+        cells = [n_rows * n_columns, height + 1, width + 1, *colours]
+        grid = np.full(cells, np.nan)
         grid[:n_atoms, :-1, :-1] = images
-        grid = grid.reshape(n_rows, n_columns, *grid.shape[1:]).swapaxes(1, 2)
+        grid = grid.reshape(n_rows, n_columns, *cells[1:]).swapaxes(1, 2)
         grid = grid.reshape(n_rows * (height + 1), n_columns * (width + 1), *colours)
-        grid = grid[:-1, :-1]  # no separating line after the last row and column
         if colours:  # matplotlib draws colours from 0 to 1; separating lines become white
             grid = np.nan_to_num(0.5 + 0.5 * grid, nan=1.0)
-        right, bottom = n_columns - 1 / (width + 1), n_rows - 1 / (height + 1)
         greys = {"cmap": "gray", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
-        cells = {"extent": (0, right, bottom, 0), "aspect": (height + 1) / (width + 1)}
-        self.image_ = self.ax_.imshow(grid, **(greys | cells | style))
+        place = {"extent": (0, n_columns, n_rows, 0), "aspect": (height + 1) / (width + 1)}
+        self.image_ = self.ax_.imshow(grid, **(greys | place | style))
         self._finish_grid(n_rows, n_columns, row_labels)
 
     def _draw_lines(self, *, n_columns=None, row_labels=None, sampling_rate=None, **style):
@@ -299,27 +297,23 @@ class AtomsDisplay(Display):
         row, column = np.divmod(np.arange(n_atoms), n_columns)
         ends = column + _MARGIN, column + 1 - _MARGIN
         self.ax_.hlines(row + 0.5, *ends, color="0.8", linewidth=0.5)
-        gap = np.full((n_atoms, 1), np.nan)  # NaN interrupts the line between two atoms
-        x = np.hstack([np.linspace(*ends, length, axis=1), gap]).ravel()
-        largest = _largest(self.atoms)
-
-        def heights(values, channel):  # (n_atoms, length, n_channels) -> (n_atoms * (length + 1),)
-            scaled = (values / largest)[:, :, channel]
-            return np.hstack([row[:, None] + 0.5 - _FILLED / 2 * scaled, gap]).ravel()
-
-        self.lines_, self.bands_ = [], []
-        for channel in range(n_channels):
-            own = {"linewidth": 1, "color": f"C{channel}", "label": f"channel {channel}"} | style
-            self.lines_ += self.ax_.plot(x, heights(self.atoms, channel), **own)
-            if self.lower is not None:
-                low, high = (heights(end, channel) for end in (self.lower, self.upper))
-                band = dict(color=own["color"], alpha=0.3, linewidth=0)
-                self.bands_.append(self.ax_.fill_between(x, low, high, **band))
+        x, middle = np.linspace(*ends, length, axis=1)[:, :, None], row[:, None, None] + 0.5
+        shares = _FILLED / 2 / _largest(self.atoms)
+        parts = [part for part in (self.atoms, self.lower, self.upper) if part is not None]
+        parts = [x, *(middle - shares * part for part in parts)]  # each (n_atoms, length, n)
+        # NaN interrupts the line between two atoms.
+        parts = [np.pad(part, [(0, 0), (0, 1), (0, 0)], constant_values=np.nan) for part in parts]
+        (x,), lines, *bands = (part.reshape(-1, part.shape[2]).T for part in parts)
+        self.lines_ = self.ax_.plot(x, lines.T, **({"linewidth": 1} | style))
+        self.bands_ = [
+            self.ax_.fill_between(x, *band, color=line.get_color(), alpha=0.3, linewidth=0)
+            for line, *band in (zip(self.lines_, *bands) if bands else ())
+        ]
         self.ax_.set(xlim=(0, n_columns), ylim=(n_rows, 0))
         if 1 < n_channels <= 10:  # matplotlib repeats its colours after ten
+            names = [f"channel {k}" for k in range(n_channels)]
             place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "frameon": False}
-            place |= {"ncols": min(n_channels, 5), "fontsize": "small"}
-            self.ax_.legend(handles=self.lines_, **place)
+            self.ax_.legend(self.lines_, names, ncols=5, fontsize="small", **place)
         self._finish_grid(n_rows, n_columns, row_labels)
         if sampling_rate is not None:
             seconds = (length - 1) / check_rate(sampling_rate)
@@ -333,23 +327,22 @@ class AtomsDisplay(Display):
         colors = dict(zip(labels, colors, strict=True))
         place = dict(ha="center", va="bottom", transform=self.ax_.get_xaxis_transform())
         for label, color in colors.items():
-            middle = np.mean([i for i, group in enumerate(groups) if group == label])
+            middle = np.flatnonzero([group == label for group in groups]).mean()
             self.ax_.text(middle, 1.01, label, color=color, **place)
-        unit = _HEIGHT / np.maximum(self.atoms.max(axis=(1, 2)), np.finfo(float).tiny)[:, None]
+        unit = _HEIGHT / _largest(self.atoms)[:, 0]
         heights, bottoms = unit * self.atoms[:, :, 0], np.arange(n_spectra)[::-1]
         of_channels = [colors[label] for _, label in zip(range(n_channels), groups, strict=True)]
-        is_faint = np.zeros(heights.shape, bool)
+        channels, bottom = np.tile(np.arange(n_channels), n_spectra), bottoms.repeat(n_channels)
+        style = {"color": of_channels * n_spectra, "bottom": bottom} | style
+        self.bars_ = self.ax_.bar(channels, heights.ravel(), **style)
         if self.lower is not None:
             low, high = (np.clip(unit * end[:, :, 0], 0, 1) for end in (self.lower, self.upper))
-            # a bar is faint if its interval holds 0, or if its atom is not supported
-            is_faint = (low <= 0) | ~self.supported[:, None]
             ends = np.maximum([heights - low, high - heights], 0).reshape(2, -1)
-            style = {"yerr": ends, "error_kw": {"ecolor": "0.3", "elinewidth": 0.8}} | style
-        channels = np.tile(np.arange(n_channels), n_spectra)
-        style = {"color": of_channels * n_spectra, "bottom": bottoms.repeat(n_channels)} | style
-        self.bars_ = self.ax_.bar(channels, heights.ravel(), **style)
-        for k in np.flatnonzero(is_faint):
-            self.bars_[k].set_alpha(0.25)
+            tops = bottom + heights.ravel()
+            self.ax_.errorbar(channels, tops, ends, fmt="none", ecolor="0.3", elinewidth=0.8)
+            # a bar is faint if its interval holds 0, or if its atom is not supported
+            for k in np.flatnonzero((low <= 0) | ~self.supported[:, None]):
+                self.bars_[k].set_alpha(0.25)
         self.ax_.hlines(bottoms, -1, n_channels, color="black", linewidth=0.5)
         names = range(n_spectra) if row_labels is None else row_labels
         self.ax_.set_yticks(bottoms + _HEIGHT / 2, names)
@@ -457,28 +450,27 @@ class ContributionsDisplay(Display):
         """
         found = find_learner(estimator)
         X_train, learner = found.prepare(X_train), found.learner
-        samples = check_array(host_array(X_train), input_name="X_train")
         if X is None:
             name, targets = "atom", learner.components_
             made = atom_contributions(learner, X_train, n_largest=6)
             rows = _most_used(encode_samples(learner, X_train)[0])[:6]
         else:
-            X = found.prepare(X)
-            name, targets = "sample", check_array(host_array(X), input_name="X")
+            name, X = "sample", found.prepare(X)
+            targets = read_samples(learner, X)
             made = reconstruction_contributions(learner, X_train, X, n_largest=6)
             rows = np.arange(len(targets))
         values = made.values[rows]
-        made_of = samples[made.indices[rows]] * np.sign(values)[:, :, None]
-        firsts = targets[rows][:, None], made.estimates[rows][:, None]
-        together = np.concatenate([*firsts, made_of], axis=1)
+        made_of = read_samples(learner, X_train)[made.indices[rows]] * np.sign(values)[:, :, None]
+        firsts = np.stack([targets, made.estimates], axis=1)[rows]
+        together = np.concatenate([firsts, made_of], axis=1)
         flat = found.to_data(together.reshape(-1, together.shape[2]))
         kind, pictures = _as_pictures(flat, image_shape=image_shape)
         pictures = pictures.reshape(*together.shape[:2], *pictures.shape[1:])
         return cls(pictures, values, [f"{name} {row}" for row in rows], kind).plot(**options)
 
     def _size(self, **_):
-        n_rows, n_columns = self.pictures.shape[:2]
-        return 0.9 * n_columns + 0.7, 0.95 * n_rows + 0.3  # 0.7 and 0.3 are room for the labels
+        # 0.7 and 0.3 inches are room for the labels.
+        return 0.9 * self.pictures.shape[1] + 0.7, 0.95 * len(self.pictures) + 0.3
 
     def _draw(self, **style):
         n_columns = self.pictures.shape[1]
@@ -564,7 +556,6 @@ class ActivationsDisplay(Display):
         ActivationsDisplay
             The display, drawn.
         """
-        check_scalar(n_atoms, "n_atoms", Integral, min_val=1)
         found = find_learner_of_signals(estimator)
         learner, X = found.learner, found.prepare(X)
         samples = read_samples(learner, X)
@@ -582,26 +573,20 @@ class ActivationsDisplay(Display):
         rate, name = check_rate(sampling_rate), "Sample" if sampling_rate is None else "Seconds"
         times, self.marks_, self.thumbnails_ = np.arange(len(self.sample)) / rate, [], []
         self.ax_.plot(times, _scale(self.sample), color="0.3", linewidth=0.8)
+        beside = dict(transform=self.ax_.get_yaxis_transform(), clip_on=False, linewidth=0.8)
+        beside |= dict(scalex=False, scaley=False)
         for row, atom in enumerate(names, start=1):
-            own, color = self.atoms == atom, f"C{row - 1}"
+            own, color, wave = self.atoms == atom, f"C{row - 1}", _scale(self.components[atom])
             ends = self.places[own] / rate, -row, values[own] - row
             bars = self.ax_.vlines(*ends, **({"color": color, "linewidth": 1.5} | style))
             self.marks_.append(bars)
-            wave = _scale(self.components[atom]) - row
-            beside = dict(transform=self.ax_.get_yaxis_transform(), clip_on=False)
-            beside |= dict(color=color, linewidth=0.8, scalex=False, scaley=False)
             # The waveform lies right of the signal; x is in widths of the axes, which end at 1.
             x = np.linspace(1.02, 1.17, len(wave))
-            self.thumbnails_.append(self.ax_.plot(x, wave, **beside))
+            self.thumbnails_.append(self.ax_.plot(x, wave - row, color=color, **beside))
         ticks = -np.arange(len(names) + 1)
         self.ax_.hlines(ticks[1:], 0, times[-1], color="0.8", linewidth=0.5, zorder=0)
         self.ax_.set_yticks(ticks, ["signal", *(f"atom {k}" for k in names)])
         self.ax_.set(xlabel=name, xlim=(0, times[-1]), ylim=(-len(names) - 0.6, 0.6))
-
-
-def _scale(wave):  # -> the same shape, with the largest modulus 0.45
-    # The unit is the distance of two rows, so that neighbouring rows do not overlap.
-    return 0.45 * wave / (np.nanmax(np.abs(wave), initial=0) or 1.0)
 
 
 @dataclass(eq=False, repr=False)
@@ -659,7 +644,7 @@ class CodesDisplay(Display):
         return cls(*find_learner(estimator).encode(X)).plot(**options)
 
     def _draw(self, *, kind="usage", **style):
-        check_kind(kind, Literal["usage", "count", "magnitude"])
+        check_kind(kind, "usage", "count", "magnitude")
         used, ax = self.codes != 0, self.ax_
         n_used = np.bincount(self.samples, used.sum(axis=1)).astype(int)
         if kind == "usage":
@@ -809,7 +794,7 @@ class PathDisplay(Display):
         PathDisplay
             The display, drawn.
         """
-        check_kind(kind, cls.__annotations__["kind"])
+        check_kind(kind, "size", "penalty")
         learner = find_learner(estimator, f"{kind}_path_").learner
         path = getattr(learner, f"{kind}_path_")
         chosen = learner.n_components_ if kind == "size" else learner.search_alpha_
@@ -975,11 +960,10 @@ class RecoveryDisplay(Display):
             found = find_learner(estimator)
             atoms = found.learner if hasattr(found.learner, "atom_shape") else found.atoms()
         match, cosines = match_atoms(atoms, reference), np.abs(atom_cosines(atoms, reference))
-        orders = [
-            np.concatenate([taken, np.setdiff1d(np.arange(size), taken)])
-            for size, taken in zip(cosines.shape, (match.reference_indices, match.indices))
-        ]
-        return cls(cosines[np.ix_(*orders)]).plot(**options)
+        for axis, matched in enumerate((match.reference_indices, match.indices)):
+            rest = np.setdiff1d(np.arange(cosines.shape[axis]), matched)
+            cosines = cosines.take(np.append(matched, rest), axis)
+        return cls(cosines).plot(**options)
 
     def _draw(self, **style):
         matrix = {"cmap": "viridis", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
