@@ -16,7 +16,7 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2518,
+    ".": 2502,
     "_data": 813,
     "_denoiser": 498,
     "_fit": 1221,
@@ -28,8 +28,8 @@ BUDGET = {
     "lasso": 1041,
     "pretrained": 55,
     "search": 2663,
-    "all of the package": 13332,
-    "tests": 12529,
+    "all of the package": 13316,
+    "tests": 12520,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
