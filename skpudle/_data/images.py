@@ -367,24 +367,3 @@ def extend(x, before, after):  # (n, n_channels, *size) -> larger by before + af
         index = torch.arange(-left, n + right, device=x.device) % (2 * n)
         x = x.index_select(axis, torch.where(index < n, index, 2 * n - 1 - index))
     return x
-
-
-def cut_tiles(size, tile, step):
-    """Cut an axis into tiles.
-
-    Parameters
-    ----------
-    size : int
-        Length of the axis.
-    tile : int
-        Largest length of a tile, at least ``step``.
-    step : int
-        Every start is a multiple of this.
-
-    Returns
-    -------
-    list of (int, int)
-        Start and end of each tile, in order.
-    """
-    tile = max(step, tile // step * step)
-    return [(start, min(start + tile, size)) for start in range(0, size, tile)]

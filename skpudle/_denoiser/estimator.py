@@ -3,12 +3,10 @@
 An optimiser of torch trains a network on random crops of clean or noisy images.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from math import ceil, inf, log2, log10, pi
 from typing import Any, Literal, Self
 
@@ -17,12 +15,12 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from skpudle._compilation import threads_for
-from skpudle._data.arrays import check_range, input_attributes, make_generator
+from skpudle._data.arrays import input_attributes, make_generator
 from skpudle._data.images import extend, is_one_image, read_targets
-from skpudle._denoiser.network import DenoisingNetwork, Noise, deviation_of
+from skpudle._denoiser.network import DenoisingNetwork, deviation_of
 from skpudle._fit.fitted import pack, unpack
 from skpudle._fit.messages import warn_of_early_end, warn_of_rise
 from skpudle._fit.run import Interrupts, take
@@ -56,55 +54,39 @@ def draw_cosines(shape, generator):  # (n, n_channels, *kernel) -> Tensor of the
     return project_atoms(atoms)
 
 
-class Crops(Dataset):
-    """Random crops of images with all their channels; crops of pictures are flipped at random.
+def crop_shape(images, network, size):  # list of (n_channels, *size), -> list of int
+    """Return the shape of crops: ``size``, rounded down to one that atoms cover exactly.
 
-    The size of a crop is the size of the smallest image, at most 49 (129 for signals), or the given
-    size. It is rounded down to a size that atoms cover exactly. Losses leave out a margin of one
-    atom less a pixel, and at least one pixel remains.
-
-    Parameters
-    ----------
-    images : list of Tensor of shape (n_channels, *size)
-        Images, which are continued by reflection if they are smaller than a crop.
-    network : DenoisingNetwork
-        The network.
-    size : int or "auto"
-        Size of a crop.
-    generator : torch.Generator
-        Random numbers.
+    "auto" is the size of the smallest image, at most 49 (129 for signals). Losses leave out a
+    margin of one atom less a pixel, and at least one pixel remains.
     """
+    shape = []
+    for axis, (k, s) in enumerate(zip(network.kernel, network.stride, strict=True), start=1):
+        n = min(image.shape[axis] for image in images)
+        # "auto" is at most 129 for signals and 49 for pictures: many positions of atoms, but far
+        # smaller than a photograph.
+        n = min(n, (129, 49)[len(network.kernel) - 1]) if size == "auto" else size
+        shape.append(k + s * max((n - k) // s, -(-(k - 1) // s)))
+    return shape
 
-    def __init__(self, images, network, size, generator):
-        shape = []
-        for axis, (k, s) in enumerate(zip(network.kernel, network.stride, strict=True), start=1):
-            n = min(image.shape[axis] for image in images)
-            # "auto" is at most 129 for signals and 49 for pictures: many positions of atoms, but
-            # far smaller than a photograph.
-            n = min(n, (129, 49)[len(network.kernel) - 1]) if size == "auto" else size
-            shape.append(k + s * max((n - k) // s, -(-(k - 1) // s)))
-        self.shape, self.margin = tuple(shape), tuple(k - 1 for k in network.kernel)
-        self.generator, self.images = generator, list(map(self._enlarge, images))
 
-    def _enlarge(self, image):
-        missing = [max(crop - n, 0) for crop, n in zip(self.shape, image.shape[1:], strict=True)]
-        return extend(image[None], [m // 2 for m in missing], [m - m // 2 for m in missing])[0]
+def draw_crop(image, shape, generator):  # (n_channels, *size) -> (n_channels, *shape)
+    """Return a random crop of an image; crops of pictures are flipped at random.
 
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, i):
-        """Return a random crop of image ``i``."""
-        crop, options = self.images[i], dict(generator=self.generator, device="cpu")
-        for axis, (n, k) in enumerate(zip(crop.shape[1:], self.shape, strict=True), start=1):
-            if n > k:
-                crop = crop.narrow(axis, int(torch.randint(n - k + 1, (), **options)), k)
-        if len(self.shape) == 2:  # pictures
-            *flips, transposed = torch.randint(2, (3,), **options).tolist()
-            crop = crop.flip([axis for axis, flip in zip((-1, -2), flips, strict=True) if flip])
-            if transposed and self.shape[0] == self.shape[1]:
-                crop = crop.mT
-        return crop.contiguous()
+    Images that are smaller than a crop are continued by reflection.
+    """
+    missing = [max(k - n, 0) for n, k in zip(image.shape[1:], shape, strict=True)]
+    if any(missing):
+        image = extend(image[None], [m // 2 for m in missing], [m - m // 2 for m in missing])[0]
+    options = dict(generator=generator, device="cpu")
+    for axis, (n, k) in enumerate(zip(image.shape[1:], shape, strict=True), start=1):
+        if n > k:
+            image = image.narrow(axis, int(torch.randint(n - k + 1, (), **options)), k)
+    if len(shape) == 2:  # pictures
+        *flips, transposed = torch.randint(2, (3,), **options).tolist()
+        image = image.flip([axis for axis, flip in zip((-1, -2), flips, strict=True) if flip])
+        image = image.mT if transposed and shape[0] == shape[1] else image
+    return image.contiguous()
 
 
 @torch.no_grad()
@@ -135,7 +117,7 @@ class Training:
     network : DenoisingNetwork
         The network, which changes.
     loader : DataLoader
-        Batches of `Crops`.
+        Batches of crops.
     optimizer : Optimizer
         An optimiser of torch.
     pairs : bool
@@ -178,13 +160,13 @@ class Training:
             levels.mul_(factor)
 
     def _update(self, images):  # -> summed loss of the network, and of returning its input
-        network, crops, sigma = self.network, self.loader.dataset, None
+        network, sigma = self.network, None
         images, targets = images.chunk(2, dim=1) if self.pairs else (images, images)
         if not self.pairs:
-            images, sigma = network.noise.added_to(images, crops.generator)
+            images, sigma = network.noise.added_to(images, self.loader.generator)
         elif network.slopes is not None:
             sigma = network.noise_of(images)
-        inside = (..., *(slice(m, -m or None) for m in crops.margin))
+        inside = (..., *(slice(k - 1, 1 - k or None) for k in network.kernel))
         x, target = images / self.unit, (targets / self.unit)[inside]
         self.optimizer.zero_grad()
         with threads_for(network.analysis[0], x, network.stride):
@@ -469,45 +451,51 @@ class ConvDenoiser(ImageEstimator):
             take(self, training.attributes("divergence"))
             raise Diverged(training.n_steps)
 
-    def _begin(self, X, y, known=False):  # -> Training
-        images, noise_std = (self._read_known if known else self._read_training)(X), self.noise_std
-        if known:
-            images = images.map(lambda x: x.to(self.network_.analysis.dtype))
-            noise_std = self.training_noise_std_ if noise_std == "auto" else noise_std
-        targets, inputs = read_targets(y, images, self._read), {}
-        if noise_std == "auto" and targets is None:
+    def _noise_of(self, images, targets):  # -> noise_std
+        """Return the noise to train for, where "auto" follows from the data."""
+        if self.noise_std != "auto":
+            return self.noise_std
+        if targets is None:
             # For photographs, whose pixels have standard deviations of about 55 of 255, this is the
             # usual noise of 25 of 255.
-            noise_std = 0.45 * deviation_of(images.tensors)
-        elif noise_std == "auto":
-            pairs = zip(images.singles(), targets, strict=True)
-            noise_std = deviation_of([noisy - clean for noisy, clean in pairs])
-        noise = Noise.of(noise_std)
-        if not known:
-            noise.warn_of_units(images.tensors)
-        singles, generator = images.map(noise.enter).singles(), make_generator(self.random_state)
-        targets = targets and list(map(noise.enter, targets))
-        peak = max(float(x.abs().max()) for x in targets or singles) or 1.0
-        check_range(sum(float(x.square().mean()) for x in singles) / len(singles), singles)
-        n_steps, losses, past = 0, [], None
+            return 0.45 * deviation_of(images.tensors)
+        pairs = zip(images.singles(), targets, strict=True)
+        return deviation_of([noisy - clean for noisy, clean in pairs])
+
+    def _begin(self, X, y, known=False):  # -> Training
+        images = (self._read_known if known else self._read_training)(X)
         if known:
-            n_steps, losses, past = self.n_steps_, list(self.loss_curve_), self._optimizer_state
+            images = images.map(lambda x: x.to(self.network_.analysis.dtype))
+        targets, generator = read_targets(y, images, self._read), make_generator(self.random_state)
+        if known:
+            network, inputs, past = deepcopy(self.network_), {}, self._optimizer_state
+            n_steps, losses = self.n_steps_, list(self.loss_curve_)
             generator.manual_seed(generator.initial_seed() + n_steps)  # new crops
-            network = deepcopy(self.network_).to(singles[0])
-            network.peak = max(peak, network.peak)
         else:
             shape = (self.n_unfoldings, self.n_components, images.n_channels, *self._kernel)
-            network = DenoisingNetwork(shape, geometry_of(self)[1], noise_std, peak=peak)
-            network = network.to(singles[0])
-            initialise(network, self.alpha, singles, generator)
+            how = dict(noise_std=self._noise_of(images, targets), peak=0.0)
+            network = DenoisingNetwork(shape, geometry_of(self)[1], **how)
+            network.noise.warn_of_units(images.tensors)
             inputs = input_attributes(X if images.kind == "rows" else None)
+            n_steps, losses, past = 0, [], None
+        network, enter = network.to(images.tensors[0]), network.noise.enter
+        singles, targets = images.map(enter).singles(), targets and list(map(enter, targets))
+        peaks = [float(x.abs().max()) for x in targets or singles]
+        network.peak = max(network.peak, *peaks) or 1.0
+        if not known:
+            initialise(network, self.alpha, singles, generator)
         if targets is not None:
             singles = [torch.cat(pair) for pair in zip(singles, targets, strict=True)]
-        crops = Crops(singles, network, self.crop_size, generator)
+        shape = crop_shape(singles, network, self.crop_size)
+
+        def collate(images):
+            return torch.stack([draw_crop(image, shape, generator) for image in images])
+
         # At most 4 images in an update. Updates from 2 images with twice the learning rate destroy
         # the network.
-        size = min(len(crops), 4 if self.batch_size == "auto" else int(self.batch_size))
-        loader = DataLoader(crops, size, shuffle=True, generator=generator)
+        size = min(len(singles), 4 if self.batch_size == "auto" else int(self.batch_size))
+        how = dict(shuffle=True, generator=generator, collate_fn=collate)
+        loader = DataLoader(singles, size, **how)
         make = torch.optim.Adam if self.optimizer == "adam" else self.optimizer
         optimizer = make(list(network.parameters()), lr=self.learning_rate)
         if past and past["name"] == str(type(optimizer)):
@@ -566,28 +554,24 @@ class ConvDenoiser(ImageEstimator):
         # counts are no counts, so that photon images with colours are refused.
         images = self._read_known(X, colours=not noise.of_photons)
         levels = noise.levels(noise_std, images)
-        noise.warn_of_units(images.tensors, levels)
+        if levels is not None or not noise.is_range:  # else the noise is estimated
+            noise.warn_of_units(images.tensors, levels)
         # photon counts are read as they are, and not returned as pixels of unsigned integers
         options = dict(pixels=not noise.of_photons, channels_first=self.channels_first)
-        return images.hand_back([*self._denoised(images.tensors, levels)], **options)
+        return images.hand_back(self._denoised(images, levels), **options)
 
-    def _denoised(self, tensors, levels):  # yields (n, n_channels, *size)
-        """Yield denoised images, some at a time, and print progress for every tile if verbose."""
-        network, average = deepcopy(self.network_).to(tensors[0]), self.shift_average
-        parts = [parts_of_images(network.noise.enter(x)) for x in tensors]
-        n_tiles = sum(network.n_tiles(part, average) for many in parts for part in many)
-        done, began = count(1), time.perf_counter()
-
-        def tell():
+    def _denoised(self, images, levels=None):  # -> list of (n, n_channels, *size)
+        """Denoise images, some at a time; print a line for each time if verbose."""
+        network, done = deepcopy(self.network_).to(images.tensors[0]), []
+        parts = [part for x in images.tensors for part in parts_of_images(x)]
+        sizes = list(map(len, parts))
+        sigmas = [None] * len(parts) if levels is None else levels.split(sizes)
+        for part, sigma in zip(parts, sigmas, strict=True):
+            found = network(network.noise.enter(part), sigma, shift_average=self.shift_average)
+            done.append(network.noise.leave(found))
             if self.verbose:
-                left = (time.perf_counter() - began) * (n_tiles / (n_done := next(done)) - 1)
-                print(f"denoising, tile {n_done}/{n_tiles}  {left:.0f} s left", flush=True)
-
-        options = dict(shift_average=average, tell=tell)
-        for many, level in zip(parts, levels, strict=True):
-            sigmas = [None] * len(many) if level is None else level.split(len(many[0]))
-            pairs = zip(many, sigmas, strict=True)
-            yield network.noise.leave(torch.cat([network(x, s, **options) for x, s in pairs]))
+                print(f"denoising, part {len(done)}/{len(parts)}", flush=True)
+        return done if images.kind == "list" else [torch.cat(done)]
 
     @torch.no_grad()
     def score(self, X: ImagesLike, y: ImagesLike | None = None, *, peak: float = 1.0) -> float:
@@ -624,8 +608,8 @@ class ConvDenoiser(ImageEstimator):
             )
         if targets is None:
             targets, images = images.singles(), images.map(noise.typically_added_to)
-        denoised = self._denoised(images.tensors, [None] * len(images.tensors))
-        pairs = zip((image for images in denoised for image in images), targets, strict=True)
+        denoised = (image for part in self._denoised(images) for image in part)
+        pairs = zip(denoised, targets, strict=True)
         errors = [float((found - target).double().square().mean()) for found, target in pairs]
         return float(np.mean([10 * log10(peak**2 / error) if error else inf for error in errors]))
 

@@ -13,7 +13,7 @@ input and target is a network for Gaussian noise.
 """
 
 from itertools import product
-from math import inf, log, prod, sqrt
+from math import inf, log, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_non_negative
 from torch import nn
 
 from skpudle._data.arrays import host_array, to_tensor
-from skpudle._data.images import cut_tiles, extend
+from skpudle._data.images import extend
 from skpudle._fit.encoders import refuse
 from skpudle._fit.messages import warn
 from skpudle._learners.convolutional.noise import estimate_noise, extent_of
@@ -107,9 +107,8 @@ class Noise(NamedTuple):
         """
         options = dict(generator=generator, dtype=x.dtype, device="cpu")
         if self.of_photons:
-            loss = Poisson()
-            counts = torch.poisson(loss.of_response(x).cpu(), generator=generator)
-            return loss.response(counts.to(x)), x.new_ones(len(x))
+            counts = torch.poisson(self.leave(x).cpu(), generator=generator)
+            return self.enter(counts.to(x)), x.new_ones(len(x))
         sigma = x.new_full((len(x),), self.high)
         if self.is_range:
             low, high = log(self.low), log(self.high)
@@ -122,7 +121,7 @@ class Noise(NamedTuple):
         parts = [noise.added_to(one[None], generator.manual_seed(0))[0] for one in self.enter(x)]
         return self.leave(torch.cat(parts))
 
-    def levels(self, noise_std, images):  # -> a list of Tensor of shape (n,) or None
+    def levels(self, noise_std, images):  # -> Tensor of shape (n,) or None
         """Return the noise levels that a user gave for images.
 
         Raises
@@ -132,29 +131,28 @@ class Noise(NamedTuple):
             no noise, or for photons.
         """
         if noise_std is None:
-            return [None] * len(images.tensors)
-        if self.of_photons or not self.high:
-            known = "follows from their counts" if self.of_photons else "of training was 0"
-            raise ValueError(
-                f"noise_std={noise_std!r:.50}, but the noise {known}. Leave noise_std=None, or "
-                "train with noise_std, of one level or a pair."
-            )
+            return None
+        known = "follows from their counts" if self.of_photons else "of training was 0"
+        refuse(
+            self.of_photons or not self.high,
+            f"noise_std={noise_std!r:.50}, but the noise {known}. Leave noise_std=None, or "
+            "train with noise_std, of one level or a pair.",
+        )
         levels = np.broadcast_to(host_array(noise_std), len(images))
         levels = check_array(levels, ensure_2d=False, dtype=np.float64, input_name="noise_std")
         check_non_negative(levels, "noise_std")
-        return to_tensor(levels).to(images.tensors[0]).split([len(x) for x in images.tensors])
+        return to_tensor(levels).to(images.tensors[0])
 
-    def warn_of_units(self, images, levels=None):  # images: tensors
-        """Warn if the noise, given as `levels` or by training, has other units than images."""
-        told = [float(level.max()) for level in levels or [] if level is not None]
+    def warn_of_units(self, images, levels=None):  # images: list of Tensor
+        """Warn if the noise, given as ``levels`` or by training, has other units than images."""
         largest = max(float(image.abs().max()) for image in images)
-        # No warning for counts, which have no unit, for noise estimated from the images, and for a
-        # noise that the user gave and that is small.
-        estimated = levels is not None and not told and self.is_range
         # In practice the largest pixel is at most 1,200 times the noise of training. If a noise of
-        # 50 is given as 50 / 255 for pixels up to 255, the ratio is 1,300.
-        level, least = max(told, default=self.typical), 0.0 if told else largest / 1200
-        if level and largest and not (self.of_photons or estimated or least <= level <= largest):
+        # 50 is given as 50 / 255 for pixels up to 255, the ratio is 1,300. A noise that the user
+        # gave for these images may be as small as it likes. Counts have no unit.
+        level, least = self.typical, largest / 1200
+        if levels is not None:
+            level, least = float(levels.max()), 0.0
+        if level and largest and not (self.of_photons or least <= level <= largest):
             warn(
                 f"noise_std={level:.3g}, but the largest pixel is {largest:.3g}. Noise is "
                 "in the units of the images, and unsigned integers become fractions of their "
@@ -304,11 +302,11 @@ class DenoisingNetwork(nn.Module):
     def noise_of(self, x, extent=None):
         """Return the noise of images, (n,), by `estimate_noise` if thresholds follow it.
 
-        Otherwise return the noise of training, or None without noise in training.
+        Otherwise return the noise of training.
         """
         if self.slopes is not None:
             return estimate_noise(x, extent)
-        return x.new_full((len(x),), self.noise.high) if self.noise.high else None
+        return x.new_full((len(x),), self.noise.high)
 
     def _unit_of(self, x, sigma):  # (n, ...), (n,) -> (n,)
         """Return divisors that make the pixels of images as large as in training.
@@ -319,6 +317,8 @@ class DenoisingNetwork(nn.Module):
         unstable for images unlike those in training.
         """
         low, high = self.noise.low, self.noise.high
+        if not high:
+            return torch.ones_like(sigma)
         largest = x.abs().flatten(1).amax(1)
         same_noise = (sigma >= low) & (sigma <= high)
         # Divide only if pixels exceed the peak of training by more than noise can: the largest of a
@@ -330,37 +330,41 @@ class DenoisingNetwork(nn.Module):
 
     # ------------------------------------------------------------------ images
 
-    def _shifts(self, shift_average):  # -> first positions of grids; the last is the largest
-        return list(product(*(range(s if shift_average else 1) for s in self.stride)))
+    def _in_tiles(self, x, sigma):  # (n, n_channels, *size) -> the same
+        """Return decoded codes of images that atoms cover exactly, tile by tile.
 
-    def _reconstruct(self, x, sigma, shift, room, tell):  # (n, n_channels, *size) -> the same
-        """Return decoded codes of images on one grid of positions, tile by tile.
+        An unfolding carries information over less than the size of an atom. So tiles that overlap
+        by one atom for every unfolding give the result of the whole image, up to rounding.
+        """
+        for axis, (k, s) in enumerate(zip(self.kernel, self.stride, strict=True), start=2):
+            total, reach = x.shape[axis], _round_up(len(self.analysis) * (k - 1), s)
+            tile, parts = max(s, self.tile // s * s), []
+            if total < tile + 2 * (reach + s) + k:
+                continue
+            for start in range(0, total, tile):
+                first, stop = max(0, start - reach), min(start + tile, total)
+                last = min(total, first + _round_up(stop + reach - first, s, k))
+                part = self._in_tiles(x.narrow(axis, first, last - first), sigma)
+                parts.append(part.narrow(axis, start - first, stop - start))
+            return torch.cat(parts, axis)
+        return self.decode(self.encode(x, sigma))
+
+    def _on_grid(self, x, sigma, shift, room):  # (n, n_channels, *size) -> the same
+        """Return decoded codes of images on one grid of positions.
 
         Images are extended by reflection, so that border pixels are covered by as many atoms as
-        inner pixels. An unfolding carries information over less than the size of an atom. So tiles
-        that overlap by one atom for every unfolding give the result of the whole image, up to
-        rounding. ``shift`` is the first position of the grid, ``room`` the largest shift, and
-        ``tell`` is called after each tile.
+        inner pixels. ``shift`` is the first position of the grid, ``room`` the largest shift.
         """
         axes = list(zip(x.shape[2:], self.kernel, self.stride, shift, room, strict=True))
+        before = [k - 1 - first for _, k, _, first, _ in axes]
         totals = [_round_up(n + 2 * (k - 1) - r, s, k) for n, k, s, _, r in axes]
-        before = [k - 1 - a for _, k, _, a, _ in axes]
-        after = [t - n - b for t, n, b in zip(totals, x.shape[2:], before, strict=True)]
-        canvas, result = extend(x, before, after), torch.empty_like(x)
-        for corner in product(*(cut_tiles(n, self.tile, s) for n, _, s, _, _ in axes)):
-            cut, source = [], []
-            for (start, stop), total, (_, k, s, a, r) in zip(corner, totals, axes, strict=True):
-                reach = _round_up(len(self.analysis) * (k - 1), s)
-                first = max(0, start - reach)
-                last = _round_up(stop + 2 * (k - 1) - r + reach, s, k)
-                cut.append(slice(first, min(total, last)))
-                source.append(slice(start + k - 1 - a - first, stop + k - 1 - a - first))
-            found = self.decode(self.encode(canvas[(..., *cut)], sigma))
-            result[(..., *(slice(*ends) for ends in corner))] = found[(..., *source)]
-            tell()
-        return result
+        after = [total - n - b for total, n, b in zip(totals, x.shape[2:], before, strict=True)]
+        found = self._in_tiles(extend(x, before, after), sigma)
+        for axis, (start, n) in enumerate(zip(before, x.shape[2:], strict=True), start=2):
+            found = found.narrow(axis, start, n)
+        return found
 
-    def _of_opponents(self, x, sigma, **options):  # (n, 3, *size) -> the same
+    def _of_opponents(self, x, sigma, shift_average):  # (n, 3, *size) -> the same
         """Denoise three channels as their mean, which has the least noise, and two differences."""
         mixing = x.new_tensor(_OPPONENT)
         channels = torch.einsum("oc,nc...->on...", mixing, x)[:, :, None]
@@ -370,21 +374,12 @@ class DenoisingNetwork(nn.Module):
             levels = [self.noise_of(channel.detach(), extent) for channel in channels]
         else:
             sigma = self.noise_of(x) if sigma is None else sigma
-            norms = mixing.norm(dim=1)[:, None]
-            levels = [None] * len(mixing) if sigma is None else sigma * norms
+            levels = mixing.norm(dim=1)[:, None] * sigma
         pairs = zip(channels, levels, strict=True)
-        denoised = torch.cat([self(channel, level, **options) for channel, level in pairs], 1)
+        denoised = torch.cat([self(*pair, shift_average=shift_average) for pair in pairs], 1)
         return torch.einsum("co,no...->nc...", torch.linalg.inv(mixing), denoised)
 
-    def n_tiles(self, x, shift_average=False):
-        """Return the number of tiles that `forward` encodes, for progress."""
-        sizes = zip(x.shape[2:], self.stride, strict=True)
-        of_grid = prod(len(cut_tiles(n, self.tile, s)) for n, s in sizes)
-        n_channels = 3 if x.shape[1] == 3 > self.analysis.shape[2] else 1
-        # one grid more for the probe that estimates the risk
-        return of_grid * (len(self._shifts(shift_average)) + (self.noise.high > 0)) * n_channels
-
-    def forward(self, x, sigma=None, *, shift_average=False, tell=lambda: None):
+    def forward(self, x, sigma=None, *, shift_average=False):
         """Denoise images, and keep their size.
 
         A network for one channel denoises three. The output is mixed with the input by Stein's
@@ -398,8 +393,6 @@ class DenoisingNetwork(nn.Module):
             Standard deviation of the noise; by default estimated for each image.
         shift_average : bool, default=False
             Whether to average over all grids of positions.
-        tell : callable, default=no function
-            Called after every tile.
 
         Returns
         -------
@@ -409,28 +402,26 @@ class DenoisingNetwork(nn.Module):
         if sigma is not None:
             sigma = to_tensor(sigma, x.device, x.dtype).flatten().expand(len(x))
         if x.shape[1] == len(_OPPONENT) > self.analysis.shape[2]:
-            return self._of_opponents(x, sigma, shift_average=shift_average, tell=tell)
-        shifts = self._shifts(shift_average)
-        if sigma is None:
-            sigma = self.noise_of(x.detach())  # from the whole image, not per tile
-        if sigma is None:
-            parts = [self._reconstruct(x, sigma, shift, shifts[-1], tell) for shift in shifts]
-            return sum(parts) / len(parts)
-        noise, unit = self.noise, _each(self._unit_of(x, sigma), x)
+            return self._of_opponents(x, sigma, shift_average)
+        shifts = list(product(*(range(s if shift_average else 1) for s in self.stride)))
+        # the noise is that of the whole image, and not of its tiles
+        noise, sigma = self.noise, self.noise_of(x.detach()) if sigma is None else sigma
+        unit = _each(self._unit_of(x, sigma), x)
 
-        def reconstruct(x, shift):
-            levels = sigma / unit.flatten()
-            return self._reconstruct(x / unit, levels, shift, shifts[-1], tell) * unit
+        def reconstruct(x, shift):  # the last of the shifts is the largest
+            return self._on_grid(x / unit, sigma / unit.flatten(), shift, shifts[-1]) * unit
 
-        images = noise.leave(x)
+        parts = [reconstruct(x, shift) for shift in shifts]
+        mean = sum(parts) / len(parts)
+        if not noise.high:
+            return mean
+        images, denoised, first = map(noise.leave, (x, mean, parts[0]))
         # The variance of photon counts is their expectation, for which the noisy image stands.
         deviation = images.sqrt() if noise.of_photons else _each(sigma, images).expand_as(images)
         # The probe: random signs, the same for every image of a size, times the noise.
         generator = torch.Generator(device="cpu").manual_seed(0)
         bits = torch.randint(2, (1, *images.shape[1:]), generator=generator, device="cpu")
         probe = (2 * bits - 1).to(images) * deviation
-        parts = [reconstruct(x, shift) for shift in shifts]
-        denoised, first = noise.leave(sum(parts) / len(parts)), noise.leave(parts[0])
         beside = noise.leave(reconstruct(noise.enter(images + _STEP * probe), shifts[0]))
         share = _share(images, denoised, deviation, probe, (beside - first) / _STEP)
         return noise.enter(images.lerp(denoised, _each(share, images)))
