@@ -17,8 +17,8 @@ import skpudle
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
     ".": 2502,
-    "_data": 813,
-    "_denoiser": 498,
+    "_data": 810,
+    "_denoiser": 485,
     "_fit": 1221,
     "_learners": 2136,
     "_nmf": 624,
@@ -28,8 +28,8 @@ BUDGET = {
     "lasso": 1041,
     "pretrained": 55,
     "search": 2663,
-    "all of the package": 13316,
-    "tests": 12520,
+    "all of the package": 13300,
+    "tests": 12519,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
