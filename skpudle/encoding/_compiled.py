@@ -1,15 +1,11 @@
-"""Compiled loops of the encoder: sparse products, iterations of a few rows, steps of likelihoods.
+"""Compiled loops of the encoder: sparse products, iterations on sparse codes, likelihoods.
 
 * `multiply` skips zeros in a product of matrices. After a few unfoldings codes have few nonzero
   entries. Derivatives have zeros at the same places. `multiply` lists the nonzero entries of the
   left factor and adds up the rows of the right factor that they select. With too many nonzero
-  entries torch computes the product. If torch computes all products, fits of 2,000 patches of 144
-  pixels with 256 atoms take 2.2 times (15 unfoldings) to 3.7 times as long (100 unfoldings), on one
-  core.
-* `unfold_few` runs the iterations of the encoder without derivatives, one row after the other. A
-  call of torch takes 4 microseconds even for few numbers, and an iteration makes five calls. By
-  torch, ``transform`` of a single row takes 4 times as long (100 unfoldings, 50 atoms of 64
-  features).
+  entries torch computes the product.
+* `iterate` runs iterations of the encoder row by row, and `pull` their adjoint, see
+  `skpudle.encoding._steps.SparseIterations`.
 * `judge` decides for each sample whether an iteration on a likelihood is accepted; see
   `skpudle.encoding._likelihood`.
 """
@@ -19,82 +15,130 @@ import torch
 
 from skpudle._compilation import Loops
 
+# Largest share of nonzero entries of a factor for which sparse products are faster. With a limit of
+# 1/3 an update of 100 unfoldings, with codes of 40 nonzero entries among 1500, takes 1.25 times as
+# long (one core, float32).
+SPARSE = 1 / 5
 
-def count_entries(matrix):  # (n, m) -> int
-    """Return the number of nonzero entries."""
-    count = 0
-    for i in range(matrix.shape[0]):
-        for j in range(matrix.shape[1]):
-            count += matrix[i, j] != 0
+
+def _list(z, listed):  # (n,), (n,) -> int
+    """Set the first places of ``listed`` to the indices of nonzero entries; return their number."""
+    count = np.int64(0)  # a literal 0 would have every function compiled twice
+    # a branch for zeros would be mispredicted, so every index is written, and others over it
+    for j in range(len(z)):
+        listed[count] = j
+        count += z[j] != 0
     return count
+
+
+def _add_rows(count, listed, values, matrix, out):
+    """Add ``values[k] * matrix[listed[k]]`` to ``out``, for the first ``count`` of the values."""
+    k = 0
+    while k + 7 < count:  # eight rows at a time: fewer passes over the result
+        v0, v1, v2, v3 = values[k], values[k + 1], values[k + 2], values[k + 3]
+        v4, v5, v6, v7 = values[k + 4], values[k + 5], values[k + 6], values[k + 7]
+        j0, j1, j2, j3 = listed[k], listed[k + 1], listed[k + 2], listed[k + 3]
+        j4, j5, j6, j7 = listed[k + 4], listed[k + 5], listed[k + 6], listed[k + 7]
+        for c in range(len(out)):
+            out[c] += (
+                (v0 * matrix[j0, c] + v1 * matrix[j1, c])
+                + (v2 * matrix[j2, c] + v3 * matrix[j3, c])
+            ) + (
+                (v4 * matrix[j4, c] + v5 * matrix[j5, c])
+                + (v6 * matrix[j6, c] + v7 * matrix[j7, c])
+            )
+        k += 8
+    while k < count:
+        v0, j0 = values[k], listed[k]
+        for c in range(len(out)):
+            out[c] += v0 * matrix[j0, c]
+        k += 1
 
 
 def add_product(left, right, scale, out):
     """Add ``scale * left @ right`` to ``out`` (n, n_columns), without the zeros of ``left``."""
-    n, n_columns = out.shape
-    n_inner = left.shape[1]
-    listed = np.empty(n_inner, dtype=np.int64)
-    values = np.empty(n_inner, dtype=left.dtype)
-    for i in range(n):
-        count = 0
-        # a branch for zeros would be mispredicted, so every entry is written, and zeros overwritten
-        for j in range(n_inner):
-            listed[count] = j
-            values[count] = scale * left[i, j]
-            count += left[i, j] != 0
-        k = 0
-        while k + 7 < count:  # eight rows at a time: fewer passes over the result
-            v0, v1, v2, v3 = values[k], values[k + 1], values[k + 2], values[k + 3]
-            v4, v5, v6, v7 = values[k + 4], values[k + 5], values[k + 6], values[k + 7]
-            j0, j1, j2, j3 = listed[k], listed[k + 1], listed[k + 2], listed[k + 3]
-            j4, j5, j6, j7 = listed[k + 4], listed[k + 5], listed[k + 6], listed[k + 7]
-            for c in range(n_columns):
-                out[i, c] += (
-                    (v0 * right[j0, c] + v1 * right[j1, c])
-                    + (v2 * right[j2, c] + v3 * right[j3, c])
-                ) + (
-                    (v4 * right[j4, c] + v5 * right[j5, c])
-                    + (v6 * right[j6, c] + v7 * right[j7, c])
-                )
-            k += 8
-        while k < count:
-            v0, j0 = values[k], listed[k]
-            for c in range(n_columns):
-                out[i, c] += v0 * right[j0, c]
-            k += 1
+    listed = np.empty(left.shape[1], dtype=np.int64)
+    values = np.empty(left.shape[1], dtype=left.dtype)
+    for i in range(len(out)):
+        count = _list(left[i], listed)
+        for k in range(count):
+            values[k] = scale * left[i, listed[k]]
+        _add_rows(count, listed, values, right, out[i])
 
 
-def iterate(atoms, x, levels, step, hard, positive, codes):
-    """Run one iteration of the encoder on ``codes`` for each row of ``levels``, in place.
+def iterate(first, last, transition, correlation, levels, codes, hard, positive, keep):
+    """Run iterations ``z <- S(c + H z)`` for the rows ``first:last`` of codes, in place.
 
-    Shapes: ``atoms`` (n_components, n_features), ``x`` (n, n_features), ``levels`` (n_unfoldings, 1
-    or n_components), ``codes`` (n, n_components). ``step`` is the step size; ``hard`` and
-    ``positive`` choose the shrinkage.
+    ``transition`` is ``H`` (n_components, n_components), ``correlation`` is ``c`` (n,
+    n_components), and ``levels`` (n_iterations, n_components) are those of the shrinkage, of which
+    ``hard`` and ``positive`` choose the kind. ``codes[0]`` (n, n_components) are the codes to
+    begin with. With ``keep`` 1 ``codes[t]`` gets the codes after ``t`` iterations; with ``keep`` 0
+    ``codes[0]`` gets the last codes.
     """
-    n_components, n_features = atoms.shape
-    residual = np.empty(n_features)
-    for row in range(len(x)):
-        z = codes[row]
+    n_components = len(transition)
+    listed, values = np.empty(n_components, np.int64), np.empty(n_components, codes.dtype)
+    for row in range(first, last):
         for t in range(len(levels)):
-            for f in range(n_features):
-                residual[f] = x[row, f]
+            before, z = codes[t * keep, row], codes[(t + 1) * keep, row]
+            count = _list(before, listed)
+            for k in range(count):
+                values[k] = before[listed[k]]
             for j in range(n_components):
-                if z[j] != 0.0:
-                    for f in range(n_features):
-                        residual[f] -= z[j] * atoms[j, f]
+                z[j] = correlation[row, j]
+            _add_rows(count, listed, values, transition, z)
             for j in range(n_components):
-                v = 0.0
-                for f in range(n_features):
-                    v += atoms[j, f] * residual[f]
-                v = z[j] + step * v
-                level = levels[t, j % levels.shape[1]]
+                v, level = z[j], levels[t, j]
                 size = v if positive else abs(v)
                 if hard:
                     z[j] = 0.0 if size < level else v
-                elif size > level:
-                    z[j] = v - level if v > 0.0 else v + level
-                else:
-                    z[j] = size * 0.0  # 0, but NaN if the value is not finite
+                else:  # 0 below the level, but NaN if the value is not finite
+                    shrunk = v - level if v > 0.0 else v + level
+                    z[j] = shrunk if size > level else 0.0 * size
+
+
+def pull(transition, codes, delta, total, products, by_level, least):
+    """Turn ``delta``, derivatives in the last codes of `iterate`, into those in the first codes.
+
+    The sums over iterations of derivatives ``u`` before the shrinkage are added to ``total`` (n,
+    n_components), those of ``u^T z`` to ``products`` (n_components, n_components), and derivatives
+    in the levels to ``by_level`` (n_iterations, n_components). Derivatives of at most ``least``
+    count as zero: they change nothing, and denormal numbers are slow.
+    """
+    n_components, kind = len(transition), codes.dtype
+    used, listed = np.empty(n_components), np.empty(n_components, np.int64)
+    for row in range(len(delta)):
+        for j in range(n_components):
+            used[j] = 0.0
+        for t in range(len(codes)):
+            for j in range(n_components):
+                used[j] += codes[t, row, j] != 0.0
+        # of all codes of the row only those that some iteration uses have derivatives
+        n = _list(used, listed)
+        z, u, after = np.empty((len(codes), n), kind), np.empty(n, kind), np.empty(n, kind)
+        matrix, sums = np.empty((n, n), kind), np.zeros((n, n), kind)
+        for i in range(n):
+            after[i] = delta[row, listed[i]]
+            for t in range(len(codes)):
+                z[t, i] = codes[t, row, listed[i]]
+            for k in range(n):
+                matrix[i, k] = transition[listed[i], listed[k]]
+        for t in range(len(codes) - 2, -1, -1):
+            for i in range(n):
+                is_kept = z[t + 1, i] != 0.0 and abs(after[i]) > least
+                u[i], after[i] = after[i] if is_kept else 0.0, 0.0
+                total[row, listed[i]] += u[i]
+                by_level[t, listed[i]] -= u[i] if z[t + 1, i] > 0.0 else -u[i]
+            for i in range(n):
+                if u[i] != 0.0:
+                    for k in range(n):
+                        sums[i, k] += u[i] * z[t, k]
+                        after[k] += u[i] * matrix[i, k]
+        for i in range(n):
+            for k in range(n):
+                products[listed[i], listed[k]] += sums[i, k]
+        for j in range(n_components):
+            delta[row, j] = 0.0
+        _add_rows(n, listed, u, transition, delta[row])
 
 
 def judge(first, last, before, natural, mean, variance, new_variance, mask, growth,
@@ -140,32 +184,19 @@ def is_recorded(*tensors):  # -> bool
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def may_leave_out(tensor, n_multiplications):  # -> bool
-    """Return whether a product is so large that looking for zeros in its factor ``tensor`` may pay.
-
-    Compiled loops multiply float32 and float64 on the CPU only.
-    """
-    # A dense product of 2**20 multiplications takes 30 microseconds, the same time as the calls
-    # around a sparse product.
-    return (
-        n_multiplications >= 2**20
-        and tensor.device.type == "cpu"
-        and tensor.dtype in (torch.float32, torch.float64)
-    )
+def is_compiled(tensor):  # -> bool
+    """Return whether loops are compiled for a tensor: for float32 and float64 on the CPU."""
+    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
 
 
 def _is_sparse(tensor, n_multiplications):  # -> bool
     """Return whether the factor ``tensor`` has enough zeros that a sparse product is faster."""
-    if not may_leave_out(tensor, n_multiplications):
+    # A dense product of 2**20 multiplications takes 30 microseconds, the same time as the calls
+    # around a sparse product. A sparse product runs on one thread; torch's threads would wait.
+    if not is_compiled(tensor) or n_multiplications < 2**20:
         return False
-    in_order = tensor if tensor.is_contiguous() else tensor.mT
-    # Sparse products are taken up to a share of 1/5 of nonzero entries. With a limit of 1/3 an
-    # update of 100 unfoldings, with codes of 40 nonzero entries among 1500, takes 1.25 times as
-    # long (one core, float32). The limit is divided by the number of torch's threads, since a
-    # sparse product runs on one thread. A sparse product on two threads would make an update 1.1
-    # to 1.6 times as long on two cores, because torch's threads keep their cores while they wait.
-    most = 1 / 5 * tensor.numel() / torch.get_num_threads()
-    return loops.count_entries(np.asarray(in_order)) < most
+    most = SPARSE * tensor.numel() / torch.get_num_threads()
+    return np.count_nonzero(np.asarray(tensor) != 0) < most
 
 
 def multiply(plus, left, right, *, scale=1, out=None):
@@ -206,31 +237,3 @@ def multiply(plus, left, right, *, scale=1, out=None):
     left, right = (np.asarray(t.contiguous()) for t in (left, right))
     loops.add_product(left, right, left.dtype.type(scale), np.asarray(out))
     return out
-
-
-def unfold_few(atoms, x, levels, step, initial, *, shrinkage, positive):
-    """Return the codes (n_samples, n_components) that `unfold` returns, for tensors on the CPU.
-
-    The codes have no derivatives, and there is neither a mask nor a loss.
-
-    Parameters
-    ----------
-    atoms : Tensor of shape (n_components, n_features)
-        Atoms.
-    x : Tensor of shape (n_samples, n_features)
-        Data.
-    levels : Tensor of shape (n_unfoldings, 1 or n_components)
-        Level of the shrinkage in each iteration.
-    step : Tensor of shape ()
-        Step size.
-    initial : Tensor of shape (n_samples, n_components) or None
-        Codes to start from; None are zeros.
-    shrinkage : {"soft", "hard"}
-        The shrinkage.
-    positive : bool
-        Whether codes are non-negative.
-    """
-    codes = x.new_zeros(len(x), len(atoms)) if initial is None else initial.detach().clone()
-    given = (np.asarray(t.detach().resolve_neg().contiguous()) for t in (atoms, x, levels))
-    loops.iterate(*given, float(step), shrinkage == "hard", bool(positive), np.asarray(codes))
-    return codes

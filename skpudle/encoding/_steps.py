@@ -9,11 +9,9 @@ The *adjoint* of a step takes ``u``, the derivative of the loss in the result of
 in ``D``, and returns the derivative in ``z``. A record of each iteration holds what the adjoint
 needs.
 
-In a dense dictionary a step multiplies by ``D`` and by its transpose, or by the Gram matrix ``G =
-D^T D``. Which way is cheaper depends on the number of steps, which is not known in advance for an
-encoder with working sets. So `DenseSteps` builds ``G`` at once if the expected steps pay for it,
-and otherwise once the steps so far would have paid for it. `DenseSums` adds up derivatives of steps
-of both kinds.
+In a dense dictionary a step multiplies by ``D`` and by its transpose, or by the matrix ``H = 1 - s
+D^T D``, which pays after some steps. `DenseSums` adds up derivatives of steps of both kinds. Where
+codes are sparse, compiled loops run `SparseIterations` with the rows of ``H`` that codes select.
 
 Codes of a convolution stay in the form of `skpudle._operators._conv.Phases`, with an entry for
 every block of pixels, from the first iteration to the last. All products reuse the same memory for
@@ -22,16 +20,21 @@ images and patches.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from skpudle._compilation import blocks_of_rows
+from skpudle._compilation import in_parts
 from skpudle._operators._conv import ConvLayers
 from skpudle._shrinkage import shrinkage_function
-from skpudle.encoding._compiled import may_leave_out, multiply
+from skpudle.encoding._compiled import SPARSE, is_compiled, loops, multiply
 
-# Rows of a Gram matrix that one product computes.
-_ROWS_OF_GRAM = 256
+# Compiled loops run dense codes, too, up to this number of multiplications in an iteration: a call
+# of torch takes 4 microseconds even for few numbers, and an iteration makes four calls.
+_FEW = 2**17
+# The matrix ``H`` is made with up to this number of multiplications for any number of steps. They
+# take half a millisecond.
+_CHEAP = 2**24
 
 
 class Steps:
@@ -46,8 +49,8 @@ class Steps:
       (A graph may be differentiated twice.) Its method ``pull(u, z, residual, out=None)`` takes the
       derivative ``u`` in the result of a step from ``z``, adds the contribution of the step to the
       sums, and returns the derivative in ``z``, or None if ``z`` is None. Its method
-      ``gradients(of_x=True, of_step=True)`` returns the derivatives in the atoms, the atoms of the
-      analysis, the data and the step size.
+      ``gradients()`` returns the derivatives in the atoms, the atoms of the analysis (None if they
+      are those of the atoms), the data and the step size.
 
     Parameters
     ----------
@@ -60,6 +63,7 @@ class Steps:
     """
 
     t = 0  # the current iteration, which selects a layer of `ConvLayers`
+    n_first = 4  # the number of iterations that compiled loops run before the next look at codes
 
     def __init__(self, x, size, *, mask=None):
         self.size, self._mask = size, mask
@@ -76,6 +80,10 @@ class Steps:
     def leave(self, z):
         """Return codes of steps in the form of a caller: the inverse of `enter`."""
         return z
+
+    def are_sparse(self, z):
+        """Return whether `SparseIterations` are faster from the codes ``z`` on: never, here."""
+        return False
 
 
 def mask_by(code, delta, out):  # (n, n_components) each -> out
@@ -109,6 +117,56 @@ class Iteration(NamedTuple):
         return sums.pull(u, self.z, self.residual, out=delta)
 
 
+class SparseIterations:
+    """Record of successive iterations on sparse codes, which compiled loops run.
+
+    Parameters
+    ----------
+    steps : DenseSteps
+        The dense steps, with their matrix ``H``.
+    z : Tensor of shape (n, n_components) or None
+        Codes before the first iteration; None are zeros.
+    start : int
+        The first iteration.
+    levels : Tensor of shape (n_iterations, 1) or (n_iterations, n_components)
+        Level of the shrinkage in each iteration.
+    shrinkage : str
+        Name of the shrinkage.
+    positive : bool
+        Whether codes are non-negative.
+    keep : bool
+        Whether to keep the codes of all iterations, for `pull`, and not the last codes alone.
+    """
+
+    def __init__(self, steps, z, start, levels, shrinkage, positive, keep):
+        self._steps, self._start = steps, start
+        (n, n_components), n_kept = steps.correlation.shape, len(levels) * keep
+        self.codes = steps.correlation.new_empty(n_kept + 1, n, n_components)
+        self.codes[0] = 0.0 if z is None else z
+        # one level each for all atoms
+        levels = levels.expand(len(levels), n_components).contiguous()
+        given = steps.transition, steps.correlation, levels, self.codes
+        given = *map(np.asarray, given), shrinkage == "hard", bool(positive), int(keep)
+        # one thread solves rows of half a million entries, which take about a millisecond
+        least = max(1, 2**19 // (len(levels) * n_components))
+        in_parts(lambda first, last: loops.iterate(first, last, *given), n, least)
+
+    def pull(self, delta, sums, level_gradient, scratch):  # (n, n_components) -> the same
+        """Return the derivatives in the codes before the first iteration of this record.
+
+        See `Iteration.pull`; ``scratch`` has no effect.
+        """
+        n_iterations, finfo = len(self.codes) - 1, torch.finfo(delta.dtype)
+        by_level = delta.new_zeros(n_iterations, 1)
+        if level_gradient is not None:
+            by_level = level_gradient[self._start : self._start + n_iterations]
+        by_level = by_level.expand(n_iterations, delta.shape[1])  # a view, to which the loops add
+        given = self._steps.transition, self.codes, delta, sums.total, sums.products, by_level
+        given = map(np.asarray, given)
+        loops.pull(*given, finfo.tiny / finfo.eps)
+        return delta
+
+
 class Iterations:
     """Run the iterations of the encoder, and keep their records for a backward pass.
 
@@ -127,244 +185,135 @@ class Iterations:
     """
 
     def __init__(self, steps, levels, shrinkage, positive, *, keep):
-        self.steps, self.levels, self.positive, self.keep = steps, levels, positive, keep
-        self.shrink_ = shrinkage_function(shrinkage, positive=positive)
-        self.records, self._scratch = [], None
+        self.steps, self.levels, self.keep = steps, levels, keep
+        self._how, self.records, self._scratch = (shrinkage, positive, keep), [], None
+        self._shrink_ = shrinkage_function(shrinkage, positive=positive)
 
-    def run(self, z, start, stop, *, pushed=None):  # codes or None -> codes
-        """Return the codes after the iterations ``start`` to ``stop - 1``, from the codes ``z``.
-
-        ``pushed`` is the result of the first step, ``steps.push(z)``, if it is known already.
-        """
-        given, spare = z, None
-        for t in range(start, stop):
-            self.steps.t = t
-            v, residual = pushed or self.steps.push(z, out=spare)
-            if self._scratch is None:  # one allocation serves all iterations
-                self._scratch = torch.empty_like(v)
-            code = self.shrink_(v, self.levels[t], self._scratch)
+    def run(self, z):  # codes or None -> codes
+        """Return the codes after all iterations, from the codes ``z`` (None: zeros)."""
+        t, spare, length = 0, None, self.steps.n_first
+        while t < len(self.levels):
+            if self.levels.ndim == 2 and self.steps.are_sparse(z):
+                # codes may become dense, so few iterations run before the next look at them
+                levels, spare = self.levels[t : t + length], None
+                record = SparseIterations(self.steps, z, t, levels, *self._how)
+                z, t, length = record.codes[-1], t + len(levels), 4 * length
+            else:
+                record, spare = self._iterate(z, t, spare)
+                z, t, length = record.code, t + 1, self.steps.n_first
             if self.keep:
-                self.records.append(Iteration(t, z, code, residual))
-            elif z is not given:  # without records two buffers take turns
-                spare = z
-            z, pushed = code, None
+                self.records.append(record)
         return z
 
-
-def _gram(atoms):  # -> (n_components, n_components)
-    """Return ``D^T D``, whose upper triangle is copied: 0.6 of the time, for 1500 atoms."""
-    gram = atoms.new_empty(len(atoms), len(atoms))
-    for first in range(0, len(atoms), _ROWS_OF_GRAM):
-        rows = slice(first, first + _ROWS_OF_GRAM)
-        torch.mm(atoms[rows], atoms[: rows.stop].mT, out=gram[rows, : rows.stop])
-        gram[:first, rows] = gram[rows, :first].mT
-    return gram
+    def _iterate(self, z, t, out):  # -> Iteration, memory for the next
+        """Run iteration ``t`` from the codes ``z``, in the memory ``out`` unless it is None."""
+        self.steps.t = t
+        v, residual = self.steps.push(z, out=out)
+        if self._scratch is None:  # one allocation serves all iterations
+            self._scratch = torch.empty_like(v)
+        code = self._shrink_(v, self.levels[t], self._scratch)
+        # without records two buffers take turns; codes of a caller stay as they are
+        spare = None if self.keep or t == 0 else z
+        return Iteration(t, z, code, residual), spare
 
 
 class DenseSteps(Steps):
-    """`Steps` of a `DenseDictionary`, and blocks of ``- s G`` for working sets.
-
-    The Gram matrix ``G`` is built when the operations that it would have saved so far reach the
-    operations that it costs, or at once if ``n_steps`` steps would reach them. Without the second
-    rule the time is at most twice that of the best choice in hindsight. Savings and costs are
-    numbers of operations divided by the number of atoms.
+    """`Steps` of a `DenseDictionary`.
 
     Parameters
     ----------
     dictionary : DenseDictionary
         The dictionary, detached.
     x, size, mask
-        As in `Steps`; with a mask there is no Gram matrix.
-    n_steps : float
-        Expected number of steps; there may be more.
-    adjoint : bool
-        Whether a backward pass follows.
+        As in `Steps`; with a mask there is no matrix ``H``.
+    n_steps : int
+        Number of steps.
     """
 
-    def __init__(self, dictionary, x, size, *, mask=None, n_steps, adjoint):
+    def __init__(self, dictionary, x, size, *, mask=None, n_steps):
         super().__init__(x, size, mask=mask)
         self.atoms = dictionary.atoms
-        n_atoms, n_features = self.atoms.shape
+        n_components, n_features = self.atoms.shape
         self.correlation = (self.x * size) @ self.atoms.mT  # s D^T x
         self.transition = None  # H = 1 - s G
-        # Operations for one sample and one atom. A step through ``G`` has products with codes and
-        # derivatives alone, which have zeros; a step without ``G`` also has products with
-        # residuals, which are dense.
-        gram, direct = (6 * n_atoms, 8 * n_features) if adjoint else (2 * n_atoms, 2 * n_features)
-        dense = (4 if adjoint else 2) * n_features
-        # Products that skip zeros of codes and derivatives take 0.35 to 0.4 of the time of dense
-        # products, in updates of 50 samples with 1500 atoms of 1000 features and lambda decay, and
-        # of 256 samples with 512 atoms of 256 features.
-        share = 0.4 if may_leave_out(x, len(x) * n_atoms * n_features) else 1
-        self._saving = share * (direct - gram) + dense  # operations per sample and atom
-        # operations for ``G``; an adjoint has one more product, for the derivative in the atoms
-        self._price = (4 if adjoint else 2) * n_features * n_atoms
-        if mask is not None:
-            self._price = float("inf")
-        self._spent = 0
-        self._spend(n_steps * len(x) * self._saving)
-        self._spent = 0
-
-    def _spend(self, price):
-        """Add ``price`` to the operations that ``G`` would have saved; build ``G`` if it pays.
-
-        Operations are divided by the number of atoms.
-        """
-        self._spent += price
-        if self.transition is None and self._spent > self._price:
-            self.transition = _gram(self.atoms).mul_(-self.size)
-            self._diagonal = self.transition.diagonal().clone()
+        # ``H`` takes a product of each atom with all atoms, and a step saves one of each row.
+        pays = n_components <= n_steps * len(x) or n_components * self.atoms.numel() <= _CHEAP
+        if mask is None and pays:
+            self.transition = (self.atoms @ self.atoms.mT).mul_(-size)
             self.transition.diagonal().add_(1)
+        self._uses_transition = self.transition is not None and n_components < 2 * n_features
+        self._is_compiled = self.transition is not None and is_compiled(x)
+        self._are_few = self.correlation.numel() * n_components <= _FEW
+        if self._are_few:
+            self.n_first = n_steps
 
-    def push(self, z, *, out=None, apart=False):  # -> (n, n_components), residual or None
-        """Take a step, see `Steps.push`; with ``apart`` return the step minus ``z``.
+    def are_sparse(self, z):
+        """Return whether `SparseIterations` are faster from the codes ``z`` on."""
+        if not self._is_compiled or self._are_few or z is None:
+            return self._is_compiled and self._are_few
+        return np.count_nonzero(np.asarray(z) != 0) < SPARSE * z.numel()
 
-        The difference alone has smaller rounding errors than the sum.
-        """
+    def push(self, z, *, out=None):  # -> (n, n_components), residual or None
+        """Take a step, see `Steps.push`."""
         if z is None:
-            return (
-                self.correlation.clone() if out is None else out.copy_(self.correlation)
-            ), self.x
-        self._spend(len(z) * self._saving)
-        if self.transition is not None:
-            pushed = multiply(self.correlation, z, self.transition, out=out)
-            return (pushed.sub_(z) if apart else pushed), None
+            pushed = self.correlation.clone() if out is None else out.copy_(self.correlation)
+            return pushed, self.x if self.transition is None else None
+        if self._uses_transition:
+            return torch.addmm(self.correlation, z, self.transition, out=out), None
         residual = self.hide(multiply(self.x, z, self.atoms, scale=-1))
-        pushed = torch.mm(residual * self.size, self.atoms.mT, out=out)
-        return (pushed if apart else pushed.add_(z)), residual
+        return torch.addmm(z, residual * self.size, self.atoms.mT, out=out), residual
 
     def sums(self):
         """Return a new `DenseSums`, see `Steps`."""
         return DenseSums(self)
 
-    def block(self, indices):  # (n, k) -> (n, k, k)
-        """Return the entries of ``- s G`` between the atoms ``indices`` of each sample."""
-        (n, k), (n_atoms, n_features) = indices.shape, self.atoms.shape
-        self._spend(4 * n * k * k * n_features / n_atoms)  # including the product in `add_block`
-        if self.transition is not None:
-            block = self.transition.take(self.pairs(indices))
-            block.diagonal(dim1=1, dim2=2).copy_(self._diagonal[indices])
-            return block
-        block = self.atoms.new_empty(n, k, k)
-        for rows in self.few(indices):
-            chosen = self.choose(indices[rows])
-            torch.bmm(chosen, chosen.mT, out=block[rows])
-        return block.mul_(-self.size)
-
-    def few(self, indices):  # (n, k) -> list of slices
-        """Return slices of the samples. The chosen atoms of one slice fit into a cache."""
-        return blocks_of_rows(len(indices), indices.shape[1] * self.atoms.shape[1], 2**19)
-
-    def choose(self, indices):  # (n, k) -> (n, k, n_features)
-        """Return the atoms that ``indices`` choose for each sample."""
-        chosen = self.atoms.index_select(0, indices.flatten())
-        return chosen.view(*indices.shape, self.atoms.shape[1])
-
-    def pairs(self, indices):  # (n, k) -> (n, k, k)
-        """Return where pairs of chosen atoms stand in a flattened matrix of atoms by atoms."""
-        return indices[:, :, None] * len(self.atoms) + indices[:, None, :]
-
-
-def _active_first(products, indices):  # symmetric (n, k, k), (n, k) -> the same, number of active
-    """Sort the atoms of each sample, active atoms first, and samples by numbers of active atoms.
-
-    An atom is active if its row of ``products`` has a nonzero entry. Most atoms of a working set
-    are never active. Also return the number of active atoms of each sample, a list in increasing
-    order.
-    """
-    inactive = ~products.any(2)
-    inactive, order = inactive.sort(dim=1, stable=True)
-    n_active, samples = (~inactive).sum(1).sort()
-    order, products, indices = order[samples], products[samples], indices[samples]
-    products = products.gather(1, order[:, :, None].expand_as(products))
-    products = products.gather(2, order[:, None].expand_as(products))
-    return products, indices.gather(1, order), n_active.tolist()
-
 
 class DenseSums:
     r"""Derivatives of `DenseSteps`, added up over the steps of a backward pass; see `Steps`.
 
-    For steps through the Gram matrix the derivative in the atoms is :math:`s (q^T x - (P + P^T) D)`
-    with the sums ``q = sum u`` and ``P = sum u^T z`` over steps.
+    For steps through the matrix ``H`` the derivative in the atoms is :math:`s (q^T x - (P + P^T)
+    D)` with the sums ``q = sum u`` and ``P = sum u^T z`` over steps.
     """
 
     def __init__(self, steps):
         self.steps = steps
-        self._atoms = torch.zeros_like(steps.atoms)
-        self._x, self._size = torch.zeros_like(steps.x), torch.zeros_like(steps.size)
-        self._total = self._products = None  # q, P
+        given = steps.atoms, steps.x, steps.size
+        self._atoms, self._x, self._size = map(torch.zeros_like, given)
         if steps.transition is not None:
-            self._total = torch.zeros_like(steps.correlation)
-            self._products = torch.zeros_like(steps.transition)
+            self.total = torch.zeros_like(steps.correlation)  # q
+            self.products = torch.zeros_like(steps.transition)  # P
 
     def pull(self, u, z, residual, *, out=None):  # (n, n_components) -> the same, or None
         """Add a step from ``z`` to the sums, and return the derivative in ``z``; see `Steps`."""
-        steps, image = self.steps, self.add(u, z, residual)
-        if z is None:
-            return None
-        if image is None:  # a step through the Gram matrix
-            return multiply(None, u, steps.transition, out=out)
-        return torch.mm(image * -steps.size, steps.atoms.mT, out=out).add_(u)
-
-    def add(self, u, z, residual):  # -> M D u, of shape (n, n_features), or None
-        """Add the derivatives of one or more steps from the same ``z`` to the sums.
-
-        ``u`` is the sum of the derivatives in the results of the steps. ``residual`` is None if the
-        steps used the Gram matrix.
-        """
+        steps = self.steps
         if residual is None:
-            self._total += u
-            multiply(self._products, u.mT, z, out=self._products)
-            return None
-        image = self.steps.hide(multiply(None, u, self.steps.atoms))
+            self.total += u
+            if z is None:
+                return None
+            self.products.addmm_(u.mT, z)
+            return torch.mm(u, steps.transition, out=out)
+        image = steps.hide(multiply(None, u, steps.atoms))
         multiply(self._atoms, u.mT, residual, out=self._atoms)
-        if z is not None:
-            multiply(self._atoms, z.mT, image, scale=-1, out=self._atoms)
         self._x += image
         self._size += (image * residual).sum()
-        return image
+        if z is None:
+            return None
+        multiply(self._atoms, z.mT, image, scale=-1, out=self._atoms)
+        return torch.addmm(u, image * -steps.size, steps.atoms.mT, out=out)
 
-    def add_block(self, products, indices, block):  # (n, k, k), (n, k), (n, k, k)
-        """Add entries of ``P`` between the atoms ``indices`` of each sample to the sums.
-
-        ``products`` are these entries, and are overwritten. ``block`` are the entries of ``- s G``
-        between the same atoms.
-        """
-        steps = self.steps
-        if self._products is None:
-            products += products.mT.clone()
-            self._size += (products * block).sum() / (2 * steps.size)  # - <P, G>
-            products, indices, n_active = _active_first(products, indices)
-            for rows in steps.few(indices):
-                first = slice(n_active[rows][-1])
-                chosen = indices[rows, first]
-                images = torch.bmm(products[rows, first, first], steps.choose(chosen))
-                self._atoms.index_add_(0, chosen.flatten(), images.flatten(0, 1), alpha=-1)
-        else:
-            result = self._products.view(-1)
-            result.scatter_add_(0, steps.pairs(indices).flatten(), products.flatten())
-
-    def gradients(
-        self, *, of_x=True, of_step=True
-    ):  # -> shapes of the atoms, None, the data, the step
-        """Return the derivatives in the atoms, None, the data and the step size; call it once.
-
-        The derivative in the atoms includes that of the analysis, which has the same atoms.
-        """
+    def gradients(self):
+        """Return the derivatives in the atoms, None, the data and the step size; call it once."""
         steps, atoms = self.steps, self._atoms
-        if self._products is not None:
-            products = self._products
-            atoms.addmm_(self._total.mT, steps.x)
-            atoms.addmm_(products + products.mT, steps.atoms, alpha=-1)
-            if of_x:
-                self._x.addmm_(self._total, steps.atoms)
-            if of_step:
-                inner = (self._total * steps.correlation).sum()
-                # <q, D^T x> - <P, G>, where s G = 1 - H
-                inner += torch.dot(products.view(-1), steps.transition.view(-1)) - products.trace()
-                self._size += inner / steps.size
-        x = self._x.mul_(steps.size) if of_x else None
-        return atoms.mul_(steps.size), None, x, self._size
+        if steps.transition is not None:
+            products = self.products + self.products.mT
+            atoms.addmm_(self.total.mT, steps.x)
+            multiply(atoms, products, steps.atoms, scale=-1, out=atoms)
+            self._x.addmm_(self.total, steps.atoms)
+            # <q, D^T x> - <P, G>, where s G = 1 - H
+            inner = (self.total * steps.correlation).sum() - self.products.trace()
+            inner += torch.dot(self.products.flatten(), steps.transition.flatten())
+            self._size += inner / steps.size
+        return atoms.mul_(steps.size), None, self._x.mul_(steps.size), self._size
 
 
 class ConvSteps(Steps):
@@ -476,8 +425,8 @@ class _ConvSums:
         self._analysis[now].addmm_(columns(u), steps.gather().mT)
         return pulled
 
-    def gradients(self, *, of_x=True, of_step=True):
-        """Return the derivatives in atoms, analysis, data and step size; all of them always."""
+    def gradients(self):
+        """Return the derivatives in atoms, analysis, data and step size."""
         steps, size = self.steps, self.steps.size
         sums = self._atoms, self._analysis
         atoms, analysis = (size * part.view(shape) for part, shape in zip(sums, steps.shapes))

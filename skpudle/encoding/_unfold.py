@@ -16,10 +16,17 @@ from skpudle._precision import (
     in_own_precision,
     kept_by_autograd,
 )
-from skpudle.encoding._compiled import is_recorded, unfold_few
+from skpudle.encoding._compiled import is_recorded
 from skpudle.encoding._likelihood import Likelihood
 from skpudle.encoding._steps import ConvSteps, DenseSteps, Iterations
-from skpudle.encoding._working_sets import Run, WorkingSets
+
+
+def _iterate(make_steps, options, x, levels, step, initial, *, keep):
+    """Return codes, steps and, with ``keep``, records of iterations; see `_Unfolding.forward`."""
+    steps = make_steps(x.detach(), step.detach(), adjoint=keep)
+    iterations = Iterations(steps, levels.detach(), *options, keep=keep)
+    z = iterations.run(None if initial is None else steps.enter(initial.detach()))
+    return steps.leave(z), steps, iterations.records
 
 
 class _Unfolding(torch.autograd.Function):
@@ -29,29 +36,16 @@ class _Unfolding(torch.autograd.Function):
     def forward(ctx, make_steps, options, *tensors):
         """Return the codes after one iteration for each level.
 
-        ``make_steps(x, step, adjoint)`` returns `Steps`. ``options`` are the shrinkage, the sign of
-        codes, ``forced`` of `WorkingSets` (None: no working sets), and whether autograd records.
-        ``tensors`` are the atoms, the atoms of the analysis or None, data, levels, step, and
-        initial codes or None.
+        ``make_steps(x, step, adjoint)`` returns `Steps`. ``options`` are the shrinkage and the sign
+        of codes. ``tensors`` are the atoms, the atoms of the analysis or None, data, levels, step,
+        and initial codes or None.
         """
         ctx.save_for_backward(*tensors)
-        _, analysis_atoms, x, levels, step, initial = tensors
-        ctx.separate = analysis_atoms is not None
-        shrinkage, positive, forced, has_graph = options
-        # needs_input_grad may be true even under torch.no_grad, so `has_graph` is needed, too
-        keep = has_graph and any(ctx.needs_input_grad)
-        ctx.steps = make_steps(x.detach(), step.detach(), adjoint=keep)
-        iterations = Iterations(ctx.steps, levels.detach(), shrinkage, positive, keep=keep)
-        z = None if initial is None else ctx.steps.enter(initial.detach())
-        if forced is None:
-            z = iterations.run(z, 0, len(levels))
-        else:
-            z = WorkingSets(iterations, forced=forced).encode(z)
-        ctx.records, ctx.shrinkage = iterations.records, shrinkage
-        z = ctx.steps.leave(z)
+        ctx.separate, ctx.shrinkage = tensors[1] is not None, options[0]
+        z, ctx.steps, ctx.records = _iterate(make_steps, options, *tensors[2:], keep=True)
         # A copy: if a record held the result itself, the result and its graph would refer to each
         # other, and their memory would not be freed.
-        return z.clone() if keep else z
+        return z.clone()
 
     @staticmethod
     @differentiable_once  # a second backward through saved codes would be silently wrong
@@ -65,46 +59,11 @@ class _Unfolding(torch.autograd.Function):
         sums, scratch = ctx.steps.sums(), torch.empty_like(delta)
         for record in reversed(ctx.records):
             delta = record.pull(delta, sums, kept, scratch)
-            if isinstance(record, Run) and not delta.any():
-                break
-        *_, of_x, _, of_step, _ = ctx.needs_input_grad
-        atoms, analysis, x, step = sums.gradients(of_x=of_x, of_step=of_step)
+        atoms, analysis, x, step = sums.gradients()
         if not ctx.separate and analysis is not None:
             atoms, analysis = atoms + analysis, None
         delta = None if initial is None else ctx.steps.leave(delta)
         return None, None, atoms, analysis, x, by_level, step, delta
-
-
-def _is_confined(path, dictionary, x, levels, *, plain):  # -> bool
-    """Return whether iterations run inside working sets of atoms once codes are sparse.
-
-    ``path`` is that of `unfold`. ``plain`` says whether the dictionary is dense and has no mask.
-    """
-    if path != "auto" or not plain or x.device.type != "cpu":
-        return path == "active"
-    n_components, n_features = dictionary.atoms.shape
-    iteration = 2 * len(x) * n_components * min(n_components, 2 * n_features)
-    # In five problems with 100 unfoldings, updates with dense iterations took 1.1 to 2.1 times as
-    # long as with working sets for soft shrinkage, and 2.6 to 6.6 times for hard shrinkage. With 20
-    # unfoldings working sets took 1.1 times as long as dense iterations. If levels fall to less
-    # than half, codes do not stay sparse.
-    pays = len(levels) > 32 and n_components >= 128 and iteration > 4e7
-    return pays and bool(levels[-1].sum() >= levels[0].sum() / 2)
-
-
-def _are_few_constants(atoms, x, levels, *others):  # -> bool
-    """Return whether `unfold_few` applies, since no derivatives are needed, and is faster.
-
-    ``others`` are the step and the initial codes, each a tensor or None.
-    """
-    if is_recorded(atoms, x, levels, *others):
-        return False
-    if levels.ndim != 2 or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
-        return False
-    # Up to 2**16 multiplications for all rows compiled loops take 0.4 to 0.8 of the time of torch.
-    # For a single row compiled loops are faster with any number of atoms, since both ways wait for
-    # memory: with 1500 atoms of 1000 features the loops take 0.5 to 0.6 of the time.
-    return len(x) == 1 or len(x) * atoms.numel() <= 2**16
 
 
 @in_own_precision
@@ -121,7 +80,6 @@ def unfold(
     analysis=None,
     loss=None,
     offset=None,
-    path="auto",
 ):
     """Run one iteration of the encoder, a step and a shrinkage, for each of the given levels.
 
@@ -160,11 +118,6 @@ def unfold(
         default least squares.
     offset : Tensor that broadcasts against the data, default=None
         Added to ``D z``.
-    path : {"auto", "dense", "active"}, default="auto"
-        Whether iterations of sparse codes run inside working sets of atoms ("active") or not
-        ("dense"). It changes the speed only, see `skpudle.encoding._working_sets`. "auto" takes the
-        faster way. "active" works for least squares on the CPU, in a `DenseDictionary` without a
-        mask.
 
     Returns
     -------
@@ -191,25 +144,19 @@ def unfold(
         with threads, torch.set_grad_enabled(has_graph):
             return objective.codes(z, levels, step)
     is_dense = isinstance(dictionary, DenseDictionary) and analysis is None
-    plain = is_dense and mask is None
-    sparse = _is_confined(path, dictionary, x, levels, plain=plain)
-    given = atoms, x, levels, step, initial
-    if plain and path == "auto" and _are_few_constants(*given):
-        return unfold_few(*given, shrinkage=shrinkage, positive=positive_code)
     fixed, separate = dictionary.detach(), None if analysis is None else analysis.detach()
 
     def make_steps(x, step, adjoint):  # -> Steps
         if is_dense:
-            # with 512 or 1500 atoms codes are sparse enough for working sets after 7 to 16 steps
-            n_steps = min(16, len(levels)) if sparse else len(levels)
-            return DenseSteps(fixed, x, step, mask=mask, n_steps=n_steps, adjoint=adjoint)
+            return DenseSteps(fixed, x, step, mask=mask, n_steps=len(levels))
         return ConvSteps(fixed, separate or fixed, x, step, mask=mask, adjoint=adjoint)
 
-    forced = path == "active" if sparse else None
-    options = shrinkage, positive_code, forced, torch.is_grad_enabled()
+    options = make_steps, (shrinkage, positive_code)
     given = atoms, None if analysis is None else analysis.atoms, x, levels, step, initial
     with threads:
-        return _Unfolding.apply(make_steps, options, *given)
+        if is_recorded(*given):
+            return _Unfolding.apply(*options, *given)
+        return _iterate(*options, *given[2:], keep=False)[0]
 
 
 def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0, shrinkage="soft"):

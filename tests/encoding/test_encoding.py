@@ -13,12 +13,11 @@ from skpudle._data.batches import Samples
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._operators._conv import ConvDictionary
-from skpudle.encoding import encode
-from skpudle.encoding._compiled import unfold_few
+from skpudle.encoding import _steps, encode
 from skpudle.encoding._unfold import default_step, unfold
 
-# (n_samples, n_components, n_features), by whether steps go through the Gram matrix
-SHAPES = {"gram": (20, 6, 9), "direct": (8, 11, 4), "gram, several buffers": (600, 6, 9)}
+# (n_samples, n_components, n_features), by whether dense products go through the Gram matrix
+SHAPES = {"gram": (20, 6, 9), "direct": (8, 11, 4)}
 
 VARIANTS = {
     "soft": {},
@@ -67,10 +66,21 @@ def variant(request):
     return VARIANTS[request.param]
 
 
+@pytest.fixture(params=["loops", "products", "both"])
+def way(request, monkeypatch):
+    """Run iterations by compiled loops, by dense products, or by whichever suits the codes."""
+    if request.param == "products":
+        monkeypatch.setattr(_steps, "is_compiled", lambda x: False)
+    elif request.param == "both":
+        monkeypatch.setattr(_steps, "SPARSE", 0.5)
+        monkeypatch.setattr(_steps, "_FEW", 0)
+
+
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("masked", [False, True], ids=["all known", "masked"])
 @pytest.mark.parametrize("per_atom", [False, True], ids=["one alpha", "alpha per atom"])
 def test_adjoint_is_automatic_differentiation(
-    variant, n_unfoldings, shape, masked, per_atom, generator
+    variant, n_unfoldings, shape, way, masked, per_atom, generator
 ):
     """Codes, and derivatives in the atoms, the data, alpha and the step."""
     atoms, x = make_problem(generator, shape)
@@ -84,7 +94,7 @@ def test_adjoint_is_automatic_differentiation(
     expected = value_and_gradients(naive_encode, inputs, weights, **options)
     assert 0 < expected[0].count_nonzero() < expected[0].numel()  # both sides of the threshold
     assert_agree(value_and_gradients(encode, inputs, weights, **options), expected)
-    # without a graph the encoder reuses two buffers, and takes the cheapest route
+    # without a graph the encoder reuses two buffers
     codes = encode(atoms, x, alpha=alpha, step_size=inputs[-1], **options)
     torch.testing.assert_close(codes, expected[0], rtol=0, atol=1e-12)
 
@@ -116,7 +126,6 @@ def test_encoding_writes_to_none_of_its_inputs(shape, generator):
 @pytest.mark.draws_from_numpy  # coordinate descent does, though its order is cyclic
 @pytest.mark.parametrize("positive", [False, True], ids=["signed", "positive"])
 @pytest.mark.parametrize("alpha", [0.3, 1.0])
-@pytest.mark.parametrize("shape", ["gram", "direct"], indirect=True)
 def test_many_unfoldings_solve_the_lasso_of_scikit_learn(alpha, positive, shape, generator):
     """Same objective, same units of alpha."""
     atoms, x = make_problem(generator, shape)
@@ -172,31 +181,6 @@ def test_codes_of_a_gpu_are_those_of_the_cpu(variant, generator):
     assert codes.is_cuda
     expected = encode(atoms, x, alpha=0.3, **variant)
     torch.testing.assert_close(codes.cpu(), expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.uncompiled
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("per_atom", [False, True], ids=["one level", "levels of atoms"])
-@pytest.mark.parametrize("n_samples", [1, 5])
-def test_few_rows_have_the_codes_of_the_iterations(
-    variant, n_samples, per_atom, dtype, generator, monkeypatch
-):
-    """Compiled loops, which have no derivatives, agree with torch's."""
-    atoms, x = unit(generator, 11, 7).to(dtype), 2 * normal(generator, n_samples, 7).to(dtype)
-    alpha = (0.1 + 0.4 * torch.rand(11, generator=generator)).to(dtype) if per_atom else 0.3
-    calls = []
-    monkeypatch.setattr(
-        "skpudle.encoding._unfold.unfold_few",
-        lambda *a, **k: calls.append(1) or unfold_few(*a, **k),
-    )
-    codes = encode(atoms, x, alpha=alpha, n_unfoldings=30, **variant)
-    assert calls
-    expected = encode(atoms, x.clone().requires_grad_(), alpha=alpha, n_unfoldings=30, **variant)
-    assert len(calls) == 1
-    assert codes.dtype == dtype
-    assert 0 < codes.count_nonzero() < codes.numel()
-    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-    torch.testing.assert_close(codes, expected.detach(), rtol=tolerance, atol=tolerance)
 
 
 def test_few_rows_that_are_not_finite_have_codes_that_are_not(generator, variant):

@@ -64,7 +64,7 @@ def test_encoder_and_adjoint_are_those_of_automatic_differentiation(
     z = torch.zeros(n, p, dtype=torch.float64) if first is None else first
     how = dict(alpha=alpha, n_unfoldings=n_unfoldings, step_size=step, shrinkage=shrinkage)
     codes = [
-        unfold(dictionary, x, levels, step, shrinkage=shrinkage, initial=first, path="dense"),
+        unfold(dictionary, x, levels, step, shrinkage=shrinkage, initial=first),
         naive_unfold(lambda x: x @ atoms.mT, lambda z: z @ atoms, x, z, **how),
     ]
     assert 0.005 < (codes[1] != 0).double().mean() < 0.33
