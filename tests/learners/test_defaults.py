@@ -100,6 +100,7 @@ def test_training_through_few_unfoldings_explains_more_by_fewer_codes(n_unfoldin
 @pytest.mark.parametrize("shrinkage", ["soft", "hard"])
 def test_what_constrains_the_learner_holds_and_lets_it_find(shrinkage, constraint):
     data, atoms = make_data(sign=None)
+    data = data.astype(np.float32)
     learner = learner_of(shrinkage=shrinkage, **constraint).fit(data)
     assert found(learner, atoms) >= 0.95
     if learner.positive_code:

@@ -12,7 +12,6 @@ from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
-from skpudle.search import search
 from skpudle.search._conv_epoch import ConvProblem, conv_codes
 from skpudle.search.find import find_atoms
 
@@ -102,30 +101,6 @@ def test_an_atom_costs_what_solving_without_it_does_or_what_nothing_in_its_place
         without = solved(problem, atoms[kept]).objective - epoch.objective
         nothing = 0.5 * float(codes[:, k].square().sum())
         assert without * 0.9 < float(cost[k]) < nothing * (1 + 1e-6)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_planted_shapes_are_found(seed):
-    """Four shapes at random times, twice each in 30 traces with noise: all to 0.985."""
-    rng = np.random.default_rng(seed)
-    time = np.linspace(0, 1, 24)
-    shapes = [np.sin(2 * np.pi * f * time) * np.exp(-(((time - 0.5) / s) ** 2))
-              for f, s in ((1, 0.5), (2, 0.3), (3.5, 0.4), (5, 0.25))]  # fmt: skip
-    shapes = np.stack([shape / np.linalg.norm(shape) for shape in shapes])
-    x = 0.01 * rng.normal(size=(30, 200))
-    for trace in x:
-        for shape in (*shapes, *shapes):
-            start = rng.integers(177)
-            trace[start : start + 24] += rng.uniform(0.5, 1.5) * shape
-    problem = ConvProblem(torch.as_tensor(x)[:, None, None], 0.1, kernel=(1, 24))
-    starts = rng.integers(177, size=4)
-    first = np.stack([x[i, a : a + 24] for i, a in enumerate(starts)])
-    atoms = search(problem, torch.as_tensor(first)[:, None, None]).atoms[:, 0, 0].numpy()
-    correlations = [
-        [np.abs(np.correlate(atom, shape, mode="full")).max() for atom in atoms] for shape in shapes
-    ]
-    assert np.max(correlations, axis=1).min() > 0.985
-    assert len(set(np.argmax(correlations, axis=1))) == 4
 
 
 # ---------------------------------------------------------------- the level of the noise

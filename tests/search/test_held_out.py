@@ -6,7 +6,6 @@ from math import ceil
 import pytest
 import torch
 from planted import gaps_in, planted
-from two_processes import in_two_processes
 
 from skpudle._compilation import blocks_of_rows
 from skpudle._operators._atoms import project_atoms
@@ -133,32 +132,6 @@ def test_the_noise_is_that_of_rows_whose_atoms_are_known(gaps):
     x, truth = planted(2000, 40, 12, noise=0.05)
     held_out = HeldOut(Problem(x, 0.2, mask=gaps_in(x, 0.1) if gaps else None))
     assert held_out.noise(truth, AS_IS) == pytest.approx(0.0025, rel=0.1)
-
-
-@pytest.mark.parametrize("n_first", [0, 30])
-def test_two_processes_have_the_sums_of_one(n_first):
-    """One of them may have no rows."""
-    x, truth = planted(80)
-    whole = HeldOut(Problem(x, 0.2), n_codings=200)
-    expected = whole.sums(truth, [1, 0]), whole.predict(truth)
-
-    def run(rank, total):
-        held_out = HeldOut(Problem((x[:n_first], x[n_first:])[rank], 0.2, total=total))
-        held_out = HeldOut(held_out.problem, n_codings=200)
-        numbers = held_out.n_hidden, held_out.mean_square
-        noise = held_out.noise(truth, AS_IS)
-        return held_out.sums(truth, [1, 0]), held_out.predict(truth), numbers, noise
-
-    found = in_two_processes(run)
-    for i, sums in enumerate(expected[0]):
-        parts = torch.cat([one[0][i] for one in found])
-        torch.testing.assert_close(parts, sums, rtol=1e-9, atol=1e-12)
-    errors = torch.cat([one[1].errors for one in found])
-    torch.testing.assert_close(errors, expected[1].errors)
-    for _, prediction, numbers, noise in found:
-        assert prediction[1:] == pytest.approx(expected[1][1:])
-        assert numbers == pytest.approx((whole.n_hidden, whole.mean_square))
-        assert noise == pytest.approx(whole.noise(truth, AS_IS))
 
 
 # ---------------------------------------------------------------------------- the comparison

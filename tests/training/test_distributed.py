@@ -47,7 +47,9 @@ def fit_all(share):
         "search": PUDLEDictionaryLearning(12, random_state=0).fit(X),
         "named penalty": PUDLEDictionaryLearning(12, alpha=0.1, random_state=0).fit(X),
     }
-    return {name: learner.components_ for name, learner in learners.items()}
+    found = {name: learner.components_ for name, learner in learners.items()}
+    search = learners["search"]
+    return found | {"codes": [search.alpha_, search.debias_, search.noise_std_]}
 """
 TWO = """
 def error_of(function):
@@ -64,6 +66,8 @@ with data_parallel(timeout=240) as team:
     uneven = X[:20] if rank else X
     learner = PUDLEDictionaryLearning(8, gradient="dec", batch_size=16, max_iter=2, tol=None)
     found["uneven"] = learner.fit(uneven).components_  # of a seed that they have to agree on
+    search = PUDLEDictionaryLearning(12, random_state=0).fit(X[:4] if rank else X)
+    found["one row is held out"] = search.components_
     errors = {
         "ConvPUDLEDictionaryLearning": lambda: ConvPUDLEDictionaryLearning().fit(X),
         "PoissonNMF": lambda: PoissonNMF(2).fit(X),
