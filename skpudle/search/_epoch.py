@@ -458,38 +458,35 @@ class Epoch(Coded):
         in_parts(add, len(sums), _least(work))
         return torch.as_tensor(sums)
 
-    @property
-    def statistics(self):  # -> (p, p), (p, m) float64
-        """``A = Z^T Z`` and ``B = Z^T X`` with weighted rows, summed over processes.
+    @cached_property
+    def _filled(self):  # (n, m): rows times roots of weights; residuals if entries are missing
+        if self.problem.mask is not None:
+            return self.residuals()
+        return self._x if self.problem.weight is None else self._x * self._roots
 
-        They are right only if no entry is missing.
+    def statistics(self, first, last):  # -> (last - first, p), (last - first, m) float64
+        """Return the rows ``first:last`` of ``A = Z^T Z`` and ``B = Z^T X``, over all processes.
+
+        Rows are weighted. Missing entries of ``X`` are those of ``Z D``. So the objective that the
+        sums give lies above that of the known entries, and touches it at the present atoms.
         """
-        p, m = self.atoms.shape
-        n, (start, *entries) = len(self._x), self.fitting.arrays()
+        (p, m), n, (start, index, _) = self.atoms.shape, len(self._x), self.fitting.arrays()
         # The rows are cut into parts, each with sums of its own. The parts do not depend on the
         # number of threads, so the bits of the sums do not, either.
         n_parts = min(8, 1 + int(start[-1] * m / _TASK))
         ends = np.arange(n_parts + 1) * n // n_parts
-        sums = [(np.zeros((p, p)), np.zeros((p, m))) for _ in range(n_parts)]
+        a, b = (np.zeros((n_parts, last - first, width)) for width in (p, m))
+        x = self._filled
 
-        def add(first, last):  # add up the rows of the parts `first:last`
-            for part in range(first, last):
-                rows, known = slice(*ends[part : part + 2]), start[ends[part] : ends[part + 1] + 1]
-                given = known, *entries, self._weight[rows], self._x[rows]
-                loops.add_statistics(*given, *sums[part])
+        def add(low, high):  # add up the rows of the parts `low:high`
+            for part in range(low, high):
+                begin, end = ends[part : part + 2]
+                of_rows = start[begin : end + 1], index, self._values, x[begin:end]
+                loops.add_statistics(first, *of_rows, a[part], b[part])
 
         in_parts(add, n_parts, 1)
-        a, b = map(sum, zip(*sums, strict=True))
-        a = a + a.T
-        np.fill_diagonal(a, a.diagonal() / 2)
-        return self.problem.total(torch.as_tensor(a), torch.as_tensor(b))
-
-    def products(self, first, last):  # -> (last - first, last - first)
-        """Return the block ``first:last`` of ``A = Z^T Z``, summed over rows of this process."""
-        arrays = first, *self._entries, *self.fitting.arrays()[:2], self._values
-        n_used = len(self._entries[1]) / max(len(self._x), 1)  # mean number of codes of a row
-        work = n_used * self._gathering
-        return self._sums(loops.add_products, first, last, last - first, work, *arrays)
+        a, b = self.problem.total(*(torch.as_tensor(sums.sum(0)) for sums in (a, b)))
+        return a, b if self.problem.mask is None else b + a @ self.atoms
 
     def energies(self):  # -> (p,)
         """Return for each atom the sum of its squared codes, over rows of all processes."""
@@ -524,49 +521,25 @@ class Epoch(Coded):
     def improved_atoms(self, earlier=None):  # -> (p, m) of norm 1, float64
         """Return the atoms after sweeps of coordinate descent, an atom at a time.
 
-        Fewer than 1,024 atoms, without missing entries, descend on the products ``A`` and ``B`` of
-        all codes (``p * p * m`` operations). Otherwise atoms descend on the residuals of their
-        users (``n_entries * m`` operations).
-
         In a stream ``earlier`` holds each atom near its earlier place; see `stream.Held`.
         """
-        (p, m), atoms = self.atoms.shape, self._atoms.copy()
-        if self._few:
-            a, b = (np.asarray(sums) for sums in self.statistics)
-        else:
-            residual = self.residuals()
+        p, atoms = len(self.atoms), self._atoms.copy()
+        size = MANY**2 // p  # atoms whose sums are in memory at a time: all, up to 1,024
         with one_blas_thread:
-            for _ in range(SWEEPS["few" if p < MANY else "many"]):
-                for first in range(0, p, _ATOMS):
-                    last = min(first + _ATOMS, p)
-                    part = slice(first, last)
-                    if self._few:
-                        target, own = b[part] - a[part] @ atoms, a[part, part].copy()
-                    else:
-                        given = m, m * self._gathering, *self._entries, residual
-                        moments = self._sums(loops.add_moments, first, last, *given)
-                        sums = self.problem.total(moments, self.products(first, last))
-                        target, own = map(np.asarray, sums)
+            for begin in range(0, p, size):
+                end = min(begin + size, p)
+                a, b = map(np.asarray, self.statistics(begin, end))
+                for first in [*range(begin, end, _ATOMS)] * SWEEPS["few" if p < MANY else "many"]:
+                    part = slice(first, min(first + _ATOMS, end))
+                    here = slice(first - begin, part.stop - begin)
+                    target, own = b[here] - a[here] @ atoms, a[here, part].copy()
                     if earlier is not None:
                         pulled = map(np.asarray, earlier.pull(atoms, part))
                         target, own = map(np.add, (target, own), pulled)
-                    change = -atoms[part]
                     loops.sweep(own, self.problem.positive_atoms, target, atoms[part])
-                    if not self._few:
-                        change += atoms[part]
-                        self._follow(first, change.astype(residual.dtype), residual)
-        vars(self).pop("_entries", None)  # saves memory: callers keep an epoch only for its codes
+        for name in ("_entries", "_filled"):  # saves memory: callers keep an epoch for its codes
+            vars(self).pop(name, None)
         return torch.as_tensor(atoms)
-
-    def _follow(self, first, change, residual):
-        """Update ``residual`` (n, m) in place: atoms from ``first`` on changed by ``change``."""
-        arrays = *self._entries, change, residual
-
-        def subtract(low, high):  # update the rows `low:high`
-            loops.subtract_changes(low, high, first, *arrays)
-
-        of_row = change.size * self._gathering / max(len(residual), 1)
-        in_parts(subtract, len(residual), _least(of_row))
 
     def _second_moments(self, residuals, direction):  # residuals (n, m), direction (p, m) -> (p, m)
         """Return for each atom the sum of ``r_i (r_i . v)`` over its users ``i`` in this process.
