@@ -215,8 +215,7 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
     """Improve the codes of rows, each on one working set, by descent on residuals.
 
     ``start``, ``index`` and ``value`` are the codes to begin with, ``residual`` is ``x - D z`` for
-    these codes, and ``slope`` (n, n_atoms) is ``D^T (x - D z)``. An empty ``slope`` (n, 0) lets no
-    atom enter a working set.
+    these codes, and ``slope`` (n, n_atoms) is ``D^T (x - D z)``.
 
     Row ``i`` gets ``count[i]`` new codes, ``code[i]``, at the atoms ``atom[i]``; both arrays have
     the shape (n, room). ``loss`` (n,) becomes half of the squared residual of the new codes, and

@@ -97,11 +97,10 @@ class ConvProblem(Problem):
         """Return the codes that an epoch begins with: zeros, for any atoms."""
         return self.no_codes()
 
-    def epoch(self, atoms, codes, *, turn=None, **effort):  # -> ConvEpoch
+    def epoch(self, atoms, codes, **effort):  # -> ConvEpoch
         """Solve for the codes of given atoms, from ``codes`` of earlier atoms; return coded data.
 
-        ``effort`` are options of `ConvEpoch`. ``turn`` has no effect: it saves time for rows with
-        1,024 atoms and more, see `Problem.epoch`.
+        ``effort`` are options of `ConvEpoch`.
         """
         return ConvEpoch(self, atoms, codes, **effort)
 

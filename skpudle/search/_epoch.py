@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn.functional import pad
 
-from skpudle._compilation import in_parts, one_blas_thread, threads_for
+from skpudle._compilation import blocks_of_rows, in_parts, one_blas_thread, threads_for
 from skpudle._operators._atoms import project_atoms
 from skpudle.search._compiled import loops
 
@@ -311,6 +311,16 @@ class Coded:
             self._costs = changes[:, 0], near.gather(1, best)
         return self._costs
 
+    def _near(self, atoms):  # (p, m) -> (p, n)
+        """Return for each of the atoms the numbers of the 64 (or all) most like it, by cosines."""
+        near = []
+        for part in blocks_of_rows(len(atoms), len(atoms)):
+            cosine = atoms[part] @ atoms.mT
+            cosine = cosine if self.problem.positive_code else cosine.abs_()
+            cosine.diagonal(part.start).fill_(-torch.inf)
+            near.append(cosine.topk(min(len(atoms) - 1, NEAR)).indices)
+        return torch.cat(near)
+
     def _measure(self, sums):
         """Set the objective, the mean loss and the number of codes from four sums over rows.
 
@@ -342,12 +352,11 @@ class Epoch(Coded):
     """Rows on a CPU with codes for given atoms, and sums that improve the atoms.
 
     With fewer than 1,024 atoms and no missing entries, codes come from the products of atoms with
-    atoms and with rows; otherwise from residuals. From residuals, a ``turn`` of 0 or 1 lets new
-    atoms enter the codes of every second block of 256 rows only: the even or the odd blocks. Codes
-    start from ``codes``. With ``refit`` atoms adapt to least squares on the supports of the codes.
+    atoms and with rows; otherwise from residuals. Codes start from ``codes``. With ``refit`` atoms
+    adapt to least squares on the supports of the codes.
     """
 
-    def __init__(self, problem, atoms, codes, *, refit=False, turn=None):
+    def __init__(self, problem, atoms, codes, *, refit=False):
         self.problem, self.atoms, self._atoms = problem, atoms, np.asarray(atoms)
         self._x, n = np.asarray(problem.x), len(problem.x)
         self._few = len(atoms) < MANY and problem.mask is None
@@ -361,18 +370,16 @@ class Epoch(Coded):
         self._roots = np.sqrt(self._weight)[:, None]
         self._options = problem.alpha, problem.positive_code, TOLERANCE * problem.alpha, SHARE
         self._loss, self._size = np.zeros((2, n))
-        self._code(codes, refit, turn)
+        self._code(codes, refit)
         of_rows = self._loss, self._size, np.diff(self.codes.start), np.ones(n)
         sums = self.atoms.new_tensor([self._weight @ part for part in of_rows])
         self._measure(*problem.total(sums))
 
-    def _code(self, codes, refit, turn):
+    def _code(self, codes, refit):
         """Set the codes and the losses of all rows, block by block, starting from ``codes``.
 
-        For codes from products a block has the number of rows whose products stay in a cache. For
-        codes from residuals a ``turn`` leaves every second block without slopes, so that no new
-        atom enters its codes. Atoms adapt to ``fitting``: the codes, or with ``refit`` least
-        squares on their supports.
+        For codes from products a block has the number of rows whose products stay in a cache.
+        Atoms adapt to ``fitting``: the codes, or with ``refit`` least squares on their supports.
         """
         (p, m), n, (begin, *given) = self.atoms.shape, len(self._x), codes.arrays()
         room = max(min(p, m + ROOM), codes.longest)
@@ -395,8 +402,7 @@ class Epoch(Coded):
                 else:
                     residual, known = x.astype(np.float64), self._known[part]
                     loops.subtract_synthesis(*sparse, self._atoms, known, residual)
-                    is_skipped = turn is not None and block % 2 != turn
-                    slope = c[:k, :0] if is_skipped else self._slopes(residual, c[:k])
+                    slope = self._slopes(residual, c[:k])
                     loops.solve_residuals(self._atoms, known, residual, slope, *options, *arrays)
                 used = np.arange(room) < count[:, None]
                 found[block] = count, *(v[:k][used] for v in (index, value, fitted)[: 2 + refit])
@@ -549,24 +555,6 @@ class Epoch(Coded):
         (p, m), given = direction.shape, (*self._entries[:2], residuals, np.asarray(direction))
         return self._sums(loops.add_second_moments, 0, p, m, 2 * m * self._gathering, *given)
 
-    def _near(self):  # -> (p, n) int32
-        """Return for each atom the numbers of the 64 atoms (or all) most like it, by cosines."""
-        p = len(self.atoms)
-        n = min(p - 1, NEAR)
-        near, atoms = np.empty((p, n), np.int32), self._atoms.astype(np.float32)
-
-        def compare(first, last):  # set `near` in the blocks `first:last` of atoms
-            for start in range(first * _ROWS, min(last * _ROWS, p), _ROWS):
-                part = slice(start, min(start + _ROWS, p))
-                order = atoms[part] @ atoms.T
-                order = order if self.problem.positive_code else np.abs(order)
-                order[np.arange(len(order)), np.arange(part.start, part.stop)] = -np.inf
-                near[part] = np.argpartition(-order, n, axis=1)[:, :n]
-
-        with one_blas_thread:
-            in_parts(compare, -(-p // _ROWS), _least(_ROWS * self.atoms.numel(), _PART))
-        return near
-
     def _removals(self):  # -> (p, 1 + n), (p, n)
         """Return this process's estimates of what the removal of each atom changes.
 
@@ -574,9 +562,9 @@ class Epoch(Coded):
         at the ``n`` atoms most like the removed atom. The second result has the numbers of the
         ``n`` atoms.
         """
-        (p, m), near = self.atoms.shape, self._near()
-        given = *self._entries[:2], USERS, near, self._atoms, self._gram, self._known, self._weight
+        (p, m), near = self.atoms.shape, self._near(self.atoms.float())
+        given = *self._entries[:2], USERS, np.asarray(near), self._atoms, self._gram, self._known, self._weight
         given = *given, *self._options, SWEEPS_OF_COSTS, self._x, *self.codes.arrays()
         work, width = 2 * USERS * NEAR * m, 1 + near.shape[1]
         changes = self._sums(loops.removals, 0, p, width, work, *given)
-        return changes, torch.as_tensor(near).long()
+        return changes, near
