@@ -409,21 +409,16 @@ loops = Loops(globals())
 
 def solve(
     atoms, gram, x, *, penalties, positive, max_iter=MOST_ROUNDS, mask=None, out=None, refits=None,
-    gaps=None, of_products=False,
+    gaps=None,
 ):  # fmt: skip
     """Return codes of the rows of ``x`` for each penalty, as `skpudle.lasso._batched.solve` does.
 
     The arguments are those of `skpudle.lasso._batched.solve`, with all tensors on the CPU, and
-    falling penalties: codes of each penalty start from those of the penalty before. With
-    ``of_products`` the argument ``x`` holds the products of rows with atoms, and ``atoms`` is the
-    Gram matrix.
+    falling penalties: codes of each penalty start from those of the penalty before.
     """
     out = x.new_empty(len(penalties), len(x), len(atoms)) if out is None else out
-    if of_products:
-        out[-1] = x
-    else:
-        with threads_for(atoms, x):
-            torch.mm(x, atoms.mT, out=out[-1])
+    with threads_for(atoms, x):
+        torch.mm(x, atoms.mT, out=out[-1])
     gram = atoms.new_empty(0, 0) if gram is None else gram
     gaps = x.new_empty(0) if gaps is None else gaps
     refits = x.new_empty(0, len(x), len(atoms)) if refits is None else refits

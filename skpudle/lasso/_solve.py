@@ -17,7 +17,6 @@ from skpudle._compilation import entries_of_block, threads_for
 from skpudle._precision import as_scalars, check_tensors
 from skpudle.lasso._batched import BLOCK_ENTRIES, lasso_gaps, solver_on
 from skpudle.lasso._compiled import MOST_ROUNDS
-from skpudle.lasso._compiled import solve as solve_compiled
 
 # Two atoms of norm 1 are parallel if their distance is at most this number. The cosine of parallel
 # atoms is 1 to rounding, and rounding alone would decide on the codes of both. The solver leaves
@@ -489,28 +488,6 @@ def lasso_path(atoms, x, alphas, *, positive=False, mask=None):
     how |= dict(positive=positive, refits=refits)
     codes = solver_on(x.device)(kept, gram_matrix(kept, len(x)), x, **how)
     return tuple(_of_all_atoms(z, needed, len(atoms)) for z in (codes, refits))
-
-
-def path_from_products(gram, products, alphas, *, positive=False):
-    """Solve the lasso on the CPU for several penalties, as `lasso_path`, from products alone.
-
-    Parameters
-    ----------
-    gram : Tensor of shape (n_components, n_components)
-        Products of the atoms, in float64.
-    products : Tensor of shape (n_samples, n_components)
-        Products of samples with the atoms, in float64.
-    alphas, positive
-        As in `lasso_path`.
-
-    Returns
-    -------
-    codes, refits : Tensor of shape (n_alphas, n_samples, n_components)
-        As in `lasso_path`.
-    """
-    refits = products.new_empty(len(alphas), *products.shape)
-    options = dict(positive=positive, refits=refits, of_products=True)
-    return solve_compiled(gram, gram, products, penalties=alphas, **options), refits
 
 
 def _as_tensor(values):  # -> Tensor

@@ -563,9 +563,8 @@ class Epoch(Coded):
         ``n`` atoms.
         """
         (p, m), near = self.atoms.shape, self._near(self.atoms.float())
-        given = *self._entries[:2], USERS, np.asarray(near), self._atoms
-        given = *given, self._gram, self._known, self._weight
-        given = *given, *self._options, SWEEPS_OF_COSTS, self._x, *self.codes.arrays()
+        given = *self._entries[:2], USERS, np.asarray(near), self._atoms, self._gram, self._known
+        given = *given, self._weight, *self._options, SWEEPS_OF_COSTS, self._x
         work, width = 2 * USERS * NEAR * m, 1 + near.shape[1]
-        changes = self._sums(loops.removals, 0, p, width, work, *given)
+        changes = self._sums(loops.removals, 0, p, width, work, *given, *self.codes.arrays())
         return changes, near

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skpudle._compilation import blocks_of_rows, one_blas_thread
-from skpudle.lasso._solve import lasso_path, path_from_products
+from skpudle._compilation import blocks_of_rows, threads_for
+from skpudle.lasso._solve import lasso_path
 from skpudle.search._conv_epoch import ConvProblem, conv_path, conv_synthesis
 from skpudle.search._epoch import own, spread_rows
 
@@ -42,8 +42,6 @@ LEAST_ROWS = 20
 # Number of groups that features are cut into. In images one pixel in this number is hidden in a
 # turn.
 _TENTHS = 10
-# With more atoms than this, codes of held-out rows come without a matrix of the products of atoms.
-_MOST_PRODUCTS = 4096
 
 
 class Prediction(NamedTuple):
@@ -340,59 +338,37 @@ class _Rows(HeldOut):
         """
         self.problem = problem = replace(problem, x=problem.x.cpu())
         self.x, self.known, n = problem.x.double(), problem.known.double(), len(problem.x)
-        self._often = np.asarray(problem.weighted(self.x.new_ones(n)))
-        gaps = gaps_in(self.known.mT)
-        features = hide_in_turn(match_equal_rows(self.x.mT, gaps)) if n else []
-        self.is_predictable = len(features) > 1
+        self._often = problem.weighted(self.x.new_ones(n))
+        groups = hide_in_turn(match_equal_rows(self.x.mT, gaps_in(self.known.mT))) if n else []
+        self.is_predictable = len(groups) > 1
         (n_rows,) = self.total(self.x.new_tensor([float(n)]))
         n_codings = n_codings or count_codings(problem)
-        n_turns = max(1, min(len(features), ceil(n_codings / max(float(n_rows), 1))))
-        x, known, self._turns = np.asarray(self.x), np.asarray(self.known), []
-        energies, n_hidden = np.zeros(n), 0.0
-        for i, (seen, hidden) in enumerate(features):
-            rows = np.flatnonzero((np.arange(n) + i) % len(features) < n_turns)
-            at = np.ix_(rows, np.asarray(hidden))
-            given, counts = x[at], known[at]
-            self._turns.append((rows, np.asarray(seen), np.asarray(hidden), given, counts))
-            energies[rows] += (given**2 * counts).sum(1)
-            n_hidden += self._often[rows] @ counts.sum(1)
-        sums = self._often @ known.sum(1), self._often @ (x**2).sum(1), n_hidden
-        (sums,) = self.total(torch.tensor(sums, dtype=torch.float64))
+        n_turns = max(1, min(len(groups), ceil(n_codings / max(float(n_rows), 1))))
+        self._turns, are_hidden = [], torch.zeros_like(self.x)
+        for i, (seen, hidden) in enumerate(groups):
+            rows = ((torch.arange(n) + i) % len(groups) < n_turns).nonzero().flatten()
+            self._turns.append((rows, seen, hidden))
+            are_hidden[rows[:, None], hidden] = self.known[rows[:, None], hidden]
+        of_rows = self.known, self.x.square(), are_hidden
+        (sums,) = self.total(self._often @ torch.stack([part.sum(1) for part in of_rows], 1))
         n_known, square, self.n_hidden = sums.tolist()
         self.mean_square = square / max(n_known, 1.0)
-        return torch.as_tensor(energies * self._often)
+        return (self.x.square() * are_hidden).sum(1) * self._often
 
     def _sums_at(self, atoms, alphas):  # -> (n_alphas, n_rows, 3)
-        """Predict hidden entries of the rows in each turn, and add up the products of errors.
-
-        If all entries are known, the products of atoms are kept for all features, and the part of
-        the hidden features is subtracted for a turn.
-        """
-        d, k, options = np.asarray(atoms), len(alphas), dict(positive=self.problem.positive_code)
-        sums, gram = np.zeros((k, len(self.x), 3)), None
-        with one_blas_thread:
-            if self.problem.mask is None and len(d) <= _MOST_PRODUCTS:
-                gram = atoms @ atoms.mT
-            for rows, seen, hidden, x, counts in self._turns:
-                part = np.ascontiguousarray(d[:, hidden])
-                if gram is not None:  # products over the seen features, until the turn ends
-                    gram.addmm_(atoms[:, hidden], atoms[:, hidden].mT, alpha=-1)
-                for some in blocks_of_rows(len(rows), k * len(d), 2**18):
-                    row, given = rows[some], x[some]
-                    if gram is not None:
-                        start = torch.as_tensor(np.asarray(self.x)[row] @ d.T - given @ part.T)
-                        codes, refits = path_from_products(gram, start, alphas, **options)
-                    else:
-                        mask = gaps_in(self.known[row][:, seen])
-                        what = atoms[:, seen], self.x[row][:, seen], alphas
-                        codes, refits = lasso_path(*what, mask=mask, **options)
-                    error = (given - np.asarray(codes) @ part) * counts[some]
-                    step = np.asarray(refits.sub_(codes)) @ part * counts[some]
-                    for i, (a, b) in enumerate(((error, error), (error, step), (step, step))):
-                        sums[:, row, i] += np.einsum("krf,krf->kr", a, b) * self._often[row]
-                if gram is not None:
-                    gram.addmm_(atoms[:, hidden], atoms[:, hidden].mT)
-        return torch.as_tensor(sums)
+        """Predict hidden entries of the rows in each turn, and add up the products of errors."""
+        sums = self.x.new_zeros(len(alphas), len(self.x), 3)
+        with threads_for():
+            for turn, seen, hidden in self._turns:
+                for block in blocks_of_rows(len(turn), len(alphas) * len(atoms), 2**18):
+                    x, known = self.x[turn[block]], self.known[turn[block]]
+                    how = dict(positive=self.problem.positive_code, mask=gaps_in(known[:, seen]))
+                    codes, refits = lasso_path(atoms[:, seen], x[:, seen], alphas, **how)
+                    error = (x[:, hidden] - codes @ atoms[:, hidden]) * known[:, hidden]
+                    step = refits.sub_(codes) @ atoms[:, hidden] * known[:, hidden]
+                    pairs = (error, error), (error, step), (step, step)
+                    sums[:, turn[block]] += torch.stack([(a * b).sum(2) for a, b in pairs], 2)
+        return sums * self._often[:, None]
 
     def noise(self, atoms, found):  # -> float
         """Return the variance of the noise, from residuals at the penalty and share of ``found``.
@@ -405,7 +381,7 @@ class _Rows(HeldOut):
         residual, n_codes = residuals_of(self.x, self.known, *how)
         left = (self.known.sum(1) - n_codes).clamp_min(0)
         sums = torch.stack([residual.square().sum(1) * (left > 0), left], 1)
-        (sums,) = self.total(torch.as_tensor(self._often) @ sums)
+        (sums,) = self.total(self._often @ sums)
         squares, left = sums.tolist()
         return squares / left if left > 0 else 0.0
 
