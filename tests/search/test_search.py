@@ -141,7 +141,7 @@ def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch
 @pytest.mark.parametrize("many", [False, True])
 def test_an_epoch_has_the_sums_of_its_codes(many, weighted, masked, refit, positive, monkeypatch):
     """Refits are (non-negative) least squares on the supports; many atoms descend on residuals."""
-    monkeypatch.setattr(_epoch, "MANY", 0 if many else 10**6)
+    monkeypatch.setattr(_epoch, "MANY", 10 if many else 10**6)
     monkeypatch.setattr(_epoch, "_REFIT_TOLERANCE", 1e-12)
     monkeypatch.setattr(_epoch, "SWEEPS_OF_REFITS", 10_000)
     x, atoms = planted(n=50, positive=positive, noise=0.3 if positive else 0.02)
