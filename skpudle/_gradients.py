@@ -20,7 +20,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skpudle._losses import LEAST_SQUARES
 from skpudle._precision import in_own_precision
+
+_SQUARED = LEAST_SQUARES.half_deviance
 
 
 class Evaluation(NamedTuple):
@@ -46,11 +49,14 @@ class Evaluation(NamedTuple):
     codes: Tensor
 
 
-def _evaluate(dictionary, batch, encoder, *, through_encoder=True):  # -> codes, losses (n,)
-    """Encode a batch; return codes and losses. Without ``through_encoder`` codes are constants."""
+def _evaluate(dictionary, batch, encoder, loss=_SQUARED, *, through_encoder=True):
+    """Encode a batch; return codes and losses, one of each sample.
+
+    Without ``through_encoder`` codes are constants.
+    """
     with torch.set_grad_enabled(through_encoder and torch.is_grad_enabled()):
         z = encoder(dictionary, batch.x, mask=batch.mask)
-    losses = 0.5 * (dictionary.synthesis(z) - batch.x).square()
+    losses = loss(dictionary.synthesis(z), batch.x)
     return z, (losses if batch.mask is None else losses * batch.mask).flatten(1).sum(1)
 
 
@@ -102,9 +108,9 @@ def ae_lasso(dictionary, batch, *, encoder, penalty):  # -> Evaluation
 
 
 @in_own_precision
-def dec(dictionary, batch, *, encoder, penalty):  # -> Evaluation
-    """Reconstruction error, differentiated through the decoder alone (eq. 8); see `ae_ls`."""
-    z, losses = _evaluate(dictionary, batch, encoder, through_encoder=False)
+def dec(dictionary, batch, *, encoder, penalty, loss=_SQUARED):  # -> Evaluation
+    """Loss of the reconstruction, differentiated through the decoder alone (eq. 8); see `ae_ls`."""
+    z, losses = _evaluate(dictionary, batch, encoder, loss, through_encoder=False)
     objective = average(losses.detach() + _penalties(z, penalty), batch.weight)
     return Evaluation(average(losses, batch.weight), objective, losses.detach(), z)
 

@@ -14,24 +14,12 @@ _ATOMS_AT_ONCE = 128  # atoms in a block that `SurrogateOptimizer` minimises ove
 _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
-def _kinds(state):  # dict -> dict of str to (dtype, shape)
-    """Return dtype and shape of each tensor of a state.
-
-    For numbers the dtype is None, since torch gives them its default dtype.
-    """
-    tensors = {name: v for name, v in state.items() if isinstance(v, torch.Tensor)}
-    return {name: (v.dtype if v.ndim else None, v.shape) for name, v in tensors.items()}
-
-
 class Optimizer:
     """What both optimisers share: atoms, and a state by which training goes on.
 
-    A subclass has its state, tensors and numbers, in the dict ``_state``. Its `fresh_state` returns
-    a state in which no atom has a past. `GradientOptimizer` and `SurrogateOptimizer` are the two
-    subclasses.
+    A subclass has its state, tensors and numbers, in the dict ``_state``. `GradientOptimizer` and
+    `SurrogateOptimizer` are the two subclasses.
     """
-
-    _start = None  # the state before the first step, if that is no fresh state
 
     def __init__(self, atoms, project):
         # Fused optimisers of torch walk through memory and ignore the strides of gradient and
@@ -41,40 +29,15 @@ class Optimizer:
 
     @torch.no_grad()
     def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, ...)
-        """Put new atoms, projected, in the given rows; reset the optimiser's state for the rows."""
-        self.atoms[rows], fresh = self._project(atoms), self.fresh_state()
-        for name, value in self._state.items():
+        """Put new atoms, projected, in the given rows; set the state of these rows to zero."""
+        self.atoms[rows] = self._project(atoms)
+        for value in self._state.values():
             if isinstance(value, torch.Tensor) and value.shape == self.atoms.shape:
-                # some optimisers divide by the norm of the zero gradient, so their state has NaN
-                value[rows] = fresh[name][rows].nan_to_num(0.0) if name in fresh else 0
+                value[rows] = 0
 
     def state(self):  # -> dict
         """Return copies of all tensors and numbers that the next update needs, except the atoms."""
         return deepcopy(self._state)
-
-    @torch.no_grad()
-    def load(self, atoms, state):
-        """Set atoms and state to copies of the given ones; an empty state stands for no steps."""
-        self.atoms.copy_(atoms)
-        fresh = self.fresh_state()
-        start = fresh if self._start is None else deepcopy(self._start)
-        state = deepcopy(state) if state else start
-        for name in fresh.keys() & state.keys():
-            if isinstance(state[name], torch.Tensor):
-                # Some optimisers count steps on the host. With a count on a device the host would
-                # wait in every step.
-                state[name] = state[name].to(fresh[name])
-        self._state.clear()
-        self._state.update(state)
-
-    def resume(self, atoms, state):
-        """Set atoms and state to copies of the given ones; a state that misfits becomes fresh.
-
-        A state fits if it has the tensors of this optimiser, in the same shapes: fused optimisers
-        of torch do not check the shapes.
-        """
-        fits = _kinds(self.fresh_state()).items() <= _kinds(state).items()
-        self.load(atoms, state if fits else {})
 
 
 class GradientOptimizer(Optimizer):
@@ -99,11 +62,20 @@ class GradientOptimizer(Optimizer):
 
     def __init__(self, atoms, make, project, *, learning_rate, gradient_unit=1.0, **params):
         super().__init__(atoms, project)
-        self._gradient_unit, self._make = gradient_unit, partial(make, **params)
-        self._optimizer = self._make([self.atoms], lr=learning_rate)
-        self._state = self._optimizer.state[self.atoms]
+        self._gradient_unit = gradient_unit
+        self._optimizer = make([self.atoms], lr=learning_rate, **params)
         self._start = self.state()  # empty for most optimisers, until their first step
-        self.fresh_state()  # raises an error if the optimiser needs a closure
+
+    @property
+    def _state(self):
+        return self._optimizer.state[self.atoms]
+
+    @torch.no_grad()
+    def load(self, atoms, state):
+        """Set atoms and state to copies of the given ones; an empty state stands for no steps."""
+        self.atoms.copy_(atoms)
+        state = {"state": {0: deepcopy(state or self._start)}}
+        self._optimizer.load_state_dict(self._optimizer.state_dict() | state)
 
     @torch.no_grad()
     def update(self, gradient, *_, **of_surrogates):
@@ -121,20 +93,6 @@ class GradientOptimizer(Optimizer):
         """Halve the learning rate after training has diverged."""
         for group in self._optimizer.param_groups:
             group["lr"] = group["lr"] / 2
-
-    @torch.no_grad()
-    def fresh_state(self):  # -> dict
-        """Return the state of a new optimiser after one step along a zero gradient.
-
-        Most optimisers create their state in the first step. The step is from atoms of zero, so
-        that weight decay has no effect on the state.
-        """
-        atoms = torch.zeros_like(self.atoms).requires_grad_()
-        (group,) = self._optimizer.param_groups
-        optimizer = self._make([atoms], lr=group["lr"])
-        atoms.grad = torch.zeros_like(atoms)
-        optimizer.step()
-        return dict(optimizer.state[atoms])
 
 
 class SurrogateOptimizer(Optimizer):
@@ -180,7 +138,14 @@ class SurrogateOptimizer(Optimizer):
         super().__init__(atoms, project)
         self._forgetting, self._anchor, self._n_inner = forgetting, anchor, n_inner
         self._per_curvature = 1 / curvature
-        self._state = self.fresh_state()
+        self._state = self._fresh_state()
+
+    @torch.no_grad()
+    def load(self, atoms, state):
+        """Set atoms and state to copies of the given ones; an empty state stands for no steps."""
+        self.atoms.copy_(atoms)
+        fresh = self._fresh_state()  # the number of updates stays on the host
+        self._state = {name: state.get(name, v).to(v, copy=True) for name, v in fresh.items()}
 
     @torch.no_grad()
     def update(self, gradient, codes, *, weight=None, loss=None, total=None):
@@ -204,22 +169,13 @@ class SurrogateOptimizer(Optimizer):
         if weight is not None:
             n_samples, n_used = weight.sum(), (weight[:, None] * (codes != 0)).sum()
             codes = codes * weight[:, None].sqrt()
-        energy = codes.square().sum()
-        curvature = None
-        if total is not None:
-            n_samples, n_used, energy, curvature = total(
-                n_samples, n_used, energy, codes.mT @ codes
-            )
+        curvature, pull = codes.mT @ codes, codes.mT @ (codes @ atoms)
+        parts = n_samples, n_used, codes.square().sum(), curvature, pull
+        n_samples, n_used, energy, curvature, pull = parts if total is None else total(*parts)
         keep = self._age(n_samples, loss)
         state["uses"] = keep * state["uses"] + torch.stack([energy, n_used.to(energy)])
-        state["curvature"].mul_(keep)
-        state["pull"].mul_(keep).sub_(n_samples * gradient, alpha=self._per_curvature)
-        if curvature is None:
-            state["curvature"].addmm_(codes.mT, codes)
-            state["pull"].addmm_(codes.mT, codes @ atoms)
-        else:
-            state["curvature"] += curvature
-            state["pull"].addmm_(curvature, atoms)
+        state["curvature"].mul_(keep).add_(curvature)
+        state["pull"].mul_(keep).add_(pull).sub_(n_samples * gradient, alpha=self._per_curvature)
         one_use = (state["uses"][0] / state["uses"][1]).nan_to_num(0.0)  # NaN without uses
         atoms.copy_(self._minimize(atoms, self._anchor * one_use))
 
@@ -286,7 +242,7 @@ class SurrogateOptimizer(Optimizer):
         """Double the weight of the current atoms after training has diverged."""
         self._anchor *= 2
 
-    def fresh_state(self):  # -> dict of Tensor
+    def _fresh_state(self):  # -> dict of Tensor
         """Return the state of an optimiser with an empty model."""
         atoms = self.atoms.detach()
         return {
@@ -349,7 +305,11 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
     try:
         if learning_rate is not None and "lr" in given:
             raise TypeError("its lr is the learner's learning_rate")
-        return GradientOptimizer(atoms, make, project, learning_rate=rate, **extra)
+        optimizer = GradientOptimizer(atoms, make, project, learning_rate=rate, **extra)
+        first = optimizer.atoms.detach().clone()
+        optimizer.update(torch.zeros_like(first))  # raises an error if it needs a closure
+        optimizer.load(first, {})
+        return optimizer
     except Exception as error:  # optimisers of users may raise errors of any class
         own = "" if learning_rate is None else ", with its learning rate as learning_rate"
         raise ValueError(

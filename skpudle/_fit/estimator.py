@@ -278,7 +278,7 @@ class GradientLearner(CallbackSupportMixin):
         now = messages.describe(plan.optimizer_for(len(fitted.atoms)))
         moments = before.get("moments", {})
         optimizer = plan.make_optimizer(fitted)
-        optimizer.resume(rows, moments if moments and self._fit_given["optimizer"] == now else {})
+        optimizer.load(rows, moments if moments and self._fit_given["optimizer"] == now else {})
         unused = before.get("unused", torch.zeros(len(rows), dtype=torch.float64))
         fitted = replace(fitted, training={"unused": unused})
         trainer = Trainer(plan, fitted, optimizer, interrupts=interrupts)

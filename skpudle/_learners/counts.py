@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
+from torch.nn.functional import pad
 
 from skpudle._data.arrays import check_numbers, to_numpy, to_tensor, wide
 from skpudle._data.sources import open_source, refuse_shuffled
@@ -27,13 +28,12 @@ from skpudle._fit.encoders import refuse
 from skpudle._fit.plan import Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several
-from skpudle._gradients import Evaluation, average
+from skpudle._gradients import dec
 from skpudle._learners import transformer
 from skpudle._learners.parameters import fits, sets_parameters
 from skpudle._learners.rows import DenseLearner, RowPhases
 from skpudle._losses import FromMeans, Poisson, loss_named
 from skpudle._operators._atoms import DenseDictionary
-from skpudle._precision import in_own_precision
 from skpudle.encoding import encode
 from skpudle.search._epoch import draw_rows
 from skpudle.search.held_out import match_equal_rows
@@ -83,10 +83,6 @@ class ExposedTransformer(transformer.DictionaryTransformer):
     def _of_rows(self, X, exposure):  # -> dict of fields of samples
         return {} if exposure is None else {"target": check_exposure(exposure, X, self)}
 
-    def _read(self, plan, X, y=None, *, exposure=None, **options):
-        refuse_several(type(self).__name__)
-        return super()._read(plan, X, **options, **self._of_rows(X, exposure))
-
     @fits()
     def fit(
         self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
@@ -133,7 +129,8 @@ class ExposedTransformer(transformer.DictionaryTransformer):
             If there are fewer samples than atoms, or features without a known value; by
             `PoissonNMF` also of fractions instead of counts.
         """
-        return self._fit(X, y, exposure=exposure, sample_weight=sample_weight)
+        refuse_several(type(self).__name__)
+        return self._fit(X, y, sample_weight=sample_weight, **self._of_rows(X, exposure))
 
     def transform(self, X: Any, exposure: OfRows = None) -> np.ndarray | Tensor:
         """Encode data with the learned dictionary.
@@ -306,10 +303,10 @@ class CountPlan(Plan):
         self.loss = loss_named(learner.loss, learner.n_trials)
         self.n_unfoldings, self.name = learner.n_unfoldings, "likelihood"
 
-    def encoder(self, alpha, **of_training):
+    def encoder(self, alpha, intercept=None, **of_training):
         """Return the encoder with a penalty; it has a step of its own."""
         how = dict(n_unfoldings=self.n_unfoldings, positive_code=bool(self.given.positive_code))
-        return CountCodes(dict(loss=self.loss, alpha=alpha) | how)
+        return CountCodes(dict(loss=self.loss, alpha=alpha) | how, intercept)
 
     def enter(self, samples, noise):  # -> Samples, Fitted
         """Return counts transformed to variance 1, minus their baseline, and their record."""
@@ -338,24 +335,22 @@ class CountPlan(Plan):
         known |= dict(data_scale=unit**2 * fitted.data_scale, penalty=max(fitted.penalty, least))
         return samples, replace(fitted, **known)
 
-    @in_own_precision
     def rule(self, dictionary, batch, *, encoder, penalty):  # -> Evaluation
-        """Half the deviance, differentiated through the decoder; see `skpudle._gradients.ae_ls`."""
-        with torch.no_grad():
-            z = transformer.encode_rows(encoder, dictionary, batch)
-        natural = dictionary.synthesis(z) + encoder.offset(batch.target)
-        losses = self.loss.half_deviance(natural, batch.x)
-        losses = (losses if batch.mask is None else losses * batch.mask).sum(1)
-        surrogate = average(losses, batch.weight)
-        objective = surrogate.detach() + average(penalty * z.abs().sum(1), batch.weight)
-        z = torch.cat([z, torch.ones_like(z[:, :1])], dim=1)  # the code of the baseline is 1
-        return Evaluation(surrogate, objective, losses.detach(), z)
+        """Half the deviance, differentiated through the decoder; see `skpudle._gradients.dec`."""
+        offset = encoder.offset(batch.target)
+
+        def loss(natural, x):
+            return self.loss.half_deviance(natural + offset, x)
+
+        encoder = partial(encoder, exposure=batch.target)
+        found = dec(dictionary, batch, encoder=encoder, penalty=penalty, loss=loss)
+        return found._replace(codes=pad(found.codes, (0, 1), value=1.0))  # 1 of the baseline
 
     def network(self, fitted, update=0):
         """Return the rule, the dictionary, its encoder with the baseline, and the penalty."""
         _, dictionary, options = super().network(fitted, update)
-        options["encoder"] = replace(options["encoder"], intercept=fitted.more[0])
-        return self.rule, dictionary, options
+        encoder = replace(options["encoder"], intercept=fitted.more[0])
+        return self.rule, dictionary, options | {"encoder": encoder}
 
     def replacements(self, fitted, samples):
         """Return atoms for samples; missing entries, NaN, become zero."""
@@ -429,16 +424,15 @@ class _CountPhases(RowPhases):
         some = replace(samples[drawn], weight=weight)
         places = match_equal_rows(some.x.mT, None if some.mask is None else some.mask.mT)
         measure = partial(transformer.deviances, loss=self.plan.loss, intercept=intercept)
-        dictionary, alpha, least = DenseDictionary(fitted.atoms), fitted.alpha, inf
+        dictionary, chosen, least = DenseDictionary(fitted.atoms), fitted.alpha, inf
         # Penalties above the penalty of the search were never better in tests.
-        for penalty in [alpha * 0.5**i for i in range(5)]:
-            encoder = replace(self.plan.encoder(penalty), intercept=intercept)
-            codes = partial(transformer.encode_rows, encoder)
+        for penalty in [fitted.alpha * 0.5**i for i in range(5)]:
+            codes = partial(transformer.encode_rows, self.plan.encoder(penalty, intercept))
             found = transformer.hidden_errors(some, dictionary, codes, measure, places)
             if not found < 0.99 * least:
                 break
-            alpha, least = penalty, found
-        yield replace(fitted, coding=(alpha, 0.0, None))
+            chosen, least = penalty, found
+        yield replace(fitted, coding=(chosen, 0.0, None))
 
 
 @sets_parameters()
@@ -594,15 +588,14 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         return 0.5 * means.total() / data.samples.total_weight + 1e-9
 
     def _resume(self, plan, data):
-        fitted = super()._resume(plan, data)
-        plan.loss = self._loss
+        fitted, plan.loss = super()._resume(plan, data), self._loss
         return replace(fitted, more=self._intercept.to(fitted.atoms)[None])
 
     def _transform_encoder(self):
         self._validate_params()
         plan = CountPlan(self)
-        plan.loss = self._loss
-        return replace(plan.encoder(self.alpha_), intercept=self._intercept)
+        plan.loss = self._loss  # raises an error if it has changed
+        return plan.encoder(self.alpha_, self._intercept)
 
     @fits()
     def partial_fit(
@@ -634,4 +627,4 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
             another value since, which leaves the estimator unchanged; or if training diverges
             twice.
         """
-        return self._partial_fit(X, y, exposure=exposure, sample_weight=sample_weight)
+        return self._partial_fit(X, y, sample_weight=sample_weight, **self._of_rows(X, exposure))
