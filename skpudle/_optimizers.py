@@ -286,13 +286,16 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
     Raises
     ------
     ValueError
-        If the optimiser does not take these parameters, or makes no step along a gradient, as one
-        that needs a closure.
+        If the callable has a learning rate, and the learner has one, too.
     """
     if name == "surrogate":
         return SurrogateOptimizer(atoms, project, curvature=curvature)
     make = _NAMED[name] if isinstance(name, str) else name
     kind, given = (make.func, make.keywords) if isinstance(make, partial) else (make, {})
+    if learning_rate is not None and "lr" in given:
+        raise ValueError(
+            f"optimizer={name!r:.200} has an lr. Pass it as the learner's learning_rate instead."
+        )
     # learners without a parameter learning_rate pass None; a `partial` may have an lr
     rate, extra = given.get("lr", 1e-3) if learning_rate is None else learning_rate, {}
     if kind is torch.optim.Adam:
@@ -302,18 +305,4 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
         extra = {"gradient_unit": unit}
         extra |= {key: given[key] / unit for key in given.keys() & {"eps", "weight_decay"}}
         extra |= {} if "fused" in given else {"fused": "foreach" not in given}
-    try:
-        if learning_rate is not None and "lr" in given:
-            raise TypeError("its lr is the learner's learning_rate")
-        optimizer = GradientOptimizer(atoms, make, project, learning_rate=rate, **extra)
-        first = optimizer.atoms.detach().clone()
-        optimizer.update(torch.zeros_like(first))  # raises an error if it needs a closure
-        optimizer.load(first, {})
-        return optimizer
-    except Exception as error:  # optimisers of users may raise errors of any class
-        own = "" if learning_rate is None else ", with its learning rate as learning_rate"
-        raise ValueError(
-            f"optimizer={name!r:.200} makes no steps along gradients of atoms ({error}). Pass a "
-            "callable that takes parameters and lr, such as partial(torch.optim.Adam, "
-            f"betas=(0.5, 0.9)){own}, or 'adam'."
-        ) from error
+    return GradientOptimizer(atoms, make, project, learning_rate=rate, **extra)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from skpudle._compilation import threads_for
 from skpudle._data.arrays import input_attributes, make_generator
 from skpudle._data.images import extend, is_one_image, read_targets
-from skpudle._denoiser.network import DenoisingNetwork, deviation_of
+from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._fit.fitted import pack, unpack
 from skpudle._fit.messages import warn_of_early_end, warn_of_rise
 from skpudle._fit.run import Interrupts, take
@@ -455,12 +455,13 @@ class ConvDenoiser(ImageEstimator):
         """Return the noise to train for, where "auto" follows from the data."""
         if self.noise_std != "auto":
             return self.noise_std
-        if targets is None:
-            # For photographs, whose pixels have standard deviations of about 55 of 255, this is the
-            # usual noise of 25 of 255.
-            return 0.45 * deviation_of(images.tensors)
-        pairs = zip(images.singles(), targets, strict=True)
-        return deviation_of([noisy - clean for noisy, clean in pairs])
+        # For photographs, whose pixels have standard deviations of about 55 of 255, this share is
+        # the usual noise of 25 of 255.
+        parts, share = images.tensors, 0.45
+        if targets is not None:
+            pairs = zip(images.singles(), targets, strict=True)
+            parts, share = [noisy - clean for noisy, clean in pairs], 1.0
+        return share * float(torch.cat([x.double().flatten() for x in parts]).std(correction=0))
 
     def _begin(self, X, y, known=False):  # -> Training
         images = (self._read_known if known else self._read_training)(X)

@@ -14,7 +14,6 @@ input and target is a network for Gaussian noise.
 
 from itertools import product
 from math import inf, log, sqrt
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -47,7 +46,7 @@ _OPPONENT = (
 # ---------------------------------------------------------------- the noise of training
 
 
-class Noise(NamedTuple):
+class Noise:
     """The noise that a network is trained for, read from the parameter ``noise_std``.
 
     Attributes
@@ -58,32 +57,22 @@ class Noise(NamedTuple):
         Whether ``noise_std`` is a pair.
     of_photons : bool
         Whether the noise is of photon counts.
+
+    Raises
+    ------
+    ValueError
+        If it is no number, no pair of positive numbers in order, and not "poisson".
     """
 
-    low: float
-    high: float
-    is_range: bool = False
-    of_photons: bool = False
-
-    @classmethod
-    def of(cls, noise_std):
-        """Read the noise from the parameter.
-
-        Raises
-        ------
-        ValueError
-            If it is no number, no pair of positive numbers in order, and not "poisson".
-        """
-        if noise_std == "poisson":
-            return cls(1.0, 1.0, of_photons=True)
-        is_range = isinstance(noise_std, tuple)
-        low, high = map(float, noise_std if is_range else (noise_std, noise_std))
+    def __init__(self, noise_std):
+        self.of_photons, self.is_range = noise_std == "poisson", isinstance(noise_std, tuple)
+        level = 1.0 if self.of_photons else noise_std
+        self.low, self.high = map(float, level if self.is_range else (level, level))
         refuse(
-            not (low <= high < inf and (low > 0 or not is_range)),
+            not (self.low <= self.high < inf and (self.low > 0 or not self.is_range)),
             f"noise_std={noise_std!r:.80} is neither a standard deviation nor a pair "
             "(low, high) of positive ones. Pass one number, such a pair, or 'poisson'.",
         )
-        return cls(low, high, is_range)
 
     @property
     def typical(self):
@@ -117,7 +106,7 @@ class Noise(NamedTuple):
 
     def typically_added_to(self, x):  # (n, n_channels, *size) -> the same
         """Return clean images with noise of the middle level, the same for images of a size."""
-        noise, generator = self._replace(high=self.typical, is_range=False), torch.Generator()
+        noise, generator = Noise(self.typical) if self.is_range else self, torch.Generator()
         parts = [noise.added_to(one[None], generator.manual_seed(0))[0] for one in self.enter(x)]
         return self.leave(torch.cat(parts))
 
@@ -158,11 +147,6 @@ class Noise(NamedTuple):
                 "in the units of the images, and unsigned integers become fractions of their "
                 "largest value: 25 for values from 0 to 255 is 25 / 255 for fractions."
             )
-
-
-def deviation_of(images):  # list of (..., *size) -> float
-    """Return the standard deviation of the pixels of images from their common mean."""
-    return float(torch.cat([image.double().flatten() for image in images]).std(correction=0))
 
 
 # ---------------------------------------------------------------- the network
@@ -256,7 +240,7 @@ class DenoisingNetwork(nn.Module):
     def __init__(self, shape, stride, noise_std, *, peak=1.0):
         super().__init__()
         self.stride, self.kernel, self.peak = tuple(stride), tuple(shape[3:]), peak
-        self.noise_std, self.noise = noise_std, Noise.of(noise_std)
+        self.noise_std, self.noise = noise_std, Noise(noise_std)
         zeros = [torch.zeros(size, device="cpu") for size in (shape, shape, shape[:2], shape[:2])]
         self.analysis, self.synthesis, self.thresholds, slopes = map(nn.Parameter, zeros)
         self.register_parameter("slopes", slopes if self.noise.is_range else None)
@@ -272,7 +256,7 @@ class DenoisingNetwork(nn.Module):
 
     def set_extra_state(self, state):
         """Take what `get_extra_state` returned."""
-        vars(self).update(state, noise=Noise.of(state["noise_std"]))
+        vars(self).update(state, noise=Noise(state["noise_std"]))
 
     # ------------------------------------------------------------------ codes
 

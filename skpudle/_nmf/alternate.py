@@ -212,10 +212,18 @@ def solve_dispersed(events, atoms, dispersion, tol=_TOL):
     return codes, weighted
 
 
-def solve_without(events, atoms, codes, k, tol):  # -> codes, losses
-    """Solve the codes of rows without atom ``k``, starting from their codes; see `solve_codes`."""
-    allowed = events.allowed & (np.arange(len(atoms)) != k)
-    return solve_codes(replace(events, allowed=allowed), atoms, codes * allowed, tol)
+def removals(events, atoms, codes, losses, tol):
+    """Yield for each atom the rows that use it, their codes without it, and how losses rise.
+
+    ``codes`` (n_samples, n_components) and ``losses`` (n_samples,) are those of `solve_codes`.
+    """
+    for k in range(len(atoms)):
+        rows = np.flatnonzero(codes[:, k])
+        part = events.take(rows)
+        allowed = part.allowed & (np.arange(len(atoms)) != k)
+        part, start = replace(part, allowed=allowed), codes[rows] * allowed
+        found, without = solve_codes(part, atoms, start, tol)
+        yield rows, found, without - losses[rows]
 
 
 def prune_codes(events, atoms, codes, min_gain):
@@ -239,12 +247,9 @@ def prune_codes(events, atoms, codes, min_gain):
     z, losses = solve_codes(events, atoms, codes, sweeps=0)
     rows = np.arange(len(z))  # that may lose another atom
     while len(rows):
-        part, now = replace(events.take(rows), allowed=z[rows] > 0), z[rows]
-        least, best = np.full(len(rows), float(min_gain)), now.copy()
-        for k in range(len(atoms)):
-            users = np.flatnonzero(now[:, k])
-            found, without = solve_without(part.take(users), atoms, now[users], k, 0.01)
-            costs = without - losses[rows[users]]
+        part, best = replace(events.take(rows), allowed=z[rows] > 0), z[rows]
+        least = np.full(len(rows), float(min_gain))
+        for users, found, costs in removals(part, atoms, z[rows], losses[rows], 0.01):
             better = costs < least[users]
             least[users[better]], best[users[better]] = costs[better], found[better]
         gone = least < min_gain
@@ -337,9 +342,9 @@ def begin(events, atoms, n_fixed=0):  # -> Progress
     positive with the sum 1, and an atom of zeros becomes the mean spectrum.
     """
     new = np.maximum(atoms[n_fixed:], 0.0)
-    sums = new.sum(1, keepdims=True)
-    new = np.where(sums > 0, new / np.where(sums > 0, sums, 1.0), events.mean)
+    new /= np.maximum(new.sum(1, keepdims=True), 1e-300)
     new = (1 - _SHARE_OF_MEAN) * new + _SHARE_OF_MEAN * events.mean
+    new /= new.sum(1, keepdims=True)
     atoms = np.concatenate([atoms[:n_fixed], new])
     return Progress.at(atoms, solve_codes(events, atoms, sweeps=0)[0], n_fixed)
 

@@ -15,15 +15,16 @@ standard error of the best.
 *Prior and sparse rows.* A tenth of the entries of all rows is hidden, from the atoms too.
 """
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.special import gammaln, xlogy
 
-from skpudle._data.arrays import to_numpy, to_tensor
+from skpudle._data.arrays import to_tensor
 from skpudle._nmf import alternate
-from skpudle._nmf.alternate import Events, Progress, begin, converge, solve_codes, solve_without
+from skpudle._nmf.alternate import Events, Progress, begin, converge, solve_codes
 from skpudle.search.choose import SizePath
 from skpudle.search.find import walk
 from skpudle.search.held_out import CHANCE, Prediction, loss_and_chance, worse
@@ -37,8 +38,7 @@ _IMPROVED = 1e-5
 _NATS = 0.01
 
 
-@dataclass(frozen=True)
-class Chosen:
+class Chosen(NamedTuple):
     """The model of a fit: values of the parameters of `skpudle.PoissonNMF` that may be "auto"."""
 
     alpha: float  # divided by ``unit``, the mean weight of rows
@@ -50,14 +50,8 @@ class Chosen:
         """Return the parameters with a default in place of each "auto", for fits without events."""
         # The default of alpha is 0.5. For planted spectra (benchmarks/bench_additive.py) the best
         # alpha is between 0.4 and 13, and 0.5 is never worse than 0.
-        values = zip(astuple(self), (0.5, 0.0, 0.0, 1.0), strict=True)
-        return Chosen(*(default if value == "auto" else value for value, default in values))
-
-    def attributes(self, rows):
-        """Return the fitted attributes."""
-        values = {f"{name}_": float(getattr(self, name)) for name in ("dispersion", "min_gain")}
-        atoms = {"components_": to_numpy(rows), "n_components_": len(rows)}
-        return atoms | values | {"alpha_": float(self.unit * self.alpha)}
+        pairs = zip(self, (0.5, 0.0, 0.0, 1.0), strict=True)
+        return Chosen(*(default if value == "auto" else value for value, default in pairs))
 
 
 def negative_log(x, rates, dispersion):  # -> as x
@@ -133,12 +127,9 @@ class Hidden:
 
     def costs(self, atoms):  # -> (n_components,)
         """Return for each atom how much the log-likelihood falls without the atom, to 0.1 nats."""
-        (codes, losses), costs = solve_codes(self.events, atoms, tol=_NATS), np.zeros(len(atoms))
-        for j in range(len(atoms)):
-            rows = np.flatnonzero(codes[:, j])  # only rows that use the atom change
-            without = solve_without(self.events.take(rows), atoms, codes[rows], j, 0.1)[1]
-            costs[j] = self.often[rows] @ (without - losses[rows])
-        return costs
+        codes, losses = solve_codes(self.events, atoms, tol=_NATS)
+        found = alternate.removals(self.events, atoms, codes, losses, 0.1)
+        return np.array([self.often[rows] @ costs for rows, _, costs in found])
 
 
 def estimate_dispersion(events, atoms, codes):  # -> float
@@ -331,7 +322,7 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
     """
     if not events.counts.nnz:
         return given.without_data(), atoms
-    events, (alpha, dispersion, min_gain, unit) = events.sample(4096), astuple(given)
+    events, (alpha, dispersion, min_gain, unit) = events.sample(4096), given
     # Without a prior an atom that few rows have gets entries of 0, which exclude events of others.
     if alpha == 0 and min_gain == "auto":
         min_gain = 0.0

@@ -1,6 +1,6 @@
 """Counts of sources that add: `PoissonNMF`."""
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from math import inf
 from types import SimpleNamespace
 from typing import Any, Literal, Self
@@ -167,7 +167,7 @@ class _Phases(Run):
         else:
             new = self._check_atoms(start, n and n_new, "dict_init")
         rows = to_tensor(np.concatenate([self.fixed, new])).to(self.x)
-        return Fitted(atoms=rows, coding=astuple(self.asked.without_data()))
+        return Fitted(atoms=rows, coding=tuple(self.asked.without_data()))
 
     def table(self, fitted):  # -> tuple of Phase
         """Return all phases, in their order."""
@@ -186,7 +186,7 @@ class _Phases(Run):
         atoms, rng = to_numpy(fitted.atoms.double()), np.random.default_rng(self.seed)
         how = self.asked, rng, atoms, len(self.fixed)
         chosen, atoms = choose.choose_prior(self.events, *how)
-        yield replace(fitted, atoms=to_tensor(atoms), coding=astuple(chosen))
+        yield replace(fitted, atoms=to_tensor(atoms), coding=tuple(chosen))
 
     def train(self, fitted):
         """Alternate between codes and atoms: yield a record for each step."""
@@ -349,13 +349,15 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         return SimpleNamespace(**numbers, **updates, without_effect=lambda data: ())
 
     def _attributes(self, plan, data, fitted):
-        n, chosen = len(fitted.losses), choose.Chosen(*fitted.coding)
-        found = chosen.attributes(fitted.atoms.to(data.samples.x))
-        found["size_path_"] = as_arrays(fitted.size_path)
-        curve = {"n_iter_": n, "n_steps_": n, "loss_curve_": np.array(fitted.losses)}
-        end = {"ended_by_": fitted.ended_by, "phases_": fitted.ended_by and {"alternation": n}}
-        end["n_samples_seen_"] = data.source and data.n_seen  # unknown without data
-        return found | data.inputs | curve | end
+        n, (alpha, dispersion, min_gain, unit) = len(fitted.losses), fitted.coding
+        atoms = to_numpy(fitted.atoms.to(data.samples.x))
+        found = dict(components_=atoms, n_components_=len(atoms), alpha_=float(unit * alpha))
+        found |= dict(dispersion_=float(dispersion), min_gain_=float(min_gain))
+        found |= dict(n_iter_=n, n_steps_=n, loss_curve_=np.array(fitted.losses))
+        found |= dict(ended_by_=fitted.ended_by, size_path_=as_arrays(fitted.size_path))
+        found["phases_"] = fitted.ended_by and {"alternation": n}
+        found["n_samples_seen_"] = data.source and data.n_seen  # unknown without data
+        return data.inputs | found
 
     def summary(self, X: ArrayLike | None = None) -> str:
         """Say in some eight lines what `fit` has decided.
@@ -413,7 +415,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         check_non_negative(to_numpy(atoms), "components")
         learner = cls(len(atoms), **params)
         learner._validate_params()
-        fitted = Fitted(atoms=atoms, coding=astuple(_given(learner).without_data()))
+        fitted = Fitted(atoms=atoms, coding=tuple(_given(learner).without_data()))
         data = Data(None, Samples(atoms), arrays.input_attributes(to_numpy(atoms)))
         take(learner, learner._attributes(None, data, fitted))
         return learner

@@ -14,8 +14,8 @@ from small import assert_same, make
 BAD_PARAMETERS = {
     "negative alpha": (dict(alpha=-1.0), "alpha"),
     "one decay in a tuple": (dict(lambda_decay=(0.9,)), r"lambda_decay=\(0.9,\) .*pair"),
-    "class that is no optimizer": (dict(optimizer=dict), "optimizer"),
-    "optimizer that needs a closure": (dict(optimizer=torch.optim.LBFGS), "optimizer"),
+    "optimizer that needs a closure": (dict(optimizer=torch.optim.LBFGS), "closure"),
+    "rate twice": (dict(optimizer=partial(torch.optim.SGD, lr=0.1)), "learning_rate instead"),
     "unknown parameter": (dict(optimizer=partial(torch.optim.Adam, momentum=0.9)), "momentum"),
     "unknown device": (dict(device="gpu"), r"(?s)Device 'gpu' .* Pass 'auto'"),
     "atoms of other length": (dict(dict_init=np.ones((6, 7))), r"\(6, 7\), expected .*\(6, 8\)"),

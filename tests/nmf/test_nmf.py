@@ -357,7 +357,7 @@ def signatures(rng, p, n, counts):
 
 def sized(events, **given):
     """Choose a number of atoms."""
-    given = replace(Chosen(1.0, 0.0, 0.0), **given)
+    given = Chosen(1.0, 0.0, 0.0)._replace(**given)
     none = np.empty((0, events.counts.shape[1]))
     return choose_size(events, given, np.random.default_rng(0), none)
 
