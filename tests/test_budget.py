@@ -16,20 +16,20 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2502,
+    ".": 2474,
     "_data": 810,
-    "_denoiser": 485,
+    "_denoiser": 476,
     "_fit": 1221,
-    "_learners": 2136,
-    "_nmf": 624,
+    "_learners": 2128,
+    "_nmf": 621,
     "_operators": 250,
     "encoding": 788,
     "inspection": 517,
     "lasso": 1033,
     "pretrained": 55,
     "search": 2592,
-    "all of the package": 13013,
-    "tests": 12248,
+    "all of the package": 12965,
+    "tests": 12229,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
