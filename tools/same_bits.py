@@ -10,7 +10,6 @@ is unpacked once into ``build/``, where its compiled loops stay for the next com
 
 import argparse
 import pickle
-import sys
 import tempfile
 import warnings
 from functools import partial
@@ -276,25 +275,19 @@ def resume(task="epoch of the search", **params):
         return fit(learner.set_callbacks(checkpoint), draw_rows())
 
 
-def search_in_two_processes():
-    """Search in two threads that stand for processes, each with half of the rows."""
+def search_with_a_twin():
+    """Search as one of two processes, the other of which has the same rows."""
     import torch
 
     from skpudle.search import Problem, search
     from skpudle.search.held_out import hold_out
 
-    sys.path.insert(0, str(ROOT / "tests" / "search"))
-    from two_processes import in_two_processes
+    def total(*sums):
+        return [2 * one for one in sums]
 
     x = torch.from_numpy(draw_rows())
-
-    def run_one(rank, total):
-        return search(hold_out(Problem(x[rank::2], 0.3, total=total)), x[:12])
-
-    first, second = in_two_processes(run_one)
-    return {f"{name}.{rank}": np.asarray(getattr(found, name))
-            for rank, found in enumerate((first, second))
-            for name in ("atoms", "alpha", "losses")}  # fmt: skip
+    found = search(hold_out(Problem(x, 0.3, total=total)), x[:12])
+    return {name: np.asarray(getattr(found, name)) for name in ("atoms", "alpha", "losses")}
 
 
 def choose_alpha(**options):
@@ -431,7 +424,7 @@ CASES = {
     "resumed search": resume,
     "resumed training": partial(resume, "epoch", gradient="ae-ls", n_unfoldings=5, max_iter=5,
                                 tol=None),
-    "two processes": search_in_two_processes,
+    "two processes": search_with_a_twin,
     "penalty by prediction": choose_alpha,
     "penalty by l0": partial(choose_alpha, l0=2),
     "penalty by support": partial(choose_alpha, criterion="support"),
