@@ -7,7 +7,6 @@ norm 1, and rows to a largest modulus of 1, so that squares stay in the range of
 """
 
 import warnings
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -18,10 +17,9 @@ from skpudle._precision import as_scalars, check_tensors
 from skpudle.lasso._batched import BLOCK_ENTRIES, lasso_gaps, solver_on
 from skpudle.lasso._compiled import MOST_ROUNDS
 
-# Two atoms of norm 1 are parallel if their distance is at most this number. The cosine of parallel
-# atoms is 1 to rounding, and rounding alone would decide on the codes of both. The solver leaves
-# one of them out, which costs a relative duality gap of about 1e-8 at most.
-_PARALLEL = torch.finfo(torch.float64).eps ** 0.5
+# Two atoms are parallel if the cosine of their angle is 1 to rounding, which would decide on the
+# codes of both. The solver leaves one of them out, at a relative duality gap of about 1e-8 at most.
+_PARALLEL = 1e-15
 # Largest number of samples that a warning names.
 _WARNED_SAMPLES = 5
 # A cosine of an atom with a descent direction counts as positive above this margin of rounding.
@@ -243,63 +241,28 @@ def warn_about_gaps(gaps, *, tol=1e-6, category=RuntimeWarning, stacklevel=1, ad
     )
 
 
-@lru_cache
-def _generic(n_features, device):  # -> (n_features,)
-    """Return a vector whose products with two different directions almost surely differ."""
-    return torch.arange(1, n_features + 1, dtype=torch.float64, device=device).square().sin()
-
-
-def _distances(one, other, positive):  # (k, n_features), (k, n_features) -> (k,)
-    """Return the distances of pairs of unit vectors, up to signs unless codes are ``positive``."""
-    distances = torch.linalg.vector_norm(one - other, dim=1)
-    opposite = torch.linalg.vector_norm(one + other, dim=1)
-    return distances if positive else torch.minimum(distances, opposite)
-
-
-def _necessary_atoms(atoms, positive):  # -> (k,) indices
-    """Return the numbers of the atoms that the lasso needs.
+def _without_parallels(atoms, positive):  # -> (n_components, n_features), bool
+    """Return atoms with zeros for atoms that the lasso does not need, and whether there are any.
 
     An atom is not needed if it is zero or not finite, or if another atom is parallel to it and
     longer, or as long and earlier. The longer atom explains the same data for a smaller penalty.
-    With both atoms, rounding would decide on their codes.
     """
-    generic = _generic(atoms.shape[1], atoms.device)
-    tolerance = _PARALLEL * atoms.shape[1] ** 0.5  # a bound, since entries are at most 1
-    all_atoms = torch.arange(len(atoms), device=atoms.device)
-    norms = torch.linalg.vector_norm(atoms, dim=1)
+    (n_components, n_features), norms = atoms.shape, torch.linalg.vector_norm(atoms, dim=1)
     needed = (norms > 0) & (norms < torch.inf)
     directions = atoms / norms.where(needed, 1.0)[:, None]
-    keys = directions @ generic
-    if not positive:  # the sign does not matter
-        keys = keys.abs()
-    keys, order = keys.sort(stable=True)
-    # In the usual case all atoms are needed; then this is the only place where the host waits for
-    # a device.
-    is_near = (keys[1:] - keys[:-1] <= tolerance).any()
+    # products of this vector with two different directions almost surely differ
+    generic = torch.arange(1, n_features + 1, dtype=atoms.dtype, device=atoms.device).square().sin()
+    keys = (directions @ generic).abs().sort().values
+    is_near = (keys.diff() <= (2 * n_features * _PARALLEL) ** 0.5).any()
     if not torch.logical_or(is_near, ~needed.all()):
-        return all_atoms
-    directions, norms = directions[order], norms[order]
-    for shift in range(1, len(order)):
-        near = (keys[shift:] - keys[:-shift] <= tolerance).nonzero().squeeze(1)
-        if len(near) == 0:
-            break
-        far = near + shift
-        parallel = _distances(directions[near], directions[far], positive) <= _PARALLEL
-        near, far = near[parallel], far[parallel]
-        difference = norms[near] - norms[far]
-        # norms that are equal up to rounding, which grows with the number of features
-        similar = difference.abs() <= 1e-13 * atoms.shape[1] * norms[near]
-        near_wins = torch.where(similar, order[near] < order[far], difference > 0)
-        needed[order[torch.where(near_wins, far, near)]] = False
-    return needed.nonzero().squeeze(1)
-
-
-def _of_all_atoms(codes, needed, n_components, scale=None):  # (..., k) -> (..., n_components)
-    """Return codes of all atoms, over ``scale``: codes of the ``needed`` atoms, and 0 elsewhere."""
-    if len(needed) < n_components:
-        wide = codes.new_zeros(*codes.shape[:-1], n_components)
-        codes = wide.index_copy_(-1, needed, codes)
-    return codes if scale is None else codes / scale
+        return atoms, False
+    number, cosines = torch.arange(n_components, device=atoms.device), directions @ directions.mT
+    are_parallel = (cosines if positive else cosines.abs()) > 1 - _PARALLEL
+    # norms that are equal up to rounding, which grows with the number of features
+    similar = (norms - norms[:, None]).abs() <= 1e-13 * n_features * norms
+    are_better = torch.where(similar, number < number[:, None], norms > norms[:, None])
+    needed &= ~(are_parallel & are_better).any(1)
+    return atoms.where(needed[:, None], 0.0), not needed.all()
 
 
 def rows_of_block(x, n_components):  # -> int
@@ -420,16 +383,17 @@ def solve_lasso(
     if isinstance(penalty, torch.Tensor):  # alpha z solves the lasso of atoms / alpha, penalty 1
         penalty, scale = 1.0, penalty
         kept = kept / scale[:, None]
-    needed = _necessary_atoms(kept, positive)
-    kept = kept[needed]
-    gram = gram_matrix(kept, len(x))
     codes = x.new_empty(len(x), len(atoms))
     gaps = x.new_full((len(x),), torch.nan, dtype=torch.float64)
-    # The compiled solver can certify codes in passing, if it sees all atoms and has a penalty.
-    is_certified = certify and penalty > 0 and len(needed) == len(atoms)
+    if not (torch.linalg.vector_norm(kept, dim=1) < torch.inf).all():
+        return codes.fill_(torch.nan), gaps
+    kept, is_less = _without_parallels(kept, positive)
+    gram = gram_matrix(kept, len(x))
+    # the compiled solver certifies codes in passing, if it sees all atoms and has a penalty
+    is_certified = certify and penalty > 0 and not is_less
     n_rows = rows_of_block(x, len(atoms))
     # All blocks share this memory: an allocation for each block would take a quarter of the time.
-    room = x.new_empty(2, 1, min(n_rows, len(x)), len(needed), dtype=torch.float64)
+    room = x.new_empty(2, 1, min(n_rows, len(x)), len(atoms), dtype=torch.float64)
     for first in range(0, len(x), n_rows):
         rows = slice(first, first + n_rows)
         data, seen = x[rows].double(), None if known is None else known[rows].double()
@@ -438,17 +402,11 @@ def solve_lasso(
             kept, gram, data, penalties=[penalty], positive=positive, max_iter=max_iter, mask=seen,
             out=z, refits=refits if debias else None, gaps=gaps[rows] if is_certified else None,
         )  # fmt: skip
-        exact = _of_all_atoms(z[0], needed, len(atoms), scale)
         if certify and not is_certified:
+            exact = z[0] if scale is None else z[0] / scale
             gaps[rows] = duality_gap(atoms, data, exact, alpha, positive=positive, mask=seen)
-        if debias:
-            exact.lerp_(_of_all_atoms(refits[0], needed, len(atoms), scale), debias)
-        codes[rows] = exact
-    if len(needed) < len(atoms):
-        norms = torch.linalg.vector_norm(atoms, dim=1, dtype=torch.float64)
-        wrong = ~(norms < torch.inf).all()  # stays a tensor, so the host need not wait for a device
-        codes.masked_fill_(wrong, torch.nan)
-        gaps.masked_fill_(wrong, torch.nan)
+        found = z[0].lerp(refits[0], debias) if debias else z[0]
+        codes[rows] = found if scale is None else found / scale
     return codes, gaps
 
 
@@ -480,14 +438,11 @@ def lasso_path(atoms, x, alphas, *, positive=False, mask=None):
     check_tensors(atoms, x)
     x, known = known_entries(x.double(), mask)
     known = None if known is None else known.double()
-    atoms = atoms.double()
-    needed = _necessary_atoms(atoms, positive)
-    kept = atoms if len(needed) == len(atoms) else atoms[needed]
-    refits = x.new_empty(len(alphas), len(x), len(kept))
+    atoms, _ = _without_parallels(atoms.double(), positive)
+    refits = x.new_empty(len(alphas), len(x), len(atoms))
     how = dict(penalties=[checked_alpha(alpha, atoms, positive) for alpha in alphas], mask=known)
     how |= dict(positive=positive, refits=refits)
-    codes = solver_on(x.device)(kept, gram_matrix(kept, len(x)), x, **how)
-    return tuple(_of_all_atoms(z, needed, len(atoms)) for z in (codes, refits))
+    return solver_on(x.device)(atoms, gram_matrix(atoms, len(x)), x, **how), refits
 
 
 def _as_tensor(values):  # -> Tensor
