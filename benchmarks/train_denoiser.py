@@ -6,12 +6,12 @@ writes ``benchmarks/results/denoisers/NAME.json`` as it proceeds, and keeps its 
 ``benchmarks/output/denoise``, to resume after an interruption::
 
     python benchmarks/train_denoiser.py any-noise --data DIR --epochs 1100 \
-        --save skpudle/pretrained/denoiser_gray.pt
+        --save skpudle/pretrained/gaussian.pt
     python benchmarks/train_denoiser.py any-noise-small --data DIR --epochs 600 \
-        --n-components 40 --n-unfoldings 6 --save skpudle/pretrained/denoiser_gray_small.pt
+        --n-components 40 --n-unfoldings 6 --save skpudle/pretrained/gaussian-small.pt
     python benchmarks/train_denoiser.py low-light --photons --data DIR --n-components 26 \
         --n-unfoldings 8 --crop-size 97 --batch-size 2 --epochs 1100 --bm3d 12 \
-        --save skpudle/pretrained/denoiser_photons.pt
+        --save skpudle/pretrained/poisson.pt
 
 An epoch is one crop of every image, with new noise of a new level for every crop.
 

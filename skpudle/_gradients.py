@@ -15,6 +15,7 @@ The first three are Algorithm 2, eq. 8, of the PUDLE paper; Algorithm 1, alterna
 is ``dec`` with converged codes. The fourth is the update of NOODL.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -49,17 +50,6 @@ class Evaluation(NamedTuple):
     codes: Tensor
 
 
-def _evaluate(dictionary, batch, encoder, loss=_SQUARED, *, through_encoder=True):
-    """Encode a batch; return codes and losses, one of each sample.
-
-    Without ``through_encoder`` codes are constants.
-    """
-    with torch.set_grad_enabled(through_encoder and torch.is_grad_enabled()):
-        z = encoder(dictionary, batch.x, mask=batch.mask)
-    losses = loss(dictionary.synthesis(z), batch.x)
-    return z, (losses if batch.mask is None else losses * batch.mask).flatten(1).sum(1)
-
-
 def average(values, weight):  # (n,), weights (n,) or None -> scalar
     """Return the weighted mean of ``values``; 0 if all weights are 0."""
     if weight is None:
@@ -71,9 +61,19 @@ def _penalties(z, penalty):  # codes, float -> (n,): the penalty of each sample'
     return penalty * z.abs().flatten(1).sum(1)
 
 
+def _evaluate(dictionary, batch, encoder, loss=_SQUARED, through_encoder=True):  # -> codes, losses
+    """Encode a batch; return codes and losses. Without ``through_encoder`` codes are constants."""
+    with torch.set_grad_enabled(through_encoder and torch.is_grad_enabled()):
+        z = encoder(dictionary, batch.x, mask=batch.mask)
+    losses = loss(dictionary.synthesis(z), batch.x)
+    return z, (losses if batch.mask is None else losses * batch.mask).flatten(1).sum(1)
+
+
 @in_own_precision
-def ae_ls(dictionary, batch, *, encoder, penalty):
-    r"""Reconstruction error, differentiated through decoder and encoder (eq. 8).
+def _rule_of_objective(
+    dictionary, batch, *, encoder, penalty, through_encoder=True, penalised=True, loss=_SQUARED
+):
+    r"""Evaluate the rules that differentiate an objective (eq. 8).
 
     Parameters
     ----------
@@ -88,45 +88,35 @@ def ae_ls(dictionary, batch, *, encoder, penalty):
     penalty : float
         The penalty :math:`\lambda` of the last unfolding; 0 for hard thresholding, because its
         penalty has derivative 0.
+    through_encoder, penalised : bool, default=True
+        Whether codes depend on the atoms, and whether the objective has their penalty.
+    loss : callable, default=squared error
+        ``loss(decoded, x)`` returns the loss of each entry.
 
     Returns
     -------
     Evaluation
         The scalar to differentiate, objective, losses and codes.
     """
-    z, losses = _evaluate(dictionary, batch, encoder)
-    surrogate = average(losses, batch.weight)
+    z, losses = _evaluate(dictionary, batch, encoder, loss, through_encoder)
+    surrogate = average(losses + _penalties(z, penalty) if penalised else losses, batch.weight)
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
-@in_own_precision
-def ae_lasso(dictionary, batch, *, encoder, penalty):  # -> Evaluation
-    """Lasso objective, differentiated through decoder and encoder (eq. 8); see `ae_ls`."""
-    z, losses = _evaluate(dictionary, batch, encoder)
-    surrogate = average(losses + _penalties(z, penalty), batch.weight)
-    return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
-
-
-@in_own_precision
-def dec(dictionary, batch, *, encoder, penalty, loss=_SQUARED):  # -> Evaluation
-    """Loss of the reconstruction, differentiated through the decoder alone (eq. 8); see `ae_ls`."""
-    z, losses = _evaluate(dictionary, batch, encoder, loss, through_encoder=False)
-    objective = average(losses.detach() + _penalties(z, penalty), batch.weight)
-    return Evaluation(average(losses, batch.weight), objective, losses.detach(), z)
+ae_ls, ae_lasso = partial(_rule_of_objective, penalised=False), partial(_rule_of_objective)
+dec = partial(_rule_of_objective, through_encoder=False)  # the penalty is a constant
 
 
 @in_own_precision
 def noodl(dictionary, batch, *, encoder, penalty):  # -> Evaluation
-    r"""Surrogate with the derivative :math:`(D z - x)\,\text{sign}(z)^T` (NOODL); see `ae_ls`."""
+    r"""Return the rule with the derivative :math:`(D z - x)\,\text{sign}(z)^T`, as the others."""
     with torch.no_grad():
         z, losses = _evaluate(dictionary, batch, encoder)
         residual = dictionary.synthesis(z) - batch.x
         residual = residual if batch.mask is None else residual * batch.mask
-    entries = residual * dictionary.synthesis(z.sign())
-    surrogate = entries.sum() / len(batch.x)
-    if batch.weight is not None:
-        surrogate = average(entries.flatten(1).sum(1), batch.weight)
-    return Evaluation(surrogate, average(losses, batch.weight), losses, z)
+    entries = (residual * dictionary.synthesis(z.sign())).flatten(1).sum(1)
+    weight = batch.weight
+    return Evaluation(average(entries, weight), average(losses, weight), losses, z)
 
 
 GRADIENT_RULES = {"dec": dec, "ae-lasso": ae_lasso, "ae-ls": ae_ls, "noodl": noodl}
@@ -149,10 +139,8 @@ def _known(rule, encoder, atoms, batch, penalty):  # -> derivative, Evaluation; 
     if found is None:
         return None
     codes, losses, gradient = found
-    loss = objective = losses.mean()
-    if rule is not ae_ls:
-        objective = (losses + _penalties(codes, penalty)).mean()
-    return gradient, Evaluation(objective if rule is ae_lasso else loss, objective, losses, codes)
+    objective = (losses if rule is ae_ls else losses + _penalties(codes, penalty)).mean()
+    return gradient, Evaluation(objective, objective, losses, codes)
 
 
 @in_own_precision
@@ -168,9 +156,9 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, **settings):
     atoms : Tensor of shape (n_components, ...)
         The atoms to differentiate in.
     batch : Samples
-        The data, as in `ae_ls`.
+        The data, as in `_rule_of_objective`.
     encoder : callable
-        As in `ae_ls`. An encoder that solves the lasso may have a method
+        As in `_rule_of_objective`. An encoder that solves the lasso may have a method
         ``gradient(atoms, x, mask, through_encoder=...)``, which returns codes, losses and the
         derivative of the mean loss, and replaces autograd. If the method returns None, autograd
         differentiates the codes that the encoder returns when it is called.

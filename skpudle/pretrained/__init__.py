@@ -21,11 +21,7 @@ from skpudle._denoiser.network import DenoisingNetwork
 
 __all__ = ["load_denoiser", "save_denoiser"]
 
-_PACKAGED = {
-    "gaussian": "denoiser_gray.pt",
-    "gaussian-small": "denoiser_gray_small.pt",
-    "poisson": "denoiser_photons.pt",
-}
+_PACKAGED = "gaussian", "gaussian-small", "poisson"
 
 
 @torch.no_grad()
@@ -125,11 +121,12 @@ def load_denoiser(
     """
     name = getattr(file, "name", file)
     if not hasattr(file, "read"):
-        name = file = Path(__file__).with_name(_PACKAGED[file]) if file in _PACKAGED else Path(file)
+        is_packaged = file in _PACKAGED
+        name = file = Path(__file__).with_name(f"{file}.pt") if is_packaged else Path(file)
         if not file.is_file():
             raise FileNotFoundError(
                 f"{str(file)!r:.80} is neither a packaged denoiser nor a file. Pass one of "
-                f"{[*_PACKAGED]}, or a file of save_denoiser."
+                f"{_PACKAGED}, or a file of save_denoiser."
             )
     with named_errors(name, "denoiser", "Pass a file that save_denoiser wrote."):
         network = _network_of(torch.load(file, "cpu", weights_only=True))
