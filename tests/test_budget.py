@@ -16,7 +16,7 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2474,
+    ".": 2465,
     "_data": 810,
     "_denoiser": 476,
     "_fit": 1221,
@@ -26,9 +26,9 @@ BUDGET = {
     "encoding": 788,
     "inspection": 517,
     "lasso": 1000,
-    "pretrained": 55,
+    "pretrained": 52,
     "search": 2592,
-    "all of the package": 12932,
+    "all of the package": 12920,
     "tests": 12229,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
