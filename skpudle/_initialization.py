@@ -23,35 +23,6 @@ _REPEATED_SAMPLE = 1e-6
 INITIALIZATIONS = "data", "random", "svd", "vertices"
 
 
-def successive_projections(rows, n, weights):
-    """Choose rows one by one, each the farthest from the span of the rows chosen before.
-
-    Parameters
-    ----------
-    rows : ndarray or Tensor of shape (n_samples, n_features)
-        Rows with norms of the order of 1.
-    n : int
-        Number of rows to choose.
-    weights : ndarray or Tensor of shape (n_samples,)
-        Factors of the squared distances before they are compared.
-
-    Returns
-    -------
-    list of int
-        Numbers of the rows chosen; fewer than ``n`` if all rows lie in the span of fewer.
-    """
-    taken = []
-    for _ in range(min(n, *rows.shape)):
-        squares = (rows * rows).sum(1)
-        best = int((squares * weights * (squares > _REPEATED_SAMPLE**2)).argmax())
-        if squares[best] <= _REPEATED_SAMPLE**2:
-            break
-        taken.append(best)
-        direction = rows[best] / squares[best] ** 0.5
-        rows = rows - (rows @ direction)[:, None] * direction
-    return taken
-
-
 def leading_directions(x, n):  # (n_samples, n_features) -> (at most n, n_features), float64
     """Return the ``n`` leading right singular vectors of ``x``, or fewer if its rank is smaller.
 
@@ -96,12 +67,20 @@ def vertices(x, n_components, weight=None):
     along = (rows @ torch.nn.functional.normalize(weight @ rows, dim=0)).square() + 10 * noise
     along = torch.maximum(along, _REPEATED_SAMPLE**2 * squares)
     seen = rows / along.sqrt()[:, None].clamp_min(torch.finfo(rows.dtype).tiny)
-    taken = successive_projections(seen, n_components, torch.ones_like(squares))
+    taken = []
+    while len(taken) < n_components:  # a row that is the farthest from the span of those taken
+        squares = (seen * seen).sum(1)
+        best = int(squares.argmax())
+        if squares[best] <= _REPEATED_SAMPLE**2:
+            break
+        taken.append(best)
+        direction = seen[best] / squares[best] ** 0.5
+        seen = seen - (seen @ direction)[:, None] * direction
     return (rows[taken] @ basis).to(x)
 
 
-def _shuffle(n, generator, weight):  # -> (n,)
-    """Draw an order of rows, each with a probability in proportion to its weight among the rest.
+def _shuffle(rows, generator, weight):  # (n,) -> (n,)
+    """Shuffle numbers of rows, each drawn in proportion to its weight among the rest.
 
     The method is that of [1]_.
 
@@ -109,9 +88,9 @@ def _shuffle(n, generator, weight):  # -> (n,)
        Processing Letters 97, 2006.
     """
     if weight is None:
-        return torch.randperm(n, generator=generator, device="cpu")
-    waiting = torch.empty(n, dtype=torch.float64).exponential_(generator=generator)
-    return (waiting / weight.double().cpu()).argsort()
+        return rows[torch.randperm(len(rows), generator=generator, device="cpu").to(rows.device)]
+    waiting = torch.empty(len(rows), dtype=torch.float64).exponential_(generator=generator)
+    return rows[(waiting / weight[rows].double().cpu()).argsort().to(rows.device)]
 
 
 def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of norm 1
@@ -121,8 +100,7 @@ def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of
     """
     same = 1 - 16 * torch.finfo(x.dtype).eps
     rows = torch.linalg.vector_norm(x, dim=1).nonzero().squeeze(1)
-    weight = weight if weight is None else weight[rows]
-    rows = rows[_shuffle(len(rows), generator, weight).to(x.device)]
+    rows = _shuffle(rows, generator, weight)
     atoms = x[:0]
     for block in rows.split(max(n_components, 1024)):
         if len(atoms) < n_components:

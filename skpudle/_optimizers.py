@@ -21,11 +21,16 @@ class Optimizer:
     `SurrogateOptimizer` are the two subclasses.
     """
 
-    def __init__(self, atoms, project):
+    def __init__(self, atoms, project, n_free=0):
+        self._project, self._n_free = project, n_free
         # Fused optimisers of torch walk through memory and ignore the strides of gradient and
         # state, so atoms are in row-major order.
-        atoms = project(atoms.contiguous()).clone(memory_format=torch.contiguous_format)
-        self.atoms, self._project = torch.nn.Parameter(atoms), project
+        self.atoms = torch.nn.Parameter(self._constrain(atoms.contiguous()).contiguous())
+
+    def _constrain(self, block, n_after=0):
+        """Project a block of the atoms, ``n_after`` before the end, except the last ``n_free``."""
+        n = len(block) - max(self._n_free - n_after, 0)
+        return torch.cat([self._project(block[:n]), block[n:]])
 
     @torch.no_grad()
     def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, ...)
@@ -54,15 +59,17 @@ class GradientOptimizer(Optimizer):
         ``project(atoms)`` returns the nearest atoms inside the constraints.
     learning_rate : float
         The optimiser's ``lr``.
-    gradient_unit : float, default=1.0
+    n_free : int, default=0
+        Number of rows at the end of ``atoms`` without constraints.
+    unit : float, default=1.0
         Gradients are divided by this number before the optimiser gets them.
     **params
         Further keyword arguments of ``make``.
     """
 
-    def __init__(self, atoms, make, project, *, learning_rate, gradient_unit=1.0, **params):
-        super().__init__(atoms, project)
-        self._gradient_unit = gradient_unit
+    def __init__(self, atoms, make, project, n_free=0, *, learning_rate, unit=1.0, **params):
+        super().__init__(atoms, project, n_free)
+        self._unit = unit
         self._optimizer = make([self.atoms], lr=learning_rate, **params)
         self._start = self.state()  # empty for most optimisers, until their first step
 
@@ -84,10 +91,10 @@ class GradientOptimizer(Optimizer):
         ``gradient`` has the shape of the atoms. The arguments of `SurrogateOptimizer.update` beside
         it have no effect.
         """
-        self.atoms.grad = (gradient / self._gradient_unit).contiguous()
+        self.atoms.grad = (gradient / self._unit).contiguous()
         self._optimizer.step()
         self.atoms.grad = None
-        self.atoms.copy_(self._project(self.atoms))
+        self.atoms.copy_(self._constrain(self.atoms))
 
     def halve_learning_rate(self):
         """Halve the learning rate after training has diverged."""
@@ -111,22 +118,27 @@ class SurrogateOptimizer(Optimizer):
         Initial atoms; they are projected and copied.
     project : callable
         Returns the nearest atoms inside the constraints.
-    forgetting : float, default=15.0
+    n_free : int, default=0
+        Number of rows at the end of ``atoms`` without constraints.
+    curvature : float, default=1.0
+        Second derivative of the loss in the reconstruction; 1 for least squares.
+
+    Attributes
+    ----------
+    forgetting : float
         The largest exponent of forgetting: update k keeps the share ``(1 - 1/k)**exponent`` of the
         sums. With 15 the sums consist mainly of the last 7 % of all samples. Older codes belong to
         worse atoms and would hold the atoms back. Early in training few samples are known, and the
         exponent is smaller: the number of samples so far over four times the number of atoms, at
         least 3. While the loss falls, the sums keep less: when the loss has fallen to a quarter,
         older sums have half the weight.
-    anchor : float, default=0.5
+    anchor : float
         Weight of the current atoms, :math:`\rho`, as a number of uses. A use is a nonzero code, and
         has the weight of the mean squared nonzero code. Atoms with fewer uses than ``anchor`` so
         far move little.
-    n_inner : int, default=3
+    n_inner : int
         Number of projected gradient steps on the model for each block of 128 atoms in an update.
         The steps take little time compared with the product of curvature and atoms in each block.
-    curvature : float, default=1.0
-        Second derivative of the loss in the reconstruction; 1 for least squares.
 
     References
     ----------
@@ -134,9 +146,10 @@ class SurrogateOptimizer(Optimizer):
     2009, section 3.4 for the forgetting.
     """
 
-    def __init__(self, atoms, project, *, forgetting=15.0, anchor=0.5, n_inner=3, curvature=1.0):
-        super().__init__(atoms, project)
-        self._forgetting, self._anchor, self._n_inner = forgetting, anchor, n_inner
+    forgetting, anchor, n_inner = 15.0, 0.5, 3
+
+    def __init__(self, atoms, project, n_free=0, *, curvature=1.0):
+        super().__init__(atoms, project, n_free)
         self._per_curvature = 1 / curvature
         self._state = self._fresh_state()
 
@@ -177,7 +190,7 @@ class SurrogateOptimizer(Optimizer):
         state["curvature"].mul_(keep).add_(curvature)
         state["pull"].mul_(keep).add_(pull).sub_(n_samples * gradient, alpha=self._per_curvature)
         one_use = (state["uses"][0] / state["uses"][1]).nan_to_num(0.0)  # NaN without uses
-        atoms.copy_(self._minimize(atoms, self._anchor * one_use))
+        atoms.copy_(self._minimize(atoms, self.anchor * one_use))
 
     def _age(self, n_samples, loss):  # -> float or scalar tensor, from 0 to 1
         """Count the batch, and return the share of the sums to keep; small batches keep more."""
@@ -188,7 +201,7 @@ class SurrogateOptimizer(Optimizer):
         share = n_samples * n_updates / state["n_samples"]
         # with this exponent the sums have the weight of about four samples per atom
         exponent = state["n_samples"] / (4 * len(self.atoms))
-        exponent = exponent.clamp_min(3.0).clamp_max(self._forgetting)
+        exponent = exponent.clamp_min(3.0).clamp_max(self.forgetting)
         keep = (1 - 1 / n_updates) ** (share * exponent)
         if loss is None:
             return keep
@@ -209,7 +222,7 @@ class SurrogateOptimizer(Optimizer):
         """
         atoms, curvature, pull = now.clone(), self._state["curvature"], self._state["pull"]
         for first in range(0, len(atoms), _ATOMS_AT_ONCE):
-            rows = slice(first, first + _ATOMS_AT_ONCE)
+            rows = slice(first, min(first + _ATOMS_AT_ONCE, len(atoms)))
             inner = curvature[rows, rows].clone()
             inner.diagonal().add_(weight)
             slope = torch.addmm(pull[rows], curvature[rows], atoms, alpha=-1)
@@ -224,10 +237,11 @@ class SurrogateOptimizer(Optimizer):
             bound = bound.clamp_min(1)  # the scaled diagonal is 1, or 0 without codes
             steps = (1 / (bound * diagonal))[:, None]
             block = before = atoms[rows]
-            for i in range(self._n_inner):
+            for i in range(self.n_inner):
                 if i:
                     slope.addmm_(inner, block - before, alpha=-1)
-                before, block = block, self._project(torch.addcmul(block, steps, slope))
+                moved = torch.addcmul(block, steps, slope)
+                before, block = block, self._constrain(moved, len(atoms) - rows.stop)
             atoms[rows] = block
         return atoms
 
@@ -240,7 +254,7 @@ class SurrogateOptimizer(Optimizer):
 
     def halve_learning_rate(self):
         """Double the weight of the current atoms after training has diverged."""
-        self._anchor *= 2
+        self.anchor *= 2
 
     def _fresh_state(self):  # -> dict of Tensor
         """Return the state of an optimiser with an empty model."""
@@ -257,7 +271,7 @@ class SurrogateOptimizer(Optimizer):
         }
 
 
-def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature=1.0):
+def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature=1.0, n_free=0):
     """Return the optimiser for the given atoms.
 
     Parameters
@@ -277,6 +291,8 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
         divided by it, so training does not depend on the units of the data.
     curvature : float, default=1.0
         Second derivative of the loss in the reconstruction, for the surrogate.
+    n_free : int, default=0
+        Number of rows at the end of ``atoms`` without constraints.
 
     Returns
     -------
@@ -289,7 +305,7 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
         If the callable has a learning rate, and the learner has one, too.
     """
     if name == "surrogate":
-        return SurrogateOptimizer(atoms, project, curvature=curvature)
+        return SurrogateOptimizer(atoms, project, n_free, curvature=curvature)
     make = _NAMED[name] if isinstance(name, str) else name
     kind, given = (make.func, make.keywords) if isinstance(make, partial) else (make, {})
     if learning_rate is not None and "lr" in given:
@@ -302,7 +318,7 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
         # Without the unit squares of gradients could leave the range of float32. The fused
         # implementation is the fastest; torch refuses it together with foreach.
         unit = data_scale or 1.0
-        extra = {"gradient_unit": unit}
+        extra = {"unit": unit}
         extra |= {key: given[key] / unit for key in given.keys() & {"eps", "weight_decay"}}
         extra |= {} if "fused" in given else {"fused": "foreach" not in given}
-    return GradientOptimizer(atoms, make, project, learning_rate=rate, **extra)
+    return GradientOptimizer(atoms, make, project, n_free, learning_rate=rate, **extra)

@@ -9,7 +9,6 @@ from skpudle import PUDLEDictionaryLearning
 from skpudle._initialization import (
     INITIALIZATIONS,
     initial_atoms,
-    successive_projections,
     vertices,
 )
 
@@ -136,17 +135,6 @@ def test_noise_outside_of_the_subspace_is_left_out():
     angles = torch.arccos(cosines(vertices(x, 4), truth).clamp_max(1))
     of_rows = torch.arccos(cosines(x, truth).clamp_max(1))  # of the nearest row, which is unknown
     assert angles.mean() < of_rows.mean()
-
-
-@pytest.mark.parametrize("n_rows", [1, 5, 50])
-def test_numpy_and_torch_project_onto_the_same_rows(n_rows, generator):
-    rows = torch.randn(n_rows, 6, generator=generator, dtype=torch.float64)
-    rows = torch.nn.functional.normalize(rows)
-    weights = 0.5 + torch.rand(n_rows, generator=generator, dtype=torch.float64)
-    for n in (0, 1, 4, 6, 50):
-        taken = successive_projections(rows, n, weights)
-        assert taken == successive_projections(rows.numpy(), n, weights.numpy())
-        assert len(set(taken)) == len(taken) == min(n, n_rows, 6)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.001])

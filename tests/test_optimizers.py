@@ -125,7 +125,8 @@ def test_many_inner_steps_minimise_the_model(atom_norm, problem):
     """For one batch of dec the model is least squares: at its minimum a projected step rests."""
     atoms, codes, x = problem
     project = partial(project_atoms, atom_norm=atom_norm)
-    optimizer = SurrogateOptimizer(atoms, project, anchor=0.0, n_inner=20_000)
+    optimizer = SurrogateOptimizer(atoms, project)
+    optimizer.anchor, optimizer.n_inner = 0.0, 20_000
     optimizer.update(dec_gradient(atoms, codes, x), codes)
     found = optimizer.atoms.detach()
     step = 0.1 * dec_gradient(found, codes, x)
@@ -139,7 +140,8 @@ def test_without_forgetting_batches_add_up(problem):
     """The model of batches of any sizes is that of their union: A is z^T z and B is z^T x."""
     atoms, codes, x = problem
     project = partial(project_atoms, atom_norm=None)
-    optimizer = SurrogateOptimizer(atoms, project, forgetting=0.0, anchor=0.0, n_inner=20_000)
+    optimizer = SurrogateOptimizer(atoms, project)
+    optimizer.forgetting, optimizer.anchor, optimizer.n_inner = 0.0, 0.0, 20_000
     for rows in (slice(0, 25), slice(25, 47), slice(47, 50)):
         now = optimizer.atoms.detach()
         optimizer.update(dec_gradient(now, codes[rows], x[rows]), codes[rows])

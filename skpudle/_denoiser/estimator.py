@@ -6,7 +6,6 @@ An optimiser of torch trains a network on random crops of clean or noisy images.
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
 from math import ceil, inf, log2, log10, pi
 from typing import Any, Literal, Self
 
@@ -23,7 +22,7 @@ from skpudle._data.images import extend, is_one_image, read_targets
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._fit.fitted import pack, unpack
 from skpudle._fit.messages import warn_of_early_end, warn_of_rise
-from skpudle._fit.run import Interrupts, take
+from skpudle._fit.run import Epoch, Interrupts, take
 from skpudle._fit.train import Diverged, Stopping
 from skpudle._learners.convolutional.base import ImageEstimator, geometry_of, parts_of_images
 from skpudle._learners.convolutional.learn import penalty_of_correlations
@@ -411,10 +410,10 @@ class ConvDenoiser(ImageEstimator):
                 self._run_epoch(training, interrupts)
                 schedule.step()
                 stalled = stopping.check(n_crops * losses[-1], n_crops, training.n_steps)
-                attributes = partial(training.attributes, "tol" if stalled else "max_iter")
-                yield f"epoch {epoch}/{n_epochs}  loss {losses[-1]:.6g}", attributes
-                if stalled:
-                    break
+                known = dict(note=f"epoch {epoch}/{n_epochs}  loss {losses[-1]:.6g}")
+                known |= dict(ended_by="tol" if stalled else "max_iter")
+                is_done = stalled or epoch == n_epochs
+                yield Epoch(attributes=training.attributes, is_done=is_done, **known)
 
         self._follow(epochs, {"estimator": self, "X": X, "y": y}, n_epochs)
         if training.unchanged:  # the loss of returning the input is 0 if noisy equals clean

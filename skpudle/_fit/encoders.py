@@ -22,7 +22,6 @@ from skpudle.encoding import encode, learn_encoder
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.lasso._implicit import converged_codes, lasso_gradient
 from skpudle.lasso._solve import warn_about_gaps
-from skpudle.omp import solve_omp
 from skpudle.search.units import CENTRED, Units
 
 # Fitted attributes that hold the encoder of ``separate_atoms``.
@@ -79,11 +78,6 @@ class Converged:
             return None
         options = dict(positive=self.positive_code, through_encoder=through_encoder, mask=mask)
         return lasso_gradient(atoms, x, self.penalty, **options)
-
-
-def pursue(dictionary, x, mask=None, **limits):
-    """Return codes of orthogonal matching pursuit; see `skpudle.omp.solve_omp` for its limits."""
-    return solve_omp(dictionary.atoms, x, mask=mask, **limits)
 
 
 def learned_encoder(learner, atoms):  # -> LearnedEncoder
@@ -275,9 +269,8 @@ class Codes:
         depth, learns = given.n_unfoldings, given.separate_atoms
         is_soft_lasso = given.shrinkage == "soft" and self.decay == (1, 1)
         self.converges = given.transform_algorithm == "lasso" or depth is None
-        self.of_lasso = (
-            is_soft_lasso and given.alpha != 0 and depth in ("auto", None) and not learns
-        )
+        is_free = depth in ("auto", None) and not learns
+        self.of_lasso = is_soft_lasso and given.alpha != 0 and is_free
         # 3 unfoldings of a learned encoder code as well as 20 with the dictionary's own matrices.
         auto = 3 if learns and depth == "auto" else _UNFOLDINGS
         self.n_unfoldings = depth if isinstance(depth, Integral) else auto

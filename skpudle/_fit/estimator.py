@@ -56,8 +56,8 @@ class Data(NamedTuple):
 
     @property
     def n_seen(self):
-        """The number of samples, which in memory are counted by their weights."""
-        return self.source.n_samples if self.n_given is None else self.n_given
+        """The number of samples, in memory counted by their weights; None without data."""
+        return self.source.n_samples if self.n_given is None and self.source else self.n_given
 
     def scaled(self, total):  # -> Data
         """Return the data with weights of mean 1 over all processes; equal weights are dropped."""
@@ -71,13 +71,6 @@ class Data(NamedTuple):
         source.weight = weight
         weight = None if weight is None else samples.weigh(torch.ones_like(samples.x[:, 0])) / mean
         return self._replace(samples=replace(samples, weight=weight))
-
-
-def _interruption(fitted):
-    """Return the KeyboardInterrupt that says where a fit was interrupted."""
-    epoch, update = len(fitted.losses) or len(fitted.loss_curve), fitted.n_steps
-    last = f"update {update}" if update else f"epoch {epoch}"
-    return KeyboardInterrupt(f"the fit was interrupted after {last}")
 
 
 def _mark_outliers(data, fitted):  # -> csr_array of shape (n_rows, n_features), bool, or None
@@ -168,19 +161,8 @@ class GradientLearner(CallbackSupportMixin):
             data = data.scaled(current_team().sum)
         attributes_of = partial(self._attributes, plan, data)
         given = {"estimator": self, "X": X, "y": y}
-        with self._phases(given, plan, data, attributes_of, began) as run:
-            run.record, error = run.first(), None
-            try:
-                run.make_phases()
-            except Diverged as diverged:
-                run.record, error = replace(diverged.fitted, ended_by="divergence"), diverged
-            except KeyboardInterrupt:  # a second Ctrl-C
-                run.pending = True
-            pressed, ended_by = run.pending, run.record.ended_by or "search"
-            fitted = replace(run.record, ended_by="interrupt" if pressed else ended_by)
-            take(self, attributes_of(fitted))
-            if error or pressed:
-                raise error or _interruption(fitted)
+        with self._phases(given, attributes_of, began, data, plan) as run:
+            fitted = run.make_phases(run.table, run.first())
             if plan.step_size is not None:
                 messages.warn_of_step(plan.step_size, fitted.atoms)
             # the loss of a task's learner is not compared: it minimises another objective
@@ -211,7 +193,7 @@ class GradientLearner(CallbackSupportMixin):
         plan = self._plan()
         data = self._read(plan, X, y, known=known, part=True, **of_samples)
         replaced = known and self._fit_given["atoms"] != messages.describe(self.components_)
-        n_new, young = data.n_seen, self._fitted.young if known and not replaced else None
+        read, young = data, self._fitted.young if known and not replaced else None
         if young is not None:
             samples = data.samples.after(young)
             data = data._replace(source=samples, samples=samples)
@@ -232,10 +214,8 @@ class GradientLearner(CallbackSupportMixin):
                 fitted = learn(plan, fitted, data, interrupts)
             except Diverged as diverged:
                 fitted, error = diverged.fitted, diverged
-            if interrupts.pending:
-                error = _interruption(fitted)
             attributes = self._attributes(plan, data, fitted)
-            attributes["n_samples_seen_"] = getattr(self, "n_samples_seen_", 0) + n_new
+            attributes["n_samples_seen_"] = getattr(self, "n_samples_seen_", 0) + read.n_seen
             take(self, attributes)
             if error is not None:
                 raise error
@@ -305,7 +285,7 @@ class GradientLearner(CallbackSupportMixin):
             epochs = {"search": len(fitted.losses), plan.name: len(fitted.loss_curve)}
             phases = {name: n for name, n in (epochs | fitted.later).items() if n}
         attributes = data.inputs | plan.attributes(fitted)
-        given = dict(alpha=plan.given.alpha, n_components=plan.given.n_components)
+        given = {"n_components": plan.given.n_components}
         given["optimizer"] = messages.describe(plan.optimizer_for(len(fitted.atoms)))
         given["atoms"] = messages.describe(attributes["components_"])
         return attributes | {
@@ -313,7 +293,7 @@ class GradientLearner(CallbackSupportMixin):
             "device_": str(data.samples.x.device),
             "n_iter_": max(len(curve), 1),
             "n_steps_": fitted.n_steps,
-            "n_samples_seen_": data.source and data.n_seen,  # unknown without data
+            "n_samples_seen_": data.n_seen,
             "loss_curve_": np.array(curve, dtype=np.float64),
             "outliers_": _mark_outliers(data, fitted),
             "ended_by_": fitted.ended_by,

@@ -47,10 +47,32 @@ def as_arrays(path):  # -> Bunch of ndarray, None for None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Fitted:
-    """The record of a fit: all results so far. Atoms are in units of the noise.
+class Record:
+    """The record of a fit: all results so far.
 
     A record does not change; a phase makes a new one by `dataclasses.replace`.
+
+    Parameters
+    ----------
+    done : tuple of str, default=()
+        Names of the phases that need not be made any more.
+    is_done : bool, default=True
+        Whether the phase that made the record has ended.
+    ended_by : str, default=None
+        The cause of the end of the fit, None before the end.
+    note : str, default=""
+        A line of progress, which ``verbose`` prints.
+    """
+
+    done: tuple = ()
+    is_done: bool = True
+    ended_by: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Fitted(Record):
+    """The record of a fit of rows. Atoms are in units of the noise.
 
     Parameters
     ----------
@@ -85,8 +107,6 @@ class Fitted:
         chosen them.
     size_path : SizePath, default=None
         The numbers of atoms that were tried, if one was chosen from the data.
-    penalty_path : PenaltyPath, default=None
-        The penalties that the search tried.
     losses : tuple of float, default=()
         Objectives of the epochs before training.
     loss_curve : tuple of float, default=()
@@ -110,14 +130,6 @@ class Fitted:
         The encoder that was trained after the dictionary.
     later : dict of str to int, default={}
         Names of phases after training, and their numbers of epochs.
-    done : tuple of str, default=()
-        Names of the phases that need not be made any more.
-    is_done : bool, default=True
-        Whether the phase that made the record has ended.
-    ended_by : str, default=None
-        The cause of the end of the fit, None before the end.
-    note : str, default=""
-        A line of progress, which ``verbose`` prints.
     """
 
     atoms: torch.Tensor
@@ -135,7 +147,6 @@ class Fitted:
     passed: Stream | None = None
     coding: tuple | None = None
     size_path: choose.SizePath | None = None
-    penalty_path: find.PenaltyPath | None = None
     losses: tuple = ()
     loss_curve: tuple = ()
     n_steps: int = 0
@@ -147,10 +158,6 @@ class Fitted:
     young: Samples | None = None
     learned: LearnedEncoder | None = None
     later: dict = field(default_factory=dict)
-    done: tuple = ()
-    is_done: bool = True
-    ended_by: str | None = None
-    note: str = ""
 
     def kept(self):  # -> Fitted
         """Return what the fitted attributes do not hold, for a later `partial_fit`."""

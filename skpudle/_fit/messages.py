@@ -107,7 +107,7 @@ def any_named(learner, names):
 
 
 def warn_of_unused(learner, unused, where="in this fit"):
-    """Warn, once, of parameters that are set but have no effect.
+    """Warn of parameters that are set but have no effect.
 
     Parameters
     ----------
@@ -119,20 +119,14 @@ def warn_of_unused(learner, unused, where="in this fit"):
     where : str, default="in this fit"
         The end of the sentence about their effect.
     """
-    own, found = learner.get_params(deep=False), {}
+    own = learner.get_params(deep=False)
     for names, remedy in unused:
-        for name in names:
-            if name in own and any_named(learner, [name]):
-                found.setdefault(name, remedy)
-    if found:
-        remedies = "; ".join(
-            f"{remedy} ({', '.join(name for name in found if found[name] == remedy)})"
-            for remedy in dict.fromkeys(found.values())
-        )
-        warn(
-            f"Parameters of {type(learner).__name__} have no effect {where}: {', '.join(found)}. "
-            f"Leave them at their defaults, or pass what uses them: {remedies}."
-        )
+        named = [name for name in names if name in own and any_named(learner, [name])]
+        if named:
+            warn(
+                f"Parameters of {type(learner).__name__} have no effect {where}: "
+                f"{', '.join(named)}. Leave them at their defaults, or pass {remedy}."
+            )
 
 
 def warn_of_zero_codes(learner):

@@ -6,7 +6,6 @@ the plan or to the data. A `skpudle._fit.fitted.Fitted` holds the numbers that t
 """
 
 from dataclasses import replace
-from functools import partial
 from math import ceil
 
 import numpy as np
@@ -176,7 +175,7 @@ class Plan(Codes):
             "step_size_": self.step(atoms),
             "search_alpha_": fitted.search_alpha,
             "size_path_": as_arrays(fitted.size_path),
-            "penalty_path_": as_arrays(fitted.penalty_path),
+            "penalty_path_": as_arrays(fitted.searched and fitted.searched.path),
         }
 
     # ------------------------------------------------------------------ the first record
@@ -186,8 +185,8 @@ class Plan(Codes):
         samples = samples.in_units(noise)
         x, mask, weight = samples.x, samples.mask, samples.weight
         known = dict(data_scale=mean_square(x, weight), noise=noise)
-        penalty = auto_alpha(x, mask=mask, weight=weight)
-        return samples, Fitted(atoms=None, penalty=penalty, **known)
+        known["penalty"] = auto_alpha(x, mask=mask, weight=weight)
+        return samples, Fitted(atoms=None, **known)
 
     def begin(self, samples, fitted, generator):  # -> Fitted
         """Return a record of `enter` with atoms: given ones, samples, or vertices of mixtures."""
@@ -243,14 +242,16 @@ class Plan(Codes):
         """Return the optimiser of the rows of parameters of a record."""
         rows, how = self.join(fitted), dict(learning_rate=self.given.learning_rate)
         how |= dict(data_scale=fitted.data_scale, curvature=fitted.curvature)
-        project = partial(project_atoms, positive=self.given.positive_dict)  # can be compiled
+        how["n_free"] = len(rows) - len(fitted.atoms)
+        n_features, positive = fitted.atoms.shape[1], self.given.positive_dict
 
-        def project_part(rows):
-            now = self.with_rows(fitted, rows)
-            return self.join(replace(now, atoms=project(now.atoms)))
+        def project(rows):
+            if rows.shape[1] == n_features:
+                return project_atoms(rows, positive=positive)
+            atoms, more = rows.tensor_split([n_features], 1)
+            return torch.cat([project_atoms(atoms, positive=positive), more], 1)
 
-        project_rows = project if fitted.more is None else project_part
-        return make_optimizer(self.optimizer_for(len(rows)), rows, project_rows, **how)
+        return make_optimizer(self.optimizer_for(len(rows)), rows, project, **how)
 
     def mixes_few(self, n_components, n_features):
         """Return whether rows are mixtures of few non-negative atoms, as spectra are."""

@@ -1,9 +1,10 @@
 """Run the phases of a fit: callbacks, Ctrl-C, the checkpoint, progress, seconds, other processes.
 
-A record, `skpudle._fit.fitted.Fitted`, holds the results of a fit so far. A phase is one stage of a
+A record, `skpudle._fit.fitted.Record`, holds the results of a fit so far. A phase is one stage of a
 fit, such as a search or training. It is a generator function: ``steps(record)`` yields a new record
 for each epoch, and each record makes a usable learner. `Run.make_phases` is the only driver of
-phases. A subclass of `Run` has the phases of a kind of learners.
+phases. A subclass of `Run` has the phases of a kind of learners; `FollowedFit` is for estimators
+whose fit is a single phase.
 
 A checkpoint is a file with a dictionary of records, tensors, numbers and texts, written by
 `torch.save`, and read with ``weights_only=True``, which executes nothing of what it reads. A new
@@ -16,7 +17,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
 from os import PathLike
@@ -24,13 +25,13 @@ from pathlib import Path
 from pickle import PicklingError
 from typing import Any, NamedTuple
 
-import torch
 from sklearn.callback import CallbackSupportMixin, FitCallback
 
-from skpudle._data import arrays, batches, foreign
-from skpudle._fit.fitted import load_record, pack, unpack
+from skpudle._data import arrays, foreign
+from skpudle._fit.fitted import Record, load_record, pack, unpack
 from skpudle._fit.messages import describe, warn
 from skpudle._fit.team import current_team, refuse_several
+from skpudle._fit.train import Diverged
 
 # Parameters that may differ between an interrupted fit and the fit that resumes it.
 _FREE = {
@@ -78,53 +79,6 @@ def take(estimator, attributes):
     for name, value in attributes.items():
         if value is None:
             delattr(estimator, name)
-
-
-class FollowedFit(CallbackSupportMixin):
-    """An estimator whose fit is an iterator of epochs; callbacks and Ctrl-C may end it."""
-
-    def _follow(self, epochs, given, n_epochs=None):
-        """Take the attributes of the last epoch of a fit, with all hooks.
-
-        Parameters
-        ----------
-        epochs : callable
-            ``epochs(interrupts)`` yields for each epoch a line of progress, and a function that
-            returns the fitted attributes.
-        given : dict
-            The estimator and its input, for callbacks.
-        n_epochs : int, default=None
-            Largest number of epochs, if it is known.
-
-        Raises
-        ------
-        KeyboardInterrupt
-            After Ctrl-C, when the attributes of the last epoch have been taken.
-        """
-        root = self._init_callback_context(max_subtasks=n_epochs)
-        root.call_on_fit_task_begin(**given)
-        note, attributes, ended_by = "no epoch", None, {}
-        with Interrupts() as interrupts:
-            try:
-                for note, attributes in epochs(interrupts):
-                    if interrupts.pending:
-                        break
-                    epoch = root.subcontext(task_name="epoch")
-                    epoch.call_on_fit_task_begin(**given)
-                    if self.verbose:
-                        print(note, flush=True)
-                    if epoch.call_on_fit_task_end(**given, reconstruction_attributes=attributes):
-                        ended_by = {"ended_by_": "callback"}
-                        break
-            except KeyboardInterrupt:  # a second Ctrl-C
-                interrupts.pending = True
-            if interrupts.pending:
-                ended_by = {"ended_by_": "interrupt"}
-            if attributes is not None:
-                take(self, attributes() | ended_by)
-            if interrupts.pending:
-                raise KeyboardInterrupt(f"the fit was interrupted after: {note}")
-        root.call_on_fit_task_end(**given, reconstruction_attributes=dict)
 
 
 # ------------------------------------------------------------------ checkpoints
@@ -291,25 +245,20 @@ class Phase(NamedTuple):
 
 
 class Run(Interrupts):
-    """One call of `fit`: its callbacks, Ctrl-C, random numbers, source, phases and record.
+    """One call of `fit`: its callbacks, Ctrl-C, checkpoints, random numbers, phases and record.
 
-    As a context manager it tells callbacks of the end of a fit without an error. A subclass has
-    ``first()``, which returns the record before all phases, and ``table(record)``, which returns
-    all phases in their order, with marks of those that are due.
+    As a context manager it tells callbacks of the end of a fit without an error.
 
     Parameters
     ----------
     given : dict
-        The learner, as ``estimator``, and the user's input, ``X`` and ``y``: what callbacks get.
-    plan : object
-        With ``batch_size(n_samples)``, and ``n_updates(n_batches, batch_size, data)``, the
-        largest number of updates.
-    data : Data
-        What the learner has read of the input.
+        The estimator, as ``estimator``, and the user's input, ``X`` and ``y``: what callbacks get.
     attributes_of : callable
         ``attributes_of(record)`` returns the fitted attributes.
     began : float
         The time when `fit` was called, of `time.perf_counter`.
+    data : Data, default=None
+        What the learner has read of the input; estimators without it write no checkpoints.
 
     Attributes
     ----------
@@ -320,43 +269,33 @@ class Run(Interrupts):
         The processes that train together.
     generator : torch.Generator
         Random numbers of the fit, the same in all processes.
-    own : torch.Generator
-        Random numbers of this process, for draws from its own samples.
-    source : source of batches
-        Samples to train on.
-    n_updates, max_iter : int
-        Largest numbers of updates and epochs of training; 0 if nothing trains.
-    record : Fitted
+    record : Record
         The last record.
     seconds : dict of str to float
         Seconds of the "reading" of the data, of each phase, of the "result" after the phases, and
         of the whole "fit".
     """
 
-    def __init__(self, given, plan, data, attributes_of, began):
+    def __init__(self, given, attributes_of, began, data=None):
         self._began, self._ended = began, time.perf_counter()
         self.seconds = {"reading": self._ended - began}
         self.given, self._attributes_of, self.team = given, attributes_of, current_team()
-        self.plan, self.data = plan, data
-        learner = self.learner = given["estimator"]
-        callbacks = getattr(learner, "_skl_callbacks", [])
+        self.learner, self.data, self.checkpoints, self._stored = given["estimator"], data, {}, None
+        if data is not None:
+            self._find_checkpoints()
+
+    def _find_checkpoints(self):
+        learner, callbacks = self.learner, getattr(self.learner, "_skl_callbacks", [])
         found = [one for one in callbacks if isinstance(one, Checkpoint)]
         self.checkpoints = dict.fromkeys(found, time.monotonic())
         if self.checkpoints:
             refuse_several("A fit with a Checkpoint")
-        team, generator = self.team, arrays.make_generator(learner.random_state)
-        self._identity = self.checkpoints and identity_of(learner, data)
+        self._identity = self.checkpoints and identity_of(learner, self.data)
         stored = [stored_state(one, self._identity) for one in self.checkpoints]
         self._stored = next(filter(None, stored), None)
-        seed = team.largest((self._stored or {}).get("seed", generator.initial_seed()))
-        self.generator = self.own = generator.manual_seed(seed)
-        if team.rank > 0:
-            self.own = torch.Generator().manual_seed(seed + team.rank)
-        size = plan.batch_size(data.source.n_samples)
-        self.source = batches.Batches(data.source, size, self.own)
-        n_batches = team.largest(self.source.n_batches)
-        self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
-        self.max_iter = -(-self.n_updates // n_batches)
+        generator = arrays.make_generator(learner.random_state)
+        seed = (self._stored or {}).get("seed", generator.initial_seed())
+        self.generator = generator.manual_seed(self.team.largest(seed))
 
     def __exit__(self, kind, error, traceback):
         super().__exit__(kind, error, traceback)
@@ -365,29 +304,49 @@ class Run(Interrupts):
             self.seconds |= {"result": now - self._ended, "fit": now - self._began}
             self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
 
-    def make_phases(self):
-        """Make the first phase that is due, again and again, until no phase is due.
+    def make_phases(self, table, first):  # -> the last record
+        """Make the first phase that is due, again and again, and set the attributes.
 
-        After Ctrl-C only phases with ``ends_search`` are made. If a checkpoint has a record, the
-        fit goes on from this record.
+        ``table(record)`` returns all phases in their order, with marks of those that are due, and
+        ``first`` is the record before all phases. If a checkpoint has a record, the fit goes on
+        from that. After Ctrl-C only phases with ``ends_search`` are made.
+
+        Raises
+        ------
+        Diverged, KeyboardInterrupt
+            If training diverges, or after Ctrl-C, when the attributes have been set.
         """
-        n_phases = len(self.table(self.record))
-        self.root = self.learner._init_callback_context(max_subtasks=n_phases)
+        self.record, error = first, None
+        self.root = self.learner._init_callback_context(max_subtasks=len(table(first)))
         self.root.call_on_fit_task_begin(**self.given)
         if self._stored is not None:
-            found, place = self._stored["record"], self.record.atoms.device
+            found, place = self._stored["record"], first.atoms.device
             moved = [part if part is None else part.to(place) for part in (found.atoms, found.more)]
             # Training that ended by tol or max_iter may go on now, if these parameters changed.
             stays = "callback" if found.ended_by == "callback" else None
             self.record = replace(found, atoms=moved[0], more=moved[1], ended_by=stays)
             self.generator.set_state(self._stored["generator"])
+        try:
+            while (phase := next(filter(self._is_next, table(self.record)), None)) is not None:
+                self._make(phase)
+        except Diverged as diverged:
+            error, record = diverged, diverged.fitted or self.record
+            self.record = replace(record, ended_by="divergence")
+        except KeyboardInterrupt:  # a second Ctrl-C
+            self.pending = True
+        record = self.record
+        if self.pending:
+            error = error or KeyboardInterrupt(f"the fit was interrupted after: {record.note}")
+        ended_by = "interrupt" if self.pending else record.ended_by or "search"
+        self.record = replace(record, ended_by=ended_by)
+        take(self.learner, self._attributes_of(self.record))
+        if error:
+            raise error
+        return self.record
 
-        def is_next(phase):
-            is_left = phase.is_due and phase.name not in self.record.done
-            return is_left and (phase.ends_search or not self.pending)
-
-        while (phase := next(filter(is_next, self.table(self.record)), None)) is not None:
-            self._make(phase)
+    def _is_next(self, phase):
+        is_left = phase.is_due and phase.name not in self.record.done
+        return is_left and (phase.ends_search or not self.pending)
 
     def _make(self, phase):
         """Run a phase: print progress, call callbacks and write checkpoints after every epoch."""
@@ -401,7 +360,7 @@ class Run(Interrupts):
             epoch.call_on_fit_task_begin(**self.given)
             self.record = next(steps)
             if self.learner.verbose and self.team.rank == 0:
-                print(self.record.note or f"{phase.name}, done", flush=True)
+                print(self.record.note, flush=True)
             stopped = bool(epoch.call_on_fit_task_end(**self._hooks()))
             stopped, pressed = map(self.team.largest, (stopped, self.pending))
             done = stopped or pressed or self.record.is_done
@@ -440,3 +399,44 @@ class Run(Interrupts):
             except (OSError, PicklingError, ValueError) as error:
                 said = f"The checkpoint could not be written: {error}. Training goes on; an older "
                 warn(f"{said}checkpoint is unchanged.", RuntimeWarning)
+
+
+# ------------------------------------------------------------------ fits of one phase
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Epoch(Record):
+    """A record of a fit of one phase; ``attributes()`` returns the fitted attributes."""
+
+    attributes: Callable
+
+
+class FollowedFit(CallbackSupportMixin):
+    """An estimator whose fit is one phase; callbacks and Ctrl-C may end it."""
+
+    def _follow(self, epochs, given, n_epochs=None):
+        """Take the attributes of the last epoch of a fit, with all hooks.
+
+        Parameters
+        ----------
+        epochs : callable
+            ``epochs(interrupts)`` yields a record, `Epoch`, for each epoch.
+        given : dict
+            The estimator and its input, for callbacks.
+        n_epochs : int, default=None
+            Largest number of epochs, if it is known.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            After Ctrl-C, when the attributes of the last epoch have been taken.
+        """
+
+        def attributes_of(epoch):
+            # nothing before the first epoch, and of training that diverged
+            found = getattr(epoch, "attributes", dict)()
+            return found and found | {"ended_by_": epoch.ended_by}
+
+        with Run(given, attributes_of, time.perf_counter()) as run:
+            training = Phase("training", lambda _: epochs(run), unit="epoch", most=n_epochs)
+            run.make_phases(lambda record: (training,), Record(note="no epoch"))

@@ -86,25 +86,22 @@ def sets_parameters(**ranges: list) -> Callable[[F], F]:
     """
 
     def decorate(kind):
-        init = kind.__init__
-        taken = signature(init)
-        known = [*taken.parameters][1:]
+        taken, init = signature(kind), kind.__init__
+        known = taken.parameters
 
         @wraps(init)
         def checked(self, *args, **kwargs):
-            for name in kwargs.keys() - known:
+            for name in kwargs.keys() - known.keys():
                 mend = f" Pass {COUNTERPARTS[name]}." if COUNTERPARTS.get(name) in known else ""
                 raise TypeError(
                     f"{type(self).__name__} has no parameter {name!r}.{mend} The page {_PAGE} "
                     "lists names of other packages and their counterparts."
                 )
-            init(self, *args, **kwargs)
-            given = taken.bind(self, *args, **kwargs)
+            given = taken.bind(*args, **kwargs)
             given.apply_defaults()
-            vars(self).update({name: given.arguments[name] for name in known})
+            vars(self).update(given.arguments)
 
         given = constraints_of(taken, **ranges)
-        del given["self"]
         made = {
             name: [*map(validation.make_constraint, constraints)]
             for name, constraints in given.items()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from inspect import signature
 from typing import Any, Literal, Self
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor
 from skpudle._data.sources import open_source
-from skpudle._fit.encoders import Codes, learned_encoder, pursue, refuse, units_of
+from skpudle._fit.encoders import Codes, learned_encoder, refuse, units_of
 from skpudle._fit.messages import warn, warn_of_unused
 from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
@@ -26,6 +25,7 @@ from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import EncoderModule
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.encoding._unfold import threshold_levels
+from skpudle.omp import solve_omp
 from skpudle.search import auto_alpha
 from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, judged
 
@@ -566,7 +566,8 @@ class PUDLEDictionaryLearning(DenseLearner):
             warn_of_unused(self, codes.unused_by_codes(), "on these codes")
         if self.transform_algorithm == "omp":
             how = dict(n_nonzero_coefs=self.transform_n_nonzero_coefs, tol=self.transform_alpha)
-            return partial(pursue, **how, positive=bool(self.positive_code))
+            how["positive"] = bool(self.positive_code)
+            return lambda dictionary, x, mask=None: solve_omp(dictionary.atoms, x, mask=mask, **how)
         units, unfolds = units_of(self), self.transform_algorithm == "unfolded"
         if unfolds and (self.separate_atoms or (units.limit is not None and not _solves(codes))):
             return _graph_of(self, codes, units)

@@ -53,13 +53,31 @@ def learn_noise(plan, samples):  # -> Units
 
 
 class RowPhases(Run):
-    """A fit of rows: its phases, and what they share."""
+    """A fit of rows: its phases, and what they share.
 
-    def __init__(self, given, plan, data, *how):
-        super().__init__(given, plan, data, *how)
-        self._problem = self._coded = None
-        self.samples = samples = data.samples
-        if not self.team.is_alone:
+    Attributes
+    ----------
+    own : torch.Generator
+        Random numbers of this process, for draws from its own samples.
+    source : source of batches
+        Samples to train on.
+    n_updates, max_iter : int
+        Largest numbers of updates and epochs of training; 0 if nothing trains.
+    """
+
+    def __init__(self, given, attributes_of, began, data, plan):
+        super().__init__(given, attributes_of, began, data)
+        self.plan, self._problem, self._coded, team = plan, None, None, self.team
+        self.samples, self.own, seed = data.samples, self.generator, self.generator.initial_seed()
+        if team.rank > 0:
+            self.own = torch.Generator().manual_seed(seed + team.rank)
+        size = plan.batch_size(data.source.n_samples)
+        self.source = batches.Batches(data.source, size, self.own)
+        n_batches = team.largest(self.source.n_batches)
+        self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
+        self.max_iter = -(-self.n_updates // n_batches)
+        samples = data.samples
+        if not team.is_alone:
             # The samples choose initial atoms and alpha: at most 2**14 of each process, without
             # masks. Either all processes have weights or none has.
             some = replace(samples, mask=None)[_epoch.spread_rows(len(samples), 2**14)]
@@ -181,9 +199,8 @@ class RowPhases(Run):
                 fitted,
                 atoms=found.atoms.to(fitted.atoms),
                 noise=now,
-                searched=replace(found, coded=None, problem=None, losses=(), path=None),
+                searched=replace(found, coded=None, problem=None, losses=()),
                 search_alpha=found.alpha * problem.unit,
-                penalty_path=found.path,
                 losses=(*fitted.losses, *found.losses),
                 n_codes=found.coded.n_entries,
                 stream=stream.after_search(found.coded, float(self.data.n_seen)),
@@ -515,7 +532,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """Return the record of the fitted attributes."""
         kept, given = self._fitted, plan.given.alpha
         known = dict(alpha=kept.alpha, coding=kept.coding)
-        if given not in ("auto", self._fit_given["alpha"]):  # it was set after the fit
+        if given != "auto":  # it may have been set after the fit
             known = dict(alpha=float(given), coding=None)
         elif kept.coding is not None and plan.debias is not None:
             known["coding"] = kept.coding[0], plan.debias, kept.coding[2]

@@ -1,6 +1,5 @@
 """SPORCO's dictionary learning behind the interface of scikit-learn."""
 
-from functools import partial
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -14,7 +13,7 @@ from skpudle._data.sources import open_source
 from skpudle._fit.encoders import Converged
 from skpudle._fit.messages import warn_of_few_samples, warn_of_unused
 from skpudle._fit.plan import choose_atoms
-from skpudle._fit.run import FollowedFit
+from skpudle._fit.run import Epoch, FollowedFit
 from skpudle._learners.parameters import ATOMS, POSITIVE, fits, sets_parameters
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle.search import auto_alpha
@@ -172,11 +171,11 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         options.update({"Callback": None, "MaxMainIter": 1})
         solver = bpdndl.BPDNDictLearn(to_numpy(atoms).T, to_numpy(x).T, alpha, options)
 
-        def attributes(ended_by):
+        def attributes():
             losses = np.array(solver.getitstat().DFid, dtype=np.float64) / len(x)
             found = {"n_components_": len(atoms), "n_iter_": len(losses), "loss_curve_": losses}
             components = to_numpy(to_tensor(solver.getdict().T).to(x.dtype))
-            found |= {"components_": components, "alpha_": alpha, "ended_by_": ended_by}
+            found |= {"components_": components, "alpha_": alpha}
             return arrays.input_attributes(X) | found
 
         def epochs(interrupts):
@@ -184,9 +183,9 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
                 solver.solve()
                 stops = callback is not None and callback(solver)
                 note = f"iteration {n}/{max_iter}  loss {solver.getitstat().DFid[-1] / len(x):.6g}"
-                yield note, partial(attributes, "callback" if stops else "max_iter")
-                if stops:
-                    break
+                ended_by = "callback" if stops else "max_iter"
+                is_done = stops or n == max_iter
+                yield Epoch(note=note, attributes=attributes, ended_by=ended_by, is_done=is_done)
 
         self._follow(epochs, {"estimator": self, "X": X, "y": y}, max_iter)
         return self

@@ -128,9 +128,8 @@ class TaskLearner(DenseLearner):
         target[used] = encoded
         of_rows = dict(sample_weight=weight, target=to_tensor(target))
         data = super()._read(plan, X, known=known, part=part, **of_rows)
-        samples = data.source
-        plan.task = replace(task, total_weight=task.total_weight + samples.total_weight)
-        return data._replace(source=samples, samples=samples, places=None)
+        plan.task = replace(task, total_weight=task.total_weight + data.samples.total_weight)
+        return data._replace(places=None)
 
     def _begin(self, plan, data):  # -> Fitted
         fitted = super()._begin(plan, data)

@@ -133,7 +133,11 @@ def _join(chunks, given):
 
 
 class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Encode with a fitted dictionary; a subclass adds `fit` and `_transform_encoder`."""
+    """Encode with a fitted dictionary.
+
+    A subclass adds `fit`, and ``_transform_encoder()``, which returns the encoder,
+    ``encoder(dictionary, x, mask=None)``. It has to support masks if `_allows_nan` is true.
+    """
 
     # defaults for learners without the parameters
     device, split_sign = "auto", False
@@ -143,13 +147,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     _largest = None  # the largest value of data that start at 0; None if they may be any numbers
 
     # ------------------------------------------------------------------ for subclasses
-
-    def _transform_encoder(self):
-        """Return the encoder, ``encoder(dictionary, x, mask=None)``.
-
-        It has to support masks if `_allows_nan` is true.
-        """
-        raise NotImplementedError
 
     def _decode_rows(self, rows):  # (n, n_features) -> the same, in place
         """Return the data of rows that codes decode to."""
@@ -305,13 +302,12 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         check_is_fitted(self)
         units = units_of(self).of_new_rows()
-        if units.limit is None:
-            return self._score(X, sample_weight, deviances)
-        measure = partial(deviances, limit=units.limit_in_data())
+        limit = None if units.limit is None else units.limit_in_data()
 
         def without_outliers(samples):
-            return replace(samples, mask=samples.in_units(units).mask)
+            return samples if limit is None else replace(samples, mask=samples.in_units(units).mask)
 
+        measure = partial(deviances, limit=limit)
         return self._score(X, sample_weight, measure, counted=without_outliers)
 
     def _score(self, X, sample_weight, measure, *, counted=lambda samples: samples, **of_rows):
@@ -342,11 +338,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         ``of_rows`` are fields of the samples beside their numbers, one entry for each row.
         """
         check_is_fitted(self)
-        first = 0
-        checks, baseline = (
-            dict(allow_nan=self._allows_nan, largest=self._largest),
-            baseline_of(self),
-        )
+        checks = dict(allow_nan=self._allows_nan, largest=self._largest)
+        first, baseline = 0, baseline_of(self)
         device = arrays.resolve_device(self.device, given.data, fitted=True)  # X decides
         given.read_for(self, device, known=True, **checks)
         for where, rows in _parts(given):

@@ -122,9 +122,10 @@ class _Phases(Run):
     choices do not depend on the unit of weights.
     """
 
-    def __init__(self, given, plan, data, *how):
-        super().__init__(given, plan, data, *how)
+    def __init__(self, given, attributes_of, began, data, plan):
+        super().__init__(given, attributes_of, began, data)
         learner, self.x = self.learner, data.samples.x
+        self.n_updates = 1000 if learner.max_iter == "auto" else learner.max_iter
         events, n_read = _read_events(data.source)
         self.n_samples = n_read if data.places is None else int((data.places >= 0).sum())
         unknown = np.flatnonzero(events.lost.sum(0) == len(events.often)).tolist()
@@ -343,10 +344,9 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     _largest, _loss, _phases = inf, KullbackLeibler(), _Phases
 
     def _plan(self):
-        n, most = self.n_components, 1000 if self.max_iter == "auto" else self.max_iter
-        numbers = dict(n_components=None if n == "auto" else n, counts_events=True, step_size=None)
-        updates = dict(batch_size=lambda n_samples: n_samples, n_updates=lambda *batches: most)
-        return SimpleNamespace(**numbers, **updates, without_effect=lambda data: ())
+        n = None if self.n_components == "auto" else self.n_components
+        unused = dict(step_size=None, without_effect=lambda data: ())
+        return SimpleNamespace(n_components=n, counts_events=True, **unused)
 
     def _attributes(self, plan, data, fitted):
         n, (alpha, dispersion, min_gain, unit) = len(fitted.losses), fitted.coding
@@ -356,7 +356,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         found |= dict(n_iter_=n, n_steps_=n, loss_curve_=np.array(fitted.losses))
         found |= dict(ended_by_=fitted.ended_by, size_path_=as_arrays(fitted.size_path))
         found["phases_"] = fitted.ended_by and {"alternation": n}
-        found["n_samples_seen_"] = data.source and data.n_seen  # unknown without data
+        found["n_samples_seen_"] = data.n_seen
         return data.inputs | found
 
     def summary(self, X: ArrayLike | None = None) -> str:

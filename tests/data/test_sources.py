@@ -230,6 +230,8 @@ def test_a_first_part_of_a_stream_needs_no_pass_over_all(X, monkeypatch):
     assert len(source.sample(8, 0, whole=False)) == 32
     source.sample(8, 0)
     assert source.n_samples == 70
+    learner = PUDLEDictionaryLearning(3, random_state=0).partial_fit(Batches(X))
+    assert learner.n_samples_seen_ == 70
 
 
 @pytest.mark.parametrize("size", [7, 16, 40, 100])

@@ -352,3 +352,12 @@ def test_the_score_of_constant_counts_is_zero(n_samples):
     X = np.tile([3.0, 2.0, 1.0, 2.0, 1.0], (n_samples, 1))
     learner = CountDictionaryLearning(3, alpha=1.0, random_state=0).fit(X)
     assert learner.score(X) == 0
+
+
+def test_all_of_many_atoms_are_within_the_constraints():
+    """Also where the optimiser takes several blocks of atoms, and the baseline is in the last."""
+    X = np.random.default_rng(0).poisson(2.0, size=(130, 10))
+    how = dict(dict_init="random", positive_dict=True, max_iter=1, tol=None, random_state=0)
+    atoms = CountDictionaryLearning(130, **how).fit(X).components_
+    np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1)
+    assert atoms.min() >= 0

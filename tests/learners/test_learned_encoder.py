@@ -176,7 +176,7 @@ def test_contradictions_are_refused(params, text):
 @pytest.mark.parametrize("separate", KINDS)
 def test_an_interrupted_search_leaves_the_initial_encoder(separate, handler):
     learner = learner_of(separate).set_callbacks(EndsTheFit("epoch of the search", 1, ctrl_c))
-    with pytest.raises(KeyboardInterrupt, match="fit was interrupted after epoch 1"):
+    with pytest.raises(KeyboardInterrupt, match="interrupted after: search, epoch 1"):
         learner.fit(TRAIN)
     assert learner.ended_by_ == "interrupt"
     assert learner.phases_ == {"search": 1}

@@ -17,6 +17,7 @@ from skpudle._data.arrays import input_attributes, make_generator, split_missing
 from skpudle._data.images import covered, covering_positions, read_images
 from skpudle._fit import messages
 from skpudle._fit.encoders import refuse
+from skpudle._fit.run import Epoch
 from skpudle._fit.team import refuse_several
 from skpudle._learners.convolutional import base, learn
 from skpudle._learners.parameters import POSITIVE, fits, sets_parameters
@@ -218,7 +219,8 @@ class ConvPUDLEDictionaryLearning(
 
         def epochs(interrupts):
             for one in learns(pieces, level, self, generator, start):
-                yield one["note"], partial(self._attributes_of, one, inputs)
+                known = {name: one.pop(name) for name in ("note", "ended_by", "is_done")}
+                yield Epoch(attributes=partial(self._attributes_of, one, inputs), **known)
 
         self._follow(epochs, {"estimator": self, "X": X, "y": y})
         if self.verbose:
@@ -257,7 +259,7 @@ class ConvPUDLEDictionaryLearning(
     def _attributes_of(self, record, inputs):
         """Return the fitted attributes of a record."""
         found, noise = dict(record), inputs["_channels"].noise
-        atoms, losses, _ = (found.pop(name) for name in ("atoms", "losses", "note"))
+        atoms, losses = found.pop("atoms"), found.pop("losses")
         atoms = atoms * noise.to(atoms)
         maps, waveforms = map(to_numpy, factor_atoms(atoms)) if self.rank else (None, None)
         atoms = atoms.movedim(1, -1) if inputs["_channel_axis"] else atoms[:, 0]

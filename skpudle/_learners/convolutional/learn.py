@@ -351,7 +351,8 @@ def learn(pieces, level, given, generator, start=None) -> Iterator[dict]:
     record = dict.fromkeys(("noise_std_", "size_path_", "penalty_path_"))
     record |= dict(atoms=in_channels(start), alpha_=float(alpha), search_alpha_=float(alpha))
     record["debias_"] = fixed(given.debias) or 0.0
-    record |= dict(losses=(), ended_by_="search", note="random directions")
+    trains = given.gradient is not None
+    record |= dict(losses=(), ended_by="search", is_done=False, note="random directions")
     if is_random:
         yield dict(record)
         return record
@@ -390,7 +391,7 @@ def learn(pieces, level, given, generator, start=None) -> Iterator[dict]:
         record["atoms"] = in_channels(atoms)
     if is_auto and unfoldings_of(given) is None:  # unfolded codes keep the penalty of the start
         record |= _choose_codes(given, found)
-    record["note"] = "penalty of codes"
+    record |= dict(note="penalty of codes", is_done=not trains)
     yield dict(record)
     return record
 
@@ -491,8 +492,7 @@ def train(pieces, level, given, generator, start=None) -> Iterator[dict]:
     for epoch in range(1, given.max_iter + 1):
         ended_by = "tol" if trainer.run_epoch(source, stopping) else "max_iter"
         losses = *record["losses"], trainer.loss_curve[-1]
-        record |= dict(atoms=optimizer.atoms.detach().clone(), losses=losses, ended_by_=ended_by)
+        record |= dict(atoms=optimizer.atoms.detach().clone(), losses=losses, ended_by=ended_by)
+        record["is_done"] = ended_by == "tol" or epoch == given.max_iter
         record["note"] = f"{given.gradient}, epoch {epoch}  loss {losses[-1]:.6g}"
         yield dict(record)
-        if ended_by == "tol":
-            break
