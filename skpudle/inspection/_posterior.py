@@ -40,6 +40,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse, stats
+from sklearn.preprocessing import normalize
 
 from skpudle._compilation import Loops, blocks_of_rows, in_parts
 from skpudle.search._epoch import spread_rows
@@ -304,42 +305,32 @@ def _in_units(means, inverse, variances, scale):
     return atoms, tangent * inverse[:, None] / norms**2
 
 
-def _between(chain):  # (K, p, m) -> (p, m), (p,), (p,)
-    """Return what a chain of K sweeps tells about its variance: three arrays.
-
-    The first is the variance of each entry if the chain were infinitely long. Half the mean squared
-    difference of two sweeps grows with their distance in the chain towards this variance, which is
-    extrapolated from distances of a quarter and a half of the chain. The second is each atom's
-    correlation between sweeps at a distance of a quarter of the chain. The third is the variance of
-    the chain's mean, divided by the variance of one sweep.
-    """
-    lag, tiny = max(1, len(chain) // 4), np.finfo(float).tiny
-    near, far = (np.square(chain[h:] - chain[:-h]).mean((0, 2)) / 2 for h in (lag, 2 * lag))
-    # A chain that still drifts would have a correlation near 1, and an infinite variance: 0.9 is
-    # the largest correlation allowed.
-    kept = np.clip(far / np.maximum(near, tiny) - 1, 0.0, 0.9)
-    found = chain.var(0, ddof=1)
-    factor = np.maximum(1.0, near / (1 - kept) / np.maximum(found.mean(1), tiny))
-    per_sweep = kept ** (1 / lag)
-    error = (1 + per_sweep) / (1 - per_sweep) / len(chain)
-    return factor[:, None] * found, kept, error
-
-
 def _summary(sweeps, n_rows):  # -> AtomPosterior
-    # A sweep holds unit atoms, the variances of their entries given the codes, and uses of atoms.
+    """Return what a chain of sweeps tells about atoms.
+
+    A sweep holds unit atoms, the variances of their entries given the codes, and uses of atoms. The
+    variance of the expectations given codes is that of the sweeps if the chain were infinitely
+    long: half the mean squared difference of two sweeps grows with their distance in the chain
+    towards this variance, which is extrapolated from distances of a quarter and a half of the
+    chain.
+    """
     atoms, within, uses = (np.stack(part) for part in zip(*sweeps, strict=True))
-    within = within.mean(0)
-    between, kept, error = _between(atoms)
-    mean = atoms.mean(0)
-    mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+    n_features, within, n_uses = atoms.shape[2], within.mean(0), uses.mean(0)
+    lag, tiny, between = max(1, len(atoms) // 4), np.finfo(float).tiny, atoms.var(0, ddof=1)
+    near, far = (np.square(atoms[h:] - atoms[:-h]).mean((0, 2)) / 2 for h in (lag, 2 * lag))
+    # The correlation of sweeps at a distance of a quarter of the chain. A chain that still drifts
+    # would have a correlation near 1, and an infinite variance: 0.9 is the largest one allowed.
+    kept = np.clip(far / np.maximum(near, tiny) - 1, 0.0, 0.9)
+    between *= np.maximum(1.0, near / (1 - kept) / np.maximum(between.mean(1), tiny))[:, None]
+    per_sweep = kept ** (1 / lag)
+    error = (1 + per_sweep) / (1 - per_sweep) / len(atoms)  # of the chain's mean, in ``between``
     variances = within + between * (1 + error[:, None])
-    n_uses, n_features = uses.mean(0), atoms.shape[2]
     # Codes are estimated too. This takes a share of the information on atoms: the mean number of
     # atoms of a row over the number of features.
     taken = min(n_uses.sum() / n_rows, n_features - 1)
     limit = within.sum(1) * (n_features - 1) / (n_features - taken)
     hidden = float((between.sum(1) * kept).sum() / variances.sum())
-    return AtomPosterior(mean, variances, n_uses, limit, hidden)
+    return AtomPosterior(normalize(atoms.mean(0)), variances, n_uses, limit, hidden)
 
 
 def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
@@ -358,9 +349,7 @@ def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
     correlations = (x - fitted).astype(np.float32) @ weighted.T.astype(np.float32)
     z = codes.toarray()
     _draw(correlations, gram[None], prior, limits, z, rng)
-    used = np.flatnonzero(z != 0)
-    starts = np.searchsorted(used, np.arange(len(z) + 1) * z.shape[1])
-    return x, sparse.csr_array((z.ravel()[used], used % z.shape[1], starts), shape=z.shape)
+    return x, sparse.csr_array(z)
 
 
 def sample_noise(rows, atoms, rng):  # -> (n_features,)
@@ -408,35 +397,32 @@ def sample_atoms(rows, atoms, scale, rng):
     # The baseline has no prior.
     information = m * (np.arange(len(first)) < p)
     codes, sweeps = rows.codes, []
-    while True:
+    for n_sweeps in range(1 - _FIRST_SWEEPS, _ENDS[-1] + 1):
         fitted = codes @ drawn[:p] + drawn[p:].sum(0)
         x, codes = _draw_rows(rows, fitted, codes, drawn[:p], variances, rng)
         regressors = sparse.hstack([codes, ones], format="csr")
         weighted = regressors.multiply(rows.weight).tocsr()
-        gram, pull = (regressors.T @ weighted).toarray(), weighted.T @ x
-        prior = variances.mean() * information
-        inverse = np.linalg.inv(gram + np.diag(prior))
-        # a row of weight 2 has the noise of one row, not of two
-        covariance = inverse + inverse @ ((weighted.T @ weighted).toarray() - gram) @ inverse
-        means = inverse @ (pull + prior[:, None] * first)
-        # Sums of squares of the residuals x - z D, from products that are known already.
-        squares = np.einsum("ij,ij->j", rows.weight * x, x)
-        squares += ((gram @ means - 2 * pull) * means).sum(0)
+        prior = np.diag(variances.mean() * information)
+        inverse = np.linalg.inv((regressors.T @ weighted).toarray() + prior)
+        means = inverse @ (weighted.T @ x + prior @ first)
+        squares = (rows.weight * np.square(x - regressors @ means)).sum(0)
         variances = _keep_above_rounding(squares / max(n - len(means), n / 2), x)
-        drawn = rng.standard_normal(means.shape) * np.sqrt(variances)
-        drawn = means + np.linalg.cholesky(covariance) @ drawn
+        # The covariance between atoms is root @ root.T: a row of weight 2 has the noise of one row,
+        # not of two.
+        root = inverse @ np.linalg.cholesky((weighted.T @ weighted).toarray() + prior)
+        drawn = means + root @ (rng.standard_normal(means.shape) * np.sqrt(variances))
         norms = np.linalg.norm(drawn[:p], axis=1)
         drawn[:p] /= norms[:, None]
         codes.data *= norms[codes.indices]
-        given = means[:p], np.diag(covariance)[:p], variances, scale
+        given = means[:p], np.square(root[:p]).sum(1), variances, scale
         sweeps.append((*_in_units(*given), np.bincount(codes.indices, minlength=p)))
-        n_sweeps = len(sweeps) - _FIRST_SWEEPS
         if n_sweeps in _ENDS:
             found = _summary(sweeps[_FIRST_SWEEPS + n_sweeps // 3 :], n)
             # The chain is long enough if less than a tenth of the variance is in changes slower
             # than a quarter of the chain.
-            if found.hidden < 0.1 or n_sweeps == _ENDS[-1]:
-                return found
+            if found.hidden < 0.1:
+                break
+    return found
 
 
 def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); changes z
