@@ -406,7 +406,7 @@ def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,)
     return _posterior.sample_noise(rows, atoms, _generator(random_state))
 
 
-def _atoms_of_counts(learner, rows, codes, exposure, rng):  # -> AtomPosterior, sizes
+def _atoms_of_counts(learner, rows, codes, exposure, random_state):  # -> AtomPosterior, sizes
     atoms = np.asarray(learner.components_, dtype=np.float64)
     sums = atoms.sum(1, keepdims=True)
     # Rows may lack atoms if more than a share of .24 of the codes is below a thousandth of the
@@ -414,12 +414,12 @@ def _atoms_of_counts(learner, rows, codes, exposure, rng):  # -> AtomPosterior, 
     # exponentially distributed amounts. It is .25 to .55 if each atom occurs in 70 % to 30 % of the
     # rows.
     has_lacks = bool((codes < 1e-3 * codes.mean(0)).mean() > 0.24)
-    given = rows, exposure, atoms / sums, codes * sums.T
-    found = _posterior.sample_rates(*given, learner.dispersion_, has_lacks, rng)
+    given = exposure, atoms / sums, codes * sums.T, learner.dispersion_, has_lacks
+    found = _posterior.sample_rates(rows, *given, _generator(random_state))
     return found, sums / np.maximum(found.atoms.sum(1, keepdims=True), np.finfo(float).tiny)
 
 
-def _atoms_of_rows(learner, rows, codes, weight, rng):  # -> AtomPosterior, sizes
+def _atoms_of_rows(learner, rows, codes, weight, random_state):  # -> AtomPosterior, sizes
     weight = check_sample_weight(1.0 if weight is None else weight, len(rows))
     first, weight, _ = merge_copies(hash_rows(*split_missing(to_tensor(rows))), weight)
     # A sweep of the sampler holds at most 2**23 codes, and at most 2**23 entries of rows: 64 MiB.
@@ -428,7 +428,7 @@ def _atoms_of_rows(learner, rows, codes, weight, rng):  # -> AtomPosterior, size
     first = to_numpy(first)[spread]
     given = rows[first], codes[first], to_numpy(weight)[spread]
     rows, atoms, units, _ = _in_units(learner, *given)
-    found = _posterior.sample_atoms(rows, atoms, units, rng)
+    found = _posterior.sample_atoms(rows, atoms, units, _generator(random_state))
     if found.hidden > 0.15:  # share of the variance in changes slower than a quarter of the chain
         warnings.warn(
             f"Atoms still change in the last draws ({found.hidden:.0%} of their variance is slow): "
@@ -507,11 +507,10 @@ def atom_intervals(
     """
     learner, rows, codes, exposure = _read(learner, X, level, exposure)
     positive = _adds_counts(learner) or getattr(learner, "positive_dict", False)
-    rng = _generator(random_state)
     if not _adds_counts(learner):
-        found, sizes = _atoms_of_rows(learner, rows, codes, sample_weight, rng)
+        found, sizes = _atoms_of_rows(learner, rows, codes, sample_weight, random_state)
     elif sample_weight is None:
-        found, sizes = _atoms_of_counts(learner, rows, codes, exposure, rng)
+        found, sizes = _atoms_of_counts(learner, rows, codes, exposure, random_state)
     else:
         raise ValueError("Intervals of counts take no sample_weight. Pass rows that repeat.")
     # An atom is supported if its expected squared error is small. Of two atoms whose distance is
