@@ -262,6 +262,22 @@ def test_loss_curves_are_those_of_the_learners(learner):
     assert single.lines_[0].get_label() == "PUDLEDictionaryLearning"
 
 
+@pytest.mark.parametrize("kind", ["size", "penalty"])
+def test_a_path_has_what_was_tried_its_tolerance_and_the_choice(kind, X):
+    learner = PUDLEDictionaryLearning("auto", random_state=0).fit(X)
+    display, path = PathDisplay.from_estimator(learner, kind=kind), learner.size_path_
+    x, y, chosen = path.n_components, path.score.max() - path.score, learner.n_components_
+    if kind == "size":
+        (band,) = display.band_.get_paths()
+        assert band.vertices[:, 1].max() == path.tolerance.max()
+    else:
+        path, chosen = learner.penalty_path_, learner.search_alpha_
+        x, y = path.alpha, path.score
+        assert display.unbiased_line_.get_xdata().size == path.unbiased.sum()
+    np.testing.assert_array_equal(display.line_.get_xydata().T, [x, y])
+    assert set(display.chosen_line_.get_xdata()) == {chosen}
+
+
 # ---------------------------------------------------------------------------- recovery
 
 

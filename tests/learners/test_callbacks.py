@@ -1,12 +1,11 @@
 """Callbacks on every learner, alone, in a pipeline and in a search, and what ended a fit."""
 
 import pickle
-import re
 
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.callback import ProgressBar, ScoringMonitor
+from sklearn.callback import ScoringMonitor
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -98,22 +97,6 @@ def test_a_callback_that_stops_is_no_lack_of_convergence(X):
     learner.set_callbacks(EndsTheFit("epoch", 2)).fit(X)
     assert learner.n_iter_ == 2
     assert learner.lambda_decay_ == pytest.approx(1.0 - 0.1 / 9)
-
-
-def test_each_epoch_of_a_search_is_a_task_and_a_line(capsys):
-    pytest.importorskip("rich")
-    epochs = EndsTheFit("epoch of the search", 0)  # which no number of tasks is
-    rows = make_dictionary_data(1500, 12, 20, 3, snr_db=30, random_state=0)[0]
-    learner = PUDLEDictionaryLearning(24, random_state=0, verbose=True)
-    learner.set_callbacks(ProgressBar(), epochs).fit(rows)
-    shown = capsys.readouterr().out
-    assert "PUDLEDictionaryLearning - search" in shown
-    pattern = r"search, epoch (\d+)  ([a-z ]+)  (\d+) atoms  loss \S+"
-    numbers, stages, n_atoms = zip(*re.findall(pattern, shown), strict=True)
-    assert [*map(int, numbers)] == [*range(1, len(epochs.seen) + 1)]
-    in_order = ["settle", "split and remove", "penalty", "polish", "done"]
-    assert list(dict.fromkeys(stages)) == in_order
-    assert n_atoms[-1] == "24"
 
 
 # ---------------------------------------------------------------------------- what ended a fit

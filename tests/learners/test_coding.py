@@ -104,7 +104,9 @@ def test_a_penalty_and_a_share_that_are_given_are_kept(alpha, debias):
     """A number for alpha alone means the lasso."""
     _, X, _ = noisy_sums(0.1)
     learner = PUDLEDictionaryLearning(25, alpha=alpha, debias=debias, random_state=0).fit(X)
-    assert alpha == "auto" or learner.alpha_ == learner.search_alpha_ == alpha
+    if alpha != "auto":
+        assert learner.alpha_ == learner.search_alpha_ == alpha
+        assert learner.penalty_path_.alpha.tolist() == [alpha]
     assert learner.debias_ == (0 if debias == "auto" else float(debias))
     given = torch.from_numpy(learner.components_), torch.from_numpy(X), learner.alpha_
     expected, _ = solve_lasso(*given, debias=learner.debias_)

@@ -191,3 +191,90 @@ def test_channels_pass_through_every_method_if_they_came_in(shape, kernel, n_com
     assert np.square(X - back).sum() < np.square(X - X.mean(tuple(range(1 + len(kernel))))).sum()
     X[np.random.default_rng(1).random(shape) < 0.1] = np.nan
     assert np.isfinite(learner.fit(X).transform(X)).all()
+
+
+# ---------------------------------------------------------------------------- from the data alone
+
+
+@pytest.fixture
+def traces():  # (20, 80), of one shape at random times
+    rng = np.random.default_rng(0)
+    shape = np.sin(np.linspace(0, 3 * np.pi, 10)) * np.hanning(10)
+    traces = 0.01 * rng.normal(size=(20, 80))
+    for trace in traces:
+        for start in rng.integers(70, size=2):
+            trace[start : start + 10] += rng.uniform(1, 2) * shape
+    return traces
+
+
+def test_codes_after_a_search_satisfy_the_optimality_condition(traces):
+    """Of the lasso: correlations with the residual are alpha where codes are, and at most alpha."""
+    learner = learner_of(n_components=2, atom_shape=10, stride=1, alpha=0.1).fit(traces)
+    codes = learner.transform(traces)
+    rest = traces - learner.inverse_transform(codes)
+    slopes = [[np.correlate(row, atom) for atom in learner.components_] for row in rest]
+    slopes = np.swapaxes(slopes, 1, 2).reshape(codes.shape)
+    used = codes != 0
+    np.testing.assert_allclose(slopes[used], 0.1 * np.sign(codes[used]), rtol=0, atol=1e-6)
+    assert np.abs(slopes).max() <= 0.1 + 1e-6
+
+
+def test_a_search_with_gaps_fills_them(traces):
+    missing = np.random.default_rng(1).random(traces.shape) < 0.2
+    gaps = np.where(missing, np.nan, traces)
+    learner = learner_of(n_components=1, atom_shape=10, stride=1, alpha=0.1).fit(gaps)
+    error = learner.inverse_transform(learner.transform(gaps)) - traces
+    assert np.square(error[missing]).sum() < 0.2 * np.square(traces[missing]).sum()
+
+
+def test_black_images_have_a_search_too():
+    learner = learner_of(n_components=2, atom_shape=3, stride=1).fit(np.zeros((3, 12)))
+    assert not learner.transform(np.zeros((3, 12))).any()
+
+
+# ---------------------------------------------------------------------------- axes
+
+RGB = np.random.default_rng(0).random((21, 18, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "image", [RGB, torch.tensor(RGB), RGB.tolist()], ids=["array", "tensor", "lists"]
+)
+def test_one_colour_image_is_not_many_grey_ones(image):
+    """Without an error it was: 21 images of 18 x 3 pixels."""
+    grey = learner_of(ConvDenoiser).fit([RGB[..., 0]])
+    for method in (grey.fit, grey.partial_fit, grey.score):
+        with pytest.raises(ValueError, match=r"21 images of .* Pass one image as \[image\]"):
+            method(image)
+
+
+def test_one_colour_image_is_one_for_a_learner_of_colours():
+    learner = learner_of(ConvDenoiser).fit([RGB])
+    expected = learner.denoise([RGB])[0]
+    assert expected.shape == RGB.shape
+    np.testing.assert_array_equal(learner.denoise(RGB), expected)
+    np.testing.assert_array_equal(learner.denoise(torch.tensor(RGB)), expected)
+    assert learner.score(RGB, RGB) == learner.score([RGB], [RGB])
+    dictionary = learner_of().fit([RGB])
+    codes = dictionary.transform(RGB)
+    np.testing.assert_array_equal(codes, dictionary.transform([RGB])[0])
+    back = dictionary.inverse_transform(codes)
+    np.testing.assert_array_equal(back, dictionary.inverse_transform(codes[None])[0])
+
+
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_channels_that_come_first_are_refused(n_channels):
+    images = np.random.default_rng(0).normal(size=(5, n_channels, 13, 16))
+    learner = learner_of(ConvDenoiser).fit(np.moveaxis(images, 1, -1))
+    for wrong in (images, list(images), torch.tensor(images)):
+        for method in (learner.fit, learner.denoise):
+            with pytest.raises(ValueError, match="channels_first=True if they are its first"):
+                method(wrong)
+    if n_channels > 1:
+        with pytest.raises(ValueError, match="channels are the last axis"):
+            learner.denoise(images[0])
+
+
+def test_one_grey_image_is_not_silently_rows():
+    with pytest.warns(UserWarning, match=r"image of \(1, 18\).* one image as \[image\]"):
+        learner_of(ConvDenoiser).fit(RGB[..., 0])

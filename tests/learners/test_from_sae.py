@@ -155,19 +155,6 @@ def test_batches_and_arrays_choose_alike(sae, X):
     assert sae(Batches(X, 100), l0=2).alpha_ == sae(X, l0=2).alpha_
 
 
-def test_a_fit_chooses_as_the_method_does_for_its_atoms(X):
-    """Where atoms have seen no row of the choice."""
-    learner = PUDLEDictionaryLearning.from_components(np.eye(12), alpha=1.0)
-    learner.set_params(alpha="auto").choose_alpha(X)
-    scores = []
-    for share in (1, 4, 0.25):
-        other = PUDLEDictionaryLearning.from_components(
-            np.eye(12), alpha=share * learner.alpha_, debias=learner.debias_
-        )
-        scores.append(other.score(X))
-    assert scores[0] >= max(scores) - 0.05
-
-
 # ---------------------------------------------------------------------------- mean
 
 

@@ -9,7 +9,6 @@ from sklearn.model_selection import GridSearchCV
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
 from skpudle.metrics import recovery_rate
-from skpudle.plotting import PathDisplay
 
 
 @pytest.fixture
@@ -53,15 +52,6 @@ def test_the_path_begins_at_the_usual_penalty_and_has_the_chosen_one(noisy, lear
     assert np.isclose(path.alpha, learner.search_alpha_).any()
     assert path.alpha.shape == path.score.shape == path.unbiased.shape
     assert path.score.max() <= 1
-
-
-def test_the_display_shows_the_path(learner):
-    pytest.importorskip("matplotlib")
-    display = PathDisplay.from_estimator(learner, kind="penalty")
-    path = learner.penalty_path_
-    np.testing.assert_array_equal(display.line_.get_xydata().T, [path.alpha, path.score])
-    assert display.unbiased_line_.get_xdata().size == path.unbiased.sum()
-    assert display.chosen_line_.get_xdata()[0] == learner.search_alpha_
 
 
 def test_the_number_of_atoms_does_not_drown_in_noise():

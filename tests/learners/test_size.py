@@ -8,7 +8,6 @@ from sklearn.datasets import load_digits
 
 from skpudle import ConvPUDLEDictionaryLearning, CountDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.metrics import atom_coherence
-from skpudle.plotting import PathDisplay
 
 
 def planted(n_atoms, n_features, n_nonzero, n, *, decibels=None, uneven=0.0, positive=False):
@@ -117,14 +116,3 @@ def test_atoms_of_images_and_signals(shape, size, n):
     assert learner.n_components_ == 4
     assert atom_coherence(learner.components_, atoms).min() > 0.95
     assert (learner.size_path_.n_components == 4).any()
-
-
-def test_the_display_shows_the_path_and_the_choice():
-    *_, learner = fitted("no noise")
-    display = PathDisplay.from_estimator(learner)
-    path = learner.size_path_
-    np.testing.assert_array_equal(display.line_.get_xdata(), path.n_components)
-    np.testing.assert_array_equal(display.line_.get_ydata(), path.score.max() - path.score)
-    (band,) = display.band_.get_paths()
-    assert band.vertices[:, 1].max() == path.tolerance.max()
-    assert set(display.chosen_line_.get_xdata()) == {learner.n_components_}

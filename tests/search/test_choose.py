@@ -10,7 +10,7 @@ from planted import share_found
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
-from skpudle.search import Problem, auto_alpha, search
+from skpudle.search import Problem, auto_alpha
 from skpudle.search._epoch import own
 from skpudle.search.choose import best_coding
 from skpudle.search.find import (
@@ -120,17 +120,6 @@ def test_the_order_of_features_leaves_what_is_found(decibels):
     for order in (torch.arange(20), torch.arange(20).flip(0)):
         learner = PUDLEDictionaryLearning(25, random_state=0).fit(x[:, order].numpy())
         assert share_found(learner.components_, truth[:, order], 0.9) >= 0.95
-
-
-def test_a_given_penalty_has_no_path():
-    x, _ = planted(600, decibels=-3)
-    alpha = auto_alpha(x)
-    learner = PUDLEDictionaryLearning(25, alpha=alpha, random_state=0).fit(x.numpy())
-    assert learner.search_alpha_ == alpha
-    problem, alphas = hold_out(Problem(x, alpha), fixed=True), set()
-    found = search(problem, x[:25], on_epoch=lambda found: alphas.add(found.alpha))
-    assert alphas == {alpha}
-    assert len(found.path.alpha) == 1
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,10 @@ import threading
 import numpy as np
 import pytest
 import torch
-from fits import KINDS, FromData, Killed, assert_equal, counts
+from fits import KINDS, FromData, Killed, assert_equal, counts, kill
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
-from sklearn.callback import FitCallback
-from small import EndsTheFit
+from small import EndsTheFit, ctrl_c
 
 from skpudle import Checkpoint, CountDictionaryLearning, NOODLDictionaryLearning, PoissonNMF
 from skpudle._fit.run import read_checkpoint
@@ -49,15 +48,15 @@ def clone_with(learner, *callbacks):
     return clone(learner).set_callbacks(*callbacks)
 
 
-def kill_after(monkeypatch, n_updates):
-    """Let the update after so many, in this process, be the last one that is begun."""
+def act_after(monkeypatch, n_updates, act):
+    """Do something at the beginning of the update after so many, in this process."""
     update, n_done = Trainer._update, 0
 
     def counted(self, batch):
         nonlocal n_done
         n_done += 1
-        if n_done > n_updates:
-            raise Killed
+        if n_done == n_updates + 1:
+            act()
         return update(self, batch)
 
     monkeypatch.setattr(Trainer, "_update", counted)
@@ -71,7 +70,7 @@ def test_a_fit_that_is_cut_off_again_and_again_ends_with_the_same_bits(case, tmp
     while True:
         found = clone_with(learner, Checkpoint(path, every_seconds=0))
         with monkeypatch.context() as patch:
-            kill_after(patch, 17)  # more updates than an epoch has
+            act_after(patch, 17, kill)  # more updates than an epoch has
             try:
                 found.fit(data())
             except Killed:
@@ -114,7 +113,7 @@ def test_without_a_seed_the_fit_that_goes_on_is_the_one_that_was_begun(tmp_path,
     )
     learner.set_callbacks(Checkpoint(tmp_path / "fit.npz", every_seconds=0))
     with monkeypatch.context() as patch:
-        kill_after(patch, 25)
+        act_after(patch, 25, kill)
         with pytest.raises(Killed):
             learner.fit(ROWS)
     begun = read_checkpoint(tmp_path / "fit.npz")
@@ -211,21 +210,11 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
 # ---------------------------------------------------------------------------- Ctrl-C
 
 
-class PressesCtrlC(FitCallback):
-    """A callback that stands for the user, in an epoch."""
-
-    def __init__(self, epoch):
-        self.epoch = epoch
-
-    def on_fit_task_begin(self, estimator, context):
-        if context.task_name == "epoch" and context.task_id == self.epoch:
-            signal.raise_signal(signal.SIGINT)
-
-
-def test_ctrl_c_leaves_a_fitted_estimator_after_one_more_update(handler, tmp_path):
+def test_ctrl_c_leaves_a_fitted_estimator_after_its_update(handler, tmp_path, monkeypatch):
     learner, data = CASES["adam"]
     path = tmp_path / "fit.npz"
-    found = clone_with(learner, PressesCtrlC(2), Checkpoint(path))
+    found = clone_with(learner, Checkpoint(path))
+    act_after(monkeypatch, 30, ctrl_c)
     with pytest.raises(KeyboardInterrupt, match="interrupted after: .*, epoch 3"):
         found.fit(data())
     assert found.n_steps_ == 31
@@ -236,36 +225,12 @@ def test_ctrl_c_leaves_a_fitted_estimator_after_one_more_update(handler, tmp_pat
 
 
 def test_ctrl_c_in_partial_fit(handler, monkeypatch):
-    update = Trainer._update
-    monkeypatch.setattr(
-        Trainer,
-        "_update",
-        lambda self, batch: (signal.raise_signal(signal.SIGINT), update(self, batch))[1],
-    )
+    act_after(monkeypatch, 0, ctrl_c)
     learner = FromData(10, batch_size=8, **FIXED)
     with pytest.raises(KeyboardInterrupt):
         learner.partial_fit(ROWS)
     assert learner.n_steps_ == 1
     assert signal.getsignal(signal.SIGINT) is handler
-
-
-# ---------------------------------------------------------------------------- complete files
-
-
-class KillsAnyPhase(FitCallback):
-    """A callback that stands for SIGKILL in whatever phase begins."""
-
-    def on_fit_task_begin(self, estimator, context):
-        if context.parent is not None:
-            raise Killed
-
-
-@pytest.mark.parametrize("case", ["rows", "number from the data", "encoder"])
-def test_a_complete_file_makes_nothing_anew(case, tmp_path):
-    learner, data = KINDS[case]
-    recording = Checkpoint(tmp_path / "fit.npz")
-    expected = clone_with(learner, recording).fit(*data())
-    assert_equal(clone_with(learner, recording, KillsAnyPhase()).fit(*data()), expected)
 
 
 @pytest.mark.parametrize("case", ["rows", "poisson"])

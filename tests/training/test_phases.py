@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from fits import KINDS, Killed
+from fits import KINDS, Killed, assert_equal, kill
 from sklearn.base import clone
 from sklearn.callback import FitCallback
 from small import ctrl_c
@@ -76,10 +76,6 @@ def score(learner, kind):
     return learner.score(X, *y)
 
 
-def kill():
-    raise Killed
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_callbacks_see_each_phase_with_seconds_and_a_line_tells_of_each_epoch(kind, capsys):
     follows = Follows()
@@ -130,6 +126,14 @@ def test_a_fit_that_is_killed_in_any_phase_ends_as_good(kind, tmp_path):
         assert score(found, kind) > score(expected, kind) - chance
         if n_epochs > 3 and phase in ("pass", "training"):
             assert again.n_epochs[phase] <= n_epochs // 2 + 2
+
+
+@pytest.mark.parametrize("kind", ["rows", "number from the data", "encoder"])
+def test_a_complete_file_makes_nothing_anew(kind, tmp_path):
+    checkpoint, again = Checkpoint(tmp_path / "fit.npz"), Follows()
+    expected = fit(kind, checkpoint)
+    assert_equal(fit(kind, again, checkpoint), expected)
+    assert not again.n_begun
 
 
 def test_a_number_of_atoms_that_was_chosen_is_not_chosen_again(tmp_path):
