@@ -236,16 +236,11 @@ class GradientLearner(CallbackSupportMixin):
         for block in data.source.blocks(size):
             if interrupts.pending:
                 break
-            block = block.in_units(fitted.noise)
-            n_new, weight = block.total_weight, block.weigh(block.x.new_ones(len(block)))
-            new = arrays.with_gaps(block.x, block.mask).cpu(), weight.cpu()
-            recent = new if recent is None else [torch.cat(both) for both in zip(recent, new)]
-            x, mask = arrays.split_missing(recent[0].to(fitted.atoms))
-            weight = None if bool((recent[1] == 1).all()) else recent[1]
-            problem = plan.problem(batches.Samples(x, mask, weight=weight), fitted.alpha, square)
-            state, over = advance_stream(
-                problem, state, forgetting=FORGETTING, final=len(x) >= size
-            )
+            block, n_new = block.in_units(fitted.noise), block.total_weight
+            recent = block if recent is None else block.after(recent)
+            problem = plan.problem(recent.to(fitted.atoms), fitted.alpha, square)
+            how = dict(forgetting=FORGETTING, final=len(recent) >= size)
+            state, over = advance_stream(problem, state, **how)
             loss, n_rows = loss + state.loss * problem.unit**2 * n_new, n_rows + n_new
             recent = None if over else recent
         curve = (*fitted.loss_curve, loss / n_rows if n_rows else 0.0)

@@ -122,8 +122,8 @@ class Fitted(Record):
         Places of entries that were treated as missing.
     stream : Stream, default=None
         What `partial_fit` by blocks needs of earlier rows.
-    recent : tuple of Tensor, default=None
-        Rows, with NaN for gaps, and weights that wait for the rest of a block.
+    recent : Samples, default=None
+        Rows that wait for the rest of a block.
     young : Samples, default=None
         All rows so far of `partial_fit`, while they are too few to decide on their units.
     learned : LearnedEncoder, default=None
@@ -154,7 +154,7 @@ class Fitted(Record):
     training: dict = field(default_factory=dict)
     outliers: torch.Tensor | None = None
     stream: Stream | None = None
-    recent: tuple | None = None
+    recent: Samples | None = None
     young: Samples | None = None
     learned: LearnedEncoder | None = None
     later: dict = field(default_factory=dict)

@@ -118,18 +118,9 @@ def _parts(given):  # yields the name of a place, and rows
 
 def _join(chunks, given):
     """Return results for chunks of rows as one array, or as a tensor on the device of X."""
-    X, result, start = given.data, None, 0
-    if given.in_parts:
-        return np.concatenate([to_numpy(chunk) for chunk in chunks])
-    for chunk in chunks:
-        if result is None:
-            # The whole result is allocated once, since a list of parts would need the memory twice.
-            # For an array it is on the CPU, since a GPU may be too small for it.
-            device = X.device if isinstance(X, torch.Tensor) else "cpu"
-            result = chunk.new_empty(given.n_rows, chunk.shape[1], device=device)
-        result[start : start + len(chunk)] = chunk
-        start += len(chunk)
-    return arrays.like_input(result, X)
+    # chunks of an array go to the CPU one by one, since a GPU may be too small for all
+    device = given.data.device if isinstance(given.data, torch.Tensor) else "cpu"
+    return arrays.like_input(torch.cat([chunk.to(device) for chunk in chunks]), given.data)
 
 
 class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
