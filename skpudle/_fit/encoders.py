@@ -244,8 +244,8 @@ class Codes:
         follows the atoms.
     of_lasso : bool
         Whether codes are those of the lasso.
-    converges : bool
-        Whether `transform` is asked for converged codes.
+    converges, solves : bool
+        Whether `transform` is asked for converged codes, and whether codes are solved for.
     n_unfoldings : int
         Number of unfoldings where codes are not solved for.
 
@@ -271,6 +271,7 @@ class Codes:
         self.converges = given.transform_algorithm == "lasso" or depth is None
         is_free = depth in ("auto", None) and not learns
         self.of_lasso = is_soft_lasso and given.alpha != 0 and is_free
+        self.solves = self.of_lasso or self.converges
         # 3 unfoldings of a learned encoder code as well as 20 with the dictionary's own matrices.
         auto = 3 if learns and depth == "auto" else _UNFOLDINGS
         self.n_unfoldings = depth if isinstance(depth, Integral) else auto

@@ -34,26 +34,8 @@ _OF_SOME_CODES = "debias", "transform_n_nonzero_coefs", "transform_alpha"
 
 
 def penalty_of(learner):
-    """Return the penalty or threshold that a learner encodes with.
-
-    Raises
-    ------
-    ValueError
-        If the learner was made from atoms alone: "auto" had no data to choose a penalty from.
-    """
-    if learner.transform_alpha is not None:
-        return learner.transform_alpha
-    refuse(
-        not hasattr(learner, "alpha_"),
-        "alpha='auto' is chosen from data, and atoms alone came without. Pass transform_alpha, or "
-        "data to partial_fit.",
-    )
-    return learner.alpha_
-
-
-def _solves(codes):
-    """Return whether codes are solved for, which is no fixed graph."""
-    return codes.of_lasso or codes.converges
+    """Return the penalty or threshold that a learner encodes with."""
+    return learner.alpha_ if learner.transform_alpha is None else learner.transform_alpha
 
 
 def _graph_of(learner, codes, noise):  # -> LearnedEncoder
@@ -78,7 +60,7 @@ def _knows_noise(learner):
 def _check_choice(learner, codes, l0, criterion):
     """Raise ValueError unless `choose_alpha` may choose a penalty by ``l0`` or ``criterion``."""
     refuse(
-        not _solves(codes) or learner.transform_algorithm == "omp",
+        not codes.solves or learner.transform_algorithm == "omp",
         "The penalty is chosen for codes of the lasso, and this learner has others. Pass "
         "transform_algorithm='lasso', or alpha as a number.",
     )
@@ -545,7 +527,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         check_is_fitted(self)
         self._validate_params()
         codes, units, decoder = Codes(self), units_of(self), to_tensor(self.components_)
-        solved = _solves(codes) and not self.separate_atoms
+        solved = codes.solves and not self.separate_atoms
         refuse(
             solved or self.transform_algorithm != "unfolded",
             "Codes that are solved for are no fixed graph of products, and cannot be exported. "
@@ -569,7 +551,7 @@ class PUDLEDictionaryLearning(DenseLearner):
             how["positive"] = bool(self.positive_code)
             return lambda dictionary, x, mask=None: solve_omp(dictionary.atoms, x, mask=mask, **how)
         units, unfolds = units_of(self), self.transform_algorithm == "unfolded"
-        if unfolds and (self.separate_atoms or (units.limit is not None and not _solves(codes))):
+        if unfolds and (self.separate_atoms or (units.limit is not None and not codes.solves)):
             return _graph_of(self, codes, units)
         how = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
         how |= dict(debias=self.debias_ if self.debias == "auto" else None, warn=True)

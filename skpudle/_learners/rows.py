@@ -46,8 +46,7 @@ def learn_noise(plan, samples):  # -> Units
         # The number of atoms is not chosen yet. The dictionary that estimates the noise gets one
         # atom per 16 rows, but at least 1 and at most 4 atoms per feature.
         n_components = max(n_features, min(4 * n_features, len(samples) // 16))
-    solves = plan.of_lasso or plan.converges or plan.given.separate_atoms
-    if not solves and plan.given.shrinkage == "soft":
+    if not (plan.solves or plan.given.separate_atoms) and plan.given.shrinkage == "soft":
         asked["n_unfoldings"] = plan.n_unfoldings
     return units.learn_units(plan.problem(samples), n_components, **asked)
 
