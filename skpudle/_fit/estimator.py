@@ -208,7 +208,10 @@ class GradientLearner(CallbackSupportMixin):
             fitted = replace(fitted, atoms=atoms, training={})
         if known:
             fitted = replace(fitted, n_steps=self.n_steps_, loss_curve=tuple(self.loss_curve_))
-        learn, error = self._train_part if plan.trains_in_parts(self) else self._alternate, None
+        # a named parameter of training by batches asks for training
+        of_training, error = ("optimizer", "learning_rate", "batch_size"), None
+        alternates = plan.alternates and not messages.any_named(self, of_training)
+        learn = self._alternate if alternates else self._train_part
         with Interrupts() as interrupts:
             try:
                 fitted = learn(plan, fitted, data, interrupts)

@@ -15,7 +15,6 @@ from skpudle._data.arrays import mean_square, to_numpy, unit_of
 from skpudle._data.foreign import given_atoms
 from skpudle._fit.encoders import Codes, arrays_of, refuse
 from skpudle._fit.fitted import Fitted, as_arrays
-from skpudle._fit.messages import any_named
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._initialization import initial_atoms
 from skpudle._operators._atoms import DenseDictionary, atom_norms, project_atoms
@@ -69,6 +68,8 @@ class Plan(Codes):
         Name of the gradient of training, and that of training for users.
     searches, trains : bool
         Whether `fit` searches for the initial dictionary, and whether it then trains.
+    alternates : bool
+        Whether `partial_fit` alternates between codes and atoms, unless training is asked for.
     codes_follow_data : bool
         Whether the data choose the penalty of codes, as for converged ones.
     n_components : int or None
@@ -103,14 +104,14 @@ class Plan(Codes):
             "n_components='auto' needs a search. Pass dict_init='search', or a number of atoms.",
         )
         # The search is for the lasso's codes, which need no training.
-        ends_with_search = self.searches and given.gradient == "auto" and self.of_lasso
+        self.alternates = self.searches and given.gradient == "auto" and self.of_lasso
         # partial_fit trains by "dec", and then the encoder of separate_atoms for the atoms
         named = "dec" if given.separate_atoms else given.gradient
-        usual = "dec" if ends_with_search else "ae-ls"
+        usual = "dec" if self.alternates else "ae-ls"
         self.gradient = self.name = usual if named == "auto" else named
         if not self.searches:  # without a search "auto" means equal noise, and no baseline
             noise, baseline = "equal" if noise == "auto" else noise, baseline is True
-        self.trains = not (ends_with_search or given.separate_atoms)
+        self.trains = not (self.alternates or given.separate_atoms)
         self.codes_follow_data = given.alpha == "auto" and self.of_lasso
         self.n_components = None if given.n_components == "auto" else given.n_components
         self.fit_intercept, self.noise = baseline, noise
@@ -258,15 +259,6 @@ class Plan(Codes):
         positive = self.given.positive_code and self.given.positive_dict
         # Then the purest rows are near the atoms, and make good initial atoms.
         return positive and (n_components or n_features) <= 0.25 * n_features
-
-    def trains_in_parts(self, learner):
-        """Return whether `partial_fit` of the learner trains by gradients.
-
-        Otherwise it alternates between codes and atoms.
-        """
-        alternates = self.of_lasso and self.searches and self.given.gradient == "auto"
-        # A named parameter of training by batches asks for training.
-        return not alternates or any_named(learner, ("optimizer", "learning_rate", "batch_size"))
 
     def adapts(self, n_components):
         """Return whether the surrogate trains this number of atoms after a search."""

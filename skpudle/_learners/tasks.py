@@ -139,12 +139,9 @@ class TaskPlan(Plan):
         # zero, so that in units of the noise it would dominate the atoms.
         self.noise = "outliers" if self.learns_noise else self.noise
         self.codes_follow_data, self.trains = False, self.trains or b > 0
+        self.alternates = False  # decisions are trained by gradients
         self.name = "supervised" if b else self.gradient
         self.C, self.n_sides = float(learner.C), 1 + learner.split_sign
-
-    def trains_in_parts(self, learner):
-        """Return True: decisions are trained by gradients."""
-        return True
 
     @in_own_precision
     def rule(self, fitted, dictionary, batch, *, encoder, penalty):
