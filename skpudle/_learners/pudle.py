@@ -34,8 +34,21 @@ _OF_SOME_CODES = "debias", "transform_n_nonzero_coefs", "transform_alpha"
 
 
 def penalty_of(learner):
-    """Return the penalty or threshold that a learner encodes with."""
-    return learner.alpha_ if learner.transform_alpha is None else learner.transform_alpha
+    """Return the penalty or threshold that a learner encodes with.
+
+    Raises
+    ------
+    ValueError
+        If the learner was made from atoms alone: "auto" had no data to choose a penalty from.
+    """
+    if learner.transform_alpha is not None:
+        return learner.transform_alpha
+    refuse(
+        not hasattr(learner, "alpha_"),
+        "alpha='auto' is chosen from data, and atoms alone came without. Pass transform_alpha, or "
+        "data to partial_fit.",
+    )
+    return learner.alpha_
 
 
 def _graph_of(learner, codes, noise):  # -> LearnedEncoder
