@@ -63,19 +63,13 @@ def _largest(c, positive):
     """Return the number of the atom with the largest correlation, the first if atoms are tied.
 
     Return -1 if the largest correlation is 0. ``c`` is padded with zeros to a multiple of the
-    length of a run. Four independent maxima take half the time of a single one (50 instead of 100
-    ns for 256 atoms).
+    length of a run.
     """
     best, found = 0.0, -1
     for start in range(0, len(c), _RUN):
-        peak0 = peak1 = peak2 = peak3 = 0.0
-        for j in range(start, start + _RUN, 4):
-            c0, c1, c2, c3 = c[j], c[j + 1], c[j + 2], c[j + 3]
-            if not positive:
-                c0, c1, c2, c3 = abs(c0), abs(c1), abs(c2), abs(c3)
-            peak0, peak1 = max(peak0, c0), max(peak1, c1)
-            peak2, peak3 = max(peak2, c2), max(peak3, c3)
-        peak = max(max(peak0, peak1), max(peak2, peak3))
+        peak = 0.0
+        for j in range(start, start + _RUN):
+            peak = max(peak, c[j] if positive else abs(c[j]))
         if peak > (1 + _TIE) * best:
             best, found = peak, start
     while found >= 0 and (c[found] if positive else abs(c[found])) < (1 - _TIE) * best:
@@ -105,19 +99,9 @@ def _enter(k, c, amount, directions, factor, support):
     ``directions`` holds the ``Q_i``, and ``amount`` is ``y_k``; see the module.
     """
     row = directions[k]
-    i = 0
-    while i + 3 < k:  # four rows at a time: fewer passes over the new one
-        a0, a1, a2, a3 = factor[k, i], factor[k, i + 1], factor[k, i + 2], factor[k, i + 3]
-        row0, row1 = directions[i], directions[i + 1]
-        row2, row3 = directions[i + 2], directions[i + 3]
+    for i in range(k):
         for j in range(len(row)):
-            row[j] -= a0 * row0[j] + a1 * row1[j] + a2 * row2[j] + a3 * row3[j]
-        i += 4
-    while i < k:
-        a0, row0 = factor[k, i], directions[i]
-        for j in range(len(row)):
-            row[j] -= a0 * row0[j]
-        i += 1
+            row[j] -= factor[k, i] * directions[i, j]
     scale = 1 / factor[k, k]
     for j in range(len(row)):
         row[j] *= scale
