@@ -19,7 +19,6 @@ References
 """
 
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from itertools import islice
@@ -45,8 +44,7 @@ _IN_MEMORY = np.ndarray | torch.Tensor | list | tuple
 IN_MEMORY_BYTES = 2**28
 
 # Rows of a table are shuffled within windows of this number of bytes, in float64. A window is made
-# of contiguous blocks from random places of the table. Two windows are in memory: one in use, and
-# one that is read ahead.
+# of contiguous blocks from random places of the table.
 _WINDOW_BYTES = 2**24
 _BLOCK_BYTES = 2**20
 
@@ -175,16 +173,6 @@ def _nothing():
     return ValueError(
         "X has no samples, or yields no batch. Pass data with samples, anew in every iteration."
     )
-
-
-def _read_ahead(parts):
-    """Yield parts; a thread reads the next part while the present part is in use."""
-    parts, end = iter(parts), object()
-    with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(next, parts, end)
-        while (part := following.result()) is not end:
-            following = pool.submit(next, parts, end)
-            yield part
 
 
 def _regroup(parts, size):
@@ -388,11 +376,12 @@ class Table(InMemory):
 
     def blocks(self, n_rows, generator=None):
         """Yield all samples once, ``n_rows`` at a time, in random order if there is a generator."""
-        if generator is not None:  # the thread that reads ahead gets a generator of its own
+        if generator is not None:  # an epoch that ends early draws as often as a whole one
             seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
             generator = torch.Generator().manual_seed(seed)
-        windows = _read_ahead(self._windows(generator))
-        return (self.make_samples(x, keys) for keys, x in _regroup(windows, n_rows))
+        return (
+            self.make_samples(x, keys) for keys, x in _regroup(self._windows(generator), n_rows)
+        )
 
     def _windows(self, generator):  # yields positions (n,) and rows (n, n_features)
         starts = batches.draw_order(-(-self.n_rows // self._block), generator) * self._block
