@@ -5,7 +5,6 @@
 imports packages that are no requirements.
 """
 
-import gc
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -102,21 +101,14 @@ def threads_for(atoms=None, x=None, stride=1):
 
 @cache
 def _watch_compilation():
-    """Log one line when numba compiles the first function of this package, instead of loading it.
-
-    The garbage collector pauses during compilation. It would take a seventh of the time of the
-    first fit to walk through all objects of torch and numba, and would free almost nothing.
-    """
+    """Log one line when numba first compiles a function of this package, instead of loading it."""
     from numba.core import event
 
-    class Watch(event.Listener):  # numba compiles in one thread at a time
-        said, pauses = False, []
+    class Watch(event.Listener):
+        said = False
 
         def on_start(self, event):
             is_own = event.data["dispatcher"].py_func.__module__.startswith("skpudle.")
-            self.pauses.append(is_own and gc.isenabled())
-            if self.pauses[-1]:
-                gc.disable()
             if is_own and not self.said:
                 self.said = True
                 logging.getLogger("skpudle").warning(
@@ -126,8 +118,7 @@ def _watch_compilation():
                 )
 
         def on_end(self, event):
-            if self.pauses.pop():
-                gc.enable()
+            """Do nothing."""
 
     event.register("numba:compile", Watch())
 
