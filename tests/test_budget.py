@@ -16,19 +16,19 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2465,
-    "_data": 810,
+    ".": 2444,
+    "_data": 803,
     "_denoiser": 475,
     "_fit": 1185,
     "_learners": 2115,
     "_nmf": 621,
-    "_operators": 250,
+    "_operators": 234,
     "encoding": 788,
     "inspection": 495,
     "lasso": 1000,
     "pretrained": 52,
     "search": 2592,
-    "all of the package": 12848,
+    "all of the package": 12804,
     "tests": 12115,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
