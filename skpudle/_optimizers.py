@@ -130,8 +130,7 @@ class SurrogateOptimizer(Optimizer):
         sums. With 15 the sums consist mainly of the last 7 % of all samples. Older codes belong to
         worse atoms and would hold the atoms back. Early in training few samples are known, and the
         exponent is smaller: the number of samples so far over four times the number of atoms, at
-        least 3. While the loss falls, the sums keep less: when the loss has fallen to a quarter,
-        older sums have half the weight.
+        least 3.
     anchor : float
         Weight of the current atoms, :math:`\rho`, as a number of uses. A use is a nonzero code, and
         has the weight of the mean squared nonzero code. Atoms with fewer uses than ``anchor`` so
@@ -161,7 +160,7 @@ class SurrogateOptimizer(Optimizer):
         self._state = {name: state.get(name, v).to(v, copy=True) for name, v in fresh.items()}
 
     @torch.no_grad()
-    def update(self, gradient, codes, *, weight=None, loss=None, total=None):
+    def update(self, gradient, codes, *, weight=None, total=None):
         """Refine the model by a batch, then change the atoms to lower the model.
 
         Parameters
@@ -172,8 +171,6 @@ class SurrogateOptimizer(Optimizer):
             Codes of the batch.
         weight : Tensor of shape (n_samples,), default=None
             How often each sample counts; None is once.
-        loss : Tensor of shape (), default=None
-            Mean loss of the batch, by which sums of larger losses are forgotten.
         total : callable, default=None
             ``total(*tensors)`` adds up tensors over processes that share a batch.
         """
@@ -185,14 +182,14 @@ class SurrogateOptimizer(Optimizer):
         curvature, pull = codes.mT @ codes, codes.mT @ (codes @ atoms)
         parts = n_samples, n_used, codes.square().sum(), curvature, pull
         n_samples, n_used, energy, curvature, pull = parts if total is None else total(*parts)
-        keep = self._age(n_samples, loss)
+        keep = self._age(n_samples)
         state["uses"] = keep * state["uses"] + torch.stack([energy, n_used.to(energy)])
         state["curvature"].mul_(keep).add_(curvature)
         state["pull"].mul_(keep).add_(pull).sub_(n_samples * gradient, alpha=self._per_curvature)
         one_use = (state["uses"][0] / state["uses"][1]).nan_to_num(0.0)  # NaN without uses
         atoms.copy_(self._minimize(atoms, self.anchor * one_use))
 
-    def _age(self, n_samples, loss):  # -> float or scalar tensor, from 0 to 1
+    def _age(self, n_samples):  # -> scalar tensor, from 0 to 1
         """Count the batch, and return the share of the sums to keep; small batches keep more."""
         state = self._state
         state["n_updates"] += 1
@@ -202,17 +199,7 @@ class SurrogateOptimizer(Optimizer):
         # with this exponent the sums have the weight of about four samples per atom
         exponent = state["n_samples"] / (4 * len(self.atoms))
         exponent = exponent.clamp_min(3.0).clamp_max(self.forgetting)
-        keep = (1 - 1 / n_updates) ** (share * exponent)
-        if loss is None:
-            return keep
-        loss = loss.clamp_min(0)  # rounding may leave a zero deviance negative
-        before = torch.where(state["trend"].isnan(), loss, state["trend"])
-        # in the running mean of the loss the latest batch has the weight 0.3
-        mean = torch.lerp(before[0], loss, 0.3)
-        state["trend"] = torch.stack([mean, torch.minimum(mean, before[1])])
-        # If the running mean reaches a new minimum, earlier sums lose weight: by the square root of
-        # the ratio of the new minimum to the old one.
-        return keep * (state["trend"][1] / before[1]).nan_to_num(1.0).sqrt()
+        return (1 - 1 / n_updates) ** (share * exponent)
 
     def _minimize(self, now, weight):  # (n_components, n_features), scalar -> the same as now
         """Return the atoms after one sweep, over blocks of atoms, that lowers the class's model.
@@ -267,7 +254,6 @@ class SurrogateOptimizer(Optimizer):
             # Sum of squares and number of the nonzero codes in the model. With numbers of the
             # latest batch alone, a batch of small codes would weaken the anchor of all atoms.
             "uses": atoms.new_zeros(2),
-            "trend": atoms.new_full((2,), torch.nan),  # running mean of the loss, and its minimum
         }
 
 

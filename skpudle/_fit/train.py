@@ -225,11 +225,10 @@ class Trainer:
             total = torch.stack([(weight * losses).sum(), found.objective * size, size])
         if not team.is_alone:  # alone the gradient is the batch's as it is
             gradient, total = team.sum(gradient * total[2], total)
-        size = total[2].clamp_min(torch.finfo(total.dtype).tiny)
-        weight = None if batch is None else batch.weight
-        how = dict(weight=weight, loss=total[0] / size)
+        how = dict(weight=None if batch is None else batch.weight)
         if not team.is_alone:
-            gradient, how = gradient / size, how | dict(total=team.sum)
+            gradient = gradient / total[2].clamp_min(torch.finfo(total.dtype).tiny)
+            how["total"] = team.sum
         with threads_for(rows, rows):
             self.optimizer.update(gradient, codes, **how)
         self.n_steps += 1

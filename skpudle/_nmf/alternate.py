@@ -128,18 +128,18 @@ class Events:
         """
         if dispersion == 0:
             return self
-        lost, shares = [], []
+        parts = []
         for rows in blocks_of_rows(len(codes), atoms.shape[1]):
-            share, part = 1 / (1 + dispersion * (codes[rows] @ atoms)), self.counts[rows]
+            part, share = self.take(rows), 1 / (1 + dispersion * (codes[rows] @ atoms))
             # Weights above 0.98 become 1, so that ``lost`` is sparse where rates are small. Weights
             # that are 2 % wrong raise the variance of least squares by only 0.04 %.
             share[share > 1 - 0.02] = 1.0
-            shares.append(share[_rows_of(part), part.indices])
-            lost.append(sparse.csr_array(1 - (1 - self.lost[rows].toarray()) * share))
-        counts, shares = self.counts.copy(), np.concatenate(shares)
-        counts.data *= shares
-        lost, saturated = sparse.vstack(lost, format="csr"), _saturated(self.counts, shares)
-        return replace(self, counts=counts, lost=lost, saturated=saturated)
+            lost = sparse.csr_array(1 - (1 - part.lost.toarray()) * share)
+            counts, shares = part.counts.copy(), share[_rows_of(part.counts), part.counts.indices]
+            counts.data *= shares
+            saturated = _saturated(part.counts, shares)
+            parts.append(replace(part, counts=counts, lost=lost, saturated=saturated))
+        return Events.joined(parts)
 
 
 def _rows_of(array):  # CSR -> (n_entries,)
