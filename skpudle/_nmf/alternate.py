@@ -112,14 +112,12 @@ class Events:
 
     def loads(self, atoms):  # (n_components, n_features) -> (n, n_components)
         """Return the events that a unit of each code is expected to show in each row."""
-        lost = self.lost @ atoms.T if self.lost.nnz else 0.0
-        return (atoms.sum(1) - lost).clip(0) * self.allowed
+        return (atoms.sum(1) - self.lost @ atoms.T).clip(0) * self.allowed
 
     def visible(self, codes):  # (n, n_components) -> (n_features, n_components)
         """Return for each feature the sum of each atom's codes over the rows that know it."""
         codes = codes * self.often
-        lost = self.lost.T @ codes if self.lost.nnz else np.zeros((self.lost.shape[1], 1))
-        return (codes.sum(0) - lost).clip(0)
+        return (codes.sum(0) - self.lost.T @ codes).clip(0)
 
     def weighed(self, atoms, codes, dispersion):  # -> Events
         """Return the events with weights of entries, ``1 / (1 + dispersion * rate)``.
@@ -135,20 +133,17 @@ class Events:
             # that are 2 % wrong raise the variance of least squares by only 0.04 %.
             share[share > 1 - 0.02] = 1.0
             lost = sparse.csr_array(1 - (1 - part.lost.toarray()) * share)
-            counts, shares = part.counts.copy(), share[_rows_of(part.counts), part.counts.indices]
+            counts, places = part.counts.copy(), part.counts.tocoo()
+            shares = share[places.row, places.col]
             counts.data *= shares
             saturated = _saturated(part.counts, shares)
             parts.append(replace(part, counts=counts, lost=lost, saturated=saturated))
         return Events.joined(parts)
 
 
-def _rows_of(array):  # CSR -> (n_entries,)
-    return np.repeat(np.arange(array.shape[0]), np.diff(array.indptr))
-
-
 def _saturated(counts, weights=1.0):  # -> (n,)
     entries = weights * (xlogy(counts.data, counts.data) - counts.data)
-    return np.bincount(_rows_of(counts), entries, minlength=counts.shape[0])
+    return sparse.csr_array((entries, counts.indices, counts.indptr), counts.shape).sum(1)
 
 
 def _solve_rows(counts, atoms, loads, *given):

@@ -81,8 +81,7 @@ class Hidden:
     def __init__(self, events, masks):
         known = events.lost.toarray() < 1
         self.counts, self.often = events.counts.toarray(), events.often[:, 0]
-        rows = [(self.counts, known & ~mask, self.often) for mask in masks]
-        self.plain = [events, *(Events.of(*part) for part in rows)]
+        self.plain = [events, *(Events.of(self.counts, known & ~m, self.often) for m in masks)]
         self.places = [np.nonzero(mask & known) for mask in masks]
         size = events.visible(np.ones((len(self.often), 1)))[:, 0]
         self.mean = events.by_feature.sum(1) / np.maximum(size, 1e-300)
