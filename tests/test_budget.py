@@ -16,19 +16,19 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2444,
+    ".": 2436,
     "_data": 803,
     "_denoiser": 475,
-    "_fit": 1185,
+    "_fit": 1184,
     "_learners": 2115,
-    "_nmf": 621,
+    "_nmf": 617,
     "_operators": 234,
     "encoding": 788,
     "inspection": 495,
     "lasso": 1000,
     "pretrained": 52,
     "search": 2592,
-    "all of the package": 12804,
+    "all of the package": 12791,
     "tests": 12115,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
