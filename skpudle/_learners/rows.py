@@ -521,7 +521,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _transform_encoder(self):
         """Return the encoder of rows without their baseline."""
-        encoder, noise = self._encoder(), replace(units_of(self).of_new_rows(), intercept=None)
+        encoder, noise = self._encoder(), replace(units_of(self), norm=None, intercept=None)
         if isinstance(encoder, LearnedEncoder):  # it limits residuals itself
             noise = replace(noise, limit=None)
         gains = noise.gains(arrays.to_tensor(self.components_))

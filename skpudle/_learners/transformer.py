@@ -292,7 +292,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             predicted from it, noise included.
         """
         check_is_fitted(self)
-        units = units_of(self).of_new_rows()
+        units = replace(units_of(self), norm=None)  # no whole row is left out
         limit = None if units.limit is None else units.limit_in_data()
 
         def without_outliers(samples):

@@ -18,7 +18,7 @@ entries of the row predict (`skpudle.search.held_out`).
    energy exceeds that of the mean atom. Then atoms are learned from half of the rows, with the
    suspects, and predict the hidden suspects of the other half. If more than a tenth of the energy
    is predicted, the suspects are signals. Otherwise atoms are learned without the suspects. The
-   suspects are outliers if these atoms predict the remaining, *usual* entries better.
+   suspects are outliers if these atoms predict the other, *usual* entries better.
 2. A *baseline*, the mean, is subtracted if rows then have fewer nonzero codes: half a code less on
    average. (Without a baseline one atom in all rows has to stand for it.) Where codes do not have
    mean zero, subtracting the mean makes codes less sparse, so there is no baseline.
@@ -41,7 +41,6 @@ and has an even smaller residual in the next round.
 from dataclasses import dataclass, replace
 from math import inf, log, log2
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,7 +51,7 @@ from skpudle.encoding._unfold import encode
 from skpudle.lasso._solve import lasso_path, solve_lasso
 from skpudle.search import held_out
 from skpudle.search._epoch import draw_rows, spread_rows
-from skpudle.search.descend import SETTLES, descend, exhaust, play_rounds, settle
+from skpudle.search.descend import SETTLES, exhaust, play_rounds, settle
 from skpudle.search.problem import auto_alpha
 
 # An entry is far if it lies more than 5 standard deviations from the median of its column. In
@@ -92,8 +91,6 @@ _HIDES = 0.8
 # entries, for noise to differ. In 15 of 16 random draws of data with unequal noise, of 12 to 60
 # features, the share is .05 to .98. In clean rows of 6 to 10 features it is 0 to .04.
 _RESIDUAL = 0.05
-# A mean whose square is below this number of squared standard errors is taken for zero.
-_NEAR = 16.0
 # Size of the sample of rows that units are learned from: _SAMPLED_ROWS, or _ROWS_PER_ATOM for each
 # atom or feature if that is more, but at most _ENTRIES entries. Half of the sample lets atoms
 # settle. A quarter of _ROWS_PER_ATOM for each atom decides on a baseline.
@@ -169,18 +166,9 @@ class Units:
         """Whether rows in these units are equal to the data."""
         return self.intercept is self.scale is None and not self.looks_at_rows
 
-    def of_new_rows(self):  # -> Units
-        """Return the units for rows outside of a fit, where no whole row is left out."""
-        return replace(self, norm=None)
-
     def limit_in_data(self):  # -> (n_features,)
         """Return ``limit``, the largest errors of entries, in the units of the data."""
         return self.limit if self.scale is None else self.limit * self.scale.to(self.limit)
-
-    def centre(self, x):  # (n, n_features) -> the same
-        """Return rows minus the baseline, divided by the noise of features."""
-        x = x if self.intercept is None else x - self.intercept.to(x)
-        return x if self.scale is None else x / self.scale.to(x)
 
     def enter(self, x, mask=None):  # -> x, mask, scales (n, 1) or None
         """Return rows in units of the noise, the mask of the entries that count, and row scales.
@@ -188,7 +176,8 @@ class Units:
         ``x`` and ``mask`` are (n, n_features). The scale and the outliers of a row depend on the
         entries of this row alone.
         """
-        x = self.centre(x)
+        x = x if self.intercept is None else x - self.intercept.to(x)
+        x = x if self.scale is None else x / self.scale.to(x)
         if not self.looks_at_rows:
             return x, mask, None
         known = torch.ones_like(x) if mask is None else mask
@@ -200,7 +189,8 @@ class Units:
     def _enter(self, x, known):  # -> known, scale
         """Return the mask of the entries that count (n, m), and the scales of rows (n, 1).
 
-        ``x`` and ``known`` (n, m) are rows from `centre` and the mask of their known entries.
+        ``x`` (n, m) are rows without the baseline, divided by the noise of features, and ``known``
+        (n, m) is the mask of their known entries.
         """
         unit = 2.0 ** round(log2(self.alpha))  # divided by this, no square overflows
         y, counts = torch.where(known > 0, x, 0.0).double() / unit, known.double()
@@ -303,22 +293,21 @@ def _outlying_rows(x, known, atoms, alpha, positive, norm):  # -> (n,) bool
     found = squares > (_LONG * norm) ** 2 * known.sum(1)
     y, known = x[found], known[found]
     y = y * norm * (known.sum(1) / squares[found]).sqrt()[:, None]  # scaled to the median length
-    errors, _ = _predict(y, known, atoms, alpha, positive, factors=(1.0,))
+    errors, _ = _predict(y, known, atoms, [alpha], positive)
     found[found.clone()] = errors.sum(1) > _UNPREDICTED * (y * known).square().sum(1)
     return found
 
 
-def _predict(x, known, atoms, alpha, positive, *, judged=None, factors=_PENALTIES):
+def _predict(x, known, atoms, alphas, positive, judged=None):
     """Predict entries that are hidden in turn; return squared errors and predictions, (n, m) each.
 
-    Codes are those of the lasso or of least squares on its supports, at ``alpha`` times one of the
-    ``factors``: the combination with the least error of the entries that ``judged`` (n, m) marks,
+    Codes are those of the lasso or of least squares on its supports, at one of the penalties
+    ``alphas``: the combination with the least error of the entries that ``judged`` (n, m) marks,
     which are all known entries by default. The errors of all other entries are 0.
     """
-    found = x.new_zeros(2 * len(factors), *x.shape)
+    found = x.new_zeros(2 * len(alphas), *x.shape)
     for seen, hidden in held_out.hide_in_turn(torch.arange(x.shape[1])):
         options = dict(positive=positive, mask=held_out.gaps_in(known[:, seen]))
-        alphas = [factor * alpha for factor in factors]
         codes = torch.cat(lasso_path(atoms[:, seen], x[:, seen], alphas, **options))
         found[:, :, hidden] = codes @ atoms[:, hidden]
     errors = (x - found).square() * (known if judged is None else judged)
@@ -329,13 +318,11 @@ def _predict(x, known, atoms, alpha, positive, *, judged=None, factors=_PENALTIE
 # ------------------------------------------------------------------ statistics
 
 
-def _quantiles(x, *shares):  # (n, m) array, with NaN for gaps -> list of (m,), one for each share
+def _quantiles(x, *shares):  # (n, m), with NaN for gaps -> (n_shares, m)
     """Return quantiles of each column's entries; 0 for a column without entries."""
-    ordered = np.sort(x, axis=0)
-    last = np.maximum((~np.isnan(ordered)).sum(axis=0) - 1, 0)
-    places = ((share * last).astype(int)[None] for share in shares)
-    found = (np.take_along_axis(ordered, place, axis=0)[0] for place in places)
-    return [torch.as_tensor(quantile).nan_to_num() for quantile in found]
+    last = ((~x.isnan()).sum(0) - 1).clamp_min(0)
+    places = (torch.tensor(shares)[:, None] * last).long()
+    return x.sort(0).values.gather(0, places).nan_to_num()
 
 
 def _deviations(distances):  # (n, m), with NaN for gaps -> (m,)
@@ -403,15 +390,14 @@ def _shrink(variances, n):  # (k,), (k,) -> deviations, mean and variance of log
     return scales / scales.log().mean().exp(), float(mean), float(variance)
 
 
-def _is_worse(one, other, least=_WORTH, errors=_SURE):  # -> bool
+def _is_worse(one, other, least=_WORTH):  # -> bool
     """Return whether log(one) exceeds log(other) on average, beyond ``least`` and beyond chance.
 
-    Both are squared errors or variances, of shape (n,), and compared pair by pair. Chance ends at
-    ``errors`` standard errors of the mean difference.
+    Both are squared errors or variances, of shape (n,), and compared pair by pair.
     """
     logs = [(squares + 1e-300).log() for squares in (one, other)]
     predictions = (held_out.Prediction(squares, float(squares.sum())) for squares in logs)
-    return float((logs[0] - logs[1]).mean()) > least and held_out.worse(*predictions, errors)
+    return float((logs[0] - logs[1]).mean()) > least and held_out.worse(*predictions, _SURE)
 
 
 def _differs(noise, signal, n):  # (m,) each -> bool
@@ -427,28 +413,6 @@ def _differs(noise, signal, n):  # (m,) each -> bool
 
 
 # ------------------------------------------------------------------ learning
-
-
-def _settle(problem, n_components, atoms=None, n_epochs=SETTLES):  # -> Epoch
-    """Let atoms descend until they stall, and return the coded data of the last epoch.
-
-    By default the atoms start from samples, the same for all seeds, and first settle on a sample of
-    the rows.
-    """
-    if atoms is None:
-        n = _ROWS_PER_ATOM // 4 * max(n_components, problem.x.shape[1])
-        part = problem.thinned(max(1, len(problem.x) // n))
-        given = part.x, n_components, "data", torch.Generator().manual_seed(0)
-        atoms = problem.project(project_atoms(initial_atoms(*given, weight=part.weight)))
-        if part is not problem:
-            atoms = _settle(part, n_components, atoms).atoms
-    return exhaust(descend(problem, atoms, problem.first_codes(atoms), 1 + n_epochs))
-
-
-def _find_missing(problem, atoms):  # (p, m) -> (p, m)
-    """Return atoms after the rounds of a search, which find atoms that descent has missed."""
-    settled, _ = exhaust(settle(problem, atoms))
-    return exhaust(play_rounds(settled)).atoms
 
 
 class _Sample:
@@ -493,47 +457,46 @@ class _Sample:
         used = used.nonzero().flatten()
         return used[spread_rows(len(used), n)]
 
-    def problem(self, among=None, n=None):  # -> Problem
-        """Return the problem of ``n`` rows in the units so far, with the usual penalty.
+    def settle(self, atoms=None, most=SETTLES, *, among=None, n=None, alpha=None):  # -> Epoch
+        """Let atoms settle in the units so far; return the coded data of the last epoch.
 
-        By default ``n`` is half of the size of the sample. Entries that do not count are missing.
-        ``among`` marks the rows to choose from.
+        They have at most ``most`` epochs on a sample of ``n`` of the rows that ``among`` marks. By
+        default atoms start from rows, the same for all seeds, ``n`` is half of the size of the
+        sample, and the penalty ``alpha`` is the usual one. Entries that do not count are missing.
         """
         rows = self.rows(n or self._n_settle, among)
         x, mask = self.in_units(rows), held_out.gaps_in(self.counts[rows])
         part = replace(self._part.of_rows(rows), x=x, mask=mask)
-        return replace(part, alpha=auto_alpha(x, mask=mask, weight=part.weight))
+        alpha = auto_alpha(x, mask=mask, weight=part.weight) if alpha is None else alpha
+        if atoms is None:
+            given = part.x, self.n_components, "data", torch.Generator().manual_seed(0)
+            atoms = part.project(initial_atoms(*given, weight=part.weight))
+        return exhaust(settle(part, atoms, most=most, alpha=alpha))[0]
 
-    def mean(self):  # -> (m,), bool
-        """Return the mean of each feature's entries that count, and whether it is far from zero."""
+    def mean(self):  # -> (m,)
+        """Return the mean of each feature's entries that count."""
         weight = self.weighted(self.counts)
-        n = weight.sum(0).clamp_min(1e-300)
-        mean = (weight * self.x).sum(0) / n
-        errors = (weight * (self.x - mean).square()).sum(0) / n / self.counts.sum(0).clamp_min(1)
-        return mean, float(mean.square().sum()) > _NEAR * float(errors.sum())
+        return (weight * self.x).sum(0) / weight.sum(0).clamp_min(1e-300)
 
     def take_mean(self, asked, n_unfoldings):
         """Set ``centre`` to the mean if ``asked`` is True, or "auto" and the data speak for it.
 
         Otherwise ``centre`` becomes 0. The data speak for a baseline if rows have half a nonzero
         code less with it, or if an encoder of ``n_unfoldings`` leaves half of the squared residual.
-        (Few unfoldings cannot reach the large code of an atom
-        that stands for the mean.)
+        (Few unfoldings cannot reach the large code of an atom that stands for the mean.)
         """
-        mean, is_far = self.mean()
-        if asked == "auto" and is_far and not self.positive and self.is_large:
-            n, alpha = _ROWS_PER_ATOM // 4 * max(self.n_components, len(mean)), None
-            n_codes, left = [], []
+        mean, alpha, n_codes, left = self.mean(), None, [], []
+        if asked == "auto" and self.is_large and not self.positive:
+            n = _ROWS_PER_ATOM // 4 * max(self.n_components, len(mean))
             for self.centre in (mean, 0 * mean):
-                problem = self.problem(n=n)
-                alpha = problem.alpha if alpha is None else alpha
-                problem = replace(problem, alpha=alpha)
-                epoch = _settle(problem, self.n_components, n_epochs=_BRIEF)
-                n_codes.append(epoch.n_entries / problem.total_weight)
+                coded = self.settle(most=_BRIEF, n=n, alpha=alpha)
+                problem, atoms = coded.problem, coded.atoms
+                alpha, x, known = problem.alpha, problem.x, problem.known
+                n_codes.append(coded.n_entries / problem.total_weight)
                 if n_unfoldings:
                     how = dict(alpha=alpha, n_unfoldings=n_unfoldings, mask=problem.mask)
-                    residual = problem.x - encode(epoch.atoms, problem.x, **how) @ epoch.atoms
-                    left.append((residual * self.counts[self.rows(n)]).square().sum(1))
+                    residual = x - encode(atoms, x, **how) @ atoms
+                    left.append((residual * known).square().sum(1))
             asked = n_codes[1] - n_codes[0] > _SAVED
             if n_unfoldings and not asked:
                 # Three unfoldings leave .34 of the variance of digits without a baseline, and .12
@@ -552,9 +515,9 @@ class _Sample:
         """
         rows = self.rows(n_rows, among)
         x, known = self.in_units(rows), self.counts[rows]
-        factors = _PENALTIES if alpha is None else (1.0,)
-        alpha = auto_alpha(x, mask=held_out.gaps_in(known)) if alpha is None else alpha
-        errors, found = _predict(x, known, atoms, alpha, self.positive, factors=factors)
+        usual = auto_alpha(x, mask=held_out.gaps_in(known))
+        alphas = [factor * usual for factor in _PENALTIES] if alpha is None else [alpha]
+        errors, found = _predict(x, known, atoms, alphas, self.positive)
         n, sums = known.sum(0).clamp_min(1), (errors.sum(0), found.square().sum(0))
         n_normal = 3 * sums[0].square() / errors.square().sum(0).clamp_min(1e-300)
         return *(self.scale.square() * part / n for part in sums), n_normal
@@ -569,7 +532,7 @@ class _Sample:
         """
         far, long = _suspects(self.x, self.known, centres=centres)
         self.counts = self.known * ~(far | long[:, None])
-        squares = self.weighted((self.x - self.mean()[0] * centres).square())
+        squares = self.weighted((self.x - self.mean() * centres).square())
         of_suspects = float((squares * (self.known - self.counts)).sum())
         if of_suspects * n_components > float((squares * self.known).sum()):
             return far, long
@@ -578,60 +541,42 @@ class _Sample:
     def are_outliers(self, far, long):  # (n, m) bool, (n,) bool -> bool
         """Return whether suspects are outliers: not predicted, and better left out of training.
 
-        Atoms are learned from each half of the rows, with and without suspects, and predict the
-        other half. The answer is True if at least nine tenths of the energy of suspects is not
-        predicted, and usual entries are predicted better by the atoms learned without suspects. The
-        atoms of the first half alone decide for False if they predict more than half of the energy
-        of the suspects, and for True if the gain exceeds twice the usual number of standard errors.
-        `counts` is changed.
+        Atoms are learned from half of the rows, with and without suspects, and predict the other
+        half. The answer is True if at least nine tenths of the energy of suspects is not predicted,
+        and usual entries are predicted better by the atoms learned without suspects. `counts` is
+        changed.
         """
         usual = self.known * ~(far | long[:, None])
-        suspected, sums, errors = self.known - usual, 0.0, []
         half = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0)) % 2 == 0
 
-        def learn(rows, counts):  # -> atoms, penalty: from the rows and the entries that count
-            self.counts = counts
-            problem = self.problem(rows)
-            return _settle(problem, self.n_components).atoms, problem.alpha
+        def errors_of(coded, known, judged, among):  # -> (2, n): errors and energies of `judged`
+            rows, alpha = self.rows(_JUDGES, ~half & among), coded.problem.alpha
+            x, of_rows, alphas = self.in_units(rows), judged[rows], [f * alpha for f in _PENALTIES]
+            errors, _ = _predict(x, known[rows], coded.atoms, alphas, self.positive, of_rows)
+            return torch.stack([errors, x.square() * of_rows]).sum(2)
 
-        def judge(atoms, known, judged, rows):  # -> (2, n): errors and energies of judged entries
-            rows = self.rows(_JUDGES, rows)
-            x, given = self.in_units(rows), dict(judged=judged[rows])
-            found, _ = _predict(x, known[rows], *atoms, self.positive, **given)
-            return torch.stack([found, x.square() * judged[rows]]).sum(2)
+        self.counts, suspected = self.known, self.known - usual
+        before = self.settle(among=half)
+        unpredicted, energy = errors_of(before, self.known, suspected, suspected.any(1)).sum(1)
+        if unpredicted < (1 - _WORTH) * energy:
+            return False
+        self.counts = usual
+        after = self.settle(among=half)
+        return _is_worse(*(errors_of(one, usual, usual, ~long)[0] for one in (before, after)))
 
-        for rows, least in ((half, _UNPREDICTED), (~half, 1 - _WORTH)):
-            before = learn(rows, self.known)
-            sums = sums + judge(before, self.known, suspected, ~rows & suspected.any(1)).sum(1)
-            if sums[0] < least * sums[1]:
-                return False
-            after = learn(rows, usual)
-            errors.append([judge(one, usual, usual, ~rows & ~long)[0] for one in (before, after)])
-            gain = [torch.cat(of_halves) for of_halves in zip(*errors, strict=True)]
-            if sums[0] > (1 - _WORTH) * sums[1] and _is_worse(*gain, errors=2 * _SURE):
-                return True
-        return _is_worse(*gain)
-
-    def separate(self, far, long):  # -> Units, or None if more than a tenth are outliers
+    def separate(self, long):  # (n,) bool -> Units, or None if more than a tenth are outliers
         """Find outliers by atoms that settle without the suspects; return the units.
 
-        Each round codes the rows in the units so far, finds the limits of errors, marks the
-        outliers, and lets atoms settle without them. The noise of features is learned on the way,
-        and kept if it differs and predicts hidden entries better. `counts` and `scale` change.
+        Each round lets atoms settle in the units so far, codes all rows but those that are
+        ``long``, finds the limits of errors, and marks the outliers. The noise of features is
+        learned on the way, and kept if it differs and predicts hidden entries better. `counts` and
+        `scale` change.
         """
-        atoms, first = _settle(self.problem(), self.n_components).atoms, None
+        atoms = exhaust(play_rounds(self.settle())).atoms
+        first, known = None, self.known * ~long[:, None]
         for i in range(_ROBUST + 1):
-            problem = self.problem()
-            how = problem.alpha, self.positive
-            if i:
-                atoms = _settle(problem, len(atoms), atoms, _AGAIN).atoms
-            else:  # long rows count again if atoms predict at least half of their energy
-                atoms, known = _find_missing(problem, atoms), self.known.clone()
-                x, usual = self.in_units(long), known[long] * ~far[long]
-                errors = _predict(x, usual, atoms, *how)[0].sum(1)
-                energies = (x.square() * usual).sum(1)
-                known[long] *= (errors <= _UNPREDICTED * energies)[:, None]
-            x = self.in_units()
+            coded = self.settle(atoms, _AGAIN)
+            atoms, x, how = coded.atoms, self.in_units(), (coded.problem.alpha, self.positive)
             limit = _limit(held_out.residuals_of(x, self.counts, atoms, *how)[0], self.counts)
             self.counts = _usual_entries(x, known, atoms, *how, limit)
             if i < _ROBUST:
@@ -649,9 +594,9 @@ class _Sample:
         are_entries = float((squares * (1 - self.counts)).sum()) * self.n_components
         norm = float(_median_size((x * self.counts).square().mean(1).sqrt()))
         return replace(
-            self.units(atoms, problem.alpha),
+            self.units(atoms, coded.problem.alpha),
             limit=limit * self.unit if are_entries > float(squares.sum()) else None,
-            norm=norm * self.unit if bool((known < self.known).any()) else None,
+            norm=norm * self.unit if bool(long.any()) else None,
         )
 
     def units(self, atoms=None, alpha=None):  # -> Units
@@ -697,23 +642,22 @@ class _Sample:
             atoms, self.scale = project_atoms(atoms * self.scale / scale), scale
             if before is not None and not _is_worse(before, self.hidden(atoms, among=~half)[0]):
                 return None
-            atoms, before = _settle(self.problem(), len(atoms), atoms, _AGAIN).atoms, None
+            atoms, before = self.settle(atoms, _AGAIN).atoms, None
             noise, _, n = self.hidden(atoms, **told)
         return atoms
 
     def learn_noise(self, noise):  # -> Units
         """Learn the noise that a user names, "features", "rows" or "both", even if it is equal."""
-        problem = self.problem()
-        atoms = _find_missing(problem, _settle(problem, self.n_components).atoms)
+        coded = exhaust(play_rounds(self.settle()))
         if noise != "rows":
-            atoms = self.learn_features(atoms, asked=True)
+            coded = self.settle(self.learn_features(coded.atoms, asked=True), _AGAIN)
         if noise == "features":
             return self.units()
-        alpha = self.problem().alpha
+        atoms, alpha = coded.atoms, coded.problem.alpha
         for _ in range(_ROUNDS_OF_ROWS):
             units = replace(self.units(atoms, alpha), rows=self.noise_of_rows(atoms, alpha))
             self.enter(units)
-            atoms = _settle(self.problem(), len(atoms), atoms, _AGAIN).atoms
+            atoms = self.settle(atoms, _AGAIN).atoms
         return units
 
     def noise_of_rows(self, atoms, alpha):  # -> mean, variance, least
@@ -760,7 +704,7 @@ def learn_units(problem, n_components, *, intercept="auto", noise="auto", n_unfo
         suspects = sample.find_suspects(n_components, centres=centres)
     sample.take_mean(intercept, n_unfoldings)
     if suspects is not None:
-        units = sample.separate(*suspects) if sample.are_outliers(*suspects) else None
+        units = sample.separate(suspects[1]) if sample.are_outliers(*suspects) else None
         if units is not None:
             return units
         sample.scale, sample.counts = torch.ones_like(sample.scale), sample.known
