@@ -80,7 +80,7 @@ _WORTH = 0.1
 # A baseline is taken if rows have this number of nonzero codes less with it, on average, after this
 # number of epochs. An offset costs each row a code at first; after more epochs atoms have grown to
 # contain parts of the offset.
-_SAVED, _BRIEF = 0.5, 10
+_SAVED, _BRIEF = 0.5, 11
 # A gain has to exceed this number of its standard errors. Chance alone exceeds it once in 1,000.
 _SURE = 3.0
 # The noise of features hides signals if the correlation of log(noise) with log(noise / signal),
@@ -104,7 +104,7 @@ _SAMPLED_ATOMS, _JUDGES, _SCREENED = 256, 300, 100
 _FEWEST_ROWS, _FEW = 60, 4
 # Epochs in which atoms settle again after a change of units; numbers of rounds for outliers, for
 # the noise of features and for the noise of rows. Rounds end when no log(scale) changes by _STILL.
-_AGAIN, _ROBUST, _ROUNDS, _ROUNDS_OF_ROWS, _STILL = 8, 4, 8, 3, 0.05
+_AGAIN, _ROBUST, _ROUNDS, _ROUNDS_OF_ROWS, _STILL = 9, 4, 8, 3, 0.05
 # Factors on the penalty of codes that predict hidden entries; the best one is taken.
 _PENALTIES = 2.0, 1.0, 0.5
 # Factors on the penalty of codes whose residuals estimate the noise of a row. With the factor 1
@@ -542,12 +542,15 @@ class _Sample:
         """Return whether suspects are outliers: not predicted, and better left out of training.
 
         Atoms are learned from half of the rows, with and without suspects, and predict the other
-        half. The answer is True if at least nine tenths of the energy of suspects is not predicted,
-        and usual entries are predicted better by the atoms learned without suspects. `counts` is
-        changed.
+        half. The row with the largest suspects is in the first half, where they harm atoms, the
+        next one in the other half, and so on by turns. The answer is True if at least nine tenths
+        of the energy of suspects is not predicted, and usual entries are predicted better by the
+        atoms learned without suspects. `counts` is changed.
         """
         usual = self.known * ~(far | long[:, None])
-        half = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(0)) % 2 == 0
+        suspected, half = self.known - usual, torch.zeros(len(self.x), dtype=torch.bool)
+        sizes = (self.in_units().square() * suspected).sum(1)
+        half[sizes.argsort(descending=True, stable=True)[::2]] = True
 
         def errors_of(coded, known, judged, among):  # -> (2, n): errors and energies of `judged`
             rows, alpha = self.rows(_JUDGES, ~half & among), coded.problem.alpha
@@ -555,7 +558,7 @@ class _Sample:
             errors, _ = _predict(x, known[rows], coded.atoms, alphas, self.positive, of_rows)
             return torch.stack([errors, x.square() * of_rows]).sum(2)
 
-        self.counts, suspected = self.known, self.known - usual
+        self.counts = self.known
         before = self.settle(among=half)
         unpredicted, energy = errors_of(before, self.known, suspected, suspected.any(1)).sum(1)
         if unpredicted < (1 - _WORTH) * energy:
