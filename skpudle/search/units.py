@@ -318,21 +318,18 @@ def _predict(x, known, atoms, alphas, positive, judged=None):
 # ------------------------------------------------------------------ statistics
 
 
-def _quantiles(x, *shares):  # (n, m), with NaN for gaps -> (n_shares, m)
-    """Return quantiles of each column's entries; 0 for a column without entries."""
+def _quantile(x, share):  # (n, m), with NaN for gaps -> (m,)
+    """Return a quantile of each column's entries; 0 for a column without entries."""
     last = ((~x.isnan()).sum(0) - 1).clamp_min(0)
-    places = (torch.tensor(shares)[:, None] * last).long()
-    return x.sort(0).values.gather(0, places).nan_to_num()
+    return x.sort(0).values.gather(0, (share * last).long()[None])[0].nan_to_num()
 
 
 def _deviations(distances):  # (n, m), with NaN for gaps -> (m,)
-    """Estimate the standard deviation of each column from distances to its centre.
+    """Estimate the standard deviation of each column from the 0.9 quantile of distances.
 
-    The answer is the larger of two estimates, by the median and by the 0.9 quantile; infinite if
-    both are zero.
+    They are distances to the centre of the column. The answer is infinite instead of zero.
     """
-    half, outer = _quantiles(distances, 0.5, 1 - _MOST)
-    found = torch.maximum(half / held_out.MEDIAN_OF_NORMAL, outer / _QUANTILE_OF_NORMAL)
+    found = _quantile(distances, 1 - _MOST) / _QUANTILE_OF_NORMAL
     return torch.where(found > 0, found, inf)
 
 
@@ -360,9 +357,9 @@ def _suspects(x, known, *, centres):  # -> (n, m) bool, (n,) bool
     than a tenth of the entries are far, or a tenth of the rows long, none is marked.
     """
     y = torch.where(known > 0, x, torch.nan)
-    y = y - _quantiles(y, 0.5)[0] if centres else y
+    y = y - _quantile(y, 0.5) if centres else y
     distances = y.abs() / _deviations(y.abs())
-    of_row = (_quantiles(distances.mT, 0.5)[0] / held_out.MEDIAN_OF_NORMAL).clamp_min(1)
+    of_row = (_quantile(distances.mT, 0.5) / held_out.MEDIAN_OF_NORMAL).clamp_min(1)
     far = distances > _FAR * of_row[:, None]
     far &= bool(far.sum() <= _MOST * known.sum())
     size = torch.where(far, torch.nan, y).square().nanmean(1).sqrt().nan_to_num()
@@ -743,10 +740,10 @@ def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise i
     sample.enter(units)
     atoms, alpha, rows = atoms.cpu().double(), alpha / sample.unit, sample.rows(_SCREENED)
     noise, signal, n = sample.hidden(atoms, _SCREENED, alpha)
-    given = sample.in_units(rows), sample.counts[rows], atoms, alpha, sample.positive
-    squares = held_out.residuals_of(*given)[0].square().sum(0)
-    residual = squares / sample.counts[rows].sum(0).clamp_min(1)
-    if residual.sum() < _RESIDUAL * noise.sum() or not _differs(noise, signal, n):
+    x, known = sample.in_units(rows), sample.counts[rows]
+    residuals, _ = held_out.residuals_of(x, known, atoms, alpha, sample.positive)
+    squares = residuals.square().sum(0) / known.sum(0).clamp_min(1)
+    if squares.sum() < _RESIDUAL * noise.sum() or not _differs(noise, signal, n):
         return units
     return units if sample.learn_features(atoms) is None else sample.units()
 
