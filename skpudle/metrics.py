@@ -230,15 +230,15 @@ def _match_component(atom, shifted, names):  # (m,), (n_reference, n_shifts, m) 
     best = np.abs(shifted @ atom).argmax(axis=1)
     reference = shifted[np.arange(len(best)), best]
     reference = reference * np.where(reference @ atom < 0, -1, 1)[:, None]
-    mixtures, rest = [(-1.0, [], [])], set(range(len(reference)))
-    while rest and len(mixtures) <= 3:
-        terms = mixtures[-1][1]
-        found = max((_mix(atom, reference, [*terms, k]) for k in sorted(rest)), key=itemgetter(0))
+    mixtures = [(-1.0, [], [])]
+    for _ in range(min(3, len(reference))):
+        cosine, terms, _ = mixtures[-1]
+        rest = np.setdiff1d(np.arange(len(reference)), terms)
+        found = max((_mix(atom, reference, [*terms, k]) for k in rest), key=itemgetter(0))
         # A reference joins the mixture if it raises the mixture's cosine by at least 0.01.
-        if found[0] < mixtures[-1][0] + 0.01:
+        if found[0] < cosine + 0.01:
             break
         mixtures.append(found)
-        rest -= set(found[1])
     cosine, terms, shares = mixtures[-1]
     named = {names[terms[i]]: float(shares[i]) for i in np.argsort(-shares) if shares[i] > 0}
     return ComponentMatch(names[terms[0]], mixtures[1][0], named, cosine)

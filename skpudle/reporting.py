@@ -1,20 +1,31 @@
 """Find faults of a fitted learner, and suggest the best remedy.
 
-A finding is a generator function that takes a `_Look`, a learner with samples and their codes. It
-yields a sentence for the user, or nothing if it finds no fault. A comment at each threshold gives
-the reason for its value.
+A finding is a generator function that takes a `Bunch` of a learner with samples and their codes. It
+yields a sentence for the user, or nothing if it finds no fault, and changes none of them. A comment
+at each threshold gives the reason for its value. The `Bunch` has
+
+- ``learner``, the fitted learner in the estimator that the user passed, and ``given``, its
+  parameters;
+- ``loss`` of the learner, "kullback-leibler" if codes have no penalty;
+- ``is_convolutional``, whether the learner's atoms are placed at positions of images or signals;
+- ``X``, samples as the learner gets them, after the earlier steps of a pipeline, and ``samples``,
+  the same as arrays with NaN for missing entries: (n_samples, n_features) or a list of
+  (n_channels, *size);
+- ``codes``, signed: a row for each sample, or for each position in an image or signal, and
+  ``numbers``, the number of the sample that each row of codes belongs to.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.utils import Bunch
 
 from skpudle._fit.encoders import centre
 from skpudle._fitted import encode_samples, find_learner, read_samples
 from skpudle._learners.convolutional.base import geometry_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle.metrics import atom_support, count_shift_axes, shifted_cosines
+from skpudle.metrics import atom_support, count_shift_axes, shifted_cosines, unit_atoms
 
 __all__ = ["findings"]
 
@@ -26,39 +37,6 @@ _SINGLE_SHARE = 0.5
 # Largest number of entries of the samples for which `_unsupported_atoms` runs. It searches both
 # halves of the samples: for digits (115,000 entries) each search takes 7 s of one core.
 _MOST_NUMBERS = 1_000_000
-
-
-class _Look(NamedTuple):
-    """What findings look at: a learner, samples, and their codes. Findings change none of them.
-
-    Attributes
-    ----------
-    learner : estimator
-        The fitted learner in the estimator that the user passed.
-    given : dict
-        The learner's parameters.
-    loss : str
-        The learner's loss; "kullback-leibler" if codes have no penalty.
-    X : object
-        Samples as the learner gets them, after the earlier steps of a pipeline.
-    samples : ndarray of shape (n_samples, n_features) or list of (n_channels, *size)
-        ``X`` as arrays, with NaN for missing entries.
-    codes : ndarray of shape (n_codes, n_components)
-        Signed codes: a row for each sample, or for each position in an image or signal.
-    numbers : ndarray of shape (n_codes,)
-        Number of the sample that each row of codes belongs to.
-    is_convolutional : bool
-        Whether the learner's atoms are placed at positions of images or signals.
-    """
-
-    learner: object
-    given: dict
-    loss: str
-    X: object
-    samples: np.ndarray | list
-    codes: np.ndarray
-    numbers: np.ndarray
-    is_convolutional: bool
 
 
 def _some(indices, n_atoms):
@@ -113,10 +91,9 @@ def _single_samples(look):
     if look.is_convolutional or look.loss != "gaussian":
         return
     atoms, (found, places) = look.learner.components_, _find_single(look, 1)
-    samples = np.nan_to_num(look.samples[places])
-    products = np.abs((samples * atoms).sum(axis=1))
-    norms = np.linalg.norm(samples, axis=1) * np.linalg.norm(atoms, axis=1)
-    single = found[(products > 0.9**0.5 * norms)[found]]
+    samples = unit_atoms(np.nan_to_num(look.samples[places]))
+    cosines = np.abs((samples * unit_atoms(atoms)).sum(axis=1))
+    single = found[cosines[found] > 0.9**0.5]
     if len(single):
         p = len(atoms)
         yield (
@@ -280,9 +257,10 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
     """
     found = find_learner(estimator)
     X, learner = found.prepare(X), found.learner
-    of_images = hasattr(learner, "atom_shape")
-    given = learner, learner.get_params(), getattr(learner, "loss", "gaussian"), X
-    look = _Look(*given, read_samples(learner, X), *encode_samples(learner, X), of_images)
+    look = Bunch(learner=learner, given=learner.get_params(), X=X, samples=read_samples(learner, X))
+    look.codes, look.numbers = encode_samples(learner, X)
+    look.loss = getattr(learner, "loss", "gaussian")
+    look.is_convolutional = hasattr(learner, "atom_shape")
     if all(np.isnan(sample).all() for sample in look.samples):
         return ["No value of these samples is known: all are NaN. Pass samples with known values."]
     if not look.codes.any() and any(np.nan_to_num(sample).any() for sample in look.samples):
