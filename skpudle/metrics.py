@@ -17,6 +17,7 @@ Random atoms resemble each other to the same degree.
 
 import warnings
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
 from math import ceil, exp, lgamma, pi, sqrt
 from operator import itemgetter
@@ -33,7 +34,7 @@ from sklearn.utils import Bunch, check_array, check_random_state, check_scalar
 from sklearn.utils.validation import check_consistent_length
 
 from skpudle._data.arrays import host_array, split_missing, to_numpy, to_tensor
-from skpudle._data.foreign import dictionary_of, drop_names
+from skpudle._data.foreign import dictionary_of
 from skpudle._data.images import as_fractions
 from skpudle._fitted import check_learner_of_rows, code_and_reconstruct, encode_samples
 from skpudle._learners.counts import CountDictionaryLearning
@@ -644,7 +645,8 @@ def _without(learner, atom):
     The atom becomes zero in the copy. A learned encoder does not compute codes from the atoms, so
     the encoder's thresholds for the atom become infinite.
     """
-    other = drop_names(learner)
+    other = copy(learner)
+    vars(other).pop("feature_names_in_", None)  # it gets arrays, which have no names
     other.components_ = np.array(learner.components_)
     other.components_[atom] = 0
     if hasattr(learner, "thresholds_"):

@@ -815,11 +815,9 @@ class PathDisplay(Display):
             ax.set_ylim(bottom=0)
         else:
             (self.line_,) = ax.semilogx(path.alpha, path.score, **style)
-            ring = dict(
-                color=self.line_.get_color(), fillstyle="none", label="without lasso's bias"
-            )
-            unbiased = path.alpha[path.unbiased], path.score[path.unbiased]
-            (self.unbiased_line_,) = ax.plot(*unbiased, "o", **ring)
+            ring = {"color": self.line_.get_color(), "fillstyle": "none"}
+            unbiased = path.alpha[path.unbiased], path.score[path.unbiased], "o"
+            (self.unbiased_line_,) = ax.plot(*unbiased, label="without lasso's bias", **ring)
             ax.set(xlabel="Penalty of the search", ylabel="Explained share of hidden entries")
         self.chosen_line_ = ax.axvline(self.chosen, color="grey", linestyle=":")
         ax.set_title(f"Chosen: {self.chosen:.4g}")

@@ -8,7 +8,6 @@ imported. Warnings point at the line of the user's code, and a file is never hal
 import os
 import sys
 from contextlib import contextmanager
-from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -67,16 +66,6 @@ def dictionary_of(source):
             "its components_, or wrap it in sklearn.frozen.FrozenEstimator."
         )
     return source
-
-
-def drop_names(learner):
-    """Return a copy of a fitted learner that forgot its feature names, and takes arrays.
-
-    A learner that was fitted to a data frame would warn of arrays without names.
-    """
-    learner = copy(learner)
-    vars(learner).pop("feature_names_in_", None)
-    return learner
 
 
 def given_atoms(dict_init, n_components, x, name="dict_init"):

@@ -363,9 +363,8 @@ def _in_units(learner, rows, codes, weight):  # -> Rows, unit atoms, units, gain
 
 
 def _ends(estimate, standard_error, level, positive):  # -> estimate, lower, upper, the error
-    reach = stats.norm.ppf(0.5 + level / 2) * standard_error
-    ends = estimate, estimate - reach, estimate + reach
-    ends = (np.maximum(part, 0.0) for part in ends) if positive else ends
+    reach, least = stats.norm.ppf(0.5 + level / 2) * standard_error, 0.0 if positive else -np.inf
+    ends = (np.maximum(end, least) for end in (estimate, estimate - reach, estimate + reach))
     return *ends, standard_error
 
 
