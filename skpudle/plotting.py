@@ -259,22 +259,22 @@ class AtomsDisplay(Display):
     def _draw(self, **options):
         getattr(self, f"_draw_{self.kind}")(**options)
 
-    def _finish_grid(self, n_rows, n_columns, row_labels):
-        """Finish a grid of atoms: fade atoms without support, label rows, remove the frame."""
-        if self.supported is not None:
-            row, column = np.divmod(np.flatnonzero(~self.supported), n_columns)
-            self.ax_.autoscale(False)  # the white bars that fade atoms must not change the limits
-            cover = dict(color="white", alpha=0.75, linewidth=0, zorder=3)
-            self.ax_.bar(column, 1, 1, row, align="edge", **cover)
+    def _set_grid(self, n_columns, row_labels):  # -> n_rows, n_columns
+        """Set axes to a grid of atoms, with names of rows, and cover atoms without support."""
+        n_rows, n_columns = self._grid(n_columns)
         places = [] if row_labels is None else np.arange(n_rows) + 0.5
         self.ax_.set_yticks(places, row_labels)
-        self.ax_.set_xticks([])
+        self.ax_.set(xticks=[], xlim=(0, n_columns), ylim=(n_rows, 0), frame_on=False)
         self.ax_.tick_params(length=0)
-        self.ax_.set_frame_on(False)
+        if self.supported is not None:
+            row, column = np.divmod(np.flatnonzero(~self.supported), n_columns)
+            cover = dict(color="white", alpha=0.75, linewidth=0, zorder=3)
+            self.ax_.bar(column, 1, 1, row, align="edge", **cover)
+        return n_rows, n_columns
 
     def _draw_images(self, *, n_columns=None, row_labels=None, **style):
         n_atoms, height, width, *colours = self.atoms.shape
-        n_rows, n_columns = self._grid(n_columns)
+        n_rows, n_columns = self._set_grid(n_columns, row_labels)
         images = self.atoms / _largest(self.atoms)
         if self.lower is not None:
             images = np.where((self.lower > 0) | (self.upper < 0), images, 0.0)
@@ -289,11 +289,10 @@ class AtomsDisplay(Display):
         greys = {"cmap": "gray", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
         place = {"extent": (0, n_columns, n_rows, 0), "aspect": (height + 1) / (width + 1)}
         self.image_ = self.ax_.imshow(grid, **(greys | place | style))
-        self._finish_grid(n_rows, n_columns, row_labels)
 
     def _draw_lines(self, *, n_columns=None, row_labels=None, sampling_rate=None, **style):
         n_atoms, length, n_channels = self.atoms.shape
-        n_rows, n_columns = self._grid(n_columns)
+        _, n_columns = self._set_grid(n_columns, row_labels)
         row, column = np.divmod(np.arange(n_atoms), n_columns)
         ends = column + _MARGIN, column + 1 - _MARGIN
         self.ax_.hlines(row + 0.5, *ends, color="0.8", linewidth=0.5)
@@ -309,12 +308,10 @@ class AtomsDisplay(Display):
             self.ax_.fill_between(x, *band, color=line.get_color(), alpha=0.3, linewidth=0)
             for line, *band in (zip(self.lines_, *bands) if bands else ())
         ]
-        self.ax_.set(xlim=(0, n_columns), ylim=(n_rows, 0))
         if 1 < n_channels <= 10:  # matplotlib repeats its colours after ten
             names = [f"channel {k}" for k in range(n_channels)]
             place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "frameon": False}
             self.ax_.legend(self.lines_, names, ncols=5, fontsize="small", **place)
-        self._finish_grid(n_rows, n_columns, row_labels)
         if sampling_rate is not None:
             seconds = (length - 1) / check_rate(sampling_rate)
             self.ax_.set_xticks([_MARGIN, 1 - _MARGIN], ["0", f"{seconds:.3g} s"])
