@@ -85,7 +85,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def __init__(
         self, estimator: Any = None, *, random_state: int | np.random.RandomState | None = None
     ) -> None:
-        self.estimator, self.random_state = estimator, random_state
+        """Set the parameters."""
 
     def _read(self, X, *, reset):
         rows = check_rows(host_array(X), estimator=self, allow_nan=True)

@@ -33,7 +33,7 @@ from sklearn.preprocessing import normalize
 from sklearn.utils import Bunch, check_array, check_random_state, check_scalar
 from sklearn.utils.validation import check_consistent_length
 
-from skpudle._data.arrays import host_array, split_missing, to_numpy, to_tensor
+from skpudle._data.arrays import check_rows, host_array, split_missing, to_numpy, to_tensor
 from skpudle._data.foreign import dictionary_of
 from skpudle._data.images import as_fractions
 from skpudle._fitted import check_learner_of_rows, code_and_reconstruct, encode_samples
@@ -55,7 +55,6 @@ __all__ = [
     "unexplained_variance",
 ]
 
-_FLOATS = [np.float64, np.float32]
 # Singular values below this share of the largest singular value are rounding errors.
 _RANK = 1e-9
 # Parameters that `atom_support` copies from the given learner to the searches that it runs.
@@ -68,7 +67,7 @@ def check_pair(first, second, *, same_length=False):
     The shapes are compared without the first axis, and with the first axis if ``same_length``.
     """
     first, second = (
-        check_array(host_array(dictionary_of(given)), dtype=_FLOATS, allow_nd=True)
+        check_array(host_array(dictionary_of(given)), dtype=[np.float64, np.float32], allow_nd=True)
         for given in (first, second)
     )
     start = 0 if same_length else 1
@@ -700,7 +699,7 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
     """
     learner = check_learner_of_rows(learner)
     given = host_array(X)  # a data frame stays a data frame, with the names of its columns
-    X = check_array(given, dtype=_FLOATS, ensure_all_finite="allow-nan", input_name="X")
+    X = check_rows(given, allow_nan=True)
 
     def squares(learner, data, rows):  # -> (n,)
         _, _, reconstruction = code_and_compare(learner, data)
@@ -875,7 +874,7 @@ def atom_support(
             "noise here. Compare halves, by ConsensusDictionary(learner, resample='halves')."
         )
     check_scalar(level, "level", float, min_val=0, max_val=1, include_boundaries="neither")
-    X = check_array(host_array(X), dtype=_FLOATS, ensure_all_finite="allow-nan", input_name="X")
+    X = check_rows(host_array(X), allow_nan=True)
     atoms = unit_atoms(np.asarray(host_array(learner.components_), dtype=np.float64))
     rng = np.random.default_rng(check_random_state(random_state).randint(2**31))
     coherence, found = np.zeros(len(atoms)), np.zeros((0, atoms.shape[1]))

@@ -878,9 +878,7 @@ class StabilityDisplay(Display):
         StabilityDisplay
             The display, drawn.
         """
-        if hasattr(estimator, "fit"):
-            if scores is not None:
-                raise ValueError("scores are of several sizes, not of one learner. Pass the fits.")
+        if scores is None and hasattr(estimator, "fit"):
             check_is_fitted(estimator, "stability_")
             order = np.argsort(-estimator.stability_, kind="stable")
             agreeing = estimator.n_agreeing_[order] / len(estimator.replicates_)

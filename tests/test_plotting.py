@@ -174,7 +174,6 @@ def test_what_no_display_has_is_refused(learner, X):
         (activations, dict(sampling_rate=0), "sampling_rate=0 is no rate"),
         (partial(atoms, np.eye(3)), dict(sampling_rate=-1), "sampling_rate=-1 is no rate"),
         (partial(atoms, np.ones((1, 4, 2)), kind="waveforms"), dict(sampling_rate=0), "=0 is no"),
-        (partial(StabilityDisplay.from_estimator, learner), dict(scores=[1]), "scores are of"),
     ]:
         with pytest.raises(ValueError, match=words):
             draw(**wrong)
