@@ -16,20 +16,20 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2436,
-    "_data": 803,
+    ".": 2421,
+    "_data": 798,
     "_denoiser": 475,
     "_fit": 1184,
     "_learners": 2115,
     "_nmf": 617,
     "_operators": 234,
     "encoding": 788,
-    "inspection": 495,
+    "inspection": 494,
     "lasso": 1000,
     "pretrained": 52,
     "search": 2553,
-    "all of the package": 12752,
-    "tests": 12115,
+    "all of the package": 12731,
+    "tests": 12114,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
