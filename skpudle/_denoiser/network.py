@@ -272,9 +272,8 @@ class DenoisingNetwork(nn.Module):
             share = sigma.clamp(self.noise.low, self.noise.high) / self.noise.typical
             levels = levels[:, None] + share[:, None] * self.slopes.to(x)[:, None]
         levels = levels.reshape(*levels.shape, *[1] * len(self.stride))
-        analysis, synthesis = (
-            ConvLayers(atoms.to(x), self.stride) for atoms in (self.analysis, self.synthesis)
-        )
+        both = self.analysis, self.synthesis
+        analysis, synthesis = (ConvLayers(atoms.to(x), self.stride) for atoms in both)
         return unfold(synthesis, x, levels, x.new_ones(()), analysis=analysis)
 
     def decode(self, z):  # (n, n_components, *positions) -> (n, n_channels, *size)

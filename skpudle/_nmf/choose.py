@@ -197,9 +197,7 @@ def converge_dispersed(events, state, smoothing, dispersion, *options):
     weighted = events
     for _ in range(3):
         state = converge(weighted, state, smoothing, *options)
-        found = dispersion
-        if dispersion == "auto":
-            found = estimate_dispersion(events, state.atoms, state.codes)
+        found = estimate_dispersion(events, *state[:2]) if dispersion == "auto" else dispersion
         weighted = events.weighed(state.atoms, state.codes, found)
         if found == 0:
             break
