@@ -439,27 +439,22 @@ class Epoch(Coded):
         return value * self._roots[np.asarray(self.fitting.rows), 0]
 
     @cached_property
-    def _entries(self):  # starts (p + 1,), rows and values (n_entries,)
-        """The entries of `_values`, sorted by atom, then by row."""
+    def _entries(self):  # starts (p + 1,), rows (n_entries,)
+        """The rows of the codes that atoms adapt to, sorted by atom, then by row."""
         start, index, _ = self.fitting.arrays()
         shape = len(self._x), len(self.atoms)
         by_atom = csr_array((self._values, index, start.astype(np.int32)), shape=shape).tocsc()
-        return by_atom.indptr.astype(np.int64), by_atom.indices, by_atom.data
+        return by_atom.indptr.astype(np.int64), by_atom.indices
 
-    @property
-    def _gathering(self):  # -> float
-        """The operations that gather the users of an atom on average: 4 for each user."""
-        return 4 * len(self._entries[1]) / len(self.atoms)
-
-    def _sums(self, loop, first, last, width, work, *arrays):  # -> (last - first, width)
-        """Return this process's sums of a compiled loop over the atoms ``first:last``, in threads.
+    def _sums(self, loop, width, work, *arrays):  # -> (p, width)
+        """Return this process's sums of a compiled loop over all atoms, in threads.
 
         The loop gets ``arrays`` and adds ``width`` sums for each atom, in ``work`` operations.
         """
-        sums = np.zeros((last - first, width))
+        sums = np.zeros((len(self.atoms), width))
 
-        def add(start, stop):  # add to the sums of the atoms first + start to first + stop
-            loop(first + start, first + stop, *arrays, sums[start:stop])
+        def add(first, last):  # add to the sums of the atoms `first:last`
+            loop(first, last, *arrays, sums[first:last])
 
         in_parts(add, len(sums), _least(work))
         return torch.as_tensor(sums)
@@ -552,8 +547,9 @@ class Epoch(Coded):
 
         ``r_i`` is the residual of row ``i``, and ``v`` the direction of the atom.
         """
-        (p, m), given = direction.shape, (*self._entries[:2], residuals, np.asarray(direction))
-        return self._sums(loops.add_second_moments, 0, p, m, 2 * m * self._gathering, *given)
+        (p, m), (start, row) = direction.shape, self._entries
+        given = start, row, residuals, np.asarray(direction)
+        return self._sums(loops.add_second_moments, m, 8 * m * len(row) / p, *given)
 
     def _removals(self):  # -> (p, 1 + n), (p, n)
         """Return this process's estimates of what the removal of each atom changes.
@@ -562,9 +558,8 @@ class Epoch(Coded):
         at the ``n`` atoms most like the removed atom. The second result has the numbers of the
         ``n`` atoms.
         """
-        (p, m), near = self.atoms.shape, self._near(self.atoms.float())
-        given = *self._entries[:2], USERS, np.asarray(near), self._atoms, self._gram, self._known
+        near, work = self._near(self.atoms.float()), 2 * USERS * NEAR * self._x.shape[1]
+        given = *self._entries, USERS, np.asarray(near), self._atoms, self._gram, self._known
         given = *given, self._weight, *self._options, SWEEPS_OF_COSTS, self._x
-        work, width = 2 * USERS * NEAR * m, 1 + near.shape[1]
-        changes = self._sums(loops.removals, 0, p, width, work, *given, *self.codes.arrays())
-        return changes, near
+        given = *given, *self.codes.arrays()
+        return self._sums(loops.removals, 1 + near.shape[1], work, *given), near
