@@ -53,7 +53,7 @@ CLASSES = [
     ConvDenoiser(**SMALL_CONV),
     NOODLDictionaryLearning(dict_init="data", **SMALL),
     CountDictionaryLearning(dict_init="data", **SMALL),
-    PoissonNMF(2, max_iter=3),
+    PoissonNMF(2, alpha=0.5, max_iter=3),
     PUDLEClassifier(dict_init="data", max_iter=3),
     PUDLERegressor(dict_init="data", max_iter=3),
     ConsensusDictionary(PCA(1), 2, resample="bootstrap", random_state=0),
@@ -73,7 +73,6 @@ VARIANTS = [
     ConvDenoiser(noise_std=(0.1, 0.3), **SMALL_CONV),
     CountDictionaryLearning(loss="binomial", n_trials=1000, **SMALL),
     PoissonNMF(max_iter=3),
-    PoissonNMF(alpha=0.5, max_iter=3),
 ]
 try:
     import sporco.dictlrn.bpdndl  # noqa: F401 (it changes global state, which every test watches)

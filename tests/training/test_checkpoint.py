@@ -21,8 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 ROWS = np.random.default_rng(0).normal(size=(120, 6))
 ROWS[3, 2] = np.nan
-FIXED = dict(n_unfoldings=5, random_state=0)
-UNITS = dict(noise="both", fit_intercept=True)
+FIXED = dict(n_unfoldings=5, batch_size=8, max_iter=4, random_state=0)
 
 
 def shuffled_loader():
@@ -32,16 +31,16 @@ def shuffled_loader():
 
 
 CASES = {
-    "adam": (FromData(10, batch_size=8, max_iter=4, **FIXED), lambda: ROWS),
-    "counts": (CountDictionaryLearning(4, batch_size=8, dict_init="data", **FIXED), counts),
+    "adam": (FromData(10, **FIXED), lambda: ROWS),
+    "counts": (CountDictionaryLearning(4, dict_init="data", **FIXED | {"max_iter": 6}), counts),
     "surrogate": (
-        FromData(10, batch_size=8, max_iter=4, optimizer="surrogate", **UNITS, **FIXED),
+        FromData(10, optimizer="surrogate", noise="both", fit_intercept=True, **FIXED),
         lambda: ROWS + 3,
     ),
-    "unused atoms": (FromData(40, alpha=3.0, batch_size=8, max_iter=4, **FIXED), lambda: ROWS),
-    "noodl": (NOODLDictionaryLearning(10, batch_size=8, max_iter=4, **FIXED), lambda: ROWS[4:]),
-    "loader": (FromData(10, batch_size=8, max_iter=4, **FIXED), shuffled_loader),
-}  # fmt: skip
+    "unused atoms": (FromData(40, alpha=3.0, **FIXED), lambda: ROWS),
+    "noodl": (NOODLDictionaryLearning(10, **FIXED), lambda: ROWS[4:]),
+    "loader": (FromData(10, **FIXED), shuffled_loader),
+}
 
 
 def clone_with(learner, *callbacks):
@@ -226,7 +225,7 @@ def test_ctrl_c_leaves_a_fitted_estimator_after_its_update(handler, tmp_path, mo
 
 def test_ctrl_c_in_partial_fit(handler, monkeypatch):
     act_after(monkeypatch, 0, ctrl_c)
-    learner = FromData(10, batch_size=8, **FIXED)
+    learner = FromData(10, **FIXED)
     with pytest.raises(KeyboardInterrupt):
         learner.partial_fit(ROWS)
     assert learner.n_steps_ == 1
