@@ -218,26 +218,15 @@ def _minimise(k, support, z, theta, squares, step, y, factor):  # -> int
 def _peaks(c, positive, peaks):  # (n_components,), bool, (n_runs,) -> float
     """Set ``peaks`` to the largest correlation of every run of atoms; return the largest of all.
 
-    Correlations are compared by their moduli, unless codes are non-negative. Four independent
-    maxima take half the time of a single one.
+    Correlations are compared by their moduli, unless codes are non-negative.
     """
     best = 0.0
     for run in range(len(peaks)):
-        first, last = run * RUN, min((run + 1) * RUN, len(c))
-        peak0 = peak1 = peak2 = peak3 = 0.0
-        j = first
-        while j + 3 < last:
-            c0, c1, c2, c3 = c[j], c[j + 1], c[j + 2], c[j + 3]
-            if not positive:
-                c0, c1, c2, c3 = abs(c0), abs(c1), abs(c2), abs(c3)
-            peak0, peak1 = max(peak0, c0), max(peak1, c1)
-            peak2, peak3 = max(peak2, c2), max(peak3, c3)
-            j += 4
-        while j < last:
-            peak0 = max(peak0, c[j] if positive else abs(c[j]))
-            j += 1
-        peaks[run] = max(max(peak0, peak1), max(peak2, peak3))
-        best = max(best, peaks[run])
+        peak = 0.0
+        for j in range(run * RUN, min((run + 1) * RUN, len(c))):
+            peak = max(peak, c[j] if positive else abs(c[j]))
+        peaks[run] = peak
+        best = max(best, peak)
     return best
 
 
