@@ -199,26 +199,25 @@ class ConvPUDLEDictionaryLearning(
         refuse_several(type(self).__name__)
         images = self._read_training(X, allow_nan=True)
         inputs = input_attributes(X if images.kind == "rows" else None)
-        is_list, start = images.kind == "list", None
-        inputs["_channel_axis"] = images.channel_axis
-        inputs["_image_size"] = None if is_list else tuple(images.tensors[0].shape[2:])
         messages.warn_of_unused(self, self._without_effect(images.n_channels))
         channels = learn.choose_channels(images, self)
-        noise = to_numpy(channels.noise.flatten())
+        noise, intercept = (to_numpy(x.flatten()) for x in (channels.noise, channels.intercept))
+        size = None if images.kind == "list" else tuple(images.tensors[0].shape[2:])
         inputs["channel_noise_"] = noise if (noise != 1).any() else None
-        inputs["intercept_"] = to_numpy(channels.intercept.flatten())
-        inputs |= {"_channels": channels, "detrend_": channels.kernel and "slow"}
+        inputs |= dict(intercept_=intercept, detrend_=channels.kernel and "slow")
+        inputs |= dict(_channels=channels, _channel_axis=images.channel_axis, _image_size=size)
         images, generator = images.map(channels.enter), make_generator(self.random_state)
+        start = None
         if not isinstance(self.dict_init, str):
-            start = self._given_atoms(self.n_components, images)
-            start = start / channels.noise.to(start)
-        pieces, level = learn.read_pieces(images, self), learn.universal_threshold(images, self)
+            atoms = self._given_atoms(self.n_components, images)
+            start = atoms / channels.noise.to(atoms)
+        pieces = learn.read_pieces(images, self)
         if pieces.mask is not None and not pieces.mask.any():
             raise messages.nothing_known(self)
         learns = learn.learn if self.gradient is None else learn.train
 
         def epochs(interrupts):
-            for one in learns(pieces, level, self, generator, start):
+            for one in learns(pieces, self, generator, start):
                 known = {name: one.pop(name) for name in ("note", "ended_by", "is_done")}
                 yield Epoch(attributes=partial(self._attributes_of, one, inputs), **known)
 
@@ -226,10 +225,10 @@ class ConvPUDLEDictionaryLearning(
         if self.verbose:
             print(self.summary())
         messages.warn_of_early_end(self, self.ended_by_)
-        parts, dictionary = base.parts_of_images(pieces.x), self._dictionary(pieces.x)
-        found = (learn.largest_correlations(x, dictionary) > self.alpha_ for x in parts)
+        dictionary, one_by_one = self._dictionary(pieces.x), pieces.x.split(1)
+        found = (learn.largest_correlations(x, dictionary) > self.alpha_ for x in one_by_one)
         # a baseline explains constants
-        if pieces.x.any() and not any(one.any() for one in found):
+        if pieces.x.any() and not any(found):
             messages.warn_of_zero_codes(self)
         return self
 
@@ -249,8 +248,7 @@ class ConvPUDLEDictionaryLearning(
             "Pass dict_init='search', or n_components=64 with gradient='ae-ls'.",
         )
         if not trains:
-            training = "optimizer", "batch_size", "max_iter", "tol"
-            yield training, "a gradient, such as gradient='ae-ls'"
+            yield ("optimizer", "batch_size", "max_iter", "tol"), "a gradient, such as 'ae-ls'"
         if unfolds and self.debias != 0:
             yield ("debias",), "codes of the lasso, n_unfoldings=None"
         if n_channels == 1:
@@ -305,10 +303,9 @@ class ConvPUDLEDictionaryLearning(
 
         Raises
         ------
-        NotFittedError, ValueError
-            Unless it is fitted, with atoms of the present parameters.
+        ValueError
+            Unless it has atoms of the present parameters.
         """
-        check_is_fitted(self)
         found = self.components_.shape[1 : 1 + len(self._kernel)]
         if found != self._kernel:
             raise ValueError(
@@ -332,7 +329,7 @@ class ConvPUDLEDictionaryLearning(
         Atoms of rank one see complete images through combinations of channels alone.
         """
         if self.rank is not None and mask is None:
-            directions = torch.linalg.qr(factor_atoms(dictionary.atoms)[0].mT).Q
+            directions = learn.span_of_maps(dictionary.atoms)
             atoms = learn.combine_channels(dictionary.atoms, directions)
             if torch.allclose(atom_norms(atoms), atom_norms(dictionary.atoms)):  # of rank one
                 x = learn.combine_channels(x, directions)
@@ -362,7 +359,7 @@ class ConvPUDLEDictionaryLearning(
         images = self._read_known(X, allow_nan=True)
         dictionary, codes = self._dictionary(images.tensors[0]), []
         for x in images.tensors:
-            parts = (self._cover(part) for part in base.parts_of_images(x))
+            parts = base.parts_of_images(self._cover(x))
             parts = (split_missing(part, len(self._kernel)) for part in parts)
             codes.append(torch.cat([self._encode(dictionary, *part) for part in parts]))
         return images.hand_back(codes, channels=True)
@@ -389,11 +386,6 @@ class ConvPUDLEDictionaryLearning(
         size, positions, n_components = self._image_size, self._positions, len(self.components_)
         shape = (*positions, n_components) if size else None
         codes = read_images(X, len(self._kernel), image_shape=shape, n_channels=n_components)
-        if codes.n_channels != n_components:
-            raise ValueError(
-                f"Codes have {codes.n_channels} maps, but {type(self).__name__} has "
-                f"{n_components} components; pass codes as transform returns them."
-            )
         dictionary, images = self._dictionary(codes.tensors[0]), []
         for z in codes.tensors:
             x = [dictionary.synthesis(part) for part in base.parts_of_images(z)]
@@ -447,7 +439,6 @@ class ConvPUDLEDictionaryLearning(
 
     @property
     def _n_features_out(self):
-        check_is_fitted(self)
         return len(self.components_) * prod(self._positions)
 
     def __sklearn_tags__(self):

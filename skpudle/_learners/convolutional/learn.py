@@ -5,11 +5,10 @@ in combinations of channels. `train` goes on by gradients, through an unfolded e
 of the lasso.
 """
 
-import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from math import ceil, inf, log, pi, prod, sqrt
 from types import SimpleNamespace
 
@@ -29,12 +28,12 @@ from skpudle._fit.train import Stopping, Trainer
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._learners.convolutional.base import geometry_of, parts_of_images
 from skpudle._learners.convolutional.noise import estimate_noise, noise_level
-from skpudle._operators._atoms import project_atoms
+from skpudle._operators._atoms import factor_atoms, project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle._optimizers import make_optimizer
 from skpudle.encoding import encode
 from skpudle.search import _epoch, choose, descend, find, held_out
-from skpudle.search._conv_epoch import ConvProblem, as_pictures, conv_codes
+from skpudle.search._conv_epoch import ConvProblem, as_pictures, conv_codes, conv_synthesis
 
 # ---------------------------------------------------------------------------- pieces of images
 
@@ -46,16 +45,18 @@ def cut_pieces(tensors, kernel, stride, area=2**14, most=inf):  # -> (n_pieces, 
     atoms in each direction. Every n-th piece is taken, so that all have at most ``most`` numbers.
     """
     smallest = (min(axis) for axis in zip(*(x.shape[2:] for x in tensors), strict=True))
-    axes, side = zip(smallest, kernel, stride, strict=True), round(area ** (1 / len(kernel)))
-    size = [k + s * ((max(k, min(n, max(side, 4 * k))) - k) // s) for n, k, s in axes]
-    pieces = []
+    size, pieces, side = [], [], round(area ** (1 / len(kernel)))
+    for n, k, s in zip(smallest, kernel, stride, strict=True):
+        n_steps = (n - k) // s  # of atoms
+        n_parts = ceil((k + s * n_steps) / max(side, 4 * k))
+        size.append(k + s * min(n_steps, ceil(max(n / n_parts - k, 0) / s)))
     for image in (image for x in tensors for image in x):
-        axes = []
-        for n, length in zip(image.shape[1:], size, strict=True):
-            last, n_parts = n - length, ceil(n / length)
-            starts = (i * last // max(n_parts - 1, 1) for i in range(n_parts))  # to the end
-            axes.append([slice(start, start + length) for start in starts])
-        pieces += [image[(..., *corner[::-1])] for corner in product(*reversed(axes))]
+        axes = zip(image.shape[1:], size, stride, strict=True)
+        # from the first pixel to the last one, or to the last one that copies of an atom reach
+        corners = (np.linspace(0, n - k, ceil((n - s + 1) / k), dtype=int) for n, k, s in axes)
+        for corner in product(*corners):
+            window = (slice(first, first + n) for first, n in zip(corner, size, strict=True))
+            pieces.append(image[(..., *window)])
     return torch.stack(pieces[:: max(1, ceil(len(pieces) * pieces[0].numel() / most))])
 
 
@@ -76,10 +77,10 @@ def read_pieces(images, given, most=inf):  # Images, learner -> Samples
 def make_problem(pieces, alpha, given):  # Samples, float, learner -> ConvProblem
     """Return the problem of a search for atoms."""
     kernel, stride = geometry_of(given)
-    flat, x = (1,) * (2 - len(kernel)), pieces.x.to(torch.float64, copy=True)
+    x = pieces.x.to(torch.float64, copy=True)
     # The search divides data and penalty by this power of two.
-    unit = unit_of(float(x.square().mean()) * prod(kernel))
-    how = dict(unit=unit, kernel=(*flat, *kernel), stride=(*flat, *stride))
+    unit = unit_of(float(torch.linalg.vector_norm(x)) ** 2 / x.numel() * prod(kernel))
+    how = dict(unit=unit, kernel=(1, *kernel)[-2:], stride=(1, *stride)[-2:])
     how["mask"] = None if pieces.mask is None else as_pictures(pieces.mask)
     return ConvProblem(as_pictures(x.div_(unit)), alpha / unit, given.positive_code, **how)
 
@@ -106,7 +107,7 @@ def draw_patches(x, n_components, kernel, generator):
     Tensor of shape (n_components, n_channels, *kernel)
         The patches, of the dtype and on the device of the images.
     """
-    energy = x.detach().double().square().sum(1)
+    energy = x.detach().square().sum(1).double()
     for axis, k in enumerate(kernel, 1):
         energy = energy.unfold(axis, k, 1).sum(-1)
     options = dict(generator=generator, dtype=torch.float64, device="cpu")
@@ -122,30 +123,27 @@ def draw_patches(x, n_components, kernel, generator):
     return project_atoms(atoms)
 
 
-def universal_threshold(images, given):  # Images, learner -> float
-    """Return the level that correlations of noise with atoms reach at one place in all images.
+def universal_threshold(pieces, given):  # Samples, learner -> float
+    """Return the level that correlations of noise with atoms reach at one place in all pieces.
 
-    Of n normal numbers the largest is about ``sqrt(2 log n)`` deviations [1]_.
+    Of n normal numbers the largest is about ``sqrt(2 log n)`` deviations [1]_. With missing pixels
+    the noise is unknown, and the level 0.
 
     .. [1] D. Donoho and I. Johnstone, "Ideal spatial adaptation by wavelet shrinkage", Biometrika
        81, 1994.
     """
-    if any(x.isnan().any() for x in images.tensors):
+    if pieces.mask is not None:
         return 0.0
-    noise, n = [], 0
-    for x in images.tensors:
-        noise += map(estimate_noise, parts_of_images(x))
-        axes = zip(x.shape[2:], *geometry_of(given), strict=True)
-        n += len(x) * prod(max(0, size - k) // s + 1 for size, k, s in axes)
-    return float(torch.cat(noise).median()) * sqrt(2 * log(max(n, 2)))
+    axes = zip(pieces.x.shape[2:], *geometry_of(given), strict=True)
+    n = len(pieces) * prod((size - k) // s + 1 for size, k, s in axes)
+    noise = torch.cat([*map(estimate_noise, parts_of_images(pieces.x))])
+    return float(noise.median()) * sqrt(2 * log(max(n, 2)))
 
 
 def largest_correlations(x, dictionary):  # (n, n_channels, *size), ConvDictionary -> (n,)
     """Return the largest modulus of correlations of each image with atoms, at places inside."""
-    parts = map(dictionary.analysis_in_blocks, parts_of_images(x))
-    return torch.cat(
-        [torch.stack([z.abs().flatten(1).amax(1) for z in part]).amax(0) for part in parts]
-    )
+    blocks = dictionary.analysis_in_blocks(x)
+    return torch.stack([z.abs().flatten(1).amax(1) for z in blocks]).amax(0)
 
 
 def penalty_of_correlations(tensors, atoms, stride):
@@ -160,10 +158,10 @@ def penalty_of_correlations(tensors, atoms, stride):
     stride : tuple of int
         Distance of atoms.
     """
-    found = torch.cat([largest_correlations(x, ConvDictionary(atoms, stride)) for x in tensors])
-    found = found[found > 0].tolist()
+    dictionary, parts = ConvDictionary(atoms, stride), chain(*map(parts_of_images, tensors))
+    found = torch.cat([largest_correlations(x, dictionary) for x in parts])
     # alpha="auto" is a tenth of the median over images of the largest correlation
-    return 0.1 * (statistics.median_low(found) if found else 1.0)
+    return 0.1 * float(found[found > 0].median()) if found.any() else 0.1
 
 
 # ---------------------------------------------------------------------------- units of channels
@@ -195,7 +193,7 @@ class Channels:
             known, size = np.asarray(one.nan_to_num(0.0).cpu()), [2 * k for k in self.kernel]
             medians = median_filter(known, size)
             one -= to_tensor(medians + median_filter(known - medians, size)).to(one)
-        return x / self.noise.to(x)
+        return x.div_(self.noise.to(x))
 
     def leave(self, x):  # (n, n_channels, *size) -> the same
         """Return images with their baselines."""
@@ -214,17 +212,17 @@ def noise_of_channels(images):  # list of (n, n_channels, *size) -> (n_channels,
     return noise.clamp_min(least) if least > 0 else torch.ones_like(noise)
 
 
-def _count_codes(images, given, alpha=None):  # -> float, float, float
-    """Return the codes of a piece after a brief search, the penalty, and the numbers of a piece."""
+def _count_codes(images, given, alpha=None):  # -> float, float
+    """Return the codes for each number of the data after a brief search, and the penalty."""
     pieces, (kernel, stride) = read_pieces(images, given, 2**17), geometry_of(given)
     n_atoms = 4 if given.n_components == "auto" else given.n_components
     atoms = draw_patches(pieces.x, n_atoms, kernel, torch.Generator().manual_seed(0))
     if alpha is None:
         usual = penalty_of_correlations([pieces.x], atoms, stride)
-        alpha = max(usual, universal_threshold(images, given))
+        alpha = max(usual, universal_threshold(pieces, given))
     problem = make_problem(pieces, alpha, given)
     steps = descend.descend(problem, as_pictures(atoms).double(), problem.no_codes(), 10)
-    return descend.exhaust(steps).n_entries / len(problem.x), alpha, pieces.x[0].numel()
+    return descend.exhaust(steps).n_entries / pieces.x.numel(), alpha
 
 
 def choose_channels(images, given):  # Images, learner -> Channels
@@ -251,8 +249,8 @@ def choose_channels(images, given):  # Images, learner -> Channels
         # medians of n numbers have the share pi / (2 n) of white noise
         if removed <= (0.02 + is_slow * pi / (4 * kernel[0])) * left:
             continue
-        n_after, alpha, n_numbers = _count_codes(after, given)
-        n_after += is_slow * n_numbers / prod(kernel)
+        n_after, alpha = _count_codes(after, given)
+        n_after += is_slow / prod(kernel)
         # A baseline is subtracted if this saves more than a third of the codes. A constant of six
         # standard deviations of the noise in an electrocardiogram saves a share of .90, drift of
         # 1.5 standard deviations .46, and the median of dense events, which is wrong, -.08 to .37.
@@ -277,16 +275,40 @@ def combine_channels(x, directions):  # (n, n_channels, *size) -> (n, n_directio
     return torch.einsum("ck,nc...->nk...", directions.to(x), x)
 
 
-def _in_patterns(pieces, n_components):  # -> Samples, Tensor (n_channels, n_directions)
-    """Return images in the orthonormal combinations of channels with the most energy.
+def span_of_maps(atoms):  # (n, n_channels, *kernel) -> (n_channels, n_directions)
+    """Return orthonormal combinations of channels, which span the maps of atoms of rank one.
 
-    If the combinations span the maps of atoms of rank one, they lose no signal but most of the
-    noise.
+    Data in these combinations lose no signal of such atoms, but most of the noise.
     """
-    flat = pieces.x.double().flatten(2).cpu()
-    moments = sum(x @ x.mT for x in flat)
-    directions = torch.linalg.eigh(moments).eigenvectors[:, -n_components:]
-    return replace(pieces, x=combine_channels(pieces.x, directions)), directions
+    return torch.linalg.qr(factor_atoms(atoms)[0].mT).Q
+
+
+def _fit_products(pieces, atoms, alpha, given):  # -> (n, n_channels, *kernel) of rank one
+    """Improve atoms of rank one by turns: in the combinations of their maps, and maps in channels.
+
+    Maps are least squares in all channels, given the *sources*: the signals that the codes and the
+    waveforms of single atoms make. Missing pixels count as if the sources explained them. An epoch
+    in all channels would take the time of all channels.
+    """
+    for _ in range(2):  # a third round moves no waveform by more than .001
+        directions = span_of_maps(atoms)
+        if pieces.mask is not None:  # a combination lacks the pixels that any channel lacks
+            directions = torch.eye(len(directions)).to(atoms)
+        seen = replace(pieces, x=combine_channels(pieces.x, directions))
+        part = replace(make_problem(seen, alpha, given), rank=1)
+        begun = as_pictures(combine_channels(atoms, directions)).double()
+        coded = descend.exhaust(descend.descend(part, begun, part.no_codes(), 10))
+        maps, waveforms = factor_atoms(coded.atoms)
+        apart = torch.eye(len(maps)).to(maps)[:, :, None, None] * waveforms[:, None]
+        sources = conv_synthesis(part, apart, coded.refit_codes()).flatten(2).to(atoms)
+        maps, pull = maps.to(atoms) @ directions.mT, 0.0
+        for s, x, known in zip(sources, pieces.x, pieces.known, strict=True):
+            pull = pull + s @ ((x.flatten(1) - maps.mT @ s) * known.flatten(1)).mT
+        gram = torch.einsum("nkt,nlt->kl", sources, sources)
+        maps = maps + torch.linalg.pinv(gram, hermitian=True) @ pull
+        waveforms = waveforms.view(len(maps), *atoms.shape[2:]).to(atoms)
+        atoms = project_atoms(torch.einsum("pc,p...->pc...", maps, waveforms))
+    return atoms
 
 
 def _try_sizes(pieces, alpha, given, generator):  # yields SizeTrial
@@ -296,16 +318,52 @@ def _try_sizes(pieces, alpha, given, generator):  # yields SizeTrial
     def begin(n):
         return as_pictures(draw_patches(pieces.x, n, shape[0], generator))
 
-    # Of fewer than four pieces none would be held out, so the data are cut into about 8 pieces. Two
-    # kinds of planted beats in 45 s get 2 atoms in two draws of four. In the other two draws
-    # searches for few atoms end in local minima, and 23 and 32 atoms predict better.
+    # Of fewer than four pieces none would be held out, so the data are cut into about four. Four
+    # planted atoms, in a picture or a signal, get 4 atoms in 12 draws of 16, with 8 pieces in 9.
     if len(pieces) < 4:
-        area = pieces.x[:, 0].numel() / 8
+        area = pieces.x[:, 0].numel() / 4
         pieces = pieces.map(lambda part: cut_pieces([part], *shape, area))
     return choose.try_sizes(make_problem(pieces, alpha, given), generator, start=begin)
 
 
-def learn(pieces, level, given, generator, start=None) -> Iterator[dict]:
+def _is_random(given):  # -> bool
+    return isinstance(given.dict_init, str) and given.dict_init == "random"
+
+
+def _begin(pieces, given, generator, start):
+    """Return the pieces, the combinations of channels, the atoms and the penalty to begin with.
+
+    Of atoms of rank one the search sees the combinations of channels with the most energy, one for
+    each atom. Other searches see all channels. The combinations are (n_channels, n_directions).
+    """
+    # Until the number of atoms is chosen from the data, the fit works with 64 atoms.
+    n_components = 64 if given.n_components == "auto" else given.n_components
+    (kernel, stride), seen, directions = geometry_of(given), pieces, torch.eye(pieces.x.shape[1])
+    if given.rank is not None and pieces.mask is None and len(directions) > n_components:
+        moments = sum(x @ x.mT for x in pieces.x.flatten(2))
+        directions = torch.linalg.eigh(moments.double().cpu()).eigenvectors[:, -n_components:]
+        seen = replace(pieces, x=combine_channels(pieces.x, directions))
+    if start is None:  # draw_patches replaces patches of zeros by random directions
+        pool = torch.zeros_like(seen.x) if _is_random(given) else seen.x
+        start = draw_patches(pool, n_components, kernel, generator)
+    else:
+        start = combine_channels(start, directions)
+    start, alpha = project_atoms(start.contiguous()), given.alpha
+    if alpha == "auto":
+        level = universal_threshold(pieces, given) if unfoldings_of(given) is None else 0.0
+        alpha = max(penalty_of_correlations([seen.x], start, stride), level)
+    return seen, directions, as_pictures(start), float(alpha)
+
+
+def _search(problem, start, level, generator):  # yields Found
+    """Search for atoms; of signals once more, if an atom is a shifted copy of another atom."""
+    for found in find.find_atoms(problem, start, level):
+        yield found
+    if problem.x.shape[2] == 1 and (again := _without_twin(found, generator)) is not None:
+        yield from find.find_atoms(found.problem, again, level)
+
+
+def learn(pieces, given, generator, start=None) -> Iterator[dict]:
     """Learn atoms, their number, and penalties; yield a record after every epoch.
 
     A record has fitted attributes, the ``atoms`` in units of the noise of channels, the ``losses``
@@ -315,8 +373,6 @@ def learn(pieces, level, given, generator, start=None) -> Iterator[dict]:
     ----------
     pieces : Samples
         Pieces of images, in units of the noise of their channels.
-    level : float
-        Their `universal_threshold`.
     given : ConvPUDLEDictionaryLearning
         The learner, with its parameters.
     generator : torch.Generator
@@ -324,74 +380,45 @@ def learn(pieces, level, given, generator, start=None) -> Iterator[dict]:
     start : Tensor of shape (n_components, n_channels, *kernel), default=None
         Atoms to begin with; by default patches.
     """
-    decides, rank, is_auto = given.n_components == "auto", given.rank, given.alpha == "auto"
-    # Until the number of atoms is chosen from the data, the fit works with 64 atoms.
-    n_components = 64 if decides else given.n_components
-    (kernel, stride), seen, directions, like = geometry_of(given), pieces, None, pieces.x[0]
-    if rank is not None and pieces.mask is None and len(like) > n_components:
-        seen, directions = _in_patterns(pieces, n_components)
-    is_random = isinstance(given.dict_init, str) and given.dict_init == "random"
-    if start is None:  # draw_patches replaces patches of zeros by random directions
-        pool = torch.zeros_like(seen.x) if is_random else seen.x
-        start = draw_patches(pool, n_components, kernel, generator)
-    elif directions is not None:
-        start = combine_channels(start, directions)
-    start, alpha = project_atoms(start.contiguous()), given.alpha
-    if is_auto:
-        alpha = penalty_of_correlations([seen.x], start, stride)
-        if unfoldings_of(given) is None:
-            alpha = max(alpha, level)
+    (kernel, _), rank, is_auto = geometry_of(given), given.rank, given.alpha == "auto"
+    seen, directions, start, alpha = _begin(pieces, given, generator, start)
 
     def in_channels(atoms):  # of the problem -> of all channels, (n, n_channels, *kernel)
-        atoms = atoms.reshape(len(atoms), -1, *kernel).to(like)
-        if len(like) != atoms.shape[1]:
-            atoms = torch.einsum("ck,pk...->pc...", directions.to(atoms), atoms)
-        return project_atoms(atoms, atom_norm=None, rank=rank)
+        atoms = atoms.reshape(len(atoms), -1, *kernel).to(pieces.x)
+        return project_atoms(combine_channels(atoms, directions.mT), atom_norm=None, rank=rank)
 
     record = dict.fromkeys(("noise_std_", "size_path_", "penalty_path_"))
-    record |= dict(atoms=in_channels(start), alpha_=float(alpha), search_alpha_=float(alpha))
-    record["debias_"] = fixed(given.debias) or 0.0
-    trains = given.gradient is not None
-    record |= dict(losses=(), ended_by="search", is_done=False, note="random directions")
-    if is_random:
+    record |= dict(atoms=in_channels(start), alpha_=alpha, search_alpha_=alpha, losses=())
+    record |= dict(debias_=fixed(given.debias) or 0.0, ended_by="search", is_done=False)
+    record["note"] = "random directions"
+    if _is_random(given):
         yield dict(record)
         return record
-    problem, start = make_problem(seen, alpha, given), as_pictures(start)
-    for trial in _try_sizes(seen, alpha, given, generator) if decides else ():
+    for trial in _try_sizes(seen, alpha, given, generator) if given.n_components == "auto" else ():
         start, n_tried = trial.atoms, len(trial.path.n_components)
         note = f"size, {n_tried} numbers of atoms tried  {len(start)} atoms so far"
         record |= dict(atoms=in_channels(start), size_path_=as_arrays(trial.path), note=note)
         yield dict(record)
-    is_signal, now = len(kernel) == 1, held_out.hold_out(problem, fixed=not is_auto)
-    level = noise_level if is_auto and pieces.mask is None and is_signal else None
-    for is_last in (not is_signal, True):
-        for found in find.find_atoms(now, start, level):
-            unit, losses = found.problem.unit, found.losses
-            note = f"search, epoch {len(losses)}  {found.stage}  {found.n_atoms} atoms"
-            record |= dict(atoms=in_channels(found.atoms), search_alpha_=found.alpha * unit)
-            record |= dict(losses=losses, note=f"{note}  loss {losses[-1]:.6g}")
-            record["penalty_path_"] = as_arrays(found.path)
-            yield dict(record)
-        now, start = found.problem, None if is_last else _without_twin(found, generator)
-        if start is None:
-            break
+    level = noise_level if is_auto and pieces.mask is None and len(kernel) == 1 else None
+    held = held_out.hold_out(make_problem(seen, alpha, given), fixed=not is_auto)
+    for found in _search(held, start, level, generator):
+        losses, search_alpha = found.losses, found.alpha * found.problem.unit
+        note = f"search, epoch {len(losses)}  {found.stage}  {found.n_atoms} atoms"
+        record |= dict(atoms=in_channels(found.atoms), search_alpha_=search_alpha, losses=losses)
+        record |= dict(penalty_path_=as_arrays(found.path), note=f"{note}  loss {losses[-1]:.6g}")
+        yield dict(record)
     if rank is not None:
-        # Atoms of the first search have any rank, because splits and moves of rank-one atoms get
-        # stuck more often: in 8 channels with four times as much noise as signal, three waveforms
-        # are found with a correlation of 0.95 to the planted waveforms, and of 0.89 without that
-        # search. Atoms of rank one are searched from there, and descend in all channels.
+        # Atoms of the search have any rank, because splits and moves of rank-one atoms get stuck
+        # more often: in 8 channels with four times as much noise as signal, three waveforms are
+        # found with a correlation of 0.95 to the planted waveforms, and of 0.89 by rank one alone.
         rows = _epoch.spread_rows(len(pieces), -(-len(pieces) // found.stride))
-        part = replace(problem.of_rows(rows), alpha=found.alpha, rank=rank)
-        record["atoms"] = in_channels(find.search(part, part.project(found.atoms)).atoms)
-        part = replace(make_problem(pieces[rows], record["search_alpha_"], given), rank=rank)
-        begun = as_pictures(record["atoms"]).double(), part.no_codes()
-        record["atoms"] = in_channels(descend.exhaust(descend.descend(part, *begun, 30)).atoms)
+        record["atoms"] = _fit_products(pieces[rows], record["atoms"], search_alpha, given)
     elif found.is_unbiased:
         atoms = descend.refit_atoms(found.coded.problem, found.atoms, found.coded.codes)
         record["atoms"] = in_channels(atoms)
     if is_auto and unfoldings_of(given) is None:  # unfolded codes keep the penalty of the start
         record |= _choose_codes(given, found)
-    record |= dict(note="penalty of codes", is_done=not trains)
+    record |= dict(note="penalty of codes", is_done=given.gradient is None)
     yield dict(record)
     return record
 
@@ -443,8 +470,7 @@ def code_images(dictionary, x, mask=None, *, learner, alpha, debias=0.0, **effor
     **effort
         The tolerance of `conv_codes`.
     """
-    options = dict(alpha=alpha, positive_code=learner.positive_code)
-    options["mask"] = None if mask is None else mask.expand_as(x)
+    options = dict(alpha=alpha, positive_code=learner.positive_code, mask=mask)
     if (depth := unfoldings_of(learner)) is not None:
         return encode(dictionary, x, n_unfoldings=depth, **options)
     codes, solved = conv_codes(dictionary, x, debias=debias, **options, **effort)
@@ -457,12 +483,12 @@ def code_images(dictionary, x, mask=None, *, learner, alpha, debias=0.0, **effor
     return codes
 
 
-def train(pieces, level, given, generator, start=None) -> Iterator[dict]:
+def train(pieces, given, generator, start=None) -> Iterator[dict]:
     """Train the atoms of a search; yield its records, and one after every epoch of training.
 
     Parameters
     ----------
-    pieces, level, given, generator, start
+    pieces, given, generator, start
         As in `learn`.
 
     Raises
@@ -470,7 +496,7 @@ def train(pieces, level, given, generator, start=None) -> Iterator[dict]:
     ValueError
         If training diverges.
     """
-    record, x = (yield from learn(pieces, level, given, generator, start)), pieces.x
+    record, x = (yield from learn(pieces, given, generator, start)), pieces.x
     project = partial(project_atoms, rank=given.rank)
     how = dict(learning_rate=None, data_scale=float(x.square().mean()) * prod(x.shape[1:]))
     optimizer = make_optimizer(given.optimizer, record["atoms"], project, **how)
