@@ -66,24 +66,23 @@ class RowPhases(Run):
 
     def __init__(self, given, attributes_of, began, data, plan):
         super().__init__(given, attributes_of, began, data)
-        self.plan, self._problem, self._coded, team = plan, None, None, self.team
-        self.samples, self.own, seed = data.samples, self.generator, self.generator.initial_seed()
+        samples, team, self.own = data.samples, self.team, self.generator
+        self.plan, self.samples, self._problem, self._coded = plan, samples, None, None
         if team.rank > 0:
-            self.own = torch.Generator().manual_seed(seed + team.rank)
+            self.own = torch.Generator().manual_seed(self.own.initial_seed() + team.rank)
         size = plan.batch_size(data.source.n_samples)
         self.source = batches.Batches(data.source, size, self.own)
         n_batches = team.largest(self.source.n_batches)
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
-        samples = data.samples
         if not team.is_alone:
             # The samples choose initial atoms and alpha: at most 2**14 of each process, without
             # masks. Either all processes have weights or none has.
             some = replace(samples, mask=None)[_epoch.spread_rows(len(samples), 2**14)]
-            self.samples = some.map(self.team.gather)
+            self.samples = some.map(team.gather)
         # whether a pass over all rows follows a search in a sample of the rows
         in_parts = not plan.counts_events and data.source is not samples
-        self._in_parts = self.team.largest(in_parts and data.source.n_samples > len(samples))
+        self._in_parts = team.largest(in_parts and data.source.n_samples > len(samples))
         # ``_enter(noise)`` returns the rows in the units ``noise``; the last result is kept.
         self._enter = lru_cache(1)(partial(plan.enter, self.samples))
 

@@ -180,12 +180,12 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return self._transform(X)
 
     def _transform(self, X, **of_rows):
-        refuse_shuffled(X)
         given = open_source(X)
         return _join(self._codes(given, **of_rows), given)
 
     def _codes(self, given, most=None, **of_rows):  # yields (n, n_features_out)
         check_is_fitted(self)
+        refuse_shuffled(given.data)
         encoder = self._transform_encoder()
         for samples, dictionary in self._read_parts(given, **of_rows):
 
@@ -220,8 +220,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return self._transform_sparse(X)
 
     def _transform_sparse(self, X, **of_rows):
-        check_is_fitted(self)
-        refuse_shuffled(X)
         parts = map(to_numpy, self._codes(open_source(X), PART, **of_rows))
         return sparse.vstack([*map(sparse.csr_array, parts)], format="csr")
 
@@ -328,7 +326,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
         ``of_rows`` are fields of the samples beside their numbers, one entry for each row.
         """
-        check_is_fitted(self)
         checks = dict(allow_nan=self._allows_nan, largest=self._largest)
         first, baseline = 0, baseline_of(self)
         device = arrays.resolve_device(self.device, given.data, fitted=True)  # X decides
