@@ -353,8 +353,10 @@ class Run(Interrupts):
         began, trains = time.perf_counter(), phase.name == "training"
         task = self.root.subcontext(task_name=phase.name, max_subtasks=phase.most)
         task.call_on_fit_task_begin(**self.given)
-        steps = phase.steps(replace(self.record, note=f"{phase.name}, done", is_done=True))
         is_whole, done = not self.pending, False
+        # after Ctrl-C the line stays that of the epoch that it ended
+        note = f"{phase.name}, done" if is_whole else self.record.note
+        steps = phase.steps(replace(self.record, note=note, is_done=True))
         while not done:
             epoch = task.subcontext(task_name=phase.unit)
             epoch.call_on_fit_task_begin(**self.given)
