@@ -283,7 +283,7 @@ class GradientLearner(CallbackSupportMixin):
             epochs = {"search": len(fitted.losses), plan.name: len(fitted.loss_curve)}
             phases = {name: n for name, n in (epochs | fitted.later).items() if n}
         attributes = data.inputs | plan.attributes(fitted)
-        given = {"n_components": plan.given.n_components}
+        given = dict(alpha=plan.given.alpha, n_components=plan.given.n_components)
         given["optimizer"] = messages.describe(plan.optimizer_for(len(fitted.atoms)))
         given["atoms"] = messages.describe(attributes["components_"])
         return attributes | {

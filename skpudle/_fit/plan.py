@@ -185,9 +185,8 @@ class Plan(Codes):
         """Return rows in units of their noise, and a record of them that has no atoms yet."""
         samples = samples.in_units(noise)
         x, mask, weight = samples.x, samples.mask, samples.weight
-        known = dict(data_scale=mean_square(x, weight), noise=noise)
-        known["penalty"] = auto_alpha(x, mask=mask, weight=weight)
-        return samples, Fitted(atoms=None, **known)
+        scale, penalty = mean_square(x, weight), auto_alpha(x, mask=mask, weight=weight)
+        return samples, Fitted(atoms=None, data_scale=scale, noise=noise, penalty=penalty)
 
     def begin(self, samples, fitted, generator):  # -> Fitted
         """Return a record of `enter` with atoms: given ones, samples, or vertices of mixtures."""

@@ -330,15 +330,14 @@ class Run(Interrupts):
             while (phase := next(filter(self._is_next, table(self.record)), None)) is not None:
                 self._make(phase)
         except Diverged as diverged:
-            error, record = diverged, diverged.fitted or self.record
-            self.record = replace(record, ended_by="divergence")
+            error = diverged
+            self.record = replace(error.fitted or self.record, ended_by="divergence")
         except KeyboardInterrupt:  # a second Ctrl-C
             self.pending = True
-        record = self.record
+        ended_by, said = self.record.ended_by or "search", "the fit was interrupted after: "
         if self.pending:
-            error = error or KeyboardInterrupt(f"the fit was interrupted after: {record.note}")
-        ended_by = "interrupt" if self.pending else record.ended_by or "search"
-        self.record = replace(record, ended_by=ended_by)
+            ended_by, error = "interrupt", error or KeyboardInterrupt(said + self.record.note)
+        self.record = replace(self.record, ended_by=ended_by)
         take(self.learner, self._attributes_of(self.record))
         if error:
             raise error
@@ -353,9 +352,9 @@ class Run(Interrupts):
         began, trains = time.perf_counter(), phase.name == "training"
         task = self.root.subcontext(task_name=phase.name, max_subtasks=phase.most)
         task.call_on_fit_task_begin(**self.given)
-        is_whole, done = not self.pending, False
-        # after Ctrl-C the line stays that of the epoch that it ended
-        note = f"{phase.name}, done" if is_whole else self.record.note
+        is_whole, done, note = not self.pending, False, f"{phase.name}, done"
+        if self.pending:  # the line stays that of the epoch that Ctrl-C has ended
+            note = self.record.note
         steps = phase.steps(replace(self.record, note=note, is_done=True))
         while not done:
             epoch = task.subcontext(task_name=phase.unit)

@@ -530,7 +530,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """Return the record of the fitted attributes."""
         kept, given = self._fitted, plan.given.alpha
         known = dict(alpha=kept.alpha, coding=kept.coding)
-        if given != "auto":  # it may have been set after the fit
+        if given not in ("auto", self._fit_given["alpha"]):  # it was set after the fit
             known = dict(alpha=float(given), coding=None)
         elif kept.coding is not None and plan.debias is not None:
             known["coding"] = kept.coding[0], plan.debias, kept.coding[2]
