@@ -101,6 +101,12 @@ def test_missing_entries_widen_intervals():
     assert 0.85 <= coverage(found, atoms) <= 0.95
 
 
+def test_fewer_rows_than_atoms_keep_the_chain_finite():
+    X, atoms, _ = planted(n=20, m=20, p=40, n_nonzero=3)
+    found = atom_intervals(known(atoms), X, random_state=0)
+    assert np.isfinite(found.standard_error).all()
+
+
 def test_outlying_rows_and_entries_have_no_say():
     X, atoms, _ = planted()
     spoiled = np.concatenate([X, 100 * X[:1]])

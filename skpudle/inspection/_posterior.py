@@ -393,16 +393,15 @@ def sample_atoms(rows, atoms, scale, rng):
     ones = sparse.csr_array(np.ones((n, int(rows.has_baseline))))
     # The baseline is drawn like an atom whose code is 1 in every row. It starts at 0.
     first = drawn = np.vstack([atoms, np.zeros((ones.shape[1], m))])
-    # The prior of an atom's entries is normal around the atom of the fit, with the variance 1 / m.
-    # The baseline has no prior.
-    information = m * (np.arange(len(first)) < p)
+    # The prior of an atom's entries is normal around the atom of the fit, with the variance 1 / m
+    # at the first noise. The baseline has no prior.
+    prior = np.diag(variances.mean() * m * (np.arange(len(first)) < p))
     codes, sweeps = rows.codes, []
     for n_sweeps in range(1 - _FIRST_SWEEPS, _ENDS[-1] + 1):
         fitted = codes @ drawn[:p] + drawn[p:].sum(0)
         x, codes = _draw_rows(rows, fitted, codes, drawn[:p], variances, rng)
         regressors = sparse.hstack([codes, ones], format="csr")
         weighted = regressors.multiply(rows.weight).tocsr()
-        prior = np.diag(variances.mean() * information)
         inverse = np.linalg.inv((regressors.T @ weighted).toarray() + prior)
         means = inverse @ (weighted.T @ x + prior @ first)
         squares = (rows.weight * np.square(x - regressors @ means)).sum(0)
