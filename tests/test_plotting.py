@@ -331,12 +331,9 @@ def test_contributions_show_what_makes_an_atom(learner, X):
     for image, row in zip(drawn, [learner.components_[atom], found.estimates[atom], first]):
         np.testing.assert_allclose(image.ravel(), row / np.abs(row).max())
     assert display.ax_.texts[0].get_text() == f"{found.values[atom, 0]:+.2g}"
-    names = [[text.get_text() for text in axis.get_ticklabels()] for axis in axes_of(display)]
+    labels = display.ax_.get_xticklabels(), display.ax_.get_yticklabels()
+    names = [[text.get_text() for text in of_axis] for of_axis in labels]
     assert names == [["target", "estimate", *"123456"], [f"atom {k}" for k in shown]]
-
-
-def axes_of(display):
-    return display.ax_.xaxis, display.ax_.yaxis
 
 
 def test_contributions_to_a_reconstruction_stand_beside_the_sample(learner, X):
@@ -439,17 +436,14 @@ def test_maps_are_bars_or_topographies_beside_their_waveforms():
     np.testing.assert_allclose(largest, np.abs(maps).max(1), rtol=1e-5)
 
 
-def spectra_of(display):  # -> bars of each spectrum
-    return np.reshape(display.bars_.patches, (len(display.atoms), -1))
-
-
 def test_spectra_are_bars_in_the_colours_of_their_groups():
     """Heights are shares of the largest channel, in the order of the rows from the top."""
     spectra = np.array([[1.0, 2.0, 4.0, 0.0], [0.0, 0.3, 0.0, 0.1]])
     groups = ["low", "low", "high", "high"]
     options = dict(kind="spectra", groups=groups, row_labels=["a", "b"])
     drawn = AtomsDisplay.from_estimator(spectra, colors=["red", "blue"], **options)
-    for bars, spectrum, bottom in zip(spectra_of(drawn), spectra, (1, 0), strict=True):
+    by_spectrum = np.reshape(drawn.bars_.patches, (2, -1))
+    for bars, spectrum, bottom in zip(by_spectrum, spectra, (1, 0), strict=True):
         heights = np.array([bar.get_height() for bar in bars])
         np.testing.assert_allclose(heights / heights.max(), spectrum / spectrum.max())
         assert {bar.get_y() for bar in bars} == {bottom}
@@ -494,8 +488,7 @@ def test_bands_hold_the_ends_of_intervals_and_atoms_without_support_are_covered(
 
 
 def test_entries_whose_interval_holds_zero_are_empty_in_images():
-    found = intervals()
-    drawn = AtomsDisplay.from_estimator(found, image_shape=(2, 2))
+    drawn = AtomsDisplay.from_estimator(intervals(), image_shape=(2, 2))
     picture, *_ = cells(np.ma.filled(drawn.image_.get_array(), np.nan), 2, 2)
     np.testing.assert_array_equal(picture[0], 0)
     assert (picture[1] > 0).all()
