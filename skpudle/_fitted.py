@@ -119,8 +119,8 @@ def encode_samples(learner, X, **of_rows):  # -> (n_codes, n_components), (n_cod
         codes = to_numpy(to_tensor(codes))
         if getattr(learner, "split_sign", False):
             codes = codes[:, :p] - codes[:, p:]
-        of_rows = getattr(learner, "n_features_in_", None) is not None
-        is_one = not of_rows and codes.ndim == 1 + np.size(getattr(learner, "atom_shape", ()))
+        has_rows = getattr(learner, "n_features_in_", None) is not None
+        is_one = not has_rows and codes.ndim == 1 + np.size(getattr(learner, "atom_shape", ()))
         maps = codes.reshape(1 if is_one else len(codes), -1, p)
     return np.concatenate(maps), np.repeat(np.arange(len(maps)), [len(of_one) for of_one in maps])
 

@@ -128,8 +128,9 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         given = {} if sample_weight is None else _weigh(learner, sample_weight)
         with config_context(enable_metadata_routing=False):  # weights reach the steps by name
             self.estimator_ = learner.fit(X, **given)
-        # Scores are explained shares of the energy of hidden entries, NaN for few samples. Features
-        # are standardised, so that their means explain a share of 0.
+        # Column means fill the gaps if the default learner predicts hidden entries no better.
+        # Scores are explained shares of the energy of hidden entries, NaN for few samples; means of
+        # standardised features explain a share of 0.
         names = ("size_path_", "penalty_path_") if self.estimator is None else ()
         paths = filter(None, (getattr(learner[-1], name, None) for name in names))
         self._predicts = not any(np.max(path.score - path.tolerance) <= 0 for path in paths)

@@ -234,7 +234,10 @@ class SurrogateOptimizer(Optimizer):
 
     @torch.no_grad()
     def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, n_features)
-        """Put new atoms in the given rows, and set these rows of the model to zero."""
+        """Put new atoms, projected, in the given rows, and zeros where the model has these atoms.
+
+        These are rows of ``pull``, and rows and columns of ``curvature``.
+        """
         super().replace(rows, atoms)
         self._state["curvature"][rows] = 0
         self._state["curvature"][:, rows] = 0

@@ -40,9 +40,9 @@ def _typical(amplitudes):
     not do: in an electrocardiogram with little noise most events are waves between the beats.
     """
     sizes = np.sort(np.abs(amplitudes))
-    # Share of events that are certainly no artefacts. Beats are 9 % of the events of an
-    # electrocardiogram with little noise. With .9 instead of .98 the quantile falls below the
-    # beats, and the 468 waves between the beats count as events too.
+    # The smallest 98 % of the events are certainly no artefacts. Beats are 9 % of the events of an
+    # electrocardiogram with little noise. With 90 % the limit would be below the beats, and the 468
+    # waves between the beats of the record would count as events, too.
     energy = np.cumsum(np.minimum(sizes, sizes[int(0.98 * (len(sizes) - 1))]) ** 2)
     return sizes[np.searchsorted(energy, energy[-1] / 2)]
 

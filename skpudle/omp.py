@@ -53,9 +53,10 @@ _GRAM_ATOMS = 10_000
 # Correlations are tied if they differ by less than this share. The first of tied atoms enters, so
 # that codes do not depend on rounding.
 _TIE = 1e-10
-# A pursuit ends if the squared cosine of the sample with the best atom is at most this, or if at
-# most this share of the atom's squared norm is outside of the span of the support. It is the
-# epsilon of float64, as scikit-learn has it for data and atoms of unit norm.
+# A pursuit ends if the squared correlation of the residual with the best atom is below this share
+# of the product of the squared norms of sample and atom, or if at most this share of the atom's
+# squared norm is outside of the span of the support. It is the epsilon of float64, as scikit-learn
+# has it for samples and atoms of unit norm.
 _RESOLUTION = 2.0**-52
 
 

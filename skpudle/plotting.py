@@ -199,19 +199,21 @@ class AtomsDisplay(Display):
         Parameters
         ----------
         estimator : estimator, AtomIntervals or array-like
-            Fitted learner, or a pipeline or search with one. Atoms of a pipeline are drawn in the
-            features of its data if every step before the learner is affine and can be undone
-            (centring, scaling, principal components), and else in the learner's features. Or the
+            (1) A fitted learner, or a pipeline or search with one. Atoms of a pipeline are drawn in
+            the features of its data if every step before the learner is affine and can be undone
+            (centring, scaling, principal components), and else in the learner's features. (2) The
             result of `skpudle.inspection.atom_intervals`: lines get bands, spectra get error bars,
-            and atoms and entries without support by the data fade. Or atoms, (n_components,
-            n_features), (n_components, height, width[, 3]) or (n_components, length, n_channels).
+            and atoms and entries without support by the data fade. (3) An array of atoms,
+            (n_components, n_features), (n_components, height, width[, 3]) or (n_components, length,
+            n_channels).
         X : array-like, default=None
             Samples, as `transform` takes them; if given, the atoms that most samples use come
             first.
         kind : {"auto", "images", "lines", "spectra", "waveforms"}, default="auto"
-            "auto": rows are lines, unless ``image_shape`` says otherwise; arrays of more axes are
-            images. "images": rows without ``image_shape`` become squares. Convolutional atoms have
-            their shape already; atoms of signals are lines.
+            "auto": atoms of one axis, and convolutional atoms of signals, are lines without an
+            ``image_shape``; all remaining atoms are images. "images": atoms of one axis without
+            ``image_shape`` become squares. "spectra": bars of non-negative atoms. "waveforms": for
+            each atom a map over channels and a waveform.
         image_shape : tuple of int, default=None
             Shape that the features of an atom are reshaped to: of images (height, width) or
             (height, width, 3), of lines and waveforms (length, n_channels). Channels of images that

@@ -362,8 +362,11 @@ class Table(InMemory):
         return x
 
     def sample(self, n_components, seed, *, whole=True):  # -> Samples
-        """Return the sample of all rows that a fit begins with; all rows if they are few."""
-        self._read(np.arange(1))
+        """Return the sample of all rows that a fit begins with; all rows if they are few.
+
+        ``whole`` matters for streams only.
+        """
+        self._read(np.arange(1))  # sets dtype and number of features, which `_n_sampled` needs
         n_rows = min(self._n_sampled(n_components), self.n_rows)
         keys = np.arange(n_rows)
         if n_rows < self.n_rows:  # a run of ``length`` rows at a random place of each equal part

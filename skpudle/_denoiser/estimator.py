@@ -70,9 +70,10 @@ def crop_shape(images, network, size):  # list of (n_channels, *size), -> list o
 
 
 def draw_crop(image, shape, generator):  # (n_channels, *size) -> (n_channels, *shape)
-    """Return a random crop of an image; crops of pictures are flipped at random.
+    """Return a random crop of the size ``shape`` of an image.
 
-    Images that are smaller than a crop are continued by reflection.
+    Crops of pictures are flipped at random, and square crops transposed at random, too. Images that
+    are smaller than a crop are continued by reflection first.
     """
     missing = [max(k - n, 0) for n, k in zip(image.shape[1:], shape, strict=True)]
     if any(missing):
@@ -399,7 +400,7 @@ class ConvDenoiser(ImageEstimator):
         # photographs with noise of 20 / 255 to a peak signal-to-noise ratio of 29.8 dB. After 200
         # epochs it is 29.5 dB.
         n_epochs = 250 if self.max_iter == "auto" else self.max_iter
-        training = self._begin(X, y)
+        training = self._prepare(X, y)
         losses, n_crops = training.losses, len(training.loader.dataset)
 
         def epochs(interrupts):
@@ -439,7 +440,7 @@ class ConvDenoiser(ImageEstimator):
         self
             The estimator.
         """
-        training = self._begin(X, y, known=hasattr(self, "network_"))
+        training = self._prepare(X, y, known=hasattr(self, "network_"))
         with Interrupts() as interrupts:
             self._run_epoch(training, interrupts)
             take(self, training.attributes())
@@ -462,7 +463,12 @@ class ConvDenoiser(ImageEstimator):
             parts, share = [noisy - clean for noisy, clean in pairs], 1.0
         return share * float(torch.cat([x.double().flatten() for x in parts]).std(correction=0))
 
-    def _begin(self, X, y, known=False):  # -> Training
+    def _prepare(self, X, y, known=False):  # -> Training
+        """Return what training needs; fitted attributes stay as they are.
+
+        With ``known`` training goes on with the network, the state of the optimiser and the number
+        of steps of the last call. Otherwise a network is made.
+        """
         images = (self._read_known if known else self._read_training)(X)
         if known:
             images = images.map(lambda x: x.to(self.network_.analysis.dtype))

@@ -34,8 +34,9 @@ from skpudle.encoding._unfold import unfold
 # of the noise.
 _STEP = 0.1
 
-# Mixes three colours for a network of one channel: their mean, which is a grey image, and two
-# differences of equal noise. The rows are orthogonal.
+# Rows of the matrix that turns three colours into three images for a network of one channel: the
+# mean of the colours, and two differences of colours with the noise of one colour. The rows are
+# orthogonal.
 _OPPONENT = (
     (1 / 3, 1 / 3, 1 / 3),
     (2**-0.5, 0, -(2**-0.5)),

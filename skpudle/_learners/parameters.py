@@ -86,6 +86,8 @@ def sets_parameters(**ranges: list) -> Callable[[F], F]:
     """
 
     def decorate(kind):
+        # `checked` replaces the constructor, whose body never runs. `_constraints` are those of
+        # `_parameter_constraints` in the form that a check of parameters reads.
         taken, init = signature(kind), kind.__init__
         known = taken.parameters
 

@@ -151,9 +151,13 @@ class RowPhases(Run):
     # ------------------------------------------------------------------ the search
 
     def make_problem(self, fitted):  # -> Problem
-        """Return the problem of the search of a record, with rows that are held out."""
+        """Return the data and the objective of the search, with rows that are held out.
+
+        They follow from the record, the data and the plan alone, because a fit that was killed
+        makes them again. Of several processes each takes its own rows, ``self.data.samples``;
+        ``self.samples``, from all processes, gives only first atoms and first penalties.
+        """
         plan, alone, noise = self.plan, self.team.is_alone, fitted.noise
-        # initial values are from samples of all processes
         samples = self._enter(noise)[0] if alone else self.data.samples.in_units(noise)
         how = dict(penalty=plan.search_penalty(fitted), square=fitted.data_scale)
         has_baseline = noise.intercept is not None and noise.rows is None

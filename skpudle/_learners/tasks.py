@@ -30,7 +30,10 @@ from skpudle._precision import in_own_precision
 
 
 def class_decisions(decisions):  # (n, n_outputs) -> (n, n_classes)
-    """Return an output for every class; a single output of two classes belongs to the second."""
+    """Return a decision for each class.
+
+    Of two classes there is one output: the decision of the second class. The first class gets 0.
+    """
     if decisions.shape[1] > 1:
         return decisions
     return torch.cat([torch.zeros_like(decisions), decisions], dim=1)
@@ -157,7 +160,8 @@ class TaskPlan(Plan):
         """
         b, task, (weights, intercept) = self.supervision, self.task, self.head(fitted.more)
         z = encoder(dictionary, batch.x, mask=batch.mask)
-        # From samples as atoms only the gradient "dec" finds a dictionary: codes are constants.
+        # If training began with samples as atoms, only the gradient "dec" finds a dictionary. So
+        # codes are constants in the reconstruction.
         residual = dictionary.synthesis(z.detach() if fitted.from_samples else z) - batch.x
         residual = residual if batch.mask is None else residual * batch.mask
         losses = 0.5 * residual.square().sum(1)

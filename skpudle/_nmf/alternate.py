@@ -36,8 +36,8 @@ from skpudle.search._epoch import spread_rows
 # log-likelihood, in nats, that ends the sweeps. A step of the alternation makes a single sweep,
 # since the atoms change as well.
 _MOST_SWEEPS, _TOL = 2000, 1e-5
-# Share of the mean spectrum that is mixed into initial atoms. An entry of exactly 0 would stay 0 in
-# all steps without a prior.
+# Share of the mean spectrum in each initial atom. Without a prior an entry of exactly 0 would stay
+# 0 in all steps.
 _SHARE_OF_MEAN = 0.01
 # Least number of rows for each thread: fewer rows take less time than starting a thread.
 _LEAST_ROWS_OF_THREAD = 64
@@ -317,7 +317,7 @@ class Progress(NamedTuple):
 
     @classmethod
     def at(cls, atoms, codes, n_fixed):
-        """Return the state without memory of a last step."""
+        """Return a state without earlier steps: the first extrapolation moves nothing."""
         return cls(atoms, codes, atoms, codes, n_fixed)
 
     def has_stalled(self, tol, n_steps):

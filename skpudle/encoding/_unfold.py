@@ -160,15 +160,15 @@ def unfold(
 
 
 def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0, shrinkage="soft"):
-    r"""Return the levels of the paper's encoders, one per unfolding.
+    r"""Return the level of the shrinkage in each unfolding.
 
-    Soft shrinkage: ``level_t = step * alpha * lambda_decay**t``, the proximal map of a lasso with a
-    decaying penalty. Hard shrinkage: ``level_t = alpha``, the threshold itself (``HT_b`` in
-    section 4 of the paper), which neither the step nor the decay scales.
+    Soft shrinkage has the level ``step * alpha * lambda_decay**t`` in unfolding t. The shrinkage is
+    then the proximal map of the lasso's penalty, which decays. Hard shrinkage has the level
+    ``alpha``, whatever step and decay (``HT_b`` in section 4 of arXiv:2106.00058).
 
     Parameters
     ----------
-    dictionary : DenseDictionary
+    dictionary : DenseDictionary or ConvDictionary
         Dictionary whose atoms determine the axes of the levels, their dtype and their device.
     alpha : float or Tensor of shape (), (n_components,) or (n_unfoldings, n_components)
         Penalty or threshold: one, one per atom, or one per unfolding and atom.

@@ -226,7 +226,8 @@ def _without_outliers(rows, atoms):  # -> Rows, noise of features
 
     Very long rows are removed. Entries far from the median of their feature that codes do not
     explain become missing. Codes of at most 3 standard deviations of the noise become 0, and the
-    remaining codes are the start of the first sweep.
+    remaining codes are the start of the first sweep. Codes are dense in ``rows`` and CSR in the
+    result, which has fewer rows.
     """
     x, missing, residual = rows.x, rows.missing, np.abs(rows.x - rows.codes @ atoms)
     noise = np.nanmedian(np.where(missing, np.nan, residual)) / MEDIAN_OF_NORMAL
@@ -243,6 +244,7 @@ def _without_outliers(rows, atoms):  # -> Rows, noise of features
     n_known = (~rows.missing).sum(0)
     squares = np.where(rows.missing, 0.0, residual[kept] ** 2).sum(0)
     variances = np.where(n_known > 0, squares / np.maximum(n_known, 1), noise**2)
+    # degrees of freedom of each known entry
     free = 1 - np.count_nonzero(rows.codes) / max(n_known.sum(), 1)
     variances = _keep_above_rounding(variances / max(free, 0.1), rows.x)
     is_sure = np.abs(rows.codes) > 3 * np.sqrt(variances.mean())

@@ -147,8 +147,9 @@ def nonnegative_gap(atoms, x, codes, direction, weights=None):
         usable = fits | (weights > 0).all(1, keepdim=True)
         v = torch.where(fits, weighted(v), v / weights).where(usable, 0.0)
         w = torch.where(fits, own, w).where(usable, 0.0)
-        # Correlations are lowered by their rounding errors. Otherwise rounding would decide on the
-        # quotients ``c / w``: an atom with almost no weight in a row has a product of almost zero.
+        # In rows of ``fits`` correlations are lowered by a bound of their rounding errors. An atom
+        # with almost no weight in a row has a ``c`` and a ``w`` of almost zero, and without the
+        # bound rounding would decide on ``c / w``.
         c -= 1e-14 * size[:, None] * fits
     inverse = torch.where(w > 0, 1 / w, 0.0)
     dual = residual - (c * inverse).amax(1, keepdim=True).clamp_min(0) * v

@@ -271,7 +271,10 @@ class ConvEpoch(rules.Coded):
         return torch.as_tensor(moments).flatten(1)
 
     def _removals(self):  # -> (p, 1 + p), (p, p)
-        """Return what the removal of each atom changes, here at all atoms; see `_epoch.Epoch`."""
+        """Return estimates of what the removal of each atom changes, as `_epoch.Epoch` does.
+
+        Column 0 is the rise of the objective, and column 1 + j the growth of the codes of atom j.
+        """
         p = len(self.atoms)
         changes = np.zeros((p, 1 + p))
         loops.removals(

@@ -389,12 +389,12 @@ class _Rows(HeldOut):
 class _Tiles(HeldOut):
     """Crops of held-out images. Tiles of an atom's size are parts, and random pixels are hidden."""
 
-    # A search begins at the level of the noise and tries at most one larger penalty. Smaller ones
-    # give dense codes, since atoms overlap at all positions. At a quarter of the first penalty an
-    # electrocardiogram has 30 codes a beat, and 4 to 7 at the first penalty; the errors of planted
-    # signals are .143 of the noise, and .134 at the first penalty. For signals of counts, whose
-    # noise grows with the counts, penalties of three to ten times the first predict equally well,
-    # but atoms correlate with the planted atoms by 0.8 instead of 0.95.
+    # A search begins at the penalty of the noise's level, 1.0, and tries at most one larger penalty,
+    # below 1.5. Codes may have penalties from 1 to 8 (places 0 to 6). Smaller penalties give dense
+    # codes, because atoms overlap at all positions: an electrocardiogram has 4 to 7 codes a beat
+    # with the penalty 1, and 30 with 1/4; errors of planted signals are .134 and .143 of the noise.
+    # For signals of counts, whose noise grows with the counts, penalties from 3 to 10 predict
+    # equally well, but their atoms correlate with the planted atoms by 0.8 instead of 0.95.
     places, smallest, largest = (0, 6), 1.0, 1.5
 
     def _hide(self, problem, n_codings):  # -> (n_tiles,)
@@ -403,7 +403,7 @@ class _Tiles(HeldOut):
         Return the energies of the hidden pixels of the tiles.
         """
         n_pixels = _n_pixels(problem)
-        # crops of at least four images (or all, if there are fewer) have `n_pixels` in all
+        # crops come from at least 4 images if there are 4, and have about `n_pixels` together
         n = min(max(4, n_pixels // max(problem.x[0, 0].numel(), 1)), len(problem.x))
         chosen = spread_rows(len(problem.x), n)
         area, crop = n_pixels // n, []

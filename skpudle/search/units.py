@@ -629,7 +629,8 @@ class _Sample:
         better in any units.
         """
         half = torch.arange(len(self.x)) % 2 == 0
-        # if asked, all rows tell the noise, since a column may be nonzero in a single row
+        # If a user asks for the noise of features, it is learned from all rows, because a feature
+        # may be nonzero in a single row.
         told = dict(n_rows=len(self.x)) if asked else dict(among=half)
         noise, signal, n = self.hidden(atoms, **told)
         if not (asked or _differs(noise, signal, n)):
