@@ -389,7 +389,7 @@ class _Rows(HeldOut):
 class _Tiles(HeldOut):
     """Crops of held-out images. Tiles of an atom's size are parts, and random pixels are hidden."""
 
-    # A search begins at the penalty of the noise's level, 1.0, and tries at most one larger penalty,
+    # A search begins at the penalty of the noise's level, 1.0, and tries at most one larger one,
     # below 1.5. Codes may have penalties from 1 to 8 (places 0 to 6). Smaller penalties give dense
     # codes, because atoms overlap at all positions: an electrocardiogram has 4 to 7 codes a beat
     # with the penalty 1, and 30 with 1/4; errors of planted signals are .134 and .143 of the noise.
