@@ -38,9 +38,8 @@ def test_planted_events_are_found_at_their_peaks(n_channels, offset):
     table = find_events(learner, signals)
     assert table["signal"].tolist() == [signal for signal, *_ in EVENTS]
     assert table["time"].tolist() == [start + 5 for _, start, _ in EVENTS]
-    amplitudes = np.array([amplitude for *_, amplitude in EVENTS])
     found = table["amplitude"] * np.sign(table["amplitude"][0])
-    np.testing.assert_allclose(found, amplitudes, atol=0.1)
+    np.testing.assert_allclose(found, [amplitude for *_, amplitude in EVENTS], atol=0.1)
     assert list(pd.DataFrame(table).columns) == ["signal", "time", "atom", "amplitude"]
     seconds = find_events(learner, signals, sampling_rate=50)
     np.testing.assert_allclose(seconds["time"], table["time"] / 50)
@@ -88,10 +87,11 @@ def test_an_artefact_deletes_no_event(size):
     assert (2, 15) in found[["signal", "time"]].tolist()
 
 
-def test_drift_makes_no_events():
-    signals = np.tile(signals_with_events(noise=0.05), (2, 4, 1))
-    slow = 1 + 0.5 * np.sin(np.arange(640) / 100)[:, np.newaxis]
-    expected, found = (find_events(learner_of().fit(x), x) for x in (signals, signals + slow))
+@pytest.mark.parametrize(("noise", "drift", "positive"), [(0.05, 0.5, False), (0.1, 0.15, True)])
+def test_drift_makes_no_events(noise, drift, positive):
+    clean = np.tile(signals_with_events(noise=noise), (2, 4, 1))
+    both = clean, clean + 1 + drift * np.sin(np.arange(640) / 100)[:, np.newaxis]
+    expected, found = (find_events(learner_of(positive_code=positive).fit(x), x) for x in both)
     np.testing.assert_array_equal(found["signal"], expected["signal"])
     np.testing.assert_allclose(found["time"], expected["time"], atol=1)
 
