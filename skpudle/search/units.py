@@ -91,6 +91,8 @@ _HIDES = 0.8
 # entries, for noise to differ. In 15 of 16 random draws of data with unequal noise, of 12 to 60
 # features, the share is .05 to .98. In clean rows of 6 to 10 features it is 0 to .04.
 _RESIDUAL = 0.05
+# A mean whose square is below this number of squared standard errors is taken for zero.
+_NEAR = 16.0
 # Size of the sample of rows that units are learned from: _SAMPLED_ROWS, or _ROWS_PER_ATOM for each
 # atom or feature if that is more, but at most _ENTRIES entries. Half of the sample lets atoms
 # settle. A quarter of _ROWS_PER_ATOM for each atom decides on a baseline.
@@ -349,15 +351,15 @@ def _median_size(size):  # (n,) -> scalar
     return size[size > 0].median() if bool(size.any()) else size.new_tensor(inf)
 
 
-def _suspects(x, known, *, centres):  # -> (n, m) bool, (n,) bool
+def _suspects(x, known):  # -> (n, m) bool, (n,) bool
     """Mark suspects: entries far from the median of their column, and long rows.
 
     An entry is far beyond 5 standard deviations of its column; in a row of large entries the limit
-    grows with the median entry of the row. Without ``centres`` distances are from zero. If more
-    than a tenth of the entries are far, or a tenth of the rows long, none is marked.
+    grows with the median entry of the row. If more than a tenth of the entries are far, or a tenth
+    of the rows long, none is marked.
     """
     y = torch.where(known > 0, x, torch.nan)
-    y = y - _quantile(y, 0.5) if centres else y
+    y = y - _quantile(y, 0.5)
     distances = y.abs() / _deviations(y.abs())
     of_row = (_quantile(distances.mT, 0.5) / held_out.MEDIAN_OF_NORMAL).clamp_min(1)
     far = distances > _FAR * of_row[:, None]
@@ -483,7 +485,10 @@ class _Sample:
         (Few unfoldings cannot reach the large code of an atom that stands for the mean.)
         """
         mean, alpha, n_codes, left = self.mean(), None, [], []
-        if asked == "auto" and self.is_large and not self.positive:
+        weight, n_known = self.weighted(self.counts), self.counts.sum(0).clamp_min(1)
+        variances = (weight * (self.x - mean).square()).sum(0) / weight.sum(0).clamp_min(1e-300)
+        is_far = float(mean.square().sum()) > _NEAR * float((variances / n_known).sum())
+        if asked == "auto" and is_far and self.is_large and not self.positive:
             n = _ROWS_PER_ATOM // 4 * max(self.n_components, len(mean))
             for self.centre in (mean, 0 * mean):
                 coded = self.settle(most=_BRIEF, n=n, alpha=alpha)
@@ -521,15 +526,14 @@ class _Sample:
 
     # -------------------------------------------------------------- outliers
 
-    def find_suspects(self, n_components, *, centres):  # -> far entries, long rows; or None
+    def find_suspects(self, n_components):  # -> far entries, long rows; or None
         """Return the suspects if they have more energy than a mean atom, and let them not count.
 
-        Otherwise return None, and let all known entries count: `counts` is set in both cases. See
-        `_suspects` for ``centres``.
+        Otherwise return None, and let all known entries count: `counts` is set in both cases.
         """
-        far, long = _suspects(self.x, self.known, centres=centres)
+        far, long = _suspects(self.x, self.known)
         self.counts = self.known * ~(far | long[:, None])
-        squares = self.weighted((self.x - self.mean() * centres).square())
+        squares = self.weighted((self.x - self.mean()).square())
         of_suspects = float((squares * (self.known - self.counts)).sum())
         if of_suspects * n_components > float((squares * self.known).sum()):
             return far, long
@@ -701,8 +705,7 @@ def learn_units(problem, n_components, *, intercept="auto", noise="auto", n_unfo
         sample.scale = noise.cpu().double()
     suspects = None
     if named in ("auto", "outliers") and len(sample.x) >= _FEWEST_ROWS and bool(sample.x.any()):
-        centres = intercept is True or (intercept == "auto" and not sample.positive)
-        suspects = sample.find_suspects(n_components, centres=centres)
+        suspects = sample.find_suspects(n_components)
     sample.take_mean(intercept, n_unfoldings)
     if suspects is not None:
         units = sample.separate(suspects[1]) if sample.are_outliers(*suspects) else None
