@@ -361,9 +361,8 @@ class Epoch(Coded):
         self._x, n = np.asarray(problem.x), len(problem.x)
         self._few = len(atoms) < MANY and problem.mask is None
         self._known = np.empty((n, 0)) if problem.mask is None else np.asarray(problem.mask)
-        self._screen = (
-            atoms.float() if len(atoms) < MANY or not _has_bfloat16() else atoms.bfloat16()
-        )
+        is_rough = len(atoms) >= MANY and _has_bfloat16()
+        self._screen = atoms.bfloat16() if is_rough else atoms.float()
         self._weight = np.ones(n) if problem.weight is None else np.asarray(problem.weight)
         # Products of two arrays of rows are weighted if both have been multiplied by the square
         # roots of the weights.
@@ -416,8 +415,7 @@ class Epoch(Coded):
 
     @cached_property
     def _gram(self):  # (p, p) products of atoms; (0, 0) where codes come from residuals
-        atoms = self._atoms if self._few else self._atoms[:0]
-        return atoms @ atoms.T
+        return self._atoms @ self._atoms.T if self._few else np.empty((0, 0))
 
     def _slopes(self, residual, out):  # (n, m), (n, p) float32 -> (n, p)
         """Return ``out``, which is set to the products of residuals with all atoms.

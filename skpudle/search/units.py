@@ -703,9 +703,8 @@ def learn_units(problem, n_components, *, intercept="auto", noise="auto", n_unfo
     sample, named = _Sample(problem, n_components), noise if isinstance(noise, str) else None
     if named is None:
         sample.scale = noise.cpu().double()
-    suspects = None
-    if named in ("auto", "outliers") and len(sample.x) >= _FEWEST_ROWS and bool(sample.x.any()):
-        suspects = sample.find_suspects(n_components)
+    seeks = named in ("auto", "outliers") and len(sample.x) >= _FEWEST_ROWS and bool(sample.x.any())
+    suspects = sample.find_suspects(n_components) if seeks else None
     sample.take_mean(intercept, n_unfoldings)
     if suspects is not None:
         units = sample.separate(suspects[1]) if sample.are_outliers(*suspects) else None
