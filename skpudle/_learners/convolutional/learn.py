@@ -47,9 +47,11 @@ def cut_pieces(tensors, kernel, stride, area=2**14, most=inf):  # -> (n_pieces, 
     smallest = (min(axis) for axis in zip(*(x.shape[2:] for x in tensors), strict=True))
     size, pieces, side = [], [], round(area ** (1 / len(kernel)))
     for n, k, s in zip(smallest, kernel, stride, strict=True):
-        n_steps = (n - k) // s  # of atoms
-        n_parts = ceil((k + s * n_steps) / max(side, 4 * k))
-        size.append(k + s * min(n_steps, ceil(max(n / n_parts - k, 0) / s)))
+        most_pixels = max(side, 4 * k)
+        # Pieces of a signal share its length, so that they overlap less. In pictures a small piece
+        # may have little to see: the penalty then varies, by the energy of pieces.
+        n_pixels = ceil(n / ceil(n / most_pixels)) if len(kernel) == 1 else most_pixels
+        size.append(k + s * min((n - k) // s, ceil((n_pixels - k) / s)))
     for image in (image for x in tensors for image in x):
         axes = zip(image.shape[1:], size, stride, strict=True)
         # from the first pixel to the last one, or to the last one that copies of an atom reach
