@@ -340,8 +340,9 @@ class _Rows(HeldOut):
         self.x, self.known, n = problem.x.double(), problem.known.double(), len(problem.x)
         self._often = problem.weighted(self.x.new_ones(n))
         groups = hide_in_turn(match_equal_rows(self.x.mT, gaps_in(self.known.mT))) if n else []
-        self.is_predictable = len(groups) > 1
-        (n_rows,) = self.total(self.x.new_tensor([float(n)]))
+        # of all processes: a process without held-out rows takes part in the sums of predictions
+        n_rows, n_predictable = self.total(self.x.new_tensor([n, len(groups) > 1]))[0]
+        self.is_predictable = bool(n_predictable)
         n_codings = n_codings or count_codings(problem)
         n_turns = max(1, min(len(groups), ceil(n_codings / max(float(n_rows), 1))))
         self._turns, are_hidden = [], torch.zeros_like(self.x)
@@ -543,8 +544,7 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True, largest=None):  #
         n_held = min(n_held, ceil(n_codings * share))
     rows = torch.isin(first, distinct[spread_rows(n, n_held)])  # with all copies of these rows
     held_out = HeldOut(problem.of_rows(rows), fixed=fixed, mixes=mixes, n_codings=n_codings)
-    (n_predictable,) = problem.total(torch.tensor([float(held_out.is_predictable)]))
-    if n_predictable == 0:
+    if not held_out.is_predictable:
         return problem
     if learn:
         return replace(problem, held_out=held_out, held_rows=rows)

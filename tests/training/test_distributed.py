@@ -66,8 +66,9 @@ with data_parallel(timeout=240) as team:
     uneven = X[:20] if rank else X
     learner = PUDLEDictionaryLearning(8, gradient="dec", batch_size=16, max_iter=2, tol=None)
     found["uneven"] = learner.fit(uneven).components_  # of a seed that they have to agree on
-    search = PUDLEDictionaryLearning(12, random_state=0).fit(X[:4] if rank else X)
-    found["one row is held out"] = search.components_
+    for n in 1, 4:
+        search = PUDLEDictionaryLearning(12, random_state=0).fit(X[:n] if rank else X)
+        found[f"{n // 4} rows are held out"] = search.components_
     errors = {
         "ConvPUDLEDictionaryLearning": lambda: ConvPUDLEDictionaryLearning().fit(X),
         "PoissonNMF": lambda: PoissonNMF(2).fit(X),
