@@ -215,7 +215,8 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
     """Improve the codes of rows, each on one working set, by descent on residuals.
 
     ``start``, ``index`` and ``value`` are the codes to begin with, ``residual`` is ``x - D z`` for
-    these codes, and ``slope`` (n, n_atoms) is ``D^T (x - D z)``.
+    these codes, and ``slope`` (n, n_atoms) is ``D^T (x - D z)``. An empty ``slope`` (n, 0) lets no
+    atom enter a working set.
 
     Row ``i`` gets ``count[i]`` new codes, ``code[i]``, at the atoms ``atom[i]``; both arrays have
     the shape (n, room). ``loss`` (n,) becomes half of the squared residual of the new codes, and
@@ -324,19 +325,20 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
                 fitted[row, i] = z[i]
 
 
-def add_statistics(first, start, index, value, x, a, b):
-    """Add the rows of ``Z^T Z`` to ``a`` and of ``Z^T X`` to ``b``, from the atom ``first`` on.
+def add_statistics(start, index, value, weight, x, a, b):
+    """Add ``Z^T W Z`` to ``a`` and ``Z^T W X`` to ``b``; ``W`` is diagonal, the weights of rows.
 
-    ``a`` is (n_some, n_atoms) and ``b`` (n_some, n_features), for ``n_some`` successive atoms.
+    In each row the product of the codes of two atoms is added to only one of the two entries of
+    ``a`` (n_atoms, n_atoms) for these atoms. So off the diagonal ``Z^T W Z`` is ``a + a^T``. ``b``
+    has the shape (n_atoms, n_features).
     """
     for i in range(len(x)):
         for e in range(start[i], start[i + 1]):
-            j, z = index[e] - first, value[e]
-            if 0 <= j < len(a):
-                for k in range(start[i], start[i + 1]):
-                    a[j, index[k]] += z * value[k]
-                for f in range(x.shape[1]):
-                    b[j, f] += z * x[i, f]
+            z, j = weight[i] * value[e], index[e]
+            for f in range(x.shape[1]):
+                b[j, f] += z * x[i, f]
+            for k in range(start[i], e + 1):
+                a[j, index[k]] += z * value[k]
 
 
 def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, alpha, positive,
@@ -401,6 +403,44 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
                 slopes[near[j, c]] = 0.0
             for e in range(w):
                 growth[support[e]] = 0.0
+
+
+def add_moments(first, last, start, row, value, x, b):
+    """Add the rows ``first:last`` of ``Z^T X`` to ``b`` (last - first, n_features)."""
+    for j in range(first, last):
+        for e in range(start[j], start[j + 1]):
+            i, z = row[e], value[e]
+            for f in range(x.shape[1]):
+                b[j - first, f] += z * x[i, f]
+
+
+def subtract_changes(low, high, first, start, row, value, change, residual):
+    """Update the rows ``low:high`` of ``residual``, in place, after a block of atoms has changed.
+
+    ``change`` (n_changed, n_features) holds new minus old atoms, from the atom ``first`` on.
+    """
+    for j in range(first, first + len(change)):
+        begin = start[j] + np.searchsorted(row[start[j] : start[j + 1]], low)
+        while begin < start[j + 1] and row[begin] < high:
+            i, z = row[begin], value[begin]
+            for f in range(residual.shape[1]):
+                residual[i, f] -= z * change[j - first, f]
+            begin += 1
+
+
+def add_products(first, last, low, by_atom, row, code, start, index, value, a):
+    """Add a block of ``Z^T Z`` to ``a``: the rows ``first:last``, and the columns from ``low`` on.
+
+    ``a`` is (last - first, n_columns). ``by_atom``, ``row`` and ``code`` are the entries sorted by
+    atom; ``start``, ``index`` and ``value`` are the entries sorted by row.
+    """
+    for j in range(first, last):
+        for e in range(by_atom[j], by_atom[j + 1]):
+            i, z = row[e], code[e]
+            for k in range(start[i], start[i + 1]):
+                column = index[k] - low
+                if 0 <= column < a.shape[1]:
+                    a[j - first, column] += z * value[k]
 
 
 def add_second_moments(first, last, start, row, residual, direction, image):

@@ -97,10 +97,11 @@ class ConvProblem(Problem):
         """Return the codes that an epoch begins with: zeros, for any atoms."""
         return self.no_codes()
 
-    def epoch(self, atoms, codes, **effort):  # -> ConvEpoch
+    def epoch(self, atoms, codes, *, turn=None, **effort):  # -> ConvEpoch
         """Solve for the codes of given atoms, from ``codes`` of earlier atoms; return coded data.
 
-        ``effort`` are options of `ConvEpoch`.
+        ``effort`` are options of `ConvEpoch`. ``turn`` has no effect: it saves time for rows with
+        1,024 atoms and more, see `Problem.epoch`.
         """
         return ConvEpoch(self, atoms, codes, **effort)
 
@@ -271,10 +272,7 @@ class ConvEpoch(rules.Coded):
         return torch.as_tensor(moments).flatten(1)
 
     def _removals(self):  # -> (p, 1 + p), (p, p)
-        """Return estimates of what the removal of each atom changes, as `_epoch.Epoch` does.
-
-        Column 0 is the rise of the objective, and column 1 + j the growth of the codes of atom j.
-        """
+        """Return what the removal of each atom changes, here at all atoms; see `_epoch.Epoch`."""
         p = len(self.atoms)
         changes = np.zeros((p, 1 + p))
         loops.removals(

@@ -198,7 +198,8 @@ class DeviceEpoch(rules.Coded):
         users = order[place.clamp_max(len(order) - 1)].flatten() // max(self._z.shape[1], 1)
         weights = ((number < n_users) * n_users / n_asked).flatten().to(atoms)
         weights *= pad(self._weight, (0, 1))[users]
-        near = self._near(atoms)
+        cosine = atoms @ atoms.mT if self.problem.positive_code else (atoms @ atoms.mT).abs()
+        near = cosine.fill_diagonal_(-torch.inf).topk(min(len(atoms) - 1, rules.NEAR)).indices
         who = torch.arange(len(near), device=near.device).repeat_interleave(rules.USERS)
         # the change of the objective, then of the codes at each atom in `near`
         change = atoms.new_zeros(len(who), 1 + near.shape[1])

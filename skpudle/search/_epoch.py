@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn.functional import pad
 
-from skpudle._compilation import blocks_of_rows, in_parts, one_blas_thread, threads_for
+from skpudle._compilation import in_parts, one_blas_thread, threads_for
 from skpudle._operators._atoms import project_atoms
 from skpudle.search._compiled import loops
 
@@ -311,16 +311,6 @@ class Coded:
             self._costs = changes[:, 0], near.gather(1, best)
         return self._costs
 
-    def _near(self, atoms):  # (p, m) -> (p, n)
-        """Return for each of the atoms the numbers of the 64 (or all) most like it, by cosines."""
-        near = []
-        for part in blocks_of_rows(len(atoms), len(atoms)):
-            cosine = atoms[part] @ atoms.mT
-            cosine = cosine if self.problem.positive_code else cosine.abs_()
-            cosine.diagonal(part.start).fill_(-torch.inf)
-            near.append(cosine.topk(min(len(atoms) - 1, NEAR)).indices)
-        return torch.cat(near)
-
     def _measure(self, sums):
         """Set the objective, the mean loss and the number of codes from four sums over rows.
 
@@ -352,33 +342,37 @@ class Epoch(Coded):
     """Rows on a CPU with codes for given atoms, and sums that improve the atoms.
 
     With fewer than 1,024 atoms and no missing entries, codes come from the products of atoms with
-    atoms and with rows; otherwise from residuals. Codes start from ``codes``. With ``refit`` atoms
-    adapt to least squares on the supports of the codes.
+    atoms and with rows; otherwise from residuals. From residuals, a ``turn`` of 0 or 1 lets new
+    atoms enter the codes of every second block of 256 rows only: the even or the odd blocks. Codes
+    start from ``codes``. With ``refit`` atoms adapt to least squares on the supports of the codes.
     """
 
-    def __init__(self, problem, atoms, codes, *, refit=False):
+    def __init__(self, problem, atoms, codes, *, refit=False, turn=None):
         self.problem, self.atoms, self._atoms = problem, atoms, np.asarray(atoms)
         self._x, n = np.asarray(problem.x), len(problem.x)
         self._few = len(atoms) < MANY and problem.mask is None
         self._known = np.empty((n, 0)) if problem.mask is None else np.asarray(problem.mask)
-        is_rough = len(atoms) >= MANY and _has_bfloat16()
-        self._screen = atoms.bfloat16() if is_rough else atoms.float()
+        self._screen = (
+            atoms.float() if len(atoms) < MANY or not _has_bfloat16() else atoms.bfloat16()
+        )
         self._weight = np.ones(n) if problem.weight is None else np.asarray(problem.weight)
         # Products of two arrays of rows are weighted if both have been multiplied by the square
         # roots of the weights.
         self._roots = np.sqrt(self._weight)[:, None]
         self._options = problem.alpha, problem.positive_code, TOLERANCE * problem.alpha, SHARE
         self._loss, self._size = np.zeros((2, n))
-        self._code(codes, refit)
+        self._code(codes, refit, turn)
         of_rows = self._loss, self._size, np.diff(self.codes.start), np.ones(n)
         sums = self.atoms.new_tensor([self._weight @ part for part in of_rows])
         self._measure(*problem.total(sums))
 
-    def _code(self, codes, refit):
+    def _code(self, codes, refit, turn):
         """Set the codes and the losses of all rows, block by block, starting from ``codes``.
 
-        For codes from products a block has the number of rows whose products stay in a cache.
-        Atoms adapt to ``fitting``: the codes, or with ``refit`` least squares on their supports.
+        For codes from products a block has the number of rows whose products stay in a cache. For
+        codes from residuals a ``turn`` leaves every second block without slopes, so that no new
+        atom enters its codes. Atoms adapt to ``fitting``: the codes, or with ``refit`` least
+        squares on their supports.
         """
         (p, m), n, (begin, *given) = self.atoms.shape, len(self._x), codes.arrays()
         room = max(min(p, m + ROOM), codes.longest)
@@ -401,7 +395,8 @@ class Epoch(Coded):
                 else:
                     residual, known = x.astype(np.float64), self._known[part]
                     loops.subtract_synthesis(*sparse, self._atoms, known, residual)
-                    slope = self._slopes(residual, c[:k])
+                    is_skipped = turn is not None and block % 2 != turn
+                    slope = c[:k, :0] if is_skipped else self._slopes(residual, c[:k])
                     loops.solve_residuals(self._atoms, known, residual, slope, *options, *arrays)
                 used = np.arange(room) < count[:, None]
                 found[block] = count, *(v[:k][used] for v in (index, value, fitted)[: 2 + refit])
@@ -415,7 +410,8 @@ class Epoch(Coded):
 
     @cached_property
     def _gram(self):  # (p, p) products of atoms; (0, 0) where codes come from residuals
-        return self._atoms @ self._atoms.T if self._few else np.empty((0, 0))
+        atoms = self._atoms if self._few else self._atoms[:0]
+        return atoms @ atoms.T
 
     def _slopes(self, residual, out):  # (n, m), (n, p) float32 -> (n, p)
         """Return ``out``, which is set to the products of residuals with all atoms.
@@ -437,55 +433,63 @@ class Epoch(Coded):
         return value * self._roots[np.asarray(self.fitting.rows), 0]
 
     @cached_property
-    def _entries(self):  # starts (p + 1,), rows (n_entries,)
-        """The rows of the codes that atoms adapt to, sorted by atom, then by row."""
+    def _entries(self):  # starts (p + 1,), rows and values (n_entries,)
+        """The entries of `_values`, sorted by atom, then by row."""
         start, index, _ = self.fitting.arrays()
         shape = len(self._x), len(self.atoms)
         by_atom = csr_array((self._values, index, start.astype(np.int32)), shape=shape).tocsc()
-        return by_atom.indptr.astype(np.int64), by_atom.indices
+        return by_atom.indptr.astype(np.int64), by_atom.indices, by_atom.data
 
-    def _sums(self, loop, width, work, *arrays):  # -> (p, width)
-        """Return this process's sums of a compiled loop over all atoms, in threads.
+    @property
+    def _gathering(self):  # -> float
+        """The operations that gather the users of an atom on average: 4 for each user."""
+        return 4 * len(self._entries[1]) / len(self.atoms)
+
+    def _sums(self, loop, first, last, width, work, *arrays):  # -> (last - first, width)
+        """Return this process's sums of a compiled loop over the atoms ``first:last``, in threads.
 
         The loop gets ``arrays`` and adds ``width`` sums for each atom, in ``work`` operations.
         """
-        sums = np.zeros((len(self.atoms), width))
+        sums = np.zeros((last - first, width))
 
-        def add(first, last):  # add to the sums of the atoms `first:last`
-            loop(first, last, *arrays, sums[first:last])
+        def add(start, stop):  # add to the sums of the atoms first + start to first + stop
+            loop(first + start, first + stop, *arrays, sums[start:stop])
 
         in_parts(add, len(sums), _least(work))
         return torch.as_tensor(sums)
 
-    @cached_property
-    def _filled(self):  # (n, m): rows times roots of weights; residuals if entries are missing
-        if self.problem.mask is not None:
-            return self.residuals()
-        return self._x if self.problem.weight is None else self._x * self._roots
+    @property
+    def statistics(self):  # -> (p, p), (p, m) float64
+        """``A = Z^T Z`` and ``B = Z^T X`` with weighted rows, summed over processes.
 
-    def statistics(self, first, last):  # -> (last - first, p), (last - first, m) float64
-        """Return the rows ``first:last`` of ``A = Z^T Z`` and ``B = Z^T X``, over all processes.
-
-        Rows are weighted. Missing entries of ``X`` are those of ``Z D``. So the objective that the
-        sums give lies above that of the known entries, and touches it at the present atoms.
+        They are right only if no entry is missing.
         """
-        (p, m), n, (start, index, _) = self.atoms.shape, len(self._x), self.fitting.arrays()
+        p, m = self.atoms.shape
+        n, (start, *entries) = len(self._x), self.fitting.arrays()
         # The rows are cut into parts, each with sums of its own. The parts do not depend on the
         # number of threads, so the bits of the sums do not, either.
         n_parts = min(8, 1 + int(start[-1] * m / _TASK))
         ends = np.arange(n_parts + 1) * n // n_parts
-        a, b = (np.zeros((n_parts, last - first, width)) for width in (p, m))
-        x = self._filled
+        sums = [(np.zeros((p, p)), np.zeros((p, m))) for _ in range(n_parts)]
 
-        def add(low, high):  # add up the rows of the parts `low:high`
-            for part in range(low, high):
-                begin, end = ends[part : part + 2]
-                of_rows = start[begin : end + 1], index, self._values, x[begin:end]
-                loops.add_statistics(first, *of_rows, a[part], b[part])
+        def add(first, last):  # add up the rows of the parts `first:last`
+            for part in range(first, last):
+                rows, known = slice(*ends[part : part + 2]), start[ends[part] : ends[part + 1] + 1]
+                given = known, *entries, self._weight[rows], self._x[rows]
+                loops.add_statistics(*given, *sums[part])
 
         in_parts(add, n_parts, 1)
-        a, b = self.problem.total(*(torch.as_tensor(sums.sum(0)) for sums in (a, b)))
-        return a, b if self.problem.mask is None else b + a @ self.atoms
+        a, b = map(sum, zip(*sums, strict=True))
+        a = a + a.T
+        np.fill_diagonal(a, a.diagonal() / 2)
+        return self.problem.total(torch.as_tensor(a), torch.as_tensor(b))
+
+    def products(self, first, last):  # -> (last - first, last - first)
+        """Return the block ``first:last`` of ``A = Z^T Z``, summed over rows of this process."""
+        arrays = first, *self._entries, *self.fitting.arrays()[:2], self._values
+        n_used = len(self._entries[1]) / max(len(self._x), 1)  # mean number of codes of a row
+        work = n_used * self._gathering
+        return self._sums(loops.add_products, first, last, last - first, work, *arrays)
 
     def energies(self):  # -> (p,)
         """Return for each atom the sum of its squared codes, over rows of all processes."""
@@ -520,34 +524,75 @@ class Epoch(Coded):
     def improved_atoms(self, earlier=None):  # -> (p, m) of norm 1, float64
         """Return the atoms after sweeps of coordinate descent, an atom at a time.
 
+        Fewer than 1,024 atoms, without missing entries, descend on the products ``A`` and ``B`` of
+        all codes (``p * p * m`` operations). Otherwise atoms descend on the residuals of their
+        users (``n_entries * m`` operations).
+
         In a stream ``earlier`` holds each atom near its earlier place; see `stream.Held`.
         """
-        p, atoms = len(self.atoms), self._atoms.copy()
-        size = MANY**2 // p  # atoms whose sums are in memory at a time: all, up to 1,024
+        (p, m), atoms = self.atoms.shape, self._atoms.copy()
+        if self._few:
+            a, b = (np.asarray(sums) for sums in self.statistics)
+        else:
+            residual = self.residuals()
         with one_blas_thread:
-            for begin in range(0, p, size):
-                end = min(begin + size, p)
-                a, b = map(np.asarray, self.statistics(begin, end))
-                for first in [*range(begin, end, _ATOMS)] * SWEEPS["few" if p < MANY else "many"]:
-                    part = slice(first, min(first + _ATOMS, end))
-                    here = slice(first - begin, part.stop - begin)
-                    target, own = b[here] - a[here] @ atoms, a[here, part].copy()
+            for _ in range(SWEEPS["few" if p < MANY else "many"]):
+                for first in range(0, p, _ATOMS):
+                    last = min(first + _ATOMS, p)
+                    part = slice(first, last)
+                    if self._few:
+                        target, own = b[part] - a[part] @ atoms, a[part, part].copy()
+                    else:
+                        given = m, m * self._gathering, *self._entries, residual
+                        moments = self._sums(loops.add_moments, first, last, *given)
+                        sums = self.problem.total(moments, self.products(first, last))
+                        target, own = map(np.asarray, sums)
                     if earlier is not None:
                         pulled = map(np.asarray, earlier.pull(atoms, part))
                         target, own = map(np.add, (target, own), pulled)
+                    change = -atoms[part]
                     loops.sweep(own, self.problem.positive_atoms, target, atoms[part])
-        for name in ("_entries", "_filled"):  # saves memory: callers keep an epoch for its codes
-            vars(self).pop(name, None)
+                    if not self._few:
+                        change += atoms[part]
+                        self._follow(first, change.astype(residual.dtype), residual)
+        vars(self).pop("_entries", None)  # saves memory: callers keep an epoch only for its codes
         return torch.as_tensor(atoms)
+
+    def _follow(self, first, change, residual):
+        """Update ``residual`` (n, m) in place: atoms from ``first`` on changed by ``change``."""
+        arrays = *self._entries, change, residual
+
+        def subtract(low, high):  # update the rows `low:high`
+            loops.subtract_changes(low, high, first, *arrays)
+
+        of_row = change.size * self._gathering / max(len(residual), 1)
+        in_parts(subtract, len(residual), _least(of_row))
 
     def _second_moments(self, residuals, direction):  # residuals (n, m), direction (p, m) -> (p, m)
         """Return for each atom the sum of ``r_i (r_i . v)`` over its users ``i`` in this process.
 
         ``r_i`` is the residual of row ``i``, and ``v`` the direction of the atom.
         """
-        (p, m), (start, row) = direction.shape, self._entries
-        given = start, row, residuals, np.asarray(direction)
-        return self._sums(loops.add_second_moments, m, 8 * m * len(row) / p, *given)
+        (p, m), given = direction.shape, (*self._entries[:2], residuals, np.asarray(direction))
+        return self._sums(loops.add_second_moments, 0, p, m, 2 * m * self._gathering, *given)
+
+    def _near(self):  # -> (p, n) int32
+        """Return for each atom the numbers of the 64 atoms (or all) most like it, by cosines."""
+        p = len(self.atoms)
+        n = min(p - 1, NEAR)
+        near, atoms = np.empty((p, n), np.int32), self._atoms.astype(np.float32)
+
+        def compare(first, last):  # set `near` in the blocks `first:last` of atoms
+            for start in range(first * _ROWS, min(last * _ROWS, p), _ROWS):
+                part = slice(start, min(start + _ROWS, p))
+                order = atoms[part] @ atoms.T
+                order = order if self.problem.positive_code else np.abs(order)
+                order[np.arange(len(order)), np.arange(part.start, part.stop)] = -np.inf
+                near[part] = np.argpartition(-order, n, axis=1)[:, :n]
+
+        with one_blas_thread:
+            in_parts(compare, -(-p // _ROWS), _least(_ROWS * self.atoms.numel(), _PART))
+        return near
 
     def _removals(self):  # -> (p, 1 + n), (p, n)
         """Return this process's estimates of what the removal of each atom changes.
@@ -556,8 +601,9 @@ class Epoch(Coded):
         at the ``n`` atoms most like the removed atom. The second result has the numbers of the
         ``n`` atoms.
         """
-        near, work = self._near(self.atoms.float()), 2 * USERS * NEAR * self._x.shape[1]
-        given = *self._entries, USERS, np.asarray(near), self._atoms, self._gram, self._known
-        given = *given, self._weight, *self._options, SWEEPS_OF_COSTS, self._x
-        given = *given, *self.codes.arrays()
-        return self._sums(loops.removals, 1 + near.shape[1], work, *given), near
+        (p, m), near = self.atoms.shape, self._near()
+        given = *self._entries[:2], USERS, near, self._atoms, self._gram, self._known, self._weight
+        given = *given, *self._options, SWEEPS_OF_COSTS, self._x, *self.codes.arrays()
+        work, width = 2 * USERS * NEAR * m, 1 + near.shape[1]
+        changes = self._sums(loops.removals, 0, p, width, work, *given)
+        return changes, torch.as_tensor(near).long()
