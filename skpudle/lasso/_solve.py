@@ -412,7 +412,7 @@ def solve_lasso(
 
 
 @torch.no_grad()
-def lasso_path(atoms, x, alphas, *, positive=False, mask=None):
+def lasso_path(atoms, x, alphas, *, positive=False, mask=None, gram=None):
     r"""Solve the lasso for several falling penalties, each from the codes of the penalty before.
 
     Parameters
@@ -428,6 +428,8 @@ def lasso_path(atoms, x, alphas, *, positive=False, mask=None):
         Whether codes are restricted to non-negative values.
     mask
         As in `solve_lasso`.
+    gram : Tensor of shape (n_components, n_components), default=None
+        Products of the atoms, in float64, if they are known; no two atoms are parallel then.
 
     Returns
     -------
@@ -439,11 +441,12 @@ def lasso_path(atoms, x, alphas, *, positive=False, mask=None):
     check_tensors(atoms, x)
     x, known = known_entries(x.double(), mask)
     known = None if known is None else known.double()
-    atoms, _ = _without_parallels(atoms.double(), positive)
+    atoms = atoms.double() if gram is not None else _without_parallels(atoms.double(), positive)[0]
+    gram = gram_matrix(atoms, len(x)) if gram is None else gram
     refits = x.new_empty(len(alphas), len(x), len(atoms))
     how = dict(penalties=[checked_alpha(alpha, atoms, positive) for alpha in alphas], mask=known)
     how |= dict(positive=positive, refits=refits)
-    return solver_on(x.device)(atoms, gram_matrix(atoms, len(x)), x, **how), refits
+    return solver_on(x.device)(atoms, gram, x, **how), refits
 
 
 def _as_tensor(values):  # -> Tensor

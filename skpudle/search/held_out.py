@@ -39,6 +39,8 @@ MEDIAN_OF_NORMAL = 0.6745
 # Data with fewer rows hold out no rows. A quarter of fewer than 20 rows would be at most four rows,
 # which cannot tell which of two penalties is better.
 LEAST_ROWS = 20
+# With more atoms than this, codes of held-out rows come without a matrix of the products of atoms.
+_MOST_PRODUCTS = 4096
 # Number of groups that features are cut into. In images one pixel in this number is hidden in a
 # turn.
 _TENTHS = 10
@@ -358,15 +360,21 @@ class _Rows(HeldOut):
 
     def _sums_at(self, atoms, alphas):  # -> (n_alphas, n_rows, 3)
         """Predict hidden entries of the rows in each turn, and add up the products of errors."""
-        sums = self.x.new_zeros(len(alphas), len(self.x), 3)
+        sums, products = self.x.new_zeros(len(alphas), len(self.x), 3), None
+        how, is_whole = dict(positive=self.problem.positive_code), self.problem.mask is None
         with threads_for():
+            if is_whole and len(atoms) <= _MOST_PRODUCTS:
+                products = atoms @ atoms.mT
             for turn, seen, hidden in self._turns:
+                part, others = atoms[:, hidden], atoms[:, seen]
+                if products is not None:  # of the features that are seen
+                    how["gram"] = products - part @ part.mT
                 for block in blocks_of_rows(len(turn), len(alphas) * len(atoms), 2**18):
                     x, known = self.x[turn[block]], self.known[turn[block]]
-                    how = dict(positive=self.problem.positive_code, mask=gaps_in(known[:, seen]))
-                    codes, refits = lasso_path(atoms[:, seen], x[:, seen], alphas, **how)
-                    error = (x[:, hidden] - codes @ atoms[:, hidden]) * known[:, hidden]
-                    step = refits.sub_(codes) @ atoms[:, hidden] * known[:, hidden]
+                    mask = None if is_whole else gaps_in(known[:, seen])
+                    codes, refits = lasso_path(others, x[:, seen], alphas, mask=mask, **how)
+                    error = (x[:, hidden] - codes @ part) * known[:, hidden]
+                    step = refits.sub_(codes) @ part * known[:, hidden]
                     pairs = (error, error), (error, step), (step, step)
                     sums[:, turn[block]] += torch.stack([(a * b).sum(2) for a, b in pairs], 2)
         return sums * self._often[:, None]
