@@ -41,7 +41,7 @@ def on_device(monkeypatch):
     monkeypatch.setattr(
         Problem,
         "epoch",
-        lambda problem, *given, **how: DeviceEpoch(problem, *given, **how),
+        lambda problem, *given, turn=None, **how: DeviceEpoch(problem, *given, **how),
     )
 
 

@@ -73,11 +73,6 @@ def test_rows_are_solved_as_the_lasso_is(kind, positive):
     )
 
 
-def weights_of(x):
-    """Return one weight for each row, 0.7 or 1.4."""
-    return 1.4 - 0.7 * gaps_in(x[:, 0], 0.5)
-
-
 def improved_in_turn(x, z, atoms, sweeps):
     for _ in range(sweeps):
         for j in range(len(atoms)):
@@ -87,28 +82,45 @@ def improved_in_turn(x, z, atoms, sweeps):
 
 
 @pytest.mark.uncompiled
-@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("many", [False, True])
-def test_sweeps_make_each_atom_the_best_for_the_others(many, masked, weighted, monkeypatch):
-    """Earlier rows that hold an atom are rows in which it is alone, and weights are squares."""
-    monkeypatch.setattr(_epoch, "MANY", 10 if many else 10**6)
-    monkeypatch.setattr(_epoch, "_ATOMS", 3 if many else 8)
+def test_sweeps_make_each_atom_the_best_for_the_others(many, masked, monkeypatch):
+    """Earlier rows that hold an atom are rows in which it is alone."""
+    monkeypatch.setattr(_epoch, "MANY", 0 if many else 10**6)
+    monkeypatch.setattr(_epoch, "_ATOMS", 8)
     x, atoms = planted()
     known = gaps_in(x, 0.2 if masked else 0) > 0
-    weight = weights_of(x) if weighted else torch.ones(len(x), dtype=x.dtype)
-    given = dict(mask=known.double() if masked else None, weight=weight if weighted else None)
+    problem = Problem(x, 0.1, mask=known.double() if masked else None)
     sweeps = 1 if many else 2
-    epoch = Problem(x, 0.1, **given).epoch(atoms, Codes.none(len(x)))
-    z, roots = epoch.codes.dense(20), weight.sqrt()[:, None]
-    x, z = roots * torch.where(known, x, z @ atoms), roots * z
-    expected = improved_in_turn(x, z, atoms.clone(), sweeps)
-    torch.testing.assert_close(epoch.improved_atoms(), expected)
+
+    def expected(z):
+        return improved_in_turn(torch.where(known, x, z @ atoms), z, atoms.clone(), sweeps)
+
+    epoch = problem.epoch(atoms, Codes.none(len(x)))
+    z = epoch.codes.dense(20)
+    torch.testing.assert_close(epoch.improved_atoms(), expected(z))
     energy, held = torch.arange(20.0, dtype=torch.float64), atoms.roll(1, dims=1)
     alone = energy.sqrt().diag()
-    x, z = torch.cat([x, alone @ held]), torch.cat([z, alone])
+    x = torch.cat([torch.where(known, x, z @ atoms), alone @ held])
+    z = torch.cat([z, alone])
     found = epoch.improved_atoms(Held(held, energy, energy))
     torch.testing.assert_close(found, improved_in_turn(x, z, atoms.clone(), sweeps))
+
+
+def test_many_atoms_have_the_epoch_of_few(monkeypatch):
+    """Descent on residuals and among products of atoms are the same iteration."""
+    monkeypatch.setattr(_epoch, "_has_bfloat16", lambda: False)
+    x, atoms = planted()
+    epochs = []
+    for many in (10**6, 0):
+        monkeypatch.setattr(_epoch, "MANY", many)
+        epochs.append(Problem(x, 0.1).epoch(atoms, Codes.none(len(x)), refit=True))
+    few, many = epochs
+    torch.testing.assert_close(many.codes.dense(20), few.codes.dense(20))
+    for name in ("objective", "loss", "unbiased_loss", "n_entries"):
+        assert getattr(many, name) == pytest.approx(getattr(few, name), rel=1e-12)
+    for found, expected in zip(many.costs(), few.costs(), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.uncompiled
@@ -138,15 +150,14 @@ def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch
 @pytest.mark.parametrize("refit", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("many", [False, True])
-def test_an_epoch_has_the_sums_of_its_codes(many, weighted, masked, refit, positive, monkeypatch):
-    """Refits are (non-negative) least squares on the supports; many atoms descend on residuals."""
-    monkeypatch.setattr(_epoch, "MANY", 10 if many else 10**6)
+def test_an_epoch_has_the_sums_of_its_codes(weighted, masked, refit, positive, monkeypatch):
+    """Refits are (non-negative) least squares on the supports."""
     monkeypatch.setattr(_epoch, "_REFIT_TOLERANCE", 1e-12)
     monkeypatch.setattr(_epoch, "SWEEPS_OF_REFITS", 10_000)
     x, atoms = planted(n=50, positive=positive, noise=0.3 if positive else 0.02)
-    known = gaps_in(x, 0.2 if masked else 0)
-    weight = weights_of(x) if weighted else torch.ones(50, dtype=x.dtype)
+    known, weight = gaps_in(x, 0.2 if masked else 0), torch.ones(50, dtype=torch.float64)
+    if weighted:
+        weight = weight.mul(2).sub(gaps_in(weight, 0.5)).mul(0.7)
     given = dict(mask=known if masked else None, weight=weight if weighted else None)
     epoch = Epoch(Problem(x, 0.1, positive, **given), atoms, Codes.none(50), refit=refit)
     z = epoch.codes.dense(len(atoms))
@@ -169,9 +180,10 @@ def test_an_epoch_has_the_sums_of_its_codes(many, weighted, masked, refit, posit
         assert epoch.unbiased_loss == pytest.approx(unbiased, rel=1e-9)
         assert unbiased < epoch.loss
     close, products = dict(rtol=0, atol=1e-7), (weight[:, None] * z).mT @ z
-    filled = torch.where(known > 0, x, z @ atoms)
-    expected = products, (weight[:, None] * z).mT @ filled
-    torch.testing.assert_close(epoch.statistics(0, 20), expected, **close)
+    if not masked:
+        expected = products, (weight[:, None] * z).mT @ x
+        torch.testing.assert_close(epoch.statistics, expected, **close)
+    torch.testing.assert_close(torch.as_tensor(epoch.products(0, 20)), products, **close)
     torch.testing.assert_close(epoch.energies(), products.diagonal(), **close)
     # sums whose gaps the dictionary fills touch the objective from above: better atoms lower both
     assert weight @ losses(epoch.improved_atoms()) < weight @ losses(atoms)
@@ -206,6 +218,17 @@ def test_rounds_leave_a_local_minimum_and_return_the_best():
     assert share_found(begun.atoms, truth) < share_found(best.atoms, truth) == 1
 
 
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_dictionary_is_found_from_samples(positive, dtype):
+    x, truth = planted(positive=positive)
+    problem = Problem(x.to(dtype), 0.1, positive_code=positive, positive_atoms=positive)
+    atoms = search(problem, start(x, len(truth))).atoms
+    assert share_found(atoms, truth) == 1
+    torch.testing.assert_close(atoms.norm(dim=1), torch.ones(len(atoms), dtype=torch.float64))
+    assert not positive or atoms.min() >= 0
+
+
 def test_each_epoch_of_a_search_is_a_record_and_the_last_is_the_result():
     x, _ = planted()
     problem = Problem(x, 0.1)
@@ -227,7 +250,7 @@ def test_each_epoch_of_a_search_is_a_record_and_the_last_is_the_result():
 
 @pytest.mark.parametrize("many", [False, True])
 def test_threads_change_no_bit(many, monkeypatch):
-    monkeypatch.setattr(_epoch, "MANY", 20 if many else 10**6)
+    monkeypatch.setattr(_epoch, "MANY", 0 if many else 10**6)
     monkeypatch.setattr(_epoch, "_least", lambda *work: 1)
     x, _ = planted(3001, 40, 60)
     problem, atoms, found = Problem(x, 0.1), start(x, 60), []
@@ -282,14 +305,47 @@ def test_copies_of_features_are_in_one_group(n_groups, n_copies):
         assert max(sizes) - min(sizes) <= 1
 
 
+def repeated(problem, often):
+    """Return the problem with copies of rows, which all count once."""
+    return replace(problem.of_rows(torch.arange(len(often)).repeat_interleave(often)), weight=None)
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("refit", [False, True])
+def test_weights_of_an_epoch_are_repetitions(many, masked, refit, monkeypatch):
+    monkeypatch.setattr(_epoch, "MANY", 1 if many else 10**6)
+    x = planted(90, 8, 12)[0]
+    problem = Problem(x, 0.1, mask=gaps_in(x) if masked else None)
+    often = torch.randint(0, 4, (90,), generator=torch.Generator().manual_seed(1))
+    whole, weighted = repeated(problem, often), replace(problem, weight=often.double())
+    atoms, codes = start(problem.x, 12), [whole.no_codes(), weighted.no_codes()]
+    close = dict(rtol=1e-9, atol=1e-9)
+    for _ in range(3):
+        one, other = (
+            Epoch(each, atoms, z, refit=refit) for each, z in zip((whole, weighted), codes)
+        )
+        atoms, codes = one.improved_atoms(), [one.codes, other.codes]
+        torch.testing.assert_close(other.improved_atoms(), atoms, **close)
+        for name in ("objective", "loss", "unbiased_loss", "n_entries"):
+            assert getattr(other, name) == pytest.approx(getattr(one, name), rel=1e-9)
+        one, other = (Epoch(each, atoms, z) for each, z in zip((whole, weighted), codes))
+        for name in ("uses", "statistics"):
+            torch.testing.assert_close(getattr(other, name), getattr(one, name), **close)
+        torch.testing.assert_close(other.energies(), one.energies(), **close)
+        np.testing.assert_allclose(other.products(2, 7), one.products(2, 7), **close)
+        torch.testing.assert_close(other.common_directions(0), one.common_directions(0), **close)
+    monkeypatch.setattr(_epoch, "USERS", 10**3)  # of few of them, others would be asked
+    torch.testing.assert_close(other.costs()[0], one.costs()[0], **close)
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_weights_of_held_out_rows_are_repetitions(masked):
     x, truth = planted(60, 12, 16)
     problem = Problem(x, 0.1, mask=gaps_in(x) if masked else None)
     often = torch.randint(1, 4, (60,), generator=torch.Generator().manual_seed(1))
-    repeated = problem.of_rows(torch.arange(60).repeat_interleave(often))
     weighted = HeldOut(replace(problem, weight=often.double()), n_codings=10**6)
-    whole = HeldOut(repeated, n_codings=10**6)  # all groups of all rows are hidden
+    whole = HeldOut(repeated(problem, often), n_codings=10**6)  # all groups of all rows are hidden
     pairs = zip(*(held_out.sums(truth, [3, 0, -3]) for held_out in (weighted, whole)), strict=True)
     for found, expected in pairs:
         torch.testing.assert_close(found.sum(0), expected.sum(0))
