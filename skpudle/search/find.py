@@ -278,11 +278,6 @@ class Found:
         """Whether the search has ended."""
         return self.stage == "done"
 
-    @property
-    def is_unbiased(self):
-        """Whether atoms predict held-out data better if they are freed of the lasso's bias."""
-        return self.trial is not None and self.trial.unbiased
-
 
 class _Log:
     """Turn the coded data of epochs into the records that a search yields: `Found`.

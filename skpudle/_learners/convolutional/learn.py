@@ -420,7 +420,8 @@ def learn(pieces, given, generator, start=None) -> Iterator[dict]:
         # found with a correlation of 0.95 to the planted waveforms, and of 0.89 by rank one alone.
         rows = _epoch.spread_rows(len(pieces), -(-len(pieces) // found.stride))
         record["atoms"] = _fit_products(pieces[rows], record["atoms"], search_alpha, given)
-    elif found.is_unbiased:
+    elif found.trial is not None and found.trial.unbiased:
+        # atoms free of the lasso's bias predict held-out data better
         atoms = descend.refit_atoms(found.coded.problem, found.atoms, found.coded.codes)
         record["atoms"] = in_channels(atoms)
     if is_auto and unfoldings_of(given) is None:  # unfolded codes keep the penalty of the start
