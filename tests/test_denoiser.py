@@ -243,10 +243,13 @@ def test_score_is_the_mean_psnr(images):
     assert of_noise.score(images) == pytest.approx(plain, abs=0.5)
 
 
-def test_progress_is_told_part_by_part(images, trained, capsys):
+def test_progress_is_told_tile_by_tile(images, trained, capsys):
     learner = pickle.loads(pickle.dumps(trained)).set_params(verbose=1)
-    learner.denoise(images)
-    assert capsys.readouterr().out.splitlines()[-1].startswith("denoising, part 1/1")
+    learner.network_.tile = 9
+    learner.denoise(np.tile(images, (1, 4, 4)))
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"denoising, part 1/1, tile {i + 1}" for i in range(len(said))]
+    assert len(said) > 2  # of an image and of its probe
 
 
 def test_photons_are_denoised_as_roots():

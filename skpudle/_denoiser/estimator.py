@@ -6,6 +6,7 @@ An optimiser of torch trains a network on random crops of clean or noisy images.
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import count
 from math import ceil, inf, log2, log10, pi
 from typing import Any, Literal, Self
 
@@ -275,7 +276,7 @@ class ConvDenoiser(ImageEstimator):
         Seed of first atoms, crops and noise.
 
     verbose : int, default=0
-        Whether to print a line per epoch.
+        Whether to print a line per epoch, and per tile that `denoise` has denoised.
 
     Attributes
     ----------
@@ -567,16 +568,22 @@ class ConvDenoiser(ImageEstimator):
         return images.hand_back(self._denoised(images, levels), **options)
 
     def _denoised(self, images, levels=None):  # -> list of (n, n_channels, *size)
-        """Denoise images, some at a time; print a line for each time if verbose."""
+        """Denoise images, some at a time; print a line for each tile if verbose.
+
+        Networks of one channel, averages over grids and the risk estimate take several passes.
+        """
         network, done = deepcopy(self.network_).to(images.tensors[0]), []
-        parts = [part for x in images.tensors for part in parts_of_images(x)]
+        parts, tiles = [part for x in images.tensors for part in parts_of_images(x)], count(1)
+
+        def tell():
+            print(f"denoising, part {len(done) + 1}/{len(parts)}, tile {next(tiles)}", flush=True)
+
+        network.tell = tell if self.verbose else network.tell
         sizes = list(map(len, parts))
         sigmas = [None] * len(parts) if levels is None else levels.split(sizes)
         for part, sigma in zip(parts, sigmas, strict=True):
             found = network(network.noise.enter(part), sigma, shift_average=self.shift_average)
             done.append(network.noise.leave(found))
-            if self.verbose:
-                print(f"denoising, part {len(done)}/{len(parts)}", flush=True)
         return done if images.kind == "list" else [torch.cat(done)]
 
     @torch.no_grad()

@@ -237,6 +237,7 @@ class DenoisingNetwork(nn.Module):
     """
 
     tile = 768  # pixels along an axis that are denoised at once, plus the overlap
+    tell = staticmethod(lambda: None)  # called after each tile
 
     def __init__(self, shape, stride, noise_std, *, peak=1.0):
         super().__init__()
@@ -331,7 +332,9 @@ class DenoisingNetwork(nn.Module):
                 part = self._in_tiles(x.narrow(axis, first, last - first), sigma)
                 parts.append(part.narrow(axis, start - first, stop - start))
             return torch.cat(parts, axis)
-        return self.decode(self.encode(x, sigma))
+        decoded = self.decode(self.encode(x, sigma))
+        self.tell()
+        return decoded
 
     def _on_grid(self, x, sigma, shift, room):  # (n, n_channels, *size) -> the same
         """Return decoded codes of images on one grid of positions.
