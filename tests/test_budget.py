@@ -18,7 +18,7 @@ import skpudle
 BUDGET = {
     ".": 2421,
     "_data": 798,
-    "_denoiser": 479,
+    "_denoiser": 480,
     "_fit": 1184,
     "_learners": 2108,
     "_nmf": 615,
@@ -28,14 +28,14 @@ BUDGET = {
     "lasso": 991,
     "pretrained": 52,
     "search": 2610,
-    "all of the package": 12773,
-    "tests": 12160,
+    "all of the package": 12774,
+    "tests": 12163,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
 MOST_PUBLIC_NAMES = 70
 MOST_CONSTANTS = 212  # in capitals at the top of modules
-MOST_NAMES_OF_SEVERAL_CONSTANTS = 4
+MOST_NAMES_OF_SEVERAL_CONSTANTS = 0
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 WITH_DOCSTRINGS = (ast.Module, ast.ClassDef, *FUNCTIONS)

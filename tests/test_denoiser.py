@@ -243,6 +243,11 @@ def test_score_is_the_mean_psnr(images):
     assert of_noise.score(images) == pytest.approx(plain, abs=0.5)
 
 
+def test_images_whose_squares_vanish_are_refused(images):
+    with pytest.raises(ValueError, match="does not hold the squares"):
+        ConvDenoiser(4, max_iter=1, random_state=0).fit(1e-200 * images)
+
+
 def test_progress_is_told_tile_by_tile(images, trained, capsys):
     learner = pickle.loads(pickle.dumps(trained)).set_params(verbose=1)
     learner.network_.tile = 9

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from skpudle._compilation import threads_for
-from skpudle._data.arrays import input_attributes, make_generator
+from skpudle._data.arrays import check_range, input_attributes, make_generator
 from skpudle._data.images import extend, is_one_image, read_targets
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._fit.fitted import pack, unpack
@@ -487,6 +487,7 @@ class ConvDenoiser(ImageEstimator):
             n_steps, losses, past = 0, [], None
         network, enter = network.to(images.tensors[0]), network.noise.enter
         singles, targets = images.map(enter).singles(), targets and list(map(enter, targets))
+        check_range(sum(float(x.square().mean()) for x in singles) / len(singles), singles)
         peaks = [float(x.abs().max()) for x in targets or singles]
         network.peak = max(network.peak, *peaks) or 1.0
         if not known:

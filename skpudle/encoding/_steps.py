@@ -31,7 +31,7 @@ from skpudle.encoding._compiled import SPARSE, is_compiled, loops, multiply
 
 # Compiled loops run dense codes, too, up to this number of multiplications in an iteration: a call
 # of torch takes 4 microseconds even for few numbers, and an iteration makes four calls.
-_FEW = 2**17
+_FEW_PRODUCTS = 2**17
 # The matrix ``H`` is made with up to this number of multiplications for any number of steps. They
 # take half a millisecond.
 _CHEAP = 2**24
@@ -129,11 +129,9 @@ class SparseIterations:
     start : int
         The first iteration.
     levels : Tensor of shape (n_iterations, 1) or (n_iterations, n_components)
-        Level of the shrinkage in each iteration.
-    shrinkage : str
-        Name of the shrinkage.
-    positive : bool
-        Whether codes are non-negative.
+        Levels of these iterations.
+    shrinkage, positive
+        As in `Iterations`.
     keep : bool
         Whether to keep the codes of all iterations, for `pull`, and not the last codes alone.
     """
@@ -243,7 +241,7 @@ class DenseSteps(Steps):
             self.transition.diagonal().add_(1)
         self._uses_transition = self.transition is not None and n_components < 2 * n_features
         self._is_compiled = self.transition is not None and is_compiled(x)
-        self._are_few = self.correlation.numel() * n_components <= _FEW
+        self._are_few = self.correlation.numel() * n_components <= _FEW_PRODUCTS
         if self._are_few:
             self.n_first = n_steps
 

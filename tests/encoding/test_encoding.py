@@ -73,7 +73,7 @@ def way(request, monkeypatch):
         monkeypatch.setattr(_steps, "is_compiled", lambda x: False)
     elif request.param == "both":
         monkeypatch.setattr(_steps, "SPARSE", 0.5)
-        monkeypatch.setattr(_steps, "_FEW", 0)
+        monkeypatch.setattr(_steps, "_FEW_PRODUCTS", 0)
 
 
 @pytest.mark.uncompiled
