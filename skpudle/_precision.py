@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from numbers import Real
-from threading import local
 from typing import TypeVar
 
 import torch
@@ -51,7 +50,6 @@ def _compute_in_full():  # -> callable that restores the setting
 # While a block of this setting is open, products of float32 have the precision of float32, in all
 # threads of the process.
 _full_products = SharedSetting(_compute_in_full)
-_thread = local()  # its attribute `is_inside` is True while a block of `own_precision` is open
 
 
 def as_scalars(value, like):  # number or tensor -> tensor of any shape
@@ -109,30 +107,15 @@ def check_tensors(atoms, x):
 @contextmanager
 def own_precision():
     """Compute in the dtype of the data, even inside `torch.autocast` and with TF32."""
-    was_inside = getattr(_thread, "is_inside", False)
     with _full_products, ExitStack() as stack:
         for device in _AUTOCAST:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-        _thread.is_inside = True
-        try:
-            yield
-        finally:
-            _thread.is_inside = was_inside
+        yield
 
 
-def in_own_precision(function: F) -> F:
-    """Decorate a function to run inside a block of `own_precision`; an open block is reused."""
-
-    @wraps(function)
-    def checked(*args, **kwargs):
-        inside = getattr(_thread, "is_inside", False)
-        if inside and not any(map(torch.is_autocast_enabled, _AUTOCAST)):
-            return function(*args, **kwargs)
-        with own_precision():
-            return function(*args, **kwargs)
-
-    return checked
+# A decorator: each call of the decorated function runs in a block of `own_precision`.
+in_own_precision = own_precision()
 
 
 @contextmanager

@@ -422,8 +422,8 @@ class _CountPhases(RowPhases):
         dictionary, chosen, least = DenseDictionary(fitted.atoms), fitted.alpha, inf
         # Penalties above the penalty of the search were never better in tests.
         for penalty in [fitted.alpha * 0.5**i for i in range(5)]:
-            codes = partial(transformer.encode_rows, self.plan.encoder(penalty, intercept))
-            found = transformer.hidden_errors(some, dictionary, codes, measure, places)
+            encoder = self.plan.encoder(penalty, intercept)
+            found = transformer.hidden_errors(some, dictionary, encoder, measure, places)
             if not found < 0.99 * least:
                 break
             chosen, least = penalty, found

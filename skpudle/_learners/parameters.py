@@ -9,7 +9,6 @@ from typing import Literal, Union, get_args, get_origin
 
 from numpy.random import RandomState
 from sklearn.base import _fit_context
-from sklearn.utils import _param_validation as validation
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 
 from skpudle._initialization import INITIALIZATIONS
@@ -86,8 +85,7 @@ def sets_parameters(**ranges: list) -> Callable[[F], F]:
     """
 
     def decorate(kind):
-        # `checked` replaces the constructor, whose body never runs. `_constraints` are those of
-        # `_parameter_constraints` in the form that a check of parameters reads.
+        # `checked` replaces the constructor, whose body never runs.
         taken, init = signature(kind), kind.__init__
         known = taken.parameters
 
@@ -103,12 +101,7 @@ def sets_parameters(**ranges: list) -> Callable[[F], F]:
             given.apply_defaults()
             vars(self).update(given.arguments)
 
-        given = constraints_of(taken, **ranges)
-        made = {
-            name: [*map(validation.make_constraint, constraints)]
-            for name, constraints in given.items()
-        }
-        of_class = dict(__init__=checked, _parameter_constraints=given, _constraints=made)
+        of_class = dict(__init__=checked, _parameter_constraints=constraints_of(taken, **ranges))
         of_class |= dict(_doc_link_module="skpudle", _doc_link_template=_PAGE_OF_ESTIMATOR)
         for name, value in of_class.items():
             setattr(kind, name, value)

@@ -16,7 +16,6 @@ from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor
 from skpudle._data.sources import open_source
 from skpudle._fit.encoders import Codes, learned_encoder, refuse, units_of
 from skpudle._fit.messages import warn, warn_of_unused
-from skpudle._fit.plan import Plan
 from skpudle._fit.team import refuse_several
 from skpudle._learners.parameters import POSITIVE, constraints_of, sets_parameters
 from skpudle._learners.rows import DenseLearner
@@ -503,9 +502,6 @@ class PUDLEDictionaryLearning(DenseLearner):
         # without data_scale the penalty stays chosen
         self._fitted = replace(kept, coding=chosen, data_scale=kept.data_scale or None)
         return self
-
-    def _plan(self):
-        return Plan(self)
 
     def to_module(self) -> EncoderModule:
         """Return the fitted encoder and decoder as a module of torch.

@@ -21,6 +21,7 @@ from skpudle._fit import messages
 from skpudle._fit.encoders import InUnits, refuse, train_encoder, units_of
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.fitted import Fitted
+from skpudle._fit.plan import Plan
 from skpudle._fit.run import Phase, Run, take
 from skpudle._fit.train import Stopping, Trainer
 from skpudle._learners.parameters import fits
@@ -508,6 +509,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             or if training diverges twice.
         """
         return self._partial_fit(X, y, sample_weight=sample_weight)
+
+    def _plan(self):
+        return Plan(self)
 
     def _begin(self, plan, data):  # -> Fitted
         """Return the record of a first `partial_fit`, without a search."""

@@ -27,7 +27,6 @@ from skpudle._data.arrays import with_gaps
 from skpudle._data.batches import Samples
 from skpudle._data.sources import open_source
 from skpudle._learners import transformer
-from skpudle._learners.transformer import in_chunks
 from skpudle.inspection import atom_contributions, reconstruction_contributions
 
 CPU = torch.device("cpu")
@@ -607,9 +606,9 @@ def test_rows_go_to_the_device_chunk_by_chunk(X, monkeypatch):
     """All of them may be too many for it: "meta" stands for a GPU without memory."""
     learner = make_learner().fit(X)
     monkeypatch.setattr(transformer.arrays, "resolve_device", lambda *_, **__: torch.device("meta"))
-    ((rows, dictionary),) = learner._read_parts(open_source(np.where(X > 1, np.nan, X)))
-    assert {rows.x.device, rows.mask.device} == {CPU}
-    device = dictionary.atoms.device
-    chunks = in_chunks(lambda part: (part.x, part.mask), rows, device, 30)
-    found = [[(len(part), part.device.type) for part in chunk] for chunk in chunks]
-    assert found == [[(n, "meta")] * 2 for n in (30, 30, 10)]
+    monkeypatch.setattr(transformer, "chunk_size", lambda *_: 30)
+    moved, move = [], Samples.to
+    monkeypatch.setattr(Samples, "to", lambda part, *to: moved.append(len(part)) or move(part, *to))
+    chunks = learner._chunks(open_source(np.where(X > 1, np.nan, X)))
+    assert [part.mask.device.type for part, _ in chunks] == ["meta"] * 3
+    assert moved == [30, 30, 10]
