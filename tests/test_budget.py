@@ -16,11 +16,11 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2421,
+    ".": 2406,
     "_data": 798,
     "_denoiser": 480,
     "_fit": 1184,
-    "_learners": 2108,
+    "_learners": 2087,
     "_nmf": 615,
     "_operators": 234,
     "encoding": 788,
@@ -28,8 +28,8 @@ BUDGET = {
     "lasso": 991,
     "pretrained": 52,
     "search": 2610,
-    "all of the package": 12774,
-    "tests": 12163,
+    "all of the package": 12738,
+    "tests": 12162,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
