@@ -32,19 +32,16 @@ def _move(n, x, column, base, load, z):
     long; the next step then goes up again. Events that only this atom can explain (base 0) make
     ``g`` huge at 0, and the step from there is theirs.
     """
-    first = -1.0
+    g, h = _slope(n, x, column, base, z)
+    first = g
     for _ in range(20):
-        g, h = _slope(n, x, column, base, z)
-        if first < 0:
-            first = g
         if h <= 0:
             return 0.0, first
-        new = z + g / h * (g / load - 1)
-        new = max(new, 0.0)
-        done = abs(new - z) <= 0.03 * z or (new == 0 and z == 0)
-        z = new
-        if done:
+        before = z
+        z = max(z + g / h * (g / load - 1), 0.0)
+        if abs(z - before) <= 0.03 * before:
             break
+        g, h = _slope(n, x, column, base, z)
     return z, first
 
 
@@ -61,11 +58,9 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
     inequality, with the slopes ``g`` at ``z``, ``sum_j x_j log(y a_j / z a_j) <= n log(sum_k y_k
     g_k / n) <= n log(max_k g_k / load_k)``.
     """
-    n_components, longest = z.shape[1], 0
-    for i in range(first, last):
-        longest = max(longest, start[i + 1] - start[i])
-    columns, mu = np.empty((n_components, longest + 1)), np.empty(longest)
-    x, base = np.empty(longest + 1), np.empty(longest + 1)
+    n_features, n_components = atoms.shape
+    columns, mu = np.empty((n_components, n_features + 1)), np.empty(n_features)
+    x, base = np.empty(n_features + 1), np.empty(n_features + 1)
     for i in range(first, last):
         n = start[i + 1] - start[i]
         x[:n] = value[start[i] : start[i + 1]]

@@ -73,11 +73,6 @@ class _Encoder:
 
     def __call__(self, dictionary, x, *, mask=None, exposure=None):  # -> (n, n_components)
         """Return codes, the numbers of events over exposures."""
-        refuse(
-            x.requires_grad,
-            "Codes of PoissonNMF have no derivatives. Pass a CountDictionaryLearning, which is for "
-            "counts too.",
-        )
         events, atoms = _events_of(Samples(x, mask)), to_numpy(dictionary.atoms.double())
         codes, events = alternate.solve_dispersed(events, atoms, self.dispersion)
         if self.min_gain > 0:
@@ -191,27 +186,27 @@ class _Phases(Run):
 
     def train(self, fitted):
         """Alternate between codes and atoms: yield a record for each step."""
-        chosen, state = choose.Chosen(*fitted.coding), dict(fitted.training)
-        first = state.pop("first", fitted.atoms)  # the atoms at the beginning of this phase
-        atoms = to_numpy(first.double())
+        chosen, known = choose.Chosen(*fitted.coding), fitted.training
+        atoms = host_array(known.get("first", fitted.atoms.double()))  # before the first step
         codes, events = alternate.solve_dispersed(self.events, atoms, chosen.dispersion)
         if chosen.min_gain:  # rows have few atoms: allow only the atoms that pruning leaves
             codes = alternate.prune_codes(events, atoms, codes, chosen.min_gain)
             events = replace(events, allowed=codes > 0)
-        if state:
-            state = Progress(**{name: host_array(value) for name, value in state.items()})
+        if known:  # a checkpoint holds a later step
+            state = Progress(*map(host_array, known["state"]))
         else:
-            state = alternate.begin(events, atoms, len(self.fixed))
-            state = alternate.advance(events, state, chosen.alpha)
+            begun = alternate.begin(events, atoms, len(self.fixed))
+            state = alternate.advance(events, begun, chosen.alpha)
+        stops = self.learner.tol, self.learner.n_iter_no_change
         while True:
-            n, stops = len(state.losses), (self.learner.tol, self.learner.n_iter_no_change)
+            n = len(state.losses)
             ended_by = "max_iter" if n >= self.n_updates else None
             ended_by = fitted.ended_by or ("tol" if state.has_stalled(*stops) else ended_by)
             note = f"alternation, epoch {n}/{self.n_updates}  loss {state.losses[-1]:.6g}"
             now = dict(losses=state.losses, is_done=ended_by is not None, ended_by=ended_by)
-            training = state._asdict() | {"first": first}
-            tensors = {n: to_tensor(v) for n, v in training.items() if isinstance(v, np.ndarray)}
-            now |= dict(atoms=to_tensor(state.atoms), training=training | tensors, note=note)
+            parts = (to_tensor(v) if isinstance(v, np.ndarray) else v for v in state)
+            training = {"first": to_tensor(atoms), "state": tuple(parts)}
+            now |= dict(atoms=to_tensor(state.atoms), training=training, note=note)
             yield replace(fitted, **now)
             state = alternate.advance(events, state, chosen.alpha)
 

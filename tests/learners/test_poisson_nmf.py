@@ -267,7 +267,7 @@ def test_float32_and_tensors(fitted, X):
     np.testing.assert_allclose(learner.components_, fitted.components_, rtol=1e-3, atol=1e-5)
     codes = learner.transform(torch.tensor(X, dtype=torch.float32))
     assert codes.dtype == torch.float32
-    with pytest.raises(ValueError, match="have no derivatives"):
+    with pytest.raises(ValueError, match="can be differentiated"):
         code_saliency(fitted, X[:3])
 
 
