@@ -111,12 +111,12 @@ def initialise(network, alpha, images, generator):
 
 @dataclass(eq=False)
 class Training:
-    """A network in training.
+    """A network in training, on images that are divided by ``unit``.
 
     Attributes
     ----------
     network : DenoisingNetwork
-        The network, which changes.
+        The network, which changes; its thresholds are in units of ``unit``.
     loader : DataLoader
         Batches of crops.
     optimizer : Optimizer
@@ -127,6 +127,10 @@ class Training:
         Updates so far, and mean losses of epochs.
     inputs : dict
         Fitted attributes of the input: number and names of features.
+    unit : float
+        The power of two that divides images, so that learning rates do not depend on their unit.
+    unchanged : float
+        The mean loss of crops that a network returns as they are, in the last epoch.
     """
 
     network: DenoisingNetwork
@@ -137,30 +141,28 @@ class Training:
     losses: list
     inputs: dict
 
-    @property
-    def unit(self):
-        """The power of two that divides images in updates, so that learning rates have no unit."""
-        return 2.0 ** ceil(log2(self.network.peak))
+    def __post_init__(self):
+        self.unit = 2.0 ** ceil(log2(self.network.peak))
+        self.network.scale_thresholds(1 / self.unit)
 
-    def attributes(self, ended_by=None):
+    def attributes(self):
         """Return the fitted attributes with tensors on the CPU, so that they load everywhere."""
         state = pack(self.optimizer.state_dict()["state"])
         return self.inputs | {
-            "network_": deepcopy(self.network).cpu(),
+            "network_": deepcopy(self.network).cpu().scale_thresholds(self.unit),
             "training_noise_std_": self.network.noise_std,
             "n_iter_": len(self.losses),
             "n_steps_": self.n_steps,
             "loss_curve_": np.array(self.losses, dtype=np.float64),
-            "ended_by_": ended_by,
+            "ended_by_": None,
             "_optimizer_state": {"name": str(type(self.optimizer)), "state": state},
         }
 
-    @torch.no_grad()
-    def _scale_thresholds(self, factor):
-        for levels in self.network.levels:
-            levels.mul_(factor)
+    def _update(self, images):
+        """Make an update by crops (n, n_channels, *size).
 
-    def _update(self, images):  # -> summed loss of the network, and of returning its input
+        Return the summed losses of the network and of returning its input.
+        """
         network, sigma = self.network, None
         images, targets = images.chunk(2, dim=1) if self.pairs else (images, images)
         if not self.pairs:
@@ -185,24 +187,25 @@ class Training:
     def run_epoch(self, interrupts):
         """Update by one crop of each image; append the mean loss, in the units of the images.
 
-        After Ctrl-C the epoch ends with the present update. Return False if training diverged in
-        the epoch; the network is then what it was before.
+        After Ctrl-C the epoch ends with the present update.
+
+        Raises
+        ------
+        Diverged
+            If training diverged in the epoch; the network is then what it was before.
         """
         before, total, n_crops = deepcopy(self.network.state_dict()), np.zeros(2), 0
-        self._scale_thresholds(1 / self.unit)
         with torch.enable_grad(), torch.device("cpu"):  # the loader draws its order on the CPU
             for images in self.loader:
                 total, n_crops = total + self._update(images), n_crops + len(images)
                 if interrupts.pending or not np.isfinite(total).all():
                     break
-        self._scale_thresholds(self.unit)
-        parameters = all(bool(value.isfinite().all()) for value in self.network.parameters())
-        if not (parameters and np.isfinite(total).all()):
+        numbers = torch.tensor(total), *self.network.parameters()
+        if not all(value.isfinite().all() for value in numbers):
             self.network.load_state_dict(before)
-            return False
+            raise Diverged(self.n_steps, Epoch(attributes=self.attributes))
         loss, self.unchanged = total * self.unit**2 / n_crops
         self.losses.append(loss)
-        return True
 
 
 # ---------------------------------------------------------------- the estimator
@@ -409,7 +412,7 @@ class ConvDenoiser(ImageEstimator):
             stopping = Stopping(self.tol, self.n_iter_no_change, n_judged=256)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(training.optimizer, n_epochs)
             for epoch in range(1, n_epochs + 1):
-                self._run_epoch(training, interrupts)
+                training.run_epoch(interrupts)
                 schedule.step()
                 stalled = stopping.check(n_crops * losses[-1], n_crops, training.n_steps)
                 known = dict(note=f"epoch {epoch}/{n_epochs}  loss {losses[-1]:.6g}")
@@ -443,14 +446,11 @@ class ConvDenoiser(ImageEstimator):
         """
         training = self._prepare(X, y, known=hasattr(self, "network_"))
         with Interrupts() as interrupts:
-            self._run_epoch(training, interrupts)
-            take(self, training.attributes())
+            try:
+                training.run_epoch(interrupts)
+            finally:  # the network is finite, also if training diverged
+                take(self, training.attributes())
         return self
-
-    def _run_epoch(self, training, interrupts):
-        if not training.run_epoch(interrupts):
-            take(self, training.attributes("divergence"))
-            raise Diverged(training.n_steps)
 
     def _noise_of(self, images, targets):  # -> noise_std
         """Return the noise to train for, where "auto" follows from the data."""
@@ -458,11 +458,11 @@ class ConvDenoiser(ImageEstimator):
             return self.noise_std
         # For photographs, whose pixels have standard deviations of about 55 of 255, this share is
         # the usual noise of 25 of 255.
-        parts, share = images.tensors, 0.45
+        parts = [0.45 * x for x in images.tensors]
         if targets is not None:
             pairs = zip(images.singles(), targets, strict=True)
-            parts, share = [noisy - clean for noisy, clean in pairs], 1.0
-        return share * float(torch.cat([x.double().flatten() for x in parts]).std(correction=0))
+            parts = [noisy - clean for noisy, clean in pairs]
+        return float(torch.cat([x.double().flatten() for x in parts]).std(correction=0))
 
     def _prepare(self, X, y, known=False):  # -> Training
         """Return what training needs; fitted attributes stay as they are.

@@ -252,6 +252,13 @@ class DenoisingNetwork(nn.Module):
         """The parameters in units of the images: thresholds, and slopes if there are any."""
         return [self.thresholds] if self.slopes is None else [self.thresholds, self.slopes]
 
+    @torch.no_grad()
+    def scale_thresholds(self, factor):  # -> DenoisingNetwork
+        """Multiply the thresholds, as if images had another unit; return this network."""
+        for levels in self.levels:
+            levels.mul_(factor)
+        return self
+
     def get_extra_state(self):
         """Return what `state_dict` needs beside the arrays: stride, noise and peak."""
         return {"stride": self.stride, "noise_std": self.noise_std, "peak": self.peak}
