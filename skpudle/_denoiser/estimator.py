@@ -163,12 +163,12 @@ class Training:
 
         Return the summed losses of the network and of returning its input.
         """
-        network, sigma = self.network, None
-        images, targets = images.chunk(2, dim=1) if self.pairs else (images, images)
-        if not self.pairs:
-            images, sigma = network.noise.added_to(images, self.loader.generator)
-        elif network.slopes is not None:
+        network, targets = self.network, images
+        if self.pairs:
+            images, targets = images.chunk(2, dim=1)
             sigma = network.noise_of(images)
+        else:
+            images, sigma = network.noise.added_to(images, self.loader.generator)
         inside = (..., *(slice(k - 1, 1 - k or None) for k in network.kernel))
         x, target = images / self.unit, (targets / self.unit)[inside]
         self.optimizer.zero_grad()

@@ -1,8 +1,9 @@
 """Coordinate descent for non-negative Poisson regressions, compiled by numba.
 
-`skpudle._nmf.alternate` calls ``loops.solve_rows``. The functions are plain Python until `loops`
-compiles them. Compiled functions release the GIL. Each thread calls ``solve_rows`` for its own
-slice of rows, ``first`` to ``last - 1``, and writes to these rows only.
+A regression explains the counts of one row by codes times atoms. `skpudle._nmf.alternate` calls
+``loops.solve_rows`` for many rows. The functions are plain Python until `loops` compiles them.
+Compiled functions release the GIL: each thread calls ``solve_rows`` for rows of its own, from
+``first`` to ``last - 1``, and writes to these rows only.
 """
 
 import numpy as np
@@ -13,24 +14,26 @@ from skpudle._compilation import Loops
 def _slope(n, x, column, base, z):
     """Return ``g = sum_t x_t a_t / (base_t + a_t z)`` and minus its derivative in ``z``.
 
-    ``x``, ``column`` (a) and ``base`` have ``n`` entries.
+    ``g`` is the derivative of the log-likelihood of ``n`` counts ``x`` in the code ``z`` of an atom
+    with entries ``column`` (a), apart from a constant. ``base`` has the rates of the other atoms.
     """
     g, h = 0.0, 0.0
     for t in range(n):
-        part = column[t] / max(base[t] + column[t] * z, 1e-140)  # finite, squared and times counts
+        # 1e-140 keeps the square of the quotient finite, also when multiplied by counts
+        part = column[t] / max(base[t] + column[t] * z, 1e-140)
         g += x[t] * part
         h += x[t] * part * part
     return g, h
 
 
 def _move(n, x, column, base, load, z):
-    """Minimise ``load z - sum_t x_t log(base_t + a_t z)`` over ``z >= 0``.
+    """Minimise ``load z - sum_t x_t log(base_t + a_t z)`` over one code ``z >= 0``.
 
-    Return the minimiser, and ``g`` at the given ``z``. The derivative is ``load - g(z)``, where
-    ``1 / g`` is concave. So Newton's method for ``1 / g(z) = 1 / load`` increases monotonically
-    towards the minimiser from below, and is exact for a single term. A step downwards can be too
-    long; the next step then goes up again. Events that only this atom can explain (base 0) make
-    ``g`` huge at 0, and the step from there is theirs.
+    Return the minimiser, and ``g`` of `_slope` at the given ``z``, from which the search begins.
+    The derivative is ``load - g(z)``, where ``1 / g`` is concave. So Newton's method for ``1 / g(z)
+    = 1 / load`` increases monotonically towards the minimiser from below, and is exact for a single
+    term. A step downwards can be too long; the next step then goes up again. Events that only this
+    atom can explain (base 0) make ``g`` huge at 0, and the step from there is theirs.
     """
     g, h = _slope(n, x, column, base, z)
     first = g
@@ -50,10 +53,12 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
 
     ``value[start[i]:start[i + 1]]`` are the nonzero counts x of row ``i``, and ``index`` their
     columns. ``atoms``, (n_features, n_components), is the transpose of the atoms. ``loads`` and the
-    codes ``z``, which change in place, have the shape (n, n_components). ``prior`` and
-    ``explained``, (n,), which becomes ``sum_j x_ij log(z_i a_j)``, have one entry per row.
+    codes ``z``, which change in place, have the shape (n, n_components). ``prior``, (n,), has
+    pseudo-events of each code of a row. ``explained``, (n,), is filled with ``sum_j x_ij log(z_i
+    a_j)``.
 
-    Sweeps over the codes of a row end with a duality gap of at most ``tol``. If codes ``z`` explain
+    A row is solved by at most ``sweeps`` sweeps over its codes, with 0 sweeps codes stay as they
+    are. The sweeps of a row end with a duality gap of at most ``tol``. If codes ``z`` explain
     all ``n`` events of the row, so that ``loads z = n``, then any codes ``y`` satisfy by Jensen's
     inequality, with the slopes ``g`` at ``z``, ``sum_j x_j log(y a_j / z a_j) <= n log(sum_k y_k
     g_k / n) <= n log(max_k g_k / load_k)``.
@@ -80,7 +85,7 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
                 column, load, old = columns[k], loads[i, k], z[i, k]
                 if load <= 0:  # the atom is not allowed, or 0 in all known entries of the row
                     continue
-                for t in range(n):
+                for t in range(n):  # a rest that is rounding error is 0
                     rest = mu[t] - column[t] * old
                     base[t] = rest if rest > 1e-13 * mu[t] else 0.0
                 new, slope = _move(n_terms, x, column, base, load, old)

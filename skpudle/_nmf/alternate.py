@@ -32,36 +32,36 @@ from skpudle._initialization import vertices
 from skpudle._nmf._compiled import loops
 from skpudle.search._epoch import spread_rows
 
-# `solve_codes`: largest number of sweeps over the codes of a row, and the duality gap of the row's
-# log-likelihood, in nats, that ends the sweeps. A step of the alternation makes a single sweep,
-# since the atoms change as well.
+# Defaults of `solve_codes`: the largest number of sweeps over the codes of a row, and the duality
+# gap of the row's log-likelihood, in nats, that ends the sweeps.
 _MOST_SWEEPS, _TOL = 2000, 1e-5
-# Share of the mean spectrum in each initial atom. Without a prior an entry of exactly 0 would stay
-# 0 in all steps.
+# Each initial atom is mixed with this share of the mean spectrum: without a prior, an entry of
+# exactly 0 would stay 0 in all steps.
 _SHARE_OF_MEAN = 0.01
-# Least number of rows for each thread: fewer rows take less time than starting a thread.
+# The least number of rows for each thread: fewer rows take less time than starting a thread.
 _LEAST_ROWS_OF_THREAD = 64
 
 
 @dataclass(frozen=True)
 class Events:
-    """Counts of rows by their nonzero entries, with weights of entries and of rows.
+    """The data of a fit: counts of rows by their nonzero entries, with two kinds of weights.
 
-    Weights of entries follow from the dispersion, and codes depend on them. The weight of a row,
-    ``often``, is how often the row counts in sums over rows: in the objective, in the events of
-    atoms, and in errors of hidden entries. Codes count events here. Exposures of rows only divide
-    the codes afterwards, so that they play no part.
+    The weight of an entry follows from the dispersion, see the module, and changes the codes of its
+    row. The weight of a row, ``often``, says how often the row counts in sums over rows: in the
+    objective, in the events of atoms, and in errors of hidden entries. It does not change codes.
+    Exposures of rows have no effect here: they divide codes afterwards.
 
     Parameters
     ----------
     counts : scipy.sparse.csr_array of shape (n_samples, n_features)
         Known counts, float64, times the weights of entries.
     lost : scipy.sparse.csr_array of shape (n_samples, n_features)
-        1 where entries are missing, else 1 minus the weights of entries.
+        1 where an entry is missing, else 1 minus the weight of the entry.
     often : ndarray of shape (n_samples, 1)
         How often each row counts, above 0.
     saturated : ndarray of shape (n_samples,)
-        Weighted log-likelihoods of rows whose rates are the counts.
+        The log-likelihood of each row, weighted, if its rates equal its counts: the largest
+        possible one, which deviances are measured from.
     allowed : ndarray of shape (n_samples, 1) or (n_samples, n_components)
         True for the atoms that a row may have.
     """
@@ -74,9 +74,11 @@ class Events:
 
     @classmethod
     def of(cls, x, known=None, often=None):
-        """Return the events of a dense array (n_samples, n_features), without weights of entries.
+        """Return the events of a dense array ``x`` (n_samples, n_features).
 
-        ``known`` is a mask of the same shape, 1 for known entries; ``often`` weights of rows.
+        ``known`` is a mask of the same shape, 1 for known entries and 0 for missing ones. ``often``
+        (n_samples,) are weights of rows. By default all entries are known, and each row counts
+        once.
         """
         known, allowed = np.ones_like(x) if known is None else known, np.full((len(x), 1), True)
         counts = sparse.csr_array(np.where(known > 0, x, 0.0).astype(np.float64))
@@ -94,13 +96,13 @@ class Events:
         """Return the events of some rows."""
         return Events(*(getattr(self, f.name)[rows] for f in fields(self)))
 
-    def sample(self, n_places):  # -> Events
-        """Return ``n_places`` evenly spaced rows, or all rows if there are fewer."""
-        return self.take(np.asarray(spread_rows(len(self.often), n_places)))
+    def sample(self, n_rows):  # -> Events
+        """Return ``n_rows`` evenly spaced rows, or all rows if there are fewer."""
+        return self.take(np.asarray(spread_rows(len(self.often), n_rows)))
 
     @cached_property
     def by_feature(self):  # -> CSR of shape (n_features, n_samples)
-        """The transpose of the counts times ``often``."""
+        """The transpose of the counts times ``often``: for steps of the atoms."""
         return sparse.csr_array(self.counts.multiply(self.often).T)
 
     @cached_property
@@ -115,46 +117,51 @@ class Events:
         return (atoms.sum(1) - self.lost @ atoms.T).clip(0) * self.allowed
 
     def visible(self, codes):  # (n, n_components) -> (n_features, n_components)
-        """Return for each feature the sum of each atom's codes over the rows that know it."""
+        """Return for each feature the sum of each atom's codes over rows that know the feature."""
         codes = codes * self.often
         return (codes.sum(0) - self.lost.T @ codes).clip(0)
 
     def weighed(self, atoms, codes, dispersion):  # -> Events
         """Return the events with weights of entries, ``1 / (1 + dispersion * rate)``.
 
-        The present events have no weights of entries yet. Rates are ``codes @ atoms``.
+        The present events must have no weights of entries yet. Rates are ``codes @ atoms``.
         """
         if dispersion == 0:
             return self
         parts = []
-        for rows in blocks_of_rows(len(codes), atoms.shape[1]):
-            part, share = self.take(rows), 1 / (1 + dispersion * (codes[rows] @ atoms))
+        for rows in blocks_of_rows(len(codes), atoms.shape[1]):  # dense weights take memory
+            part, weights = self.take(rows), 1 / (1 + dispersion * (codes[rows] @ atoms))
             # Weights above 0.98 become 1, so that ``lost`` is sparse where rates are small. Weights
             # that are 2 % wrong raise the variance of least squares by only 0.04 %.
-            share[share > 1 - 0.02] = 1.0
-            lost = sparse.csr_array(1 - (1 - part.lost.toarray()) * share)
-            counts, places = part.counts.copy(), part.counts.tocoo()
-            shares = share[places.row, places.col]
-            counts.data *= shares
-            saturated = _saturated(part.counts, shares)
+            weights[weights > 1 - 0.02] = 1.0
+            lost = sparse.csr_array(1 - (1 - part.lost.toarray()) * weights)
+            counts, entries = part.counts.copy(), part.counts.tocoo()
+            of_counts = weights[entries.row, entries.col]
+            counts.data *= of_counts
+            saturated = _saturated(part.counts, of_counts)
             parts.append(replace(part, counts=counts, lost=lost, saturated=saturated))
         return Events.joined(parts)
 
 
 def _saturated(counts, weights=1.0):  # -> (n,)
+    """Return the weighted log-likelihood of each row of sparse counts if rates equal counts."""
     entries = weights * (xlogy(counts.data, counts.data) - counts.data)
     return sparse.csr_array((entries, counts.indices, counts.indptr), counts.shape).sum(1)
 
 
 def _solve_rows(counts, atoms, loads, *given):
-    """Call ``loops.solve_rows`` for all rows, on several threads; it writes into arrays given."""
+    """Call ``loops.solve_rows`` for all rows, on several threads; it changes arrays in place.
+
+    ``counts`` is a sparse array, ``atoms`` has the shape (n_components, n_features); ``loads`` and
+    the further arguments are those of the loop.
+    """
     arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
     given = *arrays, np.ascontiguousarray(atoms.T), np.ascontiguousarray(loads), *given
     in_parts(lambda a, b: loops.solve_rows(a, b, *given), counts.shape[0], _LEAST_ROWS_OF_THREAD)
 
 
 def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
-    """Return the codes of most likely rates.
+    """Return the codes that make the counts most likely.
 
     Parameters
     ----------
@@ -163,12 +170,12 @@ def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
     atoms : ndarray of shape (n_components, n_features)
         Atoms, not negative.
     codes : ndarray of shape (n_samples, n_components), default=None
-        Codes to start from, by default equal shares of the events of each row; the result does not
-        depend on them where it is unique.
+        Codes to start from; by default all atoms have equal numbers of the events of a row. The
+        result does not depend on them where it is unique.
     tol : float, default=1e-5
         By how much the log-likelihood of a row may be below its maximum.
     sweeps : int, default=2000
-        The largest number of sweeps over the codes of a row.
+        The largest number of sweeps over the codes of a row; 0 keeps the codes, for their losses.
 
     Returns
     -------
@@ -187,18 +194,27 @@ def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
 
 
 def solve_dispersed(events, atoms, dispersion, tol=_TOL):
-    """Return codes of counts with a dispersion, and the events with weights of entries.
+    """Return the most likely codes of counts with a dispersion, and weighted events.
+
+    Codes and weights of entries alternate, see the module.
 
     Parameters
     ----------
     events : Events
-        Counts without weights.
+        Counts without weights of entries.
     atoms : ndarray of shape (n_components, n_features)
         Atoms, not negative.
     dispersion : float
         The variance of a count of expectation ``mu`` is ``mu + dispersion * mu**2``.
     tol : float, default=1e-5
         As in `solve_codes`.
+
+    Returns
+    -------
+    codes : ndarray of shape (n_samples, n_components)
+        Codes.
+    weighted : Events
+        The events with the weights of entries that belong to nearly these codes.
     """
     (codes, _), weighted = solve_codes(events, atoms, tol=tol), events
     for _ in range(4 if dispersion else 0):
@@ -208,9 +224,16 @@ def solve_dispersed(events, atoms, dispersion, tol=_TOL):
 
 
 def removals(events, atoms, codes, losses, tol):
-    """Yield for each atom the rows that use it, their codes without it, and how losses rise.
+    """Remove each atom in turn from the rows that use it, to see how much these rows need it.
 
-    ``codes`` (n_samples, n_components) and ``losses`` (n_samples,) are those of `solve_codes`.
+    ``codes`` (n_samples, n_components) and ``losses`` (n_samples,) are those of `solve_codes`, and
+    ``tol`` is its tolerance.
+
+    Yields
+    ------
+    tuple of ndarray
+        For each atom: the indices (n,) of the rows with a code of the atom, new codes (n,
+        n_components) of these rows without the atom, and the rise of each row's loss (n,).
     """
     for k in range(len(atoms)):
         rows = np.flatnonzero(codes[:, k])
@@ -222,11 +245,11 @@ def removals(events, atoms, codes, losses, tol):
 
 
 def prune_codes(events, atoms, codes, min_gain):
-    """Remove atoms from rows where they raise the likelihood by too little; return new codes.
+    """Remove atoms from rows where they raise the likelihood by too little.
 
-    Rows are pruned independently. In each row the atom leaves first whose removal lowers the row's
-    largest likelihood least. Codes of the largest likelihood have small entries by chance in most
-    rows. Atoms that adapt to these entries would become mixtures of the true atoms.
+    Codes of the largest likelihood have small entries by chance in most rows, and atoms that adapt
+    to these entries become mixtures of the true atoms. Each row is pruned on its own: the atom
+    whose removal lowers the likelihood of the row least leaves first, and the other codes adapt.
 
     Parameters
     ----------
@@ -237,10 +260,15 @@ def prune_codes(events, atoms, codes, min_gain):
     codes : ndarray of shape (n_samples, n_components)
         Codes of most likely rates, of `solve_codes`.
     min_gain : float
-        The least gain of log-likelihood, in nats, by which an atom stays.
+        An atom stays in a row if it raises the log-likelihood of the row by this, in nats.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_components)
+        Codes of most likely rates with the atoms that stay.
     """
     z, losses = solve_codes(events, atoms, codes, sweeps=0)
-    rows = np.arange(len(z))  # that may lose another atom
+    rows = np.arange(len(z))  # the rows that may lose another atom
     while len(rows):
         part, best = replace(events.take(rows), allowed=z[rows] > 0), z[rows]
         least = np.full(len(rows), float(min_gain))
@@ -254,11 +282,12 @@ def prune_codes(events, atoms, codes, min_gain):
 
 
 def first_atoms(events, n_components, fixed=()):  # -> (n_components, n_features)
-    """Return initial atoms: the rows at the edges of the cone of all rows, without most noise.
+    """Return initial atoms of any sum: the purest rows, without most of their noise.
 
-    Events that fixed atoms explain are left out. Counts are divided by the roots of the means of
-    rows and columns, which gives all entries about equal noise. If fewer rows than atoms differ,
-    the remaining atoms are single features.
+    The purest rows lie at the edges of the cone of all rows, see `skpudle._initialization`. Counts
+    are divided by the roots of the means of rows and columns first, so that all entries have about
+    equal noise. Events that ``fixed`` atoms (n_fixed, n_features) explain are left out. If fewer
+    rows than ``n_components`` differ, the remaining atoms are single features.
 
     References
     ----------
@@ -281,7 +310,7 @@ def first_atoms(events, n_components, fixed=()):  # -> (n_components, n_features
 
 
 class Progress(NamedTuple):
-    """The state of the alternation.
+    """The state of the alternation between two steps.
 
     Attributes
     ----------
@@ -296,12 +325,13 @@ class Progress(NamedTuple):
     n_fixed : int
         The number of first atoms that steps leave as they are.
     factor : float
-        Length of the next extrapolation, in steps; 0 is plain alternation.
+        The next extrapolation is this factor times the last change of atoms and codes; 0 is plain
+        alternation.
     losses : tuple of float
-        Half the deviance, mean over the samples, for each step: after the step's codes were
-        computed, and before its atoms change.
+        Half the deviance, mean over the rows, for each step: after the step has changed the codes,
+        and before it changes the atoms.
     objectives : tuple of float
-        The losses plus the negative log-prior of the atoms.
+        The losses plus the negative log-density of the prior of atoms, over the number of rows.
     """
 
     atoms: np.ndarray
@@ -309,21 +339,22 @@ class Progress(NamedTuple):
     previous_atoms: np.ndarray
     previous_codes: np.ndarray
     n_fixed: int = 0
-    # Length of the first extrapolation. With it the log-likelihood of 300 rows of mixtures of 8
-    # flat spectra is within 1 nat of its maximum after 68 steps; without extrapolation after 439.
+    # With this first factor the log-likelihood of 300 rows of mixtures of 8 flat spectra is within
+    # 1 nat of its maximum after 68 steps; without extrapolation after 439.
     factor: float = 0.5
     losses: tuple = ()
     objectives: tuple = ()
 
     @classmethod
     def at(cls, atoms, codes, n_fixed):
-        """Return a state without earlier steps: the first extrapolation moves nothing."""
+        """Return a state without earlier steps, which the first extrapolation does not change."""
         return cls(atoms, codes, atoms, codes, n_fixed)
 
     def has_stalled(self, tol, n_steps):
-        """Return whether each of the last ``n_steps`` steps lowered the objective too little.
+        """Return whether the alternation may end: the last ``n_steps`` steps brought too little.
 
-        Too little is at most ``tol`` times the loss. With ``tol=None`` the answer is False.
+        Each of them lowered the objective by at most ``tol`` times the loss. With ``tol=None`` the
+        answer is False.
         """
         gains, least = -np.diff(self.objectives), (tol or 0.0) * np.abs(self.losses[1:])
         enough = tol is not None and len(gains) >= n_steps
@@ -345,7 +376,7 @@ def begin(events, atoms, n_fixed=0):  # -> Progress
 
 
 def advance(events, state, smoothing):
-    r"""Make one step: extrapolate atoms and codes, then update codes, then atoms.
+    r"""Make one step: extrapolate atoms and codes, then improve the codes, then the atoms.
 
     Steps minimise half the deviance minus the log-density of a Dirichlet prior,
     :math:`c m \sum_{kj} \bar d_j \log d_{kj}` with the mean spectrum :math:`\bar d`, over atoms of
@@ -381,7 +412,7 @@ def advance(events, state, smoothing):
         return codes, loss / n_rows, (loss - prior) / n_rows
 
     atoms = state.atoms + state.factor * (state.atoms - state.previous_atoms)
-    # The extrapolation lowers no entry of an atom by more than a factor of 1,000.
+    # no entry of an atom falls by more than a factor of 1,000, so that none becomes 0
     atoms = np.maximum(atoms, 1e-3 * state.atoms)
     atoms /= atoms.sum(1, keepdims=True)
     atoms[:n_fixed] = state.atoms[:n_fixed]
@@ -391,9 +422,9 @@ def advance(events, state, smoothing):
     if state.objectives and objective > state.objectives[-1] and state.factor:
         atoms, factor = state.atoms, state.factor / 2
         codes, loss, objective = adapt_codes(atoms, state.codes)
-    # Codes and atoms swap roles: each feature is now a row of counts, to be explained by the codes.
-    # The Lagrange multiplier of the constraint that an atom has the sum 1 is contained in the
-    # loads, which are the visible events and the pseudo-events of the atom.
+    # Codes and atoms swap roles: each feature is now a row of counts, which the codes explain. The
+    # loads, the visible events and pseudo-events of each atom, contain the Lagrange multiplier of
+    # the constraint that the atom has the sum 1.
     loads = events.visible(codes) + n_pseudo
     loads[:, :n_fixed] = 0.0  # a load of 0 leaves the fixed atoms as they are
     columns = np.ascontiguousarray(atoms.T)

@@ -1,9 +1,10 @@
-"""Choose the number of atoms, their prior, sparse rows and the dispersion of counts.
+"""Choose what `skpudle.PoissonNMF` leaves open: number of atoms, prior, sparse rows, dispersion.
 
-All choices except the dispersion minimise the error of hidden entries, which are predicted from the
-remaining entries of their rows. The dispersion follows from residuals. The prior is a Dirichlet
-prior of atoms; its strength, in pseudo-events per feature, is called smoothing or alpha. In sparse
-rows each row has only few of the atoms.
+The prior is a Dirichlet prior of atoms; its strength, in pseudo-events per feature, is the
+parameter ``alpha``, called smoothing here. In sparse rows each row has only few of the atoms
+(``min_gain``). The dispersion is the variation beyond Poisson's, and follows from residuals. The
+other choices minimise the error of hidden entries, which are predicted from the remaining entries
+of their rows.
 
 *Number of atoms.* A quarter of the rows is held out, and groups of their features are hidden in
 turn. (Thinning, to hide events instead, fails where counts vary more than Poisson's: the atoms that
@@ -29,9 +30,11 @@ from skpudle.search.choose import SizePath
 from skpudle.search.find import walk
 from skpudle.search.held_out import CHANCE, Prediction, loss_and_chance, worse
 
-# Number of groups of features: each group is hidden in turn while the number of atoms is chosen.
+# While the number of atoms is chosen, features are cut into this number of groups, and each group
+# is hidden in turn.
 _GROUPS = 5
-# Relative improvement of the objective below which a step counts as none, while trying numbers.
+# While the number of atoms is chosen, a step that lowers the objective by less than this share
+# counts as no improvement.
 _IMPROVED = 1e-5
 # Codes for predictions are solved until a row's log-likelihood is at most this number of nats below
 # its maximum.
@@ -41,13 +44,13 @@ _NATS = 0.01
 class Chosen(NamedTuple):
     """The model of a fit: values of the parameters of `skpudle.PoissonNMF` that may be "auto"."""
 
-    alpha: float  # divided by ``unit``, the mean weight of rows
+    alpha: float  # in units of ``unit``
     dispersion: float
     min_gain: float
-    unit: float = 1.0
+    unit: float = 1.0  # the mean weight of rows
 
     def without_data(self):  # -> Chosen
-        """Return the parameters with a default in place of each "auto", for fits without events."""
+        """Return the parameters with a default in place of each "auto", where no data choose."""
         # The default of alpha is 0.5. For planted spectra (benchmarks/bench_additive.py) the best
         # alpha is between 0.4 and 13, and 0.5 is never worse than 0.
         pairs = zip(self, (0.5, 0.0, 0.0, 1.0), strict=True)
@@ -68,28 +71,40 @@ def negative_log(x, rates, dispersion):  # -> as x
 
 
 class Hidden:
-    """Entries that are predicted from the other entries of their rows, part by part.
+    """Hidden entries of rows: they judge atoms by how well atoms predict them.
+
+    Each mask hides some entries, and the codes that predict these entries follow from all other
+    entries of their rows. Call `weigh` before the first prediction.
 
     Parameters
     ----------
     events : Events
         Rows, without weights of entries.
     masks : list of ndarray of bool of shape (n_samples, n_features)
-        The entries that each part hides.
+        Each is True for the entries that it hides.
+
+    Attributes
+    ----------
+    seen : list of Events
+        The visible entries for each mask, with weights of entries.
+    codes : list of ndarray of shape (n_samples, n_components)
+        For each mask the codes of the last prediction, from which the next prediction begins.
+    perfect, range : float
+        The error if all rates equal their counts, and how much larger the error of mean rates is.
     """
 
     def __init__(self, events, masks):
         known = events.lost.toarray() < 1
         self.counts, self.often = events.counts.toarray(), events.often[:, 0]
         self.plain = [events, *(Events.of(self.counts, known & ~m, self.often) for m in masks)]
-        self.places = [np.nonzero(mask & known) for mask in masks]
+        self.entries = [np.nonzero(mask & known) for mask in masks]
         size = events.visible(np.ones((len(self.often), 1)))[:, 0]
         self.mean = events.by_feature.sum(1) / np.maximum(size, 1e-300)
 
     def weigh(self, atoms, dispersion):
-        """Solve the codes of atoms, and from then on judge with the given dispersion.
+        """Set the dispersion of predictions, and the weights of visible entries that follow.
 
-        Later predictions start from these codes, with entries weighted by their rates.
+        ``atoms`` (n_components, n_features) give the rates for the weights.
         """
         self.dispersion = dispersion
         found = [alternate.solve_dispersed(part, atoms, dispersion, _NATS) for part in self.plain]
@@ -97,45 +112,48 @@ class Hidden:
         self.perfect = self.judge([self.counts] * len(self.seen)).sum()
         mean = np.tile(self.mean, (len(self.often), 1))
         self.range = self.judge([mean] * len(self.seen)).sum() - self.perfect
-        # The error that each atom adds to every row, 0.0005 of the deviance of the mean. An atom
-        # that explains less is not worth its place, and neither are codes of all atoms instead of a
-        # few. Without this price noiseless data of 8 atoms got 22 atoms, since spare atoms repair
-        # the bias of the prior.
+        # The price of an atom in each row, which is added to errors: in all rows together 0.0005 of
+        # the deviance of mean rates. Without it noiseless data of 8 atoms got 22 atoms, since
+        # further atoms repair the bias of the prior.
         self.floor = 5e-4 * self.range / self.often.sum() * self.often
 
-    def judge(self, rates):  # of each part (n, n_features) -> (n,)
+    def judge(self, rates):  # list of (n, n_features) -> (n,)
         """Return the negative log-likelihood of each row's hidden entries, times ``often``.
 
-        ``rates`` has one array (n_samples, n_features) for each part.
+        ``rates`` has an array for each mask.
         """
         total = 0.0
-        for (rows, columns), mu in zip(self.places, rates, strict=True):
+        for (rows, columns), mu in zip(self.entries, rates, strict=True):
             mu, often = mu[rows, columns], self.often[rows]
-            # A rate of 0 would exclude the event: the least rate is a thousandth of the mean rate.
+            # A rate of 0 would exclude events: the least rate is a thousandth of the mean rate.
             mu = np.maximum(mu, 1e-3 * (often @ mu) / max(often.sum(), 1e-300))
             entries = negative_log(self.counts[rows, columns], mu, self.dispersion)
             total = total + np.bincount(rows, entries, minlength=len(self.often))
         return self.often * total
 
     def predict(self, atoms):  # -> Prediction
-        """Return the errors of predicting the hidden entries of rows from their visible entries."""
+        """Return the error of each row (n,) in predicting hidden entries from visible entries."""
         pairs = zip(self.seen, self.codes, strict=True)
         self.codes = [solve_codes(part, atoms, start, _NATS)[0] for part, start in pairs]
         errors = self.judge([codes @ atoms for codes in self.codes]) + len(atoms) * self.floor
         return Prediction(to_tensor(errors), float(errors.sum()))
 
     def costs(self, atoms):  # -> (n_components,)
-        """Return for each atom how much the log-likelihood falls without the atom, to 0.1 nats."""
+        """Return how much the log-likelihood falls without each atom, to 0.1 nats a row.
+
+        All entries are visible.
+        """
         codes, losses = solve_codes(self.events, atoms, tol=_NATS)
         found = alternate.removals(self.events, atoms, codes, losses, 0.1)
         return np.array([self.often[rows] @ costs for rows, _, costs in found])
 
 
 def estimate_dispersion(events, atoms, codes):  # -> float
-    """Estimate the dispersion from residuals, by weighted moments.
+    """Estimate the dispersion of counts from their residuals.
 
-    Residuals are corrected for fitted parameters. A test comes first that weights all entries of
-    rows of one weight equally, so that rows of many events do not decide it.
+    First a test finds whether squared residuals are larger than Poisson's variance. If so, weighted
+    moments give the dispersion: large rates get small weights. Squared residuals are enlarged for
+    the number of fitted parameters.
 
     Parameters
     ----------
@@ -152,7 +170,7 @@ def estimate_dispersion(events, atoms, codes):  # -> float
         The dispersion; 0 if the counts vary no more than Poisson's.
     """
     mu = codes @ atoms
-    known = (mu > 0) & (events.lost.toarray() == 0)
+    known = (mu > 0) & (events.lost.toarray() == 0)  # entries whose residuals count
     parts = mu, np.square(events.counts.toarray() - mu), np.broadcast_to(events.often, mu.shape)
     mu, squares, often = (part[known] for part in parts)
     unit = np.square(events.often).sum() / events.often.sum()
@@ -163,7 +181,7 @@ def estimate_dispersion(events, atoms, codes):  # -> float
     excess = often * (n_known / (n_known - n_fitted) * squares - mu)
     # (x - mu)^2 - mu has the variance 2 mu^2 + mu for Poisson's counts
     errors = (excess / (2 * mu + 1)).sum() / (often**2 * mu / (2 * mu + 1)).sum() ** 0.5
-    # Below 5 standard errors above Poisson's variance the dispersion counts as 0.
+    # an excess of at most 5 standard errors counts as chance
     if errors <= 5.0:
         return 0.0
     found = 1.0
@@ -174,7 +192,9 @@ def estimate_dispersion(events, atoms, codes):  # -> float
 
 
 def converge_dispersed(events, state, smoothing, dispersion, *options):
-    """Make steps until the objective stalls, and update the weights of entries, three times.
+    """Fit atoms of counts with a dispersion: steps and weights of entries alternate three times.
+
+    Each time steps are made until the objective stalls, and then the weights follow the new rates.
 
     Parameters
     ----------
@@ -187,7 +207,7 @@ def converge_dispersed(events, state, smoothing, dispersion, *options):
     dispersion : float or "auto"
         The dispersion; "auto" estimates it.
     *options : int, float
-        Options of `skpudle._nmf.alternate.converge`.
+        The largest number of steps and the tolerance of `skpudle._nmf.alternate.converge`.
 
     Returns
     -------
@@ -211,14 +231,14 @@ def _sizing_prior(events, alpha):  # -> float
     """
     if alpha not in ("auto", 0):
         return alpha
-    # 2 pseudo-events, but at most a thousandth of the mean events of a feature. In 22 fits to
-    # counts with a known number of atoms 1 number is then wrong. If alpha is chosen for 4 atoms
-    # before, 3 numbers are wrong.
+    # 2 pseudo-events, but at most a thousandth of the mean number of events of a feature. In 22 fits
+    # to counts with a known number of atoms, 1 number is then wrong; if alpha is chosen for 4 atoms
+    # first, 3 numbers are wrong.
     return min(2.0, 1e-3 * float(events.by_feature.sum()) / events.counts.shape[1])
 
 
 def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
-    """Choose the smallest number of atoms that predicts held-out rows nearly best.
+    """Choose the smallest number of atoms that predicts held-out rows nearly best, see the module.
 
     Parameters
     ----------
@@ -229,14 +249,14 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     rng : numpy.random.Generator
         Chooses rows and features.
     fixed : ndarray of shape (n_fixed, n_features)
-        First atoms, of sum 1, that stay as they are and count.
+        Known atoms, of sum 1, which come first, stay as they are, and count.
 
     Returns
     -------
     ndarray of shape (n_components, n_features)
         Atoms of that number.
     SizePath
-        The numbers of the removal, increasing.
+        The numbers of atoms that were tried while atoms were removed, increasing.
     """
     (n, m), n_fixed, smoothing = events.counts.shape, len(fixed), _sizing_prior(events, given.alpha)
     order, n_held = rng.permutation(n), min(int(0.25 * n), 2000)
@@ -251,15 +271,15 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
         how = smoothing, given.dispersion, 60, _IMPROVED
         return converge_dispersed(events, state, *how)
 
-    def larger(size):
+    def larger(size):  # result of `grown` -> the same of more atoms
         n = len(size[0].atoms) - n_fixed
         return grown(min(n + max(n // 2, 1), most)) if n < most else None
 
-    def score(size):
+    def score(size):  # result of `grown` -> Prediction
         hidden.weigh(size[0].atoms, size[2])
         return hidden.predict(size[0].atoms)
 
-    def smaller(state):
+    def smaller(state):  # Progress -> Progress of fewer atoms, or None
         if len(state.atoms) <= max(1, n_fixed):
             return None
         order = np.argsort(hidden.costs(state.atoms))
@@ -278,7 +298,7 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     number, spare = len(sizes[place][0][0].atoms), min(place + 1, len(sizes) - 1)
     state, weighted, dispersion = sizes[spare][0]
     hidden.weigh(state.atoms, dispersion)
-    # Removal ends when the error is 4 standard errors above the best error.
+    # removal ends at an error of over 4 standard errors above the best error
     trials, scale = list(walk(state, smaller, predict, errors=4.0)), 1 / (hidden.range or 1.0)
     best, rows = min((found for _, found in trials), key=lambda found: found.total), []
     for state, found in trials[::-1]:
@@ -315,12 +335,12 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
     Chosen
         The parameters.
     ndarray of shape (n_components, n_features)
-        Atoms for them, that have adapted to the known entries.
+        Atoms that have adapted to the parameters.
     """
     if not events.counts.nnz:
         return given.without_data(), atoms
     events, (alpha, dispersion, min_gain, unit) = events.sample(4096), given
-    # Without a prior an atom that few rows have gets entries of 0, which exclude events of others.
+    # Without a prior an atom of few rows gets entries of 0, which exclude events in other rows.
     if alpha == 0 and min_gain == "auto":
         min_gain = 0.0
     if dispersion:
@@ -353,13 +373,14 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
         return _last_as_good(list(walk(begun, larger, score, errors=0.0, patience=2)), CHANCE)
 
     (value, state), found = smoothest(seen, begin(seen, atoms, n_fixed))
-    # The least gain of an atom in a sparse row that "auto" tries is 3 nats.
+    # "auto" compares codes of all atoms with rows where an atom has to gain 3 nats
     gain = 3.0 if min_gain == "auto" else min_gain
     if gain:
         codes, _ = solve_codes(seen, state.atoms)
         codes = alternate.prune_codes(seen, state.atoms, codes, gain)
         few = replace(seen, allowed=codes > 0), Progress.at(state.atoms, codes, n_fixed)
         (other, few), others = smoothest(*few)
+        # rows of few atoms may predict worse than rows of all atoms by the price of one atom
         allowed = found._replace(errors=found.errors + to_tensor(hidden.floor))
         if min_gain != "auto" or not worse(others, allowed, CHANCE):
             return Chosen(other, dispersion, gain, unit), few.atoms

@@ -29,7 +29,8 @@ from skpudle._nmf import alternate, choose
 from skpudle._nmf.alternate import Events, Progress
 from skpudle.search.held_out import hash_rows
 
-# Least number of distinct rows for n_components="auto", which holds out a quarter of the rows.
+# n_components="auto" holds out a quarter of the rows, and needs at least this number of different
+# rows.
 _LEAST_ROWS_OF_AUTO = 8
 
 
@@ -50,29 +51,33 @@ class KullbackLeibler(Poisson):
 
 @dataclass(frozen=True)
 class _Encoder:
-    """The encoder of most likely rates; every row is solved alone.
+    """The encoder of `PoissonNMF`: codes that make counts most likely, each row on its own.
 
     Parameters
     ----------
     min_gain : float
-        An atom stays in a row if it improves the log-likelihood by this.
+        An atom stays in a row if it raises the log-likelihood of the row by this, in nats.
     dispersion : float
         The variance of a count of expectation ``mu`` is ``mu + dispersion * mu**2``.
     least : float, default=0.0
-        Number of events that the codes of a row without any event get in sum. Predictions of hidden
-        entries need it, since a rate of 0 would exclude events.
+        The number of events that the codes of a row without any event explain. Predictions of
+        hidden entries need more than 0, since a rate of 0 would exclude events.
     """
 
     min_gain: float
     dispersion: float
     least: float = 0.0
 
-    def of_features(self, features):
-        """Return the encoder for a part of the features, to predict the remaining features."""
+    def of_features(self, features):  # -> _Encoder
+        """Return the encoder for some of the features, to predict the remaining features."""
         return replace(self, least=0.5)
 
     def __call__(self, dictionary, x, *, mask=None, exposure=None):  # -> (n, n_components)
-        """Return codes, the numbers of events over exposures."""
+        """Return codes: numbers of events, divided by exposures.
+
+        ``dictionary`` has the atoms, ``x`` (n, n_features) the counts, and ``mask`` is 1 for known
+        entries. ``exposure`` has the shape (n, 1).
+        """
         events, atoms = _events_of(Samples(x, mask)), to_numpy(dictionary.atoms.double())
         codes, events = alternate.solve_dispersed(events, atoms, self.dispersion)
         if self.min_gain > 0:
@@ -83,16 +88,17 @@ class _Encoder:
         return (codes if exposure is None else codes / exposure.cpu()).to(x)
 
 
-def _events_of(samples):  # -> Events
+def _events_of(samples):  # Samples -> Events
     given = samples.x, samples.mask, samples.weight
     return Events.of(*(None if part is None else to_numpy(part.double()) for part in given))
 
 
-def _read_events(source):  # -> Events of rows that differ, number of rows
-    """Read all rows; merge equal rows into one row with the sum of their weights.
+def _read_events(source):  # -> Events, int
+    """Read all rows, and merge equal rows into one row with the sum of their weights.
 
-    Rows of weight 0 are dropped. After merging, entries are hidden and rows held out for all copies
-    of a row at once. Otherwise a visible copy would reveal the noise of a hidden copy.
+    Return the events of rows that differ, and the number of rows with a weight above 0. After
+    merging, entries are hidden and rows held out for all copies of a row at once. Otherwise a
+    visible copy would reveal the noise of a hidden copy.
     """
     parts, keys = [], []
     for batch in source.blocks(4096):
@@ -105,6 +111,7 @@ def _read_events(source):  # -> Events of rows that differ, number of rows
 
 
 def _given(learner, unit=1.0):  # -> Chosen
+    """Return the parameters that may be "auto", with alpha divided by the mean weight of rows."""
     alpha = learner.alpha if learner.alpha == "auto" else learner.alpha / unit
     return choose.Chosen(alpha, learner.dispersion or 0.0, learner.min_gain, unit)
 
@@ -113,8 +120,8 @@ class _Phases(Run):
     """A fit of `PoissonNMF`: choices, and the alternation between codes and atoms.
 
     A phase is a generator function of records, see `skpudle._fit.run`; a record is a `Fitted`, the
-    results so far. Weights of rows, and the smoothing, are divided by the mean weight, so that
-    choices do not depend on the unit of weights.
+    results so far. Weights of rows, and ``alpha``, are divided by the mean weight, so that choices
+    do not depend on the unit of weights.
     """
 
     def __init__(self, given, attributes_of, began, data, plan):
@@ -175,10 +182,15 @@ class _Phases(Run):
         """Choose the number of atoms."""
         how = self.asked, np.random.default_rng(self.seed), self.fixed
         atoms, path = choose.choose_size(self.events, *how)
+        if len(atoms) == 1:
+            messages.warn(
+                "n_components='auto' is 1: more atoms predict hidden counts no better than the "
+                "mean spectrum. Pass a number to fit more atoms."
+            )
         yield replace(fitted, atoms=to_tensor(atoms), size_path=path)
 
     def choose(self, fitted):
-        """Choose dispersion, smoothing, and whether rows have few atoms."""
+        """Choose the dispersion, alpha, and whether rows have few atoms."""
         atoms, rng = to_numpy(fitted.atoms.double()), np.random.default_rng(self.seed)
         how = self.asked, rng, atoms, len(self.fixed)
         chosen, atoms = choose.choose_prior(self.events, *how)

@@ -144,6 +144,12 @@ def test_a_number_needs_rows_that_differ_and_its_own_start(X):
         make("auto", dict_init=X[:2].tolist()).fit(X)
 
 
+def test_counts_without_structure_have_one_atom_and_a_warning():
+    X = np.random.default_rng(0).poisson(3.0, (60, 12)).astype(float)
+    with pytest.warns(UserWarning, match="'auto' is 1: .* no better than the mean spectrum"):
+        assert make("auto").fit(X).n_components_ == 1
+
+
 # ---------------------------------------------------------------------------- dispersion
 
 
