@@ -231,9 +231,9 @@ def _sizing_prior(events, alpha):  # -> float
     """
     if alpha not in ("auto", 0):
         return alpha
-    # 2 pseudo-events, but at most a thousandth of the mean number of events of a feature. In 22 fits
-    # to counts with a known number of atoms, 1 number is then wrong; if alpha is chosen for 4 atoms
-    # first, 3 numbers are wrong.
+    # 2 pseudo-events, but at most a thousandth of the mean number of events of a feature. In 22
+    # fits to counts with a known number of atoms, 1 number is then wrong; if alpha is chosen for 4
+    # atoms first, 3 numbers are wrong.
     return min(2.0, 1e-3 * float(events.by_feature.sum()) / events.counts.shape[1])
 
 
