@@ -30,8 +30,8 @@ from skpudle._losses import Poisson
 from skpudle._operators._conv import ConvDictionary, ConvLayers
 from skpudle.encoding._unfold import unfold
 
-# Length of the finite difference that estimates a derivative along a probe, in standard deviations
-# of the noise.
+# Length of the finite difference that estimates how the denoised image follows its input, in
+# standard deviations of the noise, see `_share`.
 _STEP = 0.1
 
 # Rows of the matrix that turns three colours into three images for a network of one channel: the
@@ -89,11 +89,11 @@ class Noise:
         return Poisson().of_response(x) if self.of_photons else x
 
     def added_to(self, x, generator):
-        """Return images (n, ...) with added noise, and the levels of the noise (n,).
+        """Return images ``x`` (n, ...) with random noise of training, and its levels (n,).
 
         Levels of a range are drawn evenly on a logarithmic scale: the error in decibels is nearly a
-        line on this scale, so that all levels weigh alike. For photons, counts are drawn
-        from expected counts; images and results are stabilised by Anscombe's transform.
+        line on this scale, so that all levels weigh alike. For photons, counts are drawn, and ``x``
+        are expected counts. Both are stabilised by Anscombe's transform.
         """
         options = dict(generator=generator, dtype=x.dtype, device="cpu")
         if self.of_photons:
@@ -106,13 +106,15 @@ class Noise:
         return x + _each(sigma, x) * torch.randn(x.shape, **options).to(x), sigma
 
     def typically_added_to(self, x):  # (n, n_channels, *size) -> the same
-        """Return clean images with noise of the middle level, the same for images of a size."""
+        """Return clean images with noise of the middle level; images of a size get equal noise."""
         noise, generator = Noise(self.typical) if self.is_range else self, torch.Generator()
         parts = [noise.added_to(one[None], generator.manual_seed(0))[0] for one in self.enter(x)]
         return self.leave(torch.cat(parts))
 
     def levels(self, noise_std, images):  # -> Tensor of shape (n,) or None
-        """Return the noise levels that a user gave for images.
+        """Return the noise levels that a user gave for images, or None if there are none.
+
+        ``noise_std`` is a number or one number for each of the n ``images`` (an `Images`).
 
         Raises
         ------
@@ -133,12 +135,16 @@ class Noise:
         check_non_negative(levels, "noise_std")
         return to_tensor(levels).to(images.tensors[0])
 
-    def warn_of_units(self, images, levels=None):  # images: list of Tensor
-        """Warn if the noise, given as ``levels`` or by training, has other units than images."""
+    def warn_of_units(self, images, levels=None):
+        """Warn if the noise is larger than all pixels, or so small that its unit must be wrong.
+
+        ``images`` is a list of tensors. ``levels``, a tensor, is the noise that a user gave for
+        them; by default the noise of training counts.
+        """
         largest = max(float(image.abs().max()) for image in images)
         # In practice the largest pixel is at most 1,200 times the noise of training. If a noise of
-        # 50 is given as 50 / 255 for pixels up to 255, the ratio is 1,300. A noise that the user
-        # gave for these images may be as small as it likes. Counts have no unit.
+        # 50 is given as 50 / 255 for pixels up to 255, the ratio is 1,300. Noise that the user gave
+        # for these very images may be as small as it likes. Counts of photons have no unit.
         level, least = self.typical, largest / 1200
         if levels is not None:
             level, least = float(levels.max()), 0.0
@@ -154,6 +160,7 @@ class Noise:
 
 
 def _round_up(n, stride, remainder=0):
+    """Return the least number from ``n`` on with this remainder after division by ``stride``."""
     return n + (remainder - n) % stride
 
 
@@ -162,22 +169,23 @@ def _each(values, x):  # (n,) -> (n, 1, ...), with the number of axes of x
 
 
 def _share(images, denoised, deviation, probe, derivative):  # each (n, ...) -> (n,)
-    r"""Return the share of the denoised image in the mix with the smallest estimated error.
+    r"""Return how far to go from noisy images to denoised ones: 0 to 1 for each image.
 
+    The mix of both, with this share of the denoised image, has the smallest estimated error.
     Denoising changes images ``y`` with noise ``n`` by ``d``. The error of ``y + w d`` is least at
     ``w = -<n, d> / |d|^2``. By Stein's identity the mean of ``-<n, d>`` is the sum of
     ``v_i (1 - df_i / dy_i)``, with ``v_i`` the variance of pixel ``i`` and ``f(y)`` the denoised
     image (C. M. Stein, Annals of Statistics 9, 1981). For photons, with variances equal to their
-    counts, it holds up to second derivatives (J. C. Hudson, Annals of Statistics 6, 1978). A probe
-    of random signs times deviations, and the derivative along it, estimate the sum of
-    ``v_i df_i / dy_i``.
+    counts, it holds up to second derivatives (J. C. Hudson, Annals of Statistics 6, 1978). With a
+    ``probe``, random signs times deviations, and the ``derivative`` of the denoised image along the
+    probe, the sum of their products estimates the sum of ``v_i df_i / dy_i``.
     """
     explained = (deviation.square() - probe * derivative).flatten(1).sum(1)
     change = (denoised - images).square().flatten(1).sum(1)
-    # The estimated share is multiplied by 1.1. For images like those of training the estimate is
-    # about 0.95, so that the network's output is returned unchanged. A share that is too large does
-    # little harm: the mix is better than the input up to twice the best share. The inner `where`
-    # avoids a division by zero, which autograd would turn into NaN.
+    # For images like those of training the estimate is about 0.95. Times 1.1 it is above 1, so that
+    # the network's output is returned unchanged. A share that is too large does little harm: the
+    # mix is better than the input up to twice the best share. The inner `where` avoids a division
+    # by zero, which autograd would turn into NaN.
     share = 1.1 * explained / torch.where(change > 0, change, 1.0)
     return torch.where(change > 0, share, 0.0).clamp(0, 1)
 
@@ -272,8 +280,8 @@ class DenoisingNetwork(nn.Module):
     def encode(self, x, sigma=None):  # (n, n_channels, *size) -> code maps
         """Return code maps, (n, n_components, *positions), of images that atoms cover exactly.
 
-        ``sigma``, (n,), is their noise, replaced by the nearest level of training; by default
-        `noise_of`.
+        ``sigma``, (n,), is the noise of each image, by default that of `noise_of`. A noise outside
+        of the levels of training counts as the nearest level.
         """
         sigma = self.noise_of(x) if sigma is None else sigma
         levels = self.thresholds.to(x)  # (n_unfoldings, n_components), or one for each image
@@ -291,22 +299,23 @@ class DenoisingNetwork(nn.Module):
 
     # ------------------------------------------------------------------ noise
 
-    def noise_of(self, x, extent=None):
-        """Return the noise of images, (n,), by `estimate_noise` if thresholds follow it.
+    def noise_of(self, x, extent=None):  # (n, n_channels, *size) -> (n,)
+        """Return the noise of each image: an estimate if thresholds follow the noise.
 
-        Otherwise return the noise of training.
+        Otherwise it is the noise of training. ``extent`` is for `estimate_noise`.
         """
         if self.slopes is not None:
             return estimate_noise(x, extent)
         return x.new_full((len(x),), self.noise.high)
 
     def _unit_of(self, x, sigma):  # (n, ...), (n,) -> (n,)
-        """Return divisors that make the pixels of images as large as in training.
+        """Return divisors (n,) that make images ``x`` with noise ``sigma`` like those in training.
 
-        The divisor is 1 if an image and its noise are as in training. With more noise it is at
-        least the ratio of the two levels. With less noise pixels grow to the peak of training at
-        most, even if the noise stays below its range: a network with atoms for each unfolding is
-        unstable for images unlike those in training.
+        The divisor is 1 if pixels and noise of an image are as large as in training. For noise
+        above the range of training it is at least the noise over the largest level. For noise below
+        the range pixels grow at most to the peak of training, even if the noise stays below the
+        range: a network with atoms for each unfolding is unstable for images unlike those in
+        training.
         """
         low, high = self.noise.low, self.noise.high
         if not high:
@@ -344,10 +353,11 @@ class DenoisingNetwork(nn.Module):
         return decoded
 
     def _on_grid(self, x, sigma, shift, room):  # (n, n_channels, *size) -> the same
-        """Return decoded codes of images on one grid of positions.
+        """Return decoded codes of images of any size, on one grid of positions of atoms.
 
         Images are extended by reflection, so that border pixels are covered by as many atoms as
-        inner pixels. ``shift`` is the first position of the grid, ``room`` the largest shift.
+        inner pixels. ``shift`` says for each axis how many pixels the grid is moved, and ``room``
+        is the largest shift of all grids.
         """
         axes = list(zip(x.shape[2:], self.kernel, self.stride, shift, room, strict=True))
         before = [k - 1 - first for _, k, _, first, _ in axes]
@@ -359,7 +369,10 @@ class DenoisingNetwork(nn.Module):
         return found
 
     def _of_opponents(self, x, sigma, shift_average):  # (n, 3, *size) -> the same
-        """Denoise three channels as their mean, which has the least noise, and two differences."""
+        """Denoise three colours by a network for one channel.
+
+        Three grey images, see `_OPPONENT`, are denoised one by one, and turned back into colours.
+        """
         mixing = x.new_tensor(_OPPONENT)
         channels = torch.einsum("oc,nc...->on...", mixing, x)[:, :, None]
         if sigma is None and self.slopes is not None:
@@ -402,7 +415,7 @@ class DenoisingNetwork(nn.Module):
         noise, sigma = self.noise, self.noise_of(x.detach()) if sigma is None else sigma
         unit = _each(self._unit_of(x, sigma), x)
 
-        def reconstruct(x, shift):  # the last of the shifts is the largest
+        def reconstruct(x, shift):  # on the grid of a shift; the last of all shifts is the largest
             return self._on_grid(x / unit, sigma / unit.flatten(), shift, shifts[-1]) * unit
 
         parts = [reconstruct(x, shift) for shift in shifts]

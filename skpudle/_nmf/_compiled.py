@@ -63,9 +63,9 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
     inequality, with the slopes ``g`` at ``z``, ``sum_j x_j log(y a_j / z a_j) <= n log(sum_k y_k
     g_k / n) <= n log(max_k g_k / load_k)``.
     """
-    n_features, n_components = atoms.shape
-    columns, mu = np.empty((n_components, n_features + 1)), np.empty(n_features)
-    x, base = np.empty(n_features + 1), np.empty(n_features + 1)
+    n_components, longest = z.shape[1], np.diff(start[first : last + 1]).max()
+    columns, mu = np.empty((n_components, longest + 1)), np.empty(longest)
+    x, base = np.empty(longest + 1), np.empty(longest + 1)
     for i in range(first, last):
         n = start[i + 1] - start[i]
         x[:n] = value[start[i] : start[i + 1]]
