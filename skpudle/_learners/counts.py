@@ -1,12 +1,14 @@
 """Dictionaries of counts and fractions: `CountDictionaryLearning`.
 
-Counts may have exposures, factors of the expectations of rows. They are the ``target`` of samples,
-what a learner knows beside the counts. Counts of an exposure ``e`` have the deviance of their
-rates, ``x / e``, times ``e``, whether effects add or multiply (`skpudle.PoissonNMF`).
+Counts may have exposures, factors of the expectations of rows. Inside the package the ``target`` of
+samples (`skpudle._data.batches.Samples`) holds them. Counts ``x`` of an exposure ``e`` have ``e``
+times the deviance of their rates, ``x / e``, whether effects multiply or, in `skpudle.PoissonNMF`,
+add.
 
-The search works on stabilised counts, which have a variance of about 1, less the stabilised
-baseline. Their lasso is close to the penalised likelihood if counts are not too small. Training
-then minimises the likelihood itself: rows of parameters are the atoms, and the baseline.
+A fit has three parts. A search finds atoms in stabilised counts: transformed to a variance of about
+1, less the transformed baseline. Its lasso is close to the penalised likelihood if counts are not
+too small. Then the baseline is adapted to the atoms. Training minimises the likelihood itself, over
+the atoms and the baseline.
 """
 
 from dataclasses import dataclass, replace
@@ -45,7 +47,7 @@ OfRows = ArrayLike | None  # one number for each row
 
 
 def check_exposure(exposure, X, learner):  # -> Tensor (n_samples, 1)
-    """Check the exposures of the samples of ``X``.
+    """Return the exposures of the rows of ``X``, given as (n_samples,), if they are right.
 
     Raises
     ------
@@ -61,19 +63,20 @@ def check_exposure(exposure, X, learner):  # -> Tensor (n_samples, 1)
 
 
 class ExposedTransformer(transformer.DictionaryTransformer):
-    """Encode counts that may have exposures; a subclass has a ``_loss`` and an encoder of counts.
+    """What learners of counts share: methods that take exposures of rows.
 
-    The encoder is called as ``encoder(dictionary, x, mask=None, exposure=None)``, and that of some
-    features is ``encoder.of_features(features)``.
+    A subclass has a ``_loss``, and ``_transform_encoder()`` returns an encoder that is called as
+    ``encoder(dictionary, x, mask=None, exposure=None)``. ``encoder.of_features(features)`` is the
+    encoder for some of the features.
     """
 
-    _intercept = None  # natural parameters of rows without codes
+    _intercept = None  # the baseline (n_features,), where effects multiply
 
     def _decode_rows(self, rows):
         rows = rows if self._intercept is None else rows.add_(self._intercept.to(rows))
         return self._loss.mean(rows)
 
-    def _of_rows(self, X, exposure):  # -> dict of fields of samples
+    def _of_rows(self, X, exposure):  # -> dict of fields of `Samples`
         return {} if exposure is None else {"target": check_exposure(exposure, X, self)}
 
     @fits()
@@ -226,18 +229,18 @@ class ExposedTransformer(transformer.DictionaryTransformer):
 
 
 def least_penalty(noise, n_entries):
-    """Return the least penalty at which noise and single events have no codes.
+    """Return the least penalty of a search, so that noise and single events get no codes.
 
     Parameters
     ----------
     noise : float
         The standard deviation of entries at the baseline.
     n_entries : float
-        Number of entries of a sample.
+        Number of known entries of a row.
     """
-    # The least penalty, in standard deviations of the noise of a correlation with a unit atom,
-    # which is 1 for stabilised counts. From counts of mean 3.3 a search found 54 % of 50 atoms with
-    # a penalty of 0.7, and all with 1.4 and with 2.9.
+    # Correlations of noise with a unit atom have the standard deviation of the noise, and twice of
+    # it is the least penalty. From counts of mean 3.3 a search found 54 % of 50 atoms with 0.7
+    # times the noise, and all with 1.4 and with 2.9.
     least = 2.0 * noise
     # Of rows with events, a share of N / (exp(N) - 1) has a single one, with N expected events:
     # 0.05 for 4.5 events. For rare events the variance is the mean. With a penalty of 1 a row of a
@@ -253,7 +256,7 @@ def least_penalty(noise, n_entries):
 
 @dataclass(frozen=True, eq=False)
 class CountCodes:
-    """The encoder of counts: unfolded gradient descent on their likelihood.
+    """The encoder of counts: unfolded gradient descent on their penalised likelihood.
 
     Parameters
     ----------
@@ -267,16 +270,16 @@ class CountCodes:
     intercept: Tensor | None = None
 
     def of_features(self, features):
-        """Return the encoder for some of the features."""
+        """Return the encoder for some of the features, by their indices."""
         return replace(self, intercept=self.intercept[features])
 
     def offset(self, exposure):  # -> Tensor that broadcasts against the data
-        """Return the natural parameters without codes."""
+        """Return the natural parameters of rows without codes, for exposures (n, 1) or None."""
         known = self.intercept
         return known if exposure is None else known.to(exposure) + exposure.log()
 
     def __call__(self, dictionary, x, mask=None, exposure=None):
-        """Return codes."""
+        """Return codes (n, n_components) of counts ``x`` (n, n_features); see `encode`."""
         offset = self.offset(exposure).to(x)
         return encode(dictionary, x, offset=offset, mask=mask, **self.options)
 
@@ -287,7 +290,7 @@ class CountCodes:
 class CountPlan(Plan):
     """The plan of a fit of counts: a search, and training by the likelihood.
 
-    The last row of parameters is the baseline.
+    Training updates the atoms, and the baseline as a last row next to them.
     """
 
     counts_events = True
@@ -304,7 +307,10 @@ class CountPlan(Plan):
         return CountCodes(dict(loss=self.loss, alpha=alpha) | how, intercept)
 
     def enter(self, samples, noise):  # -> Samples, Fitted
-        """Return counts transformed to variance 1, minus their baseline, and their record."""
+        """Return stabilised counts for the search, and a record without atoms.
+
+        The record has the first baseline, from mean rates, and the unit of the likelihood.
+        """
         loss, x = self.loss, samples.x
         counts = samples.weigh(samples.known)  # how often each entry counts
         exposure = 1.0 if samples.target is None else wide(samples.target)
@@ -315,13 +321,13 @@ class CountPlan(Plan):
         response = (loss.response(x) - loss.response(expected)) * (counts > 0)
         response = response - (counts * response).sum(0) / counts.sum(0).clamp_min(1)
         samples, fitted = super().enter(replace(samples, x=response), noise)
-        # The standard deviation of counts at the baseline. The gradient of the likelihood is this
-        # number times the gradient for the transformed counts.
+        # The standard deviation of counts at the baseline: the gradient of the likelihood is this
+        # number times the gradient for stabilised counts.
         unit = float(((counts * loss.variance(expected)).sum() / n_known).sqrt())
         curvature = loss.curvature
         if not isfinite(curvature):
-            # Weigh entries by their curvature: with the plain mean training raised the loss of
-            # widely varying counts.
+            # The mean of the curvatures of entries is weighted by these curvatures: with the plain
+            # mean training raised the loss of widely varying counts.
             variance = loss.variance(x)
             sums = (counts * variance.square()).sum(), (counts * variance).sum()
             curvature = float((sums[0] / sums[1]).nan_to_num(1.0))
@@ -339,16 +345,19 @@ class CountPlan(Plan):
 
         encoder = partial(encoder, exposure=batch.target)
         found = dec(dictionary, batch, encoder=encoder, penalty=penalty, loss=loss)
-        return found._replace(codes=pad(found.codes, (0, 1), value=1.0))  # 1 of the baseline
+        return found._replace(codes=pad(found.codes, (0, 1), value=1.0))  # a 1 for the baseline
 
     def network(self, fitted, update=0):
-        """Return the rule, the dictionary, its encoder with the baseline, and the penalty."""
+        """Return what `Plan.network` returns, with `rule` and an encoder with the baseline."""
         _, dictionary, options = super().network(fitted, update)
         encoder = replace(options["encoder"], intercept=fitted.more[0])
         return self.rule, dictionary, options | {"encoder": encoder}
 
     def replacements(self, fitted, samples):
-        """Return atoms for samples; missing entries, NaN, become zero."""
+        """Return rows of parameters for samples that become atoms: their stabilised counts.
+
+        Missing entries, NaN, become zero.
+        """
         loss = self.loss
         samples = loss.response(samples) - loss.response(loss.mean(fitted.more[0]))
         return super().replacements(fitted, samples)
@@ -359,28 +368,29 @@ class CountPlan(Plan):
         return super().attributes(fitted) | of_counts | {"step_size_": None}
 
     def adapts(self, n_components):
-        """Return False: batches and epochs are those of counts."""
+        """Return False: numbers of rows in a batch and of epochs are those of counts."""
         return False
 
     def n_updates(self, n_batches, batch_size, data):
         """Return the number of updates that training may take."""
         if self.searches and self.given.max_iter == "auto":
-            # They raise the explained share of the deviance of thinned data
-            # (benchmarks/bench_counts.py) from 0.406 to 0.433 for digits, from 0.146 to 0.203 for
-            # words.
+            # These updates raise the explained share of the deviance of thinned data
+            # (benchmarks/bench_counts.py) from 0.406 to 0.433 for digits, and from 0.146 to 0.203
+            # for words.
             return max(40, 6 * n_batches)
         return super().n_updates(n_batches, batch_size, data)
 
     def without_effect(self, data):  # yields names, setting
-        """Yield parameters that have no effect in this fit, and a setting that would use them."""
+        """Yield pairs: parameters without effect in this fit, and a setting that uses them."""
         if isinstance(self.loss, Poisson):
             yield ("n_trials",), "loss='binomial'"
 
 
 class _CountPhases(RowPhases):
-    """The phases of a fit of counts: the baseline follows the search, and the penalty training."""
+    """The phases of a fit of counts, with a baseline and a penalty of codes by the likelihood."""
 
-    def table(self, fitted):
+    def table(self, fitted):  # -> tuple of Phase
+        """Return all phases: after the search the baseline, training and the penalty of codes."""
         of_rows = [one for one in super().table(fitted) if one.steps != self.choose_unseen_coding]
         *found, training, coding, _ = of_rows
         baseline = Phase("baseline", self.settle, self.plan.searches, ends_search=True)
@@ -388,16 +398,18 @@ class _CountPhases(RowPhases):
 
     @torch.no_grad()
     def settle(self, fitted):
-        """Find the best baseline for the atoms.
+        """Find the best baseline for the atoms of the search.
 
-        The initial baseline, from the mean, includes the part that codes explain later. A step is
+        The first baseline, from mean rates, includes the part that codes explain later. With it
+        0.060 of the deviance of heavy-tailed counts stayed unexplained, instead of 0.050. A step is
         the difference of the natural parameters of the means of counts and of expectations.
         Newton's step is the same near the solution; far below it is too long, and expectations
         overflow.
         """
         samples, loss = self.data.samples, self.plan.loss
         fitted = replace(fitted, more=fitted.more.clone())
-        _, dictionary, options = self.plan.network(fitted)  # follows changes of the baseline
+        # the encoder shares the tensor of the baseline, and follows its changes
+        _, dictionary, options = self.plan.network(fitted)
         encoder = options["encoder"]
         for _ in range(5):
             sums = fitted.more.new_zeros(3, fitted.more.shape[1])
@@ -406,14 +418,14 @@ class _CountPhases(RowPhases):
                 mean = loss.mean(dictionary.synthesis(codes) + encoder.offset(part.target))
                 known = part.weigh(part.known)
                 sums += torch.stack([known * part.x, known * mean, known]).sum(1)
-            # half an event more keeps the parameter finite where a feature has no events
+            # half an event more keeps the baseline finite where a feature has no events
             counted, expected = loss.natural((sums[:2] + 0.5) / (sums[2] + 1))
             fitted.more[0] += counted - expected
         yield fitted
 
     @torch.no_grad()
     def choose_coding(self, fitted):
-        """Choose a smaller penalty of codes than the search's if it predicts hidden entries."""
+        """Halve the penalty of codes as long as codes predict hidden entries of rows better."""
         samples, intercept = self.data.samples, fitted.more[0]
         drawn, weight = draw_rows(len(samples), 200, samples.weight)
         some = replace(samples[drawn], weight=weight)
