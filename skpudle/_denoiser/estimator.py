@@ -59,15 +59,13 @@ def draw_cosines(shape, generator):  # (n, n_channels, *kernel) -> Tensor of the
 def crop_shape(images, network, size):  # list of (n_channels, *size), -> list of int
     """Return the shape of crops for training, which atoms at all positions cover exactly.
 
-    Each side is ``size``, rounded down, where "auto" is that of the smallest image, at most 49 (129
-    for signals). But crops have at least one pixel inside of the margin, of an atom's size less a
-    pixel, that losses leave out.
+    Each side is ``size``, rounded down. "auto" is the size of the smallest image, and at most 49
+    pixels or 129 samples of a signal: many positions of atoms, but far less than a photograph. A
+    crop has at least one pixel inside of the margin that losses leave out, see `Training`.
     """
     shape = []
     for axis, (k, s) in enumerate(zip(network.kernel, network.stride, strict=True), start=1):
         n = min(image.shape[axis] for image in images)
-        # "auto" is at most 129 for signals and 49 for pictures: many positions of atoms, but far
-        # smaller than a photograph.
         n = min(n, (129, 49)[len(network.kernel) - 1]) if size == "auto" else size
         shape.append(k + s * max((n - k) // s, -(-(k - 1) // s)))
     return shape
@@ -147,13 +145,13 @@ class Training:
 
     def __post_init__(self):
         self.unit = 2.0 ** ceil(log2(self.network.peak))
-        self.network.scale_thresholds(1 / self.unit)
+        self.network.adjust_levels(1 / self.unit)
 
     def attributes(self):
         """Return the fitted attributes with tensors on the CPU, so that they load everywhere."""
         state = pack(self.optimizer.state_dict()["state"])
         return self.inputs | {
-            "network_": deepcopy(self.network).cpu().scale_thresholds(self.unit),
+            "network_": deepcopy(self.network).cpu().adjust_levels(self.unit),
             "training_noise_std_": self.network.noise_std,
             "n_iter_": len(self.losses),
             "n_steps_": self.n_steps,
@@ -174,6 +172,7 @@ class Training:
             sigma = network.noise_of(images)
         else:
             images, sigma = network.noise.added_to(images, self.loader.generator)
+        # losses leave out a margin, which fewer atoms cover than the inside
         inside = (..., *(slice(k - 1, 1 - k or None) for k in network.kernel))
         x, target = images / self.unit, (targets / self.unit)[inside]
         self.optimizer.zero_grad()
@@ -182,9 +181,7 @@ class Training:
             loss = 0.5 * (found[inside] - target).square().sum()
             (loss / len(x)).backward()
         self.optimizer.step()
-        with torch.no_grad():
-            for levels in network.levels:
-                levels.clamp_min_(0)
+        network.adjust_levels()
         self.n_steps += 1
         unchanged = 0.5 * (x[inside] - target).square().sum()
         return np.array([loss.item(), unchanged.item()])

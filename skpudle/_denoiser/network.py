@@ -257,14 +257,14 @@ class DenoisingNetwork(nn.Module):
 
     @property
     def levels(self):
-        """The parameters in units of the images: thresholds, and slopes if there are any."""
+        """The parameters in units of the images: the thresholds, and the slopes of a range."""
         return [self.thresholds] if self.slopes is None else [self.thresholds, self.slopes]
 
     @torch.no_grad()
-    def scale_thresholds(self, factor):  # -> DenoisingNetwork
-        """Multiply the thresholds, as if images had another unit; return this network."""
+    def adjust_levels(self, unit=1.0):  # -> DenoisingNetwork
+        """Set negative `levels` to 0, and multiply them by a change of units; return the network."""
         for levels in self.levels:
-            levels.mul_(factor)
+            levels.mul_(unit).clamp_min_(0)
         return self
 
     def get_extra_state(self):
