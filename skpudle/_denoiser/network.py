@@ -262,7 +262,7 @@ class DenoisingNetwork(nn.Module):
 
     @torch.no_grad()
     def adjust_levels(self, unit=1.0):  # -> DenoisingNetwork
-        """Set negative `levels` to 0, and multiply them by a change of units; return the network."""
+        """Set negative `levels` to 0, and multiply them by a new unit; return this network."""
         for levels in self.levels:
             levels.mul_(unit).clamp_min_(0)
         return self

@@ -288,18 +288,17 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
         atoms, codes = np.delete(state.atoms, gone, 0), np.delete(state.codes, gone, 1)
         return converge(weighted, Progress.at(atoms, codes, n_fixed), smoothing, 40, _IMPROVED)
 
-    def predict(state):
-        return hidden.predict(state.atoms)
-
     # Growth ends after two numbers in a row without an improvement. A single one may be an error:
     # with too few atoms a large dispersion explains what the missing atoms would.
     sizes = list(walk(grown(min(4, most)), larger, score, gains=True, patience=2))
-    place = min(range(len(sizes)), key=lambda i: sizes[i][1].total)
-    number, spare = len(sizes[place][0][0].atoms), min(place + 1, len(sizes) - 1)
-    state, weighted, dispersion = sizes[spare][0]
+    place = int(np.argmin([found.total for _, found in sizes]))
+    number = len(sizes[place][0][0].atoms)  # the number that predicts best
+    # Removal begins with the next larger number, and ends at an error of over 4 standard errors
+    # above the best error.
+    state, weighted, dispersion = sizes[place : place + 2][-1][0]
     hidden.weigh(state.atoms, dispersion)
-    # removal ends at an error of over 4 standard errors above the best error
-    trials, scale = list(walk(state, smaller, predict, errors=4.0)), 1 / (hidden.range or 1.0)
+    trials = list(walk(state, smaller, lambda one: hidden.predict(one.atoms), errors=4.0))
+    scale = 1 / (hidden.range or 1.0)
     best, rows = min((found for _, found in trials), key=lambda found: found.total), []
     for state, found in trials[::-1]:
         score, chance = hidden.perfect - found.total, loss_and_chance(found, best)[1]

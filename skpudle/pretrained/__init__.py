@@ -26,7 +26,7 @@ _PACKAGED = "gaussian", "gaussian-small", "poisson"
 
 @torch.no_grad()
 def _network_of(state):  # state_dict -> DenoisingNetwork
-    """Return the network with a ``state_dict``; raise an error unless it denoises an image."""
+    """Return the network of a ``state_dict``, if it denoises an image; else raise an error."""
     shape, extra = state["analysis"].shape, state["_extra_state"]
     check_sizes(shape[3:], extra["stride"])
     network = DenoisingNetwork(shape, **extra)
@@ -121,13 +121,8 @@ def load_denoiser(
     """
     name = getattr(file, "name", file)
     if not hasattr(file, "read"):
-        is_packaged = file in _PACKAGED
-        name = file = Path(__file__).with_name(f"{file}.pt") if is_packaged else Path(file)
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{str(file)!r:.80} is neither a packaged denoiser nor a file. Pass one of "
-                f"{_PACKAGED}, or a file of save_denoiser."
-            )
+        name = Path(__file__).with_name(f"{file}.pt") if file in _PACKAGED else Path(file)
+        file = io.BytesIO(name.read_bytes())
     with named_errors(name, "denoiser", "Pass a file that save_denoiser wrote."):
         network = _network_of(torch.load(file, "cpu", weights_only=True))
     return ConvDenoiser.from_network(network, shift_average=shift_average, device=device)
