@@ -421,19 +421,6 @@ def test_steps_with_weights_are_steps_with_repeated_rows(rng, gaps, dispersion):
     np.testing.assert_allclose(one.atoms, other.atoms, atol=1e-9)
 
 
-def test_choices_with_weights_are_choices_with_repeated_rows(rng):
-    """The start, and the errors of hidden entries."""
-    weighted, repeated, atoms = repeated_and_weighted(rng, gaps=True, counts=3.0)
-    often = weighted.often[:, 0].astype(int)
-    np.testing.assert_allclose(first_atoms(weighted, P), first_atoms(repeated, P), atol=1e-9)
-    mask = rng.random((N, M)) < 0.2
-    pair = Hidden(weighted, [mask]), Hidden(repeated, [np.repeat(mask, often, axis=0)])
-    for hidden in pair:
-        hidden.weigh(atoms, 0.0)
-    one, other = (hidden.predict(atoms).total for hidden in pair)
-    assert one == pytest.approx(other)
-
-
 def test_the_dispersion_is_that_of_heavy_rows(rng):
     """Rows of another dispersion hardly count; the unit of weights does not matter."""
     _, rates, atoms = planted(rng, n=600, counts=1500.0)
