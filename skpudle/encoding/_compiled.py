@@ -1,4 +1,4 @@
-"""Compiled loops of the encoder: sparse products, iterations on sparse codes, likelihoods.
+"""Compiled loops of the encoder: sparse products, and iterations on sparse codes.
 
 * `multiply` skips zeros in a product of matrices. After a few unfoldings codes have few nonzero
   entries. Derivatives have zeros at the same places. `multiply` lists the nonzero entries of the
@@ -6,8 +6,6 @@
   entries torch computes the product.
 * `iterate` runs iterations of the encoder row by row, and `pull` their adjoint, see
   `skpudle.encoding._steps.SparseIterations`.
-* `judge` decides for each sample whether an iteration on a likelihood is accepted; see
-  `skpudle.encoding._likelihood`.
 """
 
 import numpy as np
@@ -141,40 +139,6 @@ def pull(transition, codes, delta, total, products, by_level, least):
         _add_rows(n, listed, u, transition, delta[row])
 
 
-def judge(first, last, before, natural, mean, variance, new_variance, mask, growth,
-          code, new_natural, new_mean, size, counts):  # fmt: skip
-    """Accept or undo an iteration of the samples ``first:last``, and set their next step sizes.
-
-    ``before`` and ``code`` (n, n_components) are the codes before and after the iteration. The
-    arrays ``natural`` (natural parameters), ``mean`` and ``variance`` (n, n_features) belong to
-    ``before``; the arrays with ``new_`` belong to ``code``. A ``mask`` (n, n_features) has 1 for
-    known entries, or no rows if all entries are known. The last five arguments are updated in
-    place: undone samples get their old values back, ``size`` (n,) becomes the next step size, and
-    ``counts`` (n,) tells whether the iteration was accepted. After an accepted iteration the step
-    size is multiplied by ``growth``, and otherwise halved.
-    """
-    for i in range(first, last):
-        curvature, length = 0.0, 0.0
-        for f in range(natural.shape[1]):
-            weight = max(variance[i, f], new_variance[i, f])
-            change = new_natural[i, f] - natural[i, f]
-            term = weight * change * change
-            curvature += term * mask[i, f] if len(mask) else term
-        for j in range(code.shape[1]):
-            moved = code[i, j] - before[i, j]
-            length += moved * moved
-        counts[i] = curvature * size[i] <= length  # with NaN the iteration is undone
-        if counts[i]:
-            if length > 0.0:
-                size[i] *= growth
-        else:
-            size[i] /= 2
-            for j in range(code.shape[1]):
-                code[i, j] = before[i, j]
-            for f in range(natural.shape[1]):
-                new_natural[i, f], new_mean[i, f] = natural[i, f], mean[i, f]
-
-
 loops = Loops(globals())
 
 
@@ -199,41 +163,33 @@ def _is_sparse(tensor, n_multiplications):  # -> bool
     return np.count_nonzero(np.asarray(tensor) != 0) < most
 
 
-def multiply(plus, left, right, *, scale=1, out=None):
+def multiply(plus, left, right, *, scale=1, in_place=False):
     """Return ``plus + scale * left @ right``, by a loop that skips the zeros of ``left`` if faster.
 
     The result is that of a dense product up to rounding.
 
     Parameters
     ----------
-    plus : Tensor of shape (n, n_columns) or None
-        Term to add; may be ``out``.
+    plus : Tensor of shape (n, n_columns)
+        Term to add.
     left : Tensor of shape (n, n_inner)
         The factor that may be mostly zero.
     right : Tensor of shape (n_inner, n_columns)
         The right factor.
     scale : float, default=1
-        Number to multiply the product by. Without ``plus`` it has to be 1.
-    out : Tensor of shape (n, n_columns), default=None
-        Memory for the result, which is then returned.
+        Number to multiply the product by.
+    in_place : bool, default=False
+        Whether the result overwrites ``plus``.
 
     Returns
     -------
     Tensor of shape (n, n_columns)
         The result.
     """
-    n_multiplications = left.numel() * right.shape[1]
     has_graph = torch.compiler.is_compiling() or is_recorded(plus, left, right)
-    if has_graph or not _is_sparse(left, n_multiplications):
-        if plus is None:
-            return torch.mm(left, right, out=out)
-        return torch.addmm(plus, left, right, alpha=scale, out=out)
-    if out is None:
-        out = right.new_empty(len(left), right.shape[1])
-    if plus is None:
-        out.zero_()
-    elif plus is not out:
-        out.copy_(plus)
+    if has_graph or not _is_sparse(left, left.numel() * right.shape[1]):
+        return torch.addmm(plus, left, right, alpha=scale, out=plus if in_place else None)
+    out = plus if in_place else plus.clone(memory_format=torch.contiguous_format)
     left, right = (np.asarray(t.contiguous()) for t in (left, right))
     loops.add_product(left, right, left.dtype.type(scale), np.asarray(out))
     return out

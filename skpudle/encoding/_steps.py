@@ -10,8 +10,8 @@ in ``D``, and returns the derivative in ``z``. A record of each iteration holds 
 needs.
 
 In a dense dictionary a step multiplies by ``D`` and by its transpose, or by the matrix ``H = 1 - s
-D^T D``, which pays after some steps. `DenseSums` adds up derivatives of steps of both kinds. Where
-codes are sparse, compiled loops run `SparseIterations` with the rows of ``H`` that codes select.
+D^T D``, which pays after some steps. Where codes are sparse, compiled loops run `SparseIterations`
+with the rows of ``H`` that codes select.
 
 Codes of a convolution stay in the form of `skpudle._operators._conv.Phases`, with an entry for
 every block of pixels, from the first iteration to the last. All products reuse the same memory for
@@ -38,19 +38,19 @@ _CHEAP = 2**24
 
 
 class Steps:
-    """Steps of the encoder for one kind of dictionary.
+    """Steps of the encoder for one kind of dictionary, and their adjoints.
 
-    A subclass has two methods:
+    A subclass has four methods:
 
     * ``push(z, out=None)`` takes a step from ``z``, or from zero if ``z`` is None. It returns the
       codes after the step, and the residual ``M (x - D z)``, or None if it was not computed. The
       result may use the memory ``out``.
-    * ``sums()`` returns a new object that adds up the derivatives of the steps of a backward pass.
-      (A graph may be differentiated twice.) Its method ``pull(u, z, residual, out=None)`` takes the
-      derivative ``u`` in the result of a step from ``z``, adds the contribution of the step to the
-      sums, and returns the derivative in ``z``, or None if ``z`` is None. Its method
-      ``gradients()`` returns the derivatives in the atoms, the atoms of the analysis (None if they
-      are those of the atoms), the data and the step size.
+    * ``clear()`` sets all derivatives to zero, at the beginning of a backward pass.
+    * ``pull(u, z, residual, out=None)`` takes the derivative ``u`` in the result of a step from
+      ``z``, adds what the step contributes to the derivatives in atoms, data and step size, and
+      returns the derivative in ``z``, or None if ``z`` is None.
+    * ``gradients()`` returns these derivatives: in the atoms, in the atoms of the analysis (None if
+      they are those of the atoms), in the data and in the step size.
 
     Parameters
     ----------
@@ -86,11 +86,6 @@ class Steps:
         return False
 
 
-def mask_by(code, delta, out):  # (n, n_components) each -> out
-    """Set ``out`` to ``[code != 0] * delta`` in one pass, the derivative of a hard shrinkage."""
-    return torch.ops.aten.hardshrink_backward.grad_input(delta, code, 0.0, grad_input=out)
-
-
 class Iteration(NamedTuple):
     """Record of iteration ``t``: codes before it (None: zeros), codes after it, and residual.
 
@@ -102,19 +97,20 @@ class Iteration(NamedTuple):
     code: Tensor
     residual: Tensor | None
 
-    def pull(self, delta, sums, level_gradient, scratch):  # (n, n_components) -> the same, or None
+    def pull(self, steps, delta, by_level, scratch):  # (n, n_components) -> the same, or None
         """Return the derivatives in the codes before this iteration.
 
-        ``delta`` are the derivatives in the codes after it, and are overwritten. ``sums`` is the
-        result of ``Steps.sums``. The derivatives in the levels are added to ``level_gradient``,
-        unless it is None. ``scratch`` is memory of the shape of ``delta``.
+        ``delta`` are the derivatives in the codes after it, and are overwritten. ``steps`` are the
+        `Steps` that the iteration took. The derivatives in the levels are added to ``by_level``
+        (n_unfoldings, ...), unless it is None. ``scratch`` is memory of the shape of ``delta``.
         """
-        u = mask_by(self.code, delta, scratch)
-        if level_gradient is not None:
-            by_entry = self.code.sign() * u
-            level_gradient[self.t] -= by_entry.sum_to_size(level_gradient.shape[1:])
-        sums.steps.t = self.t
-        return sums.pull(u, self.z, self.residual, out=delta)
+        # the derivative of a shrinkage, [code != 0] * delta, in one pass
+        hard = torch.ops.aten.hardshrink_backward.grad_input
+        u = hard(delta, self.code, 0.0, grad_input=scratch)
+        if by_level is not None:
+            by_level[self.t] -= (self.code.sign() * u).sum_to_size(by_level.shape[1:])
+        steps.t = self.t
+        return steps.pull(u, self.z, self.residual, out=delta)
 
 
 class SparseIterations:
@@ -131,13 +127,13 @@ class SparseIterations:
     levels : Tensor of shape (n_iterations, 1) or (n_iterations, n_components)
         Levels of these iterations.
     shrinkage, positive
-        As in `Iterations`.
+        As in `run_iterations`.
     keep : bool
         Whether to keep the codes of all iterations, for `pull`, and not the last codes alone.
     """
 
     def __init__(self, steps, z, start, levels, shrinkage, positive, keep):
-        self._steps, self._start = steps, start
+        self._start = start
         (n, n_components), n_kept = steps.correlation.shape, len(levels) * keep
         self.codes = steps.correlation.new_empty(n_kept + 1, n, n_components)
         self.codes[0] = 0.0 if z is None else z
@@ -149,29 +145,31 @@ class SparseIterations:
         least = max(1, 2**19 // (len(levels) * n_components))
         in_parts(lambda first, last: loops.iterate(first, last, *given), n, least)
 
-    def pull(self, delta, sums, level_gradient, scratch):  # (n, n_components) -> the same
+    def pull(self, steps, delta, by_level, scratch):  # (n, n_components) -> the same
         """Return the derivatives in the codes before the first iteration of this record.
 
         See `Iteration.pull`; ``scratch`` has no effect.
         """
         n_iterations, finfo = len(self.codes) - 1, torch.finfo(delta.dtype)
-        by_level = delta.new_zeros(n_iterations, 1)
-        if level_gradient is not None:
-            by_level = level_gradient[self._start : self._start + n_iterations]
+        if by_level is None:
+            by_level = delta.new_zeros(n_iterations, 1)
+        else:
+            by_level = by_level[self._start : self._start + n_iterations]
         by_level = by_level.expand(n_iterations, delta.shape[1])  # a view, to which the loops add
-        given = self._steps.transition, self.codes, delta, sums.total, sums.products, by_level
-        given = map(np.asarray, given)
-        loops.pull(*given, finfo.tiny / finfo.eps)
+        given = steps.transition, self.codes, delta, steps.total, steps.products, by_level
+        loops.pull(*map(np.asarray, given), finfo.tiny / finfo.eps)
         return delta
 
 
-class Iterations:
-    """Run the iterations of the encoder, and keep their records for a backward pass.
+def run_iterations(steps, z, levels, shrinkage, positive, keep):
+    """Run one iteration of the encoder, a step and a shrinkage, for each level.
 
     Parameters
     ----------
     steps : Steps
         The steps.
+    z : Tensor of shape (n, n_components, ...) or None
+        Codes to begin with; None are zeros.
     levels : Tensor of shape (n_unfoldings, ...)
         Level of the shrinkage in each iteration.
     shrinkage : str
@@ -179,44 +177,41 @@ class Iterations:
     positive : bool
         Whether codes are non-negative.
     keep : bool
-        Whether to keep `records` for a backward pass.
+        Whether to return records for a backward pass.
+
+    Returns
+    -------
+    codes : Tensor of shape (n, n_components, ...)
+        The codes after the last iteration.
+    records : list of Iteration and SparseIterations
+        The records of all iterations in their order; empty without ``keep``.
     """
-
-    def __init__(self, steps, levels, shrinkage, positive, *, keep):
-        self.steps, self.levels, self.keep = steps, levels, keep
-        self._how, self.records, self._scratch = (shrinkage, positive, keep), [], None
-        self._shrink_ = shrinkage_function(shrinkage, positive=positive)
-
-    def run(self, z):  # codes or None -> codes
-        """Return the codes after all iterations, from the codes ``z`` (None: zeros)."""
-        t, spare, length = 0, None, self.steps.n_first
-        while t < len(self.levels):
-            if self.levels.ndim == 2 and self.steps.are_sparse(z):
-                # codes may become dense, so few iterations run before the next look at them
-                levels, spare = self.levels[t : t + length], None
-                record = SparseIterations(self.steps, z, t, levels, *self._how)
-                z, t, length = record.codes[-1], t + len(levels), 4 * length
-            else:
-                record, spare = self._iterate(z, t, spare)
-                z, t, length = record.code, t + 1, self.steps.n_first
-            if self.keep:
-                self.records.append(record)
-        return z
-
-    def _iterate(self, z, t, out):  # -> Iteration, memory for the next
-        """Run iteration ``t`` from the codes ``z``, in the memory ``out`` unless it is None."""
-        self.steps.t = t
-        v, residual = self.steps.push(z, out=out)
-        if self._scratch is None:  # one allocation serves all iterations
-            self._scratch = torch.empty_like(v)
-        code = self._shrink_(v, self.levels[t], self._scratch)
-        # without records two buffers take turns; codes of a caller stay as they are
-        spare = None if self.keep or t == 0 else z
-        return Iteration(t, z, code, residual), spare
+    shrink_, records = shrinkage_function(shrinkage, positive=positive), []
+    t, length, scratch, spare = 0, steps.n_first, None, None
+    while t < len(levels):
+        if levels.ndim == 2 and steps.are_sparse(z):
+            # codes may become dense, so few iterations run before the next look at them
+            some, spare = levels[t : t + length], None
+            record = SparseIterations(steps, z, t, some, shrinkage, positive, keep)
+            z, t, length = record.codes[-1], t + len(some), 4 * length
+        else:
+            steps.t = t
+            v, residual = steps.push(z, out=spare)
+            scratch = torch.empty_like(v) if scratch is None else scratch
+            # without records two buffers take turns; codes of a caller stay as they are
+            spare = None if keep or t == 0 else z
+            record = Iteration(t, z, shrink_(v, levels[t], scratch), residual)
+            z, t, length = record.code, t + 1, steps.n_first
+        if keep:
+            records.append(record)
+    return z, records
 
 
 class DenseSteps(Steps):
-    """`Steps` of a `DenseDictionary`.
+    r"""`Steps` of a `DenseDictionary`.
+
+    For steps through the matrix ``H`` the derivative in the atoms is :math:`s (q^T x - (P + P^T)
+    D)` with the sums ``q = sum u`` and ``P = sum u^T z`` over steps.
 
     Parameters
     ----------
@@ -233,7 +228,7 @@ class DenseSteps(Steps):
         self.atoms = dictionary.atoms
         n_components, n_features = self.atoms.shape
         self.correlation = (self.x * size) @ self.atoms.mT  # s D^T x
-        self.transition = None  # H = 1 - s G
+        self.transition = None  # H = 1 - s D^T D
         # ``H`` takes a product of each atom with all atoms, and a step saves one of each row.
         pays = n_components <= n_steps * len(x) or n_components * self.atoms.numel() <= _CHEAP
         if mask is None and pays:
@@ -252,7 +247,7 @@ class DenseSteps(Steps):
         return np.count_nonzero(np.asarray(z) != 0) < SPARSE * z.numel()
 
     def push(self, z, *, out=None):  # -> (n, n_components), residual or None
-        """Take a step, see `Steps.push`."""
+        """Take a step, see `Steps`."""
         if z is None:
             pushed = self.correlation.clone() if out is None else out.copy_(self.correlation)
             return pushed, self.x if self.transition is None else None
@@ -261,57 +256,42 @@ class DenseSteps(Steps):
         residual = self.hide(multiply(self.x, z, self.atoms, scale=-1))
         return torch.addmm(z, residual * self.size, self.atoms.mT, out=out), residual
 
-    def sums(self):
-        """Return a new `DenseSums`, see `Steps`."""
-        return DenseSums(self)
-
-
-class DenseSums:
-    r"""Derivatives of `DenseSteps`, added up over the steps of a backward pass; see `Steps`.
-
-    For steps through the matrix ``H`` the derivative in the atoms is :math:`s (q^T x - (P + P^T)
-    D)` with the sums ``q = sum u`` and ``P = sum u^T z`` over steps.
-    """
-
-    def __init__(self, steps):
-        self.steps = steps
-        given = steps.atoms, steps.x, steps.size
-        self._atoms, self._x, self._size = map(torch.zeros_like, given)
-        if steps.transition is not None:
-            self.total = torch.zeros_like(steps.correlation)  # q
-            self.products = torch.zeros_like(steps.transition)  # P
+    def clear(self):
+        """Set all derivatives to zero, see `Steps`."""
+        given = self.atoms, self.x, self.size
+        self._by_atoms, self._by_x, self._by_size = map(torch.zeros_like, given)
+        if self.transition is not None:
+            self.total = torch.zeros_like(self.correlation)  # q
+            self.products = torch.zeros_like(self.transition)  # P
 
     def pull(self, u, z, residual, *, out=None):  # (n, n_components) -> the same, or None
-        """Add a step from ``z`` to the sums, and return the derivative in ``z``; see `Steps`."""
-        steps = self.steps
+        """Add a step from ``z`` to the derivatives, and return that in ``z``; see `Steps`."""
         if residual is None:
             self.total += u
             if z is None:
                 return None
             self.products.addmm_(u.mT, z)
-            return torch.mm(u, steps.transition, out=out)
-        image = steps.hide(multiply(None, u, steps.atoms))
-        multiply(self._atoms, u.mT, residual, out=self._atoms)
-        self._x += image
-        self._size += (image * residual).sum()
+            return torch.mm(u, self.transition, out=out)
+        image = self.hide(multiply(torch.zeros_like(residual), u, self.atoms, in_place=True))
+        multiply(self._by_atoms, u.mT, residual, in_place=True)
+        self._by_x += image
+        self._by_size += (image * residual).sum()
         if z is None:
             return None
-        multiply(self._atoms, z.mT, image, scale=-1, out=self._atoms)
-        return torch.addmm(u, image * -steps.size, steps.atoms.mT, out=out)
+        multiply(self._by_atoms, z.mT, image, scale=-1, in_place=True)
+        return torch.addmm(u, image * -self.size, self.atoms.mT, out=out)
 
     def gradients(self):
-        """Return the derivatives in the atoms, None, the data and the step size; call it once."""
-        steps, atoms = self.steps, self._atoms
-        if steps.transition is not None:
-            products = self.products + self.products.mT
-            atoms.addmm_(self.total.mT, steps.x)
-            multiply(atoms, products, steps.atoms, scale=-1, out=atoms)
-            self._x.addmm_(self.total, steps.atoms)
+        """Return the derivatives in the atoms, None, the data and the step size."""
+        if self.transition is not None:
+            self._by_atoms.addmm_(self.total.mT, self.x)
+            self._by_atoms.addmm_(self.products + self.products.mT, self.atoms, alpha=-1)
+            self._by_x.addmm_(self.total, self.atoms)
             # <q, D^T x> - <P, G>, where s G = 1 - H
-            inner = (self.total * steps.correlation).sum() - self.products.trace()
-            inner += torch.dot(self.products.flatten(), steps.transition.flatten())
-            self._size += inner / steps.size
-        return atoms.mul_(steps.size), None, self._x.mul_(steps.size), self._size
+            inner = (self.total * self.correlation).sum() - self.products.trace()
+            inner += torch.dot(self.products.flatten(), self.transition.flatten())
+            self._by_size += inner / self.size
+        return self.size * self._by_atoms, None, self.size * self._by_x, self._by_size
 
 
 class ConvSteps(Steps):
@@ -395,37 +375,27 @@ class ConvSteps(Steps):
         self.gather()
         return self.phases.wipe_(self.correlate(correlators[now] * self.size, z, out)), residual
 
-    def sums(self):
-        """Return new `_ConvSums`, see `Steps`."""
-        return _ConvSums(self)
-
-
-class _ConvSums:
-    """Derivatives of `ConvSteps`, added up over the steps of a backward pass; see `Steps`."""
-
-    def __init__(self, steps):
-        self.steps = steps
-        given = *steps.matrices, steps.x, steps.size
-        self._atoms, self._analysis, self._x, self._size = map(torch.zeros_like, given)
+    def clear(self):
+        """Set all derivatives to zero, see `Steps`."""
+        given = *self.matrices, self.x, self.size
+        self._by_atoms, self._by_analysis, self._by_x, self._by_size = map(torch.zeros_like, given)
 
     def pull(self, u, z, residual, *, out=None):  # (n, n_components, *blocks) -> the same, or None
-        """Add a step from ``z`` to the sums, and return the derivative in ``z``; see `Steps`."""
-        steps, pulled = self.steps, None
-        (atoms, correlators), (before, now) = steps.matrices, steps.layers()
-        columns = steps.phases.columns
-        steps.synthesize(correlators[now], u, torch.zeros_like(residual), 1)
-        self._x += steps.image
-        self._size += torch.dot(steps.image.flatten(), residual.flatten())
+        """Add a step from ``z`` to the derivatives, and return that in ``z``; see `Steps`."""
+        (atoms, correlators), (before, now) = self.matrices, self.layers()
+        columns, pulled = self.phases.columns, None
+        self.synthesize(correlators[now], u, torch.zeros_like(residual), 1)
+        self._by_x += self.image
+        self._by_size += torch.dot(self.image.flatten(), residual.flatten())
         if z is not None:
-            self._atoms[before].addmm_(columns(z), steps.gather().mT, alpha=-1)
-            pulled = steps.correlate(atoms[before] * -steps.size, u, out)
-        steps.image.copy_(residual)
-        self._analysis[now].addmm_(columns(u), steps.gather().mT)
+            self._by_atoms[before].addmm_(columns(z), self.gather().mT, alpha=-1)
+            pulled = self.correlate(atoms[before] * -self.size, u, out)
+        self.image.copy_(residual)
+        self._by_analysis[now].addmm_(columns(u), self.gather().mT)
         return pulled
 
     def gradients(self):
-        """Return the derivatives in atoms, analysis, data and step size."""
-        steps, size = self.steps, self.steps.size
-        sums = self._atoms, self._analysis
-        atoms, analysis = (size * part.view(shape) for part, shape in zip(sums, steps.shapes))
-        return atoms, analysis, size * steps.phases.join(self._x), self._size
+        """Return the derivatives in the atoms, the analysis, the data and the step size."""
+        sums = self._by_atoms, self._by_analysis
+        atoms, analysis = (self.size * part.view(shape) for part, shape in zip(sums, self.shapes))
+        return atoms, analysis, self.size * self.phases.join(self._by_x), self._by_size

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import threads_for
-from skpudle._losses import Gaussian
+from skpudle._losses import LEAST_SQUARES
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import (
     as_scalars,
@@ -16,17 +16,10 @@ from skpudle._precision import (
     in_own_precision,
     kept_by_autograd,
 )
+from skpudle._shrinkage import shrink
 from skpudle.encoding._compiled import is_recorded
 from skpudle.encoding._likelihood import Likelihood
-from skpudle.encoding._steps import ConvSteps, DenseSteps, Iterations
-
-
-def _iterate(make_steps, options, x, levels, step, initial, *, keep):
-    """Return codes, steps and, with ``keep``, records of iterations; see `_Unfolding.forward`."""
-    steps = make_steps(x.detach(), step.detach(), adjoint=keep)
-    iterations = Iterations(steps, levels.detach(), *options, keep=keep)
-    z = iterations.run(None if initial is None else steps.enter(initial.detach()))
-    return steps.leave(z), steps, iterations.records
+from skpudle.encoding._steps import ConvSteps, DenseSteps, run_iterations
 
 
 class _Unfolding(torch.autograd.Function):
@@ -36,16 +29,19 @@ class _Unfolding(torch.autograd.Function):
     def forward(ctx, make_steps, options, *tensors):
         """Return the codes after one iteration for each level.
 
-        ``make_steps(x, step, adjoint)`` returns `Steps`. ``options`` are the shrinkage and the sign
-        of codes. ``tensors`` are the atoms, the atoms of the analysis or None, data, levels, step,
-        and initial codes or None.
+        ``make_steps(x, step)`` returns `Steps`. ``options`` are the shrinkage, the sign of codes,
+        and whether to keep records of iterations for `backward`. ``tensors`` are the atoms, the
+        atoms of the analysis or None, data, levels, step, and initial codes or None.
         """
         ctx.save_for_backward(*tensors)
         ctx.separate, ctx.shrinkage = tensors[1] is not None, options[0]
-        z, ctx.steps, ctx.records = _iterate(make_steps, options, *tensors[2:], keep=True)
+        x, levels, step, z = (part if part is None else part.detach() for part in tensors[2:])
+        ctx.steps = make_steps(x, step)
+        z = None if z is None else ctx.steps.enter(z)
+        z, ctx.records = run_iterations(ctx.steps, z, levels, *options)
         # A copy: if a record held the result itself, the result and its graph would refer to each
         # other, and their memory would not be freed.
-        return z.clone()
+        return ctx.steps.leave(z).clone()
 
     @staticmethod
     @differentiable_once  # a second backward through saved codes would be silently wrong
@@ -56,10 +52,11 @@ class _Unfolding(torch.autograd.Function):
         by_level = torch.zeros_like(levels) if ctx.needs_input_grad[5] else None
         kept = by_level if ctx.shrinkage == "soft" else None  # hard codes are constant in levels
         delta = ctx.steps.enter(delta.clone(memory_format=torch.contiguous_format))
-        sums, scratch = ctx.steps.sums(), torch.empty_like(delta)
+        scratch = torch.empty_like(delta)
+        ctx.steps.clear()
         for record in reversed(ctx.records):
-            delta = record.pull(delta, sums, kept, scratch)
-        atoms, analysis, x, step = sums.gradients()
+            delta = record.pull(ctx.steps, delta, kept, scratch)
+        atoms, analysis, x, step = ctx.steps.gradients()
         if not ctx.separate and analysis is not None:
             atoms, analysis = atoms + analysis, None
         delta = None if initial is None else ctx.steps.leave(delta)
@@ -78,7 +75,7 @@ def unfold(
     initial=None,
     mask=None,
     analysis=None,
-    loss=None,
+    loss=LEAST_SQUARES,
     offset=None,
 ):
     """Run one iteration of the encoder, a step and a shrinkage, for each of the given levels.
@@ -113,9 +110,8 @@ def unfold(
         For convolutions: a separate dictionary ``A`` that correlates with the residual. A step is
         then ``z + s A^T (x - D z)``, which is not the gradient step of a lasso. By default
         ``dictionary``.
-    loss : object of `skpudle._losses`, default=None
-        The loss, for a `DenseDictionary`: the residual is ``x - loss.mean(D z + offset)``. By
-        default least squares.
+    loss : object of `skpudle._losses`, default=LEAST_SQUARES
+        The loss, for a `DenseDictionary`: the residual is ``x - loss.mean(D z + offset)``.
     offset : Tensor that broadcasts against the data, default=None
         Added to ``D z``.
 
@@ -129,7 +125,6 @@ def unfold(
     ValueError
         If there are no levels.
     """
-    loss = Gaussian() if loss is None else loss
     if loss.is_quadratic and offset is not None:
         x, offset = x - offset, None
     if not len(levels):
@@ -143,20 +138,18 @@ def unfold(
         has_graph = is_recorded(atoms, x, levels, step, z, offset)
         with threads, torch.set_grad_enabled(has_graph):
             return objective.codes(z, levels, step)
-    is_dense = isinstance(dictionary, DenseDictionary) and analysis is None
-    fixed, separate = dictionary.detach(), None if analysis is None else analysis.detach()
-
-    def make_steps(x, step, adjoint):  # -> Steps
-        if is_dense:
-            return DenseSteps(fixed, x, step, mask=mask, n_steps=len(levels))
-        return ConvSteps(fixed, separate or fixed, x, step, mask=mask, adjoint=adjoint)
-
-    options = make_steps, (shrinkage, positive_code)
     given = atoms, None if analysis is None else analysis.atoms, x, levels, step, initial
+    keep = is_recorded(*given)
+    fixed = dictionary.detach()
+
+    def make_steps(x, step):  # -> Steps
+        if isinstance(dictionary, DenseDictionary):
+            return DenseSteps(fixed, x, step, mask=mask, n_steps=len(levels))
+        separate = fixed if analysis is None else analysis.detach()
+        return ConvSteps(fixed, separate, x, step, mask=mask, adjoint=keep)
+
     with threads:
-        if is_recorded(*given):
-            return _Unfolding.apply(*options, *given)
-        return _iterate(*options, *given[2:], keep=False)[0]
+        return _Unfolding.apply(make_steps, (shrinkage, positive_code, keep), *given)
 
 
 def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0, shrinkage="soft"):
@@ -200,15 +193,15 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
 
 
 @in_own_precision
-def default_step(dictionary, loss=None):  # -> scalar tensor, or None
+def default_step(dictionary, loss=LEAST_SQUARES):  # -> scalar tensor, or None
     """Return 1 over the bound of the squared spectral norm; 1 if every atom is zero.
 
     Parameters
     ----------
     dictionary : DenseDictionary or ConvDictionary
         The dictionary, or any object with ``squared_norm_bound``.
-    loss : object of `skpudle._losses`, default=None
-        The loss; its curvature multiplies the bound. By default least squares.
+    loss : object of `skpudle._losses`, default=LEAST_SQUARES
+        The loss; its curvature multiplies the bound.
 
     Returns
     -------
@@ -217,24 +210,11 @@ def default_step(dictionary, loss=None):  # -> scalar tensor, or None
         has diverged. None if the curvature of the loss has no bound: `unfold` then searches for
         step sizes.
     """
-    bound = dictionary.squared_norm_bound()
-    if loss is not None:
-        if not isfinite(loss.curvature):
-            return None
-        bound = bound * loss.curvature
+    if not isfinite(loss.curvature):
+        return None
+    bound = dictionary.squared_norm_bound() * loss.curvature
     step = torch.where(bound > 0, 1 / bound, 1.0)
     return step.masked_fill(bound.isinf(), torch.nan)
-
-
-def _largest_of(correlation, threshold, positive):  # (n, n_components) -> the same
-    """Return correlations with zeros where the modulus is below ``threshold``.
-
-    With ``positive`` negative correlations become zero, too.
-    """
-    small = correlation.detach().abs() < threshold
-    if positive:
-        small |= correlation.detach() < 0
-    return correlation.masked_fill(small, 0)
 
 
 @in_own_precision
@@ -311,17 +291,17 @@ def encode(
     if not hasattr(dictionary, "atoms"):
         dictionary = DenseDictionary(dictionary)
     check_tensors(dictionary.atoms, x)
+    loss, initial = LEAST_SQUARES if loss is None else loss, None
     if step_size is None:
         step_size = default_step(dictionary, loss)
     step = None if step_size is None else as_scalars(step_size, x)
     levels = threshold_levels(
         dictionary, alpha, n_unfoldings, step, lambda_decay=lambda_decay, shrinkage=shrinkage
     )
-    initial = None
     if initial_threshold is not None:
-        residual = x if offset is None else x - (loss or Gaussian()).mean(offset)
+        residual = x if offset is None else x - loss.mean(offset)
         residual = residual if mask is None else residual * mask
-        correlation = dictionary.analysis(residual)
-        initial = _largest_of(correlation, initial_threshold, positive_code)
+        level, correlation = as_scalars(initial_threshold, x), dictionary.analysis(residual)
+        initial = shrink(correlation, level, "hard", positive=positive_code)
     how = dict(positive_code=positive_code, mask=mask, loss=loss, offset=offset)
     return unfold(dictionary, x, levels, step, shrinkage=shrinkage, initial=initial, **how)
