@@ -230,9 +230,8 @@ class AtomsDisplay(Display):
         supported = None
         if X is not None or hasattr(estimator, "fit"):
             found = find_learner(estimator)
-            parts = [found.atoms()]
-            if X is not None:
-                parts = [parts[0][_most_used(found.encode(X)[0])]]
+            order = slice(None) if X is None else _most_used(found.encode(X)[0])
+            parts = [found.atoms()[order]]
             if kind == "auto" and np.size(getattr(found.learner, "atom_shape", ())) == 1:
                 kind = "lines"
         elif isinstance(estimator, AtomIntervals):
@@ -253,10 +252,9 @@ class AtomsDisplay(Display):
     def _size(self, n_columns=None, **_):
         if self.kind in ("spectra", "waveforms"):
             return 7.0, 1.2 * len(self.atoms) + 0.6
-        n_rows, n_columns = self._grid(n_columns)
-        height, width = self.atoms.shape[1:3] if self.kind == "images" else (_FLATNESS, 1)
-        sides = n_columns * width, n_rows * height
-        return [max(1.5, 6.4 * side / max(sides)) for side in sides]
+        cell = self.atoms.shape[1:3] if self.kind == "images" else (_FLATNESS, 1)
+        height, width = np.multiply(self._grid(n_columns), cell)
+        return np.maximum(1.5, np.array([width, height]) * 6.4 / max(width, height))
 
     def _draw(self, **options):
         getattr(self, f"_draw_{self.kind}")(**options)
@@ -275,16 +273,15 @@ class AtomsDisplay(Display):
         return n_rows, n_columns
 
     def _draw_images(self, *, n_columns=None, row_labels=None, **style):
-        n_atoms, height, width, *colours = self.atoms.shape
+        height, width, *colours = self.atoms.shape[1:]
         n_rows, n_columns = self._set_grid(n_columns, row_labels)
         images = self.atoms / _largest(self.atoms)
         if self.lower is not None:
             images = np.where((self.lower > 0) | (self.upper < 0), images, 0.0)
         # One more line of pixels below and to the right of each image separates it from the next.
-        cells = [n_rows * n_columns, height + 1, width + 1, *colours]
-        grid = np.full(cells, np.nan)
-        grid[:n_atoms, :-1, :-1] = images
-        grid = grid.reshape(n_rows, n_columns, *cells[1:]).swapaxes(1, 2)
+        grid = np.full([n_rows, height + 1, n_columns, width + 1, *colours], np.nan)
+        for image, place in zip(images, np.ndindex(n_rows, n_columns)):
+            grid[place[0], :-1, place[1], :-1] = image
         grid = grid.reshape(n_rows * (height + 1), n_columns * (width + 1), *colours)
         if colours:  # matplotlib draws colours from 0 to 1; separating lines become white
             grid = np.nan_to_num(0.5 + 0.5 * grid, nan=1.0)
@@ -298,22 +295,22 @@ class AtomsDisplay(Display):
         row, column = np.divmod(np.arange(n_atoms), n_columns)
         ends = column + _MARGIN, column + 1 - _MARGIN
         self.ax_.hlines(row + 0.5, *ends, color="0.8", linewidth=0.5)
-        x, middle = np.linspace(*ends, length, axis=1)[:, :, None], row[:, None, None] + 0.5
-        shares = _FILLED / 2 / _largest(self.atoms)
-        parts = [part for part in (self.atoms, self.lower, self.upper) if part is not None]
-        parts = [x, *(middle - shares * part for part in parts)]  # each (n_atoms, length, n)
-        # NaN interrupts the line between two atoms.
-        parts = [np.pad(part, [(0, 0), (0, 1), (0, 0)], constant_values=np.nan) for part in parts]
-        (x,), lines, *bands = (part.reshape(-1, part.shape[2]).T for part in parts)
-        self.lines_ = self.ax_.plot(x, lines.T, **({"linewidth": 1} | style))
-        self.bands_ = [
-            self.ax_.fill_between(x, *band, color=line.get_color(), alpha=0.3, linewidth=0)
-            for line, *band in (zip(self.lines_, *bands) if bands else ())
-        ]
+        x = np.linspace(*ends, length, axis=1)[:, :, None]
+        middles, unit = row[:, None, None] + 0.5, _FILLED / 2 / _largest(self.atoms)
+        drawn = [part for part in (self.atoms, self.lower, self.upper) if part is not None]
+        # NaN after each atom interrupts the line between two atoms.
+        gap = dict(pad_width=[(0, 0), (0, 1), (0, 0)], constant_values=np.nan)
+        parts = [np.pad(part, **gap) for part in (x, *(middles - unit * one for one in drawn))]
+        x, lines, *ends = (part.reshape(-1, part.shape[2]) for part in parts)
+        names = [f"channel {k}" for k in range(n_channels)]
+        self.lines_ = self.ax_.plot(x, lines, **({"linewidth": 1, "label": names} | style))
+        self.bands_ = []
+        for line, *band in zip(self.lines_, *(end.T for end in ends)) if ends else ():
+            pale = dict(color=line.get_color(), alpha=0.3, linewidth=0)
+            self.bands_.append(self.ax_.fill_between(x[:, 0], *band, **pale))
         if 1 < n_channels <= 10:  # matplotlib repeats its colours after ten
-            names = [f"channel {k}" for k in range(n_channels)]
-            place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0), "frameon": False}
-            self.ax_.legend(self.lines_, names, ncols=5, fontsize="small", **place)
+            below = dict(loc="upper center", bbox_to_anchor=(0.5, 0.0), frameon=False)
+            self.ax_.legend(ncols=5, fontsize="small", **below)
         if sampling_rate is not None:
             seconds = (length - 1) / check_rate(sampling_rate)
             self.ax_.set_xticks([_MARGIN, 1 - _MARGIN], ["0", f"{seconds:.3g} s"])

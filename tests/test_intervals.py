@@ -101,9 +101,14 @@ def test_missing_entries_widen_intervals():
     assert 0.85 <= coverage(found, atoms) <= 0.95
 
 
-def test_fewer_rows_than_atoms_keep_the_chain_finite():
-    X, atoms, _ = planted(n=20, m=20, p=40, n_nonzero=3)
-    assert np.isfinite(atom_intervals(known(atoms), X, random_state=0).standard_error).all()
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_fewer_rows_than_atoms_determine_no_atom():
+    X, atoms, _ = planted(n=60, m=20, p=80, n_nonzero=3, snr_db=15)
+    learner = PUDLEDictionaryLearning(80, random_state=0).fit(X)
+    for given, rows in [(learner, X), (known(atoms), X[:40])]:
+        found = atom_intervals(given, rows, random_state=0)
+        assert np.isfinite(found.standard_error).all()
+        assert not found.supported.any()
 
 
 def test_outlying_rows_and_entries_have_no_say():
@@ -293,9 +298,8 @@ def test_one_code_has_its_posterior_distribution(kind):
         density = stats.truncnorm.pdf(grid, -mean / variance**0.5, np.inf, mean, variance**0.5)
         density *= np.exp(odds[0])
     limits, z = np.array([[np.inf], [-np.inf]]), np.zeros((n, 1))
-    states = np.random.default_rng(0).integers(1, 2147483398, (n, 2))
-    given = np.full((n, 1), seen), np.ones((1, 1, 1)), prior[:, None], limits, states, z
-    loops.draw_codes(0, n, *given)
+    given = np.full((n, 1), seen), np.ones((1, 1, 1)), prior[:, None], limits
+    loops.draw_codes(*given, np.random.default_rng(0), z)
     density *= np.exp(seen * grid - 0.5 * grid**2)
     total = density.sum() * (grid[1] - grid[0])
     share = total / (1 + total)

@@ -368,24 +368,25 @@ def _ends(estimate, standard_error, level, positive):  # -> estimate, lower, upp
     return *ends, standard_error
 
 
-def _least_squares(codes, x, atoms, weights, noise):  # -> codes, their variances
-    """Return least squares on the supports of ``codes`` (n, n_components), and their variances.
+def _least_squares(supports, x, atoms, precisions):  # -> values, variances, like supports
+    """Return the codes of least squares on supports, and the variances of the codes.
 
-    ``weights`` are those of the entries of the rows ``x``, 0 for missing ones, and ``noise`` the
-    variances of entries, all (n, n_features). Rows with supports of one size are solved together.
+    ``supports`` (n, n_components) is True for the codes that may be nonzero. ``precisions`` are the
+    weights of the entries of the rows ``x`` (n, n_features): inverse variances of the noise, and 0
+    for missing entries. Rows with supports of one size are solved together.
     """
-    values, variances = np.zeros_like(codes), np.zeros_like(codes)
-    sizes = np.count_nonzero(codes, axis=1)
+    values, variances = np.zeros(supports.shape), np.zeros(supports.shape)
+    sizes = supports.sum(axis=1)
     for size in np.unique(sizes[sizes > 0]):
         same = np.flatnonzero(sizes == size)
         for block in blocks_of_rows(len(same), size * max(size, atoms.shape[1])):
-            part = same[block]
-            support = np.nonzero(codes[part])[1].reshape(-1, size)
-            chosen, place = atoms[support], (part[:, None], support)
-            seen = chosen * weights[part, None]
-            inverse = np.linalg.pinv(seen @ chosen.mT, hermitian=True) @ seen
-            values[place] = (inverse @ x[part, :, None])[..., 0]
-            variances[place] = (inverse**2 @ noise[part, :, None])[..., 0]
+            rows = same[block]
+            chosen = np.nonzero(supports[rows])[1].reshape(-1, size)
+            weighted = atoms[chosen] * precisions[rows, None]
+            inverse = np.linalg.pinv(weighted @ atoms[chosen].mT, hermitian=True)
+            found = inverse @ (weighted @ x[rows, :, None])
+            values[rows[:, None], chosen] = found[:, :, 0]
+            variances[rows[:, None], chosen] = inverse.diagonal(axis1=1, axis2=2)
     return values, variances
 
 
@@ -395,7 +396,7 @@ def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,)
     They are estimated from 200 or more rows; for fewer rows the estimate of the fit is used.
     """
     if len(rows.x) < 200 and getattr(learner, "noise_std_", None) is not None:
-        return np.square(learner.noise_std_ / units)
+        return _posterior.keep_above_rounding(np.square(learner.noise_std_ / units), rows.x)
     n_known, n_codes = np.count_nonzero(~rows.missing), np.count_nonzero(rows.codes)
     if n_known <= n_codes:
         raise ValueError(
@@ -478,8 +479,9 @@ def atom_intervals(
     AtomIntervals
         Named tuple of `estimate`, `lower`, `upper` and `standard_error`, in the shape and units of
         ``components_``, and `supported` and `limit`, (n_components,). An atom is supported if the
-        expected squared error of its direction is at most 0.1, and if no more frequent atom is the
-        same to the errors of both. The limit is the least squared error with known supports (see
+        expected squared error of its direction is at most 0.1, if no more frequent atom is the same
+        to the errors of both, and if the rows that use it have twice as many equations as the atom
+        has unknowns. The limit is the least squared error with known supports (see
         `error_bound`) or, for counts, with known sources of events. ``str`` compares both.
 
     Raises
@@ -520,7 +522,7 @@ def atom_intervals(
     order = np.lexsort((np.arange(len(errors)), -found.uses)).argsort()
     # A squared error of 0.1 is a cosine of .95 with the true atom. Atoms fitted to pure noise have
     # squared errors of .16 and more.
-    supported = (errors <= 0.1) & ~(repeats & (order < order[:, None])).any(1)
+    supported = found.has_enough & (errors <= 0.1) & ~(repeats & (order < order[:, None])).any(1)
     ends = _ends(found.atoms * sizes, np.sqrt(found.variances) * sizes, level, positive)
     return AtomIntervals(*ends, supported, found.limit)
 
@@ -535,8 +537,9 @@ def code_intervals(
 ) -> CodeIntervals:
     r"""Return intervals of codes, for the supports that `transform` finds and the learner's atoms.
 
-    The estimates are least squares on these supports, which are free of the bias of penalties, and
-    their covariance is the noise's times the inverse Gram matrix of the atoms of the support. For
+    The estimates are least squares on these supports, which are free of the bias of penalties, with
+    features weighted by the inverse variances of their noise. The covariance of a row's codes is
+    the inverse of the weighted Gram matrix of the atoms of its support. For
     counts that add (`skpudle.PoissonNMF`) the estimates are the codes of `transform`, and their
     covariance is the inverse Fisher information of a row's counts, with the learner's dispersion,
     on the codes of all atoms. Atoms count as known.
@@ -579,15 +582,14 @@ def code_intervals(
     """
     learner, rows, codes, exposure = _read(learner, X, level, exposure)
     if _adds_counts(learner):
-        values, gains, atoms = codes, 1.0, np.asarray(learner.components_, dtype=np.float64)
-        given = codes @ atoms, ~np.isnan(rows), exposure, learner.dispersion_
-        weights = _posterior.weigh_counts(*given)
-        noise = 1 / np.maximum(weights, np.finfo(float).tiny)
-        _, variances = _least_squares(np.ones_like(codes), given[0], atoms, weights, noise)
+        atoms = np.asarray(learner.components_, dtype=np.float64)
+        values, gains, rates, known = codes, 1.0, codes @ atoms, ~np.isnan(rows)
+        precisions = _posterior.weigh_counts(rates, known, exposure, learner.dispersion_)
+        _, variances = _least_squares(np.ones(codes.shape, bool), rates, atoms, precisions)
     else:
         rows, atoms, units, gains = _in_units(learner, rows, codes, np.ones(len(rows)))
-        noise = np.broadcast_to(_noise(learner, rows, atoms, units, random_state), rows.x.shape)
-        values, variances = _least_squares(rows.codes, rows.x, atoms, ~rows.missing, noise)
+        precisions = ~rows.missing / _noise(learner, rows, atoms, units, random_state)
+        values, variances = _least_squares(codes != 0, rows.x, atoms, precisions)
     positive = _adds_counts(learner) or getattr(learner, "positive_code", False)
     ends = _ends(values / gains, np.sqrt(variances) / gains, level, positive)
     return CodeIntervals(*ends, codes != 0)

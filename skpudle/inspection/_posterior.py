@@ -39,10 +39,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse, stats
 from sklearn.preprocessing import normalize
 
-from skpudle._compilation import Loops, blocks_of_rows, in_parts
+from skpudle._compilation import Loops, blocks_of_rows
 from skpudle.search._epoch import spread_rows
 from skpudle.search.held_out import MEDIAN_OF_NORMAL
 
@@ -56,39 +57,19 @@ _UNSETTLED_SWEEPS, _COUNTED_SWEEPS = 60, 150
 # ---------------------------------------------------------------------------- compiled loops
 
 
-def _uniform(state):
-    """Advance L'Ecuyer's combined generator in place; return a uniform number in (0, 1).
-
-    ``state`` holds two integers. Products stay below 2**47, so that plain Python and compiled loops
-    draw the same numbers.
-    """
-    state[0] = 40014 * state[0] % 2147483563
-    state[1] = 40692 * state[1] % 2147483399
-    return ((state[0] - state[1]) % 2147483562 + 0.5) / 2147483562
-
-
-def _normal(state):
-    radius = np.sqrt(-2 * np.log(_uniform(state)))
-    return radius * np.cos(2 * np.pi * _uniform(state))
-
-
-def _positive_normal(state, mean, deviation):
-    """Draw a normal number with this mean and standard deviation, given that it is above 0.
-
-    If 0 lies more than one deviation above the mean, an exponential distribution is drawn from, and
-    draws are accepted by Robert's rule.
-    """
+def _positive_normal(rng, mean, deviation):
+    """Draw a normal number with this mean and standard deviation, given that it is above 0."""
     least = -mean / deviation
-    for _ in range(200):
-        if least < 1:
-            drawn = _normal(state)
-            if drawn > least:
-                return mean + deviation * drawn
-        else:  # Robert, "Simulation of truncated normal variables", 1995
-            excess = -np.log(_uniform(state)) / least
-            if np.log(_uniform(state)) <= -0.5 * excess * excess:
-                return deviation * excess
-    return deviation / max(least, 1.0)
+    while least < 1:
+        drawn = rng.standard_normal()
+        if drawn > least:
+            return mean + deviation * drawn
+    # If 0 lies more than one deviation above the mean, numbers of an exponential distribution are
+    # accepted by the rule of Robert, "Simulation of truncated normal variables", 1995.
+    while True:
+        excess = rng.standard_exponential() / least
+        if not rng.standard_exponential() < 0.5 * excess * excess:  # so NaN ends the loop, too
+            return deviation * excess
 
 
 def _log_of_tail(x):
@@ -98,8 +79,8 @@ def _log_of_tail(x):
     return -0.5 * x * x - np.log(-2.5066282746310002 * x)
 
 
-def draw_codes(first, last, correlations, grams, prior, limits, states, z):
-    """Draw each code of the rows ``first`` to ``last - 1`` given the row's other codes, in ``z``.
+def draw_codes(correlations, grams, prior, limits, rng, z):
+    """Draw each code of all rows, given the other codes of its row, in place.
 
     A code is 0, or has a density proportional to ``exp(pull * z - precision * z**2 / 2)`` for
     positive codes and ``exp(-pull * z - precision * z**2 / 2)`` for negative codes. Arrays are in
@@ -111,16 +92,12 @@ def draw_codes(first, last, correlations, grams, prior, limits, states, z):
       negative code against 0, without the integrals of the densities; codes whose odds of a
       negative code are 0 are non-negative;
     - ``limits`` (2, p): a code of 0 with a correlation between them stays 0 without a draw;
-    - ``states`` (n, 2): seeds of the random numbers of each row;
+    - ``rng``: generator of NumPy, which compiled loops advance as plain Python does;
     - ``z`` (n, p): old codes, which the new codes replace.
     """
-    n_components = z.shape[1]
-    left, state = np.empty(n_components), np.empty(2, np.int64)
-    for i in range(first, last):
-        gram = grams[i % len(grams)]
-        state[0], state[1] = states[i, 0], states[i, 1]
-        for k in range(n_components):
-            left[k] = correlations[i, k]
+    n, n_components = z.shape
+    for i in range(n):
+        gram, left = grams[i % len(grams)], correlations[i].astype(np.float64)
         for k in range(n_components):
             old, precision, pull = z[i, k], gram[k, k] + prior[0, k], prior[1, k]
             if precision <= 0 or (old == 0 and limits[0, k] < left[k] < limits[1, k]):
@@ -135,13 +112,13 @@ def draw_codes(first, last, correlations, grams, prior, limits, states, z):
                 plus += _log_of_tail(above / deviation)
             largest = max(plus, minus, 0.0)
             plus, minus = np.exp(plus - largest), np.exp(minus - largest)
-            drawn = _uniform(state) * (plus + minus + np.exp(-largest))
+            drawn = rng.random() * (plus + minus + np.exp(-largest))
             if drawn >= plus + minus:
                 new = 0.0
             elif positive:
-                new = _positive_normal(state, above, deviation)
+                new = _positive_normal(rng, above, deviation)
             else:
-                new = (above if drawn < plus else below) + deviation * _normal(state)
+                new = (above if drawn < plus else below) + deviation * rng.standard_normal()
             if new != old:
                 z[i, k] = new
                 for j in range(n_components):
@@ -201,6 +178,8 @@ class AtomPosterior(NamedTuple):
     hidden : float
         Share of the variance in changes slower than a quarter of the chain; a large share means
         that the chain is too short.
+    has_enough : ndarray of shape (n_components,), bool, or True
+        Whether the rows that use an atom are enough to determine its entries.
     """
 
     atoms: np.ndarray
@@ -208,9 +187,10 @@ class AtomPosterior(NamedTuple):
     uses: np.ndarray
     limit: np.ndarray
     hidden: float = 0.0
+    has_enough: NDArray | bool = True
 
 
-def _keep_above_rounding(variances, x):
+def keep_above_rounding(variances, x):
     """Raise variances of features (n_features,) to a least value that rounding cannot reach.
 
     The bounds are relative to the mean variance and to the mean square of the data ``x``.
@@ -246,7 +226,7 @@ def _without_outliers(rows, atoms):  # -> Rows, noise of features
     variances = np.where(n_known > 0, squares / np.maximum(n_known, 1), noise**2)
     # degrees of freedom of each known entry
     free = 1 - np.count_nonzero(rows.codes) / max(n_known.sum(), 1)
-    variances = _keep_above_rounding(variances / max(free, 0.1), rows.x)
+    variances = keep_above_rounding(variances / max(free, 0.1), rows.x)
     is_sure = np.abs(rows.codes) > 3 * np.sqrt(variances.mean())
     return rows._replace(codes=sparse.csr_array(np.where(is_sure, rows.codes, 0.0))), variances
 
@@ -282,13 +262,6 @@ def _prior(codes, energies, positive):  # CSR (n, p) -> (4, p), limits (2, p)
     room = 2 * precision * (-10 - odds + 0.5 * np.log(precision))
     reach = np.where(room > 0, np.sqrt(np.maximum(room, 0)) - pull, -np.inf)
     return np.stack([1 / variances, pull, *odds]), np.stack([-reach[1], reach[0]])
-
-
-def _draw(correlations, grams, prior, limits, z, rng):
-    """Draw all codes by `draw_codes`, on all threads; the new codes replace the old ones in z."""
-    states = rng.integers(1, 2147483398, (len(z), 2))
-    given = correlations, grams, prior, limits, states, z
-    in_parts(lambda *ends: loops.draw_codes(*ends, *given), len(z), 64)
 
 
 def _in_units(means, inverse, variances, scale):
@@ -331,8 +304,12 @@ def _summary(sweeps, n_rows):  # -> AtomPosterior
     # atoms of a row over the number of features.
     taken = min(n_uses.sum() / n_rows, n_features - 1)
     limit = within.sum(1) * (n_features - 1) / (n_features - taken)
+    # A row has ``n_features - taken`` equations beyond those that its codes take, and its ``taken``
+    # atoms share them. An atom has ``n_features - 1`` unknowns. With fewer than twice as many
+    # equations the fit follows the noise: an atom of a single row is that row.
+    has_enough = n_uses * (n_features - taken) >= 2 * taken * (n_features - 1)
     hidden = float((between.sum(1) * kept).sum() / variances.sum())
-    return AtomPosterior(normalize(atoms.mean(0)), variances, n_uses, limit, hidden)
+    return AtomPosterior(normalize(atoms.mean(0)), variances, n_uses, limit, hidden, has_enough)
 
 
 def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
@@ -350,7 +327,7 @@ def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
     prior, limits = _prior(codes, np.diag(gram), rows.positive)
     correlations = (x - fitted).astype(np.float32) @ weighted.T.astype(np.float32)
     z = codes.toarray()
-    _draw(correlations, gram[None], prior, limits, z, rng)
+    loops.draw_codes(correlations, gram[None], prior, limits, rng, z)
     return x, sparse.csr_array(z)
 
 
@@ -367,7 +344,7 @@ def sample_noise(rows, atoms, rng):  # -> (n_features,)
     codes = rows.codes
     for _ in range(10):
         x, codes = _draw_rows(rows, codes @ atoms, codes, atoms, variances, rng)
-        variances = _keep_above_rounding(np.square(x - codes @ atoms).mean(0), x)
+        variances = keep_above_rounding(np.square(x - codes @ atoms).mean(0), x)
     return variances
 
 
@@ -407,7 +384,7 @@ def sample_atoms(rows, atoms, scale, rng):
         inverse = np.linalg.inv((regressors.T @ weighted).toarray() + prior)
         means = inverse @ (weighted.T @ x + prior @ first)
         squares = (rows.weight * np.square(x - regressors @ means)).sum(0)
-        variances = _keep_above_rounding(squares / max(n - len(means), n / 2), x)
+        variances = keep_above_rounding(squares / max(n - len(means), n / 2), x)
         # The covariance between atoms is root @ root.T: a row of weight 2 has the noise of one row,
         # not of two.
         root = inverse @ np.linalg.cholesky((weighted.T @ weighted).toarray() + prior)
@@ -443,7 +420,7 @@ def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); chan
     for rows in blocks_of_rows(n, p**2, 2**22):
         grams = (weights[rows] @ products).reshape(-1, p, p)
         correlations = (weights[rows] * (x[rows] - z[rows] @ atoms)) @ atoms.T
-        _draw(correlations, grams, prior, limits, z[rows], rng)
+        loops.draw_codes(correlations, grams, prior, limits, rng, z[rows])
         squares[rows] = grams.diagonal(axis1=1, axis2=2)
     return squares
 
