@@ -81,8 +81,7 @@ def check_pair(first, second, *, same_length=False):
 
 def unit_atoms(dictionary):
     """Return atoms of unit norm, in their shape; zero atoms stay zero."""
-    norms = np.linalg.norm(dictionary.reshape(len(dictionary), -1), axis=1)
-    return dictionary / np.where(norms > 0, norms, 1).reshape(-1, *[1] * (dictionary.ndim - 1))
+    return normalize(dictionary.reshape(len(dictionary), -1)).reshape(dictionary.shape)
 
 
 def count_shift_axes(*dictionaries):  # -> int
@@ -101,21 +100,16 @@ def shift_atoms(atoms, n_axes):  # (n, ...) -> (n, n_shifts, n_features)
     return shifted.reshape(len(atoms), -1, atoms[0].size)
 
 
-def shifted_cosines(dictionary, reference, n_axes):  # -> (n_reference, n_shifts, n_components)
-    """Return the cosines of all atoms and all atoms of a reference, at all shifts of these."""
-    shifted = shift_atoms(unit_atoms(reference), n_axes)
-    atoms = unit_atoms(dictionary).reshape(len(dictionary), -1)
-    return (shifted.reshape(-1, atoms.shape[1]) @ atoms.T).reshape(*shifted.shape[:2], -1)
-
-
 def atom_cosines(dictionary, reference, n_axes=None):  # -> (n_reference, n_components)
     """Return the cosines of all atoms and all atoms of a reference, at their best shifts.
 
-    The cosine with an atom of zeros is 0. ``n_axes`` is the number of axes of shifts; None: as
-    `count_shift_axes` counts them.
+    The best shift has the largest modulus of the cosine. The cosine with an atom of zeros is 0.
+    ``n_axes`` is the number of axes of shifts; None: as `count_shift_axes` counts them.
     """
     n_axes = count_shift_axes(dictionary, reference) if n_axes is None else n_axes
-    cosines = shifted_cosines(*check_pair(dictionary, reference), n_axes)
+    dictionary, reference = map(unit_atoms, check_pair(dictionary, reference))
+    shifted, atoms = shift_atoms(reference, n_axes), dictionary.reshape(len(dictionary), -1)
+    cosines = np.tensordot(shifted, atoms, (2, 1))  # (n_reference, n_shifts, n_components)
     best = np.abs(cosines).argmax(axis=1, keepdims=True)
     return np.take_along_axis(cosines, best, 1)[:, 0]
 
@@ -395,13 +389,11 @@ def chance_coherence(dictionary, reference, n_axes=0):  # -> (n_draws, n_referen
     falls by the same amount a second time. The second fall is measured and added to the coherences.
     """
     dictionary, reference = map(unit_atoms, check_pair(dictionary, reference))
-    used, rng = dictionary[[atom.any() for atom in dictionary]], np.random.RandomState(0)
+    rng = np.random.RandomState(0)
     # The standard deviation is about 0.1 for the coherence of one random atom, so that it is 0.002
     # for the mean of 2,500 coherences.
-    n_draws = max(4, ceil(2500 / max(1, min(len(used), len(reference)))))
-    if not len(used):
-        return np.zeros((n_draws, len(reference)))
-    draws = [recombine_atoms(used, rng) for _ in range(n_draws)]
+    n_draws = max(4, ceil(2500 / min(len(dictionary), len(reference))))
+    draws = [recombine_atoms(dictionary, rng) for _ in range(n_draws)]
     again = [recombine_atoms(reference, rng) for _ in draws]
     found = np.stack([_recover(atom_cosines(drawn, reference, n_axes)) for drawn in draws])
     both = [_recover(atom_cosines(*pair, n_axes)) for pair in zip(draws, again, strict=True)]

@@ -25,7 +25,7 @@ from skpudle._fit.encoders import centre
 from skpudle._fitted import encode_samples, find_learner, read_samples
 from skpudle._learners.convolutional.base import geometry_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle.metrics import atom_support, count_shift_axes, shifted_cosines, unit_atoms
+from skpudle.metrics import atom_cosines, atom_support, unit_atoms
 
 __all__ = ["findings"]
 
@@ -131,9 +131,8 @@ def _same_atoms(look):
     """Report pairs of atoms that are equal up to sign or shift."""
     # Two atoms count as equal if their cosine is above 0.99. Unit atoms then differ by less than
     # sqrt(2 - 2 * 0.99) = 14 % of their length, as noise of 17 dB would make them differ.
-    atoms, has_sign = look.learner.components_.astype(np.float64), look.given.get("positive_code")
-    cosines = shifted_cosines(atoms, atoms, count_shift_axes(look.learner))
-    largest = (cosines if has_sign else np.abs(cosines)).max(axis=1)
+    has_sign, cosines = look.given.get("positive_code"), atom_cosines(look.learner, look.learner)
+    largest = cosines if has_sign else np.abs(cosines)
     pairs = np.argwhere(np.tril(largest > 0.99, -1))[:, ::-1]
     free = {"sign": not has_sign, "shift": look.is_convolutional}
     up_to = " up to " * any(free.values()) + " and ".join(name for name in free if free[name])

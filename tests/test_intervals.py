@@ -103,12 +103,10 @@ def test_missing_entries_widen_intervals():
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_fewer_rows_than_atoms_determine_no_atom():
-    X, atoms, _ = planted(n=60, m=20, p=80, n_nonzero=3, snr_db=15)
-    learner = PUDLEDictionaryLearning(80, random_state=0).fit(X)
-    for given, rows in [(learner, X), (known(atoms), X[:40])]:
-        found = atom_intervals(given, rows, random_state=0)
-        assert np.isfinite(found.standard_error).all()
-        assert not found.supported.any()
+    X, _, _ = planted(n=60, m=20, p=80, n_nonzero=3, snr_db=15)
+    found = atom_intervals(PUDLEDictionaryLearning(80, random_state=0).fit(X), X, random_state=0)
+    assert np.isfinite(found.standard_error).all()
+    assert not found.supported.any()
 
 
 def test_outlying_rows_and_entries_have_no_say():
@@ -244,9 +242,10 @@ def test_what_has_no_intervals_is_refused():
     conv = ConvPUDLEDictionaryLearning(2, atom_shape=4, random_state=0).fit(X[:4])
     with pytest.raises(ValueError, match="have positions.*pass a learner of rows"):
         atom_intervals(conv, X)
-    tiny = known(np.eye(3), alpha=1e-3)
     with pytest.raises(ValueError, match="did not estimate the noise.*Pass more rows"):
-        code_intervals(tiny, np.ones((2, 3)))
+        code_intervals(known(np.eye(3), alpha=1e-3), np.ones((2, 3)))
+    with pytest.raises(ValueError, match="leave no information.*Pass a smaller"):
+        error_bound(100, 5, 20, n_nonzero=5, snr_db=10)
 
 
 # ---------------------------------------------------------------------------- limits
@@ -267,11 +266,6 @@ def test_twice_the_rows_halve_the_error_and_rare_atoms_need_more():
     assert error_bound(1000, 20, 40, relative_uses=0.1, **options) == pytest.approx(10 * one)
     n = ceil(error_bound(1, 20, 40, **options) / 0.001)
     assert error_bound(n, 20, 40, **options) <= 0.001 < error_bound(n - 1, 20, 40, **options)
-
-
-def test_the_bound_refuses_codes_without_information():
-    with pytest.raises(ValueError, match="leave no information.*Pass a smaller"):
-        error_bound(100, 5, 20, n_nonzero=5, snr_db=10)
 
 
 # ---------------------------------------------------------------------------- draws

@@ -150,9 +150,11 @@ def test_atoms_of_different_shapes_are_refused(measure):
         measure(np.ones((3, 4)), np.ones((3, 5)))
 
 
-def test_errors_say_what_to_do():
+def test_other_numbers_of_codes_or_names_are_refused():
     with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[3, 2\]"):
         lasso_objective(np.ones((3, 4)), np.ones((2, 5)), np.ones((3, 4)), 0.1)
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[2, 1\]"):
+        match_components(np.eye(2), np.eye(2), ["A"])
 
 
 # Codes
@@ -294,8 +296,3 @@ def test_components_with_signs_are_matched_up_to_sign():
     expected = match_atoms(noisy, reference).coherences[order]
     np.testing.assert_allclose([match.cosine for match in matches], expected, rtol=1e-12)
     assert min(min(match.shares.values()) for match in matches) > 0
-
-
-def test_components_without_names_are_refused():
-    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[2, 1\]"):
-        match_components(np.eye(2), np.eye(2), ["A"])

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse, stats
+from sklearn.preprocessing import normalize
 from sklearn.utils import check_random_state, check_scalar
 from torch import Tensor
 
@@ -406,20 +407,7 @@ def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,)
     return _posterior.sample_noise(rows, atoms, _generator(random_state))
 
 
-def _atoms_of_counts(learner, rows, codes, exposure, random_state):  # -> AtomPosterior, sizes
-    atoms = np.asarray(learner.components_, dtype=np.float64)
-    sums = atoms.sum(1, keepdims=True)
-    # Rows may lack atoms if more than a share of .24 of the codes is below a thousandth of the
-    # atom's mean code. On simulated counts the share is .03 to .22 if all rows have all atoms, in
-    # exponentially distributed amounts. It is .25 to .55 if each atom occurs in 70 % to 30 % of the
-    # rows.
-    has_lacks = bool((codes < 1e-3 * codes.mean(0)).mean() > 0.24)
-    given = exposure, atoms / sums, codes * sums.T, learner.dispersion_, has_lacks
-    found = _posterior.sample_rates(rows, *given, _generator(random_state))
-    return found, sums / np.maximum(found.atoms.sum(1, keepdims=True), np.finfo(float).tiny)
-
-
-def _atoms_of_rows(learner, rows, codes, weight, random_state):  # -> AtomPosterior, sizes
+def _atoms_of_rows(learner, rows, codes, weight, rng):  # -> AtomPosterior
     weight = check_sample_weight(1.0 if weight is None else weight, len(rows))
     first, weight, _ = merge_copies(hash_rows(*split_missing(to_tensor(rows))), weight)
     # A sweep of the sampler holds at most 2**23 codes, and at most 2**23 entries of rows: 64 MiB.
@@ -428,7 +416,7 @@ def _atoms_of_rows(learner, rows, codes, weight, random_state):  # -> AtomPoster
     first = to_numpy(first)[spread]
     given = rows[first], codes[first], to_numpy(weight)[spread]
     rows, atoms, units, _ = _in_units(learner, *given)
-    found = _posterior.sample_atoms(rows, atoms, units, _generator(random_state))
+    found = _posterior.sample_atoms(rows, atoms, units, rng)
     if found.hidden > 0.15:  # share of the variance in changes slower than a quarter of the chain
         warnings.warn(
             f"Atoms still change in the last draws ({found.hidden:.0%} of their variance is slow): "
@@ -436,7 +424,7 @@ def _atoms_of_rows(learner, rows, codes, weight, random_state):  # -> AtomPoster
             "fit fewer atoms.",
             stacklevel=users_level(),
         )
-    return found, np.linalg.norm(learner.components_, axis=1, keepdims=True)
+    return found
 
 
 def atom_intervals(
@@ -507,17 +495,21 @@ def atom_intervals(
     True
     """
     learner, rows, codes, exposure = _read(learner, X, level, exposure)
+    atoms = np.asarray(learner.components_, dtype=np.float64)
     positive = _adds_counts(learner) or getattr(learner, "positive_dict", False)
     if not _adds_counts(learner):
-        found, sizes = _atoms_of_rows(learner, rows, codes, sample_weight, random_state)
+        found = _atoms_of_rows(learner, rows, codes, sample_weight, _generator(random_state))
+        sizes = np.linalg.norm(atoms, axis=1, keepdims=True)
     elif sample_weight is None:
-        found, sizes = _atoms_of_counts(learner, rows, codes, exposure, random_state)
+        given = exposure, atoms, codes, learner.dispersion_, _generator(random_state)
+        found, sizes = _posterior.sample_rates(rows, *given), atoms.sum(1, keepdims=True)
     else:
         raise ValueError("Intervals of counts take no sample_weight. Pass rows that repeat.")
     # An atom is supported if its expected squared error is small. Of two atoms whose distance is
     # within their errors, only the atom with more uses is supported.
-    errors = found.variances.sum(1)
-    distances = 2 - 2 * np.abs(found.atoms @ found.atoms.T)
+    units, squares = normalize(found.atoms), np.square(found.atoms).sum(1)
+    errors = found.variances.sum(1) / np.where(squares > 0, squares, 1)
+    distances = 2 - 2 * np.abs(units @ units.T)
     repeats = distances <= 4 * (errors[:, None] + errors)
     order = np.lexsort((np.arange(len(errors)), -found.uses)).argsort()
     # A squared error of 0.1 is a cosine of .95 with the true atom. Atoms fitted to pure noise have

@@ -168,13 +168,13 @@ class AtomPosterior(NamedTuple):
     Attributes
     ----------
     atoms : ndarray of shape (n_components, n_features)
-        Posterior means, of norm 1.
+        Posterior means, of norm 1 or of sum 1.
     variances : ndarray of shape (n_components, n_features)
         Posterior variances of the entries of atoms.
     uses : ndarray of shape (n_components,)
         Expected number of rows with a nonzero code of each atom.
     limit : ndarray of shape (n_components,)
-        Expected squared error of each atom if supports were known.
+        Expected squared error of each atom over its squared norm, if supports were known.
     hidden : float
         Share of the variance in changes slower than a quarter of the chain; a large share means
         that the chain is too short.
@@ -434,7 +434,7 @@ def weigh_counts(rates, known, exposure, dispersion):  # -> (n_samples, n_featur
     return known * exposure / (usual + dispersion * exposure * usual**2)
 
 
-def sample_rates(counts, exposure, atoms, codes, dispersion, spike, rng):
+def sample_rates(counts, exposure, atoms, codes, dispersion, rng):
     """Sample atoms and codes of counts; the chain starts at the atoms and codes of a fit.
 
     Parameters
@@ -444,22 +444,25 @@ def sample_rates(counts, exposure, atoms, codes, dispersion, spike, rng):
     exposure : ndarray of shape (n_samples, 1)
         Factors of the expectations.
     atoms : ndarray of shape (n_components, n_features)
-        Atoms of sum 1.
+        Atoms.
     codes : ndarray of shape (n_samples, n_components)
         Codes for an exposure of 1.
     dispersion : float
         A count of expectation ``mu`` has the variance ``mu + dispersion * mu**2``.
-    spike : bool
-        Whether codes may be 0; otherwise entries of atoms may be 0.
     rng : numpy.random.Generator
         Draws.
 
     Returns
     -------
     AtomPosterior
-        Atoms of norm 1. The variances of entries are at least the variances with known codes, times
+        Atoms of sum 1. The variances of entries are at least the variances with known codes, times
         a factor for unknown codes. The limit is for events whose atoms are known.
     """
+    # Rows may lack atoms if more than a share of .24 of the codes is below a thousandth of the
+    # atom's mean code. On simulated counts the share is .03 to .22 if all rows have all atoms, in
+    # exponentially distributed amounts. It is .25 to .55 if each atom occurs in 70 % to 30 % of the
+    # rows.
+    spike = bool((codes < 1e-3 * codes.mean(0)).mean() > 0.24)
     x, z = np.nan_to_num(counts) / exposure, codes + 1e-9 * codes.mean()
     known, rates, columns, sweeps = ~np.isnan(counts), z @ atoms, np.ascontiguousarray(atoms.T), []
     for sweep in range(_UNSETTLED_SWEEPS + _COUNTED_SWEEPS):
@@ -483,7 +486,6 @@ def sample_rates(counts, exposure, atoms, codes, dispersion, spike, rng):
     added = np.maximum(np.ma.median(added, axis=1).filled(1.0), 1.0)
     variances = np.maximum(variances, added[:, None] * free)
     atoms, n_events = chain.mean(0), np.maximum((z * exposure).sum(0), 1.0)
-    limit = (atoms * (1 - atoms)).sum(1) / n_events
-    norms = np.maximum(np.linalg.norm(atoms, axis=1, keepdims=True), np.finfo(float).tiny)
-    limit /= norms[:, 0] ** 2
-    return AtomPosterior(atoms / norms, variances / norms**2, uses.mean(0), limit)
+    squares = np.maximum(np.square(atoms).sum(1), np.finfo(float).tiny)
+    limit = (atoms * (1 - atoms)).sum(1) / n_events / squares
+    return AtomPosterior(atoms, variances, uses.mean(0), limit)
