@@ -43,9 +43,6 @@ from skpudle._precision import check_tensors
 
 __all__ = ["solve_omp"]
 
-# A run is this number of neighbouring atoms. The largest correlation is searched for inside the run
-# with the largest maximum.
-_RUN = 32
 # Largest number of atoms of a Gram matrix, which would take gigabytes above it. A Gram matrix pays
 # if it has no more rows than atoms that enter the codes of all samples: it costs n_components
 # products with all atoms in one efficient call, and saves an inefficient product in each round.
@@ -63,19 +60,14 @@ _RESOLUTION = 2.0**-52
 def _largest(c, positive):
     """Return the number of the atom with the largest correlation, the first if atoms are tied.
 
-    Return -1 if the largest correlation is 0. ``c`` is padded with zeros to a multiple of the
-    length of a run.
+    Return -1 if the largest correlation is 0.
     """
-    best, found = 0.0, -1
-    for start in range(0, len(c), _RUN):
-        peak = 0.0
-        for j in range(start, start + _RUN):
-            peak = max(peak, c[j] if positive else abs(c[j]))
-        if peak > (1 + _TIE) * best:
-            best, found = peak, start
-    while found >= 0 and (c[found] if positive else abs(c[found])) < (1 - _TIE) * best:
-        found += 1
-    return found
+    largest, first = 0.0, 0
+    for j in range(len(c)):
+        largest = max(largest, c[j] if positive else abs(c[j]))
+    while largest > 0 and (c[first] if positive else abs(c[first])) < (1 - _TIE) * largest:
+        first += 1
+    return first if largest > 0 else -1
 
 
 def _correlate(atoms, gram, new, known, row):
@@ -146,7 +138,7 @@ def solve_rows(atoms, gram, mask, energy, tol, codes, room, positive):
     of rows, and of residuals to stop at. A support has at most ``room`` atoms.
     """
     n_components = codes.shape[1]
-    c = np.zeros((n_components + _RUN - 1) // _RUN * _RUN)
+    c = np.empty(n_components)
     directions, factor = np.empty((room, n_components)), np.empty((room, room))
     support, known = np.empty(room, np.int64), np.empty(atoms.shape[1])
     amounts, z, trial = np.empty(room), np.empty(room), np.empty(room)

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -69,8 +68,6 @@ class ExposedTransformer(transformer.DictionaryTransformer):
     ``encoder(dictionary, x, mask=None, exposure=None)``. ``encoder.of_features(features)`` is the
     encoder for some of the features.
     """
-
-    _intercept = None  # the baseline (n_features,), where effects multiply
 
     def _decode_rows(self, rows):
         rows = rows if self._intercept is None else rows.add_(self._intercept.to(rows))
@@ -220,9 +217,7 @@ class ExposedTransformer(transformer.DictionaryTransformer):
             the explained share of the reconstruction. `PoissonNMF` gives a row without any event
             outside of the held-out features half an event, since a rate of 0 would exclude any.
         """
-        check_is_fitted(self)
-        measure = partial(transformer.deviances, loss=self._loss, intercept=self._intercept)
-        return self._score(X, sample_weight, measure, **self._of_rows(X, exposure))
+        return self._score(X, sample_weight, **self._of_rows(X, exposure))
 
 
 # ------------------------------------------------------------------ stabilised counts

@@ -28,9 +28,6 @@ from skpudle.omp import solve_omp
 from skpudle.search import auto_alpha
 from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, judged
 
-# parameters that only some kinds of codes use
-_OF_SOME_CODES = "debias", "transform_n_nonzero_coefs", "transform_alpha"
-
 
 def penalty_of(learner):
     """Return the penalty or threshold that a learner encodes with.
@@ -553,8 +550,7 @@ class PUDLEDictionaryLearning(DenseLearner):
     def _encoder(self):
         self._validate_params()  # they may have been set since `fit`
         codes = Codes(self)
-        if any(getattr(self, name) not in (None, "auto") for name in _OF_SOME_CODES):
-            warn_of_unused(self, codes.unused_by_codes(), "on these codes")
+        warn_of_unused(self, codes.unused_by_codes(), "on these codes")
         if self.transform_algorithm == "omp":
             how = dict(n_nonzero_coefs=self.transform_n_nonzero_coefs, tol=self.transform_alpha)
             how["positive"] = bool(self.positive_code)

@@ -44,8 +44,8 @@ class TaskLearner(DenseLearner):
     """A learner for a task, which `PUDLEClassifier` and `PUDLERegressor` define.
 
     It finds atoms as a dictionary learner does, and adds the task. A subclass has
-    ``_check_target(y)``, which checks targets, and ``_task(y, weight, part)``, which returns the
-    task.
+    ``_check_target(y, weight, part)``, which returns checked targets and the weights of samples,
+    and ``_task(y, weight, part)``, which returns the task. ``part`` is True in `partial_fit`.
     """
 
     def __init__(
@@ -107,20 +107,15 @@ class TaskLearner(DenseLearner):
     def _plan(self):
         return TaskPlan(self)
 
-    def _class_weights(self, y, weight, part):  # -> (n,)
-        """Return the factors of the weights of samples by their targets."""
-        return np.ones(len(y))
-
     def _read(self, plan, X, y, *, known=False, part=False, sample_weight=None):
         name = type(self).__name__
         refuse(y is None, f"{name} requires y to be passed, but the target y is None.")
         refuse_several(name)
-        X, y = open_source(X).array(), self._check_target(host_array(y))
+        X, y = open_source(X).array(), host_array(y)
         check_consistent_length(X, y)
         given = 1.0 if sample_weight is None else sample_weight
         weight = to_numpy(check_sample_weight(given, len(y)))
-        used = weight > 0
-        weight[used] *= self._class_weights(y[used], weight[used], part)
+        y, weight = self._check_target(y, weight, part)
         used = to_numpy(check_sample_weight(weight, len(y))) > 0  # the rest may have other labels
         task = self._fitted_task if known else self._task(y[used], weight[used], part)
         encoded = task.encode(y[used])
@@ -297,16 +292,14 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
 
     # ------------------------------------------------------------------ fitting
 
-    def _class_weights(self, y, weight, part):
-        classes = self.classes_ if part else np.unique(y)
-        given = dict(classes=classes, y=y, sample_weight=weight)
-        of_classes = compute_class_weight(self.class_weight, **given)
-        return of_classes[LabelEncoder().fit(classes).transform(y)]
-
-    def _check_target(self, y):  # -> (n,)
-        y = _check_y(y, estimator=self)
+    def _check_target(self, y, weight, part):  # -> (n,), (n,)
+        y, used = _check_y(y, estimator=self), weight > 0
         check_classification_targets(y)
-        return y
+        classes = self.classes_ if part else np.unique(y[used])
+        given = dict(classes=classes, y=y[used], sample_weight=weight[used])
+        of_classes = compute_class_weight(self.class_weight, **given)
+        weight[used] *= of_classes[LabelEncoder().fit(classes).transform(y[used])]
+        return y, weight
 
     def _task(self, y, weight, part):
         classes = self.classes_ if part else np.unique(y)
@@ -563,8 +556,9 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         tags.target_tags.multi_output = True
         return tags
 
-    def _check_target(self, y):  # -> (n,) or (n, n_outputs)
-        return check_array(y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self)
+    def _check_target(self, y, weight, part):  # -> (n,) or (n, n_outputs), (n,)
+        how = dict(ensure_2d=False, dtype=np.float64, input_name="y", estimator=self)
+        return check_array(y, **how), weight
 
     def _task(self, y, weight, part):
         units = StandardScaler().fit(y.reshape(len(y), -1), sample_weight=weight)

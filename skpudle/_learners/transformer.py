@@ -127,6 +127,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     _allows_nan = True  # whether NaN marks missing entries
     _loss = LEAST_SQUARES  # of a score
+    _intercept = None  # the baseline (n_features,) of counts whose effects multiply
     _largest = None  # the largest value of data that start at 0; None if they may be any numbers
 
     # ------------------------------------------------------------------ for subclasses
@@ -264,29 +265,22 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             feature, the R^2 of the reconstruction. A column that equals another one may be
             predicted from it, noise included.
         """
+        return self._score(X, sample_weight)
+
+    def _score(self, X, sample_weight, **of_rows):
         check_is_fitted(self)
-        units = replace(units_of(self), norm=None)  # no whole row is left out
-        limit = None if units.limit is None else units.limit_in_data()
-
-        def without_outliers(samples):
-            return samples if limit is None else replace(samples, mask=samples.in_units(units).mask)
-
-        measure = partial(deviances, limit=limit)
-        return self._score(X, sample_weight, measure, counted=without_outliers)
-
-    def _score(self, X, sample_weight, measure, *, counted=lambda samples: samples, **of_rows):
-        """Return the share of the errors of column means that predictions avoid.
-
-        ``measure`` is the error of `hidden_errors`; ``counted(samples)`` are the samples whose
-        entries have errors of their means.
-        """
         given, error, means = open_source(X), 0.0, FromMeans(self._loss)
         if sample_weight is not None:
             of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
-        encoder = self._transform_encoder()
+        units = replace(units_of(self), norm=None)  # no whole row is left out
+        limit = None if units.limit is None else units.limit_in_data()
+        how = dict(loss=self._loss, intercept=self._intercept, limit=limit)
+        measure, encoder = partial(deviances, **how), self._transform_encoder()
         for samples, dictionary in self._chunks(given, **of_rows):
             error += hidden_errors(samples, dictionary, encoder, measure)
-            means.add(counted(samples).map(wide))
+            if limit is not None:  # the mean has no errors in outliers
+                samples = replace(samples, mask=samples.in_units(units).mask)
+            means.add(samples.map(wide))
         total = means.total()
         return 1 - error / total if total else 0.0
 
