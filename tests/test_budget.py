@@ -16,11 +16,11 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2397,
+    ".": 2392,
     "_data": 798,
     "_denoiser": 474,
     "_fit": 1184,
-    "_learners": 2087,
+    "_learners": 2079,
     "_nmf": 609,
     "_operators": 234,
     "encoding": 719,
@@ -28,7 +28,7 @@ BUDGET = {
     "lasso": 991,
     "pretrained": 47,
     "search": 2610,
-    "all of the package": 12626,
+    "all of the package": 12613,
     "tests": 12154,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
