@@ -96,11 +96,6 @@ class GradientOptimizer(Optimizer):
         self.atoms.grad = None
         self.atoms.copy_(self._constrain(self.atoms))
 
-    def halve_learning_rate(self):
-        """Halve the learning rate after training has diverged."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = group["lr"] / 2
-
 
 class SurrogateOptimizer(Optimizer):
     r"""Minimise a quadratic model of the loss that every batch refines.
@@ -241,10 +236,6 @@ class SurrogateOptimizer(Optimizer):
         super().replace(rows, atoms)
         self._state["curvature"][rows] = 0
         self._state["curvature"][:, rows] = 0
-
-    def halve_learning_rate(self):
-        """Double the weight of the current atoms after training has diverged."""
-        self.anchor *= 2
 
     def _fresh_state(self):  # -> dict of Tensor
         """Return the state of an optimiser with an empty model."""

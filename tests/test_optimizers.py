@@ -96,17 +96,6 @@ def test_replaced_atoms_are_projected_and_have_no_past(kind, atoms, gradients, g
             assert torch.equal(value[others], state[name][others])
 
 
-def test_halving_the_learning_rate_halves_a_step(kind, atoms, gradients):
-    steps = []
-    for halve in (False, True):
-        optimizer = make(kind, atoms, atom_norm=None)
-        if halve:
-            optimizer.halve_learning_rate()
-        # weight decay and the like apart, a first step is proportional to the learning rate
-        steps.append(train(optimizer, gradients[:1]) - atoms)
-    torch.testing.assert_close(2 * steps[1], steps[0], rtol=1e-12, atol=1e-15)
-
-
 # ---------------------------------------------------------------------------- the surrogate
 
 

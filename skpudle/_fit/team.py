@@ -36,21 +36,19 @@ class Team:
         parts = flat.split([tensor.numel() for tensor in tensors])
         return [part.view(tensor.shape) for part, tensor in zip(parts, tensors)]
 
-    def _table(self, own):  # -> (size, *own.shape), the tensors of all processes
-        table = own.new_zeros(self.size, *own.shape)
-        table[self.rank] = own
-        return self.sum(table)[0]
-
     def largest(self, value):
         """Return the largest of the integers or flags of all processes, as an integer."""
-        return int(self._table(torch.tensor(int(value), device="cpu")).max())
+        largest = torch.tensor(int(value), device="cpu")
+        if not self.is_alone:
+            dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.group)
+        return int(largest)
 
     def gather(self, tensor):  # (n, ...) -> (sum of n, ...)
         """Return the rows of all processes, one process after the other."""
-        lengths = self._table(torch.tensor(len(tensor), device="cpu")).tolist()
-        padded = tensor.new_zeros(max(lengths), *tensor.shape[1:])
-        padded[: len(tensor)] = tensor
-        return torch.cat([part[:n] for part, n in zip(self._table(padded), lengths)])
+        parts = [tensor.cpu()] * self.size
+        if not self.is_alone:
+            dist.all_gather_object(parts, tensor.cpu(), group=self.group)
+        return torch.cat(parts).to(tensor.device)
 
 
 ALONE = Team()

@@ -1,20 +1,17 @@
 """Train a model by gradients, epoch by epoch.
 
 `Trainer` turns batches into updates of the rows of parameters, which are the atoms and, for some
-models, further parameters. It knows neither estimators nor kinds of sources. A round is up to ten
-updates. After a round the host waits for the device once, reads whether training is still finite,
-and decides by `Stopping` whether to stop.
-
-If training diverges in a round, it returns to the last parameters that were finite, and goes on
-with half the learning rate. `Trainer.state` returns the state between two epochs, from which
-training resumes with the same bits.
+models, further parameters. It knows neither estimators nor kinds of sources. Ten updates, or the
+rest of an epoch, are a round. After a round the host waits for the device once, reads whether
+training is still finite, and decides by `Stopping` whether to stop. `Trainer.state` returns the
+state between two epochs, from which training resumes with the same bits.
 
 A model has
 
 * ``with_rows(fitted, rows)``: a record with these rows of parameters;
 * ``network(fitted, update)``: a rule, as of `skpudle._gradients.GRADIENT_RULES`, the dictionary of
   the record, and a dict with its encoder and the penalty, in that update, counted from 0;
-* ``replacements(fitted, samples)``: rows for samples that become atoms, next to the present ones.
+* ``replacements(fitted, samples)``: rows of parameters for samples that become atoms.
 """
 
 from dataclasses import replace
@@ -26,24 +23,20 @@ import torch
 
 from skpudle._compilation import threads_for
 from skpudle._data.arrays import with_gaps
-from skpudle._data.batches import Samples
 from skpudle._fit.team import ALONE
 from skpudle._gradients import differentiate
 
 _UNDISTURBED = SimpleNamespace(pending=False)
-# Attributes of `Trainer` that `Trainer.state` stores, beside the atoms and the states of the
-# optimiser, the stopping rule and the source.
-_OF_TRAINER = "n_steps", "loss_curve", "epoch", "halved", "finite"
 
 
 class Diverged(ValueError):
-    """Training diverged again after the learning rate was halved; ``fitted`` is the last record."""
+    """Training is not finite any more; ``fitted`` is the last finite record."""
 
     def __init__(self, update, fitted=None):
         super().__init__(
-            "Training diverged, also with smaller steps: it stopped being finite at update "
-            f"{update}. Pass a smaller step (learning_rate, step_size, or the rate of an optimizer "
-            "of your own), or scale the data."
+            f"Training diverged: it stopped being finite at update {update}. Pass a smaller step "
+            "(learning_rate, step_size, or the rate of an optimizer of your own), or scale the "
+            "data."
         )
         self.fitted = fitted
 
@@ -99,13 +92,6 @@ class Stopping:
         return self.is_over
 
 
-def _worst(losses, samples, n):  # -> (k,), (k, ...)
-    """Return the n largest losses, and their samples with NaN for missing entries."""
-    losses, order = losses.topk(min(n, len(losses)))
-    chosen = samples[order]
-    return losses, with_gaps(chosen.x, chosen.mask)
-
-
 # ---------------------------------------------------------------------------- the trainer
 
 
@@ -130,13 +116,10 @@ class Trainer:
         self._begun, self.model, self.optimizer = fitted, model, optimizer
         self.n_steps, self.loss_curve = fitted.n_steps, fitted.loss_curve
         self.team, self._interrupts = team, interrupts
-        # About the current or latest epoch: sums of samples and losses, a mask of atoms that no
-        # code has used, and the samples with the largest losses, at most one per unused atom.
+        # About the current or latest epoch: numbers of samples and their summed loss, a mask of
+        # atoms that no code has used, and pairs of losses and samples, from which such atoms come.
         self.epoch = None
-        self.halved = False
-        self.finite = None  # the latest finite (atoms, optimiser's state, number of updates)
-
-    # ------------------------------------------------------------------ an epoch
+        self._finite = None  # the latest record that is known to be finite
 
     def run_epoch(self, source, stopping):  # -> bool
         """Go through the source once, or until ``stopping`` or Ctrl-C ends it.
@@ -146,36 +129,39 @@ class Trainer:
         Raises
         ------
         Diverged
-            If training diverged for the second time; the optimiser then holds the last finite
-            atoms.
+            If training diverged; the error holds the last finite record.
         """
-        batches, converged = self._begin(source), False
+        rows, converged = self.optimizer.atoms.detach(), False
+        unused = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+        self.epoch = dict(unused=unused, n_samples=0.0, loss=0.0, seen=[])
+        batches = (batch.in_units(self._begun.noise) for batch in source.batches())
+        if not self.team.is_alone:
+            # All processes take part in every update: a process without a batch adds None. (The
+            # number of batches of a stream need not be known to a process that is alone.)
+            n_batches = self.team.largest(source.n_batches)
+            batches = islice(chain(batches, repeat(None)), n_batches)
         # A round has 10 updates: enough that a GPU does not idle, and few enough that training can
         # stop within a first epoch of a hundred thousand samples.
         while length := min(10, stopping.n_updates - self.n_steps):
-            start = self.optimizer.atoms.detach().clone(), self.optimizer.state(), self.n_steps
+            start = self.fitted
             sums, unused, seen = self._round(islice(batches, length))
             if not sums:
                 break
-            atoms = self.optimizer.atoms.detach()
-            rest = torch.stack([unused.sum(), torch.isfinite(atoms).all()]).to(sums[0])
-            found = torch.cat([*sums, rest]).cpu()  # one transfer: here alone the host waits
+            rest = [unused.sum(), torch.isfinite(self.optimizer.atoms.detach()).all()]
+            # one transfer: here alone the host waits for a device
+            found = torch.cat([*sums, torch.stack(rest).to(sums[0])]).cpu()
             sums, n_unused, atoms_are_finite = found[:-2].view(-1, 3), *found[-2:].int().tolist()
             interrupted = self.team.largest(self._interrupts.pending)
             finite = torch.isfinite(sums).all(1)
-            if finite[0] or self.finite is None:
-                self.finite = start  # the first loss of the round shows that its start was finite
+            if finite[0] or self._finite is None:
+                self._finite = start  # the first loss of the round shows that its start was finite
             if not (finite.all() and atoms_are_finite):
-                first_bad = start[-1] + min(int(finite.sum()) + 1, len(sums))
-                *start, self.n_steps = self.finite  # return to it, once, with smaller steps
-                self.optimizer.load(*start)
-                if self.halved:
-                    raise Diverged(first_bad, self.fitted)
-                self.halved = True
-                self.optimizer.halve_learning_rate()
-                return self.run_epoch(source, stopping)
+                first_bad = min(int(finite.sum()) + 1, len(sums))
+                raise Diverged(start.n_steps + first_bad, self._finite)
             loss, objective, n_samples = sums.double().sum(0).tolist()
-            self._commit(n_samples, loss, unused, n_unused, seen)
+            self.epoch["n_samples"] += n_samples
+            self.epoch["loss"] += loss
+            self.epoch |= dict(unused=unused, seen=seen if n_unused else [])
             if interrupted:
                 break
             converged = stopping.check(objective, n_samples, self.n_steps)
@@ -184,31 +170,46 @@ class Trainer:
         self.loss_curve = *self.loss_curve, self.epoch["loss"] / self.epoch["n_samples"]
         return converged
 
-    def _round(self, batches):  # -> sums of each update (3,), unused atoms, losses and samples
+    def _round(self, batches):
+        """Make an update for each batch.
+
+        Returns
+        -------
+        sums : list of Tensor of shape (3,)
+            Summed loss, summed objective and number of samples of each update.
+        unused : Tensor of shape (n_components,), bool
+            Atoms that no code of the epoch so far has used.
+        seen : list of tuple
+            Losses (n_samples,) and `Samples` of each batch.
+        """
         sums, unused, seen = [], self.epoch["unused"], []
         for batch in batches:
             total, used, losses = self._update(batch)
             sums.append(total)
             unused = unused & ~used
             if batch is not None:
-                seen.append(_worst(losses, batch, len(unused)))
+                seen.append((losses, batch))
             if self.team.is_alone and self._interrupts.pending:
                 break
         return sums, unused, seen
 
-    def _begin(self, source):  # -> the batches of the epoch
-        atoms = self.optimizer.atoms.detach()
-        unused = torch.ones(len(atoms), dtype=torch.bool, device=atoms.device)
-        self.epoch = dict(unused=unused, losses=atoms.new_zeros(0), samples=atoms.new_zeros(0))
-        self.epoch |= dict(n_samples=0.0, loss=0.0)
-        batches = (batch.in_units(self._begun.noise) for batch in source.batches())
-        if self.team.is_alone:  # the number of batches of a stream need not be known
-            return batches
-        # All processes take part in every update: a process without a batch adds None.
-        n_batches = self.team.largest(source.n_batches)
-        return islice(chain(batches, repeat(None)), n_batches)
+    def _update(self, batch):
+        """Change the rows of parameters by the gradient of a batch.
 
-    def _update(self, batch):  # -> summed loss, objective and samples; used atoms; losses
+        Parameters
+        ----------
+        batch : Samples or None
+            The batch; None in a process that has no samples left.
+
+        Returns
+        -------
+        total : Tensor of shape (3,)
+            Summed loss, summed objective and number of samples, over all processes.
+        used : Tensor of shape (n_components,), bool
+            Atoms that codes of this process use.
+        losses : Tensor of shape (n_samples,)
+            Losses of the samples of this process.
+        """
         rows, model, team = self.optimizer.atoms, self.model, self.team
         if batch is None:  # other processes still have samples
             gradient, codes = torch.zeros_like(rows), rows.detach().new_zeros(0, len(rows))
@@ -223,10 +224,9 @@ class Trainer:
             weight = batch.weigh(torch.ones_like(losses))
             size = weight.sum()
             total = torch.stack([(weight * losses).sum(), found.objective * size, size])
+        how = dict(weight=None if batch is None else batch.weight)
         if not team.is_alone:  # alone the gradient is the batch's as it is
             gradient, total = team.sum(gradient * total[2], total)
-        how = dict(weight=None if batch is None else batch.weight)
-        if not team.is_alone:
             gradient = gradient / total[2].clamp_min(torch.finfo(total.dtype).tiny)
             how["total"] = team.sum
         with threads_for(rows, rows):
@@ -236,39 +236,32 @@ class Trainer:
         used = codes.abs().sum([axis for axis in range(codes.ndim) if axis != 1]) != 0
         return total, used, losses
 
-    def _commit(self, n_samples, loss, unused, n_unused, seen):
-        """Add a finite round to the epoch.
-
-        ``seen`` has for each batch of the round the largest losses and their samples.
-        """
-        epoch = self.epoch
-        if n_unused and seen:
-            pairs = [(epoch["losses"], epoch["samples"]), *seen] if len(epoch["losses"]) else seen
-            losses, samples = (torch.cat(part) for part in zip(*pairs))
-            epoch["losses"], epoch["samples"] = _worst(losses, Samples(samples), n_unused)
-        epoch |= {name: epoch[name][:n_unused] for name in ("losses", "samples")}
-        epoch |= dict(unused=unused, n_samples=epoch["n_samples"] + n_samples)
-        epoch["loss"] += loss
-
     def replace_unused(self, *, among=None):
-        """Replace atoms unused in the last epoch by the worst reconstructed samples.
+        """Replace atoms that no code of the epoch has used by samples.
 
-        ``among``, (n_components,) bool on the host, marks the atoms that may be replaced.
+        The samples are those with the largest losses in the last round of the epoch.
+
+        Parameters
+        ----------
+        among : Tensor of shape (n_components,), bool, default=None
+            Atoms that may be replaced, on the host; None are all.
         """
         if self.epoch is None:
             return
-        atoms, names = self.optimizer.atoms.detach(), ("unused", "losses", "samples")
-        unused, losses, samples = (self.epoch[name].to(atoms.device) for name in names)
-        if not self.team.largest(len(losses)):  # all atoms are used
-            return
-        (used,) = self.team.sum((~unused).int())
+        atoms, team = self.optimizer.atoms.detach(), self.team
+        (used,) = team.sum((~self.epoch["unused"].to(atoms.device)).int())
         unused = used == 0 if among is None else (used == 0) & among.to(used.device)
         unused = unused.nonzero().squeeze(1)
-        losses = losses[: len(unused)]
-        losses = losses[losses > 0]
-        samples = samples[: len(losses)] if len(losses) else atoms[:0]
-        losses, samples = map(self.team.gather, (losses, samples))
-        samples = samples[losses.topk(min(len(unused), len(losses))).indices]
+        if not len(unused):
+            return
+        losses, samples = atoms.new_zeros(0), atoms[:0]  # of a process without samples
+        if self.epoch["seen"]:
+            seen = [(losses, with_gaps(one.x, one.mask)) for losses, one in self.epoch["seen"]]
+            losses, samples = (torch.cat(part).to(atoms.device) for part in zip(*seen))
+        worst = losses.topk(min(len(unused), len(losses))).indices
+        losses, samples = team.gather(losses[worst]), team.gather(samples[worst])
+        worst = losses.topk(min(len(unused), len(losses)))
+        samples = samples[worst.indices[worst.values > 0]]
         samples = samples[samples.nan_to_num().flatten(1).any(1)]  # a zero sample makes no atom
         if len(samples):
             rows = self.model.replacements(self.model.with_rows(self._begun, atoms), samples)
@@ -280,13 +273,17 @@ class Trainer:
     @property
     def fitted(self):
         """The record of the fit at present."""
+        rows = self.optimizer.atoms.detach().clone()
         training = self._begun.training | {"moments": self.optimizer.state()}
         known = dict(loss_curve=self.loss_curve, n_steps=self.n_steps, training=training)
-        return replace(self.model.with_rows(self._begun, self.optimizer.atoms.detach()), **known)
+        return replace(self.model.with_rows(self._begun, rows), **known)
 
     def state(self, source, stopping):  # -> dict
         """Return the state between two epochs, which includes the source's generator."""
-        return {name: getattr(self, name) for name in _OF_TRAINER} | {
+        return {
+            "n_steps": self.n_steps,
+            "loss_curve": self.loss_curve,
+            "epoch": self.epoch,
             "atoms": self.optimizer.atoms.detach().clone(),
             "moments": self.optimizer.state(),
             "stopping": stopping.course,
@@ -295,11 +292,8 @@ class Trainer:
 
     def load(self, state, source, stopping):
         """Return to a state."""
-        for name in _OF_TRAINER:
-            setattr(self, name, state[name])
-        if self.halved:
-            self.optimizer.halve_learning_rate()
+        self.n_steps, self.loss_curve = state["n_steps"], state["loss_curve"]
+        self.epoch, stopping.course = state["epoch"], state["stopping"]
         self.optimizer.load(state["atoms"], state["moments"])
-        stopping.course = state["stopping"]
         if source.generator is not None:
             source.generator.set_state(state["generator"])

@@ -110,7 +110,7 @@ class ExposedTransformer(transformer.DictionaryTransformer):
         ------
         ValueError
             If the data or parameters are unfit, which leaves the estimator unchanged; or if
-            training diverges twice: the estimator then holds the last finite dictionary.
+            training diverges: the estimator then holds the last finite dictionary.
         TypeError
             If ``X`` can be iterated only once.
 
@@ -626,7 +626,6 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         ------
         ValueError
             If the data are unfit, or if ``loss``, ``n_trials`` or ``n_components`` was set to
-            another value since, which leaves the estimator unchanged; or if training diverges
-            twice.
+            another value since, which leaves the estimator unchanged; or if training diverges.
         """
         return self._partial_fit(X, y, sample_weight=sample_weight, **self._of_rows(X, exposure))

@@ -452,7 +452,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         ------
         ValueError
             If the data or parameters are unfit, which leaves the estimator unchanged; or if
-            training diverges twice: it then holds the last finite dictionary.
+            training diverges: it then holds the last finite dictionary.
         TypeError
             If ``X`` can be iterated only once.
 
@@ -506,7 +506,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         ValueError
             If the data are unfit or have another number of features than before, or if
             ``n_components`` was set to another value since, which leaves the estimator unchanged;
-            or if training diverges twice.
+            or if training diverges.
         """
         return self._partial_fit(X, y, sample_weight=sample_weight)
 

@@ -93,7 +93,7 @@ class TaskLearner(DenseLearner):
         ------
         ValueError
             If data, targets or parameters are unfit, such as a single class, which leaves the
-            estimator unchanged; or if training diverges twice.
+            estimator unchanged; or if training diverges.
 
         Warns
         -----
@@ -343,7 +343,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         ------
         ValueError
             If data or labels are unfit, or have other features or classes than before, which leaves
-            the estimator unchanged; or if training diverges twice.
+            the estimator unchanged; or if training diverges.
         """
         refuse(
             self.class_weight == "balanced",
@@ -590,7 +590,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         ------
         ValueError
             If data or targets are unfit, or of another shape than before, which leaves the
-            estimator unchanged; or if training diverges twice.
+            estimator unchanged; or if training diverges.
         """
         return self._partial_fit(X, y, sample_weight=sample_weight)
 
