@@ -16,10 +16,10 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2392,
+    ".": 2387,
     "_data": 798,
     "_denoiser": 474,
-    "_fit": 1184,
+    "_fit": 1160,
     "_learners": 2079,
     "_nmf": 609,
     "_operators": 234,
@@ -28,8 +28,8 @@ BUDGET = {
     "lasso": 991,
     "pretrained": 47,
     "search": 2610,
-    "all of the package": 12613,
-    "tests": 12154,
+    "all of the package": 12584,
+    "tests": 12136,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
