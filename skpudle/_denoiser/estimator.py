@@ -104,7 +104,7 @@ def initialise(network, alpha, images, generator):
     step, noise = float(default_step(ConvDictionary(atoms, network.stride))), network.noise
     if alpha == "auto":
         # 1.6 times the noise level, as in the paper's denoiser: 0.16 for a noise of 25 / 255.
-        alpha = 1.6 * (noise.typical if noise.is_range else noise.high)
+        alpha = 1.6 * noise.typical
         alpha = alpha or penalty_of_correlations([x[None] for x in images], atoms, network.stride)
     for layers in (network.analysis, network.synthesis):
         layers.copy_(atoms * step**0.5)

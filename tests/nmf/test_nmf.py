@@ -399,28 +399,6 @@ def test_growth_goes_on_after_a_number_that_predicts_no_better():
 # ---------------------------------------------------------------------------- weights of rows
 
 
-def repeated_and_weighted(rng, gaps=False, **options):
-    """Return events with weights of rows, and the same with repeated rows, and their atoms."""
-    x, _, atoms = planted(rng, **options)
-    rows = x, gaps_of(rng, x, gaps)
-    often = rng.integers(1, 4, len(x))
-    return Events.of(*rows, often), Events.of(*(np.repeat(t, often, axis=0) for t in rows)), atoms
-
-
-@pytest.mark.parametrize("gaps", [False, True])
-@pytest.mark.parametrize("dispersion", [0.0, 0.3])
-def test_steps_with_weights_are_steps_with_repeated_rows(rng, gaps, dispersion):
-    weighted, repeated, atoms = repeated_and_weighted(rng, gaps)
-    one, other = (begin(events, atoms + 0.05) for events in (weighted, repeated))
-    weighted = weighted.weighed(atoms, one.codes, dispersion)
-    repeated = repeated.weighed(atoms, other.codes, dispersion)
-    for _ in range(20):
-        one, other = advance(weighted, one, 2.0), advance(repeated, other, 2.0)
-    np.testing.assert_allclose(one.objectives, other.objectives)
-    np.testing.assert_allclose(one.losses, other.losses)
-    np.testing.assert_allclose(one.atoms, other.atoms, atol=1e-9)
-
-
 def test_the_dispersion_is_that_of_heavy_rows(rng):
     """Rows of another dispersion hardly count; the unit of weights does not matter."""
     _, rates, atoms = planted(rng, n=600, counts=1500.0)
