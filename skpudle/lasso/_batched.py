@@ -26,7 +26,7 @@ from bisect import bisect_right
 
 import torch
 
-from skpudle._compilation import blocks_of_rows
+from skpudle._compilation import blocks_of_rows, threads_for
 from skpudle.lasso import _compiled
 
 # Codes in a block, including zeros: enough work for a device, with little memory.
@@ -252,23 +252,21 @@ class _Batch:
         self.support = self.support.masked_fill(self.theta == 0, len(self._atoms) - 1)
 
 
-def _solve_alike(atoms, gram, x, mask, *, penalty, positive, max_iter):  # -> (n, n_components)
-    """Return lasso codes of rows that all use the Gram matrix, or that all have a mask."""
+def _solve_penalty(atoms, gram, x, mask, penalty, positive, max_iter, codes):
+    """Set ``codes`` (n, n_components) to the lasso's codes at one penalty, see `solve_alike`."""
     n_components = len(atoms)
     # Zero atoms fill the last run of atoms. The last of them, `none`, stands at empty places.
     none = -(-(n_components + 1) // _compiled.RUN) * _compiled.RUN - 1
     atoms = torch.cat([atoms, atoms.new_zeros(none + 1 - n_components, atoms.shape[1])])
     batch = _Batch(atoms, gram, x, mask, penalty, positive)
-    codes = x.new_empty(len(x), n_components)
     for n_rounds in range(max_iter):
         batch.look_for_atoms()
         if n_rounds % LOOK == LOOK - 1:
             codes[batch.rows] = batch.codes()[:, :n_components]
             if not batch.shrink():
-                return codes
+                return
         batch.minimise()
     codes[batch.rows] = batch.codes()[:, :n_components]
-    return codes
 
 
 def _refit(atoms, x, codes, mask=None):
@@ -337,11 +335,27 @@ def lasso_gaps(atoms, x, codes, positive, mask=None):  # codes (n, n_components)
     return torch.where((at_zero == 0) & (gap == 0), 0.0, gap / at_zero).clamp_min(0)
 
 
+def solve_alike(atoms, gram, x, mask, penalties, positive, max_iter, out, gaps):
+    """Solve for rows that all use the Gram matrix, or that all have a mask, see `solve`.
+
+    ``out`` (1 or 2, n_penalties, n_samples, n_components) gets the codes. ``gaps`` (n_samples,) or
+    None gets the relative duality gaps of the last penalty.
+    """
+    for codes, penalty in zip(out[0], penalties, strict=True):
+        _solve_penalty(atoms, gram, x, mask, penalty, positive, max_iter, codes)
+    if gaps is not None:
+        gaps.copy_(lasso_gaps(atoms / penalty, x, codes * penalty, positive, mask))
+    if len(out) > 1:
+        torch.stack([_refit(atoms, x, codes, mask) for codes in out[0]], out=out[1])
+
+
 def solve(
-    atoms, gram, x, *, penalties, positive, max_iter=_compiled.MOST_ROUNDS, mask=None, out=None,
-    refits=None, gaps=None,
+    atoms, gram, x, *, penalties, positive, max_iter=_compiled.MOST_ROUNDS, mask=None, refit=False,
+    out=None, gaps=None,
 ):  # fmt: skip
-    """Return the lasso's codes of the rows of ``x`` for each penalty, by batches in torch.
+    """Return the lasso's codes of the rows of ``x`` for each penalty.
+
+    Compiled loops solve on the CPU, and batches in torch elsewhere.
 
     Parameters
     ----------
@@ -352,7 +366,7 @@ def solve(
     x : Tensor of shape (n_samples, n_features)
         Data, in float64, times the mask.
     penalties : sequence of float
-        Penalties, positive; or 0 for non-negative codes.
+        Falling penalties, positive; or 0 for non-negative codes.
     positive : bool
         Whether codes are restricted to non-negative values.
     max_iter : int
@@ -360,35 +374,36 @@ def solve(
     mask : Tensor of shape (n_samples, n_features), default=None
         1 for known entries, 0 for missing ones; or weights, which multiply the residual. A row
         whose mask is 1 everywhere uses the Gram matrix; other rows do not.
-    out, refits : Tensor of shape (n_penalties, n_samples, n_components), default=None
-        Memory for the codes, and for least squares codes on their supports.
+    refit : bool, default=False
+        Whether to compute least squares codes on the supports of the lasso's codes, too.
+    out : Tensor of shape (1 + refit, n_penalties, n_samples, n_components), default=None
+        Memory for the codes.
     gaps : Tensor of shape (n_samples,), default=None
         Memory for the relative duality gaps of the lasso's codes at the last penalty, if it is
         positive.
 
     Returns
     -------
-    Tensor of shape (n_penalties, n_samples, n_components)
-        Codes.
+    Tensor of shape (1 + refit, n_penalties, n_samples, n_components)
+        Codes of the lasso, and of least squares.
     """
-    out = x.new_empty(len(penalties), len(x), len(atoms)) if out is None else out
-    groups = [(slice(None), gram, None)]
-    if mask is not None:
+    out = x.new_empty(1 + refit, len(penalties), len(x), len(atoms)) if out is None else out
+    on_host, how = x.device.type == "cpu", (penalties, positive, max_iter)
+    solve_on_device = _compiled.solve_alike if on_host else solve_alike
+    if on_host and gram is not None and out.numel():  # for all rows: bits depend on their number
+        with threads_for(atoms, x):
+            torch.mm(x, atoms.mT, out=out[0, -1])
+    if mask is None and out.numel():
+        solve_on_device(atoms, gram, x, None, *how, out, gaps)
+    elif out.numel():
         complete = (mask == 1).all(1)
-        whole, masked = (rows.nonzero().squeeze(1) for rows in (complete, ~complete))
-        groups = [(whole, gram, None), (masked, None, mask[masked])]
-    for codes, penalty in zip(out, penalties, strict=True):
-        for rows, products, known in groups:
-            if x[rows].numel() and len(atoms):
-                options = dict(penalty=penalty, positive=positive, max_iter=max_iter)
-                codes[rows] = _solve_alike(atoms, products, x[rows], known, **options)
-    if gaps is not None:
-        gaps.copy_(lasso_gaps(atoms / penalty, x, codes * penalty, positive, mask))
-    if refits is not None:
-        torch.stack([_refit(atoms, x, codes, mask) for codes in out], out=refits)
+        for chosen, products in ((complete, gram), (~complete, None)):
+            rows = chosen.nonzero().squeeze(1)
+            if len(rows):
+                known = mask[rows] if products is None else None
+                codes, found = out[:, :, rows], None if gaps is None else gaps[rows]
+                solve_on_device(atoms, products, x[rows], known, *how, codes, found)
+                out[:, :, rows] = codes
+                if gaps is not None:
+                    gaps[rows] = found
     return out
-
-
-def solver_on(device):  # -> callable
-    """Return the faster function `solve` on a device: of compiled loops, or of batches in torch."""
-    return _compiled.solve if device.type == "cpu" else solve

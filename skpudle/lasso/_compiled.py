@@ -23,9 +23,8 @@ features with 64 atoms, 27 times with 256 atoms, and 8 times for 1,000 rows of 2
 """
 
 import numpy as np
-import torch
 
-from skpudle._compilation import Loops, in_parts, threads_for
+from skpudle._compilation import Loops, in_parts
 
 # Largest number of rounds in which a solver admits atoms to supports, unless a user passes another.
 MOST_ROUNDS = 1000
@@ -62,13 +61,14 @@ SETTLED = 1e-6
 UNBOUNDED = 1000
 
 
-def _correlate(atoms, gram, has_gram, x, row, start, support, z, k, residual, c):
-    """Set ``c`` to ``D^T (x - D z)`` for a row; ``start[row]`` is ``D^T x``.
+def _correlate(atoms, gram, x, row, start, support, z, k, residual, c):
+    """Set ``c`` (n_components,) to ``D^T (x - D z)`` for one row of the data.
 
-    With a Gram matrix ``c`` follows from ``start``, and otherwise from the residual.
+    With a Gram matrix ``c`` follows from ``start``, which is ``D^T x`` for all rows. Otherwise it
+    follows from the residual, and ``start`` may have any values.
     """
     n_components, n_features = atoms.shape
-    if not has_gram:
+    if gram is None:
         for feature in range(n_features):
             residual[feature] = x[row, feature]
         for i in range(k):
@@ -97,7 +97,7 @@ def _correlate(atoms, gram, has_gram, x, row, start, support, z, k, residual, c)
         i += 1
 
 
-def _border(atoms, gram, has_gram, support, k, squares, factor):  # -> float
+def _border(atoms, gram, support, k, squares, factor):  # -> float
     """Extend the factor and ``squares`` by the atom ``support[k]``, in place.
 
     Return the share of the atom's squared norm outside of the span of the first ``k`` atoms.
@@ -105,11 +105,11 @@ def _border(atoms, gram, has_gram, support, k, squares, factor):  # -> float
     new = support[k]
     for i in range(k + 1):
         other, total = support[i], 0.0
-        if has_gram:
-            total = gram[new, other]
-        else:
+        if gram is None:
             for feature in range(atoms.shape[1]):
                 total += atoms[new, feature] * atoms[other, feature]
+        else:
+            total = gram[new, other]
         factor[k, i] = total
     squares[k] = factor[k, k]
     pivot = squares[k]
@@ -158,17 +158,6 @@ def _remove(out, k, support, z, theta, squares, step, y, factor):
             factor[i, j + 1] = cosine * right - sine * left
 
 
-def _substitute(first, k, slope, y, factor):
-    """Set ``y = L^{-1} slope`` for ``k`` entries; the slope before ``first`` counts as zero."""
-    for i in range(first):
-        y[i] = 0.0
-    for i in range(first, k):
-        total = slope[i]
-        for j in range(first, i):
-            total -= factor[i, j] * y[j]
-        y[i] = total * factor[i, i]
-
-
 def _reach(z, theta, step):  # floats, of one code -> float
     """Return after which share of the step a code reaches zero; 2 if it keeps its sign."""
     if theta * (z + step) > 0:
@@ -176,12 +165,20 @@ def _reach(z, theta, step):  # floats, of one code -> float
     return z / -step if theta * step < 0 else 0.0
 
 
-def _minimise(k, support, z, theta, squares, step, y, factor):  # -> int
+def _minimise(first, k, support, z, theta, slope, squares, step, y, factor):  # -> int
     """Minimise for the given support and signs; return the size of the support that remains.
 
     Newton steps end at the first code that reaches zero, which leaves the support, until a whole
-    step keeps all signs. All arrays change in place.
+    step keeps all signs. The slope before the entry ``first`` counts as zero. All arrays but the
+    slope change in place.
     """
+    for i in range(first):
+        y[i] = 0.0
+    for i in range(first, k):  # y = L^{-1} slope
+        total = slope[i]
+        for j in range(first, i):
+            total -= factor[i, j] * y[j]
+        y[i] = total * factor[i, i]
     while k > 0:
         for i in range(k):
             step[i] = y[i]
@@ -231,7 +228,7 @@ def _peaks(c, positive, peaks):  # (n_components,), bool, (n_runs,) -> float
 
 
 def _admit(
-    atoms, gram, has_gram, c, penalty, positive, peaks, weakest, least_dependent, k, support, z,
+    atoms, gram, c, penalty, positive, peaks, weakest, least_dependent, k, support, z,
     theta, slope, squares, factor,
 ):  # fmt: skip
     """Admit the atom with the largest correlation of each run, if it is at least ``weakest``.
@@ -248,7 +245,7 @@ def _admit(
         while (c[j] if positive else abs(c[j])) < (1 - TIE) * peaks[run]:
             j += 1
         support[k] = j
-        left = _border(atoms, gram, has_gram, support, k, squares, factor)
+        left = _border(atoms, gram, support, k, squares, factor)
         if left > DEPENDENT or (k == n_old and abs(c[j]) > least_dependent):
             z[k], theta[k] = 0.0, 1.0 if c[j] > 0.0 else -1.0
             slope[k] = c[j] - penalty * theta[k]
@@ -256,14 +253,14 @@ def _admit(
     return k
 
 
-def _gap(atoms, x, row, support, z, k, c, penalty, positive, residual):  # -> float
-    """Return the relative duality gap of a row, see `duality_gap`, from its correlations ``c``."""
-    n_features, largest = x.shape[1], 0.0
-    for j in range(len(c)):
-        largest = max(largest, c[j] if positive else abs(c[j]))
+def _gap(atoms, x, row, support, z, k, largest, penalty, residual):  # -> float
+    """Return the relative duality gap of the codes of one row, see `duality_gap`.
+
+    ``largest`` is a bound on the correlations, and not less than the penalty.
+    """
+    n_features, size = x.shape[1], 0.0
     for feature in range(n_features):
         residual[feature] = x[row, feature]
-    size = 0.0
     for i in range(k):
         code, one = z[i], support[i]
         size += abs(code)
@@ -277,151 +274,119 @@ def _gap(atoms, x, row, support, z, k, c, penalty, positive, residual):  # -> fl
         inner += value * left
     multiple = 0.0  # best feasible multiple of the residual
     if inner > 0.0 and square > 0.0:
-        best = inner / square  # a ratio of squares stays in the range of float64
-        multiple = best if largest * best <= penalty else penalty / largest
+        multiple = min(inner / square, penalty / largest)
     gap = square / 2 + penalty * size - multiple * (inner - multiple * square / 2)
     if gap <= 0.0:
         return 0.0
     return np.inf if energy == 0.0 else gap / (energy / 2)  # or NaN
 
 
-def _weigh(atoms, mask, row, seen):  # -> bool
-    """Set ``seen`` to the atoms times the mask of a row; return whether the mask changes the atoms.
-
-    If all entries of the mask are 1, or the mask is empty, ``seen`` stays as it is.
-    """
-    changes = False
-    for feature in range(mask.shape[1]):
-        changes |= mask[row, feature] != 1.0
-    if changes:
-        for j in range(len(atoms)):
-            for feature in range(mask.shape[1]):
-                seen[j, feature] = mask[row, feature] * atoms[j, feature]
-    return changes
-
-
 def solve_rows(
-    first, last, whole_atoms, gram, x, mask, penalties, positive, max_iter, codes, refits, gaps,
-    support, z, theta, slope, squares, step, y, factor, c, residual, peaks,
-    seen,
+    first, last, whole_atoms, gram, x, mask, penalties, positive, max_iter, codes, gaps,
+    support, z, theta, slope, squares, step, y, factor, c, residual, peaks, seen,
 ):  # fmt: skip
     """Solve the lasso for the rows ``first:last`` at falling penalties, row by row.
 
-    ``codes`` (n_penalties, n, n_components) gets the codes; on entry ``codes[-1]`` holds ``D^T x``.
-    ``refits``, of the same shape or empty, gets least squares codes on the supports. ``gaps`` (n,)
-    or empty gets the relative duality gaps of the last penalty.
+    ``codes`` (1 or 2, n_penalties, n, n_components) gets the lasso's codes, and then least squares
+    codes on their supports. ``gaps`` (n,) or empty gets the relative duality gaps of the lasso's
+    codes at the last penalty.
 
-    A row with a mask or weights (by which ``x`` has been multiplied) uses the atoms times its mask,
-    and no Gram matrix. The bits of its codes do not depend on the other rows.
+    With a Gram matrix ``codes[0, -1]`` holds ``D^T x`` on entry, and ``mask`` is not used. Without
+    one, a mask of the shape (n, n_features), or weights, by which ``x`` has been multiplied,
+    multiplies the atoms of each row. Where all entries are known the mask is (n, 0). numba
+    compiles both cases on their own, each when it is first used.
 
     The arguments from ``support`` on are memory to work in. Return ``last``, or the first row whose
     support needs more memory; this row has to be solved again.
     """
-    n_components, n_penalties = len(whole_atoms), len(penalties)
-    start = codes[n_penalties - 1]
+    atoms, (n_components, n_features) = whole_atoms, whole_atoms.shape
+    n_penalties = len(penalties)
+    start = codes[0, n_penalties - 1]
     for row in range(first, last):
-        atoms, weighted = whole_atoms, False
-        if _weigh(whole_atoms, mask, row, seen):
-            atoms, weighted = seen, True
-        has_gram = len(gram) > 0 and not weighted
+        if gram is None and mask.shape[1] > 0:
+            atoms = seen
+            for j in range(n_components):
+                for feature in range(n_features):
+                    seen[j, feature] = mask[row, feature] * whole_atoms[j, feature]
         k = np.int64(0)  # a literal 0 would have every function compiled twice
-        is_stale = weighted  # whether `c` does not belong to `z`
-        for j in range(n_components):
-            c[j] = start[row, j]
         scale = 0.0  # the largest correlation so far, which scales rounding errors
         for p in range(n_penalties):
-            penalty, polished, turn, refits_now = penalties[p], 0, 0, False
-            is_last = p == n_penalties - 1
-            while not refits_now:
-                if is_stale:
-                    _correlate(atoms, gram, has_gram, x, row, start, support, z, k, residual, c)
-                if k + CANDIDATES > len(support):
-                    return row
-                off, size, n_old = 0.0, 0.0, k
-                for i in range(k):
-                    slope[i] = c[support[i]] - penalty * theta[i]
-                    c[support[i]] = 0.0
-                    off = max(off, abs(slope[i]))
-                    size += abs(z[i]) * squares[i]
-                best = _peaks(c, positive, peaks)
-                scale = max(scale, best)
-                slack = RESOLUTION * penalty + ROUNDING * (scale + size)
-                if off > SETTLED * (best - penalty):
-                    n_old = 0  # the Newton step uses the slopes of old entries, too
-                # Without a penalty no atom enters while slopes of the support are as large as
-                # slopes of new atoms: this round only polishes the codes of the support.
-                by_rounding = penalty == 0.0 and best <= off
-                off, before = max(off, best - penalty), k
-                if off <= NEARLY * (penalty if penalty > 0.0 else 0.01 * scale):
-                    polished += 1
-                if off > slack and polished <= POLISHES and turn < max_iter:
+            penalty, polished, turn, stage, is_solved = penalties[p], 0, 0, 0, False
+            while True:
+                if not is_solved:
+                    _correlate(atoms, gram, x, row, start, support, z, k, residual, c)
+                    if k + CANDIDATES > len(support):
+                        return row
+                    off, size, n_old = 0.0, 0.0, k
+                    for i in range(k):
+                        slope[i] = c[support[i]] - penalty * theta[i]
+                        c[support[i]] = 0.0
+                        off = max(off, abs(slope[i]))
+                        size += abs(z[i]) * squares[i]
+                    best = _peaks(c, positive, peaks)
+                    scale = max(scale, best)
+                    slack = RESOLUTION * penalty + ROUNDING * (scale + size)
+                    if off > SETTLED * (best - penalty):
+                        n_old = 0  # the Newton step uses the slopes of old entries, too
+                    # Without a penalty no atom enters while slopes of the support are as large as
+                    # slopes of new atoms: this round only polishes the codes of the support.
+                    by_rounding = penalty == 0.0 and best <= off
+                    off, before = max(off, best - penalty), k
+                    if off <= NEARLY * (penalty if penalty > 0.0 else 0.01 * scale):
+                        polished += 1
+                    is_solved = off <= slack or polished > POLISHES or turn >= max_iter
+                    if is_solved and p == n_penalties - 1 and len(gaps) > 0:
+                        gaps[row] = _gap(
+                            atoms, x, row, support, z, k, penalty + off, penalty, residual
+                        )
+                if is_solved:
+                    for j in range(n_components):
+                        codes[stage, p, row, j] = 0.0
+                    for i in range(k):
+                        codes[stage, p, row, support[i]] = z[i]
+                    stage += 1
+                    if stage == len(codes):
+                        break
+                    for i in range(k):  # minimise again, without a penalty
+                        slope[i] += penalty * theta[i]
+                    n_old = 0
+                else:
                     weakest = np.inf if by_rounding else max(penalty + slack, LEAST_SHARE * best)
                     least_dependent = 0.0 if penalty > 0.0 else UNBOUNDED * slack
                     k = _admit(
-                        atoms, gram, has_gram, c, penalty, positive, peaks, weakest,
-                        least_dependent, k, support, z, theta, slope, squares, factor,
+                        atoms, gram, c, penalty, positive, peaks, weakest, least_dependent, k,
+                        support, z, theta, slope, squares, factor,
                     )  # fmt: skip
                     polished += penalty == 0.0 and k == before
                     if k > before and factor[before, before] ** 2 * squares[before] > 1e6:
                         n_old = 0  # an atom near the span of the support amplifies its slopes
-                else:
-                    for i in range(k):
-                        c[support[i]] = slope[i] + penalty * theta[i]
-                    is_stale = False
-                    if is_last and len(gaps):
-                        gaps[row] = _gap(
-                            atoms, x, row, support, z, k, c, penalty, positive, residual
-                        )
-                    for j in range(n_components):
-                        codes[p, row, j] = 0.0
-                    for i in range(k):
-                        codes[p, row, support[i]] = z[i]
-                    if len(refits) == 0:
-                        break
-                    for i in range(k):  # minimise again, without a penalty
-                        slope[i] = c[support[i]]
-                    refits_now, n_old = True, 0
-                _substitute(n_old, k, slope, y, factor)
-                k = _minimise(k, support, z, theta, squares, step, y, factor)
-                is_stale = True  # the next penalty may start from any codes, so from refits too
+                k = _minimise(n_old, k, support, z, theta, slope, squares, step, y, factor)
                 turn += 1
-            if refits_now:
-                for j in range(n_components):
-                    refits[p, row, j] = 0.0
-                for i in range(k):
-                    refits[p, row, support[i]] = z[i]
     return last
 
 
 loops = Loops(globals())
 
 
-def solve(
-    atoms, gram, x, *, penalties, positive, max_iter=MOST_ROUNDS, mask=None, out=None, refits=None,
-    gaps=None,
-):  # fmt: skip
-    """Return codes of the rows of ``x`` for each penalty, as `skpudle.lasso._batched.solve` does.
+def solve_alike(atoms, gram, x, mask, penalties, positive, max_iter, out, gaps):
+    """Solve for rows on the CPU that all use the Gram matrix, or that all have a mask.
 
-    The arguments are those of `skpudle.lasso._batched.solve`, with all tensors on the CPU, and
-    falling penalties: codes of each penalty start from those of the penalty before.
+    The function and its arguments are those of `skpudle.lasso._batched.solve_alike`, with falling
+    penalties: codes of each penalty start from those of the penalty before. With a Gram matrix
+    ``out[0, -1]`` holds ``x @ atoms.mT`` on entry.
     """
-    out = x.new_empty(len(penalties), len(x), len(atoms)) if out is None else out
-    with threads_for(atoms, x):
-        torch.mm(x, atoms.mT, out=out[-1])
-    gram = atoms.new_empty(0, 0) if gram is None else gram
-    gaps = x.new_empty(0) if gaps is None else gaps
-    refits = x.new_empty(0, len(x), len(atoms)) if refits is None else refits
     mask = x.new_empty(len(x), 0) if mask is None else mask
+    gaps = x.new_empty(0) if gaps is None else gaps
     # the arrays share the memory of the tensors, so codes are solved in place
-    given = (np.asarray(t.contiguous()) for t in (atoms, gram, x, mask))
-    results = (np.asarray(t) for t in (out, refits, gaps))
+    atoms, x, mask = (np.asarray(t.contiguous()) for t in (atoms, x, mask))
+    gram = None if gram is None else np.asarray(gram.contiguous())
+    results = np.asarray(out), np.asarray(gaps)
     penalties = np.asarray(penalties, dtype=np.float64)
-    how = (*given, penalties, bool(positive), max_iter, *results)
-    lengths = len(atoms), x.shape[1], -(-len(atoms) // RUN)
-    shape_weighted = len(atoms) if mask.numel() else 0, x.shape[1]
+    how = atoms, gram, x, mask, penalties, bool(positive), max_iter, *results
+    fixed_shapes = len(atoms), x.shape[1], -(-len(atoms) // RUN), (len(atoms), mask.shape[1])
 
     def solve_part(first, last):  # solve the rows `first:last`
-        room, fixed = 4 * CANDIDATES, (*map(np.empty, lengths), np.empty(shape_weighted))
+        room, fixed = 4 * CANDIDATES, [np.empty(shape) for shape in fixed_shapes]
         while first < last:  # a row whose support is too large is solved again, in twice the memory
             vectors, factor = np.empty((6, room)), np.empty((room, room))
             work = np.empty(room, np.int64), *vectors, factor, *fixed
@@ -429,6 +394,5 @@ def solve(
 
     # A thread gets at least 16 rows, and rows with 2e6 products of features (3 ms). With less work
     # two threads are no faster than one on idle cores, and take twice the time on busy cores.
-    least = max(16, int(2e6 / max(atoms.numel(), 1)))
+    least = max(16, int(2e6 / max(atoms.size, 1)))
     in_parts(solve_part, len(x), least)
-    return out

@@ -21,8 +21,7 @@ import torch
 
 from skpudle._compilation import Loops
 from skpudle._precision import differentiable_once, kept_by_autograd
-from skpudle.lasso._batched import parts, supports_of
-from skpudle.lasso._compiled import solve
+from skpudle.lasso._batched import parts, solve, supports_of
 from skpudle.lasso._solve import known_entries, solve_lasso
 
 # The pseudo-inverse takes an eigenvalue of G_SS for zero if it is below this share of the largest
@@ -179,8 +178,8 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=Non
     d, data, m, g = (np.asarray(t) for t in (wide, rows, known, gram))
     if not loops.are_distinct(g):
         return None
-    how = dict(penalties=[alpha], positive=positive, mask=known)
-    (codes,) = solve(wide, gram, rows, **how)
+    how = dict(penalties=[alpha], positive=positive, mask=known if mask is not None else None)
+    codes = solve(wide, gram, rows, **how)[0, 0]
     z = np.asarray(codes)
     sums = np.asarray(losses), np.asarray(gradient)
     if not loops.differentiate(d, g, data, m, through_encoder, z, *sums):

@@ -7,6 +7,7 @@ norm 1, and rows to a largest modulus of 1, so that squares stay in the range of
 """
 
 import warnings
+from math import prod
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from skpudle._compilation import entries_of_block, threads_for
 from skpudle._precision import as_scalars, check_tensors
-from skpudle.lasso._batched import BLOCK_ENTRIES, lasso_gaps, solver_on
+from skpudle.lasso._batched import BLOCK_ENTRIES, lasso_gaps, solve
 from skpudle.lasso._compiled import MOST_ROUNDS
 
 # Two atoms are parallel if the cosine of their angle is 1 to rounding, which would decide on the
@@ -52,16 +53,15 @@ def known_entries(x, mask):  # (n, m), mask that broadcasts to (n, m) or None ->
     return x.where(known, 0.0), known.to(x.dtype)
 
 
-def descent_direction(atoms, n_free=0):
+def descent_direction(atoms, free):
     """Return a vector whose inner products with all atoms are positive, and the inner products.
 
     Parameters
     ----------
-    atoms : Tensor of shape (n_components, n_features)
-        Atoms, in float64.
-    n_free : int, default=0
-        The last ``2 * n_free`` atoms are free atoms, whose codes may have any sign, and their
-        negatives. The vector is orthogonal to these atoms.
+    atoms : Tensor of shape (n_components + n_free, n_features)
+        Atoms, in float64; then the negatives of the free atoms.
+    free : Tensor of shape (n_components,)
+        True for free atoms, whose codes may have any sign. The vector is orthogonal to them.
 
     Returns
     -------
@@ -69,19 +69,18 @@ def descent_direction(atoms, n_free=0):
         The mean of the atoms scaled to norm 1, if its products are positive. Otherwise the point of
         their convex hull that is nearest to 0 (P. Wolfe, "Finding the nearest point in a polytope",
         Mathematical Programming 11, 1976). Zero if that point has a product that is not positive.
-    products : Tensor of shape (n_components,)
+    products : Tensor of shape (n_components + n_free,)
         Inner products with the atoms; 0 for free atoms and for zero atoms.
     """
     none = atoms.new_zeros(atoms.shape[1]), atoms.new_zeros(len(atoms))
-    n_signed = len(atoms) - 2 * n_free
-    norms = torch.linalg.vector_norm(atoms[:n_signed], dim=1)
-    signed = norms.nonzero().squeeze(1)
+    norms = torch.linalg.vector_norm(atoms[: len(free)], dim=1)
+    signed = (~free & (norms > 0)).nonzero().squeeze(1)
     if len(signed) == 0:
         return none
     directions = atoms[signed] / norms[signed, None]
-    if n_free:
-        free = atoms[n_signed : n_signed + n_free]
-        directions = directions - directions @ torch.linalg.pinv(free) @ free
+    if free.any():
+        span = atoms[: len(free)][free]
+        directions = directions - directions @ torch.linalg.pinv(span) @ span
         left = torch.linalg.vector_norm(directions, dim=1, keepdim=True)
         directions = directions / left.where(left > _LEAST_COSINE, torch.inf)
     direction = directions.mean(0)
@@ -90,9 +89,8 @@ def descent_direction(atoms, n_free=0):
         wide = torch.cat([directions, torch.ones_like(directions[:, :1])], 1)
         target = torch.zeros_like(wide[:1])
         target[0, -1] = 1.0
-        solve = solver_on(atoms.device)
-        z = solve(wide, None, target, penalties=[0.0], positive=True, max_iter=3 * len(wide))[0]
-        direction = (z @ directions)[0]
+        how = dict(penalties=[0.0], positive=True, max_iter=3 * len(wide))
+        direction = (solve(wide, None, target, **how)[0, 0] @ directions)[0]
     cosines = directions @ direction
     if not (cosines > _LEAST_COSINE * torch.linalg.vector_norm(direction)).all():
         return none
@@ -201,7 +199,8 @@ def duality_gap(
     if not isinstance(alpha, torch.Tensor) and alpha == 0:
         norms = torch.linalg.vector_norm(atoms, dim=1)
         atoms, codes = atoms / norms.where(norms > 0, 1.0)[:, None], codes * norms
-        return nonnegative_gap(atoms, x, codes, descent_direction(atoms), known)
+        direction = descent_direction(atoms, norms < 0)  # no atom is free
+        return nonnegative_gap(atoms, x, codes, direction, known)
     alpha = as_scalars(alpha, x)
     scaled = atoms / alpha.reshape(-1, 1), x, alpha * codes
     return lasso_gaps(*scaled, positive, known)
@@ -290,8 +289,9 @@ def gram_matrix(atoms, n_samples):
     """
     # A Gram matrix pays with at most 32 atoms per sample. It costs n_components products with the
     # atoms, in one efficient call, and saves a few inefficient products per sample. With more than
-    # 10,000 atoms it would take gigabytes.
-    few = len(atoms) <= min(10_000, 32 * n_samples)
+    # 10,000 atoms it would take gigabytes. With up to 128 atoms it costs nearly nothing, and spares
+    # users of a few rows the compilation of loops that work without it.
+    few = len(atoms) <= max(128, min(10_000, 32 * n_samples))
     with threads_for(atoms, atoms):
         return atoms @ atoms.mT if few else None
 
@@ -394,19 +394,19 @@ def solve_lasso(
     is_certified = certify and penalty > 0 and not is_less
     n_rows = rows_of_block(x, len(atoms))
     # All blocks share this memory: an allocation for each block would take a quarter of the time.
-    room = x.new_empty(2, 1, min(n_rows, len(x)), len(atoms), dtype=torch.float64)
+    room = x.new_empty(1 + (debias > 0), min(n_rows, len(x)) * len(atoms), dtype=torch.float64)
+    how = dict(penalties=[penalty], positive=positive, max_iter=max_iter)
     for first in range(0, len(x), n_rows):
         rows = slice(first, first + n_rows)
         data, seen = x[rows].double(), None if known is None else known[rows].double()
-        z, refits = room[:, :, : len(data)]
-        solver_on(x.device)(
-            kept, gram, data, penalties=[penalty], positive=positive, max_iter=max_iter, mask=seen,
-            out=z, refits=refits if debias else None, gaps=gaps[rows] if is_certified else None,
-        )  # fmt: skip
+        shape = len(room), 1, len(data), len(atoms)
+        z = room.flatten()[: prod(shape)].view(shape)
+        how |= dict(mask=seen, out=z, gaps=gaps[rows] if is_certified else None)
+        solve(kept, gram, data, **how)
         if certify and not is_certified:
-            exact = z[0] if scale is None else z[0] / scale
+            exact = z[0, 0] if scale is None else z[0, 0] / scale
             gaps[rows] = duality_gap(atoms, data, exact, alpha, positive=positive, mask=seen)
-        found = z[0].lerp(refits[0], debias) if debias else z[0]
+        found = z[0, 0].lerp(z[1, 0], debias) if debias else z[0, 0]
         codes[rows] = found if scale is None else found / scale
     return codes, gaps
 
@@ -443,10 +443,9 @@ def lasso_path(atoms, x, alphas, *, positive=False, mask=None, gram=None):
     known = None if known is None else known.double()
     atoms = atoms.double() if gram is not None else _without_parallels(atoms.double(), positive)[0]
     gram = gram_matrix(atoms, len(x)) if gram is None else gram
-    refits = x.new_empty(len(alphas), len(x), len(atoms))
-    how = dict(penalties=[checked_alpha(alpha, atoms, positive) for alpha in alphas], mask=known)
-    how |= dict(positive=positive, refits=refits)
-    return solver_on(x.device)(atoms, gram, x, **how), refits
+    penalties = [checked_alpha(alpha, atoms, positive) for alpha in alphas]
+    how = dict(penalties=penalties, positive=positive, mask=known, refit=True)
+    return solve(atoms, gram, x, **how).unbind()
 
 
 def _as_tensor(values):  # -> Tensor
@@ -485,50 +484,20 @@ def _split_scale(rows):  # (n, m) -> (n, m), (n, 1)
     return rows / largest, largest
 
 
-class _Atoms:
-    """Atoms scaled to norm 1, in the order that the solver of non-negative codes needs.
-
-    ``unit`` are the atoms: first those with non-negative codes, then the ``n_free`` free atoms,
-    whose codes may have any sign, then the negatives of the free atoms. ``order`` (n_components,)
-    has the given numbers of the atoms of the first two groups; None without free atoms. ``lengths``
-    (1, n_components) are the norms before scaling, in the given order.
-    """
-
-    def __init__(self, atoms, free):
-        unit, moduli = _split_scale(atoms.double())
-        norms = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
-        norms = norms.where(norms > 0, 1.0)
-        unit, self.lengths = unit / norms, (moduli * norms).T
-        self.order, self.n_free = None, 0
-        if free is not None:
-            self.order = free.to(torch.int8).argsort(stable=True)
-            self.n_free = int(free.sum())
-            unit = unit[self.order]
-            unit = torch.cat([unit, -unit[len(unit) - self.n_free :]])
-        self.unit = unit
-
-    def join(self, z):  # (n, len(unit)) -> (n, n_components)
-        """Return codes of the given atoms: code of a free atom minus code of its negative."""
-        if self.order is None:
-            return z
-        n_components = len(self.order)
-        joined = z[:, :n_components].clone()
-        joined[:, n_components - self.n_free :] -= z[:, n_components:]
-        return torch.empty_like(joined).index_copy_(1, self.order, joined)
-
-
 @torch.no_grad()
 def _solve_weighted(atoms, x, weights, free, max_iter):  # -> (n, n_components), (n,)
     """Return codes and relative duality gaps of `solve_nnls`, for arguments that are checked."""
     same_weights = weights is not None and weights.ndim == 1
-    atoms = _Atoms(atoms * weights if same_weights else atoms, free)
-    unit = atoms.unit
+    unit, moduli = _split_scale(atoms.double() * weights if same_weights else atoms.double())
+    norms = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
+    norms = norms.where(norms > 0, 1.0)
+    unit, lengths = torch.cat([unit / norms, -(unit / norms)[free]]), (moduli * norms).T
     max_iter = max(1000, 3 * len(unit)) if max_iter is None else max_iter
-    gram, direction = gram_matrix(unit, len(x)), descent_direction(unit, atoms.n_free)
-    codes = x.new_empty(len(x), atoms.lengths.shape[1])
+    gram, direction = gram_matrix(unit, len(x)), descent_direction(unit, free)
+    codes = x.new_empty(len(x), len(atoms))
     gaps = x.new_empty(len(x), dtype=torch.float64)
     n_rows = min(rows_of_block(x, len(unit)), len(x))
-    room = unit.new_empty(1, n_rows, len(unit))
+    room = unit.new_empty(1, 1, n_rows, len(unit))
     how = dict(penalties=[0.0], positive=True, max_iter=max_iter)
     for first in range(0, len(x), n_rows):
         rows, row_weights = slice(first, first + n_rows), None
@@ -538,10 +507,10 @@ def _solve_weighted(atoms, x, weights, free, max_iter):  # -> (n, n_components),
             row_weights, _ = _split_scale(weights[rows])
             data, again = _split_scale(data * row_weights)
             scale = scale * again
-        how |= dict(mask=row_weights, out=room[:, : len(data)])
-        (z,) = solver_on(x.device)(unit, gram, data, **how)
-        codes[rows] = atoms.join(z) * (scale / atoms.lengths)
+        z = solve(unit, gram, data, mask=row_weights, out=room[:, :, : len(data)], **how)[0, 0]
         gaps[rows] = nonnegative_gap(unit, data, z, direction, row_weights)
+        z[:, : len(atoms)][:, free] -= z[:, len(atoms) :]  # free atoms, minus their negatives
+        codes[rows] = z[:, : len(atoms)] * (scale / lengths)
     return codes, gaps.masked_fill_(~codes.isfinite().all(1), torch.inf)
 
 
@@ -636,7 +605,8 @@ def solve_nnls(
     from_arrays = not isinstance(x, torch.Tensor)
     atoms, x = _as_tensor(atoms), _as_tensor(x)
     check_tensors(atoms, x)
-    free = None if free is None else _as_tensor(free).to(atoms.device).expand(len(atoms)) > 0
+    free = torch.zeros(()) if free is None else _as_tensor(free)
+    free = free.to(atoms.device).expand(len(atoms)) > 0
     _check_finite(atoms, "atoms")
     if weights is not None:
         weights = _checked_weights(weights, x)

@@ -13,9 +13,9 @@ def using():
 
     @contextmanager
     def use(name):
-        chosen = {"batched": _batched, "compiled": _compiled}[name].solve
+        chosen = {"batched": _batched, "compiled": _compiled}[name].solve_alike
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_solve, "solver_on", lambda device: chosen)
+            patch.setattr(_compiled, "solve_alike", chosen)
             patch.setattr(_solve, "rows_of_block", lambda x, n_components: 70)
             yield name
 

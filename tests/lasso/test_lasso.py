@@ -202,7 +202,7 @@ def test_gap_bounds_the_distance_from_the_minimum(generator, positive):
 @pytest.mark.parametrize("max_iter", [1, 1000])
 def test_gaps_of_the_solver_are_those_of_its_codes(generator, positive, dtype, n_samples, max_iter):
     """The compiled solver certifies with correlations of its own."""
-    atoms, x, alpha = make_problem(generator, n_samples, dtype=dtype)
+    atoms, x, alpha = make_problem(generator, n_samples, p=200, dtype=dtype)
     x[0] = 0
     options = dict(positive=positive, max_iter=max_iter)
     _, gaps = solve_lasso(atoms, x, alpha, **options)
