@@ -16,7 +16,7 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2387,
+    ".": 2383,
     "_data": 798,
     "_denoiser": 474,
     "_fit": 1160,
@@ -25,10 +25,10 @@ BUDGET = {
     "_operators": 234,
     "encoding": 719,
     "inspection": 476,
-    "lasso": 991,
+    "lasso": 944,
     "pretrained": 47,
     "search": 2610,
-    "all of the package": 12584,
+    "all of the package": 12533,
     "tests": 12119,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
