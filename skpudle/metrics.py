@@ -860,11 +860,6 @@ def atom_support(
     8
     """
     learner = check_learner_of_rows(learner)
-    if getattr(learner, "loss", None) == "kullback-leibler":
-        raise ValueError(
-            f"Codes of {type(learner).__name__} need not be sparse, by which atoms are told from "
-            "noise here. Compare halves, by ConsensusDictionary(learner, resample='halves')."
-        )
     check_scalar(level, "level", float, min_val=0, max_val=1, include_boundaries="neither")
     X = check_rows(host_array(X), allow_nan=True)
     atoms = unit_atoms(np.asarray(host_array(learner.components_), dtype=np.float64))

@@ -334,8 +334,8 @@ class AtomsDisplay(Display):
         if self.lower is not None:
             low, high = (np.clip(unit * end[:, :, 0], 0, 1) for end in (self.lower, self.upper))
             ends = np.maximum([heights - low, high - heights], 0).reshape(2, -1)
-            tops = bottom + heights.ravel()
-            self.ax_.errorbar(channels, tops, ends, fmt="none", ecolor="0.3", elinewidth=0.8)
+            bars = dict(fmt="none", ecolor="0.3", elinewidth=0.8)
+            self.ax_.errorbar(channels, bottom + heights.ravel(), ends, **bars)
             # a bar is faint if its interval holds 0, or if its atom is not supported
             for k in np.flatnonzero((low <= 0) | ~self.supported[:, None]):
                 self.bars_[k].set_alpha(0.25)
@@ -445,24 +445,23 @@ class ContributionsDisplay(Display):
             The display, drawn.
         """
         found = find_learner(estimator)
-        X_train, learner = found.prepare(X_train), found.learner
+        learner, X_train = found.learner, found.prepare(X_train)
         if X is None:
             name, targets = "atom", learner.components_
             made = atom_contributions(learner, X_train, n_largest=6)
             rows = _most_used(encode_samples(learner, X_train)[0])[:6]
         else:
-            name, X = "sample", found.prepare(X)
-            targets = read_samples(learner, X)
+            X = found.prepare(X)
+            name, targets, rows = "sample", read_samples(learner, X), np.arange(len(X))
             made = reconstruction_contributions(learner, X_train, X, n_largest=6)
-            rows = np.arange(len(targets))
-        values = made.values[rows]
-        made_of = read_samples(learner, X_train)[made.indices[rows]] * np.sign(values)[:, :, None]
-        firsts = np.stack([targets, made.estimates], axis=1)[rows]
-        together = np.concatenate([firsts, made_of], axis=1)
-        flat = found.to_data(together.reshape(-1, together.shape[2]))
+        samples = read_samples(learner, X_train)[made.indices] * np.sign(made.values)[:, :, None]
+        firsts = np.stack([targets, made.estimates], axis=1)
+        drawn = np.concatenate([firsts, samples], axis=1)[rows]
+        flat = found.to_data(drawn.reshape(-1, drawn.shape[2]))
         kind, pictures = _as_pictures(flat, image_shape=image_shape)
-        pictures = pictures.reshape(*together.shape[:2], *pictures.shape[1:])
-        return cls(pictures, values, [f"{name} {row}" for row in rows], kind).plot(**options)
+        pictures = pictures.reshape(*drawn.shape[:2], *pictures.shape[1:])
+        labels = [f"{name} {row}" for row in rows]
+        return cls(pictures, made.values[rows], labels, kind).plot(**options)
 
     def _size(self, **_):
         # 0.7 and 0.3 inches are room for the labels.
@@ -570,7 +569,6 @@ class ActivationsDisplay(Display):
         times, self.marks_, self.thumbnails_ = np.arange(len(self.sample)) / rate, [], []
         self.ax_.plot(times, _scale(self.sample), color="0.3", linewidth=0.8)
         beside = dict(transform=self.ax_.get_yaxis_transform(), clip_on=False, linewidth=0.8)
-        beside |= dict(scalex=False, scaley=False)
         for row, atom in enumerate(names, start=1):
             own, color, wave = self.atoms == atom, f"C{row - 1}", _scale(self.components[atom])
             ends = self.places[own] / rate, -row, values[own] - row
@@ -887,9 +885,9 @@ class StabilityDisplay(Display):
         found = [dictionary_stability(fits) for fits in estimator]
         name = "Stable atoms" if scores is None else "Score of held-out samples"
         scores = [one.n_stable for one in found] if scores is None else scores
-        rows = zip((one.atoms.shape[1] for one in found), found, scores, strict=True)
-        values = np.array(sorted((n, one.stability, score) for n, one, score in rows)).T
-        return cls(*values, ("Mean stability", name, "Number of atoms")).plot(**options)
+        pairs = zip(found, scores, strict=True)
+        rows = sorted((one.atoms.shape[1], one.stability, score) for one, score in pairs)
+        return cls(*np.array(rows).T, ("Mean stability", name, "Number of atoms")).plot(**options)
 
     def _draw(self, **style):
         left, right, below = self.labels

@@ -355,7 +355,7 @@ def test_scores_or_numbers_of_stable_atoms_are_drawn_against_the_size_too(learne
         np.testing.assert_array_equal(display.right_line_.get_ydata(), expected)
         np.testing.assert_allclose(display.line_.get_ydata(), 1)
         assert display.right_line_.axes is display.right_ax_
-    with pytest.raises(ValueError, match="zip.. argument 3 is shorter"):
+    with pytest.raises(ValueError, match="zip.. argument 2 is shorter"):
         StabilityDisplay.from_estimator(fits, scores=[0.9])
 
 

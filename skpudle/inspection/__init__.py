@@ -662,11 +662,8 @@ def error_bound(
     >>> ceil(error_bound(1, 64, 128, n_nonzero=4, snr_db=5) / 0.02)
     2092
     """
-    if not 0 < n_nonzero < n_features:
-        raise ValueError(
-            f"n_nonzero={n_nonzero} atoms in a row of {n_features} features leave no information "
-            "on atoms. Pass a smaller number."
-        )
+    bounds = dict(min_val=0, max_val=n_features, include_boundaries="neither")
+    check_scalar(n_nonzero, "n_nonzero", (int, float, np.number), **bounds)
     n_uses = n_samples * n_nonzero / n_components * relative_uses
     share = (n_features - 1) ** 2 / (n_features * (n_features - n_nonzero))
     return share * n_nonzero / (10 ** (snr_db / 10) * n_uses)

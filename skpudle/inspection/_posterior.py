@@ -79,7 +79,7 @@ def _log_of_tail(x):
     return -0.5 * x * x - np.log(-2.5066282746310002 * x)
 
 
-def draw_codes(correlations, grams, prior, limits, rng, z):
+def draw_codes(correlations, grams, prior, rng, z):
     """Draw each code of all rows, given the other codes of its row, in place.
 
     A code is 0, or has a density proportional to ``exp(pull * z - precision * z**2 / 2)`` for
@@ -91,7 +91,6 @@ def draw_codes(correlations, grams, prior, limits, rng, z):
     - ``prior`` (4, p): precisions, pulls, and the logarithms of the odds of a positive and of a
       negative code against 0, without the integrals of the densities; codes whose odds of a
       negative code are 0 are non-negative;
-    - ``limits`` (2, p): a code of 0 with a correlation between them stays 0 without a draw;
     - ``rng``: generator of NumPy, which compiled loops advance as plain Python does;
     - ``z`` (n, p): old codes, which the new codes replace.
     """
@@ -100,7 +99,7 @@ def draw_codes(correlations, grams, prior, limits, rng, z):
         gram, left = grams[i % len(grams)], correlations[i].astype(np.float64)
         for k in range(n_components):
             old, precision, pull = z[i, k], gram[k, k] + prior[0, k], prior[1, k]
-            if precision <= 0 or (old == 0 and limits[0, k] < left[k] < limits[1, k]):
+            if precision <= 0:
                 continue
             correlation = left[k] + gram[k, k] * old
             deviation, size = 1 / np.sqrt(precision), 0.5 * np.log(precision)
@@ -231,11 +230,10 @@ def _without_outliers(rows, atoms):  # -> Rows, noise of features
     return rows._replace(codes=sparse.csr_array(np.where(is_sure, rows.codes, 0.0))), variances
 
 
-def _prior(codes, energies, positive):  # CSR (n, p) -> (4, p), limits (2, p)
-    """Return the arguments ``prior`` and ``limits`` of `draw_codes`, from the codes of a sweep.
+def _prior(codes, positive):  # CSR (n, p) -> (4, p)
+    """Return the argument ``prior`` of `draw_codes`, the most likely one for the codes of a sweep.
 
-    Nonzero codes are normal around +mean or -mean. ``energies`` are the squared norms of atoms,
-    (p,), in units of the noise.
+    Nonzero codes are normal around +mean or -mean, with a mean and a variance for each atom.
     """
     n, p = codes.shape
     atoms, values = codes.indices, codes.data
@@ -257,27 +255,7 @@ def _prior(codes, energies, positive):  # CSR (n, p) -> (4, p), limits (2, p)
     if positive:
         odds[0] -= stats.norm.logcdf(means / np.sqrt(variances))
         odds[1] = -np.inf
-    precision = energies + 1 / variances
-    # A code of 0 stays 0 without a draw if the odds of a nonzero code are below exp(-10).
-    room = 2 * precision * (-10 - odds + 0.5 * np.log(precision))
-    reach = np.where(room > 0, np.sqrt(np.maximum(room, 0)) - pull, -np.inf)
-    return np.stack([1 / variances, pull, *odds]), np.stack([-reach[1], reach[0]])
-
-
-def _in_units(means, inverse, variances, scale):
-    """Return unit atoms in the units of the data, and the variances of their entries, both (p, m).
-
-    ``means`` (p, m) are atoms in units of the noise. The covariance of an atom's entries is its
-    entry of ``inverse`` (p,) times the diagonal matrix of ``variances`` (m,). ``scale`` are the
-    units of features.
-    """
-    atoms = means * scale
-    norms = np.linalg.norm(atoms, axis=1, keepdims=True)
-    atoms, own = atoms / norms, variances * scale**2
-    along = atoms**2 @ own
-    # Variances of the unit atom d: the diagonal of (I - d d^T) T (I - d d^T), T = diag(own).
-    tangent = own * (1 - 2 * atoms**2) + atoms**2 * along[:, None]
-    return atoms, tangent * inverse[:, None] / norms**2
+    return np.stack([1 / variances, pull, *odds])
 
 
 def _summary(sweeps, n_rows):  # -> AtomPosterior
@@ -324,10 +302,9 @@ def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
         x = np.where(rows.missing, drawn, x)
     weighted = atoms / variances
     gram = np.ascontiguousarray(weighted @ atoms.T)
-    prior, limits = _prior(codes, np.diag(gram), rows.positive)
     correlations = (x - fitted).astype(np.float32) @ weighted.T.astype(np.float32)
     z = codes.toarray()
-    loops.draw_codes(correlations, gram[None], prior, limits, rng, z)
+    loops.draw_codes(correlations, gram[None], _prior(codes, rows.positive), rng, z)
     return x, sparse.csr_array(z)
 
 
@@ -392,8 +369,14 @@ def sample_atoms(rows, atoms, scale, rng):
         norms = np.linalg.norm(drawn[:p], axis=1)
         drawn[:p] /= norms[:, None]
         codes.data *= norms[codes.indices]
-        given = means[:p], np.square(root[:p]).sum(1), variances, scale
-        sweeps.append((*_in_units(*given), np.bincount(codes.indices, minlength=p)))
+        # In the units of the data the covariance of an atom's entries is ``inverse`` times the
+        # diagonal matrix T of ``own``. For the unit atom d it becomes (I - d d^T) T (I - d d^T).
+        units, own = means[:p] * scale, variances * scale**2
+        norms = np.linalg.norm(units, axis=1, keepdims=True)
+        squares = np.square(units / norms)
+        tangent = own * (1 - 2 * squares) + squares * (squares @ own)[:, None]
+        within = tangent * np.square(root[:p]).sum(1)[:, None] / norms**2
+        sweeps.append((units / norms, within, np.bincount(codes.indices, minlength=p)))
         if n_sweeps in _ENDS:
             found = _summary(sweeps[_FIRST_SWEEPS + n_sweeps // 3 :], n)
             # The chain is long enough if less than a tenth of the variance is in changes slower
@@ -415,12 +398,11 @@ def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); chan
     odds = np.log((used + 0.5) / (n - used + 0.5)) if spike else 1e9
     odds = odds + np.log(rate) + 0.5 * np.log(2 * np.pi)
     prior = np.stack([np.zeros(p), -rate, odds, np.full(p, -np.inf)])
-    limits = np.array([[np.inf], [-np.inf]]).repeat(p, 1)  # no code of 0 stays without a draw
     products = (atoms[:, None] * atoms).reshape(p * p, -1).T
     for rows in blocks_of_rows(n, p**2, 2**22):
         grams = (weights[rows] @ products).reshape(-1, p, p)
         correlations = (weights[rows] * (x[rows] - z[rows] @ atoms)) @ atoms.T
-        loops.draw_codes(correlations, grams, prior, limits, rng, z[rows])
+        loops.draw_codes(correlations, grams, prior, rng, z[rows])
         squares[rows] = grams.diagonal(axis1=1, axis2=2)
     return squares
 
