@@ -16,7 +16,7 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2383,
+    ".": 2376,
     "_data": 798,
     "_denoiser": 474,
     "_fit": 1160,
@@ -24,12 +24,12 @@ BUDGET = {
     "_nmf": 609,
     "_operators": 234,
     "encoding": 719,
-    "inspection": 476,
+    "inspection": 465,
     "lasso": 944,
     "pretrained": 47,
     "search": 2610,
-    "all of the package": 12533,
-    "tests": 12119,
+    "all of the package": 12515,
+    "tests": 12118,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
