@@ -127,22 +127,6 @@ GRADIENT_RULES = {"dec": dec, "ae-lasso": ae_lasso, "ae-ls": ae_ls, "noodl": noo
 _THROUGH_LASSO = {dec: False, ae_lasso: False, ae_ls: True}
 
 
-def _known(rule, encoder, atoms, batch, penalty):  # -> derivative, Evaluation; or None
-    """Return derivative and evaluation if the encoder computes them without autograd, else None.
-
-    The arguments are those of `differentiate`.
-    """
-    offered, through = getattr(encoder, "gradient", None), _THROUGH_LASSO.get(rule)
-    if offered is None or through is None or batch.weight is not None:
-        return None
-    found = offered(atoms.detach(), batch.x, batch.mask, through_encoder=through)
-    if found is None:
-        return None
-    codes, losses, gradient = found
-    objective = (losses if rule is ae_ls else losses + _penalties(codes, penalty)).mean()
-    return gradient, Evaluation(objective, objective, losses, codes)
-
-
 @in_own_precision
 def differentiate(rule, dictionary, atoms, batch, *, encoder, **settings):
     """Evaluate a rule on a batch, and differentiate it in the atoms.
@@ -172,9 +156,14 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, **settings):
     evaluation : Evaluation
         The value of the rule, detached from autograd.
     """
-    known = _known(rule, encoder, atoms, batch, settings["penalty"])
-    if known is not None:
-        return known
+    offered, through = getattr(encoder, "gradient", None), _THROUGH_LASSO.get(rule)
+    if not (offered is None or through is None or batch.weight is not None):
+        found = offered(atoms.detach(), batch.x, batch.mask, through_encoder=through)
+        if found is not None:
+            codes, losses, gradient = found
+            penalties = 0.0 if rule is ae_ls else _penalties(codes, settings["penalty"])
+            objective = (losses + penalties).mean()
+            return gradient, Evaluation(objective, objective, losses, codes)
     evaluation = rule(dictionary, batch, encoder=encoder, **settings)
     (gradient,) = torch.autograd.grad(evaluation.surrogate, atoms)
     return gradient, evaluation._replace(surrogate=evaluation.surrogate.detach())

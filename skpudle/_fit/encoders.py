@@ -19,7 +19,7 @@ from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.foreign import users_level
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode, learn_encoder
-from skpudle.encoding._learned import LearnedEncoder
+from skpudle.encoding._learned import LEARNED, LearnedEncoder
 from skpudle.lasso._implicit import converged_codes, lasso_gradient
 from skpudle.lasso._solve import warn_about_gaps
 from skpudle.search.units import CENTRED, Units
@@ -108,11 +108,10 @@ def arrays_of(learned):  # LearnedEncoder or None -> dict
     """Return the fitted attributes that hold a learned encoder."""
     if learned is None:
         return dict.fromkeys(OF_LEARNED)
-    parts = learned.analysis, learned.synthesis, learned.thresholds
+    parts = [to_numpy(getattr(learned, name)) for name in LEARNED]
     if learned.shares_atoms:
-        parts = learned.analysis[0], None, learned.thresholds
-    arrays = [None if part is None else to_numpy(part) for part in parts]
-    return dict(zip(OF_LEARNED, arrays, strict=True))
+        parts[:2] = parts[0][0], None
+    return dict(zip(OF_LEARNED, parts, strict=True))
 
 
 def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fitted
@@ -308,15 +307,16 @@ class Codes:
         how |= {name: getattr(given, name) for name in names}
         return partial(encode, n_unfoldings=depth, **how)
 
-    def unused_by_codes(self):  # yields names, setting
-        """Yield pairs: parameters without effect on codes, and a setting that uses them."""
-        given, debiases = self.given, bool(self.debias)  # debias=0 asks for nothing
-        debias = ("debias",) if debiases else ()
-        if given.transform_algorithm == "omp":
-            yield debias, "transform_algorithm='unfolded' or 'lasso'"
-            if given.transform_alpha is not None:
-                yield ("transform_n_nonzero_coefs",), "transform_alpha=None"
-        else:
-            yield ("transform_n_nonzero_coefs",), "transform_algorithm='omp'"
-            if given.separate_atoms and given.transform_algorithm == "unfolded":
-                yield ("transform_alpha", *debias), "transform_algorithm='lasso'"
+    def unused_by_codes(self):  # -> list of (names, setting)
+        """Return parameters without effect on codes, each with a setting that uses them."""
+        given = self.given
+        pursues, counted = given.transform_algorithm == "omp", ["transform_n_nonzero_coefs"]
+        is_learned = given.separate_atoms and given.transform_algorithm == "unfolded"
+        debias = ["debias"] if self.debias else []  # debias=0 asks for nothing
+        rules = (
+            (pursues, debias, "transform_algorithm='unfolded' or 'lasso'"),
+            (pursues and given.transform_alpha is not None, counted, "transform_alpha=None"),
+            (not pursues, counted, "transform_algorithm='omp'"),
+            (is_learned, ["transform_alpha", *debias], "transform_algorithm='lasso'"),
+        )
+        return [rule for is_due, *rule in rules if is_due]

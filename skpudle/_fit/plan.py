@@ -23,6 +23,7 @@ from skpudle.encoding._unfold import default_step
 from skpudle.search import Problem, auto_alpha
 
 _OF_TRAINING = "optimizer", "learning_rate", "batch_size", "max_iter", "tol", "n_iter_no_change"
+_OF_GRADIENTS = *_OF_TRAINING[:2], *_OF_TRAINING[4:], "step_size", "lambda_decay"
 _TRAINS = "a setting that trains after the search, such as gradient='ae-ls' or supervision=0.5"
 
 # Training by the surrogate optimiser after a search, with max_iter="auto": the least and the
@@ -293,23 +294,20 @@ class Plan(Codes):
         affordable = 1.2e12 / (self.n_unfoldings * n_products * push)
         return max(200, min(100 * n_batches, int(affordable)))
 
-    def without_effect(self, data):  # yields names, setting
-        """Yield pairs: parameters without effect in this fit, and a setting that uses them."""
+    def without_effect(self, data):  # -> list of (names, setting)
+        """Return parameters without effect in this fit, each with a setting that uses them."""
         given, n_components = self.given, self.n_components or data.samples.x.shape[1]
-        yield from self.unused_by_codes()
-        if given.separate_atoms:
-            unused = "optimizer", "learning_rate", "tol", "n_iter_no_change"
-            yield (*unused, "step_size", "lambda_decay"), "separate_atoms=False"
-        else:
-            if not self.trains:
-                yield _OF_TRAINING, _TRAINS
-            elif given.tol is None:
-                yield ("n_iter_no_change",), "a number for tol"
-            if self.trains and self.optimizer_for(n_components) == "surrogate":
-                yield ("learning_rate",), "optimizer='adam' or 'sgd'"
-            if self.of_lasso:
-                yield ("step_size",), "a number for n_unfoldings"
-            elif given.transform_algorithm != "lasso" and self.debias:  # 0 removes no bias
-                yield ("debias",), "codes of the lasso, n_unfoldings='auto'"
-            if given.shrinkage == "hard" or given.alpha == 0:
-                yield ("lambda_decay",), "shrinkage='soft', and a positive alpha"
+        trains, learns, of_lasso = self.trains, bool(given.separate_atoms), self.of_lasso
+        is_surrogate = trains and self.optimizer_for(n_components) == "surrogate"
+        unfolds = not (of_lasso or learns or given.transform_algorithm == "lasso")
+        has_no_penalty = not learns and (given.shrinkage == "hard" or given.alpha == 0)
+        rules = (
+            (learns, _OF_GRADIENTS, "separate_atoms=False"),
+            (not (trains or learns), _OF_TRAINING, _TRAINS),
+            (trains and given.tol is None, ["n_iter_no_change"], "a number for tol"),
+            (is_surrogate, ["learning_rate"], "optimizer='adam' or 'sgd'"),
+            (of_lasso, ["step_size"], "a number for n_unfoldings"),
+            (unfolds and self.debias, ["debias"], "codes of the lasso, n_unfoldings='auto'"),
+            (has_no_penalty, ["lambda_decay"], "shrinkage='soft', and a positive alpha"),
+        )
+        return self.unused_by_codes() + [rule for is_due, *rule in rules if is_due]

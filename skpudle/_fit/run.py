@@ -178,22 +178,6 @@ def identity_of(estimator, data):  # -> dict of str to str
     return {name: describe(value) for name, value in given.items() if name not in _FREE} | about
 
 
-def read_checkpoint(path):
-    """Return the state in a file, its tensors on the CPU.
-
-    Raises
-    ------
-    ValueError
-        If the file is no complete checkpoint; the message names the file.
-    """
-    advice = "Restore it, or remove it to train from the start."
-    with foreign.named_errors(path, "whole checkpoint", advice):
-        with zipfile.ZipFile(path) as file:
-            if file.testzip() is not None:
-                raise ValueError("its checksum is wrong")
-        return load_record(path)
-
-
 def stored_state(checkpoint, identity):  # -> dict or None
     """Return the state that a fit of this identity goes on from, if there is a file.
 
@@ -202,13 +186,18 @@ def stored_state(checkpoint, identity):  # -> dict or None
     ValueError
         If the file is damaged, or of another fit.
     """
-    if not (checkpoint.resume and Path(checkpoint.path).exists()):
+    path, advice = checkpoint.path, "Restore it, or remove it to train from the start."
+    if not (checkpoint.resume and Path(path).exists()):
         return None
-    state = read_checkpoint(checkpoint.path)
+    with foreign.named_errors(path, "whole checkpoint", advice):
+        with zipfile.ZipFile(path) as file:
+            if file.testzip() is not None:
+                raise ValueError("its checksum is wrong")
+        state = load_record(path)
     pairs = [(name, state["identity"].get(name), now) for name, now in identity.items()]
     if differ := [f"{n}: {before}, now {now}" for n, before, now in pairs if before != now]:
         raise ValueError(
-            f"The checkpoint {checkpoint.path} belongs to another fit ({'; '.join(differ)}). Use "
+            f"The checkpoint {path} belongs to another fit ({'; '.join(differ)}). Use "
             "another path, or pass resume=False to replace the file."
         )
     return state

@@ -32,7 +32,7 @@ from skpudle._precision import check_tensors, in_own_precision
 from skpudle._shrinkage import shrink
 from skpudle.encoding._compiled import multiply
 
-_LEARNED = "analysis", "synthesis", "thresholds"
+LEARNED = "analysis", "synthesis", "thresholds"
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +122,7 @@ class LearnedEncoder:
     def to(self, x):  # -> LearnedEncoder
         """Return the encoder in the dtype and on the device of the tensor ``x``."""
         limit = None if self.limit is None else self.limit.to(x)
-        return replace(self, limit=limit, **{n: getattr(self, n).to(x) for n in _LEARNED})
+        return replace(self, limit=limit, **{n: getattr(self, n).to(x) for n in LEARNED})
 
 
 def _root_mean_square(part):  # (n_unfoldings or 1, ...) -> (n_unfoldings or 1, 1, ...)
@@ -163,7 +163,7 @@ class EncoderModule(torch.nn.Module):
         scale: Tensor | None = None,
     ) -> None:
         super().__init__()
-        for name in _LEARNED:
+        for name in LEARNED:
             setattr(self, name, torch.nn.Parameter(getattr(encoder, name).clone()))
         self.decoder, self.split_sign = torch.nn.Parameter(atoms.clone()), split_sign
         gains = None
@@ -190,7 +190,7 @@ class EncoderModule(torch.nn.Module):
         """
         x = x if self.intercept is None else x - self.intercept
         x = x if self.scale is None else x / self.scale
-        parts = (getattr(self, name) for name in _LEARNED)
+        parts = (getattr(self, name) for name in LEARNED)
         z = LearnedEncoder(*parts, *self._how, self.limit).encode(x)
         z = z if self.gains is None else z / self.gains
         return torch.cat([z.clamp_min(0), (-z).clamp_min(0)], dim=1) if self.split_sign else z
@@ -331,7 +331,7 @@ def _train(start, lasso, batches, n_updates, stopped, of_synthesis):
     Adam sees each tensor divided by its first root mean square. The synthesis is trained only with
     ``of_synthesis``.
     """
-    given = [getattr(start, name) for name in _LEARNED]
+    given = [getattr(start, name) for name in LEARNED]
     units = list(map(_root_mean_square, given))
     parts = [part / unit for part, unit in zip(given, units, strict=True)]
     trained = [0, 1, 2] if of_synthesis else [0, 2]
@@ -345,7 +345,7 @@ def _train(start, lasso, batches, n_updates, stopped, of_synthesis):
     schedule = LambdaLR(optimizer, lambda update: min(1.0, 2 * (1 - update / max(n_updates, 1))))
 
     def encoder():  # -> LearnedEncoder with the trained tensors, in units of the codes and data
-        return replace(start, **{n: p * unit for n, p, unit in zip(_LEARNED, parts, units)})
+        return replace(start, **{n: p * unit for n, p, unit in zip(LEARNED, parts, units)})
 
     for batch, known in takewhile(lambda _: not stopped(), batches):
         optimizer.zero_grad()
@@ -354,7 +354,7 @@ def _train(start, lasso, batches, n_updates, stopped, of_synthesis):
         schedule.step()
         with torch.no_grad():
             parts[2].clamp_min_(0)
-    return replace(found := encoder(), **{n: getattr(found, n).detach() for n in _LEARNED})
+    return replace(found := encoder(), **{n: getattr(found, n).detach() for n in LEARNED})
 
 
 @in_own_precision

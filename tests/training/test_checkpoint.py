@@ -14,7 +14,7 @@ from sklearn.base import clone
 from small import EndsTheFit, ctrl_c
 
 from skpudle import Checkpoint, CountDictionaryLearning, NOODLDictionaryLearning, PoissonNMF
-from skpudle._fit.run import read_checkpoint
+from skpudle._fit.fitted import load_record
 from skpudle._fit.train import Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -115,9 +115,9 @@ def test_without_a_seed_the_fit_that_goes_on_is_the_one_that_was_begun(tmp_path,
         act_after(patch, 25, kill)
         with pytest.raises(Killed):
             learner.fit(ROWS)
-    begun = read_checkpoint(tmp_path / "fit.npz")
+    begun = load_record(tmp_path / "fit.npz")
     found = learner.fit(ROWS)
-    assert read_checkpoint(tmp_path / "fit.npz")["seed"] == begun["seed"]
+    assert load_record(tmp_path / "fit.npz")["seed"] == begun["seed"]
     assert_equal(found, expected.fit(ROWS))
 
 
@@ -134,7 +134,7 @@ def test_without_resume_the_file_is_replaced(tmp_path):
 
 def trained(path):
     """Return the state of training in a file."""
-    return read_checkpoint(path)["record"].training
+    return load_record(path)["record"].training
 
 
 @pytest.fixture

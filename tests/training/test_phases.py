@@ -12,7 +12,7 @@ from sklearn.callback import FitCallback
 from small import ctrl_c
 
 from skpudle import Checkpoint
-from skpudle._fit.run import read_checkpoint
+from skpudle._fit.fitted import load_record
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -98,7 +98,7 @@ def test_ctrl_c_in_any_phase_leaves_a_usable_learner_and_a_file(kind, handler, t
         found = clone(learner).set_callbacks(presses, Checkpoint(path))
         with warnings.catch_warnings(action="ignore"), pytest.raises(KeyboardInterrupt):
             found.fit(*data())
-        assert read_checkpoint(path)["record"] is not None
+        assert load_record(path)["record"] is not None
         assert signal.getsignal(signal.SIGINT) is handler
         assert kind == "spectra" or found.ended_by_ == "interrupt"
         X = data()[0]
