@@ -16,10 +16,10 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2376,
+    ".": 2371,
     "_data": 798,
     "_denoiser": 474,
-    "_fit": 1160,
+    "_fit": 1156,
     "_learners": 2079,
     "_nmf": 609,
     "_operators": 234,
@@ -28,7 +28,7 @@ BUDGET = {
     "lasso": 944,
     "pretrained": 47,
     "search": 2610,
-    "all of the package": 12515,
+    "all of the package": 12506,
     "tests": 12118,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
