@@ -12,12 +12,9 @@ needs.
 In a dense dictionary a step multiplies by ``D`` and by its transpose, or by the matrix ``H = 1 - s
 D^T D``, which pays after some steps. Where codes are sparse, compiled loops run `SparseIterations`
 with the rows of ``H`` that codes select.
-
-Codes of a convolution stay in the form of `skpudle._operators._conv.Phases`, with an entry for
-every block of pixels, from the first iteration to the last. All products reuse the same memory for
-images and patches.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -72,14 +69,6 @@ class Steps:
     def hide(self, data):  # -> the same shape
         """Return the data with zeros for missing entries."""
         return data if self._mask is None else data * self._mask
-
-    def enter(self, z):
-        """Return codes of a caller in the form that steps work with: unchanged, for dense atoms."""
-        return z
-
-    def leave(self, z):
-        """Return codes of steps in the form of a caller: the inverse of `enter`."""
-        return z
 
     def are_sparse(self, z):
         """Return whether `SparseIterations` are faster from the codes ``z`` on: never, here."""
@@ -295,107 +284,46 @@ class DenseSteps(Steps):
 
 
 class ConvSteps(Steps):
-    """`Steps` of a `ConvDictionary`, or of `ConvLayers`, with a dictionary for each iteration.
-
-    Images and codes are in the form of `Phases`. ``self.image`` and the patches are memory that
-    every product overwrites.
-    """
+    """`Steps` of a `ConvDictionary`, or of `ConvLayers`, with a dictionary for each iteration."""
 
     def __init__(self, dictionary, analysis, x, size, *, mask=None, adjoint=True):
-        first = dictionary[0] if isinstance(dictionary, ConvLayers) else dictionary
-        self.phases = first.phases(first.positions(x.shape[2:]))
-        mask = None if mask is None else self.phases.split(mask.expand_as(x))
-        self._adjoint = adjoint
-        super().__init__(self.phases.split(x), size, mask=mask)
-        self.shapes = dictionary.atoms.shape, analysis.atoms.shape
-        shape = -1, *first.atoms.shape  # (n_unfoldings or 1, n_components, n_channels * n_pixels)
-        self.matrices = (
-            dictionary.atoms.view(shape).flatten(2),
-            analysis.atoms.view(shape).flatten(2),
-        )
-        self.image = torch.empty_like(self.x)
-        self._patches = self.phases.empty_patches(self.x)
-        self._pieces = self.phases.pieces(self._patches, self.image)
+        super().__init__(x, size, mask=mask)
+        self._adjoint, self._given = adjoint, (dictionary, analysis)
 
-    def layers(self):  # -> int, int
-        """Return the numbers of the layers that synthesise and that correlate in iteration ``t``.
+    def layers(self):  # yields an index and a ConvDictionary: of the synthesis, of the analysis
+        """Yield the layer that synthesises in iteration ``t``, and the layer that correlates.
 
-        The codes before iteration ``t`` belong to the layer of iteration ``t - 1``.
+        The codes before iteration ``t`` belong to the layer of iteration ``t - 1``. The index is
+        the place of the layer's atoms among all atoms: ``...`` if all iterations share the atoms.
         """
-        atoms, correlators = self.matrices
-        return (self.t - 1) % len(atoms), self.t % len(correlators)
+        for given, t in zip(self._given, (self.t - 1, self.t), strict=True):
+            yield (t, given[t]) if isinstance(given, ConvLayers) else (..., given)
 
-    def enter(self, z):  # (n, n_components, *positions) -> (n, n_components, *blocks)
-        return self.phases.widen(z)
-
-    def leave(self, z):  # (n, n_components, *blocks) -> (n, n_components, *positions)
-        return self.phases.narrow(z)
-
-    def synthesize(self, atoms, z, start, alpha):
-        """Set ``self.image`` to ``M (start + alpha D z)``, where ``D`` has the matrix ``atoms``."""
-        torch.mm(atoms.mT, self.phases.columns(z), out=self._patches)
-        self.image.copy_(start)
-        for patch, pixels in self._pieces:
-            pixels.add_(patch, alpha=alpha)
-        if self._mask is not None:
-            self.image.mul_(self._mask)
-
-    def gather(self):  # -> (n_channels * n_pixels, n_columns)
-        """Return the patches of ``self.image`` at all positions, one per column."""
-        for patch, pixels in self._pieces:
-            patch.copy_(pixels)
-        return self._patches
-
-    def correlate(self, atoms, z, out=None):  # -> (n, n_components, *blocks)
-        """Return ``z`` (None: zeros) plus the products of ``atoms`` with the gathered patches.
-
-        The result is in the memory ``out`` if it is given.
-        """
-        if out is None:
-            shape = len(atoms), self.x.shape[-1 - len(self.phases.kernel)], *self.phases.blocks
-            out = atoms.new_empty(shape)
-            # new memory may hold NaN beyond the last column, and zero times NaN would be NaN
-            out.flatten(1)[:, self._patches.shape[1] :] = 0
-            out = out.transpose(0, 1)
-        columns = self.phases.columns(out)
-        if z is None:
-            torch.mm(atoms, self._patches, out=columns)
-        else:
-            torch.addmm(self.phases.columns(z), atoms, self._patches, out=columns)
-        return out
-
-    def push(self, z, *, out=None):  # -> (n, n_components, *blocks), residual or None
+    def push(self, z, *, out=None):  # -> (n, n_components, *positions), residual or None
         """Take a step, see `Steps`. The residual is None if no adjoint follows."""
-        (atoms, correlators), (before, now) = self.matrices, self.layers()
-        if z is None:
-            self.image.copy_(self.x)
-        else:
-            self.synthesize(atoms[before], z, self.x, -1)
-        residual = self.image.clone() if self._adjoint else None
-        self.gather()
-        return self.phases.wipe_(self.correlate(correlators[now] * self.size, z, out)), residual
+        (_, dictionary), (_, analysis) = self.layers()
+        residual = self.x if z is None else self.x - self.hide(dictionary.synthesis(z))
+        pushed = replace(analysis, atoms=analysis.atoms * self.size).analysis(residual)
+        return pushed if z is None else pushed.add_(z), residual if self._adjoint else None
 
     def clear(self):
         """Set all derivatives to zero, see `Steps`."""
-        given = *self.matrices, self.x, self.size
+        given = *(one.atoms for one in self._given), self.x, self.size
         self._by_atoms, self._by_analysis, self._by_x, self._by_size = map(torch.zeros_like, given)
 
-    def pull(self, u, z, residual, *, out=None):  # (n, n_components, *blocks) -> the same, or None
+    def pull(self, u, z, residual, *, out=None):  # (n, n_components, *positions) -> same, or None
         """Add a step from ``z`` to the derivatives, and return that in ``z``; see `Steps`."""
-        (atoms, correlators), (before, now) = self.matrices, self.layers()
-        columns, pulled = self.phases.columns, None
-        self.synthesize(correlators[now], u, torch.zeros_like(residual), 1)
-        self._by_x += self.image
-        self._by_size += torch.dot(self.image.flatten(), residual.flatten())
-        if z is not None:
-            self._by_atoms[before].addmm_(columns(z), self.gather().mT, alpha=-1)
-            pulled = self.correlate(atoms[before] * -self.size, u, out)
-        self.image.copy_(residual)
-        self._by_analysis[now].addmm_(columns(u), self.gather().mT)
-        return pulled
+        (before, dictionary), (now, analysis) = self.layers()
+        image = self.hide(analysis.synthesis(u))
+        self._by_x += image
+        self._by_size += (image * residual).sum()
+        self._by_analysis[now] += analysis.outer(u, residual)
+        if z is None:
+            return None
+        self._by_atoms[before] -= dictionary.outer(z, image)
+        return u - self.size * dictionary.analysis(image)
 
     def gradients(self):
         """Return the derivatives in the atoms, the analysis, the data and the step size."""
-        sums = self._by_atoms, self._by_analysis
-        atoms, analysis = (self.size * part.view(shape) for part, shape in zip(sums, self.shapes))
-        return atoms, analysis, self.size * self.phases.join(self._by_x), self._by_size
+        of_atoms, of_analysis = self.size * self._by_atoms, self.size * self._by_analysis
+        return of_atoms, of_analysis, self.size * self._by_x, self._by_size

@@ -37,11 +37,10 @@ class _Unfolding(torch.autograd.Function):
         ctx.separate, ctx.shrinkage = tensors[1] is not None, options[0]
         x, levels, step, z = (part if part is None else part.detach() for part in tensors[2:])
         ctx.steps = make_steps(x, step)
-        z = None if z is None else ctx.steps.enter(z)
         z, ctx.records = run_iterations(ctx.steps, z, levels, *options)
         # A copy: if a record held the result itself, the result and its graph would refer to each
         # other, and their memory would not be freed.
-        return ctx.steps.leave(z).clone()
+        return z.clone()
 
     @staticmethod
     @differentiable_once  # a second backward through saved codes would be silently wrong
@@ -51,7 +50,7 @@ class _Unfolding(torch.autograd.Function):
         _, _, _, levels, _, initial = ctx.saved_tensors
         by_level = torch.zeros_like(levels) if ctx.needs_input_grad[5] else None
         kept = by_level if ctx.shrinkage == "soft" else None  # hard codes are constant in levels
-        delta = ctx.steps.enter(delta.clone(memory_format=torch.contiguous_format))
+        delta = delta.clone(memory_format=torch.contiguous_format)
         scratch = torch.empty_like(delta)
         ctx.steps.clear()
         for record in reversed(ctx.records):
@@ -59,7 +58,7 @@ class _Unfolding(torch.autograd.Function):
         atoms, analysis, x, step = ctx.steps.gradients()
         if not ctx.separate and analysis is not None:
             atoms, analysis = atoms + analysis, None
-        delta = None if initial is None else ctx.steps.leave(delta)
+        delta = None if initial is None else delta
         return None, None, atoms, analysis, x, by_level, step, delta
 
 

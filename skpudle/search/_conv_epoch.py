@@ -28,6 +28,7 @@ import torch
 
 from skpudle._compilation import in_parts
 from skpudle._operators._atoms import project_atoms
+from skpudle._operators._conv import as_pictures
 from skpudle.search import _epoch as rules
 from skpudle.search._conv_compiled import loops
 from skpudle.search.problem import Problem
@@ -280,11 +281,6 @@ class ConvEpoch(rules.Coded):
             *self._options, *self.codes.arrays(), self._residual, changes,
         )  # fmt: skip
         return torch.as_tensor(changes), torch.arange(p).expand(p, p)
-
-
-def as_pictures(x):  # (n, n_channels, [height,] width) -> (n, n_channels, height, width)
-    """Return signals as pictures of height 1, and pictures unchanged."""
-    return x if x.ndim == 4 else x[:, :, None]
 
 
 def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=None,

@@ -29,11 +29,11 @@ from skpudle._gradients import GRADIENT_RULES
 from skpudle._learners.convolutional.base import geometry_of, parts_of_images
 from skpudle._learners.convolutional.noise import estimate_noise, noise_level
 from skpudle._operators._atoms import factor_atoms, project_atoms
-from skpudle._operators._conv import ConvDictionary
+from skpudle._operators._conv import ConvDictionary, as_pictures
 from skpudle._optimizers import make_optimizer
 from skpudle.encoding import encode
 from skpudle.search import _epoch, choose, descend, find, held_out
-from skpudle.search._conv_epoch import ConvProblem, as_pictures, conv_codes, conv_synthesis
+from skpudle.search._conv_epoch import ConvProblem, conv_codes, conv_synthesis
 
 # ---------------------------------------------------------------------------- pieces of images
 
