@@ -1,11 +1,13 @@
-"""Convolutional dictionaries of signals and pictures, as products of matrices and by torch.
+"""Convolutional dictionaries of signals and pictures.
 
-Atoms start at every ``s``-th pixel, where ``s`` is the stride. The *patches* of an image are the
-pixels below an atom, at all positions: one column for each position. So a synthesis is a product of
-the atoms with codes, whose columns are patches that overlap and add up (`torch.nn.functional.fold`).
-An analysis is a convolution of torch. (With 64 atoms of 9 x 9 pixels at every fourth pixel of a
-grey picture, in float32 on one core, it takes 0.15 of the time of a product with patches, and
-torch's transposed convolution takes 6 times as long as the synthesis by patches.)
+The first pixels of the copies of an atom are ``s`` pixels apart, where ``s`` is the stride. A
+*position* is a place of a copy, and the *patch* at a position has the pixels below the copy.
+
+The synthesis multiplies atoms by codes, which gives a patch for each position, and adds up patches
+that overlap. The analysis is a convolution of torch. (Torch's transposed convolution would be a
+synthesis, but takes 6 times as long in float32 on one core, for 64 atoms of 9 x 9 pixels at every
+fourth pixel of a grey picture.) Both work on some positions at a time, because the patches at all
+positions take the memory of the images times the size of an atom.
 """
 
 from dataclasses import dataclass
@@ -141,8 +143,9 @@ class ConvDictionary(Dictionary):
     def _blocks(self, n, positions):  # yields slices of positions, slices of pixels
         """Cut positions along the last axis into blocks; yield each block, and the pixels below it.
 
-        So the patches of ``n`` images, at the positions of a block, stay in the cache. The patches
-        at all positions would take the memory of the images times the size of an atom.
+        In a block the patches of ``n`` images have at most 16 MiB in float64. In memory of more
+        than 32 MiB, which the system gives anew for each product, a synthesis of signals takes
+        three times as long.
         """
         n_entries, k, s = n * self.atoms[0].numel(), self.atoms.shape[-1], self.strides[-1]
         for place in blocks_of_rows(positions[-1], n_entries * prod(positions[:-1]), 2 * BLOCK):
