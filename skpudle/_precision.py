@@ -21,15 +21,12 @@ F = TypeVar("F", bound=Callable)
 
 _AUTOCAST = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)]
 
-# Objects with the setting of the precision of products and of convolutions, for each kind of
-# device. They exist since torch 2.9, where the getter of the shared setting raises an error if they
+# Objects with the setting of the precision of products, on GPUs and on CPUs, and of convolutions on
+# CPUs. They exist since torch 2.9, where the getter of the shared setting raises an error if they
 # differ. Before 2.9 all products share one setting, and the list is empty.
-_BACKENDS = [
-    getattr(library, kind)
-    for library in (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn)
-    for kind in ("matmul", "conv")
-    if hasattr(getattr(library, kind, None), "fp32_precision")
-]
+_on_cpus = (getattr(torch.backends.mkldnn, kind, None) for kind in ("matmul", "conv"))
+_all = torch.backends.cuda.matmul, *_on_cpus
+_BACKENDS = [backend for backend in _all if hasattr(backend, "fp32_precision")]
 
 
 def _set_precisions(values):
@@ -40,22 +37,16 @@ def _set_precisions(values):
 
 def _compute_in_full():  # -> callable that restores the setting
     if not _BACKENDS:
-        shared, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
+        shared = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
-        of_convolutions, cudnn.allow_tf32 = cudnn.allow_tf32, False
-
-        def restore():
-            torch.set_float32_matmul_precision(shared)
-            cudnn.allow_tf32 = of_convolutions
-
-        return restore
+        return lambda: torch.set_float32_matmul_precision(shared)
     before = [backend.fp32_precision for backend in _BACKENDS]
     _set_precisions(["ieee" if value in ("tf32", "bf16") else value for value in before])
     return lambda: _set_precisions(before)
 
 
-# While a block of this setting is open, products and convolutions of float32 have the precision
-# of float32, in all threads of the process.
+# While a block of this setting is open, products of float32 have the precision of float32, in all
+# threads of the process.
 _full_products = SharedSetting(_compute_in_full)
 
 

@@ -73,17 +73,27 @@ class ConvDictionary(Dictionary):
         axes = zip(x.shape[2:], self.atoms.shape[2:], self.strides, strict=True)
         positions, images = [(n - k) // s + 1 for n, k, s in axes], as_pictures(x)
         atoms, stride = as_pictures(self.atoms), self._windows["stride"]
-        for _, pixels in self._blocks(len(x), positions):
-            z = conv2d(images[..., pixels], atoms, stride=stride)
-            yield z if x.ndim == 4 else z[:, :, 0]
+        for place, pixels in self._blocks(len(x), positions):
+            part, shape = images[..., pixels], (*positions[:-1], place.stop - place.start)
+            if x.device.type == "cpu":
+                z = conv2d(part, atoms, stride=stride)
+            else:  # cuDNN's convolutions use TensorFloat-32, which has three digits
+                z = self.atoms.flatten(1) @ unfold(part, **self._windows)
+            yield z.reshape(len(x), -1, *shape)
 
     @in_own_precision
     def outer(self, z, x):  # -> (n_components, n_channels, *kernel)
         """Return the derivative of ``<D z, x>`` in the atoms, summed over samples."""
         z, x, shape = as_pictures(z), as_pictures(x), as_pictures(self.atoms).shape
-        how, blocks = dict(stride=self._windows["stride"]), self._blocks(len(z), z.shape[2:])
-        parts = (conv2d_weight(x[..., p], shape, z[..., place], **how) for place, p in blocks)
-        return sum(parts).view_as(self.atoms)
+        total, windows = torch.zeros_like(self.atoms), self._windows
+        for place, pixels in self._blocks(len(z), z.shape[2:]):
+            codes, part = z[..., place], x[..., pixels]
+            if x.device.type == "cpu":
+                one = conv2d_weight(part, shape, codes, stride=windows["stride"])
+            else:
+                one = (codes.flatten(2) @ unfold(part, **windows).mT).sum(0)
+            total += one.view_as(total)
+        return total
 
     def positions(self, size):  # -> tuple of int
         """Return the number of positions along each axis of images of the given size.

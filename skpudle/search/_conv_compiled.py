@@ -256,6 +256,19 @@ def _self_overlap(start, stop, image, place, value, grid, overlap):
                 overlap[height - 1 + y - y1, width - 1 + x - x1] += product
 
 
+def add_patches(start, image, place, factor, grid, images, total):
+    """Add up patches of images at the positions of each atom's users, times their factors.
+
+    ``factor`` has a number for each user. The sum of the patches of atom ``k`` is added to
+    ``total[k]``, whose shape (n_channels, height, width) is that of a patch. ``images`` may be
+    larger than the data, if they are continued beyond their borders.
+    """
+    for k in range(len(total)):
+        for e in range(start[k], start[k + 1]):
+            y, x = _corner(place[e], grid)
+            _add_patch(factor[e], images[image[e]], y, x, total[k])
+
+
 def _descend_atom(pull, overlap, n_steps, atom):
     """Minimise the objective over one atom on the sphere, by ``n_steps`` steps, in place.
 
@@ -292,15 +305,12 @@ def sweep_atoms(start, image, place, value, grid, mask, n_steps, atoms, residual
     them, which bounds the objective from above.
     """
     p, _, height, width = atoms.shape
-    overlap, pull = np.empty((2 * height - 1, 2 * width - 1)), np.empty(atoms.shape[1:])
+    overlap = np.empty((2 * height - 1, 2 * width - 1))
     for k in range(p):
         _self_overlap(start[k], start[k + 1], image, place, value, grid, overlap)
-        pull[:] = 0.0
-        for e in range(start[k], start[k + 1]):
-            y, x = _corner(place[e], grid)
-            _add_patch(value[e], residual[image[e]], y, x, pull)
-        old = atoms[k].copy()
-        _descend_atom(pull, overlap, n_steps, atoms[k])
+        old, pull = atoms[k].copy(), np.zeros((1, *atoms.shape[1:]))
+        add_patches(start[k : k + 2], image, place, value, grid, residual, pull)
+        _descend_atom(pull[0], overlap, n_steps, atoms[k])
         change = atoms[k] - old
         for e in range(start[k], start[k + 1]):
             y, x = _corner(place[e], grid)
@@ -319,27 +329,6 @@ def add_second_moments(start, image, place, grid, residual, direction, moments):
             y, x = _corner(place[e], grid)
             length = _slope(residual[image[e]], direction[k], y, x)
             _add_patch(length, residual[image[e]], y, x, moments[k])
-
-
-def add_surroundings(start, image, place, value, grid, residual, total, weight):
-    """Add up the residuals around the positions of each atom's users, times the codes.
-
-    The sums are added to ``total``, which for atoms of (height, width) has the shape
-    (n_atoms, n_channels, 3 * height - 2, 3 * width - 2). So the surroundings extend by the size of
-    an atom minus one pixel on each side. The squares of the codes are added to ``weight``, of the
-    same shape without channels, at the pixels that lie inside the image.
-    """
-    n_atoms, n_channels, height, width = total.shape
-    for k in range(n_atoms):
-        for e in range(start[k], start[k + 1]):
-            y, x = _corner(place[e], grid)
-            y, x = y - (height - 1) // 3, x - (width - 1) // 3
-            patches = residual[image[e]]
-            for i in range(max(0, -y), min(height, patches.shape[1] - y)):
-                for j in range(max(0, -x), min(width, patches.shape[2] - x)):
-                    weight[k, i, j] += value[e] ** 2
-                    for c in range(n_channels):
-                        total[k, c, i, j] += value[e] * patches[c, y + i, x + j]
 
 
 def _change(step, z, slope, curvature, alpha):  # floats -> float

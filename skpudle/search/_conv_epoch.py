@@ -221,9 +221,15 @@ class ConvEpoch(rules.Coded):
         """
         p, n_channels, height, width = self.atoms.shape
         total = np.zeros((p, n_channels, 3 * height - 2, 3 * width - 2))
-        weight = np.zeros((p, *total.shape[2:]))
-        loops.add_surroundings(*self._entries, self._grid, self._residual, total, weight)
-        wide = torch.as_tensor(total / np.where(weight > 0, weight, 1.0)[:, None])
+        weight = np.zeros((p, 1, *total.shape[2:]))
+        start, image, place, value = self._entries
+        # images that are continued by zeros, and 1 at their own pixels
+        around = (0, 0), (0, 0), *((k - 1, k - 1) for k in (height, width))
+        images, inside = np.pad(self._residual, around), np.ones_like(self._residual[:, :1])
+        loops.add_patches(start, image, place, value, self._grid, images, total)
+        inside = np.pad(inside, around)
+        loops.add_patches(start, image, place, value**2, self._grid, inside, weight)
+        wide = torch.as_tensor(total / np.where(weight > 0, weight, 1.0))
         wide[:, :, height - 1 : 2 * height - 1, width - 1 : 2 * width - 1] += self.atoms
         steps = self.problem.stride
         starts = (height - 1) % steps[0], (width - 1) % steps[1]
