@@ -16,20 +16,20 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2371,
+    ".": 2369,
     "_data": 798,
     "_denoiser": 474,
     "_fit": 1156,
     "_learners": 2079,
     "_nmf": 609,
-    "_operators": 234,
-    "encoding": 719,
+    "_operators": 171,
+    "encoding": 669,
     "inspection": 465,
     "lasso": 944,
     "pretrained": 47,
-    "search": 2610,
-    "all of the package": 12506,
-    "tests": 12118,
+    "search": 2604,
+    "all of the package": 12385,
+    "tests": 12114,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
