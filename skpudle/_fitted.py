@@ -130,7 +130,7 @@ def encode_parts(learner, X, n_rows=8192, *, exposure=None, allow_nan=False):
 
     A part has at most ``n_rows`` rows. ``exposure`` has one entry per row of all data.
     """
-    for _, part in open_source(X).parts(n_rows):
+    for part in open_source(X).parts(n_rows):
         rows = host_array(check_rows(part, allow_nan=allow_nan)).astype(np.float64, copy=False)
         of_rows = {}
         if exposure is not None:

@@ -19,7 +19,6 @@ References
 """
 
 import warnings
-from contextlib import contextmanager, nullcontext
 from copy import copy
 from itertools import islice
 from math import isnan, prod
@@ -30,8 +29,8 @@ import numpy as np
 import torch
 from scipy import sparse
 from sklearn.utils import _safe_indexing
-from sklearn.utils.validation import _check_feature_names, _check_n_features, _num_samples
-from torch.utils.data import DataLoader, IterableDataset, default_collate
+from sklearn.utils.validation import _num_samples, validate_data
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from skpudle._compilation import blocks_of_rows
 from skpudle._data import arrays, batches, foreign
@@ -130,16 +129,6 @@ def check_no_picture(X):
     )
 
 
-@contextmanager
-def part_of(where):
-    """Add the name of a part of X, such as "batch 3", to TypeErrors and ValueErrors."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"In {where} of X: {error}") from error
-
-
 def _only_array(row, ndim):
     """Return name and value of the one array with ``ndim`` dimensions in a dictionary."""
     names = [name for name, value in row.items() if np.ndim(value) == ndim]
@@ -169,25 +158,18 @@ def _collate(samples):
         return default_collate(samples) if samples else None
 
 
-def _nothing():
-    return ValueError(
-        "X has no samples, or yields no batch. Pass data with samples, anew in every iteration."
-    )
-
-
 def _regroup(parts, size):
-    """Cut and join parts, tuples of tensors with any numbers of rows, to parts of ``size`` rows.
+    """Cut and join samples with any numbers of rows to samples of ``size`` rows.
 
-    The last part may have fewer rows.
+    The last samples may have fewer rows.
     """
-    kept = None
+    rest = None
     for part in parts:
-        part = part if kept is None else map(torch.cat, zip(kept, part))
-        *full, kept = zip(*(tensor.split(size) for tensor in part))
-        yield from full
-        kept = [tensor.clone() for tensor in kept]  # a view would keep the whole part in memory
-    if kept is not None:
-        yield kept
+        part = part if rest is None else part.after(rest)
+        *whole, rest = part.blocks(size)
+        yield from whole
+    if rest is not None:
+        yield rest
 
 
 class InMemory:
@@ -215,13 +197,13 @@ class InMemory:
         return _safe_indexing(self.data, slice(first, last))
 
     def parts(self, n_rows):
-        """Yield pairs: the name of a part, as "rows 0 to 8192", and at most ``n_rows`` raw rows."""
+        """Yield all rows as they are, at most ``n_rows`` at a time."""
         # Data without rows are one empty part, which the checks of the caller refuse.
         for rows in blocks_of_rows(self.n_rows, 1, n_rows):
-            yield f"rows {rows.start} to {rows.stop}", self._raw(rows.start, rows.stop)
+            yield self._raw(rows.start, rows.stop)
 
     def read_for(
-        self, learner, device, *, known=False, dtype=None, weight=None, target=None, **checks
+        self, learner, device=None, *, known=False, dtype=None, weight=None, target=None, **checks
     ):
         """Begin to read for a learner; return this source.
 
@@ -229,8 +211,8 @@ class InMemory:
         ----------
         learner : estimator
             The learner; errors and warnings name its class.
-        device : torch.device
-            Device of samples.
+        device : torch.device, default=None
+            Device of samples. By default samples stay where their rows are, arrays on the CPU.
         known : bool, default=False
             Whether the learner is fitted, and rows have the names of its features.
         dtype : torch.dtype, default=None
@@ -256,39 +238,49 @@ class InMemory:
         names = "n_features_in_", "feature_names_in_"
         return {name: getattr(self._named, name, None) for name in names}
 
-    def convert(self, rows, where=None):  # -> Tensor (n, n_features); arrays go to the CPU
-        """Check rows and convert them; the first rows set the dtype. Errors name ``where``."""
+    def convert(self, rows):  # -> Tensor (n, n_features); arrays go to the CPU
+        """Check rows and convert them; the first rows set the dtype."""
+        x = arrays.check_rows(rows, **self._checks)
         is_first = self.dtype is None and not self._known
-        with part_of(where) if where else nullcontext():
-            _check_feature_names(self._named, rows, reset=is_first)
-            x = arrays.check_rows(rows, **self._checks)
-            _check_n_features(self._named, x, reset=is_first)
+        validate_data(self._named, rows, reset=is_first, skip_check_array=True)
         if self._known and np.shape(self._named.components_)[1:] != x.shape[1:]:
-            raise ValueError(
+            raise ValueError(  # scores would compare the columns that both have
                 f"components_ has the shape {np.shape(self._named.components_)}, and X has "
                 f"{x.shape[1]} features. Set components_ back, or fit again."
             )
-        x = x if isinstance(x, torch.Tensor) else arrays.to_tensor(x)
-        self.dtype = self.dtype or x.dtype
-        return x.to(self.dtype)
+        x = arrays.to_tensor(x, x.device, self.dtype)
+        self.dtype = x.dtype
+        return x
+
+    def converted(self, n_rows):  # yields (n, n_features)
+        """Yield all rows in their order, checked: at most ``n_rows`` at a time if they are many."""
+        yield from map(self.convert, self.parts(n_rows) if self.in_parts else [self.array()])
+
+    def samples(self, n_rows):  # yields Samples
+        """Yield all rows in their order, as samples: parts as those of `converted`."""
+        first = 0
+        for x in self.converted(n_rows):
+            yield self.make_samples(x, slice(first, first := first + len(x)))
 
     def make_samples(self, x, keys=slice(None)):  # -> Samples
         """Return rows (n, n_features) as samples on the device; ``keys`` are their numbers."""
         of_rows = (None if part is None else part[keys] for part in (self.target, self.weight))
         x, mask = arrays.split_missing(x)  # on the CPU, so that the host need not wait for a GPU
         samples = batches.Samples(x, mask, *of_rows).to(x)
+        if self.device is None:
+            return samples
         return samples.map(lambda part: batches.send(part, self.device))
 
-    def _n_sampled(self, n_components):
-        """Return the number of rows of the sample; a row must have been read before."""
-        m = self.attributes["n_features_in_"]
-        p = n_components or m
-        itemsize = torch.empty(0, dtype=self.dtype).element_size()
-        # Bytes per row in a search: the row, a copy in float64, two copies of its sparse code with
-        # spare room, and its correlations with all atoms.
-        row = (itemsize + 8) * m + 24 * min(p, m + 8) + 8 * p
-        wanted = max(_ROWS_OF_AN_ATOM * p, _LEAST_ROWS_OF_AN_ATOM * m, _LEAST_SAMPLE)
-        return max(_LEAST_ROWS_OF_AN_ATOM * p, min(wanted, 3 * 2**25 // row))
+
+def _sample_size(x, n_components):  # (n, n_features) -> int
+    """Return the number of rows of the sample that a fit of rows like ``x`` begins with."""
+    m = x.shape[1]
+    p = n_components or m
+    # Bytes per row in a search: the row, a copy in float64, two copies of its sparse code with
+    # spare room, and its correlations with all atoms.
+    row = (x.element_size() + 8) * m + 24 * min(p, m + 8) + 8 * p
+    wanted = max(_ROWS_OF_AN_ATOM * p, _LEAST_ROWS_OF_AN_ATOM * m, _LEAST_SAMPLE)
+    return max(_LEAST_ROWS_OF_AN_ATOM * p, min(wanted, 3 * 2**25 // row))
 
 
 class Table(InMemory):
@@ -306,13 +298,11 @@ class Table(InMemory):
         Shape of the table, (n_samples, ...).
     itemsize : int, default=8
         Bytes of one number of the table.
-    one_by_one : bool, default=False
-        Whether ``data`` is a dataset that returns single samples and cannot be sliced.
     """
 
-    def __init__(self, data, shape, itemsize=8, *, one_by_one=False):
+    def __init__(self, data, shape, itemsize=8):
         super().__init__(data)
-        self.shape, self._one_by_one = shape, one_by_one
+        self.shape = shape
         # If dask does not know the number of rows, the product is NaN, and in_parts is True.
         self.in_parts = len(shape) == 2 and not prod(shape) * itemsize <= IN_MEMORY_BYTES
         # The stored chunk of rows is called shards in zarr, chunksize in dask, chunks in HDF5.
@@ -337,7 +327,7 @@ class Table(InMemory):
         return self._raw(0, self.n_rows)
 
     def _raw(self, first, last):  # -> a copy of rows, which the caller may change
-        if self._one_by_one:
+        if isinstance(self.data, Dataset):  # of torch: it returns single samples
             found = _collate(self.data[number] for number in range(first, last))
         else:
             found = self.data[first:last]
@@ -355,10 +345,9 @@ class Table(InMemory):
         ends = (np.diff(keys // self._chunk) > 1) | (np.diff(keys // self._block) > 0)
         start, x = 0, None
         for run in np.split(keys, np.flatnonzero(ends) + 1):
-            first, last = int(run[0]), int(run[-1]) + 1
-            read = self.convert(self._raw(first, last), f"rows {first} to {last}")
+            read = self.convert(self._raw(int(run[0]), int(run[-1]) + 1))
             x = read.new_empty(len(keys), read.shape[1]) if x is None else x
-            x[start : (start := start + len(run))] = read[arrays.to_tensor(run - first)]
+            x[start : (start := start + len(run))] = read[run - run[0]]
         return x
 
     def sample(self, n_components, seed, *, whole=True):  # -> Samples
@@ -366,8 +355,7 @@ class Table(InMemory):
 
         ``whole`` matters for streams only.
         """
-        self._read(np.arange(1))  # sets dtype and number of features, which `_n_sampled` needs
-        n_rows = min(self._n_sampled(n_components), self.n_rows)
+        n_rows = min(_sample_size(self._read(np.arange(1)), n_components), self.n_rows)
         keys = np.arange(n_rows)
         if n_rows < self.n_rows:  # a run of ``length`` rows at a random place of each equal part
             length = -(-n_rows // min(_PLACES, n_rows))
@@ -375,25 +363,31 @@ class Table(InMemory):
             free = np.maximum(edges[1:] - edges[:-1] - length, 0)
             starts = edges[:-1] + np.random.default_rng(seed).integers(free + 1)
             keys = np.unique(starts[:, None] + np.arange(length))[:n_rows]
-        return self.make_samples(self._read(keys), arrays.to_tensor(keys))
+        return self.make_samples(self._read(keys), keys)
 
     def blocks(self, n_rows, generator=None):
         """Yield all samples once, ``n_rows`` at a time, in random order if there is a generator."""
+        order = np.arange
         if generator is not None:  # an epoch that ends early draws as often as a whole one
             seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
-            generator = torch.Generator().manual_seed(seed)
-        return (
-            self.make_samples(x, keys) for keys, x in _regroup(self._windows(generator), n_rows)
-        )
+            order = np.random.default_rng(seed).permutation
+        return _regroup(self._windows(order), n_rows)
 
-    def _windows(self, generator):  # yields positions (n,) and rows (n, n_features)
-        starts = batches.draw_order(-(-self.n_rows // self._block), generator) * self._block
-        for window in starts.split(max(1, self._most // self._block)):
-            first = window.sort().values[:, None]
-            keys = (first + torch.arange(self._block, device="cpu")).flatten()
+    def _windows(self, order):  # yields Samples; ``order(n)`` returns the numbers 0 to n - 1
+        starts = order(-(-self.n_rows // self._block)) * self._block
+        n_blocks = max(1, self._most // self._block)
+        for window in np.split(starts, range(n_blocks, len(starts), n_blocks)):
+            keys = (np.sort(window)[:, None] + np.arange(self._block)).ravel()
             keys = keys[keys < self.n_rows]
-            x, order = self._read(arrays.to_numpy(keys)), batches.draw_order(len(keys), generator)
-            yield keys[order], x[order]
+            x, places = self._read(keys), order(len(keys))
+            yield self.make_samples(x[places], keys[places])
+
+
+def _with_smallest(size, parts, draws):  # -> [Tensor (size, n_features)], (size,)
+    """Keep the rows with the smallest draws, in their order; ``parts`` are tensors of rows."""
+    rows = torch.cat(parts)
+    chosen = np.sort(np.argpartition(draws, size)[:size]) if size < len(draws) else slice(None)
+    return [rows[chosen]], draws[chosen]
 
 
 class Stream(InMemory):
@@ -421,39 +415,43 @@ class Stream(InMemory):
         return getattr(self.data, "generator", None)
 
     def parts(self, n_rows):
-        """Yield pairs: the name of a batch, and its raw rows.
-
-        Batches are the stream's own. A dataset of single samples yields ``n_rows`` at a time.
-        """
+        """Yield the stream's own batches of rows; single samples come ``n_rows`` at a time."""
         given = samples = iter(self.data)
         if isinstance(self.data, IterableDataset):
             given = iter(lambda: _collate(islice(samples, n_rows)), None)
-        length, number = length_hint(self.data) or None, -1
-        for number, raw in enumerate(islice(given, length)):
-            with part_of(where := f"batch {number}"):
-                rows = _without_labels(raw)
-            yield where, rows
-        if number < 0:
-            raise _nothing()
-        if number + 1 == length and next(given, self) is not self:
+        length, n_batches = length_hint(self.data) or None, 0
+        for raw in islice(given, length):
+            n_batches += 1
+            yield _without_labels(raw)
+        if not n_batches:
+            raise ValueError(
+                "X yields no batch. Pass data with samples, which start anew in every iteration."
+            )
+        if n_batches == length and next(given, self) is not self:
             warnings.warn(
                 f"X has the length {length} and yields more batches, which are left out. Let "
                 "__len__ return the number of all batches of a stream with an end.",
                 stacklevel=foreign.users_level(),
             )
 
-    def _read(self):  # yields (n, n_features)
-        n_rows = 0
-        for where, raw in self.parts(256):
-            rows = self.convert(raw, where)
-            n_rows += len(rows)
-            self.n_samples = max(self.n_samples or 0, n_rows)
-            yield rows
+    def converted(self, n_rows=256):  # yields (n, n_features)
+        """Yield the rows of each batch, checked; a note on an error has the number of its batch."""
+        n_read = 0
+        for number, rows in enumerate(self.parts(n_rows)):
+            try:
+                x = self.convert(rows)
+            except (TypeError, ValueError) as error:
+                error.add_note(f"In batch {number} of X, counted from 0.")
+                raise
+            n_read += len(x)
+            self.n_samples = max(self.n_samples or 0, n_read)
+            yield x
 
     def sample(self, n_components, seed, *, whole=True):  # -> Samples
-        """Return rows of a reservoir: each row of the stream is in it with the same probability.
+        """Return a random sample, in which all rows of the stream are with the same probability.
 
-        Without ``whole`` they are the rows of the first batches.
+        Each row draws a number, and the rows with the smallest numbers are kept. Without ``whole``
+        the sample is of the first batches.
         """
         if hasattr(self.data, "__next__"):
             raise TypeError(
@@ -461,27 +459,21 @@ class Stream(InMemory):
                 "whose __iter__ starts anew each time, or call partial_fit for every batch."
             )
         self._checks["copy"] = True  # a stream may yield one buffer again and again
-        random, kept, n_rows, reservoir = np.random.default_rng(seed), [], 0, None
-        for rows in self._read():
-            size = self._n_sampled(n_components)
-            if n_rows < size:
-                kept.append(rows[: size - n_rows])
-                n_rows, rows = n_rows + len(kept[-1]), rows[size - n_rows :]
-            if not whole and n_rows >= min(size, _FIRST_ROWS):
+        random, kept, draws = np.random.default_rng(seed), [], np.empty(0)
+        for rows in self.converted():
+            size = _sample_size(rows, n_components)
+            kept.append(rows)
+            draws = np.append(draws, random.random(len(rows)))
+            if len(draws) > 2 * size:
+                kept, draws = _with_smallest(size, kept, draws)
+            if not whole and len(draws) >= min(size, _FIRST_ROWS):
                 break
-            if len(rows):
-                reservoir = torch.cat(kept).cpu() if reservoir is None else reservoir
-                places = random.random(len(rows)) * np.arange(n_rows + 1, n_rows + len(rows) + 1)
-                places = places.astype(np.int64)
-                last = {place: row for row, place in enumerate(places.tolist()) if place < size}
-                reservoir[list(last)] = rows[list(last.values())].cpu()
-                n_rows += len(rows)
-        return self.make_samples(torch.cat(kept) if reservoir is None else reservoir)
+        kept, _ = _with_smallest(size, kept, draws)
+        return self.make_samples(kept[0])
 
     def blocks(self, n_rows, generator=None):
         """Yield all samples once, ``n_rows`` at a time, in the order of the stream."""
-        parts = ((rows,) for rows in self._read())
-        return (self.make_samples(rows) for (rows,) in _regroup(parts, n_rows))
+        return _regroup(map(self.make_samples, self.converted()), n_rows)
 
 
 def refuse_shuffled(X):
@@ -512,15 +504,11 @@ def open_source(X):  # -> InMemory, Table or Stream
         return Table(X, (len(X), len(first)), np.asarray(first).itemsize)
     if hasattr(X, "get_shape"):  # safetensors
         return Table(X, tuple(X.get_shape()))
-    has = {name for name in dir(X) if not isinstance(X, type)}
-    if {"__getitem__", "shape", "dtype"} <= has and len(X.shape):
+    if all(hasattr(X, name) for name in ("__getitem__", "shape", "dtype")) and len(X.shape):
         return Table(X, tuple(X.shape), getattr(X.dtype, "itemsize", 8))
-    tabular = {"__array__", "__dataframe__", "shape"} & has
-    if isinstance(X, IterableDataset):
-        return Stream(X)
-    if {"__len__", "__getitem__"} <= has and not {"keys", "index"} & has and not tabular:
-        if not len(X):
-            raise _nothing()
+    if isinstance(X, Dataset) and not isinstance(X, IterableDataset):
         first = _without_labels(_collate([X[0]]))
-        return Table(X, (len(X), *np.shape(first)[1:]), one_by_one=True)
-    return Stream(X) if "__iter__" in has and not {"__getitem__"} & has | tabular else InMemory(X)
+        return Table(X, (len(X), *np.shape(first)[1:]))
+    has_rows = any(hasattr(X, name) for name in ("__getitem__", "__array__", "shape"))
+    is_stream = hasattr(X, "__iter__") and not has_rows
+    return Stream(X) if is_stream or isinstance(X, IterableDataset) else InMemory(X)

@@ -104,10 +104,6 @@ def deviances(predicted, samples, features, *, loss=LEAST_SQUARES, intercept=Non
     return 2 * exposure * loss.half_deviance(natural, x)
 
 
-def _parts(given):  # yields the name of a place, and rows
-    return given.parts(PART) if given.in_parts else [(None, given.array())]
-
-
 def _join(chunks, given):
     """Return results for chunks of rows as one array, or as a tensor on the device of X."""
     # chunks of an array go to the CPU one by one, since a GPU may be too small for all
@@ -218,7 +214,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         device = arrays.resolve_device(self.device, X, fitted=True)
 
         def decoded():  # yields (n, n_features)
-            for _, rows in _parts(given):
+            for rows in given.parts(PART) if given.in_parts else [given.array()]:
                 codes = to_tensor(check_rows(rows))
                 atoms = to_tensor(self.components_, device, codes.dtype)
                 refuse(
@@ -291,18 +287,15 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
         ``of_rows`` are fields of the samples beside their numbers, one entry for each row.
         """
-        checks = dict(allow_nan=self._allows_nan, largest=self._largest)
-        first, baseline = 0, baseline_of(self)
         device = arrays.resolve_device(self.device, given.data, fitted=True)  # X decides
-        given.read_for(self, device, known=True, **checks)
-        for where, rows in _parts(given):
-            # rows stay on their device, since another device may be too small for all of them
-            x = given.convert(rows, where)
-            x = x if baseline is None else x - to_tensor(baseline, x.device, x.dtype)
-            part = slice(first, first := first + len(x))
-            known = {name: values[part].to(x) for name, values in of_rows.items()}
+        baseline = baseline_of(self)
+        how = of_rows | dict(allow_nan=self._allows_nan, largest=self._largest)
+        # rows stay on their device, since another device may be too small for all of them
+        for samples in given.read_for(self, known=True, **how).samples(PART):
+            x = samples.x
+            if baseline is not None:
+                samples = replace(samples, x=x - to_tensor(baseline, x.device, x.dtype))
             dictionary = DenseDictionary(to_tensor(self.components_, device, x.dtype))
-            samples = Samples(*arrays.split_missing(x), **known)
             for chunk in samples.blocks(chunk_size(self, x, device)):
                 yield chunk.to(device), dictionary
 

@@ -127,8 +127,8 @@ class Mixed(Batches):
 def test_the_first_batch_names_the_features(name, method):
     learner = getattr(clone(LEARNERS[name]), method)(Batches(FRAME))
     assert learner.feature_names_in_.tolist() == list("abcdef")
-    with pytest.raises(ValueError, match="In batch 1 of X: The feature names should match"):
+    with pytest.raises(ValueError, match=r"(?s)The feature names should match.*In batch 1"):
         getattr(clone(learner), method)(Mixed(FRAME))
-    with pytest.raises(ValueError, match="In batch 0 of X: The feature names should match"):
+    with pytest.raises(ValueError, match=r"(?s)The feature names should match.*In batch 0"):
         learner.partial_fit(Batches(REVERSED))
     assert not hasattr(getattr(clone(learner), method)(Batches(X)), "feature_names_in_")

@@ -111,7 +111,7 @@ def test_weights_of_partial_fit_are_repetitions(name):
 def test_a_pass_over_weighted_rows_adapts_to_them(monkeypatch):
     """The search sees a sample of all rows, and the pass the rest."""
     monkeypatch.setattr(sources, "IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr(sources.InMemory, "_n_sampled", lambda *_: 400)
+    monkeypatch.setattr(sources, "_sample_size", lambda *_: 400)
     (X, atoms), (Y, _) = planted(0, 1200, p=6), planted(1, 1200, p=6)
     rows = np.stack([X, Y], axis=1).reshape(-1, M)
     learner = PUDLEDictionaryLearning(6, noise="equal", fit_intercept=False, random_state=0)
