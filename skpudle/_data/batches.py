@@ -215,11 +215,10 @@ def merge_samples(samples):  # -> Samples, places (n,)
         # Combine the keys of data and of targets: multiplying by an odd number loses no bits.
         keys = -0x61C8864680B583EB * keys + hash_rows(samples.target.to(samples.x.dtype))
     often = samples.weigh(samples.x.new_ones(len(samples))).cpu().double()
-    # Rows are ordered by a random linear combination of their entries. Neither a change of the
-    # data's unit nor rounding changes this order.
-    generator, how = torch.Generator().manual_seed(0), dict(dtype=torch.float64, device="cpu")
-    factors = torch.rand(samples.x.shape[1], generator=generator, **how)
+    # Rows are ordered by a linear combination of their entries, whose factors are not rational.
+    # Neither a change of the data's unit nor rounding changes this order.
     x = samples.x if samples.mask is None else samples.x * samples.mask
+    factors = torch.arange(2, 2 + x.shape[1], dtype=torch.float64, device="cpu").sqrt()
     heights = x.cpu().double() @ factors
     rows, weight, places = merge_copies(keys, often, heights)
     if len(rows) == len(samples) and samples.weight is None:

@@ -69,14 +69,12 @@ def refuse_texts(X):
         )
 
 
-def _neighbours_agree(x, axis):  # (n, m) -> bool
-    """Return whether neighbouring entries along an axis correlate as in pictures."""
-    x = x - x.mean(axis, keepdims=True)
-    first, second = x.take(range(1, x.shape[axis]), axis), x.take(range(x.shape[axis] - 1), axis)
-    energy = (np.square(first).sum() * np.square(second).sum()) ** 0.5
+def _neighbours_agree(x):  # (n, m) -> bool
+    """Return whether entries of neighbouring rows correlate as in pictures."""
+    x = x - x.mean(axis=0)
     # Neighbouring pixels of 13 pictures have correlations of at least 0.69. The largest correlation
     # found in rows of samples is 0.44, along one axis of digits sorted by class.
-    return energy > 0 and (first * second).sum() > 0.5 * energy
+    return (x[1:] * x[:-1]).sum() > 0.5 * np.linalg.norm(x[1:]) * np.linalg.norm(x[:-1])
 
 
 def looks_like_picture(X):
@@ -91,11 +89,9 @@ def looks_like_picture(X):
     if len(shape) != 2 or min(shape) < 16 or max(shape) > 4 * min(shape):
         return False
     corner = arrays.host_array(X[:512, :512])
-    if corner.dtype.kind not in "uf":
-        return False
-    in_units = corner.dtype.kind == "u" or (corner.min() >= 0 and corner.max() <= 1)
-    corner = corner.astype(np.float64)
-    return bool(in_units and _neighbours_agree(corner, 0) and _neighbours_agree(corner, 1))
+    kind, corner = corner.dtype.kind, corner.astype(np.float64)
+    in_units = kind == "u" or (kind == "f" and corner.min() >= 0 and corner.max() <= 1)
+    return bool(in_units and _neighbours_agree(corner) and _neighbours_agree(corner.T))
 
 
 def warn_or_refuse(text, *, surely):
@@ -166,8 +162,10 @@ def _regroup(parts, size):
     rest = None
     for part in parts:
         part = part if rest is None else part.after(rest)
-        *whole, rest = part.blocks(size)
-        yield from whole
+        ends = range(size, len(part), size)
+        for end in ends:
+            yield part[end - size : end]
+        rest = part[size * len(ends) :].map(torch.clone)  # a view would keep the whole part
     if rest is not None:
         yield rest
 
@@ -326,13 +324,12 @@ class Table(InMemory):
         """Return all rows."""
         return self._raw(0, self.n_rows)
 
-    def _raw(self, first, last):  # -> a copy of rows, which the caller may change
+    def _raw(self, first, last):
         if isinstance(self.data, Dataset):  # of torch: it returns single samples
             found = _collate(self.data[number] for number in range(first, last))
         else:
             found = self.data[first:last]
         found = _without_labels(found)
-        found = found.clone() if isinstance(found, torch.Tensor) else np.array(found)
         if len(found) != last - first:
             raise ValueError(
                 f"Rows {first} to {last} of X, a {type(self.data).__name__}, are {len(found)} "
@@ -379,8 +376,8 @@ class Table(InMemory):
         for window in np.split(starts, range(n_blocks, len(starts), n_blocks)):
             keys = (np.sort(window)[:, None] + np.arange(self._block)).ravel()
             keys = keys[keys < self.n_rows]
-            x, places = self._read(keys), order(len(keys))
-            yield self.make_samples(x[places], keys[places])
+            places = order(len(keys))
+            yield self.make_samples(self._read(keys)[places], keys[places])
 
 
 def _with_smallest(size, parts, draws):  # -> [Tensor (size, n_features)], (size,)
