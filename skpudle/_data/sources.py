@@ -6,16 +6,12 @@ a dataset of HDF5, an array of zarr or dask, a slice of a safetensors file, a sp
 dataset of Hugging Face with one column of arrays. A dataset of torch is also a table, whose samples
 are read one by one. A small table is read at once, a large table in parts.
 
-Every source has ``parts``, which yields raw rows to encode or to score. After ``read_for`` it is
-also a source of samples to learn from, as `skpudle._data.batches` describes it.
+Every source has ``parts``, which yields rows as they are. After ``read_for``, ``samples`` yields
+checked rows to encode or to score, and ``sample`` and ``blocks`` return rows to learn from.
 
 A fit from a table or stream begins with a sample of all rows. The sample of a table comes from
-places all over the table; the sample of a stream is drawn by reservoir sampling [1]_ in one pass.
-
-References
-----------
-.. [1] J. S. Vitter, "Random Sampling with a Reservoir", ACM Transactions on Mathematical Software
-   11, 1985.
+places all over the table. Each row of a stream draws a random number in one pass over the stream,
+and the rows with the smallest numbers are the sample.
 """
 
 import warnings
