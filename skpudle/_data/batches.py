@@ -27,13 +27,6 @@ from skpudle.search.held_out import hash_rows
 _SAME = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 
-def draw_order(n, generator):  # -> (n,), on the CPU
-    """Return the numbers 0 to n - 1 in random order, or in increasing order without a generator."""
-    if generator is None:
-        return torch.arange(n, device="cpu")
-    return torch.randperm(n, generator=generator, device="cpu")
-
-
 def send(tensor, device):
     """Return a tensor on a device; the host does not wait for a copy to a GPU."""
     if device.type == "cuda" and tensor.device.type == "cpu":
@@ -151,8 +144,10 @@ class Samples:
         return self.map(lambda part: part.to(*place))
 
     def blocks(self, n_rows, generator=None):
-        """Yield all samples once, some rows at a time."""
-        order = draw_order(len(self), generator if n_rows < len(self) else None)
+        """Yield all samples once, ``n_rows`` at a time, in random order if there is a generator."""
+        order = torch.arange(len(self), device="cpu")
+        if generator is not None and n_rows < len(self):
+            order = torch.randperm(len(self), generator=generator, device="cpu")
         for rows in send(order, self.x.device).split(n_rows):
             yield self.map(lambda part, rows=rows: part.index_select(0, rows))
 
