@@ -258,9 +258,10 @@ class InMemory:
 
     def make_samples(self, x, keys=slice(None)):  # -> Samples
         """Return rows (n, n_features) as samples on the device; ``keys`` are their numbers."""
-        of_rows = (None if part is None else part[keys] for part in (self.target, self.weight))
+        known = (self.target, self.weight)
+        of_rows = (None if part is None else part[keys].to(x) for part in known)
         x, mask = arrays.split_missing(x)  # on the CPU, so that the host need not wait for a GPU
-        samples = batches.Samples(x, mask, *of_rows).to(x)
+        samples = batches.Samples(x, mask, *of_rows)
         if self.device is None:
             return samples
         return samples.map(lambda part: batches.send(part, self.device))
