@@ -10,6 +10,7 @@ learners do. Images that are returned have the dtype of the input.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,6 @@ from scipy.ndimage import binary_dilation
 from scipy.spatial import QhullError
 from sklearn.utils._param_validation import StrOptions, validate_params
 from torch import Tensor
-from torch.nn.functional import fold, unfold
 
 from skpudle._data.arrays import check_rows, host_array, like_input, to_tensor
 from skpudle._data.images import covering_positions, extend, read_images, sizes
@@ -51,24 +51,33 @@ def _read_image(image):  # -> Images, (1, 1 or 3, height, width), on the device 
     return images
 
 
-def _cover(size, patch_shape, stride):  # -> numbers of patches per axis, size that they cover
-    positions = covering_positions(size, patch_shape, (stride, stride))
-    return positions, [(n - 1) * stride + k for n, k in zip(positions, patch_shape)]
+def _extended(x, patch_shape, stride):  # (1, c, height, width) -> (height, width, c), larger
+    """Extend an image by reflection to a size that patches at all places cover exactly."""
+    positions = covering_positions(x.shape[2:], patch_shape, (stride, stride))
+    ends = zip(positions, patch_shape, x.shape[2:], strict=True)
+    after = [(n - 1) * stride + k - length for n, k, length in ends]
+    return extend(x, [0, 0], after)[0].movedim(0, -1).contiguous()
 
 
-def _extend(x, size):  # (1, c, height, width) -> (1, c, *size), by reflection
-    return extend(x, [0, 0], [m - n for m, n in zip(size, x.shape[2:])])
+def _places(x, patch_shape, stride):  # (height, width, c) -> (n_patches,), (n_pixels * c,)
+    """Return the place of each patch's first number in the flat image, and of others from it."""
+    places = torch.arange(x.numel(), device=x.device).view(x.shape)
+    first = places[tuple(slice(0, n - k + 1, stride) for n, k in zip(x.shape, patch_shape))]
+    return first[..., 0].flatten(), places[: patch_shape[0], : patch_shape[1]].flatten()
 
 
-def _extract(x, patch_shape, stride):  # (1, c, height, width) -> (n_patches, n_pixels * c)
-    rows = unfold(x, patch_shape, stride=stride)[0].mT
-    return rows.unflatten(1, (x.shape[1], -1)).mT.flatten(1)
+def _mean_of_patches(x, first, within, denoise):  # (height, width, c) -> the same
+    """Return the weighted mean of denoised patches at each pixel, NaN where no patch is.
 
-
-def _add_up(patches, size, patch_shape, stride):  # -> (1, c, height, width), sum at each pixel
-    n_pixels = patch_shape[0] * patch_shape[1]
-    columns = patches.unflatten(1, (n_pixels, -1)).mT.flatten(1).mT[None]
-    return fold(columns, size, patch_shape, stride=stride)
+    ``first`` and ``within`` are as returned by `_places`. ``denoise(patches)`` gets some patches,
+    (n, n_pixels * c), and returns denoised patches times their weights, and the weights.
+    """
+    sums = x.new_zeros(2, x.numel())
+    for part in first.split(_PATCHES.get(x.device.type, 4096)):
+        places = part[:, None] + within
+        for whole, values in zip(sums, denoise(x.flatten()[places]), strict=True):
+            whole.index_add_(0, places.flatten(), values.flatten())
+    return (sums[0] / sums[1]).view(x.shape)
 
 
 def extract(
@@ -93,8 +102,9 @@ def extract(
         neighbours, as in scikit-learn's patches.
     """
     patch_shape, (x,) = sizes(patch_shape, 2), _read_image(image).tensors
-    _, size = _cover(x.shape[2:], patch_shape, stride)
-    return like_input(_extract(_extend(x, size), patch_shape, stride), image)
+    x = _extended(x, patch_shape, stride)
+    first, within = _places(x, patch_shape, stride)
+    return like_input(x.flatten()[first[:, None] + within], image)
 
 
 def reconstruct(
@@ -122,13 +132,19 @@ def reconstruct(
         unsigned integers.
     """
     rows, patch_shape = to_tensor(check_rows(patches, allow_nan=True)), sizes(patch_shape, 2)
-    _, size = _cover(image_shape[:2], patch_shape, stride)
-    total, count = (_add_up(x, size, patch_shape, stride) for x in (rows, torch.ones_like(rows)))
-    image = (total / count)[0, :, : image_shape[0], : image_shape[1]].movedim(0, -1)
+    height, width, n_channels = *image_shape[:2], *(image_shape[2:] or (1,))
+    x = _extended(rows.new_zeros(1, n_channels, height, width), patch_shape, stride)
+    first, within = _places(x, patch_shape, stride)
+    places = (first[:, None] + within).flatten()
+    total, count = (
+        x.new_zeros(x.numel()).index_add_(0, places, values.flatten())
+        for values in (rows, torch.ones_like(rows))
+    )
+    image = (total / count).view(x.shape)[:height, :width]
     return like_input(image if image_shape[2:] else image[..., 0], patches)
 
 
-def _denoise_rows(learner, patches, like, *, n_channels, weights):
+def _denoise_rows(patches, learner, like, *, n_channels, weights):
     """Return denoised patches times their weights, and the weights, both (n_patches, n_pixels * c).
 
     Both are 0 for patches without a known pixel. ``like`` is the user's image: the learner gets an
@@ -145,23 +161,6 @@ def _denoise_rows(learner, patches, like, *, n_channels, weights):
         weight[known] = 1 / (1 + (weights == "sparsity") * n_nonzeros[:, None])
         denoised[known] = (to_tensor(decoded).to(rows) + means) * weight[known]
     return denoised, weight.expand_as(patches)
-
-
-def _denoise_whole(learner, x, image, patch_shape, *, stride, **options):  # (1, c, *size) -> same
-    # One strip of rows of patches at a time, so that memory is proportional to the image.
-    n_channels, height, width = x.shape[1:]
-    positions, size = _cover((height, width), patch_shape, stride)
-    x = _extend(x, size)
-    total, count = torch.zeros_like(x), torch.zeros_like(x)
-    n_rows = max(1, _PATCHES.get(x.device.type, 4096) // positions[1])
-    for first in range(0, positions[0], n_rows):
-        last = min(first + n_rows, positions[0]) - 1
-        strip = (..., slice(first * stride, last * stride + patch_shape[0]), slice(None))
-        patches = _extract(x[strip], patch_shape, stride)
-        sums = _denoise_rows(learner, patches, image, n_channels=n_channels, **options)
-        for whole, part in zip((total, count), sums, strict=True):
-            whole[strip] += _add_up(part, x[strip].shape[2:], patch_shape, stride)
-    return (total / count)[..., :height, :width]
 
 
 @validate_params(
@@ -217,14 +216,16 @@ def denoise_patches(
        eq. 10.
     """
     patch_shape, images = sizes(patch_shape, 2), _read_image(image)
-    options = dict(stride=stride, weights=weights)
     n_features = getattr(learner, "n_features_in_", None) or learner.components_.shape[1]
     is_grey = n_features == patch_shape[0] * patch_shape[1]
-    parts = [
-        _denoise_whole(learner, channels, image, patch_shape, **options)
-        for channels in images.tensors[0].split(1 if is_grey else images.n_channels, 1)
-    ]
-    return images.hand_back([torch.cat(parts, 1)], pixels=True)[0]
+    n_channels, (height, width) = 1 if is_grey else images.n_channels, images.tensors[0].shape[2:]
+    how = dict(learner=learner, like=image, n_channels=n_channels, weights=weights)
+    parts = []
+    for channels in images.tensors[0].split(n_channels, 1):
+        x = _extended(channels, patch_shape, stride)
+        found = _mean_of_patches(x, *_places(x, patch_shape, stride), partial(_denoise_rows, **how))
+        parts.append(found[:height, :width].movedim(-1, 0))
+    return images.hand_back([torch.cat(parts)[None]], pixels=True)[0]
 
 
 def _interpolate(x, gap):  # (height, width, c), (height, width) -> linear in gaps, else nearest
@@ -245,28 +246,16 @@ def _interpolate(x, gap):  # (height, width, c), (height, width) -> linear in ga
     return filled
 
 
-def _denoise_by_cosines(x, noise_std, corners):  # (c, height, width), (c,) -> denoised in gaps
-    """Denoise by hard thresholds of the cosine transforms of patches of 8 x 8 pixels.
-
-    ``corners`` are the first pixels of the patches to code, as indices into the flattened image
-    with a border of 7 more pixels on each side. Only pixels inside gaps get their whole sum.
-    ``noise_std`` has one level per channel.
-    """
+def _shrink_cosines(patches, noise_std):  # (n, n_pixels) -> two of the shape
+    """Return patches denoised by hard thresholds of their cosine transforms, and weights of 1."""
     waves = dct(np.eye(_SIDE), norm="ortho", axis=0)
-    waves, ends = to_tensor(np.kron(waves, waves)).to(x), [_SIDE - 1] * 2
-    larger = extend(x[None], ends, ends)[0]  # with it also a border pixel is in 64 patches
-    pixels, total = larger.flatten(1), torch.zeros_like(larger).flatten(1)
-    one = (torch.arange(_SIDE)[:, None] * larger.shape[2] + torch.arange(_SIDE)).flatten()
-    for part in corners.split(_PATCHES["cpu"]):
-        index = part[:, None] + one
-        codes = pixels[:, index] @ waves.mT
-        # The threshold of 2.7 noise levels was chosen like _FIRST_LEVEL.
-        small = codes.abs() <= 2.7 * noise_std[:, None, None]
-        small[..., 0] = False  # the mean of a patch is hardly noisy
-        codes.masked_fill_(small, 0)
-        total.index_add_(1, index.flatten(), (codes @ waves).flatten(1))
-    inner = slice(_SIDE - 1, 1 - _SIDE)
-    return total.view_as(larger)[:, inner, inner] / _SIDE**2
+    waves = to_tensor(np.kron(waves, waves)).to(patches)
+    codes = patches @ waves.mT
+    # The threshold of 2.7 noise levels was chosen like _FIRST_LEVEL.
+    small = codes.abs() <= 2.7 * noise_std
+    small[:, 0] = False  # the mean of a patch is hardly noisy
+    denoised = codes.masked_fill_(small, 0) @ waves
+    return denoised, torch.ones_like(denoised)
 
 
 def inpaint(
@@ -355,24 +344,30 @@ def inpaint(
     # An orthogonal matrix that turns three colours into a mean and two differences.
     mixing = dct(np.eye(x.shape[2]), norm="ortho", axis=0)
     units = np.sqrt(np.square(errors @ mixing.T).sum(axis=0) / max(len(errors), 1))
-    unit, ends = np.sqrt(np.mean(units**2)), _SIDE - 1
-    # True at the first pixel of each patch that touches a gap, in the image with wider borders.
-    touching = binary_dilation(np.pad(gap, ends), np.ones((_SIDE, _SIDE)), origin=_SIDE // 2 - 1)
-    corners = to_tensor(np.flatnonzero(touching))
-    filled = to_tensor(np.where(known, x, _interpolate(x, gap))).movedim(-1, 0)
-    given, known = filled, to_tensor(known).movedim(-1, 0)
-    mixing, units = (to_tensor(array).to(given) for array in (mixing, units))
+    unit = np.sqrt(np.mean(units**2))
+    filled = given = to_tensor(np.where(known, x, _interpolate(x, gap)))
+    known, mixing, units = map(to_tensor, (known, mixing, units))
+    mixing, units = mixing.to(given), units.to(given)
+    # With borders of 7 more pixels also a pixel at the border is in 64 patches. Only patches that
+    # touch a gap are denoised: ``first`` are the places of their first numbers.
+    ends, inner = [_SIDE - 1] * 2, slice(_SIDE - 1, 1 - _SIDE)
+    touching = binary_dilation(np.pad(gap, ends[0]), np.ones((_SIDE, _SIDE)), origin=_SIDE // 2 - 1)
+    first = to_tensor(np.flatnonzero(touching))
+    _, within = _places(first.new_empty(*touching.shape, 1), (_SIDE, _SIDE), 1)
     # The last level is a twentieth of the first, chosen on the same photographs as _FIRST_LEVEL.
     for level in np.geomspace(_FIRST_LEVEL, _FIRST_LEVEL / 20.0, n_iter):
         if unit == 0:  # interpolation is exact
             break
         if denoise is None:
-            mixed = torch.tensordot(mixing, filled, 1)
-            mixed = _denoise_by_cosines(mixed, level * units, corners)
-            denoised = torch.tensordot(mixing.mT, mixed, 1)
+            mixed = extend((filled @ mixing.mT).movedim(-1, 0)[None], ends, ends)[0]
+            parts = [
+                _mean_of_patches(channel, first, within, partial(_shrink_cosines, noise_std=std))
+                for channel, std in zip(mixed, level * units, strict=True)
+            ]
+            denoised = torch.stack(parts, dim=-1)[inner, inner] @ mixing
         else:
-            (noisy,) = images.hand_back([filled[None]])
+            (noisy,) = images.hand_back([filled.movedim(-1, 0)[None]])
             denoised = to_tensor(denoise(noisy, float(level * unit))).to(filled)
-            denoised = denoised.movedim(-1, 0) if denoised.ndim == 3 else denoised[None]
+            denoised = denoised.reshape(filled.shape)
         filled = torch.where(known, given, denoised)
-    return images.hand_back([filled[None]], pixels=True)[0]
+    return images.hand_back([filled.movedim(-1, 0)[None]], pixels=True)[0]

@@ -40,12 +40,13 @@ _MOST_NUMBERS = 1_000_000
 
 
 def _some(indices, n_atoms):
-    """Count atoms in words: "3 of 10 atoms are"."""
+    """Return how many atoms ``indices`` are, in words: "3 of 10 atoms are"."""
     n = len(indices)
     return f"{n} of {n_atoms} atoms {'is' if n == 1 else 'are'}"
 
 
-def _penalty(look):  # -> name of the parameter, number in use
+def _penalty(look):
+    """Return the name of the parameter that sets the penalty of codes, and the number in use."""
     given = look.given
     learned = given.get("separate_atoms") and given["transform_algorithm"] == "unfolded"
     if given.get("transform_alpha") is not None and not learned:

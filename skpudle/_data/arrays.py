@@ -92,7 +92,7 @@ def wide(x):
 
 
 def to_numpy(tensor):
-    """Return an independent array; `Tensor.numpy` would share memory that training changes."""
+    """Return a tensor of any device and graph as an array that shares no memory with it."""
     return tensor.detach().cpu().resolve_neg().numpy().copy()
 
 
@@ -102,15 +102,18 @@ def host_array(X):
 
 
 def like_input(tensor, X):
-    """Return ``tensor`` as a container of the same kind as the user's ``X``, without a copy."""
+    """Return an array, or a tensor on the device of ``X`` if ``X``, the user's input, is a tensor.
+
+    The memory is that of ``tensor`` where the device allows it.
+    """
     return tensor.to(X.device) if isinstance(X, torch.Tensor) else tensor.detach().cpu().numpy()
 
 
 def split_missing(x, n_axes=None):  # -> x, mask of the same shape or None
-    """Return data without NaN, and a mask that is 1 for known entries, None if all are known.
+    """Return data without NaN, and a mask: 1 where an entry is known, 0 where it was NaN.
 
-    A missing entry gets the mean of its column, for code that ignores the mask. With ``n_axes`` the
-    data are images, and it gets the mean of its channel, over the last ``n_axes`` axes.
+    NaN is replaced by the mean of its column, for code that ignores the mask. With ``n_axes`` the
+    data are images, and NaN is replaced by the mean of its channel, over the last ``n_axes`` axes.
     """
     if not torch.isnan(x.sum()):  # the sum is NaN if any entry is
         return x, None
@@ -234,26 +237,26 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     return X
 
 
-def check_numbers(values, name, n=None, *, positive=False, of="features"):  # -> Tensor (n,)
+def check_numbers(values, name, n, *, positive=False, of="features"):  # -> Tensor (n,)
     """Check numbers that a user gives, one for each feature or each row.
 
     Raises
     ------
     ValueError
-        If the numbers are not finite, not of one dimension, not ``n`` numbers, or, with
+        If the numbers are not finite, not an array of ``n`` numbers, or, with
         ``positive``, not all positive.
     """
     numbers = check_array(host_array(values), dtype=np.float64, ensure_2d=False, input_name=name)
-    kind, wanted = "positive numbers" if positive else "numbers", numbers.size if n is None else n
-    if numbers.shape != (wanted,) or (positive and not (numbers > 0).all()):
+    if numbers.shape != (n,) or (positive and not (numbers > 0).all()):
         raise ValueError(
-            f"{name} of shape {numbers.shape} is no array of {kind}. Pass one for each of "
-            f"the {wanted} {of}."
+            f"{name} of shape {numbers.shape} is no array of {'positive ' * positive}numbers. Pass "
+            f"one for each of the {n} {of}."
         )
     return to_tensor(numbers)
 
 
-def _check_tensor(X, options, allow_nan):
+def _check_tensor(X, options, allow_nan):  # (n, n_features) -> the same, on its device
+    """Check a tensor as `check_array` checks an array; ``options`` are those of `check_array`."""
     if X.is_complex():
         raise ValueError(f"Complex data not supported, got a tensor of dtype {X.dtype}.")
     # torch leaves the sign of such a tensor as the imaginary part of a conjugate for later

@@ -12,7 +12,6 @@ in their order.
 
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Real
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ _SAME = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 
 def send(tensor, device):
-    """Return a tensor on a device; the host does not wait for a copy to a GPU."""
+    """Return a tensor on a device. The host does not wait until a GPU has its copy."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
@@ -59,7 +58,7 @@ class Batches:
         return n_samples and -(-n_samples // self.batch_size)
 
     def batches(self):
-        """Return an iterator over the batches of an epoch."""
+        """Return an iterator over the batches of an epoch, which are `Samples`."""
         return self.source.blocks(self.batch_size, self.generator)
 
 
@@ -115,20 +114,17 @@ class Samples:
         return self.map(lambda part: part[rows])
 
     def after(self, earlier):  # -> Samples
-        """Return earlier samples and these, on the device of these."""
-        both = earlier.to(self.x.device), self
-        has_gaps = any(one.mask is not None for one in both)
-        weighs = any(one.weight is not None for one in both)
-        parts = {
-            "x": [one.x for one in both],
-            "mask": [one.known for one in both] if has_gaps else None,
-            "target": None if self.target is None else [one.target for one in both],
-            "weight": [one.weigh(torch.ones_like(one.x[:, 0])) for one in both] if weighs else None,
-        }
-        return Samples(**{name: part and torch.cat(part) for name, part in parts.items()})
+        """Return the samples ``earlier``, followed by these, on the device of these."""
+        both, target, weight = (earlier.to(self.x.device), self), None, None
+        x, mask = split_missing(torch.cat([with_gaps(one.x, one.mask) for one in both]))
+        if self.target is not None:
+            target = torch.cat([one.target for one in both])
+        if any(one.weight is not None for one in both):
+            weight = torch.cat([one.weigh(one.x.new_ones(len(one))) for one in both])
+        return Samples(x, mask, target, weight)
 
     def of_features(self, features):
-        """Return the samples with some of their features."""
+        """Return the samples with some of their features; ``features`` are their numbers."""
         mask = None if self.mask is None else self.mask[:, features]
         return replace(self, x=self.x[:, features], mask=mask)
 
@@ -161,8 +157,6 @@ def check_sample_weight(sample_weight, n_samples):  # -> Tensor (n_samples,), fl
     Valid weights are finite, not negative, and not all zero.
     """
     weight, rows = host_array(sample_weight), np.empty((n_samples, 0))
-    if isinstance(weight, Real):  # a single number is checked like an array
-        weight = np.full(n_samples, weight)
     checks = dict(dtype=np.float64, ensure_non_negative=True)
     return to_tensor(_check_sample_weight(weight, rows, **checks))
 
@@ -257,7 +251,7 @@ def scale_weights(weight, n, total=own):  # -> Tensor (n,) or None, float or Non
 
 
 def known_samples(samples):  # -> Samples
-    """Drop samples of weight 0; drop the weights too if all that remain are 1."""
+    """Return the samples of positive weight, without weights if all of these are 1."""
     if samples.weight is None:
         return samples
     samples = samples[samples.weight > 0]

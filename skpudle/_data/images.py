@@ -47,7 +47,10 @@ def covering_positions(size, kernel, stride):  # -> tuple of int
 
 
 def covered(x, kernel, stride):  # (..., *size) -> (..., *larger size)
-    """Pad images with zeros at their ends to a size that atoms at all positions cover exactly."""
+    """Pad images with zeros at their ends to a size that atoms at all positions cover exactly.
+
+    ``kernel`` is the size of an atom, ``stride`` the distance of positions, along each axis.
+    """
     axes = zip(x.shape[-len(kernel) :], kernel, stride, strict=True)
     missing = [max(k - n, (k - n) % s) for n, k, s in axes]
     ends = [n for m in reversed(missing) for n in (0, m)]
@@ -184,6 +187,8 @@ def check_axes(images):
         axis of channels.
     """
     n, n_channels, *size = images.tensors[0].shape
+    # One image with colours in an array (height, width, 3) is read as many grey images, whose last
+    # axis is short. Images with channels first are read as images whose first axis is short.
     is_one = images.kind == "array" and not images.channel_axis
     is_one = is_one and size[-1] <= _CHANNELS < min(n, *size[:-1])
     is_first = images.kind != "rows" and size[0] <= _CHANNELS < min([n_channels, *size[1:]])
@@ -246,8 +251,8 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
 def _check_images(X, n_axes, device, *, first=False, **options):  # -> tensor, channel_axis
     """Return images (n, *size[, n_channels]) as a tensor (n, n_channels, *size).
 
-    With ``first`` the given images have the channels after n. ``channel_axis`` is whether they have
-    an axis of channels.
+    With ``first`` the given images are (n, n_channels, *size). ``channel_axis`` says whether the
+    given images have an axis of channels.
     """
     X = as_fractions(X) if options.get("largest") is None else X
     shape = tuple(X.shape)
@@ -314,11 +319,7 @@ def read_images(
         arrays = [(x if isinstance(x, torch.Tensor) else np.asanyarray(x))[None] for x in X]
     elif len(shape) == n_axes + 1 and (channels_first or has_colours):
         arrays, kind = [X[None]], "image"
-    elif len(shape) == 1:
-        raise ValueError(
-            "X has one axis. Reshape your data: one signal is [X], one row X.reshape(1, -1)."
-        )
-    elif len(shape) <= 2:  # also wrong input, such as numbers, which check_rows refuses
+    elif len(shape) <= 2:  # also one row or one number, which check_rows refuses
         rows, kind, channels_first = check_rows(X, **options), "rows", False
         shape = image_shape or (*[1] * (n_axes - 1), rows.shape[1])
         arrays = [rows.reshape(len(rows), *shape)]
