@@ -16,11 +16,11 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2369,
-    "_data": 798,
+    ".": 2366,
+    "_data": 770,
     "_denoiser": 474,
     "_fit": 1156,
-    "_learners": 2079,
+    "_learners": 2074,
     "_nmf": 609,
     "_operators": 171,
     "encoding": 669,
@@ -28,7 +28,7 @@ BUDGET = {
     "lasso": 944,
     "pretrained": 47,
     "search": 2604,
-    "all of the package": 12385,
+    "all of the package": 12349,
     "tests": 12114,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
