@@ -352,13 +352,14 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
     users of an atom, at regular distances, stand for all users. In each of these rows coordinate
     descent minimises over the atoms that the row uses beside the removed atom, and over the near
     atoms that violate the optimality condition. It works on products of atoms, or on residuals if
-    ``gram`` is empty.
+    ``gram`` is None. numba compiles both cases on their own, each when it is first used.
     """
     n_atoms, room = len(atoms), len(index) + near.shape[1]  # unused pages of memory cost nothing
     support, inside = np.empty(room, np.int64), np.zeros(n_atoms, np.bool_)
     z, beyond, slope = np.empty(room), np.empty(n_atoms, np.int64), np.empty(room)
     slopes, growth, left = np.zeros(n_atoms), np.zeros(n_atoms), np.empty(atoms.shape[1])
-    inner = np.empty((len(gram), len(gram)))
+    if gram is not None:
+        inner = np.empty((n_atoms, n_atoms))
     for j in range(first, last):
         n_users = by_atom[j + 1] - by_atom[j]
         n_asked = min(n_users, most)
@@ -383,17 +384,17 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
             for c in range(near.shape[1]):
                 slopes[near[j, c]] = _product(atoms[near[j, c]], left)
             w = _enter(slopes, positive, alpha + tolerance, share, k, inside, beyond, support, z)
-            if len(gram) > 0:
-                for a in range(w):
-                    slope[a] = _product(atoms[support[a]], left)
-                _gather(w, support, gram, inner)
-                rise -= _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z)
-            else:
+            if gram is None:
                 rise -= 0.5 * _product(left, left)
                 _descend(
                     w, support, atoms, known, alpha, positive, tolerance, max_sweeps, slope, z, left
                 )
                 rise += 0.5 * _product(left, left)
+            else:
+                for a in range(w):
+                    slope[a] = _product(atoms[support[a]], left)
+                _gather(w, support, gram, inner)
+                rise -= _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z)
             for e in range(w):
                 rise += alpha * abs(z[e])
                 growth[support[e]] += abs(z[e])

@@ -409,9 +409,8 @@ class Epoch(Coded):
             self.fitting = Codes.joined((*block[:2], block[3]) for block in found)
 
     @cached_property
-    def _gram(self):  # (p, p) products of atoms; (0, 0) where codes come from residuals
-        atoms = self._atoms if self._few else self._atoms[:0]
-        return atoms @ atoms.T
+    def _gram(self):  # (p, p) products of atoms; None where codes come from residuals
+        return self._atoms @ self._atoms.T if self._few else None
 
     def _slopes(self, residual, out):  # (n, m), (n, p) float32 -> (n, p)
         """Return ``out``, which is set to the products of residuals with all atoms.
