@@ -67,10 +67,6 @@ def parts(sizes, n_features, device):  # yields first, last, width
 LOOK = 4
 
 
-def _scatter(support, z, n_components):  # (n, k), (n, k) -> (n, n_components), the dense codes
-    return z.new_zeros(len(z), n_components).scatter_(1, support, z)
-
-
 def _gather_inner(atoms, gram, support, mask):  # -> (n, k, k), anything at empty places
     """Return the products of the atoms of each support, over the entries known by ``mask``."""
     if gram is None:
@@ -120,12 +116,6 @@ def _factor(inner, theta):  # (n, k, k), (n, k) -> (n, k, k), (n, k) bool
     return factor, active & ((pivots <= _compiled.DEPENDENT * scale) | (failed > 0)[:, None])
 
 
-def _reach(z, theta, step):  # (n, k) each -> (n, k)
-    """Return after which share of the step each code reaches zero; 2 if it keeps its sign."""
-    share = torch.where(theta * step < 0, z / -step, torch.zeros_like(z))
-    return share.masked_fill((theta * (z + step) > 0) | (theta == 0), 2)
-
-
 def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
     """Minimise the objective for given supports and signs, by two Newton steps, in place.
 
@@ -156,15 +146,17 @@ def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
             theta.masked_fill_(dependent, 0)
             stays = done | dependent.any(1)
         slope = slope * (theta != 0)
-        step = torch.cholesky_solve(slope[:, :, None], factor)
-        share = _reach(z, theta, step[:, :, 0])
+        step = torch.cholesky_solve(slope[:, :, None], factor)[:, :, 0]
+        # after which share of the step each code reaches zero; 2 if it keeps its sign
+        share = torch.where(theta * step < 0, z / -step, 0.0)
+        share.masked_fill_((theta * (z + step) > 0) | (theta == 0), 2)
         length = share.amin(1, keepdim=True).clamp_max(1).masked_fill_(stays[:, None], 0)
         stops = (share <= length) & ~stays[:, None]
         # If a factor has failed, the step may hold any numbers. Its length is then zero.
-        moved = torch.where(length > 0, z + length * step[:, :, 0], z)
+        moved = torch.where(length > 0, z + length * step, z)
         z.copy_(moved.masked_fill_(stops, 0))
         theta.masked_fill_(stops, 0)
-        fallen = torch.where(length > 0, length * (inner @ step)[:, :, 0], 0.0)
+        fallen = torch.where(length > 0, length * (inner @ step[:, :, None])[:, :, 0], 0.0)
         slope = slope - fallen
         done = done | ~(stays | stops.any(1))
     return done
@@ -192,7 +184,7 @@ class _Batch:
         self.solved = torch.zeros_like(self.settled)
 
     def codes(self):  # -> (n, all atoms)
-        return _scatter(self.support, self.z, len(self._atoms))
+        return self.z.new_zeros(len(self.z), len(self._atoms)).scatter_(1, self.support, self.z)
 
     def look_for_atoms(self):
         """Compute correlations, mark solved samples, and admit atoms to supports.

@@ -35,17 +35,6 @@ _MOST_WORK = 2 * 10**7
 _NEARLY_PARALLEL = 1e-9
 
 
-def are_distinct(gram):  # (n_components, n_components) -> bool
-    """Return whether all atoms are finite and not zero, and no two are nearly parallel."""
-    for j in range(len(gram)):
-        if not 0.0 < gram[j, j] < np.inf:
-            return False
-        for k in range(j):
-            if gram[j, k] ** 2 > (1.0 - _NEARLY_PARALLEL) * gram[j, j] * gram[k, k]:
-                return False
-    return True
-
-
 def _gather(atoms, gram, mask, support, k, inner):
     """Set the lower half of ``inner`` to ``D_S^T diag(mask) D_S`` (k, k).
 
@@ -174,14 +163,14 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=Non
     known = x.new_empty(len(x), 0) if known is None else known
     wide, rows, known = (t.detach().double().contiguous() for t in (atoms, x, known))
     gram, losses, gradient = wide @ wide.mT, rows.new_zeros(len(x)), wide.new_zeros(wide.shape)
-    # the arrays share the memory of the tensors
-    d, data, m, g = (np.asarray(t) for t in (wide, rows, known, gram))
-    if not loops.are_distinct(g):
-        return None
-    how = dict(penalties=[alpha], positive=positive, mask=known if mask is not None else None)
+    squares = gram.diagonal()
+    are_parallel = gram.square() > (1.0 - _NEARLY_PARALLEL) * torch.outer(squares, squares)
+    if not torch.equal(are_parallel, torch.eye(n_components, dtype=torch.bool)):
+        return None  # atoms are parallel, zero or not finite
+    how = dict(penalties=[alpha], positive=positive, mask=None if mask is None else known)
     codes = solve(wide, gram, rows, **how)[0, 0]
-    z = np.asarray(codes)
-    sums = np.asarray(losses), np.asarray(gradient)
+    # the arrays share the memory of the tensors
+    d, g, data, m, z, *sums = map(np.asarray, (wide, gram, rows, known, codes, losses, gradient))
     if not loops.differentiate(d, g, data, m, through_encoder, z, *sums):
         return None
     return codes.to(x.dtype), losses.to(x.dtype), gradient.div_(len(x)).to(x.dtype)

@@ -380,15 +380,15 @@ def solve_lasso(
         raise ValueError(f"debias={debias!r} is no share. Pass a number from 0 to 1.")
     x, known = known_entries(x, mask)
     penalty = checked_alpha(alpha, atoms, positive)
-    kept, scale = atoms.double(), None
+    given, scale = atoms.double(), None
     if isinstance(penalty, torch.Tensor):  # alpha z solves the lasso of atoms / alpha, penalty 1
         penalty, scale = 1.0, penalty
-        kept = kept / scale[:, None]
+        given = given / scale[:, None]
     codes = x.new_empty(len(x), len(atoms))
     gaps = x.new_full((len(x),), torch.nan, dtype=torch.float64)
-    if not (torch.linalg.vector_norm(kept, dim=1) < torch.inf).all():
+    if not (torch.linalg.vector_norm(given, dim=1) < torch.inf).all():
         return codes.fill_(torch.nan), gaps
-    kept, is_less = _without_parallels(kept, positive)
+    kept, is_less = _without_parallels(given, positive)
     gram = gram_matrix(kept, len(x))
     # the compiled solver certifies codes in passing, if it sees all atoms and has a penalty
     is_certified = certify and penalty > 0 and not is_less
@@ -404,8 +404,7 @@ def solve_lasso(
         how |= dict(mask=seen, out=z, gaps=gaps[rows] if is_certified else None)
         solve(kept, gram, data, **how)
         if certify and not is_certified:
-            exact = z[0, 0] if scale is None else z[0, 0] / scale
-            gaps[rows] = duality_gap(atoms, data, exact, alpha, positive=positive, mask=seen)
+            gaps[rows] = duality_gap(given, data, z[0, 0], penalty, positive=positive, mask=seen)
         found = z[0, 0].lerp(z[1, 0], debias) if debias else z[0, 0]
         codes[rows] = found if scale is None else found / scale
     return codes, gaps
@@ -466,15 +465,6 @@ def _check_finite(values, name):
             f"The {name} contain NaN or infinite values. Pass finite numbers, and the weight 0 "
             "where data are missing."
         )
-
-
-def _checked_weights(weights, x):  # -> (n_samples, n_features) or (n_features,), in float64
-    """Return weights on the device of ``x``; raise ValueError if one is negative or not finite."""
-    weights = _as_tensor(weights).to(x.device).double()
-    _check_finite(weights, "weights")
-    if weights.numel() and weights.min() < 0:
-        raise ValueError(f"weights has the value {float(weights.min()):g}. Pass weights >= 0.")
-    return weights if weights.ndim == 1 else weights.expand_as(x)
 
 
 def _split_scale(rows):  # (n, m) -> (n, m), (n, 1)
@@ -609,7 +599,11 @@ def solve_nnls(
     free = free.to(atoms.device).expand(len(atoms)) > 0
     _check_finite(atoms, "atoms")
     if weights is not None:
-        weights = _checked_weights(weights, x)
+        weights = _as_tensor(weights).to(x.device).double()
+        _check_finite(weights, "weights")
+        if (weights < 0).any():
+            raise ValueError(f"weights has the value {float(weights.min()):g}. Pass weights >= 0.")
+        weights = weights if weights.ndim == 1 else weights.expand_as(x)
         x = x.where(weights > 0, 0.0)
     _check_finite(x, "data")
     if 0 in x.shape or 0 in atoms.shape:
