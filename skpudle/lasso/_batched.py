@@ -1,5 +1,8 @@
 r"""The active set method behind `skpudle.lasso`, for a batch of samples in torch.
 
+`solve` is what the package calls. On the CPU it hands the samples to the loops of
+`skpudle.lasso._compiled`, which have the same method for one sample at a time.
+
 A sample ``x`` has a *support* S, the atoms with nonzero codes, their signs ``theta`` (1 or -1), and
 correlations ``c = D^T (x - D z)`` of the residual with all atoms. A *round*
 
@@ -18,8 +21,7 @@ Here supports of a batch are padded to one size. A place without an atom refers 
 zero atom and has ``theta = 0``. A GPU works ahead of the host until the host needs a number from
 it, such as the number of solved samples, and has to wait. So the host counts solved samples only
 every few rounds. In between, solved samples stay as they are. A sample whose support still changes
-after two Newton steps admits no atoms in the next round. `skpudle.lasso._compiled` has the same
-method for one sample at a time.
+after two Newton steps admits no atoms in the next round.
 """
 
 from bisect import bisect_right
@@ -68,7 +70,11 @@ LOOK = 4
 
 
 def _gather_inner(atoms, gram, support, mask):  # -> (n, k, k), anything at empty places
-    """Return the products of the atoms of each support, over the entries known by ``mask``."""
+    """Return the Gram matrix of the atoms of each support (n, k).
+
+    A mask (n, n_features) multiplies the atoms of each row. It takes the place of the Gram matrix
+    ``gram`` of all atoms, which is None then.
+    """
     if gram is None:
         inner = support.new_empty(*support.shape, support.shape[1], dtype=atoms.dtype)
         for rows in blocks_of_rows(len(support), support.shape[1] * atoms.shape[1], 2**24):
@@ -328,10 +334,11 @@ def lasso_gaps(atoms, x, codes, positive, mask=None):  # codes (n, n_components)
 
 
 def solve_alike(atoms, gram, x, mask, penalties, positive, max_iter, out, gaps):
-    """Solve for rows that all use the Gram matrix, or that all have a mask, see `solve`.
+    """Solve for rows that all use the Gram matrix, or that all have a mask, for `solve`.
 
-    ``out`` (1 or 2, n_penalties, n_samples, n_components) gets the codes. ``gaps`` (n_samples,) or
-    None gets the relative duality gaps of the last penalty.
+    ``out`` (1 or 2, n_penalties, n_samples, n_components) gets the lasso's codes, and then least
+    squares codes on their supports. ``gaps`` (n_samples,) gets the relative duality gaps at the
+    last penalty; it may be None.
     """
     for codes, penalty in zip(out[0], penalties, strict=True):
         _solve_penalty(atoms, gram, x, mask, penalty, positive, max_iter, codes)
@@ -382,7 +389,9 @@ def solve(
     out = x.new_empty(1 + refit, len(penalties), len(x), len(atoms)) if out is None else out
     on_host, how = x.device.type == "cpu", (penalties, positive, max_iter)
     solve_on_device = _compiled.solve_alike if on_host else solve_alike
-    if on_host and gram is not None and out.numel():  # for all rows: bits depend on their number
+    # The bits of a product depend on the number of rows. So all rows are multiplied together, and
+    # a mask of one row changes no bit of the others.
+    if on_host and gram is not None and out.numel():
         with threads_for(atoms, x):
             torch.mm(x, atoms.mT, out=out[0, -1])
     if mask is None and out.numel():

@@ -159,7 +159,7 @@ def _remove(out, k, support, z, theta, squares, step, y, factor):
 
 
 def _reach(z, theta, step):  # floats, of one code -> float
-    """Return after which share of the step a code reaches zero; 2 if it keeps its sign."""
+    """Return the fraction of a Newton step at which a code reaches zero; 2 if it keeps its sign."""
     if theta * (z + step) > 0:
         return 2.0
     return z / -step if theta * step < 0 else 0.0
@@ -169,8 +169,8 @@ def _minimise(first, k, support, z, theta, slope, squares, step, y, factor):  # 
     """Minimise for the given support and signs; return the size of the support that remains.
 
     Newton steps end at the first code that reaches zero, which leaves the support, until a whole
-    step keeps all signs. The slope before the entry ``first`` counts as zero. All arrays but the
-    slope change in place.
+    step keeps all signs. ``slope`` before the entry ``first`` counts as zero. All other arrays
+    change in place.
     """
     for i in range(first):
         y[i] = 0.0
@@ -369,10 +369,10 @@ loops = Loops(globals())
 
 
 def solve_alike(atoms, gram, x, mask, penalties, positive, max_iter, out, gaps):
-    """Solve for rows on the CPU that all use the Gram matrix, or that all have a mask.
+    """Solve for rows on the CPU that all use the Gram matrix, or that all have a mask, in threads.
 
-    The function and its arguments are those of `skpudle.lasso._batched.solve_alike`, with falling
-    penalties: codes of each penalty start from those of the penalty before. With a Gram matrix
+    It does what `skpudle.lasso._batched.solve_alike` does, with the same arguments. Penalties fall,
+    and codes of each penalty start from those of the penalty before. With a Gram matrix
     ``out[0, -1]`` holds ``x @ atoms.mT`` on entry.
     """
     mask = x.new_empty(len(x), 0) if mask is None else mask

@@ -197,7 +197,9 @@ def _apply_pseudo_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), None
 
 
 def _implicit_adjoint(atoms, codes, delta, mask=None):
-    """Return ``u`` with ``u_S = pinv(G_SS) delta_S`` on the support of each row, else 0.
+    """Return ``u``, from which all derivatives of converged codes follow, see `skpudle.lasso`.
+
+    On the support of each row ``u_S = pinv(G_SS) delta_S``; elsewhere ``u`` is 0.
 
     Parameters
     ----------

@@ -56,6 +56,8 @@ def known_entries(x, mask):  # (n, m), mask that broadcasts to (n, m) or None ->
 def descent_direction(atoms, free):
     """Return a vector whose inner products with all atoms are positive, and the inner products.
 
+    `nonnegative_gap` moves residuals along it until they are feasible for the dual problem.
+
     Parameters
     ----------
     atoms : Tensor of shape (n_components + n_free, n_features)
@@ -468,7 +470,10 @@ def _check_finite(values, name):
 
 
 def _split_scale(rows):  # (n, m) -> (n, m), (n, 1)
-    """Return rows divided by their largest moduli, and the moduli; 1 for a row of zeros."""
+    """Return rows divided by their largest moduli, and these moduli, so that squares stay finite.
+
+    A row of zeros stays as it is, and its modulus counts as 1.
+    """
     largest = rows.abs().amax(1, keepdim=True)
     largest = largest.where(largest > 0, 1.0)
     return rows / largest, largest
