@@ -60,7 +60,10 @@ def _extended(x, patch_shape, stride):  # (1, c, height, width) -> (height, widt
 
 
 def _places(x, patch_shape, stride):  # (height, width, c) -> (n_patches,), (n_pixels * c,)
-    """Return the place of each patch's first number in the flat image, and of others from it."""
+    """Return the places of numbers in the flat image: of each patch's first, and of those from it.
+
+    Patch i of an image ``x`` is ``x.flatten()[first[i] + within]``, with the two results.
+    """
     places = torch.arange(x.numel(), device=x.device).view(x.shape)
     first = places[tuple(slice(0, n - k + 1, stride) for n, k in zip(x.shape, patch_shape))]
     return first[..., 0].flatten(), places[: patch_shape[0], : patch_shape[1]].flatten()
@@ -229,7 +232,7 @@ def denoise_patches(
 
 
 def _interpolate(x, gap):  # (height, width, c), (height, width) -> linear in gaps, else nearest
-    """Fill gaps of ``x`` by linear interpolation, or by the nearest known pixel outside its reach.
+    """Fill gaps of ``x`` by linear interpolation; where it has no value, by the nearest known pixel.
 
     Only known pixels next to gaps are used. This changes nothing: the circle through the corners of
     a Delaunay triangle holds no known pixel, so each corner of a triangle with a gap inside is next
@@ -348,8 +351,8 @@ def inpaint(
     filled = given = to_tensor(np.where(known, x, _interpolate(x, gap)))
     known, mixing, units = map(to_tensor, (known, mixing, units))
     mixing, units = mixing.to(given), units.to(given)
-    # With borders of 7 more pixels also a pixel at the border is in 64 patches. Only patches that
-    # touch a gap are denoised: ``first`` are the places of their first numbers.
+    # With 7 more pixels on each side, pixels at the border are in 64 patches, too. Only patches that
+    # touch a gap are denoised: ``first`` has the places of their first pixels.
     ends, inner = [_SIDE - 1] * 2, slice(_SIDE - 1, 1 - _SIDE)
     touching = binary_dilation(np.pad(gap, ends[0]), np.ones((_SIDE, _SIDE)), origin=_SIDE // 2 - 1)
     first = to_tensor(np.flatnonzero(touching))

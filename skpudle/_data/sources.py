@@ -151,7 +151,7 @@ def _collate(samples):
 
 
 def _regroup(parts, size):
-    """Cut and join samples with any numbers of rows to samples of ``size`` rows.
+    """Yield samples of ``size`` rows from ``parts``, samples with any numbers of rows.
 
     The last samples may have fewer rows.
     """
@@ -247,20 +247,24 @@ class InMemory:
         return x
 
     def converted(self, n_rows):  # yields (n, n_features)
-        """Yield all rows in their order, checked: at most ``n_rows`` at a time if they are many."""
+        """Yield all rows in their order, checked: ``n_rows`` at a time, or at once in memory."""
         yield from map(self.convert, self.parts(n_rows) if self.in_parts else [self.array()])
 
     def samples(self, n_rows):  # yields Samples
-        """Yield all rows in their order, as samples: parts as those of `converted`."""
+        """Yield the rows of `converted` as samples, with their weights and targets."""
         first = 0
         for x in self.converted(n_rows):
             yield self.make_samples(x, slice(first, first := first + len(x)))
 
     def make_samples(self, x, keys=slice(None)):  # -> Samples
-        """Return rows (n, n_features) as samples on the device; ``keys`` are their numbers."""
-        known = (self.target, self.weight)
-        of_rows = (None if part is None else part[keys].to(x) for part in known)
-        x, mask = arrays.split_missing(x)  # on the CPU, so that the host need not wait for a GPU
+        """Return checked rows ``x`` (n, n_features) as samples on the device of `read_for`.
+
+        ``keys`` are the numbers of the rows in X, which find their targets and weights.
+        """
+        given = (self.target, self.weight)
+        of_rows = (None if part is None else part[keys].to(x) for part in given)
+        # missing entries are found before the copy, since the host would wait for a GPU's answer
+        x, mask = arrays.split_missing(x)
         samples = batches.Samples(x, mask, *of_rows)
         if self.device is None:
             return samples
@@ -322,6 +326,7 @@ class Table(InMemory):
         return self._raw(0, self.n_rows)
 
     def _raw(self, first, last):
+        """Return the rows from ``first`` to ``last - 1``, as the table gives them."""
         if isinstance(self.data, Dataset):  # of torch: it returns single samples
             found = _collate(self.data[number] for number in range(first, last))
         else:
@@ -347,11 +352,12 @@ class Table(InMemory):
     def sample(self, n_components, seed, *, whole=True):  # -> Samples
         """Return the sample of all rows that a fit begins with; all rows if they are few.
 
-        ``whole`` matters for streams only.
+        Equal parts of the table have a run of neighbouring rows each, at a random place. ``whole``
+        matters for streams only.
         """
         n_rows = min(_sample_size(self._read(np.arange(1)), n_components), self.n_rows)
         keys = np.arange(n_rows)
-        if n_rows < self.n_rows:  # a run of ``length`` rows at a random place of each equal part
+        if n_rows < self.n_rows:
             length = -(-n_rows // min(_PLACES, n_rows))
             edges = np.linspace(0, self.n_rows, -(-n_rows // length) + 1).astype(int)
             free = np.maximum(edges[1:] - edges[:-1] - length, 0)
@@ -367,7 +373,12 @@ class Table(InMemory):
             order = np.random.default_rng(seed).permutation
         return _regroup(self._windows(order), n_rows)
 
-    def _windows(self, order):  # yields Samples; ``order(n)`` returns the numbers 0 to n - 1
+    def _windows(self, order):  # yields Samples
+        """Yield all rows as samples, one window of blocks after the other.
+
+        ``order(n)`` returns the numbers 0 to n - 1, in the order in which blocks, and then the rows
+        of a window, are to come.
+        """
         starts = order(-(-self.n_rows // self._block)) * self._block
         n_blocks = max(1, self._most // self._block)
         for window in np.split(starts, range(n_blocks, len(starts), n_blocks)):
@@ -378,7 +389,10 @@ class Table(InMemory):
 
 
 def _with_smallest(size, parts, draws):  # -> [Tensor (size, n_features)], (size,)
-    """Keep the rows with the smallest draws, in their order; ``parts`` are tensors of rows."""
+    """Return the ``size`` rows with the smallest draws, in their order, and these draws.
+
+    ``parts`` are tensors (n, n_features), and ``draws`` has a number for each of their rows.
+    """
     rows = torch.cat(parts)
     chosen = np.sort(np.argpartition(draws, size)[:size]) if size < len(draws) else slice(None)
     return [rows[chosen]], draws[chosen]
