@@ -232,7 +232,7 @@ def denoise_patches(
 
 
 def _interpolate(x, gap):  # (height, width, c), (height, width) -> linear in gaps, else nearest
-    """Fill gaps of ``x`` by linear interpolation; where it has no value, by the nearest known pixel.
+    """Fill gaps of ``x`` by linear interpolation; where it has no value, by the nearest pixel.
 
     Only known pixels next to gaps are used. This changes nothing: the circle through the corners of
     a Delaunay triangle holds no known pixel, so each corner of a triangle with a gap inside is next
@@ -351,8 +351,8 @@ def inpaint(
     filled = given = to_tensor(np.where(known, x, _interpolate(x, gap)))
     known, mixing, units = map(to_tensor, (known, mixing, units))
     mixing, units = mixing.to(given), units.to(given)
-    # With 7 more pixels on each side, pixels at the border are in 64 patches, too. Only patches that
-    # touch a gap are denoised: ``first`` has the places of their first pixels.
+    # With 7 more pixels on each side, pixels at the border are in 64 patches, too. Only patches
+    # that touch a gap are denoised: ``first`` has the places of their first pixels.
     ends, inner = [_SIDE - 1] * 2, slice(_SIDE - 1, 1 - _SIDE)
     touching = binary_dilation(np.pad(gap, ends[0]), np.ones((_SIDE, _SIDE)), origin=_SIDE // 2 - 1)
     first = to_tensor(np.flatnonzero(touching))
