@@ -28,7 +28,10 @@ class Optimizer:
         self.atoms = torch.nn.Parameter(self._constrain(atoms.contiguous()).contiguous())
 
     def _constrain(self, block, n_after=0):
-        """Project a block of the atoms, ``n_after`` before the end, except the last ``n_free``."""
+        """Project successive rows of the atoms, ``block``, after which ``n_after`` rows follow.
+
+        The last ``n_free`` rows of all have no constraints and stay as they are.
+        """
         n = len(block) - max(self._n_free - n_after, 0)
         return torch.cat([self._project(block[:n]), block[n:]])
 
@@ -185,7 +188,10 @@ class SurrogateOptimizer(Optimizer):
         atoms.copy_(self._minimize(atoms, self.anchor * one_use))
 
     def _age(self, n_samples):  # -> scalar tensor, from 0 to 1
-        """Count the batch, and return the share of the sums to keep; small batches keep more."""
+        """Count a batch of ``n_samples``; return the share of the sums of earlier batches to keep.
+
+        Before a small batch more is kept than before a large one.
+        """
         state = self._state
         state["n_updates"] += 1
         state["n_samples"] = state["n_samples"] + n_samples
@@ -197,10 +203,10 @@ class SurrogateOptimizer(Optimizer):
         return (1 - 1 / n_updates) ** (share * exponent)
 
     def _minimize(self, now, weight):  # (n_components, n_features), scalar -> the same as now
-        """Return the atoms after one sweep, over blocks of atoms, that lowers the class's model.
+        """Return atoms that lower the quadratic model, by one sweep over blocks of atoms.
 
         Each block uses the new values of earlier blocks. ``now`` are the current atoms, and
-        ``weight`` is rho, the weight of the current atoms in the model.
+        ``weight`` is their weight rho in the model.
         """
         atoms, curvature, pull = now.clone(), self._state["curvature"], self._state["pull"]
         for first in range(0, len(atoms), _ATOMS_AT_ONCE):

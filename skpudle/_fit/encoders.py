@@ -122,7 +122,7 @@ def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fit
     given, n_made, batch_size = plan.given, 0, plan.batch_size(len(samples))
     n_batches = -(-len(samples) // batch_size)
 
-    def stopped():  # called before each update
+    def stopped():  # called before each update: counts updates, and tells of Ctrl-C
         nonlocal n_made
         n_made += not interrupts.pending
         return interrupts.pending
@@ -140,10 +140,11 @@ def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fit
 
 
 def baseline_of(learner):  # -> ndarray of shape (n_features,) or None
-    """Return the baseline that rows lose before least squares codes them, None without one.
+    """Return the baseline to subtract from a learner's rows before they are coded, None if none.
 
-    The ``intercept_`` of a learner with weights, ``coef_``, is the intercept of its decisions, and
-    the baseline is ``baseline_``. Counts have a ``loss``, which has its own.
+    The baseline is ``intercept_``. A learner with weights, ``coef_``, has ``baseline_`` instead,
+    since its ``intercept_`` belongs to its decisions. Learners of counts, which have a ``loss``,
+    add the baseline to natural parameters and subtract nothing.
     """
     if hasattr(learner, "loss"):
         return None
@@ -268,7 +269,7 @@ class Codes:
         depth, learns = given.n_unfoldings, given.separate_atoms
         is_soft_lasso = given.shrinkage == "soft" and self.decay == (1, 1)
         self.converges = given.transform_algorithm == "lasso" or depth is None
-        is_free = depth in ("auto", None) and not learns
+        is_free = depth in ("auto", None) and not learns  # no number of unfoldings is asked for
         self.of_lasso = is_soft_lasso and given.alpha != 0 and is_free
         self.solves = self.of_lasso or self.converges
         # 3 unfoldings of a learned encoder code as well as 20 with the dictionary's own matrices.

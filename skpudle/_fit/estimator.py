@@ -66,14 +66,15 @@ class Data(NamedTuple):
         if mean is None:
             return self
         if source is samples:
-            samples = replace(samples, weight=weight)
-            return self._replace(source=samples, samples=samples)
+            samples = source = replace(samples, weight=weight)
+            return self._replace(source=source, samples=samples)
         source.weight = weight
         weight = None if weight is None else samples.weigh(torch.ones_like(samples.x[:, 0])) / mean
         return self._replace(samples=replace(samples, weight=weight))
 
 
 def _mark_outliers(data, fitted):  # -> csr_array of shape (n_rows, n_features), bool, or None
+    """Return which entries of the user's rows were outliers; None if none was found."""
     if fitted.outliers is None or not len(fitted.outliers):
         return None
     # The additional last row is for rows of weight 0, whose place is -1.
@@ -192,6 +193,8 @@ class GradientLearner(CallbackSupportMixin):
             )
         plan = self._plan()
         data = self._read(plan, X, y, known=known, part=True, **of_samples)
+        # `replaced`: the user has set other atoms. `young`: all rows of earlier calls, while they
+        # are too few to decide on their units. `decided`: earlier rows have decided on the units.
         replaced = known and self._fit_given["atoms"] != messages.describe(self.components_)
         read, young = data, self._fitted.young if known and not replaced else None
         if young is not None:
@@ -225,7 +228,7 @@ class GradientLearner(CallbackSupportMixin):
         return self
 
     def _alternate(self, plan, fitted, data, interrupts):
-        """Alternate between the codes of a block of rows and the atoms, block by block.
+        """Return the record after codes and atoms of each block of rows were solved in turn.
 
         Rows that are too few for a block are kept for the next call, in ``fitted.recent``.
         """
@@ -251,7 +254,10 @@ class GradientLearner(CallbackSupportMixin):
         return replace(fitted, atoms=state.atoms.to(fitted.atoms), loss_curve=curve, **known)
 
     def _train_part(self, plan, fitted, data, interrupts):
-        """Train by gradients, and replace atoms that no code has used for long."""
+        """Return the record after one epoch of training by gradients.
+
+        Atoms that no code has used for long are replaced by samples.
+        """
         rows, before = plan.join(fitted), fitted.training
         now = messages.describe(plan.optimizer_for(len(fitted.atoms)))
         moments = before.get("moments", {})

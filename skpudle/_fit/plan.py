@@ -146,7 +146,7 @@ class Plan(Codes):
         # The penalty of the last unfolding. That of hard thresholds has the derivative 0.
         is_hard = self.given.shrinkage == "hard"
         penalty = 0.0 if is_hard else fitted.alpha * decay ** (self.n_unfoldings - 1)
-        # from samples other gradients than "dec" fail
+        # Other gradients than "dec" find no good atoms if training begins with samples as atoms.
         rule = GRADIENT_RULES["dec" if fitted.from_samples else self.gradient]
         return rule, DenseDictionary(fitted.atoms), dict(encoder=encoder, penalty=penalty)
 
@@ -190,7 +190,10 @@ class Plan(Codes):
         return samples, Fitted(atoms=None, data_scale=scale, noise=noise, penalty=penalty)
 
     def begin(self, samples, fitted, generator):  # -> Fitted
-        """Return a record of `enter` with atoms: given ones, samples, or vertices of mixtures."""
+        """Return the record of `enter` with initial atoms, and the penalty of codes for them.
+
+        The atoms are the user's, samples, or the purest samples if samples are mixtures of few.
+        """
         start, x = self.given.dict_init, samples.x
         if self.searches:
             start = "vertices" if self.mixes_few(self.n_components, x.shape[1]) else "data"
@@ -223,8 +226,9 @@ class Plan(Codes):
     def problem(self, samples, penalty=None, square=None, **others):  # -> Problem
         """Return the problem of a search in rows, divided by a unit.
 
-        The unit follows from ``square``, by default the mean squared norm of the rows. Without a
-        penalty it has a dummy.
+        ``samples`` are rows in units of their noise. The unit follows from ``square``, by default
+        the mean squared norm of the rows. ``penalty`` is in units of the rows; None is for problems
+        whose penalty nobody reads.
         """
         unit = unit_of(mean_square(samples.x, samples.weight) if square is None else square)
         penalty = unit if penalty is None else penalty
@@ -234,7 +238,10 @@ class Plan(Codes):
         return Problem.in_unit(samples.x, penalty, unit, **others)
 
     def optimizer_for(self, n_rows):
-        """Return the optimiser for this number of rows: the surrogate while its matrix is small."""
+        """Return the name or maker of the optimiser for a number of rows of parameters.
+
+        "auto" is the surrogate while its matrix (n_rows, n_rows) is small.
+        """
         # The surrogate's matrix of 4096 x 4096 entries takes 128 MiB in float64.
         default = "surrogate" if n_rows <= 4096 else "adam"
         return default if self.given.optimizer == "auto" else self.given.optimizer
@@ -256,8 +263,8 @@ class Plan(Codes):
 
     def mixes_few(self, n_components, n_features):
         """Return whether rows are mixtures of few non-negative atoms, as spectra are."""
+        # The purest rows of such mixtures are near the atoms, and make good initial atoms.
         positive = self.given.positive_code and self.given.positive_dict
-        # Then the purest rows are near the atoms, and make good initial atoms.
         return positive and (n_components or n_features) <= 0.25 * n_features
 
     def adapts(self, n_components):

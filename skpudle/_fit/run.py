@@ -62,7 +62,7 @@ class Interrupts:
             signal.signal(signal.SIGINT, self._note)
         return self
 
-    def _note(self, number, frame):
+    def _note(self, number, frame):  # the handler of a first Ctrl-C
         self.pending = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -274,6 +274,7 @@ class Run(Interrupts):
             self._find_checkpoints()
 
     def _find_checkpoints(self):
+        """Set the checkpoints, the state that one of them has stored, and the random numbers."""
         learner, callbacks = self.learner, getattr(self.learner, "_skl_callbacks", [])
         found = [one for one in callbacks if isinstance(one, Checkpoint)]
         self.checkpoints = dict.fromkeys(found, time.monotonic())
@@ -316,8 +317,8 @@ class Run(Interrupts):
             self.record = replace(found, atoms=moved[0], more=moved[1], ended_by=stays)
             self.generator.set_state(self._stored["generator"])
         try:
-            while (phase := next(filter(self._is_next, table(self.record)), None)) is not None:
-                self._make(phase)
+            while left := [phase for phase in table(self.record) if self._is_left(phase)]:
+                self._make(left[0])
         except Diverged as diverged:
             error = diverged
             self.record = replace(error.fitted or self.record, ended_by="divergence")
@@ -332,7 +333,8 @@ class Run(Interrupts):
             raise error
         return self.record
 
-    def _is_next(self, phase):
+    def _is_left(self, phase):  # -> bool
+        """Return whether a phase is due, is not done, and may be made now."""
         is_left = phase.is_due and phase.name not in self.record.done
         return is_left and (phase.ends_search or not self.pending)
 
@@ -342,7 +344,7 @@ class Run(Interrupts):
         task = self.root.subcontext(task_name=phase.name, max_subtasks=phase.most)
         task.call_on_fit_task_begin(**self.given)
         is_whole, done, note = not self.pending, False, f"{phase.name}, done"
-        if self.pending:  # the line stays that of the epoch that Ctrl-C has ended
+        if self.pending:  # KeyboardInterrupt shall name the epoch that Ctrl-C has ended
             note = self.record.note
         steps = phase.steps(replace(self.record, note=note, is_done=True))
         while not done:
@@ -371,7 +373,8 @@ class Run(Interrupts):
         self._ended = time.perf_counter()
         self.seconds[phase.name] = self.seconds.get(phase.name, 0.0) + self._ended - began
 
-    def _hooks(self):
+    def _hooks(self):  # -> dict
+        """Return the arguments of a callback that is called after an epoch or a phase."""
         return self.given | {"reconstruction_attributes": partial(self._attributes_of, self.record)}
 
     def _write(self, *, ends):

@@ -22,7 +22,8 @@ SPARSE = 1 / 5
 def _list(z, listed):  # (n,), (n,) -> int
     """Set the first places of ``listed`` to the indices of nonzero entries; return their number."""
     count = np.int64(0)  # a literal 0 would have every function compiled twice
-    # a branch for zeros would be mispredicted, so every index is written, and others over it
+    # Every index is written, and the next one overwrites it if its entry is zero: a branch would be
+    # mispredicted, which takes longer.
     for j in range(len(z)):
         listed[count] = j
         count += z[j] != 0
