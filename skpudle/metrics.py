@@ -85,14 +85,17 @@ def unit_atoms(dictionary):
 
 
 def count_shift_axes(*dictionaries):  # -> int
-    """Return the number of axes along which a convolutional learner shifts atoms, 0 without one."""
+    """Return along how many axes atoms are shifted: 1 for signals, 2 for images, 0 for rows.
+
+    It is the largest number of all ``dictionaries``, which are arrays or learners.
+    """
     return max(np.size(getattr(one, "atom_shape", ())) for one in dictionaries)
 
 
 def shift_atoms(atoms, n_axes):  # (n, ...) -> (n, n_shifts, n_features)
     """Return atoms at all shifts along their first ``n_axes`` axes, with zeros beyond their ends.
 
-    Without axes there is one shift, by nothing.
+    With ``n_axes=0`` there is one shift, by nothing, and atoms are only flattened.
     """
     room = [(k - 1, k - 1) for k in atoms.shape[1 : 1 + n_axes]]
     padded = np.pad(atoms, [(0, 0), *room, *[(0, 0)] * (atoms.ndim - 1 - n_axes)])
@@ -101,10 +104,11 @@ def shift_atoms(atoms, n_axes):  # (n, ...) -> (n, n_shifts, n_features)
 
 
 def atom_cosines(dictionary, reference, n_axes=None):  # -> (n_reference, n_components)
-    """Return the cosines of all atoms and all atoms of a reference, at their best shifts.
+    """Return the cosine of each atom of a dictionary with each atom of a reference.
 
-    The best shift has the largest modulus of the cosine. The cosine with an atom of zeros is 0.
-    ``n_axes`` is the number of axes of shifts; None: as `count_shift_axes` counts them.
+    Both are arrays (n, ...) or learners. Atoms of convolutional learners are compared at the shift
+    with the largest modulus of the cosine. The cosine with an atom of zeros is 0. ``n_axes`` is the
+    number of axes of shifts; None: as `count_shift_axes` counts them.
     """
     n_axes = count_shift_axes(dictionary, reference) if n_axes is None else n_axes
     dictionary, reference = map(unit_atoms, check_pair(dictionary, reference))
@@ -141,6 +145,7 @@ class AtomMatch(NamedTuple):
 
 
 def _assign(products):  # (n_reference, n_components) -> AtomMatch
+    """Match atoms one to one so that the moduli of their products have the largest sum."""
     rows, columns = linear_sum_assignment(np.abs(products), maximize=True)  # rows increase
     matched = products[rows, columns]
     signs = np.where(matched < 0, -1, 1)
@@ -148,6 +153,7 @@ def _assign(products):  # (n_reference, n_components) -> AtomMatch
 
 
 def _recover(cosines):  # (n_reference, n_components) -> (n_reference,)
+    """Return the modulus of the cosine of each atom of a reference with its match, 0 without."""
     match, coherences = _assign(cosines), np.zeros(len(cosines), cosines.dtype)
     coherences[match.reference_indices] = match.coherences
     return coherences
@@ -213,14 +219,17 @@ class ComponentMatch(NamedTuple):
     mixture_cosine: float
 
 
-def _mix(atom, reference, terms):  # -> cosine of the mixture, its terms, their shares
+def _mix(atom, reference, terms):  # -> cosine of the mixture, terms, (len(terms),) shares
+    """Fit an atom (m,) by non-negative least squares on rows ``terms`` of a reference (n, m)."""
     shares, _ = nnls(reference[terms].T, atom)
     mixture = shares @ reference[terms]
     return float(atom_cosines(atom[None], mixture[None])[0, 0]), terms, shares
 
 
 def _match_component(atom, shifted, names):  # (m,), (n_reference, n_shifts, m) -> ComponentMatch
-    # References get the shift with the largest product with the atom, and its sign.
+    """Name an atom by up to three atoms of a reference, which is given at all shifts."""
+    # Each atom of the reference gets the shift at which its product with the atom has the largest
+    # modulus, and the sign that makes the product positive.
     best = np.abs(shifted @ atom).argmax(axis=1)
     reference = shifted[np.arange(len(best)), best]
     reference = reference * np.where(reference @ atom < 0, -1, 1)[:, None]
@@ -360,14 +369,15 @@ def recovery_rate(dictionary: Any, reference: Any, *, threshold: float = 0.9) ->
 
 
 def recombine_atoms(atoms, rng):  # (n_components, ...) -> the same shape
-    """Return random atoms of norm 1, with the mean and the second moments of unit atoms.
+    """Return as many random atoms of norm 1, with about the mean and second moments of the atoms.
 
-    The mean of atoms depends on their signs. So each atom first gets the sign that makes its
-    product with the leading principal direction of the atoms positive.
+    The random atoms are Gaussian combinations of the given unit atoms. The mean of atoms depends on
+    their signs. So each atom first gets the sign that makes its product with the leading principal
+    direction of all atoms positive.
     """
     rows, n = atoms.reshape(len(atoms), -1), len(atoms)
     direction = rows.sum(axis=0)
-    # 10 power iterations: only signs follow from the direction, which need not be exact.
+    # 10 power iterations are enough: the direction only decides about signs.
     for _ in range(10):
         direction = rows.T @ (rows @ direction)
         direction /= np.linalg.norm(direction) or 1.0
@@ -378,22 +388,23 @@ def recombine_atoms(atoms, rng):  # (n_components, ...) -> the same shape
 
 
 def chance_coherence(dictionary, reference, n_axes=0):  # -> (n_draws, n_reference)
-    """Return the `atom_coherence` of a reference in random dictionaries.
+    """Return how well random dictionaries recover a reference, by `atom_coherence`.
 
-    Each random dictionary has the number of atoms of ``dictionary`` and is drawn by
-    `recombine_atoms`. The number of draws makes the mean exact to 0.005. ``n_axes`` is the number
-    of axes of shifts.
+    Each random dictionary is drawn by `recombine_atoms` from ``dictionary``, so often that the mean
+    over all draws is exact to 0.005. Its atoms of zeros do not count. ``n_axes`` is the number of
+    axes of shifts.
 
     Combinations of few atoms lie in the span of the atoms, and therefore match the reference a
     little worse than independent atoms would. If the reference is recombined too, the coherence
     falls by the same amount a second time. The second fall is measured and added to the coherences.
     """
     dictionary, reference = map(unit_atoms, check_pair(dictionary, reference))
-    rng = np.random.RandomState(0)
+    rng, used = np.random.RandomState(0), dictionary[[atom.any() for atom in dictionary]]
+    used = used if len(used) else dictionary
     # The standard deviation is about 0.1 for the coherence of one random atom, so that it is 0.002
     # for the mean of 2,500 coherences.
-    n_draws = max(4, ceil(2500 / min(len(dictionary), len(reference))))
-    draws = [recombine_atoms(dictionary, rng) for _ in range(n_draws)]
+    n_draws = max(4, ceil(2500 / min(len(used), len(reference))))
+    draws = [recombine_atoms(used, rng) for _ in range(n_draws)]
     again = [recombine_atoms(reference, rng) for _ in draws]
     found = np.stack([_recover(atom_cosines(drawn, reference, n_axes)) for drawn in draws])
     both = [_recover(atom_cosines(*pair, n_axes)) for pair in zip(draws, again, strict=True)]
@@ -508,7 +519,7 @@ def lasso_objective(
 
 
 def code_and_compare(estimator, X):
-    """Return data, codes and reconstructions as arrays, all three in the units of the learner.
+    """Return data, their codes and their reconstructions as arrays, in the units of the learner.
 
     Images of unsigned integers become fractions of the largest integer, as the learner reads them.
     """
@@ -540,6 +551,7 @@ def reconstruction_r2_scorer(estimator: Any, X: ArrayLike, y: Any = None) -> flo
 
 
 def _denoising_score(estimator, X, y=None, *, noise_std):
+    """Return the score of `make_denoising_scorer`, which has the formulas."""
     X, code, reconstruction = code_and_compare(estimator, X)
     X, reconstruction = check_pair(X, reconstruction, same_length=True)
     residual = float(np.square(X - reconstruction).mean(dtype=np.float64))
@@ -547,8 +559,8 @@ def _denoising_score(estimator, X, y=None, *, noise_std):
     share = float(np.minimum(n_used, X[0].size).mean()) / X[0].size
     if noise_std is not None:
         return noise_std**2 * (1 - 2 * share) - residual
-    # Codes with one nonzero entry per entry of a sample fit any data, so they predict nothing. The
-    # score is then the score of the mean of the samples.
+    # Codes with as many nonzero entries as a sample has entries fit any data. They predict nothing,
+    # and get the score of a constant, the mean of the samples.
     return -residual / (1 - share) ** 2 if share < 1 else -float(X.var(axis=0).mean())
 
 
@@ -617,8 +629,8 @@ def unexplained_variance(X: ArrayLike, reconstruction: ArrayLike) -> float:
     -------
     float
         Sum of squared residuals over the sum of squared deviations from the mean of the samples: 0
-        for a perfect reconstruction, 1 for the mean, NaN if all samples are equal. It is 1 minus
-        the R^2 of `reconstruction_r2_scorer`.
+        for a perfect reconstruction, 1 for the mean, NaN if all samples are equal. Without constant
+        features it is 1 minus the R^2 of `reconstruction_r2_scorer`.
 
     Raises
     ------
@@ -631,10 +643,10 @@ def unexplained_variance(X: ArrayLike, reconstruction: ArrayLike) -> float:
 
 
 def _without(learner, atom):
-    """Return a copy of a learner whose codes never use the atom of number ``atom``.
+    """Return a copy of a learner whose codes never use one atom; ``atom`` is its number.
 
-    The atom becomes zero in the copy. A learned encoder does not compute codes from the atoms, so
-    the encoder's thresholds for the atom become infinite.
+    The atom is zero in the copy. A learned encoder does not compute codes from the atoms, so its
+    thresholds for the atom are infinite in the copy.
     """
     other = copy(learner)
     vars(other).pop("feature_names_in_", None)  # it gets arrays, which have no names
@@ -726,11 +738,11 @@ def _find_atoms(learner, X, seed):  # -> (n_found, n_features), unit atoms
 
 
 def _without_any_feature(first, second):  # (n, n_features) twice -> (n,)
-    """Return for each pair of unit atoms the least modulus of the cosine without one feature.
+    """Return for each pair of unit atoms how far they agree without the feature that matters most.
 
-    The minimum is over the feature that is left out. Every fit to noise with heavy tails finds
-    atoms that consist of a single feature. Two fits share them by accident of the noise, and
-    without the feature their cosine is near 0.
+    The result is the modulus of the cosine without one feature, the least over all features. Fits
+    to noise with heavy tails find atoms that consist of a single feature, and two fits find the
+    same ones. Without this feature the cosine of two such atoms is near 0.
     """
     rest = (first * second).sum(axis=1, keepdims=True) - first * second
     lengths = np.sqrt((1 - np.square(first)).clip(0) * (1 - np.square(second)).clip(0))
@@ -738,10 +750,10 @@ def _without_any_feature(first, second):  # (n, n_features) twice -> (n,)
 
 
 def _geary(projections, lengths):  # (n, n_atoms), (n,) -> (n_atoms,)
-    """Return the mean modulus over the root mean square of projections, for each atom.
+    """Return Geary's ratio of the projections of rows on each atom, as a measure of sparsity.
 
-    Each row's projections are divided by the length of the row first. The ratio is Geary's: 0.80
-    for normal projections, smaller for sparse ones.
+    It is the mean modulus over the root mean square: 0.80 for normal projections, smaller for
+    sparse ones. The projections of each row are divided by the length of the row first.
     """
     projections = projections / np.where(lengths > 0, lengths, 1)[:, None]
     size = np.sqrt(np.square(projections).mean(axis=0))
@@ -749,7 +761,7 @@ def _geary(projections, lengths):  # (n, n_atoms), (n,) -> (n_atoms,)
 
 
 def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
-    """Measure for each atom how much sparser the rows' projections on it are than noise would be.
+    """Return how much sparser the rows' projections on each atom are than projections of noise.
 
     The unit is one standard error. Projections are products of whitened rows with atoms, and
     `_geary` measures their sparsity. They are compared with two kinds of noise, and the smaller
@@ -782,12 +794,12 @@ def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
 
 
 def _found_twice(halves, fits, level, rng):  # -> (n_found, n_features)
-    """Return the unit atoms that the fits to both halves found, means over the two fits.
+    """Return the atoms that the fits to both halves of the samples found: unit means of pairs.
 
-    A pair of matched atoms is kept if its cosine is above chance, and if the pair is sparser than
-    noise. Each atom's sparsity is measured in the half that it was not fitted to, and the two
-    measures are added. ``halves`` are two arrays (n, n_features), and ``fits`` two arrays (n_atoms,
-    n_features).
+    Atoms of the two fits are matched. A pair is kept if its cosine is above chance, and if the
+    codes of the pair are sparser than codes of noise. The sparsity of each atom is measured in the
+    half that the atom was not fitted to, and the measures of a pair are added. ``halves`` are two
+    arrays (n, n_features), and ``fits`` two arrays (n_atoms, n_features).
     """
     match = match_atoms(*fits)
     first, second = match.align_dictionary(fits[0]), fits[1][match.reference_indices]

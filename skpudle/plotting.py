@@ -50,8 +50,8 @@ __all__ = [
     "StabilityDisplay",
 ]
 
-# A grid of lines: height over width of a cell, and the share of the cell's width and height that
-# the line of an atom fills.
+# Cells of a grid of lines have this height over their width, and the line of an atom fills this
+# share of the width and of the height of its cell.
 _FLATNESS, _FILLED = 0.5, 0.9
 # The empty margin on each side of a cell of lines, as a share of the cell's width.
 _MARGIN = (1 - _FILLED) / 2
@@ -113,7 +113,8 @@ def _as_pictures(atoms, kind="auto", image_shape=None):
     return kind, atoms.reshape(len(atoms), *shape)
 
 
-def _most_used(codes):  # (n, n_components) -> numbers of atoms, the most used first
+def _most_used(codes):  # (n, n_components) -> (n_components,)
+    """Return the numbers of all atoms, the atom that most codes use first."""
     return np.argsort(-np.count_nonzero(codes, axis=0), kind="stable")
 
 
@@ -124,7 +125,8 @@ def _largest(pictures):  # (n_atoms, ...) -> (n_atoms, 1, ...)
     return np.where(largest > 0, largest, 1)
 
 
-def _scale(wave):  # -> the same shape, in a row of height 1
+def _scale(wave):  # (length[, n_channels]) -> the same shape
+    """Scale a signal to fill 0.9 of the height of a row, from -0.45 to 0.45, around zero."""
     return _FILLED / 2 * wave / _largest(wave[None])[0]
 
 
@@ -243,7 +245,8 @@ class AtomsDisplay(Display):
         first, *ends = np.split(pictures, len(parts))
         return cls(first, kind, *ends, supported=supported).plot(**options)
 
-    def _grid(self, n_columns):  # -> n_rows, n_columns; None makes the grid about square
+    def _grid(self, n_columns):  # -> n_rows, n_columns
+        """Return the size of the grid of atoms. ``None`` columns make it about square."""
         flatness = _FLATNESS if self.kind == "lines" else 1
         if n_columns is None:
             n_columns = math.ceil(math.sqrt(len(self.atoms) * flatness))
@@ -260,7 +263,7 @@ class AtomsDisplay(Display):
         getattr(self, f"_draw_{self.kind}")(**options)
 
     def _set_grid(self, n_columns, row_labels):  # -> n_rows, n_columns
-        """Set axes to a grid of atoms, with names of rows, and cover atoms without support."""
+        """Prepare the axes for a grid: limits, names of rows, a veil over unsupported atoms."""
         n_rows, n_columns = self._grid(n_columns)
         places = [] if row_labels is None else np.arange(n_rows) + 0.5
         self.ax_.set_yticks(places, row_labels)
@@ -273,6 +276,7 @@ class AtomsDisplay(Display):
         return n_rows, n_columns
 
     def _draw_images(self, *, n_columns=None, row_labels=None, **style):
+        """Draw all atoms as one large image, the grid."""
         height, width, *colours = self.atoms.shape[1:]
         n_rows, n_columns = self._set_grid(n_columns, row_labels)
         images = self.atoms / _largest(self.atoms)
@@ -290,6 +294,7 @@ class AtomsDisplay(Display):
         self.image_ = self.ax_.imshow(grid, **(greys | place | style))
 
     def _draw_lines(self, *, n_columns=None, row_labels=None, sampling_rate=None, **style):
+        """Draw a line for each channel, through the cells of all atoms, and bands of intervals."""
         n_atoms, length, n_channels = self.atoms.shape
         _, n_columns = self._set_grid(n_columns, row_labels)
         row, column = np.divmod(np.arange(n_atoms), n_columns)
@@ -316,6 +321,7 @@ class AtomsDisplay(Display):
             self.ax_.set_xticks([_MARGIN, 1 - _MARGIN], ["0", f"{seconds:.3g} s"])
 
     def _draw_spectra(self, *, groups=None, colors=None, row_labels=None, **style):
+        """Draw atoms as bars, the first atom on top, with the names of groups above."""
         n_spectra, n_channels = self.atoms.shape[:2]
         groups = [""] * n_channels if groups is None else list(groups)
         labels = list(dict.fromkeys(groups))
@@ -346,6 +352,7 @@ class AtomsDisplay(Display):
         self.ax_.tick_params(left=False)
 
     def _draw_waveforms(self, *, positions=None, sampling_rate=None, row_labels=None, **style):
+        """Draw each atom as a map over channels and a waveform, on axes of their own."""
         maps, waves = map(to_numpy, factor_atoms(to_tensor(self.atoms.swapaxes(1, 2))))
         missed = np.abs(self.atoms - waves[:, :, None] * maps[:, None]).max()
         # An atom counts as rank one if no entry of map times waveform misses the atom by more than

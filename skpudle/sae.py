@@ -55,11 +55,12 @@ class FeatureDirections(NamedTuple):
     learner: BaseEstimator
 
 
-def _innovations(atoms, sizes):  # (p, m) of norm 1, (p,) -> rests of norm 1, weights (p, p)
-    """Subtract from each atom the near atoms, by non-negative least squares.
+def _innovations(atoms, sizes):  # (p, m) of norm 1, (p,) -> (p, m), sparse (p, p)
+    """Return what is left of each atom without the atoms near it, and the weights of these atoms.
 
-    ``sizes`` are the mean projections on each atom of the samples that use it. Near atoms have a
-    size below 1.2 times the size of the atom.
+    The weights are those of non-negative least squares. What is left has norm 1. ``sizes`` are the
+    mean projections on each atom of the samples that use it. Only atoms with a size below 1.2 times
+    the size of an atom are near it.
     """
     left, weights = atoms.copy(), sparse.lil_array((len(atoms), len(atoms)))
     # Atoms with cosines between these bounds belong to paths with a common part. The mean
@@ -69,8 +70,8 @@ def _innovations(atoms, sizes):  # (p, m) of norm 1, (p,) -> rests of norm 1, we
     for i, atom in enumerate(atoms):
         cosines = atoms @ atom
         # A feature is smaller than a path through the feature. With a factor of 1.1, 1.2 and 1.4
-        # the mean correlation is .769, .779 and .783. The factor has to be small for a parent
-        # feature that occurs alone and has few children.
+        # the mean correlation is .769, .779 and .783. A large factor, however, would subtract the
+        # paths of its children from the atom of a parent that occurs alone.
         near = np.flatnonzero((cosines > low) & (cosines < high) & (sizes < 1.2 * sizes[i]))
         if len(near):
             found = nnls(atoms[near].T, atom)[0]
@@ -187,7 +188,7 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
         rows, used = centre(learner, rows), (codes > 0).astype(np.float64)
         n, uses, mean = n + len(rows), uses + used.sum(axis=0), mean + rows.sum(axis=0)
         users, squares = users + used.T @ rows, squares + rows.T @ rows
-        if len(judges) < 8:  # at most 16,000 rows
+        if len(judges) < 8:  # 2,000 rows of each of the first eight parts are enough to judge
             judges.append(rows[spread_rows(len(rows), 2000)])
     mean /= n
     users = users / np.maximum(uses, 1)[:, None] - mean * (uses > 0)[:, None]
@@ -261,7 +262,7 @@ def from_sae(
     array([[0.9, 0. , 0. ]])
     """
     rows = to_numpy(to_tensor(check_rows(decoder)))
-    largest = np.abs(rows).max(axis=1, keepdims=True)  # divided out first: squares may overflow
+    largest = np.abs(rows).max(axis=1, keepdims=True)  # divided out, since squares may overflow
     atoms = unit_atoms(rows / np.where(largest > 0, largest, 1))
     params = {"positive_code": True, "alpha": "auto"} | params
     automatic = isinstance(params["alpha"], str) and params["alpha"] == "auto"

@@ -100,7 +100,7 @@ class Saliency(NamedTuple):
 def _contributions(learner, X_train, X, ridge, n_largest):
     """Return `Contributions` to the atoms if ``X`` is None, else to the reconstructions of ``X``.
 
-    Data are read a part at a time, and neither data nor learner change.
+    The arguments are those of `reconstruction_contributions`. Data are read a part at a time.
     """
     learner = check_learner_of_rows(learner)
     refuse_shuffled(X_train)
@@ -112,7 +112,8 @@ def _contributions(learner, X_train, X, ridge, n_largest):
         gram += codes.T @ codes
         pull += codes.T @ centre(learner, rows)
         parts.append(sparse.csr_array(codes))
-    # A pseudo-inverse, since the Gram matrix has rows of zeros for atoms that no sample uses.
+    # The Gram matrix of the codes has rows of zeros for atoms that no sample uses, so it may have
+    # no inverse.
     weights = np.linalg.pinv(gram, hermitian=True)
     estimates = weights @ pull
     if X is not None:
@@ -244,8 +245,8 @@ def code_saliency(learner: Any, X: ArrayLike | Tensor, *, n_codes: int = 5) -> S
         )
     indices = codes.detach().abs().topk(min(n_codes, codes.shape[1]), dim=1).indices
     chosen = codes.gather(1, indices)
-    # The code of a sample depends on that sample alone. So the gradient of the sum over samples
-    # holds the gradient of each sample's code.
+    # The code of a sample depends on that sample alone. So row i of the gradient of the sum of all
+    # samples' codes is the gradient of the code of sample i.
     gradients = [torch.autograd.grad(c.sum(), x, retain_graph=True)[0] for c in chosen.unbind(1)]
     return Saliency(to_numpy(indices), to_numpy(torch.stack(gradients, dim=1)))
 
@@ -315,8 +316,8 @@ class CodeIntervals(NamedTuple):
 def _read(learner, X, level, exposure):
     """Check the arguments of `atom_intervals` and `code_intervals`, and read and encode the data.
 
-    Returns the learner of rows, the rows (n, n_features) with NaN for missing entries, their signed
-    codes (n, n_components), and their exposures (n, 1) or 1.
+    Return the learner (of a consensus, its learner), the rows (n, n_features) with NaN for missing
+    entries, their signed codes (n, n_components), and their exposures (n, 1), or 1 without any.
     """
     bounds = dict(min_val=0, max_val=1, include_boundaries="neither")
     check_scalar(level, "level", (float, np.floating), **bounds)
@@ -335,19 +336,24 @@ def _read(learner, X, level, exposure):
 
 
 def _generator(random_state):
+    """Return a generator of NumPy, seeded by a ``random_state`` as scikit-learn takes it."""
     return np.random.default_rng(check_random_state(random_state).randint(2**31))
 
 
 def _adds_counts(learner):
+    """Return whether codes times atoms are expectations of counts, as of `skpudle.PoissonNMF`."""
     return getattr(learner, "loss", None) == "kullback-leibler"
 
 
 def _in_units(learner, rows, codes, weight):  # -> Rows, unit atoms, units, gains of codes
-    """Return rows and atoms in units of the noise, as the sampler of the posterior needs them.
+    """Return rows and atoms in units in which all entries have noise of about the same size.
 
-    The baseline is subtracted from rows (n, n_features), which are divided by the scales of the
-    learner's noise. Atoms get norm 1 in these units. ``units`` are the scales of features; a code
-    in the learner's units times ``gains`` is the code of the unit atom.
+    The learner's baseline is subtracted from ``rows`` (n, n_features), and the result is divided by
+    the scales that the learner has for the noise of features and of rows. Atoms get norm 1 in these
+    units. ``codes`` (n, n_components) are the learner's, and ``weight`` (n,) is how often each row
+    counts. Returned are a `_posterior.Rows`; the atoms; the scales of features (n_features,), or 1;
+    and factors of shape (1 or n, n_components), by which a code of the learner is multiplied to
+    become a code of the returned atoms.
     """
     noise = units_of(learner)
     x, known, scale = noise.enter(*split_missing(to_tensor(rows)))
@@ -363,7 +369,12 @@ def _in_units(learner, rows, codes, weight):  # -> Rows, unit atoms, units, gain
     return rows, atoms / norms, units, gains
 
 
-def _ends(estimate, standard_error, level, positive):  # -> estimate, lower, upper, the error
+def _ends(estimate, standard_error, level, positive):
+    """Return the estimates, the lower and the upper ends of their intervals, and their errors.
+
+    All arrays have one shape. Intervals are those of a normal distribution. If the true values are
+    ``positive``, negative estimates and ends become 0.
+    """
     reach, least = stats.norm.ppf(0.5 + level / 2) * standard_error, 0.0 if positive else -np.inf
     ends = (np.maximum(end, least) for end in (estimate, estimate - reach, estimate + reach))
     return *ends, standard_error
@@ -392,9 +403,10 @@ def _least_squares(supports, x, atoms, precisions):  # -> values, variances, lik
 
 
 def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,)
-    """Return the variances of the noise of features, in the units of ``rows``.
+    """Return the variance of the noise of each feature, in the units of the `_posterior.Rows`.
 
-    They are estimated from 200 or more rows; for fewer rows the estimate of the fit is used.
+    The variances are estimated from the rows. With fewer than 200 rows the fit's own estimate is
+    used, if it has one. ``atoms`` and ``units`` are results of `_in_units`.
     """
     if len(rows.x) < 200 and getattr(learner, "noise_std_", None) is not None:
         return _posterior.keep_above_rounding(np.square(learner.noise_std_ / units), rows.x)
@@ -408,16 +420,21 @@ def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,)
 
 
 def _atoms_of_rows(learner, rows, codes, weight, rng):  # -> AtomPosterior
+    """Sample atoms, given rows (n, n_features) and their codes (n, n_components), for intervals.
+
+    Equal rows become one row with the sum of their weights. ``weight`` is the ``sample_weight`` of
+    the user, or None. Warn if the atoms still change at the end of the chain of draws.
+    """
     weight = check_sample_weight(1.0 if weight is None else weight, len(rows))
     first, weight, _ = merge_copies(hash_rows(*split_missing(to_tensor(rows))), weight)
-    # A sweep of the sampler holds at most 2**23 codes, and at most 2**23 entries of rows: 64 MiB.
+    # The sampler holds the codes and the entries of all rows, of each at most 2**23: 64 MiB.
     wanted = max(1, 2**23 // max(learner.components_.shape))
     spread = np.asarray(spread_rows(len(first), wanted))
     first = to_numpy(first)[spread]
     given = rows[first], codes[first], to_numpy(weight)[spread]
     rows, atoms, units, _ = _in_units(learner, *given)
     found = _posterior.sample_atoms(rows, atoms, units, rng)
-    if found.hidden > 0.15:  # share of the variance in changes slower than a quarter of the chain
+    if found.hidden > 0.15:  # more than 15 % of the variance is in slow changes
         warnings.warn(
             f"Atoms still change in the last draws ({found.hidden:.0%} of their variance is slow): "
             "they may stand for each other, and intervals may be too narrow. Pass more rows, or "
@@ -505,15 +522,15 @@ def atom_intervals(
         found, sizes = _posterior.sample_rates(rows, *given), atoms.sum(1, keepdims=True)
     else:
         raise ValueError("Intervals of counts take no sample_weight. Pass rows that repeat.")
-    # An atom is supported if its expected squared error is small. Of two atoms whose distance is
-    # within their errors, only the atom with more uses is supported.
+    # Two atoms count as one if their distance is at most twice its standard error. Of such a pair
+    # only the atom with more uses is supported.
     units, squares = normalize(found.atoms), np.square(found.atoms).sum(1)
     errors = found.variances.sum(1) / np.where(squares > 0, squares, 1)
     distances = 2 - 2 * np.abs(units @ units.T)
     repeats = distances <= 4 * (errors[:, None] + errors)
     order = np.lexsort((np.arange(len(errors)), -found.uses)).argsort()
-    # A squared error of 0.1 is a cosine of .95 with the true atom. Atoms fitted to pure noise have
-    # squared errors of .16 and more.
+    # An expected squared error of 0.1 is a cosine of .95 with the true atom. Atoms that were fitted
+    # to pure noise have expected squared errors of .16 and more.
     supported = found.has_enough & (errors <= 0.1) & ~(repeats & (order < order[:, None])).any(1)
     ends = _ends(found.atoms * sizes, np.sqrt(found.variances) * sizes, level, positive)
     return AtomIntervals(*ends, supported, found.limit)

@@ -1,8 +1,9 @@
 r"""Sample atoms, supports and codes from their posterior distribution, starting at a fit.
 
-`atom_intervals` and `code_intervals` call `sample_atoms`, `sample_rates` and `sample_noise`. The
-remaining functions are steps of these three. A support is the set of atoms that a row uses. A sweep
-draws every unknown once, and the chain is the sequence of sweeps.
+`atom_intervals` calls `sample_atoms` for rows with normal noise and `sample_rates` for counts, and
+`code_intervals` calls `sample_noise`. The remaining functions are steps of these three. A support
+is the set of atoms that a row uses. A sweep draws every unknown once from its distribution given
+the other unknowns, and the chain is the sequence of sweeps.
 
 Rows, in units of their noise, are :math:`x_i = z_i D + e_i` with normal noise of variance
 :math:`t_j^2` in feature j. A code is zero, or normal around :math:`\mu_k` or :math:`-\mu_k`, which
@@ -73,26 +74,26 @@ def _positive_normal(rng, mean, deviation):
 
 
 def _log_of_tail(x):
-    """Return the logarithm of the probability that a normal number exceeds ``-x``."""
+    """Return the logarithm of the probability that a standard normal number exceeds ``-x``."""
     if x > -30:
         return np.log(0.5 * math.erfc(-x / math.sqrt(2)))
     return -0.5 * x * x - np.log(-2.5066282746310002 * x)
 
 
 def draw_codes(correlations, grams, prior, rng, z):
-    """Draw each code of all rows, given the other codes of its row, in place.
+    """Draw all codes one after the other, each given the other codes of its row; replace ``z``.
 
     A code is 0, or has a density proportional to ``exp(pull * z - precision * z**2 / 2)`` for
     positive codes and ``exp(-pull * z - precision * z**2 / 2)`` for negative codes. Arrays are in
     units of the noise, for n rows and p atoms:
 
-    - ``correlations`` (n, p): products of residuals and atoms at the codes ``z``;
+    - ``correlations`` (n, p): products of atoms with the residuals that the codes ``z`` leave;
     - ``grams`` (1 or n, p, p): products of atoms, for all rows or for each row;
     - ``prior`` (4, p): precisions, pulls, and the logarithms of the odds of a positive and of a
       negative code against 0, without the integrals of the densities; codes whose odds of a
       negative code are 0 are non-negative;
-    - ``rng``: generator of NumPy, which compiled loops advance as plain Python does;
-    - ``z`` (n, p): old codes, which the new codes replace.
+    - ``rng``: a generator of NumPy, from which compiled loops draw as plain Python does;
+    - ``z`` (n, p): the codes of the last sweep, which the new codes replace.
     """
     n, n_components = z.shape
     for i in range(n):
@@ -156,9 +157,9 @@ class Rows(NamedTuple):
     has_baseline: bool
     positive: bool
 
-    def take(self, places):
-        """Return the rows at some places."""
-        return Rows(*(part[places] for part in self[:4]), *self[4:])
+    def take(self, numbers):
+        """Return the rows with these numbers."""
+        return Rows(*(part[numbers] for part in self[:4]), *self[4:])
 
 
 class AtomPosterior(NamedTuple):
@@ -201,12 +202,12 @@ def keep_above_rounding(variances, x):
 
 
 def _without_outliers(rows, atoms):  # -> Rows, noise of features
-    """Leave out outliers of rows and entries, and weak codes; estimate the noise of features.
+    """Return the rows that a chain begins with, and a first estimate of the noise of features.
 
-    Very long rows are removed. Entries far from the median of their feature that codes do not
-    explain become missing. Codes of at most 3 standard deviations of the noise become 0, and the
-    remaining codes are the start of the first sweep. Codes are dense in ``rows`` and CSR in the
-    result, which has fewer rows.
+    Very long rows are removed. An entry becomes missing if it is far from the median of its feature
+    and the codes do not explain it. Codes of at most 3 standard deviations of the noise become 0.
+    ``atoms`` (n_components, n_features) have norm 1. Codes are dense in ``rows`` and a CSR array in
+    the result.
     """
     x, missing, residual = rows.x, rows.missing, np.abs(rows.x - rows.codes @ atoms)
     noise = np.nanmedian(np.where(missing, np.nan, residual)) / MEDIAN_OF_NORMAL
@@ -223,7 +224,7 @@ def _without_outliers(rows, atoms):  # -> Rows, noise of features
     n_known = (~rows.missing).sum(0)
     squares = np.where(rows.missing, 0.0, residual[kept] ** 2).sum(0)
     variances = np.where(n_known > 0, squares / np.maximum(n_known, 1), noise**2)
-    # degrees of freedom of each known entry
+    # Each nonzero code takes one degree of freedom from the residuals.
     free = 1 - np.count_nonzero(rows.codes) / max(n_known.sum(), 1)
     variances = keep_above_rounding(variances / max(free, 0.1), rows.x)
     is_sure = np.abs(rows.codes) > 3 * np.sqrt(variances.mean())
@@ -240,10 +241,11 @@ def _prior(codes, positive):  # CSR (n, p) -> (4, p)
     used = np.bincount(atoms, minlength=p)
     right = np.bincount(atoms[values > 0], minlength=p)
     total = np.bincount(atoms, values**2, minlength=p)
-    usual = total.sum() / max(len(values), 1) or 1.0
-    squares = np.where(used > 0, total / np.maximum(used, 1), usual)
-    # Normal variables around +mean or -mean have the kurtosis 3 - 2 (mean / root mean square)**4.
-    # ``alike`` is (mean / root mean square)**2, from the kurtosis of the codes of all atoms.
+    of_all = total.sum() / max(len(values), 1) or 1.0  # for atoms that no row uses
+    squares = np.where(used > 0, total / np.maximum(used, 1), of_all)
+    # A number that is normal around +mean or -mean has the kurtosis 3 - 2 alike**2, if ``alike`` is
+    # the share of its mean square that is due to the mean. All atoms get the same share: the one
+    # that fits the kurtosis of all codes, each divided by the root mean square of its atom's codes.
     relative = values**2 / squares[atoms]
     kurtosis = (relative @ relative) / max(len(values), 1)
     alike = min(np.sqrt(max(0.0, (3 - kurtosis) / 2)), 0.98)
@@ -259,42 +261,44 @@ def _prior(codes, positive):  # CSR (n, p) -> (4, p)
 
 
 def _summary(sweeps, n_rows):  # -> AtomPosterior
-    """Return what a chain of sweeps tells about atoms.
+    """Return the posterior distribution of atoms from the sweeps of a chain.
 
-    A sweep holds unit atoms, the variances of their entries given the codes, and uses of atoms. The
-    variance of the expectations given codes is that of the sweeps if the chain were infinitely
-    long: half the mean squared difference of two sweeps grows with their distance in the chain
-    towards this variance, which is extrapolated from distances of a quarter and a half of the
-    chain.
+    A sweep holds the unit atoms that are expected given the codes of the sweep, (p, m); the
+    variances of their entries given these codes, (p, m); and how many of the ``n_rows`` rows use
+    each atom, (p,). The variance of an entry is the mean of the variances plus the variance of the
+    expectations. A short chain shows too little of the second variance: half the mean squared
+    difference of two sweeps grows with their distance in the chain, and only in an infinitely long
+    chain reaches it. It is extrapolated from distances of a quarter and of half of the chain.
     """
     atoms, within, uses = (np.stack(part) for part in zip(*sweeps, strict=True))
     n_features, within, n_uses = atoms.shape[2], within.mean(0), uses.mean(0)
     lag, tiny, between = max(1, len(atoms) // 4), np.finfo(float).tiny, atoms.var(0, ddof=1)
     near, far = (np.square(atoms[h:] - atoms[:-h]).mean((0, 2)) / 2 for h in (lag, 2 * lag))
-    # The correlation of sweeps at a distance of a quarter of the chain. A chain that still drifts
-    # would have a correlation near 1, and an infinite variance: 0.9 is the largest one allowed.
+    # ``kept`` is the correlation of sweeps at a distance of a quarter of the chain. In a chain that
+    # still drifts it would be near 1 and the variance infinite, so at most 0.9 is allowed.
     kept = np.clip(far / np.maximum(near, tiny) - 1, 0.0, 0.9)
     between *= np.maximum(1.0, near / (1 - kept) / np.maximum(between.mean(1), tiny))[:, None]
     per_sweep = kept ** (1 / lag)
     error = (1 + per_sweep) / (1 - per_sweep) / len(atoms)  # of the chain's mean, in ``between``
     variances = within + between * (1 + error[:, None])
-    # Codes are estimated too. This takes a share of the information on atoms: the mean number of
-    # atoms of a row over the number of features.
+    # A row has ``taken`` codes on average. They have to be estimated from the entries of the row,
+    # and leave n_features - taken of n_features shares of its information to the atoms.
     taken = min(n_uses.sum() / n_rows, n_features - 1)
     limit = within.sum(1) * (n_features - 1) / (n_features - taken)
-    # A row has ``n_features - taken`` equations beyond those that its codes take, and its ``taken``
-    # atoms share them. An atom has ``n_features - 1`` unknowns. With fewer than twice as many
-    # equations the fit follows the noise: an atom of a single row is that row.
+    # The ``taken`` atoms of a row share the n_features - taken equations that its codes leave. An
+    # atom has n_features - 1 unknowns, and needs twice as many equations from its rows: with fewer
+    # it follows the noise, as an atom that is used by a single row equals that row.
     has_enough = n_uses * (n_features - taken) >= 2 * taken * (n_features - 1)
     hidden = float((between.sum(1) * kept).sum() / variances.sum())
     return AtomPosterior(normalize(atoms.mean(0)), variances, n_uses, limit, hidden, has_enough)
 
 
 def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
-    """Draw the missing entries of rows, and then all codes.
+    """Draw the missing entries of rows, and then all codes; return the filled rows and the codes.
 
-    ``fitted`` (n, n_features) is what the old codes, and a baseline if there is one, predict.
-    ``variances`` are the noise of features.
+    ``fitted`` (n, n_features) is the prediction of ``rows`` by the ``codes`` of the last sweep, a
+    CSR array (n, n_components), with the baseline if there is one. ``atoms`` are (n_components,
+    n_features), and ``variances`` (n_features,) the noise of features.
     """
     x = rows.x
     if rows.missing.any():
@@ -387,10 +391,12 @@ def sample_atoms(rows, atoms, scale, rng):
 
 
 def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); changes z
-    """Draw non-negative codes ``z`` (n, p) of rows ``x = z @ atoms``; return their precisions.
+    """Draw non-negative codes ``z`` (n, p) of rows ``x``, near ``z @ atoms``; replace ``z``.
 
-    ``weights`` (n, n_features) are the precisions of the entries of ``x``. The prior of a code is
-    the exponential distribution; with a ``spike`` a code may also be 0.
+    Return the precision of each code given all other codes, (n, p). ``weights`` (n, n_features) are
+    the precisions of the entries of ``x``. The prior of a code is the exponential distribution;
+    with a ``spike`` a code may also be 0. `sample_rates` calls this function with rows and codes,
+    and then with columns and atoms in their place.
     """
     n, p = z.shape
     used, squares = (z > 0).sum(0), np.empty_like(z)
@@ -408,12 +414,15 @@ def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); chan
 
 
 def weigh_counts(rates, known, exposure, dispersion):  # -> (n_samples, n_features)
-    """Return the precisions of counts divided by their exposures (n, 1), 0 for missing counts.
+    """Return the precisions (inverse variances) of rates: of counts divided by their exposures.
 
-    ``rates`` are their expectations. A rate counts as at least a thousandth of the mean rate.
+    ``rates`` (n_samples, n_features) are the expectations for an exposure of 1, ``known`` tells
+    which counts are not missing, and ``exposure`` is (n_samples, 1). Missing counts have the
+    precision 0. So that no precision is infinite, a rate counts as at least a thousandth of the
+    mean rate.
     """
-    usual = np.maximum(rates, 1e-3 * rates.mean())
-    return known * exposure / (usual + dispersion * exposure * usual**2)
+    rates = np.maximum(rates, 1e-3 * rates.mean())
+    return known * exposure / (rates + dispersion * exposure * rates**2)
 
 
 def sample_rates(counts, exposure, atoms, codes, dispersion, rng):
