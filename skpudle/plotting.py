@@ -563,9 +563,9 @@ class ActivationsDisplay(Display):
         samples = read_samples(learner, X)
         given = X if len(samples) == 1 else _safe_indexing(X, [index])  # with names of features
         codes, _ = encode_samples(learner, given)
-        sums = np.abs(codes).sum(axis=0)
-        shown = np.isin(np.arange(len(sums)), np.argsort(-sums, kind="stable")[:n_atoms])
-        rows, atoms = np.nonzero(codes * shown)
+        order = np.argsort(-np.abs(codes).sum(axis=0), kind="stable")
+        codes[:, order[n_atoms:]] = 0  # atoms that are not drawn
+        rows, atoms = np.nonzero(codes)
         places = rows * geometry_of(learner)[1][0] + find_peaks(learner.components_)[atoms]
         given = samples[index].T, places, atoms, codes[rows, atoms], learner.components_
         return cls(*given).plot(**options)
