@@ -405,9 +405,9 @@ def chance_coherence(dictionary, reference, n_axes=0):  # -> (n_draws, n_referen
     # for the mean of 2,500 coherences.
     n_draws = max(4, ceil(2500 / min(len(used), len(reference))))
     draws = [recombine_atoms(used, rng) for _ in range(n_draws)]
-    again = [recombine_atoms(reference, rng) for _ in draws]
+    pairs = [(drawn, recombine_atoms(reference, rng)) for drawn in draws]
     found = np.stack([_recover(atom_cosines(drawn, reference, n_axes)) for drawn in draws])
-    both = [_recover(atom_cosines(*pair, n_axes)) for pair in zip(draws, again, strict=True)]
+    both = [_recover(atom_cosines(*pair, n_axes)) for pair in pairs]
     return np.clip(found + found.mean() - np.mean(both), 0, 1)
 
 

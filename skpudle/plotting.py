@@ -340,8 +340,8 @@ class AtomsDisplay(Display):
         if self.lower is not None:
             low, high = (np.clip(unit * end[:, :, 0], 0, 1) for end in (self.lower, self.upper))
             ends = np.maximum([heights - low, high - heights], 0).reshape(2, -1)
-            bars = dict(fmt="none", ecolor="0.3", elinewidth=0.8)
-            self.ax_.errorbar(channels, bottom + heights.ravel(), ends, **bars)
+            tops = bottom + heights.ravel()
+            self.ax_.errorbar(channels, tops, ends, fmt="none", ecolor="0.3", elinewidth=0.8)
             # a bar is faint if its interval holds 0, or if its atom is not supported
             for k in np.flatnonzero((low <= 0) | ~self.supported[:, None]):
                 self.bars_[k].set_alpha(0.25)
@@ -462,8 +462,7 @@ class ContributionsDisplay(Display):
             name, targets, rows = "sample", read_samples(learner, X), np.arange(len(X))
             made = reconstruction_contributions(learner, X_train, X, n_largest=6)
         samples = read_samples(learner, X_train)[made.indices] * np.sign(made.values)[:, :, None]
-        firsts = np.stack([targets, made.estimates], axis=1)
-        drawn = np.concatenate([firsts, samples], axis=1)[rows]
+        drawn = np.concatenate([targets[:, None], made.estimates[:, None], samples], axis=1)[rows]
         flat = found.to_data(drawn.reshape(-1, drawn.shape[2]))
         kind, pictures = _as_pictures(flat, image_shape=image_shape)
         pictures = pictures.reshape(*drawn.shape[:2], *pictures.shape[1:])
