@@ -34,7 +34,10 @@ def seed_clone(estimator, random_state):
 
 
 def _fit_rows(estimator, X, params, rows):
-    """Fit an estimator to all samples, or to the given rows."""
+    """Return the estimator after a fit to the samples with the indices ``rows``, None for all.
+
+    ``params`` are keyword arguments of `fit`; those with an entry for each sample are cut, too.
+    """
     if rows is None:
         return estimator.fit(X, **params)
     params = _check_method_params(X, params, indices=rows)
@@ -287,7 +290,8 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self.components_ = self.estimator_.components_
         return self
 
-    def _draw_rows(self, X, random_state):  # -> indices of a replicate's samples, None for all
+    def _draw_rows(self, X, random_state):  # -> (n_drawn,) or None
+        """Return the indices of the samples that a replicate is fitted to, None for all."""
         if self.resample == "seeds":
             return None
         n = np.shape(X)[0]

@@ -1,4 +1,4 @@
-"""Use a fitted learner from outside: find it in a pipeline, read and encode data as it does.
+"""Find the fitted learner in a pipeline or search, and read and encode data as it does.
 
 Metrics, plots, reports and inspection call these functions. Learners are of this package or of
 scikit-learn.
@@ -24,13 +24,13 @@ class Found(NamedTuple):
     steps: tuple
 
     def prepare(self, X):
-        """Return data of the pipeline as the learner gets them: transformed by all steps."""
+        """Return data as the learner gets them: transformed by all steps before it."""
         for step in self.steps:
             X = step.transform(X)
         return X
 
     def encode(self, X):
-        """Return `encode_samples` of data of the pipeline."""
+        """Return signed codes of the pipeline's data, see `encode_samples`."""
         return encode_samples(self.learner, self.prepare(X))
 
     def to_data(self, rows):  # (n, n_features of the learner) -> (n, n_features of the data)
@@ -83,7 +83,7 @@ def find_learner(estimator, attribute="components_"):  # -> Found
 
 
 def check_learner_of_rows(learner):
-    """Return a fitted learner, or the learner of a consensus; raise ValueError for image atoms."""
+    """Return a fitted learner, of a consensus its ``estimator_``; refuse learners of images."""
     check_is_fitted(learner, "components_")
     learner = getattr(learner, "estimator_", learner)
     if np.ndim(learner.components_) != 2 or hasattr(learner, "atom_shape"):

@@ -87,7 +87,8 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     ) -> None:
         """Set the parameters."""
 
-    def _read(self, X, *, reset):
+    def _read(self, X, *, reset):  # -> (n_samples, n_features)
+        """Return checked samples; note number and names of features, or compare with `fit`'s."""
         rows = check_rows(host_array(X), estimator=self, allow_nan=True)
         validate_data(self, X, reset=reset, skip_check_array=True)
         return rows

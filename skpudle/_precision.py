@@ -30,12 +30,14 @@ _BACKENDS = [backend for backend in _all if hasattr(backend, "fp32_precision")]
 
 
 def _set_precisions(values):
+    """Set the precision of products on each kind of device, in the order of `_BACKENDS`."""
     for backend, value in zip(_BACKENDS, values, strict=True):
         if backend.fp32_precision != value:
             backend.fp32_precision = value
 
 
-def _compute_in_full():  # -> callable that restores the setting
+def _compute_in_full():
+    """Switch reduced precision off, in the whole process; return a function that restores it."""
     if not _BACKENDS:
         shared = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
@@ -45,8 +47,7 @@ def _compute_in_full():  # -> callable that restores the setting
     return lambda: _set_precisions(before)
 
 
-# While a block of this setting is open, products of float32 have the precision of float32, in all
-# threads of the process.
+# Inside ``with _full_products`` products of float32 have the precision of float32, in all threads.
 _full_products = SharedSetting(_compute_in_full)
 
 
@@ -112,15 +113,16 @@ def own_precision():
         yield
 
 
-# A decorator: each call of the decorated function runs in a block of `own_precision`.
+# A decorator: each call of the decorated function runs inside of ``with own_precision()``.
 in_own_precision = own_precision()
 
 
 @contextmanager
 def training_mode():
-    """Compute with derivatives and in the dtype of the data, even in the caller's inference mode.
+    """Allow derivatives, and compute in the dtype of the data: the mode that every fit runs in.
 
-    Calls of torch use one thread, except in blocks of `threads_for` with enough work.
+    The caller's `torch.inference_mode` and `torch.autocast` have no effect inside. torch uses one
+    thread, except where `threads_for` finds enough work for several.
     """
     with torch.inference_mode(False), own_precision(), threads_for():
         yield

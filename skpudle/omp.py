@@ -60,7 +60,8 @@ _RESOLUTION = 2.0**-52
 def _largest(c, positive):
     """Return the number of the atom with the largest correlation, the first if atoms are tied.
 
-    Return -1 if the largest correlation is 0.
+    ``c`` (n_components,) are correlations with the residual. Their moduli count, unless codes are
+    ``positive``. Return -1 if no correlation is above 0.
     """
     largest, first = 0.0, 0
     for j in range(len(c)):
@@ -71,10 +72,10 @@ def _largest(c, positive):
 
 
 def _correlate(atoms, gram, new, known, row):
-    """Set ``row`` to the products of all atoms with the atom ``new``, over known features.
+    """Set ``row`` (n_components,) to the products of all atoms with the atom ``new``.
 
-    The products come from ``gram`` or, if it is empty, from the atoms and ``known``, the atom with
-    zeros in place of missing features.
+    The products come from ``gram`` (n_components, n_components) or, if it is empty, from the atoms
+    and ``known`` (n_features,), the new atom with zeros in place of the row's missing features.
     """
     for j in range(len(row)):
         if len(gram) > 0:
@@ -87,9 +88,11 @@ def _correlate(atoms, gram, new, known, row):
 
 
 def _enter(k, c, amount, directions, factor, support):
-    """Turn row ``k`` of ``directions``, products with an atom, into ``Q_k``, and update ``c``.
+    """Admit an atom: turn its products with all atoms into ``Q_k``, and update correlations ``c``.
 
-    ``directions`` holds the ``Q_i``, and ``amount`` is ``y_k``; see the module.
+    Row i of ``directions`` (room, n_components) is ``Q_i``, and row k holds the products.
+    ``factor`` (room, room) is the Cholesky factor on the ``support``, and ``amount`` is ``y_k``;
+    see the module.
     """
     row = directions[k]
     for i in range(k):
@@ -104,7 +107,10 @@ def _enter(k, c, amount, directions, factor, support):
 
 
 def _least_squares(k, amounts, factor, z):
-    """Set ``z`` to the least squares codes on the support: solve ``factor.T @ z = amounts``."""
+    """Set ``z[:k]`` to the least squares codes on the support of k atoms.
+
+    They solve ``factor.T @ z = amounts``, whose last equation has one unknown.
+    """
     for i in range(k):
         z[i] = amounts[i]
     for i in range(k - 1, -1, -1):
@@ -134,8 +140,9 @@ def _keep_positive(k, amounts, factor, support, z, trial):
 def solve_rows(atoms, gram, mask, energy, tol, codes, room, positive):
     """Replace ``codes`` (n, n_components), which hold ``D^T x``, by the codes of the rows.
 
-    ``mask`` is (n, n_features), 1 for known features. ``energy`` and ``tol`` (n,) are squared norms
-    of rows, and of residuals to stop at. A support has at most ``room`` atoms.
+    This compiled loop is the whole pursuit; `solve_omp` calls it for blocks of rows. ``mask`` is
+    (n, n_features), 1 for known features. ``energy`` and ``tol`` (n,) are squared norms of rows,
+    and of residuals to stop at. A support has at most ``room`` atoms.
     """
     n_components = codes.shape[1]
     c = np.empty(n_components)
@@ -143,17 +150,17 @@ def solve_rows(atoms, gram, mask, energy, tol, codes, room, positive):
     support, known = np.empty(room, np.int64), np.empty(atoms.shape[1])
     amounts, z, trial = np.empty(room), np.empty(room), np.empty(room)
     for row in range(len(codes)):
-        # Non-negative codes have at most three rounds for each place in the support, the customary
-        # limit of Lawson and Hanson's method. Each round lowers the error, so their number is
-        # finite anyway.
+        # Each round lowers the error, so that a pursuit always ends. Non-negative codes, whose
+        # atoms may leave again, get three rounds for each atom of the largest support, the usual
+        # limit of Lawson and Hanson's method.
         n_rounds = room * (3 if positive else 1)
         k = n_kept = np.int64(0)  # a literal 0 would have every function compiled twice
         while True:
             if k == 0:
                 for j in range(n_components):
                     c[j] = codes[row, j]
-            least = 0.0  # for an atom that enters again
-            if k == n_kept:
+            least = 0.0  # an atom that was admitted before enters again in any case
+            if k == n_kept:  # all atoms of the support have entered: admit a new one
                 left = energy[row]
                 for i in range(k):
                     left -= amounts[i] ** 2

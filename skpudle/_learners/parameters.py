@@ -34,12 +34,12 @@ _NAMES = {
 }
 COUNTERPARTS = {theirs: ours for ours, names in _NAMES.items() for theirs in names.split()}
 
-# What a dictionary may be given as, see `skpudle._data.foreign.dictionary_of`.
+# What users may pass as atoms, see `skpudle._data.foreign.dictionary_of`.
 ATOMS = ["array-like", HasMethods("transform"), HasMethods("getdict")]
 _COUNT = Interval(Integral, 1, None, closed="left")
 POSITIVE = Interval(Real, 0, None, closed="neither")
 _SHARE, _SIZES = Interval(Real, 0, 1, closed="both"), [_COUNT, tuple, list]
-# What the types of parameters leave open: their names mean the same in all learners.
+# Constraints that the type of a parameter does not tell. A name means the same in all learners.
 _RANGES = {
     "atom_shape": _SIZES, "C": [POSITIVE], "debias": [_SHARE, "boolean"], "device": [str],
     "dict_init": [StrOptions({"search", *INITIALIZATIONS}), *ATOMS], "learning_rate": [POSITIVE],
@@ -64,8 +64,8 @@ def _constraint(kind):
 def constraints_of(taken: Signature, **ranges: list) -> dict[str, list]:
     """Return scikit-learn's constraints of the parameters of a signature, from their types.
 
-    ``ranges`` has the constraints of parameters that their types do not tell, beside the texts
-    that they may be, and None.
+    ``ranges`` has constraints by name, in place of those of the types. The texts of a Literal, and
+    None, are allowed in any case.
     """
     found, ranges = {}, _RANGES | ranges
     for name, parameter in taken.parameters.items():
@@ -78,10 +78,11 @@ def constraints_of(taken: Signature, **ranges: list) -> dict[str, list]:
 
 
 def sets_parameters(**ranges: list) -> Callable[[F], F]:
-    """Return the decorator of estimators: their constructors set the parameters as attributes.
+    """Return a decorator of estimators: the constructor sets its parameters as attributes.
 
-    Names of other packages are answered by ours. Parameters have the constraints of their types and
-    of ``ranges``, see `constraints_of`. The HTML view of an estimator links to its page.
+    The TypeError for an unknown parameter tells our name for it, if it is a parameter of another
+    package. `fit` checks parameters by their types and by ``ranges``, see `constraints_of`. The
+    HTML view of an estimator links to its page in the documentation.
     """
 
     def decorate(kind):
@@ -111,9 +112,9 @@ def sets_parameters(**ranges: list) -> Callable[[F], F]:
 
 
 def fits(*, validates_nested: bool = False) -> Callable[[F], F]:
-    """Return the decorator of methods that fit: scikit-learn's, in the mode of training.
+    """Return a decorator of methods that fit: they check parameters, and run in `training_mode`.
 
-    ``validates_nested`` is whether estimators inside check their parameters, too.
+    ``validates_nested`` is whether an estimator that is a parameter checks its own parameters, too.
     """
     decorate = _fit_context(prefer_skip_nested_validation=not validates_nested)
     return lambda method: decorate(training_mode()(method))

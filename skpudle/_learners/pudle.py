@@ -30,7 +30,7 @@ from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, 
 
 
 def penalty_of(learner):
-    """Return the penalty or threshold that a learner encodes with.
+    """Return the penalty or threshold of the codes of `transform`, a number.
 
     Raises
     ------
@@ -48,7 +48,11 @@ def penalty_of(learner):
 
 
 def _graph_of(learner, codes, noise):  # -> LearnedEncoder
-    """Return the unfoldings of a fitted learner, of rows in units of the noise."""
+    """Return the encoder of a fitted learner as a fixed graph of products, for `to_module`.
+
+    ``codes`` are the learner's parameters of codes. The encoder takes rows in the units ``noise``,
+    with a baseline. Outliers in new rows are bounded by the limit of these units.
+    """
     atoms, limit = noise.atoms, noise.limit
     if codes.given.separate_atoms:
         return replace(learned_encoder(learner, atoms), limit=limit)
@@ -62,7 +66,7 @@ def _graph_of(learner, codes, noise):  # -> LearnedEncoder
 
 
 def _knows_noise(learner):
-    """Return whether a fit estimates the noise of an entry."""
+    """Return whether `fit` estimates the noise of an entry, which `score_samples` needs."""
     return learner.alpha == "auto" and Codes(learner).of_lasso
 
 
@@ -87,7 +91,19 @@ def _check_choice(learner, codes, l0, criterion):
 
 
 def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
-    """Return the coding with a number of codes, or by a criterion; see `choose_alpha`."""
+    """Return a penalty of codes for given atoms, chosen as `choose_alpha` describes.
+
+    Parameters
+    ----------
+    problem : Problem
+        Rows in units of the noise, and the penalty of a search.
+    atoms : Tensor of shape (n_components, n_features)
+        Atoms in the same units.
+    l0, criterion : float or None, str
+        Parameters of `choose_alpha`.
+    debias : float or None
+        Share of the lasso's bias to remove; None chooses it.
+    """
     if l0 is not None:
         coding, is_met = coding_of_l0(problem, atoms, float(l0), debias=debias)
         if not is_met:
@@ -496,7 +512,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         self.alpha_, self.debias_ = coding.alpha * problem.unit, coding.debias
         kept = self._fitted
         chosen = self.alpha_, self.debias_, kept.coding and kept.coding[2]  # for `partial_fit`
-        # without data_scale the penalty stays chosen
+        # After a fit to zeros, whose scale is 0, `partial_fit` would choose a penalty again. None
+        # as the scale prevents this.
         self._fitted = replace(kept, coding=chosen, data_scale=kept.data_scale or None)
         return self
 
@@ -548,6 +565,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         return EncoderModule(_graph_of(self, codes, units), decoder, **how).eval()
 
     def _encoder(self):
+        """Return the encoder that the parameters of codes ask for; warn of unused ones."""
         self._validate_params()  # they may have been set since `fit`
         codes = Codes(self)
         warn_of_unused(self, codes.unused_by_codes(), "on these codes")

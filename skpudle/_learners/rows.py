@@ -34,7 +34,11 @@ REPEATS = 3
 
 
 def learn_noise(plan, samples):  # -> Units
-    """Learn the units of the data: baseline, limits of outliers, and the noise of entries."""
+    """Learn the units of the rows: baseline, limits of outliers, and the noise of entries.
+
+    `fit` calls this function in its first phase, and `partial_fit` in its first call. ``samples``
+    are rows in the units of the user, and ``plan`` says what is to be learned and what is given.
+    """
     if plan.noise in ("auto", "outliers"):
         messages.warn_of_units(samples[_epoch.spread_rows(len(samples), 1024)])
     n_features, noise = samples.x.shape[1], plan.noise
@@ -53,14 +57,17 @@ def learn_noise(plan, samples):  # -> Units
 
 
 class RowPhases(Run):
-    """A fit of rows: its phases, and what they share.
+    """A fit of rows: its phases, as methods, and the data that the phases share.
 
     Attributes
     ----------
     own : torch.Generator
         Random numbers of this process, for draws from its own samples.
-    source : source of batches
-        Samples to train on.
+    samples : Samples
+        Rows that first atoms and first penalties are chosen from. With several processes they are
+        some rows of each process; ``data.samples`` are all rows of this process.
+    source : Batches
+        Rows to train on, batch by batch.
     n_updates, max_iter : int
         Largest numbers of updates and epochs of training; 0 if nothing trains.
     """
@@ -77,20 +84,22 @@ class RowPhases(Run):
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
         if not team.is_alone:
-            # The samples choose initial atoms and alpha: at most 2**14 of each process, without
-            # masks. Either all processes have weights or none has.
+            # At most 2**14 rows of each process. All processes must gather the same tensors: gaps
+            # may be in the rows of some processes only, so masks are left out. Weights are there
+            # in all processes or in none.
             some = replace(samples, mask=None)[_epoch.spread_rows(len(samples), 2**14)]
             self.samples = some.map(team.gather)
         # whether a pass over all rows follows a search in a sample of the rows
         in_parts = not plan.counts_events and data.source is not samples
         self._in_parts = team.largest(in_parts and data.source.n_samples > len(samples))
-        # ``_enter(noise)`` returns the rows in the units ``noise``; the last result is kept.
+        # ``_enter(noise)`` returns the rows in the units ``noise``, and a record without atoms. The
+        # last result is kept, because several phases ask for the same units.
         self._enter = lru_cache(1)(partial(plan.enter, self.samples))
 
     def table(self, fitted):  # -> tuple of Phase
-        """Return all phases, in their order."""
+        """Return all phases in their order, each with a mark whether this fit needs the phase."""
         plan, noise, trial = self.plan, fitted.noise, fitted.searched and fitted.searched.trial
-        # phases that only follow a search which neither a callback nor Ctrl-C has ended
+        # False if a callback or Ctrl-C has ended the search; some phases need a whole search
         is_whole = plan.searches and fitted.ended_by is None
         follows, learns = plan.codes_follow_data, is_whole and plan.learns_noise
         finds_units = noise.intercept is not None or noise.looks_at_rows
@@ -114,22 +123,25 @@ class RowPhases(Run):
     # ------------------------------------------------------------------ the first atoms
 
     def first(self):  # -> Fitted
-        """Return the record before all phases, with initial atoms."""
+        """Return the record before all phases, with first atoms.
+
+        Warn of features without known values, and of fewer rows than atoms.
+        """
         fitted = self.plan.begin(*self._enter(units.CENTRED), self.generator)
-        known = self.samples.known  # of one column where all is known
-        known = known[:, :1] if self.samples.mask is None else known
+        known = self.samples.known
+        known = known[:, :1] if self.samples.mask is None else known  # one column tells enough
         unknown = (~known.any(0)).nonzero().flatten().tolist()
         messages.warn_of_unknown_features(unknown, self.data.inputs["feature_names_in_"])
         if isinstance(self.plan.given.dict_init, str):  # given atoms need fewer samples
             has_values, places = known.any(1), self.data.places
-            if places is not None and self.team.is_alone:  # count equal rows one by one
+            if places is not None and self.team.is_alone:  # equal rows count one by one
                 has_values = has_values[places[places >= 0].to(known.device)]
             n_components = 0 if self.plan.given.n_components == "auto" else len(fitted.atoms)
             messages.warn_of_few_samples(int(has_values.sum()), n_components)
         return fitted
 
     def find_units(self, fitted):
-        """Learn the units of the data."""
+        """Learn the units of the rows, and choose first atoms again, in these units."""
         noise = learn_noise(self.plan, self.samples)
         if not noise.changes_nothing:
             fitted = self.plan.begin(*self._enter(noise), self.generator)
@@ -176,7 +188,10 @@ class RowPhases(Run):
         return held_out.hold_out(problem, **how)
 
     def search(self, fitted):
-        """Search for atoms; a search of an earlier process goes on from its atoms."""
+        """Search for atoms: yield a record for each epoch.
+
+        If a fit resumes from a checkpoint, the search begins with the atoms of the checkpoint.
+        """
         plan, noise, (samples, begun) = self.plan, fitted.noise, self._enter(fitted.noise)
         # With ae-ls codes respond to a change of atoms, which lowers the curvature of the loss that
         # the surrogate optimiser assumes. With an exponent of -0.25 hard codes became denser; with
@@ -187,7 +202,7 @@ class RowPhases(Run):
             # Wrong parameters of the optimiser raise an error now, and not after the search.
             plan.make_optimizer(fitted)
         if not (noise.limit is noise.norm is None) and self.data.places is not None:
-            # known entries that do not count in the units of the data
+            # outliers are known in the data, and count as missing in these units
             missed = self.data.samples.known > samples.known
             fitted = replace(fitted, outliers=missed.nonzero().cpu())
         problem, begins = self.make_problem(fitted), fitted.searched or fitted
@@ -212,8 +227,11 @@ class RowPhases(Run):
             )
 
     def found(self, fitted):  # -> Problem, Epoch
-        """Return the problem of the search, and its data with codes for the atoms."""
-        if self._problem is None:  # an earlier process has searched
+        """Return the problem of the search, and its data with codes for the atoms that were found.
+
+        The phases after the search begin with them.
+        """
+        if self._problem is None:  # the search was made before this fit resumed from a checkpoint
             searched, self._problem = fitted.searched, self.make_problem(fitted)
             part = self._problem.thinned(searched.stride, alpha=searched.alpha)
             self._coded = descend.solve_codes(part, searched.atoms, REPEATS)
@@ -260,7 +278,7 @@ class RowPhases(Run):
             yield replace(now, atoms=atoms.to(fitted.atoms), note=note)
 
     def refit(self, fitted):
-        """Free the atoms of a search of the lasso's bias, if that is better for all rows."""
+        """Free the atoms of the search of the lasso's bias, and keep them if that is better."""
         problem, coded = self.found(fitted)
         if fitted.passed is not None:  # a callback has ended the pass
             coded = self._coded = descend.solve_codes(coded.problem, fitted.passed.atoms, REPEATS)
@@ -274,7 +292,7 @@ class RowPhases(Run):
         yield replace(fitted, atoms=atoms.to(fitted.atoms))
 
     def choose_unseen_coding(self, fitted):
-        """Choose the penalty of codes by the data that the search has held out."""
+        """Choose the penalty of the codes of `transform` by the rows that the search held out."""
         (problem, _), trial = self.found(fitted), fitted.searched.trial
         how = dict(debias=self.plan.debias, place=trial.prediction.place)
         coding = choose.best_coding(problem.held_out, trial.judged, **how)
@@ -283,12 +301,19 @@ class RowPhases(Run):
     # ------------------------------------------------------------------ after the search
 
     def _of_residuals(self, fitted):
-        """Return what units are estimated from: the units, rows, atoms and their penalty."""
+        """Return the arguments of the functions of `skpudle.search.units` that use residuals.
+
+        They are the present units, the rows in the user's units, atoms, and the penalty of codes.
+        """
         alpha = fitted.coding[0] if fitted.coding else fitted.search_alpha
         return fitted.noise, self.plan.problem(self.samples), fitted.atoms, float(alpha)
 
     def learn_scales(self, fitted):
-        """Learn the noise of features that atoms leave; if it differs, a second search is due."""
+        """Estimate the noise of each feature from the residuals of the atoms.
+
+        If it differs between features, the record has new units, and its search is not done: a
+        second search in the new units is due.
+        """
         noise = units.learn_scales(*self._of_residuals(fitted))
         if noise is not fitted.noise:
             atoms = noise.from_user(fitted.noise.to_user(fitted.atoms))
@@ -297,22 +322,23 @@ class RowPhases(Run):
         yield fitted
 
     def refine_units(self, fitted):
-        """Estimate baseline, limits and the noise of rows anew, from residuals of the atoms."""
+        """Estimate baseline, limits of outliers and the noise of rows again, from residuals."""
         yield replace(fitted, noise=units.refine_units(*self._of_residuals(fitted)))
 
     # ------------------------------------------------------------------ training and codes
 
     def train(self, fitted):
-        """Train through the encoder: yield a record for each epoch.
+        """Train atoms by gradients through the encoder: yield a record for each epoch.
 
-        With a state of training the first record is that of the state.
+        If the record has the state of an earlier training, from a checkpoint, training goes on from
+        this state, and the first record is that of the state.
         """
         plan, given, state, source = self.plan, self.plan.given, fitted.training, self.source
         ended_by, most = fitted.ended_by if state else None, self.n_updates
         fitted = replace(fitted, n_updates=most, ended_by=None)
         optimizer = plan.make_optimizer(fitted)
         trainer = Trainer(plan, fitted, optimizer, team=self.team, interrupts=self)
-        # with a pair for lambda_decay training may stop only in the last tenth of the updates
+        # a pair for lambda_decay is annealed in ten parts, and only the last part may end early
         first = most * 9 // 10 * isinstance(given.lambda_decay, tuple)
         stopping = Stopping(given.tol, given.n_iter_no_change, first, most)
         state = state or trainer.state(source, stopping)
@@ -336,14 +362,20 @@ class RowPhases(Run):
                 state = trainer.state(source, stopping)
 
     def choose_coding(self, fitted):
-        """Choose the penalty of the codes of `transform`, which follows the data."""
+        """Choose the penalty of the codes of `transform` by hidden entries of the rows of `fit`.
+
+        This is for fits that held no rows out, such as those without a search.
+        """
         samples, how = self.data.samples.in_units(fitted.noise), dict(total=self.team.sum)
         problem = self.plan.problem(samples, fitted.alpha, fitted.data_scale, **how)
         coding = choose.best_coding(choose.judged(problem), fitted.atoms, debias=self.plan.debias)
         yield replace(fitted, coding=coding.in_units(problem.unit))
 
     def train_encoder(self, fitted):
-        """Train an encoder for the atoms; without updates, after Ctrl-C, it is the initial one."""
+        """Train the encoder of ``separate_atoms`` for the atoms.
+
+        After Ctrl-C it makes no updates, and the encoder is the initial one.
+        """
         plan, seed = self.plan, self.generator.initial_seed()
         given = plan, fitted, self.samples.in_units(fitted.noise), self, plan.given.max_iter
         generator = torch.Generator(fitted.atoms.device).manual_seed(seed)
@@ -354,9 +386,12 @@ class RowPhases(Run):
 
 
 class DenseLearner(GradientLearner, DictionaryTransformer):
-    """A learner of rows in units of their noise; see the subclasses for its parameters."""
+    """Base of the learners of rows: `fit`, `partial_fit`, and codes in units of the noise.
 
-    _penalty = "alpha"  # name of the parameter for `alpha_`
+    The subclasses document the parameters.
+    """
+
+    _penalty = "alpha"  # name of the parameter that sets ``alpha_``
     _phases = RowPhases
 
     @classmethod
@@ -416,7 +451,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return learner
 
     def _intercept_of(self, atoms, intercept):  # -> dict
-        """Return the fields of a record that a given baseline decides."""
+        """Return the fields of a record that hold the user's baseline, by name.
+
+        ``atoms`` are (n_components, n_features), and ``intercept`` has one number per feature.
+        """
         if intercept is None or (isinstance(intercept, float | int) and intercept == 0):
             return {}
         intercept = arrays.check_numbers(intercept, "intercept", atoms.shape[1])
@@ -514,41 +552,45 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return Plan(self)
 
     def _begin(self, plan, data):  # -> Fitted
-        """Return the record of a first `partial_fit`, without a search."""
+        """Return the record that the first `partial_fit` begins with: atoms without a search."""
         noise = learn_noise(plan, data.samples) if plan.learns_noise else units.CENTRED
         generator = arrays.make_generator(self.random_state)
         fitted = plan.begin(*plan.enter(data.samples, noise), generator)
         return replace(fitted, from_samples=plan.searches)
 
     def _encoder(self):
-        """Return the encoder of rows in units of their noise."""
+        """Return the encoder of rows that are in units of their noise."""
         self._validate_params()  # they may have been set since `fit`
         how = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
         return self._plan().encoder(self.alpha_, **how)
 
     def _transform_encoder(self):
-        """Return the encoder of rows without their baseline."""
+        """Return the encoder of `transform`, for rows less their baseline in the user's units."""
         encoder, noise = self._encoder(), replace(units_of(self), norm=None, intercept=None)
-        if isinstance(encoder, LearnedEncoder):  # it limits residuals itself
+        if isinstance(encoder, LearnedEncoder):  # it bounds the residuals of outliers itself
             noise = replace(noise, limit=None)
         gains = noise.gains(arrays.to_tensor(self.components_))
         return encoder if noise.changes_nothing else InUnits(encoder, noise, gains)
 
     def _resume(self, plan, data):  # -> Fitted
-        """Return the record of the fitted attributes."""
+        """Return the record that a later `partial_fit` begins with.
+
+        It is what `fit` kept, with the user's changes since: of ``components_``, of the penalty,
+        and of the share of bias to remove.
+        """
         kept, given = self._fitted, plan.given.alpha
         known = dict(alpha=kept.alpha, coding=kept.coding)
-        if given not in ("auto", self._fit_given["alpha"]):  # it was set after the fit
+        if given not in ("auto", self._fit_given["alpha"]):  # the user has set it after the fit
             known = dict(alpha=float(given), coding=None)
         elif kept.coding is not None and plan.debias is not None:
             known["coding"] = kept.coding[0], plan.debias, kept.coding[2]
-        if kept.data_scale == 0:
-            known["coding"] = None  # of zeros
+        if kept.data_scale == 0:  # all rows so far were zero, from which nothing can be chosen
+            known["coding"] = None
         atoms = kept.noise.from_user(arrays.to_tensor(self.components_, data.samples.x.device))
         noise = replace(kept.noise, atoms=atoms)
-        if not kept.data_scale:  # first data after `from_components` or zeros
+        if not kept.data_scale:  # these are the first rows after `from_components` or after zeros
             _, begun = plan.enter(data.samples, noise)
-            # zeros leave it open, and not what was chosen before
+            # None if these rows are zero, too: then the next call chooses
             known["data_scale"] = begun.data_scale or None
             if given == "auto":
                 known["alpha"] = plan.code_penalty(begun, atoms)

@@ -8,26 +8,29 @@ from skpudle._losses import LEAST_SQUARES
 
 
 def _tried(path, chosen):
+    """Say what shares the chosen number of atoms and up to three larger numbers explain."""
     order = np.argsort(path.n_components)
     n, score = path.n_components[order], path.score[order]
     at = int(np.searchsorted(n, chosen).clip(0, len(n) - 1))
-    # of the many sizes of the path that may have been tried
+    # the chosen number, and larger ones at equal ratios of their positions in the path
     far = np.unique(np.geomspace(at + 1, len(n), 4).astype(int) - 1)
     return ", ".join(f"{n[i]} explain {score[i]:.3f}" for i in far)
 
 
 def _prediction(path, alpha):
+    """Say how well hidden entries are predicted, and which other penalties predict as well."""
     best = np.argmax(path.score)
     said = f"{path.score[best]:.3f} of their energy is predicted"
     if path.score[best] <= path.tolerance[best]:
         return f"{said}: these atoms explain nothing that columns share"
-    # as the least loss that counts when the number of atoms is chosen
+    # a loss of .001 counts as none, also where the number of atoms is chosen
     near = (path.score > path.score[best] - 0.001) & (path.alpha != alpha)
     alphas = " or ".join(f"{alpha:.3g}" for alpha in np.unique(path.alpha[near]))
     return f"{said}, as well with a search at {alphas}" if alphas else said
 
 
 def _codes(learner, X, loss):
+    """Say how well codes explain the rows ``X``, and how many codes a row has."""
     codes = host_array(learner.transform(X))
     x = host_array(check_rows(open_source(X).array(), allow_nan=True))
     means, found = np.nanmean(x, axis=0), host_array(learner.inverse_transform(codes))
@@ -42,6 +45,7 @@ def _codes(learner, X, loss):
 
 
 def _of_rows(learner):  # -> list of str
+    """Return the lines of a learner of rows: baseline, outliers, noise, penalties, prediction."""
     names = "penalty_path", "outliers", "noise_std", "search_alpha"
     path, outliers, noise, alpha = (vars(learner).get(f"{n}_") for n in names)
     root, first, unusual = np.sqrt(np.mean(np.square(learner.intercept_))), "", "none"
@@ -64,6 +68,7 @@ def _of_rows(learner):  # -> list of str
 
 
 def _of_counts(learner):  # -> list of str
+    """Return the lines of `PoissonNMF`: what the counts have chosen."""
     names = "alpha", "dispersion", "min_gain"
     given = {name: getattr(learner, name) == "auto" for name in names}
     how = {name: "chosen by the counts" if auto else "as named" for name, auto in given.items()}
@@ -75,7 +80,10 @@ def _of_counts(learner):  # -> list of str
 
 
 def describe_fit(learner, X=None, loss=LEAST_SQUARES):  # -> str
-    """Return the lines, separated by line breaks; see `PUDLEDictionaryLearning.summary`."""
+    """Return the text of `PUDLEDictionaryLearning.summary` and `PoissonNMF.summary`.
+
+    ``X`` are rows to reconstruct, or None, and ``loss`` is an object of `skpudle._losses`.
+    """
     size, seconds = (vars(learner).get(name) for name in ("size_path_", "fit_seconds_"))
     n_rows = vars(learner).get("n_samples_seen_", "no")
     n, sizes = learner.n_components_, "as named"

@@ -30,7 +30,7 @@ class _TaskPhases(RowPhases):
     """The phases of a fit for a task: training begins with the best head for the atoms."""
 
     def train(self, fitted):
-        """Train atoms and head; without supervision the head is fitted last."""
+        """Train atoms and head together; without supervision the head is fitted after training."""
         if self.plan.supervision:
             fitted = self.plan.solve(fitted, self.data.samples.in_units(fitted.noise))
         return super().train(fitted)
@@ -108,6 +108,11 @@ class TaskLearner(DenseLearner):
         return TaskPlan(self)
 
     def _read(self, plan, X, y, *, known=False, part=False, sample_weight=None):
+        """Read rows and targets, and set ``plan.task``.
+
+        The arguments are those of `GradientLearner._read`. Class weights multiply the weights of
+        the samples; encoded targets are the targets of ``data.samples``.
+        """
         name = type(self).__name__
         refuse(y is None, f"{name} requires y to be passed, but the target y is None.")
         refuse_several(name)
@@ -116,7 +121,8 @@ class TaskLearner(DenseLearner):
         given = 1.0 if sample_weight is None else sample_weight
         weight = to_numpy(check_sample_weight(given, len(y)))
         y, weight = self._check_target(y, weight, part)
-        used = to_numpy(check_sample_weight(weight, len(y))) > 0  # the rest may have other labels
+        # samples without weight are absent: their labels may be of no class
+        used = to_numpy(check_sample_weight(weight, len(y))) > 0
         task = self._fitted_task if known else self._task(y[used], weight[used], part)
         encoded = task.encode(y[used])
         target = np.zeros((len(y), encoded.shape[1]))
@@ -127,11 +133,13 @@ class TaskLearner(DenseLearner):
         return data._replace(places=None)
 
     def _begin(self, plan, data):  # -> Fitted
+        """Return the record that the first `partial_fit` begins with: the head is zero."""
         fitted = super()._begin(plan, data)
         shape = len(fitted.atoms), plan.task.n_outputs * (plan.n_sides + 1)
         return replace(fitted, more=fitted.atoms.new_zeros(shape))
 
     def _resume(self, plan, data):  # -> Fitted
+        """Return the record that a later `partial_fit` begins with, with the head of the fit."""
         fitted, task = super()._resume(plan, data), plan.task
         weights = np.atleast_2d(self.coef_) * plan.unit(fitted) / task.scale[:, None]
         intercept = (np.atleast_1d(self.intercept_) - task.mean) / task.scale
@@ -144,6 +152,7 @@ class TaskLearner(DenseLearner):
         return super()._attributes(plan, data, fitted)
 
     def _decisions(self, X):  # -> (n, n_outputs)
+        """Return codes times weights plus intercepts; two classes have a single output."""
         check_is_fitted(self, "coef_")
         codes, head = to_tensor(self.transform(X)), (self.coef_, self.intercept_)
         coef, intercept = (to_tensor(np.atleast_1d(part)).to(codes) for part in head)
@@ -293,6 +302,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     # ------------------------------------------------------------------ fitting
 
     def _check_target(self, y, weight, part):  # -> (n,), (n,)
+        """Return checked labels, and the weights of samples times those of their classes."""
         y, used = _check_y(y, estimator=self), weight > 0
         check_classification_targets(y)
         classes = self.classes_ if part else np.unique(y[used])
@@ -301,7 +311,8 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         weight[used] *= of_classes[LabelEncoder().fit(classes).transform(y[used])]
         return y, weight
 
-    def _task(self, y, weight, part):
+    def _task(self, y, weight, part):  # -> Classification
+        """Return the task for labels, all of which have weight; refuse a single class."""
         classes = self.classes_ if part else np.unique(y)
         refuse(
             len(classes) < 2,
@@ -560,7 +571,8 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         how = dict(ensure_2d=False, dtype=np.float64, input_name="y", estimator=self)
         return check_array(y, **how), weight
 
-    def _task(self, y, weight, part):
+    def _task(self, y, weight, part):  # -> Regression
+        """Return the task, in units of the targets' means and standard deviations."""
         units = StandardScaler().fit(y.reshape(len(y), -1), sample_weight=weight)
         return Regression(units.mean_, units.scale_, y.ndim == 1)
 

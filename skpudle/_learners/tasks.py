@@ -1,17 +1,19 @@
 r"""Tasks of a dictionary, and the plan of a dictionary learned for one: atoms and a head.
 
 A task is classification or regression. It knows its targets, its loss, and the linear model of
-scikit-learn that a head starts as. The units of its targets and decisions are ``scale`` and
-``mean``; fitted weights are in the units of ``y``.
+scikit-learn that the head starts as. A head is a linear model of codes: weights and intercepts. In
+training, targets and decisions have the mean ``mean`` subtracted and are divided by ``scale``; the
+fitted weights are in the units of ``y``.
 
-The parameters of an atom are one row of numbers: the atom, its weights in the task, and a copy of
-the intercepts, which are the mean of all copies. The trainer and the optimiser see one tensor, as
-for any dictionary.
+Training updates one tensor, as for any dictionary. For each atom it has one row of numbers: the
+atom, its weights in the head, and a copy of the intercepts. The intercepts are the mean of all
+copies.
 
-A head may see codes as they are, or their positive and negative parts as two features of an atom,
-its sides. All weights are for codes in one unit: the root of the mean squared norm of a sample over
-the number of atoms. Units of each feature's own standard deviation would overweight rare features:
-0.8 % more errors on digits for two sides.
+A head sees codes as they are, or (``split_sign``) the positive and the negative part of each code
+as two features, the two sides of an atom. In training all codes are divided by one number: the root
+of the mean squared norm of a sample over the number of atoms. If each feature were divided by its
+own standard deviation instead, rare features would weigh too much: with two sides digits had 0.8 %
+more errors.
 """
 
 from dataclasses import dataclass, replace
@@ -30,9 +32,10 @@ from skpudle._precision import in_own_precision
 
 
 def class_decisions(decisions):  # (n, n_outputs) -> (n, n_classes)
-    """Return a decision for each class.
+    """Return a decision for each class, whose softmax is the probabilities.
 
-    Of two classes there is one output: the decision of the second class. The first class gets 0.
+    A head for two classes has one output, the decision of the second class. The decision of the
+    first class is then 0.
     """
     if decisions.shape[1] > 1:
         return decisions
@@ -41,14 +44,14 @@ def class_decisions(decisions):  # (n, n_outputs) -> (n, n_classes)
 
 @dataclass(frozen=True, eq=False)
 class Classification:
-    """One of several classes, by cross-entropy; a target is its index.
+    """The task to tell classes, by cross-entropy; a target is the index of a class.
 
     Parameters
     ----------
     classes : ndarray of shape (n_classes,)
         Sorted labels.
     total_weight : float, default=0.0
-        The sum of the weights of all samples so far.
+        The sum of the weights of all samples so far, over all calls of `partial_fit`.
     """
 
     classes: np.ndarray
@@ -76,7 +79,7 @@ class Classification:
 
 @dataclass(frozen=True, eq=False)
 class Regression:
-    r"""Regression, by least squares; a target is centred and divided by its standard deviation.
+    r"""The task to predict numbers, by least squares, in units of their standard deviation.
 
     The loss is half the unexplained share of the variance, averaged over outputs. It is independent
     of the units of ``y`` and of the number of outputs.
@@ -88,7 +91,7 @@ class Regression:
     is_flat : bool
         Whether ``y`` has one dimension.
     total_weight : float, default=0.0
-        The sum of the weights of all samples so far.
+        The sum of the weights of all samples so far, over all calls of `partial_fit`.
     """
 
     mean: np.ndarray
@@ -101,8 +104,8 @@ class Regression:
         """Number of outputs."""
         return len(self.mean)
 
-    n_terms = n_outputs  # squared errors of a sample in the loss
-    penalty = 10  # of the weights with C=1
+    n_terms = n_outputs  # number of squared errors that the loss of a sample averages
+    penalty = 10  # penalty of the squared weights for C=1
 
     def encode(self, y):  # (n,) or (n, n_outputs) -> (n, n_outputs)
         """Return numbers in columns, centred and divided by their standard deviation."""
@@ -123,7 +126,9 @@ class Regression:
 class TaskPlan(Plan):
     """The plan of a fit for a task: a dictionary learner's, and joint training after it.
 
-    `TaskLearner` sets the attribute ``task`` when it has read the targets.
+    `TaskLearner` sets the attribute ``task``, a `Classification` or `Regression`, when it has read
+    the targets. The record has the head as ``more``, of shape (n_components, n_sides * n_outputs +
+    n_outputs).
     """
 
     # alpha="auto" is this share of the search's penalty, since a task needs less sparse codes. Of
@@ -137,9 +142,9 @@ class TaskPlan(Plan):
         b = self.supervision = float(learner.supervision)
         most = {"max_iter": 100} if b and learner.max_iter == "auto" else {}
         super().__init__(learner, **most)
-        # A task uses neither the penalty that predicts held-out features best nor the noise of
-        # features as their units. A feature that is nearly a sum of other features has a noise near
-        # zero, so that in units of the noise it would dominate the atoms.
+        # Noise of features is not learned. A feature that is nearly a sum of other features has a
+        # noise near zero, so in units of the noise it would dominate the atoms. Nor is the penalty
+        # chosen that predicts held-out features best: the task has a penalty of its own.
         self.noise = "outliers" if self.learns_noise else self.noise
         self.codes_follow_data, self.trains = False, self.trains or b > 0
         self.alternates = False  # decisions are trained by gradients
@@ -174,35 +179,38 @@ class TaskPlan(Plan):
         return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
     def unit(self, fitted):  # -> float
-        """Return the unit of codes."""
+        """Return the number that codes are divided by for the head."""
         return ((fitted.data_scale or 0.0) / len(fitted.atoms)) ** 0.5 or 1.0
 
     def features(self, fitted, z):  # (n, n_components) -> (n, n_sides * n_components)
-        """Return features of codes for a head; positive sides come first."""
+        """Return the features of codes that the head sees; positive parts come first."""
         z = z / self.unit(fitted)
         return z if self.n_sides == 1 else torch.cat([z.clamp_min(0), z.neg().clamp_min(0)], dim=1)
 
     def with_head(self, fitted, weights, intercept):  # -> Fitted
-        """Return the record with a head; see `head` for shapes."""
+        """Return the record with a head: weights and intercepts, of the shapes in `head`."""
         n = len(fitted.atoms)
         weights = weights.unflatten(1, (self.n_sides, n)).movedim(2, 0).flatten(1)
         return replace(fitted, more=torch.cat([weights, intercept.expand(n, -1)], dim=1))
 
     def head(self, more):  # -> (n_outputs, n_sides * n_components), (n_outputs,)
-        """Return the weights and intercepts beside atoms; differentiable."""
+        """Return the weights and intercepts in ``fitted.more``, as differentiable tensors."""
         n = self.task.n_outputs
         weights = more[:, :-n].unflatten(1, (n, self.n_sides))
         return weights.movedim(0, 2).flatten(1), more[:, -n:].mean(0)
 
     def network(self, fitted, update=0):
-        """Return the rule, the dictionary, the encoder and the penalty, if any with the head."""
+        """Return the rule, the dictionary, and a dict of encoder and penalty, for an update.
+
+        The rule is that of the task if the record has a head.
+        """
         rule, dictionary, options = super().network(fitted, update)
         if fitted.more is None:
             return rule, dictionary, options
         return partial(self.rule, fitted), dictionary, options
 
     def replacements(self, fitted, samples):
-        """Return rows for samples, with weights of zero."""
+        """Return rows of parameters for samples that become atoms: their weights are zero."""
         atoms, more = super().replacements(fitted, samples), fitted.more
         if more is None:
             return atoms
@@ -212,7 +220,7 @@ class TaskPlan(Plan):
 
     @torch.no_grad()
     def solve(self, fitted, samples):  # -> Fitted
-        """Return the record with the head that scikit-learn finds for its codes, in float64."""
+        """Return the record with the head that scikit-learn finds for codes of ``samples``."""
         _, dictionary, options = super().network(fitted)
         codes = options["encoder"](dictionary, samples.x, mask=samples.mask)
         features = self.features(fitted, codes)
@@ -224,7 +232,7 @@ class TaskPlan(Plan):
         return self.with_head(fitted, *(to_tensor(part).to(features) for part in head))
 
     def attributes(self, fitted):
-        """Return the fitted attributes."""
+        """Return the fitted attributes; weights and intercepts are in the units of ``y``."""
         (weights, intercept), task = self.head(fitted.more), self.task
         mean, scale = (to_tensor(part).to(weights) for part in (task.mean, task.scale))
         coef = weights * (scale[:, None] / self.unit(fitted))

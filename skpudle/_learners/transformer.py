@@ -1,7 +1,8 @@
-"""Encode, reconstruct and score with a fitted dictionary; large data part by part.
+"""Encode, reconstruct and score with a fitted dictionary.
 
-`DictionaryTransformer` needs ``components_`` and an encoder, from any source. Its memory is bounded
-for data of any size.
+`DictionaryTransformer` is the base of all learners of rows; it needs ``components_`` and an
+encoder. Data outside memory are read in parts of 8,192 rows. Rows of a part are encoded in chunks,
+which fit into the cache of a core or into the memory of a GPU.
 """
 
 from dataclasses import replace
@@ -12,13 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy import sparse
-from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data import arrays
-from skpudle._data.arrays import check_rows, to_numpy, to_tensor, wide
 from skpudle._data.batches import Samples, check_sample_weight
 from skpudle._data.sources import InMemory, open_source, refuse_shuffled
 from skpudle._fit.encoders import baseline_of, refuse, units_of
@@ -32,7 +31,7 @@ PART = 8192
 
 
 def chunk_size(learner, x, device):
-    """Return the number of rows that a learner encodes at a time."""
+    """Return the number of rows of ``x`` (n, n_features) that a learner encodes at a time."""
     if device.type == "cuda":
         # A GPU: the encoder holds about 8 arrays of codes, and 2 of data, at a time.
         row = (8 * learner.n_components_ + 2 * x.shape[1]) * x.element_size()
@@ -51,7 +50,7 @@ def chunk_size(learner, x, device):
 
 
 def encode_rows(encoder, dictionary, samples):  # -> (n_samples, n_components)
-    """Return the codes of samples of rows; the targets of counts are their exposures."""
+    """Return the codes of samples of rows; ``samples.target`` are the exposures of counts."""
     known = {} if samples.target is None else {"exposure": samples.target}
     return encoder(dictionary, samples.x, mask=samples.mask, **known)
 
@@ -59,7 +58,8 @@ def encode_rows(encoder, dictionary, samples):  # -> (n_samples, n_components)
 def hidden_errors(samples, dictionary, encoder, measure, places=None):  # -> float
     """Return the summed errors of all features, each predicted from features of other groups.
 
-    A single feature is predicted from itself.
+    `DictionaryTransformer.score` is made of these errors. A single feature is predicted from
+    itself.
 
     Parameters
     ----------
@@ -68,12 +68,14 @@ def hidden_errors(samples, dictionary, encoder, measure, places=None):  # -> flo
     dictionary : DenseDictionary
         The dictionary.
     encoder : callable
-        The encoder; if it depends on features, ``encoder.of_features(features)`` is that of some.
+        ``encoder(dictionary, x, mask=None)`` returns codes. An encoder that holds numbers of each
+        feature has ``of_features(features)``, which returns the encoder for these features.
     measure : callable
-        ``measure(predicted, samples, features)`` returns the error of each entry of features.
+        ``measure(predicted, samples, features)`` returns the error of each entry of these features,
+        of the shape of ``predicted``.
     places : Tensor of shape (n_features,), default=None
-        For each feature the place of its first copy, with which it is held out; by default features
-        are distinct, so that a score depends on its own samples alone.
+        For each feature the number of the first feature that equals it: equal features are hidden
+        together. By default all features count as distinct.
     """
     atoms, total = dictionary.atoms, 0.0
     places = torch.arange(atoms.shape[1], device="cpu") if places is None else places
@@ -90,12 +92,24 @@ def hidden_errors(samples, dictionary, encoder, measure, places=None):  # -> flo
 
 
 def deviances(predicted, samples, features, *, loss=LEAST_SQUARES, intercept=None, limit=None):
-    """Return the deviance of each entry of features from its prediction without the intercept.
+    """Return the deviance of each entry from its prediction: squared errors, or those of counts.
 
-    Targets of samples are exposures. A squared error counts at most by the ``limit`` of an entry.
+    Parameters
+    ----------
+    predicted : Tensor of shape (n_samples, n_predicted)
+        Predictions, before the intercept of counts is added.
+    samples : Samples
+        The entries, of the same shape; their targets are exposures.
+    features : Tensor of shape (n_predicted,)
+        Numbers of the features of the entries.
+    loss : object of `skpudle._losses`, default=LEAST_SQUARES
+        The loss.
+    intercept, limit : Tensor of shape (n_features,), default=None
+        The intercept of counts, and the largest error that counts: beyond it an entry is an
+        outlier.
     """
-    exposure = 1.0 if samples.target is None else wide(samples.target)
-    x, natural = wide(samples.x) / exposure, wide(predicted)
+    exposure = 1.0 if samples.target is None else arrays.wide(samples.target)
+    x, natural = arrays.wide(samples.x) / exposure, arrays.wide(predicted)
     if intercept is not None:
         natural = natural + intercept.to(natural)[features]
     if limit is not None:
@@ -105,8 +119,11 @@ def deviances(predicted, samples, features, *, loss=LEAST_SQUARES, intercept=Non
 
 
 def _join(chunks, given):
-    """Return results for chunks of rows as one array, or as a tensor on the device of X."""
-    # chunks of an array go to the CPU one by one, since a GPU may be too small for all
+    """Return the results for chunks of rows as one array; for a tensor as a tensor on its device.
+
+    ``given`` is the source of the user's rows.
+    """
+    # each chunk goes to the CPU at once, since a GPU may be too small for all
     device = given.data.device if isinstance(given.data, torch.Tensor) else "cpu"
     return arrays.like_input(torch.cat([chunk.to(device) for chunk in chunks]), given.data)
 
@@ -118,7 +135,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     ``encoder(dictionary, x, mask=None)``. It has to support masks if `_allows_nan` is true.
     """
 
-    # defaults for learners without the parameters
+    # values of the parameters in subclasses that do not have them
     device, split_sign = "auto", False
 
     _allows_nan = True  # whether NaN marks missing entries
@@ -129,9 +146,11 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     # ------------------------------------------------------------------ for subclasses
 
     def _decode_rows(self, rows):  # (n, n_features) -> the same, in place
-        """Return the data of rows that codes decode to."""
+        """Return reconstructed rows, of ``rows`` that are codes times atoms: add the baseline."""
         baseline = baseline_of(self)
-        return rows if baseline is None else rows.add_(to_tensor(baseline, rows.device, rows.dtype))
+        if baseline is not None:
+            rows += arrays.to_tensor(baseline, rows.device, rows.dtype)
+        return rows
 
     # ------------------------------------------------------------------ codes and rows
 
@@ -163,6 +182,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return _join(self._codes(given, **of_rows), given)
 
     def _codes(self, given, **of_rows):  # yields (n, n_features_out)
+        """Yield the codes that `transform` returns, chunk by chunk."""
         check_is_fitted(self)
         refuse_shuffled(given.data)
         encoder = self._transform_encoder()
@@ -172,7 +192,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min(0)], dim=1)
             yield codes
 
-    def transform_sparse(self, X: Any) -> csr_array:
+    def transform_sparse(self, X: Any) -> sparse.csr_array:
         """Encode data part by part, and return only the codes that are not zero.
 
         Parameters
@@ -193,7 +213,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return self._transform_sparse(X)
 
     def _transform_sparse(self, X, **of_rows):
-        parts = map(to_numpy, self._codes(open_source(X), **of_rows))
+        parts = map(arrays.to_numpy, self._codes(open_source(X), **of_rows))
         return sparse.vstack([*map(sparse.csr_array, parts)], format="csr")
 
     def inverse_transform(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
@@ -215,8 +235,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
         def decoded():  # yields (n, n_features)
             for rows in given.parts(PART) if given.in_parts else [given.array()]:
-                codes = to_tensor(check_rows(rows))
-                atoms = to_tensor(self.components_, device, codes.dtype)
+                codes = arrays.to_tensor(arrays.check_rows(rows))
+                atoms = arrays.to_tensor(self.components_, device, codes.dtype)
                 refuse(
                     codes.shape[1] != self._n_features_out,
                     f"Codes have {codes.shape[1]} columns, but {type(self).__name__} returns "
@@ -264,19 +284,23 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return self._score(X, sample_weight)
 
     def _score(self, X, sample_weight, **of_rows):
+        """Return the share of the deviance from column means that predictions explain.
+
+        ``of_rows`` are fields of the samples beside their numbers, such as exposures.
+        """
         check_is_fitted(self)
         given, error, means = open_source(X), 0.0, FromMeans(self._loss)
         if sample_weight is not None:
             of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
-        units = replace(units_of(self), norm=None)  # no whole row is left out
+        units = replace(units_of(self), norm=None)  # entries may be outliers here, no whole rows
         limit = None if units.limit is None else units.limit_in_data()
         how = dict(loss=self._loss, intercept=self._intercept, limit=limit)
         measure, encoder = partial(deviances, **how), self._transform_encoder()
         for samples, dictionary in self._chunks(given, **of_rows):
             error += hidden_errors(samples, dictionary, encoder, measure)
-            if limit is not None:  # the mean has no errors in outliers
+            if limit is not None:  # outliers do not count in the means
                 samples = replace(samples, mask=samples.in_units(units).mask)
-            means.add(samples.map(wide))
+            means.add(samples.map(arrays.wide))
         total = means.total()
         return 1 - error / total if total else 0.0
 
@@ -294,14 +318,18 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         for samples in given.read_for(self, known=True, **how).samples(PART):
             x = samples.x
             if baseline is not None:
-                samples = replace(samples, x=x - to_tensor(baseline, x.device, x.dtype))
-            dictionary = DenseDictionary(to_tensor(self.components_, device, x.dtype))
+                samples = replace(samples, x=x - arrays.to_tensor(baseline, x.device, x.dtype))
+            dictionary = DenseDictionary(arrays.to_tensor(self.components_, device, x.dtype))
             for chunk in samples.blocks(chunk_size(self, x, device)):
                 yield chunk.to(device), dictionary
 
     @torch.enable_grad()
     def _codes_with_gradient(self, X):  # -> x, codes
-        """Return data as a tensor, and their signed codes, differentiable in the data."""
+        """Return data (n, n_features) as a tensor, and their codes, differentiable in the data.
+
+        `skpudle.inspection` takes gradients of them. Codes have their signs, also with
+        ``split_sign``.
+        """
         chunks, dictionaries = zip(*self._chunks(InMemory(open_source(X).array())))
         x = torch.cat([samples.x for samples in chunks]).requires_grad_()
         return x, encode_rows(self._transform_encoder(), dictionaries[0], Samples(x))
