@@ -72,37 +72,6 @@ def as_scalars(value, like):  # number or tensor -> tensor of any shape
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
 
-def check_tensors(atoms, x):
-    """Check that atoms and data are tensors of shapes that fit.
-
-    Parameters
-    ----------
-    atoms : Tensor of shape (n_components, ...)
-        Atoms.
-    x : Tensor of shape (n_samples, ...)
-        Data.
-
-    Raises
-    ------
-    TypeError
-        If one of them is not a tensor.
-    ValueError
-        If their shapes do not fit.
-    """
-    for name, value in (("atoms", atoms), ("data", x)):
-        if not isinstance(value, torch.Tensor):
-            raise TypeError(
-                f"The {name} must be a torch tensor, got {type(value).__name__}. Pass "
-                "torch.as_tensor(...)."
-            )
-    if x.ndim != atoms.ndim or x.shape[1] != atoms.shape[1]:
-        raise ValueError(
-            f"Atoms of shape {tuple(atoms.shape)} do not fit data of shape {tuple(x.shape)}. Pass "
-            "(atoms, X), one atom and one sample a row: the dictionary comes first, unlike in "
-            "scikit-learn."
-        )
-
-
 @contextmanager
 def own_precision():
     """Compute in the dtype of the data, even inside `torch.autocast` and with TF32."""

@@ -39,7 +39,6 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import Loops, blocks_of_rows, entries_of_block, in_parts, threads_for
-from skpudle._precision import check_tensors
 
 __all__ = ["solve_omp"]
 
@@ -278,7 +277,6 @@ def solve_omp(
     >>> solve_omp(torch.eye(3), x, tol=0.4)
     tensor([[1., 0., 0.]])
     """
-    check_tensors(atoms, x)
     if n_nonzero_coefs is None:
         n_nonzero_coefs = min(max(x.shape[1] // 10, 1), len(atoms))
     stop = 0.0 if tol is None else float(tol)

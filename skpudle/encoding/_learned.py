@@ -28,7 +28,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from skpudle._compilation import import_extra
 from skpudle._operators._atoms import atom_norms
-from skpudle._precision import check_tensors, in_own_precision
+from skpudle._precision import in_own_precision
 from skpudle._shrinkage import shrink
 from skpudle.encoding._compiled import multiply
 
@@ -440,7 +440,6 @@ def learn_encoder(
     tensor([[1.5000, 0.0000],
             [0.0000, 0.5000]])
     """
-    check_tensors(atoms, x)
     generator = generator or torch.Generator(x.device).manual_seed(0)
     x = x if mask is None else x * mask
     size = _power_of_two(x)

@@ -9,13 +9,7 @@ from torch import Tensor
 from skpudle._compilation import threads_for
 from skpudle._losses import LEAST_SQUARES
 from skpudle._operators._atoms import DenseDictionary
-from skpudle._precision import (
-    as_scalars,
-    check_tensors,
-    differentiable_once,
-    in_own_precision,
-    kept_by_autograd,
-)
+from skpudle._precision import as_scalars, differentiable_once, in_own_precision, kept_by_autograd
 from skpudle._shrinkage import shrink
 from skpudle.encoding._compiled import is_recorded
 from skpudle.encoding._likelihood import Likelihood
@@ -274,10 +268,8 @@ def encode(
 
     Raises
     ------
-    TypeError
-        If the atoms or the data are no tensors.
     ValueError
-        If their shapes do not fit, or if there are no unfoldings.
+        If there are no unfoldings.
 
     Examples
     --------
@@ -289,7 +281,6 @@ def encode(
     """
     if not hasattr(dictionary, "atoms"):
         dictionary = DenseDictionary(dictionary)
-    check_tensors(dictionary.atoms, x)
     loss, initial = LEAST_SQUARES if loss is None else loss, None
     if step_size is None:
         step_size = default_step(dictionary, loss)

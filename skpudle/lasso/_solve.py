@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from skpudle._compilation import entries_of_block, threads_for
-from skpudle._precision import as_scalars, check_tensors
+from skpudle._precision import as_scalars
 from skpudle.lasso._batched import BLOCK_ENTRIES, lasso_gaps, solve
 from skpudle.lasso._compiled import MOST_ROUNDS
 
@@ -356,10 +356,8 @@ def solve_lasso(
 
     Raises
     ------
-    TypeError
-        If the atoms or the data are no tensors.
     ValueError
-        If their shapes do not fit, if alpha is not positive, or if ``debias`` is not from 0 to 1.
+        If alpha is not positive, or if ``debias`` is not from 0 to 1.
 
     References
     ----------
@@ -377,7 +375,6 @@ def solve_lasso(
     >>> solve_lasso(torch.eye(3), torch.tensor([[1.0, -0.25, 0.0]]), 0.5, debias=1)[0]
     tensor([[1., 0., 0.]])
     """
-    check_tensors(atoms, x)
     if not 0 <= debias <= 1:
         raise ValueError(f"debias={debias!r} is no share. Pass a number from 0 to 1.")
     x, known = known_entries(x, mask)
@@ -439,7 +436,6 @@ def lasso_path(atoms, x, alphas, *, positive=False, mask=None, gram=None):
     refits : Tensor of shape (n_alphas, n_samples, n_components)
         Least squares on the supports of ``codes``, as with ``debias=1`` in `solve_lasso`.
     """
-    check_tensors(atoms, x)
     x, known = known_entries(x.double(), mask)
     known = None if known is None else known.double()
     atoms = atoms.double() if gram is not None else _without_parallels(atoms.double(), positive)[0]
@@ -559,8 +555,7 @@ def solve_nnls(
     TypeError
         If arrays do not hold real numbers.
     ValueError
-        If shapes do not fit, if values are NaN or infinite (except for data of weight 0), or if
-        weights are negative.
+        If values are NaN or infinite (except for data of weight 0), or if weights are negative.
 
     Warns
     -----
@@ -599,7 +594,6 @@ def solve_nnls(
     """
     from_arrays = not isinstance(x, torch.Tensor)
     atoms, x = _as_tensor(atoms), _as_tensor(x)
-    check_tensors(atoms, x)
     free = torch.zeros(()) if free is None else _as_tensor(free)
     free = free.to(atoms.device).expand(len(atoms)) > 0
     _check_finite(atoms, "atoms")

@@ -301,13 +301,3 @@ def test_adjoint_applies_the_pseudo_inverse_on_every_support(generator, blocks, 
         members = atoms[on] * known
         expected[on] = torch.linalg.pinv(members @ members.mT, hermitian=True) @ direction[on]
         torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-9)
-
-
-def test_arrays_and_the_order_of_scikit_learn_are_refused_by_name(generator):
-    atoms, x, alpha = make_problem(generator)
-    with pytest.raises(TypeError, match="data must be a torch tensor, got ndarray"):
-        solve_lasso(atoms, x.numpy(), alpha)
-    with pytest.raises(TypeError, match="atoms must be a torch tensor, got ndarray"):
-        solve_lasso(atoms.numpy(), x, alpha)
-    with pytest.raises(ValueError, match="the dictionary comes first"):
-        solve_lasso(atoms, x.T, alpha)
