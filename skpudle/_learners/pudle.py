@@ -29,22 +29,9 @@ from skpudle.search import auto_alpha
 from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, judged
 
 
-def penalty_of(learner):
-    """Return the penalty or threshold of the codes of `transform`, a number.
-
-    Raises
-    ------
-    ValueError
-        If the learner was made from atoms alone: "auto" had no data to choose a penalty from.
-    """
-    if learner.transform_alpha is not None:
-        return learner.transform_alpha
-    refuse(
-        not hasattr(learner, "alpha_"),
-        "alpha='auto' is chosen from data, and atoms alone came without. Pass transform_alpha, or "
-        "data to partial_fit.",
-    )
-    return learner.alpha_
+def penalty_of(learner):  # -> float
+    """Return the penalty or threshold of the codes of `transform`."""
+    return learner.alpha_ if learner.transform_alpha is None else learner.transform_alpha
 
 
 def _graph_of(learner, codes, noise):  # -> LearnedEncoder
@@ -372,8 +359,8 @@ class PUDLEDictionaryLearning(DenseLearner):
 
         Raises
         ------
-        ValueError
-            If the noise is unknown, since there was no `fit`. (The method is there for
+        AttributeError
+            If the noise is unknown: `partial_fit` does not estimate it. (The method is there for
             ``alpha="auto"`` and codes of the lasso.)
 
         Warns
@@ -397,10 +384,6 @@ class PUDLEDictionaryLearning(DenseLearner):
         True
         """
         check_is_fitted(self)
-        refuse(
-            getattr(self, "noise_std_", None) is None,
-            "The noise of the data is unknown: partial_fit does not estimate it. Call fit.",
-        )
         if len(self.components_) > self.n_features_in_ and self.n_components != "auto":
             warn(
                 f"{len(self.components_)} atoms, more than {self.n_features_in_} features, explain "

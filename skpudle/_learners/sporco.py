@@ -10,20 +10,12 @@ from skpudle._data import arrays
 from skpudle._data.batches import Samples, check_sample_weight, merge_samples, scale_weights
 from skpudle._data.sources import open_source
 from skpudle._fit.encoders import Converged
-from skpudle._fit.messages import warn_of_few_samples, warn_of_unused
+from skpudle._fit.messages import warn_of_few_samples
 from skpudle._fit.plan import choose_atoms
 from skpudle._fit.run import Epoch, FollowedFit
 from skpudle._learners.parameters import ATOMS, POSITIVE, fits, sets_parameters
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle.search import auto_alpha
-
-
-def _options_of(learner, bpdndl):  # -> BPDNDictLearn.Options
-    """Return SPORCO's options for the parameters of a learner."""
-    own = {"MaxMainIter": learner.max_iter} | (learner.options or {})
-    unused = ("max_iter",) if own["MaxMainIter"] != learner.max_iter else ()
-    warn_of_unused(learner, [(unused, "options without MaxMainIter")])
-    return bpdndl.BPDNDictLearn.Options({"Verbose": False} | own)
 
 
 @sets_parameters(alpha=[POSITIVE], dict_init=ATOMS)
@@ -53,7 +45,8 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
 
     options : dict, default=None
         SPORCO's own options, as nested dictionaries, such as ``{"BPDN": {"rho": 10.0}, "CMOD":
-        {"ZeroMean": True}}``; see its ``BPDNDictLearn.Options``.
+        {"ZeroMean": True}}``; see its ``BPDNDictLearn.Options``. Its ``"MaxMainIter"`` replaces
+        ``max_iter``.
 
     random_state : int, RandomState instance or None, default=None
         Seed of the initial dictionary.
@@ -162,7 +155,8 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         """
         bpdndl = import_extra("sporco", "sporco.dictlrn.bpdndl")
         x, weight, atoms, alpha = self._begin(X, sample_weight)
-        options = _options_of(self, bpdndl)
+        own = {"Verbose": False, "MaxMainIter": self.max_iter} | (self.options or {})
+        options = bpdndl.BPDNDictLearn.Options(own)
         if weight is not None:
             root = weight.sqrt()
             x = x * root[:, None]

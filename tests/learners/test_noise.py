@@ -201,7 +201,7 @@ def test_scores_are_the_information_criterion_of_each_row(planted, params):
 def test_scores_need_the_noise(planted):
     assert not hasattr(learner(alpha=0.1), "score_samples")
     fitted = learner().partial_fit(planted[0])
-    with pytest.raises(ValueError, match="noise of the data is unknown"):
+    with pytest.raises(AttributeError, match="noise_std_"):
         fitted.score_samples(planted[0])
 
 
