@@ -321,10 +321,6 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         )
         return Classification(classes)
 
-    def _attributes(self, plan, data, fitted):
-        found = super()._attributes(plan, data, fitted)
-        return found | {"classes_": plan.task.classes}
-
     @fits()
     def partial_fit(
         self, X: Any, y: Any, classes: ArrayLike | None = None, sample_weight: OfRows = None

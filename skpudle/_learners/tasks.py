@@ -205,9 +205,8 @@ class TaskPlan(Plan):
         The rule is that of the task if the record has a head.
         """
         rule, dictionary, options = super().network(fitted, update)
-        if fitted.more is None:
-            return rule, dictionary, options
-        return partial(self.rule, fitted), dictionary, options
+        rule = rule if fitted.more is None else partial(self.rule, fitted)
+        return rule, dictionary, options
 
     def replacements(self, fitted, samples):
         """Return rows of parameters for samples that become atoms: their weights are zero."""
@@ -240,4 +239,4 @@ class TaskPlan(Plan):
         if task.is_flat:
             coef, intercept = coef[0], float(intercept[0])
         decisions = {"coef_": coef, "intercept_": intercept, "_fitted_task": task}
-        return super().attributes(fitted) | decisions
+        return super().attributes(fitted) | decisions | {"classes_": getattr(task, "classes", None)}
