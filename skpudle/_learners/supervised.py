@@ -27,7 +27,10 @@ from skpudle._precision import own_precision
 
 
 class _TaskPhases(RowPhases):
-    """The phases of a fit for a task: training begins with the best head for the atoms."""
+    """The phases of a fit for a task.
+
+    The head is trained together with the atoms, from the best head for the first atoms on.
+    """
 
     def train(self, fitted):
         """Train atoms and head together; without supervision the head is fitted after training."""
@@ -147,6 +150,7 @@ class TaskLearner(DenseLearner):
         return plan.with_head(fitted, *head)
 
     def _attributes(self, plan, data, fitted):
+        """Return the fitted attributes as a dict; fit the head now if it was not trained."""
         if fitted.more is None:
             fitted = plan.solve(fitted, data.samples.in_units(fitted.noise))
         return super()._attributes(plan, data, fitted)

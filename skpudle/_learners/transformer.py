@@ -26,7 +26,7 @@ from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle.search.held_out import hide_in_turn
 
-# Number of rows in a part of data outside memory that are encoded, or of codes that are decoded.
+# Number of rows that are read at a time of data outside memory, and of codes that are decoded.
 PART = 8192
 
 
@@ -138,10 +138,10 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     # values of the parameters in subclasses that do not have them
     device, split_sign = "auto", False
 
-    _allows_nan = True  # whether NaN marks missing entries
-    _loss = LEAST_SQUARES  # of a score
-    _intercept = None  # the baseline (n_features,) of counts whose effects multiply
-    _largest = None  # the largest value of data that start at 0; None if they may be any numbers
+    _allows_nan = True  # whether NaN marks missing entries; if not, NaN is refused
+    _loss = LEAST_SQUARES  # whose deviance `score` explains
+    _intercept = None  # of counts whose effects multiply: a tensor (n_features,)
+    _largest = None  # data of counts lie between 0 and this value; None: data may be any numbers
 
     # ------------------------------------------------------------------ for subclasses
 
