@@ -60,10 +60,10 @@ class Found(NamedTuple):
 
 
 def find_learner(estimator, attribute="components_"):  # -> Found
-    """Return the fitted learner in an estimator: itself, the best of a search, or a step.
+    """Return the fitted learner in an estimator, with the steps before it in a pipeline.
 
-    In a pipeline the learner is the last step that has ``attribute``. Steps after the learner are
-    ignored.
+    The learner is the estimator itself, the best estimator of a `GridSearchCV`, or the last step of
+    a pipeline that has ``attribute``. Steps after the learner are ignored.
 
     Raises
     ------

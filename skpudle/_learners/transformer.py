@@ -81,8 +81,8 @@ def hidden_errors(samples, dictionary, encoder, measure, places=None):  # -> flo
     places = torch.arange(atoms.shape[1], device="cpu") if places is None else places
     for seen, hidden in hide_in_turn(places):
         seen, hidden = seen.to(atoms.device), hidden.to(atoms.device)
-        part = encoder.of_features(seen) if hasattr(encoder, "of_features") else encoder
-        codes = encode_rows(part, DenseDictionary(atoms[:, seen]), samples.of_features(seen))
+        of_seen = encoder.of_features(seen) if hasattr(encoder, "of_features") else encoder
+        codes = encode_rows(of_seen, DenseDictionary(atoms[:, seen]), samples.of_features(seen))
         with own_precision():
             predicted = codes @ atoms[:, hidden]
         part = samples.of_features(hidden)
