@@ -42,7 +42,7 @@ def learn_noise(plan, samples):  # -> Units
     if plan.noise in ("auto", "outliers"):
         messages.warn_of_units(samples[_epoch.spread_rows(len(samples), 1024)])
     n_features, noise = samples.x.shape[1], plan.noise
-    if not isinstance(noise, str):  # noise of each feature; only ratios matter
+    if not isinstance(noise, str):  # the user's noise of each feature, of which ratios matter
         noise = arrays.check_numbers(noise, "noise", n_features, positive=True)
         noise = noise / np.exp(np.log(arrays.to_numpy(noise)).mean())
     asked = dict(intercept=plan.fit_intercept, noise=noise)
@@ -89,7 +89,7 @@ class RowPhases(Run):
             # in all processes or in none.
             some = replace(samples, mask=None)[_epoch.spread_rows(len(samples), 2**14)]
             self.samples = some.map(team.gather)
-        # whether a pass over all rows follows a search in a sample of the rows
+        # True if the search sees a sample of the rows, so that a pass over all rows follows it
         in_parts = not plan.counts_events and data.source is not samples
         self._in_parts = team.largest(in_parts and data.source.n_samples > len(samples))
         # ``_enter(noise)`` returns the rows in the units ``noise``, and a record without atoms. The
@@ -180,7 +180,7 @@ class RowPhases(Run):
         if mixes and not fixed:
             problem = replace(problem, alpha=find.penalty_of_mixtures(problem, len(fitted.atoms)))
         how = dict(fixed=fixed, mixes=mixes, learn=not self._in_parts)
-        if noise.norm is not None:
+        if noise.norm is not None:  # there are long rows, which count as outliers
             # Rows of more than twice the median norm are not held out, since a few long rows would
             # have most of the held-out error. With 5 % of rows of 3.5 times the usual norm this
             # lowers the error of fits from .60 to .26 of the noise, in the mean of six data sets.
@@ -238,10 +238,11 @@ class RowPhases(Run):
         return self._problem, self._coded
 
     def pass_over(self, fitted):
-        """Pass over all rows after a search in a sample; keep the atoms that predict better.
+        """Adapt the atoms of a search in a sample to all rows, block by block.
 
-        Each record is that of a block, since the only pass over a stream may take hours. A pass
-        that goes on reads earlier blocks again, which takes little of the time of learning.
+        At the end the atoms are kept, of the search or of the pass, that predict held-out rows
+        better. Each block yields a record, since the only pass over a stream may take hours. A pass
+        that resumes from a checkpoint reads the earlier blocks again without learning from them.
         """
         problem, coded = self.found(fitted)
         alpha, unit = fitted.searched.alpha, problem.unit
@@ -250,12 +251,13 @@ class RowPhases(Run):
         source = self.data.source
         n_blocks = self.team.largest(-(-source.n_samples // size))
         state, losses, loss = begun, fitted.losses, 0.0
-        if fitted.passed is not None:
+        if fitted.passed is not None:  # from a checkpoint
             state, losses, loss = fitted.passed, losses[:-1], losses[-1]
         blocks = source.blocks(size, torch.Generator().manual_seed(self.own.initial_seed()))
         blocks = islice(blocks, state.n_blocks, None)
         while state.n_blocks < n_blocks:
-            block = next(blocks, self.data.samples[:0])  # other processes still have rows
+            # A process without more rows takes part with none, while others still have rows.
+            block = next(blocks, self.data.samples[:0])
             block = block.in_units(fitted.noise)
             others = dict(total=self.team.sum, baseline=problem.baseline)
             part = self.plan.problem(block, alpha * unit, fitted.data_scale, **others)
@@ -267,8 +269,7 @@ class RowPhases(Run):
             if is_last:
                 if problem.held_out is not None:
                     judges = replace(problem.held_out.problem, alpha=alpha)
-                    if not stream.objective(judges, atoms) < stream.objective(judges, begun.atoms):
-                        atoms = begun.atoms
+                    atoms = min(begun.atoms, atoms, key=partial(stream.objective, judges))
                 if atoms is not begun.atoms:
                     self._coded = descend.solve_codes(coded.problem, atoms, REPEATS)
                 searched = replace(fitted.searched, atoms=atoms)
@@ -287,8 +288,8 @@ class RowPhases(Run):
             # The present atoms were learned from all rows, and refitted atoms only from a sample.
             # With a sample of 1,843 rows of 4,096 features refitted atoms have an objective that is
             # 0.4 % larger. So both are compared on held-out rows.
-            judges, both = problem.held_out.problem, (atoms, coded.atoms)
-            atoms = min(both, key=lambda one: stream.objective(judges, one, unbiased=True))
+            error = partial(stream.objective, problem.held_out.problem, unbiased=True)
+            atoms = min(atoms, coded.atoms, key=error)
         yield replace(fitted, atoms=atoms.to(fitted.atoms))
 
     def choose_unseen_coding(self, fitted):
