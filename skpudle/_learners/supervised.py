@@ -122,7 +122,7 @@ class TaskLearner(DenseLearner):
         X, y = open_source(X).array(), host_array(y)
         check_consistent_length(X, y)
         given = 1.0 if sample_weight is None else sample_weight
-        weight = to_numpy(check_sample_weight(given, len(y)))
+        weight = to_numpy(check_sample_weight(given, np.shape(y)[0]))  # y may have no length
         y, weight = self._check_target(y, weight, part)
         # samples without weight are absent: their labels may be of no class
         used = to_numpy(check_sample_weight(weight, len(y))) > 0
