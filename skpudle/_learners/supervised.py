@@ -119,10 +119,11 @@ class TaskLearner(DenseLearner):
         name = type(self).__name__
         refuse(y is None, f"{name} requires y to be passed, but the target y is None.")
         refuse_several(name)
-        X, y = open_source(X).array(), host_array(y)
+        source, y = open_source(X), host_array(y)
+        X = source.array()
         check_consistent_length(X, y)
         given = 1.0 if sample_weight is None else sample_weight
-        weight = to_numpy(check_sample_weight(given, np.shape(y)[0]))  # y may have no length
+        weight = to_numpy(check_sample_weight(given, source.n_rows))
         y, weight = self._check_target(y, weight, part)
         # samples without weight are absent: their labels may be of no class
         used = to_numpy(check_sample_weight(weight, len(y))) > 0
