@@ -16,20 +16,20 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2366,
+    ".": 2350,
     "_data": 770,
     "_denoiser": 474,
     "_fit": 1156,
-    "_learners": 2074,
+    "_learners": 2056,
     "_nmf": 609,
     "_operators": 171,
-    "encoding": 669,
+    "encoding": 661,
     "inspection": 465,
-    "lasso": 929,
+    "lasso": 926,
     "pretrained": 47,
     "search": 2604,
-    "all of the package": 12334,
-    "tests": 12114,
+    "all of the package": 12289,
+    "tests": 12106,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
