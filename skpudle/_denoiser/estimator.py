@@ -8,7 +8,7 @@ the target.
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from math import ceil, inf, log2, log10, pi
 from typing import Any, Literal, Self
 
@@ -504,8 +504,7 @@ class ConvDenoiser(ImageEstimator):
         # At most 4 images in an update. Updates from 2 images with twice the learning rate destroy
         # the network.
         size = min(len(singles), 4 if self.batch_size == "auto" else int(self.batch_size))
-        how = dict(shuffle=True, generator=generator, collate_fn=collate)
-        loader = DataLoader(singles, size, **how)
+        loader = DataLoader(singles, size, shuffle=True, generator=generator, collate_fn=collate)
         make = torch.optim.Adam if self.optimizer == "adam" else self.optimizer
         optimizer = make(list(network.parameters()), lr=self.learning_rate)
         if past and past["name"] == str(type(optimizer)):
@@ -583,8 +582,7 @@ class ConvDenoiser(ImageEstimator):
             print(f"denoising, part {len(done) + 1}/{len(parts)}, tile {next(tiles)}", flush=True)
 
         network.tell = tell if self.verbose else network.tell
-        sizes = list(map(len, parts))
-        sigmas = [None] * len(parts) if levels is None else levels.split(sizes)
+        sigmas = [None] * len(parts) if levels is None else levels.split(list(map(len, parts)))
         for part, sigma in zip(parts, sigmas, strict=True):
             found = network(network.noise.enter(part), sigma, shift_average=self.shift_average)
             done.append(network.noise.leave(found))
@@ -625,8 +623,7 @@ class ConvDenoiser(ImageEstimator):
             )
         if targets is None:
             targets, images = images.singles(), images.map(noise.typically_added_to)
-        denoised = (image for part in self._denoised(images) for image in part)
-        pairs = zip(denoised, targets, strict=True)
+        pairs = zip(chain(*self._denoised(images)), targets, strict=True)
         errors = [float((found - target).double().square().mean()) for found, target in pairs]
         return float(np.mean([10 * log10(peak**2 / error) if error else inf for error in errors]))
 

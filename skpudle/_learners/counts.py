@@ -402,12 +402,11 @@ class _CountPhases(RowPhases):
         overflow.
         """
         samples, loss = self.data.samples, self.plan.loss
-        fitted = replace(fitted, more=fitted.more.clone())
+        dictionary, intercept = DenseDictionary(fitted.atoms), fitted.more[0].clone()
         # the encoder shares the tensor of the baseline, and follows its changes
-        _, dictionary, options = self.plan.network(fitted)
-        encoder = options["encoder"]
+        encoder = self.plan.encoder(fitted.alpha, intercept)
         for _ in range(5):
-            sums = fitted.more.new_zeros(3, fitted.more.shape[1])
+            sums = intercept.new_zeros(3, len(intercept))
             for part in samples.blocks(1024):
                 codes = transformer.encode_rows(encoder, dictionary, part)
                 mean = loss.mean(dictionary.synthesis(codes) + encoder.offset(part.target))
@@ -415,8 +414,8 @@ class _CountPhases(RowPhases):
                 sums += torch.stack([known * part.x, known * mean, known]).sum(1)
             # half an event more keeps the baseline finite where a feature has no events
             counted, expected = loss.natural((sums[:2] + 0.5) / (sums[2] + 1))
-            fitted.more[0] += counted - expected
-        yield fitted
+            intercept += counted - expected
+        yield replace(fitted, more=intercept[None])
 
     @torch.no_grad()
     def choose_coding(self, fitted):

@@ -362,8 +362,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         found |= dict(dispersion_=float(dispersion), min_gain_=float(min_gain))
         found |= dict(n_iter_=n, n_steps_=n, loss_curve_=np.array(fitted.losses))
         found |= dict(ended_by_=fitted.ended_by, size_path_=as_arrays(fitted.size_path))
-        found["phases_"] = fitted.ended_by and {"alternation": n}
-        found["n_samples_seen_"] = data.n_seen
+        found |= dict(phases_=fitted.ended_by and {"alternation": n}, n_samples_seen_=data.n_seen)
         return data.inputs | found
 
     def summary(self, X: ArrayLike | None = None) -> str:
