@@ -257,12 +257,12 @@ class CountCodes:
     ----------
     options : dict
         Arguments of `skpudle.encoding.encode`.
-    intercept : Tensor of shape (n_features,), default=None
-        The baseline; None before it is known.
+    intercept : Tensor of shape (n_features,)
+        The baseline.
     """
 
     options: dict
-    intercept: Tensor | None = None
+    intercept: Tensor
 
     def of_features(self, features):
         """Return the encoder for some of the features, by their indices."""
@@ -296,8 +296,8 @@ class CountPlan(Plan):
         self.loss = loss_named(learner.loss, learner.n_trials)
         self.n_unfoldings, self.name = learner.n_unfoldings, "likelihood"
 
-    def encoder(self, alpha, intercept=None, **of_training):
-        """Return the encoder with a penalty; it has a step of its own."""
+    def encoder(self, alpha, intercept):  # -> CountCodes
+        """Return the encoder with this penalty and baseline (n_features,)."""
         how = dict(n_unfoldings=self.n_unfoldings, positive_code=bool(self.given.positive_code))
         return CountCodes(dict(loss=self.loss, alpha=alpha) | how, intercept)
 
@@ -343,10 +343,9 @@ class CountPlan(Plan):
         return found._replace(codes=pad(found.codes, (0, 1), value=1.0))  # a 1 for the baseline
 
     def network(self, fitted, update=0):
-        """Return what `Plan.network` returns, with `rule` and an encoder with the baseline."""
-        _, dictionary, options = super().network(fitted, update)
-        encoder = replace(options["encoder"], intercept=fitted.more[0])
-        return self.rule, dictionary, options | {"encoder": encoder}
+        """Return what `Plan.network` returns: `rule`, the dictionary, encoder and penalty."""
+        how = dict(encoder=self.encoder(fitted.alpha, fitted.more[0]), penalty=fitted.alpha)
+        return self.rule, DenseDictionary(fitted.atoms), how
 
     def replacements(self, fitted, samples):
         """Return rows of parameters for samples that become atoms: their stabilised counts.
