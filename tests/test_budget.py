@@ -18,17 +18,17 @@ import skpudle
 BUDGET = {
     ".": 2350,
     "_data": 770,
-    "_denoiser": 474,
+    "_denoiser": 471,
     "_fit": 1156,
-    "_learners": 2056,
-    "_nmf": 609,
+    "_learners": 2054,
+    "_nmf": 608,
     "_operators": 171,
     "encoding": 661,
     "inspection": 465,
     "lasso": 926,
     "pretrained": 47,
     "search": 2604,
-    "all of the package": 12289,
+    "all of the package": 12283,
     "tests": 12106,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
