@@ -21,11 +21,10 @@ F = TypeVar("F", bound=Callable)
 
 _AUTOCAST = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)]
 
-# Objects with the setting of the precision of products, on GPUs and on CPUs, and of convolutions on
-# CPUs. They exist since torch 2.9, where the getter of the shared setting raises an error if they
-# differ. Before 2.9 all products share one setting, and the list is empty.
-_on_cpus = (getattr(torch.backends.mkldnn, kind, None) for kind in ("matmul", "conv"))
-_all = torch.backends.cuda.matmul, *_on_cpus
+# Objects with the setting of the precision of products, one for each kind of device. They exist
+# since torch 2.9, where the getter of the shared setting raises an error if they differ. Before 2.9
+# all products share one setting, and the list is empty.
+_all = torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
 _BACKENDS = [backend for backend in _all if hasattr(backend, "fp32_precision")]
 
 

@@ -54,7 +54,7 @@ def _autocorrelation(atom, stride):  # (length[, n_channels]) -> (n_shifts,)
     return products / (products[0] or 1.0)
 
 
-def _merge(codes, correlation):  # (n_positions,) -> yields places, amplitudes
+def _merge(codes, correlation):  # (n_positions,), (n_shifts,) -> yields positions, amplitudes
     """Merge an atom's codes in one signal that are one event; yield the largest events first.
 
     ``correlation`` is the result of `_autocorrelation`.
@@ -89,7 +89,7 @@ def _at_level_of_noise(learner, X):
     return known
 
 
-def _is_number(value):
+def _is_number(value):  # -> bool; True and False are no numbers
     return isinstance(value, Real) and not isinstance(value, bool)
 
 

@@ -286,9 +286,9 @@ class DenseSteps(Steps):
 class ConvSteps(Steps):
     """`Steps` of a `ConvDictionary`, or of `ConvLayers`, with a dictionary for each iteration."""
 
-    def __init__(self, dictionary, analysis, x, size, *, mask=None, adjoint=True):
+    def __init__(self, dictionary, analysis, x, size, *, mask=None):
         super().__init__(x, size, mask=mask)
-        self._adjoint, self._given = adjoint, (dictionary, analysis)
+        self._given = dictionary, analysis
 
     def layers(self):  # yields an index and a ConvDictionary: of the synthesis, of the analysis
         """Yield the layer that synthesises in iteration ``t``, and the layer that correlates.
@@ -299,12 +299,12 @@ class ConvSteps(Steps):
         for given, t in zip(self._given, (self.t - 1, self.t), strict=True):
             yield (t, given[t]) if isinstance(given, ConvLayers) else (..., given)
 
-    def push(self, z, *, out=None):  # -> (n, n_components, *positions), residual or None
-        """Take a step, see `Steps`. The residual is None if no adjoint follows."""
+    def push(self, z, *, out=None):  # -> (n, n_components, *positions), residual
+        """Take a step, see `Steps`."""
         (_, dictionary), (_, analysis) = self.layers()
         residual = self.x if z is None else self.x - self.hide(dictionary.synthesis(z))
-        pushed = replace(analysis, atoms=analysis.atoms * self.size).analysis(residual)
-        return pushed if z is None else pushed.add_(z), residual if self._adjoint else None
+        pushed = replace(analysis, atoms=analysis.atoms * self.size).analysis(residual, out=out)
+        return pushed if z is None else pushed.add_(z), residual
 
     def clear(self):
         """Set all derivatives to zero, see `Steps`."""

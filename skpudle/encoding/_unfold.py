@@ -139,7 +139,7 @@ def unfold(
         if isinstance(dictionary, DenseDictionary):
             return DenseSteps(fixed, x, step, mask=mask, n_steps=len(levels))
         separate = fixed if analysis is None else analysis.detach()
-        return ConvSteps(fixed, separate, x, step, mask=mask, adjoint=keep)
+        return ConvSteps(fixed, separate, x, step, mask=mask)
 
     with threads:
         return _Unfolding.apply(make_steps, (shrinkage, positive_code, keep), *given)

@@ -238,8 +238,9 @@ def synthesise(atoms, grid, index, value, image):
 def _self_overlap(start, stop, image, place, value, grid, overlap):
     """Set ``overlap`` to the autocorrelation of one atom's codes, the entries ``start:stop``.
 
-    The shape (2 * height - 1, 2 * width - 1) has all shifts at which two copies of the atom
-    overlap; shift zero is in the middle.
+    An entry of ``overlap`` (2 * height - 1, 2 * width - 1) belongs to a shift, from one copy of the
+    atom to another copy that overlaps it; shift zero is in the middle. The entry is the sum of the
+    products of all pairs of codes at this shift.
     """
     height, width = overlap.shape[0] // 2 + 1, overlap.shape[1] // 2 + 1
     overlap[:] = 0.0
@@ -269,52 +270,28 @@ def add_patches(start, image, place, factor, grid, images, total):
             _add_patch(factor[e], images[image[e]], y, x, total[k])
 
 
-def _descend_atom(pull, overlap, n_steps, atom):
-    """Minimise the objective over one atom on the sphere, by ``n_steps`` steps, in place.
+def sweep_atoms(start, image, place, value, grid, mask, atoms, residual):
+    """Improve the atoms on the sphere, one by one, for given codes, by a step each.
 
-    ``pull`` is the sum of codes times patches of the residual, at the old atom. The sum of the
-    moduli of ``overlap``, the autocorrelation of the codes, bounds the curvature and sets the step.
-    """
-    n_channels, height, width = atom.shape
-    old, moved, bound = atom.copy(), np.empty_like(atom), np.abs(overlap).sum()
-    for _ in range(n_steps):
-        norm = 0.0
-        for c in range(n_channels):
-            for i in range(height):
-                out = moved[c, i]
-                for j in range(width):
-                    out[j] = pull[c, i, j] + bound * atom[c, i, j]
-                for i1 in range(height):
-                    row = overlap[height - 1 + i - i1]
-                    for j1 in range(width):
-                        change = atom[c, i1, j1] - old[c, i1, j1]
-                        for j in range(width):
-                            out[j] -= change * row[width - 1 + j - j1]
-                for j in range(width):
-                    norm += out[j] ** 2
-        if norm == 0.0:
-            break
-        atom[:] = moved / np.sqrt(norm)
-
-
-def sweep_atoms(start, image, place, value, grid, mask, n_steps, atoms, residual):
-    """Minimise the objective over the atoms on the sphere, one by one, for given codes.
-
-    ``atoms``, and ``residual`` of shape (n_images, n_channels, height, width), are updated in
-    place. An atom takes ``n_steps`` steps. Missing pixels count as if the dictionary explained
-    them, which bounds the objective from above.
+    The step of an atom never raises the objective, since the sum of the moduli of the
+    autocorrelation of its codes bounds the curvature. ``atoms``, and ``residual`` of shape
+    (n_images, n_channels, height, width), are updated in place. Missing pixels count as if the
+    dictionary explained them, which bounds the objective from above.
     """
     p, _, height, width = atoms.shape
     overlap = np.empty((2 * height - 1, 2 * width - 1))
     for k in range(p):
         _self_overlap(start[k], start[k + 1], image, place, value, grid, overlap)
-        old, pull = atoms[k].copy(), np.zeros((1, *atoms.shape[1:]))
-        add_patches(start[k : k + 2], image, place, value, grid, residual, pull)
-        _descend_atom(pull[0], overlap, n_steps, atoms[k])
-        change = atoms[k] - old
-        for e in range(start[k], start[k + 1]):
-            y, x = _corner(place[e], grid)
-            _subtract(value[e], change, y, x, mask[image[e]], residual[image[e]])
+        moved = np.zeros((1, *atoms.shape[1:]))
+        add_patches(start[k : k + 2], image, place, value, grid, residual, moved)
+        moved += np.abs(overlap).sum() * atoms[k]
+        norm = np.sqrt(np.square(moved).sum())
+        if norm > 0.0:
+            change = moved[0] / norm - atoms[k]
+            atoms[k] += change
+            for e in range(start[k], start[k + 1]):
+                y, x = _corner(place[e], grid)
+                _subtract(value[e], change, y, x, mask[image[e]], residual[image[e]])
 
 
 def add_second_moments(start, image, place, grid, residual, direction, moments):

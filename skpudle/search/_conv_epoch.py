@@ -99,7 +99,7 @@ class ConvProblem(Problem):
         return self.no_codes()
 
     def epoch(self, atoms, codes, *, turn=None, **effort):  # -> ConvEpoch
-        """Solve for the codes of given atoms, from ``codes`` of earlier atoms; return coded data.
+        """Solve for the codes of given atoms, starting from ``codes``; return the coded data.
 
         ``effort`` are options of `ConvEpoch`. ``turn`` has no effect: it saves time for rows with
         1,024 atoms and more, see `Problem.epoch`.
@@ -207,9 +207,7 @@ class ConvEpoch(rules.Coded):
         ``earlier`` has no effect: it exists for streams of rows, see `stream.Held`.
         """
         atoms, residual = self.atoms.clone(), self._residual.copy()
-        # In a sweep each atom takes five steps, which are cheap compared with the update of the
-        # residuals after the last step.
-        options = self._grid, self._mask, 5, np.asarray(atoms), residual
+        options = self._grid, self._mask, np.asarray(atoms), residual
         for _ in range(rules.SWEEPS["few"]):
             loops.sweep_atoms(*self._entries, *options)
         return atoms if self.problem.rank is None else self.problem.project(atoms)
@@ -279,7 +277,11 @@ class ConvEpoch(rules.Coded):
         return torch.as_tensor(moments).flatten(1)
 
     def _removals(self):  # -> (p, 1 + p), (p, p)
-        """Return what the removal of each atom changes, here at all atoms; see `_epoch.Epoch`."""
+        """Return how the objective and the codes of all atoms would change without each atom.
+
+        Row ``k`` of the first array has the rise of the objective without atom ``k``, then the
+        growth of the moduli of codes at each atom. The second has the numbers of these atoms.
+        """
         p = len(self.atoms)
         changes = np.zeros((p, 1 + p))
         loops.removals(

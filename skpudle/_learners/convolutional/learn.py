@@ -188,7 +188,8 @@ class Channels:
     def enter(self, x):  # (n, n_channels, *size) -> the same
         """Return images in units of the channels; NaN are gaps.
 
-        Drift is what medians of two atoms see, and medians of the rest.
+        Drift is the running median in windows of two lengths of an atom, plus the running median
+        of what is left then.
         """
         x = (x - self.intercept.to(x)).contiguous()
         for one in x.flatten(0, 1) if self.kernel else ():
@@ -215,9 +216,10 @@ def noise_of_channels(images):  # list of (n, n_channels, *size) -> (n_channels,
 
 
 def _search_briefly(images, given, alpha=None):  # -> float, float, float
-    """Return codes and residual for each number of the data after a brief search, and the penalty.
+    """Search briefly; return codes and residual for each number in the data, and the penalty.
 
-    The residual is in codes: to be used, a code has to explain half of the squared penalty.
+    The residual is a number of codes, too: a code is used if it lowers the objective's squared
+    residual by half of the squared penalty or more, so that at most this many codes can explain it.
     """
     pieces, (kernel, stride) = read_pieces(images, given, 2**17), geometry_of(given)
     n_atoms = 4 if given.n_components == "auto" else given.n_components
@@ -235,10 +237,11 @@ def choose_channels(images, given):  # Images, learner -> Channels
     """Return the baselines of channels and whether drift is taken off, if this saves codes.
 
     Events are short and rare, so the median of a channel is its baseline, also where codes are not
-    negative. Drift is what medians in windows of two atoms see; it costs half a code for each
-    atom's length, because a code has a place, too. Atoms explain both by codes everywhere. Where
-    events are dense, their median is no baseline, and they have slow parts of their own: the atoms
-    of a brief search tell.
+    negative. Drift is what running medians see, see `Channels.enter`. Without baseline and drift
+    taken off, atoms explain them by codes everywhere. Where events are dense, however, the median
+    is no baseline, and the slow parts belong to the events. So brief searches with and without
+    count the codes. Drift itself counts as half a code for each length of an atom: it has a value
+    there, while a code has a value and a position.
     """
     kernel, _ = geometry_of(given)
     x = torch.cat([x.transpose(0, 1).flatten(1) for x in images.tensors], 1)
@@ -335,6 +338,7 @@ def _try_sizes(pieces, alpha, given, generator):  # yields SizeTrial
 
 
 def _is_random(given):  # -> bool
+    """Return whether a learner begins with random directions, and so without a search."""
     return isinstance(given.dict_init, str) and given.dict_init == "random"
 
 

@@ -11,7 +11,8 @@ from skpudle.search._epoch import spread_rows
 from skpudle.search.held_out import MEDIAN_OF_NORMAL
 
 
-def _shifted_sum(x, axis, lag, sign):
+def _shifted_sum(x, axis, lag, sign):  # (n, n_channels, *size) -> shorter by lag along the axis
+    """Return the sum or, with the sign -1, the difference of pixels that are ``lag`` apart."""
     n = x.shape[axis] - lag
     return x.narrow(axis, lag, n) + sign * x.narrow(axis, 0, n)
 
@@ -32,9 +33,9 @@ def _variance_of_details(x, scale):  # (n, n_channels, *size) -> (n,), number of
         length = n // max(1, n // side)
         details = details.unfold(axis, length, length)
     medians = details.abs().flatten(-n_axes).median(-1).values.flatten(1)
-    # the relative distance of the lower quartile of medians of many such blocks below their mean,
-    # for white noise
-    smooth = 1 - 0.085 * (1 - 1 / medians.shape[1])  # approximately, for white noise
+    # In white noise the lower quartile of the medians of many blocks is 8.5 % below their mean. Of
+    # few blocks it is nearer to the mean.
+    smooth = 1 - 0.085 * (1 - 1 / medians.shape[1])
     deviation = medians.quantile(0.25, dim=1) / (MEDIAN_OF_NORMAL * smooth)
     return deviation.square(), details[0].numel()
 
