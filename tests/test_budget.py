@@ -16,19 +16,19 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2350,
+    ".": 2349,
     "_data": 770,
     "_denoiser": 471,
     "_fit": 1156,
     "_learners": 2054,
     "_nmf": 608,
-    "_operators": 171,
+    "_operators": 161,
     "encoding": 661,
     "inspection": 465,
     "lasso": 926,
     "pretrained": 47,
-    "search": 2604,
-    "all of the package": 12283,
+    "search": 2586,
+    "all of the package": 12254,
     "tests": 12106,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
