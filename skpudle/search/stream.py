@@ -203,13 +203,14 @@ def _play_round(coded, held, n_splits, seed):  # -> (coded data, Held, float), o
     Return the coded data, the `Held` of the atoms that remain, and the fall of the objective; None
     if no atom can be added, or too few can be removed.
     """
-    found = split(coded, n_splits, seed, keep=True, earlier=held.cost)
+    found = split(coded, n_splits, seed, earlier=held.cost)
     if found is None:
         return None
-    more = held.extended(found[0][len(coded.atoms) :])
+    new = coded.problem.project(found[1])
+    more, atoms = held.extended(new), torch.cat([coded.atoms, new])
     # one epoch that solves for codes, and at most 8 that adapt the atoms
-    larger = exhaust(descend(coded.problem, found[0], coded.codes, 1 + 8, earlier=more))
-    kept = remaining(larger, len(found[1]), earlier=more.cost)
+    larger = exhaust(descend(coded.problem, atoms, coded.codes, 1 + 8, earlier=more))
+    kept = remaining(larger, len(new), earlier=more.cost)
     if int(kept.sum()) != len(held.energy):  # too few could go, since heirs of removed atoms stay
         return None
     less, codes = Held(*(part[kept] for part in more)), larger.restrict(kept)

@@ -236,7 +236,6 @@ def test_each_epoch_of_a_search_is_a_record_and_the_last_is_the_result():
     assert [found.is_done for found in records] == [False] * (len(records) - 1) + [True]
     stages = ["settle", "split and remove", "polish", "done"]
     assert list(dict.fromkeys(found.stage for found in records)) == stages
-    assert any(found.n_atoms > 24 for found in records)
     for n, found in enumerate(records, 1):
         assert len(found.losses) == n
         assert found.atoms.shape == (24, 16)
