@@ -104,7 +104,7 @@ class RowPhases(Run):
         follows, learns = plan.codes_follow_data, is_whole and plan.learns_noise
         finds_units = noise.intercept is not None or noise.looks_at_rows
         is_biased = trial is not None and trial.unbiased
-        is_judged = trial is not None and fitted.searched.is_done
+        is_judged = trial is not None and fitted.searched.stage == "done"
         learns_encoder, decides = bool(plan.given.separate_atoms), plan.given.n_components == "auto"
         return (
             Phase("units", self.find_units, plan.learns_noise),
@@ -212,7 +212,7 @@ class RowPhases(Run):
                 self._problem = problem.around(baseline)
                 shift = baseline.to(noise.intercept) * problem.unit
                 now = replace(noise, intercept=noise.intercept + shift)
-            note = f"search, epoch {len(found.losses)}  {found.stage}  {found.n_atoms} atoms"
+            note = f"search, epoch {len(found.losses)}  {found.stage}"
             yield replace(
                 fitted,
                 atoms=found.atoms.to(fitted.atoms),
@@ -222,7 +222,7 @@ class RowPhases(Run):
                 losses=(*fitted.losses, *found.losses),
                 n_codes=found.coded.n_entries,
                 stream=stream.after_search(found.coded, float(self.data.n_seen)),
-                is_done=found.is_done,
+                is_done=found.stage == "done",
                 note=f"{note}  loss {found.losses[-1]:.6g}",
             )
 

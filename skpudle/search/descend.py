@@ -287,12 +287,10 @@ def play_rounds(best):  # coded data -> generator of coded data
                 kept = remaining(coded, len(found[0]))
                 begun = coded.atoms[kept], coded.restrict(kept)
         coded = yield from descend(part, *begun, ADAPT)
-        if coded.objective <= (1 - PROGRESS) * best.objective:
-            moves = True
-        elif moves:
-            moves = False
-        else:
+        gains = coded.objective <= (1 - PROGRESS) * best.objective
+        if not (gains or moves):
             n_splits //= 2
+        moves = gains
         best = min(best, coded, key=lambda one: one.objective)
 
 

@@ -145,7 +145,6 @@ class Trial(NamedTuple):
     judged: Tensor | None = None
 
 
-_total = attrgetter("total")  # of a prediction
 error_of = attrgetter("prediction.total")  # of a trial
 
 
@@ -169,7 +168,7 @@ def next_penalty(trials, problem):  # -> float or None
     downs = [first.prediction, *(t.prediction for t in trials if t.alpha < first.alpha)]
     alpha, smaller = trials[-1].alpha * _LARGER, min(t.alpha for t in trials)
     smaller *= 0.5 if first.alpha <= problem.alpha else 1 / _LARGER
-    goes_up = goes_on(ups, total=total) or not predicts(min(ups, key=_total), held)
+    goes_up = goes_on(ups, total=total) or not predicts(min(ups, key=attrgetter("total")), held)
     if len(downs) == 1 and alpha <= largest and goes_up:
         return alpha
     turns = mixes or len(downs) > 1 or (len(ups) <= 2 and min(trials, key=error_of) is first)
@@ -254,8 +253,6 @@ class Found:
         The atoms of ``coded``.
     alpha : float
         The penalty of the atoms.
-    n_atoms : int
-        Number of atoms in the last epoch. In a round it includes split atoms.
     losses : tuple of float
         The mean over samples of :math:`\frac12 |x - D z|^2` in every epoch.
     path : PenaltyPath, default=None
@@ -272,17 +269,11 @@ class Found:
     coded: Any
     atoms: Tensor
     alpha: float
-    n_atoms: int
     losses: tuple = ()
     path: PenaltyPath | None = None
     trial: Trial | None = None
     stride: int = 1
     problem: Any = None
-
-    @property
-    def is_done(self):
-        """Whether the search has ended."""
-        return self.stage == "done"
 
 
 class _Log:
@@ -309,9 +300,8 @@ class _Log:
             self.losses = (*self.losses, coded.loss * self.problem.unit**2)
             if self.coded is None or len(coded.atoms) == self.n_components:
                 self.coded = coded
-            known = self.coded.atoms, self.coded.problem.alpha, len(coded.atoms)
-            found = self.losses, self.path
-            yield Found(name, self.coded, *known, *found, problem=self.problem)
+            known = self.coded.atoms, self.coded.problem.alpha, self.losses, self.path
+            yield Found(name, self.coded, *known, problem=self.problem)
 
     def note(self, trial):  # Trial -> the same
         """Add a trial to ``path``, in the units of the user's data; return the trial."""

@@ -414,7 +414,7 @@ def learn(pieces, given, generator, start=None) -> Iterator[dict]:
     held = held_out.hold_out(make_problem(seen, alpha, given), fixed=not is_auto)
     for found in _search(held, start, level, generator):
         losses, search_alpha = found.losses, found.alpha * found.problem.unit
-        note = f"search, epoch {len(losses)}  {found.stage}  {found.n_atoms} atoms"
+        note = f"search, epoch {len(losses)}  {found.stage}"
         record |= dict(atoms=in_channels(found.atoms), search_alpha_=search_alpha, losses=losses)
         record |= dict(penalty_path_=as_arrays(found.path), note=f"{note}  loss {losses[-1]:.6g}")
         yield dict(record)
