@@ -223,7 +223,7 @@ class ExposedTransformer(transformer.DictionaryTransformer):
 # ------------------------------------------------------------------ stabilised counts
 
 
-def least_penalty(noise, n_entries):
+def least_penalty(noise, n_entries, length):
     """Return the least penalty of a search, so that noise and single events get no codes.
 
     Parameters
@@ -232,18 +232,20 @@ def least_penalty(noise, n_entries):
         The standard deviation of entries at the baseline.
     n_entries : float
         Number of known entries of a row.
+    length : float
+        The norm of a row's expected counts.
     """
     # Correlations of noise with a unit atom have the standard deviation of the noise, and twice of
     # it is the least penalty. From counts of mean 3.3 a search found 54 % of 50 atoms with 0.7
     # times the noise, and all with 1.4 and with 2.9.
     least = 2.0 * noise
     # Of rows with events, a share of N / (exp(N) - 1) has a single one, with N expected events:
-    # 0.05 for 4.5 events. For rare events the variance is the mean. With a penalty of 1 a row of a
-    # single rare event has a code of zero for any atoms: the event changes the correlation with a
-    # unit atom by |D^T (e_j - mu)| <= |e_j - mu|_2 <= 1. With smaller penalties single events join
-    # features that are unrelated: on counts of planted topics the explained share of held-out
-    # deviance fell from -0.03 to -700.
-    return max(least, 1.0) if noise**2 * n_entries < 4.5 else least
+    # 0.05 for 4.5 events. For rare events the variance is the mean. A row of a single event e_j has
+    # a code of zero for any atoms if the penalty is at least |e_j - mu|, since this norm bounds the
+    # correlation with a unit atom. With smaller penalties single events join features that are
+    # unrelated: on counts of planted topics the explained share of held-out deviance fell from
+    # -0.03 to -700.
+    return max(least, (1 + length**2) ** 0.5) if noise**2 * n_entries < 4.5 else least
 
 
 # ------------------------------------------------------------------ the likelihood
@@ -326,7 +328,9 @@ class CountPlan(Plan):
             variance = loss.variance(x)
             sums = (counts * variance.square()).sum(), (counts * variance).sum()
             curvature = float((sums[0] / sums[1]).nan_to_num(1.0))
-        least = least_penalty(unit, float(n_known) / max(samples.total_weight, 1.0)) / unit
+        sums = n_known, (counts * expected.square()).sum()
+        n_entries, square = (float(part) / max(samples.total_weight, 1.0) for part in sums)
+        least = least_penalty(unit, n_entries, square**0.5) / unit
         known = dict(unit=unit, curvature=curvature, more=intercept[None])
         known |= dict(data_scale=unit**2 * fitted.data_scale, penalty=max(fitted.penalty, least))
         return samples, replace(fitted, **known)
@@ -460,8 +464,8 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
 
     alpha : float or "auto", default="auto"
         Penalty of codes, in the units of the data. "auto" is at least twice the standard deviation
-        of the noise, and 1 if events are rare; `transform` has it, or halves of it as long as they
-        predict hidden features better.
+        of the noise, and at least 1 if events are rare. `transform` takes this penalty, or halves
+        it as long as hidden features are predicted better.
 
     n_unfoldings : int, default=100
         Number of iterations of the encoder.
