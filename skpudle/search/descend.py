@@ -1,22 +1,25 @@
-"""Descend by turns over codes and atoms, and leave local minima in rounds of split and remove.
+"""The steps of a search: alternate between codes and atoms, and leave local minima.
 
 An *epoch* solves for the codes of given atoms, and then improves the atoms for these codes. To
 converge faster, the atoms are *extrapolated* along their last step before codes are solved, unless
-the objective has risen. *Coded data* are the data with atoms and codes after the first half of an
-epoch (`Epoch`, `DeviceEpoch` or `ConvEpoch`). To *settle* is to descend on a sample of the rows
-that grows until each atom has enough uses. A *use* of an atom is a row with a nonzero code at it.
+the objective has risen. *Coded data* are the result of the first half of an epoch, the data with
+atoms and codes: an `Epoch`, a `DeviceEpoch` or a `ConvEpoch`. A *use* of an atom is a row with a
+nonzero code at the atom. To *settle* is to descend on a sample of the rows that grows until atoms
+have enough uses.
 
 In a local minimum one atom mixes two atoms of the data, while spare atoms repeat combinations of
-other atoms. A *round* leaves it. It splits the atoms whose users share the largest common direction
-of residuals, removes the same number of atoms with the smallest costs, and adapts the atoms. From
-1,024 atoms on it also adapts the larger dictionary, before atoms are removed. (For 2,048 atoms of
-128 features rounds find all atoms like this, and .996 of them in 1.5 times the time if splits and
-removals come at once. For fewer atoms both at once take .85 of the time, and find as many.) The
-*cost* of an atom is the rise of the objective without the atom. A split pays while the energy of
-the residuals along its direction exceeds the smallest cost of an atom that has not been set against
-another split. (A split lowers the objective by half of that energy, and by more once other atoms
-adapt. With half of the energy as the limit 0.966 of 500 planted atoms were found, with all of it
-0.986.) Replacing atoms of a dictionary goes back to [1]_.
+other atoms. A *round* of split and remove leaves the local minimum. The *cost* of an atom is the
+rise of the objective without the atom. A round splits the atoms whose residuals have the most
+energy (sum of squares) along one direction, removes the same number of atoms, those with the
+smallest costs, and adapts the atoms. From 1,024 atoms on it also adapts the larger dictionary
+before atoms are removed. (For 2,048 atoms of 128 features rounds then find all atoms; if splits and
+removals come at once, they find .996 of the atoms in 1.5 times the time. For fewer than 1,024 atoms
+both at once take .85 of the time, and find as many atoms.)
+
+Splits are worth their costs as long as the i-th largest energy of residuals exceeds the i-th
+smallest cost of an atom. (A split lowers the objective by half of the energy, and by more once
+other atoms adapt. With half of the energy as the limit 0.966 of 500 planted atoms were found, with
+all of it 0.986.) Replacing atoms of a dictionary goes back to [1]_.
 
 `descend`, `settle` and `play_rounds` are generators: they yield coded data after each epoch, and
 return the result.
@@ -29,26 +32,26 @@ import torch
 
 from skpudle.search._epoch import MANY
 
-# Descent *stalls*, and ends, when the objective has fallen by less than this share per epoch, on
-# average over the last three epochs.
+# Descent *stalls*, and ends, when the objective has fallen by less than this fraction of itself per
+# epoch, on average over the last three epochs.
 STALL = 5e-4
 
 # A round splits at most 1 atom in 20, and 1 in 10 from 1,024 atoms on. For 1,024 atoms of 595
-# features and 2,500 samples, 1 in 10 reaches an objective .1 to .3 % lower than 1 in 20, in less
-# time.
+# features and 2,500 samples, rounds with 1 in 10 end with an objective .1 to .3 % lower than rounds
+# with 1 in 20, and take less time.
 SPLIT = {"few": 20, "many": 10}
-# After a round that lowers the objective by less than this share the next rounds have half the
-# number of splits. With 1e-4 a search of colour patches takes 1.4 times as long and reaches no
-# lower objective. With a third instead of half the number, planted atoms are lost.
+# After a round that lowers the objective by less than this fraction of itself the next rounds split
+# half the number of atoms. With 1e-4 a search of colour patches takes 1.4 times as long and reaches
+# no lower objective. With a third of the number instead of half, planted atoms are lost.
 PROGRESS = 1e-3
-# Most epochs of descent after a removal or a move of atoms, and at a new penalty.
+# Largest number of epochs of descent after a removal or a move of atoms, and at a new penalty.
 ADAPT = 30
-# Most epochs of descent on each sample before rounds.
+# Largest number of epochs of descent on each sample of `settle`.
 SETTLES = 100
 
-# Rounds work on a sample of the rows in which an atom has this mean number of uses. With 80, up to
-# 3 of 100 planted atoms are lost. With all rows, colour patches take twice as long, for an
-# objective lower by a share of 0.003.
+# Rounds work on a sample of the rows in which an atom has this mean number of uses. With 80 uses,
+# up to 3 of 100 planted atoms are lost. With all rows, colour patches take twice as long, for an
+# objective lower by a factor of 0.997.
 USES = 120
 
 
@@ -56,9 +59,10 @@ USES = 120
 
 
 def has_stalled(curve, share=STALL):  # -> bool
-    """Return whether the objective fell by less than ``share`` per epoch in the last three epochs.
+    """Return whether descent has converged, by the fall of the objective in the last three epochs.
 
-    ``curve`` has the objective of each epoch so far. Descent never stalls before six epochs.
+    ``curve`` lists the objective of each epoch. The answer is True if the objective fell by less
+    than ``share`` of itself per epoch. Before six epochs it is False.
     """
     return len(curve) >= 6 and curve[-4] - min(curve[-3:]) <= 3 * share * curve[-1]
 
@@ -66,8 +70,8 @@ def has_stalled(curve, share=STALL):  # -> bool
 def solve_codes(problem, atoms, n_epochs, *, refit=False):  # -> Epoch
     """Solve for the codes of fixed atoms in ``n_epochs``, from zero codes; return coded data.
 
-    ``n_epochs`` is at least 1. With ``refit`` the last epoch also fits least squares on the
-    supports of the codes.
+    ``n_epochs`` is at least 1. With ``refit`` the coded data of the last epoch also have least
+    squares on the supports of the codes.
     """
     codes = problem.no_codes()
     for i in range(n_epochs):
@@ -98,7 +102,7 @@ def refit_atoms(problem, atoms, codes, n_epochs=8, *, still=1e-6):
     Returns
     -------
     Tensor of shape (n_components, ...)
-        Unit atoms.
+        Unit atoms without the bias.
     """
     for _ in range(n_epochs):
         coded = problem.epoch(atoms, codes, refit=True)
@@ -108,13 +112,31 @@ def refit_atoms(problem, atoms, codes, n_epochs=8, *, still=1e-6):
     return atoms
 
 
-def split(coded, n_splits, seed, *, earlier=0.0):  # -> (n,), (n, *shape); or None
-    """Return the atoms to split, by number, and the common direction of each one's residuals.
+def split(coded, n_splits, seed, *, earlier=0.0):  # -> (n,), (n, *atom); or None
+    """Choose the atoms that a round splits, and the direction in which each of them splits.
 
-    They are the atoms whose users share the largest energy of residuals along a direction of norm
-    1. Splits end after ``n_splits``, or where the energy is no longer larger than the cost: the
-    i-th largest energy is compared with the i-th smallest cost. ``earlier`` (p,) is added to the
-    costs: the costs in earlier blocks of a stream. ``seed`` draws the first directions.
+    The direction, of norm 1, is the one along which the residuals of the rows that use the atom
+    have the most energy. The atoms with the largest energies are chosen, at most ``n_splits``,
+    while the i-th largest energy exceeds the i-th smallest cost.
+
+    Parameters
+    ----------
+    coded : Epoch, DeviceEpoch or ConvEpoch
+        Data with codes, for ``p`` atoms.
+    n_splits : int
+        Largest number of atoms to choose.
+    seed : int
+        Seed of the random directions from which power iterations start.
+    earlier : Tensor of shape (p,), default=0.0
+        In a stream: the costs of atoms in earlier blocks, which are added to the costs in this
+        block.
+
+    Returns
+    -------
+    chosen : Tensor of shape (n,)
+        The numbers of the atoms, the largest energy first.
+    direction : Tensor of shape (n, *shape of an atom)
+        Their directions. If no split is worth its cost, the function returns None instead of both.
     """
     energy, direction = coded.common_directions(seed)
     energy, chosen = energy.sort(descending=True, stable=True)
@@ -124,14 +146,29 @@ def split(coded, n_splits, seed, *, earlier=0.0):  # -> (n,), (n, *shape); or No
 
 
 def remaining(coded, n_removed, *, kept=(), per_use=False, earlier=0.0):  # -> (p,) bool
-    """Mark the atoms that stay after ``n_removed`` atoms with the smallest costs are removed.
+    """Choose the atoms that a round removes, the ones with the smallest costs; mark all others.
 
-    The atoms with the numbers ``kept`` stay, whatever their costs.
+    The *heirs* of an atom are the three atoms that take over most of its codes. An atom and its
+    heir are never removed together, because their costs hold only while the other one is there. So
+    fewer than ``n_removed`` atoms may go.
 
-    With ``per_use`` costs are divided by the numbers of uses. The heirs of an atom are the three
-    atoms that take over most of its codes. An atom stays if it is an heir of a removed atom, or if
-    an heir of its own is removed. So fewer than ``n_removed`` (at least 1) may go. ``earlier`` (p,)
-    is added to the costs: the costs in earlier blocks of a stream.
+    Parameters
+    ----------
+    coded : Epoch, DeviceEpoch or ConvEpoch
+        Data with codes, for ``p`` atoms.
+    n_removed : int
+        Number of atoms to remove, at least 1.
+    kept : iterable of int, default=()
+        Numbers of atoms that must stay.
+    per_use : bool, default=False
+        Whether costs are divided by the numbers of uses.
+    earlier : Tensor of shape (p,), default=0.0
+        As in `split`.
+
+    Returns
+    -------
+    Tensor of shape (p,), bool
+        True for the atoms that stay.
     """
     cost, heirs = coded.costs()
     cost, heirs = (cost + earlier) / (coded.uses.clamp_min(1) if per_use else 1.0), heirs.tolist()
@@ -147,11 +184,12 @@ def remaining(coded, n_removed, *, kept=(), per_use=False, earlier=0.0):  # -> (
     return remaining
 
 
-def halves(coded, kept, chosen, direction):  # -> atoms (n_kept + n, *shape), Codes
+def halves(coded, kept, chosen, direction):  # -> atoms (n_kept + n, *atom), Codes
     """Split the atoms ``chosen`` (n,), and drop the atoms that ``kept`` (p,) does not mark.
 
-    An atom ``d`` splits into ``d + v / 2`` and ``d - v / 2``, where ``v`` is its ``direction``. The
-    second halves follow the kept atoms, and have no codes yet.
+    An atom ``d`` splits into ``d + v / 2`` and ``d - v / 2``, where ``v`` is its entry in
+    ``direction`` (n, *atom). Return the projected atoms, first the kept ones and then the second
+    half of each split atom, and the codes at the kept atoms. Second halves have no codes yet.
     """
     atoms, half = coded.atoms.clone(), 0.5 * direction
     atoms[chosen] += half
@@ -160,9 +198,9 @@ def halves(coded, kept, chosen, direction):  # -> atoms (n_kept + n, *shape), Co
 
 
 def stride_of_uses(coded, stride, n_uses):  # -> int
-    """Return the stride of a sample in which atoms have ``n_uses`` uses on average.
+    """Return the stride of the sample of rows in which atoms have ``n_uses`` uses on average.
 
-    The estimate comes from ``coded``, coded data of a sample with the stride ``stride``.
+    The estimate is from ``coded``, coded data of a sample that has one in ``stride`` rows.
     """
     return max(1, int(stride * coded.n_entries / (n_uses * len(coded.atoms))))
 
@@ -171,7 +209,7 @@ def stride_of_uses(coded, stride, n_uses):  # -> int
 
 
 def descend(problem, atoms, codes, most, *, stall=STALL, earlier=None):
-    """Yield coded data of epochs until the objective stalls; return the last.
+    """Alternate between codes and atoms until the objective stalls.
 
     Parameters
     ----------
@@ -184,22 +222,23 @@ def descend(problem, atoms, codes, most, *, stall=STALL, earlier=None):
     most : int
         Largest number of epochs.
     stall : float, default=5e-4
-        Descent ends when the objective falls by less than this share per epoch.
+        Descent ends when the objective falls by less than this fraction of itself per epoch, see
+        `has_stalled`.
     earlier : Held, default=None
-        In a stream: atoms before this block of rows, and how strongly earlier rows hold them there.
+        In a stream: the atoms before this block of rows, and a penalty on steps away from them.
 
     Yields
     ------
-    Epoch
-        Coded data after each epoch. The generator returns the last.
+    Epoch, DeviceEpoch or ConvEpoch
+        Coded data after each epoch. The generator returns the last one.
     """
     previous, curve = atoms, []
     while True:
-        # New atoms enter the codes of one half of the rows by turns, see `Problem.epoch`. In the
-        # first two epochs they enter the codes of all rows.
+        # From the third epoch on, new atoms enter the codes of one half of the rows only, and of
+        # the other half in the next epoch; `Problem.epoch` says why.
         turn = len(curve) % 2 if len(curve) > 1 else None
-        # In 80 epochs on planted data the factor 0.95 found 0.93 of 500 atoms, 0.9 found 0.88, and
-        # 0.98 found 0.90.
+        # The factor of the extrapolation: in 80 epochs on planted data 0.95 found 0.93 of 500
+        # atoms, 0.9 found 0.88, and 0.98 found 0.90.
         ahead = (atoms - previous).mul_(0.95).add_(atoms)
         coded = problem.epoch(problem.project(ahead), codes, turn=turn)
         curve.append(coded.objective)
@@ -214,7 +253,9 @@ def descend(problem, atoms, codes, most, *, stall=STALL, earlier=None):
 
 
 def settle(problem, atoms, stride=None, most=SETTLES, *, alpha=None, codes=None):
-    """Descend on a sample of the rows that grows until atoms have 120 uses on average.
+    """Descend on small samples of the rows first, until atoms have 120 uses on average.
+
+    Searches begin like this, because early epochs need few rows.
 
     Parameters
     ----------
@@ -223,19 +264,21 @@ def settle(problem, atoms, stride=None, most=SETTLES, *, alpha=None, codes=None)
     atoms : Tensor of shape (n_components, ...)
         Unit atoms.
     stride : int, default=None
-        The first sample has one in ``stride`` rows. None: 8 rows for each atom, or for each feature
-        if there are more features than atoms.
+        The first sample has one in ``stride`` rows. None: the stride that gives 8 rows for each
+        atom, or for each feature if there are more features than atoms.
     most : int, default=100
         Largest number of epochs on each sample.
     alpha : float, default=None
         The penalty; None is the problem's.
     codes : Codes, default=None
-        Codes to begin with. They have no effect unless they have as many rows as the first sample.
+        Codes to begin with. They are ignored unless they have the number of rows of the first
+        sample.
 
     Yields
     ------
-    Epoch
-        Coded data after each epoch. The generator returns the last, with the stride of its sample.
+    Epoch, DeviceEpoch or ConvEpoch
+        Coded data after each epoch. The generator returns the last one, and the stride of its
+        sample.
     """
     if stride is None:
         n = problem.x.numel() // atoms[0].numel()  # rows, or disjoint patches of images
@@ -253,31 +296,33 @@ def settle(problem, atoms, stride=None, most=SETTLES, *, alpha=None, codes=None)
 
 
 def play_rounds(best):  # coded data -> generator of coded data
-    """Leave the local minimum of the coded data ``best`` in rounds; yield coded data of epochs.
+    """Leave the local minimum of the coded data ``best`` in rounds of split and remove.
 
-    The generator returns the coded data of the least objective. A round of images moves atoms to
-    better windows, if any atom moves. Otherwise a round splits atoms and removes the same
-    number. After a round of splits with a gain below `PROGRESS` the next round splits half the
-    number.
+    The generator yields coded data after each epoch, and returns the coded data with the least
+    objective. In images a round moves atoms to better windows if any atom moves, see
+    `ConvEpoch.move_atoms`. Otherwise a round splits atoms and removes the same number of atoms.
+    After a round of splits that gains less than `PROGRESS` the next round splits half the number.
     """
     p, part = len(best.atoms), best.problem
     n_splits = max(1, p // SPLIT["few" if p < MANY else "many"])
-    # Rounds end when their number of splits falls below an eighth of the first number. With 1,024
-    # atoms further rounds would take a tenth more time and lower the objective by less than .01 %.
+    # Rounds end when a round would split less than an eighth of the first number of atoms. With
+    # 1,024 atoms further rounds would take a tenth more time and lower the objective by less than
+    # .01 %.
     least, moves, n_rounds = max(1, n_splits // 8), True, 0
     while True:
         begun = best.move_atoms() if moves else None
         moves = begun is not None
         if not moves:
-            # At most 20 rounds split atoms. Searches of digits, of patches, and of planted atoms
-            # with enough samples end after 1 to 8 rounds. For 1,000 atoms in 2,500 samples the
-            # objective after 18 rounds is 0.9 % lower than after 8, in 1.6 times the time.
+            # At most 20 rounds split atoms. The limit only matters for data with few samples:
+            # searches of digits, of patches, and of planted atoms with enough samples end after 1
+            # to 8 rounds. For 1,000 atoms in 2,500 samples the objective after 18 rounds is 0.9 %
+            # lower than after 8, in 1.6 times the time.
             more = n_splits >= least and n_rounds < 20
             found = split(best, n_splits, n_rounds) if more else None
             if found is None:
                 return best
             n_rounds += 1
-            if p < MANY:  # split and remove at once
+            if p < MANY:  # split and remove at once: less time, and as many atoms found
                 kept = remaining(best, len(found[0]), kept=found[0].tolist())
                 n = p - int(kept.sum())
                 begun = halves(best, kept, *(each[:n] for each in found))
@@ -295,7 +340,7 @@ def play_rounds(best):  # coded data -> generator of coded data
 
 
 def exhaust(steps):  # generator -> its return value
-    """Run the generator ``steps`` to its end, and return the value of its return statement."""
+    """Run the generator ``steps``, such as `descend`, to its end; return what it returns."""
     while True:
         try:
             next(steps)

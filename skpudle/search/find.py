@@ -1,7 +1,7 @@
-r"""Search: find a dictionary, and its penalty, from the data alone.
+r"""Search: find a dictionary, and the penalty of its search, from the data alone.
 
-This is Algorithm 1, alternating minimisation, over all samples at once. An *epoch* improves the
-codes of every sample by coordinate descent on the lasso, from the codes of the last epoch, and then
+The search is alternating minimisation over all samples at once. An *epoch* improves the codes of
+every sample by coordinate descent on the lasso, from the codes of the last epoch, and then
 minimises
 
 .. math:: \tfrac12 \|X - Z D\|^2 + \alpha \|Z\|_1 = \tfrac12 \mathrm{tr}(D^T A D)
@@ -11,28 +11,30 @@ over the atoms, one by one, on the sphere of atoms of norm 1. (Learners may cons
 sphere or to the ball, or not at all. Minimisers over the ball lie on the sphere. Without a
 constraint the objective has no minimum.)
 
-A search has these stages; `find_atoms` is a generator of `Found`, one for each epoch.
+`find_atoms` is a generator of `Found`, one for each epoch. Its stages are:
 
-1. Atoms *settle* on a sample of the rows and leave local minima in *rounds* of split and remove
-   (`skpudle.search.descend`). *Held-out* rows, about a tenth of all rows, take no part: they only
-   judge.
+1. Atoms *settle*: they descend on a sample of the rows, which grows. Then they leave local minima
+   in *rounds* of split and remove (`skpudle.search.descend`). *Held-out* rows, about a tenth of all
+   rows, are not trained on; they only judge atoms.
 2. The search tries larger and smaller *penalties*. Larger ones are one *step* apart, a factor of
-   ``2 ** 0.5``, and smaller ones two steps. At each penalty the atoms adapt, and predict hidden
-   entries of the held-out rows: a *trial*. The first trial has the usual penalty. Larger penalties
-   follow while the prediction does not get worse. If the first larger penalty is worse, smaller
-   penalties follow while they predict better. Of the trials that differ from the best prediction by
-   chance, the search takes the one with the largest penalty. On planted data chance is tiny, and
-   the best prediction wins. On real data predictions hardly differ; then a larger penalty has
-   sparser codes, and two starts agree better on its atoms.
-3. The atoms are *polished*: they descend on all rows or a larger sample, including held-out rows.
+   ``2 ** 0.5``, and smaller ones two steps. A *trial* adapts the atoms to one penalty, and lets
+   them predict hidden entries of the held-out rows (`skpudle.search.held_out`). The first trial has
+   the penalty of the problem, ``problem.alpha``. Larger penalties follow while the prediction does
+   not get worse. If the first larger penalty is worse, smaller penalties follow while they predict
+   better. Of the trials that differ from the best prediction by chance only, the search takes the
+   trial with the largest penalty. On planted data the differences due to chance are tiny, and the
+   best prediction wins. On real data predictions hardly differ; then a larger penalty has sparser
+   codes, and two searches from different initial atoms agree better on their atoms.
+3. The *polish*: atoms descend on all rows or a larger sample, including the held-out rows.
 
-If a larger penalty explains a fifth more than the first, noise has hidden the atoms at the first
-penalty. Then stage 1 begins again, one step below the best penalty. (The atoms so far are mixtures
-of atoms of the data, and mixtures predict best at a penalty that is too large for the atoms
-themselves. Of 60 planted atoms in 20,000 rows with twice as much noise as signal, a share of 0.95
-is found from one step below the best penalty, and 0.78 from the best penalty.)
+If a larger penalty explains a fifth more of the hidden entries' energy (their sum of squares) than
+the first, noise has hidden the atoms at the first penalty. Then stage 1 begins again, one step
+below the best penalty. (The atoms so far are mixtures of atoms of the data, and mixtures predict
+best at a penalty that is too large for the atoms themselves. Of 60 planted atoms in 20,000 rows
+with twice as much noise as signal, 0.95 are found from one step below the best penalty, and 0.78
+from the best penalty.)
 
-All decisions follow from sums over samples, which are added over processes. So processes with
+All decisions depend only on sums over samples, which are added over processes. So processes with
 different samples end with the same atoms.
 """
 
@@ -49,20 +51,21 @@ from skpudle.search import descend
 from skpudle.search._epoch import own
 from skpudle.search.held_out import CHANCE, SURE, Prediction, hold_out, loss_and_chance, worse
 
-# One step of the path of penalties: the factor from one penalty to the next larger one.
+# Factor from one penalty of a search to the next larger one, called a step.
 _LARGER = 2**0.5
-# The path ends if a trial leaves less than this share of the hidden energy unexplained, since such
-# data have no noise to choose a penalty by. Without this end, searches of data without noise take
-# twice the time, and their atoms are no better.
+# No more penalties are tried if atoms leave less than this fraction of the energy of hidden entries
+# unexplained: the data have no noise, and any penalty predicts as well. If more penalties were
+# tried, searches of data without noise would take twice the time, for atoms that are no better.
 _NOTHING_LEFT = 1e-8
 
 
 def goes_on(found, errors=1.0, *, gains=False, patience=1, total=own):  # -> bool
-    """Return whether a walk goes on: fewer than ``patience`` predictions in succession have failed.
+    """Return whether to try one more penalty or number of atoms, after the predictions so far.
 
-    ``found`` are the predictions so far. A prediction fails if it is worse than the best one before
-    it by more than ``errors`` standard errors. With ``gains`` it fails unless it is better than the
-    best one before it by more than ``errors`` standard errors. ``total`` adds up sums of processes.
+    The answer is True if fewer than ``patience`` predictions in succession have failed, at the end
+    of the list ``found``. A prediction fails if it is worse than the best one before it by more
+    than ``errors`` standard errors. With ``gains`` it also fails if it is not better than the best
+    one before it by more than ``errors`` standard errors. ``total`` adds up sums over processes.
     """
     best, failed = found[0], 0
     for one in found[1:]:
@@ -72,18 +75,20 @@ def goes_on(found, errors=1.0, *, gains=False, patience=1, total=own):  # -> boo
 
 
 def walk(first, step, score, **rule):
-    """Yield trials, each with its prediction, until predictions fail; see `goes_on`.
+    """Yield trials, each with its prediction, until `goes_on` ends them or none is left.
+
+    Growth of the number of atoms (`skpudle.search.choose`) is such a walk.
 
     Parameters
     ----------
     first : object
         The first trial.
     step : callable
-        ``step(trial)`` returns the next trial, or None at the end of the walk.
+        ``step(trial)`` returns the next trial, or None if there is none.
     score : callable
-        ``score(trial)`` returns its prediction.
+        ``score(trial)`` returns the trial's `Prediction`.
     **rule : dict
-        Arguments of `goes_on`.
+        Arguments of `goes_on`, without ``found``.
 
     Yields
     ------
@@ -101,18 +106,19 @@ def walk(first, step, score, **rule):
 
 
 class PenaltyPath(NamedTuple):
-    """The penalties that a search tried, in the order of the trials, and how they predict.
+    """The penalties that a search tried, in the order of the trials, for users to inspect.
 
     Attributes
     ----------
     alpha : Tensor of shape (n_trials,)
         Penalties.
     score : Tensor of shape (n_trials,)
-        Share of the energy (the sum of squares) of hidden entries that the prediction explains.
+        R^2 against zeros: the fraction of the energy (the sum of squares) of the hidden entries
+        that the prediction explains.
     unbiased : Tensor of shape (n_trials,), bool
         Whether the prediction is by atoms that have been freed of the lasso's bias.
     tolerance : Tensor of shape (n_trials,)
-        Two standard errors of the score. A score below it may be chance.
+        Two standard errors of the score. A smaller score may be due to chance.
     """
 
     alpha: Tensor
@@ -127,11 +133,11 @@ class Trial(NamedTuple):
     Attributes
     ----------
     alpha : float
-        Penalty.
+        Penalty of the search, in the units of its problem.
     unbiased : bool
         Whether the prediction is by atoms that have been freed of the lasso's bias.
     prediction : Prediction
-        Errors of ``judged``.
+        The prediction of held-out data by ``judged``.
     atoms : Tensor of shape (n_components, ...), default=None
         The atoms of the search, which minimise the lasso's objective.
     judged : Tensor of shape (n_components, ...), default=None
@@ -145,20 +151,21 @@ class Trial(NamedTuple):
     judged: Tensor | None = None
 
 
-error_of = attrgetter("prediction.total")  # of a trial
+error_of = attrgetter("prediction.total")  # trial -> its squared error, over all processes
 
 
 def predicts(prediction, held_out):  # -> bool
-    """Return whether a prediction beats the prediction by zeros, by over two standard errors."""
+    """Return whether a prediction beats zeros, the prediction of no atoms, beyond chance."""
     return worse(held_out.zeros, prediction, SURE, held_out.total)
 
 
 def next_penalty(trials, problem):  # -> float or None
-    """Return the next penalty to try after ``trials``; None at the end of the path.
+    """Return the next penalty to try after ``trials``, a list of `Trial`; None if there is none.
 
-    The path first goes up from the first penalty, and then down from it, see the module. If nothing
-    predicts better than zeros, it goes up to the largest penalty. It goes down in two steps at a
-    time, or in single steps if the first penalty is above the usual one.
+    Penalties first grow from the first one, step by step, while predictions do not get worse; they
+    grow to the largest penalty if nothing predicts better than zeros. Then they may fall from the
+    first penalty, by two steps at a time, or by one if the first one is above ``problem.alpha``.
+    `climb` depends on this order: up, then down.
     """
     first, held, total = trials[0], problem.held_out, problem.total
     if min(map(error_of, trials)) <= _NOTHING_LEFT * held.zeros.total:
@@ -177,9 +184,10 @@ def next_penalty(trials, problem):  # -> float or None
 
 
 def chosen_trial(trials, problem):  # -> Trial
-    """Return the trial of the largest penalty that is worse than the best trial by chance only.
+    """Choose the trial whose atoms and penalty the search takes.
 
-    If no trial predicts held-out data better than zeros, return the first trial.
+    It is the trial of the largest penalty among the trials that are worse than the best one by
+    chance only. If no trial predicts held-out data better than zeros, it is the first trial.
     """
     best = min(trials, key=error_of)
     if not predicts(best.prediction, problem.held_out):
@@ -189,11 +197,11 @@ def chosen_trial(trials, problem):  # -> Trial
 
 
 def finds_more(trials, problem, least=inf):  # -> bool
-    """Return whether the best penalty is so much better that the search has to begin again there.
+    """Return whether noise hid atoms at the first penalty, so that the search begins again.
 
-    The best penalty must be larger than the first one and explain a fifth more energy of hidden
-    entries than the first trial, and than all earlier paths. ``least`` is the smallest error of the
-    earlier paths.
+    That is so if the best trial has a larger penalty than the first one, and explains a fifth more
+    energy of the hidden entries than the first trial and than all earlier lists of trials.
+    ``least`` is the smallest error of the earlier lists.
     """
     first, best = trials[0], min(trials, key=error_of)
     energy, before = problem.held_out.zeros.total, min(error_of(first), least)
@@ -205,10 +213,11 @@ def finds_more(trials, problem, least=inf):  # -> bool
 
 
 def penalty_above_noise(first, chosen, problem):  # -> float
-    """Return the penalty at which a search begins again: one step below the chosen trial's penalty.
+    """Return the penalty at which a search begins again after atoms were hidden by noise.
 
-    The usual penalty, ``problem.alpha``, is the smallest answer. It is the answer, too, if the
-    chosen trial does not predict better than the first trial by over two standard errors.
+    It is one step below the penalty of the trial ``chosen``, but at least ``problem.alpha``. It is
+    ``problem.alpha`` if ``chosen`` does not predict better than the trial ``first`` by over two
+    standard errors.
     """
     if not worse(first.prediction, chosen.prediction, SURE, problem.total):
         return problem.alpha
@@ -216,21 +225,21 @@ def penalty_above_noise(first, chosen, problem):  # -> float
 
 
 def penalty_of_mixtures(problem, n_components):  # -> float
-    """Return the first penalty where rows mix few non-negative atoms, from the level of the noise.
+    """Return a first penalty for rows that mix few non-negative atoms, such as spectra.
 
-    At the usual penalty atoms of norm 1 move from the sources of the mixtures towards the rows, and
-    on a path from there to smaller penalties they do not come back. So the first penalty is 0.3
-    standard deviations of the noise, from 1/256 of the usual penalty up to the usual penalty. The
-    noise is what the leading ``n_components`` singular vectors leave of the rows. No entry may be
-    missing.
+    At the default penalty (`auto_alpha`) atoms of norm 1 move from the sources of the mixtures
+    towards the rows, and do not move back when the penalty falls. So the first penalty is 0.3
+    standard deviations of the noise, limited to 1/256 to 1 times ``problem.alpha``. The noise is
+    what the leading ``n_components`` singular vectors leave of the rows. The rows must have no
+    missing entries.
     """
     often = problem.weighted(problem.x.new_ones(len(problem.x), 1, dtype=torch.float64))
     x = problem.x.double() * often.sqrt()
     squares = torch.linalg.eigvalsh(x @ x.mT if len(x) < x.shape[1] else x.mT @ x)
     left = float(squares[:-n_components].clamp_min(0).sum())
     n_left = (len(x) - n_components) * (x.shape[1] - n_components)
-    # In mixtures of eight kinds of spectra the mean angle between a spectrum and its atom is 4.2
-    # degrees if the path begins at the usual penalty, and 1.8 degrees if it begins here.
+    # In mixtures of eight kinds of spectra the mean angle between a spectrum and its atom is 1.8
+    # degrees if a search begins at this penalty, and 4.2 degrees if it begins at the default one.
     penalty = 0.3 * (left / max(n_left, 1)) ** 0.5
     return min(max(penalty, problem.alpha / 256), problem.alpha)
 
@@ -250,13 +259,13 @@ class Found:
         Data with codes from the last epoch that had ``n_components`` atoms. For a finished search:
         from the epoch of the polish with the least objective.
     atoms : Tensor of shape (n_components, ...)
-        The atoms of ``coded``.
+        The atoms of ``coded``, of norm 1.
     alpha : float
-        The penalty of the atoms.
+        The penalty of the atoms, in the units of the problem.
     losses : tuple of float
-        The mean over samples of :math:`\frac12 |x - D z|^2` in every epoch.
+        The mean over samples of :math:`\frac12 \|x - z D\|^2` in every epoch, in the user's units.
     path : PenaltyPath, default=None
-        All penalties that were tried so far, in the units of the user's data. None without trials.
+        All penalties that were tried so far, in the user's units. None without trials.
     trial : Trial, default=None
         From the polish on: the trial of the chosen penalty. None without held-out rows.
     stride : int, default=1
@@ -277,10 +286,10 @@ class Found:
 
 
 class _Log:
-    """Turn the coded data of epochs into the records that a search yields: `Found`.
+    """Make the records that a search yields, `Found`, of the results of epochs and trials.
 
-    ``coded`` are the last coded data with ``n_components`` atoms. ``losses`` and ``path`` are those
-    of `Found`, so far.
+    ``coded`` is the result of the last epoch that had ``n_components`` atoms; epochs between a
+    split and a removal have more. ``losses`` and ``path`` are the attributes of the next `Found`.
     """
 
     def __init__(self, problem, n_components):
@@ -288,9 +297,10 @@ class _Log:
         self.coded, self.losses, self.path, self._trials = None, (), None, []
 
     def stage(self, name, steps):  # yields Found
-        """Yield a record for each epoch of the generator ``steps``; return what ``steps`` returns.
+        """Yield a `Found` for each epoch of the generator ``steps``; return what ``steps`` returns.
 
-        ``name`` is the stage of the records.
+        ``steps`` yields an `Epoch` (or `DeviceEpoch` or `ConvEpoch`) for each epoch, and ``name``
+        is the name of the stage.
         """
         while True:
             try:
@@ -304,7 +314,7 @@ class _Log:
             yield Found(name, self.coded, *known, problem=self.problem)
 
     def note(self, trial):  # Trial -> the same
-        """Add a trial to ``path``, in the units of the user's data; return the trial."""
+        """Add a trial to ``path``, in the user's units, and return the trial unchanged."""
         zeros, unit = self.problem.held_out.zeros, self.problem.unit
         gain, chance = loss_and_chance(zeros, trial.prediction, self.problem.total)
         energy = zeros.total or 1.0
@@ -316,19 +326,32 @@ class _Log:
 
 
 def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
-    """Predict held-out data by the atoms of coded data, as they are and freed of the lasso's bias.
+    """Predict held-out data by the atoms of an epoch, as they are and freed of the lasso's bias.
 
-    Return the trial of the atoms as they are, unless atoms freed of bias predict better by more
-    than a standard error. ``trials`` are the trials before, and ``kinds`` says whether to try atoms
-    as they are (False), freed of bias (True) or both.
+    Parameters
+    ----------
+    problem : Problem or ConvProblem
+        Problem of the search, with held-out data.
+    coded : Epoch, DeviceEpoch or ConvEpoch
+        The atoms with the training data's codes, from which the atoms are freed of bias.
+    trials : sequence of Trial, default=()
+        The trials before. They save time: the best penalty of codes is looked for near that of the
+        last one.
+    kinds : tuple of bool, default=(False, True)
+        Which atoms to try: as they are (False), freed of bias (True), or both.
+
+    Returns
+    -------
+    Trial
+        The trial of the first kind, unless that of the last kind predicts better by more than a
+        standard error.
     """
     alpha, begin, judged, found = coded.problem.alpha, (), coded.atoms, []
-    if trials:  # look for the best penalty of codes from the best one of the last trial on
+    if trials:  # the best penalty of codes grows or falls with the penalty of the search
         last = trials[-1]
         steps = (1, -1) if alpha == last.alpha else (1 if alpha > last.alpha else -1,)
         begin = last.prediction.place, steps
     for unbiased in kinds:
-        # four epochs free atoms of the lasso's bias
         judged = descend.refit_atoms(coded.problem, judged, coded.codes, 4) if unbiased else judged
         prediction = problem.held_out.predict(judged, *begin)
         begin = prediction.place, *begin[1:]
@@ -337,17 +360,31 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
     return last if worse(biased.prediction, last.prediction, total=problem.total) else biased
 
 
-def climb(problem, first, stride, note, leader=()):  # yields coded data
-    """Walk the path of penalties: adapt the atoms to each penalty, and judge the atoms.
+def climb(problem, first, stride, note, leader=()):  # a generator of epochs
+    """Try larger and smaller penalties: adapt the atoms to each penalty, and judge the atoms.
 
-    The generator yields coded data after each epoch. It returns all trials, the best coded data
-    (the last that no trial before it beats by more than chance), and the stride of the last sample.
-    ``first`` is coded data at the first penalty, from a sample with the given stride.
-    ``note(trial)`` returns each trial. ``leader`` is empty, or has the best trial of an earlier
-    path.
+    At each penalty atoms start from the atoms of the penalty before. Where penalties begin to fall,
+    atoms start from the best atoms so far.
 
-    At each penalty atoms start from those of the penalty before. Where the path turns to smaller
-    penalties, atoms start from the best so far.
+    Parameters
+    ----------
+    problem : Problem or ConvProblem
+        Problem of the search, with held-out data.
+    first : Epoch, DeviceEpoch or ConvEpoch
+        Atoms at the first penalty, with codes of a sample of the data.
+    stride : int
+        The sample of ``first`` has one in ``stride`` of the training data.
+    note : callable
+        ``note(trial)`` is called with each new trial and returns it.
+    leader : sequence of Trial, default=()
+        Empty, or the best trial of the search before it began again.
+
+    Yields
+    ------
+    Epoch, DeviceEpoch or ConvEpoch
+        Atoms and codes after each epoch. The generator returns three values: the list of all
+        trials; atoms with codes, from the last penalty that no penalty before it beats by more than
+        chance; and the stride of the last sample.
     """
     trials, best, last = [note(judge(problem, first, leader))], first, first
     while (alpha := next_penalty(trials, problem)) is not None:
@@ -364,7 +401,9 @@ def climb(problem, first, stride, note, leader=()):  # yields coded data
 
 
 def find_atoms(problem, atoms, level=None):
-    """Search for the atoms that minimise the objective, and for their penalty.
+    """Search for the atoms that minimise the objective, and for the penalty of the search.
+
+    This generator is what fits of rows and images run; `search` runs it to its end.
 
     Parameters
     ----------
@@ -374,9 +413,9 @@ def find_atoms(problem, atoms, level=None):
         Initial atoms of any norm in different directions, such as samples; the same in all
         processes.
     level : callable, default=None
-        ``level(problem, atoms)`` returns a penalty at the level of the noise of signals. If it is
-        more than 1.25 times the penalty of the search, the search begins again at this level, at
-        most four times.
+        For signals: ``level(problem, atoms)`` returns a penalty above the correlations of atoms
+        with the noise. If it is more than 1.25 times the penalty of the search, the search begins
+        again at this level, at most four times.
 
     Yields
     ------
@@ -391,9 +430,10 @@ def find_atoms(problem, atoms, level=None):
         best, stride = yield from log.stage("settle", steps)
         best = yield from log.stage("split and remove", descend.play_rounds(best))
         noise = level(replace(problem, alpha=alpha), best.atoms) if level and n_raises < 4 else 0.0
-        # In white noise the level is .5 to 1.2 times the penalty. In autoregressive noise with the
-        # coefficient 0.9 it is 1.2 to 2.2 times the penalty. It still rises after four searches,
-        # but a fifth, larger penalty would lose atoms.
+        # For white noise the level is .5 to 1.2 times the penalty, so 1.25 times leaves these
+        # searches alone. For autoregressive noise with the coefficient 0.9 it is 1.2 to 2.2 times
+        # the penalty. There it still rises after four searches, but a fifth, larger penalty would
+        # lose atoms.
         if noise > 1.25 * alpha:
             plain = replace(problem, alpha=noise, held_out=None, held_rows=None)
             problem = log.problem = hold_out(plain, fixed=True)
@@ -413,17 +453,19 @@ def find_atoms(problem, atoms, level=None):
         trials = (leader,)
     atoms = best.atoms if chosen is None else chosen.atoms
     alpha = best.problem.alpha if chosen is None else chosen.alpha
-    # The polish takes a sample in which an atom has 2,000 uses. For 256 atoms and 178,000 patches
-    # the sample is a third of the patches. A search takes 6 s with the sample, and 18 s with all
-    # patches. The objective on held-out patches is 0.2728 with the sample, and 0.2722 with all.
+    # The polish takes a sample in which an atom has 2,000 uses (rows with a nonzero code at it) on
+    # average, because more rows hardly help. For 256 atoms and 178,000 patches the sample is a
+    # third of the patches. A search takes 6 s with the sample, and 18 s with all patches. The
+    # objective on held-out patches is 0.2728 with the sample, and 0.2722 with all.
     wanted = min(stride, descend.stride_of_uses(best, stride, 2000))
     whole = problem.thinned(wanted, alpha=alpha)
     if problem.has_baseline:
         whole = replace(whole, baseline=torch.zeros_like(atoms[0]))
     is_same = chosen is None and wanted == stride and problem.held_rows is None
     codes = best.codes if is_same else whole.first_codes(atoms)
-    # The polish ends when the objective falls by less than 2e-4 per epoch. With half of this share
-    # 8 x 8 patches take a tenth more time, for an objective lower by a share of 0.002.
+    # The polish ends when the objective falls by less than 2e-4 of its value per epoch. With half
+    # of this number 8 x 8 patches take a tenth more time, for an objective lower by a factor of
+    # 0.998.
     steps, last, best = descend.descend(whole, atoms, codes, 60, stall=2e-4), None, None
     for found in log.stage("polish", steps):
         if last is not None:
@@ -434,7 +476,7 @@ def find_atoms(problem, atoms, level=None):
 
 
 def search(problem: Any, atoms: Tensor, *, on_epoch: Callable | None = None) -> Found:
-    """Search for the atoms that minimise the objective, and for their penalty.
+    """Search for the atoms that minimise the objective, and for the penalty of the search.
 
     Parameters
     ----------
@@ -448,7 +490,8 @@ def search(problem: Any, atoms: Tensor, *, on_epoch: Callable | None = None) -> 
     Returns
     -------
     Found
-        The finished search; its ``atoms`` are the result.
+        The finished search. Its ``atoms``, of shape (n_components, n_features) and norm 1, are the
+        result, and its ``alpha`` is their penalty.
     """
     for found in find_atoms(problem, atoms):
         if on_epoch is not None:
@@ -459,24 +502,25 @@ def search(problem: Any, atoms: Tensor, *, on_epoch: Callable | None = None) -> 
 def noise_penalty(problem, atoms):  # -> float
     """Return a penalty above the noise, at which searches for any number of atoms can begin.
 
-    It is one step, a factor of ``2 ** 0.5``, below the penalty that predicts held-out rows best
-    with the given number of atoms, if that prediction beats the usual penalty beyond chance.
-    Otherwise it is the usual penalty. (If the given number is too small, atoms are mixtures, which
-    predict best at a penalty that is too large. In nine planted problems, with signal-to-noise
-    ratios of 5, 2 and 0 dB, the number of atoms is found within 5 %: in eight problems from one
-    step below, in four from the best penalty.)
+    The penalty is one step, a factor of ``2 ** 0.5``, below the penalty at which the given atoms
+    predict held-out rows best, if that prediction beats the prediction at ``problem.alpha`` beyond
+    chance. (If there are too few atoms, atoms are mixtures, which predict best at a penalty that is
+    too large. In nine planted problems, with signal-to-noise ratios of 5, 2 and 0 dB, the number of
+    atoms is found within 5 %: in eight problems from one step below, in four from the best
+    penalty.)
 
     Parameters
     ----------
     problem : Problem
-        Data and objective, with the usual penalty.
+        Data and objective, with the default penalty.
     atoms : Tensor of shape (n_components, n_features)
         Initial atoms; their number need not be that of the search.
 
     Returns
     -------
     float
-        The penalty. With too few rows to hold any out it is the usual one.
+        The penalty, at least ``problem.alpha``. With too few rows to hold any out it is
+        ``problem.alpha``.
     """
     problem = hold_out(problem)
     if problem.held_out is None:

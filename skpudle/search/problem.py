@@ -1,10 +1,10 @@
-"""Rows of data with an objective: what a search computes with.
+"""The input of a search: the data, and the objective of the lasso with its options.
 
-A `Problem` has rows, a `skpudle.search._conv_epoch.ConvProblem` has images. The functions of
-`skpudle.search` use only members that both have: ``epoch`` returns the data with codes for given
-atoms, ``first_codes`` and ``no_codes`` the codes to begin with, ``thinned`` a sample of the rows at
-a penalty, ``of_rows`` some of the rows, ``project`` the nearest atoms that satisfy the constraints,
-and ``total`` adds up sums of all processes.
+`Problem` holds rows of data. Its subclass `skpudle.search._conv_epoch.ConvProblem` holds images.
+The functions of `skpudle.search` work for both, because they call only these members: ``epoch``
+solves for the codes of given atoms, ``first_codes`` and ``no_codes`` return codes to start from,
+``thinned`` draws a sample of the data, ``of_rows`` selects samples, ``project`` returns the nearest
+atoms that satisfy the constraints, and ``total`` adds up sums over processes.
 """
 
 from collections.abc import Callable
@@ -20,20 +20,21 @@ from skpudle.lasso import solve_lasso
 from skpudle.search._device_epoch import DeviceEpoch
 from skpudle.search._epoch import MANY, Codes, Epoch, draw_rows, own
 
-# The usual penalty is this number times the root mean square norm of the samples that are not zero.
-# With it the search finds all atoms of seven synthetic problems, and on real data at most 0.15 of
-# the entries of codes are nonzero (benchmarks/choose_search.py). A penalty in proportion to the
-# median correlation of samples would tolerate outliers. But in patches few samples hold the energy,
-# and with a penalty from the median 0.34 of the entries would be nonzero.
+# The default penalty is this factor times the root mean square norm of the nonzero samples. With
+# this factor the search finds all atoms of seven synthetic problems, and on real data at most 0.15
+# of the entries of codes are nonzero (benchmarks/choose_search.py). A factor of the median
+# correlation of samples would be robust to outliers. But in patches of images few samples hold most
+# of the energy (the sum of squares), and with a penalty from the median 0.34 of the entries of
+# codes would be nonzero.
 _ALPHA = 0.07
-# Types of devices that can run a `DeviceEpoch`. ROCm counts as "cuda". MPS cannot solve batches of
-# linear systems.
+# Types of devices that can run a `DeviceEpoch`. PyTorch calls ROCm "cuda", too. MPS is not among
+# them, because it cannot solve batches of linear systems.
 _DEVICES = {"cuda"}
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Rows of data in the form that epochs compute with, and the objective.
+    """The rows of a search, in the dtype and on the device of its epochs, and the objective.
 
     Parameters
     ----------
@@ -42,31 +43,33 @@ class Problem:
         own dtype. Otherwise data are on the CPU, where compiled loops compute in float64 and
         convert data as they read them.
     alpha : float
-        Penalty.
+        Penalty of the lasso, in the units of ``x``.
     positive_code, positive_atoms : bool
         Whether codes and atoms are non-negative.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 for known entries, 0 for missing ones.
     total : callable, default=own
-        ``total(*tensors)`` returns their sums over processes that have other samples.
+        ``total(*tensors)`` returns their sums over all processes, each of which has other samples.
+        The default is for a single process.
     unit : float, default=1.0
         The user's data and penalty have been divided by this number. The losses that a search
         reports are in the user's units.
     held_out : HeldOut, default=None
-        Held-out rows, by which a search chooses its penalty and whether atoms are freed of the
-        lasso's bias; see `hold_out`. ``alpha`` is then the first penalty that the search tries.
+        Rows that are not trained on; see `hold_out`. By them a search chooses its penalty, and
+        whether to free atoms of the lasso's bias. ``alpha`` is then the first penalty that the
+        search tries.
     held_rows : Tensor of shape (n_samples,), bool, default=None
-        True for the rows of ``x`` that are held out; at the end of a search the atoms adapt to
-        these rows, too.
+        True for the rows of ``x`` that are held out. Only in the polish, the last stage of a
+        search, atoms adapt to these rows, too.
     weight : Tensor of shape (n_samples,), default=None
         How often each sample counts in sums over samples; None is once. A weight multiplies the
         whole objective of its sample, so it does not change the codes.
     has_baseline : bool, default=False
-        Whether a baseline, the same for all rows, has been subtracted from the data. The polish at
-        the end of a search then improves the baseline.
+        Whether a baseline, the same for all rows, has been subtracted from the data. The polish
+        then improves the baseline.
     baseline : Tensor of shape (n_features,), default=None
-        What the polish has subtracted from the data in addition. Each epoch of descent changes it
-        by the mean residual.
+        What the polish has subtracted from ``x`` in addition. Each epoch of descent adds the mean
+        residual to it. None outside of the polish, or without a baseline.
     """
 
     x: Tensor
@@ -81,13 +84,17 @@ class Problem:
     weight: Tensor | None = None
     has_baseline: bool = False
     baseline: Tensor | None = None
-    # the last problem that `thinned` has made, by its stride and ``whole``
+    # cache of `thinned`: its last result, by stride and ``whole``
     _thinned: dict = field(default_factory=dict, init=False, repr=False)
 
     n_positions = 1  # an atom has one position in a row, and many in an image
 
     def __post_init__(self):
-        """Bring data, mask and weights to the devices and dtypes of epochs, with 0 in gaps."""
+        """Convert data, mask and weight for epochs, and set missing entries of ``x`` to 0.
+
+        Data on the CPU keep float32 or float64, and their mask and weights become float64. Data on
+        a CUDA device stay there, with mask and weights in the dtype of the data.
+        """
         x = self.x.detach()
         x = x if x.device.type in _DEVICES else x.cpu()
         x = x if x.dtype in (torch.float32, torch.float64) else x.double()
@@ -101,9 +108,23 @@ class Problem:
 
     @classmethod
     def in_unit(cls, x: Tensor, alpha: float, unit: float, **options: Any) -> Self:
-        """Return the problem of data and a penalty divided by ``unit``, a power of two.
+        """Return the problem of data and penalty divided by ``unit``, to keep squares in range.
 
-        ``options`` are further arguments of the class.
+        Parameters
+        ----------
+        x : Tensor of shape (n_samples, ...)
+            Data in the user's units.
+        alpha : float
+            Penalty in the user's units.
+        unit : float
+            A power of two near the size of the data, so that the division has no rounding errors.
+        **options
+            Further arguments of the class.
+
+        Returns
+        -------
+        Problem
+            The problem, with ``unit`` as its attribute; results are multiplied by it for the user.
         """
         x = x if unit == 1 else x.double() / unit
         return cls(x, alpha / unit, unit=unit, **options)
@@ -111,11 +132,23 @@ class Problem:
     def thinned(
         self, stride: int | tuple[int, ...], *, whole: bool = True, alpha: float | None = None
     ) -> Self:
-        """Return the problem of one in ``stride`` samples, with the penalty ``alpha`` if given.
+        """Return the problem of a sample of the data, on which an epoch takes less time.
 
-        `draw_rows` draws the samples: from all samples if ``whole``, and otherwise from the samples
-        that are not held out. Only this problem itself, for a stride of 1 and its own penalty,
-        keeps its held-out samples.
+        Parameters
+        ----------
+        stride : int or tuple of int
+            One in ``stride`` samples is drawn, by `draw_rows`, the same samples in every call.
+        whole : bool, default=True
+            Whether to draw from all samples. Otherwise only samples that are not held out are
+            drawn.
+        alpha : float, default=None
+            Penalty of the result; None is the penalty of this problem.
+
+        Returns
+        -------
+        Problem
+            The problem of the sample. It has no held-out samples, unless it is this problem itself:
+            for a stride of 1, all samples and the same penalty.
         """
         whole, alpha = whole or self.held_rows is None, self.alpha if alpha is None else alpha
         if whole and stride == 1:
@@ -131,23 +164,24 @@ class Problem:
             return part
         return replace(part, alpha=alpha, held_out=None, held_rows=None)
 
-    def of_rows(self, rows: Tensor) -> Self:  # a mask, indices or a slice
-        """Return the problem of the chosen samples, which holds out no samples."""
+    def of_rows(self, rows: Tensor) -> Self:  # rows: a mask, numbers or a slice of samples
+        """Return the problem of the chosen samples alone, without held-out samples."""
         parts = {name: getattr(self, name) for name in ("mask", "weight")}
         parts = {name: part if part is None else part[rows] for name, part in parts.items()}
         return replace(self, x=self.x[rows], **parts, held_out=None, held_rows=None)
 
     def around(self, baseline: Tensor) -> Self:  # (n_features,)
-        """Return the problem after a baseline has been subtracted from ``x``.
+        """Return the problem with a baseline subtracted from ``x``, for an epoch of the polish.
 
-        ``held_out`` has data of its own, which do not change.
+        The baseline is added to the attribute ``baseline``. ``held_out`` has data of its own, from
+        which nothing is subtracted.
         """
         before = torch.zeros_like(baseline) if self.baseline is None else self.baseline
         return replace(self, x=self.x - baseline.to(self.x), baseline=before + baseline)
 
     @property
     def known(self) -> Tensor:  # of the shape of the data
-        """A mask of 1 for known entries and 0 for missing ones, also if no entry is missing."""
+        """The mask of the data: 1 for known entries and 0 for missing ones; ones without a mask."""
         return self.x.new_ones(()).expand_as(self.x) if self.mask is None else self.mask
 
     @property
@@ -156,22 +190,22 @@ class Problem:
         return float(len(self.x) if self.weight is None else self.weight.sum())
 
     def weighted(self, values: Tensor) -> Tensor:  # (n_samples, ...) -> the same
-        """Return values times the weights of their samples."""
+        """Return ``values``, one entry or more for each sample, times the samples' weights."""
         if self.weight is None:
             return values
         return values * self.weight.to(values).view(-1, *[1] * (values.ndim - 1))
 
     def no_codes(self) -> Codes:
-        """Return codes that are zero for all samples."""
+        """Return codes that are zero for all samples, to start an epoch from."""
         return Codes.none(len(self.x))
 
     def first_codes(self, atoms: Tensor) -> Codes:
-        """Return codes to begin with: the lasso's solution for few atoms, otherwise zeros.
+        """Return the codes that descent starts from: solved for few atoms, zeros for many.
 
-        Atoms are few if they are at most a quarter of the number of features. Few atoms may be
-        nearly collinear, for example the sources of mixtures. Codes that are not solved would lead
-        descent away from collinear atoms: in mixtures the angle between true and found atoms grew
-        from 0.3 to 31 degrees in three epochs.
+        Atoms (n_components, n_features) are few if they are at most a quarter of the number of
+        features. Few atoms may be nearly collinear, such as the sources of mixtures, and from zero
+        codes the first epochs move collinear atoms away from the sources: in mixtures the angle
+        between true and found atoms grew from 0.3 to 31 degrees in three epochs.
         """
         is_small = 4 * len(atoms) <= self.x.shape[1] and self.x.device.type == "cpu"
         if not is_small or not len(self.x):
@@ -182,12 +216,28 @@ class Problem:
     def epoch(
         self, atoms: Tensor, codes: Codes, *, refit: bool = False, turn: int | None = None
     ) -> Epoch | DeviceEpoch:
-        """Solve for the codes of given atoms, starting from ``codes``; return the coded data.
+        """Improve the codes of given atoms, the first half of an epoch.
 
-        On a CPU, with 1,024 atoms or more, a ``turn`` of 0 or 1 lets new atoms enter the codes of
-        one half of the rows only. New atoms are selected by the product of residuals with atoms,
-        which takes half the time of an epoch, and turns save half of the product. A search for
-        2,048 atoms of 128 features takes 0.84 of the time that it takes without turns.
+        Parameters
+        ----------
+        atoms : Tensor of shape (n_components, n_features)
+            Atoms of norm 1.
+        codes : Codes
+            Codes of the samples to start from.
+        refit : bool, default=False
+            Whether atoms adapt to least squares on the supports of the codes, instead of to the
+            codes.
+        turn : int, default=None
+            0 or 1: with 1,024 atoms or more on a CPU, new atoms enter the codes of one half of the
+            rows only, and of the other half at the next turn. The product of all residuals with all
+            atoms, which selects new atoms, takes half the time of an epoch, and turns save half of
+            the product. A search for 2,048 atoms of 128 features takes 0.84 of the time that it
+            takes without turns.
+
+        Returns
+        -------
+        Epoch or DeviceEpoch
+            The data with the new codes; its `improved_atoms` is the second half of the epoch.
         """
         if self.x.device.type != "cpu":
             return DeviceEpoch(self, atoms, codes, refit=refit)
@@ -195,19 +245,19 @@ class Problem:
 
     @cached_property
     def squares(self) -> Tensor:  # (n_samples,)
-        """The sum of squares of each sample."""
+        """The sum of squares of each sample, in float64 on the CPU."""
         dtype = torch.float64 if self.x.device.type == "cpu" else self.x.dtype
         return torch.linalg.vector_norm(self.x, dim=1, dtype=dtype).cpu().double().square()
 
     def project(self, atoms: Tensor) -> Tensor:  # (p, n_features) -> the same
-        """Return the nearest atoms of norm 1, non-negative if ``positive_atoms``."""
+        """Return the nearest atoms of norm 1, non-negative with ``positive_atoms``."""
         return project_atoms(atoms, positive=self.positive_atoms)
 
 
 def auto_alpha(
     x: Tensor, *, mask: Tensor | None = None, total: Callable = own, weight: Tensor | None = None
 ) -> float:
-    """Return a penalty that gives sparse codes and loses no atoms.
+    """Return the default penalty of a search, which gives sparse codes and loses no atoms.
 
     Parameters
     ----------
@@ -216,15 +266,15 @@ def auto_alpha(
     mask : Tensor of shape (n_samples, n_features), default=None
         1 for known entries, 0 for missing ones.
     total : callable, default=own
-        ``total(*tensors)`` returns their sums over processes that have other samples.
+        ``total(*tensors)`` returns their sums over all processes.
     weight : Tensor of shape (n_samples,), default=None
         How often each sample counts; None is once.
 
     Returns
     -------
     float
-        0.07 times the root mean square norm of the samples that are not zero. If all samples are
-        zero, any penalty will do, and it is 1.
+        0.07 times the root mean square norm of the samples that are not zero, in the units of
+        ``x``; 1 if all samples are zero.
     """
     problem = Problem(x, 0.0, mask=mask, weight=weight)
     squares = problem.squares

@@ -1,23 +1,24 @@
 r"""Learn from a stream of blocks of rows: online dictionary learning that leaves local minima.
 
-A block is solved for the codes of the lasso, and the atoms adapt to the block. Earlier rows hold
-each atom near its place, in proportion to the energy of their codes at this atom. The next atoms
-minimise
+`advance_stream` solves for the lasso's codes of a block of rows, and then adapts the atoms to the
+block. A penalty on steps of the atoms stands for the earlier rows: the more energy the codes of
+earlier rows have at an atom, the more a step of this atom costs. The next atoms minimise
 
 .. math:: \tfrac12 \|X - Z D\|^2 + \tfrac12 \sum_k a_k \|d_k - d_k^{\mathrm{before}}\|^2, \quad
           a_k \leftarrow \beta_t a_k + \sum_i z_{ik}^2, \quad \beta_t = (1 - n_t / N_t)^\rho,
 
-with ``n_t`` rows in the block and ``N_t`` rows so far. A row that was seen after a share ``s`` of
-the stream has the weight ``s^rho``. (The sums of [1]_ hold all atoms jointly, by a matrix with an
-entry for each pair of atoms.)
+with ``n_t`` rows in the block and ``N_t`` rows so far. Of a stream of ``N`` rows, row number ``s
+N`` has the weight ``s^rho`` at the end. (Online dictionary learning [1]_ keeps sums over earlier
+rows for each pair of atoms instead, a matrix.)
 
-The first blocks play *rounds*, as a search does (`skpudle.search.descend`). A later block plays
-rounds if it *surprises*: its mean objective is more than 5 % above that of earlier blocks. A round
-adds the common directions of residuals as new atoms, adapts all atoms, and removes the atoms that
-cost least. The cost of an atom is the rise of the objective without it: in this block, plus a
-weighted sum over earlier blocks. The result of a round is kept if it lowers the objective,
-including the costs of the removed atoms in earlier blocks. So if rows of a new kind appear in the
-stream, spare atoms adapt to them, and the atoms of earlier rows stay.
+In the first blocks, *rounds* leave local minima, as in a search (`skpudle.search.descend`). A later
+block has rounds if it *surprises*: its mean objective is more than 5 % above that of earlier
+blocks. A round adds the common directions of residuals as new atoms, adapts all atoms, and removes
+the same number of atoms, those with the smallest costs. The cost of an atom is the rise of the
+objective without it: in this block, plus a weighted sum over earlier blocks. The result of a round
+is kept if it lowers the objective, including the costs of the removed atoms in earlier blocks. So
+if rows of a new kind appear in the stream, spare atoms adapt to them, and the atoms that earlier
+rows need stay.
 
 References
 ----------
@@ -33,28 +34,28 @@ from torch import Tensor
 
 from skpudle.search.descend import PROGRESS, SPLIT, descend, exhaust, remaining, solve_codes, split
 
-# Epochs that solve for the codes of a new block, from zero codes, before the atoms adapt. After
-# three epochs the objective is .02 % above its minimum.
+# Number of epochs that solve for the codes of a new block, from zero codes, before the atoms adapt.
+# After three epochs the objective is .02 % above its minimum over the codes.
 _REPEATS = 3
-# Largest number of rounds in a block.
-_MOST_ROUNDS = 8
+_MOST_ROUNDS = 8  # in a block
 # A block surprises if its mean objective exceeds the mean of earlier blocks by this factor.
 _SURPRISE = 1.05
 # With more atoms than this a stream plays no rounds.
 _MOST_ATOMS = 2048
-# The exponent rho in a stream. When the number of rows has doubled, earlier rows have an eighth of
-# their weight. A pass over the rows of one data set takes 0 instead: the order of rows carries no
-# information, so all rows have equal weights.
+# The exponent rho of a fit by `partial_fit`: when the number of rows has doubled, earlier rows have
+# an eighth of their weight. A pass over the rows of one data set takes rho = 0 instead: the order
+# of its rows carries no information, so all rows have equal weights.
 FORGETTING = 3.0
-# A block has at least this number of rows, if they take at most 64 MiB.
+# Least number of rows of a block, unless a block of this size takes more than 64 MiB.
 _LEAST_ROWS_OF_BLOCK = 1024
 
 
 def block_rows(n_used, n_components, n_features):  # -> int
-    """Return the number of rows of a block, with which atoms have 120 uses on average.
+    """Choose the number of rows of a block of a stream: enough for 120 uses of an atom on average.
 
-    ``n_used`` is the mean number of nonzero codes in a row. A block takes at most 64 MiB, unless
-    256 rows, or two rows for each atom, take more.
+    ``n_used`` is the mean number of nonzero codes in a row; each of them is a use of an atom. The
+    rows and codes of a block take at most 64 MiB, unless 256 rows, or two rows for each atom, take
+    more.
     """
     row = 20 * n_features + 24 * min(n_components, n_features + 8)
     wanted = max(_LEAST_ROWS_OF_BLOCK, ceil(120 * n_components / max(n_used, 1.0)))
@@ -64,14 +65,17 @@ def block_rows(n_used, n_components, n_features):  # -> int
 
 
 class Held(NamedTuple):
-    """The atoms after earlier rows, and how strongly earlier rows hold each atom.
+    """What a stream remembers of earlier rows: the atoms, and how much earlier rows need each atom.
+
+    It acts on the next block as a penalty on steps away from ``atoms``, see the module.
 
     Attributes
     ----------
     atoms : Tensor of shape (n_atoms, n_features)
         Unit atoms after the earlier rows.
     energy : Tensor of shape (n_atoms,)
-        For each atom the weighted sum of its squared codes in earlier rows.
+        For each atom the weighted sum of its squared codes in earlier rows, the factor of the
+        penalty.
     cost : Tensor of shape (n_atoms,)
         For each atom the weighted sum over earlier blocks of the rise of the objective without it.
     """
@@ -80,40 +84,42 @@ class Held(NamedTuple):
     energy: Tensor
     cost: Tensor
 
-    def pull(self, atoms, part):  # (n_atoms, n_features), slice -> (n, n_features), (n, n)
-        """Return what the hold on the slice ``part`` of the atoms adds to the sums of a sweep.
+    def pull(self, atoms, part):  # -> (n, n_features), (n, n)
+        """Return the terms that the penalty adds to a sweep over the slice ``part`` of the atoms.
 
-        They are the additions to the slice of ``B - A D``, where ``D`` are ``atoms``, and to the
-        block of ``A``.
+        A sweep (`skpudle.search._compiled.sweep`) minimises by means of ``B - A D`` and ``A``,
+        where ``D`` are ``atoms`` (n_atoms, n_features). The first result (n, n_features) is added
+        to the slice of ``B - A D``, the second (n, n) to the diagonal block of ``A``.
         """
         energy = self.energy[part]
         return energy[:, None] * (self.atoms[part] - torch.as_tensor(atoms[part])), energy.diag()
 
     def strain(self, atoms):  # (n_atoms, n_features) -> float
-        """Return by how much the objective of earlier rows rises if atoms move to ``atoms``."""
+        """Return the penalty: by about how much the objective of earlier rows rises at ``atoms``."""
         return float(0.5 * (self.energy * (atoms - self.atoms).square().sum(1)).sum())
 
     def extended(self, atoms):  # (n, n_features) -> Held
-        """Return the same with ``atoms`` appended, which earlier rows have not used."""
+        """Return the record with new ``atoms`` appended, which earlier rows have not used."""
         zeros = self.energy.new_zeros(len(atoms))
         return Held(*(torch.cat(pair) for pair in zip(self, (atoms, zeros, zeros), strict=True)))
 
 
 class Stream(NamedTuple):
-    """State of a stream between two blocks.
+    """State of a stream between two blocks, which `advance_stream` takes and returns.
 
     Attributes
     ----------
     held : Held
-        The atoms, and how strongly earlier rows hold them.
+        The atoms, and how much earlier rows need each of them.
     weight : float
-        Number of rows so far, each with its present weight after forgetting.
+        Sum of the present weights of the rows so far, after forgetting.
     n_rows : float
         Number of rows so far in all processes, each as often as its sample weight says.
     mean : float
-        Mean objective of a row, taken before the atoms adapted to the row.
+        Mean objective of a row over all rows so far, each before the atoms adapted to its block.
     n_splits : int
-        Largest number of atoms that the next round adds; 0 if no more rounds are played.
+        Largest number of atoms that the next round adds; 0 if rounds have ended, until a block
+        surprises.
     n_blocks : int
         Number of blocks so far.
     loss : float
@@ -135,15 +141,15 @@ class Stream(NamedTuple):
 
 
 def begin_stream(atoms, energy=None, *, weight=0.0, n_rows=0.0, mean=inf):  # -> Stream
-    """Return the state of a stream that begins with the given atoms.
+    """Return the state of a stream before its first block.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_atoms, n_features)
         Unit atoms, float64.
     energy : Tensor of shape (n_atoms,), default=None
-        For each atom the mean square of its codes in earlier rows. Half of it estimates the cost of
-        the atom for a row. None: no earlier rows.
+        For each atom the mean square of its codes in earlier rows. Half of the mean square
+        estimates the cost of the atom for a row. None: no earlier rows.
     weight, n_rows : float, default=0.0
         Sum of weights and number of the earlier rows, as in `Stream`.
     mean : float, default=inf
@@ -152,7 +158,7 @@ def begin_stream(atoms, energy=None, *, weight=0.0, n_rows=0.0, mean=inf):  # ->
     Returns
     -------
     Stream
-        The state.
+        The state, with the initial ``atoms``.
     """
     sums = atoms.new_zeros(len(atoms)) if energy is None else energy * weight
     n_splits = max(1, len(atoms) // SPLIT["few"])
@@ -160,15 +166,16 @@ def begin_stream(atoms, energy=None, *, weight=0.0, n_rows=0.0, mean=inf):  # ->
 
 
 def _total(problem):  # -> float
-    """Return the sum of the sample weights of all processes."""
+    """Return the sum of the sample weights of all processes: the number of rows without weights."""
     return float(problem.total(torch.tensor([problem.total_weight], dtype=torch.float64))[0])
 
 
 def objective(problem, atoms, *, unbiased=False):  # -> float
-    """Return the mean of the lasso's objective over the rows of all processes, for given atoms.
+    """Return the mean of the lasso's objective over the rows of all processes, to judge atoms.
 
-    With ``unbiased`` return the mean of half the squared residual instead, for codes that are least
-    squares on the supports of the lasso's codes.
+    ``atoms`` are (n_atoms, n_features); the codes are solved for them. With ``unbiased`` return the
+    mean of half the squared residual instead, for codes that are least squares on the supports of
+    the lasso's codes.
     """
     if unbiased:
         return solve_codes(problem, atoms, _REPEATS, refit=True).unbiased_loss
@@ -179,9 +186,19 @@ def objective(problem, atoms, *, unbiased=False):  # -> float
 def after_search(coded, n_rows=None):  # -> Stream
     """Return the state of a stream that begins with the result of a search.
 
-    ``coded`` is the coded data of the search. By default each row of it has the weight 1, for a
-    pass over more rows of the same data. With ``n_rows`` the search counts as a stream of this
-    number of rows, whose weights ``s**FORGETTING`` sum up to ``n_rows / (FORGETTING + 1)``.
+    Parameters
+    ----------
+    coded : Epoch
+        The atoms of the search, with the codes of its rows.
+    n_rows : float, default=None
+        None: each row of ``coded`` has the weight 1, for a pass over more rows of the same data. A
+        number: the search counts as a stream of this number of rows, for `partial_fit` after a fit.
+        The weights of such a stream sum up to ``n_rows / (FORGETTING + 1)``.
+
+    Returns
+    -------
+    Stream
+        The state, with the atoms of the search.
     """
     n = _total(coded.problem)
     weight = n if n_rows is None else n_rows / (FORGETTING + 1)
@@ -189,29 +206,50 @@ def after_search(coded, n_rows=None):  # -> Stream
     return begin_stream(coded.atoms, coded.energies() / n, **known)
 
 
-def _adapt(coded, held, most):  # -> coded data
-    """Improve the atoms of coded data once, and descend from there for at most ``most`` epochs."""
+def _adapt(coded, held, most):  # -> Epoch
+    """Improve the atoms of coded data once, and descend for at most ``most`` epochs from there.
+
+    ``coded`` is an `Epoch` of a block, and ``held`` the penalty of earlier rows, a `Held`.
+    """
     if most == 0:
         return coded
     given = coded.problem, coded.improved_atoms(held), coded.codes, most
     return exhaust(descend(*given, earlier=held))
 
 
-def _play_round(coded, held, n_splits, seed):  # -> (coded data, Held, float), or None
-    """Add atoms, adapt, remove the same number, and adapt again.
+def _play_round(coded, held, n_splits, seed):  # -> (Epoch, Held, float) or None
+    """Add new atoms, adapt all atoms, remove the same number of atoms, and adapt the rest.
 
-    Return the coded data, the `Held` of the atoms that remain, and the fall of the objective; None
-    if no atom can be added, or too few can be removed.
+    Parameters
+    ----------
+    coded : Epoch
+        The block with its codes.
+    held : Held
+        The penalty of earlier rows.
+    n_splits : int
+        Largest number of atoms to add.
+    seed : int
+        Seed of the directions of new atoms, see `split`.
+
+    Returns
+    -------
+    last : Epoch
+        The block after the round, with as many atoms as before.
+    less : Held
+        The entries of ``held`` for the atoms that remain.
+    fall : float
+        The fall of the objective, with the costs in earlier blocks; negative if the round does
+        harm. The function returns None if no atom can be added, or too few can be removed.
     """
     found = split(coded, n_splits, seed, earlier=held.cost)
     if found is None:
         return None
     new = coded.problem.project(found[1])
     more, atoms = held.extended(new), torch.cat([coded.atoms, new])
-    # one epoch that solves for codes, and at most 8 that adapt the atoms
+    # one epoch that solves for the codes at the new atoms, and at most 8 that adapt all atoms
     larger = exhaust(descend(coded.problem, atoms, coded.codes, 1 + 8, earlier=more))
     kept = remaining(larger, len(new), earlier=more.cost)
-    if int(kept.sum()) != len(held.energy):  # too few could go, since heirs of removed atoms stay
+    if int(kept.sum()) != len(held.energy):  # too few can go: heirs of removed atoms stay, see `remaining`
         return None
     less, codes = Held(*(part[kept] for part in more)), larger.restrict(kept)
     steps = descend(coded.problem, larger.atoms[kept], codes, 1 + 15, earlier=less)
@@ -226,14 +264,15 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
     Parameters
     ----------
     problem : Problem
-        The block, and the objective.
+        The rows of the block, and the objective.
     state : Stream
         State before the block; it is not changed.
     forgetting : float, default=0.0
-        The exponent rho; with 0 all rows have the same weight.
+        The exponent rho of the weights of earlier rows, see the module; with 0 all rows have the
+        same weight.
     final : bool, default=False
         Whether no more rows will join this block. Otherwise a block is too small if atoms have
-        fewer than 30 uses on average.
+        fewer than 30 uses (nonzero codes) on average.
 
     Returns
     -------
@@ -247,15 +286,16 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
     n_rows = state.n_rows + n
     fade = (1 - n / n_rows) ** forgetting
     weight, energy, cost = (fade * sums for sums in (state.weight, *state.held[1:]))
-    # the cost in earlier blocks counts as that of as many rows as the new block has
+    # costs in earlier blocks are sums over more rows than the new block has, so they are scaled to
+    # its number of rows
     held = Held(state.atoms, energy, cost * n / max(weight, 1.0))
     coded, n_epochs = solve_codes(problem, state.atoms, _REPEATS), ceil(40 * n / n_rows)
     new = coded.objective / n
     surprises = new > _SURPRISE * state.mean
     if not surprises:
         coded = _adapt(coded, held, n_epochs)
-    # A block is large enough for rounds if atoms have 30 uses on average. After a change of the
-    # planted atoms, blocks of 1,000 rows with 33 uses found all of the 60 new atoms.
+    # A block is large enough for rounds if atoms have 30 uses on average. In a stream whose planted
+    # atoms changed, blocks of 1,000 rows with 33 uses found all of the 60 new atoms.
     is_large = coded.n_entries >= 30 * p
     if not (is_large or final):
         coded = _adapt(coded, held, n_epochs) if surprises else coded
@@ -271,8 +311,8 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
         if found is not None and found[2] > 0:
             coded, held, _ = found
     if surprises:
-        # If rounds do not help, atoms are too few for earlier and new rows together. Earlier rows
-        # then lose weight, so that atoms follow the new rows.
+        # If the objective is still high after the rounds, there are too few atoms for earlier and
+        # new rows together. Then earlier rows lose weight, so that atoms follow the new rows.
         if coded.objective / n > _SURPRISE * state.mean:
             less = (state.mean * n / coded.objective) ** 2
             held, weight = held._replace(energy=less * held.energy), less * weight
