@@ -95,7 +95,7 @@ class Held(NamedTuple):
         return energy[:, None] * (self.atoms[part] - torch.as_tensor(atoms[part])), energy.diag()
 
     def strain(self, atoms):  # (n_atoms, n_features) -> float
-        """Return the penalty: by about how much the objective of earlier rows rises at ``atoms``."""
+        """Return the penalty at ``atoms``: an estimate of the rise of the objective of earlier rows."""
         return float(0.5 * (self.energy * (atoms - self.atoms).square().sum(1)).sum())
 
     def extended(self, atoms):  # (n, n_features) -> Held
@@ -249,7 +249,7 @@ def _play_round(coded, held, n_splits, seed):  # -> (Epoch, Held, float) or None
     # one epoch that solves for the codes at the new atoms, and at most 8 that adapt all atoms
     larger = exhaust(descend(coded.problem, atoms, coded.codes, 1 + 8, earlier=more))
     kept = remaining(larger, len(new), earlier=more.cost)
-    if int(kept.sum()) != len(held.energy):  # too few can go: heirs of removed atoms stay, see `remaining`
+    if int(kept.sum()) != len(held.energy):  # too few could go, see `remaining`
         return None
     less, codes = Held(*(part[kept] for part in more)), larger.restrict(kept)
     steps = descend(coded.problem, larger.atoms[kept], codes, 1 + 15, earlier=less)
