@@ -95,7 +95,7 @@ class Held(NamedTuple):
         return energy[:, None] * (self.atoms[part] - torch.as_tensor(atoms[part])), energy.diag()
 
     def strain(self, atoms):  # (n_atoms, n_features) -> float
-        """Return the penalty at ``atoms``: an estimate of the rise of the objective of earlier rows."""
+        """Return the penalty at ``atoms``: about the rise of the objective of earlier rows."""
         return float(0.5 * (self.energy * (atoms - self.atoms).square().sum(1)).sum())
 
     def extended(self, atoms):  # (n, n_features) -> Held
