@@ -1,1 +1,1 @@
-"""Networks of convolutions that remove noise from images: a module of torch, and an estimator."""
+"""Remove noise from images by convolutional networks: a torch module and its estimator."""

@@ -1,8 +1,12 @@
-"""Train networks of convolutions that remove noise from images, and use them: `ConvDenoiser`.
+"""`ConvDenoiser`: train a convolutional network that removes noise from images, and apply it.
 
-An optimiser of torch trains a `DenoisingNetwork` on random crops of images. Clean images get noise
-in each update. Of pairs of a noisy and a clean image the noisy one is the input, and the clean one
-the target.
+A torch optimiser trains a `DenoisingNetwork` on random crops of images. If the user passes clean
+images only, every update adds new noise to its crops. If the user passes pairs of a noisy and a
+clean image, the noisy image is the input of the network and the clean image its target.
+
+Shapes of tensors are (n, n_channels, *size), where ``size`` is (length,) for signals and (height,
+width) for pictures; both are called images. ``kernel`` is the size of an atom, and ``stride`` the
+distance of neighbouring copies of an atom, each with one number per axis.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,10 +45,11 @@ ImagesLike = ArrayLike | Tensor | Sequence[ArrayLike]
 
 
 def draw_cosines(shape, generator):  # (n, n_channels, *kernel) -> Tensor of the shape
-    """Return initial atoms of norm 1: products of cosines along all axes, channels included.
+    """Return the initial atoms of a network: separable cosines of low frequency, of norm 1.
 
-    The products of the lowest frequencies come first. If there are more atoms than products, the
-    remaining atoms are random. Random or orthogonal atoms instead cost 1 dB after 120 epochs.
+    An atom is a product of one cosine per axis, with channels as an axis; low frequencies come
+    first. If ``n`` exceeds the number of such products, the remaining atoms are random. Training
+    that starts from random or from orthogonal atoms ends 1 dB lower after 120 epochs.
     """
     options = dict(dtype=torch.float64, device="cpu")
     sizes = torch.tensor(shape[1:], **options)
@@ -57,11 +62,12 @@ def draw_cosines(shape, generator):  # (n, n_channels, *kernel) -> Tensor of the
 
 
 def crop_shape(images, network, size):  # list of (n_channels, *size), -> list of int
-    """Return the shape of crops for training, which atoms at all positions cover exactly.
+    """Return the height and width (or the length) of the random crops that a network trains on.
 
-    Each side is ``size``, rounded down. "auto" is the size of the smallest image, and at most 49
-    pixels or 129 samples of a signal: many positions of atoms, but far less than a photograph. A
-    crop has at least one pixel inside of the margin that losses leave out, see `Training`.
+    Each side is ``size``, rounded down to the kernel plus a multiple of the stride, so that copies
+    of atoms cover the crop exactly. With "auto", ``size`` is the smallest side of all images, at
+    most 49 pixels for pictures and 129 samples for signals. A crop is never smaller than two
+    kernels minus 1, since the loss leaves out a margin of kernel - 1 pixels (`Training._update`).
     """
     shape = []
     for axis, (k, s) in enumerate(zip(network.kernel, network.stride, strict=True), start=1):
@@ -72,10 +78,11 @@ def crop_shape(images, network, size):  # list of (n_channels, *size), -> list o
 
 
 def draw_crop(image, shape, generator):  # (n_channels, *size) -> (n_channels, *shape)
-    """Return a random crop of an image.
+    """Return a random crop of a training image, of pictures also flipped at random.
 
-    Crops of pictures are flipped at random along both axes, and square crops also transposed at
-    random. An image that is smaller than a crop is continued by reflection first.
+    Crops of pictures are flipped along each axis with probability 1/2, and square crops are
+    transposed with probability 1/2. An image that is smaller than ``shape`` is first extended by
+    reflection at its borders.
     """
     missing = [max(k - n, 0) for n, k in zip(image.shape[1:], shape, strict=True)]
     if any(missing):
@@ -93,17 +100,20 @@ def draw_crop(image, shape, generator):  # (n_channels, *size) -> (n_channels, *
 
 @torch.no_grad()
 def initialise(network, alpha, images, generator):
-    """Set the parameters of a new network: cosines as atoms, and thresholds from a penalty.
+    """Set the parameters of a new `DenoisingNetwork` before training, in place.
 
-    ``alpha`` is the penalty or "auto", and ``images`` a list of training images (n_channels,
-    *size). All unfoldings get the same atoms. For a range of noise the penalty sets the slopes, and
-    the thresholds without noise stay 0. The step of the encoder is contained in the atoms: its root
-    in the analysis and its root in the synthesis, so that both have entries of equal size.
+    All unfoldings get the same atoms, `draw_cosines`. ``alpha``, the penalty or "auto", sets the
+    thresholds; if the network is for a range of noise, it sets the slopes instead, and the
+    thresholds stay 0. ``images`` are the training images, a list of (n_channels, *size).
+
+    The network has no step size. Analysis and synthesis atoms are both multiplied by the square
+    root of the encoder's step, so that their product contains the step.
     """
     atoms = draw_cosines(network.analysis.shape[1:], generator).to(images[0])
     step, noise = float(default_step(ConvDictionary(atoms, network.stride))), network.noise
     if alpha == "auto":
-        # 1.6 times the noise level, as in the paper's denoiser: 0.16 for a noise of 25 / 255.
+        # 1.6 times the standard deviation of the noise, as the denoiser of the PUDLE paper has:
+        # 0.16 for a noise of 25 / 255.
         alpha = 1.6 * noise.typical
         alpha = alpha or penalty_of_correlations([x[None] for x in images], atoms, network.stride)
     for layers in (network.analysis, network.synthesis):
@@ -113,26 +123,34 @@ def initialise(network, alpha, images, generator):
 
 @dataclass(eq=False)
 class Training:
-    """A network in training, on images that are divided by ``unit``.
+    """The state of a training of a `DenoisingNetwork`, which `ConvDenoiser` runs epoch by epoch.
+
+    Images are divided by ``unit`` while the network trains, so that one learning rate suits images
+    in all units. `attributes` converts the network back to the units of the images.
 
     Attributes
     ----------
     network : DenoisingNetwork
-        The network, which changes; its thresholds are in units of ``unit``.
+        The network. Updates change it in place; its thresholds are divided by ``unit``.
     loader : DataLoader
-        Batches of crops.
+        Yields batches of random crops, (n, n_channels, *size), or (n, 2 * n_channels, *size) with
+        ``pairs``.
     optimizer : Optimizer
-        An optimiser of torch.
+        The torch optimiser of the network's parameters.
     pairs : bool
-        Whether the second half of the channels of crops is the target; otherwise updates add noise.
-    n_steps, losses : int, list of float
-        Updates so far, and mean losses of epochs.
+        Whether crops hold a noisy image in the first half of their channels and the clean image in
+        the second half. Otherwise crops are clean, and each update adds noise.
+    n_steps : int
+        Number of updates so far.
+    losses : list of float
+        Mean loss of a crop in each epoch so far, in the units of the images.
     inputs : dict
-        Fitted attributes of the input: number and names of features.
+        Fitted attributes that describe the input: number and names of features.
     unit : float
-        The power of two that divides images, so that learning rates do not depend on their unit.
+        The number that divides images: the smallest power of two that is at least the peak.
     unchanged : float
-        The mean loss of crops that a network returns as they are, in the last epoch.
+        Mean loss, in the last epoch, of a network that returned its noisy input. Set by
+        `run_epoch`.
     """
 
     network: DenoisingNetwork
@@ -148,7 +166,10 @@ class Training:
         self.network.adjust_levels(1 / self.unit)
 
     def attributes(self):
-        """Return the fitted attributes with tensors on the CPU, so that they load everywhere."""
+        """Return the fitted attributes of `ConvDenoiser`, as a dict from name to value.
+
+        Tensors are on the CPU, so that a pickled estimator loads on machines without a GPU.
+        """
         state = pack(self.optimizer.state_dict()["state"])
         return self.inputs | {
             "network_": deepcopy(self.network).cpu().adjust_levels(self.unit),
@@ -161,10 +182,15 @@ class Training:
         }
 
     def _update(self, images):
-        """Update the network by a batch of crops (n, n_channels, *size).
+        """Take one step of the optimiser on a batch of crops, a batch of ``loader``.
 
-        Return an array of two losses, summed over the crops: the loss of the network, and the loss
-        of a network that would return its input.
+        The loss of a crop is half the sum of squared errors of its pixels, divided by ``unit**2``.
+
+        Returns
+        -------
+        ndarray of shape (2,)
+            Sums over the crops of the batch: the loss of the network before the step, and the loss
+            of a network that returned its noisy input.
         """
         network, targets = self.network, images
         if self.pairs:
@@ -172,7 +198,8 @@ class Training:
             sigma = network.noise_of(images)
         else:
             images, sigma = network.noise.added_to(images, self.loader.generator)
-        # losses leave out a margin, which fewer atoms cover than the inside
+        # The loss leaves out pixels near the border of a crop: fewer atoms cover them than pixels
+        # inside, and `ConvDenoiser.denoise` extends images before it encodes them.
         inside = (..., *(slice(k - 1, 1 - k or None) for k in network.kernel))
         x, target = images / self.unit, (targets / self.unit)[inside]
         self.optimizer.zero_grad()
@@ -187,14 +214,15 @@ class Training:
         return np.array([loss.item(), unchanged.item()])
 
     def run_epoch(self, interrupts):
-        """Update the network by one crop of each image, and append the mean loss to ``losses``.
+        """Train for one epoch, by one random crop of each image; append its loss to ``losses``.
 
-        The loss is in the units of the images. After Ctrl-C the epoch ends with the present update.
+        ``interrupts`` is an `Interrupts`: after Ctrl-C the epoch ends with the present update.
 
         Raises
         ------
         Diverged
-            If training diverged in the epoch; the network is then what it was before.
+            If a loss or a parameter is not finite. The network then has its parameters from before
+            the epoch.
         """
         before, total, n_crops = deepcopy(self.network.state_dict()), np.zeros(2), 0
         with torch.enable_grad(), torch.device("cpu"):  # the loader draws its order on the CPU
@@ -219,8 +247,8 @@ class ConvDenoiser(ImageEstimator):
 
     By default `fit` trains 64 atoms of 7 x 7 pixels on clean images, to which every update adds
     noise; it takes pairs of noisy and clean images, too. `denoise` removes noise from images of any
-    size. The network is an unfolded sparse encoder, each unfolding with an analysis, a synthesis
-    and thresholds, and a decoder [1]_. See
+    size. The network computes sparse codes of an image by ``n_unfoldings`` iterations of a sparse
+    encoder, each with atoms and thresholds of its own, and decodes the codes [1]_. See
     :doc:`/guide/images`.
 
     Parameters
@@ -232,69 +260,88 @@ class ConvDenoiser(ImageEstimator):
         Size of an atom: two numbers for pictures, one for signals.
 
     stride : int, tuple of int or "auto", default="auto"
-        Distance of neighbouring copies of an atom. "auto" is 1 for signals and 2 for pictures, or
-        the size of an atom if that is smaller.
+        Distance of neighbouring copies of an atom along an axis. "auto" is 1 for signals and 2 for
+        pictures, or the size of an atom if this size is smaller.
 
     noise_std : float, tuple (low, high), "poisson" or "auto", default="auto"
-        Standard deviation of the Gaussian noise that is added to clean images, in their units, or
-        that pairs have. With (low, high) one network serves all levels between. "poisson": counts
-        are drawn from clean images, and the network sees their roots (Anscombe), with noise of
-        about 1. "auto" is .45 times the deviation of clean pixels, or that of pairs' differences.
+        Standard deviation of the Gaussian noise that `fit` adds to clean images, in their units,
+        or of the noise of the noisy images if `fit` gets pairs. With (low, high) one network serves
+        all levels from low to high. "poisson": clean images are expected photon counts, from which
+        `fit` draws counts; the network gets their roots (Anscombe's transform), whose noise is
+        about 1. "auto" is 0.45 times the standard deviation of the clean pixels, or for pairs the
+        standard deviation of noisy minus clean pixels.
 
     alpha : float or "auto", default="auto"
-        Penalty that thresholds start from. "auto" is 1.6 times the noise, or without noise a tenth
-        of the largest correlation with a first atom.
+        Penalty that sets the thresholds before training, in the units of the images. "auto" is 1.6
+        times the noise (of a range the geometric mean of its ends). For a noise of 0, "auto" is a
+        tenth of an image's largest correlation with an initial atom, in the median over images.
 
     n_unfoldings : int, default=8
         Number of iterations of the encoder.
 
     crop_size : int or "auto", default="auto"
-        Size of the random crops to train on. "auto" is the smallest image, and at most 49, or 129
-        of signals.
+        Side of the random crops to train on, in pixels or samples, rounded down so that atoms cover
+        a crop exactly. "auto" is the smallest image, and at most 49 for pictures or 129 for
+        signals.
 
     shift_average : bool, default=False
-        Whether `denoise` and `score` average over all grids of positions, in up to ``stride`` times
-        the time along each axis.
+        Whether `denoise` and `score` average the results for all shifts of the grid of positions
+        of atoms. There are ``stride`` shifts along each axis, and the time grows with their number.
 
     channels_first : bool, default=False
         Whether channels are the first axis of a signal or image, (n, n_channels, length).
 
     optimizer : "adam" or callable, default="adam"
-        A callable takes parameters and ``lr`` and returns an optimiser of torch.
+        Optimiser of the training. A callable is called as ``optimizer(parameters, lr=...)`` and
+        returns a torch optimiser.
 
     learning_rate : float, default=1e-3
         The first learning rate, which falls to 0 along a cosine over ``max_iter`` epochs.
 
     batch_size : int or "auto", default="auto"
-        Images in an update; "auto" is at most 4.
+        Number of crops in an update; "auto" is 4, or the number of images if there are fewer.
 
     max_iter : int or "auto", default="auto"
         Largest number of epochs of training; "auto" is 250.
 
     tol : float or None, default=1e-4
-        Five checks in a row with less relative progress end training. None: ``max_iter`` epochs.
+        Training ends after five checks in a row in which the smoothed loss did not fall by more
+        than this share. A check takes the mean loss of at least 256 crops. None: training takes
+        ``max_iter`` epochs.
 
     device : str, default="auto"
         A torch device; "auto" is that of a tensor input, else CUDA if present, else the CPU.
 
     random_state : int, RandomState instance or None, default=None
-        Seed of first atoms, crops and noise.
+        Determines the initial atoms, the crops and the noise.
 
     verbose : int, default=0
-        Whether to print a line per epoch, and per tile that `denoise` has denoised.
+        Whether to print a line for each epoch of `fit`, and for each tile that `denoise` finishes.
 
     Attributes
     ----------
     network_ : torch.nn.Module
-        The network: ``analysis``, ``synthesis``, ``thresholds`` and ``slopes`` of each unfolding,
-        and ``peak``, the largest magnitude of a clean pixel (of its root for "poisson").
-        ``network_(x, sigma)`` denoises a batch (n, n_channels, height, width), differentiably.
+        The network, on the device of its training. Its parameters are ``analysis``, ``synthesis``,
+        ``thresholds`` and ``slopes``, with the unfoldings on the first axis. ``peak`` is the
+        largest magnitude of a clean pixel (for "poisson" of the root of a clean pixel).
+        ``network_(x, sigma)`` denoises a batch of shape (n, n_channels, height, width), and is
+        differentiable in ``x``.
 
     training_noise_std_ : float, tuple or "poisson"
-        The noise of training.
+        The noise of training: ``noise_std``, or the number that "auto" stands for.
 
-    n_iter_, n_steps_, loss_curve_, ended_by_, n_features_in_
-        As in `PUDLEDictionaryLearning`.
+    n_iter_, n_steps_ : int
+        Numbers of epochs and of updates, over all calls of `partial_fit`.
+
+    loss_curve_ : ndarray of shape (n_iter_,)
+        For each epoch the mean over crops of half the sum of squared errors, in squared units of
+        the network's input: of images, or of the roots of counts.
+
+    ended_by_ : str
+        What ended `fit`: "tol", "max_iter", "callback", "divergence" or "interrupt".
+
+    n_features_in_ : int
+        Number of pixels of a row, if `fit` got rows of pixels.
 
     See Also
     --------
@@ -350,19 +397,20 @@ class ConvDenoiser(ImageEstimator):
 
     @classmethod
     def from_network(cls, network: DenoisingNetwork, **params: Any) -> Self:
-        """Return the estimator of a trained network, with further parameters.
+        """Return a fitted estimator that denoises by a network which is trained already.
 
         Parameters
         ----------
         network : torch.nn.Module
-            A network, such as ``network_`` or one that is read from a file.
+            A `DenoisingNetwork`, such as ``network_`` of another estimator. It is not copied.
         **params : dict
-            Parameters of the estimator that are not those of the network.
+            Parameters of the estimator, without the ones that the network determines:
+            ``n_components``, ``atom_shape``, ``stride``, ``noise_std`` and ``n_unfoldings``.
 
         Returns
         -------
         ConvDenoiser
-            Ready for `denoise`.
+            The fitted estimator. `partial_fit` trains a copy of the network further.
         """
         n_unfoldings, n_components, _, *kernel = network.analysis.shape
         shape = tuple(kernel) if len(kernel) > 1 else kernel[0]
@@ -372,7 +420,9 @@ class ConvDenoiser(ImageEstimator):
         learner.n_steps_, learner.loss_curve_, learner._optimizer_state = 0, np.empty(0), None
         return learner
 
-    def _read(self, X, **options):
+    def _read(self, X, **options):  # -> Images
+        # With ``largest`` images are read as counts: not negative, and unsigned integers are not
+        # divided by their largest value.
         counts = {"largest": inf} if self.noise_std == "poisson" else {}
         return super()._read(X, **options, **counts)
 
@@ -380,13 +430,13 @@ class ConvDenoiser(ImageEstimator):
 
     @fits()
     def fit(self, X: ImagesLike, y: ImagesLike | None = None) -> Self:
-        """Train a denoiser.
+        """Train a denoiser on clean images, or on pairs of noisy and clean images.
 
         Parameters
         ----------
         X : array-like, Tensor or list of images
-            Clean images, signals or rows; see the notes. Noisy images if ``y`` has the clean
-            images.
+            Clean images, signals or rows of pixels, in the forms that
+            `ConvPUDLEDictionaryLearning` takes; noisy images if ``y`` has the clean images.
         y : array-like, Tensor or list of images, default=None
             Clean images of the sizes of ``X``. Anything of one dimension, such as labels, is
             ignored.
@@ -410,7 +460,8 @@ class ConvDenoiser(ImageEstimator):
         losses, n_crops = training.losses, len(training.loader.dataset)
 
         def epochs(interrupts):
-            # A check whether training has stalled needs the mean loss of at least 256 crops.
+            # A check for stalled training needs the mean loss of 256 crops or more: epochs of few
+            # images have losses that vary with the random crops.
             stopping = Stopping(self.tol, self.n_iter_no_change, n_judged=256)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(training.optimizer, n_epochs)
             for epoch in range(1, n_epochs + 1):
@@ -423,43 +474,51 @@ class ConvDenoiser(ImageEstimator):
                 yield Epoch(attributes=training.attributes, is_done=is_done, **known)
 
         self._follow(epochs, {"estimator": self, "X": X, "y": y}, n_epochs)
-        if training.unchanged:  # the loss of returning the input is 0 if noisy equals clean
+        if training.unchanged:  # 0 if noisy images equal clean ones: nothing to compare with
             warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged)
-        # no warning with max_iter="auto", where the limit is the expected end of training
+        # warns of an end at max_iter, but not with max_iter="auto", where this end is expected
         warn_of_early_end(self, self.ended_by_)
         return self
 
     @fits()
     def partial_fit(self, X: Any, y: Any = None) -> Self:
-        """Train by one random crop of each image.
+        """Train for one more epoch: update the network by one random crop of each image.
 
-        The state of the optimiser persists between calls, also through pickling, and after `fit`;
-        parameters such as ``batch_size`` may change in between.
+        The state of the optimiser persists between calls, also through pickling, and after `fit`.
+        Parameters such as ``batch_size`` may change between calls.
 
         Parameters
         ----------
-        X, y
-            As in `fit`.
+        X, y : array-like, Tensor or list of images
+            Training images as in `fit`, with the number of channels of the first call.
 
         Returns
         -------
         self
-            The estimator.
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            As in `fit`.
         """
         training = self._prepare(X, y, known=hasattr(self, "network_"))
         with Interrupts() as interrupts:
             try:
                 training.run_epoch(interrupts)
-            finally:  # the network is finite, also if training diverged
+            finally:  # a diverged epoch is undone in `training`, whose network is finite then
                 take(self, training.attributes())
         return self
 
-    def _noise_of(self, images, targets):  # -> noise_std
-        """Return the noise to train for; "auto" follows from the images and, of pairs, targets."""
+    def _noise_of(self, images, targets):  # Images, list of targets or None -> noise_std
+        """Return the noise to train for: ``noise_std``, with "auto" replaced by a number.
+
+        ``targets`` are the clean images of pairs, (n_channels, *size) each, else None.
+        """
         if self.noise_std != "auto":
             return self.noise_std
-        # Pixels of photographs have standard deviations of about 55 / 255; 0.45 of it is 25 / 255,
-        # the usual noise in papers.
+        # Pixels of photographs have a standard deviation of about 55 / 255. The factor 0.45 gives
+        # 25 / 255, the usual noise in papers on denoising.
         parts = [0.45 * x for x in images.tensors]
         if targets is not None:
             pairs = zip(images.singles(), targets, strict=True)
@@ -467,10 +526,11 @@ class ConvDenoiser(ImageEstimator):
         return float(torch.cat([x.double().flatten() for x in parts]).std(correction=0))
 
     def _prepare(self, X, y, known=False):  # -> Training
-        """Read images, and make what their training needs; fitted attributes stay as they are.
+        """Return the `Training` for images ``X`` and targets ``y`` of `fit` or `partial_fit`.
 
-        With ``known`` training goes on with a copy of ``network_``, the state of the optimiser and
-        the number of steps of the last call. Otherwise it begins with a new network.
+        With ``known`` it goes on from a copy of ``network_`` and the optimiser's state of the last
+        call; otherwise it begins with a new network. Fitted attributes of the estimator do not
+        change here, so that an error leaves the estimator as it was.
         """
         images = (self._read_known if known else self._read_training)(X)
         if known:
@@ -479,7 +539,8 @@ class ConvDenoiser(ImageEstimator):
         if known:
             network, inputs, past = deepcopy(self.network_), {}, self._optimizer_state
             n_steps, losses = self.n_steps_, list(self.loss_curve_)
-            generator.manual_seed(generator.initial_seed() + n_steps)  # new crops
+            # each call draws crops and noise that earlier calls have not drawn
+            generator.manual_seed(generator.initial_seed() + n_steps)
         else:
             shape = (self.n_unfoldings, self.n_components, images.n_channels, *self._kernel)
             how = dict(noise_std=self._noise_of(images, targets), peak=0.0)
@@ -501,8 +562,8 @@ class ConvDenoiser(ImageEstimator):
         def collate(images):
             return torch.stack([draw_crop(image, shape, generator) for image in images])
 
-        # At most 4 images in an update. Updates from 2 images with twice the learning rate destroy
-        # the network.
+        # By default an update has 4 crops. Updates from 2 crops with twice the learning rate
+        # destroy the network.
         size = min(len(singles), 4 if self.batch_size == "auto" else int(self.batch_size))
         loader = DataLoader(singles, size, shuffle=True, generator=generator, collate_fn=collate)
         make = torch.optim.Adam if self.optimizer == "adam" else self.optimizer
@@ -521,10 +582,11 @@ class ConvDenoiser(ImageEstimator):
 
         A network for grey images denoises three channels by their mean and two differences.
 
-        The result is the network's output, or a mix with the input if the mix has a smaller
-        error by Stein's unbiased risk estimate (S. Ramani, T. Blu and M. Unser, IEEE
-        Transactions on Image Processing, 2008). This helps with less noise than in training, and
-        with texture that the network does not know. An image without noise is returned unchanged.
+        The result is the network's output, or a weighted mean of output and input if the mean has
+        a smaller error by Stein's unbiased risk estimate (S. Ramani, T. Blu and M. Unser, IEEE
+        Transactions on Image Processing, 2008). The mean is better for images with less noise than
+        in training, and for texture that the network does not know. An image without noise is
+        returned unchanged.
 
         Borders are extended by reflection. Large images are cut into tiles that overlap by the
         reach of the encoder: memory is bounded, and the result the same.
@@ -536,23 +598,26 @@ class ConvDenoiser(ImageEstimator):
             (height, width, 3).
         noise_std : float or array-like of shape (n_images,), default=None
             Standard deviation of the noise of the images, in the units of the images (for unsigned
-            integers a fraction of their largest value, as 25 / 255), which thresholds follow within
-            the levels of training; 0 is no noise. The default is
-            ``training_noise_std_`` if that is one number. Otherwise the noise of each image is
-            estimated with care: details that could be texture do not count as noise. The noise of
-            photons follows from their counts.
+            integers a fraction of their largest value, as 25 / 255); 0 is no noise. The default is
+            ``training_noise_std_`` if the network was trained for one level. If it was trained for
+            a range of levels, the noise of each image is estimated, and details that could be
+            texture do not count as noise. The noise of photon counts follows from the counts, and
+            cannot be passed.
 
         Returns
         -------
         ndarray, Tensor or list of them
             Denoised images, of the shape and dtype of the input: unsigned integers are rounded and
-            clipped. For photons, expected counts in float32 or float64.
+            clipped. For photon counts the result is expected counts in float32 or float64.
 
         Raises
         ------
         ValueError
-            If ``noise_std`` is negative or not finite, or not one number for each image; if the
-            network was not trained for any noise, or for photons; or if counts are negative.
+            If ``noise_std`` is negative, not finite, or not one number for each image; if
+            ``noise_std`` is passed to a network that was trained for a noise of 0 or for photons;
+            or if counts are negative.
+        NotFittedError
+            If the estimator is not fitted.
         """
         check_is_fitted(self)
         of_rows = getattr(self, "n_features_in_", None) is not None
@@ -560,20 +625,23 @@ class ConvDenoiser(ImageEstimator):
             return self.denoise([X], noise_std=noise_std)[0]
         noise = self.network_.noise
         # A network of one channel denoises colours by their differences. Differences of photon
-        # counts are no counts, so that photon images with colours are refused.
+        # counts are no counts, so photon images with colours are refused.
         images = self._read_known(X, colours=not noise.of_photons)
         levels = noise.levels(noise_std, images)
         if levels is not None or not noise.is_range:  # else the noise is estimated
             noise.warn_of_units(images.tensors, levels)
-        # photon counts are read as they are, and not returned as pixels of unsigned integers
+        # Unsigned integers of photon counts were not divided by their largest value when they were
+        # read, so the result is not multiplied by it: ``pixels`` is False for counts.
         options = dict(pixels=not noise.of_photons, channels_first=self.channels_first)
         return images.hand_back(self._denoised(images, levels), **options)
 
     def _denoised(self, images, levels=None):  # -> list of (n, n_channels, *size)
-        """Denoise `Images`, some at a time; print a line for each tile if verbose.
+        """Denoise `Images` for `denoise` and `score`, a few images at a time to bound memory.
 
-        ``levels`` (n,) is the noise of each image, None to estimate it. A tile may be denoised
-        several times: for colours, on several grids, and for the estimate of the error.
+        Return one tensor for an array of images, and one per image for a list. ``levels`` (n,) is
+        the noise of each image; None takes the noise of training or, for a range, an estimate. With
+        ``verbose`` a line is printed whenever the network has finished a tile. A tile is finished
+        several times: for each colour, for each shift, and for the estimate of the error.
         """
         network, done = deepcopy(self.network_).to(images.tensors[0]), []
         parts, tiles = [part for x in images.tensors for part in parts_of_images(x)], count(1)
@@ -590,27 +658,29 @@ class ConvDenoiser(ImageEstimator):
 
     @torch.no_grad()
     def score(self, X: ImagesLike, y: ImagesLike | None = None, *, peak: float = 1.0) -> float:
-        """Return the peak signal-to-noise ratio of denoised images.
+        """Return the peak signal-to-noise ratio of denoised images against clean images.
 
         Parameters
         ----------
         X : array-like, Tensor or list of images
-            Images; noisy images if ``y`` has the clean images.
+            Noisy images if ``y`` has the clean images, else clean images. Clean images get the
+            noise of training before they are denoised, the same noise in every call.
         y : array-like, Tensor or list of images, default=None
-            Clean images; anything of one dimension, such as labels, is ignored. Without it the
-            input is the clean image, and gets the noise of training, the same in every call.
+            Clean images of the sizes of ``X``. Anything of one dimension, such as labels, is
+            ignored.
         peak : float, default=1.0
-            The largest value that pixels may have.
+            The largest value that pixels may have, in the units of the images.
 
         Returns
         -------
         float
-            The mean over images of ``10 log10(peak^2 / mean squared error)``, in dB.
+            The mean over images of ``10 log10(peak^2 / mean squared error)``, in dB; larger is
+            better, and inf for an image without any error.
 
         Raises
         ------
         ValueError
-            If there are neither clean images nor noise.
+            If ``y`` is None and the noise of training is 0, so that there is nothing to remove.
         """
         check_is_fitted(self)
         noise = self.network_.noise

@@ -1,15 +1,21 @@
-r"""The denoising network: an unfolded sparse encoder whose unfoldings have atoms of their own.
+r"""`DenoisingNetwork`, the torch module of `skpudle.ConvDenoiser`, and the noise of its training.
 
-An unfolding is one iteration of the encoder. Unfolding t adds to the codes of an image the
-correlations of its residual with atoms, and shrinks the codes by soft thresholds S:
-:math:`z_{t+1} = S(z_t + A_t (x - B_{t-1} z_t))`, from :math:`z_0 = 0`. Each unfolding has an
-analysis :math:`A_t`, a synthesis :math:`B_t`, and thresholds, which grow with the noise. The last
-synthesis decodes the codes.
+The network encodes an image ``x`` by an unfolded convolutional encoder and decodes the codes. An
+*unfolding* is one iteration of the encoder:
+:math:`z_{t+1} = S_t(z_t + A_t (x - B_{t-1} z_t))`, from :math:`z_0 = 0`, where :math:`S_t` is soft
+thresholding. Each unfolding has its own atoms for the analysis :math:`A_t` (correlations of images
+with atoms), its own atoms for the synthesis :math:`B_t` (images from codes), and a threshold for
+each atom. The synthesis of the last unfolding decodes the codes.
 
-The noise is of one level, of a range that thresholds follow, or of photons. The noise of photons
-grows with their expected number. After Anscombe's transform, which takes roots of counts, its
-standard deviation is about 1 wherever there are more than a few photons. So a network with roots as
-input and target is a network for Gaussian noise.
+A network is trained for one level of noise (a standard deviation), for a range of levels, where
+thresholds grow with the noise of an image, or for photon counts. The variance of photon counts
+equals their expectation. Anscombe's transform, which takes roots of counts, makes the standard
+deviation about 1 wherever more than a few photons are expected. So a network for photons is a
+network for Gaussian noise of level 1, with the roots of counts as input and target.
+
+Shapes are (n, n_channels, *size), with ``size`` (length,) for signals and (height, width) for
+pictures. A *grid* is the set of positions of atoms, ``stride`` pixels apart; atoms cover an image
+*exactly* if its size is the size of an atom plus a multiple of the stride.
 """
 
 from itertools import product
@@ -30,13 +36,13 @@ from skpudle._losses import Poisson
 from skpudle._operators._conv import ConvDictionary, ConvLayers
 from skpudle.encoding._unfold import unfold
 
-# Length of the finite difference that estimates how the denoised image follows its input, in
-# standard deviations of the noise, see `_share`.
+# Step of the finite difference that estimates the derivative of the denoised image in its input, in
+# standard deviations of the noise; see `_share`.
 _STEP = 0.1
 
-# Rows of the matrix that turns three colours into three images for a network of one channel: the
-# mean of the colours, and two differences of colours with the noise of one colour. The rows are
-# orthogonal.
+# Orthogonal rows of a matrix that turns three colours into three grey images for a network of one
+# channel: the mean of the colours, and two differences of colours. The rows of the differences have
+# norm 1, so that a difference has the noise of one colour.
 _OPPONENT = (
     (1 / 3, 1 / 3, 1 / 3),
     (2**-0.5, 0, -(2**-0.5)),
@@ -48,12 +54,17 @@ _OPPONENT = (
 
 
 class Noise:
-    """The noise that a network is trained for, read from the parameter ``noise_std``.
+    """The noise that a network is trained for: adds it to images, and checks the user's levels.
+
+    Parameters
+    ----------
+    noise_std : float, tuple (low, high) or "poisson"
+        Standard deviation of Gaussian noise, a range of standard deviations, or photon counts.
 
     Attributes
     ----------
     low, high : float
-        Smallest and largest standard deviation; equal for noise of one level.
+        Smallest and largest standard deviation. They are equal for one level, and 1 for photons.
     is_range : bool
         Whether ``noise_std`` is a pair.
     of_photons : bool
@@ -62,7 +73,7 @@ class Noise:
     Raises
     ------
     ValueError
-        If it is no number, no pair of positive numbers in order, and not "poisson".
+        If a number is negative or not finite, or if a pair is not positive and in order.
     """
 
     def __init__(self, noise_std):
@@ -77,23 +88,24 @@ class Noise:
 
     @property
     def typical(self):
-        """The geometric mean of the smallest and the largest level."""
+        """The geometric mean of ``low`` and ``high``; for one level this level."""
         return sqrt(self.low * self.high)
 
-    def enter(self, x):
-        """Return the network's input for images: stabilised counts, other images unchanged."""
+    def enter(self, x):  # (n, ...) -> the same shape
+        """Return the network's input: roots of photon counts (Anscombe), else ``x`` unchanged."""
         return Poisson().response(x) if self.of_photons else x
 
-    def leave(self, x):
-        """Return the images of the network's output, the inverse of `enter`."""
+    def leave(self, x):  # (n, ...) -> the same shape
+        """Return the images that the network's output stands for: the inverse of `enter`."""
         return Poisson().of_response(x) if self.of_photons else x
 
-    def added_to(self, x, generator):
-        """Return images ``x`` (n, ...) with random noise of training, and its levels (n,).
+    def added_to(self, x, generator):  # (n, ...) -> (n, ...), (n,)
+        """Return clean inputs of the network with random noise, and the noise levels of the images.
 
-        Levels of a range are drawn evenly on a logarithmic scale: the error in decibels is nearly a
-        line on this scale, so that all levels weigh alike. For photons, counts are drawn, and ``x``
-        are expected counts. Both are stabilised by Anscombe's transform.
+        Each image has its own level. Levels of a range are uniform on a logarithmic scale: the
+        error in decibels is nearly linear on this scale, so that all levels have equal weight. For
+        photons, ``x`` are the roots (`enter`) of expected counts, and the roots of random counts
+        are returned. Random numbers are drawn on the CPU, equal for all devices.
         """
         options = dict(generator=generator, dtype=x.dtype, device="cpu")
         if self.of_photons:
@@ -106,21 +118,25 @@ class Noise:
         return x + _each(sigma, x) * torch.randn(x.shape, **options).to(x), sigma
 
     def typically_added_to(self, x):  # (n, n_channels, *size) -> the same
-        """Return clean images with noise of the middle level; images of a size get equal noise."""
+        """Return clean images with noise of level `typical`, for `ConvDenoiser.score`.
+
+        Every image gets the noise of one seed, so that repeated scores are equal.
+        """
         noise, generator = Noise(self.typical) if self.is_range else self, torch.Generator()
         parts = [noise.added_to(one[None], generator.manual_seed(0))[0] for one in self.enter(x)]
         return self.leave(torch.cat(parts))
 
     def levels(self, noise_std, images):  # -> Tensor of shape (n,) or None
-        """Return the noise levels that a user gave for images, or None if there are none.
+        """Check the ``noise_std`` that a user passed to `ConvDenoiser.denoise`; return the levels.
 
-        ``noise_std`` is a number or one number for each of the n ``images`` (an `Images`).
+        ``noise_std`` is None, a number, or one number for each of the n images of ``images`` (an
+        `Images`). For None the result is None.
 
         Raises
         ------
         ValueError
-            If levels are not finite, negative or not one for each image, or if the network is for
-            no noise, or for photons.
+            If levels are negative, not finite or not one for each image; or if levels are passed
+            to a network for photons, or for a noise of 0.
         """
         if noise_std is None:
             return None
@@ -136,15 +152,17 @@ class Noise:
         return to_tensor(levels).to(images.tensors[0])
 
     def warn_of_units(self, images, levels=None):
-        """Warn if the noise is larger than all pixels, or so small that its unit must be wrong.
+        """Warn if noise and images seem to have different units, such as 25 and 25 / 255.
 
-        ``images`` is a list of tensors. ``levels``, a tensor, is the noise that a user gave for
-        them; by default the noise of training counts.
+        ``images`` is a list of tensors (n, n_channels, *size). ``levels`` (n,) is the noise that a
+        user passed for them; by default it is the noise of training. The warning comes if the noise
+        is larger than all pixels, or if the noise of training is below 1 / 1,200 of the largest
+        pixel.
         """
         largest = max(float(image.abs().max()) for image in images)
-        # In practice the largest pixel is at most 1,200 times the noise of training. If a noise of
-        # 50 is given as 50 / 255 for pixels up to 255, the ratio is 1,300. Noise that the user gave
-        # for these very images may be as small as it likes. Counts of photons have no unit.
+        # In practice the largest pixel is at most 1,200 times the noise of training. If a user
+        # passes 50 / 255 instead of 50 for pixels up to 255, the ratio is 1,300. Levels that the
+        # user passed for these images have no lower limit. Counts of photons have no unit.
         level, least = self.typical, largest / 1200
         if levels is not None:
             level, least = float(levels.max()), 0.0
@@ -160,7 +178,7 @@ class Noise:
 
 
 def _round_up(n, stride, remainder=0):
-    """Return the least number from ``n`` on with this remainder after division by ``stride``."""
+    """Return the smallest integer >= ``n`` with this remainder after division by ``stride``."""
     return n + (remainder - n) % stride
 
 
@@ -169,40 +187,45 @@ def _each(values, x):  # (n,) -> (n, 1, ...), with the number of axes of x
 
 
 def _share(images, denoised, deviation, probe, derivative):  # each (n, ...) -> (n,)
-    r"""Return how far to go from noisy images to denoised ones: 0 to 1 for each image.
+    r"""Return the weight of the denoised image in the output, from 0 to 1 for each image.
 
-    The mix of both, with this share of the denoised image, has the smallest estimated error.
-    Denoising changes images ``y`` with noise ``n`` by ``d``. The error of ``y + w d`` is least at
-    ``w = -<n, d> / |d|^2``. By Stein's identity the mean of ``-<n, d>`` is the sum of
-    ``v_i (1 - df_i / dy_i)``, with ``v_i`` the variance of pixel ``i`` and ``f(y)`` the denoised
-    image (C. M. Stein, Annals of Statistics 9, 1981). For photons, with variances equal to their
-    counts, it holds up to second derivatives (J. C. Hudson, Annals of Statistics 6, 1978). With a
-    ``probe``, random signs times deviations, and the ``derivative`` of the denoised image along the
-    probe, the sum of their products estimates the sum of ``v_i df_i / dy_i``.
+    The output is ``images + w * (denoised - images)``, and ``w`` minimises an estimate of its
+    squared error (Stein's unbiased risk estimate). ``deviation`` is the standard deviation of the
+    noise of each pixel, ``probe`` has random signs times ``deviation``, and ``derivative`` is the
+    derivative of the denoised images along ``probe``.
+
+    Let ``n`` be the noise of the images ``y``, and ``d = f(y) - y`` the change by the denoiser
+    ``f``. The error is least at ``w = -<n, d> / |d|^2``. By Stein's identity the expectation of
+    ``-<n, d>`` is the sum over pixels of ``v_i (1 - df_i / dy_i)``, with ``v_i`` the variance of
+    pixel ``i`` (C. M. Stein, Annals of Statistics 9, 1981). For photon counts, whose variances
+    are estimated by the counts, the identity holds up to second derivatives (J. C. Hudson, Annals
+    of Statistics 6, 1978). ``<probe, derivative>`` estimates the sum of ``v_i df_i / dy_i``.
     """
     explained = (deviation.square() - probe * derivative).flatten(1).sum(1)
     change = (denoised - images).square().flatten(1).sum(1)
-    # For images like those of training the estimate is about 0.95. Times 1.1 it is above 1, so that
-    # the network's output is returned unchanged. A share that is too large does little harm: the
-    # mix is better than the input up to twice the best share. The inner `where` avoids a division
-    # by zero, which autograd would turn into NaN.
+    # For images like the training images the estimated weight is about 0.95. The factor 1.1 raises
+    # the weight above 1, so that these images get the network's output unchanged. A weight that is
+    # too large does little harm: the output is better than the noisy image up to twice the best
+    # weight. The inner `where` avoids a division by zero, whose gradient would be NaN.
     share = 1.1 * explained / torch.where(change > 0, change, 1.0)
     return torch.where(change > 0, share, 0.0).clamp(0, 1)
 
 
 class DenoisingNetwork(nn.Module):
-    """A denoiser as a module of torch: channels first, batches, and gradients in the images.
+    """A denoiser as a torch module: ``network_`` of `skpudle.ConvDenoiser`.
 
-    ``network_`` of `skpudle.ConvDenoiser` is one. ``module(x, sigma)`` is called as by libraries of
-    inverse problems, such as deepinv, and returns what `~skpudle.ConvDenoiser.denoise` returns; a
-    module of photons takes stabilised counts.
+    ``module(x, sigma)`` has the interface of denoisers in libraries for inverse problems, such as
+    deepinv. It takes and returns batches with channels first, is differentiable in ``x``, and
+    returns what `~skpudle.ConvDenoiser.denoise` returns. A module for photons takes and returns
+    counts after Anscombe's transform, ``2 * sqrt(counts + 3 / 8)``.
 
     Parameters
     ----------
     shape : tuple of int
-        (n_unfoldings, n_components, n_channels, *kernel).
+        Shape of the atoms: (n_unfoldings, n_components, n_channels, *kernel), where ``kernel`` is
+        the size of an atom. All parameters are 0 until they are trained or loaded.
     stride : tuple of int
-        Distance of neighbouring positions along each axis.
+        Distance of neighbouring positions of atoms along each axis.
     noise_std : float, tuple (low, high) or "poisson"
         The noise of training.
     peak : float, default=1.0
@@ -210,22 +233,26 @@ class DenoisingNetwork(nn.Module):
 
     Attributes
     ----------
-    analysis, synthesis : Parameter of the shape
-        Atoms of each unfolding, of any norm; the step of the unfolding is contained in them.
+    analysis, synthesis : Parameter of shape (n_unfoldings, n_components, n_channels, *kernel)
+        Atoms of each unfolding. They have any norm, since they contain the encoder's step size.
     thresholds : Parameter of shape (n_unfoldings, n_components)
-        Thresholds of codes without noise.
+        Thresholds of the codes; for a range of noise, their values without noise.
     slopes : Parameter of shape (n_unfoldings, n_components) or None
-        What the middle level of a range of noise adds to the thresholds; other levels add in
-        proportion. None unless the network is for a range.
+        For a range of noise, what noise of the geometric mean of low and high adds to the
+        thresholds; other levels add in proportion. None for one level and for photons.
+    stride, noise_std, peak
+        The parameters of these names.
+    noise : Noise
+        The noise of training, read from ``noise_std``.
 
     Notes
     -----
     A plug-and-play loop that repeats the denoiser at one level of noise need not converge: the
-    differential of the packaged denoisers has a spectral norm of 1.3 to 2.9 at a photograph, and
-    convergence is certain up to 1 only. Lower ``sigma`` from iteration to iteration, from about
-    50 / 255 to the noise of the data by equal factors, and end after 10 to 20 iterations, as
-    `skpudle.images.inpaint` does and [1]_ recommends: ``deepinv.optim.DPIR(sigma,
-    denoiser=module)``.
+    derivative (Jacobian) of the packaged denoisers has a spectral norm of 1.3 to 2.9 at a
+    photograph, and convergence is certain up to 1 only. Lower ``sigma`` from iteration to
+    iteration, from about 50 / 255 to the noise of the data by equal factors, and end after 10 to 20
+    iterations, as `skpudle.images.inpaint` does and [1]_ recommends:
+    ``deepinv.optim.DPIR(sigma, denoiser=module)``.
 
     References
     ----------
@@ -244,8 +271,8 @@ class DenoisingNetwork(nn.Module):
     torch.Size([2, 3, 24, 24])
     """
 
-    tile = 768  # pixels along an axis that are denoised at once, plus the overlap
-    tell = staticmethod(lambda: None)  # called after each tile
+    tile = 768  # size of a tile along an axis in pixels, without the overlap of tiles
+    tell = staticmethod(lambda: None)  # called after each tile; `ConvDenoiser` prints progress
 
     def __init__(self, shape, stride, noise_std, *, peak=1.0):
         super().__init__()
@@ -257,34 +284,42 @@ class DenoisingNetwork(nn.Module):
 
     @property
     def levels(self):
-        """The parameters in units of the images: the thresholds, and the slopes of a range."""
+        """The parameters that are in units of the images: thresholds, and slopes if there are any.
+
+        `adjust_levels` changes the unit of exactly these parameters.
+        """
         return [self.thresholds] if self.slopes is None else [self.thresholds, self.slopes]
 
     @torch.no_grad()
     def adjust_levels(self, unit=1.0):  # -> DenoisingNetwork
-        """Set negative `levels` to 0, and multiply them by a new unit; return this network."""
+        """Multiply thresholds and slopes by a factor, set negative ones to 0; return this network.
+
+        Training calls it after each update to keep thresholds non-negative, and with a factor when
+        images change their unit.
+        """
         for levels in self.levels:
             levels.mul_(unit).clamp_min_(0)
         return self
 
     def get_extra_state(self):
-        """Return what `state_dict` needs beside the arrays: stride, noise and peak."""
+        """Return stride, noise and peak, which `state_dict` stores beside the parameters."""
         return {"stride": self.stride, "noise_std": self.noise_std, "peak": self.peak}
 
     def set_extra_state(self, state):
-        """Take what `get_extra_state` returned."""
+        """Take over the result of `get_extra_state`; `load_state_dict` calls this method."""
         vars(self).update(state, noise=Noise(state["noise_std"]))
 
     # ------------------------------------------------------------------ codes
 
     def encode(self, x, sigma=None):  # (n, n_channels, *size) -> code maps
-        """Return code maps, (n, n_components, *positions), of images that atoms cover exactly.
+        """Return codes, (n, n_components, *positions), of images that atoms cover exactly.
 
-        ``sigma``, (n,), is the noise of each image, by default that of `noise_of`. A noise outside
-        of the levels of training counts as the nearest level.
+        ``sigma`` (n,) is the standard deviation of the noise of each image, by default `noise_of`.
+        It sets the thresholds of a network for a range of noise, after it is clipped to the range,
+        and has no effect on other networks.
         """
         sigma = self.noise_of(x) if sigma is None else sigma
-        levels = self.thresholds.to(x)  # (n_unfoldings, n_components), or one for each image
+        levels = self.thresholds.to(x)  # (n_unfoldings, [n,] n_components), n if there are slopes
         if self.slopes is not None:
             share = sigma.clamp(self.noise.low, self.noise.high) / self.noise.typical
             levels = levels[:, None] + share[:, None] * self.slopes.to(x)[:, None]
@@ -294,36 +329,38 @@ class DenoisingNetwork(nn.Module):
         return unfold(synthesis, x, levels, x.new_ones(()), analysis=analysis)
 
     def decode(self, z):  # (n, n_components, *positions) -> (n, n_channels, *size)
-        """Return the images of code maps."""
+        """Return images from the codes of `encode`, by the synthesis of the last unfolding."""
         return ConvDictionary(self.synthesis[-1].to(z), self.stride).synthesis(z)
 
     # ------------------------------------------------------------------ noise
 
     def noise_of(self, x, extent=None):  # (n, n_channels, *size) -> (n,)
-        """Return the noise of each image: an estimate if thresholds follow the noise.
+        """Return the standard deviation of the noise to assume for images without a known noise.
 
-        Otherwise it is the noise of training. ``extent`` is for `estimate_noise`.
+        A network for a range of noise estimates it from each image. For other networks it is the
+        noise of training. ``extent`` (n,) is an argument of `estimate_noise`: the range of pixels
+        that bounds the texture of each image, by default the range of the image.
         """
         if self.slopes is not None:
             return estimate_noise(x, extent)
         return x.new_full((len(x),), self.noise.high)
 
     def _unit_of(self, x, sigma):  # (n, ...), (n,) -> (n,)
-        """Return divisors (n,) that make images ``x`` with noise ``sigma`` like those in training.
+        """Return divisors that bring images ``x`` with noise ``sigma`` to the scale of training.
 
-        The divisor is 1 if pixels and noise of an image are as large as in training. For noise
-        above the range of training it is at least the noise over the largest level. For noise below
-        the range pixels grow at most to the peak of training, even if the noise stays below the
-        range: a network with atoms for each unfolding is unstable for images unlike those in
-        training.
+        If the noise of an image is in the range of training, the divisor is 1, or larger if pixels
+        exceed the peak of training. Else it is the larger of noise / high and largest pixel / peak.
+        So noise above the range falls to the largest level or below. Images with noise below the
+        range grow until the noise has the largest level or a pixel the peak: pixels larger than in
+        training make the unfoldings unstable.
         """
         low, high = self.noise.low, self.noise.high
         if not high:
             return torch.ones_like(sigma)
         largest = x.abs().flatten(1).amax(1)
         same_noise = (sigma >= low) & (sigma <= high)
-        # Divide only if pixels exceed the peak of training by more than noise can: the largest of a
-        # million normal numbers is about 5 standard deviations, and 6 are allowed.
+        # Noise alone lifts pixels above the peak of training, the largest of a million by about 5
+        # standard deviations. So images are divided only if pixels exceed the peak by more than 6.
         same_units = ((largest - 6 * sigma) / self.peak).clamp_min(1)
         other_units = torch.maximum(sigma / high, largest / self.peak)
         unit = torch.where(same_noise, same_units, other_units)
@@ -332,10 +369,12 @@ class DenoisingNetwork(nn.Module):
     # ------------------------------------------------------------------ images
 
     def _in_tiles(self, x, sigma):  # (n, n_channels, *size) -> the same
-        """Return decoded codes of images that atoms cover exactly, tile by tile.
+        """Encode and decode images that atoms cover exactly, tile by tile to bound memory.
 
-        An unfolding carries information over less than the size of an atom. So tiles that overlap
-        by one atom for every unfolding give the result of the whole image, up to rounding.
+        ``sigma`` (n,) is the noise of each image. An unfolding carries information over less than
+        the size of an atom. So tiles with a margin of the size of an atom for each unfolding give
+        the result of the whole image, up to rounding. Tiles start at multiples of the stride, so
+        that all tiles have the grid of the whole image.
         """
         for axis, (k, s) in enumerate(zip(self.kernel, self.stride, strict=True), start=2):
             total, reach = x.shape[axis], _round_up(len(self.analysis) * (k - 1), s)
@@ -353,11 +392,13 @@ class DenoisingNetwork(nn.Module):
         return decoded
 
     def _on_grid(self, x, sigma, shift, room):  # (n, n_channels, *size) -> the same
-        """Return decoded codes of images of any size, on one grid of positions of atoms.
+        """Encode and decode images of any size, on one grid of positions of atoms.
 
-        Images are extended by reflection, so that border pixels are covered by as many atoms as
-        inner pixels. ``shift`` says for each axis how many pixels the grid is moved, and ``room``
-        is the largest shift of all grids.
+        Images are extended by reflection, so that as many atoms cover a border pixel as an inner
+        pixel. ``sigma`` (n,) is the noise of each image. ``shift``, a tuple, is the shift of the
+        grid along each axis in pixels, and ``room`` the largest shift along each axis that the
+        caller averages over: results for all shifts up to ``room`` come from extended images of one
+        size.
         """
         axes = list(zip(x.shape[2:], self.kernel, self.stride, shift, room, strict=True))
         before = [k - 1 - first for _, k, _, first, _ in axes]
@@ -369,14 +410,17 @@ class DenoisingNetwork(nn.Module):
         return found
 
     def _of_opponents(self, x, sigma, shift_average):  # (n, 3, *size) -> the same
-        """Denoise three colours by a network for one channel.
+        """Denoise images of three colours by a network for one channel.
 
-        Three grey images, see `_OPPONENT`, are denoised one by one, and turned back into colours.
+        The colours become three grey images by `_OPPONENT`. Each is denoised alone, with its own
+        noise level, and the inverse matrix gives colours again. ``sigma`` (n,) is the noise of each
+        image, or None to take it from `noise_of`.
         """
         mixing = x.new_tensor(_OPPONENT)
         channels = torch.einsum("oc,nc...->on...", mixing, x)[:, :, None]
         if sigma is None and self.slopes is not None:
-            # The range of the grey image bounds the texture that colour differences may have.
+            # `estimate_noise` bounds texture by the range of an image. The texture of colour
+            # differences is bounded by the range of the grey image, not by their own range.
             extent = extent_of(channels[0])
             levels = [self.noise_of(channel.detach(), extent) for channel in channels]
         else:
@@ -387,23 +431,26 @@ class DenoisingNetwork(nn.Module):
         return torch.einsum("co,no...->nc...", torch.linalg.inv(mixing), denoised)
 
     def forward(self, x, sigma=None, *, shift_average=False):
-        """Denoise images, and keep their size.
+        """Denoise images of any size.
 
-        A network for one channel denoises three. The output is mixed with the input by Stein's
-        unbiased risk estimate, which costs one more pass on one grid.
+        A network for one channel also denoises three, by their mean and two differences. The result
+        is a weighted mean of the network's output and its input, with the weight of least error by
+        Stein's unbiased risk estimate. The estimate takes one more pass through the network.
 
         Parameters
         ----------
-        x : Tensor of shape (n, n_channels, height, width)
-            Noisy images in float32 or float64.
+        x : Tensor of shape (n, n_channels, height, width) or (n, n_channels, length)
+            Noisy images in float32 or float64; counts after Anscombe's transform if the network is
+            for photons.
         sigma : float or Tensor of shape () or (n,), default=None
-            Standard deviation of the noise; by default estimated for each image.
+            Standard deviation of the noise of each image, in the units of ``x``. By default it is
+            estimated for a network for a range of noise, and else the noise of training.
         shift_average : bool, default=False
-            Whether to average over all grids of positions.
+            Whether to average the output over all shifts of the grid of positions.
 
         Returns
         -------
-        Tensor of shape (n, n_channels, height, width)
+        Tensor of the shape of x
             Denoised images, differentiable in ``x``.
         """
         if sigma is not None:
@@ -411,11 +458,11 @@ class DenoisingNetwork(nn.Module):
         if x.shape[1] == len(_OPPONENT) > self.analysis.shape[2]:
             return self._of_opponents(x, sigma, shift_average)
         shifts = list(product(*(range(s if shift_average else 1) for s in self.stride)))
-        # the noise is that of the whole image, and not of its tiles
+        # Noise is estimated here, once for the whole image, so that all tiles get the same noise.
         noise, sigma = self.noise, self.noise_of(x.detach()) if sigma is None else sigma
         unit = _each(self._unit_of(x, sigma), x)
 
-        def reconstruct(x, shift):  # on the grid of a shift; the last of all shifts is the largest
+        def reconstruct(x, shift):  # on the grid of a shift; shifts[-1] is the largest of all
             return self._on_grid(x / unit, sigma / unit.flatten(), shift, shifts[-1]) * unit
 
         parts = [reconstruct(x, shift) for shift in shifts]
@@ -423,9 +470,10 @@ class DenoisingNetwork(nn.Module):
         if not noise.high:
             return mean
         images, denoised, first = map(noise.leave, (x, mean, parts[0]))
-        # The variance of photon counts is their expectation, for which the noisy image stands.
+        # The variance of photon counts is their expectation, which the noisy counts estimate.
         deviation = images.sqrt() if noise.of_photons else _each(sigma, images).expand_as(images)
-        # The probe: random signs, the same for every image of a size, times the noise.
+        # The probe of `_share`: random signs times the noise. The signs have a fixed seed, so that
+        # the same image always gives the same result.
         generator = torch.Generator(device="cpu").manual_seed(0)
         bits = torch.randint(2, (1, *images.shape[1:]), generator=generator, device="cpu")
         probe = (2 * bits - 1).to(images) * deviation

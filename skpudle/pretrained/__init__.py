@@ -1,7 +1,7 @@
-"""Load the denoisers that come with the package, and write and read files of denoisers.
+"""Load the trained denoisers of the package, and save and load denoisers of one's own.
 
-A file holds the ``state_dict`` of a denoiser's network. It is read without unpickling objects, so
-that a file from a stranger cannot run code.
+A file holds the ``state_dict`` of the `DenoisingNetwork` of a `skpudle.ConvDenoiser`. It is read
+without unpickling objects, so that a file from a stranger cannot run code.
 """
 
 import io
@@ -26,7 +26,11 @@ _PACKAGED = "gaussian", "gaussian-small", "poisson"
 
 @torch.no_grad()
 def _network_of(state):  # state_dict -> DenoisingNetwork
-    """Return the network of a ``state_dict``, if it denoises an image; else raise an error."""
+    """Build the network of a ``state_dict``, and check by a small image that it works.
+
+    `save_denoiser` calls it before it writes a file, and `load_denoiser` after it read one. Errors
+    of any kind may be raised; both callers turn them into a ValueError that names the file.
+    """
     shape, extra = state["analysis"].shape, state["_extra_state"]
     check_sizes(shape[3:], extra["stride"])
     network = DenoisingNetwork(shape, **extra)
@@ -38,22 +42,24 @@ def _network_of(state):  # state_dict -> DenoisingNetwork
 
 
 def save_denoiser(learner: ConvDenoiser, file: str | PathLike[str] | IO[bytes]) -> None:
-    """Write a fitted denoiser to a file, the ``state_dict`` of its network in float32.
+    """Write a fitted denoiser to a file that `load_denoiser` reads.
+
+    The file holds the network's ``state_dict`` in float32, and no other state of the estimator.
 
     Parameters
     ----------
     learner : ConvDenoiser
         A fitted denoiser.
     file : str, path-like or file object
-        File to write; ".pt" is appended to a name without it. An older file of that name is
-        replaced when the new one is complete.
+        File to write; ".pt" is appended to a name that does not end with it. An older file of the
+        same name is replaced when the new file is complete.
 
     Raises
     ------
     NotFittedError
         If the learner is not fitted.
     ValueError
-        If it has numbers beyond float32.
+        If the network's output is not finite in float32.
     """
     check_is_fitted(learner)
     state, stored = deepcopy(learner.network_).float().state_dict(), io.BytesIO()
@@ -72,20 +78,21 @@ def load_denoiser(
     shift_average: bool = False,
     device: str = "auto",
 ) -> ConvDenoiser:
-    """Return a fitted denoiser of images.
+    """Return a trained denoiser of images, of the package or from a file of `save_denoiser`.
 
-    Three denoisers come with the package. They are for grey images and have atoms of 7 x 7 pixels
-    every 2 pixels. An unfolding is one step of the encoder; every unfolding has its own atoms for
-    analysis and for synthesis.
+    Three denoisers come with the package. They are for grey images; the two for Gaussian noise
+    denoise colours as well. Their atoms have 7 x 7 pixels and are placed at every second pixel of
+    both axes. An unfolding is one iteration of the encoder, with its own atoms for analysis and for
+    synthesis.
 
     - "gaussian": 64 atoms, 10 unfoldings, and thresholds that follow the noise. Trained on
       photographs with values from 0 to 1 and Gaussian noise of standard deviations from 5 / 255 to
-      55 / 255. ``denoise`` estimates the noise unless it is given. Images with more noise, or in
-      other units, are scaled to the range of the training. For images with less noise the result is
-      mixed with the input.
+      55 / 255. ``denoise`` estimates the noise unless the user passes it. Images with more noise,
+      or in other units, are scaled to the range of the training. For images with less noise the
+      result is a weighted mean of the network's output and the input.
     - "gaussian-small": like "gaussian", but 40 atoms and 6 unfoldings, and three times as fast.
     - "poisson": 26 atoms and 8 unfoldings, trained on photographs with 1 to 4 expected photons in
-      the brightest pixel. Counts go in, expected counts come out.
+      the brightest pixel. It takes photon counts of grey images and returns expected counts.
 
     The training data, licence, metrics and limits of the three are on :doc:`/guide/images`.
 
@@ -94,20 +101,21 @@ def load_denoiser(
     file : {"gaussian", "gaussian-small", "poisson"}, path-like or file, default="gaussian"
         Name of a denoiser of the package, or a file of `save_denoiser`.
     shift_average : bool, default=False
-        Whether `denoise` averages over all grids of positions. The peak signal-to-noise ratio rises
-        by at most 0.1 dB on 68 photographs, and the time to two to four times the time.
+        Whether `denoise` averages over all shifts of the grid of positions of atoms. The peak
+        signal-to-noise ratio on 68 photographs rises by at most 0.1 dB, and the time is two to four
+        times as long.
     device : str, default="auto"
-        Device to compute on.
+        Device to compute on, as for `ConvDenoiser`.
 
     Returns
     -------
     ConvDenoiser
-        The denoiser; it can be trained further by `partial_fit`.
+        The fitted denoiser; `partial_fit` trains it further.
 
     Raises
     ------
     ValueError
-        If the file, which the message names, is not one of `save_denoiser`.
+        If the file is not a file of `save_denoiser`; the message names the file.
     FileNotFoundError
         If there is neither such a file nor such a name.
 
