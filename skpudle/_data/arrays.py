@@ -1,4 +1,7 @@
-"""The boundary between NumPy and torch: check arrays of users, and convert arrays and tensors."""
+"""Check users' arrays, and convert between NumPy arrays and torch tensors.
+
+Only this module converts arrays to tensors and back, which ``tests/test_project.py`` checks.
+"""
 
 from math import frexp
 
@@ -11,17 +14,19 @@ from sklearn.utils.validation import validate_data
 from skpudle._compilation import blocks_of_rows
 from skpudle._precision import kept_by_autograd
 
-# The mean square of data has to stay by this factor inside the range of the dtype. Training squares
-# residuals that are a hundred times smaller than the data, and sums squares over batches. Measured:
-# in float32 training is exact for data of size 1e-17 to 1e17, but not for 1e-19 and 1e18.
+# The mean square of data has to be at least this factor away from both ends of the dtype's range,
+# because training squares residuals that are a hundred times smaller than the data, and sums
+# squares over batches. Measured: in float32 training is exact for data of size 1e-17 to 1e17, but
+# not for 1e-19 and 1e18.
 _ROOM = 1e4
 
-# Dtypes of dates and times have names that begin with one of these words, in NumPy, pandas, Polars.
+# `check_rows` refuses dates and times, which would otherwise become numbers without a notice. Names
+# of their dtypes begin with one of these words in NumPy, pandas and Polars.
 _DATES = "date", "time", "duration"
 
 
 def resolve_device(device, X=None, *, fitted=False):
-    """Return the torch device named ``device``.
+    """Choose the torch device on which a learner computes.
 
     Parameters
     ----------
@@ -29,7 +34,7 @@ def resolve_device(device, X=None, *, fitted=False):
         ``"auto"`` is the device of ``X`` if ``X`` is a tensor, else CUDA if present, else the CPU.
         Other values are names of torch devices such as ``"cpu"``, ``"cuda:1"`` or ``"mps"``.
     X : object, default=None
-        The user's input.
+        The user's input, which only ``"auto"`` looks at.
     fitted : bool, default=False
         Whether the learner is fitted already. A missing device is then replaced by the CPU, since
         the fit may have run on another machine.
@@ -57,9 +62,11 @@ def resolve_device(device, X=None, *, fitted=False):
 
 
 def input_attributes(X):
-    """Return ``n_features_in_`` and ``feature_names_in_`` of input as a dict, None where unknown.
+    """Return the attributes that scikit-learn expects of an estimator that is fitted to ``X``.
 
-    ``X=None`` means input without features, such as images.
+    ``X`` is array-like of shape (n_samples, n_features), or None for input without features, such
+    as images. The result is a dict of ``n_features_in_`` (an int) and ``feature_names_in_``, an
+    array of shape (n_features,), with None for what ``X`` does not have.
     """
     estimator = BaseEstimator()
     if X is not None:
@@ -68,15 +75,20 @@ def input_attributes(X):
 
 
 def make_generator(random_state):
-    """Return a torch generator on the CPU, seeded from ``random_state``."""
+    """Return a torch generator on the CPU, seeded from scikit-learn's parameter ``random_state``.
+
+    A `RandomState` instance advances by one draw.
+    """
     seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
     return torch.Generator().manual_seed(int(seed))
 
 
 def to_tensor(array, device="cpu", dtype=None):
-    """Return an array as a tensor on ``device``, sharing memory where that is possible and safe.
+    """Convert an array or tensor to a tensor on ``device``, without a copy if possible.
 
-    The dtype changes on the host, because the device may not support the dtype of the array.
+    Read-only arrays are copied, because a tensor could write to them, and so are arrays with
+    negative strides, which torch refuses. ``dtype=None`` keeps the dtype. The dtype changes before
+    the copy to the device, because the device may not support the dtype of the array.
     """
     if not isinstance(array, torch.Tensor):
         array = np.asarray(array)
@@ -87,33 +99,50 @@ def to_tensor(array, device="cpu", dtype=None):
 
 
 def wide(x):
-    """Return a tensor in float64, except on MPS, which has no float64: squares do not overflow."""
+    """Return a tensor in float64, so that squares do not overflow.
+
+    MPS has no float64: a tensor there is returned unchanged.
+    """
     return x if x.device.type == "mps" else x.double()
 
 
 def to_numpy(tensor):
-    """Return a tensor of any device and graph as an array that shares no memory with it."""
+    """Convert a tensor, on any device and with or without a graph, to an array; always a copy."""
     return tensor.detach().cpu().resolve_neg().numpy().copy()
 
 
 def host_array(X):
-    """Return a tensor of any device and graph as an array; other objects unchanged."""
+    """Return a tensor as an array, by `to_numpy`, and any other object unchanged."""
     return to_numpy(X) if isinstance(X, torch.Tensor) else X
 
 
 def like_input(tensor, X):
-    """Return an array, or a tensor on the device of ``X`` if ``X``, the user's input, is a tensor.
+    """Return a result in the container of the user's input ``X``.
 
-    The memory is that of ``tensor`` where the device allows it.
+    ``tensor``, of any shape, stays a tensor and goes to the device of ``X`` if ``X`` is a tensor.
+    Otherwise it becomes an array. The result may share memory with ``tensor``.
     """
     return tensor.to(X.device) if isinstance(X, torch.Tensor) else tensor.detach().cpu().numpy()
 
 
 def split_missing(x, n_axes=None):  # -> x, mask of the same shape or None
-    """Return data without NaN, and a mask: 1 where an entry is known, 0 where it was NaN.
+    """Split data with NaN into complete data and a mask of their known entries.
 
-    NaN is replaced by the mean of its column, for code that ignores the mask. With ``n_axes`` the
-    data are images, and NaN is replaced by the mean of its channel, over the last ``n_axes`` axes.
+    Parameters
+    ----------
+    x : Tensor of shape (n_samples, n_features) or (..., *size)
+        Data. NaN marks a missing entry.
+    n_axes : int, default=None
+        Number of axes of ``size``, for images; None for rows.
+
+    Returns
+    -------
+    x : Tensor of the same shape
+        The data, with NaN replaced, for code that ignores the mask, by the mean of the known
+        entries: of its column, or in images of its own image and channel. Without known entries
+        the mean is 0. Data without NaN are returned as they are, not copied.
+    mask : Tensor of the same shape, or None
+        1 where an entry is known, 0 where it was NaN. None if no entry is NaN.
     """
     if not torch.isnan(x.sum()):  # the sum is NaN if any entry is
         return x, None
@@ -124,15 +153,25 @@ def split_missing(x, n_axes=None):  # -> x, mask of the same shape or None
     return torch.where(missing, x.sum(axes, keepdim=True) / n_known, x, out=x), mask
 
 
-def with_gaps(x, mask):  # the inverse of `split_missing`
-    """Return data with NaN where ``mask`` is 0; ``mask=None`` means that all are known."""
+def with_gaps(x, mask):  # Tensor, mask of the same shape or None -> Tensor of the same shape
+    """Put NaN back where ``mask`` is 0: the inverse of `split_missing`."""
     return x if mask is None else x.masked_fill(mask == 0, torch.nan)
 
 
 def check_range(square, tensors):
-    """Return ``square``, the mean square of the data, if training can square the data.
+    """Refuse data that are so small or so large that training cannot square them.
 
-    ``tensors`` are the data. Data that are all zero pass.
+    Parameters
+    ----------
+    square : float
+        The mean square of the data, of an entry or of a whole sample.
+    tensors : list of Tensor
+        The data, of one dtype. Data that are all zero pass.
+
+    Returns
+    -------
+    float
+        ``square``.
 
     Raises
     ------
@@ -152,7 +191,9 @@ def check_range(square, tensors):
 
 
 def mean_square(x, weight=None):  # (n, m), (n,) -> float
-    """Return the mean squared norm of rows, the unit of training; rows may have weights.
+    """Return the mean squared norm of rows, by which learners measure the size of their data.
+
+    ``weight`` says how often each row counts; None is once.
 
     Raises
     ------
@@ -165,21 +206,27 @@ def mean_square(x, weight=None):  # (n, m), (n,) -> float
 
 
 def unit_of(square):
-    """Return the power of two that a search divides data by, from their mean squared norm.
+    """Choose the power of two that a search divides its data by, so that float64 holds its powers.
 
-    The power is 1 for data of usual size. Otherwise fourth powers of the data, which a search
-    computes, could leave the range of float64. Dividing by a power of two is exact, so the result
-    does not depend on it.
+    A search computes fourth powers of the data. ``square``, a float, is the mean squared norm of a
+    sample. The result is a float, about the root of ``square``, or 1 if this root is between about
+    ``2**-64`` and ``2**64``. Division by a power of two is exact, so results do not depend on it.
     """
     exponent = frexp(square)[1] // 2
-    # Data between 2**-64 and 2**64: even their eighth powers are in the range of float64.
+    # Even eighth powers of numbers between 2**-64 and 2**64 are in the range of float64.
     return 1.0 if abs(exponent) <= 64 else 2.0**exponent
 
 
 def unpacked(X):
-    """Return an image of Pillow as an array, and a list of such images as a list of arrays.
+    """Convert an image of Pillow to an array, so that it is read like any array.
 
-    Other data are returned unchanged.
+    The array has the shape (height, width[, n_channels]). A list or tuple of images becomes a list
+    of arrays, and other data are returned unchanged.
+
+    Raises
+    ------
+    ValueError
+        If the pixels of an image are numbers of colours in a palette.
     """
     if isinstance(X, list | tuple) and len(X) and hasattr(X[0], "getbands"):
         return [unpacked(image) for image in X]
@@ -191,7 +238,7 @@ def unpacked(X):
 
 
 def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
-    """Validate rows of numbers; return an array, or a tensor for a tensor.
+    """Validate a user's rows of numbers, and convert them to floating point.
 
     Parameters
     ----------
@@ -202,14 +249,15 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     largest : float, default=None
         If not None, values must be from 0 to this.
     copy : bool, default=False
-        Whether to always copy.
+        Whether the result must not share memory with ``X``.
     allow_nan : bool, default=False
         Whether to accept NaN.
 
     Returns
     -------
     ndarray or Tensor of shape (n_samples, n_features)
-        float32 stays; everything else becomes float64, as in scikit-learn.
+        A tensor, on its device, if ``X`` is a tensor, else an array. float32 stays; everything else
+        becomes float64, as in scikit-learn.
 
     Raises
     ------
@@ -238,7 +286,25 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
 
 
 def check_numbers(values, name, n, *, positive=False, of="features"):  # -> Tensor (n,)
-    """Check numbers that a user gives, one for each feature or each row.
+    """Check a user's parameter that holds one number for each feature or each row, as noise levels.
+
+    Parameters
+    ----------
+    values : array-like or Tensor of shape (n,)
+        The numbers.
+    name : str
+        Name of the parameter, for error messages.
+    n : int
+        Expected length.
+    positive : bool, default=False
+        Whether all numbers have to be above 0.
+    of : str, default="features"
+        What has one number each, for error messages.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        The numbers, in float64 on the CPU.
 
     Raises
     ------
@@ -256,19 +322,23 @@ def check_numbers(values, name, n, *, positive=False, of="features"):  # -> Tens
 
 
 def _check_tensor(X, options, allow_nan):  # (n, n_features) -> the same, on its device
-    """Check a tensor as `check_array` checks an array; ``options`` are those of `check_array`."""
+    """Check a user's tensor for `check_rows`, as scikit-learn's `check_array` checks an array.
+
+    ``options`` are the keyword arguments of `check_array`.
+    """
     if X.is_complex():
         raise ValueError(f"Complex data not supported, got a tensor of dtype {X.dtype}.")
-    # torch leaves the sign of such a tensor as the imaginary part of a conjugate for later
+    # A tensor such as z.conj().imag has the wrong sign in memory, and torch refuses to make it an
+    # array until the sign is resolved.
     X = X.detach().resolve_neg()
     if X.dtype not in (torch.float32, torch.float64):
         X = X.double()
     if X.device.type == "cpu":
         return to_tensor(check_array(X.numpy(), **options))
-    # Scikit-learn checks only the shape of a tensor on another device, by an array of this shape
-    # that takes no memory.
+    # To copy data from another device for scikit-learn's checks would be slow. So check_array sees
+    # only the shape, by an array of zeros that takes no memory.
     check_array(np.broadcast_to(0.0, X.shape), estimator=options["estimator"])
-    # For finite data one number is read from the device: a sum with inf or NaN is not finite.
+    # A sum with inf or NaN is not finite, so that only one number of finite data leaves the device.
     if not torch.isfinite(X.sum()) and (X.isinf().any() or not allow_nan):
         raise ValueError("Input X contains infinity or NaN. Remove these samples.")
     return X.clone() if options["copy"] else kept_by_autograd(X).contiguous()

@@ -2,7 +2,7 @@
 
 Learners of scikit-learn and SPORCO are recognised by their attributes: ``components_`` or
 ``dictionary`` with atoms as rows, or ``getdict()`` with atoms as columns. So SPORCO need not be
-imported. Warnings point at the line of the user's code, and a file is never half written.
+imported.
 """
 
 import os
@@ -16,14 +16,14 @@ from sklearn.utils import check_array
 
 from skpudle._data.arrays import to_numpy, to_tensor
 
-# Packages whose code is not the user's: this package, and packages that call or wrap its methods.
+# Packages that are not the user's code: this package, and packages that call or wrap its methods.
 _WRAPPERS = {"skpudle", "sklearn", "torch", "contextlib"}
 
 
 def users_level():
-    """Return the ``stacklevel`` with which a warning points at the line of the user's code.
+    """Return the ``stacklevel`` (int) that makes a warning point at the line of the user's code.
 
-    Call ``warnings.warn(message, stacklevel=users_level())``.
+    Write ``warnings.warn(message, stacklevel=users_level())``: the level is that of the caller.
     """
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and (
@@ -34,7 +34,7 @@ def users_level():
 
 
 def dictionary_of(source):
-    """Return the atoms of a fitted learner; an array is returned unchanged.
+    """Return the atoms of a fitted learner, for functions that take a learner or an array of atoms.
 
     Parameters
     ----------
@@ -45,7 +45,8 @@ def dictionary_of(source):
     Returns
     -------
     array-like of shape (n_components, n_features)
-        Atoms as rows.
+        Atoms as rows: an array for a tensor or a learner of SPORCO, otherwise as they are stored or
+        given. Atoms of images have the shape of the learner's ``components_``.
 
     Raises
     ------
@@ -69,7 +70,7 @@ def dictionary_of(source):
 
 
 def given_atoms(dict_init, n_components, x, name="dict_init"):
-    """Check an initial dictionary from the user.
+    """Check the atoms that a user gives as initial dictionary, and convert them to a tensor.
 
     Parameters
     ----------
@@ -78,7 +79,7 @@ def given_atoms(dict_init, n_components, x, name="dict_init"):
     n_components : int or None
         Required number of atoms; None for any.
     x : Tensor of shape (n_samples, n_features)
-        The data.
+        The data; only the number of features, the dtype and the device matter.
     name : str, default="dict_init"
         The parameter's name, for error messages.
 
@@ -106,7 +107,7 @@ def given_atoms(dict_init, n_components, x, name="dict_init"):
 
 @contextmanager
 def named_errors(file, what, advice):
-    """Turn every error of reading a file of unknown origin into an error that names the file.
+    """Turn every error in a ``with`` block, of reading a file of unknown origin, into a ValueError.
 
     Parameters
     ----------
@@ -116,16 +117,23 @@ def named_errors(file, what, advice):
         Kind of file expected: the message says that the file "is no" such kind.
     advice : str
         Sentence that says how to get a file of this kind.
+
+    Raises
+    ------
+    ValueError
+        If the block raises any `Exception`. The message has the name of the file and the advice.
     """
     try:
         yield
-    except Exception as error:  # damaged archives raise errors of kinds that are not documented
+    except Exception as error:  # no documentation says which errors damaged archives raise
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{file} is no {what}: {reason.rstrip('.'):.500}. {advice}") from error
 
 
 def replace_file(path, content):
-    """Write a file atomically: its content is in ``path.part`` until it is whole.
+    """Write a file atomically, so that no reader and no crash finds half of its content.
+
+    The content goes to the file ``path.part``, which then takes the name ``path``.
 
     Parameters
     ----------

@@ -1,8 +1,11 @@
 """Read images, rows and signals from users, and return results in the same form.
 
 Inside the package, images are tensors (n, n_channels, *size): size has two axes for pictures and
-one for signals. Users' images have channels last, or no axis of channels. A user's row is one image
-with its pixels as features.
+one for signals. Users' images have their channels last, or first with ``channels_first``, or no
+axis of channels. Users' rows (n, n_pixels) hold one image each, with its pixels as features.
+
+Words of this module: ``kernel`` is the size of an atom in pixels, and ``stride`` the distance of
+neighbouring positions of an atom, both tuples with an int for each axis of ``size``.
 """
 
 from dataclasses import dataclass, replace
@@ -16,7 +19,8 @@ from torch import Tensor
 from skpudle._data.arrays import check_rows, like_input, to_numpy, to_tensor, unpacked
 from skpudle._data.sources import looks_like_picture, warn_or_refuse
 
-# The largest float64 that an unsigned integer of 64 bits can hold.
+# The largest float64 that an unsigned integer of 64 bits can hold: the largest integer itself,
+# 2**64 - 1, becomes 2**64 in float64.
 _LARGEST = float(np.nextafter(2.0**64, 0))
 
 # Largest number of channels of a picture: three colours and transparency. A longer axis is taken
@@ -25,12 +29,22 @@ _CHANNELS = 4
 
 
 def sizes(value, n_axes):
-    """Return a tuple of sizes, one for each axis; an integer is repeated for all ``n_axes``."""
+    """Return a parameter such as ``atom_shape`` or ``stride`` as a tuple with an int for each axis.
+
+    An integer is repeated for all ``n_axes``.
+    """
     return (int(value),) * n_axes if isinstance(value, Integral) else tuple(value)
 
 
 def check_sizes(kernel, stride):
-    """Raise ValueError unless the size of an atom, ``kernel``, and ``stride`` fit together."""
+    """Check that copies of an atom can cover an image: no stride may be larger than the atom.
+
+    Raises
+    ------
+    ValueError
+        Unless ``kernel`` and ``stride`` are one or two positive integers each, and the stride is at
+        most the size of an atom along each axis.
+    """
     fit = len(stride) == len(kernel) in (1, 2)
     fit = fit and all(isinstance(n, Integral) for n in (*kernel, *stride))
     if not (fit and all(1 <= s <= k for s, k in zip(stride, kernel, strict=True))):
@@ -40,16 +54,19 @@ def check_sizes(kernel, stride):
         )
 
 
-def covering_positions(size, kernel, stride):  # -> tuple of int
-    """Return for each axis the least number of positions with which atoms cover all pixels."""
+def covering_positions(size, kernel, stride):  # three tuples of int -> tuple of int
+    """Return for each axis the least number of positions of an atom whose copies cover all pixels.
+
+    The positions are 0, stride, 2 * stride and so on; the last copy may go beyond ``size``.
+    """
     axes = zip(size, kernel, stride, strict=True)
     return tuple(1 + max(0, ceil((n - k) / s)) for n, k, s in axes)
 
 
 def covered(x, kernel, stride):  # (..., *size) -> (..., *larger size)
-    """Pad images with zeros at their ends to a size that atoms at all positions cover exactly.
+    """Pad images with zeros at their ends to a size that copies of an atom cover exactly.
 
-    ``kernel`` is the size of an atom, ``stride`` the distance of positions, along each axis.
+    `ConvDictionary` needs such images. ``size`` may have axes of channels and samples before it.
     """
     axes = zip(x.shape[-len(kernel) :], kernel, stride, strict=True)
     missing = [max(k - n, (k - n) % s) for n, k, s in axes]
@@ -59,7 +76,7 @@ def covered(x, kernel, stride):  # (..., *size) -> (..., *larger size)
 
 @dataclass(frozen=True)
 class Images:
-    """Images from the user.
+    """A user's images as tensors, with what `hand_back` needs to return results in the user's form.
 
     Attributes
     ----------
@@ -87,7 +104,7 @@ class Images:
         return self.tensors[0].shape[1]
 
     def map(self, function):
-        """Return the images with a function applied to each tensor."""
+        """Return the images with a function applied to each tensor (n, n_channels, *size)."""
         return replace(self, tensors=[function(x) for x in self.tensors])
 
     def singles(self):  # -> list of (n_channels, *size)
@@ -95,11 +112,25 @@ class Images:
         return [image for images in self.tensors for image in images]
 
     def hand_back(self, tensors, *, channels=None, channels_first=False, pixels=False):
-        """Return results, tensors (n, n_channels, *size), in the form of the user's input.
+        """Return results, such as codes or denoised images, in the form of the user's input.
 
-        ``channels`` is whether results have an axis of channels, by default as the user's images.
-        It is the last axis unless ``channels_first``. ``pixels`` is whether results are images:
-        they become unsigned integers again if the user's images were.
+        Parameters
+        ----------
+        tensors : list of Tensor of shape (n, n_results, *size)
+            One tensor for each tensor of ``self.tensors``. ``n_results`` is a number of channels or
+            of atoms, and ``size`` may differ from that of the images.
+        channels : bool, default=None
+            Whether results keep the axis of ``n_results``; by default as the user's images.
+        channels_first : bool, default=False
+            Whether this axis is the first of an image instead of the last, except in rows.
+        pixels : bool, default=False
+            Whether results are images, which become unsigned integers if the user's images were.
+
+        Returns
+        -------
+        ndarray, Tensor or list of them
+            A list for a list, (n, n_features) for rows, one result for a single image, and else an
+            array of results.
         """
         channels, last = self.channel_axis if channels is None else channels, -1
         last = 1 if channels_first and self.kind != "rows" else last
@@ -113,15 +144,19 @@ class Images:
 
 
 def largest_unsigned(X):
-    """Return the largest integer of an unsigned dtype of an array or tensor, None for others."""
+    """Return the integer that stands for white: the largest of the dtype of an array or tensor.
+
+    Return None if the dtype is no unsigned integer.
+    """
     name = str(getattr(X, "dtype", "")).removeprefix("torch.")
     return np.iinfo(name).max if name.startswith("uint") else None
 
 
 def as_fractions(X):
-    """Return unsigned integers as fractions of the largest integer of their dtype, in float32.
+    """Convert images of unsigned integers to float32, as fractions of the largest of their dtype.
 
-    Data of other dtypes are returned unchanged.
+    ``X`` is an array-like or tensor of any shape. Other dtypes stay as they are. `as_pixels` is the
+    inverse.
     """
     X = X if isinstance(X, torch.Tensor) else np.asanyarray(X)  # a masked array stays masked
     largest = largest_unsigned(X)
@@ -131,20 +166,20 @@ def as_fractions(X):
 
 
 def as_pixels(tensor, X):
-    """Return fractions as an array or tensor like ``X``, with the dtype of ``X``.
+    """Convert a resulting image to the dtype and the container of the user's image.
 
     Parameters
     ----------
-    tensor : Tensor
-        Results for the image: fractions if ``X`` holds unsigned integers, else numbers.
+    tensor : Tensor of any shape
+        The resulting image: fractions if ``X`` holds unsigned integers, else any numbers.
     X : array-like or Tensor
-        The image that `as_fractions` read. If it does not hold unsigned integers, the result is
-        the result of `like_input`.
+        The user's image, before `as_fractions`.
 
     Returns
     -------
-    ndarray or Tensor
-        Unsigned integers, rounded, and clipped to the range of their type.
+    ndarray or Tensor of the shape of ``tensor``
+        Unsigned integers, rounded, and clipped to the range of their dtype, if ``X`` holds unsigned
+        integers. Otherwise the numbers of ``tensor``, by `like_input`.
 
     Raises
     ------
@@ -166,19 +201,23 @@ def as_pixels(tensor, X):
 
 
 def is_one_image(X, n_axes):
-    """Whether an array holds a single image, and neither rows nor a stack of images."""
+    """Return whether an array holds a single image, and neither rows nor a stack of images.
+
+    A single image has ``n_axes`` axes, or, as a picture, a last axis of 3 or 4 colours and more
+    than 4 pixels along both other axes.
+    """
     shape = tuple(getattr(unpacked(X), "shape", ()))
     colours = len(shape) == 3 and shape[2] in (3, _CHANNELS) and min(shape[:2]) > _CHANNELS
     return len(shape) == n_axes or (n_axes == 2 and colours)
 
 
 def check_axes(images):
-    """Refuse images with axes in another order than expected.
+    """Refuse images whose axis of channels is read as an axis of pixels.
 
     Parameters
     ----------
     images : Images
-        The images as read.
+        The result of `read_images`.
 
     Raises
     ------
@@ -187,8 +226,9 @@ def check_axes(images):
         axis of channels.
     """
     n, n_channels, *size = images.tensors[0].shape
-    # One image with colours in an array (height, width, 3) is read as many grey images, whose last
-    # axis is short. Images with channels first are read as images whose first axis is short.
+    # One image with colours, (height, width, 3), is read as many grey images (width, 3), whose last
+    # axis is short. Images (n, 3, height, width) that should be read with channels_first are read
+    # as images whose height is 3.
     is_one = images.kind == "array" and not images.channel_axis
     is_one = is_one and size[-1] <= _CHANNELS < min(n, *size[:-1])
     is_first = images.kind != "rows" and size[0] <= _CHANNELS < min([n_channels, *size[1:]])
@@ -200,26 +240,27 @@ def check_axes(images):
 
 
 def check_atoms_fit(images, kernel, *, channels_first=False):
-    """Refuse images that are smaller than an atom, or of a shape for another kind of input.
+    """Refuse data of a fit that are smaller than an atom, or probably of another kind than read.
 
     Parameters
     ----------
     images : Images
-        The images as read.
+        The result of `read_images`.
     kernel : tuple of int
         Size of an atom.
     channels_first : bool, default=False
-        As in `read_images`.
+        Whether the user has said that channels are the first axis of an image.
 
     Raises
     ------
     ValueError
-        If atoms are larger than an image, or if axes must be meant otherwise than they are read.
+        If atoms are larger than an image, or if the shape shows that the axes are read wrongly.
 
     Warns
     -----
     UserWarning
-        If the input may be meant as it is read: a small table, or signals that look like pictures.
+        If the input may be as it is read, but need not: a table narrower than an atom, or signals
+        that look like pictures.
     """
     n, n_channels, *size = images.tensors[0].shape
     is_rows, is_signal = images.kind == "rows", len(kernel) == 1
@@ -230,7 +271,8 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
             "last axis. Pass channels_first=True, or for pictures two numbers as atom_shape.",
             surely=has_many_channels or "uint" in str(images.source[0].dtype),
         )
-    # One side of 4 times the length of the other: likely signals, though panoramas are as long.
+    # Pictures with one side of 4 times the other are likely signals with channels. Panoramas, which
+    # are as long, can be passed as a list.
     is_grey = images.kind == "array" and not images.channel_axis
     if not is_signal and is_grey and max(size) >= 4 * min(size):
         raise ValueError(
@@ -239,7 +281,7 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
         )
     for x in images.tensors:
         if any(n < k for n, k in zip(x.shape[2:], kernel, strict=True)):
-            # A small table, such as in scikit-learn's checks of estimators, gets a warning only.
+            # Small tables only get a warning, since scikit-learn's checks of estimators fit such.
             sides = (size[0],) if is_signal else (len(x), size[-1])
             warn_or_refuse(
                 f"Atoms of the size {kernel} are larger than an image of {tuple(x.shape[2:])}. "
@@ -249,10 +291,11 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
 
 
 def _check_images(X, n_axes, device, *, first=False, **options):  # -> tensor, channel_axis
-    """Return images (n, *size[, n_channels]) as a tensor (n, n_channels, *size).
+    """Check one array of a user's images and convert it to a tensor, for `read_images`.
 
-    With ``first`` the given images are (n, n_channels, *size). ``channel_axis`` says whether the
-    given images have an axis of channels.
+    ``X`` has the shape (n, *size[, n_channels]), or (n, n_channels, *size) with ``first``, and
+    ``options`` are those of `check_rows`. Return a tensor (n, n_channels, *size), and whether ``X``
+    has an axis of channels.
     """
     X = as_fractions(X) if options.get("largest") is None else X
     shape = tuple(X.shape)
@@ -270,7 +313,7 @@ def _check_images(X, n_axes, device, *, first=False, **options):  # -> tensor, c
 def read_images(
     X, n_axes, *, image_shape=None, n_channels=1, channels_first=False, device="cpu", **options
 ):
-    """Validate images and return them as tensors.
+    """Validate a user's images, signals or rows of pixels, and convert them to tensors.
 
     Parameters
     ----------
@@ -281,11 +324,11 @@ def read_images(
     n_axes : int
         Number of axes of an image: 1 for signals, 2 for pictures.
     image_shape : tuple of int, default=None
-        Shape that a row is reshaped to, with channels last, as for rows of code maps. By default a
-        row is a single line of pixels.
+        Shape of the image in a row, with channels last, such as that of the code maps of a fitted
+        learner. By default a row is a single line of pixels.
     n_channels : int, default=1
-        Known number of channels. If it is above one, an array of ``n_axes + 1`` dimensions whose
-        last axis has this length is a single image.
+        Number of channels, if a fitted learner knows it. If the number is above one, an array of
+        ``n_axes + 1`` dimensions whose last axis has this length is a single image.
     channels_first : bool, default=False
         Whether channels are the first axis of an image. An array of ``n_axes + 1`` dimensions is
         then a single image.
@@ -338,14 +381,32 @@ def read_images(
 
 
 def read_targets(y, images, read):  # -> list of (n_channels, *size), or None
-    """Return the target images of ``images`` one by one, None if ``y`` is None or holds labels.
+    """Read the clean images that a denoiser learns from, one for each noisy image.
 
-    ``read(y, n_channels=...)`` reads images as a learner does.
+    Parameters
+    ----------
+    y : array-like, Tensor, list of images or None
+        The user's targets, in any form that ``images`` may have.
+    images : Images
+        The noisy images.
+    read : callable
+        ``read(y, n_channels=n)`` returns the targets as `Images`.
+
+    Returns
+    -------
+    list of Tensor of shape (n_channels, *size), or None
+        Targets with the dtype and on the device of the images; None if ``y`` is None, or one label
+        for each image, as scikit-learn may pass.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ from the shapes of the images.
     """
     if y is None:
         return None
     many = isinstance(y, list | tuple) and len(y) > 0
-    first = y[0] if many else y  # np.asarray(y) would fail for a list of arrays of other packages
+    first = y[0] if many else y  # np.asarray(y) fails for images of different sizes
     if len(getattr(first, "shape", ()) or np.asarray(first).shape) + many < 2:
         return None  # labels
     targets = read(y, n_channels=images.n_channels).singles()
@@ -359,9 +420,10 @@ def read_targets(y, images, read):  # -> list of (n_channels, *size), or None
 
 
 def extend(x, before, after):  # (n, n_channels, *size) -> larger by before + after
-    """Continue images beyond their borders by reflection, repeated as often as needed.
+    """Continue images beyond their borders by reflection, also by more pixels than they have.
 
-    ``before`` and ``after`` are numbers of pixels for each axis.
+    ``before`` and ``after`` have a number of pixels for each axis of ``size``. The reflection
+    repeats the pixel at the border: c b a | a b c | c b a.
     """
     for axis, (left, right) in enumerate(zip(before, after, strict=True), start=2):
         n = x.shape[axis]

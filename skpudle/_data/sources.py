@@ -1,17 +1,20 @@
-"""The gate for users' data: `open_source` decides what X is, once, for `fit` and `transform`.
+"""Read rows from arrays, files and streams: `open_source` decides what a user's X is.
 
-A source is one of three: `InMemory` for arrays, a `Table` of numbered rows, or a `Stream` of
-batches. A table is whatever has a shape and slices without being an array in memory: a memory map,
-a dataset of HDF5, an array of zarr or dask, a slice of a safetensors file, a sparse array, or a
-dataset of Hugging Face with one column of arrays. A dataset of torch is also a table, whose samples
-are read one by one. A small table is read at once, a large table in parts.
+There are three kinds of source: `InMemory` for arrays, `Table` for numbered rows outside memory,
+and `Stream` for batches without row numbers. A table is any object with a shape and slices that is
+no array in memory: a memory map, a dataset of HDF5, an array of zarr or dask, a slice of a
+safetensors file, a sparse array, or a dataset of Hugging Face with one column of arrays. A dataset
+of torch is also a table, whose samples are read one by one. A small table is read at once, a large
+table in blocks of rows.
 
-Every source has ``parts``, which yields rows as they are. After ``read_for``, ``samples`` yields
-checked rows to encode or to score, and ``sample`` and ``blocks`` return rows to learn from.
+The methods ``array`` and ``parts`` of a source give raw rows, unchecked and of the user's type.
+After a call of ``read_for``, ``samples`` yields all rows as checked `Samples` in their order, to
+encode or to score. Tables and streams also have ``sample``, which returns the random sample of all
+rows from which a fit begins, and ``blocks``, which yields the batches of an epoch. (A fit in memory
+takes batches from `Samples` that hold all rows.)
 
-A fit from a table or stream begins with a sample of all rows. The sample of a table comes from
-places all over the table. Each row of a stream draws a random number in one pass over the stream,
-and the rows with the smallest numbers are the sample.
+The sample of a table comes from positions all over the table. For the sample of a stream each row
+draws a random number in one pass, and the rows with the smallest numbers are the sample.
 """
 
 import warnings
@@ -31,15 +34,16 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from skpudle._compilation import blocks_of_rows
 from skpudle._data import arrays, batches, foreign
 
-# Objects in memory: types that are known here, and other arrays and data frames by an attribute.
+# Objects in memory are recognised by an attribute of arrays and data frames, or by their type.
 _OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
 _IN_MEMORY = np.ndarray | torch.Tensor | list | tuple
 
 # A table of at most this number of bytes, in its own dtype, is read at once.
 IN_MEMORY_BYTES = 2**28
 
-# Rows of a table are shuffled within windows of this number of bytes, in float64. A window is made
-# of contiguous blocks from random places of the table.
+# Rows of a table are shuffled within a window of this number of bytes, in float64, since single
+# rows are slow to read. A window consists of contiguous blocks, of _BLOCK_BYTES each, from random
+# positions of the table.
 _WINDOW_BYTES = 2**24
 _BLOCK_BYTES = 2**20
 
@@ -48,15 +52,15 @@ _BLOCK_BYTES = 2**20
 # 500 rows are about 2,000 uses of each atom if a row uses four atoms.
 _ROWS_OF_AN_ATOM, _LEAST_ROWS_OF_AN_ATOM = 500, 8
 _LEAST_SAMPLE = 2**14
-# Number of places of a table that the sample is read from. A group of 1 % of the rows that are
-# stored together still has 20 of these places.
+# The sample of a table is read from at most this number of positions. A group of 1 % of the rows
+# that are stored together still has 20 of these positions.
 _PLACES = 2048
-# Number of first rows of a stream from which `partial_fit` begins.
+# `partial_fit` begins from the first batches of a stream with at least this number of rows.
 _FIRST_ROWS = 2**14
 
 
 def refuse_texts(X):
-    """Raise TypeError for texts, such as names of files."""
+    """Raise TypeError if X is a text or a list of texts, such as names of files."""
     first = X[0] if isinstance(X, list | tuple) and len(X) else X
     if isinstance(first, str | bytes | PathLike):
         raise TypeError(
@@ -66,15 +70,16 @@ def refuse_texts(X):
 
 
 def _neighbours_agree(x):  # (n, m) -> bool
-    """Return whether entries of neighbouring rows correlate as in pictures."""
+    """Return whether entries of neighbouring rows correlate as strongly as pixels of pictures."""
     x = x - x.mean(axis=0)
-    # Neighbouring pixels of 13 pictures have correlations of at least 0.69. The largest correlation
-    # found in rows of samples is 0.44, along one axis of digits sorted by class.
+    # The limit of 0.5 lies between pictures and samples. Neighbouring pixels of 13 pictures have
+    # correlations of at least 0.69. The largest correlation found in rows of samples is 0.44, along
+    # one axis of digits sorted by class.
     return (x[1:] * x[:-1]).sum() > 0.5 * np.linalg.norm(x[1:]) * np.linalg.norm(x[:-1])
 
 
 def looks_like_picture(X):
-    """Return whether a matrix looks like one grey picture, not like rows that are samples.
+    """Return whether an array or tensor X looks like one grey picture, not like rows of samples.
 
     A matrix looks like a picture if its longer side is at most 4 times its shorter side, if it
     holds unsigned integers or numbers from 0 to 1, and if neighbouring entries are similar along
@@ -91,7 +96,7 @@ def looks_like_picture(X):
 
 
 def warn_or_refuse(text, *, surely):
-    """Raise ValueError with a text, or only warn of it unless ``surely``."""
+    """Report probably wrong input: raise ValueError if it is ``surely`` wrong, else warn."""
     if surely:
         raise ValueError(text)
     warnings.warn(text, stacklevel=foreign.users_level())
@@ -122,7 +127,15 @@ def check_no_picture(X):
 
 
 def _only_array(row, ndim):
-    """Return name and value of the one array with ``ndim`` dimensions in a dictionary."""
+    """Return the name and the array of a dict's only array with ``ndim`` dimensions.
+
+    Datasets of Hugging Face have rows that are dicts, one entry for each column.
+
+    Raises
+    ------
+    ValueError
+        If the dict has no such array, or more than one.
+    """
     names = [name for name, value in row.items() if np.ndim(value) == ndim]
     if len(names) != 1:
         raise ValueError(
@@ -133,7 +146,11 @@ def _only_array(row, ndim):
 
 
 def _without_labels(raw):
-    """Return the rows of a batch as a dense array: the first of a pair, the array of a dict."""
+    """Return the rows (n, n_features) of a batch, of a stream or table, as a dense array.
+
+    They are the batch itself, its first entry if it is a pair of rows and labels, or the only
+    matrix of a dict.
+    """
     if isinstance(raw, dict):
         return _only_array(raw, 2)[1]
     raw = raw[0] if isinstance(raw, tuple | list) and len(raw) and np.ndim(raw[0]) == 2 else raw
@@ -141,9 +158,9 @@ def _without_labels(raw):
 
 
 def _collate(samples):
-    """Return samples as one batch on the CPU, or None if there are no samples.
+    """Stack single samples of a torch dataset to one batch, or return None without samples.
 
-    torch would otherwise place the batch on its default device.
+    The batch is on the CPU, where rows of other sources are, and not on torch's default device.
     """
     with torch.device("cpu"):
         samples = list(samples)
@@ -151,9 +168,9 @@ def _collate(samples):
 
 
 def _regroup(parts, size):
-    """Yield samples of ``size`` rows from ``parts``, samples with any numbers of rows.
+    """Cut and join `Samples` with any numbers of rows to `Samples` of ``size`` rows each.
 
-    The last samples may have fewer rows.
+    ``parts`` is an iterable. The order of rows stays, and the last `Samples` may have fewer rows.
     """
     rest = None
     for part in parts:
@@ -161,7 +178,7 @@ def _regroup(parts, size):
         ends = range(size, len(part), size)
         for end in ends:
             yield part[end - size : end]
-        rest = part[size * len(ends) :].map(torch.clone)  # a view would keep the whole part
+        rest = part[size * len(ends) :].map(torch.clone)  # a view would keep all of part in memory
     if rest is not None:
         yield rest
 
@@ -184,22 +201,22 @@ class InMemory:
         return _num_samples(self.data)
 
     def array(self):
-        """Return all rows as an array-like."""
+        """Return all rows, unchecked and in the user's container."""
         return self.data
 
     def _raw(self, first, last):
         return _safe_indexing(self.data, slice(first, last))
 
     def parts(self, n_rows):
-        """Yield all rows as they are, at most ``n_rows`` at a time."""
-        # Data without rows are one empty part, which the checks of the caller refuse.
+        """Yield all rows, unchecked and in the user's container, at most ``n_rows`` at a time."""
+        # Data without rows give one empty part, so that the caller's checks see and refuse it.
         for rows in blocks_of_rows(self.n_rows, 1, n_rows):
             yield self._raw(rows.start, rows.stop)
 
     def read_for(
         self, learner, device=None, *, known=False, dtype=None, weight=None, target=None, **checks
     ):
-        """Begin to read for a learner; return this source.
+        """Set what a learner requires of rows; call it before all methods that check rows.
 
         Parameters
         ----------
@@ -208,7 +225,7 @@ class InMemory:
         device : torch.device, default=None
             Device of samples. By default samples stay where their rows are, arrays on the CPU.
         known : bool, default=False
-            Whether the learner is fitted, and rows have the names of its features.
+            Whether the learner is fitted, so that rows must have its number and names of features.
         dtype : torch.dtype, default=None
             The dtype of all rows; None is that of the first rows.
         weight : Tensor of shape (n_samples,), default=None
@@ -217,12 +234,17 @@ class InMemory:
             What the learner knows of each sample beside its features.
         **checks : dict
             Keyword arguments of `skpudle._data.arrays.check_rows`.
+
+        Returns
+        -------
+        InMemory, Table or Stream
+            This source.
         """
         self.device, self.dtype, self._known = device, dtype, known
         self.weight, self.target = weight, target
         self._checks = checks | {"estimator": learner}
-        # A copy of an unfitted learner takes the names of the first batch: the learner itself is
-        # not changed.
+        # The first rows set names of features in a copy of an unfitted learner, so that a fit that
+        # fails leaves the learner unchanged.
         self._named = learner if known else copy(learner)
         return self
 
@@ -233,12 +255,20 @@ class InMemory:
         return {name: getattr(self._named, name, None) for name in names}
 
     def convert(self, rows):  # -> Tensor (n, n_features); arrays go to the CPU
-        """Check rows and convert them; the first rows set the dtype."""
+        """Check raw rows (n, n_features) and convert them; the first rows set the dtype of all.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As in `check_rows`, or if the features differ from the first rows or from the learner.
+        """
         x = arrays.check_rows(rows, **self._checks)
         is_first = self.dtype is None and not self._known
         validate_data(self._named, rows, reset=is_first, skip_check_array=True)
         if self._known and np.shape(self._named.components_)[1:] != x.shape[1:]:
-            raise ValueError(  # scores would compare the columns that both have
+            # A user may have set components_ since the fit. Without an error scores would compare
+            # the columns that both have.
+            raise ValueError(
                 f"components_ has the shape {np.shape(self._named.components_)}, and X has "
                 f"{x.shape[1]} features. Set components_ back, or fit again."
             )
@@ -247,23 +277,28 @@ class InMemory:
         return x
 
     def converted(self, n_rows):  # yields (n, n_features)
-        """Yield all rows in their order, checked: ``n_rows`` at a time, or at once in memory."""
+        """Yield all rows in their order, checked.
+
+        Rows in memory and small tables come in one tensor, large tables ``n_rows`` at a time.
+        """
         yield from map(self.convert, self.parts(n_rows) if self.in_parts else [self.array()])
 
     def samples(self, n_rows):  # yields Samples
-        """Yield the rows of `converted` as samples, with their weights and targets."""
+        """Yield all rows in their order, as `converted` does, with their weights and targets."""
         first = 0
         for x in self.converted(n_rows):
             yield self.make_samples(x, slice(first, first := first + len(x)))
 
     def make_samples(self, x, keys=slice(None)):  # -> Samples
-        """Return checked rows ``x`` (n, n_features) as samples on the device of `read_for`.
+        """Return checked rows ``x`` (n, n_features) as `Samples`, on the device set by `read_for`.
 
-        ``keys`` are the numbers of the rows in X, which find their targets and weights.
+        ``keys``, a slice or an array (n,), are the numbers of the rows in X: the indices of their
+        targets and weights.
         """
         given = (self.target, self.weight)
         of_rows = (None if part is None else part[keys].to(x) for part in given)
-        # missing entries are found before the copy, since the host would wait for a GPU's answer
+        # Missing entries are found before the copy to a GPU, because after the copy the host would
+        # have to wait for the GPU's answer.
         x, mask = arrays.split_missing(x)
         samples = batches.Samples(x, mask, *of_rows)
         if self.device is None:
@@ -272,7 +307,11 @@ class InMemory:
 
 
 def _sample_size(x, n_components):  # (n, n_features) -> int
-    """Return the number of rows of the sample that a fit of rows like ``x`` begins with."""
+    """Return the number of rows of the sample that a fit from a table or stream begins with.
+
+    ``x`` are any rows of the data, of which only the number of features and the dtype matter.
+    ``n_components`` is the number of atoms; None stands for the number of features.
+    """
     m = x.shape[1]
     p = n_components or m
     # Bytes per row in a search: the row, a copy in float64, two copies of its sparse code with
@@ -285,16 +324,16 @@ def _sample_size(x, n_components):  # (n, n_features) -> int
 class Table(InMemory):
     """A source of numbered rows outside memory, which are read in contiguous blocks.
 
-    Blocks are whole chunks of the table, if the table is stored in chunks. In an epoch the blocks
-    come in random order. About 16 MiB of blocks make a window, and the rows of a window are
-    shuffled.
+    A block consists of whole chunks of the table, if the table is stored in chunks. In an epoch the
+    blocks come in random order. About 16 MiB of blocks form a window, and the rows within a window
+    are shuffled.
 
     Parameters
     ----------
     data : object
-        The table, or a dataset.
-    shape : tuple
-        Shape of the table, (n_samples, ...).
+        The table, or a dataset of torch or Hugging Face.
+    shape : tuple of int
+        Shape of the table, (n_samples, n_features); n_samples is NaN where dask does not know it.
     itemsize : int, default=8
         Bytes of one number of the table.
     """
@@ -302,9 +341,10 @@ class Table(InMemory):
     def __init__(self, data, shape, itemsize=8):
         super().__init__(data)
         self.shape = shape
-        # If dask does not know the number of rows, the product is NaN, and in_parts is True.
+        # Dask may not know its number of rows. The product is then NaN, and since comparisons with
+        # NaN are false, in_parts is True.
         self.in_parts = len(shape) == 2 and not prod(shape) * itemsize <= IN_MEMORY_BYTES
-        # The stored chunk of rows is called shards in zarr, chunksize in dask, chunks in HDF5.
+        # The shape of a stored chunk is called shards in zarr, chunksize in dask, chunks in HDF5.
         stored = (getattr(data, name, None) for name in ("shards", "chunksize", "chunks"))
         stored = (one[0] for one in stored if isinstance(one, tuple) and len(one))
         self._chunk = max(1, next((n for n in stored if isinstance(n, int)), 1))
@@ -316,17 +356,17 @@ class Table(InMemory):
     @property
     def n_rows(self):
         """The number of rows, which weights and exposures have to match."""
-        # len raises dask's own error if dask does not know the number of rows
+        # if dask does not know the number of rows, len raises dask's error, which says what to do
         return len(self.data) if isnan(self.shape[0]) else self.shape[0]
 
     n_samples = property(lambda self: self.n_rows)
 
     def array(self):
-        """Return all rows."""
+        """Return all rows, unchecked and in the table's type."""
         return self._raw(0, self.n_rows)
 
     def _raw(self, first, last):
-        """Return the rows from ``first`` to ``last - 1``, as the table gives them."""
+        """Return the rows from ``first`` to ``last - 1``, unchecked and in the table's type."""
         if isinstance(self.data, Dataset):  # of torch: it returns single samples
             found = _collate(self.data[number] for number in range(first, last))
         else:
@@ -340,7 +380,10 @@ class Table(InMemory):
         return found
 
     def _read(self, keys):  # (n,) ascending -> (n, n_features)
-        """Return rows by their numbers; rows that are stored together are read once."""
+        """Return checked rows by their numbers ``keys``.
+
+        Rows in neighbouring chunks of one block are read at once, with the rows between them.
+        """
         ends = (np.diff(keys // self._chunk) > 1) | (np.diff(keys // self._block) > 0)
         start, x = 0, None
         for run in np.split(keys, np.flatnonzero(ends) + 1):
@@ -350,10 +393,11 @@ class Table(InMemory):
         return x
 
     def sample(self, n_components, seed, *, whole=True):  # -> Samples
-        """Return the sample of all rows that a fit begins with; all rows if they are few.
+        """Return the random sample of rows that a fit begins with; all rows if they are few.
 
-        Equal parts of the table have a run of neighbouring rows each, at a random place. ``whole``
-        matters for streams only.
+        The table is cut into equal parts, and the sample has a run of neighbouring rows from a
+        random position of each part. `_sample_size` gives the size for ``n_components`` atoms, and
+        ``seed`` is an int. ``whole`` matters for streams only.
         """
         n_rows = min(_sample_size(self._read(np.arange(1)), n_components), self.n_rows)
         keys = np.arange(n_rows)
@@ -368,7 +412,9 @@ class Table(InMemory):
     def blocks(self, n_rows, generator=None):
         """Yield all samples once, ``n_rows`` at a time, in random order if there is a generator."""
         order = np.arange
-        if generator is not None:  # an epoch that ends early draws as often as a whole one
+        # One draw from the generator seeds a whole epoch: its state does not depend on whether the
+        # epoch ends early.
+        if generator is not None:
             seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
             order = np.random.default_rng(seed).permutation
         return _regroup(self._windows(order), n_rows)
@@ -376,8 +422,8 @@ class Table(InMemory):
     def _windows(self, order):  # yields Samples
         """Yield all rows as samples, one window of blocks after the other.
 
-        ``order(n)`` returns the numbers 0 to n - 1, in the order in which blocks, and then the rows
-        of a window, are to come.
+        ``order(n)`` returns the numbers 0 to n - 1 in any order. It determines the order of the
+        blocks, and then the order of the rows in each window.
         """
         starts = order(-(-self.n_rows // self._block)) * self._block
         n_blocks = max(1, self._most // self._block)
@@ -389,9 +435,11 @@ class Table(InMemory):
 
 
 def _with_smallest(size, parts, draws):  # -> [Tensor (size, n_features)], (size,)
-    """Return the ``size`` rows with the smallest draws, in their order, and these draws.
+    """Keep the ``size`` rows with the smallest random numbers, for the sample of a stream.
 
-    ``parts`` are tensors (n, n_features), and ``draws`` has a number for each of their rows.
+    ``parts`` is a list of tensors (n, n_features), and ``draws`` an array with a random number for
+    each of their rows. Return the kept rows, in their order, in a list of one tensor, and their
+    random numbers.
     """
     rows = torch.cat(parts)
     chosen = np.sort(np.argpartition(draws, size)[:size]) if size < len(draws) else slice(None)
@@ -399,14 +447,15 @@ def _with_smallest(size, parts, draws):  # -> [Tensor (size, n_features)], (size
 
 
 class Stream(InMemory):
-    """A source of batches, from an object that can be iterated again for every epoch.
+    """A source of batches without row numbers, from an object that is iterated anew for each epoch.
 
-    A `DataLoader` shuffles by its own generator; other streams are not shuffled. If the stream has
-    a length, an epoch ends after this number of batches, or earlier if the stream ends.
+    The rows come in the order of the object: a `DataLoader` shuffles by its own generator, and
+    other streams are not shuffled. If the object has a length, an epoch ends after this number of
+    batches, or earlier if the iteration ends.
     """
 
     in_parts = True
-    n_samples = None  # the number of rows in the longest of all passes
+    n_samples = None  # the number of rows of the longest pass so far, None before the first batch
 
     def array(self):
         """Raise TypeError: a stream has neither all rows at once nor a known number of rows."""
@@ -419,11 +468,24 @@ class Stream(InMemory):
 
     @property
     def generator(self):
-        """The generator of a loader's order, or None."""
+        """The torch generator by which a `DataLoader` shuffles, or None."""
         return getattr(self.data, "generator", None)
 
     def parts(self, n_rows):
-        """Yield the stream's own batches of rows; single samples come ``n_rows`` at a time."""
+        """Yield the rows of each batch of the stream, unchecked.
+
+        Only an `IterableDataset`, which yields single samples, is cut into ``n_rows`` rows.
+
+        Raises
+        ------
+        ValueError
+            If the stream yields no batch.
+
+        Warns
+        -----
+        UserWarning
+            If the stream yields more batches than its length.
+        """
         given = samples = iter(self.data)
         if isinstance(self.data, IterableDataset):
             given = iter(lambda: _collate(islice(samples, n_rows)), None)
@@ -443,7 +505,10 @@ class Stream(InMemory):
             )
 
     def converted(self, n_rows=256):  # yields (n, n_features)
-        """Yield the rows of each batch, checked; a note on an error has the number of its batch."""
+        """Yield the checked rows of each batch.
+
+        Errors are those of `convert`, with a note that has the number of the batch.
+        """
         n_read = 0
         for number, rows in enumerate(self.parts(n_rows)):
             try:
@@ -456,17 +521,23 @@ class Stream(InMemory):
             yield x
 
     def sample(self, n_components, seed, *, whole=True):  # -> Samples
-        """Return a random sample, in which all rows of the stream are with the same probability.
+        """Return the random sample of rows that a fit begins with, all rows equally probable.
 
-        Each row draws a number, and the rows with the smallest numbers are kept. Without ``whole``
-        the sample is of the first batches.
+        Each row draws a random number, and the rows with the smallest numbers are kept, so that one
+        pass suffices. `_sample_size` gives the size for ``n_components`` atoms, and ``seed`` is an
+        int. Without ``whole``, for `partial_fit`, the sample comes from the first batches.
+
+        Raises
+        ------
+        TypeError
+            If the stream can be iterated only once.
         """
         if hasattr(self.data, "__next__"):
             raise TypeError(
                 f"X is a {type(self.data).__name__}, which can be iterated only once. Pass one "
                 "whose __iter__ starts anew each time, or call partial_fit for every batch."
             )
-        self._checks["copy"] = True  # a stream may yield one buffer again and again
+        self._checks["copy"] = True  # a stream may overwrite the batch that it has yielded
         random, kept, draws = np.random.default_rng(seed), [], np.empty(0)
         for rows in self.converted():
             size = _sample_size(rows, n_components)
@@ -485,9 +556,10 @@ class Stream(InMemory):
 
 
 def refuse_shuffled(X):
-    """Raise ValueError if X is a loader that shuffles.
+    """Raise ValueError if X is a `DataLoader` that shuffles.
 
-    Call it where results have a row for each sample: no row would belong to a known sample.
+    Call it where results have a row for each sample of X: after shuffling, nobody could say which
+    row belongs to which sample.
     """
     if isinstance(X, DataLoader):
         sampler = getattr(X.batch_sampler, "sampler", X.sampler)
@@ -500,7 +572,15 @@ def refuse_shuffled(X):
 
 
 def open_source(X):  # -> InMemory, Table or Stream
-    """Return the source of a user's X; nothing is read but the first sample of some datasets."""
+    """Decide from which kind of source a user's X is read.
+
+    Nothing is read here but the first sample of a dataset, for its shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If X is a text, an image with a palette, or a dataset without exactly one column of arrays.
+    """
     refuse_texts(X)
     X = sparse.csr_array(X) if sparse.issparse(X) else arrays.unpacked(X)
     is_array = isinstance(X, _IN_MEMORY) or any(hasattr(X, name) for name in _OF_MEMORY)
