@@ -1,10 +1,10 @@
 r"""The active set method behind `skpudle.lasso`, for a batch of samples in torch.
 
-`solve` is what the package calls. On the CPU it hands the samples to the loops of
+The package calls `solve`. On the CPU `solve` hands the samples to the loops of
 `skpudle.lasso._compiled`, which have the same method for one sample at a time.
 
-A sample ``x`` has a *support* S, the atoms with nonzero codes, their signs ``theta`` (1 or -1), and
-correlations ``c = D^T (x - D z)`` of the residual with all atoms. A *round*
+A sample ``x`` has a *support* S, the atoms with nonzero codes; the signs ``theta`` of these codes,
+1 or -1; and correlations ``c = D^T (x - D z)`` of the residual with all atoms. A *round*
 
 1. admits atoms with ``|c_j|`` above the penalty to the support, each with the sign of ``c_j``;
 2. takes the Newton step ``G_SS^{-1} slope``, where ``slope = c_S - penalty * theta`` is the
@@ -14,14 +14,18 @@ correlations ``c = D^T (x - D z)`` of the residual with all atoms. A *round*
 
 Every round lowers the objective and ends at its minimum for one support with its signs. So no
 support returns with the same signs, and the number of rounds is finite: about 5 in practice, for
-supports of 15 atoms. The last Newton step is called the *polish*: on their support the codes are
-exact up to rounding.
+supports of 15 atoms. The last Newton steps are called the *polish*: they make the codes exact up to
+rounding on their support.
 
-Here supports of a batch are padded to one size. A place without an atom refers to an additional
-zero atom and has ``theta = 0``. A GPU works ahead of the host until the host needs a number from
-it, such as the number of solved samples, and has to wait. So the host counts solved samples only
-every few rounds. In between, solved samples stay as they are. A sample whose support still changes
-after two Newton steps admits no atoms in the next round.
+In this file n is the number of samples in a batch, and arrays of the shape (n, k) have a row for
+each sample and a column, or *place*, for each atom of its support. Supports are padded to one size
+k. An *empty place*, without an atom, holds the number of an additional zero atom and has ``theta =
+0``.
+
+A GPU works ahead of the host until the host needs a number from it, such as the number of solved
+samples; the host then has to wait. So the host counts solved samples only every few rounds, and
+solved samples stay as they are until the next count. A sample whose support still changes after two
+Newton steps admits no atoms in the next round.
 """
 
 from bisect import bisect_right
@@ -31,15 +35,20 @@ import torch
 from skpudle._compilation import blocks_of_rows, threads_for
 from skpudle.lasso import _compiled
 
-# Codes in a block, including zeros: enough work for a device, with little memory.
+# Largest number of entries in an array of one block of samples, by the kind of device: enough work
+# to keep the device busy, in little memory.
 BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**24}
 
-# Supports are padded to multiples of this.
+# `parts` pads supports to multiples of this, so that rows with supports of similar size share a
+# batch.
 _SUPPORT_STEP = 8
 
 
 def supports_of(codes, width):  # (n, p), int -> (n, width), padded by p
-    """Return the numbers of the atoms with nonzero codes in each row, at most ``width`` of them."""
+    """Return the support of each row: the numbers of the atoms with nonzero codes, in order.
+
+    No row may have more than ``width`` nonzero codes. Empty places hold the number of atoms, ``p``.
+    """
     active = codes.abs() > 0  # False for NaN
     places = (active.cumsum(1) - 1).masked_fill_(~active, width)  # zeros go to an extra column
     supports = places.new_full((len(codes), width + 1), codes.shape[1])
@@ -48,11 +57,11 @@ def supports_of(codes, width):  # (n, p), int -> (n, width), padded by p
 
 
 def parts(sizes, n_features, device):  # yields first, last, width
-    """Yield ranges of rows with supports of similar size, which need little padding.
+    """Cut rows into batches with supports of similar size, which need little padding and memory.
 
-    ``sizes`` are the sizes of the rows' supports, a list in ascending order. Rows with empty
-    supports are skipped. A range has the rows ``first:last``, whose supports are padded to
-    ``width``.
+    ``sizes`` are the sizes of the rows' supports, a list in ascending order. A batch has the rows
+    ``first:last``, whose supports have at most ``width`` atoms. Rows with empty supports are in no
+    batch.
     """
     first, entries = bisect_right(sizes, 0), BLOCK_ENTRIES.get(device.type, 2**20)
     while first < len(sizes):
@@ -70,10 +79,11 @@ LOOK = 4
 
 
 def _gather_inner(atoms, gram, support, mask):  # -> (n, k, k), anything at empty places
-    """Return the Gram matrix of the atoms of each support (n, k).
+    """Return the Gram matrix of the atoms of each sample's ``support`` (n, k), for `_minimise`.
 
-    A mask (n, n_features) multiplies the atoms of each row. It takes the place of the Gram matrix
-    ``gram`` of all atoms, which is None then.
+    The entries are copied from ``gram``, the Gram matrix of all atoms. If ``gram`` is None, they
+    are computed from the atoms times ``mask`` (n, n_features), unless ``mask`` is None. Entries of
+    empty places may have any value.
     """
     if gram is None:
         inner = support.new_empty(*support.shape, support.shape[1], dtype=atoms.dtype)
@@ -87,10 +97,12 @@ def _gather_inner(atoms, gram, support, mask):  # -> (n, k, k), anything at empt
 
 
 def _candidates(c, least, positive, none):  # c: (n, p) -> (n, CANDIDATES), (n,)
-    """Return up to 8 atoms with correlations above ``least`` (n,), and the largest correlation.
+    """Choose the atoms that each sample admits to its support in a round, `CANDIDATES` at most.
 
-    At most one atom comes from each run of 32 neighbouring atoms. Places without a candidate hold
-    ``none``.
+    ``c`` (n, p) are correlations, and ``p`` is a multiple of `RUN`. A candidate has the largest
+    correlation in its run of neighbouring atoms. The correlation is above ``least`` (n,), and at
+    least `LEAST_SHARE` times the sample's largest. Return the numbers of the candidates, completed
+    by the number ``none``, and the largest correlation of each sample.
     """
     excess = c if positive else c.abs()
     excess = excess.unflatten(1, (-1, _compiled.RUN))  # (n, n_runs, RUN)
@@ -106,16 +118,18 @@ def _candidates(c, least, positive, none):  # c: (n, p) -> (n, CANDIDATES), (n,)
 
 
 def _factor(inner, theta):  # (n, k, k), (n, k) -> (n, k, k), (n, k) bool
-    """Return Cholesky factors of ``inner`` (n, k, k) on the supports, and a mask of small pivots.
+    """Return the Cholesky factors of the samples' Gram matrices ``inner``, for a Newton step.
 
-    A small pivot marks an atom that depends on the atoms before it in the support.
+    Places with ``theta = 0`` get the row and column of a unit matrix. Also return True for each
+    atom that depends linearly on the atoms before it in the support, which a small pivot shows, and
+    for all atoms of a sample whose factor failed.
     """
     active = theta != 0
     matrix = inner * (active[:, :, None] & active[:, None, :])
     diagonal = matrix.diagonal(dim1=1, dim2=2)
     scale = diagonal.clone()
     rounding = len(theta.T) * torch.finfo(inner.dtype).eps
-    # a few rounding errors are added to the diagonal, so that dependent atoms have a factor, too
+    # without this addition of a few rounding errors, dependent atoms would have no factor
     diagonal.mul_(1 + 10 * rounding).add_(~active)
     factor, failed = torch.linalg.cholesky_ex(matrix)
     pivots = factor.diagonal(dim1=1, dim2=2).square()
@@ -132,9 +146,11 @@ def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
     inner : Tensor of shape (n, k, k)
         Gram matrices of the supports.
     slope, z, theta : Tensor of shape (n, k)
-        Residual of the optimality condition, codes and signs.
+        Residual of the optimality condition, codes and signs, see the module. ``slope`` is not
+        changed.
     fresh : Tensor of shape (n, k)
-        True at places of atoms that entered in this round, with a code of zero.
+        True for atoms that entered in this round, with a code of zero. In the first step all
+        fresh atoms but the first of a sample leave again if they depend on the support.
     done : Tensor of shape (n,)
         True for samples to leave as they are.
 
@@ -147,13 +163,13 @@ def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
     for number in range(2):
         factor, dependent = _factor(inner, theta)
         stays = done
-        if number == 0:  # dependent atoms leave, and their samples wait for a factor without them
+        if number == 0:  # samples with dependent atoms wait for the next step, without these atoms
             dependent &= fresh & (fresh.cumsum(1) > 1)
             theta.masked_fill_(dependent, 0)
             stays = done | dependent.any(1)
         slope = slope * (theta != 0)
         step = torch.cholesky_solve(slope[:, :, None], factor)[:, :, 0]
-        # after which share of the step each code reaches zero; 2 if it keeps its sign
+        # the fraction of the step at which each code reaches zero; 2 if the code keeps its sign
         share = torch.where(theta * step < 0, z / -step, 0.0)
         share.masked_fill_((theta * (z + step) > 0) | (theta == 0), 2)
         length = share.amin(1, keepdim=True).clamp_max(1).masked_fill_(stays[:, None], 0)
@@ -169,12 +185,13 @@ def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
 
 
 class _Batch:
-    """The samples that are not solved yet, and their supports.
+    """The state of the active set method for the samples that are not solved yet.
 
-    Every attribute with a name without an underscore has one row per sample. ``support``, ``z``,
-    ``theta``, ``slope`` and ``fresh`` are (n, k), see the module and `_minimise`. ``rows`` are the
-    numbers of the samples in the data. ``scale`` is the largest correlation of each sample so far,
-    and ``polished`` the number of rounds in which its codes were nearly solved.
+    Every attribute without an underscore has one row per sample, which `shrink` relies on: it drops
+    the rows of solved samples. ``support``, ``z``, ``theta``, ``slope`` and ``fresh`` are (n, k),
+    see the module and `_minimise`. ``rows`` are the numbers of the samples in the data. ``scale``
+    is the largest correlation of each sample so far, and ``polished`` the number of rounds in which
+    the sample's codes met the optimality condition nearly (`NEARLY`).
     """
 
     def __init__(self, atoms, gram, x, mask, penalty, positive):
@@ -193,9 +210,9 @@ class _Batch:
         return self.z.new_zeros(len(self.z), len(self._atoms)).scatter_(1, self.support, self.z)
 
     def look_for_atoms(self):
-        """Compute correlations, mark solved samples, and admit atoms to supports.
+        """Begin a round: compute correlations, mark solved samples, and admit atoms to supports.
 
-        Only settled samples admit atoms. The arrays (n, k) get places for the new atoms.
+        Only settled samples admit atoms. Arrays of the shape (n, k) get columns for new atoms.
         """
         penalty, positive = self._options
         none = len(self._atoms) - 1
@@ -209,7 +226,8 @@ class _Batch:
         terms = (self.z.abs() * self._squared_norms[self.support]).sum(1)
         slack = _compiled.RESOLUTION * penalty + _compiled.ROUNDING * (self.scale + terms)
         noise = torch.cat([torch.zeros_like(slack)[:, None], self.slope.abs()], 1).amax(1)
-        # Without a penalty the step of an atom that enters by rounding has no bound.
+        # Without a penalty an atom must also have a larger correlation than atoms of the support
+        # have by rounding: the step of an atom that rounding admits might have no bound.
         least = penalty + slack if penalty > 0 else torch.maximum(slack, noise)
         least = least.where(self.settled & ~self.solved, torch.inf)
         fresh, best = _candidates(c, least, positive, none)
@@ -230,7 +248,10 @@ class _Batch:
         self.slope = torch.cat([self.slope, found - penalty * found.sign()], 1)
 
     def shrink(self):  # -> int
-        """Drop solved samples and empty places; return the number of samples left."""
+        """Drop solved samples, and columns that no sample needs; return the number of samples left.
+
+        The caller has to save the codes of solved samples first.
+        """
         used = self.theta != 0
         sizes = used.sum(1).masked_fill(self.solved, 0)
         n_left, width = torch.stack([(~self.solved).sum(), sizes.amax()]).tolist()
@@ -244,16 +265,23 @@ class _Batch:
         return n_left
 
     def minimise(self):
-        """Minimise for the present supports and signs, and free the places of atoms that leave."""
+        """End a round: minimise for the present supports, and empty the places of atoms that leave.
+
+        Samples that reach the minimum for their support and signs become settled.
+        """
         inner = _gather_inner(self._atoms, self._gram, self.support, self.mask)
         self.settled = _minimise(inner, self.slope, self.z, self.theta, self.fresh, self.solved)
         self.support = self.support.masked_fill(self.theta == 0, len(self._atoms) - 1)
 
 
 def _solve_penalty(atoms, gram, x, mask, penalty, positive, max_iter, codes):
-    """Set ``codes`` (n, n_components) to the lasso's codes at one penalty, see `solve_alike`."""
+    """Set ``codes`` (n, n_components) to the lasso's codes at one penalty, for `solve_alike`.
+
+    A sample that is not solved after ``max_iter`` rounds gets the codes that it has then.
+    """
     n_components = len(atoms)
-    # Zero atoms fill the last run of atoms. The last of them, `none`, stands at empty places.
+    # `_candidates` needs whole runs of atoms, so zero atoms complete the last run. There is at
+    # least one zero atom; the last one, with the number `none`, is the atom of empty places.
     none = -(-(n_components + 1) // _compiled.RUN) * _compiled.RUN - 1
     atoms = torch.cat([atoms, atoms.new_zeros(none + 1 - n_components, atoms.shape[1])])
     batch = _Batch(atoms, gram, x, mask, penalty, positive)
@@ -268,10 +296,10 @@ def _solve_penalty(atoms, gram, x, mask, penalty, positive, max_iter, codes):
 
 
 def _refit(atoms, x, codes, mask=None):
-    """Return codes that are least squares on the supports of given codes, with the same signs.
+    """Remove the bias of the lasso's codes: return least squares codes on the same supports.
 
     Codes move straight towards least squares. A code that reaches zero on the way leaves the
-    support, and the remaining codes go on from there. So no sign turns.
+    support, and the remaining codes go on from there. So no code changes its sign.
 
     Parameters
     ----------
@@ -306,16 +334,17 @@ def _refit(atoms, x, codes, mask=None):
             residual = x[rows] - (z[:, None] @ members)[:, 0]
             slope = (seen @ residual[:, :, None])[:, :, 0]
             done = _minimise(inner, slope, z, theta, fresh, done)
-        support = support.clamp_max(n_components - 1)  # empty places stay in range
+        support = support.clamp_max(n_components - 1)  # empty places add 0 to the last code
         refitted[rows] = refitted[rows].scatter_add(1, support, z)
     return refitted
 
 
 def lasso_gaps(atoms, x, codes, positive, mask=None):  # codes (n, n_components) -> (n,)
-    """Return the relative duality gaps of codes for the penalty 1.
+    """Certify codes of the lasso with the penalty 1: return their relative duality gaps.
 
-    See `skpudle.lasso.duality_gap`. For another penalty pass atoms divided by the penalty, and
-    codes multiplied by it.
+    The gap is that of `skpudle.lasso.duality_gap`. For another penalty pass atoms divided by the
+    penalty, and codes multiplied by it. ``atoms`` are (n_components, n_features), ``x`` (n,
+    n_features) is 0 where ``mask`` is, and ``mask`` is of the shape of ``x`` or None.
     """
     residual = x - codes @ atoms
     residual = residual if mask is None else residual * mask
@@ -334,11 +363,12 @@ def lasso_gaps(atoms, x, codes, positive, mask=None):  # codes (n, n_components)
 
 
 def solve_alike(atoms, gram, x, mask, penalties, positive, max_iter, out, gaps):
-    """Solve for rows that all use the Gram matrix, or that all have a mask, for `solve`.
+    """Solve the lasso in torch; `solve` calls this function for tensors that are not on the CPU.
 
-    ``out`` (1 or 2, n_penalties, n_samples, n_components) gets the lasso's codes, and then least
-    squares codes on their supports. ``gaps`` (n_samples,) gets the relative duality gaps at the
-    last penalty; it may be None.
+    The arguments are those of `solve`, but either ``gram`` or ``mask`` is None, or both. ``out`` (1
+    or 2, n_penalties, n_samples, n_components) gets the lasso's codes in ``out[0]``, and least
+    squares codes on their supports in ``out[1]``, if it exists. ``gaps`` (n_samples,) gets the
+    relative duality gaps of the lasso's codes at the last penalty; it may be None.
     """
     for codes, penalty in zip(out[0], penalties, strict=True):
         _solve_penalty(atoms, gram, x, mask, penalty, positive, max_iter, codes)
@@ -352,9 +382,10 @@ def solve(
     atoms, gram, x, *, penalties, positive, max_iter=_compiled.MOST_ROUNDS, mask=None, refit=False,
     out=None, gaps=None,
 ):  # fmt: skip
-    """Return the lasso's codes of the rows of ``x`` for each penalty.
+    """Solve the lasso for all rows of ``x`` and each penalty, by the active set method.
 
-    Compiled loops solve on the CPU, and batches in torch elsewhere.
+    Loops that numba has compiled solve on the CPU, and torch solves batches on other devices.
+    `solve_lasso`, `lasso_path`, `solve_nnls` and `lasso_gradient` check and prepare the arguments.
 
     Parameters
     ----------
@@ -365,32 +396,35 @@ def solve(
     x : Tensor of shape (n_samples, n_features)
         Data, in float64, times the mask.
     penalties : sequence of float
-        Falling penalties, positive; or 0 for non-negative codes.
+        Penalties in falling order, positive; the last may be 0 for non-negative codes.
     positive : bool
         Whether codes are restricted to non-negative values.
-    max_iter : int
-        Largest number of rounds for a sample.
+    max_iter : int, default=1000
+        Largest number of rounds for a sample at one penalty.
     mask : Tensor of shape (n_samples, n_features), default=None
-        1 for known entries, 0 for missing ones; or weights, which multiply the residual. A row
-        whose mask is 1 everywhere uses the Gram matrix; other rows do not.
+        1 for known entries, 0 for missing ones; or weights, which multiply the residual. The solver
+        uses the Gram matrix for rows whose mask is 1 everywhere, and not for other rows.
     refit : bool, default=False
-        Whether to compute least squares codes on the supports of the lasso's codes, too.
+        Whether to compute least squares codes on the supports of the lasso's codes, too. With
+        ``out`` its first axis decides instead.
     out : Tensor of shape (1 + refit, n_penalties, n_samples, n_components), default=None
-        Memory for the codes.
+        Memory for the codes, in float64; by default new memory.
     gaps : Tensor of shape (n_samples,), default=None
-        Memory for the relative duality gaps of the lasso's codes at the last penalty, if it is
-        positive.
+        Memory for the relative duality gaps of the lasso's codes at the last penalty, which must
+        then be positive. None: no gaps are computed.
 
     Returns
     -------
     Tensor of shape (1 + refit, n_penalties, n_samples, n_components)
-        Codes of the lasso, and of least squares.
+        Codes of the lasso at index 0 of the first axis, and of least squares at index 1: ``out``,
+        if it was given.
     """
     out = x.new_empty(1 + refit, len(penalties), len(x), len(atoms)) if out is None else out
     on_host, how = x.device.type == "cpu", (penalties, positive, max_iter)
     solve_on_device = _compiled.solve_alike if on_host else solve_alike
-    # The bits of a product depend on the number of rows. So all rows are multiplied together, and
-    # a mask of one row changes no bit of the others.
+    # The compiled loops read D^T x from the memory of the last codes. The bits of a product depend
+    # on its number of rows, so all rows are multiplied together: masks of some rows then change no
+    # bit of the codes of other rows.
     if on_host and gram is not None and out.numel():
         with threads_for(atoms, x):
             torch.mm(x, atoms.mT, out=out[0, -1])

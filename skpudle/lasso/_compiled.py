@@ -1,7 +1,7 @@
 r"""The active set method of `skpudle.lasso._batched`, one sample at a time, compiled by numba.
 
 The functions are plain Python until `loops` compiles them; they change their arguments in place.
-Names, for one sample with a support of ``k`` atoms:
+The names of their arguments mean, for one sample with a support of ``k`` atoms:
 
 * ``support`` has the numbers of the atoms, ``z`` their codes, ``theta`` the signs, 1 or -1,
   ``squares`` the squared norms of the atoms;
@@ -9,13 +9,17 @@ Names, for one sample with a support of ``k`` atoms:
 * ``slope = c_S - penalty * theta`` is the residual of the optimality condition on the support;
 * ``factor`` is the Cholesky factor L of ``G_SS``, with reciprocals on the diagonal, since divisions
   took a tenth of the time. It gets a row when an atom enters, and rotations when an atom leaves;
-* ``y = L^{-1} slope``. The Newton step is ``L^{-T} y``. After a share of the step ``slope`` and
-  ``y`` are both shorter by this share. The rotations that update L update ``y``, too. So a step
-  costs one substitution.
+* ``y = L^{-1} slope``. The Newton step is ``L^{-T} y``. The part ``t`` of the step multiplies
+  ``slope`` and ``y`` by ``1 - t``. The rotations that update L update ``y``, too. So a step costs
+  one substitution;
+* ``atoms`` (n_components, n_features), ``gram``, their Gram matrix or None, and ``x`` (n,
+  n_features) are those of all samples;
+* ``residual`` (n_features,), ``step`` (k,) and other arrays that are set before they are read are
+  memory to work in. Arrays of the shape (k,) have room for larger supports.
 
-Loops replace slices, because numba takes seconds to compile an assignment to a slice. Memory to
-work in comes as arguments, and functions have few callers: allocations, and second copies of
-inlined functions, took a third of the time to compile.
+The code has loops where slices would be shorter, because numba takes seconds to compile an
+assignment to a slice. Memory to work in comes as arguments, and functions have few callers, because
+allocations, and second copies of inlined functions, took a third of the time to compile.
 
 The batches of `skpudle.lasso._batched` take, on one core, 14 times as long for 5,000 rows of 64
 features with 64 atoms, 27 times with 256 atoms, and 8 times for 1,000 rows of 256 features with
@@ -28,44 +32,45 @@ from skpudle._compilation import Loops, in_parts
 
 # Largest number of rounds in which a solver admits atoms to supports, unless a user passes another.
 MOST_ROUNDS = 1000
-# A run is this number of neighbouring atoms. A round admits at most one atom of a run, the one with
-# the largest correlation. So one pass over the atoms finds several candidates, and only one of a
-# group of similar neighbours.
+# A run is a group of this many neighbouring atoms. A round admits at most one atom of a run, the
+# one with the largest correlation. So one pass over the atoms finds several candidates, and of
+# neighbouring atoms that are similar only one.
 RUN = 32
 # Largest number of atoms that a round admits.
 CANDIDATES = 8
-# Least correlation of a candidate, as a share of the largest correlation. Smaller correlations may
-# vanish once the atom of the largest one has a code.
+# Least correlation of an atom that a round admits, as a fraction of the largest correlation.
+# Smaller correlations may vanish once the atom with the largest correlation has a code.
 LEAST_SHARE = 0.8
-# An atom depends on the support if at most this share of its squared norm is outside of the span of
-# the support. An atom that depends on the support enters alone: the step runs along a direction
-# that changes only the penalty term.
+# An atom depends on the support if at most this fraction of its squared norm is outside of the span
+# of the support. Such an atom enters alone: its step runs along a direction that changes only the
+# penalty term, until a code reaches zero, so it needs a round of its own.
 DEPENDENT = 1e-12
 # Margins of rounding: an atom enters if |c_j| exceeds the penalty by RESOLUTION times the penalty
 # plus ROUNDING times the sum of the moduli of the terms of c_j.
 RESOLUTION = 1e-12
 ROUNDING = 1e-15
-# Correlations in a run are tied if they differ by less than this share. The first of tied atoms
+# Correlations in a run are tied if they differ by less than this fraction. The first of tied atoms
 # enters, so that codes do not depend on rounding.
 TIE = 1e-10
-# Polish: codes that miss the optimality condition by less than NEARLY times the penalty get
-# POLISHES more Newton steps at most. Without a penalty a hundredth of the largest correlation
-# replaces it.
+# Codes that miss the optimality condition by less than NEARLY times the penalty get at most
+# POLISHES more rounds, since rounding errors may keep them from meeting it. Without a penalty the
+# limit is NEARLY times a hundredth of the largest correlation.
 NEARLY = 1e-9
 POLISHES = 4
-# If the slopes of the support are at most this share of the largest slope of a new atom, the next
-# Newton step takes them for zero.
+# If the slopes of the old support are at most this fraction of the largest slope of a new atom, the
+# next Newton step takes the old slopes for zero, which saves a part of its substitution.
 SETTLED = 1e-6
-# Without a penalty an atom that depends on the support enters only if its correlation exceeds the
-# margin of rounding by this factor: its step has no bound and amplifies rounding.
+# Without a penalty, an atom that depends on the support enters only if its correlation is this many
+# times the margin of rounding: its step has no bound, and would amplify rounding errors.
 UNBOUNDED = 1000
 
 
 def _correlate(atoms, gram, x, row, start, support, z, k, residual, c):
-    """Set ``c`` (n_components,) to ``D^T (x - D z)`` for one row of the data.
+    """Set ``c`` (n_components,) to the correlations ``D^T (x - D z)`` of row ``row`` of the data.
 
-    With a Gram matrix ``c`` follows from ``start``, which is ``D^T x`` for all rows. Otherwise it
-    follows from the residual, and ``start`` may have any values.
+    With a Gram matrix they are ``D^T x - G z``, where ``start`` (n, n_components) has ``D^T x`` of
+    each row. Without one they are computed from the residual, and ``start`` is not read. The names
+    are those of the module.
     """
     n_components, n_features = atoms.shape
     if gram is None:
@@ -98,9 +103,10 @@ def _correlate(atoms, gram, x, row, start, support, z, k, residual, c):
 
 
 def _border(atoms, gram, support, k, squares, factor):  # -> float
-    """Extend the factor and ``squares`` by the atom ``support[k]``, in place.
+    """Append the atom ``support[k]`` to the Cholesky ``factor`` and to ``squares``, in place.
 
-    Return the share of the atom's squared norm outside of the span of the first ``k`` atoms.
+    Return the fraction of the atom's squared norm that is outside of the span of the first ``k``
+    atoms. The names are those of the module.
     """
     new = support[k]
     for i in range(k + 1):
@@ -131,15 +137,20 @@ def _border(atoms, gram, support, k, squares, factor):  # -> float
         last *= factor[i, i]
         factor[k, i] = last
         pivot -= last * last
-    # With this least pivot an atom that depends on the support takes a long step, along the
-    # direction that changes only the penalty term, up to the first code that reaches zero.
+    # A pivot of zero would give an infinite step. With this least pivot an atom that depends on the
+    # support takes a long step along the direction that changes only the penalty term; the step
+    # ends at the first code that reaches zero.
     least = 0.1 * DEPENDENT * squares[k]
     factor[k, k] = 1 / np.sqrt(pivot if pivot > least else least)
     return pivot / squares[k]
 
 
 def _remove(out, k, support, z, theta, squares, step, y, factor):
-    """Remove entry ``out`` from a support of ``k`` atoms: all arrays change in place."""
+    """Remove the atom at index ``out`` of the support from all arrays, in place.
+
+    The factor and ``y`` are updated by rotations, instead of a new factor of the smaller support.
+    The names are those of the module.
+    """
     for i in range(out, k - 1):
         support[i], z[i], theta[i] = support[i + 1], z[i + 1], theta[i + 1]
         squares[i], step[i] = squares[i + 1], step[i + 1]
@@ -166,11 +177,12 @@ def _reach(z, theta, step):  # floats, of one code -> float
 
 
 def _minimise(first, k, support, z, theta, slope, squares, step, y, factor):  # -> int
-    """Minimise for the given support and signs; return the size of the support that remains.
+    """Minimise the objective for the given support and signs; return the support's new size.
 
-    Newton steps end at the first code that reaches zero, which leaves the support, until a whole
-    step keeps all signs. ``slope`` before the entry ``first`` counts as zero. All other arrays
-    change in place.
+    Each Newton step ends at the first code that would change its sign; this code becomes zero and
+    leaves the support. The last step is one that keeps all signs. ``slope`` is only read, and its
+    entries before ``first`` count as zero. All other arrays change in place. The names are those of
+    the module.
     """
     for i in range(first):
         y[i] = 0.0
@@ -231,11 +243,13 @@ def _admit(
     atoms, gram, c, penalty, positive, peaks, weakest, least_dependent, k, support, z,
     theta, slope, squares, factor,
 ):  # fmt: skip
-    """Admit the atom with the largest correlation of each run, if it is at least ``weakest``.
+    """Admit atoms to the support in a round, and return its new size.
 
-    At most `CANDIDATES` atoms enter. They are appended to the arrays from ``support`` on. An atom
-    that depends on the support enters only as the first one, and only if its correlation exceeds
-    ``least_dependent``. Return the new size of the support.
+    The atom with the largest correlation of each run enters, if this correlation (one of
+    ``peaks``, see `_peaks`) is at least ``weakest``; at most `CANDIDATES` atoms enter. They are
+    appended to the arrays from ``support`` on. An atom that depends on the support enters only as
+    the first one, and only if its correlation exceeds ``least_dependent``. The other names are
+    those of the module.
     """
     n_old = k
     for run in range(len(peaks)):
@@ -254,9 +268,10 @@ def _admit(
 
 
 def _gap(atoms, x, row, support, z, k, largest, penalty, residual):  # -> float
-    """Return the relative duality gap of the codes of one row, see `duality_gap`.
+    """Return the relative duality gap that certifies the codes of one row, see `duality_gap`.
 
-    ``largest`` is a bound on the correlations, and not less than the penalty.
+    ``largest`` is a bound on the correlations of the residual, and at least the penalty. The other
+    names are those of the module.
     """
     n_features, size = x.shape[1], 0.0
     for feature in range(n_features):
@@ -285,19 +300,21 @@ def solve_rows(
     first, last, whole_atoms, gram, x, mask, penalties, positive, max_iter, codes, gaps,
     support, z, theta, slope, squares, step, y, factor, c, residual, peaks, seen,
 ):  # fmt: skip
-    """Solve the lasso for the rows ``first:last`` at falling penalties, row by row.
+    """Solve the lasso for the rows ``first:last`` at falling penalties, on one thread of the CPU.
 
-    ``codes`` (1 or 2, n_penalties, n, n_components) gets the lasso's codes, and then least squares
-    codes on their supports. ``gaps`` (n,) or empty gets the relative duality gaps of the lasso's
-    codes at the last penalty.
+    ``codes`` (1 or 2, n_penalties, n, n_components) gets the lasso's codes in ``codes[0]``, and
+    least squares codes on their supports in ``codes[1]``, if it exists. ``gaps`` (n,) gets the
+    relative duality gaps of the lasso's codes at the last penalty; if it is empty, no gaps are
+    computed.
 
-    With a Gram matrix ``codes[0, -1]`` holds ``D^T x`` on entry, and ``mask`` is not used. Without
-    one, a mask of the shape (n, n_features), or weights, by which ``x`` has been multiplied,
-    multiplies the atoms of each row. Where all entries are known the mask is (n, 0). numba
-    compiles both cases on their own, each when it is first used.
+    With a Gram matrix ``codes[0, -1]`` has to hold ``D^T x`` on entry, and ``mask`` is not read.
+    Without one, ``mask`` is (n, n_features), or (n, 0) if no entry is missing. It holds 1 and 0, or
+    weights; it multiplies the atoms of each row, and ``x`` has been multiplied by it before. numba
+    compiles the solver with and without a Gram matrix separately, each when it is first used.
 
-    The arguments from ``support`` on are memory to work in. Return ``last``, or the first row whose
-    support needs more memory; this row has to be solved again.
+    The arguments from ``support`` on are memory to work in, see the module; `solve_alike` allocates
+    it. Return ``last``, or the first row whose support needs more memory; the caller solves this
+    row again.
     """
     atoms, (n_components, n_features) = whole_atoms, whole_atoms.shape
     n_penalties = len(penalties)
@@ -308,8 +325,8 @@ def solve_rows(
             for j in range(n_components):
                 for feature in range(n_features):
                     seen[j, feature] = mask[row, feature] * whole_atoms[j, feature]
-        k = np.int64(0)  # a literal 0 would have every function compiled twice
-        scale = 0.0  # the largest correlation so far, which scales rounding errors
+        k = np.int64(0)  # for a literal 0 numba would compile every function a second time
+        scale = 0.0  # the largest correlation so far, to which rounding errors are proportional
         for p in range(n_penalties):
             penalty, polished, turn, stage, is_solved = penalties[p], 0, 0, 0, False
             while True:
@@ -328,8 +345,9 @@ def solve_rows(
                     slack = RESOLUTION * penalty + ROUNDING * (scale + size)
                     if off > SETTLED * (best - penalty):
                         n_old = 0  # the Newton step uses the slopes of old entries, too
-                    # Without a penalty no atom enters while slopes of the support are as large as
-                    # slopes of new atoms: this round only polishes the codes of the support.
+                    # Without a penalty, slopes of the support are rounding errors. While they are
+                    # as large as the slopes of new atoms, which may then be rounding errors, too,
+                    # no atom enters: this round only makes the codes of the support more exact.
                     by_rounding = penalty == 0.0 and best <= off
                     off, before = max(off, best - penalty), k
                     if off <= NEARLY * (penalty if penalty > 0.0 else 0.01 * scale):
@@ -347,7 +365,7 @@ def solve_rows(
                     stage += 1
                     if stage == len(codes):
                         break
-                    for i in range(k):  # minimise again, without a penalty
+                    for i in range(k):  # for least squares on the support, without the penalty
                         slope[i] += penalty * theta[i]
                     n_old = 0
                 else:
@@ -359,7 +377,9 @@ def solve_rows(
                     )  # fmt: skip
                     polished += penalty == 0.0 and k == before
                     if k > before and factor[before, before] ** 2 * squares[before] > 1e6:
-                        n_old = 0  # an atom near the span of the support amplifies its slopes
+                        # The first new atom is close to the span of the support, and its long step
+                        # amplifies small slopes of the support: they must not count as zero.
+                        n_old = 0
                 k = _minimise(n_old, k, support, z, theta, slope, squares, step, y, factor)
                 turn += 1
     return last
@@ -369,15 +389,15 @@ loops = Loops(globals())
 
 
 def solve_alike(atoms, gram, x, mask, penalties, positive, max_iter, out, gaps):
-    """Solve for rows on the CPU that all use the Gram matrix, or that all have a mask, in threads.
+    """Solve the lasso on the CPU, in threads; `skpudle.lasso._batched.solve` calls this function.
 
-    It does what `skpudle.lasso._batched.solve_alike` does, with the same arguments. Penalties fall,
-    and codes of each penalty start from those of the penalty before. With a Gram matrix
-    ``out[0, -1]`` holds ``x @ atoms.mT`` on entry.
+    Arguments and results are those of `skpudle.lasso._batched.solve_alike`, which does the same in
+    torch, except that with a Gram matrix ``out[0, -1]`` has to hold ``x @ atoms.mT`` on entry.
+    Codes of each penalty start from the codes of the penalty before.
     """
     mask = x.new_empty(len(x), 0) if mask is None else mask
     gaps = x.new_empty(0) if gaps is None else gaps
-    # the arrays share the memory of the tensors, so codes are solved in place
+    # these arrays share the memory of the tensors, so the loops write to `out` and `gaps`
     atoms, x, mask = (np.asarray(t.contiguous()) for t in (atoms, x, mask))
     gram = None if gram is None else np.asarray(gram.contiguous())
     results = np.asarray(out), np.asarray(gaps)
@@ -392,7 +412,8 @@ def solve_alike(atoms, gram, x, mask, penalties, positive, max_iter, out, gaps):
             work = np.empty(room, np.int64), *vectors, factor, *fixed
             first, room = loops.solve_rows(first, last, *how, *work), 2 * room
 
-    # A thread gets at least 16 rows, and rows with 2e6 products of features (3 ms). With less work
-    # two threads are no faster than one on idle cores, and take twice the time on busy cores.
+    # A thread gets at least 16 rows, and at least 2e6 multiplications of rows by atoms (3 ms). With
+    # less work two threads are no faster than one on idle cores, and take twice the time on busy
+    # cores.
     least = max(16, int(2e6 / max(atoms.size, 1)))
     in_parts(solve_part, len(x), least)

@@ -1,19 +1,20 @@
 r"""The implicit derivative of converged codes, for autograd and in compiled loops.
 
-`converged_codes` gives codes that autograd can differentiate, by the formulas of `skpudle.lasso`.
-`lasso_gradient` computes codes, their losses and the derivative of the losses in one call, by loops
-that numba compiles. For these loops let :math:`r = x - D z` be the residual of a sample, and
-:math:`\delta = -D^T r` the derivative of the loss :math:`\tfrac12 |r|^2` in the codes. The sample
-adds
+`converged_codes` gives codes that autograd can differentiate, by the formulas of `skpudle.lasso`,
+where D, S and :math:`G_{SS}` are defined. `lasso_gradient` does the same for one loss, the squared
+error of the reconstruction, but faster: numba compiles its loops. For these loops let
+:math:`r = x - D z` be the residual of a sample, and :math:`\delta = -D^T r` the derivative of the
+loss :math:`\tfrac12 |r|^2` in the codes. The sample adds
 
 .. math:: \text{outer}(u - z, r) - \text{outer}(z, D u), \qquad u_S = G_{SS}^{-1} \delta_S,
 
-to the derivative of the loss in the atoms, if codes depend on the atoms. If codes are held
-constant, u is 0. Where entries are missing, a mask multiplies r, D u and the terms of the sums in
-:math:`G_{SS}`.
+to the derivative of the loss in the atoms, if the derivative takes into account that codes depend
+on the atoms. If it treats codes as constants, u is 0. If entries are missing, a mask multiplies r,
+D u and the terms of the sums in :math:`G_{SS}`.
 
-With autograd instead of `lasso_gradient` 20 epochs of ae-ls take 1.65 times as long for 1,000 rows
-of 64 features and 50 atoms, and 1.85 times for 1,797 rows and 64 atoms (one core).
+With autograd instead of `lasso_gradient`, training by the rule ``ae-ls`` (see `skpudle._gradients`)
+for 20 epochs takes 1.65 times as long for 1,000 rows of 64 features and 50 atoms, and 1.85 times
+for 1,797 rows and 64 atoms (one core).
 """
 
 import numpy as np
@@ -24,21 +25,25 @@ from skpudle._precision import differentiable_once, kept_by_autograd
 from skpudle.lasso._batched import parts, solve, supports_of
 from skpudle.lasso._solve import known_entries, solve_lasso
 
-# The pseudo-inverse takes an eigenvalue of G_SS for zero if it is below this share of the largest
-# eigenvalue. The share is the square of 1e-6, eight times the relative resolution of float32.
+# The pseudo-inverse takes an eigenvalue of G_SS for zero if it is below this fraction of the
+# largest. Eigenvalues are squares of singular values of D_S. With atoms in float32 a singular value
+# below 1e-6 of the largest, eight times the resolution of float32, may be a rounding error.
 _ZERO_EIGENVALUE = 1e-12
-# Largest number of multiplications for the loops, which run on one thread. With 6e7 multiplications
-# (512 atoms of 144 features, 256 samples) the loops take 15 ms, and torch takes 5 ms.
+# Up to this number of multiplications `lasso_gradient` runs its loops, which have one thread. With
+# 6e7 multiplications (512 atoms of 144 features, 256 samples) the loops take 15 ms, and torch takes
+# 5 ms.
 _MOST_WORK = 2 * 10**7
-# The loops give way to automatic differentiation if the squared cosine of two atoms is closer to 1
-# than this, or if a relative pivot of a support is below this.
+# The loops have no pseudo-inverse. So `lasso_gradient` leaves the derivative to autograd if the
+# squared cosine of two atoms is closer to 1 than this, or if at most this fraction of an atom's
+# squared norm is outside of the span of other atoms of its support.
 _NEARLY_PARALLEL = 1e-9
 
 
 def _gather(atoms, gram, mask, support, k, inner):
-    """Set the lower half of ``inner`` to ``D_S^T diag(mask) D_S`` (k, k).
+    """Set the lower half of ``inner`` (k, k) to the Gram matrix of a support, D_S^T diag(mask) D_S.
 
-    With an empty mask the entries are copied from the Gram matrix ``gram``.
+    ``support`` has the numbers of the ``k`` atoms, and ``mask`` is (n_features,). If it is empty,
+    the entries are copied from the Gram matrix ``gram`` of all atoms.
     """
     for i in range(k):
         for j in range(i + 1):
@@ -54,7 +59,8 @@ def _gather(atoms, gram, mask, support, k, inner):
 def _invert(inner, k, factor, u):  # -> bool
     """Replace ``u`` (k,) by ``inner^{-1} u``; return False if ``inner`` is nearly singular.
 
-    ``factor``, of at least (k, k), is memory to work in.
+    Of ``inner`` (k, k) only the lower half is read. ``factor``, of at least (k, k), is memory to
+    work in.
     """
     for i in range(k):
         for j in range(i + 1):
@@ -77,11 +83,13 @@ def _invert(inner, k, factor, u):  # -> bool
 
 
 def differentiate(atoms, gram, x, mask, through_encoder, codes, losses, gradient):  # -> bool
-    """Add the derivatives of all rows' losses to ``gradient`` (n_components, n_features).
+    """Add up losses of all rows and their derivatives in the atoms: the loop of `lasso_gradient`.
 
-    The losses are added to ``losses`` (n,). ``through_encoder`` tells whether ``codes`` (n,
-    n_components) depend on the atoms. Return whether the derivative of every row is well-defined;
-    the sums are incomplete if not.
+    The derivatives are added to ``gradient`` (n_components, n_features), and the losses to
+    ``losses`` (n,). ``codes`` (n, n_components) are constants in the derivative, unless
+    ``through_encoder``. ``mask`` is (n, n_features), or (n, 0) if no entry is missing; ``gram`` is
+    the Gram matrix of the atoms. Return False if the Gram matrix of a support is nearly singular;
+    ``gradient`` and ``losses`` are then incomplete.
     """
     n_components, n_features = atoms.shape
     support, factor = np.empty(n_components + 1, np.int64), np.empty((n_components, n_components))
@@ -92,7 +100,8 @@ def differentiate(atoms, gram, x, mask, through_encoder, codes, losses, gradient
         k = np.int64(0)
         for f in range(n_features):
             residual[f] = x[row, f]
-        # a branch for zeros would be mispredicted, so every entry is written, and zeros overwritten
+        # Every index is written, and the next one overwrites it if its code is zero: the processor
+        # would mispredict a branch, which takes longer.
         for j in range(n_components):
             support[k] = j
             k += codes[row, j] != 0.0
@@ -130,7 +139,10 @@ loops = Loops(globals())
 
 
 def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=None):
-    r"""Solve the lasso, and differentiate its reconstruction loss in the atoms.
+    r"""Solve the lasso, and differentiate the mean reconstruction loss of the codes in the atoms.
+
+    Encoders that solve the lasso offer this function to `skpudle._gradients.differentiate`, as a
+    fast way to the derivative.
 
     Parameters
     ----------
@@ -139,11 +151,12 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=Non
     x : Tensor of shape (n_samples, n_features)
         Data.
     alpha : float
-        Penalty.
+        Penalty, positive.
     positive : bool, default=False
         Whether codes are restricted to non-negative values.
     through_encoder : bool
-        Whether codes depend on the atoms. Otherwise codes are held constant in the derivative.
+        Whether the derivative takes into account that codes depend on the atoms. Otherwise it
+        treats codes as constants.
     mask : Tensor of shape (n_samples, n_features), default=None
         Nonzero where data are known, as in `solve_lasso`.
 
@@ -151,9 +164,9 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=Non
     -------
     tuple of Tensor, or None
         Codes (n_samples, n_components), losses :math:`\frac12 |x - D z|^2` of the known entries
-        (n_samples,), and the derivative of their mean in the atoms (n_components, n_features). None
-        where automatic differentiation does better: for large batches, for tensors that are not on
-        the CPU, and for atoms that depend on each other.
+        (n_samples,), and the derivative of the mean loss in the atoms (n_components, n_features).
+        None if the caller should use autograd instead: for large batches, for tensors that are not
+        on the CPU, and if atoms, or the atoms of a support, are nearly dependent.
     """
     n_components, n_features = atoms.shape
     work = (len(x) + n_components) * n_components * n_features
@@ -166,7 +179,7 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=Non
     squares = gram.diagonal()
     are_parallel = gram.square() > (1.0 - _NEARLY_PARALLEL) * torch.outer(squares, squares)
     if not torch.equal(are_parallel, torch.eye(n_components, dtype=torch.bool)):
-        return None  # atoms are parallel, zero or not finite
+        return None  # some atoms are parallel, zero or not finite
     how = dict(penalties=[alpha], positive=positive, mask=None if mask is None else known)
     codes = solve(wide, gram, rows, **how)[0, 0]
     # the arrays share the memory of the tensors
@@ -177,36 +190,42 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=Non
 
 
 def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), (n,)
-    """Return the product of each inverse matrix with ``delta``, and mark nearly singular matrices.
+    """Return ``inner^{-1} delta`` for each sample, and True for each nearly singular matrix.
 
-    Empty places of a support have zero rows and columns.
+    ``inner`` has Gram matrices of supports that are padded to k atoms. Padding has rows and columns
+    of zeros, and gets the result 0. Results for nearly singular matrices are of no use.
     """
     diagonal = inner.diagonal(dim1=1, dim2=2)
     factor, failed = torch.linalg.cholesky_ex(inner + torch.diag_embed((diagonal == 0) * 1.0))
     u = torch.cholesky_solve(delta[:, :, None], factor)[:, :, 0]
     pivots = factor.diagonal(dim1=1, dim2=2).square()
-    # pivots only bound the smallest eigenvalue from above, so the limit has a factor of 100
+    # The smallest eigenvalue may be much smaller than the smallest pivot, so the limit for pivots
+    # is 100 times larger than the limit for eigenvalues.
     small = (pivots < 100 * inner.shape[1] * _ZERO_EIGENVALUE * diagonal).any(1)
     return u, (failed > 0) | small
 
 
 def _apply_pseudo_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), None
-    """Return the product of each pseudo-inverse with ``delta``; it needs no mark of singularity."""
+    """Return ``pinv(inner) delta`` for each sample; None stands for the marks of `_apply_inverse`.
+
+    This takes longer than `_apply_inverse`, and is for the matrices that are nearly singular.
+    """
     inverse = torch.linalg.pinv(inner, hermitian=True, rtol=_ZERO_EIGENVALUE)
     return (inverse @ delta[:, :, None])[:, :, 0], None
 
 
 def _implicit_adjoint(atoms, codes, delta, mask=None):
-    """Return ``u``, from which all derivatives of converged codes follow, see `skpudle.lasso`.
+    """Return ``u``, from which the derivatives in data, atoms and penalty follow.
 
-    On the support of each row ``u_S = pinv(G_SS) delta_S``; elsewhere ``u`` is 0.
+    The formulas are those of `skpudle.lasso`. On the support S of each row ``u_S = pinv(G_SS)
+    delta_S``, and outside of S ``u`` is 0.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_components, n_features)
         Atoms.
     codes, delta : Tensor of shape (n_samples, n_components)
-        Codes, and the derivatives in them.
+        Codes, and the derivatives of the loss in the codes.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 for known entries, 0 for missing ones: ``G_SS = D_S^T diag(mask) D_S`` in each row.
 
@@ -231,7 +250,7 @@ def _implicit_adjoint(atoms, codes, delta, mask=None):
         u[rows] = u[rows].scatter(1, support, solution)
         return failed
 
-    # the host waits for a device here, and at `singular.tolist()`
+    # `tolist` makes the host wait for a device, so it is called twice only: here and for `singular`
     sizes = sizes.tolist()
     for first, last, width in parts(sizes, n_features, codes.device):
         rows = slice(first, last)
@@ -244,16 +263,21 @@ def _implicit_adjoint(atoms, codes, delta, mask=None):
 
 
 class _ConvergedCodes(torch.autograd.Function):
-    """Codes on the way from the lasso's codes to least squares on their support.
+    """The lasso's codes, whose bias may be removed in part, as a function of autograd.
 
-    The codes are a weighted sum of both ends: ``1 - debias`` times the lasso's codes and ``debias``
-    times least squares. Both ends have the same formula for the derivatives in ``x`` and in the
-    atoms, each with its own codes and residual. Least squares do not depend on ``alpha``.
+    The codes are a weighted sum of two *ends*: ``1 - debias`` times the lasso's codes and
+    ``debias`` times the least squares codes on their support. Both ends have the same formula for
+    the derivatives in ``x`` and in the atoms, each with its own codes and residual. The least
+    squares codes do not depend on ``alpha``.
     """
 
     @staticmethod
     def forward(ctx, dictionary, atoms, x, alpha, debias, certify, options):
-        """Return codes and gaps; ``options`` are further arguments of `solve_lasso`."""
+        """Return codes (n, n_components) and gaps (n,), as `converged_codes` does.
+
+        ``dictionary`` has the values of ``atoms``, without a graph, for `backward`. ``options`` are
+        the arguments ``positive`` and ``mask`` of `solve_lasso`.
+        """
         ends, gaps = [], None
         for share, weight in ((0.0, 1 - debias), (1.0, debias)):
             if weight:
@@ -302,10 +326,10 @@ class _ConvergedCodes(torch.autograd.Function):
 def converged_codes(
     dictionary, x, *, alpha, positive_code=False, debias=0.0, certify=True, mask=None
 ):
-    """Encode data by the solution of the lasso.
+    """Encode data by the solution of the lasso, so that autograd can differentiate the codes.
 
-    The codes are differentiable once in ``dictionary.atoms``, ``x`` and, if it is a tensor,
-    ``alpha``.
+    The codes are differentiable once in ``dictionary.atoms``, in ``x`` and, if ``alpha`` is a
+    tensor, in ``alpha``.
 
     Parameters
     ----------
@@ -318,7 +342,7 @@ def converged_codes(
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
     debias : float, default=0.0
-        The share of the lasso's bias to remove, from 0 to 1, as in `solve_lasso`.
+        The fraction of the lasso's bias to remove, from 0 to 1, as in `solve_lasso`.
     certify : bool, default=True
         Whether to compute the duality gaps.
     mask : Tensor of shape (n_samples, n_features), default=None
@@ -329,7 +353,15 @@ def converged_codes(
     codes : Tensor of shape (n_samples, n_components)
         Codes.
     gaps : Tensor of shape (n_samples,)
-        Relative duality gaps of the codes in float64, see `duality_gap`; NaN without ``certify``.
+        Relative duality gaps of the codes before ``debias``, in float64, see `duality_gap`; NaN
+        without ``certify``.
+
+    Raises
+    ------
+    ValueError
+        If ``alpha`` is not positive, or if ``debias`` is not from 0 to 1.
+    RuntimeError
+        If autograd asks for a second derivative.
 
     Examples
     --------

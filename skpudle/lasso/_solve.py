@@ -1,9 +1,12 @@
 r"""Solve and certify the lasso, for one penalty or a path, and non-negative least squares.
 
-Non-negative least squares are the lasso of non-negative codes with the penalty 0, so the same
-active set method solves both, see `skpudle.lasso`. For non-negative least squares an atom whose
-codes may have any sign becomes two atoms, one the negative of the other. There atoms are scaled to
-norm 1, and rows to a largest modulus of 1, so that squares stay in the range of float64.
+The functions here check and prepare arguments, cut the data into blocks, and call
+`skpudle.lasso._batched.solve`, the active set method. Non-negative least squares are the lasso of
+non-negative codes with the penalty 0, so the same method solves both.
+
+For `solve_nnls` an atom that is *free*, whose codes may have any sign, becomes two atoms, one the
+negative of the other. `solve_nnls` also scales atoms to norm 1, and rows to a largest modulus of 1,
+so that squares stay in the range of float64.
 """
 
 import warnings
@@ -18,19 +21,23 @@ from skpudle._precision import as_scalars
 from skpudle.lasso._batched import BLOCK_ENTRIES, lasso_gaps, solve
 from skpudle.lasso._compiled import MOST_ROUNDS
 
-# Two atoms are parallel if the cosine of their angle is 1 to rounding, which would decide on the
-# codes of both. The solver leaves one of them out, at a relative duality gap of about 1e-8 at most.
+# Two atoms count as parallel if the cosine of their angle differs from 1 by at most this. Rounding
+# errors would decide which of the two gets a code, so the solver leaves one of them out. This costs
+# a relative duality gap of about 1e-8 at most.
 _PARALLEL = 1e-15
 # Largest number of samples that a warning names.
 _WARNED_SAMPLES = 5
-# A cosine of an atom with a descent direction counts as positive above this margin of rounding.
+# Margin of rounding errors in `descent_direction`: up to this value the cosine of an atom and the
+# direction counts as zero, and so does the part of an atom that is orthogonal to the free atoms.
 _LEAST_COSINE = 1e-9
 
 
 def checked_alpha(alpha, atoms, positive=False):  # -> float, or Tensor (n_components,)
-    """Return alpha as a float, or as a float64 tensor with one entry per atom.
+    """Check a user's penalty, and return it in the form that the solvers take.
 
-    Raise ValueError unless it is positive. With non-negative codes it may be the number 0.
+    ``alpha`` is a float or a Tensor of shape () or (n_components,). The result is a float if all
+    atoms have one penalty, else a float64 tensor on the device of the atoms. Raise ValueError
+    unless ``alpha`` is positive; with ``positive`` codes it may also be the single number 0.
     """
     if not isinstance(alpha, torch.Tensor):
         alpha = torch.tensor(alpha, dtype=torch.float64, device="cpu")
@@ -46,7 +53,11 @@ def checked_alpha(alpha, atoms, positive=False):  # -> float, or Tensor (n_compo
 
 
 def known_entries(x, mask):  # (n, m), mask that broadcasts to (n, m) or None -> x, mask
-    """Return data with 0 for missing entries, and a mask of 1 for known and 0 for missing ones."""
+    """Return data with missing entries for a solver: 0 in missing entries, and a mask of 1 and 0.
+
+    ``mask`` may have any nonzero values for known entries; None stays None. Missing entries may be
+    NaN, which the solvers could not multiply by 0.
+    """
     if mask is None:
         return x, None
     known = mask.expand_as(x) != 0
@@ -54,16 +65,17 @@ def known_entries(x, mask):  # (n, m), mask that broadcasts to (n, m) or None ->
 
 
 def descent_direction(atoms, free):
-    """Return a vector whose inner products with all atoms are positive, and the inner products.
+    """Return a vector that has positive inner products with all atoms, for `nonnegative_gap`.
 
-    `nonnegative_gap` moves residuals along it until they are feasible for the dual problem.
+    `nonnegative_gap` moves residuals against this vector until they are feasible for the dual
+    problem. The vector depends on the atoms alone, so one vector serves all rows of the data.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_components + n_free, n_features)
-        Atoms, in float64; then the negatives of the free atoms.
+        Atoms, in float64, and after them the negatives of the free atoms.
     free : Tensor of shape (n_components,)
-        True for free atoms, whose codes may have any sign. The vector is orthogonal to them.
+        True for free atoms, whose codes may have any sign. The vector is orthogonal to these atoms.
 
     Returns
     -------
@@ -72,7 +84,8 @@ def descent_direction(atoms, free):
         their convex hull that is nearest to 0 (P. Wolfe, "Finding the nearest point in a polytope",
         Mathematical Programming 11, 1976). Zero if that point has a product that is not positive.
     products : Tensor of shape (n_components + n_free,)
-        Inner products with the atoms; 0 for free atoms and for zero atoms.
+        Inner products of the vector with the atoms; 0 for free atoms, for their negatives, and for
+        zero atoms.
     """
     none = atoms.new_zeros(atoms.shape[1]), atoms.new_zeros(len(atoms))
     norms = torch.linalg.vector_norm(atoms[: len(free)], dim=1)
@@ -87,7 +100,9 @@ def descent_direction(atoms, free):
         directions = directions / left.where(left > _LEAST_COSINE, torch.inf)
     direction = directions.mean(0)
     if not (directions @ direction > 0).all():
-        # the minimum of |z D|^2 + (1 - sum(z))^2 is a multiple of the nearest point
+        # At the z >= 0 that minimises |z D|^2 + (1 - sum(z))^2, z D is a multiple of the nearest
+        # point. So an additional feature, 1 for all atoms and for the data, makes the search for
+        # the nearest point a problem of non-negative least squares.
         wide = torch.cat([directions, torch.ones_like(directions[:, :1])], 1)
         target = torch.zeros_like(wide[:1])
         target[0, -1] = 1.0
@@ -100,12 +115,12 @@ def descent_direction(atoms, free):
 
 
 def nonnegative_gap(atoms, x, codes, direction, weights=None):
-    """Return relative duality gaps of non-negative least squares.
+    """Certify codes of non-negative least squares by their relative duality gaps.
 
     A residual is feasible for the dual problem if its correlations ``c`` with the atoms are not
     positive. So the residual is moved against the descent direction, which has the products ``w >
-    0`` with the atoms, by ``max(c / w)``. Atoms with ``w = 0`` may keep positive correlations. They
-    add at most ``max(c) * sum(z)`` to the gap, where ``z`` are the codes of the minimum. The
+    0`` with the atoms, by ``max(c / w)``. Atoms with ``w = 0`` may keep positive correlations,
+    which add at most ``max(c) * sum(z)`` to the gap, where ``z`` are the codes of the minimum. The
     function takes ``sum(z)`` to be at most twice the sum of the given codes.
 
     Weights of a row change the products. If the direction times the weights has positive products
@@ -114,16 +129,17 @@ def nonnegative_gap(atoms, x, codes, direction, weights=None):
 
     Parameters
     ----------
-    atoms : Tensor of shape (n_components, n_features)
-        Atoms of norm 1 or 0, in float64.
+    atoms : Tensor of shape (n_atoms, n_features)
+        Atoms of norm 1 or 0 in float64, with the negatives of free atoms, as `descent_direction`
+        gets them.
     x : Tensor of shape (n_samples, n_features)
-        Data, in float64, times the weights.
-    codes : Tensor of shape (n_samples, n_components)
-        Codes.
+        Data, in float64, already multiplied by the weights.
+    codes : Tensor of shape (n_samples, n_atoms)
+        Codes of these atoms.
     direction : tuple of Tensor
-        Results of `descent_direction`.
+        Both results of `descent_direction`.
     weights : Tensor of shape (n_samples, n_features), default=None
-        Weights, which multiply the residual.
+        Non-negative weights, which multiply the residuals; None stands for weights of 1.
 
     Returns
     -------
@@ -143,17 +159,18 @@ def nonnegative_gap(atoms, x, codes, direction, weights=None):
     if weights is not None:
         own = weighted(weighted(v)) @ atoms.mT  # products of weighted atoms with weighted direction
         fits = ((own == 0) | (own > 0) & (w > 0)).all(1, keepdim=True)
-        # divided by the weights, the direction has the products `w` with weighted atoms
+        # In other rows v / weights serves, if it is finite: its products with the weighted atoms
+        # are again `w`, because the weights cancel.
         usable = fits | (weights > 0).all(1, keepdim=True)
         v = torch.where(fits, weighted(v), v / weights).where(usable, 0.0)
         w = torch.where(fits, own, w).where(usable, 0.0)
-        # In rows of ``fits`` correlations are lowered by a bound of their rounding errors. An atom
-        # with almost no weight in a row has a ``c`` and a ``w`` of almost zero, and without the
-        # bound rounding would decide on ``c / w``.
+        # An atom with almost no weight in a row has a ``c`` and an ``own`` of almost zero, and
+        # rounding errors would decide on their quotient. So where the quotient is used, ``c`` is
+        # lowered by a bound of its rounding error.
         c -= 1e-14 * size[:, None] * fits
     inverse = torch.where(w > 0, 1 / w, 0.0)
     dual = residual - (c * inverse).amax(1, keepdim=True).clamp_min(0) * v
-    # every non-negative multiple of the dual point is feasible; take the multiple of best value
+    # every non-negative multiple of the dual point is feasible: take the one with the largest bound
     best = (x * dual).sum(1) - 2 * size * c.mul_(w == 0).amax(1).clamp_min(0)
     best = (best.clamp_min(0).square() / dual.square().sum(1)).nan_to_num(0.0) / 2
     gap = primal - best
@@ -192,8 +209,13 @@ def duality_gap(
     -------
     Tensor of shape (n_samples,)
         Relative gaps, in float64: a bound on :math:`(P(z) - \min P) / P(0)`, where
-        :math:`P(0) = |x|^2 / 2`. Infinite for codes that are negative where they must not be.
-        With ``alpha=0`` see `solve_nnls`.
+        :math:`P(0) = |x|^2 / 2`. Infinite for negative codes with ``positive``. With ``alpha=0``
+        the bound has the conditions that `solve_nnls` describes.
+
+    Raises
+    ------
+    ValueError
+        If ``alpha`` is not positive (with ``positive``: if it is negative).
     """
     alpha = checked_alpha(alpha, atoms, positive)
     atoms, x, codes = atoms.double(), x.double(), codes.double()
@@ -209,7 +231,7 @@ def duality_gap(
 
 
 def warn_about_gaps(gaps, *, tol=1e-6, category=RuntimeWarning, stacklevel=1, advice=None):
-    """Warn if samples have a relative duality gap above ``tol``, and give their numbers.
+    """Warn the user of samples whose codes miss the minimum, and give the samples' numbers.
 
     Parameters
     ----------
@@ -244,15 +266,18 @@ def warn_about_gaps(gaps, *, tol=1e-6, category=RuntimeWarning, stacklevel=1, ad
 
 
 def _without_parallels(atoms, positive):  # -> (n_components, n_features), bool
-    """Return atoms with zeros for atoms that the lasso does not need, and whether there are any.
+    """Set atoms that the lasso does not need to zero, so that no two parallel atoms remain.
 
-    An atom is not needed if it is zero or not finite, or if another atom is parallel to it and
-    longer, or as long and earlier. The longer atom explains the same data for a smaller penalty.
+    The active set method needs atoms that are not parallel, see `_PARALLEL`. An atom is not needed
+    if it is zero or not finite, or if another atom is parallel to it and longer, or as long and
+    earlier: the longer atom explains the same data for a smaller penalty. Return the atoms
+    (n_components, n_features), and whether any atom is not needed.
     """
     (n_components, n_features), norms = atoms.shape, torch.linalg.vector_norm(atoms, dim=1)
     needed = (norms > 0) & (norms < torch.inf)
     directions = atoms / norms.where(needed, 1.0)[:, None]
-    # products of this vector with two different directions almost surely differ
+    # A quick test spares most calls the matrix of all cosines: two directions that differ almost
+    # surely have different products with this vector, and parallel ones have the same.
     generic = torch.arange(1, n_features + 1, dtype=atoms.dtype, device=atoms.device).square().sin()
     keys = (directions @ generic).abs().sort().values
     is_near = (keys.diff() <= (2 * n_features * _PARALLEL) ** 0.5).any()
@@ -260,7 +285,7 @@ def _without_parallels(atoms, positive):  # -> (n_components, n_features), bool
         return atoms, False
     number, cosines = torch.arange(n_components, device=atoms.device), directions @ directions.mT
     are_parallel = (cosines if positive else cosines.abs()) > 1 - _PARALLEL
-    # norms that are equal up to rounding, which grows with the number of features
+    # rounding errors of norms grow with the number of features
     similar = (norms - norms[:, None]).abs() <= 1e-13 * n_features * norms
     are_better = torch.where(similar, number < number[:, None], norms > norms[:, None])
     needed &= ~(are_parallel & are_better).any(1)
@@ -268,14 +293,14 @@ def _without_parallels(atoms, positive):  # -> (n_components, n_features), bool
 
 
 def rows_of_block(x, n_components):  # -> int
-    """Return the number of rows in a block, which a solver takes at a time."""
+    """Return how many rows of the data ``x`` a solver takes at a time, to bound its memory."""
     on_host = x.device.type == "cpu"
     entries = entries_of_block() if on_host else BLOCK_ENTRIES.get(x.device.type, 2**20)
     return max(1, entries // n_components)
 
 
 def gram_matrix(atoms, n_samples):
-    """Return the products of atoms, if they save time for this number of samples.
+    """Return the Gram matrix of the atoms for a solver, if it saves time with ``n_samples`` rows.
 
     Parameters
     ----------
@@ -287,12 +312,13 @@ def gram_matrix(atoms, n_samples):
     Returns
     -------
     Tensor of shape (n_components, n_components) or None
-        The products; None where they cost more than they save.
+        Inner products of the atoms with each other; None where they cost more than they save.
     """
-    # A Gram matrix pays with at most 32 atoms per sample. It costs n_components products with the
-    # atoms, in one efficient call, and saves a few inefficient products per sample. With more than
-    # 10,000 atoms it would take gigabytes. With up to 128 atoms it costs nearly nothing, and spares
-    # users of a few rows the compilation of loops that work without it.
+    # A Gram matrix pays with at most 32 atoms per sample. It costs n_components products with all
+    # atoms, in one efficient call, and saves each sample a few such products in separate calls.
+    # With more than 10,000 atoms it would take gigabytes. With up to 128 atoms it costs nearly
+    # nothing, and users of a few rows need not wait until the loops without a Gram matrix are
+    # compiled.
     few = len(atoms) <= max(128, min(10_000, 32 * n_samples))
     with threads_for(atoms, atoms):
         return atoms @ atoms.mT if few else None
@@ -314,10 +340,10 @@ def solve_lasso(
 
     Codes are exact up to rounding (in float64, then rounded to the dtype of the data). The solver
     needs no tolerance, and a row has the same codes alone and among other rows, up to rounding
-    times the condition of its support. Where codes are not unique, their support is linearly
-    independent. Of parallel atoms, whose cosine is 1 to rounding, only the longest has codes, or
-    the first of equal length; this costs a gap of at most about 1e-8. If the norm of an atom is not
-    finite, codes and gaps are NaN.
+    times the condition number of its support. If several codes have the minimum, the atoms with
+    nonzero codes are linearly independent in the returned codes. Of parallel atoms, whose cosine
+    is 1 to rounding, only the longest gets codes, or the first of the longest; this costs a gap of
+    at most about 1e-8. If the norm of an atom is not finite, codes and gaps are NaN.
 
     The penalty chooses the atoms and shrinks their codes, by :math:`\alpha` where atoms are
     orthogonal. ``debias`` removes that bias (the relaxed lasso [1]_).
@@ -329,35 +355,37 @@ def solve_lasso(
     x : Tensor of shape (n_samples, n_features)
         Data, of the dtype and on the device of the atoms.
     alpha : float or Tensor of shape () or (n_components,)
-        Penalty, in units of the data times the atoms; positive. It may be 0 for non-negative codes,
-        which `solve_nnls` solves with weights, and with atoms that may have codes of both signs.
+        Penalty, in units of the data times the atoms; positive. With ``positive`` it may be 0, a
+        problem for which `solve_nnls` has more options.
     positive : bool, default=False
         Whether codes are restricted to non-negative values.
     debias : float, default=0.0
-        The share, from 0 to 1, of the bias to remove: codes are ``1 - debias`` times the lasso's
-        plus ``debias`` times the least squares codes on its support. If least squares would turn
-        the sign of a code, that code leaves the support first.
+        The fraction, from 0 to 1, of the bias to remove: codes are ``1 - debias`` times the codes
+        of the lasso plus ``debias`` times the least squares codes on their support. If least
+        squares would change the sign of a code, that code leaves the support first.
     max_iter : int, default=1000
-        Largest number of rounds of the active set method, which takes one for about every third
-        entry of the codes. Samples that need more have codes with a large gap.
+        Largest number of rounds of the active set method for a sample. It needs about one round for
+        every third nonzero code. Samples that need more rounds get codes with a large gap.
     certify : bool, default=True
         Whether to compute the duality gaps.
     mask : Tensor that broadcasts to (n_samples, n_features), default=None
-        Nonzero where data are known; elsewhere they may have any value. The codes of a row depend
-        on its known entries alone, and on no other row; a row without any has the code zero.
+        Nonzero where data are known; missing data may have any value. The codes of a row depend on
+        its known entries alone. A row without known entries has the code zero.
 
     Returns
     -------
     codes : Tensor of shape (n_samples, n_components)
         Codes, of the dtype of the data.
     gaps : Tensor of shape (n_samples,)
-        Relative duality gaps of the codes before ``debias`` and before they are rounded to the
-        dtype of the data: they certify the support, see `duality_gap`. NaN without ``certify``.
+        Relative duality gaps, in float64, of the codes before ``debias`` and before they are
+        rounded to the dtype of the data: they certify the support, see `duality_gap`. NaN without
+        ``certify``.
 
     Raises
     ------
     ValueError
-        If alpha is not positive, or if ``debias`` is not from 0 to 1.
+        If ``alpha`` is not positive (with ``positive``: if it is negative), or if ``debias`` is not
+        from 0 to 1.
 
     References
     ----------
@@ -389,7 +417,7 @@ def solve_lasso(
         return codes.fill_(torch.nan), gaps
     kept, is_less = _without_parallels(given, positive)
     gram = gram_matrix(kept, len(x))
-    # the compiled solver certifies codes in passing, if it sees all atoms and has a penalty
+    # `solve` certifies codes at little cost, but only by the atoms that it gets, and with a penalty
     is_certified = certify and penalty > 0 and not is_less
     n_rows = rows_of_block(x, len(atoms))
     # All blocks share this memory: an allocation for each block would take a quarter of the time.
@@ -411,7 +439,10 @@ def solve_lasso(
 
 @torch.no_grad()
 def lasso_path(atoms, x, alphas, *, positive=False, mask=None, gram=None):
-    r"""Solve the lasso for several falling penalties, each from the codes of the penalty before.
+    r"""Return codes of the lasso and least squares refits for several penalties, to compare them.
+
+    Penalties fall, and the solver starts each from the codes of the penalty before, which takes
+    fewer rounds than a start from zero. A search for the best penalty calls this function.
 
     Parameters
     ----------
@@ -424,17 +455,24 @@ def lasso_path(atoms, x, alphas, *, positive=False, mask=None, gram=None):
         be 0.
     positive : bool, default=False
         Whether codes are restricted to non-negative values.
-    mask
-        As in `solve_lasso`.
+    mask : Tensor that broadcasts to (n_samples, n_features), default=None
+        Nonzero where data are known, as in `solve_lasso`.
     gram : Tensor of shape (n_components, n_components), default=None
-        Products of the atoms, in float64, if they are known; no two atoms are parallel then.
+        The Gram matrix of the atoms, in float64, if the caller has it. The caller then vouches that
+        no two atoms are parallel; nothing checks it.
 
     Returns
     -------
     codes : Tensor of shape (n_alphas, n_samples, n_components)
         Codes of the lasso, in float64.
     refits : Tensor of shape (n_alphas, n_samples, n_components)
-        Least squares on the supports of ``codes``, as with ``debias=1`` in `solve_lasso`.
+        Least squares codes on the supports of ``codes``, in float64, as with ``debias=1`` in
+        `solve_lasso`.
+
+    Raises
+    ------
+    ValueError
+        If a penalty is not positive (with ``positive``: if it is negative).
     """
     x, known = known_entries(x.double(), mask)
     known = None if known is None else known.double()
@@ -446,13 +484,16 @@ def lasso_path(atoms, x, alphas, *, positive=False, mask=None, gram=None):
 
 
 def _as_tensor(values):  # -> Tensor
-    """Return an array or a tensor as a tensor of floats, which may share its memory."""
+    """Return a user's array or tensor as a tensor of floats, which may share the user's memory.
+
+    Raise TypeError for values that are no real numbers.
+    """
     if isinstance(values, torch.Tensor):
         return values if values.is_floating_point() else values.double()
     values = np.asarray(values)
     if values.dtype.kind != "f":
         values = values.astype(np.float64, casting="safe")  # refuses complex numbers and texts
-    # torch takes no read-only arrays, and no negative strides
+    # torch refuses arrays with negative strides, and warns of read-only ones
     return torch.as_tensor(np.require(values, requirements=["C", "W"]))
 
 
@@ -466,9 +507,9 @@ def _check_finite(values, name):
 
 
 def _split_scale(rows):  # (n, m) -> (n, m), (n, 1)
-    """Return rows divided by their largest moduli, and these moduli, so that squares stay finite.
+    """Divide each row by the largest modulus of its entries, so that squares of entries are finite.
 
-    A row of zeros stays as it is, and its modulus counts as 1.
+    Return the divided rows and the moduli. A row of zeros stays as it is and has the modulus 1.
     """
     largest = rows.abs().amax(1, keepdim=True)
     largest = largest.where(largest > 0, 1.0)
@@ -477,7 +518,13 @@ def _split_scale(rows):  # (n, m) -> (n, m), (n, 1)
 
 @torch.no_grad()
 def _solve_weighted(atoms, x, weights, free, max_iter):  # -> (n, n_components), (n,)
-    """Return codes and relative duality gaps of `solve_nnls`, for arguments that are checked."""
+    """Do the work of `solve_nnls`, block by block, with tensors that `solve_nnls` has checked.
+
+    ``weights`` are (n_features,), (n, n_features) or None; ``free`` is (n_components,), bool.
+    Weights (n_features,) multiply atoms and data once, and all rows share a Gram matrix. Weights
+    that differ between rows go to the solver as a mask. Return codes (n, n_components), and
+    relative duality gaps (n,).
+    """
     same_weights = weights is not None and weights.ndim == 1
     unit, moduli = _split_scale(atoms.double() * weights if same_weights else atoms.double())
     norms = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
@@ -500,7 +547,8 @@ def _solve_weighted(atoms, x, weights, free, max_iter):  # -> (n, n_components),
             scale = scale * again
         z = solve(unit, gram, data, mask=row_weights, out=room[:, :, : len(data)], **how)[0, 0]
         gaps[rows] = nonnegative_gap(unit, data, z, direction, row_weights)
-        z[:, : len(atoms)][:, free] -= z[:, len(atoms) :]  # free atoms, minus their negatives
+        # the code of a free atom is that of the atom minus that of its negative
+        z[:, : len(atoms)][:, free] -= z[:, len(atoms) :]
         codes[rows] = z[:, : len(atoms)] * (scale / lengths)
     return codes, gaps.masked_fill_(~codes.isfinite().all(1), torch.inf)
 
@@ -544,9 +592,10 @@ def solve_nnls(
         Codes, of the kind and dtype of the data (float64 for integers).
     gaps : ndarray or Tensor of shape (n_samples,)
         Relative duality gaps in float64: bounds on :math:`(P(z) - \min P) / P(0)`. The bound is
-        rigorous, up to rounding, if a vector has positive products with all atoms, as for
-        non-negative or for linearly independent atoms, and if it is orthogonal to free atoms
-        (which takes weights above 0 where weights differ between rows).
+        rigorous, up to rounding, if there is a vector that has positive inner products with all
+        atoms that are not free, and is orthogonal to the free atoms. There is one for linearly
+        independent atoms, and for non-negative atoms of which none is free. If weights differ
+        between rows, a bound with free atoms is rigorous only for rows without a weight of 0.
         Otherwise the gap assumes that the codes of the minimum sum to at most twice the sum of the
         codes found. Codes beyond the range of their dtype have an infinite gap.
 
@@ -568,9 +617,9 @@ def solve_nnls(
 
     Notes
     -----
-    Admitting several atoms at a time changes the algorithm of Lawson and Hanson [1]_, and so does a
-    Gram matrix for all rows [2]_. With weights, an atom whose norm is below about 1e-14 of its norm
-    elsewhere has the code 0.
+    The algorithm is that of Lawson and Hanson [1]_, with two changes: a round may admit several
+    atoms, and all rows share a Gram matrix [2]_ unless their weights differ. If the weights of a
+    row reduce the norm of an atom to less than about 1e-14 of its norm, its code is 0.
 
     References
     ----------
