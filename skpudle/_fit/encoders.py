@@ -1,8 +1,11 @@
-"""Encoders of learners of rows, and `Codes`, the parameters that decide how samples are coded.
+"""Encoders of learners of rows, and `Codes`, which makes the encoder that the parameters ask for.
 
-An encoder is a callable: ``encoder(dictionary, x, mask=None)`` returns the codes of rows x. An
-unfolding is one iteration of an encoder. The units of rows, `skpudle.search.units.Units`, are a
-baseline to subtract and scales to divide by, so that noise is equal in all entries.
+An encoder is a callable: ``encoder(dictionary, x, mask=None)`` returns the sparse codes
+(n_samples, n_components) of rows ``x`` (n_samples, n_features) for the atoms of a
+`DenseDictionary`. ``mask``, of the shape of ``x``, is 1 for known entries and 0 for missing ones.
+Codes are either solved for (the lasso, to convergence) or unfolded (a fixed number of iterations,
+the unfoldings). The units of rows, `skpudle.search.units.Units`, are a baseline to subtract and
+scales to divide by, so that noise is equal in all entries.
 """
 
 from dataclasses import dataclass, replace
@@ -26,7 +29,7 @@ from skpudle.search.units import CENTRED, Units
 
 # Fitted attributes that hold the encoder of ``separate_atoms``.
 OF_LEARNED = "analysis_components_", "synthesis_components_", "thresholds_"
-# Number of unfoldings with n_unfoldings="auto", where codes are unfolded: as in the paper.
+# Number of unfoldings with n_unfoldings="auto" if codes are unfolded: as in the PUDLE paper.
 _UNFOLDINGS = 100
 
 # Converged codes with a relative duality gap above this cause a warning.
@@ -34,24 +37,24 @@ _GAP = 1e-6
 
 
 def fixed(value):  # -> float or None
-    """Return a parameter as a float; None for "auto", which atoms or data decide."""
+    """Return a number or flag that the user has set as a float; None for "auto"."""
     return float(value) if isinstance(value, Real | bool) else None
 
 
 @dataclass(frozen=True, eq=False)
 class Converged:
-    """Codes that solve the lasso, or the relaxed lasso.
+    """The encoder whose codes solve the lasso, or are moved from it towards least squares.
 
     Parameters
     ----------
     penalty : float
-        The penalty.
+        The penalty of the lasso.
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
     debias : float, default=0.0
-        Share of the lasso's bias to remove.
+        Share of the lasso's bias to remove, from 0 (the lasso) to 1 (least squares on its support).
     warn : bool, default=False
-        Whether to certify codes, and warn of codes that have not converged.
+        Whether to warn of codes whose duality gap shows that they have not converged.
     """
 
     penalty: float
@@ -60,7 +63,7 @@ class Converged:
     warn: bool = False
 
     def __call__(self, dictionary, x, mask=None):
-        """Return codes."""
+        """Return the codes (n_samples, n_components) of rows, see the module."""
         how = dict(alpha=self.penalty, positive_code=self.positive_code, debias=self.debias)
         codes, gaps = converged_codes(dictionary, x, mask=mask, certify=self.warn, **how)
         if self.warn and not (gaps <= _GAP).all():
@@ -69,10 +72,12 @@ class Converged:
         return codes
 
     def gradient(self, atoms, x, mask=None, *, through_encoder):
-        """Return codes, losses, and the derivative of the mean loss in the atoms.
+        """Return codes, losses (n_samples,), and the derivative of the mean loss in the atoms.
 
-        No graph of autograd is built, see `skpudle.lasso._implicit.lasso_gradient`. Return None
-        where this is not possible.
+        `skpudle._gradients.differentiate` calls it instead of autograd, since the derivative has a
+        formula, see `skpudle.lasso._implicit.lasso_gradient`. ``through_encoder`` is whether codes
+        depend on the atoms. Return None with ``debias``: the formula does not hold there, and
+        autograd is used.
         """
         if self.debias:
             return None
@@ -81,7 +86,10 @@ class Converged:
 
 
 def learned_encoder(learner, atoms):  # -> LearnedEncoder
-    """Return the encoder in fitted attributes, in the dtype and on the device of the atoms.
+    """Return the encoder of ``separate_atoms`` that a fitted learner has in its attributes.
+
+    The encoder has the dtype and the device of ``atoms`` (n_components, n_features), which are the
+    learner's, in units of the noise.
 
     Raises
     ------
@@ -105,7 +113,10 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
 
 
 def arrays_of(learned):  # LearnedEncoder or None -> dict
-    """Return the fitted attributes that hold a learned encoder."""
+    """Return the fitted attributes `OF_LEARNED` for a learned encoder; undoes `learned_encoder`.
+
+    Without an encoder all are None, so that the learner gets no such attributes.
+    """
     if learned is None:
         return dict.fromkeys(OF_LEARNED)
     parts = [to_numpy(getattr(learned, name)) for name in LEARNED]
@@ -115,14 +126,34 @@ def arrays_of(learned):  # LearnedEncoder or None -> dict
 
 
 def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fitted
-    """Train the encoder of ``separate_atoms`` in at most ``most`` epochs; return its record.
+    """Train the encoder of ``separate_atoms`` for the atoms of a record, which stay as they are.
 
-    ``samples`` are in units of their noise. After Ctrl-C no more updates are made.
+    `fit` calls it in its last phase, and `partial_fit` for one epoch.
+
+    Parameters
+    ----------
+    plan : Plan
+        The parameters.
+    fitted : Fitted
+        The record with the atoms and the penalty.
+    samples : Samples
+        The rows to encode, in units of their noise.
+    interrupts : Interrupts
+        After Ctrl-C, when its ``pending`` is true, no more updates are made.
+    most : int or "auto"
+        Largest number of epochs.
+    **options : dict
+        Further arguments of `learn_encoder`.
+
+    Returns
+    -------
+    Fitted
+        The record with the encoder in ``learned``.
     """
     given, n_made, batch_size = plan.given, 0, plan.batch_size(len(samples))
     n_batches = -(-len(samples) // batch_size)
 
-    def stopped():  # called before each update: counts updates, and tells of Ctrl-C
+    def stopped():  # `learn_encoder` asks it before each update, so that it counts updates, too
         nonlocal n_made
         n_made += not interrupts.pending
         return interrupts.pending
@@ -140,11 +171,12 @@ def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fit
 
 
 def baseline_of(learner):  # -> ndarray of shape (n_features,) or None
-    """Return the baseline to subtract from a learner's rows before they are coded, None if none.
+    """Return the baseline that is subtracted from a fitted learner's rows before they are coded.
 
     The baseline is ``intercept_``. A learner with weights, ``coef_``, has ``baseline_`` instead,
-    since its ``intercept_`` belongs to its decisions. Learners of counts, which have a ``loss``,
-    add the baseline to natural parameters and subtract nothing.
+    since its ``intercept_`` belongs to its decisions. None if there is no baseline, and for
+    learners of counts, recognised by their parameter ``loss``: their encoders add the baseline to
+    natural parameters.
     """
     if hasattr(learner, "loss"):
         return None
@@ -153,18 +185,19 @@ def baseline_of(learner):  # -> ndarray of shape (n_features,) or None
 
 
 def centre(learner, rows):  # (n, n_features) -> the same
-    """Return rows without the learner's baseline."""
+    """Return rows less the baseline of a fitted learner."""
     baseline = baseline_of(learner)
     return rows if baseline is None else rows - baseline
 
 
 def units_of(learner):  # -> Units
-    """Return the units of a fitted learner's rows; equal noise if no noise was learned.
+    """Return the units in which a fitted learner codes new rows, from its fitted attributes.
 
-    New rows get their noise from codes of the learner's atoms.
+    The baseline and the atoms of the units are those of the present attributes, which the user may
+    have edited. Noise is equal if none was learned, and for learners of other packages.
     """
     record, baseline = vars(learner).get("_fitted"), baseline_of(learner)
-    noise = CENTRED if record is None else record.noise  # of learners of other packages
+    noise = CENTRED if record is None else record.noise
     intercept = None if baseline is None else to_tensor(baseline)
     atoms = noise.from_user(to_tensor(learner.components_))
     return replace(noise, intercept=intercept, atoms=atoms)
@@ -172,16 +205,17 @@ def units_of(learner):  # -> Units
 
 @dataclass(frozen=True, eq=False)
 class InUnits:
-    """An encoder of rows in units of their noise, for a dictionary in the units of the data.
+    """An encoder that codes rows in units of their noise, and takes and returns the user's units.
 
     Parameters
     ----------
     encoder : callable
-        The encoder, ``encoder(dictionary, x, mask=None)``.
+        The encoder of rows in units of their noise.
     noise : Units
-        The units, without a baseline, which data have lost before.
+        The units, without a baseline: callers subtract the baseline first.
     gains : Tensor of shape (n_components,)
-        The factor from the user's code of each atom to the code in units of the noise.
+        For each atom the factor from its code in the user's units to its code in units of the
+        noise: the norm of the atom in units of the noise over its norm in the user's units.
     """
 
     encoder: object
@@ -189,7 +223,10 @@ class InUnits:
     gains: Tensor
 
     def __call__(self, dictionary, x, mask=None):
-        """Return codes in the units of the data."""
+        """Return the codes (n_samples, n_components) of rows, in the units of the data.
+
+        ``dictionary`` and ``x`` are in the units of the data, ``x`` less the baseline.
+        """
         atoms, gains = dictionary.atoms, self.gains.to(dictionary.atoms)
         if self.noise.scale is not None:
             atoms = atoms / self.noise.scale.to(atoms) / gains[:, None]
@@ -199,14 +236,14 @@ class InUnits:
         return codes if scale is None else codes * scale
 
     def of_features(self, features):
-        """Return the encoder for some of the features."""
+        """Return the encoder for some of the features, given by their indices."""
         encoder = getattr(self.encoder, "of_features", lambda _: self.encoder)(features)
         return replace(self, encoder=encoder, noise=self.noise.of_features(features))
 
 
 # ------------------------------------------------------------------ parameters
 
-# Values for the parameters that a learner's class does not have.
+# Parameters that `Codes` and `Plan` read, and their values for learners that lack them.
 _DEFAULTS = dict(
     n_components=None, alpha="auto", gradient="auto", fit_intercept="auto", noise="auto",
     n_unfoldings="auto", step_size="auto", lambda_decay=1.0, shrinkage="soft",
@@ -218,36 +255,43 @@ _DEFAULTS = dict(
 
 
 def refuse(is_wrong, message):
-    """Raise ValueError with the message if parameters contradict each other."""
+    """Raise ValueError with the message if ``is_wrong``, as when parameters contradict."""
     if is_wrong:
         raise ValueError(message)
 
 
 class Codes:
-    """How samples are coded: all that `transform` reads of the parameters.
+    """What the parameters say of codes: which encoder `transform` uses, and a fit after the search.
+
+    `transform` makes one for each call, since the user may have set parameters after the fit. The
+    subclass `Plan` adds what a fit needs.
 
     Parameters
     ----------
     learner : estimator
-        The learner.
+        The learner, fitted or not.
     **constants : dict
-        Values of parameters that it lacks, instead of their defaults.
+        Values that replace those of the learner's parameters and of `_DEFAULTS`.
 
     Attributes
     ----------
     given : SimpleNamespace
-        The parameters, with defaults for those that the learner lacks.
+        All parameters in `_DEFAULTS` by name: the learner's, else the default.
     decay : tuple (first, last)
-        The decay of penalties at the beginning and at the end of training.
-    debias, step_size : float or None
-        Share of the lasso's bias to remove, None where data decide; and the step, None where it
-        follows the atoms.
+        ``lambda_decay`` at the beginning and at the end of training.
+    debias : float or None
+        Share of the lasso's bias to remove; None if the data decide.
+    step_size : float or None
+        The user's step of an unfolding; None if it follows from the atoms.
     of_lasso : bool
-        Whether codes are those of the lasso.
-    converges, solves : bool
-        Whether `transform` is asked for converged codes, and whether codes are solved for.
+        Whether codes of a fit minimise the lasso, so that a search needs no training after it: soft
+        thresholds, no number of unfoldings, no ``lambda_decay``, and a penalty other than 0.
+    converges : bool
+        Whether the user asks for converged codes in `transform`.
+    solves : bool
+        Whether codes of `transform` are solved for, for either reason.
     n_unfoldings : int
-        Number of unfoldings where codes are not solved for.
+        Number of unfoldings if codes are not solved for.
 
     Raises
     ------
@@ -272,7 +316,8 @@ class Codes:
         is_free = depth in ("auto", None) and not learns  # no number of unfoldings is asked for
         self.of_lasso = is_soft_lasso and given.alpha != 0 and is_free
         self.solves = self.of_lasso or self.converges
-        # 3 unfoldings of a learned encoder code as well as 20 with the dictionary's own matrices.
+        # A learned encoder needs few unfoldings: with 3 it codes as well as 20 unfoldings with the
+        # dictionary's own matrices.
         auto = 3 if learns and depth == "auto" else _UNFOLDINGS
         self.n_unfoldings = depth if isinstance(depth, Integral) else auto
         got = f"n_unfoldings={depth!r}, gradient={given.gradient!r}, shrinkage={given.shrinkage!r}"
@@ -292,9 +337,28 @@ class Codes:
     def encoder(
         self, alpha, *, step_size=None, lambda_decay=1.0, solves=False, debias=None, warn=False
     ):
-        """Return the encoder, `Converged` or `encode` with these numbers.
+        """Return the encoder that the parameters ask for: `Converged`, or unfoldings (`encode`).
 
-        ``solves`` asks for converged codes where the parameters leave the choice.
+        Parameters
+        ----------
+        alpha : float
+            Penalty of soft thresholds, or threshold of hard ones.
+        step_size : float, default=None
+            Step of an unfolding; None follows from the dictionary.
+        lambda_decay : float, default=1.0
+            Factor between the penalties of successive unfoldings.
+        solves : bool, default=False
+            Whether to solve for codes even if a number of unfoldings is set.
+        debias : float, default=None
+            Share of the lasso's bias to remove from solved codes; None takes the parameter's, or 0
+            if that is "auto".
+        warn : bool, default=False
+            Whether to warn of solved codes that have not converged.
+
+        Returns
+        -------
+        callable
+            The encoder, see the module.
         """
         given, depth = self.given, self.given.n_unfoldings
         if depth == "auto":
@@ -309,7 +373,10 @@ class Codes:
         return partial(encode, n_unfoldings=depth, **how)
 
     def unused_by_codes(self):  # -> list of (names, setting)
-        """Return parameters without effect on codes, each with a setting that uses them."""
+        """Return parameters without effect on codes, each with a setting that would use them.
+
+        `warn_of_unused` warns of those that the user has set.
+        """
         given = self.given
         pursues, counted = given.transform_algorithm == "omp", ["transform_n_nonzero_coefs"]
         is_learned = given.separate_atoms and given.transform_algorithm == "unfolded"

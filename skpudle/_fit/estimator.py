@@ -1,11 +1,12 @@
-"""Learners with a model that phases fit: `fit`, `partial_fit` and their attributes.
+"""Base of the learners that are fitted in phases: `fit`, `partial_fit` and fitted attributes.
 
 `GradientLearner._fit` reads the data, runs the phases and sets the attributes, from top to bottom.
-A phase is one stage of a fit, such as a search or training, and a record is a `Fitted`, the results
-so far. A subclass has ``_plan()``, which checks the parameters, and ``_phases``, a subclass of
-`skpudle._fit.run.Run`. For `partial_fit` a subclass has ``_begin(plan, data)``, which returns the
-record before the first call, and ``_resume(plan, data)``, which returns the record for the fitted
-attributes.
+A phase is one stage of a fit, such as a search or training. A record is a `Fitted`, the results of
+a fit so far; a phase takes a record and yields new ones. A subclass has ``_plan()``, which checks
+the parameters and returns a `Plan`, and ``_phases``, a subclass of `skpudle._fit.run.Run`. For
+`partial_fit` a subclass has ``_begin(plan, data)``, which returns the record that a first call
+updates, and ``_resume(plan, data)``, which returns the record that a later call updates, made from
+the fitted attributes.
 """
 
 import time
@@ -32,20 +33,23 @@ from skpudle.search.stream import FORGETTING, advance_stream, begin_stream, bloc
 
 
 class Data(NamedTuple):
-    """Input that a learner has read.
+    """The user's input after checks, as plans and phases read it.
 
     Attributes
     ----------
     source : object
-        Source of samples, see `skpudle._data.batches`.
+        All samples, as a source that yields blocks of rows, see `skpudle._data.batches`.
     samples : Samples
-        Samples that choose the initial model and identify the data: all, or a sample of all rows.
+        Samples in memory, from which initial atoms, units and penalties are chosen: all samples or,
+        of data outside memory, some of them. A checkpoint recognises the data by them.
     inputs : dict
-        Attributes that scikit-learn asks for: the number of features, and their names.
+        The fitted attributes ``n_features_in_`` and ``feature_names_in_``.
     places : Tensor of shape (n_rows,) or None
-        For each row of the input the index of its copy in ``samples``, -1 for a row of weight 0.
+        In a `fit` to data in memory equal rows are merged: for each row of the input the index into
+        ``samples`` of the row that stands for it, -1 for a row of weight 0. None if none is merged.
     n_given : int or None
-        Number of samples in memory, counted by their weights; None if the source knows its number.
+        Number of samples in memory, as often as their weights say; None for a source outside
+        memory, which has ``n_samples``.
     """
 
     source: object
@@ -56,11 +60,17 @@ class Data(NamedTuple):
 
     @property
     def n_seen(self):
-        """The number of samples, in memory counted by their weights; None without data."""
+        """The number of samples for ``n_samples_seen_``, as often as the weights in memory say.
+
+        None without data, as in `from_components`.
+        """
         return self.source.n_samples if self.n_given is None and self.source else self.n_given
 
     def scaled(self, total):  # -> Data
-        """Return the data with weights of mean 1 over all processes; equal weights are dropped."""
+        """Return the data with weights divided by their mean, so that only their ratios matter.
+
+        ``total(*tensors)`` returns sums over all processes. Equal weights are replaced by None.
+        """
         source, samples = self.source, self.samples
         weight, mean = batches.scale_weights(source.weight, source.n_samples, total)
         if mean is None:
@@ -74,50 +84,72 @@ class Data(NamedTuple):
 
 
 def _mark_outliers(data, fitted):  # -> csr_array of shape (n_rows, n_features), bool, or None
-    """Return which entries of the user's rows were outliers; None if none was found."""
+    """Return ``outliers_``: True for each entry of the user's rows that the fit left out.
+
+    ``fitted.outliers`` (n_outliers, 2) has indices of row and feature in ``data.samples``, where
+    equal rows are merged. The result has a row for each row of the user; it is None if the fit left
+    nothing out.
+    """
     if fitted.outliers is None or not len(fitted.outliers):
         return None
-    # The additional last row is for rows of weight 0, whose place is -1.
+    # Rows of weight 0 have the index -1. It selects a last row that is added here and stays empty.
     shape = len(data.samples) + 1, data.samples.x.shape[1]
     values = np.ones(len(fitted.outliers), bool), arrays.to_numpy(fitted.outliers).T
     return csr_array(values, shape=shape)[arrays.to_numpy(data.places)]
 
 
 class GradientLearner(CallbackSupportMixin):
-    """A learner whose model is trained by gradients; see the subclasses for its parameters."""
+    """Base of the learners that a `Plan` and phases fit; subclasses document the parameters.
 
-    _writes_checkpoints = True
+    The subclasses are `DenseLearner` and `PoissonNMF`. A fitted learner has in ``_fitted`` the part
+    of the record that `partial_fit` needs, and in ``_fit_given`` what the user had set at the time
+    of the fit, so that `partial_fit` notices later changes.
+    """
+
+    _writes_checkpoints = True  # `Checkpoint.setup` refuses estimators without this flag
 
     def __getstate__(self):
-        """Return the attributes; the record is bytes in an array, since skops keeps no tensors."""
+        """Return the attributes for pickle, with the record ``_fitted`` as an array of bytes.
+
+        Files of skops hold arrays, but no tensors.
+        """
         state = super().__getstate__()
         return state | {"_fitted": pack(self._fitted)} if "_fitted" in state else state
 
     def __setstate__(self, state):
-        """Set the attributes."""
+        """Set the attributes that `__getstate__` returned."""
         read = {"_fitted": unpack(state["_fitted"])} if "_fitted" in state else {}
         super().__setstate__(state | read)
 
     def _read(self, plan, X, y=None, *, known=False, part=False, sample_weight=None, target=None):
-        """Read and check the user's rows.
+        """Check the user's input, and return it in the form that plans and phases read.
 
         Parameters
         ----------
         plan : Plan
-            The plan.
-        X, y, sample_weight : object
-            The user's input.
+            The plan of the fit, whose ``n_components`` sets the size of a sample of data outside
+            memory.
+        X, y : object
+            The user's input. ``y`` is for subclasses with targets, which override this method.
         known : bool, default=False
-            Whether the learner is fitted, so that rows have to be as in `fit`.
+            Whether the learner is fitted, so that the number of features has to be as in `fit`.
         part : bool, default=False
-            Whether the rows are one part of several, of `partial_fit`.
+            Whether the caller is `partial_fit`, which keeps the order of rows and merges none.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often each row counts.
         target : Tensor of shape (n_samples, ...), default=None
-            What the learner knows of each row beside its numbers, checked.
+            What the learner knows of each row beside its features, such as labels or exposures,
+            checked by the caller.
 
         Returns
         -------
         Data
-            The rows.
+            The checked rows.
+
+        Raises
+        ------
+        ValueError
+            If ``X`` or the weights are unfit, or all values of ``X`` are missing.
         """
         given = sources.open_source(X)
         how = dict(known=known, allow_nan=True, largest=self._largest, target=target)
@@ -148,13 +180,19 @@ class GradientLearner(CallbackSupportMixin):
         return Data(source, samples, given.attributes, places, n_given)
 
     def _loss_of_baseline(self, fitted, data):  # -> float
-        """Return the mean loss of a sample if all codes are zero."""
+        """Return the mean loss of a sample if all codes are zero, to compare training with."""
         return 0.5 * fitted.data_scale
 
     # ------------------------------------------------------------------ fitting
 
     def _fit(self, X, y, **of_samples):
-        """Read the data, run the phases, set the attributes."""
+        """Fit to the user's data: what `fit` of all subclasses calls after its own checks.
+
+        ``of_samples`` are keyword arguments of `_read` with an entry for each row. Return the
+        estimator. Errors before the first phase leave the estimator unchanged. If training diverges
+        or Ctrl-C is pressed, the error is raised after the attributes of the last usable record
+        have been set.
+        """
         began, plan = time.perf_counter(), self._plan()
         data = self._read(plan, X, y, **of_samples)
         messages.warn_of_unused(self, plan.without_effect(data))
@@ -166,7 +204,7 @@ class GradientLearner(CallbackSupportMixin):
             fitted = run.make_phases(run.table, run.first())
             if plan.step_size is not None:
                 messages.warn_of_step(plan.step_size, fitted.atoms)
-            # the loss of a task's learner is not compared: it minimises another objective
+            # loss_curve has errors of reconstruction, which a learner for a task may well raise
             if fitted.n_steps and plan.task is None:
                 ends = fitted.loss_curve[0], fitted.loss_curve[-1]
                 messages.warn_of_rise(self, *ends, self._loss_of_baseline(fitted, data))
@@ -180,7 +218,11 @@ class GradientLearner(CallbackSupportMixin):
         return self
 
     def _partial_fit(self, X, y, **of_samples):
-        """Read the data, learn from them in one pass, set the attributes."""
+        """Update the model by one pass over the data: `partial_fit` of all subclasses calls it.
+
+        ``of_samples`` are keyword arguments of `_read` with an entry for each row. Return the
+        estimator.
+        """
         refuse_several("partial_fit")
         known = hasattr(self, "components_")
         if known:  # scikit-learn's decorator checks parameters in a first call only
@@ -193,8 +235,9 @@ class GradientLearner(CallbackSupportMixin):
             )
         plan = self._plan()
         data = self._read(plan, X, y, known=known, part=True, **of_samples)
-        # `replaced`: the user has set other atoms. `young`: all rows of earlier calls, while they
-        # are too few to decide on their units. `decided`: earlier rows have decided on the units.
+        # `replaced` says that the user has set other atoms since. `young` has all rows of earlier
+        # calls as long as they are too few to learn units (baseline and noise) from; then this call
+        # begins again with all rows. `decided` says that earlier calls have learned the units.
         replaced = known and self._fit_given["atoms"] != messages.describe(self.components_)
         read, young = data, self._fitted.young if known and not replaced else None
         if young is not None:
@@ -211,7 +254,7 @@ class GradientLearner(CallbackSupportMixin):
             fitted = replace(fitted, atoms=atoms, training={})
         if known:
             fitted = replace(fitted, n_steps=self.n_steps_, loss_curve=tuple(self.loss_curve_))
-        # a named parameter of training by batches asks for training
+        # a user who sets one of these parameters asks for training by gradients
         of_training, error = ("optimizer", "learning_rate", "batch_size"), None
         alternates = plan.alternates and not messages.any_named(self, of_training)
         learn = self._alternate if alternates else self._train_part
@@ -228,9 +271,11 @@ class GradientLearner(CallbackSupportMixin):
         return self
 
     def _alternate(self, plan, fitted, data, interrupts):
-        """Return the record after codes and atoms of each block of rows were solved in turn.
+        """Learn from the rows block by block, by codes of the lasso and atoms in alternation.
 
-        Rows that are too few for a block are kept for the next call, in ``fitted.recent``.
+        This is the `partial_fit` of learners whose codes solve the lasso; the algorithm is
+        `skpudle.search.stream`. Return the new record. Rows that are too few for a block are kept
+        for the next call, in ``fitted.recent``.
         """
         # The size of a block assumes that a row uses 4 atoms.
         square, size = fitted.data_scale or 0.0, block_rows(4.0, *fitted.atoms.shape)
@@ -254,9 +299,10 @@ class GradientLearner(CallbackSupportMixin):
         return replace(fitted, atoms=state.atoms.to(fitted.atoms), loss_curve=curve, **known)
 
     def _train_part(self, plan, fitted, data, interrupts):
-        """Return the record after one epoch of training by gradients.
+        """Learn from the rows by one epoch of gradients, and return the new record.
 
-        Atoms that no code has used for long are replaced by samples.
+        This is the `partial_fit` of learners that train their encoder. Atoms that no code has used
+        for 10 times n_components samples are replaced by the samples with the largest losses.
         """
         rows, before = plan.join(fitted), fitted.training
         now = messages.describe(plan.optimizer_for(len(fitted.atoms)))
@@ -268,11 +314,11 @@ class GradientLearner(CallbackSupportMixin):
         trainer = Trainer(plan, fitted, optimizer, interrupts=interrupts)
         trainer.run_epoch(batches.Batches(data.source, plan.batch_size()), Stopping(None, 1))
         if not interrupts.pending:
-            # the number of samples since each atom was used
+            # for each atom the number of samples since a code used it, over all calls
             epoch = trainer.epoch
             unused = torch.where(epoch["unused"].cpu(), unused + epoch["n_samples"], 0.0)
-            # An atom that one in n_components samples uses stays unused for 10 times n_components
-            # samples with the probability exp(-10).
+            # Such a long time tells unused atoms from rare ones: an atom that one in n_components
+            # samples uses stays unused for 10 times n_components samples with probability exp(-10).
             trainer.replace_unused(among=unused >= 10 * len(unused))
         fitted = trainer.fitted
         fitted = replace(fitted, training=fitted.training | {"unused": unused})
@@ -283,7 +329,11 @@ class GradientLearner(CallbackSupportMixin):
         return fitted
 
     def _attributes(self, plan, data, fitted):
-        """Return all fitted attributes as a dict, with what a later `partial_fit` needs."""
+        """Return all fitted attributes as a dict, with what a later `partial_fit` needs.
+
+        Keys are names of attributes; `take` sets them, and removes an attribute whose value is
+        None. Callbacks get the same dict after each epoch.
+        """
         phases, curve = None, [*fitted.losses, *fitted.loss_curve]
         if fitted.ended_by is not None:  # the end of a `fit`
             epochs = {"search": len(fitted.losses), plan.name: len(fitted.loss_curve)}

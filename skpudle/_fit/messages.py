@@ -1,4 +1,4 @@
-"""Messages of a fit: warnings where silence would give a wrong result, and errors of data."""
+"""Messages to the user of a fit: warnings of results that may be wrong, and texts of errors."""
 
 import warnings
 from inspect import signature
@@ -15,12 +15,16 @@ from skpudle._operators._atoms import DenseDictionary
 
 
 def warn(message, category=UserWarning):
-    """Warn at the user's line."""
+    """Issue a warning that points at the user's line instead of a line of this package."""
     warnings.warn(message, category, stacklevel=users_level())
 
 
 def describe(value):  # -> str
-    """Return a parameter as a short text: the same for equal values, whatever their order."""
+    """Return a parameter as a short text that is equal for equal values, to notice changes.
+
+    Arrays, tensors and other objects become a hash of their contents; a function that cannot be
+    pickled becomes its name. Checkpoints and `partial_fit` compare these texts.
+    """
     value = value.item() if isinstance(value, np.generic) else value
     if value is None or isinstance(value, bool | int | float | str):
         return repr(value)
@@ -31,18 +35,21 @@ def describe(value):  # -> str
 
 
 def nothing_known(learner):
-    """Return the error for data that are all missing."""
+    """Return the ValueError, for the caller to raise, for data in which all values are missing."""
     return ValueError(f"All values of X are NaN. Pass {type(learner).__name__} known values.")
 
 
 def listed(features, names=None):
-    """Return a list of features in words: their names, or their numbers without names."""
+    """Return the first ten features as text for a message: names if there are any, else numbers.
+
+    ``features`` are indices, and ``names`` are the names of all features of the data.
+    """
     features = features if names is None else [str(names[i]) for i in features]
     return f"{features[:10]}{' ...' if len(features) > 10 else ''}"
 
 
 def warn_of_unknown_features(features, names=None):
-    """Warn of features, by number, without a known value in any sample; name them."""
+    """Warn of features in which every sample has NaN; ``features`` are their indices."""
     if features:
         warn(
             f"Features {listed(features, names)} of X have no known value in any sample, so that "
@@ -51,7 +58,7 @@ def warn_of_unknown_features(features, names=None):
 
 
 def warn_of_few_samples(n_samples, n_atoms):
-    """Warn of more atoms than samples."""
+    """Warn if there are fewer samples than atoms, some of which then cannot be learned."""
     if n_samples < n_atoms:
         warn(
             f"X has {n_samples} samples with known values for {n_atoms} atoms. Pass "
@@ -60,16 +67,20 @@ def warn_of_few_samples(n_samples, n_atoms):
 
 
 def warn_of_units(samples):
-    """Warn of a column that has nearly all of the variance: its unit differs from the others'."""
+    """Warn if one column of `Samples` has nearly all of the variance: atoms would learn only it.
+
+    Usually its unit is smaller than the units of the other columns.
+    """
     x = with_gaps(samples.x, samples.mask).double()
     low, high = x.nanquantile(x.new_tensor([0.1, 0.9]), 0)
     parts = (x - x.nanmean(0)).square().nanmean(0).nan_to_num(), (high - low).square().nan_to_num()
     column = int(parts[0].argmax())
     share, usual = (float(part[column] / part.sum()) for part in parts)
-    # The share is .72 and .998 for raw cancer and wine, at most .68 for iris, digits, patches and
-    # diabetes. A single entry can have the variance of a column, so that the share of the squared
-    # distances of the 10 % and 90 % quantiles counts, too: it is .998 and .69 for wine and cancer,
-    # .17 for normal columns with one entry of 100 deviations in 100 rows.
+    # The column's share of the variance is .72 and .998 for two tables of mixed units, raw cancer
+    # and wine, and at most .68 for iris, digits, patches and diabetes. A single outlying entry can
+    # make such a share, too. So the share of the squared distances between the 10 % and 90 %
+    # quantiles has to be large as well: it is .69 for cancer and .998 for wine, and .17 for normal
+    # columns with one entry of 100 standard deviations in 100 rows.
     if x.shape[1] >= 4 and share > 0.7 and usual > 0.5:
         warn(
             f"Column {column} has {share:.1%} of the variance of X. Put columns of different units "
@@ -78,7 +89,11 @@ def warn_of_units(samples):
 
 
 def warn_of_step(step_size, atoms):
-    """Warn if the encoder may diverge with this step and atoms."""
+    """Warn if the user's step is so large that unfoldings may diverge with these atoms.
+
+    Iterations of the encoder converge for steps below 2 / L, where L bounds the squared spectral
+    norm of the ``atoms`` (n_components, n_features).
+    """
     bound = float(DenseDictionary(atoms).squared_norm_bound())
     if step_size * bound > 2:
         warn(
@@ -89,7 +104,11 @@ def warn_of_step(step_size, atoms):
 
 
 def warn_of_early_end(learner, ended_by):
-    """Warn if training ended too early to have converged; "auto" is the expected end."""
+    """Warn if training ended at a ``max_iter`` that the user has set, before it converged.
+
+    ``ended_by`` is the cause of the end. With max_iter="auto" the limit is the expected end, and
+    with tol=None the user has asked for all epochs.
+    """
     if ended_by == "max_iter" and learner.tol is not None and learner.max_iter != "auto":
         warn(
             f"Training of {type(learner).__name__} ended after max_iter={learner.max_iter!r} "
@@ -99,25 +118,28 @@ def warn_of_early_end(learner, ended_by):
 
 
 def any_named(learner, names):
-    """Return whether any of some parameters differs from the constructor's default."""
+    """Return whether the user has set any of some parameters, i.e. to other than the default.
+
+    ``names`` are names of parameters of the ``learner``.
+    """
     parameters = signature(type(learner)).parameters
     pairs = ((getattr(learner, name), parameters[name].default) for name in names)
-    # arrays have no truth value, and no default is an array
+    # comparing an array gives no single truth value; no default is an array, so arrays differ
     return any(not (a is b or (np.ndim(a) == 0 and a == b)) for a, b in pairs)
 
 
 def warn_of_unused(learner, unused, where="in this fit"):
-    """Warn of parameters that are set but have no effect.
+    """Warn of parameters that the user has set but that have no effect.
 
     Parameters
     ----------
     learner : estimator
         The learner with these parameters.
     unused : iterable of (tuple of str, str)
-        Names of parameters without effect in this fit, and the setting that would use them; names
-        that the learner lacks are ignored.
+        Pairs: names of parameters without effect in this fit, and the setting that would use them.
+        Names that the learner lacks are ignored.
     where : str, default="in this fit"
-        The end of the sentence about their effect.
+        The end of the sentence "Parameters have no effect ...".
     """
     own = learner.get_params(deep=False)
     for names, remedy in unused:
@@ -130,7 +152,7 @@ def warn_of_unused(learner, unused, where="in this fit"):
 
 
 def warn_of_zero_codes(learner):
-    """Warn that a fitted learner has no codes for its own data."""
+    """Warn that a fitted learner has only zero codes for its own data: its penalty is too large."""
     name = getattr(learner, "_penalty", "alpha")
     warn(
         f"All codes of {type(learner).__name__} are zero with alpha_={np.max(learner.alpha_):.3g}. "
@@ -140,8 +162,12 @@ def warn_of_zero_codes(learner):
 
 
 def warn_of_rise(learner, began, ended, baseline):
-    """Warn if training has raised its objective above the value without a dictionary."""
-    # a rise of a hundredth counts as chance: stochastic gradients end with noisy steps
+    """Warn if training has made the loss larger than at its start, and than without a dictionary.
+
+    ``began`` and ``ended`` are the mean losses of the first and last epoch, and ``baseline`` is the
+    loss of a sample whose codes are zero.
+    """
+    # The last steps of stochastic gradients are noisy, so a rise by a hundredth counts as chance.
     if not ended <= max(began, baseline) * (1 + 1e-2):
         warn(
             f"Training of {type(learner).__name__} raised its objective to {ended:.4g} a sample, "

@@ -2,9 +2,9 @@
 
 A record, `skpudle._fit.fitted.Record`, holds the results of a fit so far. A phase is one stage of a
 fit, such as a search or training. It is a generator function: ``steps(record)`` yields a new record
-for each epoch, and each record makes a usable learner. `Run.make_phases` is the only driver of
-phases. A subclass of `Run` has the phases of a kind of learners; `FollowedFit` is for estimators
-whose fit is a single phase.
+for each epoch, and each record makes a usable learner. Phases are run by `Run.make_phases` alone,
+so that callbacks, Ctrl-C and checkpoints work in all phases. A subclass of `Run` has the phases of
+a kind of learners, as methods; `FollowedFit` is for estimators whose fit is a single phase.
 
 A checkpoint is a file with a dictionary of records, tensors, numbers and texts, written by
 `torch.save`, and read with ``weights_only=True``, which executes nothing of what it reads. A new
@@ -74,7 +74,10 @@ class Interrupts:
 
 
 def take(estimator, attributes):
-    """Set fitted attributes; None removes an attribute that this fit does not have."""
+    """Set the fitted attributes in the dict ``attributes`` on an estimator.
+
+    None removes an attribute that an earlier fit has left.
+    """
     vars(estimator).update(attributes)
     for name, value in attributes.items():
         if value is None:
@@ -150,7 +153,7 @@ class Checkpoint(FitCallback):
     ) -> None:
         self.path, self.every_seconds, self.resume = path, every_seconds, resume
 
-    # scikit-learn calls setup once before a fit
+    # scikit-learn calls setup once before each fit
     def setup(self, estimator: Any, context: Any) -> None:
         """Refuse estimators that write no checkpoints."""
         if not getattr(estimator, "_writes_checkpoints", False):
@@ -161,10 +164,10 @@ class Checkpoint(FitCallback):
 
 
 def identity_of(estimator, data):  # -> dict of str to str
-    """Return what a fit and its checkpoint must agree in, as texts by name.
+    """Describe a fit by texts, so that a checkpoint of another fit is refused.
 
-    Texts describe the class, the parameters, the shape of the data, and a checksum of the first and
-    last rows.
+    The texts, by name, are the class of the learner, its parameters except `_FREE`, the shape of
+    the data, and a checksum of the first and last rows in memory. Checkpoints store these texts.
     """
     given, source = estimator.get_params(deep=False), data.source
     given["dict_init"] = foreign.dictionary_of(given["dict_init"])
@@ -179,12 +182,14 @@ def identity_of(estimator, data):  # -> dict of str to str
 
 
 def stored_state(checkpoint, identity):  # -> dict or None
-    """Return the state that a fit of this identity goes on from, if there is a file.
+    """Read the file of a checkpoint, if a fit shall resume from it and the file exists.
+
+    ``identity`` is what `identity_of` returns. The state is the dict that `Run._write` stored.
 
     Raises
     ------
     ValueError
-        If the file is damaged, or of another fit.
+        If the file is damaged, or belongs to a fit of another identity.
     """
     path, advice = checkpoint.path, "Restore it, or remove it to train from the start."
     if not (checkpoint.resume and Path(path).exists()):
@@ -207,22 +212,22 @@ def stored_state(checkpoint, identity):  # -> dict or None
 
 
 class Phase(NamedTuple):
-    """An entry of the table of phases of a fit.
+    """One phase in the list of all phases of a fit, which ``table(record)`` returns.
 
     Attributes
     ----------
     name : str
         Name of the phase, for callbacks, seconds and progress.
     steps : callable
-        ``steps(record)`` yields records.
+        ``steps(record)`` yields a new record for each epoch; the last one has ``is_done``.
     is_due : bool, default=True
         Whether the fit needs the phase; phases in ``record.done`` are skipped anyway.
     unit : str, default="step"
-        Name of one epoch of the phase, for callbacks.
+        What callbacks call one epoch of the phase.
     ends_search : bool, default=False
         Whether the phase makes atoms of a search usable, so that it runs even after Ctrl-C.
     most : int, default=None
-        The largest number of epochs, if it is known.
+        The largest number of epochs, if it is known, for progress bars.
     """
 
     name: str
@@ -234,16 +239,18 @@ class Phase(NamedTuple):
 
 
 class Run(Interrupts):
-    """One call of `fit`: its callbacks, Ctrl-C, checkpoints, random numbers, phases and record.
+    """One call of `fit`: it runs the phases, with callbacks, Ctrl-C, checkpoints and seconds.
 
-    As a context manager it tells callbacks of the end of a fit without an error.
+    It is a context manager: inside, Ctrl-C only ends the present epoch (`Interrupts`), and at the
+    end callbacks are told that the fit has ended, unless an error was raised. A subclass adds
+    ``table(record)``, which returns all phases, and ``first()``, the record before them.
 
     Parameters
     ----------
     given : dict
         The estimator, as ``estimator``, and the user's input, ``X`` and ``y``: what callbacks get.
     attributes_of : callable
-        ``attributes_of(record)`` returns the fitted attributes.
+        ``attributes_of(record)`` returns the fitted attributes as a dict.
     began : float
         The time when `fit` was called, of `time.perf_counter`.
     data : Data, default=None
@@ -252,8 +259,8 @@ class Run(Interrupts):
     Attributes
     ----------
     checkpoints : dict of Checkpoint to float
-        The checkpoints among the callbacks, with the times of their last files. Empty after
-        training: the last file stays one from which training can go on.
+        The checkpoints among the callbacks, with the times of their last files. Training empties
+        the dict when it ends, so that the last file is one from which training can go on.
     team : Team
         The processes that train together.
     generator : torch.Generator
@@ -274,7 +281,10 @@ class Run(Interrupts):
             self._find_checkpoints()
 
     def _find_checkpoints(self):
-        """Set the checkpoints, the state that one of them has stored, and the random numbers."""
+        """Find checkpoints among the callbacks, read the first file there is, seed the generator.
+
+        A resumed fit takes the seed from the file. All processes take the largest seed of all.
+        """
         learner, callbacks = self.learner, getattr(self.learner, "_skl_callbacks", [])
         found = [one for one in callbacks if isinstance(one, Checkpoint)]
         self.checkpoints = dict.fromkeys(found, time.monotonic())
@@ -295,16 +305,26 @@ class Run(Interrupts):
             self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
 
     def make_phases(self, table, first):  # -> the last record
-        """Make the first phase that is due, again and again, and set the attributes.
+        """Run the phases until none is left, and set the fitted attributes of the last record.
 
-        ``table(record)`` returns all phases in their order, with marks of those that are due, and
-        ``first`` is the record before all phases. If a checkpoint has a record, the fit goes on
-        from that. After Ctrl-C only phases with ``ends_search`` are made.
+        Parameters
+        ----------
+        table : callable
+            ``table(record)`` returns all phases in their order, each with a mark whether it is due.
+            It is asked again after every phase, since a result may make another phase due.
+        first : Record
+            The record before all phases. The record of a checkpoint replaces it.
+
+        Returns
+        -------
+        Record
+            The last record, with the cause of the end in ``ended_by``.
 
         Raises
         ------
         Diverged, KeyboardInterrupt
-            If training diverges, or after Ctrl-C, when the attributes have been set.
+            If training diverges, or after Ctrl-C; in both cases the attributes have been set. After
+            Ctrl-C only phases with ``ends_search`` are still run.
         """
         self.record, error = first, None
         self.root = self.learner._init_callback_context(max_subtasks=len(table(first)))
@@ -312,7 +332,7 @@ class Run(Interrupts):
         if self._stored is not None:
             found, place = self._stored["record"], first.atoms.device
             moved = [part if part is None else part.to(place) for part in (found.atoms, found.more)]
-            # Training that ended by tol or max_iter may go on now, if these parameters changed.
+            # The user may have changed tol or max_iter, so training decides again whether to end.
             stays = "callback" if found.ended_by == "callback" else None
             self.record = replace(found, atoms=moved[0], more=moved[1], ended_by=stays)
             self.generator.set_state(self._stored["generator"])
@@ -334,17 +354,22 @@ class Run(Interrupts):
         return self.record
 
     def _is_left(self, phase):  # -> bool
-        """Return whether a phase is due, is not done, and may be made now."""
+        """Return whether a phase is still to run: due, not done, and allowed after a Ctrl-C."""
         is_left = phase.is_due and phase.name not in self.record.done
         return is_left and (phase.ends_search or not self.pending)
 
     def _make(self, phase):
-        """Run a phase: print progress, call callbacks and write checkpoints after every epoch."""
+        """Run a phase to its end, and leave its last record in ``self.record``.
+
+        After every epoch it prints progress, calls callbacks and writes checkpoints. A callback or
+        Ctrl-C, in any process, ends the phase early.
+        """
         began, trains = time.perf_counter(), phase.name == "training"
         task = self.root.subcontext(task_name=phase.name, max_subtasks=phase.most)
         task.call_on_fit_task_begin(**self.given)
         is_whole, done, note = not self.pending, False, f"{phase.name}, done"
-        if self.pending:  # KeyboardInterrupt shall name the epoch that Ctrl-C has ended
+        # a phase after Ctrl-C keeps the note, since KeyboardInterrupt names the interrupted epoch
+        if self.pending:
             note = self.record.note
         steps = phase.steps(replace(self.record, note=note, is_done=True))
         while not done:
@@ -374,11 +399,18 @@ class Run(Interrupts):
         self.seconds[phase.name] = self.seconds.get(phase.name, 0.0) + self._ended - began
 
     def _hooks(self):  # -> dict
-        """Return the arguments of a callback that is called after an epoch or a phase."""
+        """Return the keyword arguments of scikit-learn's hooks after an epoch or a phase.
+
+        They are the input of `fit`, and a function that makes the attributes of the last record.
+        """
         return self.given | {"reconstruction_attributes": partial(self._attributes_of, self.record)}
 
     def _write(self, *, ends):
-        """Write the record to all checkpoints that are due: always if the phase ``ends``."""
+        """Write the last record to all checkpoints that are due, each to its own file.
+
+        All are due if the phase ``ends``, and otherwise after ``every_seconds``. An error of
+        writing becomes a warning, and the fit goes on.
+        """
         for one, written_at in self.checkpoints.items():
             now, every = time.monotonic(), one.every_seconds
             if not (ends or (every is not None and now - written_at >= every)):
@@ -387,7 +419,7 @@ class Run(Interrupts):
             state = {"identity": self._identity, "record": self.record}
             state |= dict(seed=self.generator.initial_seed(), generator=self.generator.get_state())
             try:
-                unpack(content := pack(state))  # raises if it could not be read again
+                unpack(content := pack(state))  # raises an error if it cannot be read
                 foreign.replace_file(one.path, content.data)
             except (OSError, PicklingError, ValueError) as error:
                 said = f"The checkpoint could not be written: {error}. Training goes on; an older "
@@ -399,23 +431,28 @@ class Run(Interrupts):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Epoch(Record):
-    """A record of a fit of one phase; ``attributes()`` returns the fitted attributes."""
+    """The record of one epoch of a `FollowedFit`.
+
+    ``attributes()`` returns the fitted attributes as a dict. It is called only when a callback or
+    the end of the fit needs them.
+    """
 
     attributes: Callable
 
 
 class FollowedFit(CallbackSupportMixin):
-    """An estimator whose fit is one phase; callbacks and Ctrl-C may end it."""
+    """Base of estimators whose fit is one phase, so that callbacks and Ctrl-C work as in others."""
 
     def _follow(self, epochs, given, n_epochs=None):
-        """Take the attributes of the last epoch of a fit, with all hooks.
+        """Run the epochs of a fit with callbacks and Ctrl-C, and set the attributes of the last.
 
         Parameters
         ----------
         epochs : callable
-            ``epochs(interrupts)`` yields a record, `Epoch`, for each epoch.
+            ``epochs(interrupts)`` yields an `Epoch` for each epoch; ``interrupts.pending`` tells
+            of Ctrl-C.
         given : dict
-            The estimator and its input, for callbacks.
+            The estimator and its input, ``estimator``, ``X`` and ``y``, for callbacks.
         n_epochs : int, default=None
             Largest number of epochs, if it is known.
 
@@ -426,7 +463,7 @@ class FollowedFit(CallbackSupportMixin):
         """
 
         def attributes_of(epoch):
-            # nothing before the first epoch, and of training that diverged
+            # empty before the end of a first epoch: then the fit sets nothing
             found = getattr(epoch, "attributes", dict)()
             return found and found | {"ended_by_": epoch.ended_by}
 

@@ -1,7 +1,8 @@
-"""Fit one dictionary by several processes, which share sums by `torch.distributed`.
+"""Fit one dictionary by several processes, which add up their sums by `torch.distributed`.
 
-Every process holds its own rows and the whole dictionary. Searches and training add up their sums
-over the rows of all processes, so that each makes the same update as one process with all rows.
+Every process holds its own rows and the whole dictionary. A search and training use the data only
+in sums over rows. Each process adds up these sums over all processes, and so makes the same update
+as one process with all rows would.
 """
 
 import os
@@ -16,19 +17,27 @@ import torch
 import torch.distributed as dist
 
 if dist.is_available():
-    # Imported before a group exists: on import its functions keep the connected group for good,
-    # whose threads can abort the end of Python.
+    # This import must come before processes are connected. Otherwise functions of the module keep
+    # the connected group as a default value for good, and its threads can abort the end of Python.
     import torch.distributed.nn
 
 
 class Team:
-    """Processes of a group of `torch.distributed`, and their sums; by default one process."""
+    """The processes that fit one dictionary, and what they exchange; by default one process.
+
+    All processes must call its methods in the same order, since each call waits for the others.
+    ``group`` is the group of `torch.distributed`, ``rank`` the number of this process, ``size`` the
+    number of processes, and ``is_alone`` is True for a single process.
+    """
 
     def __init__(self, group=None, rank=0, size=1):
         self.group, self.rank, self.size, self.is_alone = group, rank, size, size == 1
 
     def sum(self, *tensors):
-        """Return sums over all processes, by one all-reduce in the dtype of the last tensor."""
+        """Return each tensor summed over all processes, in its own shape.
+
+        There is one all-reduce for all tensors, in the dtype of the last one.
+        """
         if self.is_alone:
             return tensors
         flat = torch.cat([tensor.reshape(-1).to(tensors[-1].dtype) for tensor in tensors])
@@ -37,14 +46,17 @@ class Team:
         return [part.view(tensor.shape) for part, tensor in zip(parts, tensors)]
 
     def largest(self, value):
-        """Return the largest of the integers or flags of all processes, as an integer."""
+        """Return the largest value of all processes, as an integer; of flags, whether any is True.
+
+        ``value`` is the integer or flag of this process.
+        """
         largest = torch.tensor(int(value), device="cpu")
         if not self.is_alone:
             dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.group)
         return int(largest)
 
     def gather(self, tensor):  # (n, ...) -> (sum of n, ...)
-        """Return the rows of all processes, one process after the other."""
+        """Return the rows of all processes, in the order of their ranks, on the device of these."""
         parts = [tensor.cpu()] * self.size
         if not self.is_alone:
             dist.all_gather_object(parts, tensor.cpu(), group=self.group)
@@ -57,7 +69,7 @@ current_team = _TEAM.get  # the team that `data_parallel` made for this thread, 
 
 
 def refuse_several(task):
-    """Raise ValueError with several processes; the task begins the message."""
+    """Raise ValueError if several processes fit together; ``task`` names what cannot be shared."""
     if not current_team().is_alone:
         raise ValueError(f"{task} runs in one process. Call it outside of data_parallel.")
 
@@ -66,17 +78,17 @@ def refuse_several(task):
 def data_parallel(group: Any = None, *, timeout: float = 60.0) -> Iterator[Team]:
     """Fit one dictionary by several processes, each with its own rows.
 
-    Inside this context all processes call `fit` together: each with its own share of the rows and
-    the same parameters, and each ends with the same dictionary and penalty, bit for bit.
+    Inside this context all processes call `fit` together, each with the same parameters and with
+    rows of its own. All processes end with the same dictionary and penalty, bit for bit.
     ``batch_size`` counts the rows of one process.
 
     Parameters
     ----------
     group : torch.distributed.ProcessGroup, default=None
         Processes that are connected already, by a backend that sums tensors of the CPU, and of the
-        GPU if there is one. None takes the processes of ``torchrun``. If these are not connected
-        yet, they are connected here and disconnected at the end: by Gloo, and by NCCL if there are
-        GPUs, of which each process takes that of its local rank.
+        GPU if there is one. None takes the processes of ``torchrun``. If the latter are not
+        connected yet, they are connected here and disconnected at the end: by Gloo, and by NCCL if
+        there are GPUs. Then each process takes the GPU whose number is its local rank.
     timeout : float, default=60.0
         Seconds that one process waits for another before it gives up, if they are connected here.
         It has to exceed the time for reading a batch, and of a callback.
@@ -84,23 +96,24 @@ def data_parallel(group: Any = None, *, timeout: float = 60.0) -> Iterator[Team]
     Yields
     ------
     Team
-        With the attributes ``rank``, the number of this process, and ``size``, their number.
+        With the attributes ``rank``, the number of this process from 0, and ``size``, the number
+        of processes.
 
     Raises
     ------
     RuntimeError
         From torch, if another process stopped or took too long.
     ValueError
-        If the processes were not started together. From `partial_fit`, `choose_alpha`, a fit with a
-        `Checkpoint`, and learners of images, of targets and of events, all of which run in one
-        process.
+        If the processes were not started together. `partial_fit`, `choose_alpha`, a fit with a
+        `Checkpoint`, and learners of images, of targets and of events run in one process only, and
+        raise this error inside of the context.
 
     Notes
     -----
     Parameters and features are not compared: processes that differ in them wait for each other, or
     learn something else. Initial atoms and penalties are chosen from rows of all processes, at most
     16384 of each. The largest of the seeds counts, so that ``random_state=None`` works; each
-    process has its own ``device`` and ``verbose``. Shares may differ in size: a process that runs
+    process has its own ``device`` and ``verbose``. Numbers of rows may differ: a process that runs
     out of rows in an epoch waits for the end of the epoch. Any process may have callbacks.
 
     Examples

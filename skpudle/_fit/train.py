@@ -1,17 +1,17 @@
-"""Train a model by gradients, epoch by epoch.
+"""Train a dictionary by stochastic gradients, epoch by epoch.
 
-`Trainer` turns batches into updates of the rows of parameters, which are the atoms and, for some
-models, further parameters. It knows neither estimators nor kinds of sources. Ten updates, or the
-rest of an epoch, are a round. After a round the host waits for the device once, reads whether
-training is still finite, and decides by `Stopping` whether to stop. `Trainer.state` returns the
-state between two epochs, from which training resumes with the same bits.
+`Trainer` changes the "rows of parameters" batch by batch: a tensor of the atoms and, for some
+models, of further numbers that are learned with them. It knows neither estimators nor kinds of
+sources. Ten updates, or the rest of an epoch, are a round. After a round the host waits for the
+device once, reads whether training is still finite, and decides by `Stopping` whether to stop.
+`Trainer.state` returns the state between two epochs, from which training resumes with the same
+bits.
 
-A model has
-
-* ``with_rows(fitted, rows)``: a record with these rows of parameters;
-* ``network(fitted, update)``: a rule, as of `skpudle._gradients.GRADIENT_RULES`, the dictionary of
-  the record, and a dict with its encoder and the penalty, in that update, counted from 0;
-* ``replacements(fitted, samples)``: rows of parameters for samples that become atoms.
+What is trained is decided by the ``model``, a `skpudle._fit.plan.Plan`, in three methods:
+``with_rows(fitted, rows)`` returns a record with other rows of parameters. ``network(fitted,
+update)`` returns the gradient rule of an update, counted from 0, the dictionary of the record, and
+a dict with its encoder and penalty. ``replacements(fitted, samples)`` returns rows of parameters
+for samples that become atoms.
 """
 
 from dataclasses import replace
@@ -30,7 +30,11 @@ _UNDISTURBED = SimpleNamespace(pending=False)
 
 
 class Diverged(ValueError):
-    """Training is not finite any more; ``fitted`` is the last finite record."""
+    """The error of a training whose loss or atoms are infinite or NaN.
+
+    ``fitted`` is the last finite record, which `fit` keeps, or None. ``update`` is the number of
+    the update, for the message.
+    """
 
     def __init__(self, update, fitted=None):
         super().__init__(
@@ -45,27 +49,28 @@ class Diverged(ValueError):
 
 
 class Stopping:
-    """Stop when the smoothed objective has not improved for some checks in a row.
+    """Decide when training ends: its smoothed objective has not improved for some checks in a row.
 
     Parameters
     ----------
     tol : float or None
-        Relative improvement that counts; None never stops.
+        Least relative improvement that counts; None never stops.
     patience : int
-        Number of checks without improvement.
+        Number of successive checks without improvement that end training.
     first_update : int, default=0
-        Updates before this one do not count.
+        Checks before this update are ignored.
     n_updates : int, default=inf
-        Stop after this number in any case, in the middle of an epoch if need be.
+        `Trainer` stops after this number of updates in any case, if need be within an epoch.
     n_judged : int, default=1
-        Least number of new samples in a check.
+        Least number of new samples in a check; fewer samples wait for the next check.
     """
 
     def __init__(self, tol, patience, first_update=0, n_updates=inf, n_judged=1):
         self.tol, self.patience, self.first_update = tol, patience, first_update
         self.n_updates, self.n_judged = n_updates, n_judged
-        # Number of checks in a row without an improvement; smoothed objective; its least value; sum
-        # of objectives, and number of samples, since the last check.
+        # The state, which checkpoints store: number of successive checks without an improvement;
+        # smoothed objective; its least value; sum of the objectives and number of the samples that
+        # wait for a check.
         self.course = 0, None, None, 0.0, 0
 
     @property
@@ -74,7 +79,11 @@ class Stopping:
         return self.tol is not None and self.course[0] >= self.patience
 
     def check(self, total, n_samples, update):
-        """Note the objective of new samples, summed over them; return whether to stop."""
+        """Judge the objective of new samples; return whether training shall stop.
+
+        ``total`` is the objective summed over ``n_samples`` samples, and ``update`` the number of
+        updates so far.
+        """
         if self.tol is None or update < self.first_update:
             return False
         stalled, smoothed, best, *waiting = self.course
@@ -83,8 +92,8 @@ class Stopping:
             self.course = stalled, smoothed, best, total, n_samples
             return False
         objective = total / n_samples
-        # Each check averages the objective with the smoothed objective before. After a few checks
-        # this lowers the variance that comes from the choice of samples to a third.
+        # Each check averages the objective with the smoothed objective before, so that the choice
+        # of samples matters less: after a few checks its variance is a third.
         smoothed = objective if smoothed is None else (smoothed + objective) / 2
         stalled = 0 if best is None or smoothed < best - self.tol * abs(best) else stalled + 1
         best = smoothed if best is None else min(best, smoothed)
@@ -96,35 +105,38 @@ class Stopping:
 
 
 class Trainer:
-    """Atoms in training.
+    """A training in progress: it updates atoms, and knows losses and the state to resume from.
 
     Parameters
     ----------
-    model : object
-        What is trained, see above.
+    model : Plan
+        What is trained, see the module.
     fitted : Fitted
-        The record of the fit, with its losses and its number of updates so far.
+        The record that training begins with; it has the losses and the number of updates so far.
     optimizer : GradientOptimizer or SurrogateOptimizer
-        Owns the rows of parameters.
+        Owns the rows of parameters as ``optimizer.atoms``, and changes them.
     team : Team, default=ALONE
         The processes that train one dictionary, each with samples of its own.
     interrupts : Interrupts, optional
-        Its ``pending`` is read after every update, by a team after every round.
+        Its ``pending``, true after Ctrl-C, ends an epoch after the present update or, with several
+        processes, after the present round.
     """
 
     def __init__(self, model, fitted, optimizer, *, team=ALONE, interrupts=_UNDISTURBED):
         self._begun, self.model, self.optimizer = fitted, model, optimizer
         self.n_steps, self.loss_curve = fitted.n_steps, fitted.loss_curve
         self.team, self._interrupts = team, interrupts
-        # About the current or latest epoch: numbers of samples and their summed loss, a mask of
-        # atoms that no code has used, and pairs of losses and samples, from which such atoms come.
+        # About the current or latest epoch, a dict: "n_samples" and their summed "loss", "unused",
+        # a mask of the atoms that no code has used, and "seen", the losses and samples of the last
+        # round, from which `replace_unused` makes new atoms.
         self.epoch = None
         self._finite = None  # the latest record that is known to be finite
 
     def run_epoch(self, source, stopping):  # -> bool
-        """Go through the source once, or until ``stopping`` or Ctrl-C ends it.
+        """Train for one epoch, which ends early if ``stopping`` says so or after Ctrl-C.
 
-        Return whether the objective has stalled.
+        ``source`` are `Batches` that yield the samples. Return whether the objective has stalled,
+        so that training is over. The mean loss of the epoch is appended to ``loss_curve``.
 
         Raises
         ------
@@ -136,8 +148,9 @@ class Trainer:
         self.epoch = dict(unused=unused, n_samples=0.0, loss=0.0, seen=[])
         batches = (batch.in_units(self._begun.noise) for batch in source.batches())
         if not self.team.is_alone:
-            # All processes take part in every update: a process without a batch adds None. (The
-            # number of batches of a stream need not be known to a process that is alone.)
+            # The processes add up their gradients in every update, so a process that has run out of
+            # batches takes part with None. (A single process may not know the number of batches of
+            # a stream.)
             n_batches = self.team.largest(source.n_batches)
             batches = islice(chain(batches, repeat(None)), n_batches)
         # A round has 10 updates: enough that a GPU does not idle, and few enough that training can
@@ -148,7 +161,7 @@ class Trainer:
             if not sums:
                 break
             rest = [unused.sum(), torch.isfinite(self.optimizer.atoms.detach()).all()]
-            # one transfer: here alone the host waits for a device
+            # All numbers come in one transfer, since the host waits here until the GPU is done.
             found = torch.cat([*sums, torch.stack(rest).to(sums[0])]).cpu()
             sums, n_unused, atoms_are_finite = found[:-2].view(-1, 3), *found[-2:].int().tolist()
             interrupted = self.team.largest(self._interrupts.pending)
@@ -171,7 +184,9 @@ class Trainer:
         return converged
 
     def _round(self, batches):
-        """Make an update for each batch.
+        """Make one update for each of at most ten batches, without a wait for the device.
+
+        ``batches`` yields `Samples`, or None if only other processes still have samples.
 
         Returns
         -------
@@ -180,7 +195,7 @@ class Trainer:
         unused : Tensor of shape (n_components,), bool
             Atoms that no code of the epoch so far has used.
         seen : list of tuple
-            Losses (n_samples,) and `Samples` of each batch.
+            Losses, a Tensor of shape (n_samples,), and `Samples` of each batch.
         """
         sums, unused, seen = [], self.epoch["unused"], []
         for batch in batches:
@@ -194,7 +209,7 @@ class Trainer:
         return sums, unused, seen
 
     def _update(self, batch):
-        """Change the rows of parameters by the gradient of a batch.
+        """Make one update: change the rows of parameters by the gradient of a batch.
 
         Parameters
         ----------
@@ -206,7 +221,7 @@ class Trainer:
         total : Tensor of shape (3,)
             Summed loss, summed objective and number of samples, over all processes.
         used : Tensor of shape (n_components,), bool
-            Atoms that codes of this process use.
+            Atoms that nonzero codes of this process use.
         losses : Tensor of shape (n_samples,)
             Losses of the samples of this process.
         """
@@ -215,7 +230,7 @@ class Trainer:
             gradient, codes = torch.zeros_like(rows), rows.detach().new_zeros(0, len(rows))
             losses, total = codes.new_zeros(0), codes.new_zeros(3)
         else:
-            with torch.enable_grad():  # whichever mode the caller set
+            with torch.enable_grad():  # the caller may have turned gradients off
                 now = model.with_rows(self._begun, rows)
                 rule, dictionary, options = model.network(now, self.n_steps)
                 with threads_for(dictionary.atoms, batch.x):
@@ -225,26 +240,27 @@ class Trainer:
             size = weight.sum()
             total = torch.stack([(weight * losses).sum(), found.objective * size, size])
         how = dict(weight=None if batch is None else batch.weight)
-        if not team.is_alone:  # alone the gradient is the batch's as it is
+        if not team.is_alone:  # the mean over all processes, weighted by their samples
             gradient, total = team.sum(gradient * total[2], total)
             gradient = gradient / total[2].clamp_min(torch.finfo(total.dtype).tiny)
             how["total"] = team.sum
         with threads_for(rows, rows):
             self.optimizer.update(gradient, codes, **how)
         self.n_steps += 1
-        # a sum of moduli is several times as fast as any()
+        # nonzero sums instead of any(), which takes several times as long
         used = codes.abs().sum([axis for axis in range(codes.ndim) if axis != 1]) != 0
         return total, used, losses
 
     def replace_unused(self, *, among=None):
-        """Replace atoms that no code of the epoch has used by samples.
+        """Replace atoms that no code of the epoch has used by badly reconstructed samples.
 
-        The samples are those with the largest losses in the last round of the epoch.
+        The samples have the largest losses in the last round of the epoch. Without an epoch, and
+        if no sample has a loss, nothing changes.
 
         Parameters
         ----------
         among : Tensor of shape (n_components,), bool, default=None
-            Atoms that may be replaced, on the host; None are all.
+            True for atoms that may be replaced; by default all.
         """
         if self.epoch is None:
             return
@@ -254,7 +270,7 @@ class Trainer:
         unused = unused.nonzero().squeeze(1)
         if not len(unused):
             return
-        losses, samples = atoms.new_zeros(0), atoms[:0]  # of a process without samples
+        losses, samples = atoms.new_zeros(0), atoms[:0]  # if this process has no samples
         if self.epoch["seen"]:
             seen = [(losses, with_gaps(one.x, one.mask)) for losses, one in self.epoch["seen"]]
             losses, samples = (torch.cat(part).to(atoms.device) for part in zip(*seen))
@@ -272,14 +288,18 @@ class Trainer:
 
     @property
     def fitted(self):
-        """The record of the fit at present."""
+        """The record of the fit with the present atoms, losses and state of the optimiser."""
         rows = self.optimizer.atoms.detach().clone()
         training = self._begun.training | {"moments": self.optimizer.state()}
         known = dict(loss_curve=self.loss_curve, n_steps=self.n_steps, training=training)
         return replace(self.model.with_rows(self._begun, rows), **known)
 
     def state(self, source, stopping):  # -> dict
-        """Return the state between two epochs, which includes the source's generator."""
+        """Return all that `load` needs to resume training with the same bits between two epochs.
+
+        It is stored in checkpoints. ``source`` are the `Batches`, whose generator draws the order
+        of samples, and ``stopping`` is the `Stopping` of this training.
+        """
         return {
             "n_steps": self.n_steps,
             "loss_curve": self.loss_curve,
@@ -291,7 +311,7 @@ class Trainer:
         }
 
     def load(self, state, source, stopping):
-        """Return to a state."""
+        """Return to a ``state`` that `state` returned; also sets ``source`` and ``stopping``."""
         self.n_steps, self.loss_curve = state["n_steps"], state["loss_curve"]
         self.epoch, stopping.course = state["epoch"], state["stopping"]
         self.optimizer.load(state["atoms"], state["moments"])
