@@ -2,8 +2,9 @@
 
 `make_dictionary_data` draws samples from the generative model ``x = D z`` (+ noise). It returns the
 atoms and codes too, so that recovery can be measured. `perturb_dictionary` makes the initial
-dictionaries of the published experiments. The remaining functions cut patches of images, from the
-user's own folder or from the two photographs shipped with scikit-learn. Nothing is downloaded.
+dictionaries of the published experiments. The remaining functions cut patches of images: of arrays,
+of the files in a folder, or of the two photographs shipped with scikit-learn. Nothing is
+downloaded.
 """
 
 import math
@@ -56,16 +57,16 @@ def make_dictionary_data(
     n_samples : int, default=1000
         Number of samples.
     n_features : int, default=None
-        Number of features; None takes it from `dictionary`, or else 100.
+        Number of features. None is that of `dictionary`, or 100 without a dictionary.
     n_components : int, default=None
-        Number of atoms; None takes it from `dictionary`, or else 150.
+        Number of atoms. None is that of `dictionary`, or 150 without a dictionary.
     n_nonzero : int, default=5
         Number of atoms that each sample uses.
     amplitude : tuple of float, default=(1.0, 2.0)
-        Smallest and largest modulus of a nonzero entry of the code.
+        Smallest and largest modulus of a nonzero entry of a code.
     sign : {"entry", "sample", None}, default="entry"
-        One random sign per nonzero entry, one per sample (as in the published experiments of [1]_),
-        or none, which makes the codes positive.
+        "entry" draws a random sign for each nonzero entry, "sample" one for each sample (as in the
+        published experiments of [1]_). With None codes are positive.
     snr_db : float, default=None
         Signal-to-noise ratio in decibels, over all samples together; the noise is Gaussian. None
         adds no noise.
@@ -81,7 +82,7 @@ def make_dictionary_data(
     dictionary : ndarray of shape (n_components, n_features)
         Atoms, one per row.
     code : ndarray of shape (n_samples, n_components)
-        Codes.
+        Codes, with `n_nonzero` entries other than 0 in each row.
 
     Raises
     ------
@@ -111,7 +112,7 @@ def make_dictionary_data(
             f"The dictionary has the shape {dictionary.shape}, n_components and n_features ask for "
             f"{wanted}. Leave the sizes out."
         )
-    # The atoms with the smallest of random keys are a uniformly random subset.
+    # The atoms with the n_nonzero smallest of random keys are a uniformly drawn subset.
     keys = random_state.random_sample((n_samples, len(dictionary)))
     supports = np.sort(np.argpartition(keys, n_nonzero - 1, axis=1)[:, :n_nonzero], axis=1)
     values = random_state.uniform(*amplitude, size=supports.shape)
@@ -131,7 +132,7 @@ def make_dictionary_data(
 def perturb_dictionary(
     dictionary: ArrayLike, tau: float, *, random_state: int | np.random.RandomState | None = None
 ) -> np.ndarray:
-    r"""Return ``dictionary`` plus Gaussian noise: the initial one of the published experiments.
+    r"""Add Gaussian noise to a dictionary: the initial dictionary of the published experiments.
 
     The noise of every entry has mean 0 and standard deviation ``tau / sqrt(m)``, where ``m`` is the
     number of entries of an atom. Each atom thus moves by a distance of about `tau`: for unit-norm
@@ -168,9 +169,9 @@ def perturb_dictionary(
 
 
 def _read_gray(path):
-    """Return the luminance of an image file, (height, width), from 0 for black to 1 for white.
+    """Read an image file as grey levels (height, width), from 0 for black to 1 for white.
 
-    Images of floating-point numbers keep their numbers.
+    ``path`` is a `Path`. Images of floating-point numbers keep their numbers.
     """
     with import_extra("images", "PIL.Image").open(path) as image:
         # Pillow's mode "I" is grey of 16 bits, which Image.convert("L") would clip to 8 bits. Mode
@@ -181,7 +182,7 @@ def _read_gray(path):
 
 
 def load_gray_images(folder: str | PathLike[str] | None = None) -> list[np.ndarray]:
-    """Read images as grey levels.
+    """Read all images of a folder as grey levels.
 
     Parameters
     ----------
@@ -192,7 +193,8 @@ def load_gray_images(folder: str | PathLike[str] | None = None) -> list[np.ndarr
     Returns
     -------
     list of ndarray of shape (height, width)
-        Luminance in float64, 0 for black and 1 for white; floating-point images as they are.
+        Luminance in float64, 0 for black and 1 for white. Images of floating-point numbers keep
+        their numbers.
 
     Raises
     ------
@@ -213,19 +215,20 @@ def extract_patches(
     normalize: bool = True,
     random_state: int | np.random.RandomState | None = None,
 ) -> np.ndarray:
-    """Cut patches at random places of images of any sizes.
+    """Cut patches at random positions of images of any sizes, as training data of a learner.
 
-    Every place of every image is as likely as any other, and no place is taken twice; patches may
+    Every position in every image is equally likely, and no position is taken twice; patches may
     overlap.
 
     Parameters
     ----------
     images : sequence of array-like of shape (height, width)
-        Grey-level images; unsigned integers become fractions of their largest value.
+        Grey images; unsigned integers become fractions of the largest integer of their dtype.
+        Images smaller than a patch have no patches.
     patch_size : tuple of int, default=(8, 8)
         Height and width of a patch.
     n_patches : int or None, default=10_000
-        Number of patches; None takes them all, in order.
+        Number of patches. None takes the patches at all positions, in order.
     center : bool, default=True
         Whether each patch's mean is subtracted from it.
     normalize : bool, default=True
@@ -242,7 +245,7 @@ def extract_patches(
     Raises
     ------
     ValueError
-        If there are fewer places than `n_patches`.
+        If the images have fewer positions than `n_patches`.
     """
     random_state = check_random_state(random_state)
     height, width = patch_size
@@ -274,23 +277,30 @@ def load_image_patches(
     n_patches: int | None = 10_000,
     **options: Any,
 ) -> np.ndarray:
-    """Cut patches at random places of the images in a folder.
+    """Cut patches at random positions of the images in a folder.
 
     Parameters
     ----------
     folder : str or path-like, default=None
-        Folder of images; None takes the two photographs that come with scikit-learn.
+        Folder of images; None is the two photographs that come with scikit-learn.
     patch_size : tuple of int, default=(8, 8)
         Height and width of a patch.
     n_patches : int or None, default=10_000
-        Number of patches; None takes them all, in order.
+        Number of patches. None takes the patches at all positions, in order.
     **options : dict
-        ``center``, ``normalize`` and ``random_state``, as of `extract_patches`.
+        ``center``, ``normalize`` and ``random_state``, as in `extract_patches`.
 
     Returns
     -------
     ndarray of shape (n_patches, height * width)
-        Patches, one per row; see `extract_patches`, also for the errors, and `load_gray_images`.
+        Patches, one per row, in float64; by default of mean 0 and norm 1.
+
+    Raises
+    ------
+    ImportError
+        If Pillow is not installed.
+    ValueError
+        If the images have fewer positions than `n_patches`.
 
     Examples
     --------

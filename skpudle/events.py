@@ -8,9 +8,10 @@ events.
 So signals are coded again, with a penalty at the level of the noise. Codes of one atom and one sign
 are one event if the copies of the atom at their positions correlate by at least 0.7. The event is
 at the position of the largest of these codes. Its amplitude is the projection of the sum of the
-copies on the copy at that position. Events smaller than a third of the atom's typical amplitude are
-left out. An artefact counts in the typical amplitude as one of the largest usual events, however
-large it is.
+copies on the copy at that position. Events smaller than a third of the atom's *typical amplitude*
+are left out: half of the energy of the atom's events, their sum of squares, is in events above the
+typical amplitude. For this sum an artefact, however large, counts as the 98 % quantile of the
+amplitudes.
 """
 
 from copy import copy
@@ -26,43 +27,48 @@ from skpudle._learners.convolutional.base import geometry_of
 
 __all__ = ["find_events"]
 
-# Amplitude of the smallest event, as a share of the atom's typical amplitude. In an
-# electrocardiogram with noise of 0 dB the smallest beat has a share of .77, and waves that are no
-# beats reach .36.
+# Amplitude of the smallest event, divided by the atom's typical amplitude. In an electrocardiogram
+# with noise of 0 dB the smallest beat has .77 of the typical amplitude, and waves that are no beats
+# reach .36.
 _LEAST = 1 / 3
 
 
 def _typical(amplitudes):
-    """Return the typical amplitude of an atom's events, from their amplitudes (n_events,).
+    """Return the typical amplitude of an atom's events, by which `find_events` judges small events.
 
-    Events above the typical amplitude have half of the energy of all events. The largest 2 % of the
-    events are artefacts perhaps, and count with the amplitude of the 98 % quantile. A median would
-    not do: in an electrocardiogram with little noise most events are waves between the beats.
+    ``amplitudes`` (n_events,) has at least one entry, and the result is a float. Events above the
+    typical amplitude have half of the energy of all events. The largest 2 % of the events may be
+    artefacts, and count with the amplitude of the 98 % quantile. A median would be too small: in an
+    electrocardiogram with little noise most events are waves between the beats.
     """
     sizes = np.sort(np.abs(amplitudes))
-    # The smallest 98 % of the events are certainly no artefacts. Beats are 9 % of the events of an
-    # electrocardiogram with little noise. With 90 % the limit would be below the beats, and the 468
-    # waves between the beats of the record would count as events, too.
+    # The limit of the amplitudes must not be below true events. In an electrocardiogram with little
+    # noise beats are only 9 % of the events: with the 90 % quantile the limit would be below the
+    # beats, and the 468 waves between the beats of the record would count as events, too.
     energy = np.cumsum(np.minimum(sizes, sizes[int(0.98 * (len(sizes) - 1))]) ** 2)
     return sizes[np.searchsorted(energy, energy[-1] / 2)]
 
 
 def _autocorrelation(atom, stride):  # (length[, n_channels]) -> (n_shifts,)
-    """Return the correlations of an atom with its copies 0, 1, 2 ... strides later."""
+    """Return the correlations of an atom with its copies 0, 1, 2 ... strides later, for `_merge`.
+
+    The first correlation is 1, or 0 for an atom of zeros.
+    """
     shifts = range(0, len(atom), stride)
     products = np.array([(atom[s:] * atom[: len(atom) - s]).sum() for s in shifts])
     return products / (products[0] or 1.0)
 
 
 def _merge(codes, correlation):  # (n_positions,), (n_shifts,) -> yields positions, amplitudes
-    """Merge an atom's codes in one signal that are one event; yield the largest events first.
+    """Merge neighbouring codes of one atom in one signal to events; yield the largest event first.
 
-    ``correlation`` is the result of `_autocorrelation`.
+    ``codes`` (n_positions,) are the atom's codes, and ``correlation`` (n_shifts,) is the result of
+    `_autocorrelation`. Each event is a pair: the index of its position, and its amplitude.
     """
-    # Two copies with a correlation of at least 0.7 are one event. The share of true events that are
-    # found in simulated EEG with noise of 0 dB is .957, .966 and .973 with correlations of .5, .7
-    # and .8 (benchmarks/bench_waveforms.py). With .8, however, some beats of an electrocardiogram
-    # with noise of 0 dB count twice.
+    # Two codes are one event if their copies of the atom correlate by at least 0.7. With limits of
+    # .5, .7 and .8 the share of true events that are found in simulated EEG with noise of 0 dB is
+    # .957, .966 and .973 (benchmarks/bench_waveforms.py). With .8, however, some beats of an
+    # electrocardiogram with noise of 0 dB count twice.
     reach = int(np.argmin(np.append(correlation, 0.0) >= 0.7))
     codes = codes.copy()
     for place in np.argsort(-np.abs(codes), kind="stable")[: np.count_nonzero(codes)]:
@@ -74,10 +80,12 @@ def _merge(codes, correlation):  # (n_positions,), (n_shifts,) -> yields positio
 
 
 def _at_level_of_noise(learner, X):
-    """Return a copy of the learner with a penalty at the level of the noise, if a fit measured it.
+    """Return a copy of a learner that codes signals for `find_events`, with a smaller penalty.
 
-    With a penalty of ``noise * sqrt(2 log n)`` about one of n samples of pure noise has a code. The
-    penalty is never raised.
+    The penalty is ``noise * sqrt(2 log n)`` for the n samples of ``X``, at which about one sample
+    of pure noise has a code, but never more than the penalty of the learner. If the learner has
+    ``debias="auto"``, the copy removes all of the lasso's bias. A learner whose fit did not measure
+    the noise is returned unchanged.
     """
     noise = getattr(learner, "noise_std_", None)
     if noise is None or np.ndim(learner.alpha_):
@@ -94,7 +102,13 @@ def _is_number(value):  # -> bool; True and False are no numbers
 
 
 def check_rate(sampling_rate):
-    """Return the checked sampling rate, a positive number; None becomes 1."""
+    """Check a user's sampling rate, and return it as a number; None becomes 1.
+
+    Raises
+    ------
+    ValueError
+        If the rate is no number, not positive, or infinite.
+    """
     rate = 1 if sampling_rate is None else sampling_rate
     if not (_is_number(rate) and 0 < rate < inf):
         raise ValueError(f"sampling_rate={rate!r:.50} is no rate. Pass a positive number, or None.")
@@ -102,13 +116,22 @@ def check_rate(sampling_rate):
 
 
 def find_peaks(waveforms):  # (n_atoms, length[, n_channels]) -> (n_atoms,)
-    """Return the sample at which each waveform has its largest norm over the channels."""
+    """Return the index of the sample at which each waveform has its largest norm over channels.
+
+    The time of an event is the time of this sample.
+    """
     energy = np.square(waveforms).reshape(*np.shape(waveforms)[:2], -1).sum(axis=2)
     return energy.argmax(axis=1)
 
 
 def find_learner_of_signals(estimator):  # -> Found
-    """Return the fitted learner in an estimator; raise ValueError if it is not for signals."""
+    """Return the fitted learner of signals in an estimator, pipeline or search, see `Found`.
+
+    Raises
+    ------
+    ValueError
+        If the learner codes rows or pictures, or is a denoiser.
+    """
     found = find_learner(estimator)
     learner = found.learner
     if len(sizes(getattr(learner, "atom_shape", (0, 0)), 1)) != 1 or hasattr(learner, "denoise"):
@@ -123,7 +146,7 @@ def find_learner_of_signals(estimator):  # -> Found
 def find_events(
     estimator: Any, X: Any, *, least: float = _LEAST, sampling_rate: float | None = None
 ) -> np.ndarray:
-    """Return the events of atoms in signals.
+    """List the events in signals: where and how strongly each atom occurs.
 
     Parameters
     ----------
@@ -132,9 +155,9 @@ def find_events(
     X : array-like, Tensor or list of signals
         Signals, as `transform` takes them.
     least : float, default=1/3
-        The smallest amplitude of an event, as a share of its atom's typical amplitude. Events above
-        the typical amplitude have half of the energy of the atom's events, where the largest 2 %
-        count with the amplitude of the 98 % quantile. 0 keeps all events.
+        The smallest amplitude of an event, from 0 to 1 times its atom's typical amplitude. Events
+        above the typical amplitude have half of the energy of the atom's events, where the largest
+        2 % count with the amplitude of the 98 % quantile. 0 keeps all events.
     sampling_rate : float, default=None
         Number of samples in a second; times are then in seconds. None: times are numbers of
         samples.
@@ -143,13 +166,15 @@ def find_events(
     -------
     ndarray of shape (n_events,)
         A structured array, which `pandas.DataFrame` takes, in the order of signals and times. Its
-        fields are ``signal``, the number of the signal; ``time`` of the largest excursion of the
-        waveform; ``atom``, the number of the atom; ``amplitude``, the factor of the atom.
+        fields are ``signal``, the index of the signal in ``X``; ``time``, of the largest excursion
+        of the event's waveform; ``atom``, the index of the atom in ``components_``; ``amplitude``,
+        the factor of the atom.
 
     Raises
     ------
     ValueError
-        If the learner is not for signals, ``least`` no share, or ``sampling_rate`` not positive.
+        If the learner is not for signals, ``least`` not from 0 to 1, or ``sampling_rate`` not
+        positive.
 
     Examples
     --------

@@ -29,18 +29,20 @@ from skpudle._fitted import code_and_reconstruct
 
 __all__ = ["denoise_patches", "extract", "inpaint", "reconstruct"]
 
-# Number of patches denoised at a time, by device. On a CPU it is small enough for the codes of the
-# patches to stay in the cache.
+# Number of patches denoised at a time, by type of device: on a CPU few, so that their codes stay in
+# the cache.
 _PATCHES = {"cpu": 4096, "cuda": 2**17}
 
-# Inpainting: the first noise level, as a multiple of the root mean square error of interpolation.
-# Chosen on photographs of the Berkeley data set and the flower of the example.
+# The first noise level of `inpaint`, as a multiple of the root mean square error of interpolation,
+# chosen on photographs of the Berkeley data set and the flower of the example.
 _FIRST_LEVEL = 1.5
 # Height and width, in pixels, of the patches that the default denoiser of `inpaint` codes.
 _SIDE = 8
 
 
 def _read_image(image):  # -> Images, (1, 1 or 3, height, width), on the device of the image
+    # Read a user's image, (height, width[, 3]), for the functions of this module. ValueError is
+    # raised unless the image is a single one, grey or with three colours.
     device = image.device if isinstance(image, torch.Tensor) else "cpu"
     images = read_images([image], 2, device=device, allow_nan=True)
     if images.n_channels not in (1, 3):
@@ -52,7 +54,11 @@ def _read_image(image):  # -> Images, (1, 1 or 3, height, width), on the device 
 
 
 def _extended(x, patch_shape, stride):  # (1, c, height, width) -> (height, width, c), larger
-    """Extend an image by reflection to a size that patches at all places cover exactly."""
+    """Extend an image by reflection to the least size that patches cover exactly.
+
+    ``patch_shape`` is (height, width) of a patch; patches begin at every ``stride``-th pixel of
+    both axes.
+    """
     positions = covering_positions(x.shape[2:], patch_shape, (stride, stride))
     ends = zip(positions, patch_shape, x.shape[2:], strict=True)
     after = [(n - 1) * stride + k - length for n, k, length in ends]
@@ -60,9 +66,11 @@ def _extended(x, patch_shape, stride):  # (1, c, height, width) -> (height, widt
 
 
 def _places(x, patch_shape, stride):  # (height, width, c) -> (n_patches,), (n_pixels * c,)
-    """Return the places of numbers in the flat image: of each patch's first, and of those from it.
+    """Return the indices of the patches of an image, to cut all patches or some of them at once.
 
-    Patch i of an image ``x`` is ``x.flatten()[first[i] + within]``, with the two results.
+    Patch i of an image ``x`` is ``x.flatten()[first[i] + within]``: ``first`` (n_patches,) has the
+    index of the first number of each patch, and ``within`` (n_pixels * c,) the distance of all
+    numbers of a patch from its first, in the flat image.
     """
     places = torch.arange(x.numel(), device=x.device).view(x.shape)
     first = places[tuple(slice(0, n - k + 1, stride) for n, k in zip(x.shape, patch_shape))]
@@ -70,10 +78,12 @@ def _places(x, patch_shape, stride):  # (height, width, c) -> (n_patches,), (n_p
 
 
 def _mean_of_patches(x, first, within, denoise):  # (height, width, c) -> the same
-    """Return the weighted mean of denoised patches at each pixel, NaN where no patch is.
+    """Denoise the patches of an image, and average them at each pixel, with weights.
 
-    ``first`` and ``within`` are as returned by `_places`. ``denoise(patches)`` gets some patches,
-    (n, n_pixels * c), and returns denoised patches times their weights, and the weights.
+    ``first`` (n_patches,) and ``within`` (n_pixels * c,) are those of `_places`, and ``first`` may
+    have some of the patches only. ``denoise(patches)`` gets patches (n, n_pixels * c), and returns
+    denoised patches times their weights, and the weights, both of this shape. A pixel in no patch,
+    or in patches of weight 0 only, is NaN.
     """
     sums = x.new_zeros(2, x.numel())
     for part in first.split(_PATCHES.get(x.device.type, 4096)):
@@ -86,7 +96,7 @@ def _mean_of_patches(x, first, within, denoise):  # (height, width, c) -> the sa
 def extract(
     image: ArrayLike | Tensor, patch_shape: int | tuple[int, ...] = (8, 8), *, stride: int = 1
 ) -> np.ndarray | Tensor:
-    """Return the overlapping patches that cover an image.
+    """Cut an image into overlapping patches that cover it, as training data of a learner.
 
     Parameters
     ----------
@@ -101,8 +111,13 @@ def extract(
     Returns
     -------
     ndarray or Tensor of shape (n_patches, n_pixels[ * 3])
-        One patch per row, position by position, in float32 or float64; the colours of a pixel are
-        neighbours, as in scikit-learn's patches.
+        One patch per row, in float32 or float64, in the order of the rows of the image; the colours
+        of a pixel are neighbours, as in scikit-learn's patches.
+
+    Raises
+    ------
+    ValueError
+        If the image is not (height, width) or (height, width, 3).
     """
     patch_shape, (x,) = sizes(patch_shape, 2), _read_image(image).tensors
     x = _extended(x, patch_shape, stride)
@@ -117,22 +132,29 @@ def reconstruct(
     *,
     stride: int | tuple[int, ...] = 1,
 ) -> np.ndarray | Tensor:
-    """Return an image from overlapping patches: each pixel is the mean of its values in them.
+    """Put an image together from overlapping patches: each pixel is the mean of its values in them.
 
     Parameters
     ----------
     patches : array-like or Tensor of shape (n_patches, n_pixels[ * 3])
-        Patches, as `extract` returns them.
+        All patches of the image, in the order of `extract`.
     image_shape : tuple of int
-        (height, width) or (height, width, 3).
-    patch_shape, stride
-        As in `extract`.
+        Shape of the image, (height, width) or (height, width, 3).
+    patch_shape : int or tuple of int, default=(8, 8)
+        Height and width of a patch, as in `extract`.
+    stride : int, default=1
+        Distance of neighbouring patches in pixels, as in `extract`.
 
     Returns
     -------
     ndarray or Tensor of shape (height, width[, 3])
-        The image. Patches straight from `extract` give back their image, as fractions if it held
-        unsigned integers.
+        The image, in float32 or float64. Patches straight from `extract` give back their image, as
+        fractions if it held unsigned integers. Pixels are NaN where the stride leaves them out.
+
+    Raises
+    ------
+    ValueError
+        If the patches are no matrix of numbers.
     """
     rows, patch_shape = to_tensor(check_rows(patches, allow_nan=True)), sizes(patch_shape, 2)
     height, width, n_channels = *image_shape[:2], *(image_shape[2:] or (1,))
@@ -148,10 +170,26 @@ def reconstruct(
 
 
 def _denoise_rows(patches, learner, like, *, n_channels, weights):
-    """Return denoised patches times their weights, and the weights, both (n_patches, n_pixels * c).
+    """Denoise patches by a learner, for `_mean_of_patches`.
 
-    Both are 0 for patches without a known pixel. ``like`` is the user's image: the learner gets an
-    array or a tensor, as the image is.
+    Parameters
+    ----------
+    patches : Tensor of shape (n_patches, n_pixels * n_channels)
+        Noisy patches; NaN marks a missing pixel.
+    learner : transformer
+        As in `denoise_patches`.
+    like : array-like or Tensor
+        The user's image: the learner gets a tensor if the image is a tensor, else an array.
+    n_channels : int
+        Number of channels, whose means are subtracted from each patch before it is coded.
+    weights : {"sparsity", "equal"}
+        As in `denoise_patches`.
+
+    Returns
+    -------
+    denoised, weight : Tensor of shape (n_patches, n_pixels * n_channels)
+        Denoised patches times their weights, and the weights; both are 0 for patches without a
+        known pixel.
     """
     known = ~patches.isnan().all(1)
     denoised, weight = torch.zeros_like(patches), patches.new_zeros(len(patches), 1)
@@ -210,6 +248,11 @@ def denoise_patches(
         The denoised image, on the device and of the dtype of the input; unsigned integers are
         rounded and clipped.
 
+    Raises
+    ------
+    ValueError
+        If the image is not (height, width) or (height, width, 3), or ``weights`` is unknown.
+
     References
     ----------
     .. [1] O. G. Guleryuz, "Weighted averaging for denoising with overcomplete dictionaries", IEEE
@@ -232,11 +275,12 @@ def denoise_patches(
 
 
 def _interpolate(x, gap):  # (height, width, c), (height, width) -> linear in gaps, else nearest
-    """Fill gaps of ``x`` by linear interpolation; where it has no value, by the nearest pixel.
+    """Fill the missing pixels of an image ``x`` by interpolation of the known pixels around them.
 
-    Only known pixels next to gaps are used. This changes nothing: the circle through the corners of
-    a Delaunay triangle holds no known pixel, so each corner of a triangle with a gap inside is next
-    to a gap.
+    ``gap`` is True at missing pixels. Outside the triangles of known pixels linear interpolation
+    has no value, and the nearest known pixel fills the gap. To save time only known pixels next to
+    gaps are used. The result is the same: the circle through the corners of a Delaunay triangle
+    holds no known pixel, so each corner of a triangle with a gap inside is next to a gap.
     """
     border = binary_dilation(gap, np.ones((3, 3))) & ~gap
     given, filled = (np.argwhere(border), x[border], np.argwhere(gap)), x.copy()
@@ -249,12 +293,15 @@ def _interpolate(x, gap):  # (height, width, c), (height, width) -> linear in ga
     return filled
 
 
-def _shrink_cosines(patches, noise_std):  # (n, n_pixels) -> two of the shape
-    """Return patches denoised by hard thresholds of their cosine transforms, and weights of 1."""
+def _shrink_cosines(patches, noise_std):  # (n, n_pixels) -> patches and weights of this shape
+    """Denoise patches by hard thresholds of their cosine transforms: the default of `inpaint`.
+
+    The patches have 8 x 8 pixels of one channel, and ``noise_std`` is a float. All weights are 1.
+    """
     waves = dct(np.eye(_SIDE), norm="ortho", axis=0)
     waves = to_tensor(np.kron(waves, waves)).to(patches)
     codes = patches @ waves.mT
-    # The threshold of 2.7 noise levels was chosen like _FIRST_LEVEL.
+    # The threshold of 2.7 noise levels was chosen on the same photographs as _FIRST_LEVEL.
     small = codes.abs() <= 2.7 * noise_std
     small[:, 0] = False  # the mean of a patch is hardly noisy
     denoised = codes.masked_fill_(small, 0) @ waves
@@ -339,20 +386,22 @@ def inpaint(
             "No pixel is missing, by NaN or a mask. Pass mask, true where a pixel is missing, or "
             "an image with NaN there."
         )
-    # The errors of interpolation are measured on about 500 known pixels, or one in ten if the image
-    # has fewer than 5,000: they are hidden and interpolated from the rest.
+    # To measure the errors of interpolation about 500 known pixels, or one in ten if the image has
+    # fewer than 5,000, are hidden and interpolated from the remaining known pixels.
     places, hidden = np.flatnonzero(~gap), np.zeros_like(gap)
     hidden.flat[places[5 :: max(10, len(places) // 500)]] = True
     errors = (_interpolate(x, gap | hidden) - x)[hidden]
-    # An orthogonal matrix that turns three colours into a mean and two differences.
+    # The orthogonal matrix ``mixing`` turns three colours into a mean and two differences, each
+    # with a noise level of its own in ``units``.
     mixing = dct(np.eye(x.shape[2]), norm="ortho", axis=0)
     units = np.sqrt(np.square(errors @ mixing.T).sum(axis=0) / max(len(errors), 1))
     unit = np.sqrt(np.mean(units**2))
     filled = given = to_tensor(np.where(known, x, _interpolate(x, gap)))
     known, mixing, units = map(to_tensor, (known, mixing, units))
     mixing, units = mixing.to(given), units.to(given)
-    # With 7 more pixels on each side, pixels at the border are in 64 patches, too. Only patches
-    # that touch a gap are denoised: ``first`` has the places of their first pixels.
+    # The image is extended by 7 pixels on each side, so that pixels at its border are in 64 patches
+    # like all others. To save time only patches that touch a gap are denoised: ``first`` has their
+    # indices, as in `_places`.
     ends, inner = [_SIDE - 1] * 2, slice(_SIDE - 1, 1 - _SIDE)
     touching = binary_dilation(np.pad(gap, ends[0]), np.ones((_SIDE, _SIDE)), origin=_SIDE // 2 - 1)
     first = to_tensor(np.flatnonzero(touching))
