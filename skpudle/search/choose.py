@@ -2,7 +2,8 @@
 
 A *held-out* row or image takes no part in training. A *trial* is a dictionary or a penalty with its
 prediction of the hidden entries of held-out data (`skpudle.search.held_out`). `worse` compares two
-predictions: is one worse than the other by more than chance?
+predictions: is one worse than the other by more than chance? The *share* of the lasso's bias, from
+0 to 1, says how far codes move from the lasso's codes towards least squares on their support.
 
 The penalty of *codes*, which `transform` uses, is chosen after a search. It differs from the
 penalty of the search, which `skpudle.search.find` chooses: a search needs the penalty that finds
@@ -11,11 +12,12 @@ exceed the least error, the largest is chosen.
 
 The *number of atoms* grows by half while held-out data are predicted better. Then atoms are
 removed, and the remaining atoms adapt: a quarter of the atoms at a time until predictions are
-worse, then fewer. The atoms that lower the objective least per use are removed first. (An atom that
-is the sum of two atoms lowers the objective little per use and has many uses. A rare atom of the
-data lowers it much, at few uses.) In rows of real data predictions often gain with each atom, and
-no number is right. Growth then ends at the smallest number for which twice the number of atoms
-explains hardly more. Sizes from the data by growing and pruning go back to [1]_.
+worse, then fewer. The atoms that lower the objective least per use (row with a nonzero code) are
+removed first. (An atom that is the sum of two atoms lowers the objective little per use and has
+many uses. A rare atom of the data lowers it much, at few uses.) In rows of real data predictions
+often gain with each atom, and no number is right. Growth then ends at the smallest number for which
+twice the number of atoms explains hardly more. Choosing the number of atoms by growing and pruning
+goes back to [1]_.
 
 .. [1] M. Pali and K. Schnass, "Dictionary learning: from data to sparsity and beyond",
    arXiv:1804.07101.
@@ -38,15 +40,16 @@ from skpudle.search.descend import descend, exhaust, refit_atoms, remaining, set
 from skpudle.search.find import error_of, find_atoms, noise_penalty, predicts, walk
 from skpudle.search.held_out import LEAST_ROWS, HeldOut, Prediction, match_equal_rows, worse
 
-# `coding_of_l0`: the bisection ends at this relative error of the mean number of codes in a row, or
-# after this number of steps.
+# The bisection of `coding_of_l0` ends at this relative error of the mean number of codes in a row,
+# or after this number of steps.
 _CLOSE, _MOST_STEPS = 0.005, 30
-# A smaller dictionary is not too small if it explains at most this share of the hidden energy less
-# than the best dictionary. More or fewer epochs of adaptation change the share that a dictionary
-# explains by half of this. With 0 instead, 12 planted atoms without noise were counted as 14.
+# A smaller dictionary is good enough if it explains at most this fraction of the hidden entries'
+# energy (sum of squares) less than the best dictionary. More or fewer epochs of adaptation change
+# the explained fraction by half of this. With 0 instead, 12 planted atoms without noise were
+# counted as 14.
 _NEGLIGIBLE = 1e-3
-# Growth and removal end after this many numbers of atoms in succession have failed. With one, 29 of
-# 80 planted atoms are found at a signal-to-noise ratio of 2 dB, with two all 80.
+# Growth and removal end when this many numbers of atoms in succession predict no better. With one,
+# 29 of 80 planted atoms are found at a signal-to-noise ratio of 2 dB, with two all 80.
 _PATIENCE = 2
 
 
@@ -54,19 +57,19 @@ _PATIENCE = 2
 
 
 class Coding(NamedTuple):
-    """A penalty for codes, and what codes at this penalty are like.
+    """The penalty of codes that `transform` uses, and what codes at this penalty are like.
 
     Attributes
     ----------
     alpha : float
-        Penalty of the lasso.
+        Penalty of the lasso, in the units of the problem.
     debias : float
-        Share of the lasso's bias to remove: codes move by this share from the lasso's codes towards
-        least squares on their support.
+        Share of the lasso's bias to remove, from 0 to 1: codes move by this part of the way from
+        the lasso's codes towards least squares on their support.
     n_entries : float
-        Mean number of nonzero codes in a row, where the number has been asked for.
+        Mean number of nonzero codes in a row; NaN unless the user has asked for a number.
     noise_std : float
-        Standard deviation of the noise, estimated from residuals.
+        Standard deviation of the noise, estimated from residuals; NaN if it is unknown.
     """
 
     alpha: float
@@ -74,8 +77,8 @@ class Coding(NamedTuple):
     n_entries: float = float("nan")
     noise_std: float = float("nan")
 
-    def in_units(self, unit):  # -> penalty, share of the bias to remove, deviation of the noise
-        """Return the values in the units of the user's data, which a search divides by ``unit``."""
+    def in_units(self, unit):  # -> alpha, debias, noise_std
+        """Return the values in the user's units, for data that were divided by ``unit``."""
         return self.alpha * unit, self.debias, self.noise_std * unit
 
 
@@ -86,22 +89,22 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
     Parameters
     ----------
     held_out : HeldOut
-        Entries to predict, and the penalty of the search.
+        Held-out data, whose hidden entries are predicted, and the penalty of the search.
     atoms : Tensor of shape (n_components, ...)
-        Atoms.
+        Unit atoms of the search.
     debias : float, default=None
-        The share of the bias; None chooses it.
+        The share of the lasso's bias to remove, from 0 to 1; None chooses the best share.
     place : int, default=None
-        A penalty to begin with, as a power of ``2 ** 0.5`` in units of the search's penalty, see
-        `HeldOut.predict`.
+        The penalty to begin with, as a power of ``2 ** 0.5`` in units of the search's penalty. None
+        is the default of `HeldOut.predict`.
 
     Returns
     -------
     Coding
         The largest penalty whose error, after the noise is subtracted, exceeds the least error by
-        at most 5 % (lasso) to 15 % (least squares). If no entry can be predicted, as for one
-        feature, zeros or independent features, the answer is the lasso at the penalty of the
-        search.
+        at most 5 % (lasso) to 15 % (least squares), with its share of bias and the noise. If no
+        entry can be predicted, as for one feature, zeros or independent features, the answer is the
+        lasso at the penalty of the search.
     """
     atoms = atoms.detach()
     is_predictable = held_out.is_predictable
@@ -109,11 +112,12 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
     if not predicts(best, held_out):
         return Coding(held_out.alpha, debias or 0.0, noise_std=held_out.mean_square**0.5)
     noise = held_out.noise(atoms, best) * held_out.n_hidden
-    # A larger penalty is taken while its error, after the noise is subtracted, is at most this
-    # factor times the least error. Without the factors (the penalty of the least error) digits have
+    # The largest penalty is taken whose error, after the noise is subtracted, is at most this
+    # factor times the least error. With factors of 1 (the penalty of the least error) digits have
     # 17 codes a row instead of 9, and tables of wines 8 instead of 4. The lasso has a smaller
-    # factor, since its error hardly changes with the penalty: with 1.1 for both, planted data with
-    # a signal-to-noise ratio of 0 dB keep an error of .39 instead of .35 of the noise.
+    # factor than least squares, since its error hardly changes with the penalty: with 1.1 for both,
+    # planted data with a signal-to-noise ratio of 0 dB keep an error of .39 instead of .35 of the
+    # noise.
     lasso, least_squares = 1.05, 1.15
     factor = lasso + best.share * (least_squares - lasso)
     limit = min(noise, best.total) + factor * max(best.total - noise, 0.0)
@@ -130,9 +134,10 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
 
 
 def judged(problem):  # -> HeldOut
-    """Return training data whose entries are hidden in turn, for use where no data are held out.
+    """Return training data as if they were held out, to judge atoms where no data are held out.
 
-    The atoms have been trained on the same data. At most 200 rows are taken, but all images.
+    The entries of the data are hidden in turn; the atoms have been trained on the same data. At
+    most 200 rows of ``problem`` are taken, but all its images.
     """
     if isinstance(problem, ConvProblem):
         return HeldOut(problem)
@@ -141,23 +146,22 @@ def judged(problem):  # -> HeldOut
 
 @torch.no_grad()
 def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding, bool
-    """Return the coding with ``l0`` nonzero codes in a row, on average.
+    """Choose the penalty at which codes have ``l0`` nonzero entries in a row, on average.
 
-    Bisection finds the penalty at which the lasso has ``l0`` nonzero codes. At this penalty the
-    share of the lasso's bias to remove is chosen as in `best_coding`. With a share of 1 there are
-    fewer codes, since least squares set a code to zero that would turn its sign. So for a share of
-    1 the penalty is found again.
+    Bisection finds the penalty for the lasso, and the share of the lasso's bias to remove is then
+    chosen as in `best_coding`. With a share of 1 there are fewer nonzero codes, since a code whose
+    sign least squares would turn becomes zero. So for a share of 1 the penalty is found again.
 
     Parameters
     ----------
     problem : Problem
-        Data; the penalty has no effect.
+        Data. The penalty of the problem has no effect.
     atoms : Tensor of shape (n_components, n_features)
-        Atoms.
+        Unit atoms.
     l0 : float
         The mean number of nonzero codes in a row, positive.
     debias : float, default=None
-        The share of the bias; None chooses it.
+        The share of the lasso's bias to remove, from 0 to 1; None chooses the best share.
 
     Returns
     -------
@@ -165,7 +169,7 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding, bool
         Penalty, share, and the mean number of codes reached.
     bool
         Whether the mean number of codes is ``l0``, to 0.5 % or one code in the sample of rows. The
-        number may jump from one penalty to the next, past ``l0``.
+        number may jump past ``l0`` from one penalty to the next.
 
     Raises
     ------
@@ -174,7 +178,7 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding, bool
     """
     count, most, n_rows = _counter(problem, atoms)
 
-    def find(share):  # share of the bias to remove -> penalty, mean number of codes
+    def find(share):  # share of the bias -> penalty, mean number of codes in a row
         lower, found = most, 0.0
         for _ in range(_MOST_STEPS):
             if found < l0 and lower > 0:
@@ -205,8 +209,8 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding, bool
 def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
     """Choose the penalty that tells best which atoms are present in a row, for non-negative codes.
 
-    Codes are computed by the lasso without a constraint on signs. A negative code is false, since
-    atoms are present with positive codes only. Noise makes negative and positive codes with equal
+    The lasso is solved for codes of both signs, although atoms are present with positive codes
+    only: a negative code is false, and noise makes negative and positive codes with equal
     frequency. So the number of negative codes estimates the number of false positive codes. The
     penalty falls while at most 0.4 negative codes are new for each new positive code. (Proteomics
     counts false discoveries by decoys [1]_; knockoffs [2]_ are decoys, too.)
@@ -216,9 +220,9 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
     problem : Problem
         Data with non-negative codes, and the penalty of a search.
     atoms : Tensor of shape (n_components, n_features)
-        Atoms.
+        Unit atoms.
     debias : float, default=None
-        As in `best_coding`.
+        As in `coding_of_l0`.
 
     Returns
     -------
@@ -244,10 +248,10 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
         here = count(alpha, 0.0, positive=False)
         right, wrong = ((now - then) * n_rows for now, then in zip(here, before, strict=True))
         if right + wrong >= 100:
-            # The limit is on the ratio of negative to positive codes, among at least 100 codes that
-            # are new since the last accepted penalty. In benchmarks/bench_synthsae.py the ratio is
-            # .05 to .36 at the penalties with the best F1 score of detected features, and .48 to
-            # 1.1 at the next smaller penalties. With the true atoms the F1 score is .86 at the best
+            # 0.4 limits the ratio of negative to positive codes, among at least 100 codes that are
+            # new since the last accepted penalty. In benchmarks/bench_synthsae.py the ratio is .05
+            # to .36 at the penalties with the best F1 score of detected features, and .48 to 1.1 at
+            # the next smaller penalties. With the true atoms the F1 score is .86 at the best
             # penalty, .76 one step above it and .72 one step below it.
             if wrong > 0.4 * right:
                 break
@@ -262,7 +266,11 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
 
 
 def _share_at(alpha, problem, atoms, debias):  # -> float
-    """Return the share of the lasso's bias to remove at a penalty: ``debias`` if it is given."""
+    """Return the share of the lasso's bias to remove at a penalty: ``debias`` unless it is None.
+
+    For None it is the share that predicts the hidden entries of the training data ``problem`` best,
+    or 0 if no entry can be predicted.
+    """
     held_out = judged(replace(problem, alpha=alpha))
     if debias is not None or not held_out.is_predictable:
         return debias or 0.0
@@ -270,13 +278,13 @@ def _share_at(alpha, problem, atoms, debias):  # -> float
 
 
 def _counter(problem, atoms):  # -> callable, float, int
-    """Return a function ``count``, the least penalty without codes, and the number of rows.
+    """Prepare the choice of a penalty by the numbers of nonzero codes, in a sample of the rows.
 
-    ``count(alpha, share)`` returns the mean numbers of positive and of negative codes in a row, for
-    the lasso with this share of its bias removed, in a sample of the rows. The number of rows is
-    that of the sample.
+    Return three values: a function ``count``; the least penalty at which all codes are zero; and
+    the number of rows in the sample. ``count(alpha, share)`` returns the mean numbers of positive
+    and of negative codes in a row, for the lasso with this share of its bias removed.
     """
-    # at most 2,000 rows, and at most 2**25 codes including zeros
+    # at most 2,000 rows, and at most 2**25 codes including zeros, 256 MiB
     n_rows = max(1, min(2000, 2**25 // len(atoms)))
     problem = problem.of_rows(spread_rows(len(problem.x), n_rows))
     x, mask, atoms = problem.x, problem.mask, atoms.to(problem.x)
@@ -296,17 +304,17 @@ def _counter(problem, atoms):  # -> callable, float, int
 
 
 class SizePath(NamedTuple):
-    """The numbers of atoms that were tried, in increasing order, with their predictions.
+    """The numbers of atoms that were tried, with their predictions, for users to inspect.
 
     Attributes
     ----------
     n_components : Tensor of shape (n_sizes,)
-        Numbers of atoms.
+        Numbers of atoms, in increasing order.
     score : Tensor of shape (n_sizes,)
         R^2 of the predicted hidden entries of held-out data, against column means for rows and
         against zeros for images.
     objective : Tensor of shape (n_sizes,)
-        Mean lasso objective of a row of the training data.
+        Mean lasso objective of a row of the training data, in the user's units.
     tolerance : Tensor of shape (n_sizes,)
         The difference from the best score that counts as chance: its standard error, at least
         0.001.
@@ -324,13 +332,13 @@ class SizeTrial(NamedTuple):
     Attributes
     ----------
     atoms : Tensor of shape (n_components, n_features)
-        Atoms, to begin a search with.
+        Unit atoms, with which a search can begin.
     path : SizePath
         The numbers of atoms that were tried so far.
     alpha : float
         Penalty of the search.
     is_last : bool
-        Whether the choice has ended, with the number of these atoms.
+        Whether the choice has ended; ``atoms`` then have the chosen number.
     """
 
     atoms: Tensor
@@ -340,9 +348,10 @@ class SizeTrial(NamedTuple):
 
 
 class _Tried(NamedTuple):
-    """A dictionary of some size with its codes of the training data and its prediction.
+    """A dictionary that was trained and judged, while the number of atoms is chosen.
 
-    ``coded`` are coded data: atoms and codes of one in ``stride`` training samples.
+    ``coded`` are the atoms with codes of one in ``stride`` training samples, an `Epoch` or
+    `ConvEpoch`. ``prediction`` is that of the held-out data.
     """
 
     n_components: int
@@ -352,16 +361,31 @@ class _Tried(NamedTuple):
 
 
 class _Sizes:
-    """Dictionaries of several sizes, trained on some rows and judged by held-out rows.
+    """Train dictionaries of several sizes on some rows, judge them by others, and keep the best.
 
-    ``start(n_components)`` returns initial atoms. ``best`` maps a number of atoms to the dictionary
-    of this number that predicts best. ``settles`` is True for rows and False for images. ``energy``
-    is the squared error of a prediction without atoms: column means for rows, zeros for images.
+    Parameters
+    ----------
+    problem : Problem or ConvProblem
+        Data and objective.
+    generator : torch.Generator
+        Draws the samples that are held out.
+    start : callable
+        ``start(n_components)`` returns initial atoms.
+
+    Attributes
+    ----------
+    best : dict of int to _Tried
+        For each number of atoms the dictionary that predicts best. The number that was tried last
+        is the last key.
+    settles : bool
+        True for rows, whose dictionaries are trained by `descend.settle`, and False for images.
+    energy : float
+        The squared error of a prediction without atoms: by column means for rows, by zeros for
+        images.
     """
 
     def __init__(self, problem, generator, start):
         n, chosen = len(problem.x), torch.zeros(len(problem.x), dtype=torch.bool)
-        # a quarter of the rows is held out, at most 2000
         n_held = min(n // 4, 2000)
         chosen[torch.randperm(n, generator=generator)[:n_held]] = True
         self.training, held_out = problem, problem
@@ -378,35 +402,37 @@ class _Sizes:
     def _judge(self, coded, stride):  # -> _Tried
         """Predict held-out data by a dictionary, and keep it if it is the best of its size.
 
-        ``coded`` are its coded data, one in ``stride`` training samples.
+        ``coded`` are the atoms with codes of one in ``stride`` training samples.
         """
         last = next(reversed(self.best.values()), None)
         place = last.prediction.place if last else None
-        # Two epochs free the atoms of the lasso's bias, which would dominate the errors of data
-        # without noise: without these epochs 12 planted atoms were counted as 31.
+        # Two epochs free the atoms of the lasso's bias. Otherwise the bias would dominate the
+        # errors of data without noise: without these epochs 12 planted atoms were counted as 31.
         unbiased = refit_atoms(coded.problem, coded.atoms, coded.codes, 2, still=0.0)
         prediction = self.held_out.predict(unbiased, place)
         tried = _Tried(len(coded.atoms), coded, stride, prediction)
-        same = self.best.pop(tried.n_components, tried)  # puts this number last in the dict
+        same = self.best.pop(tried.n_components, tried)  # a new entry is the last of the dict
         self.best[tried.n_components] = min(same, tried, key=error_of)
         return tried
 
     def begin(self, n_components):  # -> _Tried
-        """Train a new dictionary from initial atoms, and judge it."""
+        """Train a new dictionary of ``n_components`` atoms from initial atoms, and judge it."""
         atoms = self._start(n_components)
         if self.settles:
             # at most 12 epochs on each sample of rows
             steps = settle(self.training, self.training.project(atoms), most=12)
             return self._judge(*exhaust(steps))
-        # Images take 60 epochs of a search, since atoms move to their windows in its rounds: with
-        # 12 epochs 8 planted atoms were counted as 4 or as 19.
+        # Images take 60 epochs of a search, since atoms move to the right windows in its rounds:
+        # with 12 epochs 8 planted atoms were counted as 4 or as 19.
         *_, found = islice(find_atoms(self.training, atoms), 60)
         return self._judge(found.coded, 1)
 
     def remove(self, larger, n_components):  # _Tried, int -> _Tried
-        """Remove atoms of ``larger`` until ``n_components`` or some more remain; adapt and judge.
+        """Make a dictionary of ``n_components`` atoms, or a few more, by removing atoms of another.
 
-        The atoms go that lower the objective least per use.
+        The atoms of ``larger`` that lower the objective least per use are removed, and the rest
+        adapts and is judged. More atoms may remain, because not all can be removed at once, see
+        `remaining`.
         """
         coded = larger.coded
         kept = remaining(coded, larger.n_components - n_components, per_use=True)
@@ -415,9 +441,9 @@ class _Sizes:
         return self._judge(exhaust(steps), larger.stride)
 
     def is_too_small(self, one):  # _Tried -> bool
-        """Return whether the best dictionary of all is larger than ``one`` and predicts better.
+        """Return whether ``one`` has too few atoms: the best dictionary of all has more.
 
-        The difference has to be larger than chance and than `_NEGLIGIBLE`.
+        It must also predict better, by more than chance and more than `_NEGLIGIBLE`.
         """
         best = min(self.best.values(), key=error_of)
         is_smaller = one.n_components < best.n_components
@@ -428,8 +454,8 @@ class _Sizes:
         """Return the smallest dictionary for which twice its atoms explain hardly more.
 
         ``grown`` are the dictionaries so far, of growing size. Return None if no dictionary is
-        large enough yet, or if the last dictionary does not predict better than the one before:
-        then growth ends by itself.
+        large enough yet. Return None, too, if the last dictionary does not predict better than the
+        one before: then growth ends by the predictions.
         """
         if not (len(grown) > 1 and worse(*(o.prediction for o in grown[-2:]))):
             return None
@@ -439,8 +465,8 @@ class _Sizes:
             twice = number + np.log(2)
             # Growth ends if twice the number of atoms explains less than 0.02 of the hidden energy
             # more. The rule stops growth in data whose predictions gain with each atom: digits take
-            # 72 atoms, and 400 to 700 atoms without the rule; an electrocardiogram in 1, 8 or 24
-            # pieces takes 4 atoms, and 8 to 21 without.
+            # 72 atoms with it, and 400 to 700 atoms without; an electrocardiogram in 1, 8 or 24
+            # pieces takes 4 atoms with it, and 8 to 21 without.
             if twice <= numbers[-1] and np.interp(twice, numbers, scores) < score + 0.02:
                 return one
         return None
@@ -459,10 +485,12 @@ class _Sizes:
         return SizePath(numbers.long(), *parts)
 
 
-def _grow_and_shrink(sizes, first, largest):  # yields _Tried: the best dictionary so far
+def _grow_and_shrink(sizes, first, largest):  # yields _Tried
     """Increase the number of atoms while predictions gain; then remove atoms while none is lost.
 
-    The number grows from ``first`` to at most ``largest``.
+    The number grows from ``first`` to at most ``largest``. ``sizes`` is a `_Sizes`. Yield the
+    dictionary that would be chosen so far, after each dictionary that was tried; the last one is
+    the result.
     """
 
     def grow(tried):  # _Tried -> _Tried with half as many atoms more, or None
@@ -482,8 +510,8 @@ def _grow_and_shrink(sizes, first, largest):  # yields _Tried: the best dictiona
             break
     n_removed, n_failed = found.n_components, 0
     while found.n_components > 1 and n_failed < _PATIENCE:
-        # A removal takes at most a quarter of the atoms. After a removal that makes predictions
-        # worse the next one takes a third of the number.
+        # A removal takes at most a quarter of the atoms. A removal that makes predictions worse is
+        # undone, and the next one takes a third of its number.
         n_removed = max(1, min(n_removed, int(0.25 * found.n_components)))
         tried = sizes.remove(found, found.n_components - n_removed)
         if not sizes.is_too_small(tried):
@@ -502,15 +530,16 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
     Equal samples count as one. Otherwise training would see copies of held-out samples, and atoms
     that fit the noise of these samples would seem to predict them.
 
-    In rows with much noise a search at the usual penalty finds no atoms, whatever their number. So
-    a dictionary with one atom per feature first chooses a larger penalty, see `noise_penalty`.
+    In rows with much noise a search at the default penalty (`auto_alpha`) finds no atoms, whatever
+    their number. So a dictionary with one atom per feature first chooses a larger penalty, see
+    `noise_penalty`.
 
     Parameters
     ----------
     problem : Problem or ConvProblem
         Data and objective of a search.
     generator : torch.Generator
-        Draws the rows that are held out, and initial atoms.
+        Draws the samples that are held out, and initial atoms.
     fixed : bool, default=False
         Whether the user has set the penalty; it then stays.
     start : callable, default=None
@@ -521,7 +550,7 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
     ------
     SizeTrial
         The best dictionary so far, after each number that was tried. The last one has the chosen
-        number. With fewer than 20 samples the number is not tried but set: to the number of
+        number. With fewer than 20 samples no number is tried, and the answer is the number of
         features or of samples, the smaller of both.
     """
     is_rows = start is None

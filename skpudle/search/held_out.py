@@ -1,19 +1,19 @@
 """Judge atoms and penalties: predict hidden entries of held-out data, and compare predictions.
 
-*Held-out* rows or images take no part in training. Their entries are hidden in turn: in a *turn*
+*Held-out* rows or images take no part in training. Their entries are hidden in turn: in each *turn*
 one group of features is hidden in rows, or a tenth of the pixels in images. Codes are computed from
 the visible entries and predict the hidden entries. The prediction is bad if the penalty is too
 large, if it is so small that codes follow the noise, if atoms are missing, and if atoms have fitted
 the noise of the training data.
 
-`worse` is the only comparison of the package: is one prediction worse than another, by more than
-chance? For it the data are cut into *parts*, rows or tiles of images. The standard error comes from
-the differences of the errors, part by part.
+Penalties, numbers of atoms and units are chosen by `worse`: is one prediction worse than another,
+by more than chance? The data are cut into *parts*, rows or tiles of images, and the standard error
+of the difference of two predictions comes from the differences of their errors in each part.
 
 A *place* is an integer that stands for a penalty of codes: ``2 ** (place / 2)`` times the penalty
-of the search. At each place the prediction may move from the lasso's codes towards least squares on
-their supports, by a *share* from 0 to 1 of the way. The error is quadratic in the share, so the
-best share has a formula (`best_shares`).
+of the search, ``HeldOut.alpha``. At each place the prediction may move from the lasso's codes
+towards least squares on their supports, which are free of the lasso's bias, by a *share* from 0 to
+1 of the way. The error is quadratic in the share, so the best share has a formula (`best_shares`).
 """
 
 from dataclasses import replace
@@ -29,36 +29,38 @@ from skpudle.lasso._solve import lasso_path
 from skpudle.search._conv_epoch import ConvProblem, conv_path, conv_synthesis
 from skpudle.search._epoch import own, spread_rows
 
-# A difference of two predictions up to CHANCE standard errors counts as chance where a penalty is
-# chosen; a difference above SURE standard errors counts as certain. With CHANCE = 0.5 the chosen
-# penalty predicts 19 of 22 data sets (benchmarks/bench_learners.py) as well as the usual penalty
-# does, with 1.0 only 17 of 22.
+# Where a penalty is chosen, a difference of two predictions up to CHANCE standard errors counts as
+# chance. Where a search would begin again, and where atoms must beat no atoms, a difference counts
+# only above SURE standard errors. With CHANCE = 0.5 the chosen penalty predicts 19 of 22 data sets
+# (benchmarks/bench_learners.py) as well as the default penalty does, with 1.0 only 17 of 22.
 CHANCE, SURE = 0.5, 2.0
 # The median modulus of a standard normal variable.
 MEDIAN_OF_NORMAL = 0.6745
-# Data with fewer rows hold out no rows. A quarter of fewer than 20 rows would be at most four rows,
-# which cannot tell which of two penalties is better.
+# Least number of rows from which rows are held out. A quarter of fewer rows would be at most four
+# rows, which cannot tell which of two penalties is better.
 LEAST_ROWS = 20
-# With more atoms than this, codes of held-out rows come without a matrix of the products of atoms.
+# Largest number of atoms for which the matrix of the products of atoms is computed once for all
+# turns. The matrix of 4,096 atoms takes 128 MiB.
 _MOST_PRODUCTS = 4096
-# Number of groups that features are cut into. In images one pixel in this number is hidden in a
-# turn.
+# Number of groups that features are cut into, each hidden in one turn. In images each turn hides
+# one pixel in this number.
 _TENTHS = 10
 
 
 class Prediction(NamedTuple):
-    """How well atoms predict the hidden entries, from codes at one penalty and share.
+    """The errors of a prediction of hidden entries, from codes at one penalty and share.
 
     Attributes
     ----------
     errors : Tensor of shape (n_parts,)
-        Squared errors of the hidden entries of each part of the data of this process.
+        The sum of squared errors of the hidden entries in each part (row, or tile of an image) of
+        the data of this process, times the weight of the row.
     total : float
         The sum of the errors over all parts of all processes.
     place : int
-        The penalty of the codes, as a power of ``2 ** 0.5`` in units of ``HeldOut.alpha``.
+        The penalty of the codes: ``2 ** (place / 2)`` times ``HeldOut.alpha``.
     share : float
-        The share of the lasso's bias that is removed from the codes.
+        The share of the lasso's bias that is removed from the codes, from 0 to 1.
     """
 
     errors: Tensor
@@ -68,9 +70,10 @@ class Prediction(NamedTuple):
 
 
 def loss_and_chance(one, other, total=own):  # Prediction, Prediction -> float, float
-    """Return the error of ``one`` minus the error of ``other``, and its standard error.
+    """Return the error of ``one`` minus the error of ``other``, and the standard error of that.
 
-    ``total`` adds up sums of processes, each with its own parts of the data.
+    The difference is the sum over the parts of all processes; ``total`` adds up sums over
+    processes.
     """
     loss = one.errors - other.errors
     sums = loss.sum(), loss.square().sum(), torch.ones_like(loss).sum()
@@ -82,16 +85,18 @@ def loss_and_chance(one, other, total=own):  # Prediction, Prediction -> float, 
 def worse(one, other, errors=1.0, total=own):  # Prediction, Prediction -> bool
     """Return whether ``one`` is worse than ``other`` by more than ``errors`` standard errors.
 
-    The standard error is that of the difference of both predictions, paired by parts of the data.
+    Both predict the same hidden entries. The standard error is that of the difference of their
+    errors, paired by parts of the data. ``total`` adds up sums over processes.
     """
     loss, chance = loss_and_chance(one, other, total)
     return loss > errors * chance
 
 
 def errors_at(sums, share):  # (..., 3), (...) -> (...)
-    """Return squared errors of a prediction a ``share`` of the way from first to second.
+    """Return squared errors of a prediction that lies between two predictions.
 
-    ``sums`` are those of `best_shares`.
+    ``share`` is the part of the way from the first to the second prediction, from 0 to 1. ``sums``
+    are the three inner products that `best_shares` explains.
     """
     square, product, length = sums.unbind(-1)
     return square - share * (2 * product - share * length)
@@ -100,8 +105,9 @@ def errors_at(sums, share):  # (..., 3), (...) -> (...)
 def best_shares(sums):  # (..., 3) -> errors (...), shares (...)
     """Return the least squared error on the way between two predictions, and the share of the way.
 
-    ``sums`` holds the inner products ``(e, e)``, ``(e, d)`` and ``(d, d)``, where ``e`` is the
-    error of the first prediction, and ``d`` the second prediction minus the first.
+    The first prediction is that of the lasso's codes, the second that of least squares. The last
+    axis of ``sums`` has the inner products ``(e, e)``, ``(e, d)`` and ``(d, d)``, where ``e`` is
+    the error of the first prediction, and ``d`` the second prediction minus the first.
     """
     _, product, length = sums.unbind(-1)
     share = (product / length).nan_to_num(0.0).clamp(0, 1)
@@ -109,23 +115,24 @@ def best_shares(sums):  # (..., 3) -> errors (...), shares (...)
 
 
 def hash_rows(x, mask=None):  # -> (n,) int64, on the CPU
-    """Return a hash of each row, which depends only on the known entries of the row.
+    """Return a hash of each row, by which equal rows are found.
 
-    The bits of the entries, 32 at a time, are multiplied by random odd numbers of 64 bits. In each
-    product the upper half is combined with the lower half by exclusive or. The hash is the sum of
-    the products modulo ``2**64``. Two rows that differ have the same hash with a probability of
-    about ``2**-64``. See `match_equal_rows` for the parameters.
+    The hash depends only on the known entries of the row: the bits of the entries, 32 at a time,
+    are multiplied by random odd numbers of 64 bits; in each product the upper half is combined with
+    the lower half by exclusive or; and the products are summed modulo ``2**64``. Two rows that
+    differ have the same hash with a probability of about ``2**-64``. ``x`` and ``mask`` are as in
+    `match_equal_rows`.
     """
     x = x.flatten(1)
     n_numbers = x.shape[1] * x.element_size() // 4
     generator, sums = torch.Generator().manual_seed(0), []
     factors = torch.randint(-(2**62), 2**62, (n_numbers,), generator=generator, device="cpu")
     factors = (2 * factors + 1).to(x.device)
-    # A block has 2**18 products, 2 MiB, which stay in a cache: 20,000 rows of 64 features take 5 ms
-    # in such blocks, and 24 ms in blocks of four times the size.
+    # A block has 2**18 products, 2 MiB, which fit into a cache: 20,000 rows of 64 features take 5
+    # ms in such blocks, and 24 ms in blocks of four times the size.
     for part in blocks_of_rows(len(x), n_numbers, 2**18):
         known = torch.empty(x[part].shape, dtype=x.dtype, device=x.device).copy_(x[part])
-        known += 0.0  # a negative zero equals a positive one
+        known += 0.0  # turns negative zeros into positive ones, whose bits differ
         if mask is not None:
             known.masked_fill_(mask.flatten(1)[part] == 0, torch.nan)
         products = known.view(torch.int32) * factors
@@ -136,8 +143,8 @@ def hash_rows(x, mask=None):  # -> (n,) int64, on the CPU
 def match_equal_rows(x, mask=None):  # -> (n,)
     """Return for each row the number of the first row with the same known entries.
 
-    It serves to hold a row out together with its copies: a copy among the training rows would
-    reveal the noise of the row.
+    So a row is held out together with its copies: a copy among the training rows would reveal the
+    noise of the row.
 
     Parameters
     ----------
@@ -160,7 +167,7 @@ def hide_in_turn(places, n_groups=_TENTHS):  # (n_features,) -> list of (seen, h
     """Cut features into random groups, each hidden in one turn; the same groups in every call.
 
     Features that are copies of each other are in one group: a visible copy would reveal the noise
-    of a hidden copy. If there is a single group, its features are both seen and hidden.
+    of a hidden copy. If there is a single group, its features are both visible and hidden.
 
     Parameters
     ----------
@@ -173,8 +180,8 @@ def hide_in_turn(places, n_groups=_TENTHS):  # (n_features,) -> list of (seen, h
     Returns
     -------
     list of tuple (seen, hidden)
-        For each turn the numbers of the features that are seen, in increasing order, and the
-        numbers of the features that are hidden.
+        For each turn the numbers of the visible features, in increasing order, and the numbers of
+        the hidden features.
     """
     order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0), device="cpu")
     parts, group = order.tensor_split(max(1, min(n_groups, len(order)))), torch.empty_like(order)
@@ -188,14 +195,16 @@ def hide_in_turn(places, n_groups=_TENTHS):  # (n_features,) -> list of (seen, h
 
 
 def gaps_in(known):  # -> mask or None
-    """Return the mask ``known`` as it is, or None if all entries are known."""
+    """Return the mask ``known``, or None, which is faster, if all entries are known."""
     return None if bool(known.all()) else known
 
 
-def residuals_of(x, known, atoms, alpha, positive, share=1.0):  # -> residuals (n, m), counts (n,)
-    """Return the residuals of rows (n, m), 0 where missing, and the numbers of nonzero codes (n,).
+def residuals_of(x, known, atoms, alpha, positive, share=1.0):  # -> (n, m), (n,)
+    """Solve for codes of rows, and return their residuals (n, m) and numbers of nonzero codes (n,).
 
-    Codes are a ``share`` of the way from the lasso's codes to least squares on their supports.
+    Noise is estimated from both. Residuals are 0 at missing entries. Codes are a ``share`` of the
+    way from the lasso's codes, at the penalty ``alpha``, to least squares on their supports. ``x``
+    and the mask ``known`` are (n, m), and ``atoms`` (p, m).
     """
     residuals, n_codes = torch.empty_like(x), torch.empty_like(x[:, 0])
     for rows in blocks_of_rows(len(x), len(atoms)):
@@ -207,7 +216,11 @@ def residuals_of(x, known, atoms, alpha, positive, share=1.0):  # -> residuals (
 
 
 class HeldOut:
-    """Held-out rows or images, whose entries are hidden in turn and predicted by atoms.
+    """Held-out rows or images, whose hidden entries are predicted to judge atoms and penalties.
+
+    A *turn* hides one group of features in some rows, or some pixels in all images; see the module
+    for *parts*, *places* and *shares*. Rows are a `_Rows` and images a `_Tiles`, which `__new__`
+    chooses.
 
     Parameters
     ----------
@@ -255,10 +268,20 @@ class HeldOut:
         self.zeros = Prediction(energies, float(*self.total(energies.sum())))
 
     def sums(self, atoms, places):  # -> list of (n_parts, 3)
-        """Predict hidden entries at several penalties, and return sums for each penalty.
+        """Predict hidden entries at several penalties; return what gives the errors for any share.
 
-        The sums are the three products of `best_shares` for each part. ``places`` stand for falling
-        penalties. Sums for the same atoms are remembered until atoms change.
+        Parameters
+        ----------
+        atoms : Tensor of shape (n_components, ...)
+            Atoms.
+        places : sequence of int
+            Penalties of codes from large to small, as places.
+
+        Returns
+        -------
+        list of Tensor of shape (n_parts, 3)
+            For each penalty the three inner products of `best_shares` in each part. They are cached
+            as long as the atoms are the same.
         """
         if self._of.shape != atoms.shape or not torch.equal(self._of, atoms):
             self._of, self._sums = atoms, {}
@@ -268,7 +291,11 @@ class HeldOut:
         return [self._sums[place] for place in places]
 
     def at(self, atoms, place, share=None):  # -> Prediction
-        """Predict the hidden entries at one penalty; without a ``share`` the best one is taken."""
+        """Predict the hidden entries by ``atoms`` at the penalty of one place.
+
+        ``share`` is the share of the lasso's bias that is removed from codes; None takes the best
+        share.
+        """
         (sums,) = self.sums(atoms, [place])
         (total,) = self.total(sums.sum(0))
         share = best_shares(total)[1] if share is None else share
@@ -276,7 +303,7 @@ class HeldOut:
         return Prediction(errors_at(sums, share), error, place, float(share))
 
     def predict(self, atoms, place=None, steps=(1, -1), share=None):  # -> Prediction
-        """Predict the hidden entries at the penalty of codes with the least error, found by a walk.
+        """Predict the hidden entries at the best penalty of codes, which a walk finds.
 
         Parameters
         ----------
@@ -287,19 +314,25 @@ class HeldOut:
             of images have local minima along the penalties, so images begin at the last place
             before the error rises, on a walk from the largest penalty down.
         steps : tuple of int, default=(1, -1)
-            Directions of the walk: 1 to larger penalties, -1 to smaller ones, each as long as the
-            error falls.
+            Directions of the walk: 1 to larger penalties, -1 to smaller ones. The walk goes on in
+            each direction as long as the error falls.
         share : float, default=None
-            The share of the lasso's bias to remove; None takes the best one.
+            The share of the lasso's bias to remove; None takes the best share at each penalty.
+
+        Returns
+        -------
+        Prediction
+            The prediction with the least error.
         """
         (least, most), found = self.places, {}
         place = self._locate(atoms, share) if place is None else place
         inside = min(max(place, least + 1), most - 1)
-        # at an end of the range the walk starts next to the end, in both directions
+        # a walk from an end of the range starts at the next place inside, so that it can try both
+        # directions
         place, steps = inside, steps if inside == place else (1, -1)
 
-        def best(*places):  # judge the places -> the best place so far
-            self.sums(atoms, places)  # in one call, whose codes start from the larger penalty
+        def best(*places):  # predict at the places -> the best place so far
+            self.sums(atoms, places)  # in one call, which is faster than one call for each
             found.update((place, self.at(atoms, place, share)) for place in places)
             return min(found.values(), key=lambda one: (one.total, -one.place)).place
 
@@ -307,8 +340,9 @@ class HeldOut:
         for step in steps:
             n_ahead = 1
             while least <= top + step <= most and top + step not in found:
-                # One call codes for several places ahead, since the codes of each penalty start
-                # from those of the next larger penalty. Each call takes twice as many places.
+                # One call predicts at several places ahead, which is faster, since the codes of
+                # each penalty start from those of the next larger penalty. Each call takes twice as
+                # many places as the call before.
                 if top + step not in self._sums:
                     ahead = np.clip(top + step * np.arange(1, n_ahead + 1), least, most)
                     self.sums(atoms, sorted(set(ahead.tolist()), reverse=True))
@@ -318,31 +352,34 @@ class HeldOut:
 
 
 class _Rows(HeldOut):
-    """Held-out rows, each a part of the data, and groups of features that are hidden in turn.
+    """Held-out rows; each row is a part, and groups of features are hidden in turn.
 
-    A row is not coded once for every group, but for a few groups only: as few as give enough
-    codings in all.
+    A prediction does not code each row with every group hidden, but with a few groups only: as few
+    as give ``n_codings`` codings of rows in all.
     """
 
-    # Places of codes, then the smallest and largest penalty of a search. Penalties below the
-    # smallest one give dense codes, which take long and predict no better. At a signal-to-noise
-    # ratio of -3 dB, the most noise in which a search finds planted atoms, the best penalty of a
-    # search is 4 to 6 times the first one; so 12 times is enough.
+    # Smallest and largest place of codes, then the smallest and largest penalty of a search.
+    # Smaller penalties than 1/16 give dense codes, which take long and predict no better. At a
+    # signal-to-noise ratio of -3 dB, the most noise in which a search finds planted atoms, the best
+    # penalty of a search is 4 to 6 times the first one; so 12 times is enough.
     places, smallest, largest = (-20, 6), 1 / 16, 12.0
 
-    def _locate(self, atoms, share):  # -> the place that a prediction begins with
+    def _locate(self, atoms, share):  # -> int: the place that a prediction begins with
         return 0
 
     def _hide(self, problem, n_codings):  # -> (n_rows,)
-        """Cut the features into groups, and choose the rows that each turn codes.
+        """Choose which features are hidden in which rows in each turn, when the object is made.
 
-        Return the energies of the hidden entries of the rows.
+        Groups of features are drawn at random, and each row is coded in as many turns as give
+        ``n_codings`` in all processes. The turns, the data and their counts are set as attributes.
+        Return the energy of the hidden entries of each row, over its turns.
         """
         self.problem = problem = replace(problem, x=problem.x.cpu())
         self.x, self.known, n = problem.x.double(), problem.known.double(), len(problem.x)
         self._often = problem.weighted(self.x.new_ones(n))
         groups = hide_in_turn(match_equal_rows(self.x.mT, gaps_in(self.known.mT))) if n else []
-        # of all processes: a process without held-out rows takes part in the sums of predictions
+        # summed over processes: also a process without held-out rows has to take part in the sums
+        # of predictions
         n_rows, n_predictable = self.total(self.x.new_tensor([n, len(groups) > 1]))[0]
         self.is_predictable = bool(n_predictable)
         n_codings = n_codings or count_codings(problem)
@@ -359,7 +396,11 @@ class _Rows(HeldOut):
         return (self.x.square() * are_hidden).sum(1) * self._often
 
     def _sums_at(self, atoms, alphas):  # -> (n_alphas, n_rows, 3)
-        """Predict hidden entries of the rows in each turn, and add up the products of errors."""
+        """Predict hidden entries in all turns at the penalties ``alphas``, for `HeldOut.sums`.
+
+        ``atoms`` are (n_components, n_features), and ``alphas`` fall. The result has the three
+        inner products of `best_shares` for each row, times the weight of the row.
+        """
         sums, products = self.x.new_zeros(len(alphas), len(self.x), 3), None
         how, is_whole = dict(positive=self.problem.positive_code), self.problem.mask is None
         with threads_for():
@@ -367,7 +408,7 @@ class _Rows(HeldOut):
                 products = atoms @ atoms.mT
             for turn, seen, hidden in self._turns:
                 part, others = atoms[:, hidden], atoms[:, seen]
-                if products is not None:  # of the features that are seen
+                if products is not None:  # the products over the visible features alone
                     how["gram"] = products - part @ part.mT
                 for block in blocks_of_rows(len(turn), len(alphas) * len(atoms), 2**18):
                     x, known = self.x[turn[block]], self.known[turn[block]]
@@ -380,10 +421,11 @@ class _Rows(HeldOut):
         return sums * self._often[:, None]
 
     def noise(self, atoms, found):  # -> float
-        """Return the variance of the noise, from residuals at the penalty and share of ``found``.
+        """Return the variance of the noise, by which `best_coding` tells noise from signal.
 
-        It is the sum of squared residuals over the degrees of freedom: the number of known entries
-        minus the number of nonzero codes. No entries are hidden. ``found`` is a `Prediction`.
+        It is the sum of squared residuals over the degrees of freedom, the number of known entries
+        minus the number of nonzero codes, at the penalty and share of the `Prediction` ``found``.
+        No entries are hidden. ``atoms`` are (n_components, n_features).
         """
         alpha, positive = self.alpha * 2 ** (0.5 * found.place), self.problem.positive_code
         how = atoms.detach().to(self.x), alpha, positive, found.share
@@ -396,23 +438,26 @@ class _Rows(HeldOut):
 
 
 class _Tiles(HeldOut):
-    """Crops of held-out images. Tiles of an atom's size are parts, and random pixels are hidden."""
+    """Crops of held-out images; tiles of an atom's size are parts, and random pixels are hidden."""
 
-    # A search begins at the penalty of the noise's level, 1.0, and tries at most one larger one,
-    # below 1.5. Codes may have penalties from 1 to 8 (places 0 to 6). Smaller penalties give dense
-    # codes, because atoms overlap at all positions: an electrocardiogram has 4 to 7 codes a beat
-    # with the penalty 1, and 30 with 1/4; errors of planted signals are .134 and .143 of the noise.
-    # For signals of counts, whose noise grows with the counts, penalties from 3 to 10 predict
-    # equally well, but their atoms correlate with the planted atoms by 0.8 instead of 0.95.
+    # A search of signals begins at a penalty at the level of the noise, ``alpha``, and tries at
+    # most one larger penalty, below 1.5 times ``alpha``. Codes may have 1 to 8 times ``alpha``
+    # (places 0 to 6). Smaller penalties give dense codes, because atoms overlap at all positions:
+    # an electrocardiogram has 4 to 7 codes a beat with the factor 1, and 30 with 1/4; errors of
+    # planted signals are .134 and .143 of the noise. For signals of counts, whose noise grows with
+    # the counts, factors from 3 to 10 predict equally well, but their atoms correlate with the
+    # planted atoms by 0.8 instead of 0.95.
     places, smallest, largest = (0, 6), 1.0, 1.5
 
     def _hide(self, problem, n_codings):  # -> (n_tiles,)
-        """Crop the images, and draw the pixels of each turn; ``n_codings`` has no effect.
+        """Crop the images and draw the pixels that each turn hides, when the object is made.
 
-        Return the energies of the hidden pixels of the tiles.
+        ``n_codings`` has no effect. Return the energy of the hidden pixels of each tile, over all
+        turns.
         """
         n_pixels = _n_pixels(problem)
-        # crops come from at least 4 images if there are 4, and have about `n_pixels` together
+        # crops come from at least 4 images, if there are 4, and have about `n_pixels` pixels
+        # together
         n = min(max(4, n_pixels // max(problem.x[0, 0].numel(), 1)), len(problem.x))
         chosen = spread_rows(len(problem.x), n)
         area, crop = n_pixels // n, []
@@ -429,13 +474,16 @@ class _Tiles(HeldOut):
         self.mean_square = float(x.square().sum() / self.known.sum().clamp_min(1))
         drawn = torch.rand(x.shape[2:], generator=torch.Generator().manual_seed(0), dtype=x.dtype)
         turn = torch.floor(drawn * _TENTHS)
-        # three turns; each turn hides a tenth of the pixels
+        # three turns, in each of which another tenth of the pixels is hidden
         self._hidden = [self.known * (turn == i) for i in range(3)]
         self.n_hidden = float(sum(hidden.sum() for hidden in self._hidden))
         return sum(self._of_tiles(x.square() * hidden) for hidden in self._hidden)
 
     def _locate(self, atoms, share):  # -> int
-        """Return roughly the best place: penalties fall in steps of two until the error rises."""
+        """Return a place to begin a walk with: the last one before the error rises.
+
+        Steps of two places lead down from the largest penalty.
+        """
         best = self.at(atoms, self.places[1], share)
         for place in range(self.places[1] - 2, self.places[0] - 1, -2):
             one = self.at(atoms, place, share)
@@ -444,17 +492,18 @@ class _Tiles(HeldOut):
             best = one
         return best.place
 
-    def _code(self, atoms, alphas, mask):  # yields pairs of Codes, pairs of images
-        """Yield for each penalty codes and their images: of the lasso, and of least squares.
+    def _code(self, atoms, alphas, mask):  # yields (Codes, Codes), (Tensor, Tensor)
+        """Yield for each penalty a pair of codes and the pair of their images (n, ...).
 
-        Codes are computed from the pixels that ``mask`` marks.
+        The pair is that of the lasso and of least squares on its supports. Codes are computed from
+        the pixels that ``mask`` marks.
         """
         problem = replace(self.problem, mask=mask)
         for codes in conv_path(problem, atoms, alphas):
             yield codes, [conv_synthesis(problem, atoms, z) for z in codes]
 
     def _of_tiles(self, values):  # (n, n_channels, height, width) -> (n_tiles,)
-        """Return the sum of the values in each tile of all images and channels."""
+        """Return the sum of the values in each tile of all images, over channels."""
         height, width = (-n % k for n, k in zip(values.shape[2:], self.problem.kernel, strict=True))
         tiles = torch.nn.functional.pad(values.sum(1), (0, width, 0, height))
         for axis, kernel in enumerate(self.problem.kernel, 1):
@@ -462,7 +511,10 @@ class _Tiles(HeldOut):
         return tiles.sum((3, 4)).flatten()
 
     def _sums_at(self, atoms, alphas):  # -> (n_alphas, n_tiles, 3)
-        """Predict hidden pixels in each turn, and add up the products of errors of each tile."""
+        """Predict hidden pixels in all turns at the penalties ``alphas``, for `HeldOut.sums`.
+
+        The result has the three inner products of `best_shares` for each tile.
+        """
         sums = 0.0
         for hidden in self._hidden:
             products = []
@@ -487,48 +539,50 @@ def _n_pixels(problem):  # -> int, of all crops together: 2**14, or fewer for ov
 
 
 def count_codings(problem):  # -> int
-    """Return the number of codings that choose a penalty, from the energies of rows.
+    """Return the number of codings by which a penalty is chosen, from the energies of rows.
 
-    A coding is a row with one group of features hidden.
+    A coding is a row with one group of features hidden. More codings choose more reliably, and take
+    longer.
     """
     squares = problem.weighted(problem.squares)
     sums = torch.stack([squares.sum(), squares.square().sum(), torch.ones_like(squares).sum()])
     (sums,) = problem.total(sums)
     energy, fourth, n = sums.tolist()
-    # enough codings to predict 10,000 hidden entries, but 400 to 1000
+    # enough codings to predict 10,000 hidden entries, but at least 400 and at most 1000
     n_codings = min(max(ceil(10_000 * _TENTHS / problem.x.shape[1]), 400), 1000)
-    # If few rows have most of the energy, more codings are needed: the number is divided by the
-    # evenness, (sum of energies)^2 / (n * sum of squared energies), which is 1 for equal energies
-    # and 0.1 to 0.25 for patches of photographs. With a third of the codings the chosen penalty of
-    # patches varies by a factor of two between draws of the held-out rows.
+    # If few rows have most of the energy (sum of squares), they decide alone, so more codings are
+    # needed: the number is divided by the evenness, (sum of energies)^2 / (n * sum of squared
+    # energies), which is 1 for equal energies and 0.1 to 0.25 for patches of photographs. With a
+    # third of the codings the chosen penalty of patches varies by a factor of two between draws of
+    # the held-out rows.
     evenness = energy**2 / (n * fourth) if fourth > 0 else 1.0
     return min(max(ceil(n_codings / evenness), int(n) // 10), 3000)
 
 
 def hold_out(problem, *, fixed=False, mixes=False, learn=True, largest=None):  # -> Problem
-    """Hold out rows of a problem, by which a search chooses its penalty.
+    """Hold out rows or images of a problem, by which a search chooses its penalty.
 
     Parameters
     ----------
     problem : Problem or ConvProblem
         Data and objective.
     fixed : bool, default=False
-        Whether the user has set the penalty. The held-out rows then only decide whether atoms are
+        Whether the user has set the penalty. The held-out data then only decide whether atoms are
         freed of the lasso's bias.
     mixes : bool, default=False
         Whether rows mix few non-negative atoms, see `find.penalty_of_mixtures`.
     learn : bool, default=True
-        Whether the atoms adapt to the held-out rows in the polish, at the end of a search.
-        Otherwise the rows are removed from the training data.
+        Whether the held-out rows stay in the problem, so that the atoms adapt to them in the
+        polish, the last stage of a search. Otherwise the rows are removed from the problem.
     largest : float, default=None
         Rows whose known entries have a larger mean square than this are not held out.
 
     Returns
     -------
     Problem
-        The problem with held-out rows or images. The problem is returned unchanged with fewer than
-        20 different rows, with one feature, or if all features are copies of one. With fewer than
-        four images no image is held out; pixels of all images are hidden instead. A row is held out
+        The problem with held-out rows or images. It is ``problem`` itself with fewer than 20
+        different rows, with one feature, or if all features are copies of one. With fewer than four
+        images no image is held out; pixels of all images are hidden instead. A row is held out
         together with its copies, which count as one row.
     """
     first = match_equal_rows(problem.x, problem.mask)
@@ -540,14 +594,15 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True, largest=None):  #
     (n_all,) = problem.total(torch.tensor([float(n)], dtype=torch.float64))
     if isinstance(problem, ConvProblem):
         n_held = min(ceil(_n_pixels(problem) / max(problem.x[0, 0].numel(), 1)), n // 4)
-        if n_held == 0:  # training images can judge: few atoms cannot fit the noise of an image
+        if n_held == 0:  # training images can judge: few atoms cannot fit an image's noise
             return replace(problem, held_out=HeldOut(problem, fixed=fixed))
     elif n_all < LEAST_ROWS:
         return problem
     else:
         share, n_codings = n / float(n_all), count_codings(problem)
         # One row in ten is held out. With fewer than 1,000 rows it is 100 rows, but at most one row
-        # in four. More rows than codings are never held out.
+        # in four. There are never more rows than codings, since each row is coded at least once,
+        # and more codings would only take time.
         n_held = max(n // 10, min(n // 4, ceil(100 * share)))
         n_held = min(n_held, ceil(n_codings * share))
     rows = torch.isin(first, distinct[spread_rows(n, n_held)])  # with all copies of these rows

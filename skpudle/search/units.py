@@ -4,35 +4,38 @@ A row of data is taken to be
 
 .. math:: x_{ij} = b_j + (z_i D)_j + o_{ij} + s_i t_j \varepsilon_{ij},
 
-with a baseline :math:`b`, sparse outliers :math:`o` (entries, or whole rows), and noise of a scale
-:math:`t_j` for each feature and :math:`s_i` for each row. In *units* of the noise an entry becomes
-:math:`(x_{ij} - b_j) / (s_i t_j)`, and outliers do not count. There the noise is equal, so one
-penalty is right for all entries, and errors of held-out entries compare.
+with a baseline :math:`b`, sparse outliers :math:`o` (entries, or whole rows), and noise of a
+standard deviation (a *scale*) :math:`t_j` for each feature and :math:`s_i` for each row. In *units*
+of the noise an entry becomes :math:`(x_{ij} - b_j) / (s_i t_j)`, and outliers *do not count*: they
+are treated as missing. There the noise is equal, so one penalty is right for all entries, and
+errors of different entries can be compared.
 
 A search assumes equal noise. This module learns the units before the search, from a sample of the
-rows. For that, atoms *settle*: they descend from initial atoms that are the same for all seeds, so
-that all fits of the same data decide alike. *Hidden* entries are entries that codes of the visible
-entries of the row predict (`skpudle.search.held_out`).
+rows, by the prediction of *hidden* entries: each group of features is predicted by codes of the
+other features of the same row (`skpudle.search.held_out`). The atoms for that come from short
+descents (`skpudle.search.descend.settle`) from initial atoms that are the same for all seeds, so
+that all fits of the same data decide alike.
 
-1. *Suspects* are entries far from the median of their column, and long rows. They matter if their
-   energy exceeds that of the mean atom. Then atoms are learned from half of the rows, with the
-   suspects, and predict the hidden suspects of the other half. If more than a tenth of the energy
-   is predicted, the suspects are signals. Otherwise atoms are learned without the suspects. The
-   suspects are outliers if these atoms predict the other, *usual* entries better.
+1. *Suspects* are entries far from the median of their column, and long rows. They are examined if
+   their energy (sum of squares) exceeds that of the mean atom. Atoms are learned from half of the
+   rows, with the suspects, and predict the hidden suspects of the other half. If more than a tenth
+   of the suspects' energy is predicted, the suspects are signals. Otherwise atoms are learned
+   without the suspects, too. The suspects are outliers if these atoms predict the entries that are
+   no suspects better.
 2. A *baseline*, the mean, is subtracted if rows then have fewer nonzero codes: half a code less on
    average. (Without a baseline one atom in all rows has to stand for it.) Where codes do not have
    mean zero, subtracting the mean makes codes less sparse, so there is no baseline.
 3. An entry is an *outlier* if the lasso gives it an error of its own, as if each entry had an atom
    of its own. The minimum of :math:`\frac12 \|x - z D - o\|^2 + \alpha \|z\|_1 + \sum_j l_j |o_j|`
    is that of Huber's loss with the limit :math:`l_j`, five standard deviations of the noise.
-4. After the search, errors of hidden entries show whether the *noise of features* differs. Units of
-   features are taken if the noise hides signals, if visible entries have residuals, too (otherwise
-   the errors come from missing structure rather than from noise), and if hidden entries are
-   predicted better in these units.
+4. After the search, errors of hidden entries show whether the *noise of features* differs. It is
+   divided out under three conditions: the noise hides signals; visible entries have residuals, too
+   (otherwise the errors come from missing structure rather than from noise); and hidden entries are
+   predicted better in the new units.
 
-The variance of hidden entries needs no degrees of freedom. Residuals of visible entries would need
-them, and would drift: a feature that is divided by a small residual weighs more, is fitted better,
-and has an even smaller residual in the next round.
+The variance of errors of hidden entries needs no correction for degrees of freedom. Residuals of
+visible entries would need one, and would drift: a feature that is divided by a small residual
+weighs more, is fitted better, and has an even smaller residual in the next round.
 
 .. [1] J. Chen and Z. Chen, "Extended Bayesian information criteria for model selection with large
    model spaces", Biometrika 95, 2008.
@@ -54,32 +57,34 @@ from skpudle.search._epoch import draw_rows, spread_rows
 from skpudle.search.descend import SETTLES, exhaust, play_rounds, settle
 from skpudle.search.problem import auto_alpha
 
-# An entry is far if it lies more than 5 standard deviations from the median of its column. In
-# normal noise one entry in 2 million is far.
+# An entry is far, and so a suspect, if it lies more than 5 standard deviations from the median of
+# its column. In normal noise one entry in 2 million is far.
 _FAR = 5.0
-# Where noise is low, an error of an entry of its own costs 1.5 times a code of a unit atom, so that
-# atoms explain a row first. With 1 instead, in three data sets rows of usual entries are taken for
-# outliers, and fits have errors of 1.2 to 3.4 times the noise; with 1.5 they have .5 to .7 times
-# the noise. With 3, atoms learn planted spikes.
+# Where noise is low, the error of an entry costs the lasso 1.5 times the penalty of a unit atom's
+# code, so that atoms explain a row first. With the factor 1 rows without outliers are taken for
+# outliers in three data sets, and fits have errors of 1.2 to 3.4 times the noise; with 1.5 they
+# have .5 to .7 times the noise. With 3, atoms learn planted spikes.
 _DEARER = 1.5
-# A row is long if its norm is more than 3 times the median norm. (The norm of a row with k normal
-# codes has a relative standard deviation of (2 k)**-0.5.)
+# A row is long, and so a suspect, if its norm is more than 3 times the median norm. (The norm of a
+# row with k normal codes has a relative standard deviation of (2 k)**-0.5.)
 _LONG = 3.0
-# At most this share of entries or rows are outliers. If more entries are far, or more rows long,
-# they are data. The estimate of standard deviations tolerates the same share of outliers.
+# Largest fraction of outliers among entries, or among rows. If more entries are far, or more rows
+# long, they are data. The estimate of standard deviations tolerates the same fraction.
 _MOST = 0.1
 # The 0.9 quantile (1 - _MOST) of the modulus of a standard normal variable.
 _QUANTILE_OF_NORMAL = 1.645
-# A long row is an outlier if more than this share of its energy is not predicted. In outlying rows
-# the share is 1.0 to 1.3 on average, and varies. For all suspects together the limit is nine tenths
-# (1 - _WORTH): the share is .80 to 2.0 in planted outliers. In clean rows of 9 of 460 random
-# families of data it is at most .88, and fits without the suspects have 1.1 to 490 times the error.
+# A long row is an outlier if more than this fraction of its energy is not predicted. In outlying
+# rows the fraction is 1.0 to 1.3 on average, and varies. For all suspects together the limit is
+# nine tenths (1 - _WORTH): the fraction is .80 to 2.0 in planted outliers. In rows without outliers
+# of 9 of 460 random families of data it is at most .88, and fits without the suspects have 1.1 to
+# 490 times the error.
 _UNPREDICTED = 0.5
-# The least gain that pays, as a difference of logarithms of errors or variances: about a tenth.
+# The least gain that a change of units must bring, as a difference of logarithms of errors or
+# variances: about a tenth.
 _WORTH = 0.1
-# A baseline is taken if rows have this number of nonzero codes less with it, on average, after this
-# number of epochs. An offset costs each row a code at first; after more epochs atoms have grown to
-# contain parts of the offset.
+# A baseline is subtracted if rows then have _SAVED nonzero codes less on average, after _BRIEF
+# epochs. An offset costs each row a code at first; after more epochs atoms have grown to contain
+# parts of the offset, and the saving could not be seen.
 _SAVED, _BRIEF = 0.5, 11
 # A gain has to exceed this number of its standard errors. Chance alone exceeds it once in 1,000.
 _SURE = 3.0
@@ -87,35 +92,40 @@ _SURE = 3.0
 # over the features, exceeds this number. For independent noise and signal it does if the standard
 # deviation of log(noise) is more than 4 / 3 times that of log(signal).
 _HIDES = 0.8
-# Least energy of residuals of visible entries, as a share of the energy of errors of hidden
-# entries, for noise to differ. In 15 of 16 random draws of data with unequal noise, of 12 to 60
-# features, the share is .05 to .98. In clean rows of 6 to 10 features it is 0 to .04.
+# Noise can differ only if the energy of the residuals of visible entries is at least this fraction
+# of the energy of the errors of hidden entries. In 15 of 16 random draws of data with unequal
+# noise, of 12 to 60 features, the fraction is .05 to .98. In clean rows of 6 to 10 features it is 0
+# to .04.
 _RESIDUAL = 0.05
-# A mean whose square is below this number of squared standard errors is taken for zero.
+# The mean of the rows is taken for zero, so that there is no baseline, if its square is below this
+# number of squared standard errors.
 _NEAR = 16.0
-# Size of the sample of rows that units are learned from: _SAMPLED_ROWS, or _ROWS_PER_ATOM for each
-# atom or feature if that is more, but at most _ENTRIES entries. Half of the sample lets atoms
-# settle. A quarter of _ROWS_PER_ATOM for each atom decides on a baseline.
+# Number of rows that units are learned from: _SAMPLED_ROWS, or _ROWS_PER_ATOM for each atom or
+# feature if that is more, but at most _ENTRIES entries. Atoms descend on at most half of these
+# rows. The decision on a baseline takes a quarter of _ROWS_PER_ATOM for each atom.
 _SAMPLED_ROWS, _ROWS_PER_ATOM, _ENTRIES = 4096, 32, 2**19
-# Largest number of atoms, since more atoms hardly change residuals; number of rows whose hidden
-# entries judge; and of rows whose hidden entries decide first whether noise may differ.
+# Largest number of atoms that units are learned with, since more atoms hardly change residuals;
+# number of rows whose hidden entries judge a decision; and number of rows whose hidden entries
+# decide first whether noise may differ, since most data end there.
 _SAMPLED_ATOMS, _JUDGES, _SCREENED = 256, 300, 100
-# Least number of rows, and of rows for each atom, from which units are learned. Atoms that were
+# Least number of rows, and of rows for each atom, from which units are learned, because atoms
 # learned from fewer rows do not predict: among 160 random families of clean rows, units made fits
 # worse only in families with 0.7 to 2.5 rows for each atom.
 _FEWEST_ROWS, _FEW = 60, 4
-# Epochs in which atoms settle again after a change of units; numbers of rounds for outliers, for
+# Largest number of epochs of descent after a change of units; numbers of rounds for outliers, for
 # the noise of features and for the noise of rows. Rounds end when no log(scale) changes by _STILL.
 _AGAIN, _ROBUST, _ROUNDS, _ROUNDS_OF_ROWS, _STILL = 9, 4, 8, 3, 0.05
-# Factors on the penalty of codes that predict hidden entries; the best one is taken.
+# Factors on the penalty of codes that predict hidden entries; the factor with the least error is
+# taken.
 _PENALTIES = 2.0, 1.0, 0.5
-# Factors on the penalty of codes whose residuals estimate the noise of a row. With the factor 1
-# alone, codes of rows with a signal-to-noise ratio of 50 dB miss an atom, and the estimated noise
-# of these rows is 17 times too large.
+# Factors on the penalty of codes whose residuals estimate the noise of a row, see `_variances`.
+# With the factor 1 alone, codes of rows with a signal-to-noise ratio of 50 dB miss an atom, and the
+# estimated noise of these rows is 17 times too large.
 _PENALTIES_OF_ROWS = 1.0, 0.5, 0.25
-# The least scale of a row is this quantile of the scales of all rows.
+# No row has a smaller noise than this quantile of the noise of the rows that units were learned
+# from.
 _LEAST_SCALE = 0.02
-# A feature or row is constant if its variance is below this share of the median variance.
+# A feature or row is constant if its variance is below this fraction of the median variance.
 _CONSTANT = 1e-9
 
 
@@ -123,23 +133,26 @@ _CONSTANT = 1e-9
 class Units:
     """The units of rows: a baseline, the limits of outliers, and the noise of features and rows.
 
+    `learn_units` makes them, `enter` converts rows to them, and fitted learners keep them. The
+    *noise* of a feature or row is its standard deviation, see the module.
+
     Parameters
     ----------
     intercept : Tensor of shape (n_features,), default=None
         The baseline; None is zero.
     scale : Tensor of shape (n_features,), default=None
-        Standard deviations of the noise of features, divided by their geometric mean; None if they
+        Standard deviations of the noise of features, divided by their geometric mean; None if all
         are equal.
     rows : tuple (mean, variance, least), default=None
-        Mean and variance, over rows, of the logarithm of a row's noise variance; they shrink the
-        estimate for a new row. Then the smallest scale of a row. None if the noise of rows is
-        equal.
+        Mean and variance, over rows, of the logarithm of a row's noise variance, to which the
+        estimate for a new row is shrunk; and the smallest noise of a row, over the geometric mean.
+        None if all rows have equal noise.
     limit : Tensor of shape (n_features,), default=None
-        The largest error of an entry that counts, in units of the noise of features. An entry with
-        a larger error is treated as missing. None: all entries count.
+        The largest error of an entry, in units of the noise of features. An entry with a larger
+        error is an outlier and is treated as missing. None: there are no such outliers.
     norm : float, default=None
         Root mean square entry of the median row. A fit leaves out rows that are more than 3 times
-        as long and that atoms do not predict; `transform` does not.
+        as long and that atoms do not predict; `transform` codes them. None: no row is left out.
     atoms : Tensor of shape (n_components, n_features), default=None
         Atoms of norm 1, in units of the noise. Their codes decide on the noise of a row and on
         outliers.
@@ -160,12 +173,12 @@ class Units:
 
     @property
     def looks_at_rows(self):
-        """Whether units depend on the entries of a row, by its noise or its outliers."""
+        """Whether `enter` codes each row, to find its noise or its outliers."""
         return not (self.rows is self.limit is self.norm is None)
 
     @property
     def changes_nothing(self):
-        """Whether rows in these units are equal to the data."""
+        """Whether `enter` returns the data unchanged."""
         return self.intercept is self.scale is None and not self.looks_at_rows
 
     def limit_in_data(self):  # -> (n_features,)
@@ -173,10 +186,27 @@ class Units:
         return self.limit if self.scale is None else self.limit * self.scale.to(self.limit)
 
     def enter(self, x, mask=None):  # -> x, mask, scales (n, 1) or None
-        """Return rows in units of the noise, the mask of the entries that count, and row scales.
+        """Convert rows to units of the noise, before a search or a code.
 
-        ``x`` and ``mask`` are (n, n_features). The scale and the outliers of a row depend on the
-        entries of this row alone.
+        The noise and the outliers of a row depend on the entries of this row alone, so rows may be
+        converted in any batches.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, n_features)
+            Rows in the units of the data.
+        mask : Tensor of shape (n, n_features), default=None
+            1 for known entries, 0 for missing ones.
+
+        Returns
+        -------
+        x : Tensor of shape (n, n_features)
+            The rows in units of the noise.
+        mask : Tensor of shape (n, n_features) or None
+            1 for known entries that are no outliers; None if no entry is missing and none is an
+            outlier.
+        scale : Tensor of shape (n, 1) or None
+            The noise of each row, by which the row was divided; None if all rows have equal noise.
         """
         x = x if self.intercept is None else x - self.intercept.to(x)
         x = x if self.scale is None else x / self.scale.to(x)
@@ -189,12 +219,23 @@ class Units:
         return (x, known, None) if self.rows is None else (x / scale, known, scale)
 
     def _enter(self, x, known):  # -> known, scale
-        """Return the mask of the entries that count (n, m), and the scales of rows (n, 1).
+        """Find the outliers and the noise of rows, for `enter`.
 
-        ``x`` (n, m) are rows without the baseline, divided by the noise of features, and ``known``
-        (n, m) is the mask of their known entries.
+        Parameters
+        ----------
+        x : Tensor of shape (n, n_features)
+            Rows without the baseline, divided by the noise of features.
+        known : Tensor of shape (n, n_features)
+            The mask of their known entries.
+
+        Returns
+        -------
+        known : Tensor of shape (n, n_features)
+            The mask of the known entries that are no outliers.
+        scale : Tensor of shape (n, 1)
+            The noise of each row.
         """
-        unit = 2.0 ** round(log2(self.alpha))  # divided by this, no square overflows
+        unit = 2.0 ** round(log2(self.alpha))  # in this unit no square overflows
         y, counts = torch.where(known > 0, x, 0.0).double() / unit, known.double()
         how = self.atoms.to(y), self.alpha / unit, self.positive_code
         scale = torch.ones_like(y[:, :1])
@@ -209,38 +250,42 @@ class Units:
             counts = counts * ~_outlying_rows(y, counts, *how, self.norm / unit)[:, None]
         return counts.to(known), scale.to(x)
 
-    def of_features(self, features):  # indices or a mask -> Units
-        """Return the units with baseline, scales and limits of the chosen features alone."""
+    def of_features(self, features):  # numbers of features or a mask -> Units
+        """Return the units of the chosen features: their baselines, noise and limits."""
         parts = {name: getattr(self, name) for name in ("intercept", "scale", "limit")}
         known = {name: part[..., features] for name, part in parts.items() if part is not None}
         return replace(self, **known)
 
     def to_user(self, atoms):  # (p, n_features) -> the same
-        """Return atoms in the units of the data, scaled to their norms in units of the noise."""
+        """Return atoms in the units of the data, each with its norm in ``atoms``."""
         return atoms if self.scale is None else _with_norms(atoms * self.scale.to(atoms), atoms)
 
     def from_user(self, atoms):  # (p, n_features) -> the same
-        """Return atoms in units of the noise, with the norms of ``atoms``: inverts `to_user`."""
+        """Return atoms in units of the noise, each with its norm in ``atoms``; see `to_user`."""
         return atoms if self.scale is None else _with_norms(atoms / self.scale.to(atoms), atoms)
 
     def gains(self, atoms):  # (p, n_features) in the user's units -> (p,)
-        """Return for each atom its code in units of the noise, for a code of 1 in user's units."""
+        """Return for each atom the factor from its code in user's units to units of the noise.
+
+        The factors differ from 1 because `to_user` keeps the norms of atoms while features are
+        rescaled.
+        """
         if self.scale is None:
             return atoms.new_ones(len(atoms))
         gains = atom_norms(atoms / self.scale.to(atoms)) / atom_norms(atoms)
         return gains.nan_to_num(1.0, 1.0).flatten()
 
 
-CENTRED = Units()  # equal noise, no baseline, no outliers
+CENTRED = Units()  # of data with equal noise, without baseline and outliers
 
 
 def least_rows(n_components):  # -> int
-    """Return the least number of rows from which units are learned for this number of atoms."""
+    """Return the least number of rows from which units are learned for ``n_components`` atoms."""
     return max(_FEWEST_ROWS, _FEW * n_components)
 
 
 def _with_norms(atoms, models):  # (p, m), (p, m) -> (p, m)
-    """Return ``atoms`` scaled to the norms of the atoms ``models``."""
+    """Return ``atoms`` scaled to the norms of the atoms ``models``; zero atoms stay zero."""
     norms = atom_norms(atoms)
     return atoms * torch.where(norms > 0, atom_norms(models) / norms, 1.0)
 
@@ -249,12 +294,31 @@ def _with_norms(atoms, models):  # (p, m), (p, m) -> (p, m)
 
 
 def _variances(x, known, atoms, alpha, positive):  # -> (n,), (n,)
-    """Estimate the variance of the noise of each row, and its degrees of freedom, from residuals.
+    """Estimate the variance of the noise of each row from the residuals of its codes.
 
-    A quiet row needs a smaller penalty, since an atom that its codes miss would count as noise. So
-    each row is coded at three penalties. It takes the codes with the least extended information
-    criterion, which allows for the choice of ``k`` of ``p`` atoms [1]_. Codes of the two smaller
-    penalties are excluded if they have more nonzero entries than half of the row's known entries.
+    A row with little noise needs a smaller penalty, since an atom that its codes miss would count
+    as noise. So each row is coded at the three penalties of ``_PENALTIES_OF_ROWS``. Its codes are
+    those with the least extended information criterion, which allows for the choice of ``k`` of
+    ``p`` atoms [1]_. At the two smaller penalties codes are excluded if more of them are nonzero
+    than half of the row's known entries.
+
+    Parameters
+    ----------
+    x, known : Tensor of shape (n, n_features)
+        Rows and the mask of the entries that count.
+    atoms : Tensor of shape (n_components, n_features)
+        Atoms of norm 1.
+    alpha : float
+        Penalty of codes.
+    positive : bool
+        Whether codes are non-negative.
+
+    Returns
+    -------
+    variances : Tensor of shape (n,)
+        Sum of squared residuals over degrees of freedom.
+    free : Tensor of shape (n,)
+        Degrees of freedom: entries that count minus nonzero codes, at least 1.
     """
     n, best = known.sum(1), torch.full_like(x[:, 0], inf)
     variances, free = torch.zeros_like(best), torch.zeros_like(best)
@@ -271,11 +335,12 @@ def _variances(x, known, atoms, alpha, positive):  # -> (n,), (n,)
 
 
 def _usual_entries(x, known, atoms, alpha, positive, limit):  # -> (n, m)
-    """Return the mask ``known`` without outliers: entries with an error beyond ``limit`` (m,).
+    """Return the mask ``known`` (n, m) without outliers: errors beyond the limits ``limit`` (m,).
 
-    The lasso solves for codes and for an error of each entry, see the module; then both are freed
-    of the lasso's bias. The penalty of codes is at most the least limit over 1.5: where noise is
-    low, codes would otherwise cost more than errors of all entries.
+    The lasso of the rows ``x`` (n, m) solves for codes of ``atoms`` (p, m) and for an error of each
+    entry, see the module; then codes and errors are freed of the lasso's bias. The penalty of codes
+    is ``alpha``, but at most the least limit over 1.5: where noise is low, codes would otherwise
+    cost more than errors of all entries.
     """
     alpha = min(alpha, float(limit.min()) / _DEARER)
     own = torch.diag(alpha / limit)
@@ -287,9 +352,10 @@ def _usual_entries(x, known, atoms, alpha, positive, limit):  # -> (n, m)
 
 
 def _outlying_rows(x, known, atoms, alpha, positive, norm):  # -> (n,) bool
-    """Mark rows that are over 3 times as long as usual, and whose hidden entries atoms miss.
+    """Mark outlying rows: over 3 times as long as the median row, and not predicted by the atoms.
 
-    ``norm`` is the root mean square entry of the median row.
+    The rows ``x`` and the mask ``known`` are (n, m), ``atoms`` (p, m), and ``norm`` is the root
+    mean square entry of the median row.
     """
     squares = (x * known).square().sum(1)
     found = squares > (_LONG * norm) ** 2 * known.sum(1)
@@ -301,11 +367,30 @@ def _outlying_rows(x, known, atoms, alpha, positive, norm):  # -> (n,) bool
 
 
 def _predict(x, known, atoms, alphas, positive, judged=None):
-    """Predict entries that are hidden in turn; return squared errors and predictions, (n, m) each.
+    """Predict entries that are hidden in turn, to judge atoms and units.
 
-    Codes are those of the lasso or of least squares on its supports, at one of the penalties
-    ``alphas``: the combination with the least error of the entries that ``judged`` (n, m) marks,
-    which are all known entries by default. The errors of all other entries are 0.
+    Codes are those of the lasso or of least squares on its supports, at one of the penalties: the
+    combination with the least error in all judged entries.
+
+    Parameters
+    ----------
+    x, known : Tensor of shape (n, m)
+        Rows and the mask of their known entries.
+    atoms : Tensor of shape (p, m)
+        Atoms of norm 1.
+    alphas : list of float
+        Penalties from large to small.
+    positive : bool
+        Whether codes are non-negative.
+    judged : Tensor of shape (n, m), default=None
+        1 for entries whose errors are returned; all known entries by default.
+
+    Returns
+    -------
+    errors : Tensor of shape (n, m)
+        Squared errors, 0 for entries that are not judged.
+    predictions : Tensor of shape (n, m)
+        Predicted values, 0 for missing entries.
     """
     found = x.new_zeros(2 * len(alphas), *x.shape)
     for seen, hidden in held_out.hide_in_turn(torch.arange(x.shape[1])):
@@ -320,25 +405,28 @@ def _predict(x, known, atoms, alphas, positive, judged=None):
 # ------------------------------------------------------------------ statistics
 
 
-def _quantile(x, share):  # (n, m), with NaN for gaps -> (m,)
-    """Return a quantile of each column's entries; 0 for a column without entries."""
+def _quantile(x, share):  # (n, m) with NaN for missing entries, number from 0 to 1 -> (m,)
+    """Return a quantile of the entries of each column of ``x``; 0 for a column without entries."""
     last = ((~x.isnan()).sum(0) - 1).clamp_min(0)
     return x.sort(0).values.gather(0, (share * last).long()[None])[0].nan_to_num()
 
 
-def _deviations(distances):  # (n, m), with NaN for gaps -> (m,)
-    """Estimate the standard deviation of each column from the 0.9 quantile of distances.
+def _deviations(distances):  # (n, m) with NaN for missing entries -> (m,)
+    """Estimate the standard deviation of each column from its entries' distances to its centre.
 
-    They are distances to the centre of the column. The answer is infinite instead of zero.
+    The 0.9 quantile of the distances decides, so that up to a tenth of outliers do no harm. A
+    column whose quantile is zero gets infinity, so that a division by the result marks none of its
+    entries.
     """
     found = _quantile(distances, 1 - _MOST) / _QUANTILE_OF_NORMAL
     return torch.where(found > 0, found, inf)
 
 
 def _limit(residuals, counts):  # -> (m,)
-    """Return the largest error of a usual entry of each feature: five standard deviations.
+    """Return the limit of errors of each feature, beyond which an entry is an outlier.
 
-    The standard deviation is that of the residuals of the feature or, if larger, of all residuals.
+    It is five standard deviations of the residuals of the feature or, if larger, of all residuals.
+    ``residuals`` and the mask ``counts`` are (n, m).
     """
     distances = torch.where(counts > 0, residuals.abs(), torch.nan)
     of_each = _deviations(distances)
@@ -347,16 +435,16 @@ def _limit(residuals, counts):  # -> (m,)
 
 
 def _median_size(size):  # (n,) -> scalar
-    """Return the median of the positive sizes; infinite if no size is positive."""
+    """Return the median of the positive sizes of rows; infinity if no size is positive."""
     return size[size > 0].median() if bool(size.any()) else size.new_tensor(inf)
 
 
 def _suspects(x, known):  # -> (n, m) bool, (n,) bool
-    """Mark suspects: entries far from the median of their column, and long rows.
+    """Mark suspects: entries far from the median of their column (n, m), and long rows (n,).
 
-    An entry is far beyond 5 standard deviations of its column; in a row of large entries the limit
-    grows with the median entry of the row. If more than a tenth of the entries are far, or a tenth
-    of the rows long, none is marked.
+    An entry is far beyond 5 standard deviations of its column; if more than half of the entries of
+    a row are large, the limit grows with the row's median entry. If more than a tenth of the
+    entries are far, no entry is marked, and if more than a tenth of the rows are long, no row.
     """
     y = torch.where(known > 0, x, torch.nan)
     y = y - _quantile(y, 0.5)
@@ -369,12 +457,23 @@ def _suspects(x, known):  # -> (n, m) bool, (n,) bool
     return far, long & bool(long.double().mean() <= _MOST)
 
 
-def _shrink(variances, n):  # (k,), (k,) -> deviations, mean and variance of logarithms
-    """Return the square roots of variances, shrunk to their mean and divided by the geometric mean.
+def _shrink(variances, n):  # (k,), (k,) -> (k,), float, float
+    """Shrink variances of features or rows to their mean, as far as sampling errors explain them.
 
-    Each variance was estimated from ``n`` numbers, so its logarithm has the sampling variance
-    ``2 / n``, and shrinks accordingly. Also return the mean of the logarithms, and their variance
-    without the sampling variance.
+    Parameters
+    ----------
+    variances : Tensor of shape (k,)
+        Estimated variances; zero and nearly constant ones are left out and get the result 1.
+    n : Tensor of shape (k,)
+        The number of normal values behind each estimate: its logarithm has the sampling variance
+        ``2 / n``.
+
+    Returns
+    -------
+    scales : Tensor of shape (k,)
+        Shrunk standard deviations, divided by their geometric mean.
+    mean, variance : float
+        Mean of the logarithms of ``variances``, and their variance less the sampling variance.
     """
     usual = (n > 1) & (variances > _CONSTANT * variances.median())
     scales = torch.ones_like(variances)
@@ -390,9 +489,10 @@ def _shrink(variances, n):  # (k,), (k,) -> deviations, mean and variance of log
 
 
 def _is_worse(one, other, least=_WORTH):  # -> bool
-    """Return whether log(one) exceeds log(other) on average, beyond ``least`` and beyond chance.
+    """Return whether errors ``one`` are larger than ``other``, beyond chance and beyond ``least``.
 
-    Both are squared errors or variances, of shape (n,), and compared pair by pair.
+    Both are squared errors or variances, of shape (n,), and compared pair by pair: the mean
+    difference of their logarithms must exceed ``least`` and three standard errors.
     """
     logs = [(squares + 1e-300).log() for squares in (one, other)]
     predictions = (held_out.Prediction(squares, float(squares.sum())) for squares in logs)
@@ -400,9 +500,9 @@ def _is_worse(one, other, least=_WORTH):  # -> bool
 
 
 def _differs(noise, signal, n):  # (m,) each -> bool
-    """Return whether the noise of features differs, and hides signals, see `_HIDES`.
+    """Return whether the noise of features differs so much that it hides signals, see `_HIDES`.
 
-    ``noise`` and ``signal`` are variances, and ``n`` the numbers of entries behind each of them.
+    ``noise`` and ``signal`` are variances, and ``n`` the number of entries behind each variance.
     """
     usual = (noise > _CONSTANT * noise.median()) & (signal > _CONSTANT * signal.median())
     if int(usual.sum()) < 3 or not _shrink(noise, n)[2] > _WORTH:
@@ -415,13 +515,31 @@ def _differs(noise, signal, n):  # (m,) each -> bool
 
 
 class _Sample:
-    """Rows that units are learned from, and the units so far.
+    """The rows that units are learned from, and the units so far, which its methods change.
 
-    ``x`` and ``known`` (n, m) are the rows, divided by the unit of the problem, and their mask.
-    ``counts`` (n, m) is 1 for the entries that count: known entries without outliers. The units so
-    far are ``centre`` (m,), the baseline, ``scale`` (m,), the noise of features, and ``row_scale``
-    (n, 1), the noise of rows. ``n_components`` is the number of atoms to learn. ``is_large`` says
-    whether there are enough rows to decide. ``positive`` says whether codes are non-negative.
+    `learn_units`, `learn_scales` and `refine_units` make one sample each. "In units" means: less
+    the baseline and divided by the noise so far. An entry *counts* if it is known and no outlier.
+
+    Attributes
+    ----------
+    x, known : Tensor of shape (n, m)
+        The rows, in the unit of the problem, and the mask of their known entries.
+    counts : Tensor of shape (n, m)
+        1 for entries that count, 0 for outliers and missing entries.
+    centre : Tensor of shape (m,)
+        The baseline so far.
+    scale : Tensor of shape (m,)
+        The noise of features so far.
+    row_scale : Tensor of shape (n, 1)
+        The noise of rows so far.
+    unit : float
+        The unit of the problem: user's data have been divided by it.
+    positive : bool
+        Whether codes are non-negative.
+    n_components : int
+        Number of atoms to learn.
+    is_large : bool
+        Whether there are enough rows to learn units from.
     """
 
     def __init__(self, problem, n_components):
@@ -430,7 +548,8 @@ class _Sample:
         n_drawn = min(n, max(_ENTRIES // m, 1024))
         rows, weight = draw_rows(n_rows, n_drawn, problem.weight)
         part = replace(problem.of_rows(rows), weight=weight)
-        # without copies of rows: a row that judges has no copy among the rows that atoms learn from
+        # copies of rows are left out, so that no row that judges atoms has a copy among the rows
+        # that the atoms were learned from
         distinct = held_out.match_equal_rows(part.x, part.mask).unique()
         part = part.of_rows(distinct)
         self._part = part = replace(part, x=part.x.cpu().double())
@@ -444,24 +563,41 @@ class _Sample:
         self._n_settle = n // 2
 
     def in_units(self, rows=slice(None)):  # -> (n_rows, m)
-        """Return the chosen rows in the units so far, including entries that do not count."""
+        """Return rows of the sample in the units so far, including entries that do not count."""
         return (self.x[rows] - self.centre) / (self.scale * self.row_scale[rows])
 
     def rows(self, n, among=None):  # -> (at most n,)
-        """Return the numbers of ``n`` rows that have entries that count, in increasing order.
+        """Return the numbers of at most ``n`` rows, in increasing order, for a descent or to judge.
 
-        ``among`` (n_all_rows,) marks the rows to choose from.
+        Each row has an entry that counts. ``among`` (n_all_rows,) marks the rows to choose from;
+        None is all rows.
         """
         used = self.counts.any(1) if among is None else among & self.counts.any(1)
         used = used.nonzero().flatten()
         return used[spread_rows(len(used), n)]
 
     def settle(self, atoms=None, most=SETTLES, *, among=None, n=None, alpha=None):  # -> Epoch
-        """Let atoms settle in the units so far; return the coded data of the last epoch.
+        """Learn atoms from rows in the units so far; return the coded data of the last epoch.
 
-        They have at most ``most`` epochs on a sample of ``n`` of the rows that ``among`` marks. By
-        default atoms start from rows, the same for all seeds, ``n`` is half of the size of the
-        sample, and the penalty ``alpha`` is the usual one. Entries that do not count are missing.
+        Entries that do not count are missing.
+
+        Parameters
+        ----------
+        atoms : Tensor of shape (n_components, m), default=None
+            Unit atoms to start from. None: rows, the same for all seeds.
+        most : int, default=100
+            Largest number of epochs on each sample of `descend.settle`.
+        among : Tensor of shape (n_all_rows,), bool, default=None
+            Marks the rows to learn from; None is all rows.
+        n : int, default=None
+            Number of these rows; None is half of the size of the sample.
+        alpha : float, default=None
+            Penalty; None is the default penalty, `auto_alpha`.
+
+        Returns
+        -------
+        Epoch
+            The atoms, the rows (its `problem`) and their codes.
         """
         rows = self.rows(n or self._n_settle, among)
         x, mask = self.in_units(rows), held_out.gaps_in(self.counts[rows])
@@ -473,16 +609,17 @@ class _Sample:
         return exhaust(settle(part, atoms, most=most, alpha=alpha))[0]
 
     def mean(self):  # -> (m,)
-        """Return the mean of each feature's entries that count."""
+        """Return the mean of the entries of each feature that count, with the rows' weights."""
         weight = self.weighted(self.counts)
         return (weight * self.x).sum(0) / weight.sum(0).clamp_min(1e-300)
 
     def take_mean(self, asked, n_unfoldings):
-        """Set ``centre`` to the mean if ``asked`` is True, or "auto" and the data speak for it.
+        """Decide on the baseline: set ``centre`` to the mean of the rows or to 0.
 
-        Otherwise ``centre`` becomes 0. The data speak for a baseline if rows have half a nonzero
-        code less with it, or if an encoder of ``n_unfoldings`` leaves half of the squared residual.
-        (Few unfoldings cannot reach the large code of an atom that stands for the mean.)
+        It is the mean if ``asked`` is True, or if ``asked`` is "auto" and rows have half a nonzero
+        code less with the mean subtracted, or an encoder of ``n_unfoldings`` iterations leaves at
+        most half of the squared residual. (Few iterations cannot reach the large code of an atom
+        that stands for the mean.)
         """
         mean, alpha, n_codes, left = self.mean(), None, [], []
         weight, n_known = self.weighted(self.counts), self.counts.sum(0).clamp_min(1)
@@ -501,19 +638,35 @@ class _Sample:
                     left.append((residual * known).square().sum(1))
             asked = n_codes[1] - n_codes[0] > _SAVED
             if n_unfoldings and not asked:
-                # Three unfoldings leave .34 of the variance of digits without a baseline, and .12
+                # Three iterations leave .34 of the variance of digits without a baseline, and .12
                 # with one. In planted data with positive codes, whose atoms a baseline would bend,
-                # both shares are equal.
+                # both fractions are equal.
                 asked = _is_worse(left[1], left[0], log(2))
         self.centre = mean if asked is True else 0 * mean
 
-    def hidden(self, atoms, n_rows=_JUDGES, alpha=None, among=None):  # -> three of (m,)
-        """Return the noise and the signal of each feature's hidden entries, and numbers of errors.
+    def hidden(self, atoms, n_rows=_JUDGES, alpha=None, among=None):  # -> (m,) each
+        """Estimate noise and signal of each feature, from the prediction of hidden entries.
 
-        Noise is the mean square of prediction errors, and signal the mean square of predictions,
-        both times the square of ``scale``. The third is the number of normal errors whose mean
-        square varies as much as that of the errors. It is smaller than the number of rows if errors
-        have heavy tails.
+        Parameters
+        ----------
+        atoms : Tensor of shape (n_components, m)
+            Unit atoms, in the units so far.
+        n_rows : int, default=300
+            Largest number of rows to predict.
+        alpha : float, default=None
+            Penalty of the codes; None tries three penalties around the default one.
+        among : Tensor of shape (n_all_rows,), bool, default=None
+            Marks the rows to choose from; None is all rows.
+
+        Returns
+        -------
+        noise : Tensor of shape (m,)
+            Mean square of the prediction errors, times the square of ``scale``.
+        signal : Tensor of shape (m,)
+            Mean square of the predictions, times the square of ``scale``.
+        n : Tensor of shape (m,)
+            The number of normal errors whose mean square varies as much as that of the errors. It
+            is smaller than the number of rows if errors have heavy tails.
         """
         rows = self.rows(n_rows, among)
         x, known = self.in_units(rows), self.counts[rows]
@@ -526,10 +679,12 @@ class _Sample:
 
     # -------------------------------------------------------------- outliers
 
-    def find_suspects(self, n_components):  # -> far entries, long rows; or None
-        """Return the suspects if they have more energy than a mean atom, and let them not count.
+    def find_suspects(self, n_components):  # -> (n, m), (n,); or None
+        """Find suspects, entries and rows that may be outliers, and let them not count.
 
-        Otherwise return None, and let all known entries count: `counts` is set in both cases.
+        Return the masks of far entries (n, m) and of long rows (n,) if the suspects have more
+        energy than the mean one of ``n_components`` atoms. Otherwise return None, and all known
+        entries count.
         """
         far, long = _suspects(self.x, self.known)
         self.counts = self.known * ~(far | long[:, None])
@@ -540,13 +695,13 @@ class _Sample:
         self.counts = self.known
 
     def are_outliers(self, far, long):  # (n, m) bool, (n,) bool -> bool
-        """Return whether suspects are outliers: not predicted, and better left out of training.
+        """Return whether suspects are outliers: not predicted by atoms, and harmful in training.
 
         Atoms are learned from half of the rows, with and without suspects, and predict the other
-        half. The row with the largest suspects is in the first half, where they harm atoms, the
-        next one in the other half, and so on by turns. The answer is True if at least nine tenths
-        of the energy of suspects is not predicted, and usual entries are predicted better by the
-        atoms learned without suspects. `counts` is changed.
+        half. The row with the largest suspects is in the first half, where it affects the atoms,
+        the next row in the other half, and so on by turns. The answer is True if at least nine
+        tenths of the energy of suspects is not predicted, and the other entries are predicted
+        better by the atoms learned without suspects. ``counts`` is changed.
         """
         usual = self.known * ~(far | long[:, None])
         suspected, half = self.known - usual, torch.zeros(len(self.x), dtype=torch.bool)
@@ -568,13 +723,14 @@ class _Sample:
         after = self.settle(among=half)
         return _is_worse(*(errors_of(one, usual, usual, ~long)[0] for one in (before, after)))
 
-    def separate(self, long):  # (n,) bool -> Units, or None if more than a tenth are outliers
-        """Find outliers by atoms that settle without the suspects; return the units.
+    def separate(self, long):  # (n,) bool -> Units or None
+        """Find the limits of outliers after `are_outliers` has said that there are outliers.
 
-        Each round lets atoms settle in the units so far, codes all rows but those that are
-        ``long``, finds the limits of errors, and marks the outliers. The noise of features is
-        learned on the way, and kept if it differs and predicts hidden entries better. `counts` and
-        `scale` change.
+        Each round learns atoms in the units so far, codes all rows but those that are ``long``,
+        finds the limits of errors, and marks the outliers. The noise of features is learned on the
+        way, and kept if it differs and hidden entries are predicted better with it. ``counts`` and
+        ``scale`` change. Return the units, or None if more than a tenth of the entries are
+        outliers, which then are data.
         """
         atoms = exhaust(play_rounds(self.settle())).atoms
         first, known = None, self.known * ~long[:, None]
@@ -604,7 +760,11 @@ class _Sample:
         )
 
     def units(self, atoms=None, alpha=None):  # -> Units
-        """Return the units so far, with the given atoms and their penalty."""
+        """Return the units so far as `Units`, in the units of the data.
+
+        ``atoms`` (n_components, m) and their penalty ``alpha`` are added for units that code each
+        row.
+        """
         centred, equal = bool(self.centre.any()), bool((self.scale == 1).all())
         return Units(
             intercept=self.centre * self.unit if centred else None,
@@ -615,7 +775,7 @@ class _Sample:
         )
 
     def enter(self, units):
-        """Replace the units so far by ``units``, and find outliers and the noise of rows anew."""
+        """Replace the units so far by ``units``, and find outliers and noise of rows by them."""
         if units.intercept is not None:
             self.centre = units.intercept.to(self.x) / self.unit
         self.scale = self.scale if units.scale is None else units.scale.to(self.x)
@@ -625,12 +785,24 @@ class _Sample:
     # -------------------------------------------------------------- noise that differs
 
     def learn_features(self, atoms, *, asked=False):  # -> atoms, or None if noise stays equal
-        """Learn the noise of features from hidden entries, in rounds; return the settled atoms.
+        """Learn the noise of features from errors of hidden entries, in rounds.
 
-        In each round atoms settle in units of the noise so far. Unless ``asked``, the noise is
-        learned from half of the rows, and has to differ. In the first round the new units have to
-        predict the other half better, by the same atoms: atoms that settle longer would predict
-        better in any units.
+        In each round atoms descend in units of the noise so far, and the noise is estimated anew.
+        Unless ``asked``, the noise is learned from half of the rows, and has to differ. Then the
+        new units of the first round also have to predict the other half better, by the same atoms:
+        atoms that descend longer would predict better in any units.
+
+        Parameters
+        ----------
+        atoms : Tensor of shape (n_components, m)
+            Unit atoms, in the units so far.
+        asked : bool, default=False
+            Whether a user asks for the noise of features, even if it is equal.
+
+        Returns
+        -------
+        Tensor of shape (n_components, m), or None
+            The atoms in the new units; ``scale`` has the noise. None if the noise stays equal.
         """
         half = torch.arange(len(self.x)) % 2 == 0
         # If a user asks for the noise of features, it is learned from all rows, because a feature
@@ -652,7 +824,11 @@ class _Sample:
         return atoms
 
     def learn_noise(self, noise):  # -> Units
-        """Learn the noise that a user names, "features", "rows" or "both", even if it is equal."""
+        """Learn the noise that a user asks for, even if it is equal; return the units.
+
+        ``noise`` is "features", "rows" or "both". The noise of rows is learned in rounds: each
+        round estimates it from the codes of the atoms, and lets the atoms descend in the new units.
+        """
         coded = exhaust(play_rounds(self.settle()))
         if noise != "rows":
             coded = self.settle(self.learn_features(coded.atoms, asked=True), _AGAIN)
@@ -665,10 +841,13 @@ class _Sample:
             atoms = self.settle(atoms, _AGAIN).atoms
         return units
 
-    def noise_of_rows(self, atoms, alpha):  # -> mean, variance, least
-        """Return the distribution of the noise over rows, as in `Units.rows`.
+    def noise_of_rows(self, atoms, alpha):  # -> float, float, float
+        """Estimate how the noise of rows is distributed, for `Units.rows`.
 
-        The noise of a row is estimated as `Units.enter` estimates that of a new row.
+        ``atoms`` are (n_components, m), and ``alpha`` is the penalty of their codes. The noise of
+        each row is estimated as `Units.enter` estimates that of a new row. ``row_scale`` becomes 1.
+        Return mean and variance of the logarithms of noise variances, in the units of the data, and
+        the smallest noise.
         """
         self.row_scale = torch.ones_like(self.row_scale)
         variances = _variances(self.in_units(), self.counts, atoms, alpha, self.positive)
@@ -677,27 +856,29 @@ class _Sample:
 
 
 def learn_units(problem, n_components, *, intercept="auto", noise="auto", n_unfoldings=None):
-    """Learn units before a search: the baseline, outliers, and the noise that a user names.
+    """Learn units before a search: the baseline, outliers, and the noise that a user asks for.
 
     Parameters
     ----------
     problem : Problem
-        Rows, gathered from all processes and divided by a unit, and the signs of codes and atoms.
+        Rows of all processes, divided by a unit, and the signs of codes and atoms.
     n_components : int
         Number of atoms of the search.
     intercept : bool or "auto", default="auto"
-        Whether there is a baseline; "auto" decides, and non-negative codes then have none.
+        Whether to subtract a baseline; "auto" decides by the data, and never subtracts one from
+        data with non-negative codes.
     noise : str or Tensor, default="auto"
-        "equal", "features", "rows" or "both": which noise is unequal. "auto" and "outliers" look
-        for outliers; with "auto" `learn_scales` decides on the noise of features after the search.
-        A tensor of shape (n_features,) is the noise of features, of geometric mean 1.
+        "equal", "features", "rows" or "both": what the noise differs between. "auto" and "outliers"
+        look for outliers; with "auto" the caller calls `learn_scales` after the search, which
+        decides on the noise of features. A tensor of shape (n_features,) is the noise of features,
+        of geometric mean 1.
     n_unfoldings : int, default=None
-        Number of unfoldings of the encoder that will code rows; None if codes converge.
+        Number of iterations of the encoder that will code rows; None if codes converge.
 
     Returns
     -------
     Units
-        The units; the default `Units` if the data have equal noise and neither baseline nor
+        The units; equal to ``Units()`` if the data have equal noise and neither baseline nor
         outliers.
     """
     sample, named = _Sample(problem, n_components), noise if isinstance(noise, str) else None
@@ -718,14 +899,16 @@ def learn_units(problem, n_components, *, intercept="auto", noise="auto", n_unfo
 
 
 def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise is equal
-    """Learn the noise of features after a search, and return units with it.
+    """Decide after a search whether the noise of features differs, and learn it.
+
+    If new units are returned, the caller has to search again in these units.
 
     Parameters
     ----------
     units : Units
         The units of the search.
     problem : Problem
-        As in `learn_units`.
+        Rows of all processes, as in `learn_units`.
     atoms : Tensor of shape (n_components, n_features)
         Unit atoms of the search, in its units.
     alpha : float
@@ -734,8 +917,8 @@ def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise i
     Returns
     -------
     Units
-        New units, or ``units`` if the noise does not differ, if there are few rows, or if ``units``
-        have unequal noise or outliers already.
+        New units with the noise of features. Or the object ``units`` itself, if the noise does not
+        differ, if there are few rows, or if ``units`` have unequal noise or outliers already.
     """
     sample = _Sample(problem, len(atoms))
     if units.scale is not None or units.looks_at_rows or not sample.is_large:
@@ -752,17 +935,26 @@ def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise i
 
 
 def refine_units(units, problem, atoms, alpha):  # -> Units
-    """Learn parts of units anew, from the residuals of the final atoms, and return new units.
+    """Estimate units anew from the residuals of the final atoms, after a search.
 
-    The parts are the baseline, the limits of outliers and the noise of rows. A part that ``units``
-    lack is not added.
+    Only what ``units`` already have changes: the baseline, the limits of outliers and the noise of
+    rows.
 
     Parameters
     ----------
     units : Units
         The units that the atoms were found in.
-    problem, atoms, alpha
-        As in `learn_scales`; ``alpha`` is the penalty of the codes of `transform`.
+    problem : Problem
+        Rows of all processes, as in `learn_units`.
+    atoms : Tensor of shape (n_components, n_features)
+        Unit atoms of the search, in its units.
+    alpha : float
+        Penalty of the codes of `transform`, in the units of the data.
+
+    Returns
+    -------
+    Units
+        The new units, with ``atoms``.
     """
     sample, atoms = _Sample(problem, len(atoms)), atoms.cpu().double()
     sample.enter(units)
