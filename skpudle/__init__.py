@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # a type checker does not run __getattr__
 
 __version__ = "0.1.0"
 
+# The private module that defines each public class or function, for `__getattr__`.
 _HOMES = {
     "Checkpoint": "_fit.run",
     "ConsensusDictionary": "_consensus",
@@ -58,6 +59,8 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 
+# Python calls these two functions for the module's attributes (PEP 562). The first imports a public
+# name when it is first used; the second lists all public names, also before they are imported.
 def __getattr__(name: str) -> object:
     if name not in __dir__():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,18 +1,19 @@
-"""Metrics of dictionaries and codes, and scorers.
+"""Metrics of dictionaries and codes, and scorers for scikit-learn.
 
-A dictionary is known up to the order and the signs of its atoms: permuting or flipping atoms
-permutes or flips the codes and leaves the data as they are. The metrics therefore first match the
-atoms of a dictionary one to one with the atoms of a reference, by the assignment with the largest
-sum of cosines. Atoms lie on the first axis of an array and may have any shape.
+The data determine a dictionary up to the order and the signs of its atoms: if atoms are permuted or
+flipped, so are the codes, and the reconstructions stay equal. The metrics therefore match the atoms
+of a dictionary one to one with the atoms of a reference, by the assignment with the largest sum of
+moduli of cosines. The modulus of the cosine of two atoms is their *coherence*. A dictionary is an
+array whose first axis counts the atoms, which may have any shape, or a fitted learner.
 
-Atoms of a convolutional learner are known up to shifts, too. If a dictionary is such a learner, two
-atoms are compared at the shift with the largest modulus of the cosine. So pass the learner itself:
-arrays, such as its ``components_``, are compared without shifts.
+The data determine the atoms of a convolutional learner up to shifts, too. If a dictionary is such a
+learner, two atoms are compared at their *best shift*, the shift with the largest coherence. So pass
+the learner itself: arrays, such as its ``components_``, are compared without shifts.
 
-"By chance" means here: for random atoms. Random atoms are Gaussian combinations of the atoms of a
-dictionary, with the mean and the second moments of the atoms. Atoms of smooth images, or of data
-with few large principal components, resemble each other even if the data do not determine them.
-Random atoms resemble each other to the same degree.
+"By chance" means: for random atoms. Random atoms are Gaussian combinations of the atoms of a
+dictionary, with the mean and the second moments of these atoms. Atoms of smooth images, or of data
+with few large principal components, are similar even if the data do not determine them. Random
+atoms are similar to the same degree, and so give the coherence that means nothing.
 """
 
 import warnings
@@ -55,16 +56,17 @@ __all__ = [
     "unexplained_variance",
 ]
 
-# Singular values below this share of the largest singular value are rounding errors.
+# Singular values below this fraction of the largest singular value count as rounding errors.
 _RANK = 1e-9
-# Parameters that `atom_support` copies from the given learner to the searches that it runs.
+# Parameters that `atom_support` copies from the user's learner to the learners that it fits.
 _SHARED = "loss", "n_trials", "positive_code", "positive_dict", "fit_intercept", "noise"
 
 
 def check_pair(first, second, *, same_length=False):
-    """Return two arrays of float, from arrays or learners; raise ValueError if shapes differ.
+    """Return two dictionaries, or two sets of samples, as float arrays of comparable shapes.
 
-    The shapes are compared without the first axis, and with the first axis if ``same_length``.
+    Arguments are arrays (n, ...) or fitted learners, whose atoms are taken. ValueError is raised if
+    the shapes differ after the first axis, or with ``same_length`` on any axis.
     """
     first, second = (
         check_array(host_array(dictionary_of(given)), dtype=[np.float64, np.float32], allow_nd=True)
@@ -80,22 +82,24 @@ def check_pair(first, second, *, same_length=False):
 
 
 def unit_atoms(dictionary):
-    """Return atoms of unit norm, in their shape; zero atoms stay zero."""
+    """Divide atoms (n, ...) by their norms, in the same shape; zero atoms stay zero."""
     return normalize(dictionary.reshape(len(dictionary), -1)).reshape(dictionary.shape)
 
 
 def count_shift_axes(*dictionaries):  # -> int
-    """Return along how many axes atoms are shifted: 1 for signals, 2 for images, 0 for rows.
+    """Return along how many axes a comparison shifts atoms: 1 for signals, 2 for images, else 0.
 
-    It is the largest number of all ``dictionaries``, which are arrays or learners.
+    ``dictionaries`` are arrays or learners. Only convolutional learners have shifts, and the
+    largest number of their axes counts.
     """
     return max(np.size(getattr(one, "atom_shape", ())) for one in dictionaries)
 
 
 def shift_atoms(atoms, n_axes):  # (n, ...) -> (n, n_shifts, n_features)
-    """Return atoms at all shifts along their first ``n_axes`` axes, with zeros beyond their ends.
+    """Return flat copies of atoms at all shifts along their first ``n_axes`` axes.
 
-    With ``n_axes=0`` there is one shift, by nothing, and atoms are only flattened.
+    A shifted atom keeps its shape and has zeros where nothing was shifted in. With ``n_axes=0``
+    there is one copy, the atom without a shift.
     """
     room = [(k - 1, k - 1) for k in atoms.shape[1 : 1 + n_axes]]
     padded = np.pad(atoms, [(0, 0), *room, *[(0, 0)] * (atoms.ndim - 1 - n_axes)])
@@ -108,7 +112,7 @@ def atom_cosines(dictionary, reference, n_axes=None):  # -> (n_reference, n_comp
 
     Both are arrays (n, ...) or learners. Atoms of convolutional learners are compared at the shift
     with the largest modulus of the cosine. The cosine with an atom of zeros is 0. ``n_axes`` is the
-    number of axes of shifts; None: as `count_shift_axes` counts them.
+    number of axes along which atoms are shifted, by default `count_shift_axes`.
     """
     n_axes = count_shift_axes(dictionary, reference) if n_axes is None else n_axes
     dictionary, reference = map(unit_atoms, check_pair(dictionary, reference))
@@ -139,13 +143,21 @@ class AtomMatch(NamedTuple):
     coherences: np.ndarray
 
     def align_dictionary(self, dictionary):
-        """Return the matched atoms in the order and with the signs of the reference, unshifted."""
+        """Return the matched atoms with the order and the signs of the reference.
+
+        ``dictionary``, an array (n_components, ...) or a learner, is the first argument of the
+        `match_atoms` that made this match. The result has the shape (n_pairs, ...), where n_pairs
+        is min(n_components, n_reference). Convolutional atoms are not shifted.
+        """
         atoms = np.asarray(dictionary_of(dictionary))[self.indices]
         return atoms * self.signs.reshape(-1, *[1] * (atoms.ndim - 1)).astype(atoms.dtype)
 
 
 def _assign(products):  # (n_reference, n_components) -> AtomMatch
-    """Match atoms one to one so that the moduli of their products have the largest sum."""
+    """Match atoms one to one by their inner products, as `match_atoms` does by cosines.
+
+    The pairs have the largest sum of moduli of ``products``. Coherences above 1 are clipped.
+    """
     rows, columns = linear_sum_assignment(np.abs(products), maximize=True)  # rows increase
     matched = products[rows, columns]
     signs = np.where(matched < 0, -1, 1)
@@ -153,20 +165,24 @@ def _assign(products):  # (n_reference, n_components) -> AtomMatch
 
 
 def _recover(cosines):  # (n_reference, n_components) -> (n_reference,)
-    """Return the modulus of the cosine of each atom of a reference with its match, 0 without."""
+    """Return for each atom of a reference the coherence with its match, 0 without a match.
+
+    ``cosines`` are those of `atom_cosines`. See `atom_coherence`.
+    """
     match, coherences = _assign(cosines), np.zeros(len(cosines), cosines.dtype)
     coherences[match.reference_indices] = match.coherences
     return coherences
 
 
 def match_atoms(dictionary: Any, reference: Any) -> AtomMatch:
-    r"""Match the atoms of two dictionaries, up to sign and permutation.
+    r"""Match the atoms of two dictionaries one to one, up to their signs.
 
     Parameters
     ----------
     dictionary : array-like of shape (n_components, ...), or learner
         Atoms, one per entry of the first axis, or a fitted learner. If one of the two dictionaries
-        is a convolutional learner, atoms are compared at the best shift.
+        is a convolutional learner, two atoms are compared at the shift with the largest modulus of
+        their cosine.
     reference : array-like of shape (n_reference, ...), or learner
         Atoms of the same shape; there may be more or fewer of them.
 
@@ -199,18 +215,20 @@ def match_atoms(dictionary: Any, reference: Any) -> AtomMatch:
 
 
 class ComponentMatch(NamedTuple):
-    """The references that explain a component; see `match_components`.
+    """The reference atoms that explain a component; see `match_components`.
 
     Attributes
     ----------
     nearest : object
-        Name of the reference with the largest cosine to the component.
+        Name of the reference atom with the largest modulus of the cosine with the component.
     cosine : float
-        Modulus of the cosine between the component and the nearest reference.
-    shares : dict
-        Share of each reference in the mixture, by the reference's name, the largest share first.
+        Modulus of the cosine between the component and the nearest reference atom, from 0 to 1.
+    shares : dict of name to float
+        Positive weights of up to three reference atoms whose weighted sum, the mixture,
+        approximates the component; the largest weight first. Component and reference atoms are
+        scaled so that the moduli of their entries have the sum 1.
     mixture_cosine : float
-        Cosine of the component and the mixture.
+        Cosine between the component and the mixture.
     """
 
     nearest: object
@@ -219,17 +237,24 @@ class ComponentMatch(NamedTuple):
     mixture_cosine: float
 
 
-def _mix(atom, reference, terms):  # -> cosine of the mixture, terms, (len(terms),) shares
-    """Fit an atom (m,) by non-negative least squares on rows ``terms`` of a reference (n, m)."""
+def _mix(atom, reference, terms):  # -> cosine, terms, weights (len(terms),)
+    """Fit an atom (m,) by a non-negative combination of rows ``terms`` of a reference (n, m).
+
+    Return the cosine of the atom with its least squares fit, ``terms``, and the weights of rows.
+    """
     shares, _ = nnls(reference[terms].T, atom)
     mixture = shares @ reference[terms]
     return float(atom_cosines(atom[None], mixture[None])[0, 0]), terms, shares
 
 
 def _match_component(atom, shifted, names):  # (m,), (n_reference, n_shifts, m) -> ComponentMatch
-    """Name an atom by up to three atoms of a reference, which is given at all shifts."""
-    # Each atom of the reference gets the shift at which its product with the atom has the largest
-    # modulus, and the sign that makes the product positive.
+    """Explain an atom by up to three reference atoms, chosen one by one, for `match_components`.
+
+    ``shifted`` holds each reference atom at all its shifts, as `shift_atoms` returns them, and
+    ``names`` the names of the reference atoms.
+    """
+    # Each reference atom gets the shift at which its inner product with the atom has the largest
+    # modulus, and the sign that makes this product positive: weights are non-negative.
     best = np.abs(shifted @ atom).argmax(axis=1)
     reference = shifted[np.arange(len(best)), best]
     reference = reference * np.where(reference @ atom < 0, -1, 1)[:, None]
@@ -238,7 +263,6 @@ def _match_component(atom, shifted, names):  # (m,), (n_reference, n_shifts, m) 
         cosine, terms, _ = mixtures[-1]
         rest = np.setdiff1d(np.arange(len(reference)), terms)
         found = max((_mix(atom, reference, [*terms, k]) for k in rest), key=itemgetter(0))
-        # A reference joins the mixture if it raises the mixture's cosine by at least 0.01.
         if found[0] < cosine + 0.01:
             break
         mixtures.append(found)
@@ -250,32 +274,35 @@ def _match_component(atom, shifted, names):  # (m,), (n_reference, n_shifts, m) 
 def match_components(
     components: Any, reference: Any, names: Sequence | None = None
 ) -> list[ComponentMatch]:
-    """Name components by the nearest reference, and by a mixture of few of them.
+    """Explain components by named atoms, such as a catalogue of spectra: the nearest, and mixtures.
 
-    A mixture begins with the nearest reference. The reference that raises the cosine of the mixture
-    most joins it, until the rise is below 0.01. Shares are the non-negative least squares fit.
-    Components and references with negative entries are compared up to sign.
+    The mixture of a component begins with the nearest reference atom. The atom that raises the
+    cosine between component and mixture most is added, until the mixture has three atoms or the
+    rise is below 0.01. Weights of atoms are fitted by non-negative least squares. Components and
+    reference atoms with negative entries are compared up to sign.
 
     Parameters
     ----------
     components : array-like of shape (n_components, ...), or learner
-        Atoms, such as ``components_`` of `skpudle.PoissonNMF`, or the learner itself. References of
-        a convolutional learner are shifted to fit the component before they are mixed.
+        Atoms, such as ``components_`` of `skpudle.PoissonNMF`, or the learner itself. If it is a
+        convolutional learner, reference atoms are shifted to fit the component before they are
+        mixed.
     reference : array-like of shape (n_reference, ...), or learner
-        Atoms with names, such as a catalogue of known spectra.
+        Known atoms of the same shape.
     names : sequence of length n_reference, default=None
-        Names of the references; by default their positions.
+        Names of the reference atoms; by default the numbers 0, 1, ...
 
     Returns
     -------
     list of ComponentMatch
-        For each component the `nearest` name, its `cosine`, the `shares` of the mixture by name, of
-        atoms of sum 1 (of their magnitudes, if entries are negative), and the `mixture_cosine`.
+        A named tuple for each component: the `nearest` name and its `cosine`; `shares`, a dict from
+        name to weight in the mixture, for atoms scaled so that the moduli of their entries have the
+        sum 1; and `mixture_cosine`.
 
     Raises
     ------
     ValueError
-        If the atoms have different shapes, or if the number of names is another.
+        If the atoms have different shapes, or if there is not one name per reference atom.
 
     Examples
     --------
@@ -305,13 +332,14 @@ def dictionary_error(dictionary: Any, reference: Any, *, match: bool = False) ->
         Atoms to compare with.
     match : bool, default=False
         Whether to take the smallest error over all permutations and signs of the atoms. False
-        compares atoms by position, as the paper does for a dictionary initialised near the
+        compares atoms of the same number, as [1]_ does for a dictionary initialised near the
         reference. Convolutional atoms are not shifted; `atom_coherence` shifts them.
 
     Returns
     -------
     float
-        :math:`\|D - \tilde D\|_F / \|\tilde D\|_F`, as in appendix B of [1]_.
+        :math:`\|D - \tilde D\|_F / \|\tilde D\|_F` for the dictionary :math:`D` and the reference
+        :math:`\tilde D`, as in appendix B of [1]_.
 
     Raises
     ------
@@ -324,14 +352,15 @@ def dictionary_error(dictionary: Any, reference: Any, *, match: bool = False) ->
        backpropagation", arXiv:2106.00058, appendix B.
     """
     dictionary, reference = check_pair(dictionary, reference, same_length=True)
-    if match:  # the permutation with the largest sum of products has the least sum of distances
+    # Squared distances have the least sum where inner products have the largest.
+    if match:
         flat = (atoms.reshape(len(atoms), -1) for atoms in (reference, dictionary))
         dictionary = _assign(np.inner(*flat)).align_dictionary(dictionary)
     return float(np.linalg.norm(dictionary - reference) / np.linalg.norm(reference))
 
 
 def atom_coherence(dictionary: Any, reference: Any) -> np.ndarray:
-    """Return how well each atom of a reference is recovered.
+    """Return how well a dictionary recovers each atom of a reference, from 0 to 1.
 
     Parameters
     ----------
@@ -349,7 +378,7 @@ def atom_coherence(dictionary: Any, reference: Any) -> np.ndarray:
 
 
 def recovery_rate(dictionary: Any, reference: Any, *, threshold: float = 0.9) -> float:
-    """Return the share of a reference's atoms that are recovered.
+    """Return the fraction of a reference's atoms that a dictionary recovers.
 
     Parameters
     ----------
@@ -357,27 +386,29 @@ def recovery_rate(dictionary: Any, reference: Any, *, threshold: float = 0.9) ->
         Atoms of the same shape, n_components and n_reference of them, one per entry of the first
         axis, or fitted learners. Atoms of convolutional learners are compared at the best shift.
     threshold : float, default=0.9
-        Coherence from which an atom counts as recovered: 0.99 is common for learned dictionaries,
-        0.9 for initial ones.
+        `atom_coherence` from which an atom counts as recovered: 0.99 is common for learned
+        dictionaries, 0.9 for initial ones.
 
     Returns
     -------
     float
-        Share of the reference's atoms with an `atom_coherence` of at least `threshold`.
+        Fraction of the reference's atoms with an `atom_coherence` of at least `threshold`, from 0
+        to 1.
     """
     return float((atom_coherence(dictionary, reference) >= threshold).mean())
 
 
 def recombine_atoms(atoms, rng):  # (n_components, ...) -> the same shape
-    """Return as many random atoms of norm 1, with about the mean and second moments of the atoms.
+    """Draw random unit atoms with about the mean and second moments of a dictionary's unit atoms.
 
-    The random atoms are Gaussian combinations of the given unit atoms. The mean of atoms depends on
-    their signs. So each atom first gets the sign that makes its product with the leading principal
-    direction of all atoms positive.
+    They show which similarity of atoms is due to chance. A random atom is a Gaussian combination of
+    all ``atoms``. The mean of atoms depends on their signs, so each atom first gets the sign that
+    makes its inner product with the first principal direction positive. ``rng`` is a
+    `numpy.random.RandomState`.
     """
     rows, n = atoms.reshape(len(atoms), -1), len(atoms)
     direction = rows.sum(axis=0)
-    # 10 power iterations are enough: the direction only decides about signs.
+    # 10 power iterations need not converge: the direction only decides about signs.
     for _ in range(10):
         direction = rows.T @ (rows @ direction)
         direction /= np.linalg.norm(direction) or 1.0
@@ -388,15 +419,17 @@ def recombine_atoms(atoms, rng):  # (n_components, ...) -> the same shape
 
 
 def chance_coherence(dictionary, reference, n_axes=0):  # -> (n_draws, n_reference)
-    """Return how well random dictionaries recover a reference, by `atom_coherence`.
+    """Return the coherence of a reference with random dictionaries: the coherence by chance.
 
-    Each random dictionary is drawn by `recombine_atoms` from ``dictionary``, so often that the mean
-    over all draws is exact to 0.005. Its atoms of zeros do not count. ``n_axes`` is the number of
-    axes of shifts.
+    Row i holds the `atom_coherence` of each reference atom for random dictionary i, which
+    `recombine_atoms` draws from the nonzero atoms of ``dictionary``. There are so many draws that
+    the mean of the result is exact to 0.005. ``n_axes`` is the number of axes along which atoms
+    are shifted.
 
-    Combinations of few atoms lie in the span of the atoms, and therefore match the reference a
-    little worse than independent atoms would. If the reference is recombined too, the coherence
-    falls by the same amount a second time. The second fall is measured and added to the coherences.
+    Random combinations lie in the span of the dictionary's few atoms, and therefore match the
+    reference a little worse than independent atoms would. If the reference is recombined too, the
+    coherence falls by the same amount a second time. The second fall is measured and added to the
+    result.
     """
     dictionary, reference = map(unit_atoms, check_pair(dictionary, reference))
     rng, used = np.random.RandomState(0), dictionary[[atom.any() for atom in dictionary]]
@@ -412,7 +445,7 @@ def chance_coherence(dictionary, reference, n_axes=0):  # -> (n_draws, n_referen
 
 
 def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9) -> Bunch:
-    """Return how well dictionaries that were learned independently agree, atom by atom.
+    """Return how well independently learned dictionaries agree, for each atom and on average.
 
     Fit a learner several times, with different seeds or, better, on bootstrap samples: atoms that
     the data determine recur, accidental atoms do not. Stability is largest if the learner has the
@@ -432,14 +465,14 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
     Bunch
         With these entries:
 
-        - ``atoms``, (n_dictionaries, n_components): for every atom the modulus of the cosine with
-          its match by `match_atoms` in another dictionary, averaged over all other dictionaries,
-          from 0 to 1;
-        - ``stability``, the mean of ``atoms``;
-        - ``by_chance``, the stability of random atoms;
-        - ``above_chance``, ``stability - by_chance``;
-        - ``n_stable``, the number of atoms of a dictionary with at least the threshold in
-          ``atoms``, averaged over the dictionaries.
+        - ``atoms``, ndarray of shape (n_dictionaries, n_components): for every atom the coherence
+          (modulus of the cosine) with its match by `match_atoms` in another dictionary, averaged
+          over all other dictionaries, from 0 to 1;
+        - ``stability``, float: the mean of ``atoms``;
+        - ``by_chance``, float: the stability of random atoms;
+        - ``above_chance``, float: ``stability - by_chance``;
+        - ``n_stable``, float: the number of atoms of a dictionary whose entry in ``atoms`` is at
+          least the threshold, averaged over the dictionaries.
 
     Raises
     ------
@@ -482,14 +515,14 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
 def lasso_objective(
     X: ArrayLike, code: ArrayLike, reconstruction: ArrayLike, alpha: float
 ) -> float:
-    r"""Return the mean over samples of the lasso objective.
+    r"""Return the lasso objective of codes and reconstructions, averaged over samples.
 
     Parameters
     ----------
     X : array-like of shape (n_samples, ...)
         Data.
     code : array-like of shape (n_samples, ...)
-        Codes of the samples.
+        Codes of the samples, with any number of axes.
     reconstruction : array-like of the shape of X
         Data that the dictionary makes of the codes, such as ``code @ components``.
     alpha : float
@@ -519,16 +552,17 @@ def lasso_objective(
 
 
 def code_and_compare(estimator, X):
-    """Return data, their codes and their reconstructions as arrays, in the units of the learner.
+    """Return data, their codes and their reconstructions as arrays, for the scores below.
 
-    Images of unsigned integers become fractions of the largest integer, as the learner reads them.
+    The data have the shape of ``X``, (n_samples, ...), and so have the reconstructions. Images of
+    unsigned integers become fractions of the largest integer, as the learner reads them.
     """
     found = X if np.ndim(X) == 2 else as_fractions(X), *code_and_reconstruct(estimator, X)
     return tuple(np.asarray(host_array(array)) for array in found)
 
 
 def reconstruction_r2_scorer(estimator: Any, X: ArrayLike, y: Any = None) -> float:
-    """Return the share of the variance of new data that codes and dictionary explain.
+    """Score a fitted learner by the R^2 of its reconstructions; for ``scoring`` in scikit-learn.
 
     Parameters
     ----------
@@ -537,13 +571,14 @@ def reconstruction_r2_scorer(estimator: Any, X: ArrayLike, y: Any = None) -> flo
     X : array-like of shape (n_samples, ...)
         Data.
     y : object, default=None
-        Ignored; here for scikit-learn's interface of a scorer.
+        Ignored; scikit-learn passes it to every scorer.
 
     Returns
     -------
     float
-        :math:`R^2`, features weighted by their variance: 1 for a perfect reconstruction, 0 for the
-        mean of the data. It does not reward sparsity.
+        The fraction of the variance of all features together that the reconstruction explains,
+        :math:`R^2`: 1 for a perfect reconstruction, 0 for the mean of the data. It does not reward
+        sparsity.
     """
     X, _, reconstruction = code_and_compare(estimator, X)
     pair = (array.reshape(len(array), -1) for array in (X, reconstruction))
@@ -551,7 +586,11 @@ def reconstruction_r2_scorer(estimator: Any, X: ArrayLike, y: Any = None) -> flo
 
 
 def _denoising_score(estimator, X, y=None, *, noise_std):
-    """Return the score of `make_denoising_scorer`, which has the formulas."""
+    """Return the score of `make_denoising_scorer`, minus an estimated squared error per entry.
+
+    The docstring of `make_denoising_scorer` has the formulas of both estimates. ``noise_std`` None
+    selects cross-validation.
+    """
     X, code, reconstruction = code_and_compare(estimator, X)
     X, reconstruction = check_pair(X, reconstruction, same_length=True)
     residual = float(np.square(X - reconstruction).mean(dtype=np.float64))
@@ -559,16 +598,17 @@ def _denoising_score(estimator, X, y=None, *, noise_std):
     share = float(np.minimum(n_used, X[0].size).mean()) / X[0].size
     if noise_std is not None:
         return noise_std**2 * (1 - 2 * share) - residual
-    # Codes with as many nonzero entries as a sample has entries fit any data. They predict nothing,
-    # and get the score of a constant, the mean of the samples.
+    # Codes with m nonzero entries fit any sample of m entries exactly, so the residual says nothing
+    # about the error. They get the score of a reconstruction by the mean of the samples.
     return -residual / (1 - share) ** 2 if share < 1 else -float(X.var(axis=0).mean())
 
 
 def make_denoising_scorer(*, noise_std: float | None = None) -> Callable:
-    r"""Return a scorer that estimates how far codes of noisy data are from the clean data.
+    r"""Return a scorer that estimates how far reconstructions of noisy data are from clean data.
 
-    A search over ``alpha`` by this scorer finds the best denoising. The default score of a learner
-    measures the prediction of held-out features, which favours larger penalties.
+    A `GridSearchCV` over ``alpha`` with this scorer finds the penalty that denoises best. The
+    default score of a learner measures the prediction of held-out features, which favours larger
+    penalties.
 
     Parameters
     ----------
@@ -580,17 +620,20 @@ def make_denoising_scorer(*, noise_std: float | None = None) -> Callable:
     Returns
     -------
     callable
-        ``scorer(estimator, X, y=None)``, which can be pickled: minus the estimated mean squared
-        error of an entry (for GCV, up to a constant), by ``transform`` and either
-        ``inverse_transform`` or ``components_``.
+        ``scorer(estimator, X, y=None)`` for ``scoring`` in scikit-learn; it can be pickled. It
+        takes a fitted estimator with ``transform`` and either ``inverse_transform`` or
+        ``components_``, and samples (n_samples, ...). It returns minus the estimated mean squared
+        error of an entry, in squared units of the data; for GCV the estimate has an unknown
+        constant.
 
     Notes
     -----
-    With :math:`r` the mean square of the residual of :math:`m` entries, and :math:`k` nonzero
-    entries of the codes, the estimates are :math:`r - \sigma^2 + 2 \sigma^2 k / m` and
-    :math:`r / (1 - k / m)^2`. :math:`k` is the number of degrees of freedom of the lasso [1]_ for
-    data that the dictionary was not learned from, such as the held-out part of a search. For hard
-    thresholding it is too small, because its choice of entries adapts to the noise.
+    Let :math:`r` be the mean square of the residuals, :math:`m` the number of entries of a sample,
+    and :math:`k` the mean number of nonzero entries of its code. SURE is
+    :math:`r - \sigma^2 + 2 \sigma^2 k / m`, and GCV [2]_ is :math:`r / (1 - k / m)^2`. :math:`k`
+    is the number of degrees of freedom of the lasso [1]_ for data that the dictionary was not
+    learned from, such as the held-out part of a search. For hard thresholding :math:`k` is too
+    small, because the choice of nonzero entries adapts to the noise.
 
     References
     ----------
@@ -616,14 +659,14 @@ def make_denoising_scorer(*, noise_std: float | None = None) -> Callable:
 
 
 def unexplained_variance(X: ArrayLike, reconstruction: ArrayLike) -> float:
-    """Return the fraction of the variance of data that a reconstruction leaves unexplained (FVU).
+    """Return the fraction of variance unexplained (FVU) by reconstructions of data.
 
     Parameters
     ----------
     X : array-like of shape (n_samples, ...)
         Data.
     reconstruction : array-like of the shape of X
-        Data that a dictionary makes of their codes.
+        Reconstructions of the data by codes and a dictionary.
 
     Returns
     -------
@@ -643,10 +686,11 @@ def unexplained_variance(X: ArrayLike, reconstruction: ArrayLike) -> float:
 
 
 def _without(learner, atom):
-    """Return a copy of a learner whose codes never use one atom; ``atom`` is its number.
+    """Return a copy of a learner whose codes never use the atom of number ``atom``.
 
-    The atom is zero in the copy. A learned encoder does not compute codes from the atoms, so its
-    thresholds for the atom are infinite in the copy.
+    `atom_importance` measures the loss without the atom by this copy. The atom is zero in the copy.
+    A learned encoder has weights of its own in the place of the atoms, so its thresholds for the
+    atom become infinite as well. The learner itself does not change.
     """
     other = copy(learner)
     vars(other).pop("feature_names_in_", None)  # it gets arrays, which have no names
@@ -661,27 +705,27 @@ def _without(learner, atom):
 def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
     r"""Return how much each atom contributes: its uses, its energy, and the loss of R^2 without it.
 
-    The energies of atoms do not add up to the energy that all atoms explain, since atoms are not
-    orthogonal: copies share their energy, and removing one copy costs little. So each atom is
-    removed in turn, the samples that used it are encoded by the remaining atoms, and the loss of
-    R^2 is measured.
+    Atoms are not orthogonal, so an atom with much energy may be replaceable, for example by a copy
+    of itself. Therefore each atom is also removed in turn: the samples that used the atom are
+    encoded by the remaining atoms, and the fall of R^2 is measured.
 
     Parameters
     ----------
     learner : estimator
-        Fitted, with ``components_`` of shape (n_components, n_features) and `transform`:
-        of this package, or `~sklearn.decomposition.NMF`,
-        `~sklearn.decomposition.MiniBatchDictionaryLearning` and the like.
+        Fitted, with ``components_`` of shape (n_components, n_features) and ``transform``: a
+        learner of this package, or such as `~sklearn.decomposition.NMF` or
+        `~sklearn.decomposition.MiniBatchDictionaryLearning`.
     X : array-like of shape (n_samples, n_features)
-        Data, as `transform` takes them; NaN if the learner takes them for missing.
+        Data, as ``transform`` takes them; NaN marks missing entries if the learner allows it.
 
     Returns
     -------
     Bunch
         With these arrays of shape (n_components,):
 
-        - ``usage``, the share of the samples whose code of the atom is not zero;
-        - ``energy``, the share of the sum of :math:`z_{ij}^2 \|d_j\|^2`;
+        - ``usage``, the fraction of the samples whose code of the atom is not zero;
+        - ``energy``, the atom's fraction of the sum of :math:`z_{ij}^2 \|d_j\|^2` over all samples
+          i and atoms j, with codes z and atoms d;
         - ``r2_loss``, the fall of R^2 of the reconstruction without the atom. R^2 is relative to
           the column means and pooled over all known entries. Samples that did not use the atom keep
           their codes.
@@ -689,7 +733,7 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
     Raises
     ------
     ValueError
-        If atoms are convolved.
+        If the learner is convolutional, or if an entry of X is missing and the learner allows none.
 
     Examples
     --------
@@ -727,9 +771,10 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
 
 
 def _find_atoms(learner, X, seed):  # -> (n_found, n_features), unit atoms
-    """Fit a new learner to ``X`` that chooses its number of atoms, with ``learner``'s constraints.
+    """Search samples for atoms, independently of the atoms of ``learner``, for `atom_support`.
 
-    ``X`` has the shape (n_samples, n_features).
+    A new learner with the constraints and the noise of ``learner`` (`_SHARED`) is fitted to ``X``,
+    (n_samples, n_features), and chooses its number of atoms. ``seed`` is an int.
     """
     shared = {name: getattr(learner, name) for name in _SHARED if hasattr(learner, name)}
     kind = CountDictionaryLearning if "loss" in shared else PUDLEDictionaryLearning
@@ -738,11 +783,11 @@ def _find_atoms(learner, X, seed):  # -> (n_found, n_features), unit atoms
 
 
 def _without_any_feature(first, second):  # (n, n_features) twice -> (n,)
-    """Return for each pair of unit atoms how far they agree without the feature that matters most.
+    """Return the coherence of each pair of unit atoms without the feature that supports it most.
 
-    The result is the modulus of the cosine without one feature, the least over all features. Fits
-    to noise with heavy tails find atoms that consist of a single feature, and two fits find the
-    same ones. Without this feature the cosine of two such atoms is near 0.
+    It is the least modulus of the cosine after any one feature is left out. Fits to noise with
+    heavy tails find atoms that consist of a single feature, and two fits find the same atoms, so
+    the full cosine would not expose them as noise. Without this feature it is near 0.
     """
     rest = (first * second).sum(axis=1, keepdims=True) - first * second
     lengths = np.sqrt((1 - np.square(first)).clip(0) * (1 - np.square(second)).clip(0))
@@ -750,10 +795,11 @@ def _without_any_feature(first, second):  # (n, n_features) twice -> (n,)
 
 
 def _geary(projections, lengths):  # (n, n_atoms), (n,) -> (n_atoms,)
-    """Return Geary's ratio of the projections of rows on each atom, as a measure of sparsity.
+    """Measure how sparse the projections of rows on each atom are, by Geary's ratio.
 
-    It is the mean modulus over the root mean square: 0.80 for normal projections, smaller for
-    sparse ones. The projections of each row are divided by the length of the row first.
+    The ratio is the mean modulus over the root mean square: 0.80 for normal projections, smaller
+    for sparse ones. ``projections`` of each row are first divided by the length of the row,
+    ``lengths``: rows of different lengths would look sparse otherwise.
     """
     projections = projections / np.where(lengths > 0, lengths, 1)[:, None]
     size = np.sqrt(np.square(projections).mean(axis=0))
@@ -761,13 +807,14 @@ def _geary(projections, lengths):  # (n, n_atoms), (n,) -> (n_atoms,)
 
 
 def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
-    """Return how much sparser the rows' projections on each atom are than projections of noise.
+    """Test whether rows have sparse codes for each atom: return a z-score, large for true atoms.
 
-    The unit is one standard error. Projections are products of whitened rows with atoms, and
-    `_geary` measures their sparsity. They are compared with two kinds of noise, and the smaller
-    difference is returned. The first kind is Gaussian noise of any covariance and any lengths of
-    rows: whitened rows of one length are then uniform on the sphere. The second kind is independent
-    between features: it keeps its distribution if each feature is permuted over the rows.
+    The score is the sparsity (`_geary`) of the products of whitened ``rows`` with ``atoms``, minus
+    the sparsity of noise, in standard errors. There are two kinds of noise, and the smaller score
+    is returned. The first kind is Gaussian noise of any covariance and any lengths of rows: rows of
+    one length are uniform on the sphere after whitening. The second kind is independent between
+    features: its distribution does not change if each feature is permuted over the rows. ``rng`` is
+    a `numpy.random.Generator`, for the permutations.
     """
     centred = rows - rows.mean(axis=0)
     n, deviations = len(rows), centred.std(axis=0)
@@ -777,8 +824,7 @@ def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
     directions, rank = whiten @ (atoms @ whiten).T, int(kept.sum())
     sphere = sqrt(rank / pi) * exp(lgamma(rank / 2) - lgamma((rank + 1) / 2))
     ratios = _geary(centred @ directions, np.linalg.norm(centred @ whiten, axis=1))
-    # The variance of Geary's ratio of mean modulus and standard deviation, times the number of
-    # samples, is 1 - 3 / pi for Gaussian samples.
+    # For n Gaussian samples Geary's ratio has the variance (1 - 3 / pi) / n.
     of_gaussian = (sphere - ratios) / sqrt((1 - 3 / pi) / n)
 
     scales = np.where(deviations > 0, deviations, 1)
@@ -794,12 +840,13 @@ def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
 
 
 def _found_twice(halves, fits, level, rng):  # -> (n_found, n_features)
-    """Return the atoms that the fits to both halves of the samples found: unit means of pairs.
+    """Return the unit atoms that fits to both halves of the samples found, for `atom_support`.
 
-    Atoms of the two fits are matched. A pair is kept if its cosine is above chance, and if the
-    codes of the pair are sparser than codes of noise. The sparsity of each atom is measured in the
-    half that the atom was not fitted to, and the measures of a pair are added. ``halves`` are two
-    arrays (n, n_features), and ``fits`` two arrays (n_atoms, n_features).
+    ``halves`` are the two halves of the samples, (n, n_features) each, and ``fits`` the unit atoms
+    of a fit to each half, (n_atoms, n_features) each. Atoms of the fits are matched, and the mean
+    of a pair is returned if the coherence of the pair is above chance and the codes of both atoms
+    are sparser than codes of noise. The sparsity of each atom is measured in the half that the atom
+    was not fitted to. ``level`` is the probability that any pair of noise passes a test.
     """
     match = match_atoms(*fits)
     first, second = match.align_dictionary(fits[0]), fits[1][match.reference_indices]
@@ -818,44 +865,46 @@ def atom_support(
     level: float = 0.05,
     random_state: int | np.random.RandomState | None = 0,
 ) -> Bunch:
-    """Return which atoms of a dictionary the samples support.
+    """Return which atoms of a learner the samples support, by new fits to both halves of them.
 
-    Each half of the samples is searched for atoms once more. The two searches do not see the
-    learner's atoms and choose their own numbers of atoms. An atom that both searches find counts if
-    its two versions agree above chance, and if their codes in the half that each was not searched
-    in are sparser than codes of noise. Each such atom supports the one atom of the learner that it
-    is matched with, if their cosine is at least 0.8. Atoms of noise, of too few samples, and
-    superfluous atoms of too large a dictionary are not supported. The function takes as long as a
-    fit with ``n_components="auto"``.
+    A new learner is fitted to each half of the samples. The two fits do not see the learner's atoms
+    and choose their own numbers of atoms. An atom that both fits find counts if its two versions
+    agree above chance, and if the codes of each version, for the half it was not fitted to, are
+    sparser than codes of noise. Such an atom supports the one atom of the learner that it is
+    matched with, if the modulus of their cosine is at least 0.8. Atoms of noise, of too few
+    samples, and superfluous atoms of too large a dictionary are not supported. The function takes
+    as long as a fit with ``n_components="auto"``.
 
     Parameters
     ----------
     learner : estimator
         Fitted, with ``components_`` of shape (n_components, n_features), as for `atom_importance`.
-        The searches have its ``loss``, ``positive_code``, ``positive_dict``, ``fit_intercept`` and
-        ``noise``, where it has them.
+        The new learners get its parameters ``loss``, ``n_trials``, ``positive_code``,
+        ``positive_dict``, ``fit_intercept`` and ``noise``, as far as it has them.
     X : array-like of shape (n_samples, n_features)
         Samples: those of `fit`, or others; NaN for missing entries.
     level : float, default=0.05
         Probability that any atom is supported if the samples are noise, between 0 and 1: Gaussian
         with any covariance and any lengths of rows, or independent between features.
     random_state : int, RandomState instance or None, default=0
-        Determines the halves and the searches.
+        Determines the halves and the seeds of the fits.
 
     Returns
     -------
     Bunch
         With these entries:
 
-        - ``supported``, bool of shape (n_components,);
-        - ``found``, (n_found, n_features): unit atoms that both halves found, the means of both;
-        - ``coherence``, (n_components,): modulus of the cosine between an atom and its match in
-          ``found``, 0 without a match. Supported atoms have 0.8 or more.
+        - ``supported``, bool ndarray of shape (n_components,);
+        - ``found``, ndarray of shape (n_found, n_features): the unit atoms that both fits found,
+          means of their two versions;
+        - ``coherence``, ndarray of shape (n_components,): modulus of the cosine between an atom and
+          its match in ``found``, 0 without a match. Supported atoms have 0.8 or more.
 
     Raises
     ------
     ValueError
-        If atoms are convolved, counts add, features differ, or the level is not in (0, 1).
+        If the learner is convolutional or a `skpudle.PoissonNMF`, if the number of features
+        differs, or if the level is not between 0 and 1.
 
     See Also
     --------

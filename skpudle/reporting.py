@@ -1,18 +1,20 @@
-"""Find faults of a fitted learner, and suggest the best remedy.
+"""Find faults of a fitted learner, and suggest remedies to the user: `findings`.
 
-A finding is a generator function that takes a `Bunch` of a learner with samples and their codes. It
-yields a sentence for the user, or nothing if it finds no fault, and changes none of them. A comment
-at each threshold gives the reason for its value. The `Bunch` has
+Each fault has a generator function, listed in `_FINDINGS`. The function takes a `Bunch`, ``look``,
+and yields a sentence for the user, or nothing if the learner does not have the fault. It must not
+change ``look``, which all functions share. `findings` makes the `Bunch`, with the entries
 
-- ``learner``, the fitted learner in the estimator that the user passed, and ``given``, its
-  parameters;
-- ``loss`` of the learner, "kullback-leibler" if codes have no penalty;
+- ``learner``, the fitted learner in the estimator that the user passed, and ``given``, the dict of
+  its parameters;
+- ``loss``, the learner's loss: "gaussian", or a loss of counts, of which "kullback-leibler" has no
+  penalty of codes;
 - ``is_convolutional``, whether the learner's atoms are placed at positions of images or signals;
 - ``X``, samples as the learner gets them, after the earlier steps of a pipeline, and ``samples``,
-  the same as arrays with NaN for missing entries: (n_samples, n_features) or a list of
-  (n_channels, *size);
-- ``codes``, signed: a row for each sample, or for each position in an image or signal, and
-  ``numbers``, the number of the sample that each row of codes belongs to.
+  the same as arrays with NaN for missing entries: (n_samples, n_features), or for a convolutional
+  learner a list of (n_channels, *size);
+- ``codes``, an array (n_codes, n_components) of signed codes, with a row for each sample, or for
+  each position in an image or signal, and ``numbers``, (n_codes,), the number of the sample that
+  each row of codes belongs to.
 """
 
 from typing import Any
@@ -29,24 +31,28 @@ from skpudle.metrics import atom_cosines, atom_support, unit_atoms
 
 __all__ = ["findings"]
 
-# An atom is the copy of a single sample, or of a single event, only if more than this share of the
-# energy of the atom's codes is in that sample or event. The energy of a code is the weight of the
-# sample in a least squares fit of the atom.
+# An atom counts as the copy of a single sample, or of a single event of a signal, only if this
+# sample or event has more than this fraction of the sum of squared codes of the atom. In a least
+# squares fit of the atom a sample has the weight of its squared code.
 _SINGLE_SHARE = 0.5
 
-# Largest number of entries of the samples for which `_unsupported_atoms` runs. It searches both
-# halves of the samples: for digits (115,000 entries) each search takes 7 s of one core.
+# Largest number of entries of the samples for which `_unsupported_atoms` runs, since it fits a new
+# learner to each half of the samples: for digits (115,000 entries) each fit takes 7 s of one core.
 _MOST_NUMBERS = 1_000_000
 
 
 def _some(indices, n_atoms):
-    """Return how many atoms ``indices`` are, in words: "3 of 10 atoms are"."""
+    """Begin a sentence about the atoms of these numbers, for example with "3 of 10 atoms are"."""
     n = len(indices)
     return f"{n} of {n_atoms} atoms {'is' if n == 1 else 'are'}"
 
 
 def _penalty(look):
-    """Return the name of the parameter that sets the penalty of codes, and the number in use."""
+    """Return the name of the parameter that sets the penalty of codes, and its value in the fit.
+
+    Sentences name the parameter to the user as the one to change. The value is a float; a penalty
+    that the fit chose itself is read from ``alpha_``.
+    """
     given = look.given
     learned = given.get("separate_atoms") and given["transform_algorithm"] == "unfolded"
     if given.get("transform_alpha") is not None and not learned:
@@ -56,10 +62,11 @@ def _penalty(look):
 
 
 def _unused_atoms(look):
-    """Report unused atoms, if they are more than chance leaves.
+    """Report atoms that no code uses, if they are more than chance leaves unused.
 
-    With p atoms, an atom that at least a share 1 / p of the codes uses is unused in n codes with
-    probability (1 - 1 / p)^n < exp(-n / p). Chance leaves fewer than p exp(-n / p) atoms.
+    Suppose that each code uses each of p atoms with a probability of 1 / p or more. Then n codes
+    do not use an atom with probability (1 - 1 / p)^n < exp(-n / p) or less, and chance leaves fewer
+    than p exp(-n / p) atoms unused on average.
     """
     n, p = look.codes.shape
     unused = np.flatnonzero(~look.codes.any(axis=0))
@@ -70,11 +77,12 @@ def _unused_atoms(look):
         )
 
 
-def _find_single(look, reach):  # -> numbers of atoms; (n_components,) rows of codes
-    """Return atoms whose codes have more than half of their energy at one place, and the places.
+def _find_single(look, reach):  # -> (n_found,), (n_components,)
+    """Find atoms that are used almost only once: in one sample, or at one position of a signal.
 
-    The place of an atom is the row of its largest code. Rows fewer than ``reach`` rows away, of the
-    same sample, are at the same place.
+    Return the numbers of the atoms for which more than half of the sum of squared codes comes from
+    rows near the atom's largest code, and for each atom the row of its largest code. A row of codes
+    is near if it belongs to the same sample and is fewer than ``reach`` rows away.
     """
     energies, numbers = np.square(look.codes), look.numbers
     places = energies.argmax(axis=0)
@@ -84,10 +92,10 @@ def _find_single(look, reach):  # -> numbers of atoms; (n_components,) rows of c
 
 
 def _single_samples(look):
-    """Report atoms that copy a single sample.
+    """Report atoms that copy a single sample, for learners of rows with the Gaussian loss.
 
-    The sample has more than half of the energy of the atom's codes, and their squared cosine is
-    above 0.9, so that the sample explains nine tenths of the energy of the atom.
+    More than half of the sum of squared codes of the atom comes from the sample, and the squared
+    cosine of atom and sample is above 0.9: the sample explains nine tenths of the atom's energy.
     """
     if look.is_convolutional or look.loss != "gaussian":
         return
@@ -105,16 +113,17 @@ def _single_samples(look):
 
 
 def _single_events(look):
-    """Report atoms of signals whose codes have most of their energy at one place of one signal.
+    """Report atoms of signals that occur at one position of one signal only, by their energy.
 
-    Such a place is often an artefact. An artefact is larger than all events, so that a search gives
+    Often the position has an artefact. An artefact is larger than all events, so that a fit gives
     it one atom or even all atoms.
     """
     learner = look.learner
     if not look.is_convolutional or np.size(learner.atom_shape) != 1:
         return
     (length,), (stride,) = geometry_of(learner)
-    # copies fewer than length / stride rows of codes apart overlap
+    # Copies of an atom overlap, and are one event, if they are fewer than length / stride rows of
+    # codes apart.
     found, places = _find_single(look, -(-length // stride))
     if len(found):
         atom = max(found, key=lambda k: abs(look.codes[places[k], k]))
@@ -129,9 +138,13 @@ def _single_events(look):
 
 
 def _same_atoms(look):
-    """Report pairs of atoms that are equal up to sign or shift."""
+    """Report the first pair of atoms that are equal up to sign or shift, and how many pairs are.
+
+    Atoms are compared up to sign unless codes are non-negative, and up to shift if the learner is
+    convolutional.
+    """
     # Two atoms count as equal if their cosine is above 0.99. Unit atoms then differ by less than
-    # sqrt(2 - 2 * 0.99) = 14 % of their length, as noise of 17 dB would make them differ.
+    # sqrt(2 - 2 * 0.99) = 14 % of their length, a difference that noise of 17 dB would make.
     has_sign, cosines = look.given.get("positive_code"), atom_cosines(look.learner, look.learner)
     largest = cosines if has_sign else np.abs(cosines)
     pairs = np.argwhere(np.tril(largest > 0.99, -1))[:, ::-1]
@@ -146,8 +159,9 @@ def _unsupported_atoms(look):
     """Report atoms that `atom_support` does not find in both halves of the samples.
 
     Unsupported atoms come from noise or from too few samples, or are superfluous, such as copies
-    and sums of two atoms. The finding needs a `PUDLEDictionaryLearning` (no subclass) whose fit was
-    neither interrupted nor diverged, and at least one sample per atom.
+    and sums of two atoms. The check runs only for a `PUDLEDictionaryLearning` (no subclass) with
+    the Gaussian loss whose fit was neither interrupted nor diverged, for at least one sample per
+    atom and at most `_MOST_NUMBERS` entries of samples.
     """
     learner, p = look.learner, look.codes.shape[1]
     if (
@@ -172,8 +186,8 @@ def _dense_codes(look):
 
     A code with fewer nonzero entries than half the features of a sample can be the unique sparsest
     code. A denser code never is, in any dictionary, since more atoms than features are linearly
-    dependent (Donoho and Elad 2003). For dictionaries with fewer atoms than features the bound of
-    half the atoms is the definition of sparse used here.
+    dependent (Donoho and Elad 2003). For a dictionary with fewer atoms than features, "sparse" is
+    defined here as at most half the atoms.
     """
     n_samples = len(look.samples)
     n_numbers = sum(sample.size for sample in look.samples) / n_samples
@@ -190,11 +204,11 @@ def _dense_codes(look):
 
 
 def _no_better_than_the_baseline(look):
-    """Report a fit that explains no more of the samples than its baseline, which uses no codes.
+    """Report a fit that explains no more of the samples than its baseline alone, without codes.
 
-    For the Gaussian loss the baseline is the learner's intercept. For counts the baseline is the
-    mean rate, and the learner's `score` compares on held-out entries, since codes of noise explain
-    the entries that they were fitted to.
+    For the Gaussian loss the baseline is the learner's intercept, and squared residuals of all
+    entries are compared. For counts the baseline is the mean rate, and the learner's ``score``
+    compares on held-out entries, since codes of noise explain the entries they were fitted to.
     """
     if look.is_convolutional or not np.ptp(look.samples, axis=1).any():
         return
@@ -212,38 +226,44 @@ def _no_better_than_the_baseline(look):
         )
 
 
-# All findings, in the order of the report. They need codes that are not all zero.
+# All checks, in the order of the report. They need codes that are not all zero; `findings` returns
+# before it calls them if all codes are zero.
 _FINDINGS = _unused_atoms, _single_samples, _single_events, _same_atoms, _unsupported_atoms
 _FINDINGS += _dense_codes, _no_better_than_the_baseline
 
 
 def findings(estimator: Any, X: ArrayLike) -> list[str]:
-    """Return faults of a fitted learner, in words, and remedies.
+    """Return the faults of a fitted learner and their remedies, as sentences.
 
     Parameters
     ----------
     estimator : estimator
         Fitted learner, with ``components_`` and ``transform``, or a pipeline or search with one.
     X : array-like
-        Samples, as `transform` takes them. Pass the samples of `fit`: atoms that copy a sample are
-        found only with it.
+        Samples, as ``transform`` takes them. Pass the samples of `fit`: an atom that copies a
+        sample is found only if the sample is among them.
 
     Returns
     -------
     list of str
-        Sentences, empty without a fault. They report: samples without known values;
-        codes that are all zero, or more than half as long as samples;
-        atoms that are unused (more than chance leaves), copy single samples, have most of their
-        energy at one place of a signal, as of an artefact, repeat an atom (a cosine above 0.99), or
-        are not supported by `skpudle.metrics.atom_support`; or a fit that explains no more than its
-        baseline. ``summary()`` of a learner says what the fit decided: its baseline, noise and
-        outliers, and how it ended.
+        One sentence for each fault, an empty list without a fault. Faults are: samples without
+        known values; codes that are all zero, or have more nonzero entries than half the features
+        or half the atoms; atoms that are unused (more than chance leaves), copy single samples,
+        have most of their energy at one position of a signal, as of an artefact, repeat an atom (a
+        cosine above 0.99), or are not supported by `skpudle.metrics.atom_support`; a fit that
+        explains no more than its baseline. ``summary()`` of a learner says what the fit decided:
+        its baseline, noise and outliers, and how it ended.
+
+    Raises
+    ------
+    NotFittedError
+        If no estimator in ``estimator`` is fitted.
 
     Notes
     -----
-    The support of atoms takes two searches, as long as a fit with ``n_components="auto"``. It is
-    tested after `fit` of `skpudle.PUDLEDictionaryLearning`, for samples of
-    up to 1,000,000 numbers. Call `skpudle.metrics.atom_support` for larger ones.
+    The check by `skpudle.metrics.atom_support` takes as long as a fit with ``n_components="auto"``.
+    It runs for a `skpudle.PUDLEDictionaryLearning` and samples of up to 1,000,000 entries. Call
+    `skpudle.metrics.atom_support` for larger samples.
 
     Examples
     --------

@@ -1,9 +1,10 @@
-"""Dictionaries in the place of sparse autoencoders: exact codes, and directions of features.
+"""Dictionaries instead of sparse autoencoders (SAE): exact codes, and directions of features.
 
-Features of activations may form a hierarchy: the feature "poodle" implies the feature "dog". A
-sparse dictionary then has one atom for a feature together with all features that it implies. Such
-an atom is called a path. The direction of the feature itself is the part of the path's atom that
-other paths do not explain.
+`from_sae` computes exact sparse codes with the decoder of an autoencoder. `feature_directions`
+finds the directions of features of neural activations that form a hierarchy: the feature "poodle"
+implies the feature "dog". A sparse dictionary then has one atom for a feature together with all
+features that it implies. Such an atom is called a *path*. The direction of the feature itself is
+the part of the path's atom that the atoms of other paths do not explain.
 """
 
 from typing import Any, NamedTuple
@@ -33,19 +34,22 @@ class FeatureDirections(NamedTuple):
     Attributes
     ----------
     directions : ndarray of shape (n_components, n_features)
-        The direction of each atom's feature, of norm 1.
+        The direction of each atom's feature, of norm 1: the atom minus weighted atoms of other
+        paths, or the atom itself.
     implied : sparse array of shape (n_components, n_components)
-        Row i holds the weights of the atoms that are subtracted from atom i. The row is empty if
-        direction i equals atom i.
+        Row i holds the non-negative weights of the atoms that are subtracted from atom i, which is
+        divided by its norm. The row is empty if direction i equals atom i.
     prominence : ndarray of shape (n_components,)
-        How much the samples that use an atom stand out along the atom's residual (the atom minus
-        the atoms near it): their mean minus the mean of all samples, in standard deviations of all
-        samples. It is 0 for an atom without near atoms, or without uses.
+        How much the samples that use an atom stand out along the residual of the atom (the atom
+        minus the atoms near it): the mean of these samples minus the mean of all samples, in
+        standard deviations of all samples. It is 0 for an atom without near atoms, or without uses.
     thresholds : ndarray of shape (n_components,)
-        A nonzero code means that the feature is present if ``X @ directions.T`` is above the
-        threshold. The threshold is -inf if the direction equals the atom.
+        Thresholds of the projections ``X @ directions.T``: the feature of atom i is present in a
+        sample if its code is not zero and projection i is above threshold i. The threshold is -inf
+        if the direction equals the atom.
     learner : estimator
-        The learner of the atoms: the given learner, or the learner of the second search.
+        The learner whose atoms have these directions: the user's learner or, with ``refine``, maybe
+        the learner of a second search.
     """
 
     directions: np.ndarray
@@ -55,46 +59,48 @@ class FeatureDirections(NamedTuple):
     learner: BaseEstimator
 
 
-def _innovations(atoms, sizes):  # (p, m) of norm 1, (p,) -> (p, m), sparse (p, p)
-    """Return what is left of each atom without the atoms near it, and the weights of these atoms.
+def _innovations(atoms, sizes):  # (p, m), (p,) -> (p, m), sparse (p, p)
+    """Subtract from each of p unit atoms its non-negative least squares fit by the atoms near it.
 
-    The weights are those of non-negative least squares. What is left has norm 1. ``sizes`` are the
-    mean projections on each atom of the samples that use it. Only atoms with a size below 1.2 times
-    the size of an atom are near it.
+    Return the residuals, divided by their norms, and the weights of the fits: row i holds the
+    weights of the atoms near atom i. The size of an atom, in ``sizes``, is the mean projection on
+    it of the samples that use it. Atom j is near atom i if their cosine is between 0.4 and 0.97 and
+    the size of j is below 1.2 times the size of i.
     """
     left, weights = atoms.copy(), sparse.lil_array((len(atoms), len(atoms)))
-    # Atoms with cosines between these bounds belong to paths with a common part. The mean
-    # correlation of directions and true features of a hierarchy (benchmarks/bench_synthsae.py) is
-    # .774, .781 and .780 with the lower bounds .3, .4 and .5.
+    # Paths that have features in common have cosines between these bounds; atoms with a larger
+    # cosine are almost equal. The mean correlation of directions and true features of a hierarchy
+    # (benchmarks/bench_synthsae.py) is .774, .781 and .780 with the lower bounds .3, .4 and .5.
     low, high = 0.4, 0.97
     for i, atom in enumerate(atoms):
         cosines = atoms @ atom
-        # A feature is smaller than a path through the feature. With a factor of 1.1, 1.2 and 1.4
-        # the mean correlation is .769, .779 and .783. A large factor, however, would subtract the
-        # paths of its children from the atom of a parent that occurs alone.
+        # The path of a parent is smaller than the paths of its children, which contain it. With a
+        # factor of 1.1, 1.2 and 1.4 the mean correlation is .769, .779 and .783. With a large
+        # factor, however, paths of children would be subtracted from the path of their parent.
         near = np.flatnonzero((cosines > low) & (cosines < high) & (sizes < 1.2 * sizes[i]))
         if len(near):
             found = nnls(atoms[near].T, atom)[0]
             left[i] -= found @ atoms[near]
-            # weights of at most 1e-9 are rounding errors of nnls
+            # Weights of at most 1e-9 are rounding errors of nnls and would count as implied atoms.
             kept = found > 1e-9
             weights[i, near[kept]] = found[kept]
     return unit_atoms(left), weights.tocsr()
 
 
 def _refined(features, X, rows):
-    """Return the directions of a second search if its atoms predict better, else ``features``.
+    """Fit the learner a second time with a larger penalty; for ``refine=True``.
 
-    ``X`` are the samples to search, and ``rows`` (n, n_features) the part of them that judges the
-    atoms by the prediction of hidden entries.
+    Return the `FeatureDirections` of the new atoms if these predict hidden entries of ``rows``
+    better than the atoms of ``features``, else ``features``. ``X`` are the training samples as the
+    user passed them, and ``rows`` (n, n_features) some of the samples.
     """
     first, x = features.learner, to_tensor(rows)
-    # The second search runs only if more than a tenth of the atoms imply other atoms.
+    # Only data with a hierarchy need the second search: in them many atoms imply other atoms.
     if (np.diff(features.implied.indptr) > 0).mean() <= 0.1:
         return features
-    # The second search has three times the penalty at which an automatic search begins. An
-    # automatic search ends at 0.25 to 4 times its first penalty. Three times its last penalty would
-    # be too large, and lose paths, where the last penalty exceeds the first.
+    # The second search has three times the penalty at which a search with alpha="auto" begins, not
+    # three times the penalty at which it ended. It ends at 0.25 to 4 times the first penalty, and
+    # three times a large last penalty would lose paths.
     alpha = 3 * auto_alpha(x)
     again = clone(first).set_params(alpha=alpha).fit(X).choose_alpha(X, criterion="support")
     again.alpha_ = max(again.alpha_, 2 * alpha)
@@ -105,57 +111,60 @@ def _refined(features, X, rows):
 
 
 def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> FeatureDirections:
-    r"""Return the direction of each atom's feature, where features imply others.
+    r"""Return the direction of each atom's feature in data where some features imply others.
 
-    Some features imply others: "poodle" implies "dog". The sparsest code of a sample then has one
-    atom for a feature and all that it implies, a *path* in the hierarchy, instead of an atom for
-    each (the field calls it absorption [1]_). The feature itself is what the path adds to other
-    paths: the residual of the non-negative least squares of the atom on the atoms near it. Near
+    For example, "poodle" implies "dog". The sparsest code of a sample then has one atom for a
+    feature and all features that it implies, a *path* in the hierarchy, instead of an atom for each
+    feature (called absorption [1]_). The direction of the feature is what its path adds to other
+    paths: the residual of a non-negative least squares fit of the atom by the atoms near it. Near
     atoms have cosines of 0.4 to 0.97 with the atom, and at most 1.2 times its size. The size of an
     atom is the mean projection on it of the samples that use it, minus the projection of the mean.
 
     The mean of the samples that use the atom has to stand out along the residual, by 3 standard
-    deviations of all samples. Otherwise the direction is the atom itself, as in data without a
-    hierarchy.
+    deviations of all samples. Otherwise the direction is the atom itself. In data without a
+    hierarchy most directions are atoms.
 
     Parameters
     ----------
     learner : estimator
-        Fitted, with non-negative codes, ``components_`` of rows and ``transform``.
+        Fitted, with ``components_`` of shape (n_components, n_features) and a ``transform`` that
+        returns non-negative codes.
     X : array-like, memory map, dataset or iterable of batches
-        Samples, (n_samples, n_features), such as the training samples, read a part at a time.
+        Samples, (n_samples, n_features), such as the training samples. They are read a part at a
+        time.
     refine : bool, default=False
-        Whether to search once more if more than a tenth of the directions are not the atoms. The
-        second search has three times the penalty that an automatic search begins with, since a
-        larger penalty finds the paths of a hierarchy better. The new atoms replace the given ones
-        if they predict hidden entries better, with codes of twice the second search's penalty.
-        ``X`` has to be the training samples. The given learner is not changed.
+        Whether to fit a copy of the learner once more if more than a tenth of the directions are
+        not the atoms. The second fit has three times the penalty that a fit with ``alpha="auto"``
+        begins with, since a larger penalty finds the paths of a hierarchy better. The new atoms are
+        used if they predict hidden entries better, with codes of twice the penalty of the second
+        fit. ``X`` has to be the training samples. ``learner`` itself is not changed.
 
     Returns
     -------
     FeatureDirections
-        Named tuple of `directions`, `implied`, `prominence`, `thresholds` and `learner`. With
-        ``refine`` the learner may be the learner of the second search. The penalty of its codes is
-        the larger of two: the choice of ``choose_alpha(X, criterion="support")``, and twice the
-        penalty of the second search.
+        Named tuple of `directions`, (n_components, n_features); `implied`, sparse, (n_components,
+        n_components); `prominence` and `thresholds`, (n_components,); and `learner`. With
+        ``refine`` it may be the learner of the second fit. The penalty of its codes is then the
+        larger of two: the choice of ``choose_alpha(X, criterion="support")``, and twice the penalty
+        of the second fit.
 
     Raises
     ------
     ValueError
-        If codes are negative, atoms are not rows, or data are incomplete.
+        If codes are negative, if the learner is convolutional, or if data have missing entries.
 
     Notes
     -----
-    Codes stay those of the paths: a nonzero code means that the feature is present, its direction
-    is the row of `directions`, and reconstructions (``inverse_transform``) are sums of
-    ``components_``. A sample of a path without an atom uses the atoms of sibling paths instead, and
-    has at most half of the features of the siblings. ``codes * (X @ directions.T > thresholds)``
-    sets codes of absent features to 0. Features that a sample has by implication have no codes of
-    their own; `implied` leads to the atoms that share them.
+    ``directions`` do not replace ``components_``: codes are still codes of the paths, and
+    reconstructions (``inverse_transform``) are sums of ``components_``. A sample whose path has no
+    atom uses the atoms of sibling paths instead, although it has at most half of the features of a
+    sibling. ``codes * (X @ directions.T > thresholds)`` sets such codes of absent features to 0.
+    Features that a sample has by implication have no codes of their own; `implied` leads to the
+    atoms that share them.
 
-    Where a parent with :math:`k` children never occurs alone, the data do not separate its part
-    from its children's: directions of children of its size have the cosine :math:`\sqrt{k / (k +
-    1)}` with their features.
+    Where a parent with :math:`k` children never occurs without a child, the data do not separate
+    the parent from the children: directions of children of the parent's size have the cosine
+    :math:`\sqrt{k / (k + 1)}` with their features.
 
     References
     ----------
@@ -188,7 +197,7 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
         rows, used = centre(learner, rows), (codes > 0).astype(np.float64)
         n, uses, mean = n + len(rows), uses + used.sum(axis=0), mean + rows.sum(axis=0)
         users, squares = users + used.T @ rows, squares + rows.T @ rows
-        if len(judges) < 8:  # 2,000 rows of each of the first eight parts are enough to judge
+        if len(judges) < 8:  # rows for `_refined`, at most 8 x 2,000 so that they fit in memory
             judges.append(rows[spread_rows(len(rows), 2000)])
     mean /= n
     users = users / np.maximum(uses, 1)[:, None] - mean * (uses > 0)[:, None]
@@ -197,15 +206,14 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     spread = np.sqrt(np.maximum(variances, 0))
     implies = (np.diff(weights.indptr) > 0) & (uses > 0) & (spread > 0)
     prominence = np.where(implies, (users * left).sum(axis=1) / np.where(implies, spread, 1), 0.0)
-    # In data with a hierarchy 95 % of the directions stand out by more than 2.9 standard
-    # deviations. In data without a hierarchy 95 % of the directions stand out by less.
+    # A prominence of 3 tells a hierarchy from none: in data with a hierarchy 95 % of the residuals
+    # stand out by more than 2.9 standard deviations, and without a hierarchy 95 % by less.
     taken = prominence >= 3.0
     implied = sparse.csr_array(weights.multiply(taken[:, None]))
     implied.eliminate_zeros()
-    # The threshold is halfway between the mean of all samples and the mean of the samples that use
-    # the atom. Samples without the feature may use the feature's path, if their own path has no
-    # atom; the threshold removes such codes. F1 of the codes rises from .77 to .81
-    # (benchmarks/bench_synthsae.py).
+    # Samples without the feature may use the feature's path, if their own path has no atom. A
+    # threshold halfway between the mean of all samples and the mean of the samples that use the
+    # atom removes such codes: F1 of the codes rises from .77 to .81 (benchmarks/bench_synthsae.py).
     middle = mean - centre(learner, np.zeros_like(mean)) + 0.5 * users
     thresholds = np.where(taken, (middle * left).sum(axis=1), -np.inf)
     directions = np.where(taken[:, None], left, atoms)
@@ -221,38 +229,39 @@ def from_sae(
     l0: float | None = None,
     **params: Any,
 ) -> PUDLEDictionaryLearning:
-    """Return a learner with the decoder of a sparse autoencoder, for its exact codes.
+    """Return a fitted learner whose atoms are the decoder of a sparse autoencoder.
 
-    The autoencoder's encoder is not used: codes solve the non-negative lasso for rows minus
-    the decoder's bias.
+    Its ``transform`` replaces the autoencoder's encoder: codes solve the non-negative lasso exactly
+    for rows minus the decoder's bias.
 
     Parameters
     ----------
     decoder : array-like or Tensor of shape (n_components, n_features)
         Rows of the decoder, one for each latent, as ``W_dec`` of SAELens and of sparsify.
     X : array-like or Tensor of shape (n_samples, n_features), default=None
-        Activations that choose the penalty, by `choose_alpha` with ``criterion="support"`` (for
-        ``positive_code=False`` with "prediction").
+        Activations from which the penalty is chosen, by the learner's ``choose_alpha`` with
+        ``criterion="support"``, or "prediction" for ``positive_code=False``. None: pass ``alpha``.
     bias : array-like or Tensor of shape (n_features,), default=None
         Bias of the decoder, ``b_dec``.
     l0 : float, default=None
-        Mean number of nonzero codes in a row; needs ``X``.
+        Mean number of nonzero codes of a sample that the penalty is chosen for; needs ``X``.
     **params : dict
-        Parameters of the learner; ``positive_code`` is True unless given. Without ``X``,
-        ``alpha`` must be a number.
+        Parameters of `skpudle.PUDLEDictionaryLearning`. The default of ``positive_code`` is True
+        here. ``alpha`` is a number without ``X``, and must not be a number with ``X``.
 
     Returns
     -------
     PUDLEDictionaryLearning
-        ``components_`` are the decoder's rows, in their order, divided by their norms, so that
-        codes are in units of the activations: the length of each concept's contribution. Divide
-        them by the norms for the units of the autoencoder's latents. A zero row stays zero.
-        ``intercept_`` is the decoder's bias.
+        A fitted learner. ``components_`` are the rows of the decoder divided by their norms, in
+        their order; a zero row stays zero. So a code is the norm of the latent's contribution, in
+        units of the activations; divide codes by the norms of the rows to get units of the
+        autoencoder's latents. ``intercept_`` is the decoder's bias.
 
     Raises
     ------
     ValueError
-        If the decoder is no matrix of finite numbers, or if the penalty is missing, or given twice.
+        If the decoder is no matrix of finite numbers, if neither ``X`` nor a number as ``alpha`` is
+        passed, if both are, or if ``l0`` is passed without ``X``.
 
     Examples
     --------
@@ -262,7 +271,7 @@ def from_sae(
     array([[0.9, 0. , 0. ]])
     """
     rows = to_numpy(to_tensor(check_rows(decoder)))
-    largest = np.abs(rows).max(axis=1, keepdims=True)  # divided out, since squares may overflow
+    largest = np.abs(rows).max(axis=1, keepdims=True)  # divided by first: squares may overflow
     atoms = unit_atoms(rows / np.where(largest > 0, largest, 1))
     params = {"positive_code": True, "alpha": "auto"} | params
     automatic = isinstance(params["alpha"], str) and params["alpha"] == "auto"

@@ -91,8 +91,8 @@ def load_denoiser(
       or in other units, are scaled to the range of the training. For images with less noise the
       result is a weighted mean of the network's output and the input.
     - "gaussian-small": like "gaussian", but 40 atoms and 6 unfoldings, and three times as fast.
-    - "poisson": 26 atoms and 8 unfoldings, trained on photographs with 1 to 4 expected photons in
-      the brightest pixel. It takes photon counts of grey images and returns expected counts.
+    - "poisson": 26 atoms and 8 unfoldings, trained on photographs with 0.9 to 4.5 expected photons
+      in the brightest pixel. It takes photon counts of grey images and returns expected counts.
 
     The training data, licence, metrics and limits of the three are on :doc:`/guide/images`.
 
