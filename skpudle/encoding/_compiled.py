@@ -1,11 +1,13 @@
 """Compiled loops of the encoder: sparse products, and iterations on sparse codes.
 
-* `multiply` skips zeros in a product of matrices. After a few unfoldings codes have few nonzero
-  entries. Derivatives have zeros at the same places. `multiply` lists the nonzero entries of the
-  left factor and adds up the rows of the right factor that they select. With too many nonzero
-  entries torch computes the product.
-* `iterate` runs iterations of the encoder row by row, and `pull` their adjoint, see
+* `multiply` skips zeros in a product of matrices. After a few unfoldings most codes are zero, and
+  so are the derivatives in these codes. For each row of the left factor `multiply` lists the
+  nonzero entries, and adds up the rows of the right factor with the same indices. If too many
+  entries are nonzero, torch computes the product.
+* `iterate` runs iterations of the encoder row by row, and `pull` their adjoint, for
   `skpudle.encoding._steps.SparseIterations`.
+
+The functions are plain Python until `loops` compiles them, and write results to their arguments.
 """
 
 import numpy as np
@@ -13,17 +15,20 @@ import torch
 
 from skpudle._compilation import Loops
 
-# Largest share of nonzero entries of a factor for which sparse products are faster. With a limit of
-# 1/3 an update of 100 unfoldings, with codes of 40 nonzero entries among 1500, takes 1.25 times as
-# long (one core, float32).
+# Largest fraction of nonzero entries of a factor for which sparse products are faster. With a limit
+# of 1/3 an update of 100 unfoldings, with codes of 40 nonzero entries among 1500, takes 1.25 times
+# as long (one core, float32).
 SPARSE = 1 / 5
 
 
 def _list(z, listed):  # (n,), (n,) -> int
-    """Set the first places of ``listed`` to the indices of nonzero entries; return their number."""
-    count = np.int64(0)  # a literal 0 would have every function compiled twice
-    # Every index is written, and the next one overwrites it if its entry is zero: a branch would be
-    # mispredicted, which takes longer.
+    """Write the indices of the nonzero entries of ``z`` to the beginning of ``listed``.
+
+    Return the number of nonzero entries; what follows them in ``listed`` has no meaning.
+    """
+    count = np.int64(0)  # for a literal 0 numba would compile every function a second time
+    # Every index is written, and the next one overwrites it if its entry is zero: the processor
+    # would mispredict a branch, which takes longer.
     for j in range(len(z)):
         listed[count] = j
         count += z[j] != 0
@@ -31,7 +36,11 @@ def _list(z, listed):  # (n,), (n,) -> int
 
 
 def _add_rows(count, listed, values, matrix, out):
-    """Add ``values[k] * matrix[listed[k]]`` to ``out``, for the first ``count`` of the values."""
+    """Add the product of a sparse row and a matrix to ``out`` (n_columns,).
+
+    The sparse row has the entries ``values[:count]`` at the indices ``listed[:count]``; ``matrix``
+    is (n, n_columns).
+    """
     k = 0
     while k + 7 < count:  # eight rows at a time: fewer passes over the result
         v0, v1, v2, v3 = values[k], values[k + 1], values[k + 2], values[k + 3]
@@ -55,7 +64,10 @@ def _add_rows(count, listed, values, matrix, out):
 
 
 def add_product(left, right, scale, out):
-    """Add ``scale * left @ right`` to ``out`` (n, n_columns), without the zeros of ``left``."""
+    """Add ``scale * left @ right`` to ``out``, without the zeros of ``left``; for `multiply`.
+
+    ``left`` is (n, n_inner), ``right`` (n_inner, n_columns) and ``out`` (n, n_columns).
+    """
     listed = np.empty(left.shape[1], dtype=np.int64)
     values = np.empty(left.shape[1], dtype=left.dtype)
     for i in range(len(out)):
@@ -66,13 +78,14 @@ def add_product(left, right, scale, out):
 
 
 def iterate(first, last, transition, correlation, levels, codes, hard, positive, keep):
-    """Run iterations ``z <- S(c + H z)`` for the rows ``first:last`` of codes, in place.
+    """Run iterations ``z <- S(c + H z)`` of the encoder for the rows ``first:last`` of the data.
 
-    ``transition`` is ``H`` (n_components, n_components), ``correlation`` is ``c`` (n,
-    n_components), and ``levels`` (n_iterations, n_components) are those of the shrinkage, of which
-    ``hard`` and ``positive`` choose the kind. ``codes[0]`` (n, n_components) are the codes to
-    begin with. With ``keep`` 1 ``codes[t]`` gets the codes after ``t`` iterations; with ``keep`` 0
-    ``codes[0]`` gets the last codes.
+    ``transition`` is ``H = 1 - s D^T D`` (n_components, n_components), and ``correlation`` is ``c =
+    s D^T x`` (n, n_components), with the step size s. ``levels`` (n_iterations, n_components) are
+    the levels of the shrinkage S, and ``hard`` and ``positive`` say which shrinkage it is. On entry
+    ``codes[0]`` (n, n_components) has the codes to begin with. If ``keep`` is 1, ``codes``
+    (n_iterations + 1, n, n_components) gets the codes after ``t`` iterations in ``codes[t]``, which
+    `pull` needs; if ``keep`` is 0, ``codes[0]`` gets the last codes.
     """
     n_components = len(transition)
     listed, values = np.empty(n_components, np.int64), np.empty(n_components, codes.dtype)
@@ -96,12 +109,15 @@ def iterate(first, last, transition, correlation, levels, codes, hard, positive,
 
 
 def pull(transition, codes, delta, total, products, by_level, least):
-    """Turn ``delta``, derivatives in the last codes of `iterate`, into those in the first codes.
+    """Run the adjoint of `iterate`: replace derivatives in the last codes by those in the first.
 
-    The sums over iterations of derivatives ``u`` before the shrinkage are added to ``total`` (n,
-    n_components), those of ``u^T z`` to ``products`` (n_components, n_components), and derivatives
-    in the levels to ``by_level`` (n_iterations, n_components). Derivatives of at most ``least``
-    count as zero: they change nothing, and denormal numbers are slow.
+    The derivatives are ``delta`` (n, n_components), and ``codes`` are the codes that `iterate` has
+    kept. Let ``u`` (n, n_components) be the derivatives in the values that the shrinkage of an
+    iteration gets, and ``z`` the codes before the iteration. The sum of ``u`` over iterations is
+    added to ``total`` (n, n_components), and the sum of ``u^T z`` to ``products`` (n_components,
+    n_components). Derivatives in the levels are added to ``by_level`` (n_iterations, n_components).
+    Derivatives of at most ``least`` count as zero, because denormal numbers are slow, and too small
+    to matter.
     """
     n_components, kind = len(transition), codes.dtype
     used, listed = np.empty(n_components), np.empty(n_components, np.int64)
@@ -111,7 +127,8 @@ def pull(transition, codes, delta, total, products, by_level, least):
         for t in range(len(codes)):
             for j in range(n_components):
                 used[j] += codes[t, row, j] != 0.0
-        # of all codes of the row only those that some iteration uses have derivatives
+        # Only atoms that have a nonzero code in some iteration matter for the row, so the loops
+        # below run over these n atoms, whose numbers are in `listed`.
         n = _list(used, listed)
         z, u, after = np.empty((len(codes), n), kind), np.empty(n, kind), np.empty(n, kind)
         matrix, sums = np.empty((n, n), kind), np.zeros((n, n), kind)
@@ -150,14 +167,18 @@ def is_recorded(*tensors):  # -> bool
 
 
 def is_compiled(tensor):  # -> bool
-    """Return whether loops are compiled for a tensor: for float32 and float64 on the CPU."""
+    """Return whether the compiled loops can take a tensor: float32 or float64, on the CPU."""
     return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
 
 
 def _is_sparse(tensor, n_multiplications):  # -> bool
-    """Return whether the factor ``tensor`` has enough zeros that a sparse product is faster."""
-    # A dense product of 2**20 multiplications takes 30 microseconds, the same time as the calls
-    # around a sparse product. A sparse product runs on one thread; torch's threads would wait.
+    """Return whether the left factor ``tensor`` has so many zeros that a sparse product is faster.
+
+    ``n_multiplications`` is the number of multiplications of the dense product.
+    """
+    # A dense product of 2**20 multiplications takes 30 microseconds, as long as the calls around a
+    # sparse product. A sparse product runs on one thread, and a dense one on all threads of torch,
+    # so the limit of nonzero entries is divided by the number of threads.
     if not is_compiled(tensor) or n_multiplications < 2**20:
         return False
     most = SPARSE * tensor.numel() / torch.get_num_threads()
@@ -165,9 +186,11 @@ def _is_sparse(tensor, n_multiplications):  # -> bool
 
 
 def multiply(plus, left, right, *, scale=1, in_place=False):
-    """Return ``plus + scale * left @ right``, by a loop that skips the zeros of ``left`` if faster.
+    """Return ``plus + scale * left @ right``, without the zeros of ``left`` if that is faster.
 
-    The result is that of a dense product up to rounding.
+    It replaces `torch.addmm` where codes or their derivatives are sparse. The result is that of a
+    dense product up to rounding. If autograd records one of the tensors, `torch.addmm` computes the
+    product.
 
     Parameters
     ----------
@@ -180,12 +203,12 @@ def multiply(plus, left, right, *, scale=1, in_place=False):
     scale : float, default=1
         Number to multiply the product by.
     in_place : bool, default=False
-        Whether the result overwrites ``plus``.
+        Whether the result overwrites ``plus``, which is then contiguous.
 
     Returns
     -------
     Tensor of shape (n, n_columns)
-        The result.
+        The sum: ``plus`` itself with ``in_place``, otherwise a new tensor.
     """
     has_graph = torch.compiler.is_compiling() or is_recorded(plus, left, right)
     if has_graph or not _is_sparse(left, left.numel() * right.shape[1]):

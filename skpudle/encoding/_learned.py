@@ -32,7 +32,7 @@ from skpudle._precision import in_own_precision
 from skpudle._shrinkage import shrink
 from skpudle.encoding._compiled import multiply
 
-LEARNED = "analysis", "synthesis", "thresholds"
+LEARNED = "analysis", "synthesis", "thresholds"  # the tensors of an encoder that training changes
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,8 @@ class LearnedEncoder:
     shrinkage : {"soft", "hard"}, default="soft"
         The shrinkage. Hard thresholding has no derivative in the thresholds.
     limit : Tensor of shape (n_features,), default=None
-        Residuals are clipped to plus or minus this number, as in the gradient of Huber's loss.
+        Residuals are clipped to the range from ``-limit`` to ``limit``, as in the gradient of
+        Huber's loss, so that outliers have less effect. None clips nothing.
     """
 
     analysis: Tensor
@@ -67,14 +68,15 @@ class LearnedEncoder:
     limit: Tensor | None = None
 
     def __call__(self, dictionary, x, mask=None):  # -> (n_samples, n_components)
-        """Return the codes of rows ``x`` of any dtype and device, as `encode` does.
+        """Return the codes of rows ``x`` (n_samples, n_features), of any dtype and on any device.
 
-        ``dictionary`` has no effect, since the encoder has matrices of its own.
+        The encoder can so be called as `skpudle.encoding.encode` is. ``dictionary`` has no effect,
+        since the encoder has matrices of its own.
         """
         return self.to(x).encode(x, mask)
 
     def encode(self, x, mask=None, z=None):
-        """Return the codes of rows; differentiable in the rows and in the encoder's tensors.
+        """Return the codes of rows; autograd can differentiate them in ``x`` and in the encoder.
 
         Parameters
         ----------
@@ -83,7 +85,8 @@ class LearnedEncoder:
         mask : Tensor of shape (n_samples, n_features), default=None
             1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` is finite).
         z : Tensor of shape (n_samples, n_components), default=None
-            Codes to begin with; None are zeros.
+            Codes to begin with, for which the first unfolding takes the last synthesis matrix; None
+            are zeros.
 
         Returns
         -------
@@ -103,7 +106,9 @@ class LearnedEncoder:
         return z
 
     def of_features(self, features):
-        """Restrict the encoder to some of the features.
+        """Return the encoder of data that have only some of the features.
+
+        A score on hidden features codes rows by their other features, with such an encoder.
 
         Parameters
         ----------
@@ -113,7 +118,7 @@ class LearnedEncoder:
         Returns
         -------
         LearnedEncoder
-            The encoder of data that have these features alone.
+            The encoder of data with these features, in this order.
         """
         analysis, synthesis = (part[:, :, features] for part in (self.analysis, self.synthesis))
         limit = None if self.limit is None else self.limit[features]
@@ -126,7 +131,7 @@ class LearnedEncoder:
 
 
 def _root_mean_square(part):  # (n_unfoldings or 1, ...) -> (n_unfoldings or 1, 1, ...)
-    """Return the root mean square of each unfolding's entries; 1 if all entries are zero."""
+    """Return the root mean square of the entries of each unfolding; 1 if all of them are zero."""
     axes = tuple(range(1, part.ndim))
     size = part.square().mean(axes, keepdim=True).sqrt()
     return torch.where(size > 0, size, 1.0)
@@ -135,7 +140,8 @@ def _root_mean_square(part):  # (n_unfoldings or 1, ...) -> (n_unfoldings or 1, 
 class EncoderModule(torch.nn.Module):
     """An encoder and its decoder as one module, for `torch.export`, ONNX or further training.
 
-    The module computes products, sums and shrinkages only, in an order that no data change.
+    ``to_module`` of a learner returns it. The module takes the same steps for all data, so it can
+    be exported: data decide neither the number of iterations nor which operations run.
 
     Parameters
     ----------
@@ -144,13 +150,14 @@ class EncoderModule(torch.nn.Module):
     atoms : Tensor of shape (n_components, n_features)
         The dictionary, which decodes codes.
     split_sign : bool, default=False
-        Whether positive and negative parts of codes are columns of their own; there are then
-        ``2 * n_components`` columns.
+        Whether the positive and the negative parts of codes are in separate columns. The number of
+        columns, ``n_features_out``, is then ``2 * n_components``, otherwise ``n_components``.
     intercept : Tensor of shape (n_features,), default=None
         Baseline, which is subtracted from rows before they are coded and added to reconstructions.
     scale : Tensor of shape (n_features,), default=None
-        Standard deviations of the noise of features. Rows are divided by them before they are
-        coded.
+        Standard deviations of the noise of features, in units of the data. Rows are divided by them
+        before they are coded. The encoder must be that of the atoms divided by ``scale`` and then
+        rescaled to their former norms.
     """
 
     def __init__(
@@ -168,6 +175,7 @@ class EncoderModule(torch.nn.Module):
         self.decoder, self.split_sign = torch.nn.Parameter(atoms.clone()), split_sign
         gains = None
         if scale is not None:
+            # The encoder's atoms are atoms / scale / gains, so codes of the atoms are z / gains.
             gains = atom_norms(atoms / scale.to(atoms)) / atom_norms(atoms)
             gains = gains.flatten().nan_to_num(1.0)
         constants = dict(intercept=intercept, scale=scale, gains=gains, limit=encoder.limit)
@@ -176,12 +184,12 @@ class EncoderModule(torch.nn.Module):
         self._how = encoder.positive_code, encoder.shares_atoms, encoder.shrinkage
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode rows.
+        """Encode rows, as a learner's ``transform`` does.
 
         Parameters
         ----------
         x : Tensor of shape (n_samples, n_features)
-            Data.
+            Data, of the dtype and on the device of the module.
 
         Returns
         -------
@@ -196,7 +204,7 @@ class EncoderModule(torch.nn.Module):
         return torch.cat([z.clamp_min(0), (-z).clamp_min(0)], dim=1) if self.split_sign else z
 
     def decode(self, z: Tensor) -> Tensor:
-        """Reconstruct rows from codes.
+        """Reconstruct rows from codes, as a learner's ``inverse_transform`` does.
 
         Parameters
         ----------
@@ -206,7 +214,7 @@ class EncoderModule(torch.nn.Module):
         Returns
         -------
         Tensor of shape (n_samples, n_features)
-            Reconstructed data.
+            Reconstructed data, in the units of the data.
         """
         if self.split_sign:
             positive, negative = z.chunk(2, dim=1)
@@ -215,11 +223,11 @@ class EncoderModule(torch.nn.Module):
         return x if self.intercept is None else x + self.intercept
 
     def to_onnx(self, file: str | PathLike[str]) -> None:
-        """Write the encoder to one file of ONNX, which runs without this package and torch.
+        """Write the encoder to a file in the format ONNX, to run it without this package and torch.
 
-        The graph has the input ``"x"`` of shape (n_samples, n_features), with any number of rows,
+        The file has the input ``"x"`` of shape (n_samples, n_features), with any number of rows,
         and the output ``"codes"`` of shape (n_samples, n_features_out), both in the dtype of the
-        atoms.
+        atoms. It does not have the decoder.
 
         Parameters
         ----------
@@ -245,7 +253,7 @@ class EncoderModule(torch.nn.Module):
             torch.onnx.export(self, (rows,), file, **names, **options, verbose=False)
 
 
-def _lasso(x, mask, z, atoms, alpha):  # -> (), the lasso's objective, averaged over rows
+def _lasso(x, mask, z, atoms, alpha):  # -> (): the lasso's objective, averaged over rows
     left = x - z @ atoms
     left = left if mask is None else left * mask
     return left.square().sum(1).mean() / 2 + (alpha * z.abs().sum(1).mean() if alpha else 0.0)
@@ -253,20 +261,22 @@ def _lasso(x, mask, z, atoms, alpha):  # -> (), the lasso's objective, averaged 
 
 @torch.no_grad()
 def _first_encoder(atoms, alpha, x, mask, n_unfoldings, *, separate, positive):
-    """Return the `LearnedEncoder` to start training from.
+    """Return the `LearnedEncoder` from which training starts.
 
-    The analysis matrix is close to the pseudoinverse of the dictionary ``atoms``, times a step
-    size. The objective of the lasso with the penalty ``alpha`` chooses the step size, by at most
-    1,000 of the rows ``x``. With ``separate`` each unfolding in turn takes the step size for which
-    the objective of its codes is least; otherwise one step size is chosen for all unfoldings.
+    Each analysis matrix is close to the pseudoinverse of the dictionary ``atoms`` (n_components,
+    n_features), times a step size. With ``separate`` each unfolding in turn takes the step size
+    with which its codes have the least objective of the lasso with the penalty ``alpha``; otherwise
+    one step size is chosen for all unfoldings. The objective is that of at most 1,000 of the rows
+    ``x`` (n, n_features), with their ``mask`` or None.
     """
     generator = torch.Generator().manual_seed(0)
     rows = torch.randperm(len(x), generator=generator, device="cpu")[:1000].sort().values
     x, mask = x[rows], None if mask is None else mask[rows]
     n_steps, depth = (n_unfoldings, 1) if separate else (1, n_unfoldings)
-    # The rows of `duals` have the product 1 with their own atom and small products with other
-    # atoms. After 800 updates of an encoder of three unfoldings for 60 planted atoms, the objective
-    # on held-out rows is .248; if training starts from the atoms instead of the duals, it is .254.
+    # Row j of `duals` has the product 1 with atom j and small products with other atoms, so codes
+    # of correlated atoms disturb each other less than with the atoms as analysis matrix. After 800
+    # updates of an encoder of three unfoldings for 60 planted atoms, the objective on held-out rows
+    # is .248; if training starts from the atoms instead of the duals, it is .254.
     gram = atoms.mT @ atoms
     gram.diagonal().add_(0.03 * torch.linalg.matrix_norm(gram, 2) or 1.0)
     duals = torch.linalg.solve(gram, atoms.mT).mT
@@ -293,9 +303,9 @@ def _first_encoder(atoms, alpha, x, mask, n_unfoldings, *, separate, positive):
 
 
 def _power_of_two(x):  # (n, n_features) -> float
-    """Return the least power of two above the root mean square norm of rows; 1 without norms.
+    """Return the unit for training data: the least power of two above the RMS norm of the rows.
 
-    A division by a power of two is exact.
+    A division by a power of two is exact. The unit is 1 if all rows are zero.
     """
     largest = float(x.abs().amax())
     if not largest:
@@ -305,9 +315,10 @@ def _power_of_two(x):  # (n, n_features) -> float
 
 
 def _draw_batch(x, mask, weight, n_rows, generator):  # -> (n_rows, n_features), mask or None
-    """Draw rows with probabilities in proportion to ``weight``, and add noise to them.
+    """Draw a batch of rows with probabilities in proportion to ``weight``, and add noise to them.
 
-    Return the rows, with 0 at missing entries, and their mask.
+    ``x`` is (n, n_features), ``mask`` of the same shape or None, and ``weight`` (n,) or None, for
+    equal probabilities. Return the noisy rows, with 0 at missing entries, and their mask.
     """
     if weight is None:
         rows = torch.randint(len(x), (n_rows,), generator=generator, device=x.device)
@@ -324,27 +335,26 @@ def _draw_batch(x, mask, weight, n_rows, generator):  # -> (n_rows, n_features),
 
 
 def _train(start, lasso, batches, n_updates, stopped, of_synthesis):
-    """Return the `LearnedEncoder` after an update of Adam for each batch.
+    """Train the `LearnedEncoder` ``start`` by one update of Adam for each batch, and return it.
 
-    ``start`` is the encoder to begin with, ``lasso(x, mask, codes)`` the objective, and ``batches``
-    yields ``n_updates`` pairs of rows and mask. Training ends early when ``stopped()`` is true.
-    Adam sees each tensor divided by its first root mean square. The synthesis is trained only with
-    ``of_synthesis``.
+    ``lasso(x, mask, codes)`` is the objective, and ``batches`` yields ``n_updates`` pairs of rows
+    and mask. Training ends early when ``stopped()`` is true. Adam sees each tensor divided by the
+    root mean square that its entries have at the start, so that one learning rate fits tensors in
+    any unit. The synthesis matrices are trained only with ``of_synthesis``.
     """
     given = [getattr(start, name) for name in LEARNED]
     units = list(map(_root_mean_square, given))
     parts = [part / unit for part, unit in zip(given, units, strict=True)]
     trained = [0, 1, 2] if of_synthesis else [0, 2]
-    # Learning rates of the analysis, the synthesis and the thresholds, in units of the first root
-    # mean square of each. For 1,200 digits and three unfoldings the objective on held-out rows is
-    # 0.0950. It is 0.0952 with 0.4 times these rates, and 0.0947 with twice these rates; the exact
-    # minimum is 0.0925.
+    # Learning rates of the analysis, the synthesis and the thresholds, in their units. For 1,200
+    # digits and three unfoldings the objective on held-out rows is 0.0950. It is 0.0952 with 0.4
+    # times these rates, and 0.0947 with twice these rates; the exact minimum is 0.0925.
     rates = 0.05, 0.02, 0.05
     groups = [{"params": [parts[i].requires_grad_()], "lr": rates[i]} for i in trained]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     schedule = LambdaLR(optimizer, lambda update: min(1.0, 2 * (1 - update / max(n_updates, 1))))
 
-    def encoder():  # -> LearnedEncoder with the trained tensors, in units of the codes and data
+    def encoder():  # -> LearnedEncoder with the trained tensors, times their units
         return replace(start, **{n: p * unit for n, p, unit in zip(LEARNED, parts, units)})
 
     for batch, known in takewhile(lambda _: not stopped(), batches):
@@ -353,7 +363,7 @@ def _train(start, lasso, batches, n_updates, stopped, of_synthesis):
         optimizer.step()
         schedule.step()
         with torch.no_grad():
-            parts[2].clamp_min_(0)
+            parts[2].clamp_min_(0)  # thresholds
     return replace(found := encoder(), **{n: getattr(found, n).detach() for n in LEARNED})
 
 
@@ -375,29 +385,29 @@ def learn_encoder(
     stopped: Callable = bool,
     weight: Tensor | None = None,
 ) -> LearnedEncoder:
-    r"""Train an encoder of few unfoldings for a fixed dictionary.
+    r"""Train an encoder of few unfoldings for a fixed dictionary, to code new rows fast.
 
     Adam minimises the lasso's objective of the codes after the last unfolding, on batches of rows
-    with added noise. Its learning rate falls linearly to 0 over the second half of training. The
-    encoder's tensors are trained in units of their first root mean square, so that results depend
-    neither on the units of the data nor on the size of the dictionary.
+    with added noise. The learning rate falls linearly to 0 over the second half of training. Each
+    tensor of the encoder is trained in units of the root mean square that its entries have at the
+    start, so that the learning rates suit data in any units and dictionaries of any size.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_components, n_features)
         The dictionary.
     x : Tensor of shape (n_samples, n_features)
-        Rows to learn from.
+        Rows to learn from, of the dtype and on the device of the atoms.
     alpha : float
-        Penalty of the lasso.
+        Penalty of the lasso, in units of the data times the atoms.
     n_unfoldings : int, default=3
         Unfoldings of the encoder.
     separate : bool, default=True
         Whether each unfolding has matrices of its own. Otherwise all unfoldings share one analysis
         matrix, and the synthesis matrix is the dictionary.
     penalised : bool, default=True
-        Whether the penalty is a part of the objective. Otherwise training minimises the squared
-        error alone, from thresholds of the penalty ``alpha``, and codes may be less sparse.
+        Whether the penalty is a part of the objective. Otherwise ``alpha`` only sets the thresholds
+        at the start, training minimises the squared error alone, and codes may be less sparse.
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
     mask : Tensor of shape (n_samples, n_features), default=None
@@ -406,17 +416,18 @@ def learn_encoder(
         Encoder to begin with. By default its analysis is close to a pseudoinverse of the
         dictionary, with the best step sizes.
     n_updates : int or "auto", default="auto"
-        Number of updates. "auto" is the least of 3000, three for each row, and the number that
-        takes :math:`3 \cdot 10^{12}` operations, but at least 300.
+        Number of updates. "auto" is the smallest of three numbers, but at least 300: 3000, three
+        times the number of rows, and the number of updates that take :math:`3 \cdot 10^{12}`
+        operations.
     batch_size : int, default=256
         Rows in an update.
     generator : torch.Generator, default=None
-        Draws batches and noise; by default one with seed 0.
+        Generator of batches and noise, on the device of the data; by default one with seed 0.
     stopped : callable, default=bool
         ``stopped()`` is called before each update, and training ends if it returns true. The
-        default never does.
+        default, ``bool``, returns false.
     weight : Tensor of shape (n_samples,), default=None
-        How often each row counts: rows are drawn with probabilities in proportion to it.
+        How often each row counts: rows are drawn with probabilities in proportion to the weights.
 
     Returns
     -------

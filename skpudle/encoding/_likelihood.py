@@ -1,17 +1,19 @@
 r"""Iterations of the encoder on the negative log-likelihood of counts.
 
-A gradient step is :math:`z + s D^T M (x - \mu(\eta))` with the natural parameter
-:math:`\eta = D z + \text{offset}`, its expectation :math:`\mu(\eta)` and the mask ``M``. Torch
-differentiates it. A shrinkage follows.
+An iteration is a gradient step :math:`z + s D^T M (x - \mu(\eta))` and a shrinkage. Here
+:math:`\eta = D z + \text{offset}` is the natural parameter of each entry, :math:`\mu(\eta)` its
+expectation (see `skpudle._losses`), ``s`` the step size and ``M`` the mask of known entries.
+Autograd differentiates the iterations.
 
 Let ``w`` be the variance of an entry, a function of its expectation. If ``w`` has a bound, the
 penalised loss never rises with the step size 1 over ``|D|^2 w`` for the largest ``w``. If ``w``
 grows without bound (Poisson), every sample searches for step sizes of its own. An iteration from
 ``z`` to ``z'`` is accepted if
 
-.. math:: s \sum_j \max(w_j, w_j') (\eta_j' - \eta_j)^2 \leq |z' - z|^2 .
+.. math:: s \sum_j \max(w_j, w_j') (\eta_j' - \eta_j)^2 \leq |z' - z|^2 ,
 
-Otherwise it is undone for this sample alone, and the step size is halved. Between two natural
+where j counts the entries of the sample, and :math:`w_j', \eta_j'` belong to ``z'``. Otherwise the
+iteration is undone for this sample alone, and the step size is halved. Between two natural
 parameters of an entry ``w`` is largest at one of the two. So half of the sum bounds the difference
 of the loss from its tangent, and accepted iterations never raise the penalised loss. Derivatives
 treat step sizes as constants. An iteration that is undone has the step size 0.
@@ -25,15 +27,17 @@ from torch import Tensor
 from skpudle._shrinkage import shrink
 from skpudle.encoding._compiled import multiply
 
-# Growth of the step size after an accepted iteration. With this growth about 1 iteration in 20 is
+# Factor of the step size after an accepted iteration. With this factor about 1 iteration in 20 is
 # undone. After 100 iterations on Poisson counts the objective was 7e-8 above the minimum, and 3e-7
-# with a growth of 1.5. With 1.1 the first iterations make slow progress.
+# with the factor 1.5. With 1.1 the first iterations make slow progress.
 _GROWTH_OF_STEP = 1.25
 
 
 @dataclass(frozen=True, eq=False)
 class Likelihood:
-    """The likelihood of data under a dictionary, and iterations of the encoder on it.
+    """The encoder of counts: iterations on the likelihood of data under a dictionary.
+
+    `skpudle.encoding._unfold.unfold` makes one for each call with a loss that is not quadratic.
 
     Parameters
     ----------
@@ -42,15 +46,15 @@ class Likelihood:
     x : Tensor of shape (n_samples, n_features)
         Data.
     loss : object of `skpudle._losses`
-        The loss.
+        The loss, whose ``mean`` and ``variance`` are functions of natural parameters and of means.
     offset : Tensor that broadcasts against the data
         Added to ``D z``.
     mask : Tensor that broadcasts against the data, or None
         1 where an entry of ``x`` is known, 0 where it is missing.
-    shrinkage : str
-        Name of the shrinkage.
+    shrinkage : {"soft", "hard"}
+        The shrinkage.
     positive : bool
-        Whether codes are non-negative.
+        Whether codes are restricted to non-negative values.
     """
 
     dictionary: object
@@ -62,17 +66,17 @@ class Likelihood:
     positive: bool
 
     def codes(self, z, levels, size):  # -> (n_samples, n_components)
-        """Return the codes after one iteration for each of the levels; torch differentiates them.
+        """Return the codes after one iteration for each level, so that autograd can differentiate.
 
         Parameters
         ----------
         z : Tensor of shape (n_samples, n_components)
             Codes to begin with.
         levels : Tensor of shape (n_unfoldings, ...)
-            Level of the shrinkage in each iteration.
+            Level of the shrinkage in each iteration, which broadcasts against codes.
         size : Tensor of shape () or None
-            The step size. None: each sample searches for step sizes, and levels of soft shrinkage
-            are multiplied by them.
+            The step size. None: each sample searches for step sizes, and each level of soft
+            shrinkage is multiplied by the step size of its iteration.
         """
         sizes = [size] * len(levels)
         if size is None:
@@ -91,16 +95,26 @@ class Likelihood:
         return multiply(self.offset.expand_as(self.x), z, self.dictionary.atoms)
 
     def _step(self, z, mean, size, level):  # -> codes
-        """Take one step from the codes ``z``, with the expectations ``mean``, and shrink."""
+        """Return the codes after one iteration from the codes ``z``.
+
+        ``mean`` (n_samples, n_features) are the expectations for ``z``, and ``size`` is the step
+        size, of shape () or (n_samples, 1).
+        """
         v = torch.addcmul(z, self.dictionary.analysis(self._hide(self.x - mean)), size)
         return shrink(v, level, self.shrinkage, positive=self.positive)
 
-    def _level(self, level, size):  # the level of an iteration; 0 where the step size is 0
+    # The level of an iteration with the step size ``size``; 0 if the step size is 0, so that codes
+    # stay as they are where the iteration is undone.
+    def _level(self, level, size):
         return level * (size if self.shrinkage == "soft" else size > 0)
 
     @torch.no_grad()
     def _search(self, z, levels):  # -> codes, and for each iteration step sizes (n_samples, 1)
-        """Run the iterations with a search for step sizes; 0 stands for an undone iteration."""
+        """Search for step sizes while running the iterations, without a graph of autograd.
+
+        ``codes`` repeats the iterations with the step sizes found if it needs a graph. The step
+        size of an iteration that was undone is 0.
+        """
         natural, sizes = self._natural(z), []
         mean = self.loss.mean(natural)
         largest = torch.maximum(self._hide(self.x), self._hide(mean)).amax(1, keepdim=True)
@@ -119,7 +133,9 @@ class Likelihood:
         return z, sizes
 
     def _judge(self, size, before, after):
-        """Accept or undo an iteration, sample by sample, and set the next step sizes.
+        """Accept or undo an iteration, sample by sample, and return the next step sizes.
+
+        The test of the module decides: it holds for all iterations that are small enough.
 
         Parameters
         ----------
@@ -142,7 +158,7 @@ class Likelihood:
         curvature = self._hide(weight.mul_(change).mul_(change)).sum(1, keepdim=True)
         length = (after[0] - before[0]).square_().sum(1, keepdim=True)
         counts = size * curvature <= length  # with NaN the iteration is undone
-        undone = (~counts[:, 0]).nonzero()[:, 0]  # about 1 of 20 samples
+        undone = (~counts[:, 0]).nonzero()[:, 0]  # about 1 of 20 samples, so few rows are copied
         for new, old in zip(after, before, strict=True):
             new[undone] = old[undone]
         larger = torch.where(length > 0, _GROWTH_OF_STEP * size, size)
