@@ -203,7 +203,7 @@ def multiply(plus, left, right, *, scale=1, in_place=False):
     scale : float, default=1
         Number to multiply the product by.
     in_place : bool, default=False
-        Whether the result overwrites ``plus``, which is then contiguous.
+        Whether the result overwrites ``plus``.
 
     Returns
     -------

@@ -135,7 +135,7 @@ class Likelihood:
     def _judge(self, size, before, after):
         """Accept or undo an iteration, sample by sample, and return the next step sizes.
 
-        The test of the module decides: it holds for all iterations that are small enough.
+        An iteration is accepted if it meets the inequality of the module.
 
         Parameters
         ----------

@@ -1,17 +1,17 @@
 r"""Gradient steps of the encoder for each kind of dictionary, their adjoints, and iterations.
 
 A *step* is ``z + s A^T M (x - D z)`` with the step size ``s`` and the mask ``M`` of known entries.
-``A`` is the dictionary ``D``, unless separate atoms correlate with the residual. An *iteration* is
-a step and a shrinkage.
+``A``, the *analysis*, is the dictionary ``D`` unless the encoder has separate atoms for the
+correlations with the residual. An *iteration* is a step and a shrinkage. `run_iterations` runs the
+encoder, and a record of each iteration holds what its adjoint needs.
 
 The *adjoint* of a step takes ``u``, the derivative of the loss in the result of the step. It adds
 ``s outer(u, M (x - D z))`` to the derivative in ``A`` and ``- s outer(z, M A u)`` to the derivative
-in ``D``, and returns the derivative in ``z``. A record of each iteration holds what the adjoint
-needs.
+in ``D``, and returns the derivative in ``z``.
 
-In a dense dictionary a step multiplies by ``D`` and by its transpose, or by the matrix ``H = 1 - s
-D^T D``, which pays after some steps. Where codes are sparse, compiled loops run `SparseIterations`
-with the rows of ``H`` that codes select.
+With a dense dictionary a step multiplies by ``D`` and by its transpose, or by the matrix ``H = 1 -
+s D^T D``, which saves time if there are many steps. If most codes are zero, `SparseIterations` run
+in compiled loops, which read only the rows of ``H`` of the atoms with nonzero codes.
 """
 
 from dataclasses import replace
@@ -26,28 +26,30 @@ from skpudle._operators._conv import ConvLayers
 from skpudle._shrinkage import shrinkage_function
 from skpudle.encoding._compiled import SPARSE, is_compiled, loops, multiply
 
-# Compiled loops run dense codes, too, up to this number of multiplications in an iteration: a call
+# Up to this number of multiplications in an iteration, compiled loops run dense codes, too: a call
 # of torch takes 4 microseconds even for few numbers, and an iteration makes four calls.
 _FEW_PRODUCTS = 2**17
-# The matrix ``H`` is made with up to this number of multiplications for any number of steps. They
-# take half a millisecond.
+# If the matrix ``H`` takes at most this number of multiplications (half a millisecond), it is made
+# for any number of steps.
 _CHEAP = 2**24
 
 
 class Steps:
-    """Steps of the encoder for one kind of dictionary, and their adjoints.
+    """Base class: gradient steps of the encoder for one kind of dictionary, and their adjoints.
 
-    A subclass has four methods:
+    `run_iterations` takes the steps. A backward pass calls ``clear``, then ``pull`` for each step
+    from the last to the first, then ``gradients``. A subclass has four methods:
 
     * ``push(z, out=None)`` takes a step from ``z``, or from zero if ``z`` is None. It returns the
       codes after the step, and the residual ``M (x - D z)``, or None if it was not computed. The
-      result may use the memory ``out``.
-    * ``clear()`` sets all derivatives to zero, at the beginning of a backward pass.
+      codes may use the memory ``out``.
+    * ``clear()`` sets all derivatives to zero.
     * ``pull(u, z, residual, out=None)`` takes the derivative ``u`` in the result of a step from
-      ``z``, adds what the step contributes to the derivatives in atoms, data and step size, and
-      returns the derivative in ``z``, or None if ``z`` is None.
-    * ``gradients()`` returns these derivatives: in the atoms, in the atoms of the analysis (None if
-      they are those of the atoms), in the data and in the step size.
+      ``z``, and the ``residual`` that ``push`` returned. It adds the step's terms to the
+      derivatives in atoms, data and step size. It returns the derivative in ``z``, or None if ``z``
+      is None.
+    * ``gradients()`` returns the derivatives in the atoms, in the atoms of the analysis (None if
+      the analysis has the same atoms), in the data and in the step size.
 
     Parameters
     ----------
@@ -59,8 +61,8 @@ class Steps:
         1 where an entry of ``x`` is known, 0 where it is missing.
     """
 
-    t = 0  # the current iteration, which selects a layer of `ConvLayers`
-    n_first = 4  # the number of iterations that compiled loops run before the next look at codes
+    t = 0  # the current iteration, which selects a layer of `ConvLayers`; callers set it
+    n_first = 4  # iterations in the first call of compiled loops; the next calls run more
 
     def __init__(self, x, size, *, mask=None):
         self.size, self._mask = size, mask
@@ -76,24 +78,22 @@ class Steps:
 
 
 class Iteration(NamedTuple):
-    """Record of iteration ``t``: codes before it (None: zeros), codes after it, and residual.
+    """Record of one iteration, from which `pull` computes its adjoint."""
 
-    The residual is that before the iteration; None if the step did not compute it.
-    """
-
-    t: int
-    z: Tensor | None
-    code: Tensor
-    residual: Tensor | None
+    t: int  # number of the iteration
+    z: Tensor | None  # codes before the iteration; None are zeros
+    code: Tensor  # codes after the iteration
+    residual: Tensor | None  # residual of `z`; None if the step did not compute it
 
     def pull(self, steps, delta, by_level, scratch):  # (n, n_components) -> the same, or None
-        """Return the derivatives in the codes before this iteration.
+        """Run the adjoint: return the derivatives in the codes before this iteration.
 
-        ``delta`` are the derivatives in the codes after it, and are overwritten. ``steps`` are the
-        `Steps` that the iteration took. The derivatives in the levels are added to ``by_level``
-        (n_unfoldings, ...), unless it is None. ``scratch`` is memory of the shape of ``delta``.
+        ``delta`` has the derivatives in the codes after the iteration, and is overwritten. The
+        object ``steps`` took the step of the iteration; it adds up the derivatives in atoms, data
+        and step size. The derivatives in the levels are added to ``by_level`` (n_unfoldings, ...),
+        unless it is None. ``scratch`` is memory of the shape of ``delta``.
         """
-        # the derivative of a shrinkage, [code != 0] * delta, in one pass
+        # [code != 0] * delta, the adjoint of the shrinkage, in one pass through memory
         hard = torch.ops.aten.hardshrink_backward.grad_input
         u = hard(delta, self.code, 0.0, grad_input=scratch)
         if by_level is not None:
@@ -103,12 +103,14 @@ class Iteration(NamedTuple):
 
 
 class SparseIterations:
-    """Record of successive iterations on sparse codes, which compiled loops run.
+    """Record of successive iterations that compiled loops have run, for sparse or few codes.
+
+    The constructor runs the iterations.
 
     Parameters
     ----------
     steps : DenseSteps
-        The dense steps, with their matrix ``H``.
+        The steps, which have the matrix ``H``.
     z : Tensor of shape (n, n_components) or None
         Codes before the first iteration; None are zeros.
     start : int
@@ -119,6 +121,12 @@ class SparseIterations:
         As in `run_iterations`.
     keep : bool
         Whether to keep the codes of all iterations, for `pull`, and not the last codes alone.
+
+    Attributes
+    ----------
+    codes : Tensor of shape (n_iterations + 1, n, n_components) or (1, n, n_components)
+        With ``keep``, the codes before the first iteration and after each; otherwise the last
+        codes.
     """
 
     def __init__(self, steps, z, start, levels, shrinkage, positive, keep):
@@ -126,18 +134,19 @@ class SparseIterations:
         (n, n_components), n_kept = steps.correlation.shape, len(levels) * keep
         self.codes = steps.correlation.new_empty(n_kept + 1, n, n_components)
         self.codes[0] = 0.0 if z is None else z
-        # one level each for all atoms
+        # the loops need a level for each atom
         levels = levels.expand(len(levels), n_components).contiguous()
         given = steps.transition, steps.correlation, levels, self.codes
         given = *map(np.asarray, given), shrinkage == "hard", bool(positive), int(keep)
-        # one thread solves rows of half a million entries, which take about a millisecond
+        # A thread gets rows with at least half a million codes in all iterations, which take about
+        # a millisecond.
         least = max(1, 2**19 // (len(levels) * n_components))
         in_parts(lambda first, last: loops.iterate(first, last, *given), n, least)
 
     def pull(self, steps, delta, by_level, scratch):  # (n, n_components) -> the same
-        """Return the derivatives in the codes before the first iteration of this record.
+        """Run the adjoint: return the derivatives in the codes before the first iteration.
 
-        See `Iteration.pull`; ``scratch`` has no effect.
+        The arguments are those of `Iteration.pull`; ``scratch`` has no effect.
         """
         n_iterations, finfo = len(self.codes) - 1, torch.finfo(delta.dtype)
         if by_level is None:
@@ -151,20 +160,20 @@ class SparseIterations:
 
 
 def run_iterations(steps, z, levels, shrinkage, positive, keep):
-    """Run one iteration of the encoder, a step and a shrinkage, for each level.
+    """Run the encoder for least squares: one iteration, a step and a shrinkage, for each level.
 
     Parameters
     ----------
     steps : Steps
-        The steps.
+        Takes the steps, for the data and the dictionary that it has.
     z : Tensor of shape (n, n_components, ...) or None
         Codes to begin with; None are zeros.
     levels : Tensor of shape (n_unfoldings, ...)
-        Level of the shrinkage in each iteration.
-    shrinkage : str
-        Name of the shrinkage.
+        Level of the shrinkage in each iteration, which broadcasts against codes.
+    shrinkage : {"soft", "hard"}
+        The shrinkage.
     positive : bool
-        Whether codes are non-negative.
+        Whether codes are restricted to non-negative values.
     keep : bool
         Whether to return records for a backward pass.
 
@@ -179,7 +188,7 @@ def run_iterations(steps, z, levels, shrinkage, positive, keep):
     t, length, scratch, spare = 0, steps.n_first, None, None
     while t < len(levels):
         if levels.ndim == 2 and steps.are_sparse(z):
-            # codes may become dense, so few iterations run before the next look at them
+            # codes may become dense, so the first calls of compiled loops run few iterations only
             some, spare = levels[t : t + length], None
             record = SparseIterations(steps, z, t, some, shrinkage, positive, keep)
             z, t, length = record.codes[-1], t + len(some), 4 * length
@@ -187,7 +196,8 @@ def run_iterations(steps, z, levels, shrinkage, positive, keep):
             steps.t = t
             v, residual = steps.push(z, out=spare)
             scratch = torch.empty_like(v) if scratch is None else scratch
-            # without records two buffers take turns; codes of a caller stay as they are
+            # Without records the next step overwrites the codes before this one; but the codes that
+            # a caller gave, at t == 0, stay as they are.
             spare = None if keep or t == 0 else z
             record = Iteration(t, z, shrink_(v, levels[t], scratch), residual)
             z, t, length = record.code, t + 1, steps.n_first
@@ -197,19 +207,20 @@ def run_iterations(steps, z, levels, shrinkage, positive, keep):
 
 
 class DenseSteps(Steps):
-    r"""`Steps` of a `DenseDictionary`.
+    r"""`Steps` of a `DenseDictionary`, by products with its atoms or with the matrix ``H``.
 
-    For steps through the matrix ``H`` the derivative in the atoms is :math:`s (q^T x - (P + P^T)
-    D)` with the sums ``q = sum u`` and ``P = sum u^T z`` over steps.
+    Steps through ``H`` need no residuals. With the sums ``q = sum u`` (n, n_components) and ``P =
+    sum u^T z`` (n_components, n_components) over steps, the derivative in ``atoms`` is
+    :math:`s (q^T x - (P + P^T)\,\text{atoms})`.
 
     Parameters
     ----------
     dictionary : DenseDictionary
-        The dictionary, detached.
+        The dictionary, without a graph of autograd.
     x, size, mask
         As in `Steps`; with a mask there is no matrix ``H``.
     n_steps : int
-        Number of steps.
+        Number of steps that will be taken.
     """
 
     def __init__(self, dictionary, x, size, *, mask=None, n_steps):
@@ -218,7 +229,8 @@ class DenseSteps(Steps):
         n_components, n_features = self.atoms.shape
         self.correlation = (self.x * size) @ self.atoms.mT  # s D^T x
         self.transition = None  # H = 1 - s D^T D
-        # ``H`` takes a product of each atom with all atoms, and a step saves one of each row.
+        # Making ``H`` takes a product of the dictionary with each atom, and each step through ``H``
+        # saves such a product for each row of the data.
         pays = n_components <= n_steps * len(x) or n_components * self.atoms.numel() <= _CHEAP
         if mask is None and pays:
             self.transition = (self.atoms @ self.atoms.mT).mul_(-size)
@@ -230,7 +242,7 @@ class DenseSteps(Steps):
             self.n_first = n_steps
 
     def are_sparse(self, z):
-        """Return whether `SparseIterations` are faster from the codes ``z`` on."""
+        """Return whether `SparseIterations` are faster from the codes ``z`` on; None are zeros."""
         if not self._is_compiled or self._are_few or z is None:
             return self._is_compiled and self._are_few
         return np.count_nonzero(np.asarray(z) != 0) < SPARSE * z.numel()
@@ -254,7 +266,7 @@ class DenseSteps(Steps):
             self.products = torch.zeros_like(self.transition)  # P
 
     def pull(self, u, z, residual, *, out=None):  # (n, n_components) -> the same, or None
-        """Add a step from ``z`` to the derivatives, and return that in ``z``; see `Steps`."""
+        """Run the adjoint of a step from ``z``, see `Steps`."""
         if residual is None:
             self.total += u
             if z is None:
@@ -271,7 +283,7 @@ class DenseSteps(Steps):
         return torch.addmm(u, image * -self.size, self.atoms.mT, out=out)
 
     def gradients(self):
-        """Return the derivatives in the atoms, None, the data and the step size."""
+        """Return the derivatives in the atoms, None, the data and the step size, see `Steps`."""
         if self.transition is not None:
             self._by_atoms.addmm_(self.total.mT, self.x)
             self._by_atoms.addmm_(self.products + self.products.mT, self.atoms, alpha=-1)
@@ -284,17 +296,22 @@ class DenseSteps(Steps):
 
 
 class ConvSteps(Steps):
-    """`Steps` of a `ConvDictionary`, or of `ConvLayers`, with a dictionary for each iteration."""
+    """`Steps` of a `ConvDictionary`, or of `ConvLayers`, with a dictionary for each iteration.
+
+    ``dictionary`` and ``analysis`` may be the same; both are without a graph of autograd. The other
+    arguments are those of `Steps`.
+    """
 
     def __init__(self, dictionary, analysis, x, size, *, mask=None):
         super().__init__(x, size, mask=mask)
         self._given = dictionary, analysis
 
     def layers(self):  # yields an index and a ConvDictionary: of the synthesis, of the analysis
-        """Yield the layer that synthesises in iteration ``t``, and the layer that correlates.
+        """Yield the two dictionaries of iteration ``t``: for the synthesis, and for the analysis.
 
-        The codes before iteration ``t`` belong to the layer of iteration ``t - 1``. The index is
-        the place of the layer's atoms among all atoms: ``...`` if all iterations share the atoms.
+        In `ConvLayers` the codes before iteration ``t`` belong to layer ``t - 1``, which is so the
+        one for the synthesis. With each dictionary comes the index of its atoms among all atoms:
+        ``...`` if all iterations share the dictionary.
         """
         for given, t in zip(self._given, (self.t - 1, self.t), strict=True):
             yield (t, given[t]) if isinstance(given, ConvLayers) else (..., given)
@@ -312,7 +329,7 @@ class ConvSteps(Steps):
         self._by_atoms, self._by_analysis, self._by_x, self._by_size = map(torch.zeros_like, given)
 
     def pull(self, u, z, residual, *, out=None):  # (n, n_components, *positions) -> same, or None
-        """Add a step from ``z`` to the derivatives, and return that in ``z``; see `Steps`."""
+        """Run the adjoint of a step from ``z``, see `Steps`."""
         (before, dictionary), (now, analysis) = self.layers()
         image = self.hide(analysis.synthesis(u))
         self._by_x += image

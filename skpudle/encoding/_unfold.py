@@ -17,15 +17,19 @@ from skpudle.encoding._steps import ConvSteps, DenseSteps, run_iterations
 
 
 class _Unfolding(torch.autograd.Function):
-    """All iterations of the encoder as one function of autograd, with the adjoint by hand."""
+    """All iterations of the encoder for least squares as one function of autograd.
+
+    Its hand-written adjoint stores less than a graph of all operations, and takes less time.
+    """
 
     @staticmethod
     def forward(ctx, make_steps, options, *tensors):
-        """Return the codes after one iteration for each level.
+        """Return the codes (n_samples, n_components, ...) after one iteration for each level.
 
-        ``make_steps(x, step)`` returns `Steps`. ``options`` are the shrinkage, the sign of codes,
-        and whether to keep records of iterations for `backward`. ``tensors`` are the atoms, the
-        atoms of the analysis or None, data, levels, step, and initial codes or None.
+        ``make_steps(x, step)`` returns the `Steps` for data and a step size. ``options`` are the
+        arguments ``shrinkage``, ``positive`` and ``keep`` of `run_iterations`. ``tensors`` are the
+        atoms, the atoms of the analysis or None, data, levels, step size, and initial codes or
+        None, see `unfold`.
         """
         ctx.save_for_backward(*tensors)
         ctx.separate, ctx.shrinkage = tensors[1] is not None, options[0]
@@ -37,13 +41,14 @@ class _Unfolding(torch.autograd.Function):
         return z.clone()
 
     @staticmethod
-    @differentiable_once  # a second backward through saved codes would be silently wrong
+    @differentiable_once  # the adjoint takes saved codes for constants
     def backward(ctx, delta):
         """Return the derivatives in the arguments of `forward`; None for the first two."""
         # this access raises an error if a tensor was changed in place since the forward pass
         _, _, _, levels, _, initial = ctx.saved_tensors
         by_level = torch.zeros_like(levels) if ctx.needs_input_grad[5] else None
-        kept = by_level if ctx.shrinkage == "soft" else None  # hard codes are constant in levels
+        # codes of hard shrinkage do not change with the levels, except at jumps
+        kept = by_level if ctx.shrinkage == "soft" else None
         delta = delta.clone(memory_format=torch.contiguous_format)
         scratch = torch.empty_like(delta)
         ctx.steps.clear()
@@ -71,10 +76,11 @@ def unfold(
     loss=LEAST_SQUARES,
     offset=None,
 ):
-    """Run one iteration of the encoder, a step and a shrinkage, for each of the given levels.
+    """Encode data by one iteration, a gradient step and a shrinkage, for each of the given levels.
 
-    The codes are differentiable once in the atoms, the data, the levels, the step, the initial
-    codes and the offset. The derivative in the levels of hard shrinkage is 0.
+    Every unfolded encoder of the package ends here; `encode` and `threshold_levels` turn a penalty
+    into levels. The codes are differentiable once in the atoms, the data, the levels, the step
+    size, the initial codes and the offset. The derivative in the levels of hard shrinkage is 0.
 
     Parameters
     ----------
@@ -82,21 +88,22 @@ def unfold(
         The dictionary. With layers, unfolding ``t`` computes codes for layer ``t``, and unfolding
         ``t + 1`` subtracts the synthesis of layer ``t`` from the data.
     x : Tensor of shape (n_samples, n_features)
-        Data.
+        Data; for convolutions (n_samples, n_channels, *size).
     levels : Tensor of shape (n_unfoldings, 1) or (n_unfoldings, n_components)
-        Level of the shrinkage in each iteration, in units of the codes. Any shape that broadcasts
-        against codes will do, such as one level per sample.
+        Level of the shrinkage in each iteration, in units of the codes. ``levels[t]`` may have any
+        shape that broadcasts against codes, such as (n_samples, 1).
     step : Tensor of shape () or None
         Step size. The encoder converges for steps below 2 over the squared spectral norm of the
         dictionary times the curvature of the loss. None is for a loss of unbounded curvature: each
         sample then searches for step sizes such that the penalised loss never rises. Derivatives
-        treat these step sizes as constants, and levels of soft shrinkage are multiplied by them.
+        treat the step sizes that the search finds as constants, and the levels of soft shrinkage
+        are multiplied by them.
     shrinkage : {"soft", "hard"}, default="soft"
         The shrinkage.
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
     initial : Tensor of shape (n_samples, n_components), default=None
-        Codes to start from; zero by default.
+        Codes to start from; None are zeros.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 where an entry of ``x`` is known, 0 where it is missing (and then ``x`` must be finite).
     analysis : ConvDictionary or ConvLayers, default=None
@@ -111,12 +118,14 @@ def unfold(
     Returns
     -------
     Tensor of shape (n_samples, n_components)
-        The codes after the last iteration.
+        The codes after the last iteration; for convolutions (n_samples, n_components, *positions).
 
     Raises
     ------
     ValueError
         If there are no levels.
+    RuntimeError
+        If autograd asks for a second derivative of codes for least squares.
     """
     if loss.is_quadratic and offset is not None:
         x, offset = x - offset, None
@@ -146,23 +155,25 @@ def unfold(
 
 
 def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0, shrinkage="soft"):
-    r"""Return the level of the shrinkage in each unfolding.
+    r"""Return the level of the shrinkage in each unfolding for a penalty, as `unfold` takes them.
 
-    Soft shrinkage has the level ``step * alpha * lambda_decay**t`` in unfolding t. The shrinkage is
-    then the proximal map of the lasso's penalty, which decays. Hard shrinkage has the level
-    ``alpha``, whatever step and decay (``HT_b`` in section 4 of arXiv:2106.00058).
+    Soft shrinkage has the level ``step * alpha * lambda_decay**t`` in unfolding t: the proximal map
+    of the lasso's penalty, which decays from unfolding to unfolding. Hard shrinkage has the level
+    ``alpha`` in each unfolding, without ``step`` and decay (``HT_b`` in section 4 of
+    arXiv:2106.00058).
 
     Parameters
     ----------
     dictionary : DenseDictionary or ConvDictionary
         Dictionary whose atoms determine the axes of the levels, their dtype and their device.
     alpha : float or Tensor of shape (), (n_components,) or (n_unfoldings, n_components)
-        Penalty or threshold: one, one per atom, or one per unfolding and atom.
+        Penalty of soft shrinkage, in units of the data times the atoms, or threshold of hard
+        shrinkage, in units of the codes: one, one per atom, or one per unfolding and atom.
     n_unfoldings : int
         Number of iterations.
     step : Tensor of shape () or None
-        Step size. None: levels are not multiplied by a step size, as `unfold` with ``step=None``
-        takes them.
+        Step size. None: levels are not multiplied by a step size, since `unfold` with ``step=None``
+        multiplies them.
     lambda_decay : float, default=1.0
         Factor between the penalties of consecutive iterations.
     shrinkage : {"soft", "hard"}, default="soft"
@@ -171,7 +182,8 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
     Returns
     -------
     Tensor of shape (n_unfoldings, 1, ...) or (n_unfoldings, n_components, ...)
-        The levels, with a trailing axis of length 1 for each axis of positions.
+        The levels, in units of the codes, with a trailing axis of length 1 for each axis of a
+        convolution.
     """
     atoms = dictionary.atoms
     alpha = as_scalars(alpha, atoms)
@@ -187,21 +199,23 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
 
 @in_own_precision
 def default_step(dictionary, loss=LEAST_SQUARES):  # -> scalar tensor, or None
-    """Return 1 over the bound of the squared spectral norm; 1 if every atom is zero.
+    """Return a step size with which the encoder converges and each iteration lowers the objective.
+
+    It is 1 over a bound of the dictionary's squared spectral norm times the curvature of the loss.
 
     Parameters
     ----------
     dictionary : DenseDictionary or ConvDictionary
         The dictionary, or any object with ``squared_norm_bound``.
     loss : object of `skpudle._losses`, default=LEAST_SQUARES
-        The loss; its curvature multiplies the bound.
+        The loss.
 
     Returns
     -------
     Tensor or None
-        The step size, of shape (). It is NaN if the bound overflows; training then reports that it
-        has diverged. None if the curvature of the loss has no bound: `unfold` then searches for
-        step sizes.
+        The step size, of shape (). It is 1 if every atom is zero, and NaN if the bound overflows;
+        training then reports that it has diverged. None if the curvature of the loss has no bound:
+        `unfold` then searches for step sizes.
     """
     if not isfinite(loss.curvature):
         return None
@@ -226,10 +240,11 @@ def encode(
     loss: Any = None,
     offset: Tensor | None = None,
 ) -> Tensor:
-    r"""Encode data by an unfolded sparse encoder (eq. 7 of the paper).
+    r"""Encode data by an unfolded sparse encoder (eq. 7 of the PUDLE paper [1]_).
 
-    The codes are differentiable once in ``dictionary.atoms``, ``x`` and, if they are tensors,
-    ``alpha`` and ``step_size``. For a backward pass the codes of all unfoldings stay in memory.
+    The codes are differentiable once in ``dictionary.atoms`` and ``x``, and in ``alpha`` and
+    ``step_size`` if these are tensors. For a backward pass the codes of all unfoldings stay in
+    memory.
 
     Parameters
     ----------
@@ -243,10 +258,11 @@ def encode(
     n_unfoldings : int, default=100
         Number of iterations, :math:`T`.
     step_size : float or Tensor of shape (), default=None
-        Step of one iteration. By default 1 over a bound of the squared spectral norm times the
-        curvature of the loss; if the curvature has no bound, each sample searches for step sizes.
+        Step size of an iteration. By default 1 over a bound of the squared spectral norm of the
+        dictionary times the curvature of the loss; if the curvature has no bound, each sample
+        searches for step sizes.
     lambda_decay : float, default=1.0
-        Iteration t has the penalty ``alpha * lambda_decay**t`` (soft shrinkage only).
+        Iteration t, from 0 on, has the penalty ``alpha * lambda_decay**t`` (soft shrinkage only).
     shrinkage : {"soft", "hard"}, default="soft"
         Soft thresholding (lasso) or hard thresholding.
     positive_code : bool, default=False
@@ -270,6 +286,13 @@ def encode(
     ------
     ValueError
         If there are no unfoldings.
+    RuntimeError
+        If autograd asks for a second derivative of codes for least squares.
+
+    References
+    ----------
+    .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit Acceleration of Dictionary Learning by
+       Backpropagation", arXiv:2106.00058, 2021.
 
     Examples
     --------
