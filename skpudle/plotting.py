@@ -1,8 +1,8 @@
-"""Pictures of dictionaries, codes and training, by scikit-learn's Display convention.
+"""Plots of dictionaries, codes and training, by scikit-learn's Display convention.
 
-A Display holds arrays, and its method `plot` draws them. The class method ``from_estimator`` makes
-a Display and draws it at once. Call `plot` again to draw on other axes or in another style.
-matplotlib is imported on the first drawing.
+A Display holds arrays, and its method ``plot`` draws them. The class method ``from_estimator``
+computes the arrays from a fitted learner and draws them at once. Call ``plot`` again to draw on
+other axes or in another style. matplotlib is imported on the first drawing.
 
 ======================  =======================================================================
 `AtomsDisplay`          the atoms of a dictionary as images, lines, spectra, or maps and waveforms
@@ -15,8 +15,10 @@ matplotlib is imported on the first drawing.
 `StabilityDisplay`      how stable atoms are, of a consensus or of dictionaries of several sizes
 ======================  =======================================================================
 
-Atoms are defined up to scale: each is drawn scaled to its own largest modulus. The cell in row i
-and column j of a grid covers [j, j + 1] and, downwards, [i, i + 1], for images and lines alike.
+The scale of an atom has no meaning, so each atom is divided by its largest modulus before it is
+drawn. Atoms are drawn in a grid of cells, one atom in each, row by row. The cell in row i and
+column j covers [j, j + 1] on the horizontal axis and [i, i + 1] on the vertical axis, which points
+downwards. The modulus of the cosine of two atoms is their coherence.
 """
 
 import math
@@ -50,40 +52,52 @@ __all__ = [
     "StabilityDisplay",
 ]
 
-# Cells of a grid of lines have this height over their width, and the line of an atom fills this
-# share of the width and of the height of its cell.
+# In a grid of lines: height of a cell over its width, and the fraction of the width and the height
+# of a cell that the line of its atom fills.
 _FLATNESS, _FILLED = 0.5, 0.9
-# The empty margin on each side of a cell of lines, as a share of the cell's width.
+# Empty margin on each side of a cell of a grid of lines, as a fraction of the cell's width.
 _MARGIN = (1 - _FILLED) / 2
-# Height of the tallest bar of a spectrum, as a share of the distance between two spectra.
+# Height of the tallest bar of a spectrum, as a fraction of the distance between two spectra.
 _HEIGHT = 0.85
-# Number of bins in a histogram of magnitudes, and about the largest number in one of counts.
+# Number of bins of the histogram of magnitudes of codes, and about the largest number of bins of
+# the histogram of numbers of atoms, whose bins have integer widths.
 _BINS = 50
 
 
 def check_kind(kind, *kinds):
-    """Raise ValueError if ``kind`` is none of ``kinds``."""
+    """Raise ValueError that lists the allowed ``kinds`` if a user's ``kind`` is not one of them."""
     if kind not in kinds:
         raise ValueError(f"kind={kind!r:.50} is unknown. Pass one of {', '.join(kinds)}.")
 
 
 class Display:
-    """Base of all displays: `plot` draws the arrays of a subclass by the subclass's ``_draw``."""
+    """Base class of all displays.
+
+    A subclass is a dataclass of arrays. It draws them on ``self.ax_`` in ``_draw(**options)``, and
+    may choose the size of a new figure in ``_size(**options)``. Both get the options of `plot`.
+    """
 
     def plot(self, *, ax: Any = None, **options: Any) -> Self:
-        """Draw.
+        """Draw the display.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; by default a new figure.
+            Axes to draw on; by default the axes of a new figure.
         **options : dict
-            Options that the class describes, and those of the function of matplotlib that draws.
+            Options that the notes of the class describe. Further options are passed to the
+            matplotlib function that the notes name.
 
         Returns
         -------
         Display
-            This object.
+            This object, with the attributes ``ax_`` and ``figure_`` and those that the class
+            describes.
+
+        Raises
+        ------
+        ImportError
+            If ``ax`` is None and matplotlib is not installed.
         """
         if ax is None:
             new = import_extra("plot", "matplotlib.pyplot").subplots
@@ -93,14 +107,26 @@ class Display:
         return self
 
     def _size(self, **options):
-        """Return width and height of a new figure in inches, or None for matplotlib's default."""
+        """Return (width, height) of a new figure in inches; None is matplotlib's default size."""
 
 
 def _as_pictures(atoms, kind="auto", image_shape=None):
-    """Return the kind of picture, "auto" resolved, and atoms in the shape of that kind.
+    """Reshape atoms for drawing, and choose between images and lines.
 
-    Images have the shape (n_atoms, height, width[, 3]); all other kinds (n_atoms, length,
-    n_channels). An image with a number of channels other than 3 becomes its channels side by side.
+    Parameters
+    ----------
+    atoms : ndarray of shape (n_atoms, ...)
+        Atoms; ``image_shape``, a tuple, replaces the shape of each atom if it is not None.
+    kind : {"auto", "images", "lines", "spectra", "waveforms"}
+        "auto" stands for images if an atom has two axes or more, else for lines.
+
+    Returns
+    -------
+    kind : str
+        The kind, never "auto".
+    atoms : ndarray of shape (n_atoms, height, width[, 3]) or (n_atoms, length, n_channels)
+        Images, or atoms of any other kind. The channels of an image are drawn side by side, along
+        its width, unless there are 3 channels. Images of one axis become squares.
     """
     shape = atoms.shape[1:] if image_shape is None else tuple(image_shape)
     if kind == "auto":
@@ -114,19 +140,19 @@ def _as_pictures(atoms, kind="auto", image_shape=None):
 
 
 def _most_used(codes):  # (n, n_components) -> (n_components,)
-    """Return the numbers of all atoms, the atom that most codes use first."""
+    """Return the numbers of all atoms, the atom with the most nonzero codes first."""
     return np.argsort(-np.count_nonzero(codes, axis=0), kind="stable")
 
 
 def _largest(pictures):  # (n_atoms, ...) -> (n_atoms, 1, ...)
-    """Return the largest modulus of each picture, 1 instead of 0; NaN does not count."""
+    """Return the largest modulus of each picture as its divisor: 1 instead of 0, NaN ignored."""
     axes = tuple(range(1, pictures.ndim))
     largest = np.nanmax(np.abs(pictures), axes, keepdims=True, initial=0)
     return np.where(largest > 0, largest, 1)
 
 
 def _scale(wave):  # (length[, n_channels]) -> the same shape
-    """Scale a signal to fill 0.9 of the height of a row, from -0.45 to 0.45, around zero."""
+    """Scale a signal to a largest modulus of 0.45, for a row of height 1 around zero."""
     return _FILLED / 2 * wave / _largest(wave[None])[0]
 
 
@@ -134,50 +160,53 @@ def _scale(wave):  # (length[, n_channels]) -> the same shape
 class AtomsDisplay(Display):
     """Atoms as images or lines in a grid, as bars, or as maps with waveforms.
 
-    Every atom is scaled to its own largest modulus, since atoms are defined up to scale. Zero is
-    mid-grey in images. In a grid of lines a thin grey line marks zero, and channels of a signal
-    have different colours. Spectra are bars, one spectrum below the other. The kind "waveforms" is
-    for atoms of rank one, an outer product of a map over channels and a waveform. Each of them has
-    a row, with the map on the left and the waveform on the right.
+    Every atom is divided by its own largest modulus, since the scale of an atom has no meaning.
+    Zero is mid-grey in images. In a grid of lines a thin grey line marks zero, and channels of a
+    signal have different colours. Spectra are bars, one spectrum below the other. The kind
+    "waveforms" is for atoms of rank one: an atom is the outer product of a map, with a number for
+    each channel, and a waveform. Each atom has a row with the map on the left and the waveform on
+    the right.
 
     Parameters
     ----------
     atoms : ndarray of shape (n_atoms, height, width[, 3]) or (n_atoms, length, n_channels)
-        The atoms in the order of drawing, row by row.
+        The atoms in the order of drawing, row by row: images, or atoms of another kind.
     kind : {"images", "lines", "spectra", "waveforms"}, default="images"
-        How atoms are drawn. Spectra are not negative and have one channel.
+        How atoms are drawn. Spectra are non-negative and have n_channels = 1.
     lower, upper : ndarray of the shape of atoms, default=None
-        Ends of intervals of the atoms' entries: bands around lines, error bars of spectra. An entry
-        whose interval holds 0 is drawn as 0 in an image, and its bar fades in a spectrum.
+        Ends of intervals of the atoms' entries, drawn as bands around lines or error bars of
+        spectra. An entry whose interval contains 0 is drawn as 0 in an image, and its bar is faint
+        in a spectrum.
     supported : ndarray of shape (n_atoms,), bool, default=None
-        False for the atoms to fade.
+        False for atoms that the data do not support; they are drawn faint.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
         Axes drawn on, and their figure.
     image_ : matplotlib AxesImage
-        The grid of images.
+        The grid of all atoms as one image (kind "images").
     lines_ : list of matplotlib Line2D
-        The lines, one object for each channel of all atoms, or the waveform of each atom.
+        For "lines" one line per channel, which runs through all atoms; for "waveforms" the waveform
+        of each atom.
     bands_ : list of matplotlib PolyCollection
-        The bands, one object for each channel of all atoms.
+        The intervals of "lines", one object per channel for all atoms.
     bars_ : matplotlib BarContainer
-        The bars of the spectra, one spectrum after the other.
+        The bars of "spectra", one spectrum after the other.
     axes_ : ndarray of shape (n_atoms, 2) of matplotlib Axes
-        Axes of the maps and waveforms, in the place of ``ax_``.
+        Axes of the maps and waveforms of "waveforms", which cover ``ax_``.
     maps_ : list of matplotlib Artist
-        The map of each atom, as bars or filled contours.
+        The map of each atom of "waveforms", as bars or filled contours.
 
     Notes
     -----
-    Options of `plot` are ``row_labels``, names of the rows of the grid, or of spectra and atoms;
-    for images and lines ``n_columns``, the atoms in a row; for lines and waveforms
-    ``sampling_rate``, the numbers in a second, which adds ticks of time; for spectra ``groups``,
-    the label of the group of each channel, and ``colors``, a colour for each group, in their order;
-    for waveforms ``positions`` of shape (n_channels, 2), places of channels in a plane, for
-    topographies instead of bars. Further options go to `imshow`, `plot` or `bar` of
-    `matplotlib.axes.Axes`.
+    Options of `plot` are ``row_labels``, names of the rows of the grid, of the spectra, or of the
+    atoms of "waveforms"; for images and lines ``n_columns``, the number of atoms in a row; for
+    lines and waveforms ``sampling_rate``, the number of samples in a second, which adds ticks of
+    time; for spectra ``groups``, a label for each channel, and ``colors``, a colour for each
+    different label in the order of their first channels; for waveforms ``positions`` of shape
+    (n_channels, 2), the positions of channels in a plane, which draws maps as topographies instead
+    of bars. Further options go to `imshow`, `plot` or `bar` of `matplotlib.axes.Axes`.
     """
 
     atoms: np.ndarray
@@ -196,30 +225,30 @@ class AtomsDisplay(Display):
         image_shape: tuple[int, ...] | None = None,
         **options: Any,
     ) -> Self:
-        """Draw the atoms of a fitted learner, or an array of atoms, or atoms with their intervals.
+        """Draw the atoms of a fitted learner, an array of atoms, or atoms with their intervals.
 
         Parameters
         ----------
         estimator : estimator, AtomIntervals or array-like
             (1) A fitted learner, or a pipeline or search with one. Atoms of a pipeline are drawn in
-            the features of its data if every step before the learner is affine and can be undone
+            the features of its data if every step before the learner has an affine inverse
             (centring, scaling, principal components), and else in the learner's features. (2) The
             result of `skpudle.inspection.atom_intervals`: lines get bands, spectra get error bars,
-            and atoms and entries without support by the data fade. (3) An array of atoms,
-            (n_components, n_features), (n_components, height, width[, 3]) or (n_components, length,
-            n_channels).
+            and atoms and entries that the data do not support are drawn faint. (3) An array of
+            atoms, (n_components, n_features), (n_components, height, width[, 3]) or (n_components,
+            length, n_channels).
         X : array-like, default=None
-            Samples, as `transform` takes them; if given, the atoms that most samples use come
-            first.
+            Samples, as ``transform`` takes them. Atoms are then sorted by their number of nonzero
+            codes, the largest number first.
         kind : {"auto", "images", "lines", "spectra", "waveforms"}, default="auto"
-            "auto": atoms of one axis, and convolutional atoms of signals, are lines without an
-            ``image_shape``; all remaining atoms are images. "images": atoms of one axis without
+            "auto": lines for convolutional atoms of signals, and for atoms of one axis without an
+            ``image_shape``; images for all other atoms. "images": atoms of one axis without
             ``image_shape`` become squares. "spectra": bars of non-negative atoms. "waveforms": for
             each atom a map over channels and a waveform.
         image_shape : tuple of int, default=None
-            Shape that the features of an atom are reshaped to: of images (height, width) or
-            (height, width, 3), of lines and waveforms (length, n_channels). Channels of images that
-            are no colours are drawn side by side.
+            Shape that the features of an atom are reshaped to: (height, width) or (height, width,
+            n_channels) for images, (length, n_channels) for lines and waveforms. If an image does
+            not have 3 channels, its channels are drawn side by side.
         **options : dict
             Passed to `plot`.
 
@@ -227,6 +256,12 @@ class AtomsDisplay(Display):
         -------
         AtomsDisplay
             The display, drawn.
+
+        Raises
+        ------
+        ValueError
+            If ``kind`` is unknown, if an atom does not have as many entries as ``image_shape``, or
+            if atoms for "waveforms" are not of rank one.
         """
         check_kind(kind, "auto", "images", "lines", "spectra", "waveforms")
         supported = None
@@ -246,24 +281,24 @@ class AtomsDisplay(Display):
         return cls(first, kind, *ends, supported=supported).plot(**options)
 
     def _grid(self, n_columns):  # -> n_rows, n_columns
-        """Return the size of the grid of atoms. ``None`` columns make it about square."""
+        """Return the size of the grid of atoms; with ``n_columns`` None it is about square."""
         flatness = _FLATNESS if self.kind == "lines" else 1
         if n_columns is None:
             n_columns = math.ceil(math.sqrt(len(self.atoms) * flatness))
         return math.ceil(len(self.atoms) / n_columns), n_columns
 
-    def _size(self, n_columns=None, **_):
+    def _size(self, n_columns=None, **_):  # -> width, height in inches
         if self.kind in ("spectra", "waveforms"):
             return 7.0, 1.2 * len(self.atoms) + 0.6
         cell = self.atoms.shape[1:3] if self.kind == "images" else (_FLATNESS, 1)
         height, width = np.multiply(self._grid(n_columns), cell)
         return np.maximum(1.5, np.array([width, height]) * 6.4 / max(width, height))
 
-    def _draw(self, **options):
+    def _draw(self, **options):  # by the method of the kind, such as `_draw_images`
         getattr(self, f"_draw_{self.kind}")(**options)
 
     def _set_grid(self, n_columns, row_labels):  # -> n_rows, n_columns
-        """Prepare the axes for a grid: limits, names of rows, a veil over unsupported atoms."""
+        """Set limits and row labels of the axes, and pale the cells of unsupported atoms."""
         n_rows, n_columns = self._grid(n_columns)
         places = [] if row_labels is None else np.arange(n_rows) + 0.5
         self.ax_.set_yticks(places, row_labels)
@@ -276,25 +311,29 @@ class AtomsDisplay(Display):
         return n_rows, n_columns
 
     def _draw_images(self, *, n_columns=None, row_labels=None, **style):
-        """Draw all atoms as one large image, the grid."""
+        """Draw all atoms as one large image, the grid; ``style`` goes to ``imshow``."""
         height, width, *colours = self.atoms.shape[1:]
         n_rows, n_columns = self._set_grid(n_columns, row_labels)
         images = self.atoms / _largest(self.atoms)
         if self.lower is not None:
             images = np.where((self.lower > 0) | (self.upper < 0), images, 0.0)
-        # One more line of pixels below and to the right of each image separates it from the next.
+        # An empty (NaN) line of pixels below and to the right of each image separates two images.
         grid = np.full([n_rows, height + 1, n_columns, width + 1, *colours], np.nan)
         for image, place in zip(images, np.ndindex(n_rows, n_columns)):
             grid[place[0], :-1, place[1], :-1] = image
         grid = grid.reshape(n_rows * (height + 1), n_columns * (width + 1), *colours)
-        if colours:  # matplotlib draws colours from 0 to 1; separating lines become white
+        if colours:  # matplotlib takes colours from 0 to 1; NaN between images becomes white
             grid = np.nan_to_num(0.5 + 0.5 * grid, nan=1.0)
         greys = {"cmap": "gray", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
         place = {"extent": (0, n_columns, n_rows, 0), "aspect": (height + 1) / (width + 1)}
         self.image_ = self.ax_.imshow(grid, **(greys | place | style))
 
     def _draw_lines(self, *, n_columns=None, row_labels=None, sampling_rate=None, **style):
-        """Draw a line for each channel, through the cells of all atoms, and bands of intervals."""
+        """Draw a line for each channel, through the cells of all atoms, and bands of intervals.
+
+        One line for all atoms takes far fewer matplotlib objects than a line for each atom.
+        ``style`` goes to ``plot``.
+        """
         n_atoms, length, n_channels = self.atoms.shape
         _, n_columns = self._set_grid(n_columns, row_labels)
         row, column = np.divmod(np.arange(n_atoms), n_columns)
@@ -321,7 +360,11 @@ class AtomsDisplay(Display):
             self.ax_.set_xticks([_MARGIN, 1 - _MARGIN], ["0", f"{seconds:.3g} s"])
 
     def _draw_spectra(self, *, groups=None, colors=None, row_labels=None, **style):
-        """Draw atoms as bars, the first atom on top, with the names of groups above."""
+        """Draw atoms as bars, the first atom on top; ``style`` goes to ``bar``.
+
+        ``groups`` is a label for each channel. The channels of a group have one colour, and the
+        label of the group is written above their middle.
+        """
         n_spectra, n_channels = self.atoms.shape[:2]
         groups = [""] * n_channels if groups is None else list(groups)
         labels = list(dict.fromkeys(groups))
@@ -342,7 +385,7 @@ class AtomsDisplay(Display):
             ends = np.maximum([heights - low, high - heights], 0).reshape(2, -1)
             tops = bottom + heights.ravel()
             self.ax_.errorbar(channels, tops, ends, fmt="none", ecolor="0.3", elinewidth=0.8)
-            # a bar is faint if its interval holds 0, or if its atom is not supported
+            # A bar is faint if its interval contains 0, or if its atom is not supported.
             for k in np.flatnonzero((low <= 0) | ~self.supported[:, None]):
                 self.bars_[k].set_alpha(0.25)
         self.ax_.hlines(bottoms, -1, n_channels, color="black", linewidth=0.5)
@@ -352,11 +395,15 @@ class AtomsDisplay(Display):
         self.ax_.tick_params(left=False)
 
     def _draw_waveforms(self, *, positions=None, sampling_rate=None, row_labels=None, **style):
-        """Draw each atom as a map over channels and a waveform, on axes of their own."""
+        """Draw each atom as a map over channels (left) and a waveform (right), on new axes.
+
+        ``positions`` (n_channels, 2) draw maps as contours instead of bars. ``style`` goes to
+        ``plot`` for the waveforms.
+        """
         maps, waves = map(to_numpy, factor_atoms(to_tensor(self.atoms.swapaxes(1, 2))))
         missed = np.abs(self.atoms - waves[:, :, None] * maps[:, None]).max()
-        # An atom counts as rank one if no entry of map times waveform misses the atom by more than
-        # 0.001 of the largest entry of all atoms. Rounding errors of float32 are far smaller.
+        # Atoms count as rank one if no entry of map times waveform differs from the atom by more
+        # than 0.001 of the largest entry of all atoms. Rounding errors of float32 are far smaller.
         if missed > 1e-3 * np.abs(self.atoms).max():
             raise ValueError(
                 "These atoms are no maps times waveforms. Pass a ConvPUDLEDictionaryLearning with "
@@ -386,21 +433,22 @@ class AtomsDisplay(Display):
 
 @dataclass(eq=False, repr=False)
 class ContributionsDisplay(Display):
-    """Atoms or reconstructions next to the training samples that make them, a row each.
+    """Atoms or reconstructions next to the training samples that contribute most to them.
 
-    A row belongs to one target: an atom, or the reconstruction of a sample. It shows the atom or
-    sample, its estimate from the contributions of all training samples, and the six training
-    samples with the largest contributions. A training sample is drawn with the sign of its
-    contribution, and the contribution is written on it. Pictures are images or lines, as in
-    `AtomsDisplay`.
+    Each row of the grid shows one target, an atom or a sample; its estimate, the sum of all
+    training samples weighted by their contributions; and the training samples with the largest
+    contributions, with the sign of the contribution, which is written on them. Contributions are
+    those of `skpudle.inspection.atom_contributions` or, for samples, of
+    `skpudle.inspection.reconstruction_contributions`.
 
     Parameters
     ----------
     pictures : ndarray of shape (n_targets, 2 + n_largest, height, width[, 3]) or \
             (n_targets, 2 + n_largest, length, n_channels)
-        Images or lines, row by row.
+        Images or lines, as in `AtomsDisplay`. Along the second axis are the target, its estimate
+        and the training samples.
     values : ndarray of shape (n_targets, n_largest)
-        The contributions.
+        The contributions of these training samples.
     row_labels : list of str
         Names of the rows.
     kind : {"images", "lines"}, default="images"
@@ -411,7 +459,11 @@ class ContributionsDisplay(Display):
     ax_, figure_ : matplotlib Axes and Figure
         Axes drawn on, and their figure.
     grid_ : AtomsDisplay
-        The pictures.
+        The display that draws the pictures.
+
+    Notes
+    -----
+    Options of `plot` are those of `AtomsDisplay` for images or lines.
     """
 
     pictures: np.ndarray
@@ -434,15 +486,16 @@ class ContributionsDisplay(Display):
         Parameters
         ----------
         estimator : estimator
-            Fitted, with ``components_`` of rows and ``transform``, or a pipeline or search with
-            such a learner; samples are drawn as the learner gets them, in the features of the data.
+            Fitted, with ``components_`` of shape (n_components, n_features) and ``transform``, or a
+            pipeline or search with such a learner. Samples of a pipeline are drawn as the learner
+            gets them, mapped back to the features of the data if the steps have an affine inverse.
         X_train : array-like of shape (n_train, n_features)
             The training samples.
         X : array-like of shape (n_samples, n_features), default=None
-            Samples to draw the reconstructions of; by default the six atoms are drawn that training
-            samples use most.
+            Samples whose reconstructions are the targets. By default the targets are the six atoms
+            with the most nonzero codes of training samples.
         image_shape : tuple of int, default=None
-            As in `AtomsDisplay.from_estimator`; None: lines.
+            Shape of images, (height, width) or (height, width, n_channels). None draws lines.
         **options : dict
             Passed to `plot`.
 
@@ -469,11 +522,12 @@ class ContributionsDisplay(Display):
         labels = [f"{name} {row}" for row in rows]
         return cls(pictures, made.values[rows], labels, kind).plot(**options)
 
-    def _size(self, **_):
-        # 0.7 and 0.3 inches are room for the labels.
+    def _size(self, **_):  # -> width, height in inches
+        # 0.7 and 0.3 inches leave space for the labels of rows and columns.
         return 0.9 * self.pictures.shape[1] + 0.7, 0.95 * len(self.pictures) + 0.3
 
     def _draw(self, **style):
+        # An `AtomsDisplay` draws the grid; then columns get names, and samples their contributions.
         n_columns = self.pictures.shape[1]
         grid = AtomsDisplay(self.pictures.reshape(-1, *self.pictures.shape[2:]), self.kind)
         given = dict(ax=self.ax_, n_columns=n_columns, row_labels=self.row_labels)
@@ -481,7 +535,8 @@ class ContributionsDisplay(Display):
         names = ["target", "estimate", *range(1, n_columns - 1)]
         self.ax_.set_xticks(np.arange(n_columns) + 0.5, names)
         self.ax_.xaxis.tick_top()
-        alpha = 0.8 if self.kind == "images" else 0  # a box behind a number would hide lines
+        # A pale box makes numbers legible on images; on lines it would hide the lines.
+        alpha = 0.8 if self.kind == "images" else 0
         box = {"facecolor": "white", "alpha": alpha, "pad": 1, "linewidth": 0}
         for (i, j), value in np.ndenumerate(self.values):
             self.ax_.text(j + 2, i, f"{value:+.2g}", size=7, va="top", ha="left", bbox=box)
@@ -492,19 +547,19 @@ class ActivationsDisplay(Display):
     """Where in a signal the atoms of a convolutional learner are active.
 
     The signal is drawn in the first row. Each atom has a row below, with the atom's waveform on the
-    right. A nonzero code places a copy of the atom in the signal. A bar marks the peak of each
-    copy, where the waveform has its largest magnitude (with several channels, its largest norm), as
-    in `skpudle.events.find_events`. The height of the bar is the code, downwards for a negative
-    code.
+    right. A nonzero code is a copy of the atom in the signal. A bar in the atom's row marks the
+    peak of each copy, the sample at which the waveform has its largest magnitude (with several
+    channels, its largest norm), as in `skpudle.events.find_events`. The height of the bar is the
+    code, downwards for a negative code, relative to the largest code drawn.
 
     Parameters
     ----------
     sample : ndarray of shape (length, n_channels)
         The signal.
     places : ndarray of shape (n_uses,)
-        Peaks of the copies of atoms, in samples.
+        The sample at which each copy of an atom has its peak.
     atoms : ndarray of shape (n_uses,)
-        The atom of each copy.
+        The number of the atom of each copy.
     values : ndarray of shape (n_uses,)
         The code of each copy.
     components : ndarray of shape (n_components, length[, n_channels])
@@ -515,14 +570,14 @@ class ActivationsDisplay(Display):
     ax_, figure_ : matplotlib Axes and Figure
         Axes drawn on, and their figure.
     marks_ : list of matplotlib LineCollection
-        Bars, one object for each atom, in the order of their numbers.
+        The bars, one object for each atom that is drawn, in the order of the atoms' numbers.
     thumbnails_ : list of list of matplotlib Line2D
-        The waveform of each atom of ``marks_``, a line for each channel.
+        The waveforms of the same atoms: for each atom a line for each channel.
 
     Notes
     -----
-    The option ``sampling_rate`` of `plot` is the number of samples in a second, and gives the axis
-    seconds. Further options go to `matplotlib.axes.Axes.vlines`.
+    The option ``sampling_rate`` of `plot` is the number of samples in a second; the horizontal axis
+    is then in seconds instead of samples. Further options go to `matplotlib.axes.Axes.vlines`.
     """
 
     sample: np.ndarray
@@ -543,12 +598,12 @@ class ActivationsDisplay(Display):
             Fitted `skpudle.ConvPUDLEDictionaryLearning` for signals, or a pipeline or search with
             one.
         X : array-like or list of signals
-            Signals or rows, as `transform` takes them.
+            Signals, or rows of samples, as ``transform`` takes them.
         index : int, default=0
             Number of the signal to draw.
         n_atoms : int, default=10
-            Largest number of atoms to draw; the atoms with the largest sums of absolute codes are
-            drawn.
+            Largest number of atoms to draw: the atoms with the largest sums of absolute codes in
+            the signal.
         **options : dict
             Passed to `plot`.
 
@@ -556,20 +611,27 @@ class ActivationsDisplay(Display):
         -------
         ActivationsDisplay
             The display, drawn.
+
+        Raises
+        ------
+        ValueError
+            If the learner is not a convolutional learner of signals.
         """
         found = find_learner_of_signals(estimator)
         learner, X = found.learner, found.prepare(X)
         samples = read_samples(learner, X)
-        given = X if len(samples) == 1 else _safe_indexing(X, [index])  # with names of features
+        # Indexing X, and not the arrays in ``samples``, keeps the names of a data frame's columns.
+        given = X if len(samples) == 1 else _safe_indexing(X, [index])
         codes, _ = encode_samples(learner, given)
         order = np.argsort(-np.abs(codes).sum(axis=0), kind="stable")
-        codes[:, order[n_atoms:]] = 0  # atoms that are not drawn
+        codes[:, order[n_atoms:]] = 0  # so that only n_atoms atoms are drawn
         rows, atoms = np.nonzero(codes)
         places = rows * geometry_of(learner)[1][0] + find_peaks(learner.components_)[atoms]
         given = samples[index].T, places, atoms, codes[rows, atoms], learner.components_
         return cls(*given).plot(**options)
 
     def _draw(self, *, sampling_rate=None, **style):
+        # The signal has the height 0, and the row of the k-th atom the height -k, for k = 1, 2, ...
         names, values = np.unique(self.atoms), _scale(self.values)
         rate, name = check_rate(sampling_rate), "Sample" if sampling_rate is None else "Seconds"
         times, self.marks_, self.thumbnails_ = np.arange(len(self.sample)) / rate, [], []
@@ -580,7 +642,7 @@ class ActivationsDisplay(Display):
             ends = self.places[own] / rate, -row, values[own] - row
             bars = self.ax_.vlines(*ends, **({"color": color, "linewidth": 1.5} | style))
             self.marks_.append(bars)
-            # The waveform lies right of the signal; x is in widths of the axes, which end at 1.
+            # The waveform is drawn right of the axes, which end at x = 1 in units of their width.
             x = np.linspace(1.02, 1.17, len(wave))
             self.thumbnails_.append(self.ax_.plot(x, wave - row, color=color, **beside))
         ticks = -np.arange(len(names) + 1)
@@ -591,32 +653,33 @@ class ActivationsDisplay(Display):
 
 @dataclass(eq=False, repr=False)
 class CodesDisplay(Display):
-    """Which atoms samples use, how many, and how strongly.
+    """Statistics of codes: which atoms samples use, how many atoms, and how strongly.
 
-    A sample of a convolutional learner, a signal or an image, has codes at many positions. Every
-    nonzero code counts as one use of an atom.
+    Every nonzero code counts as one use of an atom. A sample of a convolutional learner, a signal
+    or an image, has codes at many positions, and so may use an atom several times.
 
     Parameters
     ----------
     codes : ndarray of shape (n_codes, n_components)
-        Codes.
+        Signed codes: a row for each sample, or for each position in an image or signal.
     samples : ndarray of shape (n_codes,)
-        The number of the sample of each row of codes.
+        The number of the sample that each row of codes belongs to.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
         Axes drawn on, and their figure.
-    heights_ : ndarray
-        Drawn values: for "usage" the number of uses of each atom in a sample, in falling order;
-        for "count" and "magnitude" the number of samples, or of nonzero entries, in each bin.
+    heights_ : ndarray of shape (n_components,) or (n_bins,)
+        The values that are drawn: for "usage" the mean number of uses of each atom in a sample, in
+        falling order; for "count" the number of samples in each bin; for "magnitude" the number of
+        nonzero codes in each bin.
 
     Notes
     -----
     The option ``kind`` of `plot` is "usage" by default: the mean number of uses of each atom in a
-    sample, for rows the share of samples that use it. "count" is a histogram of the number of
-    atoms, or copies, that a sample uses, and "magnitude" of the moduli of nonzero entries. Further
-    options go to `matplotlib.axes.Axes.stairs`.
+    sample, which for learners of rows is the fraction of samples that use the atom. "count" is a
+    histogram of the number of uses in a sample, and "magnitude" a histogram of the moduli of
+    nonzero codes. Further options go to `matplotlib.axes.Axes.stairs`.
     """
 
     codes: np.ndarray
@@ -624,7 +687,7 @@ class CodesDisplay(Display):
 
     @classmethod
     def from_estimator(cls, estimator: Any, X: ArrayLike, **options: Any) -> Self:
-        """Draw a fitted learner's codes of samples.
+        """Draw statistics of the codes that a fitted learner gives to samples.
 
         Parameters
         ----------
@@ -669,22 +732,23 @@ class CodesDisplay(Display):
 class LossCurveDisplay(Display):
     """Loss against epochs, one line per learner.
 
-    The loss of a search jumps when the search replaces atoms. Its line is the smallest loss so far,
-    in front of a pale line of all losses.
+    A fit that begins with a search for atoms has losses that jump whenever the search replaces
+    atoms. For the epochs of the search the line shows the smallest loss so far, and a pale line
+    behind it shows all losses.
 
     Parameters
     ----------
     curves : dict of str to ndarray of shape (n_epochs,)
-        Losses of each learner.
+        Losses of each learner, by the learner's label.
     n_searched : dict of str to int
-        Number of epochs of the search, by learner. The search's epochs come first in a curve.
+        For the same labels the number of epochs of the search, which come first in a curve.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
         Axes drawn on, and their figure.
     lines_ : list of matplotlib Line2D
-        One per curve.
+        The line of each curve.
 
     Notes
     -----
@@ -701,8 +765,8 @@ class LossCurveDisplay(Display):
         Parameters
         ----------
         estimator : estimator or dict of str to estimator
-            Fitted, with ``loss_curve_``, or a pipeline or search with such a learner; or several by
-            their labels. The label of one is the name of its class.
+            Fitted learner with ``loss_curve_``, or a pipeline or search with such a learner; or a
+            dict of such estimators by their labels. The label of a single learner is its class.
         **options : dict
             Passed to `plot`.
 
@@ -719,7 +783,7 @@ class LossCurveDisplay(Display):
         return cls(curves, dict(zip(names, searched))).plot(**options)
 
     def _draw(self, **style):
-        # Dashes differ between curves: where two curves coincide, the lower one shows in the gaps.
+        # Each curve has its own dashes, so that of two equal curves both can be seen.
         self.lines_, styles = [], cycle(["-", (0, (4, 4)), (0, (1, 3))])
         for (name, curve), dashes in zip(self.curves.items(), styles):
             n, epochs = self.n_searched[name], np.arange(1, len(curve) + 1)
@@ -735,21 +799,23 @@ class LossCurveDisplay(Display):
 
 @dataclass(eq=False, repr=False)
 class PathDisplay(Display):
-    """The numbers of atoms, or the penalties of its search, that a learner tried, with scores.
+    """How a learner chose its number of atoms, or its penalty: all values it tried, with scores.
 
-    "size" draws for each number of atoms how far its score lies below the best score. The choice is
-    the smallest number whose distance counts as chance: it lies in the grey band of one standard
-    error, within bounds. (Growth compares numbers on more samples than the score has, so that a
-    smaller number occasionally lies in the band as well.) The scale is linear inside the band and
-    logarithmic above, since the first atoms improve the score hundreds of times more.
+    The score is the fraction of the energy of hidden entries that a prediction explains (R^2). For
+    the kind "size" the plot shows, for each number of atoms, the best score minus the score of this
+    number. The learner chose the smallest number for which the difference counts as chance, that
+    is, lies in the grey band (one standard error, within bounds). Occasionally a smaller number
+    lies in the band as well, since the fit compares numbers on more samples than the score has. The
+    vertical scale is linear inside the band and logarithmic above, since the first atoms improve
+    the score hundreds of times more.
 
-    "penalty" draws for each penalty the share of the energy of hidden entries that atoms explain.
-    Points are joined in the order of the trials, in which a penalty may occur more than once.
+    For the kind "penalty" the plot shows the score of each penalty of the search. A line joins the
+    penalties in the order of the trials, in which a penalty may occur more than once.
 
     Parameters
     ----------
-    path : object
-        ``size_path_`` or ``penalty_path_`` of a learner.
+    path : Bunch of ndarray of shape (n_trials,)
+        ``size_path_`` or ``penalty_path_`` of a `skpudle.PUDLEDictionaryLearning`.
     chosen : float
         The number of atoms, or the penalty, that the learner chose.
     kind : {"size", "penalty"}
@@ -760,11 +826,11 @@ class PathDisplay(Display):
     ax_, figure_ : matplotlib Axes and Figure
         Axes drawn on, and their figure.
     line_, chosen_line_ : matplotlib Line2D
-        The trials, and the choice.
+        The line of all trials, and the vertical line at the choice.
     band_ : matplotlib PolyCollection
-        The losses that count as chance.
+        The differences of scores that count as chance (kind "size").
     unbiased_line_ : matplotlib Line2D
-        The scores of atoms without the lasso's bias.
+        Rings around the scores of atoms without the lasso's bias (kind "penalty").
 
     Notes
     -----
@@ -782,8 +848,8 @@ class PathDisplay(Display):
         Parameters
         ----------
         estimator : estimator
-            Fitted with ``n_components="auto"``, or with a search for its penalty, or a pipeline or
-            search with such a learner.
+            Fitted learner with ``size_path_`` (of ``n_components="auto"``) or ``penalty_path_`` (of
+            an automatic penalty), or a pipeline or search with such a learner.
         kind : {"size", "penalty"}, default="size"
             Draw the choice of the number of atoms, or of the penalty of the search.
         **options : dict
@@ -809,8 +875,8 @@ class PathDisplay(Display):
             self.band_ = ax.fill_between(sizes, path.tolerance, **band)
             ax.set(xlabel="Number of atoms", ylabel=f"Loss of score against the best, {best:.3g}")
             ax.locator_params("x", integer=True, min_n_ticks=1)
-            # The linear part of the scale must not be empty. With fewer than 20 samples the path
-            # has no scores (NaN), and exact scores have a tolerance of 0.
+            # The linear part of the scale must not be empty. Tolerances are NaN with fewer than 20
+            # samples, for which there are no scores, and 0 for exact scores.
             ax.set_yscale("symlog", linthresh=np.nanmax(path.tolerance, initial=1e-9))
             ax.set_ylim(bottom=0)
         else:
@@ -826,18 +892,22 @@ class PathDisplay(Display):
 
 @dataclass(eq=False, repr=False)
 class StabilityDisplay(Display):
-    """Stability of the atoms of a consensus, or of dictionaries against their number of atoms.
+    """Stability: of each atom of a consensus, or of dictionaries against their number of atoms.
+
+    Stability is the agreement of independent fits, from 0 to 1: the mean coherence between an atom
+    and its matches in the other fits, see `skpudle.metrics.dictionary_stability`.
 
     Parameters
     ----------
     x : ndarray of shape (n,)
-        Ranks of the atoms of a consensus, or numbers of atoms of dictionaries.
+        Positions on the horizontal axis: ranks of the atoms of a consensus, most stable first, or
+        numbers of atoms of dictionaries.
     stability : ndarray of shape (n,)
         Stability of each atom, or mean stability of the dictionaries of each size, for the left
         axis.
     second : ndarray of shape (n,)
         Values for the right axis.
-    labels : tuple of str
+    labels : tuple of three str
         Labels of the left, the right and the horizontal axis.
 
     Attributes
@@ -845,7 +915,7 @@ class StabilityDisplay(Display):
     ax_, figure_ : matplotlib Axes and Figure
         Axes drawn on, and their figure.
     right_ax_ : matplotlib Axes
-        The right axis.
+        Axes of the values on the right.
     line_, right_line_ : matplotlib Line2D
         The stability, and the values of the right axis.
 
@@ -868,11 +938,13 @@ class StabilityDisplay(Display):
         Parameters
         ----------
         estimator : ConsensusDictionary, or iterable of lists of learners or array-likes
-            A fitted consensus: the stability of each atom, the most stable first, and the share of
-            fits that agree on it. Or for every size independent fits, or their ``components_``.
+            (1) A fitted consensus: the stability of each atom, the most stable first, and on the
+            right the fraction of fits that agree on the atom. (2) For each number of atoms a list
+            of independent fits, or of their ``components_``: the mean stability of each number.
         scores : array-like of shape (n_sizes,), default=None
-            Score of held-out samples for every size, such as the mean of its fits, for the right
-            axis in place of the number of stable atoms of `skpudle.metrics.dictionary_stability`.
+            For (2), a score of held-out samples for each number of atoms, such as the mean of its
+            fits, for the right axis. By default the right axis shows the number of stable atoms,
+            ``n_stable`` of `skpudle.metrics.dictionary_stability`.
         **options : dict
             Passed to `plot`.
 
@@ -880,6 +952,11 @@ class StabilityDisplay(Display):
         -------
         StabilityDisplay
             The display, drawn.
+
+        Raises
+        ------
+        ValueError
+            If there is not one score for each number of atoms.
         """
         if scores is None and hasattr(estimator, "fit"):
             check_is_fitted(estimator, "stability_")
@@ -910,19 +987,20 @@ class StabilityDisplay(Display):
 
 @dataclass(eq=False, repr=False)
 class RecoveryDisplay(Display):
-    """Coherences between learned and known atoms, matched pairs on the diagonal.
+    """Coherences between learned and known atoms, with matched pairs on the diagonal.
 
     Parameters
     ----------
     coherences : ndarray of shape (n_reference, n_components)
-        Moduli of cosines; columns in the order of drawing.
+        Moduli of the cosines of known atoms (rows) with learned atoms (columns), both in the order
+        of drawing.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
         Axes drawn on, and their figure.
     image_ : matplotlib AxesImage
-        The matrix.
+        The image of the matrix.
 
     Notes
     -----
@@ -938,18 +1016,24 @@ class RecoveryDisplay(Display):
         Parameters
         ----------
         estimator : estimator or array-like of shape (n_components, ...)
-            Fitted learner, or a pipeline or search with one, whose atoms are compared in the
-            features of the data, as in `AtomsDisplay.from_estimator`, and of convolutional learners
-            at their best shifts; or atoms.
+            Atoms, a fitted learner, or a pipeline or search with one. Atoms of a pipeline are
+            compared in the features of the data, as in `AtomsDisplay.from_estimator`. Atoms of a
+            convolutional learner are compared at the shifts with the largest coherences.
         reference : array-like of shape (n_reference, ...)
-            Known atoms.
+            Known atoms, with the shape of the learned atoms.
         **options : dict
             Passed to `plot`.
 
         Returns
         -------
         RecoveryDisplay
-            The display, drawn; atoms without a match come last.
+            The display, drawn. Pairs that `skpudle.metrics.match_atoms` finds are on the diagonal,
+            and atoms without a match come last.
+
+        Raises
+        ------
+        ValueError
+            If learned and known atoms have different shapes.
         """
         atoms = estimator
         if hasattr(estimator, "fit"):
