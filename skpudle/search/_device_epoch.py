@@ -1,12 +1,12 @@
 r"""An epoch of the search in batched torch, for a GPU; `_epoch` has the same epoch for a CPU.
 
-On a CPU the tests compare both. Names: ``n`` rows, ``m`` features, ``p`` atoms.
+The tests compare both epochs on a CPU. Shapes: ``n`` rows, ``m`` features, ``p`` atoms.
 
-Codes: each row has a support of its own, the atoms at which its codes may differ from zero.
-Supports are padded to one length. Padding refers to a zero atom, which is appended to the
-dictionary as its last row and has a code of zero. Coordinate descent then steps through the places
-of the supports, one place of all rows at a time, with a Gram matrix for each support. Sums over
-rows are products of dense codes, whose bits do not depend on the order of threads.
+Codes: each row has a *support*, the atoms at which its codes may differ from zero. Supports are
+padded to one length: padding is the number ``p`` of a zero atom, which is appended to the
+dictionary as its last row and has a code of zero. Coordinate descent then steps through the columns
+of the padded supports, one column for all rows at a time, with a Gram matrix for each support. Sums
+over rows are products of dense codes, whose bits do not depend on the order of threads.
 
 Atoms improve block by block. With the atoms outside of a block fixed, the objective lies below a
 quadratic function with the curvatures :math:`c_j = \sum_k |A_{jk}|`, summed over the block, since
@@ -23,20 +23,30 @@ from skpudle._operators._atoms import project_atoms
 from skpudle._precision import in_own_precision
 from skpudle.search import _epoch as rules
 
-# Sweeps over the atoms, and the mean number of atoms of a block that a row uses, which sets the
-# size of a block. For 3,000 rows of 48 features and 256 atoms the objective after 30 epochs is 6541
-# with two sweeps over blocks, 6635 with one sweep over blocks, and 6579 with two sweeps over single
-# atoms as in `_epoch`.
+# Number of sweeps over the atoms; and the mean number of atoms of a block that one row uses, which
+# sets the size of a block. For 3,000 rows of 48 features and 256 atoms the objective after 30
+# epochs is 6541 with two sweeps over blocks, 6635 with one sweep over blocks, and 6579 with two
+# sweeps over single atoms as in `_epoch`.
 _SWEEPS, _ATOMS_PER_ROW = 2, 0.5
 
 
 class DeviceEpoch(rules.Coded):
-    """Rows on a device with codes for given atoms, and sums that improve the atoms.
+    """Rows on a GPU with codes for given atoms, and sums that improve the atoms.
 
-    The members are those of `_epoch.Coded`, and `energies`, `residuals` and `improved_atoms` of
-    `_epoch.Epoch`. Atoms, and numbers per atom, are on the CPU in float64, as in an `Epoch`. Data
-    and codes stay on the device, in the dtype of the data. Codes start from ``codes``. With
-    ``refit`` atoms adapt to least squares on the supports of the codes.
+    The class has the members of `_epoch.Coded`, and `energies`, `residuals` and `improved_atoms` of
+    `_epoch.Epoch`. Results per atom are on the CPU in float64, as those of an `Epoch`. Data and
+    codes stay on the device, in the dtype of the data.
+
+    Parameters
+    ----------
+    problem : Problem
+        The rows, on the device, and the objective.
+    atoms : Tensor of shape (p, m), float64, on the CPU
+        Atoms of norm 1.
+    codes : Codes
+        Codes to begin with.
+    refit : bool, default=False
+        Whether atoms adapt to least squares on the supports of the codes, instead of to the codes.
     """
 
     @in_own_precision
@@ -65,8 +75,9 @@ class DeviceEpoch(rules.Coded):
             b += weighted.mT @ residual
         self.codes = rules.Codes.of_places(index, value)
         self._support, self._z = self.codes.padded(p)
-        # `b` holds Z^T (X - Z D), with zero residuals at missing entries. Adding Z^T Z D gives
-        # Z^T X with missing entries filled in by Z D, which bounds the masked objective from above.
+        # Here `b` is Z^T (X - Z D), with zero residuals at missing entries. Adding Z^T Z D gives
+        # Z^T X with Z D at missing entries. The objective of data filled in like this bounds the
+        # objective of the known entries from above, and is equal to it at the present atoms.
         b += a @ self._dictionary
         self._a, self._b = problem.total(a[:p, :p], b[:p])
         self.uses = uses[:p].cpu().double()
@@ -75,27 +86,48 @@ class DeviceEpoch(rules.Coded):
 
     # ------------------------------------------------------------------ codes
 
-    def _blocks(self, n):  # -> list of Tensor (n_block,): the rows 0 to n - 1, cut into blocks
+    def _blocks(self, n):  # -> list of Tensor (n_block,)
+        # the numbers of the rows 0 to n - 1, cut into blocks that limit memory
         width = (self._z.shape[1] + rules.ROOM) * self.atoms.shape[1]
         # a block allocates about five arrays of 2**25 numbers: 0.7 GB in single precision
         blocks = blocks_of_rows(n, max(len(self._dictionary), width), 2**25)
         return [torch.arange(n, device=self._z.device)[rows] for rows in blocks if n]
 
-    def _dense(self, support, z):  # (n, longest) -> (n, p + 1), with a column for padding
+    def _dense(self, support, z):  # (n, longest) each -> (n, p + 1), with a column for padding
         return z.new_zeros(len(z), len(self._dictionary)).scatter_(1, support, z)
 
-    def _residuals_of(self, rows, support, z):  # -> dense codes, residuals (n, m), losses (n,)
+    def _residuals_of(self, rows, support, z):  # -> (n, p + 1), (n, m), (n,)
+        # dense codes, residuals and half the squared residuals of the rows with the numbers `rows`
+        # (n,), for their padded codes `support` and `z`, both (n, longest)
         dense, mask = self._dense(support, z), self.problem.mask
         residual = self.problem.x[rows] - dense @ self._dictionary
         residual = residual if mask is None else residual * mask[rows].to(residual)
         return dense, residual, residual.square().sum(1) / 2
 
     def _solve(self, rows, support, z, n_sweeps, near=None):  # -> support, z, slope, inner
-        """Improve the codes of rows, each on one working set: its support and atoms that enter.
+        """Improve the codes of rows by coordinate descent, each on its support and new atoms.
 
-        ``support`` and ``z`` are (n, longest). Atoms enter that violate the optimality condition
-        by much; if ``near`` (n, n_near) is given, only the atoms in it. Return supports, codes and
-        slopes (n, longest), and Gram matrices (n, longest, longest), with a new ``longest``.
+        Atoms enter a support if their slope (product with the residual) violates the optimality
+        condition by much.
+
+        Parameters
+        ----------
+        rows : Tensor of shape (n,)
+            Numbers of the rows.
+        support, z : Tensor of shape (n, longest)
+            Padded supports and codes to begin with.
+        n_sweeps : int
+            Number of sweeps over the supports.
+        near : Tensor of shape (n, n_near), default=None
+            The atoms that may enter the support of each row; None is all atoms.
+
+        Returns
+        -------
+        support, z, slope : Tensor of shape (n, longest)
+            New supports, codes, and the slopes at the atoms of the supports; ``longest`` is new,
+            too.
+        inner : Tensor of shape (n, longest, longest)
+            The products of the atoms of each support with each other, over known entries.
         """
         (none, m), mask, alpha = self.atoms.shape, self.problem.mask, self.problem.alpha
         slope = self._residuals_of(rows, support, z)[1] @ self._dictionary.mT
@@ -117,15 +149,16 @@ class DeviceEpoch(rules.Coded):
         return support, self._descend(inner, slope, z, alpha, n_sweeps), slope, inner
 
     def _descend(self, inner, slope, z, alpha, n_sweeps):  # -> z
-        """Minimise over ``z`` (n, longest) by coordinate descent; update ``z`` and ``slope``.
+        """Minimise the lasso over the codes of all rows at once, by coordinate descent in place.
 
-        ``inner`` (n, longest, longest) has the products of the atoms of each support, and ``slope``
-        (n, longest) the products of these atoms with the row's residual.
+        ``inner`` (n, longest, longest) has the products of the atoms of each support with each
+        other, and ``slope`` (n, longest) the products of these atoms with the row's residual.
+        ``slope`` and the codes ``z`` (n, longest) are updated. Return ``z``.
         """
         curvature, positive = inner.diagonal(dim1=1, dim2=2), self.problem.positive_code
         inverse = torch.where(curvature > 0, 1 / curvature, 0.0)
         for i in [*range(z.shape[1])] * n_sweeps:
-            slope.addcmul_(inner[:, i], z[:, i : i + 1])  # slopes as if the coordinate were zero
+            slope.addcmul_(inner[:, i], z[:, i : i + 1])  # slopes as if this code were zero
             target = (slope[:, i] - alpha).relu() if positive else softshrink(slope[:, i], alpha)
             torch.mul(target, inverse[:, i], out=z[:, i])
             slope.addcmul_(inner[:, i], z[:, i : i + 1], value=-1)
@@ -134,13 +167,15 @@ class DeviceEpoch(rules.Coded):
     def _refit(self, inner, slope, z):  # -> (n, longest)
         """Return least squares on the supports of codes ``z``, non-negative if codes have to be.
 
-        ``inner`` and ``slope`` are those of `_solve`. ``z`` is overwritten.
+        ``inner`` and ``slope`` are those of `_solve`. A Cholesky factor solves for all rows at
+        once; rows for which it fails get the result of coordinate descent. ``z`` is overwritten.
         """
         used = z != 0
         inner, slope = inner * (used[:, :, None] & used[:, None]), slope * used
         factor, failed = torch.linalg.cholesky_ex(inner + torch.diag_embed((~used).to(z)))
         exact = z + torch.cholesky_solve(slope[:, :, None], factor)[:, :, 0]
-        # the smallest norm of an atom's part outside of the atoms before it in the support
+        # the smallest norm of the component of an atom that is orthogonal to the atoms before it in
+        # the support
         least = factor.diagonal(dim1=1, dim2=2).amin(1)
         solved = (least > torch.finfo(z.dtype).eps ** 0.25) & (failed == 0)
         solved &= (exact >= (0.0 if self.problem.positive_code else -torch.inf)).all(1)
@@ -150,12 +185,16 @@ class DeviceEpoch(rules.Coded):
     # ------------------------------------------------------------------ atoms
 
     def energies(self):  # -> (p,)
-        """Return for each atom the sum of its squared codes, over rows of all processes."""
+        """Return the sum of the squared codes of each atom, over the rows of all processes."""
         return self._a.diagonal().cpu().double()
 
     @in_own_precision
     def improved_atoms(self, earlier=None):  # -> (p, m) of norm 1, float64, on the CPU
-        """Return the atoms after two sweeps over blocks; see `_epoch.Epoch.improved_atoms`."""
+        """Return better atoms for the codes, after two sweeps over blocks of atoms.
+
+        ``earlier`` is as in `_epoch.Epoch.improved_atoms`; the module says why the objective never
+        rises.
+        """
         a, b, atoms = self._a, self._b, self._dictionary[:-1].clone()
         if earlier is not None:
             energy = earlier.energy.to(a)
@@ -172,7 +211,7 @@ class DeviceEpoch(rules.Coded):
 
     @in_own_precision
     def _second_moments(self, residuals, direction):  # residuals (n, m), direction (p, m) -> (p, m)
-        """Return the sums of `_epoch.Epoch._second_moments`, on the CPU in float64."""
+        """Return what `_epoch.Epoch._second_moments` returns, on the CPU in float64."""
         direction = direction.to(self._dictionary)
         moments = torch.zeros_like(direction)
         for rows in self._blocks(len(self._z)):
@@ -186,7 +225,7 @@ class DeviceEpoch(rules.Coded):
 
     @in_own_precision
     def _removals(self):  # -> (p, 1 + n), (p, n)
-        """Return what the removal of each atom changes, as `_epoch.Epoch._removals` does.
+        """Estimate for `costs` what would change without each atom; see `_epoch.Epoch._removals`.
 
         At most 32 evenly spaced users of an atom stand for all its users.
         """

@@ -1,10 +1,15 @@
-r"""An epoch of `skpudle.search` on a CPU: codes for given atoms, and sums that improve the atoms.
+"""An epoch of `skpudle.search` on a CPU: codes for given atoms, and sums that improve the atoms.
 
-A *row* is a sample. The rows with a nonzero code at an atom are the *users* of the atom. Names:
-``n`` rows, ``m`` features, ``p`` atoms. Decisions and new atoms depend only on sums over rows, and
-the sums of all processes are added; so all processes take the same decisions.
+Making an `Epoch` solves for the codes. Its methods then improve the atoms for these codes, and say
+which atoms a round of the search splits and removes. A *row* is a sample. A row with a nonzero code
+at an atom is a *user* of the atom. The *slope* of an atom in a row is its product with the residual
+of the row. Shapes: ``n`` rows, ``m`` features, ``p`` atoms. The rows ``X`` (n, m), their codes
+``Z`` (n, p) and the atoms ``D`` (p, m) have the residuals ``X - Z D``.
 
-This module also has what images and GPUs share: `Codes`, `Coded` and draws of rows.
+Decisions and new atoms depend only on sums over rows, and the sums of all processes are added; so
+all processes take the same decisions.
+
+Epochs of images and of GPUs also use this module: `Codes`, `Coded` and draws of rows.
 """
 
 from dataclasses import dataclass
@@ -20,65 +25,68 @@ from skpudle._compilation import in_parts, one_blas_thread, threads_for
 from skpudle._operators._atoms import project_atoms
 from skpudle.search._compiled import loops
 
-# Sweeps over the atoms per epoch, for fewer than MANY atoms and from MANY atoms on. For few atoms
-# sweeps take a tenth of the time of the codes. For 1,050 atoms two sweeps reach the same objective
-# as one sweep, in 1.25 times the time.
+# Number of sweeps over the atoms in an epoch, for fewer than MANY atoms and from MANY atoms on. For
+# few atoms sweeps take a tenth of the time of the codes. For 1,050 atoms two sweeps reach the same
+# objective as one sweep, in 1.25 times the time.
 SWEEPS = {"few": 2, "many": 1}
 
-# Tolerance of codes in the optimality condition, as a share of alpha; and the largest numbers of
+# Tolerance of codes in the optimality condition, as a fraction of alpha; and the largest numbers of
 # sweeps over a working set, in an epoch and in the estimate of the cost of an atom. Codes need not
-# converge in an epoch: on 8 x 8 patches unsolved codes reach the objective that 25 epochs of solved
-# codes reach, in half of the time.
+# converge in an epoch, since the next epoch starts from them: on 8 x 8 patches unsolved codes reach
+# the objective that 25 epochs of solved codes reach, in half of the time.
 TOLERANCE = 1e-2
 SWEEPS_OF_CODES = 3
 SWEEPS_OF_COSTS = 5
 
-# A working set has the atoms that a row minimises over. An atom enters if the modulus of its slope,
-# the product with the residual, is at least this share of the largest slope outside of the set.
+# A working set has the atoms whose codes a row minimises over. An atom enters if the modulus of its
+# slope is at least this fraction of the largest one outside of the set.
 SHARE = 0.6
 
-# Rows in a block, whose products with the atoms are computed at once and stay in a cache.
+# Number of rows whose products with the atoms are computed at once, so few that the products stay
+# in a cache.
 _ROWS = 256
-# Atoms in a block, for which the sums of a sweep over atoms are computed at once.
+# Number of atoms for which the sums of a sweep over atoms are computed at once.
 _ATOMS = 64
-# A row has at most this number of nonzero codes more than features.
+# A row may have this number of nonzero codes more than it has features. (The lasso needs no more
+# than one code for each feature.)
 ROOM = 8
-# From this number of atoms on, coordinate descent works on residuals instead of the matrix of
-# products of atoms. The matrix slows epochs of 1,000 atoms of 595 features down by a factor of 1.8,
-# but reduces the time of a search for 1,000 atoms of 93 features to 0.77.
+# From this number of atoms on, coordinate descent on codes works on residuals instead of the matrix
+# of products of atoms. The matrix slows epochs of 1,000 atoms of 595 features down by a factor of
+# 1.8, but reduces the time of a search for 1,000 atoms of 93 features to 0.77.
 MANY = 1024
-# Least work that pays for a thread: operations of a loop, and multiplications of a BLAS. With a
-# fifth of both numbers two threads take 1.3 times as long as one thread, for 1,800 rows of 64
-# features and 100 atoms.
+# Least work for which a thread takes less time than it costs to start: operations of a loop, and
+# multiplications of a BLAS. With a fifth of both numbers two threads take 1.3 times as long as one
+# thread, for 1,800 rows of 64 features and 100 atoms.
 _TASK, _PART = 2e7, 5e7
 
-# Least squares on a support are solved directly if each atom has at least the share _DEPENDENT of
-# its energy outside of the span of the support's earlier atoms. Otherwise coordinate descent starts
-# from the lasso's codes and ends at _REFIT_TOLERANCE times alpha, or after SWEEPS_OF_REFITS sweeps.
+# Least squares on a support are solved by a Cholesky factor if each atom has at least the fraction
+# _DEPENDENT of its energy (sum of squares) outside of the span of the support's earlier atoms.
+# Otherwise coordinate descent starts from the lasso's codes and ends at _REFIT_TOLERANCE times
+# alpha, or after SWEEPS_OF_REFITS sweeps.
 _DEPENDENT, _REFIT_TOLERANCE = 1e-8, 1e-4
 SWEEPS_OF_REFITS = 100
 
-# Most rows that estimate the cost of an atom: by how much the objective rises without the atom.
-# With 16 rows a search loses planted atoms.
+# Largest number of rows that estimate the cost of an atom: by how much the objective rises without
+# the atom. With 16 rows a search loses planted atoms.
 USERS = 32
-# The NEAR atoms most like a removed atom may take over its codes. The HEIRS atoms that take over
-# most of them stay in the same removal.
+# The cost of an atom lets the NEAR atoms most like it take over its codes. The HEIRS atoms that
+# take over most of them are not removed in the same round.
 NEAR, HEIRS = 64, 3
-# Power iterations for the common direction of an atom's residuals.
+# Number of power iterations that find the direction in which an atom splits.
 POWER_ITERATIONS = 8
 
 
-def _starts(counts):  # numbers of entries of rows (n,) -> place of the first entry (n + 1,)
+def _starts(counts):  # (n,) numbers of entries of rows -> (n + 1,) first entry of each row
     return pad(counts.cumsum(0), (1, 0))
 
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """Sparse codes: row ``i`` has the entries from ``start[i]`` to ``start[i + 1]``."""
+    """Sparse codes of ``n`` rows; row ``i`` has the entries ``start[i] : start[i + 1]``."""
 
     start: Tensor  # (n + 1,) int64
-    index: Tensor  # (n_entries,) int32: atoms; of images, atom * n_positions + position
-    value: Tensor  # (n_entries,) float64; of a `DeviceEpoch` in the dtype of the data
+    index: Tensor  # (n_entries,) int32: atom; in images atom * n_positions + position
+    value: Tensor  # (n_entries,) float64; on a GPU in the dtype of the data
 
     @classmethod
     def none(cls, n):  # -> Codes
@@ -86,21 +94,22 @@ class Codes:
         return cls.of_dense(torch.zeros(n, 0, dtype=torch.float64))
 
     @classmethod
-    def of_dense(cls, z):  # (n, p)
-        """Return the sparse form of dense codes (n, p)."""
+    def of_dense(cls, z):  # (n, p) -> Codes
+        """Return the sparse form of the dense codes ``z``."""
         return cls.of_places(torch.arange(z.shape[1], device=z.device).expand_as(z), z)
 
     @classmethod
-    def of_places(cls, index, value):  # (n, longest) each
-        """Return the codes ``value`` at the atoms ``index``, without zeros."""
+    def of_places(cls, index, value):  # (n, longest) each -> Codes
+        """Return the codes of rows that are padded to one length; zeros are dropped."""
         used = value != 0
         return cls(_starts(used.sum(1)), index[used].int(), value[used])
 
     @classmethod
-    def joined(cls, parts):  # arrays (count, index, value) of successive rows
-        """Return the codes of successive blocks of rows as one.
+    def joined(cls, parts):  # triples of arrays -> Codes
+        """Return the codes of successive blocks of rows as one object.
 
-        A part has the number of codes of each row, and the atoms and values of all these codes.
+        ``parts`` yields for each block three arrays: the number of codes of each row (n_block,),
+        and the atoms and values of all codes of the block (n_entries,).
         """
         parts = [(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0)), *parts]
         count, index, value = (torch.as_tensor(np.concatenate(of)) for of in zip(*parts))
@@ -122,7 +131,7 @@ class Codes:
         return rows.repeat_interleave(self.start.diff())
 
     def padded(self, none):  # -> (n, longest) int64, (n, longest)
-        """Return atoms and values as dense arrays, a row for each row.
+        """Return atoms and values as two dense arrays, with rows of equal length.
 
         Rows with fewer entries than the longest row end with the atom ``none`` and the value 0.
         """
@@ -139,11 +148,11 @@ class Codes:
         return z
 
     def arrays(self):  # -> (n + 1,), (n_entries,), (n_entries,)
-        """Return start, index and value as arrays that share the memory of the tensors."""
+        """Return ``start``, ``index`` and ``value`` as arrays that share their memory."""
         return np.asarray(self.start), np.asarray(self.index), np.asarray(self.value)
 
     def of_row(self, i):  # -> index (n_of_row,), value (n_of_row,)
-        """Return index and value of row ``i`` as arrays that share the memory of the tensors."""
+        """Return index and value of row ``i`` as arrays that share the memory of the codes."""
         start, *entries = self.arrays()
         return [array[start[i] : start[i + 1]] for array in entries]
 
@@ -152,7 +161,7 @@ class Codes:
         return Codes(self.start.to(x.device), self.index.to(x.device), self.value.to(x))
 
     def restrict(self, kept, n_positions=1):  # (p,) bool -> Codes
-        """Return the codes at the atoms that ``kept`` marks; these atoms are numbered from 0.
+        """Return the codes at the atoms that ``kept`` marks, for a dictionary of these atoms alone.
 
         In images an atom has ``n_positions``, and an index is ``atom * n_positions + position``.
         """
@@ -161,14 +170,15 @@ class Codes:
         return self.renumbered((kept.cumsum(0) - 1)[atom] * n_positions + place, kept[atom])
 
     def renumbered(self, index, used):  # (n_entries,), (n_entries,) bool -> Codes
-        """Return the codes at the entries that ``used`` marks, with ``index`` for their index."""
+        """Return the entries that ``used`` marks, with ``index`` as their index."""
         return Codes(_starts(used)[self.start], index[used].int(), self.value[used])
 
 
-def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),), increasing
-    """Cut the rows into equal parts and draw the number of one row in each; the same in each call.
+def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),)
+    """Draw rows evenly from the data, the same rows in every call.
 
-    Rows at equal distances would be biased where rows alternate, for example between channels.
+    The rows are cut into parts of equal size, and one row of each part is drawn at random. (Rows at
+    equal distances would be biased where rows alternate, for example between channels.)
 
     Parameters
     ----------
@@ -189,19 +199,18 @@ def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),), increasing
     return edges[:-1] + (drawn * edges.diff()).long()
 
 
-def draw_rows(n_rows, n_places, weight=None):  # -> rows (k,), increasing; weights (k,) or None
-    """Draw rows with probabilities that grow with their weights; the same in every call.
+def draw_rows(n_rows, n_places, weight=None):  # -> (n_drawn,), (n_drawn,) or None
+    """Draw rows with probabilities that grow with their weights, the same rows in every call.
 
     The sum of weights is cut into equal parts, and each part draws one row. A row that is drawn k
     times is returned once, with the weight k. Without weights the rows are those of `spread_rows`.
-    If at least ``n_rows`` draws are wanted, the answer is all rows with their weights.
 
     Parameters
     ----------
     n_rows : int
         Number of rows.
     n_places : int
-        Number of draws.
+        Number of draws. If it is at least ``n_rows``, all rows are returned with their own weights.
     weight : Tensor of shape (n_rows,), default=None
         Weights of the rows; None if they are equal.
 
@@ -224,7 +233,7 @@ def draw_rows(n_rows, n_places, weight=None):  # -> rows (k,), increasing; weigh
 
 
 def own(*tensors):  # -> the same tuple
-    """Return the tensors unchanged: the ``total`` over processes of sums of a single process."""
+    """Return the tensors unchanged: the function ``total`` of a fit in a single process."""
     return tensors
 
 
@@ -233,23 +242,27 @@ def _has_bfloat16():  # -> bool
     """Return whether PyTorch reports a processor that multiplies in bfloat16.
 
     There, products of 256 rows of 128 to 2381 features with 1024 to 16,384 atoms take 0.27 to 0.30
-    of the time of float32, and epochs of 4096 atoms 0.6 to 0.7. The relative error of slopes, the
-    products of atoms with residuals, is some thousandths, less than the tolerance of codes.
+    of the time of float32, and epochs of 4096 atoms 0.6 to 0.7. The relative error of the products
+    of atoms with residuals is some thousandths, less than the tolerance of codes.
     """
     capabilities = getattr(torch.cpu, "get_capabilities", dict)
     return capabilities().get("avx512_bf16", False)
 
 
 def _least(operations, task=_TASK):  # -> int
-    """Return the least number of items that pays for a thread.
+    """Return the least number of items for which `in_parts` should use another thread.
 
-    One item takes ``operations`` operations, and a thread pays from ``task`` operations on.
+    One item takes ``operations`` operations, and a thread is worth its start from ``task``
+    operations on.
     """
     return max(1, int(task / max(operations, 1)))
 
 
 class Coded:
-    """Data with codes for given atoms: what rows on a CPU, rows on a GPU, and images share.
+    """Data with codes for given atoms; the base of `Epoch`, `DeviceEpoch` and `ConvEpoch`.
+
+    Other modules call such an object *coded data*. They rely on the attributes below, on the
+    methods of this class, and on ``improved_atoms`` and ``residuals`` of the subclasses.
 
     Attributes
     ----------
@@ -262,16 +275,16 @@ class Coded:
     objective : float
         The lasso's objective, summed over the rows of all processes.
     loss : float
-        The mean over rows of half the squared residual.
+        The mean over the rows of all processes of half the squared residual.
     n_entries : float
         The number of nonzero codes, summed over the rows of all processes.
     uses : Tensor of shape (n_atoms,)
         The number of nonzero codes of each atom in this process's data.
 
-    The sums have the weights of rows.
+    In all sums rows have their weights.
     """
 
-    n_always_split = 0  # least number of atoms that a round splits, whatever a split costs
+    n_always_split = 0  # least number of atoms that a round splits, see `descend.split`
     _costs = None
 
     def restrict(self, kept):  # (p,) bool -> Codes
@@ -279,14 +292,21 @@ class Coded:
         return self.codes.restrict(kept, self.problem.n_positions)
 
     def move_atoms(self):
-        """Return None: atoms of rows do not move; see `ConvEpoch.move_atoms` for images."""
+        """Return None: only atoms of images can move, see `ConvEpoch.move_atoms`."""
         return None
 
-    def common_directions(self, seed):  # -> (p,), (p, *shape)
-        """Return for each atom an energy, and the direction that residuals of its users share most.
+    def common_directions(self, seed):  # -> (p,), (p, *atom)
+        """Find for each atom the direction along which the residuals of its users have most energy.
 
-        The energy is the sum of squares of the residuals along the direction. Power iterations find
-        the direction, of norm 1 and orthogonal to the atom. ``seed`` draws the first direction.
+        A round of the search splits atoms along these directions. ``seed`` draws the directions
+        from which power iterations start.
+
+        Returns
+        -------
+        energy : Tensor of shape (p,)
+            The sum of squares of the residuals of the atom's users along the direction.
+        direction : Tensor of the shape of the atoms
+            Directions of norm 1, orthogonal to the atoms.
         """
         generator, atoms = torch.Generator().manual_seed(seed), self.atoms.flatten(1)
         image = torch.randn(atoms.shape, generator=generator, dtype=torch.float64)
@@ -300,9 +320,14 @@ class Coded:
         return energy, project_atoms(image).view_as(self.atoms)
 
     def costs(self):  # -> (p,), (p, n) int64
-        """Return by how much the objective rises without each atom, and the numbers of its heirs.
+        """Return the cost of each atom, by which rounds choose atoms to remove, and its heirs.
 
-        Heirs are the atoms, at most three, whose codes grow most if the atom is removed.
+        Returns
+        -------
+        cost : Tensor of shape (p,)
+            By how much the objective rises without the atom, estimated from some of its users.
+        heirs : Tensor of shape (p, n), int64
+            The numbers of the atoms, at most three, whose codes grow most without the atom.
         """
         if self._costs is None:
             changes, near = self._removals()
@@ -311,11 +336,11 @@ class Coded:
             self._costs = changes[:, 0], near.gather(1, best)
         return self._costs
 
-    def _measure(self, sums):
-        """Set the objective, the mean loss and the number of codes from four sums over rows.
+    def _measure(self, sums):  # (4,)
+        """Set ``objective``, ``loss`` and ``n_entries``, when a subclass has solved its codes.
 
-        They are the sums of half the squared residuals, of the moduli of codes, of the numbers of
-        nonzero codes, and of ones.
+        ``sums`` are sums over the rows of all processes: of half the squared residuals, of the
+        moduli of codes, of the numbers of nonzero codes, and of ones.
         """
         loss, size, self.n_entries, self._n = sums.tolist()
         self.objective = loss + self.problem.alpha * size
@@ -323,15 +348,15 @@ class Coded:
 
     @property
     def unbiased_loss(self):  # -> float
-        """The mean over rows of half the squared residual of the codes that atoms adapt to."""
+        """The mean over rows of half the squared residual, for the codes that atoms adapt to."""
         squares = torch.as_tensor(self.residuals()).double().square().sum()
         return float(*self.problem.total(squares)) / (2 * self._n)
 
     def mean_residual(self):  # -> (m,)
-        """Return the mean residual of each feature's known entries, over rows of all processes.
+        """Return the mean residual of each feature's known entries, over the rows of all processes.
 
-        A baseline is subtracted from all rows. It moves to its best value, for these codes, by the
-        mean residual.
+        For these codes it is the step of the baseline, which is subtracted from all rows, to its
+        best value.
         """
         problem, total = self.problem, torch.as_tensor(self._roots[:, 0] @ self.residuals())
         total, counts = problem.total(total, problem.weighted(problem.known).sum(0).to(total))
@@ -339,12 +364,29 @@ class Coded:
 
 
 class Epoch(Coded):
-    """Rows on a CPU with codes for given atoms, and sums that improve the atoms.
+    """Rows on a CPU with codes for given atoms, and sums that improve the atoms; see `Coded`.
 
-    With fewer than 1,024 atoms and no missing entries, codes come from the products of atoms with
-    atoms and with rows; otherwise from residuals. From residuals, a ``turn`` of 0 or 1 lets new
-    atoms enter the codes of every second block of 256 rows only: the even or the odd blocks. Codes
-    start from ``codes``. With ``refit`` atoms adapt to least squares on the supports of the codes.
+    Making the object solves for the codes: with fewer than 1,024 atoms and no missing entries by
+    coordinate descent on products of atoms with atoms and with rows, otherwise on residuals.
+
+    Parameters
+    ----------
+    problem : Problem
+        The rows and the objective.
+    atoms : Tensor of shape (p, m), float64
+        Atoms of norm 1.
+    codes : Codes
+        Codes to begin with.
+    refit : bool, default=False
+        Whether atoms adapt to least squares on the supports of the codes, instead of to the codes.
+    turn : int, default=None
+        0 or 1: new atoms enter the codes of every second block of 256 rows only, the even or the
+        odd blocks, see `Problem.epoch`. It has an effect only if codes are solved from residuals.
+
+    Attributes
+    ----------
+    fitting : Codes
+        The codes that atoms adapt to: ``codes``, or with ``refit`` least squares on their supports.
     """
 
     def __init__(self, problem, atoms, codes, *, refit=False, turn=None):
@@ -356,8 +398,8 @@ class Epoch(Coded):
             atoms.float() if len(atoms) < MANY or not _has_bfloat16() else atoms.bfloat16()
         )
         self._weight = np.ones(n) if problem.weight is None else np.asarray(problem.weight)
-        # Products of two arrays of rows are weighted if both have been multiplied by the square
-        # roots of the weights.
+        # In a product of two arrays of rows each row counts with its weight if both arrays have
+        # been multiplied by the square roots of the weights.
         self._roots = np.sqrt(self._weight)[:, None]
         self._options = problem.alpha, problem.positive_code, TOLERANCE * problem.alpha, SHARE
         self._loss, self._size = np.zeros((2, n))
@@ -367,12 +409,12 @@ class Epoch(Coded):
         self._measure(*problem.total(sums))
 
     def _code(self, codes, refit, turn):
-        """Set the codes and the losses of all rows, block by block, starting from ``codes``.
+        """Solve for the codes of all rows, block by block in threads, and set codes and losses.
 
-        For codes from products a block has the number of rows whose products stay in a cache. For
-        codes from residuals a ``turn`` leaves every second block without slopes, so that no new
-        atom enters its codes. Atoms adapt to ``fitting``: the codes, or with ``refit`` least
-        squares on their supports.
+        Descent starts from ``codes``; ``refit`` and ``turn`` are those of the class. A block has so
+        many rows that their products with atoms stay in a cache. With a ``turn`` every second block
+        gets no slopes, so that no new atom enters its codes. The bits of the result do not depend
+        on the number of threads, because blocks do not.
         """
         (p, m), n, (begin, *given) = self.atoms.shape, len(self._x), codes.arrays()
         room = max(min(p, m + ROOM), codes.longest)
@@ -409,11 +451,11 @@ class Epoch(Coded):
             self.fitting = Codes.joined((*block[:2], block[3]) for block in found)
 
     @cached_property
-    def _gram(self):  # (p, p) products of atoms; None where codes come from residuals
+    def _gram(self):  # -> (p, p) products of atoms; None if codes are solved from residuals
         return self._atoms @ self._atoms.T if self._few else None
 
     def _slopes(self, residual, out):  # (n, m), (n, p) float32 -> (n, p)
-        """Return ``out``, which is set to the products of residuals with all atoms.
+        """Set ``out`` to the products of residuals (n, m) with all atoms, and return it.
 
         The products only select the atoms that enter a working set, so bfloat16 or float32 is
         enough.
@@ -425,15 +467,18 @@ class Epoch(Coded):
 
     @cached_property
     def _values(self):  # (n_entries,)
-        """The codes that atoms adapt to, times the square root of the row's weight."""
+        """The values of ``fitting``, times the square roots of their rows' weights."""
         value = np.asarray(self.fitting.value)
-        if self.problem.weight is None:  # the usual case, once in each epoch
+        if self.problem.weight is None:  # most often; saves a copy
             return value
         return value * self._roots[np.asarray(self.fitting.rows), 0]
 
     @cached_property
-    def _entries(self):  # starts (p + 1,), rows and values (n_entries,)
-        """The entries of `_values`, sorted by atom, then by row."""
+    def _entries(self):  # -> start (p + 1,), rows and values (n_entries,)
+        """The entries of ``fitting`` sorted by atom, then by row, for loops over atoms.
+
+        Values are `_values`. Atom ``j`` has the entries from ``start[j]`` to ``start[j + 1] - 1``.
+        """
         start, index, _ = self.fitting.arrays()
         shape = len(self._x), len(self.atoms)
         by_atom = csr_array((self._values, index, start.astype(np.int32)), shape=shape).tocsc()
@@ -441,13 +486,14 @@ class Epoch(Coded):
 
     @property
     def _gathering(self):  # -> float
-        """The operations that gather the users of an atom on average: 4 for each user."""
+        """The mean number of operations to visit the users of an atom: 4 for each user."""
         return 4 * len(self._entries[1]) / len(self.atoms)
 
     def _sums(self, loop, first, last, width, work, *arrays):  # -> (last - first, width)
-        """Return this process's sums of a compiled loop over the atoms ``first:last``, in threads.
+        """Return what a compiled loop sums up for each of the atoms ``first:last``, in threads.
 
-        The loop gets ``arrays`` and adds ``width`` sums for each atom, in ``work`` operations.
+        The loop is called with ``arrays`` and adds up ``width`` sums for each atom, in ``work``
+        operations. The sums are those of this process alone.
         """
         sums = np.zeros((last - first, width))
 
@@ -461,12 +507,13 @@ class Epoch(Coded):
     def statistics(self):  # -> (p, p), (p, m) float64
         """``A = Z^T Z`` and ``B = Z^T X`` with weighted rows, summed over processes.
 
-        They are right only if no entry is missing.
+        The atoms are improved by these sums where no entry is missing; with missing entries they
+        are not the sums of the objective.
         """
         p, m = self.atoms.shape
         n, (start, *entries) = len(self._x), self.fitting.arrays()
-        # The rows are cut into parts, each with sums of its own. The parts do not depend on the
-        # number of threads, so the bits of the sums do not, either.
+        # The rows are cut into parts, each with sums of its own. The number of parts must not
+        # depend on the number of threads, or else the bits of the sums would.
         n_parts = min(8, 1 + int(start[-1] * m / _TASK))
         ends = np.arange(n_parts + 1) * n // n_parts
         sums = [(np.zeros((p, p)), np.zeros((p, m))) for _ in range(n_parts)]
@@ -484,28 +531,28 @@ class Epoch(Coded):
         return self.problem.total(torch.as_tensor(a), torch.as_tensor(b))
 
     def products(self, first, last):  # -> (last - first, last - first)
-        """Return the block ``first:last`` of ``A = Z^T Z``, summed over rows of this process."""
+        """Return the block ``first:last`` of rows and columns of ``A = Z^T Z``, of this process."""
         arrays = first, *self._entries, *self.fitting.arrays()[:2], self._values
         n_used = len(self._entries[1]) / max(len(self._x), 1)  # mean number of codes of a row
         work = n_used * self._gathering
         return self._sums(loops.add_products, first, last, last - first, work, *arrays)
 
     def energies(self):  # -> (p,)
-        """Return for each atom the sum of its squared codes, over rows of all processes."""
+        """Return the sum of the squared codes of each atom, over the rows of all processes."""
         index, squares = np.asarray(self.fitting.index), np.square(self._values)
         sums = np.bincount(index, squares, minlength=len(self.atoms))
         return self.problem.total(torch.as_tensor(sums))[0]
 
     @property
     def uses(self):  # -> (p,)
-        """For each atom the sum of the weights of the rows of this process that use it."""
+        """The sum of the weights of each atom's users in this process."""
         index, weight = np.asarray(self.fitting.index), self._weight[np.asarray(self.fitting.rows)]
         return torch.as_tensor(np.bincount(index, weight, minlength=len(self.atoms)))
 
     def residuals(self):  # -> (n, m)
-        """Return the residuals for the codes that atoms adapt to, times the roots of weights.
+        """Return the residuals for the codes that atoms adapt to, times the roots of the weights.
 
-        They are an array of the dtype of the data, with zeros at missing entries.
+        They are a NumPy array of the dtype of the data, with zeros at missing entries.
         """
         residuals, (begin, *entries) = np.empty_like(self._x), self.fitting.arrays()
 
@@ -521,13 +568,13 @@ class Epoch(Coded):
         return residuals
 
     def improved_atoms(self, earlier=None):  # -> (p, m) of norm 1, float64
-        """Return the atoms after sweeps of coordinate descent, an atom at a time.
+        """Return better atoms for the codes, the second half of an epoch.
 
-        Fewer than 1,024 atoms, without missing entries, descend on the products ``A`` and ``B`` of
-        all codes (``p * p * m`` operations). Otherwise atoms descend on the residuals of their
-        users (``n_entries * m`` operations).
-
-        In a stream ``earlier`` holds each atom near its earlier place; see `stream.Held`.
+        One or two sweeps of coordinate descent minimise the objective over one atom at a time, on
+        the sphere of norm 1. Fewer than 1,024 atoms, without missing entries, descend on the sums
+        ``A`` and ``B`` of `statistics` (``p * p * m`` operations). Otherwise atoms descend on the
+        residuals of their users (``n_entries * m`` operations). In a stream ``earlier``, a
+        `stream.Held`, adds a penalty on steps of the atoms.
         """
         (p, m), atoms = self.atoms.shape, self._atoms.copy()
         if self._few:
@@ -554,11 +601,15 @@ class Epoch(Coded):
                     if not self._few:
                         change += atoms[part]
                         self._follow(first, change.astype(residual.dtype), residual)
-        vars(self).pop("_entries", None)  # saves memory: callers keep an epoch only for its codes
+        vars(self).pop("_entries", None)  # saves memory; the property would make it again
         return torch.as_tensor(atoms)
 
     def _follow(self, first, change, residual):
-        """Update ``residual`` (n, m) in place: atoms from ``first`` on changed by ``change``."""
+        """Update the residuals in place after a block of atoms has changed.
+
+        ``change`` (n_block, m) holds new minus old atoms, from the atom ``first`` on; ``residual``
+        is (n, m), and changes at the users of these atoms.
+        """
         arrays = *self._entries, change, residual
 
         def subtract(low, high):  # update the rows `low:high`
@@ -570,13 +621,17 @@ class Epoch(Coded):
     def _second_moments(self, residuals, direction):  # residuals (n, m), direction (p, m) -> (p, m)
         """Return for each atom the sum of ``r_i (r_i . v)`` over its users ``i`` in this process.
 
-        ``r_i`` is the residual of row ``i``, and ``v`` the direction of the atom.
+        It is one power iteration of `common_directions`. ``r_i`` is the residual of row ``i``, and
+        ``v`` the entry of the atom in ``direction``.
         """
         (p, m), given = direction.shape, (*self._entries[:2], residuals, np.asarray(direction))
         return self._sums(loops.add_second_moments, 0, p, m, 2 * m * self._gathering, *given)
 
     def _near(self):  # -> (p, n) int32
-        """Return for each atom the numbers of the 64 atoms (or all) most like it, by cosines."""
+        """Return for each atom the numbers of the 64 atoms (or all) most like it, by cosines.
+
+        They are the atoms that may take over its codes when its cost is estimated.
+        """
         p = len(self.atoms)
         n = min(p - 1, NEAR)
         near, atoms = np.empty((p, n), np.int32), self._atoms.astype(np.float32)
@@ -594,11 +649,15 @@ class Epoch(Coded):
         return near
 
     def _removals(self):  # -> (p, 1 + n), (p, n)
-        """Return this process's estimates of what the removal of each atom changes.
+        """Estimate for `costs` what would change without each atom, in the rows of this process.
 
-        The first column has the rise of the objective. Then come the growths of the moduli of codes
-        at the ``n`` atoms most like the removed atom. The second result has the numbers of the
-        ``n`` atoms.
+        Returns
+        -------
+        changes : Tensor of shape (p, 1 + n)
+            For each atom the rise of the objective without it, then the growth of the moduli of
+            codes at the ``n`` atoms most like it.
+        near : Tensor of shape (p, n), int64
+            The numbers of these ``n`` atoms.
         """
         (p, m), near = self.atoms.shape, self._near()
         given = *self._entries[:2], USERS, near, self._atoms, self._gram, self._known, self._weight
