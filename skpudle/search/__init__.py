@@ -1,6 +1,8 @@
 """Search for a dictionary of the lasso: descend, split, move and remove atoms.
 
-A search is a generator of records, one for each epoch; `search` runs it.
+`search` runs a whole search, and `find_atoms` in `skpudle.search.find` is the same as a generator
+of records, one for each epoch. `Problem` holds the data and the objective, and `auto_alpha` returns
+the default penalty.
 """
 
 from skpudle.search.find import search

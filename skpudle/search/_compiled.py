@@ -1,25 +1,27 @@
-r"""The loops of `skpudle.search` over samples and over atoms, compiled by numba.
+"""The loops of `skpudle.search` over samples and over atoms, compiled by numba.
 
-The functions are plain Python until `loops` compiles them. With fewer than 1,024 atoms and no
-missing entries, coordinate descent works on products: of atoms with atoms, and of a sample with all
-atoms (`solve_products`). Otherwise coordinate descent works on the residual of a sample,
-``x - D z`` (`solve_residuals`): a coordinate costs two passes over an atom, whatever the number of
-atoms, and no matrix of atoms by atoms is needed. A BLAS computes the *slopes* ``D^T (x - D z)`` of
-many samples at once. Large slopes select the atoms that enter a *working set*, the few atoms whose
-codes a row minimises over.
+`skpudle.search._epoch.Epoch` calls them. The functions are plain Python until `loops` compiles
+them, so a change can be tried in Python first. With fewer than 1,024 atoms and no missing entries,
+coordinate descent works on products: of atoms with atoms, and of a sample with all atoms
+(`solve_products`). Otherwise coordinate descent works on the residual of a sample, ``x - D z``
+(`solve_residuals`): a coordinate costs two passes over an atom, whatever the number of atoms, and
+no matrix of atoms by atoms is needed. A BLAS computes the *slopes* ``D^T (x - D z)`` of many
+samples at once. Large slopes select the atoms that enter a *working set*, the few atoms whose codes
+a row minimises over.
 
 Shapes: ``atoms`` (n_atoms, n_features), ``x`` and ``residual`` (n, n_features). Codes are sparse:
-row ``i`` has the entries from ``start[i]`` to ``start[i + 1]``, with a ``value`` at the atom
+row ``i`` has the entries from ``start[i]`` to ``start[i + 1] - 1``, with a ``value`` at the atom
 ``index``. Loops over atoms take the same entries sorted by atom: atom ``j`` has the entries from
-``start[j]`` (or ``by_atom[j]``) to the next, each with a ``row`` and a ``value``. The rows with a
-nonzero code at an atom are the *users* of the atom. A ``mask`` has the shape (n, n_features), with
-1 for known and 0 for missing entries, or (n, 0) if all entries are known. Residuals are zero where
+``start[j]`` (or ``by_atom[j]``) on, each with a ``row`` and a ``value``. The rows with a nonzero
+code at an atom are the *users* of the atom. A ``mask`` has the shape (n, n_features), with 1 for
+known and 0 for missing entries, or (n, 0) if all entries are known. Residuals are zero where
 entries are missing.
 
 Options: ``alpha`` is the penalty, and ``positive`` says whether codes are non-negative. Sweeps over
 the codes of a row end when no code changes by more than ``tolerance`` over the squared norm of its
 atom, or after ``max_sweeps``. For ``share`` see `_enter`, and for ``dependent`` see `_factorise`.
-With ``refit_tolerance`` and ``refit_sweeps`` codes become least squares.
+With ``refit`` codes also become least squares on their supports; ``refit_tolerance`` and
+``refit_sweeps`` are the tolerance and the largest number of sweeps for that.
 
 Every function releases the GIL and writes into its last arguments; `solve_residuals` overwrites
 ``residual``, too. A call works on a slice of rows or of atoms that no other call writes to, so bits
@@ -31,15 +33,15 @@ import numpy as np
 from skpudle._compilation import Loops
 
 
-def _product(x, y):  # (n,), (n,) -> float
+def _product(x, y):  # (n,), (n,) -> float: the inner product
     total = 0.0
     for f in range(len(x)):
         total += x[f] * y[f]
     return total
 
 
-def _subtract(step, atom, mask, residual):
-    """Subtract ``step * atom`` from one row's residual (n_features,), in place, where known."""
+def _subtract(step, atom, mask, residual):  # number, then (n_features,) each
+    """Subtract ``step * atom`` from the known entries of a row's residual, in place."""
     if len(mask) == 0:
         for f in range(len(atom)):
             residual[f] -= step * atom[f]
@@ -56,7 +58,7 @@ def subtract_synthesis(start, index, value, atoms, mask, residual):
 
 
 def _known_product(x, y, mask):  # -> float
-    """Return the sum of ``x * y``, both (n_features,), over the entries known by ``mask``."""
+    """Return the sum of ``x * y``, both (n_features,), over the known entries of a row."""
     if len(mask) == 0:
         return _product(x, y)
     total = 0.0
@@ -65,7 +67,7 @@ def _known_product(x, y, mask):  # -> float
     return total
 
 
-def _shrink(target, curvature, alpha, positive):  # floats -> the code that minimises the lasso
+def _shrink(target, curvature, alpha, positive):  # -> float, the code of least objective
     if target > alpha:
         return (target - alpha) / curvature
     if target < -alpha and not positive:
@@ -74,11 +76,28 @@ def _shrink(target, curvature, alpha, positive):  # floats -> the code that mini
 
 
 def _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z):  # -> float
-    """Minimise the lasso over the codes ``z`` of ``w`` atoms by coordinate descent on products.
+    """Minimise the lasso over the codes of one row, by coordinate descent on products of atoms.
 
-    ``inner`` (w, w) holds the products of the atoms with each other, and ``slope`` (w,) the
-    products of the atoms with the residual. Descent updates ``z`` and ``slope``. A step costs ``w``
-    operations. Return by how much half of the squared residual falls.
+    Use it for a few atoms whose products are known: a step costs ``w`` operations, and no pass over
+    the features. The other form is `_descend`.
+
+    Parameters
+    ----------
+    w : int
+        Number of atoms to minimise over.
+    inner : ndarray of shape (w, w) or larger
+        Products of the atoms with each other.
+    alpha, positive, tolerance, max_sweeps
+        See the module.
+    slope : ndarray of shape (w,) or larger
+        Products of the atoms with the residual; updated.
+    z : ndarray of shape (w,) or larger
+        The codes; updated.
+
+    Returns
+    -------
+    float
+        By how much half of the squared residual falls.
     """
     fall = 0.0
     for _ in range(max_sweeps):
@@ -101,11 +120,29 @@ def _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z):  #
 
 def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, curvature, z,
              residual):  # fmt: skip
-    """Minimise the lasso over the codes ``z`` of ``w`` atoms by coordinate descent on the residual.
+    """Minimise the lasso over the codes of one row, by coordinate descent on its residual.
 
-    ``support`` holds the numbers of the ``w`` atoms, and ``residual`` (n_features,) belongs to one
-    row. Descent updates ``z`` and ``residual``. ``curvature`` (w,) is memory to work in. A
-    coordinate costs two passes over the features.
+    No products of atoms are needed; a step costs two passes over the features. The other form is
+    `_sweep_codes`.
+
+    Parameters
+    ----------
+    w : int
+        Number of atoms to minimise over.
+    support : ndarray of shape (w,) or larger
+        The numbers of these atoms.
+    atoms : ndarray of shape (n_atoms, n_features)
+        All atoms.
+    mask : ndarray of shape (n_features,) or (0,)
+        Mask of the row.
+    alpha, positive, tolerance, max_sweeps
+        See the module.
+    curvature : ndarray of shape (w,) or larger
+        Memory to work in.
+    z : ndarray of shape (w,) or larger
+        The codes; updated.
+    residual : ndarray of shape (n_features,)
+        The residual of the row; updated.
     """
     for i in range(w):
         curvature[i] = _known_product(atoms[support[i]], atoms[support[i]], mask)
@@ -127,13 +164,28 @@ def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, cu
 
 
 def _enter(slope, positive, level, share, k, inside, beyond, support, z):  # -> int
-    """Add atoms with large slopes to a working set of ``k`` atoms; return the new size of the set.
+    """Add atoms with large slopes to the working set of one row; return the new size of the set.
 
-    ``slope`` (n_atoms,) has the slopes of all atoms. An atom enters if the modulus of its slope is
-    above ``level`` and at least ``share`` times the largest modulus outside of the set. The set has
-    room for ``len(support)`` atoms; if more atoms qualify, the least modulus rises until they fit.
-    New atoms are appended to ``support``, with codes of 0 in ``z``. ``inside`` (n_atoms,), False
-    before and after the call, and ``beyond`` (n_atoms,) are memory to work in.
+    An atom enters if the modulus of its slope is above ``level`` and at least ``share`` times the
+    largest modulus outside of the set. The set has room for ``len(support)`` atoms; if more atoms
+    qualify, the least modulus rises until they fit.
+
+    Parameters
+    ----------
+    slope : ndarray of shape (n_atoms,), or (0,) if no atom may enter
+        Products of all atoms with the residual.
+    positive : bool
+        Whether only positive slopes count.
+    level, share : float
+        The limits of moduli.
+    k : int
+        Number of atoms in the set.
+    inside : ndarray of shape (n_atoms,), bool
+        Memory to work in, False before and after the call.
+    beyond : ndarray of shape (n_atoms,), int64
+        Memory to work in.
+    support, z : ndarray of shape (room,)
+        The atoms of the set and their codes. New atoms are appended, with codes of 0.
     """
     for i in range(k):
         inside[support[i]] = True
@@ -162,10 +214,11 @@ def _enter(slope, positive, level, share, k, inside, beyond, support, z):  # -> 
 
 
 def _factorise(w, inner, dependent, factor):  # -> bool
-    """Set ``factor`` to the Cholesky factor of ``inner`` (w, w), with reciprocals on the diagonal.
+    """Compute the Cholesky factor of ``inner`` (w, w), the products of atoms, for `_solve`.
 
-    Return whether that succeeded: False if an atom has at most the share ``dependent`` of its
-    energy outside of the span of the atoms before it.
+    ``factor`` (w, w) is set to it, with reciprocals on the diagonal. Return False if an atom has at
+    most the fraction ``dependent`` of its energy (squared norm) outside of the span of the atoms
+    before it, and True otherwise.
     """
     for i in range(w):
         for j in range(i + 1):
@@ -182,13 +235,25 @@ def _factorise(w, inner, dependent, factor):  # -> bool
 
 
 def _solve(w, inner, positive, dependent, factor, slope, z):  # -> bool
-    """Set the codes ``z`` of ``w`` atoms to least squares; return whether that succeeded.
+    """Set the codes of one row to least squares on their support; return whether that succeeded.
 
-    ``factor``, of at least (w, w), is memory to work in. ``inner`` (w, w) holds the products of the
-    atoms with each other, and ``slope`` (w,) the products of the atoms with the residual; ``slope``
-    is overwritten. The function returns False, with unchanged codes, if the atoms are nearly
-    linearly dependent, or if a code that must be non-negative would turn negative. The caller then
-    uses coordinate descent.
+    It returns False, with unchanged codes, if the atoms are nearly linearly dependent, or if a code
+    that must be non-negative would turn negative. The caller then uses coordinate descent.
+
+    Parameters
+    ----------
+    w : int
+        Number of atoms of the support.
+    inner : ndarray of shape (w, w) or larger
+        Products of the atoms with each other.
+    positive, dependent
+        See the module.
+    factor : ndarray of shape (w, w) or larger
+        Memory to work in.
+    slope : ndarray of shape (w,) or larger
+        Products of the atoms with the residual; overwritten.
+    z : ndarray of shape (w,) or larger
+        The codes; updated.
     """
     if not _factorise(w, inner, dependent, factor):
         return False
@@ -214,17 +279,30 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
                     count, atom, code, fitted, loss, size):  # fmt: skip
     """Improve the codes of rows, each on one working set, by descent on residuals.
 
-    ``start``, ``index`` and ``value`` are the codes to begin with, ``residual`` is ``x - D z`` for
-    these codes, and ``slope`` (n, n_atoms) is ``D^T (x - D z)``. An empty ``slope`` (n, 0) lets no
-    atom enter a working set.
-
-    Row ``i`` gets ``count[i]`` new codes, ``code[i]``, at the atoms ``atom[i]``; both arrays have
-    the shape (n, room). ``loss`` (n,) becomes half of the squared residual of the new codes, and
-    ``size`` (n,) the sum of their moduli. ``residual`` is overwritten.
-
-    With ``refit`` the rows of ``fitted`` (n, room) become least squares on the supports of the new
-    codes. A Cholesky factor solves them, because coordinate descent takes ten times as long for
-    five correlated atoms.
+    Parameters
+    ----------
+    atoms, mask
+        See the module.
+    residual : ndarray of shape (n, n_features)
+        ``x - D z`` for the codes to begin with; overwritten by that of the new codes.
+    slope : ndarray of shape (n, n_atoms), or (n, 0) to let no atom enter a working set
+        ``D^T (x - D z)`` for the codes to begin with.
+    alpha, positive, tolerance, share, max_sweeps, refit, dependent, refit_tolerance, refit_sweeps
+        See the module.
+    start, index, value
+        The sparse codes to begin with.
+    count : ndarray of shape (n,)
+        Output: the number of nonzero codes of each row.
+    atom, code : ndarray of shape (n, room)
+        Output: the first ``count[i]`` entries of row ``i`` are its codes and their atoms.
+    fitted : ndarray of shape (n, room)
+        Output with ``refit``: least squares on the supports of the codes, at the same atoms. A
+        Cholesky factor solves them, because coordinate descent takes ten times as long for five
+        correlated atoms.
+    loss : ndarray of shape (n,)
+        Output: half of the squared residual of the codes.
+    size : ndarray of shape (n,)
+        Output: the sum of the moduli of the codes.
     """
     room = atom.shape[1]
     support, inside = np.empty(room, np.int64), np.zeros(len(atoms), np.bool_)
@@ -258,7 +336,7 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
 
 
 def _gather(w, support, gram, inner):
-    """Set ``inner`` (w, w) to the products of the ``w`` atoms of a support with each other."""
+    """Set ``inner`` (w, w) to the products of the atoms of a support, out of ``gram``."""
     for i in range(w):
         for j in range(w):
             inner[i, j] = gram[support[i], support[j]]
@@ -269,12 +347,23 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
                    count, atom, code, fitted, loss, size):  # fmt: skip
     """Improve the codes of rows, each on one working set, by descent on products.
 
-    ``gram`` (n_atoms, n_atoms) has the products of the atoms with each other, ``c`` (n, n_atoms)
-    the products ``D^T x``, and ``square`` (n,) the squared norms of the rows. The slopes of a row
-    cost ``n_atoms`` operations for each nonzero code of the row. No operation runs over features:
-    the squared residual is ``|x|^2 - z^T (c + slope)``.
+    No operation runs over features: the slopes of a row cost ``n_atoms`` operations for each
+    nonzero code of the row, and the squared residual is ``|x|^2 - z^T (c + slope)``.
 
-    The outputs are those of `solve_residuals`, without the residual.
+    Parameters
+    ----------
+    gram : ndarray of shape (n_atoms, n_atoms)
+        Products of the atoms with each other.
+    square : ndarray of shape (n,)
+        Squared norms of the rows.
+    c : ndarray of shape (n, n_atoms)
+        The products ``D^T x`` of the rows.
+    alpha, positive, tolerance, share, max_sweeps, refit, dependent, refit_tolerance, refit_sweeps
+        See the module.
+    start, index, value
+        The sparse codes to begin with.
+    count, atom, code, fitted, loss, size
+        Outputs, as in `solve_residuals`.
     """
     n_atoms, room = len(gram), atom.shape[1]
     support, inside = np.empty(room, np.int64), np.zeros(n_atoms, np.bool_)
@@ -326,11 +415,12 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
 
 
 def add_statistics(start, index, value, weight, x, a, b):
-    """Add ``Z^T W Z`` to ``a`` and ``Z^T W X`` to ``b``; ``W`` is diagonal, the weights of rows.
+    """Add ``Z^T W Z`` and ``Z^T W X`` of some rows to ``a`` and ``b``; they improve the atoms.
 
-    In each row the product of the codes of two atoms is added to only one of the two entries of
-    ``a`` (n_atoms, n_atoms) for these atoms. So off the diagonal ``Z^T W Z`` is ``a + a^T``. ``b``
-    has the shape (n_atoms, n_features).
+    ``W`` is the diagonal matrix of the weights ``weight`` (n,) of rows; ``b`` is (n_atoms,
+    n_features). In each row the product of the codes of two atoms is added to only one of the two
+    entries of ``a`` (n_atoms, n_atoms) for these atoms. So the caller takes ``a + a^T``, except on
+    the diagonal.
     """
     for i in range(len(x)):
         for e in range(start[i], start[i + 1]):
@@ -345,16 +435,37 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
              tolerance, share, max_sweeps, x, start, index, value, changes):  # fmt: skip
     """Estimate by how much the objective rises, and other codes grow, if an atom is removed.
 
-    The estimates for the atoms ``first:last`` are added to ``changes`` (last - first, 1 + n_near):
-    the rise of the objective, then the growth of the moduli of codes at the atoms near the removed
-    atom, whose numbers are in ``near`` (n_atoms, n_near). ``by_atom`` and ``row`` are the codes
-    sorted by atom; ``start``, ``index`` and ``value`` are the codes sorted by row. At most ``most``
-    users of an atom, at regular distances, stand for all users. In each of these rows coordinate
-    descent minimises over the atoms that the row uses beside the removed atom, and over the near
-    atoms that violate the optimality condition. It works on products of atoms, or on residuals if
-    ``gram`` is None. numba compiles both cases on their own, each when it is first used.
+    At most ``most`` users of an atom, at regular distances, stand for all its users. In each of
+    these rows coordinate descent minimises over the atoms that the row uses beside the removed
+    atom, and over the *near* atoms, the ones most like the removed atom, that violate the
+    optimality condition.
+
+    Parameters
+    ----------
+    first, last : int
+        The atoms to remove, one at a time: ``first`` to ``last - 1``.
+    by_atom, row
+        The codes sorted by atom, without values.
+    most : int
+        Largest number of users of an atom that are tried.
+    near : ndarray of shape (n_atoms, n_near)
+        The numbers of the atoms near each atom.
+    atoms, mask, x
+        See the module.
+    gram : ndarray of shape (n_atoms, n_atoms), or None
+        Products of atoms. None: descent works on residuals. numba compiles both cases on their own,
+        each when it is first used.
+    weight : ndarray of shape (n,)
+        Weights of rows.
+    alpha, positive, tolerance, share, max_sweeps
+        See the module.
+    start, index, value
+        The codes sorted by row.
+    changes : ndarray of shape (last - first, 1 + n_near)
+        Output, added to: for each removed atom the rise of the objective, then the growth of the
+        moduli of codes at the near atoms.
     """
-    n_atoms, room = len(atoms), len(index) + near.shape[1]  # unused pages of memory cost nothing
+    n_atoms, room = len(atoms), len(index) + near.shape[1]  # costs little: mostly never written to
     support, inside = np.empty(room, np.int64), np.zeros(n_atoms, np.bool_)
     z, beyond, slope = np.empty(room), np.empty(n_atoms, np.int64), np.empty(room)
     slopes, growth, left = np.zeros(n_atoms), np.zeros(n_atoms), np.empty(atoms.shape[1])
@@ -377,8 +488,9 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
                     rise += alpha * growth[support[k]]
                     _subtract(z[k], atoms[support[k]], known, left)
                     k += 1
-            # `left` is the residual without the atom. Add half of its square, and subtract half of
-            # the squared residual with the atom.
+            # `left` is the residual without the code of the removed atom. The next two lines add
+            # half of its square, and subtract half of the squared residual with the code, and the
+            # code's penalty.
             rise += own * _product(atoms[j], left) - alpha * abs(own)
             rise -= 0.5 * own**2 * _known_product(atoms[j], atoms[j], known)
             for c in range(near.shape[1]):
@@ -407,7 +519,11 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
 
 
 def add_moments(first, last, start, row, value, x, b):
-    """Add the rows ``first:last`` of ``Z^T X`` to ``b`` (last - first, n_features)."""
+    """Add the rows of ``Z^T X`` for the atoms ``first:last`` to ``b`` (last - first, n_features).
+
+    ``start``, ``row`` and ``value`` are the codes sorted by atom. `Epoch.improved_atoms` calls it
+    with residuals for ``x``.
+    """
     for j in range(first, last):
         for e in range(start[j], start[j + 1]):
             i, z = row[e], value[e]
@@ -419,6 +535,7 @@ def subtract_changes(low, high, first, start, row, value, change, residual):
     """Update the rows ``low:high`` of ``residual``, in place, after a block of atoms has changed.
 
     ``change`` (n_changed, n_features) holds new minus old atoms, from the atom ``first`` on.
+    ``start``, ``row`` and ``value`` are the codes sorted by atom, then by row.
     """
     for j in range(first, first + len(change)):
         begin = start[j] + np.searchsorted(row[start[j] : start[j + 1]], low)
@@ -432,8 +549,8 @@ def subtract_changes(low, high, first, start, row, value, change, residual):
 def add_products(first, last, low, by_atom, row, code, start, index, value, a):
     """Add a block of ``Z^T Z`` to ``a``: the rows ``first:last``, and the columns from ``low`` on.
 
-    ``a`` is (last - first, n_columns). ``by_atom``, ``row`` and ``code`` are the entries sorted by
-    atom; ``start``, ``index`` and ``value`` are the entries sorted by row.
+    ``a`` is (last - first, n_columns). ``by_atom``, ``row`` and ``code`` are the codes sorted by
+    atom; ``start``, ``index`` and ``value`` are the same codes sorted by row.
     """
     for j in range(first, last):
         for e in range(by_atom[j], by_atom[j + 1]):
@@ -445,10 +562,11 @@ def add_products(first, last, low, by_atom, row, code, start, index, value, a):
 
 
 def add_second_moments(first, last, start, row, residual, direction, image):
-    """Add ``sum_i r_i (r_i . v)`` to ``image[j - first]`` for each atom ``j`` of ``first:last``.
+    """Add one power iteration for the common direction of residuals, for the atoms ``first:last``.
 
-    The sum is over the users ``i`` of the atom, ``r_i`` is the residual of row ``i``, and ``v`` is
-    ``direction[j]``, of the shape (n_features,).
+    ``sum_i r_i (r_i . v)`` is added to ``image[j - first]`` for each atom ``j``. The sum is over
+    the users ``i`` of the atom, ``r_i`` is the residual of row ``i``, and ``v`` is ``direction[j]``
+    (n_features,). ``start`` and ``row`` are the codes sorted by atom.
     """
     for j in range(first, last):
         for e in range(start[j], start[j + 1]):
@@ -461,9 +579,16 @@ def add_second_moments(first, last, start, row, residual, direction, image):
 def sweep(a, positive, target, atoms):
     """Minimise ``tr(D^T A D) / 2 - tr(B^T D)`` over a block of atoms, one by one, on the sphere.
 
-    ``atoms`` (n_block, n_features) is the block, which is updated in place. ``a`` (n_block,
-    n_block) holds the entries of ``A`` between atoms of the block. ``target`` (n_block, n_features)
-    holds the block's rows of ``B - A D`` and is overwritten.
+    Parameters
+    ----------
+    a : ndarray of shape (n_block, n_block)
+        The entries of ``A`` between atoms of the block.
+    positive : bool
+        Whether atoms are non-negative.
+    target : ndarray of shape (n_block, n_features)
+        The rows of ``B - A D`` for the block; overwritten.
+    atoms : ndarray of shape (n_block, n_features)
+        The block, of norm 1; updated.
     """
     n_atoms, n_features = atoms.shape
     for j in range(n_atoms):

@@ -1,44 +1,47 @@
-r"""The loops of the convolutional search over images and over atoms, compiled by numba.
+"""The loops of the convolutional search over images and over atoms, compiled by numba.
 
-The functions are plain Python until `loops` compiles them.
+`skpudle.search._conv_epoch` calls them. The functions are plain Python until `loops` compiles them.
 
 An image ``x`` has the shape (n_channels, height, width); a signal has height 1. ``atoms`` have the
 shape (n_atoms, n_channels, kernel_height, kernel_width). Codes of an image are sparse: ``value[e]``
 stands at ``index[e] = atom * n_positions + position``, in ascending order of ``index``. One
-``index``, an atom at a position, is a *coordinate*.
+``index``, an atom at a position, is a *coordinate*. ``(y, x)`` is the row and the column of the
+first pixel of an atom at its position.
 
 The loops keep the residual ``x - D z``, which is zero where pixels are missing. So a coordinate
 costs a pass over the pixels of an atom, however many other atoms overlap it. A ``mask`` has 1 for
 known and 0 for missing pixels, in the shape of the image; it has no channels if all pixels are
 known. ``grid`` has four integers: the distance of neighbouring positions along both axes, then the
 number of positions along both axes. ``alpha`` is the penalty, and ``positive`` says whether codes
-are non-negative.
+are non-negative. The *slope* of a coordinate is the product of its atom with the residual at its
+position, and the *curvature* is the squared norm of the atom over known pixels.
 
 Loops over atoms take the codes of all images sorted by atom: atom ``k`` has the entries from
-``start[k]`` to ``start[k + 1]``, each with the number of its ``image``, a ``place`` (the position)
-and a ``value``. A *user* of an atom is one of these entries.
+``start[k]`` to ``start[k + 1] - 1``, each with the number of its ``image``, a ``place`` (the
+position) and a ``value``. A *user* of an atom is one of these entries.
 """
 
 import numpy as np
 
 from skpudle._compilation import Loops
 
-# Neighbouring positions along a row of the image whose correlations fit into the fastest cache.
+# Number of neighbouring positions along a row of the image whose correlations are computed at once,
+# so few that they fit into the fastest cache.
 _POSITIONS_AT_A_TIME = 512
 
-# From the fourth sweep over a working set on, which an epoch of a search never reaches, coordinates
-# go beyond their minimisers by the share _AHEAD of their steps. The reason is that copies of an
-# atom beside each other are so alike that descent is slow. Codes of an electrocardiogram of 45 s
-# take 1.0 s, and 1.4 s if coordinates end at their minimisers.
+# From the fourth sweep over a working set on, coordinates go beyond their minimisers by the
+# fraction _AHEAD of their steps, because copies of an atom at neighbouring positions are so alike
+# that descent is slow. Codes of an electrocardiogram of 45 s take 1.0 s, and 1.4 s if coordinates
+# end at their minimisers. An epoch of a search has fewer sweeps.
 _SHORT, _AHEAD = 3, 0.3
 
 
-def _corner(place, grid):  # position, grid -> y, x
+def _corner(place, grid):  # int, (4,) -> y, x
     """Return the row and the column of the first pixel of an atom at a position."""
     return place // grid[3] * grid[0], place % grid[3] * grid[1]
 
 
-def _place(index, atoms, grid):  # coordinate, (n_atoms, ...), grid -> atom, y, x
+def _place(index, atoms, grid):  # int, (n_atoms, ...), (4,) -> atom (n_channels, ...), y, x
     """Return the atom of a coordinate, and the row and the column of the atom's first pixel."""
     n_positions = grid[2] * grid[3]
     y, x = _corner(index % n_positions, grid)
@@ -46,7 +49,7 @@ def _place(index, atoms, grid):  # coordinate, (n_atoms, ...), grid -> atom, y, 
 
 
 def _slope(residual, atom, y, x):  # -> float
-    """Return the product of an atom with the patch of the residual that begins at ``(y, x)``."""
+    """Return the product of an atom with the part of the residual that begins at ``(y, x)``."""
     total = 0.0
     for c in range(atom.shape[0]):
         for i in range(atom.shape[1]):
@@ -76,14 +79,17 @@ def _subtract(step, atom, y, x, mask, residual):
 
 
 def _add_patch(factor, residual, y, x, total):
-    """Add ``factor`` times the patch of the residual at ``(y, x)`` to ``total``, in place."""
+    """Add ``factor`` times a patch of the residual to ``total``, in place.
+
+    The patch begins at ``(y, x)`` and has the shape of ``total``, (n_channels, height, width).
+    """
     for c in range(total.shape[0]):
         for i in range(total.shape[1]):
             for j in range(total.shape[2]):
                 total[c, i, j] += factor * residual[c, y + i, x + j]
 
 
-def _shrink(target, alpha, positive):  # floats -> soft threshold of target at alpha
+def _shrink(target, alpha, positive):  # -> float: the soft threshold of the target
     if target > alpha:
         return target - alpha
     if target < -alpha and not positive:
@@ -92,9 +98,10 @@ def _shrink(target, alpha, positive):  # floats -> soft threshold of target at a
 
 
 def _correlate(residual, atoms, grid, q):
-    """Set ``q`` (n_coordinates,) to ``D^T residual``, for the residual of one image.
+    """Set ``q`` (n_coordinates,) to ``D^T residual``, the slopes of all coordinates of an image.
 
-    With a stride of 1 four neighbouring pixels of an atom are multiplied at a time.
+    With a stride of 1 four neighbouring pixels of an atom are multiplied at a time, which is
+    faster.
     """
     p, n_channels, height, width = atoms.shape
     step, rows, columns = grid[1], grid[2], grid[3]
@@ -123,14 +130,41 @@ def _correlate(residual, atoms, grid, q):
 
 def _sweep(active, n, now, woken, atoms, curvatures, grid, mask, alpha, positive, tolerance,
            residual, z):  # fmt: skip
-    """Minimise over the first ``n`` coordinates in ``active``, one after the other: sweep ``now``.
+    """Minimise the lasso over the codes of an image once, one coordinate after the other.
 
-    An image is cut into blocks of an atom's size. ``woken`` has the number of the last sweep that
-    woke each block. A coordinate that changes by more than ``tolerance`` over its curvature wakes
-    its block and the neighbouring blocks. The sweep skips blocks that were woken neither in this
-    sweep nor in the sweep before. The codes ``z`` (n_coordinates,), ``residual`` and ``woken``
-    change in place. Nonzero coordinates move to the front of ``active``. Return their number, and
-    whether a coordinate has woken any block.
+    To save time a sweep skips blocks of the image, of an atom's size, where codes have converged. A
+    coordinate that changes by more than ``tolerance`` over its curvature *wakes* its block and the
+    neighbouring blocks, and the sweep skips blocks that were woken neither in this sweep nor in the
+    sweep before.
+
+    Parameters
+    ----------
+    active : ndarray of shape (n_coordinates,), int32
+        The first ``n`` entries are the coordinates to minimise over. Nonzero coordinates move to
+        the front.
+    n : int
+        Number of coordinates to minimise over.
+    now : int
+        Number of this sweep.
+    woken : ndarray of shape (n_block_rows, n_block_columns), int32
+        The number of the last sweep that woke each block; updated.
+    atoms, grid, mask, alpha, positive
+        See the module.
+    curvatures : ndarray of shape (n_coordinates,)
+        The curvatures of the active coordinates.
+    tolerance : float
+        A change times the curvature up to this number wakes no block.
+    residual : ndarray of shape (n_channels, height, width)
+        The residual; updated.
+    z : ndarray of shape (n_coordinates,)
+        The codes; updated.
+
+    Returns
+    -------
+    int
+        Number of nonzero coordinates, now first in ``active``.
+    bool
+        Whether a coordinate has woken any block.
     """
     kept, moves, height, width = 0, False, atoms.shape[2], atoms.shape[3]
     for e in range(n):
@@ -160,14 +194,32 @@ def _sweep(active, n, now, woken, atoms, curvatures, grid, mask, alpha, positive
 
 def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, max_sweeps,
                 index, value, residual):  # fmt: skip
-    """Return the lasso's codes of an image, ``index`` and ``value``, and whether they are solved.
+    """Solve the lasso for the codes of an image.
 
-    Descent starts from the given ``index`` and ``value``. A round first admits all coordinates that
-    violate the optimality condition by more than ``tolerance``, and then sweeps over the admitted
-    coordinates, the largest violation first. So what one coordinate explains has left the residual
-    before the sweep reaches the next coordinate. Codes are solved if no coordinate enters any more
-    and the last sweep changes none by more than ``tolerance``. ``residual`` becomes that of the
-    codes.
+    A round first admits all coordinates that violate the optimality condition by more than
+    ``tolerance``, and then sweeps over the admitted coordinates, the largest violation first. So
+    what one coordinate explains has left the residual before the sweep reaches the next coordinate.
+
+    Parameters
+    ----------
+    x, mask, atoms, grid, alpha, positive
+        See the module.
+    tolerance : float
+        Tolerance of the slopes in the optimality condition.
+    max_rounds, max_sweeps : int
+        Largest number of rounds, and of sweeps in each round.
+    index, value : ndarray of shape (n_entries,)
+        The codes to begin with.
+    residual : ndarray of the shape of ``x``
+        Output: the residual of the codes.
+
+    Returns
+    -------
+    index, value : ndarray of shape (n_new_entries,)
+        The codes.
+    bool
+        Whether they are solved: no coordinate enters any more, and the last sweep changes none by
+        more than ``tolerance``.
     """
     n_coordinates = len(atoms) * grid[2] * grid[3]
     z, q = np.zeros(n_coordinates), np.empty(n_coordinates)
@@ -208,9 +260,10 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
 def refit_image(mask, atoms, grid, tolerance, max_sweeps, index, value, residual):
     """Turn the codes of an image into least squares on their support, by coordinate descent.
 
-    The signs of codes are constraints: a code whose sign would turn becomes zero. ``value`` and
-    ``residual`` are updated in place. Descent ends after a sweep in which no coordinate changes by
-    more than ``tolerance`` over its curvature, or after ``max_sweeps``.
+    The signs of codes are constraints: a code whose sign would turn becomes zero. ``value``
+    (n_entries,) and ``residual`` (n_channels, height, width) are updated in place. Descent ends
+    after a sweep in which no coordinate changes by more than ``tolerance`` over its curvature, or
+    after ``max_sweeps``.
     """
     sign, curvatures = value.copy(), np.empty(len(index))
     for e in range(len(index)):
@@ -230,24 +283,24 @@ def refit_image(mask, atoms, grid, tolerance, max_sweeps, index, value, residual
 
 
 def synthesise(atoms, grid, index, value, image):
-    """Add the synthesis of sparse codes, each atom at its position times its code, to an image."""
+    """Add the image that sparse codes stand for to ``image`` (n_channels, height, width)."""
     for e in range(len(index)):
         _subtract(-value[e], *_place(index[e], atoms, grid), image[:, :0], image)
 
 
 def _self_overlap(start, stop, image, place, value, grid, overlap):
-    """Set ``overlap`` to the autocorrelation of one atom's codes, the entries ``start:stop``.
+    """Compute the autocorrelation of one atom's codes, which bounds the curvature of the atom.
 
-    An entry of ``overlap`` (2 * height - 1, 2 * width - 1) belongs to a shift, from one copy of the
-    atom to another copy that overlaps it; shift zero is in the middle. The entry is the sum of the
-    products of all pairs of codes at this shift.
+    The codes are the entries ``start:stop``. An entry of ``overlap`` (2 * height - 1, 2 * width -
+    1) belongs to a shift, from one copy of the atom to another copy that overlaps it; shift zero is
+    in the middle. The entry is set to the sum of the products of all pairs of codes at this shift.
     """
     height, width = overlap.shape[0] // 2 + 1, overlap.shape[1] // 2 + 1
     overlap[:] = 0.0
     for e in range(start, stop):
         y, x = _corner(place[e], grid)
         overlap[height - 1, width - 1] += value[e] ** 2
-        for f in range(e + 1, stop):  # entries are sorted by image, then by row of pixels
+        for f in range(e + 1, stop):  # sorted by image, then by row: later entries are farther
             y1, x1 = _corner(place[f], grid)
             if image[f] != image[e] or y1 - y >= height or (height == 1 and x1 - x >= width):
                 break
@@ -261,8 +314,8 @@ def add_patches(start, image, place, factor, grid, images, total):
     """Add up patches of images at the positions of each atom's users, times their factors.
 
     ``factor`` has a number for each user. The sum of the patches of atom ``k`` is added to
-    ``total[k]``, whose shape (n_channels, height, width) is that of a patch. ``images`` may be
-    larger than the data, if they are continued beyond their borders.
+    ``total[k]``, whose shape (n_channels, height, width) is that of a patch. ``images`` (n_images,
+    n_channels, ...) may be larger than the data, if they are continued beyond their borders.
     """
     for k in range(len(total)):
         for e in range(start[k], start[k + 1]):
@@ -271,12 +324,13 @@ def add_patches(start, image, place, factor, grid, images, total):
 
 
 def sweep_atoms(start, image, place, value, grid, mask, atoms, residual):
-    """Improve the atoms on the sphere, one by one, for given codes, by a step each.
+    """Improve the atoms for given codes, one by one, by a step on the sphere each.
 
-    The step of an atom never raises the objective, since the sum of the moduli of the
-    autocorrelation of its codes bounds the curvature. ``atoms``, and ``residual`` of shape
-    (n_images, n_channels, height, width), are updated in place. Missing pixels count as if the
-    dictionary explained them, which bounds the objective from above.
+    A step never raises the objective, because the sum of the moduli of the autocorrelation of the
+    atom's codes bounds its curvature. ``atoms``, and ``residual`` of shape (n_images, n_channels,
+    height, width), are updated in place; ``start``, ``image``, ``place`` and ``value`` are the
+    codes sorted by atom. Missing pixels count as if the dictionary explained them, which bounds the
+    objective from above.
     """
     p, _, height, width = atoms.shape
     overlap = np.empty((2 * height - 1, 2 * width - 1))
@@ -295,11 +349,11 @@ def sweep_atoms(start, image, place, value, grid, mask, atoms, residual):
 
 
 def add_second_moments(start, image, place, grid, residual, direction, moments):
-    """Add ``sum_e r_e (r_e . v)`` to ``moments[k]``, for each atom ``k``.
+    """Add one power iteration for the common direction of residuals, for each atom.
 
-    The sum is over the users ``e`` of the atom, ``r_e`` is the patch of the residual at the
-    position of the user, and ``v`` is ``direction[k]``. The arrays ``direction`` and ``moments``
-    have the shape of the atoms.
+    ``sum_e r_e (r_e . v)`` is added to ``moments[k]``: the sum is over the users ``e`` of the atom
+    ``k``, ``r_e`` is the patch of the residual at the position of the user, and ``v`` is
+    ``direction[k]``. ``direction`` and ``moments`` have the shape of the atoms.
     """
     for k in range(len(direction)):
         for e in range(start[k], start[k + 1]):
@@ -308,7 +362,7 @@ def add_second_moments(start, image, place, grid, residual, direction, moments):
             _add_patch(length, residual[image[e]], y, x, moments[k])
 
 
-def _change(step, z, slope, curvature, alpha):  # floats -> float
+def _change(step, z, slope, curvature, alpha):  # five numbers -> float
     """Return the change of the lasso's objective if a coordinate moves from ``z`` by ``step``.
 
     ``slope`` and ``curvature`` are those of the coordinate before the move.
@@ -320,11 +374,27 @@ def removals(start, image, place, value, most, n_sweeps, mask, atoms, grid, alph
              starts, indices, values, residual, changes):  # fmt: skip
     """Estimate by how much the objective rises, and other codes grow, if an atom is removed.
 
-    For each atom ``changes`` (n_atoms, 1 + n_atoms) gets the rise of the objective, then the growth
-    of the moduli of codes at each remaining atom. ``start``, ``image``, ``place`` and ``value`` are
-    the codes sorted by atom; ``starts``, ``indices`` and ``values`` are the codes sorted by image.
-    At most ``most`` users of an atom, at regular distances, stand for all users. Coordinate descent
-    over the codes that overlap a user replaces the user. The residual is restored at the end.
+    At most ``most`` users of an atom, at regular distances, stand for all its users. Instead of
+    such a user, the codes that overlap it minimise the objective, in ``n_sweeps`` sweeps of
+    coordinate descent.
+
+    Parameters
+    ----------
+    start, image, place, value
+        The codes sorted by atom.
+    most : int
+        Largest number of users of an atom that are tried.
+    n_sweeps : int
+        Number of sweeps over the codes that overlap a user.
+    mask, atoms, grid, alpha, positive
+        See the module; ``mask`` is that of all images.
+    starts, indices, values
+        The codes sorted by image.
+    residual : ndarray of shape (n_images, n_channels, height, width)
+        The residual of the codes; changed, and restored at the end.
+    changes : ndarray of shape (n_atoms, 1 + n_atoms)
+        Output, zero before: for each removed atom the rise of the objective, then the growth of the
+        moduli of codes at each remaining atom.
     """
     n_positions, near, z = grid[2] * grid[3], np.empty(len(indices), np.int64), values.copy()
     for k in range(len(atoms)):

@@ -1,22 +1,23 @@
-r"""An epoch of the search for atoms of images and signals; see `_epoch` for rows.
+"""An epoch of the search for atoms of images and signals; see `_epoch` for rows.
 
-An epoch first solves for the codes of given atoms, and then improves the atoms for these codes.
+An epoch first solves for the codes of given atoms, and then improves the atoms for these codes. A
+*coordinate* is one atom at one position of an image.
 
-Codes: coordinate descent works on the residual of an image. A coordinate is one atom at one
-position. It costs one product for each pixel of the atom, however many other atoms overlap it. All
-coordinates that violate the optimality condition enter together. The sweep over them starts with
-the largest violation, and each coordinate starts from the residual that the coordinates before it
-have left.
+Codes: coordinate descent works on the residual of an image. A coordinate costs one product for each
+pixel of the atom, however many other atoms overlap it. All coordinates that violate the optimality
+condition enter the *working set* together, the coordinates that descent minimises over. A sweep
+over them starts with the largest violation, and each coordinate starts from the residual that the
+coordinates before it have left.
 
 Atoms: for given codes the objective is quadratic in one atom. Its curvature is the autocorrelation
-of the atom's codes. For sparse codes the autocorrelation is little more than the sum of the squared
-codes at shift zero. The sum of its moduli bounds the curvature, so that no step on the sphere
-raises the objective. Missing pixels count as if the dictionary explained them.
+of the atom's codes, which for sparse codes is little more than the sum of the squared codes at
+shift zero. The sum of the moduli of the autocorrelation bounds the curvature, so that no step on
+the sphere raises the objective. Missing pixels count as if the dictionary explained them.
 
 Moves: an atom of a search may be a shifted copy of a pattern in the data, cut off at the border of
 the atom. The residuals around the positions of the atom, weighted by the codes, continue the
-pattern beyond the border. The atom *moves* to the window with the most energy, and the positions of
-the codes move along. A gain of a thousandth of the energy is enough (``_GAIN``).
+pattern beyond the border. The atom *moves* to the window with the most energy (sum of squares), and
+the positions of the codes move along. A gain of a thousandth of the energy is enough (``_GAIN``).
 """
 
 from dataclasses import dataclass, replace
@@ -33,42 +34,43 @@ from skpudle.search import _epoch as rules
 from skpudle.search._conv_compiled import loops
 from skpudle.search.problem import Problem
 
-# Effort of an epoch: the number of working sets, and the number of sweeps over each working set.
-# Then the tolerance of its codes in the optimality condition, as a share of alpha.
+# Effort of an epoch: the largest numbers of working sets, and of sweeps over each working set. Then
+# the tolerance of its codes in the optimality condition, as a fraction of alpha.
 _EFFORT, _TOLERANCE = (1, rules.SWEEPS_OF_CODES), rules.TOLERANCE
 
-# Least gain of a move: an atom moves to a window with at least this multiple of the atom's present
-# energy. In seven synthetic problems with 58 planted atoms a search finds all atoms with 1.003 or
-# 1.01, and two thirds with 1.05. In some further synthetic problems a search misses the last atoms
-# with more than 1.001.
+# An atom moves to a window with at least this multiple of the atom's present energy. In seven
+# synthetic problems with 58 planted atoms a search finds all atoms with 1.003 or 1.01, and two
+# thirds with 1.05. In some further synthetic problems a search misses the last atoms with more than
+# 1.001.
 _GAIN = 1.001
 
 # Tolerance of the codes that `conv_codes` returns: the largest change of a coordinate in the last
-# sweep, as a share of alpha.
+# sweep, times its curvature, as a fraction of alpha.
 _SOLVED = 1e-8
-# Effort of the codes that `conv_codes` returns: the largest numbers of working sets and of sweeps
-# over each working set. Descent ends earlier at the tolerance.
+# Effort of `conv_codes`: the largest numbers of working sets, and of sweeps over each working set.
+# Descent ends earlier when the tolerance is reached.
 _MOST_EFFORT = (200, 200)
-# Tolerance of codes that predict hidden pixels, as a share of alpha: scores of three photographs
+# Tolerance of codes that predict hidden pixels, as a fraction of alpha: scores of three photographs
 # differ by at most 2e-4 from those of solved codes, in a third of the time or less. Least squares
-# on the supports of codes have this tolerance too, and a largest number of sweeps.
+# on the supports of codes have this tolerance, too, and at most 20 sweeps.
 SOLVED_OF_PATH = 1e-3
 _REFIT_OF_PATH = SOLVED_OF_PATH, 20
 
 
 @dataclass(frozen=True, eq=False)
 class ConvProblem(Problem):
-    """Images or signals of one size, as float64 on the CPU for compiled loops, and the objective.
+    """The images or signals of a search, all of one size, and the objective.
 
     Parameters
     ----------
     x : Tensor of shape (n_images, n_channels, height, width)
-        Data, with any number in missing pixels; a signal is an image of height 1.
+        Data, with any number in missing pixels; a signal is an image of height 1. Data become
+        float64 on the CPU, for compiled loops.
     alpha, positive_code, mask, unit, held_out, held_rows
         As in `skpudle.search.Problem`, with images for rows.
     kernel, stride : tuple of int
-        Size of an atom, and distance of neighbouring positions of an atom, along both axes, in
-        pixels.
+        Height and width of an atom, and the vertical and horizontal distance of neighbouring
+        positions of an atom, in pixels.
     rank : {1, None}, default=None
         1: each atom is an outer product of a map, one number for each channel, and one waveform.
         None: atoms have any shape.
@@ -79,30 +81,31 @@ class ConvProblem(Problem):
     rank: int | None = None
 
     def __post_init__(self):
-        """Bring images to float64 on the CPU, with 0 in missing pixels."""
+        """Convert images to float64 on the CPU, with 0 in missing pixels."""
         object.__setattr__(self, "x", self.x.to("cpu", torch.float64))
         super().__post_init__()
 
     @cached_property
     def positions(self):  # -> (rows, columns)
-        """The numbers of positions along both axes."""
+        """The numbers of positions of an atom along both axes of an image."""
         axes = zip(self.x.shape[2:], self.kernel, self.stride, strict=True)
         return tuple((n - k) // s + 1 for n, k, s in axes)
 
     @property
     def n_positions(self):  # -> int
-        """The number of positions of an atom."""
+        """The number of positions of an atom in an image."""
         return prod(self.positions)
 
     def first_codes(self, atoms):  # -> Codes
-        """Return the codes that an epoch begins with: zeros, for any atoms."""
+        """Return the codes that descent starts from: zeros, for any atoms."""
         return self.no_codes()
 
     def epoch(self, atoms, codes, *, turn=None, **effort):  # -> ConvEpoch
-        """Solve for the codes of given atoms, starting from ``codes``; return the coded data.
+        """Improve the codes of given atoms, the first half of an epoch; return the coded data.
 
-        ``effort`` are options of `ConvEpoch`. ``turn`` has no effect: it saves time for rows with
-        1,024 atoms and more, see `Problem.epoch`.
+        ``atoms`` (n_components, n_channels, height, width) and the `Codes` to start from are those
+        of `ConvEpoch`, and ``effort`` are its options. ``turn`` has no effect: it saves time for
+        rows with 1,024 atoms and more, see `Problem.epoch`.
         """
         return ConvEpoch(self, atoms, codes, **effort)
 
@@ -113,6 +116,8 @@ class ConvProblem(Problem):
 
 class ConvEpoch(rules.Coded):
     """Images with codes for given atoms, and sums that improve the atoms; see `_epoch.Coded`.
+
+    Making the object solves for the codes.
 
     Parameters
     ----------
@@ -125,20 +130,20 @@ class ConvEpoch(rules.Coded):
     refit : bool, default=False
         Whether atoms adapt to least squares on the supports of the codes, instead of the codes.
     effort : tuple of int
-        Largest numbers of working sets and of sweeps over each working set.
+        Largest numbers of working sets and of sweeps over each working set, for each image.
     tolerance : float
-        Tolerance of the codes in the optimality condition, as a share of alpha.
+        Tolerance of the codes in the optimality condition, as a fraction of alpha.
 
     Attributes
     ----------
     solved : ndarray of bool of shape (n_images,)
         Whether the codes of each image have reached the tolerance.
     fitting : Codes
-        The codes that atoms adapt to.
+        The codes that atoms adapt to: ``codes``, or with ``refit`` least squares on their supports.
     """
 
-    # A round always splits at least one atom, even where the estimated gain is less than the cost.
-    # The estimate is the energy of residuals along one direction, which is small for an atom that
+    # A round always splits at least one atom, even if the estimate of its gain is less than the
+    # cost. The estimate, the energy of residuals along one direction, is too small for an atom that
     # mixes two shifted copies of a pattern.
     n_always_split = 1
 
@@ -171,8 +176,10 @@ class ConvEpoch(rules.Coded):
     def refit_codes(self, tolerance=_SOLVED, n_sweeps=_MOST_EFFORT[1]):  # -> Codes
         """Return least squares on the supports of the codes, and update the residual in place.
 
+        So later sums, such as `residuals` and `improved_atoms`, take the residual of the new codes.
         A code whose sign least squares would turn becomes zero. Descent ends after a sweep in which
-        no coordinate moves by more than ``tolerance`` times alpha, or after ``n_sweeps``.
+        no coordinate moves by more than ``tolerance`` times alpha, over its curvature, or after
+        ``n_sweeps``.
         """
         residual, codes = self._residual, replace(self.codes, value=self.codes.value.clone())
         tolerance, grid = tolerance * self.problem.alpha, self._grid
@@ -187,8 +194,8 @@ class ConvEpoch(rules.Coded):
         return codes
 
     @cached_property
-    def _entries(self):  # -> start (p + 1,), image, place and value (n_entries,)
-        """The codes that atoms adapt to, sorted by atom, then by image and position."""
+    def _entries(self):  # -> (p + 1,), image, place and value (n_entries,)
+        """The entries of ``fitting`` sorted by atom, then by image and position."""
         _, index, value = self.fitting.arrays()
         image = np.asarray(self.fitting.rows.int())
         atom, place = np.divmod(index, self.problem.n_positions)
@@ -202,9 +209,10 @@ class ConvEpoch(rules.Coded):
         return torch.as_tensor(np.diff(self._entries[0]))
 
     def improved_atoms(self, earlier=None):  # -> (p, n_channels, height, width) of norm 1
-        """Return the atoms after two sweeps of block coordinate descent, an atom a block.
+        """Return better atoms for the codes, the second half of an epoch.
 
-        ``earlier`` has no effect: it exists for streams of rows, see `stream.Held`.
+        Two sweeps improve one atom at a time. ``earlier`` has no effect: it is for streams of rows,
+        see `stream.Held`.
         """
         atoms, residual = self.atoms.clone(), self._residual.copy()
         options = self._grid, self._mask, np.asarray(atoms), residual
@@ -213,15 +221,17 @@ class ConvEpoch(rules.Coded):
         return atoms if self.problem.rank is None else self.problem.project(atoms)
 
     def move_atoms(self):  # -> (atoms, Codes) or None
-        """Return atoms moved to the windows with the most energy, and their codes moved along.
+        """Move atoms that are cut off to the windows with the most energy, with their codes.
 
-        Return None if no atom moves.
+        A round of the search calls it (`descend.play_rounds`); the module explains moves. Return
+        the atoms (p, n_channels, height, width) and their `Codes`, or None if no atom moves.
         """
         p, n_channels, height, width = self.atoms.shape
         total = np.zeros((p, n_channels, 3 * height - 2, 3 * width - 2))
         weight = np.zeros((p, 1, *total.shape[2:]))
         start, image, place, value = self._entries
-        # images that are continued by zeros, and 1 at their own pixels
+        # residuals that are continued by zeros beyond the borders of images, and a mask of the
+        # pixels of images, so that each sum can be divided by its weight
         around = (0, 0), (0, 0), *((k - 1, k - 1) for k in (height, width))
         images, inside = np.pad(self._residual, around), np.ones_like(self._residual[:, :1])
         loops.add_patches(start, image, place, value, self._grid, images, total)
@@ -233,7 +243,7 @@ class ConvEpoch(rules.Coded):
         starts = (height - 1) % steps[0], (width - 1) % steps[1]
         centre = (height - 1) // steps[0], (width - 1) // steps[1]
 
-        def cut(images):  # (p, ..., height, width) -> (p, ..., *places, height, width): windows
+        def cut(images):  # -> (p, ..., n_rows, n_columns, height, width): all windows
             images = images[..., starts[0] :, starts[1] :]
             return images.unfold(-2, height, steps[0]).unfold(-2, width, steps[1])
 
@@ -250,9 +260,10 @@ class ConvEpoch(rules.Coded):
         return self.problem.project(atoms), shifted
 
     def _shifted(self, down, right):  # (p,), (p,) -> Codes
-        """Return the codes, moved by a number of positions for each atom, along both axes.
+        """Return the codes with the positions of each atom shifted, as `move_atoms` shifts atoms.
 
-        A code that would leave the image is dropped.
+        ``down`` and ``right`` are numbers of positions for each atom. A code that would leave the
+        image is dropped.
         """
         codes, n, (rows, columns) = self.codes, self.problem.n_positions, self.problem.positions
         atom, place = codes.index.long() // n, codes.index.long() % n
@@ -269,7 +280,9 @@ class ConvEpoch(rules.Coded):
     def _second_moments(self, residuals, direction):  # direction (p, n_pixels) -> (p, n_pixels)
         """Return for each atom the sum of ``r_e (r_e . v)`` over its users ``e``.
 
-        ``r_e`` is the patch of the residual at the user, and ``v`` the direction of the atom.
+        It is one power iteration of `common_directions`. A user is a position with a nonzero code,
+        ``r_e`` is the patch of the residual there, and ``v`` the entry of the atom in
+        ``direction``.
         """
         moments, direction = np.zeros(self.atoms.shape), direction.view_as(self.atoms)
         given = *self._entries[:3], self._grid, residuals, np.asarray(direction)
@@ -277,10 +290,15 @@ class ConvEpoch(rules.Coded):
         return torch.as_tensor(moments).flatten(1)
 
     def _removals(self):  # -> (p, 1 + p), (p, p)
-        """Return how the objective and the codes of all atoms would change without each atom.
+        """Estimate for `costs` how the objective and other codes would change without each atom.
 
-        Row ``k`` of the first array has the rise of the objective without atom ``k``, then the
-        growth of the moduli of codes at each atom. The second has the numbers of these atoms.
+        Returns
+        -------
+        changes : Tensor of shape (p, 1 + p)
+            For each atom the rise of the objective without it, then the growth of the moduli of
+            codes at each atom.
+        near : Tensor of shape (p, p), int64
+            The numbers of these atoms: 0 to ``p - 1`` for each atom.
         """
         p = len(self.atoms)
         changes = np.zeros((p, 1 + p))
@@ -293,25 +311,26 @@ class ConvEpoch(rules.Coded):
 
 def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=None,
                tolerance=_SOLVED):  # fmt: skip
-    """Solve the lasso for the codes of signals or pictures, by coordinate descent.
+    """Solve the lasso for the codes of signals or pictures, as `transform` needs them.
 
     Parameters
     ----------
     dictionary : ConvDictionary
         Atoms of any norm, for signals or pictures.
     x : Tensor of shape (n, n_channels, [height,] width)
-        Data; atoms must cover them exactly.
+        Data; the positions of atoms must reach the last row and column of pixels.
     alpha : float
         Penalty, more than 0.
     positive_code : bool, default=False
         Whether codes are non-negative.
     debias : float, default=0.0
         Share of the lasso's bias to remove, from 0 to 1, as in `skpudle.lasso.solve_lasso`: codes
-        move by this share towards least squares on their support, among codes of the same signs.
+        move by this part of the way to least squares on their support, among codes of the same
+        signs.
     mask : Tensor of the shape of ``x``, default=None
         1 for known pixels, 0 for missing ones.
     tolerance : float, default=1e-8
-        The largest violation of the optimality conditions, as a share of ``alpha``.
+        The largest violation of the optimality conditions, as a fraction of ``alpha``.
 
     Returns
     -------
@@ -319,6 +338,11 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=No
         The codes at all positions, with the dtype and on the device of the data.
     solved : ndarray of bool of shape (n,)
         True where the lasso's codes of an image meet the optimality conditions to the tolerance.
+
+    Raises
+    ------
+    ValueError
+        If the positions of atoms leave out the last row or column of pixels.
     """
     atoms = as_pictures(dictionary.atoms.detach().to("cpu", torch.float64))
     how = dict(stride=(1, *dictionary.strides)[-2:])
@@ -335,10 +359,12 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=No
 def conv_path(problem, atoms, alphas):
     """Solve for codes at falling penalties, each from the codes at the penalty before.
 
+    `skpudle.search.held_out` chooses a penalty along this path.
+
     Parameters
     ----------
     problem : ConvProblem
-        Data, their mask and the sign of codes.
+        Images, their mask and the sign of codes. The penalty of the problem has no effect.
     atoms : Tensor of shape (n_components, n_channels, height, width)
         Atoms of any norm.
     alphas : iterable of float
@@ -359,9 +385,10 @@ def conv_path(problem, atoms, alphas):
 
 
 def conv_synthesis(problem, atoms, codes):  # Codes -> (n, n_channels, height, width)
-    """Return the images that codes synthesise, with the channels of ``atoms``.
+    """Return the images that codes stand for, each atom at its positions times its codes.
 
-    The atoms may have more or fewer channels than the data of the problem.
+    ``problem`` sets the number and the size of the images. ``atoms`` (n_components, n_channels,
+    kernel_height, kernel_width) set the number of channels, which may differ from that of the data.
     """
     grid = np.array([*problem.stride, *problem.positions])
     images = np.zeros((len(problem.x), atoms.shape[1], *problem.x.shape[2:]))
