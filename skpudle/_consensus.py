@@ -1,10 +1,11 @@
-"""Fit an estimator many times, and keep the dictionary that its replicates agree on.
+"""Consensus of many fits: `ConsensusDictionary` keeps the dictionary on which the fits agree.
 
 Each fit is called a replicate. The atoms of every replicate are matched one to one with the atoms
-of a reference. The reference starts as the medoid, the replicate nearest to all replicates, and
-then becomes the median of the matched atoms. Atoms far from the atoms of other replicates are
-outliers and left out of the median. This is consensus NMF with an assignment instead of k-means:
-two atoms of one replicate never fall into one cluster, and atoms are compared up to sign.
+of a reference dictionary. The reference starts as the medoid, the replicate whose atoms are nearest
+to the atoms of all replicates, and then becomes the median of the matched atoms. Atoms that are far
+from the atoms of other replicates are outliers and left out of the median. The method is consensus
+NMF with an assignment instead of k-means: two atoms of one replicate never fall into one cluster,
+and atoms are compared up to sign.
 """
 
 from typing import Any, Literal, Self
@@ -26,7 +27,11 @@ from skpudle.metrics import match_atoms, recombine_atoms, unit_atoms
 
 
 def seed_clone(estimator, random_state):
-    """Return a clone with a new seed in each of its parameters ``random_state``."""
+    """Return an unfitted clone with new seeds, for one replicate; `DictionaryImputer` uses it, too.
+
+    Every parameter ``random_state`` of the estimator, and of estimators inside it, gets a seed that
+    is drawn from ``random_state``, a seed or RandomState.
+    """
     estimator, random_state = clone(estimator), check_random_state(random_state)
     names = [name for name in estimator.get_params() if name.split("__")[-1] == "random_state"]
     seeds = {name: random_state.randint(np.iinfo(np.int32).max) for name in sorted(names)}
@@ -34,9 +39,10 @@ def seed_clone(estimator, random_state):
 
 
 def _fit_rows(estimator, X, params, rows):
-    """Return the estimator after a fit to the samples with the indices ``rows``, None for all.
+    """Fit one replicate to the samples with the indices ``rows``, and return it; None is all.
 
-    ``params`` are keyword arguments of `fit`; those with an entry for each sample are cut, too.
+    ``params`` are the user's keyword arguments of `fit`. Of arguments with an entry for each sample
+    the entries of ``rows`` are passed.
     """
     if rows is None:
         return estimator.fit(X, **params)
@@ -45,17 +51,18 @@ def _fit_rows(estimator, X, params, rows):
 
 
 def _measure_isolation(replicates):  # -> list of (n_components,)
-    """Return the mean distance, up to sign, of every unit atom to its nearest neighbours.
+    """Return how isolated every atom is: its mean distance, up to sign, to its nearest neighbours.
 
-    Neighbours are atoms of any replicate. ``replicates`` is a list of arrays (n_components,
-    n_features).
+    Atoms with large values are outliers. Neighbours are atoms of any replicate. ``replicates`` is a
+    list of arrays (n_components, n_features) of unit atoms. The result has one array for each
+    replicate, with values from 0 to 1.41.
     """
-    # The number of neighbours is 0.3 times the number of replicates, as in consensus NMF.
+    # As in consensus NMF, the number of neighbours is 0.3 times the number of replicates.
     everything, n_nearest = np.concatenate(replicates), max(1, int(0.3 * len(replicates)))
     distances = []
     for atoms in replicates:
-        # The last cosine in the order is the atom's cosine with itself, which is left out. An atom
-        # of zeros has the distance sqrt(2) to all atoms.
+        # The largest cosine is left out, as that of the atom with itself. An atom of zeros has the
+        # distance sqrt(2) to all atoms.
         cosines = np.sort(np.minimum(np.abs(atoms @ everything.T), 1), axis=1)
         nearest = cosines[:, -1 - n_nearest : -1]
         distances.append(np.sqrt(2 - 2 * nearest).mean(axis=1))
@@ -63,9 +70,12 @@ def _measure_isolation(replicates):  # -> list of (n_components,)
 
 
 def _align_atoms(atoms, reference):  # -> (n_reference,), (n_reference, n_features)
-    """Match atoms with a reference; return the match of each reference atom, and aligned atoms.
+    """Match the atoms of a replicate one to one with the atoms of a reference.
 
-    A reference atom without a match has the index -1 and an aligned atom of zeros.
+    ``atoms`` (n_components, n_features) and ``reference`` (n_reference, n_features) are unit atoms.
+    Return the index of the atom that matches each reference atom, and the matched atoms with the
+    order and the signs of the reference. A reference atom without a match has the index -1 and a
+    row of zeros.
     """
     match = match_atoms(atoms, reference)
     indices, aligned = np.full(len(reference), -1), np.zeros_like(reference)
@@ -75,14 +85,17 @@ def _align_atoms(atoms, reference):  # -> (n_reference,), (n_reference, n_featur
 
 
 def _measure_agreement(aligned):  # (n_replicates, n_components, n_features) -> (n_components,)
-    """Return for each atom the mean modulus of the cosine over all pairs of replicates."""
+    """Return the stability of each atom: the mean modulus of the cosine over pairs of replicates.
+
+    ``aligned`` has matched unit atoms at equal positions, and zeros for atoms without a match.
+    """
     cosines = np.einsum("rkf,skf->krs", aligned, aligned, optimize=True)
     pairs = np.abs(cosines[:, ~np.eye(len(aligned), dtype=bool)])
     return np.minimum(pairs.mean(axis=1), 1)
 
 
 def _find_consensus(replicates):
-    """Match unit atoms of replicates; return medians of matched atoms, and their agreement.
+    """Find the consensus of replicates: medians of matched atoms, and the agreement of the matches.
 
     Parameters
     ----------
@@ -96,7 +109,8 @@ def _find_consensus(replicates):
     components : ndarray of shape (n_components, n_features)
         Unit atoms of the consensus, in the order and with the signs of the medoid.
     indices : ndarray of shape (n_replicates, n_components)
-        The atom of each replicate that matches each atom of the consensus, -1 for none.
+        For each replicate the indices of its atoms that match the atoms of the consensus, -1 for
+        none.
     dense : ndarray of bool of shape (n_replicates, n_components)
         True for a matched atom that is no outlier.
     stability : ndarray of shape (n_components,)
@@ -110,9 +124,8 @@ def _find_consensus(replicates):
         before = indices
         indices, aligned = map(np.stack, zip(*(_align_atoms(a, reference) for a in replicates)))
         distances = np.stack([d[i] for d, i in zip(isolation, indices, strict=True)])
-        # An atom with a mean distance above 0.5 to its neighbours is an outlier, as in consensus
-        # NMF. Distances of unit atoms up to sign lie between 0 and 1.41. The distance 0.5 is a
-        # cosine of 0.875.
+        # As in consensus NMF, an atom with a mean distance above 0.5 to its neighbours is an
+        # outlier. The distance 0.5 of unit atoms is a cosine of 0.875.
         dense = (indices >= 0) & (distances <= 0.5)
         if np.array_equal(before, indices):
             break
@@ -125,12 +138,12 @@ def _find_consensus(replicates):
 
 @sets_parameters(estimator=[HasMethods(["fit", "transform"])])
 class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """The dictionary that many fits of an estimator agree on, and how stable each atom is.
+    """The dictionary on which many fits of an estimator agree, and how stable each atom is.
 
-    By default `fit` makes 20 replicates from different seeds, matches their atoms up to order and
-    sign, and takes the median of every set of matched atoms, without outliers. The estimator's
-    own `transform` computes codes. Fits end in local minima, so that some atoms are accidents of
-    the seed or of the samples.
+    Fits of a dictionary end in local minima, so some atoms are accidents of the seed or of the
+    samples. By default `fit` makes 20 fits (the replicates) from different seeds, matches their
+    atoms up to order and sign, and takes the median of every set of matched atoms, without
+    outliers. The estimator's own `transform` computes codes.
 
     Parameters
     ----------
@@ -143,10 +156,10 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         Number of fits.
 
     resample : {"seeds", "bootstrap", "halves"}, default="seeds"
-        What replicates differ by, besides their seeds: "seeds" fits all of them to all samples, as
-        consensus NMF [1]_ does; "bootstrap" to samples drawn with replacement; "halves" to random
-        halves. "seeds" measures sensitivity to initialisation, "bootstrap" and "halves" sensitivity
-        to sampling.
+        Samples of a replicate: with "seeds" all samples, as in consensus NMF [1]_, so that only
+        seeds differ; with "bootstrap" samples drawn with replacement; with "halves" a random half.
+        "seeds" measures sensitivity to initialisation, "bootstrap" and "halves" sensitivity to
+        sampling, too.
 
     n_jobs : int, default=None
         Number of processes (or threads, by `joblib.parallel_config`) that fit replicates.
@@ -157,31 +170,32 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     Attributes
     ----------
     components_ : ndarray of shape (n_components, ...)
-        Medians of matched atoms, with the median of their norms. If all matches of an atom are
-        outliers, the medoid replicate's atom is kept.
+        The consensus: medians of matched atoms, with the median of the norms of the matched atoms.
+        If all matches of an atom are outliers, it is the atom of the medoid (see Notes).
 
     stability_ : ndarray of shape (n_components,)
         Mean modulus of the cosine between the matched atoms of two replicates, from 0 to 1.
 
     chance_stability_ : float
-        Mean of ``stability_`` for random replicates, whose atoms are random with the mean and the
-        second moments of the replicate's atoms. A positive ``stability_ - chance_stability_`` is
+        Mean of ``stability_`` for replicates whose atoms are replaced by random atoms with the same
+        mean and second moments. A positive ``stability_ - chance_stability_`` is
         agreement above chance. Fits of different seeds to the same samples agree above chance even
         if the samples are noise; `skpudle.metrics.atom_support` tests which atoms are real.
 
     n_agreeing_ : ndarray of shape (n_components,)
-        Number of replicates in the median of an atom: the replicates whose atom is no outlier.
+        Number of replicates in the median of an atom, that is, with a match that is no outlier.
 
     replicates_ : list of ndarray of shape (n_components, ...)
         ``components_`` of every replicate.
 
     matches_ : ndarray of shape (n_replicates, n_components)
-        The atom of each replicate that matches each atom, -1 for none.
+        For each replicate the indices of its atoms that match the atoms in ``components_``, -1 for
+        none.
 
     estimator_ : estimator
-        What `transform` uses: the medoid replicate, with ``components_`` replaced. An encoder that
-        learns matrices and thresholds for each atom (``separate_atoms``) is trained on all samples
-        with the consensus as ``dict_init``.
+        The fitted estimator that `transform` uses: the medoid, with the consensus as
+        ``components_``. An estimator whose encoder has matrices of its own (``separate_atoms``) is
+        fitted to all samples again, with the consensus as ``dict_init``.
 
     n_features_in_ : int
         Number of features seen in `fit`.
@@ -240,14 +254,14 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         Parameters
         ----------
         X : array-like
-            What `fit` of the estimator takes; to draw from samples it has to be an array, a data
-            frame, a sparse array or a list.
+            What `fit` of the estimator takes. With ``resample="bootstrap"`` and "halves" it has to
+            be an array, a data frame, a sparse array or a list, of shape (n_samples, ...).
         y : None
             Ignored.
         **fit_params : dict
-            What `fit` of the estimator takes beside, such as ``sample_weight``. With
-            ``resample="bootstrap"`` and "halves" samples are drawn without regard to it, and a
-            replicate fits the values of the samples that were drawn.
+            Further arguments of the estimator's `fit`, such as ``sample_weight``. With
+            ``resample="bootstrap"`` and "halves" samples are drawn without regard to weights, and
+            each replicate gets the weights of the samples that were drawn.
 
         Returns
         -------
@@ -291,7 +305,7 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         return self
 
     def _draw_rows(self, X, random_state):  # -> (n_drawn,) or None
-        """Return the indices of the samples that a replicate is fitted to, None for all."""
+        """Draw the samples of a replicate, as ``resample`` says: their indices, None for all."""
         if self.resample == "seeds":
             return None
         n = np.shape(X)[0]
@@ -300,19 +314,20 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         return random_state.permutation(n)[: (n + 1) // 2]
 
     def _with_components(self, medoid, components, X, fit_params):
-        """Return the medoid replicate with new components, (n_components, ...).
+        """Return the fitted medoid with new components, (n_components, ...), for ``estimator_``.
 
-        A learner with a learned encoder is fitted to ``X`` again with the components as its start,
-        since an encoder learned for the old atoms does not fit the new ones.
+        A learner with a learned encoder is fitted to ``X`` again, with the components as
+        ``dict_init`` and the keyword arguments ``fit_params``, since an encoder that was learned
+        for the old atoms does not fit the new ones.
         """
         if getattr(medoid, "analysis_components_", None) is not None:
             given = dict(dict_init=components, n_components=len(components))
-            # a fit from given atoms has no intercept unless it is told
+            # with atoms as dict_init, fit_intercept="auto" would mean no intercept
             if np.ndim(getattr(medoid, "intercept_", 0.0)):
                 given["fit_intercept"] = True
             return clone(medoid).set_params(**given).fit(X, **fit_params)
         medoid.components_ = components
-        if hasattr(medoid, "mixing_"):  # FastICA, whose inverse_transform uses it
+        if hasattr(medoid, "mixing_"):  # FastICA decodes by mixing_
             medoid.mixing_ = np.linalg.pinv(components)
         return medoid
 
@@ -326,19 +341,19 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
         Returns
         -------
-        array of shape (n_samples, n_components)
-            Codes.
+        array of shape (n_samples, n_features_out)
+            Codes, as the estimator returns them.
         """
         check_is_fitted(self, "estimator_")
         return self.estimator_.transform(X)
 
     @available_if(_estimator_has("inverse_transform"))
     def inverse_transform(self, X: ArrayLike) -> np.ndarray:
-        """Return the data that codes stand for, by the estimator's own `inverse_transform`.
+        """Reconstruct data from codes, by the estimator's own `inverse_transform`.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_components)
+        X : array-like of shape (n_samples, n_features_out)
             Codes, as `transform` returns them.
 
         Returns
@@ -360,12 +375,12 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         y : None
             Ignored.
         **of_samples : dict
-            What `score` of the estimator takes for samples, such as ``sample_weight``.
+            Further arguments of the estimator's `score`, such as ``sample_weight``.
 
         Returns
         -------
         float
-            The score.
+            The score, in the estimator's own measure.
         """
         check_is_fitted(self, "estimator_")
         return self.estimator_.score(X, **of_samples)

@@ -1,7 +1,7 @@
-"""Find the fitted learner in a pipeline or search, and read and encode data as it does.
+"""Find the fitted learner in a pipeline or search, and read and encode data as the learner does.
 
-Metrics, plots, reports and inspection call these functions. Learners are of this package or of
-scikit-learn.
+Metrics, plots, reports and inspection call these functions, so that they accept any estimator:
+learners of this package or of scikit-learn, alone, in a pipeline, or in a search.
 """
 
 from contextlib import suppress
@@ -18,26 +18,31 @@ from skpudle._data.sources import open_source
 
 
 class Found(NamedTuple):
-    """A fitted learner, and the fitted transformers before it in a pipeline, in their order."""
+    """A fitted learner, and the fitted transformers before it in a pipeline.
+
+    ``steps`` are these transformers in their order; without a pipeline there are none. "The data"
+    are what the user passes to the pipeline.
+    """
 
     learner: object
     steps: tuple
 
     def prepare(self, X):
-        """Return data as the learner gets them: transformed by all steps before it."""
+        """Return the user's data as the learner gets them: transformed by all steps before it."""
         for step in self.steps:
             X = step.transform(X)
         return X
 
     def encode(self, X):
-        """Return signed codes of the pipeline's data, see `encode_samples`."""
+        """Return signed codes of the user's data and their samples, as `encode_samples` does."""
         return encode_samples(self.learner, self.prepare(X))
 
     def to_data(self, rows):  # (n, n_features of the learner) -> (n, n_features of the data)
-        """Return atoms, or any differences of rows, in the features of the pipeline's data.
+        """Return atoms, or any differences of rows, in the features of the user's data.
 
-        The linear part of the inverse of the steps is applied to ``rows``. If the steps have no
-        affine inverse, or the learner's atoms are images, ``rows`` are returned unchanged.
+        An offset of a step, such as the mean of `StandardScaler`, does not shift differences. So
+        only the linear part of the inverse of the steps is applied to ``rows``. If the steps have
+        no affine inverse, or the learner's atoms are images, ``rows`` are returned unchanged.
         """
         if not self.steps or hasattr(self.learner, "atom_shape"):
             return rows
@@ -48,14 +53,15 @@ class Found(NamedTuple):
                     undone = step.inverse_transform(undone)
         except (AttributeError, ValueError):  # a step without an inverse, or one that refuses rows
             return rows
-        # An affine inverse maps 0, r and 2 r to b, A r + b and 2 A r + b.
+        # An affine inverse maps 0, r and 2 r to b, A r + b and 2 A r + b: so A r is the second less
+        # the first, and the third shows whether the inverse is affine.
         origin, once, twice = np.split(np.asarray(undone), 3)
         once, twice = once - origin, twice - origin
         tolerance = 1e-3 * np.abs(twice).max(initial=0)  # well above rounding errors of float32
         return once if np.allclose(twice, 2 * once, rtol=0, atol=tolerance) else rows
 
     def atoms(self):  # -> (n_components, ...)
-        """Return the atoms in the features of the data, if the steps have an affine inverse."""
+        """Return the learner's atoms in the features of the user's data, as `to_data` does."""
         return self.to_data(self.learner.components_)
 
 
@@ -83,7 +89,17 @@ def find_learner(estimator, attribute="components_"):  # -> Found
 
 
 def check_learner_of_rows(learner):
-    """Return a fitted learner, of a consensus its ``estimator_``; refuse learners of images."""
+    """Return a fitted learner of rows, for functions that cannot take learners of images.
+
+    Of a `ConsensusDictionary` its ``estimator_`` is returned.
+
+    Raises
+    ------
+    NotFittedError
+        If the learner is not fitted.
+    ValueError
+        If it is a learner of images.
+    """
     check_is_fitted(learner, "components_")
     learner = getattr(learner, "estimator_", learner)
     if np.ndim(learner.components_) != 2 or hasattr(learner, "atom_shape"):
@@ -95,7 +111,11 @@ def check_learner_of_rows(learner):
 
 
 def read_samples(learner, X):  # -> (n_samples, n_features), or list of (n_channels, *size)
-    """Return samples as a learner reads them, with NaN for missing entries."""
+    """Return samples as arrays, checked as a fitted learner checks them, with NaN in gaps.
+
+    They are a matrix for a learner of rows, and a list of images, channels first, for a learner of
+    images.
+    """
     if not hasattr(learner, "atom_shape"):
         return to_numpy(to_tensor(check_rows(open_source(X).array(), allow_nan=True)))
     n_axes, known = np.size(learner.atom_shape), learner.components_.shape[1:]
@@ -105,10 +125,12 @@ def read_samples(learner, X):  # -> (n_samples, n_features), or list of (n_chann
 
 
 def encode_samples(learner, X, **of_rows):  # -> (n_codes, n_components), (n_codes,)
-    """Return signed codes: a row for each sample, or for each position in an image or signal.
+    """Return the codes of any fitted learner as one signed matrix, and the sample of each row.
 
-    The second array holds the number of the sample that each row of codes belongs to. ``of_rows``
-    are keyword arguments of `transform` with one entry per sample, such as ``exposure``.
+    Each sample has one row of codes or, for a learner of images or signals, one for each position.
+    The second array has for each row the index of its sample. Codes that ``split_sign`` has split
+    are joined again. ``of_rows`` are keyword arguments of `transform` with one entry per sample,
+    such as ``exposure``.
     """
     codes = learner.transform(X, **of_rows)
     learner = getattr(learner, "estimator_", learner)  # the learner of a consensus
@@ -126,9 +148,11 @@ def encode_samples(learner, X, **of_rows):  # -> (n_codes, n_components), (n_cod
 
 
 def encode_parts(learner, X, n_rows=8192, *, exposure=None, allow_nan=False):
-    """Yield parts of the data: rows (n, n_features) and codes (n, n_components), in float64.
+    """Yield rows (n, n_features) and their signed codes (n, n_components), part by part.
 
-    A part has at most ``n_rows`` rows. ``exposure`` has one entry per row of all data.
+    Both are arrays of float64, and a part has at most ``n_rows`` rows, so that data need not fit
+    into memory. ``exposure`` (n_samples,) are the exposures of all rows of a learner of counts.
+    Missing entries, NaN, raise ValueError unless ``allow_nan``.
     """
     for part in open_source(X).parts(n_rows):
         rows = host_array(check_rows(part, allow_nan=allow_nan)).astype(np.float64, copy=False)
@@ -140,7 +164,11 @@ def encode_parts(learner, X, n_rows=8192, *, exposure=None, allow_nan=False):
 
 
 def code_and_reconstruct(estimator, X):
-    """Return codes and reconstructions of ``X``: arrays, or tensors if ``X`` is a tensor."""
+    """Return codes (n, n_features_out) and reconstructions (n, n_features) of rows ``X``.
+
+    Both are arrays, or tensors if ``X`` is a tensor. A learner of scikit-learn without
+    `inverse_transform` reconstructs by codes times atoms.
+    """
     code = estimator.transform(X)
     if hasattr(estimator, "inverse_transform"):
         return code, estimator.inverse_transform(code)

@@ -1,4 +1,4 @@
-"""Fill missing values by the reconstruction of a dictionary learner."""
+"""`DictionaryImputer`: fill missing values by the reconstruction of a dictionary learner."""
 
 from typing import Any, Self
 
@@ -19,14 +19,15 @@ from skpudle._learners.pudle import PUDLEDictionaryLearning
 
 
 def _weigh(estimator, weight):  # -> dict, parameters of fit
-    """Return the keyword arguments that hand ``sample_weight`` to an estimator's `fit`.
+    """Return the keyword arguments by which an estimator's `fit` gets sample weights.
 
-    In a pipeline all steps that take weights get them, if the last step takes weights.
+    ``weight`` is (n_samples,). In a pipeline all steps that take weights get the weights, if the
+    last step takes any.
     """
     steps = getattr(estimator, "steps", [])
     takes = [name for name, step in steps if has_fit_parameter(step, "sample_weight")]
     if not takes or takes[-1] != steps[-1][0]:
-        return {"sample_weight": weight}  # an estimator that takes no weights raises its own error
+        return {"sample_weight": weight}  # without support the estimator raises an error
     return {f"{name}__sample_weight": weight for name in takes}
 
 
@@ -35,11 +36,11 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Fill missing values by patterns that samples share.
 
     By default a dictionary is learned from the known values, in units of the features' standard
-    deviations, and the data choose its number of atoms. The codes of a sample come from its known
-    values, and their reconstruction fills the gaps: ``inverse_transform(transform(X))``. Known
-    values stay as they are. A sample without known values gets the means of the features, and so do
-    all gaps if the default dictionary predicts hidden values of held-out samples no better than the
-    means do, as in a table of independent columns.
+    deviations, and the data choose its number of atoms. The codes of a sample are computed from its
+    known values, and the reconstruction, ``inverse_transform(transform(X))``, fills the gaps. Known
+    values stay as they are. A sample without known values gets the means of the features. All gaps
+    get the means if the default dictionary predicts hidden values of held-out samples no better
+    than the means do, as in a table of independent columns.
 
     Parameters
     ----------
@@ -88,7 +89,16 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """Set the parameters."""
 
     def _read(self, X, *, reset):  # -> (n_samples, n_features)
-        """Return checked samples; note number and names of features, or compare with `fit`'s."""
+        """Return checked samples as an array, with NaN where values are missing.
+
+        With ``reset``, as in `fit`, number and names of features are stored; without it they are
+        compared with the stored ones.
+
+        Raises
+        ------
+        ValueError
+            If the samples are unfit or have other features than in `fit`.
+        """
         rows = check_rows(host_array(X), estimator=self, allow_nan=True)
         validate_data(self, X, reset=reset, skip_check_array=True)
         return rows
@@ -114,7 +124,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a feature has no known value.
+            If a feature has no known value, or data or parameters are unfit.
         """
         self._validate_params()
         X = self._read(X, reset=True)
@@ -127,11 +137,12 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if self.random_state is not None:
             learner = seed_clone(learner, self.random_state)
         given = {} if sample_weight is None else _weigh(learner, sample_weight)
-        with config_context(enable_metadata_routing=False):  # weights reach the steps by name
+        # with metadata routing a pipeline would refuse step__sample_weight
+        with config_context(enable_metadata_routing=False):
             self.estimator_ = learner.fit(X, **given)
-        # Column means fill the gaps if the default learner predicts hidden entries no better.
-        # Scores are explained shares of the energy of hidden entries, NaN for few samples; means of
-        # standardised features explain a share of 0.
+        # `transform` fills gaps with column means if the default learner predicts hidden entries no
+        # better than these. Scores of the paths are explained shares of the energy of hidden
+        # entries, NaN for few samples. For standardised features the means explain a share of 0.
         names = ("size_path_", "penalty_path_") if self.estimator is None else ()
         paths = filter(None, (getattr(learner[-1], name, None) for name in names))
         self._predicts = not any(np.max(path.score - path.tolerance) <= 0 for path in paths)
@@ -149,14 +160,19 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples, n_features)
-            The samples without gaps.
+            The samples with all gaps filled.
+
+        Raises
+        ------
+        ValueError
+            If the samples are unfit or have other features than in `fit`.
         """
         check_is_fitted(self, "means_")  # the last attribute that fit sets
         X = self._read(X, reset=False)
         filled, gaps = X.copy(), np.isnan(X)
         if not gaps.any():
             return filled
-        rows = gaps.any(axis=1)  # complete rows are not coded: a row's codes need no other row
+        rows = gaps.any(axis=1)  # complete rows are not coded, to save time
         codes = self.estimator_.transform(X[rows])
         restored = np.array(self.estimator_.inverse_transform(codes))
         restored[gaps[rows].all(axis=1) | (not self._predicts)] = self.means_

@@ -277,7 +277,7 @@ class GradientLearner(CallbackSupportMixin):
         `skpudle.search.stream`. Return the new record. Rows that are too few for a block are kept
         for the next call, in ``fitted.recent``.
         """
-        # The size of a block assumes that a row uses 4 atoms.
+        # How many atoms a row uses is unknown before rows are coded; block_rows gets 4.
         square, size = fitted.data_scale or 0.0, block_rows(4.0, *fitted.atoms.shape)
         state, recent, loss, n_rows = fitted.stream, fitted.recent, 0.0, 0
         atoms = fitted.atoms.detach().to("cpu", torch.float64)

@@ -191,7 +191,7 @@ class Fitted(Record):
             training={n: self.training[n] for n in ("moments", "unused") if n in self.training},
             **{name: getattr(self, name) for name in names},
         )
-        return kept if self.atoms.device.type == "cpu" else unpack(pack(kept))  # on the host
+        return kept if self.atoms.device.type == "cpu" else unpack(pack(kept))  # to the CPU
 
 
 # Types that `load_record` may read. A new type in a record has to be added here, or checkpoints

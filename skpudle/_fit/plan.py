@@ -398,11 +398,13 @@ class Plan(Codes):
             n_epochs = n_components / (self.n_unfoldings * (not self.of_lasso) + 9)
             n_rows = min(max(n_batches * batch_size, _LEAST_ROWS), _MOST_ROWS)
             return ceil(max(n_epochs, 2) * n_rows / batch_size)
+        # Operations of one matrix product of an unfolding, of codes with the Gram matrix or, in two
+        # steps, with the atoms.
         push = 2 * batch_size * n_components * min(n_components, 2 * n_features)
         # Matrix products in an unfolding: gradients through the encoder add two for its adjoint.
         n_products = 1 if self.gradient == "dec" else 3
-        # Without a search: at most 100 epochs, at most 1.2e12 operations of encoders, and at least
-        # 200 updates.
+        # In other fits at most 100 epochs and 1.2e12 operations of encoders, which bounds the time,
+        # but at least 200 updates.
         affordable = 1.2e12 / (self.n_unfoldings * n_products * push)
         return max(200, min(100 * n_batches, int(affordable)))
 

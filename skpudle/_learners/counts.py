@@ -1,14 +1,17 @@
 """Dictionaries of counts and fractions: `CountDictionaryLearning`.
 
-Counts may have exposures, factors of the expectations of rows. Inside the package the ``target`` of
-samples (`skpudle._data.batches.Samples`) holds them. Counts ``x`` of an exposure ``e`` have ``e``
-times the deviance of their rates, ``x / e``, whether effects multiply or, in `skpudle.PoissonNMF`,
-add.
+The expectation of a row of counts is its exposure times a rate for each feature. *Rates* are
+``exp(D z + b)`` here, with atoms ``D``, codes ``z`` and the baseline ``b``, so effects of atoms
+multiply; for the binomial loss the odds have this form. In `skpudle.PoissonNMF`, which shares the
+methods of `ExposedTransformer`, rates are ``D z``, so effects add. *Natural parameters* are the
+logarithms of rates or odds: ``D z + b``. Inside the package the ``target`` (n_samples, 1) of
+samples (`skpudle._data.batches.Samples`) holds exposures. Counts ``x`` of an exposure ``e`` have
+``e`` times the deviance of their rates, ``x / e``.
 
-A fit has three parts. A search finds atoms in stabilised counts: transformed to a variance of about
-1, less the transformed baseline. Its lasso is close to the penalised likelihood if counts are not
-too small. Then the baseline is adapted to the atoms. Training minimises the likelihood itself, over
-the atoms and the baseline.
+A fit has three parts. A search finds atoms in *stabilised counts*: transformed so that their
+variance is about 1, less the transformed baseline. The lasso of stabilised counts is close to the
+penalised likelihood of the counts unless counts are very small. Then the baseline is adapted to the
+atoms. Last, training minimises the negative log-likelihood itself, over atoms and baseline.
 """
 
 from dataclasses import dataclass, replace
@@ -46,7 +49,7 @@ OfRows = ArrayLike | None  # one number for each row
 
 
 def check_exposure(exposure, X, learner):  # -> Tensor (n_samples, 1)
-    """Return the exposures of the rows of ``X``, given as (n_samples,), if they are right.
+    """Check the user's exposures (n_samples,) of the rows of ``X``, and return them as a column.
 
     Raises
     ------
@@ -62,14 +65,14 @@ def check_exposure(exposure, X, learner):  # -> Tensor (n_samples, 1)
 
 
 class ExposedTransformer(transformer.DictionaryTransformer):
-    """What learners of counts share: methods that take exposures of rows.
+    """Base of `CountDictionaryLearning` and `PoissonNMF`: public methods that take exposures.
 
-    A subclass has a ``_loss``, and ``_transform_encoder()`` returns an encoder that is called as
-    ``encoder(dictionary, x, mask=None, exposure=None)``. ``encoder.of_features(features)`` is the
-    encoder for some of the features.
+    A subclass has a loss of `skpudle._losses` in ``_loss``, and ``_transform_encoder()``, which
+    returns an encoder. It is called as ``encoder(dictionary, x, mask=None, exposure=None)``, and
+    ``encoder.of_features(features)`` is the encoder for some of the features.
     """
 
-    def _decode_rows(self, rows):
+    def _decode_rows(self, rows):  # codes times atoms (n, n_features) -> expectations
         rows = rows if self._intercept is None else rows.add_(self._intercept.to(rows))
         return self._loss.mean(rows)
 
@@ -94,12 +97,13 @@ class ExposedTransformer(transformer.DictionaryTransformer):
             Factors of the expectations of each sample, except of a binomial loss: times of
             observation, volumes, opportunities, or totals such as the lengths of texts,
             ``X.sum(axis=1)``. By default 1 for all. Atoms of `PoissonNMF` do not depend on
-            exposures; its codes of `transform` are events over exposures.
+            exposures; codes that its `transform` returns are events over exposures.
         sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts in sums over rows; its codes do not depend on it. Weights
-            equal repetitions, and a weight of zero equals absence. By default all rows count
-            once. Next to the pseudo-events of ``alpha`` of `PoissonNMF` the unit of weights is one
-            row: twice the weights and the same number are a smaller prior.
+            How often each row counts in sums over rows; the codes of a row do not depend on its
+            weight. Weights equal repetitions, and a weight of zero equals absence. By default all
+            rows count once. The unit of weights is one row, which matters if ``alpha`` of
+            `PoissonNMF` is a number of pseudo-events: with all weights doubled the same number is a
+            weaker prior.
 
         Returns
         -------
@@ -194,7 +198,7 @@ class ExposedTransformer(transformer.DictionaryTransformer):
     def score(
         self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
     ) -> float:
-        """Return the explained share of the deviance of held-out features.
+        """Return the share of the deviance of held-out features that the dictionary explains.
 
         The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
         inferred from the other columns, and predict the held-out entries. ``GridSearchCV`` compares
@@ -212,10 +216,16 @@ class ExposedTransformer(transformer.DictionaryTransformer):
         Returns
         -------
         float
-            Explained share of the deviance, pooled over all known entries, against the mean rates
-            times exposures. At most 1, larger is better. 0 for constant data. Of a single feature
-            the explained share of the reconstruction. `PoissonNMF` gives a row without any event
-            outside of the held-out features half an event, since a rate of 0 would exclude any.
+            1 minus the deviance of the predictions over the deviance of the mean rates times
+            exposures, pooled over all known entries. At most 1, larger is better; 0 for constant
+            data. A single feature is predicted from itself. `PoissonNMF` gives a row without an
+            event in the visible features half an event, since a predicted rate of 0 would have an
+            infinite deviance.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit.
         """
         return self._score(X, sample_weight, **self._of_rows(X, exposure))
 
@@ -224,27 +234,34 @@ class ExposedTransformer(transformer.DictionaryTransformer):
 
 
 def least_penalty(noise, n_entries, length):
-    """Return the least penalty of a search, so that noise and single events get no codes.
+    """Return the smallest penalty for a search in counts: noise and single events get no codes.
 
     Parameters
     ----------
     noise : float
-        The standard deviation of entries at the baseline.
+        The standard deviation of counts at the baseline.
     n_entries : float
-        Number of known entries of a row.
+        Mean number of known entries of a row.
     length : float
-        The norm of a row's expected counts.
+        Root mean square norm of the expected counts of a row at the baseline.
+
+    Returns
+    -------
+    float
+        The penalty of the likelihood, in units of counts.
     """
-    # Correlations of noise with a unit atom have the standard deviation of the noise, and twice of
-    # it is the least penalty. From counts of mean 3.3 a search found 54 % of 50 atoms with 0.7
-    # times the noise, and all with 1.4 and with 2.9.
+    # The correlation of noise with a unit atom has the standard deviation of the noise. Twice this
+    # number keeps most noise out of codes. From counts of mean 3.3 a search found 54 % of 50 atoms
+    # with the penalty 0.7 times the noise, and all atoms with 1.4 and with 2.9 times.
     least = 2.0 * noise
-    # Of rows with events, a share of N / (exp(N) - 1) has a single one, with N expected events:
-    # 0.05 for 4.5 events. For rare events the variance is the mean. A row of a single event e_j has
-    # a code of zero for any atoms if the penalty is at least |e_j - mu|, since this norm bounds the
-    # correlation with a unit atom. With smaller penalties single events join features that are
-    # unrelated: on counts of planted topics the explained share of held-out deviance fell from
-    # -0.03 to -700.
+    # Rare events need a larger penalty. Let a row have N events on average: for rare events the
+    # variance of a count is its mean, so N is noise**2 * n_entries. Of the rows with events,
+    # N / (exp(N) - 1) have a single one, which is 0.05 for N = 4.5; below 4.5 single events matter.
+    # The norm |e_j - mu|, of a row with one event in feature j less its expectation mu, bounds the
+    # correlation of this row with a unit atom. So its codes are zero for any atoms if the penalty
+    # is at least this norm, here bounded for all j. With smaller penalties single events join
+    # unrelated features in atoms: on counts of planted topics the explained share of held-out
+    # deviance fell from -0.03 to -700.
     return max(least, (1 + length**2) ** 0.5) if noise**2 * n_entries < 4.5 else least
 
 
@@ -253,14 +270,14 @@ def least_penalty(noise, n_entries, length):
 
 @dataclass(frozen=True, eq=False)
 class CountCodes:
-    """The encoder of counts: unfolded gradient descent on their penalised likelihood.
+    """The encoder of counts: unfolded proximal gradient steps on their penalised likelihood.
 
     Parameters
     ----------
     options : dict
-        Arguments of `skpudle.encoding.encode`.
+        Keyword arguments of `skpudle.encoding.encode`, such as the loss and the penalty.
     intercept : Tensor of shape (n_features,)
-        The baseline.
+        The baseline, in natural parameters (logarithms of rates or odds).
     """
 
     options: dict
@@ -271,7 +288,11 @@ class CountCodes:
         return replace(self, intercept=self.intercept[features])
 
     def offset(self, exposure):  # -> Tensor that broadcasts against the data
-        """Return the natural parameters of rows without codes, for exposures (n, 1) or None."""
+        """Return the natural parameters of rows whose codes are zero: baseline plus log-exposure.
+
+        ``exposure`` is (n, 1), and the result (n, n_features); without exposures it is the baseline
+        (n_features,).
+        """
         known = self.intercept
         return known if exposure is None else known.to(exposure) + exposure.log()
 
@@ -285,9 +306,10 @@ class CountCodes:
 
 
 class CountPlan(Plan):
-    """The plan of a fit of counts: a search, and training by the likelihood.
+    """The plan of a fit of counts: a search in stabilised counts, then training by the likelihood.
 
-    Training updates the atoms, and the baseline as a last row next to them.
+    The module explains the terms. Training updates the atoms and the baseline; a record has the
+    baseline as ``more`` (1, n_features), which `Plan.join` appends to the atoms as a last row.
     """
 
     counts_events = True
@@ -299,32 +321,35 @@ class CountPlan(Plan):
         self.n_unfoldings, self.name = learner.n_unfoldings, "likelihood"
 
     def encoder(self, alpha, intercept):  # -> CountCodes
-        """Return the encoder with this penalty and baseline (n_features,)."""
+        """Return the encoder with the penalty ``alpha`` and the baseline (n_features,)."""
         how = dict(n_unfoldings=self.n_unfoldings, positive_code=bool(self.given.positive_code))
         return CountCodes(dict(loss=self.loss, alpha=alpha) | how, intercept)
 
     def enter(self, samples, noise):  # -> Samples, Fitted
-        """Return stabilised counts for the search, and a record without atoms.
+        """Return stabilised counts for the search, as samples, and a record without atoms.
 
-        The record has the first baseline, from mean rates, and the unit of the likelihood.
+        The record has the first baseline, from mean rates. It has in ``unit`` the factor from
+        penalties of stabilised counts to penalties of the likelihood, and in ``penalty`` a penalty
+        of the search that is not below `least_penalty`.
         """
         loss, x = self.loss, samples.x
         counts = samples.weigh(samples.known)  # how often each entry counts
         exposure = 1.0 if samples.target is None else wide(samples.target)
         n_known = counts.sum().clamp_min(1)
-        # Half an event is added to each feature, so that the baseline is finite without events.
+        # Half an event more for each feature keeps the baseline finite where no event was counted.
         rates = ((counts * x).sum(0) + 0.5) / ((counts * exposure).sum(0) + 1)
         intercept, expected = loss.natural(rates).to(x), (exposure * rates).to(x).expand_as(x)
         response = (loss.response(x) - loss.response(expected)) * (counts > 0)
         response = response - (counts * response).sum(0) / counts.sum(0).clamp_min(1)
         samples, fitted = super().enter(replace(samples, x=response), noise)
-        # The standard deviation of counts at the baseline: the gradient of the likelihood is this
-        # number times the gradient for stabilised counts.
+        # The unit is the standard deviation of counts at the baseline, since the gradient of the
+        # likelihood is this number times the gradient of the squared error of stabilised counts.
         unit = float(((counts * loss.variance(expected)).sum() / n_known).sqrt())
         curvature = loss.curvature
         if not isfinite(curvature):
-            # The mean of the curvatures of entries is weighted by these curvatures: with the plain
-            # mean training raised the loss of widely varying counts.
+            # The curvature of the loss of a count is the variance, which has no bound. So a mean of
+            # curvatures is taken, weighted by the curvatures: with the plain mean, which is
+            # smaller, training raised the loss of widely varying counts.
             variance = loss.variance(x)
             sums = (counts * variance.square()).sum(), (counts * variance).sum()
             curvature = float((sums[0] / sums[1]).nan_to_num(1.0))
@@ -336,7 +361,12 @@ class CountPlan(Plan):
         return samples, replace(fitted, **known)
 
     def rule(self, dictionary, batch, *, encoder, penalty):  # -> Evaluation
-        """Half the deviance, differentiated through the decoder; see `skpudle._gradients.dec`."""
+        """Evaluate the gradient rule of training: half the deviance, through the decoder alone.
+
+        The arguments and the `Evaluation` are those of `skpudle._gradients.dec`; ``batch.target``
+        has exposures. The codes have a column of ones for the baseline, so that they have a column
+        for each row of parameters.
+        """
         offset = encoder.offset(batch.target)
 
         def loss(natural, x):
@@ -344,51 +374,58 @@ class CountPlan(Plan):
 
         encoder = partial(encoder, exposure=batch.target)
         found = dec(dictionary, batch, encoder=encoder, penalty=penalty, loss=loss)
-        return found._replace(codes=pad(found.codes, (0, 1), value=1.0))  # a 1 for the baseline
+        return found._replace(codes=pad(found.codes, (0, 1), value=1.0))
 
     def network(self, fitted, update=0):
-        """Return what `Plan.network` returns: `rule`, the dictionary, encoder and penalty."""
+        """Return the gradient rule, the dictionary, and a dict of encoder and penalty of a record.
+
+        `Trainer` calls it for each update, as `Plan.network`; the update makes no difference.
+        """
         how = dict(encoder=self.encoder(fitted.alpha, fitted.more[0]), penalty=fitted.alpha)
         return self.rule, DenseDictionary(fitted.atoms), how
 
     def replacements(self, fitted, samples):
-        """Return rows of parameters for samples that become atoms: their stabilised counts.
+        """Return atoms made of samples that replace unused atoms: their stabilised counts.
 
-        Missing entries, NaN, become zero.
+        ``samples`` are counts (n, n_features), with NaN in missing entries, which become zero.
         """
         loss = self.loss
         samples = loss.response(samples) - loss.response(loss.mean(fitted.more[0]))
         return super().replacements(fitted, samples)
 
     def attributes(self, fitted):
-        """Return the fitted attributes."""
+        """Return the fitted attributes of a record as a dict, as `Plan.attributes`."""
         of_counts = {"intercept_": to_numpy(fitted.more[0]), "_fitted_family": self.loss}
         return super().attributes(fitted) | of_counts | {"step_size_": None}
 
     def adapts(self, n_components):
-        """Return False: numbers of rows in a batch and of epochs are those of counts."""
+        """Return False, so that `batch_size` and `n_updates` do not adapt to a search of rows."""
         return False
 
     def n_updates(self, n_batches, batch_size, data):
-        """Return the number of updates that training may take."""
+        """Return the largest number of updates of training, as `Plan.n_updates` for other rows."""
         if self.searches and self.given.max_iter == "auto":
-            # These updates raise the explained share of the deviance of thinned data
-            # (benchmarks/bench_counts.py) from 0.406 to 0.433 for digits, and from 0.146 to 0.203
-            # for words.
+            # After a search few updates are enough: they raise the explained share of the deviance
+            # of thinned data (benchmarks/bench_counts.py) from 0.406 to 0.433 for digits, and from
+            # 0.146 to 0.203 for words.
             return max(40, 6 * n_batches)
         return super().n_updates(n_batches, batch_size, data)
 
     def without_effect(self, data):  # yields names, setting
-        """Yield pairs: parameters without effect in this fit, and a setting that uses them."""
+        """Yield pairs: parameters without effect in this fit, and a setting that would use them."""
         if isinstance(self.loss, Poisson):
             yield ("n_trials",), "loss='binomial'"
 
 
 class _CountPhases(RowPhases):
-    """The phases of a fit of counts, with a baseline and a penalty of codes by the likelihood."""
+    """The phases of a fit of counts: as for rows, but with `settle` and another `choose_coding`."""
 
     def table(self, fitted):  # -> tuple of Phase
-        """Return all phases: after the search the baseline, training and the penalty of codes."""
+        """Return the phases of `RowPhases.table` with changes for counts.
+
+        The phase "baseline" is added before training. The penalty of codes is chosen after training
+        only, by the likelihood, and there is no learned encoder.
+        """
         of_rows = [one for one in super().table(fitted) if one.steps != self.choose_unseen_coding]
         *found, training, coding, _ = of_rows
         baseline = Phase("baseline", self.settle, self.plan.searches, ends_search=True)
@@ -396,13 +433,13 @@ class _CountPhases(RowPhases):
 
     @torch.no_grad()
     def settle(self, fitted):
-        """Find the best baseline for the atoms of the search.
+        """Adapt the baseline to the atoms of the search: a phase, which yields one record.
 
-        The first baseline, from mean rates, includes the part that codes explain later. With it
-        0.060 of the deviance of heavy-tailed counts stayed unexplained, instead of 0.050. A step is
-        the difference of the natural parameters of the means of counts and of expectations.
-        Newton's step is the same near the solution; far below it is too long, and expectations
-        overflow.
+        The first baseline, from mean rates, includes what codes explain. With the first baseline
+        0.060 of the deviance of heavy-tailed counts stayed unexplained, and 0.050 after this phase.
+        A step adds, for each feature, the natural parameter of the mean count less that of the mean
+        expectation. It equals Newton's step near the solution. If the expectation is far too small,
+        Newton's step is too long, and expectations overflow.
         """
         samples, loss = self.data.samples, self.plan.loss
         dictionary, intercept = DenseDictionary(fitted.atoms), fitted.more[0].clone()
@@ -422,7 +459,11 @@ class _CountPhases(RowPhases):
 
     @torch.no_grad()
     def choose_coding(self, fitted):
-        """Halve the penalty of codes as long as codes predict hidden entries of rows better."""
+        """Choose the penalty of the codes of `transform`: a phase, which yields one record.
+
+        The penalty is halved, up to four times, as long as the error of hidden entries of up to 200
+        rows falls by more than 1 %.
+        """
         samples, intercept = self.data.samples, fitted.more[0]
         drawn, weight = draw_rows(len(samples), 200, samples.weight)
         some = replace(samples[drawn], weight=weight)
@@ -484,8 +525,8 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         Without a search it is at most 100.
 
     tol : float or None, default=1e-4
-        Training stops after five checks in a row without this relative improvement of its
-        objective; None trains for ``max_iter`` epochs.
+        Training ends when its objective has improved by less than this share in five successive
+        checks; None trains for ``max_iter`` epochs.
 
     dict_init : str, array-like or learner, default="search"
         Initial dictionary, as in `PUDLEDictionaryLearning`.
@@ -511,7 +552,8 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         The penalty of the search in stabilised counts, if there was a search.
 
     loss_curve_ : ndarray of shape (n_epochs,)
-        Mean of half the deviance in each epoch; of the search in stabilised counts.
+        Loss of each epoch: in the search the mean of half the squared error of stabilised counts,
+        in training the mean of half the deviance.
 
     n_components_, n_features_in_, feature_names_in_, n_iter_, n_steps_, n_samples_seen_
         As in `PUDLEDictionaryLearning`.
@@ -557,6 +599,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
 
     n_iter_no_change, _phases = 5, _CountPhases
 
+    # the largest valid entry, by which data are checked: ``n_trials``, or infinity for counts
     @property
     def _largest(self):
         return loss_named(self.loss, self.n_trials).largest
@@ -565,6 +608,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     def _intercept(self):
         return to_tensor(self.intercept_)
 
+    # the loss of the fit; raises ValueError if the user has changed its parameters since
     @property
     def _loss(self):
         now = loss_named(self.loss, self.n_trials)
@@ -575,7 +619,9 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
             )
         return now
 
-    def _intercept_of(self, atoms, intercept):
+    # For `from_components`: the record's fields that hold the user's baseline (n_features,), which
+    # counts must have. It raises ValueError without one.
+    def _intercept_of(self, atoms, intercept):  # -> dict
         if intercept is None:
             raise ValueError(
                 "Counts have a baseline, and got none: pass it as intercept, or pass the atoms as "
@@ -587,7 +633,8 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     def _plan(self):
         return CountPlan(self)
 
-    def _loss_of_baseline(self, fitted, data):
+    # half the deviance of a sample from mean rates; 1e-9 more, so that rounding does not warn
+    def _loss_of_baseline(self, fitted, data):  # -> float
         means = FromMeans(self._loss).add(data.samples.map(wide))
         return 0.5 * means.total() / data.samples.total_weight + 1e-9
 
@@ -608,12 +655,12 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         """Update dictionary and baseline by one pass over the data, in their order.
 
         The first call begins with samples as atoms, and chooses ``alpha_``. Each batch is an
-        update; the state of the optimiser persists from call to call, and after `fit`.
+        update; the state of the optimiser persists from call to call, and from a `fit` before.
 
         Parameters
         ----------
         X : array-like, Tensor, memory map, Dataset or iterable of batches
-            Data as for `fit`, cut into batches of ``batch_size``.
+            Data of shape (n_samples, n_features) as for `fit`, cut into batches of ``batch_size``.
         y : None
             Ignored.
         exposure, sample_weight : array-like of shape (n_samples,), default=None

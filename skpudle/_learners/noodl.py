@@ -28,9 +28,9 @@ class NOODLDictionaryLearning(DenseLearner):
         the number of features.
 
     threshold : float or "auto", default="auto"
-        :math:`b`: codes below it become zero. "auto" is 0.07 times the root mean square norm of
-        the nonzero samples, times the root of the step size, as for the hard shrinkage of
-        `PUDLEDictionaryLearning`.
+        :math:`b`: codes with a smaller modulus become zero. "auto" is 0.07 times the root mean
+        square norm of the nonzero samples, times the root of the step size, as for the hard
+        shrinkage of `PUDLEDictionaryLearning`.
 
     initial_threshold : float, default=None
         Codes start from the correlations :math:`D^T x`, hard-thresholded at this value, as in [1]_;
@@ -106,6 +106,7 @@ class NOODLDictionaryLearning(DenseLearner):
 
     _penalty = "threshold"
 
-    def _plan(self):
+    def _plan(self):  # -> Plan
+        # the update of NOODL is plain stochastic gradient descent by the rule "noodl"
         how = dict(gradient="noodl", shrinkage="hard", optimizer="sgd")
         return Plan(self, alpha=self.threshold, **how)

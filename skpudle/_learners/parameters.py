@@ -1,4 +1,8 @@
-"""Parameters of estimators: their names elsewhere, their constraints, and methods that fit."""
+"""Decorators of estimators: `sets_parameters` makes constructors and constraints, `fits` checks.
+
+A constructor has a signature with types and an empty body. The types, and `_RANGES`, become the
+constraints that scikit-learn checks in `fit`.
+"""
 
 from collections.abc import Callable
 from functools import wraps
@@ -18,7 +22,8 @@ _DOCS = "https://skpudle.readthedocs.io/en/stable/"
 _PAGE = f"{_DOCS}coming_from.html"
 _PAGE_OF_ESTIMATOR = _DOCS + "generated/skpudle.{estimator_name}.html"
 
-# Our parameters, and their names in scikit-learn, SPAMS, SPORCO, alphacsc and networks.
+# For error messages: our parameters, and their names in scikit-learn, SPAMS, SPORCO, alphacsc and
+# sparse autoencoders.
 _NAMES = {
     "alpha": "l1_coefficient lambda1 lmbd_max lmbda reg",
     "atom_shape": "kernel_size n_times_atom patch_size",
@@ -39,7 +44,8 @@ ATOMS = ["array-like", HasMethods("transform"), HasMethods("getdict")]
 _COUNT = Interval(Integral, 1, None, closed="left")
 POSITIVE = Interval(Real, 0, None, closed="neither")
 _SHARE, _SIZES = Interval(Real, 0, 1, closed="both"), [_COUNT, tuple, list]
-# Constraints that the type of a parameter does not tell. A name means the same in all learners.
+# Constraints of parameters whose type does not say which values are valid, by name. A name means
+# the same in all learners.
 _RANGES = {
     "atom_shape": _SIZES, "C": [POSITIVE], "debias": [_SHARE, "boolean"], "device": [str],
     "dict_init": [StrOptions({"search", *INITIALIZATIONS}), *ATOMS], "learning_rate": [POSITIVE],
@@ -54,7 +60,7 @@ _OF_TYPES = {bool: "boolean", int: _COUNT, float: _NUMBER, Callable: callable, N
 
 
 def _constraint(kind):
-    """Return the constraint of a type, or of the values of a Literal."""
+    """Return scikit-learn's constraint for one type of an annotation, such as int or a Literal."""
     if get_origin(kind) is not Literal:
         return _OF_TYPES.get(kind, get_origin(kind) or kind)
     first, *_ = values = get_args(kind)
@@ -62,10 +68,20 @@ def _constraint(kind):
 
 
 def constraints_of(taken: Signature, **ranges: list) -> dict[str, list]:
-    """Return scikit-learn's constraints of the parameters of a signature, from their types.
+    """Return scikit-learn's ``_parameter_constraints`` for a signature, from its annotations.
 
-    ``ranges`` has constraints by name, in place of those of the types. The texts of a Literal, and
-    None, are allowed in any case.
+    Parameters
+    ----------
+    taken : Signature
+        Parameters with types.
+    **ranges : list
+        Constraints by name, which replace those of `_RANGES` and of the types. The texts of a
+        Literal, and None, stay allowed.
+
+    Returns
+    -------
+    dict of str to list
+        For each parameter its constraints, one of which a value has to satisfy.
     """
     found, ranges = {}, _RANGES | ranges
     for name, parameter in taken.parameters.items():
@@ -78,15 +94,16 @@ def constraints_of(taken: Signature, **ranges: list) -> dict[str, list]:
 
 
 def sets_parameters(**ranges: list) -> Callable[[F], F]:
-    """Return a decorator of estimators: the constructor sets its parameters as attributes.
+    """Return a class decorator that writes the constructor of an estimator, from its signature.
 
-    The TypeError for an unknown parameter tells our name for it, if it is a parameter of another
-    package. `fit` checks parameters by their types and by ``ranges``, see `constraints_of`. The
-    HTML view of an estimator links to its page in the documentation.
+    The constructor sets every parameter as an attribute, as scikit-learn requires; the body in the
+    class never runs. It raises TypeError for an unknown parameter, and names our counterpart if the
+    parameter is one of another package. `fit` checks the values by their types and by ``ranges``,
+    see `constraints_of`. The HTML view of an estimator links to its page in the documentation.
     """
 
     def decorate(kind):
-        # `checked` replaces the constructor, whose body never runs.
+        # `checked` replaces the constructor, and keeps its signature for scikit-learn.
         taken, init = signature(kind), kind.__init__
         known = taken.parameters
 
@@ -112,9 +129,11 @@ def sets_parameters(**ranges: list) -> Callable[[F], F]:
 
 
 def fits(*, validates_nested: bool = False) -> Callable[[F], F]:
-    """Return a decorator of methods that fit: they check parameters, and run in `training_mode`.
+    """Return a decorator for `fit` and `partial_fit`: check parameters first, then fit.
 
-    ``validates_nested`` is whether an estimator that is a parameter checks its own parameters, too.
+    Invalid parameters raise scikit-learn's InvalidParameterError, a ValueError. The method runs in
+    `training_mode`, the settings of torch for a fit. ``validates_nested`` is whether an estimator
+    that is a parameter checks its own parameters, too.
     """
     decorate = _fit_context(prefer_skip_nested_validation=not validates_nested)
     return lambda method: decorate(training_mode()(method))

@@ -30,15 +30,30 @@ from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, 
 
 
 def penalty_of(learner):  # -> float
-    """Return the penalty or threshold of the codes of `transform`."""
+    """Return the penalty of `transform`: ``transform_alpha`` if it is set, else ``alpha_``."""
     return learner.alpha_ if learner.transform_alpha is None else learner.transform_alpha
 
 
 def _graph_of(learner, codes, noise):  # -> LearnedEncoder
-    """Return the encoder of a fitted learner as a fixed graph of products, for `to_module`.
+    """Return a fitted learner's unfolded encoder as a fixed number of matrix products.
 
-    ``codes`` are the learner's parameters of codes. The encoder takes rows in the units ``noise``,
-    with a baseline. Outliers in new rows are bounded by the limit of these units.
+    `to_module` exports it, and `transform` uses it if the encoder has matrices of its own or has to
+    bound outliers.
+
+    Parameters
+    ----------
+    learner : PUDLEDictionaryLearning
+        The learner.
+    codes : Codes
+        What its parameters say of codes.
+    noise : Units
+        The units of the rows that the encoder takes. Its atoms are the dictionary, and residuals
+        beyond its limit are clipped, as outliers.
+
+    Returns
+    -------
+    LearnedEncoder
+        The trained encoder of ``separate_atoms``, or unfoldings with the atoms as matrices.
     """
     atoms, limit = noise.atoms, noise.limit
     if codes.given.separate_atoms:
@@ -53,12 +68,20 @@ def _graph_of(learner, codes, noise):  # -> LearnedEncoder
 
 
 def _knows_noise(learner):
-    """Return whether `fit` estimates the noise of an entry, which `score_samples` needs."""
+    """Return whether a `fit` estimates ``noise_std_``: otherwise there is no `score_samples`."""
     return learner.alpha == "auto" and Codes(learner).of_lasso
 
 
 def _check_choice(learner, codes, l0, criterion):
-    """Raise ValueError unless `choose_alpha` may choose a penalty by ``l0`` or ``criterion``."""
+    """Check the arguments of `choose_alpha`, and whether the learner's penalty can be chosen.
+
+    ``codes`` are the `Codes` of the learner.
+
+    Raises
+    ------
+    ValueError
+        As `choose_alpha` documents.
+    """
     refuse(
         not codes.solves or learner.transform_algorithm == "omp",
         "The penalty is chosen for codes of the lasso, and this learner has others. Pass "
@@ -78,7 +101,7 @@ def _check_choice(learner, codes, l0, criterion):
 
 
 def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
-    """Return a penalty of codes for given atoms, chosen as `choose_alpha` describes.
+    """Choose a penalty of codes for fixed atoms, for `choose_alpha`, which documents the choice.
 
     Parameters
     ----------
@@ -90,6 +113,11 @@ def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
         Parameters of `choose_alpha`.
     debias : float or None
         Share of the lasso's bias to remove; None chooses it.
+
+    Returns
+    -------
+    Coding
+        The penalty, in units of the problem, and the share of bias to remove.
     """
     if l0 is not None:
         coding, is_met = coding_of_l0(problem, atoms, float(l0), debias=debias)
@@ -111,15 +139,16 @@ def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
 class PUDLEDictionaryLearning(DenseLearner):
     r"""Dictionary learning: rows are sums of few atoms, which a search finds.
 
-    By default `fit` searches for the atoms, and held-out entries choose penalties, baseline, noise
-    and outliers. `transform` returns the sparse codes of rows, by the lasso less a share of its
-    bias.
+    By default `fit` searches for the atoms, and predictions of held-out entries choose penalties,
+    baseline, noise and outliers. `transform` returns sparse codes of rows: those of the lasso, less
+    a share of the lasso's bias.
 
-    Name ``n_components``, and further parameters for a purpose:
+    Set ``n_components``, and further parameters only for a purpose:
 
-    - of the search, if you know the rows: ``alpha``, ``dict_init``, ``fit_intercept``,
-      ``noise``, ``positive_code``, ``positive_dict`` (:doc:`/guide/choosing`, :doc:`/guide/rows`);
-    - of codes, for what reads them: ``debias``, ``transform_algorithm``,
+    - of the search, if you know something of the rows: ``alpha``, ``dict_init``,
+      ``fit_intercept``, ``noise``, ``positive_code``, ``positive_dict`` (:doc:`/guide/choosing`,
+      :doc:`/guide/rows`);
+    - of codes, for the model that uses them: ``debias``, ``transform_algorithm``,
       ``transform_n_nonzero_coefs``, ``transform_alpha``, ``split_sign``;
     - of the encoder and its training, for codes of a fixed cost or for gradients:
       ``n_unfoldings``, ``separate_atoms``, ``shrinkage``, ``lambda_decay``, ``step_size``,
@@ -127,7 +156,8 @@ class PUDLEDictionaryLearning(DenseLearner):
       (:doc:`/guide/encoders`);
     - of computing: ``device``, ``random_state``, ``verbose`` (:doc:`/guide/large_data`).
 
-    A named encoder is trained after the search by backpropagation (PUDLE [1]_):
+    If you set parameters of the encoder, it is trained after the search by backpropagation (PUDLE
+    [1]_), in unfoldings :math:`t` with the step :math:`s` and the shrinkage :math:`S`:
 
     .. math:: z_{t+1} = S(z_t + s D^T (x - D z_t)), \quad
         D \leftarrow D - \eta \frac{\partial}{\partial D} \frac12 \|x - D z_T(D)\|^2 .
@@ -135,20 +165,20 @@ class PUDLEDictionaryLearning(DenseLearner):
     Parameters
     ----------
     n_components : int or "auto", default=None
-        Number of atoms: by default that of ``dict_init``, or of features. "auto" is the smallest
-        number that predicts hidden entries as well as any (:doc:`/guide/how_many`), and in
-        `partial_fit` the number of features.
+        Number of atoms: by default the number in ``dict_init`` if that has atoms, else the number
+        of features. "auto" is the smallest number that predicts hidden entries as well as any
+        (:doc:`/guide/how_many`), and in `partial_fit` the number of features.
 
     alpha : float or "auto", default="auto"
-        Penalty of the lasso, in the units of the data. A number holds
-        in search, training and `transform`. "auto" lets predictions choose ``search_alpha_`` and
-        ``alpha_``; training has .07 times the root mean square norm of a row. Hard shrinkage has
-        ``alpha`` as threshold of codes, and "auto" is then multiplied by the root of the step.
+        Penalty of the lasso, in the units of the data. A number is used in search, training and
+        `transform`. "auto" lets predictions choose ``search_alpha_`` and ``alpha_``; training uses
+        .07 times the root mean square norm of a row. With hard shrinkage ``alpha`` is the threshold
+        of codes, and "auto" is then multiplied by the root of the step.
 
     dict_init : str, array-like or learner, default="search"
         First atoms: from a "search", samples of the "data", "random" directions, singular vectors
         ("svd"), an array of shape (n_components, n_features), or a fitted learner of this package,
-        scikit-learn or SPORCO. All but "search" train.
+        scikit-learn or SPORCO. After all but "search", atoms are trained by gradients.
 
     fit_intercept : bool or "auto", default="auto"
         Whether rows have a baseline, ``intercept_``. "auto" adds one that makes codes sparser or
@@ -171,23 +201,23 @@ class PUDLEDictionaryLearning(DenseLearner):
         Codes of the fit's encoder, of the lasso, or of orthogonal matching pursuit.
 
     transform_n_nonzero_coefs : int, default=None
-        Atoms in a code of the pursuit; by default a tenth of the features.
+        Number of nonzero codes of a row with "omp"; by default a tenth of the number of features.
 
     transform_alpha : float, default=None
-        Overrides ``alpha_`` in `transform` and `score`. The pursuit ends at this squared norm of
-        the residual, as in scikit-learn.
+        Overrides ``alpha_`` in `transform` and `score`. With "omp" it is the squared norm of the
+        residual at which the pursuit ends, as in scikit-learn.
 
     split_sign : bool, default=False
         Whether positive and negative parts of codes are separate columns, for a linear model.
 
     n_unfoldings : int, None or "auto", default="auto"
-        Number of iterations of the encoder. None: converged codes. "auto" is None for the lasso, 3
-        with ``separate_atoms``, else 100.
+        Number of iterations of the encoder. None: codes converge to the minimum of the lasso.
+        "auto" is None for the lasso, 3 with ``separate_atoms``, else 100.
 
     separate_atoms : bool or "unfolding", default=False
-        Whether the encoder has matrices of its own: an analysis, a synthesis and thresholds in each
-        "unfolding", or (True) one analysis for all. They minimise the objective of the lasso, or
-        the squared error with ``gradient="ae-ls"``.
+        Whether the encoder has matrices of its own: with "unfolding" an analysis matrix, a
+        synthesis matrix and thresholds in each unfolding, with True one analysis matrix for all.
+        They minimise the objective of the lasso, or the squared error with ``gradient="ae-ls"``.
 
     shrinkage : {"soft", "hard"}, default="soft"
         Soft thresholding, or hard thresholding at ``alpha``.
@@ -201,13 +231,14 @@ class PUDLEDictionaryLearning(DenseLearner):
         spectral norm of the dictionary.
 
     gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
-        Trains by the reconstruction error through decoder and encoder, the lasso objective through
-        both, or the error through the decoder alone. "auto" is "ae-ls" if an encoder
-        is named, and "dec" in a `partial_fit` by gradients.
+        What training differentiates: the reconstruction error through decoder and encoder
+        ("ae-ls"), the objective of the lasso through both ("ae-lasso"), or the error through the
+        decoder alone ("dec"). "auto" is "ae-ls" if a parameter of the encoder is set, and "dec" in
+        a `partial_fit` by gradients.
 
     optimizer : {"auto", "adam", "sgd", "surrogate"} or callable, default="auto"
-        "auto" is the surrogate, a quadratic model of the loss, up to 4096 atoms, and Adam above. A
-        callable takes parameters and ``lr``, as ``torch.optim.AdamW`` does.
+        "auto" is the "surrogate", which minimises a quadratic model of the loss, up to 4096 atoms,
+        and Adam above. A callable takes parameters and ``lr``, as ``torch.optim.AdamW`` does.
 
     learning_rate : float, default=1e-3
         Learning rate of the optimizer; the surrogate has none.
@@ -221,8 +252,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         a search at most 100 epochs.
 
     tol : float or None, default=1e-4
-        Five checks of the smoothed objective in a row with less relative improvement end training.
-        None: ``max_iter`` epochs.
+        Training ends when its smoothed objective has improved by less than this share in five
+        successive checks. None: ``max_iter`` epochs.
 
     device : str, default="auto"
         A torch device; "auto" is that of a tensor input, else CUDA if present, else the CPU.
@@ -248,21 +279,23 @@ class PUDLEDictionaryLearning(DenseLearner):
         Penalty of the search, if there was one.
 
     noise_std_ : float or ndarray of shape (n_features,)
-        Estimated standard deviation of the noise of an entry (of each feature, or in the median
-        row, if noise differs), if the data chose the penalty of codes.
+        Estimated standard deviation of the noise of an entry; if noise differs, that of each
+        feature, or that in the median row. It exists if the data chose the penalty of codes.
 
     outliers_ : csr_array of shape (n_samples, n_features), bool
-        Entries of an array that `fit` left out, if any.
+        True for entries that `fit` to data in memory left out as outliers; absent if there are
+        none.
 
     analysis_components_, synthesis_components_, thresholds_ : ndarray
-        The encoder of "unfolding", of shapes (n_unfoldings, n_components, n_features),
-        (n_unfoldings - 1, n_components, n_features) and (n_unfoldings, n_components). True has one
-        analysis (n_components, n_features).
+        The encoder of ``separate_atoms="unfolding"``, of the shapes (n_unfoldings, n_components,
+        n_features), (n_unfoldings - 1, n_components, n_features) and (n_unfoldings, n_components).
+        ``separate_atoms=True`` has one analysis matrix (n_components, n_features) and no synthesis.
 
     size_path_, penalty_path_ : Bunch
-        Numbers of atoms, and penalties, that were tried: arrays ``n_components`` or ``alpha``,
-        ``score`` (R^2 of hidden entries), ``tolerance`` (the loss of score that counts as chance),
-        and ``objective`` or ``unbiased`` (whether atoms have no bias of the lasso).
+        Numbers of atoms, and penalties, that were tried, as arrays of shape (n_tried,):
+        ``n_components`` or ``alpha``, ``score`` (R^2 of hidden entries), ``tolerance`` (the loss of
+        score that counts as chance), and ``objective`` or ``unbiased`` (whether atoms have no bias
+        of the lasso).
 
     n_components_, n_features_in_, n_iter_, n_steps_, n_samples_seen_ : int
         Numbers of atoms, features, epochs, updates and rows read, over all calls of `partial_fit`.
@@ -278,8 +311,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         "interrupt"), and where it computed.
 
     phases_, fit_seconds_ : dict
-        Epochs of each phase; seconds of "fit", "reading", each phase and "result". `partial_fit`
-        sets neither, nor ``ended_by_``.
+        ``phases_`` has the number of epochs of each phase; ``fit_seconds_`` the seconds of "fit",
+        "reading", each phase and "result". `partial_fit` sets neither, nor ``ended_by_``.
 
     References
     ----------
@@ -336,15 +369,16 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     @available_if(_knows_noise)
     def score_samples(self, X: Any) -> np.ndarray:
-        r"""Return how usual each row is: the logarithm of its evidence, for each known entry.
+        r"""Score rows for the detection of anomalies: rows with low scores are unusual.
 
-        It is the log-likelihood of the residual of the codes of `transform`, for the noise of the
-        median row, less :math:`\frac12 k \log m` for :math:`k` codes of :math:`m` known entries:
-        the Bayesian information criterion of a row [1]_. Rows that need more noise, or many codes,
-        have low scores. Where the fit found outlying entries, errors beyond the limit count by
-        their size, not by their square: the loss of Huber, for which codes are robust, too. The
-        score tells anomalies, as of scikit-learn's density models. Fit with
-        ``n_components="auto"``: surplus atoms learn anomalies that are among the rows of `fit`.
+        The score is the Bayesian information criterion of a row [1]_, an approximate log-evidence,
+        divided by the number of known entries: the log-likelihood of the residual of the codes of
+        `transform`, for the noise of the median row, less :math:`\frac12 k \log m` for :math:`k`
+        nonzero codes of :math:`m` known entries. Rows with large residuals, or with many codes,
+        have low scores. If the fit found outlying entries, residuals beyond the limit of outliers
+        count by their size, not by their square, as in the loss of Huber. Fit with
+        ``n_components="auto"``, since surplus atoms learn anomalies that are among the rows of
+        `fit`.
 
         Parameters
         ----------
@@ -360,8 +394,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         Raises
         ------
         AttributeError
-            If the noise is unknown: `partial_fit` does not estimate it. (The method is there for
-            ``alpha="auto"`` and codes of the lasso.)
+            If the noise is unknown: only `fit` estimates it, and only with ``alpha="auto"`` and
+            codes of the lasso.
 
         Warns
         -----
@@ -402,12 +436,12 @@ class PUDLEDictionaryLearning(DenseLearner):
             return (np.nansum(entries, axis=1) - cost) / n_known
 
     def summary(self, X: ArrayLike | Tensor | None = None) -> str:
-        """Say in some ten lines what `fit` has decided, and which decisions were close.
+        """Return some ten lines of text: what `fit` has decided, and which decisions were close.
 
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features), default=None
-            Rows to reconstruct: the summary then has their R^2, and the codes of a row.
+            Rows to reconstruct: the summary then has their R^2, and the mean number of codes.
 
         Returns
         -------
@@ -443,11 +477,11 @@ class PUDLEDictionaryLearning(DenseLearner):
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
-            Data, if possible independent of the training data; of a stream, a sample. Nonzero codes
-            are counted in up to 2000 rows, one in each of equal parts.
+            Data, if possible independent of the training data; of data outside memory some rows
+            are read. Nonzero codes are counted in up to 2000 rows that are spread over the data.
         l0 : float, default=None
-            Mean number of nonzero codes in a row, which bisection meets to half a percent. None:
-            the ``criterion`` chooses.
+            Mean number of nonzero codes in a row; bisection finds a penalty that gives this number
+            to half a percent. None: the ``criterion`` chooses.
         criterion : {"prediction", "support"}, default="prediction"
             "prediction": the sparsest codes that predict held-out entries nearly best, as `fit`
             chooses. "support": most true codes and few false codes, for codes that are known to be
@@ -495,8 +529,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         self.alpha_, self.debias_ = coding.alpha * problem.unit, coding.debias
         kept = self._fitted
         chosen = self.alpha_, self.debias_, kept.coding and kept.coding[2]  # for `partial_fit`
-        # After a fit to zeros, whose scale is 0, `partial_fit` would choose a penalty again. None
-        # as the scale prevents this.
+        # After a fit to zeros, whose data_scale is 0, `partial_fit` would choose a penalty again,
+        # and replace the one that was chosen here. With None it does not.
         self._fitted = replace(kept, coding=chosen, data_scale=kept.data_scale or None)
         return self
 
@@ -510,12 +544,14 @@ class PUDLEDictionaryLearning(DenseLearner):
         Returns
         -------
         skpudle.encoding.EncoderModule
-            ``module(x)`` returns codes, ``module.decode(codes)`` rows, both as tensors.
+            ``module(x)`` returns the codes (n_samples, n_features_out) of a tensor of rows, and
+            ``module.decode(codes)`` the reconstructed rows (n_samples, n_features).
 
         Raises
         ------
         ValueError
-            If codes are solved for, which is no fixed graph.
+            If codes are solved for, or noise differs between rows: neither is a fixed number of
+            products.
 
         Examples
         --------
@@ -548,7 +584,10 @@ class PUDLEDictionaryLearning(DenseLearner):
         return EncoderModule(_graph_of(self, codes, units), decoder, **how).eval()
 
     def _encoder(self):
-        """Return the encoder that the parameters of codes ask for; warn of unused ones."""
+        """Return the encoder of `transform` for rows in units of their noise.
+
+        It follows the present parameters, and warns of parameters without effect on codes.
+        """
         self._validate_params()  # they may have been set since `fit`
         codes = Codes(self)
         warn_of_unused(self, codes.unused_by_codes(), "on these codes")

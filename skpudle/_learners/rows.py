@@ -1,10 +1,11 @@
-"""Learners of rows: what they read, and the phases of a fit, from units to the penalty of codes.
+"""Learners of rows: the phases of their fit, from the units of rows to the penalty of codes.
 
-`RowPhases` lists the phases, the stages of a fit; `skpudle._fit.run` runs them. A phase takes a
-record, the results of the fit so far (`Fitted`), and yields new records. A record has all that
-later phases need, so that a fit can resume from a record in a checkpoint; only codes of the data
-are then solved anew. The units of rows are a baseline and scales, so that noise is equal in all
-entries (`skpudle.search.units`). A problem is data with an objective (`skpudle.search.problem`).
+`RowPhases` lists the phases, the stages of a fit; `skpudle._fit.run` runs them. A phase is a method
+that takes a record, the results of the fit so far (`Fitted`), and yields new records. A record has
+all that later phases need, so that a fit can resume from a record in a checkpoint; only codes of
+the data are then computed again. The units of rows are a baseline to subtract and scales to divide
+by, so that noise is equal in all entries (`skpudle.search.units`). A problem is the data and the
+objective of a search (`skpudle.search.problem`).
 """
 
 from dataclasses import replace
@@ -29,7 +30,7 @@ from skpudle._learners.transformer import DictionaryTransformer
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search import _epoch, choose, descend, find, held_out, stream, units
 
-# Number of epochs over the data that solve the codes of given atoms, starting from codes of zero.
+# Number of epochs that compute lasso codes of the data for fixed atoms, starting from zero codes.
 REPEATS = 3
 
 
@@ -37,19 +38,21 @@ def learn_noise(plan, samples):  # -> Units
     """Learn the units of the rows: baseline, limits of outliers, and the noise of entries.
 
     `fit` calls this function in its first phase, and `partial_fit` in its first call. ``samples``
-    are rows in the units of the user, and ``plan`` says what is to be learned and what is given.
+    are rows in the units of the user. ``plan`` says which of the three are learned and which the
+    user has set. It warns if one column has nearly all of the variance.
     """
     if plan.noise in ("auto", "outliers"):
         messages.warn_of_units(samples[_epoch.spread_rows(len(samples), 1024)])
     n_features, noise = samples.x.shape[1], plan.noise
-    if not isinstance(noise, str):  # the user's noise of each feature, of which ratios matter
+    if not isinstance(noise, str):  # only ratios of the user's standard deviations matter
         noise = arrays.check_numbers(noise, "noise", n_features, positive=True)
         noise = noise / np.exp(np.log(arrays.to_numpy(noise)).mean())
     asked = dict(intercept=plan.fit_intercept, noise=noise)
     n_components = plan.n_components or n_features
-    if plan.given.n_components == "auto":  # too few atoms would make rows look noisy
-        # The number of atoms is not chosen yet. The dictionary that estimates the noise gets one
-        # atom per 16 rows, but at least 1 and at most 4 atoms per feature.
+    if plan.given.n_components == "auto":
+        # The number of atoms is not chosen yet, and too few atoms would make rows look noisy. So
+        # the dictionary that estimates the noise gets one atom for each 16 rows, but at least 1 and
+        # at most 4 atoms per feature.
         n_components = max(n_features, min(4 * n_features, len(samples) // 16))
     if not (plan.solves or plan.given.separate_atoms) and plan.given.shrinkage == "soft":
         asked["n_unfoldings"] = plan.n_unfoldings
@@ -57,19 +60,23 @@ def learn_noise(plan, samples):  # -> Units
 
 
 class RowPhases(Run):
-    """A fit of rows: its phases, as methods, and the data that the phases share.
+    """One fit of rows: the phases, as methods that yield records, and the data that they share.
+
+    ``given``, ``attributes_of``, ``began`` and ``data`` are those of `Run`; ``plan`` is a `Plan`.
 
     Attributes
     ----------
     own : torch.Generator
-        Random numbers of this process, for draws from its own samples.
+        Random numbers of this process alone, for draws from its own samples; ``generator`` draws
+        the same in all processes.
     samples : Samples
-        Rows that first atoms and first penalties are chosen from. With several processes they are
-        some rows of each process; ``data.samples`` are all rows of this process.
+        Rows from which first atoms, units and first penalties are chosen, the same in all
+        processes. With several processes they are some rows of each process, while
+        ``data.samples`` are rows of this process.
     source : Batches
         Rows to train on, batch by batch.
     n_updates, max_iter : int
-        Largest numbers of updates and epochs of training; 0 if nothing trains.
+        Largest numbers of updates and of epochs of training; 0 if nothing trains.
     """
 
     def __init__(self, given, attributes_of, began, data, plan):
@@ -84,9 +91,9 @@ class RowPhases(Run):
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
         if not team.is_alone:
-            # At most 2**14 rows of each process. All processes must gather the same tensors: gaps
-            # may be in the rows of some processes only, so masks are left out. Weights are there
-            # in all processes or in none.
+            # At most 2**14 rows of each process. All processes must gather the same tensors. Masks
+            # are left out, since perhaps only some processes have missing entries. Either all
+            # processes have weights or none has.
             some = replace(samples, mask=None)[_epoch.spread_rows(len(samples), 2**14)]
             self.samples = some.map(team.gather)
         # True if the search sees a sample of the rows, so that a pass over all rows follows it
@@ -97,9 +104,14 @@ class RowPhases(Run):
         self._enter = lru_cache(1)(partial(plan.enter, self.samples))
 
     def table(self, fitted):  # -> tuple of Phase
-        """Return all phases in their order, each with a mark whether this fit needs the phase."""
+        """Return all phases in their order, each with a mark whether this fit needs the phase.
+
+        `Run.make_phases` runs the first phase that is due and not done, and asks again with the new
+        record. Phases of equal names, "penalty of codes", are alternatives: once one is done, the
+        other is skipped.
+        """
         plan, noise, trial = self.plan, fitted.noise, fitted.searched and fitted.searched.trial
-        # False if a callback or Ctrl-C has ended the search; some phases need a whole search
+        # False if a callback or Ctrl-C has ended the search early: some phases need a whole search
         is_whole = plan.searches and fitted.ended_by is None
         follows, learns = plan.codes_follow_data, is_whole and plan.learns_noise
         finds_units = noise.intercept is not None or noise.looks_at_rows
@@ -123,32 +135,38 @@ class RowPhases(Run):
     # ------------------------------------------------------------------ the first atoms
 
     def first(self):  # -> Fitted
-        """Return the record before all phases, with first atoms.
+        """Return the record before all phases, with first atoms for rows as they are.
 
         Warn of features without known values, and of fewer rows than atoms.
         """
         fitted = self.plan.begin(*self._enter(units.CENTRED), self.generator)
         known = self.samples.known
-        known = known[:, :1] if self.samples.mask is None else known  # one column tells enough
+        known = known[:, :1] if self.samples.mask is None else known  # all are equal
         unknown = (~known.any(0)).nonzero().flatten().tolist()
         messages.warn_of_unknown_features(unknown, self.data.inputs["feature_names_in_"])
-        if isinstance(self.plan.given.dict_init, str):  # given atoms need fewer samples
+        if isinstance(self.plan.given.dict_init, str):  # the user's atoms need no samples
             has_values, places = known.any(1), self.data.places
-            if places is not None and self.team.is_alone:  # equal rows count one by one
+            if places is not None and self.team.is_alone:  # count equal rows
                 has_values = has_values[places[places >= 0].to(known.device)]
             n_components = 0 if self.plan.given.n_components == "auto" else len(fitted.atoms)
             messages.warn_of_few_samples(int(has_values.sum()), n_components)
         return fitted
 
     def find_units(self, fitted):
-        """Learn the units of the rows, and choose first atoms again, in these units."""
+        """Learn the units of the rows: a phase, which yields one record.
+
+        If the units change the rows, first atoms are chosen again, in these units.
+        """
         noise = learn_noise(self.plan, self.samples)
         if not noise.changes_nothing:
             fitted = self.plan.begin(*self._enter(noise), self.generator)
         yield fitted
 
     def choose_size(self, fitted):
-        """Choose the number of atoms, see `skpudle.search.choose`."""
+        """Choose the number of atoms: a phase, which yields a record for each number tried.
+
+        The last record has the atoms of the chosen number. See `skpudle.search.choose`.
+        """
         plan, (samples, _) = self.plan, self._enter(fitted.noise)
         problem = plan.problem(samples, plan.search_penalty(fitted), fitted.data_scale)
         fixed = plan.given.alpha != "auto"
@@ -166,9 +184,10 @@ class RowPhases(Run):
     def make_problem(self, fitted):  # -> Problem
         """Return the data and the objective of the search, with rows that are held out.
 
-        They follow from the record, the data and the plan alone, because a fit that was killed
-        makes them again. Of several processes each takes its own rows, ``self.data.samples``;
-        ``self.samples``, from all processes, gives only first atoms and first penalties.
+        The problem follows from the record, the data and the plan alone, with no further random
+        numbers, so that a fit that resumes from a checkpoint makes the same problem again. Of
+        several processes each takes its own rows, ``self.data.samples``, while ``self.samples``
+        (from all processes) gives only first atoms and first penalties.
         """
         plan, alone, noise = self.plan, self.team.is_alone, fitted.noise
         samples = self._enter(noise)[0] if alone else self.data.samples.in_units(noise)
@@ -181,28 +200,31 @@ class RowPhases(Run):
             problem = replace(problem, alpha=find.penalty_of_mixtures(problem, len(fitted.atoms)))
         how = dict(fixed=fixed, mixes=mixes, learn=not self._in_parts)
         if noise.norm is not None:  # there are long rows, which count as outliers
-            # Rows of more than twice the median norm are not held out, since a few long rows would
-            # have most of the held-out error. With 5 % of rows of 3.5 times the usual norm this
-            # lowers the error of fits from .60 to .26 of the noise, in the mean of six data sets.
+            # A few long rows would have most of the held-out error, so rows of more than twice the
+            # median norm are not held out. If 5 % of the rows have 3.5 times the norm of the rest,
+            # this lowers the error of fits from .60 to .26 of the noise, in the mean of six data
+            # sets.
             how["largest"] = (2 * noise.norm / problem.unit) ** 2
         return held_out.hold_out(problem, **how)
 
     def search(self, fitted):
-        """Search for atoms: yield a record for each epoch.
+        """Search for atoms: a phase, which yields a record for each epoch.
 
-        If a fit resumes from a checkpoint, the search begins with the atoms of the checkpoint.
+        The algorithm is `skpudle.search.find`. If a fit resumes from a checkpoint, the search
+        begins again with the atoms of the checkpoint.
         """
         plan, noise, (samples, begun) = self.plan, fitted.noise, self._enter(fitted.noise)
-        # With ae-ls codes respond to a change of atoms, which lowers the curvature of the loss that
-        # the surrogate optimiser assumes. With an exponent of -0.25 hard codes became denser; with
-        # 0 training took twice as long.
+        # For training after the search: with ae-ls codes respond to a change of atoms, which lowers
+        # the curvature of the loss, the more so the more unfoldings there are. The surrogate
+        # optimiser is told the lower curvature. With an exponent of -0.25 hard codes became denser;
+        # with 0 training took twice as long.
         share = plan.n_unfoldings**-0.22 if plan.gradient == "ae-ls" else 1.0
         fitted = replace(fitted, curvature=share * begun.curvature)
         if self.n_updates:
-            # Wrong parameters of the optimiser raise an error now, and not after the search.
+            # Only so that wrong parameters of the optimiser raise an error before the search.
             plan.make_optimizer(fitted)
         if not (noise.limit is noise.norm is None) and self.data.places is not None:
-            # outliers are known in the data, and count as missing in these units
+            # outliers are entries that are known in the data, and missing in units of the noise
             missed = self.data.samples.known > samples.known
             fitted = replace(fitted, outliers=missed.nonzero().cpu())
         problem, begins = self.make_problem(fitted), fitted.searched or fitted
@@ -229,7 +251,8 @@ class RowPhases(Run):
     def found(self, fitted):  # -> Problem, Epoch
         """Return the problem of the search, and its data with codes for the atoms that were found.
 
-        The phases after the search begin with them.
+        The phases after the search begin with both. They are kept from the search or, if that was
+        made before the fit resumed from a checkpoint, computed again.
         """
         if self._problem is None:  # the search was made before this fit resumed from a checkpoint
             searched, self._problem = fitted.searched, self.make_problem(fitted)
@@ -238,11 +261,12 @@ class RowPhases(Run):
         return self._problem, self._coded
 
     def pass_over(self, fitted):
-        """Adapt the atoms of a search in a sample to all rows, block by block.
+        """Adapt the atoms of a search in a sample to all rows: a phase, with a record per block.
 
-        At the end the atoms are kept, of the search or of the pass, that predict held-out rows
-        better. Each block yields a record, since the only pass over a stream may take hours. A pass
-        that resumes from a checkpoint reads the earlier blocks again without learning from them.
+        The algorithm is `skpudle.search.stream`. At the end the atoms of the search and of the pass
+        are compared on held-out rows, and the better ones are kept. A pass may take hours, so each
+        block is an epoch, after which a checkpoint can be written. A pass that resumes from a
+        checkpoint reads the earlier blocks again without learning from them.
         """
         problem, coded = self.found(fitted)
         alpha, unit = fitted.searched.alpha, problem.unit
@@ -256,7 +280,8 @@ class RowPhases(Run):
         blocks = source.blocks(size, torch.Generator().manual_seed(self.own.initial_seed()))
         blocks = islice(blocks, state.n_blocks, None)
         while state.n_blocks < n_blocks:
-            # A process without more rows takes part with none, while others still have rows.
+            # Processes add up their sums for each block, so a process that has run out of rows
+            # takes part with none.
             block = next(blocks, self.data.samples[:0])
             block = block.in_units(fitted.noise)
             others = dict(total=self.team.sum, baseline=problem.baseline)
@@ -279,21 +304,29 @@ class RowPhases(Run):
             yield replace(now, atoms=atoms.to(fitted.atoms), note=note)
 
     def refit(self, fitted):
-        """Free the atoms of the search of the lasso's bias, and keep them if that is better."""
+        """Free the atoms of the search of the lasso's bias: a phase, which yields one record.
+
+        Lasso codes are too small, and atoms of a search make up for it. The new atoms minimise the
+        squared error with unbiased codes. After a pass over all rows they are kept only if they
+        have a smaller error in held-out rows.
+        """
         problem, coded = self.found(fitted)
         if fitted.passed is not None:  # a callback has ended the pass
             coded = self._coded = descend.solve_codes(coded.problem, fitted.passed.atoms, REPEATS)
         atoms = descend.refit_atoms(coded.problem, coded.atoms, coded.codes)
         if self._in_parts:
-            # The present atoms were learned from all rows, and refitted atoms only from a sample.
-            # With a sample of 1,843 rows of 4,096 features refitted atoms have an objective that is
-            # 0.4 % larger. So both are compared on held-out rows.
+            # The present atoms were learned from all rows, the refitted atoms only from a sample.
+            # So both are compared on held-out rows: with a sample of 1,843 rows of 4,096 features
+            # refitted atoms have an objective that is 0.4 % larger.
             error = partial(stream.objective, problem.held_out.problem, unbiased=True)
             atoms = min(atoms, coded.atoms, key=error)
         yield replace(fitted, atoms=atoms.to(fitted.atoms))
 
     def choose_unseen_coding(self, fitted):
-        """Choose the penalty of the codes of `transform` by the rows that the search held out."""
+        """Choose penalty and debiasing of the codes of `transform`: a phase, which yields a record.
+
+        The rows that the search held out decide. `choose_coding` is for fits without such rows.
+        """
         (problem, _), trial = self.found(fitted), fitted.searched.trial
         how = dict(debias=self.plan.debias, place=trial.prediction.place)
         coding = choose.best_coding(problem.held_out, trial.judged, **how)
@@ -302,18 +335,19 @@ class RowPhases(Run):
     # ------------------------------------------------------------------ after the search
 
     def _of_residuals(self, fitted):
-        """Return the arguments of the functions of `skpudle.search.units` that use residuals.
+        """Return the arguments of `units.learn_scales` and `units.refine_units`.
 
-        They are the present units, the rows in the user's units, atoms, and the penalty of codes.
+        The arguments are the present units, the problem of the rows in the user's units, the atoms
+        and the penalty of codes.
         """
         alpha = fitted.coding[0] if fitted.coding else fitted.search_alpha
         return fitted.noise, self.plan.problem(self.samples), fitted.atoms, float(alpha)
 
     def learn_scales(self, fitted):
-        """Estimate the noise of each feature from the residuals of the atoms.
+        """Estimate the noise of each feature from residuals: a phase, which yields one record.
 
-        If it differs between features, the record has new units, and its search is not done: a
-        second search in the new units is due.
+        If the noise differs between features, the record has new units and the phases "units" and
+        "size" alone in ``done``. So a second search follows, in the new units.
         """
         noise = units.learn_scales(*self._of_residuals(fitted))
         if noise is not fitted.noise:
@@ -323,23 +357,26 @@ class RowPhases(Run):
         yield fitted
 
     def refine_units(self, fitted):
-        """Estimate baseline, limits of outliers and the noise of rows again, from residuals."""
+        """Estimate baseline, limits of outliers and the noise of rows again, from residuals.
+
+        This phase yields one record; the atoms stay as they are.
+        """
         yield replace(fitted, noise=units.refine_units(*self._of_residuals(fitted)))
 
     # ------------------------------------------------------------------ training and codes
 
     def train(self, fitted):
-        """Train atoms by gradients through the encoder: yield a record for each epoch.
+        """Train atoms by gradients: a phase, which yields a record for each epoch.
 
-        If the record has the state of an earlier training, from a checkpoint, training goes on from
-        this state, and the first record is that of the state.
+        If the record of a checkpoint has the state of a training, training goes on from this state,
+        and the first record that is yielded is that of the state.
         """
         plan, given, state, source = self.plan, self.plan.given, fitted.training, self.source
         ended_by, most = fitted.ended_by if state else None, self.n_updates
         fitted = replace(fitted, n_updates=most, ended_by=None)
         optimizer = plan.make_optimizer(fitted)
         trainer = Trainer(plan, fitted, optimizer, team=self.team, interrupts=self)
-        # a pair for lambda_decay is annealed in ten parts, and only the last part may end early
+        # a pair for lambda_decay is annealed in ten parts of training: only the last may end early
         first = most * 9 // 10 * isinstance(given.lambda_decay, tuple)
         stopping = Stopping(given.tol, given.n_iter_no_change, first, most)
         state = state or trainer.state(source, stopping)
@@ -363,9 +400,10 @@ class RowPhases(Run):
                 state = trainer.state(source, stopping)
 
     def choose_coding(self, fitted):
-        """Choose the penalty of the codes of `transform` by hidden entries of the rows of `fit`.
+        """Choose penalty and debiasing of the codes of `transform`: a phase, which yields a record.
 
-        This is for fits that held no rows out, such as those without a search.
+        Entries of training rows are hidden in turn and predicted. This is for fits that held no
+        rows out, as without a search.
         """
         samples, how = self.data.samples.in_units(fitted.noise), dict(total=self.team.sum)
         problem = self.plan.problem(samples, fitted.alpha, fitted.data_scale, **how)
@@ -373,9 +411,10 @@ class RowPhases(Run):
         yield replace(fitted, coding=coding.in_units(problem.unit))
 
     def train_encoder(self, fitted):
-        """Train the encoder of ``separate_atoms`` for the atoms.
+        """Train the encoder of ``separate_atoms`` for the atoms: a phase, which yields one record.
 
-        After Ctrl-C it makes no updates, and the encoder is the initial one.
+        After Ctrl-C it makes no updates, and the encoder is the initial one, since the learner is
+        not usable without an encoder.
         """
         plan, seed = self.plan, self.generator.initial_seed()
         given = plan, fitted, self.samples.in_units(fitted.noise), self, plan.given.max_iter
@@ -387,9 +426,10 @@ class RowPhases(Run):
 
 
 class DenseLearner(GradientLearner, DictionaryTransformer):
-    """Base of the learners of rows: `fit`, `partial_fit`, and codes in units of the noise.
+    """Base of the learners of rows that are trained by gradients or found by a search.
 
-    The subclasses document the parameters.
+    It adds `fit`, `partial_fit` and `from_components` to `GradientLearner`, and the encoder that
+    codes rows in units of their noise to `DictionaryTransformer`. Subclasses document parameters.
     """
 
     _penalty = "alpha"  # name of the parameter that sets ``alpha_``
@@ -452,9 +492,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return learner
 
     def _intercept_of(self, atoms, intercept):  # -> dict
-        """Return the fields of a record that hold the user's baseline, by name.
+        """Return the fields of a `Fitted` that hold the user's baseline, for `from_components`.
 
-        ``atoms`` are (n_components, n_features), and ``intercept`` has one number per feature.
+        ``atoms`` are (n_components, n_features), and ``intercept`` is (n_features,), 0 or None.
+        Learners of counts override this method, since their baseline is another field.
         """
         if intercept is None or (isinstance(intercept, float | int) and intercept == 0):
             return {}
@@ -478,9 +519,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts in sums over rows; its codes do not depend on it. Weights
-            equal repetitions, and a weight of zero equals absence. Their unit does not matter. By
-            default all rows count the same.
+            How often each row counts in sums over rows; the codes of a row do not depend on its
+            weight. Weights equal repetitions, and a weight of zero equals absence. Only ratios of
+            weights matter. By default all rows count the same.
 
         Returns
         -------
@@ -491,7 +532,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         ------
         ValueError
             If the data or parameters are unfit, which leaves the estimator unchanged; or if
-            training diverges: it then holds the last finite dictionary.
+            training diverges: the estimator then holds the last finite dictionary.
         TypeError
             If ``X`` can be iterated only once.
 
@@ -513,23 +554,24 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """Update the dictionary by one pass over the data, in their order.
 
         The first call with data that are not all zero chooses the initial dictionary, ``alpha_``
-        and the baseline. If fewer than 60 rows, or four for each atom, have been read, the next
-        call begins again with all rows so far, so that enough rows decide on the baseline. A number
-        that you set later as the penalty replaces ``alpha_``. If you edit or
-        replace ``components_``, learning continues from your atoms. By default codes of the lasso
-        of a block of rows and atoms alternate, with the moves of a search, so that a stream of new
-        populations is learned too. Rows that are too few for a block stay for the next call.
+        and the baseline. As long as fewer than 60 rows, or fewer than four for each atom, have been
+        read, the next call begins again with all rows so far, so that enough rows decide on the
+        baseline. A number that you set later as the penalty replaces ``alpha_``. If you edit or
+        replace ``components_``, learning continues from your atoms. By default each block of rows
+        is solved for codes of the lasso and then changes the atoms. Atoms are also added and
+        removed as in a search, so that populations that are new in a stream are learned, too. Rows
+        that are too few for a block wait for the next call.
 
-        With a named gradient, encoder or parameter of training each batch is an update. The state
-        of the optimiser persists from call to call, also through pickling, and after `fit`, unless
-        you change the optimiser, or ``components_``. ``lambda_decay`` has its last value
-        throughout. Atoms that no code has used for ten samples per atom are replaced by the samples
-        that were reconstructed worst.
+        If you set a gradient, an encoder or a parameter of training, each batch is an update by
+        gradients. The state of the optimiser persists from call to call, also through pickling, and
+        from a `fit` before, unless you change the optimiser or ``components_``. ``lambda_decay``
+        has its last value throughout. Atoms that no code has used for ten samples per atom are
+        replaced by the samples that were reconstructed worst.
 
         Parameters
         ----------
         X : array-like, Tensor, memory map, Dataset or iterable of batches
-            Data as for `fit`, cut into batches of ``batch_size``.
+            Data of shape (n_samples, n_features) as for `fit`, cut into batches of ``batch_size``.
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -549,24 +591,30 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         """
         return self._partial_fit(X, y, sample_weight=sample_weight)
 
-    def _plan(self):
+    def _plan(self):  # -> Plan
         return Plan(self)
 
     def _begin(self, plan, data):  # -> Fitted
-        """Return the record that the first `partial_fit` begins with: atoms without a search."""
+        """Return the record that a first `partial_fit` updates: with first atoms, without a search.
+
+        ``plan`` is the learner's `Plan`, and ``data`` are the `Data` of the call.
+        """
         noise = learn_noise(plan, data.samples) if plan.learns_noise else units.CENTRED
         generator = arrays.make_generator(self.random_state)
         fitted = plan.begin(*plan.enter(data.samples, noise), generator)
         return replace(fitted, from_samples=plan.searches)
 
     def _encoder(self):
-        """Return the encoder of rows that are in units of their noise."""
+        """Return the encoder of `transform` for rows that are in units of their noise."""
         self._validate_params()  # they may have been set since `fit`
         how = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
         return self._plan().encoder(self.alpha_, **how)
 
     def _transform_encoder(self):
-        """Return the encoder of `transform`, for rows less their baseline in the user's units."""
+        """Return the encoder of `transform` for rows in the user's units, less their baseline.
+
+        Codes are in the user's units, too. `DictionaryTransformer` calls it for each `transform`.
+        """
         encoder, noise = self._encoder(), replace(units_of(self), norm=None, intercept=None)
         if isinstance(encoder, LearnedEncoder):  # it bounds the residuals of outliers itself
             noise = replace(noise, limit=None)
@@ -574,14 +622,15 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return encoder if noise.changes_nothing else InUnits(encoder, noise, gains)
 
     def _resume(self, plan, data):  # -> Fitted
-        """Return the record that a later `partial_fit` begins with.
+        """Return the record that a later `partial_fit` updates.
 
-        It is what `fit` kept, with the user's changes since: of ``components_``, of the penalty,
-        and of the share of bias to remove.
+        It is the record that the last call kept, with the changes that the user has made since: to
+        ``components_``, to the penalty, and to ``debias``. ``plan`` is the learner's `Plan`, and
+        ``data`` are the `Data` of the new call.
         """
         kept, given = self._fitted, plan.given.alpha
         known = dict(alpha=kept.alpha, coding=kept.coding)
-        if given not in ("auto", self._fit_given["alpha"]):  # the user has set it after the fit
+        if given not in ("auto", self._fit_given["alpha"]):  # the user has set a penalty since
             known = dict(alpha=float(given), coding=None)
         elif kept.coding is not None and plan.debias is not None:
             known["coding"] = kept.coding[0], plan.debias, kept.coding[2]

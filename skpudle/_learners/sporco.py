@@ -114,7 +114,31 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         """Set the parameters."""
 
     def _begin(self, X, sample_weight):
-        """Return distinct rows (n, m), their weights (n,) or None, first atoms and the penalty."""
+        """Check the input of `fit`, and return what SPORCO starts from.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            The user's rows.
+        sample_weight : array-like of shape (n_samples,) or None
+            Their weights.
+
+        Returns
+        -------
+        x : Tensor of shape (n_distinct, n_features)
+            Distinct rows.
+        weight : Tensor of shape (n_distinct,) or None
+            Weights of distinct rows, of mean 1; None if all are equal.
+        atoms : Tensor of shape (n_components, n_features)
+            Initial atoms.
+        alpha : float
+            The penalty.
+
+        Raises
+        ------
+        ValueError
+            If the input is unfit.
+        """
         x = arrays.to_tensor(arrays.check_rows(open_source(X).array(), estimator=self))
         n_given, weight = len(x), None
         if sample_weight is not None:
@@ -140,8 +164,8 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
-            How often each row counts. SPORCO gets rows and penalties times the roots of the
-            weights, and its codes are larger by the same factors.
+            How often each row counts. For this SPORCO gets each row and its penalty times the root
+            of the row's weight.
 
         Returns
         -------
@@ -152,15 +176,19 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         ------
         ImportError
             If SPORCO is not installed.
+        ValueError
+            If data or parameters are unfit.
         """
         bpdndl = import_extra("sporco", "sporco.dictlrn.bpdndl")
         x, weight, atoms, alpha = self._begin(X, sample_weight)
         own = {"Verbose": False, "MaxMainIter": self.max_iter} | (self.options or {})
         options = bpdndl.BPDNDictLearn.Options(own)
         if weight is not None:
+            # Both terms of the objective of a row are then multiplied by its weight.
             root = weight.sqrt()
             x = x * root[:, None]
             options["BPDN"]["L1Weight"] = options["BPDN"]["L1Weight"] * arrays.to_numpy(root)
+        # SPORCO makes one iteration per call, so that our callbacks and Ctrl-C work in between.
         callback, max_iter = options["Callback"], options["MaxMainIter"]
         options.update({"Callback": None, "MaxMainIter": 1})
         solver = bpdndl.BPDNDictLearn(
@@ -186,7 +214,7 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         self._follow(epochs, {"estimator": self, "X": X, "y": y}, max_iter)
         return self
 
-    def _transform_encoder(self):
+    def _transform_encoder(self):  # -> encoder, see `skpudle._fit.encoders`
         return Converged(self.alpha_)
 
     _allows_nan = False

@@ -1,4 +1,4 @@
-"""Say in some ten lines what a fit has decided, and how clear its decisions were."""
+"""Texts of ``learner.summary()``: what a fit has decided, and how clear its decisions were."""
 
 import numpy as np
 
@@ -8,29 +8,39 @@ from skpudle._losses import LEAST_SQUARES
 
 
 def _tried(path, chosen):
-    """Say what shares the chosen number of atoms and up to three larger numbers explain."""
+    """Return text: the score of the chosen number of atoms, and of up to three larger numbers.
+
+    ``path`` is ``size_path_`` and ``chosen`` the number of atoms. The score is the explained share
+    of hidden entries, so that the text shows whether more atoms would explain more.
+    """
     order = np.argsort(path.n_components)
     n, score = path.n_components[order], path.score[order]
     at = int(np.searchsorted(n, chosen).clip(0, len(n) - 1))
-    # the chosen number, and larger ones at equal ratios of their positions in the path
+    # the chosen number and larger ones, whose positions in the sorted path have equal ratios
     far = np.unique(np.geomspace(at + 1, len(n), 4).astype(int) - 1)
     return ", ".join(f"{n[i]} explain {score[i]:.3f}" for i in far)
 
 
 def _prediction(path, alpha):
-    """Say how well hidden entries are predicted, and which other penalties predict as well."""
+    """Return text: how well hidden entries are predicted, and which penalties predict as well.
+
+    ``path`` is ``penalty_path_``, and ``alpha`` the chosen penalty of the search.
+    """
     best = np.argmax(path.score)
     said = f"{path.score[best]:.3f} of their energy is predicted"
     if path.score[best] <= path.tolerance[best]:
         return f"{said}: these atoms explain nothing that columns share"
-    # a loss of .001 counts as none, also where the number of atoms is chosen
+    # a score that is lower by .001 counts as equal, as in the choice of the number of atoms
     near = (path.score > path.score[best] - 0.001) & (path.alpha != alpha)
     alphas = " or ".join(f"{alpha:.3g}" for alpha in np.unique(path.alpha[near]))
     return f"{said}, as well with a search at {alphas}" if alphas else said
 
 
 def _codes(learner, X, loss):
-    """Say how well codes explain the rows ``X``, and how many codes a row has."""
+    """Return text: how well codes explain the rows ``X``, and how many codes a row has on average.
+
+    ``loss``, an object of `skpudle._losses`, decides what is explained: variance, or deviance.
+    """
     codes = host_array(learner.transform(X))
     x = host_array(check_rows(open_source(X).array(), allow_nan=True))
     means, found = np.nanmean(x, axis=0), host_array(learner.inverse_transform(codes))
@@ -45,7 +55,7 @@ def _codes(learner, X, loss):
 
 
 def _of_rows(learner):  # -> list of str
-    """Return the lines of a learner of rows: baseline, outliers, noise, penalties, prediction."""
+    """Return the lines of `PUDLEDictionaryLearning` about baseline, outliers, noise, penalties."""
     names = "penalty_path", "outliers", "noise_std", "search_alpha"
     path, outliers, noise, alpha = (vars(learner).get(f"{n}_") for n in names)
     root, first, unusual = np.sqrt(np.mean(np.square(learner.intercept_))), "", "none"
@@ -68,7 +78,7 @@ def _of_rows(learner):  # -> list of str
 
 
 def _of_counts(learner):  # -> list of str
-    """Return the lines of `PoissonNMF`: what the counts have chosen."""
+    """Return the lines of `PoissonNMF` about prior, dispersion and gain, and what chose them."""
     names = "alpha", "dispersion", "min_gain"
     given = {name: getattr(learner, name) == "auto" for name in names}
     how = {name: "chosen by the counts" if auto else "as named" for name, auto in given.items()}

@@ -1,4 +1,7 @@
-"""Learn a dictionary for a task: classification or regression, through the encoder."""
+"""Classifier and regressor on sparse codes, whose dictionary is trained for the task, too.
+
+`skpudle._learners.tasks` explains the terms: the task, and the head, the linear model on codes.
+"""
 
 from dataclasses import replace
 from typing import Any, Literal, Self
@@ -27,13 +30,14 @@ from skpudle._precision import own_precision
 
 
 class _TaskPhases(RowPhases):
-    """The phases of a fit for a task.
-
-    The head is trained together with the atoms, from the best head for the first atoms on.
-    """
+    """The phases of a fit for a task: as for rows, but training is of atoms and head together."""
 
     def train(self, fitted):
-        """Train atoms and head together; without supervision the head is fitted after training."""
+        """Train atoms and head: a phase, which yields a record for each epoch.
+
+        Training begins with the best head for the first atoms. Without supervision this phase
+        trains only atoms, and `TaskLearner._attributes` fits the head afterwards.
+        """
         if self.plan.supervision:
             fitted = self.plan.solve(fitted, self.data.samples.in_units(fitted.noise))
         return super().train(fitted)
@@ -44,11 +48,12 @@ OfRows = ArrayLike | None  # one number for each row
 
 @sets_parameters()
 class TaskLearner(DenseLearner):
-    """A learner for a task, which `PUDLEClassifier` and `PUDLERegressor` define.
+    """Base of `PUDLEClassifier` and `PUDLERegressor`.
 
     It finds atoms as a dictionary learner does, and adds the task. A subclass has
     ``_check_target(y, weight, part)``, which returns checked targets and the weights of samples,
-    and ``_task(y, weight, part)``, which returns the task. ``part`` is True in `partial_fit`.
+    and ``_task(y, weight, part)``, which returns a `Classification` or `Regression`. ``y`` has an
+    entry for each sample, ``weight`` is (n_samples,), and ``part`` is True in `partial_fit`.
     """
 
     def __init__(
@@ -107,14 +112,15 @@ class TaskLearner(DenseLearner):
 
     _phases = _TaskPhases
 
-    def _plan(self):
+    def _plan(self):  # -> TaskPlan
         return TaskPlan(self)
 
     def _read(self, plan, X, y, *, known=False, part=False, sample_weight=None):
-        """Read rows and targets, and set ``plan.task``.
+        """Check rows and targets, return them as `Data`, and set ``plan.task``.
 
-        The arguments are those of `GradientLearner._read`. Class weights multiply the weights of
-        the samples; encoded targets are the targets of ``data.samples``.
+        The arguments, and the errors, are those of `GradientLearner._read`. The weights of the
+        samples are multiplied by class weights, and ``samples.target`` has the encoded targets.
+        Data outside memory are read at once.
         """
         name = type(self).__name__
         refuse(y is None, f"{name} requires y to be passed, but the target y is None.")
@@ -125,7 +131,7 @@ class TaskLearner(DenseLearner):
         given = 1.0 if sample_weight is None else sample_weight
         weight = to_numpy(check_sample_weight(given, source.n_rows))
         y, weight = self._check_target(y, weight, part)
-        # samples without weight are absent: their labels may be of no class
+        # Samples of weight 0 count as absent, so their labels are not read: they may be unknown.
         used = to_numpy(check_sample_weight(weight, len(y))) > 0
         task = self._fitted_task if known else self._task(y[used], weight[used], part)
         encoded = task.encode(y[used])
@@ -134,16 +140,22 @@ class TaskLearner(DenseLearner):
         of_rows = dict(sample_weight=weight, target=to_tensor(target))
         data = super()._read(plan, X, known=known, part=part, **of_rows)
         plan.task = replace(task, total_weight=task.total_weight + data.samples.total_weight)
-        return data._replace(places=None)
+        return data._replace(places=None)  # a learner for a task has no ``outliers_``
 
     def _begin(self, plan, data):  # -> Fitted
-        """Return the record that the first `partial_fit` begins with: the head is zero."""
+        """Return the record that a first `partial_fit` updates: its head is zero.
+
+        ``plan`` is the `TaskPlan`, and ``data`` are the `Data` of the call.
+        """
         fitted = super()._begin(plan, data)
         shape = len(fitted.atoms), plan.task.n_outputs * (plan.n_sides + 1)
         return replace(fitted, more=fitted.atoms.new_zeros(shape))
 
     def _resume(self, plan, data):  # -> Fitted
-        """Return the record that a later `partial_fit` begins with, with the head of the fit."""
+        """Return the record that a later `partial_fit` updates, with the present head.
+
+        The head comes from ``coef_`` and ``intercept_``, converted to the units of training.
+        """
         fitted, task = super()._resume(plan, data), plan.task
         weights = np.atleast_2d(self.coef_) * plan.unit(fitted) / task.scale[:, None]
         intercept = (np.atleast_1d(self.intercept_) - task.mean) / task.scale
@@ -151,13 +163,19 @@ class TaskLearner(DenseLearner):
         return plan.with_head(fitted, *head)
 
     def _attributes(self, plan, data, fitted):
-        """Return the fitted attributes as a dict; fit the head now if it was not trained."""
+        """Return the fitted attributes as `GradientLearner._attributes`, of atoms and head.
+
+        If the record has no head, as without supervision, the head is fitted here.
+        """
         if fitted.more is None:
             fitted = plan.solve(fitted, data.samples.in_units(fitted.noise))
         return super()._attributes(plan, data, fitted)
 
     def _decisions(self, X):  # -> (n, n_outputs)
-        """Return codes times weights plus intercepts; two classes have a single output."""
+        """Return the outputs of the head for the user's rows: codes times weights plus intercepts.
+
+        They are in the units of ``y``. A classifier of two classes has one output.
+        """
         check_is_fitted(self, "coef_")
         codes, head = to_tensor(self.transform(X)), (self.coef_, self.intercept_)
         coef, intercept = (to_tensor(np.atleast_1d(part)).to(codes) for part in head)
@@ -241,7 +259,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The classes.
+        Labels of the classes, sorted.
 
     coef_ : ndarray of shape (n_classes, n_features_out), or (1, n_features_out) for two classes
         Weights of the codes that `transform` returns; with ``split_sign`` two per atom.
@@ -307,7 +325,10 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     # ------------------------------------------------------------------ fitting
 
     def _check_target(self, y, weight, part):  # -> (n,), (n,)
-        """Return checked labels, and the weights of samples times those of their classes."""
+        """Check labels ``y`` (n_samples,), and multiply weights by those of their classes.
+
+        ``weight`` (n_samples,) is changed in place. Labels of samples of weight 0 are not read.
+        """
         y, used = _check_y(y, estimator=self), weight > 0
         check_classification_targets(y)
         classes = self.classes_ if part else np.unique(y[used])
@@ -317,7 +338,13 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         return y, weight
 
     def _task(self, y, weight, part):  # -> Classification
-        """Return the task for labels, all of which have weight; refuse a single class."""
+        """Return the task for labels ``y`` (n_samples,), whose weights are positive.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than two classes.
+        """
         classes = self.classes_ if part else np.unique(y)
         refuse(
             len(classes) < 2,
@@ -344,7 +371,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         classes : array-like of shape (n_classes,), default=None
             All labels of the data to come; needed in the first call.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights in the cross-entropy, in the unit of the weights of the first call.
+            How often each sample counts, in one unit for all calls.
 
         Returns
         -------
@@ -368,7 +395,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     # ------------------------------------------------------------------ decisions
 
     def decision_function(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
-        """Return the decision function of the classes.
+        """Return the logits of the classes, from which `predict` and `predict_proba` follow.
 
         Parameters
         ----------
@@ -378,7 +405,8 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         Returns
         -------
         ndarray or Tensor of shape (n_samples, n_classes), or (n_samples,) for two classes
-            ``transform(X) @ coef_.T + intercept_``; for two classes positive for the second.
+            ``transform(X) @ coef_.T + intercept_``. For two classes a positive number decides for
+            the second class, ``classes_[1]``.
         """
         decisions = self._decisions(X)
         return like_input(decisions[:, 0] if decisions.shape[1] == 1 else decisions, X)
@@ -394,7 +422,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         Returns
         -------
         ndarray or Tensor of shape (n_samples,)
-            Labels; a tensor if ``X`` is one and labels are numbers.
+            Labels, as in ``classes_``; a tensor if ``X`` is one and labels are numbers.
         """
         indices = class_decisions(self._decisions(X)).argmax(1)
         labels = self.classes_[to_numpy(indices)]
@@ -412,7 +440,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         Returns
         -------
         ndarray or Tensor of shape (n_samples, n_classes)
-            Probabilities.
+            Probabilities, which sum to 1 in each row.
         """
         return like_input(class_decisions(self._decisions(X)).softmax(1), X)
 
@@ -422,12 +450,12 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
-            Data.
+            Data, as for `transform`.
 
         Returns
         -------
         ndarray or Tensor of shape (n_samples, n_classes)
-            Logarithms of the probabilities of `predict_proba`.
+            Natural logarithms of the probabilities of `predict_proba`.
         """
         return like_input(class_decisions(self._decisions(X)).log_softmax(1), X)
 
@@ -446,7 +474,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         Returns
         -------
         float
-            Share of the samples with the right class.
+            Share of the samples whose predicted class is right, from 0 to 1.
         """
         labels, weights = host_array(y), host_array(sample_weight)
         return accuracy_score(labels, host_array(self.predict(X)), sample_weight=weights)
@@ -568,12 +596,13 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         tags.target_tags.multi_output = True
         return tags
 
+    # check numbers ``y``, and return them as float64, with the weights as they are
     def _check_target(self, y, weight, part):  # -> (n,) or (n, n_outputs), (n,)
         how = dict(ensure_2d=False, dtype=np.float64, input_name="y", estimator=self)
         return check_array(y, **how), weight
 
     def _task(self, y, weight, part):  # -> Regression
-        """Return the task, in units of the targets' means and standard deviations."""
+        """Return the task for targets ``y``, with their weighted means and standard deviations."""
         units = StandardScaler().fit(y.reshape(len(y), -1), sample_weight=weight)
         return Regression(units.mean_, units.scale_, y.ndim == 1)
 
@@ -592,7 +621,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of squared errors, in the unit of the weights of the first call.
+            How often each sample counts, in one unit for all calls.
 
         Returns
         -------
@@ -608,7 +637,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         return self._partial_fit(X, y, sample_weight=sample_weight)
 
     def predict(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
-        """Return predicted targets.
+        """Predict the targets of rows.
 
         Parameters
         ----------
@@ -618,7 +647,8 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         Returns
         -------
         ndarray or Tensor of shape (n_samples,) or (n_samples, n_outputs)
-            ``transform(X) @ coef_.T + intercept_``.
+            ``transform(X) @ coef_.T + intercept_``, in the units and the dimensions of ``y`` in
+            `fit`.
         """
         decisions = self._decisions(X)
         return like_input(decisions[:, 0] if np.ndim(self.coef_) == 1 else decisions, X)
@@ -638,7 +668,7 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         Returns
         -------
         float
-            The explained share of the variance, averaged over outputs.
+            The explained share of the variance, averaged over outputs; at most 1.
         """
         numbers, weights = host_array(y), host_array(sample_weight)
         return r2_score(numbers, host_array(self.predict(X)), sample_weight=weights)

@@ -1,19 +1,20 @@
-r"""Tasks of a dictionary, and the plan of a dictionary learned for one: atoms and a head.
+r"""Classification and regression on sparse codes: the task, and the plan that trains for it.
 
-A task is classification or regression. It knows its targets, its loss, and the linear model of
-scikit-learn that the head starts as. A head is a linear model of codes: weights and intercepts. In
-training, targets and decisions have the mean ``mean`` subtracted and are divided by ``scale``; the
-fitted weights are in the units of ``y``.
+A task, `Classification` or `Regression`, knows its targets, its loss, and the linear model of
+scikit-learn whose solution training begins with. The *head* is the linear model on the codes:
+weights and intercepts. A *decision* is an output of the head: the prediction of a regression, or
+the logit of a class. In training, targets and decisions have ``task.mean`` subtracted and are
+divided by ``task.scale``; the fitted attributes ``coef_`` and ``intercept_`` are in the units of
+``y``.
 
-Training updates one tensor, as for any dictionary. For each atom it has one row of numbers: the
-atom, its weights in the head, and a copy of the intercepts. The intercepts are the mean of all
-copies.
+Training updates one tensor, as for any dictionary, with a row for each atom: the atom, its weights
+in the head, and a copy of the intercepts. The intercepts of the head are the mean of all copies.
 
-A head sees codes as they are, or (``split_sign``) the positive and the negative part of each code
-as two features, the two sides of an atom. In training all codes are divided by one number: the root
-of the mean squared norm of a sample over the number of atoms. If each feature were divided by its
-own standard deviation instead, rare features would weigh too much: with two sides digits had 0.8 %
-more errors.
+A head sees codes as they are or, with ``split_sign``, the positive and the negative part of each
+code as two features, the two *sides* of an atom. In training all codes are divided by one number,
+`TaskPlan.unit`: the root of the mean squared norm of a sample over the number of atoms. If each
+feature were divided by its own standard deviation instead, rare features would weigh too much: with
+two sides digits had 0.8 % more errors.
 """
 
 from dataclasses import dataclass, replace
@@ -32,10 +33,10 @@ from skpudle._precision import in_own_precision
 
 
 def class_decisions(decisions):  # (n, n_outputs) -> (n, n_classes)
-    """Return a decision for each class, whose softmax is the probabilities.
+    """Return a logit for each class from the outputs of a head; softmax gives the probabilities.
 
-    A head for two classes has one output, the decision of the second class. The decision of the
-    first class is then 0.
+    A head for two classes has one output, the logit of the second class against the first. The
+    logit of the first class is then 0.
     """
     if decisions.shape[1] > 1:
         return decisions
@@ -44,7 +45,7 @@ def class_decisions(decisions):  # (n, n_outputs) -> (n, n_classes)
 
 @dataclass(frozen=True, eq=False)
 class Classification:
-    """The task to tell classes, by cross-entropy; a target is the index of a class.
+    """The task of a classifier, with cross-entropy for loss; a target is the index of a class.
 
     Parameters
     ----------
@@ -57,15 +58,22 @@ class Classification:
     classes: np.ndarray
     total_weight: float = 0.0
 
+    # what `Regression` has, with values that change nothing
     mean, scale, n_terms, penalty, is_flat = np.zeros(1), np.ones(1), 1, 1, False
 
     @property
     def n_outputs(self):
-        """Number of outputs: two classes need a single one."""
+        """Number of outputs of the head: one per class, or 1 for two classes."""
         return 1 if len(self.classes) == 2 else len(self.classes)
 
     def encode(self, y):  # (n,) -> (n, 1)
-        """Return the indices of labels; raise ValueError for an unknown label."""
+        """Return the indices of labels in ``classes``, as floats in a column.
+
+        Raises
+        ------
+        ValueError
+            If a label is unknown.
+        """
         return LabelEncoder().fit(self.classes).transform(y)[:, None].astype(float)
 
     def losses(self, decisions, target):  # (n, n_outputs), (n, 1) -> (n,)
@@ -73,23 +81,23 @@ class Classification:
         return cross_entropy(class_decisions(decisions), target[:, 0].long(), reduction="none")
 
     def linear_model(self, C):
-        """Return scikit-learn's model with this loss."""
+        """Return scikit-learn's model, not fitted, that minimises the loss of this task."""
         return LogisticRegression(C=C, max_iter=1000)
 
 
 @dataclass(frozen=True, eq=False)
 class Regression:
-    r"""The task to predict numbers, by least squares, in units of their standard deviation.
+    r"""The task of a regressor, with squared errors of standardised targets for loss.
 
-    The loss is half the unexplained share of the variance, averaged over outputs. It is independent
-    of the units of ``y`` and of the number of outputs.
+    The loss is half the unexplained share of the variance of ``y``, averaged over outputs. It is
+    independent of the units of ``y`` and of the number of outputs.
 
     Parameters
     ----------
     mean, scale : ndarray of shape (n_outputs,)
         Means and standard deviations of ``y``.
     is_flat : bool
-        Whether ``y`` has one dimension.
+        Whether ``y`` has one dimension, so that ``coef_`` and predictions have one less, too.
     total_weight : float, default=0.0
         The sum of the weights of all samples so far, over all calls of `partial_fit`.
     """
@@ -101,14 +109,14 @@ class Regression:
 
     @property
     def n_outputs(self):
-        """Number of outputs."""
+        """Number of outputs of the head, which is that of columns of ``y``."""
         return len(self.mean)
 
-    n_terms = n_outputs  # number of squared errors that the loss of a sample averages
-    penalty = 10  # penalty of the squared weights for C=1
+    n_terms = n_outputs  # the loss of a sample is the mean of this number of squared errors
+    penalty = 10  # ``alpha`` of scikit-learn's Ridge for C=1
 
     def encode(self, y):  # (n,) or (n, n_outputs) -> (n, n_outputs)
-        """Return numbers in columns, centred and divided by their standard deviation."""
+        """Return standardised targets in columns."""
         return (y.reshape(len(y), -1) - self.mean) / self.scale
 
     def losses(self, decisions, target):  # (n, n_outputs) twice -> (n,)
@@ -116,7 +124,7 @@ class Regression:
         return 0.5 * (decisions - target).square().mean(1)
 
     def linear_model(self, C):
-        """Return scikit-learn's model with this loss."""
+        """Return scikit-learn's model, not fitted, that minimises the loss of this task."""
         return Ridge(alpha=self.penalty / C)
 
 
@@ -124,49 +132,51 @@ class Regression:
 
 
 class TaskPlan(Plan):
-    """The plan of a fit for a task: a dictionary learner's, and joint training after it.
+    """The plan of a learner for a task: a search as without the task, then joint training.
 
-    `TaskLearner` sets the attribute ``task``, a `Classification` or `Regression`, when it has read
-    the targets. The record has the head as ``more``, of shape (n_components, n_sides * n_outputs +
-    n_outputs).
+    Joint training updates atoms and head (see the module) together. `TaskLearner._read` sets the
+    attribute ``task``, a `Classification` or `Regression`, when it has read the targets. A record
+    has the head in ``more``, of shape (n_components, n_sides * n_outputs + n_outputs); `with_head`
+    and `head` convert weights and intercepts to this form and back.
     """
 
-    # alpha="auto" is this share of the search's penalty, since a task needs less sparse codes. Of
-    # the shares 1, 1/2 and 1/4 the share 1/2 had the smallest errors in cross-validation (128
-    # atoms, benchmarks/bench_classifiers.py).
+    # With alpha="auto" the penalty of codes is half of the search's, since a task needs less sparse
+    # codes. Of the factors 1, 1/2 and 1/4 the factor 1/2 had the smallest errors in
+    # cross-validation (128 atoms, benchmarks/bench_classifiers.py).
     alpha_share = 0.5
-    name_of_baseline = "baseline_"  # `intercept_` is of the decisions
-    axis = 1
+    name_of_baseline = "baseline_"  # `intercept_` has the intercepts of the head
+    axis = 1  # the head is in columns beside the atoms
 
     def __init__(self, learner):
         b = self.supervision = float(learner.supervision)
         most = {"max_iter": 100} if b and learner.max_iter == "auto" else {}
         super().__init__(learner, **most)
-        # Noise of features is not learned. A feature that is nearly a sum of other features has a
-        # noise near zero, so in units of the noise it would dominate the atoms. Nor is the penalty
-        # chosen that predicts held-out features best: the task has a penalty of its own.
+        # Noise of features is not learned: a feature that is nearly a sum of other features has a
+        # noise near zero, so in units of the noise it would dominate the atoms. Nor do held-out
+        # features choose the penalty of codes, since predicting features is not the task.
         self.noise = "outliers" if self.learns_noise else self.noise
         self.codes_follow_data, self.trains = False, self.trains or b > 0
-        self.alternates = False  # decisions are trained by gradients
+        self.alternates = False  # the head needs gradients
         self.name = "supervised" if b else self.gradient
         self.C, self.n_sides = float(learner.C), 1 + learner.split_sign
 
     @in_own_precision
     def rule(self, fitted, dictionary, batch, *, encoder, penalty):
-        r"""Reconstruction and task, both differentiated through the encoder.
+        r"""Evaluate the gradient rule of joint training: reconstruction and task, through encoder.
 
         With the supervision :math:`b` and the mean squared norm of a sample :math:`E`, which makes
         :math:`b` independent of units, atoms descend
 
         .. math:: (1 - b) \tfrac12 \|x - D z\|^2 + b\, E\, \ell(W z, y),
 
-        and the head descends :math:`E (\ell(W z, y) + \frac\rho2 \|W\|^2)` whatever :math:`b`. See
-        `skpudle._gradients.ae_ls` for arguments and results.
+        and the head descends :math:`E (\ell(W z, y) + \frac\rho2 \|W\|^2)` whatever :math:`b`.
+        ``fitted`` is the record with the head; for the other arguments, and for the `Evaluation`
+        that is returned, see `skpudle._gradients`.
         """
         b, task, (weights, intercept) = self.supervision, self.task, self.head(fitted.more)
         z = encoder(dictionary, batch.x, mask=batch.mask)
-        # If training began with samples as atoms, only the gradient "dec" finds a dictionary. So
-        # codes are constants in the reconstruction.
+        # If training began with samples as atoms, only a gradient through the decoder alone finds a
+        # dictionary, so codes are then constants in the reconstruction.
         residual = dictionary.synthesis(z.detach() if fitted.from_samples else z) - batch.x
         residual = residual if batch.mask is None else residual * batch.mask
         losses = 0.5 * residual.square().sum(1)
@@ -179,16 +189,22 @@ class TaskPlan(Plan):
         return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
     def unit(self, fitted):  # -> float
-        """Return the number that codes are divided by for the head."""
+        """Return the number by which codes are divided for the head, the same for all codes.
+
+        Weights of the head in a record belong to the divided codes, ``coef_`` to codes themselves.
+        """
         return ((fitted.data_scale or 0.0) / len(fitted.atoms)) ** 0.5 or 1.0
 
     def features(self, fitted, z):  # (n, n_components) -> (n, n_sides * n_components)
-        """Return the features of codes that the head sees; positive parts come first."""
+        """Return what the head sees: divided codes, or their positive and then negative parts."""
         z = z / self.unit(fitted)
         return z if self.n_sides == 1 else torch.cat([z.clamp_min(0), z.neg().clamp_min(0)], dim=1)
 
     def with_head(self, fitted, weights, intercept):  # -> Fitted
-        """Return the record with a head: weights and intercepts, of the shapes in `head`."""
+        """Return the record with a head in ``more``; undoes `head`.
+
+        ``weights`` are (n_outputs, n_sides * n_components) and ``intercept`` is (n_outputs,).
+        """
         n = len(fitted.atoms)
         weights = weights.unflatten(1, (self.n_sides, n)).movedim(2, 0).flatten(1)
         return replace(fitted, more=torch.cat([weights, intercept.expand(n, -1)], dim=1))
@@ -200,16 +216,20 @@ class TaskPlan(Plan):
         return weights.movedim(0, 2).flatten(1), more[:, -n:].mean(0)
 
     def network(self, fitted, update=0):
-        """Return the rule, the dictionary, and a dict of encoder and penalty, for an update.
+        """Return the rule, the dictionary, and a dict of encoder and penalty, as `Plan.network`.
 
-        The rule is that of the task if the record has a head.
+        The rule is that of joint training, `rule`, if the record has a head.
         """
         rule, dictionary, options = super().network(fitted, update)
         rule = rule if fitted.more is None else partial(self.rule, fitted)
         return rule, dictionary, options
 
     def replacements(self, fitted, samples):
-        """Return rows of parameters for samples that become atoms: their weights are zero."""
+        """Return rows of parameters for samples that become atoms.
+
+        ``samples`` are (n, n_features). New atoms have zero weights in the head and the head's
+        intercepts, so that the decisions do not jump.
+        """
         atoms, more = super().replacements(fitted, samples), fitted.more
         if more is None:
             return atoms
@@ -219,7 +239,10 @@ class TaskPlan(Plan):
 
     @torch.no_grad()
     def solve(self, fitted, samples):  # -> Fitted
-        """Return the record with the head that scikit-learn finds for codes of ``samples``."""
+        """Return the record with the best head for its atoms, found by scikit-learn.
+
+        ``samples`` are rows in units of their noise, with targets.
+        """
         _, dictionary, options = super().network(fitted)
         codes = options["encoder"](dictionary, samples.x, mask=samples.mask)
         features = self.features(fitted, codes)
@@ -231,7 +254,10 @@ class TaskPlan(Plan):
         return self.with_head(fitted, *(to_tensor(part).to(features) for part in head))
 
     def attributes(self, fitted):
-        """Return the fitted attributes; weights and intercepts are in the units of ``y``."""
+        """Return the fitted attributes of the dictionary and of the head, as `Plan.attributes`.
+
+        Weights and intercepts are in the units of ``y`` and of the codes of `transform`.
+        """
         (weights, intercept), task = self.head(fitted.more), self.task
         mean, scale = (to_tensor(part).to(weights) for part in (task.mean, task.scale))
         coef = weights * (scale[:, None] / self.unit(fitted))

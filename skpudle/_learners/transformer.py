@@ -1,8 +1,9 @@
-"""Encode, reconstruct and score with a fitted dictionary.
+"""Encode, reconstruct and score rows with a fitted dictionary.
 
 `DictionaryTransformer` is the base of all learners of rows; it needs ``components_`` and an
-encoder. Data outside memory are read in parts of 8,192 rows. Rows of a part are encoded in chunks,
-which fit into the cache of a core or into the memory of a GPU.
+encoder, a callable ``encoder(dictionary, x, mask=None)`` that returns codes (see
+`skpudle._fit.encoders`). Data outside memory are read in parts of 8,192 rows. The rows of a part
+are encoded in chunks, which fit into the cache of a core or into the memory of a GPU.
 """
 
 from dataclasses import replace
@@ -31,9 +32,12 @@ PART = 8192
 
 
 def chunk_size(learner, x, device):
-    """Return the number of rows of ``x`` (n, n_features) that a learner encodes at a time."""
+    """Return the number of rows that a fitted learner encodes at a time, for speed and memory.
+
+    ``x`` (n, n_features) are some of the rows, and ``device`` is where codes are computed.
+    """
     if device.type == "cuda":
-        # A GPU: the encoder holds about 8 arrays of codes, and 2 of data, at a time.
+        # bytes of a row: the encoder holds about 8 arrays of codes and 2 of data at a time
         row = (8 * learner.n_components_ + 2 * x.shape[1]) * x.element_size()
         free = torch.cuda.mem_get_info(device)[0]
         # add the memory that torch has reserved but does not use
@@ -41,25 +45,30 @@ def chunk_size(learner, x, device):
         return max(1, min(65536, free // row))
     solved = getattr(learner, "n_unfoldings", None) in (None, "auto")
     solved = solved or getattr(learner, "transform_algorithm", "unfolded") != "unfolded"
-    # Unfolded codes of 1,024 rows stay in the cache of a core. Solvers use the Gram matrix of the
-    # atoms, computed once for each chunk: for 2,048 atoms chunks of 1,024 rows take 2.8 times as
-    # long as chunks of 8,192 rows. Shorter rows come in larger chunks: for 218,567 rows of 3
-    # features and 2 atoms chunks of 1,024 rows take twice as long.
+    # Unfolded codes: 1,024 rows stay in the cache of a core. Solved codes need larger chunks, since
+    # the Gram matrix of the atoms is computed once for each chunk: for 2,048 atoms chunks of 1,024
+    # rows take 2.8 times as long as chunks of 8,192 rows. Shorter rows come in larger chunks: for
+    # 218,567 rows of 3 features and 2 atoms chunks of 1,024 rows take twice as long.
     n_entries = 2**24 if solved else 2**17
     return max(1024, n_entries // max(learner.n_components_, *x.shape[1:]))
 
 
 def encode_rows(encoder, dictionary, samples):  # -> (n_samples, n_components)
-    """Return the codes of samples of rows; ``samples.target`` are the exposures of counts."""
+    """Return the codes of `Samples` of rows, by the encoders of rows and of counts alike.
+
+    The targets of samples of counts are exposures, which only encoders of counts take.
+    """
     known = {} if samples.target is None else {"exposure": samples.target}
     return encoder(dictionary, samples.x, mask=samples.mask, **known)
 
 
 def hidden_errors(samples, dictionary, encoder, measure, places=None):  # -> float
-    """Return the summed errors of all features, each predicted from features of other groups.
+    """Return how badly codes of some features predict the other features, summed over all entries.
 
-    `DictionaryTransformer.score` is made of these errors. A single feature is predicted from
-    itself.
+    Features are cut into groups. Each group is hidden once in all rows, and predicted by atoms and
+    codes from the other groups; a single feature is predicted from itself.
+    `DictionaryTransformer.score` is made of these errors, and learners of counts choose their
+    penalty by them.
 
     Parameters
     ----------
@@ -71,11 +80,16 @@ def hidden_errors(samples, dictionary, encoder, measure, places=None):  # -> flo
         ``encoder(dictionary, x, mask=None)`` returns codes. An encoder that holds numbers of each
         feature has ``of_features(features)``, which returns the encoder for these features.
     measure : callable
-        ``measure(predicted, samples, features)`` returns the error of each entry of these features,
-        of the shape of ``predicted``.
+        ``measure(predicted, samples, features)`` returns the error of each entry of the hidden
+        features, of the shape of ``predicted`` (n_samples, n_hidden); see `deviances`.
     places : Tensor of shape (n_features,), default=None
-        For each feature the number of the first feature that equals it: equal features are hidden
-        together. By default all features count as distinct.
+        For each feature the index of the first feature with the same entries, since equal features
+        must be hidden together. By default all features count as distinct.
+
+    Returns
+    -------
+    float
+        The weighted sum of the errors of all known entries.
     """
     atoms, total = dictionary.atoms, 0.0
     places = torch.arange(atoms.shape[1], device="cpu") if places is None else places
@@ -88,11 +102,11 @@ def hidden_errors(samples, dictionary, encoder, measure, places=None):  # -> flo
         part = samples.of_features(hidden)
         errors = part.weigh(measure(predicted, part, hidden))
         total = total + (errors if part.mask is None else errors * part.mask).sum()
-    return float(total)  # one wait for the device
+    return float(total)  # only here the host waits for the device
 
 
 def deviances(predicted, samples, features, *, loss=LEAST_SQUARES, intercept=None, limit=None):
-    """Return the deviance of each entry from its prediction: squared errors, or those of counts.
+    """Return the deviance of each entry from its prediction; for least squares the squared error.
 
     Parameters
     ----------
@@ -101,12 +115,18 @@ def deviances(predicted, samples, features, *, loss=LEAST_SQUARES, intercept=Non
     samples : Samples
         The entries, of the same shape; their targets are exposures.
     features : Tensor of shape (n_predicted,)
-        Numbers of the features of the entries.
+        Indices of the predicted features among all features.
     loss : object of `skpudle._losses`, default=LEAST_SQUARES
-        The loss.
-    intercept, limit : Tensor of shape (n_features,), default=None
-        The intercept of counts, and the largest error that counts: beyond it an entry is an
-        outlier.
+        The loss whose deviance is returned.
+    intercept : Tensor of shape (n_features,), default=None
+        The intercept of counts, in natural parameters.
+    limit : Tensor of shape (n_features,), default=None
+        The largest absolute error that counts, so that outliers do not decide the sum.
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_predicted)
+        Deviances, in float64.
     """
     exposure = 1.0 if samples.target is None else arrays.wide(samples.target)
     x, natural = arrays.wide(samples.x) / exposure, arrays.wide(predicted)
@@ -119,34 +139,35 @@ def deviances(predicted, samples, features, *, loss=LEAST_SQUARES, intercept=Non
 
 
 def _join(chunks, given):
-    """Return the results for chunks of rows as one array; for a tensor as a tensor on its device.
+    """Concatenate results for chunks of rows, and return them in the type of the user's input.
 
-    ``given`` is the source of the user's rows.
+    ``chunks`` yields tensors (n, ...), and ``given`` is the source of the user's rows. If the input
+    is a tensor, the result is a tensor on the same device, else an array.
     """
-    # each chunk goes to the CPU at once, since a GPU may be too small for all
+    # Each chunk leaves the device of the encoder at once, since a GPU may be too small for all.
     device = given.data.device if isinstance(given.data, torch.Tensor) else "cpu"
     return arrays.like_input(torch.cat([chunk.to(device) for chunk in chunks]), given.data)
 
 
 class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Encode with a fitted dictionary.
+    """Base of all learners of rows: `transform`, `inverse_transform` and `score`.
 
-    A subclass adds `fit`, and ``_transform_encoder()``, which returns the encoder,
-    ``encoder(dictionary, x, mask=None)``. It has to support masks if `_allows_nan` is true.
+    A subclass adds `fit`, and ``_transform_encoder()``, which returns the encoder. The encoder has
+    to support masks if ``_allows_nan`` is true.
     """
 
-    # values of the parameters in subclasses that do not have them
+    # for subclasses that lack these parameters
     device, split_sign = "auto", False
 
     _allows_nan = True  # whether NaN marks missing entries; if not, NaN is refused
-    _loss = LEAST_SQUARES  # whose deviance `score` explains
-    _intercept = None  # of counts whose effects multiply: a tensor (n_features,)
-    _largest = None  # data of counts lie between 0 and this value; None: data may be any numbers
+    _loss = LEAST_SQUARES  # `score` is the explained share of the deviance of this loss
+    _intercept = None  # for `CountDictionaryLearning`: its ``intercept_`` as a tensor (n_features,)
+    _largest = None  # for counts: entries must lie between 0 and this value; None allows any number
 
     # ------------------------------------------------------------------ for subclasses
 
     def _decode_rows(self, rows):  # (n, n_features) -> the same, in place
-        """Return reconstructed rows, of ``rows`` that are codes times atoms: add the baseline."""
+        """Complete the decoding of ``rows``, which are codes times atoms: add the baseline."""
         baseline = baseline_of(self)
         if baseline is not None:
             rows += arrays.to_tensor(baseline, rows.device, rows.dtype)
@@ -160,9 +181,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Parameters
         ----------
         X : array-like or Tensor of shape (n_samples, n_features)
-            Data, or a dataset or batches as for `fit`. NaN marks missing entries, and the codes of
-            a row are inferred from its known ones; `inverse_transform` then fills the gaps. (Not
-            with `SporcoDictionaryLearning`: impute first.)
+            Data, or a dataset or batches as for `fit`. NaN marks missing entries: the codes of a
+            row are inferred from its known entries, and `inverse_transform` then fills the gaps.
+            (`SporcoDictionaryLearning` takes no NaN: impute first.)
 
         Returns
         -------
@@ -177,12 +198,16 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         return self._transform(X)
 
-    def _transform(self, X, **of_rows):
+    # `transform` of all subclasses; ``of_rows`` as in `_chunks`
+    def _transform(self, X, **of_rows):  # -> ndarray or Tensor (n_samples, n_features_out)
         given = open_source(X)
         return _join(self._codes(given, **of_rows), given)
 
     def _codes(self, given, **of_rows):  # yields (n, n_features_out)
-        """Yield the codes that `transform` returns, chunk by chunk."""
+        """Yield the codes that `transform` returns, chunk by chunk, on the encoder's device.
+
+        ``given`` is the source of the user's rows; ``of_rows`` as in `_chunks`.
+        """
         check_is_fitted(self)
         refuse_shuffled(given.data)
         encoder = self._transform_encoder()
@@ -203,21 +228,22 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Returns
         -------
         scipy.sparse.csr_array of shape (n_samples, n_features_out)
-            Codes.
+            Codes, as `transform` returns them.
 
         Raises
         ------
         ValueError
-            If ``X`` is a `torch.utils.data.DataLoader` that shuffles.
+            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
         return self._transform_sparse(X)
 
-    def _transform_sparse(self, X, **of_rows):
+    # `transform_sparse` of all subclasses; ``of_rows`` as in `_chunks`
+    def _transform_sparse(self, X, **of_rows):  # -> csr_array (n_samples, n_features_out)
         parts = map(arrays.to_numpy, self._codes(open_source(X), **of_rows))
         return sparse.vstack([*map(sparse.csr_array, parts)], format="csr")
 
     def inverse_transform(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
-        """Return the data that codes decode to.
+        """Reconstruct data from codes: codes times atoms, plus the baseline.
 
         Parameters
         ----------
@@ -227,7 +253,12 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Returns
         -------
         ndarray or Tensor of shape (n_samples, n_features)
-            Reconstructed data; of counts their expectations.
+            Reconstructed data; for learners of counts their expectations at an exposure of 1.
+
+        Raises
+        ------
+        ValueError
+            If codes have another number of columns than those of `transform`.
         """
         check_is_fitted(self)
         given, n = open_source(X), len(self.components_)
@@ -257,12 +288,12 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def score(
         self, X: ArrayLike | Tensor, y: None = None, sample_weight: ArrayLike | None = None
     ) -> float:
-        """Return R^2 of predicting held-out features from visible features.
+        """Return the R^2 with which codes of visible features predict held-out features.
 
-        The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
-        inferred from the other columns, and predict the held-out entries. The error of
-        reconstruction always prefers the smallest alpha; this score has a maximum between too
-        small and too large penalties, so that ``GridSearchCV`` needs no ``scoring``.
+        The columns are cut into ten fixed groups. Each group is held out once for all rows; codes
+        are inferred from the other columns, and predict the held-out entries. The error of
+        reconstruction is always least for the smallest alpha. This score is best between too small
+        and too large penalties, so that ``GridSearchCV`` needs no ``scoring``.
 
         Parameters
         ----------
@@ -276,29 +307,35 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Returns
         -------
         float
-            R^2 pooled over all known entries, each held out once, against the column means; at
-            most 1, larger is better, comparable across alpha. 0 for constant data. With a single
-            feature, the R^2 of the reconstruction. A column that equals another one may be
-            predicted from it, noise included.
+            R^2 over all known entries together, each held out once, compared with the column means.
+            At most 1, larger is better; 0 for constant data. Scores of different ``alpha``
+            compare. With a single feature it is the R^2 of the reconstruction. If two columns are
+            equal, one may be predicted from the other, noise included.
+
+        Raises
+        ------
+        ValueError
+            If the data are unfit.
         """
         return self._score(X, sample_weight)
 
     def _score(self, X, sample_weight, **of_rows):
-        """Return the share of the deviance from column means that predictions explain.
+        """Return the share of the deviance from column means that predictions explain, a float.
 
-        ``of_rows`` are fields of the samples beside their numbers, such as exposures.
+        This is `score` of all subclasses. ``X`` and ``sample_weight`` are the user's input, and
+        ``of_rows`` as in `_chunks`.
         """
         check_is_fitted(self)
         given, error, means = open_source(X), 0.0, FromMeans(self._loss)
         if sample_weight is not None:
             of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
-        units = replace(units_of(self), norm=None)  # entries may be outliers here, no whole rows
+        units = replace(units_of(self), norm=None)  # no row is left out as a whole
         limit = None if units.limit is None else units.limit_in_data()
         how = dict(loss=self._loss, intercept=self._intercept, limit=limit)
         measure, encoder = partial(deviances, **how), self._transform_encoder()
         for samples, dictionary in self._chunks(given, **of_rows):
             error += hidden_errors(samples, dictionary, encoder, measure)
-            if limit is not None:  # outliers do not count in the means
+            if limit is not None:  # leave outliers out of the column means
                 samples = replace(samples, mask=samples.in_units(units).mask)
             means.add(samples.map(arrays.wide))
         total = means.total()
@@ -307,14 +344,16 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     # ------------------------------------------------------------------ reading
 
     def _chunks(self, given, **of_rows):
-        """Yield checked samples, some rows at a time, and the dictionary, on the device.
+        """Yield pairs of checked `Samples`, less the baseline, and the dictionary, on one device.
 
-        ``of_rows`` are fields of the samples beside their numbers, one entry for each row.
+        The samples are successive rows of the source ``given``, as many as `chunk_size` says.
+        ``of_rows`` are what samples have beside their features, with an entry for each row of the
+        source: ``target`` (exposures of counts) and ``weight``.
         """
-        device = arrays.resolve_device(self.device, given.data, fitted=True)  # X decides
+        device = arrays.resolve_device(self.device, given.data, fitted=True)
         baseline = baseline_of(self)
         how = of_rows | dict(allow_nan=self._allows_nan, largest=self._largest)
-        # rows stay on their device, since another device may be too small for all of them
+        # Rows go to the device of the encoder chunk by chunk, since it may be too small for all.
         for samples in given.read_for(self, known=True, **how).samples(PART):
             x = samples.x
             if baseline is not None:
@@ -325,10 +364,10 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     @torch.enable_grad()
     def _codes_with_gradient(self, X):  # -> x, codes
-        """Return data (n, n_features) as a tensor, and their codes, differentiable in the data.
+        """Return data in memory as a tensor (n, n_features), and their codes (n, n_components).
 
-        `skpudle.inspection` takes gradients of them. Codes have their signs, also with
-        ``split_sign``.
+        Codes are differentiable in the tensor, for the gradients of `skpudle.inspection`. They are
+        signed codes even with ``split_sign``.
         """
         chunks, dictionaries = zip(*self._chunks(InMemory(open_source(X).array())))
         x = torch.cat([samples.x for samples in chunks]).requires_grad_()
