@@ -1,9 +1,10 @@
-r"""Counts of events from sources that add: the Poisson loss with the identity link.
+r"""Non-negative matrix factorization of counts of events, by the Poisson likelihood.
 
-Every entry is a count with expectation :math:`\mu_{ij} = e_i \sum_k z_{ik} d_{kj}`, of codes and
-atoms that are not negative. The negative log-likelihood is the Kullback-Leibler divergence of
-:math:`\mu` from the data. Atoms sum to 1, so that codes count events.
+The count of row i and feature j has the expectation :math:`\mu_{ij} = e_i \sum_k z_{ik} d_{kj}`,
+with the exposure :math:`e`, codes :math:`z` and atoms :math:`d`, none of them negative. The
+negative log-likelihood is the Kullback-Leibler divergence of :math:`\mu` from the counts, up to a
+constant. Atoms sum to 1, so that codes are numbers of events.
 
-``alternate`` has the steps, ``choose`` the choices that held-out entries make, ``estimator`` the
-learner, `skpudle.PoissonNMF`, and ``_compiled`` the loops.
+``estimator`` has the learner, `skpudle.PoissonNMF`, ``alternate`` the steps of a fit, ``choose``
+the parameters that a fit chooses from the data, and ``_compiled`` the loops of all steps.
 """

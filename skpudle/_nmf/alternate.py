@@ -3,19 +3,21 @@ r"""Alternate between codes and atoms of counts: each is a convex problem if the
 Words of this module: an atom is a non-negative spectrum over features, with the sum 1. A code is
 the number of events that a row has from an atom. The rate, or expectation, of a count is the sum
 over atoms of code times entry. The load of a code is the share of its atom's events that fall on
-known entries of the row.
+known entries of the row. The loss of a row is half its deviance: the log-likelihood of rates that
+equal the counts, minus the log-likelihood of the rates, in nats.
 
 Plain alternation is slow where atoms are alike: its steps are short and point in the same
-direction. So atoms and codes are *extrapolated* along their last step before each sweep. A sweep
-over the codes also computes the objective. If the objective has risen, the sweep is repeated from
-the point before the extrapolation, and the next extrapolations are half as long. So the objective
-never rises.
+direction. So atoms and codes are *extrapolated* along their last step before each sweep, an update
+of each code in turn. A sweep also computes the objective. If the objective has risen, the sweep is
+repeated from the point before the extrapolation, and the next extrapolations are half as long. So
+the objective never rises.
 
-Counts may vary more than Poisson's. With the variance :math:`\mu + \phi \mu^2` the slope of the
-log-likelihood in :math:`\mu` is :math:`w (x - \mu) / \mu` with :math:`w = 1 / (1 + \phi \mu)`,
-Poisson's times a weight. Weighted counts of weighted entries are a Poisson problem again: a weight
-below 1 is an entry that is missing in part. Rates and weights alternate (iteratively reweighted
-least squares). Large expectations lose weight, so that no row of many events rules the atoms.
+Counts may vary more than Poisson's. With the variance :math:`\mu + \phi \mu^2`, where :math:`\phi`
+is the *dispersion*, the slope of the log-likelihood in :math:`\mu` is :math:`w (x - \mu) / \mu`
+with :math:`w = 1 / (1 + \phi \mu)`: that of Poisson's times a *weight of the entry*. Weighted
+counts of weighted entries are a Poisson problem again, in which a weight below 1 is an entry that
+is missing in part. Rates and weights alternate (iteratively reweighted least squares). Entries of
+large rates get small weights, so that no row of many events dominates the atoms.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -35,35 +37,37 @@ from skpudle.search._epoch import spread_rows
 # Defaults of `solve_codes`: the largest number of sweeps over the codes of a row, and the duality
 # gap of the row's log-likelihood, in nats, that ends the sweeps.
 _MOST_SWEEPS, _TOL = 2000, 1e-5
-# Each initial atom is mixed with this share of the mean spectrum: without a prior, an entry of
-# exactly 0 would stay 0 in all steps.
+# An entry of exactly 0 would, without a prior, stay 0 in all steps. So this share of each initial
+# atom is the mean spectrum.
 _SHARE_OF_MEAN = 0.01
-# The least number of rows for each thread: fewer rows take less time than starting a thread.
+# Each thread gets at least this number of rows, since fewer take less time than starting a thread.
 _LEAST_ROWS_OF_THREAD = 64
 
 
 @dataclass(frozen=True)
 class Events:
-    """The data of a fit: counts of rows by their nonzero entries, with two kinds of weights.
+    """The data of a fit: sparse counts, with weights of entries and of rows.
 
     The weight of an entry follows from the dispersion, see the module, and changes the codes of its
     row. The weight of a row, ``often``, says how often the row counts in sums over rows: in the
     objective, in the events of atoms, and in errors of hidden entries. It does not change codes.
-    Exposures of rows have no effect here: they divide codes afterwards.
+    Exposures of rows have no effect here: they divide codes afterwards. Instances are never changed
+    in place, because `by_feature` and `mean` are kept after their first use.
 
     Parameters
     ----------
     counts : scipy.sparse.csr_array of shape (n_samples, n_features)
         Known counts, float64, times the weights of entries.
     lost : scipy.sparse.csr_array of shape (n_samples, n_features)
-        1 where an entry is missing, else 1 minus the weight of the entry.
+        1 minus the weight of each entry: 1 where an entry is missing, and 0 for a known entry
+        without dispersion.
     often : ndarray of shape (n_samples, 1)
         How often each row counts, above 0.
     saturated : ndarray of shape (n_samples,)
-        The log-likelihood of each row, weighted, if its rates equal its counts: the largest
-        possible one, which deviances are measured from.
-    allowed : ndarray of shape (n_samples, 1) or (n_samples, n_components)
-        True for the atoms that a row may have.
+        The log-likelihood of each row, with weights of entries, if rates equal counts: the largest
+        possible value, from which deviances are measured.
+    allowed : ndarray of bool of shape (n_samples, 1) or (n_samples, n_components)
+        Whether a row may have a code of each atom; one column stands for all atoms.
     """
 
     counts: sparse.csr_array
@@ -74,7 +78,7 @@ class Events:
 
     @classmethod
     def of(cls, x, known=None, often=None):
-        """Return the events of a dense array ``x`` (n_samples, n_features).
+        """Return the `Events` of a dense array of counts ``x`` (n_samples, n_features).
 
         ``known`` is a mask of the same shape, 1 for known entries and 0 for missing ones. ``often``
         (n_samples,) are weights of rows. By default all entries are known, and each row counts
@@ -87,13 +91,13 @@ class Events:
 
     @classmethod
     def joined(cls, parts):
-        """Return the events of all rows of several `Events`, one after the other."""
+        """Concatenate the rows of several `Events`, which a list ``parts`` holds."""
         of_fields = ([getattr(part, field.name) for part in parts] for field in fields(cls))
         stack = sparse.vstack, np.concatenate
         return cls(*(stack[isinstance(rows[0], np.ndarray)](rows) for rows in of_fields))
 
     def take(self, rows):  # -> Events
-        """Return the events of some rows."""
+        """Return some rows, by an index (n,), a mask or a slice."""
         return Events(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def sample(self, n_rows):  # -> Events
@@ -102,7 +106,7 @@ class Events:
 
     @cached_property
     def by_feature(self):  # -> CSR of shape (n_features, n_samples)
-        """The transpose of the counts times ``often``: for steps of the atoms."""
+        """The transpose of counts times ``often``: in a step of the atoms features are the rows."""
         return sparse.csr_array(self.counts.multiply(self.often).T)
 
     @cached_property
@@ -113,25 +117,32 @@ class Events:
         return total / total.sum()
 
     def loads(self, atoms):  # (n_components, n_features) -> (n, n_components)
-        """Return the events that a unit of each code is expected to show in each row."""
+        """Return the load of each code in each row, see the module.
+
+        A code of an atom that its row may not have gets a load of 0, and the solver skips it.
+        """
         return (atoms.sum(1) - self.lost @ atoms.T).clip(0) * self.allowed
 
     def visible(self, codes):  # (n, n_components) -> (n_features, n_components)
-        """Return for each feature the sum of each atom's codes over rows that know the feature."""
+        """Return for each feature the sum of each atom's codes over rows that know the feature.
+
+        It is the load of an atom's entry when atoms are solved for.
+        """
         codes = codes * self.often
         return (codes.sum(0) - self.lost.T @ codes).clip(0)
 
     def weighed(self, atoms, codes, dispersion):  # -> Events
-        """Return the events with weights of entries, ``1 / (1 + dispersion * rate)``.
+        """Return events with weights of entries, ``1 / (1 + dispersion * rate)``, see the module.
 
-        The present events must have no weights of entries yet. Rates are ``codes @ atoms``.
+        Rates are those of ``codes`` (n_samples, n_components) times ``atoms`` (n_components,
+        n_features). Call it for events without weights of entries only: weights would multiply.
         """
         if dispersion == 0:
             return self
         parts = []
         for rows in blocks_of_rows(len(codes), atoms.shape[1]):  # dense weights take memory
             part, weights = self.take(rows), 1 / (1 + dispersion * (codes[rows] @ atoms))
-            # Weights above 0.98 become 1, so that ``lost`` is sparse where rates are small. Weights
+            # So that ``lost`` is sparse where rates are small, weights above 0.98 become 1. Weights
             # that are 2 % wrong raise the variance of least squares by only 0.04 %.
             weights[weights > 1 - 0.02] = 1.0
             lost = sparse.csr_array(1 - (1 - part.lost.toarray()) * weights)
@@ -144,16 +155,20 @@ class Events:
 
 
 def _saturated(counts, weights=1.0):  # -> (n,)
-    """Return the weighted log-likelihood of each row of sparse counts if rates equal counts."""
+    """Return the log-likelihood of each row of sparse counts if rates equal counts.
+
+    ``weights`` are weights of the nonzero entries, in the order of ``counts.data``.
+    """
     entries = weights * (xlogy(counts.data, counts.data) - counts.data)
     return sparse.csr_array((entries, counts.indices, counts.indptr), counts.shape).sum(1)
 
 
 def _solve_rows(counts, atoms, loads, *given):
-    """Call ``loops.solve_rows`` for all rows, on several threads; it changes arrays in place.
+    """Run the compiled loop `skpudle._nmf._compiled.solve_rows` for all rows, on several threads.
 
-    ``counts`` is a sparse array, ``atoms`` has the shape (n_components, n_features); ``loads`` and
-    the further arguments are those of the loop.
+    ``counts`` (n, n_features) is a CSR array, and ``atoms`` has the shape (n_components,
+    n_features). ``loads`` and all further arguments are those of the loop, which writes codes to
+    ``z`` and log-likelihoods to ``explained``, the last two arguments.
     """
     arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
     given = *arrays, np.ascontiguousarray(atoms.T), np.ascontiguousarray(loads), *given
@@ -161,7 +176,7 @@ def _solve_rows(counts, atoms, loads, *given):
 
 
 def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
-    """Return the codes that make the counts most likely.
+    """Return the codes that make the counts most likely, for given atoms, each row on its own.
 
     Parameters
     ----------
@@ -170,12 +185,12 @@ def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
     atoms : ndarray of shape (n_components, n_features)
         Atoms, not negative.
     codes : ndarray of shape (n_samples, n_components), default=None
-        Codes to start from; by default all atoms have equal numbers of the events of a row. The
-        result does not depend on them where it is unique.
+        Codes to start from; by default the events of a row are divided equally between the atoms.
+        Where the most likely codes are unique, the result does not depend on the start.
     tol : float, default=1e-5
-        By how much the log-likelihood of a row may be below its maximum.
+        By how much the log-likelihood of a row may be below its maximum, in nats.
     sweeps : int, default=2000
-        The largest number of sweeps over the codes of a row; 0 keeps the codes, for their losses.
+        The largest number of sweeps over the codes of a row; 0 keeps the codes, to compute losses.
 
     Returns
     -------
@@ -194,9 +209,9 @@ def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
 
 
 def solve_dispersed(events, atoms, dispersion, tol=_TOL):
-    """Return the most likely codes of counts with a dispersion, and weighted events.
+    """Return the most likely codes of counts that vary more than Poisson's, for given atoms.
 
-    Codes and weights of entries alternate, see the module.
+    Codes and weights of entries alternate, see the module. Without dispersion it is `solve_codes`.
 
     Parameters
     ----------
@@ -207,14 +222,14 @@ def solve_dispersed(events, atoms, dispersion, tol=_TOL):
     dispersion : float
         The variance of a count of expectation ``mu`` is ``mu + dispersion * mu**2``.
     tol : float, default=1e-5
-        As in `solve_codes`.
+        By how much the log-likelihood of a row may be below its maximum, in nats.
 
     Returns
     -------
     codes : ndarray of shape (n_samples, n_components)
         Codes.
     weighted : Events
-        The events with the weights of entries that belong to nearly these codes.
+        The events with weights of entries, which follow from the codes before the last update.
     """
     (codes, _), weighted = solve_codes(events, atoms, tol=tol), events
     for _ in range(4 if dispersion else 0):
@@ -224,10 +239,10 @@ def solve_dispersed(events, atoms, dispersion, tol=_TOL):
 
 
 def removals(events, atoms, codes, losses, tol):
-    """Remove each atom in turn from the rows that use it, to see how much these rows need it.
+    """Measure how much rows need each atom: remove each in turn, and let the other codes adapt.
 
-    ``codes`` (n_samples, n_components) and ``losses`` (n_samples,) are those of `solve_codes`, and
-    ``tol`` is its tolerance.
+    ``atoms`` is (n_components, n_features). ``codes`` (n_samples, n_components) and ``losses``
+    (n_samples,) are the results of `solve_codes` with all atoms, and ``tol`` is its tolerance.
 
     Yields
     ------
@@ -245,7 +260,7 @@ def removals(events, atoms, codes, losses, tol):
 
 
 def prune_codes(events, atoms, codes, min_gain):
-    """Remove atoms from rows where they raise the likelihood by too little.
+    """Set codes to 0 where they raise the likelihood of their row by too little.
 
     Codes of the largest likelihood have small entries by chance in most rows, and atoms that adapt
     to these entries become mixtures of the true atoms. Each row is pruned on its own: the atom
@@ -258,14 +273,15 @@ def prune_codes(events, atoms, codes, min_gain):
     atoms : ndarray of shape (n_components, n_features)
         Atoms, not negative.
     codes : ndarray of shape (n_samples, n_components)
-        Codes of most likely rates, of `solve_codes`.
+        Most likely codes, from `solve_codes`.
     min_gain : float
-        An atom stays in a row if it raises the log-likelihood of the row by this, in nats.
+        An atom stays in a row if it raises the log-likelihood of the row by at least this number of
+        nats.
 
     Returns
     -------
     ndarray of shape (n_samples, n_components)
-        Codes of most likely rates with the atoms that stay.
+        Most likely codes with the atoms that stay in each row.
     """
     z, losses = solve_codes(events, atoms, codes, sweeps=0)
     rows = np.arange(len(z))  # the rows that may lose another atom
@@ -282,19 +298,21 @@ def prune_codes(events, atoms, codes, min_gain):
 
 
 def first_atoms(events, n_components, fixed=()):  # -> (n_components, n_features)
-    """Return initial atoms of any sum: the purest rows, without most of their noise.
+    """Find initial atoms, of any sum, for a fit: the purest rows, without most of their noise.
 
-    The purest rows lie at the edges of the cone of all rows, see `skpudle._initialization`. Counts
-    are divided by the roots of the means of rows and columns first, so that all entries have about
-    equal noise. Events that ``fixed`` atoms (n_fixed, n_features) explain are left out. If fewer
-    rows than ``n_components`` differ, the remaining atoms are single features.
+    A pure row has events of one atom only. Such rows lie at the edges of the cone of all rows, see
+    `skpudle._initialization.vertices`. Counts are divided by the roots of the means of rows and
+    columns first, so that all entries have about equal noise. Events that ``fixed`` atoms (n_fixed,
+    n_features) explain are subtracted. If fewer rows than ``n_components`` differ, the remaining
+    atoms are single features.
 
     References
     ----------
     M. R. Keenan and P. G. Kotula, "Accounting for Poisson noise in the multivariate analysis of
     ToF-SIMS spectrum images", Surface and Interface Analysis 36, 2004.
     """
-    # At most 2,000 rows: the cost grows with the cube of the smaller of rows and features.
+    # At most 2,000 rows, since the cost grows with the cube of the smaller of the numbers of rows
+    # and features.
     some = events.sample(2000)
     x, known, often = some.counts.toarray(), some.lost.toarray() == 0, some.often
     if len(fixed):
@@ -319,19 +337,20 @@ class Progress(NamedTuple):
     codes : ndarray of shape (n_samples, n_components)
         Codes.
     previous_atoms : ndarray of shape (n_components, n_features)
-        Atoms before the last step.
+        Atoms before the last step, for the extrapolation.
     previous_codes : ndarray of shape (n_samples, n_components)
         Codes before the last step.
     n_fixed : int
-        The number of first atoms that steps leave as they are.
+        The first ``n_fixed`` atoms are known, and steps leave them as they are.
     factor : float
         The next extrapolation is this factor times the last change of atoms and codes; 0 is plain
         alternation.
     losses : tuple of float
-        Half the deviance, mean over the rows, for each step: after the step has changed the codes,
-        and before it changes the atoms.
+        For each step the mean loss of a row, after the step has changed the codes, and before it
+        changes the atoms.
     objectives : tuple of float
-        The losses plus the negative log-density of the prior of atoms, over the number of rows.
+        For each step the losses of all rows and the negative log-density of the prior of atoms,
+        added and divided by the number of rows (the sum of their weights).
     """
 
     atoms: np.ndarray
@@ -347,14 +366,18 @@ class Progress(NamedTuple):
 
     @classmethod
     def at(cls, atoms, codes, n_fixed):
-        """Return a state without earlier steps, which the first extrapolation does not change."""
+        """Return a state without earlier steps: the first step does not extrapolate.
+
+        ``atoms`` (n_components, n_features), each of sum 1, and ``codes`` (n_samples, n_components)
+        are arrays, ``n_fixed`` is an int.
+        """
         return cls(atoms, codes, atoms, codes, n_fixed)
 
     def has_stalled(self, tol, n_steps):
-        """Return whether the alternation may end: the last ``n_steps`` steps brought too little.
+        """Return whether the alternation may end, because its last ``n_steps`` steps gained little.
 
-        Each of them lowered the objective by at most ``tol`` times the loss. With ``tol=None`` the
-        answer is False.
+        Each of these steps lowered the objective by at most ``tol`` times the loss. With
+        ``tol=None`` the answer is False.
         """
         gains, least = -np.diff(self.objectives), (tol or 0.0) * np.abs(self.losses[1:])
         enough = tol is not None and len(gains) >= n_steps
@@ -362,10 +385,11 @@ class Progress(NamedTuple):
 
 
 def begin(events, atoms, n_fixed=0):  # -> Progress
-    """Return the state before the first step, for initial atoms (n_components, n_features).
+    """Return the state before the first step of `advance`, from any initial atoms.
 
-    The first ``n_fixed`` atoms have the sum 1 and stay as they are. The remaining atoms become
-    positive with the sum 1, and an atom of zeros becomes the mean spectrum.
+    ``atoms`` is (n_components, n_features). The first ``n_fixed`` atoms must have the sum 1, and
+    stay as they are. The remaining atoms become positive with the sum 1, and an atom of zeros
+    becomes the mean spectrum.
     """
     new = np.maximum(atoms[n_fixed:], 0.0)
     new /= np.maximum(new.sum(1, keepdims=True), 1e-300)
@@ -376,25 +400,25 @@ def begin(events, atoms, n_fixed=0):  # -> Progress
 
 
 def advance(events, state, smoothing):
-    r"""Make one step: extrapolate atoms and codes, then improve the codes, then the atoms.
+    r"""Make one step of a fit: extrapolate atoms and codes, then improve the codes, then the atoms.
 
-    Steps minimise half the deviance minus the log-density of a Dirichlet prior,
-    :math:`c m \sum_{kj} \bar d_j \log d_{kj}` with the mean spectrum :math:`\bar d`, over atoms of
-    sum 1.
+    Steps minimise half the deviance minus the log-density of a Dirichlet prior of the atoms that
+    are not fixed, :math:`c m \sum_{kj} \bar d_j \log d_{kj}`, over atoms of sum 1. Here :math:`\bar
+    d` is the mean spectrum and :math:`m` the number of features.
 
     Parameters
     ----------
     events : Events
         Counts.
     state : Progress
-        The state.
+        The state before the step.
     smoothing : float
-        Pseudo-events of the prior, :math:`c`, on average over the features of an atom.
+        The strength :math:`c` of the prior: pseudo-events per feature of an atom, on average.
 
     Returns
     -------
     Progress
-        The next state. Its objective is at most the one before.
+        The next state. Its objective is at most that of ``state``.
 
     References
     ----------
@@ -422,9 +446,9 @@ def advance(events, state, smoothing):
     if state.objectives and objective > state.objectives[-1] and state.factor:
         atoms, factor = state.atoms, state.factor / 2
         codes, loss, objective = adapt_codes(atoms, state.codes)
-    # Codes and atoms swap roles: each feature is now a row of counts, which the codes explain. The
-    # loads, the visible events and pseudo-events of each atom, contain the Lagrange multiplier of
-    # the constraint that the atom has the sum 1.
+    # Codes and atoms swap roles: each feature is now a row of counts, and the codes of all rows are
+    # the atoms that explain it. The pseudo-events in the loads are the Lagrange multiplier of the
+    # constraint that an atom has the sum 1.
     loads = events.visible(codes) + n_pseudo
     loads[:, :n_fixed] = 0.0  # a load of 0 leaves the fixed atoms as they are
     columns = np.ascontiguousarray(atoms.T)
@@ -434,30 +458,31 @@ def advance(events, state, smoothing):
     sums[:n_fixed] = 1.0
     sizes = np.where(sums > 0, sums, 1.0)
     atoms = np.where(sums[:, None] > 0, columns.T / sizes[:, None], events.mean)
-    # Sums round differently for other memory layouts; a resumed fit has contiguous atoms.
+    # Sums round differently for other memory layouts. A fit that resumes from a checkpoint, with
+    # contiguous atoms, must give the same numbers.
     atoms = np.ascontiguousarray(atoms)
     curves = (*state.losses, loss), (*state.objectives, objective)
     return Progress(atoms, codes * sizes, state.atoms, state.codes, n_fixed, factor, *curves)
 
 
 def converge(events, state, smoothing, n_steps=400, tol=1e-6):  # -> Progress
-    """Make steps until the objective stalls.
+    """Make steps until the objective stalls, for fits while the parameters are being chosen.
 
     Parameters
     ----------
     events : Events
         Counts.
     state : Progress
-        The state to begin with; its curves and extrapolation are forgotten.
+        The state to begin with; only its atoms, codes and ``n_fixed`` matter.
     smoothing : float
-        As in `advance`.
+        Pseudo-events per feature of the prior, as in `advance`.
     n_steps : int, default=400
         Largest number of steps.
     tol : float, default=1e-6
-        Relative improvement of the objective that counts as one.
+        A step counts as an improvement if it lowers the objective by more than this share of the
+        loss. Three steps in a row without an improvement are the end.
     """
     state = Progress.at(*state[:2], state.n_fixed)
-    # The objective has stalled after three steps in a row without an improvement.
     while len(state.losses) < n_steps and not state.has_stalled(tol, 3):
         state = advance(events, state, smoothing)
     return state

@@ -1,19 +1,22 @@
-"""Choose what `skpudle.PoissonNMF` leaves open: number of atoms, prior, sparse rows, dispersion.
+"""Choose the parameters of `skpudle.PoissonNMF` that are "auto", from the data.
 
-The prior is a Dirichlet prior of atoms; its strength, in pseudo-events per feature, is the
-parameter ``alpha``, called smoothing here. In sparse rows each row has only few of the atoms
-(``min_gain``). The dispersion is the variation beyond Poisson's, and follows from residuals. The
-other choices minimise the error of hidden entries, which are predicted from the remaining entries
-of their rows.
+They are the number of atoms, the prior of atoms, whether rows are sparse, and the dispersion. The
+prior is a Dirichlet prior; its strength, in pseudo-events per feature, is the parameter ``alpha``,
+called *smoothing* here. In sparse rows an atom has a code only if it raises the log-likelihood of
+the row by ``min_gain``. The *dispersion* is the variation beyond Poisson's, and follows from
+residuals. The other choices minimise the error of hidden entries, which codes of the visible
+entries of the same row predict.
 
-*Number of atoms.* A quarter of the rows is held out, and groups of their features are hidden in
-turn. (Thinning, to hide events instead, fails where counts vary more than Poisson's: the atoms that
-explain this variation predict the other events of an entry.) The number grows by half while the
-prediction of held-out rows improves. Then the atoms that cost the held-out rows least are removed,
-and the remaining atoms adapt from where they are. The result is the smallest number within a
-standard error of the best.
+*Number of atoms.* A quarter of the rows is held out: atoms do not learn from these rows. Five
+groups of features are hidden in them, one group after the other. (Thinning, to hide events instead
+of entries, fails where counts vary more than Poisson's: the atoms that explain this variation
+predict the other events of an entry.) The number grows by half while the prediction of held-out
+rows improves. Then the atoms that cost the held-out rows least are removed, and the remaining atoms
+adapt, without new initial atoms. The result is the smallest number within a standard error of the
+best.
 
-*Prior and sparse rows.* A tenth of the entries of all rows is hidden, from the atoms too.
+*Prior and sparse rows.* A tenth of the entries of all rows is hidden. Atoms do not learn from these
+entries either.
 """
 
 from dataclasses import replace
@@ -30,27 +33,27 @@ from skpudle.search.choose import SizePath
 from skpudle.search.find import walk
 from skpudle.search.held_out import CHANCE, Prediction, loss_and_chance, worse
 
-# While the number of atoms is chosen, features are cut into this number of groups, and each group
-# is hidden in turn.
+# While the number of atoms is chosen, features are cut into this number of groups, and one group
+# after the other is hidden.
 _GROUPS = 5
 # While the number of atoms is chosen, a step that lowers the objective by less than this share
 # counts as no improvement.
 _IMPROVED = 1e-5
-# Codes for predictions are solved until a row's log-likelihood is at most this number of nats below
-# its maximum.
+# The tolerance of codes that predict hidden entries: a row's log-likelihood may be this number of
+# nats below its maximum.
 _NATS = 0.01
 
 
 class Chosen(NamedTuple):
-    """The model of a fit: values of the parameters of `skpudle.PoissonNMF` that may be "auto"."""
+    """The parameters of `skpudle.PoissonNMF` that a fit may choose: numbers, or "auto" before."""
 
-    alpha: float  # in units of ``unit``
+    alpha: float  # divided by ``unit``, as the weights of rows are
     dispersion: float
     min_gain: float
-    unit: float = 1.0  # the mean weight of rows
+    unit: float = 1.0  # the mean weight of a sample
 
     def without_data(self):  # -> Chosen
-        """Return the parameters with a default in place of each "auto", where no data choose."""
+        """Replace each "auto" by a default, for a learner without data or before its choices."""
         # The default of alpha is 0.5. For planted spectra (benchmarks/bench_additive.py) the best
         # alpha is between 0.4 and 13, and 0.5 is never worse than 0.
         pairs = zip(self, (0.5, 0.0, 0.0, 1.0), strict=True)
@@ -58,10 +61,11 @@ class Chosen(NamedTuple):
 
 
 def negative_log(x, rates, dispersion):  # -> as x
-    """Return negative log-likelihoods of counts, up to terms of the counts alone.
+    """Return the negative log-likelihood of each count, up to terms that depend on counts alone.
 
-    Counts of expectation ``mu`` have the variance ``mu + dispersion * mu**2``, of Poisson's
-    distribution (0) or a negative binomial one.
+    ``x`` and ``rates`` are arrays of one shape: counts, and their expectations. The distribution is
+    Poisson's if ``dispersion`` is 0, else the negative binomial one with the variance ``rate +
+    dispersion * rate**2``.
     """
     if dispersion == 0:
         return rates - xlogy(x, rates)
@@ -71,10 +75,10 @@ def negative_log(x, rates, dispersion):  # -> as x
 
 
 class Hidden:
-    """Hidden entries of rows: they judge atoms by how well atoms predict them.
+    """Judge atoms by how well they predict hidden entries of rows.
 
     Each mask hides some entries, and the codes that predict these entries follow from all other
-    entries of their rows. Call `weigh` before the first prediction.
+    entries of their rows. Call `weigh` before any other method.
 
     Parameters
     ----------
@@ -88,9 +92,14 @@ class Hidden:
     seen : list of Events
         The visible entries for each mask, with weights of entries.
     codes : list of ndarray of shape (n_samples, n_components)
-        For each mask the codes of the last prediction, from which the next prediction begins.
-    perfect, range : float
-        The error if all rates equal their counts, and how much larger the error of mean rates is.
+        For each mask the codes of the last prediction, from which the next prediction begins. A
+        caller who removes atoms must remove their codes here.
+    perfect : float
+        The error of all hidden entries if rates equal counts, the least possible one.
+    range : float
+        The error if the rates of a feature are its mean count, minus ``perfect``.
+    floor : ndarray of shape (n_samples,)
+        The price of an atom, which is added to the error of each row.
     """
 
     def __init__(self, events, masks):
@@ -102,9 +111,9 @@ class Hidden:
         self.mean = events.by_feature.sum(1) / np.maximum(size, 1e-300)
 
     def weigh(self, atoms, dispersion):
-        """Set the dispersion of predictions, and the weights of visible entries that follow.
+        """Set the dispersion of predictions, the weights of visible entries, and first codes.
 
-        ``atoms`` (n_components, n_features) give the rates for the weights.
+        ``atoms`` (n_components, n_features) give the rates from which the weights follow.
         """
         self.dispersion = dispersion
         found = [alternate.solve_dispersed(part, atoms, dispersion, _NATS) for part in self.plain]
@@ -112,36 +121,41 @@ class Hidden:
         self.perfect = self.judge([self.counts] * len(self.seen)).sum()
         mean = np.tile(self.mean, (len(self.often), 1))
         self.range = self.judge([mean] * len(self.seen)).sum() - self.perfect
-        # The price of an atom in each row, which is added to errors: in all rows together 0.0005 of
-        # the deviance of mean rates. Without it noiseless data of 8 atoms got 22 atoms, since
-        # further atoms repair the bias of the prior.
+        # An atom has a price, which is added to errors: in all rows together 0.0005 of the error of
+        # mean rates. Without the price noiseless data of 8 atoms got 22 atoms, since further atoms
+        # repair the bias of the prior.
         self.floor = 5e-4 * self.range / self.often.sum() * self.often
 
     def judge(self, rates):  # list of (n, n_features) -> (n,)
-        """Return the negative log-likelihood of each row's hidden entries, times ``often``.
+        """Return the error of each row: the negative log-likelihood of its hidden entries.
 
-        ``rates`` has an array for each mask.
+        ``rates`` has an array for each mask: the expectations of all entries, from codes of the
+        visible ones. The error is multiplied by the weight of the row.
         """
         total = 0.0
         for (rows, columns), mu in zip(self.entries, rates, strict=True):
             mu, often = mu[rows, columns], self.often[rows]
-            # A rate of 0 would exclude events: the least rate is a thousandth of the mean rate.
+            # At a rate of 0 a single event makes the error infinite. So the least rate is a
+            # thousandth of the mean rate.
             mu = np.maximum(mu, 1e-3 * (often @ mu) / max(often.sum(), 1e-300))
             entries = negative_log(self.counts[rows, columns], mu, self.dispersion)
             total = total + np.bincount(rows, entries, minlength=len(self.often))
         return self.often * total
 
-    def predict(self, atoms):  # -> Prediction
-        """Return the error of each row (n,) in predicting hidden entries from visible entries."""
+    def predict(self, atoms):  # (n_components, n_features) -> Prediction
+        """Predict hidden entries from visible ones; return the error of each row, (n_samples,).
+
+        The errors include the price of atoms. Codes of ``atoms`` start from ``self.codes``.
+        """
         pairs = zip(self.seen, self.codes, strict=True)
         self.codes = [solve_codes(part, atoms, start, _NATS)[0] for part, start in pairs]
         errors = self.judge([codes @ atoms for codes in self.codes]) + len(atoms) * self.floor
         return Prediction(to_tensor(errors), float(errors.sum()))
 
     def costs(self, atoms):  # -> (n_components,)
-        """Return how much the log-likelihood falls without each atom, to 0.1 nats a row.
+        """Return how much the log-likelihood of all rows falls if each atom in turn is removed.
 
-        All entries are visible.
+        All entries are visible here. Codes are solved to 0.1 nats a row.
         """
         codes, losses = solve_codes(self.events, atoms, tol=_NATS)
         found = alternate.removals(self.events, atoms, codes, losses, 0.1)
@@ -149,11 +163,11 @@ class Hidden:
 
 
 def estimate_dispersion(events, atoms, codes):  # -> float
-    """Estimate the dispersion of counts from their residuals.
+    """Estimate the dispersion of counts from their residuals, after a fit of atoms and codes.
 
-    First a test finds whether squared residuals are larger than Poisson's variance. If so, weighted
-    moments give the dispersion: large rates get small weights. Squared residuals are enlarged for
-    the number of fitted parameters.
+    First a test decides whether squared residuals are larger than Poisson's variance. If so, the
+    dispersion follows from the method of moments, in which large rates get small weights. Squared
+    residuals are multiplied by a factor that corrects for the number of fitted parameters.
 
     Parameters
     ----------
@@ -162,12 +176,13 @@ def estimate_dispersion(events, atoms, codes):  # -> float
     atoms : ndarray of shape (n_components, n_features)
         Atoms.
     codes : ndarray of shape (n_samples, n_components)
-        Codes.
+        Most likely codes.
 
     Returns
     -------
     float
-        The dispersion; 0 if the counts vary no more than Poisson's.
+        The dispersion: the variance of a count of expectation ``mu`` is ``mu + dispersion *
+        mu**2``. 0 if the counts vary no more than Poisson's beyond chance.
     """
     mu = codes @ atoms
     known = (mu > 0) & (events.lost.toarray() == 0)  # entries whose residuals count
@@ -179,9 +194,10 @@ def estimate_dispersion(events, atoms, codes):  # -> float
     if n_fitted >= n_known:
         return 0.0
     excess = often * (n_known / (n_known - n_fitted) * squares - mu)
-    # (x - mu)^2 - mu has the variance 2 mu^2 + mu for Poisson's counts
+    # The excess is judged by its standard error: for Poisson's counts x, (x - mu)^2 - mu has the
+    # variance 2 mu^2 + mu.
     errors = (excess / (2 * mu + 1)).sum() / (often**2 * mu / (2 * mu + 1)).sum() ** 0.5
-    # an excess of at most 5 standard errors counts as chance
+    # An excess of at most 5 standard errors counts as chance.
     if errors <= 5.0:
         return 0.0
     found = 1.0
@@ -192,9 +208,10 @@ def estimate_dispersion(events, atoms, codes):  # -> float
 
 
 def converge_dispersed(events, state, smoothing, dispersion, *options):
-    """Fit atoms of counts with a dispersion: steps and weights of entries alternate three times.
+    """Fit atoms and codes to counts that vary more than Poisson's.
 
-    Each time steps are made until the objective stalls, and then the weights follow the new rates.
+    Three times steps are made until the objective stalls, and then the weights of entries are set
+    from the new rates. Without dispersion once is enough.
 
     Parameters
     ----------
@@ -205,14 +222,15 @@ def converge_dispersed(events, state, smoothing, dispersion, *options):
     smoothing : float
         As in `skpudle._nmf.alternate.advance`.
     dispersion : float or "auto"
-        The dispersion; "auto" estimates it.
+        The dispersion; "auto" estimates it each time.
     *options : int, float
         The largest number of steps and the tolerance of `skpudle._nmf.alternate.converge`.
 
     Returns
     -------
     tuple of (Progress, Events, float)
-        The last state, the events with the weights of its rates, and the dispersion.
+        The last state, the events with weights of entries that follow from its rates, and the
+        dispersion.
     """
     weighted = events
     for _ in range(3):
@@ -225,36 +243,40 @@ def converge_dispersed(events, state, smoothing, dispersion, *options):
 
 
 def _sizing_prior(events, alpha):  # -> float
-    """Return the smoothing that is used while the number of atoms is chosen.
+    """Return the smoothing to use before ``alpha`` is chosen, as while the number of atoms is.
 
-    It is positive, since without a prior entries of 0 in atoms would exclude held-out events.
+    ``alpha`` is the user's parameter, a float or "auto". The smoothing is positive, also for an
+    ``alpha`` of 0: without a prior, atoms have entries of 0, where held-out events are impossible.
     """
     if alpha not in ("auto", 0):
         return alpha
     # 2 pseudo-events, but at most a thousandth of the mean number of events of a feature. In 22
-    # fits to counts with a known number of atoms, 1 number is then wrong; if alpha is chosen for 4
-    # atoms first, 3 numbers are wrong.
+    # fits to counts with a known number of atoms, 1 number is wrong with this smoothing; if alpha
+    # is chosen for 4 atoms first instead, 3 numbers are wrong.
     return min(2.0, 1e-3 * float(events.by_feature.sum()) / events.counts.shape[1])
 
 
 def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
-    """Choose the smallest number of atoms that predicts held-out rows nearly best, see the module.
+    """Choose the number of atoms: the smallest that predicts held-out rows nearly best.
+
+    The module describes how the number grows, and how atoms are then removed.
 
     Parameters
     ----------
     events : Events
-        Counts of at least 8 rows.
+        Counts of at least 8 rows, without weights of entries.
     given : Chosen
-        The parameters, with "auto" for the open ones.
+        The user's parameters; "auto" where a fit chooses.
     rng : numpy.random.Generator
-        Chooses rows and features.
+        Draws the held-out rows, and the groups of features.
     fixed : ndarray of shape (n_fixed, n_features)
-        Known atoms, of sum 1, which come first, stay as they are, and count.
+        Known atoms, of sum 1, which come first and stay as they are. The number of atoms counts
+        them.
 
     Returns
     -------
     ndarray of shape (n_components, n_features)
-        Atoms of that number.
+        The atoms of the chosen number, which have learned from the rows that are not held out.
     SizePath
         The numbers of atoms that were tried while atoms were removed, increasing.
     """
@@ -264,7 +286,8 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     hidden = Hidden(held, [np.tile(group == i, (n_held, 1)) for i in range(min(_GROUPS, m))])
     events, most = events.take(np.sort(order[n_held:])), min(m, n - n_held, 256)
 
-    def grown(n):  # -> Progress, weighted Events, dispersion
+    def grown(n):  # -> Progress, Events with weights of entries, dispersion
+        # Fit n new atoms, and the fixed ones, to the rows that are not held out.
         new = alternate.first_atoms(events, n, fixed)
         state = begin(events, np.concatenate([fixed, new]), n_fixed)
         # At most 60 steps for each larger number of atoms; `smaller` makes at most 40.
@@ -280,6 +303,7 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
         return hidden.predict(size[0].atoms)
 
     def smaller(state):  # Progress -> Progress of fewer atoms, or None
+        # Remove half of the atoms above ``number``, the number that predicts best, at least one.
         if len(state.atoms) <= max(1, n_fixed):
             return None
         order = np.argsort(hidden.costs(state.atoms))
@@ -288,8 +312,8 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
         atoms, codes = np.delete(state.atoms, gone, 0), np.delete(state.codes, gone, 1)
         return converge(weighted, Progress.at(atoms, codes, n_fixed), smoothing, 40, _IMPROVED)
 
-    # Growth ends after two numbers in a row without an improvement. A single one may be an error:
-    # with too few atoms a large dispersion explains what the missing atoms would.
+    # Growth ends after two numbers in a row without an improvement. After a single one it might end
+    # too early: with too few atoms a large dispersion explains what the missing atoms would.
     sizes = list(walk(grown(min(4, most)), larger, score, gains=True, patience=2))
     place = int(np.argmin([found.total for _, found in sizes]))
     number = len(sizes[place][0][0].atoms)  # the number that predicts best
@@ -308,38 +332,43 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
 
 
 def _last_as_good(trials, errors=1.0):  # of `walk` -> trial, Prediction
-    """Return the last trial whose error is at most ``errors`` standard errors above the best."""
+    """Return the last trial, in the order of a walk, that predicts as well as the best one.
+
+    ``trials`` is a list of pairs, a trial and its `Prediction`. A trial predicts as well if its
+    error is at most ``errors`` standard errors above the least error.
+    """
     best = min((found for _, found in trials), key=lambda found: found.total)
     return [trial for trial in trials if not worse(trial[1], best, errors)][-1]
 
 
 def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
-    """Choose the dispersion, the prior of atoms, and whether rows have few atoms.
+    """Choose the dispersion, the prior of atoms, and whether rows are sparse, for given atoms.
 
     Parameters
     ----------
     events : Events
         Counts without weights of entries.
     given : Chosen
-        The parameters, with "auto" for the open ones.
+        The user's parameters; "auto" where a fit chooses.
     rng : numpy.random.Generator
-        Chooses the entries.
+        Draws the hidden entries.
     atoms : ndarray of shape (n_components, n_features)
         Initial atoms.
     n_fixed : int, default=0
-        The number of first atoms that stay as they are.
+        The first ``n_fixed`` atoms are known, and stay as they are.
 
     Returns
     -------
     Chosen
-        The parameters.
+        The parameters, all numbers.
     ndarray of shape (n_components, n_features)
-        Atoms that have adapted to the parameters.
+        Atoms that have adapted to these parameters, as initial atoms of the fit of all rows.
     """
     if not events.counts.nnz:
         return given.without_data(), atoms
     events, (alpha, dispersion, min_gain, unit) = events.sample(4096), given
-    # Without a prior an atom of few rows gets entries of 0, which exclude events in other rows.
+    # Sparse rows need a prior: without it an atom of few rows gets entries of 0, and the events of
+    # other rows there become impossible.
     if alpha == 0 and min_gain == "auto":
         min_gain = 0.0
     if dispersion:
@@ -353,18 +382,21 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
     hidden = Hidden(events, [mask])
     hidden.weigh(atoms, dispersion)
     (seen,), size = hidden.seen, max(float(events.by_feature.sum()) / atoms.size, 1e-300)
-    # The smoothings to try: from 0.001 times (but at most 0.1) to 4 times the mean number of events
-    # per entry of an atom.
+    # The smoothings to try double from the first to the last: from 0.001 times (but at most 0.1) to
+    # 4 times the mean number of events per entry of an atom.
     first, last = (min(0.1, 1e-3 * size), 4.0 * size) if alpha == "auto" else (alpha, 0.0)
 
     def smoothest(events, state):  # -> (smoothing, Progress), Prediction
-        """Return the largest smoothing whose prediction is as good as the best, up to chance."""
+        """Return the largest smoothing that predicts as well as the best, up to chance.
+
+        ``events`` are the visible entries, and ``state`` has the atoms and codes to begin with.
+        """
 
         def larger(trial):
             value = 2 * trial[0]
             return (value, converge(events, trial[1], value)) if value <= last else None
 
-        def score(trial):  # codes of hidden rows are not pruned
+        def score(trial):  # predictions begin from the trial's codes, and may use all atoms
             hidden.codes = [trial[1].codes]
             return hidden.predict(trial[1].atoms)
 
@@ -372,14 +404,15 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
         return _last_as_good(list(walk(begun, larger, score, errors=0.0, patience=2)), CHANCE)
 
     (value, state), found = smoothest(seen, begin(seen, atoms, n_fixed))
-    # "auto" compares codes of all atoms with rows where an atom has to gain 3 nats
+    # "auto" decides between codes of all atoms and sparse rows, where an atom has to gain 3 nats.
     gain = 3.0 if min_gain == "auto" else min_gain
     if gain:
         codes, _ = solve_codes(seen, state.atoms)
         codes = alternate.prune_codes(seen, state.atoms, codes, gain)
         few = replace(seen, allowed=codes > 0), Progress.at(state.atoms, codes, n_fixed)
         (other, few), others = smoothest(*few)
-        # rows of few atoms may predict worse than rows of all atoms by the price of one atom
+        # Sparse rows are preferred: they may predict worse than codes of all atoms by the price of
+        # one atom.
         allowed = found._replace(errors=found.errors + to_tensor(hidden.floor))
         if min_gain != "auto" or not worse(others, allowed, CHANCE):
             return Chosen(other, dispersion, gain, unit), few.atoms

@@ -1,4 +1,4 @@
-"""Counts of sources that add: `PoissonNMF`."""
+"""The learner `PoissonNMF`: non-negative matrix factorization of counts, whose sources add."""
 
 from dataclasses import dataclass, replace
 from math import inf
@@ -29,13 +29,16 @@ from skpudle._nmf import alternate, choose
 from skpudle._nmf.alternate import Events, Progress
 from skpudle.search.held_out import hash_rows
 
-# n_components="auto" holds out a quarter of the rows, and needs at least this number of different
-# rows.
+# n_components="auto" needs at least this number of different rows, since it holds out a quarter of
+# them.
 _LEAST_ROWS_OF_AUTO = 8
 
 
 class KullbackLeibler(Poisson):
-    """The Poisson loss with the identity link: the expectation is a sum over atoms."""
+    """The Poisson loss of `PoissonNMF`: the expectation of a count is codes times atoms.
+
+    In the terms of `Poisson` the natural parameter is here the expectation (the identity link).
+    """
 
     def mean(self, natural):
         """Return the expectation of a count, which equals the natural parameter here."""
@@ -44,7 +47,10 @@ class KullbackLeibler(Poisson):
     natural = mean
 
     def half_deviance(self, natural, x):
-        """Return half the deviance of each entry ``x`` for rates ``natural``, differentiable."""
+        """Return half the deviance of each count ``x`` from its expectation ``natural``.
+
+        Both are tensors of one shape, and the result, of this shape, is differentiable.
+        """
         rate = natural.clamp_min(torch.finfo(natural.dtype).tiny)
         return rate - xlogy(x, rate) + self.saturated(x)
 
@@ -53,15 +59,18 @@ class KullbackLeibler(Poisson):
 class _Encoder:
     """The encoder of `PoissonNMF`: codes that make counts most likely, each row on its own.
 
+    `transform` and `score` call it, see `ExposedTransformer`.
+
     Parameters
     ----------
     min_gain : float
-        An atom stays in a row if it raises the log-likelihood of the row by this, in nats.
+        An atom stays in a row if it raises the log-likelihood of the row by at least this number of
+        nats.
     dispersion : float
         The variance of a count of expectation ``mu`` is ``mu + dispersion * mu**2``.
     least : float, default=0.0
-        The number of events that the codes of a row without any event explain. Predictions of
-        hidden entries need more than 0, since a rate of 0 would exclude events.
+        The number of events that codes stand for in a row without any event. Predictions of hidden
+        entries need more than 0: at a rate of 0 a single event makes their error infinite.
     """
 
     min_gain: float
@@ -69,14 +78,15 @@ class _Encoder:
     least: float = 0.0
 
     def of_features(self, features):  # -> _Encoder
-        """Return the encoder for some of the features, to predict the remaining features."""
+        """Return the encoder that sees some of the features and predicts the remaining features."""
         return replace(self, least=0.5)
 
     def __call__(self, dictionary, x, *, mask=None, exposure=None):  # -> (n, n_components)
-        """Return codes: numbers of events, divided by exposures.
+        """Return codes: the number of events that a row has from each atom, divided by exposures.
 
-        ``dictionary`` has the atoms, ``x`` (n, n_features) the counts, and ``mask`` is 1 for known
-        entries. ``exposure`` has the shape (n, 1).
+        ``dictionary.atoms`` (n_components, n_features) are the atoms, ``x`` (n, n_features) the
+        counts, and ``mask``, of this shape, is 1 for known entries. ``exposure`` has the shape (n,
+        1). All are tensors.
         """
         events, atoms = _events_of(Samples(x, mask)), to_numpy(dictionary.atoms.double())
         codes, events = alternate.solve_dispersed(events, atoms, self.dispersion)
@@ -94,11 +104,13 @@ def _events_of(samples):  # Samples -> Events
 
 
 def _read_events(source):  # -> Events, int
-    """Read all rows, and merge equal rows into one row with the sum of their weights.
+    """Read all rows of a fit, and merge equal rows into one row with the sum of their weights.
 
-    Return the events of rows that differ, and the number of rows with a weight above 0. After
-    merging, entries are hidden and rows held out for all copies of a row at once. Otherwise a
-    visible copy would reveal the noise of a hidden copy.
+    ``source`` is a `Table`, a `Stream` or `Samples`. Return the `Events` of rows that differ, and
+    the number of rows read with a weight above 0.
+
+    Rows must be merged before entries are hidden and rows held out: otherwise a visible copy would
+    reveal the noise of a hidden copy.
     """
     parts, keys = [], []
     for batch in source.blocks(4096):
@@ -111,17 +123,20 @@ def _read_events(source):  # -> Events, int
 
 
 def _given(learner, unit=1.0):  # -> Chosen
-    """Return the parameters that may be "auto", with alpha divided by the mean weight of rows."""
+    """Return the parameters of a `PoissonNMF` that may be "auto", as the modules of a fit use them.
+
+    ``alpha`` is divided by ``unit``, by which weights of rows are divided, too.
+    """
     alpha = learner.alpha if learner.alpha == "auto" else learner.alpha / unit
     return choose.Chosen(alpha, learner.dispersion or 0.0, learner.min_gain, unit)
 
 
 class _Phases(Run):
-    """A fit of `PoissonNMF`: choices, and the alternation between codes and atoms.
+    """A fit of `PoissonNMF`: choices of parameters, then alternation between codes and atoms.
 
     A phase is a generator function of records, see `skpudle._fit.run`; a record is a `Fitted`, the
-    results so far. Weights of rows, and ``alpha``, are divided by the mean weight, so that choices
-    do not depend on the unit of weights.
+    results so far. Weights of rows, and ``alpha``, are divided by the mean weight of a sample, so
+    that choices do not depend on the unit of weights.
     """
 
     def __init__(self, given, attributes_of, began, data, plan):
@@ -149,7 +164,16 @@ class _Phases(Run):
         return to_numpy(given_atoms(given, n, self.x.double(), name))
 
     def first(self):  # -> Fitted
-        """Return the record before all phases, with initial atoms."""
+        """Return the record before all phases: initial atoms, and defaults for "auto".
+
+        ``dict_init="search"`` takes the atoms from pure rows. For ``n_components="auto"`` the phase
+        "size" replaces them.
+
+        Raises
+        ------
+        ValueError
+            If ``n_components``, ``dict_init``, ``fixed_components`` and the rows contradict.
+        """
         n, start, n_fixed = self.learner.n_components, self.learner.dict_init, len(self.fixed)
         n_rows, searches = len(self.events.often), isinstance(start, str)
         refuse(
@@ -173,13 +197,13 @@ class _Phases(Run):
         return Fitted(atoms=rows, coding=tuple(self.asked.without_data()))
 
     def table(self, fitted):  # -> tuple of Phase
-        """Return all phases, in their order."""
+        """Return the phases of the fit, in their order."""
         decides = self.learner.n_components == "auto"
         choices = Phase("size", self.choose_size, decides), Phase("prior", self.choose)
         return *choices, Phase("training", self.train, unit="epoch")
 
     def choose_size(self, fitted):
-        """Choose the number of atoms."""
+        """Choose the number of atoms; yield one record, with atoms of this number."""
         how = self.asked, np.random.default_rng(self.seed), self.fixed
         atoms, path = choose.choose_size(self.events, *how)
         if len(atoms) == 1:
@@ -190,21 +214,25 @@ class _Phases(Run):
         yield replace(fitted, atoms=to_tensor(atoms), size_path=path)
 
     def choose(self, fitted):
-        """Choose the dispersion, alpha, and whether rows have few atoms."""
+        """Choose the dispersion, alpha and the least gain; yield one record, with adapted atoms."""
         atoms, rng = to_numpy(fitted.atoms.double()), np.random.default_rng(self.seed)
         how = self.asked, rng, atoms, len(self.fixed)
         chosen, atoms = choose.choose_prior(self.events, *how)
         yield replace(fitted, atoms=to_tensor(atoms), coding=tuple(chosen))
 
     def train(self, fitted):
-        """Alternate between codes and atoms: yield a record for each step."""
+        """Alternate between codes and atoms; yield a record after each step.
+
+        A fit that resumes from a checkpoint repeats the preparation from the atoms before the first
+        step, which every record holds, and goes on from the state in the record.
+        """
         chosen, known = choose.Chosen(*fitted.coding), fitted.training
         atoms = host_array(known.get("first", fitted.atoms.double()))  # before the first step
         codes, events = alternate.solve_dispersed(self.events, atoms, chosen.dispersion)
-        if chosen.min_gain:  # rows have few atoms: allow only the atoms that pruning leaves
+        if chosen.min_gain:  # sparse rows: a row may have only the atoms that pruning leaves
             codes = alternate.prune_codes(events, atoms, codes, chosen.min_gain)
             events = replace(events, allowed=codes > 0)
-        if known:  # a checkpoint holds a later step
+        if known:  # the record is from a checkpoint
             state = Progress(*map(host_array, known["state"]))
         else:
             begun = alternate.begin(events, atoms, len(self.fixed))
@@ -242,37 +270,39 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         number whose predictions of hidden entries are within a standard error of the best.
 
     alpha : float or "auto", default="auto"
-        Pseudo-events a feature that each atom begins with, in the shape of the mean spectrum (a
-        Dirichlet prior). "auto" is the largest number within half a standard error of the best
-        prediction.
+        Strength of the Dirichlet prior of each atom: pseudo-events per feature, in the shape of the
+        mean spectrum. Larger numbers make atoms smoother. "auto" is the largest number that
+        predicts hidden counts within half a standard error of the best.
 
     dispersion : float, "auto" or None, default="auto"
         Variation beyond Poisson's: the variance is ``mu + dispersion * mu**2``. "auto" estimates it
         from residuals. None is 0.
 
     min_gain : float or "auto", default="auto"
-        An atom has a code in a row of `fit` only if it raises the log-likelihood by this, in nats.
-        "auto" is 3 if hidden entries then lose at most .0005 of their deviance beyond chance, and
-        ``alpha`` is positive, else 0.
+        An atom has a code in a row of `fit` only if it raises the log-likelihood of the row by this
+        number of nats. "auto" is 3 if hidden entries then lose at most .0005 of their deviance
+        beyond chance, and ``alpha`` is positive, else 0.
 
     max_iter : int or "auto", default="auto"
         Largest number of steps of the alternation; "auto" is 1000.
 
     tol : float or None, default=1e-6
-        Five steps in a row with less relative improvement end the fit. None: ``max_iter`` steps.
+        The fit ends after five steps in a row that improve the objective by less than this share of
+        the loss. None: ``max_iter`` steps.
 
     dict_init : "search", array-like or learner, default="search"
-        First atoms: from rows of different shapes, an array, or a fitted learner.
+        Initial atoms: "search" takes rows with events of one atom only, as far as there are such;
+        otherwise an array (n_components, n_features), or a fitted learner.
 
     fixed_components : array-like of shape (n_fixed, n_features), default=None
         Known atoms, which come first in ``components_`` and do not change. ``n_components`` counts
         them, and ``dict_init`` has the remaining atoms.
 
     transform_min_gain : float, default=0.0
-        ``min_gain`` of `transform` and `score`; 6 suits assignments to known spectra.
+        ``min_gain`` of `transform` and `score`. 6 suits known spectra, of which a row has few.
 
     random_state : int, RandomState instance or None, default=None
-        Determines which entries and rows are hidden.
+        Determines which entries and rows are hidden while parameters are chosen.
 
     verbose : int, default=0
         Whether to print a line per step, and the `summary`.
@@ -283,11 +313,12 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         The atoms, one per row, each of sum 1.
 
     alpha_, dispersion_, min_gain_ : float
-        The smoothing, the dispersion and the least gain in use.
+        The values of ``alpha``, ``dispersion`` and ``min_gain`` in use.
 
     size_path_ : Bunch
-        Numbers of atoms that "auto" tried: ``n_components``, ``score`` (explained share of the
-        deviance of hidden entries, less .0005 an atom), ``objective``, and ``tolerance`` (chance).
+        Numbers of atoms that ``n_components="auto"`` tried, as arrays: ``n_components``, ``score``
+        (the share of the deviance of hidden entries that atoms explain, minus .0005 for each atom),
+        ``objective``, and ``tolerance`` (the standard error of the score's distance from the best).
 
     n_components_, n_features_in_, n_samples_seen_, n_iter_, n_steps_ : int
         Numbers of atoms, features, rows, steps of `fit`, and updates of the atoms.
@@ -296,7 +327,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         Names of features, if ``X`` has names.
 
     loss_curve_ : ndarray of shape (n_iter,)
-        Half the mean deviance, before each step.
+        Half the deviance of a row, on average, before each step updates the atoms.
 
     ended_by_ : str
         Cause of the end of `fit`: "tol", "max_iter", "callback" or "interrupt" (Ctrl-C).
@@ -345,8 +376,8 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     ) -> None:
         """Set the parameters."""
 
-    # Constants with names of parameters of other learners: the loss, the device, and the number of
-    # steps in a row without an improvement that ends a fit.
+    # Shared code reads these parameters of other learners, which are constants here: the loss, the
+    # device, and the number of steps in a row without an improvement that ends a fit.
     loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5
     _largest, _loss, _phases = inf, KullbackLeibler(), _Phases
 
@@ -355,7 +386,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         unused = dict(step_size=None, without_effect=lambda data: ())
         return SimpleNamespace(n_components=n, counts_events=True, **unused)
 
-    def _attributes(self, plan, data, fitted):
+    def _attributes(self, plan, data, fitted):  # -> dict of fitted attributes
         n, (alpha, dispersion, min_gain, unit) = len(fitted.losses), fitted.coding
         atoms = to_numpy(fitted.atoms.to(data.samples.x))
         found = dict(components_=atoms, n_components_=len(atoms), alpha_=float(unit * alpha))
@@ -366,13 +397,13 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         return data.inputs | found
 
     def summary(self, X: ArrayLike | None = None) -> str:
-        """Say in some eight lines what `fit` has decided.
+        """Describe in some eight lines what `fit` has decided.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), default=None
-            Counts to reconstruct: the summary then has the share of their deviance from the mean
-            rates that atoms explain, and the codes of a row.
+            Counts to encode. The summary then also has the share of their deviance from the mean
+            rates that atoms explain, and the number of codes of a row.
 
         Returns
         -------
@@ -384,25 +415,25 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         return describe_fit(self, X, self._loss)
 
     def _transform_encoder(self):
-        self._validate_params()  # transform_min_gain may have been set since `fit`
+        self._validate_params()  # a user may have set transform_min_gain since `fit`
         return _Encoder(self.transform_min_gain, self.dispersion_)
 
     @classmethod
     def from_components(cls, components: Any, **params: Any) -> Self:
-        """Return a learner that is fitted to given atoms, without data.
+        """Make a fitted learner from known atoms, such as reference spectra, without data.
 
         Parameters
         ----------
         components : array-like of shape (n_components, n_features), Tensor or learner
             Atoms as rows, not negative, or a fitted learner of this package, scikit-learn or
-            SPORCO. They are not scaled: codes are events if the atoms sum to 1.
+            SPORCO. Atoms are not scaled: codes are numbers of events only if atoms sum to 1.
         **params : dict
             Parameters of the learner.
 
         Returns
         -------
         PoissonNMF
-            Ready for `transform`.
+            The learner, ready for `transform` and `score`.
 
         Raises
         ------

@@ -1,4 +1,8 @@
-"""What the estimators of images and signals share: they read any form, and follow a fit."""
+"""What the estimators of images and signals share: sizes of atoms, and how users' data are read.
+
+The estimators are `ConvPUDLEDictionaryLearning` and `ConvDenoiser`. ``kernel`` is the size of an
+atom in pixels, a tuple with an int for each axis: one axis for signals, two for pictures.
+"""
 
 from collections.abc import Sequence
 from math import prod
@@ -16,10 +20,11 @@ from skpudle._fit.run import FollowedFit
 
 
 def geometry_of(learner):  # -> kernel, stride, tuples of int
-    """Return the size of an atom and the distance of its neighbouring copies, along each axis.
+    """Return a learner's atom size and stride as tuples, with the default for ``stride="auto"``.
 
-    Events of signals are at any sample. In pictures, copies at every pixel take 16 times as long as
-    copies at every fourth pixel of both axes.
+    The stride is the distance of neighbouring copies of an atom along each axis, in pixels. By
+    default it is 1 for signals, whose events may be at any sample. In pictures copies at every
+    pixel would take 16 times as long as copies at every fourth pixel of both axes.
     """
     kernel = sizes(learner.atom_shape, 1)
     if not isinstance(learner.stride, str):
@@ -28,23 +33,27 @@ def geometry_of(learner):  # -> kernel, stride, tuples of int
     return kernel, tuple(min(usual, k) for k in kernel)
 
 
-def parts_of_images(x):  # (n, ...) -> tensors of some images each
-    """Cut images into parts that are encoded at a time."""
-    # At most 2**17 pixels in a part, so that the codes of a part stay in the cache.
+def parts_of_images(x):  # (n, n_channels, *size) -> list of (m, n_channels, *size)
+    """Cut a tensor of images into parts of a few images each, which are encoded one by one."""
+    # A part has at most 2**17 pixels, but at least one image, so that its codes stay in the cache.
     return [x[rows] for rows in blocks_of_rows(len(x), prod(x.shape[2:]), 2**17)]
 
 
-def atoms_inside(atoms, n_axes, like):  # components_ -> (n, n_channels, *kernel)
-    """Return atoms with channels before their axes, of the dtype and on the device of a tensor."""
+def atoms_inside(atoms, n_axes, like):  # (n, *kernel[, n_channels]) -> (n, n_channels, *kernel)
+    """Convert ``components_`` to the form in which the package computes: channels before pixels.
+
+    ``n_axes`` is the number of axes of ``kernel``. The result has the dtype and the device of the
+    tensor ``like``.
+    """
     atoms = to_tensor(atoms).to(like)
     return (atoms if atoms.ndim == n_axes + 2 else atoms[..., None]).movedim(-1, 1).contiguous()
 
 
 class ImageEstimator(FollowedFit, BaseEstimator):
-    """An estimator of images, signals, or rows of pixels.
+    """The base of estimators of images, signals, or rows of pixels: it reads and checks their data.
 
     A subclass has the parameters ``atom_shape``, ``stride``, ``channels_first``, ``dict_init`` and
-    ``verbose``, and ``_n_channels`` of its fit.
+    ``verbose``. After a fit it has ``_n_channels``, the number of channels of the data.
     """
 
     device, _allows_nan = "auto", True
@@ -54,6 +63,7 @@ class ImageEstimator(FollowedFit, BaseEstimator):
         return sizes(self.atom_shape, 1)
 
     def _read(self, X, **options):  # -> Images
+        # Read any data of the user; ``options`` are further arguments of `read_images`.
         options |= dict(channels_first=self.channels_first, estimator=self)
         first = X[0] if isinstance(X, Sequence) and len(X) else X
         device = resolve_device(self.device, first, fitted=hasattr(self, "_n_channels"))
@@ -61,7 +71,9 @@ class ImageEstimator(FollowedFit, BaseEstimator):
         check_axes(images)
         return images
 
-    def _read_known(self, X, *, colours=False, **options):  # -> Images, of the fitted kind
+    def _read_known(self, X, *, colours=False, **options):  # -> Images
+        # Read data for a fitted estimator: ValueError is raised unless features and channels are
+        # those of the fit. With ``colours`` an estimator of one channel takes three channels, too.
         _check_feature_names(self, X, reset=False)
         n_channels, name = self._n_channels, type(self).__name__
         images = self._read(X, n_channels=n_channels, **options)
@@ -84,18 +96,21 @@ class ImageEstimator(FollowedFit, BaseEstimator):
         return images
 
     def _read_training(self, X, **options):  # -> Images
+        # Read data for `fit`, and check that stride, atoms and images fit together.
         check_sizes(*geometry_of(self))
         images = self._read(X, **options)
         check_atoms_fit(images, self._kernel, channels_first=self.channels_first)
         return images
 
     def _given_atoms(self, n_components, images):  # -> (n_components, n_channels, *kernel)
-        """Return the atoms of ``dict_init``, with the dtype of images.
+        """Check and convert the initial atoms that a user gives as ``dict_init``.
+
+        The result has the dtype and the device of ``images``, which are `Images`.
 
         Raises
         ------
         ValueError
-            If their shape is another one.
+            If the atoms have not the shape of ``components_`` after a fit.
         """
         how = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
         atoms = check_array(dictionary_of(self.dict_init), **how)

@@ -25,77 +25,87 @@ from skpudle._operators._atoms import atom_norms, factor_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.search._conv_epoch import SOLVED_OF_PATH
 
-_TURNS = 10  # number of groups of pixels, each of which is hidden in turn for a score
+# For a score the pixels are cut at random into this number of groups, and one after the other is
+# hidden.
+_TURNS = 10
 
 
 @sets_parameters(alpha=[POSITIVE], dict_init=["array-like", HasMethods("fit")])
 class ConvPUDLEDictionaryLearning(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.ImageEstimator
 ):
-    r"""Sparse convolutional dictionary learning.
+    r"""Sparse convolutional dictionary learning of images and signals.
 
-    By default `fit` searches for short signals or small images, whose copies at every ``stride``-th
-    place add up to the data, and `transform` solves the lasso. A ``gradient`` trains them through
-    an unfolded encoder. See :doc:`/guide/signals` and :doc:`/guide/images`.
+    By default `fit` searches for atoms, short signals or small images, of which few copies at every
+    ``stride``-th position add up to the data, and `transform` solves the lasso. With a ``gradient``
+    the atoms are then trained through an unfolded encoder. See :doc:`/guide/signals` and
+    :doc:`/guide/images`.
 
     Parameters
     ----------
     n_components : int or "auto", default=64
-        Number of atoms. "auto": the smallest that predicts hidden pixels as well as any.
+        Number of atoms. "auto": the smallest number that predicts hidden pixels as well as any.
 
     atom_shape : int or tuple of int, default=(9, 9)
         Size of an atom: two numbers for pictures, one for signals.
 
     stride : int, tuple of int or "auto", default="auto"
-        Distance of neighbouring copies. "auto": 1 for signals, for pictures 4 or a smaller atom's
-        size.
+        Distance of neighbouring copies of an atom in pixels. "auto" is 1 for signals, and 4 for
+        pictures, or the size of atoms smaller than 4.
 
     alpha : float or "auto", default="auto"
-        Penalty of the lasso, in the units of the data. "auto": by predictions of hidden pixels.
+        Penalty of the lasso, in the units of the data. "auto" chooses it by predictions of hidden
+        pixels, for codes of the lasso.
 
     gradient : {"ae-ls", "ae-lasso", "dec"}, default=None
-        Trains the atoms of the search. None: no training.
+        How the atoms of the search are trained. None: they are not.
 
     n_unfoldings : int, None or "auto", default="auto"
-        Depth of the encoder. None: codes of the lasso. "auto" is 15 with a ``gradient``, else None.
+        Number of iterations of the encoder. None: codes are solutions of the lasso. "auto" is 15
+        with a ``gradient``, else None.
 
     debias : float or "auto", default="auto"
-        Share of the lasso's bias to remove from codes.
+        Share of the lasso's bias to remove from codes, from 0 to 1. "auto" chooses it by
+        predictions of hidden pixels.
 
     positive_code : bool, default=False
         Whether codes are non-negative.
 
     rank : {1, None}, default=None
-        1: an atom is a map over channels times a waveform.
+        1: an atom is a map, one number for each channel, times one waveform. None: any atom.
 
     channels_first : bool, default=False
         Whether data are (n, n_channels, length), or one recording (n_channels, length).
 
     channel_noise : {"equal", "auto"}, default="equal"
-        "auto" fits in units of the estimated noise of each channel.
+        "auto" divides each channel by its estimated noise for the fit. "equal" does not.
 
     detrend : {"auto", "constant", "slow"} or None, default="auto"
-        What is taken off each channel: "constant", its median; "slow", drift that is slower than
-        atoms, too, which reconstructions lack; "auto", either if it saves a third of the codes,
-        "slow" for signals alone. None: nothing, as for events that overlap everywhere.
+        What is subtracted from each channel: "constant", its median; "slow", also drift that is
+        slower than atoms, which reconstructions then lack; "auto", either if this saves a third of
+        the codes, and "slow" for signals only. None: nothing, as for events that overlap
+        everywhere.
 
     optimizer : {"adam", "sgd"} or callable, default="adam"
-        Its rate is 1e-3. A callable takes parameters and ``lr``.
+        Optimizer of a ``gradient``, with a learning rate of 1e-3. A callable takes parameters and
+        ``lr``, and returns a torch optimizer.
 
     batch_size : int or "auto", default="auto"
-        Images, or pieces of images, in an update.
+        Number of images, or of pieces that larger images are cut into, in an update of training.
 
     max_iter : int, default=100
         Largest number of epochs of training.
 
     tol : float or None, default=1e-4
-        Relative progress that counts. None: ``max_iter`` epochs.
+        Training ends after five checks in a row without a relative improvement of the loss by this.
+        None: ``max_iter`` epochs.
 
     dict_init : {"search", "random"}, array-like or learner, default="search"
-        First atoms of the search: patches, an array, or a fitted learner. "random": no search.
+        Initial atoms: with "search" random patches of the data, otherwise an array of the shape of
+        ``components_``, or a fitted learner. "random": random atoms, and no search.
 
     random_state : int, RandomState instance or None, default=None
-        Determines the first atoms, and the order of training.
+        Determines the initial atoms, and the order of the data in training.
 
     verbose : int, default=0
         Whether to print a line per epoch.
@@ -106,19 +116,21 @@ class ConvPUDLEDictionaryLearning(
         The atoms.
 
     spatial_components_, temporal_components_ : ndarray
-        With ``rank=1``, maps (n_components, n_channels), and waveforms (n_components, length).
+        With ``rank=1``, maps of atoms (n_components, n_channels), and waveforms (n_components,
+        length) or (n_components, height, width). Otherwise missing.
 
     alpha_, debias_, search_alpha_, noise_std_ : float
-        Penalty of codes, share of bias removed, penalty of the search, noise of a pixel.
+        The penalty of codes, the share of the lasso's bias removed, the penalty of the search, and
+        the standard deviation of the noise of a pixel.
 
     intercept_ : ndarray of shape (n_channels,)
         The baseline of each channel, which `inverse_transform` adds.
 
     detrend_ : str
-        "slow": drift is taken off.
+        "slow" if drift is subtracted; otherwise missing.
 
     channel_noise_ : ndarray of shape (n_channels,)
-        Noise of each channel, unless ``channel_noise="equal"``.
+        Standard deviation of the noise of each channel, unless all channels count equally.
 
     n_components_, size_path_, penalty_path_, n_iter_, loss_curve_, ended_by_, n_features_in_
         See `PUDLEDictionaryLearning`.
@@ -182,7 +194,7 @@ class ConvPUDLEDictionaryLearning(
         Parameters
         ----------
         X : array-like, Tensor or list of images
-            Images, signals or rows; see the notes.
+            Images, signals or rows of pixels, see the notes.
         y : None
             Ignored.
 
@@ -194,7 +206,7 @@ class ConvPUDLEDictionaryLearning(
         Raises
         ------
         ValueError
-            If the data or parameters are unfit.
+            If the data are of another form, or smaller than an atom, or if parameters contradict.
         """
         refuse_several(type(self).__name__)
         images = self._read_training(X, allow_nan=True)
@@ -227,13 +239,19 @@ class ConvPUDLEDictionaryLearning(
         messages.warn_of_early_end(self, self.ended_by_)
         dictionary, one_by_one = self._dictionary(pieces.x), pieces.x.split(1)
         found = (learn.largest_correlations(x, dictionary) > self.alpha_ for x in one_by_one)
-        # a baseline explains constants
+        # Zero codes deserve no warning where the baseline explains all of the data.
         if pieces.x.any() and not any(found):
             messages.warn_of_zero_codes(self)
         return self
 
     def _without_effect(self, n_channels):  # yields names, setting
-        """Yield parameters without effect, and what uses them; refuse contradictions."""
+        """Yield names of parameters without effect, with what would use them, for a warning.
+
+        Raises
+        ------
+        ValueError
+            If parameters contradict each other.
+        """
         trains, unfolds = self.gradient is not None, learn.unfoldings_of(self) is not None
         refuse(
             self.gradient in ("ae-ls", "ae-lasso") and not unfolds,
@@ -255,7 +273,11 @@ class ConvPUDLEDictionaryLearning(
             yield ("rank", "channel_noise"), "signals with more than one channel"
 
     def _attributes_of(self, record, inputs):
-        """Return the fitted attributes of a record."""
+        """Return a dict of fitted attributes, with None for missing ones, from a record of a fit.
+
+        ``record`` is a dict as `learn` yields, with atoms (n, n_channels, *kernel) in units of the
+        noise of channels. ``inputs`` has the attributes that follow from the data alone.
+        """
         found, noise = dict(record), inputs["_channels"].noise
         atoms, losses = found.pop("atoms"), found.pop("losses")
         atoms = atoms * noise.to(atoms)
@@ -267,7 +289,7 @@ class ConvPUDLEDictionaryLearning(
         return found
 
     def summary(self) -> str:
-        """Say in a few lines what `fit` has decided.
+        """Describe in a few lines what `fit` has decided.
 
         Returns
         -------
@@ -291,20 +313,23 @@ class ConvPUDLEDictionaryLearning(
 
     # ------------------------------------------------------------------ using the dictionary
 
-    # no size, of images of several sizes; checks without progress that end training
+    # _image_size: the size of the images of the fit, None if they had several sizes.
+    # n_iter_no_change: training ends after this number of checks without progress.
     _image_size, n_iter_no_change = None, 5
 
     @property
     def _n_channels(self):
         return 1 if self.components_.ndim == 1 + len(self._kernel) else self.components_.shape[-1]
 
-    def _dictionary(self, like):  # -> ConvDictionary in units of the noise
-        """Return the dictionary, of the dtype and on the device of a tensor.
+    def _dictionary(self, like):  # -> ConvDictionary
+        """Return the operator of ``components_``, for data in units of the noise of channels.
+
+        Its atoms have the dtype and the device of the tensor ``like``.
 
         Raises
         ------
         ValueError
-            Unless it has atoms of the present parameters.
+            If ``atom_shape`` was changed after the fit.
         """
         found = self.components_.shape[1 : 1 + len(self._kernel)]
         if found != self._kernel:
@@ -315,19 +340,22 @@ class ConvPUDLEDictionaryLearning(
         atoms = base.atoms_inside(self.components_, len(self._kernel), like)
         return ConvDictionary(atoms / self._channels.noise.to(atoms), base.geometry_of(self)[1])
 
-    def _read_known(self, X, **options):  # -> Images in units of the noise
+    def _read_known(self, X, **options):  # -> Images, detrended, in units of the noise of channels
         check_is_fitted(self)
-        self._validate_params()  # they may have been set since `fit`
+        self._validate_params()  # a user may have set parameters since `fit`
         return super()._read_known(X, **options).map(self._channels.enter)
 
     def _cover(self, x):  # (..., *size) -> extended by zeros until atoms cover it
         return covered(x, *base.geometry_of(self))
 
     def _encode(self, dictionary, x, mask=None, **effort):  # -> (n, n_components, *positions)
-        """Return code maps of images that atoms cover; the ``mask`` is 0 where pixels miss.
+        """Return code maps of images (n, n_channels, *size) that copies of atoms cover exactly.
 
-        Atoms of rank one see complete images through combinations of channels alone.
+        ``mask``, of the same shape, is 0 at missing pixels. ``effort`` may have the tolerance of
+        `conv_codes`.
         """
+        # Codes depend on correlations of data with atoms only. If all atoms are of rank one, the
+        # combinations of channels that their maps span have the same correlations, in less time.
         if self.rank is not None and mask is None:
             directions = learn.span_of_maps(dictionary.atoms)
             atoms = learn.combine_channels(dictionary.atoms, directions)
@@ -342,19 +370,25 @@ class ConvPUDLEDictionaryLearning(
 
     @torch.no_grad()
     def transform(self, X: ArrayLike | Tensor | Sequence[ArrayLike]) -> np.ndarray | Tensor | list:
-        """Return code maps.
+        """Encode images: return code maps, the code of each atom at each of its positions.
 
         Parameters
         ----------
         X : array-like, Tensor or list of images
-            Images, signals or rows. Images that copies of an atom do not cover exactly are extended
-            by zeros at their ends.
+            Images, signals or rows of pixels. Images that copies of an atom do not cover exactly
+            are extended by zeros at their ends. NaN is a missing pixel.
 
         Returns
         -------
         ndarray, Tensor or list of them
-            Codes of shape (n_images, [rows,] columns, n_components), flat ones (n_images,
-            n_features_out) for rows, a list of maps for a list.
+            Codes of shape (n_images, [rows,] columns, n_components), with the numbers of positions
+            along the axes as rows and columns; for rows of pixels flattened to (n_images,
+            n_features_out), for a list a list of maps.
+
+        Raises
+        ------
+        ValueError
+            If the channels or features differ from the fit.
         """
         images = self._read_known(X, allow_nan=True)
         dictionary, codes = self._dictionary(images.tensors[0]), []
@@ -366,22 +400,24 @@ class ConvPUDLEDictionaryLearning(
 
     @torch.no_grad()
     def inverse_transform(self, X: ArrayLike | Tensor | list) -> np.ndarray | Tensor | list:
-        """Return images from code maps.
+        """Reconstruct images from code maps: the sum of all copies of atoms, plus the baseline.
 
         Parameters
         ----------
         X : array-like, Tensor or list of them
-            Codes, as `transform` returns them.
+            Codes, of the shape that `transform` returns.
 
         Returns
         -------
         ndarray, Tensor or list of them
-            Images, of the size seen in `fit` if the codes have the positions of this size, and else
-            of the size that the copies of the atoms cover.
+            Images (n_images, [height,] width[, n_channels]), rows of pixels or a list, as the data
+            of `transform`. Images have the size seen in `fit` if the codes have the positions of
+            this size, and else the size that the copies of the atoms cover.
         """
         check_is_fitted(self)
         of_images = getattr(self, "n_features_in_", None) is None
-        if of_images and len(getattr(X, "shape", ())) == 1 + len(self._kernel):  # of one image
+        # The codes of one image have an axis less than the codes of several.
+        if of_images and len(getattr(X, "shape", ())) == 1 + len(self._kernel):
             return self.inverse_transform(X[None])[0]
         size, positions, n_components = self._image_size, self._positions, len(self.components_)
         shape = (*positions, n_components) if size else None
@@ -397,23 +433,23 @@ class ConvPUDLEDictionaryLearning(
 
     @torch.no_grad()
     def score(self, X: ArrayLike | Tensor | Sequence[ArrayLike], y: None = None) -> float:
-        """Return the explained share of hidden pixels.
+        """Score how well codes predict hidden pixels, for a choice of parameters.
 
-        A tenth of the pixels at a time is hidden and predicted from the codes of the visible ones:
-        a penalty that is too small follows noise and predicts badly.
+        A tenth of the pixels at a time is hidden and predicted from the codes of the visible
+        pixels. Codes at too small a penalty follow the noise, and predict badly.
 
         Parameters
         ----------
         X : array-like, Tensor or list of images
-            Images.
+            Images, signals or rows of pixels, without NaN.
         y : None
             Ignored.
 
         Returns
         -------
         float
-            The explained share of the squared error of hidden pixels, against the mean of each
-            channel; at most 1.
+            1 minus the squared error of the predictions of all pixels, divided by their squared
+            distance from the mean of their channel. At most 1.
         """
         images = self._read_known(X)
         dictionary, error, generator = self._dictionary(images.tensors[0]), 0.0, torch.Generator()

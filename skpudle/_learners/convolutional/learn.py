@@ -1,8 +1,13 @@
-"""Learn atoms of images: units of channels, a search on pieces of the images, penalties, training.
+"""The fit of `ConvPUDLEDictionaryLearning`: units of channels, search, penalties, training.
 
-`learn` is a whole fit without gradients, a generator of records. Atoms of rank one are first found
-in combinations of channels. `train` goes on by gradients, through an unfolded encoder or with codes
-of the lasso.
+`choose_channels` decides what is subtracted from each channel, and `read_pieces` cuts the images
+into pieces of one size. `learn` is a fit without gradients, a generator of records (dicts of
+results so far). `train` goes on by gradients, through an unfolded encoder or with codes of the
+lasso.
+
+Words of this module: ``kernel`` is the size of an atom and ``stride`` the distance of its
+neighbouring copies, tuples with an int for each axis of ``size``. ``given`` is the learner with the
+user's parameters. An atom of rank one is a *map*, a number for each channel, times a *waveform*.
 """
 
 from collections.abc import Iterator
@@ -39,22 +44,26 @@ from skpudle.search._conv_epoch import ConvProblem, conv_codes, conv_synthesis
 
 
 def cut_pieces(tensors, kernel, stride, area=2**14, most=inf):  # -> (n_pieces, n_channels, *size)
-    """Cut images into pieces of one size, which atoms cover exactly, and which cover all images.
+    """Cut images of any sizes into pieces of one size, so that one tensor holds all data of a fit.
 
-    Pieces overlap where an image is no multiple of them. A piece has at most the area, or four
-    atoms in each direction. Every n-th piece is taken, so that all have at most ``most`` numbers.
+    ``tensors`` is a list of images (n, n_channels, *size). Copies of an atom cover a piece exactly,
+    and pieces cover all images; they overlap where an image is no multiple of a piece. A piece has
+    about ``area`` pixels at most, or four times the size of an atom along each axis if this is
+    more. If the pieces have more than about ``most`` numbers, only every n-th piece is returned.
     """
     smallest = (min(axis) for axis in zip(*(x.shape[2:] for x in tensors), strict=True))
     size, pieces, side = [], [], round(area ** (1 / len(kernel)))
     for n, k, s in zip(smallest, kernel, stride, strict=True):
         most_pixels = max(side, 4 * k)
-        # Pieces of a signal share its length, so that they overlap less. In pictures a small piece
-        # may have little to see: the penalty then varies, by the energy of pieces.
+        # A signal is cut into pieces of equal length, which then hardly overlap. Pieces of pictures
+        # keep the largest size instead: a small piece may show little, and the penalty, which
+        # depends on the energy of pieces, would vary.
         n_pixels = ceil(n / ceil(n / most_pixels)) if len(kernel) == 1 else most_pixels
         size.append(k + s * min((n - k) // s, ceil((n_pixels - k) / s)))
     for image in (image for x in tensors for image in x):
         axes = zip(image.shape[1:], size, stride, strict=True)
-        # from the first pixel to the last one, or to the last one that copies of an atom reach
+        # Corners are evenly spaced, and the last piece ends at the last pixel. A single piece may
+        # end a few pixels earlier, less than a stride, which no copy of an atom can reach.
         corners = (np.linspace(0, n - k, ceil((n - s + 1) / k), dtype=int) for n, k, s in axes)
         for corner in product(*corners):
             window = (slice(first, first + n) for first, n in zip(corner, size, strict=True))
@@ -63,24 +72,33 @@ def cut_pieces(tensors, kernel, stride, area=2**14, most=inf):  # -> (n_pieces, 
 
 
 def read_pieces(images, given, most=inf):  # Images, learner -> Samples
-    """Return pieces of a user's images; rows are continued by zeros until atoms cover them.
+    """Cut a user's images into the pieces (n_pieces, n_channels, *size) that a fit learns from.
 
-    See `cut_pieces` for ``most``.
+    Users' rows are extended by zeros until copies of an atom cover them. ``most`` limits the
+    numbers in all pieces, as in `cut_pieces`. Missing pixels get a mask.
+
+    Raises
+    ------
+    ValueError
+        If squares of the data would leave the range of their dtype.
     """
     x, (kernel, stride) = images.tensors, geometry_of(given)
     if images.kind == "rows":
         x = [covered(one, kernel, stride) for one in x]
-    # A piece has at most 2**14 pixels, so that its correlations with some atoms stay in the cache.
+    # Pieces of at most 2**14 pixels, the default, have correlations that stay in the cache.
     x, mask = split_missing(cut_pieces(x, kernel, stride, most=most), len(kernel))
     check_range(float(x.square().mean()) * images.n_channels * prod(kernel), [x])
     return Samples(x, mask)
 
 
 def make_problem(pieces, alpha, given):  # Samples, float, learner -> ConvProblem
-    """Return the problem of a search for atoms."""
+    """Return the data and the objective of a search for atoms, at the penalty ``alpha``.
+
+    ``pieces`` have the shape (n_pieces, n_channels, *size), and ``alpha`` is in their units.
+    """
     kernel, stride = geometry_of(given)
     x = pieces.x.to(torch.float64, copy=True)
-    # The search divides data and penalty by this power of two.
+    # Data and penalty are divided by a power of two, so that float64 holds powers of the data.
     unit = unit_of(float(torch.linalg.vector_norm(x)) ** 2 / x.numel() * prod(kernel))
     how = dict(unit=unit, kernel=(1, *kernel)[-2:], stride=(1, *stride)[-2:])
     how["mask"] = None if pieces.mask is None else as_pictures(pieces.mask)
@@ -91,14 +109,14 @@ def make_problem(pieces, alpha, given):  # Samples, float, learner -> ConvProble
 
 
 def draw_patches(x, n_components, kernel, generator):
-    """Return random patches of norm 1, more often those of more energy.
+    """Draw random patches of the data as initial atoms, with probabilities in proportion to energy.
 
     Parameters
     ----------
     x : Tensor of shape (n, n_channels, *size)
         Images at least as large as an atom.
     n_components : int
-        Number of patches; if too few are not zero, random directions complete it.
+        Number of patches. If the data have fewer patches with energy, random noise completes it.
     kernel : tuple of int
         Size of a patch.
     generator : torch.Generator
@@ -107,7 +125,7 @@ def draw_patches(x, n_components, kernel, generator):
     Returns
     -------
     Tensor of shape (n_components, n_channels, *kernel)
-        The patches, of the dtype and on the device of the images.
+        The patches, scaled to norm 1, of the dtype and on the device of the images.
     """
     energy = x.detach().square().sum(1).double()
     for axis, k in enumerate(kernel, 1):
@@ -126,10 +144,11 @@ def draw_patches(x, n_components, kernel, generator):
 
 
 def universal_threshold(pieces, given):  # Samples, learner -> float
-    """Return the level that correlations of noise with atoms reach at one place in all pieces.
+    """Return the least penalty of a search: the largest correlation of noise with a unit atom.
 
-    Of n normal numbers the largest is about ``sqrt(2 log n)`` deviations [1]_. With missing pixels
-    the noise is unknown, and the level 0.
+    Of n normal numbers the largest is about ``sqrt(2 log n)`` standard deviations [1]_. Here n is
+    the number of positions of an atom in all pieces (n_pieces, n_channels, *size). With missing
+    pixels the noise is unknown, and the result is 0.
 
     .. [1] D. Donoho and I. Johnstone, "Ideal spatial adaptation by wavelet shrinkage", Biometrika
        81, 1994.
@@ -143,13 +162,16 @@ def universal_threshold(pieces, given):  # Samples, learner -> float
 
 
 def largest_correlations(x, dictionary):  # (n, n_channels, *size), ConvDictionary -> (n,)
-    """Return the largest modulus of correlations of each image with atoms, at places inside."""
+    """Return each image's largest correlation with an atom, in modulus: the largest useful penalty.
+
+    At this penalty all codes of the image are zero. Copies of an atom lie inside the image.
+    """
     blocks = dictionary.analysis_in_blocks(x)
     return torch.stack([z.abs().flatten(1).amax(1) for z in blocks]).amax(0)
 
 
 def penalty_of_correlations(tensors, atoms, stride):
-    """Return the penalty of ``alpha="auto"``, in the units of the images.
+    """Return the penalty that a search with ``alpha="auto"`` begins with, in units of the images.
 
     Parameters
     ----------
@@ -158,11 +180,16 @@ def penalty_of_correlations(tensors, atoms, stride):
     atoms : Tensor of shape (n_components, n_channels, *kernel)
         Initial atoms.
     stride : tuple of int
-        Distance of atoms.
+        Distance of neighbouring copies of an atom.
+
+    Returns
+    -------
+    float
+        The penalty.
     """
     dictionary, parts = ConvDictionary(atoms, stride), chain(*map(parts_of_images, tensors))
     found = torch.cat([largest_correlations(x, dictionary) for x in parts])
-    # alpha="auto" is a tenth of the median over images of the largest correlation
+    # A tenth of the median, over images, of the largest correlation. Data of zeros get any penalty.
     return 0.1 * float(found[found > 0].median()) if found.any() else 0.1
 
 
@@ -171,14 +198,18 @@ def penalty_of_correlations(tensors, atoms, stride):
 
 @dataclass(frozen=True, eq=False)
 class Channels:
-    """Units of the channels of images, tensors of shape (n_channels, 1[, 1]).
+    """Conversion of images to the units of a fit: less baseline and drift, divided by the noise.
+
+    A fitted learner keeps it for `transform` and `inverse_transform`.
 
     Parameters
     ----------
-    intercept, noise : Tensor
-        Baselines, and standard deviations of the noise or ones.
+    intercept : Tensor of shape (n_channels, 1[, 1])
+        The baseline of each channel.
+    noise : Tensor of shape (n_channels, 1[, 1])
+        The standard deviation of the noise of each channel, or ones.
     kernel : tuple of int, default=None
-        Size of atoms, if slower drift is taken off.
+        Size of atoms, if drift that is slower than atoms is subtracted, too.
     """
 
     intercept: Tensor
@@ -186,10 +217,10 @@ class Channels:
     kernel: tuple[int, ...] | None = None
 
     def enter(self, x):  # (n, n_channels, *size) -> the same
-        """Return images in units of the channels; NaN are gaps.
+        """Convert images from the user's units to the units of the fit; NaN stays.
 
-        Drift is the running median in windows of two lengths of an atom, plus the running median
-        of what is left then.
+        Drift is the running median in windows of twice the size of an atom, plus the running median
+        of the remainder.
         """
         x = (x - self.intercept.to(x)).contiguous()
         for one in x.flatten(0, 1) if self.kernel else ():
@@ -199,27 +230,33 @@ class Channels:
         return x.div_(self.noise.to(x))
 
     def leave(self, x):  # (n, n_channels, *size) -> the same
-        """Return images with their baselines."""
+        """Convert images back to the user's units, with their baselines but without their drift."""
         return x * self.noise.to(x) + self.intercept.to(x)
 
 
 def noise_of_channels(images):  # list of (n, n_channels, *size) -> (n_channels,)
-    """Return the standard deviation of the noise in each channel, by `estimate_noise`.
+    """Return the standard deviation of the noise in each channel, for ``channel_noise="auto"``.
 
-    It is the median over images, and at least a tenth of the median over channels.
+    It is the median of `estimate_noise` over images, but at least a tenth of the median over
+    channels. The result is all ones if most channels seem free of noise.
     """
     whole = (split_missing(x, x.ndim - 2)[0].flatten(0, 1)[:, None] for x in images)
     noise = torch.cat([*map(estimate_noise, whole)]).view(-1, images[0].shape[1]).median(0).values
-    # `estimate_noise` subtracts a share of the range: a strong signal may leave a channel with 0.
+    # `estimate_noise` subtracts a share of the range, and may return 0 for a channel with a strong
+    # signal, by which the channel would be divided.
     least = 0.1 * noise.median()
     return noise.clamp_min(least) if least > 0 else torch.ones_like(noise)
 
 
 def _search_briefly(images, given, alpha=None):  # -> float, float, float
-    """Search briefly; return codes and residual for each number in the data, and the penalty.
+    """Search briefly for atoms, in a part of the data, to measure how many codes the data need.
 
-    The residual is a number of codes, too: a code is used if it lowers the objective's squared
-    residual by half of the squared penalty or more, so that at most this many codes can explain it.
+    Return three numbers. The first is the number of nonzero codes, and the second the number of
+    codes that the residual could still need, both divided by the number of entries of the data. The
+    third is the penalty, ``alpha`` or by default a penalty from the data.
+
+    A code is used only if it lowers half the squared residual by at least half the squared penalty.
+    So the residual could need at most its squared norm over the squared penalty codes.
     """
     pieces, (kernel, stride) = read_pieces(images, given, 2**17), geometry_of(given)
     n_atoms = 4 if given.n_components == "auto" else given.n_components
@@ -234,14 +271,14 @@ def _search_briefly(images, given, alpha=None):  # -> float, float, float
 
 
 def choose_channels(images, given):  # Images, learner -> Channels
-    """Return the baselines of channels and whether drift is taken off, if this saves codes.
+    """Choose what a fit subtracts from each channel: nothing, the baseline, or also the drift.
 
-    Events are short and rare, so the median of a channel is its baseline, also where codes are not
-    negative. Drift is what running medians see, see `Channels.enter`. Without baseline and drift
-    taken off, atoms explain them by codes everywhere. Where events are dense, however, the median
-    is no baseline, and the slow parts belong to the events. So brief searches with and without
-    count the codes. Drift itself counts as half a code for each length of an atom: it has a value
-    there, while a code has a value and a position.
+    Where events are short and rare, the median of a channel is its baseline, and running medians
+    are its drift, see `Channels.enter`. If baseline and drift are not subtracted, atoms have to
+    explain them by codes everywhere. Where events are dense, however, the median is no baseline,
+    and the slow parts belong to the events. So with ``detrend="auto"`` brief searches of the data
+    with and without each of the two count the codes. Drift itself counts as half a code for each
+    length of an atom: it has a value there, while a code has a value and a position.
     """
     kernel, _ = geometry_of(given)
     x = torch.cat([x.transpose(0, 1).flatten(1) for x in images.tensors], 1)
@@ -255,16 +292,18 @@ def choose_channels(images, given):  # Images, learner -> Channels
         after, is_slow = images.map(named[name].enter), name == "slow"
         parts = map(torch.sub, before.tensors, after.tensors), after.tensors
         removed, left = (sum(float(x.square().nansum()) for x in part) for part in parts)
-        # medians of n numbers have the share pi / (2 n) of white noise
+        # Without drift, a running median of n numbers removes the share pi / (2 n) of white noise.
+        # No search is needed if little more than this is removed.
         if removed <= (0.02 + is_slow * pi / (4 * kernel[0])) * left:
             continue
         n_after, rest_after, alpha = _search_briefly(after, given)
         n_before, rest_before, _ = _search_briefly(before, given, alpha)
         saved = n_before - n_after - is_slow / (2 * prod(kernel))
-        # A baseline is subtracted if this saves more than a third of the codes; less residual
-        # counts as the codes that could explain it. A constant of six standard deviations of the
-        # noise in an electrocardiogram saves a share of .90, drift of one third to ten standard
-        # deviations .39 to 20, and the median of dense events, which is wrong, at most .34.
+        # Baseline or drift is subtracted if this saves more than a third of the codes; a smaller
+        # residual counts as the codes that could explain the difference. Measured shares of codes
+        # saved: .90 by a baseline of six standard deviations of the noise in an electrocardiogram,
+        # .39 to 20 by drift of one third to ten standard deviations, and at most .34 by the median
+        # of dense events, which is no baseline.
         if saved + max(0.0, rest_before - rest_after) > n_before / 3:
             best, before = named[name], after
     if given.channel_noise == "auto" and images.n_channels > 1:
@@ -276,7 +315,10 @@ def choose_channels(images, given):  # Images, learner -> Channels
 
 
 def unfoldings_of(learner):  # -> int, or None for codes of the lasso
-    """Return the number of iterations of the encoder of a `ConvPUDLEDictionaryLearning`."""
+    """Return the number of iterations of the encoder of a `ConvPUDLEDictionaryLearning`.
+
+    It resolves ``n_unfoldings="auto"``.
+    """
     usual = None if learner.gradient is None else 15  # as in the paper
     return usual if learner.n_unfoldings == "auto" else learner.n_unfoldings
 
@@ -287,23 +329,28 @@ def combine_channels(x, directions):  # (n, n_channels, *size) -> (n, n_directio
 
 
 def span_of_maps(atoms):  # (n, n_channels, *kernel) -> (n_channels, n_directions)
-    """Return orthonormal combinations of channels, which span the maps of atoms of rank one.
+    """Return orthonormal weights of channels that span the maps of atoms of rank one.
 
-    Data in these combinations lose no signal of such atoms, but most of the noise.
+    `combine_channels` with these weights loses no signal of such atoms, but most of the noise, and
+    leaves fewer channels to compute with.
     """
     return torch.linalg.qr(factor_atoms(atoms)[0].mT).Q
 
 
 def _fit_products(pieces, atoms, alpha, given):  # -> (n, n_channels, *kernel) of rank one
-    """Improve atoms of rank one by turns: in the combinations of their maps, and maps in channels.
+    """Turn atoms of a search into atoms of rank one, and improve their waveforms and maps by turns.
 
-    Maps are least squares in all channels, given the *sources*: the signals that the codes and the
-    waveforms of single atoms make. Missing pixels count as if the sources explained them. An epoch
-    in all channels would take the time of all channels.
+    ``pieces`` are (n_pieces, n_channels, *size), ``atoms`` (n, n_channels, *kernel) of any rank.
+    Waveforms and codes improve in the few combinations of channels that the maps span, since epochs
+    in all channels would take much longer. Maps are then least squares in all channels, given the
+    *sources*: the signals that the codes and the waveform of each atom make. Missing pixels count
+    as if the sources explained them.
     """
-    for _ in range(2):  # a third round moves no waveform by more than .001
+    for _ in range(2):  # two rounds suffice: a third moves no waveform by more than .001
         directions = span_of_maps(atoms)
-        if pieces.mask is not None:  # a combination lacks the pixels that any channel lacks
+        # A combination would miss all pixels that any of its channels misses, so data with missing
+        # pixels stay in their channels.
+        if pieces.mask is not None:
             directions = torch.eye(len(directions)).to(atoms)
         seen = replace(pieces, x=combine_channels(pieces.x, directions))
         part = replace(make_problem(seen, alpha, given), rank=1)
@@ -323,14 +370,19 @@ def _fit_products(pieces, atoms, alpha, given):  # -> (n, n_channels, *kernel) o
 
 
 def _try_sizes(pieces, alpha, given, generator):  # yields SizeTrial
-    """Choose the number of atoms, see `skpudle.search.choose`."""
+    """Choose the number of atoms by predictions of held-out pieces, see `skpudle.search.choose`.
+
+    ``pieces`` are (n_pieces, n_channels, *size). The last `SizeTrial` has the atoms of the chosen
+    number.
+    """
     shape = geometry_of(given)
 
     def begin(n):
         return as_pictures(draw_patches(pieces.x, n, shape[0], generator))
 
-    # Of fewer than four pieces none would be held out, so the data are cut into about four. Four
-    # planted atoms, in a picture or a signal, get 4 atoms in 12 draws of 16, with 8 pieces in 9.
+    # Of fewer than four pieces none would be held out, so the data are cut into about four. Then 4
+    # atoms are chosen for four planted atoms, in a picture or a signal, in 12 draws of 16; with 8
+    # pieces in 9 draws.
     if len(pieces) < 4:
         area = pieces.x[:, 0].numel() / 4
         pieces = pieces.map(lambda part: cut_pieces([part], *shape, area))
@@ -338,15 +390,29 @@ def _try_sizes(pieces, alpha, given, generator):  # yields SizeTrial
 
 
 def _is_random(given):  # -> bool
-    """Return whether a learner begins with random directions, and so without a search."""
+    """Return whether ``dict_init`` asks for random atoms, without a search."""
     return isinstance(given.dict_init, str) and given.dict_init == "random"
 
 
 def _begin(pieces, given, generator, start):
-    """Return the pieces, the combinations of channels, the atoms and the penalty to begin with.
+    """Prepare a search: its data, initial atoms and first penalty.
 
-    Of atoms of rank one the search sees the combinations of channels with the most energy, one for
-    each atom. Other searches see all channels. The combinations are (n_channels, n_directions).
+    Parameters
+    ----------
+    pieces, given, generator, start
+        As in `learn`.
+
+    Returns
+    -------
+    seen : Samples of shape (n_pieces, n_directions, *size)
+        The data of the search. For atoms of rank one they are the combinations of channels with the
+        most energy, one for each atom, otherwise all channels.
+    directions : Tensor of shape (n_channels, n_directions)
+        The weights of channels in these combinations.
+    start : Tensor of shape (n_components, n_directions, height, width)
+        Initial atoms of norm 1; the height is 1 for signals.
+    alpha : float
+        The penalty, in the units of the pieces.
     """
     # Until the number of atoms is chosen from the data, the fit works with 64 atoms.
     n_components = 64 if given.n_components == "auto" else given.n_components
@@ -355,7 +421,8 @@ def _begin(pieces, given, generator, start):
         moments = sum(x @ x.mT for x in pieces.x.flatten(2))
         directions = torch.linalg.eigh(moments.double().cpu()).eigenvectors[:, -n_components:]
         seen = replace(pieces, x=combine_channels(pieces.x, directions))
-    if start is None:  # draw_patches replaces patches of zeros by random directions
+    # Random atoms come from draw_patches, which completes patches of zeros by random noise.
+    if start is None:
         pool = torch.zeros_like(seen.x) if _is_random(given) else seen.x
         start = draw_patches(pool, n_components, kernel, generator)
     else:
@@ -368,7 +435,10 @@ def _begin(pieces, given, generator, start):
 
 
 def _search(problem, start, level, generator):  # yields Found
-    """Search for atoms; of signals once more, if an atom is a shifted copy of another atom."""
+    """Search for atoms; in signals search once more if an atom is a shifted copy of another atom.
+
+    Arguments are those of `find_atoms`, and a generator that draws the atom to replace the copy.
+    """
     for found in find.find_atoms(problem, start, level):
         yield found
     if problem.x.shape[2] == 1 and (again := _without_twin(found, generator)) is not None:
@@ -378,24 +448,26 @@ def _search(problem, start, level, generator):  # yields Found
 def learn(pieces, given, generator, start=None) -> Iterator[dict]:
     """Learn atoms, their number, and penalties; yield a record after every epoch.
 
-    A record has fitted attributes, the ``atoms`` in units of the noise of channels, the ``losses``
-    of epochs, and a line of progress as ``note``.
+    A record is a dict with fitted attributes, the ``atoms`` (n_components, n_channels, *kernel) in
+    units of the noise of channels, the ``losses`` of epochs, a line of progress as ``note``, and
+    ``is_done`` and ``ended_by``. The generator returns its last record, which `train` needs.
 
     Parameters
     ----------
-    pieces : Samples
+    pieces : Samples of shape (n_pieces, n_channels, *size)
         Pieces of images, in units of the noise of their channels.
     given : ConvPUDLEDictionaryLearning
         The learner, with its parameters.
     generator : torch.Generator
         Random numbers.
     start : Tensor of shape (n_components, n_channels, *kernel), default=None
-        Atoms to begin with; by default patches.
+        Initial atoms; by default random patches.
     """
     (kernel, _), rank, is_auto = geometry_of(given), given.rank, given.alpha == "auto"
     seen, directions, start, alpha = _begin(pieces, given, generator, start)
 
-    def in_channels(atoms):  # of the problem -> of all channels, (n, n_channels, *kernel)
+    # Convert atoms of the search to atoms of all channels.
+    def in_channels(atoms):  # (n, n_directions, height, width) -> (n, n_channels, *kernel)
         atoms = atoms.reshape(len(atoms), -1, *kernel).to(pieces.x)
         return project_atoms(combine_channels(atoms, directions.mT), atom_norm=None, rank=rank)
 
@@ -419,13 +491,14 @@ def learn(pieces, given, generator, start=None) -> Iterator[dict]:
         record |= dict(penalty_path_=as_arrays(found.path), note=f"{note}  loss {losses[-1]:.6g}")
         yield dict(record)
     if rank is not None:
-        # Atoms of the search have any rank, because splits and moves of rank-one atoms get stuck
+        # Only now do atoms become atoms of rank one, because a search with such atoms gets stuck
         # more often: in 8 channels with four times as much noise as signal, three waveforms are
-        # found with a correlation of 0.95 to the planted waveforms, and of 0.89 by rank one alone.
+        # found with a correlation of 0.95 to the planted waveforms, and of 0.89 by such a search.
         rows = _epoch.spread_rows(len(pieces), -(-len(pieces) // found.stride))
         record["atoms"] = _fit_products(pieces[rows], record["atoms"], search_alpha, given)
     elif found.trial is not None and found.trial.unbiased:
-        # atoms free of the lasso's bias predict held-out data better
+        # The trial of the chosen penalty has shown that atoms free of the lasso's bias predict
+        # held-out data better.
         atoms = descend.refit_atoms(found.coded.problem, found.atoms, found.coded.codes)
         record["atoms"] = in_channels(atoms)
     if is_auto and unfoldings_of(given) is None:  # unfolded codes keep the penalty of the start
@@ -436,10 +509,12 @@ def learn(pieces, given, generator, start=None) -> Iterator[dict]:
 
 
 def _without_twin(found, generator):  # -> (n_components, n_channels, height, width) or None
-    """Return the atoms of a stuck search, with an unexplained patch in place of a shifted copy.
+    """Return the atoms of a search with a patch of the residual in place of a shifted copy.
 
-    Two atoms that share the events of one source are no local minimum of moves and splits if the
-    events of another source are elsewhere. Without shifted copies return None.
+    Two atoms may share the events of one source, while the events of another source, elsewhere,
+    have no atom. The moves and splits of a search do not find this out. An atom is a shifted copy
+    if it correlates by at least 0.95 with another atom at some shift; without such a copy return
+    None. ``found`` is the `Found` at the end of the search.
     """
     atoms, problem = found.atoms.clone(), found.problem
     ends = [k - 1 for k in reversed(problem.kernel) for _ in range(2)]
@@ -454,9 +529,14 @@ def _without_twin(found, generator):  # -> (n_components, n_channels, height, wi
 
 
 def _choose_codes(given, found):  # -> dict
-    """Return the penalty of codes, the share of its bias to remove, and the noise of a pixel."""
+    """Choose the penalty of codes by predictions of held-out pieces, after a search.
+
+    ``found`` is the `Found` at the end of the search. The dict has the attributes ``alpha_``,
+    ``debias_``, the share of the lasso's bias to remove, and ``noise_std_``, in the units of the
+    pieces.
+    """
     problem, trial = found.problem, found.trial
-    # The atoms of the search before it learned from the held-out images.
+    # Only atoms that have not learned from the held-out pieces may predict them.
     atoms = trial.judged if given.rank is None else project_atoms(trial.judged, rank=given.rank)
     how = dict(debias=fixed(given.debias), place=trial.prediction.place)
     coding = choose.best_coding(problem.held_out, atoms, **how).in_units(problem.unit)
@@ -467,20 +547,34 @@ def _choose_codes(given, found):  # -> dict
 
 
 def code_images(dictionary, x, mask=None, *, learner, alpha, debias=0.0, **effort):
-    """Return code maps of images that atoms cover; warn if they have not converged.
+    """Encode images by the lasso, or by an unfolded encoder, as the learner's parameters say.
 
     Parameters
     ----------
     dictionary : ConvDictionary
         The atoms.
-    x, mask : Tensor of shape (n, n_channels, *size)
-        Images, and 1 for known pixels, 0 for missing ones; None if all are known.
+    x : Tensor of shape (n, n_channels, *size)
+        Images, which copies of atoms must cover exactly.
+    mask : Tensor of the shape of ``x``, default=None
+        1 for known pixels, 0 for missing ones. None if all are known.
     learner : ConvPUDLEDictionaryLearning
         The learner, with its parameters.
-    alpha, debias : float
-        The penalty, and the share of the lasso's bias to remove.
-    **effort
+    alpha : float
+        The penalty.
+    debias : float, default=0.0
+        The share of the lasso's bias to remove; an unfolded encoder ignores it.
+    **effort : dict
         The tolerance of `conv_codes`.
+
+    Returns
+    -------
+    Tensor of shape (n, n_components, *positions)
+        Codes, at all positions of the atoms.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If codes of the lasso have not converged.
     """
     options = dict(alpha=alpha, positive_code=learner.positive_code, mask=mask)
     if (depth := unfoldings_of(learner)) is not None:
@@ -496,7 +590,7 @@ def code_images(dictionary, x, mask=None, *, learner, alpha, debias=0.0, **effor
 
 
 def train(pieces, given, generator, start=None) -> Iterator[dict]:
-    """Train the atoms of a search; yield its records, and one after every epoch of training.
+    """Train the atoms of a search by gradients; yield its records, and one after every epoch.
 
     Parameters
     ----------
@@ -520,8 +614,8 @@ def train(pieces, given, generator, start=None) -> Iterator[dict]:
 
     model = SimpleNamespace(network=network, with_rows=lambda fitted, x: replace(fitted, atoms=x))
     trainer = Trainer(model, Fitted(atoms=record["atoms"]), optimizer)
-    # At most 16 pieces in a batch, and about 2**16 pixels: the derivative needs the codes of all
-    # unfoldings, which then take half a gigabyte for 64 atoms.
+    # The derivative needs the codes of all unfoldings. A batch of at most 16 pieces, and about
+    # 2**16 pixels, limits their memory: to half a gigabyte for 64 atoms.
     usual = min(16, max(1, 2**16 // x[0, 0].numel()))
     source = Batches(pieces, usual if given.batch_size == "auto" else given.batch_size, generator)
     # Stopping is checked once in an epoch, or after 256 pieces if an epoch has fewer: the mean loss

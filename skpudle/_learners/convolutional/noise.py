@@ -1,4 +1,4 @@
-"""Estimate the white noise of images, and the penalty above the noise of signals."""
+"""Estimate the white noise of images and signals, and the penalty at the level of this noise."""
 
 from math import comb, log, sqrt
 
@@ -12,18 +12,26 @@ from skpudle.search.held_out import MEDIAN_OF_NORMAL
 
 
 def _shifted_sum(x, axis, lag, sign):  # (n, n_channels, *size) -> shorter by lag along the axis
-    """Return the sum or, with the sign -1, the difference of pixels that are ``lag`` apart."""
+    """Return the sum or, with the sign -1, the difference of pixels ``lag`` apart along an axis."""
     n = x.shape[axis] - lag
     return x.narrow(axis, lag, n) + sign * x.narrow(axis, 0, n)
 
 
-def _variance_of_details(x, scale):  # (n, n_channels, *size) -> (n,), number of details
-    """Estimate the variance of white noise from details of one pixel or of two."""
+def _variance_of_details(x, scale):  # (n, n_channels, *size) -> (n,), int
+    """Estimate the variance of white noise in each image, from fourth differences of its pixels.
+
+    Details are the fourth differences along each axis: of pixels if ``scale`` is 1, of sums of two
+    neighbouring pixels if it is 2. They are scaled so that white noise keeps its variance. The
+    estimate follows from the median magnitude of details in blocks of about 256. Return it with the
+    number of details of an image.
+    """
     n_axes, details = x.ndim - 2, x
     for axis, n in enumerate(x.shape[2:], start=2):
         if scale == 2 and n > 1:
             details = _shifted_sum(details, axis, 1, 1) / 2**0.5
-        order = min(4, n // (2 * scale))  # 1, -4, 6, -4, 1 and its norm; lower for few pixels
+        # The weights 1, -4, 6, -4, 1 of pixels in a fourth difference have the squared norm 70, the
+        # binomial coefficient below. Axes of few pixels have differences of a lower order.
+        order = min(4, n // (2 * scale))
         for _ in range(order):
             details = _shifted_sum(details, axis, scale, -1)
         details = details / comb(2 * order, order) ** 0.5
@@ -33,50 +41,55 @@ def _variance_of_details(x, scale):  # (n, n_channels, *size) -> (n,), number of
         length = n // max(1, n // side)
         details = details.unfold(axis, length, length)
     medians = details.abs().flatten(-n_axes).median(-1).values.flatten(1)
-    # In white noise the lower quartile of the medians of many blocks is 8.5 % below their mean. Of
-    # few blocks it is nearer to the mean.
+    # The lower quartile of blocks is corrected to the mean: in white noise the quartile is 8.5 %
+    # below the mean of the medians of many blocks, and nearer to the mean of few blocks.
     smooth = 1 - 0.085 * (1 - 1 / medians.shape[1])
     deviation = medians.quantile(0.25, dim=1) / (MEDIAN_OF_NORMAL * smooth)
     return deviation.square(), details[0].numel()
 
 
 def extent_of(x):  # (n, ...) -> (n,)
-    """Return the range of the pixels of each image."""
+    """Return the range of the pixels of each image: the largest minus the smallest."""
     pixels = x.flatten(1)
     return pixels.amax(1) - pixels.amin(1)
 
 
 def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
-    """Estimate the standard deviation of white noise in each image, without possible texture.
+    """Estimate the standard deviation of white noise in each image, rather too low than too high.
+
+    Too high an estimate does more harm than too low an estimate, since a denoiser then removes
+    texture. ``extent`` (n,) is the range of the pixels of each image, by default `extent_of`. Where
+    images are differences of colours it is the range of the colours. The estimate for a tiny image
+    is 0.
 
     Fourth differences along each axis remove most of a photograph except noise (J. Immerkaer, "Fast
     noise variance estimation", Computer Vision and Image Understanding 64, 1996, has second ones).
     The estimate takes their median magnitude in each block, and the lower quartile of blocks: noise
     is the same everywhere, and texture is not. Differences of sums of two pixels have the same
-    noise and, in photographs, some four times the texture or more. So a share of their excess is
-    subtracted as texture, and a part of the range of the image. ``extent`` replaces that range if
-    images are differences of colours.
+    noise and, in photographs, some four times the texture or more. So a share of the excess of
+    their variance is subtracted as texture, and a part of the range of the image.
 
-    The estimate is at most the square root of 2 times the level that is left after the most
-    possible texture: up to twice the variance of its noise, a mix with an input is better than
-    that input.
-
-    Too high an estimate does more harm than too low an estimate, since it removes texture. The
-    estimate for a tiny image is 0. Texture as white as noise counts as noise: 1 in 16 noise-free
+    The estimated variance is at most twice the variance that is left after the most possible
+    texture: up to twice the true variance, a weighted mean of a noisy image and its denoised image
+    is better than the noisy image. Texture as white as noise counts as noise: 1 in 16 noise-free
     parts of 24 to 80 pixels, from a photograph of roofs and leaves, seems noisy.
     """
     (fine, _), (coarse, n_details) = (_variance_of_details(x, scale) for scale in (1, 2))
     # Fewer than 32 details are too few to separate noise from texture.
     if n_details < 32:
         return torch.zeros_like(fine)
-    # the relative standard error of the variance of n details of white noise is 6 / sqrt(n),
-    # measured, since neighbouring details correlate
+    # The relative standard error of the variance of n details of white noise. The 6 was measured,
+    # since neighbouring details correlate.
     error = 6.0 / n_details**0.5
-    fine = torch.minimum(fine, coarse * (1 + error))  # white noise: at most coarse, beside chance
-    # The standard deviation of the least texture to subtract is 0.008 of the range of the image.
+    # In white noise fine details have the variance of coarse details. More than that, beyond
+    # chance, is no white noise.
+    fine = torch.minimum(fine, coarse * (1 + error))
+    # A little texture is subtracted always: its standard deviation is 0.008 of the image's range.
     least = 0.008 * (extent_of(x) if extent is None else extent)
 
-    def without(share, doubt):  # texture; doubt: a share that is chance
+    # Return the variance of fine details without texture. Texture has a ``share`` of the excess
+    # variance of coarse details, of whose variance a share ``doubt`` may be chance.
+    def without(share, doubt):  # float, float -> (n,)
         more = (coarse * max(0.0, 1 - doubt) - fine).clamp_min(0)
         return (fine - least.square() - share * more).clamp_min(0)
 
@@ -90,15 +103,18 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
 def noise_level(problem, atoms):  # -> float
     """Return a penalty above almost all correlations of the atoms with the noise of signals.
 
-    It is the universal threshold, ``s sqrt(2 log N)``: ``s`` is the standard deviation of the
-    correlations of residuals with atoms, and ``N`` is the number of positions of one atom in all
-    signals. If the penalty of a search is much smaller, the search begins again at this level, see
-    `find_atoms`. The first penalty of a search of signals comes from differences of neighbouring
-    samples. It is too small for slow noise, whose differences are small and whose correlations with
-    slow atoms are large. The level may be too small, too: codes at a penalty below the level
-    explain a part of the noise, which the residual then lacks.
+    The penalty is the universal threshold, ``s sqrt(2 log N)``: ``s`` is the standard deviation of
+    the correlations of residuals with atoms, and ``N`` is the number of positions of one atom in
+    all signals. ``problem`` is a `ConvProblem` of signals, in whose units the penalty is, and
+    ``atoms`` has the shape (n_components, n_channels, 1, length).
+
+    `find_atoms` begins the search again at this level if the penalty of the search is much smaller.
+    The first penalty of a search comes from differences of neighbouring samples. It is too small
+    for slow noise, whose differences are small and whose correlations with slow atoms are large.
+    The level may be too small, too: codes at a penalty below the level explain a part of the noise,
+    which the residual then lacks.
     """
-    # at most 2**17 samples of signals measure the noise
+    # At most 2**17 samples of signals measure the noise, to save time.
     rows = spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))
     residual = descend.solve_codes(problem.of_rows(rows), atoms, 4, refit=True).residuals()
     blocks = ConvDictionary(atoms, problem.stride).analysis_in_blocks(to_tensor(residual))
