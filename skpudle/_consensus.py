@@ -268,6 +268,11 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self
             The fitted estimator.
 
+        Raises
+        ------
+        ValueError
+            If parameters are unfit, or the estimator refuses the data.
+
         Warns
         -----
         UserWarning
@@ -343,6 +348,11 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         -------
         array of shape (n_samples, n_features_out)
             Codes, as the estimator returns them.
+
+        Raises
+        ------
+        NotFittedError
+            If the consensus is not fitted.
         """
         check_is_fitted(self, "estimator_")
         return self.estimator_.transform(X)
@@ -360,6 +370,11 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         -------
         array of shape (n_samples, n_features)
             Reconstructed data.
+
+        Raises
+        ------
+        NotFittedError
+            If the consensus is not fitted.
         """
         check_is_fitted(self, "estimator_")
         return self.estimator_.inverse_transform(X)
@@ -381,6 +396,11 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         -------
         float
             The score, in the estimator's own measure.
+
+        Raises
+        ------
+        NotFittedError
+            If the consensus is not fitted.
         """
         check_is_fitted(self, "estimator_")
         return self.estimator_.score(X, **of_samples)

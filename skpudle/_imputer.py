@@ -164,6 +164,8 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         Raises
         ------
+        NotFittedError
+            If the imputer is not fitted.
         ValueError
             If the samples are unfit or have other features than in `fit`.
         """

@@ -1,1 +1,1 @@
-"""Train any model: loop, stopping, fit, checkpoints, a team of processes."""
+"""What all fits share: plan, phases, records, training by gradients, checkpoints, processes."""

@@ -37,7 +37,7 @@ _LEAST_ROWS, _MOST_ROWS, _BATCHES = 1024, 4096, 16
 
 
 def directions(samples, *, positive):  # (n, n_features) -> the same
-    """Make initial atoms of samples: rows of norm 1, of absolute values if ``positive``.
+    """Make atoms of samples: divide them by their norms; take absolute values if ``positive``.
 
     A sample of zeros stays zero, and is no valid atom.
     """

@@ -385,8 +385,8 @@ class Run(Interrupts):
                 ended_by = "interrupt" if pressed else "callback"
                 self.record = replace(self.record, ended_by=ended_by, is_done=not pressed)
             names = (*self.record.done, phase.name)
-            # A file written at the end of training does not list it as done, so that a later fit
-            # with a larger max_iter can train on.
+            # A checkpoint from the end of training does not list training as done, so that a later
+            # fit with a larger max_iter can train on.
             if self.record.is_done and not trains:
                 self.record = replace(self.record, done=names)
             if is_whole:

@@ -45,7 +45,7 @@ from skpudle.search.held_out import match_equal_rows
 # ------------------------------------------------------------------ exposures
 
 
-OfRows = ArrayLike | None  # one number for each row
+OfRows = ArrayLike | None  # type of arguments with one number for each row
 
 
 def check_exposure(exposure, X, learner):  # -> Tensor (n_samples, 1)
@@ -130,7 +130,7 @@ class ExposedTransformer(transformer.DictionaryTransformer):
         return self._fit(X, y, sample_weight=sample_weight, **self._of_rows(X, exposure))
 
     def transform(self, X: Any, exposure: OfRows = None) -> np.ndarray | Tensor:
-        """Encode data with the learned dictionary.
+        """Encode data: return codes of rows of counts for the learned dictionary.
 
         Parameters
         ----------
@@ -150,6 +150,8 @@ class ExposedTransformer(transformer.DictionaryTransformer):
 
         Raises
         ------
+        NotFittedError
+            If the learner is not fitted.
         ValueError
             If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
@@ -172,6 +174,8 @@ class ExposedTransformer(transformer.DictionaryTransformer):
 
         Raises
         ------
+        NotFittedError
+            If the learner is not fitted.
         ValueError
             If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
@@ -191,6 +195,11 @@ class ExposedTransformer(transformer.DictionaryTransformer):
         -------
         ndarray or Tensor of shape (n_samples, n_features_out)
             Codes, as of `transform`.
+
+        Raises
+        ------
+        ValueError
+            As `fit` and `transform` do.
         """
         refuse_shuffled(X)
         return self.fit(X, y, exposure, sample_weight).transform(X, exposure)
@@ -470,7 +479,7 @@ class _CountPhases(RowPhases):
         places = match_equal_rows(some.x.mT, None if some.mask is None else some.mask.mT)
         measure = partial(transformer.deviances, loss=self.plan.loss, intercept=intercept)
         dictionary, chosen, least = DenseDictionary(fitted.atoms), fitted.alpha, inf
-        # Penalties above the penalty of the search were never better in tests.
+        # no penalty above the search's is tried, since none was better in tests
         for penalty in [fitted.alpha * 0.5**i for i in range(5)]:
             encoder = self.plan.encoder(penalty, intercept)
             found = transformer.hidden_errors(some, dictionary, encoder, measure, places)
@@ -630,7 +639,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         intercept = check_numbers(intercept, "intercept", atoms.shape[1])
         return dict(more=intercept.to(atoms)[None])
 
-    def _plan(self):
+    def _plan(self):  # -> CountPlan
         return CountPlan(self)
 
     # half the deviance of a sample from mean rates; 1e-9 more, so that rounding does not warn
@@ -638,14 +647,14 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         means = FromMeans(self._loss).add(data.samples.map(wide))
         return 0.5 * means.total() / data.samples.total_weight + 1e-9
 
-    def _resume(self, plan, data):
+    def _resume(self, plan, data):  # -> Fitted
         fitted, plan.loss = super()._resume(plan, data), self._loss
         return replace(fitted, more=self._intercept.to(fitted.atoms)[None])
 
-    def _transform_encoder(self):
+    def _transform_encoder(self):  # -> CountCodes
         self._validate_params()
         plan = CountPlan(self)
-        plan.loss = self._loss  # raises an error if it has changed
+        plan.loss = self._loss  # raises ValueError if the user has changed the loss
         return plan.encoder(self.alpha_, self._intercept)
 
     @fits()

@@ -449,6 +449,11 @@ class PUDLEDictionaryLearning(DenseLearner):
             Lines: rows and features, the number of atoms, baseline, outliers, noise, penalties, how
             much of the energy of hidden entries is predicted, and the end of the fit.
 
+        Raises
+        ------
+        NotFittedError
+            If the learner is not fitted.
+
         Examples
         --------
         >>> from sklearn.datasets import load_digits

@@ -195,14 +195,14 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
             arrays.to_numpy(atoms).T, arrays.to_numpy(x).T, alpha, options
         )
 
-        def attributes():
+        def attributes():  # -> dict of fitted attributes
             losses = np.array(solver.getitstat().DFid, dtype=np.float64) / len(x)
             found = {"n_components_": len(atoms), "n_iter_": len(losses), "loss_curve_": losses}
             components = arrays.to_numpy(arrays.to_tensor(solver.getdict().T).to(x.dtype))
             found |= {"components_": components, "alpha_": alpha}
             return arrays.input_attributes(X) | found
 
-        def epochs(interrupts):
+        def epochs(interrupts):  # yields an `Epoch` for each iteration
             for n in range(1, max_iter + 1):
                 solver.solve()
                 stops = callback is not None and callback(solver)

@@ -43,7 +43,7 @@ class _TaskPhases(RowPhases):
         return super().train(fitted)
 
 
-OfRows = ArrayLike | None  # one number for each row
+OfRows = ArrayLike | None  # type of arguments with one number for each row
 
 
 @sets_parameters()
@@ -407,6 +407,13 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         ndarray or Tensor of shape (n_samples, n_classes), or (n_samples,) for two classes
             ``transform(X) @ coef_.T + intercept_``. For two classes a positive number decides for
             the second class, ``classes_[1]``.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If the data are unfit.
         """
         decisions = self._decisions(X)
         return like_input(decisions[:, 0] if decisions.shape[1] == 1 else decisions, X)
@@ -423,6 +430,13 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         -------
         ndarray or Tensor of shape (n_samples,)
             Labels, as in ``classes_``; a tensor if ``X`` is one and labels are numbers.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If the data are unfit.
         """
         indices = class_decisions(self._decisions(X)).argmax(1)
         labels = self.classes_[to_numpy(indices)]
@@ -441,6 +455,13 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         -------
         ndarray or Tensor of shape (n_samples, n_classes)
             Probabilities, which sum to 1 in each row.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If the data are unfit.
         """
         return like_input(class_decisions(self._decisions(X)).softmax(1), X)
 
@@ -456,6 +477,13 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         -------
         ndarray or Tensor of shape (n_samples, n_classes)
             Natural logarithms of the probabilities of `predict_proba`.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If the data are unfit.
         """
         return like_input(class_decisions(self._decisions(X)).log_softmax(1), X)
 
@@ -475,6 +503,13 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         -------
         float
             Share of the samples whose predicted class is right, from 0 to 1.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If the data are unfit.
         """
         labels, weights = host_array(y), host_array(sample_weight)
         return accuracy_score(labels, host_array(self.predict(X)), sample_weight=weights)
@@ -649,6 +684,13 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         ndarray or Tensor of shape (n_samples,) or (n_samples, n_outputs)
             ``transform(X) @ coef_.T + intercept_``, in the units and the dimensions of ``y`` in
             `fit`.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If the data are unfit.
         """
         decisions = self._decisions(X)
         return like_input(decisions[:, 0] if np.ndim(self.coef_) == 1 else decisions, X)
@@ -669,6 +711,13 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
         -------
         float
             The explained share of the variance, averaged over outputs; at most 1.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If the data are unfit.
         """
         numbers, weights = host_array(y), host_array(sample_weight)
         return r2_score(numbers, host_array(self.predict(X)), sample_weight=weights)

@@ -109,7 +109,7 @@ class Regression:
 
     @property
     def n_outputs(self):
-        """Number of outputs of the head, which is that of columns of ``y``."""
+        """Number of outputs of the head: the number of columns of ``y``."""
         return len(self.mean)
 
     n_terms = n_outputs  # the loss of a sample is the mean of this number of squared errors

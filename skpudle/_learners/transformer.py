@@ -27,7 +27,7 @@ from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle.search.held_out import hide_in_turn
 
-# Number of rows that are read at a time of data outside memory, and of codes that are decoded.
+# Number of rows of data outside memory that are read at a time, and of codes decoded at a time.
 PART = 8192
 
 
@@ -40,7 +40,7 @@ def chunk_size(learner, x, device):
         # bytes of a row: the encoder holds about 8 arrays of codes and 2 of data at a time
         row = (8 * learner.n_components_ + 2 * x.shape[1]) * x.element_size()
         free = torch.cuda.mem_get_info(device)[0]
-        # add the memory that torch has reserved but does not use
+        # memory that torch has reserved and does not use counts as free, too
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return max(1, min(65536, free // row))
     solved = getattr(learner, "n_unfoldings", None) in (None, "auto")
@@ -176,7 +176,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     # ------------------------------------------------------------------ codes and rows
 
     def transform(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
-        """Encode data with the learned dictionary.
+        """Encode data: return sparse codes of rows for the learned dictionary.
 
         Parameters
         ----------
@@ -193,6 +193,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
         Raises
         ------
+        NotFittedError
+            If the learner is not fitted.
         ValueError
             If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
@@ -232,6 +234,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
         Raises
         ------
+        NotFittedError
+            If the learner is not fitted.
         ValueError
             If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
@@ -257,6 +261,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
         Raises
         ------
+        NotFittedError
+            If the learner is not fitted.
         ValueError
             If codes have another number of columns than those of `transform`.
         """
