@@ -17,21 +17,24 @@ they were chosen. With ``Q_i = D^T q_i`` and ``y_i = <q_i, x>``, a round with th
 
 .. math:: c \leftarrow c - y_k Q_k, \qquad |r|^2 \leftarrow |r|^2 - y_k^2,
 
-so the ``Q_i`` are rows of a Cholesky factor of the whole Gram matrix, with pivots in the order of
-the choices. On the support they are the factor L of ``G_SS``, and the codes solve ``L^T z_S = y``,
-once, at the end. A round needs one row of the Gram matrix. Without a Gram matrix, as where samples
-miss different features, the row is computed from the atoms.
+where G is the Gram matrix ``D^T D``. So the ``Q_i`` are rows of a Cholesky factor of G, with pivots
+in the order of the choices. Their entries on the support S make the factor L of ``G_SS``, and the
+codes solve ``L^T z_S = y``, once, at the end. A round needs one row of G. If samples miss different
+features, there is no common G, and the row is computed from the atoms.
 
 Non-negative codes come from non-negative orthogonal matching pursuit (Bruckstein, Elad and
 Zibulevsky, 2008; "NNOMP" in Nguyen, Idier, Soussen and Djermoune, 2019). It chooses the largest
 *positive* correlation and takes the non-negative least squares codes on the support, which an
-active set method finds from the codes of the previous round. Atoms leave when their code reaches
-zero, so there can be more rounds than atoms. After atoms left, the remaining atoms enter again, one
-by one, in their order.
+active set method finds from the codes of the previous round. An atom whose code reaches zero leaves
+the support, so there can be more rounds than atoms. The factor is then made anew: the remaining
+atoms enter again, one by one, in the order in which they were chosen.
 
-Everything here is computed in float64, then rounded to the dtype of the data. In float32 a round
+The pursuit computes in float64, then rounds codes to the dtype of the data. In float32 a round
 takes two thirds of the time. But of 10,000 natural patches of unit norm, coded to a squared error
 of 0.005 (45 atoms each), 11 patches had another support in float32, and 2 a larger error.
+
+The functions before `solve_omp` are plain Python until `loops` compiles them, and change their
+arguments in place.
 """
 
 import numpy as np
@@ -42,25 +45,27 @@ from skpudle._compilation import Loops, blocks_of_rows, entries_of_block, in_par
 
 __all__ = ["solve_omp"]
 
-# Largest number of atoms of a Gram matrix, which would take gigabytes above it. A Gram matrix pays
-# if it has no more rows than atoms that enter the codes of all samples: it costs n_components
-# products with all atoms in one efficient call, and saves an inefficient product in each round.
+# Largest number of atoms for which `solve_omp` makes a Gram matrix; with more atoms it would take
+# gigabytes. It pays if there are at most as many atoms as rounds for all samples together: it costs
+# a product of each atom with all atoms, in one efficient call, and saves such a product, in a slow
+# loop, in each round.
 _GRAM_ATOMS = 10_000
-# Correlations are tied if they differ by less than this share. The first of tied atoms enters, so
-# that codes do not depend on rounding.
+# Correlations are tied if they differ by less than this fraction. The first of tied atoms enters,
+# so that codes do not depend on rounding.
 _TIE = 1e-10
-# A pursuit ends if the squared correlation of the residual with the best atom is below this share
-# of the product of the squared norms of sample and atom, or if at most this share of the atom's
-# squared norm is outside of the span of the support. It is the epsilon of float64, as scikit-learn
-# has it for samples and atoms of unit norm.
+# A pursuit ends if the squared correlation of the residual with the best atom is below this
+# fraction of the squared norm of the sample times that of the atom, or if at most this fraction of
+# the atom's squared norm is outside of the span of the support. It is the epsilon of float64, which
+# scikit-learn also uses, for samples and atoms of unit norm.
 _RESOLUTION = 2.0**-52
 
 
 def _largest(c, positive):
-    """Return the number of the atom with the largest correlation, the first if atoms are tied.
+    """Choose the atom to admit: return the number of the atom with the largest correlation.
 
-    ``c`` (n_components,) are correlations with the residual. Their moduli count, unless codes are
-    ``positive``. Return -1 if no correlation is above 0.
+    ``c`` (n_components,) are correlations with the residual. They are compared by their moduli,
+    unless codes are ``positive``. Of tied atoms the first is chosen. Return -1 if no correlation is
+    above 0.
     """
     largest, first = 0.0, 0
     for j in range(len(c)):
@@ -71,10 +76,11 @@ def _largest(c, positive):
 
 
 def _correlate(atoms, gram, new, known, row):
-    """Set ``row`` (n_components,) to the products of all atoms with the atom ``new``.
+    """Set ``row`` (n_components,) to the row of the Gram matrix for the atom ``new``.
 
-    The products come from ``gram`` (n_components, n_components) or, if it is empty, from the atoms
-    and ``known`` (n_features,), the new atom with zeros in place of the row's missing features.
+    The row is copied from ``gram`` (n_components, n_components) or, if ``gram`` is empty, computed
+    from ``atoms`` (n_components, n_features) and ``known`` (n_features,). ``known`` is the atom
+    ``new``, with zeros for the features that the sample misses.
     """
     for j in range(len(row)):
         if len(gram) > 0:
@@ -87,11 +93,12 @@ def _correlate(atoms, gram, new, known, row):
 
 
 def _enter(k, c, amount, directions, factor, support):
-    """Admit an atom: turn its products with all atoms into ``Q_k``, and update correlations ``c``.
+    """Admit an atom as number ``k`` of the support, from 0 on, and update correlations ``c``.
 
-    Row i of ``directions`` (room, n_components) is ``Q_i``, and row k holds the products.
-    ``factor`` (room, room) is the Cholesky factor on the ``support``, and ``amount`` is ``y_k``;
-    see the module.
+    The symbols are those of the module. Row i of ``directions`` (room, n_components) is ``Q_i``
+    for i < k. Row k holds the atom's row of the Gram matrix and becomes ``Q_k``. ``factor`` (room,
+    room) is the Cholesky factor L, with row k, and ``amount`` is ``y_k``. Correlations with atoms
+    of the ``support`` become exactly 0, so that no atom is chosen twice.
     """
     row = directions[k]
     for i in range(k):
@@ -106,9 +113,10 @@ def _enter(k, c, amount, directions, factor, support):
 
 
 def _least_squares(k, amounts, factor, z):
-    """Set ``z[:k]`` to the least squares codes on the support of k atoms.
+    """Set ``z[:k]`` to the least squares codes on the support of ``k`` atoms.
 
-    They solve ``factor.T @ z = amounts``, whose last equation has one unknown.
+    The codes solve ``L^T z = y`` with the Cholesky factor L, ``factor`` (room, room), and y,
+    ``amounts`` (room,), of the module.
     """
     for i in range(k):
         z[i] = amounts[i]
@@ -119,9 +127,11 @@ def _least_squares(k, amounts, factor, z):
 
 
 def _keep_positive(k, amounts, factor, support, z, trial):
-    """Move ``z`` towards the least squares codes on the support, until the first code is zero.
+    """Take an active set step of the non-negative pursuit; return the number of remaining atoms.
 
-    Atoms whose codes reach zero leave ``support`` and ``z``. Return the number of remaining atoms.
+    The codes ``z`` move straight towards the least squares codes on the support of ``k`` atoms,
+    until the first code is zero. Atoms whose codes reach zero leave ``support`` and ``z``. The
+    other arguments are those of `_least_squares`; ``trial`` (room,) is memory to work in.
     """
     _least_squares(k, amounts, factor, trial)
     share = 1.0
@@ -137,11 +147,12 @@ def _keep_positive(k, amounts, factor, support, z, trial):
 
 
 def solve_rows(atoms, gram, mask, energy, tol, codes, room, positive):
-    """Replace ``codes`` (n, n_components), which hold ``D^T x``, by the codes of the rows.
+    """Run the whole pursuit for a block of rows: replace ``D^T x`` in ``codes`` by their codes.
 
-    This compiled loop is the whole pursuit; `solve_omp` calls it for blocks of rows. ``mask`` is
-    (n, n_features), 1 for known features. ``energy`` and ``tol`` (n,) are squared norms of rows,
-    and of residuals to stop at. A support has at most ``room`` atoms.
+    ``codes`` is (n, n_components). ``gram`` is the Gram matrix of the ``atoms``, or empty.
+    ``mask`` (n, n_features) is 1 for known features and 0 for missing ones. ``energy`` (n,) has the
+    squared norms of rows, and ``tol`` (n,) the squared norms of residuals at which a pursuit stops.
+    A support has at most ``room`` atoms.
     """
     n_components = codes.shape[1]
     c = np.empty(n_components)
@@ -153,12 +164,14 @@ def solve_rows(atoms, gram, mask, energy, tol, codes, room, positive):
         # atoms may leave again, get three rounds for each atom of the largest support, the usual
         # limit of Lawson and Hanson's method.
         n_rounds = room * (3 if positive else 1)
-        k = n_kept = np.int64(0)  # a literal 0 would have every function compiled twice
+        # `k` atoms have entered the factor, of the `n_kept` atoms of the support. (For a literal 0
+        # numba would compile every function a second time.)
+        k = n_kept = np.int64(0)
         while True:
             if k == 0:
                 for j in range(n_components):
                     c[j] = codes[row, j]
-            least = 0.0  # an atom that was admitted before enters again in any case
+            least = 0.0  # for an atom that enters again; a new atom needs a larger correlation
             if k == n_kept:  # all atoms of the support have entered: admit a new one
                 left = energy[row]
                 for i in range(k):
@@ -209,7 +222,7 @@ def solve_omp(
     positive: bool = False,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Encode every row of the data by orthogonal matching pursuit.
+    """Encode every row of the data by orthogonal matching pursuit: few atoms, one after the other.
 
     A row has the same codes alone and among other rows. The first of tied atoms is chosen.
 
@@ -234,8 +247,8 @@ def solve_omp(
         Whether codes are restricted to non-negative values. They are then the non-negative least
         squares codes on their support.
     mask : Tensor that broadcasts to (n_samples, n_features), default=None
-        Nonzero where a value is known. The pursuit of a row uses the features that are known in the
-        row, of the row and of the atoms: the norm of an atom is the norm of its known part.
+        Nonzero where a value is known. The pursuit of a row uses only the features that are known
+        in the row, of the row and of the atoms, also for norms of atoms.
 
     Returns
     -------
@@ -251,8 +264,8 @@ def solve_omp(
     -----
     Codes are the same as those of `sklearn.linear_model.orthogonal_mp_gram`, for atoms of any norm,
     except in three cases. In scikit-learn a row with a squared norm of at most ``tol`` still gets
-    one atom. A pursuit ends with a warning at a product below 1.5e-8 in absolute units. If several
-    atoms tie, any of them is chosen.
+    one atom; a pursuit ends, with a warning, when all correlations are below 1.5e-8 in absolute
+    units; and any of several tied atoms may be chosen.
 
     References
     ----------
@@ -285,7 +298,7 @@ def solve_omp(
             f"n_nonzero_coefs is {n_nonzero_coefs} and tol is {tol}. Pass an integer between 1 and "
             f"the number of atoms, {len(atoms)}, or a squared norm that is not negative."
         )
-    # a support has at most as many atoms as features, since more atoms are linearly dependent
+    # more atoms than features are linearly dependent, and a support never is
     room = min(*atoms.shape, n_nonzero_coefs if tol is None else len(atoms))
     codes = x.new_empty(len(x), len(atoms))
     if not atoms.isfinite().all():
@@ -309,7 +322,7 @@ def solve_omp(
         with threads_for(atoms, data):
             block = data @ atoms.mT
         of_rows = known, data.square().sum(1), stop / unit / unit, block
-        # the arrays share the memory of the tensors, so codes are solved in place
+        # these arrays share the memory of the tensors, so the loops write codes to `block`
         given = [np.asarray(tensor) for tensor in (atoms, gram, *of_rows)]
 
         def solve_part(first, last, given=given):

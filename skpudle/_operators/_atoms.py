@@ -1,6 +1,6 @@
 """Norms and constraints of atoms, bounds of spectral norms, and the dense dictionary.
 
-The functions take atoms of any shape, with the atom along axis 0.
+The functions of atoms take tensors of any shape, of which axis 0 counts the atoms.
 """
 
 from dataclasses import dataclass, replace
@@ -22,25 +22,25 @@ def atom_norms(atoms):  # (n_components, ...) -> (n_components, 1, ...)
 
 
 def project_atoms(atoms, *, atom_norm="unit", positive=False, rank=None):
-    """Return the nearest atoms that satisfy the constraints.
+    """Return the nearest atoms that satisfy the constraints: each update of atoms ends with this.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_components, ...)
-        Atoms, one per entry of the first axis.
+        Atoms.
     atom_norm : {"unit", "ball", None}, default="unit"
         ``"unit"`` scales every atom to norm 1. ``"ball"`` scales atoms with a norm above 1 to norm
         1. ``None`` scales no atom. Atoms that are zero stay zero.
     positive : bool, default=False
         Whether atoms are restricted to non-negative entries.
     rank : {1, None}, default=None
-        1: atoms of shape (n_channels, *kernel) are products of a map over the channels and one
-        waveform, see `factor_atoms`. None: no restriction.
+        1: each atom, of shape (n_channels, *kernel), becomes the product of a map over the channels
+        and one waveform, see `factor_atoms`. None: no restriction.
 
     Returns
     -------
     Tensor of shape (n_components, ...)
-        The projected atoms; projecting twice is projecting once.
+        The projected atoms. A second projection does not change them.
     """
     if rank == 1:
         maps, waveforms = factor_atoms(atoms)
@@ -65,7 +65,10 @@ def project_atoms(atoms, *, atom_norm="unit", positive=False, rank=None):
 
 
 def factor_atoms(atoms):
-    """Factor atoms into maps over channels times waveforms, by the nearest atoms of rank one.
+    """Approximate each multichannel atom by a map over the channels times one waveform.
+
+    The product is the nearest atom of rank one: the leading singular vectors of the atom as a
+    matrix of channels times pixels.
 
     Parameters
     ----------
@@ -75,9 +78,10 @@ def factor_atoms(atoms):
     Returns
     -------
     maps : Tensor of shape (n_components, n_channels)
-        A number for each channel. The norm of a map is the norm of the rank-one atom.
+        The factor of the waveform in each channel. The norm of a map is the norm of the product.
     waveforms : Tensor of shape (n_components, *kernel)
-        Waveforms of norm 1, whose largest excursion is positive.
+        Waveforms of norm 1; that of a zero atom may be 0. The entry of largest modulus is
+        positive.
     """
     matrices = atoms.flatten(2)
     if matrices.shape[1] <= matrices.shape[2]:
@@ -96,7 +100,9 @@ def factor_atoms(atoms):
 
 
 def largest_eigenvalue_bound(gram):  # (..., k, k) Hermitian, positive semidefinite -> (...)
-    r"""Return a bound of the largest eigenvalue, at most 5 % above it and never below.
+    r"""Return a bound of the largest eigenvalue of each matrix, at most 5 % above it, never below.
+
+    Step sizes come from it, and an encoder with a bound that is too low might diverge.
 
     Let ``w_i`` be the ``k`` eigenvalues and ``q = 2^8``. Then ``max <= (sum_i w_i^q)^(1/q) <=
     k^(1/q) max``, and the sum is the squared Frobenius norm of ``gram^(q/2)``. Unlike a power or
@@ -113,21 +119,25 @@ def largest_eigenvalue_bound(gram):  # (..., k, k) Hermitian, positive semidefin
     exponents = torch.arange(len(norms), dtype=gram.real.dtype, device=gram.device).neg_().exp2_()
     log_bound = (torch.stack(norms, dim=-1).log() * exponents).sum(-1)
     bound = torch.nan_to_num(log_bound.exp(), nan=0.0)  # zero atoms have log 0
-    # the last factor covers rounding errors: of sums, and of logarithms and the exponential
+    # this factor covers rounding errors of sums, logarithms and the exponential
     return bound * (1 + (gram.shape[-1] + 16) * torch.finfo(gram.dtype).eps)
 
 
 def scaled(atoms):  # -> atoms of the same shape, scalar tensor
-    """Return atoms divided by the largest modulus of their entries, and the square of the modulus.
+    """Divide atoms by the largest modulus of all entries, so that squares stay in range.
 
-    Squares of the scaled atoms neither underflow nor overflow.
+    Return the divided atoms, and the square of the modulus, by which squared norms of the divided
+    atoms are multiplied to get those of the atoms. Zero atoms stay as they are.
     """
     largest = torch.linalg.vector_norm(atoms, ord=torch.inf)
     return atoms / torch.where(largest > 0, largest, 1.0), largest.square()
 
 
 def smaller_gram(a):  # (..., p, m) -> (..., min(p, m), min(p, m))
-    """Return the smaller of two Gram matrices: of the rows of ``a``, or of its columns."""
+    """Return the Gram matrix of the rows of ``a`` or of its columns, whichever is smaller.
+
+    Both have the same eigenvalues, apart from zeros.
+    """
     a = a if a.shape[-2] <= a.shape[-1] else a.mH
     return a @ a.mH
 
@@ -137,17 +147,17 @@ def smaller_gram(a):  # (..., p, m) -> (..., min(p, m), min(p, m))
 
 @dataclass(frozen=True, eq=False)
 class Dictionary:
-    """Atoms, a Tensor, which a subclass makes a trilinear form."""
+    """Base class of all dictionaries: atoms, to which a subclass adds the methods of the form."""
 
     atoms: Tensor
 
     def detach(self):
-        """Return the same dictionary, cut off from automatic differentiation."""
+        """Return the same dictionary without a graph of autograd."""
         return replace(self, atoms=self.atoms.detach())
 
 
 class DenseDictionary(Dictionary):
-    """The trilinear form ``<z @ atoms, x>`` and its three partial derivatives.
+    """The dictionary of rows of data: the form ``<z @ atoms, x>`` and its partial derivatives.
 
     Parameters
     ----------
@@ -157,7 +167,7 @@ class DenseDictionary(Dictionary):
 
     @in_own_precision
     def synthesis(self, z):  # (n, n_components) -> (n, n_features)
-        """Return the data of the codes ``z``, ``D z``."""
+        """Return ``D z``, the data that the codes ``z`` stand for."""
         return z @ self.atoms
 
     @in_own_precision
@@ -172,16 +182,17 @@ class DenseDictionary(Dictionary):
 
     @in_own_precision
     def squared_norm_bound(self):  # -> scalar tensor
-        """Return a bound of the squared spectral norm, at most 5 % above it.
+        """Return a bound of the squared spectral norm of the dictionary, at most 5 % above it.
 
-        On a CPU, with at least 256 atoms and 256 features, the result is 2 % above an estimate by
-        Lanczos iterations, which is enough for a step size of 1 over the result: with any step size
-        below 2 over the squared norm every step lowers the objective.
+        On a CPU, with at least 256 atoms and 256 features, the result is no strict bound, but 2 %
+        above an estimate by Lanczos iterations. For a step size of 1 over the result that is safe:
+        every step lowers the objective with any step size below 2 over the squared norm.
         """
         atoms, scale = scaled(self.atoms.detach())
-        # Squaring matrices takes 28 times as long as a Krylov space for 1500 atoms of 1000
-        # features, 10 times for 1000 x 512, and 5 times for 300 x 300 (float32, one core). With
-        # squaring, an epoch of 15 unfoldings with 1500 atoms of 1000 features takes twice as long.
+        # `largest_eigenvalue_bound`, which squares matrices, takes 28 times as long as Lanczos
+        # iterations for 1500 atoms of 1000 features, 10 times for 1000 x 512, and 5 times for 300 x
+        # 300 (float32, one core). An epoch of 15 unfoldings with 1500 atoms of 1000 features would
+        # take twice as long.
         if min(atoms.shape) >= 256 and atoms.device.type == "cpu" and 0 < scale < torch.inf:
             start = np.random.default_rng(0).standard_normal(min(atoms.shape))
             how = dict(k=1, ncv=10, tol=0.1, v0=start, return_singular_vectors=False)

@@ -1,7 +1,9 @@
 """Convolutional dictionaries of signals and pictures.
 
-The first pixels of the copies of an atom are ``s`` pixels apart, where ``s`` is the stride. A
-*position* is a place of a copy, and the *patch* at a position has the pixels below the copy.
+An *image* is a signal or a picture, and an entry of it is a *pixel*; the *kernel* is the size of an
+atom in pixels. An image is a sum of copies of atoms, and each copy starts at a *position*.
+Neighbouring positions are ``s`` pixels apart, where ``s`` is the stride. There is a code for each
+atom and position. The *patch* at a position is the part of the image that a copy there covers.
 
 The synthesis multiplies atoms by codes, which gives a patch for each position, and adds up patches
 that overlap. The analysis multiplies atoms by the patches of an image. Both work on some positions
@@ -28,25 +30,25 @@ def as_pictures(x):  # (n, n_channels, [height,] width) -> (n, n_channels, heigh
 
 @dataclass(frozen=True, eq=False)
 class ConvDictionary(Dictionary):
-    """The trilinear form of a convolution: atoms at every ``stride``-th position of an image.
+    """The dictionary of images: copies of the atoms, ``stride`` pixels apart.
 
-    Images and atoms have their channels before their axes, one for signals and two for pictures.
-    Every position holds a whole atom, so an axis of the image is as long as an atom plus a multiple
-    of the stride.
+    Its three methods are those of `skpudle._operators`. Images and atoms have an axis for channels,
+    and then one axis for signals or two for pictures. At each position the whole atom is inside of
+    the image, so an axis of the image is as long as the atom plus a multiple of the stride.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_components, n_channels, [height,] width)
         The atoms.
     stride : int or tuple of int, default=1
-        Distance of neighbouring positions, one for all axes or one for each.
+        Distance of neighbouring positions in pixels, one for all axes or one for each.
     """
 
     stride: int | tuple[int, ...] = 1
 
     @in_own_precision
     def synthesis(self, z):  # (n, n_components, *positions) -> (n, n_channels, *size)
-        """Return the images ``D z`` of the codes ``z``."""
+        """Return ``D z``, the images that the codes ``z`` stand for."""
         axes = zip(z.shape[2:], self.atoms.shape[2:], self.strides, strict=True)
         size, atoms = [k + s * (n - 1) for n, k, s in axes], self.atoms.flatten(1).mT
         x = z.new_zeros(len(z), self.atoms.shape[1], *size)
@@ -57,14 +59,19 @@ class ConvDictionary(Dictionary):
 
     @in_own_precision
     def analysis(self, x, out=None):  # (n, n_channels, *size) -> (n, n_components, *positions)
-        """Return the correlations of the images with the atoms, ``D^T x``, perhaps in ``out``."""
-        self.positions(x.shape[2:])  # raises an error if atoms do not cover images
+        """Return the correlations of the images with the atoms at each position, ``D^T x``.
+
+        The result may use the memory ``out``. Raise ValueError if copies of the atoms do not cover
+        the images exactly, see `positions`.
+        """
+        self.positions(x.shape[2:])  # called for its error
         return torch.cat(list(self.analysis_in_blocks(x)), 2, out=out)
 
     def analysis_in_blocks(self, x):  # yields (n, n_components, *positions)
-        """Yield the correlations with the atoms, for some positions along the first axis at a time.
+        """Yield what `analysis` returns, for some positions along the first axis at a time.
 
-        The last pixels of an axis are left out if atoms do not cover it exactly.
+        A caller that needs only a summary of the correlations saves memory so. If copies of the
+        atoms do not cover an axis exactly, its last pixels are left out.
         """
         axes = zip(x.shape[2:], self.atoms.shape[2:], self.strides, strict=True)
         positions = [(n - k) // s + 1 for n, k, s in axes]
@@ -82,12 +89,12 @@ class ConvDictionary(Dictionary):
         return total.view_as(self.atoms)
 
     def positions(self, size):  # -> tuple of int
-        """Return the number of positions along each axis of images of the given size.
+        """Return the number of positions along each axis of images of the size ``size`` in pixels.
 
         Raises
         ------
         ValueError
-            If atoms at these positions do not cover the image exactly.
+            If copies of the atoms at these positions do not cover the image exactly.
         """
         axes = list(zip(size, self.atoms.shape[2:], self.strides, strict=True))
         if any(n < k or (n - k) % s for n, k, s in axes):
@@ -101,7 +108,7 @@ class ConvDictionary(Dictionary):
 
     @in_own_precision
     def squared_norm_bound(self):  # -> scalar tensor
-        r"""Bound the squared spectral norm from above, for images of any size.
+        r"""Return a bound of the squared spectral norm, for step sizes with images of any size.
 
         On an infinite image ``D^T D`` multiplies every frequency by a matrix, its symbol. The
         entries of the symbol are trigonometric polynomials in the frequency, of degree
@@ -120,9 +127,10 @@ class ConvDictionary(Dictionary):
         stride, kernel = self._windows["stride"], atoms.shape[2:]
         n_blocks = [ceil(k / s) for k, s in zip(kernel, stride, strict=True)]
         missing = [n * s - k for n, s, k in zip(n_blocks, stride, kernel, strict=True)]
-        # the pixels of an atom by their places inside a block of the stride: (p, places, *blocks)
+        # atoms cut into blocks of the size of the stride: (n_components, entries of a block,
+        # n_blocks)
         blocks = unfold(pad(atoms, (0, missing[1], 0, missing[0])), stride, stride=stride)
-        # with 8 frequencies per degree the factor of an axis is at most 1.04
+        # with N = 8 d frequencies the factor of an axis is at most 1.04
         n_samples = [max(1, 8 * (n - 1)) for n in n_blocks]
         symbol = torch.fft.fft2(blocks.unflatten(2, n_blocks), s=n_samples).flatten(2)
         eigenvalues = largest_eigenvalue_bound(smaller_gram(symbol.permute(2, 0, 1)))
@@ -132,29 +140,31 @@ class ConvDictionary(Dictionary):
 
     @property
     def strides(self):  # -> tuple of int
-        """The distance of neighbouring positions along each axis."""
+        """The distance of neighbouring positions along each axis, in pixels."""
         n_axes = self.atoms.ndim - 2
         return (self.stride,) * n_axes if isinstance(self.stride, int) else tuple(self.stride)
 
     def _blocks(self, n, positions):  # yields slices of positions, slices of pixels
-        """Cut positions along the first axis into blocks; yield each, and the pixels below it.
+        """Cut positions along the first axis into blocks, to bound the memory for patches.
 
-        In a block the patches of ``n`` images have at most 1 MiB in float64, which stays in the
-        cache. With 16 MiB, new memory for each product, the encoder takes 1.3 times as long.
+        Yield a slice of positions, and the slice of pixels along this axis that their patches
+        cover. In a block the patches of ``n`` images have at most 1 MiB in float64, which stays in
+        the cache. With 16 MiB, for which each product gets new memory, the encoder takes 1.3 times
+        as long.
         """
         n_entries, k, s = n * self.atoms[0].numel(), self.atoms.shape[2], self.strides[0]
         for place in blocks_of_rows(positions[0], n_entries * prod(positions[1:]), BLOCK // 8):
             yield place, slice(place.start * s, (place.stop - 1) * s + k)
 
-    def _patches(self, x):  # (n, n_channels, *size) -> (n, n_pixels of a patch, n_columns)
-        """Return the patches of images at all positions, one per column."""
+    def _patches(self, x):  # (n, n_channels, *size) -> (n, n_channels * kernel, n_positions)
+        """Return the patches of images at all positions, each as a column, for products."""
         (height, width), (down, right) = self._windows.values()
         patches = as_pictures(x).unfold(2, height, down).unfold(3, width, right)
         return patches.permute(0, 1, 4, 5, 2, 3).flatten(1, 3).flatten(2)
 
     @property
     def _windows(self):  # -> dict
-        """The windows of atoms, of two axes, for functions of torch."""
+        """Kernel and stride, each for two axes, as arguments of torch's ``fold`` and ``unfold``."""
         kernel, stride = ((1, *sizes)[-2:] for sizes in (self.atoms.shape[2:], self.strides))
         return dict(kernel_size=kernel, stride=stride)
 
@@ -163,12 +173,15 @@ class ConvDictionary(Dictionary):
 class ConvLayers(Dictionary):
     """Convolutional dictionaries of one shape, one for each unfolding of an encoder.
 
+    A denoiser is an encoder with such layers, see `skpudle.encoding._unfold.unfold`. The layers
+    have no methods of the form: index the object to get a `ConvDictionary`.
+
     Parameters
     ----------
     atoms : Tensor of shape (n_unfoldings, n_components, n_channels, [height,] width)
         The atoms of each dictionary.
     stride : int or tuple of int, default=1
-        Distance of neighbouring positions, one for all axes or one for each.
+        Distance of neighbouring positions in pixels, one for all axes or one for each.
     """
 
     stride: int | tuple[int, ...] = 1
