@@ -2,7 +2,7 @@
 
 `Loops` compiles the functions of a module. `threads_for` sets the number of threads of torch, and
 `in_parts` runs compiled loops on several threads. `blocks_of_rows` bounds memory. `import_extra`
-imports packages that are no requirements.
+imports optional packages. `SharedSetting` changes a setting of the process for a while.
 """
 
 import logging
@@ -17,7 +17,7 @@ from math import prod
 import torch
 from threadpoolctl import ThreadpoolController
 
-# Numbers in memory at a time where blocks serve only to limit the memory: 8 MiB in float64.
+# Default number of entries in a block whose only purpose is to bound memory: 8 MiB in float64.
 BLOCK = 2**20
 
 
@@ -29,7 +29,10 @@ _thread = _Thread()
 
 
 def import_extra(extra, name):
-    """Return the module ``name``; raise ImportError that names the package's extra without it."""
+    """Import and return the optional module ``name``.
+
+    Raise ImportError, with the ``extra`` of skpudle that installs it, if it is not installed.
+    """
     try:
         return import_module(name)
     except ImportError as error:
@@ -38,10 +41,11 @@ def import_extra(extra, name):
 
 
 def blocks_of_rows(n_rows, n_entries, most=BLOCK):
-    """Yield slices of successive rows, with at most ``most`` entries in each slice.
+    """Cut rows into blocks, to bound the memory for intermediate results; yield slices of rows.
 
-    A row has ``n_entries`` entries. A slice has at least one row; without rows there is one slice,
-    which is empty.
+    A row takes ``n_entries`` numbers of memory, and a block at most ``most`` numbers, but each
+    block has at least one row. Without rows there is one empty block, so that callers get results
+    of the right shape.
     """
     length = max(1, most // max(1, n_entries))
     for first in range(0, max(n_rows, 1), length):
@@ -49,24 +53,26 @@ def blocks_of_rows(n_rows, n_entries, most=BLOCK):
 
 
 def entries_of_block():
-    """Return the number of codes in a block: torch multiplies a block, then loops solve it.
+    """Return how many codes (samples times atoms) a solver on the CPU computes at a time.
 
-    On one thread a block stays in the cache of the core: 4 MiB in float64. On several threads
-    blocks are larger, because torch's threads keep their cores for some milliseconds after each
-    product. On two cores 16,000 samples with 256 atoms take 83 ms in blocks of 2**20 codes, and 61
-    ms in a single block of 2**22.
+    Torch multiplies the block by the atoms, then compiled loops solve for its codes. On one thread
+    a block stays in the cache of the core: 4 MiB in float64. On several threads blocks are larger,
+    because torch's threads keep their cores busy for some milliseconds after each product. On two
+    cores 16,000 samples with 256 atoms take 83 ms in blocks of 2**20 codes, and 61 ms in a single
+    block of 2**22.
     """
     return 2**19 if (_thread.allowed or torch.get_num_threads()) == 1 else 2**22
 
 
 @contextmanager
 def threads_for(atoms=None, x=None, stride=1):
-    """Let torch use all allowed threads if a product of data with atoms has enough work for them.
+    """Choose torch's number of threads in a ``with`` block by the size of the data and the atoms.
 
-    Otherwise, and without data, torch uses one thread. Blocks may be nested: an inner ``with``
-    block chooses anew, and the end of each block restores the earlier number. The number belongs to
-    the calling thread. A new thread that calls torch for the first time while a block is open in
-    another thread begins with the number of that block.
+    Torch uses all threads that the user allows if a product of data and atoms has enough work for
+    them, otherwise, and without data, one. Blocks may be nested: an inner block chooses anew, and the end of each
+    block restores the number before it. The number belongs to the calling thread. But a new thread
+    that calls torch for the first time while a block is open in another thread begins with the
+    number of that block.
 
     Parameters
     ----------
@@ -75,7 +81,7 @@ def threads_for(atoms=None, x=None, stride=1):
     x : Tensor of shape (n_samples, n_channels, *size)
         Data.
     stride : int or tuple of int, default=1
-        Distance of neighbouring positions along each axis.
+        Distance of neighbouring positions along each axis, for convolutions.
     """
     work = 0
     if x is not None:
@@ -84,9 +90,9 @@ def threads_for(atoms=None, x=None, stride=1):
         work = x.numel() * n_components * prod(kernel) // n_skipped
     outer, before = _thread.allowed, torch.get_num_threads()
     _thread.allowed = outer or before
-    # A second thread pays from 1e7 multiplications in a product on: 1.7e7 take 304 us on one core
-    # and 172 us on two. In smaller problems entrywise calls gain no time either, and on busy cores
-    # a call on two threads may have to wait for a time slice of about 3 ms.
+    # A second thread saves time from 1e7 multiplications in a product on: 1.7e7 take 304 us on one
+    # core and 172 us on two. Entrywise functions of smaller tensors gain no time either, and on
+    # busy cores a call on two threads may have to wait for a time slice of about 3 ms.
     n_threads = _thread.allowed if work >= 1e7 else 1
     try:
         torch.set_num_threads(n_threads)
@@ -98,7 +104,10 @@ def threads_for(atoms=None, x=None, stride=1):
 
 @cache
 def _watch_compilation():
-    """Log one line when numba first compiles a function of this package, instead of loading it."""
+    """Tell users why a first call takes long: log a line when numba first compiles a function.
+
+    Only functions of this package count, and not those that numba loads from its cache.
+    """
     from numba.core import event
 
     class Watch(event.Listener):
@@ -115,19 +124,21 @@ def _watch_compilation():
                 )
 
         def on_end(self, event):
-            """Do nothing."""
+            """Do nothing: numba requires this method."""
 
     event.register("numba:compile", Watch())
 
 
 class Loops:
-    """The functions that a module has defined so far, compiled when one of them is first used.
+    """Compiled versions of the functions that a module has defined before ``Loops(globals())``.
 
-    ``loops.name`` is the compiled function ``name``. Compiled functions call each other and release
-    the GIL. Division by zero gives infinity or NaN and does not raise. The result is kept on the
-    disk, and a later process loads it if the file of the module has not changed. So functions must
-    take constants of other files as arguments. Functions whose names begin with an underscore can
-    be called by compiled functions only.
+    ``loops.name`` is the compiled function ``name``; numba is imported and the functions are
+    compiled when one of them is first used. Compiled functions call each other and release the GIL.
+    Division by zero gives infinity or NaN and does not raise. Machine code is kept on the disk, and
+    a later process loads it if the file of the module has not changed. So a function must not use
+    constants that other files define, since their changes would go unnoticed: pass them as
+    arguments. Functions whose names begin with an underscore can be called by compiled functions
+    only.
 
     Parameters
     ----------
@@ -146,39 +157,43 @@ class Loops:
         import numba
 
         _watch_compilation()
-        # Without numba's option parallel: numba's threads abort the process if two Python threads
-        # use them. With forceinline: otherwise a process that compiles and a process that loads
-        # from the cache call different copies of the functions, and add up in different orders.
-        # With error_model="numpy", without checks for division by zero, the lasso takes 0.88 of the
+        # parallel is off, because numba's threads abort the process if two Python threads use them.
+        # Without forceinline a process that compiles and a process that loads from the cache call
+        # different copies of the functions, which add up in different orders, and results differ.
+        # error_model="numpy" leaves out checks for division by zero: the lasso takes 0.88 of the
         # time.
         options = dict(nogil=True, forceinline=True, error_model="numpy", no_cfunc_wrapper=True)
         options["fastmath"] = {"reassoc", "contract", "nsz", "arcp"}
         for function in self._functions:
             # The wrapper through which Python calls a function takes a tenth of the time of
-            # compilation, so functions with an underscore have none.
+            # compilation, so functions with an underscore, which Python does not call, have none.
             options["no_cpython_wrapper"] = function.__name__.startswith("_")
             try:
                 result = numba.njit(cache=True, **options)(function)
             except RuntimeError:  # no folder for the cache is writable
                 result = numba.njit(**options)(function)
-            # numba looks up the functions that a function calls in the namespace of its module
+            # Numba finds the functions that a function calls in the namespace of the module, so
+            # compiled functions have to replace the plain ones there.
             self._module[function.__name__] = result
             setattr(self, function.__name__, result)
         return vars(self)[name]
 
 
 def in_parts(function, n, least):
-    """Cut the range from 0 to ``n`` into parts, and call a function for each, in threads.
+    """Run a function over ``n`` rows on several threads, each with a part of the rows at a time.
+
+    Results must not depend on how rows are cut, which depends on the number of threads. Errors of
+    ``function`` are raised.
 
     Parameters
     ----------
     function : callable
-        ``function(first, last)`` works on the part from ``first`` to ``last - 1``. It should
-        release the GIL, and must write to memory that no other part writes to.
+        ``function(first, last)`` works on the rows from ``first`` to ``last - 1``. It should
+        release the GIL, and must write to memory that no other call writes to.
     n : int
-        Length of the range.
+        Number of rows.
     least : int
-        Least length of a part, below which a thread would not pay.
+        Least number of rows in a part. With fewer rows a thread would cost more time than it saves.
     """
     n_threads = _thread.allowed or torch.get_num_threads()
     length = max(least, -(-n // (8 * n_threads)))
@@ -188,14 +203,14 @@ def in_parts(function, n, least):
             function(*part)
         return
     with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(lambda part: function(*part), parts))  # raises the errors of parts
+        list(pool.map(lambda part: function(*part), parts))  # a list, to raise the errors of parts
 
 
 class SharedSetting:
-    """A setting of the process that is changed while any ``with`` block of this object is open.
+    """A setting of the whole process that is changed while any ``with`` block of it is open.
 
-    Blocks may be nested, and open in several threads. The block that ends last restores the setting
-    from before the first.
+    Blocks may be nested, and open in several threads at a time. The block that ends last restores
+    the setting as it was before the first block.
 
     Parameters
     ----------
@@ -221,9 +236,9 @@ class SharedSetting:
 
 _controller = cache(ThreadpoolController)
 
-# In a block of this setting each product of NumPy runs on one thread, and `in_parts` runs several
-# products at once. So the bits of a product do not depend on the number of threads, and threads of
-# a BLAS do not wait for each other.
+# Inside ``with one_blas_thread`` each product of NumPy runs on one thread, so its bits do not
+# depend on the number of threads. `in_parts` can then run several products at once, whose BLAS
+# threads would otherwise wait for each other.
 one_blas_thread = SharedSetting(
     lambda: _controller().limit(limits=1, user_api="blas").restore_original_limits
 )

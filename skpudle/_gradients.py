@@ -1,18 +1,20 @@
 r"""Gradient rules: ae-ls, ae-lasso, dec and noodl.
 
-A rule is a scalar whose derivative in the atoms, averaged over samples, gives the update of the
-atoms. With the codes :math:`z = z_T(D)` of the encoder, which depend on the atoms, and the data
-``x``:
+A gradient rule says which derivative in the atoms training descends. Most rules are a scalar, the
+mean over samples of a term that autograd differentiates. With the codes :math:`z = z_T(D)` of the
+encoder, which depend on the atoms, and the data ``x``, the terms are:
 
 ============  ==========================================================================
 ``ae-ls``     :math:`\frac12 |x - D z|^2`, through decoder and encoder
 ``ae-lasso``  the same plus the penalty :math:`\lambda |z|_1`, through decoder and encoder
-``dec``       :math:`\frac12 |x - D z|^2` with ``z`` held constant
-``noodl``     derivative :math:`(D z - x)\, \text{sign}(z)^T`, ``z`` held constant
+``dec``       :math:`\frac12 |x - D z|^2`, with ``z`` as a constant
+``noodl``     none; the derivative is :math:`(D z - x)\, \text{sign}(z)^T`
 ============  ==========================================================================
 
-The first three are Algorithm 2, eq. 8, of the PUDLE paper; Algorithm 1, alternating minimisation,
-is ``dec`` with converged codes. The fourth is the update of NOODL.
+"Through the encoder" means that the derivative takes into account that ``z`` depends on the atoms.
+The first three are Algorithm 2, eq. 8, of the PUDLE paper, arXiv:2106.00058; Algorithm 1 of the
+paper, alternating minimisation, is ``dec`` with codes that solve the lasso. The fourth is the
+update of NOODL. Training calls `differentiate`.
 """
 
 from functools import partial
@@ -28,18 +30,18 @@ _SQUARED = LEAST_SQUARES.half_deviance
 
 
 class Evaluation(NamedTuple):
-    r"""The value of a rule on a batch; all tensors but `surrogate` are detached from autograd.
+    r"""What a rule returns for a batch. All tensors but `surrogate` have no graph of autograd.
 
     Attributes
     ----------
     surrogate : Tensor of shape ()
-        The scalar to differentiate.
+        The scalar whose derivative in the atoms is the gradient of the rule.
     objective : Tensor of shape ()
         The objective of the rule, by which training decides to stop: the mean reconstruction loss,
-        plus the penalty for ``dec`` and ``ae-lasso``.
+        plus the mean penalty for ``dec`` and ``ae-lasso``.
     losses : Tensor of shape (n_samples,)
-        The reconstruction loss :math:`\frac12 |x - D z|^2` of every sample. It is the same for
-        every rule, so that loss curves of different rules compare.
+        The reconstruction loss of every sample, :math:`\frac12 |x - D z|^2` for least squares. All
+        rules define it alike, so that their loss curves can be compared.
     codes : Tensor of shape (n_samples, n_components)
         The codes.
     """
@@ -51,7 +53,7 @@ class Evaluation(NamedTuple):
 
 
 def average(values, weight):  # (n,), weights (n,) or None -> scalar
-    """Return the weighted mean of ``values``; 0 if all weights are 0."""
+    """Return the mean of ``values`` over samples, with their weights; 0 if all weights are 0."""
     if weight is None:
         return values.mean()
     return (values * weight).sum() / weight.sum().clamp_min(torch.finfo(values.dtype).tiny)
@@ -62,7 +64,11 @@ def _penalties(z, penalty):  # codes, float -> (n,): the penalty of each sample'
 
 
 def _evaluate(dictionary, batch, encoder, loss=_SQUARED, through_encoder=True):  # -> codes, losses
-    """Encode a batch; return codes and losses. Without ``through_encoder`` codes are constants."""
+    """Encode a batch; return the codes (n, n_components) and the loss of each sample (n,).
+
+    Without ``through_encoder`` the codes are constants for autograd. Losses are sums over the known
+    entries of a sample.
+    """
     with torch.set_grad_enabled(through_encoder and torch.is_grad_enabled()):
         z = encoder(dictionary, batch.x, mask=batch.mask)
     losses = loss(dictionary.synthesis(z), batch.x)
@@ -73,7 +79,7 @@ def _evaluate(dictionary, batch, encoder, loss=_SQUARED, through_encoder=True): 
 def _rule_of_objective(
     dictionary, batch, *, encoder, penalty, through_encoder=True, penalised=True, loss=_SQUARED
 ):
-    r"""Evaluate the rules that differentiate an objective (eq. 8).
+    r"""Evaluate a rule that differentiates an objective: ``ae-ls``, ``ae-lasso`` or ``dec``.
 
     Parameters
     ----------
@@ -88,15 +94,17 @@ def _rule_of_objective(
     penalty : float
         The penalty :math:`\lambda` of the last unfolding; 0 for hard thresholding, because its
         penalty has derivative 0.
-    through_encoder, penalised : bool, default=True
-        Whether codes depend on the atoms, and whether the objective has their penalty.
+    through_encoder : bool, default=True
+        Whether the derivative takes into account that codes depend on the atoms.
+    penalised : bool, default=True
+        Whether the objective has the penalty of the codes.
     loss : callable, default=squared error
         ``loss(decoded, x)`` returns the loss of each entry.
 
     Returns
     -------
     Evaluation
-        The scalar to differentiate, objective, losses and codes.
+        The scalar to differentiate, the objective, the losses and the codes.
     """
     z, losses = _evaluate(dictionary, batch, encoder, loss, through_encoder)
     surrogate = average(losses + _penalties(z, penalty) if penalised else losses, batch.weight)
@@ -104,12 +112,17 @@ def _rule_of_objective(
 
 
 ae_ls, ae_lasso = partial(_rule_of_objective, penalised=False), partial(_rule_of_objective)
-dec = partial(_rule_of_objective, through_encoder=False)  # the penalty is a constant
+# the penalty of `dec` has no derivative, since its codes are constants; only the objective has it
+dec = partial(_rule_of_objective, through_encoder=False)
 
 
 @in_own_precision
 def noodl(dictionary, batch, *, encoder, penalty):  # -> Evaluation
-    r"""Return the rule with the derivative :math:`(D z - x)\,\text{sign}(z)^T`, as the others."""
+    r"""Evaluate the rule of NOODL, with the derivative :math:`(D z - x)\,\text{sign}(z)^T`.
+
+    The arguments are those of `_rule_of_objective`; ``penalty`` has no effect. The surrogate has
+    this derivative, but its value means nothing.
+    """
     with torch.no_grad():
         z, losses = _evaluate(dictionary, batch, encoder)
         residual = dictionary.synthesis(z) - batch.x
@@ -121,22 +134,22 @@ def noodl(dictionary, batch, *, encoder, penalty):  # -> Evaluation
 
 GRADIENT_RULES = {"dec": dec, "ae-lasso": ae_lasso, "ae-ls": ae_ls, "noodl": noodl}
 
-# Whether the derivative of a rule has a part through the encoder, if the codes solve the lasso.
-# With codes that solve the lasso, the derivative of ae-lasso is that of dec (theorem 3.3), which
-# has no part through the encoder.
+# Whether the derivative of a rule has a term through the encoder if the codes solve the lasso: for
+# `lasso_gradient`. The objective of ae-lasso is then at its minimum in the codes, so its derivative
+# is that of dec (theorem 3.3 of the PUDLE paper). Rules that are not here always use autograd.
 _THROUGH_LASSO = {dec: False, ae_lasso: False, ae_ls: True}
 
 
 @in_own_precision
 def differentiate(rule, dictionary, atoms, batch, *, encoder, **settings):
-    """Evaluate a rule on a batch, and differentiate it in the atoms.
+    """Return the gradient that an optimiser descends: evaluate a rule, and differentiate it.
 
     Parameters
     ----------
     rule : callable
-        One of `GRADIENT_RULES`.
+        A value of `GRADIENT_RULES`, or a function with the same arguments and result.
     dictionary : DenseDictionary
-        The dictionary that has ``atoms`` for atoms.
+        The dictionary, whose atoms are ``atoms``.
     atoms : Tensor of shape (n_components, ...)
         The atoms to differentiate in.
     batch : Samples
@@ -144,17 +157,18 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, **settings):
     encoder : callable
         As in `_rule_of_objective`. An encoder that solves the lasso may have a method
         ``gradient(atoms, x, mask, through_encoder=...)``, which returns codes, losses and the
-        derivative of the mean loss, and replaces autograd. If the method returns None, autograd
+        derivative of the mean loss, and replaces autograd, see
+        `skpudle.lasso._implicit.lasso_gradient`. If the method returns None, autograd
         differentiates the codes that the encoder returns when it is called.
     **settings
-        Further keyword arguments of the rule.
+        Further keyword arguments of the rule, such as ``penalty``.
 
     Returns
     -------
     gradient : Tensor of shape (n_components, ...)
         The derivative of the rule in the atoms.
     evaluation : Evaluation
-        The value of the rule, detached from autograd.
+        Objective, losses and codes, without a graph of autograd.
     """
     offered, through = getattr(encoder, "gradient", None), _THROUGH_LASSO.get(rule)
     if not (offered is None or through is None or batch.weight is not None):

@@ -1,11 +1,12 @@
 """Initial dictionaries: samples, random directions, leading singular vectors, or vertices.
 
-*Vertices* are for samples that mix few non-negative atoms. These samples lie in a cone, whose edges
-are the atoms. A vertex is a sample at an edge: a nearly pure sample of one atom. The successive
-projection algorithm takes, one by one, the sample farthest from the span of the samples taken
-before [1]_. Before that, samples are projected on their leading singular vectors, which removes
-most of the noise, and divided by their projection on the mean sample. Then all mixtures lie in the
-convex hull of the atoms, whatever their brightness.
+*Vertices* are for samples that are sums of few atoms with non-negative codes. Such samples lie in a
+cone, whose edges are the atoms. A vertex is a sample close to an edge, and so nearly a multiple of
+one atom. The successive projection algorithm takes, one by one, the sample farthest from the span
+of the samples taken before [1]_. Before that, samples are projected on their leading singular
+vectors, which removes most of the noise, and divided by their brightness, the length of their
+projection on the mean sample. Then all samples lie in the convex hull of the atoms, whatever their
+brightness.
 
 .. [1] N. Gillis and S. A. Vavasis, "Fast and robust recursive algorithms for separable nonnegative
    matrix factorization", IEEE TPAMI 36, 2014.
@@ -16,8 +17,8 @@ import torch
 from skpudle._compilation import threads_for
 from skpudle._operators._atoms import project_atoms
 
-# A sample is not taken if its distance from the span of the samples taken is at most this share of
-# its norm: it would repeat a combination of these samples.
+# `vertices` takes no sample whose distance from the span of the samples taken before is at most
+# this fraction of its norm: up to rounding it is a combination of these samples.
 _REPEATED_SAMPLE = 1e-6
 
 INITIALIZATIONS = "data", "random", "svd", "vertices"
@@ -26,7 +27,8 @@ INITIALIZATIONS = "data", "random", "svd", "vertices"
 def leading_directions(x, n):  # (n_samples, n_features) -> (at most n, n_features), float64
     """Return the ``n`` leading right singular vectors of ``x``, or fewer if its rank is smaller.
 
-    They come from the Gram matrix of the rows or of the columns, whichever is smaller.
+    The vectors are rows of norm 1, orthogonal to each other. They come from the Gram matrix of the
+    rows or of the columns of ``x``, whichever is smaller.
     """
     x, is_wide, eps = x.double(), len(x) < x.shape[1], torch.finfo(x.dtype).eps
     values, vectors = torch.linalg.eigh(x @ x.mT if is_wide else x.mT @ x)
@@ -36,7 +38,10 @@ def leading_directions(x, n):  # (n_samples, n_features) -> (at most n, n_featur
 
 
 def vertices(x, n_components, weight=None):
-    """Return samples at the edges of the cone of all samples, projected to remove noise.
+    """Return nearly pure samples, one for each atom, as the initial atoms of mixtures.
+
+    The algorithm and its terms are those of the module. The returned samples are projected on the
+    leading singular vectors of all samples, to remove noise.
 
     Parameters
     ----------
@@ -45,12 +50,14 @@ def vertices(x, n_components, weight=None):
     n_components : int
         Number of atoms, at most the number of samples and of features.
     weight : Tensor of shape (n_samples,), default=None
-        How often each sample counts in the subspace, the noise and the mean sample; None is once.
+        How often each sample counts in the singular vectors, the variance of the noise and the mean
+        sample; None is once.
 
     Returns
     -------
     Tensor of shape (n, n_features)
-        Atoms of any norm, up to ``n_components`` of them.
+        Atoms of any norm. There are fewer than ``n_components`` if other samples are combinations
+        of the samples taken.
     """
     (n, m), given = x.shape, x.double()
     weight = given.new_ones(n) if weight is None else weight.to(given) / weight.to(given).mean()
@@ -59,16 +66,16 @@ def vertices(x, n_components, weight=None):
     squares = rows.square().sum(1)
     outside = float(weight @ given.square().sum(1) - weight @ squares)
     noise = n_components * max(outside, 0.0) / max((n - n_components) * (m - n_components), 1)
-    # Samples are divided by their brightness, the projection on the mean sample. Without the
-    # division bright mixtures would be taken for pure samples: in mixtures whose brightness varies
-    # by 60 % the mean angle to the planted atoms is 7 degrees instead of 0.4. Ten variances of the
-    # noise are added to the square, so that dim samples, mostly noise, stay short and are not
-    # chosen. With 1 or 1000 variances the angle changes by 0.2 degrees.
+    # Samples are divided by their brightness. Without the division bright mixtures would be taken
+    # for pure samples: if the brightness varies by 60 % the mean angle to the planted atoms is 7
+    # degrees instead of 0.4. Ten times the variance of the noise is added to the square of the
+    # brightness, so that dim samples, which are mostly noise, stay short and are not chosen. With 1
+    # or 1000 times the variance the angle changes by 0.2 degrees.
     along = (rows @ torch.nn.functional.normalize(weight @ rows, dim=0)).square() + 10 * noise
     along = torch.maximum(along, _REPEATED_SAMPLE**2 * squares)
     seen = rows / along.sqrt()[:, None].clamp_min(torch.finfo(rows.dtype).tiny)
     taken = []
-    while len(taken) < n_components:  # `seen` is what the span of the taken samples leaves
+    while len(taken) < n_components:  # `seen` is orthogonal to all samples taken
         squares = (seen * seen).sum(1)
         best = int(squares.argmax())
         if squares[best] <= _REPEATED_SAMPLE**2:
@@ -80,11 +87,12 @@ def vertices(x, n_components, weight=None):
 
 
 def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of norm 1
-    """Return samples as atoms: drawn at random, no two of one direction, scaled to norm 1.
+    """Return samples, drawn at random without replacement and scaled to norm 1, as initial atoms.
 
-    Two atoms of one direction would get the same updates and stay equal. If there are too few
-    directions, random ones complete them. With a ``weight`` for each sample, the next sample is
-    drawn from the rest with probabilities in proportion to weights, by the method of [1]_.
+    No two atoms have one direction, since they would get the same updates and stay equal. If there
+    are too few directions, random directions complete the atoms. With a ``weight`` (n,) or None,
+    each sample is drawn from the remaining ones with probabilities in proportion to weights, by the
+    method of [1]_.
 
     .. [1] P. Efraimidis and P. Spirakis, "Weighted random sampling with a reservoir", Information
        Processing Letters 97, 2006.
@@ -107,13 +115,13 @@ def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of
     return torch.cat([atoms, project_atoms(_random(x, n_components - len(atoms), generator))])
 
 
-def _random(x, n_components, generator):  # (n, m) -> (n_components, m): normal, in x's dtype
+def _random(x, n_components, generator):  # (n, m) -> (n_components, m): normal, in the dtype of x
     options = dict(generator=generator, device="cpu", dtype=torch.float64)
     return torch.randn(n_components, x.shape[1], **options).to(x)
 
 
 def initial_atoms(x, n_components, method, generator, *, weight=None):
-    """Return an initial dictionary.
+    """Return the atoms from which training or a search starts, by one of `INITIALIZATIONS`.
 
     Parameters
     ----------
@@ -122,13 +130,14 @@ def initial_atoms(x, n_components, method, generator, *, weight=None):
     n_components : int
         Number of atoms.
     method : {"data", "random", "svd", "vertices"}
-        Samples, random directions, the leading right singular vectors (completed by samples), or
-        the purest samples of mixtures, in their leading subspace (completed by samples).
+        ``"data"``: samples. ``"random"``: random directions. ``"svd"``: the leading right singular
+        vectors. ``"vertices"``: nearly pure samples, see `vertices`. If there are too few singular
+        vectors or vertices, samples complete the atoms.
     generator : torch.Generator
-        Random numbers, on the CPU, so that all devices start from the same atoms.
+        Generator of random numbers, on the CPU, so that all devices start from the same atoms.
     weight : Tensor of shape (n_samples,), default=None
-        How often each sample counts, where samples are drawn, in singular vectors, and in the
-        subspace, the noise and the mean sample of ``"vertices"``.
+        How often each sample counts in draws, in singular vectors and in `vertices`; None is once.
+        ``"random"`` does not use it.
 
     Returns
     -------

@@ -1,8 +1,9 @@
 r"""Losses of the exponential family: Gaussian, Poisson, binomial.
 
 A dictionary models the *natural parameter* :math:`\eta = D z + \text{offset}` of every entry of the
-data. An entry ``x`` with the expectation :math:`\mu = g^{-1}(\eta)`, where ``g`` is the *link*, has
-the negative log-likelihood :math:`A(\eta) - x \eta`, up to terms in ``x`` alone. The first
+data, and :math:`\eta` determines the expectation :math:`\mu` of the entry; the *link* is the
+function from :math:`\mu` to :math:`\eta`. An entry ``x`` has the negative log-likelihood
+:math:`A(\eta) - x \eta`, up to terms in ``x`` alone, with a function A of the loss. The first
 derivative of the negative log-likelihood in :math:`\eta` is :math:`\mu - x`. The second derivative
 is the variance of the entry, a function of :math:`\mu`:
 
@@ -37,16 +38,17 @@ from torch.special import xlogy
 class Gaussian:
     """Least squares: the loss of data with normal noise of variance 1.
 
-    `Poisson` and `Binomial` have the same attributes and methods. Methods work entry by entry, on
-    tensors of any shape, and return tensors of the same shape.
+    `Poisson` and `Binomial` have the same attributes and methods, and some more. Methods work entry
+    by entry, on tensors of any shape, and return tensors of the same shape. The terms are those of
+    the module `skpudle._losses`.
 
     Attributes
     ----------
     curvature : float
-        The largest variance, a bound of the second derivative of the loss; infinite if variances
-        have no bound.
+        The largest variance, which is the largest second derivative of the loss; infinite if
+        variances have no bound.
     largest : float or None
-        The largest possible value of data that begin at 0; None if data may be any numbers.
+        The largest possible value of the data, whose least is 0; None if data may be any numbers.
     is_quadratic : bool
         Whether the loss is the squared error, for which the package has exact solvers.
     """
@@ -64,11 +66,11 @@ class Gaussian:
         return mean
 
     def variance(self, mean):
-        """Return the variance at an expectation: the derivative of `mean`."""
+        """Return the variance for an expectation: the derivative of `mean` in ``natural``."""
         return torch.ones_like(mean)
 
     def half_deviance(self, natural, x):
-        """Return the loss of each entry; differentiable in the natural parameter."""
+        """Return half the deviance of each entry, the loss; autograd can differentiate it."""
         return 0.5 * (natural - x).square()
 
 
@@ -93,19 +95,19 @@ class Poisson:
         return mean
 
     def half_deviance(self, natural, x):
-        """Return the loss of each entry; differentiable in the natural parameter."""
+        """Return half the deviance of each entry, the loss; autograd can differentiate it."""
         return natural.exp() - x * natural + self.saturated(x)
 
     def saturated(self, x):
-        """Return the log-likelihood of entries that equal their expectation."""
+        """Return the log-likelihood of each entry if its expectation equals it, for deviances."""
         return xlogy(x, x) - x
 
     def response(self, x):
-        """Return transformed counts whose variance is about 1, by Anscombe's transform."""
+        """Return Anscombe's transform of counts, whose variance is about 1."""
         return 2 * (x + 3 / 8).sqrt()
 
     def of_response(self, response):
-        """Return the counts of transformed counts: the inverse of `response`, at least 0."""
+        """Return the counts that `response` has transformed: its inverse, at least 0."""
         return ((response / 2).clamp_min(0).square() - 3 / 8).clamp_min(0)
 
 
@@ -146,17 +148,18 @@ class Binomial:
         return mean * (1 - mean / self.n_trials)
 
     def half_deviance(self, natural, x):
-        """Return the loss of each entry; differentiable in the natural parameter."""
-        # torch's softplus replaces the result by the argument from 20 on; logsigmoid does not
+        """Return half the deviance of each entry, the loss; autograd can differentiate it."""
+        # softplus(natural) is -logsigmoid(-natural), but torch's softplus loses precision: it
+        # returns the argument itself from 20 on
         return self.saturated(x) - self.n_trials * logsigmoid(-natural) - x * natural
 
     def saturated(self, x):
-        """Return the log-likelihood of entries that equal their expectation."""
+        """Return the log-likelihood of each entry if its expectation equals it, for deviances."""
         n = self.n_trials
         return xlogy(x, x / n) + xlogy(n - x, (n - x) / n)
 
     def response(self, x):
-        """Return transformed successes whose variance is about 1, by Anscombe's transform."""
+        """Return Anscombe's transform of successes, whose variance is about 1."""
         n = self.n_trials
         return 2 * (n + 0.5) ** 0.5 * torch.asin(((x + 3 / 8) / (n + 3 / 4)).sqrt())
 
@@ -170,17 +173,21 @@ LEAST_SQUARES = Gaussian()
 
 
 class FromMeans:
-    r"""The total deviance of data from their column means, added up part by part.
+    r"""The total deviance of data from their column means, added up batch by batch.
 
-    A score compares the deviance of a model with it. If samples have exposures, expectations are
-    column rates times exposures instead of column means. Let :math:`r` be a fixed reference value
-    of a column, and :math:`m` the mean of its :math:`n` entries :math:`x`. For each loss with the
+    The score of a learner compares the deviance of its model with this total, as :math:`R^2`
+    compares squared errors with the variance. If samples have exposures, the expectation of an entry is a
+    rate of its column times the exposure of its sample, instead of the column mean. Call `add` for
+    each batch, then `total`.
+
+    One pass over the data is enough, for this reason. Let :math:`r` be a fixed reference value of a
+    column, and :math:`m` the mean of its :math:`n` entries :math:`x`. For each loss with the
     deviance :math:`d` the deviance of the column from :math:`m` is :math:`\sum_x d(x, r) - n d(m,
-    r)`. So one pass over the data is enough.
+    r)`.
 
     Parameters
     ----------
-    loss : object of this module
+    loss : Gaussian, Poisson or Binomial
         The loss.
     """
 
@@ -188,15 +195,16 @@ class FromMeans:
         self._loss, self._reference, self._sums = loss, None, 0.0
 
     def add(self, samples):  # Samples -> FromMeans
-        """Add the known entries of ``samples``, with weights; a ``target`` is the exposure.
+        """Add the known entries of a batch, with the weights of samples; return this object.
 
-        Return this object.
+        The ``target`` of the samples is their exposure, of a shape that broadcasts against the
+        data; None stands for 1.
         """
         x, exposure = samples.x, 1.0 if samples.target is None else samples.target
         known = torch.ones_like(x) if samples.mask is None else samples.mask
         x, known = x / exposure, samples.weigh(known) * exposure
-        # The reference is the least entry of the first part. For a constant column it equals all
-        # entries, so that the deviance is exactly zero.
+        # The reference is the least entry of each column in the first batch. In a constant column
+        # all entries equal it, so that the deviance is exactly zero.
         if self._reference is None:
             least = x.masked_fill(known == 0, inf).amin(0)
             self._reference = least.masked_fill(least.isinf(), 0.0)
@@ -208,7 +216,7 @@ class FromMeans:
     def _from_reference(self, x):  # (n, m) or (m,) -> the same
         """Return the deviance of each entry from the reference value of its column."""
         natural = self._reference
-        if not self._loss.is_quadratic:  # keep means off 0 and the largest value, for a finite link
+        if not self._loss.is_quadratic:  # at 0 and at the largest value the link would be infinite
             precision = torch.finfo(natural.dtype)
             largest = self._loss.largest * (1 - precision.eps)
             natural = self._loss.natural(natural.clamp(precision.tiny, largest))

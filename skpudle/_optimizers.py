@@ -1,8 +1,12 @@
 """Optimisers: change atoms along a gradient, inside the constraints on atoms.
 
-An optimiser owns the atoms during training. `update` changes them, given the gradient of a rule and
-the codes of a batch. `replace` puts new atoms in place of some atoms, and resets the part of the
-optimiser's state that belongs to the old atoms. Both project the atoms onto the constraints.
+An optimiser owns the atoms during training. `update` changes the atoms, given the gradient of a
+rule (`skpudle._gradients`) and the codes of a batch. `replace` puts new atoms in the place of some
+atoms, and resets the part of the optimiser's state that belongs to the old atoms. Both project the
+atoms onto the constraints. `state` and `load` save and restore what training needs to go on.
+
+Below the atoms there may be further rows of parameters, such as the baseline of counts, which have
+no constraints: the last ``n_free`` rows.
 """
 
 from copy import deepcopy
@@ -15,49 +19,53 @@ _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
 class Optimizer:
-    """What both optimisers share: atoms, and a state by which training goes on.
+    """Base class: atoms with constraints, and the state by which a later fit goes on.
 
-    A subclass has its state, tensors and numbers, in the dict ``_state``. `GradientOptimizer` and
-    `SurrogateOptimizer` are the two subclasses.
+    A subclass (`GradientOptimizer`, `SurrogateOptimizer`) has its state, tensors and numbers, in
+    the dict ``_state``. `replace` takes each tensor in it that has the shape of the atoms for one
+    with a row per atom.
     """
 
     def __init__(self, atoms, project, n_free=0):
         self._project, self._n_free = project, n_free
-        # Fused optimisers of torch walk through memory and ignore the strides of gradient and
-        # state, so atoms are in row-major order.
+        # Fused optimisers of torch ignore the strides of gradient and state, so the atoms, too,
+        # must be in row-major order.
         self.atoms = torch.nn.Parameter(self._constrain(atoms.contiguous()).contiguous())
 
     def _constrain(self, block, n_after=0):
-        """Project successive rows of the atoms, ``block``, after which ``n_after`` rows follow.
+        """Project a block of successive rows of the atoms, after which ``n_after`` rows follow.
 
-        The last ``n_free`` rows of all have no constraints and stay as they are.
+        Rows of the block that are among the last ``n_free`` of all rows stay as they are.
         """
         n = len(block) - max(self._n_free - n_after, 0)
         return torch.cat([self._project(block[:n]), block[n:]])
 
     @torch.no_grad()
     def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, ...)
-        """Put new atoms, projected, in the given rows; set the state of these rows to zero."""
+        """Put ``atoms``, projected, in the given rows, and set the state of these rows to zero.
+
+        Training replaces atoms that no code uses. ``rows`` must not be among the free rows.
+        """
         self.atoms[rows] = self._project(atoms)
         for value in self._state.values():
             if isinstance(value, torch.Tensor) and value.shape == self.atoms.shape:
                 value[rows] = 0
 
     def state(self):  # -> dict
-        """Return copies of all tensors and numbers that the next update needs, except the atoms."""
+        """Return a copy of the state, which is all that the next update needs beside the atoms."""
         return deepcopy(self._state)
 
 
 class GradientOptimizer(Optimizer):
-    """An optimiser of `torch.optim`, followed by a projection onto the constraints.
+    """An optimiser of `torch.optim`, each of whose steps a projection onto the constraints follows.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_components, ...)
         Initial atoms; they are projected and copied.
     make : callable
-        ``make(parameters, lr=..., **params)`` returns an optimiser of torch. Its ``step`` must need
-        no closure.
+        ``make(parameters, lr=..., **params)`` returns an optimiser of torch, whose ``step`` can be
+        called without a closure.
     project : callable
         ``project(atoms)`` returns the nearest atoms inside the constraints.
     learning_rate : float
@@ -65,7 +73,7 @@ class GradientOptimizer(Optimizer):
     n_free : int, default=0
         Number of rows at the end of ``atoms`` without constraints.
     unit : float, default=1.0
-        Gradients are divided by this number before the optimiser gets them.
+        The optimiser of torch gets gradients divided by this number.
     **params
         Further keyword arguments of ``make``.
     """
@@ -91,8 +99,8 @@ class GradientOptimizer(Optimizer):
     def update(self, gradient, *_, **of_surrogates):
         """Change the atoms by one step of torch's optimiser, and project them.
 
-        ``gradient`` has the shape of the atoms. The arguments of `SurrogateOptimizer.update` beside
-        it have no effect.
+        ``gradient`` has the shape of the atoms. The other arguments, those of
+        `SurrogateOptimizer.update`, have no effect.
         """
         self.atoms.grad = (gradient / self._unit).contiguous()
         self._optimizer.step()
@@ -101,41 +109,44 @@ class GradientOptimizer(Optimizer):
 
 
 class SurrogateOptimizer(Optimizer):
-    r"""Minimise a quadratic model of the loss that every batch refines.
+    r"""Minimise a quadratic model of the loss in the atoms, which every batch refines.
 
-    A batch of n samples has the codes ``z`` and the mean gradient ``g`` at the current atoms. It
-    adds :math:`A_b = z^T z`, the curvature of the decoder, to a sum ``A``, and
-    :math:`B_b = A_b D - n g` to a sum ``B``. Both sums forget earlier batches exponentially. The
-    new atoms minimise :math:`\frac12 \text{tr}(D^T A D) - \text{tr}(B^T D) + \frac\rho2 |D -
-    D_\text{now}|^2` inside the constraints. With the gradient ``dec`` and converged codes,
-    :math:`B_b = z^T x`, and this is online dictionary learning.
+    Let D be the atoms (n_components, n_features). A batch of n samples with the codes ``z`` (n,
+    n_components) and the mean gradient ``g`` adds :math:`A_b = z^T z`, the curvature of the loss in
+    the atoms, to a sum ``A``, and :math:`B_b = A_b D - n g` to a sum ``B``. The weight of earlier
+    batches in both sums decays. An update lowers :math:`\frac12 \text{tr}(D^T A D) -
+    \text{tr}(B^T D) + \frac\rho2 |D - D_\text{now}|^2` by some steps inside the constraints, where
+    :math:`D_\text{now}` are the atoms before it. With the gradient ``dec`` and codes that solve the
+    lasso, :math:`B_b` is :math:`z^T x`, and this is online dictionary learning.
 
     Parameters
     ----------
     atoms : Tensor of shape (n_components, n_features)
         Initial atoms; they are projected and copied.
     project : callable
-        Returns the nearest atoms inside the constraints.
+        ``project(atoms)`` returns the nearest atoms inside the constraints; it must treat each atom
+        on its own.
     n_free : int, default=0
         Number of rows at the end of ``atoms`` without constraints.
     curvature : float, default=1.0
-        Second derivative of the loss in the reconstruction; 1 for least squares.
+        Largest second derivative of the loss in the reconstruction; 1 for least squares.
 
     Attributes
     ----------
     forgetting : float
-        The largest exponent of forgetting: update k keeps the share ``(1 - 1/k)**exponent`` of the
-        sums. With 15 the sums consist mainly of the last 7 % of all samples. Older codes belong to
-        worse atoms and would hold the atoms back. Early in training few samples are known, and the
-        exponent is smaller: the number of samples so far over four times the number of atoms, at
-        least 3.
+        The largest exponent of the decay: update k multiplies the sums of earlier batches by ``(1 -
+        1/k)**exponent``. With 15 the sums consist mainly of the last 7 % of all samples. Older
+        codes belong to worse atoms and would hold the atoms back. Early in training few samples are
+        known, and the exponent is smaller: the number of samples so far over four times the number
+        of atoms, at least 3.
     anchor : float
-        Weight of the current atoms, :math:`\rho`, as a number of uses. A use is a nonzero code, and
-        has the weight of the mean squared nonzero code. Atoms with fewer uses than ``anchor`` so
-        far move little.
+        :math:`\rho`, the weight that keeps atoms near their present values, as a multiple of the
+        mean squared nonzero code. So atoms that had fewer nonzero codes than ``anchor`` so far move
+        little.
     n_inner : int
         Number of projected gradient steps on the model for each block of 128 atoms in an update.
-        The steps take little time compared with the product of curvature and atoms in each block.
+        The steps take little time compared with the product of the curvature and the atoms, which
+        each block needs once.
 
     References
     ----------
@@ -154,7 +165,8 @@ class SurrogateOptimizer(Optimizer):
     def load(self, atoms, state):
         """Set atoms and state to copies of the given ones; an empty state stands for no steps."""
         self.atoms.copy_(atoms)
-        fresh = self._fresh_state()  # the number of updates stays on the host
+        # the copies are on the devices of a fresh state: the number of updates is on the host
+        fresh = self._fresh_state()
         self._state = {name: state.get(name, v).to(v, copy=True) for name, v in fresh.items()}
 
     @torch.no_grad()
@@ -170,7 +182,9 @@ class SurrogateOptimizer(Optimizer):
         weight : Tensor of shape (n_samples,), default=None
             How often each sample counts; None is once.
         total : callable, default=None
-            ``total(*tensors)`` adds up tensors over processes that share a batch.
+            ``total(*tensors)`` returns the sums of tensors over all processes, if several processes
+            have a part of the batch each; ``gradient`` is then the mean over all samples of all
+            processes.
         """
         atoms, state = self.atoms, self._state
         n_samples, n_used = codes.new_full((), len(codes)), (codes != 0).sum()
@@ -188,25 +202,26 @@ class SurrogateOptimizer(Optimizer):
         atoms.copy_(self._minimize(atoms, self.anchor * one_use))
 
     def _age(self, n_samples):  # -> scalar tensor, from 0 to 1
-        """Count a batch of ``n_samples``; return the share of the sums of earlier batches to keep.
+        """Count a batch of ``n_samples``; return the factor of the sums of earlier batches.
 
-        Before a small batch more is kept than before a large one.
+        The factor is closer to 1 for a small batch, such as the last one of an epoch.
         """
         state = self._state
         state["n_updates"] += 1
         state["n_samples"] = state["n_samples"] + n_samples
         n_updates = int(state["n_updates"])
         share = n_samples * n_updates / state["n_samples"]
-        # with this exponent the sums have the weight of about four samples per atom
+        # With this exponent the sums consist of about four samples per atom, until the exponent
+        # reaches its largest value.
         exponent = state["n_samples"] / (4 * len(self.atoms))
         exponent = exponent.clamp_min(3.0).clamp_max(self.forgetting)
         return (1 - 1 / n_updates) ** (share * exponent)
 
     def _minimize(self, now, weight):  # (n_components, n_features), scalar -> the same as now
-        """Return atoms that lower the quadratic model, by one sweep over blocks of atoms.
+        """Return atoms with a lower value of the quadratic model, by one sweep over all atoms.
 
-        Each block uses the new values of earlier blocks. ``now`` are the current atoms, and
-        ``weight`` is their weight rho in the model.
+        The sweep takes block after block, and each block uses the new values of earlier blocks.
+        ``now`` are the atoms before the update, and ``weight`` is rho of the model.
         """
         atoms, curvature, pull = now.clone(), self._state["curvature"], self._state["pull"]
         for first in range(0, len(atoms), _ATOMS_AT_ONCE):
@@ -214,10 +229,11 @@ class SurrogateOptimizer(Optimizer):
             inner = curvature[rows, rows].clone()
             inner.diagonal().add_(weight)
             slope = torch.addmm(pull[rows], curvature[rows], atoms, alpha=-1)
-            # Let c be at least the largest eigenvalue of A after A is scaled to unit diagonal.
-            # Then A <= c diag(A), so an atom may have the step size 1 / (c A_jj). With one step
-            # size per atom the projection of the atom is exact. The largest row sum and the
-            # Frobenius norm both bound the eigenvalue.
+            # Let c be a bound of the largest eigenvalue of A after A is scaled to unit diagonal.
+            # Then c diag(A) - A is positive semidefinite, so gradient steps lower the model if atom
+            # j has the step size 1 / (c A_jj). Each atom has one step size for all features, so
+            # that its projection is still the minimum. The largest row sum and the Frobenius norm
+            # both bound the eigenvalue.
             diagonal = inner.diagonal().clamp_min(torch.finfo(now.dtype).tiny)
             scale = diagonal.rsqrt()
             scaled = (scale[:, None] * inner * scale).abs()
@@ -235,30 +251,31 @@ class SurrogateOptimizer(Optimizer):
 
     @torch.no_grad()
     def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, n_features)
-        """Put new atoms, projected, in the given rows, and zeros where the model has these atoms.
+        """Put ``atoms``, projected, in the given rows, and remove the old atoms from the model.
 
-        These are rows of ``pull``, and rows and columns of ``curvature``.
+        The model has rows of ``pull`` (B), and rows and columns of ``curvature`` (A), for an atom.
         """
         super().replace(rows, atoms)
         self._state["curvature"][rows] = 0
         self._state["curvature"][:, rows] = 0
 
     def _fresh_state(self):  # -> dict of Tensor
-        """Return the state of an optimiser with an empty model."""
+        """Return the state before the first update: the sums A and B, and what `_age` counts."""
         atoms = self.atoms.detach()
         return {
             "curvature": atoms.new_zeros(len(atoms), len(atoms)),
             "pull": torch.zeros_like(atoms),
             "n_updates": torch.tensor(0, device="cpu"),
             "n_samples": atoms.new_zeros(()),
-            # Sum of squares and number of the nonzero codes in the model. With numbers of the
-            # latest batch alone, a batch of small codes would weaken the anchor of all atoms.
+            # Sum of squares, and number, of the nonzero codes in the model, which decay as its sums
+            # do. If the latest batch alone counted, a batch of small codes would weaken the anchor
+            # of all atoms.
             "uses": atoms.new_zeros(2),
         }
 
 
 def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature=1.0, n_free=0):
-    """Return the optimiser for the given atoms.
+    """Return the optimiser that a learner's parameter ``optimizer`` names, for the given atoms.
 
     Parameters
     ----------
@@ -269,14 +286,14 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
     atoms : Tensor of shape (n_components, ...)
         Initial atoms.
     project : callable
-        Returns the nearest atoms inside the constraints.
+        ``project(atoms)`` returns the nearest atoms inside the constraints.
     learning_rate : float or None
         Learning rate, which "surrogate" does not use. None: the ``lr`` of the callable, or 1e-3.
     data_scale : float
         Mean squared norm of a sample, to which gradients are proportional. Adam gets gradients
-        divided by it, so training does not depend on the units of the data.
+        divided by ``data_scale``, so training does not depend on the units of the data.
     curvature : float, default=1.0
-        Second derivative of the loss in the reconstruction, for the surrogate.
+        Largest second derivative of the loss in the reconstruction, for "surrogate".
     n_free : int, default=0
         Number of rows at the end of ``atoms`` without constraints.
 
@@ -288,7 +305,7 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
     Raises
     ------
     ValueError
-        If the callable has a learning rate, and the learner has one, too.
+        If ``name`` is a `functools.partial` with an ``lr``, and ``learning_rate`` is not None.
     """
     if name == "surrogate":
         return SurrogateOptimizer(atoms, project, n_free, curvature=curvature)
@@ -298,11 +315,11 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
         raise ValueError(
             f"optimizer={name!r:.200} has an lr. Pass it as the learner's learning_rate instead."
         )
-    # learners without a parameter learning_rate pass None; a `partial` may have an lr
+    # learners without a parameter `learning_rate` pass None
     rate, extra = given.get("lr", 1e-3) if learning_rate is None else learning_rate, {}
     if kind is torch.optim.Adam:
-        # Without the unit squares of gradients could leave the range of float32. The fused
-        # implementation is the fastest; torch refuses it together with foreach.
+        # Without the unit, squares of gradients could leave the range of float32. The fused
+        # implementation is the fastest one; torch raises an error if `foreach` is set, too.
         unit = data_scale or 1.0
         extra = {"unit": unit}
         extra |= {key: given[key] / unit for key in given.keys() & {"eps", "weight_decay"}}

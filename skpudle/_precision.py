@@ -1,10 +1,10 @@
-"""Compute in the precision of the data: undo autocast, TF32 and inference mode of the caller.
+"""Compute in the precision of the data, whatever precision the caller has set in torch.
 
 Inside `torch.autocast` products of matrices come out in bfloat16 or float16, while all other
 results stay in float32. Correlations then have three digits or fewer, from which an encoder finds
 different codes, and a hand-written adjoint gets derivatives of two dtypes. TensorFloat-32, which
-`torch.set_float32_matmul_precision` turns on, also leaves three digits. `torch.inference_mode`
-forbids differentiation.
+`torch.set_float32_matmul_precision` turns on, also leaves three digits. `own_precision` undoes
+both for a while. `torch.inference_mode` forbids differentiation, so `training_mode` undoes it, too.
 """
 
 from collections.abc import Callable
@@ -21,22 +21,25 @@ F = TypeVar("F", bound=Callable)
 
 _AUTOCAST = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)]
 
-# Objects with the setting of the precision of products, one for each kind of device. They exist
-# since torch 2.9, where the getter of the shared setting raises an error if they differ. Before 2.9
-# all products share one setting, and the list is empty.
+# Torch's objects with the setting ``fp32_precision`` of products, one for each kind of device. They
+# have it since torch 2.9, where the getter of the older shared setting raises an error if they
+# differ. Before 2.9 all products share one setting, and the list is empty.
 _all = torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
 _BACKENDS = [backend for backend in _all if hasattr(backend, "fp32_precision")]
 
 
 def _set_precisions(values):
-    """Set the precision of products on each kind of device, in the order of `_BACKENDS`."""
+    """Set ``fp32_precision`` of each object in `_BACKENDS` to the value at the same index."""
     for backend, value in zip(_BACKENDS, values, strict=True):
         if backend.fp32_precision != value:
             backend.fp32_precision = value
 
 
 def _compute_in_full():
-    """Switch reduced precision off, in the whole process; return a function that restores it."""
+    """Let products of float32 have full precision, in the whole process; return the undo function.
+
+    The undo function takes no arguments.
+    """
     if not _BACKENDS:
         shared = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
@@ -46,34 +49,37 @@ def _compute_in_full():
     return lambda: _set_precisions(before)
 
 
-# Inside ``with _full_products`` products of float32 have the precision of float32, in all threads.
+# inside ``with _full_products`` products of float32 have full precision, in all threads
 _full_products = SharedSetting(_compute_in_full)
 
 
 def as_scalars(value, like):  # number or tensor -> tensor of any shape
-    """Return a number or a tensor of numbers with the dtype and on the device of ``like``.
+    """Return a parameter, such as a penalty or a step size, in the dtype and on the device of data.
 
     Parameters
     ----------
     value : float or Tensor
         A number, or a tensor, which stays differentiable.
     like : Tensor
-        Gives dtype and device.
+        A tensor, of any shape, with the dtype and the device of the result.
 
     Returns
     -------
-    Tensor
-        Of the shape of ``value``; of shape () for a number.
+    Tensor of the shape of ``value``, or of shape () for a number
+        The parameter.
     """
     if isinstance(value, Real):
-        # computed on the device: the host would have to wait for a copy to it
+        # The device fills in the number itself; the host would have to wait for a copy of a tensor.
         return like.new_ones(()) * float(value)
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
 
 @contextmanager
 def own_precision():
-    """Compute in the dtype of the data, even inside `torch.autocast` and with TF32."""
+    """In a ``with`` block, compute in the dtype of the data, even inside `torch.autocast`.
+
+    TF32 is off for the whole process until the block ends, autocast for the calling thread alone.
+    """
     with _full_products, ExitStack() as stack:
         for device in _AUTOCAST:
             if torch.is_autocast_enabled(device):
@@ -81,32 +87,36 @@ def own_precision():
         yield
 
 
-# A decorator: each call of the decorated function runs inside of ``with own_precision()``.
+# a decorator: each call of the decorated function runs inside of ``with own_precision()``
 in_own_precision = own_precision()
 
 
 @contextmanager
 def training_mode():
-    """Allow derivatives, and compute in the dtype of the data: the mode that every fit runs in.
+    """In a ``with`` block, allow derivatives, and compute in the dtype of the data: for every fit.
 
-    The caller's `torch.inference_mode` and `torch.autocast` have no effect inside. torch uses one
-    thread, except where `threads_for` finds enough work for several.
+    The caller's `torch.inference_mode` and `torch.autocast` have no effect inside. Torch uses one
+    thread, unless an inner block of `threads_for` finds enough work for several.
     """
     with torch.inference_mode(False), own_precision(), threads_for():
         yield
 
 
 def kept_by_autograd(x):
-    """Return ``x``, or a copy if ``x`` was made in inference mode, which autograd cannot save."""
+    """Return the tensor ``x``, or a copy if it was made in inference mode.
+
+    Autograd raises an error if it has to save a tensor that was made in inference mode.
+    """
     return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
 
 
 def differentiable_once(backward):
     """Decorate the ``backward`` of an autograd function that can be differentiated once only.
 
-    The backward pass computes in the dtype of the data. It raises RuntimeError if torch asks for
-    its graph, as for a second derivative. That derivative would be wrong without an error, because
-    autograd treats what was computed in the forward pass as constants.
+    The decorated ``backward(ctx, *gradients)`` computes in the dtype of the data. It raises
+    RuntimeError if torch asks for a graph of the backward pass, as for a second derivative: without
+    the error that derivative would be wrong, because autograd treats what ``forward`` has computed
+    as constants.
     """
 
     @wraps(backward)

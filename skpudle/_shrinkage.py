@@ -1,7 +1,7 @@
 r"""Shrinkages: the part of an encoder's iteration that makes codes sparse.
 
-The unfolded encoder alternates a gradient step with an entrywise shrinkage ``S`` at a level ``l``.
-The four variants are the proximal maps of the four penalties below:
+The unfolded encoder alternates a gradient step with an entrywise shrinkage ``S`` at a level ``l``,
+a threshold in units of the codes. The four variants are the proximal maps of these penalties:
 
 ========  ============  ==================================  =========================
 name      codes         ``S(v)``                            penalty
@@ -22,18 +22,20 @@ import torch
 
 
 def _number(level):  # -> float or None
-    """Return the level as a number, or None for several levels or a level on a GPU.
+    """Return the tensor ``level`` as a number, for which torch's functions are faster.
 
-    The host would have to wait for a number from a GPU.
+    Return None for several levels, and for a level on a GPU, since the host would have to wait for
+    the number.
     """
     return level.item() if level.numel() == 1 and level.device.type == "cpu" else None
 
 
+# `_soft_` and `_hard_` overwrite v with its shrunk values and return v, see `shrinkage_function`.
 def _soft_(v, level, scratch=None, *, positive):
     number = _number(level)
     if positive:
         return v.sub_(level if number is None else number).clamp_min_(0)
-    if number is not None:  # clamping between numbers is faster than between tensors
+    if number is not None:
         return v.sub_(torch.clamp(v, -number, number, out=scratch))
     clipped = torch.minimum(v, level, out=scratch)  # faster than `torch.clamp` between two tensors
     return v.sub_(torch.maximum(clipped, -level, out=clipped))
@@ -42,7 +44,7 @@ def _soft_(v, level, scratch=None, *, positive):
 def _hard_(v, level, scratch=None, *, positive):
     number = _number(level)
     if number is not None:
-        # torch keeps v > below, which equals v >= level for the float just below the level
+        # torch keeps values above a threshold: above the float just below the level is >= level
         below = torch.nextafter(level, torch.zeros_like(level)).item()
         if positive:
             return torch.nn.functional.threshold_(v, below, 0)
@@ -55,10 +57,11 @@ SHRINKAGES = {"soft": _soft_, "hard": _hard_}
 
 
 def shrink(v, level, name, *, positive=False):
-    """Return shrunk values, which autograd can differentiate in ``v`` and ``level``.
+    """Return ``v`` after a shrinkage, so that autograd can differentiate it in ``v`` and ``level``.
 
-    ``name`` and ``positive`` are those of `shrinkage_function`. If autograd is switched off, ``v``
-    is overwritten.
+    ``v`` is a tensor of any shape, and the tensor ``level`` broadcasts against it. ``name`` and
+    ``positive`` are those of `shrinkage_function`. If autograd is switched off, the result
+    overwrites ``v``, which the caller must not need any more.
     """
     if not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
         return SHRINKAGES[name](v, level, positive=positive)
@@ -67,7 +70,7 @@ def shrink(v, level, name, *, positive=False):
 
 
 def shrinkage_function(name, *, positive=False):
-    """Return the in-place shrinkage called ``name``.
+    """Return the in-place shrinkage called ``name``, for encoders with a hand-written adjoint.
 
     Parameters
     ----------
