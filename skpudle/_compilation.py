@@ -69,10 +69,10 @@ def threads_for(atoms=None, x=None, stride=1):
     """Choose torch's number of threads in a ``with`` block by the size of the data and the atoms.
 
     Torch uses all threads that the user allows if a product of data and atoms has enough work for
-    them, otherwise, and without data, one. Blocks may be nested: an inner block chooses anew, and the end of each
-    block restores the number before it. The number belongs to the calling thread. But a new thread
-    that calls torch for the first time while a block is open in another thread begins with the
-    number of that block.
+    them; otherwise, and without data, torch uses one thread. Blocks may be nested: an inner block
+    chooses anew, and the end of each block restores the number before it. The number belongs to the
+    calling thread. But a new thread that calls torch for the first time while a block is open in
+    another thread begins with the number of that block.
 
     Parameters
     ----------

@@ -176,9 +176,9 @@ class FromMeans:
     r"""The total deviance of data from their column means, added up batch by batch.
 
     The score of a learner compares the deviance of its model with this total, as :math:`R^2`
-    compares squared errors with the variance. If samples have exposures, the expectation of an entry is a
-    rate of its column times the exposure of its sample, instead of the column mean. Call `add` for
-    each batch, then `total`.
+    compares squared errors with the variance. If samples have exposures, the expectation of an
+    entry is a rate of its column times the exposure of its sample, instead of the column mean. Call
+    `add` for each batch, then `total`.
 
     One pass over the data is enough, for this reason. Let :math:`r` be a fixed reference value of a
     column, and :math:`m` the mean of its :math:`n` entries :math:`x`. For each loss with the
