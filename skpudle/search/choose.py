@@ -419,7 +419,6 @@ class _Sizes:
         """Train a new dictionary of ``n_components`` atoms from initial atoms, and judge it."""
         atoms = self._start(n_components)
         if self.settles:
-            # at most 12 epochs on each sample of rows
             steps = settle(self.training, self.training.project(atoms), most=12)
             return self._judge(*exhaust(steps))
         # Images take 60 epochs of a search, since atoms move to the right windows in its rounds:
@@ -436,7 +435,7 @@ class _Sizes:
         """
         coded = larger.coded
         kept = remaining(coded, larger.n_components - n_components, per_use=True)
-        # three epochs adapt the remaining atoms
+        # at most three epochs adapt the remaining atoms
         steps = descend(coded.problem, coded.atoms[kept], coded.restrict(kept), 3)
         return self._judge(exhaust(steps), larger.stride)
 
@@ -506,7 +505,7 @@ def _grow_and_shrink(sizes, first, largest):  # yields _Tried
             yield enough
             if sizes.settles:
                 return
-            good = found = enough  # sizes of images, 4, 6, 9, ..., are coarse: go on and remove
+            good = found = enough  # growth to 4, 6, 9, ... is coarse: removal refines it
             break
     n_removed, n_failed = found.n_components, 0
     while found.n_components > 1 and n_failed < _PATIENCE:
@@ -517,9 +516,9 @@ def _grow_and_shrink(sizes, first, largest):  # yields _Tried
         if not sizes.is_too_small(tried):
             good = found = tried
             n_failed = 0
-        elif n_removed > 1:  # a smaller number may still be spare
+        elif n_removed > 1:  # too many at once; fewer atoms may be superfluous
             n_removed //= 3
-        else:  # go on from the failed trial: with one atom less the error may fall again
+        else:  # remove from the failed trial: with another atom less the error may fall again
             found, n_failed = tried, n_failed + 1
         yield good
 
@@ -579,7 +578,7 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
     def trial(one, is_last=False):  # _Tried -> SizeTrial
         return SizeTrial(one.coded.atoms, sizes.path(), problem.alpha, is_last)
 
-    # at most 16 atoms per feature, and one atom for two samples
+    # largest number of atoms: 16 for each feature, and one for two samples
     largest = min(n // 2, 16 * m)
     # growth begins with one atom for two features of rows, and with 4 atoms of images
     first = max(1, min(m // 2 if is_rows else 4, largest))

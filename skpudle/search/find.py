@@ -205,9 +205,9 @@ def finds_more(trials, problem, least=inf):  # -> bool
     """
     first, best = trials[0], min(trials, key=error_of)
     energy, before = problem.held_out.zeros.total, min(error_of(first), least)
-    # The explained energy has to grow by a factor of 1.2. The factor is 3 and more in planted data
-    # with a signal-to-noise ratio of -3 dB, 1.5 at 2 dB, and at most 1.07 at 5 dB, for patches and
-    # for digits.
+    # 1.2 tells data whose atoms noise has hidden from other data: the explained energy grows by a
+    # factor of 3 and more in planted data with a signal-to-noise ratio of -3 dB, 1.5 at 2 dB, and
+    # at most 1.07 at 5 dB, for patches and for digits.
     found = energy - error_of(best) > 1.2 * max(energy - before, 0.0)
     return best.alpha > first.alpha and found and predicts(best.prediction, problem.held_out)
 

@@ -87,7 +87,7 @@ class Problem:
     # cache of `thinned`: its last result, by stride and ``whole``
     _thinned: dict = field(default_factory=dict, init=False, repr=False)
 
-    n_positions = 1  # an atom has one position in a row, and many in an image
+    n_positions = 1  # positions of an atom in a sample; `ConvProblem` has more
 
     def __post_init__(self):
         """Convert data, mask and weight for epochs, and set missing entries of ``x`` to 0.
@@ -136,7 +136,7 @@ class Problem:
 
         Parameters
         ----------
-        stride : int or tuple of int
+        stride : int
             One in ``stride`` samples is drawn, by `draw_rows`, the same samples in every call.
         whole : bool, default=True
             Whether to draw from all samples. Otherwise only samples that are not held out are

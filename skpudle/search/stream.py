@@ -286,8 +286,8 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
     n_rows = state.n_rows + n
     fade = (1 - n / n_rows) ** forgetting
     weight, energy, cost = (fade * sums for sums in (state.weight, *state.held[1:]))
-    # costs in earlier blocks are sums over more rows than the new block has, so they are scaled to
-    # its number of rows
+    # costs in earlier blocks are sums over rows of the total weight `weight`; scaled to the number
+    # of rows of this block they can be compared with the costs in this block
     held = Held(state.atoms, energy, cost * n / max(weight, 1.0))
     coded, n_epochs = solve_codes(problem, state.atoms, _REPEATS), ceil(40 * n / n_rows)
     new = coded.objective / n

@@ -203,7 +203,7 @@ class Units:
         x : Tensor of shape (n, n_features)
             The rows in units of the noise.
         mask : Tensor of shape (n, n_features) or None
-            1 for known entries that are no outliers; None if no entry is missing and none is an
+            1 for known entries that are no outliers; None if ``mask`` is None and no entry is an
             outlier.
         scale : Tensor of shape (n, 1) or None
             The noise of each row, by which the row was divided; None if all rows have equal noise.
@@ -257,11 +257,17 @@ class Units:
         return replace(self, **known)
 
     def to_user(self, atoms):  # (p, n_features) -> the same
-        """Return atoms in the units of the data, each with its norm in ``atoms``."""
+        """Return atoms in the units of the data, for users: multiplied by the noise of features.
+
+        Each atom is scaled to the norm that it has in ``atoms``.
+        """
         return atoms if self.scale is None else _with_norms(atoms * self.scale.to(atoms), atoms)
 
     def from_user(self, atoms):  # (p, n_features) -> the same
-        """Return atoms in units of the noise, each with its norm in ``atoms``; see `to_user`."""
+        """Return atoms in units of the noise, for a search: divided by the noise of features.
+
+        Each atom is scaled to the norm that it has in ``atoms``. This is the inverse of `to_user`.
+        """
         return atoms if self.scale is None else _with_norms(atoms / self.scale.to(atoms), atoms)
 
     def gains(self, atoms):  # (p, n_features) in the user's units -> (p,)
@@ -352,10 +358,11 @@ def _usual_entries(x, known, atoms, alpha, positive, limit):  # -> (n, m)
 
 
 def _outlying_rows(x, known, atoms, alpha, positive, norm):  # -> (n,) bool
-    """Mark outlying rows: over 3 times as long as the median row, and not predicted by the atoms.
+    """Mark outlying rows, which a fit leaves out: long, and not predicted by the atoms.
 
-    The rows ``x`` and the mask ``known`` are (n, m), ``atoms`` (p, m), and ``norm`` is the root
-    mean square entry of the median row.
+    Such a row is over 3 times as long as the median row, and the atoms leave more than half of the
+    energy of its hidden entries unpredicted. The rows ``x`` and the mask ``known`` are (n, m),
+    ``atoms`` (p, m), and ``norm`` is the root mean square entry of the median row.
     """
     squares = (x * known).square().sum(1)
     found = squares > (_LONG * norm) ** 2 * known.sum(1)
@@ -515,15 +522,15 @@ def _differs(noise, signal, n):  # (m,) each -> bool
 
 
 class _Sample:
-    """The rows that units are learned from, and the units so far, which its methods change.
+    """The rows that units are learned from, with the baseline and the noise as learned so far.
 
-    `learn_units`, `learn_scales` and `refine_units` make one sample each. "In units" means: less
-    the baseline and divided by the noise so far. An entry *counts* if it is known and no outlier.
+    `learn_units`, `learn_scales` and `refine_units` make one sample each, and its methods change
+    the units. An entry *counts* if it is known and no outlier.
 
     Attributes
     ----------
     x, known : Tensor of shape (n, m)
-        The rows, in the unit of the problem, and the mask of their known entries.
+        The rows, divided by ``unit``, and the mask of their known entries.
     counts : Tensor of shape (n, m)
         1 for entries that count, 0 for outliers and missing entries.
     centre : Tensor of shape (m,)
@@ -534,12 +541,14 @@ class _Sample:
         The noise of rows so far.
     unit : float
         The unit of the problem: user's data have been divided by it.
+    weighted : callable
+        ``weighted(values)`` multiplies values (n, ...) by the weights of rows.
     positive : bool
         Whether codes are non-negative.
     n_components : int
         Number of atoms to learn.
     is_large : bool
-        Whether there are enough rows to learn units from.
+        Whether there are enough rows to decide on units.
     """
 
     def __init__(self, problem, n_components):
@@ -563,23 +572,23 @@ class _Sample:
         self._n_settle = n // 2
 
     def in_units(self, rows=slice(None)):  # -> (n_rows, m)
-        """Return rows of the sample in the units so far, including entries that do not count."""
+        """Return rows less the baseline and divided by the noise so far, including outliers."""
         return (self.x[rows] - self.centre) / (self.scale * self.row_scale[rows])
 
     def rows(self, n, among=None):  # -> (at most n,)
-        """Return the numbers of at most ``n`` rows, in increasing order, for a descent or to judge.
+        """Choose at most ``n`` rows, to learn from or to judge by; return their numbers, increasing.
 
-        Each row has an entry that counts. ``among`` (n_all_rows,) marks the rows to choose from;
-        None is all rows.
+        Each row has an entry that counts. ``among``, a mask of all rows of the sample, marks the
+        rows to choose from; None is all rows.
         """
         used = self.counts.any(1) if among is None else among & self.counts.any(1)
         used = used.nonzero().flatten()
         return used[spread_rows(len(used), n)]
 
     def settle(self, atoms=None, most=SETTLES, *, among=None, n=None, alpha=None):  # -> Epoch
-        """Learn atoms from rows in the units so far; return the coded data of the last epoch.
+        """Learn atoms from rows in the units so far, to judge these units.
 
-        Entries that do not count are missing.
+        Outliers are treated as missing entries.
 
         Parameters
         ----------
@@ -587,17 +596,17 @@ class _Sample:
             Unit atoms to start from. None: rows, the same for all seeds.
         most : int, default=100
             Largest number of epochs on each sample of `descend.settle`.
-        among : Tensor of shape (n_all_rows,), bool, default=None
+        among : Tensor of shape (n,), bool, default=None
             Marks the rows to learn from; None is all rows.
         n : int, default=None
-            Number of these rows; None is half of the size of the sample.
+            Largest number of these rows; None is half of the size of the sample.
         alpha : float, default=None
             Penalty; None is the default penalty, `auto_alpha`.
 
         Returns
         -------
         Epoch
-            The atoms, the rows (its `problem`) and their codes.
+            The atoms, the rows (its ``problem``) and their codes, after the last epoch.
         """
         rows = self.rows(n or self._n_settle, among)
         x, mask = self.in_units(rows), held_out.gaps_in(self.counts[rows])
@@ -609,17 +618,18 @@ class _Sample:
         return exhaust(settle(part, atoms, most=most, alpha=alpha))[0]
 
     def mean(self):  # -> (m,)
-        """Return the mean of the entries of each feature that count, with the rows' weights."""
+        """Return the weighted mean of each feature's entries that count, the possible baseline."""
         weight = self.weighted(self.counts)
         return (weight * self.x).sum(0) / weight.sum(0).clamp_min(1e-300)
 
     def take_mean(self, asked, n_unfoldings):
         """Decide on the baseline: set ``centre`` to the mean of the rows or to 0.
 
-        It is the mean if ``asked`` is True, or if ``asked`` is "auto" and rows have half a nonzero
-        code less with the mean subtracted, or an encoder of ``n_unfoldings`` iterations leaves at
-        most half of the squared residual. (Few iterations cannot reach the large code of an atom
-        that stands for the mean.)
+        It is the mean if ``asked`` is True. With ``asked="auto"`` it is the mean if rows have half
+        a nonzero code less with the mean subtracted, or if an encoder of ``n_unfoldings``
+        iterations then leaves at most half of the squared residual. (Few iterations cannot reach
+        the large code of an atom that stands for the mean.) With "auto" there is no baseline for
+        few rows, for non-negative codes, or if the mean is near zero.
         """
         mean, alpha, n_codes, left = self.mean(), None, [], []
         weight, n_known = self.weighted(self.counts), self.counts.sum(0).clamp_min(1)
@@ -655,7 +665,7 @@ class _Sample:
             Largest number of rows to predict.
         alpha : float, default=None
             Penalty of the codes; None tries three penalties around the default one.
-        among : Tensor of shape (n_all_rows,), bool, default=None
+        among : Tensor of shape (n,), bool, default=None
             Marks the rows to choose from; None is all rows.
 
         Returns
@@ -708,7 +718,7 @@ class _Sample:
         sizes = (self.in_units().square() * suspected).sum(1)
         half[sizes.argsort(descending=True, stable=True)[::2]] = True
 
-        def errors_of(coded, known, judged, among):  # -> (2, n): errors and energies of `judged`
+        def errors_of(coded, known, judged, among):  # -> (2, n): error, energy of `judged`
             rows, alpha = self.rows(_JUDGES, ~half & among), coded.problem.alpha
             x, of_rows, alphas = self.in_units(rows), judged[rows], [f * alpha for f in _PENALTIES]
             errors, _ = _predict(x, known[rows], coded.atoms, alphas, self.positive, of_rows)
@@ -775,7 +785,7 @@ class _Sample:
         )
 
     def enter(self, units):
-        """Replace the units so far by ``units``, and find outliers and noise of rows by them."""
+        """Continue with ``units``: take their baseline and noise, and mark their outliers."""
         if units.intercept is not None:
             self.centre = units.intercept.to(self.x) / self.unit
         self.scale = self.scale if units.scale is None else units.scale.to(self.x)
