@@ -329,7 +329,7 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
                 for j in range(i + 1):
                     inner[i, j] = _known_product(atoms[support[i]], atoms[support[j]], known)
             if not _solve(k, inner, positive, dependent, factor, work, z):
-                how = 0.0, positive, refit_tolerance, refit_sweeps  # no penalty
+                how = 0.0, positive, refit_tolerance, refit_sweeps  # least squares: penalty 0
                 _descend(k, support, atoms, known, *how, work, z, left)
             for i in range(k):
                 fitted[row, i] = z[i]
@@ -408,7 +408,7 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
                 step[i] = slope[i]
             _gather(k, support, gram, inner)
             if not _solve(k, inner, positive, dependent, factor, step, z):
-                how = 0.0, positive, refit_tolerance, refit_sweeps  # no penalty
+                how = 0.0, positive, refit_tolerance, refit_sweeps  # least squares: penalty 0
                 _sweep_codes(k, inner, *how, slope, z)
             for i in range(k):
                 fitted[row, i] = z[i]

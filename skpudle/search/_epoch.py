@@ -54,9 +54,9 @@ ROOM = 8
 # of products of atoms. The matrix slows epochs of 1,000 atoms of 595 features down by a factor of
 # 1.8, but reduces the time of a search for 1,000 atoms of 93 features to 0.77.
 MANY = 1024
-# Least work for which a thread takes less time than it costs to start: operations of a loop, and
-# multiplications of a BLAS. With a fifth of both numbers two threads take 1.3 times as long as one
-# thread, for 1,800 rows of 64 features and 100 atoms.
+# Least work for which it pays to start a thread: operations of a loop, and multiplications of a
+# BLAS. With a fifth of both numbers two threads take 1.3 times as long as one thread, for 1,800
+# rows of 64 features and 100 atoms.
 _TASK, _PART = 2e7, 5e7
 
 # Least squares on a support are solved by a Cholesky factor if each atom has at least the fraction
@@ -69,8 +69,9 @@ SWEEPS_OF_REFITS = 100
 # Largest number of rows that estimate the cost of an atom: by how much the objective rises without
 # the atom. With 16 rows a search loses planted atoms.
 USERS = 32
-# The cost of an atom lets the NEAR atoms most like it take over its codes. The HEIRS atoms that
-# take over most of them are not removed in the same round.
+# When the cost of an atom is estimated, the NEAR atoms most like it may take over its codes. The
+# HEIRS atoms of them that take over most are not removed in the same round, because the estimate
+# needs them.
 NEAR, HEIRS = 64, 3
 # Number of power iterations that find the direction in which an atom splits.
 POWER_ITERATIONS = 8

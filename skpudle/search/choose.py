@@ -411,7 +411,7 @@ class _Sizes:
         unbiased = refit_atoms(coded.problem, coded.atoms, coded.codes, 2, still=0.0)
         prediction = self.held_out.predict(unbiased, place)
         tried = _Tried(len(coded.atoms), coded, stride, prediction)
-        same = self.best.pop(tried.n_components, tried)  # a new entry is the last of the dict
+        same = self.best.pop(tried.n_components, tried)  # so that a new entry is the last
         self.best[tried.n_components] = min(same, tried, key=error_of)
         return tried
 
@@ -516,7 +516,7 @@ def _grow_and_shrink(sizes, first, largest):  # yields _Tried
         if not sizes.is_too_small(tried):
             good = found = tried
             n_failed = 0
-        elif n_removed > 1:  # too many at once; fewer atoms may be superfluous
+        elif n_removed > 1:  # too many at once: remove fewer
             n_removed //= 3
         else:  # remove from the failed trial: with another atom less the error may fall again
             found, n_failed = tried, n_failed + 1
@@ -580,7 +580,7 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
 
     # largest number of atoms: 16 for each feature, and one for two samples
     largest = min(n // 2, 16 * m)
-    # growth begins with one atom for two features of rows, and with 4 atoms of images
+    # first number of atoms: one for two features of rows, and 4 for images
     first = max(1, min(m // 2 if is_rows else 4, largest))
     for good in _grow_and_shrink(sizes, first, largest):
         yield trial(good)

@@ -69,7 +69,8 @@ _DEARER = 1.5
 # row with k normal codes has a relative standard deviation of (2 k)**-0.5.)
 _LONG = 3.0
 # Largest fraction of outliers among entries, or among rows. If more entries are far, or more rows
-# long, they are data. The estimate of standard deviations tolerates the same fraction.
+# long, they are data. Estimates of standard deviations, by the 1 - _MOST quantile, tolerate this
+# fraction of outliers.
 _MOST = 0.1
 # The 0.9 quantile (1 - _MOST) of the modulus of a standard normal variable.
 _QUANTILE_OF_NORMAL = 1.645
@@ -113,7 +114,8 @@ _SAMPLED_ATOMS, _JUDGES, _SCREENED = 256, 300, 100
 # worse only in families with 0.7 to 2.5 rows for each atom.
 _FEWEST_ROWS, _FEW = 60, 4
 # Largest number of epochs of descent after a change of units; numbers of rounds for outliers, for
-# the noise of features and for the noise of rows. Rounds end when no log(scale) changes by _STILL.
+# the noise of features and for the noise of rows; and the change of log(scale) below which rounds
+# end.
 _AGAIN, _ROBUST, _ROUNDS, _ROUNDS_OF_ROWS, _STILL = 9, 4, 8, 3, 0.05
 # Factors on the penalty of codes that predict hidden entries; the factor with the least error is
 # taken.
@@ -576,7 +578,7 @@ class _Sample:
         return (self.x[rows] - self.centre) / (self.scale * self.row_scale[rows])
 
     def rows(self, n, among=None):  # -> (at most n,)
-        """Choose at most ``n`` rows, to learn from or to judge by; return their numbers, increasing.
+        """Choose at most ``n`` rows, to learn from or to judge; return their increasing numbers.
 
         Each row has an entry that counts. ``among``, a mask of all rows of the sample, marks the
         rows to choose from; None is all rows.
