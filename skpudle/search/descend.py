@@ -51,7 +51,7 @@ SETTLES = 100
 
 # Rounds work on a sample of the rows in which an atom has this mean number of uses. With 80 uses,
 # up to 3 of 100 planted atoms are lost. With all rows, colour patches take twice as long, for an
-# objective lower by a factor of 0.997.
+# objective lower by 0.003 of its value.
 USES = 120
 
 
@@ -328,7 +328,7 @@ def play_rounds(best):  # coded data -> generator of coded data
                 begun = halves(best, kept, *(each[:n] for each in found))
             else:
                 larger = halves(best, torch.ones(p, dtype=torch.bool), *found)
-                coded = yield from descend(part, *larger, 8)  # at most 8 epochs with split atoms
+                coded = yield from descend(part, *larger, 8)  # at most 8 epochs, see the module
                 kept = remaining(coded, len(found[0]))
                 begun = coded.atoms[kept], coded.restrict(kept)
         coded = yield from descend(part, *begun, ADAPT)

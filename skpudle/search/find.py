@@ -464,8 +464,8 @@ def find_atoms(problem, atoms, level=None):
     is_same = chosen is None and wanted == stride and problem.held_rows is None
     codes = best.codes if is_same else whole.first_codes(atoms)
     # The polish ends when the objective falls by less than 2e-4 of its value per epoch. With half
-    # of this number 8 x 8 patches take a tenth more time, for an objective lower by a factor of
-    # 0.998.
+    # of this number 8 x 8 patches take a tenth more time, for an objective lower by 0.002 of its
+    # value.
     steps, last, best = descend.descend(whole, atoms, codes, 60, stall=2e-4), None, None
     for found in log.stage("polish", steps):
         if last is not None:

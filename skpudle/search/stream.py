@@ -40,7 +40,8 @@ _REPEATS = 3
 _MOST_ROUNDS = 8  # in a block
 # A block surprises if its mean objective exceeds the mean of earlier blocks by this factor.
 _SURPRISE = 1.05
-# With more atoms than this a stream plays no rounds.
+# Largest number of atoms for which a stream has rounds and estimates the costs of atoms. With more
+# atoms a block only adapts the atoms.
 _MOST_ATOMS = 2048
 # The exponent rho of a fit by `partial_fit`: when the number of rows has doubled, earlier rows have
 # an eighth of their weight. A pass over the rows of one data set takes rho = 0 instead: the order

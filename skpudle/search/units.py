@@ -76,9 +76,9 @@ _MOST = 0.1
 _QUANTILE_OF_NORMAL = 1.645
 # A long row is an outlier if more than this fraction of its energy is not predicted. In outlying
 # rows the fraction is 1.0 to 1.3 on average, and varies. For all suspects together the limit is
-# nine tenths (1 - _WORTH): the fraction is .80 to 2.0 in planted outliers. In rows without outliers
-# of 9 of 460 random families of data it is at most .88, and fits without the suspects have 1.1 to
-# 490 times the error.
+# nine tenths (1 - _WORTH): the fraction is .80 to 2.0 in planted outliers. In clean rows of 9 of
+# 460 random families of data it is at most .88, and fits without the suspects have 1.1 to 490 times
+# the error of fits with them.
 _UNPREDICTED = 0.5
 # The least gain that a change of units must bring, as a difference of logarithms of errors or
 # variances: about a tenth.
@@ -107,7 +107,7 @@ _NEAR = 16.0
 _SAMPLED_ROWS, _ROWS_PER_ATOM, _ENTRIES = 4096, 32, 2**19
 # Largest number of atoms that units are learned with, since more atoms hardly change residuals;
 # number of rows whose hidden entries judge a decision; and number of rows whose hidden entries
-# decide first whether noise may differ, since most data end there.
+# decide first whether noise may differ.
 _SAMPLED_ATOMS, _JUDGES, _SCREENED = 256, 300, 100
 # Least number of rows, and of rows for each atom, from which units are learned, because atoms
 # learned from fewer rows do not predict: among 160 random families of clean rows, units made fits
