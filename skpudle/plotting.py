@@ -463,7 +463,8 @@ class ContributionsDisplay(Display):
 
     Notes
     -----
-    Options of `plot` are those of `AtomsDisplay` for images or lines.
+    Options of `plot` are those of `AtomsDisplay` for images or lines, without ``n_columns`` and
+    ``row_labels``.
     """
 
     pictures: np.ndarray

@@ -1,23 +1,28 @@
-r"""Look into a fit: what atoms are made of, what codes depend on, and how sure both are.
+r"""Inspect a fit: what atoms are made of, what codes depend on, and how uncertain both are.
 
 ==============================  ===============================================================
 `atom_contributions`            the training samples that make each atom
 `reconstruction_contributions`  the training samples that make the reconstruction of a sample
-`code_saliency`                 the derivatives of codes in the data
-`atom_intervals`                intervals of the entries of atoms
-`code_intervals`                intervals of codes
+`code_saliency`                 the derivatives of codes with respect to the data
+`atom_intervals`                intervals that hold the true entries of atoms
+`code_intervals`                intervals that hold the true codes
 `error_bound`                   the least error of atoms that any method can have
 ==============================  ===============================================================
 
-A dictionary that minimises :math:`\frac12 \|X - D Z\|^2 + \frac\omega2 \|D\|^2` in ``D`` is a
-combination of the training samples (the columns of ``X``, with codes ``Z``):
+*Contributions* express atoms as weighted sums of training samples. In the formulas below atoms and
+samples are columns of ``D`` and ``X``, and ``Z`` holds the codes of the training samples. The
+dictionary that minimises :math:`\frac12 \|X - D Z\|^2 + \frac\omega2 \|D\|^2` is
 
 .. math:: D = X A^T, \quad A = (Z Z^T + \omega I)^{-1} Z.
 
 ``A[j, k]`` is the contribution of sample ``k`` to atom ``j``. A new sample with the code ``z`` is
-reconstructed as :math:`D z = \sum_k \beta_k x_k`, :math:`\beta = A^T z`. A trained dictionary is
-near the minimiser but not equal to it (its atoms have norm 1, its gradient may pass through the
-encoder), so the distance is returned with the contributions.
+reconstructed as :math:`D z = \sum_k \beta_k x_k`, and :math:`\beta = A^T z` are the contributions
+to the reconstruction. A trained dictionary is near the minimiser but not equal to it (its atoms
+have norm 1, its gradient may pass through the encoder), so the distance between the two is returned
+with the contributions.
+
+A *support* is the set of atoms with nonzero codes in a sample. An *interval* of level 0.9 holds the
+true value with a probability of 0.9.
 
 References
 ----------
@@ -63,16 +68,17 @@ class Contributions(NamedTuple):
     Attributes
     ----------
     indices : ndarray of shape (n_targets, n_largest)
-        Numbers of the training samples with the largest moduli of contributions to each target. A
-        target is an atom or a reconstruction.
+        For each target, an atom or a reconstruction, the numbers of the training samples whose
+        contributions have the largest moduli.
     values : ndarray of shape (n_targets, n_largest)
-        Contributions of the samples in ``indices``.
+        Contributions of the training samples in ``indices``, with their signs.
     estimates : ndarray of shape (n_targets, n_features)
-        Sum over all training samples, weighted by their contributions.
+        Sums over all training samples, weighted by their contributions. They approximate the
+        targets.
     distances : ndarray of shape (n_targets,)
-        Distance of each estimate from its target, over the norm of the target.
+        Norm of each estimate minus its target, divided by the norm of the target.
     distance : float
-        Frobenius norm of all estimates minus all targets, over the norm of all targets.
+        Frobenius norm of all estimates minus all targets, divided by the norm of all targets.
     """
 
     indices: np.ndarray
@@ -83,14 +89,14 @@ class Contributions(NamedTuple):
 
 
 class Saliency(NamedTuple):
-    """Derivatives of codes in the data.
+    """Derivatives of codes with respect to the data; see `code_saliency`.
 
     Attributes
     ----------
     indices : ndarray of shape (n_samples, n_codes)
-        Numbers of the atoms with the largest codes of each sample.
+        For each sample the numbers of the atoms with the largest moduli of codes.
     gradients : ndarray of shape (n_samples, n_codes, n_features)
-        Derivatives of the codes of the atoms in ``indices`` in the features of the sample.
+        Derivatives of the codes of these atoms with respect to the features of the sample.
     """
 
     indices: np.ndarray
@@ -98,9 +104,11 @@ class Saliency(NamedTuple):
 
 
 def _contributions(learner, X_train, X, ridge, n_largest):
-    """Return `Contributions` to the atoms if ``X`` is None, else to the reconstructions of ``X``.
+    """Compute the result of `atom_contributions` and of `reconstruction_contributions`.
 
-    The arguments are those of `reconstruction_contributions`. Data are read a part at a time.
+    The targets of the contributions are the atoms if ``X`` is None, else the reconstructions of
+    ``X``. The arguments are those of `reconstruction_contributions`. ``X_train`` is read a part at
+    a time, so it need not fit into memory; its codes are kept as a sparse array.
     """
     learner = check_learner_of_rows(learner)
     refuse_shuffled(X_train)
@@ -112,8 +120,7 @@ def _contributions(learner, X_train, X, ridge, n_largest):
         gram += codes.T @ codes
         pull += codes.T @ centre(learner, rows)
         parts.append(sparse.csr_array(codes))
-    # The Gram matrix of the codes has rows of zeros for atoms that no sample uses, so it may have
-    # no inverse.
+    # A pseudo-inverse, since the Gram matrix has rows of zeros for atoms that no sample uses.
     weights = np.linalg.pinv(gram, hermitian=True)
     estimates = weights @ pull
     if X is not None:
@@ -135,33 +142,37 @@ def _contributions(learner, X_train, X, ridge, n_largest):
 def atom_contributions(
     learner: Any, X: Any, *, ridge: float = 0.0, n_largest: int | None = 10
 ) -> Contributions:
-    r"""Return the training samples that make each atom.
+    r"""Return the training samples that contribute most to each atom.
 
     Parameters
     ----------
     learner : estimator
-        Fitted, with ``components_`` of rows and ``transform``; of this package or another.
+        Fitted, with ``components_`` of shape (n_components, n_features) and ``transform``; of this
+        package or another.
     X : array-like, memory map, dataset or iterable of batches
         The training samples, (n_samples, n_features). They are read and encoded a part at a time,
         and only their codes are kept, as a sparse array.
     ridge : float, default=0.0
-        :math:`\omega`, for the sum over all samples; an optimiser with ``weight_decay`` w has
+        :math:`\omega`, the weight of the squared norm of the atoms in an objective that is summed
+        over all samples. For a learner trained by an optimiser with ``weight_decay`` w it is
         ``w * n_samples``. 0 gives the contributions of least squares.
     n_largest : int or None, default=10
-        Number of samples to return for each atom; None returns all, n_components times n_samples
-        numbers.
+        Number of training samples to return for each atom. None returns all samples, that is,
+        n_components times n_samples numbers.
 
     Returns
     -------
     Contributions
         Named tuple of `indices` and `values`, (n_components, n_largest), sorted by the modulus of
-        the contribution; `estimates`, the atoms :math:`X A^T`; their `distances` from the learned
-        atoms, relative to these; and the `distance` of the two dictionaries.
+        the contribution; `estimates`, (n_components, n_features), the atoms :math:`X A^T`;
+        `distances`, (n_components,), of the estimates from the learned atoms, relative to the norms
+        of the learned atoms; and `distance`, the relative distance of the two dictionaries.
 
     Raises
     ------
     ValueError
-        If atoms are not rows, or data are incomplete, or come from a loader that shuffles.
+        If the learner is convolutional, or if data have missing entries or come from a loader that
+        shuffles.
 
     Examples
     --------
@@ -179,61 +190,67 @@ def atom_contributions(
 def reconstruction_contributions(
     learner: Any, X_train: Any, X: ArrayLike, *, ridge: float = 0.0, n_largest: int | None = 10
 ) -> Contributions:
-    r"""Return the training samples that make the reconstruction of each sample.
+    r"""Return the training samples that contribute most to the reconstruction of each sample.
 
     Parameters
     ----------
-    learner
+    learner : estimator
         As in `atom_contributions`.
     X_train : array-like, memory map, dataset or iterable of batches
         The training samples, (n_train, n_features).
     X : array-like of shape (n_samples, n_features)
         Samples to reconstruct.
-    ridge, n_largest
+    ridge : float, default=0.0
         As in `atom_contributions`.
+    n_largest : int or None, default=10
+        Number of training samples to return for each sample of ``X``; None returns all.
 
     Returns
     -------
     Contributions
-        Named tuple of `indices` and `values`, (n_samples, n_largest): the largest :math:`\beta_k`
-        of each sample; `estimates`, :math:`\sum_k \beta_k x_k` over all training samples; their
-        `distances` from the reconstructions :math:`D z`, relative to these; and the `distance` of
-        all together.
+        Named tuple of `indices` and `values`, (n_samples, n_largest): the contributions
+        :math:`\beta_k` of largest modulus; `estimates`, (n_samples, n_features), :math:`\sum_k
+        \beta_k x_k` over all training samples; `distances`, (n_samples,), of the estimates from the
+        reconstructions :math:`D z`, relative to the norms of the reconstructions; and `distance`,
+        the relative distance of all reconstructions together.
 
     Raises
     ------
     ValueError
-        If atoms are not rows, or data are incomplete, or come from a loader that shuffles.
+        If the learner is convolutional, or if data have missing entries or come from a loader that
+        shuffles.
     """
     return _contributions(learner, X_train, X, ridge, n_largest)
 
 
 def code_saliency(learner: Any, X: ArrayLike | Tensor, *, n_codes: int = 5) -> Saliency:
-    r"""Return the derivatives of each sample's largest codes in its features.
+    r"""Return the derivatives of the largest codes of each sample with respect to its features.
 
-    The derivatives are exact for the encoder that `transform` runs, by its adjoint.
+    The derivatives show which features a code depends on. They are exact for the encoder that
+    ``transform`` runs, and computed by backpropagation.
 
     Parameters
     ----------
     learner : PUDLEDictionaryLearning, NOODLDictionaryLearning or PUDLEClassifier
-        Fitted; or a `skpudle.ConsensusDictionary` of one.
+        Fitted; or a `skpudle.ConsensusDictionary` of such a learner.
     X : array-like or Tensor of shape (n_samples, n_features)
         Samples.
     n_codes : int, default=5
-        Number of codes, the largest in modulus, to differentiate; without sign, also with
-        ``split_sign``.
+        Number of codes of each sample to differentiate: the codes with the largest moduli. There is
+        one signed code for each atom, also with ``split_sign``.
 
     Returns
     -------
     Saliency
-        Named tuple of `indices`, (n_samples, n_codes), atoms in the order of their codes' modulus,
-        and `gradients` :math:`\partial z_j / \partial x`, (n_samples, n_codes, n_features); zero
-        for codes that are zero.
+        Named tuple of `indices`, (n_samples, n_codes), the numbers of the atoms with the largest
+        moduli of codes, in falling order; and `gradients`, (n_samples, n_codes, n_features), the
+        derivatives :math:`\partial z_j / \partial x`, which are zero for codes that are zero.
 
     Raises
     ------
     ValueError
-        If the learner's encoder has no derivative, like SPORCO's.
+        If the learner's encoder cannot be differentiated, such as the encoder of
+        `skpudle.SporcoDictionaryLearning`.
     """
     learner = check_learner_of_rows(learner)
     differentiate = getattr(learner, "_codes_with_gradient", None)
@@ -245,8 +262,8 @@ def code_saliency(learner: Any, X: ArrayLike | Tensor, *, n_codes: int = 5) -> S
         )
     indices = codes.detach().abs().topk(min(n_codes, codes.shape[1]), dim=1).indices
     chosen = codes.gather(1, indices)
-    # The code of a sample depends on that sample alone. So row i of the gradient of the sum of all
-    # samples' codes is the gradient of the code of sample i.
+    # The codes of a sample depend on this sample alone. So one backward pass for the sum over all
+    # samples gives the gradient of the code of sample i in row i.
     gradients = [torch.autograd.grad(c.sum(), x, retain_graph=True)[0] for c in chosen.unbind(1)]
     return Saliency(to_numpy(indices), to_numpy(torch.stack(gradients, dim=1)))
 
@@ -257,7 +274,7 @@ class AtomIntervals(NamedTuple):
     Attributes
     ----------
     estimate : ndarray of shape (n_components, n_features)
-        Estimates.
+        Posterior means of the atoms' entries, in the units of ``components_``.
     lower : ndarray of shape (n_components, n_features)
         Lower ends of the intervals.
     upper : ndarray of shape (n_components, n_features)
@@ -265,9 +282,10 @@ class AtomIntervals(NamedTuple):
     standard_error : ndarray of shape (n_components, n_features)
         Standard errors of the estimates.
     supported : ndarray of shape (n_components,), bool
-        Which atoms the data determine; whether an atom is real, `atom_support` tells.
+        Whether the data determine the atom precisely. Whether it is an atom of the data at all,
+        `skpudle.metrics.atom_support` tells.
     limit : ndarray of shape (n_components,)
-        The least expected squared error of the direction of each atom that any method can have.
+        The least expected squared error of the unit atom that any method can have.
     """
 
     estimate: NDArray
@@ -278,7 +296,7 @@ class AtomIntervals(NamedTuple):
     limit: NDArray
 
     def __str__(self) -> str:
-        """Return how sure the atoms are, in words."""
+        """Return in words how many atoms the data determine, and how precisely."""
         some = self.supported
         words = f"The data determine {np.count_nonzero(some)} of {len(some)} atoms."
         if not some.any():
@@ -295,7 +313,7 @@ class CodeIntervals(NamedTuple):
     Attributes
     ----------
     estimate : ndarray of shape (n_samples, n_components)
-        Estimates.
+        Estimates of the codes, in the units of the codes of ``transform``.
     lower : ndarray of shape (n_samples, n_components)
         Lower ends of the intervals.
     upper : ndarray of shape (n_samples, n_components)
@@ -303,7 +321,7 @@ class CodeIntervals(NamedTuple):
     standard_error : ndarray of shape (n_samples, n_components)
         Standard errors of the estimates.
     supported : ndarray of shape (n_samples, n_components), bool
-        True where `transform` gives a nonzero code.
+        True where ``transform`` gives a nonzero code.
     """
 
     estimate: NDArray
@@ -316,8 +334,16 @@ class CodeIntervals(NamedTuple):
 def _read(learner, X, level, exposure):
     """Check the arguments of `atom_intervals` and `code_intervals`, and read and encode the data.
 
-    Return the learner (of a consensus, its learner), the rows (n, n_features) with NaN for missing
-    entries, their signed codes (n, n_components), and their exposures (n, 1), or 1 without any.
+    Returns
+    -------
+    learner : estimator
+        The learner of rows; of a consensus its learner.
+    rows : ndarray of shape (n_samples, n_features)
+        The samples, NaN where entries are missing.
+    codes : ndarray of shape (n_samples, n_components)
+        Signed codes of the samples.
+    exposure : ndarray of shape (n_samples, 1) or float
+        The user's exposures, or 1.0 without any.
     """
     bounds = dict(min_val=0, max_val=1, include_boundaries="neither")
     check_scalar(level, "level", (float, np.floating), **bounds)
@@ -336,31 +362,42 @@ def _read(learner, X, level, exposure):
 
 
 def _generator(random_state):
-    """Return a generator of NumPy, seeded by a ``random_state`` as scikit-learn takes it."""
+    """Return a `numpy.random.Generator`, seeded by a ``random_state`` of scikit-learn's kinds."""
     return np.random.default_rng(check_random_state(random_state).randint(2**31))
 
 
 def _adds_counts(learner):
-    """Return whether codes times atoms are expectations of counts, as of `skpudle.PoissonNMF`."""
+    """Return whether the learner is a `skpudle.PoissonNMF`: codes @ atoms are expected counts."""
     return getattr(learner, "loss", None) == "kullback-leibler"
 
 
-def _in_units(learner, rows, codes, weight):  # -> Rows, unit atoms, units, gains of codes
-    """Return rows and atoms in units in which all entries have noise of about the same size.
+def _in_units(learner, rows, codes, weight):
+    """Convert data, atoms and codes to units in which all entries have about equal noise.
 
-    The learner's baseline is subtracted from ``rows`` (n, n_features), and the result is divided by
-    the scales that the learner has for the noise of features and of rows. Atoms get norm 1 in these
-    units. ``codes`` (n, n_components) are the learner's, and ``weight`` (n,) is how often each row
-    counts. Returned are a `_posterior.Rows`; the atoms; the scales of features (n_features,), or 1;
-    and factors of shape (1 or n, n_components), by which a code of the learner is multiplied to
-    become a code of the returned atoms.
+    The samplers in `_posterior` assume these units. The learner's baseline is subtracted from
+    ``rows`` (n, n_features), and the result is divided by the learner's noise scales of features
+    and of rows. ``codes`` (n, n_components) are the learner's codes, and ``weight`` (n,) is how
+    often each row counts.
+
+    Returns
+    -------
+    rows : _posterior.Rows
+        The converted rows with their codes. Outliers of the learner count as missing.
+    atoms : ndarray of shape (n_components, n_features)
+        The learner's atoms in these units, divided by their norms.
+    units : ndarray of shape (n_features,) or float
+        The noise scale of each feature, 1.0 if all are equal: atoms times ``units`` are in the
+        units of the data.
+    gains : ndarray of shape (1 or n, n_components)
+        Factors that turn codes of the learner into codes of ``atoms``.
     """
     noise = units_of(learner)
     x, known, scale = noise.enter(*split_missing(to_tensor(rows)))
     missing = np.zeros(rows.shape, bool) if known is None else to_numpy(known) == 0
     units = 1.0 if noise.scale is None else to_numpy(noise.scale)
     atoms = np.asarray(learner.components_, dtype=np.float64) / units
-    atoms = np.where(atoms.any(axis=1, keepdims=True), atoms, 1.0)  # a zero atom gets a direction
+    # An atom of zeros has no direction and cannot be divided by its norm: it becomes constant.
+    atoms = np.where(atoms.any(axis=1, keepdims=True), atoms, 1.0)
     norms = np.linalg.norm(atoms, axis=1, keepdims=True)
     gains = norms.T if scale is None else norms.T / to_numpy(scale)
     weight = weight / weight.mean()
@@ -370,22 +407,25 @@ def _in_units(learner, rows, codes, weight):  # -> Rows, unit atoms, units, gain
 
 
 def _ends(estimate, standard_error, level, positive):
-    """Return the estimates, the lower and the upper ends of their intervals, and their errors.
+    """Return estimates, lower and upper ends of intervals, and standard errors, in this order.
 
-    All arrays have one shape. Intervals are those of a normal distribution. If the true values are
-    ``positive``, negative estimates and ends become 0.
+    They are the first fields of `AtomIntervals` and `CodeIntervals`, and have the shape of
+    ``estimate``. An interval of a normal distribution holds the true value with the probability
+    ``level``. ``positive`` is whether true values are known to be non-negative; negative estimates
+    and ends then become 0.
     """
     reach, least = stats.norm.ppf(0.5 + level / 2) * standard_error, 0.0 if positive else -np.inf
     ends = (np.maximum(end, least) for end in (estimate, estimate - reach, estimate + reach))
     return *ends, standard_error
 
 
-def _least_squares(supports, x, atoms, precisions):  # -> values, variances, like supports
-    """Return the codes of least squares on supports, and the variances of the codes.
+def _least_squares(supports, x, atoms, precisions):  # -> codes, variances, like supports
+    """Return weighted least squares codes of rows, restricted to supports, and their variances.
 
-    ``supports`` (n, n_components) is True for the codes that may be nonzero. ``precisions`` are the
-    weights of the entries of the rows ``x`` (n, n_features): inverse variances of the noise, and 0
-    for missing entries. Rows with supports of one size are solved together.
+    ``supports`` (n, n_components) is True for the codes that may be nonzero; the other codes and
+    their variances are 0. ``precisions`` are the weights of the entries of the rows ``x``, (n,
+    n_features) both: inverse variances of the noise, and 0 for missing entries. ``atoms`` are
+    (n_components, n_features). Rows whose supports have equal sizes are solved in one batch.
     """
     values, variances = np.zeros(supports.shape), np.zeros(supports.shape)
     sizes = supports.sum(axis=1)
@@ -402,11 +442,12 @@ def _least_squares(supports, x, atoms, precisions):  # -> values, variances, lik
     return values, variances
 
 
-def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,)
-    """Return the variance of the noise of each feature, in the units of the `_posterior.Rows`.
+def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,), or () of the fit
+    """Return the variance of the noise of each feature for `code_intervals`, in units of ``rows``.
 
-    The variances are estimated from the rows. With fewer than 200 rows the fit's own estimate is
-    used, if it has one. ``atoms`` and ``units`` are results of `_in_units`.
+    ``rows``, ``atoms`` and ``units`` are results of `_in_units`. The variances are estimated from
+    the rows. Fewer than 200 rows are too few for each feature, so the fit's own estimate is used
+    for them, if there is one.
     """
     if len(rows.x) < 200 and getattr(learner, "noise_std_", None) is not None:
         return _posterior.keep_above_rounding(np.square(learner.noise_std_ / units), rows.x)
@@ -420,21 +461,24 @@ def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,)
 
 
 def _atoms_of_rows(learner, rows, codes, weight, rng):  # -> AtomPosterior
-    """Sample atoms, given rows (n, n_features) and their codes (n, n_components), for intervals.
+    """Sample the posterior distribution of atoms with normal noise, for `atom_intervals`.
 
-    Equal rows become one row with the sum of their weights. ``weight`` is the ``sample_weight`` of
-    the user, or None. Warn if the atoms still change at the end of the chain of draws.
+    ``rows`` (n, n_features) and ``codes`` (n, n_components) are results of `_read`, ``weight`` is
+    the user's ``sample_weight`` or None, and ``rng`` a `numpy.random.Generator`. Equal rows become
+    one row with the sum of their weights. A warning tells that the atoms still change at the end of
+    the Markov chain.
     """
     weight = check_sample_weight(1.0 if weight is None else weight, len(rows))
     first, weight, _ = merge_copies(hash_rows(*split_missing(to_tensor(rows))), weight)
-    # The sampler holds the codes and the entries of all rows, of each at most 2**23: 64 MiB.
+    # The sampler holds an array of codes and an array of entries of all rows. Each gets at most
+    # 2**23 numbers, 64 MiB, and so the number of rows is limited.
     wanted = max(1, 2**23 // max(learner.components_.shape))
     spread = np.asarray(spread_rows(len(first), wanted))
     first = to_numpy(first)[spread]
     given = rows[first], codes[first], to_numpy(weight)[spread]
     rows, atoms, units, _ = _in_units(learner, *given)
     found = _posterior.sample_atoms(rows, atoms, units, rng)
-    if found.hidden > 0.15:  # more than 15 % of the variance is in slow changes
+    if found.hidden > 0.15:  # above 0.1 the chain already has its largest length
         warnings.warn(
             f"Atoms still change in the last draws ({found.hidden:.0%} of their variance is slow): "
             "they may stand for each other, and intervals may be too narrow. Pass more rows, or "
@@ -453,29 +497,32 @@ def atom_intervals(
     sample_weight: ArrayLike | None = None,
     random_state: int | np.random.RandomState | None = None,
 ) -> AtomIntervals:
-    r"""Return intervals of the entries of atoms, from one fit and its data.
+    r"""Return intervals that hold the true entries of atoms, from one fit and its data.
 
-    Atoms, supports and codes are drawn from their posterior distribution, from the fit on. An
-    interval holds the true entry of an atom with the probability `level`, if the data are sparse
-    combinations of atoms with normal noise, and if the fit has found the atom. The estimate is the
-    posterior mean. It has no bias of penalties, and is more exact than ``components_``. See
+    Atoms, supports (which codes are nonzero) and codes are drawn from their posterior distribution
+    by a Markov chain that starts at the fit. An interval holds the true entry of an atom with the
+    probability `level`, if the data are sparse combinations of atoms with normal noise, or counts
+    of a `skpudle.PoissonNMF`, and if the fit has found the atom. The estimate is the posterior
+    mean. It has no bias of penalties, and is more exact than ``components_``. See
     :doc:`/guide/how_many`.
 
     Parameters
     ----------
     learner : estimator
-        Fitted, with ``components_`` of rows and ``transform``, of this package or another.
+        Fitted, with ``components_`` of shape (n_components, n_features) and ``transform``, of this
+        package or another.
     X : array-like, memory map, dataset or iterable of batches
         The training samples, (n_samples, n_features); NaN marks missing entries. At most 8 million
-        codes are drawn, 80,000 rows for 100 atoms: of more rows an evenly spaced part is used.
+        codes are drawn, that is, codes of 80,000 rows for 100 atoms: of more rows a part is used
+        that is spread over all rows.
     level : float, default=0.9
         Probability that an interval holds the true entry, between 0 and 1.
     exposure : array-like of shape (n_samples,), default=None
-        As for `fit` of a `skpudle.PoissonNMF`.
+        Factor of the expected counts of each sample, as for `fit` of a `skpudle.PoissonNMF`.
     sample_weight : array-like of shape (n_samples,), default=None
-        How often each row counts, as for `fit`. Equal rows become one row with their number: a
-        row that counts twice has the noise of one row. Counts (`skpudle.PoissonNMF`) have no
-        weights, and equal rows of counts are rows.
+        How often each row counts, as for `fit`. Equal rows are merged to one row with the sum of
+        their weights, since copies of a row share its noise. A `skpudle.PoissonNMF` takes no
+        weights here, and its equal rows are not merged.
     random_state : int, RandomState instance or None, default=None
         Determines the draws.
 
@@ -484,21 +531,23 @@ def atom_intervals(
     AtomIntervals
         Named tuple of `estimate`, `lower`, `upper` and `standard_error`, in the shape and units of
         ``components_``, and `supported` and `limit`, (n_components,). An atom is supported if the
-        expected squared error of its direction is at most 0.1, if no more frequent atom is the same
-        to the errors of both, and if the rows that use it have twice as many equations as the atom
-        has unknowns. The limit is the least squared error with known supports (see
-        `error_bound`) or, for counts, with known sources of events. ``str`` compares both.
+        expected squared error of the unit atom is at most 0.1, if it does not equal an atom with
+        more uses within the standard errors of both, and if the rows that use it leave twice as
+        many equations as the atom has unknowns. The limit is the least expected squared error of
+        the unit atom if supports were known (see `error_bound`) or, for counts, if it were known
+        which atom each event comes from. ``str`` of the result compares the expected squared errors
+        with the limits.
 
     Raises
     ------
     ValueError
-        If atoms are not rows, if the learner is a `CountDictionaryLearning`, if X comes
-        from a loader that shuffles, or if counts have weights.
+        If the learner is convolutional or a `CountDictionaryLearning`, if X comes from a loader
+        that shuffles, or if a `skpudle.PoissonNMF` gets ``sample_weight``.
 
     Warns
     -----
     UserWarning
-        If atoms have not settled in their posterior distribution after the last draws.
+        If atoms still change slowly at the end of the Markov chain: intervals may be too narrow.
 
     Examples
     --------
@@ -522,8 +571,8 @@ def atom_intervals(
         found, sizes = _posterior.sample_rates(rows, *given), atoms.sum(1, keepdims=True)
     else:
         raise ValueError("Intervals of counts take no sample_weight. Pass rows that repeat.")
-    # Two atoms count as one if their distance is at most twice its standard error. Of such a pair
-    # only the atom with more uses is supported.
+    # Two unit atoms count as one if their distance, up to sign, is at most twice the standard error
+    # of the distance. Of such a pair only the atom with more uses is supported.
     units, squares = normalize(found.atoms), np.square(found.atoms).sum(1)
     errors = found.variances.sum(1) / np.where(squares > 0, squares, 1)
     distances = 2 - 2 * np.abs(units @ units.T)
@@ -544,40 +593,43 @@ def code_intervals(
     exposure: ArrayLike | None = None,
     random_state: int | np.random.RandomState | None = None,
 ) -> CodeIntervals:
-    r"""Return intervals of codes, for the supports that `transform` finds and the learner's atoms.
+    r"""Return intervals that hold the true codes of samples, if atoms and supports are right.
 
-    The estimates are least squares on these supports, which are free of the bias of penalties, with
-    features weighted by the inverse variances of their noise. The covariance of a row's codes is
-    the inverse of the weighted Gram matrix of the atoms of its support. For
-    counts that add (`skpudle.PoissonNMF`) the estimates are the codes of `transform`, and their
-    covariance is the inverse Fisher information of a row's counts, with the learner's dispersion,
-    on the codes of all atoms. Atoms count as known.
+    The support of a sample is the set of its nonzero codes in ``transform``. The estimates are
+    weighted least squares on the supports, with the inverse variances of the noise of features as
+    weights, and have no bias of penalties. The covariance of the codes of a sample is the inverse
+    of the weighted Gram matrix of the atoms in its support. For a `skpudle.PoissonNMF` the
+    estimates are the codes of ``transform``. Their covariance is the inverse of the Fisher
+    information of the counts of the sample, with the learner's dispersion, for the codes of all
+    atoms. Errors of the atoms are not taken into account.
 
     Parameters
     ----------
     learner : estimator
         As in `atom_intervals`.
     X : array-like of shape (n_samples, n_features)
-        Samples, as `transform` takes them; NaN marks missing entries.
+        Samples, as ``transform`` takes them; NaN marks missing entries.
     level : float, default=0.9
         Probability that an interval holds the true code, between 0 and 1.
     exposure : array-like of shape (n_samples,), default=None
-        As for `transform` of a `skpudle.PoissonNMF`.
+        Factor of the expected counts of each sample, as for ``transform`` of a
+        `skpudle.PoissonNMF`.
     random_state : int, RandomState instance or None, default=None
-        Determines the draws that estimate the noise of 200 samples or more.
+        Determines the random draws by which the noise is estimated from 200 samples or more.
 
     Returns
     -------
     CodeIntervals
-        Named tuple of `estimate`, `lower`, `upper` and `standard_error`, (n_samples, n_components),
-        and `supported`, the support. Codes outside of it are 0, except for counts with an error of
-        0: the intervals hold if the support is right, and do not measure whether it is.
+        Named tuple of `estimate`, `lower`, `upper`, `standard_error` and `supported`, the support,
+        each of shape (n_samples, n_components). Outside of the support estimates and standard
+        errors are 0; for counts the standard errors there are positive. Intervals do not measure
+        whether the support is right.
 
     Raises
     ------
     ValueError
-        If atoms are not rows, if the learner is a `CountDictionaryLearning`, or if the noise
-        is neither known from the fit nor from X, since codes have as many entries as rows.
+        If the learner is convolutional or a `CountDictionaryLearning`; or if the noise is known
+        neither from the fit nor from X, which has no more known entries than nonzero codes.
 
     Examples
     --------
@@ -613,39 +665,43 @@ def error_bound(
     snr_db: float,
     relative_uses: float = 1.0,
 ) -> float:
-    r"""Return the least expected squared error of an atom that any unbiased method can have.
+    r"""Return the least expected squared error of a unit atom that any unbiased method can have.
 
-    It is the Cramer-Rao bound for known supports, codes of one mean square and equal noise; see
-    :doc:`/guide/how_many`. An error of 0.02 is a cosine of 0.99 with the true atom.
+    It is the Cramer-Rao bound if it were known which atoms each sample uses, for codes of all atoms
+    with one mean square and equal noise of all entries; see :doc:`/guide/how_many`. An error of
+    0.02 is a cosine of 0.99 with the true atom.
 
-    The bound falls as the inverse of the number of rows: for an error ``e`` an unbiased method
-    needs at least ``error_bound(1, ...) / e`` rows. The learner needs up to twice that number at
-    20 dB, more with more noise, and at least 10 rows per atom to find the atoms.
+    The bound is inversely proportional to the number of samples: for an error ``e`` an unbiased
+    method needs at least ``error_bound(1, ...) / e`` samples. A `skpudle.PUDLEDictionaryLearning`
+    needs up to twice this number at 20 dB, more with more noise, and at least 10 samples per atom
+    to find the atoms.
 
     Parameters
     ----------
     n_samples : int
-        Number of rows.
+        Number of samples.
     n_features : int
         Number of features, m.
     n_components : int
         Number of atoms.
     n_nonzero : float
-        Mean number of atoms in a row, s, smaller than m.
+        Mean number of atoms in a sample, s, between 0 and m.
     snr_db : float
-        Signal-to-noise ratio in decibels: of all entries together, 20 for a tenth of the amplitude.
+        Signal-to-noise ratio of all entries together in decibels: with 20 dB the noise has a tenth
+        of the amplitude of the signal.
     relative_uses : float, default=1.0
-        Uses of the atom by the mean over atoms: 0.1 for a rare one, with a tenth of the uses.
+        Number of samples that use the atom, divided by the mean of this number over all atoms: 0.1
+        for a rare atom with a tenth of the uses.
 
     Returns
     -------
     float
-        Expected squared distance of the unit atoms.
+        Expected squared distance between the estimated and the true unit atom.
 
     Raises
     ------
     ValueError
-        If rows have as many atoms as features.
+        If ``n_nonzero`` is not between 0 and ``n_features``.
 
     Notes
     -----

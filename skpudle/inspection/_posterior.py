@@ -1,34 +1,37 @@
-r"""Sample atoms, supports and codes from their posterior distribution, starting at a fit.
+r"""Gibbs samplers of the posterior distribution of atoms, supports and codes, started at a fit.
 
 `atom_intervals` calls `sample_atoms` for rows with normal noise and `sample_rates` for counts, and
-`code_intervals` calls `sample_noise`. The remaining functions are steps of these three. A support
-is the set of atoms that a row uses. A sweep draws every unknown once from its distribution given
-the other unknowns, and the chain is the sequence of sweeps.
+`code_intervals` calls `sample_noise` for the noise of rows. The remaining functions are steps of
+these three samplers. A *support* is the set of atoms with nonzero codes in a row. A *sweep* draws
+every unknown once from its distribution given the other unknowns. The *chain* is the sequence of
+sweeps.
 
-Rows, in units of their noise, are :math:`x_i = z_i D + e_i` with normal noise of variance
-:math:`t_j^2` in feature j. A code is zero, or normal around :math:`\mu_k` or :math:`-\mu_k`, which
-covers codes of one size as well as normal ones. A sweep draws in turn
+Model of rows with normal noise: in units of their noise, :math:`x_i = z_i D + e_i`, where
+:math:`e_i` has the variance :math:`t_j^2` in feature j. A code of atom k is zero, or normal around
+:math:`\mu_k` or :math:`-\mu_k`, which includes codes of one size and normal codes. A sweep draws
 
 - missing entries, given codes and atoms;
 - each code of a row, whether it is zero and its value, given the row's other codes [1]_;
-- atoms, given codes: normal, of covariance :math:`(Z^T Z)^{-1}` between atoms, :math:`t_j^2` in a
-  feature; with weights W of rows it is :math:`(Z^T W Z)^{-1} Z^T W^2 Z (Z^T W Z)^{-1}`, since a row
-  that counts twice has the noise of one row;
+- atoms, given codes: normal, with the covariance :math:`t_j^2 (Z^T Z)^{-1}` of the entries of all
+  atoms in feature j; with weights W of rows :math:`t_j^2 (Z^T W Z)^{-1} Z^T W^2 Z (Z^T W Z)^{-1}`,
+  since a row that counts twice has the noise of one row;
 
 and sets the noise and the distribution of codes to their most likely values. So codes and supports
-are integrated out instead of fixed: where one atom can replace another, atoms vary more. With known
-supports the covariance of atoms is that of their profile likelihood.
+are averaged over instead of fixed: atoms that could replace each other get larger variances. With
+known supports the covariance of atoms would be that of their profile likelihood.
 
-The variance of an atom's entry is the mean of its variance given codes, which is known, plus the
-variance of its expectation given codes, which the chain estimates (Rao and Blackwell). The second
-part is small, 5 to 30 %, unless supports are uncertain, so a few sweeps are enough.
+The variance of an atom's entry is the mean over sweeps of its variance given the codes, which has a
+formula, plus the variance over sweeps of its expectation given the codes (Rao and Blackwell). The
+second part is small, 5 to 30 %, unless supports are uncertain, so a few sweeps are enough.
 
-Counts have the expectations :math:`\mu_i = e_i z_i D`, and the variances :math:`\mu_{ij} + \phi
-\mu_{ij}^2` of Poisson's or a negative binomial distribution. Atoms and codes depend on sums over
-many entries, so a sweep draws from normal distributions with the same mean and variance: codes
-given atoms, and entries of atoms given codes, all non-negative. The prior of both is the
-exponential distribution. Codes may be 0 if many codes of the fit are 0; otherwise entries of atoms
-may be 0, which determines the extremes of mixtures. Variances follow a moving average of the rates.
+Model of counts: row i has the expectations :math:`\mu_i = e_i z_i D`, with the exposure
+:math:`e_i`, and the variances :math:`\mu_{ij} + \phi \mu_{ij}^2` of Poisson's or a negative
+binomial distribution. *Rates* are expectations for an exposure of 1. Atoms and codes depend on sums
+over many entries, so a sweep draws them from normal distributions with the same mean and variance:
+codes given atoms, and entries of atoms given codes, all non-negative. The prior of both is the
+exponential distribution. If many codes of the fit are 0, codes may be 0. Otherwise entries of atoms
+may be 0, because only zeros determine the extremes of mixtures. Variances are computed from a
+moving average of the rates.
 
 References
 ----------
@@ -48,10 +51,10 @@ from skpudle._compilation import Loops, blocks_of_rows
 from skpudle.search._epoch import spread_rows
 from skpudle.search.held_out import MEDIAN_OF_NORMAL
 
-# Chain of `sample_atoms`: the number of first sweeps that are discarded, and the numbers of further
-# sweeps after which the chain may end. The last two thirds of the further sweeps count.
+# Chain of `sample_atoms`: number of first sweeps, which are discarded, and numbers of further
+# sweeps after which the chain may end. Results use the last two thirds of the further sweeps.
 _FIRST_SWEEPS, _ENDS = 5, (21, 54, 108)
-# Chain of `sample_rates`: number of first sweeps that are discarded, and of sweeps that count.
+# Chain of `sample_rates`: number of first sweeps, which are discarded, and of the sweeps used.
 _UNSETTLED_SWEEPS, _COUNTED_SWEEPS = 60, 150
 
 
@@ -59,14 +62,15 @@ _UNSETTLED_SWEEPS, _COUNTED_SWEEPS = 60, 150
 
 
 def _positive_normal(rng, mean, deviation):
-    """Draw a normal number with this mean and standard deviation, given that it is above 0."""
+    """Draw from the normal distribution of this mean and standard deviation, truncated to x > 0."""
     least = -mean / deviation
     while least < 1:
         drawn = rng.standard_normal()
         if drawn > least:
             return mean + deviation * drawn
-    # If 0 lies more than one deviation above the mean, numbers of an exponential distribution are
-    # accepted by the rule of Robert, "Simulation of truncated normal variables", 1995.
+    # 0 lies more than one deviation above the mean, where most normal numbers would be rejected. So
+    # exponential numbers are drawn, and accepted as by Robert, "Simulation of truncated normal
+    # variables", 1995.
     while True:
         excess = rng.standard_exponential() / least
         if not rng.standard_exponential() < 0.5 * excess * excess:  # so NaN ends the loop, too
@@ -74,26 +78,37 @@ def _positive_normal(rng, mean, deviation):
 
 
 def _log_of_tail(x):
-    """Return the logarithm of the probability that a standard normal number exceeds ``-x``."""
+    """Return the logarithm of P(n > -x) for a standard normal n, the integral of a positive code.
+
+    For ``x`` below -30, where ``erfc`` comes near underflow, the tail's asymptotic formula is used.
+    """
     if x > -30:
         return np.log(0.5 * math.erfc(-x / math.sqrt(2)))
     return -0.5 * x * x - np.log(-2.5066282746310002 * x)
 
 
 def draw_codes(correlations, grams, prior, rng, z):
-    """Draw all codes one after the other, each given the other codes of its row; replace ``z``.
+    """Draw all codes, one after the other given the other codes of the row, and change ``z``.
 
-    A code is 0, or has a density proportional to ``exp(pull * z - precision * z**2 / 2)`` for
-    positive codes and ``exp(-pull * z - precision * z**2 / 2)`` for negative codes. Arrays are in
-    units of the noise, for n rows and p atoms:
+    In the prior a code z is 0, or has one of two densities, which are proportional to ``exp(pull *
+    z - precision * z**2 / 2)`` and ``exp(-pull * z - precision * z**2 / 2)``: normal densities
+    around +mean and -mean, with ``pull = precision * mean``. Non-negative codes have the first
+    density only, restricted to z > 0; with the precision 0 and a negative pull it is exponential.
 
-    - ``correlations`` (n, p): products of atoms with the residuals that the codes ``z`` leave;
-    - ``grams`` (1 or n, p, p): products of atoms, for all rows or for each row;
-    - ``prior`` (4, p): precisions, pulls, and the logarithms of the odds of a positive and of a
-      negative code against 0, without the integrals of the densities; codes whose odds of a
-      negative code are 0 are non-negative;
-    - ``rng``: a generator of NumPy, from which compiled loops draw as plain Python does;
-    - ``z`` (n, p): the codes of the last sweep, which the new codes replace.
+    Parameters
+    ----------
+    correlations : ndarray of shape (n, p)
+        Inner products of the p atoms with the residuals of the n rows, the rows minus their
+        reconstruction by ``z``. Entries are weighted by the inverse variances of their noise.
+    grams : ndarray of shape (1 or n, p, p)
+        Inner products of atoms with the same weights, for all rows or for each row.
+    prior : ndarray of shape (4, p)
+        Precisions, pulls, and the logarithms of the odds of each density against 0, without the
+        integrals of the densities. Codes are non-negative if the last row is -inf.
+    rng : numpy.random.Generator
+        Random numbers, equal in compiled and in plain Python.
+    z : ndarray of shape (n, p)
+        The codes of the last sweep. The new codes replace them.
     """
     n, n_components = z.shape
     for i in range(n):
@@ -132,20 +147,22 @@ loops = Loops(globals())
 
 
 class Rows(NamedTuple):
-    """Rows in units of their noise, and the codes that a fit gives them.
+    """Rows in units of their noise with the codes of a fit: the data of the samplers.
 
     Attributes
     ----------
     x : ndarray of shape (n_samples, n_features)
-        Rows without a baseline.
+        Rows, from which the learner's baseline has been subtracted.
     missing : ndarray of shape (n_samples, n_features), bool
-        True for missing entries and for outliers, which are drawn instead of read from ``x``.
-    codes : ndarray or sparse array of shape (n_samples, n_components)
-        Codes for unit atoms.
+        True for missing entries and for outliers. The samplers draw these entries and do not use
+        their values in ``x``.
+    codes : ndarray or CSR array of shape (n_samples, n_components)
+        Codes of the rows for atoms of norm 1.
     weight : ndarray of shape (n_samples, 1)
-        Weights, of mean 1.
+        How often each row counts, divided by the mean.
     has_baseline : bool
-        Whether the rows lost a baseline that was estimated from rows.
+        Whether a baseline has been subtracted. It was estimated from rows, so the sampler treats it
+        as uncertain.
     positive : bool
         Whether codes are non-negative.
     """
@@ -158,17 +175,17 @@ class Rows(NamedTuple):
     positive: bool
 
     def take(self, numbers):
-        """Return the rows with these numbers."""
+        """Return the `Rows` with these numbers, an integer array."""
         return Rows(*(part[numbers] for part in self[:4]), *self[4:])
 
 
 class AtomPosterior(NamedTuple):
-    """The posterior distribution of atoms.
+    """The posterior distribution of atoms, the result of `sample_atoms` and `sample_rates`.
 
     Attributes
     ----------
     atoms : ndarray of shape (n_components, n_features)
-        Posterior means, of norm 1 or of sum 1.
+        Posterior means of the atoms, of norm 1, or for counts of sum 1.
     variances : ndarray of shape (n_components, n_features)
         Posterior variances of the entries of atoms.
     uses : ndarray of shape (n_components,)
@@ -176,8 +193,8 @@ class AtomPosterior(NamedTuple):
     limit : ndarray of shape (n_components,)
         Expected squared error of each atom over its squared norm, if supports were known.
     hidden : float
-        Share of the variance in changes slower than a quarter of the chain; a large share means
-        that the chain is too short.
+        Fraction of the variance that comes from changes slower than a quarter of the chain. The
+        chain is too short if it is large.
     has_enough : ndarray of shape (n_components,), bool, or True
         Whether the rows that use an atom are enough to determine its entries.
     """
@@ -191,29 +208,42 @@ class AtomPosterior(NamedTuple):
 
 
 def keep_above_rounding(variances, x):
-    """Raise variances of features (n_features,) to a least value that rounding cannot reach.
+    """Raise small variances of the noise of features, (n_features,), to a lower bound above 0.
 
-    The bounds are relative to the mean variance and to the mean square of the data ``x``.
+    Samplers divide by these variances. The bound is relative to the mean variance and to the mean
+    square of the data ``x`` (n, n_features).
     """
-    # Without the first bound a constant feature, with the variance 0, would have infinite weight.
-    # The second bound is for data without any noise.
+    # A constant feature has the variance 0, and without the first bound it would have infinite
+    # weight. The second bound is for data without noise, whose residuals are rounding errors.
     least = max(1e-3 * variances.mean(), 1e-10 * float(np.square(x).mean()))
     return np.maximum(variances, max(least, np.finfo(float).tiny))
 
 
 def _without_outliers(rows, atoms):  # -> Rows, noise of features
-    """Return the rows that a chain begins with, and a first estimate of the noise of features.
+    """Prepare `Rows` for a chain: remove outliers and tiny codes, and estimate the noise.
 
     Very long rows are removed. An entry becomes missing if it is far from the median of its feature
     and the codes do not explain it. Codes of at most 3 standard deviations of the noise become 0.
-    ``atoms`` (n_components, n_features) have norm 1. Codes are dense in ``rows`` and a CSR array in
-    the result.
+
+    Parameters
+    ----------
+    rows : Rows
+        The rows of a fit, with codes as a dense array.
+    atoms : ndarray of shape (n_components, n_features)
+        The atoms of the fit, of norm 1.
+
+    Returns
+    -------
+    rows : Rows
+        The remaining rows, with codes as a CSR array.
+    variances : ndarray of shape (n_features,)
+        A first estimate of the variances of the noise of features.
     """
     x, missing, residual = rows.x, rows.missing, np.abs(rows.x - rows.codes @ atoms)
     noise = np.nanmedian(np.where(missing, np.nan, residual)) / MEDIAN_OF_NORMAL
     sizes = np.linalg.norm(x, axis=1)
-    # A row longer than 5 times the 95 % quantile of lengths is an outlier: a fit may have given it
-    # an atom of its own.
+    # A row longer than 5 times the 95 % quantile of lengths is an outlier. Its residuals would not
+    # show it, because a fit may have given it an atom of its own.
     kept = np.flatnonzero(sizes <= 5 * np.quantile(sizes, 0.95))
     away = np.abs(x - np.median(x, axis=0))
     deviations = np.maximum(np.median(away, axis=0) / MEDIAN_OF_NORMAL, noise)
@@ -224,7 +254,7 @@ def _without_outliers(rows, atoms):  # -> Rows, noise of features
     n_known = (~rows.missing).sum(0)
     squares = np.where(rows.missing, 0.0, residual[kept] ** 2).sum(0)
     variances = np.where(n_known > 0, squares / np.maximum(n_known, 1), noise**2)
-    # Each nonzero code takes one degree of freedom from the residuals.
+    # Residuals underestimate the noise: each nonzero code takes one degree of freedom from them.
     free = 1 - np.count_nonzero(rows.codes) / max(n_known.sum(), 1)
     variances = keep_above_rounding(variances / max(free, 0.1), rows.x)
     is_sure = np.abs(rows.codes) > 3 * np.sqrt(variances.mean())
@@ -232,20 +262,22 @@ def _without_outliers(rows, atoms):  # -> Rows, noise of features
 
 
 def _prior(codes, positive):  # CSR (n, p) -> (4, p)
-    """Return the argument ``prior`` of `draw_codes`, the most likely one for the codes of a sweep.
+    """Fit the prior of `draw_codes` to the codes of n rows and p atoms of the last sweep.
 
-    Nonzero codes are normal around +mean or -mean, with a mean and a variance for each atom.
+    Nonzero codes are normal around +mean or -mean. Each atom gets its own mean, variance and odds
+    of nonzero codes. The result is the argument ``prior`` of `draw_codes`. ``positive`` is whether
+    codes are non-negative.
     """
     n, p = codes.shape
     atoms, values = codes.indices, codes.data
     used = np.bincount(atoms, minlength=p)
     right = np.bincount(atoms[values > 0], minlength=p)
     total = np.bincount(atoms, values**2, minlength=p)
-    of_all = total.sum() / max(len(values), 1) or 1.0  # for atoms that no row uses
+    of_all = total.sum() / max(len(values), 1) or 1.0  # mean square for atoms that no row uses
     squares = np.where(used > 0, total / np.maximum(used, 1), of_all)
-    # A number that is normal around +mean or -mean has the kurtosis 3 - 2 alike**2, if ``alike`` is
-    # the share of its mean square that is due to the mean. All atoms get the same share: the one
-    # that fits the kurtosis of all codes, each divided by the root mean square of its atom's codes.
+    # ``alike`` is mean**2 over the mean square of the nonzero codes of an atom: 1 for codes of one
+    # modulus, 0 for normal codes. The kurtosis of such codes is 3 - 2 alike**2. All atoms get one
+    # value, from the kurtosis of all codes divided by the root mean squares of their atoms.
     relative = values**2 / squares[atoms]
     kurtosis = (relative @ relative) / max(len(values), 1)
     alike = min(np.sqrt(max(0.0, (3 - kurtosis) / 2)), 0.98)
@@ -261,44 +293,66 @@ def _prior(codes, positive):  # CSR (n, p) -> (4, p)
 
 
 def _summary(sweeps, n_rows):  # -> AtomPosterior
-    """Return the posterior distribution of atoms from the sweeps of a chain.
+    """Compute the posterior means and variances of p atoms of m features from a chain.
 
-    A sweep holds the unit atoms that are expected given the codes of the sweep, (p, m); the
-    variances of their entries given these codes, (p, m); and how many of the ``n_rows`` rows use
-    each atom, (p,). The variance of an entry is the mean of the variances plus the variance of the
-    expectations. A short chain shows too little of the second variance: half the mean squared
-    difference of two sweeps grows with their distance in the chain, and only in an infinitely long
-    chain reaches it. It is extrapolated from distances of a quarter and of half of the chain.
+    ``sweeps`` is a list of tuples (atoms, variances, uses): the unit atoms that are expected given
+    the codes of the sweep, (p, m); the variances of their entries given these codes, (p, m); and
+    how many of the ``n_rows`` rows use each atom, (p,).
+
+    The posterior variance of an entry is the mean of these variances plus the variance of the
+    expected entry over sweeps. In a short chain successive sweeps are similar, and the second
+    variance would be too small. Half the mean squared difference of two sweeps grows with their
+    distance in the chain towards this variance. So the variance is extrapolated from the
+    differences at distances of a quarter and of half of the chain.
     """
     atoms, within, uses = (np.stack(part) for part in zip(*sweeps, strict=True))
     n_features, within, n_uses = atoms.shape[2], within.mean(0), uses.mean(0)
     lag, tiny, between = max(1, len(atoms) // 4), np.finfo(float).tiny, atoms.var(0, ddof=1)
     near, far = (np.square(atoms[h:] - atoms[:-h]).mean((0, 2)) / 2 for h in (lag, 2 * lag))
-    # ``kept`` is the correlation of sweeps at a distance of a quarter of the chain. In a chain that
-    # still drifts it would be near 1 and the variance infinite, so at most 0.9 is allowed.
+    # ``kept`` is the correlation of sweeps at a distance of a quarter of the chain. It is at most
+    # 0.9, since in a drifting chain it would be near 1 and the extrapolated variance infinite.
     kept = np.clip(far / np.maximum(near, tiny) - 1, 0.0, 0.9)
     between *= np.maximum(1.0, near / (1 - kept) / np.maximum(between.mean(1), tiny))[:, None]
     per_sweep = kept ** (1 / lag)
-    error = (1 + per_sweep) / (1 - per_sweep) / len(atoms)  # of the chain's mean, in ``between``
+    # Variance of the mean of the chain, as a fraction of ``between``, for correlated sweeps.
+    error = (1 + per_sweep) / (1 - per_sweep) / len(atoms)
     variances = within + between * (1 + error[:, None])
-    # A row has ``taken`` codes on average. They have to be estimated from the entries of the row,
-    # and leave n_features - taken of n_features shares of its information to the atoms.
+    # A row has ``taken`` codes on average, which are estimated from its n_features entries. So only
+    # n_features - taken equations of a row are left to determine atoms.
     taken = min(n_uses.sum() / n_rows, n_features - 1)
     limit = within.sum(1) * (n_features - 1) / (n_features - taken)
-    # The ``taken`` atoms of a row share the n_features - taken equations that its codes leave. An
-    # atom has n_features - 1 unknowns, and needs twice as many equations from its rows: with fewer
-    # it follows the noise, as an atom that is used by a single row equals that row.
+    # These equations are divided among the ``taken`` atoms of a row. A unit atom has n_features - 1
+    # unknowns, and needs twice as many equations from its rows: with fewer it follows the noise, as
+    # an atom that a single row uses equals this row.
     has_enough = n_uses * (n_features - taken) >= 2 * taken * (n_features - 1)
     hidden = float((between.sum(1) * kept).sum() / variances.sum())
     return AtomPosterior(normalize(atoms.mean(0)), variances, n_uses, limit, hidden, has_enough)
 
 
 def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
-    """Draw the missing entries of rows, and then all codes; return the filled rows and the codes.
+    """Draw the missing entries of rows and then all codes: the first half of a sweep.
 
-    ``fitted`` (n, n_features) is the prediction of ``rows`` by the ``codes`` of the last sweep, a
-    CSR array (n, n_components), with the baseline if there is one. ``atoms`` are (n_components,
-    n_features), and ``variances`` (n_features,) the noise of features.
+    Parameters
+    ----------
+    rows : Rows
+        The rows; their codes are not used.
+    fitted : ndarray of shape (n, n_features)
+        The prediction of the rows by ``codes``, with the drawn baseline if there is one.
+    codes : CSR array of shape (n, n_components)
+        The codes of the last sweep.
+    atoms : ndarray of shape (n_components, n_features)
+        The atoms of the last sweep.
+    variances : ndarray of shape (n_features,)
+        Variances of the noise of features.
+    rng : numpy.random.Generator
+        Random numbers.
+
+    Returns
+    -------
+    x : ndarray of shape (n, n_features)
+        The rows with drawn values in the place of missing ones.
+    codes : CSR array of shape (n, n_components)
+        The new codes.
     """
     x = rows.x
     if rows.missing.any():
@@ -313,10 +367,11 @@ def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
 
 
 def sample_noise(rows, atoms, rng):  # -> (n_features,)
-    """Return the variances of the noise of features, for fixed unit atoms.
+    """Estimate the variances of the noise of features for known atoms, for `code_intervals`.
 
-    ``atoms`` has the shape (n_components, n_features). Codes and missing entries of at most 2,000
-    rows are drawn ten times.
+    ``rows`` are `Rows`, and ``atoms`` (n_components, n_features) have norm 1. Codes and missing
+    entries of at most 2,000 rows are drawn ten times. Fewer than 200 rows give one variance for all
+    features.
     """
     rows, variances = _without_outliers(rows, atoms)
     if len(rows.x) < 200:  # too few rows for the variance of each feature
@@ -330,31 +385,36 @@ def sample_noise(rows, atoms, rng):  # -> (n_features,)
 
 
 def sample_atoms(rows, atoms, scale, rng):
-    """Sample atoms and codes; the chain starts at the atoms and codes of a fit.
+    """Sample the posterior distribution of atoms for rows with normal noise.
+
+    The chain starts at the atoms and codes of a fit. It is prolonged until slow changes make less
+    than a tenth of the variance, or until its largest length.
 
     Parameters
     ----------
     rows : Rows
-        Rows without a baseline, in units of their noise, with codes.
+        Rows in units of their noise, with the codes of the fit.
     atoms : ndarray of shape (n_components, n_features)
-        Unit atoms in these units.
+        Atoms of the fit, of norm 1 in these units.
     scale : float or ndarray of shape (n_features,)
-        The units of features.
+        Factors of features that turn these units into the units of the data.
     rng : numpy.random.Generator
-        Draws.
+        Random numbers.
 
     Returns
     -------
     AtomPosterior
-        The atoms in the units of the data.
+        The distribution of unit atoms in the units of the data.
     """
     rows, variances = _without_outliers(rows, atoms)
     (n, m), p = rows.x.shape, len(atoms)
     ones = sparse.csr_array(np.ones((n, int(rows.has_baseline))))
-    # The baseline is drawn like an atom whose code is 1 in every row. It starts at 0.
+    # The baseline is uncertain, too: it is drawn like an atom whose code is 1 in every row. It
+    # starts at 0, since the estimated baseline has been subtracted from the rows.
     first = drawn = np.vstack([atoms, np.zeros((ones.shape[1], m))])
     # The prior of an atom's entries is normal around the atom of the fit, with the variance 1 / m
-    # at the first noise. The baseline has no prior.
+    # for noise of the first variance. Without it the matrix to invert would be singular if no row
+    # used an atom. The baseline has no prior.
     prior = np.diag(variances.mean() * m * (np.arange(len(first)) < p))
     codes, sweeps = rows.codes, []
     for n_sweeps in range(1 - _FIRST_SWEEPS, _ENDS[-1] + 1):
@@ -366,15 +426,16 @@ def sample_atoms(rows, atoms, scale, rng):
         means = inverse @ (weighted.T @ x + prior @ first)
         squares = (rows.weight * np.square(x - regressors @ means)).sum(0)
         variances = keep_above_rounding(squares / max(n - len(means), n / 2), x)
-        # The covariance between atoms is root @ root.T: a row of weight 2 has the noise of one row,
-        # not of two.
+        # The covariance of atoms is root @ root.T times the noise: weights enter it squared, since
+        # a row of weight 2 has the noise of one row and not the independent noise of two rows.
         root = inverse @ np.linalg.cholesky((weighted.T @ weighted).toarray() + prior)
         drawn = means + root @ (rng.standard_normal(means.shape) * np.sqrt(variances))
         norms = np.linalg.norm(drawn[:p], axis=1)
         drawn[:p] /= norms[:, None]
         codes.data *= norms[codes.indices]
-        # In the units of the data the covariance of an atom's entries is ``inverse`` times the
-        # diagonal matrix T of ``own``. For the unit atom d it becomes (I - d d^T) T (I - d d^T).
+        # In the units of the data the entries of an atom have a covariance proportional to the
+        # diagonal matrix T of ``own``. Division by the norm, which gives the unit atom d, turns T
+        # into (I - d d^T) T (I - d d^T), whose diagonal is ``tangent``.
         units, own = means[:p] * scale, variances * scale**2
         norms = np.linalg.norm(units, axis=1, keepdims=True)
         squares = np.square(units / norms)
@@ -383,20 +444,36 @@ def sample_atoms(rows, atoms, scale, rng):
         sweeps.append((units / norms, within, np.bincount(codes.indices, minlength=p)))
         if n_sweeps in _ENDS:
             found = _summary(sweeps[_FIRST_SWEEPS + n_sweeps // 3 :], n)
-            # The chain is long enough if less than a tenth of the variance is in changes slower
-            # than a quarter of the chain.
             if found.hidden < 0.1:
                 break
     return found
 
 
 def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); changes z
-    """Draw non-negative codes ``z`` (n, p) of rows ``x``, near ``z @ atoms``; replace ``z``.
+    """Draw the non-negative codes of rows ``x`` given the atoms, and replace ``z`` by them.
 
-    Return the precision of each code given all other codes, (n, p). ``weights`` (n, n_features) are
-    the precisions of the entries of ``x``. The prior of a code is the exponential distribution;
-    with a ``spike`` a code may also be 0. `sample_rates` calls this function with rows and codes,
-    and then with columns and atoms in their place.
+    `sample_rates` calls this function for codes, and then for atoms: with the transposed data as
+    ``x``, the transposed codes as ``atoms`` and the transposed atoms as ``z``.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, n_features)
+        Rows, counts divided by exposures.
+    weights : ndarray of shape (n, n_features)
+        Precisions of the entries of ``x``, 0 for missing entries.
+    atoms : ndarray of shape (p, n_features)
+        Atoms.
+    z : ndarray of shape (n, p)
+        The codes of the last sweep, which the new codes replace.
+    spike : bool
+        Whether a code may be 0. The prior of a positive code is the exponential distribution.
+    rng : numpy.random.Generator
+        Random numbers.
+
+    Returns
+    -------
+    ndarray of shape (n, p)
+        The precision of each code given all other codes.
     """
     n, p = z.shape
     used, squares = (z > 0).sum(0), np.empty_like(z)
@@ -414,45 +491,45 @@ def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); chan
 
 
 def weigh_counts(rates, known, exposure, dispersion):  # -> (n_samples, n_features)
-    """Return the precisions (inverse variances) of rates: of counts divided by their exposures.
+    """Return the precisions (inverse variances) of counts divided by their exposures.
 
-    ``rates`` (n_samples, n_features) are the expectations for an exposure of 1, ``known`` tells
-    which counts are not missing, and ``exposure`` is (n_samples, 1). Missing counts have the
-    precision 0. So that no precision is infinite, a rate counts as at least a thousandth of the
-    mean rate.
+    ``rates`` (n_samples, n_features) are the expectations of counts for an exposure of 1.
+    ``known``, bool of the same shape, is False for missing counts, which get the precision 0.
+    ``exposure`` is (n_samples, 1) or a number. Rates below a thousandth of the mean rate are raised
+    to this value, so that no precision is infinite.
     """
     rates = np.maximum(rates, 1e-3 * rates.mean())
     return known * exposure / (rates + dispersion * exposure * rates**2)
 
 
 def sample_rates(counts, exposure, atoms, codes, dispersion, rng):
-    """Sample atoms and codes of counts; the chain starts at the atoms and codes of a fit.
+    """Sample the posterior distribution of atoms for counts, from the atoms and codes of a fit.
 
     Parameters
     ----------
     counts : ndarray of shape (n_samples, n_features)
         Counts, NaN where they are missing.
-    exposure : ndarray of shape (n_samples, 1)
-        Factors of the expectations.
+    exposure : float or ndarray of shape (n_samples, 1)
+        Factors of the expectations of rows.
     atoms : ndarray of shape (n_components, n_features)
-        Atoms.
+        Non-negative atoms of the fit.
     codes : ndarray of shape (n_samples, n_components)
-        Codes for an exposure of 1.
+        Codes of the fit; ``codes @ atoms`` are the expectations for an exposure of 1.
     dispersion : float
         A count of expectation ``mu`` has the variance ``mu + dispersion * mu**2``.
     rng : numpy.random.Generator
-        Draws.
+        Random numbers.
 
     Returns
     -------
     AtomPosterior
-        Atoms of sum 1. The variances of entries are at least the variances with known codes, times
-        a factor for unknown codes. The limit is for events whose atoms are known.
+        The distribution of atoms of sum 1. Its ``limit`` is the least expected squared error if it
+        were known which atom each event comes from.
     """
-    # Rows may lack atoms if more than a share of .24 of the codes is below a thousandth of the
-    # atom's mean code. On simulated counts the share is .03 to .22 if all rows have all atoms, in
-    # exponentially distributed amounts. It is .25 to .55 if each atom occurs in 70 % to 30 % of the
-    # rows.
+    # Codes may be 0 if more than 24 % of the codes of the fit are below a thousandth of the mean
+    # code of their atom. On simulated counts 3 % to 22 % of the codes are below if all rows have
+    # all atoms, in exponentially distributed amounts, and 25 % to 55 % if each atom occurs in 70 %
+    # to 30 % of the rows.
     spike = bool((codes < 1e-3 * codes.mean(0)).mean() > 0.24)
     x, z = np.nan_to_num(counts) / exposure, codes + 1e-9 * codes.mean()
     known, rates, columns, sweeps = ~np.isnan(counts), z @ atoms, np.ascontiguousarray(atoms.T), []
@@ -470,9 +547,10 @@ def sample_rates(counts, exposure, atoms, codes, dispersion, rng):
     chain, free, uses = map(np.stack, zip(*sweeps, strict=True))
     free = np.minimum(free.mean(0), 1.0)
     variances = chain.var(0, ddof=1)
-    # ``free`` is the variance of an entry if all codes and all other entries of the atom were
-    # known. The variance in the chain is larger by a factor. The median of the factor over the
-    # atom's entries that are positive in all sweeps gives the least variance of all its entries.
+    # An entry that is 0 in all sweeps has the variance 0 in the chain. ``free`` is the variance of
+    # an entry if all codes and all other entries of the atom were known. For entries that are
+    # positive in all sweeps the variance in the chain is larger by a factor. The median of this
+    # factor over them, times ``free``, is the least variance of each entry of the atom.
     added = np.ma.masked_array(variances / free, ~(chain > 0).all(0))
     added = np.maximum(np.ma.median(added, axis=1).filled(1.0), 1.0)
     variances = np.maximum(variances, added[:, None] * free)
