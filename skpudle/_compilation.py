@@ -151,7 +151,7 @@ class Loops:
         self._module, name = module, module["__name__"]
         self._functions = [f for f in module.values() if isfunction(f) and f.__module__ == name]
 
-    def __getattr__(self, name):
+    def __getattr__(self, name):  # compiles all functions when one of them is first used
         if name not in {function.__name__ for function in self._functions}:
             raise AttributeError(name)
         import numba

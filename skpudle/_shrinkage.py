@@ -44,7 +44,7 @@ def _soft_(v, level, scratch=None, *, positive):
 def _hard_(v, level, scratch=None, *, positive):
     number = _number(level)
     if number is not None:
-        # torch keeps values above a threshold: above the float just below the level is >= level
+        # torch keeps v > below, and below is the largest float under the level: so v >= level
         below = torch.nextafter(level, torch.zeros_like(level)).item()
         if positive:
             return torch.nn.functional.threshold_(v, below, 0)

@@ -288,7 +288,7 @@ class DenseSteps(Steps):
             self._by_atoms.addmm_(self.total.mT, self.x)
             self._by_atoms.addmm_(self.products + self.products.mT, self.atoms, alpha=-1)
             self._by_x.addmm_(self.total, self.atoms)
-            # <q, D^T x> - <P, G>, where s G = 1 - H
+            # the derivative in s is <q, D^T x> - <P, G>, with the Gram matrix G = (1 - H) / s
             inner = (self.total * self.correlation).sum() - self.products.trace()
             inner += torch.dot(self.products.flatten(), self.transition.flatten())
             self._by_size += inner / self.size

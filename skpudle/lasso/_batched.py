@@ -18,9 +18,8 @@ supports of 15 atoms. The last Newton steps are called the *polish*: they make t
 rounding on their support.
 
 In this file n is the number of samples in a batch, and arrays of the shape (n, k) have a row for
-each sample and a column, or *place*, for each atom of its support. Supports are padded to one size
-k. An *empty place*, without an atom, holds the number of an additional zero atom and has ``theta =
-0``.
+each sample and an entry for each atom of its support. Supports are padded to one size k: the
+*padding* of ``support`` holds the number of an additional zero atom, and that of ``theta`` is 0.
 
 A GPU works ahead of the host until the host needs a number from it, such as the number of solved
 samples; the host then has to wait. So the host counts solved samples only every few rounds, and
@@ -47,7 +46,7 @@ _SUPPORT_STEP = 8
 def supports_of(codes, width):  # (n, p), int -> (n, width), padded by p
     """Return the support of each row: the numbers of the atoms with nonzero codes, in order.
 
-    No row may have more than ``width`` nonzero codes. Empty places hold the number of atoms, ``p``.
+    No row may have more than ``width`` nonzero codes. The padding holds the number of atoms, ``p``.
     """
     active = codes.abs() > 0  # False for NaN
     places = (active.cumsum(1) - 1).masked_fill_(~active, width)  # zeros go to an extra column
@@ -72,18 +71,18 @@ def parts(sizes, n_features, device):  # yields first, last, width
         first = last
 
 
-# Rounds between two counts of the solved samples. A count drops solved samples and empty places.
-# Most samples are solved after about 5 rounds. With 6 rounds instead of 4, empty places accumulate,
-# and on a CPU the factors of large supports take twice the time.
+# Rounds between two counts of the solved samples, after which solved samples and needless padding
+# are dropped. Most samples are solved after about 5 rounds. With 6 rounds instead of 4, padding
+# accumulates, and on a CPU the factors of large supports take twice the time.
 LOOK = 4
 
 
-def _gather_inner(atoms, gram, support, mask):  # -> (n, k, k), anything at empty places
+def _gather_inner(atoms, gram, support, mask):  # -> (n, k, k)
     """Return the Gram matrix of the atoms of each sample's ``support`` (n, k), for `_minimise`.
 
     The entries are copied from ``gram``, the Gram matrix of all atoms. If ``gram`` is None, they
-    are computed from the atoms times ``mask`` (n, n_features), unless ``mask`` is None. Entries of
-    empty places may have any value.
+    are computed from the atoms times ``mask`` (n, n_features), unless ``mask`` is None. Entries for
+    padding may have any value.
     """
     if gram is None:
         inner = support.new_empty(*support.shape, support.shape[1], dtype=atoms.dtype)
@@ -120,9 +119,9 @@ def _candidates(c, least, positive, none):  # c: (n, p) -> (n, CANDIDATES), (n,)
 def _factor(inner, theta):  # (n, k, k), (n, k) -> (n, k, k), (n, k) bool
     """Return the Cholesky factors of the samples' Gram matrices ``inner``, for a Newton step.
 
-    Places with ``theta = 0`` get the row and column of a unit matrix. Also return True for each
-    atom that depends linearly on the atoms before it in the support, which a small pivot shows, and
-    for all atoms of a sample whose factor failed.
+    Entries with ``theta = 0``, such as padding, get the row and column of a unit matrix. Also
+    return True for each atom that depends linearly on the atoms before it in the support, which a
+    small pivot shows, and for all atoms of a sample whose factor failed.
     """
     active = theta != 0
     matrix = inner * (active[:, :, None] & active[:, None, :])
@@ -137,7 +136,7 @@ def _factor(inner, theta):  # (n, k, k), (n, k) -> (n, k, k), (n, k) bool
 
 
 def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
-    """Minimise the objective for given supports and signs, by two Newton steps, in place.
+    """Minimise the objective for fixed supports and signs, by two Newton steps, in place.
 
     A code that reaches zero leaves its support: its ``z`` and ``theta`` become 0.
 
@@ -265,7 +264,7 @@ class _Batch:
         return n_left
 
     def minimise(self):
-        """End a round: minimise for the present supports, and empty the places of atoms that leave.
+        """End a round: minimise for the present supports, and drop atoms that leave the supports.
 
         Samples that reach the minimum for their support and signs become settled.
         """
@@ -281,7 +280,7 @@ def _solve_penalty(atoms, gram, x, mask, penalty, positive, max_iter, codes):
     """
     n_components = len(atoms)
     # `_candidates` needs whole runs of atoms, so zero atoms complete the last run. There is at
-    # least one zero atom; the last one, with the number `none`, is the atom of empty places.
+    # least one zero atom; the last one, with the number `none`, is the atom of padding.
     none = -(-(n_components + 1) // _compiled.RUN) * _compiled.RUN - 1
     atoms = torch.cat([atoms, atoms.new_zeros(none + 1 - n_components, atoms.shape[1])])
     batch = _Batch(atoms, gram, x, mask, penalty, positive)
@@ -334,7 +333,7 @@ def _refit(atoms, x, codes, mask=None):
             residual = x[rows] - (z[:, None] @ members)[:, 0]
             slope = (seen @ residual[:, :, None])[:, :, 0]
             done = _minimise(inner, slope, z, theta, fresh, done)
-        support = support.clamp_max(n_components - 1)  # empty places add 0 to the last code
+        support = support.clamp_max(n_components - 1)  # padding adds 0 to the last code
         refitted[rows] = refitted[rows].scatter_add(1, support, z)
     return refitted
 

@@ -42,8 +42,8 @@ CANDIDATES = 8
 # Smaller correlations may vanish once the atom with the largest correlation has a code.
 LEAST_SHARE = 0.8
 # An atom depends on the support if at most this fraction of its squared norm is outside of the span
-# of the support. Such an atom enters alone: its step runs along a direction that changes only the
-# penalty term, until a code reaches zero, so it needs a round of its own.
+# of the support. Such an atom enters only as the first one in a round: its step runs along a
+# direction that changes only the penalty term, until a code reaches zero.
 DEPENDENT = 1e-12
 # Margins of rounding: an atom enters if |c_j| exceeds the penalty by RESOLUTION times the penalty
 # plus ROUNDING times the sum of the moduli of the terms of c_j.
@@ -106,7 +106,7 @@ def _border(atoms, gram, support, k, squares, factor):  # -> float
     """Append the atom ``support[k]`` to the Cholesky ``factor`` and to ``squares``, in place.
 
     Return the fraction of the atom's squared norm that is outside of the span of the first ``k``
-    atoms. The names are those of the module.
+    atoms. The module explains the names.
     """
     new = support[k]
     for i in range(k + 1):
@@ -149,14 +149,14 @@ def _remove(out, k, support, z, theta, squares, step, y, factor):
     """Remove the atom at index ``out`` of the support from all arrays, in place.
 
     The factor and ``y`` are updated by rotations, instead of a new factor of the smaller support.
-    The names are those of the module.
+    The module explains the names.
     """
     for i in range(out, k - 1):
         support[i], z[i], theta[i] = support[i + 1], z[i + 1], theta[i + 1]
         squares[i], step[i] = squares[i + 1], step[i + 1]
         for j in range(i + 2):
             factor[i, j] = factor[i + 1, j]
-    for j in range(out, k - 1):  # rows moved up, so row j has an extra entry in column j + 1
+    for j in range(out, k - 1):  # a rotation removes the entry of row j in column j + 1
         last, first = 1 / factor[j, j + 1], factor[j, j]
         inverse = 1 / np.sqrt(first * first + last * last)
         cosine, sine = first * inverse, last * inverse
@@ -177,7 +177,7 @@ def _reach(z, theta, step):  # floats, of one code -> float
 
 
 def _minimise(first, k, support, z, theta, slope, squares, step, y, factor):  # -> int
-    """Minimise the objective for the given support and signs; return the support's new size.
+    """Minimise the objective for a fixed support and signs; return the support's new size.
 
     Each Newton step ends at the first code that would change its sign; this code becomes zero and
     leaves the support. The last step is one that keeps all signs. ``slope`` is only read, and its
@@ -225,9 +225,9 @@ def _minimise(first, k, support, z, theta, slope, squares, step, y, factor):  # 
 
 
 def _peaks(c, positive, peaks):  # (n_components,), bool, (n_runs,) -> float
-    """Set ``peaks`` to the largest correlation of every run of atoms; return the largest of all.
+    """Set ``peaks`` to the largest correlation of each run of atoms (`RUN`); return the largest.
 
-    Correlations are compared by their moduli, unless codes are non-negative.
+    ``c`` are the correlations of all atoms. Their moduli count, unless codes are ``positive``.
     """
     best = 0.0
     for run in range(len(peaks)):

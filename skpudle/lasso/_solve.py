@@ -408,7 +408,7 @@ def solve_lasso(
     x, known = known_entries(x, mask)
     penalty = checked_alpha(alpha, atoms, positive)
     given, scale = atoms.double(), None
-    if isinstance(penalty, torch.Tensor):  # alpha z solves the lasso of atoms / alpha, penalty 1
+    if isinstance(penalty, torch.Tensor):  # with atoms / alpha and penalty 1 codes are alpha * z
         penalty, scale = 1.0, penalty
         given = given / scale[:, None]
     codes = x.new_empty(len(x), len(atoms))
