@@ -402,7 +402,8 @@ class _Sizes:
     def _judge(self, coded, stride):  # -> _Tried
         """Predict held-out data by a dictionary, and keep it if it is the best of its size.
 
-        ``coded`` are the atoms with codes of one in ``stride`` training samples.
+        ``coded`` is an `Epoch` or `ConvEpoch`: the atoms with codes of one in ``stride`` training
+        samples.
         """
         last = next(reversed(self.best.values()), None)
         place = last.prediction.place if last else None
@@ -450,11 +451,11 @@ class _Sizes:
         return is_smaller and lost > _NEGLIGIBLE and worse(one.prediction, best.prediction)
 
     def find_enough(self, grown):  # list of _Tried -> _Tried or None
-        """Return the smallest dictionary for which twice its atoms explain hardly more.
+        """Return the dictionary at which growth ends because twice its atoms explain hardly more.
 
-        ``grown`` are the dictionaries so far, of growing size. Return None if no dictionary is
-        large enough yet. Return None, too, if the last dictionary does not predict better than the
-        one before: then growth ends by the predictions.
+        ``grown`` are the dictionaries so far, of growing size. The answer is the smallest such
+        dictionary, or None if there is none yet. It is None, too, if the last dictionary does not
+        predict better than the one before: then `walk` ends the growth.
         """
         if not (len(grown) > 1 and worse(*(o.prediction for o in grown[-2:]))):
             return None

@@ -68,10 +68,11 @@ def has_stalled(curve, share=STALL):  # -> bool
 
 
 def solve_codes(problem, atoms, n_epochs, *, refit=False):  # -> Epoch
-    """Solve for the codes of fixed atoms in ``n_epochs``, from zero codes; return coded data.
+    """Solve for the codes of fixed atoms, starting from zeros, for example to judge the atoms.
 
-    ``n_epochs`` is at least 1. With ``refit`` the coded data of the last epoch also have least
-    squares on the supports of the codes.
+    ``atoms`` are (n_components, ...), and ``n_epochs``, at least 1, is the number of epochs: more
+    make codes more exact. With ``refit`` the last epoch also computes least squares on the supports
+    of the codes. Return the coded data, an `Epoch`, `DeviceEpoch` or `ConvEpoch`.
     """
     codes = problem.no_codes()
     for i in range(n_epochs):
@@ -184,12 +185,26 @@ def remaining(coded, n_removed, *, kept=(), per_use=False, earlier=0.0):  # -> (
     return remaining
 
 
-def halves(coded, kept, chosen, direction):  # -> atoms (n_kept + n, *atom), Codes
-    """Split the atoms ``chosen`` (n,), and drop the atoms that ``kept`` (p,) does not mark.
+def halves(coded, kept, chosen, direction):  # -> (n_kept + n, *atom), Codes
+    """Apply the splits and removals of a round: return the new atoms, and the codes to start from.
 
-    An atom ``d`` splits into ``d + v / 2`` and ``d - v / 2``, where ``v`` is its entry in
-    ``direction`` (n, *atom). Return the projected atoms, first the kept ones and then the second
-    half of each split atom, and the codes at the kept atoms. Second halves have no codes yet.
+    Parameters
+    ----------
+    coded : Epoch, DeviceEpoch or ConvEpoch
+        Data with codes, for ``p`` atoms.
+    kept : Tensor of shape (p,), bool
+        The atoms that are not removed.
+    chosen : Tensor of shape (n,)
+        The numbers of the atoms to split, all of them kept.
+    direction : Tensor of shape (n, *shape of an atom)
+        The directions of the splits: an atom ``d`` becomes ``d + v / 2`` and ``d - v / 2``.
+
+    Returns
+    -------
+    atoms : Tensor of shape (n_kept + n, *shape of an atom)
+        Unit atoms: the kept ones with the first halves, then the second halves.
+    codes : Codes
+        The codes at the kept atoms. Second halves have no codes yet.
     """
     atoms, half = coded.atoms.clone(), 0.5 * direction
     atoms[chosen] += half
@@ -200,7 +215,8 @@ def halves(coded, kept, chosen, direction):  # -> atoms (n_kept + n, *atom), Cod
 def stride_of_uses(coded, stride, n_uses):  # -> int
     """Return the stride of the sample of rows in which atoms have ``n_uses`` uses on average.
 
-    The estimate is from ``coded``, coded data of a sample that has one in ``stride`` rows.
+    A use is a row with a nonzero code at the atom. The estimate is from ``coded``, the coded data
+    of a sample that has one in ``stride`` rows.
     """
     return max(1, int(stride * coded.n_entries / (n_uses * len(coded.atoms))))
 

@@ -62,10 +62,11 @@ _NOTHING_LEFT = 1e-8
 def goes_on(found, errors=1.0, *, gains=False, patience=1, total=own):  # -> bool
     """Return whether to try one more penalty or number of atoms, after the predictions so far.
 
-    The answer is True if fewer than ``patience`` predictions in succession have failed, at the end
-    of the list ``found``. A prediction fails if it is worse than the best one before it by more
-    than ``errors`` standard errors. With ``gains`` it also fails if it is not better than the best
-    one before it by more than ``errors`` standard errors. ``total`` adds up sums over processes.
+    ``found`` is the list of `Prediction` objects so far. The answer is True if fewer than
+    ``patience`` of them in succession have failed, at the end of the list. A prediction fails if it
+    is worse than the best one before it by more than ``errors`` standard errors. With ``gains`` it
+    also fails if it is not better than the best one before it by more than ``errors`` standard
+    errors. ``total`` adds up sums over processes.
     """
     best, failed = found[0], 0
     for one in found[1:]:
@@ -155,17 +156,21 @@ error_of = attrgetter("prediction.total")  # trial -> its squared error, over al
 
 
 def predicts(prediction, held_out):  # -> bool
-    """Return whether a prediction beats zeros, the prediction of no atoms, beyond chance."""
+    """Return whether atoms predict anything: better than zeros by over two standard errors.
+
+    ``prediction`` is a `Prediction` of the hidden entries of ``held_out``, a `HeldOut`.
+    """
     return worse(held_out.zeros, prediction, SURE, held_out.total)
 
 
 def next_penalty(trials, problem):  # -> float or None
-    """Return the next penalty to try after ``trials``, a list of `Trial`; None if there is none.
+    """Return the next penalty for a search to try; None if there is none.
 
-    Penalties first grow from the first one, step by step, while predictions do not get worse; they
-    grow to the largest penalty if nothing predicts better than zeros. Then they may fall from the
-    first penalty, by two steps at a time, or by one if the first one is above ``problem.alpha``.
-    `climb` depends on this order: up, then down.
+    ``trials`` are the `Trial` objects so far, and ``problem`` has the held-out data. Penalties
+    first grow from the first one, by factors of ``2 ** 0.5``, while predictions do not get worse;
+    they grow to the largest penalty if nothing predicts better than zeros. Then they may fall from
+    the first penalty, by factors of 2, or of ``2 ** 0.5`` if the first one is above
+    ``problem.alpha``. `climb` depends on this order: up, then down.
     """
     first, held, total = trials[0], problem.held_out, problem.total
     if min(map(error_of, trials)) <= _NOTHING_LEFT * held.zeros.total:
@@ -186,8 +191,9 @@ def next_penalty(trials, problem):  # -> float or None
 def chosen_trial(trials, problem):  # -> Trial
     """Choose the trial whose atoms and penalty the search takes.
 
-    It is the trial of the largest penalty among the trials that are worse than the best one by
-    chance only. If no trial predicts held-out data better than zeros, it is the first trial.
+    ``trials`` are `Trial` objects, one for each penalty. The choice is the largest penalty among
+    the trials whose predictions are worse than the best one by chance only. If no trial predicts
+    held-out data better than zeros, it is the first trial.
     """
     best = min(trials, key=error_of)
     if not predicts(best.prediction, problem.held_out):
@@ -199,9 +205,10 @@ def chosen_trial(trials, problem):  # -> Trial
 def finds_more(trials, problem, least=inf):  # -> bool
     """Return whether noise hid atoms at the first penalty, so that the search begins again.
 
-    That is so if the best trial has a larger penalty than the first one, and explains a fifth more
-    energy of the hidden entries than the first trial and than all earlier lists of trials.
-    ``least`` is the smallest error of the earlier lists.
+    That is so if the best of the `Trial` objects ``trials`` has a larger penalty than the first
+    one, and explains a fifth more energy (sum of squares) of the hidden entries than the first one
+    and than all trials of earlier beginnings. ``least`` is the smallest error of these earlier
+    trials.
     """
     first, best = trials[0], min(trials, key=error_of)
     energy, before = problem.held_out.zeros.total, min(error_of(first), least)
@@ -215,9 +222,9 @@ def finds_more(trials, problem, least=inf):  # -> bool
 def penalty_above_noise(first, chosen, problem):  # -> float
     """Return the penalty at which a search begins again after atoms were hidden by noise.
 
-    It is one step below the penalty of the trial ``chosen``, but at least ``problem.alpha``. It is
-    ``problem.alpha`` if ``chosen`` does not predict better than the trial ``first`` by over two
-    standard errors.
+    It is the penalty of the `Trial` ``chosen`` divided by ``2 ** 0.5``, but at least
+    ``problem.alpha``. It is ``problem.alpha`` if ``chosen`` does not predict better than the trial
+    ``first`` by over two standard errors.
     """
     if not worse(first.prediction, chosen.prediction, SURE, problem.total):
         return problem.alpha

@@ -72,8 +72,8 @@ class Prediction(NamedTuple):
 def loss_and_chance(one, other, total=own):  # Prediction, Prediction -> float, float
     """Return the error of ``one`` minus the error of ``other``, and the standard error of that.
 
-    The difference is the sum over the parts of all processes; ``total`` adds up sums over
-    processes.
+    Errors are compared in each part of the data (row, or tile of an image), and summed over the
+    parts of all processes; ``total`` adds up sums over processes.
     """
     loss = one.errors - other.errors
     sums = loss.sum(), loss.square().sum(), torch.ones_like(loss).sum()
@@ -83,10 +83,12 @@ def loss_and_chance(one, other, total=own):  # Prediction, Prediction -> float, 
 
 
 def worse(one, other, errors=1.0, total=own):  # Prediction, Prediction -> bool
-    """Return whether ``one`` is worse than ``other`` by more than ``errors`` standard errors.
+    """Return whether a prediction is worse than another by more than ``errors`` standard errors.
 
-    Both predict the same hidden entries. The standard error is that of the difference of their
-    errors, paired by parts of the data. ``total`` adds up sums over processes.
+    Penalties, numbers of atoms and units are chosen by this comparison. ``one`` and ``other`` are
+    predictions of the same hidden entries. The standard error is that of the difference of their
+    errors, paired by parts of the data (rows, or tiles of images). ``total`` adds up sums over
+    processes.
     """
     loss, chance = loss_and_chance(one, other, total)
     return loss > errors * chance
@@ -291,10 +293,11 @@ class HeldOut:
         return [self._sums[place] for place in places]
 
     def at(self, atoms, place, share=None):  # -> Prediction
-        """Predict the hidden entries by ``atoms`` at the penalty of one place.
+        """Predict the hidden entries by atoms (n_components, ...) at one penalty of codes.
 
-        ``share`` is the share of the lasso's bias that is removed from codes; None takes the best
-        share.
+        The penalty is ``2 ** (place / 2)`` times ``alpha``. Codes move by ``share``, from 0 to 1,
+        from the lasso's codes towards least squares on their supports; None takes the share of the
+        least error.
         """
         (sums,) = self.sums(atoms, [place])
         (total,) = self.total(sums.sum(0))
@@ -364,7 +367,7 @@ class _Rows(HeldOut):
     # penalty of a search is 4 to 6 times the first one; so 12 times is enough.
     places, smallest, largest = (-20, 6), 1 / 16, 12.0
 
-    def _locate(self, atoms, share):  # -> int: the place that a prediction begins with
+    def _locate(self, atoms, share):  # -> int: the place, see the module, that a walk begins with
         return 0
 
     def _hide(self, problem, n_codings):  # -> (n_rows,)
@@ -480,9 +483,10 @@ class _Tiles(HeldOut):
         return sum(self._of_tiles(x.square() * hidden) for hidden in self._hidden)
 
     def _locate(self, atoms, share):  # -> int
-        """Return a place to begin a walk with: the last one before the error rises.
+        """Return the place, the number of a penalty, to begin a walk with.
 
-        Steps of two places lead down from the largest penalty.
+        It is the last one before the error rises, in steps of two places down from the largest
+        penalty. ``share`` is as in `HeldOut.predict`.
         """
         best = self.at(atoms, self.places[1], share)
         for place in range(self.places[1] - 2, self.places[0] - 1, -2):
@@ -503,7 +507,10 @@ class _Tiles(HeldOut):
             yield codes, [conv_synthesis(problem, atoms, z) for z in codes]
 
     def _of_tiles(self, values):  # (n, n_channels, height, width) -> (n_tiles,)
-        """Return the sum of the values in each tile of all images, over channels."""
+        """Return the sum of the values in each tile of all images, over channels.
+
+        Tiles, of the size of an atom, are the parts whose errors `worse` compares.
+        """
         height, width = (-n % k for n, k in zip(values.shape[2:], self.problem.kernel, strict=True))
         tiles = torch.nn.functional.pad(values.sum(1), (0, width, 0, height))
         for axis, kernel in enumerate(self.problem.kernel, 1):
@@ -526,7 +533,11 @@ class _Tiles(HeldOut):
         return sums
 
     def noise(self, atoms, found):  # -> float
-        """Return the variance of the noise, as `_Rows.noise` does."""
+        """Return the variance of the noise, as `_Rows.noise` does.
+
+        ``atoms`` are (n_components, n_channels, height, width), and the `Prediction` ``found`` has
+        the penalty and the share of the codes.
+        """
         alpha, debias = self.alpha * 2 ** (0.5 * found.place), found.share
         ((codes, images),) = self._code(atoms.to(self.x), [alpha], self.known)
         left = float(self.known.sum()) - len(codes[debias == 1].value)

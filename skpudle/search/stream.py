@@ -96,11 +96,15 @@ class Held(NamedTuple):
         return energy[:, None] * (self.atoms[part] - torch.as_tensor(atoms[part])), energy.diag()
 
     def strain(self, atoms):  # (n_atoms, n_features) -> float
-        """Return the penalty at ``atoms``: about the rise of the objective of earlier rows."""
+        """Return the penalty if the atoms move to ``atoms``.
+
+        It is about the rise of the objective of earlier rows, so a round is kept only if it is
+        worth it.
+        """
         return float(0.5 * (self.energy * (atoms - self.atoms).square().sum(1)).sum())
 
     def extended(self, atoms):  # (n, n_features) -> Held
-        """Return the record with new ``atoms`` appended, which earlier rows have not used."""
+        """Return a `Held` with new ``atoms`` appended, which earlier rows have not used."""
         zeros = self.energy.new_zeros(len(atoms))
         return Held(*(torch.cat(pair) for pair in zip(self, (atoms, zeros, zeros), strict=True)))
 
@@ -167,7 +171,7 @@ def begin_stream(atoms, energy=None, *, weight=0.0, n_rows=0.0, mean=inf):  # ->
 
 
 def _total(problem):  # -> float
-    """Return the sum of the sample weights of all processes: the number of rows without weights."""
+    """Return the number of rows of all processes, each counted with its sample weight."""
     return float(problem.total(torch.tensor([problem.total_weight], dtype=torch.float64))[0])
 
 
@@ -208,9 +212,9 @@ def after_search(coded, n_rows=None):  # -> Stream
 
 
 def _adapt(coded, held, most):  # -> Epoch
-    """Improve the atoms of coded data once, and descend for at most ``most`` epochs from there.
+    """Adapt the atoms to a block: improve them once, then descend for at most ``most`` epochs.
 
-    ``coded`` is an `Epoch` of a block, and ``held`` the penalty of earlier rows, a `Held`.
+    ``coded`` is the `Epoch` of the block, and ``held``, a `Held`, the penalty of earlier rows.
     """
     if most == 0:
         return coded
