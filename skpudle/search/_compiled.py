@@ -522,7 +522,7 @@ def add_moments(first, last, start, row, value, x, b):
     """Add the rows of ``Z^T X`` for the atoms ``first:last`` to ``b`` (last - first, n_features).
 
     ``start``, ``row`` and ``value`` are the codes sorted by atom. `Epoch.improved_atoms` calls it
-    with residuals for ``x``.
+    with residuals for ``x``, and so gets the rows of ``B - A D`` that `sweep` takes.
     """
     for j in range(first, last):
         for e in range(start[j], start[j + 1]):
@@ -532,10 +532,11 @@ def add_moments(first, last, start, row, value, x, b):
 
 
 def subtract_changes(low, high, first, start, row, value, change, residual):
-    """Update the rows ``low:high`` of ``residual``, in place, after a block of atoms has changed.
+    """Update the rows ``low:high`` of ``residual`` after a block of atoms has changed, in place.
 
     ``change`` (n_changed, n_features) holds new minus old atoms, from the atom ``first`` on.
     ``start``, ``row`` and ``value`` are the codes sorted by atom, then by row.
+    `Epoch.improved_atoms` needs the residuals for the next block.
     """
     for j in range(first, first + len(change)):
         begin = start[j] + np.searchsorted(row[start[j] : start[j + 1]], low)

@@ -101,7 +101,7 @@ class Codes:
 
     @classmethod
     def of_places(cls, index, value):  # (n, longest) each -> Codes
-        """Return the codes of rows that are padded to one length; zeros are dropped."""
+        """Return the codes of rows that are padded to one length, without zeros."""
         used = value != 0
         return cls(_starts(used.sum(1)), index[used].int(), value[used])
 
@@ -299,8 +299,9 @@ class Coded:
     def common_directions(self, seed):  # -> (p,), (p, *atom)
         """Find for each atom the direction along which the residuals of its users have most energy.
 
-        A round of the search splits atoms along these directions. ``seed`` draws the directions
-        from which power iterations start.
+        A user of an atom is a row, or a position in an image, with a nonzero code at the atom. A
+        round of the search splits atoms along these directions. ``seed`` draws the directions from
+        which power iterations start.
 
         Returns
         -------
@@ -326,9 +327,10 @@ class Coded:
         Returns
         -------
         cost : Tensor of shape (p,)
-            By how much the objective rises without the atom, estimated from some of its users.
+            By how much the objective would rise without the atom, estimated from at most 32 of the
+            rows that use it.
         heirs : Tensor of shape (p, n), int64
-            The numbers of the atoms, at most three, whose codes grow most without the atom.
+            The numbers of the atoms, at most three, whose codes would grow most without the atom.
         """
         if self._costs is None:
             changes, near = self._removals()
@@ -620,10 +622,10 @@ class Epoch(Coded):
         in_parts(subtract, len(residual), _least(of_row))
 
     def _second_moments(self, residuals, direction):  # residuals (n, m), direction (p, m) -> (p, m)
-        """Return for each atom the sum of ``r_i (r_i . v)`` over its users ``i`` in this process.
+        """Return for each atom the sum of ``r_i (r_i . v)`` over the rows ``i`` that use the atom.
 
         It is one power iteration of `common_directions`. ``r_i`` is the residual of row ``i``, and
-        ``v`` the entry of the atom in ``direction``.
+        ``v`` the entry of the atom in ``direction``. The sum is that of this process alone.
         """
         (p, m), given = direction.shape, (*self._entries[:2], residuals, np.asarray(direction))
         return self._sums(loops.add_second_moments, 0, p, m, 2 * m * self._gathering, *given)

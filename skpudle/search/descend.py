@@ -136,7 +136,7 @@ def split(coded, n_splits, seed, *, earlier=0.0):  # -> (n,), (n, *atom); or Non
     -------
     chosen : Tensor of shape (n,)
         The numbers of the atoms, the largest energy first.
-    direction : Tensor of shape (n, *shape of an atom)
+    direction : Tensor of shape (n, ...)
         Their directions. If no split is worth its cost, the function returns None instead of both.
     """
     energy, direction = coded.common_directions(seed)
@@ -196,12 +196,12 @@ def halves(coded, kept, chosen, direction):  # -> (n_kept + n, *atom), Codes
         The atoms that are not removed.
     chosen : Tensor of shape (n,)
         The numbers of the atoms to split, all of them kept.
-    direction : Tensor of shape (n, *shape of an atom)
+    direction : Tensor of shape (n, ...)
         The directions of the splits: an atom ``d`` becomes ``d + v / 2`` and ``d - v / 2``.
 
     Returns
     -------
-    atoms : Tensor of shape (n_kept + n, *shape of an atom)
+    atoms : Tensor of shape (n_kept + n, ...)
         Unit atoms: the kept ones with the first halves, then the second halves.
     codes : Codes
         The codes at the kept atoms. Second halves have no codes yet.

@@ -173,8 +173,8 @@ class Problem:
     def around(self, baseline: Tensor) -> Self:  # (n_features,)
         """Return the problem with a baseline subtracted from ``x``, for an epoch of the polish.
 
-        The baseline is added to the attribute ``baseline``. ``held_out`` has data of its own, from
-        which nothing is subtracted.
+        The polish is the last stage of a search. The baseline is added to the attribute
+        ``baseline``. ``held_out`` has data of its own, from which nothing is subtracted.
         """
         before = torch.zeros_like(baseline) if self.baseline is None else self.baseline
         return replace(self, x=self.x - baseline.to(self.x), baseline=before + baseline)

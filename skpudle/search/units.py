@@ -343,12 +343,12 @@ def _variances(x, known, atoms, alpha, positive):  # -> (n,), (n,)
 
 
 def _usual_entries(x, known, atoms, alpha, positive, limit):  # -> (n, m)
-    """Return the mask ``known`` (n, m) without outliers: errors beyond the limits ``limit`` (m,).
+    """Mark the known entries that are no outliers: with errors up to ``limit`` (m,).
 
-    The lasso of the rows ``x`` (n, m) solves for codes of ``atoms`` (p, m) and for an error of each
-    entry, see the module; then codes and errors are freed of the lasso's bias. The penalty of codes
-    is ``alpha``, but at most the least limit over 1.5: where noise is low, codes would otherwise
-    cost more than errors of all entries.
+    The lasso of the rows ``x`` (n, m), with the mask ``known`` (n, m), solves for codes of
+    ``atoms`` (p, m) and for an error of each entry, see the module; then codes and errors are freed
+    of the lasso's bias. The penalty of codes is ``alpha``, but at most the least limit over 1.5:
+    where noise is low, codes would otherwise cost more than errors of all entries.
     """
     alpha = min(alpha, float(limit.min()) / _DEARER)
     own = torch.diag(alpha / limit)
@@ -449,11 +449,12 @@ def _median_size(size):  # (n,) -> scalar
 
 
 def _suspects(x, known):  # -> (n, m) bool, (n,) bool
-    """Mark suspects: entries far from the median of their column (n, m), and long rows (n,).
+    """Mark suspects, which may be outliers: far entries (n, m), and long rows (n,).
 
-    An entry is far beyond 5 standard deviations of its column; if more than half of the entries of
-    a row are large, the limit grows with the row's median entry. If more than a tenth of the
-    entries are far, no entry is marked, and if more than a tenth of the rows are long, no row.
+    An entry is far if it lies more than 5 standard deviations from the median of its column; if
+    more than half of the entries of a row are large, the limit grows with the row's median entry.
+    If more than a tenth of the entries are far, no entry is marked, and if more than a tenth of the
+    rows are long, no row. ``x`` and the mask ``known`` are (n, m).
     """
     y = torch.where(known > 0, x, torch.nan)
     y = y - _quantile(y, 0.5)
@@ -509,9 +510,10 @@ def _is_worse(one, other, least=_WORTH):  # -> bool
 
 
 def _differs(noise, signal, n):  # (m,) each -> bool
-    """Return whether the noise of features differs so much that it hides signals, see `_HIDES`.
+    """Return whether the noise of features differs so much that it hides signals.
 
-    ``noise`` and ``signal`` are variances, and ``n`` the number of entries behind each variance.
+    Then features should be divided by their noise; `_HIDES` has the rule. ``noise`` and ``signal``
+    are variances, and ``n`` the number of entries behind each variance.
     """
     usual = (noise > _CONSTANT * noise.median()) & (signal > _CONSTANT * signal.median())
     if int(usual.sum()) < 3 or not _shrink(noise, n)[2] > _WORTH:
@@ -692,11 +694,11 @@ class _Sample:
     # -------------------------------------------------------------- outliers
 
     def find_suspects(self, n_components):  # -> (n, m), (n,); or None
-        """Find suspects, entries and rows that may be outliers, and let them not count.
+        """Find suspects, entries and rows that may be outliers, and treat them as missing.
 
         Return the masks of far entries (n, m) and of long rows (n,) if the suspects have more
-        energy than the mean one of ``n_components`` atoms. Otherwise return None, and all known
-        entries count.
+        energy (sum of squares) than the mean one of ``n_components`` atoms. Otherwise return None,
+        and all known entries count. `are_outliers` then decides on the suspects.
         """
         far, long = _suspects(self.x, self.known)
         self.counts = self.known * ~(far | long[:, None])
@@ -736,9 +738,9 @@ class _Sample:
         return _is_worse(*(errors_of(one, usual, usual, ~long)[0] for one in (before, after)))
 
     def separate(self, long):  # (n,) bool -> Units or None
-        """Find the limits of outliers after `are_outliers` has said that there are outliers.
+        """Learn the limits of outliers, and the units, once `are_outliers` has found outliers.
 
-        Each round learns atoms in the units so far, codes all rows but those that are ``long``,
+        Each round learns atoms in the units so far, codes all rows but those that ``long`` marks,
         finds the limits of errors, and marks the outliers. The noise of features is learned on the
         way, and kept if it differs and hidden entries are predicted better with it. ``counts`` and
         ``scale`` change. Return the units, or None if more than a tenth of the entries are
