@@ -270,29 +270,27 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         number whose predictions of hidden entries are within a standard error of the best.
 
     alpha : float or "auto", default="auto"
-        Strength of the Dirichlet prior of each atom: pseudo-events per feature, in the shape of the
-        mean spectrum. Larger numbers make atoms smoother. "auto" is the largest number that
-        predicts hidden counts within half a standard error of the best.
+        Strength of each atom's Dirichlet prior: pseudo-events per feature, in the shape of the mean
+        spectrum. "auto" is the largest number that predicts within half a standard error of the
+        best.
 
     dispersion : float, "auto" or None, default="auto"
         Variation beyond Poisson's: the variance is ``mu + dispersion * mu**2``. "auto" estimates it
         from residuals. None is 0.
 
     min_gain : float or "auto", default="auto"
-        An atom has a code in a row of `fit` only if it raises the log-likelihood of the row by this
-        number of nats. "auto" is 3 if hidden entries then lose at most .0005 of their deviance
-        beyond chance, and ``alpha`` is positive, else 0.
+        An atom has a code in a row of `fit` only if it raises the row's log-likelihood by these
+        nats. "auto" is 3 if hidden entries then lose at most .0005 of their deviance beyond chance,
+        and ``alpha`` is positive, else 0.
 
     max_iter : int or "auto", default="auto"
         Largest number of steps of the alternation; "auto" is 1000.
 
     tol : float or None, default=1e-6
-        The fit ends after five steps in a row that improve the objective by less than this share of
-        the loss. None: ``max_iter`` steps.
+        Five steps in a row with less relative improvement end the fit. None: ``max_iter`` steps.
 
     dict_init : "search", array-like or learner, default="search"
-        Initial atoms: "search" takes rows with events of one atom only, as far as there are such;
-        otherwise an array (n_components, n_features), or a fitted learner.
+        Initial atoms: rows with events of few atoms, an array, or a fitted learner.
 
     fixed_components : array-like of shape (n_fixed, n_features), default=None
         Known atoms, which come first in ``components_`` and do not change. ``n_components`` counts
@@ -317,8 +315,8 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
 
     size_path_ : Bunch
         Numbers of atoms that ``n_components="auto"`` tried, as arrays: ``n_components``, ``score``
-        (the share of the deviance of hidden entries that atoms explain, minus .0005 for each atom),
-        ``objective``, and ``tolerance`` (the standard error of the score's distance from the best).
+        (explained share of the deviance of hidden entries, less .0005 an atom), ``objective``, and
+        ``tolerance`` (standard error of the distance from the best score).
 
     n_components_, n_features_in_, n_samples_seen_, n_iter_, n_steps_ : int
         Numbers of atoms, features, rows, steps of `fit`, and updates of the atoms.
@@ -327,7 +325,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         Names of features, if ``X`` has names.
 
     loss_curve_ : ndarray of shape (n_iter,)
-        Half the deviance of a row, on average, before each step updates the atoms.
+        Half the mean deviance of rows, before each step.
 
     ended_by_ : str
         Cause of the end of `fit`: "tol", "max_iter", "callback" or "interrupt" (Ctrl-C).

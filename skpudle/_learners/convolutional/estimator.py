@@ -34,78 +34,72 @@ _TURNS = 10
 class ConvPUDLEDictionaryLearning(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.ImageEstimator
 ):
-    r"""Sparse convolutional dictionary learning of images and signals.
+    r"""Sparse convolutional dictionary learning.
 
-    By default `fit` searches for atoms, short signals or small images, of which few copies at every
-    ``stride``-th position add up to the data, and `transform` solves the lasso. With a ``gradient``
-    the atoms are then trained through an unfolded encoder. See :doc:`/guide/signals` and
-    :doc:`/guide/images`.
+    By default `fit` searches for atoms, short signals or small images, whose copies at every
+    ``stride``-th position add up to the data, and `transform` solves the lasso. A ``gradient``
+    trains atoms through an unfolded encoder. See :doc:`/guide/signals` and :doc:`/guide/images`.
 
     Parameters
     ----------
     n_components : int or "auto", default=64
-        Number of atoms. "auto": the smallest number that predicts hidden pixels as well as any.
+        Number of atoms. "auto": the smallest that predicts hidden pixels as well as any.
 
     atom_shape : int or tuple of int, default=(9, 9)
         Size of an atom: two numbers for pictures, one for signals.
 
     stride : int, tuple of int or "auto", default="auto"
-        Distance of neighbouring copies of an atom in pixels. "auto" is 1 for signals, and 4 for
-        pictures, or the size of atoms smaller than 4.
+        Distance of neighbouring copies in pixels. "auto": 1 for signals, for pictures 4 or a
+        smaller atom's size.
 
     alpha : float or "auto", default="auto"
-        Penalty of the lasso, in the units of the data. "auto" chooses it by predictions of hidden
-        pixels, for codes of the lasso.
+        Penalty of the lasso, in units of the data. "auto": by predictions of hidden pixels.
 
     gradient : {"ae-ls", "ae-lasso", "dec"}, default=None
-        How the atoms of the search are trained. None: they are not.
+        Trains the atoms of the search. None: no training.
 
     n_unfoldings : int, None or "auto", default="auto"
-        Number of iterations of the encoder. None: codes are solutions of the lasso. "auto" is 15
-        with a ``gradient``, else None.
+        Iterations of the encoder. None: solutions of the lasso. "auto" is 15 with a ``gradient``,
+        else None.
 
     debias : float or "auto", default="auto"
-        Share of the lasso's bias to remove from codes, from 0 to 1. "auto" chooses it by
-        predictions of hidden pixels.
+        Share of the lasso's bias to remove from codes, 0 to 1. "auto": as ``alpha``.
 
     positive_code : bool, default=False
         Whether codes are non-negative.
 
     rank : {1, None}, default=None
-        1: an atom is a map, one number for each channel, times one waveform. None: any atom.
+        1: an atom is a map, one number per channel, times a waveform.
 
     channels_first : bool, default=False
         Whether data are (n, n_channels, length), or one recording (n_channels, length).
 
     channel_noise : {"equal", "auto"}, default="equal"
-        "auto" divides each channel by its estimated noise for the fit. "equal" does not.
+        "auto" divides channels by their estimated noise.
 
     detrend : {"auto", "constant", "slow"} or None, default="auto"
-        What is subtracted from each channel: "constant", its median; "slow", also drift that is
-        slower than atoms, which reconstructions then lack; "auto", either if this saves a third of
-        the codes, and "slow" for signals only. None: nothing, as for events that overlap
-        everywhere.
+        What to subtract from each channel: "constant", its median; "slow", also drift slower than
+        atoms, which reconstructions lack; "auto", either if it saves a third of the codes, "slow"
+        for signals alone. None: nothing, as for events that overlap everywhere.
 
     optimizer : {"adam", "sgd"} or callable, default="adam"
-        Optimizer of a ``gradient``, with a learning rate of 1e-3. A callable takes parameters and
-        ``lr``, and returns a torch optimizer.
+        Its learning rate is 1e-3. A callable takes parameters and ``lr``.
 
     batch_size : int or "auto", default="auto"
-        Number of images, or of pieces that larger images are cut into, in an update of training.
+        Images, or pieces of images, in an update.
 
     max_iter : int, default=100
-        Largest number of epochs of training.
+        Largest number of training epochs.
 
     tol : float or None, default=1e-4
-        Training ends after five checks in a row without a relative improvement of the loss by this.
-        None: ``max_iter`` epochs.
+        Least relative improvement that counts. None: ``max_iter`` epochs.
 
     dict_init : {"search", "random"}, array-like or learner, default="search"
-        Initial atoms: with "search" random patches of the data, otherwise an array of the shape of
-        ``components_``, or a fitted learner. "random": random atoms, and no search.
+        Initial atoms: random patches, an array like ``components_``, or a fitted learner. "random":
+        noise, without a search.
 
     random_state : int, RandomState instance or None, default=None
-        Determines the initial atoms, and the order of the data in training.
+        Determines initial atoms and order of training.
 
     verbose : int, default=0
         Whether to print a line per epoch.
@@ -116,21 +110,20 @@ class ConvPUDLEDictionaryLearning(
         The atoms.
 
     spatial_components_, temporal_components_ : ndarray
-        With ``rank=1``, maps of atoms (n_components, n_channels), and waveforms (n_components,
-        length) or (n_components, height, width). Otherwise missing.
+        With ``rank=1``, maps (n_components, n_channels), and waveforms (n_components, length).
 
     alpha_, debias_, search_alpha_, noise_std_ : float
-        The penalty of codes, the share of the lasso's bias removed, the penalty of the search, and
-        the standard deviation of the noise of a pixel.
+        Penalty of codes, share of bias removed, penalty of the search, standard deviation of the
+        noise.
 
     intercept_ : ndarray of shape (n_channels,)
         The baseline of each channel, which `inverse_transform` adds.
 
     detrend_ : str
-        "slow" if drift is subtracted; otherwise missing.
+        "slow" if drift is subtracted.
 
     channel_noise_ : ndarray of shape (n_channels,)
-        Standard deviation of the noise of each channel, unless all channels count equally.
+        Noise of each channel, unless ``channel_noise="equal"``.
 
     n_components_, size_path_, penalty_path_, n_iter_, loss_curve_, ended_by_, n_features_in_
         See `PUDLEDictionaryLearning`.
@@ -138,14 +131,14 @@ class ConvPUDLEDictionaryLearning(
     See Also
     --------
     PUDLEDictionaryLearning : The same for rows.
-    ConvDenoiser : Networks that remove noise from images.
+    ConvDenoiser : Networks that denoise images.
     skpudle.events.find_events : Events of signals.
 
     Notes
     -----
     Input is an array (n_images, height, width[, n_channels]) or (n_signals, length[, n_channels]),
     a list of images, or rows, each a signal. Unsigned integers become fractions of their largest
-    value, except in rows. NaN is a missing pixel.
+    value, except in rows. NaN marks missing pixels.
 
     Examples
     --------
