@@ -693,7 +693,8 @@ def _without(learner, atom):
     atom become infinite as well. The learner itself does not change.
     """
     other = copy(learner)
-    vars(other).pop("feature_names_in_", None)  # it gets arrays, which have no names
+    # The copy encodes arrays, and scikit-learn would warn that their columns have no names.
+    vars(other).pop("feature_names_in_", None)
     other.components_ = np.array(learner.components_)
     other.components_[atom] = 0
     if hasattr(learner, "thresholds_"):
@@ -746,10 +747,10 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
     array([1.6, 0.4])
     """
     learner = check_learner_of_rows(learner)
-    given = host_array(X)  # a data frame stays a data frame, with the names of its columns
+    given = host_array(X)  # keeps a data frame, whose names of columns the learner checks
     X = check_rows(given, allow_nan=True)
 
-    def squares(learner, data, rows):  # -> (n,)
+    def squares(learner, data, rows):  # -> (n,), the squared error of each row's reconstruction
         _, _, reconstruction = code_and_compare(learner, data)
         return np.nansum(np.square(rows - reconstruction), axis=1, dtype=np.float64)
 
@@ -829,10 +830,10 @@ def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
 
     scales = np.where(deviations > 0, deviations, 1)
 
-    def measure(rows):
+    def measure(rows):  # -> (n_atoms,); lengths in units of features, so that all features count
         return _geary(rows @ directions, np.linalg.norm(rows / scales, axis=1))
 
-    # 30 permutations estimate the standard deviation of the measure to 13 %.
+    # 30 permutations are enough: they estimate the standard deviation of the measure to 13 %.
     drawn = [measure(rng.permuted(centred, axis=0)) for _ in range(30)]
     spread = np.std(drawn, axis=0, ddof=1)
     of_features = (np.mean(drawn, axis=0) - measure(centred)) / np.maximum(spread, _RANK)
@@ -929,14 +930,16 @@ def atom_support(
     rows = rng.permutation(len(X))
     halves = X[rows[::2]], X[rows[1::2]]
     if all(len(half) > 1 for half in halves):
-        with warnings.catch_warnings():  # poor fits of halves are expected
+        # Fits to few samples or to noise warn, although atoms without support are a valid result.
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             fits = [_find_atoms(learner, half, int(rng.integers(2**31))) for half in halves]
         filled = [to_numpy(split_missing(to_tensor(half))[0]) for half in halves]
         found = _found_twice(filled, fits, level, rng)
     if len(found):
         coherence = atom_coherence(found, atoms)
-    # From a cosine of 0.8 on two atoms count as the same. An atom and its sum with an orthogonal
-    # atom have the cosine 0.71. Known atoms and the atoms of fits with twice the number of atoms
-    # have at least 0.91, on synthetic data with a signal-to-noise ratio of 10 dB.
+    # Two atoms count as the same from a cosine of 0.8 on, which lies between two cases. An atom and
+    # its sum with an orthogonal atom have the cosine 0.71. The true atoms of synthetic data with a
+    # signal-to-noise ratio of 10 dB and their matches in fits with twice the number of atoms have
+    # at least 0.91.
     return Bunch(supported=coherence >= 0.8, found=found, coherence=coherence)

@@ -528,7 +528,8 @@ class ContributionsDisplay(Display):
         return 0.9 * self.pictures.shape[1] + 0.7, 0.95 * len(self.pictures) + 0.3
 
     def _draw(self, **style):
-        # An `AtomsDisplay` draws the grid; then columns get names, and samples their contributions.
+        # An `AtomsDisplay` draws the grid of pictures. Columns are named above the grid, and the
+        # contribution of each training sample is written on its cell.
         n_columns = self.pictures.shape[1]
         grid = AtomsDisplay(self.pictures.reshape(-1, *self.pictures.shape[2:]), self.kind)
         given = dict(ax=self.ax_, n_columns=n_columns, row_labels=self.row_labels)
@@ -707,7 +708,8 @@ class CodesDisplay(Display):
         """
         return cls(*find_learner(estimator).encode(X)).plot(**options)
 
-    def _draw(self, *, kind="usage", **style):
+    def _draw(self, *, kind="usage", **style):  # sets ``heights_``
+        # ``edges`` are one more than ``heights_``: bar i lies between edges i and i + 1.
         check_kind(kind, "usage", "count", "magnitude")
         used, ax = self.codes != 0, self.ax_
         n_used = np.bincount(self.samples, used.sum(axis=1)).astype(int)
@@ -867,7 +869,7 @@ class PathDisplay(Display):
         chosen = learner.n_components_ if kind == "size" else learner.search_alpha_
         return cls(path, chosen, kind).plot(**options)
 
-    def _draw(self, **style):
+    def _draw(self, **style):  # ``style`` goes to the line of the trials
         path, ax, style = self.path, self.ax_, {"marker": ".", "zorder": 3} | style
         if self.kind == "size":
             sizes, best = path.n_components, path.score.max()
@@ -973,7 +975,7 @@ class StabilityDisplay(Display):
         rows = sorted((one.atoms.shape[1], one.stability, score) for one, score in pairs)
         return cls(*np.array(rows).T, ("Mean stability", name, "Number of atoms")).plot(**options)
 
-    def _draw(self, **style):
+    def _draw(self, **style):  # ``style`` goes to the line of the stability
         left, right, below = self.labels
         style = {"marker": "o", "color": "C0", "label": left} | style
         (self.line_,) = self.ax_.plot(self.x, self.stability, **style)
@@ -1046,7 +1048,7 @@ class RecoveryDisplay(Display):
             cosines = cosines.take(np.append(matched, rest), axis)
         return cls(cosines).plot(**options)
 
-    def _draw(self, **style):
+    def _draw(self, **style):  # ``style`` goes to ``imshow``
         matrix = {"cmap": "viridis", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
         self.image_ = self.ax_.imshow(self.coherences, **(matrix | style))
         self.figure_.colorbar(self.image_, ax=self.ax_, label="Coherence")

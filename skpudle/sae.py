@@ -197,7 +197,8 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
         rows, used = centre(learner, rows), (codes > 0).astype(np.float64)
         n, uses, mean = n + len(rows), uses + used.sum(axis=0), mean + rows.sum(axis=0)
         users, squares = users + used.T @ rows, squares + rows.T @ rows
-        if len(judges) < 8:  # rows for `_refined`, at most 8 x 2,000 so that they fit in memory
+        # For `_refined` 2,000 rows of each of the first eight parts are enough.
+        if len(judges) < 8:
             judges.append(rows[spread_rows(len(rows), 2000)])
     mean /= n
     users = users / np.maximum(uses, 1)[:, None] - mean * (uses > 0)[:, None]

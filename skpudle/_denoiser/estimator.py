@@ -62,7 +62,7 @@ def draw_cosines(shape, generator):  # (n, n_channels, *kernel) -> Tensor of the
 
 
 def crop_shape(images, network, size):  # list of (n_channels, *size), -> list of int
-    """Return the height and width (or the length) of the random crops that a network trains on.
+    """Return the size of the random crops that a network trains on, one number for each axis.
 
     Each side is ``size``, rounded down to the kernel plus a multiple of the stride, so that copies
     of atoms cover the crop exactly. With "auto", ``size`` is the smallest side of all images, at
@@ -143,7 +143,7 @@ class Training:
     n_steps : int
         Number of updates so far.
     losses : list of float
-        Mean loss of a crop in each epoch so far, in the units of the images.
+        Mean loss of a crop in each epoch so far, in squared units of the network's input.
     inputs : dict
         Fitted attributes that describe the input: number and names of features.
     unit : float
@@ -161,7 +161,7 @@ class Training:
     losses: list
     inputs: dict
 
-    def __post_init__(self):
+    def __post_init__(self):  # puts the network in units of ``unit``
         self.unit = 2.0 ** ceil(log2(self.network.peak))
         self.network.adjust_levels(1 / self.unit)
 
@@ -225,7 +225,9 @@ class Training:
             the epoch.
         """
         before, total, n_crops = deepcopy(self.network.state_dict()), np.zeros(2), 0
-        with torch.enable_grad(), torch.device("cpu"):  # the loader draws its order on the CPU
+        # The loader draws the order of images by a CPU generator, which torch refuses if the user's
+        # default device is another one.
+        with torch.enable_grad(), torch.device("cpu"):
             for images in self.loader:
                 total, n_crops = total + self._update(images), n_crops + len(images)
                 if interrupts.pending or not np.isfinite(total).all():
@@ -452,9 +454,9 @@ class ConvDenoiser(ImageEstimator):
             If the data or parameters are unfit, or if training diverges; the estimator then holds
             the last finite network.
         """
-        # 250 epochs: trained on sixteen pictures of 128 x 128 pixels in 31 s, a network denoises
-        # photographs with noise of 20 / 255 to a peak signal-to-noise ratio of 29.8 dB. After 200
-        # epochs it is 29.5 dB.
+        # A network that is trained for 250 epochs on sixteen pictures of 128 x 128 pixels, in 31 s,
+        # denoises photographs with noise of 20 / 255 to a peak signal-to-noise ratio of 29.8 dB.
+        # After 200 epochs the ratio is 29.5 dB.
         n_epochs = 250 if self.max_iter == "auto" else self.max_iter
         training = self._prepare(X, y)
         losses, n_crops = training.losses, len(training.loader.dataset)
@@ -476,7 +478,7 @@ class ConvDenoiser(ImageEstimator):
         self._follow(epochs, {"estimator": self, "X": X, "y": y}, n_epochs)
         if training.unchanged:  # 0 if noisy images equal clean ones: nothing to compare with
             warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged)
-        # warns of an end at max_iter, but not with max_iter="auto", where this end is expected
+        # Warn if max_iter ended the training, except for max_iter="auto", whose end is expected.
         warn_of_early_end(self, self.ended_by_)
         return self
 
@@ -628,7 +630,8 @@ class ConvDenoiser(ImageEstimator):
         # counts are no counts, so photon images with colours are refused.
         images = self._read_known(X, colours=not noise.of_photons)
         levels = noise.levels(noise_std, images)
-        if levels is not None or not noise.is_range:  # else the noise is estimated
+        # an estimated noise cannot have a wrong unit
+        if levels is not None or not noise.is_range:
             noise.warn_of_units(images.tensors, levels)
         # Unsigned integers of photon counts were not divided by their largest value when they were
         # read, so the result is not multiplied by it: ``pixels`` is False for counts.

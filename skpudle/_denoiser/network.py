@@ -348,19 +348,21 @@ class DenoisingNetwork(nn.Module):
     def _unit_of(self, x, sigma):  # (n, ...), (n,) -> (n,)
         """Return divisors that bring images ``x`` with noise ``sigma`` to the scale of training.
 
-        If the noise of an image is in the range of training, the divisor is 1, or larger if pixels
-        exceed the peak of training. Else it is the larger of noise / high and largest pixel / peak.
-        So noise above the range falls to the largest level or below. Images with noise below the
-        range grow until the noise has the largest level or a pixel the peak: pixels larger than in
-        training make the unfoldings unstable.
+        If the noise of training was 0, all divisors are 1. If the noise of an image is in the range
+        of training, its divisor is 1, or larger if pixels exceed the peak of training. Else it is
+        the larger of noise / high and largest pixel / peak: noise above the range falls to the
+        largest level or below, and images with noise below the range grow until the noise has the
+        largest level or a pixel the peak. Larger pixels than in training would make the unfoldings
+        unstable.
         """
         low, high = self.noise.low, self.noise.high
         if not high:
             return torch.ones_like(sigma)
         largest = x.abs().flatten(1).amax(1)
         same_noise = (sigma >= low) & (sigma <= high)
-        # Noise alone lifts pixels above the peak of training, the largest of a million by about 5
-        # standard deviations. So images are divided only if pixels exceed the peak by more than 6.
+        # Noise alone lifts pixels above the peak of the clean training images: of a million pixels
+        # the largest by about 5 standard deviations. A pixel that exceeds the peak by more than 6
+        # standard deviations must have another reason, and only then the image is divided.
         same_units = ((largest - 6 * sigma) / self.peak).clamp_min(1)
         other_units = torch.maximum(sigma / high, largest / self.peak)
         unit = torch.where(same_noise, same_units, other_units)

@@ -73,7 +73,8 @@ def _positive_normal(rng, mean, deviation):
     # variables", 1995.
     while True:
         excess = rng.standard_exponential() / least
-        if not rng.standard_exponential() < 0.5 * excess * excess:  # so NaN ends the loop, too
+        # ``not <`` instead of ``>=``, so that NaN ends the loop instead of running forever
+        if not rng.standard_exponential() < 0.5 * excess * excess:
             return deviation * excess
 
 
@@ -283,7 +284,8 @@ def _prior(codes, positive):  # CSR (n, p) -> (4, p)
     alike = min(np.sqrt(max(0.0, (3 - kurtosis) / 2)), 0.98)
     means, variances = np.sqrt(alike * squares), (1 - alike) * squares
     pull = means / variances
-    # logarithms of the odds of a positive code and of a negative code, each against 0
+    # Logarithms of the odds of a positive and of a negative code against 0. The added 0.5 keeps
+    # them finite if no row or every row uses an atom.
     odds = np.log((np.stack([right, used - right]) + 0.5) / (n - used + 0.5))
     odds -= 0.5 * np.log(variances) + 0.5 * means * pull
     if positive:
@@ -374,7 +376,7 @@ def sample_noise(rows, atoms, rng):  # -> (n_features,)
     features.
     """
     rows, variances = _without_outliers(rows, atoms)
-    if len(rows.x) < 200:  # too few rows for the variance of each feature
+    if len(rows.x) < 200:  # too few rows to estimate a variance for each feature
         return np.full(rows.x.shape[1], variances.mean())
     rows = rows.take(np.asarray(spread_rows(len(rows.x), 2000)))
     codes = rows.codes
