@@ -327,8 +327,8 @@ class Coded:
         Returns
         -------
         cost : Tensor of shape (p,)
-            By how much the objective would rise without the atom, estimated from at most 32 of the
-            rows that use it.
+            By how much the objective would rise without the atom, estimated in each process from at
+            most 32 of the rows (or positions in images) that use the atom.
         heirs : Tensor of shape (p, n), int64
             The numbers of the atoms, at most three, whose codes would grow most without the atom.
         """
