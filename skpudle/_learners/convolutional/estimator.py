@@ -49,8 +49,8 @@ class ConvPUDLEDictionaryLearning(
         Size of an atom: two numbers for pictures, one for signals.
 
     stride : int, tuple of int or "auto", default="auto"
-        Distance of neighbouring copies in pixels. "auto": 1 for signals, for pictures 4 or a
-        smaller atom's size.
+        Distance of copies in pixels. "auto": 1 for signals, for pictures 4 or a smaller atom's
+        size.
 
     alpha : float or "auto", default="auto"
         Penalty of the lasso, in units of the data. "auto": by predictions of hidden pixels.
@@ -89,7 +89,7 @@ class ConvPUDLEDictionaryLearning(
         Images, or pieces of images, in an update.
 
     max_iter : int, default=100
-        Largest number of training epochs.
+        Largest number of epochs.
 
     tol : float or None, default=1e-4
         Least relative improvement that counts. None: ``max_iter`` epochs.
