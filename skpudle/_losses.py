@@ -58,15 +58,15 @@ class Gaussian:
     is_quadratic = True
 
     def mean(self, natural):
-        """Return the expectations of given natural parameters: the inverse of the link."""
+        """Return the expectation for each natural parameter: the inverse of the link."""
         return natural
 
     def natural(self, mean):
-        """Return the natural parameters of given expectations: the link."""
+        """Return the natural parameter for each expectation: the link."""
         return mean
 
     def variance(self, mean):
-        """Return the variance for an expectation: the derivative of `mean` in ``natural``."""
+        """Return the variance for each expectation: the derivative of `mean` in ``natural``."""
         return torch.ones_like(mean)
 
     def half_deviance(self, natural, x):
@@ -76,22 +76,25 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Poisson:
-    """The loss of counts. Its curvature grows with the expectation, without a bound."""
+    """The loss of counts. Its curvature grows with the expectation, without a bound.
+
+    `Gaussian` explains the attributes and methods that the losses share.
+    """
 
     curvature = float("inf")
     largest = float("inf")
     is_quadratic = False
 
     def mean(self, natural):
-        """Return the expectation for a natural parameter."""
+        """Return the expectation for each natural parameter."""
         return natural.exp()
 
     def natural(self, mean):
-        """Return the natural parameter of an expectation."""
+        """Return the natural parameter for each expectation."""
         return mean.log()
 
     def variance(self, mean):
-        """Return the variance at an expectation."""
+        """Return the variance for each expectation."""
         return mean
 
     def half_deviance(self, natural, x):
@@ -103,7 +106,10 @@ class Poisson:
         return xlogy(x, x) - x
 
     def response(self, x):
-        """Return Anscombe's transform of counts, whose variance is about 1."""
+        """Return Anscombe's transform of counts, whose variance is about 1.
+
+        Methods for data with noise of variance 1 can take the transformed counts.
+        """
         return 2 * (x + 3 / 8).sqrt()
 
     def of_response(self, response):
@@ -114,6 +120,8 @@ class Poisson:
 @dataclass(frozen=True)
 class Binomial:
     """The loss of numbers of successes in independent trials; with one trial, also of fractions.
+
+    `Gaussian` explains the attributes and methods that the losses share.
 
     Parameters
     ----------
@@ -136,15 +144,15 @@ class Binomial:
         return float(self.n_trials)
 
     def mean(self, natural):
-        """Return the expectation for a natural parameter."""
+        """Return the expectation for each natural parameter."""
         return self.n_trials * natural.sigmoid()
 
     def natural(self, mean):
-        """Return the natural parameter of an expectation."""
+        """Return the natural parameter for each expectation."""
         return torch.logit(mean / self.n_trials)
 
     def variance(self, mean):
-        """Return the variance at an expectation."""
+        """Return the variance for each expectation."""
         return mean * (1 - mean / self.n_trials)
 
     def half_deviance(self, natural, x):
@@ -159,7 +167,10 @@ class Binomial:
         return xlogy(x, x / n) + xlogy(n - x, (n - x) / n)
 
     def response(self, x):
-        """Return Anscombe's transform of successes, whose variance is about 1."""
+        """Return Anscombe's transform of successes, whose variance is about 1.
+
+        Methods for data with noise of variance 1 can take the transformed successes.
+        """
         n = self.n_trials
         return 2 * (n + 0.5) ** 0.5 * torch.asin(((x + 3 / 8) / (n + 3 / 4)).sqrt())
 
@@ -223,7 +234,10 @@ class FromMeans:
         return 2 * self._loss.half_deviance(natural, x)
 
     def total(self):  # -> float
-        """Return the total deviance; a column with a deviance below rounding adds zero to it."""
+        """Return the total deviance of all batches.
+
+        A deviance of a column that is below its rounding error counts as zero.
+        """
         size, above, deviance = self._sums
         mean = self._reference + above / torch.where(size > 0, size, 1.0)
         rounding = deviance + (0.0 if self._loss.is_quadratic else size * (1 + mean))

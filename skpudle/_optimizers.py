@@ -90,7 +90,10 @@ class GradientOptimizer(Optimizer):
 
     @torch.no_grad()
     def load(self, atoms, state):
-        """Set atoms and state to copies of the given ones; an empty state stands for no steps."""
+        """Go on where an earlier fit ended: set atoms and state to copies of its atoms and state.
+
+        With an empty dict as the state the next step is a first step.
+        """
         self.atoms.copy_(atoms)
         state = {"state": {0: deepcopy(state or self._start)}}
         self._optimizer.load_state_dict(self._optimizer.state_dict() | state)
@@ -163,7 +166,10 @@ class SurrogateOptimizer(Optimizer):
 
     @torch.no_grad()
     def load(self, atoms, state):
-        """Set atoms and state to copies of the given ones; an empty state stands for no steps."""
+        """Go on where an earlier fit ended: set atoms and state to copies of its atoms and state.
+
+        With an empty dict as the state the model is empty.
+        """
         self.atoms.copy_(atoms)
         # the copies are on the devices of a fresh state: the number of updates is on the host
         fresh = self._fresh_state()

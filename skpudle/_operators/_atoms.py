@@ -16,13 +16,13 @@ from skpudle._precision import in_own_precision
 
 
 def atom_norms(atoms):  # (n_components, ...) -> (n_components, 1, ...)
-    """Return the Euclidean norm of each atom, shaped to broadcast against the atoms."""
+    """Return the Euclidean norm of each atom, in a shape that broadcasts against the atoms."""
     norms = torch.linalg.vector_norm(atoms.flatten(1), dim=1)
     return norms.reshape(-1, *[1] * (atoms.ndim - 1))
 
 
 def project_atoms(atoms, *, atom_norm="unit", positive=False, rank=None):
-    """Return the nearest atoms that satisfy the constraints: each update of atoms ends with this.
+    """Return the nearest atoms that satisfy the constraints, after each update of the atoms.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ class DenseDictionary(Dictionary):
         return x @ self.atoms.mT
 
     @in_own_precision
-    def outer(self, z, x):  # -> (n_components, n_features)
+    def outer(self, z, x):  # (n, n_components), (n, n_features) -> (n_components, n_features)
         """Return the derivative of ``<D z, x>`` in the atoms, summed over samples."""
         return z.mT @ x
 

@@ -81,7 +81,10 @@ class ConvDictionary(Dictionary):
 
     @in_own_precision
     def outer(self, z, x):  # -> (n_components, n_channels, *kernel)
-        """Return the derivative of ``<D z, x>`` in the atoms, summed over samples."""
+        """Return the derivative of ``<D z, x>`` in the atoms, summed over samples.
+
+        ``z`` are codes (n, n_components, *positions), and ``x`` images (n, n_channels, *size).
+        """
         total = 0.0
         for place, pixels in self._blocks(len(z), z.shape[2:]):
             patches = self._patches(x[:, :, pixels])

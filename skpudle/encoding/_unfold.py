@@ -43,7 +43,10 @@ class _Unfolding(torch.autograd.Function):
     @staticmethod
     @differentiable_once  # the adjoint takes saved codes for constants
     def backward(ctx, delta):
-        """Return the derivatives in the arguments of `forward`; None for the first two."""
+        """Return the derivatives in the arguments of `forward`; None for the first two.
+
+        ``delta`` has the shape of the codes, and holds the derivatives of the loss in the codes.
+        """
         # this access raises an error if a tensor was changed in place since the forward pass
         _, _, _, levels, _, initial = ctx.saved_tensors
         by_level = torch.zeros_like(levels) if ctx.needs_input_grad[5] else None
@@ -199,7 +202,7 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
 
 @in_own_precision
 def default_step(dictionary, loss=LEAST_SQUARES):  # -> scalar tensor, or None
-    """Return a step size with which the encoder converges and each iteration lowers the objective.
+    """Return a step size with which the encoder converges, for learners without one of their own.
 
     It is 1 over a bound of the dictionary's squared spectral norm times the curvature of the loss.
 

@@ -186,11 +186,12 @@ def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
 class _Batch:
     """The state of the active set method for the samples that are not solved yet.
 
-    Every attribute without an underscore has one row per sample, which `shrink` relies on: it drops
-    the rows of solved samples. ``support``, ``z``, ``theta``, ``slope`` and ``fresh`` are (n, k),
-    see the module and `_minimise`. ``rows`` are the numbers of the samples in the data. ``scale``
+    Every attribute without an underscore has one row per sample, and every one with two axes, but
+    for ``x`` and ``mask``, is (n, k): `shrink` relies on both. ``support``, ``z``, ``theta``,
+    ``slope`` and ``fresh`` are (n, k), see the module and `_minimise`. ``rows`` are the numbers of the samples in the data. ``scale``
     is the largest correlation of each sample so far, and ``polished`` the number of rounds in which
-    the sample's codes met the optimality condition nearly (`NEARLY`).
+    the sample's codes met the optimality condition nearly (`NEARLY`). The arguments are those of
+    `_solve_penalty`, with atoms that it has padded.
     """
 
     def __init__(self, atoms, gram, x, mask, penalty, positive):
@@ -205,7 +206,7 @@ class _Batch:
         self.settled = torch.ones_like(self.rows, dtype=torch.bool)
         self.solved = torch.zeros_like(self.settled)
 
-    def codes(self):  # -> (n, all atoms)
+    def codes(self):  # -> (n, n_components), with zeros outside of the supports
         return self.z.new_zeros(len(self.z), len(self._atoms)).scatter_(1, self.support, self.z)
 
     def look_for_atoms(self):
@@ -247,7 +248,7 @@ class _Batch:
         self.slope = torch.cat([self.slope, found - penalty * found.sign()], 1)
 
     def shrink(self):  # -> int
-        """Drop solved samples, and columns that no sample needs; return the number of samples left.
+        """Drop solved samples and needless padding; return the number of samples left.
 
         The caller has to save the codes of solved samples first.
         """
@@ -276,7 +277,8 @@ class _Batch:
 def _solve_penalty(atoms, gram, x, mask, penalty, positive, max_iter, codes):
     """Set ``codes`` (n, n_components) to the lasso's codes at one penalty, for `solve_alike`.
 
-    A sample that is not solved after ``max_iter`` rounds gets the codes that it has then.
+    The other arguments are those of `solve_alike`. A sample that is not solved after ``max_iter``
+    rounds gets the codes that it has then.
     """
     n_components = len(atoms)
     # `_candidates` needs whole runs of atoms, so zero atoms complete the last run. There is at

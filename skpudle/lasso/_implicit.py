@@ -298,7 +298,10 @@ class _ConvergedCodes(torch.autograd.Function):
     @staticmethod
     @differentiable_once  # a second derivative would need how codes change inside this function
     def backward(ctx, delta, _):
-        """Return the derivatives in atoms, data and alpha; None for the remaining arguments."""
+        """Return the derivatives in atoms, data and alpha; None for the remaining arguments.
+
+        ``delta`` (n, n_components) holds the derivatives of the loss in the codes.
+        """
         atoms, x, alpha, *codes_of_ends = ctx.saved_tensors
         dictionary = ctx.dictionary
         x, known = known_entries(x, ctx.mask)
