@@ -186,12 +186,14 @@ def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
 class _Batch:
     """The state of the active set method for the samples that are not solved yet.
 
-    Every attribute without an underscore has one row per sample, and every one with two axes, but
-    for ``x`` and ``mask``, is (n, k): `shrink` relies on both. ``support``, ``z``, ``theta``,
-    ``slope`` and ``fresh`` are (n, k), see the module and `_minimise`. ``rows`` are the numbers of the samples in the data. ``scale``
-    is the largest correlation of each sample so far, and ``polished`` the number of rounds in which
-    the sample's codes met the optimality condition nearly (`NEARLY`). The arguments are those of
-    `_solve_penalty`, with atoms that it has padded.
+    `_solve_penalty` makes one, with atoms that it has padded, and calls its methods in each round.
+
+    ``support``, ``z``, ``theta``, ``slope`` and ``fresh`` are (n, k), see the module and
+    `_minimise`. ``rows`` are the numbers of the samples in the data. ``scale`` is the largest
+    correlation of each sample so far, and ``polished`` the number of rounds in which the sample's
+    codes met the optimality condition nearly (`NEARLY`). `shrink` relies on two rules: attributes
+    without an underscore have one row per sample, and attributes with two axes, except ``x`` and
+    ``mask``, are (n, k).
     """
 
     def __init__(self, atoms, gram, x, mask, penalty, positive):
