@@ -140,14 +140,13 @@ class PUDLEDictionaryLearning(DenseLearner):
     r"""Dictionary learning: rows are sums of few atoms, which a search finds.
 
     By default `fit` searches for the atoms, and predictions of held-out entries choose penalties,
-    baseline, noise and outliers. `transform` returns sparse codes of rows: those of the lasso, less
-    a share of the lasso's bias.
+    baseline, noise and outliers. `transform` returns sparse codes: the lasso's, less a share of the
+    lasso's bias.
 
-    Set ``n_components``, and further parameters only for a purpose:
+    Set ``n_components``, and others for a purpose:
 
-    - of the search, if you know something of the rows: ``alpha``, ``dict_init``,
-      ``fit_intercept``, ``noise``, ``positive_code``, ``positive_dict`` (:doc:`/guide/choosing`,
-      :doc:`/guide/rows`);
+    - of the search, if you know the rows: ``alpha``, ``dict_init``, ``fit_intercept``,
+      ``noise``, ``positive_code``, ``positive_dict`` (:doc:`/guide/choosing`, :doc:`/guide/rows`);
     - of codes, for the model that uses them: ``debias``, ``transform_algorithm``,
       ``transform_n_nonzero_coefs``, ``transform_alpha``, ``split_sign``;
     - of the encoder and its training, for codes of a fixed cost or for gradients:
@@ -156,8 +155,8 @@ class PUDLEDictionaryLearning(DenseLearner):
       (:doc:`/guide/encoders`);
     - of computing: ``device``, ``random_state``, ``verbose`` (:doc:`/guide/large_data`).
 
-    If you set parameters of the encoder, it is trained after the search by backpropagation (PUDLE
-    [1]_), in unfoldings :math:`t` with the step :math:`s` and the shrinkage :math:`S`:
+    An encoder that you set is trained after the search by backpropagation (PUDLE [1]_), with the
+    shrinkage :math:`S`:
 
     .. math:: z_{t+1} = S(z_t + s D^T (x - D z_t)), \quad
         D \leftarrow D - \eta \frac{\partial}{\partial D} \frac12 \|x - D z_T(D)\|^2 .
@@ -165,30 +164,29 @@ class PUDLEDictionaryLearning(DenseLearner):
     Parameters
     ----------
     n_components : int or "auto", default=None
-        Number of atoms: by default the number in ``dict_init`` if that has atoms, else the number
-        of features. "auto" is the smallest number that predicts hidden entries as well as any
-        (:doc:`/guide/how_many`), and in `partial_fit` the number of features.
+        Number of atoms: by default that of atoms in ``dict_init``, or of features. "auto" is the
+        smallest number that predicts hidden entries as well as any (:doc:`/guide/how_many`); in
+        `partial_fit`, that of features.
 
     alpha : float or "auto", default="auto"
-        Penalty of the lasso, in the units of the data. A number is used in search, training and
-        `transform`. "auto" lets predictions choose ``search_alpha_`` and ``alpha_``; training uses
+        Penalty of the lasso, in the units of the data. A number holds in search, training and
+        `transform`. "auto" lets predictions choose ``search_alpha_`` and ``alpha_``; training has
         .07 times the root mean square norm of a row. With hard shrinkage ``alpha`` is the threshold
-        of codes, and "auto" is then multiplied by the root of the step.
+        of codes, and "auto" is multiplied by the root of the step.
 
     dict_init : str, array-like or learner, default="search"
         First atoms: from a "search", samples of the "data", "random" directions, singular vectors
         ("svd"), an array of shape (n_components, n_features), or a fitted learner of this package,
-        scikit-learn or SPORCO. After all but "search", atoms are trained by gradients.
+        scikit-learn or SPORCO. All but "search" train by gradients.
 
     fit_intercept : bool or "auto", default="auto"
         Whether rows have a baseline, ``intercept_``. "auto" adds one that makes codes sparser or
-        halves residuals, but none to non-negative codes, or with a ``dict_init`` other than
-        "search".
+        halves residuals, but none to non-negative codes, or without a search.
 
     noise : {"auto", "equal", "features", "rows", "both"} or array-like, default="auto"
         What the noise of an entry depends on. An array has the standard deviation of each feature.
-        "auto" detects outliers and noise of features; without them, or with a ``dict_init`` other
-        than "search", it is "equal".
+        "auto" detects outliers and noise of features; without them, or without a search, it is
+        "equal".
 
     positive_code, positive_dict : bool, default=False
         Whether codes, and entries of atoms, are non-negative.
@@ -201,23 +199,23 @@ class PUDLEDictionaryLearning(DenseLearner):
         Codes of the fit's encoder, of the lasso, or of orthogonal matching pursuit.
 
     transform_n_nonzero_coefs : int, default=None
-        Number of nonzero codes of a row with "omp"; by default a tenth of the number of features.
+        Nonzero codes of a row with "omp"; by default a tenth of the number of features.
 
     transform_alpha : float, default=None
-        Overrides ``alpha_`` in `transform` and `score`. With "omp" it is the squared norm of the
-        residual at which the pursuit ends, as in scikit-learn.
+        Overrides ``alpha_`` in `transform` and `score`. "omp" ends at this squared norm of the
+        residual, as in scikit-learn.
 
     split_sign : bool, default=False
         Whether positive and negative parts of codes are separate columns, for a linear model.
 
     n_unfoldings : int, None or "auto", default="auto"
-        Number of iterations of the encoder. None: codes converge to the minimum of the lasso.
-        "auto" is None for the lasso, 3 with ``separate_atoms``, else 100.
+        Number of iterations of the encoder. None: codes converge. "auto" is None for the lasso, 3
+        with ``separate_atoms``, else 100.
 
     separate_atoms : bool or "unfolding", default=False
-        Whether the encoder has matrices of its own: with "unfolding" an analysis matrix, a
-        synthesis matrix and thresholds in each unfolding, with True one analysis matrix for all.
-        They minimise the objective of the lasso, or the squared error with ``gradient="ae-ls"``.
+        Whether the encoder has matrices of its own: an analysis, a synthesis and thresholds in each
+        "unfolding", or (True) one analysis for all. They minimise the lasso's objective, or
+        the squared error with ``gradient="ae-ls"``.
 
     shrinkage : {"soft", "hard"}, default="soft"
         Soft thresholding, or hard thresholding at ``alpha``.
@@ -231,14 +229,13 @@ class PUDLEDictionaryLearning(DenseLearner):
         spectral norm of the dictionary.
 
     gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
-        What training differentiates: the reconstruction error through decoder and encoder
-        ("ae-ls"), the objective of the lasso through both ("ae-lasso"), or the error through the
-        decoder alone ("dec"). "auto" is "ae-ls" if a parameter of the encoder is set, and "dec" in
-        a `partial_fit` by gradients.
+        What training differentiates: the squared error through decoder and encoder, the lasso's
+        objective through both, or the error through the decoder alone. "auto" is "ae-ls" if you set
+        the encoder, and "dec" in a `partial_fit` by gradients.
 
     optimizer : {"auto", "adam", "sgd", "surrogate"} or callable, default="auto"
-        "auto" is the "surrogate", which minimises a quadratic model of the loss, up to 4096 atoms,
-        and Adam above. A callable takes parameters and ``lr``, as ``torch.optim.AdamW`` does.
+        "auto" is the surrogate, a quadratic model of the loss, up to 4096 atoms, and Adam above. A
+        callable takes parameters and ``lr``, as ``torch.optim.AdamW`` does.
 
     learning_rate : float, default=1e-3
         Learning rate of the optimizer; the surrogate has none.
@@ -252,8 +249,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         a search at most 100 epochs.
 
     tol : float or None, default=1e-4
-        Training ends when its smoothed objective has improved by less than this share in five
-        successive checks. None: ``max_iter`` epochs.
+        Five successive checks of the objective with less relative improvement end training. None:
+        ``max_iter`` epochs.
 
     device : str, default="auto"
         A torch device; "auto" is that of a tensor input, else CUDA if present, else the CPU.
@@ -262,7 +259,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         Determines the first atoms and the order of samples.
 
     verbose : int, default=0
-        Whether to print a line per epoch, and the `summary`.
+        Whether to print epochs and the `summary`.
 
     Attributes
     ----------
@@ -279,23 +276,21 @@ class PUDLEDictionaryLearning(DenseLearner):
         Penalty of the search, if there was one.
 
     noise_std_ : float or ndarray of shape (n_features,)
-        Estimated standard deviation of the noise of an entry; if noise differs, that of each
-        feature, or that in the median row. It exists if the data chose the penalty of codes.
+        Estimated standard deviation of the noise of an entry (of each feature, or in the median
+        row, if noise differs), if the data chose the penalty of codes.
 
     outliers_ : csr_array of shape (n_samples, n_features), bool
-        True for entries that `fit` to data in memory left out as outliers; absent if there are
-        none.
+        True for outliers of data in memory, which `fit` left out, if any.
 
     analysis_components_, synthesis_components_, thresholds_ : ndarray
-        The encoder of ``separate_atoms="unfolding"``, of the shapes (n_unfoldings, n_components,
-        n_features), (n_unfoldings - 1, n_components, n_features) and (n_unfoldings, n_components).
-        ``separate_atoms=True`` has one analysis matrix (n_components, n_features) and no synthesis.
+        The encoder of "unfolding", of shapes (n_unfoldings, n_components, n_features),
+        (n_unfoldings - 1, n_components, n_features) and (n_unfoldings, n_components). True has one
+        analysis (n_components, n_features).
 
     size_path_, penalty_path_ : Bunch
-        Numbers of atoms, and penalties, that were tried, as arrays of shape (n_tried,):
-        ``n_components`` or ``alpha``, ``score`` (R^2 of hidden entries), ``tolerance`` (the loss of
-        score that counts as chance), and ``objective`` or ``unbiased`` (whether atoms have no bias
-        of the lasso).
+        Numbers of atoms, and penalties, that were tried: arrays (n_tried,) ``n_components`` or
+        ``alpha``, ``score`` (R^2 of hidden entries), ``tolerance`` (the loss of score that counts
+        as chance), and ``objective`` or ``unbiased`` (whether atoms have no bias of the lasso).
 
     n_components_, n_features_in_, n_iter_, n_steps_, n_samples_seen_ : int
         Numbers of atoms, features, epochs, updates and rows read, over all calls of `partial_fit`.
@@ -307,12 +302,12 @@ class PUDLEDictionaryLearning(DenseLearner):
         Mean of :math:`\frac12 \|x - D z\|^2` over each epoch.
 
     ended_by_, device_ : str
-        Cause of the end of `fit` ("search", "tol", "max_iter", "callback", "divergence" or
-        "interrupt"), and where it computed.
+        What ended `fit` ("search", "tol", "max_iter", "callback", "divergence" or "interrupt"), and
+        where it computed.
 
     phases_, fit_seconds_ : dict
-        ``phases_`` has the number of epochs of each phase; ``fit_seconds_`` the seconds of "fit",
-        "reading", each phase and "result". `partial_fit` sets neither, nor ``ended_by_``.
+        Epochs of each phase; seconds of "fit", "reading", each phase and "result". `partial_fit`
+        sets neither, nor ``ended_by_``.
 
     References
     ----------
