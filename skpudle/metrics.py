@@ -238,9 +238,10 @@ class ComponentMatch(NamedTuple):
 
 
 def _mix(atom, reference, terms):  # -> cosine, terms, weights (len(terms),)
-    """Fit an atom (m,) by a non-negative combination of rows ``terms`` of a reference (n, m).
+    """Fit an atom (m,) by some rows of a reference (n, m), by non-negative least squares.
 
-    Return the cosine of the atom with its least squares fit, ``terms``, and the weights of rows.
+    ``terms`` are the numbers of the rows. Return the cosine of the atom with its fit, ``terms``,
+    and the weights of the rows.
     """
     shares, _ = nnls(reference[terms].T, atom)
     mixture = shares @ reference[terms]
@@ -250,6 +251,7 @@ def _mix(atom, reference, terms):  # -> cosine, terms, weights (len(terms),)
 def _match_component(atom, shifted, names):  # (m,), (n_reference, n_shifts, m) -> ComponentMatch
     """Explain an atom by up to three reference atoms, chosen one by one, for `match_components`.
 
+    Each new reference atom has to raise the cosine between ``atom`` and the mixture by 0.01.
     ``shifted`` holds each reference atom at all its shifts, as `shift_atoms` returns them, and
     ``names`` the names of the reference atoms.
     """

@@ -15,10 +15,11 @@ other axes or in another style. matplotlib is imported on the first drawing.
 `StabilityDisplay`      how stable atoms are, of a consensus or of dictionaries of several sizes
 ======================  =======================================================================
 
-The scale of an atom has no meaning, so each atom is divided by its largest modulus before it is
-drawn. Atoms are drawn in a grid of cells, one atom in each, row by row. The cell in row i and
-column j covers [j, j + 1] on the horizontal axis and [i, i + 1] on the vertical axis, which points
-downwards. The modulus of the cosine of two atoms is their coherence.
+The scale of an atom has no meaning, so images, lines and spectra of atoms are divided by the
+largest modulus of each atom. Images and lines are drawn in a grid of cells, one atom in each, row
+by row. The cell in row i and column j covers [j, j + 1] on the horizontal axis and [i, i + 1] on
+the vertical axis, which points downwards. The modulus of the cosine of two atoms is their
+coherence.
 """
 
 import math
@@ -165,7 +166,7 @@ class AtomsDisplay(Display):
     signal have different colours. Spectra are bars, one spectrum below the other. The kind
     "waveforms" is for atoms of rank one: an atom is the outer product of a map, with a number for
     each channel, and a waveform. Each atom has a row with the map on the left and the waveform on
-    the right.
+    the right, both in their own scale.
 
     Parameters
     ----------
@@ -352,7 +353,8 @@ class AtomsDisplay(Display):
         for line, *band in zip(self.lines_, *(end.T for end in ends)) if ends else ():
             pale = dict(color=line.get_color(), alpha=0.3, linewidth=0)
             self.bands_.append(self.ax_.fill_between(x[:, 0], *band, **pale))
-        if 1 < n_channels <= 10:  # matplotlib repeats its colours after ten
+        # The legend tells channels by their colours, which matplotlib repeats after ten.
+        if 1 < n_channels <= 10:
             below = dict(loc="upper center", bbox_to_anchor=(0.5, 0.0), frameon=False)
             self.ax_.legend(ncols=5, fontsize="small", **below)
         if sampling_rate is not None:
