@@ -60,7 +60,7 @@ class Batches:
 
     @property
     def n_batches(self):
-        """The number of batches of an epoch, None before a stream has been read to its end."""
+        """The number of batches of an epoch; None for a stream that has not been read before."""
         n_samples = self.source.n_samples
         return n_samples and -(-n_samples // self.batch_size)
 
@@ -235,7 +235,8 @@ def merge_samples(samples):  # -> Samples, places (n,)
     """
     keys = hash_rows(samples.x, samples.mask)
     if samples.target is not None:
-        # Combine the keys of data and of targets: multiplying by an odd number loses no bits.
+        # Equal data with different targets must not merge, so keys of targets are added. An odd
+        # factor keeps all bits of the keys of data.
         keys = -0x61C8864680B583EB * keys + hash_rows(samples.target.to(samples.x.dtype))
     often = samples.weigh(samples.x.new_ones(len(samples))).cpu().double()
     # A change of the data's unit must not change the order, so rows are sorted by a linear
@@ -264,7 +265,7 @@ def scale_weights(weight, n, total=own):  # -> Tensor (n,) or None, float or Non
     weight : Tensor of shape (n,) or None
         Weights; None if all are 1.
     n : int
-        Number of samples.
+        Number of samples of this process.
     total : callable, default=own
         ``total(*tensors)`` returns the sums of tensors over all processes that train together, each
         on its own samples.

@@ -83,7 +83,7 @@ class Images:
     tensors : list of Tensor of shape (n, n_channels, *size)
         One tensor for an array of images; for a list of images one tensor with n = 1 per image.
     kind : {"rows", "array", "list", "image"}
-        Form of the user's input; "image" is a single image.
+        Form of the user's input: rows of pixels, an array or a list of images, or a single image.
     channel_axis : bool
         Whether the user's images have an axis of channels.
     source : object
@@ -240,7 +240,7 @@ def check_axes(images):
 
 
 def check_atoms_fit(images, kernel, *, channels_first=False):
-    """Refuse data of a fit that are smaller than an atom, or probably of another kind than read.
+    """Refuse images of a fit that are smaller than an atom, or whose axes are probably misread.
 
     Parameters
     ----------
@@ -259,7 +259,7 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
     Warns
     -----
     UserWarning
-        If the input may be as it is read, but need not: a table narrower than an atom, or signals
+        If the axes may be misread, which is not sure: a table narrower than an atom, or signals
         that look like pictures.
     """
     n, n_channels, *size = images.tensors[0].shape

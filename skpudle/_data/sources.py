@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from skpudle._compilation import blocks_of_rows
 from skpudle._data import arrays, batches, foreign
 
-# Objects in memory are recognised by an attribute of arrays and data frames, or by their type.
+# X is in memory if it has one of these attributes of arrays and data frames, or one of these types.
 _OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
 _IN_MEMORY = np.ndarray | torch.Tensor | list | tuple
 
@@ -146,10 +146,10 @@ def _only_array(row, ndim):
 
 
 def _without_labels(raw):
-    """Return the rows (n, n_features) of a batch, of a stream or table, as a dense array.
+    """Return the rows (n, n_features) of a batch from a stream or table, without labels.
 
-    They are the batch itself, its first entry if it is a pair of rows and labels, or the only
-    matrix of a dict.
+    The rows are the batch itself, its first entry if it is a pair of rows and labels, or the only
+    matrix of a dict. A sparse matrix becomes dense.
     """
     if isinstance(raw, dict):
         return _only_array(raw, 2)[1]
@@ -158,7 +158,7 @@ def _without_labels(raw):
 
 
 def _collate(samples):
-    """Stack single samples of a torch dataset to one batch, or return None without samples.
+    """Stack single samples of a torch dataset into one batch, or return None without samples.
 
     The batch is on the CPU, where rows of other sources are, and not on torch's default device.
     """
@@ -168,9 +168,10 @@ def _collate(samples):
 
 
 def _regroup(parts, size):
-    """Cut and join `Samples` with any numbers of rows to `Samples` of ``size`` rows each.
+    """Cut and join `Samples` with any numbers of rows into batches of ``size`` rows each.
 
-    ``parts`` is an iterable. The order of rows stays, and the last `Samples` may have fewer rows.
+    ``parts`` is an iterable of `Samples`. Batches are `Samples`, with the rows in the same order;
+    the last batch may have fewer rows.
     """
     rest = None
     for part in parts:
@@ -229,9 +230,9 @@ class InMemory:
         dtype : torch.dtype, default=None
             The dtype of all rows; None is that of the first rows.
         weight : Tensor of shape (n_samples,), default=None
-            How often each sample counts.
+            How often each sample counts; None is once.
         target : Tensor of shape (n_samples, ...), default=None
-            What the learner knows of each sample beside its features.
+            What the learner knows of each sample beside its features, such as labels.
         **checks : dict
             Keyword arguments of `skpudle._data.arrays.check_rows`.
 
@@ -266,8 +267,8 @@ class InMemory:
         is_first = self.dtype is None and not self._known
         validate_data(self._named, rows, reset=is_first, skip_check_array=True)
         if self._known and np.shape(self._named.components_)[1:] != x.shape[1:]:
-            # A user may have set components_ since the fit. Without an error scores would compare
-            # the columns that both have.
+            # A user may have set components_ since the fit. Without an error, scores would silently
+            # compare only the columns that both X and components_ have.
             raise ValueError(
                 f"components_ has the shape {np.shape(self._named.components_)}, and X has "
                 f"{x.shape[1]} features. Set components_ back, or fit again."
@@ -472,9 +473,10 @@ class Stream(InMemory):
         return getattr(self.data, "generator", None)
 
     def parts(self, n_rows):
-        """Yield the rows of each batch of the stream, unchecked.
+        """Yield the rows (n, n_features) of each batch of the stream, unchecked.
 
-        Only an `IterableDataset`, which yields single samples, is cut into ``n_rows`` rows.
+        The stream decides on the size of its batches. Only an `IterableDataset`, which yields
+        single samples, gets batches of ``n_rows`` samples.
 
         Raises
         ------

@@ -97,11 +97,14 @@ class Events:
         return cls(*(stack[isinstance(rows[0], np.ndarray)](rows) for rows in of_fields))
 
     def take(self, rows):  # -> Events
-        """Return some rows, by an index (n,), a mask or a slice."""
+        """Return some of the rows, by indices (n,), a mask (n_samples,) or a slice."""
         return Events(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def sample(self, n_rows):  # -> Events
-        """Return ``n_rows`` evenly spaced rows, or all rows if there are fewer."""
+        """Return one row from each of ``n_rows`` equal parts of the rows, or all rows if few.
+
+        The result is the same in each call.
+        """
         return self.take(np.asarray(spread_rows(len(self.often), n_rows)))
 
     @cached_property
@@ -111,7 +114,10 @@ class Events:
 
     @cached_property
     def mean(self):  # -> (n_features,)
-        """The mean spectrum, of sum 1, with half an event added to every feature."""
+        """The mean count of each feature over all rows, with half an event added, scaled to sum 1.
+
+        It is the shape of the prior of atoms, and called the mean spectrum.
+        """
         n_known = self.often.sum() - self.lost.T @ self.often[:, 0]
         total = (self.by_feature.sum(1) + 0.5) / np.maximum(n_known, min(1.0, self.often.min()))
         return total / total.sum()
@@ -436,7 +442,7 @@ def advance(events, state, smoothing):
         return codes, loss / n_rows, (loss - prior) / n_rows
 
     atoms = state.atoms + state.factor * (state.atoms - state.previous_atoms)
-    # no entry of an atom falls by more than a factor of 1,000, so that none becomes 0
+    # An entry of 0 might stay 0 for ever. So no entry falls by more than a factor of 1,000.
     atoms = np.maximum(atoms, 1e-3 * state.atoms)
     atoms /= atoms.sum(1, keepdims=True)
     atoms[:n_fixed] = state.atoms[:n_fixed]

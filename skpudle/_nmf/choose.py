@@ -45,7 +45,10 @@ _NATS = 0.01
 
 
 class Chosen(NamedTuple):
-    """The parameters of `skpudle.PoissonNMF` that a fit may choose: numbers, or "auto" before."""
+    """The parameters of `skpudle.PoissonNMF` that a fit may choose.
+
+    Each is a number, or "auto" before the choice.
+    """
 
     alpha: float  # divided by ``unit``, as the weights of rows are
     dispersion: float
@@ -143,9 +146,10 @@ class Hidden:
         return self.often * total
 
     def predict(self, atoms):  # (n_components, n_features) -> Prediction
-        """Predict hidden entries from visible ones; return the error of each row, (n_samples,).
+        """Predict hidden entries from visible ones, and return the errors of all rows.
 
-        The errors include the price of atoms. Codes of ``atoms`` start from ``self.codes``.
+        Errors of the `Prediction`, (n_samples,), are those of `judge` plus the price of atoms.
+        Codes start from ``self.codes``, and must have a column for each atom.
         """
         pairs = zip(self.seen, self.codes, strict=True)
         self.codes = [solve_codes(part, atoms, start, _NATS)[0] for part, start in pairs]
@@ -294,7 +298,7 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
         how = smoothing, given.dispersion, 60, _IMPROVED
         return converge_dispersed(events, state, *how)
 
-    def larger(size):  # result of `grown` -> the same of more atoms
+    def larger(size):  # result of `grown` -> result for half as many atoms more, or None
         n = len(size[0].atoms) - n_fixed
         return grown(min(n + max(n // 2, 1), most)) if n < most else None
 
@@ -303,7 +307,8 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
         return hidden.predict(size[0].atoms)
 
     def smaller(state):  # Progress -> Progress of fewer atoms, or None
-        # Remove half of the atoms above ``number``, the number that predicts best, at least one.
+        # Remove the atoms that held-out rows need least: half of the atoms above ``number``, the
+        # number that predicts best, and at least one.
         if len(state.atoms) <= max(1, n_fixed):
             return None
         order = np.argsort(hidden.costs(state.atoms))

@@ -49,8 +49,8 @@ class ConvPUDLEDictionaryLearning(
         Size of an atom: two numbers for pictures, one for signals.
 
     stride : int, tuple of int or "auto", default="auto"
-        Distance of copies in pixels. "auto": 1 for signals, for pictures 4 or a smaller atom's
-        size.
+        Distance of neighbouring copies in pixels. "auto": 1 for signals, for pictures 4 or a
+        smaller atom's size.
 
     alpha : float or "auto", default="auto"
         Penalty of the lasso, in units of the data. "auto": by predictions of hidden pixels.

@@ -116,7 +116,8 @@ def draw_patches(x, n_components, kernel, generator):
     x : Tensor of shape (n, n_channels, *size)
         Images at least as large as an atom.
     n_components : int
-        Number of patches. If the data have fewer patches with energy, random noise completes it.
+        Number of patches. If the data have fewer patches that are not zero, patches of random noise
+        are added.
     kernel : tuple of int
         Size of a patch.
     generator : torch.Generator
@@ -255,8 +256,9 @@ def _search_briefly(images, given, alpha=None):  # -> float, float, float
     codes that the residual could still need, both divided by the number of entries of the data. The
     third is the penalty, ``alpha`` or by default a penalty from the data.
 
-    A code is used only if it lowers half the squared residual by at least half the squared penalty.
-    So the residual could need at most its squared norm over the squared penalty codes.
+    A code is used only if it lowers half the squared norm of the residual by at least half the
+    squared penalty. So the number of codes that could explain a residual is at most its squared
+    norm divided by the squared penalty.
     """
     pieces, (kernel, stride) = read_pieces(images, given, 2**17), geometry_of(given)
     n_atoms = 4 if given.n_components == "auto" else given.n_components
@@ -512,9 +514,9 @@ def _without_twin(found, generator):  # -> (n_components, n_channels, height, wi
     """Return the atoms of a search with a patch of the residual in place of a shifted copy.
 
     Two atoms may share the events of one source, while the events of another source, elsewhere,
-    have no atom. The moves and splits of a search do not find this out. An atom is a shifted copy
-    if it correlates by at least 0.95 with another atom at some shift; without such a copy return
-    None. ``found`` is the `Found` at the end of the search.
+    have no atom. The moves and splits of a search do not leave this state. An atom is a shifted
+    copy if it correlates by at least 0.95 with another atom at some shift; without such a copy
+    return None. ``found`` is the `Found` at the end of the search.
     """
     atoms, problem = found.atoms.clone(), found.problem
     ends = [k - 1 for k in reversed(problem.kernel) for _ in range(2)]

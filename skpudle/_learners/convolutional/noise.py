@@ -62,8 +62,9 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     images are differences of colours it is the range of the colours. The estimate for a tiny image
     is 0.
 
-    Fourth differences along each axis remove most of a photograph except noise (J. Immerkaer, "Fast
-    noise variance estimation", Computer Vision and Image Understanding 64, 1996, has second ones).
+    Fourth differences along each axis remove most of a photograph except noise. (Second differences
+    are used by J. Immerkaer, "Fast noise variance estimation", Computer Vision and Image
+    Understanding 64, 1996.)
     The estimate takes their median magnitude in each block, and the lower quartile of blocks: noise
     is the same everywhere, and texture is not. Differences of sums of two pixels have the same
     noise and, in photographs, some four times the texture or more. So a share of the excess of
@@ -81,8 +82,8 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     # The relative standard error of the variance of n details of white noise. The 6 was measured,
     # since neighbouring details correlate.
     error = 6.0 / n_details**0.5
-    # In white noise fine details have the variance of coarse details. More than that, beyond
-    # chance, is no white noise.
+    # In white noise fine details, of single pixels, have the variance of coarse details, of sums of
+    # two pixels. More variance than this, beyond chance, is not from white noise.
     fine = torch.minimum(fine, coarse * (1 + error))
     # A little texture is subtracted always: its standard deviation is 0.008 of the image's range.
     least = 0.008 * (extent_of(x) if extent is None else extent)
@@ -93,9 +94,10 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
         more = (coarse * max(0.0, 1 - doubt) - fine).clamp_min(0)
         return (fine - least.square() - share * more).clamp_min(0)
 
-    # Fine texture has a third of the excess variance of coarse details, and at most all of it.
-    # Coarse details of photographs have some 4 times the variance of fine details. Of 1,500
-    # noise-free parts of a photograph 95 then seem noisy, and 217 with a share of a half.
+    # Coarse details of photographs have some 4 times the variance of fine details, so a third of
+    # the excess variance of coarse details is the usual variance of fine texture. At most it is all
+    # of the excess. Of 1,500 noise-free parts of a photograph 95 then seem noisy, and 217 with a
+    # half instead of a third.
     usually, surely = without(1 / 3, error / 2), without(1.0, error)
     return torch.minimum(usually, 2 * surely).sqrt()
 
