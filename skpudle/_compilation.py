@@ -79,7 +79,8 @@ def threads_for(atoms=None, x=None, stride=1):
     atoms : Tensor of shape (..., n_components, n_channels, *kernel)
         Atoms.
     x : Tensor of shape (n_samples, n_channels, *size)
-        Data.
+        Data. For rows of features ``n_channels`` is the number of features, and there are no axes
+        *size* and *kernel*.
     stride : int or tuple of int, default=1
         Distance of neighbouring positions along each axis, for convolutions.
     """

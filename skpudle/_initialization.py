@@ -89,10 +89,10 @@ def vertices(x, n_components, weight=None):
 def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of norm 1
     """Return samples, drawn at random without replacement and scaled to norm 1, as initial atoms.
 
-    No two atoms have one direction, since they would get the same updates and stay equal. If there
-    are too few directions, random directions complete the atoms. With a ``weight`` (n,) or None,
-    each sample is drawn from the remaining ones with probabilities in proportion to weights, by the
-    method of [1]_.
+    No two atoms have the same direction, up to sign, since they would get the same updates and stay
+    equal. If there are too few directions, random directions complete the atoms. ``weight`` is (n,)
+    or None; with weights each sample is drawn from the remaining samples with probabilities in
+    proportion to weights, by the method of [1]_.
 
     .. [1] P. Efraimidis and P. Spirakis, "Weighted random sampling with a reservoir", Information
        Processing Letters 97, 2006.

@@ -102,7 +102,7 @@ class Poisson:
         return natural.exp() - x * natural + self.saturated(x)
 
     def saturated(self, x):
-        """Return the log-likelihood of each entry if its expectation equals it, for deviances."""
+        """Return the largest log-likelihood of each entry, that with the entry as expectation."""
         return xlogy(x, x) - x
 
     def response(self, x):
@@ -162,7 +162,7 @@ class Binomial:
         return self.saturated(x) - self.n_trials * logsigmoid(-natural) - x * natural
 
     def saturated(self, x):
-        """Return the log-likelihood of each entry if its expectation equals it, for deviances."""
+        """Return the largest log-likelihood of each entry, that with the entry as expectation."""
         n = self.n_trials
         return xlogy(x, x / n) + xlogy(n - x, (n - x) / n)
 

@@ -119,7 +119,7 @@ class ConvDictionary(Dictionary):
         bounds the squared norm for any image. It is computed at ``N`` equidistant frequencies along
         each axis. A non-negative polynomial of degree ``d`` is at most
         :math:`\frac12 (1 + 1 / \cos(\pi d / N))` times its maximum over these frequencies [1]_.
-        The factor makes the result a bound.
+        This factor, for each axis, makes the result a bound.
 
         References
         ----------

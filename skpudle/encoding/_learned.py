@@ -253,7 +253,9 @@ class EncoderModule(torch.nn.Module):
             torch.onnx.export(self, (rows,), file, **names, **options, verbose=False)
 
 
-def _lasso(x, mask, z, atoms, alpha):  # -> (): the lasso's objective, averaged over rows
+# The objective of the lasso for the codes z (n, n_components) of rows x (n, n_features), averaged
+# over rows.
+def _lasso(x, mask, z, atoms, alpha):  # -> Tensor of shape ()
     left = x - z @ atoms
     left = left if mask is None else left * mask
     return left.square().sum(1).mean() / 2 + (alpha * z.abs().sum(1).mean() if alpha else 0.0)

@@ -80,9 +80,11 @@ def descent_direction(atoms, free):
     Returns
     -------
     direction : Tensor of shape (n_features,)
-        The mean of the atoms scaled to norm 1, if its products are positive. Otherwise the point of
-        their convex hull that is nearest to 0 (P. Wolfe, "Finding the nearest point in a polytope",
-        Mathematical Programming 11, 1976). Zero if that point has a product that is not positive.
+        The mean of the atoms, if its products are positive, after each atom has been made
+        orthogonal to the free atoms and scaled to norm 1. Otherwise the point of the convex hull of
+        these scaled atoms that is nearest to 0 (P. Wolfe, "Finding the nearest point in a
+        polytope", Mathematical Programming 11, 1976). Zero if no vector with positive products is
+        found.
     products : Tensor of shape (n_components + n_free,)
         Inner products of the vector with the atoms; 0 for free atoms, for their negatives, and for
         zero atoms.
@@ -441,8 +443,9 @@ def solve_lasso(
 def lasso_path(atoms, x, alphas, *, positive=False, mask=None, gram=None):
     r"""Return codes of the lasso and least squares refits for several penalties, to compare them.
 
-    Penalties fall, and the solver starts each from the codes of the penalty before, which takes
-    fewer rounds than a start from zero. A search for the best penalty calls this function.
+    A search for the best penalty calls this function. Penalties fall, because the solver on the CPU
+    starts each from the codes of the penalty before, which takes fewer rounds than a start from
+    zero.
 
     Parameters
     ----------
