@@ -60,7 +60,7 @@ def _autocorrelation(atom, stride):  # (length[, n_channels]) -> (n_shifts,)
 
 
 def _merge(codes, correlation):  # (n_positions,), (n_shifts,) -> yields positions, amplitudes
-    """Merge neighbouring codes of one atom in one signal to events; yield the largest event first.
+    """Merge an atom's neighbouring codes in one signal into events; yield the largest codes first.
 
     ``codes`` (n_positions,) are the atom's codes, and ``correlation`` (n_shifts,) is the result of
     `_autocorrelation`. Each event is a pair: the index of its position, and its amplitude.

@@ -1,4 +1,4 @@
-"""Patches of images, denoising, inpainting, and measures of image quality.
+"""Cut images into patches, denoise images by a dictionary of patches, and fill in missing pixels.
 
 Any dictionary learner fitted on rows denoises images: it codes overlapping patches one by one, and
 a pixel becomes the weighted mean of its values in all patches that contain it. Any function that
@@ -6,7 +6,7 @@ removes noise of a given level also fills in missing pixels, which NaN or a mask
 
 Images are grey, (height, width), or have colours, (height, width, 3). Images of unsigned integers
 are read as fractions of the largest integer of their dtype (255 for uint8), as convolutional
-learners do. Images that are returned have the dtype of the input.
+learners do. `denoise_patches` and `inpaint` return images with the dtype of the input.
 """
 
 from collections.abc import Callable

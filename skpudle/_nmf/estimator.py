@@ -123,9 +123,9 @@ def _read_events(source):  # -> Events, int
 
 
 def _given(learner, unit=1.0):  # -> Chosen
-    """Return the parameters of a `PoissonNMF` that may be "auto", as the modules of a fit use them.
+    """Return the user's parameters of a `PoissonNMF` that may be "auto", as `choose` takes them.
 
-    ``alpha`` is divided by ``unit``, by which weights of rows are divided, too.
+    ``alpha`` is divided by ``unit``, a float by which a fit also divides the weights of rows.
     """
     alpha = learner.alpha if learner.alpha == "auto" else learner.alpha / unit
     return choose.Chosen(alpha, learner.dispersion or 0.0, learner.min_gain, unit)

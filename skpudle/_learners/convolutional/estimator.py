@@ -441,8 +441,8 @@ class ConvPUDLEDictionaryLearning(
         Returns
         -------
         float
-            1 minus the squared error of the predictions of all pixels, divided by their squared
-            distance from the mean of their channel. At most 1.
+            1 minus a quotient: the squared error of the predictions of all pixels, divided by the
+            sum of the squared distances of pixels from the mean of their channel. At most 1.
         """
         images = self._read_known(X)
         dictionary, error, generator = self._dictionary(images.tensors[0]), 0.0, torch.Generator()
