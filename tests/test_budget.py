@@ -20,15 +20,15 @@ BUDGET = {
     "_data": 770,
     "_denoiser": 471,
     "_fit": 1156,
-    "_learners": 2054,
+    "_learners": 2053,
     "_nmf": 608,
     "_operators": 161,
     "encoding": 661,
     "inspection": 465,
     "lasso": 926,
     "pretrained": 47,
-    "search": 2586,
-    "all of the package": 12254,
+    "search": 2585,
+    "all of the package": 12252,
     "tests": 12106,
 }
 MOST_CLASSES_OF_A_LEARNER = 5

@@ -115,7 +115,7 @@ def test_the_html_of_an_estimator_touches_no_device(X, monkeypatch):
     def touch(*args, **kwargs):
         raise AssertionError("a device was touched")
 
-    for name in ("transformer.to_tensor", "transformer.arrays.resolve_device"):
+    for name in ("transformer.arrays.to_tensor", "transformer.arrays.resolve_device"):
         monkeypatch.setattr(f"skpudle._learners.{name}", touch)
     page = learner._repr_html_()
     assert "components_" in page

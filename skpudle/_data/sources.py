@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from scipy import sparse
 from sklearn.utils import _safe_indexing
-from sklearn.utils.validation import _num_samples, validate_data
+from sklearn.utils.validation import _check_feature_names, _check_n_features, _num_samples
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from skpudle._compilation import blocks_of_rows
@@ -263,9 +263,10 @@ class InMemory:
         ValueError, TypeError
             As in `check_rows`, or if the features differ from the first rows or from the learner.
         """
-        x = arrays.check_rows(rows, **self._checks)
         is_first = self.dtype is None and not self._known
-        validate_data(self._named, rows, reset=is_first, skip_check_array=True)
+        _check_feature_names(self._named, rows, reset=is_first)
+        x = arrays.check_rows(rows, **self._checks)
+        _check_n_features(self._named, x, reset=is_first)
         if self._known and np.shape(self._named.components_)[1:] != x.shape[1:]:
             # A user may have set components_ since the fit. Without an error, scores would silently
             # compare only the columns that both X and components_ have.
@@ -313,8 +314,7 @@ def _sample_size(x, n_components):  # (n, n_features) -> int
     ``x`` are any rows of the data, of which only the number of features and the dtype matter.
     ``n_components`` is the number of atoms; None stands for the number of features.
     """
-    m = x.shape[1]
-    p = n_components or m
+    m, p = x.shape[1], n_components or x.shape[1]
     # Bytes per row in a search: the row, a copy in float64, two copies of its sparse code with
     # spare room, and its correlations with all atoms.
     row = (x.element_size() + 8) * m + 24 * min(p, m + 8) + 8 * p

@@ -242,7 +242,7 @@ class ExposedTransformer(transformer.DictionaryTransformer):
 # ------------------------------------------------------------------ stabilised counts
 
 
-def least_penalty(noise, n_entries, length):
+def least_penalty(noise, n_entries):
     """Return the smallest penalty for a search in counts: noise and single events get no codes.
 
     Parameters
@@ -251,8 +251,6 @@ def least_penalty(noise, n_entries, length):
         The standard deviation of counts at the baseline.
     n_entries : float
         Mean number of known entries of a row.
-    length : float
-        Root mean square norm of the expected counts of a row at the baseline.
 
     Returns
     -------
@@ -267,11 +265,11 @@ def least_penalty(noise, n_entries, length):
     # variance of a count is its mean, so N is noise**2 * n_entries. Of the rows with events,
     # N / (exp(N) - 1) have a single one, which is 0.05 for N = 4.5; below 4.5 single events matter.
     # The norm |e_j - mu|, of a row with one event in feature j less its expectation mu, bounds the
-    # correlation of this row with a unit atom. So its codes are zero for any atoms if the penalty
-    # is at least this norm, here bounded for all j. With smaller penalties single events join
-    # unrelated features in atoms: on counts of planted topics the explained share of held-out
-    # deviance fell from -0.03 to -700.
-    return max(least, (1 + length**2) ** 0.5) if noise**2 * n_entries < 4.5 else least
+    # correlation of this row with a unit atom. For rare events the norm is about 1, so with a
+    # penalty of 1 the row hardly has codes, whatever the atoms. With smaller penalties single
+    # events join unrelated features in atoms: on counts of planted topics the explained share of
+    # held-out deviance fell from -0.03 to -700.
+    return max(least, 1.0) if noise**2 * n_entries < 4.5 else least
 
 
 # ------------------------------------------------------------------ the likelihood
@@ -359,12 +357,9 @@ class CountPlan(Plan):
             # The curvature of the loss of a count is the variance, which has no bound. So a mean of
             # curvatures is taken, weighted by the curvatures: with the plain mean, which is
             # smaller, training raised the loss of widely varying counts.
-            variance = loss.variance(x)
-            sums = (counts * variance.square()).sum(), (counts * variance).sum()
-            curvature = float((sums[0] / sums[1]).nan_to_num(1.0))
-        sums = n_known, (counts * expected.square()).sum()
-        n_entries, square = (float(part) / max(samples.total_weight, 1.0) for part in sums)
-        least = least_penalty(unit, n_entries, square**0.5) / unit
+            weight = counts * loss.variance(x)
+            curvature = float(((weight * loss.variance(x)).sum() / weight.sum()).nan_to_num(1.0))
+        least = least_penalty(unit, float(n_known) / max(samples.total_weight, 1.0)) / unit
         known = dict(unit=unit, curvature=curvature, more=intercept[None])
         known |= dict(data_scale=unit**2 * fitted.data_scale, penalty=max(fitted.penalty, least))
         return samples, replace(fitted, **known)

@@ -30,8 +30,13 @@ from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, 
 
 
 def penalty_of(learner):  # -> float
-    """Return the penalty of `transform`: ``transform_alpha`` if it is set, else ``alpha_``."""
-    return learner.alpha_ if learner.transform_alpha is None else learner.transform_alpha
+    """Return the penalty of `transform`: ``transform_alpha`` if it is set, else ``alpha_``.
+
+    Raise ValueError if the learner was made from atoms alone, without data that choose one.
+    """
+    found = learner.transform_alpha or getattr(learner, "alpha_", None)
+    refuse(found is None, "alpha='auto' needs data. Pass transform_alpha, or call partial_fit.")
+    return found
 
 
 def _graph_of(learner, codes, noise):  # -> LearnedEncoder

@@ -234,7 +234,6 @@ class RowPhases(Run):
                 self._problem = problem.around(baseline)
                 shift = baseline.to(noise.intercept) * problem.unit
                 now = replace(noise, intercept=noise.intercept + shift)
-            note = f"search, epoch {len(found.losses)}  {found.stage}"
             yield replace(
                 fitted,
                 atoms=found.atoms.to(fitted.atoms),
@@ -245,7 +244,7 @@ class RowPhases(Run):
                 n_codes=found.coded.n_entries,
                 stream=stream.after_search(found.coded, float(self.data.n_seen)),
                 is_done=found.stage == "done",
-                note=f"{note}  loss {found.losses[-1]:.6g}",
+                note=f"search, epoch {len(found.losses)}  {found.stage}  loss {found.losses[-1]:g}",
             )
 
     def found(self, fitted):  # -> Problem, Epoch

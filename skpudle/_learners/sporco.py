@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 
 from skpudle._compilation import import_extra
 from skpudle._data import arrays
+from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.batches import Samples, check_sample_weight, merge_samples, scale_weights
 from skpudle._data.sources import open_source
 from skpudle._fit.encoders import Converged
@@ -139,7 +140,7 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         ValueError
             If the input is unfit.
         """
-        x = arrays.to_tensor(arrays.check_rows(open_source(X).array(), estimator=self))
+        x = to_tensor(arrays.check_rows(open_source(X).array(), estimator=self))
         n_given, weight = len(x), None
         if sample_weight is not None:
             weight = check_sample_weight(sample_weight, n_given).to(x)
@@ -187,18 +188,16 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
             # Both terms of the objective of a row are then multiplied by its weight.
             root = weight.sqrt()
             x = x * root[:, None]
-            options["BPDN"]["L1Weight"] = options["BPDN"]["L1Weight"] * arrays.to_numpy(root)
+            options["BPDN"]["L1Weight"] = options["BPDN"]["L1Weight"] * to_numpy(root)
         # SPORCO makes one iteration per call, so that our callbacks and Ctrl-C work in between.
         callback, max_iter = options["Callback"], options["MaxMainIter"]
         options.update({"Callback": None, "MaxMainIter": 1})
-        solver = bpdndl.BPDNDictLearn(
-            arrays.to_numpy(atoms).T, arrays.to_numpy(x).T, alpha, options
-        )
+        solver = bpdndl.BPDNDictLearn(to_numpy(atoms).T, to_numpy(x).T, alpha, options)
 
         def attributes():  # -> dict of fitted attributes
             losses = np.array(solver.getitstat().DFid, dtype=np.float64) / len(x)
             found = {"n_components_": len(atoms), "n_iter_": len(losses), "loss_curve_": losses}
-            components = arrays.to_numpy(arrays.to_tensor(solver.getdict().T).to(x.dtype))
+            components = to_numpy(to_tensor(solver.getdict().T).to(x.dtype))
             found |= {"components_": components, "alpha_": alpha}
             return arrays.input_attributes(X) | found
 

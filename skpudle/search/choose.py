@@ -522,6 +522,9 @@ def _grow_and_shrink(sizes, first, largest):  # yields _Tried
         else:  # remove from the failed trial: with another atom less the error may fall again
             found, n_failed = tried, n_failed + 1
         yield good
+    # a number that growth has passed may be enough, too
+    enough = [one for one in sizes.best.values() if not sizes.is_too_small(one)]
+    yield min(good, *enough, key=lambda one: one.n_components)
 
 
 def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTrial

@@ -338,7 +338,9 @@ def play_rounds(best):  # coded data -> generator of coded data
             if found is None:
                 return best
             n_rounds += 1
-            if p < MANY:  # split and remove at once: less time, and as many atoms found
+            # Few atoms of rows split and leave at once: less time, and as many atoms are found. In
+            # images "at once" keeps an atom too many of four.
+            if p < MANY and part.n_positions == 1:
                 kept = remaining(best, len(found[0]), kept=found[0].tolist())
                 n = p - int(kept.sum())
                 begun = halves(best, kept, *(each[:n] for each in found))

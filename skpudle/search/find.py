@@ -325,8 +325,8 @@ class _Log:
         zeros, unit = self.problem.held_out.zeros, self.problem.unit
         gain, chance = loss_and_chance(zeros, trial.prediction, self.problem.total)
         energy = zeros.total or 1.0
-        tolerance = SURE * chance / energy
-        self._trials.append((trial.alpha * unit, gain / energy, trial.unbiased, tolerance))
+        known = trial.alpha * unit, gain / energy, trial.unbiased, SURE * chance / energy
+        self._trials.append(known)
         alpha, score, unbiased, tolerance = torch.tensor(self._trials, dtype=torch.float64).T
         self.path = PenaltyPath(alpha, score, unbiased > 0, tolerance)
         return trial
@@ -397,9 +397,8 @@ def climb(problem, first, stride, note, leader=()):  # a generator of epochs
     while (alpha := next_penalty(trials, problem)) is not None:
         turns = (alpha < trials[-1].alpha) != (trials[-1].alpha < trials[0].alpha)
         begin = best if turns else last
-        given = dict(alpha=alpha, codes=begin.codes)
-        steps = descend.settle(problem, begin.atoms, stride, descend.ADAPT, **given)
-        last, stride = yield from steps
+        how = problem, begin.atoms, stride, descend.ADAPT
+        last, stride = yield from descend.settle(*how, alpha=alpha, codes=begin.codes)
         trial = note(judge(problem, last, trials, (trials[-1].unbiased,)))
         if not any(worse(trial.prediction, one.prediction, total=problem.total) for one in trials):
             best = last

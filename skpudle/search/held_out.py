@@ -614,8 +614,7 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True, largest=None):  #
         # One row in ten is held out. With fewer than 1,000 rows it is 100 rows, but at most one row
         # in four. There are never more rows than codings, since each row is coded at least once,
         # and more codings would only take time.
-        n_held = max(n // 10, min(n // 4, ceil(100 * share)))
-        n_held = min(n_held, ceil(n_codings * share))
+        n_held = min(max(n // 10, min(n // 4, ceil(100 * share))), ceil(n_codings * share))
     rows = torch.isin(first, distinct[spread_rows(n, n_held)])  # with all copies of these rows
     held_out = HeldOut(problem.of_rows(rows), fixed=fixed, mixes=mixes, n_codings=n_codings)
     if not held_out.is_predictable:

@@ -304,8 +304,7 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
     is_large = coded.n_entries >= 30 * p
     if not (is_large or final):
         coded = _adapt(coded, held, n_epochs) if surprises else coded
-        known = state.held._replace(atoms=coded.atoms)
-        return state._replace(held=known, loss=coded.loss), False
+        return state._replace(held=state.held._replace(atoms=coded.atoms), loss=coded.loss), False
     n_splits = max(1, p // SPLIT["few"]) if surprises else state.n_splits
     for number in range(_MOST_ROUNDS * (is_large and p <= _MOST_ATOMS)):
         if n_splits == 0:

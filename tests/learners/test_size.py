@@ -114,5 +114,5 @@ def test_atoms_of_images_and_signals(shape, size, n):
     options = dict(atom_shape=shape, stride=1, random_state=0)
     learner = ConvPUDLEDictionaryLearning("auto", **options).fit(X)
     assert learner.n_components_ == 4
-    assert atom_coherence(learner.components_, atoms).min() > 0.95
+    assert atom_coherence(learner, atoms).min() > 0.95
     assert (learner.size_path_.n_components == 4).any()

@@ -235,7 +235,6 @@ def test_each_epoch_of_a_search_is_a_record_and_the_last_is_the_result():
     _, records = record(find_atoms(problem, start(x, 24)))
     stages = ["settle", "split and remove", "polish", "done"]
     assert list(dict.fromkeys(found.stage for found in records)) == stages
-    assert records[-2].stage != "done"
     for n, found in enumerate(records, 1):
         assert len(found.losses) == n
         assert found.atoms.shape == (24, 16)
