@@ -499,6 +499,8 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
     """
     n_axes = count_shift_axes(*dictionaries)
     dictionaries = [host_array(dictionary_of(one)) for one in dictionaries]
+    # ``turned`` is the list of dictionaries, rotated by one more in each pass of the loop, so that all
+    # passes together compare each dictionary with every other one.
     found, turned = [], dictionaries
     for _ in dictionaries[1:]:
         turned = [turned[-1], *turned[:-1]]
@@ -825,6 +827,7 @@ def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
     kept = values > values[0] * _RANK
     whiten = vectors[kept].T / values[kept]  # (m, rank)
     directions, rank = whiten @ (atoms @ whiten).T, int(kept.sum())
+    # Geary's ratio of a coordinate of points that are uniform on the sphere of ``rank`` dimensions
     sphere = sqrt(rank / pi) * exp(lgamma(rank / 2) - lgamma((rank + 1) / 2))
     ratios = _geary(centred @ directions, np.linalg.norm(centred @ whiten, axis=1))
     # For n Gaussian samples Geary's ratio has the variance (1 - 3 / pi) / n.
@@ -854,10 +857,13 @@ def _found_twice(halves, fits, level, rng):  # -> (n_found, n_features)
     match = match_atoms(*fits)
     first, second = match.align_dictionary(fits[0]), fits[1][match.reference_indices]
     quantile = norm.ppf(1 - level / max(1, len(first)))
+    # Coherences by chance are compared on the scale of Fisher's transform, arctanh, on which their
+    # distribution is nearly normal.
     chance = np.arctanh(np.minimum(chance_coherence(*fits), 1 - 1e-9))
     least = np.tanh(chance.mean() + quantile * chance.std())
     agree = _without_any_feature(first, second) > least
     sparse = _sparsity(first, halves[1], rng) + _sparsity(second, halves[0], rng)
+    # The sum of two independent scores has the standard deviation sqrt(2).
     return unit_atoms(first + second)[agree & (sparse > sqrt(2) * quantile)]
 
 

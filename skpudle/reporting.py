@@ -64,9 +64,9 @@ def _penalty(look):
 def _unused_atoms(look):
     """Report atoms that no code uses, if they are more than chance leaves unused.
 
-    Suppose that each code uses each of p atoms with a probability of 1 / p or more. Then n codes
-    do not use an atom with probability (1 - 1 / p)^n < exp(-n / p) or less, and chance leaves fewer
-    than p exp(-n / p) atoms unused on average.
+    Suppose that a code uses each of p atoms with a probability of at least 1 / p. Then the
+    probability that none of n codes uses an atom is at most (1 - 1 / p)^n < exp(-n / p), and chance
+    leaves fewer than p exp(-n / p) atoms unused on average.
     """
     n, p = look.codes.shape
     unused = np.flatnonzero(~look.codes.any(axis=0))
@@ -113,7 +113,7 @@ def _single_samples(look):
 
 
 def _single_events(look):
-    """Report atoms of signals that occur at one position of one signal only, by their energy.
+    """Report atoms with more than half of the sum of squared codes at one position of one signal.
 
     Often the position has an artefact. An artefact is larger than all events, so that a fit gives
     it one atom or even all atoms.

@@ -186,6 +186,8 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     """
     learner = check_learner_of_rows(learner)
     atoms = unit_atoms(np.asarray(learner.components_, dtype=np.float64))
+    # Sums over samples, read a part at a time: how many samples use each atom (``uses``), the sum
+    # of these samples (``users``), and of all samples (``mean``) and their outer products.
     n, uses, mean = 0, np.zeros(len(atoms)), np.zeros(atoms.shape[1])
     users, squares, judges = np.zeros(atoms.shape), np.zeros((atoms.shape[1],) * 2), []
     for rows, codes in encode_parts(learner, X):
@@ -201,6 +203,7 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
         if len(judges) < 8:
             judges.append(rows[spread_rows(len(rows), 2000)])
     mean /= n
+    # from here on the mean of the samples that use each atom, minus the mean of all samples
     users = users / np.maximum(uses, 1)[:, None] - mean * (uses > 0)[:, None]
     left, weights = _innovations(atoms, (users * atoms).sum(axis=1))
     variances = ((left @ (squares / n - np.outer(mean, mean))) * left).sum(axis=1)

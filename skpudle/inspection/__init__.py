@@ -115,6 +115,7 @@ def _contributions(learner, X_train, X, ridge, n_largest):
     refuse_shuffled(X)
     check_scalar(ridge, "ridge", (int, float, np.number), min_val=0)
     targets, parts = learner.components_, []
+    # Z Z^T + omega I and Z X^T of the formulas above, as sums over the parts of the data.
     gram, pull = ridge * np.eye(len(targets)), np.zeros(targets.shape)
     for rows, codes in encode_parts(learner, X_train):
         gram += codes.T @ codes

@@ -192,7 +192,8 @@ class AtomPosterior(NamedTuple):
     uses : ndarray of shape (n_components,)
         Expected number of rows with a nonzero code of each atom.
     limit : ndarray of shape (n_components,)
-        Expected squared error of each atom over its squared norm, if supports were known.
+        Expected squared error of each atom over its squared norm, if supports were known; for
+        counts, if the atom of each event were known.
     hidden : float
         Fraction of the variance that comes from changes slower than a quarter of the chain. The
         chain is too short if it is large.
@@ -432,6 +433,7 @@ def sample_atoms(rows, atoms, scale, rng):
         # a row of weight 2 has the noise of one row and not the independent noise of two rows.
         root = inverse @ np.linalg.cholesky((weighted.T @ weighted).toarray() + prior)
         drawn = means + root @ (rng.standard_normal(means.shape) * np.sqrt(variances))
+        # Atoms get norm 1, and codes take over the norms, so that codes times atoms stay the same.
         norms = np.linalg.norm(drawn[:p], axis=1)
         drawn[:p] /= norms[:, None]
         codes.data *= norms[codes.indices]
@@ -478,6 +480,9 @@ def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); chan
         The precision of each code given all other codes.
     """
     n, p = z.shape
+    # Each atom has its own prior: an exponential density with the most likely rate for the codes of
+    # the last sweep, and logarithms of the odds of a positive code, so large without a spike that
+    # no code becomes 0.
     used, squares = (z > 0).sum(0), np.empty_like(z)
     rate = np.maximum(used, 1e-300) / np.maximum(z.sum(0), 1e-300)
     odds = np.log((used + 0.5) / (n - used + 0.5)) if spike else 1e9
@@ -539,6 +544,7 @@ def sample_rates(counts, exposure, atoms, codes, dispersion, rng):
         weights = weigh_counts(rates, known, exposure, dispersion)
         _draw_rates(x, weights, columns.T, z, spike, rng)
         squares = _draw_rates(x.T, weights.T, z.T, columns, not spike, rng)
+        # Atoms get sum 1, and codes take over the sums, so that codes times atoms stay the same.
         sums = np.maximum(columns.sum(0), 1e-300)
         columns /= sums
         z *= sums
