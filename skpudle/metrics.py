@@ -499,7 +499,7 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
     """
     n_axes = count_shift_axes(*dictionaries)
     dictionaries = [host_array(dictionary_of(one)) for one in dictionaries]
-    # ``turned`` is the list of dictionaries, rotated by one more in each pass of the loop, so that all
+    # ``turned`` is the list of dictionaries, rotated by one more in each pass of the loop. So all
     # passes together compare each dictionary with every other one.
     found, turned = [], dictionaries
     for _ in dictionaries[1:]:

@@ -73,7 +73,7 @@ class Noise:
     Raises
     ------
     ValueError
-        If a number is negative or not finite, or if a pair is not positive and in order.
+        If it is not a finite number, a pair of positive numbers in order, or "poisson".
     """
 
     def __init__(self, noise_std):
