@@ -893,8 +893,9 @@ def atom_support(
     X : array-like of shape (n_samples, n_features)
         Samples: those of `fit`, or others; NaN for missing entries.
     level : float, default=0.05
-        Probability that any atom is supported if the samples are noise, between 0 and 1: Gaussian
-        with any covariance and any lengths of rows, or independent between features.
+        Probability, between 0 and 1, that any atom is supported although the samples are noise.
+        Noise is Gaussian with any covariance and any lengths of rows, or independent between
+        features.
     random_state : int, RandomState instance or None, default=0
         Determines the halves and the seeds of the fits.
 

@@ -711,7 +711,7 @@ class CodesDisplay(Display):
         return cls(*find_learner(estimator).encode(X)).plot(**options)
 
     def _draw(self, *, kind="usage", **style):  # sets ``heights_``
-        # ``edges`` are one more than ``heights_``: bar i lies between edges i and i + 1.
+        # Bar i has the height heights_[i] and lies between edges[i] and edges[i + 1].
         check_kind(kind, "usage", "count", "magnitude")
         used, ax = self.codes != 0, self.ax_
         n_used = np.bincount(self.samples, used.sum(axis=1)).astype(int)

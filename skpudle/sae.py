@@ -99,11 +99,13 @@ def _refined(features, X, rows):
     if (np.diff(features.implied.indptr) > 0).mean() <= 0.1:
         return features
     # The second search has three times the penalty at which a search with alpha="auto" begins, not
-    # three times the penalty at which it ended. It ends at 0.25 to 4 times the first penalty, and
-    # three times a large last penalty would lose paths.
+    # three times the penalty at which it ended. Such a search ends at 0.25 to 4 times its first
+    # penalty, and three times a large last penalty would lose paths.
     alpha = 3 * auto_alpha(x)
     again = clone(first).set_params(alpha=alpha).fit(X).choose_alpha(X, criterion="support")
     again.alpha_ = max(again.alpha_, 2 * alpha)
+    # Both sets of atoms predict hidden entries by the lasso's codes of the penalty 2 * alpha. Place 0
+    # stands for this penalty, and share 0 for codes from which no bias is removed.
     held_out = HeldOut(Problem(x, 2 * alpha, positive_code=True))
     atoms = (to_tensor(learner.components_).to(x) for learner in (first, again))
     one, two = (held_out.at(given, place=0, share=0.0) for given in atoms)

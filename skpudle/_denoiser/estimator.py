@@ -390,8 +390,9 @@ class ConvDenoiser(ImageEstimator):
     ) -> None:
         """Set the parameters."""
 
+    # For `ImageEstimator`, and for `geometry_of` with stride="auto".
     _allows_nan, _stride_of_pictures = False, 2
-    n_iter_no_change = 5
+    n_iter_no_change = 5  # number of checks in a row without progress that end training, see tol
 
     @property
     def _n_channels(self):

@@ -9,9 +9,10 @@ r"""Inspect a fit: what atoms are made of, what codes depend on, and how uncerta
 `error_bound`                   the least error of atoms that any method can have
 ==============================  ===============================================================
 
-*Contributions* express atoms as weighted sums of training samples. In the formulas below atoms and
-samples are columns of ``D`` and ``X``, and ``Z`` holds the codes of the training samples. The
-dictionary that minimises :math:`\frac12 \|X - D Z\|^2 + \frac\omega2 \|D\|^2` is
+*Contributions* express atoms as weighted sums of training samples. In the formulas below atoms are
+the columns of ``D``, training samples without the learner's baseline the columns of ``X``, and
+their codes the columns of ``Z``. The dictionary that minimises :math:`\frac12 \|X - D Z\|^2 +
+\frac\omega2 \|D\|^2` is
 
 .. math:: D = X A^T, \quad A = (Z Z^T + \omega I)^{-1} Z.
 
@@ -115,7 +116,7 @@ def _contributions(learner, X_train, X, ridge, n_largest):
     refuse_shuffled(X)
     check_scalar(ridge, "ridge", (int, float, np.number), min_val=0)
     targets, parts = learner.components_, []
-    # Z Z^T + omega I and Z X^T of the formulas above, as sums over the parts of the data.
+    # Z Z^T + omega I and Z X^T of the module's formulas, as sums over the parts of the data.
     gram, pull = ridge * np.eye(len(targets)), np.zeros(targets.shape)
     for rows, codes in encode_parts(learner, X_train):
         gram += codes.T @ codes
