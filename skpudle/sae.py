@@ -104,8 +104,8 @@ def _refined(features, X, rows):
     alpha = 3 * auto_alpha(x)
     again = clone(first).set_params(alpha=alpha).fit(X).choose_alpha(X, criterion="support")
     again.alpha_ = max(again.alpha_, 2 * alpha)
-    # Both sets of atoms predict hidden entries by the lasso's codes of the penalty 2 * alpha. Place 0
-    # stands for this penalty, and share 0 for codes from which no bias is removed.
+    # Both sets of atoms predict hidden entries by the lasso's codes of the penalty 2 * alpha: place
+    # 0 stands for this penalty, and share 0 for codes from which no bias is removed.
     held_out = HeldOut(Problem(x, 2 * alpha, positive_code=True))
     atoms = (to_tensor(learner.components_).to(x) for learner in (first, again))
     one, two = (held_out.at(given, place=0, share=0.0) for given in atoms)
