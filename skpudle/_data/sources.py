@@ -55,7 +55,9 @@ _LEAST_SAMPLE = 2**14
 # The sample of a table is read from at most this number of positions. A group of 1 % of the rows
 # that are stored together still has 20 of these positions.
 _PLACES = 2048
-# `partial_fit` begins from the first batches of a stream with at least this number of rows.
+# For `partial_fit` the sample of a stream comes from its first batches, which together have at
+# least this number of rows, or the size of the sample if that is smaller. So the stream is not read
+# to its end before learning begins.
 _FIRST_ROWS = 2**14
 
 

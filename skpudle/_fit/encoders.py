@@ -148,7 +148,8 @@ def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fit
     Returns
     -------
     Fitted
-        The record with the encoder in ``learned``.
+        The record with the encoder in ``learned``. If updates were made, ``later`` has their number
+        of epochs, rounded up, which ``phases_`` reports; otherwise ``later`` is empty.
     """
     given, n_made, batch_size = plan.given, 0, plan.batch_size(len(samples))
     n_batches = -(-len(samples) // batch_size)

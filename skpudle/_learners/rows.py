@@ -412,8 +412,10 @@ class RowPhases(Run):
     def train_encoder(self, fitted):
         """Train the encoder of ``separate_atoms`` for the atoms: a phase, which yields one record.
 
-        After Ctrl-C it makes no updates, and the encoder is the initial one, since the learner is
-        not usable without an encoder.
+        The record has the encoder in ``learned``. The phase runs even after Ctrl-C in an earlier
+        phase, since the learner is not usable without an encoder: it then makes no updates, and the
+        encoder is the initial one. Ctrl-C in this phase ends it with the updates made so far. In
+        both cases ``is_done`` is False, so that a resumed fit repeats the phase.
         """
         plan, seed = self.plan, self.generator.initial_seed()
         given = plan, fitted, self.samples.in_units(fitted.noise), self, plan.given.max_iter

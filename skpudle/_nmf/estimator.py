@@ -203,7 +203,11 @@ class _Phases(Run):
         return *choices, Phase("training", self.train, unit="epoch")
 
     def choose_size(self, fitted):
-        """Choose the number of atoms; yield one record, with atoms of this number."""
+        """Choose the number of atoms: a phase, which yields one record.
+
+        The record has new atoms of this number, ``fixed_components`` first, and ``size_path``, the
+        numbers that were tried. The atoms of the record ``fitted`` are not used.
+        """
         how = self.asked, np.random.default_rng(self.seed), self.fixed
         atoms, path = choose.choose_size(self.events, *how)
         if len(atoms) == 1:

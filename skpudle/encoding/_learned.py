@@ -131,7 +131,11 @@ class LearnedEncoder:
 
 
 def _root_mean_square(part):  # (n_unfoldings or 1, ...) -> (n_unfoldings or 1, 1, ...)
-    """Return the root mean square of the entries of each unfolding; 1 if all of them are zero."""
+    """Return the unit in which `_train` trains a tensor of the encoder, one for each unfolding.
+
+    The unit is the root mean square of the entries, or 1 if all are zero, since `_train` divides
+    by it.
+    """
     axes = tuple(range(1, part.ndim))
     size = part.square().mean(axes, keepdim=True).sqrt()
     return torch.where(size > 0, size, 1.0)

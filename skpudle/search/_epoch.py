@@ -38,8 +38,9 @@ TOLERANCE = 1e-2
 SWEEPS_OF_CODES = 3
 SWEEPS_OF_COSTS = 5
 
-# A working set has the atoms whose codes a row minimises over. An atom enters if the modulus of its
-# slope is at least this fraction of the largest one outside of the set.
+# A working set has the atoms whose codes a row minimises over. Of the atoms whose slopes violate
+# the optimality condition, those enter whose slopes have at least this fraction of the largest
+# modulus outside of the set.
 SHARE = 0.6
 
 # Number of rows whose products with the atoms are computed at once, so few that the products stay

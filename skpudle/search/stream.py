@@ -54,10 +54,12 @@ _LEAST_ROWS_OF_BLOCK = 1024
 def block_rows(n_used, n_components, n_features):  # -> int
     """Choose the number of rows of a block of a stream: enough for 120 uses of an atom on average.
 
-    ``n_used`` is the mean number of nonzero codes in a row; each of them is a use of an atom. The
-    rows and codes of a block take at most 64 MiB, unless 256 rows, or two rows for each atom, take
-    more.
+    ``n_used`` is the mean number of nonzero codes in a row; each of them is a use of an atom. A
+    block has at least 1,024 rows. But its rows and codes take at most 64 MiB, unless 256 rows, or
+    two rows for each atom, take more.
     """
+    # Bytes of a row: 20 for each feature, and 24 for each code that it may have, at most 8 (`ROOM`
+    # of `skpudle.search._epoch`) more than features.
     row = 20 * n_features + 24 * min(n_components, n_features + 8)
     wanted = max(_LEAST_ROWS_OF_BLOCK, ceil(120 * n_components / max(n_used, 1.0)))
     # with fewer than two rows per atom the sweeps over the atoms would take longer than the codes

@@ -23,8 +23,10 @@ def geometry_of(learner):  # -> kernel, stride, tuples of int
     """Return a learner's atom size and stride as tuples, with the default for ``stride="auto"``.
 
     The stride is the distance of neighbouring copies of an atom along each axis, in pixels. By
-    default it is 1 for signals, whose events may be at any sample. In pictures copies at every
-    pixel would take 16 times as long as copies at every fourth pixel of both axes.
+    default it is 1 for signals, whose events may be at any sample. For pictures it is the class
+    attribute ``_stride_of_pictures`` of the learner, or 4 without one: copies at every pixel would
+    take 16 times as long as copies at every fourth pixel of both axes. The default is never larger
+    than the atom, so that no pixels lie between the copies.
     """
     kernel = sizes(learner.atom_shape, 1)
     if not isinstance(learner.stride, str):

@@ -294,8 +294,10 @@ def choose_channels(images, given):  # Images, learner -> Channels
         after, is_slow = images.map(named[name].enter), name == "slow"
         parts = map(torch.sub, before.tensors, after.tensors), after.tensors
         removed, left = (sum(float(x.square().nansum()) for x in part) for part in parts)
-        # Without drift, a running median of n numbers removes the share pi / (2 n) of white noise.
-        # No search is needed if little more than this is removed.
+        # Drift is a running median of n = 2 * kernel[0] numbers, plus that of the remainder. Of
+        # white noise one such median removes the share pi / (2 n), and both 1.6 times this share.
+        # No search is needed if at most 0.02 more than pi / (2 n) is removed; so with atoms of
+        # fewer than about 25 numbers white noise alone is searched, too, which only costs time.
         if removed <= (0.02 + is_slow * pi / (4 * kernel[0])) * left:
             continue
         n_after, rest_after, alpha = _search_briefly(after, given)
