@@ -34,9 +34,9 @@ from skpudle.search import _epoch as rules
 from skpudle.search._conv_compiled import loops
 from skpudle.search.problem import Problem
 
-# Effort of an epoch: one working set, and as many sweeps over it as for rows. The tolerance of codes
-# in the optimality condition is that of rows, too, a fraction of alpha. Codes need not converge in
-# an epoch, since the next epoch starts from them.
+# Effort of an epoch: one working set, and as many sweeps over it as for rows. The tolerance of
+# codes in the optimality condition is that of rows, too, a fraction of alpha. Codes need not
+# converge in an epoch, since the next epoch starts from them.
 _EFFORT, _TOLERANCE = (1, rules.SWEEPS_OF_CODES), rules.TOLERANCE
 
 # An atom moves to a window with at least this multiple of the atom's present energy. In seven
