@@ -245,7 +245,7 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
-        """Set the parameters."""
+        """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
     @fits(validates_nested=True)
     def fit(self, X: ArrayLike, y: None = None, **fit_params: Any) -> Self:

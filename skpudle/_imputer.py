@@ -86,7 +86,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def __init__(
         self, estimator: Any = None, *, random_state: int | np.random.RandomState | None = None
     ) -> None:
-        """Set the parameters."""
+        """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
     def _read(self, X, *, reset):  # -> (n_samples, n_features)
         """Return checked samples as an array, with NaN where values are missing.

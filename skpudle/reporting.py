@@ -226,14 +226,14 @@ def _no_better_than_the_baseline(look):
         )
 
 
-# All checks, in the order of the report. They need codes that are not all zero; `findings` returns
-# before it calls them if all codes are zero.
+# All checks, in the order of the report. `findings` calls them only if a code is not zero, since
+# `atom_support` fails, and other checks say nothing, without codes.
 _FINDINGS = _unused_atoms, _single_samples, _single_events, _same_atoms, _unsupported_atoms
 _FINDINGS += _dense_codes, _no_better_than_the_baseline
 
 
 def findings(estimator: Any, X: ArrayLike) -> list[str]:
-    """Return the faults of a fitted learner and their remedies, as sentences.
+    """Return the faults of a fitted learner and their remedies, as short texts.
 
     Parameters
     ----------
@@ -246,13 +246,15 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
     Returns
     -------
     list of str
-        One sentence for each fault, an empty list without a fault. Faults are: samples without
-        known values; codes that are all zero, or have more nonzero entries than half the features
-        or half the atoms; atoms that are unused (more than chance leaves), copy single samples,
-        have most of their energy at one position of a signal, as of an artefact, repeat an atom (a
-        cosine above 0.99), or are not supported by `skpudle.metrics.atom_support`; a fit that
-        explains no more than its baseline. ``summary()`` of a learner says what the fit decided:
-        its baseline, noise and outliers, and how it ended.
+        One text for each kind of fault, of a few sentences: the fault, and a remedy. The list is
+        empty if there is no fault. Faults are: samples without known values, or all zero; codes
+        that are all zero, or that have more nonzero entries than half the features or half the
+        atoms; more unused atoms than chance leaves; atoms that copy single samples; atoms that
+        repeat another atom (a cosine above 0.99); atoms of signals with more than half of the sum
+        of their squared codes at one position of one signal, which is often an artefact; atoms that
+        `skpudle.metrics.atom_support` does not support; a fit that explains no more than its
+        baseline. ``summary()`` of a learner says what the fit decided: its baseline, noise and
+        outliers, and how it ended.
 
     Raises
     ------
@@ -281,9 +283,9 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
     look.codes, look.numbers = encode_samples(learner, X)
     look.loss = getattr(learner, "loss", "gaussian")
     look.is_convolutional = hasattr(learner, "atom_shape")
-    if all(np.isnan(sample).all() for sample in look.samples):
-        return ["No value of these samples is known: all are NaN. Pass samples with known values."]
-    if not look.codes.any() and any(np.nan_to_num(sample).any() for sample in look.samples):
-        name, used = _penalty(look)
-        return [f"All codes are zero: {name}={used:.3g} is too large for these data. Lower it."]
-    return [sentence for finding in _FINDINGS for sentence in finding(look)]
+    if look.codes.any():
+        return [sentence for finding in _FINDINGS for sentence in finding(look)]
+    if not any(np.nan_to_num(sample).any() for sample in look.samples):
+        return ["No value of these samples is known, or all are zero. Pass the samples of fit."]
+    name, used = _penalty(look)
+    return [f"All codes are zero: {name}={used:.3g} is too large for these data. Lower it."]

@@ -388,7 +388,7 @@ class ConvDenoiser(ImageEstimator):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        """Set the parameters."""
+        """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
     # For `ImageEstimator`, and for `geometry_of` with stride="auto".
     _allows_nan, _stride_of_pictures = False, 2

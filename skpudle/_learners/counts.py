@@ -599,7 +599,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        """Set the parameters."""
+        """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
     n_iter_no_change, _phases = 5, _CountPhases
 

@@ -102,7 +102,7 @@ class NOODLDictionaryLearning(DenseLearner):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        """Set the parameters."""
+        """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
     _penalty = "threshold"
 

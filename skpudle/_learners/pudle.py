@@ -361,7 +361,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        """Set the parameters."""
+        """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
     n_iter_no_change = 5  # checks without improvement that end training
 

@@ -112,7 +112,7 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        """Set the parameters."""
+        """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
     def _begin(self, X, sample_weight):
         """Check the input of `fit`, and return what SPORCO starts from.

@@ -76,7 +76,7 @@ class TaskLearner(DenseLearner):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        """Set the parameters."""
+        """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
     @fits()
     def fit(self, X: Any, y: Any, sample_weight: OfRows = None) -> Self:
@@ -320,7 +320,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        """Set the parameters."""
+        """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
     # ------------------------------------------------------------------ fitting
 

@@ -376,7 +376,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        """Set the parameters."""
+        """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
     # Shared code reads these parameters of other learners, which are constants here: the loss, the
     # device, and the number of steps in a row without an improvement that ends a fit.

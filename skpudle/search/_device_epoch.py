@@ -240,7 +240,8 @@ class DeviceEpoch(rules.Coded):
         cosine = atoms @ atoms.mT if self.problem.positive_code else (atoms @ atoms.mT).abs()
         near = cosine.fill_diagonal_(-torch.inf).topk(min(len(atoms) - 1, rules.NEAR)).indices
         who = torch.arange(len(near), device=near.device).repeat_interleave(rules.USERS)
-        # the change of the objective, then of the codes at each atom in `near`
+        # A row for each user, without the atom `who`. Columns: the rise of the objective, then the
+        # growth of the modulus of the code at each atom in `near`.
         change = atoms.new_zeros(len(who), 1 + near.shape[1])
         for part in self._blocks(len(who) if len(self._z) else 0):  # a process may have no rows
             rows, nearest = users[part], near[who[part]]

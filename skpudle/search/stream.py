@@ -35,10 +35,13 @@ from torch import Tensor
 from skpudle.search.descend import PROGRESS, SPLIT, descend, exhaust, remaining, solve_codes, split
 
 # Number of epochs that solve for the codes of a new block, from zero codes, before the atoms adapt.
-# After three epochs the objective is .02 % above its minimum over the codes.
+# After three epochs the objective is .08 % above its minimum over the codes in planted rows of 60
+# atoms, and 3 % in digits.
 _REPEATS = 3
 _MOST_ROUNDS = 8  # in a block
-# A block surprises if its mean objective exceeds the mean of earlier blocks by this factor.
+# A block surprises if its mean objective exceeds the mean of earlier blocks by this factor, which
+# chance does not reach: in streams of planted rows and of digits, in blocks of 1,024 rows, the
+# ratio is at most .99 in 18 blocks each, with a standard deviation of .02 and .01.
 _SURPRISE = 1.05
 # Largest number of atoms for which a stream has rounds and estimates the costs of atoms. With more
 # atoms a block only adapts the atoms.

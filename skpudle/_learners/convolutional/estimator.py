@@ -176,7 +176,7 @@ class ConvPUDLEDictionaryLearning(
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
-        """Set the parameters."""
+        """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
     # ------------------------------------------------------------------ a fit
 
