@@ -18,13 +18,13 @@ constraint the objective has no minimum.)
    rows, are not trained on; they only judge atoms.
 2. The search tries larger and smaller *penalties*. Larger ones are one *step* apart, a factor of
    ``2 ** 0.5``, and smaller ones two steps. A *trial* adapts the atoms to one penalty, and lets
-   them predict hidden entries of the held-out rows (``skpudle.search.held_out``). The first trial has
-   the penalty of the problem, ``problem.alpha``. Larger penalties follow while the prediction does
-   not get worse. If the first larger penalty is worse, smaller penalties follow while they predict
-   better. Of the trials that differ from the best prediction by chance only, the search takes the
-   trial with the largest penalty. On planted data the differences due to chance are tiny, and the
-   best prediction wins. On real data predictions hardly differ; then a larger penalty has sparser
-   codes, and two searches from different initial atoms agree better on their atoms.
+   them predict hidden entries of the held-out rows (``skpudle.search.held_out``). The first trial
+   has the penalty of the problem, ``problem.alpha``. Larger penalties follow while the prediction
+   does not get worse. If the first larger penalty is worse, smaller penalties follow while they
+   predict better. Of the trials that differ from the best prediction by chance only, the search
+   takes the trial with the largest penalty. On planted data the differences due to chance are tiny,
+   and the best prediction wins. On real data predictions hardly differ; then a larger penalty has
+   sparser codes, and two searches from different initial atoms agree better on their atoms.
 3. The *polish*: atoms descend on all rows or a larger sample, including the held-out rows.
 
 If a larger penalty explains a fifth more of the hidden entries' energy (their sum of squares) than
