@@ -335,7 +335,7 @@ class ConvDenoiser(ImageEstimator):
     n_iter_, n_steps_ : int
         Numbers of epochs and of updates, over all calls of `partial_fit`.
 
-    loss_curve_ : ndarray of shape (n_iter_,)
+    loss_curve_ : ndarray of shape (n_epochs,)
         For each epoch the mean over crops of half the sum of squared errors, in squared units of
         the network's input: of images, or of the roots of counts.
 
