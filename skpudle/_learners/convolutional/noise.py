@@ -98,8 +98,7 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     # the excess variance of coarse details is the usual variance of fine texture. At most it is all
     # of the excess. Of 1,500 noise-free parts of a photograph 95 then seem noisy, and 217 with a
     # half instead of a third.
-    usually, surely = without(1 / 3, error / 2), without(1.0, error)
-    return torch.minimum(usually, 2 * surely).sqrt()
+    return torch.minimum(without(1 / 3, error / 2), 2 * without(1.0, error)).sqrt()
 
 
 def noise_level(problem, atoms):  # -> float
@@ -118,8 +117,10 @@ def noise_level(problem, atoms):  # -> float
     """
     # At most 2**17 samples of signals measure the noise, to save time.
     rows = spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))
-    residual = descend.solve_codes(problem.of_rows(rows), atoms, 4, refit=True).residuals()
-    blocks = ConvDictionary(atoms, problem.stride).analysis_in_blocks(to_tensor(residual))
+    x = to_tensor(descend.solve_codes(problem.of_rows(rows), atoms, 4, refit=True).residuals())
+    # Without the axis of height, of length 1: blocks are cut along the first axis.
+    dictionary = ConvDictionary(atoms[:, :, 0], problem.stride[1:])
+    blocks = dictionary.analysis_in_blocks(x[:, :, 0])
     correlations = torch.cat([block.abs().flatten() for block in blocks])
     noise = float(correlations.median()) / MEDIAN_OF_NORMAL
     return noise * sqrt(2 * log(max(len(problem.x) * problem.n_positions, 2)))
