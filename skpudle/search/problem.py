@@ -129,9 +129,7 @@ class Problem:
         x = x if unit == 1 else x.double() / unit
         return cls(x, alpha / unit, unit=unit, **options)
 
-    def thinned(
-        self, stride: int | tuple[int, ...], *, whole: bool = True, alpha: float | None = None
-    ) -> Self:
+    def thinned(self, stride: int, *, whole: bool = True, alpha: float | None = None) -> Self:
         """Return the problem of a sample of the data, on which an epoch takes less time.
 
         Parameters
