@@ -116,8 +116,15 @@ def atom_cosines(dictionary, reference, n_axes=None):  # -> (n_reference, n_comp
     """
     n_axes = count_shift_axes(dictionary, reference) if n_axes is None else n_axes
     dictionary, reference = map(unit_atoms, check_pair(dictionary, reference))
-    shifted, atoms = shift_atoms(reference, n_axes), dictionary.reshape(len(dictionary), -1)
-    cosines = np.tensordot(shifted, atoms, (2, 1))  # (n_reference, n_shifts, n_components)
+    return _best_cosines(dictionary, shift_atoms(reference, n_axes))
+
+
+def _best_cosines(atoms, shifted):  # -> (n_reference, n_components)
+    """Return the cosines of unit atoms (n_components, ...) with those that `shift_atoms` returned.
+
+    Of the shifts of a reference atom the one with the largest modulus of the cosine counts.
+    """
+    cosines = np.tensordot(shifted, atoms.reshape(len(atoms), -1), (2, 1))
     best = np.abs(cosines).argmax(axis=1, keepdims=True)
     return np.take_along_axis(cosines, best, 1)[:, 0]
 
@@ -400,24 +407,23 @@ def recovery_rate(dictionary: Any, reference: Any, *, threshold: float = 0.9) ->
     return float((atom_coherence(dictionary, reference) >= threshold).mean())
 
 
-def recombine_atoms(atoms, rng):  # (n_components, ...) -> the same shape
+def recombine_atoms(atoms, rng, *n_draws):  # (n_components, ...) -> (*n_draws, n_components, ...)
     """Draw random unit atoms with about the mean and second moments of a dictionary's unit atoms.
 
-    They show which similarity of atoms is due to chance. A random atom is a Gaussian combination of
-    all ``atoms``. The mean of atoms depends on their signs, so each atom first gets the sign that
-    makes its inner product with the first principal direction positive. ``rng`` is a
-    `numpy.random.RandomState`.
+    There is one random dictionary, or ``n_draws`` of them. They show which similarity of atoms is
+    due to chance. A random atom is a Gaussian combination of all ``atoms``. The mean of atoms
+    depends on their signs, so each atom first gets the sign that makes its inner product with the
+    first principal direction positive. ``rng`` is a `numpy.random.RandomState`.
     """
     rows, n = atoms.reshape(len(atoms), -1), len(atoms)
     direction = rows.sum(axis=0)
     # 10 power iterations need not converge: the direction only decides about signs.
     for _ in range(10):
-        direction = rows.T @ (rows @ direction)
-        direction /= np.linalg.norm(direction) or 1.0
+        direction = normalize([rows.T @ (rows @ direction)])[0]
     aligned = rows * np.where(rows @ direction < 0, -1, 1)[:, None]
     mean = aligned.mean(axis=0)
-    drawn = rng.standard_normal((n, n)) @ (aligned - mean) / n**0.5 + mean
-    return unit_atoms(drawn).reshape(atoms.shape)
+    drawn = rng.standard_normal((*n_draws, n, n)) @ (aligned - mean) / n**0.5 + mean
+    return normalize(drawn.reshape(-1, rows.shape[1])).reshape(*n_draws, *atoms.shape)
 
 
 def chance_coherence(dictionary, reference, n_axes=0):  # -> (n_draws, n_reference)
@@ -439,10 +445,10 @@ def chance_coherence(dictionary, reference, n_axes=0):  # -> (n_draws, n_referen
     # The standard deviation is about 0.1 for the coherence of one random atom, so that it is 0.002
     # for the mean of 2,500 coherences.
     n_draws = max(4, ceil(2500 / min(len(used), len(reference))))
-    draws = [recombine_atoms(used, rng) for _ in range(n_draws)]
-    pairs = [(drawn, recombine_atoms(reference, rng)) for drawn in draws]
-    found = np.stack([_recover(atom_cosines(drawn, reference, n_axes)) for drawn in draws])
-    both = [_recover(atom_cosines(*pair, n_axes)) for pair in pairs]
+    draws, shifted = recombine_atoms(used, rng, n_draws), shift_atoms(reference, n_axes)
+    found = np.stack([_recover(_best_cosines(drawn, shifted)) for drawn in draws])
+    references = (shift_atoms(one, n_axes) for one in recombine_atoms(reference, rng, n_draws))
+    both = [_recover(_best_cosines(*pair)) for pair in zip(draws, references)]
     return np.clip(found + found.mean() - np.mean(both), 0, 1)
 
 
