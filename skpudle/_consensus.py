@@ -20,8 +20,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params, _estimator_has, check_is_fitted
 
-from skpudle._data.arrays import host_array
-from skpudle._fit.messages import warn
+from skpudle._data.arrays import host_array, warn
 from skpudle._learners.parameters import fits, sets_parameters
 from skpudle.metrics import match_atoms, recombine_atoms, unit_atoms
 

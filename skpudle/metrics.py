@@ -34,8 +34,8 @@ from sklearn.preprocessing import normalize
 from sklearn.utils import Bunch, check_array, check_random_state, check_scalar
 from sklearn.utils.validation import check_consistent_length
 
+from skpudle._data import arrays
 from skpudle._data.arrays import check_rows, host_array, split_missing, to_numpy, to_tensor
-from skpudle._data.foreign import dictionary_of
 from skpudle._data.images import as_fractions
 from skpudle._fitted import check_learner_of_rows, code_and_reconstruct, encode_samples
 from skpudle._learners.counts import CountDictionaryLearning
@@ -68,10 +68,9 @@ def check_pair(first, second, *, same_length=False):
     Arguments are arrays (n, ...) or fitted learners, whose atoms are taken. ValueError is raised if
     the shapes differ after the first axis, or with ``same_length`` on any axis.
     """
-    first, second = (
-        check_array(host_array(dictionary_of(given)), dtype=[np.float64, np.float32], allow_nd=True)
-        for given in (first, second)
-    )
+    pair = (host_array(arrays.dictionary_of(given)) for given in (first, second))
+    how = dict(dtype=[np.float64, np.float32], allow_nd=True)
+    first, second = (check_array(given, **how) for given in pair)
     start = 0 if same_length else 1
     if first.shape[start:] != second.shape[start:]:
         raise ValueError(
@@ -156,7 +155,7 @@ class AtomMatch(NamedTuple):
         `match_atoms` that made this match. The result has the shape (n_pairs, ...), where n_pairs
         is min(n_components, n_reference). Convolutional atoms are not shifted.
         """
-        atoms = np.asarray(dictionary_of(dictionary))[self.indices]
+        atoms = np.asarray(arrays.dictionary_of(dictionary))[self.indices]
         return atoms * self.signs.reshape(-1, *[1] * (atoms.ndim - 1)).astype(atoms.dtype)
 
 
@@ -504,7 +503,7 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
     [[1.0, 0.5], [0.5, 1.0], [1.0, 0.0]]
     """
     n_axes = count_shift_axes(*dictionaries)
-    dictionaries = [host_array(dictionary_of(one)) for one in dictionaries]
+    dictionaries = [host_array(arrays.dictionary_of(one)) for one in dictionaries]
     # ``turned`` is the list of dictionaries, rotated by one more in each pass of the loop. So all
     # passes together compare each dictionary with every other one.
     found, turned = [], dictionaries

@@ -33,8 +33,7 @@ from sklearn.utils import _safe_indexing, check_array
 from sklearn.utils.validation import check_is_fitted
 
 from skpudle._compilation import import_extra
-from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._data.foreign import dictionary_of
+from skpudle._data.arrays import dictionary_of, to_numpy, to_tensor
 from skpudle._fitted import encode_samples, find_learner, read_samples
 from skpudle._learners.convolutional.base import geometry_of
 from skpudle._operators._atoms import factor_atoms

@@ -3,6 +3,8 @@
 Only this module converts arrays to tensors and back, which ``tests/test_project.py`` checks.
 """
 
+import sys
+import warnings
 from math import frexp
 
 import numpy as np
@@ -23,6 +25,27 @@ _ROOM = 1e4
 # `check_rows` refuses dates and times, which would otherwise become numbers without a notice. Names
 # of their dtypes begin with one of these words in NumPy, pandas and Polars.
 _DATES = "date", "time", "duration"
+
+# Packages that are not the user's code: this package, and packages that call or wrap its methods.
+_WRAPPERS = {"skpudle", "sklearn", "torch", "contextlib"}
+
+
+def users_level():
+    """Return the ``stacklevel`` (int) that makes a warning point at the line of the user's code.
+
+    Write ``warnings.warn(message, stacklevel=users_level())``: the level is that of the caller.
+    """
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and (
+        frame.f_globals.get("__name__", "").partition(".")[0] in _WRAPPERS
+    ):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def warn(message, category=UserWarning):
+    """Issue a warning that points at the user's line instead of a line of this package."""
+    warnings.warn(message, category, stacklevel=users_level())
 
 
 def resolve_device(device, X=None, *, fitted=False):
@@ -342,3 +365,75 @@ def _check_tensor(X, options, allow_nan):  # (n, n_features) -> the same, on its
     if not torch.isfinite(X.sum()) and (X.isinf().any() or not allow_nan):
         raise ValueError("Input X contains infinity or NaN. Remove these samples.")
     return X.clone() if options["copy"] else kept_by_autograd(X).contiguous()
+
+
+def dictionary_of(source):
+    """Return the atoms of a fitted learner, for functions that take a learner or an array of atoms.
+
+    Parameters
+    ----------
+    source : estimator, SPORCO learner, array-like or Tensor
+        A fitted learner of this package or of scikit-learn (with ``components_``), a
+        `~sklearn.decomposition.SparseCoder`, a learner of SPORCO (with ``getdict``), or atoms.
+
+    Returns
+    -------
+    array-like of shape (n_components, n_features)
+        Atoms as rows: an array for a tensor or a learner of SPORCO, otherwise as they are stored or
+        given. Atoms of images have the shape of the learner's ``components_``.
+
+    Raises
+    ------
+    ValueError
+        If a learner is not fitted. A clone of a fitted learner, as a grid search makes, is not.
+    """
+    if isinstance(source, torch.Tensor):
+        return to_numpy(source)
+    if hasattr(source, "getdict"):
+        atoms = np.asarray(source.getdict())
+        return (np.squeeze(atoms) if atoms.ndim > 2 else atoms).T
+    for name in ("components_", "dictionary"):
+        if hasattr(source, name):
+            return getattr(source, name)
+    if hasattr(source, "fit"):
+        raise ValueError(
+            f"{type(source).__name__} is not fitted: `clone` forgets the fit of a parameter. Pass "
+            "its components_, or wrap it in sklearn.frozen.FrozenEstimator."
+        )
+    return source
+
+
+def given_atoms(dict_init, n_components, x, name="dict_init"):
+    """Check the atoms that a user gives as initial dictionary, and convert them to a tensor.
+
+    Parameters
+    ----------
+    dict_init : array-like or learner
+        Atoms as rows, or a learner that `dictionary_of` takes.
+    n_components : int or None
+        Required number of atoms; None for any.
+    x : Tensor of shape (n_samples, n_features)
+        The data; only the number of features, the dtype and the device matter.
+    name : str, default="dict_init"
+        The parameter's name, for error messages.
+
+    Returns
+    -------
+    Tensor of shape (n_components, n_features)
+        Atoms of any norm, of the dtype and on the device of ``x``.
+
+    Raises
+    ------
+    ValueError
+        If the shape is wrong, or an atom is zero or not finite.
+    """
+    atoms = check_array(dictionary_of(dict_init), dtype=np.float64, input_name=name)
+    atoms = to_tensor(atoms, x.device, x.dtype)
+    if atoms.shape != (n_components or len(atoms), x.shape[1]):
+        raise ValueError(
+            f"{name} has shape {tuple(atoms.shape)}, expected (n_components, n_features) = "
+            f"{(n_components, x.shape[1])}. Pass one atom per row."
+        )
+    if not atoms.any(1).all():
+        raise ValueError(f"{name} has atoms of zeros. Drop or replace these rows.")
+    return atoms

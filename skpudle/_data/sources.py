@@ -17,7 +17,6 @@ The sample of a table comes from positions all over the table. For the sample of
 draws a random number in one pass, and the rows with the smallest numbers are the sample.
 """
 
-import warnings
 from copy import copy
 from itertools import islice
 from math import isnan, prod
@@ -32,7 +31,7 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features, _n
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from skpudle._compilation import blocks_of_rows
-from skpudle._data import arrays, batches, foreign
+from skpudle._data import arrays, batches
 
 # X is in memory if it has one of these attributes of arrays and data frames, or one of these types.
 _OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
@@ -101,7 +100,7 @@ def warn_or_refuse(text, *, surely):
     """Report probably wrong input: raise ValueError if it is ``surely`` wrong, else warn."""
     if surely:
         raise ValueError(text)
-    warnings.warn(text, stacklevel=foreign.users_level())
+    arrays.warn(text)
 
 
 def check_no_picture(X):
@@ -502,10 +501,9 @@ class Stream(InMemory):
                 "X yields no batch. Pass data with samples, which start anew in every iteration."
             )
         if n_batches == length and next(given, self) is not self:
-            warnings.warn(
+            arrays.warn(
                 f"X has the length {length} and yields more batches, which are left out. Let "
-                "__len__ return the number of all batches of a stream with an end.",
-                stacklevel=foreign.users_level(),
+                "__len__ return the number of all batches of a stream with an end."
             )
 
     def converted(self, n_rows=256):  # yields (n, n_features)

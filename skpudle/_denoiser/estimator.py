@@ -27,9 +27,8 @@ from skpudle._compilation import threads_for
 from skpudle._data.arrays import check_range, input_attributes, make_generator
 from skpudle._data.images import extend, is_one_image, read_targets
 from skpudle._denoiser.network import DenoisingNetwork
-from skpudle._fit.fitted import pack, unpack
 from skpudle._fit.messages import warn_of_early_end, warn_of_rise
-from skpudle._fit.run import Epoch, Interrupts, take
+from skpudle._fit.run import Epoch, Interrupts, pack, take, unpack
 from skpudle._fit.train import Diverged, Stopping
 from skpudle._learners.convolutional.base import ImageEstimator, geometry_of, parts_of_images
 from skpudle._learners.convolutional.learn import penalty_of_correlations

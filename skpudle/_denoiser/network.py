@@ -27,10 +27,9 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_non_negative
 from torch import nn
 
-from skpudle._data.arrays import host_array, to_tensor
+from skpudle._data.arrays import host_array, to_tensor, warn
 from skpudle._data.images import extend
-from skpudle._fit.encoders import refuse
-from skpudle._fit.messages import warn
+from skpudle._fit.messages import refuse
 from skpudle._learners.convolutional.noise import estimate_noise, extent_of
 from skpudle._losses import Poisson
 from skpudle._operators._conv import ConvDictionary, ConvLayers

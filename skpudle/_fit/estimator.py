@@ -22,9 +22,8 @@ from sklearn.callback import CallbackSupportMixin
 
 from skpudle._data import arrays, batches, sources
 from skpudle._fit import messages
-from skpudle._fit.encoders import learned_encoder, refuse, train_encoder
-from skpudle._fit.fitted import pack, unpack
-from skpudle._fit.run import Interrupts, take
+from skpudle._fit.plan import learned_encoder, train_encoder
+from skpudle._fit.run import Interrupts, pack, take, unpack
 from skpudle._fit.team import current_team, refuse_several
 from skpudle._fit.train import Diverged, Stopping, Trainer
 from skpudle._operators._atoms import project_atoms
@@ -175,8 +174,7 @@ class GradientLearner(CallbackSupportMixin):
                 samples, places = batches.merge_samples(samples)
             source = samples
         is_known = known or samples.mask is None or samples.mask.any()
-        if not current_team().largest(is_known):
-            raise messages.nothing_known(self)
+        messages.refuse_unknown(self, current_team().largest(is_known))
         return Data(source, samples, given.attributes, places, n_given)
 
     def _loss_of_baseline(self, fitted, data):  # -> float
@@ -228,7 +226,7 @@ class GradientLearner(CallbackSupportMixin):
         if known:  # scikit-learn's decorator checks parameters in a first call only
             self._validate_params()
             now, n_atoms = self.n_components, len(self.components_)
-            refuse(
+            messages.refuse(
                 now not in (None, "auto", self._fit_given["n_components"], n_atoms),
                 f"n_components={now} was set after fit, and components_ has {n_atoms} atoms, which "
                 "partial_fit keeps. Set it back, fit again, or replace components_, too.",

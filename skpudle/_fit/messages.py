@@ -1,6 +1,5 @@
 """Messages to the user of a fit: warnings of results that may be wrong, and texts of errors."""
 
-import warnings
 from inspect import signature
 from pickle import PicklingError
 
@@ -9,14 +8,8 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
-from skpudle._data.arrays import to_numpy, with_gaps
-from skpudle._data.foreign import users_level
+from skpudle._data.arrays import to_numpy, warn, with_gaps
 from skpudle._operators._atoms import DenseDictionary
-
-
-def warn(message, category=UserWarning):
-    """Issue a warning that points at the user's line instead of a line of this package."""
-    warnings.warn(message, category, stacklevel=users_level())
 
 
 def describe(value):  # -> str
@@ -34,9 +27,15 @@ def describe(value):  # -> str
         return getattr(value, "__qualname__", type(value).__qualname__)
 
 
-def nothing_known(learner):
-    """Return the ValueError, for the caller to raise, for data in which all values are missing."""
-    return ValueError(f"All values of X are NaN. Pass {type(learner).__name__} known values.")
+def refuse(is_wrong, message):
+    """Raise ValueError with the message if ``is_wrong``, as when parameters contradict."""
+    if is_wrong:
+        raise ValueError(message)
+
+
+def refuse_unknown(learner, is_known):
+    """Raise ValueError for data in which all values are missing, unless some value ``is_known``."""
+    refuse(not is_known, f"All values of X are NaN. Pass {type(learner).__name__} known values.")
 
 
 def listed(features, names=None):

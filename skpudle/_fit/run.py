@@ -1,10 +1,14 @@
 """Run the phases of a fit: callbacks, Ctrl-C, the checkpoint, progress, seconds, other processes.
 
-A record, `skpudle._fit.fitted.Record`, holds the results of a fit so far. A phase is one stage of a
-fit, such as a search or training. It is a generator function: ``steps(record)`` yields a new record
-for each epoch, and each record makes a usable learner. Phases are run by `Run.make_phases` alone,
-so that callbacks, Ctrl-C and checkpoints work in all phases. A subclass of `Run` has the phases of
-a kind of learners, as methods; `FollowedFit` is for estimators whose fit is a single phase.
+A `Record` holds the results of a fit so far; that of a fit of rows is a `Fitted`, from first atoms
+to the last encoder. A phase is one stage of a fit, such as a search or training. It is a generator
+function: ``steps(record)`` yields a new record for each epoch, and each record makes a usable
+learner. Phases are run by `Run.make_phases` alone, so that callbacks, Ctrl-C and checkpoints work
+in all phases. A subclass of `Run` has the phases of a kind of learners, as methods; `FollowedFit`
+is for estimators whose fit is a single phase.
+
+`skpudle._fit.plan.Plan.attributes` makes the fitted attributes of a record. The learner keeps what
+these attributes lack and `partial_fit` needs, see `Fitted.kept`.
 
 A checkpoint is a file with a dictionary of records, tensors, numbers and texts, written by
 `torch.save`, and read with ``weights_only=True``, which executes nothing of what it reads. A new
@@ -12,26 +16,35 @@ file is written next to the old one, forced to disk, and then renamed: a complet
 every moment.
 """
 
+import io
+import os
 import signal
 import threading
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
-from pickle import PicklingError
+from pickle import PicklingError, UnpicklingError
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from sklearn.callback import CallbackSupportMixin, FitCallback
+from sklearn.utils import Bunch
 
-from skpudle._data import arrays, foreign
-from skpudle._fit.fitted import Record, load_record, pack, unpack
-from skpudle._fit.messages import describe, warn
+from skpudle._data import arrays
+from skpudle._data.batches import Samples
+from skpudle._fit.messages import describe
 from skpudle._fit.team import current_team, refuse_several
 from skpudle._fit.train import Diverged
+from skpudle.encoding._learned import LearnedEncoder
+from skpudle.search import choose, find, held_out, units
+from skpudle.search.stream import Held, Stream
 
 # Parameters that may differ between an interrupted fit and the fit that resumes it.
 _FREE = {
@@ -82,6 +95,249 @@ def take(estimator, attributes):
     for name, value in attributes.items():
         if value is None:
             delattr(estimator, name)
+
+
+# ------------------------------------------------------------------ records
+
+
+def as_arrays(path):  # NamedTuple of Tensor (n_tried,) -> Bunch of ndarray (n_tried,)
+    """Return ``size_path_`` or ``penalty_path_``: what was tried, and how well it predicts.
+
+    ``path`` is a `SizePath` or `PenaltyPath`; None stays None.
+    """
+    return path and Bunch(**{name: arrays.to_numpy(v) for name, v in path._asdict().items()})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Record:
+    """The results of a fit so far, in the part that all kinds of learners share.
+
+    `Run` reads and sets these fields. A record does not change; a phase makes a new one by
+    `dataclasses.replace`.
+
+    Parameters
+    ----------
+    done : tuple of str, default=()
+        Names of the phases that need not be run any more.
+    is_done : bool, default=True
+        Whether the phase that made the record has ended.
+    ended_by : str, default=None
+        The cause of the end of the fit, as in ``ended_by_``; None before the end.
+    note : str, default=""
+        A line of progress, which ``verbose`` prints.
+    """
+
+    done: tuple = ()
+    is_done: bool = True
+    ended_by: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Fitted(Record):
+    """The results of a fit of rows so far.
+
+    Atoms and penalties belong to rows in the units ``noise``: less the baseline, over the noise.
+
+    Parameters
+    ----------
+    atoms : Tensor of shape (n_components, ...)
+        The atoms.
+    more : Tensor, default=None
+        What is trained beside the atoms, such as weights of a task, see
+        `skpudle._fit.plan.Plan.join`.
+    alpha : float, default=None
+        The penalty or threshold of codes in training; None before data are seen.
+    data_scale : float, default=None
+        Mean squared norm of a sample; None before data are seen.
+    curvature : float, default=1.0
+        The second derivative of the loss in the reconstruction, on average; 1 for least squares.
+    from_samples : bool, default=False
+        Whether training began with samples as atoms instead of a search.
+    n_updates : int, default=1
+        Number of updates over which ``lambda_decay`` is annealed; with 1 it has its last value.
+    noise : Units, default=CENTRED
+        The units in which rows are learned: baseline, limits of outliers, and scales of noise.
+    search_alpha : float, default=None
+        The penalty that the search ended with; None without a search.
+    searched : Found, default=None
+        The state or result of the search, without its coded data; None without a search.
+    penalty : float, default=None
+        The penalty that a search with ``alpha="auto"`` tries first.
+    unit : float, default=1.0
+        Factor from penalties of the search to penalties of training. It differs from 1 for counts,
+        whose search is in rows that are scaled to a standard deviation of 1.
+    passed : Stream, default=None
+        The state of a pass over all rows that has not ended.
+    coding : tuple of float, default=None
+        For `transform`, if the data have chosen them: penalty of codes, share of the lasso's bias
+        to remove, and standard deviation of the noise.
+    size_path : SizePath, default=None
+        The numbers of atoms that were tried, if one was chosen from the data.
+    losses : tuple of float, default=()
+        Mean losses of the epochs of the search, and of the pass over all rows.
+    loss_curve : tuple of float, default=()
+        Mean losses of the epochs of training.
+    n_steps : int, default=0
+        Number of updates by gradients.
+    n_codes : float, default=None
+        Number of nonzero codes of all rows in the last epoch of a search; or number of atoms with
+        nonzero codes in the last epoch of training. Only whether it is 0 matters: `fit` then warns.
+    training : dict, default={}
+        In a fit the state of training between epochs, see `Trainer.state`. After `partial_fit` the
+        optimiser's state "moments", and "unused", for how many samples each atom has been unused.
+        Empty without training.
+    outliers : Tensor of shape (n_outliers, 2), default=None
+        Row and feature of each entry that the fit treated as missing.
+    stream : Stream, default=None
+        What `partial_fit` by blocks of rows needs to know of earlier rows.
+    recent : Samples, default=None
+        Rows of `partial_fit` that are too few for a block, and wait for the next call.
+    young : Samples, default=None
+        All rows so far of `partial_fit`, while they are too few to learn units from.
+    learned : LearnedEncoder, default=None
+        The encoder of ``separate_atoms``, trained after the dictionary.
+    later : dict of str to int, default={}
+        Names of phases after training, and their numbers of epochs.
+    """
+
+    atoms: torch.Tensor
+    more: torch.Tensor | None = None
+    alpha: float | None = None
+    data_scale: float | None = None
+    curvature: float = 1.0
+    from_samples: bool = False
+    n_updates: int = 1
+    noise: units.Units = units.CENTRED
+    search_alpha: float | None = None
+    searched: find.Found | None = None
+    penalty: float | None = None
+    unit: float = 1.0
+    passed: Stream | None = None
+    coding: tuple | None = None
+    size_path: choose.SizePath | None = None
+    losses: tuple = ()
+    loss_curve: tuple = ()
+    n_steps: int = 0
+    n_codes: float | None = None
+    training: dict = field(default_factory=dict)
+    outliers: torch.Tensor | None = None
+    stream: Stream | None = None
+    recent: Samples | None = None
+    young: Samples | None = None
+    learned: LearnedEncoder | None = None
+    later: dict = field(default_factory=dict)
+
+    def kept(self):  # -> Fitted
+        """Return the record that a fitted learner keeps as ``_fitted``, on the CPU.
+
+        `partial_fit` goes on from it and from the fitted attributes, which the record leaves out.
+        """
+        names = "alpha", "data_scale", "curvature", "from_samples"
+        names += "search_alpha", "coding", "stream", "recent", "young"
+        kept = Fitted(
+            atoms=None,
+            noise=replace(self.noise, atoms=None),  # these are made of ``components_`` again
+            training={n: self.training[n] for n in ("moments", "unused") if n in self.training},
+            **{name: getattr(self, name) for name in names},
+        )
+        return kept if self.atoms.device.type == "cpu" else unpack(pack(kept))  # to the CPU
+
+
+# Types that `load_record` may read. A new type in a record has to be added here, or checkpoints
+# that hold it cannot be read.
+torch.serialization.add_safe_globals(
+    [
+        *(Fitted, LearnedEncoder, choose.SizePath, held_out.Prediction, Held, Stream, Samples),
+        *(find.Found, find.PenaltyPath, find.Trial, units.Units),
+    ]
+)
+
+
+# ------------------------------------------------------------------ files of records
+
+
+@contextmanager
+def named_errors(file, what, advice):
+    """Turn every error in a ``with`` block, of reading a file of unknown origin, into a ValueError.
+
+    Parameters
+    ----------
+    file : str or path-like
+        The file's name.
+    what : str
+        Kind of file expected: the message says that the file "is no" such kind.
+    advice : str
+        Sentence that says how to get a file of this kind.
+
+    Raises
+    ------
+    ValueError
+        If the block raises any `Exception`. The message has the name of the file and the advice.
+    """
+    try:
+        yield
+    except Exception as error:  # no documentation says which errors damaged archives raise
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{file} is no {what}: {reason.rstrip('.'):.500}. {advice}") from error
+
+
+def replace_file(path, content):
+    """Write a file atomically, so that no reader and no crash finds half of its content.
+
+    The content goes to the file ``path.part``, which then takes the name ``path``.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Path of the file. An older file is replaced at the very end; a link is followed.
+    content : bytes-like
+        Content of the file.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; an older one then stays.
+    """
+    path = Path(os.path.realpath(path))
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_record(file):
+    """Read what `torch.save` has written to a path or open file, onto the CPU.
+
+    Only the types that are registered after `Fitted`, tensors, numbers and texts are
+    read, so that a file from elsewhere cannot run code.
+
+    Raises
+    ------
+    ValueError
+        If the file holds other objects.
+    """
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError:  # torch's message advises to load the file without this safety
+        raise ValueError("it holds more than records, tensors, numbers and texts") from None
+
+
+def pack(record):  # -> ndarray of uint8
+    """Return a record as the bytes that `torch.save` writes, for pickle and for checkpoints."""
+    content = io.BytesIO()
+    torch.save(record, content)
+    return np.frombuffer(content.getvalue(), np.uint8)
+
+
+def unpack(content):  # ndarray of uint8 -> record
+    """Return the record whose bytes `pack` returned; raise ValueError as `load_record` does."""
+    return load_record(io.BytesIO(content.tobytes()))
 
 
 # ------------------------------------------------------------------ checkpoints
@@ -170,7 +426,7 @@ def identity_of(estimator, data):  # -> dict of str to str
     the data, and a checksum of the first and last rows in memory. Checkpoints store these texts.
     """
     given, source = estimator.get_params(deep=False), data.source
-    given["dict_init"] = foreign.dictionary_of(given["dict_init"])
+    given["dict_init"] = arrays.dictionary_of(given["dict_init"])
     if not isinstance(given["random_state"], Integral):  # the seed is stored in the file instead
         del given["random_state"]
     ends = vars(data.samples[[0, -1]]).values()
@@ -194,7 +450,7 @@ def stored_state(checkpoint, identity):  # -> dict or None
     path, advice = checkpoint.path, "Restore it, or remove it to train from the start."
     if not (checkpoint.resume and Path(path).exists()):
         return None
-    with foreign.named_errors(path, "whole checkpoint", advice):
+    with named_errors(path, "whole checkpoint", advice):
         with zipfile.ZipFile(path) as file:
             if file.testzip() is not None:
                 raise ValueError("its checksum is wrong")
@@ -276,26 +532,20 @@ class Run(Interrupts):
         self._began, self._ended = began, time.perf_counter()
         self.seconds = {"reading": self._ended - began}
         self.given, self._attributes_of, self.team = given, attributes_of, current_team()
-        self.learner, self.data, self.checkpoints, self._stored = given["estimator"], data, {}, None
-        if data is not None:
-            self._find_checkpoints()
-
-    def _find_checkpoints(self):
-        """Find checkpoints among the callbacks, read the first file there is, seed the generator.
-
-        A resumed fit takes the seed from the file. All processes take the largest seed of all.
-        """
-        learner, callbacks = self.learner, getattr(self.learner, "_skl_callbacks", [])
+        self.learner, self.data, self._stored = given["estimator"], data, None
+        callbacks = [] if data is None else getattr(self.learner, "_skl_callbacks", [])
         found = [one for one in callbacks if isinstance(one, Checkpoint)]
         self.checkpoints = dict.fromkeys(found, time.monotonic())
-        if self.checkpoints:
+        if found:
             refuse_several("A fit with a Checkpoint")
-        self._identity = self.checkpoints and identity_of(learner, self.data)
-        stored = [stored_state(one, self._identity) for one in self.checkpoints]
-        self._stored = next(filter(None, stored), None)
-        generator = arrays.make_generator(learner.random_state)
-        seed = (self._stored or {}).get("seed", generator.initial_seed())
-        self.generator = generator.manual_seed(self.team.largest(seed))
+            self._identity = identity_of(self.learner, data)
+            stored = [stored_state(one, self._identity) for one in found]
+            self._stored = next(filter(None, stored), None)  # of the first file that exists
+        if data is not None:
+            generator = arrays.make_generator(self.learner.random_state)
+            # A resumed fit takes its seed from the file, and all processes take the largest seed.
+            seed = (self._stored or {}).get("seed", generator.initial_seed())
+            self.generator = generator.manual_seed(self.team.largest(seed))
 
     def __exit__(self, kind, error, traceback):
         super().__exit__(kind, error, traceback)
@@ -420,10 +670,10 @@ class Run(Interrupts):
             state |= dict(seed=self.generator.initial_seed(), generator=self.generator.get_state())
             try:
                 unpack(content := pack(state))  # raises an error if it cannot be read
-                foreign.replace_file(one.path, content.data)
+                replace_file(one.path, content.data)
             except (OSError, PicklingError, ValueError) as error:
                 said = f"The checkpoint could not be written: {error}. Training goes on; an older "
-                warn(f"{said}checkpoint is unchanged.", RuntimeWarning)
+                arrays.warn(f"{said}checkpoint is unchanged.", RuntimeWarning)
 
 
 # ------------------------------------------------------------------ fits of one phase

@@ -28,7 +28,7 @@ from torch.nn.functional import pad
 
 from skpudle._data.arrays import check_numbers, to_numpy, to_tensor, wide
 from skpudle._data.sources import open_source, refuse_shuffled
-from skpudle._fit.encoders import refuse
+from skpudle._fit.messages import refuse
 from skpudle._fit.plan import Plan
 from skpudle._fit.run import Phase
 from skpudle._fit.team import refuse_several

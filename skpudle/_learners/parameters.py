@@ -39,7 +39,7 @@ _NAMES = {
 }
 COUNTERPARTS = {theirs: ours for ours, names in _NAMES.items() for theirs in names.split()}
 
-# What users may pass as atoms, see `skpudle._data.foreign.dictionary_of`.
+# What users may pass as atoms, see `skpudle._data.arrays.dictionary_of`.
 ATOMS = ["array-like", HasMethods("transform"), HasMethods("getdict")]
 _COUNT = Interval(Integral, 1, None, closed="left")
 POSITIVE = Interval(Real, 0, None, closed="neither")

@@ -12,10 +12,10 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor
+from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor, warn
 from skpudle._data.sources import open_source
-from skpudle._fit.encoders import Codes, learned_encoder, refuse, units_of
-from skpudle._fit.messages import warn, warn_of_unused
+from skpudle._fit.messages import refuse, warn_of_unused
+from skpudle._fit.plan import Plan, learned_encoder, units_of
 from skpudle._fit.team import refuse_several
 from skpudle._learners.parameters import POSITIVE, constraints_of, sets_parameters
 from skpudle._learners.rows import DenseLearner
@@ -39,7 +39,7 @@ def penalty_of(learner):  # -> float
     return found
 
 
-def _graph_of(learner, codes, noise):  # -> LearnedEncoder
+def _graph_of(learner, plan, noise):  # -> LearnedEncoder
     """Return a fitted learner's unfolded encoder as a fixed number of matrix products.
 
     `to_module` exports it, and `transform` uses it if the encoder has matrices of its own or has to
@@ -49,7 +49,7 @@ def _graph_of(learner, codes, noise):  # -> LearnedEncoder
     ----------
     learner : PUDLEDictionaryLearning
         The learner.
-    codes : Codes
+    plan : Plan
         What its parameters say of codes.
     noise : Units
         The units of the rows that the encoder takes. Its atoms are the dictionary, and residuals
@@ -61,26 +61,26 @@ def _graph_of(learner, codes, noise):  # -> LearnedEncoder
         The trained encoder of ``separate_atoms``, or unfoldings with the atoms as matrices.
     """
     atoms, limit = noise.atoms, noise.limit
-    if codes.given.separate_atoms:
+    if plan.given.separate_atoms:
         return replace(learned_encoder(learner, atoms), limit=limit)
     dictionary, step = DenseDictionary(atoms), learner.step_size_
-    how = dict(lambda_decay=learner.lambda_decay_, shrinkage=codes.given.shrinkage)
-    given = penalty_of(learner), codes.n_unfoldings, atoms.new_tensor(step)
+    how = dict(lambda_decay=learner.lambda_decay_, shrinkage=plan.given.shrinkage)
+    given = penalty_of(learner), plan.n_unfoldings, atoms.new_tensor(step)
     levels = threshold_levels(dictionary, *given, **how)
     thresholds = levels.expand(-1, len(atoms))
-    how = bool(codes.given.positive_code), True, codes.given.shrinkage, limit
+    how = bool(plan.given.positive_code), True, plan.given.shrinkage, limit
     return LearnedEncoder(step * atoms[None], atoms[None], thresholds, *how)
 
 
 def _knows_noise(learner):
     """Return whether a `fit` estimates ``noise_std_``: otherwise there is no `score_samples`."""
-    return learner.alpha == "auto" and Codes(learner).of_lasso
+    return learner.alpha == "auto" and Plan(learner).of_lasso
 
 
-def _check_choice(learner, codes, l0, criterion):
+def _check_choice(learner, plan, l0, criterion):
     """Check the arguments of `choose_alpha`, and whether the learner's penalty can be chosen.
 
-    ``codes`` are the `Codes` of the learner.
+    ``plan`` is the `Plan` of the learner.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def _check_choice(learner, codes, l0, criterion):
         As `choose_alpha` documents.
     """
     refuse(
-        not codes.solves or learner.transform_algorithm == "omp",
+        not plan.solves or learner.transform_algorithm == "omp",
         "The penalty is chosen for codes of the lasso, and this learner has others. Pass "
         "transform_algorithm='lasso', or alpha as a number.",
     )
@@ -573,8 +573,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         check_is_fitted(self)
         self._validate_params()
-        codes, units, decoder = Codes(self), units_of(self), to_tensor(self.components_)
-        solved = codes.solves and not self.separate_atoms
+        plan, units, decoder = Plan(self), units_of(self), to_tensor(self.components_)
+        solved = plan.solves and not self.separate_atoms
         refuse(
             solved or self.transform_algorithm != "unfolded",
             "Codes that are solved for are no fixed graph of products, and cannot be exported. "
@@ -586,7 +586,7 @@ class PUDLEDictionaryLearning(DenseLearner):
             "fixed graph. Pass noise='features' or 'equal', and fit again.",
         )
         how = dict(split_sign=self.split_sign, scale=units.scale, intercept=units.intercept)
-        return EncoderModule(_graph_of(self, codes, units), decoder, **how).eval()
+        return EncoderModule(_graph_of(self, plan, units), decoder, **how).eval()
 
     def _encoder(self):
         """Return the encoder of `transform` for rows in units of their noise.
@@ -594,15 +594,15 @@ class PUDLEDictionaryLearning(DenseLearner):
         It follows the present parameters, and warns of parameters without effect on codes.
         """
         self._validate_params()  # they may have been set since `fit`
-        codes = Codes(self)
-        warn_of_unused(self, codes.unused_by_codes(), "on these codes")
+        plan = Plan(self)
+        warn_of_unused(self, plan.without_effect(), "on these codes")
         if self.transform_algorithm == "omp":
             how = dict(n_nonzero_coefs=self.transform_n_nonzero_coefs, tol=self.transform_alpha)
             how["positive"] = bool(self.positive_code)
             return lambda dictionary, x, mask=None: solve_omp(dictionary.atoms, x, mask=mask, **how)
         units, unfolds = units_of(self), self.transform_algorithm == "unfolded"
-        if unfolds and (self.separate_atoms or (units.limit is not None and not codes.solves)):
-            return _graph_of(self, codes, units)
+        if unfolds and (self.separate_atoms or (units.limit is not None and not plan.solves)):
+            return _graph_of(self, plan, units)
         how = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
         how |= dict(debias=self.debias_ if self.debias == "auto" else None, warn=True)
-        return codes.encoder(penalty_of(self), **how, solves=codes.converges)
+        return plan.encoder(penalty_of(self), **how, solves=plan.converges)

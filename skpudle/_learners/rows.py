@@ -17,13 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from skpudle._data import arrays, batches, foreign
+from skpudle._data import arrays, batches
 from skpudle._fit import messages
-from skpudle._fit.encoders import InUnits, refuse, train_encoder, units_of
 from skpudle._fit.estimator import Data, GradientLearner
-from skpudle._fit.fitted import Fitted
-from skpudle._fit.plan import Plan
-from skpudle._fit.run import Phase, Run, take
+from skpudle._fit.plan import InUnits, Plan, train_encoder, units_of
+from skpudle._fit.run import Fitted, Phase, Run, take
 from skpudle._fit.train import Stopping, Trainer
 from skpudle._learners.parameters import fits
 from skpudle._learners.transformer import DictionaryTransformer
@@ -475,17 +473,17 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         >>> learner.transform([[1.0, -0.25, 0.0]])
         array([[0.5, 0. , 0. ]])
         """
-        refuse(
+        messages.refuse(
             hasattr(cls, "predict") or params.get("separate_atoms"),
             f"{cls.__name__} learns more than atoms. Pass the atoms as dict_init, and fit.",
         )
-        atoms = arrays.to_tensor(arrays.check_rows(foreign.dictionary_of(components)))
+        atoms = arrays.to_tensor(arrays.check_rows(arrays.dictionary_of(components)))
         learner = cls(len(atoms), **params)
         learner._validate_params()
         plan = learner._plan()
         more = learner._intercept_of(atoms, intercept)
         alpha = getattr(learner, cls._penalty)
-        refuse(
+        messages.refuse(
             alpha == "auto" and plan.given.transform_algorithm != "omp",
             f"{cls._penalty}='auto' needs data, and there are none: pass a number.",
         )

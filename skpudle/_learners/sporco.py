@@ -10,9 +10,8 @@ from skpudle._data import arrays
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.batches import Samples, check_sample_weight, merge_samples, scale_weights
 from skpudle._data.sources import open_source
-from skpudle._fit.encoders import Converged
 from skpudle._fit.messages import warn_of_few_samples
-from skpudle._fit.plan import choose_atoms
+from skpudle._fit.plan import Converged, choose_atoms
 from skpudle._fit.run import Epoch, FollowedFit
 from skpudle._learners.parameters import ATOMS, POSITIVE, fits, sets_parameters
 from skpudle._learners.transformer import DictionaryTransformer
@@ -213,7 +212,7 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         self._follow(epochs, {"estimator": self, "X": X, "y": y}, max_iter)
         return self
 
-    def _transform_encoder(self):  # -> encoder, see `skpudle._fit.encoders`
+    def _transform_encoder(self):  # -> encoder, see `skpudle._fit.plan`
         return Converged(self.alpha_)
 
     _allows_nan = False

@@ -21,7 +21,7 @@ from torch import Tensor
 from skpudle._data.arrays import host_array, like_input, to_numpy, to_tensor
 from skpudle._data.batches import check_sample_weight
 from skpudle._data.sources import open_source
-from skpudle._fit.encoders import refuse
+from skpudle._fit.messages import refuse
 from skpudle._fit.team import refuse_several
 from skpudle._learners.parameters import fits, sets_parameters
 from skpudle._learners.rows import DenseLearner, RowPhases

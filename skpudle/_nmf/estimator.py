@@ -15,12 +15,9 @@ from torch.special import xlogy
 from skpudle._data import arrays
 from skpudle._data.arrays import host_array, to_numpy, to_tensor, with_gaps
 from skpudle._data.batches import Samples, merge_copies
-from skpudle._data.foreign import dictionary_of, given_atoms
 from skpudle._fit import messages
-from skpudle._fit.encoders import refuse
 from skpudle._fit.estimator import Data, GradientLearner
-from skpudle._fit.fitted import Fitted, as_arrays
-from skpudle._fit.run import Phase, Run, take
+from skpudle._fit.run import Fitted, Phase, Run, as_arrays, take
 from skpudle._learners.counts import ExposedTransformer, OfRows
 from skpudle._learners.parameters import ATOMS, sets_parameters
 from skpudle._learners.summary import describe_fit
@@ -161,7 +158,7 @@ class _Phases(Run):
             self.fixed = atoms / atoms.sum(1, keepdims=True)
 
     def _check_atoms(self, given, n, name):  # -> ndarray of shape (n, n_features)
-        return to_numpy(given_atoms(given, n, self.x.double(), name))
+        return to_numpy(arrays.given_atoms(given, n, self.x.double(), name))
 
     def first(self):  # -> Fitted
         """Return the record before all phases: initial atoms, and defaults for "auto".
@@ -176,14 +173,14 @@ class _Phases(Run):
         """
         n, start, n_fixed = self.learner.n_components, self.learner.dict_init, len(self.fixed)
         n_rows, searches = len(self.events.often), isinstance(start, str)
-        refuse(
+        messages.refuse(
             n == "auto" and (not searches or n_rows < _LEAST_ROWS_OF_AUTO),
             "n_components='auto' finds atoms itself, and holds out a quarter of the rows: got "
             f"dict_init={start!r:.50}, and {n_rows} rows that differ. Pass a number, or "
             f"dict_init='search' and {_LEAST_ROWS_OF_AUTO} rows or more.",
         )
         n_new = 1 if n == "auto" else (n or self.x.shape[1]) - n_fixed
-        refuse(
+        messages.refuse(
             n_new < 0,
             f"n_components={n} counts the {n_fixed} fixed_components, too. Pass a number from "
             f"{n_fixed} on.",
@@ -450,7 +447,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         >>> learner.transform(np.array([[3.0, 1.0, 2.0]])).round(2)
         array([[4., 2.]])
         """
-        atoms = to_tensor(arrays.check_rows(dictionary_of(components)))
+        atoms = to_tensor(arrays.check_rows(arrays.dictionary_of(components)))
         check_non_negative(to_numpy(atoms), "components")
         learner = cls(len(atoms), **params)
         learner._validate_params()

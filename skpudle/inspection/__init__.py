@@ -30,7 +30,6 @@ References
 B. Tolooshams and D. Ba, "Stable and Interpretable Unrolled Dictionary Learning", TMLR 2022.
 """
 
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,11 +41,10 @@ from sklearn.utils import check_random_state, check_scalar
 from torch import Tensor
 
 from skpudle._compilation import blocks_of_rows
-from skpudle._data.arrays import split_missing, to_numpy, to_tensor
+from skpudle._data.arrays import split_missing, to_numpy, to_tensor, warn
 from skpudle._data.batches import check_sample_weight, merge_copies
-from skpudle._data.foreign import users_level
 from skpudle._data.sources import refuse_shuffled
-from skpudle._fit.encoders import centre, units_of
+from skpudle._fit.plan import centre, units_of
 from skpudle._fitted import check_learner_of_rows, encode_parts
 from skpudle._learners.counts import CountDictionaryLearning, check_exposure
 from skpudle.inspection import _posterior
@@ -481,11 +479,10 @@ def _atoms_of_rows(learner, rows, codes, weight, rng):  # -> AtomPosterior
     rows, atoms, units, _ = _in_units(learner, *given)
     found = _posterior.sample_atoms(rows, atoms, units, rng)
     if found.hidden > 0.15:  # above 0.1 the chain already has its largest length
-        warnings.warn(
+        warn(
             f"Atoms still change in the last draws ({found.hidden:.0%} of their variance is slow): "
             "they may stand for each other, and intervals may be too narrow. Pass more rows, or "
-            "fit fewer atoms.",
-            stacklevel=users_level(),
+            "fit fewer atoms."
         )
     return found
 

@@ -14,10 +14,10 @@ from typing import IO, Literal
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from skpudle._data.foreign import named_errors, replace_file
 from skpudle._data.images import check_sizes
 from skpudle._denoiser.estimator import ConvDenoiser
 from skpudle._denoiser.network import DenoisingNetwork
+from skpudle._fit.run import named_errors, replace_file
 
 __all__ = ["load_denoiser", "save_denoiser"]
 

@@ -7,7 +7,7 @@ import torch
 from naive import make_mask, naive_shrink, normal, unit
 
 from skpudle._data.batches import Samples
-from skpudle._fit.fitted import Fitted
+from skpudle._fit.run import Fitted
 from skpudle._learners.counts import CountDictionaryLearning, CountPlan
 from skpudle._losses import Binomial, Gaussian, Poisson
 from skpudle._operators._atoms import DenseDictionary

@@ -8,8 +8,8 @@ import torch
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle._data.batches import Samples
-from skpudle._fit.fitted import Fitted
 from skpudle._fit.plan import Plan
+from skpudle._fit.run import Fitted
 from skpudle._gradients import GRADIENT_RULES, differentiate
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.lasso import _implicit

@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from skpudle import PUDLEClassifier, PUDLEDictionaryLearning, PUDLERegressor
 from skpudle._data.batches import Samples
-from skpudle._fit.fitted import Fitted
+from skpudle._fit.run import Fitted
 from skpudle._gradients import differentiate
 from skpudle._learners.tasks import Classification, Regression, TaskPlan
 

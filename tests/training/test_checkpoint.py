@@ -14,7 +14,7 @@ from sklearn.base import clone
 from small import EndsTheFit, ctrl_c
 
 from skpudle import Checkpoint, CountDictionaryLearning, NOODLDictionaryLearning, PoissonNMF
-from skpudle._fit.fitted import load_record
+from skpudle._fit.run import load_record
 from skpudle._fit.train import Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

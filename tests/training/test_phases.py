@@ -12,7 +12,7 @@ from sklearn.callback import FitCallback
 from small import ctrl_c
 
 from skpudle import Checkpoint
-from skpudle._fit.fitted import load_record
+from skpudle._fit.run import load_record
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),

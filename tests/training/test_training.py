@@ -8,7 +8,7 @@ import torch
 from naive import normal
 
 from skpudle._data.batches import Batches, Samples
-from skpudle._fit.fitted import Fitted
+from skpudle._fit.run import Fitted
 from skpudle._fit.train import Diverged, Stopping, Trainer
 from skpudle._gradients import ae_ls
 from skpudle._operators._atoms import DenseDictionary, project_atoms

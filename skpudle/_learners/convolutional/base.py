@@ -13,8 +13,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 from skpudle._compilation import blocks_of_rows
-from skpudle._data.arrays import resolve_device, to_tensor
-from skpudle._data.foreign import dictionary_of
+from skpudle._data.arrays import dictionary_of, resolve_device, to_tensor
 from skpudle._data.images import check_atoms_fit, check_axes, check_sizes, read_images, sizes
 from skpudle._fit.run import FollowedFit
 

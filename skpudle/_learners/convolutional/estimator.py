@@ -16,7 +16,6 @@ from torch import Tensor
 from skpudle._data.arrays import input_attributes, make_generator, split_missing, to_numpy, wide
 from skpudle._data.images import covered, covering_positions, read_images
 from skpudle._fit import messages
-from skpudle._fit.encoders import refuse
 from skpudle._fit.run import Epoch
 from skpudle._fit.team import refuse_several
 from skpudle._learners.convolutional import base, learn
@@ -217,8 +216,7 @@ class ConvPUDLEDictionaryLearning(
             atoms = self._given_atoms(self.n_components, images)
             start = atoms / channels.noise.to(atoms)
         pieces = learn.read_pieces(images, self)
-        if pieces.mask is not None and not pieces.mask.any():
-            raise messages.nothing_known(self)
+        messages.refuse_unknown(self, pieces.mask is None or pieces.mask.any())
         learns = learn.learn if self.gradient is None else learn.train
 
         def epochs(interrupts):
@@ -246,14 +244,14 @@ class ConvPUDLEDictionaryLearning(
             If parameters contradict each other.
         """
         trains, unfolds = self.gradient is not None, learn.unfoldings_of(self) is not None
-        refuse(
+        messages.refuse(
             self.gradient in ("ae-ls", "ae-lasso") and not unfolds,
             "Codes of the lasso (n_unfoldings=None) are not differentiated here, but "
             f"gradient={self.gradient!r}. Pass gradient='dec', or a number of unfoldings.",
         )
         start = self.dict_init if isinstance(self.dict_init, str) else "an array"
         takes_start = self.n_components != "auto" and (trains or start != "random")
-        refuse(
+        messages.refuse(
             start != "search" and not takes_start,
             f"dict_init is {start}: given atoms need a number, and random ones a gradient. "
             "Pass dict_init='search', or n_components=64 with gradient='ae-ls'.",

@@ -23,12 +23,11 @@ from scipy.ndimage import median_filter
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from skpudle._data.arrays import check_range, split_missing, to_tensor, unit_of
+from skpudle._data.arrays import check_range, split_missing, to_tensor, unit_of, warn
 from skpudle._data.batches import Batches, Samples
 from skpudle._data.images import covered
-from skpudle._fit.encoders import fixed
-from skpudle._fit.fitted import Fitted, as_arrays
-from skpudle._fit.messages import warn
+from skpudle._fit.plan import fixed
+from skpudle._fit.run import Fitted, as_arrays
 from skpudle._fit.train import Stopping, Trainer
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._learners.convolutional.base import geometry_of, parts_of_images
