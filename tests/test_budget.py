@@ -16,19 +16,19 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2349,
-    "_data": 770,
-    "_denoiser": 471,
-    "_fit": 1156,
-    "_learners": 2053,
-    "_nmf": 608,
+    ".": 2346,
+    "_data": 746,
+    "_denoiser": 469,
+    "_fit": 1152,
+    "_learners": 2047,
+    "_nmf": 605,
     "_operators": 161,
     "encoding": 661,
-    "inspection": 465,
+    "inspection": 462,
     "lasso": 926,
     "pretrained": 47,
     "search": 2583,
-    "all of the package": 12250,
+    "all of the package": 12205,
     "tests": 12106,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
