@@ -29,7 +29,7 @@ from torch import Tensor
 from skpudle._data import arrays
 from skpudle._data.arrays import mean_square, to_numpy, to_tensor, unit_of
 from skpudle._fit.messages import refuse
-from skpudle._fit.run import Fitted, as_arrays
+from skpudle._fit.run import Fitted
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._initialization import initial_atoms
 from skpudle._operators._atoms import DenseDictionary, atom_norms, project_atoms
@@ -560,22 +560,16 @@ class Plan:
         names of attributes, and a value of None means that the learner gets no such attribute.
         """
         noise, atoms, baseline = fitted.noise, fitted.atoms, 0.0
-        alpha, debias, noise_std = fitted.coding or (fitted.alpha, self.debias or 0.0, None)
+        found = arrays_of(fitted.learned) | fitted.penalties(self.debias)
         if noise.intercept is not None:
             baseline = to_numpy(noise.intercept.to(atoms))
-        if noise_std is not None and noise.scale is not None:
-            noise_std = noise_std * to_numpy(noise.scale)
-        return arrays_of(fitted.learned) | {
+        if found["noise_std_"] is not None and noise.scale is not None:
+            found["noise_std_"] *= to_numpy(noise.scale)
+        return found | {
             "components_": to_numpy(noise.to_user(atoms)),
             self.name_of_baseline: baseline,
             "n_components_": len(atoms),
-            "alpha_": alpha,
-            "debias_": debias,
-            "noise_std_": noise_std,
             "step_size_": self.step(atoms),
-            "search_alpha_": fitted.search_alpha,
-            "size_path_": as_arrays(fitted.size_path),
-            "penalty_path_": as_arrays(fitted.searched and fitted.searched.path),
         }
 
     # ------------------------------------------------------------------ the first record

@@ -1,6 +1,6 @@
 """Run the phases of a fit: callbacks, Ctrl-C, the checkpoint, progress, seconds, other processes.
 
-A `Record` holds the results of a fit so far; that of a fit of rows is a `Fitted`, from first atoms
+A `Record` holds the results of a fit so far; that of rows or images is a `Fitted`, from first atoms
 to the last encoder. A phase is one stage of a fit, such as a search or training. It is a generator
 function: ``steps(record)`` yields a new record for each epoch, and each record makes a usable
 learner. Phases are run by `Run.make_phases` alone, so that callbacks, Ctrl-C and checkpoints work
@@ -135,9 +135,10 @@ class Record:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Fitted(Record):
-    """The results of a fit of rows so far.
+    """The results of a fit so far, of rows or of images.
 
-    Atoms and penalties belong to rows in the units ``noise``: less the baseline, over the noise.
+    Atoms and penalties belong to rows in the units ``noise``: less the baseline, over the noise. Of
+    images they belong to channels in the units of `skpudle._learners.convolutional.learn.Channels`.
 
     Parameters
     ----------
@@ -227,6 +228,16 @@ class Fitted(Record):
     young: Samples | None = None
     learned: LearnedEncoder | None = None
     later: dict = field(default_factory=dict)
+
+    def penalties(self, debias):  # -> dict
+        """Return the fitted attributes of penalties, noise, and what was tried.
+
+        ``debias`` is the share of the lasso's bias that the user has set, or None.
+        """
+        alpha, debias, noise_std = self.coding or (self.alpha, debias or 0.0, None)
+        found = dict(alpha_=alpha, debias_=debias, noise_std_=noise_std)
+        found |= dict(search_alpha_=self.search_alpha, size_path_=as_arrays(self.size_path))
+        return found | dict(penalty_path_=as_arrays(self.searched and self.searched.path))
 
     def kept(self):  # -> Fitted
         """Return the record that a fitted learner keeps as ``_fitted``, on the CPU.

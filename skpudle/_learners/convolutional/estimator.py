@@ -16,6 +16,7 @@ from torch import Tensor
 from skpudle._data.arrays import input_attributes, make_generator, split_missing, to_numpy, wide
 from skpudle._data.images import covered, covering_positions, read_images
 from skpudle._fit import messages
+from skpudle._fit.plan import fixed
 from skpudle._fit.run import Epoch
 from skpudle._fit.team import refuse_several
 from skpudle._learners.convolutional import base, learn
@@ -221,7 +222,7 @@ class ConvPUDLEDictionaryLearning(
 
         def epochs(interrupts):
             for one in learns(pieces, self, generator, start):
-                known = {name: one.pop(name) for name in ("note", "ended_by", "is_done")}
+                known = dict(note=one.note, ended_by=one.ended_by, is_done=one.is_done)
                 yield Epoch(attributes=partial(self._attributes_of, one, inputs), **known)
 
         self._follow(epochs, {"estimator": self, "X": X, "y": y})
@@ -263,21 +264,20 @@ class ConvPUDLEDictionaryLearning(
         if n_channels == 1:
             yield ("rank", "channel_noise"), "signals with more than one channel"
 
-    def _attributes_of(self, record, inputs):
+    def _attributes_of(self, fitted, inputs):
         """Return a dict of fitted attributes, with None for missing ones, from a record of a fit.
 
-        ``record`` is a dict as `learn` yields, with atoms (n, n_channels, *kernel) in units of the
-        noise of channels. ``inputs`` has the attributes that follow from the data alone.
+        ``fitted`` is a record that `learn` yields, with atoms (n, n_channels, *kernel) in units of
+        the noise of channels. ``inputs`` has the attributes that follow from the data alone.
         """
-        found, noise = dict(record), inputs["_channels"].noise
-        atoms, losses = found.pop("atoms"), found.pop("losses")
-        atoms = atoms * noise.to(atoms)
+        atoms, losses = fitted.atoms, [*fitted.losses, *fitted.loss_curve]
+        atoms = atoms * inputs["_channels"].noise.to(atoms)
         maps, waveforms = map(to_numpy, factor_atoms(atoms)) if self.rank else (None, None)
         atoms = atoms.movedim(1, -1) if inputs["_channel_axis"] else atoms[:, 0]
-        found |= inputs | {"spatial_components_": maps, "temporal_components_": waveforms}
+        found = inputs | {"spatial_components_": maps, "temporal_components_": waveforms}
         found |= {"components_": to_numpy(atoms), "n_components_": len(atoms)}
         found |= {"n_iter_": max(len(losses), 1), "loss_curve_": np.array(losses, np.float64)}
-        return found
+        return found | fitted.penalties(fixed(self.debias))
 
     def summary(self) -> str:
         """Describe in a few lines what `fit` has decided.

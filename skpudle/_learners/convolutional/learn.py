@@ -27,7 +27,7 @@ from skpudle._data.arrays import check_range, split_missing, to_tensor, unit_of,
 from skpudle._data.batches import Batches, Samples
 from skpudle._data.images import covered
 from skpudle._fit.plan import fixed
-from skpudle._fit.run import Fitted, as_arrays
+from skpudle._fit.run import Fitted
 from skpudle._fit.train import Stopping, Trainer
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._learners.convolutional.base import geometry_of, parts_of_images
@@ -448,12 +448,11 @@ def _search(problem, start, level, generator):  # yields Found
         yield from find.find_atoms(found.problem, again, level)
 
 
-def learn(pieces, given, generator, start=None) -> Iterator[dict]:
+def learn(pieces, given, generator, start=None) -> Iterator[Fitted]:
     """Learn atoms, their number, and penalties; yield a record after every epoch.
 
-    A record is a dict with fitted attributes, the ``atoms`` (n_components, n_channels, *kernel) in
-    units of the noise of channels, the ``losses`` of epochs, a line of progress as ``note``, and
-    ``is_done`` and ``ended_by``. The generator returns its last record, which `train` needs.
+    A record has the atoms (n_components, n_channels, *kernel) in units of the noise of channels.
+    The generator returns its last record, which `train` needs.
 
     Parameters
     ----------
@@ -474,41 +473,40 @@ def learn(pieces, given, generator, start=None) -> Iterator[dict]:
         atoms = atoms.reshape(len(atoms), -1, *kernel).to(pieces.x)
         return project_atoms(combine_channels(atoms, directions.mT), atom_norm=None, rank=rank)
 
-    record = dict.fromkeys(("noise_std_", "size_path_", "penalty_path_")) | dict(losses=())
-    record |= dict(atoms=in_channels(start), alpha_=alpha, search_alpha_=alpha, is_done=False)
-    record |= dict(debias_=fixed(given.debias) or 0.0, ended_by="search", note="random directions")
+    fitted = Fitted(atoms=in_channels(start), alpha=alpha, search_alpha=alpha, is_done=False)
     if _is_random(given):
-        yield dict(record)
-        return record
+        yield replace(fitted, note="random directions")
+        return fitted
     for trial in _try_sizes(seen, alpha, given, generator) if given.n_components == "auto" else ():
         start, n_tried = trial.atoms, len(trial.path.n_components)
         note = f"size, {n_tried} numbers of atoms tried  {len(start)} atoms so far"
-        record |= dict(atoms=in_channels(start), size_path_=as_arrays(trial.path), note=note)
-        yield dict(record)
+        fitted = replace(fitted, atoms=in_channels(start), size_path=trial.path, note=note)
+        yield fitted
     level = noise_level if is_auto and pieces.mask is None and len(kernel) == 1 else None
     held = held_out.hold_out(make_problem(seen, alpha, given), fixed=not is_auto)
     for found in _search(held, start, level, generator):
         losses, search_alpha = found.losses, found.alpha * found.problem.unit
-        note = f"search, epoch {len(losses)}  {found.stage}"
-        record |= dict(atoms=in_channels(found.atoms), search_alpha_=search_alpha, losses=losses)
-        record |= dict(penalty_path_=as_arrays(found.path), note=f"{note}  loss {losses[-1]:.6g}")
-        yield dict(record)
+        note = f"search, epoch {len(losses)}  {found.stage}  loss {losses[-1]:.6g}"
+        known = dict(searched=found, search_alpha=search_alpha, losses=losses, note=note)
+        fitted = replace(fitted, atoms=in_channels(found.atoms), **known)
+        yield fitted
     if rank is not None:
         # Only now do atoms become atoms of rank one, because a search with such atoms gets stuck
         # more often: in 8 channels with four times as much noise as signal, three waveforms are
         # found with a correlation of 0.95 to the planted waveforms, and of 0.89 by such a search.
         rows = _epoch.spread_rows(len(pieces), -(-len(pieces) // found.stride))
-        record["atoms"] = _fit_products(pieces[rows], record["atoms"], search_alpha, given)
+        products = _fit_products(pieces[rows], fitted.atoms, search_alpha, given)
+        fitted = replace(fitted, atoms=products)
     elif found.trial is not None and found.trial.unbiased:
         # The trial of the chosen penalty has shown that atoms free of the lasso's bias predict
         # held-out data better.
         atoms = descend.refit_atoms(found.coded.problem, found.atoms, found.coded.codes)
-        record["atoms"] = in_channels(atoms)
+        fitted = replace(fitted, atoms=in_channels(atoms))
     if is_auto and unfoldings_of(given) is None:  # unfolded codes keep the penalty of the start
-        record |= _choose_codes(given, found)
-    record |= dict(note="penalty of codes", is_done=given.gradient is None)
-    yield dict(record)
-    return record
+        coding = _choose_codes(given, found)
+        fitted = replace(fitted, coding=coding, alpha=coding[0])
+    yield replace(fitted, note="penalty of codes", is_done=given.gradient is None)
+    return fitted
 
 
 def _without_twin(found, generator):  # -> (n_components, n_channels, height, width) or None
@@ -531,19 +529,17 @@ def _without_twin(found, generator):  # -> (n_components, n_channels, height, wi
     return atoms
 
 
-def _choose_codes(given, found):  # -> dict
+def _choose_codes(given, found):  # -> alpha, debias, noise_std
     """Choose the penalty of codes by predictions of held-out pieces, after a search.
 
-    ``found`` is the `Found` at the end of the search. The dict has the attributes ``alpha_``,
-    ``debias_``, the share of the lasso's bias to remove, and ``noise_std_``, in the units of the
-    pieces.
+    ``found`` is the `Found` at the end of the search. Return the penalty, the share of the lasso's
+    bias to remove, and the standard deviation of the noise, in the units of the pieces.
     """
     problem, trial = found.problem, found.trial
     # Only atoms that have not learned from the held-out pieces may predict them.
     atoms = trial.judged if given.rank is None else project_atoms(trial.judged, rank=given.rank)
     how = dict(debias=fixed(given.debias), place=trial.prediction.place)
-    coding = choose.best_coding(problem.held_out, atoms, **how).in_units(problem.unit)
-    return dict(zip(("alpha_", "debias_", "noise_std_"), coding, strict=True))
+    return choose.best_coding(problem.held_out, atoms, **how).in_units(problem.unit)
 
 
 # ---------------------------------------------------------------------------- training
@@ -592,7 +588,7 @@ def code_images(dictionary, x, mask=None, *, learner, alpha, debias=0.0, **effor
     return codes
 
 
-def train(pieces, given, generator, start=None) -> Iterator[dict]:
+def train(pieces, given, generator, start=None) -> Iterator[Fitted]:
     """Train the atoms of a search by gradients; yield its records, and one after every epoch.
 
     Parameters
@@ -605,18 +601,18 @@ def train(pieces, given, generator, start=None) -> Iterator[dict]:
     ValueError
         If training diverges.
     """
-    record, x = (yield from learn(pieces, given, generator, start)), pieces.x
+    fitted, x = (yield from learn(pieces, given, generator, start)), pieces.x
     project = partial(project_atoms, rank=given.rank)
     how = dict(learning_rate=None, data_scale=float(x.square().mean()) * prod(x.shape[1:]))
-    optimizer = make_optimizer(given.optimizer, record["atoms"], project, **how)
-    rule, (_, stride), alpha = GRADIENT_RULES[given.gradient], geometry_of(given), record["alpha_"]
+    optimizer = make_optimizer(given.optimizer, fitted.atoms, project, **how)
+    rule, (_, stride), alpha = GRADIENT_RULES[given.gradient], geometry_of(given), fitted.alpha
     options = dict(encoder=partial(code_images, learner=given, alpha=alpha), penalty=alpha)
 
     def network(fitted, update):
         return rule, ConvDictionary(fitted.atoms, stride), options
 
     model = SimpleNamespace(network=network, with_rows=lambda fitted, x: replace(fitted, atoms=x))
-    trainer = Trainer(model, Fitted(atoms=record["atoms"]), optimizer)
+    trainer = Trainer(model, fitted, optimizer)
     # The derivative needs the codes of all unfoldings. A batch of at most 16 pieces, and about
     # 2**16 pixels, limits their memory: to half a gigabyte for 64 atoms.
     usual = min(16, max(1, 2**16 // x[0, 0].numel()))
@@ -626,8 +622,6 @@ def train(pieces, given, generator, start=None) -> Iterator[dict]:
     stopping = Stopping(given.tol, given.n_iter_no_change, n_judged=max(256, len(x)))
     for epoch in range(1, given.max_iter + 1):
         ended_by = "tol" if trainer.run_epoch(source, stopping) else "max_iter"
-        losses = *record["losses"], trainer.loss_curve[-1]
-        record |= dict(atoms=optimizer.atoms.detach().clone(), losses=losses, ended_by=ended_by)
-        record["is_done"] = ended_by == "tol" or epoch == given.max_iter
-        record["note"] = f"{given.gradient}, epoch {epoch}  loss {losses[-1]:.6g}"
-        yield dict(record)
+        is_done = ended_by == "tol" or epoch == given.max_iter
+        note = f"{given.gradient}, epoch {epoch}  loss {trainer.loss_curve[-1]:.6g}"
+        yield replace(trainer.fitted, ended_by=ended_by, is_done=is_done, note=note)
