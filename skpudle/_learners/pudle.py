@@ -72,11 +72,6 @@ def _graph_of(learner, plan, noise):  # -> LearnedEncoder
     return LearnedEncoder(step * atoms[None], atoms[None], thresholds, *how)
 
 
-def _knows_noise(learner):
-    """Return whether a `fit` estimates ``noise_std_``: otherwise there is no `score_samples`."""
-    return learner.alpha == "auto" and Plan(learner).of_lasso
-
-
 def _check_choice(learner, plan, l0, criterion):
     """Check the arguments of `choose_alpha`, and whether the learner's penalty can be chosen.
 
@@ -367,7 +362,8 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     # ------------------------------------------------------------------ the fit and its score
 
-    @available_if(_knows_noise)
+    # only such a `fit` estimates ``noise_std_``
+    @available_if(lambda learner: learner.alpha == "auto" and Plan(learner).of_lasso)
     def score_samples(self, X: Any) -> np.ndarray:
         r"""Score rows for the detection of anomalies: rows with low scores are unusual.
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.preprocessing import LabelEncoder, StandardScaler
 from sklearn.utils import check_array
@@ -515,7 +515,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         return accuracy_score(labels, host_array(self.predict(X)), sample_weight=weights)
 
 
-class PUDLERegressor(RegressorMixin, TaskLearner):
+class PUDLERegressor(MultiOutputMixin, RegressorMixin, TaskLearner):
     r"""A linear regression on sparse codes, and a dictionary learned for it.
 
     By default the dictionary starts as the unsupervised one of `PUDLEDictionaryLearning`, and the
@@ -625,11 +625,6 @@ class PUDLERegressor(RegressorMixin, TaskLearner):
     >>> regressor.fit(X[:1500, :32], X[:1500, 32:]).predict(X[1500:, :32]).shape
     (297, 32)
     """
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags
 
     # check numbers ``y``, and return them as float64, with the weights as they are
     def _check_target(self, y, weight, part):  # -> (n,) or (n, n_outputs), (n,)

@@ -272,21 +272,18 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         device = arrays.resolve_device(self.device, X, fitted=True)
 
         def decoded():  # yields (n, n_features)
-            for rows in given.parts(PART) if given.in_parts else [given.array()]:
-                codes = arrays.to_tensor(arrays.check_rows(rows))
-                atoms = arrays.to_tensor(self.components_, device, codes.dtype)
+            for rows in given.parts(PART):
+                codes = arrays.to_tensor(arrays.check_rows(rows), device)
                 refuse(
                     codes.shape[1] != self._n_features_out,
                     f"Codes have {codes.shape[1]} columns, but {type(self).__name__} returns "
                     f"{self._n_features_out}; pass codes as transform returns them.",
                 )
-                for part in codes.split(PART):
-                    part = part.to(device)
-                    if self.split_sign:
-                        part = part[:, :n] - part[:, n:]
-                    with own_precision():
-                        found = part @ atoms
-                    yield self._decode_rows(found)
+                if self.split_sign:
+                    codes = codes[:, :n] - codes[:, n:]
+                with own_precision():
+                    found = codes @ arrays.to_tensor(self.components_, device, codes.dtype)
+                yield self._decode_rows(found)
 
         return _join(decoded(), given)
 

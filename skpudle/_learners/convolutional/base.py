@@ -126,4 +126,6 @@ class ImageEstimator(FollowedFit, BaseEstimator):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self._allows_nan
+        if tags.transformer_tags:
+            tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

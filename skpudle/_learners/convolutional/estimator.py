@@ -467,8 +467,3 @@ class ConvPUDLEDictionaryLearning(
     @property
     def _n_features_out(self):
         return len(self.components_) * prod(self._positions)
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags

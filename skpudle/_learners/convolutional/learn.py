@@ -25,7 +25,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import check_range, split_missing, to_tensor, unit_of, warn
 from skpudle._data.batches import Batches, Samples
-from skpudle._data.images import covered
+from skpudle._data.images import covered, covering_positions
 from skpudle._fit.plan import fixed
 from skpudle._fit.run import Fitted
 from skpudle._fit.train import Stopping, Trainer
@@ -155,8 +155,7 @@ def universal_threshold(pieces, given):  # Samples, learner -> float
     """
     if pieces.mask is not None:
         return 0.0
-    axes = zip(pieces.x.shape[2:], *geometry_of(given), strict=True)
-    n = len(pieces) * prod((size - k) // s + 1 for size, k, s in axes)
+    n = len(pieces) * prod(covering_positions(pieces.x.shape[2:], *geometry_of(given)))
     noise = torch.cat([*map(estimate_noise, parts_of_images(pieces.x))])
     return float(noise.median()) * sqrt(2 * log(max(n, 2)))
 
@@ -503,7 +502,11 @@ def learn(pieces, given, generator, start=None) -> Iterator[Fitted]:
         atoms = descend.refit_atoms(found.coded.problem, found.atoms, found.coded.codes)
         fitted = replace(fitted, atoms=in_channels(atoms))
     if is_auto and unfoldings_of(given) is None:  # unfolded codes keep the penalty of the start
-        coding = _choose_codes(given, found)
+        problem, trial = found.problem, found.trial
+        # Only atoms that have not learned from the held-out pieces may predict them.
+        atoms = trial.judged if rank is None else project_atoms(trial.judged, rank=rank)
+        how = dict(debias=fixed(given.debias), place=trial.prediction.place)
+        coding = choose.best_coding(problem.held_out, atoms, **how).in_units(problem.unit)
         fitted = replace(fitted, coding=coding, alpha=coding[0])
     yield replace(fitted, note="penalty of codes", is_done=given.gradient is None)
     return fitted
@@ -527,19 +530,6 @@ def _without_twin(found, generator):  # -> (n_components, n_channels, height, wi
         return None
     atoms[twin] = draw_patches(to_tensor(found.coded.residuals()), 1, problem.kernel, generator)[0]
     return atoms
-
-
-def _choose_codes(given, found):  # -> alpha, debias, noise_std
-    """Choose the penalty of codes by predictions of held-out pieces, after a search.
-
-    ``found`` is the `Found` at the end of the search. Return the penalty, the share of the lasso's
-    bias to remove, and the standard deviation of the noise, in the units of the pieces.
-    """
-    problem, trial = found.problem, found.trial
-    # Only atoms that have not learned from the held-out pieces may predict them.
-    atoms = trial.judged if given.rank is None else project_atoms(trial.judged, rank=given.rank)
-    how = dict(debias=fixed(given.debias), place=trial.prediction.place)
-    return choose.best_coding(problem.held_out, atoms, **how).in_units(problem.unit)
 
 
 # ---------------------------------------------------------------------------- training

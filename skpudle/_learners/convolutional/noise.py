@@ -50,8 +50,7 @@ def _variance_of_details(x, scale):  # (n, n_channels, *size) -> (n,), int
 
 def extent_of(x):  # (n, ...) -> (n,)
     """Return the range of the pixels of each image: the largest minus the smallest."""
-    pixels = x.flatten(1)
-    return pixels.amax(1) - pixels.amin(1)
+    return x.flatten(1).amax(1) - x.flatten(1).amin(1)
 
 
 def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
