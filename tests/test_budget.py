@@ -19,8 +19,8 @@ BUDGET = {
     ".": 2346,
     "_data": 746,
     "_denoiser": 469,
-    "_fit": 1152,
-    "_learners": 2047,
+    "_fit": 1151,
+    "_learners": 2028,
     "_nmf": 605,
     "_operators": 161,
     "encoding": 661,
@@ -28,7 +28,7 @@ BUDGET = {
     "lasso": 926,
     "pretrained": 47,
     "search": 2583,
-    "all of the package": 12205,
+    "all of the package": 12185,
     "tests": 12106,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
