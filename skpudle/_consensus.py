@@ -43,7 +43,7 @@ def _fit_rows(estimator, X, params, rows):
     ``params`` are the user's keyword arguments of `fit`. Of arguments with an entry for each sample
     the entries of ``rows`` are passed.
     """
-    if rows is None:
+    if rows is None:  # of any kind of data, also of such as have no length
         return estimator.fit(X, **params)
     params = _check_method_params(X, params, indices=rows)
     return estimator.fit(_safe_indexing(X, rows), **params)
@@ -66,21 +66,6 @@ def _measure_isolation(replicates):  # -> list of (n_components,)
         nearest = cosines[:, -1 - n_nearest : -1]
         distances.append(np.sqrt(2 - 2 * nearest).mean(axis=1))
     return distances
-
-
-def _align_atoms(atoms, reference):  # -> (n_reference,), (n_reference, n_features)
-    """Match the atoms of a replicate one to one with the atoms of a reference.
-
-    ``atoms`` (n_components, n_features) and ``reference`` (n_reference, n_features) are unit atoms.
-    Return the index of the atom that matches each reference atom, and the matched atoms with the
-    order and the signs of the reference. A reference atom without a match has the index -1 and a
-    row of zeros.
-    """
-    match = match_atoms(atoms, reference)
-    indices, aligned = np.full(len(reference), -1), np.zeros_like(reference)
-    indices[match.reference_indices] = match.indices
-    aligned[match.reference_indices] = match.align_dictionary(atoms)
-    return indices, aligned
 
 
 def _measure_agreement(aligned):  # (n_replicates, n_components, n_features) -> (n_components,)
@@ -120,8 +105,13 @@ def _find_consensus(replicates):
     reference, indices = replicates[medoid], None
     # At most 20 rounds: matches usually stop changing after two or three.
     for _ in range(20):
-        before = indices
-        indices, aligned = map(np.stack, zip(*(_align_atoms(a, reference) for a in replicates)))
+        before, indices = indices, np.full((len(replicates), len(reference)), -1)
+        # Matched atoms with the order and the signs of the reference, zeros without a match.
+        aligned = np.zeros((*indices.shape, reference.shape[1]))
+        for i, atoms in enumerate(replicates):
+            match = match_atoms(atoms, reference)
+            indices[i, match.reference_indices] = match.indices
+            aligned[i, match.reference_indices] = match.align_dictionary(atoms)
         distances = np.stack([d[i] for d, i in zip(isolation, indices, strict=True)])
         # As in consensus NMF, an atom with a mean distance above 0.5 to its neighbours is an
         # outlier. The distance 0.5 of unit atoms is a cosine of 0.875.

@@ -16,7 +16,6 @@ amplitudes.
 
 from copy import copy
 from math import inf, log, sqrt
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -97,20 +96,16 @@ def _at_level_of_noise(learner, X):
     return known
 
 
-def _is_number(value):  # -> bool; True and False are no numbers
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
 def check_rate(sampling_rate):
     """Check a user's sampling rate, and return it as a number; None becomes 1.
 
     Raises
     ------
     ValueError
-        If the rate is no number, not positive, or infinite.
+        If the rate is not positive, NaN or infinite.
     """
     rate = 1 if sampling_rate is None else sampling_rate
-    if not (_is_number(rate) and 0 < rate < inf):
+    if not 0 < rate < inf:
         raise ValueError(f"sampling_rate={rate!r:.50} is no rate. Pass a positive number, or None.")
     return rate
 
@@ -189,7 +184,7 @@ def find_events(
     3
     """
     found = find_learner_of_signals(estimator)
-    if not (_is_number(least) and 0 <= least <= 1):
+    if not 0 <= least <= 1:
         raise ValueError(f"least={least!r:.50} is no share. Pass a number from 0 to 1, as 1 / 3.")
     rate = check_rate(sampling_rate)
     learner, X, (_, (stride,)) = found.learner, found.prepare(X), geometry_of(found.learner)

@@ -11,6 +11,7 @@ learners do. `denoise_patches` and `inpaint` return images with the dtype of the
 
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from scipy.fft import dct
 from scipy.interpolate import griddata
 from scipy.ndimage import binary_dilation
 from scipy.spatial import QhullError
+from sklearn.utils import check_scalar
 from sklearn.utils._param_validation import StrOptions, validate_params
 from torch import Tensor
 
@@ -58,7 +60,14 @@ def _extended(x, patch_shape, stride):  # (1, c, height, width) -> (height, widt
 
     ``patch_shape`` is (height, width) of a patch; patches begin at every ``stride``-th pixel of
     both axes.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If these numbers of the user are not positive integers.
     """
+    check_scalar(stride, "stride", Integral, min_val=1)
+    check_scalar(min(patch_shape), "patch_shape", Integral, min_val=1)
     positions = covering_positions(x.shape[2:], patch_shape, (stride, stride))
     ends = zip(positions, patch_shape, x.shape[2:], strict=True)
     after = [(n - 1) * stride + k - length for n, k, length in ends]
@@ -117,7 +126,8 @@ def extract(
     Raises
     ------
     ValueError
-        If the image is not (height, width) or (height, width, 3).
+        If the image is not (height, width) or (height, width, 3), or ``stride`` or ``patch_shape``
+        is not positive.
     """
     patch_shape, (x,) = sizes(patch_shape, 2), _read_image(image).tensors
     x = _extended(x, patch_shape, stride)
@@ -130,7 +140,7 @@ def reconstruct(
     image_shape: tuple[int, ...],
     patch_shape: int | tuple[int, ...] = (8, 8),
     *,
-    stride: int | tuple[int, ...] = 1,
+    stride: int = 1,
 ) -> np.ndarray | Tensor:
     """Put an image together from overlapping patches: each pixel is the mean of its values in them.
 
@@ -154,7 +164,7 @@ def reconstruct(
     Raises
     ------
     ValueError
-        If the patches are no matrix of numbers.
+        If the patches are no matrix of numbers, or ``stride`` or ``patch_shape`` is not positive.
     """
     rows, patch_shape = to_tensor(check_rows(patches, allow_nan=True)), sizes(patch_shape, 2)
     height, width, n_channels = *image_shape[:2], *(image_shape[2:] or (1,))
@@ -251,7 +261,8 @@ def denoise_patches(
     Raises
     ------
     ValueError
-        If the image is not (height, width) or (height, width, 3), or ``weights`` is unknown.
+        If the image is not (height, width) or (height, width, 3), ``stride`` or ``patch_shape`` is
+        not positive, or ``weights`` is unknown.
 
     References
     ----------
@@ -346,7 +357,7 @@ def inpaint(
     Raises
     ------
     ValueError
-        If the image has other channels, or no pixel is missing.
+        If the image has other channels, the mask has another shape, or no pixel is missing.
 
     Notes
     -----
@@ -378,7 +389,12 @@ def inpaint(
     images = _read_image(image)
     x = host_array(images.tensors[0][0].movedim(0, -1))
     if mask is not None:
-        x[np.asarray(host_array(mask)) != 0] = np.nan
+        missing = np.asarray(host_array(mask)) != 0
+        if missing.shape not in (x.shape, x.shape[:2]):
+            raise ValueError(
+                f"The mask has the shape {missing.shape}. Pass {x.shape[:2]}, or the image's shape."
+            )
+        x[missing] = np.nan
     known = ~np.isnan(x)
     gap = ~known.all(axis=2)
     if not gap.any():

@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial
+from itertools import permutations
 from math import ceil, exp, lgamma, pi, sqrt
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -504,14 +505,13 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
     """
     n_axes = count_shift_axes(*dictionaries)
     dictionaries = [host_array(arrays.dictionary_of(one)) for one in dictionaries]
-    # ``turned`` is the list of dictionaries, rotated by one more in each pass of the loop. So all
-    # passes together compare each dictionary with every other one.
-    found, turned = [], dictionaries
-    for _ in dictionaries[1:]:
-        turned = [turned[-1], *turned[:-1]]
-        found.append([_recover(atom_cosines(*pair, n_axes)) for pair in zip(turned, dictionaries)])
-    chances = [chance_coherence(*pair, n_axes).mean() for pair in zip(turned, dictionaries)]
-    atoms, by_chance = np.mean(found, axis=0), float(np.mean(chances))
+    # (n_dictionaries, n_dictionaries - 1, n_components): each one as the reference of all others
+    pairs = permutations(dictionaries, 2)
+    found = [_recover(atom_cosines(other, one, n_axes)) for one, other in pairs]
+    atoms = np.reshape(found, (len(dictionaries), -1, len(found[0]))).mean(axis=1)
+    pairs = zip(dictionaries, dictionaries[1:] + dictionaries[:1])
+    chances = [chance_coherence(other, one, n_axes).mean() for one, other in pairs]
+    by_chance = float(np.mean(chances))
     return Bunch(
         atoms=atoms,
         stability=float(atoms.mean()),
@@ -940,8 +940,7 @@ def atom_support(
     X = check_rows(host_array(X), allow_nan=True)
     atoms = unit_atoms(np.asarray(host_array(learner.components_), dtype=np.float64))
     rng = np.random.default_rng(check_random_state(random_state).randint(2**31))
-    coherence, found = np.zeros(len(atoms)), np.zeros((0, atoms.shape[1]))
-    rows = rng.permutation(len(X))
+    found, rows = np.zeros((0, atoms.shape[1])), rng.permutation(len(X))
     halves = X[rows[::2]], X[rows[1::2]]
     if all(len(half) > 1 for half in halves):
         # Fits to few samples or to noise warn, although atoms without support are a valid result.
@@ -950,8 +949,7 @@ def atom_support(
             fits = [_find_atoms(learner, half, int(rng.integers(2**31))) for half in halves]
         filled = [to_numpy(split_missing(to_tensor(half))[0]) for half in halves]
         found = _found_twice(filled, fits, level, rng)
-    if len(found):
-        coherence = atom_coherence(found, atoms)
+    coherence = _recover(atoms @ found.T)
     # Two atoms count as the same from a cosine of 0.8 on, which lies between two cases. An atom and
     # its sum with an orthogonal atom have the cosine 0.71. The true atoms of synthetic data with a
     # signal-to-noise ratio of 10 dB and their matches in fits with twice the number of atoms have

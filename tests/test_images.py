@@ -1,5 +1,7 @@
 """Patches cover an image and go back to it; measures are those of scikit-image."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -241,6 +243,26 @@ def test_colours_are_denoised_together_by_patches_with_colours():
 def test_an_image_without_gaps_is_refused(image):
     with pytest.raises(ValueError, match=r"No pixel is missing.*Pass mask"):
         inpaint(image)
+
+
+def test_odd_arguments_are_refused(image):
+    coder = PUDLEDictionaryLearning.from_components(cosines(), alpha=0.1)
+    rows = extract(image)
+    for call in (
+        partial(extract, image),
+        partial(reconstruct, rows, image.shape),
+        partial(denoise_patches, coder, image),
+    ):
+        for name, value, words in [
+            ("stride", (2, 2), "stride must be an instance of int, not tuple"),
+            ("stride", 0, "stride == 0, must be >= 1"),
+            ("patch_shape", (8, 0), "patch_shape == 0, must be >= 1"),
+        ]:
+            with pytest.raises((TypeError, ValueError), match=words):
+                call(**{name: value})
+    for shape in [(17,), (22, 17), (17, 22, 3)]:
+        with pytest.raises(ValueError, match=r"The mask has the shape.*Pass \(17, 22\)"):
+            inpaint(image, np.ones(shape, bool))
 
 
 def _pictures():  # by name, parts of photographs and what is drawn
