@@ -68,16 +68,6 @@ def _measure_isolation(replicates):  # -> list of (n_components,)
     return distances
 
 
-def _measure_agreement(aligned):  # (n_replicates, n_components, n_features) -> (n_components,)
-    """Return the stability of each atom: the mean modulus of the cosine over pairs of replicates.
-
-    ``aligned`` has matched unit atoms at equal positions, and zeros for atoms without a match.
-    """
-    cosines = np.einsum("rkf,skf->krs", aligned, aligned, optimize=True)
-    pairs = np.abs(cosines[:, ~np.eye(len(aligned), dtype=bool)])
-    return np.minimum(pairs.mean(axis=1), 1)
-
-
 def _find_consensus(replicates):
     """Find the consensus of replicates: medians of matched atoms, and the agreement of the matches.
 
@@ -122,7 +112,9 @@ def _find_consensus(replicates):
             np.median(aligned[kept, k], axis=0) if kept.any() else replicates[medoid][k]
             for k, kept in enumerate(dense.T)
         ]))  # fmt: skip
-    return medoid, reference, indices, dense, _measure_agreement(aligned)
+    cosines = np.einsum("rkf,skf->krs", aligned, aligned, optimize=True)
+    pairs = np.abs(cosines[:, ~np.eye(len(aligned), dtype=bool)])
+    return medoid, reference, indices, dense, np.minimum(pairs.mean(axis=1), 1)
 
 
 @sets_parameters(estimator=[HasMethods(["fit", "transform"])])

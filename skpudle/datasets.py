@@ -161,8 +161,7 @@ def perturb_dictionary(
     .. [1] B. Tolooshams and D. Ba, "PUDLE: Implicit acceleration of dictionary learning by
        backpropagation", arXiv:2106.00058, appendix B.
     """
-    floats = [np.float64, np.float32]
-    dictionary = check_array(dictionary, dtype=floats, allow_nd=True, input_name="dictionary")
+    dictionary = check_array(dictionary, dtype=[np.float64, np.float32], allow_nd=True)
     noise = check_random_state(random_state).standard_normal(dictionary.shape)
     noise *= tau / math.sqrt(math.prod(dictionary.shape[1:]))
     return dictionary + noise.astype(dictionary.dtype)

@@ -22,7 +22,6 @@ from copy import copy
 from functools import partial
 from itertools import permutations
 from math import ceil, exp, lgamma, pi, sqrt
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -271,7 +270,7 @@ def _match_component(atom, shifted, names):  # (m,), (n_reference, n_shifts, m) 
     for _ in range(min(3, len(reference))):
         cosine, terms, _ = mixtures[-1]
         rest = np.setdiff1d(np.arange(len(reference)), terms)
-        found = max((_mix(atom, reference, [*terms, k]) for k in rest), key=itemgetter(0))
+        found = max((_mix(atom, reference, [*terms, k]) for k in rest), key=lambda mix: mix[0])
         if found[0] < cosine + 0.01:
             break
         mixtures.append(found)
@@ -441,7 +440,6 @@ def chance_coherence(dictionary, reference, n_axes=0):  # -> (n_draws, n_referen
     """
     dictionary, reference = map(unit_atoms, check_pair(dictionary, reference))
     rng, used = np.random.RandomState(0), dictionary[[atom.any() for atom in dictionary]]
-    used = used if len(used) else dictionary
     # The standard deviation is about 0.1 for the coherence of one random atom, so that it is 0.002
     # for the mean of 2,500 coherences.
     n_draws = max(4, ceil(2500 / min(len(used), len(reference))))

@@ -145,14 +145,13 @@ def _same_atoms(look):
     """
     # Two atoms count as equal if their cosine is above 0.99. Unit atoms then differ by less than
     # sqrt(2 - 2 * 0.99) = 14 % of their length, a difference that noise of 17 dB would make.
-    has_sign, cosines = look.given.get("positive_code"), atom_cosines(look.learner, look.learner)
-    largest = cosines if has_sign else np.abs(cosines)
-    pairs = np.argwhere(np.tril(largest > 0.99, -1))[:, ::-1]
-    free = {"sign": not has_sign, "shift": look.is_convolutional}
-    up_to = " up to " * any(free.values()) + " and ".join(name for name in free if free[name])
+    cosines = atom_cosines(look.learner, look.learner)
+    largest = cosines if look.given.get("positive_code") else np.abs(cosines)
+    pairs = np.argwhere(np.tril(largest > 0.99, -1))
     more = "" if len(pairs) == 1 else f", and so are {len(pairs) - 1} pairs more"
     for one, other in pairs[:1]:
-        yield f"Atoms {one} and {other} are the same{up_to}{more}: learn fewer atoms."
+        cosine = f"a cosine of {cosines[one, other]:.3g}"
+        yield f"Atoms {other} and {one} are the same, with {cosine}{more}: learn fewer atoms."
 
 
 def _unsupported_atoms(look):

@@ -246,23 +246,16 @@ def test_an_image_without_gaps_is_refused(image):
 
 
 def test_odd_arguments_are_refused(image):
-    coder = PUDLEDictionaryLearning.from_components(cosines(), alpha=0.1)
-    rows = extract(image)
-    for call in (
-        partial(extract, image),
-        partial(reconstruct, rows, image.shape),
-        partial(denoise_patches, coder, image),
-    ):
-        for name, value, words in [
-            ("stride", (2, 2), "stride must be an instance of int, not tuple"),
-            ("stride", 0, "stride == 0, must be >= 1"),
-            ("patch_shape", (8, 0), "patch_shape == 0, must be >= 1"),
+    for call in (partial(extract, image), partial(reconstruct, extract(image), image.shape)):
+        for wrong, words in [
+            (dict(stride=(2, 2)), "stride must be an instance of int, not tuple"),
+            (dict(stride=0), "stride == 0, must be >= 1"),
+            (dict(patch_shape=(8, 0)), "patch_shape == 0, must be >= 1"),
         ]:
             with pytest.raises((TypeError, ValueError), match=words):
-                call(**{name: value})
-    for shape in [(17,), (22, 17), (17, 22, 3)]:
-        with pytest.raises(ValueError, match=r"The mask has the shape.*Pass \(17, 22\)"):
-            inpaint(image, np.ones(shape, bool))
+                call(**wrong)
+    with pytest.raises(ValueError, match=r"The mask has the shape \(17,\). Pass \(17, 22\)"):
+        inpaint(image, np.ones(17, bool))
 
 
 def _pictures():  # by name, parts of photographs and what is drawn

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import NMF, MiniBatchDictionaryLearning
 
-from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import PUDLEDictionaryLearning
 from skpudle._data.arrays import to_tensor
 from skpudle.datasets import make_dictionary_data
 from skpudle.encoding._learned import LearnedEncoder
@@ -88,10 +88,3 @@ def test_learners_of_scikit_learn(data, learner):
     found = atom_importance(learner.fit(X), X)
     assert (found.r2_loss > 0).all()
     assert found.energy.sum() == pytest.approx(1)
-
-
-def test_convolved_atoms_are_refused():
-    learner = ConvPUDLEDictionaryLearning(2, atom_shape=(3, 3), stride=1, random_state=0)
-    learner.fit(np.sin(np.arange(162.0)).reshape(2, 9, 9))
-    with pytest.raises(ValueError, match="pass a learner of rows"):
-        atom_importance(learner, np.zeros((1, 9, 9)))

@@ -255,7 +255,7 @@ def code_saliency(learner: Any, X: ArrayLike | Tensor, *, n_codes: int = 5) -> S
     learner = check_learner_of_rows(learner)
     differentiate = getattr(learner, "_codes_with_gradient", None)
     x, codes = (None, None) if differentiate is None else differentiate(X)
-    if codes is None or not codes.requires_grad or codes.ndim != 2:
+    if codes is None or not codes.requires_grad:
         raise ValueError(
             f"{type(learner).__name__} has no encoder of rows that can be differentiated; pass a "
             "PUDLEDictionaryLearning."

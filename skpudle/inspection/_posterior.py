@@ -224,8 +224,8 @@ def keep_above_rounding(variances, x):
 def _without_outliers(rows, atoms):  # -> Rows, noise of features
     """Prepare `Rows` for a chain: remove outliers and tiny codes, and estimate the noise.
 
-    Very long rows are removed. An entry becomes missing if it is far from the median of its feature
-    and the codes do not explain it. Codes of at most 3 standard deviations of the noise become 0.
+    Very long rows are removed. An entry becomes missing if it is far from what codes explain. Codes
+    of at most 3 standard deviations of the noise become 0.
 
     Parameters
     ----------
@@ -247,12 +247,10 @@ def _without_outliers(rows, atoms):  # -> Rows, noise of features
     # A row longer than 5 times the 95 % quantile of lengths is an outlier. Its residuals would not
     # show it, because a fit may have given it an atom of its own.
     kept = np.flatnonzero(sizes <= 5 * np.quantile(sizes, 0.95))
-    away = np.abs(x - np.median(x, axis=0))
-    deviations = np.maximum(np.median(away, axis=0) / MEDIAN_OF_NORMAL, noise)
-    # An entry is an outlier if it is 8 standard deviations away from the median of its feature and
-    # 8 standard deviations of the noise away from the fit.
-    far = (away > 8 * deviations) & (residual > 8 * noise)
-    rows = rows._replace(missing=missing | far).take(kept)
+    # An entry is an outlier if its residual is 8 times the standard deviation of the noise of its
+    # feature, which is at least that of all entries.
+    usual = np.maximum(np.median(residual, axis=0) / MEDIAN_OF_NORMAL, noise)
+    rows = rows._replace(missing=missing | (residual > 8 * usual)).take(kept)
     n_known = (~rows.missing).sum(0)
     squares = np.where(rows.missing, 0.0, residual[kept] ** 2).sum(0)
     variances = np.where(n_known > 0, squares / np.maximum(n_known, 1), noise**2)
