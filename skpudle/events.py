@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from skpudle._data.images import sizes
 from skpudle._fitted import encode_samples, find_learner, read_samples
 from skpudle._learners.convolutional.base import geometry_of
 
@@ -129,7 +128,7 @@ def find_learner_of_signals(estimator):  # -> Found
     """
     found = find_learner(estimator)
     learner = found.learner
-    if len(sizes(getattr(learner, "atom_shape", (0, 0)), 1)) != 1 or hasattr(learner, "denoise"):
+    if np.size(getattr(learner, "atom_shape", ())) != 1 or hasattr(learner, "denoise"):
         raise ValueError(
             "Events are codes of a sparse dictionary of signals, which this "
             f"{type(learner).__name__} is not. Pass a fitted ConvPUDLEDictionaryLearning with one "

@@ -82,7 +82,11 @@ def check_pair(first, second, *, same_length=False):
 
 def unit_atoms(dictionary):
     """Divide atoms (n, ...) by their norms, in the same shape; zero atoms stay zero."""
-    return normalize(dictionary.reshape(len(dictionary), -1)).reshape(dictionary.shape)
+    flat = dictionary.reshape(len(dictionary), -1)
+    # Scaled by powers of two, which is exact: squares could overflow, and `normalize` takes norms
+    # below 1e-15 for zero.
+    largest = np.abs(flat).max(axis=1, keepdims=True)
+    return normalize(np.ldexp(flat, -np.frexp(largest)[1])).reshape(dictionary.shape)
 
 
 def count_shift_axes(*dictionaries):  # -> int
@@ -322,7 +326,7 @@ def match_components(
     """
     n_axes, pair = count_shift_axes(components, reference), check_pair(components, reference)
     flat = (atoms.reshape(len(atoms), -1).astype(np.float64) for atoms in pair)
-    components, reference = (normalize(atoms, norm="l1") for atoms in flat)
+    components, reference = (normalize(unit_atoms(atoms), norm="l1") for atoms in flat)
     names = range(len(reference)) if names is None else list(names)
     check_consistent_length(reference, names)
     shifted = shift_atoms(reference.reshape(pair[1].shape), n_axes)

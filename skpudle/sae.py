@@ -278,9 +278,7 @@ def from_sae(
     >>> from_sae(2 * np.eye(3), alpha=0.1).transform(np.array([[1.0, 0.0, -1.0]])).round(2)
     array([[0.9, 0. , 0. ]])
     """
-    rows = to_numpy(to_tensor(check_rows(decoder)))
-    largest = np.abs(rows).max(axis=1, keepdims=True)  # divided by first: squares may overflow
-    atoms = unit_atoms(rows / np.where(largest > 0, largest, 1))
+    atoms = unit_atoms(to_numpy(to_tensor(check_rows(decoder))))
     params = {"positive_code": True, "alpha": "auto"} | params
     automatic = isinstance(params["alpha"], str) and params["alpha"] == "auto"
     if automatic == (X is None) or (X is None and l0 is not None):

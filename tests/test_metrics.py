@@ -130,7 +130,8 @@ def test_error_is_the_relative_frobenius_norm(atom_shape, rng):
 
 def test_coherence_of_what_is_missing_or_zero_is_zero():
     assert_array_equal(atom_coherence(np.eye(4)[[2, 0]], np.eye(4)), [1, 0, 1, 0])
-    assert_array_equal(atom_coherence(np.diag([1.0, 0.0]), np.eye(2)), [1, 0])
+    for unit in (1.0, 1e-200, 1e200, np.float32(1e-30)):
+        assert_array_equal(atom_coherence(unit * np.diag([1, 0]), unit * np.eye(2)), [1, 0])
 
 
 def test_recovery_rate_counts_atoms_from_the_threshold_on():
