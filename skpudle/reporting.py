@@ -163,13 +163,9 @@ def _unsupported_atoms(look):
     atom and at most `_MOST_NUMBERS` entries of samples.
     """
     learner, p = look.learner, look.codes.shape[1]
-    if (
-        type(learner) is not PUDLEDictionaryLearning
-        or getattr(learner, "ended_by_", "interrupt") in ("interrupt", "divergence")
-        or look.loss != "gaussian"
-        or len(look.samples) < p
-        or look.samples.size > _MOST_NUMBERS
-    ):
+    ended = getattr(learner, "ended_by_", "interrupt") not in ("interrupt", "divergence")
+    is_fit = type(learner) is PUDLEDictionaryLearning and look.loss == "gaussian"
+    if not (is_fit and ended and len(look.samples) >= p and look.samples.size <= _MOST_NUMBERS):
         return
     unsupported = np.flatnonzero(~atom_support(learner, look.samples).supported)
     if len(unsupported):

@@ -247,13 +247,9 @@ def test_an_image_without_gaps_is_refused(image):
 
 def test_odd_arguments_are_refused(image):
     for call in (partial(extract, image), partial(reconstruct, extract(image), image.shape)):
-        for wrong, words in [
-            (dict(stride=(2, 2)), "stride must be an instance of int, not tuple"),
-            (dict(stride=0), "stride == 0, must be >= 1"),
-            (dict(patch_shape=(8, 0)), "patch_shape == 0, must be >= 1"),
-        ]:
-            with pytest.raises((TypeError, ValueError), match=words):
-                call(**wrong)
+        for name, wrong in [("stride", (2, 2)), ("stride", 0), ("patch_shape", (8, 0))]:
+            with pytest.raises((TypeError, ValueError), match=rf"^{name} (== 0, )?must be"):
+                call(**{name: wrong})
     with pytest.raises(ValueError, match=r"The mask has the shape \(17,\). Pass \(17, 22\)"):
         inpaint(image, np.ones(17, bool))
 

@@ -150,12 +150,10 @@ def test_channels_are_lines_on_one_scale():
 @pytest.mark.parametrize(
     ("atoms", "options", "message"),
     [
-        (np.ones((2, 3, 4, 3)), dict(kind="lines"), "too many values"),
         (np.eye(6), dict(image_shape=(2, 2)), "cannot reshape"),
         (np.eye(6), dict(n_columns=4, row_labels=["a"]), r"locations \(2\).* of labels \(1\)"),
         (np.eye(2), dict(kind="spectra", groups=["A"]), "zip"),
         (np.eye(4).reshape(1, 4, 4), dict(kind="waveforms"), "no maps times waveforms.*rank=1"),
-        (np.ones((9, 3, 3)), dict(sampling_rate=20), "unexpected keyword argument 'sampling_rate'"),
     ],
 )
 def test_what_does_not_fit_the_atoms_is_refused(atoms, options, message):
