@@ -99,8 +99,7 @@ def test_drift_makes_no_events(noise, drift, positive):
 def test_wrong_calls_are_refused():
     signals = signals_with_events()
     learner = learner_of(alpha=0.1).fit(signals)
-    wrong = dict(least=(2, np.nan), sampling_rate=(0, np.inf))
-    for name, value in [(name, value) for name, values in wrong.items() for value in values]:
+    for name, value in [("least", 2), ("least", np.nan), *zip(["sampling_rate"] * 2, (0, np.inf))]:
         with pytest.raises(ValueError, match=f"{name}={value!r} is no .* Pass a "):
             find_events(learner, signals, **{name: value})
     rows = np.random.default_rng(0).normal(size=(30, 5))
