@@ -27,7 +27,7 @@ from common import RESULTS, STATES, circumstances, parse, spams_atoms, unit, wri
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
 from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning, SporcoDictionaryLearning
-from skpudle._data.batches import Samples
+from skpudle._data.sources import Samples
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._operators._atoms import DenseDictionary, project_atoms
 from skpudle._optimizers import make_optimizer

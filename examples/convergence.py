@@ -28,7 +28,7 @@ from sklearn.base import clone
 from sklearn.utils import Bunch
 
 from skpudle._data.arrays import check_rows, host_array, make_generator, to_numpy, to_tensor
-from skpudle._data.batches import Samples
+from skpudle._data.sources import Samples
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._operators._atoms import DenseDictionary, project_atoms
 from skpudle.encoding import encode

@@ -82,7 +82,6 @@ def fit(data, n_components=4, **params):
 REFUSED = {
     # pictures
     "a picture where rows are samples": (lambda: fit(grey()), "64 rows", r"images\.extract.*X\.as"),
-    "a name of a file": (lambda: fit("spectra.csv"), "'spectra.csv'", r"pandas\.read_csv"),
     "a palette": (lambda: Conv(4).fit([pillow("P")]), "mode 'P'", r"convert\('RGB'\)"),
     "one picture without a list": (lambda: Conv(4).fit(grey() / 255), r"\(1, 80\)", r"\[image\]"),
     "one number for atoms of pictures": (

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from skpudle._compilation import blocks_of_rows
 from skpudle._precision import kept_by_autograd
@@ -342,6 +342,19 @@ def check_numbers(values, name, n, *, positive=False, of="features"):  # -> Tens
             f"one for each of the {n} {of}."
         )
     return to_tensor(numbers)
+
+
+def check_sample_weight(sample_weight, n_samples):  # -> Tensor (n_samples,), float64
+    """Check and convert the user's ``sample_weight``, array-like of shape (n_samples,) or a number.
+
+    Raises
+    ------
+    ValueError
+        If the shape is another one, or weights are negative, not finite, or all zero.
+    """
+    weight, rows = host_array(sample_weight), np.empty((n_samples, 0))
+    checks = dict(dtype=np.float64, ensure_non_negative=True)
+    return to_tensor(_check_sample_weight(weight, rows, **checks))
 
 
 def _check_tensor(X, options, allow_nan):  # (n, n_features) -> the same, on its device

@@ -38,7 +38,7 @@ from sklearn.callback import CallbackSupportMixin, FitCallback
 from sklearn.utils import Bunch
 
 from skpudle._data import arrays
-from skpudle._data.batches import Samples
+from skpudle._data.sources import Samples
 from skpudle._fit.messages import describe
 from skpudle._fit.team import current_team, refuse_several
 from skpudle._fit.train import Diverged
@@ -185,8 +185,9 @@ class Fitted(Record):
         Number of nonzero codes of all rows in the last epoch of a search; or number of atoms with
         nonzero codes in the last epoch of training. Only whether it is 0 matters: `fit` then warns.
     training : dict, default={}
-        In a fit the state of training between epochs, see `Trainer.state`. After `partial_fit` the
-        optimiser's state "moments", and "unused", for how many samples each atom has been unused.
+        The state of training: "moments", the state of the optimiser. In a fit also "epoch", see
+        `Trainer`, "stopping", the course of `Stopping`, and the state of the "generator" of
+        batches. After `partial_fit` also "unused", for how many samples each atom has been unused.
         Empty without training.
     outliers : Tensor of shape (n_outliers, 2), default=None
         Row and feature of each entry that the fit treated as missing.
@@ -636,7 +637,7 @@ class Run(Interrupts):
         while not done:
             epoch = task.subcontext(task_name=phase.unit)
             epoch.call_on_fit_task_begin(**self.given)
-            self.record = next(steps)
+            before, self.record = self.record, next(steps)
             if self.learner.verbose and self.team.rank == 0:
                 print(self.record.note, flush=True)
             stopped = bool(epoch.call_on_fit_task_end(**self._hooks()))
@@ -651,7 +652,9 @@ class Run(Interrupts):
             if self.record.is_done and not trains:
                 self.record = replace(self.record, done=names)
             if is_whole:
-                self._write(ends=done)
+                # Ctrl-C may have cut the epoch off, and a resumed fit then repeats the epoch.
+                is_cut = pressed and (trains or not self.record.is_done)
+                self._write(before if is_cut else self.record, ends=done)
         self.record = replace(self.record, done=names)
         if trains:
             self.checkpoints = {}
@@ -666,8 +669,8 @@ class Run(Interrupts):
         """
         return self.given | {"reconstruction_attributes": partial(self._attributes_of, self.record)}
 
-    def _write(self, *, ends):
-        """Write the last record to all checkpoints that are due, each to its own file.
+    def _write(self, record, *, ends):
+        """Write a record to all checkpoints that are due, each to its own file.
 
         All are due if the phase ``ends``, and otherwise after ``every_seconds``. An error of
         writing becomes a warning, and the fit goes on.
@@ -677,7 +680,7 @@ class Run(Interrupts):
             if not (ends or (every is not None and now - written_at >= every)):
                 continue
             self.checkpoints[one] = now
-            state = {"identity": self._identity, "record": self.record}
+            state = {"identity": self._identity, "record": record}
             state |= dict(seed=self.generator.initial_seed(), generator=self.generator.get_state())
             try:
                 unpack(content := pack(state))  # raises an error if it cannot be read

@@ -4,8 +4,7 @@
 models, of further numbers that are learned with them. It knows neither estimators nor kinds of
 sources. Ten updates, or the rest of an epoch, are a round. After a round the host waits for the
 device once, reads whether training is still finite, and decides by `Stopping` whether to stop.
-`Trainer.state` returns the state between two epochs, from which training resumes with the same
-bits.
+Training goes on with the same bits from the record between two epochs, `Trainer.fitted`.
 
 What is trained is decided by the ``model``, a `skpudle._fit.plan.Plan`, in three methods:
 ``with_rows(fitted, rows)`` returns a record with other rows of parameters. ``network(fitted,
@@ -129,7 +128,7 @@ class Trainer:
         # About the current or latest epoch, a dict: "n_samples" and their summed "loss", "unused",
         # a mask of the atoms that no code has used, and "seen", the losses and samples of the last
         # round, from which `replace_unused` makes new atoms.
-        self.epoch = None
+        self.epoch = fitted.training.get("epoch")
         self._finite = None  # the latest record that is known to be finite
 
     def run_epoch(self, source, stopping):  # -> bool
@@ -284,36 +283,10 @@ class Trainer:
             rows = rows[rows.flatten(1).any(1)]  # a sample equal to its baseline makes none
             self.optimizer.replace(unused[: len(rows)], rows)
 
-    # ------------------------------------------------------------------ the state of training
-
     @property
     def fitted(self):
         """The record of the fit with the present atoms, losses and state of the optimiser."""
-        rows = self.optimizer.atoms.detach().clone()
-        training = self._begun.training | {"moments": self.optimizer.state()}
+        rows, state = self.optimizer.atoms.detach().clone(), self.optimizer.state()
+        training = self._begun.training | {"moments": state, "epoch": self.epoch}
         known = dict(loss_curve=self.loss_curve, n_steps=self.n_steps, training=training)
         return replace(self.model.with_rows(self._begun, rows), **known)
-
-    def state(self, source, stopping):  # -> dict
-        """Return all that `load` needs to resume training with the same bits between two epochs.
-
-        It is stored in checkpoints. ``source`` are the `Batches`, whose generator draws the order
-        of samples, and ``stopping`` is the `Stopping` of this training.
-        """
-        return {
-            "n_steps": self.n_steps,
-            "loss_curve": self.loss_curve,
-            "epoch": self.epoch,
-            "atoms": self.optimizer.atoms.detach().clone(),
-            "moments": self.optimizer.state(),
-            "stopping": stopping.course,
-            "generator": None if source.generator is None else source.generator.get_state(),
-        }
-
-    def load(self, state, source, stopping):
-        """Return to a ``state`` that `state` returned; also sets ``source`` and ``stopping``."""
-        self.n_steps, self.loss_curve = state["n_steps"], state["loss_curve"]
-        self.epoch, stopping.course = state["epoch"], state["stopping"]
-        self.optimizer.load(state["atoms"], state["moments"])
-        if source.generator is not None:
-            source.generator.set_state(state["generator"])

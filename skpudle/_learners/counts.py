@@ -5,7 +5,7 @@ The expectation of a row of counts is its exposure times a rate for each feature
 multiply; for the binomial loss the odds have this form. In `skpudle.PoissonNMF`, which shares the
 methods of `ExposedTransformer`, rates are ``D z``, so effects add. *Natural parameters* are the
 logarithms of rates or odds: ``D z + b``. Inside the package the ``target`` (n_samples, 1) of
-samples (`skpudle._data.batches.Samples`) holds exposures. Counts ``x`` of an exposure ``e`` have
+samples (`skpudle._data.sources.Samples`) holds exposures. Counts ``x`` of an exposure ``e`` have
 ``e`` times the deviance of their rates, ``x / e``.
 
 A fit has three parts. A search finds atoms in *stabilised counts*: transformed so that their

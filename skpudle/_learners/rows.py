@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from skpudle._data import arrays, batches
+from skpudle._data import arrays, sources
 from skpudle._fit import messages
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.plan import InUnits, Plan, train_encoder, units_of
@@ -86,7 +86,7 @@ class RowPhases(Run):
         if team.rank > 0:
             self.own = torch.Generator().manual_seed(self.own.initial_seed() + team.rank)
         size = plan.batch_size(data.source.n_samples)
-        self.source = batches.Batches(data.source, size, self.own)
+        self.source = sources.Batches(data.source, size, self.own)
         n_batches = team.largest(self.source.n_batches)
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
@@ -370,16 +370,19 @@ class RowPhases(Run):
         If the record of a checkpoint has the state of a training, training goes on from this state,
         and the first record that is yielded is that of the state.
         """
-        plan, given, state, source = self.plan, self.plan.given, fitted.training, self.source
-        ended_by, most = fitted.ended_by if state else None, self.n_updates
+        plan, given, known, source = self.plan, self.plan.given, fitted.training, self.source
+        ended_by, most = fitted.ended_by if known else None, self.n_updates
         fitted = replace(fitted, n_updates=most, ended_by=None)
         optimizer = plan.make_optimizer(fitted)
         trainer = Trainer(plan, fitted, optimizer, team=self.team, interrupts=self)
         # a pair for lambda_decay is annealed in ten parts of training: only the last may end early
         first = most * 9 // 10 * isinstance(given.lambda_decay, tuple)
         stopping = Stopping(given.tol, given.n_iter_no_change, first, most)
-        state = state or trainer.state(source, stopping)
-        trainer.load(state, source, stopping)
+        if known:
+            optimizer.load(plan.join(fitted), known["moments"])
+            stopping.course = known["stopping"]
+            if source.generator is not None:
+                source.generator.set_state(known["generator"])
         ended_by = ended_by or ("tol" if stopping.is_over else None)
         while True:
             n_epochs = len(trainer.loss_curve)
@@ -390,13 +393,12 @@ class RowPhases(Run):
                 note = f"{plan.name}, epoch {n_epochs}/{self.max_iter}"
                 how = dict(note=f"{note}  loss {now.loss_curve[-1]:.6g}", ended_by=ended_by)
                 how["n_codes"] = len(now.atoms) - int(trainer.epoch["unused"].sum())
+                drawn = source.generator and source.generator.get_state()
+                state = now.training | {"stopping": stopping.course, "generator": drawn}
                 yield replace(now, training=state, is_done=done, **how)
             trainer.replace_unused()
             if trainer.run_epoch(source, stopping):
                 ended_by = "tol"
-            # After Ctrl-C the state before the epoch is stored: a resumed fit repeats the epoch.
-            if not self.pending:
-                state = trainer.state(source, stopping)
 
     def choose_coding(self, fitted):
         """Choose penalty and debiasing of the codes of `transform`: a phase, which yields a record.
@@ -487,7 +489,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             alpha == "auto" and plan.given.transform_algorithm != "omp",
             f"{cls._penalty}='auto' needs data, and there are none: pass a number.",
         )
-        data = Data(None, batches.Samples(atoms), arrays.input_attributes(arrays.to_numpy(atoms)))
+        data = Data(None, sources.Samples(atoms), arrays.input_attributes(arrays.to_numpy(atoms)))
         fitted = Fitted(atoms=atoms, alpha=None if alpha == "auto" else float(alpha), **more)
         take(learner, learner._attributes(plan, data, fitted))
         return learner

@@ -8,8 +8,7 @@ from numpy.typing import ArrayLike
 from skpudle._compilation import import_extra
 from skpudle._data import arrays
 from skpudle._data.arrays import to_numpy, to_tensor
-from skpudle._data.batches import Samples, check_sample_weight, merge_samples, scale_weights
-from skpudle._data.sources import open_source
+from skpudle._data.sources import Samples, merge_samples, open_source, scale_weights
 from skpudle._fit.messages import warn_of_few_samples
 from skpudle._fit.plan import Converged, choose_atoms
 from skpudle._fit.run import Epoch, FollowedFit
@@ -142,7 +141,7 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         x = to_tensor(arrays.check_rows(open_source(X).array(), estimator=self))
         n_given, weight = len(x), None
         if sample_weight is not None:
-            weight = check_sample_weight(sample_weight, n_given).to(x)
+            weight = arrays.check_sample_weight(sample_weight, n_given).to(x)
         samples, _ = merge_samples(Samples(x, weight=weight))
         arrays.mean_square(samples.x)  # raises if squares leave the range of the dtype
         weight, _ = scale_weights(samples.weight, len(samples))

@@ -18,8 +18,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classi
 from sklearn.utils.validation import _check_y, check_consistent_length, check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import host_array, like_input, to_numpy, to_tensor
-from skpudle._data.batches import check_sample_weight
+from skpudle._data.arrays import check_sample_weight, host_array, like_input, to_numpy, to_tensor
 from skpudle._data.sources import open_source
 from skpudle._fit.messages import refuse
 from skpudle._fit.team import refuse_several

@@ -19,8 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skpudle._data import arrays
-from skpudle._data.batches import Samples, check_sample_weight
-from skpudle._data.sources import InMemory, open_source, refuse_shuffled
+from skpudle._data.sources import InMemory, Samples, open_source, refuse_shuffled
 from skpudle._fit.messages import refuse
 from skpudle._fit.plan import baseline_of, units_of
 from skpudle._losses import LEAST_SQUARES, FromMeans
@@ -332,7 +331,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         check_is_fitted(self)
         given, error, means = open_source(X), 0.0, FromMeans(self._loss)
         if sample_weight is not None:
-            of_rows["weight"] = check_sample_weight(sample_weight, given.n_rows)
+            of_rows["weight"] = arrays.check_sample_weight(sample_weight, given.n_rows)
         units = replace(units_of(self), norm=None)  # no row is left out as a whole
         limit = None if units.limit is None else units.limit_in_data()
         how = dict(loss=self._loss, intercept=self._intercept, limit=limit)

@@ -14,7 +14,7 @@ from torch.special import xlogy
 
 from skpudle._data import arrays
 from skpudle._data.arrays import host_array, to_numpy, to_tensor, with_gaps
-from skpudle._data.batches import Samples, merge_copies
+from skpudle._data.sources import Samples, merge_copies
 from skpudle._fit import messages
 from skpudle._fit.estimator import Data, GradientLearner
 from skpudle._fit.run import Fitted, Phase, Run, as_arrays, take

@@ -41,9 +41,8 @@ from sklearn.utils import check_random_state, check_scalar
 from torch import Tensor
 
 from skpudle._compilation import blocks_of_rows
-from skpudle._data.arrays import split_missing, to_numpy, to_tensor, warn
-from skpudle._data.batches import check_sample_weight, merge_copies
-from skpudle._data.sources import refuse_shuffled
+from skpudle._data.arrays import check_sample_weight, split_missing, to_numpy, to_tensor, warn
+from skpudle._data.sources import merge_copies, refuse_shuffled
 from skpudle._fit.plan import centre, units_of
 from skpudle._fitted import check_learner_of_rows, encode_parts
 from skpudle._learners.counts import CountDictionaryLearning, check_exposure

@@ -22,10 +22,9 @@ from torch.utils.data import (
 )
 
 from skpudle import CountDictionaryLearning, PUDLEDictionaryLearning
-from skpudle._data import batches, sources
+from skpudle._data import sources
 from skpudle._data.arrays import with_gaps
-from skpudle._data.batches import Samples
-from skpudle._data.sources import open_source
+from skpudle._data.sources import Samples, open_source
 from skpudle._learners import transformer
 from skpudle.inspection import atom_contributions, reconstruction_contributions
 
@@ -164,7 +163,7 @@ def test_an_epoch_visits_every_row_once(
     kind, batch_size, shuffle, X, memory_map, small_windows, generator
 ):
     source = opened(memory_map) if kind == "map" else Samples(torch.from_numpy(X))
-    source = batches.Batches(source, batch_size, generator if shuffle else None)
+    source = sources.Batches(source, batch_size, generator if shuffle else None)
     parts = list(source.batches())
     assert [len(b.x) for b in parts[:-1]] == [min(batch_size, 70)] * (len(parts) - 1)
     assert len(parts) == source.n_batches

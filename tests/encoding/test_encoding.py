@@ -9,7 +9,7 @@ import torch
 from naive import make_mask, naive_encode, normal, torch_encode, unit
 from sklearn.decomposition import sparse_encode
 
-from skpudle._data.batches import Samples
+from skpudle._data.sources import Samples
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._operators._conv import ConvDictionary

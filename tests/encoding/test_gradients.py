@@ -7,7 +7,7 @@ import torch
 from naive import make_mask, naive_encode
 from test_encoding import make_problem
 
-from skpudle._data.batches import Samples
+from skpudle._data.sources import Samples
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode

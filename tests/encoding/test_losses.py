@@ -6,7 +6,7 @@ import pytest
 import torch
 from naive import make_mask, naive_shrink, normal, unit
 
-from skpudle._data.batches import Samples
+from skpudle._data.sources import Samples
 from skpudle._fit.run import Fitted
 from skpudle._learners.counts import CountDictionaryLearning, CountPlan
 from skpudle._losses import Binomial, Gaussian, Poisson

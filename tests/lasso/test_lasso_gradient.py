@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle._data.batches import Samples
+from skpudle._data.sources import Samples
 from skpudle._fit.plan import Plan
 from skpudle._fit.run import Fitted
 from skpudle._gradients import GRADIENT_RULES, differentiate

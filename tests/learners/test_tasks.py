@@ -12,7 +12,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils.class_weight import compute_sample_weight
 
 from skpudle import PUDLEClassifier, PUDLEDictionaryLearning, PUDLERegressor
-from skpudle._data.batches import Samples
+from skpudle._data.sources import Samples
 from skpudle._fit.run import Fitted
 from skpudle._gradients import differentiate
 from skpudle._learners.tasks import Classification, Regression, TaskPlan

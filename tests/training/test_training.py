@@ -7,7 +7,7 @@ import pytest
 import torch
 from naive import normal
 
-from skpudle._data.batches import Batches, Samples
+from skpudle._data.sources import Batches, Samples
 from skpudle._fit.run import Fitted
 from skpudle._fit.train import Diverged, Stopping, Trainer
 from skpudle._gradients import ae_ls

@@ -24,8 +24,8 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from skpudle._data.arrays import check_range, split_missing, to_tensor, unit_of, warn
-from skpudle._data.batches import Batches, Samples
 from skpudle._data.images import covered, covering_positions
+from skpudle._data.sources import Batches, Samples
 from skpudle._fit.plan import fixed
 from skpudle._fit.run import Fitted
 from skpudle._fit.train import Stopping, Trainer
