@@ -43,8 +43,6 @@ def _fit_rows(estimator, X, params, rows):
     ``params`` are the user's keyword arguments of `fit`. Of arguments with an entry for each sample
     the entries of ``rows`` are passed.
     """
-    if rows is None:  # of any kind of data, also of such as have no length
-        return estimator.fit(X, **params)
     params = _check_method_params(X, params, indices=rows)
     return estimator.fit(_safe_indexing(X, rows), **params)
 

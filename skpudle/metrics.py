@@ -603,7 +603,6 @@ def _denoising_score(estimator, X, y=None, *, noise_std):
     selects cross-validation.
     """
     X, code, reconstruction = code_and_compare(estimator, X)
-    X, reconstruction = check_pair(X, reconstruction, same_length=True)
     residual = float(np.square(X - reconstruction).mean(dtype=np.float64))
     n_used = np.count_nonzero(code.reshape(len(X), -1), axis=1)
     share = float(np.minimum(n_used, X[0].size).mean()) / X[0].size

@@ -30,7 +30,6 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import _safe_indexing, check_array
-from sklearn.utils.validation import check_is_fitted
 
 from skpudle._compilation import import_extra
 from skpudle._data.arrays import dictionary_of, to_numpy, to_tensor
@@ -942,9 +941,10 @@ class StabilityDisplay(Display):
         Parameters
         ----------
         estimator : ConsensusDictionary, or iterable of lists of learners or array-likes
-            (1) A fitted consensus: the stability of each atom, the most stable first, and on the
-            right the fraction of fits that agree on the atom. (2) For each number of atoms a list
-            of independent fits, or of their ``components_``: the mean stability of each number.
+            (1) A fitted consensus, or a pipeline or search with one: the stability of each atom,
+            the most stable first, and on the right the fraction of fits that agree on the atom.
+            (2) For each number of atoms a list of independent fits, or of their ``components_``:
+            the mean stability of each number.
         scores : array-like of shape (n_sizes,), default=None
             For (2), a score of held-out samples for each number of atoms, such as the mean of its
             fits, for the right axis. By default the right axis shows the number of stable atoms,
@@ -963,7 +963,7 @@ class StabilityDisplay(Display):
             If there is not one score for each number of atoms.
         """
         if scores is None and hasattr(estimator, "fit"):
-            check_is_fitted(estimator, "stability_")
+            estimator = find_learner(estimator, "stability_").learner
             order = np.argsort(-estimator.stability_, kind="stable")
             agreeing = estimator.n_agreeing_[order] / len(estimator.replicates_)
             labels = "Stability", "Share of replicates that agree", "Atom, most stable first"

@@ -104,11 +104,10 @@ def _single_samples(look):
     cosines = np.abs((samples * unit_atoms(atoms)).sum(axis=1))
     single = found[cosines[found] > 0.9**0.5]
     if len(single):
-        p = len(atoms)
         yield (
-            f"{_some(single, p)} single samples: there are {len(look.samples) / p:.3g} samples to "
-            "an atom. Learn fewer atoms, or from more samples; a larger alpha makes more of them, "
-            "not fewer."
+            f"{_some(single, len(atoms))} single samples: there are "
+            f"{len(look.samples) / len(atoms):.3g} samples to an atom. Learn fewer atoms, or from "
+            "more samples; a larger alpha makes more of them, not fewer."
         )
 
 
