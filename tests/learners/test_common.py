@@ -49,12 +49,12 @@ SMALL_CONV = dict(n_components=4, n_unfoldings=3, max_iter=2)
 # One learner a class; every change of the package runs the checks of these.
 CLASSES = [
     PUDLEDictionaryLearning(),
-    ConvPUDLEDictionaryLearning(4),
+    ConvPUDLEDictionaryLearning(4, alpha=0.5),
     ConvDenoiser(**SMALL_CONV),
     NOODLDictionaryLearning(dict_init="data", **SMALL),
     CountDictionaryLearning(dict_init="data", **SMALL),
     PoissonNMF(2, alpha=0.5, max_iter=3),
-    PUDLEClassifier(dict_init="data", max_iter=3),
+    PUDLEClassifier(dict_init="data", max_iter=3, tol=1e-2),
     PUDLERegressor(dict_init="data", max_iter=3),
     ConsensusDictionary(PCA(1), 2, resample="bootstrap", random_state=0),
     DictionaryImputer(PUDLEDictionaryLearning(2, alpha=0.1, noise="equal", fit_intercept=False)),
@@ -68,6 +68,7 @@ VARIANTS = [
     PUDLEDictionaryLearning(gradient="dec", positive_code=True, positive_dict=True, **SMALL),
     PUDLEDictionaryLearning(gradient="ae-ls", split_sign=True, optimizer="sgd", **SMALL),
     PUDLEDictionaryLearning(n_unfoldings=3, separate_atoms="unfolding", max_iter=3),
+    ConvPUDLEDictionaryLearning(4),
     ConvPUDLEDictionaryLearning(4, atom_shape=3),
     ConvDenoiser(atom_shape=3, stride=1, **SMALL_CONV),
     ConvDenoiser(noise_std=(0.1, 0.3), **SMALL_CONV),

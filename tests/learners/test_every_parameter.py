@@ -31,7 +31,7 @@ _EXEMPT = {"device", "verbose"}
 # A value of each parameter that is not its default.
 SHARED = {
     "alpha": 0.5,
-    "batch_size": 7,
+    "batch_size": 30,
     "debias": 0.5,
     "dict_init": "data",
     "gradient": "dec",
@@ -98,7 +98,7 @@ FROM_DATA = {"n_components": 6, "dict_init": "data"}
 # What makes defaults small enough for a test. It is no change that is tested.
 SMALL = {
     PUDLEDictionaryLearning: {"n_components": 6},
-    CountDictionaryLearning: FROM_DATA | {"max_iter": 20, "tol": 1e-2},
+    CountDictionaryLearning: FROM_DATA | {"n_unfoldings": 10, "max_iter": 20, "tol": 1e-2},
     PUDLEClassifier: FROM_DATA | {"tol": 1e-2},
     PUDLERegressor: FROM_DATA | {"tol": 1e-2},
     NOODLDictionaryLearning: FROM_DATA,

@@ -47,7 +47,7 @@ KINDS = {
     "encoder": (Rows(6, **ENCODED | dict(separate_atoms=True)), lambda: (planted(),)),
     "stream": (Rows(6), lambda: (Batches(planted(400), 50),)),
     "table": (Rows(6), lambda: (Table(planted(400)),)),
-    "poisson": (CountDictionaryLearning(4, **SEED), lambda: (counts(),)),
+    "poisson": (CountDictionaryLearning(4, n_unfoldings=10, **SEED), lambda: (counts(),)),
     "spectra": (PoissonNMF(4, max_iter=8, **SEED), lambda: (counts(),)),
     "classifier": (PUDLEClassifier(6, max_iter=2, tol=None, **SEED), labelled),
 }  # fmt: skip
