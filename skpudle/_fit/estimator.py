@@ -193,6 +193,8 @@ class GradientLearner(CallbackSupportMixin):
         """
         began, plan = time.perf_counter(), self._plan()
         data = self._read(plan, X, y, **of_samples)
+        if plan.counts_events or plan.task is not None:
+            refuse_several(type(self).__name__)
         messages.warn_of_unused(self, plan.without_effect(data))
         if not plan.counts_events:
             data = data.scaled(current_team().sum)

@@ -722,9 +722,12 @@ class FollowedFit(CallbackSupportMixin):
 
         Raises
         ------
+        ValueError
+            If several processes fit together.
         KeyboardInterrupt
             After Ctrl-C, when the attributes of the last epoch have been taken.
         """
+        refuse_several(type(self).__name__)
 
         def attributes_of(epoch):
             # empty before the end of a first epoch: then the fit sets nothing

@@ -31,7 +31,6 @@ from skpudle._data.sources import open_source, refuse_shuffled
 from skpudle._fit.messages import refuse
 from skpudle._fit.plan import Plan
 from skpudle._fit.run import Phase
-from skpudle._fit.team import refuse_several
 from skpudle._gradients import dec
 from skpudle._learners import transformer
 from skpudle._learners.parameters import fits, sets_parameters
@@ -126,7 +125,6 @@ class ExposedTransformer(transformer.DictionaryTransformer):
             If there are fewer samples than atoms, or features without a known value; by
             `PoissonNMF` also of fractions instead of counts.
         """
-        refuse_several(type(self).__name__)
         return self._fit(X, y, sample_weight=sample_weight, **self._of_rows(X, exposure))
 
     def transform(self, X: Any, exposure: OfRows = None) -> np.ndarray | Tensor:

@@ -112,46 +112,6 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
     ) -> None:
         """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
-    def _begin(self, X, sample_weight):
-        """Check the input of `fit`, and return what SPORCO starts from.
-
-        Parameters
-        ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            The user's rows.
-        sample_weight : array-like of shape (n_samples,) or None
-            Their weights.
-
-        Returns
-        -------
-        x : Tensor of shape (n_distinct, n_features)
-            Distinct rows.
-        weight : Tensor of shape (n_distinct,) or None
-            Weights of distinct rows, of mean 1; None if all are equal.
-        atoms : Tensor of shape (n_components, n_features)
-            Initial atoms.
-        alpha : float
-            The penalty.
-
-        Raises
-        ------
-        ValueError
-            If the input is unfit.
-        """
-        x = to_tensor(arrays.check_rows(open_source(X).array(), estimator=self))
-        n_given, weight = len(x), None
-        if sample_weight is not None:
-            weight = arrays.check_sample_weight(sample_weight, n_given).to(x)
-        samples, _ = merge_samples(Samples(x, weight=weight))
-        arrays.mean_square(samples.x)  # raises if squares leave the range of the dtype
-        weight, _ = scale_weights(samples.weight, len(samples))
-        x, generator = samples.x, arrays.make_generator(self.random_state)
-        atoms = choose_atoms(self.dict_init, self.n_components, x, generator, weight=weight)
-        if isinstance(self.dict_init, str):
-            warn_of_few_samples(n_given, len(atoms))
-        alpha = auto_alpha(x, weight=weight) if self.alpha == "auto" else float(self.alpha)
-        return x, weight, atoms, alpha
-
     @fits()
     def fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
         """Learn a dictionary.
@@ -179,7 +139,18 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
             If data or parameters are unfit.
         """
         bpdndl = import_extra("sporco", "sporco.dictlrn.bpdndl")
-        x, weight, atoms, alpha = self._begin(X, sample_weight)
+        x, weight = to_tensor(arrays.check_rows(open_source(X).array(), estimator=self)), None
+        n_given, generator = len(x), arrays.make_generator(self.random_state)
+        if sample_weight is not None:
+            weight = arrays.check_sample_weight(sample_weight, n_given).to(x)
+        # From here on rows are distinct, and their weights have the mean 1, or are None if equal.
+        samples, _ = merge_samples(Samples(x, weight=weight))
+        x, (weight, _) = samples.x, scale_weights(samples.weight, len(samples))
+        arrays.mean_square(x)  # raises ValueError if squares leave the range of the dtype
+        atoms = choose_atoms(self.dict_init, self.n_components, x, generator, weight=weight)
+        if isinstance(self.dict_init, str):
+            warn_of_few_samples(n_given, len(atoms))
+        alpha = auto_alpha(x, weight=weight) if self.alpha == "auto" else float(self.alpha)
         own = {"Verbose": False, "MaxMainIter": self.max_iter} | (self.options or {})
         options = bpdndl.BPDNDictLearn.Options(own)
         if weight is not None:

@@ -15,7 +15,7 @@ from skpudle import PUDLEClassifier, PUDLEDictionaryLearning, PUDLERegressor
 from skpudle._data.sources import Samples
 from skpudle._fit.run import Fitted
 from skpudle._gradients import differentiate
-from skpudle._learners.tasks import Classification, Regression, TaskPlan
+from skpudle._learners.supervised import Classification, Regression, TaskPlan
 
 RNG = np.random.default_rng(0)
 CODES = RNG.standard_normal((240, 6)) * (RNG.random((240, 6)) < 0.4)

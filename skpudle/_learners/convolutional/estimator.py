@@ -18,7 +18,6 @@ from skpudle._data.images import covered, covering_positions, read_images
 from skpudle._fit import messages
 from skpudle._fit.plan import fixed
 from skpudle._fit.run import Epoch
-from skpudle._fit.team import refuse_several
 from skpudle._learners.convolutional import base, learn
 from skpudle._learners.parameters import POSITIVE, fits, sets_parameters
 from skpudle._operators._atoms import atom_norms, factor_atoms
@@ -201,7 +200,6 @@ class ConvPUDLEDictionaryLearning(
         ValueError
             If the data are of another form, or smaller than an atom, or if parameters contradict.
         """
-        refuse_several(type(self).__name__)
         images = self._read_training(X, allow_nan=True)
         inputs = input_attributes(X if images.kind == "rows" else None)
         messages.warn_of_unused(self, self._without_effect(images.n_channels))
