@@ -159,22 +159,20 @@ class GradientLearner(CallbackSupportMixin):
         given.read_for(self, arrays.resolve_device(self.device, given.data), **how)
         places = n_given = None
         if given.in_parts:
-            draws = isinstance(self.random_state, Integral) and not part
-            seed = int(self.random_state) if draws else 0
-            samples = sources.known_samples(given.sample(plan.n_components, seed, whole=not part))
-            source = given
+            seed = 0 if part or not isinstance(self.random_state, Integral) else self.random_state
+            samples = given.sample(plan.n_components, int(seed), whole=not part)
         else:
             if not known:
                 sources.check_no_picture(given.data)
             samples = given.make_samples(given.convert(given.array()))
             n_given = round(samples.total_weight)
-            if part or known:
-                samples = sources.known_samples(samples)
-            else:
-                samples, places = sources.merge_samples(samples)
-            source = samples
+        if given.in_parts or part or known:
+            samples = sources.known_samples(samples)
+        else:
+            samples, places = sources.merge_samples(samples)
         is_known = known or samples.mask is None or samples.mask.any()
         messages.refuse_unknown(self, current_team().largest(is_known))
+        source = given if given.in_parts else samples
         return Data(source, samples, given.attributes, places, n_given)
 
     def _loss_of_baseline(self, fitted, data):  # -> float

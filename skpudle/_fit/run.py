@@ -629,10 +629,9 @@ class Run(Interrupts):
         began, trains = time.perf_counter(), phase.name == "training"
         task = self.root.subcontext(task_name=phase.name, max_subtasks=phase.most)
         task.call_on_fit_task_begin(**self.given)
-        is_whole, done, note = not self.pending, False, f"{phase.name}, done"
+        is_whole, done = not self.pending, False
         # a phase after Ctrl-C keeps the note, since KeyboardInterrupt names the interrupted epoch
-        if self.pending:
-            note = self.record.note
+        note = f"{phase.name}, done" if is_whole else self.record.note
         steps = phase.steps(replace(self.record, note=note, is_done=True))
         while not done:
             epoch = task.subcontext(task_name=phase.unit)
