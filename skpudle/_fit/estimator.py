@@ -20,7 +20,7 @@ import torch
 from scipy.sparse import csr_array
 from sklearn.callback import CallbackSupportMixin
 
-from skpudle._data import arrays, batches, sources
+from skpudle._data import arrays, sources
 from skpudle._fit import messages
 from skpudle._fit.plan import learned_encoder, train_encoder
 from skpudle._fit.run import Interrupts, pack, take, unpack
@@ -37,7 +37,7 @@ class Data(NamedTuple):
     Attributes
     ----------
     source : object
-        All samples, as a source that yields blocks of rows, see `skpudle._data.batches`.
+        All samples, as a source that yields blocks of rows, see `skpudle._data.sources`.
     samples : Samples
         Samples in memory, from which initial atoms, units and penalties are chosen: all samples or,
         of data outside memory, some of them. A checkpoint recognises the data by them.
@@ -71,7 +71,7 @@ class Data(NamedTuple):
         ``total(*tensors)`` returns sums over all processes. Equal weights are replaced by None.
         """
         source, samples = self.source, self.samples
-        weight, mean = batches.scale_weights(source.weight, source.n_samples, total)
+        weight, mean = sources.scale_weights(source.weight, source.n_samples, total)
         if mean is None:
             return self
         if source is samples:
@@ -155,7 +155,7 @@ class GradientLearner(CallbackSupportMixin):
         if known and part:
             how["dtype"] = arrays.to_tensor(self.components_).dtype
         if sample_weight is not None:
-            how["weight"] = batches.check_sample_weight(sample_weight, given.n_rows)
+            how["weight"] = arrays.check_sample_weight(sample_weight, given.n_rows)
         given.read_for(self, arrays.resolve_device(self.device, given.data), **how)
         places = n_given = None
         if given.in_parts:
@@ -310,7 +310,7 @@ class GradientLearner(CallbackSupportMixin):
         unused = before.get("unused", torch.zeros(len(rows), dtype=torch.float64))
         fitted = replace(fitted, training={"unused": unused})
         trainer = Trainer(plan, fitted, optimizer, interrupts=interrupts)
-        trainer.run_epoch(batches.Batches(data.source, plan.batch_size()), Stopping(None, 1))
+        trainer.run_epoch(sources.Batches(data.source, plan.batch_size()), Stopping(None, 1))
         if not interrupts.pending:
             # for each atom the number of samples since a code used it, over all calls
             epoch = trainer.epoch
