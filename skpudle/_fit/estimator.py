@@ -190,9 +190,9 @@ class GradientLearner(CallbackSupportMixin):
         have been set.
         """
         began, plan = time.perf_counter(), self._plan()
-        data = self._read(plan, X, y, **of_samples)
-        if plan.counts_events or plan.task is not None:
+        if plan.counts_events or hasattr(self, "predict"):
             refuse_several(type(self).__name__)
+        data = self._read(plan, X, y, **of_samples)
         messages.warn_of_unused(self, plan.without_effect(data))
         if not plan.counts_events:
             data = data.scaled(current_team().sum)
