@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
-from sklearn.utils import _safe_indexing, check_random_state, get_tags, indexable
+from sklearn.utils import _safe_indexing, check_random_state, get_tags, indexable, resample
 from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.parallel import Parallel, delayed
@@ -258,11 +258,15 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             If all replicates are the same, so that their agreement has no meaning.
         """
         random_state = check_random_state(self.random_state)
+        parts = [None] * self.n_replicates  # indices of samples; None for all samples
         if self.resample != "seeds":
             (X,) = indexable(X if issparse(X) else host_array(X))
+            n, is_half = np.shape(X)[0], self.resample == "halves"
+            how = dict(replace=not is_half, n_samples=(n + 1) // 2 if is_half else n)
+            parts = [resample(np.arange(n), random_state=random_state, **how) for _ in parts]
         fitted = Parallel(n_jobs=self.n_jobs)(
             delayed(_fit_rows)(seed_clone(self.estimator, random_state), X, fit_params, rows)
-            for rows in [self._draw_rows(X, random_state) for _ in range(self.n_replicates)]
+            for rows in parts
         )
         self.replicates_ = [np.asarray(host_array(one.components_)) for one in fitted]
         first = self.replicates_[0]
@@ -287,15 +291,6 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self.estimator_ = self._with_components(fitted[medoid], components, X, fit_params)
         self.components_ = self.estimator_.components_
         return self
-
-    def _draw_rows(self, X, random_state):  # -> (n_drawn,) or None
-        """Draw the samples of a replicate, as ``resample`` says: their indices, None for all."""
-        if self.resample == "seeds":
-            return None
-        n = np.shape(X)[0]
-        if self.resample == "bootstrap":
-            return random_state.randint(n, size=n)
-        return random_state.permutation(n)[: (n + 1) // 2]
 
     def _with_components(self, medoid, components, X, fit_params):
         """Return the fitted medoid with new components, (n_components, ...), for ``estimator_``.

@@ -422,9 +422,8 @@ def inpaint(
     first = to_tensor(np.flatnonzero(touching))
     _, within = _places(first.new_empty(*touching.shape, 1), (_SIDE, _SIDE), 1)
     # The last level is a twentieth of the first, chosen on the same photographs as _FIRST_LEVEL.
-    for level in np.geomspace(_FIRST_LEVEL, _FIRST_LEVEL / 20.0, n_iter):
-        if unit == 0:  # interpolation is exact
-            break
+    # The root mean square error ``unit`` is 0 if interpolation is exact.
+    for level in np.geomspace(_FIRST_LEVEL, _FIRST_LEVEL / 20.0, n_iter if unit > 0 else 0):
         if denoise is None:
             mixed = extend((filled @ mixing.mT).movedim(-1, 0)[None], ends, ends)[0]
             parts = [

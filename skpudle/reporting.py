@@ -129,10 +129,9 @@ def _single_events(look):
         signal = look.numbers[places[atom]]
         start = stride * (places[atom] - np.searchsorted(look.numbers, signal))
         yield (
-            f"{_some(found, look.codes.shape[1])} single events: more than half of the energy of "
-            f"atom {atom} is at one place, samples {start} to {start + length - 1} of signal "
-            f"{signal}. If this is an artefact, set these samples to NaN, or leave this signal "
-            "out, and fit again."
+            f"{_some(found, look.codes.shape[1])} single events, such as atom {atom}: "
+            f"samples {start} to {start + length - 1} of signal {signal}. Set them to NaN, and fit "
+            "again, if this is an artefact."
         )
 
 
@@ -169,9 +168,8 @@ def _unsupported_atoms(look):
     unsupported = np.flatnonzero(~atom_support(learner, look.samples).supported)
     if len(unsupported):
         yield (
-            f"{_some(unsupported, p)} not supported by these samples, {unsupported.tolist()}: "
-            "searches of both halves do not find such atoms, or find what other atoms of the "
-            "learner are nearer to. Name a smaller number of atoms, or learn from more samples."
+            f"{_some(unsupported, p)} not supported by these samples, {unsupported.tolist()}: they "
+            "are not found in both halves. Learn fewer atoms, or from more samples."
         )
 
 
@@ -214,9 +212,8 @@ def _no_better_than_the_baseline(look):
         explained = look.learner.score(look.X)
     if not explained > 0:
         yield (
-            "The fit is no better than the baseline: codes explain a share of "
-            f"{explained:.2g} of what it leaves. Scale the data as in fit, learn fewer atoms, or "
-            "from more samples."
+            f"The fit is no better than the baseline: codes explain {explained:.2g} of what it "
+            "leaves. Scale the data as in fit, learn fewer atoms, or from more samples."
         )
 
 
