@@ -428,8 +428,7 @@ class _CountPhases(RowPhases):
         The phase "baseline" is added before training. The penalty of codes is chosen after training
         only, by the likelihood, and there is no learned encoder.
         """
-        of_rows = [one for one in super().table(fitted) if one.steps != self.choose_unseen_coding]
-        *found, training, coding, _ = of_rows
+        *found, training, coding, _ = super().table(fitted)
         baseline = Phase("baseline", self.settle, self.plan.searches, ends_search=True)
         return *found, baseline, training, coding
 

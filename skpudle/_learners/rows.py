@@ -116,7 +116,8 @@ class RowPhases(Run):
         follows, learns = plan.codes_follow_data, is_whole and plan.learns_noise
         finds_units = noise.intercept is not None or noise.looks_at_rows
         is_biased = trial is not None and trial.unbiased
-        is_judged = trial is not None and fitted.searched.stage == "done"
+        # counts choose the penalty of codes by their likelihood alone
+        is_judged = trial is not None and fitted.searched.stage == "done" and not plan.counts_events
         learns_encoder, decides = bool(plan.given.separate_atoms), plan.given.n_components == "auto"
         return (
             Phase("units", self.find_units, plan.learns_noise),
