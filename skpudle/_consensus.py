@@ -272,9 +272,8 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         first = self.replicates_[0]
         if all(np.array_equal(atoms, first) for atoms in self.replicates_[1:]):
             warn(
-                f"All replicates of {type(self.estimator).__name__} are the same, so their "
-                "agreement means little: its fit does not depend on random_state. Pass "
-                "resample='bootstrap'."
+                f"All replicates of {type(self.estimator).__name__} are the same although their "
+                "seeds differ, so that agreement means little. Pass resample='bootstrap'."
             )
         flat = [atoms.reshape(len(atoms), -1).astype(np.float64) for atoms in self.replicates_]
         replicates = [unit_atoms(atoms) for atoms in flat]

@@ -109,8 +109,7 @@ def make_dictionary_data(
     wanted = n_components or len(dictionary), n_features or dictionary.shape[1]
     if wanted != dictionary.shape:
         raise ValueError(
-            f"The dictionary has the shape {dictionary.shape}, n_components and n_features ask for "
-            f"{wanted}. Leave the sizes out."
+            f"The dictionary has the shape {dictionary.shape}, not {wanted}. Leave the sizes out."
         )
     # The atoms with the n_nonzero smallest of random keys are a uniformly drawn subset.
     keys = random_state.random_sample((n_samples, len(dictionary)))

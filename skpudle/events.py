@@ -130,9 +130,8 @@ def find_learner_of_signals(estimator):  # -> Found
     learner = found.learner
     if np.size(getattr(learner, "atom_shape", ())) != 1 or hasattr(learner, "denoise"):
         raise ValueError(
-            "Events are codes of a sparse dictionary of signals, which this "
-            f"{type(learner).__name__} is not. Pass a fitted ConvPUDLEDictionaryLearning with one "
-            "number for atom_shape, for signals."
+            f"{type(learner).__name__} has no sparse codes of signals. Pass a "
+            "ConvPUDLEDictionaryLearning with one number for atom_shape."
         )
     return found
 

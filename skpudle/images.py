@@ -398,8 +398,7 @@ def inpaint(
     gap = ~known.all(axis=2)
     if not gap.any():
         raise ValueError(
-            "No pixel is missing, by NaN or a mask. Pass mask, true where a pixel is missing, or "
-            "an image with NaN there."
+            "No pixel is missing. Pass mask, true at missing pixels, or an image with NaN there."
         )
     # To measure the errors of interpolation about 500 known pixels, or one in ten if the image has
     # fewer than 5,000, are hidden and interpolated from the remaining known pixels.

@@ -406,8 +406,7 @@ class AtomsDisplay(Display):
         # than 0.001 of the largest entry of all atoms. Rounding errors of float32 are far smaller.
         if missed > 1e-3 * np.abs(self.atoms).max():
             raise ValueError(
-                "These atoms are no maps times waveforms. Pass a ConvPUDLEDictionaryLearning with "
-                "rank=1, or draw lines."
+                "These atoms are no maps times waveforms. Fit with rank=1, or draw lines."
             )
         self.axes_ = self.ax_.get_subplotspec().subgridspec(len(maps), 2).subplots(squeeze=False)
         self.ax_.set_axis_off()

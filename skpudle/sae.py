@@ -197,8 +197,7 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     for rows, codes in encode_parts(learner, X):
         if codes.min(initial=0) < 0:
             raise ValueError(
-                "Features are present or not, and some codes are negative. Fit with "
-                "positive_code=True."
+                "Some codes are negative, but features have no sign. Fit with positive_code=True."
             )
         rows, used = centre(learner, rows), (codes > 0).astype(np.float64)
         n, uses, mean = n + len(rows), uses + used.sum(axis=0), mean + rows.sum(axis=0)

@@ -103,5 +103,5 @@ def test_wrong_calls_are_refused():
         with pytest.raises(ValueError, match=f"{name}={value!r} is no .* Pass a "):
             find_events(learner, signals, **{name: value})
     rows = np.random.default_rng(0).normal(size=(30, 5))
-    with pytest.raises(ValueError, match="codes of a sparse dictionary of signals, which this"):
+    with pytest.raises(ValueError, match="has no sparse codes of signals"):
         find_events(PUDLEDictionaryLearning(3, random_state=0).fit(rows), rows)

@@ -349,8 +349,7 @@ def _read(learner, X, level, exposure):
     refuse_shuffled(X)
     if isinstance(learner, CountDictionaryLearning):
         raise ValueError(
-            "Intervals exist for normal noise and for counts that add, and effects of a "
-            "CountDictionaryLearning multiply. Pass a PoissonNMF."
+            "No intervals: effects of a CountDictionaryLearning multiply. Pass a PoissonNMF."
         )
     learner = check_learner_of_rows(learner)
     if exposure is not None:
@@ -479,9 +478,8 @@ def _atoms_of_rows(learner, rows, codes, weight, rng):  # -> AtomPosterior
     found = _posterior.sample_atoms(rows, atoms, units, rng)
     if found.hidden > 0.15:  # above 0.1 the chain already has its largest length
         warn(
-            f"Atoms still change in the last draws ({found.hidden:.0%} of their variance is slow): "
-            "they may stand for each other, and intervals may be too narrow. Pass more rows, or "
-            "fit fewer atoms."
+            f"Atoms still change ({found.hidden:.0%} of their variance is slow): they may stand "
+            "for each other, and intervals be too narrow. Pass more rows, or fit fewer atoms."
         )
     return found
 
