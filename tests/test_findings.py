@@ -199,7 +199,7 @@ def test_counts_of_noise_are_explained_by_their_baseline(loss):
     draw = (lambda eta: rng.poisson(np.exp(eta))) if loss == "poisson" else (
         lambda eta: rng.binomial(9, 1 / (1 + np.exp(-eta)))
     )  # fmt: skip
-    learner = CountDictionaryLearning(8, loss=loss, alpha=2.0, random_state=0)
+    learner = CountDictionaryLearning(8, loss=loss, alpha=2.0, n_unfoldings=10, random_state=0)
     learner.set_params(**{} if loss == "poisson" else {"n_trials": 9})
     words = "The fit is no better than the baseline"
     X = draw(natural).astype(float)

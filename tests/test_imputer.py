@@ -76,7 +76,7 @@ def test_by_default_units_of_features_do_not_matter(damaged):
 
 
 def test_its_seed_is_that_of_the_estimator(damaged):
-    X = damaged[1][:80]
+    X = damaged[1][:40]
     learner = PUDLEDictionaryLearning(4, alpha=0.5, noise="equal")
     for estimator in (None, make_pipeline(StandardScaler(), learner)):
         one, same, other = (DictionaryImputer(estimator, random_state=k).fit(X) for k in (1, 1, 2))

@@ -28,7 +28,7 @@ def test_a_dictionary_trained_with_a_ridge_is_made_of_its_samples():
     """Without a constraint of norms the gradient of the ridge problem vanishes: D = X A^T."""
     X, ridge = samples(n=60, m=8), 3.0
     learner = PUDLEDictionaryLearning.from_components(X[:6], alpha=0.2)
-    for _ in range(2000):
+    for _ in range(600):
         codes = learner.transform(X)
         gram = codes.T @ codes + ridge * np.eye(6)
         learner.components_ = np.linalg.solve(gram, codes.T @ X)

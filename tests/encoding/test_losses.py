@@ -209,6 +209,6 @@ def test_the_objective_does_not_rise(loss, masked, scale, generator):
 
 def test_codes_become_those_of_the_penalised_likelihood(loss, generator):
     atoms, x, offset = make_problem(generator, loss)
-    z = encode(atoms, x, alpha=0.3, n_unfoldings=20_000, loss=loss, offset=offset)
+    z = encode(atoms, x, alpha=0.3, n_unfoldings=5000, loss=loss, offset=offset)
     assert 0 < z.count_nonzero() < z.numel()
     assert violation(loss, atoms, x, z, 0.3, offset) < 1e-6

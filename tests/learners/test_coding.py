@@ -158,7 +158,7 @@ def test_the_penalty_of_counts_is_that_with_the_better_score(with_exposure):
     exposure = rng.uniform(1.0, 30.0, 100) if with_exposure else None
     rates = np.exp(0.5 * codes @ atoms + 1.0) * (1.0 if exposure is None else exposure[:, None])
     X, given = rng.poisson(rates).astype(float), {"exposure": exposure} if with_exposure else {}
-    learner = CountDictionaryLearning(12, random_state=0).fit(X, **given)
+    learner = CountDictionaryLearning(12, n_unfoldings=10, random_state=0).fit(X, **given)
     chosen, largest = learner.alpha_, learner._fitted.alpha
     assert chosen < largest
 

@@ -15,7 +15,7 @@ from skpudle._losses import Binomial, Poisson
 from skpudle.datasets import make_dictionary_data
 from skpudle.encoding import encode
 
-OPTIONS = dict(n_unfoldings=20, max_iter=2, tol=None, random_state=0)
+OPTIONS = dict(n_unfoldings=10, max_iter=2, tol=None, random_state=0)
 N_TRIALS = 20
 
 
@@ -80,7 +80,7 @@ def test_what_is_learned_is_the_likelihood(loss, X):
     learner = make(loss, alpha=1.0, max_iter="auto").fit(X)
     family = Poisson() if loss == "poisson" else Binomial(N_TRIALS)
     atoms, offset = torch.tensor(learner.components_), torch.tensor(learner.intercept_)
-    codes = encode(atoms, torch.tensor(X), alpha=learner.alpha_, n_unfoldings=20, loss=family,
+    codes = encode(atoms, torch.tensor(X), alpha=learner.alpha_, n_unfoldings=10, loss=family,
                    offset=offset)  # fmt: skip
     np.testing.assert_allclose(learner.transform(X), codes.numpy(), rtol=0, atol=1e-10)
     natural = codes @ atoms + offset
@@ -101,7 +101,7 @@ def test_score_is_the_deviance_that_is_explained(loss, X):
     natural = torch.empty_like(x)
     for hidden in order:
         seen = torch.arange(10) != hidden
-        codes = encode(atoms[:, seen], x[:, seen], alpha=learner.alpha_, n_unfoldings=20,
+        codes = encode(atoms[:, seen], x[:, seen], alpha=learner.alpha_, n_unfoldings=10,
                        loss=family, offset=offset[seen])  # fmt: skip
         natural[:, hidden] = codes @ atoms[:, hidden] + offset[hidden]
     mean = family.natural(x.mean(0)).expand_as(x)

@@ -31,7 +31,7 @@ LEARNERS = {
     "adam": Plain(gradient="dec", optimizer="adam", **TRAINED),
     "hard": Plain(shrinkage="hard", **TRAINED),
     "encoder": Plain(separate_atoms=True, **TRAINED),
-    "counts": CountDictionaryLearning(6, **SEED),
+    "counts": CountDictionaryLearning(6, n_unfoldings=10, **SEED),
     "noodl": NOODLDictionaryLearning(6, **TRAINED),
     "classifier": PUDLEClassifier(6, **TRAINED),
     "regressor": PUDLERegressor(6, **TRAINED),
@@ -108,7 +108,7 @@ def test_partial_fit_takes_a_share_of_the_bias_that_was_set(debias):
 
 @pytest.mark.parametrize(("before", "now"), [*permutations(["poisson", "binomial"], 2)])
 def test_another_loss_is_refused_until_the_next_fit(before, now):
-    learner = CountDictionaryLearning(6, **SEED)
+    learner = CountDictionaryLearning(6, n_unfoldings=10, **SEED)
     X = data_of(learner)[0].clip(0, 8)
     trials = {"poisson": 1, "binomial": 8}
     learner.set_params(loss=before, n_trials=trials[before])

@@ -62,9 +62,10 @@ def parts_of(n, sizes):
     return np.split(np.arange(n), ends[ends < n])
 
 
-@pytest.mark.parametrize("sizes", [[1], [3, 1, 41, 2]], ids=str)
-def test_in_parts_of_any_size(learner, rows, sizes):
-    found = [said_of(learner, rows[part]) for part in parts_of(len(rows), sizes)]
+def test_in_parts_of_any_size(learner, rows):
+    """Also each of the first rows alone, of which one has no known entry."""
+    parts = parts_of(len(rows), [*[1] * 8, 3, 1, 41, 2])
+    found = [said_of(learner, rows[part]) for part in parts]
     for name, expected in said_of(learner, rows).items():
         assert_same_rows(np.concatenate([part[name] for part in found]), expected)
 

@@ -68,7 +68,7 @@ def test_the_number_is_the_smallest_that_is_as_good_as_the_best():
 def test_counts():
     X, atoms = planted(10, 30, 2, 2000)
     counts = np.random.default_rng(1).poisson(np.exp(X + 2)).astype(float)
-    learner = CountDictionaryLearning("auto", random_state=0).fit(counts)
+    learner = CountDictionaryLearning("auto", n_unfoldings=10, random_state=0).fit(counts)
     assert abs(learner.n_components_ - len(atoms)) <= 1
 
 

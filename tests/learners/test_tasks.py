@@ -246,13 +246,13 @@ def test_a_class_without_weight_is_absent():
 
 @pytest.mark.parametrize("supervision", [0.0, 0.5, 1.0])
 def test_parts_teach_it_too(supervision):
-    classifier = classifier_of(supervision=supervision, learning_rate=0.01, batch_size=40)
-    for _ in range(40):
+    classifier = classifier_of(supervision=supervision, learning_rate=0.02, batch_size=40)
+    for _ in range(20):
         for rows in (slice(0, 120), slice(120, 240)):
             classifier.partial_fit(X[rows], Y[rows], classes=[0, 1, 2])
     majority = np.bincount(Y).max() / len(Y)
     assert classifier.score(X, Y) > majority + 0.1
-    assert classifier.n_steps_ == 240
+    assert classifier.n_steps_ == 120
 
 
 def test_a_part_may_lack_classes():
