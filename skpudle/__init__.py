@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # a type checker does not run __getattr__
     from skpudle._consensus import ConsensusDictionary as ConsensusDictionary
     from skpudle._denoiser.estimator import ConvDenoiser as ConvDenoiser
     from skpudle._fit.run import Checkpoint as Checkpoint
-    from skpudle._fit.team import data_parallel as data_parallel
+    from skpudle._fit.train import data_parallel as data_parallel
     from skpudle._imputer import DictionaryImputer as DictionaryImputer
     from skpudle._learners.convolutional.estimator import (
         ConvPUDLEDictionaryLearning as ConvPUDLEDictionaryLearning,
@@ -54,7 +54,7 @@ _HOMES = {
     "PUDLERegressor": "_learners.supervised",
     "PoissonNMF": "_nmf.estimator",
     "SporcoDictionaryLearning": "_learners.sporco",
-    "data_parallel": "_fit.team",
+    "data_parallel": "_fit.train",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -24,8 +24,7 @@ from skpudle._data import arrays, sources
 from skpudle._fit import messages
 from skpudle._fit.plan import learned_encoder, train_encoder
 from skpudle._fit.run import Interrupts, pack, take, unpack
-from skpudle._fit.team import current_team, refuse_several
-from skpudle._fit.train import Diverged, Stopping, Trainer
+from skpudle._fit.train import Diverged, Stopping, Trainer, current_team
 from skpudle._operators._atoms import project_atoms
 from skpudle.search import units
 from skpudle.search.stream import FORGETTING, advance_stream, begin_stream, block_rows
@@ -191,7 +190,7 @@ class GradientLearner(CallbackSupportMixin):
         """
         began, plan = time.perf_counter(), self._plan()
         if plan.counts_events or hasattr(self, "predict"):
-            refuse_several(type(self).__name__)
+            messages.refuse_several(type(self).__name__)
         data = self._read(plan, X, y, **of_samples)
         messages.warn_of_unused(self, plan.without_effect(data))
         if not plan.counts_events:
@@ -221,7 +220,7 @@ class GradientLearner(CallbackSupportMixin):
         ``of_samples`` are keyword arguments of `_read` with an entry for each row. Return the
         estimator.
         """
-        refuse_several("partial_fit")
+        messages.refuse_several("partial_fit")
         known = hasattr(self, "components_")
         if known:  # scikit-learn's decorator checks parameters in a first call only
             self._validate_params()

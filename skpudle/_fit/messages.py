@@ -9,6 +9,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from skpudle._data.arrays import to_numpy, warn, with_gaps
+from skpudle._fit.train import current_team
 from skpudle._operators._atoms import DenseDictionary
 
 
@@ -31,6 +32,12 @@ def refuse(is_wrong, message):
     """Raise ValueError with the message if ``is_wrong``, as when parameters contradict."""
     if is_wrong:
         raise ValueError(message)
+
+
+def refuse_several(task):
+    """Raise ValueError if several processes fit together; ``task`` names what cannot be shared."""
+    is_alone = current_team().is_alone
+    refuse(not is_alone, f"{task} runs in one process. Call it outside of data_parallel.")
 
 
 def refuse_unknown(learner, is_known):

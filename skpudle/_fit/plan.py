@@ -151,19 +151,6 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
     return LearnedEncoder(*parts, bool(learner.positive_code), shares)
 
 
-def arrays_of(learned):  # LearnedEncoder or None -> dict
-    """Return the fitted attributes `OF_LEARNED` for a learned encoder; undoes `learned_encoder`.
-
-    Without an encoder all are None, so that the learner gets no such attributes.
-    """
-    if learned is None:
-        return dict.fromkeys(OF_LEARNED)
-    parts = [to_numpy(getattr(learned, name)) for name in LEARNED]
-    if learned.shares_atoms:
-        parts[:2] = parts[0][0], None
-    return dict(zip(OF_LEARNED, parts, strict=True))
-
-
 def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fitted
     """Train the encoder of ``separate_atoms`` for the atoms of a record, which stay as they are.
 
@@ -560,7 +547,12 @@ class Plan:
         names of attributes, and a value of None means that the learner gets no such attribute.
         """
         noise, atoms, baseline = fitted.noise, fitted.atoms, 0.0
-        found = arrays_of(fitted.learned) | fitted.penalties(self.debias)
+        learned, found = [None] * len(LEARNED), fitted.penalties(self.debias)
+        if fitted.learned is not None:
+            learned = [to_numpy(getattr(fitted.learned, name)) for name in LEARNED]
+            if fitted.learned.shares_atoms:
+                learned[:2] = learned[0][0], None
+        found |= zip(OF_LEARNED, learned, strict=True)
         if noise.intercept is not None:
             baseline = to_numpy(noise.intercept.to(atoms))
         if found["noise_std_"] is not None and noise.scale is not None:

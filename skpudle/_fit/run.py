@@ -39,9 +39,8 @@ from sklearn.utils import Bunch
 
 from skpudle._data import arrays
 from skpudle._data.sources import Samples
-from skpudle._fit.messages import describe
-from skpudle._fit.team import current_team, refuse_several
-from skpudle._fit.train import Diverged
+from skpudle._fit.messages import describe, refuse_several
+from skpudle._fit.train import Diverged, current_team
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search import choose, find, held_out, units
 from skpudle.search.stream import Held, Stream
