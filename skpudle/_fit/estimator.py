@@ -81,21 +81,6 @@ class Data(NamedTuple):
         return self._replace(samples=replace(samples, weight=weight))
 
 
-def _mark_outliers(data, fitted):  # -> csr_array of shape (n_rows, n_features), bool, or None
-    """Return ``outliers_``: True for each entry of the user's rows that the fit left out.
-
-    ``fitted.outliers`` (n_outliers, 2) has indices of row and feature in ``data.samples``, where
-    equal rows are merged. The result has a row for each row of the user; it is None if the fit left
-    nothing out.
-    """
-    if fitted.outliers is None or not len(fitted.outliers):
-        return None
-    # Rows of weight 0 have the index -1. It selects a last row that is added here and stays empty.
-    shape = len(data.samples) + 1, data.samples.x.shape[1]
-    values = np.ones(len(fitted.outliers), bool), arrays.to_numpy(fitted.outliers).T
-    return csr_array(values, shape=shape)[arrays.to_numpy(data.places)]
-
-
 class GradientLearner(CallbackSupportMixin):
     """Base of the learners that a `Plan` and phases fit; subclasses document the parameters.
 
@@ -335,6 +320,14 @@ class GradientLearner(CallbackSupportMixin):
         if fitted.ended_by is not None:  # the end of a `fit`
             epochs = {"search": len(fitted.losses), plan.name: len(fitted.loss_curve)}
             phases = {name: n for name, n in (epochs | fitted.later).items() if n}
+        outliers = None
+        if fitted.outliers is not None and len(fitted.outliers):
+            # ``fitted.outliers`` has indices of rows of ``data.samples``, where equal rows are
+            # merged. The user's rows of weight 0 have the index -1 there, which selects a last row
+            # that is added here and stays empty.
+            shape = len(data.samples) + 1, data.samples.x.shape[1]
+            values = np.ones(len(fitted.outliers), bool), arrays.to_numpy(fitted.outliers).T
+            outliers = csr_array(values, shape=shape)[arrays.to_numpy(data.places)]
         attributes = data.inputs | plan.attributes(fitted)
         given = dict(alpha=plan.given.alpha, n_components=plan.given.n_components)
         given["optimizer"] = messages.describe(plan.optimizer_for(len(fitted.atoms)))
@@ -346,7 +339,7 @@ class GradientLearner(CallbackSupportMixin):
             "n_steps_": fitted.n_steps,
             "n_samples_seen_": data.n_seen,
             "loss_curve_": np.array(curve, dtype=np.float64),
-            "outliers_": _mark_outliers(data, fitted),
+            "outliers_": outliers,
             "ended_by_": fitted.ended_by,
             "phases_": phases,
             "fit_seconds_": None,  # set at the end of a fit, after its hooks

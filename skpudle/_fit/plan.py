@@ -669,8 +669,6 @@ class Plan:
         n_features, positive = fitted.atoms.shape[1], self.given.positive_dict
 
         def project(rows):
-            if rows.shape[1] == n_features:
-                return project_atoms(rows, positive=positive)
             atoms, more = rows.tensor_split([n_features], 1)
             return torch.cat([project_atoms(atoms, positive=positive), more], 1)
 

@@ -39,7 +39,7 @@ from sklearn.utils import Bunch
 
 from skpudle._data import arrays
 from skpudle._data.sources import Samples
-from skpudle._fit.messages import describe, refuse_several
+from skpudle._fit.messages import describe, refuse, refuse_several
 from skpudle._fit.train import Diverged, current_team
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search import choose, find, held_out, units
@@ -423,11 +423,11 @@ class Checkpoint(FitCallback):
     # scikit-learn calls setup once before each fit
     def setup(self, estimator: Any, context: Any) -> None:
         """Refuse estimators that write no checkpoints."""
-        if not getattr(estimator, "_writes_checkpoints", False):
-            raise ValueError(
-                f"{type(estimator).__name__} writes no checkpoints. Give the callback to a learner "
-                "of skpudle with phases, in a pipeline to the learner inside."
-            )
+        refuse(
+            not getattr(estimator, "_writes_checkpoints", False),
+            f"{type(estimator).__name__} writes no checkpoints. Give the callback to a learner "
+            "of skpudle with phases, in a pipeline to the learner inside.",
+        )
 
 
 def identity_of(estimator, data):  # -> dict of str to str
@@ -463,8 +463,7 @@ def stored_state(checkpoint, identity):  # -> dict or None
         return None
     with named_errors(path, "whole checkpoint", advice):
         with zipfile.ZipFile(path) as file:
-            if file.testzip() is not None:
-                raise ValueError("its checksum is wrong")
+            refuse(file.testzip() is not None, "its checksum is wrong")
         state = load_record(path)
     pairs = [(name, state["identity"].get(name), now) for name, now in identity.items()]
     if differ := [f"{n}: {before}, now {now}" for n, before, now in pairs if before != now]:
