@@ -172,13 +172,12 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self, "means_")  # the last attribute that fit sets
         X = self._read(X, reset=False)
         filled, gaps = X.copy(), np.isnan(X)
-        if not gaps.any():
-            return filled
         rows = gaps.any(axis=1)  # complete rows are not coded, to save time
-        codes = self.estimator_.transform(X[rows])
-        restored = np.array(self.estimator_.inverse_transform(codes))
-        restored[gaps[rows].all(axis=1) | (not self._predicts)] = self.means_
-        filled[rows] = np.where(gaps[rows], restored, X[rows])
+        if rows.any():
+            codes = self.estimator_.transform(X[rows])
+            restored = np.array(self.estimator_.inverse_transform(codes))
+            restored[gaps[rows].all(axis=1) | (not self._predicts)] = self.means_
+            filled[rows] = np.where(gaps[rows], restored, X[rows])
         return filled
 
     def __sklearn_tags__(self):

@@ -407,12 +407,11 @@ def inpaint(
     errors = (_interpolate(x, gap | hidden) - x)[hidden]
     # The orthogonal matrix ``mixing`` turns three colours into a mean and two differences, each
     # with a noise level of its own in ``units``.
-    mixing = dct(np.eye(x.shape[2]), norm="ortho", axis=0)
+    mixing = dct(np.eye(x.shape[2], dtype=x.dtype), norm="ortho", axis=0)
     units = np.sqrt(np.square(errors @ mixing.T).sum(axis=0) / max(len(errors), 1))
     unit = np.sqrt(np.mean(units**2))
     filled = given = to_tensor(np.where(known, x, _interpolate(x, gap)))
     known, mixing, units = map(to_tensor, (known, mixing, units))
-    mixing, units = mixing.to(given), units.to(given)
     # The image is extended by 7 pixels on each side, so that pixels at its border are in 64 patches
     # like all others. To save time only patches that touch a gap are denoised: ``first`` has their
     # indices, as in `_places`.

@@ -179,9 +179,8 @@ def _recover(cosines):  # (n_reference, n_components) -> (n_reference,)
 
     ``cosines`` are those of `atom_cosines`. See `atom_coherence`.
     """
-    match, coherences = _assign(cosines), np.zeros(len(cosines), cosines.dtype)
-    coherences[match.reference_indices] = match.coherences
-    return coherences
+    match = _assign(cosines)
+    return np.bincount(match.reference_indices, match.coherences, len(cosines))
 
 
 def match_atoms(dictionary: Any, reference: Any) -> AtomMatch:
