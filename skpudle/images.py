@@ -24,7 +24,6 @@ from scipy.spatial import QhullError
 from sklearn.utils import check_scalar
 from sklearn.utils._param_validation import StrOptions, validate_params
 from torch import Tensor
-from torch.nn.functional import fold
 
 from skpudle._data.arrays import check_rows, host_array, like_input, to_tensor
 from skpudle._data.images import covering_positions, extend, read_images, sizes
@@ -170,11 +169,11 @@ def reconstruct(
     rows, patch_shape = to_tensor(check_rows(patches, allow_nan=True)), sizes(patch_shape, 2)
     height, width, n_channels = *image_shape[:2], *(image_shape[2:] or (1,))
     x = _extended(rows.new_zeros(1, n_channels, height, width), patch_shape, stride)
-    # (n_channels, n_pixels, n_patches), as torch's `fold` takes patches of images of one channel
-    values = rows.unflatten(1, (-1, n_channels)).permute(2, 1, 0)
-    how = dict(output_size=x.shape[:2], kernel_size=patch_shape, stride=stride)
-    total, count = (fold(part, **how)[:, 0] for part in (values, torch.ones_like(values)))
-    image = (total / count).movedim(0, -1)[:height, :width]
+    first, within = _places(x, patch_shape, stride)
+    places = (first[:, None] + within).flatten()
+    total = torch.bincount(places, rows.flatten(), x.numel())
+    count = torch.bincount(places, minlength=x.numel())
+    image = (total / count).view(x.shape)[:height, :width]
     return like_input(image if image_shape[2:] else image[..., 0], patches)
 
 
