@@ -89,8 +89,6 @@ class GradientLearner(CallbackSupportMixin):
     of the fit, so that `partial_fit` notices later changes.
     """
 
-    _writes_checkpoints = True  # `Checkpoint.setup` refuses estimators without this flag
-
     def __getstate__(self):
         """Return the attributes for pickle, with the record ``_fitted`` as an array of bytes.
 

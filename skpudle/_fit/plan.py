@@ -537,8 +537,7 @@ class Plan:
 
         ``atoms`` are (n_components, n_features), and L bounds their squared spectral norm.
         """
-        known = self.step_size
-        return float(default_step(DenseDictionary(atoms))) if known is None else known
+        return self.step_size or float(default_step(DenseDictionary(atoms)))
 
     def attributes(self, fitted):  # -> dict
         """Return the fitted attributes that follow from atoms, units and penalties of a record.

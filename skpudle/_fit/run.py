@@ -424,7 +424,7 @@ class Checkpoint(FitCallback):
     def setup(self, estimator: Any, context: Any) -> None:
         """Refuse estimators that write no checkpoints."""
         refuse(
-            not getattr(estimator, "_writes_checkpoints", False),
+            not hasattr(estimator, "_phases"),
             f"{type(estimator).__name__} writes no checkpoints. Give the callback to a learner "
             "of skpudle with phases, in a pipeline to the learner inside.",
         )

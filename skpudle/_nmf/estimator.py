@@ -23,7 +23,6 @@ from skpudle._learners.parameters import ATOMS, sets_parameters
 from skpudle._learners.summary import describe_fit
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
-from skpudle._nmf.alternate import Events, Progress
 from skpudle.search.held_out import hash_rows
 
 # n_components="auto" needs at least this number of different rows, since it holds out a quarter of
@@ -96,8 +95,8 @@ class _Encoder:
 
 
 def _events_of(samples):  # Samples -> Events
-    given = samples.x, samples.mask, samples.weight
-    return Events.of(*(None if part is None else to_numpy(part.double()) for part in given))
+    given = samples.map(lambda part: to_numpy(part.double()))
+    return alternate.Events.of(given.x, given.mask, given.weight)
 
 
 def _read_events(source):  # -> Events, int
@@ -113,7 +112,7 @@ def _read_events(source):  # -> Events, int
     for batch in source.blocks(4096):
         parts.append(_events_of(batch))
         keys.append(hash_rows(with_gaps(batch.x.double(), batch.mask)))
-    events = Events.joined(parts)
+    events = alternate.Events.joined(parts)
     rows, often, places = merge_copies(torch.cat(keys), to_tensor(events.often[:, 0]))
     events = replace(events.take(to_numpy(rows)), often=to_numpy(often)[:, None])
     return events, int((places >= 0).sum())
@@ -234,7 +233,7 @@ class _Phases(Run):
             codes = alternate.prune_codes(events, atoms, codes, chosen.min_gain)
             events = replace(events, allowed=codes > 0)
         if known:  # the record is from a checkpoint
-            state = Progress(*map(host_array, known["state"]))
+            state = alternate.Progress(*map(host_array, known["state"]))
         else:
             begun = alternate.begin(events, atoms, len(self.fixed))
             state = alternate.advance(events, begun, chosen.alpha)
