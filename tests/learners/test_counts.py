@@ -114,7 +114,7 @@ def test_copies_of_features_choose_no_smaller_penalty(loss):
     """A held-out feature whose copy is visible would be predicted, its noise included."""
     rng = np.random.default_rng(0)
     X = rng.poisson(3.0, (200, 8)) if loss == "poisson" else rng.random((200, 8)) < 0.4
-    learner = CountDictionaryLearning(8, loss=loss, random_state=0)
+    learner = CountDictionaryLearning(8, loss=loss, n_unfoldings=10, random_state=0)
     once, twice = (learner.fit(np.tile(X.astype(float), n)).alpha_ for n in (1, 2))
     assert twice >= once
 
@@ -191,7 +191,7 @@ def test_the_objective_is_at_most_that_of_the_baseline(dict_init, family, kind):
     X = np.asarray(odd_data(getattr(family, "n_trials", None))[kind], float)
     given = dict(n_trials=family.n_trials) if isinstance(family, Binomial) else {}
     given |= dict(loss=type(family).__name__.lower(), max_iter=5, tol=None, dict_init=dict_init)
-    learner = CountDictionaryLearning(5, random_state=0, **given).fit(X)
+    learner = CountDictionaryLearning(5, n_unfoldings=10, random_state=0, **given).fit(X)
     codes, x = torch.tensor(learner.transform(X)), torch.tensor(X)
     natural = codes @ torch.tensor(learner.components_) + torch.tensor(learner.intercept_)
     baseline = family.natural((x.sum(0) + 0.5) / (len(x) + 1))

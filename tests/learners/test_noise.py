@@ -27,7 +27,7 @@ def unit(rows):
 def planted():
     """Return clean rows, three atoms in each, and these atoms."""
     how = dict(amplitude=(0.5, 1.5), random_state=0)
-    return make_dictionary_data(1500, N_FEATURES, N_ATOMS, 3, **how)[:2]
+    return make_dictionary_data(1000, N_FEATURES, N_ATOMS, 3, **how)[:2]
 
 
 def noise_of(clean, scale=0.03, seed=1):

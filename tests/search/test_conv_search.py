@@ -49,7 +49,7 @@ def test_codes_are_those_of_the_encoder_run_to_convergence(shapes, positive, mas
     codes, converged = conv_codes(dictionary, x, **options)
     assert converged.all()
     step = default_step(dictionary)
-    expected = encode(dictionary, x, n_unfoldings=6000, step_size=step, **options)
+    expected = encode(dictionary, x, n_unfoldings=1500, step_size=step, **options)
     torch.testing.assert_close(codes, expected, rtol=0, atol=1e-6)
 
 
