@@ -725,7 +725,6 @@ class CodesDisplay(Display):
             self.heights_, edges = np.histogram(np.abs(self.codes[used]), _BINS)
             ax.set(xlabel="Modulus of a nonzero entry", ylabel="Entries")
         ax.stairs(self.heights_, edges, **({"fill": True} | style))
-        ax.set_ylim(bottom=0)
         ax.locator_params("x", integer=kind != "magnitude", min_n_ticks=1)
         ax.locator_params("y", integer=kind != "usage", min_n_ticks=1)
 
