@@ -613,21 +613,14 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     @property
     def _loss(self):
         now = loss_named(self.loss, self.n_trials)
-        if getattr(self, "_fitted_family", now) != now:
-            raise ValueError(
-                f"loss={self.loss!r} and n_trials={self.n_trials} were set after fit, and the "
-                f"atoms were learned for {self._fitted_family}. Set them back, or fit again."
-            )
+        known = getattr(self, "_fitted_family", now)
+        refuse(now != known, f"{now} was set after a fit to {known}. Set it back, or fit again.")
         return now
 
     # For `from_components`: the record's fields that hold the user's baseline (n_features,), which
     # counts must have. It raises ValueError without one.
     def _intercept_of(self, atoms, intercept):  # -> dict
-        if intercept is None:
-            raise ValueError(
-                "Counts have a baseline, and got none: pass it as intercept, or pass the atoms as "
-                "dict_init and fit, which learns it from data."
-            )
+        refuse(intercept is None, "Counts have a baseline: pass it as intercept, or fit to data.")
         intercept = check_numbers(intercept, "intercept", atoms.shape[1])
         return dict(more=intercept.to(atoms)[None])
 

@@ -83,8 +83,7 @@ def _check_choice(learner, plan, l0, criterion):
     """
     refuse(
         not plan.solves or learner.transform_algorithm == "omp",
-        "The penalty is chosen for codes of the lasso, and this learner has others. Pass "
-        "transform_algorithm='lasso', or alpha as a number.",
+        "Only codes of the lasso have a penalty to choose. Pass transform_algorithm='lasso'.",
     )
     refuse(
         learner.transform_alpha is not None,
@@ -94,8 +93,7 @@ def _check_choice(learner, plan, l0, criterion):
     validate_parameter_constraints(known, dict(l0=l0, criterion=criterion), "choose_alpha")
     refuse(
         criterion == "support" and l0 is None and not learner.positive_code,
-        "criterion='support' takes negative codes for mistakes, and positive_code=False allows "
-        "them. Pass criterion='prediction', or l0.",
+        "criterion='support' takes negative codes for mistakes. Pass 'prediction', or l0.",
     )
 
 
@@ -121,11 +119,8 @@ def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
     if l0 is not None:
         coding, is_met = coding_of_l0(problem, atoms, float(l0), debias=debias)
         if not is_met:
-            warn(
-                f"Rows have {coding.n_entries:.4g} codes on average instead of l0={l0:g}: their "
-                "number jumps from one penalty to the next, as where rows are alike. Pass a number "
-                "that rows can have."
-            )
+            n = f"{coding.n_entries:.4g}"
+            warn(f"Rows have {n} codes on average, not l0={l0:g}. Pass a number that is possible.")
         return coding
     predicting = best_coding(judged(problem), atoms, debias=debias)
     if criterion == "prediction":
@@ -414,10 +409,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         check_is_fitted(self)
         if len(self.components_) > self.n_features_in_ and self.n_components != "auto":
-            warn(
-                f"{len(self.components_)} atoms, more than {self.n_features_in_} features, explain "
-                'strange rows too. Pass n_components="auto", or a smaller number.'
-            )
+            n = len(self.components_)
+            warn(f"{n} atoms, more than features, explain strange rows. Pass n_components='auto'.")
         x = host_array(check_rows(open_source(X).array(), allow_nan=True))
         codes = np.asarray(host_array(self.transform(X)))
         noise = np.maximum(self.noise_std_, np.finfo(x.dtype).tiny)
@@ -572,13 +565,11 @@ class PUDLEDictionaryLearning(DenseLearner):
         solved = plan.solves and not self.separate_atoms
         refuse(
             solved or self.transform_algorithm != "unfolded",
-            "Codes that are solved for are no fixed graph of products, and cannot be exported. "
-            "Pass n_unfoldings=3, for example, with separate_atoms='unfolding', and fit again.",
+            "Solved codes are no fixed graph. Fit with n_unfoldings=3, separate_atoms='unfolding'.",
         )
         refuse(
             units.rows is not None,
-            "Each row is coded in units of its own noise, which takes several codings and is no "
-            "fixed graph. Pass noise='features' or 'equal', and fit again.",
+            "Codes in units of the row's noise are no fixed graph. Fit with noise='features'.",
         )
         how = dict(split_sign=self.split_sign, scale=units.scale, intercept=units.intercept)
         return EncoderModule(_graph_of(self, plan, units), decoder, **how).eval()

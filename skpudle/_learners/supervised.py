@@ -379,9 +379,8 @@ class TaskLearner(DenseLearner):
         samples are multiplied by class weights, and ``samples.target`` has the encoded targets.
         Data outside memory are read at once.
         """
-        refuse(
-            y is None, f"{type(self).__name__} requires y to be passed, but the target y is None."
-        )
+        name = type(self).__name__
+        refuse(y is None, f"{name} requires y to be passed, but the target y is None.")
         source, y = open_source(X), host_array(y)
         X = source.array()
         check_consistent_length(X, y)
@@ -643,8 +642,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         """
         refuse(
             self.class_weight == "balanced",
-            "class_weight='balanced' needs all labels at once, and partial_fit sees some. Pass the "
-            "weights of the classes as a dict.",
+            "class_weight='balanced' needs all labels at once. Pass the weights as a dict.",
         )
         _check_partial_fit_first_call(self, None if classes is None else host_array(classes))
         return self._partial_fit(X, y, sample_weight=sample_weight)

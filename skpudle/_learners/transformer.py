@@ -267,16 +267,15 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             If codes have another number of columns than those of `transform`.
         """
         check_is_fitted(self)
-        given, n = open_source(X), len(self.components_)
+        given, n, n_columns = open_source(X), len(self.components_), self._n_features_out
         device = arrays.resolve_device(self.device, X, fitted=True)
 
         def decoded():  # yields (n, n_features)
             for rows in given.parts(PART):
                 codes = arrays.to_tensor(arrays.check_rows(rows), device)
                 refuse(
-                    codes.shape[1] != self._n_features_out,
-                    f"Codes have {codes.shape[1]} columns, but {type(self).__name__} returns "
-                    f"{self._n_features_out}; pass codes as transform returns them.",
+                    codes.shape[1] != n_columns,
+                    f"Codes have {codes.shape[1]} columns, but transform returns {n_columns}.",
                 )
                 if self.split_sign:
                     codes = codes[:, :n] - codes[:, n:]

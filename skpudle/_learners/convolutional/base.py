@@ -80,10 +80,8 @@ class ImageEstimator(FollowedFit, BaseEstimator):
         images = self._read(X, n_channels=n_channels, **options)
         if images.kind == "rows":
             if getattr(self, "n_features_in_", None) is None:  # None during callbacks
-                raise ValueError(
-                    f"Two-dimensional input means rows of pixels, but this {name} was fitted on "
-                    "images. Pass one image as [image], or as image[np.newaxis]."
-                )
+                said = f"X holds rows of pixels, but {name} was fitted on images."
+                raise ValueError(f"{said} Pass one image as [image].")
             _check_n_features(self, X, reset=False)
         if images.n_channels != n_channels and (
             not colours or (n_channels, images.n_channels) != (1, 3)
@@ -91,8 +89,7 @@ class ImageEstimator(FollowedFit, BaseEstimator):
             raise ValueError(
                 f"Images have {images.n_channels} channels, but {name} was fitted on {n_channels}; "
                 f"channels are the {'first' if self.channels_first else 'last'} axis of an image. "
-                "Pass the colours, image[..., :3], without transparency, or the channels as a list "
-                "of grey images, list(np.moveaxis(image, -1, 0))."
+                "Pass the colours, image[..., :3], without transparency, or a list of grey images."
             )
         return images
 

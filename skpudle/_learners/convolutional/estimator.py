@@ -245,8 +245,7 @@ class ConvPUDLEDictionaryLearning(
         trains, unfolds = self.gradient is not None, learn.unfoldings_of(self) is not None
         messages.refuse(
             self.gradient in ("ae-ls", "ae-lasso") and not unfolds,
-            "Codes of the lasso (n_unfoldings=None) are not differentiated here, but "
-            f"gradient={self.gradient!r}. Pass gradient='dec', or a number of unfoldings.",
+            "Codes of the lasso are not differentiated. Pass gradient='dec', or n_unfoldings=15.",
         )
         start = self.dict_init if isinstance(self.dict_init, str) else "an array"
         takes_start = self.n_components != "auto" and (trains or start != "random")
@@ -321,11 +320,10 @@ class ConvPUDLEDictionaryLearning(
             If ``atom_shape`` was changed after the fit.
         """
         found = self.components_.shape[1 : 1 + len(self._kernel)]
-        if found != self._kernel:
-            raise ValueError(
-                f"atom_shape={self.atom_shape!r:.80}, but the atoms in components_ have the shape "
-                f"{found}. Set the parameter as it was, or fit again."
-            )
+        messages.refuse(
+            found != self._kernel,
+            f"atom_shape={self.atom_shape!r:.60}, but atoms have {found}. Set it back, or refit.",
+        )
         atoms = base.atoms_inside(self.components_, len(self._kernel), like)
         return ConvDictionary(atoms / self._channels.noise.to(atoms), base.geometry_of(self)[1])
 
