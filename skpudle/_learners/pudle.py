@@ -120,7 +120,9 @@ def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
         coding, is_met = coding_of_l0(problem, atoms, float(l0), debias=debias)
         if not is_met:
             n = f"{coding.n_entries:.4g}"
-            warn(f"Rows have {n} codes on average, not l0={l0:g}. Pass a number that is possible.")
+            warn(
+                f"Rows have {n} codes on average instead of l0={l0:g}: their number jumps. Pass {n}."
+            )
         return coding
     predicting = best_coding(judged(problem), atoms, debias=debias)
     if criterion == "prediction":
