@@ -614,7 +614,8 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     def _loss(self):
         now = loss_named(self.loss, self.n_trials)
         known = getattr(self, "_fitted_family", now)
-        refuse(now != known, f"{now} was set after a fit to {known}. Set it back, or fit again.")
+        said = f"loss={self.loss!r} and n_trials={self.n_trials} were set after fit, which was for"
+        refuse(now != known, f"{said} {known}. Set them back, or fit again.")
         return now
 
     # For `from_components`: the record's fields that hold the user's baseline (n_features,), which

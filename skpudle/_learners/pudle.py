@@ -119,10 +119,8 @@ def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
     if l0 is not None:
         coding, is_met = coding_of_l0(problem, atoms, float(l0), debias=debias)
         if not is_met:
-            n = f"{coding.n_entries:.4g}"
-            warn(
-                f"Rows have {n} codes on average instead of l0={l0:g}: their number jumps. Pass {n}."
-            )
+            got = f"{coding.n_entries:.4g} codes on average instead of l0={l0:g}"
+            warn(f"Rows have {got}: their number jumps. Pass a number that rows can have.")
         return coding
     predicting = best_coding(judged(problem), atoms, debias=debias)
     if criterion == "prediction":
