@@ -108,5 +108,4 @@ class NOODLDictionaryLearning(DenseLearner):
 
     def _plan(self):  # -> Plan
         # the update of NOODL is plain stochastic gradient descent by the rule "noodl"
-        how = dict(gradient="noodl", shrinkage="hard", optimizer="sgd")
-        return Plan(self, alpha=self.threshold, **how)
+        return Plan(self, alpha=self.threshold, gradient="noodl", shrinkage="hard", optimizer="sgd")

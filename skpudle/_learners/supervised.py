@@ -604,8 +604,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         classes = self.classes_ if part else np.unique(y)
         refuse(
             len(classes) < 2,
-            f"{type(self).__name__} got samples with a weight of {len(classes)} class(es), "
-            f"{classes.tolist()!r:.50}. Pass samples of two or more.",
+            f"Samples have {len(classes)} class(es), {classes.tolist()!r:.50}. Pass two or more.",
         )
         return Classification(classes)
 

@@ -115,8 +115,7 @@ class ImageEstimator(FollowedFit, BaseEstimator):
         expected = (n_components, *self._kernel, *[images.n_channels][: images.channel_axis])
         if atoms.shape != expected:
             raise ValueError(
-                f"dict_init has shape {atoms.shape}, expected (n_components, *atom_shape) = "
-                f"{expected}, with channels last where images have an axis of them."
+                f"dict_init has shape {atoms.shape}. Pass atoms of shape {expected}, channels last."
             )
         return atoms_inside(atoms, len(self._kernel), images.tensors[0])
 

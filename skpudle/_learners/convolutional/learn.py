@@ -687,11 +687,9 @@ def code_images(dictionary, x, mask=None, *, learner, alpha, debias=0.0, **effor
         return encode(dictionary, x, n_unfoldings=depth, **options)
     codes, solved = conv_codes(dictionary, x, debias=debias, **options, **effort)
     if not solved.all():
-        warn(
-            f"The codes of {(~solved).sum()} of {len(solved)} images or signals have not "
-            f"converged. Pass detrend='slow', or raise alpha, which is {alpha:.3g}.",
-            ConvergenceWarning,
-        )
+        n = f"{(~solved).sum()} of {len(solved)}"
+        said = f"The codes of {n} images or signals have not converged at alpha={alpha:.3g}"
+        warn(f"{said}. Pass detrend='slow', or a larger alpha.", ConvergenceWarning)
     return codes
 
 
