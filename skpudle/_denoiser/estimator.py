@@ -523,8 +523,7 @@ class ConvDenoiser(ImageEstimator):
         # 25 / 255, the usual noise in papers on denoising.
         parts = [0.45 * x for x in images.tensors]
         if targets is not None:
-            pairs = zip(images.singles(), targets, strict=True)
-            parts = [noisy - clean for noisy, clean in pairs]
+            parts = [noisy - clean for noisy, clean in zip(images.singles(), targets, strict=True)]
         return float(torch.cat([x.double().flatten() for x in parts]).std(correction=0))
 
     def _prepare(self, X, y, known=False):  # -> Training

@@ -64,6 +64,8 @@ class Noise:
     ----------
     low, high : float
         Smallest and largest standard deviation. They are equal for one level, and 1 for photons.
+    typical : float
+        The geometric mean of ``low`` and ``high``; for one level this level.
     is_range : bool
         Whether ``noise_std`` is a pair.
     of_photons : bool
@@ -84,11 +86,7 @@ class Noise:
             f"noise_std={noise_std!r:.80} is neither a standard deviation nor a pair "
             "(low, high) of positive ones. Pass one number, such a pair, or 'poisson'.",
         )
-
-    @property
-    def typical(self):
-        """The geometric mean of ``low`` and ``high``; for one level this level."""
-        return sqrt(self.low * self.high)
+        self.typical = sqrt(self.low * self.high)
 
     def enter(self, x):  # (n, ...) -> the same shape
         """Return the network's input: roots of photon counts (Anscombe), else ``x`` unchanged."""
