@@ -108,9 +108,7 @@ def make_dictionary_data(
     dictionary = check_array(dictionary, dtype=np.float64, input_name="dictionary")
     wanted = n_components or len(dictionary), n_features or dictionary.shape[1]
     if wanted != dictionary.shape:
-        raise ValueError(
-            f"The dictionary has the shape {dictionary.shape}, not {wanted}. Leave the sizes out."
-        )
+        raise ValueError(f"dictionary has shape {dictionary.shape}, not {wanted}. Leave sizes out.")
     # The atoms with the n_nonzero smallest of random keys are a uniformly drawn subset.
     keys = random_state.random_sample((n_samples, len(dictionary)))
     supports = np.sort(np.argpartition(keys, n_nonzero - 1, axis=1)[:, :n_nonzero], axis=1)

@@ -389,16 +389,12 @@ def inpaint(
     if mask is not None:
         missing = np.asarray(host_array(mask)) != 0
         if missing.shape not in (x.shape, x.shape[:2]):
-            raise ValueError(
-                f"The mask has the shape {missing.shape}. Pass {x.shape[:2]}, or the image's shape."
-            )
+            raise ValueError(f"The mask has the shape {missing.shape}. Pass {x.shape[:2]}.")
         x[missing] = np.nan
     known = ~np.isnan(x)
     gap = ~known.all(axis=2)
     if not gap.any():
-        raise ValueError(
-            "No pixel is missing. Pass mask, true at missing pixels, or an image with NaN there."
-        )
+        raise ValueError("No pixel is missing. Pass mask, or an image with NaN at its gaps.")
     # To measure the errors of interpolation about 500 known pixels, or one in ten if the image has
     # fewer than 5,000, are hidden and interpolated from the remaining known pixels.
     places, hidden = np.flatnonzero(~gap), np.zeros_like(gap)

@@ -73,10 +73,7 @@ def check_pair(first, second, *, same_length=False):
     first, second = (check_array(given, **how) for given in pair)
     start = 0 if same_length else 1
     if first.shape[start:] != second.shape[start:]:
-        raise ValueError(
-            f"Arrays of the shapes {first.shape} and {second.shape} cannot be compared. Pass atoms "
-            "or samples of one shape, along the first axis."
-        )
+        raise ValueError(f"Shapes {first.shape} and {second.shape} differ. Pass equal shapes.")
     return first, second
 
 

@@ -405,9 +405,7 @@ class AtomsDisplay(Display):
         # Atoms count as rank one if no entry of map times waveform differs from the atom by more
         # than 0.001 of the largest entry of all atoms. Rounding errors of float32 are far smaller.
         if missed > 1e-3 * np.abs(self.atoms).max():
-            raise ValueError(
-                "These atoms are no maps times waveforms. Fit with rank=1, or draw lines."
-            )
+            raise ValueError("Atoms are no maps times waveforms. Fit with rank=1, or draw lines.")
         self.axes_ = self.ax_.get_subplotspec().subgridspec(len(maps), 2).subplots(squeeze=False)
         self.ax_.set_axis_off()
         names = [f"atom {k}" for k in range(len(maps))] if row_labels is None else row_labels

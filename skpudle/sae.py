@@ -196,9 +196,7 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     users, squares, judges = np.zeros(atoms.shape), np.zeros((atoms.shape[1],) * 2), []
     for rows, codes in encode_parts(learner, X):
         if codes.min(initial=0) < 0:
-            raise ValueError(
-                "Some codes are negative, but features have no sign. Fit with positive_code=True."
-            )
+            raise ValueError("Some codes are negative. Fit with positive_code=True.")
         rows, used = centre(learner, rows), (codes > 0).astype(np.float64)
         n, uses, mean = n + len(rows), uses + used.sum(axis=0), mean + rows.sum(axis=0)
         users, squares = users + used.T @ rows, squares + rows.T @ rows

@@ -348,9 +348,7 @@ def _read(learner, X, level, exposure):
     check_scalar(level, "level", (float, np.floating), **bounds)
     refuse_shuffled(X)
     if isinstance(learner, CountDictionaryLearning):
-        raise ValueError(
-            "No intervals: effects of a CountDictionaryLearning multiply. Pass a PoissonNMF."
-        )
+        raise ValueError("No intervals: effects of its atoms multiply. Pass a PoissonNMF.")
     learner = check_learner_of_rows(learner)
     if exposure is not None:
         exposure = to_numpy(check_exposure(exposure, X, learner))[:, 0]
