@@ -16,7 +16,7 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2313,
+    ".": 2300,
     "_data": 734,
     "_denoiser": 466,
     "_fit": 1125,
@@ -24,11 +24,11 @@ BUDGET = {
     "_nmf": 601,
     "_operators": 161,
     "encoding": 661,
-    "inspection": 457,
+    "inspection": 455,
     "lasso": 926,
     "pretrained": 47,
     "search": 2583,
-    "all of the package": 12048,
+    "all of the package": 12033,
     "tests": 12101,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
