@@ -271,10 +271,7 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         self.replicates_ = [np.asarray(host_array(one.components_)) for one in fitted]
         first = self.replicates_[0]
         if all(np.array_equal(atoms, first) for atoms in self.replicates_[1:]):
-            warn(
-                f"All replicates of {type(self.estimator).__name__} are the same although their "
-                "seeds differ, so that agreement means little. Pass resample='bootstrap'."
-            )
+            warn("All replicates are equal, whatever their seeds. Pass resample='bootstrap'.")
         flat = [atoms.reshape(len(atoms), -1).astype(np.float64) for atoms in self.replicates_]
         replicates = [unit_atoms(atoms) for atoms in flat]
         found, rng = _find_consensus(replicates), np.random.RandomState(0)

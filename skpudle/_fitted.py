@@ -104,8 +104,7 @@ def check_learner_of_rows(learner):
     learner = getattr(learner, "estimator_", learner)
     if np.ndim(learner.components_) != 2 or hasattr(learner, "atom_shape"):
         raise ValueError(
-            f"Atoms of {type(learner).__name__} have positions, and its samples are images; pass a "
-            "learner of rows."
+            f"Atoms of {type(learner).__name__} have positions; pass a learner of rows."
         )
     return learner
 

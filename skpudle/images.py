@@ -49,8 +49,7 @@ def _read_image(image):  # -> Images, (1, 1 or 3, height, width), on the device 
     images = read_images([image], 2, device=device, allow_nan=True)
     if images.n_channels not in (1, 3):
         raise ValueError(
-            f"One image is expected, (height, width) or (height, width, 3), not the shape "
-            f"{tuple(np.shape(image))}. Pass the colours, image[..., :3], without transparency."
+            f"An image has the shape {tuple(np.shape(image))}. Pass the colours, image[..., :3]."
         )
     return images
 
