@@ -105,7 +105,7 @@ def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of
         waiting = torch.empty(len(rows), dtype=torch.float64).exponential_(generator=generator)
         order = (waiting / weight[rows].double().cpu()).argsort()
     rows, atoms = rows[order.to(rows.device)], x[:0]
-    for block in rows.split(max(n_components, 1024)):
+    for block in rows.split(max(2 * n_components, 64)):
         if len(atoms) < n_components:
             new = project_atoms(x[block])
             among = (new @ new.mT).abs().triu(diagonal=1)

@@ -275,7 +275,7 @@ def _solve(w, inner, positive, dependent, factor, slope, z):  # -> bool
 
 
 def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, share, max_sweeps,
-                    refit, dependent, refit_tolerance, refit_sweeps, start, index, value,
+                    refit, dependent, refit_tolerance, refit_sweeps, room, start, index, value,
                     count, atom, code, fitted, loss, size):  # fmt: skip
     """Improve the codes of rows, each on one working set, by descent on residuals.
 
@@ -289,13 +289,15 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
         ``D^T (x - D z)`` for the codes to begin with.
     alpha, positive, tolerance, share, max_sweeps, refit, dependent, refit_tolerance, refit_sweeps
         See the module.
+    room : int
+        Largest size of a working set.
     start, index, value
         The sparse codes to begin with.
     count : ndarray of shape (n,)
         Output: the number of nonzero codes of each row.
-    atom, code : ndarray of shape (n, room)
-        Output: the first ``count[i]`` entries of row ``i`` are its codes and their atoms.
-    fitted : ndarray of shape (n, room)
+    atom, code : ndarray of shape (n * room,) or larger
+        Output: the nonzero codes of all rows, one row after the other, and their atoms.
+    fitted : ndarray of shape (n * room,) or larger
         Output with ``refit``: least squares on the supports of the codes, at the same atoms. A
         Cholesky factor solves them, because coordinate descent takes ten times as long for five
         correlated atoms.
@@ -304,9 +306,9 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
     size : ndarray of shape (n,)
         Output: the sum of the moduli of the codes.
     """
-    room = atom.shape[1]
     support, inside = np.empty(room, np.int64), np.zeros(len(atoms), np.bool_)
     z, beyond, work = np.empty(room), np.empty(len(atoms), np.int64), np.empty(room)
+    end = np.int64(0)  # number of the codes so far
     inner, factor = np.empty((room if refit else 0, room)), np.empty((room if refit else 0, room))
     for row in range(len(residual)):
         known, left = mask[row], residual[row]
@@ -318,7 +320,7 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
         k, length = np.int64(0), 0.0
         for i in range(w):
             if z[i] != 0.0:
-                atom[row, k], code[row, k] = support[i], z[i]
+                atom[end + k], code[end + k] = support[i], z[i]
                 length += abs(z[i])
                 support[k], z[k] = support[i], z[i]
                 k += 1
@@ -332,7 +334,8 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
                 how = 0.0, positive, refit_tolerance, refit_sweeps  # least squares: penalty 0
                 _descend(k, support, atoms, known, *how, work, z, left)
             for i in range(k):
-                fitted[row, i] = z[i]
+                fitted[end + i] = z[i]
+        end += k
 
 
 def _gather(w, support, gram, inner):
@@ -343,7 +346,7 @@ def _gather(w, support, gram, inner):
 
 
 def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweeps,
-                   refit, dependent, refit_tolerance, refit_sweeps, start, index, value,
+                   refit, dependent, refit_tolerance, refit_sweeps, room, start, index, value,
                    count, atom, code, fitted, loss, size):  # fmt: skip
     """Improve the codes of rows, each on one working set, by descent on products.
 
@@ -360,12 +363,10 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
         The products ``D^T x`` of the rows.
     alpha, positive, tolerance, share, max_sweeps, refit, dependent, refit_tolerance, refit_sweeps
         See the module.
-    start, index, value
-        The sparse codes to begin with.
-    count, atom, code, fitted, loss, size
-        Outputs, as in `solve_residuals`.
+    room, start, index, value, count, atom, code, fitted, loss, size
+        As in `solve_residuals`.
     """
-    n_atoms, room = len(gram), atom.shape[1]
+    n_atoms, end = len(gram), np.int64(0)  # `end`: number of the codes so far
     support, inside = np.empty(room, np.int64), np.zeros(n_atoms, np.bool_)
     z, beyond, slopes = np.empty(room), np.empty(n_atoms, np.int64), np.empty(n_atoms)
     slope, inner, step = np.empty(room), np.empty((room, room)), np.empty(room)
@@ -397,7 +398,7 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
         k, length, left = np.int64(0), 0.0, square[row]
         for i in range(w):
             if z[i] != 0.0:
-                atom[row, k], code[row, k] = support[i], z[i]
+                atom[end + k], code[end + k] = support[i], z[i]
                 length += abs(z[i])
                 left -= z[i] * (c[row, support[i]] + slope[i])
                 support[k], z[k], slope[k] = support[i], z[i], slope[i]
@@ -411,7 +412,8 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
                 how = 0.0, positive, refit_tolerance, refit_sweeps  # least squares: penalty 0
                 _sweep_codes(k, inner, *how, slope, z)
             for i in range(k):
-                fitted[row, i] = z[i]
+                fitted[end + i] = z[i]
+        end += k
 
 
 def add_statistics(start, index, value, weight, x, a, b):

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
-from torch.nn.functional import pad
 
 from skpudle._compilation import in_parts, one_blas_thread, threads_for
 from skpudle._operators._atoms import project_atoms
@@ -79,7 +78,9 @@ POWER_ITERATIONS = 8
 
 
 def _starts(counts):  # (n,) numbers of entries of rows -> (n + 1,) first entry of each row
-    return pad(counts.cumsum(0), (1, 0))
+    starts = counts.new_zeros(len(counts) + 1, dtype=torch.int64)
+    torch.cumsum(counts, 0, out=starts[1:])
+    return starts
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +114,9 @@ class Codes:
         ``parts`` yields for each block three arrays: the number of codes of each row (n_block,),
         and the atoms and values of all codes of the block (n_entries,).
         """
-        parts = [(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0)), *parts]
-        count, index, value = (torch.as_tensor(np.concatenate(of)) for of in zip(*parts))
+        parts = [*parts] or [(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0))]
+        of_rows = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+        count, index, value = map(torch.as_tensor, of_rows)
         return cls(_starts(count), index, value)
 
     def __len__(self):
@@ -398,9 +400,6 @@ class Epoch(Coded):
         self._x, n = np.asarray(problem.x), len(problem.x)
         self._few = len(atoms) < MANY and problem.mask is None
         self._known = np.empty((n, 0)) if problem.mask is None else np.asarray(problem.mask)
-        self._screen = (
-            atoms.float() if len(atoms) < MANY or not _has_bfloat16() else atoms.bfloat16()
-        )
         self._weight = np.ones(n) if problem.weight is None else np.asarray(problem.weight)
         # In a product of two arrays of rows each row counts with its weight if both arrays have
         # been multiplied by the square roots of the weights.
@@ -408,7 +407,7 @@ class Epoch(Coded):
         self._options = problem.alpha, problem.positive_code, TOLERANCE * problem.alpha, SHARE
         self._loss, self._size = np.zeros((2, n))
         self._code(codes, refit, turn)
-        of_rows = self._loss, self._size, np.diff(self.codes.start), np.ones(n)
+        of_rows = self._loss, self._size, np.diff(self.codes.arrays()[0]), np.ones(n)
         sums = self.atoms.new_tensor([self._weight @ part for part in of_rows])
         self._measure(*problem.total(sums))
 
@@ -426,10 +425,11 @@ class Epoch(Coded):
         found = [None] * -(-n // n_rows)
         tolerance = _REFIT_TOLERANCE * self.problem.alpha
         options = *self._options, SWEEPS_OF_CODES, refit, _DEPENDENT, tolerance, SWEEPS_OF_REFITS
+        options = *options, room
 
         def work(first, last):  # solve the blocks `first:last`; set `found` and the losses
             c = np.empty((n_rows, p), np.float64 if self._few else np.float32)
-            index, (value, fitted) = np.empty((n_rows, room), np.int32), np.empty((2, n_rows, room))
+            index, (value, fitted) = np.empty(n_rows * room, np.int32), np.empty((2, n_rows * room))
             for block in range(first, last):
                 part = slice(block * n_rows, min((block + 1) * n_rows, n))
                 k, x = part.stop - part.start, self._x[part]
@@ -444,8 +444,8 @@ class Epoch(Coded):
                     is_skipped = turn is not None and block % 2 != turn
                     slope = c[:k, :0] if is_skipped else self._slopes(residual, c[:k])
                     loops.solve_residuals(self._atoms, known, residual, slope, *options, *arrays)
-                used = np.arange(room) < count[:, None]
-                found[block] = count, *(v[:k][used] for v in (index, value, fitted)[: 2 + refit])
+                entries = slice(count.sum())
+                found[block] = count, *(v[entries].copy() for v in (index, value, fitted)[: 2 + refit])
 
         with one_blas_thread, threads_for():
             squares = np.asarray(self.problem.squares) if self._few else None
@@ -457,6 +457,11 @@ class Epoch(Coded):
     @cached_property
     def _gram(self):  # -> (p, p) products of atoms; None if codes are solved from residuals
         return self._atoms @ self._atoms.T if self._few else None
+
+    @cached_property
+    def _screen(self):  # -> (p, m): the atoms, to select the atoms that enter a working set
+        has_bfloat16 = len(self.atoms) >= MANY and _has_bfloat16()
+        return self.atoms.bfloat16() if has_bfloat16 else self.atoms.float()
 
     def _slopes(self, residual, out):  # (n, m), (n, p) float32 -> (n, p)
         """Set ``out`` to the products of residuals (n, m) with all atoms, and return it.

@@ -417,10 +417,12 @@ class _Rows(HeldOut):
                     x, known = self.x[turn[block]], self.known[turn[block]]
                     mask = None if is_whole else gaps_in(known[:, seen])
                     codes, refits = lasso_path(others, x[:, seen], alphas, mask=mask, **how)
-                    error = (x[:, hidden] - codes @ part) * known[:, hidden]
-                    step = refits.sub_(codes) @ part * known[:, hidden]
+                    error, step = x[:, hidden] - codes @ part, refits.sub_(codes) @ part
+                    if not is_whole:
+                        error, step = error * known[:, hidden], step * known[:, hidden]
                     pairs = (error, error), (error, step), (step, step)
-                    sums[:, turn[block]] += torch.stack([(a * b).sum(2) for a, b in pairs], 2)
+                    inner = [torch.linalg.vecdot(*pair) for pair in pairs]
+                    sums[:, turn[block]] += torch.stack(inner, 2)
         return sums * self._often[:, None]
 
     def noise(self, atoms, found):  # -> float

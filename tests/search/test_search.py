@@ -34,11 +34,11 @@ def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, by_produc
     """Return codes and objectives of `solve_residuals` or `solve_products`, solved to rounding."""
     n, p = len(x), len(atoms)
     codes, known = Codes.none(n), torch.ones_like(x) if mask is None else mask
-    count, index, value = np.zeros(n, np.int64), np.zeros((n, p), np.int32), np.zeros((n, p))
+    count, index, value = np.zeros(n, np.int64), np.zeros(n * p, np.int32), np.zeros(n * p)
     loss, size = np.zeros((2, n))
-    options = alpha, positive, 1e-13 * alpha, 0.6, 10_000, False, 0.0, 0.0, 0
+    options = alpha, positive, 1e-13 * alpha, 0.6, 10_000, False, 0.0, 0.0, 0, p
     for _ in range(60):
-        results = *codes.arrays(), count, index, value, np.empty((1, p)), loss, size
+        results = *codes.arrays(), count, index, value, np.empty(0), loss, size
         residual = known * (x - codes.dense(p) @ atoms)
         slope = (residual @ atoms.mT).numpy()
         if banned is not None:
@@ -49,8 +49,8 @@ def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, by_produc
             loops.solve_products(*(each.numpy() for each in products), *options, *results)
         else:
             loops.solve_residuals(atoms.numpy(), seen, residual.numpy(), slope, *options, *results)
-        used = np.arange(p) < count[:, None]
-        codes = Codes.joined([(count, index[used], value[used])])
+        entries = slice(count.sum())
+        codes = Codes.joined([(count, index[entries], value[entries])])
     return codes, torch.from_numpy(loss + alpha * size)
 
 
