@@ -428,7 +428,7 @@ class Epoch(Coded):
         options = *options, room
 
         def work(first, last):  # solve the blocks `first:last`; set `found` and the losses
-            c = np.empty((n_rows, p), np.float64 if self._few else np.float32)
+            c = np.empty((n_rows, p), np.float32)
             index, (value, fitted) = np.empty(n_rows * room, np.int32), np.empty((2, n_rows * room))
             for block in range(first, last):
                 part = slice(block * n_rows, min((block + 1) * n_rows, n))
@@ -436,7 +436,7 @@ class Epoch(Coded):
                 count, sparse = np.empty(k, np.int64), (begin[part.start : part.stop + 1], *given)
                 arrays = *sparse, count, index, value, fitted, self._loss[part], self._size[part]
                 if self._few:
-                    np.matmul(x.astype(np.float64, copy=False), self._atoms.T, out=c[:k])
+                    self._slopes(x, c[:k])
                     loops.solve_products(self._gram, squares[part], c[:k], *options, *arrays)
                 else:
                     residual, known = x.astype(np.float64), self._known[part]
@@ -470,7 +470,7 @@ class Epoch(Coded):
         enough.
         """
         if self._screen.dtype == torch.float32:
-            return np.matmul(residual.astype(np.float32), np.asarray(self._screen).T, out=out)
+            return np.matmul(residual.astype(np.float32, copy=False), np.asarray(self._screen).T, out=out)
         torch.as_tensor(out).copy_(torch.as_tensor(residual).bfloat16() @ self._screen.T)
         return out
 
