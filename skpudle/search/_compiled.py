@@ -345,22 +345,25 @@ def _gather(w, support, gram, inner):
             inner[i, j] = gram[support[i], support[j]]
 
 
-def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweeps,
+def solve_products(atoms, gram, x, square, c, alpha, positive, tolerance, share, max_sweeps,
                    refit, dependent, refit_tolerance, refit_sweeps, room, start, index, value,
                    count, atom, code, fitted, loss, size):  # fmt: skip
     """Improve the codes of rows, each on one working set, by descent on products.
 
-    No operation runs over features: the slopes of a row cost ``n_atoms`` operations for each
-    nonzero code of the row, and the squared residual is ``|x|^2 - z^T (c + slope)``.
+    The slopes of a row cost ``n_atoms`` operations for each nonzero code of the row, and the
+    squared residual is ``|x|^2 - z^T (c + slope)``. Only the products of a row with the atoms of
+    its working set run over features.
 
     Parameters
     ----------
+    atoms, x
+        See the module.
     gram : ndarray of shape (n_atoms, n_atoms)
         Products of the atoms with each other.
     square : ndarray of shape (n,)
         Squared norms of the rows.
-    c : ndarray of shape (n, n_atoms)
-        The products ``D^T x`` of the rows.
+    c : ndarray of shape (n, n_atoms), float32
+        The products ``D^T x`` of the rows, which only select the atoms of working sets.
     alpha, positive, tolerance, share, max_sweeps, refit, dependent, refit_tolerance, refit_sweeps
         See the module.
     room, start, index, value, count, atom, code, fitted, loss, size
@@ -370,6 +373,7 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
     support, inside = np.empty(room, np.int64), np.zeros(n_atoms, np.bool_)
     z, beyond, slopes = np.empty(room), np.empty(n_atoms, np.int64), np.empty(n_atoms)
     slope, inner, step = np.empty(room), np.empty((room, room)), np.empty(room)
+    product = np.empty(room)  # D^T x in float64, at the atoms of the working set
     factor = np.empty((room if refit else 0, room))
     for row in range(len(c)):
         k = start[row + 1] - start[row]
@@ -391,16 +395,17 @@ def solve_products(gram, square, c, alpha, positive, tolerance, share, max_sweep
                 slopes[j] -= z0 * g0[j]
             i += 1
         w = _enter(slopes, positive, alpha + tolerance, share, k, inside, beyond, support, z)
-        for i in range(w):
-            slope[i] = slopes[support[i]]
         _gather(w, support, gram, inner)
+        for i in range(w):
+            product[i] = _product(atoms[support[i]], x[row])
+            slope[i] = product[i] - _product(inner[i, :k], z[:k])
         _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z)
         k, length, left = np.int64(0), 0.0, square[row]
         for i in range(w):
             if z[i] != 0.0:
                 atom[end + k], code[end + k] = support[i], z[i]
                 length += abs(z[i])
-                left -= z[i] * (c[row, support[i]] + slope[i])
+                left -= z[i] * (product[i] + slope[i])
                 support[k], z[k], slope[k] = support[i], z[i], slope[i]
                 k += 1
         count[row], size[row], loss[row] = k, length, 0.5 * max(left, 0.0)

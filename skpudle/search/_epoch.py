@@ -112,7 +112,8 @@ class Codes:
         """Return the codes of successive blocks of rows as one object.
 
         ``parts`` yields for each block three arrays: the number of codes of each row (n_block,),
-        and the atoms and values of all codes of the block (n_entries,).
+        and the atoms and values of all codes of the block (n_entries,). The codes of a single block
+        share the memory of its arrays.
         """
         parts = [*parts] or [(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0))]
         of_rows = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
@@ -436,8 +437,12 @@ class Epoch(Coded):
                 count, sparse = np.empty(k, np.int64), (begin[part.start : part.stop + 1], *given)
                 arrays = *sparse, count, index, value, fitted, self._loss[part], self._size[part]
                 if self._few:
-                    self._slopes(x, c[:k])
-                    loops.solve_products(self._gram, squares[part], c[:k], *options, *arrays)
+                    of_rows = (
+                        x.astype(np.float64, copy=False),
+                        squares[part],
+                        self._slopes(x, c[:k]),
+                    )
+                    loops.solve_products(self._atoms, self._gram, *of_rows, *options, *arrays)
                 else:
                     residual, known = x.astype(np.float64), self._known[part]
                     loops.subtract_synthesis(*sparse, self._atoms, known, residual)
@@ -445,7 +450,10 @@ class Epoch(Coded):
                     slope = c[:k, :0] if is_skipped else self._slopes(residual, c[:k])
                     loops.solve_residuals(self._atoms, known, residual, slope, *options, *arrays)
                 entries = slice(count.sum())
-                found[block] = count, *(v[entries].copy() for v in (index, value, fitted)[: 2 + refit])
+                found[block] = (
+                    count,
+                    *(v[entries].copy() for v in (index, value, fitted)[: 2 + refit]),
+                )
 
         with one_blas_thread, threads_for():
             squares = np.asarray(self.problem.squares) if self._few else None
@@ -470,7 +478,9 @@ class Epoch(Coded):
         enough.
         """
         if self._screen.dtype == torch.float32:
-            return np.matmul(residual.astype(np.float32, copy=False), np.asarray(self._screen).T, out=out)
+            return np.matmul(
+                residual.astype(np.float32, copy=False), np.asarray(self._screen).T, out=out
+            )
         torch.as_tensor(out).copy_(torch.as_tensor(residual).bfloat16() @ self._screen.T)
         return out
 

@@ -45,12 +45,12 @@ def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, by_produc
             slope[:, banned] = 0
         seen = np.empty((n, 0)) if mask is None else mask.numpy()
         if by_products:
-            products = atoms @ atoms.mT, x.square().sum(1), x @ atoms.mT
+            products = atoms, atoms @ atoms.mT, x, x.square().sum(1), (x @ atoms.mT).float()
             loops.solve_products(*(each.numpy() for each in products), *options, *results)
         else:
             loops.solve_residuals(atoms.numpy(), seen, residual.numpy(), slope, *options, *results)
         entries = slice(count.sum())
-        codes = Codes.joined([(count, index[entries], value[entries])])
+        codes = Codes.joined([(count, index[entries].copy(), value[entries].copy())])
     return codes, torch.from_numpy(loss + alpha * size)
 
 
