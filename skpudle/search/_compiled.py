@@ -2,10 +2,9 @@
 
 `skpudle.search._epoch.Epoch` calls them. The functions are plain Python until `loops` compiles
 them, so a change can be tried in Python first. With fewer than 1,024 atoms and no missing entries,
-coordinate descent works on products: of atoms with atoms, and of a sample with all atoms
-(`solve_products`). Otherwise coordinate descent works on the residual of a sample, ``x - D z``
-(`solve_residuals`): a coordinate costs two passes over an atom, whatever the number of atoms, and
-no matrix of atoms by atoms is needed. A BLAS computes the *slopes* ``D^T (x - D z)`` of many
+coordinate descent works on the products of the atoms of a sample's working set. Otherwise it works
+on the residual of a sample, ``x - D z``: a coordinate costs two passes over an atom, whatever the
+number of atoms, and no matrix of atoms by atoms is needed. A BLAS computes the *slopes* ``D^T (x - D z)`` of many
 samples at once. Large slopes select the atoms that enter a *working set*, the few atoms whose codes
 a row minimises over.
 
@@ -53,8 +52,21 @@ def _subtract(step, atom, mask, residual):  # number, then (n_features,) each
 def subtract_synthesis(start, index, value, atoms, mask, residual):
     """Subtract ``D z`` from the known entries of each row of ``residual``, in place."""
     for i in range(len(residual)):
-        for e in range(start[i], start[i + 1]):
-            _subtract(value[e], atoms[index[e]], mask[i], residual[i])
+        left, e, last = residual[i], start[i], start[i + 1]
+        while e + 3 < last:  # four atoms at a time: the residual is written a quarter as often
+            z0, z1, z2, z3 = value[e], value[e + 1], value[e + 2], value[e + 3]
+            d0, d1 = atoms[index[e]], atoms[index[e + 1]]
+            d2, d3 = atoms[index[e + 2]], atoms[index[e + 3]]
+            for f in range(len(left)):
+                left[f] -= z0 * d0[f] + z1 * d1[f] + z2 * d2[f] + z3 * d3[f]
+            e += 4
+        while e < last:
+            z0, d0 = value[e], atoms[index[e]]
+            for f in range(len(left)):
+                left[f] -= z0 * d0[f]
+            e += 1
+        for f in range(mask.shape[1]):
+            left[f] *= mask[i, f]
 
 
 def _known_product(x, y, mask):  # -> float
@@ -163,7 +175,7 @@ def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, cu
             break
 
 
-def _enter(slope, positive, level, share, k, inside, beyond, support, z):  # -> int
+def _enter(slope, positive, level, share, k, beyond, support, z):  # -> int
     """Add atoms with large slopes to the working set of one row; return the new size of the set.
 
     An atom enters if the modulus of its slope is above ``level`` and at least ``share`` times the
@@ -173,30 +185,33 @@ def _enter(slope, positive, level, share, k, inside, beyond, support, z):  # -> 
     Parameters
     ----------
     slope : ndarray of shape (n_atoms,), or (0,) if no atom may enter
-        Products of all atoms with the residual.
+        Products of all atoms with the residual; set to 0 at the atoms of the set.
     positive : bool
         Whether only positive slopes count.
     level, share : float
         The limits of moduli.
     k : int
         Number of atoms in the set.
-    inside : ndarray of shape (n_atoms,), bool
-        Memory to work in, False before and after the call.
     beyond : ndarray of shape (n_atoms,), int64
         Memory to work in.
     support, z : ndarray of shape (room,)
         The atoms of the set and their codes. New atoms are appended, with codes of 0.
     """
+    if len(slope) == 0:
+        return k
     for i in range(k):
-        inside[support[i]] = True
+        slope[support[i]] = 0.0
+    n = 0
+    for j in range(len(slope)):  # in most rows no slope is that large, and this pass is fast
+        n += (slope[j] > level) | ((slope[j] < -level) & (not positive))
+    if n == 0:
+        return k
     best, n = 0.0, 0
     for j in range(len(slope)):
-        if abs(slope[j]) > level and (slope[j] > 0.0 or not positive) and not inside[j]:
+        if abs(slope[j]) > level and (slope[j] > 0.0 or not positive):
             best = max(best, abs(slope[j]))
             beyond[n] = j
             n += 1
-    for i in range(k):
-        inside[support[i]] = False
     level, n_near = max(level, share * best), len(support) + 1
     while k + n_near > len(support):
         n_near = 0
@@ -274,19 +289,29 @@ def _solve(w, inner, positive, dependent, factor, slope, z):  # -> bool
     return True
 
 
-def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, share, max_sweeps,
-                    refit, dependent, refit_tolerance, refit_sweeps, room, start, index, value,
-                    count, atom, code, fitted, loss, size):  # fmt: skip
-    """Improve the codes of rows, each on one working set, by descent on residuals.
+def _gather(w, support, gram, inner):
+    """Set ``inner`` (w, w) to the products of the atoms of a support, out of ``gram``."""
+    for i in range(w):
+        for j in range(w):
+            inner[i, j] = gram[support[i], support[j]]
+
+
+def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, share, max_sweeps,
+               refit, dependent, refit_tolerance, refit_sweeps, room, start, index, value,
+               count, atom, code, fitted, loss, size):  # fmt: skip
+    """Improve the codes of rows, each on one working set, by coordinate descent.
 
     Parameters
     ----------
     atoms, mask
         See the module.
+    gram : ndarray of shape (n_atoms, n_atoms), or None
+        Products of atoms. None: descent works on residuals. numba compiles both cases on their own,
+        each when it is first used.
     residual : ndarray of shape (n, n_features)
-        ``x - D z`` for the codes to begin with; overwritten by that of the new codes.
+        ``x - D z`` for the codes to begin with; overwritten.
     slope : ndarray of shape (n, n_atoms), or (n, 0) to let no atom enter a working set
-        ``D^T (x - D z)`` for the codes to begin with.
+        ``D^T (x - D z)`` for the codes to begin with; overwritten.
     alpha, positive, tolerance, share, max_sweeps, refit, dependent, refit_tolerance, refit_sweeps
         See the module.
     room : int
@@ -306,116 +331,51 @@ def solve_residuals(atoms, mask, residual, slope, alpha, positive, tolerance, sh
     size : ndarray of shape (n,)
         Output: the sum of the moduli of the codes.
     """
-    support, inside = np.empty(room, np.int64), np.zeros(len(atoms), np.bool_)
-    z, beyond, work = np.empty(room), np.empty(len(atoms), np.int64), np.empty(room)
-    end = np.int64(0)  # number of the codes so far
-    inner, factor = np.empty((room if refit else 0, room)), np.empty((room if refit else 0, room))
+    support, beyond = np.empty(room, np.int64), np.empty(len(atoms), np.int64)
+    z, work, end = np.empty(room), np.empty(room), np.int64(0)  # `end`: number of codes so far
+    step = np.empty(room)
+    n_factor = room if refit or gram is not None else 0
+    inner, factor = np.empty((n_factor, room)), np.empty((n_factor, room))
     for row in range(len(residual)):
         known, left = mask[row], residual[row]
         k = start[row + 1] - start[row]
         for i in range(k):
             support[i], z[i] = index[start[row] + i], value[start[row] + i]
-        w = _enter(slope[row], positive, alpha + tolerance, share, k, inside, beyond, support, z)
-        _descend(w, support, atoms, known, alpha, positive, tolerance, max_sweeps, work, z, left)
+        w = _enter(slope[row], positive, alpha + tolerance, share, k, beyond, support, z)
+        if gram is None:
+            _descend(
+                w, support, atoms, known, alpha, positive, tolerance, max_sweeps, work, z, left
+            )
+            loss[row] = 0.5 * _product(left, left)
+        else:
+            for i in range(w):
+                work[i] = _product(atoms[support[i]], left)
+            _gather(w, support, gram, inner)
+            fall = _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, work, z)
+            loss[row] = 0.5 * _product(left, left) - fall
         k, length = np.int64(0), 0.0
         for i in range(w):
             if z[i] != 0.0:
                 atom[end + k], code[end + k] = support[i], z[i]
                 length += abs(z[i])
-                support[k], z[k] = support[i], z[i]
+                support[k], z[k], work[k] = support[i], z[i], work[i]
                 k += 1
-        count[row], size[row], loss[row] = k, length, 0.5 * _product(left, left)
+        count[row], size[row] = k, length
         if refit:
-            for i in range(k):
-                work[i] = _product(atoms[support[i]], left)
-                for j in range(i + 1):
-                    inner[i, j] = _known_product(atoms[support[i]], atoms[support[j]], known)
-            if not _solve(k, inner, positive, dependent, factor, work, z):
-                how = 0.0, positive, refit_tolerance, refit_sweeps  # least squares: penalty 0
-                _descend(k, support, atoms, known, *how, work, z, left)
-            for i in range(k):
-                fitted[end + i] = z[i]
-        end += k
-
-
-def _gather(w, support, gram, inner):
-    """Set ``inner`` (w, w) to the products of the atoms of a support, out of ``gram``."""
-    for i in range(w):
-        for j in range(w):
-            inner[i, j] = gram[support[i], support[j]]
-
-
-def solve_products(atoms, gram, x, square, c, alpha, positive, tolerance, share, max_sweeps,
-                   refit, dependent, refit_tolerance, refit_sweeps, room, start, index, value,
-                   count, atom, code, fitted, loss, size):  # fmt: skip
-    """Improve the codes of rows, each on one working set, by descent on products.
-
-    The slopes of a row cost ``n_atoms`` operations for each nonzero code of the row, and the
-    squared residual is ``|x|^2 - z^T (c + slope)``. Only the products of a row with the atoms of
-    its working set run over features.
-
-    Parameters
-    ----------
-    atoms, x
-        See the module.
-    gram : ndarray of shape (n_atoms, n_atoms)
-        Products of the atoms with each other.
-    square : ndarray of shape (n,)
-        Squared norms of the rows.
-    c : ndarray of shape (n, n_atoms), float32
-        The products ``D^T x`` of the rows, which only select the atoms of working sets.
-    alpha, positive, tolerance, share, max_sweeps, refit, dependent, refit_tolerance, refit_sweeps
-        See the module.
-    room, start, index, value, count, atom, code, fitted, loss, size
-        As in `solve_residuals`.
-    """
-    n_atoms, end = len(gram), np.int64(0)  # `end`: number of the codes so far
-    support, inside = np.empty(room, np.int64), np.zeros(n_atoms, np.bool_)
-    z, beyond, slopes = np.empty(room), np.empty(n_atoms, np.int64), np.empty(n_atoms)
-    slope, inner, step = np.empty(room), np.empty((room, room)), np.empty(room)
-    product = np.empty(room)  # D^T x in float64, at the atoms of the working set
-    factor = np.empty((room if refit else 0, room))
-    for row in range(len(c)):
-        k = start[row + 1] - start[row]
-        for i in range(k):
-            support[i], z[i] = index[start[row] + i], value[start[row] + i]
-        for j in range(n_atoms):
-            slopes[j] = c[row, j]
-        i = np.int64(0)
-        while i + 3 < k:  # four atoms at a time: each slope is written a quarter as often
-            z0, z1, z2, z3 = z[i], z[i + 1], z[i + 2], z[i + 3]
-            g0, g1 = gram[support[i]], gram[support[i + 1]]
-            g2, g3 = gram[support[i + 2]], gram[support[i + 3]]
-            for j in range(n_atoms):
-                slopes[j] -= z0 * g0[j] + z1 * g1[j] + z2 * g2[j] + z3 * g3[j]
-            i += 4
-        while i < k:
-            z0, g0 = z[i], gram[support[i]]
-            for j in range(n_atoms):
-                slopes[j] -= z0 * g0[j]
-            i += 1
-        w = _enter(slopes, positive, alpha + tolerance, share, k, inside, beyond, support, z)
-        _gather(w, support, gram, inner)
-        for i in range(w):
-            product[i] = _product(atoms[support[i]], x[row])
-            slope[i] = product[i] - _product(inner[i, :k], z[:k])
-        _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z)
-        k, length, left = np.int64(0), 0.0, square[row]
-        for i in range(w):
-            if z[i] != 0.0:
-                atom[end + k], code[end + k] = support[i], z[i]
-                length += abs(z[i])
-                left -= z[i] * (product[i] + slope[i])
-                support[k], z[k], slope[k] = support[i], z[i], slope[i]
-                k += 1
-        count[row], size[row], loss[row] = k, length, 0.5 * max(left, 0.0)
-        if refit:
-            for i in range(k):
-                step[i] = slope[i]
-            _gather(k, support, gram, inner)
-            if not _solve(k, inner, positive, dependent, factor, step, z):
-                how = 0.0, positive, refit_tolerance, refit_sweeps  # least squares: penalty 0
-                _sweep_codes(k, inner, *how, slope, z)
+            how = 0.0, positive, refit_tolerance, refit_sweeps  # least squares: penalty 0
+            if gram is None:
+                for i in range(k):
+                    work[i] = _product(atoms[support[i]], left)
+                    for j in range(i + 1):
+                        inner[i, j] = _known_product(atoms[support[i]], atoms[support[j]], known)
+                if not _solve(k, inner, positive, dependent, factor, work, z):
+                    _descend(k, support, atoms, known, *how, work, z, left)
+            else:
+                _gather(k, support, gram, inner)
+                for i in range(k):
+                    step[i] = work[i]
+                if not _solve(k, inner, positive, dependent, factor, step, z):
+                    _sweep_codes(k, inner, *how, work, z)
             for i in range(k):
                 fitted[end + i] = z[i]
         end += k
@@ -473,8 +433,8 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
         moduli of codes at the near atoms.
     """
     n_atoms, room = len(atoms), len(index) + near.shape[1]  # costs little: mostly never written to
-    support, inside = np.empty(room, np.int64), np.zeros(n_atoms, np.bool_)
-    z, beyond, slope = np.empty(room), np.empty(n_atoms, np.int64), np.empty(room)
+    support, beyond = np.empty(room, np.int64), np.empty(n_atoms, np.int64)
+    z, slope = np.empty(room), np.empty(room)
     slopes, growth, left = np.zeros(n_atoms), np.zeros(n_atoms), np.empty(atoms.shape[1])
     if gram is not None:
         inner = np.empty((n_atoms, n_atoms))
@@ -502,7 +462,7 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
             rise -= 0.5 * own**2 * _known_product(atoms[j], atoms[j], known)
             for c in range(near.shape[1]):
                 slopes[near[j, c]] = _product(atoms[near[j, c]], left)
-            w = _enter(slopes, positive, alpha + tolerance, share, k, inside, beyond, support, z)
+            w = _enter(slopes, positive, alpha + tolerance, share, k, beyond, support, z)
             if gram is None:
                 rise -= 0.5 * _product(left, left)
                 _descend(

@@ -436,19 +436,12 @@ class Epoch(Coded):
                 k, x = part.stop - part.start, self._x[part]
                 count, sparse = np.empty(k, np.int64), (begin[part.start : part.stop + 1], *given)
                 arrays = *sparse, count, index, value, fitted, self._loss[part], self._size[part]
-                if self._few:
-                    of_rows = (
-                        x.astype(np.float64, copy=False),
-                        squares[part],
-                        self._slopes(x, c[:k]),
-                    )
-                    loops.solve_products(self._atoms, self._gram, *of_rows, *options, *arrays)
-                else:
-                    residual, known = x.astype(np.float64), self._known[part]
-                    loops.subtract_synthesis(*sparse, self._atoms, known, residual)
-                    is_skipped = turn is not None and block % 2 != turn
-                    slope = c[:k, :0] if is_skipped else self._slopes(residual, c[:k])
-                    loops.solve_residuals(self._atoms, known, residual, slope, *options, *arrays)
+                residual, known = x.astype(np.float64), self._known[part]
+                loops.subtract_synthesis(*sparse, self._atoms, known, residual)
+                is_skipped = turn is not None and block % 2 != turn
+                slope = c[:k, :0] if is_skipped else self._slopes(residual, c[:k])
+                of_rows = known, residual, slope
+                loops.solve_rows(self._atoms, self._gram, *of_rows, *options, *arrays)
                 entries = slice(count.sum())
                 found[block] = (
                     count,
@@ -456,7 +449,6 @@ class Epoch(Coded):
                 )
 
         with one_blas_thread, threads_for():
-            squares = np.asarray(self.problem.squares) if self._few else None
             in_parts(work, len(found), _least(n_rows * self._atoms.size, _PART))
         self.codes = self.fitting = Codes.joined(block[:3] for block in found)
         if refit:  # atoms adapt to least squares on the supports

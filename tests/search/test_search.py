@@ -31,7 +31,7 @@ def record(steps):  # -> the result of a generator, and what it yields
 
 
 def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, by_products=False):
-    """Return codes and objectives of `solve_residuals` or `solve_products`, solved to rounding."""
+    """Return codes and objectives of `solve_rows`, solved to rounding."""
     n, p = len(x), len(atoms)
     codes, known = Codes.none(n), torch.ones_like(x) if mask is None else mask
     count, index, value = np.zeros(n, np.int64), np.zeros(n * p, np.int32), np.zeros(n * p)
@@ -44,11 +44,9 @@ def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, by_produc
         if banned is not None:
             slope[:, banned] = 0
         seen = np.empty((n, 0)) if mask is None else mask.numpy()
-        if by_products:
-            products = atoms, atoms @ atoms.mT, x, x.square().sum(1), (x @ atoms.mT).float()
-            loops.solve_products(*(each.numpy() for each in products), *options, *results)
-        else:
-            loops.solve_residuals(atoms.numpy(), seen, residual.numpy(), slope, *options, *results)
+        gram = (atoms @ atoms.mT).numpy() if by_products else None
+        given = atoms.numpy(), gram, seen, residual.numpy(), slope
+        loops.solve_rows(*given, *options, *results)
         entries = slice(count.sum())
         codes = Codes.joined([(count, index[entries].copy(), value[entries].copy())])
     return codes, torch.from_numpy(loss + alpha * size)
