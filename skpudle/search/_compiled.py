@@ -1,12 +1,14 @@
 """The loops of `skpudle.search` over samples and over atoms, compiled by numba.
 
 `skpudle.search._epoch.Epoch` calls them. The functions are plain Python until `loops` compiles
-them, so a change can be tried in Python first. With fewer than 1,024 atoms and no missing entries,
-coordinate descent works on the products of the atoms of a sample's working set. Otherwise it works
-on the residual of a sample, ``x - D z``: a coordinate costs two passes over an atom, whatever the
-number of atoms, and no matrix of atoms by atoms is needed. A BLAS computes the *slopes* ``D^T (x - D z)`` of many
-samples at once. Large slopes select the atoms that enter a *working set*, the few atoms whose codes
-a row minimises over.
+them, so a change can be tried in Python first.
+
+A BLAS computes the *slopes* ``D^T (x - D z)`` of many samples at once. Large slopes select the
+atoms that enter a *working set*, the few atoms whose codes a row minimises over by coordinate
+descent. With fewer than 1,024 atoms and no missing entries descent works on products of the atoms
+of the working set: a coordinate costs one operation for each of these atoms. Otherwise it works on
+the residual of the sample: a coordinate costs two passes over an atom, and no matrix of atoms by
+atoms is needed.
 
 Shapes: ``atoms`` (n_atoms, n_features), ``x`` and ``residual`` (n, n_features). Codes are sparse:
 row ``i`` has the entries from ``start[i]`` to ``start[i + 1] - 1``, with a ``value`` at the atom
@@ -22,7 +24,7 @@ atom, or after ``max_sweeps``. For ``share`` see `_enter`, and for ``dependent``
 With ``refit`` codes also become least squares on their supports; ``refit_tolerance`` and
 ``refit_sweeps`` are the tolerance and the largest number of sweeps for that.
 
-Every function releases the GIL and writes into its last arguments; `solve_residuals` overwrites
+Every function releases the GIL and writes into its last arguments; `solve_rows` overwrites
 ``residual``, too. A call works on a slice of rows or of atoms that no other call writes to, so bits
 do not depend on the number of threads.
 """

@@ -373,8 +373,9 @@ class Coded:
 class Epoch(Coded):
     """Rows on a CPU with codes for given atoms, and sums that improve the atoms; see `Coded`.
 
-    Making the object solves for the codes: with fewer than 1,024 atoms and no missing entries by
-    coordinate descent on products of atoms with atoms and with rows, otherwise on residuals.
+    Making the object solves for the codes, by coordinate descent on a few atoms for each row: with
+    fewer than 1,024 atoms and no missing entries on products of these atoms, otherwise on the
+    residual of the row.
 
     Parameters
     ----------
@@ -388,7 +389,7 @@ class Epoch(Coded):
         Whether atoms adapt to least squares on the supports of the codes, instead of to the codes.
     turn : int, default=None
         0 or 1: new atoms enter the codes of every second block of 256 rows only, the even or the
-        odd blocks, see `Problem.epoch`. It has an effect only if codes are solved from residuals.
+        odd blocks, see `Problem.epoch`.
 
     Attributes
     ----------
@@ -416,37 +417,33 @@ class Epoch(Coded):
         """Solve for the codes of all rows, block by block in threads, and set codes and losses.
 
         Descent starts from ``codes``; ``refit`` and ``turn`` are those of the class. A block has so
-        many rows that their products with atoms stay in a cache. With a ``turn`` every second block
-        gets no slopes, so that no new atom enters its codes. The bits of the result do not depend
-        on the number of threads, because blocks do not.
+        many rows that their slopes stay in a cache. With a ``turn`` every second block gets no
+        slopes, so that no new atom enters its codes. The bits of the result do not depend on the
+        number of threads, because blocks do not.
         """
-        (p, m), n, (begin, *given) = self.atoms.shape, len(self._x), codes.arrays()
+        (p, m), n, (begin, *entries) = self.atoms.shape, len(self._x), codes.arrays()
         room = max(min(p, m + ROOM), codes.longest)
-        n_rows = min(max(_ROWS, 2**16 // p), max(n, 1)) if self._few else _ROWS
+        n_rows = min(max(_ROWS, 2**16 // p), max(n, 1))
         found = [None] * -(-n // n_rows)
         tolerance = _REFIT_TOLERANCE * self.problem.alpha
         options = *self._options, SWEEPS_OF_CODES, refit, _DEPENDENT, tolerance, SWEEPS_OF_REFITS
-        options = *options, room
 
         def work(first, last):  # solve the blocks `first:last`; set `found` and the losses
-            c = np.empty((n_rows, p), np.float32)
-            index, (value, fitted) = np.empty(n_rows * room, np.int32), np.empty((2, n_rows * room))
+            slope, atom = np.empty((n_rows, p), np.float32), np.empty(n_rows * room, np.int32)
+            code, fitted = np.empty((2, n_rows * room))
             for block in range(first, last):
                 part = slice(block * n_rows, min((block + 1) * n_rows, n))
-                k, x = part.stop - part.start, self._x[part]
-                count, sparse = np.empty(k, np.int64), (begin[part.start : part.stop + 1], *given)
-                arrays = *sparse, count, index, value, fitted, self._loss[part], self._size[part]
-                residual, known = x.astype(np.float64), self._known[part]
+                residual, known = self._x[part].astype(np.float64), self._known[part]
+                k, sparse = len(residual), (begin[part.start : part.stop + 1], *entries)
                 loops.subtract_synthesis(*sparse, self._atoms, known, residual)
                 is_skipped = turn is not None and block % 2 != turn
-                slope = c[:k, :0] if is_skipped else self._slopes(residual, c[:k])
-                of_rows = known, residual, slope
-                loops.solve_rows(self._atoms, self._gram, *of_rows, *options, *arrays)
-                entries = slice(count.sum())
-                found[block] = (
-                    count,
-                    *(v[entries].copy() for v in (index, value, fitted)[: 2 + refit]),
-                )
+                slopes = slope[:k, :0] if is_skipped else self._slopes(residual, slope[:k])
+                given = self._atoms, self._gram, known, residual, slopes, *options, room, *sparse
+                count = np.empty(k, np.int64)
+                results = count, atom, code, fitted, self._loss[part], self._size[part]
+                loops.solve_rows(*given, *results)
+                of_block = (atom, code, fitted) if refit else (atom, code)
+                found[block] = count, *(each[: count.sum()].copy() for each in of_block)
 
         with one_blas_thread, threads_for():
             in_parts(work, len(found), _least(n_rows * self._atoms.size, _PART))
@@ -455,7 +452,7 @@ class Epoch(Coded):
             self.fitting = Codes.joined((*block[:2], block[3]) for block in found)
 
     @cached_property
-    def _gram(self):  # -> (p, p) products of atoms; None if codes are solved from residuals
+    def _gram(self):  # -> (p, p) products of atoms; None if descent works on residuals
         return self._atoms @ self._atoms.T if self._few else None
 
     @cached_property
@@ -470,9 +467,7 @@ class Epoch(Coded):
         enough.
         """
         if self._screen.dtype == torch.float32:
-            return np.matmul(
-                residual.astype(np.float32, copy=False), np.asarray(self._screen).T, out=out
-            )
+            return np.matmul(residual.astype(np.float32), np.asarray(self._screen).T, out=out)
         torch.as_tensor(out).copy_(torch.as_tensor(residual).bfloat16() @ self._screen.T)
         return out
 
