@@ -235,21 +235,11 @@ class SharedSetting:
                 self._restore()
 
 
-@cache
-def _blas_libraries():  # -> list of threadpoolctl.LibController
-    return ThreadpoolController().select(user_api="blas").lib_controllers
-
-
-def _use_one_blas_thread():  # -> a function that restores the numbers of threads
-    # A `threadpoolctl.threadpool_limits` takes ten times as long, and each epoch of a search
-    # changes the numbers twice.
-    before = [(library, library.num_threads) for library in _blas_libraries()]
-    for library, _ in before:
-        library.set_num_threads(1)
-    return lambda: [library.set_num_threads(n_threads) for library, n_threads in before]
-
+_controller = cache(ThreadpoolController)
 
 # Inside ``with one_blas_thread`` each product of NumPy runs on one thread, so its bits do not
 # depend on the number of threads. `in_parts` can then run several products at once, whose BLAS
 # threads would otherwise wait for each other.
-one_blas_thread = SharedSetting(_use_one_blas_thread)
+one_blas_thread = SharedSetting(
+    lambda: _controller().limit(limits=1, user_api="blas").restore_original_limits
+)

@@ -28,13 +28,6 @@ _all = torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None
 _BACKENDS = [backend for backend in _all if hasattr(backend, "fp32_precision")]
 
 
-def _set_precisions(values):
-    """Set ``fp32_precision`` of each object in `_BACKENDS` to the value at the same index."""
-    for backend, value in zip(_BACKENDS, values, strict=True):
-        if backend.fp32_precision != value:
-            backend.fp32_precision = value
-
-
 def _compute_in_full():
     """Let products of float32 have full precision, in the whole process; return the undo function.
 
@@ -44,9 +37,11 @@ def _compute_in_full():
         shared = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
         return lambda: torch.set_float32_matmul_precision(shared)
-    before = [backend.fp32_precision for backend in _BACKENDS]
-    _set_precisions(["ieee" if value in ("tf32", "bf16") else value for value in before])
-    return lambda: _set_precisions(before)
+    before = [(backend, backend.fp32_precision) for backend in _BACKENDS]
+    reduced = [(backend, value) for backend, value in before if value in ("tf32", "bf16")]
+    for backend, _ in reduced:
+        backend.fp32_precision = "ieee"
+    return lambda: [setattr(backend, "fp32_precision", value) for backend, value in reduced]
 
 
 # inside ``with _full_products`` products of float32 have full precision, in all threads

@@ -27,9 +27,9 @@ BUDGET = {
     "inspection": 455,
     "lasso": 926,
     "pretrained": 47,
-    "search": 2583,
-    "all of the package": 12028,
-    "tests": 12101,
+    "search": 2571,
+    "all of the package": 12021,
+    "tests": 12098,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
