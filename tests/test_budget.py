@@ -16,7 +16,7 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2295,
+    ".": 2293,
     "_data": 734,
     "_denoiser": 466,
     "_fit": 1125,
@@ -28,7 +28,7 @@ BUDGET = {
     "lasso": 926,
     "pretrained": 47,
     "search": 2571,
-    "all of the package": 12021,
+    "all of the package": 12014,
     "tests": 12098,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
