@@ -47,7 +47,7 @@ online = dict(gradient="dec", n_unfoldings=None, max_iter=20)
 learn("dec from samples", PUDLEDictionaryLearning(60, **samples, **online))
 lost = PUDLEDictionaryLearning(60, n_unfoldings=100, max_iter=10, **samples)
 learn("ae-ls from samples", lost)
-other = MiniBatchDictionaryLearning(60, alpha=0.2, max_iter=2, random_state=0)
+other = MiniBatchDictionaryLearning(60, alpha=0.2, max_iter=2, fit_algorithm="cd", random_state=0)
 learn("scikit-learn, two passes", other)
 
 # %%

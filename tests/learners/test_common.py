@@ -49,7 +49,7 @@ SMALL_CONV = dict(n_components=4, n_unfoldings=3, max_iter=2)
 # One learner a class; every change of the package runs the checks of these.
 CLASSES = [
     PUDLEDictionaryLearning(),
-    ConvPUDLEDictionaryLearning(4, alpha=0.5),
+    ConvPUDLEDictionaryLearning(4),
     ConvDenoiser(**SMALL_CONV),
     NOODLDictionaryLearning(dict_init="data", **SMALL),
     CountDictionaryLearning(dict_init="data", **SMALL),
@@ -68,7 +68,6 @@ VARIANTS = [
     PUDLEDictionaryLearning(gradient="dec", positive_code=True, positive_dict=True, **SMALL),
     PUDLEDictionaryLearning(gradient="ae-ls", split_sign=True, optimizer="sgd", **SMALL),
     PUDLEDictionaryLearning(n_unfoldings=3, separate_atoms="unfolding", max_iter=3),
-    ConvPUDLEDictionaryLearning(4),
     ConvPUDLEDictionaryLearning(4, atom_shape=3),
     ConvDenoiser(atom_shape=3, stride=1, **SMALL_CONV),
     ConvDenoiser(noise_std=(0.1, 0.3), **SMALL_CONV),
