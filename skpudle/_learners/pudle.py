@@ -409,8 +409,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         check_is_fitted(self)
         if len(self.components_) > self.n_features_in_ and self.n_components != "auto":
-            n = len(self.components_)
-            warn(f"{n} atoms, more than features, explain strange rows. Pass n_components='auto'.")
+            many = f"{len(self.components_)} atoms, more than {self.n_features_in_} features"
+            warn(f"{many}, explain strange rows too. Pass n_components='auto', or fewer.")
         x = host_array(check_rows(open_source(X).array(), allow_nan=True))
         codes = np.asarray(host_array(self.transform(X)))
         noise = np.maximum(self.noise_std_, np.finfo(x.dtype).tiny)
