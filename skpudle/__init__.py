@@ -8,7 +8,7 @@ from importlib import import_module as _import_module
 from pkgutil import iter_modules as _iter_modules
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # a type checker does not run __getattr__
+if TYPE_CHECKING:  # type checkers do not run `__getattr__`, so they read the names here
     from skpudle import datasets as datasets
     from skpudle import encoding as encoding
     from skpudle import events as events
@@ -40,7 +40,8 @@ if TYPE_CHECKING:  # a type checker does not run __getattr__
 
 __version__ = "0.1.0"
 
-# The private module that defines each public class or function, for `__getattr__`.
+# For each public class or function the private module from which `__getattr__` imports it. A new
+# public name also needs an import above.
 _HOMES = {
     "Checkpoint": "_fit.run",
     "ConsensusDictionary": "_consensus",
@@ -59,8 +60,8 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 
-# Python calls these two functions for the module's attributes (PEP 562). The first imports a public
-# name when it is first used; the second lists all public names, also before they are imported.
+# Python calls the next two functions for attributes of the package (PEP 562). `__getattr__` imports
+# a public name when it is first used. `__dir__` lists all public names, whether imported or not.
 def __getattr__(name: str) -> object:
     if name not in __dir__():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,7 @@ For every row ``x`` of the data the codes minimise
 .. math:: P(z) = \tfrac12 |x - D z|^2 + \sum_j \alpha_j |z_j|, \qquad (z \ge 0 \text{ if positive}),
 
 to which the codes of the unfolded encoder converge as its depth grows. In formulas the atoms are
-the columns of ``D``; in code ``atoms`` has one atom a row, so ``D z`` is ``codes @ atoms``.
+the columns ``d_j`` of ``D``; in code ``atoms`` has one atom a row, so ``D z`` is ``codes @ atoms``.
 
 An active set method (in torch, or compiled by numba on the CPU) finds the support S of each row,
 which is the set of atoms with nonzero codes, and the exact codes on it. The certificate does not
@@ -15,8 +15,8 @@ times a suitable number is such a ``v``. The *duality gap* is :math:`P(z)` minus
 
 Near a solution the codes are a smooth function of data, atoms and penalty, so their derivatives
 follow from the optimality conditions. Let :math:`\delta = dL/dz` be the derivative of a loss L in
-the codes, and :math:`G_{SS} = D_S^T D_S` the Gram matrix of the support. With u, which is 0
-outside of S,
+the codes of one row, and :math:`G_{SS} = D_S^T D_S` the Gram matrix of the support. With a vector
+u that has an entry for each atom, 0 outside of S,
 
 .. math::
     u_S &= G_{SS}^+ \delta_S, \qquad \frac{dL}{dx} = D u, \qquad

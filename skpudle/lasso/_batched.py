@@ -1,7 +1,8 @@
 r"""The active set method behind `skpudle.lasso`, for a batch of samples in torch.
 
-The package calls `solve`. On the CPU `solve` hands the samples to the loops of
-`skpudle.lasso._compiled`, which have the same method for one sample at a time.
+The entry point is `solve`. On the CPU `solve` hands the samples to the compiled loops of
+`skpudle.lasso._compiled`, which apply the same method to one sample at a time. On other devices the
+functions of this file solve for all samples of a batch together.
 
 A sample ``x`` has a *support* S, the atoms with nonzero codes; the signs ``theta`` of these codes,
 1 or -1; and correlations ``c = D^T (x - D z)`` of the residual with all atoms. A *round*
@@ -14,8 +15,8 @@ A sample ``x`` has a *support* S, the atoms with nonzero codes; the signs ``thet
 
 Every round lowers the objective and ends at its minimum for one support with its signs. So no
 support returns with the same signs, and the number of rounds is finite: about 5 in practice, for
-supports of 15 atoms. The last Newton steps are called the *polish*: they make the codes exact up to
-rounding on their support.
+supports of 15 atoms. The last rounds *polish* the codes: the support hardly ever changes, and
+Newton steps remove what rounding errors have left of the slope.
 
 In this file n is the number of samples in a batch, and arrays of the shape (n, k) have a row for
 each sample and an entry for each atom of its support. Supports are padded to one size k: the
@@ -34,12 +35,13 @@ import torch
 from skpudle._compilation import blocks_of_rows, threads_for
 from skpudle.lasso import _compiled
 
-# Largest number of entries in an array of one block of samples, by the kind of device: enough work
-# to keep the device busy, in little memory.
+# Largest number of entries in an array of a batch, such as the codes of the samples or the Gram
+# matrices of their supports, for each kind of device: enough work to keep the device busy, in
+# little memory.
 BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**24}
 
-# `parts` pads supports to multiples of this, so that rows with supports of similar size share a
-# batch.
+# `parts` pads supports to a multiple of this number of atoms, so that samples whose supports differ
+# little in size share a batch.
 _SUPPORT_STEP = 8
 
 
@@ -48,19 +50,19 @@ def supports_of(codes, width):  # (n, p), int -> (n, width), padded by p
 
     No row may have more than ``width`` nonzero codes. The padding holds the number of atoms, ``p``.
     """
-    active = codes.abs() > 0  # False for NaN
-    places = (active.cumsum(1) - 1).masked_fill_(~active, width)  # zeros go to an extra column
+    active = codes.abs() > 0  # not `codes != 0`, which is True for NaN
+    places = (active.cumsum(1) - 1).masked_fill_(~active, width)  # column `width` is cut off below
     supports = places.new_full((len(codes), width + 1), codes.shape[1])
     atoms = torch.arange(codes.shape[1], device=codes.device).expand_as(places)
     return supports.scatter_(1, places, atoms)[:, :width]
 
 
 def parts(sizes, n_features, device):  # yields first, last, width
-    """Cut rows into batches with supports of similar size, which need little padding and memory.
+    """Cut samples into batches with supports of similar size, which need little padding and memory.
 
-    ``sizes`` are the sizes of the rows' supports, a list in ascending order. A batch has the rows
-    ``first:last``, whose supports have at most ``width`` atoms. Rows with empty supports are in no
-    batch.
+    ``sizes`` are the numbers of atoms in the samples' supports, a list in ascending order. A batch
+    has the samples ``first:last`` in this order, and each of their supports has at most ``width``
+    atoms. Samples with empty supports are in no batch.
     """
     first, entries = bisect_right(sizes, 0), BLOCK_ENTRIES.get(device.type, 2**20)
     while first < len(sizes):
@@ -71,9 +73,9 @@ def parts(sizes, n_features, device):  # yields first, last, width
         first = last
 
 
-# Rounds between two counts of the solved samples, after which solved samples and needless padding
-# are dropped. Most samples are solved after about 5 rounds. With 6 rounds instead of 4, padding
-# accumulates, and on a CPU the factors of large supports take twice the time.
+# After every LOOK rounds `_solve_penalty` counts the solved samples, and drops them and needless
+# padding from the batch. Most samples are solved after about 5 rounds. With 6 instead of 4 more
+# padding accumulates, and on a CPU the Cholesky factors of large supports take twice the time.
 LOOK = 4
 
 
@@ -98,10 +100,12 @@ def _gather_inner(atoms, gram, support, mask):  # -> (n, k, k)
 def _candidates(c, least, positive, none):  # c: (n, p) -> (n, CANDIDATES), (n,)
     """Choose the atoms that each sample admits to its support in a round, `CANDIDATES` at most.
 
-    ``c`` (n, p) are correlations, and ``p`` is a multiple of `RUN`. A candidate has the largest
-    correlation in its run of neighbouring atoms. The correlation is above ``least`` (n,), and at
-    least `LEAST_SHARE` times the sample's largest. Return the numbers of the candidates, completed
-    by the number ``none``, and the largest correlation of each sample.
+    The constants are those of `skpudle.lasso._compiled`. ``c`` (n, p) are the correlations of the
+    residuals with ``p`` atoms, a multiple of `RUN`. A candidate has the largest correlation, in
+    modulus unless codes are ``positive``, in its run of `RUN` neighbouring atoms. This correlation
+    is above ``least`` (n,), and at least `LEAST_SHARE` times the sample's largest. Return the
+    numbers of the candidates, filled up with the number ``none``, and the largest correlation of
+    each sample.
     """
     excess = c if positive else c.abs()
     excess = excess.unflatten(1, (-1, _compiled.RUN))  # (n, n_runs, RUN)
@@ -110,25 +114,27 @@ def _candidates(c, least, positive, none):  # c: (n, p) -> (n, CANDIDATES), (n,)
     runs = peaks.topk(min(_compiled.CANDIDATES, peaks.shape[1]), dim=1).indices.sort(dim=1).values
     values = peaks.gather(1, runs)
     in_runs = excess.gather(1, runs[:, :, None].expand(-1, -1, _compiled.RUN))
-    # the argmax of zeros and ones is the first 1: the first of tied atoms
+    # `argmax` of zeros and ones finds the first 1, which is the first of the atoms in a run whose
+    # correlations differ from the largest one by no more than rounding (`TIE`)
     offsets = (in_runs >= (1 - _compiled.TIE) * values[:, :, None]).to(torch.int8).argmax(2)
     accepted = (values > least[:, None]) & (values >= _compiled.LEAST_SHARE * best[:, None])
     return (runs * _compiled.RUN + offsets).masked_fill(~accepted, none), best
 
 
 def _factor(inner, theta):  # (n, k, k), (n, k) -> (n, k, k), (n, k) bool
-    """Return the Cholesky factors of the samples' Gram matrices ``inner``, for a Newton step.
+    """Return the Cholesky factors of the supports' Gram matrices ``inner``, for a Newton step.
 
-    Entries with ``theta = 0``, such as padding, get the row and column of a unit matrix. Also
+    Atoms whose sign ``theta`` is 0, such as padding, get the row and column of a unit matrix. Also
     return True for each atom that depends linearly on the atoms before it in the support, which a
-    small pivot shows, and for all atoms of a sample whose factor failed.
+    small pivot shows, and for all atoms of a sample whose factorisation failed.
     """
     active = theta != 0
     matrix = inner * (active[:, :, None] & active[:, None, :])
     diagonal = matrix.diagonal(dim1=1, dim2=2)
     scale = diagonal.clone()
     rounding = len(theta.T) * torch.finfo(inner.dtype).eps
-    # without this addition of a few rounding errors, dependent atoms would have no factor
+    # the Cholesky factorisation of linearly dependent atoms fails unless the diagonal is a little
+    # larger, here by a few rounding errors
     diagonal.mul_(1 + 10 * rounding).add_(~active)
     factor, failed = torch.linalg.cholesky_ex(matrix)
     pivots = factor.diagonal(dim1=1, dim2=2).square()
@@ -158,11 +164,12 @@ def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
     Tensor of shape (n,)
         True for samples at the minimum. The other samples go on from their codes in the next call.
     """
-    # two Newton steps are enough for most samples
+    # Two steps bring most samples to the minimum, and the caller calls again for the rest. A third
+    # step would factor the matrices of all samples for the sake of a few.
     for number in range(2):
         factor, dependent = _factor(inner, theta)
         stays = done
-        if number == 0:  # samples with dependent atoms wait for the next step, without these atoms
+        if number == 0:  # here a sample with dependent atoms only drops them, and takes no step
             dependent &= fresh & (fresh.cumsum(1) > 1)
             theta.masked_fill_(dependent, 0)
             stays = done | dependent.any(1)
@@ -173,7 +180,7 @@ def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
         share.masked_fill_((theta * (z + step) > 0) | (theta == 0), 2)
         length = share.amin(1, keepdim=True).clamp_max(1).masked_fill_(stays[:, None], 0)
         stops = (share <= length) & ~stays[:, None]
-        # If a factor has failed, the step may hold any numbers. Its length is then zero.
+        # `where`, because the step of a sample that stays may be NaN, and so would be 0 * step
         moved = torch.where(length > 0, z + length * step, z)
         z.copy_(moved.masked_fill_(stops, 0))
         theta.masked_fill_(stops, 0)
@@ -228,8 +235,9 @@ class _Batch:
         terms = (self.z.abs() * self._squared_norms[self.support]).sum(1)
         slack = _compiled.RESOLUTION * penalty + _compiled.ROUNDING * (self.scale + terms)
         noise = torch.cat([torch.zeros_like(slack)[:, None], self.slope.abs()], 1).amax(1)
-        # Without a penalty an atom must also have a larger correlation than atoms of the support
-        # have by rounding: the step of an atom that rounding admits might have no bound.
+        # Without a penalty, correlations with atoms of the support should be 0; their largest
+        # modulus, `noise`, is a rounding error. Other atoms enter only with a larger correlation,
+        # because the step of an atom that a rounding error admits might have no bound.
         least = penalty + slack if penalty > 0 else torch.maximum(slack, noise)
         least = least.where(self.settled & ~self.solved, torch.inf)
         fresh, best = _candidates(c, least, positive, none)
@@ -283,8 +291,8 @@ def _solve_penalty(atoms, gram, x, mask, penalty, positive, max_iter, codes):
     rounds gets the codes that it has then.
     """
     n_components = len(atoms)
-    # `_candidates` needs whole runs of atoms, so zero atoms complete the last run. There is at
-    # least one zero atom; the last one, with the number `none`, is the atom of padding.
+    # `_candidates` needs whole runs of `RUN` atoms, so zero atoms are appended, at least one. The
+    # last of them has the number `none`, by which padding in supports refers to it.
     none = -(-(n_components + 1) // _compiled.RUN) * _compiled.RUN - 1
     atoms = torch.cat([atoms, atoms.new_zeros(none + 1 - n_components, atoms.shape[1])])
     batch = _Batch(atoms, gram, x, mask, penalty, positive)
@@ -337,7 +345,9 @@ def _refit(atoms, x, codes, mask=None):
             residual = x[rows] - (z[:, None] @ members)[:, 0]
             slope = (seen @ residual[:, :, None])[:, :, 0]
             done = _minimise(inner, slope, z, theta, fresh, done)
-        support = support.clamp_max(n_components - 1)  # padding adds 0 to the last code
+        # padding has a number that no column of `codes` has; its code, 0, is added to the last
+        # column
+        support = support.clamp_max(n_components - 1)
         refitted[rows] = refitted[rows].scatter_add(1, support, z)
     return refitted
 
@@ -355,7 +365,8 @@ def lasso_gaps(atoms, x, codes, positive, mask=None):  # codes (n, n_components)
     if not positive:
         largest = torch.maximum(largest, -least)
     inner, square = (x * residual).sum(1), residual.square().sum(1)
-    # the multiple of the residual that is feasible for the dual problem and has the best value
+    # of the multiples of the residual that are feasible for the dual problem, the one with the
+    # largest lower bound
     multiple = torch.minimum(inner / square, torch.where(largest > 0, 1 / largest, torch.inf))
     multiple = multiple.clamp_min(0).nan_to_num()
     gap = square / 2 + codes.abs().sum(1) - multiple * (inner - multiple * square / 2)
@@ -425,9 +436,9 @@ def solve(
     out = x.new_empty(1 + refit, len(penalties), len(x), len(atoms)) if out is None else out
     on_host, how = x.device.type == "cpu", (penalties, positive, max_iter)
     solve_on_device = _compiled.solve_alike if on_host else solve_alike
-    # The compiled loops read D^T x from the memory of the last codes. The bits of a product depend
-    # on its number of rows, so all rows are multiplied together: masks of some rows then change no
-    # bit of the codes of other rows.
+    # The compiled loops read ``D^T x`` from ``out[0, -1]``, and later write codes there. The last
+    # bits of a product depend on its number of rows. So one product serves all rows, although rows
+    # with missing entries do not need it: masks of some rows then change no codes of other rows.
     if on_host and gram is not None and out.numel():
         with threads_for(atoms, x):
             torch.mm(x, atoms.mT, out=out[0, -1])

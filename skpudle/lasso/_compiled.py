@@ -9,13 +9,13 @@ The names of their arguments mean, for one sample with a support of ``k`` atoms:
 * ``slope = c_S - penalty * theta`` is the residual of the optimality condition on the support;
 * ``factor`` is the Cholesky factor L of ``G_SS``, with reciprocals on the diagonal, since divisions
   took a tenth of the time. It gets a row when an atom enters, and rotations when an atom leaves;
-* ``y = L^{-1} slope``. The Newton step is ``L^{-T} y``. The part ``t`` of the step multiplies
+* ``y = L^{-1} slope``. The Newton step is ``L^{-T} y``. The fraction ``t`` of the step multiplies
   ``slope`` and ``y`` by ``1 - t``. The rotations that update L update ``y``, too. So a step costs
   one substitution;
 * ``atoms`` (n_components, n_features), ``gram``, their Gram matrix or None, and ``x`` (n,
   n_features) are those of all samples;
-* ``residual`` (n_features,), ``step`` (k,) and other arrays that are set before they are read are
-  memory to work in. Arrays of the shape (k,) have room for larger supports.
+* ``residual`` (n_features,), ``step`` (k,) and other arrays that functions set before they read
+  them are memory to work in. Arrays of the shape (k,) have room for larger supports.
 
 The code has loops where slices would be shorter, because numba takes seconds to compile an
 assignment to a slice. Memory to work in comes as arguments, and functions have few callers, because
@@ -30,38 +30,42 @@ import numpy as np
 
 from skpudle._compilation import Loops, in_parts
 
-# Largest number of rounds in which a solver admits atoms to supports, unless a user passes another.
+# Default of ``max_iter`` in `solve` and `solve_lasso`: the largest number of rounds for a sample
+# and a penalty.
 MOST_ROUNDS = 1000
-# A run is a group of this many neighbouring atoms. A round admits at most one atom of a run, the
-# one with the largest correlation. So one pass over the atoms finds several candidates, and of
-# neighbouring atoms that are similar only one.
+# A run is a group of RUN neighbouring atoms. A round admits at most one atom of each run, the one
+# with the largest correlation. So one pass over all atoms finds several atoms to admit, but only
+# one of similar neighbours, which would explain the same part of the residual.
 RUN = 32
 # Largest number of atoms that a round admits.
 CANDIDATES = 8
-# Least correlation of an atom that a round admits, as a fraction of the largest correlation.
-# Smaller correlations may vanish once the atom with the largest correlation has a code.
+# A round admits only atoms whose correlation is at least this fraction of the largest correlation:
+# smaller correlations may vanish once the atom with the largest one has a code.
 LEAST_SHARE = 0.8
-# An atom depends on the support if at most this fraction of its squared norm is outside of the span
-# of the support. Such an atom enters only as the first one in a round: its step runs along a
-# direction that changes only the penalty term, until a code reaches zero.
+# An atom counts as linearly dependent on the support if at most this fraction of its squared norm
+# is outside of the span of the support. Such an atom enters only as the first atom of a round. Its
+# Newton step changes the codes but not the reconstruction, and ends when a code reaches zero.
 DEPENDENT = 1e-12
 # Margins of rounding: an atom enters if |c_j| exceeds the penalty by RESOLUTION times the penalty
-# plus ROUNDING times the sum of the moduli of the terms of c_j.
+# plus ROUNDING times the size of the terms that cancel in c_j = d_j^T x - d_j^T D z. Their size is
+# taken as the largest correlation so far plus the sum of |z_i| |d_i|^2 over the support.
 RESOLUTION = 1e-12
 ROUNDING = 1e-15
-# Correlations in a run are tied if they differ by less than this fraction. The first of tied atoms
-# enters, so that codes do not depend on rounding.
+# Correlations in a run count as equal if they differ by less than this fraction. The first atom
+# with the largest correlation enters, so that rounding errors do not decide on the support.
 TIE = 1e-10
-# Codes that miss the optimality condition by less than NEARLY times the penalty get at most
-# POLISHES more rounds, since rounding errors may keep them from meeting it. Without a penalty the
-# limit is NEARLY times a hundredth of the largest correlation.
+# Rounding errors may keep codes from ever meeting the optimality condition. So codes that miss the
+# condition by less than NEARLY times the penalty get at most POLISHES more rounds. Without a
+# penalty the limit is NEARLY times a hundredth of the largest correlation.
 NEARLY = 1e-9
 POLISHES = 4
-# If the slopes of the old support are at most this fraction of the largest slope of a new atom, the
-# next Newton step takes the old slopes for zero, which saves a part of its substitution.
+# If the slopes of the atoms that were in the support before a round are at most this fraction of
+# the largest slope of an atom that may enter, the Newton step takes these small slopes for zero,
+# which saves a part of the substitution that computes y.
 SETTLED = 1e-6
-# Without a penalty, an atom that depends on the support enters only if its correlation is this many
-# times the margin of rounding: its step has no bound, and would amplify rounding errors.
+# Without a penalty the step of an atom that depends on the support (DEPENDENT) has no bound, and
+# would amplify rounding errors. So the atom enters only if its correlation is above this number
+# times the margin of rounding.
 UNBOUNDED = 1000
 
 
@@ -89,7 +93,7 @@ def _correlate(atoms, gram, x, row, start, support, z, k, residual, c):
     for j in range(n_components):
         c[j] = start[row, j]
     i = 0
-    while i + 3 < k:  # four rows at a time: fewer passes over c
+    while i + 3 < k:  # four rows of `gram` at a time, to read and write `c` less often
         z0, z1, z2, z3 = z[i], z[i + 1], z[i + 2], z[i + 3]
         s0, s1, s2, s3 = support[i], support[i + 1], support[i + 2], support[i + 3]
         for j in range(n_components):
@@ -120,7 +124,7 @@ def _border(atoms, gram, support, k, squares, factor):  # -> float
     squares[k] = factor[k, k]
     pivot = squares[k]
     i = 0
-    while i + 1 < k:  # two rows at a time: fewer passes over the new one
+    while i + 1 < k:  # two rows of the factor at a time, to read the new row less often
         first, last = factor[k, i], factor[k, i + 1]
         for j in range(i):
             first -= factor[k, j] * factor[i, j]
@@ -137,26 +141,28 @@ def _border(atoms, gram, support, k, squares, factor):  # -> float
         last *= factor[i, i]
         factor[k, i] = last
         pivot -= last * last
-    # A pivot of zero would give an infinite step. With this least pivot an atom that depends on the
-    # support takes a long step along the direction that changes only the penalty term; the step
-    # ends at the first code that reaches zero.
+    # The pivot of an atom that depends on the support is 0 up to rounding, and might give an
+    # infinite step. With this least pivot the step is only long. The step leaves the reconstruction
+    # as it is, and ends at the first code that reaches zero.
     least = 0.1 * DEPENDENT * squares[k]
     factor[k, k] = 1 / np.sqrt(pivot if pivot > least else least)
     return pivot / squares[k]
 
 
 def _remove(out, k, support, z, theta, squares, step, y, factor):
-    """Remove the atom at index ``out`` of the support from all arrays, in place.
+    """Remove the atom at index ``out`` of the support of ``k`` atoms from all arrays, in place.
 
-    The factor and ``y`` are updated by rotations, instead of a new factor of the smaller support.
-    The module explains the names.
+    Rotations update the Cholesky ``factor`` and ``y``, which is faster than to factor the smaller
+    Gram matrix anew. The module explains the names.
     """
     for i in range(out, k - 1):
         support[i], z[i], theta[i] = support[i + 1], z[i + 1], theta[i + 1]
         squares[i], step[i] = squares[i + 1], step[i + 1]
         for j in range(i + 2):
             factor[i, j] = factor[i + 1, j]
-    for j in range(out, k - 1):  # a rotation removes the entry of row j in column j + 1
+    # Now that the atom's row is gone, row j has an entry in column j + 1, right of the diagonal. A
+    # rotation of the columns j and j + 1 makes this entry zero.
+    for j in range(out, k - 1):
         last, first = 1 / factor[j, j + 1], factor[j, j]
         inverse = 1 / np.sqrt(first * first + last * last)
         cosine, sine = first * inverse, last * inverse
@@ -195,7 +201,7 @@ def _minimise(first, k, support, z, theta, slope, squares, step, y, factor):  # 
         for i in range(k):
             step[i] = y[i]
         i = k - 1
-        while i > 0:  # two rows at a time: fewer passes over the step
+        while i > 0:  # two rows of the factor at a time, to read and write `step` less often
             last = step[i] * factor[i, i]
             first = (step[i - 1] - factor[i, i - 1] * last) * factor[i - 1, i - 1]
             step[i], step[i - 1] = last, first
@@ -287,13 +293,13 @@ def _gap(atoms, x, row, support, z, k, largest, penalty, residual):  # -> float
         energy += value * value
         square += left * left
         inner += value * left
-    multiple = 0.0  # best feasible multiple of the residual
+    multiple = 0.0  # of the residual: the dual point with the best bound
     if inner > 0.0 and square > 0.0:
         multiple = min(inner / square, penalty / largest)
     gap = square / 2 + penalty * size - multiple * (inner - multiple * square / 2)
     if gap <= 0.0:
         return 0.0
-    return np.inf if energy == 0.0 else gap / (energy / 2)  # or NaN
+    return np.inf if energy == 0.0 else gap / (energy / 2)  # NaN if data or codes are NaN
 
 
 def solve_rows(
@@ -326,7 +332,7 @@ def solve_rows(
                 for feature in range(n_features):
                     seen[j, feature] = mask[row, feature] * whole_atoms[j, feature]
         k = np.int64(0)  # for a literal 0 numba would compile every function a second time
-        scale = 0.0  # the largest correlation so far, to which rounding errors are proportional
+        scale = 0.0  # the row's largest correlation so far; rounding errors grow with it
         for p in range(n_penalties):
             penalty, polished, turn, stage, is_solved = penalties[p], 0, 0, 0, False
             while True:
@@ -344,10 +350,11 @@ def solve_rows(
                     scale = max(scale, best)
                     slack = RESOLUTION * penalty + ROUNDING * (scale + size)
                     if off > SETTLED * (best - penalty):
-                        n_old = 0  # the Newton step uses the slopes of old entries, too
-                    # Without a penalty, slopes of the support are rounding errors. While they are
-                    # as large as the slopes of new atoms, which may then be rounding errors, too,
-                    # no atom enters: this round only makes the codes of the support more exact.
+                        n_old = 0  # no slope counts as zero in the Newton step
+                    # Without a penalty the slopes of the support should be 0, and are rounding
+                    # errors. If no other atom has a larger correlation, this correlation may be a
+                    # rounding error, too. So no atom enters, and the round only makes the codes of
+                    # the support more exact.
                     by_rounding = penalty == 0.0 and best <= off
                     off, before = max(off, best - penalty), k
                     if off <= NEARLY * (penalty if penalty > 0.0 else 0.01 * scale):
@@ -365,7 +372,9 @@ def solve_rows(
                     stage += 1
                     if stage == len(codes):
                         break
-                    for i in range(k):  # for least squares on the support, without the penalty
+                    # the next stage: one more minimisation, now without the penalty, gives the
+                    # least squares codes on the support
+                    for i in range(k):
                         slope[i] += penalty * theta[i]
                     n_old = 0
                 else:
@@ -377,8 +386,9 @@ def solve_rows(
                     )  # fmt: skip
                     polished += penalty == 0.0 and k == before
                     if k > before and factor[before, before] ** 2 * squares[before] > 1e6:
-                        # The first new atom is close to the span of the support, and its long step
-                        # amplifies small slopes of the support: they must not count as zero.
+                        # At most 1e-6 of the squared norm of the first new atom is outside of the
+                        # span of the support. So the step is long and amplifies even small slopes
+                        # of the support, which must not count as zero.
                         n_old = 0
                 k = _minimise(n_old, k, support, z, theta, slope, squares, step, y, factor)
                 turn += 1
@@ -397,7 +407,7 @@ def solve_alike(atoms, gram, x, mask, penalties, positive, max_iter, out, gaps):
     """
     mask = x.new_empty(len(x), 0) if mask is None else mask
     gaps = x.new_empty(0) if gaps is None else gaps
-    # these arrays share the memory of the tensors, so the loops write to `out` and `gaps`
+    # the arrays share the memory of the tensors, so that the loops write into `out` and `gaps`
     atoms, x, mask = (np.asarray(t.contiguous()) for t in (atoms, x, mask))
     gram = None if gram is None else np.asarray(gram.contiguous())
     results = np.asarray(out), np.asarray(gaps)
@@ -407,13 +417,15 @@ def solve_alike(atoms, gram, x, mask, penalties, positive, max_iter, out, gaps):
 
     def solve_part(first, last):  # solve the rows `first:last`
         room, fixed = 4 * CANDIDATES, [np.empty(shape) for shape in fixed_shapes]
-        while first < last:  # a row whose support is too large is solved again, in twice the memory
+        # `loops.solve_rows` returns early at a row whose support has more than `room` atoms, and
+        # goes on from this row with twice the memory
+        while first < last:
             vectors, factor = np.empty((6, room)), np.empty((room, room))
             work = np.empty(room, np.int64), *vectors, factor, *fixed
             first, room = loops.solve_rows(first, last, *how, *work), 2 * room
 
-    # A thread gets at least 16 rows, and at least 2e6 multiplications of rows by atoms (3 ms). With
-    # less work two threads are no faster than one on idle cores, and take twice the time on busy
-    # cores.
+    # A thread gets at least 16 rows, and rows whose product with the atoms takes at least 2e6
+    # multiplications; to solve for their codes takes a few milliseconds. With less work two threads
+    # are no faster than one on idle cores, and take twice the time on busy cores.
     least = max(16, int(2e6 / max(atoms.size, 1)))
     in_parts(solve_part, len(x), least)

@@ -8,9 +8,9 @@ loss :math:`\tfrac12 |r|^2` in the codes. The sample adds
 
 .. math:: \text{outer}(u - z, r) - \text{outer}(z, D u), \qquad u_S = G_{SS}^{-1} \delta_S,
 
-to the derivative of the loss in the atoms, if the derivative takes into account that codes depend
-on the atoms. If it treats codes as constants, u is 0. If entries are missing, a mask multiplies r,
-D u and the terms of the sums in :math:`G_{SS}`.
+to the derivative of the loss in the atoms, if this derivative takes into account that codes depend
+on the atoms. If codes are treated as constants, u is 0. If entries are missing, the mask multiplies
+r, D u and the terms of the sums in :math:`G_{SS}`.
 
 With autograd instead of `lasso_gradient`, training by the rule ``ae-ls`` (see `skpudle._gradients`)
 for 20 epochs takes 1.65 times as long for 1,000 rows of 64 features and 50 atoms, and 1.85 times
@@ -25,25 +25,26 @@ from skpudle._precision import differentiable_once, kept_by_autograd
 from skpudle.lasso._batched import parts, solve, supports_of
 from skpudle.lasso._solve import known_entries, solve_lasso
 
-# The pseudo-inverse takes an eigenvalue of G_SS for zero if it is below this fraction of the
-# largest. Eigenvalues are squares of singular values of D_S. With atoms in float32 a singular value
-# below 1e-6 of the largest, eight times the resolution of float32, may be a rounding error.
+# The pseudo-inverse of G_SS treats eigenvalues below this fraction of the largest one as zero. The
+# eigenvalues are squares of the singular values of D_S. If the atoms are in float32, singular
+# values below 1e-6 of the largest (eight times the resolution of float32) may be rounding errors.
 _ZERO_EIGENVALUE = 1e-12
-# Up to this number of multiplications `lasso_gradient` runs its loops, which have one thread. With
-# 6e7 multiplications (512 atoms of 144 features, 256 samples) the loops take 15 ms, and torch takes
-# 5 ms.
+# Up to this number of multiplications `lasso_gradient` computes in its compiled loops; beyond it,
+# torch is faster, because the loops have one thread only. With 6e7 multiplications (512 atoms of
+# 144 features, 256 samples) the loops take 15 ms, and torch takes 5 ms.
 _MOST_WORK = 2 * 10**7
-# The loops have no pseudo-inverse. So `lasso_gradient` leaves the derivative to autograd if the
-# squared cosine of two atoms is closer to 1 than this, or if at most this fraction of an atom's
-# squared norm is outside of the span of other atoms of its support.
+# The compiled loops have no pseudo-inverse. So `lasso_gradient` leaves the derivative to autograd
+# if the squared cosine of two atoms differs from 1 by less than this, or if at most this fraction
+# of an atom's squared norm is outside of the span of other atoms of its support.
 _NEARLY_PARALLEL = 1e-9
 
 
 def _gather(atoms, gram, mask, support, k, inner):
     """Set the lower half of ``inner`` (k, k) to the Gram matrix of a support, D_S^T diag(mask) D_S.
 
-    ``support`` has the numbers of the ``k`` atoms, and ``mask`` is (n_features,). If it is empty,
-    the entries are copied from the Gram matrix ``gram`` of all atoms.
+    The first ``k`` entries of ``support`` are the numbers of its atoms. ``mask`` (n_features,) is 1
+    for known entries of a row and 0 for missing ones. If ``mask`` is empty, no entry is missing,
+    and ``inner`` is a part of ``gram``, the Gram matrix (n_components, n_components) of all atoms.
     """
     for i in range(k):
         for j in range(i + 1):
@@ -59,8 +60,8 @@ def _gather(atoms, gram, mask, support, k, inner):
 def _invert(inner, k, factor, u):  # -> bool
     """Replace ``u`` (k,) by ``inner^{-1} u``; return False if ``inner`` is nearly singular.
 
-    Of ``inner`` (k, k) only the lower half is read. ``factor``, of at least (k, k), is memory to
-    work in.
+    A Cholesky factorisation of ``inner`` (k, k), of which only the lower half is read, goes to
+    ``factor``, memory of at least (k, k). If the result is False, ``u`` has no meaning.
     """
     for i in range(k):
         for j in range(i + 1):
@@ -100,8 +101,8 @@ def differentiate(atoms, gram, x, mask, through_encoder, codes, losses, gradient
         k = np.int64(0)
         for f in range(n_features):
             residual[f] = x[row, f]
-        # Every index is written, and the next one overwrites it if its code is zero: the processor
-        # would mispredict a branch, which takes longer.
+        # The loop has no `if`, because the processor would often mispredict it, which takes longer.
+        # Instead every index is written, and the next index overwrites that of a zero code.
         for j in range(n_components):
             support[k] = j
             k += codes[row, j] != 0.0
@@ -182,7 +183,7 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=Non
         return None  # some atoms are parallel, zero or not finite
     how = dict(penalties=[alpha], positive=positive, mask=None if mask is None else known)
     codes = solve(wide, gram, rows, **how)[0, 0]
-    # the arrays share the memory of the tensors
+    # the arrays share the memory of the tensors, so that the loops add to `losses` and `gradient`
     d, g, data, m, z, *sums = map(np.asarray, (wide, gram, rows, known, codes, losses, gradient))
     if not loops.differentiate(d, g, data, m, through_encoder, z, *sums):
         return None
@@ -190,25 +191,27 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=Non
 
 
 def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), (n,)
-    """Return ``inner^{-1} delta`` for each sample, and True for each nearly singular matrix.
+    """Return ``inner^{-1} delta`` (n, k) for each sample, and True (n,) where it is unreliable.
 
-    ``inner`` has Gram matrices of supports that are padded to k atoms. Padding has rows and columns
-    of zeros, and gets the result 0. Results for nearly singular matrices are of no use.
+    ``inner`` (n, k, k) has the Gram matrices of supports that are padded to k atoms; padding has
+    rows and columns of zeros. A nearly singular matrix makes the result of its sample unreliable,
+    and the caller has to replace this result, see `_apply_pseudo_inverse`.
     """
     diagonal = inner.diagonal(dim1=1, dim2=2)
     factor, failed = torch.linalg.cholesky_ex(inner + torch.diag_embed((diagonal == 0) * 1.0))
     u = torch.cholesky_solve(delta[:, :, None], factor)[:, :, 0]
     pivots = factor.diagonal(dim1=1, dim2=2).square()
-    # The smallest eigenvalue may be much smaller than the smallest pivot, so the limit for pivots
-    # is 100 times larger than the limit for eigenvalues.
+    # A matrix is nearly singular if its smallest eigenvalue is. The smallest pivot, which costs
+    # nothing, may be much larger, so its limit is 100 times that of eigenvalues.
     small = (pivots < 100 * inner.shape[1] * _ZERO_EIGENVALUE * diagonal).any(1)
     return u, (failed > 0) | small
 
 
 def _apply_pseudo_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), None
-    """Return ``pinv(inner) delta`` for each sample; None stands for the marks of `_apply_inverse`.
+    """Return ``pinv(inner) delta`` (n, k) for each sample, and None: every result is reliable.
 
-    This takes longer than `_apply_inverse`, and is for the matrices that are nearly singular.
+    The function has the arguments of `_apply_inverse`, takes longer, and is for the matrices that
+    are nearly singular.
     """
     inverse = torch.linalg.pinv(inner, hermitian=True, rtol=_ZERO_EIGENVALUE)
     return (inverse @ delta[:, :, None])[:, :, 0], None
@@ -241,7 +244,8 @@ def _implicit_adjoint(atoms, codes, delta, mask=None):
     delta, mask = delta.double()[order], mask if mask is None else mask[order].double()
     u, singular = torch.zeros_like(delta), torch.zeros_like(order, dtype=torch.bool)
 
-    def solve(rows, width, apply):  # -> (n_rows,) bool: singular rows; sets `u` in the rows
+    # set `u` in some rows by `apply`, one of the two functions above, and return its second result
+    def solve(rows, width, apply):
         support = supports_of(codes[rows], width)
         members = atoms[support]
         seen = members if mask is None else members * mask[rows, None]
@@ -250,7 +254,8 @@ def _implicit_adjoint(atoms, codes, delta, mask=None):
         u[rows] = u[rows].scatter(1, support, solution)
         return failed
 
-    # `tolist` makes the host wait for a device, so it is called twice only: here and for `singular`
+    # The host waits for the device in each `tolist`. So there are only two: of all sizes here, and
+    # of `singular` once all batches are computed.
     sizes = sizes.tolist()
     for first, last, width in parts(sizes, n_features, codes.device):
         rows = slice(first, last)
@@ -265,10 +270,10 @@ def _implicit_adjoint(atoms, codes, delta, mask=None):
 class _ConvergedCodes(torch.autograd.Function):
     """The lasso's codes, whose bias may be removed in part, as a function of autograd.
 
-    The codes are a weighted sum of two *ends*: ``1 - debias`` times the lasso's codes and
-    ``debias`` times the least squares codes on their support. Both ends have the same formula for
-    the derivatives in ``x`` and in the atoms, each with its own codes and residual. The least
-    squares codes do not depend on ``alpha``.
+    The codes are ``1 - debias`` times the lasso's codes plus ``debias`` times the least squares
+    codes on their support. The code below calls these two terms *ends*. Both ends have the same
+    formula for the derivatives in ``x`` and in the atoms, each with its own codes and residual. The
+    least squares codes do not depend on ``alpha``.
     """
 
     @staticmethod
@@ -296,7 +301,7 @@ class _ConvergedCodes(torch.autograd.Function):
         return sum(weight * codes for _, weight, codes in ends), gaps
 
     @staticmethod
-    @differentiable_once  # a second derivative would need how codes change inside this function
+    @differentiable_once  # in a second derivative autograd would take the saved codes for constants
     def backward(ctx, delta, _):
         """Return the derivatives in atoms, data and alpha; None for the remaining arguments.
 

@@ -22,13 +22,14 @@ from skpudle.lasso._batched import BLOCK_ENTRIES, lasso_gaps, solve
 from skpudle.lasso._compiled import MOST_ROUNDS
 
 # Two atoms count as parallel if the cosine of their angle differs from 1 by at most this. Rounding
-# errors would decide which of the two gets a code, so the solver leaves one of them out. This costs
-# a relative duality gap of about 1e-8 at most.
+# errors would decide which of the two gets a code, so the solver leaves one of them out. Without
+# this atom the relative duality gap of the codes is about 1e-8 at most, instead of rounding.
 _PARALLEL = 1e-15
-# Largest number of samples that a warning names.
+# A warning gives the numbers of at most this number of samples, to stay short.
 _WARNED_SAMPLES = 5
-# Margin of rounding errors in `descent_direction`: up to this value the cosine of an atom and the
-# direction counts as zero, and so does the part of an atom that is orthogonal to the free atoms.
+# Up to this value two numbers count as zero in `descent_direction`, because they may be rounding
+# errors: the cosine of an atom and the direction, and the norm of the part of an atom of norm 1
+# that is orthogonal to the free atoms.
 _LEAST_COSINE = 1e-9
 
 
@@ -53,10 +54,12 @@ def checked_alpha(alpha, atoms, positive=False):  # -> float, or Tensor (n_compo
 
 
 def known_entries(x, mask):  # (n, m), mask that broadcasts to (n, m) or None -> x, mask
-    """Return data with missing entries for a solver: 0 in missing entries, and a mask of 1 and 0.
+    """Prepare data ``x`` (n, m) with missing entries for a solver; return data and mask (n, m).
 
-    ``mask`` may have any nonzero values for known entries; None stays None. Missing entries may be
-    NaN, which the solvers could not multiply by 0.
+    ``mask`` is zero for missing entries and nonzero for known ones, and broadcasts to (n, m). The
+    returned data are 0 where missing, because the solvers multiply by the mask, and 0 times a
+    missing NaN would be NaN. The returned mask is 1 for known entries and 0 for missing ones, or
+    None if ``mask`` is None.
     """
     if mask is None:
         return x, None
@@ -102,9 +105,10 @@ def descent_direction(atoms, free):
         directions = directions / left.where(left > _LEAST_COSINE, torch.inf)
     direction = directions.mean(0)
     if not (directions @ direction > 0).all():
-        # At the z >= 0 that minimises |z D|^2 + (1 - sum(z))^2, z D is a multiple of the nearest
-        # point. So an additional feature, 1 for all atoms and for the data, makes the search for
-        # the nearest point a problem of non-negative least squares.
+        # Let D be the directions, one a row. For the z >= 0 that minimises |z D|^2 + (1 - sum(z))^2
+        # the vector z D is a multiple of the point of their convex hull that is nearest to 0. This
+        # is non-negative least squares for a sample of zeros, if the sample and all directions get
+        # an additional feature that is 1.
         wide = torch.cat([directions, torch.ones_like(directions[:, :1])], 1)
         target = torch.zeros_like(wide[:1])
         target[0, -1] = 1.0
@@ -159,20 +163,21 @@ def nonnegative_gap(atoms, x, codes, direction, weights=None):
     energy = x.square().sum(1)
     size = codes.sum(1).abs() + energy.sqrt()
     if weights is not None:
-        own = weighted(weighted(v)) @ atoms.mT  # products of weighted atoms with weighted direction
+        own = weighted(weighted(v)) @ atoms.mT  # <weights * atom, weights * v>, for each row
         fits = ((own == 0) | (own > 0) & (w > 0)).all(1, keepdim=True)
-        # In other rows v / weights serves, if it is finite: its products with the weighted atoms
-        # are again `w`, because the weights cancel.
+        # In rows where this does not fit, v / weights serves, unless a weight is 0: its products
+        # with the weighted atoms are again `w`, because the weights cancel.
         usable = fits | (weights > 0).all(1, keepdim=True)
         v = torch.where(fits, weighted(v), v / weights).where(usable, 0.0)
         w = torch.where(fits, own, w).where(usable, 0.0)
-        # An atom with almost no weight in a row has a ``c`` and an ``own`` of almost zero, and
-        # rounding errors would decide on their quotient. So where the quotient is used, ``c`` is
-        # lowered by a bound of its rounding error.
+        # If the weights of a row almost remove an atom, its `c` and its `w` are both close to zero,
+        # and rounding errors would decide on the quotient c / w below. So in rows where `w` was
+        # replaced by `own`, `c` is lowered by a bound of its rounding error.
         c -= 1e-14 * size[:, None] * fits
     inverse = torch.where(w > 0, 1 / w, 0.0)
     dual = residual - (c * inverse).amax(1, keepdim=True).clamp_min(0) * v
-    # every non-negative multiple of the dual point is feasible: take the one with the largest bound
+    # Every non-negative multiple of `dual` is feasible for the dual problem, too; `best` is the
+    # largest lower bound of these multiples.
     best = (x * dual).sum(1) - 2 * size * c.mul_(w == 0).amax(1).clamp_min(0)
     best = (best.clamp_min(0).square() / dual.square().sum(1)).nan_to_num(0.0) / 2
     gap = primal - best
@@ -210,9 +215,10 @@ def duality_gap(
     Returns
     -------
     Tensor of shape (n_samples,)
-        Relative gaps, in float64: a bound on :math:`(P(z) - \min P) / P(0)`, where
-        :math:`P(0) = |x|^2 / 2`. Infinite for negative codes with ``positive``. With ``alpha=0``
-        the bound has the conditions that `solve_nnls` describes.
+        Relative gaps, in float64: bounds on :math:`(P(z) - \min P) / P(0)`, where
+        :math:`P(z) = \frac12 |x - D z|^2 + \sum_j \alpha_j |z_j|` is the objective. Infinite for
+        negative codes with ``positive``. With ``alpha=0`` the bound has the conditions that
+        `solve_nnls` describes.
 
     Raises
     ------
@@ -278,8 +284,9 @@ def _without_parallels(atoms, positive):  # -> (n_components, n_features), bool
     (n_components, n_features), norms = atoms.shape, torch.linalg.vector_norm(atoms, dim=1)
     needed = (norms > 0) & (norms < torch.inf)
     directions = atoms / norms.where(needed, 1.0)[:, None]
-    # A quick test spares most calls the matrix of all cosines: two directions that differ almost
-    # surely have different products with this vector, and parallel ones have the same.
+    # This test spares most calls the matrix of the cosines of all pairs of atoms. Parallel atoms
+    # have the same product with `generic`, up to sign and rounding, and other atoms almost surely
+    # have different ones. So if no two sorted products are close, no atoms are parallel.
     generic = torch.arange(1, n_features + 1, dtype=atoms.dtype, device=atoms.device).square().sin()
     keys = (directions @ generic).abs().sort().values
     is_near = (keys.diff() <= (2 * n_features * _PARALLEL) ** 0.5).any()
@@ -287,7 +294,7 @@ def _without_parallels(atoms, positive):  # -> (n_components, n_features), bool
         return atoms, False
     number, cosines = torch.arange(n_components, device=atoms.device), directions @ directions.mT
     are_parallel = (cosines if positive else cosines.abs()) > 1 - _PARALLEL
-    # rounding errors of norms grow with the number of features
+    # norms count as equal if they differ by rounding, which grows with the number of features
     similar = (norms - norms[:, None]).abs() <= 1e-13 * n_features * norms
     are_better = torch.where(similar, number < number[:, None], norms > norms[:, None])
     needed &= ~(are_parallel & are_better).any(1)
@@ -316,11 +323,11 @@ def gram_matrix(atoms, n_samples):
     Tensor of shape (n_components, n_components) or None
         Inner products of the atoms with each other; None where they cost more than they save.
     """
-    # A Gram matrix pays with at most 32 atoms per sample. It costs n_components products with all
-    # atoms, in one efficient call, and saves each sample a few such products in separate calls.
-    # With more than 10,000 atoms it would take gigabytes. With up to 128 atoms it costs nearly
-    # nothing, and users of a few rows need not wait until the loops without a Gram matrix are
-    # compiled.
+    # A Gram matrix costs a product of each atom with all atoms, in one efficient call, and saves
+    # each sample a few products of a vector with all atoms, in separate calls. So it pays up to 32
+    # atoms per sample. With more than 10,000 atoms it would take gigabytes. With up to 128 atoms it
+    # costs nearly nothing, and spares users of a few rows the seconds in which numba would compile
+    # the loops without a Gram matrix.
     few = len(atoms) <= max(128, min(10_000, 32 * n_samples))
     with threads_for(atoms, atoms):
         return atoms @ atoms.mT if few else None
@@ -410,7 +417,9 @@ def solve_lasso(
     x, known = known_entries(x, mask)
     penalty = checked_alpha(alpha, atoms, positive)
     given, scale = atoms.double(), None
-    if isinstance(penalty, torch.Tensor):  # with atoms / alpha and penalty 1 codes are alpha * z
+    # One penalty for each atom: the atoms divided by the penalties have codes for the penalty 1,
+    # and these codes divided by the penalties are the codes sought.
+    if isinstance(penalty, torch.Tensor):
         penalty, scale = 1.0, penalty
         given = given / scale[:, None]
     codes = x.new_empty(len(x), len(atoms))
@@ -419,10 +428,12 @@ def solve_lasso(
         return codes.fill_(torch.nan), gaps
     kept, is_less = _without_parallels(given, positive)
     gram = gram_matrix(kept, len(x))
-    # `solve` certifies codes at little cost, but only by the atoms that it gets, and with a penalty
+    # `solve` computes gaps at little cost, but only with a penalty, and not if it gets zeros in the
+    # place of atoms that others make needless: the gap has to count all atoms
     is_certified = certify and penalty > 0 and not is_less
     n_rows = rows_of_block(x, len(atoms))
-    # All blocks share this memory: an allocation for each block would take a quarter of the time.
+    # All blocks write their codes to this memory: if each block allocated its own, allocations
+    # would take a quarter of the time.
     room = x.new_empty(1 + (debias > 0), min(n_rows, len(x)) * len(atoms), dtype=torch.float64)
     how = dict(penalties=[penalty], positive=positive, max_iter=max_iter)
     for first in range(0, len(x), n_rows):
@@ -495,8 +506,9 @@ def _as_tensor(values):  # -> Tensor
         return values if values.is_floating_point() else values.double()
     values = np.asarray(values)
     if values.dtype.kind != "f":
-        values = values.astype(np.float64, casting="safe")  # refuses complex numbers and texts
-    # torch refuses arrays with negative strides, and warns of read-only ones
+        values = values.astype(np.float64, casting="safe")  # no complex numbers and no texts
+    # `require` copies arrays with negative strides, which torch refuses, and read-only arrays, of
+    # which torch warns
     return torch.as_tensor(np.require(values, requirements=["C", "W"]))
 
 
@@ -550,7 +562,8 @@ def _solve_weighted(atoms, x, weights, free, max_iter):  # -> (n, n_components),
             scale = scale * again
         z = solve(unit, gram, data, mask=row_weights, out=room[:, :, : len(data)], **how)[0, 0]
         gaps[rows] = nonnegative_gap(unit, data, z, direction, row_weights)
-        # the code of a free atom is that of the atom minus that of its negative
+        # a free atom was solved for as two atoms; its code is that of the atom minus that of the
+        # negative
         z[:, : len(atoms)][:, free] -= z[:, len(atoms) :]
         codes[rows] = z[:, : len(atoms)] * (scale / lengths)
     return codes, gaps.masked_fill_(~codes.isfinite().all(1), torch.inf)
@@ -594,7 +607,8 @@ def solve_nnls(
     codes : ndarray or Tensor of shape (n_samples, n_components)
         Codes, of the kind and dtype of the data (float64 for integers).
     gaps : ndarray or Tensor of shape (n_samples,)
-        Relative duality gaps in float64: bounds on :math:`(P(z) - \min P) / P(0)`. The bound is
+        Relative duality gaps in float64: bounds on :math:`(P(z) - \min P) / P(0)` for the function
+        :math:`P` that is minimised. The bound is
         rigorous, up to rounding, if there is a vector that has positive inner products with all
         atoms that are not free, and is orthogonal to the free atoms. There is one for linearly
         independent atoms, and for non-negative atoms of which none is free. If weights differ
