@@ -43,11 +43,12 @@ class Data(NamedTuple):
     inputs : dict
         The fitted attributes ``n_features_in_`` and ``feature_names_in_``.
     places : Tensor of shape (n_rows,) or None
-        In a `fit` to data in memory equal rows are merged: for each row of the input the index into
-        ``samples`` of the row that stands for it, -1 for a row of weight 0. None if none is merged.
+        A `fit` to data in memory merges equal rows. For each row of the input: the index into
+        ``samples`` of the merged row that equals it, or -1 for a row of weight 0. None where rows
+        are not merged, as in `partial_fit`.
     n_given : int or None
-        Number of samples in memory, as often as their weights say; None for a source outside
-        memory, which has ``n_samples``.
+        Number of rows in memory before the merge: the sum of their weights, rounded. None for a
+        source outside memory, which has ``n_samples``.
     """
 
     source: object
@@ -58,7 +59,7 @@ class Data(NamedTuple):
 
     @property
     def n_seen(self):
-        """The number of samples for ``n_samples_seen_``, as often as the weights in memory say.
+        """The number of samples that ``n_samples_seen_`` reports; in memory the sum of weights.
 
         None without data, as in `from_components`.
         """
@@ -67,7 +68,8 @@ class Data(NamedTuple):
     def scaled(self, total):  # -> Data
         """Return the data with weights divided by their mean, so that only their ratios matter.
 
-        ``total(*tensors)`` returns sums over all processes. Equal weights are replaced by None.
+        `fit` calls it, except for counts, whose weights count events. ``total(*tensors)`` returns
+        sums over all processes. Equal weights are replaced by None.
         """
         source, samples = self.source, self.samples
         weight, mean = sources.scale_weights(source.weight, source.n_samples, total)
@@ -115,7 +117,8 @@ class GradientLearner(CallbackSupportMixin):
         known : bool, default=False
             Whether the learner is fitted, so that the number of features has to be as in `fit`.
         part : bool, default=False
-            Whether the caller is `partial_fit`, which keeps the order of rows and merges none.
+            Whether the caller is `partial_fit`, which keeps all rows in their order. `fit` merges
+            equal rows of data in memory into one row with the sum of their weights.
         sample_weight : array-like of shape (n_samples,), default=None
             How often each row counts.
         target : Tensor of shape (n_samples, ...), default=None
@@ -130,7 +133,7 @@ class GradientLearner(CallbackSupportMixin):
         Raises
         ------
         ValueError
-            If ``X`` or the weights are unfit, or all values of ``X`` are missing.
+            If ``X`` or the weights are not valid, or all values of ``X`` are missing.
         """
         given = sources.open_source(X)
         how = dict(known=known, allow_nan=True, largest=self._largest, target=target)
@@ -184,11 +187,13 @@ class GradientLearner(CallbackSupportMixin):
             fitted = run.make_phases(run.table, run.first())
             if plan.step_size is not None:
                 messages.warn_of_step(plan.step_size, fitted.atoms)
-            # loss_curve has errors of reconstruction, which a learner for a task may well raise
+            # The loss curve holds errors of reconstruction. A classifier or regressor (with a
+            # task) minimises another loss and may raise these errors, so it gets no warning.
             if fitted.n_steps and plan.task is None:
                 ends = fitted.loss_curve[0], fitted.loss_curve[-1]
                 messages.warn_of_rise(self, *ends, self._loss_of_baseline(fitted, data))
             x = data.samples.x
+            # no warning for rows that are all zero, or all equal: they need no codes
             if fitted.n_codes == 0 and x.any() and not (len(x) > 1 and (x == x[0]).all()):
                 messages.warn_of_zero_codes(self)
         self.fit_seconds_ = run.seconds
@@ -205,7 +210,7 @@ class GradientLearner(CallbackSupportMixin):
         """
         messages.refuse_several("partial_fit")
         known = hasattr(self, "components_")
-        if known:  # scikit-learn's decorator checks parameters in a first call only
+        if known:  # the decorator `fits` checks the parameters in a first call only
             self._validate_params()
             now, n_atoms = self.n_components, len(self.components_)
             messages.refuse(
@@ -215,9 +220,10 @@ class GradientLearner(CallbackSupportMixin):
             )
         plan = self._plan()
         data = self._read(plan, X, y, known=known, part=True, **of_samples)
-        # `replaced` says that the user has set other atoms since. `young` has all rows of earlier
-        # calls as long as they are too few to learn units (baseline and noise) from; then this call
-        # begins again with all rows. `decided` says that earlier calls have learned the units.
+        # ``replaced``: the user has changed ``components_`` since the last call. ``young``: rows of
+        # earlier calls, kept while they are too few to learn units from (baseline and noise); this
+        # call then begins again with all rows. ``decided``: this call goes on from the record of
+        # the last call; False while rows are too few, or if all rows so far were zero.
         replaced = known and self._fit_given["atoms"] != messages.describe(self.components_)
         read, young = data, self._fitted.young if known and not replaced else None
         if young is not None:
@@ -257,7 +263,8 @@ class GradientLearner(CallbackSupportMixin):
         `skpudle.search.stream`. Return the new record. Rows that are too few for a block are kept
         for the next call, in ``fitted.recent``.
         """
-        # How many atoms a row uses is unknown before rows are coded; block_rows gets 4.
+        # The best size of a block depends on the mean number of nonzero codes in a row. It is
+        # unknown before rows are coded, so 4 is assumed.
         square, size = fitted.data_scale or 0.0, block_rows(4.0, *fitted.atoms.shape)
         state, recent, loss, n_rows = fitted.stream, fitted.recent, 0.0, 0
         atoms = fitted.atoms.detach().to("cpu", torch.float64)
@@ -294,11 +301,12 @@ class GradientLearner(CallbackSupportMixin):
         trainer = Trainer(plan, fitted, optimizer, interrupts=interrupts)
         trainer.run_epoch(sources.Batches(data.source, plan.batch_size()), Stopping(None, 1))
         if not interrupts.pending:
-            # for each atom the number of samples since a code used it, over all calls
+            # ``unused``: for each atom, the number of samples, over all calls, since a nonzero code
+            # last used the atom
             epoch = trainer.epoch
             unused = torch.where(epoch["unused"].cpu(), unused + epoch["n_samples"], 0.0)
-            # Such a long time tells unused atoms from rare ones: an atom that one in n_components
-            # samples uses stays unused for 10 times n_components samples with probability exp(-10).
+            # The limit of 10 * n_components samples is so long that rarely used atoms stay: an atom
+            # that one in n_components samples uses exceeds the limit with probability exp(-10).
             trainer.replace_unused(among=unused >= 10 * len(unused))
         fitted = trainer.fitted
         fitted = replace(fitted, training=fitted.training | {"unused": unused})
@@ -311,18 +319,18 @@ class GradientLearner(CallbackSupportMixin):
     def _attributes(self, plan, data, fitted):
         """Return all fitted attributes as a dict, with what a later `partial_fit` needs.
 
-        Keys are names of attributes; `take` sets them, and removes an attribute whose value is
-        None. Callbacks get the same dict after each epoch.
+        Keys are names of attributes; `skpudle._fit.run.take` sets them on the learner, and removes
+        an attribute whose value is None. Callbacks get the same dict after each epoch.
         """
         phases, curve = None, [*fitted.losses, *fitted.loss_curve]
-        if fitted.ended_by is not None:  # the end of a `fit`
+        if fitted.ended_by is not None:  # only at the end of a `fit`, not in `partial_fit`
             epochs = {"search": len(fitted.losses), plan.name: len(fitted.loss_curve)}
             phases = {name: n for name, n in (epochs | fitted.later).items() if n}
         outliers = None
         if fitted.outliers is not None and len(fitted.outliers):
-            # ``fitted.outliers`` has indices of rows of ``data.samples``, where equal rows are
-            # merged. The user's rows of weight 0 have the index -1 there, which selects a last row
-            # that is added here and stays empty.
+            # ``fitted.outliers`` has pairs of a merged row and a feature, and ``data.places`` has
+            # the merged row of each row of the user. It is -1 for rows of weight 0, which selects
+            # the last row of the sparse array: a row without outliers that is added here.
             shape = len(data.samples) + 1, data.samples.x.shape[1]
             values = np.ones(len(fitted.outliers), bool), arrays.to_numpy(fitted.outliers).T
             outliers = csr_array(values, shape=shape)[arrays.to_numpy(data.places)]
@@ -340,7 +348,7 @@ class GradientLearner(CallbackSupportMixin):
             "outliers_": outliers,
             "ended_by_": fitted.ended_by,
             "phases_": phases,
-            "fit_seconds_": None,  # set at the end of a fit, after its hooks
+            "fit_seconds_": None,  # `_fit` sets it when all callbacks have run
             "_fitted": fitted.kept(),
             "_fit_given": given,
         }

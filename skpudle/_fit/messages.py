@@ -24,7 +24,7 @@ def describe(value):  # -> str
         return repr(value)
     try:
         return joblib.hash(to_numpy(value) if isinstance(value, torch.Tensor) else value)
-    except PicklingError:  # a function without a name
+    except PicklingError:  # a lambda or local function, for example
         return getattr(value, "__qualname__", type(value).__qualname__)
 
 
@@ -35,13 +35,19 @@ def refuse(is_wrong, message):
 
 
 def refuse_several(task):
-    """Raise ValueError if several processes fit together; ``task`` names what cannot be shared."""
+    """Raise ValueError inside `data_parallel` with several processes, for a ``task`` of one only.
+
+    ``task`` begins the message, such as the name of a method that runs in one process only.
+    """
     is_alone = current_team().is_alone
     refuse(not is_alone, f"{task} runs in one process. Call it outside of data_parallel.")
 
 
 def refuse_unknown(learner, is_known):
-    """Raise ValueError for data in which all values are missing, unless some value ``is_known``."""
+    """Raise ValueError unless ``is_known``: whether the data have any value that is not NaN.
+
+    The message has the name of the class of the ``learner``.
+    """
     refuse(not is_known, f"All values of X are NaN. Pass {type(learner).__name__} known values.")
 
 
@@ -82,11 +88,12 @@ def warn_of_units(samples):
     parts = (x - x.nanmean(0)).square().nanmean(0).nan_to_num(), (high - low).square().nan_to_num()
     column = int(parts[0].argmax())
     share, usual = (float(part[column] / part.sum()) for part in parts)
-    # The column's share of the variance is .72 and .998 for two tables of mixed units, raw cancer
-    # and wine, and at most .68 for iris, digits, patches and diabetes. A single outlying entry can
-    # make such a share, too. So the share of the squared distances between the 10 % and 90 %
-    # quantiles has to be large as well: it is .69 for cancer and .998 for wine, and .17 for normal
-    # columns with one entry of 100 standard deviations in 100 rows.
+    # ``share`` is the fraction of the total variance that one column has: .72 and .998 in the
+    # tables of cancer and wine of scikit-learn, whose columns have mixed units, and at most .68 in
+    # iris, digits, patches and diabetes. But a single outlying entry can cause such a fraction. So
+    # ``usual``, the same fraction for squared distances between the 10 % and 90 % quantiles, must
+    # be large, too: it is .69 for cancer and .998 for wine, and .17 for normal columns of 100 rows
+    # with one entry of 100 standard deviations.
     if x.shape[1] >= 4 and share > 0.7 and usual > 0.5:
         warn(
             f"Column {column} has {share:.1%} of the variance of X. Put columns of different units "
@@ -124,13 +131,14 @@ def warn_of_early_end(learner, ended_by):
 
 
 def any_named(learner, names):
-    """Return whether the user has set any of some parameters, i.e. to other than the default.
+    """Return whether the user has set any of the parameters ``names`` to a non-default value.
 
-    ``names`` are names of parameters of the ``learner``.
+    ``learner`` is the estimator that has these parameters.
     """
     parameters = signature(type(learner)).parameters
     pairs = ((getattr(learner, name), parameters[name].default) for name in names)
-    # comparing an array gives no single truth value; no default is an array, so arrays differ
+    # An array always differs, because no default is an array. It is not compared by ``==``, which
+    # would return an array instead of one truth value.
     return any(not (a is b or (np.ndim(a) == 0 and a == b)) for a, b in pairs)
 
 
@@ -173,7 +181,7 @@ def warn_of_rise(learner, began, ended, baseline):
     ``began`` and ``ended`` are the mean losses of the first and last epoch, and ``baseline`` is the
     loss of a sample whose codes are zero.
     """
-    # The last steps of stochastic gradients are noisy, so a rise by a hundredth counts as chance.
+    # The last steps of stochastic gradients are noisy, so a rise of up to 1 % counts as chance.
     if not ended <= max(began, baseline) * (1 + 1e-2):
         warn(
             f"Training of {type(learner).__name__} raised its objective to {ended:.4g} a sample, "

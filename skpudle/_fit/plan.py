@@ -50,15 +50,17 @@ _UNFOLDINGS = 100
 # Converged codes with a relative duality gap above this cause a warning.
 _GAP = 1e-6
 
-# For `Plan.without_effect`: names of parameters that only training reads, those among them that the
-# training of a learned encoder (``separate_atoms``) does not read, and a setting that trains.
+# For the warnings of `Plan.without_effect`. _OF_TRAINING: parameters that only training reads.
+# _OF_GRADIENTS: parameters without effect if a learned encoder (``separate_atoms``) is trained,
+# whose training has an optimiser and steps of its own. _TRAINS: what the warning tells the user to
+# set if atoms shall be trained.
 _OF_TRAINING = "optimizer", "learning_rate", "batch_size", "max_iter", "tol", "n_iter_no_change"
 _OF_GRADIENTS = *_OF_TRAINING[:2], *_OF_TRAINING[4:], "step_size", "lambda_decay"
 _TRAINS = "a setting that trains after the search, such as gradient='ae-ls' or supervision=0.5"
 
-# For training by the surrogate optimiser after a search, with max_iter="auto" and
-# batch_size="auto": the least and the largest number of rows that count as an epoch, and the number
-# of batches of an epoch. So a batch has 1024 / 16 = 64 to 4096 / 16 = 256 rows.
+# They decide max_iter="auto" and batch_size="auto" for the surrogate optimiser after a search. An
+# epoch is counted as _LEAST_ROWS to _MOST_ROWS rows, also if the data have fewer or more rows, and
+# has _BATCHES batches. So a batch has 1024 / 16 = 64 to 4096 / 16 = 256 rows.
 _LEAST_ROWS, _MOST_ROWS, _BATCHES = 1024, 4096, 16
 
 # Parameters that `Plan` reads, and their values for learners that lack them.
@@ -76,7 +78,7 @@ _DEFAULTS = dict(
 
 
 def fixed(value):  # -> float or None
-    """Return a number or flag that the user has set as a float; None for "auto"."""
+    """Return the user's number or flag as a float, or None if the user has set "auto"."""
     return float(value) if isinstance(value, Real | bool) else None
 
 
@@ -102,7 +104,11 @@ class Converged:
     warn: bool = False
 
     def __call__(self, dictionary, x, mask=None):
-        """Return the codes (n_samples, n_components) of rows, see the module."""
+        """Return the codes (n_samples, n_components) of rows ``x`` (n_samples, n_features).
+
+        ``dictionary`` is a `DenseDictionary`, and ``mask`` is 1 for known entries of ``x``, 0 for
+        missing ones.
+        """
         how = dict(alpha=self.penalty, positive_code=self.positive_code, debias=self.debias)
         codes, gaps = converged_codes(dictionary, x, mask=mask, certify=self.warn, **how)
         if self.warn and not (gaps <= _GAP).all():
@@ -180,7 +186,7 @@ def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fit
     given, n_made, batch_size = plan.given, 0, plan.batch_size(len(samples))
     n_batches = -(-len(samples) // batch_size)
 
-    def stopped():  # `learn_encoder` asks it before each update, so that it counts updates, too
+    def stopped():  # `learn_encoder` calls it before each update, so it can count the updates
         nonlocal n_made
         n_made += not interrupts.pending
         return interrupts.pending
@@ -379,10 +385,10 @@ class Plan:
         If parameters contradict each other.
     """
 
-    # True for counts: sample weights count events, so `fit` keeps their unit, which is one row.
-    # Otherwise only ratios of weights matter, and `fit` divides the weights by their mean.
+    # True for counts, where a sample weight of 2 means twice as many events: `fit` then leaves the
+    # weights as they are. Otherwise only their ratios matter, and `fit` divides them by their mean.
     counts_events = False
-    alpha_share = 1.0  # the penalty of codes for alpha="auto" is this number times the search's
+    alpha_share = 1.0  # with alpha="auto": the penalty of codes over the penalty of the search
     name_of_baseline = "intercept_"  # fitted attribute that holds the baseline
     task, axis = None, 0
 
@@ -422,22 +428,23 @@ class Plan:
         )
         self.searches = isinstance(given.dict_init, str) and given.dict_init == "search"
         noise, baseline = given.noise, given.fit_intercept
-        # `is True` below would be False for a boolean of numpy
+        # Flags of NumPy become flags of Python, since ``np.True_ is True`` is False.
         baseline = baseline if baseline == "auto" else bool(baseline)
-        # a list, because comparing an array with a text compares each entry
+        # An array becomes a list, since ``array == "auto"`` would compare every entry.
         noise = noise if isinstance(noise, str) else [*noise]
         refuse(
             given.n_components == "auto" and not self.searches,
             "n_components='auto' needs a search. Pass dict_init='search', or a number of atoms.",
         )
-        # A search already minimises the objective of the lasso, so gradients would add nothing.
+        # If codes solve the lasso, the search already minimises the objective that gradients would
+        # descend, so `fit` trains no more, and `partial_fit` alternates codes and atoms.
         self.alternates = self.searches and given.gradient == "auto" and self.of_lasso
-        # with separate_atoms partial_fit trains the atoms by "dec", and then the matrices of the
-        # encoder for these atoms
+        # With separate_atoms `partial_fit` first trains the atoms by the gradient "dec", and then
+        # the matrices of the encoder for these atoms.
         named = "dec" if given.separate_atoms else given.gradient
         usual = "dec" if self.alternates else "ae-ls"
         self.gradient = self.name = usual if named == "auto" else named
-        if not self.searches:  # without a search "auto" means equal noise, and no baseline
+        if not self.searches:  # noise="auto" is then "equal", and fit_intercept="auto" is False
             noise, baseline = "equal" if noise == "auto" else noise, baseline is True
         self.trains = not (self.alternates or given.separate_atoms)
         self.codes_follow_data = given.alpha == "auto" and self.of_lasso
@@ -517,11 +524,12 @@ class Plan:
         """
         decay = self.decay_of(fitted, update)
         encoder = self.encoder(fitted.alpha, step_size=self.step_size, lambda_decay=decay)
-        # The rule differentiates the penalty of the last unfolding. The penalty that belongs to
-        # hard thresholds is constant where it is differentiable, so it is left out.
+        # The objective has the penalty of the last unfolding. Hard thresholds correspond to a
+        # penalty on the number of nonzero codes; its derivative is 0, so it is left out.
         is_hard = self.given.shrinkage == "hard"
         penalty = 0.0 if is_hard else fitted.alpha * decay ** (self.n_unfoldings - 1)
-        # If training begins with samples as atoms, only the gradient "dec" finds good atoms.
+        # If training begins with samples as atoms, without a search, only the gradient "dec" (codes
+        # are constants) finds good atoms.
         rule = GRADIENT_RULES["dec" if fitted.from_samples else self.gradient]
         return rule, DenseDictionary(fitted.atoms), dict(encoder=encoder, penalty=penalty)
 
@@ -711,20 +719,21 @@ class Plan:
             return self.given.max_iter * n_batches if self.trains else 0
         if self.adapts(n_components):
             # Training shall take about as long as the search. So the number of epochs is
-            # n_components over the time of an update, measured in unfoldings: its own unfoldings,
-            # and 9 for all the rest. Compared with 20 epochs, the R^2 of codes of held-out rows
-            # differs by at most .002 (digits and patches, 3 to 100 unfoldings), in 0.3 to 0.8 of
-            # the time.
+            # n_components divided by the time of an update, in which the unit is the time of one
+            # unfolding: the unfoldings of the encoder, and 9 for all other work. For digits and
+            # patches with 3 to 100 unfoldings this training takes 0.3 to 0.8 of the time of 20
+            # epochs, and the R^2 of codes of held-out rows differs by at most .002.
             n_epochs = n_components / (self.n_unfoldings * (not self.of_lasso) + 9)
             n_rows = min(max(n_batches * batch_size, _LEAST_ROWS), _MOST_ROWS)
             return ceil(max(n_epochs, 2) * n_rows / batch_size)
-        # Operations of one matrix product of an unfolding, of codes with the Gram matrix or, in two
-        # steps, with the atoms.
+        # Number of operations of one matrix product in an unfolding: codes times the Gram matrix of
+        # the atoms or, if that takes fewer operations, codes times atoms and back.
         push = 2 * batch_size * n_components * min(n_components, 2 * n_features)
-        # Matrix products in an unfolding: gradients through the encoder add two for its adjoint.
+        # Number of matrix products in an unfolding: a gradient through the encoder adds two, for
+        # the backward pass.
         n_products = 1 if self.gradient == "dec" else 3
-        # In other fits at most 100 epochs and 1.2e12 operations of encoders, which bounds the time,
-        # but at least 200 updates.
+        # The time is bounded by 100 epochs and by 1.2e12 operations of the encoder in all updates
+        # together; but at least 200 updates are allowed.
         affordable = 1.2e12 / (self.n_unfoldings * n_products * push)
         return max(200, min(100 * n_batches, int(affordable)))
 
@@ -738,7 +747,7 @@ class Plan:
         given, learns = self.given, bool(self.given.separate_atoms)
         pursues, counted = given.transform_algorithm == "omp", ["transform_n_nonzero_coefs"]
         is_learned = learns and given.transform_algorithm == "unfolded"
-        debias = ["debias"] if self.debias else []  # debias=0 asks for nothing
+        debias = ["debias"] if self.debias else []  # no warning for 0, which asks for nothing
         rules = [
             (pursues, debias, "transform_algorithm='unfolded' or 'lasso'"),
             (pursues and given.transform_alpha is not None, counted, "transform_alpha=None"),

@@ -58,9 +58,10 @@ _FREE = {
 class Interrupts:
     """A context in which Ctrl-C only sets ``pending``; a second Ctrl-C interrupts at once.
 
-    Code inside reads ``pending`` after each update. Only Python's own handler in the main thread is
-    replaced, and it is restored at the end; a handler that other code installed stays in place. If
-    no error is raised inside after a Ctrl-C, KeyboardInterrupt is raised at the end.
+    Training reads ``pending`` after each update, and then ends in a usable state. Only Python's own
+    handler of the signal, in the main thread, is replaced, and it is restored at the end; a handler
+    that other code installed stays in place. At the end of the context KeyboardInterrupt is raised
+    after a Ctrl-C, unless another error has ended the context.
     """
 
     pending = False
@@ -248,11 +249,12 @@ class Fitted(Record):
         names += "search_alpha", "coding", "stream", "recent", "young"
         kept = Fitted(
             atoms=None,
-            noise=replace(self.noise, atoms=None),  # these are made of ``components_`` again
+            noise=replace(self.noise, atoms=None),  # `units_of` makes them from ``components_``
             training={n: self.training[n] for n in ("moments", "unused") if n in self.training},
             **{name: getattr(self, name) for name in names},
         )
-        return kept if self.atoms.device.type == "cpu" else unpack(pack(kept))  # to the CPU
+        # `unpack` reads all tensors onto the CPU
+        return kept if self.atoms.device.type == "cpu" else unpack(pack(kept))
 
 
 # Types that `load_record` may read. A new type in a record has to be added here, or checkpoints
@@ -288,7 +290,7 @@ def named_errors(file, what, advice):
     """
     try:
         yield
-    except Exception as error:  # no documentation says which errors damaged archives raise
+    except Exception as error:  # which errors a damaged file causes is documented nowhere
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(f"{file} is no {what}: {reason.rstrip('.'):.500}. {advice}") from error
 
@@ -335,7 +337,7 @@ def load_record(file):
     """
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except UnpicklingError:  # torch's message advises to load the file without this safety
+    except UnpicklingError:  # replaces torch's message, which advises to set weights_only=False
         raise ValueError("it holds more than records, tensors, numbers and texts") from None
 
 
@@ -358,8 +360,9 @@ class Checkpoint(FitCallback):
     """Write the state of a fit between two epochs to a file, and resume from it.
 
     A callback for ``learner.set_callbacks(Checkpoint("fit.npz"))``. If the file exists, `fit`
-    resumes from it: training ends with the bits of a fit that was never interrupted, a search as
-    good. If the fit in the file is complete, `fit` returns its result without training.
+    resumes from it. Training that resumes ends with the same bits as without the interruption, and
+    a search that resumes ends with atoms that are as good. If the fit in the file is complete,
+    `fit` returns its result without training.
 
     Parameters
     ----------
@@ -438,7 +441,8 @@ def identity_of(estimator, data):  # -> dict of str to str
     """
     given, source = estimator.get_params(deep=False), data.source
     given["dict_init"] = arrays.dictionary_of(given["dict_init"])
-    if not isinstance(given["random_state"], Integral):  # the seed is stored in the file instead
+    # A generator, or None, has no text of its own: the file has the seed that was drawn from it.
+    if not isinstance(given["random_state"], Integral):
         del given["random_state"]
     ends = vars(data.samples[[0, -1]]).values()
     checksum = describe([arrays.to_numpy(part) for part in ends if part is not None])
@@ -550,10 +554,11 @@ class Run(Interrupts):
             refuse_several("A fit with a Checkpoint")
             self._identity = identity_of(self.learner, data)
             stored = [stored_state(one, self._identity) for one in found]
-            self._stored = next(filter(None, stored), None)  # of the first file that exists
+            self._stored = next(filter(None, stored), None)  # the first file to resume from
         if data is not None:
             generator = arrays.make_generator(self.learner.random_state)
-            # A resumed fit takes its seed from the file, and all processes take the largest seed.
+            # A resumed fit takes its seed from the file. Processes that fit together take the
+            # largest of their seeds, so that all draw the same numbers.
             seed = (self._stored or {}).get("seed", generator.initial_seed())
             self.generator = generator.manual_seed(self.team.largest(seed))
 
@@ -592,7 +597,8 @@ class Run(Interrupts):
         if self._stored is not None:
             found, place = self._stored["record"], first.atoms.device
             moved = [part if part is None else part.to(place) for part in (found.atoms, found.more)]
-            # The user may have changed tol or max_iter, so training decides again whether to end.
+            # The user may have changed tol or max_iter since the file was written. So the cause of
+            # the end is forgotten, and training decides again whether to end.
             stays = "callback" if found.ended_by == "callback" else None
             self.record = replace(found, atoms=moved[0], more=moved[1], ended_by=stays)
             self.generator.set_state(self._stored["generator"])
@@ -627,8 +633,10 @@ class Run(Interrupts):
         began, trains = time.perf_counter(), phase.name == "training"
         task = self.root.subcontext(task_name=phase.name, max_subtasks=phase.most)
         task.call_on_fit_task_begin(**self.given)
+        # After Ctrl-C a phase with ``ends_search`` is still run, but writes no checkpoint: the file
+        # keeps the state at the interruption. The note stays, too: it names the interrupted epoch,
+        # for the message of KeyboardInterrupt.
         is_whole, done = not self.pending, False
-        # a phase after Ctrl-C keeps the note, since KeyboardInterrupt names the interrupted epoch
         note = f"{phase.name}, done" if is_whole else self.record.note
         steps = phase.steps(replace(self.record, note=note, is_done=True))
         while not done:
@@ -644,12 +652,13 @@ class Run(Interrupts):
                 ended_by = "interrupt" if pressed else "callback"
                 self.record = replace(self.record, ended_by=ended_by, is_done=not pressed)
             names = (*self.record.done, phase.name)
-            # A checkpoint from the end of training does not list training as done, so that a later
-            # fit with a larger max_iter can train on.
+            # A checkpoint at the end of training does not list training as done, so that a fit with
+            # a larger max_iter can resume from the file and train on.
             if self.record.is_done and not trains:
                 self.record = replace(self.record, done=names)
             if is_whole:
-                # Ctrl-C may have cut the epoch off, and a resumed fit then repeats the epoch.
+                # If Ctrl-C has cut the epoch off, the file gets the record before the epoch, and a
+                # resumed fit repeats the epoch.
                 is_cut = pressed and (trains or not self.record.is_done)
                 self._write(before if is_cut else self.record, ends=done)
         self.record = replace(self.record, done=names)
@@ -680,7 +689,8 @@ class Run(Interrupts):
             state = {"identity": self._identity, "record": record}
             state |= dict(seed=self.generator.initial_seed(), generator=self.generator.get_state())
             try:
-                unpack(content := pack(state))  # raises an error if it cannot be read
+                # Content that could not be read again raises an error before it replaces the file.
+                unpack(content := pack(state))
                 replace_file(one.path, content.data)
             except (OSError, PicklingError, ValueError) as error:
                 said = f"The checkpoint could not be written: {error}. Training goes on; an older "
@@ -727,7 +737,7 @@ class FollowedFit(CallbackSupportMixin):
         refuse_several(type(self).__name__)
 
         def attributes_of(epoch):
-            # empty before the end of a first epoch: then the fit sets nothing
+            # Before the first epoch ends, the record has no attributes, and the fit sets none.
             found = getattr(epoch, "attributes", dict)()
             return found and found | {"ended_by_": epoch.ended_by}
 

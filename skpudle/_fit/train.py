@@ -39,9 +39,11 @@ from skpudle._gradients import differentiate
 
 if dist.is_available():
     # This import must come before processes are connected. Otherwise functions of the module keep
-    # the connected group as a default value for good, and its threads can abort the end of Python.
+    # the group of processes as a default value for good, and the threads of the group can abort
+    # Python when it exits.
     import torch.distributed.nn
 
+# What `Trainer` reads instead of `Interrupts` if its caller does not handle Ctrl-C.
 _UNDISTURBED = SimpleNamespace(pending=False)
 
 
@@ -82,7 +84,7 @@ class Team:
         return int(largest)
 
     def gather(self, tensor):  # (n, ...) -> (sum of n, ...)
-        """Return the rows of all processes, in the order of their ranks, on the device of these."""
+        """Return the rows of all processes, ordered by rank, on the device of ``tensor``."""
         parts = [tensor.cpu()] * self.size
         if not self.is_alone:
             dist.all_gather_object(parts, tensor.cpu(), group=self.group)
@@ -163,7 +165,7 @@ def data_parallel(group: Any = None, *, timeout: float = 60.0) -> Iterator[Team]
             dist.destroy_process_group()
 
 
-# ---------------------------------------------------------------------------- rules that end it
+# ---------------------------------------------------------------------------- the end of training
 
 
 class Diverged(ValueError):
@@ -203,8 +205,8 @@ class Stopping:
         self.tol, self.patience, self.first_update = tol, patience, first_update
         self.n_updates, self.n_judged = n_updates, n_judged
         # The state, which checkpoints store: number of successive checks without an improvement;
-        # smoothed objective; its least value; sum of the objectives and number of the samples that
-        # wait for a check.
+        # smoothed objective of the last check; least smoothed objective so far; and, of the samples
+        # since the last check, the sum of their objectives and their number.
         self.course = 0, None, None, 0.0, 0
 
     @property
@@ -226,8 +228,8 @@ class Stopping:
             self.course = stalled, smoothed, best, total, n_samples
             return False
         objective = total / n_samples
-        # Each check averages the objective with the smoothed objective before, so that the choice
-        # of samples matters less: after a few checks its variance is a third.
+        # The objective of a check varies with its samples. So it is averaged with the smoothed
+        # objective of the check before, which after a few checks leaves a third of the variance.
         smoothed = objective if smoothed is None else (smoothed + objective) / 2
         stalled = 0 if best is None or smoothed < best - self.tol * abs(best) else stalled + 1
         best = smoothed if best is None else min(best, smoothed)
@@ -260,9 +262,9 @@ class Trainer:
         self._begun, self.model, self.optimizer = fitted, model, optimizer
         self.n_steps, self.loss_curve = fitted.n_steps, fitted.loss_curve
         self.team, self._interrupts = team, interrupts
-        # About the current or latest epoch, a dict: "n_samples" and their summed "loss", "unused",
-        # a mask of the atoms that no code has used, and "seen", the losses and samples of the last
-        # round, from which `replace_unused` makes new atoms.
+        # A dict about the current or latest epoch: "n_samples", their number; "loss", the sum of
+        # their losses; "unused", True for each atom that no nonzero code has used; and "seen", the
+        # losses and samples of the last ten updates, from which `replace_unused` makes new atoms.
         self.epoch = fitted.training.get("epoch")
         self._finite = None  # the latest record that is known to be finite
 
@@ -282,26 +284,26 @@ class Trainer:
         self.epoch = dict(unused=unused, n_samples=0.0, loss=0.0, seen=[])
         batches = (batch.in_units(self._begun.noise) for batch in source.batches())
         if not self.team.is_alone:
-            # The processes add up their gradients in every update, so a process that has run out of
-            # batches takes part with None. (A single process may not know the number of batches of
-            # a stream.)
+            # The processes add up their gradients in every update, so all must make the same number
+            # of updates. A process that has run out of batches takes part with None.
             n_batches = self.team.largest(source.n_batches)
             batches = islice(chain(batches, repeat(None)), n_batches)
-        # A round has 10 updates: enough that a GPU does not idle, and few enough that training can
-        # stop within a first epoch of a hundred thousand samples.
+        # The host waits for the device, and decides whether to stop, after 10 updates each (a
+        # round): enough that a GPU does not idle, and few enough that training can stop within a
+        # first epoch of a hundred thousand samples.
         while length := min(10, stopping.n_updates - self.n_steps):
             start = self.fitted
             sums, unused, seen = self._round(islice(batches, length))
             if not sums:
                 break
             rest = [unused.sum(), torch.isfinite(self.optimizer.atoms.detach()).all()]
-            # All numbers come in one transfer, since the host waits here until the GPU is done.
+            # All numbers come in one transfer, since each transfer would wait for the GPU.
             found = torch.cat([*sums, torch.stack(rest).to(sums[0])]).cpu()
             sums, n_unused, atoms_are_finite = found[:-2].view(-1, 3), *found[-2:].int().tolist()
             interrupted = self.team.largest(self._interrupts.pending)
             finite = torch.isfinite(sums).all(1)
             if finite[0] or self._finite is None:
-                self._finite = start  # the first loss of the round shows that its start was finite
+                self._finite = start  # a finite first loss shows that its atoms were finite, too
             if not (finite.all() and atoms_are_finite):
                 first_bad = min(int(finite.sum()) + 1, len(sums))
                 raise Diverged(start.n_steps + first_bad, self._finite)
@@ -360,11 +362,11 @@ class Trainer:
             Losses of the samples of this process.
         """
         rows, model, team = self.optimizer.atoms, self.model, self.team
-        if batch is None:  # other processes still have samples
+        if batch is None:  # this process has no samples left, but other processes have
             gradient, codes = torch.zeros_like(rows), rows.detach().new_zeros(0, len(rows))
             losses, total = codes.new_zeros(0), codes.new_zeros(3)
         else:
-            with torch.enable_grad():  # the caller may have turned gradients off
+            with torch.enable_grad():  # the user may call `fit` under torch.no_grad
                 now = model.with_rows(self._begun, rows)
                 rule, dictionary, options = model.network(now, self.n_steps)
                 with threads_for(dictionary.atoms, batch.x):
@@ -381,7 +383,8 @@ class Trainer:
         with threads_for(rows, rows):
             self.optimizer.update(gradient, codes, **how)
         self.n_steps += 1
-        # nonzero sums instead of any(), which takes several times as long
+        # An atom is used if the moduli of its codes have a sum above 0. `any` would say the same,
+        # but takes several times as long.
         used = codes.abs().sum([axis for axis in range(codes.ndim) if axis != 1]) != 0
         return total, used, losses
 
@@ -404,7 +407,7 @@ class Trainer:
         unused = unused.nonzero().squeeze(1)
         if not len(unused):
             return
-        losses, samples = atoms.new_zeros(0), atoms[:0]  # if this process has no samples
+        losses, samples = atoms.new_zeros(0), atoms[:0]  # none, if this process had no samples
         if self.epoch["seen"]:
             seen = [(losses, with_gaps(one.x, one.mask)) for losses, one in self.epoch["seen"]]
             losses, samples = (torch.cat(part).to(atoms.device) for part in zip(*seen))
@@ -415,7 +418,7 @@ class Trainer:
         samples = samples[samples.nan_to_num().flatten(1).any(1)]  # a zero sample makes no atom
         if len(samples):
             rows = self.model.replacements(self.model.with_rows(self._begun, atoms), samples)
-            rows = rows[rows.flatten(1).any(1)]  # a sample equal to its baseline makes none
+            rows = rows[rows.flatten(1).any(1)]  # a sample equal to the baseline has a row of zeros
             self.optimizer.replace(unused[: len(rows)], rows)
 
     @property

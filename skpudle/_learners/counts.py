@@ -71,6 +71,7 @@ class ExposedTransformer(transformer.DictionaryTransformer):
     ``encoder.of_features(features)`` is the encoder for some of the features.
     """
 
+    # `inverse_transform` calls it. Codes times atoms, plus the baseline, are natural parameters.
     def _decode_rows(self, rows):  # codes times atoms (n, n_features) -> expectations
         rows = rows if self._intercept is None else rows.add_(self._intercept.to(rows))
         return self._loss.mean(rows)
@@ -255,18 +256,19 @@ def least_penalty(noise, n_entries):
     float
         The penalty of the likelihood, in units of counts.
     """
-    # The correlation of noise with a unit atom has the standard deviation of the noise. Twice this
-    # number keeps most noise out of codes. From counts of mean 3.3 a search found 54 % of 50 atoms
-    # with the penalty 0.7 times the noise, and all atoms with 1.4 and with 2.9 times.
+    # An atom of norm 1 enters a code if its correlation with the row exceeds the penalty. For pure
+    # noise the correlation has the standard deviation of the noise, so a penalty of twice that
+    # keeps most noise out of codes. From counts of mean 3.3 a search found 54 % of 50 atoms with a
+    # penalty of 0.7 times the noise, and all atoms with 1.4 and with 2.9 times the noise.
     least = 2.0 * noise
-    # Rare events need a larger penalty. Let a row have N events on average: for rare events the
-    # variance of a count is its mean, so N is noise**2 * n_entries. Of the rows with events,
-    # N / (exp(N) - 1) have a single one, which is 0.05 for N = 4.5; below 4.5 single events matter.
-    # The norm |e_j - mu|, of a row with one event in feature j less its expectation mu, bounds the
-    # correlation of this row with a unit atom. For rare events the norm is about 1, so with a
-    # penalty of 1 the row hardly has codes, whatever the atoms. With smaller penalties single
-    # events join unrelated features in atoms: on counts of planted topics the explained share of
-    # held-out deviance fell from -0.03 to -700.
+    # Rare events need a larger penalty, since a row with a single event shows nothing that features
+    # share. Let a row have N events on average: for rare events the variance of a count is its
+    # mean, so N is noise**2 * n_entries. Of the rows with events the fraction N / (exp(N) - 1) has
+    # a single event: 0.05 for N = 4.5, and more for smaller N. A row with one event, in feature j,
+    # is e_j - mu after its expectation mu is subtracted. The norm of e_j - mu bounds its
+    # correlation with a unit atom, and is about 1, so with a penalty of 1 the row hardly has codes.
+    # With smaller penalties single events join unrelated features in atoms: on counts of planted
+    # topics the explained share of held-out deviance fell from -0.03 to -700.
     return max(least, 1.0) if noise**2 * n_entries < 4.5 else least
 
 
@@ -338,23 +340,26 @@ class CountPlan(Plan):
         of the search that is not below `least_penalty`.
         """
         loss, x = self.loss, samples.x
-        counts = samples.weigh(samples.known)  # how often each entry counts
+        counts = samples.weigh(samples.known)  # the weight of each entry, 0 for missing ones
         exposure = 1.0 if samples.target is None else wide(samples.target)
         n_known = counts.sum().clamp_min(1)
-        # Half an event more for each feature keeps the baseline finite where no event was counted.
+        # Half an event is added for each feature, since the baseline of a feature without events,
+        # the logarithm of its rate, would be infinite.
         rates = ((counts * x).sum(0) + 0.5) / ((counts * exposure).sum(0) + 1)
         intercept, expected = loss.natural(rates).to(x), (exposure * rates).to(x).expand_as(x)
         response = (loss.response(x) - loss.response(expected)) * (counts > 0)
         response = response - (counts * response).sum(0) / counts.sum(0).clamp_min(1)
         samples, fitted = super().enter(replace(samples, x=response), noise)
-        # The unit is the standard deviation of counts at the baseline, since the gradient of the
-        # likelihood is this number times the gradient of the squared error of stabilised counts.
+        # ``unit`` converts penalties of the search to penalties of the likelihood. It is the
+        # standard deviation of counts at the baseline, since the gradient of the likelihood is this
+        # number times the gradient of the squared error of stabilised counts.
         unit = float(((counts * loss.variance(expected)).sum() / n_known).sqrt())
         curvature = loss.curvature
         if not isfinite(curvature):
-            # The curvature of the loss of a count is the variance, which has no bound. So a mean of
-            # curvatures is taken, weighted by the curvatures: with the plain mean, which is
-            # smaller, training raised the loss of widely varying counts.
+            # The curvature (second derivative) of the Poisson loss is the variance of the count,
+            # which has no bound. So a mean over the entries is taken, in which each curvature is
+            # its own weight: with the plain mean, which is smaller, training raised the loss of
+            # widely varying counts.
             weight = counts * loss.variance(x)
             curvature = float(((weight * loss.variance(x)).sum() / weight.sum()).nan_to_num(1.0))
         least = least_penalty(unit, float(n_known) / max(samples.total_weight, 1.0)) / unit
@@ -407,9 +412,9 @@ class CountPlan(Plan):
     def n_updates(self, n_batches, batch_size, data):
         """Return the largest number of updates of training, as `Plan.n_updates` for other rows."""
         if self.searches and self.given.max_iter == "auto":
-            # After a search few updates are enough: they raise the explained share of the deviance
-            # of thinned data (benchmarks/bench_counts.py) from 0.406 to 0.433 for digits, and from
-            # 0.146 to 0.203 for words.
+            # After a search six epochs, but at least 40 updates, are enough: they raise the
+            # explained share of the deviance of thinned data (benchmarks/bench_counts.py) from
+            # 0.406 to 0.433 for digits, and from 0.146 to 0.203 for words.
             return max(40, 6 * n_batches)
         return super().n_updates(n_batches, batch_size, data)
 
@@ -438,13 +443,15 @@ class _CountPhases(RowPhases):
 
         The first baseline, from mean rates, includes what codes explain. With the first baseline
         0.060 of the deviance of heavy-tailed counts stayed unexplained, and 0.050 after this phase.
-        A step adds, for each feature, the natural parameter of the mean count less that of the mean
-        expectation. It equals Newton's step near the solution. If the expectation is far too small,
-        Newton's step is too long, and expectations overflow.
+        Each of five steps adds to the baseline of a feature the natural parameter of its mean count
+        minus the natural parameter of its mean expectation. Near the solution this is Newton's
+        step. Newton's own step is not used, since it is too long where expectations are far too
+        small, and expectations then overflow.
         """
         samples, loss = self.data.samples, self.plan.loss
         dictionary, intercept = DenseDictionary(fitted.atoms), fitted.more[0].clone()
-        # the encoder shares the tensor of the baseline, and follows its changes
+        # The encoder holds the tensor ``intercept`` itself, which the steps below change in place,
+        # so each step codes with the present baseline.
         encoder = self.plan.encoder(fitted.alpha, intercept)
         for _ in range(5):
             sums = intercept.new_zeros(3, len(intercept))
@@ -453,7 +460,7 @@ class _CountPhases(RowPhases):
                 mean = loss.mean(dictionary.synthesis(codes) + encoder.offset(part.target))
                 known = part.weigh(part.known)
                 sums += torch.stack([known * part.x, known * mean, known]).sum(1)
-            # half an event more keeps the baseline finite where a feature has no events
+            # half an event is added, since a feature without events would have the baseline -inf
             counted, expected = loss.natural((sums[:2] + 0.5) / (sums[2] + 1))
             intercept += counted - expected
         yield replace(fitted, more=intercept[None])
@@ -471,7 +478,7 @@ class _CountPhases(RowPhases):
         places = match_equal_rows(some.x.mT, None if some.mask is None else some.mask.mT)
         measure = partial(transformer.deviances, loss=self.plan.loss, intercept=intercept)
         dictionary, chosen, least = DenseDictionary(fitted.atoms), fitted.alpha, inf
-        # no penalty above the search's is tried, since none was better in tests
+        # Only the penalty of the search and its halves are tried: no larger one was ever better.
         for penalty in [fitted.alpha * 0.5**i for i in range(5)]:
             encoder = self.plan.encoder(penalty, intercept)
             found = transformer.hidden_errors(some, dictionary, encoder, measure, places)
@@ -600,7 +607,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
 
     n_iter_no_change, _phases = 5, _CountPhases
 
-    # the largest valid entry, by which data are checked: ``n_trials``, or infinity for counts
+    # the largest valid entry, which input must not exceed: ``n_trials``, or infinity for Poisson
     @property
     def _largest(self):
         return loss_named(self.loss, self.n_trials).largest
@@ -618,8 +625,8 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         refuse(now != known, f"{said} {known}. Set them back, or fit again.")
         return now
 
-    # For `from_components`: the record's fields that hold the user's baseline (n_features,), which
-    # counts must have. It raises ValueError without one.
+    # For `from_components`: the fields of `Fitted` that hold the user's baseline (n_features,).
+    # Counts must have a baseline; None raises ValueError.
     def _intercept_of(self, atoms, intercept):  # -> dict
         refuse(intercept is None, "Counts have a baseline: pass it as intercept, or fit to data.")
         intercept = check_numbers(intercept, "intercept", atoms.shape[1])
@@ -628,11 +635,13 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     def _plan(self):  # -> CountPlan
         return CountPlan(self)
 
-    # half the deviance of a sample from mean rates; 1e-9 more, so that rounding does not warn
+    # Half the deviance of a sample from mean rates, to which `_fit` compares the loss of training.
+    # It is 1e-9 more, so that rounding errors cause no warning.
     def _loss_of_baseline(self, fitted, data):  # -> float
         means = FromMeans(self._loss).add(data.samples.map(wide))
         return 0.5 * means.total() / data.samples.total_weight + 1e-9
 
+    # as `DenseLearner._resume`, with the baseline from ``intercept_``, which users may edit
     def _resume(self, plan, data):  # -> Fitted
         fitted, plan.loss = super()._resume(plan, data), self._loss
         return replace(fitted, more=self._intercept.to(fitted.atoms)[None])

@@ -28,9 +28,10 @@ from skpudle._learners.transformer import DictionaryTransformer
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search import _epoch, choose, descend, find, held_out, stream, units
 
-# Number of epochs that compute the codes of the data again for given atoms, after a search or a
-# pass; only the first epoch starts from zero codes. After 1, 2 and 3 epochs the objective is 35,
-# 2.2 and .08 % above its minimum over the codes in planted rows of 60 atoms.
+# Number of epochs (of coordinate descent over all codes) that compute the codes of the data again
+# for atoms that stay fixed, after a search or a pass over all rows. The first epoch starts from
+# zero codes, each later epoch from the codes of the one before. On rows with 60 planted atoms the
+# objective is 35, 2.2 and .08 % above its minimum over the codes after 1, 2 and 3 epochs.
 REPEATS = 3
 
 
@@ -44,15 +45,17 @@ def learn_noise(plan, samples):  # -> Units
     if plan.noise in ("auto", "outliers"):
         messages.warn_of_units(samples[_epoch.spread_rows(len(samples), 1024)])
     n_features, noise = samples.x.shape[1], plan.noise
-    if not isinstance(noise, str):  # only ratios of the user's standard deviations matter
+    # The user's standard deviations are divided by their geometric mean, since only their ratios
+    # matter.
+    if not isinstance(noise, str):
         noise = arrays.check_numbers(noise, "noise", n_features, positive=True)
         noise = noise / np.exp(np.log(arrays.to_numpy(noise)).mean())
     asked = dict(intercept=plan.fit_intercept, noise=noise)
     n_components = plan.n_components or n_features
     if plan.given.n_components == "auto":
-        # The number of atoms is not chosen yet, and too few atoms would make rows look noisy. So
-        # the dictionary that estimates the noise gets one atom for each 16 rows, but at least 1 and
-        # at most 4 atoms per feature.
+        # The number of atoms is chosen later. Here too few atoms would leave signal in residuals,
+        # which would count as noise. So the noise is estimated with one atom for each 16 rows, but
+        # at least 1 and at most 4 atoms per feature.
         n_components = max(n_features, min(4 * n_features, len(samples) // 16))
     if not (plan.solves or plan.given.separate_atoms) and plan.given.shrinkage == "soft":
         asked["n_unfoldings"] = plan.n_unfoldings
@@ -91,12 +94,13 @@ class RowPhases(Run):
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
         if not team.is_alone:
-            # At most 2**14 rows of each process. All processes must gather the same tensors. Masks
-            # are left out, since perhaps only some processes have missing entries. Either all
-            # processes have weights or none has.
+            # First atoms, units and penalties must be the same in all processes, so at most 2**14
+            # rows of each process are gathered. All processes must gather the same tensors, and
+            # perhaps only some have missing entries, so masks are left out. Weights need no such
+            # care: `Data.scaled` leaves them to all processes or to none.
             some = replace(samples, mask=None)[_epoch.spread_rows(len(samples), 2**14)]
             self.samples = some.map(team.gather)
-        # True if the search sees a sample of the rows, so that a pass over all rows follows it
+        # True if the search sees only a sample of the rows; a pass over all rows then follows it
         in_parts = not plan.counts_events and data.source is not samples
         self._in_parts = team.largest(in_parts and data.source.n_samples > len(samples))
         # ``_enter(noise)`` returns the rows in the units ``noise``, and a record without atoms. The
@@ -142,12 +146,15 @@ class RowPhases(Run):
         """
         fitted = self.plan.begin(*self._enter(units.CENTRED), self.generator)
         known = self.samples.known
-        known = known[:, :1] if self.samples.mask is None else known  # all are equal
+        # without a mask all entries are known, and one column tells as much as all
+        known = known[:, :1] if self.samples.mask is None else known
         unknown = (~known.any(0)).nonzero().flatten().tolist()
         messages.warn_of_unknown_features(unknown, self.data.inputs["feature_names_in_"])
-        if isinstance(self.plan.given.dict_init, str):  # the user's atoms need no samples
+        # Atoms that the user gives need no samples, so there is no warning of few samples.
+        if isinstance(self.plan.given.dict_init, str):
             has_values, places = known.any(1), self.data.places
-            if places is not None and self.team.is_alone:  # count equal rows
+            # Equal rows were merged, and are counted one by one here, as the user knows them.
+            if places is not None and self.team.is_alone:
                 has_values = has_values[places[places >= 0].to(known.device)]
             n_components = 0 if self.plan.given.n_components == "auto" else len(fitted.atoms)
             messages.warn_of_few_samples(int(has_values.sum()), n_components)
@@ -200,11 +207,11 @@ class RowPhases(Run):
         if mixes and not fixed:
             problem = replace(problem, alpha=find.penalty_of_mixtures(problem, len(fitted.atoms)))
         how = dict(fixed=fixed, mixes=mixes, learn=not self._in_parts)
-        if noise.norm is not None:  # there are long rows, which count as outliers
+        if noise.norm is not None:  # some rows have so large a norm that they may be outliers
             # A few long rows would have most of the held-out error, so rows of more than twice the
-            # median norm are not held out. If 5 % of the rows have 3.5 times the norm of the rest,
-            # this lowers the error of fits from .60 to .26 of the noise, in the mean of six data
-            # sets.
+            # median norm are not held out. In data where 5 % of the rows have 3.5 times the norm of
+            # the rest, this lowers the error of fits from .60 to .26 of the noise, in the mean of
+            # six data sets.
             how["largest"] = (2 * noise.norm / problem.unit) ** 2
         return held_out.hold_out(problem, **how)
 
@@ -215,17 +222,19 @@ class RowPhases(Run):
         begins again with the atoms of the checkpoint.
         """
         plan, noise, (samples, begun) = self.plan, fitted.noise, self._enter(fitted.noise)
-        # For training after the search: with ae-ls codes respond to a change of atoms, which lowers
-        # the curvature of the loss, the more so the more unfoldings there are. The surrogate
-        # optimiser is told the lower curvature. With an exponent of -0.25 hard codes became denser;
-        # with 0 training took twice as long.
+        # The surrogate optimiser, which trains after the search, needs the curvature of the loss.
+        # With the gradient "ae-ls" codes follow a change of the atoms, which lowers the curvature,
+        # the more so the more unfoldings there are. The exponent -0.22 was measured: with -0.25
+        # hard-thresholded codes became denser, and with 0 training took twice as long.
         share = plan.n_unfoldings**-0.22 if plan.gradient == "ae-ls" else 1.0
         fitted = replace(fitted, curvature=share * begun.curvature)
         if self.n_updates:
-            # Only so that wrong parameters of the optimiser raise an error before the search.
+            # The optimiser is made here, and not used, only so that wrong parameters raise an error
+            # before the search instead of after it.
             plan.make_optimizer(fitted)
         if not (noise.limit is noise.norm is None) and self.data.places is not None:
-            # outliers are entries that are known in the data, and missing in units of the noise
+            # `Samples.in_units` makes outliers missing entries. So outliers are the entries that
+            # are known in the data, but missing in ``samples``.
             missed = self.data.samples.known > samples.known
             fitted = replace(fitted, outliers=missed.nonzero().cpu())
         problem, begins = self.make_problem(fitted), fitted.searched or fitted
@@ -254,7 +263,7 @@ class RowPhases(Run):
         The phases after the search begin with both. They are kept from the search or, if that was
         made before the fit resumed from a checkpoint, computed again.
         """
-        if self._problem is None:  # the search was made before this fit resumed from a checkpoint
+        if self._problem is None:  # this fit resumes from a checkpoint written after the search
             searched, self._problem = fitted.searched, self.make_problem(fitted)
             part = self._problem.thinned(searched.stride, alpha=searched.alpha)
             self._coded = descend.solve_codes(part, searched.atoms, REPEATS)
@@ -275,13 +284,13 @@ class RowPhases(Run):
         source = self.data.source
         n_blocks = self.team.largest(-(-source.n_samples // size))
         state, losses, loss = begun, fitted.losses, 0.0
-        if fitted.passed is not None:  # from a checkpoint
+        if fitted.passed is not None:  # this fit resumes in the middle of the pass
             state, losses, loss = fitted.passed, losses[:-1], losses[-1]
         blocks = source.blocks(size, torch.Generator().manual_seed(self.own.initial_seed()))
         blocks = islice(blocks, state.n_blocks, None)
         while state.n_blocks < n_blocks:
-            # Processes add up their sums for each block, so a process that has run out of rows
-            # takes part with none.
+            # Processes add up their sums for each block, so all need the same number of blocks. A
+            # process that has run out of rows takes part with an empty block.
             block = next(blocks, self.data.samples[:0])
             block = block.in_units(fitted.noise)
             others = dict(total=self.team.sum, baseline=problem.baseline)
@@ -311,13 +320,13 @@ class RowPhases(Run):
         have a smaller error in held-out rows.
         """
         problem, coded = self.found(fitted)
-        if fitted.passed is not None:  # a callback has ended the pass
+        if fitted.passed is not None:  # a callback has ended the pass before its last block
             coded = self._coded = descend.solve_codes(coded.problem, fitted.passed.atoms, REPEATS)
         atoms = descend.refit_atoms(coded.problem, coded.atoms, coded.codes)
         if self._in_parts:
-            # The present atoms were learned from all rows, the refitted atoms only from a sample.
-            # So both are compared on held-out rows: with a sample of 1,843 rows of 4,096 features
-            # refitted atoms have an objective that is 0.4 % larger.
+            # The atoms before the refit were learned from all rows, the refitted atoms only from a
+            # sample, so they may be worse. Held-out rows decide: with a sample of 1,843 rows of
+            # 4,096 features refitted atoms have an objective that is 0.4 % larger.
             error = partial(stream.objective, problem.held_out.problem, unbiased=True)
             atoms = min(atoms, coded.atoms, key=error)
         yield replace(fitted, atoms=atoms.to(fitted.atoms))
@@ -376,7 +385,8 @@ class RowPhases(Run):
         fitted = replace(fitted, n_updates=most, ended_by=None)
         optimizer = plan.make_optimizer(fitted)
         trainer = Trainer(plan, fitted, optimizer, team=self.team, interrupts=self)
-        # a pair for lambda_decay is annealed in ten parts of training: only the last may end early
+        # A pair for lambda_decay is annealed over ten equal parts of training, so training may end
+        # early only in the last part.
         first = most * 9 // 10 * isinstance(given.lambda_decay, tuple)
         stopping = Stopping(given.tol, given.n_iter_no_change, first, most)
         if known:
@@ -385,6 +395,7 @@ class RowPhases(Run):
             if source.generator is not None:
                 source.generator.set_state(known["generator"])
         ended_by = ended_by or ("tol" if stopping.is_over else None)
+        # `Run._make` asks for no more records after one with ``is_done``, which ends the loop.
         while True:
             n_epochs = len(trainer.loss_curve)
             if ended_by is None and (trainer.n_steps >= most or n_epochs >= self.max_iter):
@@ -610,7 +621,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
     def _encoder(self):
         """Return the encoder of `transform` for rows that are in units of their noise."""
-        self._validate_params()  # they may have been set since `fit`
+        self._validate_params()  # the user may have set parameters since `fit`
         how = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
         return self._plan().encoder(self.alpha_, **how)
 
@@ -620,7 +631,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         Codes are in the user's units, too. `DictionaryTransformer` calls it for each `transform`.
         """
         encoder, noise = self._encoder(), replace(units_of(self), norm=None, intercept=None)
-        if isinstance(encoder, LearnedEncoder):  # it bounds the residuals of outliers itself
+        if isinstance(encoder, LearnedEncoder):  # it clips residuals at its own limit of outliers
             noise = replace(noise, limit=None)
         gains = noise.gains(arrays.to_tensor(self.components_))
         return encoder if noise.changes_nothing else InUnits(encoder, noise, gains)
@@ -638,13 +649,13 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             known = dict(alpha=float(given), coding=None)
         elif kept.coding is not None and plan.debias is not None:
             known["coding"] = kept.coding[0], plan.debias, kept.coding[2]
-        if kept.data_scale == 0:  # all rows so far were zero, from which nothing can be chosen
+        if kept.data_scale == 0:  # all rows so far were zero, and no penalty was chosen from them
             known["coding"] = None
         atoms = kept.noise.from_user(arrays.to_tensor(self.components_, data.samples.x.device))
         noise = replace(kept.noise, atoms=atoms)
         if not kept.data_scale:  # these are the first rows after `from_components` or after zeros
             _, begun = plan.enter(data.samples, noise)
-            # None if these rows are zero, too: then the next call chooses
+            # if these rows are zero, too, None leaves the choice to the next call
             known["data_scale"] = begun.data_scale or None
             if given == "auto":
                 known["alpha"] = plan.code_penalty(begun, atoms)
