@@ -5,6 +5,6 @@ with the exposure :math:`e`, codes :math:`z` and atoms :math:`d`, none of them n
 negative log-likelihood is the Kullback-Leibler divergence of :math:`\mu` from the counts, up to a
 constant. Atoms sum to 1, so that codes are numbers of events.
 
-``estimator`` has the learner, `skpudle.PoissonNMF`, ``alternate`` the steps of a fit and their
-compiled loops, and ``choose`` the parameters that a fit chooses from the data.
+``estimator`` has the learner, `skpudle.PoissonNMF`; ``alternate`` the steps of a fit and their
+compiled loops; and ``choose`` the choice of parameters that are "auto" from the data.
 """

@@ -1,23 +1,25 @@
 r"""Alternate between codes and atoms of counts: each is a convex problem if the other is fixed.
 
-Words of this module: an atom is a non-negative spectrum over features, with the sum 1. A code is
-the number of events that a row has from an atom. The rate, or expectation, of a count is the sum
-over atoms of code times entry. The load of a code is the share of its atom's events that fall on
-known entries of the row. The loss of a row is half its deviance: the log-likelihood of rates that
-equal the counts, minus the log-likelihood of the rates, in nats.
+Words of this module: an *atom* is a non-negative spectrum over features, with the sum 1. A *code*
+is the number of events that a row has from an atom. The *rate*, or expectation, of a count is the
+sum over atoms of the row's code times the atom's entry at the feature. The *load* of a code is the
+share of its atom's events that fall on known entries of the row: 1 if no entry is missing. The
+*loss* of a row is half its deviance: the log-likelihood of rates that equal the counts, minus the
+log-likelihood of the model's rates, in nats.
 
 Plain alternation is slow where atoms are alike: its steps are short and point in the same
-direction. So atoms and codes are *extrapolated* along their last step before each sweep, an update
-of each code in turn. A sweep also computes the objective. If the objective has risen, the sweep is
-repeated from the point before the extrapolation, and the next extrapolations are half as long. So
+direction. So each step first *extrapolates* atoms and codes along their last change. Then a *sweep*
+updates each code of a row in turn and computes the objective. If the objective has risen, the sweep
+is repeated from the point before the extrapolation, and the next extrapolation is half as long. So
 the objective never rises.
 
-Counts may vary more than Poisson's. With the variance :math:`\mu + \phi \mu^2`, where :math:`\phi`
-is the *dispersion*, the slope of the log-likelihood in :math:`\mu` is :math:`w (x - \mu) / \mu`
-with :math:`w = 1 / (1 + \phi \mu)`: that of Poisson's times a *weight of the entry*. Weighted
-counts of weighted entries are a Poisson problem again, in which a weight below 1 is an entry that
-is missing in part. Rates and weights alternate (iteratively reweighted least squares). Entries of
-large rates get small weights, so that no row of many events dominates the atoms.
+Counts may vary more than Poisson counts. With the variance :math:`\mu + \phi \mu^2`, where
+:math:`\phi` is the *dispersion*, the slope of the log-likelihood in :math:`\mu` is :math:`w (x -
+\mu) / \mu` with :math:`w = 1 / (1 + \phi \mu)`: the slope of Poisson counts times a *weight of the
+entry*. Weighted counts of weighted entries are a Poisson problem again, in which an entry with a
+weight below 1 is missing in part. Rates and weights alternate (iteratively reweighted least
+squares). Entries of large rates get small weights, so that no row of many events dominates the
+atoms.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -33,34 +35,39 @@ from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._initialization import vertices
 from skpudle.search._epoch import spread_rows
 
-# Defaults of `solve_codes`: the largest number of sweeps over the codes of a row, and the duality
-# gap of the row's log-likelihood, in nats, that ends the sweeps.
+# Defaults of `solve_codes`: the largest number of sweeps over the codes of a row, and the distance
+# of the row's log-likelihood from its maximum (an upper bound, in nats) at which sweeps end.
 _MOST_SWEEPS, _TOL = 2000, 1e-5
-# An entry of exactly 0 would, without a prior, stay 0 in all steps. So this share of each initial
-# atom is the mean spectrum.
+# Initial atoms are mixed with this share of the mean spectrum, so that no entry begins at 0. An
+# entry of 0 can lock itself in: rows with events at its feature get no code of the atom, and
+# without such codes the entry stays 0.
 _SHARE_OF_MEAN = 0.01
-# Each thread gets at least this number of rows, since fewer take less time than starting a thread.
+# A thread solves at least this number of rows: fewer rows take less time than starting a thread.
 _LEAST_ROWS_OF_THREAD = 64
 
 
 # ------------------------------------------------------------------ compiled loops
 
-# Coordinate descent for non-negative Poisson regressions: a regression explains the counts x of one
-# row by its codes z, not negative, times fixed atoms a. The functions up to `loops` are plain
-# Python until `loops` compiles them. Compiled functions release the GIL: each thread calls
-# ``solve_rows`` for rows of its own, from ``first`` to ``last - 1``, and writes to these rows only.
+# Coordinate descent for non-negative Poisson regressions: for each row the codes z >= 0, which
+# multiply fixed atoms a, are fitted to the counts x of the row. The functions up to `loops` are
+# written in plain Python, and numba compiles them when `loops` is first used. Compiled functions
+# release the GIL, so several threads call ``solve_rows`` at once. Each thread writes to rows of its
+# own only, from ``first`` to ``last - 1``.
 
 
 def _slope(n, x, column, base, z):
-    """Return ``g = sum_t x_t a_t / (base_t + a_t z)`` and minus its derivative, for `_move`.
+    """Compute the two sums over counts that a Newton step of `_move` for one code ``z`` needs.
 
-    ``g``, less the load of the code, is the derivative of the log-likelihood of the first ``n``
-    counts ``x`` in the code ``z`` of one atom. ``column`` has the atom's entries a at these counts,
-    and ``base`` the rates by all other atoms; the three arrays have ``n`` or more entries.
+    Return ``g = sum_t x_t a_t / (base_t + a_t z)`` and ``h``, minus the derivative of ``g`` in
+    ``z``, as two floats. ``g`` less the load of the code is the derivative of the row's
+    log-likelihood in ``z``. ``x`` are the counts of the row, ``column`` the atom's entries a at
+    these counts, and ``base`` the rates by all other atoms. Only the first ``n`` entries of the
+    three arrays count.
     """
     g, h = 0.0, 0.0
     for t in range(n):
-        # 1e-140 keeps the square of the quotient finite, also when multiplied by counts
+        # Where the rate is 0, the floor 1e-140 avoids a division by zero. It is so large that the
+        # square of the quotient, times a count, does not overflow.
         part = column[t] / max(base[t] + column[t] * z, 1e-140)
         g += x[t] * part
         h += x[t] * part * part
@@ -70,14 +77,15 @@ def _slope(n, x, column, base, z):
 def _move(n, x, column, base, load, z):
     """Minimise ``load z - sum_t x_t log(base_t + a_t z)`` over one code ``z >= 0``.
 
-    Arguments are those of `_slope`, the load, and the ``z`` to start from. Return the minimiser,
-    and ``g`` of `_slope` at the start.
+    This is the update of one code in a sweep of `solve_rows`. Arguments are those of `_slope`, the
+    ``load`` of the code (above 0), and the ``z`` to start from. Return the minimiser to about 3 %,
+    which further sweeps refine, and ``g`` of `_slope` at the start, for the duality gap.
 
     The derivative is ``load - g(z)``, where ``1 / g`` is concave. So Newton's method for ``1 / g(z)
     = 1 / load`` increases monotonically towards the minimiser from below, and is exact for a single
-    term. A step downwards can be too long; the next step then goes up again. Events that only this
+    count. A step downwards can be too long; the next step then goes up again. Events that only this
     atom can explain (base 0) make ``g`` huge at ``z = 0``, and the step from there goes to about
-    their number divided by the load.
+    the number of these events divided by the load.
     """
     g, h = _slope(n, x, column, base, z)
     first = g
@@ -93,22 +101,22 @@ def _move(n, x, column, base, load, z):
 
 
 def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, tol, z, explained):
-    """Solve the regressions of rows ``first`` to ``last - 1``; ``last`` is above ``first``.
+    """Find the most likely codes of rows ``first`` to ``last - 1``, each row on its own.
 
     The codes ``z_i >= 0`` of row i minimise ``loads_i z_i - sum_j x_ij log(z_i a_j) - prior_i sum_k
-    log z_ik``.
+    log z_ik``. In a step of the atoms features take the part of rows, see `advance`.
 
-    ``value[start[i]:start[i + 1]]`` are the nonzero counts x of row ``i``, and ``index`` their
-    columns. ``atoms``, (n_features, n_components), is the transpose of the atoms. ``loads`` and the
-    codes ``z``, which change in place, have the shape (n, n_components). ``prior``, (n,), has
-    pseudo-events of each code of a row. ``explained``, (n,), is filled with ``sum_j x_ij log(z_i
-    a_j)``.
+    The counts are a sparse matrix in CSR form: ``value[start[i]:start[i + 1]]`` are the nonzero
+    counts x of row ``i``, and ``index`` their columns. ``atoms``, (n_features, n_components), is
+    the transpose of the atoms. ``loads`` and the codes ``z``, which change in place, have the shape
+    (n, n_components). ``prior``, (n,), has the pseudo-events of each code of a row. ``explained``,
+    (n,), is filled with ``sum_j x_ij log(z_i a_j)``. ``last`` must be above ``first``.
 
     A row gets at most ``sweeps`` sweeps over its codes; with 0 sweeps codes stay as they are. The
-    sweeps end earlier if a bound on the row's distance from its minimum, the duality gap, is at
-    most ``tol``. If codes ``z`` explain all ``n`` events of the row, so that ``loads z = n``, then
-    any codes ``y`` satisfy by Jensen's inequality, with the slopes ``g`` at ``z``, ``sum_j x_j
-    log(y a_j / z a_j) <= n log(sum_k y_k g_k / n) <= n log(max_k g_k / load_k)``.
+    sweeps end earlier if the duality gap, a bound on the row's distance from its minimum, is at
+    most ``tol``. The bound: if codes ``z`` explain all ``n`` events of the row, so that ``loads z =
+    n``, then any codes ``y`` satisfy by Jensen's inequality, with the slopes ``g`` at ``z``,
+    ``sum_j x_j log(y a_j / z a_j) <= n log(sum_k y_k g_k / n) <= n log(max_k g_k / load_k)``.
     """
     n_components, longest = z.shape[1], np.diff(start[first : last + 1]).max()
     columns, mu = np.empty((n_components, longest + 1)), np.empty(longest)
@@ -116,7 +124,8 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
     for i in range(first, last):
         n = start[i + 1] - start[i]
         x[:n] = value[start[i] : start[i + 1]]
-        # The prior is one more count, of prior[i] events that only the present atom can explain.
+        # The prior's term -prior[i] log z has the form of one more count, of prior[i] events that
+        # only the atom of z can explain: the rate by other atoms is 0, and the atom's entry is 1.
         x[n], base[n], columns[:, n] = prior[i], 0.0, 1.0
         n_terms = n + (prior[i] > 0)
         for t in range(n):
@@ -130,10 +139,11 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
             largest = 0.0
             for k in range(n_components):
                 column, load, old = columns[k], loads[i, k], z[i, k]
-                if load <= 0:  # the atom is not allowed, or 0 in all known entries of the row
+                if load <= 0:  # atom not allowed, or 0 in all entries that are known in the row
                     continue
-                # The rest, the rate by other atoms, is 0 if it is a rounding error: then only this
-                # atom can explain the events, and its code must not become 0.
+                # If only this atom has a rate here, the difference may be a rounding error above 0,
+                # and the code could become 0 and leave events without a rate. So a tiny difference
+                # counts as 0.
                 for t in range(n):
                     rest = mu[t] - column[t] * old
                     base[t] = rest if rest > 1e-13 * mu[t] else 0.0
@@ -147,7 +157,8 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
                 break
         total = 0.0
         for t in range(n):
-            # an event at a rate of 0 is impossible: -1e30 stands for minus infinity
+            # An event at a rate of 0 is impossible, with a log-likelihood of minus infinity. -1e30
+            # stands for it, because infinite losses would give NaN in differences.
             total += x[t] * (np.log(mu[t]) if mu[t] > 0 else -1e30)
         explained[i] = total
 
@@ -160,18 +171,19 @@ loops = Loops(globals())
 
 @dataclass(frozen=True)
 class Events:
-    """The data of a fit: sparse counts, with weights of entries and of rows.
+    """The data of a fit of `PoissonNMF`: sparse counts, with weights of entries and of rows.
 
     The weight of an entry follows from the dispersion, see the module, and changes the codes of its
-    row. The weight of a row, ``often``, says how often the row counts in sums over rows: in the
-    objective, in the events of atoms, and in errors of hidden entries. It does not change codes.
-    Exposures of rows have no effect here: they divide codes afterwards. Instances are never changed
-    in place, because `by_feature` and `mean` are kept after their first use.
+    row. The weight of a row, ``often``, is the number of times that the row counts in sums over
+    rows: in the objective, in the events of atoms, and in errors of hidden entries. Weights of rows
+    do not change codes. Exposures of rows have no effect here: `_Encoder` divides codes by
+    exposures. Instances must not be changed in place, because `by_feature` and `mean` are computed
+    once and kept.
 
     Parameters
     ----------
     counts : scipy.sparse.csr_array of shape (n_samples, n_features)
-        Known counts, float64, times the weights of entries.
+        Known counts, float64, times the weights of entries; 0 where an entry is missing.
     lost : scipy.sparse.csr_array of shape (n_samples, n_features)
         1 minus the weight of each entry: 1 where an entry is missing, and 0 for a known entry
         without dispersion.
@@ -181,7 +193,7 @@ class Events:
         The log-likelihood of each row, with weights of entries, if rates equal counts: the largest
         possible value, from which deviances are measured.
     allowed : ndarray of bool of shape (n_samples, 1) or (n_samples, n_components)
-        Whether a row may have a code of each atom; one column stands for all atoms.
+        Whether a row may have a code of each atom; a single column holds for all atoms.
     """
 
     counts: sparse.csr_array
@@ -194,9 +206,9 @@ class Events:
     def of(cls, x, known=None, often=None):
         """Return the `Events` of a dense array of counts ``x`` (n_samples, n_features).
 
-        ``known`` is a mask of the same shape, 1 for known entries and 0 for missing ones. ``often``
-        (n_samples,) are weights of rows. By default all entries are known, and each row counts
-        once.
+        ``known`` is a mask of the same shape, 1 for known entries and 0 for missing entries.
+        ``often`` (n_samples,) are weights of rows. By default all entries are known, and each row
+        counts once. Every row may use every atom.
         """
         known, allowed = np.ones_like(x) if known is None else known, np.full((len(x), 1), True)
         counts = sparse.csr_array(np.where(known > 0, x, 0.0).astype(np.float64))
@@ -205,7 +217,7 @@ class Events:
 
     @classmethod
     def joined(cls, parts):
-        """Concatenate the rows of several `Events`, which a list ``parts`` holds."""
+        """Concatenate the rows of the `Events` in the list ``parts``, in the order of the list."""
         of_fields = ([getattr(part, field.name) for part in parts] for field in fields(cls))
         stack = sparse.vstack, np.concatenate
         return cls(*(stack[isinstance(rows[0], np.ndarray)](rows) for rows in of_fields))
@@ -215,55 +227,60 @@ class Events:
         return Events(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     def sample(self, n_rows):  # -> Events
-        """Return one row from each of ``n_rows`` equal parts of the rows, or all rows if few.
+        """Return a random sample of ``n_rows`` rows, or all rows if there are fewer.
 
-        The result is the same in each call.
+        One row is drawn from each of ``n_rows`` equal parts of the rows, the same in every call.
         """
         return self.take(np.asarray(spread_rows(len(self.often), n_rows)))
 
     @cached_property
     def by_feature(self):  # -> CSR of shape (n_features, n_samples)
-        """The transpose of counts times ``often``: in a step of the atoms features are the rows."""
+        """Counts times ``often``, transposed, because a step of the atoms solves by feature."""
         return sparse.csr_array(self.counts.multiply(self.often).T)
 
     @cached_property
     def mean(self):  # -> (n_features,)
-        """The mean count of each feature over all rows, with half an event added, scaled to sum 1.
+        """The *mean spectrum*: the mean known count of each feature, scaled to the sum 1.
 
-        It is the shape of the prior of atoms, and called the mean spectrum.
+        It is the shape of the Dirichlet prior of atoms. Half an event is added to each feature, so
+        that no entry is 0.
         """
         n_known = self.often.sum() - self.lost.T @ self.often[:, 0]
         total = (self.by_feature.sum(1) + 0.5) / np.maximum(n_known, min(1.0, self.often.min()))
         return total / total.sum()
 
     def loads(self, atoms):  # (n_components, n_features) -> (n, n_components)
-        """Return the load of each code in each row, see the module.
+        """Return the loads of all codes: the shares of each atom on the known entries of each row.
 
-        A code of an atom that its row may not have gets a load of 0, and the solver skips it.
+        An entry with a weight counts by its weight. Where a row may not use an atom (``allowed``),
+        the load is 0, which tells `solve_rows` to skip the code.
         """
         return (atoms.sum(1) - self.lost @ atoms.T).clip(0) * self.allowed
 
     def visible(self, codes):  # (n, n_components) -> (n_features, n_components)
-        """Return for each feature the sum of each atom's codes over rows that know the feature.
+        """Return the loads for a step of the atoms, in which features are rows and atoms are codes.
 
-        It is the load of an atom's entry when atoms are solved for.
+        For each feature and atom it is the sum of the atom's codes over rows in which the feature
+        is known. Rows count by ``often``, and entries by their weights.
         """
         codes = codes * self.often
         return (codes.sum(0) - self.lost.T @ codes).clip(0)
 
     def weighed(self, atoms, codes, dispersion):  # -> Events
-        """Return events with weights of entries, ``1 / (1 + dispersion * rate)``, see the module.
+        """Return the events with weights of entries that allow for the dispersion, see the module.
 
-        Rates are those of ``codes`` (n_samples, n_components) times ``atoms`` (n_components,
-        n_features). Call it for events without weights of entries only: weights would multiply.
+        A weight is ``1 / (1 + dispersion * rate)``, with the rates ``codes @ atoms`` of ``codes``
+        (n_samples, n_components) and ``atoms`` (n_components, n_features). Call this method only
+        for events without weights of entries: old and new weights would multiply.
         """
         if dispersion == 0:
             return self
         parts = []
-        for rows in blocks_of_rows(len(codes), atoms.shape[1]):  # dense weights take memory
+        for rows in blocks_of_rows(len(codes), atoms.shape[1]):  # dense rates would fill the memory
             part, weights = self.take(rows), 1 / (1 + dispersion * (codes[rows] @ atoms))
-            # So that ``lost`` is sparse where rates are small, weights above 0.98 become 1. Weights
-            # that are 2 % wrong raise the variance of least squares by only 0.04 %.
+            # ``lost``, 1 minus the weights, must stay sparse, so weights above 0.98 become 1: most
+            # entries have small rates, and weights just below 1. Weights that are 2 % wrong raise
+            # the variance of a least squares estimate by only 0.04 %.
             weights[weights > 1 - 0.02] = 1.0
             lost = sparse.csr_array(1 - (1 - part.lost.toarray()) * weights)
             counts, entries = part.counts.copy(), part.counts.tocoo()
@@ -275,9 +292,10 @@ class Events:
 
 
 def _saturated(counts, weights=1.0):  # -> (n,)
-    """Return the log-likelihood of each row of sparse counts if rates equal counts.
+    """Return the largest possible log-likelihood of each row, that of rates equal to the counts.
 
-    ``weights`` are weights of the nonzero entries, in the order of ``counts.data``.
+    ``counts`` (n, n_features) is a CSR array without weights of entries. ``weights`` are the
+    weights of its nonzero entries, in the order of ``counts.data``.
     """
     entries = weights * (xlogy(counts.data, counts.data) - counts.data)
     return sparse.csr_array((entries, counts.indices, counts.indptr), counts.shape).sum(1)
@@ -287,8 +305,9 @@ def _solve_rows(counts, atoms, loads, *given):
     """Run the compiled loop `solve_rows` for all rows, on several threads.
 
     ``counts`` (n, n_features) is a CSR array, and ``atoms`` has the shape (n_components,
-    n_features). ``loads`` and all further arguments are those of the loop, which writes codes to
-    ``z`` and log-likelihoods to ``explained``, the last two arguments.
+    n_features). ``loads`` (n, n_components) and ``given`` are the further arguments of
+    `solve_rows`: prior, sweeps, tol, z and explained. The loop writes codes to ``z`` (n,
+    n_components) and log-likelihoods to ``explained`` (n,); nothing is returned.
     """
     arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
     given = *arrays, np.ascontiguousarray(atoms.T), np.ascontiguousarray(loads), *given
@@ -301,7 +320,7 @@ def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
     Parameters
     ----------
     events : Events
-        Counts.
+        Counts of n_samples rows, with or without weights of entries.
     atoms : ndarray of shape (n_components, n_features)
         Atoms, not negative.
     codes : ndarray of shape (n_samples, n_components), default=None
@@ -317,7 +336,7 @@ def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
     codes : ndarray of shape (n_samples, n_components)
         Codes: expectations are ``codes @ atoms``.
     losses : ndarray of shape (n_samples,)
-        Half the deviance of each row.
+        Half the deviance of each row, in nats.
     """
     loads = events.loads(atoms)
     if codes is None:
@@ -331,7 +350,8 @@ def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
 def solve_dispersed(events, atoms, dispersion, tol=_TOL):
     """Return the most likely codes of counts that vary more than Poisson's, for given atoms.
 
-    Codes and weights of entries alternate, see the module. Without dispersion it is `solve_codes`.
+    Codes and weights of entries alternate, see the module. With a dispersion of 0 the codes are
+    those of `solve_codes`. `_Encoder` calls this function for `PoissonNMF.transform`.
 
     Parameters
     ----------
@@ -347,9 +367,9 @@ def solve_dispersed(events, atoms, dispersion, tol=_TOL):
     Returns
     -------
     codes : ndarray of shape (n_samples, n_components)
-        Codes.
+        The most likely codes.
     weighted : Events
-        The events with weights of entries, which follow from the codes before the last update.
+        The events with the weights of entries for which the codes were solved.
     """
     (codes, _), weighted = solve_codes(events, atoms, tol=tol), events
     for _ in range(4 if dispersion else 0):
@@ -361,8 +381,9 @@ def solve_dispersed(events, atoms, dispersion, tol=_TOL):
 def removals(events, atoms, codes, losses, tol):
     """Measure how much rows need each atom: remove each in turn, and let the other codes adapt.
 
-    ``atoms`` is (n_components, n_features). ``codes`` (n_samples, n_components) and ``losses``
-    (n_samples,) are the results of `solve_codes` with all atoms, and ``tol`` is its tolerance.
+    The atoms are (n_components, n_features). ``codes`` (n_samples, n_components) and ``losses``
+    (n_samples,) are the results of `solve_codes` for ``events`` and all atoms. ``tol``, in nats, is
+    the tolerance of `solve_codes` for the codes without an atom.
 
     Yields
     ------
@@ -389,7 +410,7 @@ def prune_codes(events, atoms, codes, min_gain):
     Parameters
     ----------
     events : Events
-        Counts.
+        Counts of n_samples rows, with or without weights of entries.
     atoms : ndarray of shape (n_components, n_features)
         Atoms, not negative.
     codes : ndarray of shape (n_samples, n_components)
@@ -404,7 +425,7 @@ def prune_codes(events, atoms, codes, min_gain):
         Most likely codes with the atoms that stay in each row.
     """
     z, losses = solve_codes(events, atoms, codes, sweeps=0)
-    rows = np.arange(len(z))  # the rows that may lose another atom
+    rows = np.arange(len(z))  # rows that may lose another atom; a pass without a loss ends a row
     while len(rows):
         part, best = replace(events.take(rows), allowed=z[rows] > 0), z[rows]
         least = np.full(len(rows), float(min_gain))
@@ -420,26 +441,28 @@ def prune_codes(events, atoms, codes, min_gain):
 def first_atoms(events, n_components, fixed=()):  # -> (n_components, n_features)
     """Find initial atoms, of any sum, for a fit: the purest rows, without most of their noise.
 
-    A pure row has events of one atom only. Such rows lie at the edges of the cone of all rows, see
-    `skpudle._initialization.vertices`. Counts are divided by the roots of the means of rows and
-    columns first, so that all entries have about equal noise. Events that ``fixed`` atoms (n_fixed,
-    n_features) explain are subtracted. If fewer rows than ``n_components`` differ, the remaining
-    atoms are single features.
+    A pure row has events of one atom only. Pure rows lie at the edges of the cone of all rows,
+    where `skpudle._initialization.vertices` finds them. The events that ``fixed`` atoms (n_fixed,
+    n_features) explain are subtracted first. Then counts are divided by the roots of the means of
+    rows and columns, so that all entries have about equal noise. If the rows yield fewer than
+    ``n_components`` atoms, the remaining atoms are single features.
 
     References
     ----------
     M. R. Keenan and P. G. Kotula, "Accounting for Poisson noise in the multivariate analysis of
     ToF-SIMS spectrum images", Surface and Interface Analysis 36, 2004.
     """
-    # At most 2,000 rows, since the cost grows with the cube of the smaller of the numbers of rows
-    # and features.
+    # `vertices` computes singular vectors, whose cost grows with the cube of the smaller of the
+    # numbers of rows and features. So at most 2,000 rows are used.
     some = events.sample(2000)
     x, known, often = some.counts.toarray(), some.lost.toarray() == 0, some.often
     if len(fixed):
         x = (x - solve_codes(some, fixed)[0] @ fixed).clip(0)
     of_rows = (x.sum(1, keepdims=True) + 0.5) / (known.sum(1, keepdims=True) + 1)
     of_columns = ((often * x).sum(0) + 0.5) / ((often * known * of_rows).sum(0) + 0.5)
-    x = np.where(known, x, of_rows * of_columns)  # fill gaps by the product of means
+    # `vertices` takes no mask, so missing entries get their expectation if row and column are
+    # independent.
+    x = np.where(known, x, of_rows * of_columns)
     of_rows, of_columns = np.sqrt(of_rows), np.sqrt(of_columns)
     x, often = map(to_tensor, (x / of_columns / of_rows, often[:, 0]))
     found = to_numpy(vertices(x, min(n_components, *x.shape), often)) * of_columns
@@ -455,22 +478,23 @@ class Progress(NamedTuple):
     atoms : ndarray of shape (n_components, n_features)
         Atoms, each of sum 1.
     codes : ndarray of shape (n_samples, n_components)
-        Codes.
+        Codes of the rows of the fit.
     previous_atoms : ndarray of shape (n_components, n_features)
         Atoms before the last step, for the extrapolation.
     previous_codes : ndarray of shape (n_samples, n_components)
-        Codes before the last step.
+        Codes before the last step, for the extrapolation.
     n_fixed : int
-        The first ``n_fixed`` atoms are known, and steps leave them as they are.
+        The first ``n_fixed`` atoms are known, and steps leave these atoms as they are.
     factor : float
         The next extrapolation is this factor times the last change of atoms and codes; 0 is plain
         alternation.
     losses : tuple of float
-        For each step the mean loss of a row, after the step has changed the codes, and before it
-        changes the atoms.
+        For each step the mean loss of a row (half its deviance), after the step has changed the
+        codes, and before it changes the atoms.
     objectives : tuple of float
-        For each step the losses of all rows and the negative log-density of the prior of atoms,
-        added and divided by the number of rows (the sum of their weights).
+        For each step the sum of the losses of all rows and the negative log-density of the prior
+        of atoms, divided by the number of rows (the sum of their weights). Computed at the same
+        point of the step as the losses.
     """
 
     atoms: np.ndarray
@@ -478,26 +502,28 @@ class Progress(NamedTuple):
     previous_atoms: np.ndarray
     previous_codes: np.ndarray
     n_fixed: int = 0
-    # With this first factor the log-likelihood of 300 rows of mixtures of 8 flat spectra is within
-    # 1 nat of its maximum after 68 steps; without extrapolation after 439.
+    # The first factor; `advance` adapts it. In a fit to 300 rows, mixtures of 8 flat spectra, the
+    # log-likelihood is within 1 nat of its maximum after 68 steps, and after 439 steps without
+    # extrapolation.
     factor: float = 0.5
     losses: tuple = ()
     objectives: tuple = ()
 
     @classmethod
     def at(cls, atoms, codes, n_fixed):
-        """Return a state without earlier steps: the first step does not extrapolate.
+        """Return a state without earlier steps: its first step does not extrapolate.
 
         ``atoms`` (n_components, n_features), each of sum 1, and ``codes`` (n_samples, n_components)
-        are arrays, ``n_fixed`` is an int.
+        are arrays. The first ``n_fixed`` atoms are known, and steps leave these atoms as they are.
         """
         return cls(atoms, codes, atoms, codes, n_fixed)
 
     def has_stalled(self, tol, n_steps):
         """Return whether the alternation may end, because its last ``n_steps`` steps gained little.
 
-        Each of these steps lowered the objective by at most ``tol`` times the loss. With
-        ``tol=None`` the answer is False.
+        A step gained little if it lowered the objective by at most ``tol`` times the loss. With
+        ``tol=None``, or before ``n_steps`` differences of objectives are known, the answer is
+        False.
         """
         gains, least = -np.diff(self.objectives), (tol or 0.0) * np.abs(self.losses[1:])
         enough = tol is not None and len(gains) >= n_steps
@@ -508,8 +534,9 @@ def begin(events, atoms, n_fixed=0):  # -> Progress
     """Return the state before the first step of `advance`, from any initial atoms.
 
     ``atoms`` is (n_components, n_features). The first ``n_fixed`` atoms must have the sum 1, and
-    stay as they are. The remaining atoms become positive with the sum 1, and an atom of zeros
-    becomes the mean spectrum.
+    stay as they are. The remaining atoms become positive with the sum 1, by a small share of the
+    mean spectrum; an atom of zeros becomes the mean spectrum. Codes begin with the events of a row
+    divided equally between the atoms.
     """
     new = np.maximum(atoms[n_fixed:], 0.0)
     new /= np.maximum(new.sum(1, keepdims=True), 1e-300)
@@ -529,7 +556,7 @@ def advance(events, state, smoothing):
     Parameters
     ----------
     events : Events
-        Counts.
+        Counts, with or without weights of entries.
     state : Progress
         The state before the step.
     smoothing : float
@@ -538,7 +565,7 @@ def advance(events, state, smoothing):
     Returns
     -------
     Progress
-        The next state. Its objective is at most that of ``state``.
+        The next state. Its last objective is at most that of ``state``.
 
     References
     ----------
@@ -549,14 +576,17 @@ def advance(events, state, smoothing):
     n_pseudo = smoothing * len(events.mean)
     pseudo = n_pseudo * events.mean
 
-    def adapt_codes(atoms, codes):  # -> codes, mean loss, mean objective
+    # Make one sweep over the codes; return new codes (n_samples, n_components), and the mean loss
+    # and the objective for ``atoms`` and the new codes.
+    def adapt_codes(atoms, codes):
         codes, losses = solve_codes(events, atoms, codes, 0.0, 1)
         loss = float(events.often[:, 0] @ losses)
         prior = float(xlogy(pseudo, atoms[n_fixed:]).sum())
         return codes, loss / n_rows, (loss - prior) / n_rows
 
     atoms = state.atoms + state.factor * (state.atoms - state.previous_atoms)
-    # An entry of 0 might stay 0 for ever. So no entry falls by more than a factor of 1,000.
+    # Extrapolation could make entries negative, and entries clipped to 0 may stay 0 in all further
+    # steps (see _SHARE_OF_MEAN). So an entry falls to a thousandth at most.
     atoms = np.maximum(atoms, 1e-3 * state.atoms)
     atoms /= atoms.sum(1, keepdims=True)
     atoms[:n_fixed] = state.atoms[:n_fixed]
@@ -566,11 +596,12 @@ def advance(events, state, smoothing):
     if state.objectives and objective > state.objectives[-1] and state.factor:
         atoms, factor = state.atoms, state.factor / 2
         codes, loss, objective = adapt_codes(atoms, state.codes)
-    # Codes and atoms swap roles: each feature is now a row of counts, and the codes of all rows are
-    # the atoms that explain it. The pseudo-events in the loads are the Lagrange multiplier of the
-    # constraint that an atom has the sum 1.
+    # Now the atoms: the same regression, with swapped roles. A row is now a feature with its counts
+    # in all samples, and its codes, which are sought, are the entries of the atoms at the feature.
+    # The codes of the samples take the part of atoms. Adding ``n_pseudo`` to the loads accounts for
+    # the constraint that an atom has the sum 1: ``n_pseudo`` is its Lagrange multiplier.
     loads = events.visible(codes) + n_pseudo
-    loads[:, :n_fixed] = 0.0  # a load of 0 leaves the fixed atoms as they are
+    loads[:, :n_fixed] = 0.0  # `solve_rows` skips loads of 0, so fixed atoms stay as they are
     columns = np.ascontiguousarray(atoms.T)
     given = pseudo, 1, 0.0, columns, np.empty(len(columns))
     _solve_rows(events.by_feature, codes.T, loads, *given)
@@ -578,20 +609,21 @@ def advance(events, state, smoothing):
     sums[:n_fixed] = 1.0
     sizes = np.where(sums > 0, sums, 1.0)
     atoms = np.where(sums[:, None] > 0, columns.T / sizes[:, None], events.mean)
-    # Sums round differently for other memory layouts. A fit that resumes from a checkpoint, with
-    # contiguous atoms, must give the same numbers.
+    # A fit that resumes from a checkpoint must give the same numbers as one that was not
+    # interrupted. The atoms of a checkpoint are contiguous, and sums over arrays of another memory
+    # layout round differently.
     atoms = np.ascontiguousarray(atoms)
     curves = (*state.losses, loss), (*state.objectives, objective)
     return Progress(atoms, codes * sizes, state.atoms, state.codes, n_fixed, factor, *curves)
 
 
 def converge(events, state, smoothing, n_steps=400, tol=1e-6):  # -> Progress
-    """Make steps until the objective stalls, for fits while the parameters are being chosen.
+    """Make steps until the objective stalls, for the many fits that `choose` compares.
 
     Parameters
     ----------
     events : Events
-        Counts.
+        Counts, with or without weights of entries.
     state : Progress
         The state to begin with; only its atoms, codes and ``n_fixed`` matter.
     smoothing : float
@@ -601,6 +633,11 @@ def converge(events, state, smoothing, n_steps=400, tol=1e-6):  # -> Progress
     tol : float, default=1e-6
         A step counts as an improvement if it lowers the objective by more than this share of the
         loss. Three steps in a row without an improvement are the end.
+
+    Returns
+    -------
+    Progress
+        The last state.
     """
     state = Progress.at(*state[:2], state.n_fixed)
     while len(state.losses) < n_steps and not state.has_stalled(tol, 3):

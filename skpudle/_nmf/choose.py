@@ -2,21 +2,22 @@
 
 They are the number of atoms, the prior of atoms, whether rows are sparse, and the dispersion. The
 prior is a Dirichlet prior; its strength, in pseudo-events per feature, is the parameter ``alpha``,
-called *smoothing* here. In sparse rows an atom has a code only if it raises the log-likelihood of
-the row by ``min_gain``. The *dispersion* is the variation beyond Poisson's, and follows from
-residuals. The other choices minimise the error of hidden entries, which codes of the visible
-entries of the same row predict.
+called *smoothing* here. In *sparse rows* an atom has a code only if the code raises the
+log-likelihood of the row by ``min_gain``. The *dispersion* is the variation beyond that of Poisson
+counts, and follows from residuals. The other choices minimise the *error*, the negative
+log-likelihood, of hidden entries: codes are computed from the visible entries of a row, and predict
+its hidden entries.
 
 *Number of atoms.* A quarter of the rows is held out: atoms do not learn from these rows. Five
-groups of features are hidden in them, one group after the other. (Thinning, to hide events instead
-of entries, fails where counts vary more than Poisson's: the atoms that explain this variation
-predict the other events of an entry.) The number grows by half while the prediction of held-out
-rows improves. Then the atoms that cost the held-out rows least are removed, and the remaining atoms
-adapt, without new initial atoms. The result is the smallest number within a standard error of the
-best.
+groups of features are hidden in the held-out rows, one group after the other. (Thinning, to hide
+events instead of entries, fails where counts vary more than Poisson counts: the atoms that explain
+this variation predict the other events of an entry.) The number grows by half from trial to trial
+while the prediction of held-out rows improves. Then the atoms that cost the held-out rows least are
+removed, and the remaining atoms adapt, without new initial atoms. The result is the smallest number
+within a standard error of the best.
 
-*Prior and sparse rows.* A tenth of the entries of all rows is hidden. Atoms do not learn from these
-entries either.
+*Prior and sparse rows.* A tenth of the entries is hidden, in at most 4,096 rows. Neither atoms nor
+codes learn from these entries.
 """
 
 from dataclasses import replace
@@ -36,39 +37,41 @@ from skpudle.search.held_out import CHANCE, Prediction, loss_and_chance, worse
 # While the number of atoms is chosen, features are cut into this number of groups, and one group
 # after the other is hidden.
 _GROUPS = 5
-# While the number of atoms is chosen, a step that lowers the objective by less than this share
-# counts as no improvement.
+# While the number of atoms is chosen, fits end after three steps in a row that each lower the
+# objective by less than this share of the loss (``tol`` of `converge`).
 _IMPROVED = 1e-5
-# The tolerance of codes that predict hidden entries: a row's log-likelihood may be this number of
-# nats below its maximum.
+# The tolerance of codes that predict hidden entries: with them the log-likelihood of a row may be
+# this number of nats below its maximum.
 _NATS = 0.01
 
 
 class Chosen(NamedTuple):
     """The parameters of `skpudle.PoissonNMF` that a fit may choose.
 
-    Each is a number, or "auto" before the choice.
+    The first three are numbers, or "auto" before the choice. Checkpoints store the fields as a
+    tuple in this order (``Fitted.coding``).
     """
 
-    alpha: float  # divided by ``unit``, as the weights of rows are
+    alpha: float  # pseudo-events over ``unit``: a fit divides weights of rows by the same number
     dispersion: float
     min_gain: float
-    unit: float = 1.0  # the mean weight of a sample
+    unit: float = 1.0  # mean weight of distinct rows, in which rows count by their weights
 
     def without_data(self):  # -> Chosen
         """Replace each "auto" by a default, for a learner without data or before its choices."""
-        # The default of alpha is 0.5. For planted spectra (benchmarks/bench_additive.py) the best
-        # alpha is between 0.4 and 13, and 0.5 is never worse than 0.
+        # The default of alpha is 0.5, at the lower end of what suits data: for planted spectra
+        # (benchmarks/bench_additive.py) the best alpha is between 0.4 and 13, and 0.5 is never
+        # worse than 0.
         pairs = zip(self, (0.5, 0.0, 0.0, 1.0), strict=True)
         return Chosen(*(default if value == "auto" else value for value, default in pairs))
 
 
-def negative_log(x, rates, dispersion):  # -> as x
+def negative_log(x, rates, dispersion):  # -> array of the shape of x
     """Return the negative log-likelihood of each count, up to terms that depend on counts alone.
 
-    ``x`` and ``rates`` are arrays of one shape: counts, and their expectations. The distribution is
-    Poisson's if ``dispersion`` is 0, else the negative binomial one with the variance ``rate +
-    dispersion * rate**2``.
+    `Hidden.judge` sums it over hidden entries. ``x`` and ``rates`` are arrays of one shape: counts,
+    and their expectations. The distribution is the Poisson distribution if ``dispersion`` is 0,
+    else the negative binomial distribution with the variance ``rate + dispersion * rate**2``.
     """
     if dispersion == 0:
         return rates - xlogy(x, rates)
@@ -81,12 +84,12 @@ class Hidden:
     """Judge atoms by how well they predict hidden entries of rows.
 
     Each mask hides some entries, and the codes that predict these entries follow from all other
-    entries of their rows. Call `weigh` before any other method.
+    entries of their rows. Call `weigh` before any other method: it sets the attributes below.
 
     Parameters
     ----------
     events : Events
-        Rows, without weights of entries.
+        Counts of n_samples rows, without weights of entries.
     masks : list of ndarray of bool of shape (n_samples, n_features)
         Each is True for the entries that it hides.
 
@@ -96,13 +99,13 @@ class Hidden:
         The visible entries for each mask, with weights of entries.
     codes : list of ndarray of shape (n_samples, n_components)
         For each mask the codes of the last prediction, from which the next prediction begins. A
-        caller who removes atoms must remove their codes here.
+        caller who removes atoms must remove the columns of these atoms here.
     perfect : float
-        The error of all hidden entries if rates equal counts, the least possible one.
+        The least possible error of all hidden entries: that of rates which equal the counts.
     range : float
-        The error if the rates of a feature are its mean count, minus ``perfect``.
+        The error of rates that are the mean counts of features, minus ``perfect``.
     floor : ndarray of shape (n_samples,)
-        The price of an atom, which is added to the error of each row.
+        The price of an atom in each row: `predict` adds it to errors once for each atom.
     """
 
     def __init__(self, events, masks):
@@ -114,9 +117,10 @@ class Hidden:
         self.mean = events.by_feature.sum(1) / np.maximum(size, 1e-300)
 
     def weigh(self, atoms, dispersion):
-        """Set the dispersion of predictions, the weights of visible entries, and first codes.
+        """Prepare predictions by these atoms: weights of entries, first codes, price of an atom.
 
-        ``atoms`` (n_components, n_features) give the rates from which the weights follow.
+        The weights of visible entries follow from ``dispersion``, a number, and from the rates of
+        ``atoms`` (n_components, n_features), not negative.
         """
         self.dispersion = dispersion
         found = [alternate.solve_dispersed(part, atoms, dispersion, _NATS) for part in self.plain]
@@ -124,32 +128,33 @@ class Hidden:
         self.perfect = self.judge([self.counts] * len(self.seen)).sum()
         mean = np.tile(self.mean, (len(self.often), 1))
         self.range = self.judge([mean] * len(self.seen)).sum() - self.perfect
-        # An atom has a price, which is added to errors: in all rows together 0.0005 of the error of
-        # mean rates. Without the price noiseless data of 8 atoms got 22 atoms, since further atoms
-        # repair the bias of the prior.
+        # Further atoms predict a little better even where none is missing, since they repair the
+        # bias of the prior: for noiseless data of 8 atoms 22 atoms were chosen. So errors include a
+        # price for each atom: in all rows together 0.0005 of ``range``.
         self.floor = 5e-4 * self.range / self.often.sum() * self.often
 
     def judge(self, rates):  # list of (n, n_features) -> (n,)
         """Return the error of each row: the negative log-likelihood of its hidden entries.
 
-        ``rates`` has an array for each mask: the expectations of all entries, from codes of the
-        visible ones. The error is multiplied by the weight of the row.
+        ``rates`` has for each mask an array of the expectations of all entries, of which only the
+        entries that the mask hides are judged. Errors are multiplied by the weights of rows.
         """
         total = 0.0
         for (rows, columns), mu in zip(self.entries, rates, strict=True):
             mu, often = mu[rows, columns], self.often[rows]
-            # At a rate of 0 a single event makes the error infinite. So the least rate is a
-            # thousandth of the mean rate.
+            # At a rate of 0 a single event would make the error infinite. So rates are at least a
+            # thousandth of the mean rate of the hidden entries.
             mu = np.maximum(mu, 1e-3 * (often @ mu) / max(often.sum(), 1e-300))
             entries = negative_log(self.counts[rows, columns], mu, self.dispersion)
             total = total + np.bincount(rows, entries, minlength=len(self.often))
         return self.often * total
 
     def predict(self, atoms):  # (n_components, n_features) -> Prediction
-        """Predict hidden entries from visible ones, and return the errors of all rows.
+        """Predict hidden entries from visible entries, and return the errors of all rows.
 
-        Errors of the `Prediction`, (n_samples,), are those of `judge` plus the price of atoms.
-        Codes start from ``self.codes``, and must have a column for each atom.
+        The errors of the `Prediction`, (n_samples,), are the errors of `judge` plus the price of
+        all atoms. Codes start from ``self.codes``, which must have a column for each atom, and
+        which the new codes replace.
         """
         pairs = zip(self.seen, self.codes, strict=True)
         self.codes = [solve_codes(part, atoms, start, _NATS)[0] for part, start in pairs]
@@ -159,7 +164,8 @@ class Hidden:
     def costs(self, atoms):  # -> (n_components,)
         """Return how much the log-likelihood of all rows falls if each atom in turn is removed.
 
-        All entries are visible here. Codes are solved to 0.1 nats a row.
+        `choose_size` removes the atoms of least cost. ``atoms`` is (n_components, n_features). No
+        entries are hidden here. After a removal codes are solved to 0.1 nats a row.
         """
         codes, losses = solve_codes(self.events, atoms, tol=_NATS)
         found = alternate.removals(self.events, atoms, codes, losses, 0.1)
@@ -169,9 +175,10 @@ class Hidden:
 def estimate_dispersion(events, atoms, codes):  # -> float
     """Estimate the dispersion of counts from their residuals, after a fit of atoms and codes.
 
-    First a test decides whether squared residuals are larger than Poisson's variance. If so, the
-    dispersion follows from the method of moments, in which large rates get small weights. Squared
-    residuals are multiplied by a factor that corrects for the number of fitted parameters.
+    First a test decides whether squared residuals are larger than the variance of Poisson counts.
+    If so, the dispersion follows from the method of moments, in which large rates get small
+    weights. Squared residuals are multiplied by a factor that corrects for the number of fitted
+    parameters. An entry counts if it is known and its rate is positive.
 
     Parameters
     ----------
@@ -186,10 +193,10 @@ def estimate_dispersion(events, atoms, codes):  # -> float
     -------
     float
         The dispersion: the variance of a count of expectation ``mu`` is ``mu + dispersion *
-        mu**2``. 0 if the counts vary no more than Poisson's beyond chance.
+        mu**2``. 0 if chance explains how much the counts vary more than Poisson counts.
     """
     mu = codes @ atoms
-    known = (mu > 0) & (events.lost.toarray() == 0)  # entries whose residuals count
+    known = (mu > 0) & (events.lost.toarray() == 0)
     parts = mu, np.square(events.counts.toarray() - mu), np.broadcast_to(events.often, mu.shape)
     mu, squares, often = (part[known] for part in parts)
     unit = np.square(events.often).sum() / events.often.sum()
@@ -198,8 +205,9 @@ def estimate_dispersion(events, atoms, codes):  # -> float
     if n_fitted >= n_known:
         return 0.0
     excess = often * (n_known / (n_known - n_fitted) * squares - mu)
-    # The excess is judged by its standard error: for Poisson's counts x, (x - mu)^2 - mu has the
-    # variance 2 mu^2 + mu.
+    # Test the excess of the variance over that of Poisson counts, in standard errors: for Poisson
+    # counts x of mean mu, (x - mu)^2 - mu has the mean 0 and the variance mu (2 mu + 1). Weights
+    # 1 / (2 mu + 1) keep large rates from dominating the sum.
     errors = (excess / (2 * mu + 1)).sum() / (often**2 * mu / (2 * mu + 1)).sum() ** 0.5
     # An excess of at most 5 standard errors counts as chance.
     if errors <= 5.0:
@@ -212,10 +220,10 @@ def estimate_dispersion(events, atoms, codes):  # -> float
 
 
 def converge_dispersed(events, state, smoothing, dispersion, *options):
-    """Fit atoms and codes to counts that vary more than Poisson's.
+    """Fit atoms and codes to counts that vary more than Poisson counts.
 
-    Three times steps are made until the objective stalls, and then the weights of entries are set
-    from the new rates. Without dispersion once is enough.
+    A fit until the objective stalls, and new weights of entries from the fitted rates, alternate
+    three times. Without dispersion all weights are 1, and one fit is enough.
 
     Parameters
     ----------
@@ -226,9 +234,9 @@ def converge_dispersed(events, state, smoothing, dispersion, *options):
     smoothing : float
         As in `skpudle._nmf.alternate.advance`.
     dispersion : float or "auto"
-        The dispersion; "auto" estimates it each time.
+        The dispersion; "auto" estimates it after each of the three fits.
     *options : int, float
-        The largest number of steps and the tolerance of `skpudle._nmf.alternate.converge`.
+        ``n_steps`` and ``tol`` of `skpudle._nmf.alternate.converge`, for each of the three fits.
 
     Returns
     -------
@@ -247,16 +255,18 @@ def converge_dispersed(events, state, smoothing, dispersion, *options):
 
 
 def _sizing_prior(events, alpha):  # -> float
-    """Return the smoothing to use before ``alpha`` is chosen, as while the number of atoms is.
+    """Return the smoothing of fits that come before the choice of ``alpha``.
 
-    ``alpha`` is the user's parameter, a float or "auto". The smoothing is positive, also for an
-    ``alpha`` of 0: without a prior, atoms have entries of 0, where held-out events are impossible.
+    The number of atoms and the dispersion are chosen with this smoothing. ``alpha`` is the user's
+    parameter, a float or "auto". The smoothing is positive, also for an ``alpha`` of 0: without a
+    prior, atoms have entries of 0, where held-out events are impossible.
     """
     if alpha not in ("auto", 0):
         return alpha
-    # 2 pseudo-events, but at most a thousandth of the mean number of events of a feature. In 22
-    # fits to counts with a known number of atoms, 1 number is wrong with this smoothing; if alpha
-    # is chosen for 4 atoms first instead, 3 numbers are wrong.
+    # 2 pseudo-events, but at most a thousandth of the mean number of events of a feature, so that
+    # the prior is weak. Tested in 22 fits with n_components="auto" to counts with a known number of
+    # atoms: the chosen number is wrong in 1 fit with this smoothing, and in 3 fits if alpha is
+    # chosen for 4 atoms first.
     return min(2.0, 1e-3 * float(events.by_feature.sum()) / events.counts.shape[1])
 
 
@@ -280,9 +290,10 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     Returns
     -------
     ndarray of shape (n_components, n_features)
-        The atoms of the chosen number, which have learned from the rows that are not held out.
+        Atoms of the chosen number, fitted to the rows that are not held out.
     SizePath
-        The numbers of atoms that were tried while atoms were removed, increasing.
+        The numbers of atoms that were tried while atoms were removed, in increasing order, with the
+        explained share of the deviance of hidden entries, less the price of the atoms, as score.
     """
     (n, m), n_fixed, smoothing = events.counts.shape, len(fixed), _sizing_prior(events, given.alpha)
     order, n_held = rng.permutation(n), min(int(0.25 * n), 2000)
@@ -291,10 +302,11 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     events, most = events.take(np.sort(order[n_held:])), min(m, n - n_held, 256)
 
     def grown(n):  # -> Progress, Events with weights of entries, dispersion
-        # Fit n new atoms, and the fixed ones, to the rows that are not held out.
+        # Fit n new atoms, beside the fixed atoms, to the rows that are not held out.
         new = alternate.first_atoms(events, n, fixed)
         state = begin(events, np.concatenate([fixed, new]), n_fixed)
-        # At most 60 steps for each larger number of atoms; `smaller` makes at most 40.
+        # At most 60 steps between two updates of the weights of entries, since these atoms are only
+        # compared; after the choice the phase "training" fits atoms to all rows.
         how = smoothing, given.dispersion, 60, _IMPROVED
         return converge_dispersed(events, state, *how)
 
@@ -307,8 +319,8 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
         return hidden.predict(size[0].atoms)
 
     def smaller(state):  # Progress -> Progress of fewer atoms, or None
-        # Remove the atoms that held-out rows need least: half of the atoms above ``number``, the
-        # number that predicts best, and at least one.
+        # Remove the atoms that held-out rows need least: half of the atoms in excess of ``number``,
+        # the number that predicted best during growth, and at least one atom. Fixed atoms stay.
         if len(state.atoms) <= max(1, n_fixed):
             return None
         order = np.argsort(hidden.costs(state.atoms))
@@ -322,8 +334,9 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     sizes = list(walk(grown(min(4, most)), larger, score, gains=True, patience=2))
     place = int(np.argmin([found.total for _, found in sizes]))
     number = len(sizes[place][0][0].atoms)  # the number that predicts best
-    # Removal begins with the next larger number, and ends at an error of over 4 standard errors
-    # above the best error.
+    # Growth skips numbers (from 4 to 6, 9, 13 and so on). So removal begins from the next larger
+    # number that was tried, if any, and also reaches numbers between. Removal ends at an error of
+    # more than 4 standard errors above the best error.
     state, weighted, dispersion = sizes[place : place + 2][-1][0]
     hidden.weigh(state.atoms, dispersion)
     trials = list(walk(state, smaller, lambda one: hidden.predict(one.atoms), errors=4.0))
@@ -337,17 +350,20 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
 
 
 def _last_as_good(trials, errors=1.0):  # of `walk` -> trial, Prediction
-    """Return the last trial, in the order of a walk, that predicts as well as the best one.
+    """Return the last trial whose prediction is as good as the best prediction, up to chance.
 
-    ``trials`` is a list of pairs, a trial and its `Prediction`. A trial predicts as well if its
-    error is at most ``errors`` standard errors above the least error.
+    ``trials`` is a list of pairs, a trial and its `Prediction`, in the order in which `walk` tried
+    them; the last trial has the fewest atoms, or the largest smoothing. A prediction is as good if
+    its error is at most ``errors`` standard errors above the least error.
     """
     best = min((found for _, found in trials), key=lambda found: found.total)
     return [trial for trial in trials if not worse(trial[1], best, errors)][-1]
 
 
 def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
-    """Choose the dispersion, the prior of atoms, and whether rows are sparse, for given atoms.
+    """Choose the dispersion, the prior of atoms, and whether rows are sparse, from given atoms.
+
+    Without any event nothing can be chosen, and the result has default parameters.
 
     Parameters
     ----------
@@ -367,13 +383,15 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
     Chosen
         The parameters, all numbers.
     ndarray of shape (n_components, n_features)
-        Atoms that have adapted to these parameters, as initial atoms of the fit of all rows.
+        Atoms fitted with these parameters to at most 4,096 rows, from which the fit of all rows
+        begins.
     """
     if not events.counts.nnz:
         return given.without_data(), atoms
     events, (alpha, dispersion, min_gain, unit) = events.sample(4096), given
-    # Sparse rows need a prior: without it an atom of few rows gets entries of 0, and the events of
-    # other rows there become impossible.
+    # Sparse rows need a prior, so with alpha=0 rows are not sparse. Without a prior an atom that
+    # few rows use gets entries of 0 at features where these rows have no events, and events of
+    # other rows at these features become impossible.
     if alpha == 0 and min_gain == "auto":
         min_gain = 0.0
     if dispersion:
@@ -387,37 +405,40 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
     hidden = Hidden(events, [mask])
     hidden.weigh(atoms, dispersion)
     (seen,), size = hidden.seen, max(float(events.by_feature.sum()) / atoms.size, 1e-300)
-    # The smoothings to try double from the first to the last: from 0.001 times (but at most 0.1) to
-    # 4 times the mean number of events per entry of an atom.
+    # The smoothings to try: each is twice the one before, from 0.001 times the mean number of
+    # events per entry of an atom (but at most 0.1) to 4 times this mean. If the user has passed
+    # alpha, only this smoothing is tried.
     first, last = (min(0.1, 1e-3 * size), 4.0 * size) if alpha == "auto" else (alpha, 0.0)
 
     def smoothest(events, state):  # -> (smoothing, Progress), Prediction
         """Return the largest smoothing that predicts as well as the best, up to chance.
 
         ``events`` are the visible entries, and ``state`` has the atoms and codes to begin with.
+        Return also the state fitted with this smoothing, and its prediction.
         """
 
         def larger(trial):
             value = 2 * trial[0]
             return (value, converge(events, trial[1], value)) if value <= last else None
 
-        def score(trial):  # predictions begin from the trial's codes, and may use all atoms
-            hidden.codes = [trial[1].codes]
+        def score(trial):  # (smoothing, Progress) -> Prediction
+            hidden.codes = [trial[1].codes]  # from which the codes of the prediction begin
             return hidden.predict(trial[1].atoms)
 
         begun = first, converge(events, state, first)
         return _last_as_good(list(walk(begun, larger, score, errors=0.0, patience=2)), CHANCE)
 
     (value, state), found = smoothest(seen, begin(seen, atoms, n_fixed))
-    # "auto" decides between codes of all atoms and sparse rows, where an atom has to gain 3 nats.
+    # "auto" compares rows that may use all atoms (a gain of 0) with sparse rows, where a code has
+    # to raise the log-likelihood of its row by 3 nats.
     gain = 3.0 if min_gain == "auto" else min_gain
     if gain:
         codes, _ = solve_codes(seen, state.atoms)
         codes = alternate.prune_codes(seen, state.atoms, codes, gain)
         few = replace(seen, allowed=codes > 0), Progress.at(state.atoms, codes, n_fixed)
         (other, few), others = smoothest(*few)
-        # Sparse rows are preferred: they may predict worse than codes of all atoms by the price of
-        # one atom.
+        # Sparse rows are preferred, since their atoms are not mixtures (see `prune_codes`). So they
+        # may predict worse than rows that use all atoms, by up to the price of one atom.
         allowed = found._replace(errors=found.errors + to_tensor(hidden.floor))
         if min_gain != "auto" or not worse(others, allowed, CHANCE):
             return Chosen(other, dispersion, gain, unit), few.atoms

@@ -25,15 +25,16 @@ from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
 from skpudle.search.held_out import hash_rows
 
-# n_components="auto" needs at least this number of different rows, since it holds out a quarter of
-# them.
+# n_components="auto" needs at least this number of distinct rows, since a quarter of the rows is
+# held out: of 8 rows 2.
 _LEAST_ROWS_OF_AUTO = 8
 
 
 class KullbackLeibler(Poisson):
     """The Poisson loss of `PoissonNMF`: the expectation of a count is codes times atoms.
 
-    In the terms of `Poisson` the natural parameter is here the expectation (the identity link).
+    In `Poisson` the natural parameter is the logarithm of the expectation; here it is the
+    expectation itself (the identity link).
     """
 
     def mean(self, natural):
@@ -45,7 +46,8 @@ class KullbackLeibler(Poisson):
     def half_deviance(self, natural, x):
         """Return half the deviance of each count ``x`` from its expectation ``natural``.
 
-        Both are tensors of one shape, and the result, of this shape, is differentiable.
+        ``natural`` and ``x`` are tensors of one shape. The result, of this shape, is
+        differentiable.
         """
         rate = natural.clamp_min(torch.finfo(natural.dtype).tiny)
         return rate - xlogy(x, rate) + self.saturated(x)
@@ -55,7 +57,7 @@ class KullbackLeibler(Poisson):
 class _Encoder:
     """The encoder of `PoissonNMF`: codes that make counts most likely, each row on its own.
 
-    `transform` and `score` call it, see `ExposedTransformer`.
+    `transform` and `score` of `ExposedTransformer` call it as a function.
 
     Parameters
     ----------
@@ -65,8 +67,9 @@ class _Encoder:
     dispersion : float
         The variance of a count of expectation ``mu`` is ``mu + dispersion * mu**2``.
     least : float, default=0.0
-        The number of events that codes stand for in a row without any event. Predictions of hidden
-        entries need more than 0: at a rate of 0 a single event makes their error infinite.
+        The sum of the expected events of a row without any event; its codes are equal. For
+        predictions of hidden entries it must be above 0: at a rate of 0 a single hidden event makes
+        the error infinite.
     """
 
     min_gain: float
@@ -74,15 +77,19 @@ class _Encoder:
     least: float = 0.0
 
     def of_features(self, features):  # -> _Encoder
-        """Return the encoder that sees some of the features and predicts the remaining features."""
+        """Return the encoder for `score`, which hides features and predicts their counts.
+
+        The argument ``features``, the indices of the visible features, has no effect here. (The
+        encoders of other learners need it.) Rows without visible events get codes above 0.
+        """
         return replace(self, least=0.5)
 
     def __call__(self, dictionary, x, *, mask=None, exposure=None):  # -> (n, n_components)
         """Return codes: the number of events that a row has from each atom, divided by exposures.
 
         ``dictionary.atoms`` (n_components, n_features) are the atoms, ``x`` (n, n_features) the
-        counts, and ``mask``, of this shape, is 1 for known entries. ``exposure`` has the shape (n,
-        1). All are tensors.
+        counts, and ``mask``, of the shape of ``x``, is 1 for known entries. ``exposure`` has the
+        shape (n, 1); None is 1. All are tensors, and codes have the dtype and device of ``x``.
         """
         events, atoms = _events_of(Samples(x, mask)), to_numpy(dictionary.atoms.double())
         codes, events = alternate.solve_dispersed(events, atoms, self.dispersion)
@@ -94,7 +101,7 @@ class _Encoder:
         return (codes if exposure is None else codes / exposure.cpu()).to(x)
 
 
-def _events_of(samples):  # Samples -> Events
+def _events_of(samples):  # Samples, with exposures ignored -> Events in float64
     given = samples.map(lambda part: to_numpy(part.double()))
     return alternate.Events.of(given.x, given.mask, given.weight)
 
@@ -102,8 +109,8 @@ def _events_of(samples):  # Samples -> Events
 def _read_events(source):  # -> Events, int
     """Read all rows of a fit, and merge equal rows into one row with the sum of their weights.
 
-    ``source`` is a `Table`, a `Stream` or `Samples`. Return the `Events` of rows that differ, and
-    the number of rows read with a weight above 0.
+    ``source`` is a `Table`, a `Stream` or `Samples`. Return the `Events` of the distinct rows, and
+    the number of rows read that have a weight above 0, copies included.
 
     Rows must be merged before entries are hidden and rows held out: otherwise a visible copy would
     reveal the noise of a hidden copy.
@@ -121,7 +128,8 @@ def _read_events(source):  # -> Events, int
 def _given(learner, unit=1.0):  # -> Chosen
     """Return the user's parameters of a `PoissonNMF` that may be "auto", as `choose` takes them.
 
-    ``alpha`` is divided by ``unit``, a float by which a fit also divides the weights of rows.
+    ``alpha`` is divided by ``unit``, a float by which a fit also divides the weights of rows. A
+    ``dispersion`` of None becomes 0.
     """
     alpha = learner.alpha if learner.alpha == "auto" else learner.alpha / unit
     return choose.Chosen(alpha, learner.dispersion or 0.0, learner.min_gain, unit)
@@ -130,8 +138,11 @@ def _given(learner, unit=1.0):  # -> Chosen
 class _Phases(Run):
     """A fit of `PoissonNMF`: choices of parameters, then alternation between codes and atoms.
 
-    A phase is a generator function of records, see `skpudle._fit.run`; a record is a `Fitted`, the
-    results so far. Weights of rows, and ``alpha``, are divided by the mean weight of a sample, so
+    A phase is one stage of the fit, a generator function ``phase(record)`` that yields new records,
+    see `skpudle._fit.run`. A record is a `Fitted`, the results so far; its field ``coding`` is a
+    `Chosen` as a tuple. `table` lists the phases.
+
+    Weights of rows, and ``alpha``, are divided by a mean weight of the distinct rows, ``unit``, so
     that choices do not depend on the unit of weights.
     """
 
@@ -162,8 +173,8 @@ class _Phases(Run):
     def first(self):  # -> Fitted
         """Return the record before all phases: initial atoms, and defaults for "auto".
 
-        ``dict_init="search"`` takes the atoms from pure rows. For ``n_components="auto"`` the phase
-        "size" replaces them.
+        With ``dict_init="search"`` the atoms come from pure rows, see `first_atoms`. With
+        ``n_components="auto"`` the phase "size" replaces these atoms.
 
         Raises
         ------
@@ -193,16 +204,19 @@ class _Phases(Run):
         return Fitted(atoms=rows, coding=tuple(self.asked.without_data()))
 
     def table(self, fitted):  # -> tuple of Phase
-        """Return the phases of the fit, in their order."""
+        """Return the phases of the fit, in their order: "size", "prior" and "training".
+
+        "size" runs only with ``n_components="auto"``.
+        """
         decides = self.learner.n_components == "auto"
         choices = Phase("size", self.choose_size, decides), Phase("prior", self.choose)
         return *choices, Phase("training", self.train, unit="epoch")
 
     def choose_size(self, fitted):
-        """Choose the number of atoms: a phase, which yields one record.
+        """Choose the number of atoms: the phase "size", which yields one record.
 
-        The record has new atoms of this number, ``fixed_components`` first, and ``size_path``, the
-        numbers that were tried. The atoms of the record ``fitted`` are not used.
+        The record has new atoms of the chosen number, ``fixed_components`` first, and
+        ``size_path``, the numbers that were tried. The atoms of the record ``fitted`` are not used.
         """
         how = self.asked, np.random.default_rng(self.seed), self.fixed
         atoms, path = choose.choose_size(self.events, *how)
@@ -214,25 +228,31 @@ class _Phases(Run):
         yield replace(fitted, atoms=to_tensor(atoms), size_path=path)
 
     def choose(self, fitted):
-        """Choose the dispersion, alpha and the least gain; yield one record, with adapted atoms."""
+        """Choose the dispersion, alpha and min_gain: the phase "prior", which yields one record.
+
+        The record has the choices in ``coding``, and atoms that have adapted to them. The number of
+        atoms stays that of the record ``fitted``.
+        """
         atoms, rng = to_numpy(fitted.atoms.double()), np.random.default_rng(self.seed)
         how = self.asked, rng, atoms, len(self.fixed)
         chosen, atoms = choose.choose_prior(self.events, *how)
         yield replace(fitted, atoms=to_tensor(atoms), coding=tuple(chosen))
 
     def train(self, fitted):
-        """Alternate between codes and atoms; yield a record after each step.
+        """Alternate between codes and atoms: the phase "training"; yield a record after each step.
 
-        A fit that resumes from a checkpoint repeats the preparation from the atoms before the first
-        step, which every record holds, and goes on from the state in the record.
+        The weights of entries, and the atoms that a sparse row may use, follow from the atoms
+        before the first step, and stay the same in all steps. Every record holds these atoms in
+        ``training["first"]``, and the `Progress` in ``training["state"]``: so a fit that resumes
+        from a checkpoint computes the same weights again, and goes on from the state.
         """
         chosen, known = choose.Chosen(*fitted.coding), fitted.training
         atoms = host_array(known.get("first", fitted.atoms.double()))  # before the first step
         codes, events = alternate.solve_dispersed(self.events, atoms, chosen.dispersion)
-        if chosen.min_gain:  # sparse rows: a row may have only the atoms that pruning leaves
+        if chosen.min_gain:  # sparse rows: in all steps a row may use only the atoms of these codes
             codes = alternate.prune_codes(events, atoms, codes, chosen.min_gain)
             events = replace(events, allowed=codes > 0)
-        if known:  # the record is from a checkpoint
+        if known:  # the fit resumes: the record comes from a checkpoint
             state = alternate.Progress(*map(host_array, known["state"]))
         else:
             begun = alternate.begin(events, atoms, len(self.fixed))
@@ -255,13 +275,15 @@ class _Phases(Run):
 class PoissonNMF(ExposedTransformer, GradientLearner):
     r"""Non-negative matrix factorization of counts whose sources add.
 
-    By default `fit` searches for the atoms, hidden counts choose how smooth they are, and residuals
-    estimate the variation beyond Poisson's. `transform` returns how many events of a row come from
-    each atom. A count has the expectation of an exposure, codes and atoms that are not negative,
+    By default `fit` searches for the atoms; the prediction of hidden counts decides how smooth
+    atoms are, and residuals estimate the variation beyond that of Poisson counts. `transform`
+    returns how many events of a row come from each atom. The count of row i and feature j has the
+    expectation
 
     .. math:: \mu_{ij} = e_i \sum_k z_{ik} d_{kj} ,
 
-    and atoms sum to 1. :doc:`/guide/counts` says how "auto" decides.
+    with the exposure :math:`e_i` (1 by default), codes :math:`z` and atoms :math:`d` that are not
+    negative, and atoms of sum 1. :doc:`/guide/counts` says how "auto" decides.
 
     Parameters
     ----------
@@ -275,19 +297,20 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         best.
 
     dispersion : float, "auto" or None, default="auto"
-        Variation beyond Poisson's: the variance is ``mu + dispersion * mu**2``. "auto" estimates it
-        from residuals. None is 0.
+        Variation beyond that of Poisson counts: a count of expectation ``mu`` has the variance ``mu
+        + dispersion * mu**2``. "auto" estimates it from residuals. None is 0.
 
     min_gain : float or "auto", default="auto"
-        An atom has a code in a row of `fit` only if it raises the row's log-likelihood by these
-        nats. "auto" is 3 if hidden entries then lose at most .0005 of their deviance beyond chance,
-        and ``alpha`` is positive, else 0.
+        In `fit` a row uses an atom only if the atom raises the row's log-likelihood by this number
+        of nats. "auto" is 3 if ``alpha`` is positive and the prediction of hidden entries then
+        loses at most .0005 of their deviance beyond chance, else 0.
 
     max_iter : int or "auto", default="auto"
         Largest number of steps of the alternation; "auto" is 1000.
 
     tol : float or None, default=1e-6
-        Five steps in a row with less relative improvement end the fit. None: ``max_iter`` steps.
+        Five steps in a row that each lower the objective by at most this share of the loss end the
+        fit. With None the fit takes ``max_iter`` steps.
 
     dict_init : "search", array-like or learner, default="search"
         Initial atoms: rows with events of few atoms, an array, or a fitted learner.
@@ -297,7 +320,8 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         them, and ``dict_init`` has the remaining atoms.
 
     transform_min_gain : float, default=0.0
-        ``min_gain`` of `transform` and `score`. 6 suits known spectra, of which a row has few.
+        Like ``min_gain``, for `transform` and `score`. 6 suits known spectra if a row has events of
+        few of them.
 
     random_state : int, RandomState instance or None, default=None
         Determines which entries and rows are hidden while parameters are chosen.
@@ -325,14 +349,15 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         Names of features, if ``X`` has names.
 
     loss_curve_ : ndarray of shape (n_iter,)
-        Half the mean deviance of rows, before each step.
+        Half the mean deviance of rows in each step, after the step has changed the codes, and
+        before it changes the atoms.
 
     ended_by_ : str
         Cause of the end of `fit`: "tol", "max_iter", "callback" or "interrupt" (Ctrl-C).
 
     phases_, fit_seconds_ : dict
-        Steps of the "alternation"; seconds of "fit", "reading", "size", "prior", "training" and
-        "result".
+        Number of steps of the "alternation"; seconds of the whole "fit", and of its stages
+        "reading", "size", "prior", "training" and "result".
 
     See Also
     --------
@@ -341,8 +366,8 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
 
     Notes
     -----
-    A fit runs on the CPU, and holds all nonzero counts in memory. Codes of `transform` are solved
-    to a duality gap.
+    A fit runs on the CPU, and holds all nonzero counts in memory. `transform` improves the codes of
+    a row until its log-likelihood is at most 1e-5 nats below the maximum.
 
     Examples
     --------
@@ -374,8 +399,9 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     ) -> None:
         """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
-    # Shared code reads these parameters of other learners, which are constants here: the loss, the
-    # device, and the number of steps in a row without an improvement that ends a fit.
+    # Other learners have these as parameters, and code of the base classes reads them. They are
+    # constants here: the loss, the device, and the number of steps in a row without an improvement
+    # that ends a fit.
     loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5
     _largest, _loss, _phases = inf, KullbackLeibler(), _Phases
 
@@ -400,8 +426,8 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), default=None
-            Counts to encode. The summary then also has the share of their deviance from the mean
-            rates that atoms explain, and the number of codes of a row.
+            Counts to encode. The summary then also has the share of the counts' deviance from mean
+            rates that the atoms explain, and the number of nonzero codes of a row.
 
         Returns
         -------
@@ -413,7 +439,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         return describe_fit(self, X, self._loss)
 
     def _transform_encoder(self):
-        self._validate_params()  # a user may have set transform_min_gain since `fit`
+        self._validate_params()  # again, since a user may have set transform_min_gain after `fit`
         return _Encoder(self.transform_min_gain, self.dispersion_)
 
     @classmethod
