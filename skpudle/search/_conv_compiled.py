@@ -25,14 +25,14 @@ import numpy as np
 
 from skpudle._compilation import Loops
 
-# Number of neighbouring positions along a row of the image whose correlations are computed at once,
-# so few that they fit into the fastest cache.
+# Number of neighbouring positions along a row of the image whose slopes `_correlate` computes at
+# once, so few that the slopes stay in the fastest cache while it adds up the pixels of an atom.
 _POSITIONS_AT_A_TIME = 512
 
-# From the fourth sweep over a working set on, coordinates go beyond their minimisers by the
-# fraction _AHEAD of their steps, because copies of an atom at neighbouring positions are so alike
-# that descent is slow. Codes of an electrocardiogram of 45 s take 1.0 s, and 1.4 s if coordinates
-# end at their minimisers. An epoch of a search has fewer sweeps.
+# After _SHORT sweeps over a working set, coordinates go beyond their minimisers by the fraction
+# _AHEAD of their steps, because copies of an atom at neighbouring positions are so alike that
+# descent is slow. Solving for the codes of an electrocardiogram of 45 s takes 1.0 s, and 1.4 s if
+# coordinates end at their minimisers. An epoch of a search has no more than _SHORT sweeps.
 _SHORT, _AHEAD = 3, 0.3
 
 
@@ -98,10 +98,10 @@ def _shrink(target, alpha, positive):  # -> float: the soft threshold of the tar
 
 
 def _correlate(residual, atoms, grid, q):
-    """Set ``q`` (n_coordinates,) to ``D^T residual``, the slopes of all coordinates of an image.
+    """Compute the slopes of all coordinates of an image, to find violations of optimality.
 
-    With a stride of 1 four neighbouring pixels of an atom are multiplied at a time, which is
-    faster.
+    The slopes are written to ``q`` (n_coordinates,). With a stride of 1 four neighbouring pixels
+    of an atom are multiplied at a time, which is faster.
     """
     p, n_channels, height, width = atoms.shape
     step, rows, columns = grid[1], grid[2], grid[3]
@@ -170,12 +170,14 @@ def _sweep(active, n, now, woken, atoms, curvatures, grid, mask, alpha, positive
     for e in range(n):
         index = active[e]
         atom, y, x = _place(index, atoms, grid)
+        # the block of the coordinate; `woken` has one more row and column at each border
         i, j, new = 1 + y // height, 1 + x // width, z[index]
         if woken[i, j] >= now - 1:
             curvature, new = curvatures[index], 0.0
             if curvature > 0.0:
                 target = _slope(residual, atom, y, x) + curvature * z[index]
                 new = _shrink(target, alpha, positive) / curvature
+            # beyond the minimiser, unless a code is or becomes zero, or its sign would change
             far = new + (new - z[index]) * _AHEAD
             if now > _SHORT and far * new > 0.0 and new * z[index] > 0.0:
                 new = far
@@ -244,6 +246,7 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
                 m += 1
                 atom, top, left = _place(i, atoms, grid)
                 curvatures[i] = _curvature(mask, atom, top, left)
+        # the largest violation first
         active[n:m] = active[n:m][np.argsort(-np.abs(q[active[n:m]]))]
         entered, n = m > n, m
         for now in range(1, max_sweeps + 1):
@@ -300,7 +303,9 @@ def _self_overlap(start, stop, image, place, value, grid, overlap):
     for e in range(start, stop):
         y, x = _corner(place[e], grid)
         overlap[height - 1, width - 1] += value[e] ** 2
-        for f in range(e + 1, stop):  # sorted by image, then by row: later entries are farther
+        # Entries are sorted by image, then by row, so that after the first entry that is too far
+        # away no later entry overlaps.
+        for f in range(e + 1, stop):
             y1, x1 = _corner(place[f], grid)
             if image[f] != image[e] or y1 - y >= height or (height == 1 and x1 - x >= width):
                 break
@@ -324,7 +329,7 @@ def add_patches(start, image, place, factor, grid, images, total):
 
 
 def sweep_atoms(start, image, place, value, grid, mask, atoms, residual):
-    """Improve the atoms for given codes, one by one, by a step on the sphere each.
+    """Improve the atoms for given codes, one by one, each by a step on the sphere of norm 1.
 
     A step never raises the objective, because the sum of the moduli of the autocorrelation of the
     atom's codes bounds its curvature. ``atoms``, and ``residual`` of shape (n_images, n_channels,
@@ -374,9 +379,9 @@ def removals(start, image, place, value, most, n_sweeps, mask, atoms, grid, alph
              starts, indices, values, residual, changes):  # fmt: skip
     """Estimate by how much the objective rises, and other codes grow, if an atom is removed.
 
-    At most ``most`` users of an atom, at regular distances, stand for all its users. Instead of
-    such a user, the codes that overlap it minimise the objective, in ``n_sweeps`` sweeps of
-    coordinate descent.
+    At most ``most`` users of an atom, at regular distances in the list of users, stand for all its
+    users. Each of these users is removed alone, and the codes of other atoms that overlap it adapt
+    by ``n_sweeps`` sweeps of coordinate descent.
 
     Parameters
     ----------
@@ -411,6 +416,7 @@ def removals(start, image, place, value, most, n_sweeps, mask, atoms, grid, alph
                     near[n] = f
                     n += 1
             slope, curvature = _slope(patches, atoms[k], y, x), _curvature(known, atoms[k], y, x)
+            # remove the user, and add up the changes of the objective
             rise = _change(-value[e], value[e], slope, curvature, alpha)
             _subtract(-value[e], atoms[k], y, x, known, patches)
             for s in range(n_sweeps * n):
@@ -424,12 +430,14 @@ def removals(start, image, place, value, most, n_sweeps, mask, atoms, grid, alph
                     rise += _change(step, z[f], slope, curvature, alpha)
                     z[f] += step
                     _subtract(step, atom, y1, x1, known, patches)
+            # add the growth of the other codes, and restore the codes and the residual
             for f in near[:n]:
                 changes[k, 1 + indices[f] // n_positions] += abs(z[f]) - abs(values[f])
                 _subtract(values[f] - z[f], *_place(indices[f], atoms, grid), known, patches)
                 z[f] = values[f]
             _subtract(value[e], atoms[k], y, x, known, patches)
             changes[k, 0] += rise
+        # `n_asked` users stand for `n_users`
         for i in range(1 + len(atoms)):
             changes[k, i] *= n_users / max(n_asked, 1)
 

@@ -34,26 +34,27 @@ from skpudle.search import _epoch as rules
 from skpudle.search._conv_compiled import loops
 from skpudle.search.problem import Problem
 
-# Effort of an epoch: one working set, and as many sweeps over it as for rows. The tolerance of
-# codes in the optimality condition is that of rows, too, a fraction of alpha. Codes need not
-# converge in an epoch, since the next epoch starts from them.
+# The codes of an image in an epoch have one working set, at most 3 sweeps over it, and the
+# tolerance 1e-2 times alpha in the optimality condition; the last two numbers are those of rows.
+# Codes need not converge in an epoch, since the next epoch starts from them.
 _EFFORT, _TOLERANCE = (1, rules.SWEEPS_OF_CODES), rules.TOLERANCE
 
-# An atom moves to a window with at least this multiple of the atom's present energy. In seven
-# synthetic problems with 58 planted atoms a search finds all atoms with 1.003 or 1.01, and two
-# thirds with 1.05. In some further synthetic problems a search misses the last atoms with more than
-# 1.001.
+# An atom moves to a window whose energy (sum of squares) is more than this multiple of the energy
+# of its present window, see the module. In seven synthetic problems with 58 planted atoms a search
+# finds all atoms with the multiple 1.003 or 1.01, and two thirds with 1.05. In some further
+# synthetic problems a search misses the last atoms with more than 1.001.
 _GAIN = 1.001
 
 # Tolerance of the codes that `conv_codes` returns: the largest change of a coordinate in the last
 # sweep, times its curvature, as a fraction of alpha.
 _SOLVED = 1e-8
-# Effort of `conv_codes`: the largest numbers of working sets, and of sweeps over each working set.
-# Descent ends earlier when the tolerance is reached.
+# The largest numbers of working sets, and of sweeps over each working set, in `conv_codes`. They
+# only bound the time: descent ends when the tolerance is reached.
 _MOST_EFFORT = (200, 200)
-# Tolerance of codes that predict hidden pixels, as a fraction of alpha: scores of three photographs
-# differ by at most 2e-4 from those of solved codes, in a third of the time or less. Least squares
-# on the supports of codes have this tolerance, too, and at most 20 sweeps.
+# Tolerance of codes that predict hidden pixels, as a fraction of alpha. Scores of three photographs
+# differ by at most 2e-4 from the scores of codes with the tolerance _SOLVED, and take a third of
+# the time or less. Least squares on the supports of codes have this tolerance, too, and at most 20
+# sweeps.
 SOLVED_OF_PATH = 1e-3
 _REFIT_OF_PATH = SOLVED_OF_PATH, 20
 
@@ -143,15 +144,15 @@ class ConvEpoch(rules.Coded):
         The codes that atoms adapt to: ``codes``, or with ``refit`` least squares on their supports.
     """
 
-    # A round always splits at least one atom, even if the estimate of its gain is less than the
-    # cost. The estimate, the energy of residuals along one direction, is too small for an atom that
-    # mixes two shifted copies of a pattern.
+    # A round of the search splits at least one atom of images, even if the estimated gain is less
+    # than the cost of the atom that it removes. The estimate, the energy of residuals along one
+    # direction, is too small for an atom that mixes two shifted copies of a pattern.
     n_always_split = 1
 
     def __init__(self, problem, atoms, codes, *, refit=False, effort=_EFFORT, tolerance=_TOLERANCE):
         self.problem, self.atoms = problem, atoms.contiguous()
         n = len(problem.x)
-        self._grid = np.array([*problem.stride, *problem.positions])
+        self._grid = np.array([*problem.stride, *problem.positions])  # as in `_conv_compiled`
         x = np.asarray(problem.x)
         self._mask = x[:, :0] if problem.mask is None else np.asarray(problem.mask)
         self._options = problem.alpha, problem.positive_code
@@ -195,8 +196,12 @@ class ConvEpoch(rules.Coded):
         return codes
 
     @cached_property
-    def _entries(self):  # -> (p + 1,), image, place and value (n_entries,)
-        """The entries of ``fitting`` sorted by atom, then by image and position."""
+    def _entries(self):  # -> (p + 1,) and three arrays (n_entries,)
+        """The entries of ``fitting`` for loops over atoms: sorted by atom, image and position.
+
+        Four arrays: where the entries of each atom start, and the number of the image, the number
+        of the position in the image, and the value of each entry.
+        """
         _, index, value = self.fitting.arrays()
         image = np.asarray(self.fitting.rows.int())
         atom, place = np.divmod(index, self.problem.n_positions)
@@ -231,19 +236,22 @@ class ConvEpoch(rules.Coded):
         total = np.zeros((p, n_channels, 3 * height - 2, 3 * width - 2))
         weight = np.zeros((p, 1, *total.shape[2:]))
         start, image, place, value = self._entries
-        # residuals that are continued by zeros beyond the borders of images, and a mask of the
-        # pixels of images, so that each sum can be divided by its weight
+        # Residuals around the positions of an atom are averaged with the codes as weights. The
+        # residuals are padded with zeros beyond the borders of images. `inside` marks the pixels of
+        # images, so that only codes whose pixel is inside count in the divisor of an average.
         around = (0, 0), (0, 0), *((k - 1, k - 1) for k in (height, width))
         images, inside = np.pad(self._residual, around), np.ones_like(self._residual[:, :1])
         loops.add_patches(start, image, place, value, self._grid, images, total)
         inside = np.pad(inside, around)
         loops.add_patches(start, image, place, value**2, self._grid, inside, weight)
+        # the averages with the atom itself in the middle: what the atom would be in wider windows
         wide = torch.as_tensor(total / np.where(weight > 0, weight, 1.0))
         wide[:, :, height - 1 : 2 * height - 1, width - 1 : 2 * width - 1] += self.atoms
         steps = self.problem.stride
         starts = (height - 1) % steps[0], (width - 1) % steps[1]
         centre = (height - 1) // steps[0], (width - 1) // steps[1]
 
+        # Windows differ by whole steps between positions, so that the codes can move along.
         def cut(images):  # -> (p, ..., n_rows, n_columns, height, width): all windows
             images = images[..., starts[0] :, starts[1] :]
             return images.unfold(-2, height, steps[0]).unfold(-2, width, steps[1])
@@ -263,8 +271,8 @@ class ConvEpoch(rules.Coded):
     def _shifted(self, down, right):  # (p,), (p,) -> Codes
         """Return the codes with the positions of each atom shifted, as `move_atoms` shifts atoms.
 
-        ``down`` and ``right`` are numbers of positions for each atom. A code that would leave the
-        image is dropped.
+        ``down`` and ``right`` say for each atom by how many positions its codes move. A code that
+        would leave the image is dropped.
         """
         codes, n, (rows, columns) = self.codes, self.problem.n_positions, self.problem.positions
         atom, place = codes.index.long() // n, codes.index.long() % n
@@ -299,7 +307,8 @@ class ConvEpoch(rules.Coded):
             For each atom the rise of the objective without it, then the growth of the moduli of
             codes at each atom.
         near : Tensor of shape (p, p), int64
-            The numbers of these atoms: 0 to ``p - 1`` for each atom.
+            The numbers of the atoms to which the columns of ``changes`` from the second on belong:
+            0 to ``p - 1`` in each row.
         """
         p = len(self.atoms)
         changes = np.zeros((p, 1 + p))

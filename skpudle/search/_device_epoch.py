@@ -23,10 +23,11 @@ from skpudle._operators._atoms import project_atoms
 from skpudle._precision import in_own_precision
 from skpudle.search import _epoch as rules
 
-# Number of sweeps over the atoms; and the mean number of atoms of a block that one row uses, which
-# sets the size of a block. For 3,000 rows of 48 features and 256 atoms the objective after 30
-# epochs is 6541 with two sweeps over blocks, 6635 with one sweep over blocks, and 6579 with two
-# sweeps over single atoms as in `_epoch`.
+# _SWEEPS: the number of sweeps over the atoms in an epoch. _ATOMS_PER_ROW sets the size of the
+# blocks in which atoms improve: a row has this number of nonzero codes at the atoms of a block on
+# average, so few that the atoms of a block hardly affect each other. For 3,000 rows of 48 features
+# and 256 atoms the objective after 30 epochs is 6541 with two sweeps over blocks, 6635 with one
+# sweep over blocks, and 6579 with two sweeps over single atoms as in `_epoch`.
 _SWEEPS, _ATOMS_PER_ROW = 2, 0.5
 
 
@@ -76,8 +77,9 @@ class DeviceEpoch(rules.Coded):
         self.codes = rules.Codes.of_places(index, value)
         self._support, self._z = self.codes.padded(p)
         # Here `b` is Z^T (X - Z D), with zero residuals at missing entries. Adding Z^T Z D gives
-        # Z^T X with Z D at missing entries. The objective of data filled in like this bounds the
-        # objective of the known entries from above, and is equal to it at the present atoms.
+        # Z^T X, where missing entries of X are filled in by Z D. The atoms then minimise the
+        # objective of the filled-in data. It bounds the objective of the known entries from above
+        # and is equal to it at the present atoms, so the objective of the known entries falls, too.
         b += a @ self._dictionary
         self._a, self._b = problem.total(a[:p, :p], b[:p])
         self.uses = uses[:p].cpu().double()
@@ -87,9 +89,9 @@ class DeviceEpoch(rules.Coded):
     # ------------------------------------------------------------------ codes
 
     def _blocks(self, n):  # -> list of Tensor (n_block,)
-        # the numbers of the rows 0 to n - 1, cut into blocks that limit memory
+        # Return the numbers of the rows 0 to n - 1, cut into blocks to limit memory.
         width = (self._z.shape[1] + rules.ROOM) * self.atoms.shape[1]
-        # a block allocates about five arrays of 2**25 numbers: 0.7 GB in single precision
+        # 2**25 numbers, because a block allocates about five arrays of this size: 0.7 GB in float32
         blocks = blocks_of_rows(n, max(len(self._dictionary), width), 2**25)
         return [torch.arange(n, device=self._z.device)[rows] for rows in blocks if n]
 
@@ -97,8 +99,8 @@ class DeviceEpoch(rules.Coded):
         return z.new_zeros(len(z), len(self._dictionary)).scatter_(1, support, z)
 
     def _residuals_of(self, rows, support, z):  # -> (n, p + 1), (n, m), (n,)
-        # dense codes, residuals and half the squared residuals of the rows with the numbers `rows`
-        # (n,), for their padded codes `support` and `z`, both (n, longest)
+        # Return dense codes, residuals, and half the sum of squared residuals of the rows with the
+        # numbers `rows` (n,), for their padded codes `support` and `z`, both (n, longest).
         dense, mask = self._dense(support, z), self.problem.mask
         residual = self.problem.x[rows] - dense @ self._dictionary
         residual = residual if mask is None else residual * mask[rows].to(residual)
@@ -174,8 +176,9 @@ class DeviceEpoch(rules.Coded):
         inner, slope = inner * (used[:, :, None] & used[:, None]), slope * used
         factor, failed = torch.linalg.cholesky_ex(inner + torch.diag_embed((~used).to(z)))
         exact = z + torch.cholesky_solve(slope[:, :, None], factor)[:, :, 0]
-        # the smallest norm of the component of an atom that is orthogonal to the atoms before it in
-        # the support
+        # The diagonal of a factor has for each atom the norm of its component orthogonal to the
+        # atoms before it in the support. Where the least norm is near zero, the atoms are nearly
+        # collinear, and rounding errors make the solution useless.
         least = factor.diagonal(dim1=1, dim2=2).amin(1)
         solved = (least > torch.finfo(z.dtype).eps ** 0.25) & (failed == 0)
         solved &= (exact >= (0.0 if self.problem.positive_code else -torch.inf)).all(1)
@@ -240,10 +243,12 @@ class DeviceEpoch(rules.Coded):
         cosine = atoms @ atoms.mT if self.problem.positive_code else (atoms @ atoms.mT).abs()
         near = cosine.fill_diagonal_(-torch.inf).topk(min(len(atoms) - 1, rules.NEAR)).indices
         who = torch.arange(len(near), device=near.device).repeat_interleave(rules.USERS)
-        # A row for each user, without the atom `who`. Columns: the rise of the objective, then the
-        # growth of the modulus of the code at each atom in `near`.
+        # `change` has a row for each pair of an atom `who` and one of its users. Columns: the rise
+        # of the objective of the user without the atom, then the growth of the moduli of the user's
+        # codes at the atoms in `near`.
         change = atoms.new_zeros(len(who), 1 + near.shape[1])
-        for part in self._blocks(len(who) if len(self._z) else 0):  # a process may have no rows
+        # no blocks in a process without rows, where `users` has no valid numbers
+        for part in self._blocks(len(who) if len(self._z) else 0):
             rows, nearest = users[part], near[who[part]]
             support, z = self._support[rows], self._z[rows]
             before, out = self._dense(support, z.abs()), support == who[part, None]

@@ -40,16 +40,17 @@ from skpudle.search.descend import descend, exhaust, refit_atoms, remaining, set
 from skpudle.search.find import error_of, find_atoms, noise_penalty, predicts, walk
 from skpudle.search.held_out import LEAST_ROWS, HeldOut, Prediction, match_equal_rows, worse
 
-# The bisection of `coding_of_l0` ends at this relative error of the mean number of codes in a row,
-# or after this number of steps.
+# The bisection of `coding_of_l0` ends when the mean number of nonzero codes in a row differs from
+# the wanted number by less than the fraction _CLOSE, or after _MOST_STEPS steps.
 _CLOSE, _MOST_STEPS = 0.005, 30
 # A smaller dictionary is good enough if it explains at most this fraction of the hidden entries'
-# energy (sum of squares) less than the best dictionary. More or fewer epochs of adaptation change
-# the explained fraction by half of this. With 0 instead, 12 planted atoms without noise were
-# counted as 14.
+# energy (sum of squares) less than the best dictionary. A smaller difference would mean nothing:
+# training for more or fewer epochs changes the explained fraction by half of _NEGLIGIBLE.
+# With 0 instead, data with 12 planted atoms and no noise were found to have 14 atoms.
 _NEGLIGIBLE = 1e-3
-# Growth and removal end when this many numbers of atoms in succession predict no better. With one,
-# 29 of 80 planted atoms are found at a signal-to-noise ratio of 2 dB, with two all 80.
+# The number of atoms stops growing when this many larger numbers in succession predict no better,
+# and removal ends when this many removals of a single atom in succession predict worse. With 1, 29
+# of 80 planted atoms are found at a signal-to-noise ratio of 2 dB, with 2 all 80.
 _PATIENCE = 2
 
 
@@ -95,8 +96,8 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
     debias : float, default=None
         The share of the lasso's bias to remove, from 0 to 1; None chooses the best share.
     place : int, default=None
-        The penalty to begin with, as a power of ``2 ** 0.5`` in units of the search's penalty. None
-        is the default of `HeldOut.predict`.
+        The penalty to begin with, ``2 ** (place / 2)`` times the penalty of the search,
+        ``held_out.alpha``. None is the default of `HeldOut.predict`.
 
     Returns
     -------
@@ -112,16 +113,16 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
     if not predicts(best, held_out):
         return Coding(held_out.alpha, debias or 0.0, noise_std=held_out.mean_square**0.5)
     noise = held_out.noise(atoms, best) * held_out.n_hidden
-    # The largest penalty is taken whose error, after the noise is subtracted, is at most this
-    # factor times the least error. With factors of 1 (the penalty of the least error) digits have
-    # 17 codes a row instead of 9, and tables of wines 8 instead of 4. The lasso has a smaller
-    # factor than least squares, since its error hardly changes with the penalty: with 1.1 for both,
-    # planted data with a signal-to-noise ratio of 0 dB keep an error of .39 instead of .35 of the
-    # noise.
+    # To get sparse codes, the largest penalty is taken whose error, after the noise is subtracted,
+    # is at most `factor` times the least error. With factors of 1 (the penalty of the least error)
+    # rows of digits have 17 nonzero codes instead of 9, and rows of a table of wines 8 instead of
+    # 4. The lasso has a smaller factor than least squares, since its error hardly changes with the
+    # penalty: with 1.1 for both, reconstructions of planted data with a signal-to-noise ratio of
+    # 0 dB keep an error of .39 instead of .35 of the noise.
     lasso, least_squares = 1.05, 1.15
     factor = lasso + best.share * (least_squares - lasso)
     limit = min(noise, best.total) + factor * max(best.total - noise, 0.0)
-    # differences below 1e-12 of the mean square are rounding errors
+    # Errors of exact predictions differ by rounding errors, below 1e-12 of the data's mean square.
     limit += 1e-12 * held_out.mean_square * held_out.n_hidden
     chosen = best
     for one in range(best.place + 1, held_out.places[1] + 1):
@@ -248,11 +249,12 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
         here = count(alpha, 0.0, positive=False)
         right, wrong = ((now - then) * n_rows for now, then in zip(here, before, strict=True))
         if right + wrong >= 100:
-            # 0.4 limits the ratio of negative to positive codes, among at least 100 codes that are
-            # new since the last accepted penalty. In benchmarks/bench_synthsae.py the ratio is .05
-            # to .36 at the penalties with the best F1 score of detected features, and .48 to 1.1 at
-            # the next smaller penalties. With the true atoms the F1 score is .86 at the best
-            # penalty, .76 one step above it and .72 one step below it.
+            # `wrong` are the negative and `right` the positive codes, among at least 100 codes that
+            # are new since the last accepted penalty. The limit of 0.4 is from
+            # benchmarks/bench_synthsae.py: there the ratio is .05 to .36 at the penalties with the
+            # best F1 score of detected features, and .48 to 1.1 at the next smaller penalties. With
+            # the true atoms the F1 score is .86 at the best penalty, .76 one step above it and .72
+            # one step below it.
             if wrong > 0.4 * right:
                 break
             before, chosen = here, alpha
@@ -284,7 +286,8 @@ def _counter(problem, atoms):  # -> callable, float, int
     the number of rows in the sample. ``count(alpha, share)`` returns the mean numbers of positive
     and of negative codes in a row, for the lasso with this share of its bias removed.
     """
-    # at most 2,000 rows, and at most 2**25 codes including zeros, 256 MiB
+    # The sample is limited to 2,000 rows to save time, and to 2**25 codes, including zeros, to save
+    # memory (256 MiB).
     n_rows = max(1, min(2000, 2**25 // len(atoms)))
     problem = problem.of_rows(spread_rows(len(problem.x), n_rows))
     x, mask, atoms = problem.x, problem.mask, atoms.to(problem.x)
@@ -361,7 +364,10 @@ class _Tried(NamedTuple):
 
 
 class _Sizes:
-    """Train dictionaries of several sizes on some rows, judge them by others, and keep the best.
+    """Train dictionaries of several sizes, judge them by held-out data, and keep the best of each.
+
+    `try_sizes` makes one object, and `_grow_and_shrink` calls its methods. A quarter of the rows or
+    images, but at most 2,000, is held out; with fewer than four the training data themselves judge.
 
     Parameters
     ----------
@@ -407,12 +413,13 @@ class _Sizes:
         """
         last = next(reversed(self.best.values()), None)
         place = last.prediction.place if last else None
-        # Two epochs free the atoms of the lasso's bias. Otherwise the bias would dominate the
-        # errors of data without noise: without these epochs 12 planted atoms were counted as 31.
+        # Two epochs free the atoms of the lasso's bias, which would dominate the errors in data
+        # without noise: without these epochs data with 12 planted atoms were found to have 31.
         unbiased = refit_atoms(coded.problem, coded.atoms, coded.codes, 2, still=0.0)
         prediction = self.held_out.predict(unbiased, place)
         tried = _Tried(len(coded.atoms), coded, stride, prediction)
-        same = self.best.pop(tried.n_components, tried)  # so that a new entry is the last
+        # `pop`, because only a new key is the last one, as the attribute `best` has to keep it
+        same = self.best.pop(tried.n_components, tried)
         self.best[tried.n_components] = min(same, tried, key=error_of)
         return tried
 
@@ -422,8 +429,8 @@ class _Sizes:
         if self.settles:
             steps = settle(self.training, self.training.project(atoms), most=12)
             return self._judge(*exhaust(steps))
-        # Images take 60 epochs of a search, since atoms move to the right windows in its rounds:
-        # with 12 epochs 8 planted atoms were counted as 4 or as 19.
+        # Images take 60 epochs of a search, since only rounds of a search move atoms to the right
+        # windows: with 12 epochs images with 8 planted atoms were found to have 4 or 19.
         *_, found = islice(find_atoms(self.training, atoms), 60)
         return self._judge(found.coded, 1)
 
@@ -436,7 +443,6 @@ class _Sizes:
         """
         coded = larger.coded
         kept = remaining(coded, larger.n_components - n_components, per_use=True)
-        # at most three epochs adapt the remaining atoms
         steps = descend(coded.problem, coded.atoms[kept], coded.restrict(kept), 3)
         return self._judge(exhaust(steps), larger.stride)
 
@@ -463,10 +469,10 @@ class _Sizes:
         scores = np.array([1 - error_of(one) / self.energy for one in grown])
         for one, number, score in zip(grown, numbers, scores, strict=True):
             twice = number + np.log(2)
-            # Growth ends if twice the number of atoms explains less than 0.02 of the hidden energy
-            # more. The rule stops growth in data whose predictions gain with each atom: digits take
-            # 72 atoms with it, and 400 to 700 atoms without; an electrocardiogram in 1, 8 or 24
-            # pieces takes 4 atoms with it, and 8 to 21 without.
+            # Growth ends if twice the number of atoms explains less than 0.02 of the hidden
+            # entries' energy more. Otherwise growth would hardly end in data whose predictions gain
+            # with each atom: digits take 72 atoms with this rule, and 400 to 700 atoms without; an
+            # electrocardiogram in 1, 8 or 24 pieces takes 4 atoms with the rule, 8 to 21 without.
             if twice <= numbers[-1] and np.interp(twice, numbers, scores) < score + 0.02:
                 return one
         return None
@@ -506,23 +512,24 @@ def _grow_and_shrink(sizes, first, largest):  # yields _Tried
             yield enough
             if sizes.settles:
                 return
-            good = found = enough  # growth to 4, 6, 9, ... is coarse: removal refines it
+            # Images grow to 4, 6, 9, ... atoms. Removal of atoms then refines this coarse number.
+            good = found = enough
             break
     n_removed, n_failed = found.n_components, 0
     while found.n_components > 1 and n_failed < _PATIENCE:
-        # A removal takes at most a quarter of the atoms. A removal that makes predictions worse is
-        # undone, and the next one takes a third of its number.
+        # To save trials a removal takes up to a quarter of the atoms. If predictions then are worse
+        # the removal is undone, and the next removal takes a third of the number.
         n_removed = max(1, min(n_removed, int(0.25 * found.n_components)))
         tried = sizes.remove(found, found.n_components - n_removed)
         if not sizes.is_too_small(tried):
             good = found = tried
             n_failed = 0
-        elif n_removed > 1:  # too many at once: remove fewer
+        elif n_removed > 1:  # begin again from `found`, and remove fewer atoms at once
             n_removed //= 3
-        else:  # remove from the failed trial: with another atom less the error may fall again
+        else:  # go on from the failed trial: the error may fall again with another atom less
             found, n_failed = tried, n_failed + 1
         yield good
-    # a number that growth has passed may be enough, too
+    # A smaller dictionary, tried before growth or removal ended, may be good enough, too.
     enough = [one for one in sizes.best.values() if not sizes.is_too_small(one)]
     yield min(good, *enough, key=lambda one: one.n_components)
 
@@ -558,8 +565,8 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
     """
     is_rows = start is None
     if is_rows:
-
-        def start(n, of=problem):  # -> (n, n_features): samples
+        # The default argument keeps all samples, with copies, which `problem` loses below.
+        def start(n, of=problem):  # -> (n, n_features): samples as initial atoms
             x = of.x.cpu().double()
             return initial_atoms(x, n, "data", generator, weight=of.weight)
 
@@ -582,9 +589,9 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
     def trial(one, is_last=False):  # _Tried -> SizeTrial
         return SizeTrial(one.coded.atoms, sizes.path(), problem.alpha, is_last)
 
-    # largest number of atoms: 16 for each feature, and one for two samples
+    # At most 16 atoms for each feature, and at most one atom for two rows (or disjoint patches).
     largest = min(n // 2, 16 * m)
-    # first number of atoms: one for two features of rows, and 4 for images
+    # Growth begins with one atom for two features of rows, or with 4 atoms of images.
     first = max(1, min(m // 2 if is_rows else 4, largest))
     for good in _grow_and_shrink(sizes, first, largest):
         yield trial(good)

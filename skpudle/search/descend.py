@@ -36,22 +36,23 @@ from skpudle.search._epoch import MANY
 # epoch, on average over the last three epochs.
 STALL = 5e-4
 
-# A round splits at most 1 atom in 20, and 1 in 10 from 1,024 atoms on. For 1,024 atoms of 595
-# features and 2,500 samples, rounds with 1 in 10 end with an objective .1 to .3 % lower than rounds
-# with 1 in 20, and take less time.
+# A round splits at most 1 atom in 20 ("few" atoms), and 1 in 10 from 1,024 atoms on ("many"). For
+# 1,024 atoms of 595 features and 2,500 rows, rounds that split 1 in 10 end with an objective .1 to
+# .3 % lower than rounds that split 1 in 20, and take less time.
 SPLIT = {"few": 20, "many": 10}
 # After a round that lowers the objective by less than this fraction of itself the next rounds split
-# half the number of atoms. With 1e-4 a search of colour patches takes 1.4 times as long and reaches
-# no lower objective. With a third of the number instead of half, planted atoms are lost.
+# half the number of atoms. With 1e-4 instead of 1e-3 a search for atoms of colour patches takes 1.4
+# times as long and reaches no lower objective. If the next rounds split a third of the number
+# instead of half, searches do not find all planted atoms.
 PROGRESS = 1e-3
 # Largest number of epochs of descent after a removal or a move of atoms, and at a new penalty.
 ADAPT = 30
 # Largest number of epochs of descent on each sample of `settle`.
 SETTLES = 100
 
-# Rounds work on a sample of the rows in which an atom has this mean number of uses. With 80 uses,
-# up to 3 of 100 planted atoms are lost. With all rows, colour patches take twice as long, for an
-# objective lower by 0.003 of its value.
+# To save time rounds work on a sample of the rows, so large that atoms have this number of uses on
+# average. With 80 uses a search misses up to 3 of 100 planted atoms. With all rows a search for
+# atoms of colour patches takes twice as long, and its objective is lower by 0.003 of its value.
 USES = 120
 
 
@@ -62,7 +63,7 @@ def has_stalled(curve, share=STALL):  # -> bool
     """Return whether descent has converged, by the fall of the objective in the last three epochs.
 
     ``curve`` lists the objective of each epoch. The answer is True if the objective fell by less
-    than ``share`` of itself per epoch. Before six epochs it is False.
+    than the fraction ``share`` of itself per epoch, and False before six epochs.
     """
     return len(curve) >= 6 and curve[-4] - min(curve[-3:]) <= 3 * share * curve[-1]
 
@@ -250,12 +251,13 @@ def descend(problem, atoms, codes, most, *, stall=STALL, earlier=None):
     """
     previous, curve = atoms, []
     while True:
-        # From the third epoch on, rows admit new atoms by turns, one half of the rows in each
-        # epoch. This saves time from 1,024 atoms on; with fewer atoms, on a GPU and for images it
-        # has no effect, see `Problem.epoch`.
+        # To save time, from the third epoch on new atoms enter the codes of only one half of the
+        # rows in each epoch, and of the other half in the next. `Problem.epoch` does so from 1,024
+        # atoms on; with fewer atoms, on a GPU and for images `turn` has no effect.
         turn = len(curve) % 2 if len(curve) > 1 else None
-        # The factor of the extrapolation: in 80 epochs on planted data 0.95 found 0.93 of 500
-        # atoms, 0.9 found 0.88, and 0.98 found 0.90.
+        # The atoms are extrapolated by 0.95 times their last step: on planted data of 500 atoms 80
+        # epochs with the factor 0.95 found 0.93 of the atoms, with 0.9 they found 0.88, and with
+        # 0.98 0.90.
         ahead = (atoms - previous).mul_(0.95).add_(atoms)
         coded = problem.epoch(problem.project(ahead), codes, turn=turn)
         curve.append(coded.objective)
@@ -266,7 +268,7 @@ def descend(problem, atoms, codes, most, *, stall=STALL, earlier=None):
             problem = problem.around(coded.mean_residual())
         previous, atoms, codes = atoms, coded.improved_atoms(earlier), coded.codes
         if len(curve) > 1 and curve[-1] > curve[-2]:
-            previous = atoms
+            previous = atoms  # the objective has risen: the next epoch does not extrapolate
 
 
 def settle(problem, atoms, stride=None, most=SETTLES, *, alpha=None, codes=None):
@@ -298,7 +300,7 @@ def settle(problem, atoms, stride=None, most=SETTLES, *, alpha=None, codes=None)
         sample.
     """
     if stride is None:
-        n = problem.x.numel() // atoms[0].numel()  # rows, or disjoint patches of images
+        n = problem.x.numel() // atoms[0].numel()  # number of rows, or of disjoint patches
         (n,) = problem.total(torch.tensor([n], dtype=torch.float64))
         stride = max(1, int(n) // (8 * max(len(atoms), problem.x[0].numel())))
     while True:
@@ -315,39 +317,42 @@ def settle(problem, atoms, stride=None, most=SETTLES, *, alpha=None, codes=None)
 def play_rounds(best):  # coded data -> generator of coded data
     """Leave the local minimum of the coded data ``best`` in rounds of split and remove.
 
-    The generator yields coded data after each epoch, and returns the coded data with the least
-    objective. In images a round moves atoms to better windows if any atom moves, see
-    `ConvEpoch.move_atoms`. Otherwise a round splits atoms and removes the same number of atoms.
-    After a round of splits that gains less than `PROGRESS` the next round splits half the number.
+    ``best`` is an `Epoch`, `DeviceEpoch` or `ConvEpoch`. The generator yields coded data after each
+    epoch, and returns the coded data with the least objective. In images a round moves atoms to
+    better windows if any atom moves, see `ConvEpoch.move_atoms`. Otherwise a round splits atoms and
+    removes the same number of atoms. After a round of splits that gains less than `PROGRESS` the
+    next round splits half the number.
     """
     p, part = len(best.atoms), best.problem
     n_splits = max(1, p // SPLIT["few" if p < MANY else "many"])
-    # Rounds end when a round would split less than an eighth of the first number of atoms. With
-    # 1,024 atoms further rounds would take a tenth more time and lower the objective by less than
-    # .01 %.
+    # Rounds end when a round would split less than an eighth of the number of atoms that the first
+    # round splits (`least`), because further rounds gain little: for 1,024 atoms they would take a
+    # tenth more time and lower the objective by less than .01 %.
     least, moves, n_rounds = max(1, n_splits // 8), True, 0
     while True:
         begun = best.move_atoms() if moves else None
         moves = begun is not None
         if not moves:
-            # At most 20 rounds split atoms. The limit only matters for data with few samples:
-            # searches of digits, of patches, and of planted atoms with enough samples end after 1
-            # to 8 rounds. For 1,000 atoms in 2,500 samples the objective after 18 rounds is 0.9 %
-            # lower than after 8, in 1.6 times the time.
+            # At most 20 rounds split atoms. The limit only matters for few rows: searches for atoms
+            # of digits, of patches, and for planted atoms in enough rows end after 1 to 8 rounds.
+            # For 1,000 atoms in 2,500 rows the objective after 18 rounds is 0.9 % lower than after
+            # 8 rounds, and the search takes 1.6 times the time.
             more = n_splits >= least and n_rounds < 20
             found = split(best, n_splits, n_rounds) if more else None
             if found is None:
                 return best
             n_rounds += 1
-            # Few atoms of rows split and leave at once: less time, and as many atoms are found. In
-            # images "at once" keeps an atom too many of four.
+            # In rows, fewer than 1,024 atoms split and are removed at once, which saves time and
+            # finds as many planted atoms. In images atoms split before others are removed: with
+            # both at once the choice of the number of atoms (`choose.try_sizes`) ended with an atom
+            # too many for images of four planted atoms.
             if p < MANY and part.n_positions == 1:
                 kept = remaining(best, len(found[0]), kept=found[0].tolist())
                 n = p - int(kept.sum())
                 begun = halves(best, kept, *(each[:n] for each in found))
             else:
                 larger = halves(best, torch.ones(p, dtype=torch.bool), *found)
-                coded = yield from descend(part, *larger, 8)  # at most 8 epochs, see the module
+                coded = yield from descend(part, *larger, 8)  # adapt the larger dictionary first
                 kept = remaining(coded, len(found[0]))
                 begun = coded.atoms[kept], coded.restrict(kept)
         coded = yield from descend(part, *begun, ADAPT)

@@ -1,10 +1,11 @@
 """The input of a search: the data, and the objective of the lasso with its options.
 
 `Problem` holds rows of data. Its subclass `skpudle.search._conv_epoch.ConvProblem` holds images.
-The functions of `skpudle.search` work for both, because they call only these members: ``epoch``
-solves for the codes of given atoms, ``first_codes`` and ``no_codes`` return codes to start from,
-``thinned`` draws a sample of the data, ``of_rows`` selects samples, ``project`` returns the nearest
-atoms that satisfy the constraints, and ``total`` adds up sums over processes.
+The functions of `skpudle.search` work for both, because both classes have the same members:
+``epoch`` solves for the codes of given atoms, ``first_codes`` and ``no_codes`` return codes to
+start from, ``thinned`` draws a sample of the data, ``of_rows`` selects samples, ``project`` returns
+the nearest atoms that satisfy the constraints, and ``total`` adds up sums over processes. A
+*sample* is a row or an image.
 """
 
 from collections.abc import Callable
@@ -22,13 +23,14 @@ from skpudle.search._epoch import MANY, Codes, Epoch, draw_rows, own
 
 # The default penalty is this factor times the root mean square norm of the nonzero samples. With
 # this factor the search finds all atoms of seven synthetic problems, and on real data at most 0.15
-# of the entries of codes are nonzero (benchmarks/choose_search.py). A factor of the median
-# correlation of samples would be robust to outliers. But in patches of images few samples hold most
-# of the energy (the sum of squares), and with a penalty from the median 0.34 of the entries of
-# codes would be nonzero.
+# of the entries of codes are nonzero (benchmarks/choose_search.py). A penalty proportional to the
+# median correlation of samples would not depend on outliers. But among patches of images a few have
+# most of the energy (the sum of squares), and with a penalty from the median 0.34 of the entries of
+# their codes would be nonzero.
 _ALPHA = 0.07
-# Types of devices that can run a `DeviceEpoch`. PyTorch calls ROCm "cuda", too. MPS is not among
-# them, because it cannot solve batches of linear systems.
+# Types of devices on which a `DeviceEpoch` can run; data on other devices are copied to the CPU.
+# PyTorch calls AMD's ROCm "cuda", too. Apple's MPS is left out, because it cannot solve batches of
+# linear systems.
 _DEVICES = {"cuda"}
 
 
@@ -84,10 +86,11 @@ class Problem:
     weight: Tensor | None = None
     has_baseline: bool = False
     baseline: Tensor | None = None
-    # cache of `thinned`: its last result, by stride and ``whole``
+    # Cache of `thinned`: its last result, under the key (stride, whole), because searches at
+    # several penalties take the same sample.
     _thinned: dict = field(default_factory=dict, init=False, repr=False)
 
-    n_positions = 1  # positions of an atom in a sample; `ConvProblem` has more
+    n_positions = 1  # number of positions of an atom in a row; in an image there are more
 
     def __post_init__(self):
         """Convert data, mask and weight for epochs, and set missing entries of ``x`` to 0.

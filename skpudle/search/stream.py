@@ -38,19 +38,21 @@ from skpudle.search.descend import PROGRESS, SPLIT, descend, exhaust, remaining,
 # After three epochs the objective is .08 % above its minimum over the codes in planted rows of 60
 # atoms, and 3 % in digits.
 _REPEATS = 3
-_MOST_ROUNDS = 8  # in a block
-# A block surprises if its mean objective exceeds the mean of earlier blocks by this factor, which
-# chance does not reach: in streams of planted rows and of digits, in blocks of 1,024 rows, the
-# ratio is at most .99 in 18 blocks each, with a standard deviation of .02 and .01.
+_MOST_ROUNDS = 8  # largest number of rounds of split and remove in a block
+# A block surprises if its mean objective of a row exceeds the mean of earlier rows by this factor.
+# Chance does not reach the factor: in a stream of planted rows and in a stream of digits, each of
+# 18 blocks of 1,024 rows, the ratio of both means is at most .99, with a standard deviation of .02
+# and .01.
 _SURPRISE = 1.05
-# Largest number of atoms for which a stream has rounds and estimates the costs of atoms. With more
-# atoms a block only adapts the atoms.
+# Largest number of atoms for which a stream has rounds of split and remove, and estimates the costs
+# of atoms for them. With more atoms a block only adapts the atoms.
 _MOST_ATOMS = 2048
-# The exponent rho of a fit by `partial_fit`: when the number of rows has doubled, earlier rows have
-# an eighth of their weight. A pass over the rows of one data set takes rho = 0 instead: the order
-# of its rows carries no information, so all rows have equal weights.
+# The exponent rho of the module docstring, for `partial_fit`: when the number of rows has doubled,
+# earlier rows have an eighth of their weight, (1 / 2)**3. A pass over the rows of one data set
+# takes rho = 0 instead: the order of its rows carries no information, so all rows weigh the same.
 FORGETTING = 3.0
-# Least number of rows of a block, unless a block of this size takes more than 64 MiB.
+# Least number of rows of a block. A block of rows with many features or codes may have fewer, since
+# `block_rows` limits its memory to 64 MiB.
 _LEAST_ROWS_OF_BLOCK = 1024
 
 
@@ -61,11 +63,12 @@ def block_rows(n_used, n_components, n_features):  # -> int
     block has at least 1,024 rows. But its rows and codes take at most 64 MiB, unless 256 rows, or
     two rows for each atom, take more.
     """
-    # Bytes of a row: 20 for each feature, and 24 for each code that it may have, at most 8 (`ROOM`
-    # of `skpudle.search._epoch`) more than features.
+    # The bytes that a row takes: 20 for each feature, and 24 for each nonzero code. A row may have
+    # 8 nonzero codes more than features (`ROOM` of `skpudle.search._epoch`).
     row = 20 * n_features + 24 * min(n_components, n_features + 8)
     wanted = max(_LEAST_ROWS_OF_BLOCK, ceil(120 * n_components / max(n_used, 1.0)))
-    # with fewer than two rows per atom the sweeps over the atoms would take longer than the codes
+    # With fewer than two rows for each atom the sweeps that improve the atoms would take longer
+    # than solving for the codes.
     least = max(_LEAST_ROWS_OF_BLOCK // 4, 2 * n_components)
     return max(least, min(wanted, 2**26 // row))
 
@@ -91,25 +94,31 @@ class Held(NamedTuple):
     cost: Tensor
 
     def pull(self, atoms, part):  # -> (n, n_features), (n, n)
-        """Return the terms that the penalty adds to a sweep over the slice ``part`` of the atoms.
+        """Return what the penalty on steps adds to the sums by which a block of atoms improves.
 
-        A sweep (`skpudle.search._compiled.sweep`) minimises by means of ``B - A D`` and ``A``,
-        where ``D`` are ``atoms`` (n_atoms, n_features). The first result (n, n_features) is added
-        to the slice of ``B - A D``, the second (n, n) to the diagonal block of ``A``.
+        `Epoch.improved_atoms` calls it. The block is the slice ``part`` of ``n`` of the ``atoms``
+        (n_atoms, n_features), called ``D``. A sweep over the block (`_compiled.sweep`) minimises by
+        means of ``B - A D`` and ``A``, where ``A = Z^T Z`` and ``B = Z^T X`` for rows ``X`` with
+        codes ``Z``. The first result (n, n_features) is added to the block's rows of ``B - A D``,
+        the second (n, n) to the block's diagonal block of ``A``.
         """
         energy = self.energy[part]
         return energy[:, None] * (self.atoms[part] - torch.as_tensor(atoms[part])), energy.diag()
 
     def strain(self, atoms):  # (n_atoms, n_features) -> float
-        """Return the penalty if the atoms move to ``atoms``.
+        """Return the penalty for the step from the earlier atoms to ``atoms``.
 
-        It is about the rise of the objective of earlier rows, so a round is kept only if it is
-        worth it.
+        The penalty estimates by how much the objective of earlier rows rises. `_play_round`
+        subtracts the rise from the gain of a round, so that earlier rows do not lose more by the
+        round than the block gains.
         """
         return float(0.5 * (self.energy * (atoms - self.atoms).square().sum(1)).sum())
 
     def extended(self, atoms):  # (n, n_features) -> Held
-        """Return a `Held` with new ``atoms`` appended, which earlier rows have not used."""
+        """Return a `Held` with new ``atoms`` appended, whose steps cost nothing.
+
+        Earlier rows have not used the new atoms, so their energies and costs are zero.
+        """
         zeros = self.energy.new_zeros(len(atoms))
         return Held(*(torch.cat(pair) for pair in zip(self, (atoms, zeros, zeros), strict=True)))
 
@@ -256,10 +265,11 @@ def _play_round(coded, held, n_splits, seed):  # -> (Epoch, Held, float) or None
         return None
     new = coded.problem.project(found[1])
     more, atoms = held.extended(new), torch.cat([coded.atoms, new])
-    # one epoch that solves for the codes at the new atoms, and at most 8 that adapt all atoms
+    # one epoch solves for the codes at the new atoms, then at most 8 epochs adapt all atoms
     larger = exhaust(descend(coded.problem, atoms, coded.codes, 1 + 8, earlier=more))
     kept = remaining(larger, len(new), earlier=more.cost)
-    if int(kept.sum()) != len(held.energy):  # too few could go, see `remaining`
+    # `remaining` may remove too few atoms, since an atom and its heir are not removed together.
+    if int(kept.sum()) != len(held.energy):
         return None
     less, codes = Held(*(part[kept] for part in more)), larger.restrict(kept)
     steps = descend(coded.problem, larger.atoms[kept], codes, 1 + 15, earlier=less)
@@ -296,16 +306,19 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
     n_rows = state.n_rows + n
     fade = (1 - n / n_rows) ** forgetting
     weight, energy, cost = (fade * sums for sums in (state.weight, *state.held[1:]))
-    # costs in earlier blocks are sums over rows of the total weight `weight`; scaled to the number
-    # of rows of this block they can be compared with the costs in this block
+    # Costs in earlier blocks are sums over rows with the sum of weights `weight`. They are scaled
+    # to the number of rows of this block, so that a round can add them to the costs in this block.
     held = Held(state.atoms, energy, cost * n / max(weight, 1.0))
+    # The first block adapts the atoms for up to 40 epochs, and later blocks for fewer, since atoms
+    # then have adapted to many rows already.
     coded, n_epochs = solve_codes(problem, state.atoms, _REPEATS), ceil(40 * n / n_rows)
     new = coded.objective / n
     surprises = new > _SURPRISE * state.mean
     if not surprises:
         coded = _adapt(coded, held, n_epochs)
-    # A block is large enough for rounds if atoms have 30 uses on average. In a stream whose planted
-    # atoms changed, blocks of 1,000 rows with 33 uses found all of the 60 new atoms.
+    # A block is large enough for rounds if atoms have 30 uses (nonzero codes) on average. In a
+    # stream in which rows of 60 new planted atoms appeared, blocks of 1,000 rows, in which an atom
+    # had 33 uses, found all of these atoms.
     is_large = coded.n_entries >= 30 * p
     if not (is_large or final):
         coded = _adapt(coded, held, n_epochs) if surprises else coded
@@ -320,8 +333,8 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
         if found is not None and found[2] > 0:
             coded, held, _ = found
     if surprises:
-        # If the objective is still high after the rounds, there are too few atoms for earlier and
-        # new rows together. Then earlier rows lose weight, so that atoms follow the new rows.
+        # If the objective is still high after the rounds, the atoms are too few for earlier and new
+        # rows together. Then earlier rows lose weight, so that the atoms adapt to the new rows.
         if coded.objective / n > _SURPRISE * state.mean:
             less = (state.mean * n / coded.objective) ** 2
             held, weight = held._replace(energy=less * held.energy), less * weight

@@ -60,74 +60,85 @@ from skpudle.search.problem import auto_alpha
 # An entry is far, and so a suspect, if it lies more than 5 standard deviations from the median of
 # its column. In normal noise one entry in 2 million is far.
 _FAR = 5.0
-# Where noise is low, the error of an entry costs the lasso 1.5 times the penalty of a unit atom's
-# code, so that atoms explain a row first. With the factor 1 rows without outliers are taken for
-# outliers in three data sets, and fits have errors of 1.2 to 3.4 times the noise; with 1.5 they
-# have .5 to .7 times the noise. With 3, atoms learn planted spikes.
+# Where noise is low, an error of an entry costs the lasso of `_usual_entries` this factor times the
+# penalty of a unit atom's code, so that atoms rather than errors explain a row. With the factor 1
+# rows without outliers are taken for outliers in three data sets, and fits have errors of 1.2 to
+# 3.4 times the noise; with 1.5 they have .5 to .7 times the noise. With 3 atoms learn the planted
+# spikes, large errors of single entries.
 _DEARER = 1.5
-# A row is long, and so a suspect, if its norm is more than 3 times the median norm. (The norm of a
-# row with k normal codes has a relative standard deviation of (2 k)**-0.5.)
+# A row is long, and so a suspect, if its norm is more than 3 times the median norm. Few rows
+# without outliers are as long: the norm of a row with k normal codes has a relative standard
+# deviation of (2 k)**-0.5.
 _LONG = 3.0
 # Largest fraction of outliers among entries, or among rows. If more entries are far, or more rows
-# long, they are data. Estimates of standard deviations, by the 1 - _MOST quantile, tolerate this
-# fraction of outliers.
+# long, they are taken for data, because standard deviations are estimated by the 1 - _MOST quantile
+# (`_deviations`), which a larger fraction of outliers would change.
 _MOST = 0.1
 # The 0.9 quantile (1 - _MOST) of the modulus of a standard normal variable.
 _QUANTILE_OF_NORMAL = 1.645
-# A long row is an outlier if more than this fraction of its energy is not predicted. In outlying
-# rows the fraction is 1.0 to 1.3 on average, and varies. For all suspects together the limit is
-# nine tenths (1 - _WORTH): the fraction is .80 to 2.0 in planted outliers. In clean rows of 9 of
-# 460 random families of data it is at most .88, and fits without the suspects have 1.1 to 490 times
-# the error of fits with them.
+# A long row is an outlier if atoms leave more than this fraction of the energy (sum of squares) of
+# its hidden entries unpredicted. The fraction is 1.0 to 1.3 on average over planted outlying rows,
+# but varies from row to row, so the limit is lower. For all suspects together the limit is 1 -
+# _WORTH, nine tenths: their fraction is .80 to 2.0 if they are planted outliers. It is at most .88
+# in 9 of 460 random data sets without outliers, in which leaving the suspects out would multiply
+# the error of a fit by 1.1 to 490.
 _UNPREDICTED = 0.5
-# The least gain that a change of units must bring, as a difference of logarithms of errors or
-# variances: about a tenth.
+# The least gain that a change of units must bring, as a difference of the logarithms of errors or
+# variances; 0.1 is a fall of errors by about a tenth.
 _WORTH = 0.1
 # A baseline is subtracted if rows then have _SAVED nonzero codes less on average, after _BRIEF
-# epochs. An offset costs each row a code at first; after more epochs atoms have grown to contain
-# parts of the offset, and the saving could not be seen.
+# epochs of descent. Epochs are few because a baseline that is not subtracted costs each row a code
+# only at first: later all atoms contain parts of the baseline, and the saving cannot be seen.
 _SAVED, _BRIEF = 0.5, 11
-# A gain has to exceed this number of its standard errors. Chance alone exceeds it once in 1,000.
+# A gain by new units has to exceed this number of its standard errors. If there is no gain, chance
+# exceeds this number once in 1,000 decisions.
 _SURE = 3.0
-# The noise of features hides signals if the correlation of log(noise) with log(noise / signal),
-# over the features, exceeds this number. For independent noise and signal it does if the standard
-# deviation of log(noise) is more than 4 / 3 times that of log(signal).
+# The noise of features hides signals, and so has to be divided out, if the correlation of
+# log(noise) with log(noise / signal), over the features, exceeds this number. For independent noise
+# and signal the correlation exceeds 0.8 if the standard deviation of log(noise) is more than 4 / 3
+# times the standard deviation of log(signal).
 _HIDES = 0.8
-# Noise can differ only if the energy of the residuals of visible entries is at least this fraction
-# of the energy of the errors of hidden entries. In 15 of 16 random draws of data with unequal
-# noise, of 12 to 60 features, the fraction is .05 to .98. In clean rows of 6 to 10 features it is 0
-# to .04.
+# The noise of features is learned only if the energy of the residuals of visible entries is at
+# least this fraction of the energy of the errors of hidden entries. A smaller fraction means that
+# the errors come from missing structure rather than from noise. In 15 of 16 random data sets with
+# unequal noise, of 12 to 60 features, the fraction is .05 to .98. In data sets without unequal
+# noise, of 6 to 10 features, the fraction is 0 to .04.
 _RESIDUAL = 0.05
-# The mean of the rows is taken for zero, so that there is no baseline, if its square is below this
-# number of squared standard errors.
+# The mean of the rows is taken for zero, so that there is no baseline, if the sum of its squares is
+# below this number times the sum of its squared standard errors: a mean within four standard errors
+# of zero could be chance.
 _NEAR = 16.0
-# Number of rows that units are learned from: _SAMPLED_ROWS, or _ROWS_PER_ATOM for each atom or
-# feature if that is more, but at most _ENTRIES entries. Atoms descend on at most half of these
-# rows. The decision on a baseline takes a quarter of _ROWS_PER_ATOM for each atom.
+# Units are learned from a sample of the rows: from _SAMPLED_ROWS rows, or from _ROWS_PER_ATOM rows
+# for each atom or feature if these are more. Atoms descend on at most half of this number of rows,
+# and on _ROWS_PER_ATOM / 4 rows for each atom or feature where they decide on a baseline. The
+# sample has at most _ENTRIES entries, but 1,024 rows (or all) even if these have more entries.
 _SAMPLED_ROWS, _ROWS_PER_ATOM, _ENTRIES = 4096, 32, 2**19
-# Largest number of atoms that units are learned with, since more atoms hardly change residuals;
-# number of rows whose hidden entries judge a decision; and number of rows whose hidden entries
-# decide first whether noise may differ.
+# _SAMPLED_ATOMS: the largest number of atoms that units are learned with, since more atoms hardly
+# change residuals. _JUDGES: the largest number of rows whose hidden entries judge a decision.
+# _SCREENED: the smaller number of rows by which `learn_scales` sees at little cost whether the
+# noise of features may differ at all.
 _SAMPLED_ATOMS, _JUDGES, _SCREENED = 256, 300, 100
 # Least number of rows, and of rows for each atom, from which units are learned, because atoms
-# learned from fewer rows do not predict: among 160 random families of clean rows, units made fits
-# worse only in families with 0.7 to 2.5 rows for each atom.
+# learned from fewer rows do not predict: among 160 random data sets without outliers and without
+# unequal noise, units made fits worse only in data sets with 0.7 to 2.5 rows for each atom.
 _FEWEST_ROWS, _FEW = 60, 4
-# Largest number of epochs of descent after a change of units; numbers of rounds for outliers, for
-# the noise of features and for the noise of rows; and the change of log(scale) below which rounds
-# end.
+# _AGAIN: the largest number of epochs by which atoms descend after a change of units. _ROBUST,
+# _ROUNDS, _ROUNDS_OF_ROWS: the numbers of rounds that learn outliers, the noise of features, and
+# the noise of rows; each round learns the atoms in new units, then the units by the new atoms.
+# _STILL: rounds on features end when log(scale) changes by less than this number in all features.
 _AGAIN, _ROBUST, _ROUNDS, _ROUNDS_OF_ROWS, _STILL = 9, 4, 8, 3, 0.05
-# Factors on the penalty of codes that predict hidden entries; the factor with the least error is
-# taken.
+# Factors on the default penalty (`auto_alpha`) of codes that predict hidden entries. The factor
+# with the least error is taken, so that a penalty far from the best one does not count as noise.
 _PENALTIES = 2.0, 1.0, 0.5
-# Factors on the penalty of codes whose residuals estimate the noise of a row, see `_variances`.
-# With the factor 1 alone, codes of rows with a signal-to-noise ratio of 50 dB miss an atom, and the
-# estimated noise of these rows is 17 times too large.
+# Factors on the penalty of codes whose residuals estimate the noise of a row; `_variances` chooses
+# one factor for each row. With the factor 1 alone, codes of rows with a signal-to-noise ratio of
+# 50 dB miss an atom, and the estimated noise of these rows is 17 times too large.
 _PENALTIES_OF_ROWS = 1.0, 0.5, 0.25
-# No row has a smaller noise than this quantile of the noise of the rows that units were learned
-# from.
+# The least noise of a row is this quantile of the noise of the rows that units were learned from.
+# Rows are divided by their noise, so a noise near zero would give a row a huge norm.
 _LEAST_SCALE = 0.02
-# A feature or row is constant if its variance is below this fraction of the median variance.
+# A feature or row counts as constant if its variance is below this fraction of the median variance.
+# It is left out where logarithms of variances are averaged, since its logarithm is near -infinity.
 _CONSTANT = 1e-9
 
 
@@ -237,7 +248,7 @@ class Units:
         scale : Tensor of shape (n, 1)
             The noise of each row.
         """
-        unit = 2.0 ** round(log2(self.alpha))  # in this unit no square overflows
+        unit = 2.0 ** round(log2(self.alpha))  # data are divided by it, so that no square overflows
         y, counts = torch.where(known > 0, x, 0.0).double() / unit, known.double()
         how = self.atoms.to(y), self.alpha / unit, self.positive_code
         scale = torch.ones_like(y[:, :1])
@@ -284,7 +295,7 @@ class Units:
         return gains.nan_to_num(1.0, 1.0).flatten()
 
 
-CENTRED = Units()  # of data with equal noise, without baseline and outliers
+CENTRED = Units()  # the units of data with equal noise, without baseline and outliers
 
 
 def least_rows(n_components):  # -> int
@@ -306,9 +317,10 @@ def _variances(x, known, atoms, alpha, positive):  # -> (n,), (n,)
 
     A row with little noise needs a smaller penalty, since an atom that its codes miss would count
     as noise. So each row is coded at the three penalties of ``_PENALTIES_OF_ROWS``. Its codes are
-    those with the least extended information criterion, which allows for the choice of ``k`` of
-    ``p`` atoms [1]_. At the two smaller penalties codes are excluded if more of them are nonzero
-    than half of the row's known entries.
+    those with the least extended Bayesian information criterion (reference [1] of the module),
+    which allows for the choice of ``k`` nonzero codes among ``p`` atoms. At the two smaller
+    penalties codes are excluded if their nonzero entries are more than half as many as the known
+    entries of the row.
 
     Parameters
     ----------
@@ -346,9 +358,9 @@ def _usual_entries(x, known, atoms, alpha, positive, limit):  # -> (n, m)
     """Mark the known entries that are no outliers: with errors up to ``limit`` (m,).
 
     The lasso of the rows ``x`` (n, m), with the mask ``known`` (n, m), solves for codes of
-    ``atoms`` (p, m) and for an error of each entry, see the module; then codes and errors are freed
-    of the lasso's bias. The penalty of codes is ``alpha``, but at most the least limit over 1.5:
-    where noise is low, codes would otherwise cost more than errors of all entries.
+    ``atoms`` (p, m) and for an error of each entry (point 3 of the module); then codes and errors
+    are freed of the lasso's bias. The penalty of codes is ``alpha``, but at most the least limit
+    over 1.5: where noise is low, a code would otherwise cost more than errors of all entries.
     """
     alpha = min(alpha, float(limit.min()) / _DEARER)
     own = torch.diag(alpha / limit)
@@ -369,7 +381,8 @@ def _outlying_rows(x, known, atoms, alpha, positive, norm):  # -> (n,) bool
     squares = (x * known).square().sum(1)
     found = squares > (_LONG * norm) ** 2 * known.sum(1)
     y, known = x[found], known[found]
-    y = y * norm * (known.sum(1) / squares[found]).sqrt()[:, None]  # scaled to the median length
+    # Long rows are scaled to the median length, because the penalty ``alpha`` is for such rows.
+    y = y * norm * (known.sum(1) / squares[found]).sqrt()[:, None]
     errors, _ = _predict(y, known, atoms, [alpha], positive)
     found[found.clone()] = errors.sum(1) > _UNPREDICTED * (y * known).square().sum(1)
     return found
@@ -529,7 +542,15 @@ class _Sample:
     """The rows that units are learned from, with the baseline and the noise as learned so far.
 
     `learn_units`, `learn_scales` and `refine_units` make one sample each, and its methods change
-    the units. An entry *counts* if it is known and no outlier.
+    the units: ``counts``, ``centre``, ``scale`` and ``row_scale``. An entry *counts* if it is known
+    and no outlier. Shapes: ``n`` rows in the sample, ``m`` features.
+
+    Parameters
+    ----------
+    problem : Problem
+        All rows. At least 1,024 of them (or all) are drawn, and copies of rows are left out.
+    n_components : int
+        Number of atoms of the search.
 
     Attributes
     ----------
@@ -538,11 +559,11 @@ class _Sample:
     counts : Tensor of shape (n, m)
         1 for entries that count, 0 for outliers and missing entries.
     centre : Tensor of shape (m,)
-        The baseline so far.
+        The baseline so far, divided by ``unit``; zeros at first.
     scale : Tensor of shape (m,)
-        The noise of features so far.
+        The noise of features so far; ones at first.
     row_scale : Tensor of shape (n, 1)
-        The noise of rows so far.
+        The noise of rows so far; ones at first.
     unit : float
         The unit of the problem: user's data have been divided by it.
     weighted : callable
@@ -550,7 +571,7 @@ class _Sample:
     positive : bool
         Whether codes are non-negative.
     n_components : int
-        Number of atoms to learn.
+        Number of atoms to learn from the sample: at most 256, and at most one for 8 rows.
     is_large : bool
         Whether there are enough rows to decide on units.
     """
@@ -561,8 +582,8 @@ class _Sample:
         n_drawn = min(n, max(_ENTRIES // m, 1024))
         rows, weight = draw_rows(n_rows, n_drawn, problem.weight)
         part = replace(problem.of_rows(rows), weight=weight)
-        # copies of rows are left out, so that no row that judges atoms has a copy among the rows
-        # that the atoms were learned from
+        # Copies of rows are left out: an atom can fit the noise of a row that it is learned from,
+        # and would seem to predict a copy of this row among the rows that judge atoms.
         distinct = held_out.match_equal_rows(part.x, part.mask).unique()
         part = part.of_rows(distinct)
         self._part = part = replace(part, x=part.x.cpu().double())
@@ -603,7 +624,7 @@ class _Sample:
         among : Tensor of shape (n,), bool, default=None
             Marks the rows to learn from; None is all rows.
         n : int, default=None
-            Largest number of these rows; None is half of the size of the sample.
+            Largest number of rows to learn from; None is at least 2,048, see ``_SAMPLED_ROWS``.
         alpha : float, default=None
             Penalty; None is the default penalty, `auto_alpha`.
 
@@ -652,9 +673,9 @@ class _Sample:
                     left.append((residual * known).square().sum(1))
             asked = n_codes[1] - n_codes[0] > _SAVED
             if n_unfoldings and not asked:
-                # Three iterations leave .34 of the variance of digits without a baseline, and .12
-                # with one. In planted data with positive codes, whose atoms a baseline would bend,
-                # both fractions are equal.
+                # An encoder of three iterations leaves .34 of the variance of digits without a
+                # baseline, and .12 with one. In planted data with positive codes, where subtracting
+                # the mean would make atoms worse, it leaves equal fractions with and without.
                 asked = _is_worse(left[1], left[0], log(2))
         self.centre = mean if asked is True else 0 * mean
 
@@ -722,7 +743,10 @@ class _Sample:
         sizes = (self.in_units().square() * suspected).sum(1)
         half[sizes.argsort(descending=True, stable=True)[::2]] = True
 
-        def errors_of(coded, known, judged, among):  # -> (2, n): error, energy of `judged`
+        # Codes of the entries `known` (n, m) predict these entries by the atoms of `coded`, an
+        # Epoch, in the second half of the rows, as far as `among` (n,) marks them. The result
+        # (2, n_rows) has the squared error and the energy of the entries `judged` (n, m) of a row.
+        def errors_of(coded, known, judged, among):
             rows, alpha = self.rows(_JUDGES, ~half & among), coded.problem.alpha
             x, of_rows, alphas = self.in_units(rows), judged[rows], [f * alpha for f in _PENALTIES]
             errors, _ = _predict(x, known[rows], coded.atoms, alphas, self.positive, of_rows)
@@ -743,8 +767,8 @@ class _Sample:
         Each round learns atoms in the units so far, codes all rows but those that ``long`` marks,
         finds the limits of errors, and marks the outliers. The noise of features is learned on the
         way, and kept if it differs and hidden entries are predicted better with it. ``counts`` and
-        ``scale`` change. Return the units, or None if more than a tenth of the entries are
-        outliers, which then are data.
+        ``scale`` change. Return the units, or None if more than a tenth of the known entries would
+        be outliers: then they are taken for data.
         """
         atoms = exhaust(play_rounds(self.settle())).atoms
         first, known = None, self.known * ~long[:, None]
@@ -774,10 +798,10 @@ class _Sample:
         )
 
     def units(self, atoms=None, alpha=None):  # -> Units
-        """Return the units so far as `Units`, in the units of the data.
+        """Return the baseline and the noise of features so far as `Units`, in units of the data.
 
-        ``atoms`` (n_components, m) and their penalty ``alpha`` are added for units that code each
-        row.
+        ``atoms`` (n_components, m) and the penalty ``alpha`` of their codes are needed only for
+        `Units` whose `enter` codes each row, to find its noise or its outliers.
         """
         centred, equal = bool(self.centre.any()), bool((self.scale == 1).all())
         return Units(
@@ -789,7 +813,10 @@ class _Sample:
         )
 
     def enter(self, units):
-        """Continue with ``units``: take their baseline and noise, and mark their outliers."""
+        """Take the baseline and the noise of ``units``, a `Units`, and mark their outliers.
+
+        ``centre``, ``scale``, ``row_scale`` and ``counts`` change.
+        """
         if units.intercept is not None:
             self.centre = units.intercept.to(self.x) / self.unit
         self.scale = self.scale if units.scale is None else units.scale.to(self.x)
@@ -802,9 +829,10 @@ class _Sample:
         """Learn the noise of features from errors of hidden entries, in rounds.
 
         In each round atoms descend in units of the noise so far, and the noise is estimated anew.
-        Unless ``asked``, the noise is learned from half of the rows, and has to differ. Then the
-        new units of the first round also have to predict the other half better, by the same atoms:
-        atoms that descend longer would predict better in any units.
+        Unless ``asked``, the noise is learned from half of the rows, and has to differ between
+        features (`_differs`). In the first round the new units also have to predict the other half
+        of the rows better than the old units, by the same atoms: atoms that descend longer would
+        predict better in any units.
 
         Parameters
         ----------
@@ -819,8 +847,8 @@ class _Sample:
             The atoms in the new units; ``scale`` has the noise. None if the noise stays equal.
         """
         half = torch.arange(len(self.x)) % 2 == 0
-        # If a user asks for the noise of features, it is learned from all rows, because a feature
-        # may be nonzero in a single row.
+        # If a user asks for the noise of features, the noise is learned from all rows, because a
+        # feature may be nonzero in a single row, which half of the rows would miss.
         told = dict(n_rows=len(self.x)) if asked else dict(among=half)
         noise, signal, n = self.hidden(atoms, **told)
         if not (asked or _differs(noise, signal, n)):
