@@ -15,20 +15,20 @@ import torch
 
 from skpudle._compilation import Loops
 
-# Largest fraction of nonzero entries of a factor for which sparse products are faster. With a limit
-# of 1/3 an update of 100 unfoldings, with codes of 40 nonzero entries among 1500, takes 1.25 times
-# as long (one core, float32).
+# A sparse product is faster than a dense one if at most this fraction of the entries of its left
+# factor is nonzero. With 1/3 in the place of 1/5 an update of the atoms with 100 unfoldings, whose
+# codes have 40 nonzero entries among 1500, takes 1.25 times as long (one core, float32).
 SPARSE = 1 / 5
 
 
 def _list(z, listed):  # (n,), (n,) -> int
     """Write the indices of the nonzero entries of ``z`` to the beginning of ``listed``.
 
-    Return the number of nonzero entries; what follows them in ``listed`` has no meaning.
+    Return the number of nonzero entries. Later entries of ``listed`` have no meaning.
     """
     count = np.int64(0)  # for a literal 0 numba would compile every function a second time
-    # Every index is written, and the next one overwrites it if its entry is zero: the processor
-    # would mispredict a branch, which takes longer.
+    # The loop has no `if`, because the processor would often mispredict it, which takes longer.
+    # Instead every index is written, and the next index overwrites that of a zero entry.
     for j in range(len(z)):
         listed[count] = j
         count += z[j] != 0
@@ -42,7 +42,7 @@ def _add_rows(count, listed, values, matrix, out):
     is (n, n_columns).
     """
     k = 0
-    while k + 7 < count:  # eight rows at a time: fewer passes over the result
+    while k + 7 < count:  # eight rows of `matrix` at a time, to read and write `out` less often
         v0, v1, v2, v3 = values[k], values[k + 1], values[k + 2], values[k + 3]
         v4, v5, v6, v7 = values[k + 4], values[k + 5], values[k + 6], values[k + 7]
         j0, j1, j2, j3 = listed[k], listed[k + 1], listed[k + 2], listed[k + 3]
@@ -80,12 +80,13 @@ def add_product(left, right, scale, out):
 def iterate(first, last, transition, correlation, levels, codes, hard, positive, keep):
     """Run iterations ``z <- S(c + H z)`` of the encoder for the rows ``first:last`` of the data.
 
-    ``transition`` is ``H = 1 - s D^T D`` (n_components, n_components), and ``correlation`` is ``c =
-    s D^T x`` (n, n_components), with the step size s. ``levels`` (n_iterations, n_components) are
-    the levels of the shrinkage S, and ``hard`` and ``positive`` say which shrinkage it is. On entry
-    ``codes[0]`` (n, n_components) has the codes to begin with. If ``keep`` is 1, ``codes``
-    (n_iterations + 1, n, n_components) gets the codes after ``t`` iterations in ``codes[t]``, which
-    `pull` needs; if ``keep`` is 0, ``codes[0]`` gets the last codes.
+    ``transition`` is the matrix ``H`` (n_components, n_components), the unit matrix minus ``s D^T
+    D`` with the step size s, and ``correlation`` is ``c = s D^T x`` (n, n_components). ``levels``
+    (n_iterations, n_components) are the levels of the shrinkage S; ``hard`` and ``positive``, both
+    bool, choose the shrinkage, see `skpudle._shrinkage`. On entry ``codes[0]`` (n, n_components)
+    has the codes to begin with. If ``keep`` is 1, ``codes`` (n_iterations + 1, n, n_components)
+    gets the codes after ``t`` iterations in ``codes[t]``, which `pull` needs. If ``keep`` is 0,
+    ``codes`` (1, n, n_components) gets the last codes.
     """
     n_components = len(transition)
     listed, values = np.empty(n_components, np.int64), np.empty(n_components, codes.dtype)
@@ -103,7 +104,7 @@ def iterate(first, last, transition, correlation, levels, codes, hard, positive,
                 size = v if positive else abs(v)
                 if hard:
                     z[j] = 0.0 if size < level else v
-                else:  # 0 below the level, but NaN if the value is not finite
+                else:  # `0.0 * size` is 0, but NaN for a NaN
                     shrunk = v - level if v > 0.0 else v + level
                     z[j] = shrunk if size > level else 0.0 * size
 
@@ -116,8 +117,8 @@ def pull(transition, codes, delta, total, products, by_level, least):
     iteration gets, and ``z`` the codes before the iteration. The sum of ``u`` over iterations is
     added to ``total`` (n, n_components), and the sum of ``u^T z`` to ``products`` (n_components,
     n_components). Derivatives in the levels are added to ``by_level`` (n_iterations, n_components).
-    Derivatives of at most ``least`` count as zero, because denormal numbers are slow, and too small
-    to matter.
+    Derivatives with a modulus of at most ``least`` count as zero, because processors are slow with
+    denormal numbers, which are too small to matter.
     """
     n_components, kind = len(transition), codes.dtype
     used, listed = np.empty(n_components), np.empty(n_components, np.int64)
@@ -127,8 +128,8 @@ def pull(transition, codes, delta, total, products, by_level, least):
         for t in range(len(codes)):
             for j in range(n_components):
                 used[j] += codes[t, row, j] != 0.0
-        # Only atoms that have a nonzero code in some iteration matter for the row, so the loops
-        # below run over these n atoms, whose numbers are in `listed`.
+        # Atoms whose code is zero before and after all iterations add nothing to the derivatives of
+        # the row. So the loops below run over the other n atoms, whose numbers are in `listed`.
         n = _list(used, listed)
         z, u, after = np.empty((len(codes), n), kind), np.empty(n, kind), np.empty(n, kind)
         matrix, sums = np.empty((n, n), kind), np.zeros((n, n), kind)
@@ -176,9 +177,9 @@ def _is_sparse(tensor, n_multiplications):  # -> bool
 
     ``n_multiplications`` is the number of multiplications of the dense product.
     """
-    # A dense product of 2**20 multiplications takes 30 microseconds, as long as the calls around a
-    # sparse product. A sparse product runs on one thread, and a dense one on all threads of torch,
-    # so the limit of nonzero entries is divided by the number of threads.
+    # With fewer than 2**20 multiplications a dense product takes less than 30 microseconds, the
+    # time of the calls around a sparse product alone. A sparse product runs on one thread, and a
+    # dense one on all threads of torch, so the limit is divided by the number of threads.
     if not is_compiled(tensor) or n_multiplications < 2**20:
         return False
     most = SPARSE * tensor.numel() / torch.get_num_threads()

@@ -70,8 +70,8 @@ class LearnedEncoder:
     def __call__(self, dictionary, x, mask=None):  # -> (n_samples, n_components)
         """Return the codes of rows ``x`` (n_samples, n_features), of any dtype and on any device.
 
-        The encoder can so be called as `skpudle.encoding.encode` is. ``dictionary`` has no effect,
-        since the encoder has matrices of its own.
+        Gradient rules and learners call all encoders with these arguments. Here ``dictionary`` has
+        no effect, since the encoder has matrices of its own. ``mask`` is that of `encode`.
         """
         return self.to(x).encode(x, mask)
 
@@ -108,7 +108,7 @@ class LearnedEncoder:
     def of_features(self, features):
         """Return the encoder of data that have only some of the features.
 
-        A score on hidden features codes rows by their other features, with such an encoder.
+        A score on hidden features needs it: the codes of a row come from its other features.
 
         Parameters
         ----------
@@ -179,7 +179,8 @@ class EncoderModule(torch.nn.Module):
         self.decoder, self.split_sign = torch.nn.Parameter(atoms.clone()), split_sign
         gains = None
         if scale is not None:
-            # The encoder's atoms are atoms / scale / gains, so codes of the atoms are z / gains.
+            # The encoder was trained for the atoms / scale / gains, so its codes z stand for the
+            # data / scale, and z / gains are the codes of `atoms`.
             gains = atom_norms(atoms / scale.to(atoms)) / atom_norms(atoms)
             gains = gains.flatten().nan_to_num(1.0)
         constants = dict(intercept=intercept, scale=scale, gains=gains, limit=encoder.limit)
@@ -249,7 +250,8 @@ class EncoderModule(torch.nn.Module):
         names = dict(input_names=["x"], output_names=["codes"])
         options = dict(dynamo=True, dynamic_shapes=({0: "rows"},), external_data=False)
         log = logging.getLogger("torch.onnx._internal.exporter._registration")
-        # torch's own code warns and logs during the export, about nothing that a user can change
+        # torch's exporter warns of its own code and logs missing packages that it does not need:
+        # nothing that a user can change
         with warnings.catch_warnings(), ExitStack() as then:
             then.callback(log.setLevel, log.level)
             log.setLevel(logging.ERROR)
@@ -257,8 +259,9 @@ class EncoderModule(torch.nn.Module):
             torch.onnx.export(self, (rows,), file, **names, **options, verbose=False)
 
 
-# The objective of the lasso for the codes z (n, n_components) of rows x (n, n_features), averaged
-# over rows.
+# Return the objective of the lasso, averaged over rows, for the codes z (n, n_components) of the
+# rows x (n, n_features). The mask has the shape of x, or is None. With alpha = 0 there is no
+# penalty.
 def _lasso(x, mask, z, atoms, alpha):  # -> Tensor of shape ()
     left = x - z @ atoms
     left = left if mask is None else left * mask
@@ -279,10 +282,10 @@ def _first_encoder(atoms, alpha, x, mask, n_unfoldings, *, separate, positive):
     rows = torch.randperm(len(x), generator=generator, device="cpu")[:1000].sort().values
     x, mask = x[rows], None if mask is None else mask[rows]
     n_steps, depth = (n_unfoldings, 1) if separate else (1, n_unfoldings)
-    # Row j of `duals` has the product 1 with atom j and small products with other atoms, so codes
-    # of correlated atoms disturb each other less than with the atoms as analysis matrix. After 800
-    # updates of an encoder of three unfoldings for 60 planted atoms, the objective on held-out rows
-    # is .248; if training starts from the atoms instead of the duals, it is .254.
+    # Row j of `duals` has the inner product 1 with atom j and small ones with other atoms. So, as
+    # analysis matrix, `duals` mix up the codes of correlated atoms less than the atoms themselves
+    # do. After 800 updates of an encoder of three unfoldings for 60 planted atoms, the objective on
+    # held-out rows is .248; if training starts from the atoms instead of the duals, it is .254.
     gram = atoms.mT @ atoms
     gram.diagonal().add_(0.03 * torch.linalg.matrix_norm(gram, 2) or 1.0)
     duals = torch.linalg.solve(gram, atoms.mT).mT
@@ -291,6 +294,7 @@ def _first_encoder(atoms, alpha, x, mask, n_unfoldings, *, separate, positive):
     z, found = None, []
     for _ in range(n_steps):
         best = None
+        # step sizes in rising order, until the objective of the codes no longer falls
         for step in (0.25 / norm * 2 ** (0.5 * i) for i in range(20)):
             levels = atoms.new_full((depth, len(atoms)), step * alpha)
             one = LearnedEncoder(step * duals[None], atoms[None], levels, positive)
@@ -331,10 +335,10 @@ def _draw_batch(x, mask, weight, n_rows, generator):  # -> (n_rows, n_features),
     else:
         rows = weight.multinomial(n_rows, replacement=True, generator=generator)
     x, options = x[rows], dict(generator=generator, dtype=x.dtype, device=x.device)
-    # Noise makes new rows, from which an encoder can learn as well, since the dictionary is known.
-    # Its root mean square is 0 to 0.15 times that of the row, drawn for each row. For 1,200 digits
-    # and three unfoldings the objective on held-out rows is 3 % above the exact minimum with noise,
-    # and 7 % without.
+    # Noise turns few rows into any number of training rows, which the objective, with its fixed
+    # dictionary, can score as well. The root mean square of the noise is a random fraction, from 0
+    # to 0.15, of that of the row. For 1,200 digits and three unfoldings the objective on held-out
+    # rows is 3 % above the exact minimum with noise, and 7 % without.
     shares = 0.15 * torch.rand(len(x), 1, **options)
     x = x + shares * x.square().mean(1, keepdim=True).sqrt() * torch.randn(x.shape, **options)
     return (x, None) if mask is None else (x * mask[rows], mask[rows])
@@ -352,9 +356,10 @@ def _train(start, lasso, batches, n_updates, stopped, of_synthesis):
     units = list(map(_root_mean_square, given))
     parts = [part / unit for part, unit in zip(given, units, strict=True)]
     trained = [0, 1, 2] if of_synthesis else [0, 2]
-    # Learning rates of the analysis, the synthesis and the thresholds, in their units. For 1,200
-    # digits and three unfoldings the objective on held-out rows is 0.0950. It is 0.0952 with 0.4
-    # times these rates, and 0.0947 with twice these rates; the exact minimum is 0.0925.
+    # Learning rates of the analysis, the synthesis and the thresholds, each in units of its root
+    # mean square at the start. For 1,200 digits and three unfoldings the objective on held-out rows
+    # is 0.0950. It is 0.0952 with 0.4 times these rates, and 0.0947 with twice these rates. The
+    # exact minimum is 0.0925, so the rates matter little.
     rates = 0.05, 0.02, 0.05
     groups = [{"params": [parts[i].requires_grad_()], "lr": rates[i]} for i in trained]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
@@ -369,7 +374,7 @@ def _train(start, lasso, batches, n_updates, stopped, of_synthesis):
         optimizer.step()
         schedule.step()
         with torch.no_grad():
-            parts[2].clamp_min_(0)  # thresholds
+            parts[2].clamp_min_(0)  # Adam may step below 0, and such a threshold would not shrink
     return replace(found := encoder(), **{n: getattr(found, n).detach() for n in LEARNED})
 
 
@@ -463,8 +468,8 @@ def learn_encoder(
     atoms, x, alpha = atoms.detach(), x.detach() / size, alpha / size
     if n_updates == "auto":
         products = 3 * 2 * batch_size * atoms.numel() * (2 * n_unfoldings)
-        # For 1,200 digits and three unfoldings the objective is 3 % above the exact minimum after
-        # 3,000 updates, and 5 % after 1,000.
+        # At most 3,000: for 1,200 digits and three unfoldings the objective is 3 % above the exact
+        # minimum after 3,000 updates, and 5 % above it after 1,000.
         n_updates = int(max(300, min(3000, 3 * len(x), 3e12 // products)))
     if start is None:
         how = dict(separate=separate, positive=bool(positive_code))

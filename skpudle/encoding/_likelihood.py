@@ -27,9 +27,10 @@ from torch import Tensor
 from skpudle._shrinkage import shrink
 from skpudle.encoding._compiled import multiply
 
-# Factor of the step size after an accepted iteration. With this factor about 1 iteration in 20 is
-# undone. After 100 iterations on Poisson counts the objective was 7e-8 above the minimum, and 3e-7
-# with the factor 1.5. With 1.1 the first iterations make slow progress.
+# After an accepted iteration the step size of the sample is multiplied by this factor. About 1
+# iteration in 20 is then undone. After 100 iterations on Poisson counts the objective was 7e-8
+# above the minimum, and with the factor 1.5 it was 3e-7 above. With 1.1 the step sizes grow too
+# slowly at first.
 _GROWTH_OF_STEP = 1.25
 
 
@@ -103,8 +104,9 @@ class Likelihood:
         v = torch.addcmul(z, self.dictionary.analysis(self._hide(self.x - mean)), size)
         return shrink(v, level, self.shrinkage, positive=self.positive)
 
-    # The level of an iteration with the step size ``size``; 0 if the step size is 0, so that codes
-    # stay as they are where the iteration is undone.
+    # Return the level of the shrinkage for an iteration with the step sizes `size` (n_samples, 1).
+    # Where an iteration is undone its step size is 0. The level is then 0, too, so that the
+    # shrinkage leaves the codes of the sample as they are.
     def _level(self, level, size):
         return level * (size if self.shrinkage == "soft" else size > 0)
 
@@ -118,9 +120,10 @@ class Likelihood:
         natural, sizes = self._natural(z), []
         mean = self.loss.mean(natural)
         largest = torch.maximum(self._hide(self.x), self._hide(mean)).amax(1, keepdim=True)
-        # The first step size is 4 / (|D|^2 w), where w is the largest count or expectation of the
-        # sample. After 10 iterations on Poisson counts the mean objective was 0.12 above the
-        # minimum, and 0.60 above it with a first step size of 1 / (|D|^2 w).
+        # The search starts from the step size 4 / (|D|^2 w), where w is the largest count or
+        # expectation of the sample; step sizes that are too large are halved. After 10 iterations
+        # on Poisson counts the mean objective was 0.12 above the minimum, and 0.60 above it if the
+        # search started from 1 / (|D|^2 w), which is more often small enough.
         bound = self.dictionary.squared_norm_bound() * largest / 4.0
         size = torch.where(bound > 0, 1 / bound, 1.0)
         for level in levels:
@@ -157,8 +160,9 @@ class Likelihood:
         change = after[1] - before[1]
         curvature = self._hide(weight.mul_(change).mul_(change)).sum(1, keepdim=True)
         length = (after[0] - before[0]).square_().sum(1, keepdim=True)
-        counts = size * curvature <= length  # with NaN the iteration is undone
-        undone = (~counts[:, 0]).nonzero()[:, 0]  # about 1 of 20 samples, so few rows are copied
+        counts = size * curvature <= length  # False for NaN, so that the iteration is undone
+        # about 1 iteration in 20 is undone, so a copy by index moves few rows
+        undone = (~counts[:, 0]).nonzero()[:, 0]
         for new, old in zip(after, before, strict=True):
             new[undone] = old[undone]
         larger = torch.where(length > 0, _GROWTH_OF_STEP * size, size)

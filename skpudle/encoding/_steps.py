@@ -26,11 +26,12 @@ from skpudle._operators._conv import ConvLayers
 from skpudle._shrinkage import shrinkage_function
 from skpudle.encoding._compiled import SPARSE, is_compiled, loops, multiply
 
-# Up to this number of multiplications in an iteration, compiled loops run dense codes, too: a call
-# of torch takes 4 microseconds even for few numbers, and an iteration makes four calls.
+# If an iteration takes at most this number of multiplications, compiled loops run it even if codes
+# are dense: with torch an iteration makes four calls, and a call takes 4 microseconds even for few
+# numbers.
 _FEW_PRODUCTS = 2**17
-# If the matrix ``H`` takes at most this number of multiplications (half a millisecond), it is made
-# for any number of steps.
+# If the matrix ``H`` costs at most this number of multiplications (half a millisecond), it is made
+# even where the steps do not save that time.
 _CHEAP = 2**24
 
 
@@ -61,8 +62,8 @@ class Steps:
         1 where an entry of ``x`` is known, 0 where it is missing.
     """
 
-    t = 0  # the current iteration, which selects a layer of `ConvLayers`; callers set it
-    n_first = 4  # iterations in the first call of compiled loops; the next calls run more
+    t = 0  # the current iteration, which chooses a dictionary of `ConvLayers`; callers set it
+    n_first = 4  # number of iterations in the first call of compiled loops; see `run_iterations`
 
     def __init__(self, x, size, *, mask=None):
         self.size, self._mask = size, mask
@@ -93,7 +94,8 @@ class Iteration(NamedTuple):
         and step size. The derivatives in the levels are added to ``by_level`` (n_unfoldings, ...),
         unless it is None. ``scratch`` is memory of the shape of ``delta``.
         """
-        # [code != 0] * delta, the adjoint of the shrinkage, in one pass through memory
+        # the adjoint of the shrinkage, [code != 0] * delta: this function of torch is the one that
+        # computes it in a single pass through memory
         hard = torch.ops.aten.hardshrink_backward.grad_input
         u = hard(delta, self.code, 0.0, grad_input=scratch)
         if by_level is not None:
@@ -134,12 +136,13 @@ class SparseIterations:
         (n, n_components), n_kept = steps.correlation.shape, len(levels) * keep
         self.codes = steps.correlation.new_empty(n_kept + 1, n, n_components)
         self.codes[0] = 0.0 if z is None else z
-        # the loops need a level for each atom
+        # the loops have no branch for a level that all atoms share
         levels = levels.expand(len(levels), n_components).contiguous()
         given = steps.transition, steps.correlation, levels, self.codes
         given = *map(np.asarray, given), shrinkage == "hard", bool(positive), int(keep)
-        # A thread gets rows with at least half a million codes in all iterations, which take about
-        # a millisecond.
+        # A thread gets so many rows that it computes at least half a million codes, counted over
+        # all iterations, in about a millisecond. With less work it would cost more time than it
+        # saves.
         least = max(1, 2**19 // (len(levels) * n_components))
         in_parts(lambda first, last: loops.iterate(first, last, *given), n, least)
 
@@ -153,7 +156,8 @@ class SparseIterations:
             by_level = delta.new_zeros(n_iterations, 1)
         else:
             by_level = by_level[self._start : self._start + n_iterations]
-        by_level = by_level.expand(n_iterations, delta.shape[1])  # a view, to which the loops add
+        # a view: if all atoms share a level, the loops add their derivatives to the same number
+        by_level = by_level.expand(n_iterations, delta.shape[1])
         given = steps.transition, self.codes, delta, steps.total, steps.products, by_level
         loops.pull(*map(np.asarray, given), finfo.tiny / finfo.eps)
         return delta
@@ -188,7 +192,8 @@ def run_iterations(steps, z, levels, shrinkage, positive, keep):
     t, length, scratch, spare = 0, steps.n_first, None, None
     while t < len(levels):
         if levels.ndim == 2 and steps.are_sparse(z):
-            # codes may become dense, so the first calls of compiled loops run few iterations only
+            # Codes may become dense, for which the loops are slow. So the first call runs few
+            # iterations, each next call 4 times more, and `are_sparse` checks the codes in between.
             some, spare = levels[t : t + length], None
             record = SparseIterations(steps, z, t, some, shrinkage, positive, keep)
             z, t, length = record.codes[-1], t + len(some), 4 * length
@@ -196,8 +201,8 @@ def run_iterations(steps, z, levels, shrinkage, positive, keep):
             steps.t = t
             v, residual = steps.push(z, out=spare)
             scratch = torch.empty_like(v) if scratch is None else scratch
-            # Without records the next step overwrites the codes before this one; but the codes that
-            # a caller gave, at t == 0, stay as they are.
+            # If no record needs the codes `z`, the next step overwrites them, to allocate no
+            # memory. But at t == 0 they belong to the caller.
             spare = None if keep or t == 0 else z
             record = Iteration(t, z, shrink_(v, levels[t], scratch), residual)
             z, t, length = record.code, t + 1, steps.n_first
@@ -209,8 +214,9 @@ def run_iterations(steps, z, levels, shrinkage, positive, keep):
 class DenseSteps(Steps):
     r"""`Steps` of a `DenseDictionary`, by products with its atoms or with the matrix ``H``.
 
-    Steps through ``H`` need no residuals. With the sums ``q = sum u`` (n, n_components) and ``P =
-    sum u^T z`` (n_components, n_components) over steps, the derivative in ``atoms`` is
+    Steps with ``H`` compute ``s D^T x + H z`` and need no residuals. Their derivative in ``atoms``,
+    with the sums over steps ``q = sum u`` (n, n_components) and ``P = sum u^T z`` (n_components,
+    n_components), is
     :math:`s (q^T x - (P + P^T)\,\text{atoms})`.
 
     Parameters
@@ -220,7 +226,7 @@ class DenseSteps(Steps):
     x, size, mask
         As in `Steps`; with a mask there is no matrix ``H``.
     n_steps : int
-        Number of steps that will be taken.
+        Number of steps that will be taken; it decides whether the matrix ``H`` saves time.
     """
 
     def __init__(self, dictionary, x, size, *, mask=None, n_steps):
@@ -228,9 +234,9 @@ class DenseSteps(Steps):
         self.atoms = dictionary.atoms
         n_components, n_features = self.atoms.shape
         self.correlation = (self.x * size) @ self.atoms.mT  # s D^T x
-        self.transition = None  # H = 1 - s D^T D
-        # Making ``H`` takes a product of the dictionary with each atom, and each step through ``H``
-        # saves such a product for each row of the data.
+        self.transition = None  # the matrix H, the unit matrix minus s D^T D
+        # ``H`` costs a product of the dictionary with each atom, and each step with ``H`` saves
+        # such a product for each row of the data. So ``H`` pays for at most n_steps * n_rows atoms.
         pays = n_components <= n_steps * len(x) or n_components * self.atoms.numel() <= _CHEAP
         if mask is None and pays:
             self.transition = (self.atoms @ self.atoms.mT).mul_(-size)
@@ -262,8 +268,8 @@ class DenseSteps(Steps):
         given = self.atoms, self.x, self.size
         self._by_atoms, self._by_x, self._by_size = map(torch.zeros_like, given)
         if self.transition is not None:
-            self.total = torch.zeros_like(self.correlation)  # q
-            self.products = torch.zeros_like(self.transition)  # P
+            self.total = torch.zeros_like(self.correlation)  # q of the class
+            self.products = torch.zeros_like(self.transition)  # P of the class
 
     def pull(self, u, z, residual, *, out=None):  # (n, n_components) -> the same, or None
         """Run the adjoint of a step from ``z``, see `Steps`."""
@@ -288,7 +294,8 @@ class DenseSteps(Steps):
             self._by_atoms.addmm_(self.total.mT, self.x)
             self._by_atoms.addmm_(self.products + self.products.mT, self.atoms, alpha=-1)
             self._by_x.addmm_(self.total, self.atoms)
-            # the derivative in s is <q, D^T x> - <P, G>, with the Gram matrix G = (1 - H) / s
+            # The derivative in the step size s is <q, D^T x> - <P, G>, where the Gram matrix G is
+            # the unit matrix minus H, divided by s.
             inner = (self.total * self.correlation).sum() - self.products.trace()
             inner += torch.dot(self.products.flatten(), self.transition.flatten())
             self._by_size += inner / self.size
@@ -306,12 +313,12 @@ class ConvSteps(Steps):
         super().__init__(x, size, mask=mask)
         self._given = dictionary, analysis
 
-    def layers(self):  # yields an index and a ConvDictionary: of the synthesis, of the analysis
-        """Yield the two dictionaries of iteration ``t``: for the synthesis, and for the analysis.
+    def layers(self):  # yields an index and a ConvDictionary, twice
+        """Yield the dictionary of iteration ``t`` for the synthesis, then that for the analysis.
 
-        In `ConvLayers` the codes before iteration ``t`` belong to layer ``t - 1``, which is so the
-        one for the synthesis. With each dictionary comes the index of its atoms among all atoms:
-        ``...`` if all iterations share the dictionary.
+        Each comes after the index of its atoms among the atoms of all iterations, or ``...`` if all
+        iterations share the dictionary. In `ConvLayers` the analysis takes layer ``t``. The
+        synthesis takes layer ``t - 1``, to which the codes before iteration ``t`` belong.
         """
         for given, t in zip(self._given, (self.t - 1, self.t), strict=True):
             yield (t, given[t]) if isinstance(given, ConvLayers) else (..., given)

@@ -36,21 +36,22 @@ class _Unfolding(torch.autograd.Function):
         x, levels, step, z = (part if part is None else part.detach() for part in tensors[2:])
         ctx.steps = make_steps(x, step)
         z, ctx.records = run_iterations(ctx.steps, z, levels, *options)
-        # A copy: if a record held the result itself, the result and its graph would refer to each
-        # other, and their memory would not be freed.
+        # The records hold the last codes, and the graph of the result holds the records. So the
+        # result is a copy: otherwise it would refer to itself, and its memory would not be freed.
         return z.clone()
 
     @staticmethod
-    @differentiable_once  # the adjoint takes saved codes for constants
+    @differentiable_once  # in a second derivative autograd would take the saved codes for constants
     def backward(ctx, delta):
         """Return the derivatives in the arguments of `forward`; None for the first two.
 
         ``delta`` has the shape of the codes, and holds the derivatives of the loss in the codes.
         """
-        # this access raises an error if a tensor was changed in place since the forward pass
+        # `saved_tensors` raises an error if a tensor was changed in place since the forward pass;
+        # the records would not show it
         _, _, _, levels, _, initial = ctx.saved_tensors
         by_level = torch.zeros_like(levels) if ctx.needs_input_grad[5] else None
-        # codes of hard shrinkage do not change with the levels, except at jumps
+        # with hard shrinkage a small change of a level changes no code, so the derivative stays 0
         kept = by_level if ctx.shrinkage == "soft" else None
         delta = delta.clone(memory_format=torch.contiguous_format)
         scratch = torch.empty_like(delta)
