@@ -275,15 +275,14 @@ class _Phases(Run):
 class PoissonNMF(ExposedTransformer, GradientLearner):
     r"""Non-negative matrix factorization of counts whose sources add.
 
-    By default `fit` searches for the atoms; the prediction of hidden counts decides how smooth
-    atoms are, and residuals estimate the variation beyond that of Poisson counts. `transform`
-    returns how many events of a row come from each atom. The count of row i and feature j has the
-    expectation
+    By default `fit` searches for the atoms, hidden counts decide how smooth they are, and residuals
+    estimate the variation beyond Poisson's. `transform` returns how many events of a row come from
+    each atom. A count has the expectation
 
     .. math:: \mu_{ij} = e_i \sum_k z_{ik} d_{kj} ,
 
-    with the exposure :math:`e_i` (1 by default), codes :math:`z` and atoms :math:`d` that are not
-    negative, and atoms of sum 1. :doc:`/guide/counts` says how "auto" decides.
+    with exposures e, codes z and atoms d that are not negative. Atoms sum to 1.
+    :doc:`/guide/counts` says how "auto" decides.
 
     Parameters
     ----------
@@ -297,20 +296,19 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         best.
 
     dispersion : float, "auto" or None, default="auto"
-        Variation beyond that of Poisson counts: a count of expectation ``mu`` has the variance ``mu
-        + dispersion * mu**2``. "auto" estimates it from residuals. None is 0.
+        Variation beyond Poisson's: the variance is ``mu + dispersion * mu**2``. "auto" estimates it
+        from residuals. None is 0.
 
     min_gain : float or "auto", default="auto"
-        In `fit` a row uses an atom only if the atom raises the row's log-likelihood by this number
-        of nats. "auto" is 3 if ``alpha`` is positive and the prediction of hidden entries then
-        loses at most .0005 of their deviance beyond chance, else 0.
+        In `fit` a row uses an atom only if it raises the row's log-likelihood by this many nats.
+        "auto" is 3 if hidden entries then lose at most .0005 of their deviance beyond chance, and
+        ``alpha`` is positive, else 0.
 
     max_iter : int or "auto", default="auto"
         Largest number of steps of the alternation; "auto" is 1000.
 
     tol : float or None, default=1e-6
-        Five steps in a row that each lower the objective by at most this share of the loss end the
-        fit. With None the fit takes ``max_iter`` steps.
+        Five steps in a row with less relative improvement end the fit. None: ``max_iter`` steps.
 
     dict_init : "search", array-like or learner, default="search"
         Initial atoms: rows with events of few atoms, an array, or a fitted learner.
@@ -320,8 +318,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         them, and ``dict_init`` has the remaining atoms.
 
     transform_min_gain : float, default=0.0
-        Like ``min_gain``, for `transform` and `score`. 6 suits known spectra if a row has events of
-        few of them.
+        ``min_gain`` of `transform` and `score`. 6 suits known spectra, of which a row has few.
 
     random_state : int, RandomState instance or None, default=None
         Determines which entries and rows are hidden while parameters are chosen.
@@ -349,15 +346,14 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         Names of features, if ``X`` has names.
 
     loss_curve_ : ndarray of shape (n_iter,)
-        Half the mean deviance of rows in each step, after the step has changed the codes, and
-        before it changes the atoms.
+        Half the mean deviance of rows, before each step changes the atoms.
 
     ended_by_ : str
         Cause of the end of `fit`: "tol", "max_iter", "callback" or "interrupt" (Ctrl-C).
 
     phases_, fit_seconds_ : dict
-        Number of steps of the "alternation"; seconds of the whole "fit", and of its stages
-        "reading", "size", "prior", "training" and "result".
+        Steps of the "alternation"; seconds of "fit", "reading", "size", "prior", "training" and
+        "result".
 
     See Also
     --------
@@ -366,8 +362,8 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
 
     Notes
     -----
-    A fit runs on the CPU, and holds all nonzero counts in memory. `transform` improves the codes of
-    a row until its log-likelihood is at most 1e-5 nats below the maximum.
+    A fit runs on the CPU, and holds all nonzero counts in memory. Codes of `transform` are exact to
+    1e-5 nats.
 
     Examples
     --------
