@@ -135,10 +135,10 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
 
 
 def judged(problem):  # -> HeldOut
-    """Return training data as if they were held out, to judge atoms where no data are held out.
+    """Return training data as a `HeldOut`, to judge atoms and penalties where no data are held out.
 
-    The entries of the data are hidden in turn; the atoms have been trained on the same data. At
-    most 200 rows of ``problem`` are taken, but all its images.
+    Only the entries of the data are hidden in turn, although atoms have been trained on the same
+    data. At most 200 rows of ``problem`` are taken, but all its images.
     """
     if isinstance(problem, ConvProblem):
         return HeldOut(problem)
@@ -282,9 +282,10 @@ def _share_at(alpha, problem, atoms, debias):  # -> float
 def _counter(problem, atoms):  # -> callable, float, int
     """Prepare the choice of a penalty by the numbers of nonzero codes, in a sample of the rows.
 
-    Return three values: a function ``count``; the least penalty at which all codes are zero; and
-    the number of rows in the sample. ``count(alpha, share)`` returns the mean numbers of positive
-    and of negative codes in a row, for the lasso with this share of its bias removed.
+    ``problem`` has the rows, and ``atoms`` are (n_components, n_features). Return three values: a
+    function ``count``; the least penalty at which all codes are zero; and the number of rows in the
+    sample. ``count(alpha, share)`` returns the mean numbers of positive and of negative codes in a
+    row, for the lasso with this share of its bias removed.
     """
     # The sample is limited to 2,000 rows to save time, and to 2**25 codes, including zeros, to save
     # memory (256 MiB).
@@ -353,8 +354,8 @@ class SizeTrial(NamedTuple):
 class _Tried(NamedTuple):
     """A dictionary that was trained and judged, while the number of atoms is chosen.
 
-    ``coded`` are the atoms with codes of one in ``stride`` training samples, an `Epoch` or
-    `ConvEpoch`. ``prediction`` is that of the held-out data.
+    ``coded``, an `Epoch` or `ConvEpoch`, has the atoms, and the codes of one in ``stride`` training
+    samples. ``prediction`` is the prediction of the held-out data by the atoms.
     """
 
     n_components: int
@@ -400,6 +401,7 @@ class _Sizes:
         self.held_out, self._start, self.best = HeldOut(held_out), start, {}
         self.settles = not isinstance(problem, ConvProblem)
         if self.settles:
+            # `energy` is the error of the prediction by column means: subtract them, predict zeros
             often = held_out.weighted(torch.ones(len(held_out.x), dtype=torch.float64))
             known = (often @ held_out.known.double()).clamp_min(1)
             held_out = held_out.around(often @ held_out.x.double() / known)
@@ -408,8 +410,8 @@ class _Sizes:
     def _judge(self, coded, stride):  # -> _Tried
         """Predict held-out data by a dictionary, and keep it if it is the best of its size.
 
-        ``coded`` is an `Epoch` or `ConvEpoch`: the atoms with codes of one in ``stride`` training
-        samples.
+        ``coded`` is an `Epoch` or `ConvEpoch`: the atoms, with the codes of one in ``stride``
+        training samples.
         """
         last = next(reversed(self.best.values()), None)
         place = last.prediction.place if last else None
@@ -447,9 +449,10 @@ class _Sizes:
         return self._judge(exhaust(steps), larger.stride)
 
     def is_too_small(self, one):  # _Tried -> bool
-        """Return whether ``one`` has too few atoms: the best dictionary of all has more.
+        """Return whether ``one`` has too few atoms, compared with the best dictionary of all.
 
-        It must also predict better, by more than chance and more than `_NEGLIGIBLE`.
+        The answer is True if the best dictionary has more atoms and predicts better than ``one``,
+        by more than chance and by more than `_NEGLIGIBLE` of the hidden entries' energy.
         """
         best = min(self.best.values(), key=error_of)
         is_smaller = one.n_components < best.n_components

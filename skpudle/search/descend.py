@@ -214,10 +214,10 @@ def halves(coded, kept, chosen, direction):  # -> (n_kept + n, *atom), Codes
 
 
 def stride_of_uses(coded, stride, n_uses):  # -> int
-    """Return the stride of the sample of rows in which atoms have ``n_uses`` uses on average.
+    """Choose a sample of rows in which atoms have ``n_uses`` uses on average; return its stride.
 
-    A use is a row with a nonzero code at the atom. The estimate is from ``coded``, the coded data
-    of a sample that has one in ``stride`` rows.
+    A use is a row with a nonzero code at the atom, and the sample has one in "stride" rows. The
+    estimate is from ``coded``, the coded data of a sample that has one in ``stride`` rows.
     """
     return max(1, int(stride * coded.n_entries / (n_uses * len(coded.atoms))))
 
@@ -364,7 +364,10 @@ def play_rounds(best):  # coded data -> generator of coded data
 
 
 def exhaust(steps):  # generator -> its return value
-    """Run the generator ``steps``, such as `descend`, to its end; return what it returns."""
+    """Run the generator ``steps``, such as `descend`, to its end; return what it returns.
+
+    It is for callers that do not need the coded data of each epoch.
+    """
     while True:
         try:
             next(steps)

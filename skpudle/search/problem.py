@@ -172,10 +172,11 @@ class Problem:
         return replace(self, x=self.x[rows], **parts, held_out=None, held_rows=None)
 
     def around(self, baseline: Tensor) -> Self:  # (n_features,)
-        """Return the problem with a baseline subtracted from ``x``, for an epoch of the polish.
+        """Return the problem with a baseline subtracted from ``x``.
 
-        The polish is the last stage of a search. The baseline is added to the attribute
-        ``baseline``. ``held_out`` has data of its own, from which nothing is subtracted.
+        In the polish, the last stage of a search, each epoch subtracts its mean residual in this
+        way, so that the baseline improves. ``baseline`` is added to the attribute ``baseline``.
+        ``held_out`` has data of its own, from which nothing is subtracted.
         """
         before = torch.zeros_like(baseline) if self.baseline is None else self.baseline
         return replace(self, x=self.x - baseline.to(self.x), baseline=before + baseline)
@@ -187,11 +188,11 @@ class Problem:
 
     @property
     def total_weight(self) -> float:
-        """The sum of the weights of this process's samples."""
+        """The sum of the weights of this process's samples; their number without weights."""
         return float(len(self.x) if self.weight is None else self.weight.sum())
 
     def weighted(self, values: Tensor) -> Tensor:  # (n_samples, ...) -> the same
-        """Return ``values``, one entry or more for each sample, times the samples' weights."""
+        """Return ``values``, one or more numbers for each sample, times the samples' weights."""
         if self.weight is None:
             return values
         return values * self.weight.to(values).view(-1, *[1] * (values.ndim - 1))

@@ -59,9 +59,10 @@ _LEAST_ROWS_OF_BLOCK = 1024
 def block_rows(n_used, n_components, n_features):  # -> int
     """Choose the number of rows of a block of a stream: enough for 120 uses of an atom on average.
 
-    ``n_used`` is the mean number of nonzero codes in a row; each of them is a use of an atom. A
-    block has at least 1,024 rows. But its rows and codes take at most 64 MiB, unless 256 rows, or
-    two rows for each atom, take more.
+    ``n_used`` is the mean number of nonzero codes in a row; each of them is a use of an atom.
+    ``n_components`` and ``n_features`` are the numbers of atoms and of features. A block has at
+    least 1,024 rows. But if its rows and codes take more than 64 MiB it has fewer rows, down to 256
+    rows or two rows for each atom.
     """
     # The bytes that a row takes: 20 for each feature, and 24 for each nonzero code. A row may have
     # 8 nonzero codes more than features (`ROOM` of `skpudle.search._epoch`).
@@ -185,7 +186,7 @@ def begin_stream(atoms, energy=None, *, weight=0.0, n_rows=0.0, mean=inf):  # ->
 
 
 def _total(problem):  # -> float
-    """Return the number of rows of all processes, each counted with its sample weight."""
+    """Return the number of rows of ``problem`` in all processes, each with its sample weight."""
     return float(problem.total(torch.tensor([problem.total_weight], dtype=torch.float64))[0])
 
 

@@ -186,7 +186,10 @@ class Units:
 
     @property
     def looks_at_rows(self):
-        """Whether `enter` codes each row, to find its noise or its outliers."""
+        """Whether `enter` codes each row, to find its noise or its outliers.
+
+        Then ``atoms`` and ``alpha`` must not be None.
+        """
         return not (self.rows is self.limit is self.norm is None)
 
     @property
@@ -195,7 +198,10 @@ class Units:
         return self.intercept is self.scale is None and not self.looks_at_rows
 
     def limit_in_data(self):  # -> (n_features,)
-        """Return ``limit``, the largest errors of entries, in the units of the data."""
+        """Return ``limit``, the largest error of an entry, in the units of the data.
+
+        Scores treat larger errors as outliers. Call it only if ``limit`` is not None.
+        """
         return self.limit if self.scale is None else self.limit * self.scale.to(self.limit)
 
     def enter(self, x, mask=None):  # -> x, mask, scales (n, 1) or None
@@ -232,7 +238,7 @@ class Units:
         return (x, known, None) if self.rows is None else (x / scale, known, scale)
 
     def _enter(self, x, known):  # -> known, scale
-        """Find the outliers and the noise of rows, for `enter`.
+        """Find the outliers and the noise of rows by the codes of ``atoms``, for `enter`.
 
         Parameters
         ----------
@@ -264,7 +270,11 @@ class Units:
         return counts.to(known), scale.to(x)
 
     def of_features(self, features):  # numbers of features or a mask -> Units
-        """Return the units of the chosen features: their baselines, noise and limits."""
+        """Return the units of the chosen features: their baselines, noise and limits.
+
+        So rows can be coded by their visible features alone, when scores hide features in turn.
+        ``atoms`` are not cut; callers set them.
+        """
         parts = {name: getattr(self, name) for name in ("intercept", "scale", "limit")}
         known = {name: part[..., features] for name, part in parts.items() if part is not None}
         return replace(self, **known)
@@ -284,10 +294,10 @@ class Units:
         return atoms if self.scale is None else _with_norms(atoms / self.scale.to(atoms), atoms)
 
     def gains(self, atoms):  # (p, n_features) in the user's units -> (p,)
-        """Return for each atom the factor from its code in user's units to units of the noise.
+        """Return for each atom the factor that turns its code in user's units into units of noise.
 
-        The factors differ from 1 because `to_user` keeps the norms of atoms while features are
-        rescaled.
+        A code and its atom change together: `to_user` keeps the norm of an atom while features are
+        rescaled, so the code must change by the ratio of the norms.
         """
         if self.scale is None:
             return atoms.new_ones(len(atoms))
@@ -299,7 +309,10 @@ CENTRED = Units()  # the units of data with equal noise, without baseline and ou
 
 
 def least_rows(n_components):  # -> int
-    """Return the least number of rows from which units are learned for ``n_components`` atoms."""
+    """Return the least number of rows from which units are learned for ``n_components`` atoms.
+
+    With fewer rows `partial_fit` keeps the rows, and learns the units once there are enough.
+    """
     return max(_FEWEST_ROWS, _FEW * n_components)
 
 
@@ -428,7 +441,7 @@ def _predict(x, known, atoms, alphas, positive, judged=None):
 
 
 def _quantile(x, share):  # (n, m) with NaN for missing entries, number from 0 to 1 -> (m,)
-    """Return a quantile of the entries of each column of ``x``; 0 for a column without entries."""
+    """Return the quantile at ``share`` of each column of ``x``; 0 for a column without entries."""
     last = ((~x.isnan()).sum(0) - 1).clamp_min(0)
     return x.sort(0).values.gather(0, (share * last).long()[None])[0].nan_to_num()
 
@@ -436,9 +449,9 @@ def _quantile(x, share):  # (n, m) with NaN for missing entries, number from 0 t
 def _deviations(distances):  # (n, m) with NaN for missing entries -> (m,)
     """Estimate the standard deviation of each column from its entries' distances to its centre.
 
-    The 0.9 quantile of the distances decides, so that up to a tenth of outliers do no harm. A
-    column whose quantile is zero gets infinity, so that a division by the result marks none of its
-    entries.
+    The estimate is the 0.9 quantile of the distances over that of a standard normal variable, so
+    that outliers, up to a tenth of the entries, do no harm. A column whose quantile is zero gets
+    infinity, so that no entry divided by the result is far.
     """
     found = _quantile(distances, 1 - _MOST) / _QUANTILE_OF_NORMAL
     return torch.where(found > 0, found, inf)
@@ -514,8 +527,9 @@ def _shrink(variances, n):  # (k,), (k,) -> (k,), float, float
 def _is_worse(one, other, least=_WORTH):  # -> bool
     """Return whether errors ``one`` are larger than ``other``, beyond chance and beyond ``least``.
 
-    Both are squared errors or variances, of shape (n,), and compared pair by pair: the mean
-    difference of their logarithms must exceed ``least`` and three standard errors.
+    Each change of units is decided by this test. Both errors are squared errors or variances, of
+    shape (n,) for ``n`` rows or features, compared pair by pair: the mean difference of their
+    logarithms must exceed ``least`` and three of its standard errors.
     """
     logs = [(squares + 1e-300).log() for squares in (one, other)]
     predictions = (held_out.Prediction(squares, float(squares.sum())) for squares in logs)
@@ -525,8 +539,9 @@ def _is_worse(one, other, least=_WORTH):  # -> bool
 def _differs(noise, signal, n):  # (m,) each -> bool
     """Return whether the noise of features differs so much that it hides signals.
 
-    Then features should be divided by their noise; `_HIDES` has the rule. ``noise`` and ``signal``
-    are variances, and ``n`` the number of entries behind each variance.
+    Then features should be divided by their noise. Two conditions: the variance of log(noise)
+    exceeds sampling errors by more than `_WORTH`, and log(noise) is correlated with log(noise /
+    signal), see `_HIDES`. ``noise`` and ``signal`` are variances, estimated from ``n`` entries.
     """
     usual = (noise > _CONSTANT * noise.median()) & (signal > _CONSTANT * signal.median())
     if int(usual.sum()) < 3 or not _shrink(noise, n)[2] > _WORTH:
@@ -597,7 +612,10 @@ class _Sample:
         self._n_settle = n // 2
 
     def in_units(self, rows=slice(None)):  # -> (n_rows, m)
-        """Return rows less the baseline and divided by the noise so far, including outliers."""
+        """Return rows less the baseline and divided by the noise so far.
+
+        Outliers are included: callers mask them with ``counts``. ``rows`` are numbers of rows.
+        """
         return (self.x[rows] - self.centre) / (self.scale * self.row_scale[rows])
 
     def rows(self, n, among=None):  # -> (at most n,)
@@ -643,18 +661,18 @@ class _Sample:
         return exhaust(settle(part, atoms, most=most, alpha=alpha))[0]
 
     def mean(self):  # -> (m,)
-        """Return the weighted mean of each feature's entries that count, the possible baseline."""
+        """Return the candidate for a baseline: the weighted mean of the entries that count."""
         weight = self.weighted(self.counts)
         return (weight * self.x).sum(0) / weight.sum(0).clamp_min(1e-300)
 
     def take_mean(self, asked, n_unfoldings):
-        """Decide on the baseline: set ``centre`` to the mean of the rows or to 0.
+        """Decide whether to subtract a baseline: set ``centre`` to the mean of the rows or to 0.
 
-        It is the mean if ``asked`` is True. With ``asked="auto"`` it is the mean if rows have half
-        a nonzero code less with the mean subtracted, or if an encoder of ``n_unfoldings``
-        iterations then leaves at most half of the squared residual. (Few iterations cannot reach
-        the large code of an atom that stands for the mean.) With "auto" there is no baseline for
-        few rows, for non-negative codes, or if the mean is near zero.
+        ``asked`` is True, False or "auto". With "auto" ``centre`` is the mean if rows then have
+        half a nonzero code less, or if an encoder of ``n_unfoldings`` iterations (None for no such
+        encoder) then leaves at most half of the squared residual. (Few iterations cannot reach the
+        large code of an atom that stands for the mean.) With "auto" there is no baseline for few
+        rows, for non-negative codes, or if the mean is near zero.
         """
         mean, alpha, n_codes, left = self.mean(), None, [], []
         weight, n_known = self.weighted(self.counts), self.counts.sum(0).clamp_min(1)
@@ -866,7 +884,7 @@ class _Sample:
         return atoms
 
     def learn_noise(self, noise):  # -> Units
-        """Learn the noise that a user asks for, even if it is equal; return the units.
+        """Learn the noise that a user asks for, even if it turns out equal; return the units.
 
         ``noise`` is "features", "rows" or "both". The noise of rows is learned in rounds: each
         round estimates it from the codes of the atoms, and lets the atoms descend in the new units.
@@ -887,9 +905,10 @@ class _Sample:
         """Estimate how the noise of rows is distributed, for `Units.rows`.
 
         ``atoms`` are (n_components, m), and ``alpha`` is the penalty of their codes. The noise of
-        each row is estimated as `Units.enter` estimates that of a new row. ``row_scale`` becomes 1.
-        Return mean and variance of the logarithms of noise variances, in the units of the data, and
-        the smallest noise.
+        each row is estimated as `Units.enter` estimates the noise of a new row. ``row_scale`` is
+        reset to ones, because `in_units` would otherwise divide rows by their noise already. Return
+        mean and variance of the logarithms of noise variances, in the units of the data, and the
+        smallest noise, which is the 0.02 quantile.
         """
         self.row_scale = torch.ones_like(self.row_scale)
         variances = _variances(self.in_units(), self.counts, atoms, alpha, self.positive)
