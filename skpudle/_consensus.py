@@ -38,10 +38,10 @@ def seed_clone(estimator, random_state):
 
 
 def _fit_rows(estimator, X, params, rows):
-    """Fit one replicate to the samples with the indices ``rows``, and return it; None is all.
+    """Fit one replicate, ``estimator``, to the samples with the indices ``rows``, and return it.
 
-    ``params`` are the user's keyword arguments of `fit`. Of arguments with an entry for each sample
-    the entries of ``rows`` are passed.
+    None as ``rows`` stands for all samples of ``X``. ``params`` are the user's keyword arguments of
+    `fit`. If an argument has an entry for each sample, only the entries of ``rows`` are passed.
     """
     params = _check_method_params(X, params, indices=rows)
     return estimator.fit(_safe_indexing(X, rows), **params)
@@ -54,12 +54,13 @@ def _measure_isolation(replicates):  # -> list of (n_components,)
     list of arrays (n_components, n_features) of unit atoms. The result has one array for each
     replicate, with values from 0 to 1.41.
     """
-    # As in consensus NMF, the number of neighbours is 0.3 times the number of replicates.
+    # The number of neighbours, 0.3 times the number of replicates, is that of consensus NMF: an
+    # atom that most replicates find has this many near neighbours.
     everything, n_nearest = np.concatenate(replicates), max(1, int(0.3 * len(replicates)))
     distances = []
     for atoms in replicates:
-        # The largest cosine is left out, as that of the atom with itself. An atom of zeros has the
-        # distance sqrt(2) to all atoms.
+        # The largest cosine is left out, since it is the cosine of the atom with itself. An atom of
+        # zeros has the distance sqrt(2) to all atoms.
         cosines = np.sort(np.minimum(np.abs(atoms @ everything.T), 1), axis=1)
         nearest = cosines[:, -1 - n_nearest : -1]
         distances.append(np.sqrt(2 - 2 * nearest).mean(axis=1))
@@ -91,18 +92,20 @@ def _find_consensus(replicates):
     isolation = _measure_isolation(replicates)
     medoid = int(np.argmin([distances.mean() for distances in isolation]))
     reference, indices = replicates[medoid], None
-    # At most 20 rounds: matches usually stop changing after two or three.
+    # Atoms are matched with the reference, and the reference becomes the median of the matches,
+    # until no match changes: usually after two or three iterations, and 20 are the limit.
     for _ in range(20):
         before, indices = indices, np.full((len(replicates), len(reference)), -1)
-        # Matched atoms with the order and the signs of the reference, zeros without a match.
+        # ``aligned`` has the matched atoms of each replicate, with the order and the signs of the
+        # reference, and zeros where an atom of the reference has no match.
         aligned = np.zeros((*indices.shape, reference.shape[1]))
         for i, atoms in enumerate(replicates):
             match = match_atoms(atoms, reference)
             indices[i, match.reference_indices] = match.indices
             aligned[i, match.reference_indices] = match.align_dictionary(atoms)
         distances = np.stack([d[i] for d, i in zip(isolation, indices, strict=True)])
-        # As in consensus NMF, an atom with a mean distance above 0.5 to its neighbours is an
-        # outlier. The distance 0.5 of unit atoms is a cosine of 0.875.
+        # An atom is an outlier if its mean distance to its neighbours is above 0.5, the limit of
+        # consensus NMF. For unit atoms this distance is a cosine of 0.875.
         dense = (indices >= 0) & (distances <= 0.5)
         if np.array_equal(before, indices):
             break
@@ -258,7 +261,7 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             If all replicates are the same, so that their agreement has no meaning.
         """
         random_state = check_random_state(self.random_state)
-        parts = [None] * self.n_replicates  # indices of samples; None for all samples
+        parts = [None] * self.n_replicates  # for each replicate indices of samples, None for all
         if self.resample != "seeds":
             (X,) = indexable(X if issparse(X) else host_array(X))
             n, is_half = np.shape(X)[0], self.resample == "halves"
@@ -297,12 +300,13 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         """
         if getattr(medoid, "analysis_components_", None) is not None:
             given = dict(dict_init=components, n_components=len(components))
-            # with atoms as dict_init, fit_intercept="auto" would mean no intercept
+            # The learner adds an intercept for fit_intercept="auto" only if it searches for atoms,
+            # and with an array as dict_init it does not. So True keeps the medoid's intercept.
             if np.ndim(getattr(medoid, "intercept_", 0.0)):
                 given["fit_intercept"] = True
             return clone(medoid).set_params(**given).fit(X, **fit_params)
         medoid.components_ = components
-        if hasattr(medoid, "mixing_"):  # FastICA decodes by mixing_
+        if hasattr(medoid, "mixing_"):  # `inverse_transform` of FastICA uses it, not the components
             medoid.mixing_ = np.linalg.pinv(components)
         return medoid
 

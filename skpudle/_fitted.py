@@ -18,10 +18,11 @@ from skpudle._data.sources import open_source
 
 
 class Found(NamedTuple):
-    """A fitted learner, and the fitted transformers before it in a pipeline.
+    """A fitted learner, and the fitted transformers before it in a pipeline, see `find_learner`.
 
-    ``steps`` are these transformers in their order; without a pipeline there are none. "The data"
-    are what the user passes to the pipeline.
+    ``steps`` are these transformers in their order; without a pipeline there are none. The methods
+    translate between the user's data, which are the input of the pipeline, and the learner's data,
+    which are the output of the last of these steps.
     """
 
     learner: object
@@ -61,7 +62,7 @@ class Found(NamedTuple):
         return once if np.allclose(twice, 2 * once, rtol=0, atol=tolerance) else rows
 
     def atoms(self):  # -> (n_components, ...)
-        """Return the learner's atoms in the features of the user's data, as `to_data` does."""
+        """Return the learner's atoms, mapped by `to_data` to the features of the user's data."""
         return self.to_data(self.learner.components_)
 
 
@@ -141,6 +142,7 @@ def encode_samples(learner, X, **of_rows):  # -> (n_codes, n_components), (n_cod
         if getattr(learner, "split_sign", False):
             codes = codes[:, :p] - codes[:, p:]
         has_rows = getattr(learner, "n_features_in_", None) is not None
+        # For a single image or signal `transform` returns codes without an axis of images.
         is_one = not has_rows and codes.ndim == 1 + np.size(getattr(learner, "atom_shape", ()))
         maps = codes.reshape(1 if is_one else len(codes), -1, p)
     return np.concatenate(maps), np.repeat(np.arange(len(maps)), [len(of_one) for of_one in maps])

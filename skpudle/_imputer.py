@@ -21,8 +21,9 @@ from skpudle._learners.pudle import PUDLEDictionaryLearning
 def _weigh(estimator, weight):  # -> dict, parameters of fit
     """Return the keyword arguments by which an estimator's `fit` gets sample weights.
 
-    ``weight`` is (n_samples,). In a pipeline all steps that take weights get the weights, if the
-    last step takes any.
+    ``weight`` is (n_samples,). In a pipeline the weights go to all steps whose `fit` takes weights,
+    if the last step is one of them. Otherwise the result makes the estimator's `fit` raise an
+    error, instead of learning a dictionary that ignores the weights.
     """
     steps = getattr(estimator, "steps", [])
     takes = [name for name, step in steps if has_fit_parameter(step, "sample_weight")]
@@ -137,12 +138,14 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if self.random_state is not None:
             learner = seed_clone(learner, self.random_state)
         given = {} if sample_weight is None else _weigh(learner, sample_weight)
-        # with metadata routing a pipeline would refuse step__sample_weight
+        # Metadata routing is off for the fit: if a user has enabled it, a pipeline refuses keyword
+        # arguments such as ``standardscaler__sample_weight``.
         with config_context(enable_metadata_routing=False):
             self.estimator_ = learner.fit(X, **given)
-        # `transform` fills gaps with column means if the default learner predicts hidden entries no
-        # better than these. Scores of the paths are explained shares of the energy of hidden
-        # entries, NaN for few samples. For standardised features the means explain a share of 0.
+        # If the default learner predicts hidden entries no better than the means of the features,
+        # `transform` fills gaps with the means. The learner's scores are R^2 of hidden entries. The
+        # means have the score 0, since the features are standardised. Scores are NaN for few
+        # samples: then the learner fills the gaps.
         names = ("size_path_", "penalty_path_") if self.estimator is None else ()
         paths = filter(None, (getattr(learner[-1], name, None) for name in names))
         self._predicts = not any(np.max(path.score - path.tolerance) <= 0 for path in paths)
@@ -169,7 +172,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ValueError
             If the samples are unfit or have other features than in `fit`.
         """
-        check_is_fitted(self, "means_")  # the last attribute that fit sets
+        check_is_fitted(self, "means_")  # the last attribute that fit sets, so fit was completed
         X = self._read(X, reset=False)
         filled, gaps = X.copy(), np.isnan(X)
         rows = gaps.any(axis=1)  # complete rows are not coded, to save time

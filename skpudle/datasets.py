@@ -109,7 +109,8 @@ def make_dictionary_data(
     wanted = n_components or len(dictionary), n_features or dictionary.shape[1]
     if wanted != dictionary.shape:
         raise ValueError(f"dictionary has shape {dictionary.shape}, not {wanted}. Leave sizes out.")
-    # The atoms with the n_nonzero smallest of random keys are a uniformly drawn subset.
+    # A uniformly drawn subset of the atoms for each sample: every atom gets a random key, and the
+    # atoms with the n_nonzero smallest keys are taken.
     keys = random_state.random_sample((n_samples, len(dictionary)))
     supports = np.sort(np.argpartition(keys, n_nonzero - 1, axis=1)[:, :n_nonzero], axis=1)
     values = random_state.uniform(*amplitude, size=supports.shape)
@@ -170,8 +171,9 @@ def _read_gray(path):
     ``path`` is a `Path`. Images of floating-point numbers keep their numbers.
     """
     with import_extra("images", "PIL.Image").open(path) as image:
-        # Pillow's mode "I" is grey of 16 bits, which Image.convert("L") would clip to 8 bits. Mode
-        # "F" is floating-point grey, which is taken as it is.
+        # ``white`` is the number of white. Pillow's modes "I" are grey of 16 bits, which
+        # Image.convert("L") would clip to 8 bits, and mode "F" is floating-point grey; both keep
+        # their numbers. All other modes are converted to grey of 8 bits.
         white = {"I": 65535, "F": 1}.get(image.mode[0], 255)
         image = image.convert("L") if white == 255 else image
         return np.asarray(image, dtype=np.float64) / white

@@ -25,24 +25,26 @@ from skpudle._learners.convolutional.base import geometry_of
 
 __all__ = ["find_events"]
 
-# Amplitude of the smallest event, divided by the atom's typical amplitude. In an electrocardiogram
-# with noise of 0 dB the smallest beat has .77 of the typical amplitude, and waves that are no beats
-# reach .36.
+# Default of ``least`` of `find_events`: the amplitude of the smallest event, divided by the typical
+# amplitude of its atom, see `_typical`. In an electrocardiogram with noise of 0 dB the smallest
+# beat has .77 of the typical amplitude, and waves that are no beats reach .36.
 _LEAST = 1 / 3
 
 
 def _typical(amplitudes):
     """Return the typical amplitude of an atom's events, by which `find_events` judges small events.
 
-    ``amplitudes`` (n_events,) has at least one entry, and the result is a float. Events above the
-    typical amplitude have half of the energy of all events. The largest 2 % of the events may be
-    artefacts, and count with the amplitude of the 98 % quantile. A median would be too small: in an
-    electrocardiogram with little noise most events are waves between the beats.
+    ``amplitudes`` (n_events,), of either sign, has at least one entry; the result is a float. Half
+    of the energy, the sum of squares of all amplitudes, is in events above the typical amplitude.
+    The largest 2 % of the events may be artefacts, and count with the amplitude of the 98 %
+    quantile. A median would be too small: in an electrocardiogram with little noise most events are
+    waves between the beats.
     """
     sizes = np.sort(np.abs(amplitudes))
-    # The limit of the amplitudes must not be below true events. In an electrocardiogram with little
-    # noise beats are only 9 % of the events: with the 90 % quantile the limit would be below the
-    # beats, and the 468 waves between the beats of the record would count as events, too.
+    # Amplitudes are limited to their 98 % quantile. This limit must not be below true events. In an
+    # electrocardiogram with little noise beats are only 9 % of the events: the 90 % quantile would
+    # be below the beats, the result would be too small, and `find_events` would return the 468
+    # waves between the beats of the record, too.
     energy = np.cumsum(np.minimum(sizes, sizes[int(0.98 * (len(sizes) - 1))]) ** 2)
     return sizes[np.searchsorted(energy, energy[-1] / 2)]
 
@@ -63,10 +65,11 @@ def _merge(codes, correlation):  # (n_positions,), (n_shifts,) -> yields positio
     ``codes`` (n_positions,) are the atom's codes, and ``correlation`` (n_shifts,) is the result of
     `_autocorrelation`. Each event is a pair: the index of its position, and its amplitude.
     """
-    # Two codes are one event if their copies of the atom correlate by at least 0.7. With limits of
-    # .5, .7 and .8 the share of true events that are found in simulated EEG with noise of 0 dB is
-    # .957, .966 and .973 (benchmarks/bench_waveforms.py). With .8, however, some beats of an
-    # electrocardiogram with noise of 0 dB count twice.
+    # Two codes are one event if their copies of the atom correlate by at least 0.7, as copies do
+    # that are fewer than ``reach`` positions apart. In simulated EEG with noise of 0 dB the
+    # fraction of the true events that are found is .957, .966 and .973 with limits of .5, .7 and .8
+    # (benchmarks/bench_waveforms.py). With .8, however, some beats of an electrocardiogram with
+    # noise of 0 dB count twice.
     reach = int(np.argmin(np.append(correlation, 0.0) >= 0.7))
     codes = codes.copy()
     for place in np.argsort(-np.abs(codes), kind="stable")[: np.count_nonzero(codes)]:
@@ -82,8 +85,8 @@ def _at_level_of_noise(learner, X):
 
     The penalty is ``noise * sqrt(2 log n)`` for the n samples of ``X``, at which about one sample
     of pure noise has a code, but never more than the penalty of the learner. If the learner has
-    ``debias="auto"``, the copy removes all of the lasso's bias. A learner whose fit did not measure
-    the noise is returned unchanged.
+    ``debias="auto"``, the copy removes all of the lasso's bias. If the fit did not measure the
+    noise, or the penalty is an array, the learner itself is returned.
     """
     noise = getattr(learner, "noise_std_", None)
     if noise is None or np.ndim(learner.alpha_):

@@ -31,12 +31,13 @@ from skpudle._fitted import code_and_reconstruct
 
 __all__ = ["denoise_patches", "extract", "inpaint", "reconstruct"]
 
-# Number of patches denoised at a time, by type of device: on a CPU few, so that their codes stay in
-# the cache.
+# Number of patches that `_mean_of_patches` denoises at a time, by type of device. On a CPU they are
+# few, so that their codes stay in the cache.
 _PATCHES = {"cpu": 4096, "cuda": 2**17}
 
-# The first noise level of `inpaint`, as a multiple of the root mean square error of interpolation,
-# chosen on photographs of the Berkeley data set and the flower of the example.
+# `inpaint` denoises at falling noise levels. The first level is this factor times the root mean
+# square error of interpolation. The factor was chosen on photographs of the Berkeley data set and
+# the flower of the example.
 _FIRST_LEVEL = 1.5
 # Height and width, in pixels, of the patches that the default denoiser of `inpaint` codes.
 _SIDE = 8
@@ -63,7 +64,7 @@ def _extended(x, patch_shape, stride):  # (1, c, height, width) -> (height, widt
     Raises
     ------
     ValueError, TypeError
-        If these numbers of the user are not positive integers.
+        If ``stride`` or ``patch_shape``, which are the user's, are not positive integers.
     """
     check_scalar(stride, "stride", Integral, min_val=1)
     check_scalar(min(patch_shape), "patch_shape", Integral, min_val=1)
@@ -74,11 +75,12 @@ def _extended(x, patch_shape, stride):  # (1, c, height, width) -> (height, widt
 
 
 def _places(x, patch_shape, stride):  # (height, width, c) -> (n_patches,), (n_pixels * c,)
-    """Return the indices of the patches of an image, to cut all patches or some of them at once.
+    """Return indices into a flat image, by which callers cut patches or add patches up.
 
     Patch i of an image ``x`` is ``x.flatten()[first[i] + within]``: ``first`` (n_patches,) has the
-    index of the first number of each patch, and ``within`` (n_pixels * c,) the distance of all
-    numbers of a patch from its first, in the flat image.
+    index of the first number of each patch, and ``within`` (n_pixels * c,) the distance of each
+    number of a patch from the patch's first number, in the flat image. Only the shape and the
+    device of ``x`` matter.
     """
     places = torch.arange(x.numel(), device=x.device).view(x.shape)
     first = places[tuple(slice(0, n - k + 1, stride) for n, k in zip(x.shape, patch_shape))]
@@ -88,10 +90,10 @@ def _places(x, patch_shape, stride):  # (height, width, c) -> (n_patches,), (n_p
 def _mean_of_patches(x, first, within, denoise):  # (height, width, c) -> the same
     """Denoise the patches of an image, and average them at each pixel, with weights.
 
-    ``first`` (n_patches,) and ``within`` (n_pixels * c,) are those of `_places`, and ``first`` may
-    have some of the patches only. ``denoise(patches)`` gets patches (n, n_pixels * c), and returns
-    denoised patches times their weights, and the weights, both of this shape. A pixel in no patch,
-    or in patches of weight 0 only, is NaN.
+    ``first`` (n_patches,) and ``within`` (n_pixels * c,) are results of `_places`, and ``first``
+    may have some of the patches only. ``denoise(patches)`` gets patches (n, n_pixels * c), and
+    returns denoised patches times their weights, and the weights, both of this shape. A pixel in no
+    patch, or in patches of weight 0 only, is NaN.
     """
     sums = x.new_zeros(2, x.numel())
     for part in first.split(_PATCHES.get(x.device.type, 4096)):
@@ -110,7 +112,7 @@ def extract(
     ----------
     image : array-like or Tensor of shape (height, width[, 3])
         An image, extended by reflection where patches exceed its ends. Unsigned integers become
-        fractions of their largest value. NaN stays in the patches.
+        fractions of the largest integer of their dtype. NaN stays in the patches.
     patch_shape : int or tuple of int, default=(8, 8)
         Height and width of a patch; one number for a square.
     stride : int, default=1
@@ -238,9 +240,9 @@ def denoise_patches(
         noise explains: ``transform_algorithm="omp"`` with ``transform_alpha = n_pixels *
         (1.1 * noise_std) ** 2``; an encoder with hard thresholds is faster.
     image : array-like or Tensor of shape (height, width[, 3])
-        The noisy image. Unsigned integers become fractions of their largest value: fit the learner
-        on such fractions. NaN marks missing pixels, for learners that take it; the result has
-        values there, except in patches without a known pixel.
+        The noisy image. Unsigned integers become fractions of the largest integer of their dtype:
+        fit the learner on such fractions. NaN marks missing pixels, for learners that take NaN; the
+        result has values there, except in patches without a known pixel.
     patch_shape : int or tuple of int, default=(8, 8)
         Height and width of a patch; one number for a square.
     stride : int, default=1
@@ -309,7 +311,8 @@ def _shrink_cosines(patches, noise_std):  # (n, n_pixels) -> patches and weights
     waves = dct(np.eye(_SIDE), norm="ortho", axis=0)
     waves = to_tensor(np.kron(waves, waves)).to(patches)
     codes = patches @ waves.mT
-    # The threshold of 2.7 noise levels was chosen on the same photographs as _FIRST_LEVEL.
+    # Small coefficients are mostly noise. Their limit of 2.7 noise levels was chosen on the same
+    # photographs as _FIRST_LEVEL: of the Berkeley data set, and the flower of the example.
     small = codes.abs() <= 2.7 * noise_std
     small[:, 0] = False  # the mean of a patch is hardly noisy
     denoised = codes.masked_fill_(small, 0) @ waves
@@ -394,27 +397,29 @@ def inpaint(
     gap = ~known.all(axis=2)
     if not gap.any():
         raise ValueError("No pixel is missing. Pass mask, or an image with NaN at its gaps.")
-    # To measure the errors of interpolation about 500 known pixels, or one in ten if the image has
-    # fewer than 5,000, are hidden and interpolated from the remaining known pixels.
+    # The noise levels depend on the errors of interpolation. To measure these errors about 500
+    # known pixels, or one in ten if fewer than 5,000 are known, are hidden and interpolated from
+    # the remaining known pixels.
     places, hidden = np.flatnonzero(~gap), np.zeros_like(gap)
     hidden.flat[places[5 :: max(10, len(places) // 500)]] = True
     errors = (_interpolate(x, gap | hidden) - x)[hidden]
-    # The orthogonal matrix ``mixing`` turns three colours into a mean and two differences, each
-    # with a noise level of its own in ``units``.
+    # The default denoiser gets a mean and two differences of the colours instead of the colours,
+    # since their errors differ. The orthogonal matrix ``mixing`` computes the mean and the
+    # differences, and ``units`` has the root mean square errors of their interpolation.
     mixing = dct(np.eye(x.shape[2], dtype=x.dtype), norm="ortho", axis=0)
     units = np.sqrt(np.square(errors @ mixing.T).sum(axis=0) / max(len(errors), 1))
     unit = np.sqrt(np.mean(units**2))
     filled = given = to_tensor(np.where(known, x, _interpolate(x, gap)))
     known, mixing, units = map(to_tensor, (known, mixing, units))
-    # The image is extended by 7 pixels on each side, so that pixels at its border are in 64 patches
-    # like all others. To save time only patches that touch a gap are denoised: ``first`` has their
-    # indices, as in `_places`.
+    # Below the image is extended by 7 pixels on each side, so that pixels at its border are in 64
+    # patches of 8 x 8 pixels like all others. To save time only patches that touch a gap are
+    # denoised: ``first`` has their indices in the extended image, as in `_places`.
     ends, inner = [_SIDE - 1] * 2, slice(_SIDE - 1, 1 - _SIDE)
     touching = binary_dilation(np.pad(gap, ends[0]), np.ones((_SIDE, _SIDE)), origin=_SIDE // 2 - 1)
     first = to_tensor(np.flatnonzero(touching))
     _, within = _places(first.new_empty(*touching.shape, 1), (_SIDE, _SIDE), 1)
-    # The last level is a twentieth of the first, chosen on the same photographs as _FIRST_LEVEL.
-    # The root mean square error ``unit`` is 0 if interpolation is exact.
+    # Noise levels fall to a twentieth of the first, a factor chosen on the same photographs as
+    # _FIRST_LEVEL. If interpolation is exact, ``unit`` is 0, and nothing is denoised.
     for level in np.geomspace(_FIRST_LEVEL, _FIRST_LEVEL / 20.0, n_iter if unit > 0 else 0):
         if denoise is None:
             mixed = extend((filled @ mixing.mT).movedim(-1, 0)[None], ends, ends)[0]

@@ -13,7 +13,7 @@ the learner itself: arrays, such as its ``components_``, are compared without sh
 "By chance" means: for random atoms. Random atoms are Gaussian combinations of the atoms of a
 dictionary, with the mean and the second moments of these atoms. Atoms of smooth images, or of data
 with few large principal components, are similar even if the data do not determine them. Random
-atoms are similar to the same degree, and so give the coherence that means nothing.
+atoms are similar to the same degree: only a coherence above theirs is evidence.
 """
 
 import warnings
@@ -56,17 +56,20 @@ __all__ = [
     "unexplained_variance",
 ]
 
-# Singular values below this fraction of the largest singular value count as rounding errors.
+# In `_sparsity` singular values below this fraction of the largest singular value count as rounding
+# errors.
 _RANK = 1e-9
-# Parameters that `atom_support` copies from the user's learner to the learners that it fits.
+# Parameters that `atom_support` copies from the user's learner to the learners that it fits: the
+# model of the data, without anything that depends on the number of atoms or the penalty.
 _SHARED = "loss", "n_trials", "positive_code", "positive_dict", "fit_intercept", "noise"
 
 
 def check_pair(first, second, *, same_length=False):
-    """Return two dictionaries, or two sets of samples, as float arrays of comparable shapes.
+    """Check that two dictionaries, or two sets of samples, can be compared; return float arrays.
 
-    Arguments are arrays (n, ...) or fitted learners, whose atoms are taken. ValueError is raised if
-    the shapes differ after the first axis, or with ``same_length`` on any axis.
+    Arguments are arrays (n, ...) or fitted learners, whose atoms are taken; the results are arrays
+    of their shapes. ValueError is raised if the shapes differ after the first axis, or with
+    ``same_length`` on any axis.
     """
     pair = (host_array(arrays.dictionary_of(given)) for given in (first, second))
     how = dict(dtype=[np.float64, np.float32], allow_nd=True)
@@ -80,8 +83,8 @@ def check_pair(first, second, *, same_length=False):
 def unit_atoms(dictionary):
     """Divide atoms (n, ...) by their norms, in the same shape; zero atoms stay zero."""
     flat = dictionary.reshape(len(dictionary), -1)
-    # Scaled by powers of two, which is exact: squares could overflow, and `normalize` takes norms
-    # below 1e-15 for zero.
+    # Atoms are first scaled by powers of two, which is exact, to a largest entry of 0.5 to 1:
+    # squares of large entries would overflow, and `normalize` takes norms below 1e-15 for zero.
     largest = np.abs(flat).max(axis=1, keepdims=True)
     return normalize(np.ldexp(flat, -np.frexp(largest)[1])).reshape(dictionary.shape)
 
@@ -96,7 +99,7 @@ def count_shift_axes(*dictionaries):  # -> int
 
 
 def shift_atoms(atoms, n_axes):  # (n, ...) -> (n, n_shifts, n_features)
-    """Return flat copies of atoms at all shifts along their first ``n_axes`` axes.
+    """Return flat copies of atoms at all shifts along their first ``n_axes`` axes, for comparisons.
 
     A shifted atom keeps its shape and has zeros where nothing was shifted in. With ``n_axes=0``
     there is one copy, the atom without a shift.
@@ -120,9 +123,11 @@ def atom_cosines(dictionary, reference, n_axes=None):  # -> (n_reference, n_comp
 
 
 def _best_cosines(atoms, shifted):  # -> (n_reference, n_components)
-    """Return the cosines of unit atoms (n_components, ...) with those that `shift_atoms` returned.
+    """Return the cosine of each atom with each reference atom at the best shift.
 
-    Of the shifts of a reference atom the one with the largest modulus of the cosine counts.
+    ``atoms`` are unit atoms (n_components, ...), and ``shifted``, (n_reference, n_shifts,
+    n_features), the unit atoms of the reference at all shifts, as `shift_atoms` returns them. The
+    best shift has the largest modulus of the cosine.
     """
     cosines = np.tensordot(shifted, atoms.reshape(len(atoms), -1), (2, 1))
     best = np.abs(cosines).argmax(axis=1, keepdims=True)
@@ -174,7 +179,7 @@ def _assign(products):  # (n_reference, n_components) -> AtomMatch
 def _recover(cosines):  # (n_reference, n_components) -> (n_reference,)
     """Return for each atom of a reference the coherence with its match, 0 without a match.
 
-    ``cosines`` are those of `atom_cosines`. See `atom_coherence`.
+    ``cosines`` are the result of `atom_cosines`, and the result is that of `atom_coherence`.
     """
     match = _assign(cosines)
     return np.bincount(match.reference_indices, match.coherences, len(cosines))
@@ -262,7 +267,7 @@ def _match_component(atom, shifted, names):  # (m,), (n_reference, n_shifts, m) 
     ``names`` the names of the reference atoms.
     """
     # Each reference atom gets the shift at which its inner product with the atom has the largest
-    # modulus, and the sign that makes this product positive: weights are non-negative.
+    # modulus. It gets the sign that makes this product positive, since weights are non-negative.
     best = np.abs(shifted @ atom).argmax(axis=1)
     reference = shifted[np.arange(len(best)), best]
     reference = reference * np.where(reference @ atom < 0, -1, 1)[:, None]
@@ -360,7 +365,8 @@ def dictionary_error(dictionary: Any, reference: Any, *, match: bool = False) ->
        backpropagation", arXiv:2106.00058, appendix B.
     """
     dictionary, reference = check_pair(dictionary, reference, same_length=True)
-    # Squared distances have the least sum where inner products have the largest.
+    # The permutation and signs with the largest sum of inner products give the smallest error: the
+    # squared error is a sum of squared norms, which they do not change, minus twice this sum.
     if match:
         flat = (atoms.reshape(len(atoms), -1) for atoms in (reference, dictionary))
         dictionary = _assign(np.inner(*flat)).align_dictionary(dictionary)
@@ -409,14 +415,16 @@ def recovery_rate(dictionary: Any, reference: Any, *, threshold: float = 0.9) ->
 def recombine_atoms(atoms, rng, *n_draws):  # (n_components, ...) -> (*n_draws, n_components, ...)
     """Draw random unit atoms with about the mean and second moments of a dictionary's unit atoms.
 
-    There is one random dictionary, or ``n_draws`` of them. They show which similarity of atoms is
-    due to chance. A random atom is a Gaussian combination of all ``atoms``. The mean of atoms
-    depends on their signs, so each atom first gets the sign that makes its inner product with the
-    first principal direction positive. ``rng`` is a `numpy.random.RandomState`.
+    Random dictionaries show which similarity of atoms is due to chance. One is drawn or, with an
+    int as ``n_draws``, so many. A random atom is a Gaussian combination of all ``atoms``, which are
+    unit atoms. The mean of atoms depends on their signs, so each atom first gets the sign that
+    makes its inner product with the first principal direction positive. ``rng`` is a
+    `numpy.random.RandomState`.
     """
     rows, n = atoms.reshape(len(atoms), -1), len(atoms)
     direction = rows.sum(axis=0)
-    # 10 power iterations need not converge: the direction only decides about signs.
+    # The first principal direction, by power iterations. Ten are enough although they need not
+    # converge, since the direction is only used to choose signs.
     for _ in range(10):
         direction = normalize([rows.T @ (rows @ direction)])[0]
     aligned = rows * np.where(rows @ direction < 0, -1, 1)[:, None]
@@ -428,10 +436,10 @@ def recombine_atoms(atoms, rng, *n_draws):  # (n_components, ...) -> (*n_draws, 
 def chance_coherence(dictionary, reference, n_axes=0):  # -> (n_draws, n_reference)
     """Return the coherence of a reference with random dictionaries: the coherence by chance.
 
-    Row i holds the `atom_coherence` of each reference atom for random dictionary i, which
-    `recombine_atoms` draws from the nonzero atoms of ``dictionary``. There are so many draws that
-    the mean of the result is exact to 0.005. ``n_axes`` is the number of axes along which atoms
-    are shifted.
+    Both arguments are arrays (n, ...) or learners. Row i of the result holds the `atom_coherence`
+    of each reference atom for random dictionary i, which `recombine_atoms` draws from the nonzero
+    atoms of ``dictionary``. There are so many draws that the mean of the result is exact to 0.005.
+    ``n_axes`` is the number of axes along which atoms are shifted.
 
     Random combinations lie in the span of the dictionary's few atoms, and therefore match the
     reference a little worse than independent atoms would. If the reference is recombined too, the
@@ -440,8 +448,8 @@ def chance_coherence(dictionary, reference, n_axes=0):  # -> (n_draws, n_referen
     """
     dictionary, reference = map(unit_atoms, check_pair(dictionary, reference))
     rng, used = np.random.RandomState(0), dictionary[[atom.any() for atom in dictionary]]
-    # The standard deviation is about 0.1 for the coherence of one random atom, so that it is 0.002
-    # for the mean of 2,500 coherences.
+    # So many draws that the result is a mean of at least 2,500 coherences: the coherence of one
+    # random atom has a standard deviation of about 0.1, and the mean of 2,500 has 0.002.
     n_draws = max(4, ceil(2500 / min(len(used), len(reference))))
     draws, shifted = recombine_atoms(used, rng, n_draws), shift_atoms(reference, n_axes)
     found = np.stack([_recover(_best_cosines(drawn, shifted)) for drawn in draws])
@@ -503,7 +511,9 @@ def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9)
     """
     n_axes = count_shift_axes(*dictionaries)
     dictionaries = [host_array(arrays.dictionary_of(one)) for one in dictionaries]
-    # (n_dictionaries, n_dictionaries - 1, n_components): each one as the reference of all others
+    # Each dictionary is the reference of all other dictionaries. `permutations` lists the pairs of
+    # the first dictionary first, then those of the second: ``found`` is reshaped to the shape
+    # (n_dictionaries, n_dictionaries - 1, n_components), and averaged over the other dictionaries.
     pairs = permutations(dictionaries, 2)
     found = [_recover(atom_cosines(other, one, n_axes)) for one, other in pairs]
     atoms = np.reshape(found, (len(dictionaries), -1, len(found[0]))).mean(axis=1)
@@ -559,10 +569,11 @@ def lasso_objective(
 
 
 def code_and_compare(estimator, X):
-    """Return data, their codes and their reconstructions as arrays, for the scores below.
+    """Return data, their codes and their reconstructions as arrays, for the scores of this module.
 
-    The data have the shape of ``X``, (n_samples, ...), and so have the reconstructions. Images of
-    unsigned integers become fractions of the largest integer, as the learner reads them.
+    Data and reconstructions have the shape of ``X``, (n_samples, ...), and codes are the result of
+    the estimator's ``transform``. Images of unsigned integers become fractions of the largest
+    integer, as the learner reads them.
     """
     found = X if np.ndim(X) == 2 else as_fractions(X), *code_and_reconstruct(estimator, X)
     return tuple(np.asarray(host_array(array)) for array in found)
@@ -593,10 +604,10 @@ def reconstruction_r2_scorer(estimator: Any, X: ArrayLike, y: Any = None) -> flo
 
 
 def _denoising_score(estimator, X, y=None, *, noise_std):
-    """Return the score of `make_denoising_scorer`, minus an estimated squared error per entry.
+    """Return minus the estimated squared error of an entry: the scorer of `make_denoising_scorer`.
 
-    The docstring of `make_denoising_scorer` has the formulas of both estimates. ``noise_std`` None
-    selects cross-validation.
+    The docstring of `make_denoising_scorer` has the formulas of both estimates: SURE with the
+    standard deviation ``noise_std`` of the noise, and cross-validation (GCV) with None.
     """
     X, code, reconstruction = code_and_compare(estimator, X)
     residual = float(np.square(X - reconstruction).mean(dtype=np.float64))
@@ -604,8 +615,9 @@ def _denoising_score(estimator, X, y=None, *, noise_std):
     share = float(np.minimum(n_used, X[0].size).mean()) / X[0].size
     if noise_std is not None:
         return noise_std**2 * (1 - 2 * share) - residual
-    # Codes with m nonzero entries fit any sample of m entries exactly, so the residual says nothing
-    # about the error. They get the score of a reconstruction by the mean of the samples.
+    # Codes with as many nonzero entries as a sample has entries (``share`` is 1) fit any sample
+    # exactly, so their residuals tell nothing about the error, and GCV would divide by 0. Such
+    # codes get the score of a reconstruction by the mean of the samples.
     return -residual / (1 - share) ** 2 if share < 1 else -float(X.var(axis=0).mean())
 
 
@@ -692,14 +704,15 @@ def unexplained_variance(X: ArrayLike, reconstruction: ArrayLike) -> float:
 
 
 def _without(learner, atom):
-    """Return a copy of a learner whose codes never use the atom of number ``atom``.
+    """Return a copy of a learner whose codes never use the atom with the index ``atom``.
 
     `atom_importance` measures the loss without the atom by this copy. The atom is zero in the copy.
-    A learned encoder has weights of its own in the place of the atoms, so its thresholds for the
-    atom become infinite as well. The learner itself does not change.
+    A learned encoder has weights of its own instead of the atoms, so its thresholds for the atom
+    become infinite as well. The learner itself does not change.
     """
     other = copy(learner)
-    # The copy encodes arrays, and scikit-learn would warn that their columns have no names.
+    # The copy encodes arrays. If it had the names of features that the learner was fitted with,
+    # scikit-learn would warn that the columns of the arrays have no names.
     vars(other).pop("feature_names_in_", None)
     other.components_ = np.array(learner.components_)
     other.components_[atom] = 0
@@ -792,9 +805,10 @@ def _find_atoms(learner, X, seed):  # -> (n_found, n_features), unit atoms
 def _without_any_feature(first, second):  # (n, n_features) twice -> (n,)
     """Return the coherence of each pair of unit atoms without the feature that supports it most.
 
-    It is the least modulus of the cosine after any one feature is left out. Fits to noise with
-    heavy tails find atoms that consist of a single feature, and two fits find the same atoms, so
-    the full cosine would not expose them as noise. Without this feature it is near 0.
+    The result is the least modulus of the cosine of the two atoms after any one feature is left
+    out. Fits to noise with heavy tails find atoms that consist of a single feature, and two fits
+    find the same atoms, so the cosine over all features would not expose the atoms as noise. The
+    cosine without the single feature is near 0.
     """
     rest = (first * second).sum(axis=1, keepdims=True) - first * second
     lengths = np.sqrt((1 - np.square(first)).clip(0) * (1 - np.square(second)).clip(0))
@@ -829,15 +843,17 @@ def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
     kept = values > values[0] * _RANK
     whiten = vectors[kept].T / values[kept]  # (m, rank)
     directions, rank = whiten @ (atoms @ whiten).T, int(kept.sum())
-    # Geary's ratio of a coordinate of points that are uniform on the sphere of ``rank`` dimensions
+    # Geary's ratio, expected for Gaussian noise: that of a coordinate of points that are uniformly
+    # distributed on the unit sphere in ``rank`` dimensions.
     sphere = sqrt(rank / pi) * exp(lgamma(rank / 2) - lgamma((rank + 1) / 2))
     ratios = _geary(centred @ directions, np.linalg.norm(centred @ whiten, axis=1))
-    # For n Gaussian samples Geary's ratio has the variance (1 - 3 / pi) / n.
+    # In standard errors: for n Gaussian samples Geary's ratio has the variance (1 - 3 / pi) / n.
     of_gaussian = (sphere - ratios) / sqrt((1 - 3 / pi) / n)
 
     scales = np.where(deviations > 0, deviations, 1)
 
-    def measure(rows):  # -> (n_atoms,); lengths in units of features, so that all features count
+    def measure(rows):  # (n, m) -> (n_atoms,)
+        # Lengths of rows are in units of the features' deviations, so that all features count.
         return _geary(rows @ directions, np.linalg.norm(rows / scales, axis=1))
 
     # 30 permutations are enough: they estimate the standard deviation of the measure to 13 %.
@@ -865,7 +881,8 @@ def _found_twice(halves, fits, level, rng):  # -> (n_found, n_features)
     least = np.tanh(chance.mean() + quantile * chance.std())
     agree = _without_any_feature(first, second) > least
     sparse = _sparsity(first, halves[1], rng) + _sparsity(second, halves[0], rng)
-    # The sum of two independent scores has the standard deviation sqrt(2).
+    # Each score has the standard deviation 1 for noise, and the sum of two independent scores has
+    # sqrt(2): so the limit of the sum is sqrt(2) times the quantile of one score.
     return unit_atoms(first + second)[agree & (sparse > sqrt(2) * quantile)]
 
 
@@ -876,7 +893,7 @@ def atom_support(
     level: float = 0.05,
     random_state: int | np.random.RandomState | None = 0,
 ) -> Bunch:
-    """Return which atoms of a learner the samples support, by new fits to both halves of them.
+    """Test which atoms of a learner the samples support, by new fits to two halves of the samples.
 
     A new learner is fitted to each half of the samples. The two fits do not see the learner's atoms
     and choose their own numbers of atoms. An atom that both fits find counts if its two versions
@@ -940,15 +957,16 @@ def atom_support(
     found, rows = np.zeros((0, atoms.shape[1])), rng.permutation(len(X))
     halves = X[rows[::2]], X[rows[1::2]]
     if all(len(half) > 1 for half in halves):
-        # Fits to few samples or to noise warn, although atoms without support are a valid result.
+        # Warnings are hidden: fits to few samples or to noise warn, but here atoms without support
+        # are a valid result.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             fits = [_find_atoms(learner, half, int(rng.integers(2**31))) for half in halves]
         filled = [to_numpy(split_missing(to_tensor(half))[0]) for half in halves]
         found = _found_twice(filled, fits, level, rng)
     coherence = _recover(atoms @ found.T)
-    # Two atoms count as the same from a cosine of 0.8 on, which lies between two cases. An atom and
-    # its sum with an orthogonal atom have the cosine 0.71. The true atoms of synthetic data with a
-    # signal-to-noise ratio of 10 dB and their matches in fits with twice the number of atoms have
-    # at least 0.91.
+    # An atom of the learner counts as found from a cosine of 0.8 on. The limit lies between two
+    # cases: an atom and its sum with an orthogonal atom have the cosine 0.71, which must not count.
+    # The true atoms of synthetic data with a signal-to-noise ratio of 10 dB and their matches in
+    # fits with twice the number of atoms have at least 0.91, which must count.
     return Bunch(supported=coherence >= 0.8, found=found, coherence=coherence)

@@ -51,8 +51,8 @@ __all__ = [
     "StabilityDisplay",
 ]
 
-# In a grid of lines: height of a cell over its width, and the fraction of the width and the height
-# of a cell that the line of its atom fills.
+# Cells of a grid of lines, one for each atom: the height of a cell over its width, and the fraction
+# of the width and of the height of a cell that the line of the atom fills.
 _FLATNESS, _FILLED = 0.5, 0.9
 # Empty margin on each side of a cell of a grid of lines, as a fraction of the cell's width.
 _MARGIN = (1 - _FILLED) / 2
@@ -64,7 +64,7 @@ _BINS = 50
 
 
 def check_kind(kind, *kinds):
-    """Raise ValueError that lists the allowed ``kinds`` if a user's ``kind`` is not one of them."""
+    """Raise ValueError, which lists the allowed ``kinds``, if the user's ``kind`` is another."""
     if kind not in kinds:
         raise ValueError(f"kind={kind!r:.50} is unknown. Pass one of {', '.join(kinds)}.")
 
@@ -106,7 +106,7 @@ class Display:
         return self
 
     def _size(self, **options):
-        """Return (width, height) of a new figure in inches; None is matplotlib's default size."""
+        """Return (width, height) of a new figure in inches, or None for matplotlib's default."""
 
 
 def _as_pictures(atoms, kind="auto", image_shape=None):
@@ -144,14 +144,17 @@ def _most_used(codes):  # (n, n_components) -> (n_components,)
 
 
 def _largest(pictures):  # (n_atoms, ...) -> (n_atoms, 1, ...)
-    """Return the largest modulus of each picture as its divisor: 1 instead of 0, NaN ignored."""
+    """Return the largest modulus of each picture, by which pictures are divided; 1 instead of 0.
+
+    NaN is ignored.
+    """
     axes = tuple(range(1, pictures.ndim))
     largest = np.nanmax(np.abs(pictures), axes, keepdims=True, initial=0)
     return np.where(largest > 0, largest, 1)
 
 
 def _scale(wave):  # (length[, n_channels]) -> the same shape
-    """Scale a signal to a largest modulus of 0.45, for a row of height 1 around zero."""
+    """Scale a signal to a largest modulus of 0.45, so that it fits into a row of height 1."""
     return _FILLED / 2 * wave / _largest(wave[None])[0]
 
 
@@ -287,6 +290,8 @@ class AtomsDisplay(Display):
         return math.ceil(len(self.atoms) / n_columns), n_columns
 
     def _size(self, n_columns=None, **_):  # -> width, height in inches
+        # A row of spectra or waveforms is 1.2 inches high. The longer side of a grid is 6.4 inches,
+        # and the other side in proportion, but at least 1.5.
         if self.kind in ("spectra", "waveforms"):
             return 7.0, 1.2 * len(self.atoms) + 0.6
         cell = self.atoms.shape[1:3] if self.kind == "images" else (_FLATNESS, 1)
@@ -297,7 +302,7 @@ class AtomsDisplay(Display):
         getattr(self, f"_draw_{self.kind}")(**options)
 
     def _set_grid(self, n_columns, row_labels):  # -> n_rows, n_columns
-        """Set limits and row labels of the axes, and pale the cells of unsupported atoms."""
+        """Set limits and row labels of the axes, and draw a pale cover over unsupported atoms."""
         n_rows, n_columns = self._grid(n_columns)
         places = [] if row_labels is None else np.arange(n_rows) + 0.5
         self.ax_.set_yticks(places, row_labels)
@@ -316,12 +321,15 @@ class AtomsDisplay(Display):
         images = self.atoms / _largest(self.atoms)
         if self.lower is not None:
             images = np.where((self.lower > 0) | (self.upper < 0), images, 0.0)
-        # An empty (NaN) line of pixels below and to the right of each image separates two images.
+        # Images are separated by a line of pixels below and to the right of each image. The line is
+        # NaN, which matplotlib leaves blank.
         grid = np.full([n_rows, height + 1, n_columns, width + 1, *colours], np.nan)
         for image, place in zip(images, np.ndindex(n_rows, n_columns)):
             grid[place[0], :-1, place[1], :-1] = image
         grid = grid.reshape(n_rows * (height + 1), n_columns * (width + 1), *colours)
-        if colours:  # matplotlib takes colours from 0 to 1; NaN between images becomes white
+        # matplotlib takes colours from 0 to 1, so zero becomes mid-grey. Colours must not be NaN,
+        # so the lines between images become white.
+        if colours:
             grid = np.nan_to_num(0.5 + 0.5 * grid, nan=1.0)
         greys = {"cmap": "gray", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
         place = {"extent": (0, n_columns, n_rows, 0), "aspect": (height + 1) / (width + 1)}
@@ -341,7 +349,8 @@ class AtomsDisplay(Display):
         x = np.linspace(*ends, length, axis=1)[:, :, None]
         middles, unit = row[:, None, None] + 0.5, _FILLED / 2 / _largest(self.atoms)
         drawn = [part for part in (self.atoms, self.lower, self.upper) if part is not None]
-        # NaN after each atom interrupts the line between two atoms.
+        # One line runs through all atoms of a channel. NaN after each atom interrupts the line, so
+        # that the end of an atom is not joined with the start of the next atom.
         gap = dict(pad_width=[(0, 0), (0, 1), (0, 0)], constant_values=np.nan)
         parts = [np.pad(part, **gap) for part in (x, *(middles - unit * one for one in drawn))]
         x, lines, *ends = (part.reshape(-1, part.shape[2]) for part in parts)
@@ -351,7 +360,8 @@ class AtomsDisplay(Display):
         for line, *band in zip(self.lines_, *(end.T for end in ends)) if ends else ():
             pale = dict(color=line.get_color(), alpha=0.3, linewidth=0)
             self.bands_.append(self.ax_.fill_between(x[:, 0], *band, **pale))
-        # The legend tells channels by their colours, which matplotlib repeats after ten.
+        # A legend names the channels by their colours, but not of more than ten channels, since
+        # matplotlib repeats colours after ten.
         if 1 < n_channels <= 10:
             below = dict(loc="upper center", bbox_to_anchor=(0.5, 0.0), frameon=False)
             self.ax_.legend(ncols=5, fontsize="small", **below)
@@ -360,10 +370,10 @@ class AtomsDisplay(Display):
             self.ax_.set_xticks([_MARGIN, 1 - _MARGIN], ["0", f"{seconds:.3g} s"])
 
     def _draw_spectra(self, *, groups=None, colors=None, row_labels=None, **style):
-        """Draw atoms as bars, the first atom on top; ``style`` goes to ``bar``.
+        """Draw atoms as spectra of bars, one below the other; ``style`` goes to ``bar``.
 
-        ``groups`` is a label for each channel. The channels of a group have one colour, and the
-        label of the group is written above their middle.
+        ``groups`` has a label for each channel, and ``colors`` a colour for each different label.
+        Channels with the same label get one colour, and the label is written above their middle.
         """
         n_spectra, n_channels = self.atoms.shape[:2]
         groups = [""] * n_channels if groups is None else list(groups)
@@ -385,7 +395,8 @@ class AtomsDisplay(Display):
             ends = np.maximum([heights - low, high - heights], 0).reshape(2, -1)
             tops = bottom + heights.ravel()
             self.ax_.errorbar(channels, tops, ends, fmt="none", ecolor="0.3", elinewidth=0.8)
-            # A bar is faint if its interval contains 0, or if its atom is not supported.
+            # The data do not determine a bar if its interval contains 0, or if its atom is not
+            # supported: it is drawn faint.
             for k in np.flatnonzero((low <= 0) | ~self.supported[:, None]):
                 self.bars_[k].set_alpha(0.25)
         self.ax_.hlines(bottoms, -1, n_channels, color="black", linewidth=0.5)
@@ -402,8 +413,9 @@ class AtomsDisplay(Display):
         """
         maps, waves = map(to_numpy, factor_atoms(to_tensor(self.atoms.swapaxes(1, 2))))
         missed = np.abs(self.atoms - waves[:, :, None] * maps[:, None]).max()
-        # Atoms count as rank one if no entry of map times waveform differs from the atom by more
-        # than 0.001 of the largest entry of all atoms. Rounding errors of float32 are far smaller.
+        # A map and a waveform show an atom only if their product equals the atom. Differences up to
+        # a thousandth of the largest entry of all atoms are allowed, far above rounding errors of
+        # float32.
         if missed > 1e-3 * np.abs(self.atoms).max():
             raise ValueError("Atoms are no maps times waveforms. Fit with rank=1, or draw lines.")
         self.axes_ = self.ax_.get_subplotspec().subgridspec(len(maps), 2).subplots(squeeze=False)
@@ -521,12 +533,12 @@ class ContributionsDisplay(Display):
         return cls(pictures, made.values[rows], labels, kind).plot(**options)
 
     def _size(self, **_):  # -> width, height in inches
-        # 0.7 and 0.3 inches leave space for the labels of rows and columns.
+        # The size of all cells, and 0.7 inches for the labels of rows and 0.3 for those of columns.
         return 0.9 * self.pictures.shape[1] + 0.7, 0.95 * len(self.pictures) + 0.3
 
     def _draw(self, **style):
-        # An `AtomsDisplay` draws the grid of pictures. Columns are named above the grid, and the
-        # contribution of each training sample is written on its cell.
+        # Draw the grid of pictures by an `AtomsDisplay`, write the names of columns above it, and
+        # write the contribution of each training sample on the cell of the sample.
         n_columns = self.pictures.shape[1]
         grid = AtomsDisplay(self.pictures.reshape(-1, *self.pictures.shape[2:]), self.kind)
         given = dict(ax=self.ax_, n_columns=n_columns, row_labels=self.row_labels)
@@ -534,7 +546,8 @@ class ContributionsDisplay(Display):
         names = ["target", "estimate", *range(1, n_columns - 1)]
         self.ax_.set_xticks(np.arange(n_columns) + 0.5, names)
         self.ax_.xaxis.tick_top()
-        # A pale box makes numbers legible on images; on lines it would hide the lines.
+        # On images a white box behind each number makes the number legible. On lines the box is
+        # transparent, since it would hide the lines.
         alpha = 0.8 if self.kind == "images" else 0
         box = {"facecolor": "white", "alpha": alpha, "pad": 1, "linewidth": 0}
         for (i, j), value in np.ndenumerate(self.values):
@@ -619,7 +632,8 @@ class ActivationsDisplay(Display):
         found = find_learner_of_signals(estimator)
         learner, X = found.learner, found.prepare(X)
         samples = read_samples(learner, X)
-        # Indexing X, and not the arrays in ``samples``, keeps the names of a data frame's columns.
+        # The signal is taken from X and not from ``samples``, which are arrays: a data frame keeps
+        # the names of its columns, which the learner checks.
         given = X if len(samples) == 1 else _safe_indexing(X, [index])
         codes, _ = encode_samples(learner, given)
         order = np.argsort(-np.abs(codes).sum(axis=0), kind="stable")
@@ -630,7 +644,8 @@ class ActivationsDisplay(Display):
         return cls(*given).plot(**options)
 
     def _draw(self, *, sampling_rate=None, **style):
-        # The signal has the height 0, and the row of the k-th atom the height -k, for k = 1, 2, ...
+        # Draw the signal at the height 0, and below the signal a row with the bars and the waveform
+        # of each atom: the k-th atom, k = 1, 2, ..., at the height -k.
         names, values = np.unique(self.atoms), _scale(self.values)
         rate, name = check_rate(sampling_rate), "Sample" if sampling_rate is None else "Seconds"
         times, self.marks_, self.thumbnails_ = np.arange(len(self.sample)) / rate, [], []
@@ -641,7 +656,8 @@ class ActivationsDisplay(Display):
             ends = self.places[own] / rate, -row, values[own] - row
             bars = self.ax_.vlines(*ends, **({"color": color, "linewidth": 1.5} | style))
             self.marks_.append(bars)
-            # The waveform is drawn right of the axes, which end at x = 1 in units of their width.
+            # The waveform is drawn to the right of the axes: x is in units of the width of the
+            # axes, which end at x = 1.
             x = np.linspace(1.02, 1.17, len(wave))
             self.thumbnails_.append(self.ax_.plot(x, wave - row, color=color, **beside))
         ticks = -np.arange(len(names) + 1)
@@ -706,7 +722,8 @@ class CodesDisplay(Display):
         return cls(*find_learner(estimator).encode(X)).plot(**options)
 
     def _draw(self, *, kind="usage", **style):  # sets ``heights_``
-        # Bar i has the height heights_[i] and lies between edges[i] and edges[i + 1].
+        # Compute and draw the bars of a ``kind`` of statistic; ``style`` goes to ``stairs``. Bar i
+        # has the height heights_[i], and lies between edges[i] and edges[i + 1].
         check_kind(kind, "usage", "count", "magnitude")
         used, ax = self.codes != 0, self.ax_
         n_used = np.bincount(self.samples, used.sum(axis=1)).astype(int)
@@ -782,7 +799,8 @@ class LossCurveDisplay(Display):
         return cls(curves, dict(zip(names, searched))).plot(**options)
 
     def _draw(self, **style):
-        # Each curve has its own dashes, so that of two equal curves both can be seen.
+        # Draw a line for each learner; ``style`` goes to ``semilogy``. Successive curves have
+        # different dashes, so that of two equal curves both can be seen.
         self.lines_, styles = [], cycle(["-", (0, (4, 4)), (0, (1, 3))])
         for (name, curve), dashes in zip(self.curves.items(), styles):
             n, epochs = self.n_searched[name], np.arange(1, len(curve) + 1)
@@ -803,10 +821,10 @@ class PathDisplay(Display):
     The score is the fraction of the energy of hidden entries that a prediction explains (R^2). For
     the kind "size" the plot shows, for each number of atoms, the best score minus the score of this
     number. The learner chose the smallest number for which the difference counts as chance, that
-    is, lies in the grey band (one standard error, within bounds). Occasionally a smaller number
-    lies in the band as well, since the fit compares numbers on more samples than the score has. The
-    vertical scale is linear inside the band and logarithmic above, since the first atoms improve
-    the score hundreds of times more.
+    is, lies in the grey band (one standard error, but at least 0.001 unless the learner is a
+    `skpudle.PoissonNMF`). Occasionally a smaller number lies in the band as well, since the fit
+    compares numbers on more samples than the score has. The vertical scale is linear inside the
+    band and logarithmic above, since the first atoms improve the score hundreds of times more.
 
     For the kind "penalty" the plot shows the score of each penalty of the search. A line joins the
     penalties in the order of the trials, in which a penalty may occur more than once.
@@ -866,6 +884,7 @@ class PathDisplay(Display):
         return cls(path, chosen, kind).plot(**options)
 
     def _draw(self, **style):  # ``style`` goes to the line of the trials
+        # Draw scores of numbers of atoms with their band, or scores of penalties, and the choice.
         path, ax, style = self.path, self.ax_, {"marker": ".", "zorder": 3} | style
         if self.kind == "size":
             sizes, best = path.n_components, path.score.max()
@@ -874,8 +893,9 @@ class PathDisplay(Display):
             self.band_ = ax.fill_between(sizes, path.tolerance, **band)
             ax.set(xlabel="Number of atoms", ylabel=f"Loss of score against the best, {best:.3g}")
             ax.locator_params("x", integer=True, min_n_ticks=1)
-            # The linear part of the scale must not be empty. Tolerances are NaN with fewer than 20
-            # samples, for which there are no scores, and 0 for exact scores.
+            # The scale is linear up to the largest tolerance, but at least up to 1e-9, since
+            # matplotlib needs a positive number. Tolerances may be 0, and are NaN for fits to fewer
+            # than 20 samples, which have no scores.
             ax.set_yscale("symlog", linthresh=np.nanmax(path.tolerance, initial=1e-9))
             ax.set_ylim(bottom=0)
         else:
@@ -973,6 +993,7 @@ class StabilityDisplay(Display):
         return cls(*np.array(rows).T, ("Mean stability", name, "Number of atoms")).plot(**options)
 
     def _draw(self, **style):  # ``style`` goes to the line of the stability
+        # Draw the stability for the left axis, ``second`` for the right axis, and a legend above.
         left, right, below = self.labels
         style = {"marker": "o", "color": "C0", "label": left} | style
         (self.line_,) = self.ax_.plot(self.x, self.stability, **style)
@@ -1046,6 +1067,7 @@ class RecoveryDisplay(Display):
         return cls(cosines).plot(**options)
 
     def _draw(self, **style):  # ``style`` goes to ``imshow``
+        # Draw the matrix of coherences as an image, with a colour bar.
         matrix = {"cmap": "viridis", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
         self.image_ = self.ax_.imshow(self.coherences, **(matrix | style))
         self.figure_.colorbar(self.image_, ax=self.ax_, label="Coherence")

@@ -32,12 +32,14 @@ from skpudle.metrics import atom_cosines, atom_support, unit_atoms
 __all__ = ["findings"]
 
 # An atom counts as the copy of a single sample, or of a single event of a signal, only if this
-# sample or event has more than this fraction of the sum of squared codes of the atom. In a least
-# squares fit of the atom a sample has the weight of its squared code.
+# sample or event has more than this fraction of the sum of squared codes of the atom. Squared codes
+# are compared since they are the weights of the samples in a least squares fit of the atom: above a
+# half the single sample has more weight than all other samples together.
 _SINGLE_SHARE = 0.5
 
-# Largest number of entries of the samples for which `_unsupported_atoms` runs, since it fits a new
-# learner to each half of the samples: for digits (115,000 entries) each fit takes 7 s of one core.
+# Largest number of entries of the samples for which `_unsupported_atoms` runs. It is slow, since it
+# fits a new learner to each half of the samples: for scikit-learn's digits (115,000 entries) each
+# fit takes 7 s of one core.
 _MOST_NUMBERS = 1_000_000
 
 
@@ -50,8 +52,9 @@ def _some(indices, n_atoms):
 def _penalty(look):
     """Return the name of the parameter that sets the penalty of codes, and its value in the fit.
 
-    Sentences name the parameter to the user as the one to change. The value is a float; a penalty
-    that the fit chose itself is read from ``alpha_``.
+    Findings name this parameter to the user as the one to change. ``look`` is the `Bunch` of the
+    module docstring. The value is a float; a penalty that the fit chose itself is read from
+    ``alpha_``.
     """
     given = look.given
     learned = given.get("separate_atoms") and given["transform_algorithm"] == "unfolded"
@@ -62,7 +65,7 @@ def _penalty(look):
 
 
 def _unused_atoms(look):
-    """Report atoms that no code uses, if they are more than chance leaves unused.
+    """Report atoms that no code in ``look`` (see the module) uses, if chance cannot explain them.
 
     Suppose that a code uses each of p atoms with a probability of at least 1 / p. Then the
     probability that none of n codes uses an atom is at most (1 - 1 / p)^n < exp(-n / p), and chance
@@ -80,9 +83,10 @@ def _unused_atoms(look):
 def _find_single(look, reach):  # -> (n_found,), (n_components,)
     """Find atoms that are used almost only once: in one sample, or at one position of a signal.
 
-    Return the numbers of the atoms for which more than half of the sum of squared codes comes from
-    rows near the atom's largest code, and for each atom the row of its largest code. A row of codes
-    is near if it belongs to the same sample and is fewer than ``reach`` rows away.
+    Return the indices of the atoms for which more than half of the sum of squared codes comes from
+    rows near the atom's largest code, and for each of all atoms the row of its largest code. A row
+    of codes is near if it belongs to the same sample and is fewer than ``reach`` rows away.
+    ``look`` is the `Bunch` of the module docstring.
     """
     energies, numbers = np.square(look.codes), look.numbers
     places = energies.argmax(axis=0)
@@ -96,6 +100,7 @@ def _single_samples(look):
 
     More than half of the sum of squared codes of the atom comes from the sample, and the squared
     cosine of atom and sample is above 0.9: the sample explains nine tenths of the atom's energy.
+    ``look`` is the `Bunch` of the module docstring.
     """
     if look.is_convolutional or look.loss != "gaussian":
         return
@@ -115,14 +120,14 @@ def _single_events(look):
     """Report atoms with more than half of the sum of squared codes at one position of one signal.
 
     Often the position has an artefact. An artefact is larger than all events, so that a fit gives
-    it one atom or even all atoms.
+    it one atom or even all atoms. ``look`` is the `Bunch` of the module docstring.
     """
     learner = look.learner
     if not look.is_convolutional or np.size(learner.atom_shape) != 1:
         return
     (length,), (stride,) = geometry_of(learner)
-    # Copies of an atom overlap, and are one event, if they are fewer than length / stride rows of
-    # codes apart.
+    # Copies of an atom that overlap are one event. They overlap if they are fewer than ``length``
+    # samples of the signal apart, that is, fewer than length / stride rows of codes.
     found, places = _find_single(look, -(-length // stride))
     if len(found):
         atom = max(found, key=lambda k: abs(look.codes[places[k], k]))
@@ -139,7 +144,7 @@ def _same_atoms(look):
     """Report the first pair of atoms that are equal up to sign or shift, and how many pairs are.
 
     Atoms are compared up to sign unless codes are non-negative, and up to shift if the learner is
-    convolutional.
+    convolutional. ``look`` is the `Bunch` of the module docstring.
     """
     # Two atoms count as equal if their cosine is above 0.99. Unit atoms then differ by less than
     # sqrt(2 - 2 * 0.99) = 14 % of their length, a difference that noise of 17 dB would make.
@@ -158,7 +163,8 @@ def _unsupported_atoms(look):
     Unsupported atoms come from noise or from too few samples, or are superfluous, such as copies
     and sums of two atoms. The check runs only for a `PUDLEDictionaryLearning` (no subclass) with
     the Gaussian loss whose fit was neither interrupted nor diverged, for at least one sample per
-    atom and at most `_MOST_NUMBERS` entries of samples.
+    atom and at most `_MOST_NUMBERS` entries of samples. ``look`` is the `Bunch` of the module
+    docstring.
     """
     learner, p = look.learner, look.codes.shape[1]
     ended = getattr(learner, "ended_by_", "interrupt") not in ("interrupt", "divergence")
@@ -179,7 +185,7 @@ def _dense_codes(look):
     A code with fewer nonzero entries than half the features of a sample can be the unique sparsest
     code. A denser code never is, in any dictionary, since more atoms than features are linearly
     dependent (Donoho and Elad 2003). For a dictionary with fewer atoms than features, "sparse" is
-    defined here as at most half the atoms.
+    defined here as at most half the atoms. ``look`` is the `Bunch` of the module docstring.
     """
     n_samples = len(look.samples)
     n_numbers = sum(sample.size for sample in look.samples) / n_samples
@@ -201,6 +207,7 @@ def _no_better_than_the_baseline(look):
     For the Gaussian loss the baseline is the learner's intercept, and squared residuals of all
     entries are compared. For counts the baseline is the mean rate, and the learner's ``score``
     compares on held-out entries, since codes of noise explain the entries they were fitted to.
+    ``look`` is the `Bunch` of the module docstring.
     """
     if look.is_convolutional or not np.ptp(look.samples, axis=1).any():
         return

@@ -68,8 +68,9 @@ def _innovations(atoms, sizes):  # (p, m), (p,) -> (p, m), sparse (p, p)
     the size of j is below 1.2 times the size of i.
     """
     left, weights = atoms.copy(), sparse.lil_array((len(atoms), len(atoms)))
-    # Paths that have features in common have cosines between these bounds; atoms with a larger
-    # cosine are almost equal. The mean correlation of directions and true features of a hierarchy
+    # An atom stands for a path: a feature and all features that it implies. Paths that have
+    # features in common have cosines between these bounds; atoms with a larger cosine are almost
+    # equal. The mean correlation of directions and true features of a hierarchy
     # (benchmarks/bench_synthsae.py) is .774, .781 and .780 with the lower bounds .3, .4 and .5.
     low, high = 0.4, 0.97
     for i, atom in enumerate(atoms):
@@ -90,24 +91,27 @@ def _innovations(atoms, sizes):  # (p, m), (p,) -> (p, m), sparse (p, p)
 
 
 def _refined(features, X, rows):
-    """Fit the learner a second time with a larger penalty; for ``refine=True``.
+    """Fit the learner a second time with a larger penalty, for ``refine`` of `feature_directions`.
 
-    Return the `FeatureDirections` of the new atoms if these predict hidden entries of ``rows``
-    better than the atoms of ``features``, else ``features``. ``X`` are the training samples as the
-    user passed them, and ``rows`` (n, n_features) some of the samples.
+    ``features`` are the `FeatureDirections` of the user's learner, ``X`` the training samples as
+    the user passed them, and ``rows`` (n, n_features) some of the samples minus the baseline.
+    Return the `FeatureDirections` of the new atoms if the new atoms predict hidden entries of
+    ``rows`` better than the first atoms, else ``features``.
     """
     first, x = features.learner, to_tensor(rows)
-    # Only data with a hierarchy need the second search: in them many atoms imply other atoms.
+    # Only data with a hierarchy need the second search. Data count as a hierarchy if more than a
+    # tenth of the atoms imply other atoms.
     if (np.diff(features.implied.indptr) > 0).mean() <= 0.1:
         return features
     # The second search has three times the penalty at which a search with alpha="auto" begins, not
-    # three times the penalty at which it ended. Such a search ends at 0.25 to 4 times its first
-    # penalty, and three times a large last penalty would lose paths.
+    # three times the penalty at which such a search ends. The last penalty is 0.25 to 4 times the
+    # first one, and three times a large last penalty would lose paths.
     alpha = 3 * auto_alpha(x)
     again = clone(first).set_params(alpha=alpha).fit(X).choose_alpha(X, criterion="support")
     again.alpha_ = max(again.alpha_, 2 * alpha)
-    # Both sets of atoms predict hidden entries by the lasso's codes of the penalty 2 * alpha: place
-    # 0 stands for this penalty, and share 0 for codes from which no bias is removed.
+    # To compare the two sets of atoms, both predict hidden entries by the lasso's codes with the
+    # penalty 2 * alpha. `HeldOut` counts penalties from its own, so place=0 stands for 2 * alpha;
+    # with share=0.0 the lasso's bias is not removed from codes.
     held_out = HeldOut(Problem(x, 2 * alpha, positive_code=True))
     atoms = (to_tensor(learner.components_).to(x) for learner in (first, again))
     one, two = (held_out.at(given, place=0, share=0.0) for given in atoms)
@@ -190,8 +194,9 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     """
     learner = check_learner_of_rows(learner)
     atoms = unit_atoms(np.asarray(learner.components_, dtype=np.float64))
-    # Sums over samples, read a part at a time: how many samples use each atom (``uses``), the sum
-    # of these samples (``users``), and of all samples (``mean``) and their outer products.
+    # Sums over samples, which are read a part at a time: for each atom the number of the samples
+    # that use the atom (``uses``) and the sum of these samples (``users``); the sum of all samples
+    # (``mean``), and the sum of the outer products of all samples with themselves (``squares``).
     n, uses, mean = 0, np.zeros(len(atoms)), np.zeros(atoms.shape[1])
     users, squares, judges = np.zeros(atoms.shape), np.zeros((atoms.shape[1],) * 2), []
     for rows, codes in encode_parts(learner, X):
@@ -200,25 +205,29 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
         rows, used = centre(learner, rows), (codes > 0).astype(np.float64)
         n, uses, mean = n + len(rows), uses + used.sum(axis=0), mean + rows.sum(axis=0)
         users, squares = users + used.T @ rows, squares + rows.T @ rows
-        # For `_refined` 2,000 rows of each of the first eight parts are enough.
+        # `_refined` compares two sets of atoms on these rows. It needs no more than 2,000 rows of
+        # each of the first eight parts, and the parts are not kept.
         if len(judges) < 8:
             judges.append(rows[spread_rows(len(rows), 2000)])
     mean /= n
-    # from here on the mean of the samples that use each atom, minus the mean of all samples
+    # From here on ``users`` has for each atom the mean of the samples that use the atom, minus the
+    # mean of all samples; zeros if no sample uses it.
     users = users / np.maximum(uses, 1)[:, None] - mean * (uses > 0)[:, None]
     left, weights = _innovations(atoms, (users * atoms).sum(axis=1))
     variances = ((left @ (squares / n - np.outer(mean, mean))) * left).sum(axis=1)
     spread = np.sqrt(np.maximum(variances, 0))
     implies = (np.diff(weights.indptr) > 0) & (uses > 0) & (spread > 0)
     prominence = np.where(implies, (users * left).sum(axis=1) / np.where(implies, spread, 1), 0.0)
-    # A prominence of 3 tells a hierarchy from none: in data with a hierarchy 95 % of the residuals
-    # stand out by more than 2.9 standard deviations, and without a hierarchy 95 % by less.
+    # A residual becomes a direction from a prominence of 3 on, which tells data with a hierarchy
+    # from data without: with a hierarchy 95 % of the residuals have a prominence above 2.9, and
+    # without a hierarchy 95 % have less.
     taken = prominence >= 3.0
     implied = sparse.csr_array(weights.multiply(taken[:, None]))
     implied.eliminate_zeros()
-    # Samples without the feature may use the feature's path, if their own path has no atom. A
-    # threshold halfway between the mean of all samples and the mean of the samples that use the
-    # atom removes such codes: F1 of the codes rises from .77 to .81 (benchmarks/bench_synthsae.py).
+    # A sample without the feature may use the atom of the feature's path if the sample's own path
+    # has no atom. A threshold halfway between the projections of the mean of all samples and of the
+    # mean of the samples that use the atom removes such codes: the mean F1 score of codes as
+    # classifiers of features rises from .77 to .81 (benchmarks/bench_synthsae.py).
     middle = mean - centre(learner, np.zeros_like(mean)) + 0.5 * users
     thresholds = np.where(taken, (middle * left).sum(axis=1), -np.inf)
     directions = np.where(taken[:, None], left, atoms)

@@ -102,24 +102,28 @@ class Saliency(NamedTuple):
 
 
 def _contributions(learner, X_train, X, ridge, n_largest):
-    """Compute the result of `atom_contributions` and of `reconstruction_contributions`.
+    """Find the training samples with the largest contributions to atoms or to reconstructions.
 
-    The targets of the contributions are the atoms if ``X`` is None, else the reconstructions of
-    ``X``. The arguments are those of `reconstruction_contributions`. ``X_train`` is read a part at
-    a time, so it need not fit into memory; its codes are kept as a sparse array.
+    This is the common code of `atom_contributions` (``X`` is None, and atoms are the targets) and
+    `reconstruction_contributions` (reconstructions of ``X`` are the targets), with the arguments of
+    the latter. The result is their `Contributions`, by the formulas of the module docstring.
+    ``X_train`` is read a part at a time, so it need not fit into memory; its codes are kept as a
+    sparse array.
     """
     learner = check_learner_of_rows(learner)
     refuse_shuffled(X_train)
     refuse_shuffled(X)
     check_scalar(ridge, "ridge", (int, float, np.number), min_val=0)
     targets, parts = learner.components_, []
-    # Z Z^T + omega I and Z X^T of the module's formulas, as sums over the parts of the data.
+    # In the formulas of the module docstring ``gram`` is Z Z^T + omega I, and ``pull`` is Z X^T.
+    # Both are sums over samples, so the parts of the data are added up one after the other.
     gram, pull = ridge * np.eye(len(targets)), np.zeros(targets.shape)
     for rows, codes in encode_parts(learner, X_train):
         gram += codes.T @ codes
         pull += codes.T @ centre(learner, rows)
         parts.append(sparse.csr_array(codes))
-    # A pseudo-inverse, since the Gram matrix has rows of zeros for atoms that no sample uses.
+    # A pseudo-inverse, since the Gram matrix may be singular: without a ridge an atom that no
+    # sample uses has a row of zeros in it.
     weights = np.linalg.pinv(gram, hermitian=True)
     estimates = weights @ pull
     if X is not None:
@@ -281,8 +285,8 @@ class AtomIntervals(NamedTuple):
     standard_error : ndarray of shape (n_components, n_features)
         Standard errors of the estimates.
     supported : ndarray of shape (n_components,), bool
-        Whether the data determine the atom precisely. Whether it is an atom of the data at all,
-        `skpudle.metrics.atom_support` tells.
+        Whether the data determine the atom precisely, by the criteria of `atom_intervals`. Use
+        `skpudle.metrics.atom_support` to test whether the data have such an atom at all.
     limit : ndarray of shape (n_components,)
         The least expected squared error of the unit atom that any method can have.
     """
@@ -333,16 +337,18 @@ class CodeIntervals(NamedTuple):
 def _read(learner, X, level, exposure):
     """Check the arguments of `atom_intervals` and `code_intervals`, and read and encode the data.
 
+    ValueError is raised for arguments that both functions refuse.
+
     Returns
     -------
     learner : estimator
-        The learner of rows; of a consensus its learner.
+        The user's learner or, if this is a `ConsensusDictionary`, the learner inside.
     rows : ndarray of shape (n_samples, n_features)
         The samples, NaN where entries are missing.
     codes : ndarray of shape (n_samples, n_components)
         Signed codes of the samples.
     exposure : ndarray of shape (n_samples, 1) or float
-        The user's exposures, or 1.0 without any.
+        The user's exposures, or 1.0 if the user passed none.
     """
     bounds = dict(min_val=0, max_val=1, include_boundaries="neither")
     check_scalar(level, "level", (float, np.floating), **bounds)
@@ -392,7 +398,8 @@ def _in_units(learner, rows, codes, weight):
     missing = np.zeros(rows.shape, bool) if known is None else to_numpy(known) == 0
     units = 1.0 if noise.scale is None else to_numpy(noise.scale)
     atoms = np.asarray(learner.components_, dtype=np.float64) / units
-    # An atom of zeros has no direction and cannot be divided by its norm: it becomes constant.
+    # Atoms are divided by their norms below. An atom of zeros has the norm 0, so it is replaced by
+    # an atom of ones.
     atoms = np.where(atoms.any(axis=1, keepdims=True), atoms, 1.0)
     norms = np.linalg.norm(atoms, axis=1, keepdims=True)
     gains = norms.T if scale is None else norms.T / to_numpy(scale)
@@ -403,12 +410,12 @@ def _in_units(learner, rows, codes, weight):
 
 
 def _ends(estimate, standard_error, level, positive):
-    """Return estimates, lower and upper ends of intervals, and standard errors, in this order.
+    """Compute the ends of intervals from estimates and their standard errors.
 
-    They are the first fields of `AtomIntervals` and `CodeIntervals`, and have the shape of
-    ``estimate``. An interval of a normal distribution holds the true value with the probability
-    ``level``. ``positive`` is whether true values are known to be non-negative; negative estimates
-    and ends then become 0.
+    Return the first four fields of `AtomIntervals` and `CodeIntervals`, in their order: estimates,
+    lower ends, upper ends and standard errors, each in the shape of ``estimate``. The intervals
+    are those of a normal distribution for the probability ``level``. ``positive`` is whether true
+    values are known to be non-negative; negative estimates and ends then become 0.
     """
     reach, least = stats.norm.ppf(0.5 + level / 2) * standard_error, 0.0 if positive else -np.inf
     ends = (np.maximum(end, least) for end in (estimate, estimate - reach, estimate + reach))
@@ -438,12 +445,13 @@ def _least_squares(supports, x, atoms, precisions):  # -> codes, variances, like
     return values, variances
 
 
-def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,), or () of the fit
+def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,) or ()
     """Return the variance of the noise of each feature for `code_intervals`, in units of ``rows``.
 
     ``rows``, ``atoms`` and ``units`` are results of `_in_units`. The variances are estimated from
-    the rows. Fewer than 200 rows are too few for each feature, so the fit's own estimate is used
-    for them, if there is one.
+    the rows. Fewer than 200 rows are too few to estimate a variance for each feature, so the fit's
+    ``noise_std_`` is used for them, if there is one; it may be one number for all features.
+    ValueError is raised if the rows have no more known entries than nonzero codes.
     """
     if len(rows.x) < 200 and getattr(learner, "noise_std_", None) is not None:
         return _posterior.keep_above_rounding(np.square(learner.noise_std_ / units), rows.x)
@@ -461,20 +469,22 @@ def _atoms_of_rows(learner, rows, codes, weight, rng):  # -> AtomPosterior
 
     ``rows`` (n, n_features) and ``codes`` (n, n_components) are results of `_read`, ``weight`` is
     the user's ``sample_weight`` or None, and ``rng`` a `numpy.random.Generator`. Equal rows become
-    one row with the sum of their weights. A warning tells that the atoms still change at the end of
-    the Markov chain.
+    one row with the sum of their weights. The user gets a warning if the atoms still change at the
+    end of the Markov chain.
     """
     weight = check_sample_weight(1.0 if weight is None else weight, len(rows))
     first, weight, _ = merge_copies(hash_rows(*split_missing(to_tensor(rows))), weight)
-    # The sampler holds an array of codes and an array of entries of all rows. Each gets at most
-    # 2**23 numbers, 64 MiB, and so the number of rows is limited.
+    # The sampler needs memory for the rows, (n, n_features), and their codes, (n, n_components). Of
+    # many rows only so many are used that each of these arrays has at most 2**23 numbers, 64 MiB.
     wanted = max(1, 2**23 // max(learner.components_.shape))
     spread = np.asarray(spread_rows(len(first), wanted))
     first = to_numpy(first)[spread]
     given = rows[first], codes[first], to_numpy(weight)[spread]
     rows, atoms, units, _ = _in_units(learner, *given)
     found = _posterior.sample_atoms(rows, atoms, units, rng)
-    if found.hidden > 0.15:  # above 0.1 the chain already has its largest length
+    # `sample_atoms` prolongs the chain up to its largest length while ``hidden`` is above 0.1. So a
+    # chain with 0.15 has the largest length, and was still too short.
+    if found.hidden > 0.15:
         warn(
             f"Atoms still change ({found.hidden:.0%} of their variance is slow): they may stand "
             "for each other, and intervals be too narrow. Pass more rows, or fit fewer atoms."
@@ -506,9 +516,10 @@ def atom_intervals(
         Fitted, with ``components_`` of shape (n_components, n_features) and ``transform``, of this
         package or another.
     X : array-like, memory map, dataset or iterable of batches
-        The training samples, (n_samples, n_features); NaN marks missing entries. At most 8 million
-        codes are drawn, that is, codes of 80,000 rows for 100 atoms: of more rows a part is used
-        that is spread over all rows.
+        The training samples, (n_samples, n_features); NaN marks missing entries. Rows times atoms,
+        and rows times features, are limited to 8 million, for example to 80,000 rows with 100
+        atoms: of more rows a part is used that is spread over all rows. A `skpudle.PoissonNMF`
+        uses all rows.
     level : float, default=0.9
         Probability that an interval holds the true entry, between 0 and 1.
     exposure : array-like of shape (n_samples,), default=None
@@ -565,15 +576,16 @@ def atom_intervals(
         found, sizes = _posterior.sample_rates(rows, *given), atoms.sum(1, keepdims=True)
     else:
         raise ValueError("Intervals of counts take no sample_weight. Pass rows that repeat.")
-    # Two unit atoms count as one if their distance, up to sign, is at most twice the standard error
-    # of the distance. Of such a pair only the atom with more uses is supported.
+    # Two unit atoms count as equal if their distance, up to sign, is at most twice the standard
+    # error of the distance. Of two equal atoms only the one that more rows use is supported, so
+    # ``order`` ranks atoms by their uses. ``distances`` and ``errors`` are squared.
     units, squares = normalize(found.atoms), np.square(found.atoms).sum(1)
     errors = found.variances.sum(1) / np.where(squares > 0, squares, 1)
     distances = 2 - 2 * np.abs(units @ units.T)
     repeats = distances <= 4 * (errors[:, None] + errors)
     order = np.lexsort((np.arange(len(errors)), -found.uses)).argsort()
-    # An expected squared error of 0.1 is a cosine of .95 with the true atom. Atoms that were fitted
-    # to pure noise have expected squared errors of .16 and more.
+    # The limit of the expected squared error, 0.1, is a cosine of .95 with the true atom. It
+    # excludes noise: atoms that were fitted to pure noise have .16 and more.
     supported = found.has_enough & (errors <= 0.1) & ~(repeats & (order < order[:, None])).any(1)
     ends = _ends(found.atoms * sizes, np.sqrt(found.variances) * sizes, level, positive)
     return AtomIntervals(*ends, supported, found.limit)
@@ -640,6 +652,8 @@ def code_intervals(
         atoms = np.asarray(learner.components_, dtype=np.float64)
         values, gains, rates, known = codes, 1.0, codes @ atoms, ~np.isnan(rows)
         precisions = _posterior.weigh_counts(rates, known, exposure, learner.dispersion_)
+        # Estimates are the codes of ``transform``. Least squares with the precisions of the counts
+        # as weights only gives variances, the diagonal of the inverse Fisher information.
         _, variances = _least_squares(np.ones(codes.shape, bool), rates, atoms, precisions)
     else:
         rows, atoms, units, gains = _in_units(learner, rows, codes, np.ones(len(rows)))

@@ -8,7 +8,8 @@ sweeps.
 
 Model of rows with normal noise: in units of their noise, :math:`x_i = z_i D + e_i`, where
 :math:`e_i` has the variance :math:`t_j^2` in feature j. A code of atom k is zero, or normal around
-:math:`\mu_k` or :math:`-\mu_k`, which includes codes of one size and normal codes. A sweep draws
+:math:`\mu_k` or :math:`-\mu_k`, which includes codes of one modulus (with a small variance) and
+normal codes of mean 0 (with :math:`\mu_k = 0`). A sweep draws
 
 - missing entries, given codes and atoms;
 - each code of a row, whether it is zero and its value, given the row's other codes [1]_;
@@ -51,10 +52,13 @@ from skpudle._compilation import Loops, blocks_of_rows
 from skpudle.search._epoch import spread_rows
 from skpudle.search.held_out import MEDIAN_OF_NORMAL
 
-# Chain of `sample_atoms`: number of first sweeps, which are discarded, and numbers of further
-# sweeps after which the chain may end. Results use the last two thirds of the further sweeps.
+# Markov chain of `sample_atoms`, in sweeps, each of which draws every unknown once: the number of
+# first sweeps, and the numbers of further sweeps after which the chain may end. First sweeps are
+# discarded, since they depend on the fit that the chain starts at. Results use the last two thirds
+# of the further sweeps.
 _FIRST_SWEEPS, _ENDS = 5, (21, 54, 108)
-# Chain of `sample_rates`: number of first sweeps, which are discarded, and of the sweeps used.
+# Markov chain of `sample_rates`: the number of first sweeps, which are discarded, since they depend
+# on the fit that the chain starts at, and the number of sweeps that the results use.
 _UNSETTLED_SWEEPS, _COUNTED_SWEEPS = 60, 150
 
 
@@ -62,15 +66,15 @@ _UNSETTLED_SWEEPS, _COUNTED_SWEEPS = 60, 150
 
 
 def _positive_normal(rng, mean, deviation):
-    """Draw from the normal distribution of this mean and standard deviation, truncated to x > 0."""
+    """Draw a non-negative code: a normal number of this mean and deviation, truncated to x > 0."""
     least = -mean / deviation
     while least < 1:
         drawn = rng.standard_normal()
         if drawn > least:
             return mean + deviation * drawn
-    # 0 lies more than one deviation above the mean, where most normal numbers would be rejected. So
-    # exponential numbers are drawn, and accepted as by Robert, "Simulation of truncated normal
-    # variables", 1995.
+    # Here 0 lies at least one standard deviation above the mean, so most normal numbers would be
+    # negative and rejected. Exponential numbers are drawn instead, and accepted with the
+    # probability of Robert, "Simulation of truncated normal variables", 1995.
     while True:
         excess = rng.standard_exponential() / least
         # ``not <`` instead of ``>=``, so that NaN ends the loop instead of running forever
@@ -79,9 +83,10 @@ def _positive_normal(rng, mean, deviation):
 
 
 def _log_of_tail(x):
-    """Return the logarithm of P(n > -x) for a standard normal n, the integral of a positive code.
+    """Return the logarithm of the probability P(n > -x) for a standard normal number n.
 
-    For ``x`` below -30, where ``erfc`` comes near underflow, the tail's asymptotic formula is used.
+    `draw_codes` needs it to integrate normal densities over positive codes. For ``x`` below -30,
+    where ``erfc`` comes near underflow, an asymptotic formula replaces the exact one.
     """
     if x > -30:
         return np.log(0.5 * math.erfc(-x / math.sqrt(2)))
@@ -89,7 +94,7 @@ def _log_of_tail(x):
 
 
 def draw_codes(correlations, grams, prior, rng, z):
-    """Draw all codes, one after the other given the other codes of the row, and change ``z``.
+    """Draw every code of every row given the other codes of the row (Gibbs), in place in ``z``.
 
     In the prior a code z is 0, or has one of two densities, which are proportional to ``exp(pull *
     z - precision * z**2 / 2)`` and ``exp(-pull * z - precision * z**2 / 2)``: normal densities
@@ -99,15 +104,16 @@ def draw_codes(correlations, grams, prior, rng, z):
     Parameters
     ----------
     correlations : ndarray of shape (n, p)
-        Inner products of the p atoms with the residuals of the n rows, the rows minus their
-        reconstruction by ``z``. Entries are weighted by the inverse variances of their noise.
+        Inner products of the p atoms with the residuals of the n rows, that is, with the rows minus
+        their reconstructions by ``z``, weighted by the inverse variances of the entries' noise.
     grams : ndarray of shape (1 or n, p, p)
         Inner products of atoms with the same weights, for all rows or for each row.
     prior : ndarray of shape (4, p)
-        Precisions, pulls, and the logarithms of the odds of each density against 0, without the
-        integrals of the densities. Codes are non-negative if the last row is -inf.
+        The prior of the codes of each atom: the precision; the pull; and for each of the two
+        densities the logarithm of its odds against 0 times ``sqrt(2 pi)`` times the factor that
+        gives the density the integral 1. Codes are non-negative if the last row is -inf.
     rng : numpy.random.Generator
-        Random numbers, equal in compiled and in plain Python.
+        Random generator; compiled code and plain Python draw equal numbers from it.
     z : ndarray of shape (n, p)
         The codes of the last sweep. The new codes replace them.
     """
@@ -160,7 +166,7 @@ class Rows(NamedTuple):
     codes : ndarray or CSR array of shape (n_samples, n_components)
         Codes of the rows for atoms of norm 1.
     weight : ndarray of shape (n_samples, 1)
-        How often each row counts, divided by the mean.
+        How often each row counts, divided by the mean over rows.
     has_baseline : bool
         Whether a baseline has been subtracted. It was estimated from rows, so the sampler treats it
         as uncertain.
@@ -176,7 +182,7 @@ class Rows(NamedTuple):
     positive: bool
 
     def take(self, numbers):
-        """Return the `Rows` with these numbers, an integer array."""
+        """Return some of the rows, selected by their indices ``numbers``, an integer array."""
         return Rows(*(part[numbers] for part in self[:4]), *self[4:])
 
 
@@ -244,17 +250,21 @@ def _without_outliers(rows, atoms):  # -> Rows, noise of features
     x, missing, residual = rows.x, rows.missing, np.abs(rows.x - rows.codes @ atoms)
     noise = np.nanmedian(np.where(missing, np.nan, residual)) / MEDIAN_OF_NORMAL
     sizes = np.linalg.norm(x, axis=1)
-    # A row longer than 5 times the 95 % quantile of lengths is an outlier. Its residuals would not
-    # show it, because a fit may have given it an atom of its own.
+    # A row is an outlier if its norm is above 5 times the 95 % quantile of the norms of all rows.
+    # Norms are compared and not residuals, because a fit may have given such a row an atom of its
+    # own, so that its residual is small.
     kept = np.flatnonzero(sizes <= 5 * np.quantile(sizes, 0.95))
-    # An entry is an outlier if its residual is 8 times the standard deviation of the noise of its
-    # feature, which is at least that of all entries.
+    # An entry is an outlier if its residual is above 8 standard deviations of the noise of its
+    # feature. ``usual`` is this standard deviation, from the median residual of the feature. It is
+    # at least the standard deviation over all features, since the median may be 0, and each entry
+    # with another residual would be an outlier.
     usual = np.maximum(np.median(residual, axis=0) / MEDIAN_OF_NORMAL, noise)
     rows = rows._replace(missing=missing | (residual > 8 * usual)).take(kept)
     n_known = (~rows.missing).sum(0)
     squares = np.where(rows.missing, 0.0, residual[kept] ** 2).sum(0)
     variances = np.where(n_known > 0, squares / np.maximum(n_known, 1), noise**2)
-    # Residuals underestimate the noise: each nonzero code takes one degree of freedom from them.
+    # Residuals are smaller than the noise, since each nonzero code was fitted and takes one degree
+    # of freedom. So variances are divided by ``free``, the fraction of the degrees that remain.
     free = 1 - np.count_nonzero(rows.codes) / max(n_known.sum(), 1)
     variances = keep_above_rounding(variances / max(free, 0.1), rows.x)
     is_sure = np.abs(rows.codes) > 3 * np.sqrt(variances.mean())
@@ -276,8 +286,9 @@ def _prior(codes, positive):  # CSR (n, p) -> (4, p)
     of_all = total.sum() / max(len(values), 1) or 1.0  # mean square for atoms that no row uses
     squares = np.where(used > 0, total / np.maximum(used, 1), of_all)
     # ``alike`` is mean**2 over the mean square of the nonzero codes of an atom: 1 for codes of one
-    # modulus, 0 for normal codes. The kurtosis of such codes is 3 - 2 alike**2. All atoms get one
-    # value, from the kurtosis of all codes divided by the root mean squares of their atoms.
+    # modulus, 0 for normal codes of mean 0. Codes that are normal around +mean and -mean have the
+    # kurtosis 3 - 2 alike**2, from which ``alike`` is estimated. All atoms share one value: codes
+    # are divided by the root mean square of the codes of their atom, and make one kurtosis.
     relative = values**2 / squares[atoms]
     kurtosis = (relative @ relative) / max(len(values), 1)
     alike = min(np.sqrt(max(0.0, (3 - kurtosis) / 2)), 0.98)
@@ -286,6 +297,7 @@ def _prior(codes, positive):  # CSR (n, p) -> (4, p)
     # Logarithms of the odds of a positive and of a negative code against 0. The added 0.5 keeps
     # them finite if no row or every row uses an atom.
     odds = np.log((np.stack([right, used - right]) + 0.5) / (n - used + 0.5))
+    # `draw_codes` takes odds times the factors that give the densities the integral 1.
     odds -= 0.5 * np.log(variances) + 0.5 * means * pull
     if positive:
         odds[0] -= stats.norm.logcdf(means / np.sqrt(variances))
@@ -310,21 +322,23 @@ def _summary(sweeps, n_rows):  # -> AtomPosterior
     n_features, within, n_uses = atoms.shape[2], within.mean(0), uses.mean(0)
     lag, tiny, between = max(1, len(atoms) // 4), np.finfo(float).tiny, atoms.var(0, ddof=1)
     near, far = (np.square(atoms[h:] - atoms[:-h]).mean((0, 2)) / 2 for h in (lag, 2 * lag))
-    # ``kept`` is the correlation of sweeps at a distance of a quarter of the chain. It is at most
-    # 0.9, since in a drifting chain it would be near 1 and the extrapolated variance infinite.
+    # ``kept`` is the correlation of sweeps at a distance of a quarter of the chain: if correlations
+    # fall geometrically, differences at twice this distance are 1 + kept times as large. It is at
+    # most 0.9, since in a drifting chain it would be near 1 and the extrapolated variance infinite.
     kept = np.clip(far / np.maximum(near, tiny) - 1, 0.0, 0.9)
     between *= np.maximum(1.0, near / (1 - kept) / np.maximum(between.mean(1), tiny))[:, None]
     per_sweep = kept ** (1 / lag)
-    # Variance of the mean of the chain, as a fraction of ``between``, for correlated sweeps.
+    # ``error`` is the variance of the mean over the chain, as a fraction of ``between``. Correlated
+    # sweeps count as fewer independent sweeps, so it is larger than 1 / len(atoms).
     error = (1 + per_sweep) / (1 - per_sweep) / len(atoms)
     variances = within + between * (1 + error[:, None])
     # A row has ``taken`` codes on average, which are estimated from its n_features entries. So only
     # n_features - taken equations of a row are left to determine atoms.
     taken = min(n_uses.sum() / n_rows, n_features - 1)
     limit = within.sum(1) * (n_features - 1) / (n_features - taken)
-    # These equations are divided among the ``taken`` atoms of a row. A unit atom has n_features - 1
-    # unknowns, and needs twice as many equations from its rows: with fewer it follows the noise, as
-    # an atom that a single row uses equals this row.
+    # The equations that are left in a row are divided among the ``taken`` atoms of the row. A unit
+    # atom has n_features - 1 unknowns. With fewer than 2 (n_features - 1) equations from all of its
+    # rows the atom follows the noise: for example, an atom that only one row uses equals this row.
     has_enough = n_uses * (n_features - taken) >= 2 * taken * (n_features - 1)
     hidden = float((between.sum(1) * kept).sum() / variances.sum())
     return AtomPosterior(normalize(atoms.mean(0)), variances, n_uses, limit, hidden, has_enough)
@@ -371,8 +385,8 @@ def sample_noise(rows, atoms, rng):  # -> (n_features,)
     """Estimate the variances of the noise of features for known atoms, for `code_intervals`.
 
     ``rows`` are `Rows`, and ``atoms`` (n_components, n_features) have norm 1. Codes and missing
-    entries of at most 2,000 rows are drawn ten times. Fewer than 200 rows give one variance for all
-    features.
+    entries of at most 2,000 rows are drawn ten times, and the variances are those of the last
+    residuals. For fewer than 200 rows nothing is drawn, and all features get one variance.
     """
     rows, variances = _without_outliers(rows, atoms)
     if len(rows.x) < 200:  # too few rows to estimate a variance for each feature
@@ -413,9 +427,10 @@ def sample_atoms(rows, atoms, scale, rng):
     # The baseline is uncertain, too: it is drawn like an atom whose code is 1 in every row. It
     # starts at 0, since the estimated baseline has been subtracted from the rows.
     first = drawn = np.vstack([atoms, np.zeros((ones.shape[1], m))])
-    # The prior of an atom's entries is normal around the atom of the fit, with the variance 1 / m
-    # for noise of the first variance. Without it the matrix to invert would be singular if no row
-    # used an atom. The baseline has no prior.
+    # The prior of an atom's entries is normal around the atom of the fit. Its variance is 1 / m,
+    # the mean square of the m entries of a unit atom. Without this prior the Gram matrix of the
+    # codes, to which ``prior`` is added, would be singular if no row used an atom. The baseline,
+    # which all rows use, needs no prior.
     prior = np.diag(variances.mean() * m * (np.arange(len(first)) < p))
     codes, sweeps = rows.codes, []
     for n_sweeps in range(1 - _FIRST_SWEEPS, _ENDS[-1] + 1):
@@ -427,8 +442,9 @@ def sample_atoms(rows, atoms, scale, rng):
         means = inverse @ (weighted.T @ x + prior @ first)
         squares = (rows.weight * np.square(x - regressors @ means)).sum(0)
         variances = keep_above_rounding(squares / max(n - len(means), n / 2), x)
-        # The covariance of atoms is root @ root.T times the noise: weights enter it squared, since
-        # a row of weight 2 has the noise of one row and not the independent noise of two rows.
+        # The covariance of atoms is root @ root.T times the variance of the noise. It has squared
+        # weights, since a row of weight 2 has the noise of one row and not the independent noise of
+        # two rows.
         root = inverse @ np.linalg.cholesky((weighted.T @ weighted).toarray() + prior)
         drawn = means + root @ (rng.standard_normal(means.shape) * np.sqrt(variances))
         # Atoms get norm 1, and codes take over the norms, so that codes times atoms stay the same.
@@ -452,7 +468,7 @@ def sample_atoms(rows, atoms, scale, rng):
 
 
 def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); changes z
-    """Draw the non-negative codes of rows ``x`` given the atoms, and replace ``z`` by them.
+    """Draw the non-negative codes of rows ``x`` given the atoms, in place in ``z``.
 
     `sample_rates` calls this function for codes, and then for atoms: with the transposed data as
     ``x``, the transposed codes as ``atoms`` and the transposed atoms as ``z``.
@@ -478,12 +494,14 @@ def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); chan
         The precision of each code given all other codes.
     """
     n, p = z.shape
-    # Each atom has its own prior: an exponential density with the most likely rate for the codes of
-    # the last sweep, and logarithms of the odds of a positive code, so large without a spike that
-    # no code becomes 0.
+    # Each atom has its own prior of codes. Positive codes have an exponential density, with the
+    # rate of maximum likelihood for the codes of the last sweep. ``odds`` has the logarithms of the
+    # odds of a positive code against 0. Without a spike they are so large that no code becomes 0.
     used, squares = (z > 0).sum(0), np.empty_like(z)
     rate = np.maximum(used, 1e-300) / np.maximum(z.sum(0), 1e-300)
     odds = np.log((used + 0.5) / (n - used + 0.5)) if spike else 1e9
+    # `draw_codes` takes odds times sqrt(2 pi) times the factor that gives the density the integral
+    # 1, which is the rate.
     odds = odds + np.log(rate) + 0.5 * np.log(2 * np.pi)
     prior = np.stack([np.zeros(p), -rate, odds, np.full(p, -np.inf)])
     products = (atoms[:, None] * atoms).reshape(p * p, -1).T
@@ -531,10 +549,10 @@ def sample_rates(counts, exposure, atoms, codes, dispersion, rng):
         The distribution of atoms of sum 1. Its ``limit`` is the least expected squared error if it
         were known which atom each event comes from.
     """
-    # Codes may be 0 if more than 24 % of the codes of the fit are below a thousandth of the mean
-    # code of their atom. On simulated counts 3 % to 22 % of the codes are below if all rows have
-    # all atoms, in exponentially distributed amounts, and 25 % to 55 % if each atom occurs in 70 %
-    # to 30 % of the rows.
+    # Codes may be 0 if more than 24 % of the codes of the fit are tiny, below a thousandth of the
+    # mean code of their atom. The limit separates two kinds of simulated counts: 3 % to 22 % of the
+    # codes are tiny if all rows have all atoms, in exponentially distributed amounts, and 25 % to
+    # 55 % if each atom occurs in 70 % to 30 % of the rows.
     spike = bool((codes < 1e-3 * codes.mean(0)).mean() > 0.24)
     x, z = np.nan_to_num(counts) / exposure, codes + 1e-9 * codes.mean()
     known, rates, columns, sweeps = ~np.isnan(counts), z @ atoms, np.ascontiguousarray(atoms.T), []
@@ -553,14 +571,16 @@ def sample_rates(counts, exposure, atoms, codes, dispersion, rng):
     chain, free, uses = map(np.stack, zip(*sweeps, strict=True))
     free = np.minimum(free.mean(0), 1.0)
     variances = chain.var(0, ddof=1)
-    # An entry that is 0 in all sweeps has the variance 0 in the chain. ``free`` is the variance of
-    # an entry if all codes and all other entries of the atom were known. For entries that are
-    # positive in all sweeps the variance in the chain is larger by a factor. The median of this
-    # factor over them, times ``free``, is the least variance of each entry of the atom.
+    # An entry that is 0 in all sweeps has the variance 0 in the chain, which is too small. So each
+    # entry gets at least ``free`` times ``added``. ``free`` is the variance of an entry if all
+    # codes and all other entries were known. ``added`` is the factor by which variances in the
+    # chain exceed ``free``: the median over the atom's entries that are positive in all sweeps.
     added = np.ma.masked_array(variances / free, ~(chain > 0).all(0))
     added = np.maximum(np.ma.median(added, axis=1).filled(1.0), 1.0)
     variances = np.maximum(variances, added[:, None] * free)
     atoms, n_events = chain.mean(0), np.maximum((z * exposure).sum(0), 1.0)
     squares = np.maximum(np.square(atoms).sum(1), np.finfo(float).tiny)
+    # If the atom of each event were known, the events of an atom would be a multinomial sample, and
+    # an entry d of the atom would have the variance d (1 - d) / n_events.
     limit = (atoms * (1 - atoms)).sum(1) / n_events / squares
     return AtomPosterior(atoms, variances, uses.mean(0), limit)
