@@ -17,12 +17,14 @@ from math import prod
 import torch
 from threadpoolctl import ThreadpoolController
 
-# Default number of entries in a block whose only purpose is to bound memory: 8 MiB in float64.
+# Default limit of the numbers that `blocks_of_rows` lets a block take: 8 MiB in float64.
 BLOCK = 2**20
 
 
 class _Thread(threading.local):
-    allowed = None  # the number of torch's threads before the outermost block of `threads_for`
+    # torch's number of threads before the outermost `with threads_for` of this thread: the number
+    # that the user allows; None outside of such a block
+    allowed = None
 
 
 _thread = _Thread()
@@ -91,9 +93,9 @@ def threads_for(atoms=None, x=None, stride=1):
         work = x.numel() * n_components * prod(kernel) // n_skipped
     outer, before = _thread.allowed, torch.get_num_threads()
     _thread.allowed = outer or before
-    # A second thread saves time from 1e7 multiplications in a product on: 1.7e7 take 304 us on one
-    # core and 172 us on two. Entrywise functions of smaller tensors gain no time either, and on
-    # busy cores a call on two threads may have to wait for a time slice of about 3 ms.
+    # With less than 1e7 multiplications in a product a second thread saves no time; 1.7e7 take 304
+    # us on one core and 172 us on two. Entrywise functions of the smaller tensors gain no time
+    # either, and on busy cores a call on two threads may wait for a time slice of about 3 ms.
     n_threads = _thread.allowed if work >= 1e7 else 1
     try:
         torch.set_num_threads(n_threads)
@@ -152,17 +154,18 @@ class Loops:
         self._module, name = module, module["__name__"]
         self._functions = [f for f in module.values() if isfunction(f) and f.__module__ == name]
 
-    def __getattr__(self, name):  # compiles all functions when one of them is first used
+    # called for a function that is not an attribute yet; makes all functions attributes, compiled
+    def __getattr__(self, name):
         if name not in {function.__name__ for function in self._functions}:
             raise AttributeError(name)
         import numba
 
         _watch_compilation()
-        # parallel is off, because numba's threads abort the process if two Python threads use them.
-        # Without forceinline a process that compiles and a process that loads from the cache call
-        # different copies of the functions, which add up in different orders, and results differ.
-        # error_model="numpy" leaves out checks for division by zero: the lasso takes 0.88 of the
-        # time.
+        # `parallel` stays off, because numba's threads abort the process if two Python threads use
+        # them. Without `forceinline` a process that compiles and a process that loads from the
+        # cache call different copies of the functions, which add up in different orders, and
+        # results differ. error_model="numpy" leaves out checks for division by zero; the lasso then
+        # takes 0.88 of the time.
         options = dict(nogil=True, forceinline=True, error_model="numpy", no_cfunc_wrapper=True)
         options["fastmath"] = {"reassoc", "contract", "nsz", "arcp"}
         for function in self._functions:
@@ -171,7 +174,7 @@ class Loops:
             options["no_cpython_wrapper"] = function.__name__.startswith("_")
             try:
                 result = numba.njit(cache=True, **options)(function)
-            except RuntimeError:  # no folder for the cache is writable
+            except RuntimeError:  # numba finds no writable folder for its cache
                 result = numba.njit(**options)(function)
             # Numba finds the functions that a function calls in the namespace of the module, so
             # compiled functions have to replace the plain ones there.
@@ -181,10 +184,10 @@ class Loops:
 
 
 def in_parts(function, n, least):
-    """Run a function over ``n`` rows on several threads, each with a part of the rows at a time.
+    """Run a function over ``n`` rows on several threads, each with some successive rows at a time.
 
-    Results must not depend on how rows are cut, which depends on the number of threads. Errors of
-    ``function`` are raised.
+    The number of threads decides where rows are cut, so results must not depend on the cuts. Errors
+    of ``function`` are raised.
 
     Parameters
     ----------
@@ -204,7 +207,8 @@ def in_parts(function, n, least):
             function(*part)
         return
     with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(lambda part: function(*part), parts))  # a list, to raise the errors of parts
+        # errors of `function` are raised only when results are read, so `list` reads all of them
+        list(pool.map(lambda part: function(*part), parts))
 
 
 class SharedSetting:

@@ -59,7 +59,8 @@ def average(values, weight):  # (n,), weights (n,) or None -> scalar
     return (values * weight).sum() / weight.sum().clamp_min(torch.finfo(values.dtype).tiny)
 
 
-def _penalties(z, penalty):  # codes, float -> (n,): the penalty of each sample's codes
+# the penalty lambda |z|_1 of each sample's codes (n, n_components, ...), as a tensor (n,)
+def _penalties(z, penalty):
     return penalty * z.abs().flatten(1).sum(1)
 
 
@@ -112,7 +113,8 @@ def _rule_of_objective(
 
 
 ae_ls, ae_lasso = partial(_rule_of_objective, penalised=False), partial(_rule_of_objective)
-# the penalty of `dec` has no derivative, since its codes are constants; only the objective has it
+# `dec` keeps the penalty, so that its objective has it, too; the gradient has no term of the
+# penalty, since the codes are constants
 dec = partial(_rule_of_objective, through_encoder=False)
 
 
@@ -134,9 +136,11 @@ def noodl(dictionary, batch, *, encoder, penalty):  # -> Evaluation
 
 GRADIENT_RULES = {"dec": dec, "ae-lasso": ae_lasso, "ae-ls": ae_ls, "noodl": noodl}
 
-# Whether the derivative of a rule has a term through the encoder if the codes solve the lasso: for
-# `lasso_gradient`. The objective of ae-lasso is then at its minimum in the codes, so its derivative
-# is that of dec (theorem 3.3 of the PUDLE paper). Rules that are not here always use autograd.
+# The argument `through_encoder` of `lasso_gradient` for each rule: whether the derivative in the
+# atoms has to take into account that codes depend on the atoms, if the codes solve the lasso. For
+# ae-lasso it is False, although the rule goes through the encoder: such codes minimise its
+# objective, so its derivative is that of dec (theorem 3.3 of the PUDLE paper). Rules that are not
+# here use autograd.
 _THROUGH_LASSO = {dec: False, ae_lasso: False, ae_ls: True}
 
 

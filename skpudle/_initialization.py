@@ -17,8 +17,8 @@ import torch
 from skpudle._compilation import threads_for
 from skpudle._operators._atoms import project_atoms
 
-# `vertices` takes no sample whose distance from the span of the samples taken before is at most
-# this fraction of its norm: up to rounding it is a combination of these samples.
+# If the distance of a sample from the span of the samples that `vertices` has taken is at most this
+# fraction of its norm, the sample is a combination of them up to rounding, and is not taken.
 _REPEATED_SAMPLE = 1e-6
 
 INITIALIZATIONS = "data", "random", "svd", "vertices"
@@ -66,16 +66,18 @@ def vertices(x, n_components, weight=None):
     squares = rows.square().sum(1)
     outside = float(weight @ given.square().sum(1) - weight @ squares)
     noise = n_components * max(outside, 0.0) / max((n - n_components) * (m - n_components), 1)
-    # Samples are divided by their brightness. Without the division bright mixtures would be taken
-    # for pure samples: if the brightness varies by 60 % the mean angle to the planted atoms is 7
-    # degrees instead of 0.4. Ten times the variance of the noise is added to the square of the
-    # brightness, so that dim samples, which are mostly noise, stay short and are not chosen. With 1
-    # or 1000 times the variance the angle changes by 0.2 degrees.
+    # Samples are divided by their brightness, because otherwise bright mixtures would be taken for
+    # pure samples: if the brightness varies by 60 %, the mean angle of the vertices to the planted
+    # atoms would be 7 degrees instead of 0.4. Ten times the variance of the noise is added to the
+    # square of the brightness, so that dim samples, which are mostly noise, stay short and are not
+    # chosen. With 1 or 1000 times the variance the angle changes by 0.2 degrees.
     along = (rows @ torch.nn.functional.normalize(weight @ rows, dim=0)).square() + 10 * noise
     along = torch.maximum(along, _REPEATED_SAMPLE**2 * squares)
     seen = rows / along.sqrt()[:, None].clamp_min(torch.finfo(rows.dtype).tiny)
     taken = []
-    while len(taken) < n_components:  # `seen` is orthogonal to all samples taken
+    # `seen` are the samples, divided by their brightness, minus their projection on the span of the
+    # samples taken so far
+    while len(taken) < n_components:
         squares = (seen * seen).sum(1)
         best = int(squares.argmax())
         if squares[best] <= _REPEATED_SAMPLE**2:
@@ -97,6 +99,7 @@ def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of
     .. [1] P. Efraimidis and P. Spirakis, "Weighted random sampling with a reservoir", Information
        Processing Letters 97, 2006.
     """
+    # two atoms of norm 1 have the same direction, up to sign, if |cosine| is above this number
     same = 1 - 16 * torch.finfo(x.dtype).eps
     rows = torch.linalg.vector_norm(x, dim=1).nonzero().squeeze(1)
     if weight is None:
@@ -115,7 +118,10 @@ def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of
     return torch.cat([atoms, project_atoms(_random(x, n_components - len(atoms), generator))])
 
 
-def _random(x, n_components, generator):  # (n, m) -> (n_components, m): normal, in the dtype of x
+# random directions as initial atoms (n_components, m): normal numbers in the dtype and on the
+# device of x (n, m), but drawn on the CPU in float64, so that all dtypes and devices get the same
+# numbers
+def _random(x, n_components, generator):
     options = dict(generator=generator, device="cpu", dtype=torch.float64)
     return torch.randn(n_components, x.shape[1], **options).to(x)
 

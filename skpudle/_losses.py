@@ -157,8 +157,8 @@ class Binomial:
 
     def half_deviance(self, natural, x):
         """Return half the deviance of each entry, the loss; autograd can differentiate it."""
-        # softplus(natural) is -logsigmoid(-natural), but torch's softplus loses precision: it
-        # returns the argument itself from 20 on
+        # The term is n_trials * softplus(natural), written by `logsigmoid`, because torch's
+        # softplus loses precision: it returns the argument itself from 20 on.
         return self.saturated(x) - self.n_trials * logsigmoid(-natural) - x * natural
 
     def saturated(self, x):
@@ -214,8 +214,8 @@ class FromMeans:
         x, exposure = samples.x, 1.0 if samples.target is None else samples.target
         known = torch.ones_like(x) if samples.mask is None else samples.mask
         x, known = x / exposure, samples.weigh(known) * exposure
-        # The reference is the least entry of each column in the first batch. In a constant column
-        # all entries equal it, so that the deviance is exactly zero.
+        # The reference of a column is its least entry in the first batch. A constant column then
+        # has a deviance of exactly zero, because all its entries equal the reference.
         if self._reference is None:
             least = x.masked_fill(known == 0, inf).amin(0)
             self._reference = least.masked_fill(least.isinf(), 0.0)
@@ -227,7 +227,8 @@ class FromMeans:
     def _from_reference(self, x):  # (n, m) or (m,) -> the same
         """Return the deviance of each entry from the reference value of its column."""
         natural = self._reference
-        if not self._loss.is_quadratic:  # at 0 and at the largest value the link would be infinite
+        # counts: their link is infinite at 0 and at the largest value, so both are moved inwards
+        if not self._loss.is_quadratic:
             precision = torch.finfo(natural.dtype)
             largest = self._loss.largest * (1 - precision.eps)
             natural = self._loss.natural(natural.clamp(precision.tiny, largest))

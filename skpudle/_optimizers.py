@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 
-_ATOMS_AT_ONCE = 128  # atoms in a block that `SurrogateOptimizer` minimises over at once
+_ATOMS_AT_ONCE = 128  # number of atoms that `SurrogateOptimizer` changes together, as a block
 _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
@@ -28,8 +28,8 @@ class Optimizer:
 
     def __init__(self, atoms, project, n_free=0):
         self._project, self._n_free = project, n_free
-        # Fused optimisers of torch ignore the strides of gradient and state, so the atoms, too,
-        # must be in row-major order.
+        # The atoms must be in row-major order, as gradients and state are: fused optimisers of
+        # torch ignore strides, and would mix up the entries of tensors in different orders.
         self.atoms = torch.nn.Parameter(self._constrain(atoms.contiguous()).contiguous())
 
     def _constrain(self, block, n_after=0):
@@ -82,7 +82,9 @@ class GradientOptimizer(Optimizer):
         super().__init__(atoms, project, n_free)
         self._unit = unit
         self._optimizer = make([self.atoms], lr=learning_rate, **params)
-        self._start = self.state()  # empty for most optimisers, until their first step
+        # `load` sets this state for an empty one. It is empty for most optimisers of torch, which
+        # make their state in the first step.
+        self._start = self.state()
 
     @property
     def _state(self):
@@ -171,7 +173,9 @@ class SurrogateOptimizer(Optimizer):
         With an empty dict as the state the model is empty.
         """
         self.atoms.copy_(atoms)
-        # the copies are on the devices of a fresh state: the number of updates is on the host
+        # A state may come from another device. Each copy goes to the device of a fresh state: the
+        # number of updates to the host, which reads it in each update, and the other tensors to the
+        # device of the atoms.
         fresh = self._fresh_state()
         self._state = {name: state.get(name, v).to(v, copy=True) for name, v in fresh.items()}
 
@@ -204,7 +208,8 @@ class SurrogateOptimizer(Optimizer):
         state["uses"] = keep * state["uses"] + torch.stack([energy, n_used.to(energy)])
         state["curvature"].mul_(keep).add_(curvature)
         state["pull"].mul_(keep).add_(pull).sub_(n_samples * gradient, alpha=self._per_curvature)
-        one_use = (state["uses"][0] / state["uses"][1]).nan_to_num(0.0)  # NaN without uses
+        # mean square of the nonzero codes so far; 0 / 0 is NaN if there were none
+        one_use = (state["uses"][0] / state["uses"][1]).nan_to_num(0.0)
         atoms.copy_(self._minimize(atoms, self.anchor * one_use))
 
     def _age(self, n_samples):  # -> scalar tensor, from 0 to 1
@@ -217,8 +222,8 @@ class SurrogateOptimizer(Optimizer):
         state["n_samples"] = state["n_samples"] + n_samples
         n_updates = int(state["n_updates"])
         share = n_samples * n_updates / state["n_samples"]
-        # With this exponent the sums consist of about four samples per atom, until the exponent
-        # reaches its largest value.
+        # The sums consist mainly of the last n_samples / exponent samples. This exponent makes them
+        # four samples per atom, until it reaches its largest value.
         exponent = state["n_samples"] / (4 * len(self.atoms))
         exponent = exponent.clamp_min(3.0).clamp_max(self.forgetting)
         return (1 - 1 / n_updates) ** (share * exponent)
@@ -235,16 +240,18 @@ class SurrogateOptimizer(Optimizer):
             inner = curvature[rows, rows].clone()
             inner.diagonal().add_(weight)
             slope = torch.addmm(pull[rows], curvature[rows], atoms, alpha=-1)
-            # Let c be a bound of the largest eigenvalue of A after A is scaled to unit diagonal.
-            # Then c diag(A) - A is positive semidefinite, so gradient steps lower the model if atom
-            # j has the step size 1 / (c A_jj). Each atom has one step size for all features, so
-            # that its projection is still the minimum. The largest row sum and the Frobenius norm
-            # both bound the eigenvalue.
+            # Let A be `inner`, and c a bound of the largest eigenvalue of A after A is scaled to
+            # unit diagonal. Then c diag(A) - A is positive semidefinite, so a gradient step lowers
+            # the model if atom j has the step size 1 / (c A_jj). Each atom has one step size for
+            # all its features: otherwise its projection would not minimise, inside the constraints,
+            # the bound of the model that the step minimises. The largest row sum and the Frobenius
+            # norm of the scaled matrix both bound the eigenvalue.
             diagonal = inner.diagonal().clamp_min(torch.finfo(now.dtype).tiny)
             scale = diagonal.rsqrt()
             scaled = (scale[:, None] * inner * scale).abs()
             bound = torch.minimum(scaled.sum(1).max(), torch.linalg.matrix_norm(scaled))
-            bound = bound.clamp_min(1)  # the scaled diagonal is 1, or 0 without codes
+            # no bound is below 1, because the scaled diagonal is 1; only without codes it is 0
+            bound = bound.clamp_min(1)
             steps = (1 / (bound * diagonal))[:, None]
             block = before = atoms[rows]
             for i in range(self.n_inner):
@@ -273,9 +280,9 @@ class SurrogateOptimizer(Optimizer):
             "pull": torch.zeros_like(atoms),
             "n_updates": torch.tensor(0, device="cpu"),
             "n_samples": atoms.new_zeros(()),
-            # Sum of squares, and number, of the nonzero codes in the model, which decay as its sums
-            # do. If the latest batch alone counted, a batch of small codes would weaken the anchor
-            # of all atoms.
+            # Sum of squares, and number, of the nonzero codes of all batches; earlier batches lose
+            # weight as in A and B. If the latest batch alone counted, a batch of small codes would
+            # weaken the anchor of all atoms.
             "uses": atoms.new_zeros(2),
         }
 
@@ -321,11 +328,12 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
         raise ValueError(
             f"optimizer={name!r:.200} has an lr. Pass it as the learner's learning_rate instead."
         )
-    # learners without a parameter `learning_rate` pass None
+    # None comes from learners without a parameter `learning_rate`; the callable's `lr` then counts
     rate, extra = given.get("lr", 1e-3) if learning_rate is None else learning_rate, {}
     if kind is torch.optim.Adam:
-        # Without the unit, squares of gradients could leave the range of float32. The fused
-        # implementation is the fastest one; torch raises an error if `foreach` is set, too.
+        # Gradients are divided by `unit`, because Adam squares them, and squares could leave the
+        # range of float32. Adam is fused, which is fastest, unless the user has chosen by `fused`
+        # or `foreach`; torch raises an error if both are True.
         unit = data_scale or 1.0
         extra = {"unit": unit}
         extra |= {key: given[key] / unit for key in given.keys() & {"eps", "weight_decay"}}

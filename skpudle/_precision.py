@@ -19,11 +19,13 @@ from skpudle._compilation import SharedSetting, threads_for
 
 F = TypeVar("F", bound=Callable)
 
+# the kinds of device for which this torch has autocast
 _AUTOCAST = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)]
 
-# Torch's objects with the setting ``fp32_precision`` of products, one for each kind of device. They
-# have it since torch 2.9, where the getter of the older shared setting raises an error if they
-# differ. Before 2.9 all products share one setting, and the list is empty.
+# The objects of torch that hold the setting ``fp32_precision`` of products of matrices, for CUDA
+# and for the CPU. They have it since torch 2.9; before, all products share one setting, and the
+# list is empty. Since 2.9 the getter of the shared setting raises an error if the objects differ,
+# so `_compute_in_full` does not use it then.
 _all = torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
 _BACKENDS = [backend for backend in _all if hasattr(backend, "fp32_precision")]
 
@@ -44,7 +46,7 @@ def _compute_in_full():
     return lambda: [setattr(backend, "fp32_precision", value) for backend, value in reduced]
 
 
-# inside ``with _full_products`` products of float32 have full precision, in all threads
+# inside ``with _full_products`` products of float32 matrices have full precision, in all threads
 _full_products = SharedSetting(_compute_in_full)
 
 
@@ -64,7 +66,8 @@ def as_scalars(value, like):  # number or tensor -> tensor of any shape
         The parameter.
     """
     if isinstance(value, Real):
-        # The device fills in the number itself; the host would have to wait for a copy of a tensor.
+        # not `torch.tensor`, which copies the number to a GPU while the host waits: here the device
+        # fills in the number itself
         return like.new_ones(()) * float(value)
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
@@ -82,7 +85,8 @@ def own_precision():
         yield
 
 
-# a decorator: each call of the decorated function runs inside of ``with own_precision()``
+# A decorator, since context managers of `contextlib` are decorators, too: each call of the
+# decorated function runs inside of a new ``with own_precision()``.
 in_own_precision = own_precision()
 
 

@@ -30,21 +30,24 @@ def _number(level):  # -> float or None
     return level.item() if level.numel() == 1 and level.device.type == "cpu" else None
 
 
-# `_soft_` and `_hard_` overwrite v with its shrunk values and return v, see `shrinkage_function`.
+# `_soft_` and `_hard_` overwrite the tensor v with its shrunk values and return it. `scratch` is
+# memory of the shape of v that they may overwrite, see `shrinkage_function`.
 def _soft_(v, level, scratch=None, *, positive):
     number = _number(level)
     if positive:
         return v.sub_(level if number is None else number).clamp_min_(0)
     if number is not None:
         return v.sub_(torch.clamp(v, -number, number, out=scratch))
-    clipped = torch.minimum(v, level, out=scratch)  # faster than `torch.clamp` between two tensors
+    # two calls, because they are faster than `torch.clamp` with two tensors as limits
+    clipped = torch.minimum(v, level, out=scratch)
     return v.sub_(torch.maximum(clipped, -level, out=clipped))
 
 
 def _hard_(v, level, scratch=None, *, positive):
     number = _number(level)
     if number is not None:
-        # torch keeps v > below, and below is the largest float under the level: so v >= level
+        # torch's functions keep only values above their limit, but a value equal to the level has
+        # to stay: so the limit is the next smaller float
         below = torch.nextafter(level, torch.zeros_like(level)).item()
         if positive:
             return torch.nn.functional.threshold_(v, below, 0)

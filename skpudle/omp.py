@@ -45,18 +45,19 @@ from skpudle._compilation import Loops, blocks_of_rows, entries_of_block, in_par
 
 __all__ = ["solve_omp"]
 
-# Largest number of atoms for which `solve_omp` makes a Gram matrix; with more atoms it would take
-# gigabytes. It pays if there are at most as many atoms as rounds for all samples together: it costs
-# a product of each atom with all atoms, in one efficient call, and saves such a product, in a slow
-# loop, in each round.
+# Largest number of atoms for which `solve_omp` makes a Gram matrix, which would take gigabytes for
+# more atoms. The Gram matrix costs a product of each atom with all atoms, in one efficient call,
+# and saves such a product, in a slow loop, in each round of each sample. So `solve_omp` makes it
+# unless there are more atoms than rounds of all samples together.
 _GRAM_ATOMS = 10_000
-# Correlations are tied if they differ by less than this fraction. The first of tied atoms enters,
-# so that codes do not depend on rounding.
+# Correlations count as equal if they differ by less than this fraction. The first atom with the
+# largest correlation enters, so that rounding errors do not decide on the support.
 _TIE = 1e-10
-# A pursuit ends if the squared correlation of the residual with the best atom is below this
-# fraction of the squared norm of the sample times that of the atom, or if at most this fraction of
-# the atom's squared norm is outside of the span of the support. It is the epsilon of float64, which
-# scikit-learn also uses, for samples and atoms of unit norm.
+# A pursuit ends if what it would fit next may be a rounding error: if the squared correlation of
+# the residual with the best atom is below this fraction of the squared norm of the sample times
+# that of the atom, or if at most this fraction of the atom's squared norm is outside of the span of
+# the support. The fraction is the epsilon of float64. scikit-learn uses it, too, but without regard
+# to the norms of sample and atom.
 _RESOLUTION = 2.0**-52
 
 
@@ -64,8 +65,8 @@ def _largest(c, positive):
     """Choose the atom to admit: return the number of the atom with the largest correlation.
 
     ``c`` (n_components,) are correlations with the residual. They are compared by their moduli,
-    unless codes are ``positive``. Of tied atoms the first is chosen. Return -1 if no correlation is
-    above 0.
+    unless codes are ``positive``. If several correlations are equal up to `_TIE`, the first atom is
+    chosen. Return -1 if no correlation is above 0.
     """
     largest, first = 0.0, 0
     for j in range(len(c)):
@@ -147,12 +148,12 @@ def _keep_positive(k, amounts, factor, support, z, trial):
 
 
 def solve_rows(atoms, gram, mask, energy, tol, codes, room, positive):
-    """Run the whole pursuit for a block of rows: replace ``D^T x`` in ``codes`` by their codes.
+    """Run the whole pursuit for a block of rows, and write their codes to ``codes``.
 
-    ``codes`` is (n, n_components). ``gram`` is the Gram matrix of the ``atoms``, or empty.
-    ``mask`` (n, n_features) is 1 for known features and 0 for missing ones. ``energy`` (n,) has the
-    squared norms of rows, and ``tol`` (n,) the squared norms of residuals at which a pursuit stops.
-    A support has at most ``room`` atoms.
+    On entry ``codes`` (n, n_components) has to hold ``D^T x``. ``gram`` is the Gram matrix of the
+    ``atoms`` (n_components, n_features), or empty. ``mask`` (n, n_features) is 1 for known features
+    and 0 for missing ones. ``energy`` (n,) has the squared norms of rows, and ``tol`` (n,) the
+    squared norms of residuals at which a pursuit stops. A support has at most ``room`` atoms.
     """
     n_components = codes.shape[1]
     c = np.empty(n_components)
@@ -160,19 +161,19 @@ def solve_rows(atoms, gram, mask, energy, tol, codes, room, positive):
     support, known = np.empty(room, np.int64), np.empty(atoms.shape[1])
     amounts, z, trial = np.empty(room), np.empty(room), np.empty(room)
     for row in range(len(codes)):
-        # Each round lowers the error, so that a pursuit always ends. Non-negative codes, whose
-        # atoms may leave again, get three rounds for each atom of the largest support, the usual
-        # limit of Lawson and Hanson's method.
+        # Largest number of rounds: with codes of both signs each round adds an atom. In a pursuit
+        # of non-negative codes atoms may also leave, so it gets three rounds for each atom of the
+        # largest support, the usual limit of Lawson and Hanson's method.
         n_rounds = room * (3 if positive else 1)
-        # `k` atoms have entered the factor, of the `n_kept` atoms of the support. (For a literal 0
-        # numba would compile every function a second time.)
+        # The support has `n_kept` atoms, and the factor has rows for the first `k` of them. (For a
+        # literal 0 numba would compile every function a second time.)
         k = n_kept = np.int64(0)
         while True:
             if k == 0:
                 for j in range(n_components):
                     c[j] = codes[row, j]
-            least = 0.0  # for an atom that enters again; a new atom needs a larger correlation
-            if k == n_kept:  # all atoms of the support have entered: admit a new one
+            least = 0.0  # an atom that enters the factor again may have any correlation
+            if k == n_kept:  # the factor is complete: choose a new atom
                 left = energy[row]
                 for i in range(k):
                     left -= amounts[i] ** 2
@@ -195,7 +196,7 @@ def solve_rows(atoms, gram, mask, energy, tol, codes, room, positive):
                 break
             factor[k, k] = np.sqrt(pivot)
             amounts[k] = c[new] / factor[k, k]
-            if positive or k + 1 < room:
+            if positive or k + 1 < room:  # after the last atom nothing reads the correlations
                 _enter(k, c, amounts[k], directions, factor, support)
             k += 1
             if positive and k == n_kept:
@@ -298,7 +299,7 @@ def solve_omp(
             f"n_nonzero_coefs is {n_nonzero_coefs} and tol is {tol}. Pass an integer between 1 and "
             f"the number of atoms, {len(atoms)}, or a squared norm that is not negative."
         )
-    # more atoms than features are linearly dependent, and a support never is
+    # the atoms of a support are linearly independent, so they are not more than the features
     room = min(*atoms.shape, n_nonzero_coefs if tol is None else len(atoms))
     codes = x.new_empty(len(x), len(atoms))
     if not atoms.isfinite().all():
@@ -314,21 +315,21 @@ def solve_omp(
         if mask is not None:
             known = (mask.expand_as(x)[rows] != 0).to(data)
             data = data.where(known != 0, 0.0)
-        # Each row is divided by a power of two, which is exact. Squares then stay in the range of
-        # float64.
+        # Each row is divided by a power of two near its largest modulus, so that squares stay in
+        # the range of float64. Division by a power of two has no rounding error.
         exponent = torch.frexp(data.abs().amax(1)).exponent - 1
         unit = torch.ldexp(torch.ones_like(data[:, 0]), exponent)
         data = data / unit[:, None]
         with threads_for(atoms, data):
             block = data @ atoms.mT
         of_rows = known, data.square().sum(1), stop / unit / unit, block
-        # these arrays share the memory of the tensors, so the loops write codes to `block`
+        # the arrays share the memory of the tensors, so that the loops write codes into `block`
         given = [np.asarray(tensor) for tensor in (atoms, gram, *of_rows)]
 
         def solve_part(first, last, given=given):
             d, g, *of_rows = given
             loops.solve_rows(d, g, *(part[first:last] for part in of_rows), room, positive)
 
-        in_parts(solve_part, len(block), 16)  # the least number of rows that pays for a thread
+        in_parts(solve_part, len(block), 16)  # a thread with fewer rows costs more than it saves
         codes[rows] = block * unit[:, None]
     return codes

@@ -64,7 +64,7 @@ class ConvDictionary(Dictionary):
         The result may use the memory ``out``. Raise ValueError if copies of the atoms do not cover
         the images exactly, see `positions`.
         """
-        self.positions(x.shape[2:])  # called for its error
+        self.positions(x.shape[2:])  # raises the error for images of unsuitable size
         return torch.cat(list(self.analysis_in_blocks(x)), 2, out=out)
 
     def analysis_in_blocks(self, x):  # yields (n, n_components, *positions)
@@ -130,10 +130,12 @@ class ConvDictionary(Dictionary):
         stride, kernel = self._windows["stride"], atoms.shape[2:]
         n_blocks = [ceil(k / s) for k, s in zip(kernel, stride, strict=True)]
         missing = [n * s - k for n, s, k in zip(n_blocks, stride, kernel, strict=True)]
-        # atoms cut into blocks of the size of the stride: (n_components, entries of a block,
-        # n_blocks)
+        # The symbol of ``D^T D`` at a frequency is ``F F^H`` with a matrix F (n_components, entries
+        # of a block), where a block is a piece of an atom of the size of the stride. A Fourier
+        # transform over the blocks of the atoms gives F at all frequencies, which is called
+        # `symbol` here.
         blocks = unfold(pad(atoms, (0, missing[1], 0, missing[0])), stride, stride=stride)
-        # with N = 8 d frequencies the factor of an axis is at most 1.04
+        # with N = 8 d frequencies, where d is the degree, the factor of an axis is at most 1.04
         n_samples = [max(1, 8 * (n - 1)) for n in n_blocks]
         symbol = torch.fft.fft2(blocks.unflatten(2, n_blocks), s=n_samples).flatten(2)
         eigenvalues = largest_eigenvalue_bound(smaller_gram(symbol.permute(2, 0, 1)))
@@ -151,9 +153,9 @@ class ConvDictionary(Dictionary):
         """Cut positions along the first axis into blocks, to bound the memory for patches.
 
         Yield a slice of positions, and the slice of pixels along this axis that their patches
-        cover. In a block the patches of ``n`` images have at most 1 MiB in float64, which stays in
-        the cache. With 16 MiB, for which each product gets new memory, the encoder takes 1.3 times
-        as long.
+        cover. In a block the patches of ``n`` images take at most 1 MiB in float64, which stays in
+        the processor's cache. With 16 MiB, for which each product gets new memory, the encoder
+        takes 1.3 times as long.
         """
         n_entries, k, s = n * self.atoms[0].numel(), self.atoms.shape[2], self.strides[0]
         for place in blocks_of_rows(positions[0], n_entries * prod(positions[1:]), BLOCK // 8):
