@@ -328,9 +328,9 @@ class GradientLearner(CallbackSupportMixin):
             phases = {name: n for name, n in (epochs | fitted.later).items() if n}
         outliers = None
         if fitted.outliers is not None and len(fitted.outliers):
-            # ``fitted.outliers`` has pairs of a merged row and a feature, and ``data.places`` has
-            # the merged row of each row of the user. It is -1 for rows of weight 0, which selects
-            # the last row of the sparse array: a row without outliers that is added here.
+            # `fit` merged equal rows: ``fitted.outliers`` has indices of merged rows, and
+            # ``data.places`` has, for each row of the user, the index of its merged row, or -1 for
+            # a row of weight 0. The index -1 selects the last row, which is added here and empty.
             shape = len(data.samples) + 1, data.samples.x.shape[1]
             values = np.ones(len(fitted.outliers), bool), arrays.to_numpy(fitted.outliers).T
             outliers = csr_array(values, shape=shape)[arrays.to_numpy(data.places)]

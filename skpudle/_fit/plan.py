@@ -47,7 +47,8 @@ OF_LEARNED = "analysis_components_", "synthesis_components_", "thresholds_"
 # Number of unfoldings with n_unfoldings="auto" if codes are unfolded: as in the PUDLE paper.
 _UNFOLDINGS = 100
 
-# Converged codes with a relative duality gap above this cause a warning.
+# Codes of the lasso cause a warning if their relative duality gap is above this number. The gap
+# bounds how far the objective of the codes is above its minimum.
 _GAP = 1e-6
 
 # For the warnings of `Plan.without_effect`. _OF_TRAINING: parameters that only training reads.
@@ -218,7 +219,7 @@ def baseline_of(learner):  # -> ndarray of shape (n_features,) or None
 
 
 def centre(learner, rows):  # (n, n_features) -> the same
-    """Return rows less the baseline of a fitted learner."""
+    """Return rows less the baseline of a fitted learner, as its encoder takes them."""
     baseline = baseline_of(learner)
     return rows if baseline is None else rows - baseline
 
@@ -284,7 +285,8 @@ def directions(samples, *, positive):  # (n, n_features) -> the same
     """
     norms = atom_norms(samples)
     samples = samples / torch.where(norms > 0, norms, 1.0)
-    return samples.abs() if positive else samples  # x and -x make the same atom
+    # with absolute values -x makes the same atom as x, instead of an atom without positive entries
+    return samples.abs() if positive else samples
 
 
 def choose_atoms(dict_init, n_components, x, generator, *, positive=False, weight=None):
@@ -406,7 +408,7 @@ class Plan:
         depth, learns = given.n_unfoldings, given.separate_atoms
         is_soft_lasso = given.shrinkage == "soft" and self.decay == (1, 1)
         self.converges = given.transform_algorithm == "lasso" or depth is None
-        is_free = depth in ("auto", None) and not learns  # no number of unfoldings is asked for
+        is_free = depth in ("auto", None) and not learns  # the user has set no number of unfoldings
         self.of_lasso = is_soft_lasso and given.alpha != 0 and is_free
         self.solves = self.of_lasso or self.converges
         # A learned encoder needs few unfoldings: with 3 it codes as well as 20 unfoldings with the
@@ -534,9 +536,10 @@ class Plan:
         return rule, DenseDictionary(fitted.atoms), dict(encoder=encoder, penalty=penalty)
 
     def replacements(self, fitted, samples):
-        """Return rows of parameters that replace unused atoms by samples.
+        """Make atoms of samples, to replace atoms that no code uses; return the rows of parameters.
 
-        ``samples`` (n, n_features) have NaN where an entry is missing; it becomes zero.
+        ``samples`` (n, n_features) have NaN where an entry is missing; it becomes zero. The rows of
+        parameters are (n, ...), in the form that training updates, see `Plan`.
         """
         return directions(samples.nan_to_num(), positive=self.given.positive_dict)
 
@@ -593,7 +596,8 @@ class Plan:
         start, x = self.given.dict_init, samples.x
         if self.searches:
             start = "vertices" if self.mixes_few(self.n_components, x.shape[1]) else "data"
-        generator.manual_seed(generator.initial_seed())  # the same draws in whatever units
+        # A fit may begin again in other units, and then draws the same samples.
+        generator.manual_seed(generator.initial_seed())
         how = dict(positive=self.given.positive_dict, weight=samples.weight)
         atoms = choose_atoms(start, self.n_components, x, generator, **how)
         return self.with_atoms(fitted, atoms)
@@ -657,15 +661,15 @@ class Plan:
     def optimizer_for(self, n_rows):
         """Return the optimiser of training: a name, or the user's callable.
 
-        ``n_rows`` is the number of rows of parameters. "auto" is the surrogate while its matrix of
-        n_rows x n_rows entries is small.
+        ``n_rows`` is the number of rows that training updates: the atoms, and a baseline of counts.
+        "auto" is the surrogate while its matrix of n_rows x n_rows entries is small.
         """
         # The surrogate's matrix of 4096 x 4096 entries takes 128 MiB in float64.
         default = "surrogate" if n_rows <= 4096 else "adam"
         return default if self.given.optimizer == "auto" else self.given.optimizer
 
     def make_optimizer(self, fitted):
-        """Return the optimiser that updates the rows of parameters, beginning with a record's.
+        """Return the optimiser of training, which begins with the atoms and ``more`` of a record.
 
         After each update the optimiser projects the atoms onto the constraints. It leaves ``more``
         unconstrained: the last rows (``n_free`` of them), or the columns after the features.
@@ -682,9 +686,13 @@ class Plan:
         return make_optimizer(self.optimizer_for(len(rows)), rows, project, **how)
 
     def mixes_few(self, n_components, n_features):
-        """Return whether rows are mixtures of few non-negative atoms, as spectra are."""
-        # The number of atoms has to be at most a quarter of the number of features: the purest rows
-        # are then near the atoms, and make good initial atoms.
+        """Return whether rows are mixtures of few non-negative atoms, as spectra are.
+
+        For such rows a search begins with the purest samples as atoms, and has a first penalty of
+        its own, see `skpudle.search.find.penalty_of_mixtures`.
+        """
+        # The purest rows are near the atoms, and make good initial atoms, if there are at most a
+        # quarter as many atoms as features.
         positive = self.given.positive_code and self.given.positive_dict
         return positive and (n_components or n_features) <= 0.25 * n_features
 

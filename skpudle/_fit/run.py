@@ -45,7 +45,8 @@ from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search import choose, find, held_out, units
 from skpudle.search.stream import Held, Stream
 
-# Parameters that may differ between an interrupted fit and the fit that resumes it.
+# Parameters that may differ between an interrupted fit and the fit that resumes it, since they have
+# no effect on training, or only on its end.
 _FREE = {
     "device", "max_iter", "n_iter_no_change", "split_sign", "tol", "transform_algorithm",
     "transform_alpha", "transform_min_gain", "transform_n_nonzero_coefs", "verbose",
@@ -597,8 +598,8 @@ class Run(Interrupts):
         if self._stored is not None:
             found, place = self._stored["record"], first.atoms.device
             moved = [part if part is None else part.to(place) for part in (found.atoms, found.more)]
-            # The user may have changed tol or max_iter since the file was written. So the cause of
-            # the end is forgotten, and training decides again whether to end.
+            # The user may have changed tol or max_iter since the file was written. So training
+            # decides again whether to end, unless a callback has ended it.
             stays = "callback" if found.ended_by == "callback" else None
             self.record = replace(found, atoms=moved[0], more=moved[1], ended_by=stays)
             self.generator.set_state(self._stored["generator"])
@@ -608,7 +609,7 @@ class Run(Interrupts):
         except Diverged as diverged:
             error = diverged
             self.record = replace(error.fitted or self.record, ended_by="divergence")
-        except KeyboardInterrupt:  # a second Ctrl-C
+        except KeyboardInterrupt:  # a second Ctrl-C: `Interrupts` only notes the first
             self.pending = True
         ended_by, said = self.record.ended_by or "search", "the fit was interrupted after: "
         if self.pending:

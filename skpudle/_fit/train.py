@@ -302,8 +302,9 @@ class Trainer:
             sums, n_unused, atoms_are_finite = found[:-2].view(-1, 3), *found[-2:].int().tolist()
             interrupted = self.team.largest(self._interrupts.pending)
             finite = torch.isfinite(sums).all(1)
+            # A finite loss in the first update shows that the atoms before it were finite.
             if finite[0] or self._finite is None:
-                self._finite = start  # a finite first loss shows that its atoms were finite, too
+                self._finite = start
             if not (finite.all() and atoms_are_finite):
                 first_bad = min(int(finite.sum()) + 1, len(sums))
                 raise Diverged(start.n_steps + first_bad, self._finite)
@@ -376,7 +377,9 @@ class Trainer:
             size = weight.sum()
             total = torch.stack([(weight * losses).sum(), found.objective * size, size])
         how = dict(weight=None if batch is None else batch.weight)
-        if not team.is_alone:  # the mean over all processes, weighted by their samples
+        # The gradient of one process is a mean over its samples. All processes together take the
+        # mean over all samples.
+        if not team.is_alone:
             gradient, total = team.sum(gradient * total[2], total)
             gradient = gradient / total[2].clamp_min(torch.finfo(total.dtype).tiny)
             how["total"] = team.sum

@@ -413,7 +413,7 @@ class CountPlan(Plan):
         """Return the largest number of updates of training, as `Plan.n_updates` for other rows."""
         if self.searches and self.given.max_iter == "auto":
             # After a search six epochs, but at least 40 updates, are enough: they raise the
-            # explained share of the deviance of thinned data (benchmarks/bench_counts.py) from
+            # explained share of the deviance of held-out events (benchmarks/bench_counts.py) from
             # 0.406 to 0.433 for digits, and from 0.146 to 0.203 for words.
             return max(40, 6 * n_batches)
         return super().n_updates(n_batches, batch_size, data)
@@ -439,7 +439,7 @@ class _CountPhases(RowPhases):
 
     @torch.no_grad()
     def settle(self, fitted):
-        """Adapt the baseline to the atoms of the search: a phase, which yields one record.
+        """Adapt the baseline to the atoms of the search: a phase, which yields one `Fitted`.
 
         The first baseline, from mean rates, includes what codes explain. With the first baseline
         0.060 of the deviance of heavy-tailed counts stayed unexplained, and 0.050 after this phase.
@@ -467,7 +467,7 @@ class _CountPhases(RowPhases):
 
     @torch.no_grad()
     def choose_coding(self, fitted):
-        """Choose the penalty of the codes of `transform`: a phase, which yields one record.
+        """Choose the penalty of the codes of `transform`: a phase, which yields one `Fitted`.
 
         The penalty is halved, up to four times, as long as the error of hidden entries of up to 200
         rows falls by more than 1 %.

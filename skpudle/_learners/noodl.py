@@ -52,7 +52,10 @@ class NOODLDictionaryLearning(DenseLearner):
     max_iter : int, default=100
         Largest number of epochs.
 
-    tol, n_iter_no_change, dict_init, device, random_state, verbose
+    n_iter_no_change : int, default=5
+        Checks in a row without improvement that end training.
+
+    tol, dict_init, device, random_state, verbose
         As in `PUDLEDictionaryLearning`; training follows a search.
 
     Attributes
@@ -107,5 +110,6 @@ class NOODLDictionaryLearning(DenseLearner):
     _penalty = "threshold"
 
     def _plan(self):  # -> Plan
-        # the update of NOODL is plain stochastic gradient descent by the rule "noodl"
+        # NOODL updates atoms by stochastic gradient descent without momentum. Its gradient, "noodl"
+        # in `skpudle._gradients`, is for codes of hard thresholds; ``threshold`` is their alpha.
         return Plan(self, alpha=self.threshold, gradient="noodl", shrinkage="hard", optimizer="sgd")

@@ -1,7 +1,9 @@
-"""Decorators of estimators: `sets_parameters` makes constructors and constraints, `fits` checks.
+"""Decorators of estimators: parameters and their checks are declared once, in a signature.
 
-A constructor has a signature with types and an empty body. The types, and `_RANGES`, become the
-constraints that scikit-learn checks in `fit`.
+The constructor of an estimator has a signature with types and an empty body. `sets_parameters`
+replaces it by one that sets all attributes, and turns the types, with the intervals in `_RANGES`,
+into the constraints of scikit-learn. `fits` decorates `fit` and `partial_fit`, and checks the
+parameters by these constraints.
 """
 
 from collections.abc import Callable
@@ -44,8 +46,8 @@ ATOMS = ["array-like", HasMethods("transform"), HasMethods("getdict")]
 _COUNT = Interval(Integral, 1, None, closed="left")
 POSITIVE = Interval(Real, 0, None, closed="neither")
 _SHARE, _SIZES = Interval(Real, 0, 1, closed="both"), [_COUNT, tuple, list]
-# Constraints of parameters whose type does not say which values are valid, by name. A name means
-# the same in all learners.
+# Constraints by the name of the parameter, where its type does not say which values are valid. One
+# entry serves all learners, since a name means the same in all of them.
 _RANGES = {
     "atom_shape": _SIZES, "C": [POSITIVE], "debias": [_SHARE, "boolean"], "device": [str],
     "dict_init": [StrOptions({"search", *INITIALIZATIONS}), *ATOMS], "learning_rate": [POSITIVE],
@@ -103,7 +105,8 @@ def sets_parameters(**ranges: list) -> Callable[[F], F]:
     """
 
     def decorate(kind):
-        # `checked` replaces the constructor, and keeps its signature for scikit-learn.
+        # `checked` replaces the constructor. `wraps` keeps the signature, from which scikit-learn
+        # reads the names of the parameters.
         taken, init = signature(kind), kind.__init__
         known = taken.parameters
 

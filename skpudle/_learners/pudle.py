@@ -31,7 +31,8 @@ from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, 
 def penalty_of(learner):  # -> float
     """Return the penalty of `transform`: ``transform_alpha`` if it is set, else ``alpha_``.
 
-    Raise ValueError if the learner was made from atoms alone, without data that choose one.
+    Raise ValueError if the learner has neither: `from_components` with alpha="auto" had no data
+    that could choose a penalty.
     """
     found = learner.transform_alpha or getattr(learner, "alpha_", None)
     refuse(found is None, "alpha='auto' needs data. Pass transform_alpha, or call partial_fit.")
@@ -49,7 +50,7 @@ def _graph_of(learner, plan, noise):  # -> LearnedEncoder
     learner : PUDLEDictionaryLearning
         The learner.
     plan : Plan
-        What its parameters say of codes.
+        The plan made from the learner's parameters.
     noise : Units
         The units of the rows that the encoder takes. Its atoms are the dictionary, and residuals
         beyond its limit are clipped, as outliers.
@@ -356,7 +357,7 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     # ------------------------------------------------------------------ the fit and its score
 
-    # only such a `fit` estimates ``noise_std_``
+    # The score needs ``noise_std_``, which only such a `fit` estimates.
     @available_if(lambda learner: learner.alpha == "auto" and Plan(learner).of_lasso)
     def score_samples(self, X: Any) -> np.ndarray:
         r"""Score rows for the detection of anomalies: rows with low scores are unusual.
@@ -417,6 +418,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         usual = residual = np.abs(x - self.inverse_transform(codes)) / noise
         if (units := units_of(self)).limit is not None:
             usual = np.minimum(residual, to_numpy(units.limit_in_data()) / noise)
+        # The log-likelihood of each entry: minus Huber's loss, less the log of the normalisation.
+        # Without outliers ``usual`` is ``residual``, and the loss is half the squared residual.
         entries = usual * (0.5 * usual - residual) - 0.5 * np.log(2 * np.pi) - np.log(noise)
         n_known = (~np.isnan(entries)).sum(axis=1)
         cost = 0.5 * (codes != 0).sum(axis=1) * np.log(np.maximum(n_known, 1))
@@ -521,9 +524,10 @@ class PUDLEDictionaryLearning(DenseLearner):
         coding = _coding_of(problem, units.atoms, l0, criterion, debias=plan.debias)
         self.alpha_, self.debias_ = coding.alpha * problem.unit, coding.debias
         kept = self._fitted
-        chosen = self.alpha_, self.debias_, kept.coding and kept.coding[2]  # for `partial_fit`
-        # After a fit to zeros, whose data_scale is 0, `partial_fit` would choose a penalty again,
-        # and replace the one that was chosen here. With None it does not.
+        # The record gets the choice, too, since `partial_fit` goes on from the record.
+        chosen = self.alpha_, self.debias_, kept.coding and kept.coding[2]
+        # After a fit to zeros data_scale is 0, and `partial_fit` would then choose another penalty.
+        # With None it keeps the penalty that was chosen here.
         self._fitted = replace(kept, coding=chosen, data_scale=kept.data_scale or None)
         return self
 
@@ -577,9 +581,10 @@ class PUDLEDictionaryLearning(DenseLearner):
     def _encoder(self):
         """Return the encoder of `transform` for rows in units of their noise.
 
-        It follows the present parameters, and warns of parameters without effect on codes.
+        The encoder follows the present parameters, which the user may have set since `fit`. Warn of
+        parameters without effect on codes. Callers subtract the baseline from the rows.
         """
-        self._validate_params()  # they may have been set since `fit`
+        self._validate_params()  # the user may have set parameters since `fit`
         plan = Plan(self)
         warn_of_unused(self, plan.without_effect(), "on these codes")
         if self.transform_algorithm == "omp":

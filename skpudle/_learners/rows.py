@@ -63,8 +63,10 @@ def learn_noise(plan, samples):  # -> Units
 
 
 class RowPhases(Run):
-    """One fit of rows: the phases, as methods that yield records, and the data that they share.
+    """One fit of rows: the phases, as methods, and the data that they share.
 
+    A phase is one stage of the fit. It takes the results of the fit so far, a `Fitted`, and yields
+    a new `Fitted` for each of its epochs; `Run.make_phases` runs the phases that `table` lists.
     ``given``, ``attributes_of``, ``began`` and ``data`` are those of `Run`; ``plan`` is a `Plan`.
 
     Attributes
@@ -140,9 +142,10 @@ class RowPhases(Run):
     # ------------------------------------------------------------------ the first atoms
 
     def first(self):  # -> Fitted
-        """Return the record before all phases, with first atoms for rows as they are.
+        """Return the `Fitted` before all phases, with first atoms for rows in the user's units.
 
-        Warn of features without known values, and of fewer rows than atoms.
+        `skpudle._fit.estimator.GradientLearner._fit` runs the phases from it. Warn of features
+        without known values, and of fewer rows than atoms.
         """
         fitted = self.plan.begin(*self._enter(units.CENTRED), self.generator)
         known = self.samples.known
@@ -161,7 +164,7 @@ class RowPhases(Run):
         return fitted
 
     def find_units(self, fitted):
-        """Learn the units of the rows: a phase, which yields one record.
+        """Learn the units of the rows, baseline and noise: a phase, which yields one `Fitted`.
 
         If the units change the rows, first atoms are chosen again, in these units.
         """
@@ -171,9 +174,9 @@ class RowPhases(Run):
         yield fitted
 
     def choose_size(self, fitted):
-        """Choose the number of atoms: a phase, which yields a record for each number tried.
+        """Choose the number of atoms: a phase, which yields a `Fitted` for each number tried.
 
-        The last record has the atoms of the chosen number. See `skpudle.search.choose`.
+        The last one has the atoms of the chosen number. See `skpudle.search.choose`.
         """
         plan, (samples, _) = self.plan, self._enter(fitted.noise)
         problem = plan.problem(samples, plan.search_penalty(fitted), fitted.data_scale)
@@ -216,7 +219,7 @@ class RowPhases(Run):
         return held_out.hold_out(problem, **how)
 
     def search(self, fitted):
-        """Search for atoms: a phase, which yields a record for each epoch.
+        """Search for atoms: a phase, which yields a `Fitted` for each epoch.
 
         The algorithm is `skpudle.search.find`. If a fit resumes from a checkpoint, the search
         begins again with the atoms of the checkpoint.
@@ -270,7 +273,7 @@ class RowPhases(Run):
         return self._problem, self._coded
 
     def pass_over(self, fitted):
-        """Adapt the atoms of a search in a sample to all rows: a phase, with a record per block.
+        """Adapt the atoms of a search in a sample to all rows: a phase, a `Fitted` for each block.
 
         The algorithm is `skpudle.search.stream`. At the end the atoms of the search and of the pass
         are compared on held-out rows, and the better ones are kept. A pass may take hours, so each
@@ -313,7 +316,7 @@ class RowPhases(Run):
             yield replace(now, atoms=atoms.to(fitted.atoms), note=note)
 
     def refit(self, fitted):
-        """Free the atoms of the search of the lasso's bias: a phase, which yields one record.
+        """Free the atoms of the search of the lasso's bias: a phase, which yields one `Fitted`.
 
         Lasso codes are too small, and atoms of a search make up for it. The new atoms minimise the
         squared error with unbiased codes. After a pass over all rows they are kept only if they
@@ -332,9 +335,10 @@ class RowPhases(Run):
         yield replace(fitted, atoms=atoms.to(fitted.atoms))
 
     def choose_unseen_coding(self, fitted):
-        """Choose penalty and debiasing of the codes of `transform`: a phase, which yields a record.
+        """Choose penalty and debiasing of codes by held-out rows: a phase, yielding one `Fitted`.
 
-        The rows that the search held out decide. `choose_coding` is for fits without such rows.
+        The codes are those of `transform`. They predict hidden entries of the rows that the search
+        held out. `choose_coding` is for fits without such rows.
         """
         (problem, _), trial = self.found(fitted), fitted.searched.trial
         how = dict(debias=self.plan.debias, place=trial.prediction.place)
@@ -353,10 +357,10 @@ class RowPhases(Run):
         return fitted.noise, self.plan.problem(self.samples), fitted.atoms, float(alpha)
 
     def learn_scales(self, fitted):
-        """Estimate the noise of each feature from residuals: a phase, which yields one record.
+        """Estimate the noise of each feature from residuals: a phase, which yields one `Fitted`.
 
-        If the noise differs between features, the record has new units and the phases "units" and
-        "size" alone in ``done``. So a second search follows, in the new units.
+        If the noise differs between features, the result has new units, and only the phases "units"
+        and "size" are left in ``done``. So a second search follows, in the new units.
         """
         noise = units.learn_scales(*self._of_residuals(fitted))
         if noise is not fitted.noise:
@@ -368,17 +372,17 @@ class RowPhases(Run):
     def refine_units(self, fitted):
         """Estimate baseline, limits of outliers and the noise of rows again, from residuals.
 
-        This phase yields one record; the atoms stay as they are.
+        This phase yields one `Fitted`; the atoms stay as they are.
         """
         yield replace(fitted, noise=units.refine_units(*self._of_residuals(fitted)))
 
     # ------------------------------------------------------------------ training and codes
 
     def train(self, fitted):
-        """Train atoms by gradients: a phase, which yields a record for each epoch.
+        """Train atoms by gradients: a phase, which yields a `Fitted` for each epoch.
 
-        If the record of a checkpoint has the state of a training, training goes on from this state,
-        and the first record that is yielded is that of the state.
+        If ``fitted`` comes from a checkpoint with the state of a training, training goes on from
+        this state, and the first `Fitted` that is yielded is the state itself.
         """
         plan, given, known, source = self.plan, self.plan.given, fitted.training, self.source
         ended_by, most = fitted.ended_by if known else None, self.n_updates
@@ -413,10 +417,10 @@ class RowPhases(Run):
                 ended_by = "tol"
 
     def choose_coding(self, fitted):
-        """Choose penalty and debiasing of the codes of `transform`: a phase, which yields a record.
+        """Choose penalty and debiasing of codes by training rows: a phase, yielding one `Fitted`.
 
-        Entries of training rows are hidden in turn and predicted. This is for fits that held no
-        rows out, as without a search.
+        The codes are those of `transform`. They predict entries of the training rows, which are
+        hidden in turn. This is for fits that held no rows out, as without a search.
         """
         samples, how = self.data.samples.in_units(fitted.noise), dict(total=self.team.sum)
         problem = self.plan.problem(samples, fitted.alpha, fitted.data_scale, **how)
@@ -424,9 +428,9 @@ class RowPhases(Run):
         yield replace(fitted, coding=coding.in_units(problem.unit))
 
     def train_encoder(self, fitted):
-        """Train the encoder of ``separate_atoms`` for the atoms: a phase, which yields one record.
+        """Train the encoder of ``separate_atoms`` for the atoms: a phase, yielding one `Fitted`.
 
-        The record has the encoder in ``learned``. The phase runs even after Ctrl-C in an earlier
+        It has the encoder in ``learned``. The phase runs even after Ctrl-C in an earlier
         phase, since the learner is not usable without an encoder: it then makes no updates, and the
         encoder is the initial one. Ctrl-C in this phase ends it with the updates made so far. In
         both cases ``is_done`` is False, so that a resumed fit repeats the phase.
@@ -610,7 +614,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return Plan(self)
 
     def _begin(self, plan, data):  # -> Fitted
-        """Return the record that a first `partial_fit` updates: with first atoms, without a search.
+        """Return the `Fitted` that a first `partial_fit` updates: first atoms, without a search.
 
         ``plan`` is the learner's `Plan`, and ``data`` are the `Data` of the call.
         """
@@ -637,10 +641,10 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return encoder if noise.changes_nothing else InUnits(encoder, noise, gains)
 
     def _resume(self, plan, data):  # -> Fitted
-        """Return the record that a later `partial_fit` updates.
+        """Return the `Fitted` that a later `partial_fit` updates.
 
-        It is the record that the last call kept, with the changes that the user has made since: to
-        ``components_``, to the penalty, and to ``debias``. ``plan`` is the learner's `Plan`, and
+        It is the `Fitted` that the last call kept, with the changes that the user has made since,
+        to ``components_``, to the penalty, and to ``debias``. ``plan`` is the learner's `Plan`, and
         ``data`` are the `Data` of the new call.
         """
         kept, given = self._fitted, plan.given.alpha

@@ -143,7 +143,8 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         n_given, generator = len(x), arrays.make_generator(self.random_state)
         if sample_weight is not None:
             weight = arrays.check_sample_weight(sample_weight, n_given).to(x)
-        # From here on rows are distinct, and their weights have the mean 1, or are None if equal.
+        # Equal rows are merged, so that weights equal repetitions. The weights of the distinct rows
+        # then have the mean 1, or are None if all are equal.
         samples, _ = merge_samples(Samples(x, weight=weight))
         x, (weight, _) = samples.x, scale_weights(samples.weight, len(samples))
         arrays.mean_square(x)  # raises ValueError if squares leave the range of the dtype
@@ -154,11 +155,13 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         own = {"Verbose": False, "MaxMainIter": self.max_iter} | (self.options or {})
         options = bpdndl.BPDNDictLearn.Options(own)
         if weight is not None:
-            # Both terms of the objective of a row are then multiplied by its weight.
+            # With a row and its L1 penalty times the root of the weight, its codes are so, too, and
+            # both terms of its objective, squared error and penalty, are multiplied by the weight.
             root = weight.sqrt()
             x = x * root[:, None]
             options["BPDN"]["L1Weight"] = options["BPDN"]["L1Weight"] * to_numpy(root)
-        # SPORCO makes one iteration per call, so that our callbacks and Ctrl-C work in between.
+        # SPORCO makes one iteration per call of ``solve``, so that scikit-learn's callbacks and
+        # Ctrl-C work between iterations. `epochs` calls the callback in the user's ``options``.
         callback, max_iter = options["Callback"], options["MaxMainIter"]
         options.update({"Callback": None, "MaxMainIter": 1})
         solver = bpdndl.BPDNDictLearn(to_numpy(atoms).T, to_numpy(x).T, alpha, options)

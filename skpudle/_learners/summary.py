@@ -16,7 +16,8 @@ def _tried(path, chosen):
     order = np.argsort(path.n_components)
     n, score = path.n_components[order], path.score[order]
     at = int(np.searchsorted(n, chosen).clip(0, len(n) - 1))
-    # the chosen number and larger ones, whose positions in the sorted path have equal ratios
+    # The path may be long, so at most four numbers are shown: from the chosen number to the
+    # largest, at positions in the sorted path that grow by equal factors.
     far = np.unique(np.geomspace(at + 1, len(n), 4).astype(int) - 1)
     return ", ".join(f"{n[i]} explain {score[i]:.3f}" for i in far)
 
@@ -30,7 +31,8 @@ def _prediction(path, alpha):
     said = f"{path.score[best]:.3f} of their energy is predicted"
     if path.score[best] <= path.tolerance[best]:
         return f"{said}: these atoms explain nothing that columns share"
-    # a score that is lower by .001 counts as equal, as in the choice of the number of atoms
+    # A score that is lower by up to .001 counts as equal: differences below .001 decide nothing,
+    # as in the choice of the number of atoms.
     near = (path.score > path.score[best] - 0.001) & (path.alpha != alpha)
     alphas = " or ".join(f"{alpha:.3g}" for alpha in np.unique(path.alpha[near]))
     return f"{said}, as well with a search at {alphas}" if alphas else said
@@ -106,7 +108,7 @@ def describe_fit(learner, X=None, loss=LEAST_SQUARES):  # -> str
     ]
     if X is not None:
         lines.append(_codes(learner, X, loss))
-    if seconds is not None:  # absent after partial_fit
+    if seconds is not None:  # `partial_fit` has no seconds, and no end
         phases = ", ".join(f"{name} {n}" for name, n in learner.phases_.items()) or "none"
         lines.append(f"ended by {learner.ended_by_} in {seconds['fit']:.1f} s; epochs: {phases}")
     return "\n  ".join(lines)

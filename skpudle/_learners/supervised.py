@@ -73,7 +73,8 @@ class Classification:
     classes: np.ndarray
     total_weight: float = 0.0
 
-    # what `Regression` has, with values that change nothing
+    # `TaskPlan` uses these attributes of `Regression`, too; here they have values that change
+    # nothing.
     mean, scale, n_terms, penalty, is_flat = np.zeros(1), np.ones(1), 1, 1, False
 
     @property
@@ -127,8 +128,8 @@ class Regression:
         """Number of outputs of the head: the number of columns of ``y``."""
         return len(self.mean)
 
-    n_terms = n_outputs  # the loss of a sample is the mean of this number of squared errors
-    penalty = 10  # ``alpha`` of scikit-learn's Ridge for C=1
+    n_terms = n_outputs  # number of squared errors of which the loss of a sample is the mean
+    penalty = 10  # the ``alpha`` of scikit-learn's Ridge that C=1 stands for
 
     def encode(self, y):  # (n,) or (n, n_outputs) -> (n, n_outputs)
         """Return standardised targets in columns."""
@@ -160,7 +161,7 @@ class TaskPlan(Plan):
     # cross-validation (128 atoms, benchmarks/bench_classifiers.py).
     alpha_share = 0.5
     name_of_baseline = "baseline_"  # `intercept_` has the intercepts of the head
-    axis = 1  # the head is in columns beside the atoms
+    axis = 1  # `Plan.join` puts the head into columns beside the atoms
 
     def __init__(self, learner):
         b = self.supervision = float(learner.supervision)
@@ -171,7 +172,7 @@ class TaskPlan(Plan):
         # features choose the penalty of codes, since predicting features is not the task.
         self.noise = "outliers" if self.learns_noise else self.noise
         self.codes_follow_data, self.trains = False, self.trains or b > 0
-        self.alternates = False  # the head needs gradients
+        self.alternates = False  # `partial_fit` must train by gradients, which the head needs
         self.name = "supervised" if b else self.gradient
         self.C, self.n_sides = float(learner.C), 1 + learner.split_sign
 
@@ -190,8 +191,8 @@ class TaskPlan(Plan):
         """
         b, task, (weights, intercept) = self.supervision, self.task, self.head(fitted.more)
         z = encoder(dictionary, batch.x, mask=batch.mask)
-        # If training began with samples as atoms, only a gradient through the decoder alone finds a
-        # dictionary, so codes are then constants in the reconstruction.
+        # If training began with samples as atoms, as in `partial_fit`, a gradient of the
+        # reconstruction through the encoder finds no good atoms. So codes are constants there.
         residual = dictionary.synthesis(z.detach() if fitted.from_samples else z) - batch.x
         residual = residual if batch.mask is None else residual * batch.mask
         losses = 0.5 * residual.square().sum(1)
@@ -290,7 +291,7 @@ class _TaskPhases(RowPhases):
     """The phases of a fit for a task: as for rows, but training is of atoms and head together."""
 
     def train(self, fitted):
-        """Train atoms and head: a phase, which yields a record for each epoch.
+        """Train atoms and head (a linear model): a phase, which yields a `Fitted` for each epoch.
 
         Training begins with the best head for the first atoms. Without supervision this phase
         trains only atoms, and `TaskLearner._attributes` fits the head afterwards.
@@ -387,7 +388,8 @@ class TaskLearner(DenseLearner):
         given = 1.0 if sample_weight is None else sample_weight
         weight = to_numpy(check_sample_weight(given, source.n_rows))
         y, weight = self._check_target(y, weight, part)
-        # Samples of weight 0 count as absent, so their labels are not read: they may be unknown.
+        # Samples of weight 0 count as absent. Their labels are not read, since a label may be
+        # unknown to the classifier, and get the target 0.
         used = to_numpy(check_sample_weight(weight, len(y))) > 0
         task = self._fitted_task if known else self._task(y[used], weight[used], part)
         encoded = task.encode(y[used])
@@ -396,10 +398,10 @@ class TaskLearner(DenseLearner):
         of_rows = dict(sample_weight=weight, target=to_tensor(target))
         data = super()._read(plan, X, known=known, part=part, **of_rows)
         plan.task = replace(task, total_weight=task.total_weight + data.samples.total_weight)
-        return data._replace(places=None)  # a learner for a task has no ``outliers_``
+        return data._replace(places=None)  # ``places`` is for ``outliers_``, which tasks do not set
 
     def _begin(self, plan, data):  # -> Fitted
-        """Return the record that a first `partial_fit` updates: its head is zero.
+        """Return the `Fitted` that a first `partial_fit` updates: its head (linear model) is zero.
 
         ``plan`` is the `TaskPlan`, and ``data`` are the `Data` of the call.
         """
@@ -408,9 +410,10 @@ class TaskLearner(DenseLearner):
         return replace(fitted, more=fitted.atoms.new_zeros(shape))
 
     def _resume(self, plan, data):  # -> Fitted
-        """Return the record that a later `partial_fit` updates, with the present head.
+        """Return the `Fitted` that a later `partial_fit` updates, with the present head.
 
-        The head comes from ``coef_`` and ``intercept_``, converted to the units of training.
+        The head, weights and intercepts of the linear model, comes from ``coef_`` and
+        ``intercept_``, converted to the units of training.
         """
         fitted, task = super()._resume(plan, data), plan.task
         weights = np.atleast_2d(self.coef_) * plan.unit(fitted) / task.scale[:, None]
@@ -428,9 +431,10 @@ class TaskLearner(DenseLearner):
         return super()._attributes(plan, data, fitted)
 
     def _decisions(self, X):  # -> (n, n_outputs)
-        """Return the outputs of the head for the user's rows: codes times weights plus intercepts.
+        """Return the outputs of the linear model for the user's rows, for `predict` and its kin.
 
-        They are in the units of ``y``. A classifier of two classes has one output.
+        The outputs are codes times weights plus intercepts, in the units of ``y``. A classifier of
+        two classes has one output.
         """
         check_is_fitted(self, "coef_")
         codes, head = to_tensor(self.transform(X)), (self.coef_, self.intercept_)
@@ -880,7 +884,7 @@ class PUDLERegressor(MultiOutputMixin, RegressorMixin, TaskLearner):
     (297, 32)
     """
 
-    # check numbers ``y``, and return them as float64, with the weights as they are
+    # Check that ``y`` are numbers, and return them as float64, with the weights unchanged.
     def _check_target(self, y, weight, part):  # -> (n,) or (n, n_outputs), (n,)
         how = dict(ensure_2d=False, dtype=np.float64, input_name="y", estimator=self)
         return check_array(y, **how), weight

@@ -37,18 +37,19 @@ def chunk_size(learner, x, device):
     ``x`` (n, n_features) are some of the rows, and ``device`` is where codes are computed.
     """
     if device.type == "cuda":
-        # bytes of a row: the encoder holds about 8 arrays of codes and 2 of data at a time
+        # bytes of GPU memory for a row: an encoder needs about 8 arrays of codes, and 2 of data
         row = (8 * learner.n_components_ + 2 * x.shape[1]) * x.element_size()
         free = torch.cuda.mem_get_info(device)[0]
-        # memory that torch has reserved and does not use counts as free, too
+        # memory that torch has reserved but not used counts as free, since torch will use it
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return max(1, min(65536, free // row))
     solved = getattr(learner, "n_unfoldings", None) in (None, "auto")
     solved = solved or getattr(learner, "transform_algorithm", "unfolded") != "unfolded"
-    # Unfolded codes: 1,024 rows stay in the cache of a core. Solved codes need larger chunks, since
-    # the Gram matrix of the atoms is computed once for each chunk: for 2,048 atoms chunks of 1,024
-    # rows take 2.8 times as long as chunks of 8,192 rows. Shorter rows come in larger chunks: for
-    # 218,567 rows of 3 features and 2 atoms chunks of 1,024 rows take twice as long.
+    # A chunk has at least 1,024 rows, and about as many rows as have n_entries codes or features.
+    # For unfolded codes 2**17 entries stay in the cache of a core. Solved codes need larger chunks,
+    # since the Gram matrix of the atoms is computed once for each chunk: with 2,048 atoms, chunks
+    # of 1,024 rows take 2.8 times as long as chunks of 8,192 rows. Short rows need more rows in a
+    # chunk: for 218,567 rows of 3 features and 2 atoms chunks of 1,024 rows take twice as long.
     n_entries = 2**24 if solved else 2**17
     return max(1024, n_entries // max(learner.n_components_, *x.shape[1:]))
 
@@ -102,7 +103,7 @@ def hidden_errors(samples, dictionary, encoder, measure, places=None):  # -> flo
         part = samples.of_features(hidden)
         errors = part.weigh(measure(predicted, part, hidden))
         total = total + (errors if part.mask is None else errors * part.mask).sum()
-    return float(total)  # only here the host waits for the device
+    return float(total)  # a single wait for the GPU, since `float` waits until the sum is known
 
 
 def deviances(predicted, samples, features, *, loss=LEAST_SQUARES, intercept=None, limit=None):
@@ -144,7 +145,8 @@ def _join(chunks, given):
     ``chunks`` yields tensors (n, ...), and ``given`` is the source of the user's rows. If the input
     is a tensor, the result is a tensor on the same device, else an array.
     """
-    # Each chunk leaves the device of the encoder at once, since a GPU may be too small for all.
+    # Each chunk is moved off the encoder's device as soon as it is computed, since the memory of a
+    # GPU may be too small for the codes of all rows.
     device = given.data.device if isinstance(given.data, torch.Tensor) else "cpu"
     return arrays.like_input(torch.cat([chunk.to(device) for chunk in chunks]), given.data)
 
@@ -156,7 +158,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     to support masks if ``_allows_nan`` is true.
     """
 
-    # for subclasses that lack these parameters
+    # defaults for subclasses without these parameters, such as `SporcoDictionaryLearning`
     device, split_sign = "auto", False
 
     _allows_nan = True  # whether NaN marks missing entries; if not, NaN is refused
@@ -200,7 +202,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         return self._transform(X)
 
-    # `transform` of all subclasses; ``of_rows`` as in `_chunks`
+    # `transform` of all subclasses. ``of_rows`` has what some learners know of each row beside its
+    # features, such as exposures of counts, see `_chunks`.
     def _transform(self, X, **of_rows):  # -> ndarray or Tensor (n_samples, n_features_out)
         given = open_source(X)
         return _join(self._codes(given, **of_rows), given)
@@ -241,7 +244,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         return self._transform_sparse(X)
 
-    # `transform_sparse` of all subclasses; ``of_rows`` as in `_chunks`
+    # `transform_sparse` of all subclasses. ``of_rows`` has what some learners know of each row
+    # beside its features, see `_chunks`. Codes become sparse chunk by chunk, to save memory.
     def _transform_sparse(self, X, **of_rows):  # -> csr_array (n_samples, n_features_out)
         parts = map(arrays.to_numpy, self._codes(open_source(X), **of_rows))
         return sparse.vstack([*map(sparse.csr_array, parts)], format="csr")
@@ -331,13 +335,15 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         given, error, means = open_source(X), 0.0, FromMeans(self._loss)
         if sample_weight is not None:
             of_rows["weight"] = arrays.check_sample_weight(sample_weight, given.n_rows)
-        units = replace(units_of(self), norm=None)  # no row is left out as a whole
+        # Outlying entries are left out below, but no whole rows: with ``norm`` long rows would be.
+        units = replace(units_of(self), norm=None)
         limit = None if units.limit is None else units.limit_in_data()
         how = dict(loss=self._loss, intercept=self._intercept, limit=limit)
         measure, encoder = partial(deviances, **how), self._transform_encoder()
         for samples, dictionary in self._chunks(given, **of_rows):
             error += hidden_errors(samples, dictionary, encoder, measure)
-            if limit is not None:  # leave outliers out of the column means
+            # Outliers would move the column means, so they become missing entries here.
+            if limit is not None:
                 samples = replace(samples, mask=samples.in_units(units).mask)
             means.add(samples.map(arrays.wide))
         total = means.total()
@@ -355,7 +361,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         device = arrays.resolve_device(self.device, given.data, fitted=True)
         baseline = baseline_of(self)
         how = of_rows | dict(allow_nan=self._allows_nan, largest=self._largest)
-        # Rows go to the device of the encoder chunk by chunk, since it may be too small for all.
+        # Rows go to the encoder's device chunk by chunk, since the memory of a GPU may be too small
+        # for all of them.
         for samples in given.read_for(self, known=True, **how).samples(PART):
             x = samples.x
             if baseline is not None:

@@ -36,7 +36,7 @@ def geometry_of(learner):  # -> kernel, stride, tuples of int
 
 def parts_of_images(x):  # (n, n_channels, *size) -> list of (m, n_channels, *size)
     """Cut a tensor of images into parts of a few images each, which are encoded one by one."""
-    # A part has at most 2**17 pixels, but at least one image, so that its codes stay in the cache.
+    # A part has at most 2**17 pixels, so that its codes stay in the cache, but at least one image.
     return [x[rows] for rows in blocks_of_rows(len(x), prod(x.shape[2:]), 2**17)]
 
 
@@ -64,7 +64,8 @@ class ImageEstimator(FollowedFit, BaseEstimator):
         return sizes(self.atom_shape, 1)
 
     def _read(self, X, **options):  # -> Images
-        # Read any data of the user; ``options`` are further arguments of `read_images`.
+        # Read and check a user's images, signals or rows of pixels, on the learner's device;
+        # ``options`` are further arguments of `read_images`.
         options |= dict(channels_first=self.channels_first, estimator=self)
         first = X[0] if isinstance(X, Sequence) and len(X) else X
         device = resolve_device(self.device, first, fitted=hasattr(self, "_n_channels"))
@@ -73,13 +74,15 @@ class ImageEstimator(FollowedFit, BaseEstimator):
         return images
 
     def _read_known(self, X, *, colours=False, **options):  # -> Images
-        # Read data for a fitted estimator: ValueError is raised unless features and channels are
-        # those of the fit. With ``colours`` an estimator of one channel takes three channels, too.
+        # Read data for a fitted estimator, as `_read`. ValueError is raised unless the numbers of
+        # features and channels are those of the fit. With ``colours`` an estimator that was fitted
+        # on one channel takes pictures of three channels, too.
         _check_feature_names(self, X, reset=False)
         n_channels, name = self._n_channels, type(self).__name__
         images = self._read(X, n_channels=n_channels, **options)
         if images.kind == "rows":
-            if getattr(self, "n_features_in_", None) is None:  # None during callbacks
+            # After a fit to images the attribute is absent, or None while callbacks still run.
+            if getattr(self, "n_features_in_", None) is None:
                 said = f"X holds rows of pixels, but {name} was fitted on images."
                 raise ValueError(f"{said} Pass one image as [image].")
             _check_n_features(self, X, reset=False)
@@ -94,7 +97,8 @@ class ImageEstimator(FollowedFit, BaseEstimator):
         return images
 
     def _read_training(self, X, **options):  # -> Images
-        # Read data for `fit`, and check that stride, atoms and images fit together.
+        # Read data for `fit`. ValueError is raised if the stride exceeds the size of an atom, or an
+        # atom is larger than an image.
         check_sizes(*geometry_of(self))
         images = self._read(X, **options)
         check_atoms_fit(images, self._kernel, channels_first=self.channels_first)

@@ -24,8 +24,8 @@ from skpudle._operators._atoms import atom_norms, factor_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.search._conv_epoch import SOLVED_OF_PATH
 
-# For a score the pixels are cut at random into this number of groups, and one after the other is
-# hidden.
+# `score` cuts the pixels at random into this number of groups. It hides one group after the other,
+# and predicts it from the others.
 _TURNS = 10
 
 
@@ -229,7 +229,8 @@ class ConvPUDLEDictionaryLearning(
         messages.warn_of_early_end(self, self.ended_by_)
         dictionary, one_by_one = self._dictionary(pieces.x), pieces.x.split(1)
         found = (learn.largest_correlations(x, dictionary) > self.alpha_ for x in one_by_one)
-        # Zero codes deserve no warning where the baseline explains all of the data.
+        # The largest penalty with nonzero codes shows whether all codes are zero. That deserves no
+        # warning if the baseline alone explains the data, which are then zero in the fit's units.
         if pieces.x.any() and not any(found):
             messages.warn_of_zero_codes(self)
         return self
@@ -301,8 +302,8 @@ class ConvPUDLEDictionaryLearning(
 
     # ------------------------------------------------------------------ using the dictionary
 
-    # _image_size: the size of the images of the fit, None if they had several sizes.
-    # n_iter_no_change: training ends after this number of checks without progress.
+    # _image_size: the size of the images of the fit, a tuple; None if the fit had a list of images,
+    # whose sizes may differ. n_iter_no_change: checks without improvement that end training.
     _image_size, n_iter_no_change = None, 5
 
     @property
@@ -341,12 +342,14 @@ class ConvPUDLEDictionaryLearning(
         ``mask``, of the same shape, is 0 at missing pixels. ``effort`` may have the tolerance of
         `conv_codes`.
         """
-        # Codes depend on correlations of data with atoms only. If all atoms are of rank one, the
-        # combinations of channels that their maps span have the same correlations, in less time.
+        # Codes depend on data only by correlations with atoms. An atom of rank one is a map (one
+        # number per channel) times a waveform, so a few combinations of channels, which the maps
+        # span, give the same correlations as all channels, in less time.
         if self.rank is not None and mask is None:
             directions = learn.span_of_maps(dictionary.atoms)
             atoms = learn.combine_channels(dictionary.atoms, directions)
-            if torch.allclose(atom_norms(atoms), atom_norms(dictionary.atoms)):  # of rank one
+            # Atoms keep their norms only if all are of rank one; the user may have edited them.
+            if torch.allclose(atom_norms(atoms), atom_norms(dictionary.atoms)):
                 x = learn.combine_channels(x, directions)
                 dictionary = ConvDictionary(atoms, dictionary.stride)
         debias = self.debias_ if self.debias == "auto" else float(self.debias)
@@ -403,7 +406,7 @@ class ConvPUDLEDictionaryLearning(
         """
         check_is_fitted(self)
         of_images = getattr(self, "n_features_in_", None) is None
-        # The codes of one image have an axis less than the codes of several.
+        # The codes of one image lack the axis of images, which is added and taken off again.
         if of_images and len(getattr(X, "shape", ())) == 1 + len(self._kernel):
             return self.inverse_transform(X[None])[0]
         size, positions, n_components = self._image_size, self._positions, len(self.components_)
@@ -441,6 +444,7 @@ class ConvPUDLEDictionaryLearning(
         images = self._read_known(X)
         dictionary, error, generator = self._dictionary(images.tensors[0]), 0.0, torch.Generator()
         for x in images.tensors:
+            # 1 for pixels of an image, 0 where the image is extended until atoms cover it
             known = self._cover(torch.ones_like(x[0, 0]))
             options = dict(generator=generator.manual_seed(0), device="cpu")
             turn = torch.randint(_TURNS, known.shape, **options).to(x.device)
@@ -455,8 +459,10 @@ class ConvPUDLEDictionaryLearning(
         total = float((pixels - pixels.mean(1, keepdim=True)).square().sum())
         return 1 - error / total if total else 0.0
 
+    # The numbers of positions of an atom along the axes of an image of the fit, a tuple of int;
+    # empty if the fit had a list of images. `inverse_transform` recognises whole images by them.
     @property
-    def _positions(self):  # of the images of the fit, if they had one size
+    def _positions(self):
         size = self._image_size
         return covering_positions(size, *base.geometry_of(self)) if size else ()
 

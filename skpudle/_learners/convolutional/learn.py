@@ -43,7 +43,10 @@ from skpudle.search._conv_epoch import ConvProblem, conv_codes, conv_synthesis
 
 
 def _shifted_sum(x, axis, lag, sign):  # (n, n_channels, *size) -> shorter by lag along the axis
-    """Return the sum or, with the sign -1, the difference of pixels ``lag`` apart along an axis."""
+    """Return sums or, with the sign -1, differences of pixels ``lag`` apart along an axis.
+
+    `_variance_of_details` makes its differences of images by it.
+    """
     n = x.shape[axis] - lag
     return x.narrow(axis, lag, n) + sign * x.narrow(axis, 0, n)
 
@@ -60,8 +63,9 @@ def _variance_of_details(x, scale):  # (n, n_channels, *size) -> (n,), int
     for axis, n in enumerate(x.shape[2:], start=2):
         if scale == 2 and n > 1:
             details = _shifted_sum(details, axis, 1, 1) / 2**0.5
-        # The weights 1, -4, 6, -4, 1 of pixels in a fourth difference have the squared norm 70, the
-        # binomial coefficient below. Axes of few pixels have differences of a lower order.
+        # Fourth differences, with the weights 1, -4, 6, -4, 1, multiply the variance of white noise
+        # by their squared norm 70, the binomial coefficient by which they are divided below. An
+        # axis of few pixels has differences of a lower order.
         order = min(4, n // (2 * scale))
         for _ in range(order):
             details = _shifted_sum(details, axis, scale, -1)
@@ -72,8 +76,8 @@ def _variance_of_details(x, scale):  # (n, n_channels, *size) -> (n,), int
         length = n // max(1, n // side)
         details = details.unfold(axis, length, length)
     medians = details.abs().flatten(-n_axes).median(-1).values.flatten(1)
-    # The lower quartile of blocks is corrected to the mean: in white noise the quartile is 8.5 %
-    # below the mean of the medians of many blocks, and nearer to the mean of few blocks.
+    # Noise is estimated from the lower quartile of the medians of blocks, which in white noise is
+    # below their mean: by 8.5 % with many blocks, by less with few. ``smooth`` corrects for that.
     smooth = 1 - 0.085 * (1 - 1 / medians.shape[1])
     deviation = medians.quantile(0.25, dim=1) / (held_out.MEDIAN_OF_NORMAL * smooth)
     return deviation.square(), details[0].numel()
@@ -109,25 +113,27 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     # Fewer than 32 details are too few to separate noise from texture.
     if n_details < 32:
         return torch.zeros_like(fine)
-    # The relative standard error of the variance of n details of white noise. The 6 was measured,
-    # since neighbouring details correlate.
+    # The relative standard error of the variance that is estimated from n details of white noise.
+    # The factor 6 was measured, since no formula holds: neighbouring details are correlated.
     error = 6.0 / n_details**0.5
-    # In white noise fine details, of single pixels, have the variance of coarse details, of sums of
-    # two pixels. More variance than this, beyond chance, is not from white noise.
+    # Fine details are differences of single pixels, coarse details of sums of two pixels. In white
+    # noise both have the same variance. If fine details have more, beyond chance, the rest is not
+    # white noise.
     fine = torch.minimum(fine, coarse * (1 + error))
-    # A little texture is subtracted always: its standard deviation is 0.008 of the image's range.
+    # Some texture is assumed in every image: a standard deviation of 0.008 times the image's range.
     least = 0.008 * (extent_of(x) if extent is None else extent)
 
-    # Return the variance of fine details without texture. Texture has a ``share`` of the excess
-    # variance of coarse details, of whose variance a share ``doubt`` may be chance.
+    # Return the variance of fine details without texture. The variance of texture is ``least``**2
+    # plus ``share`` times the excess variance of coarse details over fine details. The fraction
+    # ``doubt`` of the variance of coarse details may be chance, and is left out of the excess.
     def without(share, doubt):  # float, float -> (n,)
         more = (coarse * max(0.0, 1 - doubt) - fine).clamp_min(0)
         return (fine - least.square() - share * more).clamp_min(0)
 
-    # Coarse details of photographs have some 4 times the variance of fine details, so a third of
-    # the excess variance of coarse details is the usual variance of fine texture. At most it is all
-    # of the excess. Of 1,500 noise-free parts of a photograph 95 then seem noisy, and 217 with a
-    # half instead of a third.
+    # In photographs without noise coarse details have some 4 times the variance of fine details, an
+    # excess of 3 times. So a third of the excess estimates the variance of fine texture. At the
+    # most it is all of the excess. Of 1,500 noise-free parts of a photograph 95 then seem noisy,
+    # and 217 with a half instead of a third.
     return torch.minimum(without(1 / 3, error / 2), 2 * without(1.0, error)).sqrt()
 
 
@@ -145,10 +151,11 @@ def noise_level(problem, atoms):  # -> float
     The level may be too small, too: codes at a penalty below the level explain a part of the noise,
     which the residual then lacks.
     """
-    # At most 2**17 samples of signals measure the noise, to save time.
+    # To save time, noise is measured in some signals only, with 2**17 time steps in all.
     rows = _epoch.spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))
     x = to_tensor(descend.solve_codes(problem.of_rows(rows), atoms, 4, refit=True).residuals())
-    # Without the axis of height, of length 1: blocks are cut along the first axis.
+    # `analysis_in_blocks` cuts data along their first axis. So the axis of height, which has length
+    # 1 in signals, is left out.
     dictionary = ConvDictionary(atoms[:, :, 0], problem.stride[1:])
     blocks = dictionary.analysis_in_blocks(x[:, :, 0])
     correlations = torch.cat([block.abs().flatten() for block in blocks])
@@ -171,15 +178,16 @@ def cut_pieces(tensors, kernel, stride, area=2**14, most=inf):  # -> (n_pieces, 
     size, pieces, side = [], [], round(area ** (1 / len(kernel)))
     for n, k, s in zip(smallest, kernel, stride, strict=True):
         most_pixels = max(side, 4 * k)
-        # A signal is cut into pieces of equal length, which then hardly overlap. Pieces of pictures
-        # keep the largest size instead: a small piece may show little, and the penalty, which
-        # depends on the energy of pieces, would vary.
+        # Signals are cut into pieces of equal length, which hardly overlap. Pieces of pictures have
+        # the largest size instead, and overlap: in a smaller piece there may be little to see, and
+        # the penalty, which depends on the energy of pieces, would vary.
         n_pixels = ceil(n / ceil(n / most_pixels)) if len(kernel) == 1 else most_pixels
         size.append(k + s * min((n - k) // s, ceil((n_pixels - k) / s)))
     for image in (image for x in tensors for image in x):
         axes = zip(image.shape[1:], size, stride, strict=True)
-        # Corners are evenly spaced, and the last piece ends at the last pixel. A single piece may
-        # end a few pixels earlier, less than a stride, which no copy of an atom can reach.
+        # The corners of pieces are evenly spaced, and the last piece ends at the last pixel. If one
+        # piece covers an axis, a few pixels may be left at its end: less than a stride, so that no
+        # copy of an atom would begin there.
         corners = (np.linspace(0, n - k, ceil((n - s + 1) / k), dtype=int) for n, k, s in axes)
         for corner in product(*corners):
             window = (slice(first, first + n) for first, n in zip(corner, size, strict=True))
@@ -201,7 +209,7 @@ def read_pieces(images, given, most=inf):  # Images, learner -> Samples
     x, (kernel, stride) = images.tensors, geometry_of(given)
     if images.kind == "rows":
         x = [covered(one, kernel, stride) for one in x]
-    # Pieces of at most 2**14 pixels, the default, have correlations that stay in the cache.
+    # Pieces have the default area, 2**14 pixels: their correlations with atoms stay in the cache.
     x, mask = split_missing(cut_pieces(x, kernel, stride, most=most), len(kernel))
     check_range(float(x.square().mean()) * images.n_channels * prod(kernel), [x])
     return Samples(x, mask)
@@ -214,7 +222,8 @@ def make_problem(pieces, alpha, given):  # Samples, float, learner -> ConvProble
     """
     kernel, stride = geometry_of(given)
     x = pieces.x.to(torch.float64, copy=True)
-    # Data and penalty are divided by a power of two, so that float64 holds powers of the data.
+    # Data and penalty are divided by a power of two, ``unit``, so that squares and higher powers of
+    # very large or small data stay in the range of float64.
     unit = unit_of(float(torch.linalg.vector_norm(x)) ** 2 / x.numel() * prod(kernel))
     how = dict(unit=unit, kernel=(1, *kernel)[-2:], stride=(1, *stride)[-2:])
     how["mask"] = None if pieces.mask is None else as_pictures(pieces.mask)
@@ -305,7 +314,8 @@ def penalty_of_correlations(tensors, atoms, stride):
     """
     dictionary, parts = ConvDictionary(atoms, stride), chain(*map(parts_of_images, tensors))
     found = torch.cat([largest_correlations(x, dictionary) for x in parts])
-    # A tenth of the median, over images, of the largest correlation. Data of zeros get any penalty.
+    # The penalty is a tenth of the median, over images, of an image's largest correlation. If all
+    # data are zero, no penalty matters, and it is 0.1.
     return 0.1 * float(found[found > 0].median()) if found.any() else 0.1
 
 
@@ -358,8 +368,8 @@ def noise_of_channels(images):  # list of (n, n_channels, *size) -> (n_channels,
     """
     whole = (split_missing(x, x.ndim - 2)[0].flatten(0, 1)[:, None] for x in images)
     noise = torch.cat([*map(estimate_noise, whole)]).view(-1, images[0].shape[1]).median(0).values
-    # `estimate_noise` subtracts a share of the range, and may return 0 for a channel with a strong
-    # signal, by which the channel would be divided.
+    # Each channel will be divided by its noise, which must not be 0. But `estimate_noise` subtracts
+    # a fraction of the range, and may return 0 for a channel with a strong signal.
     least = 0.1 * noise.median()
     return noise.clamp_min(least) if least > 0 else torch.ones_like(noise)
 
@@ -409,20 +419,22 @@ def choose_channels(images, given):  # Images, learner -> Channels
         after, is_slow = images.map(named[name].enter), name == "slow"
         parts = map(torch.sub, before.tensors, after.tensors), after.tensors
         removed, left = (sum(float(x.square().nansum()) for x in part) for part in parts)
-        # Drift is a running median of n = 2 * kernel[0] numbers, plus that of the remainder. Of
-        # white noise one such median removes the share pi / (2 n), and both 1.6 times this share.
-        # No search is needed if at most 0.02 more than pi / (2 n) is removed; so with atoms of
-        # fewer than about 25 numbers white noise alone is searched, too, which only costs time.
+        # To save time, nothing is searched if the subtraction removes hardly any energy. Drift is a
+        # running median of n = 2 * kernel[0] numbers, plus a running median of the remainder. Of
+        # the energy of white noise the first removes the fraction pi / (2 n), both 1.6 times this.
+        # So the limit for drift is 0.02 plus pi / (2 n), relative to the energy that is left, and
+        # 0.02 for the baseline. (With atoms of fewer than about 25 numbers white noise exceeds the
+        # limit for drift, which costs a search and no more.)
         if removed <= (0.02 + is_slow * pi / (4 * kernel[0])) * left:
             continue
         n_after, rest_after, alpha = _search_briefly(after, given)
         n_before, rest_before, _ = _search_briefly(before, given, alpha)
         saved = n_before - n_after - is_slow / (2 * prod(kernel))
         # Baseline or drift is subtracted if this saves more than a third of the codes; a smaller
-        # residual counts as the codes that could explain the difference. Measured shares of codes
-        # saved: .90 by a baseline of six standard deviations of the noise in an electrocardiogram,
-        # .39 to 20 by drift of one third to ten standard deviations, and at most .34 by the median
-        # of dense events, which is no baseline.
+        # residual counts as the codes that could explain the difference. Measured savings, over the
+        # number of codes before: .90 by the baseline of an electrocardiogram, six standard
+        # deviations of the noise; .39 to 20 by drift of one third to ten standard deviations; and
+        # at most .34 by the median of dense events, which is no baseline.
         if saved + max(0.0, rest_before - rest_after) > n_before / 3:
             best, before = named[name], after
     if given.channel_noise == "auto" and images.n_channels > 1:
@@ -438,7 +450,7 @@ def unfoldings_of(learner):  # -> int, or None for codes of the lasso
 
     It resolves ``n_unfoldings="auto"``.
     """
-    usual = None if learner.gradient is None else 15  # as in the paper
+    usual = None if learner.gradient is None else 15  # as in the PUDLE paper
     return usual if learner.n_unfoldings == "auto" else learner.n_unfoldings
 
 
@@ -459,16 +471,19 @@ def span_of_maps(atoms):  # (n, n_channels, *kernel) -> (n_channels, n_direction
 def _fit_products(pieces, atoms, alpha, given):  # -> (n, n_channels, *kernel) of rank one
     """Turn atoms of a search into atoms of rank one, and improve their waveforms and maps by turns.
 
-    ``pieces`` are (n_pieces, n_channels, *size), ``atoms`` (n, n_channels, *kernel) of any rank.
+    ``pieces`` are `Samples` of images (n_pieces, n_channels, *size), ``atoms`` are (n, n_channels,
+    *kernel) of any rank, ``alpha`` is the penalty of codes, and ``given`` is the learner.
     Waveforms and codes improve in the few combinations of channels that the maps span, since epochs
     in all channels would take much longer. Maps are then least squares in all channels, given the
     *sources*: the signals that the codes and the waveform of each atom make. Missing pixels count
     as if the sources explained them.
     """
-    for _ in range(2):  # two rounds suffice: a third moves no waveform by more than .001
+    # Each of two rounds improves waveforms and codes, then maps. A third round would change no
+    # waveform by more than .001.
+    for _ in range(2):
         directions = span_of_maps(atoms)
-        # A combination would miss all pixels that any of its channels misses, so data with missing
-        # pixels stay in their channels.
+        # A pixel that is missing in one channel is missing in every combination with this channel.
+        # So data with missing pixels keep all channels.
         if pieces.mask is not None:
             directions = torch.eye(len(directions)).to(atoms)
         seen = replace(pieces, x=combine_channels(pieces.x, directions))
@@ -499,9 +514,9 @@ def _try_sizes(pieces, alpha, given, generator):  # yields SizeTrial
     def begin(n):
         return as_pictures(draw_patches(pieces.x, n, shape[0], generator))
 
-    # Of fewer than four pieces none would be held out, so the data are cut into about four. Then 4
-    # atoms are chosen for four planted atoms, in a picture or a signal, in 12 draws of 16; with 8
-    # pieces in 9 draws.
+    # Of fewer than four pieces none would be held out, so the data are cut into about four smaller
+    # pieces. In 16 random pictures and signals with four planted atoms, 4 atoms are then chosen 12
+    # times, and 9 times with eight pieces.
     if len(pieces) < 4:
         area = pieces.x[:, 0].numel() / 4
         pieces = pieces.map(lambda part: cut_pieces([part], *shape, area))
@@ -533,14 +548,14 @@ def _begin(pieces, given, generator, start):
     alpha : float
         The penalty, in the units of the pieces.
     """
-    # Until the number of atoms is chosen from the data, the fit works with 64 atoms.
+    # With n_components="auto" the number of atoms is chosen later, and 64 stands in for it.
     n_components = 64 if given.n_components == "auto" else given.n_components
     (kernel, stride), seen, directions = geometry_of(given), pieces, torch.eye(pieces.x.shape[1])
     if given.rank is not None and pieces.mask is None and len(directions) > n_components:
         moments = sum(x @ x.mT for x in pieces.x.flatten(2))
         directions = torch.linalg.eigh(moments.double().cpu()).eigenvectors[:, -n_components:]
         seen = replace(pieces, x=combine_channels(pieces.x, directions))
-    # Random atoms come from draw_patches, which completes patches of zeros by random noise.
+    # For dict_init="random" `draw_patches` gets data of zeros, and so returns random noise.
     if start is None:
         pool = torch.zeros_like(seen.x) if _is_random(given) else seen.x
         start = draw_patches(pool, n_components, kernel, generator)
@@ -556,7 +571,9 @@ def _begin(pieces, given, generator, start):
 def _search(problem, start, level, generator):  # yields Found
     """Search for atoms; in signals search once more if an atom is a shifted copy of another atom.
 
-    Arguments are those of `find_atoms`, and a generator that draws the atom to replace the copy.
+    ``problem`` is a `ConvProblem` with held-out data, ``start`` the initial atoms (n_components,
+    n_channels, height, width), and ``level`` as in `find_atoms`. ``generator`` draws the patch that
+    replaces the copy.
     """
     for found in find.find_atoms(problem, start, level):
         yield found
@@ -607,20 +624,23 @@ def learn(pieces, given, generator, start=None) -> Iterator[Fitted]:
         fitted = replace(fitted, atoms=in_channels(found.atoms), **known)
         yield fitted
     if rank is not None:
-        # Only now do atoms become atoms of rank one, because a search with such atoms gets stuck
-        # more often: in 8 channels with four times as much noise as signal, three waveforms are
-        # found with a correlation of 0.95 to the planted waveforms, and of 0.89 by such a search.
+        # Atoms become products of a map and a waveform (rank one) only after the search, since a
+        # search that allows no other atoms gets stuck more often. With three planted waveforms in 8
+        # channels, and four times as much noise as signal, the correlation of found and planted
+        # waveforms is 0.95, and 0.89 after a search with atoms of rank one.
         rows = _epoch.spread_rows(len(pieces), -(-len(pieces) // found.stride))
         products = _fit_products(pieces[rows], fitted.atoms, search_alpha, given)
         fitted = replace(fitted, atoms=products)
     elif found.trial is not None and found.trial.unbiased:
-        # The trial of the chosen penalty has shown that atoms free of the lasso's bias predict
-        # held-out data better.
+        # The search compared its atoms with atoms that were freed of the lasso's bias: at the
+        # chosen penalty the freed atoms predict held-out data better.
         atoms = descend.refit_atoms(found.coded.problem, found.atoms, found.coded.codes)
         fitted = replace(fitted, atoms=in_channels(atoms))
-    if is_auto and unfoldings_of(given) is None:  # unfolded codes keep the penalty of the start
+    # Predictions choose a penalty for codes of the lasso only; unfolded codes keep the first one.
+    if is_auto and unfoldings_of(given) is None:
         problem, trial = found.problem, found.trial
-        # Only atoms that have not learned from the held-out pieces may predict them.
+        # ``trial.judged`` are the atoms before they learned from the held-out pieces, too. Only
+        # such atoms may be judged by predictions of these pieces.
         atoms = trial.judged if rank is None else project_atoms(trial.judged, rank=rank)
         how = dict(debias=fixed(given.debias), place=trial.prediction.place)
         coding = choose.best_coding(problem.held_out, atoms, **how).in_units(problem.unit)
@@ -638,6 +658,9 @@ def _without_twin(found, generator):  # -> (n_components, n_channels, height, wi
     return None. ``found`` is the `Found` at the end of the search.
     """
     atoms, problem = found.atoms.clone(), found.problem
+    # Each atom is correlated with each other atom at every shift: atoms are extended by zeros, so
+    # that a shifted copy overlaps by one pixel at least. In the end ``alike`` has, for each atom,
+    # its largest correlation with an earlier atom.
     ends = [k - 1 for k in reversed(problem.kernel) for _ in range(2)]
     blocks = ConvDictionary(atoms).analysis_in_blocks(torch.nn.functional.pad(atoms, ends))
     alike = torch.cat(list(blocks), -1).flatten(2)
@@ -718,12 +741,13 @@ def train(pieces, given, generator, start=None) -> Iterator[Fitted]:
 
     model = SimpleNamespace(network=network, with_rows=lambda fitted, x: replace(fitted, atoms=x))
     trainer = Trainer(model, fitted, optimizer)
-    # The derivative needs the codes of all unfoldings. A batch of at most 16 pieces, and about
-    # 2**16 pixels, limits their memory: to half a gigabyte for 64 atoms.
+    # A gradient through the encoder keeps the codes of all unfoldings in memory. So a batch has at
+    # most 16 pieces, and at most 2**16 pixels unless one piece has more: for 64 atoms the codes
+    # then take half a gigabyte.
     usual = min(16, max(1, 2**16 // x[0, 0].numel()))
     source = Batches(pieces, usual if given.batch_size == "auto" else given.batch_size, generator)
-    # Stopping is checked once in an epoch, or after 256 pieces if an epoch has fewer: the mean loss
-    # of few pieces is too noisy.
+    # Whether to stop is decided once in an epoch, or after 256 pieces if an epoch has fewer, since
+    # the mean loss of few pieces is too noisy to show an improvement.
     stopping = Stopping(given.tol, given.n_iter_no_change, n_judged=max(256, len(x)))
     for epoch in range(1, given.max_iter + 1):
         ended_by = "tol" if trainer.run_epoch(source, stopping) else "max_iter"
