@@ -253,7 +253,7 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         Raises
         ------
         ValueError
-            If parameters are unfit, or the estimator refuses the data.
+            If parameters are invalid, or the estimator refuses the data.
 
         Warns
         -----
@@ -277,10 +277,14 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             warn("All replicates are equal, whatever their seeds. Pass resample='bootstrap'.")
         flat = [atoms.reshape(len(atoms), -1).astype(np.float64) for atoms in self.replicates_]
         replicates = [unit_atoms(atoms) for atoms in flat]
+        # Stability by chance comes from the same computation with random atoms instead of the atoms
+        # of each replicate. Its seed is fixed, so that the replicates alone determine the result.
         found, rng = _find_consensus(replicates), np.random.RandomState(0)
         medoid, units, self.matches_, dense, self.stability_ = found
         *_, by_chance = _find_consensus([recombine_atoms(atoms, rng) for atoms in replicates])
         self.chance_stability_, self.n_agreeing_ = float(by_chance.mean()), dense.sum(axis=0)
+        # ``units`` have norm 1. Each atom gets the median of the norms of its matches; an atom
+        # without a match in a replicate has NaN there.
         norms = [
             np.where(i < 0, np.nan, np.linalg.norm(atoms, axis=1)[i])
             for atoms, i in zip(flat, self.matches_, strict=True)

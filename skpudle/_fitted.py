@@ -35,7 +35,10 @@ class Found(NamedTuple):
         return X
 
     def encode(self, X):
-        """Return signed codes of the user's data and their samples, as `encode_samples` does."""
+        """Return signed codes of the user's data, (n_codes, n_components), by `encode_samples`.
+
+        The second result, (n_codes,), has the index of the sample of each row of codes.
+        """
         return encode_samples(self.learner, self.prepare(X))
 
     def to_data(self, rows):  # (n, n_features of the learner) -> (n, n_features of the data)
@@ -111,10 +114,10 @@ def check_learner_of_rows(learner):
 
 
 def read_samples(learner, X):  # -> (n_samples, n_features), or list of (n_channels, *size)
-    """Return samples as arrays, checked as a fitted learner checks them, with NaN in gaps.
+    """Return the samples ``X`` as arrays, checked as a fitted learner checks them.
 
-    They are a matrix for a learner of rows, and a list of images, channels first, for a learner of
-    images.
+    The result is a matrix for a learner of rows, and a list of images or signals, channels first,
+    for a convolutional learner. Missing entries are NaN.
     """
     if not hasattr(learner, "atom_shape"):
         return to_numpy(to_tensor(check_rows(open_source(X).array(), allow_nan=True)))

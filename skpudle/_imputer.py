@@ -98,7 +98,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If the samples are unfit or have other features than in `fit`.
+            If the samples are invalid or have other features than in `fit`.
         """
         rows = check_rows(host_array(X), estimator=self, allow_nan=True)
         validate_data(self, X, reset=reset, skip_check_array=True)
@@ -125,7 +125,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a feature has no known value, or data or parameters are unfit.
+            If a feature has no known value, or data or parameters are invalid.
         """
         self._validate_params()
         X = self._read(X, reset=True)
@@ -170,7 +170,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         NotFittedError
             If the imputer is not fitted.
         ValueError
-            If the samples are unfit or have other features than in `fit`.
+            If the samples are invalid or have other features than in `fit`.
         """
         check_is_fitted(self, "means_")  # the last attribute that fit sets, so fit was completed
         X = self._read(X, reset=False)

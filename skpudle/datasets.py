@@ -171,9 +171,9 @@ def _read_gray(path):
     ``path`` is a `Path`. Images of floating-point numbers keep their numbers.
     """
     with import_extra("images", "PIL.Image").open(path) as image:
-        # ``white`` is the number of white. Pillow's modes "I" are grey of 16 bits, which
-        # Image.convert("L") would clip to 8 bits, and mode "F" is floating-point grey; both keep
-        # their numbers. All other modes are converted to grey of 8 bits.
+        # ``white`` is the value of white pixels. Images of all modes become grey of 8 bits, except
+        # for two kinds that are grey already: modes that begin with "I" have 16 bits, which
+        # Image.convert("L") would clip to 8, and mode "F" has floating-point numbers.
         white = {"I": 65535, "F": 1}.get(image.mode[0], 255)
         image = image.convert("L") if white == 255 else image
         return np.asarray(image, dtype=np.float64) / white
@@ -250,6 +250,8 @@ def extract_patches(
     images = [check_array(as_fractions(x), dtype=np.float64, input_name="image") for x in images]
     images = [image for image in images if image.shape[0] >= height and image.shape[1] >= width]
     windows = [np.lib.stride_tricks.sliding_window_view(image, patch_size) for image in images]
+    # The positions of patches are numbered through all images: those of image i are the numbers
+    # from starts[i] to starts[i + 1] - 1.
     starts = np.cumsum([0, *(math.prod(window.shape[:2]) for window in windows)])
     places = np.arange(starts[-1])
     if n_patches is not None:
@@ -260,6 +262,8 @@ def extract_patches(
         patches[inside] = window[np.unravel_index(places[inside] - starts[i], window.shape[:2])]
     patches = patches.reshape(len(places), -1)
     if center:
+        # A patch of one grey level has to become exactly zero: rounding errors of its mean would be
+        # scaled to norm 1 below.
         rounding = 10 * np.finfo(np.float64).eps * np.linalg.norm(patches, axis=1)
         patches -= patches.mean(axis=1, keepdims=True)
         patches[np.linalg.norm(patches, axis=1) <= rounding] = 0

@@ -271,6 +271,7 @@ def _match_component(atom, shifted, names):  # (m,), (n_reference, n_shifts, m) 
     best = np.abs(shifted @ atom).argmax(axis=1)
     reference = shifted[np.arange(len(best)), best]
     reference = reference * np.where(reference @ atom < 0, -1, 1)[:, None]
+    # The first entry is an empty mixture, with a cosine that every atom exceeds.
     mixtures = [(-1.0, [], [])]
     for _ in range(min(3, len(reference))):
         cosine, terms, _ = mixtures[-1]
@@ -842,12 +843,14 @@ def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
     _, values, vectors = np.linalg.svd(centred, full_matrices=False)
     kept = values > values[0] * _RANK
     whiten = vectors[kept].T / values[kept]  # (m, rank)
+    # Rows times ``directions`` (m, n_atoms) are products of whitened rows with whitened atoms.
     directions, rank = whiten @ (atoms @ whiten).T, int(kept.sum())
-    # Geary's ratio, expected for Gaussian noise: that of a coordinate of points that are uniformly
-    # distributed on the unit sphere in ``rank`` dimensions.
+    # Geary's ratio that Gaussian noise would have: the ratio of a coordinate of points that are
+    # uniformly distributed on the unit sphere in ``rank`` dimensions.
     sphere = sqrt(rank / pi) * exp(lgamma(rank / 2) - lgamma((rank + 1) / 2))
     ratios = _geary(centred @ directions, np.linalg.norm(centred @ whiten, axis=1))
-    # In standard errors: for n Gaussian samples Geary's ratio has the variance (1 - 3 / pi) / n.
+    # The difference in standard errors: for n samples of Gaussian noise Geary's ratio has the
+    # variance (1 - 3 / pi) / n.
     of_gaussian = (sphere - ratios) / sqrt((1 - 3 / pi) / n)
 
     scales = np.where(deviations > 0, deviations, 1)
@@ -856,7 +859,8 @@ def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
         # Lengths of rows are in units of the features' deviations, so that all features count.
         return _geary(rows @ directions, np.linalg.norm(rows / scales, axis=1))
 
-    # 30 permutations are enough: they estimate the standard deviation of the measure to 13 %.
+    # Noise that is independent between features, from the rows themselves: each feature is permuted
+    # over the rows. 30 permutations give the standard deviation of the measure to 13 %.
     drawn = [measure(rng.permuted(centred, axis=0)) for _ in range(30)]
     spread = np.std(drawn, axis=0, ddof=1)
     of_features = (np.mean(drawn, axis=0) - measure(centred)) / np.maximum(spread, _RANK)
@@ -875,8 +879,8 @@ def _found_twice(halves, fits, level, rng):  # -> (n_found, n_features)
     match = match_atoms(*fits)
     first, second = match.align_dictionary(fits[0]), fits[1][match.reference_indices]
     quantile = norm.ppf(1 - level / max(1, len(first)))
-    # Coherences by chance are compared on the scale of Fisher's transform, arctanh, on which their
-    # distribution is nearly normal.
+    # The limit of coherences by chance is a quantile of a normal distribution, so they are first
+    # transformed by arctanh (Fisher's transform), after which they are nearly normal.
     chance = np.arctanh(np.minimum(chance_coherence(*fits), 1 - 1e-9))
     least = np.tanh(chance.mean() + quantile * chance.std())
     agree = _without_any_feature(first, second) > least

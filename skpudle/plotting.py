@@ -58,8 +58,8 @@ _FLATNESS, _FILLED = 0.5, 0.9
 _MARGIN = (1 - _FILLED) / 2
 # Height of the tallest bar of a spectrum, as a fraction of the distance between two spectra.
 _HEIGHT = 0.85
-# Number of bins of the histogram of magnitudes of codes, and about the largest number of bins of
-# the histogram of numbers of atoms, whose bins have integer widths.
+# Number of bins of the histogram of magnitudes of codes. The histogram of numbers of atoms, whose
+# bins have integer widths, has up to twice this number of bins.
 _BINS = 50
 
 

@@ -65,11 +65,12 @@ def _penalty(look):
 
 
 def _unused_atoms(look):
-    """Report atoms that no code in ``look`` (see the module) uses, if chance cannot explain them.
+    """Report atoms that no code uses, if they are more than chance leaves unused.
 
     Suppose that a code uses each of p atoms with a probability of at least 1 / p. Then the
     probability that none of n codes uses an atom is at most (1 - 1 / p)^n < exp(-n / p), and chance
-    leaves fewer than p exp(-n / p) atoms unused on average.
+    leaves fewer than p exp(-n / p) atoms unused on average. ``look`` is the `Bunch` of the module
+    docstring.
     """
     n, p = look.codes.shape
     unused = np.flatnonzero(~look.codes.any(axis=0))
@@ -147,7 +148,7 @@ def _same_atoms(look):
     convolutional. ``look`` is the `Bunch` of the module docstring.
     """
     # Two atoms count as equal if their cosine is above 0.99. Unit atoms then differ by less than
-    # sqrt(2 - 2 * 0.99) = 14 % of their length, a difference that noise of 17 dB would make.
+    # sqrt(2 - 2 * 0.99) = 14 % of their length, as much as noise that is 17 dB below the atoms.
     cosines = atom_cosines(look.learner, look.learner)
     largest = cosines if look.given.get("positive_code") else np.abs(cosines)
     pairs = np.argwhere(np.tril(largest > 0.99, -1))
@@ -224,8 +225,8 @@ def _no_better_than_the_baseline(look):
         )
 
 
-# All checks, in the order of the report. `findings` calls them only if a code is not zero, since
-# `atom_support` fails, and other checks say nothing, without codes.
+# All checks, in the order of the report. `findings` calls them only if some code is not zero: if
+# all codes are zero, `atom_support` fails, and the other checks have nothing to compare.
 _FINDINGS = _unused_atoms, _single_samples, _single_events, _same_atoms, _unsupported_atoms
 _FINDINGS += _dense_codes, _no_better_than_the_baseline
 

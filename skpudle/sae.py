@@ -292,6 +292,8 @@ def from_sae(
             f"alpha={params['alpha']!r:.50} and l0={l0!r:.50} came with{'out' * (X is None)} data. "
             "Pass activations as X, with or without l0, or a number as alpha and neither."
         )
+    # With ``X`` the penalty 1.0 is replaced by the result of `choose_alpha` below, which needs a
+    # fitted learner.
     given = params if X is None else params | {"alpha": 1.0}
     learner = PUDLEDictionaryLearning.from_components(atoms, intercept=bias, **given)
     if X is None:

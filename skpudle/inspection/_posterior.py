@@ -264,7 +264,8 @@ def _without_outliers(rows, atoms):  # -> Rows, noise of features
     squares = np.where(rows.missing, 0.0, residual[kept] ** 2).sum(0)
     variances = np.where(n_known > 0, squares / np.maximum(n_known, 1), noise**2)
     # Residuals are smaller than the noise, since each nonzero code was fitted and takes one degree
-    # of freedom. So variances are divided by ``free``, the fraction of the degrees that remain.
+    # of freedom. So variances are divided by ``free``, the fraction that remains of all degrees of
+    # freedom.
     free = 1 - np.count_nonzero(rows.codes) / max(n_known.sum(), 1)
     variances = keep_above_rounding(variances / max(free, 0.1), rows.x)
     is_sure = np.abs(rows.codes) > 3 * np.sqrt(variances.mean())
@@ -287,8 +288,8 @@ def _prior(codes, positive):  # CSR (n, p) -> (4, p)
     squares = np.where(used > 0, total / np.maximum(used, 1), of_all)
     # ``alike`` is mean**2 over the mean square of the nonzero codes of an atom: 1 for codes of one
     # modulus, 0 for normal codes of mean 0. Codes that are normal around +mean and -mean have the
-    # kurtosis 3 - 2 alike**2, from which ``alike`` is estimated. All atoms share one value: codes
-    # are divided by the root mean square of the codes of their atom, and make one kurtosis.
+    # kurtosis 3 - 2 alike**2, from which ``alike`` is estimated. All atoms share one value, from
+    # the kurtosis of all codes, each divided by the root mean square of the codes of its atom.
     relative = values**2 / squares[atoms]
     kurtosis = (relative @ relative) / max(len(values), 1)
     alike = min(np.sqrt(max(0.0, (3 - kurtosis) / 2)), 0.98)
@@ -297,7 +298,9 @@ def _prior(codes, positive):  # CSR (n, p) -> (4, p)
     # Logarithms of the odds of a positive and of a negative code against 0. The added 0.5 keeps
     # them finite if no row or every row uses an atom.
     odds = np.log((np.stack([right, used - right]) + 0.5) / (n - used + 0.5))
-    # `draw_codes` takes odds times the factors that give the densities the integral 1.
+    # `draw_codes` takes odds times sqrt(2 pi) times the factor that gives a density the integral 1.
+    # For normal densities the two factors are exp(-means * pull / 2) / sqrt(variances) together;
+    # positive codes have a part of the integral only, which is divided out below.
     odds -= 0.5 * np.log(variances) + 0.5 * means * pull
     if positive:
         odds[0] -= stats.norm.logcdf(means / np.sqrt(variances))
@@ -332,8 +335,9 @@ def _summary(sweeps, n_rows):  # -> AtomPosterior
     # sweeps count as fewer independent sweeps, so it is larger than 1 / len(atoms).
     error = (1 + per_sweep) / (1 - per_sweep) / len(atoms)
     variances = within + between * (1 + error[:, None])
-    # A row has ``taken`` codes on average, which are estimated from its n_features entries. So only
-    # n_features - taken equations of a row are left to determine atoms.
+    # ``within`` are variances for known codes. A row has ``taken`` nonzero codes on average, which
+    # are estimated from its n_features entries, so only n_features - taken equations of a row are
+    # left to determine atoms. With fewer equations the error is larger by the factor in ``limit``.
     taken = min(n_uses.sum() / n_rows, n_features - 1)
     limit = within.sum(1) * (n_features - 1) / (n_features - taken)
     # The equations that are left in a row are divided among the ``taken`` atoms of the row. A unit
@@ -504,6 +508,8 @@ def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); chan
     # 1, which is the rate.
     odds = odds + np.log(rate) + 0.5 * np.log(2 * np.pi)
     prior = np.stack([np.zeros(p), -rate, odds, np.full(p, -np.inf)])
+    # Each row has weights of its own and so a Gram matrix of its own: a row of ``weights`` times
+    # ``products`` (n_features, p * p) is the flat Gram matrix of the atoms with these weights.
     products = (atoms[:, None] * atoms).reshape(p * p, -1).T
     for rows in blocks_of_rows(n, p**2, 2**22):
         grams = (weights[rows] @ products).reshape(-1, p, p)
@@ -554,6 +560,8 @@ def sample_rates(counts, exposure, atoms, codes, dispersion, rng):
     # codes are tiny if all rows have all atoms, in exponentially distributed amounts, and 25 % to
     # 55 % if each atom occurs in 70 % to 30 % of the rows.
     spike = bool((codes < 1e-3 * codes.mean(0)).mean() > 0.24)
+    # ``z`` are the codes of the chain and ``columns``, made below, its atoms, transposed: the two
+    # calls of `_draw_rates` in a sweep change them in place.
     x, z = np.nan_to_num(counts) / exposure, codes + 1e-9 * codes.mean()
     known, rates, columns, sweeps = ~np.isnan(counts), z @ atoms, np.ascontiguousarray(atoms.T), []
     for sweep in range(_UNSETTLED_SWEEPS + _COUNTED_SWEEPS):
