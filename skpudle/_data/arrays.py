@@ -16,24 +16,26 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 from skpudle._compilation import blocks_of_rows
 from skpudle._precision import kept_by_autograd
 
-# The mean square of data has to be at least this factor away from both ends of the dtype's range,
-# because training squares residuals that are a hundred times smaller than the data, and sums
-# squares over batches. Measured: in float32 training is exact for data of size 1e-17 to 1e17, but
-# not for 1e-19 and 1e18.
+# `check_range`: the mean square of data has to be at least this factor away from both ends of the
+# dtype's range, because training squares residuals that are a hundred times smaller than the data,
+# and sums squares over batches. Measured: in float32 training is exact for data of size 1e-17 to
+# 1e17, but not for 1e-19 and 1e18.
 _ROOM = 1e4
 
-# `check_rows` refuses dates and times, which would otherwise become numbers without a notice. Names
-# of their dtypes begin with one of these words in NumPy, pandas and Polars.
+# `check_rows` refuses dates and times, which would otherwise become numbers without a notice. In
+# NumPy, pandas and Polars the names of their dtypes begin with one of these words.
 _DATES = "date", "time", "duration"
 
-# Packages that are not the user's code: this package, and packages that call or wrap its methods.
+# Warnings point at the first line of code outside of these packages: this package, and packages
+# that call or wrap its methods.
 _WRAPPERS = {"skpudle", "sklearn", "torch", "contextlib"}
 
 
 def users_level():
     """Return the ``stacklevel`` (int) that makes a warning point at the line of the user's code.
 
-    Write ``warnings.warn(message, stacklevel=users_level())``: the level is that of the caller.
+    Write ``warnings.warn(message, stacklevel=users_level())``: the level is counted from the
+    function that calls `users_level`.
     """
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and (
@@ -88,8 +90,8 @@ def input_attributes(X):
     """Return the attributes that scikit-learn expects of an estimator that is fitted to ``X``.
 
     ``X`` is array-like of shape (n_samples, n_features), or None for input without features, such
-    as images. The result is a dict of ``n_features_in_`` (an int) and ``feature_names_in_``, an
-    array of shape (n_features,), with None for what ``X`` does not have.
+    as images. The result is a dict of ``n_features_in_``, an int, and ``feature_names_in_``, an
+    array of shape (n_features,). The value is None if ``X`` is None or has no names.
     """
     estimator = BaseEstimator()
     if X is not None:
@@ -100,7 +102,7 @@ def input_attributes(X):
 def make_generator(random_state):
     """Return a torch generator on the CPU, seeded from scikit-learn's parameter ``random_state``.
 
-    A `RandomState` instance advances by one draw.
+    A `RandomState` instance advances by one draw, so that the next call gives another seed.
     """
     seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
     return torch.Generator().manual_seed(int(seed))
@@ -109,9 +111,10 @@ def make_generator(random_state):
 def to_tensor(array, device="cpu", dtype=None):
     """Convert an array or tensor to a tensor on ``device``, without a copy if possible.
 
-    Read-only arrays are copied, because a tensor could write to them, and so are arrays with
-    negative strides, which torch refuses. ``dtype=None`` keeps the dtype. The dtype changes before
-    the copy to the device, because the device may not support the dtype of the array.
+    Read-only arrays are copied, because code that changes the tensor would write to them, and so
+    are arrays with negative strides, which torch refuses. Otherwise a tensor on the CPU shares the
+    memory of the array. ``dtype=None`` keeps the dtype. The dtype changes before the copy to the
+    device, because the device may not support the dtype of the array.
     """
     if not isinstance(array, torch.Tensor):
         array = np.asarray(array)
@@ -122,15 +125,15 @@ def to_tensor(array, device="cpu", dtype=None):
 
 
 def wide(x):
-    """Return a tensor in float64, so that squares do not overflow.
+    """Return a tensor in float64, so that squares of its entries do not overflow.
 
-    MPS has no float64: a tensor there is returned unchanged.
+    A tensor on the device MPS, which has no float64, is returned unchanged.
     """
     return x if x.device.type == "mps" else x.double()
 
 
 def to_numpy(tensor):
-    """Convert a tensor, on any device and with or without a graph, to an array; always a copy."""
+    """Return a copy of a tensor as an array; the tensor may be on any device and require grad."""
     return tensor.detach().cpu().resolve_neg().numpy().copy()
 
 
@@ -161,9 +164,9 @@ def split_missing(x, n_axes=None):  # -> x, mask of the same shape or None
     Returns
     -------
     x : Tensor of the same shape
-        The data, with NaN replaced, for code that ignores the mask, by the mean of the known
-        entries: of its column, or in images of its own image and channel. Without known entries
-        the mean is 0. Data without NaN are returned as they are, not copied.
+        The data with NaN replaced by the mean of the known entries, which suits code that ignores
+        the mask: in rows the mean of the column, in images that of the same image and channel.
+        Without known entries the mean is 0. Data without NaN are returned as they are, not copied.
     mask : Tensor of the same shape, or None
         1 where an entry is known, 0 where it was NaN. None if no entry is NaN.
     """
@@ -182,7 +185,7 @@ def with_gaps(x, mask):  # Tensor, mask of the same shape or None -> Tensor of t
 
 
 def check_range(square, tensors):
-    """Refuse data that are so small or so large that training cannot square them.
+    """Raise an error for data that are so small or so large that training cannot square them.
 
     Parameters
     ----------
@@ -233,7 +236,8 @@ def unit_of(square):
 
     A search computes fourth powers of the data. ``square``, a float, is the mean squared norm of a
     sample. The result is a float, about the root of ``square``, or 1 if this root is between about
-    ``2**-64`` and ``2**64``. Division by a power of two is exact, so results do not depend on it.
+    ``2**-64`` and ``2**64``. It must be a power of two: division by it is exact, so results do not
+    depend on the unit.
     """
     exponent = frexp(square)[1] // 2
     # Even eighth powers of numbers between 2**-64 and 2**64 are in the range of float64.
@@ -241,10 +245,10 @@ def unit_of(square):
 
 
 def unpacked(X):
-    """Convert an image of Pillow to an array, so that it is read like any array.
+    """Convert an image of the library Pillow to an array, so that it is read like any array.
 
-    The array has the shape (height, width[, n_channels]). A list or tuple of images becomes a list
-    of arrays, and other data are returned unchanged.
+    The array has the shape (height, width[, n_channels]). A list or tuple of such images becomes a
+    list of arrays, and other data are returned unchanged.
 
     Raises
     ------
@@ -266,11 +270,11 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     Parameters
     ----------
     X : array-like or Tensor of shape (n_samples, n_features)
-        The user's input. Masked entries of a masked array are NaN.
+        The user's input. Masked entries of a masked array become NaN.
     estimator : object, default=None
-        Named in error messages.
+        The learner, whose name error messages have.
     largest : float, default=None
-        If not None, values must be from 0 to this.
+        If not None, values must be from 0 to this number.
     copy : bool, default=False
         Whether the result must not share memory with ``X``.
     allow_nan : bool, default=False
@@ -300,7 +304,8 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
         X = X.astype(X.dtype if X.dtype == np.float32 else np.float64).filled(np.nan)
     tensor = isinstance(X, torch.Tensor)
     X = _check_tensor(X, options, allow_nan) if tensor else check_array(X, **options)
-    # comparisons with NaN are False, so that missing entries pass
+    # The test is for values outside of the range, not for all inside: comparisons with NaN are
+    # False, and missing entries have to pass.
     if largest is not None and ((X < 0).any() or (largest < X).any()):
         raise ValueError(
             f"Negative values in data passed as X, or values above {largest:g}. Pass other data."
@@ -309,7 +314,7 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
 
 
 def check_numbers(values, name, n, *, positive=False, of="features"):  # -> Tensor (n,)
-    """Check a user's parameter that holds one number for each feature or each row, as noise levels.
+    """Check a user's argument with one number for each feature or row, such as exposures of rows.
 
     Parameters
     ----------
@@ -322,7 +327,7 @@ def check_numbers(values, name, n, *, positive=False, of="features"):  # -> Tens
     positive : bool, default=False
         Whether all numbers have to be above 0.
     of : str, default="features"
-        What has one number each, for error messages.
+        What the numbers belong to, in the plural, for error messages.
 
     Returns
     -------
@@ -345,7 +350,9 @@ def check_numbers(values, name, n, *, positive=False, of="features"):  # -> Tens
 
 
 def check_sample_weight(sample_weight, n_samples):  # -> Tensor (n_samples,), float64
-    """Check and convert the user's ``sample_weight``, array-like of shape (n_samples,) or a number.
+    """Check the user's ``sample_weight`` and convert it to one weight for each sample.
+
+    ``sample_weight`` is array-like of shape (n_samples,), or a number for all samples.
 
     Raises
     ------
@@ -364,30 +371,32 @@ def _check_tensor(X, options, allow_nan):  # (n, n_features) -> the same, on its
     """
     if X.is_complex():
         raise ValueError(f"Complex data not supported, got a tensor of dtype {X.dtype}.")
-    # A tensor such as z.conj().imag has the wrong sign in memory, and torch refuses to make it an
-    # array until the sign is resolved.
+    # Torch computes z.conj().imag without a copy: the memory of the result has the wrong sign, and
+    # a flag notes it. NumPy has no such flag, so `resolve_neg` has to change the sign in memory.
     X = X.detach().resolve_neg()
     if X.dtype not in (torch.float32, torch.float64):
         X = X.double()
     if X.device.type == "cpu":
         return to_tensor(check_array(X.numpy(), **options))
-    # To copy data from another device for scikit-learn's checks would be slow. So check_array sees
-    # only the shape, by an array of zeros that takes no memory.
+    # A copy of all data from the device, for scikit-learn's checks, would be slow. So check_array
+    # checks only the shape, by an array of zeros that takes no memory.
     check_array(np.broadcast_to(0.0, X.shape), estimator=options["estimator"])
-    # A sum with inf or NaN is not finite, so that only one number of finite data leaves the device.
+    # A sum with inf or NaN is not finite. So for finite data a single number, their sum, suffices,
+    # and only this number is copied from the device.
     if not torch.isfinite(X.sum()) and (X.isinf().any() or not allow_nan):
         raise ValueError("Input X contains infinity or NaN. Remove these samples.")
     return X.clone() if options["copy"] else kept_by_autograd(X).contiguous()
 
 
 def dictionary_of(source):
-    """Return the atoms of a fitted learner, for functions that take a learner or an array of atoms.
+    """Return the atoms of a user's argument that may be a fitted learner or an array of atoms.
 
     Parameters
     ----------
     source : estimator, SPORCO learner, array-like or Tensor
         A fitted learner of this package or of scikit-learn (with ``components_``), a
-        `~sklearn.decomposition.SparseCoder`, a learner of SPORCO (with ``getdict``), or atoms.
+        `~sklearn.decomposition.SparseCoder` (with ``dictionary``), a learner of SPORCO (with
+        ``getdict``), or the atoms themselves.
 
     Returns
     -------

@@ -1,8 +1,9 @@
 """`ConvDenoiser`: train a convolutional network that removes noise from images, and apply it.
 
-A torch optimiser trains a `DenoisingNetwork` on random crops of images. If the user passes clean
-images only, every update adds new noise to its crops. If the user passes pairs of a noisy and a
-clean image, the noisy image is the input of the network and the clean image its target.
+A torch optimiser trains a `DenoisingNetwork` on random crops of images, by updates from a few crops
+each. If the user passes clean images only, every update adds new noise to its crops. If the user
+passes pairs of a noisy and a clean image, the noisy image is the input of the network and the clean
+image its target. Terms such as *unfolding* are those of `skpudle._denoiser.network`.
 
 Shapes of tensors are (n, n_channels, *size), where ``size`` is (length,) for signals and (height,
 width) for pictures; both are called images. ``kernel`` is the size of an atom, and ``stride`` the
@@ -46,9 +47,10 @@ ImagesLike = ArrayLike | Tensor | Sequence[ArrayLike]
 def draw_cosines(shape, generator):  # (n, n_channels, *kernel) -> Tensor of the shape
     """Return the initial atoms of a network: separable cosines of low frequency, of norm 1.
 
-    An atom is a product of one cosine per axis, with channels as an axis; low frequencies come
-    first. If ``n`` exceeds the number of such products, the remaining atoms are random. Training
-    that starts from random or from orthogonal atoms ends 1 dB lower after 120 epochs.
+    ``shape`` is that of the result. An atom is a product of one cosine per axis, with channels as
+    an axis; low frequencies come first. If ``n`` exceeds the number of such products, the remaining
+    atoms are random, drawn by the torch ``generator``. If training starts from random or from
+    orthogonal atoms, the denoised images are 1 dB worse after 120 epochs.
     """
     options = dict(dtype=torch.float64, device="cpu")
     sizes = torch.tensor(shape[1:], **options)
@@ -60,13 +62,14 @@ def draw_cosines(shape, generator):  # (n, n_channels, *kernel) -> Tensor of the
     return project_atoms(atoms)
 
 
-def crop_shape(images, network, size):  # list of (n_channels, *size), -> list of int
-    """Return the size of the random crops that a network trains on, one number for each axis.
+def crop_shape(images, network, size):  # -> list of int, one for each axis
+    """Return the size of the random crops that a `DenoisingNetwork` trains on.
 
-    Each side is ``size``, rounded down to the kernel plus a multiple of the stride, so that copies
-    of atoms cover the crop exactly. With "auto", ``size`` is the smallest side of all images, at
-    most 49 pixels for pictures and 129 samples for signals. A crop is never smaller than two
-    kernels minus 1, since the loss leaves out a margin of kernel - 1 pixels (`Training._update`).
+    ``images`` is a list of tensors (n_channels, *size). ``size`` is the user's ``crop_size``: a
+    number, or "auto" for the smallest image along each axis, at most 49 pixels for pictures and 129
+    samples for signals. Each side is rounded down to the kernel plus a multiple of the stride, so
+    that copies of atoms cover the crop exactly. A side is never smaller than twice the kernel minus
+    1, since the loss leaves out a margin of kernel - 1 pixels (`Training._update`).
     """
     shape = []
     for axis, (k, s) in enumerate(zip(network.kernel, network.stride, strict=True), start=1):
@@ -77,11 +80,11 @@ def crop_shape(images, network, size):  # list of (n_channels, *size), -> list o
 
 
 def draw_crop(image, shape, generator):  # (n_channels, *size) -> (n_channels, *shape)
-    """Return a random crop of a training image, of pictures also flipped at random.
+    """Return a random crop of a training image; crops of pictures are also flipped at random.
 
     Crops of pictures are flipped along each axis with probability 1/2, and square crops are
     transposed with probability 1/2. An image that is smaller than ``shape`` is first extended by
-    reflection at its borders.
+    reflection at its borders. ``generator`` is a torch generator on the CPU.
     """
     missing = [max(k - n, 0) for n, k in zip(image.shape[1:], shape, strict=True)]
     if any(missing):
@@ -101,18 +104,20 @@ def draw_crop(image, shape, generator):  # (n_channels, *size) -> (n_channels, *
 def initialise(network, alpha, images, generator):
     """Set the parameters of a new `DenoisingNetwork` before training, in place.
 
-    All unfoldings get the same atoms, `draw_cosines`. ``alpha``, the penalty or "auto", sets the
-    thresholds; if the network is for a range of noise, it sets the slopes instead, and the
+    The network then is the sparse encoder of a single dictionary, with equal unfoldings: each has
+    the atoms of `draw_cosines`, and the threshold that belongs to the penalty ``alpha``, a number
+    or "auto". If the network is for a range of noise, ``alpha`` sets the slopes instead, and the
     thresholds stay 0. ``images`` are the training images, a list of (n_channels, *size).
 
-    The network has no step size. Analysis and synthesis atoms are both multiplied by the square
-    root of the encoder's step, so that their product contains the step.
+    The network has no parameter for the step size of the encoder. Instead the atoms of analysis and
+    synthesis are both multiplied by the root of the step. This divides codes by the root, so the
+    thresholds, step times alpha, become alpha times the root.
     """
     atoms = draw_cosines(network.analysis.shape[1:], generator).to(images[0])
     step, noise = float(default_step(ConvDictionary(atoms, network.stride))), network.noise
     if alpha == "auto":
-        # 1.6 times the standard deviation of the noise, as the denoiser of the PUDLE paper has:
-        # 0.16 for a noise of 25 / 255.
+        # The denoiser of the PUDLE paper has alpha = 0.16 for a noise of 25 / 255, 1.6 times the
+        # standard deviation. Without noise the penalty follows from correlations of the images.
         alpha = 1.6 * noise.typical
         alpha = alpha or penalty_of_correlations([x[None] for x in images], atoms, network.stride)
     for layers in (network.analysis, network.synthesis):
@@ -125,12 +130,12 @@ class Training:
     """The state of a training of a `DenoisingNetwork`, which `ConvDenoiser` runs epoch by epoch.
 
     Images are divided by ``unit`` while the network trains, so that one learning rate suits images
-    in all units. `attributes` converts the network back to the units of the images.
+    in all units. `attributes` returns a copy of the network in the units of the images.
 
     Attributes
     ----------
     network : DenoisingNetwork
-        The network. Updates change it in place; its thresholds are divided by ``unit``.
+        The network. Updates change its parameters in place; its thresholds are divided by ``unit``.
     loader : DataLoader
         Yields batches of random crops, (n, n_channels, *size), or (n, 2 * n_channels, *size) with
         ``pairs``.
@@ -142,14 +147,16 @@ class Training:
     n_steps : int
         Number of updates so far.
     losses : list of float
-        Mean loss of a crop in each epoch so far, in squared units of the network's input.
+        Mean loss of a crop in each epoch so far: half the sum of squared errors of its pixels, in
+        squared units of the network's input.
     inputs : dict
         Fitted attributes that describe the input: number and names of features.
     unit : float
-        The number that divides images: the smallest power of two that is at least the peak.
+        The number that divides images: the smallest power of two that is at least the peak of the
+        network.
     unchanged : float
-        Mean loss, in the last epoch, of a network that returned its noisy input. Set by
-        `run_epoch`.
+        The mean loss, over the crops of the last epoch, of a denoiser that returned its noisy input
+        unchanged: `fit` compares with it. Set by `run_epoch`.
     """
 
     network: DenoisingNetwork
@@ -160,14 +167,15 @@ class Training:
     losses: list
     inputs: dict
 
-    def __post_init__(self):  # puts the network in units of ``unit``
+    def __post_init__(self):  # converts the thresholds to the units of images divided by ``unit``
         self.unit = 2.0 ** ceil(log2(self.network.peak))
         self.network.adjust_levels(1 / self.unit)
 
     def attributes(self):
         """Return the fitted attributes of `ConvDenoiser`, as a dict from name to value.
 
-        Tensors are on the CPU, so that a pickled estimator loads on machines without a GPU.
+        Tensors are on the CPU, so that a pickled estimator loads on machines without a GPU. The
+        network is a copy, which later updates do not change.
         """
         state = pack(self.optimizer.state_dict()["state"])
         return self.inputs | {
@@ -181,7 +189,7 @@ class Training:
         }
 
     def _update(self, images):
-        """Take one step of the optimiser on a batch of crops, a batch of ``loader``.
+        """Take one step of the optimiser on ``images``, a batch of crops from ``loader``.
 
         The loss of a crop is half the sum of squared errors of its pixels, divided by ``unit**2``.
 
@@ -189,7 +197,7 @@ class Training:
         -------
         ndarray of shape (2,)
             Sums over the crops of the batch: the loss of the network before the step, and the loss
-            of a network that returned its noisy input.
+            of a denoiser that returned its noisy input unchanged.
         """
         network, targets = self.network, images
         if self.pairs:
@@ -197,8 +205,8 @@ class Training:
             sigma = network.noise_of(images)
         else:
             images, sigma = network.noise.added_to(images, self.loader.generator)
-        # The loss leaves out pixels near the border of a crop: fewer atoms cover them than pixels
-        # inside, and `ConvDenoiser.denoise` extends images before it encodes them.
+        # The loss leaves out pixels near the border of a crop, which fewer atoms cover than pixels
+        # inside. `ConvDenoiser.denoise` has no such pixels, since it extends images first.
         inside = (..., *(slice(k - 1, 1 - k or None) for k in network.kernel))
         x, target = images / self.unit, (targets / self.unit)[inside]
         self.optimizer.zero_grad()
@@ -213,7 +221,7 @@ class Training:
         return np.array([loss.item(), unchanged.item()])
 
     def run_epoch(self, interrupts):
-        """Train for one epoch, by one random crop of each image; append its loss to ``losses``.
+        """Train for one epoch, by one random crop of each image; append the loss to ``losses``.
 
         ``interrupts`` is an `Interrupts`: after Ctrl-C the epoch ends with the present update.
 
@@ -224,8 +232,8 @@ class Training:
             the epoch.
         """
         before, total, n_crops = deepcopy(self.network.state_dict()), np.zeros(2), 0
-        # The loader draws the order of images by a CPU generator, which torch refuses if the user's
-        # default device is another one.
+        # The loader shuffles images by a generator on the CPU. Torch raises an error for such a
+        # generator if the user has set another default device, so the default is the CPU here.
         with torch.enable_grad(), torch.device("cpu"):
             for images in self.loader:
                 total, n_crops = total + self._update(images), n_crops + len(images)
@@ -247,10 +255,10 @@ class ConvDenoiser(ImageEstimator):
     """Denoising network of convolutions, trained by backpropagation through its encoder.
 
     By default `fit` trains 64 atoms of 7 x 7 pixels on clean images, to which every update adds
-    noise; it takes pairs of noisy and clean images, too. `denoise` removes noise from images of any
+    noise; it also takes pairs of noisy and clean images. `denoise` removes noise from images of any
     size. The network computes sparse codes of an image by ``n_unfoldings`` iterations of a sparse
-    encoder, each with atoms and thresholds of its own, and decodes the codes [1]_. See
-    :doc:`/guide/images`.
+    encoder, each with atoms and thresholds of its own, and makes the denoised image from the codes
+    [1]_. See :doc:`/guide/images`.
 
     Parameters
     ----------
@@ -389,7 +397,8 @@ class ConvDenoiser(ImageEstimator):
     ) -> None:
         """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
-    # For `ImageEstimator`, and for `geometry_of` with stride="auto".
+    # `ImageEstimator` reads the first (whether X may have NaN), and `geometry_of` the second (the
+    # stride of pictures with stride="auto").
     _allows_nan, _stride_of_pictures = False, 2
     n_iter_no_change = 5  # number of checks in a row without progress that end training, see tol
 
@@ -423,8 +432,8 @@ class ConvDenoiser(ImageEstimator):
         return learner
 
     def _read(self, X, **options):  # -> Images
-        # With ``largest`` images are read as counts: not negative, and unsigned integers are not
-        # divided by their largest value.
+        # For photons the option ``largest`` makes `read_images` read counts: negative numbers are
+        # refused, and unsigned integers are not divided by their largest value.
         counts = {"largest": inf} if self.noise_std == "poisson" else {}
         return super()._read(X, **options, **counts)
 
@@ -454,16 +463,16 @@ class ConvDenoiser(ImageEstimator):
             If the data or parameters are unfit, or if training diverges; the estimator then holds
             the last finite network.
         """
-        # A network that is trained for 250 epochs on sixteen pictures of 128 x 128 pixels, in 31 s,
-        # denoises photographs with noise of 20 / 255 to a peak signal-to-noise ratio of 29.8 dB.
-        # After 200 epochs the ratio is 29.5 dB.
+        # Measured: a network trained on sixteen pictures of 128 x 128 pixels denoises photographs
+        # with noise of 20 / 255 to a peak signal-to-noise ratio of 29.8 dB after 250 epochs, which
+        # take 31 s, and of 29.5 dB after 200 epochs.
         n_epochs = 250 if self.max_iter == "auto" else self.max_iter
         training = self._prepare(X, y)
         losses, n_crops = training.losses, len(training.loader.dataset)
 
         def epochs(interrupts):
-            # A check for stalled training needs the mean loss of 256 crops or more: epochs of few
-            # images have losses that vary with the random crops.
+            # A check for stalled training takes the mean loss of 256 crops or more, because the
+            # losses of fewer crops vary by chance; epochs of few images have fewer crops.
             stopping = Stopping(self.tol, self.n_iter_no_change, n_judged=256)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(training.optimizer, n_epochs)
             for epoch in range(1, n_epochs + 1):
@@ -476,9 +485,9 @@ class ConvDenoiser(ImageEstimator):
                 yield Epoch(attributes=training.attributes, is_done=is_done, **known)
 
         self._follow(epochs, {"estimator": self, "X": X, "y": y}, n_epochs)
-        if training.unchanged:  # 0 if noisy images equal clean ones: nothing to compare with
+        if training.unchanged:  # 0 if noisy images equal clean images: nothing to compare with
             warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged)
-        # Warn if max_iter ended the training, except for max_iter="auto", whose end is expected.
+        # Warns if max_iter ended the training, but not for max_iter="auto", whose end is expected.
         warn_of_early_end(self, self.ended_by_)
         return self
 
@@ -508,7 +517,7 @@ class ConvDenoiser(ImageEstimator):
         with Interrupts() as interrupts:
             try:
                 training.run_epoch(interrupts)
-            finally:  # a diverged epoch is undone in `training`, whose network is finite then
+            finally:  # also if the epoch diverged: `run_epoch` has then restored the finite network
                 take(self, training.attributes())
         return self
 
@@ -519,8 +528,8 @@ class ConvDenoiser(ImageEstimator):
         """
         if self.noise_std != "auto":
             return self.noise_std
-        # Pixels of photographs have a standard deviation of about 55 / 255. The factor 0.45 gives
-        # 25 / 255, the usual noise in papers on denoising.
+        # Papers on denoising usually take a noise of 25 / 255. This is 0.45 times the standard
+        # deviation of the pixels of photographs, about 55 / 255.
         parts = [0.45 * x for x in images.tensors]
         if targets is not None:
             parts = [noisy - clean for noisy, clean in zip(images.singles(), targets, strict=True)]
@@ -529,9 +538,9 @@ class ConvDenoiser(ImageEstimator):
     def _prepare(self, X, y, known=False):  # -> Training
         """Return the `Training` for images ``X`` and targets ``y`` of `fit` or `partial_fit`.
 
-        With ``known`` it goes on from a copy of ``network_`` and the optimiser's state of the last
-        call; otherwise it begins with a new network. Fitted attributes of the estimator do not
-        change here, so that an error leaves the estimator as it was.
+        With ``known`` the training goes on from a copy of ``network_`` and from the state that the
+        optimiser had after the last call; otherwise it begins with a new network. Fitted attributes
+        of the estimator must not change here, so that an error leaves the estimator as it was.
         """
         images = (self._read_known if known else self._read_training)(X)
         if known:
@@ -540,7 +549,7 @@ class ConvDenoiser(ImageEstimator):
         if known:
             network, inputs, past = deepcopy(self.network_), {}, self._optimizer_state
             n_steps, losses = self.n_steps_, list(self.loss_curve_)
-            # each call draws crops and noise that earlier calls have not drawn
+            # each call needs a new seed, or it would draw the crops and noise of the first call
             generator.manual_seed(generator.initial_seed() + n_steps)
         else:
             shape = (self.n_unfoldings, self.n_components, images.n_channels, *self._kernel)
@@ -564,7 +573,7 @@ class ConvDenoiser(ImageEstimator):
             return torch.stack([draw_crop(image, shape, generator) for image in images])
 
         # By default an update has 4 crops. Updates from 2 crops with twice the learning rate
-        # destroy the network.
+        # destroyed the network.
         size = min(len(singles), 4 if self.batch_size == "auto" else int(self.batch_size))
         loader = DataLoader(singles, size, shuffle=True, generator=generator, collate_fn=collate)
         make = torch.optim.Adam if self.optimizer == "adam" else self.optimizer
@@ -626,14 +635,14 @@ class ConvDenoiser(ImageEstimator):
             return self.denoise([X], noise_std=noise_std)[0]
         noise = self.network_.noise
         # A network of one channel denoises colours by their differences. Differences of photon
-        # counts are no counts, so photon images with colours are refused.
+        # counts are no counts, so a network of one channel for photons refuses colours.
         images = self._read_known(X, colours=not noise.of_photons)
         levels = noise.levels(noise_std, images)
-        # an estimated noise cannot have a wrong unit
+        # No warning if the noise is estimated from the images: then it has their unit.
         if levels is not None or not noise.is_range:
             noise.warn_of_units(images.tensors, levels)
-        # Unsigned integers of photon counts were not divided by their largest value when they were
-        # read, so the result is not multiplied by it: ``pixels`` is False for counts.
+        # With ``pixels`` results are multiplied by the largest value of unsigned integers, by which
+        # `read_images` has divided. It does not divide photon counts, so ``pixels`` is then False.
         options = dict(pixels=not noise.of_photons, channels_first=self.channels_first)
         return images.hand_back(self._denoised(images, levels), **options)
 
@@ -642,8 +651,8 @@ class ConvDenoiser(ImageEstimator):
 
         Return one tensor for an array of images, and one per image for a list. ``levels`` (n,) is
         the noise of each image; None takes the noise of training or, for a range, an estimate. With
-        ``verbose`` a line is printed whenever the network has finished a tile. A tile is finished
-        several times: for each colour, for each shift, and for the estimate of the error.
+        ``verbose`` a line is printed whenever the network has finished a tile. The network computes
+        a tile several times: for each colour, for each shift, and for the estimate of the error.
         """
         network, done = deepcopy(self.network_).to(images.tensors[0]), []
         parts, tiles = [part for x in images.tensors for part in parts_of_images(x)], count(1)

@@ -1,21 +1,21 @@
 r"""`DenoisingNetwork`, the torch module of `skpudle.ConvDenoiser`, and the noise of its training.
 
-The network encodes an image ``x`` by an unfolded convolutional encoder and decodes the codes. An
-*unfolding* is one iteration of the encoder:
+The network computes sparse codes ``z`` of an image ``x`` by some iterations, called *unfoldings*,
+and turns the codes into the denoised image. An unfolding is
 :math:`z_{t+1} = S_t(z_t + A_t (x - B_{t-1} z_t))`, from :math:`z_0 = 0`, where :math:`S_t` is soft
-thresholding. Each unfolding has its own atoms for the analysis :math:`A_t` (correlations of images
-with atoms), its own atoms for the synthesis :math:`B_t` (images from codes), and a threshold for
-each atom. The synthesis of the last unfolding decodes the codes.
+thresholding. Each unfolding has its own atoms for the *analysis* :math:`A_t` (correlations of
+images with atoms), its own atoms for the *synthesis* :math:`B_t` (images from codes), and a
+threshold for each atom. The synthesis of the last unfolding turns the codes into the image.
 
-A network is trained for one level of noise (a standard deviation), for a range of levels, where
+A network is trained for one *level* of noise (a standard deviation), for a range of levels, where
 thresholds grow with the noise of an image, or for photon counts. The variance of photon counts
 equals their expectation. Anscombe's transform, which takes roots of counts, makes the standard
 deviation about 1 wherever more than a few photons are expected. So a network for photons is a
 network for Gaussian noise of level 1, with the roots of counts as input and target.
 
 Shapes are (n, n_channels, *size), with ``size`` (length,) for signals and (height, width) for
-pictures. A *grid* is the set of positions of atoms, ``stride`` pixels apart; atoms cover an image
-*exactly* if its size is the size of an atom plus a multiple of the stride.
+pictures. Copies of each atom lie on a *grid* of positions, ``stride`` pixels apart. They cover an
+image *exactly* if its size is the size of an atom plus a multiple of the stride.
 """
 
 from itertools import product
@@ -35,13 +35,14 @@ from skpudle._losses import Poisson
 from skpudle._operators._conv import ConvDictionary, ConvLayers
 from skpudle.encoding._unfold import unfold
 
-# Step of the finite difference that estimates the derivative of the denoised image in its input, in
-# standard deviations of the noise; see `_share`.
+# `_share` needs the derivative of the denoised image in the noisy image. A finite difference
+# estimates it, whose step is this number of standard deviations of the noise.
 _STEP = 0.1
 
-# Orthogonal rows of a matrix that turns three colours into three grey images for a network of one
-# channel: the mean of the colours, and two differences of colours. The rows of the differences have
-# norm 1, so that a difference has the noise of one colour.
+# A network of one channel denoises colours as three grey images: the mean of the colours, and two
+# differences of colours. The rows of this matrix make these images from the three colours. The rows
+# are orthogonal, so that the images have independent noise. The rows of the differences have norm
+# 1, so that a difference has the noise of one colour.
 _OPPONENT = (
     (1 / 3, 1 / 3, 1 / 3),
     (2**-0.5, 0, -(2**-0.5)),
@@ -74,7 +75,8 @@ class Noise:
     Raises
     ------
     ValueError
-        If it is not a finite number, a pair of positive numbers in order, or "poisson".
+        If ``noise_std`` is neither a finite number, nor a pair of positive numbers in order, nor
+        "poisson".
     """
 
     def __init__(self, noise_std):
@@ -97,12 +99,14 @@ class Noise:
         return Poisson().of_response(x) if self.of_photons else x
 
     def added_to(self, x, generator):  # (n, ...) -> (n, ...), (n,)
-        """Return clean inputs of the network with random noise, and the noise levels of the images.
+        """Add random noise to clean images, as input for an update of the training.
 
-        Each image has its own level. Levels of a range are uniform on a logarithmic scale: the
-        error in decibels is nearly linear on this scale, so that all levels have equal weight. For
-        photons, ``x`` are the roots (`enter`) of expected counts, and the roots of random counts
-        are returned. Random numbers are drawn on the CPU, equal for all devices.
+        ``x`` are clean images after `enter`. Return the noisy images, also in the form of `enter`,
+        and the noise level of each image. From a range each image draws its own level, uniform on a
+        logarithmic scale: the error in decibels is nearly linear on this scale, so that all levels
+        have equal weight. For photons, where ``x`` are roots of expected counts, the result are
+        roots of random counts, and levels are 1. ``generator`` is a torch generator on the CPU, so
+        that the same numbers are drawn for all devices.
         """
         options = dict(generator=generator, dtype=x.dtype, device="cpu")
         if self.of_photons:
@@ -117,7 +121,8 @@ class Noise:
     def typically_added_to(self, x):  # (n, n_channels, *size) -> the same
         """Return clean images with noise of level `typical`, for `ConvDenoiser.score`.
 
-        Every image gets the noise of one seed, so that repeated scores are equal.
+        ``x`` are images in the user's units, as is the result. Every image gets noise from the same
+        seed, so that repeated scores are equal.
         """
         noise, generator = Noise(self.typical) if self.is_range else self, torch.Generator()
         parts = [noise.added_to(one[None], generator.manual_seed(0))[0] for one in self.enter(x)]
@@ -157,9 +162,10 @@ class Noise:
         pixel.
         """
         largest = max(float(image.abs().max()) for image in images)
-        # In practice the largest pixel is at most 1,200 times the noise of training. If a user
-        # passes 50 / 255 instead of 50 for pixels up to 255, the ratio is 1,300. Levels that the
-        # user passed for these images have no lower limit. Counts of photons have no unit.
+        # The limit of 1,200 separates right from wrong units: if a user passes 50 / 255 instead of
+        # 50 for pixels up to 255, the largest pixel is 1,300 times the noise. The limit holds for
+        # the noise of training only: levels passed to `denoise` may be as small as the user likes.
+        # Photon counts have no unit, so there is no warning.
         level, least = self.typical, largest / 1200
         if levels is not None:
             level, least = float(levels.max()), 0.0
@@ -179,17 +185,18 @@ def _round_up(n, stride, remainder=0):
     return n + (remainder - n) % stride
 
 
-def _each(values, x):  # (n,) -> (n, 1, ...), with the number of axes of x
+def _each(values, x):  # one number per image (n,) -> (n, 1, ...), which broadcasts against x
     return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _share(images, denoised, deviation, probe, derivative):  # each (n, ...) -> (n,)
     r"""Return the weight of the denoised image in the output, from 0 to 1 for each image.
 
-    The output is ``images + w * (denoised - images)``, and ``w`` minimises an estimate of its
-    squared error (Stein's unbiased risk estimate). ``deviation`` is the standard deviation of the
-    noise of each pixel, ``probe`` has random signs times ``deviation``, and ``derivative`` is the
-    derivative of the denoised images along ``probe``.
+    The output of the network is ``images + w * (denoised - images)`` with noisy ``images``. The
+    weight ``w`` minimises an estimate of the squared error of the output (Stein's unbiased risk
+    estimate). ``deviation`` is the standard deviation of the noise of each pixel, ``probe`` has
+    random signs times ``deviation``, and ``derivative`` is the derivative of the denoised images
+    along ``probe``.
 
     Let ``n`` be the noise of the images ``y``, and ``d = f(y) - y`` the change by the denoiser
     ``f``. The error is least at ``w = -<n, d> / |d|^2``. By Stein's identity the expectation of
@@ -202,8 +209,9 @@ def _share(images, denoised, deviation, probe, derivative):  # each (n, ...) -> 
     change = (denoised - images).square().flatten(1).sum(1)
     # For images like the training images the estimated weight is about 0.95. The factor 1.1 raises
     # the weight above 1, so that these images get the network's output unchanged. A weight that is
-    # too large does little harm: the output is better than the noisy image up to twice the best
-    # weight. The inner `where` avoids a division by zero, whose gradient would be NaN.
+    # too large does little harm: up to twice the best weight the output is still better than the
+    # noisy image. The inner `where` avoids a division by zero, whose gradient would be NaN although
+    # the outer `where` discards its result.
     share = 1.1 * explained / torch.where(change > 0, change, 1.0)
     return torch.where(change > 0, share, 0.0).clamp(0, 1)
 
@@ -212,9 +220,10 @@ class DenoisingNetwork(nn.Module):
     """A denoiser as a torch module: ``network_`` of `skpudle.ConvDenoiser`.
 
     ``module(x, sigma)`` has the interface of denoisers in libraries for inverse problems, such as
-    deepinv. It takes and returns batches with channels first, is differentiable in ``x``, and
-    returns what `~skpudle.ConvDenoiser.denoise` returns. A module for photons takes and returns
-    counts after Anscombe's transform, ``2 * sqrt(counts + 3 / 8)``.
+    deepinv: ``x`` are noisy images with channels first, and ``sigma`` is the standard deviation of
+    their noise. It is differentiable in ``x``, and returns what `~skpudle.ConvDenoiser.denoise`
+    returns. A module for photons takes and returns counts after Anscombe's transform, ``2 *
+    sqrt(counts + 3 / 8)``.
 
     Parameters
     ----------
@@ -222,21 +231,22 @@ class DenoisingNetwork(nn.Module):
         Shape of the atoms: (n_unfoldings, n_components, n_channels, *kernel), where ``kernel`` is
         the size of an atom. All parameters are 0 until they are trained or loaded.
     stride : tuple of int
-        Distance of neighbouring positions of atoms along each axis.
+        Distance in pixels of neighbouring copies of an atom along each axis.
     noise_std : float, tuple (low, high) or "poisson"
         The noise of training.
     peak : float, default=1.0
-        The largest magnitude of a pixel of the clean training images.
+        The largest magnitude of a pixel of the clean training images (for photons of their roots).
+        Images with larger pixels are divided, see `forward`.
 
     Attributes
     ----------
     analysis, synthesis : Parameter of shape (n_unfoldings, n_components, n_channels, *kernel)
         Atoms of each unfolding. They have any norm, since they contain the encoder's step size.
     thresholds : Parameter of shape (n_unfoldings, n_components)
-        Thresholds of the codes; for a range of noise, their values without noise.
+        Thresholds of the codes; for a range of noise, the thresholds without noise.
     slopes : Parameter of shape (n_unfoldings, n_components) or None
-        For a range of noise, what noise of the geometric mean of low and high adds to the
-        thresholds; other levels add in proportion. None for one level and for photons.
+        For a range of noise, what noise of the level ``noise.typical`` adds to the thresholds;
+        other levels add in proportion to the level. None for one level and for photons.
     stride, noise_std, peak
         The parameters of these names.
     noise : Noise
@@ -268,8 +278,8 @@ class DenoisingNetwork(nn.Module):
     torch.Size([2, 3, 24, 24])
     """
 
-    tile = 768  # size of a tile along an axis in pixels, without the overlap of tiles
-    tell = staticmethod(lambda: None)  # called after each tile; `ConvDenoiser` prints progress
+    tile = 768  # pixels of a tile along each axis, without overlap; bounds the memory of `forward`
+    tell = staticmethod(lambda: None)  # called after each tile; `ConvDenoiser` sets a printer here
 
     def __init__(self, shape, stride, noise_std, *, peak=1.0):
         super().__init__()
@@ -281,9 +291,9 @@ class DenoisingNetwork(nn.Module):
 
     @property
     def levels(self):
-        """The parameters that are in units of the images: thresholds, and slopes if there are any.
+        """The parameters that have the unit of the images: thresholds, and slopes if there are any.
 
-        `adjust_levels` changes the unit of exactly these parameters.
+        `adjust_levels` multiplies these parameters if the unit changes. Atoms have no unit.
         """
         return [self.thresholds] if self.slopes is None else [self.thresholds, self.slopes]
 
@@ -291,8 +301,8 @@ class DenoisingNetwork(nn.Module):
     def adjust_levels(self, unit=1.0):  # -> DenoisingNetwork
         """Multiply thresholds and slopes by a factor, set negative ones to 0; return this network.
 
-        Training calls it after each update to keep thresholds non-negative, and with a factor when
-        images change their unit.
+        Training calls this method after each update to keep thresholds non-negative. With the
+        factor ``unit`` a network for images ``x`` becomes one for images ``unit * x``.
         """
         for levels in self.levels:
             levels.mul_(unit).clamp_min_(0)
@@ -311,12 +321,13 @@ class DenoisingNetwork(nn.Module):
     def encode(self, x, sigma=None):  # (n, n_channels, *size) -> code maps
         """Return codes, (n, n_components, *positions), of images that atoms cover exactly.
 
-        ``sigma`` (n,) is the standard deviation of the noise of each image, by default `noise_of`.
-        It sets the thresholds of a network for a range of noise, after it is clipped to the range,
-        and has no effect on other networks.
+        A code belongs to an atom and a position of the grid. ``sigma`` (n,) is the standard
+        deviation of the noise of each image, by default `noise_of`. In a network for a range of
+        noise ``sigma``, clipped to the range, sets the thresholds; other networks ignore it.
         """
         sigma = self.noise_of(x) if sigma is None else sigma
-        levels = self.thresholds.to(x)  # (n_unfoldings, [n,] n_components), n if there are slopes
+        # (n_unfoldings, n_components); with slopes (n_unfoldings, n, n_components), for each image
+        levels = self.thresholds.to(x)
         if self.slopes is not None:
             share = sigma.clamp(self.noise.low, self.noise.high) / self.noise.typical
             levels = levels[:, None] + share[:, None] * self.slopes.to(x)[:, None]
@@ -332,11 +343,11 @@ class DenoisingNetwork(nn.Module):
     # ------------------------------------------------------------------ noise
 
     def noise_of(self, x, extent=None):  # (n, n_channels, *size) -> (n,)
-        """Return the standard deviation of the noise to assume for images without a known noise.
+        """Return the noise level to assume for images of which the user passed none.
 
-        A network for a range of noise estimates it from each image. For other networks it is the
-        noise of training. ``extent`` (n,) is an argument of `estimate_noise`: the range of pixels
-        that bounds the texture of each image, by default the range of the image.
+        A network for a range of noise estimates the level of each image from its pixels. For other
+        networks it is the noise of training. ``extent`` (n,) is passed to `estimate_noise`: the
+        range of pixels that bounds the texture of each image, by default the range of the image.
         """
         if self.slopes is not None:
             return estimate_noise(x, extent)
@@ -345,21 +356,23 @@ class DenoisingNetwork(nn.Module):
     def _unit_of(self, x, sigma):  # (n, ...), (n,) -> (n,)
         """Return divisors that bring images ``x`` with noise ``sigma`` to the scale of training.
 
+        So a network also denoises images in other units, or with other noise, than in training.
+        Pixels must not become larger than in training: the unfoldings would be unstable.
+
         If the noise of training was 0, all divisors are 1. If the noise of an image is in the range
-        of training, its divisor is 1, or larger if pixels exceed the peak of training. Else it is
-        the larger of noise / high and largest pixel / peak: noise above the range falls to the
-        largest level or below, and images with noise below the range grow until the noise has the
-        largest level or a pixel the peak. Larger pixels than in training would make the unfoldings
-        unstable.
+        of training, its divisor is 1, or larger if pixels exceed the peak of training. Otherwise
+        the divisor is the larger of noise / high and largest pixel / peak: noise above the range
+        falls to the level ``high`` or below, and an image with noise below the range grows until
+        its noise has the level ``high`` or its largest pixel equals the peak.
         """
         low, high = self.noise.low, self.noise.high
         if not high:
             return torch.ones_like(sigma)
         largest = x.abs().flatten(1).amax(1)
         same_noise = (sigma >= low) & (sigma <= high)
-        # Noise alone lifts pixels above the peak of the clean training images: of a million pixels
-        # the largest by about 5 standard deviations. A pixel that exceeds the peak by more than 6
-        # standard deviations must have another reason, and only then the image is divided.
+        # Noise alone lifts pixels above the peak of the clean training images: the largest of a
+        # million pixels by about 5 standard deviations. So an image is divided only if a pixel
+        # exceeds the peak by more than 6 standard deviations, which noise does not explain.
         same_units = ((largest - 6 * sigma) / self.peak).clamp_min(1)
         other_units = torch.maximum(sigma / high, largest / self.peak)
         unit = torch.where(same_noise, same_units, other_units)
@@ -370,10 +383,11 @@ class DenoisingNetwork(nn.Module):
     def _in_tiles(self, x, sigma):  # (n, n_channels, *size) -> the same
         """Encode and decode images that atoms cover exactly, tile by tile to bound memory.
 
-        ``sigma`` (n,) is the noise of each image. An unfolding carries information over less than
-        the size of an atom. So tiles with a margin of the size of an atom for each unfolding give
-        the result of the whole image, up to rounding. Tiles start at multiples of the stride, so
-        that all tiles have the grid of the whole image.
+        ``sigma`` (n,) is the noise of each image. A pixel affects other pixels at a distance of at
+        most the size of an atom minus 1 in each unfolding. So a tile gets a margin of this distance
+        times the number of unfoldings, and its inner part then equals that of the whole image, up
+        to rounding. Tiles must start at multiples of the stride, since only then their grid is that
+        of the whole image. The method calls itself for each tile, to cut the next axis.
         """
         for axis, (k, s) in enumerate(zip(self.kernel, self.stride, strict=True), start=2):
             total, reach = x.shape[axis], _round_up(len(self.analysis) * (k - 1), s)
@@ -393,11 +407,11 @@ class DenoisingNetwork(nn.Module):
     def _on_grid(self, x, sigma, shift, room):  # (n, n_channels, *size) -> the same
         """Encode and decode images of any size, on one grid of positions of atoms.
 
-        Images are extended by reflection, so that as many atoms cover a border pixel as an inner
-        pixel. ``sigma`` (n,) is the noise of each image. ``shift``, a tuple, is the shift of the
-        grid along each axis in pixels, and ``room`` the largest shift along each axis that the
-        caller averages over: results for all shifts up to ``room`` come from extended images of one
-        size.
+        Images are extended by reflection, so that a pixel at the border is covered by as many atoms
+        as an inner pixel, and the extension is cut off from the result. ``sigma`` (n,) is the noise
+        of each image. ``shift``, a tuple, is the shift of the grid along each axis in pixels.
+        ``room`` is the largest shift along each axis that the caller averages over: extended images
+        have the same size for all these shifts.
         """
         axes = list(zip(x.shape[2:], self.kernel, self.stride, shift, room, strict=True))
         before = [k - 1 - first for _, k, _, first, _ in axes]
@@ -411,15 +425,16 @@ class DenoisingNetwork(nn.Module):
     def _of_opponents(self, x, sigma, shift_average):  # (n, 3, *size) -> the same
         """Denoise images of three colours by a network for one channel.
 
-        The colours become three grey images by `_OPPONENT`. Each is denoised alone, with its own
-        noise level, and the inverse matrix gives colours again. ``sigma`` (n,) is the noise of each
-        image, or None to take it from `noise_of`.
+        The colours become three grey images by the matrix `_OPPONENT`. Each grey image is denoised
+        alone, with its own noise level, and the inverse matrix gives colours again. ``sigma`` (n,)
+        is the noise of each image, the same for its three colours; None takes it from `noise_of`.
         """
         mixing = x.new_tensor(_OPPONENT)
         channels = torch.einsum("oc,nc...->on...", mixing, x)[:, :, None]
         if sigma is None and self.slopes is not None:
-            # `estimate_noise` bounds texture by the range of an image. The texture of colour
-            # differences is bounded by the range of the grey image, not by their own range.
+            # `estimate_noise` subtracts possible texture, as a fraction of the range of pixels.
+            # Differences of colours have a small range of their own, but the texture of the
+            # picture: so the range is that of the mean of the colours, channels[0].
             extent = extent_of(channels[0])
             levels = [self.noise_of(channel.detach(), extent) for channel in channels]
         else:
@@ -432,9 +447,11 @@ class DenoisingNetwork(nn.Module):
     def forward(self, x, sigma=None, *, shift_average=False):
         """Denoise images of any size.
 
-        A network for one channel also denoises three, by their mean and two differences. The result
-        is a weighted mean of the network's output and its input, with the weight of least error by
-        Stein's unbiased risk estimate. The estimate takes one more pass through the network.
+        A network for one channel also denoises three channels, by their mean and two differences.
+        Images whose noise or pixels are outside of what training has seen are scaled before and
+        after the unfoldings. The result is a weighted mean of the decoded image and the input, with
+        the weight of least error by Stein's unbiased risk estimate. The estimate takes one more
+        pass through the network. Without noise in training the result is the decoded image.
 
         Parameters
         ----------
@@ -445,7 +462,8 @@ class DenoisingNetwork(nn.Module):
             Standard deviation of the noise of each image, in the units of ``x``. By default it is
             estimated for a network for a range of noise, and else the noise of training.
         shift_average : bool, default=False
-            Whether to average the output over all shifts of the grid of positions.
+            Whether to average the output over all shifts of the grid of positions, ``stride``
+            shifts along each axis.
 
         Returns
         -------
@@ -457,11 +475,13 @@ class DenoisingNetwork(nn.Module):
         if x.shape[1] == len(_OPPONENT) > self.analysis.shape[2]:
             return self._of_opponents(x, sigma, shift_average)
         shifts = list(product(*(range(s if shift_average else 1) for s in self.stride)))
-        # Noise is estimated here, once for the whole image, so that all tiles get the same noise.
+        # Noise is estimated here, from the whole image, since every tile alone would get another
+        # estimate, and tiles would differ in how much noise is removed.
         noise, sigma = self.noise, self.noise_of(x.detach()) if sigma is None else sigma
         unit = _each(self._unit_of(x, sigma), x)
 
-        def reconstruct(x, shift):  # on the grid of a shift; shifts[-1] is the largest of all
+        # Decode images with the grid moved by ``shift``; shifts[-1] is the largest shift.
+        def reconstruct(x, shift):  # (n, n_channels, *size), tuple of int -> the same shape as x
             return self._on_grid(x / unit, sigma / unit.flatten(), shift, shifts[-1]) * unit
 
         parts = [reconstruct(x, shift) for shift in shifts]
@@ -471,8 +491,8 @@ class DenoisingNetwork(nn.Module):
         images, denoised, first = map(noise.leave, (x, mean, parts[0]))
         # The variance of photon counts is their expectation, which the noisy counts estimate.
         deviation = images.sqrt() if noise.of_photons else _each(sigma, images).expand_as(images)
-        # The probe of `_share`: random signs times the noise. The signs have a fixed seed, so that
-        # the same image always gives the same result.
+        # The probe of `_share`: random signs times the standard deviation of the noise. The signs
+        # have a fixed seed, so that the same image always gives the same result.
         generator = torch.Generator(device="cpu").manual_seed(0)
         bits = torch.randint(2, (1, *images.shape[1:]), generator=generator, device="cpu")
         probe = (2 * bits - 1).to(images) * deviation

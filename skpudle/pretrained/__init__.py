@@ -1,7 +1,7 @@
 """Load the trained denoisers of the package, and save and load denoisers of one's own.
 
-A file holds the ``state_dict`` of the `DenoisingNetwork` of a `skpudle.ConvDenoiser`. It is read
-without unpickling objects, so that a file from a stranger cannot run code.
+A file holds the ``state_dict`` of the `DenoisingNetwork` of a `skpudle.ConvDenoiser`. Files must be
+read with ``weights_only=True``, which unpickles no objects: a file from a stranger cannot run code.
 """
 
 import io
@@ -26,10 +26,11 @@ _PACKAGED = "gaussian", "gaussian-small", "poisson"
 
 @torch.no_grad()
 def _network_of(state):  # state_dict -> DenoisingNetwork
-    """Build the network of a ``state_dict``, and check by a small image that it works.
+    """Build the `DenoisingNetwork` of a ``state_dict``, and check by a small image that it works.
 
-    `save_denoiser` calls it before it writes a file, and `load_denoiser` after it read one. Errors
-    of any kind may be raised; both callers turn them into a ValueError that names the file.
+    `save_denoiser` calls this function before it writes a file, and `load_denoiser` after it has
+    read one. A bad ``state_dict`` may raise an error of any kind; both callers turn the error into
+    a ValueError that says what is wrong with the learner or the file.
     """
     shape, extra = state["analysis"].shape, state["_extra_state"]
     check_sizes(shape[3:], extra["stride"])
@@ -82,8 +83,7 @@ def load_denoiser(
 
     Three denoisers come with the package. They are for grey images; the two for Gaussian noise
     denoise colours as well. Their atoms have 7 x 7 pixels and are placed at every second pixel of
-    both axes. An unfolding is one iteration of the encoder, with its own atoms for analysis and for
-    synthesis.
+    both axes. An unfolding is one iteration of the encoder, with atoms and thresholds of its own.
 
     - "gaussian": 64 atoms, 10 unfoldings, and thresholds that follow the noise. Trained on
       photographs with values from 0 to 1 and Gaussian noise of standard deviations from 5 / 255 to
@@ -99,7 +99,7 @@ def load_denoiser(
     Parameters
     ----------
     file : {"gaussian", "gaussian-small", "poisson"}, path-like or file, default="gaussian"
-        Name of a denoiser of the package, or a file of `save_denoiser`.
+        Name of a denoiser of the package, or the path or file object of a file of `save_denoiser`.
     shift_average : bool, default=False
         Whether `denoise` averages over all shifts of the grid of positions of atoms. The peak
         signal-to-noise ratio on 68 photographs rises by at most 0.1 dB, and the time is two to four
