@@ -152,7 +152,7 @@ class ConvEpoch(rules.Coded):
     def __init__(self, problem, atoms, codes, *, refit=False, effort=_EFFORT, tolerance=_TOLERANCE):
         self.problem, self.atoms = problem, atoms.contiguous()
         n = len(problem.x)
-        self._grid = np.array([*problem.stride, *problem.positions])  # as in `_conv_compiled`
+        self._grid = np.array([*problem.stride, *problem.positions])  # `grid` of `_conv_compiled`
         x = np.asarray(problem.x)
         self._mask = x[:, :0] if problem.mask is None else np.asarray(problem.mask)
         self._options = problem.alpha, problem.positive_code

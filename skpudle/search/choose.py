@@ -401,7 +401,7 @@ class _Sizes:
         self.held_out, self._start, self.best = HeldOut(held_out), start, {}
         self.settles = not isinstance(problem, ConvProblem)
         if self.settles:
-            # `energy` is the error of the prediction by column means: subtract them, predict zeros
+            # Errors are compared with those of column means: with zeros, once means are subtracted.
             often = held_out.weighted(torch.ones(len(held_out.x), dtype=torch.float64))
             known = (often @ held_out.known.double()).clamp_min(1)
             held_out = held_out.around(often @ held_out.x.double() / known)

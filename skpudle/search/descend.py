@@ -343,9 +343,9 @@ def play_rounds(best):  # coded data -> generator of coded data
                 return best
             n_rounds += 1
             # In rows, fewer than 1,024 atoms split and are removed at once, which saves time and
-            # finds as many planted atoms. In images atoms split before others are removed: with
-            # both at once the choice of the number of atoms (`choose.try_sizes`) ended with an atom
-            # too many for images of four planted atoms.
+            # finds the same number of planted atoms. In images atoms split before others are
+            # removed: with both at once the choice of the number of atoms (`choose.try_sizes`)
+            # ended with an atom too many for images of four planted atoms.
             if p < MANY and part.n_positions == 1:
                 kept = remaining(best, len(found[0]), kept=found[0].tolist())
                 n = p - int(kept.sum())

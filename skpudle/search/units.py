@@ -563,7 +563,7 @@ class _Sample:
     Parameters
     ----------
     problem : Problem
-        All rows. At least 1,024 of them (or all) are drawn, and copies of rows are left out.
+        All rows. A sample of the rows is drawn, and copies of rows are left out.
     n_components : int
         Number of atoms of the search.
 
