@@ -172,8 +172,8 @@ def _read_gray(path):
     """
     with import_extra("images", "PIL.Image").open(path) as image:
         # ``white`` is the value of white pixels. Images of all modes become grey of 8 bits, except
-        # for two kinds that are grey already: modes that begin with "I" have 16 bits, which
-        # Image.convert("L") would clip to 8, and mode "F" has floating-point numbers.
+        # for two kinds that are grey already: modes that begin with "I" hold numbers of 16 bits,
+        # which Image.convert("L") would clip to 8 bits, and mode "F" holds floating-point numbers.
         white = {"I": 65535, "F": 1}.get(image.mode[0], 255)
         image = image.convert("L") if white == 255 else image
         return np.asarray(image, dtype=np.float64) / white

@@ -691,8 +691,9 @@ def unexplained_variance(X: ArrayLike, reconstruction: ArrayLike) -> float:
     -------
     float
         Sum of squared residuals over the sum of squared deviations from the mean of the samples: 0
-        for a perfect reconstruction, 1 for the mean, NaN if all samples are equal. Without constant
-        features it is 1 minus the R^2 of `reconstruction_r2_scorer`.
+        for a perfect reconstruction, 1 for the mean. If all samples are equal, it is NaN for a
+        perfect reconstruction, and else infinite. Without constant features it is 1 minus the R^2
+        of `reconstruction_r2_scorer`.
 
     Raises
     ------

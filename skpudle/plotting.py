@@ -90,8 +90,8 @@ class Display:
         Returns
         -------
         Display
-            This object, with the attributes ``ax_`` and ``figure_`` and those that the class
-            describes.
+            This object, with the attributes ``ax_`` and ``figure_`` and the further attributes that
+            the class describes.
 
         Raises
         ------
@@ -818,13 +818,14 @@ class LossCurveDisplay(Display):
 class PathDisplay(Display):
     """How a learner chose its number of atoms, or its penalty: all values it tried, with scores.
 
-    The score is the fraction of the energy of hidden entries that a prediction explains (R^2). For
-    the kind "size" the plot shows, for each number of atoms, the best score minus the score of this
-    number. The learner chose the smallest number for which the difference counts as chance, that
-    is, lies in the grey band (one standard error, but at least 0.001 unless the learner is a
-    `skpudle.PoissonNMF`). Occasionally a smaller number lies in the band as well, since the fit
-    compares numbers on more samples than the score has. The vertical scale is linear inside the
-    band and logarithmic above, since the first atoms improve the score hundreds of times more.
+    The score is the fraction of the energy of hidden entries that a prediction explains (R^2), or
+    of their deviance for a `skpudle.PoissonNMF`. For the kind "size" the plot shows, for each
+    number of atoms, the best score minus the score of this number. The learner chose the smallest
+    number for which the difference counts as chance, that is, lies in the grey band (one standard
+    error, but at least 0.001 unless the learner is a `skpudle.PoissonNMF`). Occasionally a smaller
+    number lies in the band as well, since the fit compares numbers on more samples than the score
+    has. The vertical scale is linear inside the band and logarithmic above, since the first atoms
+    improve the score hundreds of times more.
 
     For the kind "penalty" the plot shows the score of each penalty of the search. A line joins the
     penalties in the order of the trials, in which a penalty may occur more than once.
@@ -832,7 +833,8 @@ class PathDisplay(Display):
     Parameters
     ----------
     path : Bunch of ndarray of shape (n_trials,)
-        ``size_path_`` or ``penalty_path_`` of a `skpudle.PUDLEDictionaryLearning`.
+        ``size_path_`` or ``penalty_path_`` of a learner, such as a
+        `skpudle.PUDLEDictionaryLearning`.
     chosen : float
         The number of atoms, or the penalty, that the learner chose.
     kind : {"size", "penalty"}

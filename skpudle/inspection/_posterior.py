@@ -147,6 +147,7 @@ def draw_codes(correlations, grams, prior, rng, z):
                     left[j] -= gram[k, j] * (new - old)
 
 
+# Compiled versions of the functions above: ``loops.draw_codes`` is `draw_codes`, compiled.
 loops = Loops(globals())
 
 
