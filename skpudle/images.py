@@ -284,13 +284,14 @@ def denoise_patches(
     return images.hand_back([torch.cat(parts)[None]], pixels=True)[0]
 
 
-def _interpolate(x, gap):  # (height, width, c), (height, width) -> linear in gaps, else nearest
+def _interpolate(x, gap):  # (height, width, c), (height, width) -> (height, width, c)
     """Fill the missing pixels of an image ``x`` by interpolation of the known pixels around them.
 
-    ``gap`` is True at missing pixels. Outside the triangles of known pixels linear interpolation
-    has no value, and the nearest known pixel fills the gap. To save time only known pixels next to
-    gaps are used. The result is the same: the circle through the corners of a Delaunay triangle
-    holds no known pixel, so each corner of a triangle with a gap inside is next to a gap.
+    ``gap`` is True at missing pixels, which are interpolated linearly in Delaunay triangles of
+    known pixels. Outside the triangles the nearest known pixel fills the gap. To save time only
+    known pixels next to gaps are used. The result is the same: the circle through the corners of a
+    Delaunay triangle holds no known pixel, so each corner of a triangle with a gap inside is next
+    to a gap.
     """
     border = binary_dilation(gap, np.ones((3, 3))) & ~gap
     given, filled = (np.argwhere(border), x[border], np.argwhere(gap)), x.copy()
