@@ -40,8 +40,8 @@ def leading_directions(x, n):  # (n_samples, n_features) -> (at most n, n_featur
 def vertices(x, n_components, weight=None):
     """Return nearly pure samples, one for each atom, as the initial atoms of mixtures.
 
-    The algorithm and its terms are those of the module. The returned samples are projected on the
-    leading singular vectors of all samples, to remove noise.
+    The module docstring explains the algorithm and its terms. To remove noise, the returned samples
+    are projected on the leading singular vectors of all samples.
 
     Parameters
     ----------

@@ -227,7 +227,8 @@ class FromMeans:
     def _from_reference(self, x):  # (n, m) or (m,) -> the same
         """Return the deviance of each entry from the reference value of its column."""
         natural = self._reference
-        # counts: their link is infinite at 0 and at the largest value, so both are moved inwards
+        # the link of counts is infinite at 0 and at their largest value, so `clamp` moves these
+        # values inwards
         if not self._loss.is_quadratic:
             precision = torch.finfo(natural.dtype)
             largest = self._loss.largest * (1 - precision.eps)

@@ -1,9 +1,9 @@
 """Optimisers: change atoms along a gradient, inside the constraints on atoms.
 
-An optimiser owns the atoms during training. `update` changes the atoms, given the gradient of a
-rule (`skpudle._gradients`) and the codes of a batch. `replace` puts new atoms in the place of some
-atoms, and resets the part of the optimiser's state that belongs to the old atoms. Both project the
-atoms onto the constraints. `state` and `load` save and restore what training needs to go on.
+An optimiser owns the atoms during training. `update` changes the atoms by the gradient of a rule
+(`skpudle._gradients`) and the codes of a batch. `replace` overwrites some atoms by new atoms, and
+resets the optimiser's state of the old atoms. Both methods project the atoms onto the constraints.
+`state` and `load` save and restore what training needs to go on.
 
 Below the atoms there may be further rows of parameters, such as the baseline of counts, which have
 no constraints: the last ``n_free`` rows.
@@ -42,9 +42,10 @@ class Optimizer:
 
     @torch.no_grad()
     def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, ...)
-        """Put ``atoms``, projected, in the given rows, and set the state of these rows to zero.
+        """Overwrite some ``rows`` by ``atoms``, projected, and set the state of these rows to zero.
 
-        Training replaces atoms that no code uses. ``rows`` must not be among the free rows.
+        Training replaces atoms that no code uses. ``rows`` must not be among the last ``n_free``
+        rows, which have no constraints.
         """
         self.atoms[rows] = self._project(atoms)
         for value in self._state.values():
@@ -82,8 +83,8 @@ class GradientOptimizer(Optimizer):
         super().__init__(atoms, project, n_free)
         self._unit = unit
         self._optimizer = make([self.atoms], lr=learning_rate, **params)
-        # `load` sets this state for an empty one. It is empty for most optimisers of torch, which
-        # make their state in the first step.
+        # Most optimisers of torch make their state in the first step, but some, such as Adagrad,
+        # make it at once. With an empty saved state `load` needs that state.
         self._start = self.state()
 
     @property
@@ -264,7 +265,7 @@ class SurrogateOptimizer(Optimizer):
 
     @torch.no_grad()
     def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, n_features)
-        """Put ``atoms``, projected, in the given rows, and remove the old atoms from the model.
+        """Overwrite some ``rows`` by ``atoms``, projected; remove the old atoms from the model.
 
         The model has rows of ``pull`` (B), and rows and columns of ``curvature`` (A), for an atom.
         """

@@ -3,8 +3,9 @@
 Inside `torch.autocast` products of matrices come out in bfloat16 or float16, while all other
 results stay in float32. Correlations then have three digits or fewer, from which an encoder finds
 different codes, and a hand-written adjoint gets derivatives of two dtypes. TensorFloat-32, which
-`torch.set_float32_matmul_precision` turns on, also leaves three digits. `own_precision` undoes
-both for a while. `torch.inference_mode` forbids differentiation, so `training_mode` undoes it, too.
+`torch.set_float32_matmul_precision` turns on, also leaves three digits. `own_precision` switches
+autocast and TensorFloat-32 off for a while. `torch.inference_mode` forbids differentiation, so
+`training_mode` switches it off, too.
 """
 
 from collections.abc import Callable

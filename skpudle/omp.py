@@ -96,10 +96,10 @@ def _correlate(atoms, gram, new, known, row):
 def _enter(k, c, amount, directions, factor, support):
     """Admit an atom as number ``k`` of the support, from 0 on, and update correlations ``c``.
 
-    The symbols are those of the module. Row i of ``directions`` (room, n_components) is ``Q_i``
-    for i < k. Row k holds the atom's row of the Gram matrix and becomes ``Q_k``. ``factor`` (room,
-    room) is the Cholesky factor L, with row k, and ``amount`` is ``y_k``. Correlations with atoms
-    of the ``support`` become exactly 0, so that no atom is chosen twice.
+    The module docstring explains the symbols. Row i of ``directions`` (room, n_components) is
+    ``Q_i`` for i < k. Row k holds the atom's row of the Gram matrix and becomes ``Q_k``. ``factor``
+    (room, room) is the Cholesky factor L, with row k, and ``amount`` is ``y_k``. Correlations with
+    atoms of the ``support`` become exactly 0, so that no atom is chosen twice.
     """
     row = directions[k]
     for i in range(k):

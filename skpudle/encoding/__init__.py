@@ -6,8 +6,8 @@ From ``z_0 = 0`` the encoder repeats an *iteration*, a gradient step and a shrin
 
 (eq. 7 of the PUDLE paper, arXiv:2106.00058). Here s is the step size, S the shrinkage, and T the
 *depth*, or number of unfoldings. Depth, decay of the penalty, learned thresholds and NOODL's
-threshold only choose the sequence of levels. The adjoint computes derivatives of a loss from those
-in the last codes, :math:`\delta_T`. It runs backwards:
+threshold only choose the sequence of levels. The adjoint starts from the derivatives of a loss in
+the last codes, :math:`\delta_T`, and runs backwards:
 
 .. math::
     u_t = [z_{t+1} \neq 0]\, \delta_{t+1}, \qquad \delta_t = u_t - s D^T D u_t,

@@ -16,7 +16,7 @@ import torch
 from skpudle._compilation import Loops
 
 # A sparse product is faster than a dense one if at most this fraction of the entries of its left
-# factor is nonzero. With 1/3 in the place of 1/5 an update of the atoms with 100 unfoldings, whose
+# factor is nonzero. With 1/3 instead of 1/5 an update of the atoms with 100 unfoldings, whose
 # codes have 40 nonzero entries among 1500, takes 1.25 times as long (one core, float32).
 SPARSE = 1 / 5
 
@@ -162,7 +162,7 @@ loops = Loops(globals())
 
 
 def is_recorded(*tensors):  # -> bool
-    """Return whether autograd records operations on the given tensors; some may be None."""
+    """Return whether autograd records operations on one of the tensors; None is no tensor."""
     tensors = (tensor for tensor in tensors if tensor is not None)
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 

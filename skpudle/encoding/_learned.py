@@ -273,10 +273,10 @@ def _first_encoder(atoms, alpha, x, mask, n_unfoldings, *, separate, positive):
     """Return the `LearnedEncoder` from which training starts.
 
     Each analysis matrix is close to the pseudoinverse of the dictionary ``atoms`` (n_components,
-    n_features), times a step size. With ``separate`` each unfolding in turn takes the step size
-    with which its codes have the least objective of the lasso with the penalty ``alpha``; otherwise
-    one step size is chosen for all unfoldings. The objective is that of at most 1,000 of the rows
-    ``x`` (n, n_features), with their ``mask`` or None.
+    n_features), times a step size. With ``separate`` the unfoldings, one after the other, take the
+    step size with which their codes have the least objective of the lasso with the penalty
+    ``alpha``; otherwise one step size is chosen for all unfoldings. The objective is that of at
+    most 1,000 of the rows ``x`` (n, n_features), with their ``mask`` or None.
     """
     generator = torch.Generator().manual_seed(0)
     rows = torch.randperm(len(x), generator=generator, device="cpu")[:1000].sort().values
@@ -315,7 +315,8 @@ def _first_encoder(atoms, alpha, x, mask, n_unfoldings, *, separate, positive):
 def _power_of_two(x):  # (n, n_features) -> float
     """Return the unit for training data: the least power of two above the RMS norm of the rows.
 
-    A division by a power of two is exact. The unit is 1 if all rows are zero.
+    `learn_encoder` divides the data by the unit; division by a power of two has no rounding error.
+    The unit is 1 if all rows are zero.
     """
     largest = float(x.abs().amax())
     if not largest:

@@ -136,7 +136,7 @@ class SparseIterations:
         (n, n_components), n_kept = steps.correlation.shape, len(levels) * keep
         self.codes = steps.correlation.new_empty(n_kept + 1, n, n_components)
         self.codes[0] = 0.0 if z is None else z
-        # the loops have no branch for a level that all atoms share
+        # the loops read a level for each atom, even if all atoms have the same one
         levels = levels.expand(len(levels), n_components).contiguous()
         given = steps.transition, steps.correlation, levels, self.codes
         given = *map(np.asarray, given), shrinkage == "hard", bool(positive), int(keep)
@@ -156,7 +156,7 @@ class SparseIterations:
             by_level = delta.new_zeros(n_iterations, 1)
         else:
             by_level = by_level[self._start : self._start + n_iterations]
-        # a view: if all atoms share a level, the loops add their derivatives to the same number
+        # a view: if there is one level for all atoms, the loops add all derivatives to one number
         by_level = by_level.expand(n_iterations, delta.shape[1])
         given = steps.transition, self.codes, delta, steps.total, steps.products, by_level
         loops.pull(*map(np.asarray, given), finfo.tiny / finfo.eps)

@@ -82,8 +82,8 @@ def unfold(
 ):
     """Encode data by one iteration, a gradient step and a shrinkage, for each of the given levels.
 
-    Every unfolded encoder of the package ends here; `encode` and `threshold_levels` turn a penalty
-    into levels. The codes are differentiable once in the atoms, the data, the levels, the step
+    Every unfolded encoder of the package calls this function. `threshold_levels` makes the levels
+    for a penalty. The codes are differentiable once in the atoms, the data, the levels, the step
     size, the initial codes and the offset. The derivative in the levels of hard shrinkage is 0.
 
     Parameters

@@ -41,14 +41,15 @@ from skpudle.lasso import _compiled
 BLOCK_ENTRIES = {"cpu": 2**20, "cuda": 2**24}
 
 # `parts` pads supports to a multiple of this number of atoms, so that samples whose supports differ
-# little in size share a batch.
+# little in size come into one batch.
 _SUPPORT_STEP = 8
 
 
 def supports_of(codes, width):  # (n, p), int -> (n, width), padded by p
-    """Return the support of each row: the numbers of the atoms with nonzero codes, in order.
+    """Return the atoms with nonzero codes of each row, padded to ``width``, for a batch of `parts`.
 
-    No row may have more than ``width`` nonzero codes. The padding holds the number of atoms, ``p``.
+    ``codes`` are (n, p), and no row may have more than ``width`` nonzero codes. The result has the
+    numbers of the atoms in ascending order, and then the number ``p``, which no atom has.
     """
     active = codes.abs() > 0  # not `codes != 0`, which is True for NaN
     places = (active.cumsum(1) - 1).masked_fill_(~active, width)  # column `width` is cut off below
@@ -164,8 +165,8 @@ def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
     Tensor of shape (n,)
         True for samples at the minimum. The other samples go on from their codes in the next call.
     """
-    # Two steps bring most samples to the minimum, and the caller calls again for the rest. A third
-    # step would factor the matrices of all samples for the sake of a few.
+    # Two steps bring most samples to the minimum, and the caller calls again for the other samples.
+    # A third step would factor the matrices of all samples for the sake of a few.
     for number in range(2):
         factor, dependent = _factor(inner, theta)
         stays = done
@@ -180,7 +181,8 @@ def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
         share.masked_fill_((theta * (z + step) > 0) | (theta == 0), 2)
         length = share.amin(1, keepdim=True).clamp_max(1).masked_fill_(stays[:, None], 0)
         stops = (share <= length) & ~stays[:, None]
-        # `where`, because the step of a sample that stays may be NaN, and so would be 0 * step
+        # `where`, because codes of samples that stay must not change: their length is 0, but their
+        # step may be NaN, and then 0 * step is NaN, too
         moved = torch.where(length > 0, z + length * step, z)
         z.copy_(moved.masked_fill_(stops, 0))
         theta.masked_fill_(stops, 0)
@@ -193,7 +195,8 @@ def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
 class _Batch:
     """The state of the active set method for the samples that are not solved yet.
 
-    `_solve_penalty` makes one, with atoms that it has padded, and calls its methods in each round.
+    `_solve_penalty` makes one, and calls its methods in each round. The arguments are those of
+    `solve_alike`, but ``atoms`` end with zero atoms, and ``penalty`` is a single penalty.
 
     ``support``, ``z``, ``theta``, ``slope`` and ``fresh`` are (n, k), see the module and
     `_minimise`. ``rows`` are the numbers of the samples in the data. ``scale`` is the largest
@@ -211,7 +214,8 @@ class _Batch:
         self.z = self.theta = self.slope = x.new_zeros(len(x), 0)
         self.fresh = self.support.bool()
         self.scale, self.polished = x.new_zeros(len(x)), torch.zeros_like(self.rows)
-        # settled: at the minimum for its support and signs; solved: at the minimum of the lasso
+        # two marks of samples, True or False: `settled` samples are at the minimum for their
+        # support and signs, and may admit atoms; `solved` samples are at the minimum of the lasso
         self.settled = torch.ones_like(self.rows, dtype=torch.bool)
         self.solved = torch.zeros_like(self.settled)
 
@@ -221,7 +225,8 @@ class _Batch:
     def look_for_atoms(self):
         """Begin a round: compute correlations, mark solved samples, and admit atoms to supports.
 
-        Only settled samples admit atoms. Arrays of the shape (n, k) get columns for new atoms.
+        Only settled samples admit atoms. Arrays of the shape (n, k) get columns for new atoms; the
+        new entries of samples that admit fewer atoms are padding.
         """
         penalty, positive = self._options
         none = len(self._atoms) - 1
@@ -353,11 +358,12 @@ def _refit(atoms, x, codes, mask=None):
 
 
 def lasso_gaps(atoms, x, codes, positive, mask=None):  # codes (n, n_components) -> (n,)
-    """Certify codes of the lasso with the penalty 1: return their relative duality gaps.
+    """Certify codes of the lasso with the penalty 1: return their relative duality gaps (n,).
 
-    The gap is that of `skpudle.lasso.duality_gap`. For another penalty pass atoms divided by the
-    penalty, and codes multiplied by it. ``atoms`` are (n_components, n_features), ``x`` (n,
-    n_features) is 0 where ``mask`` is, and ``mask`` is of the shape of ``x`` or None.
+    `skpudle.lasso.duality_gap` explains the gap, and calls this function. For another penalty pass
+    atoms divided by the penalty, and codes multiplied by the penalty. ``atoms`` are (n_components,
+    n_features). ``x`` (n, n_features) is 0 where ``mask`` is 0; ``mask`` has the shape of ``x``, or
+    is None. With ``positive`` negative codes get an infinite gap.
     """
     residual = x - codes @ atoms
     residual = residual if mask is None else residual * mask
@@ -430,8 +436,8 @@ def solve(
     Returns
     -------
     Tensor of shape (1 + refit, n_penalties, n_samples, n_components)
-        Codes of the lasso at index 0 of the first axis, and of least squares at index 1: ``out``,
-        if it was given.
+        Codes of the lasso at index 0 of the first axis, and of least squares at index 1. The result
+        is ``out`` unless ``out`` is None.
     """
     out = x.new_empty(1 + refit, len(penalties), len(x), len(atoms)) if out is None else out
     on_host, how = x.device.type == "cpu", (penalties, positive, max_iter)

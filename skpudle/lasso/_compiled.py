@@ -37,7 +37,7 @@ MOST_ROUNDS = 1000
 # with the largest correlation. So one pass over all atoms finds several atoms to admit, but only
 # one of similar neighbours, which would explain the same part of the residual.
 RUN = 32
-# Largest number of atoms that a round admits.
+# Largest number of atoms that a round admits to the support of a sample.
 CANDIDATES = 8
 # A round admits only atoms whose correlation is at least this fraction of the largest correlation:
 # smaller correlations may vanish once the atom with the largest one has a code.
@@ -73,8 +73,8 @@ def _correlate(atoms, gram, x, row, start, support, z, k, residual, c):
     """Set ``c`` (n_components,) to the correlations ``D^T (x - D z)`` of row ``row`` of the data.
 
     With a Gram matrix they are ``D^T x - G z``, where ``start`` (n, n_components) has ``D^T x`` of
-    each row. Without one they are computed from the residual, and ``start`` is not read. The names
-    are those of the module.
+    each row. Without one they are computed from the residual, and ``start`` is not read. The module
+    docstring explains the arguments.
     """
     n_components, n_features = atoms.shape
     if gram is None:
@@ -110,7 +110,7 @@ def _border(atoms, gram, support, k, squares, factor):  # -> float
     """Append the atom ``support[k]`` to the Cholesky ``factor`` and to ``squares``, in place.
 
     Return the fraction of the atom's squared norm that is outside of the span of the first ``k``
-    atoms. The module explains the names.
+    atoms. The module docstring explains the arguments.
     """
     new = support[k]
     for i in range(k + 1):
@@ -153,7 +153,7 @@ def _remove(out, k, support, z, theta, squares, step, y, factor):
     """Remove the atom at index ``out`` of the support of ``k`` atoms from all arrays, in place.
 
     Rotations update the Cholesky ``factor`` and ``y``, which is faster than to factor the smaller
-    Gram matrix anew. The module explains the names.
+    Gram matrix anew. The module docstring explains the arguments.
     """
     for i in range(out, k - 1):
         support[i], z[i], theta[i] = support[i + 1], z[i + 1], theta[i + 1]
@@ -187,8 +187,8 @@ def _minimise(first, k, support, z, theta, slope, squares, step, y, factor):  # 
 
     Each Newton step ends at the first code that would change its sign; this code becomes zero and
     leaves the support. The last step is one that keeps all signs. ``slope`` is only read, and its
-    entries before ``first`` count as zero. All other arrays change in place. The names are those of
-    the module.
+    entries before ``first`` count as zero. All other arrays change in place. The module docstring
+    explains the arguments.
     """
     for i in range(first):
         y[i] = 0.0
@@ -254,8 +254,8 @@ def _admit(
     The atom with the largest correlation of each run enters, if this correlation (one of
     ``peaks``, see `_peaks`) is at least ``weakest``; at most `CANDIDATES` atoms enter. They are
     appended to the arrays from ``support`` on. An atom that depends on the support enters only as
-    the first one, and only if its correlation exceeds ``least_dependent``. The other names are
-    those of the module.
+    the first one, and only if its correlation exceeds ``least_dependent``. The module docstring
+    explains the other arguments.
     """
     n_old = k
     for run in range(len(peaks)):
@@ -276,8 +276,9 @@ def _admit(
 def _gap(atoms, x, row, support, z, k, largest, penalty, residual):  # -> float
     """Return the relative duality gap that certifies the codes of one row, see `duality_gap`.
 
-    ``largest`` is a bound on the correlations of the residual, and at least the penalty. The other
-    names are those of the module.
+    ``largest`` is a bound on the correlations of the residual with all atoms (on their moduli, for
+    codes of both signs), and at least the penalty. The module docstring explains the other
+    arguments.
     """
     n_features, size = x.shape[1], 0.0
     for feature in range(n_features):
@@ -350,7 +351,7 @@ def solve_rows(
                     scale = max(scale, best)
                     slack = RESOLUTION * penalty + ROUNDING * (scale + size)
                     if off > SETTLED * (best - penalty):
-                        n_old = 0  # no slope counts as zero in the Newton step
+                        n_old = 0  # slopes of the support are too large to count as zero
                     # Without a penalty the slopes of the support should be 0, and are rounding
                     # errors. If no other atom has a larger correlation, this correlation may be a
                     # rounding error, too. So no atom enters, and the round only makes the codes of

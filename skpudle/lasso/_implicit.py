@@ -60,8 +60,8 @@ def _gather(atoms, gram, mask, support, k, inner):
 def _invert(inner, k, factor, u):  # -> bool
     """Replace ``u`` (k,) by ``inner^{-1} u``; return False if ``inner`` is nearly singular.
 
-    A Cholesky factorisation of ``inner`` (k, k), of which only the lower half is read, goes to
-    ``factor``, memory of at least (k, k). If the result is False, ``u`` has no meaning.
+    Only the lower half of ``inner`` (k, k) is read. Its Cholesky factor is written to ``factor``,
+    memory of at least (k, k). If the result is False, ``u`` has no meaning.
     """
     for i in range(k):
         for j in range(i + 1):

@@ -127,7 +127,7 @@ def nonnegative_gap(atoms, x, codes, direction, weights=None):
     positive. So the residual is moved against the descent direction, which has the products ``w >
     0`` with the atoms, by ``max(c / w)``. Atoms with ``w = 0`` may keep positive correlations,
     which add at most ``max(c) * sum(z)`` to the gap, where ``z`` are the codes of the minimum. The
-    function takes ``sum(z)`` to be at most twice the sum of the given codes.
+    function takes ``sum(z)`` to be at most 2 (sum of ``codes`` + norm of the row).
 
     Weights of a row change the products. If the direction times the weights has positive products
     with the weighted atoms, it replaces the direction. Otherwise the direction is divided by the
@@ -239,7 +239,7 @@ def duality_gap(
 
 
 def warn_about_gaps(gaps, *, tol=1e-6, category=RuntimeWarning, stacklevel=1, advice=None):
-    """Warn the user of samples whose codes miss the minimum, and give the samples' numbers.
+    """Warn the user of codes that miss the minimum, with the numbers of their samples.
 
     Parameters
     ----------
@@ -277,9 +277,10 @@ def _without_parallels(atoms, positive):  # -> (n_components, n_features), bool
     """Set atoms that the lasso does not need to zero, so that no two parallel atoms remain.
 
     The active set method needs atoms that are not parallel, see `_PARALLEL`. An atom is not needed
-    if it is zero or not finite, or if another atom is parallel to it and longer, or as long and
-    earlier: the longer atom explains the same data for a smaller penalty. Return the atoms
-    (n_components, n_features), and whether any atom is not needed.
+    if it is zero or not finite, or if another atom is parallel to it and longer (or equally long,
+    with a smaller number): the longer atom explains the same data for a smaller penalty. With
+    ``positive`` codes an atom and its negative are not parallel. Return the atoms (n_components,
+    n_features), and whether any atom is not needed.
     """
     (n_components, n_features), norms = atoms.shape, torch.linalg.vector_norm(atoms, dim=1)
     needed = (norms > 0) & (norms < torch.inf)
@@ -428,8 +429,8 @@ def solve_lasso(
         return codes.fill_(torch.nan), gaps
     kept, is_less = _without_parallels(given, positive)
     gram = gram_matrix(kept, len(x))
-    # `solve` computes gaps at little cost, but only with a penalty, and not if it gets zeros in the
-    # place of atoms that others make needless: the gap has to count all atoms
+    # `solve` computes gaps at little cost, but only with a penalty. And a gap has to count all
+    # atoms, but `solve` gets zeros instead of atoms that are not needed (`_without_parallels`).
     is_certified = certify and penalty > 0 and not is_less
     n_rows = rows_of_block(x, len(atoms))
     # All blocks write their codes to this memory: if each block allocated its own, allocations
