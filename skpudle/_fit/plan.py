@@ -59,7 +59,7 @@ _OF_TRAINING = "optimizer", "learning_rate", "batch_size", "max_iter", "tol", "n
 _OF_GRADIENTS = *_OF_TRAINING[:2], *_OF_TRAINING[4:], "step_size", "lambda_decay"
 _TRAINS = "a setting that trains after the search, such as gradient='ae-ls' or supervision=0.5"
 
-# They decide max_iter="auto" and batch_size="auto" for the surrogate optimiser after a search. An
+# For max_iter="auto" and batch_size="auto", if the surrogate optimiser trains after a search. An
 # epoch is counted as _LEAST_ROWS to _MOST_ROWS rows, also if the data have fewer or more rows, and
 # has _BATCHES batches. So a batch has 1024 / 16 = 64 to 4096 / 16 = 256 rows.
 _LEAST_ROWS, _MOST_ROWS, _BATCHES = 1024, 4096, 16
@@ -79,7 +79,7 @@ _DEFAULTS = dict(
 
 
 def fixed(value):  # -> float or None
-    """Return the user's number or flag as a float, or None if the user has set "auto"."""
+    """Return a parameter such as ``debias`` as a float, or None if the user has set "auto"."""
     return float(value) if isinstance(value, Real | bool) else None
 
 
@@ -270,7 +270,10 @@ class InUnits:
         return codes if scale is None else codes * scale
 
     def of_features(self, features):
-        """Return the encoder for some of the features, given by their indices."""
+        """Return the encoder for some of the features, given by their indices (k,).
+
+        A score codes visible features by it, to predict hidden ones.
+        """
         encoder = getattr(self.encoder, "of_features", lambda _: self.encoder)(features)
         return replace(self, encoder=encoder, noise=self.noise.of_features(features))
 
@@ -279,9 +282,10 @@ class InUnits:
 
 
 def directions(samples, *, positive):  # (n, n_features) -> the same
-    """Make atoms of samples: divide them by their norms; take absolute values if ``positive``.
+    """Make atoms of norm 1 of samples, to begin with or to replace unused atoms.
 
-    A sample of zeros stays zero, and is no valid atom.
+    With ``positive`` their entries become absolute values. A sample of zeros stays zero, and is no
+    valid atom.
     """
     norms = atom_norms(samples)
     samples = samples / torch.where(norms > 0, norms, 1.0)
@@ -330,7 +334,8 @@ class Plan:
     """The decisions of a fit of a dictionary of rows, and the model that `Trainer` trains.
 
     ``learner`` is the estimator, fitted or not. ``constants`` are values that replace those of the
-    learner's parameters and of `_DEFAULTS`.
+    learner's parameters and of `_DEFAULTS`. A *record*, the argument ``fitted`` of the methods, is
+    a `Fitted`: the results of the fit so far.
 
     Training updates one tensor, the "rows of parameters". It consists of the atoms and, for a
     subclass that learns more than atoms, of the tensor ``fitted.more``, concatenated to the atoms

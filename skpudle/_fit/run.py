@@ -88,9 +88,9 @@ class Interrupts:
 
 
 def take(estimator, attributes):
-    """Set the fitted attributes in the dict ``attributes`` on an estimator.
+    """Set the fitted attributes in the dict ``attributes`` on an estimator, at the end of a fit.
 
-    None removes an attribute that an earlier fit has left.
+    The value None removes an attribute that an earlier fit has left.
     """
     vars(estimator).update(attributes)
     for name, value in attributes.items():
@@ -670,9 +670,10 @@ class Run(Interrupts):
         self.seconds[phase.name] = self.seconds.get(phase.name, 0.0) + self._ended - began
 
     def _hooks(self):  # -> dict
-        """Return the keyword arguments of scikit-learn's hooks after an epoch or a phase.
+        """Return the keyword arguments that callbacks of scikit-learn get after an epoch or phase.
 
-        They are the input of `fit`, and a function that makes the attributes of the last record.
+        They are the estimator and the input of `fit`, and a function that makes the fitted
+        attributes of the last record, which is called only if a callback needs them.
         """
         return self.given | {"reconstruction_attributes": partial(self._attributes_of, self.record)}
 

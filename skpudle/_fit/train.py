@@ -346,7 +346,7 @@ class Trainer:
         return sums, unused, seen
 
     def _update(self, batch):
-        """Make one update: change the rows of parameters by the gradient of a batch.
+        """Make one update: change atoms, and what is trained with them, by a batch's gradient.
 
         Parameters
         ----------

@@ -333,11 +333,12 @@ class CountPlan(Plan):
         return CountCodes(dict(loss=self.loss, alpha=alpha) | how, intercept)
 
     def enter(self, samples, noise):  # -> Samples, Fitted
-        """Return stabilised counts for the search, as samples, and a record without atoms.
+        """Return counts transformed to a variance of about 1, and a record without atoms.
 
-        The record has the first baseline, from mean rates. It has in ``unit`` the factor from
-        penalties of stabilised counts to penalties of the likelihood, and in ``penalty`` a penalty
-        of the search that is not below `least_penalty`.
+        The search finds atoms in these stabilised counts, `Samples` (n, n_features). The record has
+        the first baseline, from mean rates. It has in ``unit`` the factor from penalties of
+        stabilised counts to penalties of the likelihood, and in ``penalty`` a penalty of the search
+        that is not below `least_penalty`.
         """
         loss, x = self.loss, samples.x
         counts = samples.weigh(samples.known)  # the weight of each entry, 0 for missing ones
@@ -371,8 +372,8 @@ class CountPlan(Plan):
         """Evaluate the gradient rule of training: half the deviance, through the decoder alone.
 
         The arguments and the `Evaluation` are those of `skpudle._gradients.dec`; ``batch.target``
-        has exposures. The codes have a column of ones for the baseline, so that they have a column
-        for each row of parameters.
+        has exposures. The optimiser needs a column of codes for each row that it updates. So the
+        codes get a last column of ones, for the baseline, which is the row after the atoms.
         """
         offset = encoder.offset(batch.target)
 
@@ -392,9 +393,10 @@ class CountPlan(Plan):
         return self.rule, DenseDictionary(fitted.atoms), how
 
     def replacements(self, fitted, samples):
-        """Return atoms made of samples that replace unused atoms: their stabilised counts.
+        """Make atoms of samples, to replace atoms that no code uses: of their stabilised counts.
 
-        ``samples`` are counts (n, n_features), with NaN in missing entries, which become zero.
+        ``samples`` are counts (n, n_features), with NaN in missing entries, which become zero. The
+        atoms are (n, n_features), of norm 1.
         """
         loss = self.loss
         samples = loss.response(samples) - loss.response(loss.mean(fitted.more[0]))
@@ -478,7 +480,8 @@ class _CountPhases(RowPhases):
         places = match_equal_rows(some.x.mT, None if some.mask is None else some.mask.mT)
         measure = partial(transformer.deviances, loss=self.plan.loss, intercept=intercept)
         dictionary, chosen, least = DenseDictionary(fitted.atoms), fitted.alpha, inf
-        # Only the penalty of the search and its halves are tried: no larger one was ever better.
+        # Only the penalty of the search and smaller ones are tried: no larger one was better in
+        # any test.
         for penalty in [fitted.alpha * 0.5**i for i in range(5)]:
             encoder = self.plan.encoder(penalty, intercept)
             found = transformer.hidden_errors(some, dictionary, encoder, measure, places)

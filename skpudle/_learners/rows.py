@@ -213,8 +213,8 @@ class RowPhases(Run):
         if noise.norm is not None:  # some rows have so large a norm that they may be outliers
             # A few long rows would have most of the held-out error, so rows of more than twice the
             # median norm are not held out. In data where 5 % of the rows have 3.5 times the norm of
-            # the rest, this lowers the error of fits from .60 to .26 of the noise, in the mean of
-            # six data sets.
+            # the rest, this lowers the error of the fitted rows from .60 to .26 times the noise, in
+            # the mean of six data sets.
             how["largest"] = (2 * noise.norm / problem.unit) ** 2
         return held_out.hold_out(problem, **how)
 

@@ -48,10 +48,10 @@ from skpudle._precision import in_own_precision, own_precision
 
 
 def class_decisions(decisions):  # (n, n_outputs) -> (n, n_classes)
-    """Return a logit for each class from the outputs of a head; softmax gives the probabilities.
+    """Return a logit for each class, from which softmax makes probabilities.
 
-    A head for two classes has one output, the logit of the second class against the first. The
-    logit of the first class is then 0.
+    ``decisions`` are the outputs of the linear model on codes. For two classes it has one output,
+    the logit of the second class against the first; the logit of the first class is then 0.
     """
     if decisions.shape[1] > 1:
         return decisions
@@ -79,7 +79,7 @@ class Classification:
 
     @property
     def n_outputs(self):
-        """Number of outputs of the head: one per class, or 1 for two classes."""
+        """Number of outputs of the linear model on codes: one per class, or 1 for two classes."""
         return 1 if len(self.classes) == 2 else len(self.classes)
 
     def encode(self, y):  # (n,) -> (n, 1)
@@ -125,7 +125,7 @@ class Regression:
 
     @property
     def n_outputs(self):
-        """Number of outputs of the head: the number of columns of ``y``."""
+        """Number of outputs of the linear model on codes: the number of columns of ``y``."""
         return len(self.mean)
 
     n_terms = n_outputs  # number of squared errors of which the loss of a sample is the mean
@@ -156,12 +156,13 @@ class TaskPlan(Plan):
     and `head` convert weights and intercepts to this form and back.
     """
 
-    # With alpha="auto" the penalty of codes is half of the search's, since a task needs less sparse
-    # codes. Of the factors 1, 1/2 and 1/4 the factor 1/2 had the smallest errors in
-    # cross-validation (128 atoms, benchmarks/bench_classifiers.py).
+    # With alpha="auto" the penalty of codes is half of the penalty of the search, since less sparse
+    # codes predict targets better. Of the factors 1, 1/2 and 1/4 the factor 1/2 had the smallest
+    # errors in cross-validation (128 atoms, benchmarks/bench_classifiers.py).
     alpha_share = 0.5
-    name_of_baseline = "baseline_"  # `intercept_` has the intercepts of the head
-    axis = 1  # `Plan.join` puts the head into columns beside the atoms
+    # not ``intercept_``, which has the intercepts of the linear model, as in scikit-learn
+    name_of_baseline = "baseline_"
+    axis = 1  # `Plan.join` puts the weights of the linear model into columns beside the atoms
 
     def __init__(self, learner):
         b = self.supervision = float(learner.supervision)
@@ -205,19 +206,23 @@ class TaskPlan(Plan):
         return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
     def unit(self, fitted):  # -> float
-        """Return the number by which codes are divided for the head, the same for all codes.
+        """Return the number by which all codes are divided for the linear model on them.
 
-        Weights of the head in a record belong to the divided codes, ``coef_`` to codes themselves.
+        In training the weights of the linear model belong to the divided codes; ``coef_`` belongs
+        to codes as `transform` returns them.
         """
         return ((fitted.data_scale or 0.0) / len(fitted.atoms)) ** 0.5 or 1.0
 
     def features(self, fitted, z):  # (n, n_components) -> (n, n_sides * n_components)
-        """Return what the head sees: divided codes, or their positive and then negative parts."""
+        """Return the features of the linear model: codes divided by `unit`.
+
+        With ``split_sign`` they are the positive parts of all codes, and then the negative parts.
+        """
         z = z / self.unit(fitted)
         return z if self.n_sides == 1 else torch.cat([z.clamp_min(0), z.neg().clamp_min(0)], dim=1)
 
     def with_head(self, fitted, weights, intercept):  # -> Fitted
-        """Return the record with a head in ``more``; undoes `head`.
+        """Return the record with the linear model (head) in ``more``; undoes `head`.
 
         ``weights`` are (n_outputs, n_sides * n_components) and ``intercept`` is (n_outputs,).
         """
@@ -226,7 +231,10 @@ class TaskPlan(Plan):
         return replace(fitted, more=torch.cat([weights, intercept.expand(n, -1)], dim=1))
 
     def head(self, more):  # -> (n_outputs, n_sides * n_components), (n_outputs,)
-        """Return the weights and intercepts in ``fitted.more``, as differentiable tensors."""
+        """Return weights and intercepts of the linear model (head), as differentiable tensors.
+
+        ``more`` is the field of a `Fitted`, in the form that training updates, see `TaskPlan`.
+        """
         n = self.task.n_outputs
         weights = more[:, :-n].unflatten(1, (n, self.n_sides))
         return weights.movedim(0, 2).flatten(1), more[:, -n:].mean(0)
@@ -241,10 +249,10 @@ class TaskPlan(Plan):
         return rule, dictionary, options
 
     def replacements(self, fitted, samples):
-        """Return rows of parameters for samples that become atoms.
+        """Make atoms of samples, to replace atoms that no code uses; return the rows of parameters.
 
-        ``samples`` are (n, n_features). New atoms have zero weights in the head and the head's
-        intercepts, so that the decisions do not jump.
+        ``samples`` are (n, n_features). A row of parameters has the atom, its weights in the linear
+        model, which are zero, and a copy of the intercepts, so that decisions do not jump.
         """
         atoms, more = super().replacements(fitted, samples), fitted.more
         if more is None:
@@ -255,9 +263,9 @@ class TaskPlan(Plan):
 
     @torch.no_grad()
     def solve(self, fitted, samples):  # -> Fitted
-        """Return the record with the best head for its atoms, found by scikit-learn.
+        """Return the record with the best linear model (head) for its atoms, from scikit-learn.
 
-        ``samples`` are rows in units of their noise, with targets.
+        ``samples`` are `Samples` of rows in units of their noise, with encoded targets.
         """
         _, dictionary, options = super().network(fitted)
         codes = options["encoder"](dictionary, samples.x, mask=samples.mask)
@@ -270,7 +278,7 @@ class TaskPlan(Plan):
         return self.with_head(fitted, *(to_tensor(part).to(features) for part in head))
 
     def attributes(self, fitted):
-        """Return the fitted attributes of the dictionary and of the head, as `Plan.attributes`.
+        """Return the fitted attributes of dictionary and linear model, as `Plan.attributes`.
 
         Weights and intercepts are in the units of ``y`` and of the codes of `transform`.
         """
@@ -378,7 +386,7 @@ class TaskLearner(DenseLearner):
 
         The arguments, and the errors, are those of `GradientLearner._read`. The weights of the
         samples are multiplied by class weights, and ``samples.target`` has the encoded targets.
-        Data outside memory are read at once.
+        Data outside memory are read as a whole.
         """
         name = type(self).__name__
         refuse(y is None, f"{name} requires y to be passed, but the target y is None.")
@@ -422,9 +430,9 @@ class TaskLearner(DenseLearner):
         return plan.with_head(fitted, *head)
 
     def _attributes(self, plan, data, fitted):
-        """Return the fitted attributes as `GradientLearner._attributes`, of atoms and head.
+        """Return a dict of all fitted attributes, as `GradientLearner._attributes`.
 
-        If the record has no head, as without supervision, the head is fitted here.
+        If the record has no linear model (head), as without supervision, it is fitted here.
         """
         if fitted.more is None:
             fitted = plan.solve(fitted, data.samples.in_units(fitted.noise))

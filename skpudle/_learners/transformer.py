@@ -55,9 +55,9 @@ def chunk_size(learner, x, device):
 
 
 def encode_rows(encoder, dictionary, samples):  # -> (n_samples, n_components)
-    """Return the codes of `Samples` of rows, by the encoders of rows and of counts alike.
+    """Return the codes of `Samples`, by an encoder of rows or of counts.
 
-    The targets of samples of counts are exposures, which only encoders of counts take.
+    Samples of counts have their exposures as targets, which only encoders of counts take.
     """
     known = {} if samples.target is None else {"exposure": samples.target}
     return encoder(dictionary, samples.x, mask=samples.mask, **known)
@@ -335,7 +335,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         given, error, means = open_source(X), 0.0, FromMeans(self._loss)
         if sample_weight is not None:
             of_rows["weight"] = arrays.check_sample_weight(sample_weight, given.n_rows)
-        # Outlying entries are left out below, but no whole rows: with ``norm`` long rows would be.
+        # Below, `in_units` leaves out outlying entries; without ``norm``, it keeps long rows.
         units = replace(units_of(self), norm=None)
         limit = None if units.limit is None else units.limit_in_data()
         how = dict(loss=self._loss, intercept=self._intercept, limit=limit)

@@ -35,7 +35,7 @@ def geometry_of(learner):  # -> kernel, stride, tuples of int
 
 
 def parts_of_images(x):  # (n, n_channels, *size) -> list of (m, n_channels, *size)
-    """Cut a tensor of images into parts of a few images each, which are encoded one by one."""
+    """Cut images, or code maps, into parts of a few images each, which are computed one by one."""
     # A part has at most 2**17 pixels, so that its codes stay in the cache, but at least one image.
     return [x[rows] for rows in blocks_of_rows(len(x), prod(x.shape[2:]), 2**17)]
 

@@ -110,7 +110,7 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     parts of 24 to 80 pixels, from a photograph of roofs and leaves, seems noisy.
     """
     (fine, _), (coarse, n_details) = (_variance_of_details(x, scale) for scale in (1, 2))
-    # Fewer than 32 details are too few to separate noise from texture.
+    # Fewer than 32 details are too few to tell noise from texture, so the estimate is 0.
     if n_details < 32:
         return torch.zeros_like(fine)
     # The relative standard error of the variance that is estimated from n details of white noise.
@@ -455,7 +455,10 @@ def unfoldings_of(learner):  # -> int, or None for codes of the lasso
 
 
 def combine_channels(x, directions):  # (n, n_channels, *size) -> (n, n_directions, *size)
-    """Return weighted sums of channels, with weights (n_channels, n_directions)."""
+    """Return weighted sums of channels, so that a search or encoder computes with fewer channels.
+
+    ``directions`` are the weights.
+    """
     return torch.einsum("ck,nc...->nk...", directions.to(x), x)
 
 
@@ -506,8 +509,8 @@ def _fit_products(pieces, atoms, alpha, given):  # -> (n, n_channels, *kernel) o
 def _try_sizes(pieces, alpha, given, generator):  # yields SizeTrial
     """Choose the number of atoms by predictions of held-out pieces, see `skpudle.search.choose`.
 
-    ``pieces`` are (n_pieces, n_channels, *size). The last `SizeTrial` has the atoms of the chosen
-    number.
+    ``pieces`` are `Samples` (n_pieces, n_channels, *size), ``alpha`` is the first penalty, and
+    ``given`` the learner. The last `SizeTrial` has the atoms of the chosen number.
     """
     shape = geometry_of(given)
 
@@ -582,7 +585,7 @@ def _search(problem, start, level, generator):  # yields Found
 
 
 def learn(pieces, given, generator, start=None) -> Iterator[Fitted]:
-    """Learn atoms, their number, and penalties; yield a record after every epoch.
+    """Learn atoms, their number, and penalties; yield a `Fitted`, the record, after every epoch.
 
     A record has the atoms (n_components, n_channels, *kernel) in units of the noise of channels.
     The generator returns its last record, which `train` needs.
@@ -717,7 +720,9 @@ def code_images(dictionary, x, mask=None, *, learner, alpha, debias=0.0, **effor
 
 
 def train(pieces, given, generator, start=None) -> Iterator[Fitted]:
-    """Train the atoms of a search by gradients; yield its records, and one after every epoch.
+    """Train the atoms of a search by gradients; yield a `Fitted` for each epoch of both.
+
+    First come the results of `learn`, which searches, and then those of training.
 
     Parameters
     ----------
