@@ -1,1 +1,1 @@
-"""The boundary: users' input becomes tensors here, and results take the form of the input."""
+"""Check users' input and convert it to tensors; return results in the form of the input."""

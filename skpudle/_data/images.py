@@ -4,8 +4,9 @@ Inside the package, images are tensors (n, n_channels, *size): size has two axes
 one for signals. Users' images have their channels last, or first with ``channels_first``, or no
 axis of channels. Users' rows (n, n_pixels) hold one image each, with its pixels as features.
 
-Words of this module: ``kernel`` is the size of an atom in pixels, and ``stride`` the distance of
-neighbouring positions of an atom, both tuples with an int for each axis of ``size``.
+Words of this module: an atom of images is a small image that is copied to many positions.
+``kernel`` is the size of an atom in pixels, and ``stride`` the distance of neighbouring copies,
+both tuples with an int for each axis of ``size``.
 """
 
 from dataclasses import dataclass, replace
@@ -19,19 +20,19 @@ from torch import Tensor
 from skpudle._data.arrays import check_rows, like_input, to_numpy, to_tensor, unpacked
 from skpudle._data.sources import looks_like_picture, warn_or_refuse
 
-# The largest float64 that an unsigned integer of 64 bits can hold: the largest integer itself,
-# 2**64 - 1, becomes 2**64 in float64.
+# `as_pixels` clips to at most this number, the largest float64 below 2**64. The largest integer of
+# 64 bits, 2**64 - 1, would be rounded to 2**64 in float64, and overflow as an integer.
 _LARGEST = float(np.nextafter(2.0**64, 0))
 
-# Largest number of channels of a picture: three colours and transparency. A longer axis is taken
-# for an axis of pixels.
+# Largest number of channels that a picture is expected to have: three colours and transparency.
+# `is_one_image` and `check_axes` take a longer axis for an axis of pixels.
 _CHANNELS = 4
 
 
 def sizes(value, n_axes):
     """Return a parameter such as ``atom_shape`` or ``stride`` as a tuple with an int for each axis.
 
-    An integer is repeated for all ``n_axes``.
+    An integer is repeated ``n_axes`` times. The length of a tuple is not checked here.
     """
     return (int(value),) * n_axes if isinstance(value, Integral) else tuple(value)
 
@@ -66,7 +67,8 @@ def covering_positions(size, kernel, stride):  # three tuples of int -> tuple of
 def covered(x, kernel, stride):  # (..., *size) -> (..., *larger size)
     """Pad images with zeros at their ends to a size that copies of an atom cover exactly.
 
-    `ConvDictionary` needs such images. ``size`` may have axes of channels and samples before it.
+    The new size is the kernel plus a multiple of the stride, which `ConvDictionary` requires. ``x``
+    may have axes of samples and channels before ``size``.
     """
     axes = zip(x.shape[-len(kernel) :], kernel, stride, strict=True)
     missing = [max(k - n, (k - n) % s) for n, k, s in axes]
@@ -76,7 +78,9 @@ def covered(x, kernel, stride):  # (..., *size) -> (..., *larger size)
 
 @dataclass(frozen=True)
 class Images:
-    """A user's images as tensors, with what `hand_back` needs to return results in the user's form.
+    """A user's images as tensors, with the form of the user's input, in which results are returned.
+
+    `read_images` makes the instances, and `hand_back` uses the form.
 
     Attributes
     ----------
@@ -87,7 +91,7 @@ class Images:
     channel_axis : bool
         Whether the user's images have an axis of channels.
     source : object
-        The user's input; results become containers of the same kind.
+        The user's input; results become arrays, or tensors on the same device, as this input is.
     """
 
     tensors: list[Tensor]
@@ -100,15 +104,18 @@ class Images:
 
     @property
     def n_channels(self):
-        """Number of channels."""
+        """Number of channels, the same for all images."""
         return self.tensors[0].shape[1]
 
     def map(self, function):
-        """Return the images with a function applied to each tensor (n, n_channels, *size)."""
+        """Return new `Images` with a function applied to each tensor (n, n_channels, *size)."""
         return replace(self, tensors=[function(x) for x in self.tensors])
 
     def singles(self):  # -> list of (n_channels, *size)
-        """Return the images one by one."""
+        """Return the images as a list of single images, whether the user passed an array or a list.
+
+        The tensors share memory with ``tensors``.
+        """
         return [image for images in self.tensors for image in images]
 
     def hand_back(self, tensors, *, channels=None, channels_first=False, pixels=False):
@@ -120,17 +127,21 @@ class Images:
             One tensor for each tensor of ``self.tensors``. ``n_results`` is a number of channels or
             of atoms, and ``size`` may differ from that of the images.
         channels : bool, default=None
-            Whether results keep the axis of ``n_results``; by default as the user's images.
+            Whether results keep the axis of ``n_results``. By default they keep it if the user's
+            images have an axis of channels.
         channels_first : bool, default=False
-            Whether this axis is the first of an image instead of the last, except in rows.
+            Whether the axis of ``n_results`` is the first of an image instead of the last. In rows
+            it is always the last.
         pixels : bool, default=False
-            Whether results are images, which become unsigned integers if the user's images were.
+            Whether results are images, which become unsigned integers if the user's images have
+            this dtype.
 
         Returns
         -------
         ndarray, Tensor or list of them
-            A list for a list, (n, n_features) for rows, one result for a single image, and else an
-            array of results.
+            If the user passed a list, a list of results (*size[, n_results]); for rows (n,
+            n_features); for a single image one result; otherwise (n, *size[, n_results]). With
+            ``channels_first`` the axis of ``n_results`` comes before ``size``.
         """
         channels, last = self.channel_axis if channels is None else channels, -1
         last = 1 if channels_first and self.kind != "rows" else last
@@ -144,9 +155,9 @@ class Images:
 
 
 def largest_unsigned(X):
-    """Return the integer that stands for white: the largest of the dtype of an array or tensor.
+    """Return the largest integer of the dtype of an array or tensor, which stands for white.
 
-    Return None if the dtype is no unsigned integer.
+    Return None if the dtype is no unsigned integer, since pixels then are no fractions of it.
     """
     name = str(getattr(X, "dtype", "")).removeprefix("torch.")
     return np.iinfo(name).max if name.startswith("uint") else None
@@ -155,8 +166,8 @@ def largest_unsigned(X):
 def as_fractions(X):
     """Convert images of unsigned integers to float32, as fractions of the largest of their dtype.
 
-    ``X`` is an array-like or tensor of any shape. Other dtypes stay as they are. `as_pixels` is the
-    inverse.
+    ``X`` is an array-like or tensor of any shape; the result is an array or tensor of this shape.
+    Other dtypes stay as they are. `as_pixels` is the inverse.
     """
     X = X if isinstance(X, torch.Tensor) else np.asanyarray(X)  # a masked array stays masked
     largest = largest_unsigned(X)
@@ -203,8 +214,9 @@ def as_pixels(tensor, X):
 def is_one_image(X, n_axes):
     """Return whether an array holds a single image, and neither rows nor a stack of images.
 
-    A single image has ``n_axes`` axes, or, as a picture, a last axis of 3 or 4 colours and more
-    than 4 pixels along both other axes.
+    `ConvDenoiser.denoise` accepts such an array as a single image. ``X`` is any input of a user,
+    and ``n_axes`` is 1 for signals and 2 for pictures. A single image has ``n_axes`` axes, or, as a
+    picture, a third axis of 3 or 4 colours and more than 4 pixels along both other axes.
     """
     shape = tuple(getattr(unpacked(X), "shape", ()))
     colours = len(shape) == 3 and shape[2] in (3, _CHANNELS) and min(shape[:2]) > _CHANNELS
@@ -212,7 +224,7 @@ def is_one_image(X, n_axes):
 
 
 def check_axes(images):
-    """Refuse images whose axis of channels is read as an axis of pixels.
+    """Raise an error if an axis of channels of the user's images was read as an axis of pixels.
 
     Parameters
     ----------
@@ -226,9 +238,9 @@ def check_axes(images):
         axis of channels.
     """
     n, n_channels, *size = images.tensors[0].shape
-    # One image with colours, (height, width, 3), is read as many grey images (width, 3), whose last
-    # axis is short. Images (n, 3, height, width) that should be read with channels_first are read
-    # as images whose height is 3.
+    # Two mistakes of users. One image with colours, (height, width, 3), is read as many grey images
+    # of (width, 3) pixels, whose last axis is short (``is_one``). Images (n, 3, height, width) that
+    # come without channels_first=True are read as images whose height is 3 (``is_first``).
     is_one = images.kind == "array" and not images.channel_axis
     is_one = is_one and size[-1] <= _CHANNELS < min(n, *size[:-1])
     is_first = images.kind != "rows" and size[0] <= _CHANNELS < min([n_channels, *size[1:]])
@@ -240,7 +252,9 @@ def check_axes(images):
 
 
 def check_atoms_fit(images, kernel, *, channels_first=False):
-    """Refuse images of a fit that are smaller than an atom, or whose axes are probably misread.
+    """Raise an error or warn if images are smaller than an atom, or their axes probably misread.
+
+    `ImageEstimator` calls this function when it reads the images of a fit.
 
     Parameters
     ----------
@@ -271,8 +285,8 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
             "last axis. Pass channels_first=True, or for pictures two numbers as atom_shape.",
             surely=has_many_channels or "uint" in str(images.source[0].dtype),
         )
-    # Pictures with one side of 4 times the other are likely signals with channels. Panoramas, which
-    # are as long, can be passed as a list.
+    # Grey pictures with one side of at least 4 times the other are likely signals with channels. A
+    # user who has such pictures, as panoramas, can pass a list.
     is_grey = images.kind == "array" and not images.channel_axis
     if not is_signal and is_grey and max(size) >= 4 * min(size):
         raise ValueError(
@@ -281,7 +295,8 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
         )
     for x in images.tensors:
         if any(n < k for n, k in zip(x.shape[2:], kernel, strict=True)):
-            # Small tables only get a warning, since scikit-learn's checks of estimators fit such.
+            # Small tables of rows get a warning instead of an error, because scikit-learn's checks
+            # of estimators fit small tables.
             sides = (size[0],) if is_signal else (len(x), size[-1])
             warn_or_refuse(
                 f"Atoms of the size {kernel} are larger than an image of {tuple(x.shape[2:])}. "
@@ -293,9 +308,10 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
 def _check_images(X, n_axes, device, *, first=False, **options):  # -> tensor, channel_axis
     """Check one array of a user's images and convert it to a tensor, for `read_images`.
 
-    ``X`` has the shape (n, *size[, n_channels]), or (n, n_channels, *size) with ``first``, and
-    ``options`` are those of `check_rows`. Return a tensor (n, n_channels, *size), and whether ``X``
-    has an axis of channels.
+    ``X`` has the shape (n, *size[, n_channels]), or (n, n_channels, *size) with ``first``. ``size``
+    has ``n_axes`` axes, and ``options`` are those of `check_rows`. Return a tensor (n, n_channels,
+    *size) on ``device``, and whether ``X`` has an axis of channels. Errors are those of
+    `check_rows`, and ValueError if ``X`` has another number of axes or no entries.
     """
     X = as_fractions(X) if options.get("largest") is None else X
     shape = tuple(X.shape)
@@ -327,8 +343,8 @@ def read_images(
         Shape of the image in a row, with channels last, such as that of the code maps of a fitted
         learner. By default a row is a single line of pixels.
     n_channels : int, default=1
-        Number of channels, if a fitted learner knows it. If the number is above one, an array of
-        ``n_axes + 1`` dimensions whose last axis has this length is a single image.
+        Number of channels of the images of the fit, if a learner is fitted. If it is above 1, an
+        array of ``n_axes + 1`` dimensions whose last axis has this length is a single image.
     channels_first : bool, default=False
         Whether channels are the first axis of an image. An array of ``n_axes + 1`` dimensions is
         then a single image.
@@ -337,14 +353,14 @@ def read_images(
     largest : float, default=None
         If not None, images are counts from 0 to this, and unsigned integers keep their values.
     estimator : object, default=None
-        Named in error messages.
+        The learner, whose name error messages have.
     allow_nan : bool, default=False
         Whether to accept NaN.
 
     Returns
     -------
     Images
-        The images, in float32 or float64.
+        The images, all in float32, or all in float64 if any of them is.
 
     Raises
     ------
@@ -362,7 +378,7 @@ def read_images(
         arrays = [(x if isinstance(x, torch.Tensor) else np.asanyarray(x))[None] for x in X]
     elif len(shape) == n_axes + 1 and (channels_first or has_colours):
         arrays, kind = [X[None]], "image"
-    elif len(shape) <= 2:  # also one row or one number, which check_rows refuses
+    elif len(shape) <= 2:  # with fewer than two dimensions check_rows raises its error
         rows, kind, channels_first = check_rows(X, **options), "rows", False
         shape = image_shape or (*[1] * (n_axes - 1), rows.shape[1])
         arrays = [rows.reshape(len(rows), *shape)]
@@ -390,13 +406,14 @@ def read_targets(y, images, read):  # -> list of (n_channels, *size), or None
     images : Images
         The noisy images.
     read : callable
-        ``read(y, n_channels=n)`` returns the targets as `Images`.
+        ``read(y, n_channels=n)`` returns the targets as `Images`: the method of the estimator that
+        has read ``images``.
 
     Returns
     -------
     list of Tensor of shape (n_channels, *size), or None
-        Targets with the dtype and on the device of the images; None if ``y`` is None, or one label
-        for each image, as scikit-learn may pass.
+        Targets with the dtype and on the device of the images. None if ``y`` is None, or if ``y``
+        holds one label for each image, which tools of scikit-learn may pass.
 
     Raises
     ------
@@ -408,7 +425,7 @@ def read_targets(y, images, read):  # -> list of (n_channels, *size), or None
     many = isinstance(y, list | tuple) and len(y) > 0
     first = y[0] if many else y  # np.asarray(y) fails for images of different sizes
     if len(getattr(first, "shape", ()) or np.asarray(first).shape) + many < 2:
-        return None  # labels
+        return None  # y has one dimension: labels
     targets = read(y, n_channels=images.n_channels).singles()
     got, expected = ([tuple(x.shape) for x in many] for many in (targets, images.singles()))
     if got != expected:
@@ -422,8 +439,8 @@ def read_targets(y, images, read):  # -> list of (n_channels, *size), or None
 def extend(x, before, after):  # (n, n_channels, *size) -> larger by before + after
     """Continue images beyond their borders by reflection, also by more pixels than they have.
 
-    ``before`` and ``after`` have a number of pixels for each axis of ``size``. The reflection
-    repeats the pixel at the border: c b a | a b c | c b a.
+    ``before`` and ``after`` have a number of pixels for each axis of ``size``, to add at the begin
+    and at the end of the axis. The pixel at the border is repeated: c b a | a b c | c b a.
     """
     for axis, (left, right) in enumerate(zip(before, after, strict=True), start=2):
         n = x.shape[axis]

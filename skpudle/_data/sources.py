@@ -1,25 +1,25 @@
 """Read rows from arrays, files and streams, and hold them as `Samples` for a fit.
 
-A *source of samples* is an object with the number ``n_samples``, and a method ``blocks(n_rows,
-generator)``. The method yields all samples once as `Samples`, ``n_rows`` at a time, in a random
-order if there is a generator. `Samples`, which hold rows in memory with their masks, targets and
-weights, are a source themselves.
+A *source of samples* is an object with the number of rows ``n_samples``, and a method
+``blocks(n_rows, generator)``, for the batches of an epoch. The method yields all samples once as
+`Samples`, ``n_rows`` at a time, in a random order if there is a generator. `Samples`, which hold
+rows in memory with their masks, targets and weights, are a source themselves.
 
 `open_source` decides what a user's X is: `InMemory` for arrays, `Table` for numbered rows outside
 memory, and `Stream` for batches without row numbers. A table is any object with a shape and slices
-that is no array in memory: a memory map, a dataset of HDF5, an array of zarr or dask, a slice of a
-safetensors file, a sparse array, or a dataset of Hugging Face with one column of arrays. A dataset
-of torch is also a table, whose samples are read one by one. A small table is read at once, a large
-table in blocks of rows.
+that is no dense array in memory: a memory map, a dataset of HDF5, an array of zarr or dask, a slice
+of a safetensors file, a sparse array, or a dataset of Hugging Face with one column of arrays. A
+dataset of torch is also a table, whose samples are read one by one. A small table is read at once,
+a large table in blocks of rows.
 
-The methods ``array`` and ``parts`` of a source give raw rows, unchecked and of the user's type.
+The methods ``array`` and ``parts`` of these three give raw rows, unchecked and of the user's type.
 After a call of ``read_for``, ``samples`` yields all rows as checked `Samples` in their order, to
 encode or to score. Tables and streams also have ``sample``, which returns the random sample of all
-rows from which a fit begins, and ``blocks``, which yields the batches of an epoch. (A fit in memory
-takes batches from `Samples` that hold all rows.)
+rows from which a fit begins, and are sources of samples. (For arrays the source is the `Samples`
+that hold all rows.)
 
-The sample of a table comes from positions all over the table. For the sample of a stream each row
-draws a random number in one pass, and the rows with the smallest numbers are the sample.
+The sample of a table comes from positions all over the table. The sample of a stream is drawn in
+one pass: each row gets a random number, and the rows with the smallest numbers are the sample.
 
 A fit to a sample of weight 2 equals a fit to the same sample twice, and a sample of weight 0 equals
 an absent sample, in any order of samples. For this a `fit` merges equal rows in memory into one row
@@ -49,16 +49,17 @@ from skpudle._data.arrays import split_missing, to_numpy, to_tensor, with_gaps
 from skpudle.search._epoch import own
 from skpudle.search.held_out import hash_rows
 
-# X is in memory if it has one of these attributes of arrays and data frames, or one of these types.
+# `open_source`: X is in memory if it has one of these types, or one of these attributes, by which
+# data frames and arrays of other libraries are recognised.
 _OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
 _IN_MEMORY = np.ndarray | torch.Tensor | list | tuple
 
 # A table of at most this number of bytes, in its own dtype, is read at once.
 IN_MEMORY_BYTES = 2**28
 
-# Rows of a table are shuffled within a window of this number of bytes, in float64, since single
-# rows are slow to read. A window consists of contiguous blocks, of _BLOCK_BYTES each, from random
-# positions of the table.
+# Reading single rows of a table in random order would be slow. So contiguous blocks of _BLOCK_BYTES
+# are read from random positions of the table, and blocks of together _WINDOW_BYTES form a window,
+# in which rows are shuffled. Both numbers are for rows in float64.
 _WINDOW_BYTES = 2**24
 _BLOCK_BYTES = 2**20
 
@@ -67,15 +68,16 @@ _BLOCK_BYTES = 2**20
 # 500 rows are about 2,000 uses of each atom if a row uses four atoms.
 _ROWS_OF_AN_ATOM, _LEAST_ROWS_OF_AN_ATOM = 500, 8
 _LEAST_SAMPLE = 2**14
-# The sample of a table is read from at most this number of positions. A group of 1 % of the rows
-# that are stored together still has 20 of these positions.
+# The sample of a table is read from at most this number of positions: fewer reads are faster. It is
+# large enough that even a group of 1 % of the rows, stored together, has 20 of these positions.
 _PLACES = 2048
 # For `partial_fit` the sample of a stream comes from its first batches, which together have at
 # least this number of rows, or the size of the sample if that is smaller. So the stream is not read
 # to its end before learning begins.
 _FIRST_ROWS = 2**14
 
-# Weights whose relative difference is at most this count as equal, since rounding explains it.
+# `scale_weights` takes weights as equal if they differ from their mean 1 by at most this, which
+# rounding explains.
 _SAME = {torch.float64: 1e-12, torch.float32: 1e-6}
 
 
@@ -85,7 +87,8 @@ _SAME = {torch.float64: 1e-12, torch.float32: 1e-6}
 def send(tensor, device):
     """Copy a tensor of any shape to a device, without waiting until a GPU has its copy.
 
-    Such a copy is possible only from pinned memory of the host.
+    From the CPU to a GPU the tensor is first copied to pinned memory, since only from there the
+    copy to the GPU runs while Python goes on.
     """
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
@@ -98,17 +101,18 @@ class Batches:
     Parameters
     ----------
     source : Samples, Table or Stream
-        All samples; any source of samples, see the module.
+        All samples; any source of samples, in the sense of the module.
     batch_size : int, default=1
         Number of samples in a batch; the last batch of an epoch may be smaller.
     generator : torch.Generator, default=None
-        Draws the orders; by default samples come in their own order. The generator of a stream's
-        own loader takes precedence.
+        Draws the orders; by default samples come in their own order. For a stream the attribute
+        ``generator`` is that of the user's `DataLoader` instead, or None.
     """
 
     def __init__(self, source, batch_size=1, generator=None):
         self.source = source
-        # A DataLoader shuffles by its own generator. Checkpoints save the state of ``generator``.
+        # Checkpoints save the state of ``self.generator``, so that a resumed fit gets the same
+        # batches. It must be the DataLoader's own generator if X is one, since that one shuffles.
         self.generator = getattr(source, "generator", generator)
         self.batch_size = min(batch_size, source.n_samples or batch_size)
 
@@ -125,10 +129,10 @@ class Batches:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Rows, images or signals in memory, with all that belongs to each of them.
+    """Rows, images or signals in memory, with the mask, target and weight of each.
 
-    ``samples[rows]`` selects rows of all four tensors. ``x`` may share the memory of the user's
-    data, so no code may change it in place.
+    ``samples[rows]`` selects samples, by an index, mask or slice of all four tensors. ``x`` may
+    share the memory of the user's data, so no code may change ``x`` in place.
 
     Parameters
     ----------
@@ -139,8 +143,8 @@ class Samples:
     target : Tensor of shape (n_samples, ...), default=None
         What a learner knows of each sample beside its features, such as a label or an exposure.
     weight : Tensor of shape (n_samples,), default=None
-        How often each sample counts in sums over samples; None is once. In a `fit` the mean of the
-        weights is 1.
+        How often each sample counts in sums over samples; None is once. In a `fit` weights are
+        divided by their mean (`scale_weights`).
     """
 
     x: Tensor
@@ -154,13 +158,16 @@ class Samples:
     n_samples = property(__len__)
 
     def map(self, function):
-        """Return samples with a function applied to each tensor: data, mask, target and weight."""
+        """Return `Samples` with a function applied to each tensor: data, mask, target and weight.
+
+        Tensors that are None stay None.
+        """
         parts = vars(self).values()
         return Samples(*(None if part is None else function(part) for part in parts))
 
     @property
     def known(self):
-        """The mask, of the shape of ``x``; a mask of ones if no entry is missing."""
+        """The mask, of the shape of ``x``; ones if ``mask`` is None."""
         return self.x.new_ones(()).expand_as(self.x) if self.mask is None else self.mask
 
     @property
@@ -169,7 +176,7 @@ class Samples:
         return float(len(self.x) if self.weight is None else self.weight.sum())
 
     def weigh(self, values):  # (n_samples, ...) -> the same
-        """Return values of samples, such as losses, times the weights of the samples."""
+        """Multiply values of samples, such as losses, by the weights of the samples."""
         if self.weight is None:
             return values
         return values * self.weight.to(values).view(-1, *[1] * (values.ndim - 1))
@@ -178,10 +185,10 @@ class Samples:
         return self.map(lambda part: part[rows])
 
     def after(self, earlier):  # -> Samples
-        """Concatenate the samples ``earlier`` and these samples, on the device of these samples.
+        """Concatenate the `Samples` ``earlier`` and these samples, on the device of these samples.
 
-        Missing entries hold the column means of all rows afterwards. If only one of both has
-        weights, samples of the other have weight 1. Either both have targets or neither.
+        Missing entries of ``x`` get the column means of all rows of the result. If only one of the
+        two has weights, samples of the other have weight 1. Both must have targets, or neither.
         """
         both, target, weight = (earlier.to(self.x.device), self), None, None
         x, mask = split_missing(torch.cat([with_gaps(one.x, one.mask) for one in both]))
@@ -192,14 +199,18 @@ class Samples:
         return Samples(x, mask, target, weight)
 
     def of_features(self, features):
-        """Return rows with some of their features, chosen by the indices ``features``, (k,)."""
+        """Return the same rows with some of their features, chosen by the indices (k,).
+
+        Targets and weights of the rows stay as they are.
+        """
         mask = None if self.mask is None else self.mask[:, features]
         return replace(self, x=self.x[:, features], mask=mask)
 
     def in_units(self, units):
-        """Return rows less their baseline, divided by their noise; outliers become missing entries.
+        """Convert rows to units of their noise, in which a fit computes.
 
-        ``units`` are units that a fit has learned, see `skpudle.search.units`.
+        The baseline is subtracted, the difference is divided by the noise, and outliers become
+        missing entries. ``units`` is an object of `skpudle.search.units.Units`.
         """
         if units.changes_nothing:
             return self
@@ -228,17 +239,17 @@ class Samples:
 def merge_copies(keys, weight, heights=None):  # -> rows (k,), weight (k,), places (n,)
     """Merge rows with equal keys, and drop rows of weight 0, so that weights equal repeated rows.
 
-    The order of the result must not depend on how often a row is repeated: a fit draws random rows
-    by their index, see the module.
+    A fit with weights must draw the same random rows as a fit with repeated rows, and draws rows by
+    their index. So the order of the result must not depend on how often a row is repeated.
 
     Parameters
     ----------
     keys : Tensor of shape (n_samples,)
-        Numbers that depend on the contents of rows alone; see `hash_rows`.
+        Numbers that depend on the contents of rows alone, equal for equal rows; see `hash_rows`.
     weight : Tensor of shape (n_samples,)
         Weights, not negative.
     heights : Tensor of shape (n_samples,), default=None
-        Numbers that distinct rows are sorted by if their weights differ; by default the keys.
+        Numbers by which distinct rows are sorted if their weights differ; by default the keys.
 
     Returns
     -------
@@ -276,13 +287,14 @@ def merge_samples(samples):  # -> Samples, places (n,)
     """
     keys = hash_rows(samples.x, samples.mask)
     if samples.target is not None:
-        # Equal data with different targets must not merge, so keys of targets are added. An odd
-        # factor keeps all bits of the keys of data.
+        # Equal data with different targets must not merge, so a hash of the targets is added to the
+        # hash of the data. The factor makes the sum change if the two hashes are swapped; it is
+        # odd, so that no bits of the hash are lost modulo 2**64.
         keys = -0x61C8864680B583EB * keys + hash_rows(samples.target.to(samples.x.dtype))
     often = samples.weigh(samples.x.new_ones(len(samples))).cpu().double()
-    # A change of the data's unit must not change the order, so rows are sorted by a linear
-    # combination of their entries and not by their keys. The factors are roots of 2, 3, 4 and so
-    # on: sums of different rows are seldom equal, also where entries are integers.
+    # A change of the data's unit must not change the order of rows. Hashes change in any way, so
+    # rows are sorted by a linear combination of their entries. The factors are roots of 2, 3, 4 and
+    # so on: with them sums of different rows are seldom equal, also where entries are integers.
     x = samples.x if samples.mask is None else samples.x * samples.mask
     factors = torch.arange(2, 2 + x.shape[1], dtype=torch.float64, device="cpu").sqrt()
     heights = x.cpu().double() @ factors
@@ -290,8 +302,8 @@ def merge_samples(samples):  # -> Samples, places (n,)
     if len(rows) == len(samples) and samples.weight is None:
         return samples, places
     samples = replace(samples[rows.to(samples.x.device)], weight=weight.to(samples.x))
-    # Missing entries held column means of all rows. Means of the distinct rows do not depend on the
-    # number of copies.
+    # Missing entries hold the column means of all rows, which depend on how often rows are
+    # repeated. So they get the means of the distinct rows.
     if samples.mask is not None:
         x, mask = split_missing(with_gaps(samples.x, samples.mask))
         samples = replace(samples, x=x, mask=mask)
@@ -341,20 +353,24 @@ def known_samples(samples):  # -> Samples
 
 
 def _neighbours_agree(x):  # (n, m) -> bool
-    """Return whether entries of neighbouring rows correlate as strongly as pixels of pictures."""
+    """Return whether entries of neighbouring rows correlate as strongly as pixels of pictures.
+
+    `looks_like_picture` calls this function for the rows and for the columns of X.
+    """
     x = x - x.mean(axis=0)
-    # The limit of 0.5 lies between pictures and samples. Neighbouring pixels of 13 pictures have
-    # correlations of at least 0.69. The largest correlation found in rows of samples is 0.44, along
-    # one axis of digits sorted by class.
+    # The limit of 0.5 lies between the correlations measured in pictures and in samples: of
+    # neighbouring pixels at least 0.69 in 13 pictures, and of rows of samples at most 0.44, along
+    # one axis of images of digits that were sorted by class.
     return (x[1:] * x[:-1]).sum() > 0.5 * np.linalg.norm(x[1:]) * np.linalg.norm(x[:-1])
 
 
 def looks_like_picture(X):
-    """Return whether an array or tensor X looks like one grey picture, not like rows of samples.
+    """Return whether a user's X looks like one grey picture, not like rows of samples.
 
-    A matrix looks like a picture if its longer side is at most 4 times its shorter side, if it
-    holds unsigned integers or numbers from 0 to 1, and if neighbouring entries are similar along
-    both axes. Samples in random order are not similar to their neighbours.
+    A matrix in memory looks like a picture if both sides are at least 16, the longer side at most 4
+    times the shorter, if it holds unsigned integers or floats from 0 to 1, and if neighbouring
+    entries are similar along both axes. Samples in random order are not similar to their
+    neighbours. The result is False for X of any other form.
     """
     in_memory = isinstance(X, np.ndarray | torch.Tensor) and not isinstance(X, np.memmap)
     shape = tuple(X.shape) if in_memory else ()
@@ -367,7 +383,10 @@ def looks_like_picture(X):
 
 
 def warn_or_refuse(text, *, surely):
-    """Report probably wrong input: raise ValueError if it is ``surely`` wrong, else warn."""
+    """Report input that is probably wrong: raise ValueError if ``surely`` is True, else warn.
+
+    ``text`` is the message.
+    """
     if surely:
         raise ValueError(text)
     arrays.warn(text)
@@ -403,7 +422,7 @@ def check_no_picture(X):
 def _only_array(row, ndim):
     """Return the name and the array of a dict's only array with ``ndim`` dimensions.
 
-    Datasets of Hugging Face have rows that are dicts, one entry for each column.
+    Rows and batches of datasets of Hugging Face are dicts ``row``, with an entry for each column.
 
     Raises
     ------
@@ -420,9 +439,9 @@ def _only_array(row, ndim):
 
 
 def _without_labels(raw):
-    """Return the rows (n, n_features) of a batch from a stream or table, without labels.
+    """Return the rows (n, n_features) of ``raw``, a batch from a stream or table, without labels.
 
-    The rows are the batch itself, its first entry if it is a pair of rows and labels, or the only
+    The rows are the batch itself; or the first entry of a pair of rows and labels; or the only
     matrix of a dict. A sparse matrix becomes dense.
     """
     if isinstance(raw, dict):
@@ -432,9 +451,10 @@ def _without_labels(raw):
 
 
 def _collate(samples):
-    """Stack single samples of a torch dataset into one batch, or return None without samples.
+    """Stack an iterable of single samples of a torch dataset into one batch.
 
-    The batch is on the CPU, where rows of other sources are, and not on torch's default device.
+    Return None if there are no samples. The batch is on the CPU, where rows of other sources are,
+    and not on the default device that a user may have set in torch.
     """
     with torch.device("cpu"):
         samples = list(samples)
@@ -444,8 +464,8 @@ def _collate(samples):
 def _regroup(parts, size):
     """Cut and join `Samples` with any numbers of rows into batches of ``size`` rows each.
 
-    ``parts`` is an iterable of `Samples`. Batches are `Samples`, with the rows in the same order;
-    the last batch may have fewer rows.
+    ``parts`` is an iterable of `Samples`. Yield `Samples` with the rows in the same order; the last
+    batch may have fewer rows.
     """
     rest = None
     for part in parts:
@@ -459,13 +479,14 @@ def _regroup(parts, size):
 
 
 class InMemory:
-    """The source of an array-like in memory, and the base of `Table` and `Stream`.
+    """The rows of a user's array-like in memory, and the base of `Table` and `Stream`.
 
-    After `read_for`, rows are checked and become tensors. All get the dtype of the first rows.
-    Number and names of features have to agree with the first rows, or with a fitted learner.
+    Call `read_for` first: it says what a learner requires. The methods `convert`, `converted` and
+    `samples` then check rows and convert them to tensors. All rows get the dtype of the first rows.
+    The number and names of features have to agree with the first rows, or with a fitted learner.
     """
 
-    in_parts = False  # whether a fit reads the source in parts, to bound the memory
+    in_parts = False  # whether rows are read and processed in parts, to bound the memory
 
     def __init__(self, data):
         self.data = data
@@ -491,12 +512,12 @@ class InMemory:
     def read_for(
         self, learner, device=None, *, known=False, dtype=None, weight=None, target=None, **checks
     ):
-        """Set what a learner requires of rows; call it before all methods that check rows.
+        """Set what a learner requires of rows; call this method before all that check rows.
 
         Parameters
         ----------
         learner : estimator
-            The learner; errors and warnings name its class.
+            The learner; messages of errors and warnings have the name of its class.
         device : torch.device, default=None
             Device of samples. By default samples stay where their rows are, arrays on the CPU.
         known : bool, default=False
@@ -525,7 +546,10 @@ class InMemory:
 
     @property
     def attributes(self):
-        """``n_features_in_`` and ``feature_names_in_`` as a dict, None where unknown."""
+        """The fitted attributes ``n_features_in_`` and ``feature_names_in_``, as a dict.
+
+        A value is None as long as no rows have been checked, or if the rows have no names.
+        """
         names = "n_features_in_", "feature_names_in_"
         return {name: getattr(self._named, name, None) for name in names}
 
@@ -568,13 +592,13 @@ class InMemory:
     def make_samples(self, x, keys=slice(None)):  # -> Samples
         """Return checked rows ``x`` (n, n_features) as `Samples`, on the device set by `read_for`.
 
-        ``keys``, a slice or an array (n,), are the numbers of the rows in X: the indices of their
-        targets and weights.
+        ``keys``, a slice or an array (n,), are the numbers of the rows in the user's X. They select
+        the targets and weights that belong to ``x``.
         """
         given = (self.target, self.weight)
         of_rows = (None if part is None else part[keys].to(x) for part in given)
-        # Missing entries are found before the copy to a GPU, because after the copy the host would
-        # have to wait for the GPU's answer.
+        # Missing entries are found before the copy to a GPU: on a GPU the test for NaN would make
+        # the CPU wait until the copy and the test are done.
         x, mask = split_missing(x)
         samples = Samples(x, mask, *of_rows)
         if self.device is None:
@@ -589,8 +613,8 @@ def _sample_size(x, n_components):  # (n, n_features) -> int
     ``n_components`` is the number of atoms; None stands for the number of features.
     """
     m, p = x.shape[1], n_components or x.shape[1]
-    # Bytes per row in a search: the row, a copy in float64, two copies of its sparse code with
-    # spare room, and its correlations with all atoms.
+    # The bytes that a search needs for a row: the row and a copy in float64, two copies of its
+    # sparse code (with room for 8 codes more than features), and its products with all atoms.
     row = (x.element_size() + 8) * m + 24 * min(p, m + 8) + 8 * p
     wanted = max(_ROWS_OF_AN_ATOM * p, _LEAST_ROWS_OF_AN_ATOM * m, _LEAST_SAMPLE)
     return max(_LEAST_ROWS_OF_AN_ATOM * p, min(wanted, 3 * 2**25 // row))
@@ -599,9 +623,9 @@ def _sample_size(x, n_components):  # (n, n_features) -> int
 class Table(InMemory):
     """A source of numbered rows outside memory, which are read in contiguous blocks.
 
-    A block consists of whole chunks of the table, if the table is stored in chunks. In an epoch the
-    blocks come in random order. About 16 MiB of blocks form a window, and the rows within a window
-    are shuffled.
+    A block consists of whole chunks, if the table is stored in chunks (as in HDF5 or zarr). In an
+    epoch the blocks come in random order. About 16 MiB of blocks form a *window*, and the rows
+    within a window are shuffled.
 
     Parameters
     ----------
@@ -616,14 +640,15 @@ class Table(InMemory):
     def __init__(self, data, shape, itemsize=8):
         super().__init__(data)
         self.shape = shape
-        # Dask may not know its number of rows. The product is then NaN, and since comparisons with
-        # NaN are false, in_parts is True.
+        # A table that is not known to be small must be read in parts. Dask may not know its number
+        # of rows; the product is then NaN, the comparison False, and in_parts True.
         self.in_parts = len(shape) == 2 and not prod(shape) * itemsize <= IN_MEMORY_BYTES
-        # The shape of a stored chunk is called shards in zarr, chunksize in dask, chunks in HDF5.
+        # The shape of the chunks in which the table is stored: an attribute ``shards`` in zarr,
+        # ``chunksize`` in dask, ``chunks`` in HDF5. The first number is that of rows.
         stored = (getattr(data, name, None) for name in ("shards", "chunksize", "chunks"))
         stored = (one[0] for one in stored if isinstance(one, tuple) and len(one))
         self._chunk = max(1, next((n for n in stored if isinstance(n, int)), 1))
-        row_bytes = max(1, 8 * prod(shape[1:]))  # in float64, which integers become
+        row_bytes = max(1, 8 * prod(shape[1:]))  # 8 bytes a number, since integers become float64
         self._most = max(1, _WINDOW_BYTES // row_bytes)
         n_chunks = max(1, _BLOCK_BYTES // row_bytes // self._chunk)
         self._block = min(self._chunk * n_chunks, self._most)
@@ -642,7 +667,7 @@ class Table(InMemory):
 
     def _raw(self, first, last):
         """Return the rows from ``first`` to ``last - 1``, unchecked and in the table's type."""
-        if isinstance(self.data, Dataset):  # of torch: it returns single samples
+        if isinstance(self.data, Dataset):  # a dataset of torch, which has no slices
             found = _collate(self.data[number] for number in range(first, last))
         else:
             found = self.data[first:last]
@@ -657,7 +682,9 @@ class Table(InMemory):
     def _read(self, keys):  # (n,) ascending -> (n, n_features)
         """Return checked rows by their numbers ``keys``.
 
-        Rows in neighbouring chunks of one block are read at once, with the rows between them.
+        Few large reads are faster than many small ones. So rows of a block that lie in the same
+        chunk or in neighbouring chunks are read at once, together with the rows between them, which
+        are dropped.
         """
         ends = (np.diff(keys // self._chunk) > 1) | (np.diff(keys // self._block) > 0)
         start, x = 0, None
@@ -671,8 +698,8 @@ class Table(InMemory):
         """Return the random sample of rows that a fit begins with; all rows if they are few.
 
         The table is cut into equal parts, and the sample has a run of neighbouring rows from a
-        random position of each part. `_sample_size` gives the size for ``n_components`` atoms, and
-        ``seed`` is an int. ``whole`` matters for streams only.
+        random position of each part. `_sample_size` gives the number of rows for ``n_components``
+        atoms (an int, or None), and ``seed`` is an int. ``whole`` has an effect for streams only.
         """
         n_rows = min(_sample_size(self._read(np.arange(1)), n_components), self.n_rows)
         keys = np.arange(n_rows)
@@ -687,8 +714,8 @@ class Table(InMemory):
     def blocks(self, n_rows, generator=None):
         """Yield all samples once, ``n_rows`` at a time, in random order if there is a generator."""
         order = np.arange
-        # One draw from the generator seeds a whole epoch: its state does not depend on whether the
-        # epoch ends early.
+        # A single draw from the generator seeds the order of the whole epoch. So the state of the
+        # generator, which checkpoints save, is the same at every batch of the epoch.
         if generator is not None:
             seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
             order = np.random.default_rng(seed).permutation
@@ -697,8 +724,8 @@ class Table(InMemory):
     def _windows(self, order):  # yields Samples
         """Yield all rows as samples, one window of blocks after the other.
 
-        ``order(n)`` returns the numbers 0 to n - 1 in any order. It determines the order of the
-        blocks, and then the order of the rows in each window.
+        ``order(n)`` returns an array of the numbers 0 to n - 1, ascending or in random order. It is
+        called for the order of the blocks, and then for the order of the rows in each window.
         """
         starts = order(-(-self.n_rows // self._block)) * self._block
         n_blocks = max(1, self._most // self._block)
@@ -713,8 +740,8 @@ def _with_smallest(size, parts, draws):  # -> [Tensor (size, n_features)], (size
     """Keep the ``size`` rows with the smallest random numbers, for the sample of a stream.
 
     ``parts`` is a list of tensors (n, n_features), and ``draws`` an array with a random number for
-    each of their rows. Return the kept rows, in their order, in a list of one tensor, and their
-    random numbers.
+    each row of all parts. Return the kept rows, in their order, in a list of one tensor, and the
+    random numbers of the kept rows. If there are no more than ``size`` rows, all are kept.
     """
     rows = torch.cat(parts)
     chosen = np.sort(np.argpartition(draws, size)[:size]) if size < len(draws) else slice(None)
@@ -730,7 +757,7 @@ class Stream(InMemory):
     """
 
     in_parts = True
-    n_samples = None  # the number of rows of the longest pass so far, None before the first batch
+    n_samples = None  # largest number of rows read in a pass so far; None before the first batch
 
     def array(self):
         """Raise TypeError: a stream has neither all rows at once nor a known number of rows."""
@@ -780,9 +807,10 @@ class Stream(InMemory):
             )
 
     def converted(self, n_rows=256):  # yields (n, n_features)
-        """Yield the checked rows of each batch.
+        """Yield the checked rows of each batch of the stream, and count rows in ``n_samples``.
 
-        Errors are those of `convert`, with a note that has the number of the batch.
+        ``n_rows`` is the size of batches for streams that yield single samples, see `parts`. Errors
+        are those of `convert`, with a note that has the number of the batch.
         """
         n_read = 0
         for number, rows in enumerate(self.parts(n_rows)):
@@ -799,8 +827,9 @@ class Stream(InMemory):
         """Return the random sample of rows that a fit begins with, all rows equally probable.
 
         Each row draws a random number, and the rows with the smallest numbers are kept, so that one
-        pass suffices. `_sample_size` gives the size for ``n_components`` atoms, and ``seed`` is an
-        int. Without ``whole``, for `partial_fit`, the sample comes from the first batches.
+        pass suffices. `_sample_size` gives the number of rows for ``n_components`` atoms (an int,
+        or None), and ``seed`` is an int. Without ``whole``, for `partial_fit`, the sample comes
+        from the first batches, and the rest of the stream is not read.
 
         Raises
         ------
@@ -812,7 +841,7 @@ class Stream(InMemory):
                 f"X is a {type(self.data).__name__}, which can be iterated only once. Pass one "
                 "whose __iter__ starts anew each time, or call partial_fit for every batch."
             )
-        self._checks["copy"] = True  # a stream may overwrite the batch that it has yielded
+        self._checks["copy"] = True  # kept rows must not change if the stream reuses its memory
         random, kept, draws = np.random.default_rng(seed), [], np.empty(0)
         for rows in self.converted():
             size = _sample_size(rows, n_components)
@@ -826,15 +855,18 @@ class Stream(InMemory):
         return self.make_samples(kept[0])
 
     def blocks(self, n_rows, generator=None):
-        """Yield all samples once, ``n_rows`` at a time, in the order of the stream."""
+        """Yield all samples once, ``n_rows`` at a time, in the order of the stream.
+
+        ``generator`` has no effect: a stream decides on its own order.
+        """
         return _regroup(map(self.make_samples, self.converted()), n_rows)
 
 
 def refuse_shuffled(X):
     """Raise ValueError if X is a `DataLoader` that shuffles.
 
-    Call it where results have a row for each sample of X: after shuffling, nobody could say which
-    row belongs to which sample.
+    Call this function where results have a row for each sample of X, as codes do: after shuffling,
+    nobody could say which row belongs to which sample.
     """
     if isinstance(X, DataLoader):
         sampler = getattr(X.batch_sampler, "sampler", X.sampler)
@@ -847,24 +879,27 @@ def refuse_shuffled(X):
 
 
 def open_source(X):  # -> InMemory, Table or Stream
-    """Decide from which kind of source a user's X is read.
+    """Choose the class that reads a user's X: as an array, a table or a stream, see the module.
 
-    Nothing is read here but the first sample of a dataset, for its shape.
+    Nothing is read here but the first sample of a dataset, for its shape. Any other X, a text for
+    example, becomes an `InMemory`, whose checks of rows then raise an error.
 
     Raises
     ------
-    TypeError, ValueError
-        If X is a text, an image with a palette, or a dataset without exactly one column of arrays.
+    TypeError
+        If X is a dataset of torch whose samples cannot be stacked.
+    ValueError
+        If X is an image with a palette, or a dataset without exactly one column of arrays.
     """
     X = sparse.csr_array(X) if sparse.issparse(X) else arrays.unpacked(X)
     is_array = isinstance(X, _IN_MEMORY) or any(hasattr(X, name) for name in _OF_MEMORY)
     if is_array and not isinstance(X, np.memmap):
         return InMemory(X)
-    if isinstance(getattr(X, "column_names", None), list):  # Hugging Face
+    if isinstance(getattr(X, "column_names", None), list):  # a dataset of Hugging Face
         name, first = _only_array(X[0], 1)
         X = X.select_columns([name]) if hasattr(X, "select_columns") else X
         return Table(X, (len(X), len(first)), np.asarray(first).itemsize)
-    if hasattr(X, "get_shape"):  # safetensors
+    if hasattr(X, "get_shape"):  # a slice of a safetensors file
         return Table(X, tuple(X.get_shape()))
     if all(hasattr(X, name) for name in ("__getitem__", "shape", "dtype")) and len(X.shape):
         return Table(X, tuple(X.shape), getattr(X.dtype, "itemsize", 8))
