@@ -154,7 +154,8 @@ class Loops:
         self._module, name = module, module["__name__"]
         self._functions = [f for f in module.values() if isfunction(f) and f.__module__ == name]
 
-    # called for a function that is not an attribute yet; makes all functions attributes, compiled
+    # Python calls it for the first function that is used. It compiles all functions of the module
+    # and sets them as attributes, so that later uses do not call it.
     def __getattr__(self, name):
         if name not in {function.__name__ for function in self._functions}:
             raise AttributeError(name)

@@ -17,8 +17,9 @@ import torch
 from skpudle._compilation import threads_for
 from skpudle._operators._atoms import project_atoms
 
-# If the distance of a sample from the span of the samples that `vertices` has taken is at most this
-# fraction of its norm, the sample is a combination of them up to rounding, and is not taken.
+# `vertices` stops when the distance of each sample from the span of the samples taken is at most
+# this fraction of its brightness: up to rounding all samples are combinations of the samples taken.
+# A brightness below this fraction of the norm of the sample is raised to the fraction.
 _REPEATED_SAMPLE = 1e-6
 
 INITIALIZATIONS = "data", "random", "svd", "vertices"

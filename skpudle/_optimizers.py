@@ -224,7 +224,7 @@ class SurrogateOptimizer(Optimizer):
         n_updates = int(state["n_updates"])
         share = n_samples * n_updates / state["n_samples"]
         # The sums consist mainly of the last n_samples / exponent samples. This exponent makes them
-        # four samples per atom, until it reaches its largest value.
+        # four samples per atom, until it reaches its largest value, `forgetting`.
         exponent = state["n_samples"] / (4 * len(self.atoms))
         exponent = exponent.clamp_min(3.0).clamp_max(self.forgetting)
         return (1 - 1 / n_updates) ** (share * exponent)
@@ -281,9 +281,9 @@ class SurrogateOptimizer(Optimizer):
             "pull": torch.zeros_like(atoms),
             "n_updates": torch.tensor(0, device="cpu"),
             "n_samples": atoms.new_zeros(()),
-            # Sum of squares, and number, of the nonzero codes of all batches; earlier batches lose
-            # weight as in A and B. If the latest batch alone counted, a batch of small codes would
-            # weaken the anchor of all atoms.
+            # Sum of squares, and number, of the nonzero codes of all batches. Earlier batches lose
+            # weight, as in "curvature" and "pull". If the latest batch alone counted, a batch of
+            # small codes would weaken the anchor of all atoms.
             "uses": atoms.new_zeros(2),
         }
 

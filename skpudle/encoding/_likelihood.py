@@ -27,10 +27,10 @@ from torch import Tensor
 from skpudle._shrinkage import shrink
 from skpudle.encoding._compiled import multiply
 
-# After an accepted iteration the step size of the sample is multiplied by this factor. About 1
-# iteration in 20 is then undone. After 100 iterations on Poisson counts the objective was 7e-8
-# above the minimum, and with the factor 1.5 it was 3e-7 above. With 1.1 the step sizes grow too
-# slowly at first.
+# After an iteration that meets the inequality of the module docstring, the step size of the sample
+# is multiplied by this factor. About 1 iteration in 20 is then undone, because its step size is too
+# large. After 100 iterations on Poisson counts the objective was 7e-8 above the minimum, and with
+# the factor 1.5 it was 3e-7 above. With 1.1 the step sizes grow too slowly at first.
 _GROWTH_OF_STEP = 1.25
 
 

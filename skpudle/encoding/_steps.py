@@ -30,8 +30,9 @@ from skpudle.encoding._compiled import SPARSE, is_compiled, loops, multiply
 # are dense: with torch an iteration makes four calls, and a call takes 4 microseconds even for few
 # numbers.
 _FEW_PRODUCTS = 2**17
-# If the matrix ``H`` costs at most this number of multiplications (half a millisecond), it is made
-# even where the steps do not save that time.
+# Steps may use the matrix ``H``, the unit matrix minus ``s D^T D``. If the product ``D^T D`` takes
+# at most this number of multiplications (half a millisecond), ``H`` is made even where the steps do
+# not save that time.
 _CHEAP = 2**24
 
 

@@ -30,42 +30,46 @@ import numpy as np
 
 from skpudle._compilation import Loops, in_parts
 
-# Default of ``max_iter`` in `solve` and `solve_lasso`: the largest number of rounds for a sample
-# and a penalty.
+# Default of ``max_iter`` in `solve` and `solve_lasso`: the largest number of rounds of the active
+# set method for a sample and a penalty.
 MOST_ROUNDS = 1000
-# A run is a group of RUN neighbouring atoms. A round admits at most one atom of each run, the one
-# with the largest correlation. So one pass over all atoms finds several atoms to admit, but only
-# one of similar neighbours, which would explain the same part of the residual.
+# A run is a group of RUN neighbouring atoms. In a round at most one atom of each run enters the
+# support of a sample, the one with the largest correlation with the residual. So one pass over all
+# atoms finds several atoms that enter, but only one of similar neighbours, which would explain the
+# same part of the residual.
 RUN = 32
-# Largest number of atoms that a round admits to the support of a sample.
+# Largest number of atoms that enter the support of a sample in a round.
 CANDIDATES = 8
-# A round admits only atoms whose correlation is at least this fraction of the largest correlation:
-# smaller correlations may vanish once the atom with the largest one has a code.
+# Only atoms enter whose correlation with the residual is at least this fraction of the largest
+# correlation: smaller ones may vanish once the atom with the largest correlation has a code.
 LEAST_SHARE = 0.8
 # An atom counts as linearly dependent on the support if at most this fraction of its squared norm
 # is outside of the span of the support. Such an atom enters only as the first atom of a round. Its
 # Newton step changes the codes but not the reconstruction, and ends when a code reaches zero.
 DEPENDENT = 1e-12
-# Margins of rounding: an atom enters if |c_j| exceeds the penalty by RESOLUTION times the penalty
-# plus ROUNDING times the size of the terms that cancel in c_j = d_j^T x - d_j^T D z. Their size is
-# taken as the largest correlation so far plus the sum of |z_i| |d_i|^2 over the support.
+# Margin of rounding: an atom d_j enters only if the modulus of its correlation with the residual,
+# c_j = d_j^T x - d_j^T D z, exceeds the penalty by more than RESOLUTION times the penalty plus
+# ROUNDING times the size of the terms that cancel in c_j. This size is taken as the largest
+# correlation so far plus the sum of |z_i| |d_i|^2 over the atoms of the support.
 RESOLUTION = 1e-12
 ROUNDING = 1e-15
-# Correlations in a run count as equal if they differ by less than this fraction. The first atom
-# with the largest correlation enters, so that rounding errors do not decide on the support.
+# Correlations of atoms with the residual count as equal if they differ by less than this fraction.
+# Of atoms that share the largest correlation of a run the first enters, so that rounding errors do
+# not decide on the support.
 TIE = 1e-10
-# Rounding errors may keep codes from ever meeting the optimality condition. So codes that miss the
-# condition by less than NEARLY times the penalty get at most POLISHES more rounds. Without a
-# penalty the limit is NEARLY times a hundredth of the largest correlation.
+# Rounding errors may keep codes from ever meeting the optimality condition of the lasso. So codes
+# that miss the condition by less than NEARLY times the penalty get at most POLISHES more rounds.
+# Without a penalty the limit is NEARLY times a hundredth of the largest correlation so far.
 NEARLY = 1e-9
 POLISHES = 4
-# If the slopes of the atoms that were in the support before a round are at most this fraction of
-# the largest slope of an atom that may enter, the Newton step takes these small slopes for zero,
-# which saves a part of the substitution that computes y.
+# The slope of an atom is the derivative of the objective in its code, up to the sign. After a round
+# the slopes of the support are zero up to rounding. If they are at most this fraction of the
+# largest slope of an atom that may enter, the next Newton step takes them for zero, which saves a
+# part of the substitution that computes y.
 SETTLED = 1e-6
 # Without a penalty the step of an atom that depends on the support (DEPENDENT) has no bound, and
 # would amplify rounding errors. So the atom enters only if its correlation is above this number
-# times the margin of rounding.
+# times the margin of RESOLUTION and ROUNDING.
 UNBOUNDED = 1000
 
 
@@ -418,8 +422,8 @@ def solve_alike(atoms, gram, x, mask, penalties, positive, max_iter, out, gaps):
 
     def solve_part(first, last):  # solve the rows `first:last`
         room, fixed = 4 * CANDIDATES, [np.empty(shape) for shape in fixed_shapes]
-        # `loops.solve_rows` returns early at a row whose support has more than `room` atoms, and
-        # goes on from this row with twice the memory
+        # `loops.solve_rows` returns early at a row whose support may need more than `room` atoms;
+        # it is called again for this and later rows, with twice the memory
         while first < last:
             vectors, factor = np.empty((6, room)), np.empty((room, room))
             work = np.empty(room, np.int64), *vectors, factor, *fixed

@@ -25,9 +25,10 @@ from skpudle._precision import differentiable_once, kept_by_autograd
 from skpudle.lasso._batched import parts, solve, supports_of
 from skpudle.lasso._solve import known_entries, solve_lasso
 
-# The pseudo-inverse of G_SS treats eigenvalues below this fraction of the largest one as zero. The
-# eigenvalues are squares of the singular values of D_S. If the atoms are in float32, singular
-# values below 1e-6 of the largest (eight times the resolution of float32) may be rounding errors.
+# The pseudo-inverse of the Gram matrix of a support treats eigenvalues below this fraction of the
+# largest one as zero. The eigenvalues are squares of the singular values of the matrix of the
+# support's atoms. If atoms are in float32, singular values below 1e-6 of the largest (eight times
+# the resolution of float32) may be rounding errors.
 _ZERO_EIGENVALUE = 1e-12
 # Up to this number of multiplications `lasso_gradient` computes in its compiled loops; beyond it,
 # torch is faster, because the loops have one thread only. With 6e7 multiplications (512 atoms of
@@ -201,8 +202,9 @@ def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), (n,)
     factor, failed = torch.linalg.cholesky_ex(inner + torch.diag_embed((diagonal == 0) * 1.0))
     u = torch.cholesky_solve(delta[:, :, None], factor)[:, :, 0]
     pivots = factor.diagonal(dim1=1, dim2=2).square()
-    # A matrix is nearly singular if its smallest eigenvalue is. The smallest pivot, which costs
-    # nothing, may be much larger, so its limit is 100 times that of eigenvalues.
+    # A matrix is nearly singular if its smallest eigenvalue is close to 0. The pivots, which the
+    # factor shows, may be much larger than this eigenvalue, so their limit is 100 times the limit
+    # of eigenvalues.
     small = (pivots < 100 * inner.shape[1] * _ZERO_EIGENVALUE * diagonal).any(1)
     return u, (failed > 0) | small
 
@@ -244,7 +246,8 @@ def _implicit_adjoint(atoms, codes, delta, mask=None):
     delta, mask = delta.double()[order], mask if mask is None else mask[order].double()
     u, singular = torch.zeros_like(delta), torch.zeros_like(order, dtype=torch.bool)
 
-    # set `u` in some rows by `apply`, one of the two functions above, and return its second result
+    # Set `u` in the given rows, whose supports have at most `width` atoms, by `apply`, which is one
+    # of the two functions above. Return the second result of `apply`.
     def solve(rows, width, apply):
         support = supports_of(codes[rows], width)
         members = atoms[support]
@@ -319,7 +322,7 @@ class _ConvergedCodes(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 residual = x - dictionary.synthesis(codes)
                 residual = residual if known is None else residual * known
-                # outer(u, residual) - outer(codes, image) in one product
+                # outer(u, residual) - outer(codes, image), as one product instead of two
                 pairs = torch.cat([u, codes]), torch.cat([residual, image.neg()])
                 atoms_gradient = atoms_gradient + dictionary.outer(*pairs)
             if ctx.needs_input_grad[3]:

@@ -22,8 +22,8 @@ from skpudle.lasso._batched import BLOCK_ENTRIES, lasso_gaps, solve
 from skpudle.lasso._compiled import MOST_ROUNDS
 
 # Two atoms count as parallel if the cosine of their angle differs from 1 by at most this. Rounding
-# errors would decide which of the two gets a code, so the solver leaves one of them out. Without
-# this atom the relative duality gap of the codes is about 1e-8 at most, instead of rounding.
+# errors would decide which of the two gets a code, so the solver leaves one of them out. Since the
+# two atoms differ a little, this makes a relative duality gap of about 1e-8 at most.
 _PARALLEL = 1e-15
 # A warning gives the numbers of at most this number of samples, to stay short.
 _WARNED_SAMPLES = 5
@@ -165,8 +165,9 @@ def nonnegative_gap(atoms, x, codes, direction, weights=None):
     if weights is not None:
         own = weighted(weighted(v)) @ atoms.mT  # <weights * atom, weights * v>, for each row
         fits = ((own == 0) | (own > 0) & (w > 0)).all(1, keepdim=True)
-        # In rows where this does not fit, v / weights serves, unless a weight is 0: its products
-        # with the weighted atoms are again `w`, because the weights cancel.
+        # Rows where `fits` is False use v / weights as direction, unless a weight is 0: the
+        # products with the weighted atoms are `w`, because the weights cancel. With a weight of 0
+        # no direction is usable.
         usable = fits | (weights > 0).all(1, keepdim=True)
         v = torch.where(fits, weighted(v), v / weights).where(usable, 0.0)
         w = torch.where(fits, own, w).where(usable, 0.0)
