@@ -42,7 +42,8 @@ from skpudle.lasso._solve import warn_about_gaps
 from skpudle.search import Problem, auto_alpha
 from skpudle.search.units import CENTRED, Units
 
-# Fitted attributes that hold the encoder of ``separate_atoms``.
+# Names of the fitted attributes that hold a learned encoder, trained with ``separate_atoms``: its
+# matrices and thresholds.
 OF_LEARNED = "analysis_components_", "synthesis_components_", "thresholds_"
 # Number of unfoldings with n_unfoldings="auto" if codes are unfolded: as in the PUDLE paper.
 _UNFOLDINGS = 100

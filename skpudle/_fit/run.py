@@ -244,7 +244,8 @@ class Fitted(Record):
     def kept(self):  # -> Fitted
         """Return the record that a fitted learner keeps as ``_fitted``, on the CPU.
 
-        `partial_fit` goes on from it and from the fitted attributes, which the record leaves out.
+        `partial_fit` goes on from it and from the fitted attributes, which the record leaves out. A
+        field that a later call needs, and no fitted attribute has, must be named here.
         """
         names = "alpha", "data_scale", "curvature", "from_samples"
         names += "search_alpha", "coding", "stream", "recent", "young"
@@ -438,7 +439,8 @@ def identity_of(estimator, data):  # -> dict of str to str
     """Describe a fit by texts, so that a checkpoint of another fit is refused.
 
     The texts, by name, are the class of the learner, its parameters except `_FREE`, the shape of
-    the data, and a checksum of the first and last rows in memory. Checkpoints store these texts.
+    the data, and a checksum of the first and last rows in memory. Checkpoints store these texts: if
+    they change from one release to the next, fits cannot resume from older files.
     """
     given, source = estimator.get_params(deep=False), data.source
     given["dict_init"] = arrays.dictionary_of(given["dict_init"])

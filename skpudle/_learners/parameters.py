@@ -24,8 +24,8 @@ _DOCS = "https://skpudle.readthedocs.io/en/stable/"
 _PAGE = f"{_DOCS}coming_from.html"
 _PAGE_OF_ESTIMATOR = _DOCS + "generated/skpudle.{estimator_name}.html"
 
-# For error messages: our parameters, and their names in scikit-learn, SPAMS, SPORCO, alphacsc and
-# sparse autoencoders.
+# For the error of an unknown parameter, which names the right one: our parameters, and their names
+# in scikit-learn, SPAMS, SPORCO, alphacsc and sparse autoencoders.
 _NAMES = {
     "alpha": "l1_coefficient lambda1 lmbd_max lmbda reg",
     "atom_shape": "kernel_size n_times_atom patch_size",

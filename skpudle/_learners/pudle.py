@@ -353,11 +353,12 @@ class PUDLEDictionaryLearning(DenseLearner):
     ) -> None:
         """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
-    n_iter_no_change = 5  # checks without improvement that end training
+    n_iter_no_change = 5  # checks of the objective in a row, without improvement, that end training
 
     # ------------------------------------------------------------------ the fit and its score
 
-    # The score needs ``noise_std_``, which only such a `fit` estimates.
+    # The score needs ``noise_std_``, which `fit` estimates only with alpha="auto" and codes of the
+    # lasso.
     @available_if(lambda learner: learner.alpha == "auto" and Plan(learner).of_lasso)
     def score_samples(self, X: Any) -> np.ndarray:
         r"""Score rows for the detection of anomalies: rows with low scores are unusual.

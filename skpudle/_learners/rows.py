@@ -122,7 +122,8 @@ class RowPhases(Run):
         follows, learns = plan.codes_follow_data, is_whole and plan.learns_noise
         finds_units = noise.intercept is not None or noise.looks_at_rows
         is_biased = trial is not None and trial.unbiased
-        # counts choose the penalty of codes by their likelihood alone
+        # Learners of counts choose the penalty of codes after training, by the likelihood, and not
+        # by the rows that the search held out.
         is_judged = trial is not None and fitted.searched.stage == "done" and not plan.counts_events
         learns_encoder, decides = bool(plan.given.separate_atoms), plan.given.n_components == "auto"
         return (

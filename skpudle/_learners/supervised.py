@@ -406,7 +406,7 @@ class TaskLearner(DenseLearner):
         of_rows = dict(sample_weight=weight, target=to_tensor(target))
         data = super()._read(plan, X, known=known, part=part, **of_rows)
         plan.task = replace(task, total_weight=task.total_weight + data.samples.total_weight)
-        return data._replace(places=None)  # ``places`` is for ``outliers_``, which tasks do not set
+        return data._replace(places=None)  # without ``places`` no ``outliers_`` are set
 
     def _begin(self, plan, data):  # -> Fitted
         """Return the `Fitted` that a first `partial_fit` updates: its head (linear model) is zero.

@@ -162,7 +162,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     device, split_sign = "auto", False
 
     _allows_nan = True  # whether NaN marks missing entries; if not, NaN is refused
-    _loss = LEAST_SQUARES  # `score` is the explained share of the deviance of this loss
+    _loss = LEAST_SQUARES  # `score` returns the explained fraction of the deviance of this loss
     _intercept = None  # for `CountDictionaryLearning`: its ``intercept_`` as a tensor (n_features,)
     _largest = None  # for counts: entries must lie between 0 and this value; None allows any number
 
