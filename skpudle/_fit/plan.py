@@ -348,11 +348,13 @@ class Plan:
     Attributes
     ----------
     given : SimpleNamespace
-        All parameters in `_DEFAULTS` by name: the learner's, else the default.
+        The values of all parameters in `_DEFAULTS`: the user's or, for parameters that the learner
+        lacks, the default.
     decay : tuple (first, last)
         ``lambda_decay`` at the beginning and at the end of training.
     debias : float or None
-        Share of the lasso's bias to remove; None if the data decide.
+        Share of the lasso's bias to remove from codes, from 0 (the lasso) to 1 (least squares on
+        its support); None if the data decide.
     step_size : float or None
         The user's step of an unfolding; None if it follows from the atoms.
     of_lasso : bool
@@ -361,7 +363,7 @@ class Plan:
     converges : bool
         Whether the user asks for converged codes in `transform`.
     solves : bool
-        Whether codes of `transform` are solved for, for either reason.
+        Whether codes of `transform` are solutions of the lasso: with ``of_lasso`` or ``converges``.
     n_unfoldings : int
         Number of unfoldings if codes are not solved for.
     gradient : str

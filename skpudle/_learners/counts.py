@@ -113,7 +113,7 @@ class ExposedTransformer(transformer.DictionaryTransformer):
         Raises
         ------
         ValueError
-            If the data or parameters are unfit, which leaves the estimator unchanged; or if
+            If the data or parameters are invalid, which leaves the estimator unchanged; or if
             training diverges: the estimator then holds the last finite dictionary.
         TypeError
             If ``X`` can be iterated only once.
@@ -152,7 +152,7 @@ class ExposedTransformer(transformer.DictionaryTransformer):
         NotFittedError
             If the learner is not fitted.
         ValueError
-            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
+            If the data are invalid, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
         return self._transform(X, **self._of_rows(X, exposure))
 
@@ -176,7 +176,7 @@ class ExposedTransformer(transformer.DictionaryTransformer):
         NotFittedError
             If the learner is not fitted.
         ValueError
-            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
+            If the data are invalid, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
         return self._transform_sparse(X, **self._of_rows(X, exposure))
 
@@ -233,7 +233,7 @@ class ExposedTransformer(transformer.DictionaryTransformer):
         Raises
         ------
         ValueError
-            If the data are unfit.
+            If the data are invalid.
         """
         return self._score(X, sample_weight, **self._of_rows(X, exposure))
 
@@ -681,7 +681,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         Raises
         ------
         ValueError
-            If the data are unfit, or if ``loss``, ``n_trials`` or ``n_components`` was set to
+            If the data are invalid, or if ``loss``, ``n_trials`` or ``n_components`` was set to
             another value since, which leaves the estimator unchanged; or if training diverges.
         """
         return self._partial_fit(X, y, sample_weight=sample_weight, **self._of_rows(X, exposure))

@@ -551,7 +551,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         Raises
         ------
         ValueError
-            If the data or parameters are unfit, which leaves the estimator unchanged; or if
+            If the data or parameters are invalid, which leaves the estimator unchanged; or if
             training diverges: the estimator then holds the last finite dictionary.
         TypeError
             If ``X`` can be iterated only once.
@@ -605,7 +605,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         Raises
         ------
         ValueError
-            If the data are unfit or have another number of features than before, or if
+            If the data are invalid or have another number of features than before, or if
             ``n_components`` was set to another value since, which leaves the estimator unchanged;
             or if training diverges.
         """

@@ -136,7 +136,7 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         ImportError
             If SPORCO is not installed.
         ValueError
-            If data or parameters are unfit.
+            If data or parameters are invalid.
         """
         bpdndl = import_extra("sporco", "sporco.dictlrn.bpdndl")
         x, weight = to_tensor(arrays.check_rows(open_source(X).array(), estimator=self)), None

@@ -366,7 +366,7 @@ class TaskLearner(DenseLearner):
         Raises
         ------
         ValueError
-            If data, targets or parameters are unfit, such as a single class, which leaves the
+            If data, targets or parameters are invalid, such as a single class, which leaves the
             estimator unchanged; or if training diverges.
 
         Warns
@@ -648,8 +648,8 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         Raises
         ------
         ValueError
-            If data or labels are unfit, or have other features or classes than before, which leaves
-            the estimator unchanged; or if training diverges.
+            If data or labels are invalid, or have other features or classes than before, which
+            leaves the estimator unchanged; or if training diverges.
         """
         refuse(
             self.class_weight == "balanced",
@@ -679,7 +679,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         NotFittedError
             If the estimator is not fitted.
         ValueError
-            If the data are unfit.
+            If the data are invalid.
         """
         decisions = self._decisions(X)
         return like_input(decisions[:, 0] if decisions.shape[1] == 1 else decisions, X)
@@ -702,7 +702,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         NotFittedError
             If the estimator is not fitted.
         ValueError
-            If the data are unfit.
+            If the data are invalid.
         """
         indices = class_decisions(self._decisions(X)).argmax(1)
         labels = self.classes_[to_numpy(indices)]
@@ -727,7 +727,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         NotFittedError
             If the estimator is not fitted.
         ValueError
-            If the data are unfit.
+            If the data are invalid.
         """
         return like_input(class_decisions(self._decisions(X)).softmax(1), X)
 
@@ -749,7 +749,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         NotFittedError
             If the estimator is not fitted.
         ValueError
-            If the data are unfit.
+            If the data are invalid.
         """
         return like_input(class_decisions(self._decisions(X)).log_softmax(1), X)
 
@@ -775,7 +775,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         NotFittedError
             If the estimator is not fitted.
         ValueError
-            If the data are unfit.
+            If the data are invalid.
         """
         labels, weights = host_array(y), host_array(sample_weight)
         return accuracy_score(labels, host_array(self.predict(X)), sample_weight=weights)
@@ -927,7 +927,7 @@ class PUDLERegressor(MultiOutputMixin, RegressorMixin, TaskLearner):
         Raises
         ------
         ValueError
-            If data or targets are unfit, or of another shape than before, which leaves the
+            If data or targets are invalid, or of another shape than before, which leaves the
             estimator unchanged; or if training diverges.
         """
         return self._partial_fit(X, y, sample_weight=sample_weight)
@@ -951,7 +951,7 @@ class PUDLERegressor(MultiOutputMixin, RegressorMixin, TaskLearner):
         NotFittedError
             If the estimator is not fitted.
         ValueError
-            If the data are unfit.
+            If the data are invalid.
         """
         decisions = self._decisions(X)
         return like_input(decisions[:, 0] if np.ndim(self.coef_) == 1 else decisions, X)
@@ -978,7 +978,7 @@ class PUDLERegressor(MultiOutputMixin, RegressorMixin, TaskLearner):
         NotFittedError
             If the estimator is not fitted.
         ValueError
-            If the data are unfit.
+            If the data are invalid.
         """
         numbers, weights = host_array(y), host_array(sample_weight)
         return r2_score(numbers, host_array(self.predict(X)), sample_weight=weights)

@@ -198,7 +198,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         NotFittedError
             If the learner is not fitted.
         ValueError
-            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
+            If the data are invalid, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
         return self._transform(X)
 
@@ -240,7 +240,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         NotFittedError
             If the learner is not fitted.
         ValueError
-            If the data are unfit, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
+            If the data are invalid, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
         return self._transform_sparse(X)
 
@@ -321,7 +321,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         Raises
         ------
         ValueError
-            If the data are unfit.
+            If the data are invalid.
         """
         return self._score(X, sample_weight)
 
