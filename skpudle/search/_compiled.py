@@ -52,7 +52,10 @@ def _subtract(step, atom, mask, residual):  # number, then (n_features,) each
 
 
 def subtract_synthesis(start, index, value, atoms, mask, residual):
-    """Subtract ``D z`` from the known entries of each row of ``residual``, in place."""
+    """Subtract ``D z`` from the known entries of each row of ``residual``, in place.
+
+    ``residual`` (n, n_features) has the data before. Its missing entries become 0.
+    """
     for i in range(len(residual)):
         left, e, last = residual[i], start[i], start[i + 1]
         while e + 3 < last:  # four atoms at a time: the residual is written a quarter as often
@@ -204,7 +207,8 @@ def _enter(slope, positive, level, share, k, beyond, support, z):  # -> int
     for i in range(k):
         slope[support[i]] = 0.0
     n = 0
-    for j in range(len(slope)):  # in most rows no slope is that large, and this pass is fast
+    # In most rows no slope is above `level`. This pass has no branches, so it finds that out fast.
+    for j in range(len(slope)):
         n += (slope[j] > level) | ((slope[j] < -level) & (not positive))
     if n == 0:
         return k
@@ -220,6 +224,7 @@ def _enter(slope, positive, level, share, k, beyond, support, z):  # -> int
         for i in range(n):
             n_near += abs(slope[beyond[i]]) >= level
         if k + n_near > len(support):
+            # too many atoms: the level goes half of the way to the largest modulus
             level += 0.5 * (best - level) + 1e-6 * best
             if level > best:
                 return k
@@ -334,7 +339,9 @@ def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, s
         Output: the sum of the moduli of the codes.
     """
     support, beyond = np.empty(room, np.int64), np.empty(len(atoms), np.int64)
-    z, work, end = np.empty(room), np.empty(room), np.int64(0)  # `end`: number of codes so far
+    # `work` has the slopes or the curvatures of the atoms in a row's working set; `end` is the
+    # number of nonzero codes of all rows so far.
+    z, work, end = np.empty(room), np.empty(room), np.int64(0)
     step = np.empty(room)
     n_factor = room if refit or gram is not None else 0
     inner, factor = np.empty((n_factor, room)), np.empty((n_factor, room))
@@ -355,6 +362,7 @@ def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, s
             _gather(w, support, gram, inner)
             fall = _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, work, z)
             loss[row] = 0.5 * _product(left, left) - fall
+        # keep the nonzero codes, and move them to the front for least squares
         k, length = np.int64(0), 0.0
         for i in range(w):
             if z[i] != 0.0:
@@ -374,6 +382,7 @@ def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, s
                     _descend(k, support, atoms, known, *how, work, z, left)
             else:
                 _gather(k, support, gram, inner)
+                # `_solve` overwrites slopes, and if it fails coordinate descent needs them
                 for i in range(k):
                     step[i] = work[i]
                 if not _solve(k, inner, positive, dependent, factor, step, z):
@@ -434,7 +443,9 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
         Output, added to: for each removed atom the rise of the objective, then the growth of the
         moduli of codes at the near atoms.
     """
-    n_atoms, room = len(atoms), len(index) + near.shape[1]  # costs little: mostly never written to
+    # `room` bounds the number of codes of any row by that of all rows. Arrays of this size cost
+    # little, because the system provides memory only where a loop writes.
+    n_atoms, room = len(atoms), len(index) + near.shape[1]
     support, beyond = np.empty(room, np.int64), np.empty(n_atoms, np.int64)
     z, slope = np.empty(room), np.empty(room)
     slopes, growth, left = np.zeros(n_atoms), np.zeros(n_atoms), np.empty(atoms.shape[1])
@@ -457,9 +468,9 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
                     rise += alpha * growth[support[k]]
                     _subtract(z[k], atoms[support[k]], known, left)
                     k += 1
-            # `left` is the residual without the code of the removed atom. The next two lines add
-            # half of its square, and subtract half of the squared residual with the code, and the
-            # code's penalty.
+            # `left` is the residual of the row without the code of the removed atom. The next two
+            # lines add half of the square of `left`, and subtract the terms of the code in the
+            # objective: half of the squared residual with the code, and the code's penalty.
             rise += own * _product(atoms[j], left) - alpha * abs(own)
             rise -= 0.5 * own**2 * _known_product(atoms[j], atoms[j], known)
             for c in range(near.shape[1]):
@@ -519,8 +530,9 @@ def subtract_changes(low, high, first, start, row, value, change, residual):
 def add_products(first, last, low, by_atom, row, code, start, index, value, a):
     """Add a block of ``Z^T Z`` to ``a``: the rows ``first:last``, and the columns from ``low`` on.
 
-    ``a`` is (last - first, n_columns). ``by_atom``, ``row`` and ``code`` are the codes sorted by
-    atom; ``start``, ``index`` and ``value`` are the same codes sorted by row.
+    `Epoch.products` calls it, for `sweep` to improve a block of atoms. ``a`` is (last - first,
+    n_columns). ``by_atom``, ``row`` and ``code`` are the codes sorted by atom; ``start``, ``index``
+    and ``value`` are the same codes sorted by row.
     """
     for j in range(first, last):
         for e in range(by_atom[j], by_atom[j + 1]):

@@ -24,54 +24,56 @@ from skpudle._compilation import in_parts, one_blas_thread, threads_for
 from skpudle._operators._atoms import project_atoms
 from skpudle.search._compiled import loops
 
-# Number of sweeps over the atoms in an epoch, for fewer than MANY atoms and from MANY atoms on. For
-# few atoms sweeps take a tenth of the time of the codes. For 1,050 atoms two sweeps reach the same
-# objective as one sweep, in 1.25 times the time.
+# Number of sweeps over the atoms in an epoch, for fewer than MANY atoms ("few") and from MANY atoms
+# on ("many"). For few atoms two sweeps cost little: a tenth of the time of the codes. For 1,050
+# atoms two sweeps reach the same objective as one sweep, in 1.25 times the time.
 SWEEPS = {"few": 2, "many": 1}
 
-# Tolerance of codes in the optimality condition, as a fraction of alpha; and the largest numbers of
-# sweeps over a working set, in an epoch and in the estimate of the cost of an atom. Codes need not
-# converge in an epoch, since the next epoch starts from them: on 8 x 8 patches unsolved codes reach
-# the objective that 25 epochs of solved codes reach, in half of the time.
+# TOLERANCE: of codes in the optimality condition, as a fraction of alpha. SWEEPS_OF_CODES and
+# SWEEPS_OF_COSTS: the largest numbers of sweeps over the codes of a row, in an epoch and in the
+# estimate of the cost of an atom. Codes need not converge in an epoch, since the next epoch starts
+# from them: on 8 x 8 patches searches with these numbers reach the objective that 25 epochs with
+# solved codes reach, in half of the time.
 TOLERANCE = 1e-2
 SWEEPS_OF_CODES = 3
 SWEEPS_OF_COSTS = 5
 
-# A working set has the atoms whose codes a row minimises over. Of the atoms whose slopes violate
-# the optimality condition, those enter whose slopes have at least this fraction of the largest
-# modulus outside of the set.
+# The working set of a row has the atoms whose codes descent minimises over. An atom enters the set
+# if its slope violates the optimality condition and has at least this fraction of the largest
+# modulus of a slope outside of the set.
 SHARE = 0.6
 
-# Number of rows whose products with the atoms are computed at once, so few that the products stay
-# in a cache.
+# Number of rows whose products with all atoms are computed at once, so few that the products stay
+# in a cache until the codes of these rows are solved.
 _ROWS = 256
-# Number of atoms for which the sums of a sweep over atoms are computed at once.
+# A sweep over the atoms takes blocks of this number of atoms: sums over rows are computed for a
+# whole block at once, which threads can share, before the atoms of the block improve one by one.
 _ATOMS = 64
-# A row may have this number of nonzero codes more than it has features. (The lasso needs no more
-# than one code for each feature.)
+# The working set of a row may have this number of atoms more than the row has features. The lasso
+# needs no more than one code for each feature, but atoms enter before other codes become zero.
 ROOM = 8
 # From this number of atoms on, coordinate descent on codes works on residuals instead of the matrix
-# of products of atoms. The matrix slows epochs of 1,000 atoms of 595 features down by a factor of
-# 1.8, but reduces the time of a search for 1,000 atoms of 93 features to 0.77.
+# of products of atoms. The number is a compromise: with the matrix epochs of 1,000 atoms of 595
+# features take 1.8 times as long, but a search for 1,000 atoms of 93 features 0.77 of the time.
 MANY = 1024
-# Least work for which it pays to start a thread: operations of a loop, and multiplications of a
-# BLAS. With a fifth of both numbers two threads take 1.3 times as long as one thread, for 1,800
-# rows of 64 features and 100 atoms.
+# Least work for which it pays to start a thread: _TASK operations of a compiled loop, or _PART
+# multiplications of a BLAS. With a fifth of both numbers two threads take 1.3 times as long as one
+# thread for an epoch of 1,800 rows of 64 features and 100 atoms.
 _TASK, _PART = 2e7, 5e7
 
 # Least squares on a support are solved by a Cholesky factor if each atom has at least the fraction
-# _DEPENDENT of its energy (sum of squares) outside of the span of the support's earlier atoms.
-# Otherwise coordinate descent starts from the lasso's codes and ends at _REFIT_TOLERANCE times
-# alpha, or after SWEEPS_OF_REFITS sweeps.
+# _DEPENDENT of its energy (sum of squares) outside of the span of the support's earlier atoms; with
+# less, rounding errors spoil the factor. Then coordinate descent starts from the lasso's codes and
+# ends at the tolerance _REFIT_TOLERANCE times alpha, or after SWEEPS_OF_REFITS sweeps.
 _DEPENDENT, _REFIT_TOLERANCE = 1e-8, 1e-4
 SWEEPS_OF_REFITS = 100
 
-# Largest number of rows that estimate the cost of an atom: by how much the objective rises without
-# the atom. With 16 rows a search loses planted atoms.
+# Largest number of rows by which the cost of an atom is estimated: by how much the objective rises
+# without the atom. With 16 rows a search does not find all planted atoms.
 USERS = 32
-# When the cost of an atom is estimated, the NEAR atoms most like it may take over its codes. The
-# HEIRS atoms of them that take over most are not removed in the same round, because the estimate
-# needs them.
+# When the cost of an atom is estimated, the NEAR atoms most like the atom may take over its codes.
+# The HEIRS atoms that take over most stay in a round that removes the atom, because the estimate
+# of its cost relies on them.
 NEAR, HEIRS = 64, 3
 # Number of power iterations that find the direction in which an atom splits.
 POWER_ITERATIONS = 8
@@ -85,7 +87,10 @@ def _starts(counts):  # (n,) numbers of entries of rows -> (n + 1,) first entry 
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """Sparse codes of ``n`` rows; row ``i`` has the entries ``start[i] : start[i + 1]``."""
+    """Sparse codes of ``n`` rows or images: what epochs start from, and what epochs improve.
+
+    Row ``i`` has the entries ``start[i] : start[i + 1]``, one for each nonzero code.
+    """
 
     start: Tensor  # (n + 1,) int64
     index: Tensor  # (n_entries,) int32: atom; in images atom * n_positions + position
@@ -103,7 +108,7 @@ class Codes:
 
     @classmethod
     def of_places(cls, index, value):  # (n, longest) each -> Codes
-        """Return the codes of rows that are padded to one length, without zeros."""
+        """Return the codes ``value`` at the atoms ``index`` of padded rows, without zeros."""
         used = value != 0
         return cls(_starts(used.sum(1)), index[used].int(), value[used])
 
@@ -136,7 +141,7 @@ class Codes:
         return rows.repeat_interleave(self.start.diff())
 
     def padded(self, none):  # -> (n, longest) int64, (n, longest)
-        """Return atoms and values as two dense arrays, with rows of equal length.
+        """Return atoms and values as two dense arrays, by which a GPU treats all rows at once.
 
         Rows with fewer entries than the longest row end with the atom ``none`` and the value 0.
         """
@@ -175,7 +180,7 @@ class Codes:
         return self.renumbered((kept.cumsum(0) - 1)[atom] * n_positions + place, kept[atom])
 
     def renumbered(self, index, used):  # (n_entries,), (n_entries,) bool -> Codes
-        """Return the entries that ``used`` marks, with ``index`` as their index."""
+        """Return the codes with the new atoms ``index``; entries that ``used`` does not mark go."""
         return Codes(_starts(used)[self.start], index[used].int(), self.value[used])
 
 
@@ -403,8 +408,8 @@ class Epoch(Coded):
         self._few = len(atoms) < MANY and problem.mask is None
         self._known = np.empty((n, 0)) if problem.mask is None else np.asarray(problem.mask)
         self._weight = np.ones(n) if problem.weight is None else np.asarray(problem.weight)
-        # In a product of two arrays of rows each row counts with its weight if both arrays have
-        # been multiplied by the square roots of the weights.
+        # Rows are multiplied by the square roots of their weights, so that in a product of two
+        # arrays of rows, as Z^T X, each row counts with its weight.
         self._roots = np.sqrt(self._weight)[:, None]
         self._options = problem.alpha, problem.positive_code, TOLERANCE * problem.alpha, SHARE
         self._loss, self._size = np.zeros((2, n))
@@ -475,7 +480,7 @@ class Epoch(Coded):
     def _values(self):  # (n_entries,)
         """The values of ``fitting``, times the square roots of their rows' weights."""
         value = np.asarray(self.fitting.value)
-        if self.problem.weight is None:  # most often; saves a copy
+        if self.problem.weight is None:  # all roots are 1: no copy is needed
             return value
         return value * self._roots[np.asarray(self.fitting.rows), 0]
 
@@ -492,7 +497,10 @@ class Epoch(Coded):
 
     @property
     def _gathering(self):  # -> float
-        """The mean number of operations to visit the users of an atom: 4 for each user."""
+        """The mean number of operations to visit the users of an atom: 4 for each user.
+
+        From it callers of `in_parts` tell for how many atoms a thread pays.
+        """
         return 4 * len(self._entries[1]) / len(self.atoms)
 
     def _sums(self, loop, first, last, width, work, *arrays):  # -> (last - first, width)
@@ -532,6 +540,8 @@ class Epoch(Coded):
 
         in_parts(add, n_parts, 1)
         a, b = map(sum, zip(*sums, strict=True))
+        # The loop has set one of the two entries for each pair of atoms, so `a + a.T` has both, and
+        # the diagonal twice.
         a = a + a.T
         np.fill_diagonal(a, a.diagonal() / 2)
         return self.problem.total(torch.as_tensor(a), torch.as_tensor(b))

@@ -51,11 +51,11 @@ from skpudle.search import descend
 from skpudle.search._epoch import own
 from skpudle.search.held_out import CHANCE, SURE, Prediction, hold_out, loss_and_chance, worse
 
-# Factor from one penalty of a search to the next larger one, called a step.
+# The factor from one penalty that a search tries to the next larger one, called a step.
 _LARGER = 2**0.5
 # No more penalties are tried if atoms leave less than this fraction of the energy of hidden entries
-# unexplained: the data have no noise, and any penalty predicts as well. If more penalties were
-# tried, searches of data without noise would take twice the time, for atoms that are no better.
+# unexplained: then the data have no noise, and all penalties predict equally well. To try more
+# penalties would double the time of searches of data without noise, for atoms that are no better.
 _NOTHING_LEFT = 1e-8
 
 
@@ -183,6 +183,8 @@ def next_penalty(trials, problem):  # -> float or None
     goes_up = goes_on(ups, total=total) or not predicts(min(ups, key=attrgetter("total")), held)
     if len(downs) == 1 and alpha <= largest and goes_up:
         return alpha
+    # Penalties may fall from the first one if no larger penalty has predicted better, after at most
+    # one larger trial. Then they may fall further. For mixtures they may always fall.
     turns = mixes or len(downs) > 1 or (len(ups) <= 2 and min(trials, key=error_of) is first)
     ends = not goes_on(downs, CHANCE, gains=not mixes, total=total)
     return smaller if turns and not ends and smaller >= smallest else None
@@ -212,9 +214,10 @@ def finds_more(trials, problem, least=inf):  # -> bool
     """
     first, best = trials[0], min(trials, key=error_of)
     energy, before = problem.held_out.zeros.total, min(error_of(first), least)
-    # 1.2 tells data whose atoms noise has hidden from other data: the explained energy grows by a
-    # factor of 3 and more in planted data with a signal-to-noise ratio of -3 dB, 1.5 at 2 dB, and
-    # at most 1.07 at 5 dB, for patches and for digits.
+    # The factor 1.2 separates data in which noise has hidden atoms from other data. From the first
+    # to the best penalty the explained energy grows by a factor of 3 and more in planted data with
+    # a signal-to-noise ratio of -3 dB, and by 1.5 at 2 dB. It grows by at most 1.07 at 5 dB, for
+    # patches and for digits.
     found = energy - error_of(best) > 1.2 * max(energy - before, 0.0)
     return best.alpha > first.alpha and found and predicts(best.prediction, problem.held_out)
 
@@ -245,8 +248,9 @@ def penalty_of_mixtures(problem, n_components):  # -> float
     squares = torch.linalg.eigvalsh(x @ x.mT if len(x) < x.shape[1] else x.mT @ x)
     left = float(squares[:-n_components].clamp_min(0).sum())
     n_left = (len(x) - n_components) * (x.shape[1] - n_components)
-    # In mixtures of eight kinds of spectra the mean angle between a spectrum and its atom is 1.8
-    # degrees if a search begins at this penalty, and 4.2 degrees if it begins at the default one.
+    # In mixtures of eight kinds of spectra the mean angle between a true spectrum and its atom is
+    # 1.8 degrees if a search begins at this penalty, and 4.2 degrees if a search begins at the
+    # default penalty.
     penalty = 0.3 * (left / max(n_left, 1)) ** 0.5
     return min(max(penalty, problem.alpha / 256), problem.alpha)
 
@@ -354,7 +358,10 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
         standard error.
     """
     alpha, begin, judged, found = coded.problem.alpha, (), coded.atoms, []
-    if trials:  # the best penalty of codes grows or falls with the penalty of the search
+    # To save time, the best penalty of codes is looked for from that of the last trial on, and only
+    # upwards (or downwards) if the penalty of the search has grown (or fallen): the best penalty of
+    # codes moves in the same direction.
+    if trials:
         last = trials[-1]
         steps = (1, -1) if alpha == last.alpha else (1 if alpha > last.alpha else -1,)
         begin = last.prediction.place, steps
@@ -436,10 +443,11 @@ def find_atoms(problem, atoms, level=None):
         best, stride = yield from log.stage("settle", steps)
         best = yield from log.stage("split and remove", descend.play_rounds(best))
         noise = level(replace(problem, alpha=alpha), best.atoms) if level and n_raises < 4 else 0.0
-        # For white noise the level is .5 to 1.2 times the penalty, so 1.25 times leaves these
-        # searches alone. For autoregressive noise with the coefficient 0.9 it is 1.2 to 2.2 times
-        # the penalty. There it still rises after four searches, but a fifth, larger penalty would
-        # lose atoms.
+        # The search of a signal begins again only if the level of the noise is above 1.25 times the
+        # penalty. In white noise the level is .5 to 1.2 times the penalty, so no search begins
+        # again. In autoregressive noise with the coefficient 0.9 the level is 1.2 to 2.2 times the
+        # penalty. After four new beginnings it may still be higher than the penalty, but at a
+        # fifth, larger penalty a search would lose atoms.
         if noise > 1.25 * alpha:
             plain = replace(problem, alpha=noise, held_out=None, held_rows=None)
             problem = log.problem = hold_out(plain, fixed=True)
@@ -459,18 +467,18 @@ def find_atoms(problem, atoms, level=None):
         trials = (leader,)
     atoms = best.atoms if chosen is None else chosen.atoms
     alpha = best.problem.alpha if chosen is None else chosen.alpha
-    # The polish takes a sample in which an atom has 2,000 uses (rows with a nonzero code at it) on
-    # average, because more rows hardly help. For 256 atoms and 178,000 patches the sample is a
-    # third of the patches. A search takes 6 s with the sample, and 18 s with all patches. The
-    # objective on held-out patches is 0.2728 with the sample, and 0.2722 with all.
+    # The polish takes a sample in which an atom has 2,000 uses (rows with a nonzero code at the
+    # atom) on average, because more rows hardly help. For 256 atoms and 178,000 patches the sample
+    # is a third of the patches. A search takes 6 s if the polish takes the sample, and 18 s if it
+    # takes all patches. The objective on held-out patches is 0.2728 and 0.2722, respectively.
     wanted = min(stride, descend.stride_of_uses(best, stride, 2000))
     whole = problem.thinned(wanted, alpha=alpha)
     if problem.has_baseline:
         whole = replace(whole, baseline=torch.zeros_like(atoms[0]))
     is_same = chosen is None and wanted == stride and problem.held_rows is None
     codes = best.codes if is_same else whole.first_codes(atoms)
-    # The polish ends when the objective falls by less than 2e-4 of its value per epoch. With half
-    # of this number 8 x 8 patches take a tenth more time, for an objective lower by 0.002 of its
+    # The polish ends when the objective falls by less than 2e-4 of its value per epoch. With 1e-4
+    # a search of 8 x 8 patches takes a tenth more time, for an objective lower by 0.002 of its
     # value.
     steps, last, best = descend.descend(whole, atoms, codes, 60, stall=2e-4), None, None
     for found in log.stage("polish", steps):

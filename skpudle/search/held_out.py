@@ -29,21 +29,22 @@ from skpudle.lasso._solve import lasso_path
 from skpudle.search._conv_epoch import ConvProblem, conv_path, conv_synthesis
 from skpudle.search._epoch import own, spread_rows
 
-# Where a penalty is chosen, a difference of two predictions up to CHANCE standard errors counts as
-# chance. Where a search would begin again, and where atoms must beat no atoms, a difference counts
-# only above SURE standard errors. With CHANCE = 0.5 the chosen penalty predicts 19 of 22 data sets
-# (benchmarks/bench_learners.py) as well as the default penalty does, with 1.0 only 17 of 22.
+# A difference between the errors of two predictions counts only above a number of its standard
+# errors: above CHANCE where a search chooses a penalty, and above SURE where a search would begin
+# again or where atoms have to predict better than zeros. With CHANCE = 0.5 the chosen penalty
+# predicts 19 of 22 data sets (benchmarks/bench_learners.py) as well as the default penalty does,
+# with 1.0 only 17 of 22.
 CHANCE, SURE = 0.5, 2.0
 # The median modulus of a standard normal variable.
 MEDIAN_OF_NORMAL = 0.6745
-# Least number of rows from which rows are held out. A quarter of fewer rows would be at most four
-# rows, which cannot tell which of two penalties is better.
+# With fewer rows than this no rows are held out: at most a quarter of the rows may be, and four
+# rows cannot tell which of two penalties is better.
 LEAST_ROWS = 20
 # Largest number of atoms for which the matrix of the products of atoms is computed once for all
 # turns. The matrix of 4,096 atoms takes 128 MiB.
 _MOST_PRODUCTS = 4096
-# Number of groups that features are cut into, each hidden in one turn. In images each turn hides
-# one pixel in this number.
+# Features are cut into this number of groups, and each turn of a prediction hides one group. In
+# images each turn hides one pixel in this number.
 _TENTHS = 10
 
 
@@ -70,7 +71,7 @@ class Prediction(NamedTuple):
 
 
 def loss_and_chance(one, other, total=own):  # Prediction, Prediction -> float, float
-    """Return the error of ``one`` minus the error of ``other``, and the standard error of that.
+    """Compare the errors of two predictions: return their difference, and its standard error.
 
     Errors are compared in each part of the data (row, or tile of an image), and summed over the
     parts of all processes; ``total`` adds up sums over processes.
@@ -130,11 +131,11 @@ def hash_rows(x, mask=None):  # -> (n,) int64, on the CPU
     generator, sums = torch.Generator().manual_seed(0), []
     factors = torch.randint(-(2**62), 2**62, (n_numbers,), generator=generator, device="cpu")
     factors = (2 * factors + 1).to(x.device)
-    # A block has 2**18 products, 2 MiB, which fit into a cache: 20,000 rows of 64 features take 5
-    # ms in such blocks, and 24 ms in blocks of four times the size.
+    # A block of rows has 2**18 products, 2 MiB, which fit into a cache: to hash 20,000 rows of 64
+    # features takes 5 ms in such blocks, and 24 ms in blocks of four times the size.
     for part in blocks_of_rows(len(x), n_numbers, 2**18):
         known = torch.empty(x[part].shape, dtype=x.dtype, device=x.device).copy_(x[part])
-        known += 0.0  # turns negative zeros into positive ones, whose bits differ
+        known += 0.0  # turns -0.0 into 0.0: both are equal, but have different bits
         if mask is not None:
             known.masked_fill_(mask.flatten(1)[part] == 0, torch.nan)
         products = known.view(torch.int32) * factors
@@ -277,7 +278,7 @@ class HeldOut:
         atoms : Tensor of shape (n_components, ...)
             Atoms.
         places : sequence of int
-            Penalties of codes from large to small, as places.
+            Penalties of codes from large to small, as places: ``2 ** (place / 2)`` times ``alpha``.
 
         Returns
         -------
@@ -330,12 +331,12 @@ class HeldOut:
         (least, most), found = self.places, {}
         place = self._locate(atoms, share) if place is None else place
         inside = min(max(place, least + 1), most - 1)
-        # a walk from an end of the range starts at the next place inside, so that it can try both
-        # directions
+        # At an end of the range of penalties a walk could go in one direction only. So it starts
+        # one place further inside, and tries both directions.
         place, steps = inside, steps if inside == place else (1, -1)
 
         def best(*places):  # predict at the places -> the best place so far
-            self.sums(atoms, places)  # in one call, which is faster than one call for each
+            self.sums(atoms, places)  # fills the cache in one call, faster than a call for each
             found.update((place, self.at(atoms, place, share)) for place in places)
             return min(found.values(), key=lambda one: (one.total, -one.place)).place
 
@@ -343,9 +344,9 @@ class HeldOut:
         for step in steps:
             n_ahead = 1
             while least <= top + step <= most and top + step not in found:
-                # One call predicts at several places ahead, which is faster, since the codes of
-                # each penalty start from those of the next larger penalty. Each call takes twice as
-                # many places as the call before.
+                # One call predicts at several places ahead and fills the cache. It is faster than
+                # single calls, since the codes at each penalty start from the codes at the next
+                # larger penalty. Each call takes twice the number of places of the call before.
                 if top + step not in self._sums:
                     ahead = np.clip(top + step * np.arange(1, n_ahead + 1), least, most)
                     self.sums(atoms, sorted(set(ahead.tolist()), reverse=True))
@@ -357,32 +358,35 @@ class HeldOut:
 class _Rows(HeldOut):
     """Held-out rows; each row is a part, and groups of features are hidden in turn.
 
-    A prediction does not code each row with every group hidden, but with a few groups only: as few
-    as give ``n_codings`` codings of rows in all.
+    A *turn* is a prediction of the features of one group, in some of the rows, from the features of
+    the other groups. To save time a row takes part in a few turns only: the least number that gives
+    ``n_codings`` codings of rows in all.
     """
 
-    # Smallest and largest place of codes, then the smallest and largest penalty of a search.
-    # Smaller penalties than 1/16 give dense codes, which take long and predict no better. At a
-    # signal-to-noise ratio of -3 dB, the most noise in which a search finds planted atoms, the best
-    # penalty of a search is 4 to 6 times the first one; so 12 times is enough.
+    # `places`: the smallest and largest penalty of codes, see the module. `smallest`, `largest`:
+    # those of a search, as multiples of its first penalty `alpha`. In a search smaller multiples
+    # than 1/16 give dense codes, which take long and predict no better. At a signal-to-noise ratio
+    # of -3 dB, the most noise in which a search finds planted atoms, the best penalty of a search
+    # is 4 to 6 times the first one, so a multiple of 12 is enough.
     places, smallest, largest = (-20, 6), 1 / 16, 12.0
 
-    def _locate(self, atoms, share):  # -> int: the place, see the module, that a walk begins with
+    def _locate(self, atoms, share):  # -> int: the place (penalty) that a walk begins with, `alpha`
         return 0
 
     def _hide(self, problem, n_codings):  # -> (n_rows,)
         """Choose which features are hidden in which rows in each turn, when the object is made.
 
-        Groups of features are drawn at random, and each row is coded in as many turns as give
-        ``n_codings`` in all processes. The turns, the data and their counts are set as attributes.
-        Return the energy of the hidden entries of each row, over its turns.
+        Groups of features are drawn at random, and each turn hides one group in some rows. The
+        number of turns of a row is the least that gives ``n_codings`` codings of rows in all
+        processes. The turns, the data and their counts are set as attributes. Return the energy
+        (sum of squares) of the hidden entries of each row, over its turns.
         """
         self.problem = problem = replace(problem, x=problem.x.cpu())
         self.x, self.known, n = problem.x.double(), problem.known.double(), len(problem.x)
         self._often = problem.weighted(self.x.new_ones(n))
         groups = hide_in_turn(match_equal_rows(self.x.mT, gaps_in(self.known.mT))) if n else []
-        # summed over processes: also a process without held-out rows has to take part in the sums
-        # of predictions
+        # Both numbers are summed over processes, because all processes must take the same decision:
+        # a process without held-out rows, too, has to take part in the sums of predictions.
         n_rows, n_predictable = self.total(self.x.new_tensor([n, len(groups) > 1]))[0]
         self.is_predictable = bool(n_predictable)
         n_codings = n_codings or count_codings(problem)
@@ -445,13 +449,13 @@ class _Rows(HeldOut):
 class _Tiles(HeldOut):
     """Crops of held-out images; tiles of an atom's size are parts, and random pixels are hidden."""
 
-    # A search of signals begins at a penalty at the level of the noise, ``alpha``, and tries at
-    # most one larger penalty, below 1.5 times ``alpha``. Codes may have 1 to 8 times ``alpha``
-    # (places 0 to 6). Smaller penalties give dense codes, because atoms overlap at all positions:
-    # an electrocardiogram has 4 to 7 codes a beat with the factor 1, and 30 with 1/4; errors of
-    # planted signals are .134 and .143 of the noise. For signals of counts, whose noise grows with
-    # the counts, factors from 3 to 10 predict equally well, but their atoms correlate with the
-    # planted atoms by 0.8 instead of 0.95.
+    # The limits are as in `_Rows`. A search of signals begins at a penalty at the level of the
+    # noise, `alpha`, and tries at most one larger penalty, below 1.5 times `alpha`. Codes may have
+    # 1 to 8 times `alpha` (places 0 to 6). Smaller penalties give dense codes, because atoms
+    # overlap at all positions: an electrocardiogram has 4 to 7 nonzero codes a beat with 1 times
+    # `alpha`, and 30 with 1/4; errors of planted signals are .134 and .143 of the noise. In signals
+    # of counts, whose noise grows with the counts, searches at 3 to 10 times `alpha` predict
+    # equally well, but their atoms correlate with the planted atoms by 0.8 instead of 0.95.
     places, smallest, largest = (0, 6), 1.0, 1.5
 
     def _hide(self, problem, n_codings):  # -> (n_tiles,)
@@ -461,8 +465,8 @@ class _Tiles(HeldOut):
         turns.
         """
         n_pixels = _n_pixels(problem)
-        # crops come from at least 4 images, if there are 4, and have about `n_pixels` pixels
-        # together
+        # The crops have about `n_pixels` pixels together, to limit time, and come from 4 images or
+        # more (or all), to represent the data.
         n = min(max(4, n_pixels // max(problem.x[0, 0].numel(), 1)), len(problem.x))
         chosen = spread_rows(len(problem.x), n)
         area, crop = n_pixels // n, []
@@ -479,15 +483,15 @@ class _Tiles(HeldOut):
         self.mean_square = float(x.square().sum() / self.known.sum().clamp_min(1))
         drawn = torch.rand(x.shape[2:], generator=torch.Generator().manual_seed(0), dtype=x.dtype)
         turn = torch.floor(drawn * _TENTHS)
-        # three turns, in each of which another tenth of the pixels is hidden
+        # Three turns hide a different tenth of the pixels each. Ten turns would take longer.
         self._hidden = [self.known * (turn == i) for i in range(3)]
         self.n_hidden = float(sum(hidden.sum() for hidden in self._hidden))
         return sum(self._of_tiles(x.square() * hidden) for hidden in self._hidden)
 
     def _locate(self, atoms, share):  # -> int
-        """Return the place, the number of a penalty, to begin a walk with.
+        """Return the place (number of a penalty, see the module) to begin a walk of `predict` with.
 
-        It is the last one before the error rises, in steps of two places down from the largest
+        It is the last place before the error rises, in steps of two places down from the largest
         penalty. ``share`` is as in `HeldOut.predict`.
         """
         best = self.at(atoms, self.places[1], share)
@@ -561,13 +565,14 @@ def count_codings(problem):  # -> int
     sums = torch.stack([squares.sum(), squares.square().sum(), torch.ones_like(squares).sum()])
     (sums,) = problem.total(sums)
     energy, fourth, n = sums.tolist()
-    # enough codings to predict 10,000 hidden entries, but at least 400 and at most 1000
+    # A coding predicts a tenth of a row's entries. The codings predict 10,000 hidden entries, but
+    # are at least 400 and at most 1000.
     n_codings = min(max(ceil(10_000 * _TENTHS / problem.x.shape[1]), 400), 1000)
-    # If few rows have most of the energy (sum of squares), they decide alone, so more codings are
-    # needed: the number is divided by the evenness, (sum of energies)^2 / (n * sum of squared
+    # If few rows have most of the energy (sum of squares), these rows decide alone, so more codings
+    # are needed: the number is divided by the evenness, (sum of energies)^2 / (n * sum of squared
     # energies), which is 1 for equal energies and 0.1 to 0.25 for patches of photographs. With a
-    # third of the codings the chosen penalty of patches varies by a factor of two between draws of
-    # the held-out rows.
+    # third of these codings the chosen penalty of patches varies by a factor of two, depending on
+    # the rows that are held out.
     evenness = energy**2 / (n * fourth) if fourth > 0 else 1.0
     return min(max(ceil(n_codings / evenness), int(n) // 10), 3000)
 
@@ -607,17 +612,21 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True, largest=None):  #
     (n_all,) = problem.total(torch.tensor([float(n)], dtype=torch.float64))
     if isinstance(problem, ConvProblem):
         n_held = min(ceil(_n_pixels(problem) / max(problem.x[0, 0].numel(), 1)), n // 4)
-        if n_held == 0:  # training images can judge: few atoms cannot fit an image's noise
+        # Training images can judge the atoms that they have trained, because the few parameters of
+        # atoms cannot fit the noise of an image.
+        if n_held == 0:
             return replace(problem, held_out=HeldOut(problem, fixed=fixed))
     elif n_all < LEAST_ROWS:
         return problem
     else:
         share, n_codings = n / float(n_all), count_codings(problem)
-        # One row in ten is held out. With fewer than 1,000 rows it is 100 rows, but at most one row
-        # in four. There are never more rows than codings, since each row is coded at least once,
-        # and more codings would only take time.
+        # One row in ten is held out. With fewer than 1,000 rows 100 rows are held out, but at most
+        # one row in four. Never are more rows held out than codings are needed, since each row is
+        # coded at least once, and more codings would only take time. `share` is this process's part
+        # of the rows of all processes.
         n_held = min(max(n // 10, min(n // 4, ceil(100 * share))), ceil(n_codings * share))
-    rows = torch.isin(first, distinct[spread_rows(n, n_held)])  # with all copies of these rows
+    # the rows drawn, and all copies of these rows
+    rows = torch.isin(first, distinct[spread_rows(n, n_held)])
     held_out = HeldOut(problem.of_rows(rows), fixed=fixed, mixes=mixes, n_codings=n_codings)
     if not held_out.is_predictable:
         return problem
