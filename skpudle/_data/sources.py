@@ -54,7 +54,8 @@ from skpudle.search.held_out import hash_rows
 _OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
 _IN_MEMORY = np.ndarray | torch.Tensor | list | tuple
 
-# A table of at most this number of bytes, in its own dtype, is read at once.
+# A table of at most this number of bytes, in its own dtype, is read as a whole, like an array. A
+# larger table is read in parts, to bound the memory.
 IN_MEMORY_BYTES = 2**28
 
 # Reading single rows of a table in random order would be slow. So contiguous blocks of _BLOCK_BYTES
@@ -292,9 +293,10 @@ def merge_samples(samples):  # -> Samples, places (n,)
         # odd, so that no bits of the hash are lost modulo 2**64.
         keys = -0x61C8864680B583EB * keys + hash_rows(samples.target.to(samples.x.dtype))
     often = samples.weigh(samples.x.new_ones(len(samples))).cpu().double()
-    # A change of the data's unit must not change the order of rows. Hashes change in any way, so
-    # rows are sorted by a linear combination of their entries. The factors are roots of 2, 3, 4 and
-    # so on: with them sums of different rows are seldom equal, also where entries are integers.
+    # A change of the data's unit must not change the order of rows. It changes hashes arbitrarily,
+    # so rows are sorted by a linear combination of their entries instead. Its factors are roots of
+    # 2, 3, 4 and so on: with these factors different rows seldom have equal sums, even if entries
+    # are integers.
     x = samples.x if samples.mask is None else samples.x * samples.mask
     factors = torch.arange(2, 2 + x.shape[1], dtype=torch.float64, device="cpu").sqrt()
     heights = x.cpu().double() @ factors

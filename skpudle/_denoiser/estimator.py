@@ -397,8 +397,8 @@ class ConvDenoiser(ImageEstimator):
     ) -> None:
         """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
-    # `ImageEstimator` reads the first (whether X may have NaN), and `geometry_of` the second (the
-    # stride of pictures with stride="auto").
+    # Settings of the base class `ImageEstimator`: X must not have NaN, and with stride="auto"
+    # copies of an atom are 2 pixels apart in pictures.
     _allows_nan, _stride_of_pictures = False, 2
     n_iter_no_change = 5  # number of checks in a row without progress that end training, see tol
 
@@ -463,14 +463,14 @@ class ConvDenoiser(ImageEstimator):
             If the data or parameters are unfit, or if training diverges; the estimator then holds
             the last finite network.
         """
-        # Measured: a network trained on sixteen pictures of 128 x 128 pixels denoises photographs
+        # Why 250: a network trained on sixteen pictures of 128 x 128 pixels denoises photographs
         # with noise of 20 / 255 to a peak signal-to-noise ratio of 29.8 dB after 250 epochs, which
         # take 31 s, and of 29.5 dB after 200 epochs.
         n_epochs = 250 if self.max_iter == "auto" else self.max_iter
         training = self._prepare(X, y)
         losses, n_crops = training.losses, len(training.loader.dataset)
 
-        def epochs(interrupts):
+        def epochs(interrupts):  # yields an `Epoch` for each epoch; `_follow` runs it
             # A check for stalled training takes the mean loss of 256 crops or more, because the
             # losses of fewer crops vary by chance; epochs of few images have fewer crops.
             stopping = Stopping(self.tol, self.n_iter_no_change, n_judged=256)
@@ -638,7 +638,7 @@ class ConvDenoiser(ImageEstimator):
         # counts are no counts, so a network of one channel for photons refuses colours.
         images = self._read_known(X, colours=not noise.of_photons)
         levels = noise.levels(noise_std, images)
-        # No warning if the noise is estimated from the images: then it has their unit.
+        # If the noise is estimated from the images, it has their unit, and no warning is needed.
         if levels is not None or not noise.is_range:
             noise.warn_of_units(images.tensors, levels)
         # With ``pixels`` results are multiplied by the largest value of unsigned integers, by which

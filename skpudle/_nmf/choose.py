@@ -52,10 +52,10 @@ class Chosen(NamedTuple):
     tuple in this order (``Fitted.coding``).
     """
 
-    alpha: float  # pseudo-events over ``unit``: a fit divides weights of rows by the same number
+    alpha: float  # pseudo-events per feature, divided by ``unit`` as the weights of rows are
     dispersion: float
     min_gain: float
-    unit: float = 1.0  # mean weight of distinct rows, in which rows count by their weights
+    unit: float = 1.0  # sum of squared weights of the distinct rows, over the sum of the weights
 
     def without_data(self):  # -> Chosen
         """Replace each "auto" by a default, for a learner without data or before its choices."""
@@ -129,8 +129,8 @@ class Hidden:
         mean = np.tile(self.mean, (len(self.often), 1))
         self.range = self.judge([mean] * len(self.seen)).sum() - self.perfect
         # Further atoms predict a little better even where none is missing, since they repair the
-        # bias of the prior: for noiseless data of 8 atoms 22 atoms were chosen. So errors include a
-        # price for each atom: in all rows together 0.0005 of ``range``.
+        # bias of the prior: for noiseless data of 8 atoms, 22 atoms were chosen. So errors include
+        # a price for each atom, in all rows together 0.0005 of ``range``.
         self.floor = 5e-4 * self.range / self.often.sum() * self.often
 
     def judge(self, rates):  # list of (n, n_features) -> (n,)
@@ -299,10 +299,12 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     order, n_held = rng.permutation(n), min(int(0.25 * n), 2000)
     group, held = rng.permutation(m) % _GROUPS, events.take(np.sort(order[:n_held]))
     hidden = Hidden(held, [np.tile(group == i, (n_held, 1)) for i in range(min(_GROUPS, m))])
+    # From here on ``events`` are the rows that are not held out. ``most`` is the largest number of
+    # new atoms to try.
     events, most = events.take(np.sort(order[n_held:])), min(m, n - n_held, 256)
 
-    def grown(n):  # -> Progress, Events with weights of entries, dispersion
-        # Fit n new atoms, beside the fixed atoms, to the rows that are not held out.
+    # Fit n new atoms, beside the fixed atoms, to the rows that are not held out.
+    def grown(n):  # int -> Progress, Events with weights of entries, dispersion
         new = alternate.first_atoms(events, n, fixed)
         state = begin(events, np.concatenate([fixed, new]), n_fixed)
         # At most 60 steps between two updates of the weights of entries, since these atoms are only
@@ -318,9 +320,10 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
         hidden.weigh(size[0].atoms, size[2])
         return hidden.predict(size[0].atoms)
 
+    # Remove the atoms that held-out rows need least, and let the remaining atoms adapt. Half of the
+    # atoms in excess of ``number``, the number that predicted best during growth, are removed, and
+    # at least one atom. Fixed atoms stay.
     def smaller(state):  # Progress -> Progress of fewer atoms, or None
-        # Remove the atoms that held-out rows need least: half of the atoms in excess of ``number``,
-        # the number that predicted best during growth, and at least one atom. Fixed atoms stay.
         if len(state.atoms) <= max(1, n_fixed):
             return None
         order = np.argsort(hidden.costs(state.atoms))
@@ -349,7 +352,7 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     return _last_as_good(trials)[0].atoms, SizePath(numbers.long(), *parts)
 
 
-def _last_as_good(trials, errors=1.0):  # of `walk` -> trial, Prediction
+def _last_as_good(trials, errors=1.0):  # list of (trial, Prediction) -> (trial, Prediction)
     """Return the last trial whose prediction is as good as the best prediction, up to chance.
 
     ``trials`` is a list of pairs, a trial and its `Prediction`, in the order in which `walk` tried
@@ -401,7 +404,7 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
         return Chosen(alpha, dispersion, min_gain, unit), atoms
     known = np.flatnonzero(events.lost.toarray() < 1)
     mask = rng.random(events.counts.shape) < 0.1
-    mask.flat[rng.choice(known)] = True  # at least one entry
+    mask.flat[rng.choice(known)] = True  # at least one known entry is hidden, also in tiny tables
     hidden = Hidden(events, [mask])
     hidden.weigh(atoms, dispersion)
     (seen,), size = hidden.seen, max(float(events.by_feature.sum()) / atoms.size, 1e-300)

@@ -101,7 +101,7 @@ class _Encoder:
         return (codes if exposure is None else codes / exposure.cpu()).to(x)
 
 
-def _events_of(samples):  # Samples, with exposures ignored -> Events in float64
+def _events_of(samples):  # Samples -> Events; targets (exposures) do not matter to the solver
     given = samples.map(lambda part: to_numpy(part.double()))
     return alternate.Events.of(given.x, given.mask, given.weight)
 
@@ -146,6 +146,9 @@ class _Phases(Run):
     that choices do not depend on the unit of weights.
     """
 
+    # Read all rows, warn of data that are no counts, and set what the phases use: ``events`` (the
+    # distinct rows), ``asked`` (the user's parameters, a `Chosen`), ``fixed`` (the known atoms, of
+    # sum 1), ``n_samples`` and ``seed``. Arguments are those of `Run`; ``plan`` is not needed here.
     def __init__(self, given, attributes_of, began, data, plan):
         super().__init__(given, attributes_of, began, data)
         learner, self.x = self.learner, data.samples.x
@@ -167,7 +170,8 @@ class _Phases(Run):
             check_non_negative(atoms, "fixed_components")
             self.fixed = atoms / atoms.sum(1, keepdims=True)
 
-    def _check_atoms(self, given, n, name):  # -> ndarray of shape (n, n_features)
+    # Check n atoms (None for any number) that the user has passed as the parameter ``name``.
+    def _check_atoms(self, given, n, name):  # -> ndarray of shape (n, n_features), float64
         return to_numpy(arrays.given_atoms(given, n, self.x.double(), name))
 
     def first(self):  # -> Fitted
@@ -401,12 +405,16 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5
     _largest, _loss, _phases = inf, KullbackLeibler(), _Phases
 
+    # What the fit of `GradientLearner` asks of a plan. Other learners have a `Plan` here, whose
+    # remaining fields concern training by gradients.
     def _plan(self):
         n = None if self.n_components == "auto" else self.n_components
         unused = dict(step_size=None, without_effect=lambda data: ())
         return SimpleNamespace(n_components=n, counts_events=True, **unused)
 
-    def _attributes(self, plan, data, fitted):  # -> dict of fitted attributes
+    # The fitted attributes of a record ``fitted``, for `fit`, its callbacks and
+    # `from_components`. ``fitted.coding`` holds alpha over the unit of weights, see `Chosen`.
+    def _attributes(self, plan, data, fitted):  # -> dict of name to value
         n, (alpha, dispersion, min_gain, unit) = len(fitted.losses), fitted.coding
         atoms = to_numpy(fitted.atoms.to(data.samples.x))
         found = dict(components_=atoms, n_components_=len(atoms), alpha_=float(unit * alpha))
