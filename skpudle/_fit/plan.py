@@ -756,9 +756,9 @@ class Plan:
     def without_effect(self, data=None):  # -> list of (names, setting)
         """Return parameters without effect, each with a setting that would use them.
 
-        `warn_of_unused` warns of those that the user has set. The names are a sequence, and the
+        `warn_of_unused` warns of the ones that the user has set. The names are a sequence, and the
         setting ends the sentence "pass ...". With the `Data` of a fit, parameters of the fit are
-        looked at, too; otherwise only those of the codes of `transform`.
+        looked at, too; otherwise only parameters of the codes of `transform`.
         """
         given, learns = self.given, bool(self.given.separate_atoms)
         pursues, counted = given.transform_algorithm == "omp", ["transform_n_nonzero_coefs"]

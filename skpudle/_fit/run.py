@@ -234,7 +234,8 @@ class Fitted(Record):
     def penalties(self, debias):  # -> dict
         """Return the fitted attributes of penalties, noise, and what was tried.
 
-        ``debias`` is the share of the lasso's bias that the user has set, or None.
+        ``debias`` is the share of the lasso's bias, from 0 to 1, that the user has asked to remove;
+        None if the data choose it.
         """
         alpha, debias, noise_std = self.coding or (self.alpha, debias or 0.0, None)
         found = dict(alpha_=alpha, debias_=debias, noise_std_=noise_std)
@@ -716,7 +717,7 @@ class Epoch(Record):
 
 
 class FollowedFit(CallbackSupportMixin):
-    """Base of estimators whose fit is one phase, so that callbacks and Ctrl-C work as in others."""
+    """Base of estimators whose fit is one phase, so that callbacks and Ctrl-C work in them, too."""
 
     def _follow(self, epochs, given, n_epochs=None):
         """Run the epochs of a fit with callbacks and Ctrl-C, and set the attributes of the last.

@@ -206,7 +206,7 @@ class ExposedTransformer(transformer.DictionaryTransformer):
     def score(
         self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
     ) -> float:
-        """Return the share of the deviance of held-out features that the dictionary explains.
+        """Return the fraction of the deviance of held-out features that the dictionary explains.
 
         The columns are cut into ten fixed groups. Each is held out once for all rows, the codes are
         inferred from the other columns, and predict the held-out entries. ``GridSearchCV`` compares
@@ -268,7 +268,7 @@ def least_penalty(noise, n_entries):
     # is e_j - mu after its expectation mu is subtracted. The norm of e_j - mu bounds its
     # correlation with a unit atom, and is about 1, so with a penalty of 1 the row hardly has codes.
     # With smaller penalties single events join unrelated features in atoms: on counts of planted
-    # topics the explained share of held-out deviance fell from -0.03 to -700.
+    # topics the explained fraction of held-out deviance fell from -0.03 to -700.
     return max(least, 1.0) if noise**2 * n_entries < 4.5 else least
 
 
@@ -415,8 +415,8 @@ class CountPlan(Plan):
         """Return the largest number of updates of training, as `Plan.n_updates` for other rows."""
         if self.searches and self.given.max_iter == "auto":
             # After a search six epochs, but at least 40 updates, are enough: they raise the
-            # explained share of the deviance of held-out events (benchmarks/bench_counts.py) from
-            # 0.406 to 0.433 for digits, and from 0.146 to 0.203 for words.
+            # explained fraction of the deviance of held-out events from 0.406 to 0.433 for digits,
+            # and from 0.146 to 0.203 for words (benchmarks/bench_counts.py).
             return max(40, 6 * n_batches)
         return super().n_updates(n_batches, batch_size, data)
 
@@ -536,7 +536,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
         Without a search it is at most 100.
 
     tol : float or None, default=1e-4
-        Training ends when its objective has improved by less than this share in five successive
+        Training ends when its objective has improved by less than this fraction in five successive
         checks; None trains for ``max_iter`` epochs.
 
     dict_init : str, array-like or learner, default="search"

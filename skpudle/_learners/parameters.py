@@ -77,7 +77,7 @@ def constraints_of(taken: Signature, **ranges: list) -> dict[str, list]:
     taken : Signature
         Parameters with types.
     **ranges : list
-        Constraints by name, which replace those of `_RANGES` and of the types. The texts of a
+        Constraints by name, which replace the ones of `_RANGES` and of the types. The texts of a
         Literal, and None, stay allowed.
 
     Returns

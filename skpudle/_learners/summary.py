@@ -10,8 +10,8 @@ from skpudle._losses import LEAST_SQUARES
 def _tried(path, chosen):
     """Return text: the score of the chosen number of atoms, and of up to three larger numbers.
 
-    ``path`` is ``size_path_`` and ``chosen`` the number of atoms. The score is the explained share
-    of hidden entries, so that the text shows whether more atoms would explain more.
+    ``path`` is ``size_path_`` and ``chosen`` the number of atoms. The score is the fraction of
+    hidden entries' variance that is explained: the text shows whether more atoms explain more.
     """
     order = np.argsort(path.n_components)
     n, score = path.n_components[order], path.score[order]

@@ -105,7 +105,7 @@ class Classification:
 class Regression:
     r"""The task of a regressor, with squared errors of standardised targets for loss.
 
-    The loss is half the unexplained share of the variance of ``y``, averaged over outputs. It is
+    The loss is half the unexplained fraction of the variance of ``y``, averaged over outputs. It is
     independent of the units of ``y`` and of the number of outputs.
 
     Parameters
@@ -128,7 +128,7 @@ class Regression:
         """Number of outputs of the linear model on codes: the number of columns of ``y``."""
         return len(self.mean)
 
-    n_terms = n_outputs  # number of squared errors of which the loss of a sample is the mean
+    n_terms = n_outputs  # the loss of a sample is a mean of this number of squared errors
     penalty = 10  # the ``alpha`` of scikit-learn's Ridge that C=1 stands for
 
     def encode(self, y):  # (n,) or (n, n_outputs) -> (n, n_outputs)
@@ -971,7 +971,7 @@ class PUDLERegressor(MultiOutputMixin, RegressorMixin, TaskLearner):
         Returns
         -------
         float
-            The explained share of the variance, averaged over outputs; at most 1.
+            The explained fraction of the variance, averaged over outputs; at most 1.
 
         Raises
         ------

@@ -268,7 +268,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         NotFittedError
             If the learner is not fitted.
         ValueError
-            If codes have another number of columns than those of `transform`.
+            If ``X`` has another number of columns than the codes of `transform`.
         """
         check_is_fitted(self)
         given, n, n_columns = open_source(X), len(self.components_), self._n_features_out
@@ -326,7 +326,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return self._score(X, sample_weight)
 
     def _score(self, X, sample_weight, **of_rows):
-        """Return the share of the deviance from column means that predictions explain, a float.
+        """Return the fraction of the deviance from column means that predictions explain, a float.
 
         This is `score` of all subclasses. ``X`` and ``sample_weight`` are the user's input, and
         ``of_rows`` as in `_chunks`.

@@ -101,7 +101,7 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     Understanding 64, 1996.)
     The estimate takes their median magnitude in each block, and the lower quartile of blocks: noise
     is the same everywhere, and texture is not. Differences of sums of two pixels have the same
-    noise and, in photographs, some four times the texture or more. So a share of the excess of
+    noise and, in photographs, some four times the texture or more. So a part of the excess of
     their variance is subtracted as texture, and a part of the range of the image.
 
     The estimated variance is at most twice the variance that is left after the most possible
@@ -131,9 +131,10 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
         return (fine - least.square() - share * more).clamp_min(0)
 
     # In photographs without noise coarse details have some 4 times the variance of fine details, an
-    # excess of 3 times. So a third of the excess estimates the variance of fine texture. At the
-    # most it is all of the excess. Of 1,500 noise-free parts of a photograph 95 then seem noisy,
-    # and 217 with a half instead of a third.
+    # excess of 3 times. So a third of the excess estimates the variance of fine texture: of 1,500
+    # noise-free parts of a photograph 95 then seem noisy, and 217 with a half instead of a third.
+    # At the most all of the excess is texture. Twice the variance that this would leave is the
+    # largest estimate, see the docstring.
     return torch.minimum(without(1 / 3, error / 2), 2 * without(1.0, error)).sqrt()
 
 
@@ -694,7 +695,7 @@ def code_images(dictionary, x, mask=None, *, learner, alpha, debias=0.0, **effor
     alpha : float
         The penalty.
     debias : float, default=0.0
-        The share of the lasso's bias to remove; an unfolded encoder ignores it.
+        The share of the lasso's bias to remove, from 0 to 1; an unfolded encoder ignores it.
     **effort : dict
         The tolerance of `conv_codes`.
 
