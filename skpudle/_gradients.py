@@ -67,8 +67,8 @@ def _penalties(z, penalty):
 def _evaluate(dictionary, batch, encoder, loss=_SQUARED, through_encoder=True):  # -> codes, losses
     """Encode a batch; return the codes (n, n_components) and the loss of each sample (n,).
 
-    Without ``through_encoder`` the codes are constants for autograd. Losses are sums over the known
-    entries of a sample.
+    All rules use it, see `_rule_of_objective` for the arguments. Without ``through_encoder`` the
+    codes are constants for autograd. Losses are sums over the known entries of a sample.
     """
     with torch.set_grad_enabled(through_encoder and torch.is_grad_enabled()):
         z = encoder(dictionary, batch.x, mask=batch.mask)

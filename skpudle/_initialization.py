@@ -28,8 +28,9 @@ INITIALIZATIONS = "data", "random", "svd", "vertices"
 def leading_directions(x, n):  # (n_samples, n_features) -> (at most n, n_features), float64
     """Return the ``n`` leading right singular vectors of ``x``, or fewer if its rank is smaller.
 
-    The vectors are rows of norm 1, orthogonal to each other. They come from the Gram matrix of the
-    rows or of the columns of ``x``, whichever is smaller.
+    For `vertices` and for initial atoms. The vectors are rows of norm 1, orthogonal to each other,
+    the first for the largest singular value. They come from the Gram matrix of the rows or of the
+    columns of ``x``, whichever is smaller.
     """
     x, is_wide, eps = x.double(), len(x) < x.shape[1], torch.finfo(x.dtype).eps
     values, vectors = torch.linalg.eigh(x @ x.mT if is_wide else x.mT @ x)

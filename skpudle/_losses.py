@@ -70,7 +70,7 @@ class Gaussian:
         return torch.ones_like(mean)
 
     def half_deviance(self, natural, x):
-        """Return half the deviance of each entry, the loss; autograd can differentiate it."""
+        """Return half the deviance of each entry of ``x``: the loss, differentiable by autograd."""
         return 0.5 * (natural - x).square()
 
 
@@ -86,23 +86,23 @@ class Poisson:
     is_quadratic = False
 
     def mean(self, natural):
-        """Return the expectation for each natural parameter."""
+        """Return the expectation for each natural parameter, ``exp(natural)``."""
         return natural.exp()
 
     def natural(self, mean):
-        """Return the natural parameter for each expectation."""
+        """Return the natural parameter for each expectation, ``log(mean)``."""
         return mean.log()
 
     def variance(self, mean):
-        """Return the variance for each expectation."""
+        """Return the variance for each expectation, which is the expectation."""
         return mean
 
     def half_deviance(self, natural, x):
-        """Return half the deviance of each entry, the loss; autograd can differentiate it."""
+        """Return half the deviance of each entry of ``x``: the loss, differentiable by autograd."""
         return natural.exp() - x * natural + self.saturated(x)
 
     def saturated(self, x):
-        """Return the largest log-likelihood of each entry, that with the entry as expectation."""
+        """Return the log-likelihood of each entry if its expectation is the entry: the largest."""
         return xlogy(x, x) - x
 
     def response(self, x):
@@ -113,7 +113,7 @@ class Poisson:
         return 2 * (x + 3 / 8).sqrt()
 
     def of_response(self, response):
-        """Return the counts that `response` has transformed: its inverse, at least 0."""
+        """Return the counts, at least 0, from which `response` makes the values ``response``."""
         return ((response / 2).clamp_min(0).square() - 3 / 8).clamp_min(0)
 
 
@@ -144,25 +144,25 @@ class Binomial:
         return float(self.n_trials)
 
     def mean(self, natural):
-        """Return the expectation for each natural parameter."""
+        """Return the expectation for each natural parameter, from 0 to the number of trials."""
         return self.n_trials * natural.sigmoid()
 
     def natural(self, mean):
-        """Return the natural parameter for each expectation."""
+        """Return the natural parameter for each expectation: the log odds of success."""
         return torch.logit(mean / self.n_trials)
 
     def variance(self, mean):
-        """Return the variance for each expectation."""
+        """Return the variance for each expectation; 0 at 0 and at the number of trials."""
         return mean * (1 - mean / self.n_trials)
 
     def half_deviance(self, natural, x):
-        """Return half the deviance of each entry, the loss; autograd can differentiate it."""
+        """Return half the deviance of each entry of ``x``: the loss, differentiable by autograd."""
         # The term is n_trials * softplus(natural), written by `logsigmoid`, because torch's
         # softplus loses precision: it returns the argument itself from 20 on.
         return self.saturated(x) - self.n_trials * logsigmoid(-natural) - x * natural
 
     def saturated(self, x):
-        """Return the largest log-likelihood of each entry, that with the entry as expectation."""
+        """Return the log-likelihood of each entry if its expectation is the entry: the largest."""
         n = self.n_trials
         return xlogy(x, x / n) + xlogy(n - x, (n - x) / n)
 
@@ -176,7 +176,7 @@ class Binomial:
 
 
 def loss_named(name, n_trials):  # -> Binomial or Poisson
-    """Return the loss called "binomial" or "poisson"; ``n_trials`` is for "binomial"."""
+    """Return the loss for a learner's parameter: "binomial", with ``n_trials``, or "poisson"."""
     return Binomial(float(n_trials)) if name == "binomial" else Poisson()
 
 
@@ -208,8 +208,8 @@ class FromMeans:
     def add(self, samples):  # Samples -> FromMeans
         """Add the known entries of a batch, with the weights of samples; return this object.
 
-        The ``target`` of the samples is their exposure, of a shape that broadcasts against the
-        data; None stands for 1.
+        ``samples.x`` are the data (n, n_features), and ``samples.target`` is the exposure of the
+        samples, of a shape that broadcasts against the data; None stands for 1.
         """
         x, exposure = samples.x, 1.0 if samples.target is None else samples.target
         known = torch.ones_like(x) if samples.mask is None else samples.mask
@@ -225,7 +225,7 @@ class FromMeans:
         return self
 
     def _from_reference(self, x):  # (n, m) or (m,) -> the same
-        """Return the deviance of each entry from the reference value of its column."""
+        """Return the deviance of each entry of ``x`` from the reference value of its column."""
         natural = self._reference
         # the link of counts is infinite at 0 and at their largest value, so `clamp` moves these
         # values inwards

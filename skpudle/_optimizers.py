@@ -22,8 +22,8 @@ class Optimizer:
     """Base class: atoms with constraints, and the state by which a later fit goes on.
 
     A subclass (`GradientOptimizer`, `SurrogateOptimizer`) has its state, tensors and numbers, in
-    the dict ``_state``. `replace` takes each tensor in it that has the shape of the atoms for one
-    with a row per atom.
+    the dict ``_state``. `replace` relies on this: a tensor of the state that has the shape of the
+    atoms has one row for each atom.
     """
 
     def __init__(self, atoms, project, n_free=0):
@@ -35,7 +35,8 @@ class Optimizer:
     def _constrain(self, block, n_after=0):
         """Project a block of successive rows of the atoms, after which ``n_after`` rows follow.
 
-        Rows of the block that are among the last ``n_free`` of all rows stay as they are.
+        Return the block, projected. Its rows that are among the last ``n_free`` of all rows stay as
+        they are.
         """
         n = len(block) - max(self._n_free - n_after, 0)
         return torch.cat([self._project(block[:n]), block[n:]])
@@ -53,7 +54,7 @@ class Optimizer:
                 value[rows] = 0
 
     def state(self):  # -> dict
-        """Return a copy of the state, which is all that the next update needs beside the atoms."""
+        """Return a copy of the state, for `load`: what the next update needs beside the atoms."""
         return deepcopy(self._state)
 
 
@@ -93,7 +94,7 @@ class GradientOptimizer(Optimizer):
 
     @torch.no_grad()
     def load(self, atoms, state):
-        """Go on where an earlier fit ended: set atoms and state to copies of its atoms and state.
+        """Go on where an earlier fit ended: copy its ``atoms``, and the ``state`` from its `state`.
 
         With an empty dict as the state the next step is a first step.
         """
@@ -169,7 +170,7 @@ class SurrogateOptimizer(Optimizer):
 
     @torch.no_grad()
     def load(self, atoms, state):
-        """Go on where an earlier fit ended: set atoms and state to copies of its atoms and state.
+        """Go on where an earlier fit ended: copy its ``atoms``, and the ``state`` from its `state`.
 
         With an empty dict as the state the model is empty.
         """
@@ -214,9 +215,10 @@ class SurrogateOptimizer(Optimizer):
         atoms.copy_(self._minimize(atoms, self.anchor * one_use))
 
     def _age(self, n_samples):  # -> scalar tensor, from 0 to 1
-        """Count a batch of ``n_samples``; return the factor of the sums of earlier batches.
+        """Count a batch of ``n_samples``, a scalar tensor; return the decay of earlier batches.
 
-        The factor is closer to 1 for a small batch, such as the last one of an epoch.
+        `update` multiplies the sums of earlier batches by this factor. The factor is closer to 1
+        for a small batch, such as the last one of an epoch.
         """
         state = self._state
         state["n_updates"] += 1

@@ -151,17 +151,20 @@ def smaller_gram(a):  # (..., p, m) -> (..., min(p, m), min(p, m))
 
 @dataclass(frozen=True, eq=False)
 class Dictionary:
-    """Base class of all dictionaries: atoms, to which a subclass adds the methods of the form."""
+    """Base class of dictionaries; subclasses add ``synthesis``, ``analysis`` and ``outer``.
+
+    The module `skpudle._operators` explains these methods. Atoms have axis 0 for the atoms.
+    """
 
     atoms: Tensor
 
     def detach(self):
-        """Return the same dictionary without a graph of autograd."""
+        """Return a dictionary of the same atoms without a graph of autograd."""
         return replace(self, atoms=self.atoms.detach())
 
 
 class DenseDictionary(Dictionary):
-    """The dictionary of rows of data: the form ``<z @ atoms, x>`` and its partial derivatives.
+    """The dictionary of rows of data: ``<z @ atoms, x>`` and its partial derivatives.
 
     Parameters
     ----------

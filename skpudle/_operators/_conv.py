@@ -24,7 +24,7 @@ from skpudle._precision import in_own_precision
 
 
 def as_pictures(x):  # (n, n_channels, [height,] width) -> (n, n_channels, height, width)
-    """Return signals as pictures of height 1, and pictures unchanged."""
+    """Return signals as pictures of height 1, and pictures unchanged: one code serves both."""
     return x if x.ndim == 4 else x[:, :, None]
 
 
@@ -162,7 +162,7 @@ class ConvDictionary(Dictionary):
             yield place, slice(place.start * s, (place.stop - 1) * s + k)
 
     def _patches(self, x):  # (n, n_channels, *size) -> (n, n_channels * kernel, n_positions)
-        """Return the patches of images at all positions, each as a column, for products."""
+        """Return the patch of each image at each position as a column, for products with atoms."""
         (height, width), (down, right) = self._windows.values()
         patches = as_pictures(x).unfold(2, height, down).unfold(3, width, right)
         return patches.permute(0, 1, 4, 5, 2, 3).flatten(1, 3).flatten(2)
@@ -178,8 +178,8 @@ class ConvDictionary(Dictionary):
 class ConvLayers(Dictionary):
     """Convolutional dictionaries of one shape, one for each unfolding of an encoder.
 
-    A denoiser is an encoder with such layers, see `skpudle.encoding._unfold.unfold`. The layers
-    have no methods of the form: index the object to get a `ConvDictionary`.
+    A denoiser is an encoder with such layers, see `skpudle.encoding._unfold.unfold`. The object has
+    no ``synthesis``, ``analysis`` and ``outer``; its items, each a `ConvDictionary`, have them.
 
     Parameters
     ----------
@@ -192,5 +192,5 @@ class ConvLayers(Dictionary):
     stride: int | tuple[int, ...] = 1
 
     def __getitem__(self, t):  # -> ConvDictionary
-        """Return the dictionary of unfolding ``t``."""
+        """Return the dictionary of unfolding ``t``, without a copy of its atoms."""
         return ConvDictionary(self.atoms[t], self.stride)

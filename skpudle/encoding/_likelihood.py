@@ -36,7 +36,7 @@ _GROWTH_OF_STEP = 1.25
 
 @dataclass(frozen=True, eq=False)
 class Likelihood:
-    """The encoder of counts: iterations on the likelihood of data under a dictionary.
+    """The encoder of counts: iterations on the negative log-likelihood, given by a loss.
 
     `skpudle.encoding._unfold.unfold` makes one for each call with a loss that is not quadratic.
 

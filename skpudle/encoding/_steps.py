@@ -71,16 +71,16 @@ class Steps:
         self.x = self.hide(x)
 
     def hide(self, data):  # -> the same shape
-        """Return the data with zeros for missing entries."""
+        """Return ``data``, of the shape of ``x``, with zeros where entries of ``x`` are missing."""
         return data if self._mask is None else data * self._mask
 
     def are_sparse(self, z):
-        """Return whether `SparseIterations` are faster from the codes ``z`` on: never, here."""
+        """Return whether `SparseIterations` are faster from the codes ``z`` on: here never."""
         return False
 
 
 class Iteration(NamedTuple):
-    """Record of one iteration, from which `pull` computes its adjoint."""
+    """Record of one iteration that torch has run, from which `pull` computes its adjoint."""
 
     t: int  # number of the iteration
     z: Tensor | None  # codes before the iteration; None are zeros
@@ -255,7 +255,7 @@ class DenseSteps(Steps):
         return np.count_nonzero(np.asarray(z) != 0) < SPARSE * z.numel()
 
     def push(self, z, *, out=None):  # -> (n, n_components), residual or None
-        """Take a step, see `Steps`."""
+        """Take a step from the codes ``z``, see `Steps`; with ``H`` there is no residual."""
         if z is None:
             pushed = self.correlation.clone() if out is None else out.copy_(self.correlation)
             return pushed, self.x if self.transition is None else None
@@ -273,7 +273,10 @@ class DenseSteps(Steps):
             self.products = torch.zeros_like(self.transition)  # P of the class
 
     def pull(self, u, z, residual, *, out=None):  # (n, n_components) -> the same, or None
-        """Run the adjoint of a step from ``z``, see `Steps`."""
+        """Run the adjoint of the step from ``z``, see `Steps`: return the derivatives in ``z``.
+
+        ``residual`` is None for a step with ``H``, whose terms go to the sums q and P of the class.
+        """
         if residual is None:
             self.total += u
             if z is None:
@@ -290,7 +293,11 @@ class DenseSteps(Steps):
         return torch.addmm(u, image * -self.size, self.atoms.mT, out=out)
 
     def gradients(self):
-        """Return the derivatives in the atoms, None, the data and the step size, see `Steps`."""
+        """Return the derivatives in the atoms, None, the data and the step size, see `Steps`.
+
+        The derivatives have the shapes of atoms, data and step size. Call the method once, after
+        the last `pull`: it adds q and P to the derivatives.
+        """
         if self.transition is not None:
             self._by_atoms.addmm_(self.total.mT, self.x)
             self._by_atoms.addmm_(self.products + self.products.mT, self.atoms, alpha=-1)
@@ -325,7 +332,7 @@ class ConvSteps(Steps):
             yield (t, given[t]) if isinstance(given, ConvLayers) else (..., given)
 
     def push(self, z, *, out=None):  # -> (n, n_components, *positions), residual
-        """Take a step, see `Steps`."""
+        """Take a step from the codes ``z`` in iteration ``t``, see `Steps`."""
         (_, dictionary), (_, analysis) = self.layers()
         residual = self.x if z is None else self.x - self.hide(dictionary.synthesis(z))
         pushed = replace(analysis, atoms=analysis.atoms * self.size).analysis(residual, out=out)
@@ -337,7 +344,10 @@ class ConvSteps(Steps):
         self._by_atoms, self._by_analysis, self._by_x, self._by_size = map(torch.zeros_like, given)
 
     def pull(self, u, z, residual, *, out=None):  # (n, n_components, *positions) -> same, or None
-        """Run the adjoint of a step from ``z``, see `Steps`."""
+        """Run the adjoint of the step from ``z`` in iteration ``t``: return derivatives in ``z``.
+
+        The arguments are explained in `Steps`; ``out`` has no effect.
+        """
         (before, dictionary), (now, analysis) = self.layers()
         image = self.hide(analysis.synthesis(u))
         self._by_x += image
@@ -349,6 +359,10 @@ class ConvSteps(Steps):
         return u - self.size * dictionary.analysis(image)
 
     def gradients(self):
-        """Return the derivatives in the atoms, the analysis, the data and the step size."""
+        """Return the derivatives in the atoms, the analysis, the data and the step size.
+
+        The derivatives have the shapes of these tensors. Derivatives in the atoms and in the
+        analysis are separate even if both have the same atoms; the caller then adds them up.
+        """
         of_atoms, of_analysis = self.size * self._by_atoms, self.size * self._by_analysis
         return of_atoms, of_analysis, self.size * self._by_x, self._by_size

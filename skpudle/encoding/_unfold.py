@@ -17,9 +17,10 @@ from skpudle.encoding._steps import ConvSteps, DenseSteps, run_iterations
 
 
 class _Unfolding(torch.autograd.Function):
-    """All iterations of the encoder for least squares as one function of autograd.
+    """The encoder for least squares, all iterations together, as a function of autograd.
 
-    Its hand-written adjoint stores less than a graph of all operations, and takes less time.
+    `unfold` calls it. The hand-written adjoint stores less than a graph of all operations, and
+    takes less time.
     """
 
     @staticmethod

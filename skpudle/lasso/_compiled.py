@@ -180,7 +180,10 @@ def _remove(out, k, support, z, theta, squares, step, y, factor):
 
 
 def _reach(z, theta, step):  # floats, of one code -> float
-    """Return the fraction of a Newton step at which a code reaches zero; 2 if it keeps its sign."""
+    """Return the fraction of a Newton step at which a code reaches zero; 2 if it keeps its sign.
+
+    ``z``, ``theta`` and ``step`` are the code of one atom, its sign, 1 or -1, and its Newton step.
+    """
     if theta * (z + step) > 0:
         return 2.0
     return z / -step if theta * step < 0 else 0.0

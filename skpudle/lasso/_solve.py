@@ -304,7 +304,10 @@ def _without_parallels(atoms, positive):  # -> (n_components, n_features), bool
 
 
 def rows_of_block(x, n_components):  # -> int
-    """Return how many rows of the data ``x`` a solver takes at a time, to bound its memory."""
+    """Return how many rows of the data ``x`` (n, m) a solver takes at a time, to bound its memory.
+
+    `solve_lasso` and `solve_nnls` cut their data into blocks of this number of rows.
+    """
     on_host = x.device.type == "cpu"
     entries = entries_of_block() if on_host else BLOCK_ENTRIES.get(x.device.type, 2**20)
     return max(1, entries // n_components)
@@ -500,9 +503,10 @@ def lasso_path(atoms, x, alphas, *, positive=False, mask=None, gram=None):
 
 
 def _as_tensor(values):  # -> Tensor
-    """Return a user's array or tensor as a tensor of floats, which may share the user's memory.
+    """Return a user's array or tensor as a tensor of floats of the same shape, for `solve_nnls`.
 
-    Raise TypeError for values that are no real numbers.
+    The tensor may share the user's memory, so callers must not write to it. Raise TypeError for
+    values that are no real numbers.
     """
     if isinstance(values, torch.Tensor):
         return values if values.is_floating_point() else values.double()
@@ -515,7 +519,7 @@ def _as_tensor(values):  # -> Tensor
 
 
 def _check_finite(values, name):
-    """Raise ValueError, with the argument's ``name``, if a value is NaN or infinite."""
+    """Raise ValueError, with the ``name`` of a user's argument, if a value is not finite."""
     if not values.isfinite().all():
         raise ValueError(
             f"The {name} contain NaN or infinite values. Pass finite numbers, and the weight 0 "
