@@ -240,7 +240,8 @@ def unit_of(square):
     depend on the unit.
     """
     exponent = frexp(square)[1] // 2
-    # Even eighth powers of numbers between 2**-64 and 2**64 are in the range of float64.
+    # Data of such a size need no division: even eighth powers of numbers between 2**-64 and 2**64
+    # are in the range of float64.
     return 1.0 if abs(exponent) <= 64 else 2.0**exponent
 
 

@@ -439,7 +439,7 @@ def read_targets(y, images, read):  # -> list of (n_channels, *size), or None
 def extend(x, before, after):  # (n, n_channels, *size) -> larger by before + after
     """Continue images beyond their borders by reflection, also by more pixels than they have.
 
-    ``before`` and ``after`` have a number of pixels for each axis of ``size``, to add at the begin
+    ``before`` and ``after`` have a number of pixels for each axis of ``size``, to add at the start
     and at the end of the axis. The pixel at the border is repeated: c b a | a b c | c b a.
     """
     for axis, (left, right) in enumerate(zip(before, after, strict=True), start=2):

@@ -78,8 +78,9 @@ def _move(n, x, column, base, load, z):
     """Minimise ``load z - sum_t x_t log(base_t + a_t z)`` over one code ``z >= 0``.
 
     This is the update of one code in a sweep of `solve_rows`. Arguments are those of `_slope`, the
-    ``load`` of the code (above 0), and the ``z`` to start from. Return the minimiser to about 3 %,
-    which further sweeps refine, and ``g`` of `_slope` at the start, for the duality gap.
+    ``load`` of the code (above 0), and the ``z`` to start from. Return the new ``z``, and ``g`` of
+    `_slope` at the start, for the duality gap. Steps end when one changes ``z`` by at most 3 %: the
+    next sweep refines the code.
 
     The derivative is ``load - g(z)``, where ``1 / g`` is concave. So Newton's method for ``1 / g(z)
     = 1 / load`` increases monotonically towards the minimiser from below, and is exact for a single
