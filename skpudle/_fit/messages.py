@@ -17,7 +17,8 @@ def describe(value):  # -> str
     """Return a parameter as a short text that is equal for equal values, to notice changes.
 
     Arrays, tensors and other objects become a hash of their contents; a function that cannot be
-    pickled becomes its name. Checkpoints and `partial_fit` compare these texts.
+    pickled becomes its name. Checkpoints and `partial_fit` compare these texts with stored ones, so
+    other texts for the same values would make older files useless.
     """
     value = value.item() if isinstance(value, np.generic) else value
     if value is None or isinstance(value, bool | int | float | str):

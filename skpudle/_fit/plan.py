@@ -482,7 +482,7 @@ class Plan:
 
         A pair ``lambda_decay=(first, last)`` is annealed as in figure 5 of the PUDLE paper: in ten
         equal parts of training, the decay takes ten equally spaced values from ``first`` to
-        ``last``. ``update`` counts from 0.
+        ``last``. ``update`` counts from 0, up to ``fitted.n_updates`` - 1, the last of training.
         """
         (first, last), n = self.decay, fitted.n_updates
         steps = np.linspace(last, first, min(10, n))[::-1]
@@ -694,10 +694,11 @@ class Plan:
         return make_optimizer(self.optimizer_for(len(rows)), rows, project, **how)
 
     def mixes_few(self, n_components, n_features):
-        """Return whether rows are mixtures of few non-negative atoms, as spectra are.
+        """Return whether the parameters ask for mixtures of few non-negative atoms, as for spectra.
 
-        For such rows a search begins with the purest samples as atoms, and has a first penalty of
-        its own, see `skpudle.search.find.penalty_of_mixtures`.
+        That is so if codes and atoms have to be non-negative, and atoms are few. A search then
+        begins with the purest samples as atoms, and has a first penalty of its own, see
+        `skpudle.search.find.penalty_of_mixtures`.
         """
         # The purest rows are near the atoms, and make good initial atoms, if there are at most a
         # quarter as many atoms as features.

@@ -433,7 +433,8 @@ class _CountPhases(RowPhases):
         """Return the phases of `RowPhases.table` with changes for counts.
 
         The phase "baseline" is added before training. The penalty of codes is chosen after training
-        only, by the likelihood, and there is no learned encoder.
+        only, by the likelihood, and there is no learned encoder. The last three phases of
+        `RowPhases.table` have to stay training, penalty of codes and encoder, in this order.
         """
         *found, training, coding, _ = super().table(fitted)
         baseline = Phase("baseline", self.settle, self.plan.searches, ends_search=True)

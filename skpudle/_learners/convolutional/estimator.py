@@ -229,8 +229,8 @@ class ConvPUDLEDictionaryLearning(
         messages.warn_of_early_end(self, self.ended_by_)
         dictionary, one_by_one = self._dictionary(pieces.x), pieces.x.split(1)
         found = (learn.largest_correlations(x, dictionary) > self.alpha_ for x in one_by_one)
-        # The largest penalty with nonzero codes shows whether all codes are zero. That deserves no
-        # warning if the baseline alone explains the data, which are then zero in the fit's units.
+        # All codes are zero if no correlation of the data with an atom exceeds the penalty. That
+        # deserves no warning if the baseline alone explains the data: ``pieces.x`` is then zero.
         if pieces.x.any() and not any(found):
             messages.warn_of_zero_codes(self)
         return self
@@ -348,7 +348,8 @@ class ConvPUDLEDictionaryLearning(
         if self.rank is not None and mask is None:
             directions = learn.span_of_maps(dictionary.atoms)
             atoms = learn.combine_channels(dictionary.atoms, directions)
-            # Atoms keep their norms only if all are of rank one; the user may have edited them.
+            # The combinations keep the norms of all atoms only if each atom is of rank one. The
+            # user may have edited the atoms.
             if torch.allclose(atom_norms(atoms), atom_norms(dictionary.atoms)):
                 x = learn.combine_channels(x, directions)
                 dictionary = ConvDictionary(atoms, dictionary.stride)

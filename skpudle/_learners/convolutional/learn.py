@@ -114,7 +114,7 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     if n_details < 32:
         return torch.zeros_like(fine)
     # The relative standard error of the variance that is estimated from n details of white noise.
-    # The factor 6 was measured, since no formula holds: neighbouring details are correlated.
+    # The factor 6 was measured, since neighbouring details are correlated.
     error = 6.0 / n_details**0.5
     # Fine details are differences of single pixels, coarse details of sums of two pixels. In white
     # noise both have the same variance. If fine details have more, beyond chance, the rest is not
@@ -188,7 +188,7 @@ def cut_pieces(tensors, kernel, stride, area=2**14, most=inf):  # -> (n_pieces, 
         axes = zip(image.shape[1:], size, stride, strict=True)
         # The corners of pieces are evenly spaced, and the last piece ends at the last pixel. If one
         # piece covers an axis, a few pixels may be left at its end: less than a stride, so that no
-        # copy of an atom would begin there.
+        # further copy of an atom would fit.
         corners = (np.linspace(0, n - k, ceil((n - s + 1) / k), dtype=int) for n, k, s in axes)
         for corner in product(*corners):
             window = (slice(first, first + n) for first, n in zip(corner, size, strict=True))
@@ -449,7 +449,7 @@ def choose_channels(images, given):  # Images, learner -> Channels
 def unfoldings_of(learner):  # -> int, or None for codes of the lasso
     """Return the number of iterations of the encoder of a `ConvPUDLEDictionaryLearning`.
 
-    It resolves ``n_unfoldings="auto"``.
+    The learner's ``n_unfoldings`` may be "auto", which depends on ``gradient``.
     """
     usual = None if learner.gradient is None else 15  # as in the PUDLE paper
     return usual if learner.n_unfoldings == "auto" else learner.n_unfoldings
