@@ -172,9 +172,8 @@ def reconstruct(
     x = _extended(rows.new_zeros(1, n_channels, height, width), patch_shape, stride)
     first, within = _places(x, patch_shape, stride)
     places = (first[:, None] + within).flatten()
-    total = torch.bincount(places, rows.flatten(), x.numel())
-    count = torch.bincount(places, minlength=x.numel())
-    image = (total / count).view(x.shape)[:height, :width]
+    total, n_patches = (torch.bincount(places, of, x.numel()) for of in (rows.flatten(), None))
+    image = (total / n_patches).view(x.shape)[:height, :width]
     return like_input(image if image_shape[2:] else image[..., 0], patches)
 
 

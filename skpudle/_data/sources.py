@@ -48,6 +48,7 @@ from skpudle._data import arrays
 from skpudle._data.arrays import split_missing, to_numpy, to_tensor, with_gaps
 from skpudle.search._epoch import own
 from skpudle.search.held_out import hash_rows
+from skpudle.search.problem import Rows
 
 # `open_source`: X is in memory if it has one of these types, or one of these attributes, by which
 # data frames and arrays of other libraries are recognised.
@@ -129,7 +130,7 @@ class Batches:
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
+class Samples(Rows):
     """Rows, images or signals in memory, with the mask, target and weight of each.
 
     ``samples[rows]`` selects samples, by an index, mask or slice of all four tensors. ``x`` may
@@ -165,22 +166,6 @@ class Samples:
         """
         parts = vars(self).values()
         return Samples(*(None if part is None else function(part) for part in parts))
-
-    @property
-    def known(self):
-        """The mask, of the shape of ``x``; ones if ``mask`` is None."""
-        return self.x.new_ones(()).expand_as(self.x) if self.mask is None else self.mask
-
-    @property
-    def total_weight(self):
-        """The sum of weights; the number of samples if they have no weights."""
-        return float(len(self.x) if self.weight is None else self.weight.sum())
-
-    def weigh(self, values):  # (n_samples, ...) -> the same
-        """Multiply values of samples, such as losses, by the weights of the samples."""
-        if self.weight is None:
-            return values
-        return values * self.weight.to(values).view(-1, *[1] * (values.ndim - 1))
 
     def __getitem__(self, rows):
         return self.map(lambda part: part[rows])

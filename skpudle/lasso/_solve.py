@@ -494,10 +494,10 @@ def lasso_path(atoms, x, alphas, *, positive=False, mask=None, gram=None):
         If a penalty is not positive (with ``positive``: if it is negative).
     """
     x, known = known_entries(x.double(), mask)
-    known = None if known is None else known.double()
     atoms = atoms.double() if gram is not None else _without_parallels(atoms.double(), positive)[0]
     gram = gram_matrix(atoms, len(x)) if gram is None else gram
-    penalties = [checked_alpha(alpha, atoms, positive) for alpha in alphas]
+    penalties = [float(alpha) for alpha in alphas]
+    checked_alpha(min(penalties), atoms, positive)
     how = dict(penalties=penalties, positive=positive, mask=known, refit=True)
     return solve(atoms, gram, x, **how).unbind()
 

@@ -343,8 +343,7 @@ def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, s
     # number of nonzero codes of all rows so far.
     z, work, end = np.empty(room), np.empty(room), np.int64(0)
     step = np.empty(room)
-    n_factor = room if refit or gram is not None else 0
-    inner, factor = np.empty((n_factor, room)), np.empty((n_factor, room))
+    inner, factor = np.empty((room, room)), np.empty((room, room))
     for row in range(len(residual)):
         known, left = mask[row], residual[row]
         k = start[row + 1] - start[row]

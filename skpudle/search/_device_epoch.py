@@ -56,7 +56,7 @@ class DeviceEpoch(rules.Coded):
         n, p, m = len(x), *atoms.shape
         self._dictionary = pad(atoms.to(x.dtype), (0, 0, 0, 1)).to(x.device)
         self._support, self._z = codes.like(x).padded(p)
-        self._weight, of_rows = problem.weighted(x.new_ones(n)), x.new_ones(n, 4)
+        self._weight, of_rows = problem.weigh(x.new_ones(n)), x.new_ones(n, 4)
         self._roots = self._weight.sqrt()[:, None]
         value = x.new_zeros(n, self._z.shape[1] + min(p, m + rules.ROOM))
         self._residual, index, uses = torch.empty_like(x), value.int(), x.new_zeros(p + 1)

@@ -13,7 +13,7 @@ Epochs of images and of GPUs also use this module: `Codes`, `Coded` and draws of
 """
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -247,18 +247,6 @@ def own(*tensors):  # -> the same tuple
     return tensors
 
 
-@cache
-def _has_bfloat16():  # -> bool
-    """Return whether PyTorch reports a processor that multiplies in bfloat16.
-
-    There, products of 256 rows of 128 to 2381 features with 1024 to 16,384 atoms take 0.27 to 0.30
-    of the time of float32, and epochs of 4096 atoms 0.6 to 0.7. The relative error of the products
-    of atoms with residuals is some thousandths, less than the tolerance of codes.
-    """
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)
-    return capabilities().get("avx512_bf16", False)
-
-
 def _least(operations, task=_TASK):  # -> int
     """Return the least number of items for which `in_parts` should use another thread.
 
@@ -371,7 +359,7 @@ class Coded:
         best value.
         """
         problem, total = self.problem, torch.as_tensor(self._roots[:, 0] @ self.residuals())
-        total, counts = problem.total(total, problem.weighted(problem.known).sum(0).to(total))
+        total, counts = problem.total(total, problem.weigh(problem.known).sum(0).to(total))
         return (total / counts.clamp_min(1e-300)).cpu().double()
 
 
@@ -441,8 +429,8 @@ class Epoch(Coded):
                 residual, known = self._x[part].astype(np.float64), self._known[part]
                 k, sparse = len(residual), (begin[part.start : part.stop + 1], *entries)
                 loops.subtract_synthesis(*sparse, self._atoms, known, residual)
-                is_skipped = turn is not None and block % 2 != turn
-                slopes = slope[:k, :0] if is_skipped else self._slopes(residual, slope[:k])
+                has_turn = turn in (None, block % 2)
+                slopes = self._slopes(residual, slope[:k]) if has_turn else slope[:k, :0]
                 given = self._atoms, self._gram, known, residual, slopes, *options, room, *sparse
                 count = np.empty(k, np.int64)
                 results = count, atom, code, fitted, self._loss[part], self._size[part]
@@ -462,7 +450,12 @@ class Epoch(Coded):
 
     @cached_property
     def _screen(self):  # -> (p, m): the atoms, to select the atoms that enter a working set
-        has_bfloat16 = len(self.atoms) >= MANY and _has_bfloat16()
+        # On processors with bfloat16 products of 256 rows of 128 to 2381 features with 1024 to
+        # 16,384 atoms take 0.27 to 0.30 of the time of float32, and epochs of 4096 atoms 0.6 to
+        # 0.7. The relative error of the products of atoms with residuals is some thousandths, less
+        # than the tolerance of codes.
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        has_bfloat16 = len(self.atoms) >= MANY and capabilities.get("avx512_bf16", False)
         return self.atoms.bfloat16() if has_bfloat16 else self.atoms.float()
 
     def _slopes(self, residual, out):  # (n, m), (n, p) float32 -> (n, p)
@@ -549,8 +542,8 @@ class Epoch(Coded):
     def products(self, first, last):  # -> (last - first, last - first)
         """Return the block ``first:last`` of rows and columns of ``A = Z^T Z``, of this process."""
         arrays = first, *self._entries, *self.fitting.arrays()[:2], self._values
-        n_used = len(self._entries[1]) / max(len(self._x), 1)  # mean number of codes of a row
-        work = n_used * self._gathering
+        # visits each user of an atom, and all codes of this user
+        work = self._gathering * len(self._entries[1]) / max(len(self._x), 1)
         return self._sums(loops.add_products, first, last, last - first, work, *arrays)
 
     def energies(self):  # -> (p,)

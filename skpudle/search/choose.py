@@ -107,7 +107,6 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
         entry can be predicted, as for one feature, zeros or independent features, the answer is the
         lasso at the penalty of the search.
     """
-    atoms = atoms.detach()
     is_predictable = held_out.is_predictable
     best = held_out.predict(atoms, place, share=debias) if is_predictable else held_out.zeros
     if not predicts(best, held_out):
@@ -402,7 +401,7 @@ class _Sizes:
         self.settles = not isinstance(problem, ConvProblem)
         if self.settles:
             # Errors are compared with those of column means: with zeros, once means are subtracted.
-            often = held_out.weighted(torch.ones(len(held_out.x), dtype=torch.float64))
+            often = held_out.weigh(torch.ones(len(held_out.x), dtype=torch.float64))
             known = (often @ held_out.known.double()).clamp_min(1)
             held_out = held_out.around(often @ held_out.x.double() / known)
         self.energy = HeldOut(held_out).zeros.total or 1.0

@@ -56,7 +56,7 @@ _LARGER = 2**0.5
 # No more penalties are tried if atoms leave less than this fraction of the energy of hidden entries
 # unexplained: then the data have no noise, and all penalties predict equally well. To try more
 # penalties would double the time of searches of data without noise, for atoms that are no better.
-_NOTHING_LEFT = 1e-8
+_NOTHING_LEFT = 1e-6
 
 
 def goes_on(found, errors=1.0, *, gains=False, patience=1, total=own):  # -> bool
@@ -243,7 +243,7 @@ def penalty_of_mixtures(problem, n_components):  # -> float
     what the leading ``n_components`` singular vectors leave of the rows. The rows must have no
     missing entries.
     """
-    often = problem.weighted(problem.x.new_ones(len(problem.x), 1, dtype=torch.float64))
+    often = problem.weigh(problem.x.new_ones(len(problem.x), 1, dtype=torch.float64))
     x = problem.x.double() * often.sqrt()
     squares = torch.linalg.eigvalsh(x @ x.mT if len(x) < x.shape[1] else x.mT @ x)
     left = float(squares[:-n_components].clamp_min(0).sum())
@@ -366,7 +366,7 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
         steps = (1, -1) if alpha == last.alpha else (1 if alpha > last.alpha else -1,)
         begin = last.prediction.place, steps
     for unbiased in kinds:
-        judged = descend.refit_atoms(coded.problem, judged, coded.codes, 4) if unbiased else judged
+        judged = descend.refit_atoms(coded.problem, judged, coded.codes, 2) if unbiased else judged
         prediction = problem.held_out.predict(judged, *begin)
         begin = prediction.place, *begin[1:]
         found.append(Trial(alpha, unbiased, prediction, coded.atoms, judged))

@@ -302,9 +302,8 @@ class HeldOut:
         """
         (sums,) = self.sums(atoms, [place])
         (total,) = self.total(sums.sum(0))
-        share = best_shares(total)[1] if share is None else share
-        error = float(errors_at(total, share))
-        return Prediction(errors_at(sums, share), error, place, float(share))
+        share = float(best_shares(total)[1] if share is None else share)
+        return Prediction(errors_at(sums, share), float(errors_at(total, share)), place, share)
 
     def predict(self, atoms, place=None, steps=(1, -1), share=None):  # -> Prediction
         """Predict the hidden entries at the best penalty of codes, which a walk finds.
@@ -383,7 +382,7 @@ class _Rows(HeldOut):
         """
         self.problem = problem = replace(problem, x=problem.x.cpu())
         self.x, self.known, n = problem.x.double(), problem.known.double(), len(problem.x)
-        self._often = problem.weighted(self.x.new_ones(n))
+        self._often = problem.weigh(self.x.new_ones(n))
         groups = hide_in_turn(match_equal_rows(self.x.mT, gaps_in(self.known.mT))) if n else []
         # Both numbers are summed over processes, because all processes must take the same decision:
         # a process without held-out rows, too, has to take part in the sums of predictions.
@@ -408,19 +407,22 @@ class _Rows(HeldOut):
         ``atoms`` are (n_components, n_features), and ``alphas`` fall. The result has the three
         inner products of `best_shares` for each row, times the weight of the row.
         """
-        sums, products = self.x.new_zeros(len(alphas), len(self.x), 3), None
-        how, is_whole = dict(positive=self.problem.positive_code), self.problem.mask is None
+        sums, is_whole = self.x.new_zeros(len(alphas), len(self.x), 3), self.problem.mask is None
+        has_products = is_whole and len(atoms) <= _MOST_PRODUCTS
+        how = dict(positive=self.problem.positive_code)
         with threads_for():
-            if is_whole and len(atoms) <= _MOST_PRODUCTS:
-                products = atoms @ atoms.mT
+            products = atoms @ atoms.mT if has_products else None
             for turn, seen, hidden in self._turns:
-                part, others = atoms[:, hidden], atoms[:, seen]
-                if products is not None:  # the products over the visible features alone
+                part = atoms[:, hidden]
+                if has_products:  # over the visible features alone
                     how["gram"] = products - part @ part.mT
                 for block in blocks_of_rows(len(turn), len(alphas) * len(atoms), 2**18):
                     x, known = self.x[turn[block]], self.known[turn[block]]
-                    mask = None if is_whole else gaps_in(known[:, seen])
-                    codes, refits = lasso_path(others, x[:, seen], alphas, mask=mask, **how)
+                    if has_products:
+                        given = atoms, x.index_fill(1, hidden, 0.0)
+                    else:
+                        given, how["mask"] = (atoms[:, seen], x[:, seen]), gaps_in(known[:, seen])
+                    codes, refits = lasso_path(*given, alphas, **how)
                     error, step = x[:, hidden] - codes @ part, refits.sub_(codes) @ part
                     if not is_whole:
                         error, step = error * known[:, hidden], step * known[:, hidden]
@@ -561,7 +563,7 @@ def count_codings(problem):  # -> int
     A coding is a row with one group of features hidden. More codings choose more reliably, and take
     longer.
     """
-    squares = problem.weighted(problem.squares)
+    squares = problem.weigh(problem.squares)
     sums = torch.stack([squares.sum(), squares.square().sum(), torch.ones_like(squares).sum()])
     (sums,) = problem.total(sums)
     energy, fourth, n = sums.tolist()

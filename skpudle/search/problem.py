@@ -34,8 +34,32 @@ _ALPHA = 0.07
 _DEVICES = {"cuda"}
 
 
+class Rows:
+    """What samples in memory and problems share: the members that follow from three attributes.
+
+    Samples may be rows, images or signals: ``x`` is (n_samples, ...), ``mask`` of the shape of
+    ``x`` or None, and ``weight`` (n_samples,) or None, as in `Problem`.
+    """
+
+    @property
+    def known(self) -> Tensor:  # of the shape of the data
+        """The mask of the data: 1 for known entries and 0 for missing ones; ones without a mask."""
+        return self.x.new_ones(()).expand_as(self.x) if self.mask is None else self.mask
+
+    @property
+    def total_weight(self) -> float:
+        """The sum of the weights of this process's samples; their number without weights."""
+        return float(len(self.x) if self.weight is None else self.weight.sum())
+
+    def weigh(self, values: Tensor) -> Tensor:  # (n_samples, ...) -> the same
+        """Return ``values``, one or more numbers for each sample, times the samples' weights."""
+        if self.weight is None:
+            return values
+        return values * self.weight.to(values).view(-1, *[1] * (values.ndim - 1))
+
+
 @dataclass(frozen=True, eq=False)
-class Problem:
+class Problem(Rows):
     """The rows of a search, in the dtype and on the device of its epochs, and the objective.
 
     Parameters
@@ -167,9 +191,9 @@ class Problem:
 
     def of_rows(self, rows: Tensor) -> Self:  # rows: a mask, numbers or a slice of samples
         """Return the problem of the chosen samples alone, without held-out samples."""
-        parts = {name: getattr(self, name) for name in ("mask", "weight")}
-        parts = {name: part if part is None else part[rows] for name, part in parts.items()}
-        return replace(self, x=self.x[rows], **parts, held_out=None, held_rows=None)
+        given = dict(x=self.x, mask=self.mask, weight=self.weight)
+        parts = {name: part[rows] for name, part in given.items() if part is not None}
+        return replace(self, **parts, held_out=None, held_rows=None)
 
     def around(self, baseline: Tensor) -> Self:  # (n_features,)
         """Return the problem with a baseline subtracted from ``x``.
@@ -180,22 +204,6 @@ class Problem:
         """
         before = torch.zeros_like(baseline) if self.baseline is None else self.baseline
         return replace(self, x=self.x - baseline.to(self.x), baseline=before + baseline)
-
-    @property
-    def known(self) -> Tensor:  # of the shape of the data
-        """The mask of the data: 1 for known entries and 0 for missing ones; ones without a mask."""
-        return self.x.new_ones(()).expand_as(self.x) if self.mask is None else self.mask
-
-    @property
-    def total_weight(self) -> float:
-        """The sum of the weights of this process's samples; their number without weights."""
-        return float(len(self.x) if self.weight is None else self.weight.sum())
-
-    def weighted(self, values: Tensor) -> Tensor:  # (n_samples, ...) -> the same
-        """Return ``values``, one or more numbers for each sample, times the samples' weights."""
-        if self.weight is None:
-            return values
-        return values * self.weight.to(values).view(-1, *[1] * (values.ndim - 1))
 
     def no_codes(self) -> Codes:
         """Return codes that are zero for all samples, to start an epoch from."""
@@ -280,6 +288,6 @@ def auto_alpha(
     """
     problem = Problem(x, 0.0, mask=mask, weight=weight)
     squares = problem.squares
-    sums = (problem.weighted(part).sum() for part in (squares, (squares > 0).double()))
+    sums = (problem.weigh(part).sum() for part in (squares, (squares > 0).double()))
     squares, n = total(*(part.reshape(1) for part in sums))
     return _ALPHA * float(squares / n) ** 0.5 if n > 0 else 1.0

@@ -273,8 +273,7 @@ def _play_round(coded, held, n_splits, seed):  # -> (Epoch, Held, float) or None
     if int(kept.sum()) != len(held.energy):
         return None
     less, codes = Held(*(part[kept] for part in more)), larger.restrict(kept)
-    steps = descend(coded.problem, larger.atoms[kept], codes, 1 + 15, earlier=less)
-    last = exhaust(steps)
+    last = exhaust(descend(coded.problem, larger.atoms[kept], codes, 1 + 15, earlier=less))
     ended = last.objective + less.strain(last.atoms) + float(more.cost[~kept].sum())
     return last, less, coded.objective + held.strain(coded.atoms) - ended
 

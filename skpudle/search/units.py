@@ -603,7 +603,7 @@ class _Sample:
         part = part.of_rows(distinct)
         self._part = part = replace(part, x=part.x.cpu().double())
         self.x, self.unit, self.positive = part.x, part.unit, part.positive_code
-        self.weighted = part.weighted
+        self.weigh = part.weigh
         self.known = part.known
         self.is_large = len(distinct) >= least_rows(n_components)
         self.n_components = max(1, min(n_components, len(distinct) // (2 * _FEW), _SAMPLED_ATOMS))
@@ -662,7 +662,7 @@ class _Sample:
 
     def mean(self):  # -> (m,)
         """Return the candidate for a baseline: the weighted mean of the entries that count."""
-        weight = self.weighted(self.counts)
+        weight = self.weigh(self.counts)
         return (weight * self.x).sum(0) / weight.sum(0).clamp_min(1e-300)
 
     def take_mean(self, asked, n_unfoldings):
@@ -675,7 +675,7 @@ class _Sample:
         rows, for non-negative codes, or if the mean is near zero.
         """
         mean, alpha, n_codes, left = self.mean(), None, [], []
-        weight, n_known = self.weighted(self.counts), self.counts.sum(0).clamp_min(1)
+        weight, n_known = self.weigh(self.counts), self.counts.sum(0).clamp_min(1)
         variances = (weight * (self.x - mean).square()).sum(0) / weight.sum(0).clamp_min(1e-300)
         is_far = float(mean.square().sum()) > _NEAR * float((variances / n_known).sum())
         if asked == "auto" and is_far and self.is_large and not self.positive:
@@ -741,7 +741,7 @@ class _Sample:
         """
         far, long = _suspects(self.x, self.known)
         self.counts = self.known * ~(far | long[:, None])
-        squares = self.weighted((self.x - self.mean()).square())
+        squares = self.weigh((self.x - self.mean()).square())
         of_suspects = float((squares * (self.known - self.counts)).sum())
         if of_suspects * n_components > float((squares * self.known).sum()):
             return far, long
@@ -806,7 +806,7 @@ class _Sample:
                 atoms, self.scale = project_atoms(atoms * self.scale / scale), scale
         if float(self.counts.sum()) < (1 - _MOST) * float(self.known.sum()):
             return None
-        squares = self.weighted(x.square() * known)
+        squares = self.weigh(x.square() * known)
         are_entries = float((squares * (1 - self.counts)).sum()) * self.n_components
         norm = float(_median_size((x * self.counts).square().mean(1).sqrt()))
         return replace(
@@ -1024,7 +1024,7 @@ def refine_units(units, problem, atoms, alpha):  # -> Units
     residuals, _ = held_out.residuals_of(*given)
     changes = dict(atoms=atoms)
     if units.intercept is not None:
-        weights = sample.weighted(counts / sample.row_scale.square())
+        weights = sample.weigh(counts / sample.row_scale.square())
         errors = (weights * residuals * sample.row_scale * sample.scale).sum(0) * unit
         changes["intercept"] = units.intercept + errors / weights.sum(0).clamp_min(1e-300)
     if units.limit is not None:
