@@ -16,7 +16,7 @@ import skpudle
 # Lines of code that are neither blank, nor comments, nor docstrings: of each folder of the package
 # with the modules beside them as ".", of all of it, and of the tests.
 BUDGET = {
-    ".": 2293,
+    ".": 2292,
     "_data": 725,
     "_denoiser": 466,
     "_fit": 1125,
@@ -27,8 +27,8 @@ BUDGET = {
     "inspection": 455,
     "lasso": 926,
     "pretrained": 47,
-    "search": 2570,
-    "all of the package": 12004,
+    "search": 2567,
+    "all of the package": 12000,
     "tests": 12096,
 }
 MOST_CLASSES_OF_A_LEARNER = 5
