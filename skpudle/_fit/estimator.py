@@ -94,7 +94,7 @@ class GradientLearner(CallbackSupportMixin):
     def __getstate__(self):
         """Return the attributes for pickle, with the record ``_fitted`` as an array of bytes.
 
-        Files of skops hold arrays, but no tensors.
+        So skops can save the learner, too: its files hold arrays, but no tensors.
         """
         state = super().__getstate__()
         return state | {"_fitted": pack(self._fitted)} if "_fitted" in state else state
@@ -270,6 +270,7 @@ class GradientLearner(CallbackSupportMixin):
         atoms = fitted.atoms.detach().to("cpu", torch.float64)
         if state is None or len(state.held.energy) != len(atoms):
             state = begin_stream(atoms)
+        # ``components_`` may have been edited since the state was stored, so its atoms are replaced
         state = state._replace(held=state.held._replace(atoms=atoms))
         for block in data.source.blocks(size):
             if interrupts.pending:

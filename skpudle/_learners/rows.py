@@ -617,7 +617,8 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _begin(self, plan, data):  # -> Fitted
         """Return the `Fitted` that a first `partial_fit` updates: first atoms, without a search.
 
-        ``plan`` is the learner's `Plan`, and ``data`` are the `Data` of the call.
+        `GradientLearner._partial_fit` calls it, again while the rows of all calls are too few or
+        zero. ``plan`` is the learner's `Plan`, and ``data`` are the `Data` of these rows.
         """
         noise = learn_noise(plan, data.samples) if plan.learns_noise else units.CENTRED
         generator = arrays.make_generator(self.random_state)

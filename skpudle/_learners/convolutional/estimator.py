@@ -263,10 +263,10 @@ class ConvPUDLEDictionaryLearning(
             yield ("rank", "channel_noise"), "signals with more than one channel"
 
     def _attributes_of(self, fitted, inputs):
-        """Return a dict of fitted attributes, with None for missing ones, from a record of a fit.
+        """Return a dict of fitted attributes, with None for missing ones, after an epoch of a fit.
 
-        ``fitted`` is a record that `learn` yields, with atoms (n, n_channels, *kernel) in units of
-        the noise of channels. ``inputs`` has the attributes that follow from the data alone.
+        ``fitted`` is a `Fitted` that `learn` yields, with atoms (n, n_channels, *kernel) in units
+        of the noise of channels. ``inputs`` has the attributes that follow from the data alone.
         """
         atoms, losses = fitted.atoms, [*fitted.losses, *fitted.loss_curve]
         atoms = atoms * inputs["_channels"].noise.to(atoms)
