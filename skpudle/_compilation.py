@@ -116,7 +116,7 @@ def _watch_compilation():
     class Watch(event.Listener):
         said = False
 
-        def on_start(self, event):
+        def on_start(self, event):  # numba calls it before it compiles a function
             is_own = event.data["dispatcher"].py_func.__module__.startswith("skpudle.")
             if is_own and not self.said:
                 self.said = True

@@ -67,12 +67,14 @@ def vertices(x, n_components, weight=None):
     rows = given @ basis.mT
     squares = rows.square().sum(1)
     outside = float(weight @ given.square().sum(1) - weight @ squares)
+    # the expected squared norm of a projected sample's noise, by the variance of the noise outside
+    # of the leading singular vectors
     noise = n_components * max(outside, 0.0) / max((n - n_components) * (m - n_components), 1)
     # Samples are divided by their brightness, because otherwise bright mixtures would be taken for
     # pure samples: if the brightness varies by 60 %, the mean angle of the vertices to the planted
-    # atoms would be 7 degrees instead of 0.4. Ten times the variance of the noise is added to the
-    # square of the brightness, so that dim samples, which are mostly noise, stay short and are not
-    # chosen. With 1 or 1000 times the variance the angle changes by 0.2 degrees.
+    # atoms would be 7 degrees instead of 0.4. Ten times `noise` is added to the square of the
+    # brightness, so that dim samples, which are mostly noise, stay short and are not chosen. With 1
+    # or 1000 times `noise` the angle changes by 0.2 degrees.
     along = (rows @ torch.nn.functional.normalize(weight @ rows, dim=0)).square() + 10 * noise
     along = torch.maximum(along, _REPEATED_SAMPLE**2 * squares)
     seen = rows / along.sqrt()[:, None].clamp_min(torch.finfo(rows.dtype).tiny)

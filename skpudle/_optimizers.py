@@ -99,6 +99,7 @@ class GradientOptimizer(Optimizer):
         With an empty dict as the state the next step is a first step.
         """
         self.atoms.copy_(atoms)
+        # only the state of the atoms, parameter number 0, changes; the learning rate and so on stay
         state = {"state": {0: deepcopy(state or self._start)}}
         self._optimizer.load_state_dict(self._optimizer.state_dict() | state)
 
@@ -242,6 +243,7 @@ class SurrogateOptimizer(Optimizer):
             rows = slice(first, min(first + _ATOMS_AT_ONCE, len(atoms)))
             inner = curvature[rows, rows].clone()
             inner.diagonal().add_(weight)
+            # minus the derivative of the model in the block; the term with rho has none at `now`
             slope = torch.addmm(pull[rows], curvature[rows], atoms, alpha=-1)
             # Let A be `inner`, and c a bound of the largest eigenvalue of A after A is scaled to
             # unit diagonal. Then c diag(A) - A is positive semidefinite, so a gradient step lowers

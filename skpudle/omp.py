@@ -201,6 +201,7 @@ def solve_rows(atoms, gram, mask, energy, tol, codes, room, positive):
             k += 1
             if positive and k == n_kept:
                 n_kept = _keep_positive(k, amounts, factor, support, z, trial)
+                # if an atom has left, make the factor anew from the remaining atoms
                 k = k if n_kept == k else np.int64(0)
         if not positive:
             _least_squares(k, amounts, factor, z)
@@ -326,6 +327,7 @@ def solve_omp(
         # the arrays share the memory of the tensors, so that the loops write codes into `block`
         given = [np.asarray(tensor) for tensor in (atoms, gram, *of_rows)]
 
+        # solve the rows `first:last` of this block; the default keeps the arrays of this block
         def solve_part(first, last, given=given):
             d, g, *of_rows = given
             loops.solve_rows(d, g, *(part[first:last] for part in of_rows), room, positive)

@@ -9,7 +9,7 @@ The synthesis multiplies atoms by codes, which gives a patch for each position, 
 that overlap. The analysis multiplies atoms by the patches of an image. Both work on some positions
 at a time, because the patches at all positions take the memory of the images times the size of an
 atom. (Convolutions of torch, in float64 and for few channels, take twice the time of such products,
-and transposed ones in float32 six times.)
+and transposed convolutions in float32 take six times as long.)
 """
 
 from dataclasses import dataclass

@@ -9,9 +9,10 @@ The *adjoint* of a step takes ``u``, the derivative of the loss in the result of
 ``s outer(u, M (x - D z))`` to the derivative in ``A`` and ``- s outer(z, M A u)`` to the derivative
 in ``D``, and returns the derivative in ``z``.
 
-With a dense dictionary a step multiplies by ``D`` and by its transpose, or by the matrix ``H = 1 -
-s D^T D``, which saves time if there are many steps. If most codes are zero, `SparseIterations` run
-in compiled loops, which read only the rows of ``H`` of the atoms with nonzero codes.
+With a dense dictionary a step multiplies by ``D`` and by its transpose, or by the matrix ``H``, the
+unit matrix minus ``s D^T D``, which saves time if there are many steps. If most codes are zero,
+`SparseIterations` run in compiled loops, which read only the rows of ``H`` of the atoms with
+nonzero codes.
 """
 
 from dataclasses import replace

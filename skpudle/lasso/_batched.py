@@ -186,6 +186,7 @@ def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
         moved = torch.where(length > 0, z + length * step, z)
         z.copy_(moved.masked_fill_(stops, 0))
         theta.masked_fill_(stops, 0)
+        # after the fraction `length` of the step the slope has lost this part; 0 instead of NaN
         fallen = torch.where(length > 0, length * (inner @ step[:, :, None])[:, :, 0], 0.0)
         slope = slope - fallen
         done = done | ~(stays | stops.any(1))
@@ -234,7 +235,7 @@ class _Batch:
         residual = self.x - (image if self.mask is None else image * self.mask)
         c = (residual if self.mask is None else residual * self.mask) @ self._atoms.mT
         self.slope = c.gather(1, self.support) - penalty * self.theta
-        c.scatter_(1, self.support, 0)
+        c.scatter_(1, self.support, 0)  # atoms of the support do not enter again
 
         self.scale = torch.maximum(self.scale, c.abs().amax(1))
         terms = (self.z.abs() * self._squared_norms[self.support]).sum(1)
@@ -270,11 +271,13 @@ class _Batch:
         used = self.theta != 0
         sizes = used.sum(1).masked_fill(self.solved, 0)
         n_left, width = torch.stack([(~self.solved).sum(), sizes.amax()]).tolist()
+        # stable sorts bring unsolved samples, and used entries of supports, to the front in order
         left = self.solved.to(torch.int8).argsort(stable=True)[:n_left]
         order = (~used[left]).to(torch.int8).argsort(dim=1, stable=True)[:, :width]
         for name, value in vars(self).items():
             if name.startswith("_") or value is None:
                 continue
+            # arrays (n, k) lose padding, too, and `x` and `mask` lose samples only
             by_place = value.ndim == 2 and name not in {"x", "mask"}
             setattr(self, name, value[left].gather(1, order) if by_place else value[left])
         return n_left
@@ -374,7 +377,7 @@ def lasso_gaps(atoms, x, codes, positive, mask=None):  # codes (n, n_components)
     # of the multiples of the residual that are feasible for the dual problem, the one with the
     # largest lower bound
     multiple = torch.minimum(inner / square, torch.where(largest > 0, 1 / largest, torch.inf))
-    multiple = multiple.clamp_min(0).nan_to_num()
+    multiple = multiple.clamp_min(0).nan_to_num()  # a residual of zero gives 0 / 0
     gap = square / 2 + codes.abs().sum(1) - multiple * (inner - multiple * square / 2)
     if positive:
         gap = gap.masked_fill((codes < 0).any(1), torch.inf)

@@ -398,6 +398,7 @@ def solve_rows(
                         # span of the support. So the step is long and amplifies even small slopes
                         # of the support, which must not count as zero.
                         n_old = 0
+                # `n_old` is the number of slopes at the beginning of the support to take for zero
                 k = _minimise(n_old, k, support, z, theta, slope, squares, step, y, factor)
                 turn += 1
     return last
