@@ -370,7 +370,7 @@ def add_second_moments(start, image, place, grid, residual, direction, moments):
 def _change(step, z, slope, curvature, alpha):  # five numbers -> float
     """Return the change of the lasso's objective if a coordinate moves from ``z`` by ``step``.
 
-    ``slope`` and ``curvature`` are those of the coordinate before the move.
+    ``slope`` and ``curvature`` of the coordinate are taken before the move.
     """
     return step * (0.5 * curvature * step - slope) + alpha * (abs(z + step) - abs(z))
 

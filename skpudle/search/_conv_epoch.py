@@ -35,7 +35,7 @@ from skpudle.search._conv_compiled import loops
 from skpudle.search.problem import Problem
 
 # The codes of an image in an epoch have one working set, at most 3 sweeps over it, and the
-# tolerance 1e-2 times alpha in the optimality condition; the last two numbers are those of rows.
+# tolerance 1e-2 times alpha in the optimality condition; the last two numbers are as for rows.
 # Codes need not converge in an epoch, since the next epoch starts from them.
 _EFFORT, _TOLERANCE = (1, rules.SWEEPS_OF_CODES), rules.TOLERANCE
 
@@ -105,8 +105,8 @@ class ConvProblem(Problem):
     def epoch(self, atoms, codes, *, turn=None, **effort):  # -> ConvEpoch
         """Improve the codes of given atoms, the first half of an epoch; return the coded data.
 
-        ``atoms`` (n_components, n_channels, height, width) and the `Codes` to start from are those
-        of `ConvEpoch`, and ``effort`` are its options. ``turn`` has no effect: it saves time for
+        ``atoms`` (n_components, n_channels, height, width), the `Codes` to start from and the
+        options ``effort`` go to `ConvEpoch`. ``turn`` has no effect: it saves time for
         rows with 1,024 atoms and more, see `Problem.epoch`.
         """
         return ConvEpoch(self, atoms, codes, **effort)

@@ -35,8 +35,8 @@ class DeviceEpoch(rules.Coded):
     """Rows on a GPU with codes for given atoms, and sums that improve the atoms.
 
     The class has the members of `_epoch.Coded`, and `energies`, `residuals` and `improved_atoms` of
-    `_epoch.Epoch`. Results per atom are on the CPU in float64, as those of an `Epoch`. Data and
-    codes stay on the device, in the dtype of the data.
+    `_epoch.Epoch`. Results per atom are on the CPU in float64, as in an `Epoch`. Data and codes
+    stay on the device, in the dtype of the data.
 
     Parameters
     ----------
@@ -138,12 +138,15 @@ class DeviceEpoch(rules.Coded):
             excess = torch.zeros_like(excess).scatter_(1, near, excess.gather(1, near))
         level, n_old = rules.SHARE * excess.amax(1, keepdim=True), (support != none).sum(1)
         room = min(none, m + rules.ROOM) + (0 if near is None else near.shape[1])
+        # Atoms whose slopes violate the optimality condition and reach the fraction `SHARE` of the
+        # largest slope enter a support, the largest slope first, as far as the support has room.
         is_near = excess >= level.clamp_min((1 + rules.TOLERANCE) * alpha)
         n_new = is_near.sum(1).minimum((room - n_old).clamp_min(0))
         most, longest = torch.stack([n_new.amax(), (n_old + n_new).amax()]).tolist()
         empty = torch.arange(most, device=z.device) >= n_new[:, None]
         new = excess.topk(most).indices.masked_fill(empty, none).sort(1).values
         support = torch.cat([support, new], 1)
+        # padding moves to the end of each support
         order = (support == none).byte().argsort(dim=1, stable=True)[:, :longest]
         support, z = support.gather(1, order), pad(z, (0, most)).gather(1, order)
         slope, members = slope.gather(1, support), self._dictionary[support]
@@ -169,7 +172,7 @@ class DeviceEpoch(rules.Coded):
     def _refit(self, inner, slope, z):  # -> (n, longest)
         """Return least squares on the supports of codes ``z``, non-negative if codes have to be.
 
-        ``inner`` and ``slope`` are those of `_solve`. A Cholesky factor solves for all rows at
+        ``inner`` and ``slope`` are results of `_solve`. A Cholesky factor solves for all rows at
         once; rows for which it fails get the result of coordinate descent. ``z`` is overwritten.
         """
         used = z != 0
@@ -193,10 +196,10 @@ class DeviceEpoch(rules.Coded):
 
     @in_own_precision
     def improved_atoms(self, earlier=None):  # -> (p, m) of norm 1, float64, on the CPU
-        """Return better atoms for the codes, after two sweeps over blocks of atoms.
+        """Return better atoms for the codes, the second half of an epoch.
 
-        ``earlier`` is as in `_epoch.Epoch.improved_atoms`; the module says why the objective never
-        rises.
+        Two sweeps over blocks of atoms take steps that never raise the objective, as the module
+        explains. In a stream ``earlier``, a `stream.Held`, adds a penalty on steps of the atoms.
         """
         a, b, atoms = self._a, self._b, self._dictionary[:-1].clone()
         if earlier is not None:
@@ -228,11 +231,16 @@ class DeviceEpoch(rules.Coded):
 
     @in_own_precision
     def _removals(self):  # -> (p, 1 + n), (p, n)
-        """Estimate for `costs` what would change without each atom; see `_epoch.Epoch._removals`.
+        """Estimate for `costs` what would change without each atom, in the rows of this process.
 
-        At most 32 evenly spaced users of an atom stand for all its users.
+        At most 32 evenly spaced users of an atom (rows with a nonzero code at the atom) stand for
+        all its users. The first result has for each atom the rise of the objective without it, then
+        the growth of the moduli of codes at the ``n`` atoms most like it. The second result has the
+        numbers of these ``n`` atoms.
         """
         atoms, number = self._dictionary[:-1], torch.arange(rules.USERS, device=self._z.device)
+        # Sort the entries of all padded supports by atom: entry e belongs to the row e // longest.
+        # The users of an atom are then a slice of `order`, and evenly spaced users are drawn.
         order = pad(self._support.flatten().argsort(stable=True), (0, 1))
         n_users = self._support.flatten().bincount(minlength=len(self._dictionary))[:-1, None]
         n_asked = n_users.clamp(1, rules.USERS)

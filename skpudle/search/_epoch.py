@@ -409,7 +409,7 @@ class Epoch(Coded):
     def _code(self, codes, refit, turn):
         """Solve for the codes of all rows, block by block in threads, and set codes and losses.
 
-        Descent starts from ``codes``; ``refit`` and ``turn`` are those of the class. A block has so
+        Descent starts from ``codes``; ``refit`` and ``turn`` are as in the class. A block has so
         many rows that their slopes stay in a cache. With a ``turn`` every second block gets no
         slopes, so that no new atom enters its codes. The bits of the result do not depend on the
         number of threads, because blocks do not.
@@ -500,7 +500,7 @@ class Epoch(Coded):
         """Return what a compiled loop sums up for each of the atoms ``first:last``, in threads.
 
         The loop is called with ``arrays`` and adds up ``width`` sums for each atom, in ``work``
-        operations. The sums are those of this process alone.
+        operations. The sums are over the rows of this process alone.
         """
         sums = np.zeros((last - first, width))
 

@@ -181,6 +181,7 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding, bool
     def find(share):  # share of the bias -> penalty, mean number of codes in a row
         lower, found = most, 0.0
         for _ in range(_MOST_STEPS):
+            # halve the penalty until rows have at least `l0` codes
             if found < l0 and lower > 0:
                 lower, upper = lower / 2, lower
                 found = sum(count(lower, share))
@@ -189,6 +190,7 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding, bool
                 f"l0={l0:g} is more than the codes of these rows have for any penalty, {found:.4g}."
                 " Pass a smaller number, or rows that the atoms explain."
             )
+        # then bisect between the last two penalties
         alpha = lower
         for _ in range(_MOST_STEPS):
             if abs(found - l0) <= _CLOSE * l0:
@@ -485,6 +487,7 @@ class _Sizes:
         best, rows = min(tried, key=error_of).prediction.errors, []
         for one in tried:
             part, loss = one.coded.problem, one.prediction.errors - best
+            # the standard error of a sum of differences, one for each row or tile
             chance = float(loss.std(correction=0)) * len(loss) ** 0.5 / self.energy
             objective = one.coded.objective * part.unit**2 / max(part.total_weight, 1)
             score = 1 - error_of(one) / self.energy

@@ -343,7 +343,7 @@ def play_rounds(best):  # coded data -> generator of coded data
                 return best
             n_rounds += 1
             # In rows, fewer than 1,024 atoms split and are removed at once, which saves time and
-            # finds the same number of planted atoms. In images atoms split before others are
+            # finds the same number of planted atoms. In images atoms split before atoms are
             # removed: with both at once the choice of the number of atoms (`choose.try_sizes`)
             # ended with an atom too many for images of four planted atoms.
             if p < MANY and part.n_positions == 1:

@@ -362,11 +362,11 @@ class _Rows(HeldOut):
     ``n_codings`` codings of rows in all.
     """
 
-    # `places`: the smallest and largest penalty of codes, see the module. `smallest`, `largest`:
-    # those of a search, as multiples of its first penalty `alpha`. In a search smaller multiples
-    # than 1/16 give dense codes, which take long and predict no better. At a signal-to-noise ratio
-    # of -3 dB, the most noise in which a search finds planted atoms, the best penalty of a search
-    # is 4 to 6 times the first one, so a multiple of 12 is enough.
+    # `places`: the smallest and largest penalty of codes, as numbers that the module explains.
+    # `smallest`, `largest`: the smallest and largest penalty of a search, as multiples of its first
+    # penalty `alpha`. In a search smaller multiples than 1/16 give dense codes, which take long and
+    # predict no better. At a signal-to-noise ratio of -3 dB, the most noise in which a search finds
+    # planted atoms, the best penalty is 4 to 6 times the first one, so a multiple of 12 is enough.
     places, smallest, largest = (-20, 6), 1 / 16, 12.0
 
     def _locate(self, atoms, share):  # -> int: the place (penalty) that a walk begins with, `alpha`
@@ -414,7 +414,8 @@ class _Rows(HeldOut):
             products = atoms @ atoms.mT if has_products else None
             for turn, seen, hidden in self._turns:
                 part = atoms[:, hidden]
-                if has_products:  # over the visible features alone
+                # products of atoms over the visible features: over all features less hidden ones
+                if has_products:
                     how["gram"] = products - part @ part.mT
                 for block in blocks_of_rows(len(turn), len(alphas) * len(atoms), 2**18):
                     x, known = self.x[turn[block]], self.known[turn[block]]
@@ -553,7 +554,9 @@ class _Tiles(HeldOut):
         return float(residual.square().sum()) / left if left > 0 else 0.0
 
 
-def _n_pixels(problem):  # -> int, of all crops together: 2**14, or fewer for over two channels
+# The number of pixels of all crops of images together: 2**14, or fewer for more than two channels,
+# so that predictions take limited time.
+def _n_pixels(problem):  # -> int
     return min(2**14, 2 * 2**14 // problem.x.shape[1])
 
 

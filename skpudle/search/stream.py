@@ -254,7 +254,7 @@ def _play_round(coded, held, n_splits, seed):  # -> (Epoch, Held, float) or None
     Returns
     -------
     last : Epoch
-        The block after the round, with as many atoms as before.
+        The block after the round, with the same number of atoms as before.
     less : Held
         The entries of ``held`` for the atoms that remain.
     fall : float

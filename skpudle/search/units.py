@@ -79,9 +79,9 @@ _QUANTILE_OF_NORMAL = 1.645
 # A long row is an outlier if atoms leave more than this fraction of the energy (sum of squares) of
 # its hidden entries unpredicted. The fraction is 1.0 to 1.3 on average over planted outlying rows,
 # but varies from row to row, so the limit is lower. For all suspects together the limit is 1 -
-# _WORTH, nine tenths: their fraction is .80 to 2.0 if they are planted outliers. It is at most .88
-# in 9 of 460 random data sets without outliers, in which leaving the suspects out would multiply
-# the error of a fit by 1.1 to 490.
+# _WORTH, nine tenths: the fraction of planted outliers is .80 to 2.0. The fraction of suspects is
+# at most .88 in 9 of 460 random data sets without outliers, in which leaving the suspects out would
+# multiply the error of a fit by 1.1 to 490.
 _UNPREDICTED = 0.5
 # The least gain that a change of units must bring, as a difference of the logarithms of errors or
 # variances; 0.1 is a fall of errors by about a tenth.
@@ -330,9 +330,9 @@ def _variances(x, known, atoms, alpha, positive):  # -> (n,), (n,)
 
     A row with little noise needs a smaller penalty, since an atom that its codes miss would count
     as noise. So each row is coded at the three penalties of ``_PENALTIES_OF_ROWS``. Its codes are
-    those with the least extended Bayesian information criterion (reference [1] of the module),
+    the ones with the least extended Bayesian information criterion (reference [1] of the module),
     which allows for the choice of ``k`` nonzero codes among ``p`` atoms. At the two smaller
-    penalties codes are excluded if their nonzero entries are more than half as many as the known
+    penalties codes are excluded if the number of nonzero codes exceeds half of the number of known
     entries of the row.
 
     Parameters
@@ -376,6 +376,8 @@ def _usual_entries(x, known, atoms, alpha, positive, limit):  # -> (n, m)
     over 1.5: where noise is low, a code would otherwise cost more than errors of all entries.
     """
     alpha = min(alpha, float(limit.min()) / _DEARER)
+    # The error of entry j is the code of an atom of its own, `alpha / limit[j]` at entry j and zero
+    # elsewhere. So the penalty alpha of the code costs `limit[j]` times the error.
     own = torch.diag(alpha / limit)
     both = torch.cat([atoms, own, -own] if positive else [atoms, own])
     options = dict(positive=positive, mask=held_out.gaps_in(known), certify=False, debias=1.0)
@@ -404,8 +406,8 @@ def _outlying_rows(x, known, atoms, alpha, positive, norm):  # -> (n,) bool
 def _predict(x, known, atoms, alphas, positive, judged=None):
     """Predict entries that are hidden in turn, to judge atoms and units.
 
-    Codes are those of the lasso or of least squares on its supports, at one of the penalties: the
-    combination with the least error in all judged entries.
+    Codes are the lasso's or least squares on its supports, at one of the penalties: the combination
+    with the least error in all judged entries.
 
     Parameters
     ----------
@@ -516,6 +518,7 @@ def _shrink(variances, n):  # (k,), (k,) -> (k,), float, float
     if int(usual.sum()) < 2:
         return scales, 0.0, 0.0
     logs, error = variances[usual].log(), 2 / n[usual]
+    # Estimates with small sampling errors weigh more; 1e-3 limits the differences of weights.
     weights = 1 / (error + 1e-3)
     weights = weights / weights.sum()
     mean = (weights * logs).sum()
@@ -727,6 +730,8 @@ class _Sample:
         alphas = [factor * usual for factor in _PENALTIES] if alpha is None else [alpha]
         errors, found = _predict(x, known, atoms, alphas, self.positive)
         n, sums = known.sum(0).clamp_min(1), (errors.sum(0), found.square().sum(0))
+        # The mean fourth power of normal errors is 3 times the square of their mean square, so this
+        # is the number of errors if they are normal, and less if their tails are heavier.
         n_normal = 3 * sums[0].square() / errors.square().sum(0).clamp_min(1e-300)
         return *(self.scale.square() * part / n for part in sums), n_normal
 
