@@ -227,10 +227,10 @@ class ConvEpoch(rules.Coded):
         return atoms if self.problem.rank is None else self.problem.project(atoms)
 
     def move_atoms(self):  # -> (atoms, Codes) or None
-        """Move atoms that are cut off to the windows with the most energy, with their codes.
+        """Move atoms that cut a pattern off to the windows with the most energy, with their codes.
 
         A round of the search calls it (`descend.play_rounds`); the module explains moves. Return
-        the atoms (p, n_channels, height, width) and their `Codes`, or None if no atom moves.
+        all atoms (p, n_channels, height, width) and their `Codes`, or None if no atom moves.
         """
         p, n_channels, height, width = self.atoms.shape
         total = np.zeros((p, n_channels, 3 * height - 2, 3 * width - 2))
@@ -269,10 +269,11 @@ class ConvEpoch(rules.Coded):
         return self.problem.project(atoms), shifted
 
     def _shifted(self, down, right):  # (p,), (p,) -> Codes
-        """Return the codes with the positions of each atom shifted, as `move_atoms` shifts atoms.
+        """Shift the positions of each atom's codes, when `move_atoms` shifts the atoms.
 
-        ``down`` and ``right`` say for each atom by how many positions its codes move. A code that
-        would leave the image is dropped.
+        ``down`` and ``right`` say for each atom by how many positions its codes move. Return the
+        codes in order of ``index``, on which compiled loops rely. A code that would leave the image
+        is dropped.
         """
         codes, n, (rows, columns) = self.codes, self.problem.n_positions, self.problem.positions
         atom, place = codes.index.long() // n, codes.index.long() % n

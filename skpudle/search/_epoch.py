@@ -180,7 +180,7 @@ class Codes:
         return self.renumbered((kept.cumsum(0) - 1)[atom] * n_positions + place, kept[atom])
 
     def renumbered(self, index, used):  # (n_entries,), (n_entries,) bool -> Codes
-        """Return the codes with the new atoms ``index``; entries that ``used`` does not mark go."""
+        """Return the entries that ``used`` marks, each at its new atom (or position) ``index``."""
         return Codes(_starts(used)[self.start], index[used].int(), self.value[used])
 
 

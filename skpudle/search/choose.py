@@ -461,11 +461,11 @@ class _Sizes:
         return is_smaller and lost > _NEGLIGIBLE and worse(one.prediction, best.prediction)
 
     def find_enough(self, grown):  # list of _Tried -> _Tried or None
-        """Return the dictionary at which growth ends because twice its atoms explain hardly more.
+        """Choose the dictionary at which growth ends: twice its atoms explain hardly more.
 
-        ``grown`` are the dictionaries so far, of growing size. The answer is the smallest such
-        dictionary, or None if there is none yet. It is None, too, if the last dictionary does not
-        predict better than the one before: then `walk` ends the growth.
+        ``grown`` are the dictionaries so far, of growing size. Return the smallest such dictionary,
+        or None if there is none yet. Return None, too, if the last dictionary does not predict
+        better than the one before: then `walk` ends the growth.
         """
         if not (len(grown) > 1 and worse(*(o.prediction for o in grown[-2:]))):
             return None

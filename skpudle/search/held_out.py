@@ -419,6 +419,8 @@ class _Rows(HeldOut):
                     how["gram"] = products - part @ part.mT
                 for block in blocks_of_rows(len(turn), len(alphas) * len(atoms), 2**18):
                     x, known = self.x[turn[block]], self.known[turn[block]]
+                    # With zeros at hidden features the products of rows with atoms, too, are over
+                    # the visible features alone, so the atoms need not be cut.
                     if has_products:
                         given = atoms, x.index_fill(1, hidden, 0.0)
                     else:
@@ -506,10 +508,10 @@ class _Tiles(HeldOut):
         return best.place
 
     def _code(self, atoms, alphas, mask):  # yields (Codes, Codes), (Tensor, Tensor)
-        """Yield for each penalty a pair of codes and the pair of their images (n, ...).
+        """Predict images at each of the penalties ``alphas``: yield codes and images (n, ...).
 
-        The pair is that of the lasso and of least squares on its supports. Codes are computed from
-        the pixels that ``mask`` marks.
+        Both are pairs: first for the lasso, then for least squares on its supports. Codes are
+        computed from the pixels that ``mask`` (n, ...) marks.
         """
         problem = replace(self.problem, mask=mask)
         for codes in conv_path(problem, atoms, alphas):

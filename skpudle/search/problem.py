@@ -35,10 +35,10 @@ _DEVICES = {"cuda"}
 
 
 class Rows:
-    """What samples in memory and problems share: the members that follow from three attributes.
+    """Base class of `Problem` and of samples in memory: what follows from data, mask and weights.
 
-    Samples may be rows, images or signals: ``x`` is (n_samples, ...), ``mask`` of the shape of
-    ``x`` or None, and ``weight`` (n_samples,) or None, as in `Problem`.
+    Subclasses have three attributes, as in `Problem`: ``x`` (n_samples, ...), for rows, images or
+    signals; ``mask``, of the shape of ``x`` or None; and ``weight``, (n_samples,) or None.
     """
 
     @property
@@ -239,10 +239,10 @@ class Problem(Rows):
             codes.
         turn : int, default=None
             0 or 1: with 1,024 atoms or more on a CPU, new atoms enter the codes of one half of the
-            rows only, and of the other half at the next turn. The product of all residuals with all
-            atoms, which selects new atoms, takes half the time of an epoch, and turns save half of
-            the product. A search for 2,048 atoms of 128 features takes 0.84 of the time that it
-            takes without turns.
+            rows only: of the one half with 0, of the other with 1. The product of all residuals
+            with all atoms, which selects new atoms, takes half the time of an epoch, and turns save
+            half of the product. A search for 2,048 atoms of 128 features takes 0.84 of the time
+            that it takes without turns.
 
         Returns
         -------

@@ -584,8 +584,8 @@ class _Sample:
         The noise of rows so far; ones at first.
     unit : float
         The unit of the problem: user's data have been divided by it.
-    weighted : callable
-        ``weighted(values)`` multiplies values (n, ...) by the weights of rows.
+    weigh : callable
+        ``weigh(values)`` multiplies values (n, ...) by the weights of rows.
     positive : bool
         Whether codes are non-negative.
     n_components : int
