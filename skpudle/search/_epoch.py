@@ -314,7 +314,8 @@ class Coded:
             direction = project_atoms(image)
             (image,) = self.problem.total(self._second_moments(residuals, direction))
             along = torch.einsum("jf,jf->j", image, atoms)
-            image.addcmul_(along[:, None], atoms, value=-1)  # in place, to save memory
+            # make images orthogonal to their atoms; in place, to save memory
+            image.addcmul_(along[:, None], atoms, value=-1)
         energy = torch.einsum("jf,jf->j", image, direction)
         return energy, project_atoms(image).view_as(self.atoms)
 
@@ -450,10 +451,10 @@ class Epoch(Coded):
 
     @cached_property
     def _screen(self):  # -> (p, m): the atoms, to select the atoms that enter a working set
-        # On processors with bfloat16 products of 256 rows of 128 to 2381 features with 1024 to
-        # 16,384 atoms take 0.27 to 0.30 of the time of float32, and epochs of 4096 atoms 0.6 to
-        # 0.7. The relative error of the products of atoms with residuals is some thousandths, less
-        # than the tolerance of codes.
+        # On processors with bfloat16, products of the residuals of 256 rows of 128 to 2381 features
+        # with 1024 to 16,384 atoms take 0.27 to 0.30 of the time that float32 takes, and epochs of
+        # 4096 atoms 0.6 to 0.7. The relative error of these products is some thousandths, less than
+        # the tolerance of codes.
         capabilities = getattr(torch.cpu, "get_capabilities", dict)()
         has_bfloat16 = len(self.atoms) >= MANY and capabilities.get("avx512_bf16", False)
         return self.atoms.bfloat16() if has_bfloat16 else self.atoms.float()
@@ -542,7 +543,7 @@ class Epoch(Coded):
     def products(self, first, last):  # -> (last - first, last - first)
         """Return the block ``first:last`` of rows and columns of ``A = Z^T Z``, of this process."""
         arrays = first, *self._entries, *self.fitting.arrays()[:2], self._values
-        # visits each user of an atom, and all codes of this user
+        # operations for an atom: the loop visits its users, and all codes of each of these rows
         work = self._gathering * len(self._entries[1]) / max(len(self._x), 1)
         return self._sums(loops.add_products, first, last, last - first, work, *arrays)
 

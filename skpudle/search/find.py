@@ -183,8 +183,8 @@ def next_penalty(trials, problem):  # -> float or None
     goes_up = goes_on(ups, total=total) or not predicts(min(ups, key=attrgetter("total")), held)
     if len(downs) == 1 and alpha <= largest and goes_up:
         return alpha
-    # Penalties may fall from the first one if no larger penalty has predicted better, after at most
-    # one larger trial. Then they may fall further. For mixtures they may always fall.
+    # Penalties fall below the first one only if the first trial predicts best of at most two. Once
+    # they have fallen they may fall further. For mixtures they may always fall.
     turns = mixes or len(downs) > 1 or (len(ups) <= 2 and min(trials, key=error_of) is first)
     ends = not goes_on(downs, CHANCE, gains=not mixes, total=total)
     return smaller if turns and not ends and smaller >= smallest else None
@@ -477,9 +477,9 @@ def find_atoms(problem, atoms, level=None):
         whole = replace(whole, baseline=torch.zeros_like(atoms[0]))
     is_same = chosen is None and wanted == stride and problem.held_rows is None
     codes = best.codes if is_same else whole.first_codes(atoms)
-    # The polish ends when the objective falls by less than 2e-4 of its value per epoch. With 1e-4
-    # a search of 8 x 8 patches takes a tenth more time, for an objective lower by 0.002 of its
-    # value.
+    # The polish ends when the objective falls by less than 2e-4 of its value per epoch. With 1e-4 a
+    # search for atoms of 8 x 8 patches takes a tenth more time, for an objective that is lower by
+    # 0.002 of its value.
     steps, last, best = descend.descend(whole, atoms, codes, 60, stall=2e-4), None, None
     for found in log.stage("polish", steps):
         if last is not None:

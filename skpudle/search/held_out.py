@@ -35,13 +35,14 @@ from skpudle.search._epoch import own, spread_rows
 # predicts 19 of 22 data sets (benchmarks/bench_learners.py) as well as the default penalty does,
 # with 1.0 only 17 of 22.
 CHANCE, SURE = 0.5, 2.0
-# The median modulus of a standard normal variable.
+# The median modulus of a standard normal variable: a median distance divided by this number is a
+# standard deviation.
 MEDIAN_OF_NORMAL = 0.6745
 # With fewer rows than this no rows are held out: at most a quarter of the rows may be, and four
 # rows cannot tell which of two penalties is better.
 LEAST_ROWS = 20
-# Largest number of atoms for which the matrix of the products of atoms is computed once for all
-# turns. The matrix of 4,096 atoms takes 128 MiB.
+# Largest number of atoms for which the matrix of the products of atoms is computed once, for all
+# turns of a prediction. The limit saves memory: the matrix of 4,096 atoms takes 128 MiB.
 _MOST_PRODUCTS = 4096
 # Features are cut into this number of groups, and each turn of a prediction hides one group. In
 # images each turn hides one pixel in this number.
