@@ -285,8 +285,7 @@ class AtomsDisplay(Display):
     def _grid(self, n_columns):  # -> n_rows, n_columns
         """Return the size of the grid of atoms; with ``n_columns`` None it is about square."""
         flatness = _FLATNESS if self.kind == "lines" else 1
-        if n_columns is None:
-            n_columns = math.ceil(math.sqrt(len(self.atoms) * flatness))
+        n_columns = n_columns or math.ceil(math.sqrt(len(self.atoms) * flatness))
         return math.ceil(len(self.atoms) / n_columns), n_columns
 
     def _size(self, n_columns=None, **_):  # -> width, height in inches
@@ -393,11 +392,12 @@ class AtomsDisplay(Display):
         if self.lower is not None:
             low, high = (np.clip(unit * end[:, :, 0], 0, 1) for end in (self.lower, self.upper))
             ends = np.maximum([heights - low, high - heights], 0).reshape(2, -1)
-            tops = bottom + heights.ravel()
-            self.ax_.errorbar(channels, tops, ends, fmt="none", ecolor="0.3", elinewidth=0.8)
+            tops, how = bottom + heights.ravel(), dict(fmt="none", ecolor="0.3", elinewidth=0.8)
+            self.ax_.errorbar(channels, tops, ends, **how)
             # The data do not determine a bar if its interval contains 0, or if its atom is not
             # supported: it is drawn faint.
-            for k in np.flatnonzero((low <= 0) | ~self.supported[:, None]):
+            is_faint = (low <= 0) | (self.supported is not None and ~self.supported[:, None])
+            for k in np.flatnonzero(is_faint):
                 self.bars_[k].set_alpha(0.25)
         self.ax_.hlines(bottoms, -1, n_channels, color="black", linewidth=0.5)
         names = range(n_spectra) if row_labels is None else row_labels

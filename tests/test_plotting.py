@@ -498,3 +498,4 @@ def test_spectra_have_ends_and_bars_without_support_fade():
     expected = (found.lower > 0) & found.supported[:, None]
     faces = [bar.get_facecolor()[3] == 1 for bar in drawn.bars_]
     np.testing.assert_array_equal(faces, expected.ravel())
+    AtomsDisplay(drawn.atoms, "spectra", drawn.lower, drawn.upper).plot()

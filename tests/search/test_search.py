@@ -47,8 +47,7 @@ def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, by_produc
         gram = (atoms @ atoms.mT).numpy() if by_products else None
         given = atoms.numpy(), gram, seen, residual.numpy(), slope
         loops.solve_rows(*given, *options, *results)
-        entries = slice(count.sum())
-        codes = Codes.joined([(count, index[entries].copy(), value[entries].copy())])
+        codes = Codes.joined([(count, *(each[: count.sum()].copy() for each in (index, value)))])
     return codes, torch.from_numpy(loss + alpha * size)
 
 
