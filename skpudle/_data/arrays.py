@@ -382,9 +382,9 @@ def _check_tensor(X, options, allow_nan):  # (n, n_features) -> the same, on its
     # A copy of all data from the device, for scikit-learn's checks, would be slow. So check_array
     # checks only the shape, by an array of zeros that takes no memory.
     check_array(np.broadcast_to(0.0, X.shape), estimator=options["estimator"])
-    # A sum with inf or NaN is not finite. So for finite data a single number, their sum, suffices,
-    # and only this number is copied from the device.
-    if not torch.isfinite(X.sum()) and (X.isinf().any() or not allow_nan):
+    # If the sum is finite, so are all entries, and only this number is copied from the device.
+    # Otherwise the entries are looked at, since a sum of finite entries can overflow.
+    if not X.sum().isfinite() and not (~X.isinf() if allow_nan else X.isfinite()).all():
         raise ValueError("Input X contains infinity or NaN. Remove these samples.")
     return X.clone() if options["copy"] else kept_by_autograd(X).contiguous()
 

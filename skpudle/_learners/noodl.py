@@ -52,10 +52,13 @@ class NOODLDictionaryLearning(DenseLearner):
     max_iter : int, default=100
         Largest number of epochs.
 
+    tol : float or None, default=1e-4
+        As in `PUDLEDictionaryLearning`.
+
     n_iter_no_change : int, default=5
         Checks in a row without improvement that end training.
 
-    tol, dict_init, device, random_state, verbose
+    dict_init, device, random_state, verbose
         As in `PUDLEDictionaryLearning`; training follows a search.
 
     Attributes

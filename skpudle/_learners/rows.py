@@ -358,10 +358,11 @@ class RowPhases(Run):
         return fitted.noise, self.plan.problem(self.samples), fitted.atoms, float(alpha)
 
     def learn_scales(self, fitted):
-        """Estimate the noise of each feature from residuals: a phase, which yields one `Fitted`.
+        """Learn the noise of features from errors of hidden entries: a phase, yielding a `Fitted`.
 
-        If the noise differs between features, the result has new units, and only the phases "units"
-        and "size" are left in ``done``. So a second search follows, in the new units.
+        ``fitted`` is the record after a search. If the noise differs between features, the new
+        record has new units, and only the phases "units" and "size" are left in ``done``. So a
+        second search follows, in the new units. Otherwise ``fitted`` itself is yielded.
         """
         noise = units.learn_scales(*self._of_residuals(fitted))
         if noise is not fitted.noise:

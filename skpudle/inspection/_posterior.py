@@ -561,8 +561,8 @@ def sample_rates(counts, exposure, atoms, codes, dispersion, rng):
     # codes are tiny if all rows have all atoms, in exponentially distributed amounts, and 25 % to
     # 55 % if each atom occurs in 70 % to 30 % of the rows.
     spike = bool((codes < 1e-3 * codes.mean(0)).mean() > 0.24)
-    # ``z`` are the codes of the chain and ``columns``, made below, its atoms, transposed: the two
-    # calls of `_draw_rates` in a sweep change them in place.
+    # The chain changes in place: in each sweep the first call of `_draw_rates` draws the codes
+    # ``z``, and the second the atoms, which are the columns of ``columns`` (made below).
     x, z = np.nan_to_num(counts) / exposure, codes + 1e-9 * codes.mean()
     known, rates, columns, sweeps = ~np.isnan(counts), z @ atoms, np.ascontiguousarray(atoms.T), []
     for sweep in range(_UNSETTLED_SWEEPS + _COUNTED_SWEEPS):

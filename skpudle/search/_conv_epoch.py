@@ -251,7 +251,8 @@ class ConvEpoch(rules.Coded):
         starts = (height - 1) % steps[0], (width - 1) % steps[1]
         centre = (height - 1) // steps[0], (width - 1) // steps[1]
 
-        # Windows differ by whole steps between positions, so that the codes can move along.
+        # Windows differ from the atom's present window by multiples of the stride, so that codes
+        # can move to other positions along with their atom.
         def cut(images):  # -> (p, ..., n_rows, n_columns, height, width): all windows
             images = images[..., starts[0] :, starts[1] :]
             return images.unfold(-2, height, steps[0]).unfold(-2, width, steps[1])

@@ -356,7 +356,8 @@ class _Tried(NamedTuple):
     """A dictionary that was trained and judged, while the number of atoms is chosen.
 
     ``coded``, an `Epoch` or `ConvEpoch`, has the atoms, and the codes of one in ``stride`` training
-    samples. ``prediction`` is the prediction of the held-out data by the atoms.
+    samples. ``prediction`` is the prediction of the held-out data by these atoms, freed of the
+    lasso's bias (`_Sizes._judge`).
     """
 
     n_components: int

@@ -56,7 +56,7 @@ _LARGER = 2**0.5
 # No more penalties are tried if atoms leave less than this fraction of the energy of hidden entries
 # unexplained: then the data have no noise, and all penalties predict equally well. To try more
 # penalties would double the time of searches of data without noise, for atoms that are no better.
-_NOTHING_LEFT = 1e-6
+_NOTHING_LEFT = 1e-8
 
 
 def goes_on(found, errors=1.0, *, gains=False, patience=1, total=own):  # -> bool
@@ -366,7 +366,7 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
         steps = (1, -1) if alpha == last.alpha else (1 if alpha > last.alpha else -1,)
         begin = last.prediction.place, steps
     for unbiased in kinds:
-        judged = descend.refit_atoms(coded.problem, judged, coded.codes, 2) if unbiased else judged
+        judged = descend.refit_atoms(coded.problem, judged, coded.codes, 4) if unbiased else judged
         prediction = problem.held_out.predict(judged, *begin)
         begin = prediction.place, *begin[1:]
         found.append(Trial(alpha, unbiased, prediction, coded.atoms, judged))

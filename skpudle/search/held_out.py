@@ -467,6 +467,7 @@ class _Tiles(HeldOut):
     def _hide(self, problem, n_codings):  # -> (n_tiles,)
         """Crop the images and draw the pixels that each turn hides, when the object is made.
 
+        The crops, their known pixels and the hidden pixels of each turn are set as attributes.
         ``n_codings`` has no effect. Return the energy of the hidden pixels of each tile, over all
         turns.
         """

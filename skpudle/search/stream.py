@@ -229,7 +229,8 @@ def after_search(coded, n_rows=None):  # -> Stream
 def _adapt(coded, held, most):  # -> Epoch
     """Adapt the atoms to a block: improve them once, then descend for at most ``most`` epochs.
 
-    ``coded`` is the `Epoch` of the block, and ``held``, a `Held`, the penalty of earlier rows.
+    ``coded`` is the `Epoch` of the block, and ``held``, a `Held`, the penalty of earlier rows. With
+    ``most`` = 0, for an empty block, ``coded`` is returned unchanged.
     """
     if most == 0:
         return coded

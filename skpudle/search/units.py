@@ -766,9 +766,10 @@ class _Sample:
         sizes = (self.in_units().square() * suspected).sum(1)
         half[sizes.argsort(descending=True, stable=True)[::2]] = True
 
-        # Codes of the entries `known` (n, m) predict these entries by the atoms of `coded`, an
-        # Epoch, in the second half of the rows, as far as `among` (n,) marks them. The result
-        # (2, n_rows) has the squared error and the energy of the entries `judged` (n, m) of a row.
+        # Groups of features are hidden in turn. The atoms of the Epoch `coded` predict them by
+        # codes of the row's other entries, of those that `known` (n, m) marks. This is done for at
+        # most _JUDGES rows: those of the second half that `among` (n,) marks. Returned (2, n_rows):
+        # for each row the squared error and the energy of its entries that `judged` (n, m) marks.
         def errors_of(coded, known, judged, among):
             rows, alpha = self.rows(_JUDGES, ~half & among), coded.problem.alpha
             x, of_rows, alphas = self.in_units(rows), judged[rows], [f * alpha for f in _PENALTIES]
@@ -788,10 +789,13 @@ class _Sample:
         """Learn the limits of outliers, and the units, once `are_outliers` has found outliers.
 
         Each round learns atoms in the units so far, codes all rows but those that ``long`` marks,
-        finds the limits of errors, and marks the outliers. The noise of features is learned on the
-        way, and kept if it differs and hidden entries are predicted better with it. ``counts`` and
-        ``scale`` change. Return the units, or None if more than a tenth of the known entries would
-        be outliers: then they are taken for data.
+        finds the limit of errors of each feature, and marks entries with larger errors as outliers.
+        All rounds but the last also learn the noise of features. The last of these sets the noise
+        back to equal noise unless it differs and hidden entries are predicted better with it. So
+        the last round finds the limits in the final units. ``counts`` and ``scale`` change.
+
+        Return the units, with ``norm`` only if ``long`` marks a row. Return None if more than a
+        tenth of the known entries would be outliers: then they are taken for data.
         """
         atoms = exhaust(play_rounds(self.settle())).atoms
         first, known = None, self.known * ~long[:, None]
@@ -811,6 +815,8 @@ class _Sample:
                 atoms, self.scale = project_atoms(atoms * self.scale / scale), scale
         if float(self.counts.sum()) < (1 - _MOST) * float(self.known.sum()):
             return None
+        # As in `find_suspects`: outliers among entries get a limit only if their energy exceeds that
+        # of the mean atom. Otherwise no single entries are outliers, at most long rows.
         squares = self.weigh(x.square() * known)
         are_entries = float((squares * (1 - self.counts)).sum()) * self.n_components
         norm = float(_median_size((x * self.counts).square().mean(1).sqrt()))

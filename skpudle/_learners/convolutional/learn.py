@@ -748,8 +748,8 @@ def train(pieces, given, generator, start=None) -> Iterator[Fitted]:
     model = SimpleNamespace(network=network, with_rows=lambda fitted, x: replace(fitted, atoms=x))
     trainer = Trainer(model, fitted, optimizer)
     # A gradient through the encoder keeps the codes of all unfoldings in memory. So a batch has at
-    # most 16 pieces, and at most 2**16 pixels unless one piece has more: for 64 atoms the codes
-    # then take half a gigabyte.
+    # most 16 pieces, and at most 2**16 pixels unless one piece has more. The codes of 64 atoms in
+    # 15 unfoldings then take half a gigabyte in float64 with stride 1, and a sixteenth with 4.
     usual = min(16, max(1, 2**16 // x[0, 0].numel()))
     source = Batches(pieces, usual if given.batch_size == "auto" else given.batch_size, generator)
     # Whether to stop is decided once in an epoch, or after 256 pieces if an epoch has fewer, since
