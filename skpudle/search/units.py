@@ -815,8 +815,8 @@ class _Sample:
                 atoms, self.scale = project_atoms(atoms * self.scale / scale), scale
         if float(self.counts.sum()) < (1 - _MOST) * float(self.known.sum()):
             return None
-        # As in `find_suspects`: outliers among entries get a limit only if their energy exceeds that
-        # of the mean atom. Otherwise no single entries are outliers, at most long rows.
+        # As in `find_suspects`: outliers among entries get a limit only if their energy exceeds the
+        # energy of the mean atom. Otherwise no single entries are outliers, at most long rows.
         squares = self.weigh(x.square() * known)
         are_entries = float((squares * (1 - self.counts)).sum()) * self.n_components
         norm = float(_median_size((x * self.counts).square().mean(1).sqrt()))
