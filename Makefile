@@ -74,9 +74,10 @@ clean: ## Remove the virtual environment, caches and builds
 	rm -rf .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# installed-NAME: the package with the extra NAME, again whenever pyproject.toml changed.
+# installed-NAME: the package with the extra NAME, again whenever pyproject.toml changed. Python
+# compiles the modules that are imported; pip would compile all, which takes a minute.
 $(VENV)/installed-%: pyproject.toml | $(VENV)/pyvenv.cfg
-	$(BIN)/python -m pip install --editable ".[$*]"
+	$(BIN)/python -m pip install --no-compile --editable ".[$*]"
 	@touch $@
 
 $(VENV)/pyvenv.cfg:

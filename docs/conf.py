@@ -1,5 +1,6 @@
 """How Sphinx builds the pages; nothing here needs the network."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -60,7 +61,8 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"(demo|convergence)\.py",
     "within_subsection_order": "gallery_order.example_order",
     "abort_on_example_error": True,
-    "parallel": 2,  # examples at a time, with one thread each
+    # examples at a time, with one thread each; fewer at a time compile less twice
+    "parallel": int(os.environ.get("EXAMPLES_AT_A_TIME", "2")),
     "doc_module": ("skpudle",),
     "backreferences_dir": "generated/backreferences",
     "remove_config_comments": True,
