@@ -90,8 +90,7 @@ class RowPhases(Run):
         self.plan, self.samples, self._problem, self._coded = plan, samples, None, None
         if team.rank > 0:
             self.own = torch.Generator().manual_seed(self.own.initial_seed() + team.rank)
-        size = plan.batch_size(data.source.n_samples)
-        self.source = sources.Batches(data.source, size, self.own)
+        self.source = sources.Batches(data.source, plan.batch_size(data.source.n_samples), self.own)
         n_batches = team.largest(self.source.n_batches)
         self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
         self.max_iter = -(-self.n_updates // n_batches)
@@ -121,7 +120,8 @@ class RowPhases(Run):
         is_whole = plan.searches and fitted.ended_by is None
         follows, learns = plan.codes_follow_data, is_whole and plan.learns_noise
         finds_units = noise.intercept is not None or noise.looks_at_rows
-        is_biased = trial is not None and trial.unbiased
+        # Data have no noise if the search has predicted hidden entries up to rounding.
+        has_noise = trial is None or float(fitted.searched.path.score.max()) < 1 - find.NOTHING_LEFT
         # Learners of counts choose the penalty of codes after training, by the likelihood, and not
         # by the rows that the search held out.
         is_judged = trial is not None and fitted.searched.stage == "done" and not plan.counts_events
@@ -131,9 +131,9 @@ class RowPhases(Run):
             Phase("size", self.choose_size, decides, "number of atoms"),
             Phase("search", self.search, plan.searches, "epoch of the search"),
             Phase("pass", self.pass_over, is_whole and self._in_parts, "block"),
-            Phase("unbiased atoms", self.refit, is_biased, ends_search=True),
+            Phase("unbiased atoms", self.refit, trial and trial.unbiased, ends_search=True),
             Phase("penalty of codes", self.choose_unseen_coding, follows and is_judged),
-            Phase("noise", self.learn_scales, learns and plan.noise == "auto"),
+            Phase("noise", self.learn_scales, learns and has_noise and plan.noise == "auto"),
             Phase("units again", self.refine_units, learns and finds_units),
             Phase("training", self.train, self.n_updates > 0, "epoch", most=self.max_iter),
             Phase("penalty of codes", self.choose_coding, follows),

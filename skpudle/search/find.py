@@ -53,10 +53,11 @@ from skpudle.search.held_out import CHANCE, SURE, Prediction, hold_out, loss_and
 
 # The factor from one penalty that a search tries to the next larger one, called a step.
 _LARGER = 2**0.5
-# No more penalties are tried if atoms leave less than this fraction of the energy of hidden entries
-# unexplained: then the data have no noise, and all penalties predict equally well. To try more
-# penalties would double the time of searches of data without noise, for atoms that are no better.
-_NOTHING_LEFT = 1e-8
+# No more penalties are tried, and no noise of features is looked for, if atoms leave less than this
+# fraction of the energy of hidden entries unexplained: then the data have no noise, and all
+# penalties predict equally well. To try more penalties would double the time of searches of data
+# without noise, for atoms that are no better, and to look for noise takes a quarter of a fit.
+NOTHING_LEFT = 1e-8
 
 
 def goes_on(found, errors=1.0, *, gains=False, patience=1, total=own):  # -> bool
@@ -173,7 +174,7 @@ def next_penalty(trials, problem):  # -> float or None
     ``problem.alpha``. `climb` depends on this order: up, then down.
     """
     first, held, total = trials[0], problem.held_out, problem.total
-    if min(map(error_of, trials)) <= _NOTHING_LEFT * held.zeros.total:
+    if min(map(error_of, trials)) <= NOTHING_LEFT * held.zeros.total:
         return None
     smallest, largest, mixes = held.smallest * held.alpha, held.largest * held.alpha, held.mixes
     ups = [trial.prediction for trial in trials if trial.alpha >= first.alpha]
