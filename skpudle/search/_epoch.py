@@ -382,8 +382,8 @@ class Epoch(Coded):
     refit : bool, default=False
         Whether atoms adapt to least squares on the supports of the codes, instead of to the codes.
     turn : int, default=None
-        0 or 1: new atoms enter the codes of every second block of 256 rows only, the even or the
-        odd blocks, see `Problem.epoch`.
+        0 or 1: new atoms enter the codes of every second block of rows only, the even or the odd
+        blocks, see `Problem.epoch`. Of a single block new atoms enter in all epochs.
 
     Attributes
     ----------
@@ -430,7 +430,7 @@ class Epoch(Coded):
                 residual, known = self._x[part].astype(np.float64), self._known[part]
                 k, sparse = len(residual), (begin[part.start : part.stop + 1], *entries)
                 loops.subtract_synthesis(*sparse, self._atoms, known, residual)
-                has_turn = turn in (None, block % 2)
+                has_turn = turn in (None, block % 2) or len(found) == 1
                 slopes = self._slopes(residual, slope[:k]) if has_turn else slope[:k, :0]
                 given = self._atoms, self._gram, known, residual, slopes, *options, room, *sparse
                 count = np.empty(k, np.int64)

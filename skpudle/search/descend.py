@@ -33,7 +33,8 @@ import torch
 from skpudle.search._epoch import MANY
 
 # Descent *stalls*, and ends, when the objective has fallen by less than this fraction of itself per
-# epoch, on average over the last three epochs.
+# epoch, on average over the last three epochs. If the polish of `find.find_atoms` ends at 2e-4
+# instead, searches take 1.03 of the time in the median, and errors on unseen rows stay the same.
 STALL = 5e-4
 
 # A round splits at most 1 atom in 20 ("few" atoms), and 1 in 10 from 1,024 atoms on ("many"). For
@@ -59,13 +60,13 @@ USES = 120
 # ------------------------------------------------------------------ steps
 
 
-def has_stalled(curve, share=STALL):  # -> bool
+def has_stalled(curve):  # -> bool
     """Return whether descent has converged, by the fall of the objective in the last three epochs.
 
     ``curve`` lists the objective of each epoch. The answer is True if the objective fell by less
-    than the fraction ``share`` of itself per epoch, and False before six epochs.
+    than the fraction `STALL` of itself per epoch, and False before four epochs.
     """
-    return len(curve) >= 6 and curve[-4] - min(curve[-3:]) <= 3 * share * curve[-1]
+    return len(curve) >= 4 and curve[-4] - min(curve[-3:]) <= 3 * STALL * curve[-1]
 
 
 def solve_codes(problem, atoms, n_epochs, *, refit=False):  # -> Epoch
@@ -108,8 +109,12 @@ def refit_atoms(problem, atoms, codes, n_epochs=8, *, still=1e-6):
     """
     for _ in range(n_epochs):
         coded = problem.epoch(atoms, codes, refit=True)
-        before, atoms, codes = atoms, coded.improved_atoms(), coded.codes
-        if float((atoms - before).square().flatten(1).sum(1).mean()) < still**2:
+        step, codes = coded.improved_atoms() - atoms, coded.codes
+        # A step leaves about .13 of the distance to the end (planted atoms at 20 dB and without
+        # noise), so longer steps by 1 / (1 - .13) get there in fewer epochs: three long steps leave
+        # less of the bias than four plain ones.
+        atoms = problem.project(atoms + 1.15 * step)
+        if float(step.square().flatten(1).sum(1).mean()) < still**2:
             break
     return atoms
 
@@ -225,7 +230,7 @@ def stride_of_uses(coded, stride, n_uses):  # -> int
 # ------------------------------------------------------------------ generators of coded data
 
 
-def descend(problem, atoms, codes, most, *, stall=STALL, earlier=None):
+def descend(problem, atoms, codes, most, *, earlier=None):
     """Alternate between codes and atoms until the objective stalls.
 
     Parameters
@@ -238,9 +243,6 @@ def descend(problem, atoms, codes, most, *, stall=STALL, earlier=None):
         Codes to begin with.
     most : int
         Largest number of epochs.
-    stall : float, default=5e-4
-        Descent ends when the objective falls by less than this fraction of itself per epoch, see
-        `has_stalled`.
     earlier : Held, default=None
         In a stream: the atoms before this block of rows, and a penalty on steps away from them.
 
@@ -252,8 +254,8 @@ def descend(problem, atoms, codes, most, *, stall=STALL, earlier=None):
     previous, curve = atoms, []
     while True:
         # To save time, from the third epoch on new atoms enter the codes of only one half of the
-        # rows in each epoch, and of the other half in the next. `Problem.epoch` does so from 1,024
-        # atoms on; with fewer atoms, on a GPU and for images `turn` has no effect.
+        # rows in each epoch, and of the other half in the next, see `Problem.epoch`. On a GPU and
+        # for images `turn` has no effect.
         turn = len(curve) % 2 if len(curve) > 1 else None
         # The atoms are extrapolated by 0.95 times their last step: on planted data of 500 atoms 80
         # epochs with the factor 0.95 found 0.93 of the atoms, with 0.9 they found 0.88, and with
@@ -262,7 +264,7 @@ def descend(problem, atoms, codes, most, *, stall=STALL, earlier=None):
         coded = problem.epoch(problem.project(ahead), codes, turn=turn)
         curve.append(coded.objective)
         yield coded
-        if len(curve) >= most or has_stalled(curve, stall):
+        if len(curve) >= most or has_stalled(curve):
             return coded
         if problem.baseline is not None:
             problem = problem.around(coded.mean_residual())

@@ -231,7 +231,7 @@ class HeldOut:
     problem : Problem or ConvProblem
         Rows or images, and the penalty of a search.
     fixed : bool, default=False
-        Whether the user has set the penalty; the search then tries no other penalties.
+        Whether the search tries no other penalty than ``alpha``, as in all searches of images.
     mixes : bool, default=False
         Whether the rows mix few non-negative atoms, see `find.penalty_of_mixtures`.
     n_codings : int, default=None
@@ -264,7 +264,7 @@ class HeldOut:
         return super().__new__(_Tiles if isinstance(problem, ConvProblem) else _Rows)
 
     def __init__(self, problem, *, fixed=False, mixes=False, n_codings=None):
-        self.alpha, self.total, self.fixed, self.mixes = problem.alpha, problem.total, fixed, mixes
+        self.alpha, self.total, self.mixes = problem.alpha, problem.total, mixes
         if fixed:
             self.smallest = self.largest = 1.0
         self._of, self._sums = torch.empty(0), {}
@@ -455,14 +455,14 @@ class _Rows(HeldOut):
 class _Tiles(HeldOut):
     """Crops of held-out images; tiles of an atom's size are parts, and random pixels are hidden."""
 
-    # The limits are as in `_Rows`. A search of signals begins at a penalty at the level of the
-    # noise, `alpha`, and tries at most one larger penalty, below 1.5 times `alpha`. Codes may have
-    # 1 to 8 times `alpha` (places 0 to 6). Smaller penalties give dense codes, because atoms
-    # overlap at all positions: an electrocardiogram has 4 to 7 nonzero codes a beat with 1 times
-    # `alpha`, and 30 with 1/4; errors of planted signals are .134 and .143 of the noise. In signals
-    # of counts, whose noise grows with the counts, searches at 3 to 10 times `alpha` predict
-    # equally well, but their atoms correlate with the planted atoms by 0.8 instead of 0.95.
-    places, smallest, largest = (0, 6), 1.0, 1.5
+    # The limits are as in `_Rows`. A search begins at a penalty at the level of the noise, `alpha`,
+    # and tries no other. Codes may have 1 to 8 times `alpha` (places 0 to 6). Smaller penalties
+    # give dense codes, because atoms overlap at all positions: an electrocardiogram has 4 to 7
+    # nonzero codes a beat with 1 times `alpha`, and 30 with 1/4; errors of planted signals are .134
+    # and .143 of the noise. In signals of counts, whose noise grows with the counts, searches at 3
+    # to 10 times `alpha` predict equally well, but their atoms correlate with the planted atoms by
+    # 0.8 instead of 0.95.
+    places, smallest, largest = (0, 6), 1.0, 1.0
 
     def _hide(self, problem, n_codings):  # -> (n_tiles,)
         """Crop the images and draw the pixels that each turn hides, when the object is made.
@@ -624,7 +624,7 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True, largest=None):  #
         # Training images can judge the atoms that they have trained, because the few parameters of
         # atoms cannot fit the noise of an image.
         if n_held == 0:
-            return replace(problem, held_out=HeldOut(problem, fixed=fixed))
+            return replace(problem, held_out=HeldOut(problem))
     elif n_all < LEAST_ROWS:
         return problem
     else:

@@ -226,6 +226,16 @@ def test_the_dictionary_is_found_from_samples(positive, dtype):
     assert not positive or atoms.min() >= 0
 
 
+def test_in_turns_new_atoms_enter_every_second_block_of_rows():
+    """100 rows are a single block, which has no turns."""
+    x, atoms = planted(6000, 16, 24)
+    for turn, n in (0, 6000), (1, 6000), (1, 100):
+        epochs = (Problem(x[:n], 0.1).epoch(atoms, Codes.none(n), turn=t) for t in (None, turn))
+        whole, found = (epoch.codes.start.diff() for epoch in epochs)
+        enter = n == 100 or torch.arange(n) // (2**16 // 24) % 2 == turn
+        assert torch.equal(found, whole * enter)
+
+
 def test_each_epoch_of_a_search_is_a_record_and_the_last_is_the_result():
     x, _ = planted()
     problem = Problem(x, 0.1)
@@ -240,7 +250,7 @@ def test_each_epoch_of_a_search_is_a_record_and_the_last_is_the_result():
     value = float(objective(last.coded.codes.dense(24), last.atoms, x, 0.1))
     assert last.coded.objective == pytest.approx(value, rel=1e-9)
     z = solved(last.atoms, x, 0.1)[0].dense(24)
-    assert value == pytest.approx(float(objective(z, last.atoms, x, 0.1)), rel=1e-4)
+    assert value == pytest.approx(float(objective(z, last.atoms, x, 0.1)), rel=2e-4)
 
 
 @pytest.mark.parametrize("many", [False, True])

@@ -103,9 +103,9 @@ def test_partial_fit_finds_the_atoms_of_fit(size, offset, X, populations):
 
 
 def test_partial_fit_after_fit_keeps_what_fit_found():
-    """One draw of rows may lose half of the atoms, so five draws count together."""
+    """One draw of rows may lose half of the atoms, so ten draws count together."""
     shares = []
-    for seed in range(100, 110, 2):
+    for seed in range(100, 120, 2):
         (first, old), (second, new) = (planted(2000, 20, 12, seed=seed + i) for i in range(2))
         learner = make().fit(first)
         for rows in second.split(500):

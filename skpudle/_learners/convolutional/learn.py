@@ -620,7 +620,7 @@ def learn(pieces, given, generator, start=None) -> Iterator[Fitted]:
         fitted = replace(fitted, atoms=in_channels(start), size_path=trial.path, note=note)
         yield fitted
     level = noise_level if is_auto and pieces.mask is None and len(kernel) == 1 else None
-    held = held_out.hold_out(make_problem(seen, alpha, given), fixed=not is_auto)
+    held = held_out.hold_out(make_problem(seen, alpha, given))
     for found in _search(held, start, level, generator):
         losses, search_alpha = found.losses, found.alpha * found.problem.unit
         note = f"search, epoch {len(losses)}  {found.stage}  loss {losses[-1]:.6g}"
