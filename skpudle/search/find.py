@@ -24,7 +24,8 @@ constraint the objective has no minimum.)
    predict better. Of the trials that differ from the best prediction by chance only, the search
    takes the trial with the largest penalty. On planted data the differences due to chance are tiny,
    and the best prediction wins. On real data predictions hardly differ; then a larger penalty has
-   sparser codes, and two searches from different initial atoms agree better on their atoms.
+   sparser codes, and two searches from different initial atoms agree better on their atoms. Images
+   have one trial, at the first penalty.
 3. The *polish*: atoms descend on all rows or a larger sample, including the held-out rows.
 
 If a larger penalty explains a fifth more of the hidden entries' energy (their sum of squares) than
