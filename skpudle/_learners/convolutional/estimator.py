@@ -125,7 +125,7 @@ class ConvPUDLEDictionaryLearning(
         Noise of each channel, unless ``channel_noise="equal"``.
 
     n_components_, size_path_, penalty_path_, n_iter_, loss_curve_, ended_by_, n_features_in_
-        See `PUDLEDictionaryLearning`. ``penalty_path_`` has a single penalty.
+        See `PUDLEDictionaryLearning`.
 
     See Also
     --------
