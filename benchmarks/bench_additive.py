@@ -29,7 +29,9 @@ def planted(seed, n, m, p, counts, density=0.4):
         atom = 0.2 / m + 0.1 * np.exp(-axis / 80)
         for _ in range(rng.integers(2, 5)):
             place, width = rng.uniform(5, m - 5), rng.uniform(1.5, 5)
-            atom += rng.uniform(0.3, 1) * np.exp(-((axis - place) ** 2) / (2 * width**2))
+            atom += rng.uniform(0.3, 1) * np.exp(
+                -((axis - place) ** 2) / (2 * width**2)
+            )
         atoms.append(atom / atom.sum())
     codes = rng.gamma(1.0, 1.0, (n, p)) * (rng.random((n, p)) < density)
     codes[codes.sum(1) == 0, 0] = 0.5

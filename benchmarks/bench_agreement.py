@@ -45,7 +45,9 @@ BATCH, SHORT, LAYER, LENGTH = 1024, 30, 3, 128
 def documents():
     """Yield docstrings of 200 characters and more, each once, in random order."""
     site = Path(get_paths()["purelib"])
-    files = sorted(chain.from_iterable(site.glob(f"{name}/**/*.py") for name in PACKAGES))
+    files = sorted(
+        chain.from_iterable(site.glob(f"{name}/**/*.py") for name in PACKAGES)
+    )
     seen = set()
     for i in np.random.default_rng(0).permutation(len(files)):
         source = ast.parse(files[i].read_text(errors="ignore"))
@@ -81,13 +83,17 @@ def minilm(n):
     return rows[:n], rows[n : n + n // 10]
 
 
-def load(name, n_tokens):  # -> rows in random order, without their mean, and held-out rows or None
+def load(
+    name, n_tokens
+):  # -> rows in random order, without their mean, and held-out rows or None
     test = None
     if name == "digits":
         X = load_digits().data
     elif name == "patches":
         image = load_sample_image("china.jpg").mean(axis=2) / 255
-        X = extract_patches_2d(image, (8, 8), max_patches=20_000, random_state=0).reshape(-1, 64)
+        X = extract_patches_2d(
+            image, (8, 8), max_patches=20_000, random_state=0
+        ).reshape(-1, 64)
         X = X - X.mean(axis=1, keepdims=True)
     elif name == "synthetic":
         X, _ = draw(world(0, 2048, 128, hierarchy=True), 40_000, 1000)
@@ -103,7 +109,9 @@ def trained(kind, X, width, active, seed, seconds):
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
-    rows = torch.from_numpy(np.float32(X * np.sqrt(X.shape[1] / np.square(X).sum(1).mean())))
+    rows = torch.from_numpy(
+        np.float32(X * np.sqrt(X.shape[1] / np.square(X).sum(1).mean()))
+    )
 
     def run(n_batches):
         torch.manual_seed(seed)
@@ -141,14 +149,23 @@ def searched(X, width, seed):
 def left(atoms, test, active):
     """Return the fraction of variance that a pursuit of so many atoms leaves."""
     atoms = unit(atoms)
-    options = dict(transform_algorithm="omp", transform_n_nonzero_coefs=active, alpha=1.0)
+    options = dict(
+        transform_algorithm="omp", transform_n_nonzero_coefs=active, alpha=1.0
+    )
     coder = PUDLEDictionaryLearning.from_components(atoms.astype(test.dtype), **options)
-    return float(unexplained_variance(test, coder.inverse_transform(coder.transform(test))))
+    return float(
+        unexplained_variance(test, coder.inverse_transform(coder.transform(test)))
+    )
 
 
 def agreement(first, second):
     cosines, by_chance = atom_coherence(first, second), chance_coherence(first, second)
-    numbers = cosines.mean(), (cosines > 0.9).mean(), by_chance.mean(), (by_chance > 0.9).mean()
+    numbers = (
+        cosines.mean(),
+        (cosines > 0.9).mean(),
+        by_chance.mean(),
+        (by_chance > 0.9).mean(),
+    )
     return [round(float(number), 3) for number in numbers]
 
 
@@ -156,7 +173,12 @@ def run(name, arguments):
     X, test = load(name, arguments.tokens)
     halves = X[: len(X) // 2], X[len(X) // 2 :]
     width, active = ATOMS[name], ACTIVE[name]
-    about = {"data": name, "rows": len(halves[0]), "features": X.shape[1], "atoms": width}
+    about = {
+        "data": name,
+        "rows": len(halves[0]),
+        "features": X.shape[1],
+        "atoms": width,
+    }
     plans = (halves[0], 0), (halves[0], 1), (halves[1], 1)  # rows and seeds
     budget = None
     for method in ("skpudle", *arguments.saes):

@@ -60,10 +60,15 @@ def textures():
         image = getattr(data, name)() / 255
         width = image.shape[1] // 3
         strip = image[:, part * width : (part + 1) * width]
-        places = [rng.integers(0, size - SIDE, N_PATCHES) for size in (len(strip), width)]
+        places = [
+            rng.integers(0, size - SIDE, N_PATCHES) for size in (len(strip), width)
+        ]
         patches = (strip[i : i + SIDE, j : j + SIDE].ravel() for i, j in zip(*places))
         X.extend(patch - patch.mean() for patch in patches)
-    folds = [(np.flatnonzero(third != part), np.flatnonzero(third == part)) for part in range(3)]
+    folds = [
+        (np.flatnonzero(third != part), np.flatnonzero(third == part))
+        for part in range(3)
+    ]
     return np.array(X), y, folds
 
 
@@ -76,10 +81,14 @@ def series(name, n_points=None):
         _, _, rows = text.partition("@data\n")
         for row in filter(None, map(str.strip, rows.splitlines())):
             *channels, label = row.split(":")
-            channels = [np.array(channel.split(","), dtype=float) for channel in channels]
+            channels = [
+                np.array(channel.split(","), dtype=float) for channel in channels
+            ]
             if n_points is not None:
                 grid = np.linspace(0, 1, n_points)
-                channels = [np.interp(grid, np.linspace(0, 1, len(c)), c) for c in channels]
+                channels = [
+                    np.interp(grid, np.linspace(0, 1, len(c)), c) for c in channels
+                ]
             X.append(np.concatenate(channels))
             y.append(label)
     X, y = np.array(X), np.array(y)
@@ -110,7 +119,9 @@ def methods(atoms, n_classes):
     found = {"logistic regression": linear()}
     for k in atoms:
         found[f"unsupervised codes, {k}"] = unsupervised(k)
-        found[f"supervision=0, {k}"] = PUDLEClassifier(k, supervision=0.0, random_state=0)
+        found[f"supervision=0, {k}"] = PUDLEClassifier(
+            k, supervision=0.0, random_state=0
+        )
         found[f"PUDLEClassifier, {k}"] = PUDLEClassifier(k, random_state=0)
     found |= {
         "SVC(rbf)": SVC(),
@@ -118,7 +129,11 @@ def methods(atoms, n_classes):
         "HistGradientBoosting": HistGradientBoostingClassifier(random_state=0),
     }
     try:
-        from dictlearn.classification import DDLClassifier, DPLClassifier, LCDLClassifier
+        from dictlearn.classification import (
+            DDLClassifier,
+            DPLClassifier,
+            LCDLClassifier,
+        )
     except ImportError:
         return found
     k = atoms[-1]

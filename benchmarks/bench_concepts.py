@@ -61,7 +61,9 @@ def search_atoms(x, p, seed, *, alpha=ALPHA, debiased=False):
     atoms = initial_atoms(torch.from_numpy(x), p, "data", generator)
     problem = Problem(torch.from_numpy(x), alpha, positive_code=True)
     coded = search(problem, atoms).coded
-    return (refit_atoms(problem, coded.atoms, coded.codes) if debiased else coded.atoms).numpy()
+    return (
+        refit_atoms(problem, coded.atoms, coded.codes) if debiased else coded.atoms
+    ).numpy()
 
 
 def search_by_score(x, p, seed):
@@ -69,7 +71,9 @@ def search_by_score(x, p, seed):
 
     def score(alpha):
         atoms = search_atoms(rest, p, seed, alpha=alpha)
-        learner = PUDLEDictionaryLearning.from_components(atoms, alpha=alpha, positive_code=True)
+        learner = PUDLEDictionaryLearning.from_components(
+            atoms, alpha=alpha, positive_code=True
+        )
         return learner.score(hidden)
 
     return search_atoms(x, p, seed, alpha=max(LEARNED_WITH, key=score))
@@ -80,7 +84,10 @@ def run(p, n, seed, *, with_spams):
     atoms = unit(rng.standard_normal((p, ceil(2 * ACTIVE * log(p / ACTIVE)))))
     x = draw_latents(n, p, shifted=False, rng=rng) @ atoms
     latents = draw_latents(2500, p, shifted=True, rng=rng)
-    methods = {"true dictionary": lambda: atoms, "search": lambda: search_atoms(x, p, seed)}
+    methods = {
+        "true dictionary": lambda: atoms,
+        "search": lambda: search_atoms(x, p, seed),
+    }
     methods["search, debiased"] = lambda: search_atoms(x, p, seed, debiased=True)
     methods["search, penalty by score"] = lambda: search_by_score(x, p, seed)
     if with_spams:
@@ -90,7 +97,9 @@ def run(p, n, seed, *, with_spams):
         found, cpu = timed(method)
         seconds = time.perf_counter() - start
         dictionary, rows = torch.from_numpy(found), torch.from_numpy(latents @ atoms)
-        codes = solve_lasso(dictionary, rows, ALPHA, positive=True, certify=False)[0].numpy()
+        codes = solve_lasso(dictionary, rows, ALPHA, positive=True, certify=False)[
+            0
+        ].numpy()
         # columns without their means, whose cosines are correlations, of latents that vary
         varying = latents[:, np.ptp(latents, axis=0) > 0]
         columns = [(array - array.mean(0)).T for array in (codes, varying)]

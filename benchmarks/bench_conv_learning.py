@@ -51,7 +51,11 @@ def sporco_atoms(images, n_iter=200):
 
 def our_atoms(images, seed=0):
     options = dict(atom_shape=(8, 8), stride=1, alpha=PENALTY)
-    return ConvPUDLEDictionaryLearning(64, random_state=seed, **options).fit(images).components_
+    return (
+        ConvPUDLEDictionaryLearning(64, random_state=seed, **options)
+        .fit(images)
+        .components_
+    )
 
 
 def random_atoms(images):
@@ -59,8 +63,13 @@ def random_atoms(images):
 
 
 def objective(atoms, image):
-    atoms = torch.nn.functional.normalize(torch.from_numpy(atoms).flatten(1)).view(atoms.shape)
-    dictionary, x = ConvDictionary(atoms[:, None], (1, 1)), torch.from_numpy(image)[None, None]
+    atoms = torch.nn.functional.normalize(torch.from_numpy(atoms).flatten(1)).view(
+        atoms.shape
+    )
+    dictionary, x = (
+        ConvDictionary(atoms[:, None], (1, 1)),
+        torch.from_numpy(image)[None, None],
+    )
     codes, _ = conv_codes(dictionary, x, alpha=PENALTY)
     error = dictionary.synthesis(codes) - x
     return float(error.square().sum() / 2 + PENALTY * codes.abs().sum())
@@ -99,7 +108,10 @@ def images_table(held_out):
 
 def main():
     given = parse(
-        __doc__, "conv_learning.json", choices={"held_out": CROPS}, held_out=["tulips", "barbara"]
+        __doc__,
+        "conv_learning.json",
+        choices={"held_out": CROPS},
+        held_out=["tulips", "barbara"],
     )
     Report(given.out, "problem", "learner").extend(images_table(given.held_out))
 

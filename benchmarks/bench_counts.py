@@ -27,7 +27,9 @@ from skpudle._losses import Binomial, Gaussian, Poisson
 from skpudle.encoding import encode
 
 
-def make_counts(loss, n_samples=6000, n_features=40, n_components=50, n_nonzero=3, seed=0):
+def make_counts(
+    loss, n_samples=6000, n_features=40, n_components=50, n_nonzero=3, seed=0
+):
     rng = np.random.default_rng(seed)
     atoms = unit(rng.normal(size=(n_components, n_features)))
     codes = np.zeros((n_samples, n_components))
@@ -62,7 +64,9 @@ def recovery(given):
             yield recovered(name, make(), Y, atoms)
             norm = np.sqrt((Y**2).sum(1).mean())
             for share in (0.15, 0.2, 0.3):
-                yield recovered(f"{name}, alpha {share} |x|", make(alpha=share * norm), Y, atoms)
+                yield recovered(
+                    f"{name}, alpha {share} |x|", make(alpha=share * norm), Y, atoms
+                )
 
 
 def deviance(x, mean):
@@ -80,7 +84,9 @@ def glm_pca(train, half, exposure, given, n_components, ridge, n_steps=15):
         for _ in range(n_steps):
             mean = np.exp(np.minimum(codes @ loadings.T + offset, 15))
             slope = (x - mean) @ loadings - ridge * codes
-            curvature = np.einsum("nf,fp,fq->npq", mean, loadings, loadings, optimize=True)
+            curvature = np.einsum(
+                "nf,fp,fq->npq", mean, loadings, loadings, optimize=True
+            )
             curvature += ridge * np.eye(loadings.shape[1])
             step = np.linalg.solve(curvature, slope[..., None])[..., 0]
             longest = np.abs(step @ loadings.T).max(1, keepdims=True)
@@ -184,11 +190,18 @@ def update(given):
             offset = None if loss == Gaussian() else torch.ones(m, dtype=torch.float64)
             # twice the noise, as "auto": codes of all losses are equally sparse
             alpha = 2 * float(loss.variance(x.mean())) ** 0.5
-            how = dict(alpha=alpha, n_unfoldings=100, loss=loss, mask=mask, offset=offset)
-            natural = encode(atoms, x, **how) @ atoms + (0 if offset is None else offset)
+            how = dict(
+                alpha=alpha, n_unfoldings=100, loss=loss, mask=mask, offset=offset
+            )
+            natural = encode(atoms, x, **how) @ atoms + (
+                0 if offset is None else offset
+            )
             torch.autograd.grad(loss.half_deviance(natural, x).sum(1).mean(), atoms)
 
-        times = [{name: timed(run, name, *of)[1] for name, of in data.items()} for _ in range(5)]
+        times = [
+            {name: timed(run, name, *of)[1] for name, of in data.items()}
+            for _ in range(5)
+        ]
         best = {name: min(each[name] for each in times) for name in data}
         ratios = {name: value / best["gaussian, dense"] for name, value in best.items()}
         yield {"rows": n, "features": m, "atoms": p} | ratios

@@ -28,14 +28,23 @@ def problem(seed, snr_db):
     X, truth, _ = make_dictionary_data(
         2000, 50, 80, 4, sign="sample", snr_db=snr_db, random_state=seed
     )
-    return X[:1000], X[1000:], truth, perturb_dictionary(truth, START, random_state=100 + seed)
+    return (
+        X[:1000],
+        X[1000:],
+        truth,
+        perturb_dictionary(truth, START, random_state=100 + seed),
+    )
 
 
 def run(seed, snr_db, depth, gradient):
     """Train once; return the error of the dictionary and the explained share of other rows."""
     X, others, truth, start = problem(seed, snr_db)
     learner = PUDLEDictionaryLearning(
-        gradient=gradient, alpha=0.2, n_unfoldings=depth, dict_init=start, random_state=seed
+        gradient=gradient,
+        alpha=0.2,
+        n_unfoldings=depth,
+        dict_init=start,
+        random_state=seed,
     ).fit(X)
     residual = others - learner.inverse_transform(learner.transform(others))
     return {
@@ -68,7 +77,9 @@ def summary(runs):
 def main():
     given = parse(__doc__, "depth.json", depths=[1, 2, 3, 5, 10, 25, 50, 100], seeds=5)
     keys = "seed", "snr_db", "unfoldings", "gradient"
-    report = Report(given.out, *keys, rows="runs", title="Depth and the generating dictionary")
+    report = Report(
+        given.out, *keys, rows="runs", title="Depth and the generating dictionary"
+    )
     for case in product(range(given.seeds), NOISES, given.depths, GRADIENTS):
         report.measure(run, *case)
         report.write(results=summary(report.rows))

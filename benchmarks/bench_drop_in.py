@@ -12,11 +12,17 @@ Both classes get the same arguments. Times are CPU time.
 import numpy as np
 from common import Report, parse, timed
 from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
-from sklearn.feature_extraction.image import extract_patches_2d, reconstruct_from_patches_2d
+from sklearn.feature_extraction.image import (
+    extract_patches_2d,
+    reconstruct_from_patches_2d,
+)
 
 from skpudle import PUDLEDictionaryLearning
 
-CLASSES = {"scikit-learn": MiniBatchDictionaryLearning, "skpudle": PUDLEDictionaryLearning}
+CLASSES = {
+    "scikit-learn": MiniBatchDictionaryLearning,
+    "skpudle": PUDLEDictionaryLearning,
+}
 PICTURES = ("camera", "chelsea", "astronaut")
 CODERS = {"OMP 1": ("omp", 1), "OMP 2": ("omp", 2), "LARS 5": ("lars", 5)}
 
@@ -41,7 +47,9 @@ def denoising():
         noisy[right] += noise
         X = extract_patches_2d(noisy[:, : width // 2], (7, 7)).reshape(-1, 49)
         X = (X - X.mean(axis=0)) / X.std(axis=0)
-        params = dict(n_components=50, batch_size=200, alpha=1.0, max_iter=10, random_state=0)
+        params = dict(
+            n_components=50, batch_size=200, alpha=1.0, max_iter=10, random_state=0
+        )
         learners = {package: kind(**params) for package, kind in CLASSES.items()}
         seconds = {name: timed(learner.fit, X)[1] for name, learner in learners.items()}
         patches = extract_patches_2d(noisy[right], (7, 7)).reshape(-1, 49)
@@ -50,10 +58,14 @@ def denoising():
         for label, (algorithm, n_nonzero) in CODERS.items():
             psnr = {}
             for package, learner in learners.items():
-                options = dict(transform_algorithm=algorithm, transform_n_nonzero_coefs=n_nonzero)
+                options = dict(
+                    transform_algorithm=algorithm, transform_n_nonzero_coefs=n_nonzero
+                )
                 coder = SparseCoder(learner.components_, **options)
                 denoised = coder.transform(patches - mean) @ learner.components_ + mean
-                image = reconstruct_from_patches_2d(denoised.reshape(-1, 7, 7), noisy[right].shape)
+                image = reconstruct_from_patches_2d(
+                    denoised.reshape(-1, 7, 7), noisy[right].shape
+                )
                 error = np.mean((image - clean[right]) ** 2)
                 psnr[f"{package} (dB)"] = float(-10 * np.log10(error))
             yield {"script": f"denoising, {name}, {label}"} | psnr | times
@@ -61,7 +73,9 @@ def denoising():
 
 def main():
     given = parse(__doc__)
-    PUDLEDictionaryLearning(5).fit(np.random.default_rng(0).standard_normal((50, 8)))  # compiles
+    PUDLEDictionaryLearning(5).fit(
+        np.random.default_rng(0).standard_normal((50, 8))
+    )  # compiles
     Report(given.out, title="The name of the class replaced").extend(denoising())
 
 

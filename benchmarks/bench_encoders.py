@@ -34,7 +34,9 @@ def digits(rng):
 
 def patches(rng):
     image = load_sample_image("china.jpg").mean(2) / 255
-    X = extract_patches_2d(image, (8, 8), max_patches=8000, random_state=int(rng.integers(2**31)))
+    X = extract_patches_2d(
+        image, (8, 8), max_patches=8000, random_state=int(rng.integers(2**31))
+    )
     X = X.reshape(len(X), -1)
     X = X - X.mean(1, keepdims=True)
     return X[:4000], X[4000:]
@@ -61,8 +63,13 @@ class Autoencoder(torch.nn.Module):
     def __init__(self, n_features, width, k, *, by_batch):
         super().__init__()
         atoms = torch.nn.functional.normalize(torch.randn(width, n_features), dim=1)
-        self.encoder, self.decoder = torch.nn.Parameter(atoms.clone()), torch.nn.Parameter(atoms)
-        self.bias, self.offset = (torch.nn.Parameter(torch.zeros(n)) for n in (width, n_features))
+        self.encoder, self.decoder = (
+            torch.nn.Parameter(atoms.clone()),
+            torch.nn.Parameter(atoms),
+        )
+        self.bias, self.offset = (
+            torch.nn.Parameter(torch.zeros(n)) for n in (width, n_features)
+        )
         self.k, self.by_batch, self.threshold = k, by_batch, None
 
     def encode(self, x):
@@ -75,7 +82,9 @@ class Autoencoder(torch.nn.Module):
         if self.training:
             level = size.flatten().topk(self.k * len(x)).values[-1].detach()
             self.threshold = (
-                level if self.threshold is None else 0.99 * self.threshold + 0.01 * level
+                level
+                if self.threshold is None
+                else 0.99 * self.threshold + 0.01 * level
             )
         else:
             level = self.threshold
@@ -147,7 +156,12 @@ def rows_of(name, seed):
                 k = max(1, round(found["density"] * N_COMPONENTS))
                 for kind, by_batch in (("TopK", False), ("BatchTopK", True)):
                     other = autoencoder(train, test, k, seconds, by_batch=by_batch)
-                    of_kind = {"data": name, "encoder": kind, "unfoldings": 1, "fit, s": seconds}
+                    of_kind = {
+                        "data": name,
+                        "encoder": kind,
+                        "unfoldings": 1,
+                        "fit, s": seconds,
+                    }
                     yield of_kind | other
 
 
@@ -171,7 +185,11 @@ def speed(n_rows=10_000):
         x = x + 0.1 * x.std() * torch.randn(x.shape, generator=generator)
         alpha = 0.07 * float(x.square().sum(1).mean().sqrt())
         learner = PUDLEDictionaryLearning(
-            dict_init=atoms.numpy(), alpha=alpha, n_unfoldings=3, separate_atoms=True, max_iter=1
+            dict_init=atoms.numpy(),
+            alpha=alpha,
+            n_unfoldings=3,
+            separate_atoms=True,
+            max_iter=1,
         ).fit(x[:512].numpy())
         solve_lasso(atoms, x[:100], alpha)
         _, exact = timed(solve_lasso, atoms, x, alpha)

@@ -32,7 +32,9 @@ N_FEATURES, N_ATOMS, N_NONZERO, THRESHOLD = 40, 60, 4, 0.95
 N_ROWS = 12_000
 CASES = {  # part: (dB, rows)
     "noise": [(snr_db, N_ROWS) for snr_db in (20, 10, 5, 2, 0, -3, -6)],
-    "rows": [(snr_db, n) for snr_db in (20, 0) for n in (300, 1000, 3000, 10_000, 30_000)],
+    "rows": [
+        (snr_db, n) for snr_db in (20, 0) for n in (300, 1000, 3000, 10_000, 30_000)
+    ],
 }
 MULTIPLES = (0.25, 0.5, 1.0, 2.0)
 BATCH, N_BATCHES, N_PASSES = 256, 1000, 20
@@ -65,7 +67,9 @@ def learn_by_spams(X, seed, multiple=1.0):
 def learn_by_ksvd(X, seed):
     from dictlearn import DictionaryLearning
 
-    learner = DictionaryLearning(N_ATOMS, n_nonzero_coefs=N_NONZERO, random_state=seed).fit(X)
+    learner = DictionaryLearning(
+        N_ATOMS, n_nonzero_coefs=N_NONZERO, random_state=seed
+    ).fit(X)
     return learner.components_, None
 
 
@@ -95,7 +99,11 @@ def rows_of(snr_db, n, seed):
         row = timed_row(learn, X, truth, seed)
         yield case | {"method": method} | row
         if method == USUAL:
-            rows = [timed_row(learn, X, truth, seed, multiple=m) for m in MULTIPLES if m != 1]
+            rows = [
+                timed_row(learn, X, truth, seed, multiple=m)
+                for m in MULTIPLES
+                if m != 1
+            ]
             best = max([row, *rows], key=lambda each: each["found"])
             seconds = sum(each["seconds"] for each in [row, *rows])
             yield case | {"method": BEST} | best | {"seconds": seconds}
@@ -103,9 +111,13 @@ def rows_of(snr_db, n, seed):
 
 def main():
     choices = {"part": list(CASES)}
-    given = parse(__doc__, "found.json", choices=choices, part=list(CASES), seeds=[0, 1])
+    given = parse(
+        __doc__, "found.json", choices=choices, part=list(CASES), seeds=[0, 1]
+    )
     warnings.simplefilter("ignore")  # of convergence: the atoms are judged anyway
-    report = Report(given.out, "dB", "rows", "seed", "method", title="Planted atoms that are found")
+    report = Report(
+        given.out, "dB", "rows", "seed", "method", title="Planted atoms that are found"
+    )
     small = make_dictionary_data(500, N_FEATURES, N_ATOMS, random_state=0)[0]
     learn_by_default(small, 0)  # compiles
     for seed in given.seeds:

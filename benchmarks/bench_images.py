@@ -44,7 +44,11 @@ from skpudle.pretrained import load_denoiser
 
 # ---------------------------------------------------------------- patches
 
-SIDE, MARGIN, THRESHOLD = 8, 1.1, 2.8  # pixels; of the error, and of cosines, in noise levels
+SIDE, MARGIN, THRESHOLD = (
+    8,
+    1.1,
+    2.8,
+)  # pixels; of the error, and of cosines, in noise levels
 SIGMA, N_ATOMS, N_TRAINING = 25 / 255, 128, 20_000
 
 
@@ -65,7 +69,9 @@ def learn(noisy):
     """Return the atoms of scikit-learn and of this package."""
     draw, pools = np.random.default_rng(0), [extract(image) for image in noisy]
     n_each = N_TRAINING // len(pools)
-    patches = np.concatenate([draw.choice(pool, n_each, replace=False) for pool in pools])
+    patches = np.concatenate(
+        [draw.choice(pool, n_each, replace=False) for pool in pools]
+    )
     patches -= patches.mean(1, keepdims=True)
     options = dict(alpha=1.85 * SIGMA, random_state=0)
     theirs = MiniBatchDictionaryLearning(N_ATOMS, fit_algorithm="cd", **options)
@@ -82,7 +88,9 @@ def coders(theirs, ours):
         return build(atoms, transform_algorithm="omp", transform_alpha=tol)
 
     waves = dct(np.eye(SIDE), norm="ortho", axis=0)
-    hard = dict(shrinkage="hard", n_unfoldings=1, step_size=1.0, alpha=THRESHOLD * SIGMA)
+    hard = dict(
+        shrinkage="hard", n_unfoldings=1, step_size=1.0, alpha=THRESHOLD * SIGMA
+    )
     cosines = build(np.kron(waves, waves), **hard)
     equal, sparsity = dict(weights="equal"), dict(weights="sparsity")
     everywhere = sparsity | dict(stride=1)
@@ -103,13 +111,17 @@ def coders(theirs, ours):
 
 def by_patches(given):
     """Yield the quality of each dictionary and coder."""
-    clean = [image @ [0.299, 0.587, 0.114] / 255 for image in load_sample_images().images]
+    clean = [
+        image @ [0.299, 0.587, 0.114] / 255 for image in load_sample_images().images
+    ]
     noise = np.random.default_rng(0)
     noisy = [image + SIGMA * noise.standard_normal(image.shape) for image in clean]
 
     def quality(images):
         pairs = zip(clean, images)
-        return float(np.mean([peak_signal_noise_ratio(*pair, data_range=1) for pair in pairs]))
+        return float(
+            np.mean([peak_signal_noise_ratio(*pair, data_range=1) for pair in pairs])
+        )
 
     yield {"name": "noisy", "PSNR (dB)": quality(noisy)}
     for name, (coder, options) in coders(*learn(noisy)).items():
@@ -130,9 +142,13 @@ CORNER = 256  # pixels of the upper left corner along each axis: BM3D is slow
 
 
 def colour_pictures():
-    shipped = {name: getattr(data, name)() for name in ("astronaut", "coffee", "chelsea")}
+    shipped = {
+        name: getattr(data, name)() for name in ("astronaut", "coffee", "chelsea")
+    }
     shipped |= {name: load_sample_image(f"{name}.jpg") for name in ("china", "flower")}
-    return {n: (p[:CORNER, :CORNER] / 255).astype(np.float32) for n, p in shipped.items()}
+    return {
+        n: (p[:CORNER, :CORNER] / 255).astype(np.float32) for n, p in shipped.items()
+    }
 
 
 def denoisers(level):
@@ -163,11 +179,15 @@ def of_colour(given):
     for level in given.levels:
         found, seconds = {}, {}
         for name, clean in colour_pictures().items():
-            noise = np.random.default_rng(level).standard_normal(clean.shape, dtype=np.float32)
+            noise = np.random.default_rng(level).standard_normal(
+                clean.shape, dtype=np.float32
+            )
             noisy = clean + level / 255 * noise
             for method, denoise in denoisers(level / 255).items():
                 image, taken = timed(denoise, noisy)
-                value = peak_signal_noise_ratio(clean, np.asarray(image, np.float32), data_range=1)
+                value = peak_signal_noise_ratio(
+                    clean, np.asarray(image, np.float32), data_range=1
+                )
                 seconds[method] = seconds.get(method, 0.0) + taken
                 found.setdefault(method, {})[name] = round(value, 2)
         for method, values in found.items():
@@ -206,7 +226,9 @@ def lose(shape, share, width, rng):
     for number in range(8):
         ends = rng.integers((length, length) if number % 2 else (height, height))
         across = (0, ends[0], height - 1, ends[1])
-        middles[line(*across if number % 2 else (ends[0], 0, ends[1], length - 1))] = True
+        middles[line(*across if number % 2 else (ends[0], 0, ends[1], length - 1))] = (
+            True
+        )
     return distance_transform_edt(~middles) <= (width - 1) / 2
 
 

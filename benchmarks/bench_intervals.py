@@ -75,7 +75,10 @@ def measured(problem):
     bound = sum(bounds) * (m - 1) / (m - s)
     codes = code_intervals(learner, x, random_state=0)
     right = ((codes.estimate[:, order] != 0) == (z != 0)).all(1)
-    middle, reach = codes.estimate[:, order] * signs, 1.6449 * codes.standard_error[:, order]
+    middle, reach = (
+        codes.estimate[:, order] * signs,
+        1.6449 * codes.standard_error[:, order],
+    )
     inside = (np.abs(middle - z) <= reach)[right][z[right] != 0]
     return problem | {
         "found": float(is_found.mean()),
@@ -96,7 +99,11 @@ def measured_counts(problem):
     rng = np.random.default_rng(problem["seed"])
     n, p, m = (problem[name] for name in ("n_samples", "n_components", "n_features"))
     atoms = rng.dirichlet(np.full(m, problem["flat"]), size=p)
-    z = problem["events"] * rng.gamma(1.0, 1.0, (n, p)) * (rng.random((n, p)) < problem["used"])
+    z = (
+        problem["events"]
+        * rng.gamma(1.0, 1.0, (n, p))
+        * (rng.random((n, p)) < problem["used"])
+    )
     x = rng.poisson(z @ atoms)
     learner = PoissonNMF(p, random_state=problem["seed"])
     _, seconds = timed(learner.fit, x)
@@ -105,7 +112,8 @@ def measured_counts(problem):
     inside = (found.lower[order] <= atoms) & (atoms <= found.upper[order])
     large = atoms > 0.5 / m
     errors = [
-        np.square(part[order] - atoms).sum() for part in (found.estimate, learner.components_)
+        np.square(part[order] - atoms).sum()
+        for part in (found.estimate, learner.components_)
     ]
     return problem | {
         "found": float((cosines > 0.9).mean()),
@@ -125,7 +133,12 @@ def problems(n_seeds):
     for seed in range(n_seeds):
         for rows in (10, 20, 50, 100, 200, 500, 1000):
             sizes = {"n": rows * 60, "m": 40, "p": 60, "n_nonzero": 4}
-            rest = {"snr_db": 20, "kind": "uniform", "noise": "equal", "seed": 100 + seed}
+            rest = {
+                "snr_db": 20,
+                "kind": "uniform",
+                "noise": "equal",
+                "seed": 100 + seed,
+            }
             yield "curve", sizes | rest
     kinds = [("uniform", "equal"), ("uniform", "features"), ("normal", "equal")]
     kinds += [("positive", "equal"), ("uniform", "raw")]
@@ -134,14 +147,20 @@ def problems(n_seeds):
             p = int(factor * m)
             sizes = {"n": ROWS_PER_ATOM * p, "m": m, "p": p, "n_nonzero": N_NONZERO[m]}
             is_short = m < 100 and seed == 0
-            for kind, noise in kinds if is_short else kinds[:2] if m < 200 or not seed else ():
+            for kind, noise in (
+                kinds if is_short else kinds[:2] if m < 200 or not seed else ()
+            ):
                 rest = {"snr_db": snr_db, "kind": kind, "noise": noise, "seed": seed}
                 yield "coverage", sizes | rest
 
 
 def size(problem):
     """Return the number of products of rows and atoms, by which the shortest come first."""
-    names = ("n_samples", "n_features", "n_components") if "events" in problem else ("n", "m", "p")
+    names = (
+        ("n_samples", "n_features", "n_components")
+        if "events" in problem
+        else ("n", "m", "p")
+    )
     return int(np.prod([problem[name] for name in names], dtype=np.int64))
 
 

@@ -61,7 +61,10 @@ class MadeRows:
         values = rng.uniform(0.5, 1.5, (n, s)) * rng.choice([-1, 1], (n, s))
         rows = np.zeros((n, self.shape[1]), np.float32)
         for each in range(s):
-            rows += values[:, each : each + 1].astype(np.float32) * self.atoms[places[:, each]]
+            rows += (
+                values[:, each : each + 1].astype(np.float32)
+                * self.atoms[places[:, each]]
+            )
         noise = rng.standard_normal(rows.shape, dtype=np.float32)
         return rows + np.float32(0.1 * np.sqrt(s * 13 / 12 / self.shape[1])) * noise
 
@@ -69,7 +72,11 @@ class MadeRows:
         first, last, _ = rows.indices(len(self))
         numbers = range(first // 1024, -(-last // 1024))
         blocks = [self._block(number) for number in numbers]
-        blocks = np.concatenate(blocks) if blocks else np.empty((0, self.shape[1]), np.float32)
+        blocks = (
+            np.concatenate(blocks)
+            if blocks
+            else np.empty((0, self.shape[1]), np.float32)
+        )
         return blocks[first - 1024 * numbers.start : last - 1024 * numbers.start]
 
 
@@ -188,9 +195,13 @@ def main():
     report = Report(given.out, what=given.what)
     for case in [size] if given.atoms else SIZES:
         named = dict(zip(SIZE, case, strict=True))
-        options = [text for name, value in named.items() for text in (f"--{name}", value)]
+        options = [
+            text for name, value in named.items() for text in (f"--{name}", value)
+        ]
         options += ["--threads", given.threads, "--alone"]
-        report.add(named | {"threads": given.threads} | alone(__file__, given.what, *options))
+        report.add(
+            named | {"threads": given.threads} | alone(__file__, given.what, *options)
+        )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,12 @@ import numpy as np
 import torch
 from common import Report, halves, parse, spams_atoms, timed, unit
 from sklearn.base import BaseEstimator, clone
-from sklearn.datasets import load_breast_cancer, load_digits, load_sample_images, load_wine
+from sklearn.datasets import (
+    load_breast_cancer,
+    load_digits,
+    load_sample_images,
+    load_wine,
+)
 from sklearn.decomposition import MiniBatchDictionaryLearning
 from sklearn.feature_extraction.image import extract_patches_2d
 from sklearn.linear_model import orthogonal_mp_gram
@@ -66,7 +71,9 @@ def patches(images, size, n=N_PATCHES):
 
 
 def photographs(size):
-    return patches([image.mean(axis=2) / 255 for image in load_sample_images().images], size)
+    return patches(
+        [image.mean(axis=2) / 255 for image in load_sample_images().images], size
+    )
 
 
 def pictures(*names):
@@ -81,7 +88,9 @@ def colour_patches():
     n = (N_PATCHES + N_HELD_OUT) // 2
     X = np.concatenate(
         [
-            extract_patches_2d(image, (6, 6), max_patches=n, random_state=0).reshape(n, -1)
+            extract_patches_2d(image, (6, 6), max_patches=n, random_state=0).reshape(
+                n, -1
+            )
             for image in load_sample_images().images
         ]
     )
@@ -122,7 +131,10 @@ REAL = {  # name: number of atoms, data
     "photographs, 8 x 8": (100, partial(photographs, 8)),
     "photographs, 12 x 12": (100, partial(photographs, 12)),
     "colour patches, 6 x 6": (150, colour_patches),
-    "pictures, 8 x 8": (100, partial(pictures, "astronaut", "camera", "coins", "moon", "rocket")),
+    "pictures, 8 x 8": (
+        100,
+        partial(pictures, "astronaut", "camera", "coins", "moon", "rocket"),
+    ),
     "textures, 8 x 8": (100, partial(pictures, "brick", "grass", "gravel")),
     "heartbeats": (64, heartbeats),
     "breast cancer": (40, lambda: columns_standardised(load_breast_cancer().data)),
@@ -183,7 +195,9 @@ class AtThePenalty(BaseEstimator):
         self.alpha, self.positive_code = alpha, positive_code
 
     def fit(self, X):
-        self.components_ = self.learn(X, self.n_components, self.alpha, positive=self.positive_code)
+        self.components_ = self.learn(
+            X, self.n_components, self.alpha, positive=self.positive_code
+        )
         return self
 
     def transform(self, X):
@@ -193,14 +207,18 @@ class AtThePenalty(BaseEstimator):
 def searched_atoms(X, n_components, alpha, *, positive):
     """Return the atoms of the search that begins a fit, which minimises the lasso objective."""
     x, generator = torch.tensor(X), torch.Generator().manual_seed(0)
-    atoms = torch.nn.functional.normalize(initial_atoms(x, n_components, "data", generator))
+    atoms = torch.nn.functional.normalize(
+        initial_atoms(x, n_components, "data", generator)
+    )
     return search(Problem(x, alpha, positive_code=positive), atoms).atoms.numpy()
 
 
 def scikit_learn(k, alpha, positive, *, learner, common_alpha=False):
     params = dict(alpha=alpha) if common_alpha else {}
     if common_alpha or positive:  # which "lars" does not support
-        params |= dict(fit_algorithm="cd", transform_algorithm="lasso_cd", positive_code=positive)
+        params |= dict(
+            fit_algorithm="cd", transform_algorithm="lasso_cd", positive_code=positive
+        )
     return learner(k, random_state=0, **params)
 
 
@@ -226,7 +244,9 @@ BOTH_SIGNS = "SPORCO", "dictlearn K-SVD"  # no non-negative codes of atoms of an
 LEARNERS = {
     "skpudle": ours,
     "skpudle, search alone": partial(at_the_penalty, learn=searched_atoms),
-    "scikit-learn MiniBatch": partial(scikit_learn, learner=MiniBatchDictionaryLearning),
+    "scikit-learn MiniBatch": partial(
+        scikit_learn, learner=MiniBatchDictionaryLearning
+    ),
     "scikit-learn MiniBatch, cd": partial(
         scikit_learn, learner=MiniBatchDictionaryLearning, common_alpha=True
     ),
@@ -266,7 +286,10 @@ def timed_fit(learner, X):
 def lasso_codes(atoms, X, alpha, positive):
     codes, gaps = solve_lasso(*map(torch.tensor, (atoms, X)), alpha, positive=positive)
     if not float(gaps.max()) < 1e-4:  # relative to half the energy of a sample
-        print(f"Some codes of the lasso have a duality gap of {float(gaps.max()):.1g}.", flush=True)
+        print(
+            f"Some codes of the lasso have a duality gap of {float(gaps.max()):.1g}.",
+            flush=True,
+        )
     return codes.numpy()
 
 
@@ -290,12 +313,18 @@ def judge(learner, train, test, truth, alpha, positive):
     objective = (0.5 * residual + alpha * np.abs(codes).sum()) / len(test)
     used = lasso_codes(atoms, train[:N_COUNTED], alpha, positive).any(axis=0)
     row = {"held-out objective": float(objective)}
-    tenth = max(1, round(min(test.shape[1] / 10, len(atoms) / 5)))  # not all atoms, if m is large
+    tenth = max(
+        1, round(min(test.shape[1] / 10, len(atoms) / 5))
+    )  # not all atoms, if m is large
     sizes = {"m/10": tenth, "2": 2, "5": 5}
-    row |= {f"R2, {name} atoms": omp_r2(atoms, test, size) for name, size in sizes.items()}
+    row |= {
+        f"R2, {name} atoms": omp_r2(atoms, test, size) for name, size in sizes.items()
+    }
     if truth is not None:
         for threshold in (0.95, 0.99):
-            row[f"found, > {threshold}"] = recovery_rate(atoms, truth, threshold=threshold)
+            row[f"found, > {threshold}"] = recovery_rate(
+                atoms, truth, threshold=threshold
+            )
         row["matched error"] = dictionary_error(atoms, truth, match=True)
     row["density"] = float(np.mean(learner.transform(test) != 0))
     return row | {"dead atoms": int((~used).sum())}
@@ -304,14 +333,19 @@ def judge(learner, train, test, truth, alpha, positive):
 def rows_of(name, learners):
     """Yield one row for each learner that supports these data; a failure becomes a row, too."""
     train, test, k, truth = load(name)
-    positive, alpha = name.startswith("concepts"), float(auto_alpha(torch.tensor(train)))
+    positive, alpha = (
+        name.startswith("concepts"),
+        float(auto_alpha(torch.tensor(train))),
+    )
     data = {"data": name, "size": " x ".join(map(str, train.shape)), "atoms": k}
     for learner_name in learners:
         row = data | {"learner": learner_name}
         if positive and learner_name in BOTH_SIGNS:
             continue
         try:
-            learner, seconds = timed_fit(LEARNERS[learner_name](k, alpha, positive), train)
+            learner, seconds = timed_fit(
+                LEARNERS[learner_name](k, alpha, positive), train
+            )
         except Exception as error:  # one failure does not end the comparison
             yield row | {"note": str(error)}
             continue
@@ -322,7 +356,9 @@ def rows_of(name, learners):
 def main():
     names = [*REAL, *SYNTHETIC]
     choices = {"learners": LEARNERS, "only": names}
-    options = parse(__doc__, "learners.json", choices=choices, only=[], learners=list(LEARNERS))
+    options = parse(
+        __doc__, "learners.json", choices=choices, only=[], learners=list(LEARNERS)
+    )
     report = Report(options.out, "data", "learner", title="Dictionary learners")
     warnings.simplefilter("ignore")  # of convergence: evaluate the result anyway
     for name in names:

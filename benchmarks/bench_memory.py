@@ -42,13 +42,19 @@ def leaks(given):
     X = np.random.default_rng(0).normal(size=(500, 16))
 
     def learner(seed):
-        params = dict(gradient="ae-ls", n_unfoldings=20, max_iter=2, tol=None, random_state=seed)
-        return PUDLEDictionaryLearning(24, optimizer=("adam", "surrogate")[seed % 2], **params)
+        params = dict(
+            gradient="ae-ls", n_unfoldings=20, max_iter=2, tol=None, random_state=seed
+        )
+        return PUDLEDictionaryLearning(
+            24, optimizer=("adam", "surrogate")[seed % 2], **params
+        )
 
     fitted = learner(0).fit(X)
     row = {"fits": given.fits, "transforms": given.transforms}
     row["growth over fits (MB)"] = growth(lambda seed: learner(seed).fit(X), given.fits)
-    row["growth over transforms (MB)"] = growth(lambda _: fitted.transform(X), given.transforms)
+    row["growth over transforms (MB)"] = growth(
+        lambda _: fitted.transform(X), given.transforms
+    )
     return row | {"anonymous memory (MB)": anonymous_megabytes()}
 
 

@@ -26,7 +26,9 @@ def spectra(n, *, cosine, noise, seed):
     for atom in atoms:
         for _ in range(3):
             centre, width = rng.uniform(0, N_CHANNELS), rng.uniform(2, 8)
-            atom += rng.uniform(0.3, 1) * np.exp(-0.5 * ((channels - centre) / width) ** 2)
+            atom += rng.uniform(0.3, 1) * np.exp(
+                -0.5 * ((channels - centre) / width) ** 2
+            )
     atoms = unit((1 - cosine) ** 0.5 * unit(atoms) + (cosine / N_CHANNELS) ** 0.5)
     x = (rng.gamma(1.5, size=(n, N_ATOMS)) * (rng.random((n, N_ATOMS)) < 0.1)) @ atoms
     return atoms, x + noise * x.std() * rng.standard_normal(x.shape)
@@ -34,7 +36,9 @@ def spectra(n, *, cosine, noise, seed):
 
 def gaussian(n, *, seed):
     rng = np.random.default_rng(seed)
-    return rng.standard_normal((N_ATOMS, N_CHANNELS)), rng.standard_normal((n, N_CHANNELS))
+    return rng.standard_normal((N_ATOMS, N_CHANNELS)), rng.standard_normal(
+        (n, N_CHANNELS)
+    )
 
 
 PROBLEMS = {
@@ -84,7 +88,13 @@ def measured(name, n, n_parts, n_scipy):
         gaps.append([gap.max(), weighted_gap.max()])
         sizes.append((codes > 0).sum(1).mean())
         worst = max(worst, excess(atoms, few, codes[: len(few)], expected))
-    keys = "ms a row", "SciPy ms a row", "SciPy over ours", "lasso ms a row", "weighted ms a row"
+    keys = (
+        "ms a row",
+        "SciPy ms a row",
+        "SciPy over ours",
+        "lasso ms a row",
+        "weighted ms a row",
+    )
     largest = zip(("largest gap", "largest gap, weighted"), np.max(gaps, axis=0))
     row = {"name": name, "rows": n, "atoms in a code": float(np.mean(sizes))}
     return (

@@ -27,15 +27,30 @@ from itertools import product
 import numpy as np
 import torch
 from common import Report, halves, parse, spams_atoms, timed, unit
-from sklearn.datasets import load_breast_cancer, load_digits, load_sample_images, load_wine
-from sklearn.decomposition import FactorAnalysis, MiniBatchDictionaryLearning, sparse_encode
+from sklearn.datasets import (
+    load_breast_cancer,
+    load_digits,
+    load_sample_images,
+    load_wine,
+)
+from sklearn.decomposition import (
+    FactorAnalysis,
+    MiniBatchDictionaryLearning,
+    sparse_encode,
+)
 from sklearn.feature_extraction.image import extract_patches_2d
 from sklearn.preprocessing import RobustScaler, StandardScaler
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.lasso import solve_lasso
 
-PENALTIES = (0.02, 0.05, 0.1, 0.2, 0.4)  # in units of the root mean square norm of a row
+PENALTIES = (
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.4,
+)  # in units of the root mean square norm of a row
 PLAIN = {"noise": "equal", "fit_intercept": False}
 
 
@@ -54,7 +69,15 @@ def deviation(clean, db):
 
 
 def planted(
-    random, *, db=20, n=4000, offset=0.0, training=None, noise=None, units=None, alone=False
+    random,
+    *,
+    db=20,
+    n=4000,
+    offset=0.0,
+    training=None,
+    noise=None,
+    units=None,
+    alone=False,
 ):
     """Return noisy rows, clean rows, atoms, the unit of errors and parameters.
 
@@ -106,7 +129,9 @@ FAMILIES = {
     "40 dB": partial(planted, db=40),
     "900 rows": partial(planted, n=900),
     "offset": partial(planted, offset=3.0),
-    "noise of features": partial(planted, noise=lambda r, s: r.uniform(0, 30, (1, s[1]))),
+    "noise of features": partial(
+        planted, noise=lambda r, s: r.uniform(0, 30, (1, s[1]))
+    ),
     "noise of rows": partial(planted, noise=lambda r, s: r.uniform(0, 30, (s[0], 1))),
     "noise of rows, each in its unit": partial(
         planted, noise=lambda r, s: r.uniform(0, 30, (s[0], 1)), alone=True
@@ -123,7 +148,10 @@ FAMILIES = {
 
 def photographs():
     images = [image.mean(axis=2) for image in load_sample_images().images]
-    some = [extract_patches_2d(image, (8, 8), max_patches=6000, random_state=0) for image in images]
+    some = [
+        extract_patches_2d(image, (8, 8), max_patches=6000, random_state=0)
+        for image in images
+    ]
     return halves(np.concatenate(some).reshape(-1, 64), 5 / 6)
 
 
@@ -150,7 +178,11 @@ def best_of_penalties(atoms, fitted, rows, clean, units, positive):
 def of_scikit_learn(X, p, share, seed, positive):
     norm = np.sqrt(np.square(X).sum(axis=1).mean())
     learner = MiniBatchDictionaryLearning(
-        p, alpha=share * norm, fit_algorithm="cd", positive_code=positive, random_state=seed
+        p,
+        alpha=share * norm,
+        fit_algorithm="cd",
+        positive_code=positive,
+        random_state=seed,
     )
     return learner.fit(X).components_
 
@@ -211,7 +243,11 @@ def measure_planted(name, seed):
         near = np.abs(unit(atoms) @ unit(found["learner"].components_).T).max(axis=1)
         row[tool]["found"] = float((near > 0.99).mean())
     tools = {"scikit-learn": of_scikit_learn, "SPAMS": of_spams}
-    scalers = {"": None, ", StandardScaler": StandardScaler, ", RobustScaler": RobustScaler}
+    scalers = {
+        "": None,
+        ", StandardScaler": StandardScaler,
+        ", RobustScaler": RobustScaler,
+    }
     for tool, learn in tools.items():
         for scaled, scaler in scalers.items():
             note(tool + scaled, partial(of_tool, learn, scaler, *given, params, seed))
@@ -224,7 +260,9 @@ def measure_real(name, seed):
     train, test = load()
     row = {"data": name, "seed": seed}
     for tool, more in (("default", {}), ("equal noise", PLAIN)):
-        learner, seconds = timed(PUDLEDictionaryLearning(p, random_state=seed, **more).fit, train)
+        learner, seconds = timed(
+            PUDLEDictionaryLearning(p, random_state=seed, **more).fit, train
+        )
         rows = test - learner.intercept_
         n_codes = min(10, test.shape[1] // 3)
         options = dict(algorithm="omp", n_nonzero_coefs=n_codes)
@@ -242,9 +280,13 @@ def main():
     given = parse(__doc__, "noise.json", only=[*FAMILIES, *REAL], seeds=[0, 1, 2])
     warnings.simplefilter("ignore")
     report = Report(given.out, "data", "seed", rows="rows")
-    PUDLEDictionaryLearning(5, random_state=0).fit(np.random.default_rng(0).random((200, 8)))
+    PUDLEDictionaryLearning(5, random_state=0).fit(
+        np.random.default_rng(0).random((200, 8))
+    )
     for name, seed in product(given.only, given.seeds):
-        report.measure(measure_planted if name in FAMILIES else measure_real, name, seed)
+        report.measure(
+            measure_planted if name in FAMILIES else measure_real, name, seed
+        )
 
 
 if __name__ == "__main__":

@@ -42,8 +42,14 @@ def draw(seed=0):
 
 def ours(scaled, n_replicates):
     """Return the programmes of a consensus of our fits."""
-    learner = PUDLEDictionaryLearning(N_PROGRAMMES, positive_code=True, positive_dict=True)
-    return ConsensusDictionary(learner, n_replicates, random_state=0).fit(scaled).components_
+    learner = PUDLEDictionaryLearning(
+        N_PROGRAMMES, positive_code=True, positive_dict=True
+    )
+    return (
+        ConsensusDictionary(learner, n_replicates, random_state=0)
+        .fit(scaled)
+        .components_
+    )
 
 
 def consensus_nmf(counts, n_replicates, folder):

@@ -34,7 +34,9 @@ def learn(encoder, gradient, optimizer, options):
     """Return a curve of (update, seconds, error)."""
     sizes = (options.m, options.p)
     truth = make_dictionary_data(1, *sizes, random_state=options.seed)[1]
-    start = perturb_dictionary(truth, options.deviation * options.m**0.5, random_state=1)
+    start = perturb_dictionary(
+        truth, options.deviation * options.m**0.5, random_state=1
+    )
     start = unit(start)
     learner = PUDLEDictionaryLearning(
         options.p,
@@ -55,7 +57,9 @@ def learn(encoder, gradient, optimizer, options):
             dictionary=truth,
             random_state=options.seed + 2 + block,
         )[0]
-        elapsed += timed(learner.partial_fit, x.astype(np.float32), clock=time.perf_counter)[1]
+        elapsed += timed(
+            learner.partial_fit, x.astype(np.float32), clock=time.perf_counter
+        )[1]
         error = dictionary_error(learner.components_, truth)
         curve.append((learner.n_steps_, elapsed, float(error)))
         if error < TARGETS[-1]:
@@ -64,7 +68,9 @@ def learn(encoder, gradient, optimizer, options):
 
 
 def first_below(curve, target):
-    return next(([update, seconds] for update, seconds, error in curve if error < target), None)
+    return next(
+        ([update, seconds] for update, seconds, error in curve if error < target), None
+    )
 
 
 def main():
@@ -72,7 +78,9 @@ def main():
         __doc__, m=1000, p=1500, n_nonzero=20, batch=50, n_unfoldings=100, step_size=0.2,
         deviation=0.005, updates=1000, every=10, seed=0,
     )  # fmt: skip
-    report = Report(options.out, title="Recovery of a dictionary", options=vars(options))
+    report = Report(
+        options.out, title="Recovery of a dictionary", options=vars(options)
+    )
     for encoder, gradient, optimizer in product(ENCODERS, ("ae-ls", "dec"), OPTIMIZERS):
         name = f"{encoder} {gradient} {optimizer}"
         curve, row = learn(encoder, gradient, optimizer, options), {"name": name}

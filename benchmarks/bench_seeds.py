@@ -24,7 +24,9 @@ def compare(X, n_replicates, resample):
     """Compare the consensus of some fits with the consensus of others."""
     learner = PUDLEDictionaryLearning(N_COMPONENTS)
     first, second = (
-        ConsensusDictionary(learner, n_replicates, resample=resample, random_state=seed).fit(X)
+        ConsensusDictionary(
+            learner, n_replicates, resample=resample, random_state=seed
+        ).fit(X)
         for seed in range(2)
     )
     cosines = atom_coherence(second.components_, first.components_)
@@ -45,7 +47,11 @@ def main():
         "patches": load_image_patches(n_patches=20000, normalize=False, random_state=0),
     }
     for (name, X), resample in product(rows.items(), ("seeds", "bootstrap")):
-        row = {"data": name, "n_components": N_COMPONENTS, "n_replicates": given.replicates}
+        row = {
+            "data": name,
+            "n_components": N_COMPONENTS,
+            "n_replicates": given.replicates,
+        }
         found = compare(X, given.replicates, resample)
         report.add(row | {"resample": resample} | found)
 

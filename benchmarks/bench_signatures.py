@@ -53,7 +53,9 @@ def draw_signatures(rng, n, n_flat, deviation):
     common = rng.dirichlet(np.full(N_CHANNELS, 3.0))
     flat = common * rng.lognormal(0, deviation, (n_flat, N_CHANNELS))
     shapes = rng.choice([0.05, 0.1, 0.2], n - n_flat)
-    spiky = [rng.dirichlet(np.full(N_CHANNELS, shape)) + 0.05 * common for shape in shapes]
+    spiky = [
+        rng.dirichlet(np.full(N_CHANNELS, shape)) + 0.05 * common for shape in shapes
+    ]
     atoms = np.concatenate([flat, np.reshape(spiky, (-1, N_CHANNELS))])
     return atoms / atoms.sum(1, keepdims=True)
 
@@ -66,7 +68,9 @@ def draw_active(rng, n, kind, group, groups):
     chance = np.ones(n)
     if kind == "rare":
         chance[-4:] = 0.15
-    return rng.choice(n, rng.integers(2, min(7, n) + 1), replace=False, p=chance / chance.sum())
+    return rng.choice(
+        n, rng.integers(2, min(7, n) + 1), replace=False, p=chance / chance.sum()
+    )
 
 
 def planted(scenario, seed):
@@ -94,9 +98,13 @@ def planted_public(scenario, seed):
     n, n_flat, n_tissues = PUBLIC[scenario]
     rng = np.random.default_rng([seed, *scenario.encode()])
     atoms = draw_signatures(rng, n, n_flat, 0.55)[::-1]
-    atoms = atoms[np.r_[0, n - 1, 1 : n - 1]]  # a spiky one and a flat one are nearly everywhere
+    atoms = atoms[
+        np.r_[0, n - 1, 1 : n - 1]
+    ]  # a spiky one and a flat one are nearly everywhere
     exposures = np.zeros((60 * n_tissues, n))
-    for tissue, local in enumerate(np.array_split(rng.permutation(np.arange(2, n)), n_tissues)):
+    for tissue, local in enumerate(
+        np.array_split(rng.permutation(np.arange(2, n)), n_tissues)
+    ):
         others = rng.permutation(np.setdiff1d(np.arange(2, n), local))
         local = np.append(local, others)[: rng.integers(3, 8)]
         median = np.exp(rng.uniform(np.log(1e3), np.log(1e5)))
@@ -104,7 +112,9 @@ def planted_public(scenario, seed):
             active = [k for k in (0, 1) if rng.random() < 0.95]
             n_local = max(rng.integers(3, 8) - len(active), 1)
             active.extend(rng.choice(local, min(n_local, len(local)), replace=False))
-            total = rng.lognormal(np.log(median), 0.7) * (10 if rng.random() < 0.02 else 1)
+            total = rng.lognormal(np.log(median), 0.7) * (
+                10 if rng.random() < 0.02 else 1
+            )
             genome[active] = total * rng.dirichlet(np.ones(len(active)))
     shares = exposures[:, :, None] * atoms  # (n_genomes, n, n_channels)
     counts = rng.poisson(shares * rng.gamma(SIZE, 1 / SIZE, shares.shape)).sum(1)
@@ -126,7 +136,11 @@ def compare(atoms, exposures, found, codes):
     codes = np.pad(codes, ((0, 0), (0, n_missing)))
     n_same = int((cosines >= SAME).sum())
     error = np.abs(codes[:, columns] - exposures).sum() / exposures.sum()
-    return dict(precision=n_same / len(found), sensitivity=n_same / len(atoms), error=float(error))
+    return dict(
+        precision=n_same / len(found),
+        sensitivity=n_same / len(atoms),
+        error=float(error),
+    )
 
 
 def fitted(learner, X):
@@ -170,11 +184,17 @@ def measure(scenario, seed, *, n_starts, grid):
         )  # fmt: skip
     if n_starts:
         found, codes, seconds = best_nmf(X, len(atoms), n_starts)
-        line["nmf"] = dict(seconds=round(seconds, 2), **compare(atoms, exposures, found, codes))
+        line["nmf"] = dict(
+            seconds=round(seconds, 2), **compare(atoms, exposures, found, codes)
+        )
     if grid:
         numbers = list(range(len(atoms) - 1, len(atoms) + 6))
-        search = GridSearchCV(PoissonNMF(random_state=0), {"n_components": numbers}, cv=3)
-        line["grid"] = search.set_params(refit=False).fit(X).best_params_["n_components"]
+        search = GridSearchCV(
+            PoissonNMF(random_state=0), {"n_components": numbers}, cv=3
+        )
+        line["grid"] = (
+            search.set_params(refit=False).fit(X).best_params_["n_components"]
+        )
     return line
 
 
@@ -203,7 +223,9 @@ def main():
         __doc__, choices={"scenarios": SCENARIOS}, scenarios=list(SCENARIOS),
         seeds=[200, 201, 202], starts=5, grid=False, public=[],
     )  # fmt: skip
-    PoissonNMF(3, random_state=0).fit(np.random.default_rng(0).poisson(5, (50, 20)))  # compiles
+    PoissonNMF(3, random_state=0).fit(
+        np.random.default_rng(0).poisson(5, (50, 20))
+    )  # compiles
     report, public = Report(given.out, rows="problems"), []
     for scenario, seed in product(given.scenarios, given.seeds):
         report.add(measure(scenario, seed, n_starts=given.starts, grid=given.grid))

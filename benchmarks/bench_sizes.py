@@ -42,7 +42,9 @@ def draw(n_atoms, n_features, n_nonzero, n, decibels, kind, *, seed):
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
     codes = rng.uniform(1, 2, (n, n_atoms))
     codes *= 1 if kind.get("positive") else rng.choice([-1, 1], codes.shape)
-    luck = rng.gumbel(size=codes.shape) - kind.get("zipf", 0) * np.log(np.arange(1, n_atoms + 1))
+    luck = rng.gumbel(size=codes.shape) - kind.get("zipf", 0) * np.log(
+        np.arange(1, n_atoms + 1)
+    )
     codes[(-luck).argsort(axis=1).argsort(axis=1) >= n_nonzero] = 0
     X = codes @ atoms
     if decibels is not None:
@@ -57,11 +59,15 @@ def draw(n_atoms, n_features, n_nonzero, n, decibels, kind, *, seed):
 def main():
     given = parse(__doc__, "sizes.json", seeds=2)
     report = Report(given.out, title="Numbers of atoms that are chosen")
-    PUDLEDictionaryLearning("auto").fit(np.random.default_rng(0).standard_normal((50, 5)))
+    PUDLEDictionaryLearning("auto").fit(
+        np.random.default_rng(0).standard_normal((50, 5))
+    )
     for (name, problem), seed in product(PROBLEMS.items(), range(given.seeds)):
         X, atoms = draw(*problem, seed=seed)
         kind = problem[-1]
-        options = dict.fromkeys(("positive_code", "positive_dict"), kind.get("positive", False))
+        options = dict.fromkeys(
+            ("positive_code", "positive_dict"), kind.get("positive", False)
+        )
         make = CountDictionaryLearning if "counts" in kind else PUDLEDictionaryLearning
         make = partial(make, random_state=seed, **options)
         learner, seconds = timed(make("auto").fit, X)

@@ -36,7 +36,10 @@ SCENARIOS = {  # shape of spectra, abundances, components, noise in the largest 
 }
 CLOSED = ("pure", "mixed")  # abundances that sum to one
 SIZES = {"peaks": (500, 300), "reflectances": (1500, 200)}  # samples, channels
-LARGEST, N_PURE = 0.75, 5  # abundance of "mixed" samples, nearly pure samples of each component
+LARGEST, N_PURE = (
+    0.75,
+    5,
+)  # abundance of "mixed" samples, nearly pure samples of each component
 
 
 # ---------------------------------------------------------------------------- data
@@ -50,7 +53,9 @@ def peaks(n_channels, rng):
         centre, width = rng.uniform(10, n_channels - 10), rng.uniform(3, 8)
         distance = np.square((channels - centre) / width)
         lorentzian = rng.uniform(0.1, 0.7)
-        peak = lorentzian / (1 + distance) + (1 - lorentzian) * np.exp(-np.log(2) * distance)
+        peak = lorentzian / (1 + distance) + (1 - lorentzian) * np.exp(
+            -np.log(2) * distance
+        )
         spectrum += rng.uniform(0.3, 1) * peak
     return spectrum
 
@@ -70,7 +75,11 @@ def abundances_of(kind, n, n_components, rng):
     """Return abundances, (n, n_components)."""
     if kind not in CLOSED:
         amounts = rng.gamma(2, 0.5, (n, n_components))
-        return amounts * (rng.random(amounts.shape) < 0.35) if kind == "sparse" else amounts
+        return (
+            amounts * (rng.random(amounts.shape) < 0.35)
+            if kind == "sparse"
+            else amounts
+        )
     shares = rng.dirichlet(np.full(n_components, 0.7), 20 * n)
     if kind == "mixed":
         return shares[shares.max(axis=1) <= LARGEST][:n]
@@ -88,7 +97,11 @@ def simulate(scenario, seed):
     spectra /= spectra.max(axis=1, keepdims=True)
     abundances = abundances_of(kind, n, n_components, rng)
     clean = abundances @ spectra
-    return clean + noise * clean.max() * rng.normal(size=clean.shape), spectra, abundances
+    return (
+        clean + noise * clean.max() * rng.normal(size=clean.shape),
+        spectra,
+        abundances,
+    )
 
 
 # ---------------------------------------------------------------------------- methods
@@ -104,7 +117,9 @@ def unmix_by_default(X, n_components, closed, seed):
 
 def unmix_by_nmf(X, n_components, closed, seed):
     nmf = NMF(n_components, init="nndsvda", max_iter=2000, tol=1e-6, random_state=seed)
-    abundances = nmf.fit_transform(X.clip(0))  # it refuses the negative values of the noise
+    abundances = nmf.fit_transform(
+        X.clip(0)
+    )  # it refuses the negative values of the noise
     return nmf.components_, abundances
 
 
@@ -184,7 +199,8 @@ def measure(scenario, method, seed):
         "seed": seed,
         "angle": float(angles.mean()),
         "largest angle": float(angles.max()),
-        "RMSE of abundances": np.square(found[:, order] * scales - abundances).mean() ** 0.5,
+        "RMSE of abundances": np.square(found[:, order] * scales - abundances).mean()
+        ** 0.5,
         "seconds": seconds,
         "angle between two random states": None if between is None else float(between),
     }
@@ -193,8 +209,12 @@ def measure(scenario, method, seed):
 def main():
     given = parse(__doc__, "spectra.json", seeds=[0, 1, 2])
     logging.disable(logging.INFO)  # pyMCR logs the end of each fit
-    report = Report(given.out, "scenario", "method", "seed", title="Mixtures of spectra")
-    unmix_by_default(simulate("peaks, pure, 1 % noise", 0)[0][:100], 4, True, 0)  # compiles
+    report = Report(
+        given.out, "scenario", "method", "seed", title="Mixtures of spectra"
+    )
+    unmix_by_default(
+        simulate("peaks, pure, 1 % noise", 0)[0][:100], 4, True, 0
+    )  # compiles
     for scenario, seed, method in product(SCENARIOS, given.seeds, METHODS):
         report.measure(measure, scenario, method, seed)
 

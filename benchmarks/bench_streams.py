@@ -50,9 +50,13 @@ def make_rows(rng, D, n, n_nonzero=4):
 
 
 def objective(learner, X, alpha):
-    atoms, x = (torch.as_tensor(a, dtype=torch.float64) for a in (learner.components_, X))
+    atoms, x = (
+        torch.as_tensor(a, dtype=torch.float64) for a in (learner.components_, X)
+    )
     codes, _ = converged_codes(DenseDictionary(atoms), x, alpha=alpha)
-    return float(0.5 * (x - codes @ atoms).square().sum() + alpha * codes.abs().sum()) / len(X)
+    return float(
+        0.5 * (x - codes @ atoms).square().sum() + alpha * codes.abs().sum()
+    ) / len(X)
 
 
 def stored(X, kind, folder, chunk=1000):
@@ -80,11 +84,17 @@ def compared(X, held_out, populations, kinds, n_components):
             learner = PUDLEDictionaryLearning(n_components, random_state=0)
             _, seconds = timed(learner.fit, stored(X, kind, folder))
             alpha = rows[0]["alpha"] if rows else learner.search_alpha_
-            row = {"data": kind, "cpu_seconds": seconds, "n_samples_seen": learner.n_samples_seen_}
+            row = {
+                "data": kind,
+                "cpu_seconds": seconds,
+                "n_samples_seen": learner.n_samples_seen_,
+            }
             for name, D in populations.items():
                 row[f"found_{name}"] = share_found(learner.components_, D)
             row |= {"objective": objective(learner, held_out, alpha), "alpha": alpha}
-            row["ratio"] = row["objective"] / (rows[0]["objective"] if rows else row["objective"])
+            row["ratio"] = row["objective"] / (
+                rows[0]["objective"] if rows else row["objective"]
+            )
             rows.append(row)
     return rows
 
@@ -111,11 +121,22 @@ def online(rng):
     fitted = PUDLEDictionaryLearning(60, random_state=0).fit(first)
     alpha = fitted.search_alpha_
     least = objective(fitted, held_out, alpha)
-    for n_components, size, both in ((60, 1000, 0), (60, 100, 0), (120, 1000, 1), (60, 1000, 1)):
+    for n_components, size, both in (
+        (60, 1000, 0),
+        (60, 100, 0),
+        (120, 1000, 1),
+        (60, 1000, 1),
+    ):
         learner = PUDLEDictionaryLearning(n_components, random_state=0)
         parts = [part for X in (first, second)[: 1 + both] for part in Stream(X, size)]
-        _, seconds = timed(lambda learn, all_: [learn(x) for x in all_], learner.partial_fit, parts)
-        row = {"n_components": n_components, "rows_of_a_call": size, "two_populations": bool(both)}
+        _, seconds = timed(
+            lambda learn, all_: [learn(x) for x in all_], learner.partial_fit, parts
+        )
+        row = {
+            "n_components": n_components,
+            "rows_of_a_call": size,
+            "two_populations": bool(both),
+        }
         for name, D in (("first", A), ("second", B)):
             row[f"found_{name}"] = share_found(learner.components_, D)
         row["objective_over_fit"] = objective(learner, held_out, alpha) / least
@@ -130,7 +151,9 @@ def main():
     given = parse(__doc__, names=["case"], choices={"case": CASES}, seed=7)
     rows = CASES[given.case](np.random.default_rng(given.seed))
     print(json.dumps(rows, indent=1))
-    stored = json.loads(given.out.read_text()) if given.out and given.out.exists() else {}
+    stored = (
+        json.loads(given.out.read_text()) if given.out and given.out.exists() else {}
+    )
     results = stored.get("results", {}) | {given.case: rows}
     report = {"title": "Data outside memory"} | circumstances() | {"results": results}
     write_report(given.out, report)

@@ -75,7 +75,9 @@ def world(seed, n_features, n_dimensions, *, hierarchy):
 
 def draw(model, n, seed):  # -> samples, features
     torch.manual_seed(seed)
-    parts = [model.sample_with_features(min(5000, n - first)) for first in range(0, n, 5000)]
+    parts = [
+        model.sample_with_features(min(5000, n - first)) for first in range(0, n, 5000)
+    ]
     return (torch.cat(arrays).numpy() for arrays in zip(*parts, strict=True))
 
 
@@ -85,7 +87,9 @@ def autoencoder(kind, n_dimensions, width, active):
     module, options = import_module(f"sae_lens.saes.{module}"), {}
     if kind == "matryoshka":
         options["matryoshka_widths"] = [width // 16, width // 4, width]
-    config = getattr(module, f"{name}Config")(d_in=n_dimensions, d_sae=width, k=active, **options)
+    config = getattr(module, f"{name}Config")(
+        d_in=n_dimensions, d_sae=width, k=active, **options
+    )
     return getattr(module, name)(config)
 
 
@@ -103,11 +107,16 @@ def trained(kind, model, folder, width, n_shown, seed):
 
 
 def measured(directions, codes, reconstruction, truth, x, features):
-    from sae_lens.synthetic import compute_classification_metrics, mean_correlation_coefficient
+    from sae_lens.synthetic import (
+        compute_classification_metrics,
+        mean_correlation_coefficient,
+    )
 
     directions, truth = (torch.as_tensor(np.float32(a)) for a in (directions, truth))
     codes = torch.as_tensor(np.float32(codes))
-    found = compute_classification_metrics(codes, torch.from_numpy(features), directions, truth)
+    found = compute_classification_metrics(
+        codes, torch.from_numpy(features), directions, truth
+    )
     return {
         "mcc": round(mean_correlation_coefficient(directions, truth), 4),
         "f1": round(found.f1_score, 4),
@@ -142,7 +151,9 @@ def run(seed, arguments):
         return about | {"method": method, "cpu_seconds": round(cpu, 1)} | found
 
     rows = x - mean
-    learner = PUDLEDictionaryLearning(width, positive_code=True, random_state=seed).fit(rows)
+    learner = PUDLEDictionaryLearning(width, positive_code=True, random_state=seed).fit(
+        rows
+    )
     yield coded("search", learner, time.process_time() - start)
     learner.choose_alpha(rows, criterion="support")
     cpu = time.process_time() - start
@@ -153,14 +164,20 @@ def run(seed, arguments):
     features = feature_directions(learner, rows, refine=True)
     cpu = time.process_time() - start
     kept = "kept" if features.learner is not learner else "not kept"
-    yield coded("refined directions", features.learner, cpu, features) | {"second search": kept}
+    yield coded("refined directions", features.learner, cpu, features) | {
+        "second search": kept
+    }
 
     for kind in arguments.saes:
-        folder = Path(arguments.folder) / f"{kind}-{'tree' if hierarchy else 'flat'}-{seed}"
+        folder = (
+            Path(arguments.folder) / f"{kind}-{'tree' if hierarchy else 'flat'}-{seed}"
+        )
         stored = folder / "cpu_seconds.json"
         if not stored.exists():
             cpu = trained(kind, model, folder, width, arguments.shown, seed)
-            stored.write_text(json.dumps({"cpu_seconds": cpu, "shown": arguments.shown}))
+            stored.write_text(
+                json.dumps({"cpu_seconds": cpu, "shown": arguments.shown})
+            )
         facts = json.loads(stored.read_text())
         sae = SAE.load_from_disk(folder)
         with torch.no_grad():
@@ -174,7 +191,9 @@ def run(seed, arguments):
         cpu = facts["cpu_seconds"] + time.process_time() - start
         yield coded(f"{kind}, exact codes", learner, cpu) | {"shown": facts["shown"]}
         learner.choose_alpha(x, l0=found["l0"])
-        yield coded(f"{kind}, as many exact codes", learner, cpu) | {"shown": facts["shown"]}
+        yield coded(f"{kind}, as many exact codes", learner, cpu) | {
+            "shown": facts["shown"]
+        }
 
 
 def main():
@@ -183,7 +202,9 @@ def main():
         features=2048, dimensions=128, flat=False, saes=["batchtopk", "matryoshka"],
         shown=2_500_000, folder=str,
     )  # fmt: skip
-    given.folder = given.folder or tempfile.mkdtemp()  # which keeps trained autoencoders
+    given.folder = (
+        given.folder or tempfile.mkdtemp()
+    )  # which keeps trained autoencoders
     noise = np.random.default_rng(0).standard_normal((50, 5))
     PUDLEDictionaryLearning(6, positive_code=True).fit(noise)  # compiles
     sizes = {name: getattr(given, name) for name in ("features", "dimensions")}

@@ -57,7 +57,9 @@ def with_noise(signals, noise, rng):
 def one_channel(k, noise, seed):
     """Return signals (100, 300, 1) and atoms (k, 64, 1)."""
     rng = np.random.default_rng([seed, k])
-    kinds = islice(cycle([("triangle", 1), ("square", 1), ("sin", 1), ("triangle", 2)]), k)
+    kinds = islice(
+        cycle([("triangle", 1), ("square", 1), ("sin", 1), ("triangle", 2)]), k
+    )
     waves = np.stack([waveform(*kind) for kind in kinds])
     signals = np.zeros((100, 300))
     for signal in signals:
@@ -78,7 +80,9 @@ def bumps(n_channels, n, rng):
 def many_channels(n_channels, noise, seed):
     """Return signals (30, 600, n_channels) and atoms (3, 64, n_channels)."""
     rng = np.random.default_rng([seed, n_channels])
-    waves = np.stack([waveform("triangle", 1), waveform("square", 1), waveform("sin", 2)])
+    waves = np.stack(
+        [waveform("triangle", 1), waveform("square", 1), waveform("sin", 2)]
+    )
     atoms = waves[:, :, None] * bumps(n_channels, 3, rng)[:, None]
     signals = np.zeros((30, 600, n_channels))
     for signal in signals:
@@ -217,7 +221,9 @@ def coloured(seed):
 def events_of_eeg(seed):
     """Return recall and precision of events at 0 dB in 30 channels."""
     rng = np.random.default_rng([seed, 30, 7])
-    waves = np.stack([waveform("triangle", 1), waveform("square", 1), waveform("sin", 2)])
+    waves = np.stack(
+        [waveform("triangle", 1), waveform("square", 1), waveform("sin", 2)]
+    )
     atoms = waves[:, :, None] * bumps(30, 3, rng)[:, None]
     signals, true = np.zeros((30, 600, 30)), []
     for number, signal in enumerate(signals):
@@ -243,7 +249,11 @@ def beats(noise, seed):
     learner, seconds = fit(signals, 1, seed, atom_shape=100)
     times = find_events(learner, signals)["time"]
     right = np.abs(times[:, None] - [190, 518, 848]).min(1) <= 2
-    return {"beats": int(right.sum()), "others": int((~right).sum()), "seconds": seconds}
+    return {
+        "beats": int(right.sum()),
+        "others": int((~right).sum()),
+        "seconds": seconds,
+    }
 
 
 def recording(n_channels, n_samples, k, length, n_events, seed, path):
@@ -257,7 +267,9 @@ def recording(n_channels, n_samples, k, length, n_events, seed, path):
         channel[:] = 0.05 * rng.normal(size=n_samples)
     for wave, map_ in zip(waves, maps):
         for start in rng.choice(n_samples - length, n_events, replace=False):
-            out[:, start : start + length] += rng.uniform(0.5, 1.5) * np.outer(map_, wave)
+            out[:, start : start + length] += rng.uniform(0.5, 1.5) * np.outer(
+                map_, wave
+            )
     out.flush()
     return maps
 

@@ -19,13 +19,22 @@ from skpudle.search import Problem, auto_alpha, search
 
 SYNTHETIC = {
     "64 x 100": dict(n_samples=5000, n_features=64, n_components=100, n_nonzero=5),
-    "20 x 50, 20 dB": dict(n_samples=1500, n_features=20, n_components=50, n_nonzero=3, snr_db=20),
+    "20 x 50, 20 dB": dict(
+        n_samples=1500, n_features=20, n_components=50, n_nonzero=3, snr_db=20
+    ),
     "100 x 150, 1000 samples": {},
     "100 x 150, 20 dB": dict(n_samples=10_000, snr_db=20),
     "50 x 60, 20 dB": dict(
-        n_samples=3000, n_features=50, n_components=60, n_nonzero=3, amplitude=(1, 1), snr_db=20
+        n_samples=3000,
+        n_features=50,
+        n_components=60,
+        n_nonzero=3,
+        amplitude=(1, 1),
+        snr_db=20,
     ),
-    "50 x 60": dict(n_samples=3000, n_features=50, n_components=60, n_nonzero=3, amplitude=(1, 1)),
+    "50 x 60": dict(
+        n_samples=3000, n_features=50, n_components=60, n_nonzero=3, amplitude=(1, 1)
+    ),
     "100 x 200, 10 dB": dict(
         n_samples=20_000, n_components=200, n_features=100, amplitude=(1, 1), snr_db=10
     ),
@@ -76,7 +85,9 @@ def main():
     rules = ["auto:", "rms:0.05", "median:0.1", "median:0.3"]
     given = parse(__doc__, "choosing_search.json", rules=rules)
     report = Report(given.out)
-    found_by(np.random.default_rng(0).standard_normal((50, 5)), 6, "rms:0.1")  # compiles
+    found_by(
+        np.random.default_rng(0).standard_normal((50, 5)), 6, "rms:0.1"
+    )  # compiles
     for rule in given.rules:
         for name, options in SYNTHETIC.items():
             x, truth, _ = make_dictionary_data(random_state=1, **options)

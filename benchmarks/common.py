@@ -33,7 +33,11 @@ DISTRIBUTIONS = [
 def _processor():
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    names = [
+        line.partition(":")[2].strip()
+        for line in lines
+        if line.startswith("model name")
+    ]
     return names[0] if names else platform.processor()
 
 
@@ -45,14 +49,21 @@ def peak_megabytes():
 def anonymous_megabytes():
     """Return RssAnon, the private memory of this process (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+    return (
+        next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+        / 1024
+    )
 
 
 class Growth:
     """The largest growth of private memory while it is open, in megabytes: ``most``."""
 
     def __enter__(self):
-        self.start, self.most, self._done = anonymous_megabytes(), 0.0, threading.Event()
+        self.start, self.most, self._done = (
+            anonymous_megabytes(),
+            0.0,
+            threading.Event(),
+        )
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -96,7 +107,10 @@ def parse(doc, out=None, *, choices=None, hidden=(), names=(), **defaults):
     or, if None, nothing unless it is given. ``names`` are positional.
     """
     form = argparse.RawDescriptionHelpFormatter
-    parser, choices = argparse.ArgumentParser(description=doc, formatter_class=form), choices or {}
+    parser, choices = (
+        argparse.ArgumentParser(description=doc, formatter_class=form),
+        choices or {},
+    )
     for name in names:
         parser.add_argument(name, choices=choices.get(name))
     for name, default in defaults.items():
@@ -110,9 +124,13 @@ def parse(doc, out=None, *, choices=None, hidden=(), names=(), **defaults):
         help_ = argparse.SUPPRESS if name in hidden else None
         default = None if isinstance(default, type) else default
         option = "--" + name.replace("_", "-")
-        parser.add_argument(option, default=default, help=help_ or f"default: {default}", **how)
+        parser.add_argument(
+            option, default=default, help=help_ or f"default: {default}", **how
+        )
     path = None if out is None else RESULTS / out
-    parser.add_argument("--out", type=Path, default=path, help=f"JSON to write, default: {path}")
+    parser.add_argument(
+        "--out", type=Path, default=path, help=f"JSON to write, default: {path}"
+    )
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", ConvergenceWarning)  # the result is judged anyway
     return parser.parse_args()
@@ -132,7 +150,8 @@ def write_report(path, report):
     if path is None:
         return
     rounded = json.loads(
-        json.dumps(report, default=str), parse_float=lambda text: float(f"{float(text):.6g}")
+        json.dumps(report, default=str),
+        parse_float=lambda text: float(f"{float(text):.6g}"),
     )
     write(path, (json.dumps(rounded, indent=1) + "\n").encode())
 
@@ -159,18 +178,26 @@ class Report:
         stored = {rows: stored} if isinstance(stored, list) else stored
         self.rows = stored.pop(rows, [])
         facts = circumstances()
-        kept = {name: stored[name] for name in stored.keys() - facts.keys() - {"machine"}}
+        kept = {
+            name: stored[name] for name in stored.keys() - facts.keys() - {"machine"}
+        }
         self.head = kept | head | {"circumstances": facts}
 
     def has(self, *values):
         """Return whether there is a row with these first keys."""
         names = self.keys[: len(values)]
-        return any(tuple(row.get(name) for name in names) == values for row in self.rows)
+        return any(
+            tuple(row.get(name) for name in names) == values for row in self.rows
+        )
 
     def add(self, row):
         print(json.dumps(row, default=float), flush=True)
         of_keys = [row.get(name) for name in self.keys]
-        same = [r for r in self.rows if self.keys and [r.get(n) for n in self.keys] == of_keys]
+        same = [
+            r
+            for r in self.rows
+            if self.keys and [r.get(n) for n in self.keys] == of_keys
+        ]
         self.rows = [r for r in self.rows if r not in same] + [row]
         self.write()
 
@@ -231,7 +258,9 @@ def matched(found, truth):
 
 def share_found(found, truth, threshold=0.95):
     """Return the share of true atoms with an atom of a larger cosine."""
-    return float((np.abs(unit(truth) @ unit(np.asarray(found)).T).max(1) > threshold).mean())
+    return float(
+        (np.abs(unit(truth) @ unit(np.asarray(found)).T).max(1) > threshold).mean()
+    )
 
 
 def halves(X, share=0.8):
@@ -240,13 +269,17 @@ def halves(X, share=0.8):
     return X[: int(share * len(X))], X[int(share * len(X)) :]
 
 
-def spams_atoms(X, n_components, alpha, *, n_passes=20, batch=512, positive=False, **options):
+def spams_atoms(
+    X, n_components, alpha, *, n_passes=20, batch=512, positive=False, **options
+):
     """Return the atoms of `spams.trainDL`, from several passes over the rows."""
     import spams
 
     batch = min(batch, len(X))
     options = dict(iter=n_passes * -(-len(X) // batch), K=n_components) | options
-    options |= dict(lambda1=alpha, batchsize=batch, posAlpha=positive, numThreads=1, verbose=False)
+    options |= dict(
+        lambda1=alpha, batchsize=batch, posAlpha=positive, numThreads=1, verbose=False
+    )
     return np.ascontiguousarray(spams.trainDL(np.asfortranarray(X.T), **options).T)
 
 

@@ -125,7 +125,9 @@ class PublishedNetwork(nn.Module):
     @torch.no_grad()
     def project(self):
         """Make atoms of unit norm."""
-        self.atoms.div_(self.atoms.flatten(1).norm(dim=1)[:, None, None, None].clamp_min(1e-12))
+        self.atoms.div_(
+            self.atoms.flatten(1).norm(dim=1)[:, None, None, None].clamp_min(1e-12)
+        )
 
     @torch.no_grad()
     def denoise(self, image, *, shift_average):  # (height, width) -> the same
@@ -140,7 +142,9 @@ class PublishedNetwork(nn.Module):
             part = x[..., i:, j:]
             n, m = (k - (k - margin - 1) % self.stride for k in part.shape[2:])
             decoded = self.decode(self.encode(part[..., :n, :m]))
-            rows, columns = (slice(margin - a, margin - a + n) for a, n in zip((i, j), size))
+            rows, columns = (
+                slice(margin - a, margin - a + n) for a, n in zip((i, j), size)
+            )
             total = total + decoded[0, 0, rows, columns]
         return (total / len(shifts)).numpy()
 
@@ -176,7 +180,8 @@ def network_of(options):
     how = options.n_components, options.atom_size, options.dict_init
     names = "stride", "n_unfoldings", "alpha", "step", "shrinkage"
     return PublishedNetwork(
-        initial_atoms(*how, generator), **{name: getattr(options, name) for name in names}
+        initial_atoms(*how, generator),
+        **{name: getattr(options, name) for name in names},
     )
 
 
@@ -184,20 +189,31 @@ def rate_at(epoch, options):
     """Return the learning rate: constant, then a quarter of a cosine in the last part."""
     done = epoch / options.epochs
     left = min(1, (1 - done) / options.cool_down) if options.cool_down else 1
-    return options.learning_rate * (1 - cos(pi / 2 * left)) if left < 1 else options.learning_rate
+    return (
+        options.learning_rate * (1 - cos(pi / 2 * left))
+        if left < 1
+        else options.learning_rate
+    )
 
 
 def train(network, optimizer, images, options, state):
     """Continue training until all epochs are done; ``state`` is changed and stored."""
-    path, last = STATES / f"{options.name}.pt", (time.perf_counter(), time.process_time())
+    path, last = (
+        STATES / f"{options.name}.pt",
+        (time.perf_counter(), time.process_time()),
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    how = dict(sigma=options.sigma / 255, batch_size=options.batch_size, alpha=options.alpha)
+    how = dict(
+        sigma=options.sigma / 255, batch_size=options.batch_size, alpha=options.alpha
+    )
     how |= dict(gradient=options.gradient)
     while state["epoch"] < options.epochs:
         for group in optimizer.param_groups:
             group["lr"] = rate_at(state["epoch"], options)
         seed = [options.seed, state["epoch"]]
-        generator = torch.Generator().manual_seed(int(np.random.default_rng(seed).integers(2**31)))
+        generator = torch.Generator().manual_seed(
+            int(np.random.default_rng(seed).integers(2**31))
+        )
         crops = crops_of(images, options.crop_size, seed)
         state["losses"].append(epoch(network, optimizer, crops, generator, **how))
         state["epoch"] += 1
@@ -209,7 +225,9 @@ def train(network, optimizer, images, options, state):
         torch.save(stored | {"state": state}, path)
         if options.verbose and state["epoch"] % options.verbose == 0:
             loss = state["losses"][-1]
-            print(f"epoch {state['epoch']}/{options.epochs}  loss {loss:.4g}", flush=True)
+            print(
+                f"epoch {state['epoch']}/{options.epochs}  loss {loss:.4g}", flush=True
+            )
 
 
 # ---------------------------------------------------------------- evaluation
@@ -230,12 +248,17 @@ def evaluate(network, images, sigma, *, shift_average):
     whole, crops = [], []
     for image in images:
         noisy = image + sigma * noise.standard_normal(image.shape, dtype=np.float32)
-        whole.append(psnr(network.denoise(noisy, shift_average=shift_average), image, 1.0))
+        whole.append(
+            psnr(network.denoise(noisy, shift_average=shift_average), image, 1.0)
+        )
         crops.append([])
         for _ in range(N_CROPS):
             starts = [int(places.integers(n - CROP + 1)) for n in image.shape]
             inside = tuple(slice(start, start + CROP) for start in starts)
-            crop, target = denoised_crop(network, noisy[inside], shift_average), image[inside]
+            crop, target = (
+                denoised_crop(network, noisy[inside], shift_average),
+                image[inside],
+            )
             target = target[: len(crop), : crop.shape[1]]
             crops[-1].append(psnr(crop, target, target.max()))
     crops = np.mean(crops, axis=0)
@@ -256,13 +279,21 @@ def main():
     path = STATES / f"{options.name}.pt"
     state = {"epoch": 0, "seconds": 0.0, "cpu_seconds": 0.0, "losses": []}
     network = network_of(options)
-    optimizer = torch.optim.Adam([network.atoms], lr=options.learning_rate, eps=options.eps)
+    optimizer = torch.optim.Adam(
+        [network.atoms], lr=options.learning_rate, eps=options.eps
+    )
     if path.exists():
         stored = torch.load(path, weights_only=True)
         network.load_state_dict(stored["network"])
         optimizer.load_state_dict(stored["optimizer"])
         state = stored["state"]
-    train(network, optimizer, images_of(Path(options.data) / options.train), options, state)
+    train(
+        network,
+        optimizer,
+        images_of(Path(options.data) / options.train),
+        options,
+        state,
+    )
     tests = images_of(Path(options.data) / options.test)
     result = {
         "options": {k: v for k, v in vars(options).items() if k not in _UNREPORTED},
@@ -276,7 +307,9 @@ def main():
     protocols = [("one grid", False), ("all grids", True)]
     for label, shift_average in protocols[: 1 if options.one_grid else 2]:
         start = time.perf_counter()
-        result[label] = evaluate(network, tests, options.sigma / 255, shift_average=shift_average)
+        result[label] = evaluate(
+            network, tests, options.sigma / 255, shift_average=shift_average
+        )
         result[label]["seconds"] = time.perf_counter() - start
         print(f"{options.name}, {label}: ", result[label], flush=True)
     write_report(RESULTS / f"{options.name}.json", result)

@@ -20,7 +20,11 @@ from skpudle import PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
 
 ROOT = Path(__file__).resolve().parents[1]
-SIZES = (10_000, 64, 128), (20_000, 256, 1024), (50_000, 512, 4096)  # rows, features, atoms
+SIZES = (
+    (10_000, 64, 128),
+    (20_000, 256, 1024),
+    (50_000, 512, 4096),
+)  # rows, features, atoms
 
 
 def run_tests(quick):
@@ -58,10 +62,16 @@ def time_learner(size, device, repeats):
     X = X.float().to(device)
     given = dict(random_state=0, device=device)
     learner = PUDLEDictionaryLearning(p, **given).fit(X)
-    training = dict(n_unfoldings=20, gradient="ae-ls", alpha=learner.alpha_, max_iter=1, tol=None)
-    trained = PUDLEDictionaryLearning(dict_init=learner.components_, **training, **given)
+    training = dict(
+        n_unfoldings=20, gradient="ae-ls", alpha=learner.alpha_, max_iter=1, tol=None
+    )
+    trained = PUDLEDictionaryLearning(
+        dict_init=learner.components_, **training, **given
+    )
     return {
-        "fit": seconds_of(lambda: PUDLEDictionaryLearning(p, **given).fit(X), device, repeats),
+        "fit": seconds_of(
+            lambda: PUDLEDictionaryLearning(p, **given).fit(X), device, repeats
+        ),
         "transform": seconds_of(lambda: learner.transform(X), device, repeats),
         "epoch": seconds_of(lambda: trained.fit(X), device, repeats),
     }
@@ -72,7 +82,9 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, some tests are listed")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, some tests are listed"
+    )
     options = parser.parse_args()
     report = {"circumstances": circumstances(), "times": []}
     if options.device == "cuda" and not torch.cuda.is_available():

@@ -23,10 +23,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import RESULTS, STATES, circumstances, parse, spams_atoms, unit, write, write_report
+from common import (
+    RESULTS,
+    STATES,
+    circumstances,
+    parse,
+    spams_atoms,
+    unit,
+    write,
+    write_report,
+)
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
-from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning, SporcoDictionaryLearning
+from skpudle import (
+    NOODLDictionaryLearning,
+    PUDLEDictionaryLearning,
+    SporcoDictionaryLearning,
+)
 from skpudle._data.sources import Samples
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._operators._atoms import DenseDictionary, project_atoms
@@ -114,8 +127,13 @@ def learner_of(method, **params):
     if method == "hard":
         return PUDLEDictionaryLearning(alpha=0.1, shrinkage="hard", **PAPER | params)
     if method == "noodl":
-        noodl = {name: PAPER[name] for name in ("n_unfoldings", "step_size", "batch_size", "tol")}
-        return NOODLDictionaryLearning(threshold=0.1, learning_rate=0.4, **noodl | params)
+        noodl = {
+            name: PAPER[name]
+            for name in ("n_unfoldings", "step_size", "batch_size", "tol")
+        }
+        return NOODLDictionaryLearning(
+            threshold=0.1, learning_rate=0.4, **noodl | params
+        )
     raise ValueError(f"Unknown method {method!r}.")
 
 
@@ -151,7 +169,9 @@ class Recovery:
             if point <= done:
                 continue
             start = time.perf_counter()
-            blocks = [model.samples(BATCH, update, truth) for update in range(done, point)]
+            blocks = [
+                model.samples(BATCH, update, truth) for update in range(done, point)
+            ]
             if self.method == "decay":
                 learner.set_params(lambda_decay=decay_at(done))
             learner.partial_fit(np.concatenate(blocks))
@@ -255,7 +275,9 @@ class Theory:
             "experiment": asdict(self),
             "circumstances": circumstances(),
             "unfolding": DEPTHS,
-            "code_error": np.mean(code_error.code_error, axis=1)[np.array(DEPTHS) - 1].tolist(),
+            "code_error": np.mean(code_error.code_error, axis=1)[
+                np.array(DEPTHS) - 1
+            ].tolist(),
             "gradient": means.gradient.tolist(),
             "to_local": means.local.tolist(),
             "to_minimiser": means.minimizer.tolist(),
@@ -297,7 +319,9 @@ class Training:
         truth, samples, initial = theory_data(self.seed)
         minimiser = lasso_minimiser(self.seed)
         optimizer = make_optimizer(
-            partial(torch.optim.Adam, eps=1e-8) if self.optimizer == "adam" else self.optimizer,
+            partial(torch.optim.Adam, eps=1e-8)
+            if self.optimizer == "adam"
+            else self.optimizer,
             torch.tensor(initial),
             project_atoms,
             learning_rate=self.learning_rate,
@@ -334,16 +358,23 @@ class Training:
                 content = (atoms, optimizer.state()), result
                 write(state, pickle.dumps(content))
                 write_report(RESULTS / f"{name}.json", result)
-                print(f"{name}  {epoch}  {result['to_truth'][-1]:.4g}  {distance:.4g}", flush=True)
+                print(
+                    f"{name}  {epoch}  {result['to_truth'][-1]:.4g}  {distance:.4g}",
+                    flush=True,
+                )
         state.unlink()
 
     def gradient_of(self, atoms, samples):
         """Return the mean gradient, from chunks whose codes fit into a processor's cache."""
-        encoder = partial(encode, alpha=0.2, n_unfoldings=self.n_unfoldings, step_size=0.2)
+        encoder = partial(
+            encode, alpha=0.2, n_unfoldings=self.n_unfoldings, step_size=0.2
+        )
         rule, total = GRADIENT_RULES[self.gradient], torch.zeros_like(atoms)
         for rows in samples.split(1000):
             batch = Samples(rows)
-            evaluation = rule(DenseDictionary(atoms), batch, encoder=encoder, penalty=0.2)
+            evaluation = rule(
+                DenseDictionary(atoms), batch, encoder=encoder, penalty=0.2
+            )
             (gradient,) = torch.autograd.grad(evaluation.surrogate, atoms)
             total += gradient * (len(rows) / len(samples))
         return total
@@ -376,7 +407,9 @@ def experiments():
         for package in PACKAGES:
             # SPORCO keeps codes of all samples in memory, several times over
             n_samples = 10_000 if package == "sporco" else BATCH * N_UPDATES
-            found[f"figure5-s{sparsity}-{package}"] = OtherPackage(sparsity, package, n_samples)
+            found[f"figure5-s{sparsity}-{package}"] = OtherPackage(
+                sparsity, package, n_samples
+            )
     # beyond the paper: noise, other optimisers
     for snr in (20, 10):
         for method in METHODS:
@@ -385,7 +418,9 @@ def experiments():
         for gradient in GRADIENTS:
             full = Training(depth, gradient, "sgd", learning_rate=3.0)
             found[f"descent-T{depth}-{gradient}"] = full
-            batches = Training(depth, gradient, "sgd", 1.0, batch_size=500, n_epochs=150)
+            batches = Training(
+                depth, gradient, "sgd", 1.0, batch_size=500, n_epochs=150
+            )
             found[f"sgd-T{depth}-{gradient}"] = batches
     return found
 
@@ -399,7 +434,9 @@ def main():
         result = read_result(name)
         finished = result is not None and result["finished"]
         if given.list:
-            print(f"{name:32} {'finished' if finished else 'started' if result else '-'}")
+            print(
+                f"{name:32} {'finished' if finished else 'started' if result else '-'}"
+            )
         elif not finished:
             known[name].run(name)
 

@@ -43,7 +43,10 @@ RESULTS, STATES = RESULTS / "denoisers", STATES / "denoise"
 HIDDEN = ("data", "save", "every", "out")  # options that change no result
 LEVELS = (15, 25, 50)  # levels of published comparisons, for pixels to 255
 PEAKS = (1, 2, 4)
-RANGE = (0.9, 4.5)  # of the peaks of training, low ones more often, since they weigh less
+RANGE = (
+    0.9,
+    4.5,
+)  # of the peaks of training, low ones more often, since they weigh less
 
 
 class Muon(torch.optim.Optimizer):
@@ -74,10 +77,14 @@ class Muon(torch.optim.Optimizer):
             for value in group["params"]:
                 state = self.state[value]
                 if not state:
-                    state["momentum"], state["square"] = (torch.zeros_like(value) for _ in range(2))
+                    state["momentum"], state["square"] = (
+                        torch.zeros_like(value) for _ in range(2)
+                    )
                     state["n_steps"] = torch.zeros(())
                 state["n_steps"] += 1
-                (_move_atoms if value.ndim > 2 else _move_thresholds)(value, state, group)
+                (_move_atoms if value.ndim > 2 else _move_thresholds)(
+                    value, state, group
+                )
 
 
 def _move_atoms(atoms, state, group):
@@ -125,7 +132,9 @@ def n_parameters(learner):
 
 
 def learner_of(options):
-    noise = dict(alpha=0.04, noise_std=(5 / 255, 55 / 255))  # alpha is about half the noise
+    noise = dict(
+        alpha=0.04, noise_std=(5 / 255, 55 / 255)
+    )  # alpha is about half the noise
     noise = dict(alpha=0.4, noise_std="poisson") if options.photons else noise
     return ConvDenoiser(
         options.n_components, atom_shape=(options.atom_size,) * 2, stride=options.stride,
@@ -142,7 +151,14 @@ def resume(options, learner):
     if path.exists():
         stored = pickle.loads(path.read_bytes())
         return stored["learner"], stored["state"]
-    state = {"epoch": 0, "seconds": 0.0, "cpu_seconds": 0.0, "losses": [], "curve": [], "plans": []}
+    state = {
+        "epoch": 0,
+        "seconds": 0.0,
+        "cpu_seconds": 0.0,
+        "losses": [],
+        "curve": [],
+        "plans": [],
+    }
     return learner, state
 
 
@@ -157,7 +173,9 @@ def train(learner, images, options, state, glance):
         crops = crops_of(images, options.crop_size, seed)
         if options.photons:
             low, high = RANGE
-            darkening = np.random.default_rng([*seed, 1]).uniform(1 / high, 1 / low, len(crops))
+            darkening = np.random.default_rng([*seed, 1]).uniform(
+                1 / high, 1 / low, len(crops)
+            )
             crops = crops / darkening.astype(np.float32)[:, None, None]
         _, cpu = timed(learner.partial_fit, crops)
         state["epoch"] += 1
@@ -177,13 +195,17 @@ def report(learner, options, state, **results):
     """Write the results so far."""
     parts = len(state["losses"]) // 20 or 1
     found = {
-        "options": {name: value for name, value in vars(options).items() if name not in HIDDEN},
+        "options": {
+            name: value for name, value in vars(options).items() if name not in HIDDEN
+        },
         "n_parameters": n_parameters(learner),
         "planned_epochs": state.get("plans"),  # several if a run was extended
         "crops": state["epoch"] * 432,
         "seconds": state["seconds"],
         "cpu_seconds": state["cpu_seconds"],
-        "losses": [float(np.mean(part)) for part in np.array_split(state["losses"], parts)],
+        "losses": [
+            float(np.mean(part)) for part in np.array_split(state["losses"], parts)
+        ],
         "curve": state["curve"],
     }
     write_report(RESULTS / f"{options.name}.json", circumstances() | found | results)
@@ -191,7 +213,10 @@ def report(learner, options, state, **results):
 
 def images_of(options, folder):
     """Return images, scaled to a maximum of 1 for photons."""
-    images = (image.astype(np.float32) for image in load_gray_images(Path(options.data) / folder))
+    images = (
+        image.astype(np.float32)
+        for image in load_gray_images(Path(options.data) / folder)
+    )
     return [image / image.max() if options.photons else image for image in images]
 
 
@@ -201,7 +226,9 @@ def evaluate(learner, images, *, tell=True):
     for level in LEVELS:
         noise, values = np.random.default_rng(level), []
         for image in images:
-            noisy = image + level / 255 * noise.standard_normal(image.shape, dtype=np.float32)
+            noisy = image + level / 255 * noise.standard_normal(
+                image.shape, dtype=np.float32
+            )
             told = {"noise_std": level / 255} if tell else {}
             values.append(psnr(learner.denoise([noisy], **told)[0], image))
         found[str(level)] = round(float(np.mean(values)), 3)
@@ -221,7 +248,9 @@ def evaluate_photons(denoise, images):
             "first_12": round(float(np.mean(values[:12])), 3),
             "mean": round(float(np.mean(values)), 3),
             "n_images": len(images),
-            "cpu_seconds_an_image": round((time.process_time() - start) / len(images), 2),
+            "cpu_seconds_an_image": round(
+                (time.process_time() - start) / len(images), 2
+            ),
         }
     return found
 
@@ -234,8 +263,15 @@ def by_bm3d(photons):
     """
     import bm3d
 
-    root = np.maximum(bm3d.bm3d(2 * np.sqrt(photons + 3 / 8), sigma_psd=1.0), 2 * (3 / 8) ** 0.5)
-    inverse = root**2 / 4 + 1.5**0.5 / 4 / root - 11 / 8 / root**2 + 5 / 8 * 1.5**0.5 / root**3
+    root = np.maximum(
+        bm3d.bm3d(2 * np.sqrt(photons + 3 / 8), sigma_psd=1.0), 2 * (3 / 8) ** 0.5
+    )
+    inverse = (
+        root**2 / 4
+        + 1.5**0.5 / 4 / root
+        - 11 / 8 / root**2
+        + 5 / 8 * 1.5**0.5 / root**3
+    )
     return np.maximum(inverse - 1 / 8, 0)
 
 
@@ -255,7 +291,9 @@ def main():
 
     def measure(images, **tell):
         if options.photons:
-            return evaluate_photons(lambda photons: learner.denoise([photons])[0], images)
+            return evaluate_photons(
+                lambda photons: learner.denoise([photons])[0], images
+            )
         return evaluate(learner, images, **tell)
 
     if state["epoch"] < options.epochs:

@@ -27,7 +27,13 @@ import torch
 from sklearn.base import clone
 from sklearn.utils import Bunch
 
-from skpudle._data.arrays import check_rows, host_array, make_generator, to_numpy, to_tensor
+from skpudle._data.arrays import (
+    check_rows,
+    host_array,
+    make_generator,
+    to_numpy,
+    to_tensor,
+)
 from skpudle._data.sources import Samples
 from skpudle._gradients import GRADIENT_RULES
 from skpudle._operators._atoms import DenseDictionary, project_atoms
@@ -52,7 +58,9 @@ def _norms(z):  # (..., n, k) -> (..., n)
     return torch.linalg.vector_norm(z, dim=-1)
 
 
-def _restricted_gram(dictionary, used):  # (n, p) booleans -> indices (n, k), G_SS (n, k, k)
+def _restricted_gram(
+    dictionary, used
+):  # (n, p) booleans -> indices (n, k), G_SS (n, k, k)
     """Gather the Gram matrix on each sample's support, with ones on the diagonal of the padding."""
     size = int(used.sum(1).amax())
     indices = used.double().topk(size, dim=1).indices
@@ -65,9 +73,9 @@ def _solve_on_support(dictionary, used, right):  # (n, p), (n, p) -> (n, p)
     """Solve with each sample's Gram matrix on its support."""
     indices, gram = _restricted_gram(dictionary, used)
     right = right.masked_fill(~used, 0)
-    inner = (torch.linalg.pinv(gram, hermitian=True) @ right.gather(1, indices)[:, :, None])[
-        :, :, 0
-    ]
+    inner = (
+        torch.linalg.pinv(gram, hermitian=True) @ right.gather(1, indices)[:, :, None]
+    )[:, :, 0]
     return torch.zeros_like(right).scatter_(1, indices, inner).masked_fill_(~used, 0)
 
 
@@ -78,7 +86,9 @@ def _lasso(dictionary, x, alpha):  # -> (n, n_components)
 # ---------------------------------------------------------------- codes and their Jacobian
 
 
-def _paths(dictionary, x, alpha, step, n_unfoldings):  # -> (n_unfoldings + 1, n, p), z_0 = 0 first
+def _paths(
+    dictionary, x, alpha, step, n_unfoldings
+):  # -> (n_unfoldings + 1, n, p), z_0 = 0 first
     levels = threshold_levels(dictionary, alpha, n_unfoldings, step)
     codes = [x.new_zeros(len(x), len(dictionary.atoms))]
     for level in levels.split(1):
@@ -93,7 +103,9 @@ def _tangent_right(dictionary, direction, x, z):  # -> (n, p)
     return moved.analysis(residual) - dictionary.analysis(moved.synthesis(z))
 
 
-def _tangents(dictionary, direction, x, path, step):  # yields (n, p), derivatives of z_1, z_2, ...
+def _tangents(
+    dictionary, direction, x, path, step
+):  # yields (n, p), derivatives of z_1, z_2, ...
     """Push one direction of the atoms through the encoder.
 
     ``dz_{t+1} = [z_{t+1} != 0] (dz_t - s (G dz_t + dG z_t - dD^T x))``.
@@ -106,15 +118,19 @@ def _tangents(dictionary, direction, x, path, step):  # yields (n, p), derivativ
         yield tangent
 
 
-def _directions(atoms, n_directions, random_state):  # yields directions of the shape of atoms
+def _directions(
+    atoms, n_directions, random_state
+):  # yields directions of the shape of atoms
     if n_directions is None:
-        yield from torch.eye(atoms.numel(), dtype=atoms.dtype, device=atoms.device).view(
-            -1, *atoms.shape
-        )
+        yield from torch.eye(
+            atoms.numel(), dtype=atoms.dtype, device=atoms.device
+        ).view(-1, *atoms.shape)
     elif n_directions:
         generator = make_generator(random_state)
         for _ in range(n_directions):
-            drawn = torch.randn(atoms.shape, generator=generator, device="cpu", dtype=atoms.dtype)
+            drawn = torch.randn(
+                atoms.shape, generator=generator, device="cpu", dtype=atoms.dtype
+            )
             yield drawn.to(atoms.device)
 
 
@@ -196,7 +212,9 @@ def code_convergence(
     indices, gram = _restricted_gram(dictionary, used)
     # an entry of the padding adds an eigenvalue 1: make it 1 / step, whose mode is 0
     padding = (~used.gather(1, indices)).to(x)
-    modes = 1 - step * torch.linalg.eigvalsh(gram + torch.diag_embed(padding * (1 / step - 1)))
+    modes = 1 - step * torch.linalg.eigvalsh(
+        gram + torch.diag_embed(padding * (1 / step - 1))
+    )
     rate = modes.abs().amax(1) if modes.shape[1] else x.new_zeros(len(x))
     jacobian = {} if n_directions == 0 else {"jacobian_error": to_numpy(squares.sqrt())}
     return Bunch(
@@ -224,12 +242,16 @@ def _adjoint(dictionary, path, residuals, step, delta):  # -> (n, p, m)
     return step * sum(torch.einsum("tnp,tnm->npm", z, x) for z, x in pairs)
 
 
-def _sample_gradients(dictionary, path, residuals, step, alpha):  # -> (3, n, p, m), as GRADIENTS
+def _sample_gradients(
+    dictionary, path, residuals, step, alpha
+):  # -> (3, n, p, m), as GRADIENTS
     z, residual = path[-1], residuals[-1]
     dec = -z[:, :, None] * residual[:, None]
     by_code = -dictionary.analysis(residual)
     ae_ls = dec + _adjoint(dictionary, path, residuals, step, by_code)
-    ae_lasso = dec + _adjoint(dictionary, path, residuals, step, by_code + alpha * z.sign())
+    ae_lasso = dec + _adjoint(
+        dictionary, path, residuals, step, by_code + alpha * z.sign()
+    )
     return torch.stack([dec, ae_lasso, ae_ls])
 
 
@@ -241,7 +263,9 @@ def _mean_gradients(dictionary, x, n_unfoldings, step, alpha):  # -> (3, p, m)
         total = 0
         for rows in x.split(_CHUNK):
             rule, batch = GRADIENT_RULES[name], Samples(rows)
-            evaluation = rule(DenseDictionary(atoms), batch, encoder=encoder, penalty=alpha)
+            evaluation = rule(
+                DenseDictionary(atoms), batch, encoder=encoder, penalty=alpha
+            )
             (gradient,) = torch.autograd.grad(evaluation.surrogate, atoms)
             total = total + gradient * len(rows)
         means.append(total / len(x))
@@ -294,7 +318,9 @@ def gradient_convergence(
         With ``per_sample=True`` the distances have a last axis of length n_samples.
     """
     x, dictionary, step = _problem(X, components, step_size)
-    depths = np.arange(1, n_unfoldings + 1) if np.ndim(n_unfoldings) == 0 else n_unfoldings
+    depths = (
+        np.arange(1, n_unfoldings + 1) if np.ndim(n_unfoldings) == 0 else n_unfoldings
+    )
     depths = np.asarray(depths)
     codes = {"local": _lasso(dictionary, x, alpha)}
     if minimizer is not None:
@@ -319,7 +345,9 @@ def gradient_convergence(
             gradients = _mean_gradients(dictionary, x, depth, step, alpha)
         for name, target in targets.items():
             errors[name].append(_norms((gradients - target).flatten(-2)))
-    errors = {name: to_numpy(torch.stack(error, dim=1)) for name, error in errors.items()}
+    errors = {
+        name: to_numpy(torch.stack(error, dim=1)) for name, error in errors.items()
+    }
     return Bunch(n_unfoldings=depths, gradient=np.array(GRADIENTS), **errors)
 
 
@@ -368,7 +396,9 @@ def lasso_dictionary(X, components, *, alpha, max_iter=1000, tol=1e-6):
         levels = threshold_levels(dictionary, alpha, 20, step)
         codes = unfold(dictionary, x, levels, step, initial=codes)
     codes = _lasso(dictionary, x, alpha)
-    return Bunch(components=to_numpy(atoms), code=to_numpy(codes), change=np.array(changes))
+    return Bunch(
+        components=to_numpy(atoms), code=to_numpy(codes), change=np.array(changes)
+    )
 
 
 def training_convergence(learner, X, *, n_epochs, references):
@@ -397,7 +427,9 @@ def training_convergence(learner, X, *, n_epochs, references):
     """
     learner = clone(learner)
     curves = {name: [] for name in references}
-    curves |= {f"{name}_code": [] for name, (_, code) in references.items() if code is not None}
+    curves |= {
+        f"{name}_code": [] for name, (_, code) in references.items() if code is not None
+    }
     for _ in range(n_epochs):
         learner.partial_fit(X)
         codes = None
@@ -408,4 +440,6 @@ def training_convergence(learner, X, *, n_epochs, references):
                 squares = np.square(codes - code).sum(axis=1)
                 curves[f"{name}_code"].append(np.sqrt(squares.mean()))
     curves = {name: np.array(curve) for name, curve in curves.items()}
-    return Bunch(epoch=np.arange(1, n_epochs + 1), loss=learner.loss_curve_.copy(), **curves)
+    return Bunch(
+        epoch=np.arange(1, n_epochs + 1), loss=learner.loss_curve_.copy(), **curves
+    )

@@ -17,7 +17,9 @@ from skpudle.plotting import AtomsDisplay
 from skpudle.pretrained import load_denoiser
 
 parser = argparse.ArgumentParser(description="Learn from a photograph, and denoise it.")
-parser.add_argument("--out", type=Path, default=Path("skpudle_demo"), help="folder of the figure")
+parser.add_argument(
+    "--out", type=Path, default=Path("skpudle_demo"), help="folder of the figure"
+)
 folder = parser.parse_args().out.resolve()
 folder.mkdir(parents=True, exist_ok=True)
 
@@ -31,7 +33,9 @@ codes = learner.transform(patches)
 print(learner.summary(patches))
 
 coder = PUDLEDictionaryLearning.from_components(
-    learner.components_, transform_algorithm="omp", transform_alpha=64 * (1.1 * NOISE) ** 2
+    learner.components_,
+    transform_algorithm="omp",
+    transform_alpha=64 * (1.1 * NOISE) ** 2,
 )
 pictures = {
     "with noise": noisy,

@@ -42,7 +42,10 @@ def damage(rows, n_pixels):
 cancer = load_breast_cancer()
 benign = rng.permutation(cancer.data[cancer.target == 1])
 scaler = StandardScaler().fit(benign[:250])  # columns have units of their own
-benign, malignant = scaler.transform(benign), scaler.transform(cancer.data[cancer.target == 0])
+benign, malignant = (
+    scaler.transform(benign),
+    scaler.transform(cancer.data[cancer.target == 0]),
+)
 sets = {
     "digits,\ntwo wrong pixels": (train, usual, damage(damaged, 2)),
     "digits,\nfour wrong pixels": (train, usual, damage(damaged, 4)),
@@ -75,7 +78,14 @@ figure, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
 ax.imshow(areas, vmin=0.5, vmax=1.2, cmap="Greys", aspect="auto")
 for (row, column), area in np.ndenumerate(areas):
     best = area == areas[:, column].max()
-    ax.text(column, row, f"{area:.3f}", ha="center", va="center", weight="bold" if best else None)
+    ax.text(
+        column,
+        row,
+        f"{area:.3f}",
+        ha="center",
+        va="center",
+        weight="bold" if best else None,
+    )
 ax.set_xticks(range(len(sets)), sets)
 ax.set_yticks(range(len(detectors)), detectors)
 ax.set_title("Area under the ROC curve")

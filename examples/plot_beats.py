@@ -28,7 +28,9 @@ clean = np.tile(signal / signal.std(), (16, 1))
 signals = clean + 0.5 * np.random.default_rng(0).normal(size=clean.shape)
 signals = signals[..., np.newaxis]  # (n_signals, length, n_channels)
 
-learner = ConvPUDLEDictionaryLearning(1, atom_shape=100, positive_code=True, random_state=0)
+learner = ConvPUDLEDictionaryLearning(
+    1, atom_shape=100, positive_code=True, random_state=0
+)
 events = find_events(learner.fit(signals), signals)
 
 print(f"{len(events)} events, true beats: 48")

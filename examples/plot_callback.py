@@ -53,7 +53,13 @@ print(f"{len(callback.errors)} epochs, ended by: {learner.ended_by_}")
 
 fig, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
 ax.semilogy(range(1, len(callback.errors) + 1), callback.errors, "o-")
-ax.axhline(callback.below, color="gray", linewidth=0.8, linestyle=":", label="the fit ends here")
+ax.axhline(
+    callback.below,
+    color="gray",
+    linewidth=0.8,
+    linestyle=":",
+    label="the fit ends here",
+)
 ax.set(xlabel="Epoch", ylabel="Error of the dictionary")
 ax.legend()
 plt.show()

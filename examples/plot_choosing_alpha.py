@@ -24,7 +24,9 @@ from skpudle.datasets import extract_patches, load_gray_images
 from skpudle.metrics import make_denoising_scorer, reconstruction_r2_scorer
 
 SIGMA = 25 / 255
-clean = extract_patches(load_gray_images(), (8, 8), 1500, normalize=False, random_state=0)
+clean = extract_patches(
+    load_gray_images(), (8, 8), 1500, normalize=False, random_state=0
+)
 noise = SIGMA * np.random.default_rng(0).standard_normal(clean.shape)
 noisy = clean + noise - noise.mean(axis=1, keepdims=True)
 
@@ -67,7 +69,11 @@ for alpha in alphas:
     psnr.append(-10 * np.log10(np.mean(errors)))
 picked = search.best_index_
 by_estimate = results["mean_test_denoising"].argmax()
-for name, i in {"score": picked, "denoising": by_estimate, "the best": np.argmax(psnr)}.items():
+for name, i in {
+    "score": picked,
+    "denoising": by_estimate,
+    "the best": np.argmax(psnr),
+}.items():
     print(f"{name}: alpha = {alphas[i] / SIGMA:.2f} sigma, {psnr[i]:.2f} dB")
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
@@ -77,11 +83,17 @@ axes[0].set(ylabel="of noisy, held-out patches", title="What can be seen")
 axes[0].legend()
 axes[1].semilogx(alphas / SIGMA, psnr, "o-", color="C2", label="against clean patches")
 estimate = -10 * np.log10(-results["mean_test_denoising"])
-axes[1].semilogx(alphas / SIGMA, estimate, "o--", color="C3", label="estimated from noisy ones")
+axes[1].semilogx(
+    alphas / SIGMA, estimate, "o--", color="C3", label="estimated from noisy ones"
+)
 axes[1].set(ylabel="PSNR, dB", title="What cannot, and its estimate")
 axes[1].legend()
 for ax in axes:
     ax.axvline(alphas[picked] / SIGMA, color="gray", linestyle=":")
     ax.minorticks_off()
-    ax.set(xlabel=r"alpha / $\sigma$", xticks=[0.5, 1, 2, 4], xticklabels=["0.5", "1", "2", "4"])
+    ax.set(
+        xlabel=r"alpha / $\sigma$",
+        xticks=[0.5, 1, 2, 4],
+        xticklabels=["0.5", "1", "2", "4"],
+    )
 plt.show()

@@ -50,11 +50,15 @@ print(f"right from their concepts: {(classify(again) == y_test).mean():.1%}")
 
 by_digit = np.array([codes[y_test == digit].mean(axis=0) for digit in range(10)])
 common = (codes > 0).mean(axis=0) > 0.05
-selectivity = np.where(common, by_digit.max(axis=0), 0) / np.where(common, by_digit.sum(axis=0), 1)
+selectivity = np.where(common, by_digit.max(axis=0), 0) / np.where(
+    common, by_digit.sum(axis=0), 1
+)
 concept = selectivity.argmax()
 digit = by_digit[:, concept].argmax()
 size = np.median(codes[codes[:, concept] > 0, concept])
-print(f"concept {concept}: {selectivity[concept]:.0%} of it in the digit {digit}, size {size:.2f}")
+print(
+    f"concept {concept}: {selectivity[concept]:.0%} of it in the digit {digit}, size {size:.2f}"
+)
 
 # %%
 # Ablation takes off what the concept adds to each row: its code times its atom. Steering adds
@@ -68,12 +72,16 @@ before, after = (
 )
 steps = np.arange(0, 11)
 others = y_test != digit
-taken = [(classify(activations[others] + n * size * atom) == digit).mean() for n in steps]
+taken = [
+    (classify(activations[others] + n * size * atom) == digit).mean() for n in steps
+]
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
 axes[0].bar(np.arange(10) - 0.2, before, 0.4, label="as they are", color="lightgray")
 axes[0].bar(np.arange(10) + 0.2, after, 0.4, label=f"without concept {concept}")
-axes[0].set(title="Ablation", xlabel="digit", ylabel="share of the digits", xticks=range(10))
+axes[0].set(
+    title="Ablation", xlabel="digit", ylabel="share of the digits", xticks=range(10)
+)
 axes[0].legend(title="classified right", loc="upper center", ncols=2)
 axes[1].plot(steps, taken, "o-", label=f"other digits taken for a {digit}")
 axes[1].set(title="Steering", xlabel=f"step, in usual sizes of concept {concept}")

@@ -15,7 +15,11 @@ from sklearn.datasets import load_digits
 from sklearn.metrics.pairwise import cosine_similarity
 
 from skpudle import PUDLEDictionaryLearning
-from skpudle.inspection import atom_contributions, code_saliency, reconstruction_contributions
+from skpudle.inspection import (
+    atom_contributions,
+    code_saliency,
+    reconstruction_contributions,
+)
 from skpudle.plotting import AtomsDisplay, ContributionsDisplay
 
 X, y = load_digits(return_X_y=True)
@@ -53,5 +57,7 @@ for name, indices in samples.items():
 saliency = code_saliency(learner, X_new[:6], n_codes=1)
 pixels = np.concatenate([X_new[:6], saliency.gradients[:, 0]])
 row_labels = ["sample", "saliency"]
-AtomsDisplay.from_estimator(pixels, image_shape=(8, 8), n_columns=6, row_labels=row_labels)
+AtomsDisplay.from_estimator(
+    pixels, image_shape=(8, 8), n_columns=6, row_labels=row_labels
+)
 plt.show()

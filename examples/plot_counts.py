@@ -33,7 +33,12 @@ other = test - half
 
 
 def deviance(mean):
-    return 2 * (xlogy(other, other) - xlogy(other, np.maximum(mean, 1e-10)) - other + mean).sum()
+    return (
+        2
+        * (
+            xlogy(other, other) - xlogy(other, np.maximum(mean, 1e-10)) - other + mean
+        ).sum()
+    )
 
 
 worst = deviance(half.sum(axis=1, keepdims=True) * train.sum(axis=0) / train.sum())
@@ -51,13 +56,19 @@ N_COMPONENTS = 24
 exposure = np.full(len(test), 0.5)
 curve = []
 for alpha in (4.0, 2.0, 1.0):
-    learner = CountDictionaryLearning(N_COMPONENTS, alpha=alpha, random_state=0).fit(train)
+    learner = CountDictionaryLearning(N_COMPONENTS, alpha=alpha, random_state=0).fit(
+        train
+    )
     codes = learner.transform(half, exposure=exposure)
     mean = exposure[:, None] * learner.inverse_transform(codes)
     curve.append([(codes != 0).mean(), explained(mean)])
 
 factors = NMF(
-    N_COMPONENTS, beta_loss="kullback-leibler", solver="mu", init="nndsvda", max_iter=500
+    N_COMPONENTS,
+    beta_loss="kullback-leibler",
+    solver="mu",
+    init="nndsvda",
+    max_iter=500,
 ).fit(train)
 weights = factors.transform(half)
 rival = (weights > 1e-6).mean(), explained(weights @ factors.components_)
@@ -69,9 +80,14 @@ figure, axes = plt.subplot_mosaic(
 )
 axes["curve"].plot(*np.transpose(curve), "o-", label="CountDictionaryLearning")
 axes["curve"].plot(*rival, "s", label="NMF, Kullback-Leibler")
-axes["curve"].set(xlabel="Share of the codes that is not zero", ylabel="Deviance explained")
+axes["curve"].set(
+    xlabel="Share of the codes that is not zero", ylabel="Deviance explained"
+)
 axes["curve"].legend()
-models = {"ours": (learner, "Atoms (zero is grey)"), "theirs": (factors, "Factors of NMF")}
+models = {
+    "ours": (learner, "Atoms (zero is grey)"),
+    "theirs": (factors, "Factors of NMF"),
+}
 for name, (model, title) in models.items():
     options = dict(image_shape=(8, 8), ax=axes[name], n_columns=6)
     AtomsDisplay.from_estimator(model.components_, **options)

@@ -20,13 +20,19 @@ from skpudle.pretrained import load_denoiser
 SIGMA = 25 / 255
 photographs = load_sample_images().images
 china, flower = (image.mean(axis=2).astype(np.float32) / 255 for image in photographs)
-tiles = [china[i : i + 100, j : j + 100] for i in range(0, 400, 100) for j in range(0, 600, 100)]
+tiles = [
+    china[i : i + 100, j : j + 100]
+    for i in range(0, 400, 100)
+    for j in range(0, 600, 100)
+]
 
 # %%
 # Every epoch takes one random crop of each tile. Atoms start as cosines, and every unfolding then
 # learns atoms of its own.
 
-learner = ConvDenoiser(noise_std=SIGMA, max_iter=80, tol=None, random_state=0).fit(tiles)
+learner = ConvDenoiser(noise_std=SIGMA, max_iter=80, tol=None, random_state=0).fit(
+    tiles
+)
 
 # %%
 # The network that comes with the package has atoms of its own in each of ten unfoldings, and was
@@ -39,7 +45,9 @@ def quality(image):
 
 
 target = flower[100:300, 200:420]
-noisy = target + SIGMA * np.random.default_rng(0).normal(size=target.shape).astype(np.float32)
+noisy = target + SIGMA * np.random.default_rng(0).normal(size=target.shape).astype(
+    np.float32
+)
 packaged = load_denoiser()
 denoised = learner.denoise([noisy])[0]
 better = packaged.denoise([noisy], noise_std=SIGMA)[0]
@@ -64,9 +72,13 @@ plt.show()
 # estimates the noise, of twice that level, from the image.
 
 target = photographs[0][150:350, 250:470].astype(np.float32) / 255
-noisy = target + 2 * SIGMA * np.random.default_rng(1).normal(size=target.shape).astype(np.float32)
+noisy = target + 2 * SIGMA * np.random.default_rng(1).normal(size=target.shape).astype(
+    np.float32
+)
 better = packaged.denoise([noisy])[0]
-options = dict(patch_size=5, patch_distance=6, h=1.4 * SIGMA, sigma=2 * SIGMA, channel_axis=-1)
+options = dict(
+    patch_size=5, patch_distance=6, h=1.4 * SIGMA, sigma=2 * SIGMA, channel_axis=-1
+)
 averaged = denoise_nl_means(noisy, **options)
 panels = {
     f"noisy, {quality(noisy)}": noisy,

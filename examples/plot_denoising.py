@@ -15,7 +15,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from skimage.restoration import denoise_nl_means
 from sklearn.datasets import load_sample_image
-from sklearn.feature_extraction.image import extract_patches_2d, reconstruct_from_patches_2d
+from sklearn.feature_extraction.image import (
+    extract_patches_2d,
+    reconstruct_from_patches_2d,
+)
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle.plotting import AtomsDisplay, CodesDisplay

@@ -30,8 +30,14 @@ pairs = np.concatenate([X[worst], copies[worst]]).reshape(-1, 8, 8)
 
 for sentence in findings(learner, X) or ["Nothing is wrong."]:
     print(fill(sentence, 88))
-print(f"penalty {learner.alpha_:.3g}, score {learner.score(X):.3f}, ended by {learner.ended_by_}")
-print(", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in learner.fit_seconds_.items()))
+print(
+    f"penalty {learner.alpha_:.3g}, score {learner.score(X):.3f}, ended by {learner.ended_by_}"
+)
+print(
+    ", ".join(
+        f"{phase} {seconds:.2f} s" for phase, seconds in learner.fit_seconds_.items()
+    )
+)
 
 # %%
 

@@ -29,12 +29,16 @@ learner = PUDLEDictionaryLearning(200, split_sign=True, random_state=0)
 with_codes = make_pipeline(
     StandardScaler(with_std=False), learner, LogisticRegression(max_iter=2000)
 )
-with_pixels = make_pipeline(StandardScaler(with_std=False), LogisticRegression(max_iter=2000))
+with_pixels = make_pipeline(
+    StandardScaler(with_std=False), LogisticRegression(max_iter=2000)
+)
 
 splits = ShuffleSplit(3, test_size=0.5, random_state=0)
 for name, pipeline in {"pixels": with_pixels, "codes": with_codes}.items():
     accuracy = cross_val_score(pipeline, X, y, cv=splits)
-    print(f"{name}: {accuracy.mean():.1%} right, {accuracy.min():.1%} to {accuracy.max():.1%}")
+    print(
+        f"{name}: {accuracy.mean():.1%} right, {accuracy.min():.1%} to {accuracy.max():.1%}"
+    )
 
 # %%
 # The atoms, most used first: digits and parts of them.

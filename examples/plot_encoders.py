@@ -59,7 +59,11 @@ for label, found in {
     for n, point in found.items():
         ax.annotate(n, point, xytext=(5, 5), textcoords="offset points", fontsize=8)
 ax.plot(*exact, "k*", ms=12, label="converged codes")
-ax.set(xlabel="mean number of codes", ylabel="explained variance ($R^2$)", title="Held-out digits")
+ax.set(
+    xlabel="mean number of codes",
+    ylabel="explained variance ($R^2$)",
+    title="Held-out digits",
+)
 ax.legend(loc="lower left")
 fig.show()
 

@@ -24,7 +24,9 @@ x, truth, code = make_dictionary_data(200, 50, 100, 5, sign="sample", random_sta
 atoms = perturb_dictionary(truth, 0.14, random_state=1)
 atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
 
-curves = code_convergence(x, atoms, alpha=0.2, step_size=0.2, n_unfoldings=200, random_state=0)
+curves = code_convergence(
+    x, atoms, alpha=0.2, step_size=0.2, n_unfoldings=200, random_state=0
+)
 
 # %%
 # The errors fall at the rate that the eigenvalues predict:
@@ -46,8 +48,15 @@ for label, error in errors.items():
     low, median, high = np.percentile(error, [10, 50, 90], axis=1)
     axis.semilogy(curves.n_unfoldings, median, label=label)
     axis.fill_between(curves.n_unfoldings, low, high, alpha=0.2)
-axis.axvline(np.median(curves.support_time), color="gray", linestyle=":", label="support is found")
-axis.set(xlabel="Unfolding $t$", ylabel="Error", title="Figure 2: codes and their Jacobian")
+axis.axvline(
+    np.median(curves.support_time),
+    color="gray",
+    linestyle=":",
+    label="support is found",
+)
+axis.set(
+    xlabel="Unfolding $t$", ylabel="Error", title="Figure 2: codes and their Jacobian"
+)
 axis.legend()
 plt.show()
 

@@ -39,7 +39,9 @@ for sample, start in enumerate(support_time):
         errors = curves.local[:2, t - 1, sample]
         dec, ae_lasso = (np.polyfit(t, np.log(error), 1)[0] for error in errors)
         ratios.append(ae_lasso / dec)
-print(f"median ratio of the slopes: {np.median(ratios):.3f}, over {len(ratios)} samples")
+print(
+    f"median ratio of the slopes: {np.median(ratios):.3f}, over {len(ratios)} samples"
+)
 
 # %%
 

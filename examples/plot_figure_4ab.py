@@ -38,12 +38,17 @@ curves = gradient_convergence(
 # Distances at the last depth:
 
 for name, minimizer, true in zip(curves.gradient, curves.minimizer, curves.truth):
-    print(f"{name:9} to g*: {minimizer[-1]:.4f}   to the gradient of true codes: {true[-1]:.4f}")
+    print(
+        f"{name:9} to g*: {minimizer[-1]:.4f}   to the gradient of true codes: {true[-1]:.4f}"
+    )
 
 # %%
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
-panels = {r"(a) $|g_t - g^*|_F$": curves.minimizer, r"(b) $|g_t - \tilde g|_F$": curves.truth}
+panels = {
+    r"(a) $|g_t - g^*|_F$": curves.minimizer,
+    r"(b) $|g_t - \tilde g|_F$": curves.truth,
+}
 for axis, (title, distances) in zip(axes, panels.items()):
     for name, distance in zip(curves.gradient, distances):
         axis.loglog(curves.n_unfoldings, distance, marker=".", label=name)

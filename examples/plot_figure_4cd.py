@@ -45,7 +45,9 @@ figure, axes = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrain
 for axis, depth in zip(axes, DEPTHS):
     for gradient in GRADIENTS:
         curve = curves[depth, gradient]
-        axis.semilogy(curve.epoch, curve.truth, label=f"{gradient}, ends at {curve.truth[-1]:.2f}")
+        axis.semilogy(
+            curve.epoch, curve.truth, label=f"{gradient}, ends at {curve.truth[-1]:.2f}"
+        )
     axis.set(xlabel="Epoch", title=f"$T = {depth}$")
     axis.legend()
 axes[0].set_ylabel(r"$|D - \tilde D|_F$")

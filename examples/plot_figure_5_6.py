@@ -24,16 +24,22 @@ from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
 
 N_UPDATES, BATCH = 200, 50
-x, truth, _ = make_dictionary_data(N_UPDATES * BATCH, 144, 216, 3, sign="sample", random_state=0)
+x, truth, _ = make_dictionary_data(
+    N_UPDATES * BATCH, 144, 216, 3, sign="sample", random_state=0
+)
 x = x.astype(np.float32)
 start = perturb_dictionary(truth, 0.15, random_state=1)
 
-shared = dict(n_unfoldings=60, step_size=0.2, batch_size=BATCH, dict_init=start, random_state=0)
+shared = dict(
+    n_unfoldings=60, step_size=0.2, batch_size=BATCH, dict_init=start, random_state=0
+)
 adam = dict(learning_rate=2e-3, **shared)
 learners = {
     "ae-ls": PUDLEDictionaryLearning(alpha=0.2, **adam),
     "ae-ls, decay": PUDLEDictionaryLearning(alpha=0.2, **adam),
-    "ae-ls, hard threshold": PUDLEDictionaryLearning(alpha=0.1, shrinkage="hard", **adam),
+    "ae-ls, hard threshold": PUDLEDictionaryLearning(
+        alpha=0.1, shrinkage="hard", **adam
+    ),
     "NOODL": NOODLDictionaryLearning(threshold=0.1, learning_rate=3, **shared),
 }
 

@@ -42,12 +42,16 @@ learn("defaults", found)
 # Without a search, from samples as atoms and with a penalty that suits these data: ``dec`` with
 # converged codes is online dictionary learning, as in scikit-learn; ``ae-ls`` stays lost.
 
-samples = dict(dict_init="data", alpha=0.2, optimizer="surrogate", tol=None, random_state=0)
+samples = dict(
+    dict_init="data", alpha=0.2, optimizer="surrogate", tol=None, random_state=0
+)
 online = dict(gradient="dec", n_unfoldings=None, max_iter=20)
 learn("dec from samples", PUDLEDictionaryLearning(60, **samples, **online))
 lost = PUDLEDictionaryLearning(60, n_unfoldings=100, max_iter=10, **samples)
 learn("ae-ls from samples", lost)
-other = MiniBatchDictionaryLearning(60, alpha=0.2, max_iter=2, fit_algorithm="cd", random_state=0)
+other = MiniBatchDictionaryLearning(
+    60, alpha=0.2, max_iter=2, fit_algorithm="cd", random_state=0
+)
 learn("scikit-learn, two passes", other)
 
 # %%

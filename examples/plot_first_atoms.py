@@ -24,7 +24,9 @@ from skpudle.plotting import AtomsDisplay
 # Patches of scikit-learn's two photographs, without their means and in units of their standard
 # deviation. 2000 of them are set aside to judge by.
 
-patches = load_image_patches(patch_size=(12, 12), n_patches=12_000, normalize=False, random_state=0)
+patches = load_image_patches(
+    patch_size=(12, 12), n_patches=12_000, normalize=False, random_state=0
+)
 patches /= patches.std()
 train, test = patches[:10_000], patches[10_000:]
 
@@ -50,5 +52,7 @@ for name, learner in learners.items():
 # %%
 # The atoms of ``skpudle``, in the order of their use by the held-out patches.
 
-AtomsDisplay.from_estimator(learners["skpudle"], test, image_shape=(12, 12), n_columns=20)
+AtomsDisplay.from_estimator(
+    learners["skpudle"], test, image_shape=(12, 12), n_columns=20
+)
 plt.show()

@@ -34,7 +34,9 @@ train, test = (rows - rows.mean(axis=1, keepdims=True) for rows in windows)
 train, test = train / train.std(), test / train.std()
 
 learner = PUDLEDictionaryLearning(32, random_state=0).fit(train)
-few = PUDLEDictionaryLearning.from_components(learner.components_, transform_algorithm="omp")
+few = PUDLEDictionaryLearning.from_components(
+    learner.components_, transform_algorithm="omp"
+)
 
 print("explain of the variance of unseen windows")
 print("     atoms  principal components")

@@ -27,17 +27,23 @@ X += 0.2 * X.std() * rng.standard_normal(X.shape)
 
 learner = PUDLEDictionaryLearning("auto", random_state=0).fit(X)
 found = (atom_coherence(learner.components_, atoms) > 0.98).sum()
-print(f"{learner.n_components_} atoms chosen; {found} of {N_ATOMS} planted ones are among them.")
+print(
+    f"{learner.n_components_} atoms chosen; {found} of {N_ATOMS} planted ones are among them."
+)
 
 # %%
 # With six atoms too many, fits to different halves of the samples agree on atoms of the data only.
 # Planted atoms that some of the fits split in two are not stable either.
 
 many = PUDLEDictionaryLearning(N_ATOMS + 6)
-consensus = ConsensusDictionary(many, n_replicates=8, resample="halves", random_state=0).fit(X)
+consensus = ConsensusDictionary(
+    many, n_replicates=8, resample="halves", random_state=0
+).fit(X)
 stable = consensus.components_[consensus.stability_ >= 0.9]
 planted = (atom_coherence(stable, atoms) > 0.98).sum()
-print(f"{len(stable)} of {N_ATOMS + 6} atoms are stable; {planted} of these are planted ones.")
+print(
+    f"{len(stable)} of {N_ATOMS + 6} atoms are stable; {planted} of these are planted ones."
+)
 
 # %%
 # The third picture shows what the samples lose without each atom of the consensus: nothing without

@@ -11,7 +11,13 @@ in units of the features' standard deviations; pixels have one unit.
 
 import matplotlib.pyplot as plt
 import numpy as np
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
+from sklearn.datasets import (
+    load_breast_cancer,
+    load_diabetes,
+    load_digits,
+    load_iris,
+    load_wine,
+)
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer, KNNImputer
 
@@ -27,9 +33,9 @@ SETS = {
 fillers = {
     "means": lambda X, k: np.where(np.isnan(X), np.nanmean(X, axis=0), X),
     "KNNImputer": lambda X, k: KNNImputer().fit_transform(X),
-    "IterativeImputer": lambda X, k: IterativeImputer(random_state=0, max_iter=200).fit_transform(
-        X
-    ),
+    "IterativeImputer": lambda X, k: IterativeImputer(
+        random_state=0, max_iter=200
+    ).fit_transform(X),
     "DictionaryImputer": lambda X, k: DictionaryImputer().fit_transform(X),
     "DictionaryImputer, k atoms": lambda X, k: DictionaryImputer(
         PUDLEDictionaryLearning(k, random_state=0)
@@ -53,7 +59,9 @@ for name, (load, n_components) in SETS.items():
         slow = name == "digits" and filler == "IterativeImputer"
         filled = np.full(X.shape, np.nan) if slow else function(seen, n_components)
         errors[filler].append(np.sqrt(((filled - X)[hidden] ** 2).mean()))
-    print(name, {filler: round(float(values[-1]), 3) for filler, values in errors.items()})
+    print(
+        name, {filler: round(float(values[-1]), 3) for filler, values in errors.items()}
+    )
 
 # %%
 # The dictionary fills digits nearly as well as neighbours do, and tumours nearly as well as a

@@ -37,7 +37,13 @@ def by_learned_atoms(damaged):  # -> image, learner
     patches = extract(damaged, stride=2)
     X = patches - np.nanmean(patches, axis=1, keepdims=True)
     learner = PUDLEDictionaryLearning(
-        96, alpha=0.02, dict_init="data", gradient="dec", max_iter=2, tol=None, random_state=0
+        96,
+        alpha=0.02,
+        dict_init="data",
+        gradient="dec",
+        max_iter=2,
+        tol=None,
+        random_state=0,
     ).fit(X)
     return np.where(lost, denoise_patches(learner, damaged), damaged), learner
 

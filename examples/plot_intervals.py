@@ -62,7 +62,9 @@ plt.show()
 # %%
 # All atoms in one picture.
 
-AtomsDisplay.from_estimator(found, n_columns=3).ax_.set_title("Atoms with bands of 90 %")
+AtomsDisplay.from_estimator(found, n_columns=3).ax_.set_title(
+    "Atoms with bands of 90 %"
+)
 plt.show()
 
 # %%

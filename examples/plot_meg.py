@@ -43,7 +43,8 @@ time = np.linspace(0, 1, LENGTH)
 waveforms = np.stack(
     [
         np.abs(np.cos(3 * np.pi * (time - 0.5))) ** 0.5 * np.hanning(LENGTH),
-        np.exp(-(((time - 0.3) / 0.03) ** 2)) - 0.4 * np.exp(-(((time - 0.6) / 0.15) ** 2)),
+        np.exp(-(((time - 0.3) / 0.03) ** 2))
+        - 0.4 * np.exp(-(((time - 0.6) / 0.15) ** 2)),
         np.sin(14 * np.pi * time) * np.hanning(LENGTH),
     ]
 )
@@ -52,20 +53,32 @@ waveforms /= np.linalg.norm(waveforms, axis=1, keepdims=True)
 recording = np.zeros((60, SECONDS * RATE))
 for map_, waveform in zip(maps, waveforms):
     for start in rng.choice(SECONDS * RATE - LENGTH, size=30, replace=False):
-        recording[:, start : start + LENGTH] += rng.uniform(1, 2) * np.outer(map_, waveform)
+        recording[:, start : start + LENGTH] += rng.uniform(1, 2) * np.outer(
+            map_, waveform
+        )
 recording += recording.std() * rng.normal(size=recording.shape)
 
 # %%
 # One recording has the shape (n_channels, n_times).
 
 learner = ConvPUDLEDictionaryLearning(
-    3, atom_shape=LENGTH, rank=1, channels_first=True, positive_code=True, random_state=0
+    3,
+    atom_shape=LENGTH,
+    rank=1,
+    channels_first=True,
+    positive_code=True,
+    random_state=0,
 ).fit(recording)
 
 cosines = np.abs(maps @ learner.spatial_components_.T)
-print("cosine of each true map with the nearest learned one:", cosines.max(axis=1).round(3))
+print(
+    "cosine of each true map with the nearest learned one:",
+    cosines.max(axis=1).round(3),
+)
 
-AtomsDisplay.from_estimator(learner, kind="waveforms", positions=positions, sampling_rate=RATE)
+AtomsDisplay.from_estimator(
+    learner, kind="waveforms", positions=positions, sampling_rate=RATE
+)
 plt.show()
 
 # %%
@@ -81,5 +94,7 @@ for event in events[:5]:
 # %%
 # The first ten seconds.
 
-ActivationsDisplay.from_estimator(learner, recording[:, : 10 * RATE], sampling_rate=RATE)
+ActivationsDisplay.from_estimator(
+    learner, recording[:, : 10 * RATE], sampling_rate=RATE
+)
 plt.show()

@@ -21,7 +21,9 @@ atoms = rng.standard_normal((60, 50))
 atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
 codes = np.zeros((1500, 60))
 for row in codes:
-    row[rng.choice(60, 4, replace=False)] = rng.uniform(0.5, 1.5, 4) * rng.choice([-1, 1], 4)
+    row[rng.choice(60, 4, replace=False)] = rng.uniform(0.5, 1.5, 4) * rng.choice(
+        [-1, 1], 4
+    )
 clean = codes @ atoms
 train, test = slice(0, 1200), slice(1200, None)
 
@@ -44,7 +46,9 @@ for level in levels:
     lasso = learner.set_params(debias=0.0, transform_alpha=learner.search_alpha_)
     biased = lasso.inverse_transform(lasso.transform(noisy[test]))
     for name, rows in zip(errors, (biased, found)):
-        errors[name].append(((rows - clean[test]) ** 2).sum() / (noise[test] ** 2).sum())
+        errors[name].append(
+            ((rows - clean[test]) ** 2).sum() / (noise[test] ** 2).sum()
+        )
 
 # %%
 # With the penalty of the search alone, reconstructions are worse than the data from some 15 dB
@@ -54,6 +58,10 @@ fig, ax = plt.subplots(figsize=(5, 3.5), layout="constrained")
 for name, values in errors.items():
     ax.semilogy(levels, values, "o-", label=name)
 ax.axhline(1, color="black", linewidth=0.8, linestyle=":", label="the noisy rows")
-ax.set(xlabel="Signal to noise (dB)", ylabel="Error / error of the noisy rows", xticks=levels)
+ax.set(
+    xlabel="Signal to noise (dB)",
+    ylabel="Error / error of the noisy rows",
+    xticks=levels,
+)
 ax.legend()
 plt.show()

@@ -18,7 +18,9 @@ from skpudle import PUDLEDictionaryLearning
 from skpudle.datasets import extract_patches
 from skpudle.plotting import AtomsDisplay
 
-images = [load_sample_image(name).mean(axis=2) / 255 for name in ("china.jpg", "flower.jpg")]
+images = [
+    load_sample_image(name).mean(axis=2) / 255 for name in ("china.jpg", "flower.jpg")
+]
 
 
 def stream(n_pieces, *, first=0):
@@ -28,7 +30,12 @@ def stream(n_pieces, *, first=0):
 
 held_out = extract_patches(images, (10, 10), 2000, random_state=1000)
 learner = PUDLEDictionaryLearning(
-    100, alpha=0.15, gradient="dec", n_unfoldings=20, optimizer="surrogate", random_state=0
+    100,
+    alpha=0.15,
+    gradient="dec",
+    n_unfoldings=20,
+    optimizer="surrogate",
+    random_state=0,
 )
 
 # %%
@@ -57,7 +64,10 @@ print(f"{later.n_steps_} updates in {later.n_iter_} passes")
 figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
 axes[0].plot(np.arange(1, len(unexplained) + 1), unexplained, "o-")
 axes[0].axvline(6.5, color="gray", linestyle=":", label="pickled and loaded")
-axes[0].set(xlabel="Pieces of 2000 patches seen", ylabel="Share of held-out energy not explained")
+axes[0].set(
+    xlabel="Pieces of 2000 patches seen",
+    ylabel="Share of held-out energy not explained",
+)
 axes[0].legend()
 AtomsDisplay.from_estimator(later, held_out, image_shape=(10, 10), ax=axes[1])
 plt.show()

@@ -44,7 +44,9 @@ learners = {
     "scikit-learn": MiniBatchDictionaryLearning(
         N_ATOMS, alpha=ALPHA, fit_algorithm="cd", max_iter=3, random_state=0
     ),
-    "SPORCO": SporcoDictionaryLearning(N_ATOMS, alpha=ALPHA, max_iter=30, random_state=0),
+    "SPORCO": SporcoDictionaryLearning(
+        N_ATOMS, alpha=ALPHA, max_iter=30, random_state=0
+    ),
 }
 
 # %%
@@ -55,7 +57,9 @@ def exact(fitted):
     return PUDLEDictionaryLearning.from_components(fitted, alpha=ALPHA)
 
 
-warnings.simplefilter("ignore", ConvergenceWarning)  # of scikit-learn's coordinate descent
+warnings.simplefilter(
+    "ignore", ConvergenceWarning
+)  # of scikit-learn's coordinate descent
 fitted = {}
 print(f"{'':<32}{'fit (s)':>8}{'objective':>11}{'not zero':>10}")
 for name, learner in learners.items():

@@ -23,7 +23,9 @@ for k in range(side):
 atoms = bars.reshape(len(bars), -1) / np.sqrt(side)
 codes = np.zeros((2000, len(atoms)))
 for row in codes:
-    row[rng.choice(len(atoms), 3, replace=False)] = rng.uniform(1, 3, 3) * rng.choice([-1, 1], 3)
+    row[rng.choice(len(atoms), 3, replace=False)] = rng.uniform(1, 3, 3) * rng.choice(
+        [-1, 1], 3
+    )
 clean = codes @ atoms
 corner = 6 * np.exp(-np.add.outer(np.arange(side), np.arange(side)) / 4).ravel()
 X = clean + corner + rng.standard_normal(clean.shape) * rng.uniform(0.02, 0.3, side**2)
@@ -34,7 +36,9 @@ X[::100] = 15 * rng.standard_normal(X[::100].shape)
 # The first learner takes the data as they are: all entries count alike, around zero. The second is
 # the default.
 
-plain = PUDLEDictionaryLearning(16, noise="equal", fit_intercept=False, random_state=0).fit(X)
+plain = PUDLEDictionaryLearning(
+    16, noise="equal", fit_intercept=False, random_state=0
+).fit(X)
 learner = PUDLEDictionaryLearning(16, random_state=0).fit(X)
 
 
@@ -57,10 +61,16 @@ titles = "Raw rows", "All entries alike", "Default"
 for line, pictures, title in zip(axes, rows, titles, strict=False):
     for axis, picture in zip(line, pictures, strict=True):
         largest = np.abs(picture).max()
-        axis.imshow(picture.reshape(side, side), cmap="RdBu_r", vmin=-largest, vmax=largest)
+        axis.imshow(
+            picture.reshape(side, side), cmap="RdBu_r", vmin=-largest, vmax=largest
+        )
     line[0].set_ylabel(title, rotation=0, ha="right", va="center")
 outliers = learner.outliers_.toarray().mean(axis=0)
-learned = {"baseline": learner.intercept_, "noise": learner.noise_std_, "outliers": outliers}
+learned = {
+    "baseline": learner.intercept_,
+    "noise": learner.noise_std_,
+    "outliers": outliers,
+}
 for axis, (name, values) in zip(axes[3], learned.items(), strict=False):
     axis.imshow(np.broadcast_to(values, side**2).reshape(side, side), cmap="Greys")
     axis.set_xlabel(name, fontsize=8)

@@ -23,7 +23,9 @@ from skpudle.plotting import AtomsDisplay, PathDisplay
 # column a genome, is read by ``pandas.read_csv(file, sep="\t", index_col=0).T``.
 
 substitutions = ["C>A", "C>G", "C>T", "T>A", "T>C", "T>G"]
-channels = [f"{left}[{s}]{right}" for s in substitutions for left in "ACGT" for right in "ACGT"]
+channels = [
+    f"{left}[{s}]{right}" for s in substitutions for left in "ACGT" for right in "ACGT"
+]
 
 rng = np.random.default_rng(0)
 common = rng.dirichlet(np.full(96, 3.0))
@@ -36,7 +38,9 @@ names = ["flat 1", "flat 2", "spiky 1", "spiky 2", "spiky 3", "spiky 4"]
 true_events = np.zeros((150, 6))
 for genome in true_events:
     active = rng.choice(6, rng.integers(2, 5), replace=False)
-    genome[active] = rng.lognormal(np.log(4000), 0.8) * rng.dirichlet(np.ones(len(active)))
+    genome[active] = rng.lognormal(np.log(4000), 0.8) * rng.dirichlet(
+        np.ones(len(active))
+    )
 rates = true_events @ catalogue
 X = rng.poisson(rates * rng.gamma(30, 1 / 30, rates.shape))
 

@@ -19,7 +19,8 @@ LENGTH, WIDTH = 20_000, 32
 time = np.linspace(0, 1, WIDTH)
 shapes = np.stack(
     [
-        -np.exp(-(((time - 0.3) / 0.06) ** 2)) + 0.5 * np.exp(-(((time - 0.55) / 0.12) ** 2)),
+        -np.exp(-(((time - 0.3) / 0.06) ** 2))
+        + 0.5 * np.exp(-(((time - 0.55) / 0.12) ** 2)),
         np.sin(6 * np.pi * time) * np.exp(-(((time - 0.5) / 0.2) ** 2)),
     ]
 )
@@ -61,6 +62,10 @@ for ax, shape in zip(axes, shapes):
     correlation, atom = closest(shape)
     ax.plot(shape, label="true")
     ax.plot(atom, "--", label="learned")
-    ax.set(title=f"Correlation {correlation:.3f}", xlabel="Sample", ylabel="Amplitude (unit norm)")
+    ax.set(
+        title=f"Correlation {correlation:.3f}",
+        xlabel="Sample",
+        ylabel="Amplitude (unit norm)",
+    )
     ax.legend()
 plt.show()

@@ -29,11 +29,14 @@ train, rest = X[:800], X[800:]
 sizes = [14, 17, 19, 20, 21, 23, 26]
 samples = [train[rng.integers(0, 800, 800)] for _ in range(3)]
 fits = {
-    size: [PUDLEDictionaryLearning(size, random_state=0).fit(sample) for sample in samples]
+    size: [
+        PUDLEDictionaryLearning(size, random_state=0).fit(sample) for sample in samples
+    ]
     for size in sizes
 }
 stability = {
-    size: dictionary_stability([fit.components_ for fit in fits[size]]).stability for size in sizes
+    size: dictionary_stability([fit.components_ for fit in fits[size]]).stability
+    for size in sizes
 }
 print(
     f"The data have {N_ATOMS} atoms; stability is largest with {max(stability, key=stability.get)}."

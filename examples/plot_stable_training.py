@@ -21,7 +21,9 @@ N_EPOCHS = 5
 
 def problem(snr_db):
     """Return samples, the dictionary that made them, and the start of training."""
-    X, truth, _ = make_dictionary_data(1500, 40, 50, n_nonzero=3, snr_db=snr_db, random_state=0)
+    X, truth, _ = make_dictionary_data(
+        1500, 40, 50, n_nonzero=3, snr_db=snr_db, random_state=0
+    )
     return X, truth, perturb_dictionary(truth, 0.5, random_state=1)
 
 
@@ -56,7 +58,9 @@ varied = {
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), sharey=True, layout="constrained")
 for ax, (name, (values, title)) in zip(axes, varied.items()):
     for value in values:
-        label = value if name != "snr_db" else "none" if value is None else f"{value} dB"
+        label = (
+            value if name != "snr_db" else "none" if value is None else f"{value} dB"
+        )
         options = {} if name == "snr_db" else {name: value}
         curve = errors(*problems[value if name == "snr_db" else None], **options)
         ax.semilogy(curve, "o-", markersize=3, label=label)

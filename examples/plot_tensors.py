@@ -26,7 +26,13 @@ y = torch.tensor(labels, device=device)
 x = x - x.mean(dim=0)
 
 learner = PUDLEDictionaryLearning(
-    96, alpha=0.2, gradient="ae-ls", n_unfoldings=15, max_iter=10, tol=None, random_state=0
+    96,
+    alpha=0.2,
+    gradient="ae-ls",
+    n_unfoldings=15,
+    max_iter=10,
+    tol=None,
+    random_state=0,
 )
 codes = learner.fit_transform(x)
 print(type(codes).__name__, codes.dtype, codes.device, tuple(codes.shape))
@@ -34,7 +40,12 @@ print(type(codes).__name__, codes.dtype, codes.device, tuple(codes.shape))
 # %%
 # After `fit` a learner stores NumPy arrays, so a pickle loads on a machine without a GPU.
 
-print(type(learner.components_).__name__, learner.components_.dtype, "learned on", learner.device_)
+print(
+    type(learner.components_).__name__,
+    learner.components_.dtype,
+    "learned on",
+    learner.device_,
+)
 
 # %%
 # The encoder in a network of your own
@@ -56,7 +67,9 @@ def logits(x):
 
 
 for _ in range(15):
-    for batch in train.nonzero().squeeze(1)[torch.randperm(899, generator=generator)].split(128):
+    for batch in (
+        train.nonzero().squeeze(1)[torch.randperm(899, generator=generator)].split(128)
+    ):
         loss = torch.nn.functional.cross_entropy(logits(x[batch]), y[batch])
         optimizer.zero_grad()
         loss.backward()

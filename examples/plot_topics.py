@@ -33,7 +33,11 @@ print(len(texts), "texts of SciPy", scipy.__version__)
 # are a sparse array, and stay sparse.
 
 words = CountVectorizer(
-    stop_words="english", min_df=5, max_df=0.3, token_pattern="[a-z]{4,}", dtype=np.float64
+    stop_words="english",
+    min_df=5,
+    max_df=0.3,
+    token_pattern="[a-z]{4,}",
+    dtype=np.float64,
 )
 X = words.fit_transform(texts.values())
 print(X.shape, f"{X.nnz / np.prod(X.shape):.1%} of the counts are not zero")

@@ -30,10 +30,18 @@ if TYPE_CHECKING:  # type checkers do not run `__getattr__`, so they read the na
     from skpudle._learners.convolutional.estimator import (
         ConvPUDLEDictionaryLearning as ConvPUDLEDictionaryLearning,
     )
-    from skpudle._learners.counts import CountDictionaryLearning as CountDictionaryLearning
-    from skpudle._learners.noodl import NOODLDictionaryLearning as NOODLDictionaryLearning
-    from skpudle._learners.pudle import PUDLEDictionaryLearning as PUDLEDictionaryLearning
-    from skpudle._learners.sporco import SporcoDictionaryLearning as SporcoDictionaryLearning
+    from skpudle._learners.counts import (
+        CountDictionaryLearning as CountDictionaryLearning,
+    )
+    from skpudle._learners.noodl import (
+        NOODLDictionaryLearning as NOODLDictionaryLearning,
+    )
+    from skpudle._learners.pudle import (
+        PUDLEDictionaryLearning as PUDLEDictionaryLearning,
+    )
+    from skpudle._learners.sporco import (
+        SporcoDictionaryLearning as SporcoDictionaryLearning,
+    )
     from skpudle._learners.supervised import PUDLEClassifier as PUDLEClassifier
     from skpudle._learners.supervised import PUDLERegressor as PUDLERegressor
     from skpudle._nmf.estimator import PoissonNMF as PoissonNMF

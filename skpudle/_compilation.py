@@ -91,7 +91,8 @@ def threads_for(atoms=None, x=None, stride=1):
         n_components, _, *kernel = atoms.shape[-x.ndim :]
         n_skipped = prod(stride) if isinstance(stride, tuple) else stride ** len(kernel)
         work = x.numel() * n_components * prod(kernel) // n_skipped
-    outer, before = _thread.allowed, torch.get_num_threads()
+    outer = _thread.allowed
+    before = torch.get_num_threads()
     _thread.allowed = outer or before
     # With less than 1e7 multiplications in a product a second thread saves no time; 1.7e7 take 304
     # us on one core and 172 us on two. Entrywise functions of the smaller tensors gain no time
@@ -151,8 +152,11 @@ class Loops:
     """
 
     def __init__(self, module):
-        self._module, name = module, module["__name__"]
-        self._functions = [f for f in module.values() if isfunction(f) and f.__module__ == name]
+        self._module = module
+        name = module["__name__"]
+        self._functions = [
+            f for f in module.values() if isfunction(f) and f.__module__ == name
+        ]
 
     # Python calls it for the first function that is used. It compiles all functions of the module
     # and sets them as attributes, so that later uses do not call it.
@@ -167,7 +171,9 @@ class Loops:
         # cache call different copies of the functions, which add up in different orders, and
         # results differ. error_model="numpy" leaves out checks for division by zero; the lasso then
         # takes 0.88 of the time.
-        options = dict(nogil=True, forceinline=True, error_model="numpy", no_cfunc_wrapper=True)
+        options = dict(
+            nogil=True, forceinline=True, error_model="numpy", no_cfunc_wrapper=True
+        )
         options["fastmath"] = {"reassoc", "contract", "nsz", "arcp"}
         for function in self._functions:
             # The wrapper through which Python calls a function takes a tenth of the time of
@@ -225,7 +231,9 @@ class SharedSetting:
     """
 
     def __init__(self, change):
-        self._change, self._lock, self._n_blocks = change, threading.Lock(), 0
+        self._change = change
+        self._lock = threading.Lock()
+        self._n_blocks = 0
 
     def __enter__(self):
         with self._lock:

@@ -13,12 +13,27 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import issparse
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
-from sklearn.utils import _safe_indexing, check_random_state, get_tags, indexable, resample
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    clone,
+)
+from sklearn.utils import (
+    _safe_indexing,
+    check_random_state,
+    get_tags,
+    indexable,
+    resample,
+)
 from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _check_method_params, _estimator_has, check_is_fitted
+from sklearn.utils.validation import (
+    _check_method_params,
+    _estimator_has,
+    check_is_fitted,
+)
 
 from skpudle._data.arrays import host_array, warn
 from skpudle._learners.parameters import fits, sets_parameters
@@ -31,9 +46,16 @@ def seed_clone(estimator, random_state):
     Every parameter ``random_state`` of the estimator, and of estimators inside it, gets a seed that
     is drawn from ``random_state``, a seed or RandomState.
     """
-    estimator, random_state = clone(estimator), check_random_state(random_state)
-    names = [name for name in estimator.get_params() if name.split("__")[-1] == "random_state"]
-    seeds = {name: random_state.randint(np.iinfo(np.int32).max) for name in sorted(names)}
+    estimator = clone(estimator)
+    random_state = check_random_state(random_state)
+    names = [
+        name
+        for name in estimator.get_params()
+        if name.split("__")[-1] == "random_state"
+    ]
+    seeds = {
+        name: random_state.randint(np.iinfo(np.int32).max) for name in sorted(names)
+    }
     return estimator.set_params(**seeds)
 
 
@@ -56,7 +78,8 @@ def _measure_isolation(replicates):  # -> list of (n_components,)
     """
     # The number of neighbours, 0.3 times the number of replicates, is that of consensus NMF: an
     # atom that most replicates find has this many near neighbours.
-    everything, n_nearest = np.concatenate(replicates), max(1, int(0.3 * len(replicates)))
+    everything = np.concatenate(replicates)
+    n_nearest = max(1, int(0.3 * len(replicates)))
     distances = []
     for atoms in replicates:
         # The largest cosine is left out, since it is the cosine of the atom with itself. An atom of
@@ -91,11 +114,13 @@ def _find_consensus(replicates):
     """
     isolation = _measure_isolation(replicates)
     medoid = int(np.argmin([distances.mean() for distances in isolation]))
-    reference, indices = replicates[medoid], None
+    reference = replicates[medoid]
+    indices = None
     # Atoms are matched with the reference, and the reference becomes the median of the matches,
     # until no match changes: usually after two or three iterations, and 20 are the limit.
     for _ in range(20):
-        before, indices = indices, np.full((len(replicates), len(reference)), -1)
+        before = indices
+        indices = np.full((len(replicates), len(reference)), -1)
         # ``aligned`` has the matched atoms of each replicate, with the order and the signs of the
         # reference, and zeros where an atom of the reference has no match.
         aligned = np.zeros((*indices.shape, reference.shape[1]))
@@ -119,7 +144,9 @@ def _find_consensus(replicates):
 
 
 @sets_parameters(estimator=[HasMethods(["fit", "transform"])])
-class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class ConsensusDictionary(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """The dictionary on which many fits of an estimator agree, and how stable each atom is.
 
     Fits of a dictionary end in local minima, so some atoms are accidents of the seed or of the
@@ -261,28 +288,44 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             If all replicates are the same, so that their agreement has no meaning.
         """
         random_state = check_random_state(self.random_state)
-        parts = [None] * self.n_replicates  # for each replicate indices of samples, None for all
+        parts = [
+            None
+        ] * self.n_replicates  # for each replicate indices of samples, None for all
         if self.resample != "seeds":
             (X,) = indexable(X if issparse(X) else host_array(X))
-            n, is_half = np.shape(X)[0], self.resample == "halves"
+            n = np.shape(X)[0]
+            is_half = self.resample == "halves"
             how = dict(replace=not is_half, n_samples=(n + 1) // 2 if is_half else n)
-            parts = [resample(np.arange(n), random_state=random_state, **how) for _ in parts]
+            parts = [
+                resample(np.arange(n), random_state=random_state, **how) for _ in parts
+            ]
         fitted = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fit_rows)(seed_clone(self.estimator, random_state), X, fit_params, rows)
+            delayed(_fit_rows)(
+                seed_clone(self.estimator, random_state), X, fit_params, rows
+            )
             for rows in parts
         )
         self.replicates_ = [np.asarray(host_array(one.components_)) for one in fitted]
         first = self.replicates_[0]
         if all(np.array_equal(atoms, first) for atoms in self.replicates_[1:]):
-            warn("All replicates are equal, whatever their seeds. Pass resample='bootstrap'.")
-        flat = [atoms.reshape(len(atoms), -1).astype(np.float64) for atoms in self.replicates_]
+            warn(
+                "All replicates are equal, whatever their seeds. Pass resample='bootstrap'."
+            )
+        flat = [
+            atoms.reshape(len(atoms), -1).astype(np.float64)
+            for atoms in self.replicates_
+        ]
         replicates = [unit_atoms(atoms) for atoms in flat]
         # Stability by chance comes from the same computation with random atoms instead of the atoms
         # of each replicate. Its seed is fixed, so that the replicates alone determine the result.
-        found, rng = _find_consensus(replicates), np.random.RandomState(0)
+        found = _find_consensus(replicates)
+        rng = np.random.RandomState(0)
         medoid, units, self.matches_, dense, self.stability_ = found
-        *_, by_chance = _find_consensus([recombine_atoms(atoms, rng) for atoms in replicates])
-        self.chance_stability_, self.n_agreeing_ = float(by_chance.mean()), dense.sum(axis=0)
+        *_, by_chance = _find_consensus(
+            [recombine_atoms(atoms, rng) for atoms in replicates]
+        )
+        self.chance_stability_ = float(by_chance.mean())
+        self.n_agreeing_ = dense.sum(axis=0)
         # ``units`` have norm 1. Each atom gets the median of the norms of its matches; an atom
         # without a match in a replicate has NaN there.
         norms = [
@@ -290,8 +333,12 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             for atoms, i in zip(flat, self.matches_, strict=True)
         ]
         components = units * np.nanmedian(norms, axis=0)[:, None]
-        components = components.reshape(self.replicates_[medoid].shape).astype(first.dtype)
-        self.estimator_ = self._with_components(fitted[medoid], components, X, fit_params)
+        components = components.reshape(self.replicates_[medoid].shape).astype(
+            first.dtype
+        )
+        self.estimator_ = self._with_components(
+            fitted[medoid], components, X, fit_params
+        )
         self.components_ = self.estimator_.components_
         return self
 
@@ -310,7 +357,9 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 given["fit_intercept"] = True
             return clone(medoid).set_params(**given).fit(X, **fit_params)
         medoid.components_ = components
-        if hasattr(medoid, "mixing_"):  # `inverse_transform` of FastICA uses it, not the components
+        if hasattr(
+            medoid, "mixing_"
+        ):  # `inverse_transform` of FastICA uses it, not the components
             medoid.mixing_ = np.linalg.pinv(components)
         return medoid
 
@@ -396,7 +445,9 @@ class ConsensusDictionary(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         return len(self.estimator_.get_feature_names_out())
 
     def __sklearn_tags__(self):
-        tags, own = super().__sklearn_tags__(), get_tags(self.estimator)
-        tags.input_tags, tags.transformer_tags = own.input_tags, own.transformer_tags
+        tags = super().__sklearn_tags__()
+        own = get_tags(self.estimator)
+        tags.input_tags = own.input_tags
+        tags.transformer_tags = own.transformer_tags
         tags.non_deterministic = own.non_deterministic
         return tags

@@ -41,7 +41,9 @@ class Found(NamedTuple):
         """
         return encode_samples(self.learner, self.prepare(X))
 
-    def to_data(self, rows):  # (n, n_features of the learner) -> (n, n_features of the data)
+    def to_data(
+        self, rows
+    ):  # (n, n_features of the learner) -> (n, n_features of the data)
         """Return atoms, or any differences of rows, in the features of the user's data.
 
         An offset of a step, such as the mean of `StandardScaler`, does not shift differences. So
@@ -55,13 +57,19 @@ class Found(NamedTuple):
             with np.errstate(all="ignore"):
                 for step in reversed(self.steps):
                     undone = step.inverse_transform(undone)
-        except (AttributeError, ValueError):  # a step without an inverse, or one that refuses rows
+        except (
+            AttributeError,
+            ValueError,
+        ):  # a step without an inverse, or one that refuses rows
             return rows
         # An affine inverse maps 0, r and 2 r to b, A r + b and 2 A r + b: so A r is the second less
         # the first, and the third shows whether the inverse is affine.
         origin, once, twice = np.split(np.asarray(undone), 3)
-        once, twice = once - origin, twice - origin
-        tolerance = 1e-3 * np.abs(twice).max(initial=0)  # well above rounding errors of float32
+        once = once - origin
+        twice = twice - origin
+        tolerance = 1e-3 * np.abs(twice).max(
+            initial=0
+        )  # well above rounding errors of float32
         return once if np.allclose(twice, 2 * once, rtol=0, atol=tolerance) else rows
 
     def atoms(self):  # -> (n_components, ...)
@@ -113,7 +121,9 @@ def check_learner_of_rows(learner):
     return learner
 
 
-def read_samples(learner, X):  # -> (n_samples, n_features), or list of (n_channels, *size)
+def read_samples(
+    learner, X
+):  # -> (n_samples, n_features), or list of (n_channels, *size)
     """Return the samples ``X`` as arrays, checked as a fitted learner checks them.
 
     The result is a matrix for a learner of rows, and a list of images or signals, channels first,
@@ -121,7 +131,8 @@ def read_samples(learner, X):  # -> (n_samples, n_features), or list of (n_chann
     """
     if not hasattr(learner, "atom_shape"):
         return to_numpy(to_tensor(check_rows(open_source(X).array(), allow_nan=True)))
-    n_axes, known = np.size(learner.atom_shape), learner.components_.shape[1:]
+    n_axes = np.size(learner.atom_shape)
+    known = learner.components_.shape[1:]
     options = dict(n_channels=known[-1] if len(known) > n_axes else 1, allow_nan=True)
     images = read_images(X, n_axes, channels_first=learner.channels_first, **options)
     return [to_numpy(image) for image in images.singles()]
@@ -146,9 +157,13 @@ def encode_samples(learner, X, **of_rows):  # -> (n_codes, n_components), (n_cod
             codes = codes[:, :p] - codes[:, p:]
         has_rows = getattr(learner, "n_features_in_", None) is not None
         # For a single image or signal `transform` returns codes without an axis of images.
-        is_one = not has_rows and codes.ndim == 1 + np.size(getattr(learner, "atom_shape", ()))
+        is_one = not has_rows and codes.ndim == 1 + np.size(
+            getattr(learner, "atom_shape", ())
+        )
         maps = codes.reshape(1 if is_one else len(codes), -1, p)
-    return np.concatenate(maps), np.repeat(np.arange(len(maps)), [len(of_one) for of_one in maps])
+    return np.concatenate(maps), np.repeat(
+        np.arange(len(maps)), [len(of_one) for of_one in maps]
+    )
 
 
 def encode_parts(learner, X, n_rows=8192, *, exposure=None, allow_nan=False):
@@ -159,7 +174,9 @@ def encode_parts(learner, X, n_rows=8192, *, exposure=None, allow_nan=False):
     Missing entries, NaN, raise ValueError unless ``allow_nan``.
     """
     for part in open_source(X).parts(n_rows):
-        rows = host_array(check_rows(part, allow_nan=allow_nan)).astype(np.float64, copy=False)
+        rows = host_array(check_rows(part, allow_nan=allow_nan)).astype(
+            np.float64, copy=False
+        )
         of_rows = {}
         if exposure is not None:
             of_rows["exposure"], exposure = np.split(exposure, [len(rows)])

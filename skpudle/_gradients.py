@@ -56,7 +56,9 @@ def average(values, weight):  # (n,), weights (n,) or None -> scalar
     """Return the mean of ``values`` over samples, with their weights; 0 if all weights are 0."""
     if weight is None:
         return values.mean()
-    return (values * weight).sum() / weight.sum().clamp_min(torch.finfo(values.dtype).tiny)
+    return (values * weight).sum() / weight.sum().clamp_min(
+        torch.finfo(values.dtype).tiny
+    )
 
 
 # the penalty lambda |z|_1 of each sample's codes (n, n_components, ...), as a tensor (n,)
@@ -64,7 +66,9 @@ def _penalties(z, penalty):
     return penalty * z.abs().flatten(1).sum(1)
 
 
-def _evaluate(dictionary, batch, encoder, loss=_SQUARED, through_encoder=True):  # -> codes, losses
+def _evaluate(
+    dictionary, batch, encoder, loss=_SQUARED, through_encoder=True
+):  # -> codes, losses
     """Encode a batch; return the codes (n, n_components) and the loss of each sample (n,).
 
     All rules use it, see `_rule_of_objective` for the arguments. Without ``through_encoder`` the
@@ -78,7 +82,14 @@ def _evaluate(dictionary, batch, encoder, loss=_SQUARED, through_encoder=True): 
 
 @in_own_precision
 def _rule_of_objective(
-    dictionary, batch, *, encoder, penalty, through_encoder=True, penalised=True, loss=_SQUARED
+    dictionary,
+    batch,
+    *,
+    encoder,
+    penalty,
+    through_encoder=True,
+    penalised=True,
+    loss=_SQUARED,
 ):
     r"""Evaluate a rule that differentiates an objective: ``ae-ls``, ``ae-lasso`` or ``dec``.
 
@@ -108,11 +119,14 @@ def _rule_of_objective(
         The scalar to differentiate, the objective, the losses and the codes.
     """
     z, losses = _evaluate(dictionary, batch, encoder, loss, through_encoder)
-    surrogate = average(losses + _penalties(z, penalty) if penalised else losses, batch.weight)
+    surrogate = average(
+        losses + _penalties(z, penalty) if penalised else losses, batch.weight
+    )
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
-ae_ls, ae_lasso = partial(_rule_of_objective, penalised=False), partial(_rule_of_objective)
+ae_ls = partial(_rule_of_objective, penalised=False)
+ae_lasso = partial(_rule_of_objective)
 # `dec` keeps the penalty, so that its objective has it, too; the gradient has no term of the
 # penalty, since the codes are constants
 dec = partial(_rule_of_objective, through_encoder=False)
@@ -174,7 +188,8 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, **settings):
     evaluation : Evaluation
         Objective, losses and codes, without a graph of autograd.
     """
-    offered, through = getattr(encoder, "gradient", None), _THROUGH_LASSO.get(rule)
+    offered = getattr(encoder, "gradient", None)
+    through = _THROUGH_LASSO.get(rule)
     if not (offered is None or through is None or batch.weight is not None):
         found = offered(atoms.detach(), batch.x, batch.mask, through_encoder=through)
         if found is not None:

@@ -28,11 +28,15 @@ def _weigh(estimator, weight):  # -> dict, parameters of fit
     steps = getattr(estimator, "steps", [])
     takes = [name for name, step in steps if has_fit_parameter(step, "sample_weight")]
     if not takes or takes[-1] != steps[-1][0]:
-        return {"sample_weight": weight}  # without support the estimator raises an error
+        return {
+            "sample_weight": weight
+        }  # without support the estimator raises an error
     return {f"{name}__sample_weight": weight for name in takes}
 
 
-@sets_parameters(estimator=[HasMethods(["fit", "transform", "inverse_transform"]), None])
+@sets_parameters(
+    estimator=[HasMethods(["fit", "transform", "inverse_transform"]), None]
+)
 class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Fill missing values by patterns that samples share.
 
@@ -85,7 +89,10 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """
 
     def __init__(
-        self, estimator: Any = None, *, random_state: int | np.random.RandomState | None = None
+        self,
+        estimator: Any = None,
+        *,
+        random_state: int | np.random.RandomState | None = None,
     ) -> None:
         """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
@@ -104,7 +111,9 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         validate_data(self, X, reset=reset, skip_check_array=True)
         return rows
 
-    def fit(self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(
+        self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Learn the dictionary.
 
         Parameters
@@ -133,7 +142,9 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if len(unknown):
             listing = listed(unknown.tolist(), getattr(self, "feature_names_in_", None))
             raise ValueError(f"Features {listing} have no known value. Leave them out.")
-        default = make_pipeline(StandardScaler(), PUDLEDictionaryLearning("auto", random_state=0))
+        default = make_pipeline(
+            StandardScaler(), PUDLEDictionaryLearning("auto", random_state=0)
+        )
         learner = clone(default if self.estimator is None else self.estimator)
         if self.random_state is not None:
             learner = seed_clone(learner, self.random_state)
@@ -148,8 +159,12 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         # samples: then the learner fills the gaps.
         names = ("size_path_", "penalty_path_") if self.estimator is None else ()
         paths = filter(None, (getattr(learner[-1], name, None) for name in names))
-        self._predicts = not any(np.max(path.score - path.tolerance) <= 0 for path in paths)
-        self.means_ = StandardScaler(with_std=False).fit(X, sample_weight=sample_weight).mean_
+        self._predicts = not any(
+            np.max(path.score - path.tolerance) <= 0 for path in paths
+        )
+        self.means_ = (
+            StandardScaler(with_std=False).fit(X, sample_weight=sample_weight).mean_
+        )
         return self
 
     def transform(self, X: ArrayLike) -> np.ndarray:
@@ -172,9 +187,12 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ValueError
             If the samples are invalid or have other features than in `fit`.
         """
-        check_is_fitted(self, "means_")  # the last attribute that fit sets, so fit was completed
+        check_is_fitted(
+            self, "means_"
+        )  # the last attribute that fit sets, so fit was completed
         X = self._read(X, reset=False)
-        filled, gaps = X.copy(), np.isnan(X)
+        filled = X.copy()
+        gaps = np.isnan(X)
         rows = gaps.any(axis=1)  # complete rows are not coded, to save time
         if rows.any():
             codes = self.estimator_.transform(X[rows])

@@ -25,7 +25,9 @@ _REPEATED_SAMPLE = 1e-6
 INITIALIZATIONS = "data", "random", "svd", "vertices"
 
 
-def leading_directions(x, n):  # (n_samples, n_features) -> (at most n, n_features), float64
+def leading_directions(
+    x, n
+):  # (n_samples, n_features) -> (at most n, n_features), float64
     """Return the ``n`` leading right singular vectors of ``x``, or fewer if its rank is smaller.
 
     For `vertices` and for initial atoms. The vectors are rows of norm 1, orthogonal to each other,
@@ -62,20 +64,30 @@ def vertices(x, n_components, weight=None):
         of the samples taken.
     """
     (n, m), given = x.shape, x.double()
-    weight = given.new_ones(n) if weight is None else weight.to(given) / weight.to(given).mean()
+    weight = (
+        given.new_ones(n)
+        if weight is None
+        else weight.to(given) / weight.to(given).mean()
+    )
     basis = leading_directions(weight[:, None].sqrt() * given, n_components)
     rows = given @ basis.mT
     squares = rows.square().sum(1)
     outside = float(weight @ given.square().sum(1) - weight @ squares)
     # the expected squared norm of a projected sample's noise, by the variance of the noise outside
     # of the leading singular vectors
-    noise = n_components * max(outside, 0.0) / max((n - n_components) * (m - n_components), 1)
+    noise = (
+        n_components
+        * max(outside, 0.0)
+        / max((n - n_components) * (m - n_components), 1)
+    )
     # Samples are divided by their brightness, because otherwise bright mixtures would be taken for
     # pure samples: if the brightness varies by 60 %, the mean angle of the vertices to the planted
     # atoms would be 7 degrees instead of 0.4. Ten times `noise` is added to the square of the
     # brightness, so that dim samples, which are mostly noise, stay short and are not chosen. With 1
     # or 1000 times `noise` the angle changes by 0.2 degrees.
-    along = (rows @ torch.nn.functional.normalize(weight @ rows, dim=0)).square() + 10 * noise
+    along = (
+        rows @ torch.nn.functional.normalize(weight @ rows, dim=0)
+    ).square() + 10 * noise
     along = torch.maximum(along, _REPEATED_SAMPLE**2 * squares)
     seen = rows / along.sqrt()[:, None].clamp_min(torch.finfo(rows.dtype).tiny)
     taken = []
@@ -109,9 +121,12 @@ def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of
     if weight is None:
         order = torch.randperm(len(rows), generator=generator, device="cpu")
     else:
-        waiting = torch.empty(len(rows), dtype=torch.float64).exponential_(generator=generator)
+        waiting = torch.empty(len(rows), dtype=torch.float64).exponential_(
+            generator=generator
+        )
         order = (waiting / weight[rows].double().cpu()).argsort()
-    rows, atoms = rows[order.to(rows.device)], x[:0]
+    rows = rows[order.to(rows.device)]
+    atoms = x[:0]
     for block in rows.split(max(2 * n_components, 64)):
         if len(atoms) < n_components:
             new = project_atoms(x[block])
@@ -119,7 +134,9 @@ def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of
             known = (new @ atoms.mT).abs()
             new = new[~((among > same).any(0) | (known > same).any(1))]
             atoms = torch.cat([atoms, new])[:n_components]
-    return torch.cat([atoms, project_atoms(_random(x, n_components - len(atoms), generator))])
+    return torch.cat(
+        [atoms, project_atoms(_random(x, n_components - len(atoms), generator))]
+    )
 
 
 # random directions as initial atoms (n_components, m): normal numbers in the dtype and on the
@@ -163,4 +180,6 @@ def initial_atoms(x, n_components, method, generator, *, weight=None):
             found = leading_directions(scaled, n_components).to(x)
         elif method == "vertices":
             found = vertices(x, min(n_components, *x.shape), weight)
-        return torch.cat([found, _data(x, n_components - len(found), generator, weight)])
+        return torch.cat(
+            [found, _data(x, n_components - len(found), generator, weight)]
+        )

@@ -203,7 +203,9 @@ class FromMeans:
     """
 
     def __init__(self, loss):
-        self._loss, self._reference, self._sums = loss, None, 0.0
+        self._loss = loss
+        self._reference = None
+        self._sums = 0.0
 
     def add(self, samples):  # Samples -> FromMeans
         """Add the known entries of a batch, with the weights of samples; return this object.
@@ -211,9 +213,11 @@ class FromMeans:
         ``samples.x`` are the data (n, n_features), and ``samples.target`` is the exposure of the
         samples, of a shape that broadcasts against the data; None stands for 1.
         """
-        x, exposure = samples.x, 1.0 if samples.target is None else samples.target
+        x = samples.x
+        exposure = 1.0 if samples.target is None else samples.target
         known = torch.ones_like(x) if samples.mask is None else samples.mask
-        x, known = x / exposure, samples.weigh(known) * exposure
+        x = x / exposure
+        known = samples.weigh(known) * exposure
         # The reference of a column is its least entry in the first batch. A constant column then
         # has a deviance of exactly zero, because all its entries equal the reference.
         if self._reference is None:

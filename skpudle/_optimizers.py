@@ -14,7 +14,9 @@ from functools import partial
 
 import torch
 
-_ATOMS_AT_ONCE = 128  # number of atoms that `SurrogateOptimizer` changes together, as a block
+_ATOMS_AT_ONCE = (
+    128  # number of atoms that `SurrogateOptimizer` changes together, as a block
+)
 _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
@@ -27,10 +29,13 @@ class Optimizer:
     """
 
     def __init__(self, atoms, project, n_free=0):
-        self._project, self._n_free = project, n_free
+        self._project = project
+        self._n_free = n_free
         # The atoms must be in row-major order, as gradients and state are: fused optimisers of
         # torch ignore strides, and would mix up the entries of tensors in different orders.
-        self.atoms = torch.nn.Parameter(self._constrain(atoms.contiguous()).contiguous())
+        self.atoms = torch.nn.Parameter(
+            self._constrain(atoms.contiguous()).contiguous()
+        )
 
     def _constrain(self, block, n_after=0):
         """Project a block of successive rows of the atoms, after which ``n_after`` rows follow.
@@ -80,7 +85,9 @@ class GradientOptimizer(Optimizer):
         Further keyword arguments of ``make``.
     """
 
-    def __init__(self, atoms, make, project, n_free=0, *, learning_rate, unit=1.0, **params):
+    def __init__(
+        self, atoms, make, project, n_free=0, *, learning_rate, unit=1.0, **params
+    ):
         super().__init__(atoms, project, n_free)
         self._unit = unit
         self._optimizer = make([self.atoms], lr=learning_rate, **params)
@@ -162,7 +169,9 @@ class SurrogateOptimizer(Optimizer):
     2009, section 3.4 for the forgetting.
     """
 
-    forgetting, anchor, n_inner = 15.0, 0.5, 3
+    forgetting = 15.0
+    anchor = 0.5
+    n_inner = 3
 
     def __init__(self, atoms, project, n_free=0, *, curvature=1.0):
         super().__init__(atoms, project, n_free)
@@ -180,7 +189,9 @@ class SurrogateOptimizer(Optimizer):
         # number of updates to the host, which reads it in each update, and the other tensors to the
         # device of the atoms.
         fresh = self._fresh_state()
-        self._state = {name: state.get(name, v).to(v, copy=True) for name, v in fresh.items()}
+        self._state = {
+            name: state.get(name, v).to(v, copy=True) for name, v in fresh.items()
+        }
 
     @torch.no_grad()
     def update(self, gradient, codes, *, weight=None, total=None):
@@ -199,18 +210,26 @@ class SurrogateOptimizer(Optimizer):
             have a part of the batch each; ``gradient`` is then the mean over all samples of all
             processes.
         """
-        atoms, state = self.atoms, self._state
-        n_samples, n_used = codes.new_full((), len(codes)), (codes != 0).sum()
+        atoms = self.atoms
+        state = self._state
+        n_samples = codes.new_full((), len(codes))
+        n_used = (codes != 0).sum()
         if weight is not None:
-            n_samples, n_used = weight.sum(), (weight[:, None] * (codes != 0)).sum()
+            n_samples = weight.sum()
+            n_used = (weight[:, None] * (codes != 0)).sum()
             codes = codes * weight[:, None].sqrt()
-        curvature, pull = codes.mT @ codes, codes.mT @ (codes @ atoms)
+        curvature = codes.mT @ codes
+        pull = codes.mT @ (codes @ atoms)
         parts = n_samples, n_used, codes.square().sum(), curvature, pull
-        n_samples, n_used, energy, curvature, pull = parts if total is None else total(*parts)
+        n_samples, n_used, energy, curvature, pull = (
+            parts if total is None else total(*parts)
+        )
         keep = self._age(n_samples)
         state["uses"] = keep * state["uses"] + torch.stack([energy, n_used.to(energy)])
         state["curvature"].mul_(keep).add_(curvature)
-        state["pull"].mul_(keep).add_(pull).sub_(n_samples * gradient, alpha=self._per_curvature)
+        state["pull"].mul_(keep).add_(pull).sub_(
+            n_samples * gradient, alpha=self._per_curvature
+        )
         # mean square of the nonzero codes so far; 0 / 0 is NaN if there were none
         one_use = (state["uses"][0] / state["uses"][1]).nan_to_num(0.0)
         atoms.copy_(self._minimize(atoms, self.anchor * one_use))
@@ -232,13 +251,17 @@ class SurrogateOptimizer(Optimizer):
         exponent = exponent.clamp_min(3.0).clamp_max(self.forgetting)
         return (1 - 1 / n_updates) ** (share * exponent)
 
-    def _minimize(self, now, weight):  # (n_components, n_features), scalar -> the same as now
+    def _minimize(
+        self, now, weight
+    ):  # (n_components, n_features), scalar -> the same as now
         """Return atoms with a lower value of the quadratic model, by one sweep over all atoms.
 
         The sweep takes block after block, and each block uses the new values of earlier blocks.
         ``now`` are the atoms before the update, and ``weight`` is rho of the model.
         """
-        atoms, curvature, pull = now.clone(), self._state["curvature"], self._state["pull"]
+        atoms = now.clone()
+        curvature = self._state["curvature"]
+        pull = self._state["pull"]
         for first in range(0, len(atoms), _ATOMS_AT_ONCE):
             rows = slice(first, min(first + _ATOMS_AT_ONCE, len(atoms)))
             inner = curvature[rows, rows].clone()
@@ -263,7 +286,8 @@ class SurrogateOptimizer(Optimizer):
                 if i:
                     slope.addmm_(inner, block - before, alpha=-1)
                 moved = torch.addcmul(block, steps, slope)
-                before, block = block, self._constrain(moved, len(atoms) - rows.stop)
+                before = block
+                block = self._constrain(moved, len(atoms) - rows.stop)
             atoms[rows] = block
         return atoms
 
@@ -292,7 +316,9 @@ class SurrogateOptimizer(Optimizer):
         }
 
 
-def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature=1.0, n_free=0):
+def make_optimizer(
+    name, atoms, project, *, learning_rate, data_scale, curvature=1.0, n_free=0
+):
     """Return the optimiser that a learner's parameter ``optimizer`` names, for the given atoms.
 
     Parameters
@@ -328,19 +354,24 @@ def make_optimizer(name, atoms, project, *, learning_rate, data_scale, curvature
     if name == "surrogate":
         return SurrogateOptimizer(atoms, project, n_free, curvature=curvature)
     make = _NAMED[name] if isinstance(name, str) else name
-    kind, given = (make.func, make.keywords) if isinstance(make, partial) else (make, {})
+    kind, given = (
+        (make.func, make.keywords) if isinstance(make, partial) else (make, {})
+    )
     if learning_rate is not None and "lr" in given:
         raise ValueError(
             f"optimizer={name!r:.200} has an lr. Pass it as the learner's learning_rate instead."
         )
     # None comes from learners without a parameter `learning_rate`; the callable's `lr` then counts
-    rate, extra = given.get("lr", 1e-3) if learning_rate is None else learning_rate, {}
+    rate = given.get("lr", 1e-3) if learning_rate is None else learning_rate
+    extra = {}
     if kind is torch.optim.Adam:
         # Gradients are divided by `unit`, because Adam squares them, and squares could leave the
         # range of float32. Adam is fused, which is fastest, unless the user has chosen by `fused`
         # or `foreach`; torch raises an error if both are True.
         unit = data_scale or 1.0
         extra = {"unit": unit}
-        extra |= {key: given[key] / unit for key in given.keys() & {"eps", "weight_decay"}}
+        extra |= {
+            key: given[key] / unit for key in given.keys() & {"eps", "weight_decay"}
+        }
         extra |= {} if "fused" in given else {"fused": "foreach" not in given}
     return GradientOptimizer(atoms, make, project, n_free, learning_rate=rate, **extra)

@@ -21,7 +21,9 @@ from skpudle._compilation import SharedSetting, threads_for
 F = TypeVar("F", bound=Callable)
 
 # the kinds of device for which this torch has autocast
-_AUTOCAST = [d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)]
+_AUTOCAST = [
+    d for d in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(d)
+]
 
 # The objects of torch that hold the setting ``fp32_precision`` of products of matrices, for CUDA
 # and for the CPU. They have it since torch 2.9; before, all products share one setting, and the
@@ -41,10 +43,14 @@ def _compute_in_full():
         torch.set_float32_matmul_precision("highest")
         return lambda: torch.set_float32_matmul_precision(shared)
     before = [(backend, backend.fp32_precision) for backend in _BACKENDS]
-    reduced = [(backend, value) for backend, value in before if value in ("tf32", "bf16")]
+    reduced = [
+        (backend, value) for backend, value in before if value in ("tf32", "bf16")
+    ]
     for backend, _ in reduced:
         backend.fp32_precision = "ieee"
-    return lambda: [setattr(backend, "fp32_precision", value) for backend, value in reduced]
+    return lambda: [
+        setattr(backend, "fp32_precision", value) for backend, value in reduced
+    ]
 
 
 # inside ``with _full_products`` products of float32 matrices have full precision, in all threads
@@ -107,7 +113,9 @@ def kept_by_autograd(x):
 
     Autograd raises an error if it has to save a tensor that was made in inference mode.
     """
-    return x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
+    return (
+        x.clone() if x.is_inference() and not torch.is_inference_mode_enabled() else x
+    )
 
 
 def differentiable_once(backward):

@@ -68,7 +68,11 @@ def shrink(v, level, name, *, positive=False):
     """
     if not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
         return SHRINKAGES[name](v, level, positive=positive)
-    v = torch.where(v.abs() < level, 0.0, v) if name == "hard" else v - v.clamp(-level, level)
+    v = (
+        torch.where(v.abs() < level, 0.0, v)
+        if name == "hard"
+        else v - v.clamp(-level, level)
+    )
     return v.clamp_min(0) if positive else v
 
 
@@ -95,5 +99,7 @@ def shrinkage_function(name, *, positive=False):
         If ``name`` is not a known shrinkage.
     """
     if name not in SHRINKAGES:
-        raise ValueError(f"Unknown shrinkage {name!r}. Pass one of {sorted(SHRINKAGES)}.")
+        raise ValueError(
+            f"Unknown shrinkage {name!r}. Pass one of {sorted(SHRINKAGES)}."
+        )
     return partial(SHRINKAGES[name], positive=positive)

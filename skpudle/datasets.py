@@ -31,7 +31,17 @@ __all__ = [
     "perturb_dictionary",
 ]
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    ".bmp",
+    ".jpeg",
+    ".jpg",
+    ".pgm",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
 
 
 def make_dictionary_data(
@@ -97,28 +107,38 @@ def make_dictionary_data(
     Examples
     --------
     >>> from skpudle.datasets import make_dictionary_data
-    >>> data, dictionary, code = make_dictionary_data(50, 20, 30, n_nonzero=3, random_state=0)
+    >>> data, dictionary, code = make_dictionary_data(
+    ...     50, 20, 30, n_nonzero=3, random_state=0
+    ... )
     >>> data.shape, dictionary.shape, code.shape
     ((50, 20), (30, 20), (50, 30))
     """
     random_state = check_random_state(random_state)
     if dictionary is None:
-        dictionary = random_state.standard_normal((n_components or 150, n_features or 100))
+        dictionary = random_state.standard_normal(
+            (n_components or 150, n_features or 100)
+        )
         dictionary /= np.linalg.norm(dictionary, axis=1, keepdims=True)
     dictionary = check_array(dictionary, dtype=np.float64, input_name="dictionary")
     wanted = n_components or len(dictionary), n_features or dictionary.shape[1]
     if wanted != dictionary.shape:
-        raise ValueError(f"dictionary has shape {dictionary.shape}, not {wanted}. Leave sizes out.")
+        raise ValueError(
+            f"dictionary has shape {dictionary.shape}, not {wanted}. Leave sizes out."
+        )
     # A uniformly drawn subset of the atoms for each sample: every atom gets a random key, and the
     # atoms with the n_nonzero smallest keys are taken.
     keys = random_state.random_sample((n_samples, len(dictionary)))
-    supports = np.sort(np.argpartition(keys, n_nonzero - 1, axis=1)[:, :n_nonzero], axis=1)
+    supports = np.sort(
+        np.argpartition(keys, n_nonzero - 1, axis=1)[:, :n_nonzero], axis=1
+    )
     values = random_state.uniform(*amplitude, size=supports.shape)
     n_signs = {"entry": n_nonzero, "sample": 1, None: 0}[sign]
     if n_signs:
         values *= random_state.choice([-1.0, 1.0], size=(n_samples, n_signs))
     rows = np.arange(0, supports.size + 1, n_nonzero)
-    code = csr_array((values.ravel(), supports.ravel(), rows), shape=(n_samples, len(dictionary)))
+    code = csr_array(
+        (values.ravel(), supports.ravel(), rows), shape=(n_samples, len(dictionary))
+    )
     data = code @ dictionary
     if snr_db is not None:
         noise = random_state.standard_normal(data.shape)
@@ -128,7 +148,10 @@ def make_dictionary_data(
 
 
 def perturb_dictionary(
-    dictionary: ArrayLike, tau: float, *, random_state: int | np.random.RandomState | None = None
+    dictionary: ArrayLike,
+    tau: float,
+    *,
+    random_state: int | np.random.RandomState | None = None,
 ) -> np.ndarray:
     r"""Add Gaussian noise to a dictionary: the initial dictionary of the published experiments.
 
@@ -199,8 +222,14 @@ def load_gray_images(folder: str | PathLike[str] | None = None) -> list[np.ndarr
     ImportError
         If Pillow is not installed.
     """
-    folder = Path(sklearn.datasets.__file__).parent / "images" if folder is None else Path(folder)
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    folder = (
+        Path(sklearn.datasets.__file__).parent / "images"
+        if folder is None
+        else Path(folder)
+    )
+    paths = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES
+    )
     return [_read_gray(path) for path in paths]
 
 
@@ -247,19 +276,33 @@ def extract_patches(
     """
     random_state = check_random_state(random_state)
     height, width = patch_size
-    images = [check_array(as_fractions(x), dtype=np.float64, input_name="image") for x in images]
-    images = [image for image in images if image.shape[0] >= height and image.shape[1] >= width]
-    windows = [np.lib.stride_tricks.sliding_window_view(image, patch_size) for image in images]
+    images = [
+        check_array(as_fractions(x), dtype=np.float64, input_name="image")
+        for x in images
+    ]
+    images = [
+        image
+        for image in images
+        if image.shape[0] >= height and image.shape[1] >= width
+    ]
+    windows = [
+        np.lib.stride_tricks.sliding_window_view(image, patch_size) for image in images
+    ]
     # The positions of patches are numbered through all images: those of image i are the numbers
     # from starts[i] to starts[i + 1] - 1.
     starts = np.cumsum([0, *(math.prod(window.shape[:2]) for window in windows)])
     places = np.arange(starts[-1])
     if n_patches is not None:
-        places = sample_without_replacement(len(places), n_patches, random_state=random_state)
-    patches, number = np.empty((len(places), height, width)), starts.searchsorted(places, "right")
+        places = sample_without_replacement(
+            len(places), n_patches, random_state=random_state
+        )
+    patches = np.empty((len(places), height, width))
+    number = starts.searchsorted(places, "right")
     for i, window in enumerate(windows):
         inside = number == i + 1
-        patches[inside] = window[np.unravel_index(places[inside] - starts[i], window.shape[:2])]
+        patches[inside] = window[
+            np.unravel_index(places[inside] - starts[i], window.shape[:2])
+        ]
     patches = patches.reshape(len(places), -1)
     if center:
         # A patch of one grey level has to become exactly zero: rounding errors of its mean would be

@@ -59,7 +59,9 @@ def _autocorrelation(atom, stride):  # (length[, n_channels]) -> (n_shifts,)
     return products / (products[0] or 1.0)
 
 
-def _merge(codes, correlation):  # (n_positions,), (n_shifts,) -> yields positions, amplitudes
+def _merge(
+    codes, correlation
+):  # (n_positions,), (n_shifts,) -> yields positions, amplitudes
     """Merge an atom's neighbouring codes in one signal into events; yield the largest codes first.
 
     ``codes`` (n_positions,) are the atom's codes, and ``correlation`` (n_shifts,) is the result of
@@ -108,7 +110,9 @@ def check_rate(sampling_rate):
     """
     rate = 1 if sampling_rate is None else sampling_rate
     if not 0 < rate < inf:
-        raise ValueError(f"sampling_rate={rate!r:.50} is no rate. Pass a positive number, or None.")
+        raise ValueError(
+            f"sampling_rate={rate!r:.50} is no rate. Pass a positive number, or None."
+        )
     return rate
 
 
@@ -180,18 +184,27 @@ def find_events(
     >>> signal = 0.01 * np.random.default_rng(0).normal(size=400)
     >>> for start in (50, 120, 300):
     ...     signal[start : start + 20] += np.hanning(20)
-    >>> learner = ConvPUDLEDictionaryLearning(1, atom_shape=20, positive_code=True, random_state=0)
+    >>> learner = ConvPUDLEDictionaryLearning(
+    ...     1, atom_shape=20, positive_code=True, random_state=0
+    ... )
     >>> len(find_events(learner.fit([signal]), [signal]))
     3
     """
     found = find_learner_of_signals(estimator)
     if not 0 <= least <= 1:
-        raise ValueError(f"least={least!r:.50} is no share. Pass a number from 0 to 1, as 1 / 3.")
+        raise ValueError(
+            f"least={least!r:.50} is no share. Pass a number from 0 to 1, as 1 / 3."
+        )
     rate = check_rate(sampling_rate)
-    learner, X, (_, (stride,)) = found.learner, found.prepare(X), geometry_of(found.learner)
+    learner, X, (_, (stride,)) = (
+        found.learner,
+        found.prepare(X),
+        geometry_of(found.learner),
+    )
     codes, signals = encode_samples(_at_level_of_noise(learner, X), X)
     maps = np.split(codes.astype(np.float64), np.flatnonzero(np.diff(signals)) + 1)
-    atoms, events = learner.components_, []
+    atoms = learner.components_
+    events = []
     for number, (atom, peak) in enumerate(zip(atoms, find_peaks(atoms))):
         correlation = _autocorrelation(atom, stride)
         own = [
@@ -199,8 +212,15 @@ def find_events(
             for signal, map_ in enumerate(maps)
             for place, amplitude in _merge(map_[:, number], correlation)
         ]
-        smallest = least * _typical([amplitude for *_, amplitude in own]) if own else 0.0
+        smallest = (
+            least * _typical([amplitude for *_, amplitude in own]) if own else 0.0
+        )
         events += [event for event in own if abs(event[3]) >= smallest]
     time = np.int64 if sampling_rate is None else np.float64
-    fields = [("signal", np.int64), ("time", time), ("atom", np.int64), ("amplitude", np.float64)]
+    fields = [
+        ("signal", np.int64),
+        ("time", time),
+        ("atom", np.int64),
+        ("amplitude", np.float64),
+    ]
     return np.array(sorted(events), dtype=fields)

@@ -43,7 +43,9 @@ _FIRST_LEVEL = 1.5
 _SIDE = 8
 
 
-def _read_image(image):  # -> Images, (1, 1 or 3, height, width), on the device of the image
+def _read_image(
+    image,
+):  # -> Images, (1, 1 or 3, height, width), on the device of the image
     # Read a user's image, (height, width[, 3]), for the functions of this module. ValueError is
     # raised unless the image is a single one, grey or with three colours.
     device = image.device if isinstance(image, torch.Tensor) else "cpu"
@@ -55,7 +57,9 @@ def _read_image(image):  # -> Images, (1, 1 or 3, height, width), on the device 
     return images
 
 
-def _extended(x, patch_shape, stride):  # (1, c, height, width) -> (height, width, c), larger
+def _extended(
+    x, patch_shape, stride
+):  # (1, c, height, width) -> (height, width, c), larger
     """Extend an image by reflection to the least size that patches cover exactly.
 
     ``patch_shape`` is (height, width) of a patch; patches begin at every ``stride``-th pixel of
@@ -74,7 +78,9 @@ def _extended(x, patch_shape, stride):  # (1, c, height, width) -> (height, widt
     return extend(x, [0, 0], after)[0].movedim(0, -1).contiguous()
 
 
-def _places(x, patch_shape, stride):  # (height, width, c) -> (n_patches,), (n_pixels * c,)
+def _places(
+    x, patch_shape, stride
+):  # (height, width, c) -> (n_patches,), (n_pixels * c,)
     """Return indices into a flat image, by which callers cut patches or add patches up.
 
     Patch i of an image ``x`` is ``x.flatten()[first[i] + within]``: ``first`` (n_patches,) has the
@@ -83,7 +89,9 @@ def _places(x, patch_shape, stride):  # (height, width, c) -> (n_patches,), (n_p
     device of ``x`` matter.
     """
     places = torch.arange(x.numel(), device=x.device).view(x.shape)
-    first = places[tuple(slice(0, n - k + 1, stride) for n, k in zip(x.shape, patch_shape))]
+    first = places[
+        tuple(slice(0, n - k + 1, stride) for n, k in zip(x.shape, patch_shape))
+    ]
     return first[..., 0].flatten(), places[: patch_shape[0], : patch_shape[1]].flatten()
 
 
@@ -104,7 +112,10 @@ def _mean_of_patches(x, first, within, denoise):  # (height, width, c) -> the sa
 
 
 def extract(
-    image: ArrayLike | Tensor, patch_shape: int | tuple[int, ...] = (8, 8), *, stride: int = 1
+    image: ArrayLike | Tensor,
+    patch_shape: int | tuple[int, ...] = (8, 8),
+    *,
+    stride: int = 1,
 ) -> np.ndarray | Tensor:
     """Cut an image into overlapping patches that cover it, as training data of a learner.
 
@@ -167,12 +178,15 @@ def reconstruct(
     ValueError
         If the patches are no matrix of numbers, or ``stride`` or ``patch_shape`` is not positive.
     """
-    rows, patch_shape = to_tensor(check_rows(patches, allow_nan=True)), sizes(patch_shape, 2)
+    rows = to_tensor(check_rows(patches, allow_nan=True))
+    patch_shape = sizes(patch_shape, 2)
     height, width, n_channels = *image_shape[:2], *(image_shape[2:] or (1,))
     x = _extended(rows.new_zeros(1, n_channels, height, width), patch_shape, stride)
     first, within = _places(x, patch_shape, stride)
     places = (first[:, None] + within).flatten()
-    total, n_patches = (torch.bincount(places, of, x.numel()) for of in (rows.flatten(), None))
+    total, n_patches = (
+        torch.bincount(places, of, x.numel()) for of in (rows.flatten(), None)
+    )
     image = (total / n_patches).view(x.shape)[:height, :width]
     return like_input(image if image_shape[2:] else image[..., 0], patches)
 
@@ -200,7 +214,8 @@ def _denoise_rows(patches, learner, like, *, n_channels, weights):
         known pixel.
     """
     known = ~patches.isnan().all(1)
-    denoised, weight = torch.zeros_like(patches), patches.new_zeros(len(patches), 1)
+    denoised = torch.zeros_like(patches)
+    weight = patches.new_zeros(len(patches), 1)
     if known.any():
         rows = patches[known]
         means = rows.unflatten(1, (-1, n_channels)).nanmean(1).nan_to_num(0.0)
@@ -270,15 +285,23 @@ def denoise_patches(
        transform-domain collaborative filtering", IEEE Transactions on Image Processing, 2007,
        eq. 10.
     """
-    patch_shape, images = sizes(patch_shape, 2), _read_image(image)
-    n_features = getattr(learner, "n_features_in_", None) or learner.components_.shape[1]
+    patch_shape = sizes(patch_shape, 2)
+    images = _read_image(image)
+    n_features = (
+        getattr(learner, "n_features_in_", None) or learner.components_.shape[1]
+    )
     is_grey = n_features == patch_shape[0] * patch_shape[1]
-    n_channels, (height, width) = 1 if is_grey else images.n_channels, images.tensors[0].shape[2:]
+    n_channels, (height, width) = (
+        1 if is_grey else images.n_channels,
+        images.tensors[0].shape[2:],
+    )
     how = dict(learner=learner, like=image, n_channels=n_channels, weights=weights)
     parts = []
     for channels in images.tensors[0].split(n_channels, 1):
         x = _extended(channels, patch_shape, stride)
-        found = _mean_of_patches(x, *_places(x, patch_shape, stride), partial(_denoise_rows, **how))
+        found = _mean_of_patches(
+            x, *_places(x, patch_shape, stride), partial(_denoise_rows, **how)
+        )
         parts.append(found[:height, :width].movedim(-1, 0))
     return images.hand_back([torch.cat(parts)[None]], pixels=True)[0]
 
@@ -293,7 +316,8 @@ def _interpolate(x, gap):  # (height, width, c), (height, width) -> (height, wid
     to a gap.
     """
     border = binary_dilation(gap, np.ones((3, 3))) & ~gap
-    given, filled = (np.argwhere(border), x[border], np.argwhere(gap)), x.copy()
+    given = (np.argwhere(border), x[border], np.argwhere(gap))
+    filled = x.copy()
     nearest = griddata(*given, method="nearest")
     try:
         linear = griddata(*given, method="linear")
@@ -303,7 +327,9 @@ def _interpolate(x, gap):  # (height, width, c), (height, width) -> (height, wid
     return filled
 
 
-def _shrink_cosines(patches, noise_std):  # (n, n_pixels) -> patches and weights of this shape
+def _shrink_cosines(
+    patches, noise_std
+):  # (n, n_pixels) -> patches and weights of this shape
     """Denoise patches by hard thresholds of their cosine transforms: the default of `inpaint`.
 
     The patches have 8 x 8 pixels of one channel, and ``noise_std`` is a float. All weights are 1.
@@ -391,16 +417,21 @@ def inpaint(
     if mask is not None:
         missing = np.asarray(host_array(mask)) != 0
         if missing.shape not in (x.shape, x.shape[:2]):
-            raise ValueError(f"The mask has the shape {missing.shape}. Pass {x.shape[:2]}.")
+            raise ValueError(
+                f"The mask has the shape {missing.shape}. Pass {x.shape[:2]}."
+            )
         x[missing] = np.nan
     known = ~np.isnan(x)
     gap = ~known.all(axis=2)
     if not gap.any():
-        raise ValueError("No pixel is missing. Pass mask, or an image with NaN at its gaps.")
+        raise ValueError(
+            "No pixel is missing. Pass mask, or an image with NaN at its gaps."
+        )
     # The noise levels depend on the errors of interpolation. To measure these errors about 500
     # known pixels, or one in ten if fewer than 5,000 are known, are hidden and interpolated from
     # the remaining known pixels.
-    places, hidden = np.flatnonzero(~gap), np.zeros_like(gap)
+    places = np.flatnonzero(~gap)
+    hidden = np.zeros_like(gap)
     hidden.flat[places[5 :: max(10, len(places) // 500)]] = True
     errors = (_interpolate(x, gap | hidden) - x)[hidden]
     # The default denoiser gets a mean and two differences of the colours instead of the colours,
@@ -414,17 +445,24 @@ def inpaint(
     # Below the image is extended by 7 pixels on each side, so that pixels at its border are in 64
     # patches of 8 x 8 pixels like all others. To save time only patches that touch a gap are
     # denoised: ``first`` has their indices in the extended image, as in `_places`.
-    ends, inner = [_SIDE - 1] * 2, slice(_SIDE - 1, 1 - _SIDE)
-    touching = binary_dilation(np.pad(gap, ends[0]), np.ones((_SIDE, _SIDE)), origin=_SIDE // 2 - 1)
+    ends = [_SIDE - 1] * 2
+    inner = slice(_SIDE - 1, 1 - _SIDE)
+    touching = binary_dilation(
+        np.pad(gap, ends[0]), np.ones((_SIDE, _SIDE)), origin=_SIDE // 2 - 1
+    )
     first = to_tensor(np.flatnonzero(touching))
     _, within = _places(first.new_empty(*touching.shape, 1), (_SIDE, _SIDE), 1)
     # Noise levels fall to a twentieth of the first, a factor chosen on the same photographs as
     # _FIRST_LEVEL. If interpolation is exact, ``unit`` is 0, and nothing is denoised.
-    for level in np.geomspace(_FIRST_LEVEL, _FIRST_LEVEL / 20.0, n_iter if unit > 0 else 0):
+    for level in np.geomspace(
+        _FIRST_LEVEL, _FIRST_LEVEL / 20.0, n_iter if unit > 0 else 0
+    ):
         if denoise is None:
             mixed = extend((filled @ mixing.mT).movedim(-1, 0)[None], ends, ends)[0]
             parts = [
-                _mean_of_patches(channel, first, within, partial(_shrink_cosines, noise_std=std))
+                _mean_of_patches(
+                    channel, first, within, partial(_shrink_cosines, noise_std=std)
+                )
                 for channel, std in zip(mixed, level * units, strict=True)
             ]
             denoised = torch.stack(parts, dim=-1)[inner, inner] @ mixing

@@ -35,7 +35,13 @@ from sklearn.utils import Bunch, check_array, check_random_state, check_scalar
 from sklearn.utils.validation import check_consistent_length
 
 from skpudle._data import arrays
-from skpudle._data.arrays import check_rows, host_array, split_missing, to_numpy, to_tensor
+from skpudle._data.arrays import (
+    check_rows,
+    host_array,
+    split_missing,
+    to_numpy,
+    to_tensor,
+)
 from skpudle._data.images import as_fractions
 from skpudle._fitted import check_learner_of_rows, code_and_reconstruct, encode_samples
 from skpudle._learners.counts import CountDictionaryLearning
@@ -76,7 +82,9 @@ def check_pair(first, second, *, same_length=False):
     first, second = (check_array(given, **how) for given in pair)
     start = 0 if same_length else 1
     if first.shape[start:] != second.shape[start:]:
-        raise ValueError(f"Shapes {first.shape} and {second.shape} differ. Pass equal shapes.")
+        raise ValueError(
+            f"Shapes {first.shape} and {second.shape} differ. Pass equal shapes."
+        )
     return first, second
 
 
@@ -162,7 +170,9 @@ class AtomMatch(NamedTuple):
         is min(n_components, n_reference). Convolutional atoms are not shifted.
         """
         atoms = np.asarray(arrays.dictionary_of(dictionary))[self.indices]
-        return atoms * self.signs.reshape(-1, *[1] * (atoms.ndim - 1)).astype(atoms.dtype)
+        return atoms * self.signs.reshape(-1, *[1] * (atoms.ndim - 1)).astype(
+            atoms.dtype
+        )
 
 
 def _assign(products):  # (n_reference, n_components) -> AtomMatch
@@ -170,7 +180,9 @@ def _assign(products):  # (n_reference, n_components) -> AtomMatch
 
     The pairs have the largest sum of moduli of ``products``. Coherences above 1 are clipped.
     """
-    rows, columns = linear_sum_assignment(np.abs(products), maximize=True)  # rows increase
+    rows, columns = linear_sum_assignment(
+        np.abs(products), maximize=True
+    )  # rows increase
     matched = products[rows, columns]
     signs = np.where(matched < 0, -1, 1)
     return AtomMatch(columns, rows, signs, np.minimum(np.abs(matched), 1))
@@ -259,7 +271,9 @@ def _mix(atom, reference, terms):  # -> cosine, terms, weights (len(terms),)
     return float(atom_cosines(atom[None], mixture[None])[0, 0]), terms, shares
 
 
-def _match_component(atom, shifted, names):  # (m,), (n_reference, n_shifts, m) -> ComponentMatch
+def _match_component(
+    atom, shifted, names
+):  # (m,), (n_reference, n_shifts, m) -> ComponentMatch
     """Explain an atom by up to three reference atoms, chosen one by one, for `match_components`.
 
     Each new reference atom has to raise the cosine between ``atom`` and the mixture by 0.01.
@@ -276,12 +290,16 @@ def _match_component(atom, shifted, names):  # (m,), (n_reference, n_shifts, m) 
     for _ in range(min(3, len(reference))):
         cosine, terms, _ = mixtures[-1]
         rest = np.setdiff1d(np.arange(len(reference)), terms)
-        found = max((_mix(atom, reference, [*terms, k]) for k in rest), key=lambda mix: mix[0])
+        found = max(
+            (_mix(atom, reference, [*terms, k]) for k in rest), key=lambda mix: mix[0]
+        )
         if found[0] < cosine + 0.01:
             break
         mixtures.append(found)
     cosine, terms, shares = mixtures[-1]
-    named = {names[terms[i]]: float(shares[i]) for i in np.argsort(-shares) if shares[i] > 0}
+    named = {
+        names[terms[i]]: float(shares[i]) for i in np.argsort(-shares) if shares[i] > 0
+    }
     return ComponentMatch(names[terms[0]], mixtures[1][0], named, cosine)
 
 
@@ -326,7 +344,8 @@ def match_components(
     >>> match.nearest, {name: round(share, 2) for name, share in match.shares.items()}
     ('A', {'A': 0.7, 'B': 0.3})
     """
-    n_axes, pair = count_shift_axes(components, reference), check_pair(components, reference)
+    n_axes = count_shift_axes(components, reference)
+    pair = check_pair(components, reference)
     flat = (atoms.reshape(len(atoms), -1).astype(np.float64) for atoms in pair)
     components, reference = (normalize(unit_atoms(atoms), norm="l1") for atoms in flat)
     names = range(len(reference)) if names is None else list(names)
@@ -413,7 +432,9 @@ def recovery_rate(dictionary: Any, reference: Any, *, threshold: float = 0.9) ->
     return float((atom_coherence(dictionary, reference) >= threshold).mean())
 
 
-def recombine_atoms(atoms, rng, *n_draws):  # (n_components, ...) -> (*n_draws, n_components, ...)
+def recombine_atoms(
+    atoms, rng, *n_draws
+):  # (n_components, ...) -> (*n_draws, n_components, ...)
     """Draw random unit atoms with about the mean and second moments of a dictionary's unit atoms.
 
     Random dictionaries show which similarity of atoms is due to chance. One is drawn or, with an
@@ -422,7 +443,8 @@ def recombine_atoms(atoms, rng, *n_draws):  # (n_components, ...) -> (*n_draws, 
     makes its inner product with the first principal direction positive. ``rng`` is a
     `numpy.random.RandomState`.
     """
-    rows, n = atoms.reshape(len(atoms), -1), len(atoms)
+    rows = atoms.reshape(len(atoms), -1)
+    n = len(atoms)
     direction = rows.sum(axis=0)
     # The first principal direction, by power iterations. Ten are enough although they need not
     # converge, since the direction is only used to choose signs.
@@ -448,18 +470,24 @@ def chance_coherence(dictionary, reference, n_axes=0):  # -> (n_draws, n_referen
     result.
     """
     dictionary, reference = map(unit_atoms, check_pair(dictionary, reference))
-    rng, used = np.random.RandomState(0), dictionary[[atom.any() for atom in dictionary]]
+    rng = np.random.RandomState(0)
+    used = dictionary[[atom.any() for atom in dictionary]]
     # So many draws that the result is a mean of at least 2,500 coherences: the coherence of one
     # random atom has a standard deviation of about 0.1, and the mean of 2,500 has 0.002.
     n_draws = max(4, ceil(2500 / min(len(used), len(reference))))
-    draws, shifted = recombine_atoms(used, rng, n_draws), shift_atoms(reference, n_axes)
+    draws = recombine_atoms(used, rng, n_draws)
+    shifted = shift_atoms(reference, n_axes)
     found = np.stack([_recover(_best_cosines(drawn, shifted)) for drawn in draws])
-    references = (shift_atoms(one, n_axes) for one in recombine_atoms(reference, rng, n_draws))
+    references = (
+        shift_atoms(one, n_axes) for one in recombine_atoms(reference, rng, n_draws)
+    )
     both = [_recover(_best_cosines(*pair)) for pair in zip(draws, references)]
     return np.clip(found + found.mean() - np.mean(both), 0, 1)
 
 
-def dictionary_stability(dictionaries: Sequence[Any], *, threshold: float = 0.9) -> Bunch:
+def dictionary_stability(
+    dictionaries: Sequence[Any], *, threshold: float = 0.9
+) -> Bunch:
     """Return how well independently learned dictionaries agree, for each atom and on average.
 
     Fit a learner several times, with different seeds or, better, on bootstrap samples: atoms that
@@ -576,7 +604,10 @@ def code_and_compare(estimator, X):
     the estimator's ``transform``. Images of unsigned integers become fractions of the largest
     integer, as the learner reads them.
     """
-    found = X if np.ndim(X) == 2 else as_fractions(X), *code_and_reconstruct(estimator, X)
+    found = (
+        X if np.ndim(X) == 2 else as_fractions(X),
+        *code_and_reconstruct(estimator, X),
+    )
     return tuple(np.asarray(host_array(array)) for array in found)
 
 
@@ -768,10 +799,14 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
     array([1.6, 0.4])
     """
     learner = check_learner_of_rows(learner)
-    given = host_array(X)  # keeps a data frame, whose names of columns the learner checks
+    given = host_array(
+        X
+    )  # keeps a data frame, whose names of columns the learner checks
     X = check_rows(given, allow_nan=True)
 
-    def squares(learner, data, rows):  # -> (n,), the squared error of each row's reconstruction
+    def squares(
+        learner, data, rows
+    ):  # -> (n,), the squared error of each row's reconstruction
         _, _, reconstruction = code_and_compare(learner, data)
         return np.nansum(np.square(rows - reconstruction), axis=1, dtype=np.float64)
 
@@ -798,7 +833,9 @@ def _find_atoms(learner, X, seed):  # -> (n_found, n_features), unit atoms
     A new learner with the constraints and the noise of ``learner`` (`_SHARED`) is fitted to ``X``,
     (n_samples, n_features), and chooses its number of atoms. ``seed`` is an int.
     """
-    shared = {name: getattr(learner, name) for name in _SHARED if hasattr(learner, name)}
+    shared = {
+        name: getattr(learner, name) for name in _SHARED if hasattr(learner, name)
+    }
     kind = CountDictionaryLearning if "loss" in shared else PUDLEDictionaryLearning
     found = kind("auto", random_state=seed, **shared).fit(X)
     return unit_atoms(found.components_.astype(np.float64))
@@ -840,12 +877,14 @@ def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
     a `numpy.random.Generator`, for the permutations.
     """
     centred = rows - rows.mean(axis=0)
-    n, deviations = len(rows), centred.std(axis=0)
+    n = len(rows)
+    deviations = centred.std(axis=0)
     _, values, vectors = np.linalg.svd(centred, full_matrices=False)
     kept = values > values[0] * _RANK
     whiten = vectors[kept].T / values[kept]  # (m, rank)
     # Rows times ``directions`` (m, n_atoms) are products of whitened rows with whitened atoms.
-    directions, rank = whiten @ (atoms @ whiten).T, int(kept.sum())
+    directions = whiten @ (atoms @ whiten).T
+    rank = int(kept.sum())
     # Geary's ratio that Gaussian noise would have: the ratio of a coordinate of points that are
     # uniformly distributed on the unit sphere in ``rank`` dimensions.
     sphere = sqrt(rank / pi) * exp(lgamma(rank / 2) - lgamma((rank + 1) / 2))
@@ -864,7 +903,9 @@ def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
     # over the rows. 30 permutations give the standard deviation of the measure to 13 %.
     drawn = [measure(rng.permuted(centred, axis=0)) for _ in range(30)]
     spread = np.std(drawn, axis=0, ddof=1)
-    of_features = (np.mean(drawn, axis=0) - measure(centred)) / np.maximum(spread, _RANK)
+    of_features = (np.mean(drawn, axis=0) - measure(centred)) / np.maximum(
+        spread, _RANK
+    )
     return np.minimum(of_gaussian, of_features)
 
 
@@ -878,7 +919,8 @@ def _found_twice(halves, fits, level, rng):  # -> (n_found, n_features)
     was not fitted to. ``level`` is the probability that any pair of noise passes a test.
     """
     match = match_atoms(*fits)
-    first, second = match.align_dictionary(fits[0]), fits[1][match.reference_indices]
+    first = match.align_dictionary(fits[0])
+    second = fits[1][match.reference_indices]
     quantile = norm.ppf(1 - level / max(1, len(first)))
     # The limit of coherences by chance is a quantile of a normal distribution, so they are first
     # transformed by arctanh (Fisher's transform), after which they are nearly normal.
@@ -949,24 +991,31 @@ def atom_support(
     >>> from skpudle import PUDLEDictionaryLearning
     >>> from skpudle.datasets import make_dictionary_data
     >>> from skpudle.metrics import atom_support
-    >>> X, _, _ = make_dictionary_data(600, 20, 8, n_nonzero=2, snr_db=20, random_state=0)
+    >>> X, _, _ = make_dictionary_data(
+    ...     600, 20, 8, n_nonzero=2, snr_db=20, random_state=0
+    ... )
     >>> learner = PUDLEDictionaryLearning(16, random_state=0).fit(X)
     >>> int(atom_support(learner, X).supported.sum())
     8
     """
     learner = check_learner_of_rows(learner)
-    check_scalar(level, "level", float, min_val=0, max_val=1, include_boundaries="neither")
+    check_scalar(
+        level, "level", float, min_val=0, max_val=1, include_boundaries="neither"
+    )
     X = check_rows(host_array(X), allow_nan=True)
     atoms = unit_atoms(np.asarray(host_array(learner.components_), dtype=np.float64))
     rng = np.random.default_rng(check_random_state(random_state).randint(2**31))
-    found, rows = np.zeros((0, atoms.shape[1])), rng.permutation(len(X))
+    found = np.zeros((0, atoms.shape[1]))
+    rows = rng.permutation(len(X))
     halves = X[rows[::2]], X[rows[1::2]]
     if all(len(half) > 1 for half in halves):
         # Warnings are hidden: fits to few samples or to noise warn, but here atoms without support
         # are a valid result.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            fits = [_find_atoms(learner, half, int(rng.integers(2**31))) for half in halves]
+            fits = [
+                _find_atoms(learner, half, int(rng.integers(2**31))) for half in halves
+            ]
         filled = [to_numpy(split_missing(to_tensor(half))[0]) for half in halves]
         found = _found_twice(filled, fits, level, rng)
     coherence = _recover(atoms @ found.T)

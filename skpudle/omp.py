@@ -41,7 +41,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skpudle._compilation import Loops, blocks_of_rows, entries_of_block, in_parts, threads_for
+from skpudle._compilation import (
+    Loops,
+    blocks_of_rows,
+    entries_of_block,
+    in_parts,
+    threads_for,
+)
 
 __all__ = ["solve_omp"]
 
@@ -68,10 +74,13 @@ def _largest(c, positive):
     unless codes are ``positive``. If several correlations are equal up to `_TIE`, the first atom is
     chosen. Return -1 if no correlation is above 0.
     """
-    largest, first = 0.0, 0
+    largest = 0.0
+    first = 0
     for j in range(len(c)):
         largest = max(largest, c[j] if positive else abs(c[j]))
-    while largest > 0 and (c[first] if positive else abs(c[first])) < (1 - _TIE) * largest:
+    while (
+        largest > 0 and (c[first] if positive else abs(c[first])) < (1 - _TIE) * largest
+    ):
         first += 1
     return first if largest > 0 else -1
 
@@ -142,7 +151,8 @@ def _keep_positive(k, amounts, factor, support, z, trial):
     n_kept = 0
     for i in range(k):
         if trial[i] > 0 or (z[i] > 0 and z[i] / (z[i] - trial[i]) > share):
-            support[n_kept], z[n_kept] = support[i], (1 - share) * z[i] + share * trial[i]
+            support[n_kept] = support[i]
+            z[n_kept] = (1 - share) * z[i] + share * trial[i]
             n_kept += 1
     return n_kept
 
@@ -157,9 +167,13 @@ def solve_rows(atoms, gram, mask, energy, tol, codes, room, positive):
     """
     n_components = codes.shape[1]
     c = np.empty(n_components)
-    directions, factor = np.empty((room, n_components)), np.empty((room, room))
-    support, known = np.empty(room, np.int64), np.empty(atoms.shape[1])
-    amounts, z, trial = np.empty(room), np.empty(room), np.empty(room)
+    directions = np.empty((room, n_components))
+    factor = np.empty((room, room))
+    support = np.empty(room, np.int64)
+    known = np.empty(atoms.shape[1])
+    amounts = np.empty(room)
+    z = np.empty(room)
+    trial = np.empty(room)
     for row in range(len(codes)):
         # Largest number of rounds: with codes of both signs each round adds an atom. In a pursuit
         # of non-negative codes atoms may also leave, so it gets three rounds for each atom of the
@@ -182,8 +196,11 @@ def solve_rows(atoms, gram, mask, energy, tol, codes, room, positive):
                 new = _largest(c, positive)
                 if new < 0:
                     break
-                support[k], z[k], least = new, 0.0, _RESOLUTION * energy[row]
-                n_kept, n_rounds = k + 1, n_rounds - 1
+                support[k] = new
+                z[k] = 0.0
+                least = _RESOLUTION * energy[row]
+                n_kept = k + 1
+                n_rounds = n_rounds - 1
             new = support[k]
             for feature in range(len(known)):
                 known[feature] = mask[row, feature] * atoms[new, feature]
@@ -196,7 +213,9 @@ def solve_rows(atoms, gram, mask, energy, tol, codes, room, positive):
                 break
             factor[k, k] = np.sqrt(pivot)
             amounts[k] = c[new] / factor[k, k]
-            if positive or k + 1 < room:  # after the last atom nothing reads the correlations
+            if (
+                positive or k + 1 < room
+            ):  # after the last atom nothing reads the correlations
                 _enter(k, c, amounts[k], directions, factor, support)
             k += 1
             if positive and k == n_kept:
@@ -330,8 +349,12 @@ def solve_omp(
         # solve the rows `first:last` of this block; the default keeps the arrays of this block
         def solve_part(first, last, given=given):
             d, g, *of_rows = given
-            loops.solve_rows(d, g, *(part[first:last] for part in of_rows), room, positive)
+            loops.solve_rows(
+                d, g, *(part[first:last] for part in of_rows), room, positive
+            )
 
-        in_parts(solve_part, len(block), 16)  # a thread with fewer rows costs more than it saves
+        in_parts(
+            solve_part, len(block), 16
+        )  # a thread with fewer rows costs more than it saves
         codes[rows] = block * unit[:, None]
     return codes

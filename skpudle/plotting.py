@@ -37,7 +37,11 @@ from skpudle._fitted import encode_samples, find_learner, read_samples
 from skpudle._learners.convolutional.base import geometry_of
 from skpudle._operators._atoms import factor_atoms
 from skpudle.events import check_rate, find_learner_of_signals, find_peaks
-from skpudle.inspection import AtomIntervals, atom_contributions, reconstruction_contributions
+from skpudle.inspection import (
+    AtomIntervals,
+    atom_contributions,
+    reconstruction_contributions,
+)
 from skpudle.metrics import atom_cosines, dictionary_stability, match_atoms
 
 __all__ = [
@@ -53,7 +57,8 @@ __all__ = [
 
 # Cells of a grid of lines, one for each atom: the height of a cell over its width, and the fraction
 # of the width and of the height of a cell that the line of the atom fills.
-_FLATNESS, _FILLED = 0.5, 0.9
+_FLATNESS = 0.5
+_FILLED = 0.9
 # Empty margin on each side of a cell of a grid of lines, as a fraction of the cell's width.
 _MARGIN = (1 - _FILLED) / 2
 # Height of the tallest bar of a spectrum, as a fraction of the distance between two spectra.
@@ -66,7 +71,9 @@ _BINS = 50
 def check_kind(kind, *kinds):
     """Raise ValueError, which lists the allowed ``kinds``, if the user's ``kind`` is another."""
     if kind not in kinds:
-        raise ValueError(f"kind={kind!r:.50} is unknown. Pass one of {', '.join(kinds)}.")
+        raise ValueError(
+            f"kind={kind!r:.50} is unknown. Pass one of {', '.join(kinds)}."
+        )
 
 
 class Display:
@@ -101,7 +108,8 @@ class Display:
         if ax is None:
             new = import_extra("plot", "matplotlib.pyplot").subplots
             ax = new(layout="constrained", figsize=self._size(**options))[1]
-        self.ax_, self.figure_ = ax, ax.figure
+        self.ax_ = ax
+        self.figure_ = ax.figure
         self._draw(**options)
         return self
 
@@ -271,10 +279,14 @@ class AtomsDisplay(Display):
             found = find_learner(estimator)
             order = slice(None) if X is None else _most_used(found.encode(X)[0])
             parts = [found.atoms()[order]]
-            if kind == "auto" and np.size(getattr(found.learner, "atom_shape", ())) == 1:
+            if (
+                kind == "auto"
+                and np.size(getattr(found.learner, "atom_shape", ())) == 1
+            ):
                 kind = "lines"
         elif isinstance(estimator, AtomIntervals):
-            parts, supported = estimator[:3], estimator.supported
+            parts = estimator[:3]
+            supported = estimator.supported
         else:
             parts = [dictionary_of(estimator)]
         atoms = check_array(np.concatenate(parts), allow_nd=True, input_name="atoms")
@@ -331,10 +343,15 @@ class AtomsDisplay(Display):
         if colours:
             grid = np.nan_to_num(0.5 + 0.5 * grid, nan=1.0)
         greys = {"cmap": "gray", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
-        place = {"extent": (0, n_columns, n_rows, 0), "aspect": (height + 1) / (width + 1)}
+        place = {
+            "extent": (0, n_columns, n_rows, 0),
+            "aspect": (height + 1) / (width + 1),
+        }
         self.image_ = self.ax_.imshow(grid, **(greys | place | style))
 
-    def _draw_lines(self, *, n_columns=None, row_labels=None, sampling_rate=None, **style):
+    def _draw_lines(
+        self, *, n_columns=None, row_labels=None, sampling_rate=None, **style
+    ):
         """Draw a line for each channel, through the cells of all atoms, and bands of intervals.
 
         One line for all atoms takes far fewer matplotlib objects than a line for each atom.
@@ -346,15 +363,23 @@ class AtomsDisplay(Display):
         ends = column + _MARGIN, column + 1 - _MARGIN
         self.ax_.hlines(row + 0.5, *ends, color="0.8", linewidth=0.5)
         x = np.linspace(*ends, length, axis=1)[:, :, None]
-        middles, unit = row[:, None, None] + 0.5, _FILLED / 2 / _largest(self.atoms)
-        drawn = [part for part in (self.atoms, self.lower, self.upper) if part is not None]
+        middles = row[:, None, None] + 0.5
+        unit = _FILLED / 2 / _largest(self.atoms)
+        drawn = [
+            part for part in (self.atoms, self.lower, self.upper) if part is not None
+        ]
         # One line runs through all atoms of a channel. NaN after each atom interrupts the line, so
         # that the end of an atom is not joined with the start of the next atom.
         gap = dict(pad_width=[(0, 0), (0, 1), (0, 0)], constant_values=np.nan)
-        parts = [np.pad(part, **gap) for part in (x, *(middles - unit * one for one in drawn))]
+        parts = [
+            np.pad(part, **gap)
+            for part in (x, *(middles - unit * one for one in drawn))
+        ]
         x, lines, *ends = (part.reshape(-1, part.shape[2]) for part in parts)
         names = [f"channel {k}" for k in range(n_channels)]
-        self.lines_ = self.ax_.plot(x, lines, **({"linewidth": 1, "label": names} | style))
+        self.lines_ = self.ax_.plot(
+            x, lines, **({"linewidth": 1, "label": names} | style)
+        )
         self.bands_ = []
         for line, *band in zip(self.lines_, *(end.T for end in ends)) if ends else ():
             pale = dict(color=line.get_color(), alpha=0.3, linewidth=0)
@@ -384,19 +409,28 @@ class AtomsDisplay(Display):
             middle = np.flatnonzero([group == label for group in groups]).mean()
             self.ax_.text(middle, 1.01, label, color=color, **place)
         unit = _HEIGHT / _largest(self.atoms)[:, 0]
-        heights, bottoms = unit * self.atoms[:, :, 0], np.arange(n_spectra)[::-1]
-        of_channels = [colors[label] for _, label in zip(range(n_channels), groups, strict=True)]
-        channels, bottom = np.tile(np.arange(n_channels), n_spectra), bottoms.repeat(n_channels)
+        heights = unit * self.atoms[:, :, 0]
+        bottoms = np.arange(n_spectra)[::-1]
+        of_channels = [
+            colors[label] for _, label in zip(range(n_channels), groups, strict=True)
+        ]
+        channels = np.tile(np.arange(n_channels), n_spectra)
+        bottom = bottoms.repeat(n_channels)
         style = {"color": of_channels * n_spectra, "bottom": bottom} | style
         self.bars_ = self.ax_.bar(channels, heights.ravel(), **style)
         if self.lower is not None:
-            low, high = (np.clip(unit * end[:, :, 0], 0, 1) for end in (self.lower, self.upper))
+            low, high = (
+                np.clip(unit * end[:, :, 0], 0, 1) for end in (self.lower, self.upper)
+            )
             ends = np.maximum([heights - low, high - heights], 0).reshape(2, -1)
-            tops, how = bottom + heights.ravel(), dict(fmt="none", ecolor="0.3", elinewidth=0.8)
+            tops = bottom + heights.ravel()
+            how = dict(fmt="none", ecolor="0.3", elinewidth=0.8)
             self.ax_.errorbar(channels, tops, ends, **how)
             # The data do not determine a bar if its interval contains 0, or if its atom is not
             # supported: it is drawn faint.
-            is_faint = (low <= 0) | (self.supported is not None and ~self.supported[:, None])
+            is_faint = (low <= 0) | (
+                self.supported is not None and ~self.supported[:, None]
+            )
             for k in np.flatnonzero(is_faint):
                 self.bars_[k].set_alpha(0.25)
         self.ax_.hlines(bottoms, -1, n_channels, color="black", linewidth=0.5)
@@ -405,7 +439,9 @@ class AtomsDisplay(Display):
         self.ax_.set(xlim=(-1, n_channels), ylim=(0, n_spectra), xlabel="Channel")
         self.ax_.tick_params(left=False)
 
-    def _draw_waveforms(self, *, positions=None, sampling_rate=None, row_labels=None, **style):
+    def _draw_waveforms(
+        self, *, positions=None, sampling_rate=None, row_labels=None, **style
+    ):
         """Draw each atom as a map over channels (left) and a waveform (right), on new axes.
 
         ``positions`` (n_channels, 2) draw maps as contours instead of bars. ``style`` goes to
@@ -417,20 +453,33 @@ class AtomsDisplay(Display):
         # a thousandth of the largest entry of all atoms are allowed, far above rounding errors of
         # float32.
         if missed > 1e-3 * np.abs(self.atoms).max():
-            raise ValueError("Atoms are no maps times waveforms. Fit with rank=1, or draw lines.")
-        self.axes_ = self.ax_.get_subplotspec().subgridspec(len(maps), 2).subplots(squeeze=False)
+            raise ValueError(
+                "Atoms are no maps times waveforms. Fit with rank=1, or draw lines."
+            )
+        self.axes_ = (
+            self.ax_.get_subplotspec().subgridspec(len(maps), 2).subplots(squeeze=False)
+        )
         self.ax_.set_axis_off()
-        names = [f"atom {k}" for k in range(len(maps))] if row_labels is None else row_labels
+        names = (
+            [f"atom {k}" for k in range(len(maps))]
+            if row_labels is None
+            else row_labels
+        )
         times = np.arange(waves.shape[1]) / check_rate(sampling_rate)
-        self.maps_, self.lines_ = [], []
-        for (left, right), map_, wave, name in zip(self.axes_, maps, waves, names, strict=True):
+        self.maps_ = []
+        self.lines_ = []
+        for (left, right), map_, wave, name in zip(
+            self.axes_, maps, waves, names, strict=True
+        ):
             if positions is None:
                 left.axhline(0, color="0.8", linewidth=0.5)
                 self.maps_.append(left.bar(np.arange(len(map_)), map_))
             else:
                 x, y = np.transpose(positions)
                 levels = np.linspace(-1, 1, 15) * (np.abs(map_).max() or 1.0)
-                self.maps_.append(left.tricontourf(x, y, map_, levels=levels, cmap="RdBu_r"))
+                self.maps_.append(
+                    left.tricontourf(x, y, map_, levels=levels, cmap="RdBu_r")
+                )
                 left.plot(x, y, "k.", markersize=2)
                 left.set_aspect("equal")
                 left.set_axis_off()
@@ -515,17 +564,26 @@ class ContributionsDisplay(Display):
             The display, drawn.
         """
         found = find_learner(estimator)
-        learner, X_train = found.learner, found.prepare(X_train)
+        learner = found.learner
+        X_train = found.prepare(X_train)
         if X is None:
-            name, targets = "atom", learner.components_
+            name = "atom"
+            targets = learner.components_
             made = atom_contributions(learner, X_train, n_largest=6)
             rows = _most_used(encode_samples(learner, X_train)[0])[:6]
         else:
             X = found.prepare(X)
-            name, targets, rows = "sample", read_samples(learner, X), np.arange(len(X))
+            name = "sample"
+            targets = read_samples(learner, X)
+            rows = np.arange(len(X))
             made = reconstruction_contributions(learner, X_train, X, n_largest=6)
-        samples = read_samples(learner, X_train)[made.indices] * np.sign(made.values)[:, :, None]
-        drawn = np.concatenate([targets[:, None], made.estimates[:, None], samples], axis=1)[rows]
+        samples = (
+            read_samples(learner, X_train)[made.indices]
+            * np.sign(made.values)[:, :, None]
+        )
+        drawn = np.concatenate(
+            [targets[:, None], made.estimates[:, None], samples], axis=1
+        )[rows]
         flat = found.to_data(drawn.reshape(-1, drawn.shape[2]))
         kind, pictures = _as_pictures(flat, image_shape=image_shape)
         pictures = pictures.reshape(*drawn.shape[:2], *pictures.shape[1:])
@@ -540,7 +598,9 @@ class ContributionsDisplay(Display):
         # Draw the grid of pictures by an `AtomsDisplay`, write the names of columns above it, and
         # write the contribution of each training sample on the cell of the sample.
         n_columns = self.pictures.shape[1]
-        grid = AtomsDisplay(self.pictures.reshape(-1, *self.pictures.shape[2:]), self.kind)
+        grid = AtomsDisplay(
+            self.pictures.reshape(-1, *self.pictures.shape[2:]), self.kind
+        )
         given = dict(ax=self.ax_, n_columns=n_columns, row_labels=self.row_labels)
         self.grid_ = grid.plot(**given, **style)
         names = ["target", "estimate", *range(1, n_columns - 1)]
@@ -551,7 +611,9 @@ class ContributionsDisplay(Display):
         alpha = 0.8 if self.kind == "images" else 0
         box = {"facecolor": "white", "alpha": alpha, "pad": 1, "linewidth": 0}
         for (i, j), value in np.ndenumerate(self.values):
-            self.ax_.text(j + 2, i, f"{value:+.2g}", size=7, va="top", ha="left", bbox=box)
+            self.ax_.text(
+                j + 2, i, f"{value:+.2g}", size=7, va="top", ha="left", bbox=box
+            )
 
 
 @dataclass(eq=False, repr=False)
@@ -600,7 +662,13 @@ class ActivationsDisplay(Display):
 
     @classmethod
     def from_estimator(
-        cls, estimator: Any, X: Any, *, index: int = 0, n_atoms: int = 10, **options: Any
+        cls,
+        estimator: Any,
+        X: Any,
+        *,
+        index: int = 0,
+        n_atoms: int = 10,
+        **options: Any,
     ) -> Self:
         """Draw where a fitted convolutional learner finds its atoms in one signal.
 
@@ -630,7 +698,8 @@ class ActivationsDisplay(Display):
             If the learner is not a convolutional learner of signals.
         """
         found = find_learner_of_signals(estimator)
-        learner, X = found.learner, found.prepare(X)
+        learner = found.learner
+        X = found.prepare(X)
         samples = read_samples(learner, X)
         # The signal is taken from X and not from ``samples``, which are arrays: a data frame keeps
         # the names of its columns, which the learner checks.
@@ -639,22 +708,34 @@ class ActivationsDisplay(Display):
         order = np.argsort(-np.abs(codes).sum(axis=0), kind="stable")
         codes[:, order[n_atoms:]] = 0  # so that only n_atoms atoms are drawn
         rows, atoms = np.nonzero(codes)
-        places = rows * geometry_of(learner)[1][0] + find_peaks(learner.components_)[atoms]
+        places = (
+            rows * geometry_of(learner)[1][0] + find_peaks(learner.components_)[atoms]
+        )
         given = samples[index].T, places, atoms, codes[rows, atoms], learner.components_
         return cls(*given).plot(**options)
 
     def _draw(self, *, sampling_rate=None, **style):
         # Draw the signal at the height 0, and below the signal a row with the bars and the waveform
         # of each atom: the k-th atom, k = 1, 2, ..., at the height -k.
-        names, values = np.unique(self.atoms), _scale(self.values)
-        rate, name = check_rate(sampling_rate), "Sample" if sampling_rate is None else "Seconds"
-        times, self.marks_, self.thumbnails_ = np.arange(len(self.sample)) / rate, [], []
+        names = np.unique(self.atoms)
+        values = _scale(self.values)
+        rate = check_rate(sampling_rate)
+        name = "Sample" if sampling_rate is None else "Seconds"
+        times = np.arange(len(self.sample)) / rate
+        self.marks_ = []
+        self.thumbnails_ = []
         self.ax_.plot(times, _scale(self.sample), color="0.3", linewidth=0.8)
-        beside = dict(transform=self.ax_.get_yaxis_transform(), clip_on=False, linewidth=0.8)
+        beside = dict(
+            transform=self.ax_.get_yaxis_transform(), clip_on=False, linewidth=0.8
+        )
         for row, atom in enumerate(names, start=1):
-            own, color, wave = self.atoms == atom, f"C{row - 1}", _scale(self.components[atom])
+            own = self.atoms == atom
+            color = f"C{row - 1}"
+            wave = _scale(self.components[atom])
             ends = self.places[own] / rate, -row, values[own] - row
-            bars = self.ax_.vlines(*ends, **({"color": color, "linewidth": 1.5} | style))
+            bars = self.ax_.vlines(
+                *ends, **({"color": color, "linewidth": 1.5} | style)
+            )
             self.marks_.append(bars)
             # The waveform is drawn to the right of the axes: x is in units of the width of the
             # axes, which end at x = 1.
@@ -725,7 +806,8 @@ class CodesDisplay(Display):
         # Compute and draw the bars of a ``kind`` of statistic; ``style`` goes to ``stairs``. Bar i
         # has the height heights_[i], and lies between edges[i] and edges[i + 1].
         check_kind(kind, "usage", "count", "magnitude")
-        used, ax = self.codes != 0, self.ax_
+        used = self.codes != 0
+        ax = self.ax_
         n_used = np.bincount(self.samples, used.sum(axis=1)).astype(int)
         if kind == "usage":
             self.heights_ = np.sort(used.sum(axis=0) / len(n_used))[::-1]
@@ -801,15 +883,19 @@ class LossCurveDisplay(Display):
     def _draw(self, **style):
         # Draw a line for each learner; ``style`` goes to ``semilogy``. Successive curves have
         # different dashes, so that of two equal curves both can be seen.
-        self.lines_, styles = [], cycle(["-", (0, (4, 4)), (0, (1, 3))])
+        self.lines_ = []
+        styles = cycle(["-", (0, (4, 4)), (0, (1, 3))])
         for (name, curve), dashes in zip(self.curves.items(), styles):
-            n, epochs = self.n_searched[name], np.arange(1, len(curve) + 1)
+            n = self.n_searched[name]
+            epochs = np.arange(1, len(curve) + 1)
             best = np.concatenate([np.minimum.accumulate(curve[:n]), curve[n:]])
             own = {"linestyle": dashes, "label": name} | style
             self.lines_ += self.ax_.semilogy(epochs, best, **own)
             pale = dict(color=self.lines_[-1].get_color(), alpha=0.25, linewidth=1)
             self.ax_.semilogy(epochs[:n], curve[:n], label="_search", **pale)
-        self.ax_.set(xlabel="Epoch", ylabel=r"Loss, mean of $\frac{1}{2} \|x - D z\|^2$")
+        self.ax_.set(
+            xlabel="Epoch", ylabel=r"Loss, mean of $\frac{1}{2} \|x - D z\|^2$"
+        )
         self.ax_.locator_params("x", integer=True, min_n_ticks=1)
         self.ax_.legend()
 
@@ -861,7 +947,9 @@ class PathDisplay(Display):
     kind: Literal["size", "penalty"]
 
     @classmethod
-    def from_estimator(cls, estimator: Any, *, kind: str = "size", **options: Any) -> Self:
+    def from_estimator(
+        cls, estimator: Any, *, kind: str = "size", **options: Any
+    ) -> Self:
         """Draw how a fitted learner chose its number of atoms, or the penalty of its search.
 
         Parameters
@@ -887,13 +975,19 @@ class PathDisplay(Display):
 
     def _draw(self, **style):  # ``style`` goes to the line of the trials
         # Draw scores of numbers of atoms with their band, or scores of penalties, and the choice.
-        path, ax, style = self.path, self.ax_, {"marker": ".", "zorder": 3} | style
+        path = self.path
+        ax = self.ax_
+        style = {"marker": ".", "zorder": 3} | style
         if self.kind == "size":
-            sizes, best = path.n_components, path.score.max()
+            sizes = path.n_components
+            best = path.score.max()
             (self.line_,) = ax.plot(sizes, best - path.score, **style)
             band = dict(color="0.85", label="counts as chance")
             self.band_ = ax.fill_between(sizes, path.tolerance, **band)
-            ax.set(xlabel="Number of atoms", ylabel=f"Loss of score against the best, {best:.3g}")
+            ax.set(
+                xlabel="Number of atoms",
+                ylabel=f"Loss of score against the best, {best:.3g}",
+            )
             ax.locator_params("x", integer=True, min_n_ticks=1)
             # The scale is linear up to the largest tolerance, but at least up to 1e-9, since
             # matplotlib needs a positive number. Tolerances may be 0, and are NaN for fits to fewer
@@ -904,8 +998,13 @@ class PathDisplay(Display):
             (self.line_,) = ax.semilogx(path.alpha, path.score, **style)
             ring = {"color": self.line_.get_color(), "fillstyle": "none"}
             unbiased = path.alpha[path.unbiased], path.score[path.unbiased], "o"
-            (self.unbiased_line_,) = ax.plot(*unbiased, label="without lasso's bias", **ring)
-            ax.set(xlabel="Penalty of the search", ylabel="Explained share of hidden entries")
+            (self.unbiased_line_,) = ax.plot(
+                *unbiased, label="without lasso's bias", **ring
+            )
+            ax.set(
+                xlabel="Penalty of the search",
+                ylabel="Explained share of hidden entries",
+            )
         self.chosen_line_ = ax.axvline(self.chosen, color="grey", linestyle=":")
         ax.set_title(f"Chosen: {self.chosen:.4g}")
         ax.legend()
@@ -984,15 +1083,23 @@ class StabilityDisplay(Display):
             estimator = find_learner(estimator, "stability_").learner
             order = np.argsort(-estimator.stability_, kind="stable")
             agreeing = estimator.n_agreeing_[order] / len(estimator.replicates_)
-            labels = "Stability", "Share of replicates that agree", "Atom, most stable first"
+            labels = (
+                "Stability",
+                "Share of replicates that agree",
+                "Atom, most stable first",
+            )
             values = np.arange(1, len(order) + 1), estimator.stability_[order], agreeing
             return cls(*values, labels).plot(**options)
         found = [dictionary_stability(fits) for fits in estimator]
         name = "Stable atoms" if scores is None else "Score of held-out samples"
         scores = [one.n_stable for one in found] if scores is None else scores
         pairs = zip(found, scores, strict=True)
-        rows = sorted((one.atoms.shape[1], one.stability, score) for one, score in pairs)
-        return cls(*np.array(rows).T, ("Mean stability", name, "Number of atoms")).plot(**options)
+        rows = sorted(
+            (one.atoms.shape[1], one.stability, score) for one, score in pairs
+        )
+        return cls(*np.array(rows).T, ("Mean stability", name, "Number of atoms")).plot(
+            **options
+        )
 
     def _draw(self, **style):  # ``style`` goes to the line of the stability
         # Draw the stability for the left axis, ``second`` for the right axis, and a legend above.
@@ -1000,11 +1107,18 @@ class StabilityDisplay(Display):
         style = {"marker": "o", "color": "C0", "label": left} | style
         (self.line_,) = self.ax_.plot(self.x, self.stability, **style)
         self.right_ax_ = self.ax_.twinx()
-        (self.right_line_,) = self.right_ax_.plot(self.x, self.second, "C1s-", label=right)
+        (self.right_line_,) = self.right_ax_.plot(
+            self.x, self.second, "C1s-", label=right
+        )
         self.right_ax_.set(ylabel=right)
         self.ax_.set(xlabel=below, ylabel=left, ylim=(None, 1.02))
         self.ax_.locator_params("x", integer=True, min_n_ticks=1)
-        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2, "frameon": False}
+        place = {
+            "loc": "lower center",
+            "bbox_to_anchor": (0.5, 1.0),
+            "ncols": 2,
+            "frameon": False,
+        }
         self.ax_.legend(handles=[self.line_, self.right_line_], **place)
 
 
@@ -1033,7 +1147,9 @@ class RecoveryDisplay(Display):
     coherences: np.ndarray
 
     @classmethod
-    def from_estimator(cls, estimator: Any, reference: ArrayLike, **options: Any) -> Self:
+    def from_estimator(
+        cls, estimator: Any, reference: ArrayLike, **options: Any
+    ) -> Self:
         """Draw how the atoms of a fitted learner compare with known ones.
 
         Parameters
@@ -1061,8 +1177,11 @@ class RecoveryDisplay(Display):
         atoms = estimator
         if hasattr(estimator, "fit"):
             found = find_learner(estimator)
-            atoms = found.learner if hasattr(found.learner, "atom_shape") else found.atoms()
-        match, cosines = match_atoms(atoms, reference), np.abs(atom_cosines(atoms, reference))
+            atoms = (
+                found.learner if hasattr(found.learner, "atom_shape") else found.atoms()
+            )
+        match = match_atoms(atoms, reference)
+        cosines = np.abs(atom_cosines(atoms, reference))
         for axis, matched in enumerate((match.reference_indices, match.indices)):
             rest = np.setdiff1d(np.arange(cosines.shape[axis]), matched)
             cosines = cosines.take(np.append(matched, rest), axis)

@@ -61,7 +61,9 @@ def _penalty(look):
     if given.get("transform_alpha") is not None and not learned:
         return "transform_alpha", given["transform_alpha"]
     name = "threshold" if "threshold" in given else "alpha"
-    return name, float(np.mean(getattr(look.learner, "alpha_", given.get(name, np.nan))))
+    return name, float(
+        np.mean(getattr(look.learner, "alpha_", given.get(name, np.nan)))
+    )
 
 
 def _unused_atoms(look):
@@ -89,11 +91,14 @@ def _find_single(look, reach):  # -> (n_found,), (n_components,)
     of codes is near if it belongs to the same sample and is fewer than ``reach`` rows away.
     ``look`` is the `Bunch` of the module docstring.
     """
-    energies, numbers = np.square(look.codes), look.numbers
+    energies = np.square(look.codes)
+    numbers = look.numbers
     places = energies.argmax(axis=0)
     near = np.abs(np.arange(len(energies))[:, None] - places) < reach
     near &= numbers[:, None] == numbers[places]
-    return np.flatnonzero((energies * near).sum(0) > _SINGLE_SHARE * energies.sum(0)), places
+    return np.flatnonzero(
+        (energies * near).sum(0) > _SINGLE_SHARE * energies.sum(0)
+    ), places
 
 
 def _single_samples(look):
@@ -167,10 +172,19 @@ def _unsupported_atoms(look):
     atom and at most `_MOST_NUMBERS` entries of samples. ``look`` is the `Bunch` of the module
     docstring.
     """
-    learner, p = look.learner, look.codes.shape[1]
-    ended = getattr(learner, "ended_by_", "interrupt") not in ("interrupt", "divergence")
+    learner = look.learner
+    p = look.codes.shape[1]
+    ended = getattr(learner, "ended_by_", "interrupt") not in (
+        "interrupt",
+        "divergence",
+    )
     is_fit = type(learner) is PUDLEDictionaryLearning and look.loss == "gaussian"
-    if not (is_fit and ended and len(look.samples) >= p and look.samples.size <= _MOST_NUMBERS):
+    if not (
+        is_fit
+        and ended
+        and len(look.samples) >= p
+        and look.samples.size <= _MOST_NUMBERS
+    ):
         return
     unsupported = np.flatnonzero(~atom_support(learner, look.samples).supported)
     if len(unsupported):
@@ -190,7 +204,8 @@ def _dense_codes(look):
     """
     n_samples = len(look.samples)
     n_numbers = sum(sample.size for sample in look.samples) / n_samples
-    n_entries, used = look.codes.size / n_samples, np.count_nonzero(look.codes) / n_samples
+    n_entries = look.codes.size / n_samples
+    used = np.count_nonzero(look.codes) / n_samples
     if look.loss == "kullback-leibler" or used <= min(n_numbers, n_entries) / 2:
         return
     advice = "raise {} (now {:.3g})".format(*_penalty(look))
@@ -227,7 +242,13 @@ def _no_better_than_the_baseline(look):
 
 # All checks, in the order of the report. `findings` calls them only if some code is not zero: if
 # all codes are zero, `atom_support` fails, and the other checks have nothing to compare.
-_FINDINGS = _unused_atoms, _single_samples, _single_events, _same_atoms, _unsupported_atoms
+_FINDINGS = (
+    _unused_atoms,
+    _single_samples,
+    _single_events,
+    _same_atoms,
+    _unsupported_atoms,
+)
 _FINDINGS += _dense_codes, _no_better_than_the_baseline
 
 
@@ -277,14 +298,24 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
     'All codes are zero: alpha=1e+03 is too large for these dat'
     """
     found = find_learner(estimator)
-    X, learner = found.prepare(X), found.learner
-    look = Bunch(learner=learner, given=learner.get_params(), X=X, samples=read_samples(learner, X))
+    X = found.prepare(X)
+    learner = found.learner
+    look = Bunch(
+        learner=learner,
+        given=learner.get_params(),
+        X=X,
+        samples=read_samples(learner, X),
+    )
     look.codes, look.numbers = encode_samples(learner, X)
     look.loss = getattr(learner, "loss", "gaussian")
     look.is_convolutional = hasattr(learner, "atom_shape")
     if look.codes.any():
         return [sentence for finding in _FINDINGS for sentence in finding(look)]
     if not any(np.nan_to_num(sample).any() for sample in look.samples):
-        return ["No value of these samples is known, or all are zero. Pass the samples of fit."]
+        return [
+            "No value of these samples is known, or all are zero. Pass the samples of fit."
+        ]
     name, used = _penalty(look)
-    return [f"All codes are zero: {name}={used:.3g} is too large for these data. Lower it."]
+    return [
+        f"All codes are zero: {name}={used:.3g} is too large for these data. Lower it."
+    ]

@@ -67,12 +67,14 @@ def _innovations(atoms, sizes):  # (p, m), (p,) -> (p, m), sparse (p, p)
     it of the samples that use it. Atom j is near atom i if their cosine is between 0.4 and 0.97 and
     the size of j is below 1.2 times the size of i.
     """
-    left, weights = atoms.copy(), sparse.lil_array((len(atoms), len(atoms)))
+    left = atoms.copy()
+    weights = sparse.lil_array((len(atoms), len(atoms)))
     # An atom stands for a path: a feature and all features that it implies. Paths that have
     # features in common have cosines between these bounds; atoms with a larger cosine are almost
     # equal. The mean correlation of directions and true features of a hierarchy
     # (benchmarks/bench_synthsae.py) is .774, .781 and .780 with the lower bounds .3, .4 and .5.
-    low, high = 0.4, 0.97
+    low = 0.4
+    high = 0.97
     for i, atom in enumerate(atoms):
         cosines = atoms @ atom
         # The path of a parent is smaller than the paths of its children, which contain it, and
@@ -80,7 +82,9 @@ def _innovations(atoms, sizes):  # (p, m), (p,) -> (p, m), sparse (p, p)
         # subtracted. With the factors 1.1, 1.2 and 1.4 the mean correlation is .769, .779 and .783,
         # in another run than that of the bounds above. The limit is for a parent that also occurs
         # alone: without it the paths of its few children would be subtracted from its own.
-        near = np.flatnonzero((cosines > low) & (cosines < high) & (sizes < 1.2 * sizes[i]))
+        near = np.flatnonzero(
+            (cosines > low) & (cosines < high) & (sizes < 1.2 * sizes[i])
+        )
         if len(near):
             found = nnls(atoms[near].T, atom)[0]
             left[i] -= found @ atoms[near]
@@ -98,7 +102,8 @@ def _refined(features, X, rows):
     Return the `FeatureDirections` of the new atoms if the new atoms predict hidden entries of
     ``rows`` better than the first atoms, else ``features``.
     """
-    first, x = features.learner, to_tensor(rows)
+    first = features.learner
+    x = to_tensor(rows)
     # Only data with a hierarchy need the second search. Data count as a hierarchy if more than a
     # tenth of the atoms imply other atoms.
     if (np.diff(features.implied.indptr) > 0).mean() <= 0.1:
@@ -107,7 +112,9 @@ def _refined(features, X, rows):
     # three times the penalty at which such a search ends. The last penalty is 0.25 to 4 times the
     # first one, and three times a large last penalty would lose paths.
     alpha = 3 * auto_alpha(x)
-    again = clone(first).set_params(alpha=alpha).fit(X).choose_alpha(X, criterion="support")
+    again = (
+        clone(first).set_params(alpha=alpha).fit(X).choose_alpha(X, criterion="support")
+    )
     again.alpha_ = max(again.alpha_, 2 * alpha)
     # To compare the two sets of atoms, both predict hidden entries by the lasso's codes with the
     # penalty 2 * alpha. `HeldOut` counts penalties from its own, so place=0 stands for 2 * alpha;
@@ -118,7 +125,9 @@ def _refined(features, X, rows):
     return feature_directions(again, X) if worse(one, two, CHANCE) else features
 
 
-def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> FeatureDirections:
+def feature_directions(
+    learner: Any, X: Any, *, refine: bool = False
+) -> FeatureDirections:
     r"""Return the direction of each atom's feature in data where some features imply others.
 
     For example, "poodle" implies "dog". The sparsest code of a sample then has one atom for a
@@ -186,7 +195,9 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     >>> from skpudle.sae import feature_directions
     >>> dog, poodle = np.eye(2)
     >>> atoms = np.array([dog, (dog + poodle) / 2**0.5])
-    >>> learner = PUDLEDictionaryLearning.from_components(atoms, alpha=0.1, positive_code=True)
+    >>> learner = PUDLEDictionaryLearning.from_components(
+    ...     atoms, alpha=0.1, positive_code=True
+    ... )
     >>> X = np.repeat([np.zeros(2), dog, dog + poodle], [50, 10, 2], axis=0)
     >>> feature_directions(learner, X).directions
     array([[1., 0.],
@@ -197,14 +208,22 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     # Sums over samples, which are read a part at a time: for each atom the number of the samples
     # that use the atom (``uses``) and the sum of these samples (``users``); the sum of all samples
     # (``mean``), and the sum of the outer products of all samples with themselves (``squares``).
-    n, uses, mean = 0, np.zeros(len(atoms)), np.zeros(atoms.shape[1])
-    users, squares, judges = np.zeros(atoms.shape), np.zeros((atoms.shape[1],) * 2), []
+    n = 0
+    uses = np.zeros(len(atoms))
+    mean = np.zeros(atoms.shape[1])
+    users = np.zeros(atoms.shape)
+    squares = np.zeros((atoms.shape[1],) * 2)
+    judges = []
     for rows, codes in encode_parts(learner, X):
         if codes.min(initial=0) < 0:
             raise ValueError("Some codes are negative. Fit with positive_code=True.")
-        rows, used = centre(learner, rows), (codes > 0).astype(np.float64)
-        n, uses, mean = n + len(rows), uses + used.sum(axis=0), mean + rows.sum(axis=0)
-        users, squares = users + used.T @ rows, squares + rows.T @ rows
+        rows = centre(learner, rows)
+        used = (codes > 0).astype(np.float64)
+        n = n + len(rows)
+        uses = uses + used.sum(axis=0)
+        mean = mean + rows.sum(axis=0)
+        users = users + used.T @ rows
+        squares = squares + rows.T @ rows
         # `_refined` compares two sets of atoms on these rows. It needs no more than 2,000 rows of
         # each of the first eight parts, and the parts are not kept.
         if len(judges) < 8:
@@ -217,7 +236,9 @@ def feature_directions(learner: Any, X: Any, *, refine: bool = False) -> Feature
     variances = ((left @ (squares / n - np.outer(mean, mean))) * left).sum(axis=1)
     spread = np.sqrt(np.maximum(variances, 0))
     implies = (np.diff(weights.indptr) > 0) & (uses > 0) & (spread > 0)
-    prominence = np.where(implies, (users * left).sum(axis=1) / np.where(implies, spread, 1), 0.0)
+    prominence = np.where(
+        implies, (users * left).sum(axis=1) / np.where(implies, spread, 1), 0.0
+    )
     # A residual becomes a direction from a prominence of 3 on, which tells data with a hierarchy
     # from data without: with a hierarchy 95 % of the residuals have a prominence above 2.9, and
     # without a hierarchy 95 % have less.
@@ -281,7 +302,9 @@ def from_sae(
     --------
     >>> import numpy as np
     >>> from skpudle.sae import from_sae
-    >>> from_sae(2 * np.eye(3), alpha=0.1).transform(np.array([[1.0, 0.0, -1.0]])).round(2)
+    >>> from_sae(2 * np.eye(3), alpha=0.1).transform(
+    ...     np.array([[1.0, 0.0, -1.0]])
+    ... ).round(2)
     array([[0.9, 0. , 0. ]])
     """
     atoms = unit_atoms(to_numpy(to_tensor(check_rows(decoder))))

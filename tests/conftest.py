@@ -23,7 +23,9 @@ ALLOWED_SKIPS = {
 
 def pytest_addoption(parser):
     """Add the option of CI."""
-    parser.addoption("--refuse-skips", action="store_true", help="fail if other tests are skipped")
+    parser.addoption(
+        "--refuse-skips", action="store_true", help="fail if other tests are skipped"
+    )
 
 
 def pytest_configure():
@@ -55,7 +57,11 @@ def pytest_configure():
 
 def reason_of(report):
     """Return the reason of a skip, as a test or a module gave it."""
-    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    reason = (
+        report.longrepr[2]
+        if isinstance(report.longrepr, tuple)
+        else str(report.longrepr)
+    )
     return reason.removeprefix("Skipped: ")
 
 
@@ -66,10 +72,14 @@ def pytest_sessionfinish(session):
         return
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter else []
-    refused = Counter(map(reason_of, skipped)) - Counter(dict.fromkeys(ALLOWED_SKIPS, 10**6))
+    refused = Counter(map(reason_of, skipped)) - Counter(
+        dict.fromkeys(ALLOWED_SKIPS, 10**6)
+    )
     if refused:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        reporter.write_line("\nSkipped, but not in ALLOWED_SKIPS of tests/conftest.py:", red=True)
+        reporter.write_line(
+            "\nSkipped, but not in ALLOWED_SKIPS of tests/conftest.py:", red=True
+        )
         for reason, n in refused.items():
             reporter.write_line(f"{n} tests: {reason}", red=True)
 

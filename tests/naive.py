@@ -22,7 +22,9 @@ def naive_unfold(
     return z
 
 
-def naive_encode(atoms, x, *, initial_threshold=None, positive_code=False, mask=1.0, **options):
+def naive_encode(
+    atoms, x, *, initial_threshold=None, positive_code=False, mask=1.0, **options
+):
     """Return codes of rows."""
     z = x.new_zeros(len(x), len(atoms))
     if initial_threshold is not None:
@@ -50,7 +52,9 @@ def torch_maps(atoms, stride):  # -> analysis, synthesis
     axes = atoms.ndim - 3
     conv = [torch.nn.functional.conv1d, torch.nn.functional.conv2d][axes]
     transposed = [torch.conv_transpose1d, torch.conv_transpose2d][axes]
-    return lambda x: conv(x, atoms, stride=stride), lambda z: transposed(z, atoms, stride=stride)
+    return lambda x: conv(x, atoms, stride=stride), lambda z: transposed(
+        z, atoms, stride=stride
+    )
 
 
 def torch_encode(atoms, x, *, stride, alpha, **options):

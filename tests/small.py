@@ -35,7 +35,9 @@ VARIANTS = {
 }
 
 # a step that overflows, also half of it
-ABSURD = dict(optimizer=partial(torch.optim.SGD, weight_decay=1e300), learning_rate=1e300)
+ABSURD = dict(
+    optimizer=partial(torch.optim.SGD, weight_decay=1e300), learning_rate=1e300
+)
 
 
 _TRAINED = dict(dict_init="data", n_unfoldings=10, max_iter=2, tol=None)
@@ -146,7 +148,12 @@ class EndsTheFit(FitCallback):
 
 
 def perturbed(atoms, size=0.3, seed=1):
-    return atoms + size * np.random.default_rng(seed).normal(size=atoms.shape) / len(atoms) ** 0.5
+    return (
+        atoms
+        + size
+        * np.random.default_rng(seed).normal(size=atoms.shape)
+        / len(atoms) ** 0.5
+    )
 
 
 def numpy_codes(estimator, X, **options):
@@ -159,7 +166,9 @@ def numpy_codes(estimator, X, **options):
         "shrinkage": estimator.shrinkage,
         "positive_code": estimator.positive_code,
     } | options
-    return encode(torch.tensor(estimator.components_), torch.tensor(X), **options).numpy()
+    return encode(
+        torch.tensor(estimator.components_), torch.tensor(X), **options
+    ).numpy()
 
 
 def assert_same(actual, expected):

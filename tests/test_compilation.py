@@ -6,7 +6,9 @@ from skpudle import PUDLEClassifier, PUDLEDictionaryLearning
 from skpudle import _compilation as compilation
 from skpudle._compilation import Loops, in_parts, threads_for
 
-LITTLE, MUCH = [(torch.zeros(n, 10), torch.zeros(n, 10)) for n in (100, 2000)]  # atoms, data
+LITTLE, MUCH = [
+    (torch.zeros(n, 10), torch.zeros(n, 10)) for n in (100, 2000)
+]  # atoms, data
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -44,7 +46,9 @@ def test_a_small_fit_and_its_codes_take_one_thread_and_give_the_others_back(
     kind, n_threads, monkeypatch
 ):
     learner = kind(5, n_unfoldings=3, max_iter=2, tol=None, random_state=0)
-    X = torch.randn(60, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
+    X = torch.randn(
+        60, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).numpy()
     seen, product = set(), torch.Tensor.__matmul__
 
     def watched(self, other):
@@ -83,7 +87,9 @@ compiles = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compi
 
 
 @compiles
-def test_the_log_says_that_every_process_compiles_if_no_folder_is_writable(uncached, caplog):
+def test_the_log_says_that_every_process_compiles_if_no_folder_is_writable(
+    uncached, caplog
+):
     loop = loop_of("skpudle.nowhere", "return x + 1")
     assert loop(1) == 2
     assert "If each process says so, no folder could keep them" in caplog.messages[-1]

@@ -60,7 +60,9 @@ def test_mean_stability_is_that_of_the_metric():
     """Where all replicates match each other as they match the reference."""
     X, _ = planted()
     learner = PUDLEDictionaryLearning(12)
-    consensus = ConsensusDictionary(learner, 4, resample="halves", random_state=0).fit(X)
+    consensus = ConsensusDictionary(learner, 4, resample="halves", random_state=0).fit(
+        X
+    )
     expected = dictionary_stability(consensus.replicates_).stability
     assert consensus.stability_.mean() == pytest.approx(expected)
 
@@ -72,7 +74,9 @@ def test_identical_replicates_are_their_consensus_and_a_warning():
     with pytest.warns(UserWarning, match="Pass resample='bootstrap'"):
         model.fit(X)
     np.testing.assert_allclose(model.stability_, 1)
-    np.testing.assert_allclose(model.components_, learner.fit(X).components_, atol=1e-12)
+    np.testing.assert_allclose(
+        model.components_, learner.fit(X).components_, atol=1e-12
+    )
     np.testing.assert_allclose(model.transform(X), learner.transform(X), atol=1e-9)
 
 
@@ -80,7 +84,9 @@ def test_identical_replicates_are_their_consensus_and_a_warning():
 def test_planted_atoms_are_found_and_stable(resample):
     X, atoms = planted()
     learner = PUDLEDictionaryLearning(12)
-    consensus = ConsensusDictionary(learner, 5, resample=resample, random_state=0).fit(X)
+    consensus = ConsensusDictionary(learner, 5, resample=resample, random_state=0).fit(
+        X
+    )
     assert atom_coherence(consensus.components_, atoms).min() > 0.99
     assert consensus.stability_.min() > 0.98
     assert consensus.score(X) == pytest.approx(consensus.estimator_.score(X))
@@ -90,7 +96,9 @@ def test_learned_encoders_belong_to_the_consensus():
     """It explains about as much as a single fit."""
     X, how = planted()[0], dict(n_unfoldings=3, max_iter=5, separate_atoms="unfolding")
     learner = PUDLEDictionaryLearning(12, random_state=0, **how)
-    consensus = ConsensusDictionary(learner, 3, resample="bootstrap", random_state=0).fit(X)
+    consensus = ConsensusDictionary(
+        learner, 3, resample="bootstrap", random_state=0
+    ).fit(X)
 
     def unexplained(model):
         left = np.square(X - model.inverse_transform(model.transform(X))).sum()
@@ -102,7 +110,8 @@ def test_learned_encoders_belong_to_the_consensus():
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
-    "estimator", [NMF(4, init="random", max_iter=50), FastICA(4, whiten="unit-variance")]
+    "estimator",
+    [NMF(4, init="random", max_iter=50), FastICA(4, whiten="unit-variance")],
 )
 def test_estimators_with_components(estimator):
     """Codes are those of the estimator with the consensus as its components."""
@@ -111,7 +120,9 @@ def test_estimators_with_components(estimator):
     assert consensus.components_.shape == (4, 16)
     codes = consensus.transform(X)
     assert codes.shape == (len(X), 4)
-    assert list(consensus.get_feature_names_out()) == [f"consensusdictionary{i}" for i in range(4)]
+    assert list(consensus.get_feature_names_out()) == [
+        f"consensusdictionary{i}" for i in range(4)
+    ]
     if isinstance(estimator, NMF):
         assert (consensus.components_ >= 0).all()
     if isinstance(estimator, FastICA):
@@ -122,11 +133,15 @@ def test_estimators_with_components(estimator):
 
 
 def test_the_display_has_the_most_stable_atoms_first():
-    consensus = ConsensusDictionary(Given(ATOMS, n_outliers=2), 5, random_state=0).fit(X_GIVEN)
+    consensus = ConsensusDictionary(Given(ATOMS, n_outliers=2), 5, random_state=0).fit(
+        X_GIVEN
+    )
     display = StabilityDisplay.from_estimator(consensus)
     drawn = display.line_.get_ydata()
     np.testing.assert_array_equal(drawn, np.sort(consensus.stability_)[::-1])
-    agreeing = consensus.n_agreeing_[np.argsort(-consensus.stability_, kind="stable")] / 5
+    agreeing = (
+        consensus.n_agreeing_[np.argsort(-consensus.stability_, kind="stable")] / 5
+    )
     np.testing.assert_array_equal(display.right_line_.get_ydata(), agreeing)
 
 

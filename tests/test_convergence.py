@@ -24,14 +24,18 @@ def problem():
 @pytest.fixture(scope="module")
 def codes(problem):
     x, _, _, atoms = problem
-    options = dict(alpha=ALPHA, n_unfoldings=N_UNFOLDINGS, step_size=STEP, random_state=0)
+    options = dict(
+        alpha=ALPHA, n_unfoldings=N_UNFOLDINGS, step_size=STEP, random_state=0
+    )
     return code_convergence(x, atoms, n_directions=3, **options)
 
 
 @pytest.fixture(scope="module")
 def gradients(problem):
     x, _, code, atoms = problem
-    options = dict(alpha=ALPHA, n_unfoldings=N_UNFOLDINGS, step_size=STEP, per_sample=True)
+    options = dict(
+        alpha=ALPHA, n_unfoldings=N_UNFOLDINGS, step_size=STEP, per_sample=True
+    )
     return gradient_convergence(x, atoms, code=code, **options)
 
 
@@ -60,7 +64,9 @@ def test_codes_converge_at_the_rate_of_the_gram_matrix_on_the_support(codes):
     assert known.sum() >= 12
     assert (codes.rate < 1).all()
     assert (codes.observed_rate[known] < codes.rate[known] + 1e-3).all()
-    np.testing.assert_allclose(np.median(codes.observed_rate / codes.rate), 1, atol=1e-3)
+    np.testing.assert_allclose(
+        np.median(codes.observed_rate / codes.rate), 1, atol=1e-3
+    )
 
 
 def test_jacobians_converge_as_t_times_the_rate_to_the_t(codes):
@@ -95,10 +101,14 @@ def test_ae_ls_levels_off(codes, gradients):
 
 def test_ae_ls_ends_nearest_to_the_gradient_of_the_true_codes():
     """Theorem 3.4, figure 4b: less than half the distance of the others."""
-    x, truth, code = make_dictionary_data(500, 50, 100, 5, sign="sample", random_state=0)
+    x, truth, code = make_dictionary_data(
+        500, 50, 100, 5, sign="sample", random_state=0
+    )
     atoms = unit_rows(perturb_dictionary(truth, 0.14, random_state=1))
     options = dict(alpha=ALPHA, step_size=STEP, n_unfoldings=[120])
-    dec, ae_lasso, ae_ls = gradient_convergence(x, atoms, code=code, **options).truth[:, 0]
+    dec, ae_lasso, ae_ls = gradient_convergence(x, atoms, code=code, **options).truth[
+        :, 0
+    ]
     assert ae_ls < 0.55 * min(dec, ae_lasso)
 
 

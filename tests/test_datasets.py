@@ -37,7 +37,9 @@ def images():
 
 @pytest.mark.parametrize("sign", SIGNS)
 def test_data_are_codes_times_unit_atoms(sign):
-    data, dictionary, code = make_dictionary_data(200, 20, 30, 4, sign=sign, random_state=0)
+    data, dictionary, code = make_dictionary_data(
+        200, 20, 30, 4, sign=sign, random_state=0
+    )
     assert_allclose(data, code @ dictionary, rtol=1e-12, atol=1e-12)
     assert_allclose(np.linalg.norm(dictionary, axis=1), 1)
 
@@ -48,7 +50,9 @@ def test_codes_have_the_sparsity_and_amplitudes_asked_for(n_nonzero, sign):
     *_, code = make_dictionary_data(
         300, 5, 12, n_nonzero, amplitude=(0.5, 0.7), sign=sign, random_state=0
     )
-    values = code[code != 0].reshape(300, n_nonzero)  # raises unless every row has as many
+    values = code[code != 0].reshape(
+        300, n_nonzero
+    )  # raises unless every row has as many
     assert np.abs(values).min() >= 0.5
     assert np.abs(values).max() <= 0.7
     distinct = {"entry": 2 if n_nonzero > 1 else 1, "sample": 1, None: 1}[sign]
@@ -63,12 +67,16 @@ def test_supports_are_uniform_over_all_subsets():
     counts = np.unique((code != 0) @ 2 ** np.arange(5), return_counts=True)[1]
     assert len(counts) == 10
     expected = n_samples / 10
-    assert ((counts - expected) ** 2 / expected).sum() < 27.9  # 99.9 % of chi-squared, 9 degrees
+    assert (
+        (counts - expected) ** 2 / expected
+    ).sum() < 27.9  # 99.9 % of chi-squared, 9 degrees
 
 
 @pytest.mark.parametrize("snr_db", [-3.0, 10.0, 20.0])
 def test_noise_has_the_ratio_asked_for(snr_db):
-    noisy, dictionary, code = make_dictionary_data(100, 30, 40, snr_db=snr_db, random_state=0)
+    noisy, dictionary, code = make_dictionary_data(
+        100, 30, 40, snr_db=snr_db, random_state=0
+    )
     clean = code @ dictionary
     ratio = (clean**2).sum() / ((noisy - clean) ** 2).sum()
     assert_allclose(10 * np.log10(ratio), snr_db)
@@ -80,7 +88,9 @@ def test_noise_has_the_ratio_asked_for(snr_db):
 @pytest.mark.parametrize("shape", [(400, 50), (300, 2, 5, 6)])
 def test_tau_is_the_expected_relative_error(shape):
     atoms = np.random.default_rng(0).normal(size=shape)
-    atoms /= np.sqrt(np.square(atoms).sum(axis=tuple(range(1, atoms.ndim)), keepdims=True))
+    atoms /= np.sqrt(
+        np.square(atoms).sum(axis=tuple(range(1, atoms.ndim)), keepdims=True)
+    )
     perturbed = perturb_dictionary(atoms, 0.14, random_state=0)
     error = np.linalg.norm((perturbed - atoms).ravel()) / np.linalg.norm(atoms.ravel())
     assert error == pytest.approx(0.14, rel=0.02)  # its standard deviation is 0.7 %
@@ -97,9 +107,13 @@ def test_all_patches_of_an_image_are_those_of_scikit_learn(images):
 def test_patches_are_different_pieces_of_the_images(images):
     """Pixels are unique, so that the first one tells where a patch must come from."""
     every = extract_patches(images, (4, 3), None, center=False, normalize=False)
-    some = extract_patches(images, (4, 3), 100, center=False, normalize=False, random_state=0)
+    some = extract_patches(
+        images, (4, 3), 100, center=False, normalize=False, random_state=0
+    )
     places = {patch[0]: patch for patch in every}
-    assert len(every) == sum((h - 3) * (w - 2) for h, w in (image.shape for image in images))
+    assert len(every) == sum(
+        (h - 3) * (w - 2) for h, w in (image.shape for image in images)
+    )
     assert len({patch[0] for patch in some}) == 100
     for patch in some:
         assert_array_equal(patch, places[patch[0]])
@@ -127,14 +141,18 @@ def test_photographs_of_scikit_learn_are_the_default():
     for gray, colour in zip(load_gray_images(), photographs):
         assert_allclose(gray, colour @ luminance, atol=1 / 255)
     patches = load_image_patches(n_patches=20, random_state=0)
-    assert_array_equal(patches, extract_patches(load_gray_images(), n_patches=20, random_state=0))
+    assert_array_equal(
+        patches, extract_patches(load_gray_images(), n_patches=20, random_state=0)
+    )
 
 
 def test_folder_is_read_in_the_order_of_names(tmp_path):
     Image = pytest.importorskip("PIL.Image")
     levels = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
     Image.fromarray(levels).save(tmp_path / "b.png")
-    Image.fromarray(levels[:, :, None] + np.zeros(3, dtype=np.uint8)).save(tmp_path / "a.PNG")
+    Image.fromarray(levels[:, :, None] + np.zeros(3, dtype=np.uint8)).save(
+        tmp_path / "a.PNG"
+    )
     Image.fromarray(levels.astype(np.uint16) * 257).save(tmp_path / "c.tif")
     Image.fromarray(levels.astype(np.float32) / 7).save(tmp_path / "d.tiff")
     (tmp_path / "e.txt").write_text("no image")

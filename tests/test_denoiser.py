@@ -75,7 +75,9 @@ def test_the_network_is_a_loop_of_convolutions(noise_std, generator):
     def naive():
         z = torch.nn.functional.conv2d(x, network.analysis[0], stride=(2, 3)) * 0
         for t in range(5):
-            sums = torch.conv_transpose2d(z, network.synthesis[max(t - 1, 0)], stride=(2, 3))
+            sums = torch.conv_transpose2d(
+                z, network.synthesis[max(t - 1, 0)], stride=(2, 3)
+            )
             rest = x if t == 0 else x - sums
             v = z + torch.nn.functional.conv2d(rest, network.analysis[t], stride=(2, 3))
             level = network.thresholds[t].expand(3, 4)
@@ -90,7 +92,9 @@ def test_the_network_is_a_loop_of_convolutions(noise_std, generator):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     weights = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
     parameters = [*network.parameters()]
-    ours, oracle = (torch.autograd.grad((weights * y).sum(), parameters) for y in (found, expected))
+    ours, oracle = (
+        torch.autograd.grad((weights * y).sum(), parameters) for y in (found, expected)
+    )
     for one, other in zip(ours, oracle, strict=True):
         assert other.any()
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
@@ -141,7 +145,9 @@ def test_the_mix_with_the_input_has_the_smallest_estimated_error(shape, generato
     share = 0.3**2 * (x.numel() - trace) / float(change.square().sum())
     assert 0 < share < 0.9
     # 10 % in favour of the network, and steps that cross a threshold
-    torch.testing.assert_close(network(x, 0.3), x + 1.1 * share * change, atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        network(x, 0.3), x + 1.1 * share * change, atol=0.02, rtol=0
+    )
 
 
 def test_photons_are_mixed_by_the_variance_of_counts(generator):
@@ -151,9 +157,14 @@ def test_photons_are_mixed_by_the_variance_of_counts(generator):
         network.analysis.fill_(1.0)
         network.synthesis.fill_(1.0)
         network.thresholds.fill_(4.0)
-    counts = torch.poisson(torch.full((1, 1, 40, 40), 100.0), generator=generator).double()
+    counts = torch.poisson(
+        torch.full((1, 1, 40, 40), 100.0), generator=generator
+    ).double()
     roots = network.noise.enter(counts)
-    mixed, denoised = network.noise.leave(network(roots)), network.noise.leave(roots - 4.0)
+    mixed, denoised = (
+        network.noise.leave(network(roots)),
+        network.noise.leave(roots - 4.0),
+    )
     slope = (roots - 4.0) / roots  # of (root(y) - 4)^2 / 4 in y
     change = denoised - counts
     share = float((counts * (1 - slope)).sum() / change.square().sum())
@@ -161,7 +172,9 @@ def test_photons_are_mixed_by_the_variance_of_counts(generator):
     torch.testing.assert_close(mixed, counts + 1.1 * share * change, rtol=1e-3, atol=0)
 
 
-def test_the_network_sees_nothing_that_it_was_not_trained_for(trained, images, monkeypatch):
+def test_the_network_sees_nothing_that_it_was_not_trained_for(
+    trained, images, monkeypatch
+):
     """Pixels as large as in training, and a level of its range, whatever the noise and units."""
     seen, levels, own, unfold = [], [], trained.network_, network.unfold
 
@@ -176,14 +189,19 @@ def test_the_network_sees_nothing_that_it_was_not_trained_for(trained, images, m
             trained.denoise(unit * images, noise_std=unit * level)
     assert max(seen) <= own.peak + 6 * 0.5  # images and their noise
     shares = [level / (RANGE[0] * RANGE[1]) ** 0.5 for level in RANGE]
-    ends = [(own.thresholds + share * own.slopes)[:, None, :, None, None] for share in shares]
+    ends = [
+        (own.thresholds + share * own.slopes)[:, None, :, None, None]
+        for share in shares
+    ]
     assert all(((ends[0] - 1e-7 <= x) & (x <= ends[1] + 1e-7)).all() for x in levels)
 
 
 # ---------------------------------------------------------------- denoising
 
 
-@pytest.mark.parametrize("size", [(13, 16), (14, 15), (5, 4), (3, 20), (1, 1), (2, 7)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(13, 16), (14, 15), (5, 4), (3, 20), (1, 1), (2, 7)], ids=str
+)
 def test_denoised_images_have_exactly_the_size_of_their_input(size, trained):
     learner = pickle.loads(pickle.dumps(trained))
     image = np.random.default_rng(0).normal(size=size)
@@ -194,13 +212,19 @@ def test_denoised_images_have_exactly_the_size_of_their_input(size, trained):
 
 
 @pytest.mark.parametrize("unit", [1 / 64, 64.0, 255.0])
-def test_images_in_other_units_are_scaled_to_the_pixels_of_training(unit, images, trained):
+def test_images_in_other_units_are_scaled_to_the_pixels_of_training(
+    unit, images, trained
+):
     assert trained.network_.peak == np.abs(images).max()
-    for image in images * (trained.network_.peak / np.abs(images).max(axis=(1, 2), keepdims=True)):
+    for image in images * (
+        trained.network_.peak / np.abs(images).max(axis=(1, 2), keepdims=True)
+    ):
         for noise_std in (0.2, 0.02):  # known, and less than known
             (expected,) = trained.denoise([image], noise_std=noise_std)
             (found,) = trained.denoise([unit * image], noise_std=noise_std * unit)
-            np.testing.assert_allclose(found, unit * expected, rtol=1e-10, atol=1e-10 * unit)
+            np.testing.assert_allclose(
+                found, unit * expected, rtol=1e-10, atol=1e-10 * unit
+            )
 
 
 def test_every_image_has_its_noise_and_none_without_noise_changes(images, trained):
@@ -218,7 +242,9 @@ def test_a_network_for_grey_images_denoises_three_channels(images, trained):
     coloured = np.repeat(images[..., None], 3, axis=3)
     denoised = trained.denoise(coloured, noise_std=0.3)
     expected = trained.denoise(images, noise_std=0.3 / 3**0.5)
-    np.testing.assert_allclose(denoised, np.repeat(expected[..., None], 3, axis=3), atol=1e-12)
+    np.testing.assert_allclose(
+        denoised, np.repeat(expected[..., None], 3, axis=3), atol=1e-12
+    )
     with pytest.raises(ValueError, match="3 channels, but .* fitted on 1"):
         trained.partial_fit(coloured)
 
@@ -233,7 +259,9 @@ def test_score_is_the_mean_psnr(images):
     score = learner.score(list(noisy), list(images), peak=2.0)
     assert type(score) is float
     assert score == pytest.approx(np.mean(expected))
-    with pytest.raises(ValueError, match="nothing to remove: the noise of training is 0"):
+    with pytest.raises(
+        ValueError, match="nothing to remove: the noise of training is 0"
+    ):
         learner.score(images, [0, 1, 0, 1, 0])
     # without clean images the noise of training is added, the same in every call
     of_noise = learner_of(noise_std=0.3).fit(images)
@@ -265,7 +293,9 @@ def test_photons_are_denoised_as_roots():
     photons = learner_of(noise_std="poisson", alpha=0.4).fit(counts, expected)
     root, both = lambda x: 2 * np.sqrt(x + 3 / 8), (counts, expected)
     roots = learner_of(noise_std=0.0, alpha=0.4).fit(*map(root, both))
-    for one, other in zip(photons.network_.parameters(), roots.network_.parameters(), strict=True):
+    for one, other in zip(
+        photons.network_.parameters(), roots.network_.parameters(), strict=True
+    ):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
     as_integers = photons.denoise(counts.astype(np.uint16))
     np.testing.assert_array_equal(as_integers, photons.denoise(counts))
@@ -292,7 +322,9 @@ def test_texture_is_no_noise():
         corners = np.ndindex(*(n // 32 for n in image.shape))
         parts += [image[32 * y : 32 * y + 32, 32 * x : 32 * x + 32] for y, x in corners]
     clean = torch.tensor(np.stack(parts))[:, None]
-    assert (estimate_noise(clean) > 0.005).double().mean() < 0.1  # .14 with half the texture
+    assert (
+        estimate_noise(clean) > 0.005
+    ).double().mean() < 0.1  # .14 with half the texture
     white = torch.randn(4, 1, 200, 210, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(estimate_noise(white), torch.ones(4), atol=0.05, rtol=0)
     ramp = torch.linspace(0, 20, 200)[:, None] + white
@@ -301,10 +333,14 @@ def test_texture_is_no_noise():
 
 @pytest.mark.parametrize("size", [(96, 80), (700,), (1, 700)], ids=str)
 def test_estimated_noise_commutes_with_units_and_offsets(size):
-    images = torch.randn(3, 2, *size, generator=torch.Generator().manual_seed(0)).double()
+    images = torch.randn(
+        3, 2, *size, generator=torch.Generator().manual_seed(0)
+    ).double()
     found = estimate_noise(images)
     assert ((found > 0.7) & (found < 1.3)).all()
-    torch.testing.assert_close(estimate_noise(255 * images - 7), 255 * found, rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        estimate_noise(255 * images - 7), 255 * found, rtol=1e-9, atol=0
+    )
     assert not estimate_noise(torch.full((1, 1, *size), 0.5)).any()
 
 
@@ -325,7 +361,9 @@ def test_training_denoises():
     clean, test = blocks(24, 33, 0), blocks(6, 40, 1)
     rng = np.random.default_rng(2)
     noisy, noisy_test = (x + 0.2 * rng.normal(size=x.shape) for x in (clean, test))
-    options = dict(atom_shape=(6, 6), stride=3, n_unfoldings=6, max_iter=15, batch_size=8)
+    options = dict(
+        atom_shape=(6, 6), stride=3, n_unfoldings=6, max_iter=15, batch_size=8
+    )
     options |= dict(learning_rate=1e-2, alpha=0.2)
     before = learner_of(16, **options | {"learning_rate": 1e-9}).fit(noisy, clean)
     start = before.score(noisy_test, test)
@@ -352,14 +390,18 @@ def test_one_network_denoises_at_any_level():
 def test_a_fit_begins_as_the_lasso_of_its_atoms(images):
     """The step is shared by both sides, and codes and thresholds are in its unit."""
     learner = learner_of(alpha=0.3, learning_rate=1e-300).fit(images)
-    dictionary = ConvDictionary(project_atoms(learner.network_.synthesis[0].detach()), (2, 3))
+    dictionary = ConvDictionary(
+        project_atoms(learner.network_.synthesis[0].detach()), (2, 3)
+    )
     x = covered(torch.from_numpy(images)[:, None], (5, 4), (2, 3))
     lasso = encode(dictionary, x, alpha=0.3, n_unfoldings=4)
     codes = learner.network_.encode(x)
     found = float(default_step(dictionary)) ** 0.5 * codes
     torch.testing.assert_close(found, lasso, atol=1e-12, rtol=0)
     expected = dictionary.synthesis(lasso)
-    torch.testing.assert_close(learner.network_.decode(codes), expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        learner.network_.decode(codes), expected, atol=1e-12, rtol=0
+    )
 
 
 def test_the_same_seed_gives_the_same_bits_also_after_pickling(images):
@@ -370,7 +412,9 @@ def test_the_same_seed_gives_the_same_bits_also_after_pickling(images):
     np.testing.assert_array_equal(atoms_of(first), atoms_of(second))
     assert (atoms_of(first) != atoms_of(other)).any()
     stored = pickle.loads(pickle.dumps(first)).partial_fit(images)
-    np.testing.assert_array_equal(atoms_of(stored), atoms_of(second.partial_fit(images)))
+    np.testing.assert_array_equal(
+        atoms_of(stored), atoms_of(second.partial_fit(images))
+    )
     assert stored.n_steps_ == first.n_steps_ + 1
     assert len(stored.loss_curve_) == 3
 
@@ -380,14 +424,18 @@ def test_the_same_seed_gives_the_same_bits_also_after_pickling(images):
 def test_thresholds_scale_with_the_data(noise_std, exponent, images):
     """In `fit` and in `partial_fit` after it."""
     unit = 2.0**exponent
-    one, other = (learner_of(3, noise_std=s, learning_rate=0.02) for s in (noise_std, 0.0))
+    one, other = (
+        learner_of(3, noise_std=s, learning_rate=0.02) for s in (noise_std, 0.0)
+    )
     scaled = unit * np.asarray(noise_std)
     other.set_params(noise_std=tuple(scaled) if scaled.ndim else float(scaled))
     for method in ("fit", "partial_fit"):
         getattr(one, method)(images)
         getattr(other, method)(unit * images)
         np.testing.assert_allclose(atoms_of(other), atoms_of(one), rtol=1e-7)
-        for found, expected in zip(other.network_.levels, one.network_.levels, strict=True):
+        for found, expected in zip(
+            other.network_.levels, one.network_.levels, strict=True
+        ):
             torch.testing.assert_close(found, unit * expected, rtol=1e-7, atol=0)
 
 
@@ -402,7 +450,10 @@ def test_without_a_level_the_noise_follows_the_images(images):
     assert pairs.network_.peak == np.abs(images).max()
     assert pairs.partial_fit(images / 2).training_noise_std_ == stored
     assert pairs.network_.peak == np.abs(images).max()
-    learners = [learner_of(**s, alpha=0.2).fit(images, images) for s in ({}, dict(noise_std=0.5))]
+    learners = [
+        learner_of(**s, alpha=0.2).fit(images, images)
+        for s in ({}, dict(noise_std=0.5))
+    ]
     np.testing.assert_array_equal(*map(atoms_of, learners))
 
 
@@ -427,20 +478,27 @@ def test_training_that_makes_images_worse_says_so():
 def test_noise_in_other_units_than_the_images_is_pointed_out():
     """Unsigned integers become fractions, so sigma 25 is 25 / 255; other numbers stay."""
     images = np.random.default_rng(0).integers(256, size=(2, 13, 16), dtype=np.uint8)
-    with pytest.warns(UserWarning, match="noise_std=25, but the largest pixel is 1") as record:
+    with pytest.warns(
+        UserWarning, match="noise_std=25, but the largest pixel is 1"
+    ) as record:
         learner_of(noise_std=25.0, learning_rate=1e-9).fit(images)
     learner = learner_of(noise_std=25 / 255).fit(images)
     learner.denoise(images)
     learner.denoise(images, noise_std=1e-6)  # who tells it knows it
-    with pytest.warns(UserWarning, match="noise_std=0.098, but the largest pixel is 255") as more:
+    with pytest.warns(
+        UserWarning, match="noise_std=0.098, but the largest pixel is 255"
+    ) as more:
         learner.denoise(images.astype(float))
-    with pytest.warns(UserWarning, match="noise_std=25, but the largest pixel is 1") as told:
+    with pytest.warns(
+        UserWarning, match="noise_std=25, but the largest pixel is 1"
+    ) as told:
         learner.denoise(images / 255, noise_std=25)
     assert {warning.filename for warning in [*record, *more, *told]} == {__file__}
 
 
 @pytest.mark.parametrize(
-    "noise_std", [-1.0, float("nan"), float("inf"), [0.1, 0.2], "a", ["a"] * 5, 1j, [[0.1]]]
+    "noise_std",
+    [-1.0, float("nan"), float("inf"), [0.1, 0.2], "a", ["a"] * 5, 1j, [[0.1]]],
 )
 def test_what_is_no_noise_is_refused(noise_std, images, trained):
     with pytest.raises(ValueError, match="noise_std|shape|remapping|float|Complex"):
@@ -467,6 +525,10 @@ def test_contradictions_are_refused(options, message, images):
 def test_pairs_that_do_not_match_are_refused(call, images, trained):
     """Fewer, smaller ones, and ones of other channels."""
     learner = learner_of() if call == "fit" else trained
-    for targets in (images[:4], images[:, :12], np.repeat(images[..., None], 2, axis=3)):
+    for targets in (
+        images[:4],
+        images[:, :12],
+        np.repeat(images[..., None], 2, axis=3),
+    ):
         with pytest.raises(ValueError, match="Targets do not match"):
             getattr(learner, call)(images, targets)

@@ -14,7 +14,9 @@ def rows_of(name, key="results", **wanted):
     """Return the rows of a benchmark's file that have these values."""
     stored = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text("utf-8"))
     rows = stored[key] if isinstance(stored, dict) else stored
-    return [row for row in rows if all(row.get(k) == value for k, value in wanted.items())]
+    return [
+        row for row in rows if all(row.get(k) == value for k, value in wanted.items())
+    ]
 
 
 def written(value, digits=2):
@@ -32,23 +34,31 @@ def span(values, digits=0):
 
 def found(learner):
     """Return the range of the share of atoms that a learner finds, in percent."""
-    rows = [row for row in rows_of("learners", learner=learner) if "found, > 0.95" in row]
+    rows = [
+        row for row in rows_of("learners", learner=learner) if "found, > 0.95" in row
+    ]
     return span([100 * row["found, > 0.95"] for row in rows]) + " %"
 
 
 def problems_solved():
     """Return the number of problems in which the default finds every atom."""
-    return sum(row.get("found, > 0.95") == 1 for row in rows_of("learners", learner="skpudle"))
+    return sum(
+        row.get("found, > 0.95") == 1 for row in rows_of("learners", learner="skpudle")
+    )
 
 
 def seconds(learner):
-    return {row["data"]: row.get("seconds") for row in rows_of("learners", learner=learner)}
+    return {
+        row["data"]: row.get("seconds") for row in rows_of("learners", learner=learner)
+    }
 
 
 def times(learner):
     """Return the median time of a learner over scikit-learn's."""
     ours, theirs = seconds(learner), seconds("scikit-learn MiniBatch")
-    return written(median(ours[data] / theirs[data] for data in ours if theirs.get(data)))
+    return written(
+        median(ours[data] / theirs[data] for data in ours if theirs.get(data))
+    )
 
 
 def sets_where_spams_is_faster():
@@ -67,7 +77,9 @@ def denoised(method):
 
 def photograph(method):
     row = denoised(method)
-    return f"{row['cpu_seconds']} s and reaches {row['mean_psnr']:.1f} dB".removeprefix("0")
+    return f"{row['cpu_seconds']} s and reaches {row['mean_psnr']:.1f} dB".removeprefix(
+        "0"
+    )
 
 
 def more_decibels(method, other):
@@ -99,7 +111,9 @@ def consensus(data):
 
 
 def found_at_0_db(method):
-    found = [100 * r["found"] for r in rows_of("found", dB=0, rows=12000, method=method)]
+    found = [
+        100 * r["found"] for r in rows_of("found", dB=0, rows=12000, method=method)
+    ]
     return "{:.0f} and {:.0f} %".format(*found)
 
 
@@ -109,8 +123,12 @@ def accuracy(method):
 
 def waveforms(*case):
     methods = the_row("waveforms", "many channels", case=[*case])["methods"]
-    means = (mean(methods[one]["correlation"]) for one in ("ours", "threshold", "GreedyCDL"))
-    return f"* - {case[0]}, {case[1]:.2g} - " + " - ".join(written(one, 3) for one in means)
+    means = (
+        mean(methods[one]["correlation"]) for one in ("ours", "threshold", "GreedyCDL")
+    )
+    return f"* - {case[0]}, {case[1]:.2g} - " + " - ".join(
+        written(one, 3) for one in means
+    )
 
 
 def angles(title, scenario):
@@ -130,11 +148,15 @@ def gain(missing):
 def coverage(key="coverage", **wanted):
     rows = rows_of("intervals", key, **wanted)
     shares = ["coverage", "codes"] if key == "coverage" else ["coverage"]
-    return "- " + " - ".join(span([100 * row[share] for row in rows]) for share in shares)
+    return "- " + " - ".join(
+        span([100 * row[share] for row in rows]) for share in shares
+    )
 
 
 def stored(name, key):
-    return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text("utf-8"))[key]
+    return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text("utf-8"))[
+        key
+    ]
 
 
 def signatures(key):
@@ -150,23 +172,37 @@ CLAIMS = {
     "README.md": [
         lambda: f"finds every atom in {problems_solved()} problems, to a cosine of .95",
         lambda: f"SPAMS finds {found('SPAMS')}, SPORCO {found('SPORCO')}",
-        lambda: f"K-SVD {found('dictlearn K-SVD')}, scikit-learn {found('scikit-learn MiniBatch')}",
+        lambda: (
+            f"K-SVD {found('dictlearn K-SVD')}, scikit-learn {found('scikit-learn MiniBatch')}"
+        ),
         lambda: f"takes {times('skpudle')} times scikit-learn's time in the median",
         lambda: f"at a given penalty takes {times('skpudle, search alone')} times",
         lambda: f"faster than the fit on {sets_where_spams_is_faster()} sets",
         lambda: "after coding is {} of the noise".format(
-            span([noise(data, "default") for data in ("offset", "outlying rows", "spikes")], 2)
+            span(
+                [
+                    noise(data, "default")
+                    for data in ("offset", "outlying rows", "spikes")
+                ],
+                2,
+            )
         ),
         lambda: "it is {} to {:.0f} times the noise".format(
             written(noise("offset", "equal noise"), 1), noise("spikes", "equal noise")
         ),
-        lambda: f"it takes {photograph('skpudle')}. BM3D takes {photograph('BM3D, colour')}",
-        lambda: "explain {} of the variance of held-out digits by codes with {} of entries".format(
-            *map(percent, encoder("separate_atoms='unfolding'", unfoldings=3))
+        lambda: (
+            f"it takes {photograph('skpudle')}. BM3D takes {photograph('BM3D, colour')}"
+        ),
+        lambda: (
+            "explain {} of the variance of held-out digits by codes with {} of entries".format(
+                *map(percent, encoder("separate_atoms='unfolding'", unfoldings=3))
+            )
         ),
         lambda: "codes explain {} with {}".format(*map(percent, encoder("converged"))),
     ],
-    "docs/quick_start.rst": [lambda: f"gets {written(accuracy('logistic regression'))}"],
+    "docs/quick_start.rst": [
+        lambda: f"gets {written(accuracy('logistic regression'))}"
+    ],
     "docs/guide/choosing.rst": [
         lambda: f"the chosen penalty finds {found_at_0_db('skpudle')}",
         lambda: f"the first penalty {found_at_0_db('skpudle, first penalty')}",
@@ -184,8 +220,12 @@ CLAIMS = {
         lambda: f"to a cosine of {consensus('digits')} and {consensus('patches')}",
         lambda: f"5 to 20 dB {coverage(kind='uniform', noise='equal')}",
         lambda: f"* - normal codes, 5 to 20 dB {coverage(kind='normal')}",
-        lambda: f"* - noise of features differs, 5 to 20 dB {coverage(noise='features')}",
-        lambda: f"* - an offset and a row of a hundred times the length {coverage(noise='raw')}",
+        lambda: (
+            f"* - noise of features differs, 5 to 20 dB {coverage(noise='features')}"
+        ),
+        lambda: (
+            f"* - an offset and a row of a hundred times the length {coverage(noise='raw')}"
+        ),
         lambda: f"* - counts that add {coverage('counts')}",
     ],
     "docs/guide/counts.rst": [
@@ -197,15 +237,24 @@ CLAIMS = {
         lambda: angles("some rows pure, 1 % noise", "peaks, pure, 1 % noise"),
         lambda: angles("some rows pure, 5 % noise", "peaks, pure, 5 % noise"),
         lambda: angles("no row above 75 %, 1 % noise", "peaks, mixed, 1 % noise"),
-        lambda: angles("every row has all components, unscaled", "peaks, free abundances, dense"),
+        lambda: angles(
+            "every row has all components, unscaled", "peaks, free abundances, dense"
+        ),
     ],
     "docs/guide/images.rst": [
-        lambda: f"{more_decibels('skpudle', 'skpudle, channel by channel'):.1f} dB better",
-        lambda: f"within {written(more_decibels('BM3D, colour', 'skpudle'), 1)} dB of BM3D",
+        lambda: (
+            f"{more_decibels('skpudle', 'skpudle, channel by channel'):.1f} dB better"
+        ),
+        lambda: (
+            f"within {written(more_decibels('BM3D, colour', 'skpudle'), 1)} dB of BM3D"
+        ),
         *(lambda missing=missing: gain(missing) for missing in (0.3, 0.5, 0.8)),
     ],
     "docs/guide/signals.rst": [
-        *(lambda case=case: waveforms(*case) for case in ((8, 0.5), (8, 2.0), (8, 4.0), (30, 5.0))),
+        *(
+            lambda case=case: waveforms(*case)
+            for case in ((8, 0.5), (8, 2.0), (8, 4.0), (30, 5.0))
+        ),
         lambda: f"took {stored('waveforms', 'long')['megabytes']:.0f} MB",
     ],
     "docs/guide/large_data.rst": [found_of_large],
@@ -238,7 +287,9 @@ RESULT = re.compile(r"(?<![\w.])\.\d+|\d ?(?:%|dB|s|MB|GB|times|minutes)(?!\w)")
 def sentences_of(page):
     """Return sentences and tables of a page on one line, without its blocks of code."""
     text = (ROOT / page).read_text("utf-8").replace("**", "")
-    text = re.sub(r"^```.*?^```|^\.\. code-block::.*?\n(?=\S)", "", text, flags=re.S | re.M)
+    text = re.sub(
+        r"^```.*?^```|^\.\. code-block::.*?\n(?=\S)", "", text, flags=re.S | re.M
+    )
     return " ".join(text.split())
 
 
@@ -252,5 +303,7 @@ def test_figures_are_those_of_the_results(page):
     for constant in GIVEN.get(page, []):
         assert constant in text, constant
         text = text.replace(constant, " ")
-    untraced = [text[max(0, at.start() - 50) : at.end() + 20] for at in RESULT.finditer(text)]
+    untraced = [
+        text[max(0, at.start() - 50) : at.end() + 20] for at in RESULT.finditer(text)
+    ]
     assert not untraced, f"{page} has figures of no benchmark's results: {untraced}."

@@ -52,8 +52,14 @@ def test_where_nothing_is_wrong_nothing_is_said():
     [
         (given(np.eye(8), alpha=9), "alpha=9 is too large for these data. Lower it."),
         (given(np.eye(8), transform_alpha=9), "transform_alpha=9 is too large"),
-        (NOODLDictionaryLearning(8, threshold=9.0, max_iter=1, tol=None), "threshold=9 is too"),
-        (MiniBatchDictionaryLearning(4, alpha=9, transform_algorithm="threshold"), "alpha=9 is"),
+        (
+            NOODLDictionaryLearning(8, threshold=9.0, max_iter=1, tol=None),
+            "threshold=9 is too",
+        ),
+        (
+            MiniBatchDictionaryLearning(4, alpha=9, transform_algorithm="threshold"),
+            "alpha=9 is",
+        ),
     ],
     ids=["alpha", "transform_alpha", "noodl", "scikit-learn"],
 )
@@ -62,7 +68,9 @@ def test_all_codes_are_zero(learner, reason):
     if not hasattr(learner, "components_"):
         learner.set_params(random_state=0).fit(X)
     assert only(findings(learner, X)).startswith(f"All codes are zero: {reason}")
-    assert only(findings(learner, np.zeros((200, 8)))).startswith("No value of these samples is")
+    assert only(findings(learner, np.zeros((200, 8)))).startswith(
+        "No value of these samples is"
+    )
 
 
 def test_atoms_are_unused():
@@ -73,18 +81,28 @@ def test_atoms_are_unused():
 def test_chance_leaves_atoms_unused():
     """Five samples of one atom each use five at the most."""
     found = only(findings(given(np.eye(12)), np.eye(12)[:5]))
-    assert found.startswith("5 of 12 atoms are single samples: there are 0.417 samples to an atom")
+    assert found.startswith(
+        "5 of 12 atoms are single samples: there are 0.417 samples to an atom"
+    )
 
 
 def test_atoms_are_single_samples():
     rng = np.random.default_rng(0)
     atoms = rng.normal(size=(8, 30))
-    common = rng.normal(size=(300, 3)) @ atoms[:3]  # three atoms that many samples share
-    X = np.vstack([common, 10 * atoms[3:] / np.linalg.norm(atoms[3:], axis=1, keepdims=True)])
+    common = (
+        rng.normal(size=(300, 3)) @ atoms[:3]
+    )  # three atoms that many samples share
+    X = np.vstack(
+        [common, 10 * atoms[3:] / np.linalg.norm(atoms[3:], axis=1, keepdims=True)]
+    )
     learner = given(atoms / np.linalg.norm(atoms, axis=1, keepdims=True), alpha=0.5)
     sentence = only(findings(learner, X))
-    assert sentence.startswith("5 of 8 atoms are single samples: there are 38.1 samples to an atom")
-    assert findings(learner, common[:, ::-1])[:1] != [sentence]  # other samples, other words
+    assert sentence.startswith(
+        "5 of 8 atoms are single samples: there are 38.1 samples to an atom"
+    )
+    assert findings(learner, common[:, ::-1])[:1] != [
+        sentence
+    ]  # other samples, other words
 
 
 @pytest.fixture
@@ -139,7 +157,9 @@ def test_a_search_leaves_no_atoms_that_are_the_same():
     assert same.endswith(", and so are 2 pairs more: learn fewer atoms.")
     assert unsupported.startswith("3 of 11 atoms are not supported")
     learner = PUDLEDictionaryLearning(11, random_state=0).fit(X)
-    spare = np.setdiff1d(np.arange(11), match_atoms(atoms, learner.components_).reference_indices)
+    spare = np.setdiff1d(
+        np.arange(11), match_atoms(atoms, learner.components_).reference_indices
+    )
     expected = f"3 of 11 atoms are not supported by these samples, {spare.tolist()}"
     assert only(findings(learner, X)).startswith(expected)
 
@@ -149,15 +169,17 @@ def test_convolutional_atoms_are_the_same_up_to_shift(n_axes):
     atom_shape, size = (6, 5)[:n_axes], (40, 30)[:n_axes]
     rng = np.random.default_rng(0)
     images = rng.normal(size=(4, *size, 2))
-    learner = ConvPUDLEDictionaryLearning(4, atom_shape=atom_shape, stride=2, random_state=0).fit(
-        images
-    )
+    learner = ConvPUDLEDictionaryLearning(
+        4, atom_shape=atom_shape, stride=2, random_state=0
+    ).fit(images)
     found = findings(learner, images)
     assert not any("same" in sentence for sentence in found)
     atom = np.zeros_like(learner.components_[0])
     inside = (slice(1, 4),) * n_axes
     atom[inside] = rng.normal(size=atom[inside].shape)
-    learner.components_ = np.stack([atom, *learner.components_[1:3], -np.roll(atom, 1, axis=0)])
+    learner.components_ = np.stack(
+        [atom, *learner.components_[1:3], -np.roll(atom, 1, axis=0)]
+    )
     message = "Atoms 0 and 3 are the same, with a cosine of -1: learn fewer atoms."
     assert message in findings(learner, images)
 
@@ -167,7 +189,10 @@ def test_convolutional_atoms_are_the_same_up_to_shift(n_axes):
     [
         (dict(alpha=1e-6), "raise alpha (now 1e-06)."),
         (dict(transform_alpha=1e-6), "raise transform_alpha (now 1e-06)."),
-        (dict(transform_algorithm="omp", transform_n_nonzero_coefs=9), "lower transform_n_nonzero"),
+        (
+            dict(transform_algorithm="omp", transform_n_nonzero_coefs=9),
+            "lower transform_n_nonzero",
+        ),
     ],
     ids=["alpha", "transform_alpha", "omp"],
 )
@@ -179,7 +204,9 @@ def test_codes_are_dense(params, advice):
     X = np.random.default_rng(1).normal(size=(60, 16))
     codes = learner.transform(X)
     sentence = only(findings(learner, torch.tensor(X)))
-    expected = f"Codes are dense: {(codes != 0).mean():.0%} of their entries are not zero, "
+    expected = (
+        f"Codes are dense: {(codes != 0).mean():.0%} of their entries are not zero, "
+    )
     expected += f"{(codes != 0).sum(1).mean():.3g} for a sample of 16 numbers."
     assert sentence.startswith(expected)
     assert advice in sentence
@@ -199,7 +226,9 @@ def test_counts_of_noise_are_explained_by_their_baseline(loss):
     draw = (lambda eta: rng.poisson(np.exp(eta))) if loss == "poisson" else (
         lambda eta: rng.binomial(9, 1 / (1 + np.exp(-eta)))
     )  # fmt: skip
-    learner = CountDictionaryLearning(8, loss=loss, alpha=2.0, n_unfoldings=10, random_state=0)
+    learner = CountDictionaryLearning(
+        8, loss=loss, alpha=2.0, n_unfoldings=10, random_state=0
+    )
     learner.set_params(**{} if loss == "poisson" else {"n_trials": 9})
     words = "The fit is no better than the baseline"
     X = draw(natural).astype(float)
@@ -212,6 +241,8 @@ def test_reconstructions_may_be_farther_from_the_data_than_zero():
     """With a step beyond 2 over the squared norm codes of the encoder overshoot."""
     X = sparse(100, 8, 8)
     learner = given(np.eye(8), n_unfoldings=1, step_size=4.0)
-    assert any("no better than the baseline" in sentence for sentence in findings(learner, X))
+    assert any(
+        "no better than the baseline" in sentence for sentence in findings(learner, X)
+    )
     learner.set_params(n_unfoldings="auto")
     assert not any("no better" in sentence for sentence in findings(learner, X))

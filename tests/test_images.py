@@ -7,7 +7,10 @@ import pytest
 import torch
 from scipy.fft import dct
 from sklearn.decomposition import MiniBatchDictionaryLearning, SparseCoder
-from sklearn.feature_extraction.image import extract_patches_2d, reconstruct_from_patches_2d
+from sklearn.feature_extraction.image import (
+    extract_patches_2d,
+    reconstruct_from_patches_2d,
+)
 from small import weekly
 
 from skpudle import PUDLEDictionaryLearning
@@ -30,7 +33,9 @@ def test_patches_at_every_pixel_are_those_of_scikit_learn(image):
     np.testing.assert_array_equal(extract(image, (5, 4)), expected)
     changed = expected + np.random.default_rng(1).normal(size=expected.shape)
     mean = reconstruct_from_patches_2d(changed.reshape(-1, 5, 4), image.shape)
-    np.testing.assert_allclose(reconstruct(changed, image.shape, (5, 4)), mean, atol=1e-12)
+    np.testing.assert_allclose(
+        reconstruct(changed, image.shape, (5, 4)), mean, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("shape", [(17, 22), (5, 4), (3, 30), (1, 1)], ids=str)
@@ -41,7 +46,9 @@ def test_unchanged_patches_are_the_image(shape):
         back = reconstruct(patches, shape, (5, 4), stride=stride)
         np.testing.assert_allclose(back, image, rtol=1e-12)
         tensors = extract(torch.tensor(image), (5, 4), stride=stride)
-        assert isinstance(reconstruct(tensors, shape, (5, 4), stride=stride), torch.Tensor)
+        assert isinstance(
+            reconstruct(tensors, shape, (5, 4), stride=stride), torch.Tensor
+        )
 
 
 def cosines(side=8):
@@ -51,9 +58,13 @@ def cosines(side=8):
 
 @pytest.mark.parametrize("weights", ["equal", "sparsity"])
 @pytest.mark.parametrize("stride", [1, 2, 3, 4])
-def test_patches_are_denoised_in_blocks_as_all_at_once(weights, stride, image, monkeypatch):
+def test_patches_are_denoised_in_blocks_as_all_at_once(
+    weights, stride, image, monkeypatch
+):
     """The naive way: all patches, all codes, and weighted sums pixel by pixel."""
-    coder = SparseCoder(cosines(4)[1:], transform_algorithm="threshold", transform_alpha=1.5)
+    coder = SparseCoder(
+        cosines(4)[1:], transform_algorithm="threshold", transform_alpha=1.5
+    )
     patches = extract(image, (4, 4), stride=stride)
     means = patches.mean(1, keepdims=True)
     codes = coder.fit(patches).transform(patches - means)
@@ -74,7 +85,9 @@ def test_any_coder_denoises(image):
     patches = extract(image)
     patches = patches - patches.mean(1, keepdims=True)
     options = dict(n_components=10, random_state=0, max_iter=3)
-    theirs = MiniBatchDictionaryLearning(transform_algorithm="omp", **options).fit(patches)
+    theirs = MiniBatchDictionaryLearning(transform_algorithm="omp", **options).fit(
+        patches
+    )
     given = dict(transform_algorithm="omp", transform_n_nonzero_coefs=6)
     ours = PUDLEDictionaryLearning.from_components(theirs.components_, **given)
     expected = denoise_patches(theirs.set_params(transform_n_nonzero_coefs=6), image)
@@ -109,8 +122,12 @@ def test_missing_pixels_stay_missing_in_patches_and_come_back_from_codes():
     damaged = clean.copy()
     damaged[np.random.default_rng(0).random(clean.shape) < 0.3] = np.nan
     patches = extract(damaged, (4, 4))
-    np.testing.assert_array_equal(np.isnan(patches), extract(np.isnan(damaged), (4, 4)) > 0)
-    np.testing.assert_allclose(reconstruct(patches, clean.shape, (4, 4)), damaged, rtol=1e-12)
+    np.testing.assert_array_equal(
+        np.isnan(patches), extract(np.isnan(damaged), (4, 4)) > 0
+    )
+    np.testing.assert_allclose(
+        reconstruct(patches, clean.shape, (4, 4)), damaged, rtol=1e-12
+    )
     # the mean of what is known is not that of the patch: a constant atom makes up for it
     atoms = np.vstack([ramps, np.ones(16)])
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
@@ -140,7 +157,9 @@ def test_inpainting_fills_what_is_missing_and_nothing_else():
     filled = inpaint(damaged)
     np.testing.assert_array_equal(filled[~lost], clean[~lost])
     interpolated = inpaint(damaged, denoise=lambda image, noise_std: image)
-    assert mean_square(filled - clean) < 0.1 * mean_square(interpolated - clean)  # by 10 dB
+    assert mean_square(filled - clean) < 0.1 * mean_square(
+        interpolated - clean
+    )  # by 10 dB
     tensor = inpaint(torch.tensor(damaged, dtype=torch.float32))
     assert tensor.dtype == torch.float32
     np.testing.assert_allclose(tensor, filled, atol=1e-3)
@@ -148,8 +167,12 @@ def test_inpainting_fills_what_is_missing_and_nothing_else():
 
 def test_inpainting_commutes_with_the_units_of_the_image():
     clean = np.kron(np.random.default_rng(0).uniform(size=(4, 5)), np.ones((5, 5)))
-    damaged = np.where(np.random.default_rng(1).random(clean.shape) < 0.4, np.nan, clean)
-    np.testing.assert_allclose(inpaint(100 * damaged - 7), 100 * inpaint(damaged) - 7, atol=1e-6)
+    damaged = np.where(
+        np.random.default_rng(1).random(clean.shape) < 0.4, np.nan, clean
+    )
+    np.testing.assert_allclose(
+        inpaint(100 * damaged - 7), 100 * inpaint(damaged) - 7, atol=1e-6
+    )
 
 
 def unsigned(fractions, dtype=np.uint8):  # as a file of a photograph holds them
@@ -166,16 +189,22 @@ def test_a_photograph_stays_one(shape, dtype):
     pixels.flat[:2] = 0, np.iinfo(dtype).max
     fractions = (pixels / np.iinfo(dtype).max).astype(np.float32)
     lost = rng.random(shape[:2]) < 0.3
-    all_channels = np.broadcast_to(lost.reshape(*lost.shape, *[1] * (len(shape) - 2)), shape)
+    all_channels = np.broadcast_to(
+        lost.reshape(*lost.shape, *[1] * (len(shape) - 2)), shape
+    )
     filled = inpaint(pixels, mask=lost)
     assert filled.dtype == dtype
     expected = unsigned(inpaint(np.where(all_channels, np.nan, fractions)), dtype)
     np.testing.assert_array_equal(filled, expected)
     np.testing.assert_array_equal(filled[~lost], pixels[~lost])
-    np.testing.assert_array_equal(inpaint(np.ma.masked_array(pixels, all_channels)), filled)
+    np.testing.assert_array_equal(
+        inpaint(np.ma.masked_array(pixels, all_channels)), filled
+    )
     coder = PUDLEDictionaryLearning.from_components(cosines(), alpha=0.1)
     denoised = denoise_patches(coder, pixels)
-    np.testing.assert_array_equal(denoised, unsigned(denoise_patches(coder, fractions), dtype))
+    np.testing.assert_array_equal(
+        denoised, unsigned(denoise_patches(coder, fractions), dtype)
+    )
     denoiser = load_denoiser("gaussian-small")
     (denoised,) = denoiser.denoise([pixels], noise_std=0.2)
     expected = denoiser.denoise([fractions], noise_std=0.2)[0]
@@ -200,7 +229,12 @@ def test_pixels_without_a_value_are_no_unsigned_integers():
 def test_transparency_is_no_colour():
     picture = np.zeros((17, 22, 4), np.uint8)
     denoiser = load_denoiser("gaussian-small")
-    for call in (inpaint, extract, denoiser.denoise, lambda image: denoiser.denoise([image])):
+    for call in (
+        inpaint,
+        extract,
+        denoiser.denoise,
+        lambda image: denoiser.denoise([image]),
+    ):
         with pytest.raises(ValueError, match=r"Pass the colours, image\[..., :3\]"):
             call(picture)
 
@@ -212,7 +246,9 @@ def test_inpainting_by_cosines_is_denoising_all_patches():
     lost[:, 12] = True
 
     def naive(image, noise_std):
-        threshold = dict(alpha=2.7 * noise_std, shrinkage="hard", n_unfoldings=1, step_size=1.0)
+        threshold = dict(
+            alpha=2.7 * noise_std, shrinkage="hard", n_unfoldings=1, step_size=1.0
+        )
         learner = PUDLEDictionaryLearning.from_components(cosines(), **threshold)
         larger = np.pad(image, 7, mode="symmetric")
         return denoise_patches(learner, larger, weights="equal")[7:-7, 7:-7]
@@ -246,11 +282,18 @@ def test_an_image_without_gaps_is_refused(image):
 
 
 def test_odd_arguments_are_refused(image):
-    for call in (partial(extract, image), partial(reconstruct, extract(image), image.shape)):
+    for call in (
+        partial(extract, image),
+        partial(reconstruct, extract(image), image.shape),
+    ):
         for name, wrong in [("stride", (2, 2)), ("stride", 0), ("patch_shape", (8, 0))]:
-            with pytest.raises((TypeError, ValueError), match=rf"^{name} (== 0, )?must be"):
+            with pytest.raises(
+                (TypeError, ValueError), match=rf"^{name} (== 0, )?must be"
+            ):
                 call(**{name: wrong})
-    with pytest.raises(ValueError, match=r"The mask has the shape \(17,\). Pass \(17, 22\)"):
+    with pytest.raises(
+        ValueError, match=r"The mask has the shape \(17,\). Pass \(17, 22\)"
+    ):
         inpaint(image, np.ones(17, bool))
 
 
@@ -266,7 +309,9 @@ def _pictures():  # by name, parts of photographs and what is drawn
         "astronaut": data.astronaut()[16:80, 196:260] / 255,
         "text": data.text()[36:100, 56:120] / 255,
         "flat": np.full((64, 64), 0.6),
-        "cartoon": np.kron(np.random.default_rng(0).uniform(size=(6, 6)), np.ones((11, 11))),
+        "cartoon": np.kron(
+            np.random.default_rng(0).uniform(size=(6, 6)), np.ones((11, 11))
+        ),
         "checkerboard": ((row + column) % 2).astype(float),
         "tiny": load_sample_image("china.jpg").mean(axis=2)[200:208, 300:308] / 255,
     }
@@ -294,6 +339,8 @@ def test_denoised_photons_are_never_worse_than_counts(picture):
         counts = np.random.default_rng(1).poisson(peak * clean).astype(float)
         (denoised,) = learner.denoise([counts])
         # the share of what is denoised, about 0 in much light, is estimated: 0.01 dB
-        assert mean_square(denoised - peak * clean) <= 1.002 * mean_square(counts - peak * clean)
+        assert mean_square(denoised - peak * clean) <= 1.002 * mean_square(
+            counts - peak * clean
+        )
     dark = np.zeros((16, 20))
     np.testing.assert_allclose(learner.denoise([dark])[0], dark, atol=1e-12)

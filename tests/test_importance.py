@@ -31,7 +31,10 @@ def test_it_is_the_loss_of_a_naive_loop(data):
 
     whole, codes = error(np.asarray(atoms))
     total = np.square(X - X.mean(axis=0)).sum()
-    naive = [(error(np.delete(atoms, j, axis=0))[0] - whole) / total for j in range(len(atoms))]
+    naive = [
+        (error(np.delete(atoms, j, axis=0))[0] - whole) / total
+        for j in range(len(atoms))
+    ]
     np.testing.assert_allclose(found.r2_loss, naive, atol=1e-6)
     np.testing.assert_allclose(found.usage, (codes != 0).mean(axis=0))
     energy = np.square(codes).sum(axis=0)
@@ -40,7 +43,9 @@ def test_it_is_the_loss_of_a_naive_loop(data):
 
 @pytest.mark.parametrize("positive_code", [False, True])
 @pytest.mark.parametrize("separate", [True, "unfolding"])
-def test_a_learned_encoder_without_an_atom_has_no_rows_for_it(data, separate, positive_code):
+def test_a_learned_encoder_without_an_atom_has_no_rows_for_it(
+    data, separate, positive_code
+):
     """Every atom is removed from all matrices of the encoder."""
     X, atoms = data
     options = dict(separate_atoms=separate, n_unfoldings=3, max_iter=5, random_state=0)
@@ -49,17 +54,27 @@ def test_a_learned_encoder_without_an_atom_has_no_rows_for_it(data, separate, po
 
     def error(*removed):
         atoms = np.delete(learner.components_, removed, axis=0)
-        parts = learner.analysis_components_, getattr(learner, "synthesis_components_", None)
+        parts = (
+            learner.analysis_components_,
+            getattr(learner, "synthesis_components_", None),
+        )
         if separate is True:
             parts = parts[0][None], learner.components_[None]
         parts = [to_tensor(np.delete(part, removed, axis=1)) for part in parts]
         thresholds = to_tensor(np.delete(learner.thresholds_, removed, axis=1))
-        z = LearnedEncoder(*parts, thresholds, positive_code).encode(to_tensor(X)).numpy()
+        z = (
+            LearnedEncoder(*parts, thresholds, positive_code)
+            .encode(to_tensor(X))
+            .numpy()
+        )
         return np.square(X - z @ atoms).sum(axis=1), z
 
     errors, codes = error()
     total = np.square(X - X.mean(axis=0)).sum()
-    naive = [(error(j)[0] - errors)[codes[:, j] != 0].sum() / total for j in range(len(atoms))]
+    naive = [
+        (error(j)[0] - errors)[codes[:, j] != 0].sum() / total
+        for j in range(len(atoms))
+    ]
     np.testing.assert_allclose(atom_importance(learner, X).r2_loss, naive, atol=1e-9)
 
 

@@ -17,8 +17,12 @@ from skpudle import ConsensusDictionary, DictionaryImputer, PUDLEDictionaryLearn
 
 pytestmark = [
     pytest.mark.draws_from_numpy,
-    pytest.mark.filterwarnings(r"ignore:X has \d+ samples? with known values:UserWarning"),
-    pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names:UserWarning"),
+    pytest.mark.filterwarnings(
+        r"ignore:X has \d+ samples? with known values:UserWarning"
+    ),
+    pytest.mark.filterwarnings(
+        "ignore:X (has|does not have valid) feature names:UserWarning"
+    ),
 ]
 
 
@@ -45,7 +49,9 @@ def test_gaps_are_the_reconstruction_and_known_values_stay(damaged):
     assert imputer.transform(X[:5].astype(np.float32)).dtype == np.float32
 
 
-@pytest.mark.parametrize("make", [DictionaryImputer, partial(ConsensusDictionary, n_replicates=2)])
+@pytest.mark.parametrize(
+    "make", [DictionaryImputer, partial(ConsensusDictionary, n_replicates=2)]
+)
 def test_an_interrupted_fit_leaves_it_unfitted(make, damaged, monkeypatch):
     """Names and numbers of features are known before a fit ends, and say nothing of its end."""
 
@@ -79,7 +85,9 @@ def test_its_seed_is_that_of_the_estimator(damaged):
     X = damaged[1][:40]
     learner = PUDLEDictionaryLearning(4, alpha=0.5, noise="equal")
     for estimator in (None, make_pipeline(StandardScaler(), learner)):
-        one, same, other = (DictionaryImputer(estimator, random_state=k).fit(X) for k in (1, 1, 2))
+        one, same, other = (
+            DictionaryImputer(estimator, random_state=k).fit(X) for k in (1, 1, 2)
+        )
         np.testing.assert_array_equal(one.transform(X), same.transform(X))
         seeds = [imputer.estimator_[-1].random_state for imputer in (one, same, other)]
         assert seeds[0] == seeds[1] != seeds[2]
@@ -103,7 +111,9 @@ def test_it_is_a_step_of_pipelines_and_searches():
     assert search.fit(X, y).best_score_ > 0.9
 
 
-@pytest.mark.parametrize("estimator", [None, PUDLEDictionaryLearning(4, random_state=0)])
+@pytest.mark.parametrize(
+    "estimator", [None, PUDLEDictionaryLearning(4, random_state=0)]
+)
 def test_a_sample_without_known_values_gets_the_means_of_any_estimator(estimator):
     X = np.random.default_rng(0).normal(size=(60, 6)) + 5
     X[3, 2] = np.nan

@@ -26,7 +26,9 @@ def method(request):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("n_components", [1, 40])
-def test_atoms_have_the_shape_and_dtype_asked_for(method, n_components, dtype, device, generator):
+def test_atoms_have_the_shape_and_dtype_asked_for(
+    method, n_components, dtype, device, generator
+):
     """Also where there are fewer samples or features than atoms."""
     x = normal(generator, 20, 4).to(device, dtype)
     atoms = initial_atoms(x, n_components, method, seeded())
@@ -39,7 +41,9 @@ def test_atoms_have_the_shape_and_dtype_asked_for(method, n_components, dtype, d
 
 def test_a_generator_determines_the_atoms(method, generator):
     x = normal(generator, 20, 4)
-    first, same, other = (initial_atoms(x, 9, method, seeded(seed)) for seed in (0, 0, 1))
+    first, same, other = (
+        initial_atoms(x, 9, method, seeded(seed)) for seed in (0, 0, 1)
+    )
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
 
@@ -100,12 +104,16 @@ def mixtures(n=300, m=60, p=4, *, noise=0.0, uneven=0.0, seed=0):
     """
     rng = np.random.default_rng(seed)
     channel, centres = np.arange(m)[None], rng.uniform(0, m, (p, 3, 1))
-    spectra = np.exp(-(((channel - centres) / rng.uniform(2, 6, (p, 3, 1))) ** 2)).sum(1)
+    spectra = np.exp(-(((channel - centres) / rng.uniform(2, 6, (p, 3, 1))) ** 2)).sum(
+        1
+    )
     spectra /= np.linalg.norm(spectra, axis=1, keepdims=True)
     shares = rng.dirichlet(np.ones(p), n)
     shares[rng.choice(n, p, replace=False)] = np.eye(p)
     x = (1 + uneven * rng.uniform(-1, 1, (n, 1))) * shares @ spectra
-    return torch.from_numpy(x + noise * rng.standard_normal(x.shape)), torch.from_numpy(spectra)
+    return torch.from_numpy(x + noise * rng.standard_normal(x.shape)), torch.from_numpy(
+        spectra
+    )
 
 
 def cosines(atoms, truth):
@@ -118,10 +126,14 @@ def test_pure_rows_are_found_where_there_is_no_noise(n, p):
     x, truth = mixtures(n, p=p)
     found = vertices(x, p)
     assert found.shape == truth.shape
-    torch.testing.assert_close(cosines(found, truth), torch.ones(p, dtype=torch.float64))
+    torch.testing.assert_close(
+        cosines(found, truth), torch.ones(p, dtype=torch.float64)
+    )
     pure = (x @ truth.mT).isclose(x.norm(dim=1, keepdim=True)).any(1)
     distance = torch.cdist(found, x[pure]).amin(1)  # they keep the norms of their rows
-    torch.testing.assert_close(distance, torch.zeros(p, dtype=torch.float64), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        distance, torch.zeros(p, dtype=torch.float64), atol=1e-6, rtol=0
+    )
 
 
 def test_vertices_are_purer_than_random_rows_also_where_rows_differ_in_brightness():
@@ -133,14 +145,18 @@ def test_vertices_are_purer_than_random_rows_also_where_rows_differ_in_brightnes
 def test_noise_outside_of_the_subspace_is_left_out():
     x, truth = mixtures(noise=0.01)
     angles = torch.arccos(cosines(vertices(x, 4), truth).clamp_max(1))
-    of_rows = torch.arccos(cosines(x, truth).clamp_max(1))  # of the nearest row, which is unknown
+    of_rows = torch.arccos(
+        cosines(x, truth).clamp_max(1)
+    )  # of the nearest row, which is unknown
     assert angles.mean() < of_rows.mean()
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.001])
 def test_a_fit_of_mixtures_ends_within_a_degree_of_their_spectra(noise):
     x, truth = mixtures(noise=noise)
-    learner = PUDLEDictionaryLearning(4, positive_code=True, positive_dict=True, random_state=0)
+    learner = PUDLEDictionaryLearning(
+        4, positive_code=True, positive_dict=True, random_state=0
+    )
     found = torch.from_numpy(learner.fit(x.numpy()).components_)
     angles = torch.rad2deg(torch.arccos(cosines(found, truth).clamp_max(1)))
     assert angles.max() < 1

@@ -10,7 +10,11 @@ from small import Batches
 
 import skpudle.inspection
 from skpudle import ConsensusDictionary, PUDLEDictionaryLearning
-from skpudle.inspection import atom_contributions, code_saliency, reconstruction_contributions
+from skpudle.inspection import (
+    atom_contributions,
+    code_saliency,
+    reconstruction_contributions,
+)
 from skpudle.sae import feature_directions
 
 
@@ -51,7 +55,9 @@ def test_contributions_sum_to_the_reconstruction_by_the_estimated_atoms(learner,
     np.testing.assert_allclose(sums, found.estimates, rtol=0, atol=1e-10)
     atoms = atom_contributions(learner, X, ridge=ridge).estimates
     np.testing.assert_allclose(learner.transform(new) @ atoms, sums, rtol=0, atol=1e-10)
-    errors = np.linalg.norm(sums - learner.inverse_transform(learner.transform(new)), axis=1)
+    errors = np.linalg.norm(
+        sums - learner.inverse_transform(learner.transform(new)), axis=1
+    )
     norms = np.linalg.norm(learner.inverse_transform(learner.transform(new)), axis=1)
     np.testing.assert_allclose(found.distances, errors / norms)
 
@@ -88,7 +94,9 @@ def test_parts_change_nothing(learner, kind, monkeypatch):
 
 def test_learners_of_other_packages_and_split_signs():
     X = samples()
-    other = MiniBatchDictionaryLearning(8, alpha=0.2, max_iter=20, random_state=0).fit(X)
+    other = MiniBatchDictionaryLearning(8, alpha=0.2, max_iter=20, random_state=0).fit(
+        X
+    )
     assert atom_contributions(other, X).values.shape == (8, 10)
     split = PUDLEDictionaryLearning(8, split_sign=True, random_state=0).fit(X)
     found = atom_contributions(split, X)
@@ -118,7 +126,11 @@ def test_a_consensus_has_what_its_estimator_has(split_sign):
     consensus = ConsensusDictionary(learner, 2, random_state=0).fit(X)
     for inspect in (code_saliency, atom_contributions, reconstruction_contributions):
         given = [X, X[:3]] if inspect is reconstruction_contributions else [X]
-        pairs = zip(inspect(consensus, *given), inspect(consensus.estimator_, *given), strict=True)
+        pairs = zip(
+            inspect(consensus, *given),
+            inspect(consensus.estimator_, *given),
+            strict=True,
+        )
         for found, expected in pairs:
             np.testing.assert_array_equal(found, expected)
 
@@ -126,8 +138,13 @@ def test_a_consensus_has_what_its_estimator_has(split_sign):
 @pytest.mark.draws_from_numpy
 def test_an_encoder_without_a_derivative_is_refused():
     learner = MiniBatchDictionaryLearning(3, random_state=0).fit(samples())
-    for given in (learner, ConsensusDictionary(learner, 2, random_state=0).fit(samples())):
-        with pytest.raises(ValueError, match="no encoder of rows.*pass a PUDLEDictionaryLearning"):
+    for given in (
+        learner,
+        ConsensusDictionary(learner, 2, random_state=0).fit(samples()),
+    ):
+        with pytest.raises(
+            ValueError, match="no encoder of rows.*pass a PUDLEDictionaryLearning"
+        ):
             code_saliency(given, samples())
 
 
@@ -175,7 +192,9 @@ def test_the_feature_of_a_path_is_what_it_adds_to_its_parent():
 def test_siblings_in_the_place_of_a_path_without_an_atom_lack_its_feature():
     features, paths, X = hierarchy(alone=False)
     atoms, mean = paths[4:], features.sum(0)
-    X = X[(X @ features[3] < 0.5) | (np.arange(len(X)) % 3 == 0)]  # has no atom, and is rarer
+    X = X[
+        (X @ features[3] < 0.5) | (np.arange(len(X)) % 3 == 0)
+    ]  # has no atom, and is rarer
     learner = of(atoms, intercept=mean)
     found = feature_directions(learner, X + mean)
     assert np.isfinite(found.thresholds).all()
@@ -227,19 +246,27 @@ def tree(seed=0):
     for root in features:
         on = rng.random(4000) < 0.05
         child, grandchild = rng.integers(4, size=(2, 4000))
-        depth, amplitudes = rng.integers(3, size=4000), 1 + 0.2 * rng.standard_normal((3, 4000))
+        depth, amplitudes = (
+            rng.integers(3, size=4000),
+            1 + 0.2 * rng.standard_normal((3, 4000)),
+        )
         path = 0, 1 + child, 5 + 4 * child + grandchild
         for level, (index, amplitude) in enumerate(zip(path, amplitudes, strict=True)):
             X += (on * (depth >= level) * amplitude)[:, None] * root[index]
     return features.reshape(-1, 32), X
 
 
-@pytest.mark.parametrize(("data", "size", "kept"), [(tree, 45, True), (hierarchy, 15, False)])
+@pytest.mark.parametrize(
+    ("data", "size", "kept"), [(tree, 45, True), (hierarchy, 15, False)]
+)
 def test_a_second_search_is_kept_if_its_atoms_predict_better(data, size, kept):
     """The atoms of the larger penalty have codes of twice this penalty; else nothing changes."""
     learner = fitted(X := data()[-1], size)
     before = learner.components_.copy(), learner.alpha_
-    one, found = feature_directions(learner, X), feature_directions(learner, X, refine=True)
+    one, found = (
+        feature_directions(learner, X),
+        feature_directions(learner, X, refine=True),
+    )
     np.testing.assert_array_equal(learner.components_, before[0])
     assert learner.alpha_ == before[1]
     assert (found.learner is not learner) == kept == (found.learner.alpha_ > before[1])
@@ -249,6 +276,8 @@ def test_a_second_search_is_kept_if_its_atoms_predict_better(data, size, kept):
 
 def test_without_implications_there_is_no_second_search():
     rng = np.random.default_rng(0)
-    X = (rng.random((2000, 12)) * (rng.random((2000, 12)) < 0.1)) @ rng.standard_normal((12, 10))
+    X = (rng.random((2000, 12)) * (rng.random((2000, 12)) < 0.1)) @ rng.standard_normal(
+        (12, 10)
+    )
     learner = fitted(X, 12)
     assert feature_directions(learner, X, refine=True).learner is learner

@@ -45,24 +45,36 @@ def make(**params):
 
 def starts_at(source, X):
     """Return where training starts."""
-    return make(n_components=None, dict_init=source, learning_rate=1e-12, max_iter=1).fit(X)
+    return make(
+        n_components=None, dict_init=source, learning_rate=1e-12, max_iter=1
+    ).fit(X)
 
 
 @pytest.mark.draws_from_numpy
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_learner_of_scikit_learn_is_a_start(X):
-    learner = MiniBatchDictionaryLearning(7, fit_algorithm="cd", max_iter=2, random_state=0).fit(X)
-    atoms = learner.components_ / np.linalg.norm(learner.components_, axis=1, keepdims=True)
+    learner = MiniBatchDictionaryLearning(
+        7, fit_algorithm="cd", max_iter=2, random_state=0
+    ).fit(X)
+    atoms = learner.components_ / np.linalg.norm(
+        learner.components_, axis=1, keepdims=True
+    )
     for source in (learner, SparseCoder(learner.components_), FrozenEstimator(learner)):
-        np.testing.assert_allclose(starts_at(source, X).components_, atoms, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(
+            starts_at(source, X).components_, atoms, rtol=0, atol=1e-9
+        )
 
 
 def test_a_learner_of_sporco_is_a_start(bpdndl, X):
     options = bpdndl.BPDNDictLearn.Options({"Verbose": False, "MaxMainIter": 3})
     learner = bpdndl.BPDNDictLearn(make().fit(X).components_.T, X.T, 0.1, options)
     atoms = learner.solve().T
-    np.testing.assert_allclose(starts_at(learner, X).components_, atoms, rtol=0, atol=1e-6)
-    by_sporco = SporcoDictionaryLearning(dict_init=learner, max_iter=1, random_state=0).fit(X)
+    np.testing.assert_allclose(
+        starts_at(learner, X).components_, atoms, rtol=0, atol=1e-6
+    )
+    by_sporco = SporcoDictionaryLearning(
+        dict_init=learner, max_iter=1, random_state=0
+    ).fit(X)
     assert by_sporco.n_components_ == 7
 
 
@@ -121,7 +133,9 @@ def test_the_html_of_an_estimator_touches_no_device(X, monkeypatch):
     assert "components_" in page
 
 
-@pytest.mark.parametrize("kind", [PUDLEDictionaryLearning, ConvDenoiser, SporcoDictionaryLearning])
+@pytest.mark.parametrize(
+    "kind", [PUDLEDictionaryLearning, ConvDenoiser, SporcoDictionaryLearning]
+)
 def test_the_html_of_an_estimator_links_to_its_page(kind):
     """The address is that of `autosummary`, for names that docs/api.rst lists."""
     home = metadata("skpudle").get_all("Project-URL")[0].split(", ")[1]

@@ -23,7 +23,9 @@ def planted(n=800, m=16, p=24, n_nonzero=2, snr_db=10, seed=0):
 
 def known(atoms, alpha=0.5, **params):
     """Return a learner that has the true atoms."""
-    return PUDLEDictionaryLearning.from_components(atoms, alpha=alpha, debias=1, **params)
+    return PUDLEDictionaryLearning.from_components(
+        atoms, alpha=alpha, debias=1, **params
+    )
 
 
 def coverage(found, atoms):
@@ -37,7 +39,9 @@ def coverage(found, atoms):
 def test_intervals_of_90_percent_hold_90_percent_of_the_entries(snr_db):
     X, atoms, _ = planted(snr_db=snr_db, seed=1)
     found = atom_intervals(known(atoms), X, random_state=0)
-    assert 0.86 <= coverage(found, atoms) <= 0.94  # 384 entries have a deviation of .015
+    assert (
+        0.86 <= coverage(found, atoms) <= 0.94
+    )  # 384 entries have a deviation of .015
     assert found.supported.all()
 
 
@@ -60,7 +64,9 @@ def test_with_little_noise_errors_are_those_of_known_supports():
     found = atom_intervals(known(atoms, alpha=0.2), X, random_state=0)
     variance = np.square(X - codes @ atoms).mean()
     expected = (atoms.shape[1] - 1) * variance / np.square(codes).sum(0)
-    np.testing.assert_allclose(np.square(found.standard_error).sum(1), expected, rtol=0.15)
+    np.testing.assert_allclose(
+        np.square(found.standard_error).sum(1), expected, rtol=0.15
+    )
     np.testing.assert_allclose(found.limit, expected, rtol=0.15)
     # the norm is known, and so an entry's variance is sigma^2 (1 - d^2) / sum(z^2)
     entries = variance * (1 - atoms**2) / np.square(codes).sum(0)[:, None]
@@ -96,7 +102,9 @@ def test_missing_entries_widen_intervals():
     X, atoms, _ = planted()
     rng = np.random.default_rng(0)
     gaps = np.where(rng.random(X.shape) < 0.3, np.nan, X)
-    whole, found = (atom_intervals(known(atoms), data, random_state=0) for data in (X, gaps))
+    whole, found = (
+        atom_intervals(known(atoms), data, random_state=0) for data in (X, gaps)
+    )
     assert found.standard_error.mean() > 1.1 * whole.standard_error.mean()
     assert 0.85 <= coverage(found, atoms) <= 0.95
 
@@ -104,7 +112,9 @@ def test_missing_entries_widen_intervals():
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_fewer_rows_than_atoms_determine_an_atom_by_chance_only():
     X, _, _ = planted(n=60, m=20, p=80, n_nonzero=3, snr_db=15)
-    found = atom_intervals(PUDLEDictionaryLearning(80, random_state=0).fit(X), X, random_state=0)
+    found = atom_intervals(
+        PUDLEDictionaryLearning(80, random_state=0).fit(X), X, random_state=0
+    )
     assert np.isfinite(found.standard_error).all()
     assert found.supported.mean() <= 0.05
 
@@ -119,7 +129,9 @@ def test_outlying_rows_and_entries_have_no_say():
 
 def test_a_baseline_that_is_not_known_widens_intervals():
     """Positive codes shift all atoms with the baseline, so that their errors are common."""
-    X, atoms, _ = make_dictionary_data(800, 16, 24, 2, sign=None, snr_db=10, random_state=0)
+    X, atoms, _ = make_dictionary_data(
+        800, 16, 24, 2, sign=None, snr_db=10, random_state=0
+    )
     offset = np.random.default_rng(0).standard_normal(16)
     without = atom_intervals(known(atoms, positive_code=True), X, random_state=0)
     assert 0.85 <= coverage(without, atoms) <= 0.95
@@ -143,8 +155,13 @@ def test_the_same_seed_gives_the_same_intervals_in_words_too():
     for part, same in zip(one, other, strict=True):
         np.testing.assert_array_equal(part, same)
     n = np.count_nonzero(one.supported)
-    assert str(one).startswith(f"The data determine {n} of 24 atoms. Their expected squared error")
-    assert str(one._replace(supported=np.zeros(24, bool))) == "The data determine 0 of 24 atoms."
+    assert str(one).startswith(
+        f"The data determine {n} of 24 atoms. Their expected squared error"
+    )
+    assert (
+        str(one._replace(supported=np.zeros(24, bool)))
+        == "The data determine 0 of 24 atoms."
+    )
 
 
 @pytest.mark.parametrize("used", [1.0, 0.4])
@@ -193,7 +210,9 @@ def test_few_rows_have_the_noise_of_the_fit():
     one = code_intervals(learner, X[:1])
     gram = learner.components_[one.supported[0]]
     expected = learner.noise_std_ * np.sqrt(np.diag(np.linalg.inv(gram @ gram.T)))
-    np.testing.assert_allclose(one.standard_error[0][one.supported[0]], expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        one.standard_error[0][one.supported[0]], expected, rtol=1e-9
+    )
 
 
 def counts_of_known_atoms(dispersion=0.0):
@@ -263,9 +282,15 @@ def test_twice_the_rows_halve_the_error_and_rare_atoms_need_more():
     options = dict(n_nonzero=3, snr_db=10)
     one, two = (error_bound(n, 20, 40, **options) for n in (1000, 2000))
     np.testing.assert_allclose(one, 2 * two)
-    assert error_bound(1000, 20, 40, relative_uses=0.1, **options) == pytest.approx(10 * one)
+    assert error_bound(1000, 20, 40, relative_uses=0.1, **options) == pytest.approx(
+        10 * one
+    )
     n = ceil(error_bound(1, 20, 40, **options) / 0.001)
-    assert error_bound(n, 20, 40, **options) <= 0.001 < error_bound(n - 1, 20, 40, **options)
+    assert (
+        error_bound(n, 20, 40, **options)
+        <= 0.001
+        < error_bound(n - 1, 20, 40, **options)
+    )
 
 
 # ---------------------------------------------------------------------------- draws
@@ -275,10 +300,19 @@ def test_twice_the_rows_halve_the_error_and_rare_atoms_need_more():
 @pytest.mark.parametrize("kind", ["signed", "positive", "exponential"])
 def test_one_code_has_its_posterior_distribution(kind):
     """A code of 0, or normal around +-mu, or exponential, seen with noise of variance 1."""
-    n, seen, mean, variance, rate, odds = 3000, 1.2, 1.0, 0.5, 1.5, np.array([-0.5, -1.0])
+    n, seen, mean, variance, rate, odds = (
+        3000,
+        1.2,
+        1.0,
+        0.5,
+        1.5,
+        np.array([-0.5, -1.0]),
+    )
     positive, grid = kind != "signed", np.linspace(-12, 12, 20001)
     if kind == "exponential":
-        prior = np.array([0.0, -rate, odds[0] + np.log(rate) + 0.5 * np.log(2 * np.pi), -np.inf])
+        prior = np.array(
+            [0.0, -rate, odds[0] + np.log(rate) + 0.5 * np.log(2 * np.pi), -np.inf]
+        )
         density = np.exp(odds[0]) * stats.expon.pdf(grid, scale=1 / rate)
     else:
         constant = odds - 0.5 * np.log(variance) - 0.5 * mean**2 / variance
@@ -289,9 +323,14 @@ def test_one_code_has_its_posterior_distribution(kind):
         )
     if kind == "positive":
         prior[2:] = constant[0] - stats.norm.logcdf(mean / np.sqrt(variance)), -np.inf
-        density = stats.truncnorm.pdf(grid, -mean / variance**0.5, np.inf, mean, variance**0.5)
+        density = stats.truncnorm.pdf(
+            grid, -mean / variance**0.5, np.inf, mean, variance**0.5
+        )
         density *= np.exp(odds[0])
-    given, z = (np.full((n, 1), seen), np.ones((1, 1, 1)), prior[:, None]), np.zeros((n, 1))
+    given, z = (
+        (np.full((n, 1), seen), np.ones((1, 1, 1)), prior[:, None]),
+        np.zeros((n, 1)),
+    )
     loops.draw_codes(*given, np.random.default_rng(0), z)
     density *= np.exp(seen * grid - 0.5 * grid**2)
     total = density.sum() * (grid[1] - grid[0])

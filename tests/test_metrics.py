@@ -93,15 +93,24 @@ def test_different_numbers_of_atoms_match_as_far_as_they_go(n_components, n_refe
     assert_array_equal(match.signs, [-1, -1, -1])
 
 
-@pytest.mark.parametrize(("atom_shape", "n_channels"), [(20, ()), (20, (3,)), ((8, 9), ())])
-def test_atoms_of_convolutional_learners_match_at_any_shift(atom_shape, n_channels, rng):
+@pytest.mark.parametrize(
+    ("atom_shape", "n_channels"), [(20, ()), (20, (3,)), ((8, 9), ())]
+)
+def test_atoms_of_convolutional_learners_match_at_any_shift(
+    atom_shape, n_channels, rng
+):
     """Planted patterns that lie elsewhere in their atoms; their arrays differ."""
-    n_axes, planted = np.size(atom_shape), np.zeros((5, *np.ravel(atom_shape), *n_channels))
+    n_axes, planted = (
+        np.size(atom_shape),
+        np.zeros((5, *np.ravel(atom_shape), *n_channels)),
+    )
     inside = (slice(None), *[slice(1, -4)] * n_axes)
     planted[inside] = rng.normal(size=planted[inside].shape)
     learners = [ConvPUDLEDictionaryLearning(atom_shape=atom_shape) for _ in range(3)]
     for shift, learner in enumerate(learners):
-        learner.components_ = -2.0 * np.roll(planted[::-1], shift, axis=tuple(range(1, 1 + n_axes)))
+        learner.components_ = -2.0 * np.roll(
+            planted[::-1], shift, axis=tuple(range(1, 1 + n_axes))
+        )
     match = match_atoms(learners[2], planted)
     assert_array_equal(match.indices, [4, 3, 2, 1, 0])
     assert_array_equal(match.signs, -1)
@@ -131,13 +140,18 @@ def test_error_is_the_relative_frobenius_norm(atom_shape, rng):
 def test_coherence_of_what_is_missing_or_zero_is_zero():
     assert_array_equal(atom_coherence(np.eye(4)[[2, 0]], np.eye(4)), [1, 0, 1, 0])
     for unit in (1.0, 1e-200, 1e200, np.float32(1e-30)):
-        assert_array_equal(atom_coherence(unit * np.diag([1, 0]), unit * np.eye(2)), [1, 0])
+        assert_array_equal(
+            atom_coherence(unit * np.diag([1, 0]), unit * np.eye(2)), [1, 0]
+        )
 
 
 def test_recovery_rate_counts_atoms_from_the_threshold_on():
     angles = np.array([0.0, 0.3, 0.6, 1.2])
     dictionary = np.zeros((4, 8))
-    dictionary[:, :4], dictionary[:, 4:] = np.diag(np.cos(angles)), np.diag(np.sin(angles))
+    dictionary[:, :4], dictionary[:, 4:] = (
+        np.diag(np.cos(angles)),
+        np.diag(np.sin(angles)),
+    )
     reference = np.eye(4, 8)
     assert recovery_rate(dictionary, reference, threshold=0.99) == 0.25
     assert recovery_rate(dictionary, reference) == 0.5
@@ -145,7 +159,9 @@ def test_recovery_rate_counts_atoms_from_the_threshold_on():
     assert recovery_rate(dictionary, np.eye(8), threshold=0.99) == 0.125
 
 
-@pytest.mark.parametrize("measure", [match_atoms, atom_coherence, recovery_rate, dictionary_error])
+@pytest.mark.parametrize(
+    "measure", [match_atoms, atom_coherence, recovery_rate, dictionary_error]
+)
 def test_atoms_of_different_shapes_are_refused(measure):
     with pytest.raises(ValueError, match=r"\(3, 4\).*\(3, 5\)"):
         measure(np.ones((3, 4)), np.ones((3, 5)))
@@ -164,19 +180,29 @@ def test_other_numbers_of_codes_or_names_are_refused():
 def test_unexplained_variance_is_one_minus_the_r2(rng):
     X, reconstruction = rng.normal(size=(2, 12, 3, 2))
     expected = r2_score(
-        *(a.reshape(12, -1) for a in (X, reconstruction)), multioutput="variance_weighted"
+        *(a.reshape(12, -1) for a in (X, reconstruction)),
+        multioutput="variance_weighted",
     )
     assert_allclose(unexplained_variance(X, reconstruction), 1 - expected)
     assert unexplained_variance(X, X) == 0
-    assert_allclose(unexplained_variance(X, np.broadcast_to(X.mean(axis=0), X.shape)), 1)
+    assert_allclose(
+        unexplained_variance(X, np.broadcast_to(X.mean(axis=0), X.shape)), 1
+    )
 
 
 # Scorers
 
 
 def test_the_objective_of_the_lasso_is_that_of_its_formula(rng):
-    X, atoms, codes = rng.normal(size=(7, 4)), rng.normal(size=(6, 4)), rng.normal(size=(7, 6))
-    samples = [0.5 * np.sum((x - z @ atoms) ** 2) + 0.3 * np.abs(z).sum() for x, z in zip(X, codes)]
+    X, atoms, codes = (
+        rng.normal(size=(7, 4)),
+        rng.normal(size=(6, 4)),
+        rng.normal(size=(7, 6)),
+    )
+    samples = [
+        0.5 * np.sum((x - z @ atoms) ** 2) + 0.3 * np.abs(z).sum()
+        for x, z in zip(X, codes)
+    ]
     assert_allclose(lasso_objective(X, codes, codes @ atoms, 0.3), np.mean(samples))
 
 
@@ -189,9 +215,14 @@ class Thresholding(Known):
 
 
 @pytest.fixture
-def noisy(rng):  # -> clean and noisy samples (4000, 12), orthonormal atoms; noise of 0.5
+def noisy(
+    rng,
+):  # -> clean and noisy samples (4000, 12), orthonormal atoms; noise of 0.5
     atoms = np.linalg.qr(rng.normal(size=(12, 12)))[0]
-    clean = np.where(rng.random((4000, 12)) < 0.2, 3 * rng.normal(size=(4000, 12)), 0) @ atoms
+    clean = (
+        np.where(rng.random((4000, 12)) < 0.2, 3 * rng.normal(size=(4000, 12)), 0)
+        @ atoms
+    )
     return clean, clean + 0.5 * rng.normal(size=clean.shape), atoms
 
 
@@ -215,18 +246,30 @@ def test_denoising_scorer_picks_the_best_level(noise_std, noisy):
 
 
 def test_cross_validation_is_that_of_its_formula(rng):
-    X, atoms, analysis = rng.normal(size=(7, 4)), rng.normal(size=(6, 4)), rng.normal(size=(4, 6))
+    X, atoms, analysis = (
+        rng.normal(size=(7, 4)),
+        rng.normal(size=(6, 4)),
+        rng.normal(size=(4, 6)),
+    )
     analysis[:, :3] = 0
     residual = np.square(X - X @ analysis @ atoms).mean()
     score = pickle.loads(pickle.dumps(make_denoising_scorer()))
-    assert_allclose(score(Known(atoms, analysis).fit(X), X), -residual / (1 - 3 / 4) ** 2)
+    assert_allclose(
+        score(Known(atoms, analysis).fit(X), X), -residual / (1 - 3 / 4) ** 2
+    )
 
 
 def test_r2_scorer_is_that_of_scikit_learn(rng):
-    X, atoms, analysis = rng.normal(size=(7, 4)), rng.normal(size=(6, 4)), rng.normal(size=(4, 6))
+    X, atoms, analysis = (
+        rng.normal(size=(7, 4)),
+        rng.normal(size=(6, 4)),
+        rng.normal(size=(4, 6)),
+    )
     X[:, 0] = 1  # a constant feature has no variance to explain
     expected = r2_score(X, X @ analysis @ atoms, multioutput="variance_weighted")
-    assert_allclose(reconstruction_r2_scorer(Known(atoms, analysis).fit(X), X), expected)
+    assert_allclose(
+        reconstruction_r2_scorer(Known(atoms, analysis).fit(X), X), expected
+    )
     perfect = Known(np.eye(4), np.eye(4)).fit(X)
     assert reconstruction_r2_scorer(perfect, X) == 1
 
@@ -254,8 +297,12 @@ def test_tensors_are_taken_as_arrays(rng):
         assert scorer(learner, graph(X)) == scorer(learner, X)
     match = match_atoms(graph(atoms), graph(reference))
     assert_array_equal(match.indices, match_atoms(atoms, reference).indices)
-    assert_array_equal(match.align_dictionary(graph(atoms)), match.align_dictionary(atoms))
-    assert lasso_objective(*map(graph, (X, code, X)), 0.1) == lasso_objective(X, code, X, 0.1)
+    assert_array_equal(
+        match.align_dictionary(graph(atoms)), match.align_dictionary(atoms)
+    )
+    assert lasso_objective(*map(graph, (X, code, X)), 0.1) == lasso_objective(
+        X, code, X, 0.1
+    )
 
 
 # ---------------------------------------------------------------------------- names of components
@@ -272,11 +319,15 @@ def test_components_are_named_by_mixtures_of_references():
     shares[2, [8, 0, 11]] = 0.5, 0.3, 0.2
     shares[3, [1, 4, 6, 7]] = 0.3, 0.26, 0.24, 0.2
     scales = rng.uniform(0.1, 10, 12)
-    matches = match_components(5 * shares @ reference, scales[:, None] * reference, names)
+    matches = match_components(
+        5 * shares @ reference, scales[:, None] * reference, names
+    )
     for match, planted in zip(matches[:3], shares, strict=False):
         terms = np.argsort(-planted)[: (planted > 0).sum()]
         assert list(match.shares) == [names[k] for k in terms]
-        np.testing.assert_allclose(list(match.shares.values()), planted[terms], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(
+            list(match.shares.values()), planted[terms], rtol=0, atol=1e-9
+        )
         assert match.mixture_cosine == pytest.approx(1)
         assert match.cosine <= match.mixture_cosine + 1e-12
     assert matches[0].nearest == "R3"
@@ -295,5 +346,7 @@ def test_components_with_signs_are_matched_up_to_sign():
     matches = match_components((signs * noisy)[order], reference)
     assert [match.nearest for match in matches] == list(order)
     expected = match_atoms(noisy, reference).coherences[order]
-    np.testing.assert_allclose([match.cosine for match in matches], expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        [match.cosine for match in matches], expected, rtol=1e-12
+    )
     assert min(min(match.shares.values()) for match in matches) > 0

@@ -21,7 +21,9 @@ OPTIMIZERS = {
 CLASSES = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
-def make(kind, atoms, *, atom_norm="unit", data_scale=1.0, learning_rate=0.01, **params):
+def make(
+    kind, atoms, *, atom_norm="unit", data_scale=1.0, learning_rate=0.01, **params
+):
     name, defaults = OPTIMIZERS[kind]
     arguments = defaults | params
     return make_optimizer(
@@ -55,7 +57,9 @@ def gradients(generator):
 
 
 @pytest.mark.parametrize("atom_norm", ["unit", "ball", None])
-def test_an_update_is_a_step_of_torch_and_a_projection(kind, atom_norm, atoms, gradients):
+def test_an_update_is_a_step_of_torch_and_a_projection(
+    kind, atom_norm, atoms, gradients
+):
     project = partial(project_atoms, atom_norm=atom_norm)
     name, params = OPTIMIZERS[kind]
     expected = torch.nn.Parameter(project(atoms).clone())
@@ -81,7 +85,9 @@ def test_a_resumed_optimizer_takes_the_same_steps(kind, atoms, gradients):
     assert torch.equal(train(fresh, gradients[2:]), last)
 
 
-def test_replaced_atoms_are_projected_and_have_no_past(kind, atoms, gradients, generator):
+def test_replaced_atoms_are_projected_and_have_no_past(
+    kind, atoms, gradients, generator
+):
     """What is remembered entry by entry is 0 in their rows, and elsewhere as before."""
     optimizer = make(kind, atoms)
     kept, state = train(optimizer, gradients), optimizer.state()
@@ -135,7 +141,10 @@ def test_without_forgetting_batches_add_up(problem):
         now = optimizer.atoms.detach()
         optimizer.update(dec_gradient(now, codes[rows], x[rows]), codes[rows])
     torch.testing.assert_close(
-        optimizer.atoms.detach(), torch.linalg.lstsq(codes, x).solution, rtol=0, atol=1e-8
+        optimizer.atoms.detach(),
+        torch.linalg.lstsq(codes, x).solution,
+        rtol=0,
+        atol=1e-8,
     )
 
 
@@ -144,7 +153,9 @@ def test_without_forgetting_batches_add_up(problem):
 @pytest.mark.parametrize("n_samples", [30, 1500])
 def test_the_surrogate_ends_at_least_as_low_as_adam(gradient, shrinkage, n_samples):
     """Also where samples are fewer than atoms, and the model is rank deficient."""
-    X, truth, _ = make_dictionary_data(n_samples, 40, 60, 3, sign="sample", random_state=0)
+    X, truth, _ = make_dictionary_data(
+        n_samples, 40, 60, 3, sign="sample", random_state=0
+    )
     initial = truth + 0.02 * np.random.default_rng(0).standard_normal(truth.shape)
     options = dict(gradient=gradient, shrinkage=shrinkage, alpha=0.1, n_unfoldings=30)
     options |= dict(dict_init=initial, batch_size=50, tol=None, random_state=0)

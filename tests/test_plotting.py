@@ -121,7 +121,9 @@ def test_every_line_is_scaled_to_its_largest_modulus_in_its_cell(learner):
     x, y = pieces(display.lines_[0])
     for i, atom in enumerate(learner.components_):
         np.testing.assert_allclose(x[i], i % 2 + np.linspace(0.05, 0.95, 12))
-        np.testing.assert_allclose(y[i], i // 2 + 0.5 - 0.45 * atom / np.abs(atom).max())
+        np.testing.assert_allclose(
+            y[i], i // 2 + 0.5 - 0.45 * atom / np.abs(atom).max()
+        )
     assert display.ax_.get_xlim() == (0, 2)
     assert display.ax_.get_ylim() == (5, 0)
 
@@ -137,23 +139,35 @@ def test_channels_are_lines_on_one_scale():
     atoms = np.random.default_rng(0).normal(size=(3, 7, 2))
     for display in (
         AtomsDisplay.from_estimator(atoms, kind="lines"),
-        AtomsDisplay.from_estimator(atoms.reshape(3, 14), kind="lines", image_shape=(7, 2)),
+        AtomsDisplay.from_estimator(
+            atoms.reshape(3, 14), kind="lines", image_shape=(7, 2)
+        ),
     ):
         texts = display.ax_.get_legend().get_texts()
         assert [text.get_text() for text in texts] == ["channel 0", "channel 1"]
         drawn = np.stack([list(pieces(line))[1] for line in display.lines_], axis=2)
         rows = np.array([0, 0, 1])[:, None, None]  # in two columns
         scaled = (rows + 0.5 - drawn) / 0.45
-        np.testing.assert_allclose(scaled, atoms / np.abs(atoms).max(axis=(1, 2), keepdims=True))
+        np.testing.assert_allclose(
+            scaled, atoms / np.abs(atoms).max(axis=(1, 2), keepdims=True)
+        )
 
 
 @pytest.mark.parametrize(
     ("atoms", "options", "message"),
     [
         (np.eye(6), dict(image_shape=(2, 2)), "cannot reshape"),
-        (np.eye(6), dict(n_columns=4, row_labels=["a"]), r"locations \(2\).* of labels \(1\)"),
+        (
+            np.eye(6),
+            dict(n_columns=4, row_labels=["a"]),
+            r"locations \(2\).* of labels \(1\)",
+        ),
         (np.eye(2), dict(kind="spectra", groups=["A"]), "zip"),
-        (np.eye(4).reshape(1, 4, 4), dict(kind="waveforms"), "no maps times waveforms.*rank=1"),
+        (
+            np.eye(4).reshape(1, 4, 4),
+            dict(kind="waveforms"),
+            "no maps times waveforms.*rank=1",
+        ),
     ],
 )
 def test_what_does_not_fit_the_atoms_is_refused(atoms, options, message):
@@ -163,15 +177,31 @@ def test_what_does_not_fit_the_atoms_is_refused(atoms, options, message):
 
 def test_what_no_display_has_is_refused(learner, X):
     """A kind, which lists all kinds; numbers without a meaning; what another input would need."""
-    kind, atoms, activity = dict(kind="curves"), AtomsDisplay.from_estimator, np.zeros((4, 1))
+    kind, atoms, activity = (
+        dict(kind="curves"),
+        AtomsDisplay.from_estimator,
+        np.zeros((4, 1)),
+    )
     activations = ActivationsDisplay(activity, *np.zeros((3, 0)), activity).plot
     for draw, wrong, words in [
         (partial(atoms, learner), kind, "auto, images, lines, spectra, waveforms"),
-        (partial(CodesDisplay.from_estimator, learner, X), kind, "usage, count, magnitude"),
+        (
+            partial(CodesDisplay.from_estimator, learner, X),
+            kind,
+            "usage, count, magnitude",
+        ),
         (partial(PathDisplay.from_estimator, learner), kind, "size, penalty"),
         (activations, dict(sampling_rate=0), "sampling_rate=0 is no rate"),
-        (partial(atoms, np.eye(3)), dict(sampling_rate=-1), "sampling_rate=-1 is no rate"),
-        (partial(atoms, np.ones((1, 4, 2)), kind="waveforms"), dict(sampling_rate=0), "=0 is no"),
+        (
+            partial(atoms, np.eye(3)),
+            dict(sampling_rate=-1),
+            "sampling_rate=-1 is no rate",
+        ),
+        (
+            partial(atoms, np.ones((1, 4, 2)), kind="waveforms"),
+            dict(sampling_rate=0),
+            "=0 is no",
+        ),
     ]:
         with pytest.raises(ValueError, match=words):
             draw(**wrong)
@@ -187,11 +217,15 @@ SMALL = PUDLEDictionaryLearning(
 
 def test_atoms_of_a_pipeline_are_those_of_its_data(X):
     """They make of codes what the pipeline does, but for what it makes of none."""
-    pipeline = make_pipeline(StandardScaler(), "passthrough", PCA(7, whiten=True), clone(SMALL))
+    pipeline = make_pipeline(
+        StandardScaler(), "passthrough", PCA(7, whiten=True), clone(SMALL)
+    )
     codes = pipeline.fit_transform(3 * X + 1)
     atoms = AtomsDisplay.from_estimator(pipeline).atoms[:, :, 0]
     nothing = pipeline.inverse_transform(np.zeros_like(codes))
-    np.testing.assert_allclose(nothing + codes @ atoms, pipeline.inverse_transform(codes))
+    np.testing.assert_allclose(
+        nothing + codes @ atoms, pipeline.inverse_transform(codes)
+    )
     recovery = RecoveryDisplay.from_estimator(pipeline, -atoms[::-1])
     np.testing.assert_allclose(np.diag(recovery.coherences), 1)
 
@@ -240,7 +274,9 @@ def test_what_has_no_learner_is_refused(X):
     with pytest.raises(NotFittedError, match="GridSearchCV instance is not fitted"):
         AtomsDisplay.from_estimator(search)
     pipeline = make_pipeline(StandardScaler(), LogisticRegression())
-    with pytest.raises(NotFittedError, match=r"No step of the pipeline has components_"):
+    with pytest.raises(
+        NotFittedError, match=r"No step of the pipeline has components_"
+    ):
         AtomsDisplay.from_estimator(pipeline.fit(X, np.arange(len(X)) % 2))
 
 
@@ -263,7 +299,11 @@ def test_loss_curves_are_those_of_the_learners(learner):
 def test_a_path_has_what_was_tried_its_tolerance_and_the_choice(kind, X):
     learner = PUDLEDictionaryLearning("auto", random_state=0).fit(X)
     display, path = PathDisplay.from_estimator(learner, kind=kind), learner.size_path_
-    x, y, chosen = path.n_components, path.score.max() - path.score, learner.n_components_
+    x, y, chosen = (
+        path.n_components,
+        path.score.max() - path.score,
+        learner.n_components_,
+    )
     if kind == "size":
         (band,) = display.band_.get_paths()
         assert band.vertices[:, 1].max() == path.tolerance.max()
@@ -284,7 +324,9 @@ def test_matched_atoms_are_on_the_diagonal(n_reference, learner):
     display = RecoveryDisplay.from_estimator(learner, reference)
     matrix = np.asarray(display.image_.get_array())
     assert matrix.shape == (n_reference, 9)
-    expected = np.sort(atom_coherence(learner.components_, reference))[-min(9, n_reference) :]
+    expected = np.sort(atom_coherence(learner.components_, reference))[
+        -min(9, n_reference) :
+    ]
     np.testing.assert_allclose(np.sort(np.diag(matrix)), expected, rtol=1e-12)
 
 
@@ -320,13 +362,18 @@ def test_without_matplotlib_the_error_names_the_extra(learner, monkeypatch):
 def test_contributions_show_what_makes_an_atom(learner, X):
     """The six atoms that most samples use."""
     display = ContributionsDisplay.from_estimator(learner, X, image_shape=(3, 4))
-    found, uses = atom_contributions(learner, X), np.count_nonzero(learner.transform(X), axis=0)
+    found, uses = (
+        atom_contributions(learner, X),
+        np.count_nonzero(learner.transform(X), axis=0),
+    )
     shown = np.argsort(-uses, kind="stable")[:6]
     drawn = cells(np.asarray(display.grid_.image_.get_array()), 3, 4)
     assert len(drawn) == 6 * 8
     atom = shown[0]
     first = X[found.indices[atom, 0]] * np.sign(found.values[atom, 0])
-    for image, row in zip(drawn, [learner.components_[atom], found.estimates[atom], first]):
+    for image, row in zip(
+        drawn, [learner.components_[atom], found.estimates[atom], first]
+    ):
         np.testing.assert_allclose(image.ravel(), row / np.abs(row).max())
     assert display.ax_.texts[0].get_text() == f"{found.values[atom, 0]:+.2g}"
     labels = display.ax_.get_xticklabels(), display.ax_.get_yticklabels()
@@ -336,10 +383,15 @@ def test_contributions_show_what_makes_an_atom(learner, X):
 
 def test_contributions_to_a_reconstruction_stand_beside_the_sample(learner, X):
     display = ContributionsDisplay.from_estimator(learner, X, X[:2], image_shape=(3, 4))
-    assert [text.get_text() for text in display.ax_.get_yticklabels()] == ["sample 0", "sample 1"]
+    assert [text.get_text() for text in display.ax_.get_yticklabels()] == [
+        "sample 0",
+        "sample 1",
+    ]
     drawn = cells(np.asarray(display.grid_.image_.get_array()), 3, 4)
     np.testing.assert_allclose(drawn[0].ravel(), X[0] / np.abs(X[0]).max())
-    colours = ContributionsDisplay.from_estimator(learner, X, X[:2], image_shape=(2, 2, 3))
+    colours = ContributionsDisplay.from_estimator(
+        learner, X, X[:2], image_shape=(2, 2, 3)
+    )
     drawn = cells(np.asarray(colours.grid_.image_.get_array()), 2, 2)
     np.testing.assert_allclose(drawn[0].ravel(), 0.5 + 0.5 * X[0] / np.abs(X[0]).max())
 
@@ -363,10 +415,14 @@ def test_scores_or_numbers_of_stable_atoms_are_drawn_against_the_size_too(learne
 @pytest.mark.parametrize("size", [(60,), (1, 30)], ids=["signal", "row"])
 def test_atoms_at_their_places_are_the_reconstruction(size):
     X = np.random.default_rng(0).normal(size=(3, *size))
-    learner = ConvPUDLEDictionaryLearning(3, atom_shape=5, stride=1, alpha=0.5, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(
+        3, atom_shape=5, stride=1, alpha=0.5, random_state=0
+    )
     given = X.reshape(3, -1) if size[0] == 1 else list(X)
     learner.fit(given)
-    expected = np.asarray(learner.inverse_transform(learner.transform(given))[1]).ravel()
+    expected = np.asarray(
+        learner.inverse_transform(learner.transform(given))[1]
+    ).ravel()
     display = ActivationsDisplay.from_estimator(learner, given, index=-2)
     atoms, total = learner.components_, np.zeros(size[-1])
     for place, atom, value in zip(display.places, display.atoms, display.values):
@@ -389,7 +445,9 @@ def test_bars_are_as_high_as_codes_at_peaks():
     np.testing.assert_allclose(second, [[8, -2], [8, -2 - 0.225]])
     for row, (thumbnail, wave) in enumerate(zip(display.thumbnails_, waves), start=1):
         (line,) = thumbnail
-        np.testing.assert_allclose(line.get_ydata(), 0.45 * wave / np.abs(wave).max() - row)
+        np.testing.assert_allclose(
+            line.get_ydata(), 0.45 * wave / np.abs(wave).max() - row
+        )
         assert min(line.get_xdata()) > 1  # beside the axes
     display.plot(sampling_rate=20)
     np.testing.assert_allclose(display.marks_[0].get_segments()[0][:, 0], 6 / 20)
@@ -416,7 +474,9 @@ def test_activations_of_signals_with_channels_first(one):
 
 def test_maps_are_bars_or_topographies_beside_their_waveforms():
     signals = np.random.default_rng(0).normal(size=(3, 60, 4))
-    learner = ConvPUDLEDictionaryLearning(3, atom_shape=5, rank=1, random_state=0).fit(signals)
+    learner = ConvPUDLEDictionaryLearning(3, atom_shape=5, rank=1, random_state=0).fit(
+        signals
+    )
     maps, waveforms = learner.spatial_components_, learner.temporal_components_
     figure, (_, ax) = plt.subplots(1, 2)
     options = dict(kind="waveforms", sampling_rate=10)
@@ -427,9 +487,15 @@ def test_maps_are_bars_or_topographies_beside_their_waveforms():
         np.testing.assert_allclose([bar.get_height() for bar in bars], map_, rtol=1e-5)
         np.testing.assert_allclose(line.get_ydata(), wave, rtol=1e-5)
         np.testing.assert_allclose(line.get_xdata(), np.arange(5) / 10)
-    assert [ax.get_title() for ax in display.axes_[:, 0]] == ["atom 0", "atom 1", "atom 2"]
+    assert [ax.get_title() for ax in display.axes_[:, 0]] == [
+        "atom 0",
+        "atom 1",
+        "atom 2",
+    ]
     positions = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
-    display = AtomsDisplay.from_estimator(learner, kind="waveforms", positions=positions)
+    display = AtomsDisplay.from_estimator(
+        learner, kind="waveforms", positions=positions
+    )
     largest = [contours.levels[-1] for contours in display.maps_]
     np.testing.assert_allclose(largest, np.abs(maps).max(1), rtol=1e-5)
 
@@ -467,7 +533,9 @@ def intervals(n_features=4):
     """Return three atoms that are not negative, the second one not supported."""
     rng = np.random.default_rng(0)
     estimate = rng.uniform(1, 2, (3, n_features))
-    error = np.where(np.arange(n_features) < n_features // 2, 2.0, 0.1) * np.ones((3, 1))
+    error = np.where(np.arange(n_features) < n_features // 2, 2.0, 0.1) * np.ones(
+        (3, 1)
+    )
     ends = estimate, estimate - error, estimate + error, error
     return AtomIntervals(*ends, np.array([True, False, True]), np.zeros(3))
 

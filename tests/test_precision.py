@@ -10,7 +10,10 @@ from skpudle._precision import in_own_precision, own_precision
 @pytest.fixture
 def product(generator):
     """Return a function that computes a product, and what it is outside of any mode."""
-    z, atoms = torch.randn(5, 30, generator=generator), torch.randn(30, 8, generator=generator)
+    z, atoms = (
+        torch.randn(5, 30, generator=generator),
+        torch.randn(30, 8, generator=generator),
+    )
     dictionary = DenseDictionary(atoms)
     return lambda: dictionary.synthesis(z), z @ atoms
 

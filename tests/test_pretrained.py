@@ -38,7 +38,9 @@ def file(learner, tmp_path):
 @pytest.mark.parametrize("noise_std", [0.1, (0.05, 0.5)])
 def test_a_denoiser_is_loaded_as_it_was_saved(shape, sizes, noise_std, tmp_path):
     noisy = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    options = dict(n_unfoldings=3, max_iter=1, tol=None, random_state=0, noise_std=noise_std)
+    options = dict(
+        n_unfoldings=3, max_iter=1, tol=None, random_state=0, noise_std=noise_std
+    )
     learner = ConvDenoiser(6, **sizes, **options).fit(noisy)
     save_denoiser(learner, tmp_path / "denoiser")  # ".pt" is appended
     loaded = load_denoiser(tmp_path / "denoiser.pt")
@@ -69,7 +71,10 @@ def test_a_denoiser_goes_into_an_open_file(learner, file):
     loaded = load_denoiser(opened).network_.synthesis
     torch.testing.assert_close(loaded, learner.network_.synthesis, rtol=0, atol=0)
     file.write_bytes(b"nothing")
-    with file.open("rb") as opened, pytest.raises(ValueError, match=f"{file} is no denoiser"):
+    with (
+        file.open("rb") as opened,
+        pytest.raises(ValueError, match=f"{file} is no denoiser"),
+    ):
         load_denoiser(opened)
     with pytest.raises(FileNotFoundError, match="gone"):
         load_denoiser(f"{file}.gone")
@@ -88,7 +93,9 @@ SPOIL = {
     "no numbers": change(_extra_state={}),
     "huge atoms": change(analysis=torch.full((3, 6, 1, 5, 4), 1e38)),
     "empty": lambda file: file.write_bytes(b""),
-    "cut off": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "cut off": lambda file: file.write_bytes(
+        file.read_bytes()[: file.stat().st_size // 2]
+    ),
     "runs something": lambda file: torch.save({"analysis": print}, file),
     "text": lambda file: file.write_text("text"),
 }
@@ -97,7 +104,9 @@ SPOIL = {
 @pytest.mark.parametrize("name", SPOIL)
 def test_what_is_no_denoiser_is_refused(name, file):
     SPOIL[name](file)
-    with pytest.raises(ValueError, match=rf"(?s){file} is no denoiser: .*save_denoiser"):
+    with pytest.raises(
+        ValueError, match=rf"(?s){file} is no denoiser: .*save_denoiser"
+    ):
         load_denoiser(file)
 
 

@@ -28,7 +28,11 @@ GROUPS = {
 }  # fmt: skip
 ORDER = [entry for entries in GROUPS.values() for entry in entries]
 # Only `_data.arrays` turns arrays into tensors and back ...
-CONVERSIONS = {"torch.from_numpy", "torch.from_dlpack", "torch.utils.dlpack.from_dlpack"}
+CONVERSIONS = {
+    "torch.from_numpy",
+    "torch.from_dlpack",
+    "torch.utils.dlpack.from_dlpack",
+}
 # ... while these two may also meet a list or a tensor, which is all the mathematics sees.
 CONVERSIONS_OF_ANYTHING = {"torch.as_tensor", "torch.asarray"}
 
@@ -114,16 +118,22 @@ def public_names(tree):
 
 
 def test_the_top_of_the_package_is_an_overview():
-    entries = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    entries = {
+        path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()
+    }
     entries -= {"__pycache__"}
-    assert entries == set(ORDER), "Every entry of the package belongs to one group of GROUPS."
+    assert entries == set(ORDER), (
+        "Every entry of the package belongs to one group of GROUPS."
+    )
 
 
 def test_imports_go_down_only():
     for here, tree in TREES.items():
         allowed = ORDER[: ORDER.index(entry(here)) + 1]
         upward = {name for name in imported_modules(tree) if entry(name) not in allowed}
-        assert not upward, f"{here} imports from its own height or above: {sorted(upward)}."
+        assert not upward, (
+            f"{here} imports from its own height or above: {sorted(upward)}."
+        )
 
 
 def test_underscored_names_are_nobody_elses_business():
@@ -141,7 +151,11 @@ def test_underscored_names_are_nobody_elses_business():
 
 def test_the_mathematics_does_not_know_scikit_learn():
     mathematics = {here for here in TREES if entry(here) in GROUPS["mathematics"]}
-    knows = {here for here in TREES if "sklearn" in top_level(imported(ast.walk(TREES[here])))}
+    knows = {
+        here
+        for here in TREES
+        if "sklearn" in top_level(imported(ast.walk(TREES[here])))
+    }
     assert not mathematics & knows
 
 
@@ -151,7 +165,9 @@ def test_arrays_and_tensors_meet_in_one_module():
         forbidden = set(CONVERSIONS)
         if entry(here) not in GROUPS["mathematics"]:
             forbidden |= CONVERSIONS_OF_ANYTHING
-        used = {name: line for name, line in uses(TREES[here]).items() if name in forbidden}
+        used = {
+            name: line for name, line in uses(TREES[here]).items() if name in forbidden
+        }
         found += [f"{here}: {name}, line {line}" for name, line in used.items()]
         found += [f"{here}: line {line}" for line in calls_numpy_method(TREES[here])]
     assert not found, f"Convert in _data/arrays.py, not in {found}."
@@ -159,11 +175,21 @@ def test_arrays_and_tensors_meet_in_one_module():
 
 def test_the_owner_of_the_repository_is_named_in_one_place():
     """Of the files that name a repository's address, only pyproject.toml is to be changed."""
-    names = ("README.md", "CITATION.cff", "SECURITY.md", "CONTRIBUTING.md", "recipe/recipe.yaml")
+    names = (
+        "README.md",
+        "CITATION.cff",
+        "SECURITY.md",
+        "CONTRIBUTING.md",
+        "recipe/recipe.yaml",
+    )
     texts = [ROOT / name for name in names] + sorted((ROOT / "docs").rglob("*.rst"))
     texts += sorted((ROOT / ".github").rglob("*.yml"))
-    assert [path.name for path in texts if "OWNER" in path.read_text(encoding="utf-8")] == []
-    urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    assert [
+        path.name for path in texts if "OWNER" in path.read_text(encoding="utf-8")
+    ] == []
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]["urls"]
     assert urls["Issues"] == f"{urls['Repository']}/issues"
     assert urls["Changelog"].startswith(urls["Documentation"])
 
@@ -184,5 +210,9 @@ def test_modules_say_what_they_are_and_doors_what_is_public():
 def test_tests_look_at_no_clock():
     """A timed test fails on a busy machine: speed is for the benchmarks."""
     for path in (ROOT / "tests").rglob("*.py"):
-        clocks = top_level(imported(ast.walk(parse(path)))) & {"time", "timeit", "datetime"}
+        clocks = top_level(imported(ast.walk(parse(path)))) & {
+            "time",
+            "timeit",
+            "datetime",
+        }
         assert not clocks, f"{path.name} imports {sorted(clocks)}."

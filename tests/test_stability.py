@@ -24,10 +24,14 @@ def test_it_is_the_mean_coherence_with_the_other_dictionaries():
 def test_it_is_largest_at_the_number_of_atoms_of_the_data():
     """From fits to three bootstrap samples each."""
     X, *_ = make_dictionary_data(400, 20, 12, 2, snr_db=15, random_state=0)
-    samples = [X[np.random.default_rng(seed).integers(0, 400, 400)] for seed in range(3)]
+    samples = [
+        X[np.random.default_rng(seed).integers(0, 400, 400)] for seed in range(3)
+    ]
     stability = {}
     for size in (10, 12, 14):
-        learners = [PUDLEDictionaryLearning(size, random_state=seed) for seed in range(3)]
+        learners = [
+            PUDLEDictionaryLearning(size, random_state=seed) for seed in range(3)
+        ]
         fits = [one.fit(rows).components_ for one, rows in zip(learners, samples)]
         stability[size] = dictionary_stability(fits).stability
     assert max(stability, key=stability.get) == 12
@@ -52,7 +56,9 @@ DRAWS = {
 def test_random_dictionaries_agree_by_chance(draw, n_components):
     rng = np.random.default_rng(0)
     pairs = [[DRAWS[draw](n_components, 40, rng) for _ in range(2)] for _ in range(4)]
-    assert abs(np.mean([dictionary_stability(pair).above_chance for pair in pairs])) < 0.03
+    assert (
+        abs(np.mean([dictionary_stability(pair).above_chance for pair in pairs])) < 0.03
+    )
     found = dictionary_stability([atoms for pair in pairs for atoms in pair])
     assert abs(found.above_chance) < 0.03
 
@@ -99,5 +105,7 @@ def test_support_by_rows_with_missing_values():
 
 def test_support_refuses_counts_that_add():
     learner = PoissonNMF.from_components(np.full((2, 4), 0.25))
-    with pytest.raises(ValueError, match="'loss' parameter of CountDictionary.*'kullback-leibler'"):
+    with pytest.raises(
+        ValueError, match="'loss' parameter of CountDictionary.*'kullback-leibler'"
+    ):
         atom_support(learner, np.ones((9, 4)))

@@ -26,7 +26,9 @@ class PUDLEDictionaryLearning:
 
 def checkout(folder, share=1.0, begin="pass"):
     (folder / "skpudle").mkdir(parents=True)
-    (folder / "skpudle" / "__init__.py").write_text(CHECKOUT.format(share=share, begin=begin))
+    (folder / "skpudle" / "__init__.py").write_text(
+        CHECKOUT.format(share=share, begin=begin)
+    )
     return folder
 
 

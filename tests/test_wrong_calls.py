@@ -131,7 +131,9 @@ def both(got, mend):
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_wrong_call_is_refused_with_the_mend(name):
     call, *pieces = REFUSED[name]
-    with pytest.raises((AttributeError, OSError, TypeError, ValueError), match=both(*pieces)):
+    with pytest.raises(
+        (AttributeError, OSError, TypeError, ValueError), match=both(*pieces)
+    ):
         call()
 
 
@@ -154,7 +156,12 @@ NO_ROWS = {
 @pytest.mark.filterwarnings("ignore:X has feature names")
 @pytest.mark.parametrize("name", NO_ROWS)
 def test_what_holds_no_rows_is_refused(name):
-    for call in (fit, learner().transform, learner().partial_fit, learner().inverse_transform):
+    for call in (
+        fit,
+        learner().transform,
+        learner().partial_fit,
+        learner().inverse_transform,
+    ):
         with pytest.raises((TypeError, ValueError)):
             call(NO_ROWS[name]())
 
@@ -162,16 +169,22 @@ def test_what_holds_no_rows_is_refused(name):
 def test_every_estimator_points_to_the_page_of_names():
     for kind in ESTIMATORS:
         parameters = inspect.signature(kind).parameters.values()
-        assert not [p.name for p in parameters if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        assert not [
+            p.name for p in parameters if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        ]
         required = [None for p in parameters if p.default is p.empty]
-        with pytest.raises(TypeError, match=rf"^{kind.__name__} has no parameter 'n_atoms'"):
+        with pytest.raises(
+            TypeError, match=rf"^{kind.__name__} has no parameter 'n_atoms'"
+        ):
             kind(*required, n_atoms=3)
         with pytest.raises(TypeError, match=r"The page .*coming_from\.html"):
             kind(*required, xyzw=3)
 
 
 def test_counterparts_are_parameters_and_on_the_page():
-    parameters = {name for kind in ESTIMATORS for name in inspect.signature(kind).parameters}
+    parameters = {
+        name for kind in ESTIMATORS for name in inspect.signature(kind).parameters
+    }
     page = (Path(__file__).parents[1] / "docs/coming_from.rst").read_text("utf-8")
     named = set(re.findall(r"\w+", " ".join(re.findall(r"``(.+?)``", page))))
     assert set(COUNTERPARTS.values()) <= parameters
@@ -181,11 +194,15 @@ def test_counterparts_are_parameters_and_on_the_page():
 def test_rows_that_are_no_picture_pass():
     """Samples in any order, few features, counts: no warning, which would be an error."""
     rng = np.random.default_rng(0)
-    smooth = rng.random((60, 3)) @ np.exp(-np.square(np.linspace(-3, 3, 90) - [[-1], [0], [1]]))
+    smooth = rng.random((60, 3)) @ np.exp(
+        -np.square(np.linspace(-3, 3, 90) - [[-1], [0], [1]])
+    )
     fit(smooth / smooth.max())
     fit(grey().astype(float))
     fit(grey()[:, :3])
-    PoissonNMF(3, random_state=0, max_iter=2, tol=None).fit(spectra().clip(0, 255).astype(np.uint8))
+    PoissonNMF(3, random_state=0, max_iter=2, tol=None).fit(
+        spectra().clip(0, 255).astype(np.uint8)
+    )
 
 
 def test_pictures_of_pillow_are_arrays():
@@ -193,7 +210,9 @@ def test_pictures_of_pillow_are_arrays():
     np.testing.assert_array_equal(one.denoise(pillow("RGB")), one.denoise(photograph()))
     expected = clone(many).fit([grey(), grey()]).components_
     grey_image = pytest.importorskip("PIL.Image").fromarray(grey())
-    np.testing.assert_array_equal(many.fit([grey_image, grey_image]).components_, expected)
+    np.testing.assert_array_equal(
+        many.fit([grey_image, grey_image]).components_, expected
+    )
 
 
 def test_measures_take_learners():

@@ -9,7 +9,9 @@ from io import BytesIO
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
+ONE_THREAD = {
+    f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")
+}
 
 
 def unpack(base):
@@ -20,7 +22,11 @@ def unpack(base):
     if (Path(base) / "skpudle").is_dir():
         return Path(base).resolve()
     git = partial(subprocess.run, cwd=ROOT, capture_output=True, check=True)
-    commit = git(["git", "rev-parse", "--verify", f"{base}^{{commit}}"]).stdout.decode().strip()
+    commit = (
+        git(["git", "rev-parse", "--verify", f"{base}^{{commit}}"])
+        .stdout.decode()
+        .strip()
+    )
     folder = ROOT / "build" / "checkouts" / commit
     if not folder.is_dir():
         archive = git(["git", "archive", commit, "skpudle"]).stdout
@@ -31,8 +37,12 @@ def unpack(base):
 
 def start(script, checkout, *arguments, **options):
     """Start a script in a process that imports the package of a checkout."""
-    environment = os.environ | ONE_THREAD | {"PYTHONPATH": str(checkout), "SCIPY_ARRAY_API": "1"}
-    return subprocess.Popen([sys.executable, script, *arguments], env=environment, **options)
+    environment = (
+        os.environ | ONE_THREAD | {"PYTHONPATH": str(checkout), "SCIPY_ARRAY_API": "1"}
+    )
+    return subprocess.Popen(
+        [sys.executable, script, *arguments], env=environment, **options
+    )
 
 
 def check_place(package, checkout):

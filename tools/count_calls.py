@@ -12,7 +12,11 @@ from pathlib import Path
 import numpy as np
 
 import skpudle
-from skpudle import ConvPUDLEDictionaryLearning, PUDLEClassifier, PUDLEDictionaryLearning
+from skpudle import (
+    ConvPUDLEDictionaryLearning,
+    PUDLEClassifier,
+    PUDLEDictionaryLearning,
+)
 
 PACKAGE = Path(skpudle.__file__).parent
 
@@ -32,12 +36,18 @@ def calls(X, folder):
     np.save(folder / "rows.npy", X)
     fitted = PUDLEDictionaryLearning(8, random_state=0).fit(X)
     training = dict(n_components=8, max_iter=2, tol=None, random_state=0)
-    convolution = ConvPUDLEDictionaryLearning(3, atom_shape=(4, 4), stride=2, random_state=0)
+    convolution = ConvPUDLEDictionaryLearning(
+        3, atom_shape=(4, 4), stride=2, random_state=0
+    )
     return {
         "default fit": lambda: PUDLEDictionaryLearning(8, random_state=0).fit(X),
         "transform": lambda: fitted.transform(X),
-        "training": lambda: PUDLEDictionaryLearning(gradient="ae-ls", **training).fit(X),
-        "3 unfoldings": lambda: PUDLEDictionaryLearning(n_unfoldings=3, **training).fit(X),
+        "training": lambda: PUDLEDictionaryLearning(gradient="ae-ls", **training).fit(
+            X
+        ),
+        "3 unfoldings": lambda: PUDLEDictionaryLearning(n_unfoldings=3, **training).fit(
+            X
+        ),
         "classifier": lambda: PUDLEClassifier(**training).fit(X, X[:, 0] > 0),
         "convolution": lambda: convolution.fit(X.reshape(-1, 8, 8)[:12]),
         "stream": lambda: PUDLEDictionaryLearning(8, random_state=0).fit(Stream(X)),

@@ -54,9 +54,12 @@ def draw_gabor(rng, p):
             rng.uniform(-2, 2, 2),
         )
         wave = np.cos(
-            2 * np.pi * frequency * ((x - j) * np.cos(angle) + (y - i) * np.sin(angle)) + phase
+            2 * np.pi * frequency * ((x - j) * np.cos(angle) + (y - i) * np.sin(angle))
+            + phase
         )
-        atoms.append((np.exp(-((x - j) ** 2 + (y - i) ** 2) / 2 / width**2) * wave).ravel())
+        atoms.append(
+            (np.exp(-((x - j) ** 2 + (y - i) ** 2) / 2 / width**2) * wave).ravel()
+        )
     return np.array(atoms)
 
 
@@ -93,7 +96,9 @@ def draw_rows(
 ):  # fmt: skip
     """Return planted rows; ``spoil`` changes rows for training only."""
     rng = np.random.default_rng(seed)
-    atoms = unit(rng.standard_normal((p, m)) if draw_atoms is None else draw_atoms(rng, p))
+    atoms = unit(
+        rng.standard_normal((p, m)) if draw_atoms is None else draw_atoms(rng, p)
+    )
     clean = draw_codes(rng, n + n_test, p, s, kind, zipf) @ atoms
     levels = rng.uniform(0, of_rows, (len(clean), 1)) + rng.uniform(
         0, of_columns, (1, clean.shape[1])
@@ -127,8 +132,12 @@ def put_gaps(rng, x):
 def draw_concepts(seed, n=1000, p=50, active=4):
     """Return combinations of concepts without noise, where one of them is in half of the rows."""
     rng = np.random.default_rng(seed)
-    atoms = unit(rng.standard_normal((p, int(np.ceil(2 * active * np.log(p / active))))))
-    codes = draw_codes(rng, n + 500, p - 1, active, "positive") * rng.random((n + 500, 1))
+    atoms = unit(
+        rng.standard_normal((p, int(np.ceil(2 * active * np.log(p / active)))))
+    )
+    codes = draw_codes(rng, n + 500, p - 1, active, "positive") * rng.random(
+        (n + 500, 1)
+    )
     common = rng.random((n + 500, 1)) * (rng.random((n + 500, 1)) < 0.5)
     x = np.hstack([common, codes]) @ atoms
     return Rows(x[:n], x[n:], x[n:], x[n:].std(), atoms)
@@ -148,7 +157,9 @@ def standardise(parts):
     """Divide features by their deviation, after subtracting their mean."""
     train, test = parts
     scale = train.std(0)
-    return [(part - train.mean(0)) / np.where(scale > 0, scale, 1) for part in (train, test)]
+    return [
+        (part - train.mean(0)) / np.where(scale > 0, scale, 1) for part in (train, test)
+    ]
 
 
 def load_table(name, n_train, is_scaled=False):
@@ -168,7 +179,9 @@ def load_patches(size, is_centred, image="photographs", n=1600):
     photographs = image == "photographs"
     images = load_sample_images().images if photographs else [getattr(data, image)()]
     images = [picture.mean(2) if picture.ndim == 3 else picture for picture in images]
-    cut = partial(extract_patches_2d, patch_size=(size, size), max_patches=n // len(images))
+    cut = partial(
+        extract_patches_2d, patch_size=(size, size), max_patches=n // len(images)
+    )
     x = np.concatenate([cut(picture / 255.0, random_state=0) for picture in images])
     x = x.reshape(len(x), -1)
     return split(x - x.mean(1, keepdims=True) if is_centred else x, 3 * n // 4)
@@ -202,7 +215,9 @@ def make(names, *args, optional=None, **params):
     for name in names.split():
         if hasattr(skpudle, name):
             known = signature(getattr(skpudle, name)).parameters
-            params |= {key: value for key, value in (optional or {}).items() if key in known}
+            params |= {
+                key: value for key, value in (optional or {}).items() if key in known
+            }
             return getattr(skpudle, name)(*args, **params)
     raise ImportError(f"This checkout has none of {names}.")
 
@@ -234,7 +249,12 @@ def judge(learner, seconds, test, clean=None, noise=None, truth=None):
 
 
 def fit_planted(
-    seed, draw=draw_rows, n_components=None, names="PUDLEDictionaryLearning", give=None, **params
+    seed,
+    draw=draw_rows,
+    n_components=None,
+    names="PUDLEDictionaryLearning",
+    give=None,
+    **params,
 ):
     """Fit a learner to planted rows, other rows for each seed; ``give`` changes their form."""
     rows = draw(seed)
@@ -297,7 +317,9 @@ def give_file(x):
 def fit_consensus(seed):
     """Agree on the atoms of several fits."""
     rows = draw_rows(seed, n=600, m=12, p=10, s=2)
-    learner = make("ConsensusDictionary", make("PUDLEDictionaryLearning", 10), 4, random_state=seed)
+    learner = make(
+        "ConsensusDictionary", make("PUDLEDictionaryLearning", 10), 4, random_state=seed
+    )
     seconds = time_fit(learner, rows.train)
     return judge(learner, seconds, rows.test, rows.clean, rows.noise, rows.atoms)
 
@@ -308,7 +330,9 @@ def fill_gaps(seed):
     train, test = load_table("digits", 900)
     hidden = rng.random(test.shape) < 0.2
     train = np.where(rng.random(train.shape) < 0.2, np.nan, train)
-    learner = make("DictionaryImputer", make("PUDLEDictionaryLearning", 30, random_state=seed))
+    learner = make(
+        "DictionaryImputer", make("PUDLEDictionaryLearning", 30, random_state=seed)
+    )
     seconds = time_fit(learner, train)
     filled = learner.transform(np.where(hidden, np.nan, test))
     left = np.square(filled - test)[hidden].mean()
@@ -319,7 +343,9 @@ def fit_counts(seed, n_trials=None):
     """Fit counts whose logarithm or log-odds few atoms make; errors are of hidden entries."""
     rng = np.random.default_rng(seed)
     atoms = unit(rng.standard_normal((12, 20)))
-    natural = 2.5 * draw_codes(rng, 1300, 12, 2) @ atoms + (1.0 if n_trials is None else 0.0)
+    natural = 2.5 * draw_codes(rng, 1300, 12, 2) @ atoms + (
+        1.0 if n_trials is None else 0.0
+    )
     if n_trials is None:
         params, x = dict(loss="poisson"), rng.poisson(np.exp(natural)).astype(float)
     else:
@@ -329,19 +355,25 @@ def fit_counts(seed, n_trials=None):
     learner = make(names, 12, random_state=seed, **params)
     seconds = time_fit(learner, x[:1000])
     codes = count_codes(learner.transform(x[1000:]))
-    return Result(1 - learner.score(x[1000:]), codes, seconds, learner.components_, atoms)
+    return Result(
+        1 - learner.score(x[1000:]), codes, seconds, learner.components_, atoms
+    )
 
 
 def fit_signatures(seed, n_components=6):
     """Fit counts that add, with spectra of random sparsity."""
     rng = np.random.default_rng(seed)
-    atoms = np.stack([rng.dirichlet(np.full(48, size)) for size in (0.05, 0.05, 0.1, 0.1, 0.2, 2)])
+    atoms = np.stack(
+        [rng.dirichlet(np.full(48, size)) for size in (0.05, 0.05, 0.1, 0.1, 0.2, 2)]
+    )
     exposures = draw_codes(rng, 400, 6, 3, "gamma") * rng.lognormal(7, 0.7, (400, 1))
     x = rng.poisson(exposures @ atoms).astype(float)
     learner = make("PoissonNMF", n_components, random_state=seed)
     seconds = time_fit(learner, x[:300])
     codes = count_codes(learner.transform(x[300:]))
-    return Result(1 - learner.score(x[300:]), codes, seconds, learner.components_, atoms)
+    return Result(
+        1 - learner.score(x[300:]), codes, seconds, learner.components_, atoms
+    )
 
 
 def fit_images(seed, n=8, size=32, **params):
@@ -378,7 +410,9 @@ def fit_signals(seed, n_channels=1, noise=0.5, n=16, **params):
             signal[place : place + 24] += rng.uniform(1, 2) * atoms[k]
     noise *= clean.std()
     x = clean + noise * rng.standard_normal(clean.shape)
-    learner = make("ConvPUDLEDictionaryLearning", 3, atom_shape=24, random_state=seed, **params)
+    learner = make(
+        "ConvPUDLEDictionaryLearning", 3, atom_shape=24, random_state=seed, **params
+    )
     seconds = time_fit(learner, x[:n])
     return judge_signals(learner, seconds, x[n:], clean[n:], noise, atoms)
 
@@ -435,8 +469,12 @@ def fit_denoiser(seed):
     """Train a denoiser with atoms of each unfolding on a small picture."""
     picture = load_picture("camera")
     own = dict(separate_atoms="unfolding", learn_threshold="unfolding", atom_norm=None)
-    params = dict(atom_shape=(7, 7), stride=3, noise_std=0.1, n_unfoldings=4, max_iter=50)
-    learner = make("ConvDenoiser", 16, random_state=seed, crop_size=34, optional=own, **params)
+    params = dict(
+        atom_shape=(7, 7), stride=3, noise_std=0.1, n_unfoldings=4, max_iter=50
+    )
+    learner = make(
+        "ConvDenoiser", 16, random_state=seed, crop_size=34, optional=own, **params
+    )
     seconds = time_fit(learner, picture[None, 100:228, 100:228])
     return judge_denoiser(learner, seconds, picture[None, 300:364, 100:164])
 
@@ -474,7 +512,9 @@ def patches(size, is_centred, n_components, image="photographs"):
 
 SMALL = partial(draw_rows, n=1000, m=20, p=25, s=3)
 TINY = partial(draw_rows, n=400, m=12, p=10, s=2)
-LONG = partial(draw_rows, n=20_000, m=12, p=15, s=2)  # longer than the sample of a search
+LONG = partial(
+    draw_rows, n=20_000, m=12, p=15, s=2
+)  # longer than the sample of a search
 SHORT = dict(n_unfoldings=10, max_iter=5)
 POSITIVE = dict(positive_code=True)
 CASES = {

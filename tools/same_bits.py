@@ -28,7 +28,11 @@ def draw_rows(n=300, m=16, p=12, seed=0):
     rng = np.random.default_rng(seed)
     atoms = rng.standard_normal((p, m))
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    codes = rng.uniform(1, 2, (n, p)) * rng.choice([-1, 1], (n, p)) * (rng.random((n, p)) < 0.2)
+    codes = (
+        rng.uniform(1, 2, (n, p))
+        * rng.choice([-1, 1], (n, p))
+        * (rng.random((n, p)) < 0.2)
+    )
     return codes @ atoms + 0.05 * rng.standard_normal((n, m))
 
 
@@ -42,7 +46,9 @@ def draw_mixtures():
     """Return mixtures of three spectra."""
     rng = np.random.default_rng(2)
     channel, centres = np.arange(40)[None], rng.uniform(4, 36, (3, 3, 1))
-    spectra = np.exp(-(((channel - centres) / rng.uniform(2, 5, (3, 3, 1))) ** 2)).sum(1)
+    spectra = np.exp(-(((channel - centres) / rng.uniform(2, 5, (3, 3, 1))) ** 2)).sum(
+        1
+    )
     X = rng.dirichlet(np.ones(3), 200) @ spectra
     return np.maximum(X + 0.01 * rng.standard_normal(X.shape), 0)
 
@@ -59,9 +65,14 @@ def draw_counts(n_trials=None):
 def draw_images(n=4, size=24, seed=4, gaps=False, counts=False):
     """Return images of few shapes at random places, with missing pixels, or as photons."""
     rng = np.random.default_rng(seed)
-    shapes, images = rng.standard_normal((2, 5, 5)), 0.05 * rng.standard_normal((n, size, size))
+    shapes, images = (
+        rng.standard_normal((2, 5, 5)),
+        0.05 * rng.standard_normal((n, size, size)),
+    )
     for image in images:
-        for i, j, shape in zip(*rng.integers(0, size - 5, (2, 8)), rng.integers(0, 2, 8)):
+        for i, j, shape in zip(
+            *rng.integers(0, size - 5, (2, 8)), rng.integers(0, 2, 8)
+        ):
             image[i : i + 5, j : j + 5] += shapes[shape]
     if counts:
         return rng.poisson(np.abs(4 * images)).astype(float)
@@ -123,7 +134,9 @@ def fit(learner, X, *args):
 def encode(learner, X):
     """Return the result of `transform`."""
     codes = learner.transform(X)
-    return {"codes": codes.toarray() if hasattr(codes, "toarray") else np.asarray(codes)}
+    return {
+        "codes": codes.toarray() if hasattr(codes, "toarray") else np.asarray(codes)
+    }
 
 
 def fit_rows(draw=draw_rows, n_components=12, **params):
@@ -174,18 +187,28 @@ def fit_denoiser(draw=draw_images, more=False, **params):
     """Train a convolutional denoiser, and denoise; with ``more`` go on by `partial_fit`."""
     from skpudle import ConvDenoiser
 
-    params = dict(noise_std=0.1, max_iter=2, n_unfoldings=3, crop_size=15, random_state=0) | params
+    params = (
+        dict(noise_std=0.1, max_iter=2, n_unfoldings=3, crop_size=15, random_state=0)
+        | params
+    )
     learner = ConvDenoiser(3, **dict(atom_shape=(5, 5)) | params)
     pairs = [draw()]
     if params["noise_std"] == 0:  # clean images
-        pairs.append(pairs[0] + 0.1 * np.random.default_rng(6).standard_normal(pairs[0].shape))
+        pairs.append(
+            pairs[0] + 0.1 * np.random.default_rng(6).standard_normal(pairs[0].shape)
+        )
         pairs.reverse()
     learner.fit(*pairs)
     if more:
         learner.set_params(learning_rate=3e-3).partial_fit(*pairs)
-    found = {"denoised": learner.denoise(pairs[0]), "score": np.asarray(learner.score(*pairs))}
+    found = {
+        "denoised": learner.denoise(pairs[0]),
+        "score": np.asarray(learner.score(*pairs)),
+    }
     state = getattr(learner, "network_", learner).state_dict()
-    return {name: value.numpy() for name, value in state.items() if hasattr(value, "numpy")} | found
+    return {
+        name: value.numpy() for name, value in state.items() if hasattr(value, "numpy")
+    } | found
 
 
 def denoise_by(name):
@@ -193,7 +216,11 @@ def denoise_by(name):
     from skpudle.pretrained import load_denoiser
 
     image = draw_images(1, 40)[0]
-    image = np.abs(image.round()) if name == "poisson" else (image - image.min()) / np.ptp(image)
+    image = (
+        np.abs(image.round())
+        if name == "poisson"
+        else (image - image.min()) / np.ptp(image)
+    )
     return {"denoised": load_denoiser(name).denoise(image)}
 
 
@@ -271,7 +298,9 @@ def resume(task="epoch of the search", **params):
         except Killed:
             pass
         else:
-            raise RuntimeError(f"No task {task!r} ended three times, so that the fit was not cut.")
+            raise RuntimeError(
+                f"No task {task!r} ended three times, so that the fit was not cut."
+            )
         return fit(learner.set_callbacks(checkpoint), draw_rows())
 
 
@@ -287,7 +316,9 @@ def search_with_a_twin():
 
     x = torch.from_numpy(draw_rows())
     found = search(hold_out(Problem(x, 0.3, total=total)), x[:12])
-    return {name: np.asarray(getattr(found, name)) for name in ("atoms", "alpha", "losses")}
+    return {
+        name: np.asarray(getattr(found, name)) for name in ("atoms", "alpha", "losses")
+    }
 
 
 def choose_alpha(**options):
@@ -297,7 +328,9 @@ def choose_alpha(**options):
     positive = options.get("criterion") == "support"
     X = np.abs(draw_rows(600)) if positive else draw_rows()
     atoms = X[::25] + 0.1 * np.random.default_rng(0).standard_normal(X[::25].shape)
-    learner = PUDLEDictionaryLearning.from_components(atoms, alpha=0.5, positive_code=positive)
+    learner = PUDLEDictionaryLearning.from_components(
+        atoms, alpha=0.5, positive_code=positive
+    )
     learner.set_params(alpha="auto", debias="auto").choose_alpha(X, **options)
     return read_attributes(learner) | encode(learner, X)
 
@@ -320,7 +353,9 @@ def score_images(**params):
     counts = "loss" in params
     X = draw_signals(counts=True) if counts else draw_images()
     shape = 7 if counts else (5, 5)
-    learner = ConvPUDLEDictionaryLearning(2, atom_shape=shape, random_state=0, **params).fit(X)
+    learner = ConvPUDLEDictionaryLearning(
+        2, atom_shape=shape, random_state=0, **params
+    ).fit(X)
     return {"score": np.asarray(learner.score(X))}
 
 
@@ -444,8 +479,12 @@ def run_case(case):
     try:
         return case()
     except (ImportError, TypeError) as error:
-        is_unknown = isinstance(error, ImportError) or "unexpected keyword" in str(error)
-        return f"{'unknown' if is_unknown else 'failed'}: {type(error).__name__}: {error}"
+        is_unknown = isinstance(error, ImportError) or "unexpected keyword" in str(
+            error
+        )
+        return (
+            f"{'unknown' if is_unknown else 'failed'}: {type(error).__name__}: {error}"
+        )
     except Exception as error:
         return f"failed: {type(error).__name__}: {error}"
 
@@ -477,8 +516,12 @@ def compare(base, present, removed=()):
     """
     if isinstance(base, str) or isinstance(present, str):
         texts = {"base": base, "here": present}
-        texts = [f"{where} {text}" for where, text in texts.items() if isinstance(text, str)]
-        return all(" unknown: " in text for text in texts) and len(texts) == 1, "; ".join(texts)
+        texts = [
+            f"{where} {text}" for where, text in texts.items() if isinstance(text, str)
+        ]
+        return all(" unknown: " in text for text in texts) and len(
+            texts
+        ) == 1, "; ".join(texts)
     found = [
         f"{name} {text}"
         for name in base.keys() & present.keys()
@@ -511,8 +554,12 @@ def main():
     """Run both checkouts, print a line for each case, and exit with 1 if results differ."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("base", nargs="?", help="directory or revision to compare with")
-    parser.add_argument("--only", default="", help="run cases whose names contain this word")
-    parser.add_argument("--removed", default="", help="attributes that the change removes: a_,b_")
+    parser.add_argument(
+        "--only", default="", help="run cases whose names contain this word"
+    )
+    parser.add_argument(
+        "--removed", default="", help="attributes that the change removes: a_,b_"
+    )
     parser.add_argument("--write", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.write:
@@ -525,7 +572,9 @@ def main():
         parser.error("Got no BASE. Pass a directory or a revision of git.")
     base, present = run_checkouts([unpack(options.base), ROOT], options.only)
     if not base:
-        raise SystemExit(f"No case has {options.only!r} in its name. Pass a part of one.")
+        raise SystemExit(
+            f"No case has {options.only!r} in its name. Pass a part of one."
+        )
     differ = False
     for name in base:
         is_equal, text = compare(base[name], present[name], options.removed.split(","))

@@ -97,9 +97,13 @@ class Worker:
     def run(self, name, seed):
         """Return the figures of a case."""
         if self.process is None:
-            pipe = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+            pipe = dict(
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            )
             self.process = start(__file__, self.checkout, "--serve", **pipe)
-            check_place(json.loads(self.process.stdout.readline() or '""'), self.checkout)
+            check_place(
+                json.loads(self.process.stdout.readline() or '""'), self.checkout
+            )
         self.process.stdin.write(json.dumps([name, seed]) + "\n")
         reply = self.process.stdout.readline()
         if not reply:
@@ -132,7 +136,9 @@ def run_pair(workers, name):
     if compare(*runs).broken == ["seconds"]:
         for side, again in enumerate(take_turns(workers, name)):
             for one, other in zip(runs[side], again, strict=True):
-                one["seconds"] = min(one["seconds"], other.get("seconds", one["seconds"]))
+                one["seconds"] = min(
+                    one["seconds"], other.get("seconds", one["seconds"])
+                )
     return runs
 
 
@@ -144,14 +150,18 @@ class Comparison(NamedTuple):
 
     base: dict
     here: dict
-    change: dict  # ratios of error, codes and seconds; differences of found and agreement
+    change: (
+        dict  # ratios of error, codes and seconds; differences of found and agreement
+    )
     broken: list
     is_equal: bool
 
 
 def summarise(runs):
     """Return the mean of each figure over the seeds that have it, of seconds the median."""
-    known = {name: [run[name] for run in runs if run[name] is not None] for name in FIGURES}
+    known = {
+        name: [run[name] for run in runs if run[name] is not None] for name in FIGURES
+    }
     return {
         name: (median if name == "seconds" else mean)(values) if values else None
         for name, values in known.items()
@@ -173,7 +183,9 @@ def compare(base, here):
         for one, other in zip(base, here, strict=True)
         for name in FIGURES[:-1]
     )
-    ratios = [other["seconds"] / one["seconds"] for one, other in zip(base, here, strict=True)]
+    ratios = [
+        other["seconds"] / one["seconds"] for one, other in zip(base, here, strict=True)
+    ]
     one, other = summarise(base), summarise(here)
     change, broken = {"seconds": median(ratios)}, []
     for name in FIGURES[:-1]:
@@ -198,12 +210,19 @@ def judge_all(comparisons):
     """Return what the cases break together, and a summary in words."""
     broken = [name for name, one in comparisons.items() if one.broken]
     changes = {
-        figure: [one.change[figure] for one in comparisons.values() if figure in one.change]
+        figure: [
+            one.change[figure] for one in comparisons.values() if figure in one.change
+        ]
         for figure in FIGURES
     }
-    middle = {figure: median(values) if values else 1.0 for figure, values in changes.items()}
+    middle = {
+        figure: median(values) if values else 1.0 for figure, values in changes.items()
+    }
     n_known = max(len(changes["seconds"]), 1)
-    limits = {"error": ERROR_MEDIAN, "seconds": SECONDS_MEDIAN + NOISE_OF_SECONDS / n_known**0.5}
+    limits = {
+        "error": ERROR_MEDIAN,
+        "seconds": SECONDS_MEDIAN + NOISE_OF_SECONDS / n_known**0.5,
+    }
     above = [figure for figure, limit in limits.items() if not middle[figure] <= limit]
     n_equal = sum(one.is_equal for one in comparisons.values())
     lines = [f"{len(comparisons)} cases, {n_equal} equal but for seconds"]
@@ -240,7 +259,9 @@ def describe(name, one):
 
 def hash_files(paths):
     """Return a hash of the content of files."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[
+        :16
+    ]
 
 
 def hash_source(checkout):
@@ -291,7 +312,9 @@ def main():
     """Run the cases, print a line for each and a summary, exit with 1 if the contract is broken."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("base", nargs="?", help="directory or revision to compare with")
-    parser.add_argument("--only", default="", help="run cases whose names contain this word")
+    parser.add_argument(
+        "--only", default="", help="run cases whose names contain this word"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="pairs of processes")
     parser.add_argument("--json", type=Path, help="file that keeps all figures")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
@@ -302,7 +325,9 @@ def main():
         parser.error("Got no BASE. Pass a directory or a revision of git.")
     names = [name for name in CASES if options.only in name]
     if not names:
-        raise SystemExit(f"No case has {options.only!r} in its name. Pass a part of one.")
+        raise SystemExit(
+            f"No case has {options.only!r} in its name. Pass a part of one."
+        )
     checkouts = [unpack(options.base), ROOT]
     state = {
         "base": [options.base, hash_source(checkouts[0])],
@@ -319,8 +344,15 @@ def main():
     for name in names:
         if name in report["runs"]:
             print(describe(name, compare(*report["runs"][name])))
-    run_cases(checkouts, [name for name in names if name not in report["runs"]], options.jobs, note)
-    is_broken, text = judge_all({name: compare(*report["runs"][name]) for name in names})
+    run_cases(
+        checkouts,
+        [name for name in names if name not in report["runs"]],
+        options.jobs,
+        note,
+    )
+    is_broken, text = judge_all(
+        {name: compare(*report["runs"][name]) for name in names}
+    )
     print(text)
     raise SystemExit(int(is_broken))
 

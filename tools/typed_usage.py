@@ -13,7 +13,9 @@ from skpudle.metrics import recovery_rate
 from skpudle.plotting import AtomsDisplay
 
 X = np.zeros((20, 8))
-learner = skpudle.PUDLEDictionaryLearning(4, alpha="auto", n_unfoldings=None, random_state=0)
+learner = skpudle.PUDLEDictionaryLearning(
+    4, alpha="auto", n_unfoldings=None, random_state=0
+)
 assert_type(learner.fit(X), skpudle.PUDLEDictionaryLearning)
 assert_type(learner.partial_fit(X).score(X), float)
 skpudle.reporting.findings(learner, X)

@@ -18,7 +18,10 @@ PUBLISHED = {
 
 
 def _read(folder):
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("any-noise*"))}
+    found = {
+        path.stem: json.loads(path.read_text())
+        for path in sorted(folder.glob("any-noise*"))
+    }
     return {name: result for name, result in found.items() if "one_grid" in result}
 
 
@@ -34,13 +37,20 @@ def denoisers(folder=FOLDER):
         }
         found = result["one_grid"]
         values = {level: f"{found[level]:.2f}" for level in LEVELS if level in found}
-        rows.append(shared | values | {"CPU s an image": text(found["cpu_seconds_an_image"])})
+        rows.append(
+            shared | values | {"CPU s an image": text(found["cpu_seconds_an_image"])}
+        )
         rows[-1]["crops"] = f"{result['crops']:,}"
         rows[-1]["CPU minutes"] = f"{result['cpu_seconds'] / 60:.0f}"
     columns = "parameters", *LEVELS
     for name, values in PUBLISHED.items():
-        rows.append({"network": f"{name}, as published"} | dict(zip(columns, values, strict=True)))
-    return table(rows, title="PSNR in dB of the 68 images, by the standard deviation of 255")
+        rows.append(
+            {"network": f"{name}, as published"}
+            | dict(zip(columns, values, strict=True))
+        )
+    return table(
+        rows, title="PSNR in dB of the 68 images, by the standard deviation of 255"
+    )
 
 
 def draw(output, folder=FOLDER):
@@ -54,7 +64,9 @@ def draw(output, folder=FOLDER):
     figure, axes = plt.subplots(1, len(LEVELS), figsize=(9, 3), layout="constrained")
     for ax, level in zip(axes, LEVELS, strict=True):
         for name, result in _read(folder).items():
-            points = [(p["epoch"] * 0.432, p[level]) for p in result["curve"] if level in p]
+            points = [
+                (p["epoch"] * 0.432, p[level]) for p in result["curve"] if level in p
+            ]
             if points:
                 ax.plot(*zip(*points), label=name)
         ax.set(title=f"{level} / 255", xlabel="thousands of crops")

@@ -30,7 +30,9 @@ def depths(path=FILE):
         for column, best in (("error", min), ("explained", max)):
             winner = best(row[column] for row in at_depth.values())
             for gradient, row in at_depth.items():
-                shown = f"{row[column]:.3f}" if row[column] >= 0.1 else f"{row[column]:.4f}"
+                shown = (
+                    f"{row[column]:.3f}" if row[column] >= 0.1 else f"{row[column]:.4f}"
+                )
                 bold = f"**{shown}**" if row[column] == winner else shown
                 line[f"{gradient}: {column}"] = bold
         lines.append(line)
@@ -54,24 +56,34 @@ def draw(output, path=FILE):
     import matplotlib.pyplot as plt
 
     output.mkdir(parents=True, exist_ok=True)
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(
+        1, 2, figsize=(9, 3.4), sharey=True, layout="constrained"
+    )
     for ax, noise in zip(axes, ("none", "20 dB"), strict=True):
         for gradient, rows in _curves(path, noise).items():
             depths = list(rows)
             low, high = (
-                [row[f"{end} error"] for row in rows.values()] for end in ("smallest", "largest")
+                [row[f"{end} error"] for row in rows.values()]
+                for end in ("smallest", "largest")
             )
             errors = [row["error"] for row in rows.values()]
-            ax.loglog(depths, errors, marker=MARKERS[gradient], markersize=4, label=gradient)
+            ax.loglog(
+                depths, errors, marker=MARKERS[gradient], markersize=4, label=gradient
+            )
             ax.fill_between(depths, low, high, alpha=0.2)
             ax.set_xticks(depths, depths)
         ax.minorticks_off()
         ax.axhline(0.5, color="gray", linewidth=0.8, linestyle=":")
-        ax.set(xlabel="unfoldings", title="No noise" if noise == "none" else f"Noise at {noise}")
+        ax.set(
+            xlabel="unfoldings",
+            title="No noise" if noise == "none" else f"Noise at {noise}",
+        )
     axes[0].set(ylabel="error of the dictionary", yticks=[0.01, 0.03, 0.1, 0.3])
     axes[0].yaxis.set_major_formatter("{x:g}")
     if axes[0].lines:
-        axes[0].annotate("start", (100, 0.5), xytext=(0, 3), textcoords="offset points", ha="right")
+        axes[0].annotate(
+            "start", (100, 0.5), xytext=(0, 3), textcoords="offset points", ha="right"
+        )
         axes[0].legend()
     figure.savefig(output / "depth.svg")
     plt.close(figure)

@@ -13,4 +13,6 @@ def refuse_warnings(gallery_conf, name, when):
         FILTERS.enter_context(warnings.catch_warnings())
         warnings.simplefilter("error")
         # `matplotlib.pyplot.show` warns wherever pictures go to files
-        warnings.filterwarnings("ignore", message=".*non-interactive", category=UserWarning)
+        warnings.filterwarnings(
+            "ignore", message=".*non-interactive", category=UserWarning
+        )

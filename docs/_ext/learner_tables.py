@@ -25,12 +25,24 @@ DRAWN = {
 
 # Title of a table: column in the file, divisor in each row, and the better end.
 MEASURES = {
-    "Variance explained by m/10 atoms (R², OMP, held-out)": ("R2, m/10 atoms", None, max),
+    "Variance explained by m/10 atoms (R², OMP, held-out)": (
+        "R2, m/10 atoms",
+        None,
+        max,
+    ),
     "Variance explained by 2 atoms (R², OMP, held-out)": ("R2, 2 atoms", None, max),
     "Variance explained by 5 atoms (R², OMP, held-out)": ("R2, 5 atoms", None, max),
     "Held-out lasso objective, over the lowest": ("held-out objective", min, min),
-    "Share of the true atoms found (coherence above 0.95)": ("found, > 0.95", None, max),
-    "Share of the true atoms found (coherence above 0.99)": ("found, > 0.99", None, max),
+    "Share of the true atoms found (coherence above 0.95)": (
+        "found, > 0.95",
+        None,
+        max,
+    ),
+    "Share of the true atoms found (coherence above 0.99)": (
+        "found, > 0.99",
+        None,
+        max,
+    ),
     "Relative error of the matched dictionary": ("matched error", None, min),
     "Density of the learner's own codes": ("density", None, None),
     "Atoms that no lasso code uses": ("dead atoms", None, None),
@@ -52,7 +64,9 @@ def _by_data(rows, column):
 
 
 def _cell(value, best):
-    shown, bold = (f"{v:.3g}" if isinstance(v, float) else text(v) for v in (value, best))
+    shown, bold = (
+        f"{v:.3g}" if isinstance(v, float) else text(v) for v in (value, best)
+    )
     return f"**{shown}**" if shown == bold else shown
 
 
@@ -62,9 +76,13 @@ def comparison(rows, title, column, unit, better):
     lines = []
     for data, values in _by_data(rows, column).items():
         scale = unit(values.values()) if unit else 1
-        values = {name: value / scale if unit else value for name, value in values.items()}
+        values = {
+            name: value / scale if unit else value for name, value in values.items()
+        }
         best = better(values.values()) if better else None
-        cells = {name: _cell(values[name], best) if name in values else "" for name in names}
+        cells = {
+            name: _cell(values[name], best) if name in values else "" for name in names
+        }
         lines.append({"data": data} | cells)
     return table(lines, title=title) if lines else ""
 
@@ -77,17 +95,25 @@ def learners(path=RESULTS / "learners.json"):
         return "No measurement is stored yet."
     sizes = {row["data"]: row for row in rows}
     columns = ("data", "size", "atoms", "alpha")
-    sets = [{key: text(row[key]) for key in columns if key in row} for row in sizes.values()]
+    sets = [
+        {key: text(row[key]) for key in columns if key in row} for row in sizes.values()
+    ]
     parts = [comparison(rows, title, *how) for title, how in MEASURES.items()]
     parts += [table(sets, title="The data to learn from")]
-    notes = [f"- {row['data']}, {row['learner']}: {row['note']}" for row in rows if "note" in row]
+    notes = [
+        f"- {row['data']}, {row['learner']}: {row['note']}"
+        for row in rows
+        if "note" in row
+    ]
     parts += ["Without a result:", "", *notes, ""] if notes else []
     drawn = [
         ".. image:: /generated/learners.svg",
         "   :alt: A bar for each data set: variance gained, and time saved",
         "",
     ]
-    return "\n".join([*drawn, *parts, ".. rst-class:: conditions", "", conditions(result), ""])
+    return "\n".join(
+        [*drawn, *parts, ".. rst-class:: conditions", "", conditions(result), ""]
+    )
 
 
 def alone(path):
@@ -108,10 +134,15 @@ def concepts(path=RESULTS / "concepts.json"):
         runs.setdefault((row["method"], row["n"], row["p"]), []).append(row)
     if not runs:
         return "No measurement is stored yet."
-    scores = {f"published: {name}": found for name, found in result["published"].items()}
+    scores = {
+        f"published: {name}": found for name, found in result["published"].items()
+    }
     costs = []
     for (method, n, p), rows in runs.items():
-        mean = {key: fmean(row[key] for row in rows) for key in ("mcc_ood", "found", "cpu_seconds")}
+        mean = {
+            key: fmean(row[key] for row in rows)
+            for key in ("mcc_ood", "found", "cpu_seconds")
+        }
         scores.setdefault(f"{method}, {n} samples", {})[str(p)] = mean["mcc_ood"]
         if method != "true dictionary":
             named = {"method": method, "concepts": text(p), "samples": text(n)}
@@ -120,7 +151,8 @@ def concepts(path=RESULTS / "concepts.json"):
             costs.append(named | {"runs": text(len(rows))})
     sizes = sorted({p for found in scores.values() for p in found}, key=int)
     lines = [
-        {"method": name} | {f"p = {p}": f"{found[p]:.3f}" if p in found else "" for p in sizes}
+        {"method": name}
+        | {f"p = {p}": f"{found[p]:.3f}" if p in found else "" for p in sizes}
         for name, found in scores.items()
     ]
     title = "Mean correlation out of distribution, of p concepts"
@@ -136,18 +168,27 @@ def sae_codes(path=RESULTS / "synthsae.json"):
     lines = []
     for (method, *where), own in runs.items():
         kinds = {"exact": "exact codes", "exact, as many": "as many exact codes"}
-        exact = {name: runs.get((f"{method}, {kind}", *where)) for name, kind in kinds.items()}
+        exact = {
+            name: runs.get((f"{method}, {kind}", *where))
+            for name, kind in kinds.items()
+        }
         if None in exact.values():
             continue
         for codes, row in ({"its encoder's": own} | exact).items():
-            shown = {"F1": row["f1"], "FVU": row["fvu"], "codes in a row (L0)": row["l0"]}
+            shown = {
+                "F1": row["f1"],
+                "FVU": row["fvu"],
+                "codes in a row (L0)": row["l0"],
+            }
             numbers = {name: f"{value:.3f}" for name, value in shown.items()}
             million = f"{own['shown'] / 1e6:.1f}"
             trained = {"autoencoder": method, "millions of samples shown": million}
             lines.append(trained | {"codes": codes} | numbers)
     if not lines:
         return "No measurement is stored yet."
-    return table(lines, title="F1 of known features, and variance unexplained, before and after")
+    return table(
+        lines, title="F1 of known features, and variance unexplained, before and after"
+    )
 
 
 def large(path=RESULTS / "large.json"):
@@ -172,7 +213,9 @@ def large(path=RESULTS / "large.json"):
         "",
     ]
     fits = table(lines, title="Whole fits at the defaults")
-    return "\n".join([fits, *drawn, ".. rst-class:: conditions", "", conditions(result), ""])
+    return "\n".join(
+        [fits, *drawn, ".. rst-class:: conditions", "", conditions(result), ""]
+    )
 
 
 def draw_large(output, path=RESULTS / "large_epochs.json"):
@@ -195,10 +238,14 @@ def draw_large(output, path=RESULTS / "large_epochs.json"):
         for ax, column in zip(axes, ("seconds", "megabytes"), strict=True):
             values = [rows[n][column] for n in atoms]
             ax.loglog(atoms, values, "o-", label=f"{n_features} features")
-    axes[0].set(xlabel="atoms (8 rows for each)", ylabel="seconds of an epoch, one core")
+    axes[0].set(
+        xlabel="atoms (8 rows for each)", ylabel="seconds of an epoch, one core"
+    )
     axes[1].set(xlabel="atoms (8 rows for each)", ylabel="memory beyond the data (MB)")
     for ax in axes if curves else ():
-        ax.set_xticks(sorted({n for rows in curves.values() for n in rows}), minor=False)
+        ax.set_xticks(
+            sorted({n for rows in curves.values() for n in rows}), minor=False
+        )
         ax.xaxis.set_major_formatter("{x:.0f}")
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter("{x:g}")
@@ -216,7 +263,9 @@ def draw(output, path=RESULTS / "learners.json"):
     import matplotlib.pyplot as plt
 
     rows = _read(path)["results"]
-    explained, seconds = (_by_data(rows, column) for column in ("R2, m/10 atoms", "seconds"))
+    explained, seconds = (
+        _by_data(rows, column) for column in ("R2, m/10 atoms", "seconds")
+    )
     sets = [data for data, values in explained.items() if BASELINE in values]
     output.mkdir(parents=True, exist_ok=True)
     size = (9, 1.6 + 0.26 * len(sets))
@@ -224,7 +273,9 @@ def draw(output, path=RESULTS / "learners.json"):
     for name, color in DRAWN.items():
         found = [(i, data) for i, data in enumerate(sets) if name in explained[data]]
         places = [i for i, _ in found]
-        gained = [explained[data][name] - explained[data][BASELINE] for _, data in found]
+        gained = [
+            explained[data][name] - explained[data][BASELINE] for _, data in found
+        ]
         saved = [seconds[data][BASELINE] / seconds[data][name] for _, data in found]
         for ax, values, start in zip(axes, (gained, saved), (0, 1), strict=True):
             if name == "skpudle":
@@ -239,7 +290,9 @@ def draw(output, path=RESULTS / "learners.json"):
     for ax, start in zip(axes, (0, 1), strict=True):
         ax.axvline(start, color="gray", linewidth=0.8)
     if sets:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+        figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4
+        )
     figure.savefig(output / "learners.svg")
     plt.close(figure)
 
@@ -280,5 +333,7 @@ def setup(app):
     app.add_directive("large-results", LargeTables)
     app.add_directive("benchmark-table", TableAlone)
     for picture in (draw, draw_large):
-        app.connect("builder-inited", lambda app, of=picture: of(Path(app.srcdir) / "generated"))
+        app.connect(
+            "builder-inited", lambda app, of=picture: of(Path(app.srcdir) / "generated")
+        )
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -25,7 +25,9 @@ def convert(node, *, as_block):
     try:
         # Bars stretch to what is between them, but a power of a norm ends the group: the closing
         # bar would be taller than the opening one.
-        return BARS.sub(r'<mo stretchy="false">\1</mo>', tex2mathml(text, as_block=as_block))
+        return BARS.sub(
+            r'<mo stretchy="false">\1</mo>', tex2mathml(text, as_block=as_block)
+        )
     except MathError as error:
         logging.getLogger(__name__).warning("%s in %r", error, text, location=node)
         return f"<code>{html.escape(text)}</code>"

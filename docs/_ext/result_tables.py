@@ -95,7 +95,9 @@ def table(rows, *, title=""):
     lines = [f".. list-table:: {title}", "   :header-rows: 1", ""]
     for row in [{key: key for key in columns}, *rows]:
         cells = [row.get(key, "") for key in columns]
-        lines += [f"   {'*' if i == 0 else ' '} - {cell}" for i, cell in enumerate(cells)]
+        lines += [
+            f"   {'*' if i == 0 else ' '} - {cell}" for i, cell in enumerate(cells)
+        ]
     return "\n".join([*lines, ""])
 
 
@@ -120,22 +122,30 @@ def conditions(result):
     for key, value in result.items():
         if key in ("results", "title"):
             continue
-        for inner, content in value.items() if isinstance(value, dict) else [(key, value)]:
+        for inner, content in (
+            value.items() if isinstance(value, dict) else [(key, value)]
+        ):
             if isinstance(content, dict):
-                content = ", ".join(f"{k} {text(v)}" for k, v in content.items() if v is not None)
+                content = ", ".join(
+                    f"{k} {text(v)}" for k, v in content.items() if v is not None
+                )
             if isinstance(content, list):
                 content = ", ".join(map(text, content))
             flat[inner.replace("_", " ")] = text(content)
     # paths on the machine and the selected part of a benchmark do not matter
     hidden = ("out", "variant", "data", "benchmark", "only", "every", "patience")
-    said = [f"{key} {value}" for key, value in flat.items() if value and key not in hidden]
+    said = [
+        f"{key} {value}" for key, value in flat.items() if value and key not in hidden
+    ]
     return f"Conditions: {'; '.join(said)}." if said else ""
 
 
 def tables_of(entries):
     """Return the tables of a list of rows, of named rows, or of named lists of rows."""
     if isinstance(entries, dict):
-        named = [{"name": key} | row for key, row in entries.items() if isinstance(row, dict)]
+        named = [
+            {"name": key} | row for key, row in entries.items() if isinstance(row, dict)
+        ]
         lists = {key: rows for key, rows in entries.items() if isinstance(rows, list)}
         groups = {"": named} | lists
     else:
@@ -158,7 +168,10 @@ def performance(folder=RESULTS, names=None):
         if tables:
             heading = [title, "-" * len(title), "", *note(name), *tables]
             said = conditions(result)
-            parts += [*heading, *([".. rst-class:: conditions", "", said, ""] if said else [])]
+            parts += [
+                *heading,
+                *([".. rst-class:: conditions", "", said, ""] if said else []),
+            ]
     return "\n".join(parts) or "No measurement is stored yet."
 
 
@@ -189,7 +202,10 @@ def paper(folder=RESULTS / "paper"):
             if positions:
                 row["trained for"] = f"{positions[-1]} {UNITS[unit]}"
                 row["error at the start"] = text(float(errors[0]))
-            row |= {"smallest": text(float(min(errors))), "at the end": text(float(errors[-1]))}
+            row |= {
+                "smallest": text(float(min(errors))),
+                "at the end": text(float(errors[-1])),
+            }
             if "to_minimiser" in result:
                 row["at the end, to D*"] = text(float(result["to_minimiser"][-1]))
             if "seconds" in result:
@@ -198,7 +214,11 @@ def paper(folder=RESULTS / "paper"):
                 row[""] = "not finished"
             rows.append(row)
         if rows:
-            picture = [f".. image:: /generated/paper-{key}.svg", f"   :alt: {title}", ""]
+            picture = [
+                f".. image:: /generated/paper-{key}.svg",
+                f"   :alt: {title}",
+                "",
+            ]
             parts += [title, "-" * len(title), "", *picture, table(rows)]
     if "theory" in results:
         ratio = results["theory"]["slope_ratio"]
@@ -212,7 +232,9 @@ def paper(folder=RESULTS / "paper"):
 
 
 def _denoiser(result):  # -> one row of text
-    options, one, all_grids = (result.get(k, {}) for k in ("options", "one grid", "all grids"))
+    options, one, all_grids = (
+        result.get(k, {}) for k in ("options", "one grid", "all grids")
+    )
     method = options["gradient"] + (", hard" if options["shrinkage"] == "hard" else "")
     size = options["atom_size"]
     row = {
@@ -237,12 +259,16 @@ def _denoiser(result):  # -> one row of text
 def denoising(folder=RESULTS / "denoise"):
     """Return the tables of denoisers, in reStructuredText; those with the best results first."""
     tables = {"As in table 1": [], "Sweeps over the threshold": []}
-    results = sorted(read(folder).items(), key=lambda pair: -pair[1]["one grid"]["whole"])
+    results = sorted(
+        read(folder).items(), key=lambda pair: -pair[1]["one grid"]["whole"]
+    )
     for name, result in results:
         list(tables.values())[name.startswith("sweep-")].append(_denoiser(result))
     parts = []
     for title, rows in tables.items():
-        said = [{k: v for k, v in row.items() if any(r[k] for r in rows)} for row in rows]
+        said = [
+            {k: v for k, v in row.items() if any(r[k] for r in rows)} for row in rows
+        ]
         parts += [table(said, title=title)] if rows else []
     return "\n".join(parts) or "No result is stored yet."
 

@@ -37,11 +37,13 @@ def users_level():
     Write ``warnings.warn(message, stacklevel=users_level())``: the level is counted from the
     function that calls `users_level`.
     """
-    frame, level = sys._getframe(1), 1
+    frame = sys._getframe(1)
+    level = 1
     while frame.f_back is not None and (
         frame.f_globals.get("__name__", "").partition(".")[0] in _WRAPPERS
     ):
-        frame, level = frame.f_back, level + 1
+        frame = frame.f_back
+        level = level + 1
     return level
 
 
@@ -83,7 +85,9 @@ def resolve_device(device, X=None, *, fitted=False):
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         if fitted:
             return torch.device("cpu")
-        raise ValueError(f"Device {device!r:.80} is not present: {error}. Pass 'auto'.") from error
+        raise ValueError(
+            f"Device {device!r:.80} is not present: {error}. Pass 'auto'."
+        ) from error
 
 
 def input_attributes(X):
@@ -148,7 +152,11 @@ def like_input(tensor, X):
     ``tensor``, of any shape, stays a tensor and goes to the device of ``X`` if ``X`` is a tensor.
     Otherwise it becomes an array. The result may share memory with ``tensor``.
     """
-    return tensor.to(X.device) if isinstance(X, torch.Tensor) else tensor.detach().cpu().numpy()
+    return (
+        tensor.to(X.device)
+        if isinstance(X, torch.Tensor)
+        else tensor.detach().cpu().numpy()
+    )
 
 
 def split_missing(x, n_axes=None):  # -> x, mask of the same shape or None
@@ -172,14 +180,17 @@ def split_missing(x, n_axes=None):  # -> x, mask of the same shape or None
     """
     if not torch.isnan(x.sum()):  # the sum is NaN if any entry is
         return x, None
-    missing, axes = x.isnan(), 0 if n_axes is None else tuple(range(-n_axes, 0))
+    missing = x.isnan()
+    axes = 0 if n_axes is None else tuple(range(-n_axes, 0))
     mask = torch.ones_like(x).masked_fill_(missing, 0)
     x = x.masked_fill(missing, 0)
     n_known = mask.sum(axes, keepdim=True).clamp_min(1)
     return torch.where(missing, x.sum(axes, keepdim=True) / n_known, x, out=x), mask
 
 
-def with_gaps(x, mask):  # Tensor, mask of the same shape or None -> Tensor of the same shape
+def with_gaps(
+    x, mask
+):  # Tensor, mask of the same shape or None -> Tensor of the same shape
     """Put NaN back where ``mask`` is 0: the inverse of `split_missing`."""
     return x if mask is None else x.masked_fill(mask == 0, torch.nan)
 
@@ -261,7 +272,9 @@ def unpacked(X):
     if not hasattr(X, "getbands"):
         return X
     if X.mode.startswith("P"):
-        raise ValueError(f"X has mode {X.mode!r}, of a palette. Pass image.convert('RGB').")
+        raise ValueError(
+            f"X has mode {X.mode!r}, of a palette. Pass image.convert('RGB')."
+        )
     return np.asarray(X)
 
 
@@ -341,7 +354,9 @@ def check_numbers(values, name, n, *, positive=False, of="features"):  # -> Tens
         If the numbers are not finite, not an array of ``n`` numbers, or, with
         ``positive``, not all positive.
     """
-    numbers = check_array(host_array(values), dtype=np.float64, ensure_2d=False, input_name=name)
+    numbers = check_array(
+        host_array(values), dtype=np.float64, ensure_2d=False, input_name=name
+    )
     if numbers.shape != (n,) or (positive and not (numbers > 0).all()):
         raise ValueError(
             f"{name} of shape {numbers.shape} is no array of {'positive ' * positive}numbers. Pass "
@@ -360,7 +375,8 @@ def check_sample_weight(sample_weight, n_samples):  # -> Tensor (n_samples,), fl
     ValueError
         If the shape is another one, or weights are negative, not finite, or all zero.
     """
-    weight, rows = host_array(sample_weight), np.empty((n_samples, 0))
+    weight = host_array(sample_weight)
+    rows = np.empty((n_samples, 0))
     checks = dict(dtype=np.float64, ensure_non_negative=True)
     return to_tensor(_check_sample_weight(weight, rows, **checks))
 
@@ -371,7 +387,9 @@ def _check_tensor(X, options, allow_nan):  # (n, n_features) -> the same, on its
     ``options`` are the keyword arguments of `check_array`.
     """
     if X.is_complex():
-        raise ValueError(f"Complex data not supported, got a tensor of dtype {X.dtype}.")
+        raise ValueError(
+            f"Complex data not supported, got a tensor of dtype {X.dtype}."
+        )
     # Torch computes z.conj().imag without a copy: the memory of the result has the wrong sign, and
     # a flag notes it. NumPy has no such flag, so `resolve_neg` has to change the sign in memory.
     X = X.detach().resolve_neg()

@@ -143,12 +143,16 @@ class Images:
             n_features); for a single image one result; otherwise (n, *size[, n_results]). With
             ``channels_first`` the axis of ``n_results`` comes before ``size``.
         """
-        channels, last = self.channel_axis if channels is None else channels, -1
+        channels = self.channel_axis if channels is None else channels
+        last = -1
         last = 1 if channels_first and self.kind != "rows" else last
         results = [x.movedim(1, last) if channels else x[:, 0] for x in tensors]
         like = as_pixels if pixels and self.kind != "rows" else like_input
         if self.kind == "list":
-            return [like(x[0], source) for x, source in zip(results, self.source, strict=True)]
+            return [
+                like(x[0], source)
+                for x, source in zip(results, self.source, strict=True)
+            ]
         if self.kind == "rows":
             results = [x.reshape(len(x), -1) for x in results]
         return like(results[0][0] if self.kind == "image" else results[0], self.source)
@@ -169,11 +173,17 @@ def as_fractions(X):
     ``X`` is an array-like or tensor of any shape; the result is an array or tensor of this shape.
     Other dtypes stay as they are. `as_pixels` is the inverse.
     """
-    X = X if isinstance(X, torch.Tensor) else np.asanyarray(X)  # a masked array stays masked
+    X = (
+        X if isinstance(X, torch.Tensor) else np.asanyarray(X)
+    )  # a masked array stays masked
     largest = largest_unsigned(X)
     if largest is None:
         return X
-    return X.to(torch.float32) / largest if torch.is_tensor(X) else (X / largest).astype("float32")
+    return (
+        X.to(torch.float32) / largest
+        if torch.is_tensor(X)
+        else (X / largest).astype("float32")
+    )
 
 
 def as_pixels(tensor, X):
@@ -219,7 +229,9 @@ def is_one_image(X, n_axes):
     picture, a third axis of 3 or 4 colours and more than 4 pixels along both other axes.
     """
     shape = tuple(getattr(unpacked(X), "shape", ()))
-    colours = len(shape) == 3 and shape[2] in (3, _CHANNELS) and min(shape[:2]) > _CHANNELS
+    colours = (
+        len(shape) == 3 and shape[2] in (3, _CHANNELS) and min(shape[:2]) > _CHANNELS
+    )
     return len(shape) == n_axes or (n_axes == 2 and colours)
 
 
@@ -243,7 +255,9 @@ def check_axes(images):
     # come without channels_first=True are read as images whose height is 3 (``is_first``).
     is_one = images.kind == "array" and not images.channel_axis
     is_one = is_one and size[-1] <= _CHANNELS < min(n, *size[:-1])
-    is_first = images.kind != "rows" and size[0] <= _CHANNELS < min([n_channels, *size[1:]])
+    is_first = images.kind != "rows" and size[0] <= _CHANNELS < min(
+        [n_channels, *size[1:]]
+    )
     if is_one or is_first:
         raise ValueError(
             f"{n} images of {size} pixels and {n_channels} channels are read. Pass one image as "
@@ -277,9 +291,14 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
         that look like pictures.
     """
     n, n_channels, *size = images.tensors[0].shape
-    is_rows, is_signal = images.kind == "rows", len(kernel) == 1
+    is_rows = images.kind == "rows"
+    is_signal = len(kernel) == 1
     has_many_channels = n_channels >= max(*size, 2) and not channels_first
-    if is_signal and not is_rows and (has_many_channels or looks_like_picture(images.source[0])):
+    if (
+        is_signal
+        and not is_rows
+        and (has_many_channels or looks_like_picture(images.source[0]))
+    ):
         warn_or_refuse(
             f"Signals of {size[0]} samples and {n_channels} channels are read: channels are the "
             "last axis. Pass channels_first=True, or for pictures two numbers as atom_shape.",
@@ -305,7 +324,9 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
             )
 
 
-def _check_images(X, n_axes, device, *, first=False, **options):  # -> tensor, channel_axis
+def _check_images(
+    X, n_axes, device, *, first=False, **options
+):  # -> tensor, channel_axis
     """Check one array of a user's images and convert it to a tensor, for `read_images`.
 
     ``X`` has the shape (n, *size[, n_channels]), or (n, n_channels, *size) with ``first``. ``size``
@@ -327,7 +348,14 @@ def _check_images(X, n_axes, device, *, first=False, **options):  # -> tensor, c
 
 
 def read_images(
-    X, n_axes, *, image_shape=None, n_channels=1, channels_first=False, device="cpu", **options
+    X,
+    n_axes,
+    *,
+    image_shape=None,
+    n_channels=1,
+    channels_first=False,
+    device="cpu",
+    **options,
 ):
     """Validate a user's images, signals or rows of pixels, and convert them to tensors.
 
@@ -367,32 +395,49 @@ def read_images(
     ValueError, TypeError
         If the input has none of these forms, or holds values that are not allowed.
     """
-    X, kind = unpacked(X), "array"
-    if isinstance(X, list | tuple) and len(X) and len(getattr(X[0], "shape", ())) >= n_axes:
-        X, kind = list(X), "list"
+    X = unpacked(X)
+    kind = "array"
+    if (
+        isinstance(X, list | tuple)
+        and len(X)
+        and len(getattr(X[0], "shape", ())) >= n_axes
+    ):
+        X = list(X)
+        kind = "list"
     elif not hasattr(X, "shape") and np.asarray(X).ndim > 2:
         X = np.asarray(X)
     shape = tuple(getattr(X, "shape", ()))
     has_colours = len(shape) > 2 and shape[-1] == n_channels > 1
     if kind == "list":
-        arrays = [(x if isinstance(x, torch.Tensor) else np.asanyarray(x))[None] for x in X]
+        arrays = [
+            (x if isinstance(x, torch.Tensor) else np.asanyarray(x))[None] for x in X
+        ]
     elif len(shape) == n_axes + 1 and (channels_first or has_colours):
-        arrays, kind = [X[None]], "image"
+        arrays = [X[None]]
+        kind = "image"
     elif len(shape) <= 2:  # with fewer than two dimensions check_rows raises its error
-        rows, kind, channels_first = check_rows(X, **options), "rows", False
+        rows = check_rows(X, **options)
+        kind = "rows"
+        channels_first = False
         shape = image_shape or (*[1] * (n_axes - 1), rows.shape[1])
         arrays = [rows.reshape(len(rows), *shape)]
     else:
         arrays = [X]
     options |= dict(first=channels_first)
-    tensors, axes = zip(*(_check_images(x, n_axes, device, **options) for x in arrays), strict=True)
+    tensors, axes = zip(
+        *(_check_images(x, n_axes, device, **options) for x in arrays), strict=True
+    )
     channels = {(x.shape[1], axis) for x, axis in zip(tensors, axes, strict=True)}
     if len(channels) > 1:
         raise ValueError(
             "All images of a list need the same number of channels, and all or none an axis of "
             f"them. Got numbers of channels {sorted({n for n, _ in channels})}."
         )
-    dtype = torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
+    dtype = (
+        torch.float64
+        if any(x.dtype == torch.float64 for x in tensors)
+        else torch.float32
+    )
     return Images([x.to(dtype) for x in tensors], kind, axes[0], X)
 
 
@@ -427,7 +472,9 @@ def read_targets(y, images, read):  # -> list of (n_channels, *size), or None
     if len(getattr(first, "shape", ()) or np.asarray(first).shape) + many < 2:
         return None  # y has one dimension: labels
     targets = read(y, n_channels=images.n_channels).singles()
-    got, expected = ([tuple(x.shape) for x in many] for many in (targets, images.singles()))
+    got, expected = (
+        [tuple(x.shape) for x in many] for many in (targets, images.singles())
+    )
     if got != expected:
         raise ValueError(
             "Targets do not match the images. Pass one clean image of the same shape, "

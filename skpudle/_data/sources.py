@@ -39,7 +39,11 @@ import numpy as np
 import torch
 from scipy import sparse
 from sklearn.utils import _safe_indexing
-from sklearn.utils.validation import _check_feature_names, _check_n_features, _num_samples
+from sklearn.utils.validation import (
+    _check_feature_names,
+    _check_n_features,
+    _num_samples,
+)
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
@@ -68,7 +72,8 @@ _BLOCK_BYTES = 2**20
 # Number of rows of the sample that a fit begins with: 500 rows per atom, at least 2**14, at most
 # what fits into 96 MiB with the copies that a search makes, and never fewer than 8 rows per atom.
 # 500 rows are about 2,000 uses of each atom if a row uses four atoms.
-_ROWS_OF_AN_ATOM, _LEAST_ROWS_OF_AN_ATOM = 500, 8
+_ROWS_OF_AN_ATOM = 500
+_LEAST_ROWS_OF_AN_ATOM = 8
 _LEAST_SAMPLE = 2**14
 # The sample of a table is read from at most this number of positions: fewer reads are faster. It is
 # large enough that even a group of 1 % of the rows, stored together, has 20 of these positions.
@@ -176,7 +181,9 @@ class Samples(Rows):
         Missing entries of ``x`` get the column means of all rows of the result. If only one of the
         two has weights, samples of the other have weight 1. Both must have targets, or neither.
         """
-        both, target, weight = (earlier.to(self.x.device), self), None, None
+        both = (earlier.to(self.x.device), self)
+        target = None
+        weight = None
         x, mask = split_missing(torch.cat([with_gaps(one.x, one.mask) for one in both]))
         if self.target is not None:
             target = torch.cat([one.target for one in both])
@@ -248,14 +255,22 @@ def merge_copies(keys, weight, heights=None):  # -> rows (k,), weight (k,), plac
         For each row the index into ``rows`` of the distinct row that equals it, and -1 for a row of
         weight 0.
     """
-    weight, places = to_numpy(weight), np.full(len(keys), -1)
+    weight = to_numpy(weight)
+    places = np.full(len(keys), -1)
     known = np.flatnonzero(weight > 0)
-    _, first, number = np.unique(to_numpy(keys)[known], return_index=True, return_inverse=True)
-    rows, sums = known[first], np.bincount(number, weight[known])
+    _, first, number = np.unique(
+        to_numpy(keys)[known], return_index=True, return_inverse=True
+    )
+    rows = known[first]
+    sums = np.bincount(number, weight[known])
     has_equal_weights = (sums == sums[:1]).all()
     heights = to_numpy(keys if heights is None else heights)
-    order = rows.argsort() if has_equal_weights else heights[rows].argsort(kind="stable")
-    rows, sums, places[known] = rows[order], sums[order], order.argsort()[number]
+    order = (
+        rows.argsort() if has_equal_weights else heights[rows].argsort(kind="stable")
+    )
+    rows = rows[order]
+    sums = sums[order]
+    places[known] = order.argsort()[number]
     return tuple(map(to_tensor, (rows, sums, places)))
 
 
@@ -276,7 +291,9 @@ def merge_samples(samples):  # -> Samples, places (n,)
         # Equal data with different targets must not merge, so a hash of the targets is added to the
         # hash of the data. The factor makes the sum change if the two hashes are swapped; it is
         # odd, so that no bits of the hash are lost modulo 2**64.
-        keys = -0x61C8864680B583EB * keys + hash_rows(samples.target.to(samples.x.dtype))
+        keys = -0x61C8864680B583EB * keys + hash_rows(
+            samples.target.to(samples.x.dtype)
+        )
     often = samples.weigh(samples.x.new_ones(len(samples))).cpu().double()
     # A change of the data's unit must not change the order of rows. It changes hashes arbitrarily,
     # so rows are sorted by a linear combination of their entries instead. Its factors are roots of
@@ -320,7 +337,9 @@ def scale_weights(weight, n, total=own):  # -> Tensor (n,) or None, float or Non
     number = partial(torch.tensor, dtype=torch.float64, device="cpu")
     if not any(total(number(float(weight is not None)))):
         return None, None
-    weight = torch.ones(n, dtype=torch.float64, device="cpu") if weight is None else weight
+    weight = (
+        torch.ones(n, dtype=torch.float64, device="cpu") if weight is None else weight
+    )
     sums = [float(weight.double().sum()), float(n)]
     of_all, n = total(number(sums))[0].tolist()
     weight = weight * (n / of_all)
@@ -333,7 +352,9 @@ def known_samples(samples):  # -> Samples
     if samples.weight is None:
         return samples
     samples = samples[samples.weight > 0]
-    return replace(samples, weight=None) if bool((samples.weight == 1).all()) else samples
+    return (
+        replace(samples, weight=None) if bool((samples.weight == 1).all()) else samples
+    )
 
 
 # ------------------------------------------------------------------ pictures that are no rows
@@ -359,12 +380,15 @@ def looks_like_picture(X):
     entries are similar along both axes. Samples in random order are not similar to their
     neighbours. The result is False for X of any other form.
     """
-    in_memory = isinstance(X, np.ndarray | torch.Tensor) and not isinstance(X, np.memmap)
+    in_memory = isinstance(X, np.ndarray | torch.Tensor) and not isinstance(
+        X, np.memmap
+    )
     shape = tuple(X.shape) if in_memory else ()
     if len(shape) != 2 or min(shape) < 16 or max(shape) > 4 * min(shape):
         return False
     corner = arrays.host_array(X[:512, :512])
-    kind, corner = corner.dtype.kind, corner.astype(np.float64)
+    kind = corner.dtype.kind
+    corner = corner.astype(np.float64)
     in_units = kind == "u" or (kind == "f" and corner.min() >= 0 and corner.max() <= 1)
     return bool(in_units and _neighbours_agree(corner) and _neighbours_agree(corner.T))
 
@@ -433,7 +457,11 @@ def _without_labels(raw):
     """
     if isinstance(raw, dict):
         return _only_array(raw, 2)[1]
-    raw = raw[0] if isinstance(raw, tuple | list) and len(raw) and np.ndim(raw[0]) == 2 else raw
+    raw = (
+        raw[0]
+        if isinstance(raw, tuple | list) and len(raw) and np.ndim(raw[0]) == 2
+        else raw
+    )
     return raw.toarray() if sparse.issparse(raw) else raw
 
 
@@ -460,7 +488,9 @@ def _regroup(parts, size):
         ends = range(size, len(part), size)
         for end in ends:
             yield part[end - size : end]
-        rest = part[size * len(ends) :].map(torch.clone)  # a view would keep all of part in memory
+        rest = part[size * len(ends) :].map(
+            torch.clone
+        )  # a view would keep all of part in memory
     if rest is not None:
         yield rest
 
@@ -473,7 +503,9 @@ class InMemory:
     The number and names of features have to agree with the first rows, or with a fitted learner.
     """
 
-    in_parts = False  # whether rows are read and processed in parts, to bound the memory
+    in_parts = (
+        False  # whether rows are read and processed in parts, to bound the memory
+    )
 
     def __init__(self, data):
         self.data = data
@@ -497,7 +529,15 @@ class InMemory:
             yield self._raw(rows.start, rows.stop)
 
     def read_for(
-        self, learner, device=None, *, known=False, dtype=None, weight=None, target=None, **checks
+        self,
+        learner,
+        device=None,
+        *,
+        known=False,
+        dtype=None,
+        weight=None,
+        target=None,
+        **checks,
     ):
         """Set what a learner requires of rows; call this method before all that check rows.
 
@@ -523,8 +563,11 @@ class InMemory:
         InMemory, Table or Stream
             This source.
         """
-        self.device, self.dtype, self._known = device, dtype, known
-        self.weight, self.target = weight, target
+        self.device = device
+        self.dtype = dtype
+        self._known = known
+        self.weight = weight
+        self.target = target
         self._checks = checks | {"estimator": learner}
         # The first rows set names of features in a copy of an unfitted learner, so that a fit that
         # fails leaves the learner unchanged.
@@ -568,7 +611,9 @@ class InMemory:
 
         Rows in memory and small tables come in one tensor, large tables ``n_rows`` at a time.
         """
-        yield from map(self.convert, self.parts(n_rows) if self.in_parts else [self.array()])
+        yield from map(
+            self.convert, self.parts(n_rows) if self.in_parts else [self.array()]
+        )
 
     def samples(self, n_rows):  # yields Samples
         """Yield all rows in their order, as `converted` does, with their weights and targets."""
@@ -599,7 +644,8 @@ def _sample_size(x, n_components):  # (n, n_features) -> int
     ``x`` are any rows of the data, of which only the number of features and the dtype matter.
     ``n_components`` is the number of atoms; None stands for the number of features.
     """
-    m, p = x.shape[1], n_components or x.shape[1]
+    m = x.shape[1]
+    p = n_components or x.shape[1]
     # The bytes that a search needs for a row: the row and a copy in float64, two copies of its
     # sparse code (with room for 8 codes more than features), and its products with all atoms.
     row = (x.element_size() + 8) * m + 24 * min(p, m + 8) + 8 * p
@@ -629,13 +675,19 @@ class Table(InMemory):
         self.shape = shape
         # A table that is not known to be small must be read in parts. Dask may not know its number
         # of rows; the product is then NaN, the comparison False, and in_parts True.
-        self.in_parts = len(shape) == 2 and not prod(shape) * itemsize <= IN_MEMORY_BYTES
+        self.in_parts = (
+            len(shape) == 2 and not prod(shape) * itemsize <= IN_MEMORY_BYTES
+        )
         # The shape of the chunks in which the table is stored: an attribute ``shards`` in zarr,
         # ``chunksize`` in dask, ``chunks`` in HDF5. The first number is that of rows.
-        stored = (getattr(data, name, None) for name in ("shards", "chunksize", "chunks"))
+        stored = (
+            getattr(data, name, None) for name in ("shards", "chunksize", "chunks")
+        )
         stored = (one[0] for one in stored if isinstance(one, tuple) and len(one))
         self._chunk = max(1, next((n for n in stored if isinstance(n, int)), 1))
-        row_bytes = max(1, 8 * prod(shape[1:]))  # 8 bytes a number, since integers become float64
+        row_bytes = max(
+            1, 8 * prod(shape[1:])
+        )  # 8 bytes a number, since integers become float64
         self._most = max(1, _WINDOW_BYTES // row_bytes)
         n_chunks = max(1, _BLOCK_BYTES // row_bytes // self._chunk)
         self._block = min(self._chunk * n_chunks, self._most)
@@ -674,7 +726,8 @@ class Table(InMemory):
         are dropped.
         """
         ends = (np.diff(keys // self._chunk) > 1) | (np.diff(keys // self._block) > 0)
-        start, x = 0, None
+        start = 0
+        x = None
         for run in np.split(keys, np.flatnonzero(ends) + 1):
             read = self.convert(self._raw(int(run[0]), int(run[-1]) + 1))
             x = read.new_empty(len(keys), read.shape[1]) if x is None else x
@@ -731,7 +784,11 @@ def _with_smallest(size, parts, draws):  # -> [Tensor (size, n_features)], (size
     random numbers of the kept rows. If there are no more than ``size`` rows, all are kept.
     """
     rows = torch.cat(parts)
-    chosen = np.sort(np.argpartition(draws, size)[:size]) if size < len(draws) else slice(None)
+    chosen = (
+        np.sort(np.argpartition(draws, size)[:size])
+        if size < len(draws)
+        else slice(None)
+    )
     return [rows[chosen]], draws[chosen]
 
 
@@ -779,7 +836,8 @@ class Stream(InMemory):
         given = samples = iter(self.data)
         if isinstance(self.data, IterableDataset):
             given = iter(lambda: _collate(islice(samples, n_rows)), None)
-        length, n_batches = length_hint(self.data) or None, 0
+        length = length_hint(self.data) or None
+        n_batches = 0
         for raw in islice(given, length):
             n_batches += 1
             yield _without_labels(raw)
@@ -828,8 +886,12 @@ class Stream(InMemory):
                 f"X is a {type(self.data).__name__}, which can be iterated only once. Pass one "
                 "whose __iter__ starts anew each time, or call partial_fit for every batch."
             )
-        self._checks["copy"] = True  # kept rows must not change if the stream reuses its memory
-        random, kept, draws = np.random.default_rng(seed), [], np.empty(0)
+        self._checks["copy"] = (
+            True  # kept rows must not change if the stream reuses its memory
+        )
+        random = np.random.default_rng(seed)
+        kept = []
+        draws = np.empty(0)
         for rows in self.converted():
             size = _sample_size(rows, n_components)
             kept.append(rows)
@@ -888,7 +950,9 @@ def open_source(X):  # -> InMemory, Table or Stream
         return Table(X, (len(X), len(first)), np.asarray(first).itemsize)
     if hasattr(X, "get_shape"):  # a slice of a safetensors file
         return Table(X, tuple(X.get_shape()))
-    if all(hasattr(X, name) for name in ("__getitem__", "shape", "dtype")) and len(X.shape):
+    if all(hasattr(X, name) for name in ("__getitem__", "shape", "dtype")) and len(
+        X.shape
+    ):
         return Table(X, tuple(X.shape), getattr(X.dtype, "itemsize", 8))
     if isinstance(X, Dataset) and not isinstance(X, IterableDataset):
         first = _without_labels(_collate([X[0]]))

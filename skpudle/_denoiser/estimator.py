@@ -31,7 +31,11 @@ from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._fit.messages import warn_of_early_end, warn_of_rise
 from skpudle._fit.run import Epoch, Interrupts, pack, take, unpack
 from skpudle._fit.train import Diverged, Stopping
-from skpudle._learners.convolutional.base import ImageEstimator, geometry_of, parts_of_images
+from skpudle._learners.convolutional.base import (
+    ImageEstimator,
+    geometry_of,
+    parts_of_images,
+)
 from skpudle._learners.convolutional.learn import penalty_of_correlations
 from skpudle._learners.parameters import fits, sets_parameters
 from skpudle._operators._atoms import project_atoms
@@ -72,7 +76,9 @@ def crop_shape(images, network, size):  # -> list of int, one for each axis
     1, since the loss leaves out a margin of kernel - 1 pixels (`Training._update`).
     """
     shape = []
-    for axis, (k, s) in enumerate(zip(network.kernel, network.stride, strict=True), start=1):
+    for axis, (k, s) in enumerate(
+        zip(network.kernel, network.stride, strict=True), start=1
+    ):
         n = min(image.shape[axis] for image in images)
         n = min(n, (129, 49)[len(network.kernel) - 1]) if size == "auto" else size
         shape.append(k + s * max((n - k) // s, -(-(k - 1) // s)))
@@ -88,14 +94,18 @@ def draw_crop(image, shape, generator):  # (n_channels, *size) -> (n_channels, *
     """
     missing = [max(k - n, 0) for n, k in zip(image.shape[1:], shape, strict=True)]
     if any(missing):
-        image = extend(image[None], [m // 2 for m in missing], [m - m // 2 for m in missing])[0]
+        image = extend(
+            image[None], [m // 2 for m in missing], [m - m // 2 for m in missing]
+        )[0]
     options = dict(generator=generator, device="cpu")
     for axis, (n, k) in enumerate(zip(image.shape[1:], shape, strict=True), start=1):
         if n > k:
             image = image.narrow(axis, int(torch.randint(n - k + 1, (), **options)), k)
     if len(shape) == 2:  # pictures
         *flips, transposed = torch.randint(2, (3,), **options).tolist()
-        image = image.flip([axis for axis, flip in zip((-1, -2), flips, strict=True) if flip])
+        image = image.flip(
+            [axis for axis, flip in zip((-1, -2), flips, strict=True) if flip]
+        )
         image = image.mT if transposed and shape[0] == shape[1] else image
     return image.contiguous()
 
@@ -114,12 +124,15 @@ def initialise(network, alpha, images, generator):
     thresholds, step times alpha, become alpha times the root.
     """
     atoms = draw_cosines(network.analysis.shape[1:], generator).to(images[0])
-    step, noise = float(default_step(ConvDictionary(atoms, network.stride))), network.noise
+    step = float(default_step(ConvDictionary(atoms, network.stride)))
+    noise = network.noise
     if alpha == "auto":
         # The denoiser of the PUDLE paper has alpha = 0.16 for a noise of 25 / 255, 1.6 times the
         # standard deviation. Without noise the penalty follows from correlations of the images.
         alpha = 1.6 * noise.typical
-        alpha = alpha or penalty_of_correlations([x[None] for x in images], atoms, network.stride)
+        alpha = alpha or penalty_of_correlations(
+            [x[None] for x in images], atoms, network.stride
+        )
     for layers in (network.analysis, network.synthesis):
         layers.copy_(atoms * step**0.5)
     network.levels[-1].fill_(alpha * step**0.5)
@@ -167,7 +180,9 @@ class Training:
     losses: list
     inputs: dict
 
-    def __post_init__(self):  # converts the thresholds to the units of images divided by ``unit``
+    def __post_init__(
+        self,
+    ):  # converts the thresholds to the units of images divided by ``unit``
         self.unit = 2.0 ** ceil(log2(self.network.peak))
         self.network.adjust_levels(1 / self.unit)
 
@@ -199,7 +214,8 @@ class Training:
             Sums over the crops of the batch: the loss of the network before the step, and the loss
             of a denoiser that returned its noisy input unchanged.
         """
-        network, targets = self.network, images
+        network = self.network
+        targets = images
         if self.pairs:
             images, targets = images.chunk(2, dim=1)
             sigma = network.noise_of(images)
@@ -208,7 +224,8 @@ class Training:
         # The loss leaves out pixels near the border of a crop, which fewer atoms cover than pixels
         # inside. `ConvDenoiser.denoise` has no such pixels, since it extends images first.
         inside = (..., *(slice(k - 1, 1 - k or None) for k in network.kernel))
-        x, target = images / self.unit, (targets / self.unit)[inside]
+        x = images / self.unit
+        target = (targets / self.unit)[inside]
         self.optimizer.zero_grad()
         with threads_for(network.analysis[0], x, network.stride):
             found = network.decode(network.encode(x, sigma))
@@ -231,12 +248,15 @@ class Training:
             If a loss or a parameter is not finite. The network then has its parameters from before
             the epoch.
         """
-        before, total, n_crops = deepcopy(self.network.state_dict()), np.zeros(2), 0
+        before = deepcopy(self.network.state_dict())
+        total = np.zeros(2)
+        n_crops = 0
         # The loader shuffles images by a generator on the CPU. Torch raises an error for such a
         # generator if the user has set another default device, so the default is the CPU here.
         with torch.enable_grad(), torch.device("cpu"):
             for images in self.loader:
-                total, n_crops = total + self._update(images), n_crops + len(images)
+                total = total + self._update(images)
+                n_crops = n_crops + len(images)
                 if interrupts.pending or not np.isfinite(total).all():
                     break
         numbers = torch.tensor(total), *self.network.parameters()
@@ -369,7 +389,9 @@ class ConvDenoiser(ImageEstimator):
     >>> from sklearn.datasets import load_sample_images
     >>> from skpudle import ConvDenoiser
     >>> images = [image.mean(axis=2) / 255 for image in load_sample_images().images]
-    >>> learner = ConvDenoiser(8, noise_std=0.1, crop_size=65, max_iter=2, tol=None, random_state=0)
+    >>> learner = ConvDenoiser(
+    ...     8, noise_std=0.1, crop_size=65, max_iter=2, tol=None, random_state=0
+    ... )
     >>> learner.fit(images).denoise([image[:65, :97] for image in images])[0].shape
     (65, 97)
     """
@@ -399,8 +421,11 @@ class ConvDenoiser(ImageEstimator):
 
     # Settings of the base class `ImageEstimator`: X must not have NaN, and with stride="auto"
     # copies of an atom are 2 pixels apart in pictures.
-    _allows_nan, _stride_of_pictures = False, 2
-    n_iter_no_change = 5  # number of checks in a row without progress that end training, see tol
+    _allows_nan = False
+    _stride_of_pictures = 2
+    n_iter_no_change = (
+        5  # number of checks in a row without progress that end training, see tol
+    )
 
     @property
     def _n_channels(self):
@@ -427,8 +452,11 @@ class ConvDenoiser(ImageEstimator):
         shape = tuple(kernel) if len(kernel) > 1 else kernel[0]
         own = dict(atom_shape=shape, stride=network.stride, noise_std=network.noise_std)
         learner = cls(n_components, n_unfoldings=n_unfoldings, **own, **params)
-        learner.network_, learner.training_noise_std_ = network, network.noise_std
-        learner.n_steps_, learner.loss_curve_, learner._optimizer_state = 0, np.empty(0), None
+        learner.network_ = network
+        learner.training_noise_std_ = network.noise_std
+        learner.n_steps_ = 0
+        learner.loss_curve_ = np.empty(0)
+        learner._optimizer_state = None
         return learner
 
     def _read(self, X, **options):  # -> Images
@@ -468,24 +496,31 @@ class ConvDenoiser(ImageEstimator):
         # take 31 s, and of 29.5 dB after 200 epochs.
         n_epochs = 250 if self.max_iter == "auto" else self.max_iter
         training = self._prepare(X, y)
-        losses, n_crops = training.losses, len(training.loader.dataset)
+        losses = training.losses
+        n_crops = len(training.loader.dataset)
 
         def epochs(interrupts):  # yields an `Epoch` for each epoch; `_follow` runs it
             # A check for stalled training takes the mean loss of 256 crops or more, because the
             # losses of fewer crops vary by chance; epochs of few images have fewer crops.
             stopping = Stopping(self.tol, self.n_iter_no_change, n_judged=256)
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(training.optimizer, n_epochs)
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+                training.optimizer, n_epochs
+            )
             for epoch in range(1, n_epochs + 1):
                 training.run_epoch(interrupts)
                 schedule.step()
-                stalled = stopping.check(n_crops * losses[-1], n_crops, training.n_steps)
+                stalled = stopping.check(
+                    n_crops * losses[-1], n_crops, training.n_steps
+                )
                 known = dict(note=f"epoch {epoch}/{n_epochs}  loss {losses[-1]:.6g}")
                 known |= dict(ended_by="tol" if stalled else "max_iter")
                 is_done = stalled or epoch == n_epochs
                 yield Epoch(attributes=training.attributes, is_done=is_done, **known)
 
-        self._follow(epochs, {"estimator": self, "X": X, "y": y}, n_epochs)
-        if training.unchanged:  # 0 if noisy images equal clean images: nothing to compare with
+        self._follow(epochs, X, y, n_epochs)
+        if (
+            training.unchanged
+        ):  # 0 if noisy images equal clean images: nothing to compare with
             warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged)
         # Warns if max_iter ended the training, but not for max_iter="auto", whose end is expected.
         warn_of_early_end(self, self.ended_by_)
@@ -521,7 +556,9 @@ class ConvDenoiser(ImageEstimator):
                 take(self, training.attributes())
         return self
 
-    def _noise_of(self, images, targets):  # Images, list of targets or None -> noise_std
+    def _noise_of(
+        self, images, targets
+    ):  # Images, list of targets or None -> noise_std
         """Return the noise to train for: ``noise_std``, with "auto" replaced by a number.
 
         ``targets`` are the clean images of pairs, (n_channels, *size) each, else None.
@@ -532,7 +569,10 @@ class ConvDenoiser(ImageEstimator):
         # deviation of the pixels of photographs, about 55 / 255.
         parts = [0.45 * x for x in images.tensors]
         if targets is not None:
-            parts = [noisy - clean for noisy, clean in zip(images.singles(), targets, strict=True)]
+            parts = [
+                noisy - clean
+                for noisy, clean in zip(images.singles(), targets, strict=True)
+            ]
         return float(torch.cat([x.double().flatten() for x in parts]).std(correction=0))
 
     def _prepare(self, X, y, known=False):  # -> Training
@@ -545,22 +585,36 @@ class ConvDenoiser(ImageEstimator):
         images = (self._read_known if known else self._read_training)(X)
         if known:
             images = images.map(lambda x: x.to(self.network_.analysis.dtype))
-        targets, generator = read_targets(y, images, self._read), make_generator(self.random_state)
+        targets = read_targets(y, images, self._read)
+        generator = make_generator(self.random_state)
         if known:
-            network, inputs, past = deepcopy(self.network_), {}, self._optimizer_state
-            n_steps, losses = self.n_steps_, list(self.loss_curve_)
+            network = deepcopy(self.network_)
+            inputs = {}
+            past = self._optimizer_state
+            n_steps = self.n_steps_
+            losses = list(self.loss_curve_)
             # each call needs a new seed, or it would draw the crops and noise of the first call
             generator.manual_seed(generator.initial_seed() + n_steps)
         else:
-            shape = (self.n_unfoldings, self.n_components, images.n_channels, *self._kernel)
+            shape = (
+                self.n_unfoldings,
+                self.n_components,
+                images.n_channels,
+                *self._kernel,
+            )
             how = dict(noise_std=self._noise_of(images, targets), peak=0.0)
             network = DenoisingNetwork(shape, geometry_of(self)[1], **how)
             network.noise.warn_of_units(images.tensors)
             inputs = input_attributes(X if images.kind == "rows" else None)
-            n_steps, losses, past = 0, [], None
+            n_steps = 0
+            losses = []
+            past = None
         network, enter = network.to(images.tensors[0]), network.noise.enter
-        singles, targets = images.map(enter).singles(), targets and list(map(enter, targets))
-        check_range(sum(float(x.square().mean()) for x in singles) / len(singles), singles)
+        singles = images.map(enter).singles()
+        targets = targets and list(map(enter, targets))
+        check_range(
+            sum(float(x.square().mean()) for x in singles) / len(singles), singles
+        )
         peaks = [float(x.abs().max()) for x in targets or singles]
         network.peak = max(network.peak, *peaks) or 1.0
         if not known:
@@ -574,13 +628,21 @@ class ConvDenoiser(ImageEstimator):
 
         # By default an update has 4 crops. Updates from 2 crops with twice the learning rate
         # destroyed the network.
-        size = min(len(singles), 4 if self.batch_size == "auto" else int(self.batch_size))
-        loader = DataLoader(singles, size, shuffle=True, generator=generator, collate_fn=collate)
+        size = min(
+            len(singles), 4 if self.batch_size == "auto" else int(self.batch_size)
+        )
+        loader = DataLoader(
+            singles, size, shuffle=True, generator=generator, collate_fn=collate
+        )
         make = torch.optim.Adam if self.optimizer == "adam" else self.optimizer
         optimizer = make(list(network.parameters()), lr=self.learning_rate)
         if past and past["name"] == str(type(optimizer)):
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": unpack(past["state"])})
-        return Training(network, loader, optimizer, targets is not None, n_steps, losses, inputs)
+            optimizer.load_state_dict(
+                optimizer.state_dict() | {"state": unpack(past["state"])}
+            )
+        return Training(
+            network, loader, optimizer, targets is not None, n_steps, losses, inputs
+        )
 
     # ------------------------------------------------------------------ denoising
 
@@ -654,21 +716,34 @@ class ConvDenoiser(ImageEstimator):
         ``verbose`` a line is printed whenever the network has finished a tile. The network computes
         a tile several times: for each colour, for each shift, and for the estimate of the error.
         """
-        network, done = deepcopy(self.network_).to(images.tensors[0]), []
-        parts, tiles = [part for x in images.tensors for part in parts_of_images(x)], count(1)
+        network = deepcopy(self.network_).to(images.tensors[0])
+        done = []
+        parts = [part for x in images.tensors for part in parts_of_images(x)]
+        tiles = count(1)
 
         def tell():
-            print(f"denoising, part {len(done) + 1}/{len(parts)}, tile {next(tiles)}", flush=True)
+            print(
+                f"denoising, part {len(done) + 1}/{len(parts)}, tile {next(tiles)}",
+                flush=True,
+            )
 
         network.tell = tell if self.verbose else network.tell
-        sigmas = [None] * len(parts) if levels is None else levels.split(list(map(len, parts)))
+        sigmas = (
+            [None] * len(parts)
+            if levels is None
+            else levels.split(list(map(len, parts)))
+        )
         for part, sigma in zip(parts, sigmas, strict=True):
-            found = network(network.noise.enter(part), sigma, shift_average=self.shift_average)
+            found = network(
+                network.noise.enter(part), sigma, shift_average=self.shift_average
+            )
             done.append(network.noise.leave(found))
         return done if images.kind == "list" else [torch.cat(done)]
 
     @torch.no_grad()
-    def score(self, X: ImagesLike, y: ImagesLike | None = None, *, peak: float = 1.0) -> float:
+    def score(
+        self, X: ImagesLike, y: ImagesLike | None = None, *, peak: float = 1.0
+    ) -> float:
         """Return the peak signal-to-noise ratio of denoised images against clean images.
 
         Parameters
@@ -703,10 +778,15 @@ class ConvDenoiser(ImageEstimator):
                 "given. Pass them as y, or train with a positive noise_std."
             )
         if targets is None:
-            targets, images = images.singles(), images.map(noise.typically_added_to)
+            targets = images.singles()
+            images = images.map(noise.typically_added_to)
         pairs = zip(chain(*self._denoised(images)), targets, strict=True)
-        errors = [float((found - target).double().square().mean()) for found, target in pairs]
-        return float(np.mean([10 * log10(peak**2 / error) if error else inf for error in errors]))
+        errors = [
+            float((found - target).double().square().mean()) for found, target in pairs
+        ]
+        return float(
+            np.mean([10 * log10(peak**2 / error) if error else inf for error in errors])
+        )
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

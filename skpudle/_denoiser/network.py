@@ -80,7 +80,8 @@ class Noise:
     """
 
     def __init__(self, noise_std):
-        self.of_photons, self.is_range = noise_std == "poisson", isinstance(noise_std, tuple)
+        self.of_photons = noise_std == "poisson"
+        self.is_range = isinstance(noise_std, tuple)
         level = 1.0 if self.of_photons else noise_std
         self.low, self.high = map(float, level if self.is_range else (level, level))
         refuse(
@@ -114,7 +115,8 @@ class Noise:
             return self.enter(counts.to(x)), x.new_ones(len(x))
         sigma = x.new_full((len(x),), self.high)
         if self.is_range:
-            low, high = log(self.low), log(self.high)
+            low = log(self.low)
+            high = log(self.high)
             sigma = torch.exp(low + (high - low) * torch.rand(len(x), **options)).to(x)
         return x + _each(sigma, x) * torch.randn(x.shape, **options).to(x), sigma
 
@@ -124,8 +126,12 @@ class Noise:
         ``x`` are images in the user's units, as is the result. Every image gets noise from the same
         seed, so that repeated scores are equal.
         """
-        noise, generator = Noise(self.typical) if self.is_range else self, torch.Generator()
-        parts = [noise.added_to(one[None], generator.manual_seed(0))[0] for one in self.enter(x)]
+        noise = Noise(self.typical) if self.is_range else self
+        generator = torch.Generator()
+        parts = [
+            noise.added_to(one[None], generator.manual_seed(0))[0]
+            for one in self.enter(x)
+        ]
         return self.leave(torch.cat(parts))
 
     def levels(self, noise_std, images):  # -> Tensor of shape (n,) or None
@@ -149,7 +155,9 @@ class Noise:
             "train with noise_std, of one level or a pair.",
         )
         levels = np.broadcast_to(host_array(noise_std), len(images))
-        levels = check_array(levels, ensure_2d=False, dtype=np.float64, input_name="noise_std")
+        levels = check_array(
+            levels, ensure_2d=False, dtype=np.float64, input_name="noise_std"
+        )
         check_non_negative(levels, "noise_std")
         return to_tensor(levels).to(images.tensors[0])
 
@@ -166,9 +174,11 @@ class Noise:
         # 50 for pixels up to 255, the largest pixel is 1,300 times the noise. The limit holds for
         # the noise of training only: levels passed to `denoise` may be as small as the user likes.
         # Photon counts have no unit, so there is no warning.
-        level, least = self.typical, largest / 1200
+        level = self.typical
+        least = largest / 1200
         if levels is not None:
-            level, least = float(levels.max()), 0.0
+            level = float(levels.max())
+            least = 0.0
         if level and largest and not (self.of_photons or least <= level <= largest):
             warn(
                 f"noise_std={level:.3g}, but the largest pixel is {largest:.3g}. Noise is "
@@ -185,7 +195,9 @@ def _round_up(n, stride, remainder=0):
     return n + (remainder - n) % stride
 
 
-def _each(values, x):  # one number per image (n,) -> (n, 1, ...), which broadcasts against x
+def _each(
+    values, x
+):  # one number per image (n,) -> (n, 1, ...), which broadcasts against x
     return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
@@ -279,14 +291,24 @@ class DenoisingNetwork(nn.Module):
     """
 
     tile = 768  # pixels of a tile along each axis, without overlap; bounds the memory of `forward`
-    tell = staticmethod(lambda: None)  # called after each tile; `ConvDenoiser` sets a printer here
+    tell = staticmethod(
+        lambda: None
+    )  # called after each tile; `ConvDenoiser` sets a printer here
 
     def __init__(self, shape, stride, noise_std, *, peak=1.0):
         super().__init__()
-        self.stride, self.kernel, self.peak = tuple(stride), tuple(shape[3:]), peak
-        self.noise_std, self.noise = noise_std, Noise(noise_std)
-        zeros = [torch.zeros(size, device="cpu") for size in (shape, shape, shape[:2], shape[:2])]
-        self.analysis, self.synthesis, self.thresholds, slopes = map(nn.Parameter, zeros)
+        self.stride = tuple(stride)
+        self.kernel = tuple(shape[3:])
+        self.peak = peak
+        self.noise_std = noise_std
+        self.noise = Noise(noise_std)
+        zeros = [
+            torch.zeros(size, device="cpu")
+            for size in (shape, shape, shape[:2], shape[:2])
+        ]
+        self.analysis, self.synthesis, self.thresholds, slopes = map(
+            nn.Parameter, zeros
+        )
         self.register_parameter("slopes", slopes if self.noise.is_range else None)
 
     @property
@@ -295,7 +317,9 @@ class DenoisingNetwork(nn.Module):
 
         `adjust_levels` multiplies these parameters if the unit changes. Atoms have no unit.
         """
-        return [self.thresholds] if self.slopes is None else [self.thresholds, self.slopes]
+        return (
+            [self.thresholds] if self.slopes is None else [self.thresholds, self.slopes]
+        )
 
     @torch.no_grad()
     def adjust_levels(self, unit=1.0):  # -> DenoisingNetwork
@@ -365,7 +389,8 @@ class DenoisingNetwork(nn.Module):
         falls to the level ``high`` or below, and an image with noise below the range grows until
         its noise has the level ``high`` or its largest pixel equals the peak.
         """
-        low, high = self.noise.low, self.noise.high
+        low = self.noise.low
+        high = self.noise.high
         if not high:
             return torch.ones_like(sigma)
         largest = x.abs().flatten(1).amax(1)
@@ -389,13 +414,18 @@ class DenoisingNetwork(nn.Module):
         to rounding. Tiles must start at multiples of the stride, since only then their grid is that
         of the whole image. The method calls itself for each tile, to cut the next axis.
         """
-        for axis, (k, s) in enumerate(zip(self.kernel, self.stride, strict=True), start=2):
-            total, reach = x.shape[axis], _round_up(len(self.analysis) * (k - 1), s)
-            tile, parts = max(s, self.tile // s * s), []
+        for axis, (k, s) in enumerate(
+            zip(self.kernel, self.stride, strict=True), start=2
+        ):
+            total = x.shape[axis]
+            reach = _round_up(len(self.analysis) * (k - 1), s)
+            tile = max(s, self.tile // s * s)
+            parts = []
             if total < tile + 2 * (reach + s) + k:
                 continue
             for start in range(0, total, tile):
-                first, stop = max(0, start - reach), min(start + tile, total)
+                first = max(0, start - reach)
+                stop = min(start + tile, total)
                 last = min(total, first + _round_up(stop + reach - first, s, k))
                 part = self._in_tiles(x.narrow(axis, first, last - first), sigma)
                 parts.append(part.narrow(axis, start - first, stop - start))
@@ -413,12 +443,19 @@ class DenoisingNetwork(nn.Module):
         ``room`` is the largest shift along each axis that the caller averages over: extended images
         have the same size for all these shifts.
         """
-        axes = list(zip(x.shape[2:], self.kernel, self.stride, shift, room, strict=True))
+        axes = list(
+            zip(x.shape[2:], self.kernel, self.stride, shift, room, strict=True)
+        )
         before = [k - 1 - first for _, k, _, first, _ in axes]
         totals = [_round_up(n + 2 * (k - 1) - r, s, k) for n, k, s, _, r in axes]
-        after = [total - n - b for total, n, b in zip(totals, x.shape[2:], before, strict=True)]
+        after = [
+            total - n - b
+            for total, n, b in zip(totals, x.shape[2:], before, strict=True)
+        ]
         found = self._in_tiles(extend(x, before, after), sigma)
-        for axis, (start, n) in enumerate(zip(before, x.shape[2:], strict=True), start=2):
+        for axis, (start, n) in enumerate(
+            zip(before, x.shape[2:], strict=True), start=2
+        ):
             found = found.narrow(axis, start, n)
         return found
 
@@ -441,7 +478,9 @@ class DenoisingNetwork(nn.Module):
             sigma = self.noise_of(x) if sigma is None else sigma
             levels = mixing.norm(dim=1)[:, None] * sigma
         pairs = zip(channels, levels, strict=True)
-        denoised = torch.cat([self(*pair, shift_average=shift_average) for pair in pairs], 1)
+        denoised = torch.cat(
+            [self(*pair, shift_average=shift_average) for pair in pairs], 1
+        )
         return torch.einsum("co,no...->nc...", torch.linalg.inv(mixing), denoised)
 
     def forward(self, x, sigma=None, *, shift_average=False):
@@ -477,12 +516,18 @@ class DenoisingNetwork(nn.Module):
         shifts = list(product(*(range(s if shift_average else 1) for s in self.stride)))
         # Noise is estimated here, from the whole image, since every tile alone would get another
         # estimate, and tiles would differ in how much noise is removed.
-        noise, sigma = self.noise, self.noise_of(x.detach()) if sigma is None else sigma
+        noise = self.noise
+        sigma = self.noise_of(x.detach()) if sigma is None else sigma
         unit = _each(self._unit_of(x, sigma), x)
 
         # Decode images with the grid moved by ``shift``; shifts[-1] is the largest shift.
-        def reconstruct(x, shift):  # (n, n_channels, *size), tuple of int -> the same shape as x
-            return self._on_grid(x / unit, sigma / unit.flatten(), shift, shifts[-1]) * unit
+        def reconstruct(
+            x, shift
+        ):  # (n, n_channels, *size), tuple of int -> the same shape as x
+            return (
+                self._on_grid(x / unit, sigma / unit.flatten(), shift, shifts[-1])
+                * unit
+            )
 
         parts = [reconstruct(x, shift) for shift in shifts]
         mean = sum(parts) / len(parts)
@@ -490,12 +535,20 @@ class DenoisingNetwork(nn.Module):
             return mean
         images, denoised, first = map(noise.leave, (x, mean, parts[0]))
         # The variance of photon counts is their expectation, which the noisy counts estimate.
-        deviation = images.sqrt() if noise.of_photons else _each(sigma, images).expand_as(images)
+        deviation = (
+            images.sqrt()
+            if noise.of_photons
+            else _each(sigma, images).expand_as(images)
+        )
         # The probe of `_share`: random signs times the standard deviation of the noise. The signs
         # have a fixed seed, so that the same image always gives the same result.
         generator = torch.Generator(device="cpu").manual_seed(0)
-        bits = torch.randint(2, (1, *images.shape[1:]), generator=generator, device="cpu")
+        bits = torch.randint(
+            2, (1, *images.shape[1:]), generator=generator, device="cpu"
+        )
         probe = (2 * bits - 1).to(images) * deviation
-        beside = noise.leave(reconstruct(noise.enter(images + _STEP * probe), shifts[0]))
+        beside = noise.leave(
+            reconstruct(noise.enter(images + _STEP * probe), shifts[0])
+        )
         share = _share(images, denoised, deviation, probe, (beside - first) / _STEP)
         return noise.enter(images.lerp(denoised, _each(share, images)))

@@ -11,7 +11,6 @@ the fitted attributes.
 
 import time
 from dataclasses import replace
-from functools import partial
 from numbers import Integral
 from typing import NamedTuple
 
@@ -63,7 +62,11 @@ class Data(NamedTuple):
 
         None without data, as in `from_components`.
         """
-        return self.source.n_samples if self.n_given is None and self.source else self.n_given
+        return (
+            self.source.n_samples
+            if self.n_given is None and self.source
+            else self.n_given
+        )
 
     def scaled(self, total):  # -> Data
         """Return the data with weights divided by their mean, so that only their ratios matter.
@@ -71,7 +74,8 @@ class Data(NamedTuple):
         `fit` calls it, except for counts, whose weights count events. ``total(*tensors)`` returns
         sums over all processes. Equal weights are replaced by None.
         """
-        source, samples = self.source, self.samples
+        source = self.source
+        samples = self.samples
         weight, mean = sources.scale_weights(source.weight, source.n_samples, total)
         if mean is None:
             return self
@@ -79,7 +83,11 @@ class Data(NamedTuple):
             samples = source = replace(samples, weight=weight)
             return self._replace(source=source, samples=samples)
         source.weight = weight
-        weight = None if weight is None else samples.weigh(torch.ones_like(samples.x[:, 0])) / mean
+        weight = (
+            None
+            if weight is None
+            else samples.weigh(torch.ones_like(samples.x[:, 0])) / mean
+        )
         return self._replace(samples=replace(samples, weight=weight))
 
 
@@ -104,7 +112,17 @@ class GradientLearner(CallbackSupportMixin):
         read = {"_fitted": unpack(state["_fitted"])} if "_fitted" in state else {}
         super().__setstate__(state | read)
 
-    def _read(self, plan, X, y=None, *, known=False, part=False, sample_weight=None, target=None):
+    def _read(
+        self,
+        plan,
+        X,
+        y=None,
+        *,
+        known=False,
+        part=False,
+        sample_weight=None,
+        target=None,
+    ):
         """Check the user's input, and return it in the form that plans and phases read.
 
         Parameters
@@ -144,7 +162,11 @@ class GradientLearner(CallbackSupportMixin):
         given.read_for(self, arrays.resolve_device(self.device, given.data), **how)
         places = n_given = None
         if given.in_parts:
-            seed = 0 if part or not isinstance(self.random_state, Integral) else self.random_state
+            seed = (
+                0
+                if part or not isinstance(self.random_state, Integral)
+                else self.random_state
+            )
             samples = given.sample(plan.n_components, int(seed), whole=not part)
         else:
             if not known:
@@ -174,17 +196,16 @@ class GradientLearner(CallbackSupportMixin):
         or Ctrl-C is pressed, the error is raised after the attributes of the last usable record
         have been set.
         """
-        began, plan = time.perf_counter(), self._plan()
+        began = time.perf_counter()
+        plan = self._plan()
         if plan.counts_events or hasattr(self, "predict"):
             messages.refuse_several(type(self).__name__)
         data = self._read(plan, X, y, **of_samples)
         messages.warn_of_unused(self, plan.without_effect(data))
         if not plan.counts_events:
             data = data.scaled(current_team().sum)
-        attributes_of = partial(self._attributes, plan, data)
-        given = {"estimator": self, "X": X, "y": y}
-        with self._phases(given, attributes_of, began, data, plan) as run:
-            fitted = run.make_phases(run.table, run.first())
+        with self._phases(self, X, y, began, plan, data) as run:
+            fitted = run.make_phases()
             if plan.step_size is not None:
                 messages.warn_of_step(plan.step_size, fitted.atoms)
             # The loss curve holds errors of reconstruction. A classifier or regressor (with a
@@ -194,7 +215,11 @@ class GradientLearner(CallbackSupportMixin):
                 messages.warn_of_rise(self, *ends, self._loss_of_baseline(fitted, data))
             x = data.samples.x
             # no warning for rows that are all zero, or all equal: they need no codes
-            if fitted.n_codes == 0 and x.any() and not (len(x) > 1 and (x == x[0]).all()):
+            if (
+                fitted.n_codes == 0
+                and x.any()
+                and not (len(x) > 1 and (x == x[0]).all())
+            ):
                 messages.warn_of_zero_codes(self)
         self.fit_seconds_ = run.seconds
         if self.verbose and hasattr(self, "summary"):
@@ -212,7 +237,8 @@ class GradientLearner(CallbackSupportMixin):
         known = hasattr(self, "components_")
         if known:  # the decorator `fits` checks the parameters in a first call only
             self._validate_params()
-            now, n_atoms = self.n_components, len(self.components_)
+            now = self.n_components
+            n_atoms = len(self.components_)
             messages.refuse(
                 now not in (None, "auto", self._fit_given["n_components"], n_atoms),
                 f"n_components={now} was set after fit, and components_ has {n_atoms} atoms, which "
@@ -224,8 +250,11 @@ class GradientLearner(CallbackSupportMixin):
         # earlier calls, kept while they are too few to learn units from (baseline and noise); this
         # call then begins again with all rows. ``decided``: this call goes on from the record of
         # the last call; False while rows are too few, or if all rows so far were zero.
-        replaced = known and self._fit_given["atoms"] != messages.describe(self.components_)
-        read, young = data, self._fitted.young if known and not replaced else None
+        replaced = known and self._fit_given["atoms"] != messages.describe(
+            self.components_
+        )
+        read = data
+        young = self._fitted.young if known and not replaced else None
         if young is not None:
             samples = data.samples.after(young)
             data = data._replace(source=samples, samples=samples)
@@ -234,23 +263,33 @@ class GradientLearner(CallbackSupportMixin):
         if not (replaced or decided) and plan.learns_noise:
             least = units.least_rows(plan.n_components or data.samples.x.shape[1])
             is_young = len(data.samples) == data.source.n_samples < least
-            fitted = replace(fitted, young=data.samples.map(torch.clone) if is_young else None)
+            fitted = replace(
+                fitted, young=data.samples.map(torch.clone) if is_young else None
+            )
         if replaced:
-            atoms = project_atoms(fitted.atoms.contiguous(), positive=plan.given.positive_dict)
+            atoms = project_atoms(
+                fitted.atoms.contiguous(), positive=plan.given.positive_dict
+            )
             fitted = replace(fitted, atoms=atoms, training={})
         if known:
-            fitted = replace(fitted, n_steps=self.n_steps_, loss_curve=tuple(self.loss_curve_))
+            fitted = replace(
+                fitted, n_steps=self.n_steps_, loss_curve=tuple(self.loss_curve_)
+            )
         # a user who sets one of these parameters asks for training by gradients
-        of_training, error = ("optimizer", "learning_rate", "batch_size"), None
+        of_training = ("optimizer", "learning_rate", "batch_size")
+        error = None
         alternates = plan.alternates and not messages.any_named(self, of_training)
         learn = self._alternate if alternates else self._train_part
         with Interrupts() as interrupts:
             try:
                 fitted = learn(plan, fitted, data, interrupts)
             except Diverged as diverged:
-                fitted, error = diverged.fitted, diverged
+                fitted = diverged.fitted
+                error = diverged
             attributes = self._attributes(plan, data, fitted)
-            attributes["n_samples_seen_"] = getattr(self, "n_samples_seen_", 0) + read.n_seen
+            attributes["n_samples_seen_"] = (
+                getattr(self, "n_samples_seen_", 0) + read.n_seen
+            )
             take(self, attributes)
             if error is not None:
                 raise error
@@ -265,8 +304,12 @@ class GradientLearner(CallbackSupportMixin):
         """
         # The best size of a block depends on the mean number of nonzero codes in a row. It is
         # unknown before rows are coded, so 4 is assumed.
-        square, size = fitted.data_scale or 0.0, block_rows(4.0, *fitted.atoms.shape)
-        state, recent, loss, n_rows = fitted.stream, fitted.recent, 0.0, 0
+        square = fitted.data_scale or 0.0
+        size = block_rows(4.0, *fitted.atoms.shape)
+        state = fitted.stream
+        recent = fitted.recent
+        loss = 0.0
+        n_rows = 0
         atoms = fitted.atoms.detach().to("cpu", torch.float64)
         if state is None or len(state.held.energy) != len(atoms):
             state = begin_stream(atoms)
@@ -275,16 +318,19 @@ class GradientLearner(CallbackSupportMixin):
         for block in data.source.blocks(size):
             if interrupts.pending:
                 break
-            block, n_new = block.in_units(fitted.noise), block.total_weight
+            block, n_new = block.in_units(fitted.units), block.total_weight
             recent = block if recent is None else block.after(recent)
             problem = plan.problem(recent.to(fitted.atoms), fitted.alpha, square)
             how = dict(forgetting=FORGETTING, final=len(recent) >= size)
             state, over = advance_stream(problem, state, **how)
-            loss, n_rows = loss + state.loss * problem.unit**2 * n_new, n_rows + n_new
+            loss = loss + state.loss * problem.unit**2 * n_new
+            n_rows = n_rows + n_new
             recent = None if over else recent
         curve = (*fitted.loss_curve, loss / n_rows if n_rows else 0.0)
         known = dict(stream=state, recent=recent, losses=(), training={})
-        return replace(fitted, atoms=state.atoms.to(fitted.atoms), loss_curve=curve, **known)
+        return replace(
+            fitted, atoms=state.atoms.to(fitted.atoms), loss_curve=curve, **known
+        )
 
     def _train_part(self, plan, fitted, data, interrupts):
         """Learn from the rows by one epoch of gradients, and return the new record.
@@ -292,27 +338,35 @@ class GradientLearner(CallbackSupportMixin):
         This is the `partial_fit` of learners that train their encoder. Atoms that no code has used
         for 10 times n_components samples are replaced by the samples with the largest losses.
         """
-        rows, before = plan.join(fitted), fitted.training
+        rows = plan.join(fitted)
+        before = fitted.training
         now = messages.describe(plan.optimizer_for(len(fitted.atoms)))
         moments = before.get("moments", {})
         optimizer = plan.make_optimizer(fitted)
-        optimizer.load(rows, moments if moments and self._fit_given["optimizer"] == now else {})
+        optimizer.load(
+            rows, moments if moments and self._fit_given["optimizer"] == now else {}
+        )
         unused = before.get("unused", torch.zeros(len(rows), dtype=torch.float64))
         fitted = replace(fitted, training={"unused": unused})
         trainer = Trainer(plan, fitted, optimizer, interrupts=interrupts)
-        trainer.run_epoch(sources.Batches(data.source, plan.batch_size()), Stopping(None, 1))
+        trainer.run_epoch(
+            sources.Batches(data.source, plan.batch_size()), Stopping(None, 1)
+        )
         if not interrupts.pending:
             # ``unused``: for each atom, the number of samples, over all calls, since a nonzero code
             # last used the atom
             epoch = trainer.epoch
-            unused = torch.where(epoch["unused"].cpu(), unused + epoch["n_samples"], 0.0)
+            unused = torch.where(
+                epoch["unused"].cpu(), unused + epoch["n_samples"], 0.0
+            )
             # The limit of 10 * n_components samples is so long that rarely used atoms stay: an atom
             # that one in n_components samples uses exceeds the limit with probability exp(-10).
             trainer.replace_unused(among=unused >= 10 * len(unused))
         fitted = trainer.fitted
         fitted = replace(fitted, training=fitted.training | {"unused": unused})
         if plan.given.separate_atoms:
-            known, samples = hasattr(self, "thresholds_"), data.samples.in_units(fitted.noise)
+            known = hasattr(self, "thresholds_")
+            samples = data.samples.in_units(fitted.units)
             start = learned_encoder(self, fitted.atoms) if known else None
             fitted = train_encoder(plan, fitted, samples, interrupts, 1, start=start)
         return fitted
@@ -323,8 +377,11 @@ class GradientLearner(CallbackSupportMixin):
         Keys are names of attributes; `skpudle._fit.run.take` sets them on the learner, and removes
         an attribute whose value is None. Callbacks get the same dict after each epoch.
         """
-        phases, curve = None, [*fitted.losses, *fitted.loss_curve]
-        if fitted.ended_by is not None:  # only at the end of a `fit`, not in `partial_fit`
+        phases = None
+        curve = [*fitted.losses, *fitted.loss_curve]
+        if (
+            fitted.ended_by is not None
+        ):  # only at the end of a `fit`, not in `partial_fit`
             epochs = {"search": len(fitted.losses), plan.name: len(fitted.loss_curve)}
             phases = {name: n for name, n in (epochs | fitted.later).items() if n}
         outliers = None
@@ -333,7 +390,10 @@ class GradientLearner(CallbackSupportMixin):
             # ``data.places`` has, for each row of the user, the index of its merged row, or -1 for
             # a row of weight 0. The index -1 selects the last row, which is added here and empty.
             shape = len(data.samples) + 1, data.samples.x.shape[1]
-            values = np.ones(len(fitted.outliers), bool), arrays.to_numpy(fitted.outliers).T
+            values = (
+                np.ones(len(fitted.outliers), bool),
+                arrays.to_numpy(fitted.outliers).T,
+            )
             outliers = csr_array(values, shape=shape)[arrays.to_numpy(data.places)]
         attributes = data.inputs | plan.attributes(fitted)
         given = dict(alpha=plan.given.alpha, n_components=plan.given.n_components)

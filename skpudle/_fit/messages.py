@@ -24,7 +24,9 @@ def describe(value):  # -> str
     if value is None or isinstance(value, bool | int | float | str):
         return repr(value)
     try:
-        return joblib.hash(to_numpy(value) if isinstance(value, torch.Tensor) else value)
+        return joblib.hash(
+            to_numpy(value) if isinstance(value, torch.Tensor) else value
+        )
     except PicklingError:  # a lambda or local function, for example
         return getattr(value, "__qualname__", type(value).__qualname__)
 
@@ -41,7 +43,9 @@ def refuse_several(task):
     ``task`` begins the message, such as the name of a method that runs in one process only.
     """
     is_alone = current_team().is_alone
-    refuse(not is_alone, f"{task} runs in one process. Call it outside of data_parallel.")
+    refuse(
+        not is_alone, f"{task} runs in one process. Call it outside of data_parallel."
+    )
 
 
 def refuse_unknown(learner, is_known):
@@ -49,7 +53,10 @@ def refuse_unknown(learner, is_known):
 
     The message has the name of the class of the ``learner``.
     """
-    refuse(not is_known, f"All values of X are NaN. Pass {type(learner).__name__} known values.")
+    refuse(
+        not is_known,
+        f"All values of X are NaN. Pass {type(learner).__name__} known values.",
+    )
 
 
 def listed(features, names=None):
@@ -86,7 +93,10 @@ def warn_of_units(samples):
     """
     x = with_gaps(samples.x, samples.mask).double()
     low, high = x.nanquantile(x.new_tensor([0.1, 0.9]), 0)
-    parts = (x - x.nanmean(0)).square().nanmean(0).nan_to_num(), (high - low).square().nan_to_num()
+    parts = (
+        (x - x.nanmean(0)).square().nanmean(0).nan_to_num(),
+        (high - low).square().nan_to_num(),
+    )
     column = int(parts[0].argmax())
     share, usual = (float(part[column] / part.sum()) for part in parts)
     # ``share`` is the fraction of the total variance that one column has: .72 and .998 in the
@@ -123,7 +133,11 @@ def warn_of_early_end(learner, ended_by):
     ``ended_by`` is the cause of the end. With max_iter="auto" the limit is the expected end, and
     with tol=None the user has asked for all epochs.
     """
-    if ended_by == "max_iter" and learner.tol is not None and learner.max_iter != "auto":
+    if (
+        ended_by == "max_iter"
+        and learner.tol is not None
+        and learner.max_iter != "auto"
+    ):
         warn(
             f"Training of {type(learner).__name__} ended after max_iter={learner.max_iter!r} "
             f"epochs, before it converged. Raise max_iter, or tol (now {learner.tol}, or None).",

@@ -56,14 +56,23 @@ _GAP = 1e-6
 # _OF_GRADIENTS: parameters without effect if a learned encoder (``separate_atoms``) is trained,
 # whose training has an optimiser and steps of its own. _TRAINS: what the warning tells the user to
 # set if atoms shall be trained.
-_OF_TRAINING = "optimizer", "learning_rate", "batch_size", "max_iter", "tol", "n_iter_no_change"
+_OF_TRAINING = (
+    "optimizer",
+    "learning_rate",
+    "batch_size",
+    "max_iter",
+    "tol",
+    "n_iter_no_change",
+)
 _OF_GRADIENTS = *_OF_TRAINING[:2], *_OF_TRAINING[4:], "step_size", "lambda_decay"
 _TRAINS = "a setting that trains after the search, such as gradient='ae-ls' or supervision=0.5"
 
 # For max_iter="auto" and batch_size="auto", if the surrogate optimiser trains after a search. An
 # epoch is counted as _LEAST_ROWS to _MOST_ROWS rows, also if the data have fewer or more rows, and
 # has _BATCHES batches. So a batch has 1024 / 16 = 64 to 4096 / 16 = 256 rows.
-_LEAST_ROWS, _MOST_ROWS, _BATCHES = 1024, 4096, 16
+_LEAST_ROWS = 1024
+_MOST_ROWS = 4096
+_BATCHES = 16
 
 # Parameters that `Plan` reads, and their values for learners that lack them.
 _DEFAULTS = dict(
@@ -111,11 +120,17 @@ class Converged:
         ``dictionary`` is a `DenseDictionary`, and ``mask`` is 1 for known entries of ``x``, 0 for
         missing ones.
         """
-        how = dict(alpha=self.penalty, positive_code=self.positive_code, debias=self.debias)
-        codes, gaps = converged_codes(dictionary, x, mask=mask, certify=self.warn, **how)
+        how = dict(
+            alpha=self.penalty, positive_code=self.positive_code, debias=self.debias
+        )
+        codes, gaps = converged_codes(
+            dictionary, x, mask=mask, certify=self.warn, **how
+        )
         if self.warn and not (gaps <= _GAP).all():
             level = arrays.users_level() - 1
-            warn_about_gaps(gaps, tol=_GAP, category=ConvergenceWarning, stacklevel=level)
+            warn_about_gaps(
+                gaps, tol=_GAP, category=ConvergenceWarning, stacklevel=level
+            )
         return codes
 
     def gradient(self, atoms, x, mask=None, *, through_encoder):
@@ -128,7 +143,9 @@ class Converged:
         """
         if self.debias:
             return None
-        options = dict(positive=self.positive_code, through_encoder=through_encoder, mask=mask)
+        options = dict(
+            positive=self.positive_code, through_encoder=through_encoder, mask=mask
+        )
         return lasso_gradient(atoms, x, self.penalty, **options)
 
 
@@ -144,7 +161,9 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
         If the learner has no learned encoder, or if it is for another number of unfoldings or for
         atoms of another shape.
     """
-    analysis, synthesis, thresholds = (getattr(learner, name, None) for name in OF_LEARNED)
+    analysis, synthesis, thresholds = (
+        getattr(learner, name, None) for name in OF_LEARNED
+    )
     refuse(
         analysis is None
         or learner.n_unfoldings not in ("auto", len(thresholds))
@@ -154,7 +173,8 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
     )
     shares = analysis.ndim == 2
     if shares:
-        analysis, synthesis = analysis[None], to_numpy(atoms)[None]
+        analysis = analysis[None]
+        synthesis = to_numpy(atoms)[None]
     parts = (to_tensor(part).to(atoms) for part in (analysis, synthesis, thresholds))
     return LearnedEncoder(*parts, bool(learner.positive_code), shares)
 
@@ -185,7 +205,9 @@ def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fit
         The record with the encoder in ``learned``. If updates were made, ``later`` has their number
         of epochs, rounded up, which ``phases_`` reports; otherwise ``later`` is empty.
     """
-    given, n_made, batch_size = plan.given, 0, plan.batch_size(len(samples))
+    given = plan.given
+    n_made = 0
+    batch_size = plan.batch_size(len(samples))
     n_batches = -(-len(samples) // batch_size)
 
     def stopped():  # `learn_encoder` calls it before each update, so it can count the updates
@@ -193,9 +215,15 @@ def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fit
         n_made += not interrupts.pending
         return interrupts.pending
 
-    options |= dict(separate=given.separate_atoms == "unfolding", n_unfoldings=plan.n_unfoldings)
-    options |= dict(penalised=given.gradient != "ae-ls", positive_code=given.positive_code)
-    options |= dict(n_updates=most if most == "auto" else most * n_batches, batch_size=batch_size)
+    options |= dict(
+        separate=given.separate_atoms == "unfolding", n_unfoldings=plan.n_unfoldings
+    )
+    options |= dict(
+        penalised=given.gradient != "ae-ls", positive_code=given.positive_code
+    )
+    options |= dict(
+        n_updates=most if most == "auto" else most * n_batches, batch_size=batch_size
+    )
     options |= dict(mask=samples.mask, weight=samples.weight, stopped=stopped)
     learned = learn_encoder(fitted.atoms, samples.x, float(fitted.alpha), **options)
     later = {"encoder": -(-n_made // n_batches)} if n_made else {}
@@ -215,7 +243,9 @@ def baseline_of(learner):  # -> ndarray of shape (n_features,) or None
     """
     if hasattr(learner, "loss"):
         return None
-    baseline = getattr(learner, "baseline_" if hasattr(learner, "coef_") else "intercept_", 0.0)
+    baseline = getattr(
+        learner, "baseline_" if hasattr(learner, "coef_") else "intercept_", 0.0
+    )
     return baseline if np.ndim(baseline) else None
 
 
@@ -231,11 +261,12 @@ def units_of(learner):  # -> Units
     The baseline and the atoms of the units are those of the present attributes, which the user may
     have edited. Noise is equal if none was learned, and for learners of other packages.
     """
-    record, baseline = vars(learner).get("_fitted"), baseline_of(learner)
-    noise = CENTRED if record is None else record.noise
+    record = vars(learner).get("_fitted")
+    baseline = baseline_of(learner)
+    units = CENTRED if record is None else record.units
     intercept = None if baseline is None else to_tensor(baseline)
-    atoms = noise.from_user(to_tensor(learner.components_))
-    return replace(noise, intercept=intercept, atoms=atoms)
+    atoms = units.from_user(to_tensor(learner.components_))
+    return replace(units, intercept=intercept, atoms=atoms)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +277,7 @@ class InUnits:
     ----------
     encoder : callable
         The encoder of rows in units of their noise.
-    noise : Units
+    units : Units
         The units, without a baseline: callers subtract the baseline first.
     gains : Tensor of shape (n_components,)
         For each atom the factor from its code in the user's units to its code in units of the
@@ -254,7 +285,7 @@ class InUnits:
     """
 
     encoder: object
-    noise: Units
+    units: Units
     gains: Tensor
 
     def __call__(self, dictionary, x, mask=None):
@@ -262,11 +293,12 @@ class InUnits:
 
         ``dictionary`` and ``x`` are in the units of the data, ``x`` less the baseline.
         """
-        atoms, gains = dictionary.atoms, self.gains.to(dictionary.atoms)
-        if self.noise.scale is not None:
-            atoms = atoms / self.noise.scale.to(atoms) / gains[:, None]
+        atoms = dictionary.atoms
+        gains = self.gains.to(dictionary.atoms)
+        if self.units.scale is not None:
+            atoms = atoms / self.units.scale.to(atoms) / gains[:, None]
         with torch.no_grad():
-            x, mask, scale = replace(self.noise, atoms=atoms).enter(x, mask)
+            x, mask, scale = replace(self.units, atoms=atoms).enter(x, mask)
         codes = self.encoder(DenseDictionary(atoms), x, mask=mask) / gains
         return codes if scale is None else codes * scale
 
@@ -276,7 +308,7 @@ class InUnits:
         A score codes visible features by it, to predict hidden ones.
         """
         encoder = getattr(self.encoder, "of_features", lambda _: self.encoder)(features)
-        return replace(self, encoder=encoder, noise=self.noise.of_features(features))
+        return replace(self, encoder=encoder, units=self.units.of_features(features))
 
 
 # ------------------------------------------------------------------ the plan
@@ -398,25 +430,36 @@ class Plan:
     # True for counts, where a sample weight of 2 means twice as many events: `fit` then leaves the
     # weights as they are. Otherwise only their ratios matter, and `fit` divides them by their mean.
     counts_events = False
-    alpha_share = 1.0  # with alpha="auto": the penalty of codes over the penalty of the search
+    alpha_share = (
+        1.0  # with alpha="auto": the penalty of codes over the penalty of the search
+    )
     name_of_baseline = "intercept_"  # fitted attribute that holds the baseline
-    task, axis = None, 0
+    task = None
+    axis = 0
 
     def __init__(self, learner, **constants):
-        named = {name: value for name, value in vars(learner).items() if name in _DEFAULTS}
+        named = {
+            name: value for name, value in vars(learner).items() if name in _DEFAULTS
+        }
         self.given = given = SimpleNamespace(**_DEFAULTS | named | constants)
         decay = given.lambda_decay
         self.decay = decay if isinstance(decay, tuple) else (decay, decay)
-        is_pair = len(self.decay) == 2 and all(isinstance(beta, Real) for beta in self.decay)
+        is_pair = len(self.decay) == 2 and all(
+            isinstance(beta, Real) for beta in self.decay
+        )
         refuse(
             not (is_pair and all(0 < beta <= 1 for beta in self.decay)),
             f"lambda_decay={decay!r:.60} is no pair of numbers in (0, 1]. Pass (first, last).",
         )
-        self.debias, self.step_size = fixed(given.debias), fixed(given.step_size)
-        depth, learns = given.n_unfoldings, given.separate_atoms
+        self.debias = fixed(given.debias)
+        self.step_size = fixed(given.step_size)
+        depth = given.n_unfoldings
+        learns = given.separate_atoms
         is_soft_lasso = given.shrinkage == "soft" and self.decay == (1, 1)
         self.converges = given.transform_algorithm == "lasso" or depth is None
-        is_free = depth in ("auto", None) and not learns  # the user has set no number of unfoldings
+        is_free = (
+            depth in ("auto", None) and not learns
+        )  # the user has set no number of unfoldings
         self.of_lasso = is_soft_lasso and given.alpha != 0 and is_free
         self.solves = self.of_lasso or self.converges
         # A learned encoder needs few unfoldings: with 3 it codes as well as 20 unfoldings with the
@@ -426,18 +469,21 @@ class Plan:
         got = f"n_unfoldings={depth!r}, gradient={given.gradient!r}, shrinkage={given.shrinkage!r}"
         got = f"{got}, lambda_decay={given.lambda_decay!r}, alpha={given.alpha!r}"
         refuse(
-            learns and (depth is None or given.gradient == "dec" or given.shrinkage != "soft"),
+            learns
+            and (depth is None or given.gradient == "dec" or given.shrinkage != "soft"),
             f"separate_atoms={learns!r} does not go with {got}. Pass a number of unfoldings, "
             "gradient='ae-lasso' or 'auto', and shrinkage='soft'.",
         )
         refuse(
-            self.converges and (not is_soft_lasso or 0 in (given.alpha, given.transform_alpha)),
+            self.converges
+            and (not is_soft_lasso or 0 in (given.alpha, given.transform_alpha)),
             f"Converged codes do not go with {got}, transform_alpha={given.transform_alpha!r}. "
             "Pass shrinkage='soft', lambda_decay=1 and positive penalties, or a number of "
             "unfoldings and transform_algorithm='unfolded'.",
         )
         self.searches = isinstance(given.dict_init, str) and given.dict_init == "search"
-        noise, baseline = given.noise, given.fit_intercept
+        noise = given.noise
+        baseline = given.fit_intercept
         # Flags of NumPy become flags of Python, since ``np.True_ is True`` is False.
         baseline = baseline if baseline == "auto" else bool(baseline)
         # An array becomes a list, since ``array == "auto"`` would compare every entry.
@@ -454,26 +500,32 @@ class Plan:
         named = "dec" if given.separate_atoms else given.gradient
         usual = "dec" if self.alternates else "ae-ls"
         self.gradient = self.name = usual if named == "auto" else named
-        if not self.searches:  # noise="auto" is then "equal", and fit_intercept="auto" is False
-            noise, baseline = "equal" if noise == "auto" else noise, baseline is True
+        if (
+            not self.searches
+        ):  # noise="auto" is then "equal", and fit_intercept="auto" is False
+            noise = "equal" if noise == "auto" else noise
+            baseline = baseline is True
         self.trains = not (self.alternates or given.separate_atoms)
         self.codes_follow_data = given.alpha == "auto" and self.of_lasso
         self.n_components = None if given.n_components == "auto" else given.n_components
-        self.fit_intercept, self.noise = baseline, noise
+        self.fit_intercept = baseline
+        self.noise = noise
         self.learns_noise = not (noise == "equal" and baseline is False)
 
     # ------------------------------------------------------------------ the model
 
     def join(self, fitted):  # -> Tensor
         """Return the tensor that training updates: the atoms of a record, joined with ``more``."""
-        atoms, more = fitted.atoms, fitted.more
+        atoms = fitted.atoms
+        more = fitted.more
         return atoms if more is None else torch.cat([atoms, more], self.axis)
 
     def with_rows(self, fitted, rows):  # -> Fitted
         """Return the record with atoms and ``more`` from the tensor ``rows``; undoes `join`."""
         if fitted.more is None:
             return replace(fitted, atoms=rows)
-        n, n_more = rows.shape[self.axis], fitted.more.shape[self.axis]
+        n = rows.shape[self.axis]
+        n_more = fitted.more.shape[self.axis]
         atoms, more = rows.split([n - n_more, n_more], self.axis)
         return replace(fitted, atoms=atoms, more=more)
 
@@ -489,7 +541,14 @@ class Plan:
         return float(steps[min(len(steps) * update // n, len(steps) - 1)])
 
     def encoder(
-        self, alpha, *, step_size=None, lambda_decay=1.0, solves=False, debias=None, warn=False
+        self,
+        alpha,
+        *,
+        step_size=None,
+        lambda_decay=1.0,
+        solves=False,
+        debias=None,
+        warn=False,
     ):
         """Return the encoder that the parameters ask for: `Converged`, or unfoldings (`encode`).
 
@@ -514,9 +573,11 @@ class Plan:
         callable
             The encoder, see the module.
         """
-        given, depth = self.given, self.given.n_unfoldings
+        given = self.given
+        depth = self.given.n_unfoldings
         if depth == "auto":
-            depth, lasso = _UNFOLDINGS, given.shrinkage == "soft" and lambda_decay == 1
+            depth = _UNFOLDINGS
+            lasso = given.shrinkage == "soft" and lambda_decay == 1
             solves = solves or (lasso and alpha > 0)
         if solves or depth is None or (given.separate_atoms and given.alpha):
             debias = self.debias or 0.0 if debias is None else debias
@@ -533,7 +594,9 @@ class Plan:
         and a dict with the ``encoder`` and the ``penalty``.
         """
         decay = self.decay_of(fitted, update)
-        encoder = self.encoder(fitted.alpha, step_size=self.step_size, lambda_decay=decay)
+        encoder = self.encoder(
+            fitted.alpha, step_size=self.step_size, lambda_decay=decay
+        )
         # The objective has the penalty of the last unfolding. Hard thresholds correspond to a
         # penalty on the number of nonzero codes; its derivative is 0, so it is left out.
         is_hard = self.given.shrinkage == "hard"
@@ -541,7 +604,11 @@ class Plan:
         # If training begins with samples as atoms, without a search, only the gradient "dec" (codes
         # are constants) finds good atoms.
         rule = GRADIENT_RULES["dec" if fitted.from_samples else self.gradient]
-        return rule, DenseDictionary(fitted.atoms), dict(encoder=encoder, penalty=penalty)
+        return (
+            rule,
+            DenseDictionary(fitted.atoms),
+            dict(encoder=encoder, penalty=penalty),
+        )
 
     def replacements(self, fitted, samples):
         """Make atoms of samples, to replace atoms that no code uses; return the rows of parameters.
@@ -564,19 +631,22 @@ class Plan:
         `GradientLearner._attributes` adds the numbers of epochs, steps and samples. The keys are
         names of attributes, and a value of None means that the learner gets no such attribute.
         """
-        noise, atoms, baseline = fitted.noise, fitted.atoms, 0.0
-        learned, found = [None] * len(LEARNED), fitted.penalties(self.debias)
+        units = fitted.units
+        atoms = fitted.atoms
+        baseline = 0.0
+        learned = [None] * len(LEARNED)
+        found = fitted.penalties(self.debias)
         if fitted.learned is not None:
             learned = [to_numpy(getattr(fitted.learned, name)) for name in LEARNED]
             if fitted.learned.shares_atoms:
                 learned[:2] = learned[0][0], None
         found |= zip(OF_LEARNED, learned, strict=True)
-        if noise.intercept is not None:
-            baseline = to_numpy(noise.intercept.to(atoms))
-        if found["noise_std_"] is not None and noise.scale is not None:
-            found["noise_std_"] *= to_numpy(noise.scale)
+        if units.intercept is not None:
+            baseline = to_numpy(units.intercept.to(atoms))
+        if found["noise_std_"] is not None and units.scale is not None:
+            found["noise_std_"] *= to_numpy(units.scale)
         return found | {
-            "components_": to_numpy(noise.to_user(atoms)),
+            "components_": to_numpy(units.to_user(atoms)),
             self.name_of_baseline: baseline,
             "n_components_": len(atoms),
             "step_size_": self.step(atoms),
@@ -584,15 +654,20 @@ class Plan:
 
     # ------------------------------------------------------------------ the first record
 
-    def enter(self, samples, noise):  # -> Samples, Fitted
-        """Return rows in the units ``noise`` (`Units`), and a record of them that has no atoms yet.
+    def enter(self, samples, units):  # -> Samples, Fitted
+        """Return rows in the ``units`` (`Units`), and a record of them that has no atoms yet.
 
         The record has the mean squared norm of the rows and the penalty of a search in them.
         """
-        samples = samples.in_units(noise)
-        x, mask, weight = samples.x, samples.mask, samples.weight
-        scale, penalty = mean_square(x, weight), auto_alpha(x, mask=mask, weight=weight)
-        return samples, Fitted(atoms=None, data_scale=scale, noise=noise, penalty=penalty)
+        samples = samples.in_units(units)
+        x = samples.x
+        mask = samples.mask
+        weight = samples.weight
+        scale = mean_square(x, weight)
+        penalty = auto_alpha(x, mask=mask, weight=weight)
+        return samples, Fitted(
+            atoms=None, data_scale=scale, units=units, penalty=penalty
+        )
 
     def begin(self, samples, fitted, generator):  # -> Fitted
         """Return the record of `enter` with initial atoms, and the penalty of codes for them.
@@ -601,9 +676,12 @@ class Plan:
         rows are mixtures of few non-negative atoms, with the purest samples. Otherwise
         ``dict_init`` decides.
         """
-        start, x = self.given.dict_init, samples.x
+        start = self.given.dict_init
+        x = samples.x
         if self.searches:
-            start = "vertices" if self.mixes_few(self.n_components, x.shape[1]) else "data"
+            start = (
+                "vertices" if self.mixes_few(self.n_components, x.shape[1]) else "data"
+            )
         # A fit may begin again in other units, and then draws the same samples.
         generator.manual_seed(generator.initial_seed())
         how = dict(positive=self.given.positive_dict, weight=samples.weight)
@@ -659,7 +737,9 @@ class Plan:
         **others : dict
             Further arguments of `Problem`.
         """
-        unit = unit_of(mean_square(samples.x, samples.weight) if square is None else square)
+        unit = unit_of(
+            mean_square(samples.x, samples.weight) if square is None else square
+        )
         penalty = unit if penalty is None else penalty
         others |= dict(mask=samples.mask, weight=samples.weight)
         others |= dict(positive_atoms=self.given.positive_dict)
@@ -682,10 +762,12 @@ class Plan:
         After each update the optimiser projects the atoms onto the constraints. It leaves ``more``
         unconstrained: the last rows (``n_free`` of them), or the columns after the features.
         """
-        rows, how = self.join(fitted), dict(learning_rate=self.given.learning_rate)
+        rows = self.join(fitted)
+        how = dict(learning_rate=self.given.learning_rate)
         how |= dict(data_scale=fitted.data_scale, curvature=fitted.curvature)
         how["n_free"] = len(rows) - len(fitted.atoms)
-        n_features, positive = fitted.atoms.shape[1], self.given.positive_dict
+        n_features = fitted.atoms.shape[1]
+        positive = self.given.positive_dict
 
         def project(rows):
             atoms, more = rows.tensor_split([n_features], 1)
@@ -710,7 +792,11 @@ class Plan:
 
         If so, batch size and number of updates adapt to the number of samples and of atoms.
         """
-        return self.searches and self.trains and self.optimizer_for(n_components) == "surrogate"
+        return (
+            self.searches
+            and self.trains
+            and self.optimizer_for(n_components) == "surrogate"
+        )
 
     def batch_size(self, n_samples=None):
         """Return the number of samples in a batch.
@@ -721,7 +807,10 @@ class Plan:
         if self.given.batch_size != "auto":
             return int(self.given.batch_size)
         if n_samples and self.adapts(self.n_components or 1):
-            return min(max(n_samples // _BATCHES, _LEAST_ROWS // _BATCHES), _MOST_ROWS // _BATCHES)
+            return min(
+                max(n_samples // _BATCHES, _LEAST_ROWS // _BATCHES),
+                _MOST_ROWS // _BATCHES,
+            )
         return _MOST_ROWS // _BATCHES
 
     def n_updates(self, n_batches, batch_size, data):
@@ -761,28 +850,49 @@ class Plan:
         setting ends the sentence "pass ...". With the `Data` of a fit, parameters of the fit are
         looked at, too; otherwise only parameters of the codes of `transform`.
         """
-        given, learns = self.given, bool(self.given.separate_atoms)
-        pursues, counted = given.transform_algorithm == "omp", ["transform_n_nonzero_coefs"]
+        given = self.given
+        learns = bool(self.given.separate_atoms)
+        pursues = given.transform_algorithm == "omp"
+        counted = ["transform_n_nonzero_coefs"]
         is_learned = learns and given.transform_algorithm == "unfolded"
-        debias = ["debias"] if self.debias else []  # no warning for 0, which asks for nothing
+        debias = (
+            ["debias"] if self.debias else []
+        )  # no warning for 0, which asks for nothing
         rules = [
             (pursues, debias, "transform_algorithm='unfolded' or 'lasso'"),
-            (pursues and given.transform_alpha is not None, counted, "transform_alpha=None"),
+            (
+                pursues and given.transform_alpha is not None,
+                counted,
+                "transform_alpha=None",
+            ),
             (not pursues, counted, "transform_algorithm='omp'"),
             (is_learned, ["transform_alpha", *debias], "transform_algorithm='lasso'"),
         ]
         if data is not None:
-            trains, n_components = self.trains, self.n_components or data.samples.x.shape[1]
+            trains = self.trains
+            n_components = self.n_components or data.samples.x.shape[1]
             is_surrogate = trains and self.optimizer_for(n_components) == "surrogate"
-            unfolds = not (self.of_lasso or learns or given.transform_algorithm == "lasso")
-            has_no_penalty = not learns and (given.shrinkage == "hard" or given.alpha == 0)
+            unfolds = not (
+                self.of_lasso or learns or given.transform_algorithm == "lasso"
+            )
+            has_no_penalty = not learns and (
+                given.shrinkage == "hard" or given.alpha == 0
+            )
             rules += [
                 (learns, _OF_GRADIENTS, "separate_atoms=False"),
                 (not (trains or learns), _OF_TRAINING, _TRAINS),
-                (trains and given.tol is None, ["n_iter_no_change"], "a number for tol"),
+                (
+                    trains and given.tol is None,
+                    ["n_iter_no_change"],
+                    "a number for tol",
+                ),
                 (is_surrogate, ["learning_rate"], "optimizer='adam' or 'sgd'"),
                 (self.of_lasso, ["step_size"], "a number for n_unfoldings"),
                 (unfolds, debias, "codes of the lasso, n_unfoldings='auto'"),
-                (has_no_penalty, ["lambda_decay"], "shrinkage='soft', and a positive alpha"),
+                (
+                    has_no_penalty,
+                    ["lambda_decay"],
+                    "shrinkage='soft', and a positive alpha",
+                ),
             ]
         return [rule for is_due, *rule in rules if is_due]

@@ -42,8 +42,9 @@ from skpudle._data.sources import Samples
 from skpudle._fit.messages import describe, refuse, refuse_several
 from skpudle._fit.train import Diverged, current_team
 from skpudle.encoding._learned import LearnedEncoder
-from skpudle.search import choose, find, held_out, units
+from skpudle.search import choose, find, held_out
 from skpudle.search.stream import Held, Stream
+from skpudle.search.units import CENTRED, Units
 
 # Parameters that may differ between an interrupted fit and the fit that resumes it, since they have
 # no effect on training, or only on its end.
@@ -106,7 +107,9 @@ def as_arrays(path):  # NamedTuple of Tensor (n_tried,) -> Bunch of ndarray (n_t
 
     ``path`` is a `SizePath` or `PenaltyPath`; None stays None.
     """
-    return path and Bunch(**{name: arrays.to_numpy(v) for name, v in path._asdict().items()})
+    return path and Bunch(
+        **{name: arrays.to_numpy(v) for name, v in path._asdict().items()}
+    )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -138,7 +141,7 @@ class Record:
 class Fitted(Record):
     """The results of a fit so far, of rows or of images.
 
-    Atoms and penalties belong to rows in the units ``noise``: less the baseline, over the noise. Of
+    Atoms and penalties belong to rows in the ``units``: less the baseline, over the noise. Of
     images they belong to channels in the units of `skpudle._learners.convolutional.learn.Channels`.
 
     Parameters
@@ -158,7 +161,7 @@ class Fitted(Record):
         Whether training began with samples as atoms instead of a search.
     n_updates : int, default=1
         Number of updates over which ``lambda_decay`` is annealed; with 1 it has its last value.
-    noise : Units, default=CENTRED
+    units : Units, default=CENTRED
         The units in which rows are learned: baseline, limits of outliers, and scales of noise.
     search_alpha : float, default=None
         The penalty that the search ended with; None without a search.
@@ -171,9 +174,9 @@ class Fitted(Record):
         whose search is in rows that are scaled to a standard deviation of 1.
     passed : Stream, default=None
         The state of a pass over all rows that has not ended.
-    coding : tuple of float, default=None
-        For `transform`, if the data have chosen them: penalty of codes, share of the lasso's bias
-        to remove, and standard deviation of the noise.
+    coding : Coding, default=None
+        For `transform`, if the data have chosen it: penalty of codes, share of the lasso's bias to
+        remove, and standard deviation of the noise.
     size_path : SizePath, default=None
         The numbers of atoms that were tried, if one was chosen from the data.
     losses : tuple of float, default=()
@@ -211,13 +214,13 @@ class Fitted(Record):
     curvature: float = 1.0
     from_samples: bool = False
     n_updates: int = 1
-    noise: units.Units = units.CENTRED
+    units: Units = CENTRED
     search_alpha: float | None = None
     searched: find.Found | None = None
     penalty: float | None = None
     unit: float = 1.0
     passed: Stream | None = None
-    coding: tuple | None = None
+    coding: choose.Coding | None = None
     size_path: choose.SizePath | None = None
     losses: tuple = ()
     loss_curve: tuple = ()
@@ -237,10 +240,16 @@ class Fitted(Record):
         ``debias`` is the share of the lasso's bias, from 0 to 1, that the user has asked to remove;
         None if the data choose it.
         """
-        alpha, debias, noise_std = self.coding or (self.alpha, debias or 0.0, None)
-        found = dict(alpha_=alpha, debias_=debias, noise_std_=noise_std)
-        found |= dict(search_alpha_=self.search_alpha, size_path_=as_arrays(self.size_path))
-        return found | dict(penalty_path_=as_arrays(self.searched and self.searched.path))
+        coding = self.coding or choose.Coding(self.alpha, debias or 0.0)
+        found = dict(
+            alpha_=coding.alpha, debias_=coding.debias, noise_std_=coding.noise_std
+        )
+        found |= dict(
+            search_alpha_=self.search_alpha, size_path_=as_arrays(self.size_path)
+        )
+        return found | dict(
+            penalty_path_=as_arrays(self.searched and self.searched.path)
+        )
 
     def kept(self):  # -> Fitted
         """Return the record that a fitted learner keeps as ``_fitted``, on the CPU.
@@ -252,8 +261,12 @@ class Fitted(Record):
         names += "search_alpha", "coding", "stream", "recent", "young"
         kept = Fitted(
             atoms=None,
-            noise=replace(self.noise, atoms=None),  # `units_of` makes them from ``components_``
-            training={n: self.training[n] for n in ("moments", "unused") if n in self.training},
+            units=replace(
+                self.units, atoms=None
+            ),  # `units_of` makes them from ``components_``
+            training={
+                n: self.training[n] for n in ("moments", "unused") if n in self.training
+            },
             **{name: getattr(self, name) for name in names},
         )
         # `unpack` reads all tensors onto the CPU
@@ -264,8 +277,16 @@ class Fitted(Record):
 # that hold it cannot be read.
 torch.serialization.add_safe_globals(
     [
-        *(Fitted, LearnedEncoder, choose.SizePath, held_out.Prediction, Held, Stream, Samples),
-        *(find.Found, find.PenaltyPath, find.Trial, units.Units),
+        *(
+            Fitted,
+            LearnedEncoder,
+            choose.SizePath,
+            held_out.Prediction,
+            Held,
+            Stream,
+            Samples,
+        ),
+        *(find.Found, find.PenaltyPath, find.Trial, choose.Coding, Units),
     ]
 )
 
@@ -293,9 +314,17 @@ def named_errors(file, what, advice):
     """
     try:
         yield
-    except Exception as error:  # which errors a damaged file causes is documented nowhere
-        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{file} is no {what}: {reason.rstrip('.'):.500}. {advice}") from error
+    except (
+        Exception
+    ) as error:  # which errors a damaged file causes is documented nowhere
+        reason = (
+            str(error)
+            if isinstance(error, ValueError)
+            else f"{type(error).__name__}: {error}"
+        )
+        raise ValueError(
+            f"{file} is no {what}: {reason.rstrip('.'):.500}. {advice}"
+        ) from error
 
 
 def replace_file(path, content):
@@ -340,8 +369,12 @@ def load_record(file):
     """
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except UnpicklingError:  # replaces torch's message, which advises to set weights_only=False
-        raise ValueError("it holds more than records, tensors, numbers and texts") from None
+    except (
+        UnpicklingError
+    ):  # replaces torch's message, which advises to set weights_only=False
+        raise ValueError(
+            "it holds more than records, tensors, numbers and texts"
+        ) from None
 
 
 def pack(record):  # -> ndarray of uint8
@@ -415,16 +448,24 @@ class Checkpoint(FitCallback):
     >>> X = load_digits().data
     >>> learner = PUDLEDictionaryLearning(32, random_state=0)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     checkpoint = Checkpoint(os.path.join(folder, "digits.npz"), every_seconds=10)
+    ...     checkpoint = Checkpoint(
+    ...         os.path.join(folder, "digits.npz"), every_seconds=10
+    ...     )
     ...     learner = learner.set_callbacks(checkpoint).fit(X)
     ...     sorted(os.listdir(folder))
     ['digits.npz']
     """
 
     def __init__(
-        self, path: str | PathLike[str], *, every_seconds: float = 60.0, resume: bool = True
+        self,
+        path: str | PathLike[str],
+        *,
+        every_seconds: float = 60.0,
+        resume: bool = True,
     ) -> None:
-        self.path, self.every_seconds, self.resume = path, every_seconds, resume
+        self.path = path
+        self.every_seconds = every_seconds
+        self.resume = resume
 
     # scikit-learn calls setup once before each fit
     def setup(self, estimator: Any, context: Any) -> None:
@@ -443,7 +484,8 @@ def identity_of(estimator, data):  # -> dict of str to str
     the data, and a checksum of the first and last rows in memory. Checkpoints store these texts: if
     they change from one release to the next, fits cannot resume from older files.
     """
-    given, source = estimator.get_params(deep=False), data.source
+    given = estimator.get_params(deep=False)
+    source = data.source
     given["dict_init"] = arrays.dictionary_of(given["dict_init"])
     # A generator, or None, has no text of its own: the file has the seed that was drawn from it.
     if not isinstance(given["random_state"], Integral):
@@ -451,9 +493,13 @@ def identity_of(estimator, data):  # -> dict of str to str
     ends = vars(data.samples[[0, -1]]).values()
     checksum = describe([arrays.to_numpy(part) for part in ends if part is not None])
     shape = f"{source.n_samples} rows of {data.samples.x.shape[1]} features"
-    shape = f"{shape} in {type(source).__name__}, checksum of the first and last {checksum}"
+    shape = (
+        f"{shape} in {type(source).__name__}, checksum of the first and last {checksum}"
+    )
     about = {"learner": type(estimator).__name__, "data": shape}
-    return {name: describe(value) for name, value in given.items() if name not in _FREE} | about
+    return {
+        name: describe(value) for name, value in given.items() if name not in _FREE
+    } | about
 
 
 def stored_state(checkpoint, identity):  # -> dict or None
@@ -466,7 +512,8 @@ def stored_state(checkpoint, identity):  # -> dict or None
     ValueError
         If the file is damaged, or belongs to a fit of another identity.
     """
-    path, advice = checkpoint.path, "Restore it, or remove it to train from the start."
+    path = checkpoint.path
+    advice = "Restore it, or remove it to train from the start."
     if not (checkpoint.resume and Path(path).exists()):
         return None
     with named_errors(path, "whole checkpoint", advice):
@@ -474,7 +521,9 @@ def stored_state(checkpoint, identity):  # -> dict or None
             refuse(file.testzip() is not None, "its checksum is wrong")
         state = load_record(path)
     pairs = [(name, state["identity"].get(name), now) for name, now in identity.items()]
-    if differ := [f"{n}: {before}, now {now}" for n, before, now in pairs if before != now]:
+    if differ := [
+        f"{n}: {before}, now {now}" for n, before, now in pairs if before != now
+    ]:
         raise ValueError(
             f"The checkpoint {path} belongs to another fit ({'; '.join(differ)}). Use "
             "another path, or pass resume=False to replace the file."
@@ -517,16 +566,19 @@ class Run(Interrupts):
 
     It is a context manager: inside, Ctrl-C only ends the present epoch (`Interrupts`), and at the
     end callbacks are told that the fit has ended, unless an error was raised. A subclass adds
-    ``table(record)``, which returns all phases, and ``first()``, the record before them.
+    ``table(record)``, which returns all phases, each with a mark whether it is due, and
+    ``first()``, the record before them.
 
     Parameters
     ----------
-    given : dict
-        The estimator, as ``estimator``, and the user's input, ``X`` and ``y``: what callbacks get.
-    attributes_of : callable
-        ``attributes_of(record)`` returns the fitted attributes as a dict.
+    learner : estimator
+        The estimator that is fitted.
+    X, y : object
+        The user's input, which callbacks get.
     began : float
         The time when `fit` was called, of `time.perf_counter`.
+    plan : Plan, default=None
+        What the learner has decided from its parameters.
     data : Data, default=None
         What the learner has read of the input; estimators without it write no checkpoints.
 
@@ -546,11 +598,16 @@ class Run(Interrupts):
         of the whole "fit".
     """
 
-    def __init__(self, given, attributes_of, began, data=None):
-        self._began, self._ended = began, time.perf_counter()
+    def __init__(self, learner, X, y, began, plan=None, data=None):
+        self._began = began
+        self._ended = time.perf_counter()
         self.seconds = {"reading": self._ended - began}
-        self.given, self._attributes_of, self.team = given, attributes_of, current_team()
-        self.learner, self.data, self._stored = given["estimator"], data, None
+        self.learner = learner
+        self.plan = plan
+        self.data = data
+        self._given = {"estimator": learner, "X": X, "y": y}  # what callbacks get
+        self.team = current_team()
+        self._stored = None
         callbacks = [] if data is None else getattr(self.learner, "_skl_callbacks", [])
         found = [one for one in callbacks if isinstance(one, Checkpoint)]
         self.checkpoints = dict.fromkeys(found, time.monotonic())
@@ -558,7 +615,9 @@ class Run(Interrupts):
             refuse_several("A fit with a Checkpoint")
             self._identity = identity_of(self.learner, data)
             stored = [stored_state(one, self._identity) for one in found]
-            self._stored = next(filter(None, stored), None)  # the first file to resume from
+            self._stored = next(
+                filter(None, stored), None
+            )  # the first file to resume from
         if data is not None:
             generator = arrays.make_generator(self.learner.random_state)
             # A resumed fit takes its seed from the file. Processes that fit together take the
@@ -571,18 +630,19 @@ class Run(Interrupts):
         if kind is None:
             now = time.perf_counter()
             self.seconds |= {"result": now - self._ended, "fit": now - self._began}
-            self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=dict)
+            self.root.call_on_fit_task_end(
+                **self._given, reconstruction_attributes=dict
+            )
 
-    def make_phases(self, table, first):  # -> the last record
+    def attributes(self, record):  # -> dict
+        """Return the fitted attributes of a record, for the learner and for callbacks."""
+        return self.learner._attributes(self.plan, self.data, record)
+
+    def make_phases(self):  # -> the last record
         """Run the phases until none is left, and set the fitted attributes of the last record.
 
-        Parameters
-        ----------
-        table : callable
-            ``table(record)`` returns all phases in their order, each with a mark whether it is due.
-            It is asked again after every phase, since a result may make another phase due.
-        first : Record
-            The record before all phases. The record of a checkpoint replaces it.
+        The table of phases is made again after every phase, since a result may make another phase
+        due. The record of a checkpoint replaces the first record.
 
         Returns
         -------
@@ -595,30 +655,41 @@ class Run(Interrupts):
             If training diverges, or after Ctrl-C; in both cases the attributes have been set. After
             Ctrl-C only phases with ``ends_search`` are still run.
         """
-        self.record, error = first, None
-        self.root = self.learner._init_callback_context(max_subtasks=len(table(first)))
-        self.root.call_on_fit_task_begin(**self.given)
+        self.record = (first := self.first())
+        error = None
+        self.root = self.learner._init_callback_context(
+            max_subtasks=len(self.table(first))
+        )
+        self.root.call_on_fit_task_begin(**self._given)
         if self._stored is not None:
-            found, place = self._stored["record"], first.atoms.device
-            moved = [part if part is None else part.to(place) for part in (found.atoms, found.more)]
+            found = self._stored["record"]
+            place = first.atoms.device
+            moved = [
+                part if part is None else part.to(place)
+                for part in (found.atoms, found.more)
+            ]
             # The user may have changed tol or max_iter since the file was written. So training
             # decides again whether to end, unless a callback has ended it.
             stays = "callback" if found.ended_by == "callback" else None
             self.record = replace(found, atoms=moved[0], more=moved[1], ended_by=stays)
             self.generator.set_state(self._stored["generator"])
         try:
-            while left := [phase for phase in table(self.record) if self._is_left(phase)]:
+            while left := [
+                phase for phase in self.table(self.record) if self._is_left(phase)
+            ]:
                 self._make(left[0])
         except Diverged as diverged:
             error = diverged
             self.record = replace(error.fitted or self.record, ended_by="divergence")
         except KeyboardInterrupt:  # a second Ctrl-C: `Interrupts` only notes the first
             self.pending = True
-        ended_by, said = self.record.ended_by or "search", "the fit was interrupted after: "
+        ended_by = self.record.ended_by or "search"
+        said = "the fit was interrupted after: "
         if self.pending:
-            ended_by, error = "interrupt", error or KeyboardInterrupt(said + self.record.note)
+            ended_by = "interrupt"
+            error = error or KeyboardInterrupt(said + self.record.note)
         self.record = replace(self.record, ended_by=ended_by)
-        take(self.learner, self._attributes_of(self.record))
+        take(self.learner, self.attributes(self.record))
         if error:
             raise error
         return self.record
@@ -634,19 +705,22 @@ class Run(Interrupts):
         After every epoch it prints progress, calls callbacks and writes checkpoints. A callback or
         Ctrl-C, in any process, ends the phase early.
         """
-        began, trains = time.perf_counter(), phase.name == "training"
+        began = time.perf_counter()
+        trains = phase.name == "training"
         task = self.root.subcontext(task_name=phase.name, max_subtasks=phase.most)
-        task.call_on_fit_task_begin(**self.given)
+        task.call_on_fit_task_begin(**self._given)
         # After Ctrl-C a phase with ``ends_search`` is still run, but writes no checkpoint: the file
         # keeps the state at the interruption. The note stays, too: it names the interrupted epoch,
         # for the message of KeyboardInterrupt.
-        is_whole, done = not self.pending, False
+        is_whole = not self.pending
+        done = False
         note = f"{phase.name}, done" if is_whole else self.record.note
         steps = phase.steps(replace(self.record, note=note, is_done=True))
         while not done:
             epoch = task.subcontext(task_name=phase.unit)
-            epoch.call_on_fit_task_begin(**self.given)
-            before, self.record = self.record, next(steps)
+            epoch.call_on_fit_task_begin(**self._given)
+            before = self.record
+            self.record = next(steps)
             if self.learner.verbose and self.team.rank == 0:
                 print(self.record.note, flush=True)
             stopped = bool(epoch.call_on_fit_task_end(**self._hooks()))
@@ -654,7 +728,9 @@ class Run(Interrupts):
             done = stopped or pressed or self.record.is_done
             if not self.record.is_done and done:
                 ended_by = "interrupt" if pressed else "callback"
-                self.record = replace(self.record, ended_by=ended_by, is_done=not pressed)
+                self.record = replace(
+                    self.record, ended_by=ended_by, is_done=not pressed
+                )
             names = (*self.record.done, phase.name)
             # A checkpoint at the end of training does not list training as done, so that a fit with
             # a larger max_iter can resume from the file and train on.
@@ -670,7 +746,9 @@ class Run(Interrupts):
             self.checkpoints = {}
         task.call_on_fit_task_end(**self._hooks())
         self._ended = time.perf_counter()
-        self.seconds[phase.name] = self.seconds.get(phase.name, 0.0) + self._ended - began
+        self.seconds[phase.name] = (
+            self.seconds.get(phase.name, 0.0) + self._ended - began
+        )
 
     def _hooks(self):  # -> dict
         """Return the keyword arguments that callbacks of scikit-learn get after an epoch or phase.
@@ -678,7 +756,9 @@ class Run(Interrupts):
         They are the estimator and the input of `fit`, and a function that makes the fitted
         attributes of the last record, which is called only if a callback needs them.
         """
-        return self.given | {"reconstruction_attributes": partial(self._attributes_of, self.record)}
+        return self._given | {
+            "reconstruction_attributes": partial(self.attributes, self.record)
+        }
 
     def _write(self, record, *, ends):
         """Write a record to all checkpoints that are due, each to its own file.
@@ -687,12 +767,15 @@ class Run(Interrupts):
         writing becomes a warning, and the fit goes on.
         """
         for one, written_at in self.checkpoints.items():
-            now, every = time.monotonic(), one.every_seconds
+            now = time.monotonic()
+            every = one.every_seconds
             if not (ends or (every is not None and now - written_at >= every)):
                 continue
             self.checkpoints[one] = now
             state = {"identity": self._identity, "record": record}
-            state |= dict(seed=self.generator.initial_seed(), generator=self.generator.get_state())
+            state |= dict(
+                seed=self.generator.initial_seed(), generator=self.generator.get_state()
+            )
             try:
                 # Content that could not be read again raises an error before it replaces the file.
                 unpack(content := pack(state))
@@ -716,10 +799,33 @@ class Epoch(Record):
     attributes: Callable
 
 
+class _SinglePhase(Run):
+    """The fit of a `FollowedFit`: its only phase yields an `Epoch` for each epoch."""
+
+    def __init__(self, learner, X, y, epochs, n_epochs):
+        super().__init__(learner, X, y, time.perf_counter())
+        self._training = Phase(
+            "training", lambda _: epochs(self), unit="epoch", most=n_epochs
+        )
+
+    def first(self):
+        """Return the record before the first epoch, which has no attributes: the fit sets none."""
+        return Record(note="no epoch")
+
+    def table(self, record):
+        """Return the phase."""
+        return (self._training,)
+
+    def attributes(self, record):
+        """Return the fitted attributes of an epoch, with the cause of the end."""
+        found = getattr(record, "attributes", dict)()
+        return found and found | {"ended_by_": record.ended_by}
+
+
 class FollowedFit(CallbackSupportMixin):
     """Base of estimators whose fit is one phase, so that callbacks and Ctrl-C work in them, too."""
 
-    def _follow(self, epochs, given, n_epochs=None):
+    def _follow(self, epochs, X, y, n_epochs=None):
         """Run the epochs of a fit with callbacks and Ctrl-C, and set the attributes of the last.
 
         Parameters
@@ -727,8 +833,8 @@ class FollowedFit(CallbackSupportMixin):
         epochs : callable
             ``epochs(interrupts)`` yields an `Epoch` for each epoch; ``interrupts.pending`` tells
             of Ctrl-C.
-        given : dict
-            The estimator and its input, ``estimator``, ``X`` and ``y``, for callbacks.
+        X, y : object
+            The user's input, for callbacks.
         n_epochs : int, default=None
             Largest number of epochs, if it is known.
 
@@ -740,12 +846,5 @@ class FollowedFit(CallbackSupportMixin):
             After Ctrl-C, when the attributes of the last epoch have been taken.
         """
         refuse_several(type(self).__name__)
-
-        def attributes_of(epoch):
-            # Before the first epoch ends, the record has no attributes, and the fit sets none.
-            found = getattr(epoch, "attributes", dict)()
-            return found and found | {"ended_by_": epoch.ended_by}
-
-        with Run(given, attributes_of, time.perf_counter()) as run:
-            training = Phase("training", lambda _: epochs(run), unit="epoch", most=n_epochs)
-            run.make_phases(lambda record: (training,), Record(note="no epoch"))
+        with _SinglePhase(self, X, y, epochs, n_epochs) as run:
+            run.make_phases()

@@ -59,7 +59,10 @@ class Team:
     """
 
     def __init__(self, group=None, rank=0, size=1):
-        self.group, self.rank, self.size, self.is_alone = group, rank, size, size == 1
+        self.group = group
+        self.rank = rank
+        self.size = size
+        self.is_alone = size == 1
 
     def sum(self, *tensors):
         """Return each tensor summed over all processes, in its own shape.
@@ -68,7 +71,9 @@ class Team:
         """
         if self.is_alone:
             return tensors
-        flat = torch.cat([tensor.reshape(-1).to(tensors[-1].dtype) for tensor in tensors])
+        flat = torch.cat(
+            [tensor.reshape(-1).to(tensors[-1].dtype) for tensor in tensors]
+        )
         dist.all_reduce(flat, group=self.group)
         parts = flat.split([tensor.numel() for tensor in tensors])
         return [part.view(tensor.shape) for part, tensor in zip(parts, tensors)]
@@ -93,7 +98,9 @@ class Team:
 
 ALONE = Team()
 _TEAM = ContextVar("skpudle_team", default=ALONE)
-current_team = _TEAM.get  # the team that `data_parallel` made for this thread, or `ALONE`
+current_team = (
+    _TEAM.get
+)  # the team that `data_parallel` made for this thread, or `ALONE`
 
 
 @contextmanager
@@ -202,8 +209,11 @@ class Stopping:
     """
 
     def __init__(self, tol, patience, first_update=0, n_updates=inf, n_judged=1):
-        self.tol, self.patience, self.first_update = tol, patience, first_update
-        self.n_updates, self.n_judged = n_updates, n_judged
+        self.tol = tol
+        self.patience = patience
+        self.first_update = first_update
+        self.n_updates = n_updates
+        self.n_judged = n_judged
         # The state, which checkpoints store: number of successive checks without an improvement;
         # smoothed objective of the last check; least smoothed objective so far; and, of the samples
         # since the last check, the sum of their objectives and their number.
@@ -223,7 +233,8 @@ class Stopping:
         if self.tol is None or update < self.first_update:
             return False
         stalled, smoothed, best, *waiting = self.course
-        total, n_samples = total + waiting[0], n_samples + waiting[1]
+        total = total + waiting[0]
+        n_samples = n_samples + waiting[1]
         if n_samples < self.n_judged:
             self.course = stalled, smoothed, best, total, n_samples
             return False
@@ -231,7 +242,9 @@ class Stopping:
         # The objective of a check varies with its samples. So it is averaged with the smoothed
         # objective of the check before, which after a few checks leaves a third of the variance.
         smoothed = objective if smoothed is None else (smoothed + objective) / 2
-        stalled = 0 if best is None or smoothed < best - self.tol * abs(best) else stalled + 1
+        stalled = (
+            0 if best is None or smoothed < best - self.tol * abs(best) else stalled + 1
+        )
         best = smoothed if best is None else min(best, smoothed)
         self.course = stalled, smoothed, best, 0.0, 0
         return self.is_over
@@ -258,10 +271,16 @@ class Trainer:
         processes, after the present round.
     """
 
-    def __init__(self, model, fitted, optimizer, *, team=ALONE, interrupts=_UNDISTURBED):
-        self._begun, self.model, self.optimizer = fitted, model, optimizer
-        self.n_steps, self.loss_curve = fitted.n_steps, fitted.loss_curve
-        self.team, self._interrupts = team, interrupts
+    def __init__(
+        self, model, fitted, optimizer, *, team=ALONE, interrupts=_UNDISTURBED
+    ):
+        self._begun = fitted
+        self.model = model
+        self.optimizer = optimizer
+        self.n_steps = fitted.n_steps
+        self.loss_curve = fitted.loss_curve
+        self.team = team
+        self._interrupts = interrupts
         # A dict about the current or latest epoch: "n_samples", their number; "loss", the sum of
         # their losses; "unused", True for each atom that no nonzero code has used; and "seen", the
         # losses and samples of the last ten updates, from which `replace_unused` makes new atoms.
@@ -279,10 +298,11 @@ class Trainer:
         Diverged
             If training diverged; the error holds the last finite record.
         """
-        rows, converged = self.optimizer.atoms.detach(), False
+        rows = self.optimizer.atoms.detach()
+        converged = False
         unused = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
         self.epoch = dict(unused=unused, n_samples=0.0, loss=0.0, seen=[])
-        batches = (batch.in_units(self._begun.noise) for batch in source.batches())
+        batches = (batch.in_units(self._begun.units) for batch in source.batches())
         if not self.team.is_alone:
             # The processes add up their gradients in every update, so all must make the same number
             # of updates. A process that has run out of batches takes part with None.
@@ -299,7 +319,10 @@ class Trainer:
             rest = [unused.sum(), torch.isfinite(self.optimizer.atoms.detach()).all()]
             # All numbers come in one transfer, since each transfer would wait for the GPU.
             found = torch.cat([*sums, torch.stack(rest).to(sums[0])]).cpu()
-            sums, n_unused, atoms_are_finite = found[:-2].view(-1, 3), *found[-2:].int().tolist()
+            sums, n_unused, atoms_are_finite = (
+                found[:-2].view(-1, 3),
+                *found[-2:].int().tolist(),
+            )
             interrupted = self.team.largest(self._interrupts.pending)
             finite = torch.isfinite(sums).all(1)
             # A finite loss in the first update shows that the atoms before it were finite.
@@ -334,7 +357,9 @@ class Trainer:
         seen : list of tuple
             Losses, a Tensor of shape (n_samples,), and `Samples` of each batch.
         """
-        sums, unused, seen = [], self.epoch["unused"], []
+        sums = []
+        unused = self.epoch["unused"]
+        seen = []
         for batch in batches:
             total, used, losses = self._update(batch)
             sums.append(total)
@@ -362,17 +387,24 @@ class Trainer:
         losses : Tensor of shape (n_samples,)
             Losses of the samples of this process.
         """
-        rows, model, team = self.optimizer.atoms, self.model, self.team
+        rows = self.optimizer.atoms
+        model = self.model
+        team = self.team
         if batch is None:  # this process has no samples left, but other processes have
-            gradient, codes = torch.zeros_like(rows), rows.detach().new_zeros(0, len(rows))
-            losses, total = codes.new_zeros(0), codes.new_zeros(3)
+            gradient = torch.zeros_like(rows)
+            codes = rows.detach().new_zeros(0, len(rows))
+            losses = codes.new_zeros(0)
+            total = codes.new_zeros(3)
         else:
             with torch.enable_grad():  # the user may call `fit` under torch.no_grad
                 now = model.with_rows(self._begun, rows)
                 rule, dictionary, options = model.network(now, self.n_steps)
                 with threads_for(dictionary.atoms, batch.x):
-                    gradient, found = differentiate(rule, dictionary, rows, batch, **options)
-            codes, losses = found.codes, found.losses
+                    gradient, found = differentiate(
+                        rule, dictionary, rows, batch, **options
+                    )
+            codes = found.codes
+            losses = found.losses
             weight = batch.weigh(torch.ones_like(losses))
             size = weight.sum()
             total = torch.stack([(weight * losses).sum(), found.objective * size, size])
@@ -404,30 +436,45 @@ class Trainer:
         """
         if self.epoch is None:
             return
-        atoms, team = self.optimizer.atoms.detach(), self.team
+        atoms = self.optimizer.atoms.detach()
+        team = self.team
         (used,) = team.sum((~self.epoch["unused"].to(atoms.device)).int())
         unused = used == 0 if among is None else (used == 0) & among.to(used.device)
         unused = unused.nonzero().squeeze(1)
         if not len(unused):
             return
-        losses, samples = atoms.new_zeros(0), atoms[:0]  # none, if this process had no samples
+        losses = atoms.new_zeros(0)
+        samples = atoms[:0]  # none, if this process had no samples
         if self.epoch["seen"]:
-            seen = [(losses, with_gaps(one.x, one.mask)) for losses, one in self.epoch["seen"]]
+            seen = [
+                (losses, with_gaps(one.x, one.mask))
+                for losses, one in self.epoch["seen"]
+            ]
             losses, samples = (torch.cat(part).to(atoms.device) for part in zip(*seen))
         worst = losses.topk(min(len(unused), len(losses))).indices
-        losses, samples = team.gather(losses[worst]), team.gather(samples[worst])
+        losses = team.gather(losses[worst])
+        samples = team.gather(samples[worst])
         worst = losses.topk(min(len(unused), len(losses)))
         samples = samples[worst.indices[worst.values > 0]]
-        samples = samples[samples.nan_to_num().flatten(1).any(1)]  # a zero sample makes no atom
+        samples = samples[
+            samples.nan_to_num().flatten(1).any(1)
+        ]  # a zero sample makes no atom
         if len(samples):
-            rows = self.model.replacements(self.model.with_rows(self._begun, atoms), samples)
-            rows = rows[rows.flatten(1).any(1)]  # a sample equal to the baseline has a row of zeros
+            rows = self.model.replacements(
+                self.model.with_rows(self._begun, atoms), samples
+            )
+            rows = rows[
+                rows.flatten(1).any(1)
+            ]  # a sample equal to the baseline has a row of zeros
             self.optimizer.replace(unused[: len(rows)], rows)
 
     @property
     def fitted(self):
         """The record of the fit with the present atoms, losses and state of the optimiser."""
-        rows, state = self.optimizer.atoms.detach().clone(), self.optimizer.state()
+        rows = self.optimizer.atoms.detach().clone()
+        state = self.optimizer.state()
         training = self._begun.training | {"moments": state, "epoch": self.epoch}
-        known = dict(loss_curve=self.loss_curve, n_steps=self.n_steps, training=training)
+        known = dict(
+            loss_curve=self.loss_curve, n_steps=self.n_steps, training=training
+        )
         return replace(self.model.with_rows(self._begun, rows), **known)

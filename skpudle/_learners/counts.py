@@ -39,6 +39,7 @@ from skpudle._losses import FromMeans, Poisson, loss_named
 from skpudle._operators._atoms import DenseDictionary
 from skpudle.encoding import encode
 from skpudle.search._epoch import draw_rows
+from skpudle.search.choose import Coding
 from skpudle.search.held_out import match_equal_rows
 
 # ------------------------------------------------------------------ exposures
@@ -81,7 +82,11 @@ class ExposedTransformer(transformer.DictionaryTransformer):
 
     @fits()
     def fit(
-        self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
+        self,
+        X: Any,
+        y: None = None,
+        exposure: OfRows = None,
+        sample_weight: OfRows = None,
     ) -> Self:
         """Learn a dictionary of counts.
 
@@ -126,7 +131,9 @@ class ExposedTransformer(transformer.DictionaryTransformer):
             If there are fewer samples than atoms, or features without a known value; by
             `PoissonNMF` also of fractions instead of counts.
         """
-        return self._fit(X, y, sample_weight=sample_weight, **self._of_rows(X, exposure))
+        return self._fit(
+            X, y, sample_weight=sample_weight, **self._of_rows(X, exposure)
+        )
 
     def transform(self, X: Any, exposure: OfRows = None) -> np.ndarray | Tensor:
         """Encode data: return codes of rows of counts for the learned dictionary.
@@ -181,7 +188,11 @@ class ExposedTransformer(transformer.DictionaryTransformer):
         return self._transform_sparse(X, **self._of_rows(X, exposure))
 
     def fit_transform(
-        self, X: Any, y: Any = None, exposure: OfRows = None, sample_weight: OfRows = None
+        self,
+        X: Any,
+        y: Any = None,
+        exposure: OfRows = None,
+        sample_weight: OfRows = None,
     ) -> np.ndarray | Tensor:
         """Learn atoms, and return the codes of the same data.
 
@@ -204,7 +215,11 @@ class ExposedTransformer(transformer.DictionaryTransformer):
         return self.fit(X, y, exposure, sample_weight).transform(X, exposure)
 
     def score(
-        self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
+        self,
+        X: Any,
+        y: None = None,
+        exposure: OfRows = None,
+        sample_weight: OfRows = None,
     ) -> float:
         """Return the fraction of the deviance of held-out features that the dictionary explains.
 
@@ -325,14 +340,17 @@ class CountPlan(Plan):
         constants = dict(gradient="dec", optimizer="auto", n_unfoldings="auto")
         super().__init__(learner, noise="equal", fit_intercept=False, **constants)
         self.loss = loss_named(learner.loss, learner.n_trials)
-        self.n_unfoldings, self.name = learner.n_unfoldings, "likelihood"
+        self.n_unfoldings = learner.n_unfoldings
+        self.name = "likelihood"
 
     def encoder(self, alpha, intercept):  # -> CountCodes
         """Return the encoder with the penalty ``alpha`` and the baseline (n_features,)."""
-        how = dict(n_unfoldings=self.n_unfoldings, positive_code=bool(self.given.positive_code))
+        how = dict(
+            n_unfoldings=self.n_unfoldings, positive_code=bool(self.given.positive_code)
+        )
         return CountCodes(dict(loss=self.loss, alpha=alpha) | how, intercept)
 
-    def enter(self, samples, noise):  # -> Samples, Fitted
+    def enter(self, samples, units):  # -> Samples, Fitted
         """Return counts transformed to a variance of about 1, and a record without atoms.
 
         The search finds atoms in these stabilised counts, `Samples` (n, n_features). The record has
@@ -340,17 +358,21 @@ class CountPlan(Plan):
         stabilised counts to penalties of the likelihood, and in ``penalty`` a penalty of the search
         that is not below `least_penalty`.
         """
-        loss, x = self.loss, samples.x
-        counts = samples.weigh(samples.known)  # the weight of each entry, 0 for missing ones
+        loss = self.loss
+        x = samples.x
+        counts = samples.weigh(
+            samples.known
+        )  # the weight of each entry, 0 for missing ones
         exposure = 1.0 if samples.target is None else wide(samples.target)
         n_known = counts.sum().clamp_min(1)
         # Half an event is added for each feature, since the baseline of a feature without events,
         # the logarithm of its rate, would be infinite.
         rates = ((counts * x).sum(0) + 0.5) / ((counts * exposure).sum(0) + 1)
-        intercept, expected = loss.natural(rates).to(x), (exposure * rates).to(x).expand_as(x)
+        intercept = loss.natural(rates).to(x)
+        expected = (exposure * rates).to(x).expand_as(x)
         response = (loss.response(x) - loss.response(expected)) * (counts > 0)
         response = response - (counts * response).sum(0) / counts.sum(0).clamp_min(1)
-        samples, fitted = super().enter(replace(samples, x=response), noise)
+        samples, fitted = super().enter(replace(samples, x=response), units)
         # ``unit`` converts penalties of the search to penalties of the likelihood. It is the
         # standard deviation of counts at the baseline, since the gradient of the likelihood is this
         # number times the gradient of the squared error of stabilised counts.
@@ -362,10 +384,16 @@ class CountPlan(Plan):
             # its own weight: with the plain mean, which is smaller, training raised the loss of
             # widely varying counts.
             weight = counts * loss.variance(x)
-            curvature = float(((weight * loss.variance(x)).sum() / weight.sum()).nan_to_num(1.0))
-        least = least_penalty(unit, float(n_known) / max(samples.total_weight, 1.0)) / unit
+            curvature = float(
+                ((weight * loss.variance(x)).sum() / weight.sum()).nan_to_num(1.0)
+            )
+        least = (
+            least_penalty(unit, float(n_known) / max(samples.total_weight, 1.0)) / unit
+        )
         known = dict(unit=unit, curvature=curvature, more=intercept[None])
-        known |= dict(data_scale=unit**2 * fitted.data_scale, penalty=max(fitted.penalty, least))
+        known |= dict(
+            data_scale=unit**2 * fitted.data_scale, penalty=max(fitted.penalty, least)
+        )
         return samples, replace(fitted, **known)
 
     def rule(self, dictionary, batch, *, encoder, penalty):  # -> Evaluation
@@ -389,7 +417,9 @@ class CountPlan(Plan):
 
         `Trainer` calls it for each update, as `Plan.network`; the update makes no difference.
         """
-        how = dict(encoder=self.encoder(fitted.alpha, fitted.more[0]), penalty=fitted.alpha)
+        how = dict(
+            encoder=self.encoder(fitted.alpha, fitted.more[0]), penalty=fitted.alpha
+        )
         return self.rule, DenseDictionary(fitted.atoms), how
 
     def replacements(self, fitted, samples):
@@ -404,7 +434,10 @@ class CountPlan(Plan):
 
     def attributes(self, fitted):
         """Return the fitted attributes of a record as a dict, as `Plan.attributes`."""
-        of_counts = {"intercept_": to_numpy(fitted.more[0]), "_fitted_family": self.loss}
+        of_counts = {
+            "intercept_": to_numpy(fitted.more[0]),
+            "_fitted_family": self.loss,
+        }
         return super().attributes(fitted) | of_counts | {"step_size_": None}
 
     def adapts(self, n_components):
@@ -451,8 +484,10 @@ class _CountPhases(RowPhases):
         step. Newton's own step is not used, since it is too long where expectations are far too
         small, and expectations then overflow.
         """
-        samples, loss = self.data.samples, self.plan.loss
-        dictionary, intercept = DenseDictionary(fitted.atoms), fitted.more[0].clone()
+        samples = self.data.samples
+        loss = self.plan.loss
+        dictionary = DenseDictionary(fitted.atoms)
+        intercept = fitted.more[0].clone()
         # The encoder holds the tensor ``intercept`` itself, which the steps below change in place,
         # so each step codes with the present baseline.
         encoder = self.plan.encoder(fitted.alpha, intercept)
@@ -460,7 +495,9 @@ class _CountPhases(RowPhases):
             sums = intercept.new_zeros(3, len(intercept))
             for part in samples.blocks(1024):
                 codes = transformer.encode_rows(encoder, dictionary, part)
-                mean = loss.mean(dictionary.synthesis(codes) + encoder.offset(part.target))
+                mean = loss.mean(
+                    dictionary.synthesis(codes) + encoder.offset(part.target)
+                )
                 known = part.weigh(part.known)
                 sums += torch.stack([known * part.x, known * mean, known]).sum(1)
             # half an event is added, since a feature without events would have the baseline -inf
@@ -475,21 +512,31 @@ class _CountPhases(RowPhases):
         The penalty is halved, up to four times, as long as the error of hidden entries of up to 200
         rows falls by more than 1 %.
         """
-        samples, intercept = self.data.samples, fitted.more[0]
+        samples = self.data.samples
+        intercept = fitted.more[0]
         drawn, weight = draw_rows(len(samples), 200, samples.weight)
         some = replace(samples[drawn], weight=weight)
-        places = match_equal_rows(some.x.mT, None if some.mask is None else some.mask.mT)
-        measure = partial(transformer.deviances, loss=self.plan.loss, intercept=intercept)
-        dictionary, chosen, least = DenseDictionary(fitted.atoms), fitted.alpha, inf
+        places = match_equal_rows(
+            some.x.mT, None if some.mask is None else some.mask.mT
+        )
+        measure = partial(
+            transformer.deviances, loss=self.plan.loss, intercept=intercept
+        )
+        dictionary = DenseDictionary(fitted.atoms)
+        chosen = fitted.alpha
+        least = inf
         # Only the penalty of the search and smaller ones are tried: no larger one was better in
         # any test.
         for penalty in [fitted.alpha * 0.5**i for i in range(5)]:
             encoder = self.plan.encoder(penalty, intercept)
-            found = transformer.hidden_errors(some, dictionary, encoder, measure, places)
+            found = transformer.hidden_errors(
+                some, dictionary, encoder, measure, places
+            )
             if not found < 0.99 * least:
                 break
-            chosen, least = penalty, found
-        yield replace(fitted, coding=(chosen, 0.0, None))
+            chosen = penalty
+            least = found
+        yield replace(fitted, coding=Coding(chosen, 0.0))
 
 
 @sets_parameters()
@@ -609,7 +656,8 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     ) -> None:
         """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
-    n_iter_no_change, _phases = 5, _CountPhases
+    n_iter_no_change = 5
+    _phases = _CountPhases
 
     # the largest valid entry, which input must not exceed: ``n_trials``, or infinity for Poisson
     @property
@@ -632,7 +680,10 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     # For `from_components`: the fields of `Fitted` that hold the user's baseline (n_features,).
     # Counts must have a baseline; None raises ValueError.
     def _intercept_of(self, atoms, intercept):  # -> dict
-        refuse(intercept is None, "Counts have a baseline: pass it as intercept, or fit to data.")
+        refuse(
+            intercept is None,
+            "Counts have a baseline: pass it as intercept, or fit to data.",
+        )
         intercept = check_numbers(intercept, "intercept", atoms.shape[1])
         return dict(more=intercept.to(atoms)[None])
 
@@ -647,7 +698,8 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
 
     # as `DenseLearner._resume`, with the baseline from ``intercept_``, which users may edit
     def _resume(self, plan, data):  # -> Fitted
-        fitted, plan.loss = super()._resume(plan, data), self._loss
+        fitted = super()._resume(plan, data)
+        plan.loss = self._loss
         return replace(fitted, more=self._intercept.to(fitted.atoms)[None])
 
     def _transform_encoder(self):  # -> CountCodes
@@ -658,7 +710,11 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
 
     @fits()
     def partial_fit(
-        self, X: Any, y: None = None, exposure: OfRows = None, sample_weight: OfRows = None
+        self,
+        X: Any,
+        y: None = None,
+        exposure: OfRows = None,
+        sample_weight: OfRows = None,
     ) -> Self:
         """Update dictionary and baseline by one pass over the data, in their order.
 
@@ -685,4 +741,6 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
             If the data are invalid, or if ``loss``, ``n_trials`` or ``n_components`` was set to
             another value since, which leaves the estimator unchanged; or if training diverges.
         """
-        return self._partial_fit(X, y, sample_weight=sample_weight, **self._of_rows(X, exposure))
+        return self._partial_fit(
+            X, y, sample_weight=sample_weight, **self._of_rows(X, exposure)
+        )

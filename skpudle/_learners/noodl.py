@@ -85,7 +85,9 @@ class NOODLDictionaryLearning(DenseLearner):
     >>> from sklearn.datasets import load_digits
     >>> from skpudle import NOODLDictionaryLearning
     >>> X = load_digits().data / 16
-    >>> learner = NOODLDictionaryLearning(n_components=32, max_iter=5, tol=None, random_state=0)
+    >>> learner = NOODLDictionaryLearning(
+    ...     n_components=32, max_iter=5, tol=None, random_state=0
+    ... )
     >>> learner.fit_transform(X).shape
     (1797, 32)
     """
@@ -115,4 +117,10 @@ class NOODLDictionaryLearning(DenseLearner):
     def _plan(self):  # -> Plan
         # NOODL updates atoms by stochastic gradient descent without momentum. Its gradient, "noodl"
         # in `skpudle._gradients`, is for codes of hard thresholds; ``threshold`` is their alpha.
-        return Plan(self, alpha=self.threshold, gradient="noodl", shrinkage="hard", optimizer="sgd")
+        return Plan(
+            self,
+            alpha=self.threshold,
+            gradient="noodl",
+            shrinkage="hard",
+            optimizer="sgd",
+        )

@@ -39,13 +39,16 @@ _NAMES = {
     "random_state": "seed",
     "transform_n_nonzero_coefs": "n_nonzero_coefs",
 }
-COUNTERPARTS = {theirs: ours for ours, names in _NAMES.items() for theirs in names.split()}
+COUNTERPARTS = {
+    theirs: ours for ours, names in _NAMES.items() for theirs in names.split()
+}
 
 # What users may pass as atoms, see `skpudle._data.arrays.dictionary_of`.
 ATOMS = ["array-like", HasMethods("transform"), HasMethods("getdict")]
 _COUNT = Interval(Integral, 1, None, closed="left")
 POSITIVE = Interval(Real, 0, None, closed="neither")
-_SHARE, _SIZES = Interval(Real, 0, 1, closed="both"), [_COUNT, tuple, list]
+_SHARE = Interval(Real, 0, 1, closed="both")
+_SIZES = [_COUNT, tuple, list]
 # Constraints by the name of the parameter, where its type does not say which values are valid. One
 # entry serves all learners, since a name means the same in all of them.
 _RANGES = {
@@ -58,7 +61,13 @@ _RANGES = {
     "stride": _SIZES, "supervision": [_SHARE], "verbose": ["verbose"],
 }  # fmt: skip
 _NUMBER = Interval(Real, 0, None, closed="left")
-_OF_TYPES = {bool: "boolean", int: _COUNT, float: _NUMBER, Callable: callable, NoneType: None}
+_OF_TYPES = {
+    bool: "boolean",
+    int: _COUNT,
+    float: _NUMBER,
+    Callable: callable,
+    NoneType: None,
+}
 
 
 def _constraint(kind):
@@ -66,7 +75,11 @@ def _constraint(kind):
     if get_origin(kind) is not Literal:
         return _OF_TYPES.get(kind, get_origin(kind) or kind)
     first, *_ = values = get_args(kind)
-    return StrOptions({*values}) if isinstance(first, str) else Options(Integral, {*values})
+    return (
+        StrOptions({*values})
+        if isinstance(first, str)
+        else Options(Integral, {*values})
+    )
 
 
 def constraints_of(taken: Signature, **ranges: list) -> dict[str, list]:
@@ -85,11 +98,14 @@ def constraints_of(taken: Signature, **ranges: list) -> dict[str, list]:
     dict of str to list
         For each parameter its constraints, one of which a value has to satisfy.
     """
-    found, ranges = {}, _RANGES | ranges
+    found = {}
+    ranges = _RANGES | ranges
     for name, parameter in taken.parameters.items():
         kind = parameter.annotation
         kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-        told = [kind for kind in kinds if get_origin(kind) is Literal or kind is NoneType]
+        told = [
+            kind for kind in kinds if get_origin(kind) is Literal or kind is NoneType
+        ]
         rest = [_constraint(kind) for kind in kinds if kind not in told]
         found[name] = [*ranges.get(name, rest), *map(_constraint, told)]
     return found
@@ -107,13 +123,18 @@ def sets_parameters(**ranges: list) -> Callable[[F], F]:
     def decorate(kind):
         # `checked` replaces the constructor. `wraps` keeps the signature, from which scikit-learn
         # reads the names of the parameters.
-        taken, init = signature(kind), kind.__init__
+        taken = signature(kind)
+        init = kind.__init__
         known = taken.parameters
 
         @wraps(init)
         def checked(self, *args, **kwargs):
             for name in kwargs.keys() - known.keys():
-                mend = f" Pass {COUNTERPARTS[name]}." if COUNTERPARTS.get(name) in known else ""
+                mend = (
+                    f" Pass {COUNTERPARTS[name]}."
+                    if COUNTERPARTS.get(name) in known
+                    else ""
+                )
                 raise TypeError(
                     f"{type(self).__name__} has no parameter {name!r}.{mend} The page {_PAGE} "
                     "lists names of other packages and their counterparts."
@@ -122,8 +143,12 @@ def sets_parameters(**ranges: list) -> Callable[[F], F]:
             given.apply_defaults()
             vars(self).update(given.arguments)
 
-        of_class = dict(__init__=checked, _parameter_constraints=constraints_of(taken, **ranges))
-        of_class |= dict(_doc_link_module="skpudle", _doc_link_template=_PAGE_OF_ESTIMATOR)
+        of_class = dict(
+            __init__=checked, _parameter_constraints=constraints_of(taken, **ranges)
+        )
+        of_class |= dict(
+            _doc_link_module="skpudle", _doc_link_template=_PAGE_OF_ESTIMATOR
+        )
         for name, value in of_class.items():
             setattr(kind, name, value)
         return kind

@@ -25,7 +25,13 @@ from skpudle.encoding._learned import LearnedEncoder
 from skpudle.encoding._unfold import threshold_levels
 from skpudle.omp import solve_omp
 from skpudle.search import auto_alpha
-from skpudle.search.choose import best_coding, coding_of_l0, coding_of_support, judged
+from skpudle.search.choose import (
+    Coding,
+    best_coding,
+    coding_of_l0,
+    coding_of_support,
+    judged,
+)
 
 
 def penalty_of(learner):  # -> float
@@ -35,11 +41,14 @@ def penalty_of(learner):  # -> float
     that could choose a penalty.
     """
     found = learner.transform_alpha or getattr(learner, "alpha_", None)
-    refuse(found is None, "alpha='auto' needs data. Pass transform_alpha, or call partial_fit.")
+    refuse(
+        found is None,
+        "alpha='auto' needs data. Pass transform_alpha, or call partial_fit.",
+    )
     return found
 
 
-def _graph_of(learner, plan, noise):  # -> LearnedEncoder
+def _graph_of(learner, plan, units):  # -> LearnedEncoder
     """Return a fitted learner's unfolded encoder as a fixed number of matrix products.
 
     `to_module` exports it, and `transform` uses it if the encoder has matrices of its own or has to
@@ -51,7 +60,7 @@ def _graph_of(learner, plan, noise):  # -> LearnedEncoder
         The learner.
     plan : Plan
         The plan made from the learner's parameters.
-    noise : Units
+    units : Units
         The units of the rows that the encoder takes. Its atoms are the dictionary, and residuals
         beyond its limit are clipped, as outliers.
 
@@ -60,10 +69,12 @@ def _graph_of(learner, plan, noise):  # -> LearnedEncoder
     LearnedEncoder
         The trained encoder of ``separate_atoms``, or unfoldings with the atoms as matrices.
     """
-    atoms, limit = noise.atoms, noise.limit
+    atoms = units.atoms
+    limit = units.limit
     if plan.given.separate_atoms:
         return replace(learned_encoder(learner, atoms), limit=limit)
-    dictionary, step = DenseDictionary(atoms), learner.step_size_
+    dictionary = DenseDictionary(atoms)
+    step = learner.step_size_
     how = dict(lambda_decay=learner.lambda_decay_, shrinkage=plan.given.shrinkage)
     given = penalty_of(learner), plan.n_unfoldings, atoms.new_tensor(step)
     levels = threshold_levels(dictionary, *given, **how)
@@ -91,7 +102,9 @@ def _check_choice(learner, plan, l0, criterion):
         f"transform_alpha={learner.transform_alpha} overrides the penalty to choose. Pass None.",
     )
     known = constraints_of(signature(learner.choose_alpha), l0=[POSITIVE])
-    validate_parameter_constraints(known, dict(l0=l0, criterion=criterion), "choose_alpha")
+    validate_parameter_constraints(
+        known, dict(l0=l0, criterion=criterion), "choose_alpha"
+    )
     refuse(
         criterion == "support" and l0 is None and not learner.positive_code,
         "criterion='support' takes negative codes for mistakes. Pass 'prediction', or l0.",
@@ -121,7 +134,9 @@ def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
         coding, is_met = coding_of_l0(problem, atoms, float(l0), debias=debias)
         if not is_met:
             got = f"{coding.n_entries:.4g} codes on average instead of l0={l0:g}"
-            warn(f"Rows have {got}: their number jumps. Pass a number that rows can have.")
+            warn(
+                f"Rows have {got}: their number jumps. Pass a number that rows can have."
+            )
         return coding
     predicting = best_coding(judged(problem), atoms, debias=debias)
     if criterion == "prediction":
@@ -328,7 +343,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         alpha: float | Literal["auto"] = "auto",
         dict_init: Any = "search",
         fit_intercept: bool | Literal["auto"] = "auto",
-        noise: Literal["auto", "equal", "features", "rows", "both"] | ArrayLike = "auto",
+        noise: Literal["auto", "equal", "features", "rows", "both"]
+        | ArrayLike = "auto",
         positive_code: bool = False,
         positive_dict: bool = False,
         debias: float | Literal["auto"] = "auto",
@@ -353,7 +369,9 @@ class PUDLEDictionaryLearning(DenseLearner):
     ) -> None:
         """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
-    n_iter_no_change = 5  # checks of the objective in a row, without improvement, that end training
+    n_iter_no_change = (
+        5  # checks of the objective in a row, without improvement, that end training
+    )
 
     # ------------------------------------------------------------------ the fit and its score
 
@@ -412,7 +430,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         check_is_fitted(self)
         if len(self.components_) > self.n_features_in_ and self.n_components != "auto":
             many = f"{len(self.components_)} atoms, more than {self.n_features_in_} features"
-            warn(f"{many}, explain strange rows too. Pass n_components='auto', or fewer.")
+            warn(
+                f"{many}, explain strange rows too. Pass n_components='auto', or fewer."
+            )
         x = host_array(check_rows(open_source(X).array(), allow_nan=True))
         codes = np.asarray(host_array(self.transform(X)))
         noise = np.maximum(self.noise_std_, np.finfo(x.dtype).tiny)
@@ -421,7 +441,9 @@ class PUDLEDictionaryLearning(DenseLearner):
             usual = np.minimum(residual, to_numpy(units.limit_in_data()) / noise)
         # The log-likelihood of each entry: minus Huber's loss, less the log of the normalisation.
         # Without outliers ``usual`` is ``residual``, and the loss is half the squared residual.
-        entries = usual * (0.5 * usual - residual) - 0.5 * np.log(2 * np.pi) - np.log(noise)
+        entries = (
+            usual * (0.5 * usual - residual) - 0.5 * np.log(2 * np.pi) - np.log(noise)
+        )
         n_known = (~np.isnan(entries)).sum(axis=1)
         cost = 0.5 * (codes != 0).sum(axis=1) * np.log(np.maximum(n_known, 1))
         with np.errstate(invalid="ignore"):
@@ -523,10 +545,13 @@ class PUDLEDictionaryLearning(DenseLearner):
         rows = self._read(plan, X, known=True).samples.in_units(units)
         problem = plan.problem(rows, auto_alpha(rows.x, mask=rows.mask))
         coding = _coding_of(problem, units.atoms, l0, criterion, debias=plan.debias)
-        self.alpha_, self.debias_ = coding.alpha * problem.unit, coding.debias
+        self.alpha_ = coding.alpha * problem.unit
+        self.debias_ = coding.debias
         kept = self._fitted
         # The record gets the choice, too, since `partial_fit` goes on from the record.
-        chosen = self.alpha_, self.debias_, kept.coding and kept.coding[2]
+        chosen = Coding(
+            self.alpha_, self.debias_, noise_std=kept.coding and kept.coding.noise_std
+        )
         # After a fit to zeros data_scale is 0, and `partial_fit` would then choose another penalty.
         # With None it keeps the penalty that was chosen here.
         self._fitted = replace(kept, coding=chosen, data_scale=kept.data_scale or None)
@@ -566,7 +591,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         check_is_fitted(self)
         self._validate_params()
-        plan, units, decoder = Plan(self), units_of(self), to_tensor(self.components_)
+        plan = Plan(self)
+        units = units_of(self)
+        decoder = to_tensor(self.components_)
         solved = plan.solves and not self.separate_atoms
         refuse(
             solved or self.transform_algorithm != "unfolded",
@@ -576,7 +603,9 @@ class PUDLEDictionaryLearning(DenseLearner):
             units.rows is not None,
             "Codes in units of the row's noise are no fixed graph. Fit with noise='features'.",
         )
-        how = dict(split_sign=self.split_sign, scale=units.scale, intercept=units.intercept)
+        how = dict(
+            split_sign=self.split_sign, scale=units.scale, intercept=units.intercept
+        )
         return EncoderModule(_graph_of(self, plan, units), decoder, **how).eval()
 
     def _encoder(self):
@@ -589,12 +618,21 @@ class PUDLEDictionaryLearning(DenseLearner):
         plan = Plan(self)
         warn_of_unused(self, plan.without_effect(), "on these codes")
         if self.transform_algorithm == "omp":
-            how = dict(n_nonzero_coefs=self.transform_n_nonzero_coefs, tol=self.transform_alpha)
+            how = dict(
+                n_nonzero_coefs=self.transform_n_nonzero_coefs, tol=self.transform_alpha
+            )
             how["positive"] = bool(self.positive_code)
-            return lambda dictionary, x, mask=None: solve_omp(dictionary.atoms, x, mask=mask, **how)
-        units, unfolds = units_of(self), self.transform_algorithm == "unfolded"
-        if unfolds and (self.separate_atoms or (units.limit is not None and not plan.solves)):
+            return lambda dictionary, x, mask=None: solve_omp(
+                dictionary.atoms, x, mask=mask, **how
+            )
+        units = units_of(self)
+        unfolds = self.transform_algorithm == "unfolded"
+        if unfolds and (
+            self.separate_atoms or (units.limit is not None and not plan.solves)
+        ):
             return _graph_of(self, plan, units)
-        how = dict(step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_)
+        how = dict(
+            step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_
+        )
         how |= dict(debias=self.debias_ if self.debias == "auto" else None, warn=True)
         return plan.encoder(penalty_of(self), **how, solves=plan.converges)

@@ -26,7 +26,9 @@ from skpudle._fit.train import Stopping, Trainer
 from skpudle._learners.parameters import fits
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle.encoding._learned import LearnedEncoder
-from skpudle.search import _epoch, choose, descend, find, held_out, stream, units
+from skpudle.search import _epoch, choose, descend, find, held_out, stream
+from skpudle.search import units as unit_search
+from skpudle.search.units import CENTRED, Units
 
 # Number of epochs (of coordinate descent over all codes) that compute the codes of the data again
 # for atoms that stay fixed, after a search or a pass over all rows. The first epoch starts from
@@ -35,7 +37,7 @@ from skpudle.search import _epoch, choose, descend, find, held_out, stream, unit
 REPEATS = 3
 
 
-def learn_noise(plan, samples):  # -> Units
+def learn_units(plan, samples):  # -> Units
     """Learn the units of the rows: baseline, limits of outliers, and the noise of entries.
 
     `fit` calls this function in its first phase, and `partial_fit` in its first call. ``samples``
@@ -44,7 +46,8 @@ def learn_noise(plan, samples):  # -> Units
     """
     if plan.noise in ("auto", "outliers"):
         messages.warn_of_units(samples[_epoch.spread_rows(len(samples), 1024)])
-    n_features, noise = samples.x.shape[1], plan.noise
+    n_features = samples.x.shape[1]
+    noise = plan.noise
     # The user's standard deviations are divided by their geometric mean, since only their ratios
     # matter.
     if not isinstance(noise, str):
@@ -57,9 +60,12 @@ def learn_noise(plan, samples):  # -> Units
         # which would count as noise. So the noise is estimated with one atom for each 16 rows, but
         # at least 1 and at most 4 atoms per feature.
         n_components = max(n_features, min(4 * n_features, len(samples) // 16))
-    if not (plan.solves or plan.given.separate_atoms) and plan.given.shrinkage == "soft":
+    if (
+        not (plan.solves or plan.given.separate_atoms)
+        and plan.given.shrinkage == "soft"
+    ):
         asked["n_unfoldings"] = plan.n_unfoldings
-    return units.learn_units(plan.problem(samples), n_components, **asked)
+    return unit_search.learn_units(plan.problem(samples), n_components, **asked)
 
 
 class RowPhases(Run):
@@ -67,7 +73,7 @@ class RowPhases(Run):
 
     A phase is one stage of the fit. It takes the results of the fit so far, a `Fitted`, and yields
     a new `Fitted` for each of its epochs; `Run.make_phases` runs the phases that `table` lists.
-    ``given``, ``attributes_of``, ``began`` and ``data`` are those of `Run`; ``plan`` is a `Plan`.
+    The arguments are those of `Run`.
 
     Attributes
     ----------
@@ -84,15 +90,25 @@ class RowPhases(Run):
         Largest numbers of updates and of epochs of training; 0 if nothing trains.
     """
 
-    def __init__(self, given, attributes_of, began, data, plan):
-        super().__init__(given, attributes_of, began, data)
-        samples, team, self.own = data.samples, self.team, self.generator
-        self.plan, self.samples, self._problem, self._coded = plan, samples, None, None
+    def __init__(self, learner, X, y, began, plan, data):
+        super().__init__(learner, X, y, began, plan, data)
+        samples = data.samples
+        team = self.team
+        self.own = self.generator
+        self.samples = samples
+        self._problem = None
+        self._coded = None
         if team.rank > 0:
-            self.own = torch.Generator().manual_seed(self.own.initial_seed() + team.rank)
-        self.source = sources.Batches(data.source, plan.batch_size(data.source.n_samples), self.own)
+            self.own = torch.Generator().manual_seed(
+                self.own.initial_seed() + team.rank
+            )
+        self.source = sources.Batches(
+            data.source, plan.batch_size(data.source.n_samples), self.own
+        )
         n_batches = team.largest(self.source.n_batches)
-        self.n_updates = team.largest(plan.n_updates(n_batches, self.source.batch_size, data))
+        self.n_updates = team.largest(
+            plan.n_updates(n_batches, self.source.batch_size, data)
+        )
         self.max_iter = -(-self.n_updates // n_batches)
         if not team.is_alone:
             # First atoms, units and penalties must be the same in all processes, so at most 2**14
@@ -104,7 +120,7 @@ class RowPhases(Run):
         # True if the search sees only a sample of the rows; a pass over all rows then follows it
         in_parts = not plan.counts_events and data.source is not samples
         self._in_parts = team.largest(in_parts and data.source.n_samples > len(samples))
-        # ``_enter(noise)`` returns the rows in the units ``noise``, and a record without atoms. The
+        # ``_enter(units)`` returns the rows in the ``units``, and a record without atoms. The
         # last result is kept, because several phases ask for the same units.
         self._enter = lru_cache(1)(partial(plan.enter, self.samples))
 
@@ -115,27 +131,46 @@ class RowPhases(Run):
         record. Phases of equal names, "penalty of codes", are alternatives: once one is done, the
         other is skipped.
         """
-        plan, noise, trial = self.plan, fitted.noise, fitted.searched and fitted.searched.trial
+        plan = self.plan
+        units = fitted.units
+        trial = fitted.searched and fitted.searched.trial
         # False if a callback or Ctrl-C has ended the search early: some phases need a whole search
         is_whole = plan.searches and fitted.ended_by is None
-        follows, learns = plan.codes_follow_data, is_whole and plan.learns_noise
-        finds_units = noise.intercept is not None or noise.looks_at_rows
+        follows = plan.codes_follow_data
+        learns = is_whole and plan.learns_noise
+        finds_units = units.intercept is not None or units.looks_at_rows
         # Data have no noise if the search has predicted hidden entries up to rounding.
-        has_noise = trial is None or float(fitted.searched.path.score.max()) < 1 - find.NOTHING_LEFT
+        has_noise = (
+            trial is None
+            or float(fitted.searched.path.score.max()) < 1 - find.NOTHING_LEFT
+        )
         # Learners of counts choose the penalty of codes after training, by the likelihood, and not
         # by the rows that the search held out.
-        is_judged = trial is not None and fitted.searched.stage == "done" and not plan.counts_events
-        learns_encoder, decides = bool(plan.given.separate_atoms), plan.given.n_components == "auto"
+        is_judged = (
+            trial is not None
+            and fitted.searched.stage == "done"
+            and not plan.counts_events
+        )
+        learns_encoder = bool(plan.given.separate_atoms)
+        decides = plan.given.n_components == "auto"
         return (
             Phase("units", self.find_units, plan.learns_noise),
             Phase("size", self.choose_size, decides, "number of atoms"),
             Phase("search", self.search, plan.searches, "epoch of the search"),
             Phase("pass", self.pass_over, is_whole and self._in_parts, "block"),
-            Phase("unbiased atoms", self.refit, trial and trial.unbiased, ends_search=True),
+            Phase(
+                "unbiased atoms", self.refit, trial and trial.unbiased, ends_search=True
+            ),
             Phase("penalty of codes", self.choose_unseen_coding, follows and is_judged),
-            Phase("noise", self.learn_scales, learns and has_noise and plan.noise == "auto"),
+            Phase(
+                "noise",
+                self.learn_scales,
+                learns and has_noise and plan.noise == "auto",
+            ),
             Phase("units again", self.refine_units, learns and finds_units),
-            Phase("training", self.train, self.n_updates > 0, "epoch", most=self.max_iter),
+            Phase(
+                "training", self.train, self.n_updates > 0, "epoch", most=self.max_iter
+            ),
             Phase("penalty of codes", self.choose_coding, follows),
             Phase("encoder", self.train_encoder, learns_encoder, ends_search=True),
         )
@@ -148,19 +183,24 @@ class RowPhases(Run):
         `skpudle._fit.estimator.GradientLearner._fit` runs the phases from it. Warn of features
         without known values, and of fewer rows than atoms.
         """
-        fitted = self.plan.begin(*self._enter(units.CENTRED), self.generator)
+        fitted = self.plan.begin(*self._enter(CENTRED), self.generator)
         known = self.samples.known
         # without a mask all entries are known, and one column tells as much as all
         known = known[:, :1] if self.samples.mask is None else known
         unknown = (~known.any(0)).nonzero().flatten().tolist()
-        messages.warn_of_unknown_features(unknown, self.data.inputs["feature_names_in_"])
+        messages.warn_of_unknown_features(
+            unknown, self.data.inputs["feature_names_in_"]
+        )
         # Atoms that the user gives need no samples, so there is no warning of few samples.
         if isinstance(self.plan.given.dict_init, str):
-            has_values, places = known.any(1), self.data.places
+            has_values = known.any(1)
+            places = self.data.places
             # Equal rows were merged, and are counted one by one here, as the user knows them.
             if places is not None and self.team.is_alone:
                 has_values = has_values[places[places >= 0].to(known.device)]
-            n_components = 0 if self.plan.given.n_components == "auto" else len(fitted.atoms)
+            n_components = (
+                0 if self.plan.given.n_components == "auto" else len(fitted.atoms)
+            )
             messages.warn_of_few_samples(int(has_values.sum()), n_components)
         return fitted
 
@@ -169,9 +209,9 @@ class RowPhases(Run):
 
         If the units change the rows, first atoms are chosen again, in these units.
         """
-        noise = learn_noise(self.plan, self.samples)
-        if not noise.changes_nothing:
-            fitted = self.plan.begin(*self._enter(noise), self.generator)
+        units = learn_units(self.plan, self.samples)
+        if not units.changes_nothing:
+            fitted = self.plan.begin(*self._enter(units), self.generator)
         yield fitted
 
     def choose_size(self, fitted):
@@ -179,15 +219,19 @@ class RowPhases(Run):
 
         The last one has the atoms of the chosen number. See `skpudle.search.choose`.
         """
-        plan, (samples, _) = self.plan, self._enter(fitted.noise)
+        plan, (samples, _) = self.plan, self._enter(fitted.units)
         problem = plan.problem(samples, plan.search_penalty(fitted), fitted.data_scale)
         fixed = plan.given.alpha != "auto"
         generator = self.generator.manual_seed(self.generator.initial_seed())
         for trial in choose.try_sizes(problem, generator, fixed=fixed):
-            n_tried, n, is_last = len(trial.path.n_components), len(trial.atoms), trial.is_last
+            n_tried = len(trial.path.n_components)
+            n = len(trial.atoms)
+            is_last = trial.is_last
             note = f"size, {n_tried} numbers of atoms tried  {n} atoms so far"
             if is_last:
-                fitted = replace(fitted, penalty=fitted.penalty * trial.alpha / problem.alpha)
+                fitted = replace(
+                    fitted, penalty=fitted.penalty * trial.alpha / problem.alpha
+                )
             now = plan.with_atoms(fitted, trial.atoms.to(samples.x))
             yield replace(now, size_path=trial.path, is_done=is_last, note=note)
 
@@ -201,22 +245,30 @@ class RowPhases(Run):
         several processes each takes its own rows, ``self.data.samples``, while ``self.samples``
         (from all processes) gives only first atoms and first penalties.
         """
-        plan, alone, noise = self.plan, self.team.is_alone, fitted.noise
-        samples = self._enter(noise)[0] if alone else self.data.samples.in_units(noise)
+        plan = self.plan
+        alone = self.team.is_alone
+        units = fitted.units
+        samples = self._enter(units)[0] if alone else self.data.samples.in_units(units)
         how = dict(penalty=plan.search_penalty(fitted), square=fitted.data_scale)
-        has_baseline = noise.intercept is not None and noise.rows is None
-        problem = plan.problem(samples, **how, total=self.team.sum, has_baseline=has_baseline)
+        has_baseline = units.intercept is not None and units.rows is None
+        problem = plan.problem(
+            samples, **how, total=self.team.sum, has_baseline=has_baseline
+        )
         fixed = plan.given.alpha != "auto"
         mixes = plan.mixes_few(*fitted.atoms.shape) and problem.mask is None and alone
         if mixes and not fixed:
-            problem = replace(problem, alpha=find.penalty_of_mixtures(problem, len(fitted.atoms)))
+            problem = replace(
+                problem, alpha=find.penalty_of_mixtures(problem, len(fitted.atoms))
+            )
         how = dict(fixed=fixed, mixes=mixes, learn=not self._in_parts)
-        if noise.norm is not None:  # some rows have so large a norm that they may be outliers
+        if (
+            units.norm is not None
+        ):  # some rows have so large a norm that they may be outliers
             # A few long rows would have most of the held-out error, so rows of more than twice the
             # median norm are not held out. In data where 5 % of the rows have 3.5 times the norm of
             # the rest, this lowers the error of the fitted rows from .60 to .26 times the noise, in
             # the mean of six data sets.
-            how["largest"] = (2 * noise.norm / problem.unit) ** 2
+            how["largest"] = (2 * units.norm / problem.unit) ** 2
         return held_out.hold_out(problem, **how)
 
     def search(self, fitted):
@@ -225,7 +277,11 @@ class RowPhases(Run):
         The algorithm is `skpudle.search.find`. If a fit resumes from a checkpoint, the search
         begins again with the atoms of the checkpoint.
         """
-        plan, noise, (samples, begun) = self.plan, fitted.noise, self._enter(fitted.noise)
+        plan, units, (samples, begun) = (
+            self.plan,
+            fitted.units,
+            self._enter(fitted.units),
+        )
         # The surrogate optimiser, which trains after the search, needs the curvature of the loss.
         # With the gradient "ae-ls" codes follow a change of the atoms, which lowers the curvature,
         # the more so the more unfoldings there are. The exponent -0.22 was measured: with -0.25
@@ -236,22 +292,25 @@ class RowPhases(Run):
             # The optimiser is made here, and not used, only so that wrong parameters raise an error
             # before the search instead of after it.
             plan.make_optimizer(fitted)
-        if not (noise.limit is noise.norm is None) and self.data.places is not None:
+        if not (units.limit is units.norm is None) and self.data.places is not None:
             # `Samples.in_units` makes outliers missing entries. So outliers are the entries that
             # are known in the data, but missing in ``samples``.
             missed = self.data.samples.known > samples.known
             fitted = replace(fitted, outliers=missed.nonzero().cpu())
-        problem, begins = self.make_problem(fitted), fitted.searched or fitted
+        problem = self.make_problem(fitted)
+        begins = fitted.searched or fitted
         for found in find.find_atoms(problem, begins.atoms):
-            self._problem, self._coded, now = problem, found.coded, noise
+            self._problem = problem
+            self._coded = found.coded
+            now = units
             if (baseline := found.coded.problem.baseline) is not None:
                 self._problem = problem.around(baseline)
-                shift = baseline.to(noise.intercept) * problem.unit
-                now = replace(noise, intercept=noise.intercept + shift)
+                shift = baseline.to(units.intercept) * problem.unit
+                now = replace(units, intercept=units.intercept + shift)
             yield replace(
                 fitted,
                 atoms=found.atoms.to(fitted.atoms),
-                noise=now,
+                units=now,
                 searched=replace(found, coded=None, problem=None, losses=()),
                 search_alpha=found.alpha * problem.unit,
                 losses=(*fitted.losses, *found.losses),
@@ -267,8 +326,11 @@ class RowPhases(Run):
         The phases after the search begin with both. They are kept from the search or, if that was
         made before the fit resumed from a checkpoint, computed again.
         """
-        if self._problem is None:  # this fit resumes from a checkpoint written after the search
-            searched, self._problem = fitted.searched, self.make_problem(fitted)
+        if (
+            self._problem is None
+        ):  # this fit resumes from a checkpoint written after the search
+            searched = fitted.searched
+            self._problem = self.make_problem(fitted)
             part = self._problem.thinned(searched.stride, alpha=searched.alpha)
             self._coded = descend.solve_codes(part, searched.atoms, REPEATS)
         return self._problem, self._coded
@@ -282,32 +344,41 @@ class RowPhases(Run):
         checkpoint reads the earlier blocks again without learning from them.
         """
         problem, coded = self.found(fitted)
-        alpha, unit = fitted.searched.alpha, problem.unit
+        alpha = fitted.searched.alpha
+        unit = problem.unit
         begun = stream.after_search(coded)
         size = stream.block_rows(coded.n_entries / begun.n_rows, *begun.atoms.shape)
         source = self.data.source
         n_blocks = self.team.largest(-(-source.n_samples // size))
-        state, losses, loss = begun, fitted.losses, 0.0
+        state = begun
+        losses = fitted.losses
+        loss = 0.0
         if fitted.passed is not None:  # this fit resumes in the middle of the pass
             state, losses, loss = fitted.passed, losses[:-1], losses[-1]
-        blocks = source.blocks(size, torch.Generator().manual_seed(self.own.initial_seed()))
+        blocks = source.blocks(
+            size, torch.Generator().manual_seed(self.own.initial_seed())
+        )
         blocks = islice(blocks, state.n_blocks, None)
         while state.n_blocks < n_blocks:
             # Processes add up their sums for each block, so all need the same number of blocks. A
             # process that has run out of rows takes part with an empty block.
             block = next(blocks, self.data.samples[:0])
-            block = block.in_units(fitted.noise)
+            block = block.in_units(fitted.units)
             others = dict(total=self.team.sum, baseline=problem.baseline)
             part = self.plan.problem(block, alpha * unit, fitted.data_scale, **others)
             before, (state, _) = state, stream.advance_stream(part, state, final=True)
-            n_rows, n_more = state.n_rows - begun.n_rows, state.n_rows - before.n_rows
+            n_rows = state.n_rows - begun.n_rows
+            n_more = state.n_rows - before.n_rows
             loss += (state.loss * unit**2 - loss) * n_more / max(n_rows, 1)
-            atoms, is_last = state.atoms, state.n_blocks >= n_blocks
+            atoms = state.atoms
+            is_last = state.n_blocks >= n_blocks
             now = replace(fitted, losses=(*losses, loss), is_done=is_last, passed=state)
             if is_last:
                 if problem.held_out is not None:
                     judges = replace(problem.held_out.problem, alpha=alpha)
-                    atoms = min(begun.atoms, atoms, key=partial(stream.objective, judges))
+                    atoms = min(
+                        begun.atoms, atoms, key=partial(stream.objective, judges)
+                    )
                 if atoms is not begun.atoms:
                     self._coded = descend.solve_codes(coded.problem, atoms, REPEATS)
                 searched = replace(fitted.searched, atoms=atoms)
@@ -324,8 +395,12 @@ class RowPhases(Run):
         have a smaller error in held-out rows.
         """
         problem, coded = self.found(fitted)
-        if fitted.passed is not None:  # a callback has ended the pass before its last block
-            coded = self._coded = descend.solve_codes(coded.problem, fitted.passed.atoms, REPEATS)
+        if (
+            fitted.passed is not None
+        ):  # a callback has ended the pass before its last block
+            coded = self._coded = descend.solve_codes(
+                coded.problem, fitted.passed.atoms, REPEATS
+            )
         atoms = descend.refit_atoms(coded.problem, coded.atoms, coded.codes)
         if self._in_parts:
             # The atoms before the refit were learned from all rows, the refitted atoms only from a
@@ -349,13 +424,13 @@ class RowPhases(Run):
     # ------------------------------------------------------------------ after the search
 
     def _of_residuals(self, fitted):
-        """Return the arguments of `units.learn_scales` and `units.refine_units`.
+        """Return the arguments of `unit_search.learn_scales` and `unit_search.refine_units`.
 
         The arguments are the present units, the problem of the rows in the user's units, the atoms
         and the penalty of codes.
         """
-        alpha = fitted.coding[0] if fitted.coding else fitted.search_alpha
-        return fitted.noise, self.plan.problem(self.samples), fitted.atoms, float(alpha)
+        alpha = fitted.coding.alpha if fitted.coding else fitted.search_alpha
+        return fitted.units, self.plan.problem(self.samples), fitted.atoms, float(alpha)
 
     def learn_scales(self, fitted):
         """Learn the noise of features from errors of hidden entries: a phase, yielding a `Fitted`.
@@ -364,11 +439,13 @@ class RowPhases(Run):
         record has new units, and only the phases "units" and "size" are left in ``done``. So a
         second search follows, in the new units. Otherwise ``fitted`` itself is yielded.
         """
-        noise = units.learn_scales(*self._of_residuals(fitted))
-        if noise is not fitted.noise:
-            atoms = noise.from_user(fitted.noise.to_user(fitted.atoms))
-            kept = dict(size_path=fitted.size_path, losses=fitted.losses, done=("units", "size"))
-            fitted = replace(self.plan.with_atoms(self._enter(noise)[1], atoms), **kept)
+        units = unit_search.learn_scales(*self._of_residuals(fitted))
+        if units is not fitted.units:
+            atoms = units.from_user(fitted.units.to_user(fitted.atoms))
+            kept = dict(
+                size_path=fitted.size_path, losses=fitted.losses, done=("units", "size")
+            )
+            fitted = replace(self.plan.with_atoms(self._enter(units)[1], atoms), **kept)
         yield fitted
 
     def refine_units(self, fitted):
@@ -376,7 +453,9 @@ class RowPhases(Run):
 
         This phase yields one `Fitted`; the atoms stay as they are.
         """
-        yield replace(fitted, noise=units.refine_units(*self._of_residuals(fitted)))
+        yield replace(
+            fitted, units=unit_search.refine_units(*self._of_residuals(fitted))
+        )
 
     # ------------------------------------------------------------------ training and codes
 
@@ -386,8 +465,12 @@ class RowPhases(Run):
         If ``fitted`` comes from a checkpoint with the state of a training, training goes on from
         this state, and the first `Fitted` that is yielded is the state itself.
         """
-        plan, given, known, source = self.plan, self.plan.given, fitted.training, self.source
-        ended_by, most = fitted.ended_by if known else None, self.n_updates
+        plan = self.plan
+        given = self.plan.given
+        known = fitted.training
+        source = self.source
+        ended_by = fitted.ended_by if known else None
+        most = self.n_updates
         fitted = replace(fitted, n_updates=most, ended_by=None)
         optimizer = plan.make_optimizer(fitted)
         trainer = Trainer(plan, fitted, optimizer, team=self.team, interrupts=self)
@@ -404,12 +487,17 @@ class RowPhases(Run):
         # `Run._make` asks for no more records after one with ``is_done``, which ends the loop.
         while True:
             n_epochs = len(trainer.loss_curve)
-            if ended_by is None and (trainer.n_steps >= most or n_epochs >= self.max_iter):
+            if ended_by is None and (
+                trainer.n_steps >= most or n_epochs >= self.max_iter
+            ):
                 ended_by = "max_iter"
             if n_epochs:
-                now, done = trainer.fitted, ended_by is not None
+                now = trainer.fitted
+                done = ended_by is not None
                 note = f"{plan.name}, epoch {n_epochs}/{self.max_iter}"
-                how = dict(note=f"{note}  loss {now.loss_curve[-1]:.6g}", ended_by=ended_by)
+                how = dict(
+                    note=f"{note}  loss {now.loss_curve[-1]:.6g}", ended_by=ended_by
+                )
                 how["n_codes"] = len(now.atoms) - int(trainer.epoch["unused"].sum())
                 drawn = source.generator and source.generator.get_state()
                 state = now.training | {"stopping": stopping.course, "generator": drawn}
@@ -424,9 +512,12 @@ class RowPhases(Run):
         The codes are those of `transform`. They predict entries of the training rows, which are
         hidden in turn. This is for fits that held no rows out, as without a search.
         """
-        samples, how = self.data.samples.in_units(fitted.noise), dict(total=self.team.sum)
+        samples = self.data.samples.in_units(fitted.units)
+        how = dict(total=self.team.sum)
         problem = self.plan.problem(samples, fitted.alpha, fitted.data_scale, **how)
-        coding = choose.best_coding(choose.judged(problem), fitted.atoms, debias=self.plan.debias)
+        coding = choose.best_coding(
+            choose.judged(problem), fitted.atoms, debias=self.plan.debias
+        )
         yield replace(fitted, coding=coding.in_units(problem.unit))
 
     def train_encoder(self, fitted):
@@ -437,10 +528,19 @@ class RowPhases(Run):
         encoder is the initial one. Ctrl-C in this phase ends it with the updates made so far. In
         both cases ``is_done`` is False, so that a resumed fit repeats the phase.
         """
-        plan, seed = self.plan, self.generator.initial_seed()
-        given = plan, fitted, self.samples.in_units(fitted.noise), self, plan.given.max_iter
+        plan = self.plan
+        seed = self.generator.initial_seed()
+        given = (
+            plan,
+            fitted,
+            self.samples.in_units(fitted.units),
+            self,
+            plan.given.max_iter,
+        )
         generator = torch.Generator(fitted.atoms.device).manual_seed(seed)
-        yield replace(train_encoder(*given, generator=generator), is_done=not self.pending)
+        yield replace(
+            train_encoder(*given, generator=generator), is_done=not self.pending
+        )
 
 
 # ------------------------------------------------------------------ the learner
@@ -507,8 +607,14 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
             alpha == "auto" and plan.given.transform_algorithm != "omp",
             f"{cls._penalty}='auto' needs data, and there are none: pass a number.",
         )
-        data = Data(None, sources.Samples(atoms), arrays.input_attributes(arrays.to_numpy(atoms)))
-        fitted = Fitted(atoms=atoms, alpha=None if alpha == "auto" else float(alpha), **more)
+        data = Data(
+            None,
+            sources.Samples(atoms),
+            arrays.input_attributes(arrays.to_numpy(atoms)),
+        )
+        fitted = Fitted(
+            atoms=atoms, alpha=None if alpha == "auto" else float(alpha), **more
+        )
         take(learner, learner._attributes(plan, data, fitted))
         return learner
 
@@ -521,10 +627,12 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         if intercept is None or (isinstance(intercept, float | int) and intercept == 0):
             return {}
         intercept = arrays.check_numbers(intercept, "intercept", atoms.shape[1])
-        return dict(noise=units.Units(intercept=intercept.to(atoms)))
+        return dict(units=Units(intercept=intercept.to(atoms)))
 
     @fits()
-    def fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(
+        self, X: Any, y: None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Learn a dictionary.
 
         Parameters
@@ -571,7 +679,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         return self._fit(X, y, sample_weight=sample_weight)
 
     @fits()
-    def partial_fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
+    def partial_fit(
+        self, X: Any, y: None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Update the dictionary by one pass over the data, in their order.
 
         The first call with data that are not all zero chooses the initial dictionary, ``alpha_``
@@ -621,15 +731,17 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         `GradientLearner._partial_fit` calls it, again while the rows of all calls are too few or
         zero. ``plan`` is the learner's `Plan`, and ``data`` are the `Data` of these rows.
         """
-        noise = learn_noise(plan, data.samples) if plan.learns_noise else units.CENTRED
+        units = learn_units(plan, data.samples) if plan.learns_noise else CENTRED
         generator = arrays.make_generator(self.random_state)
-        fitted = plan.begin(*plan.enter(data.samples, noise), generator)
+        fitted = plan.begin(*plan.enter(data.samples, units), generator)
         return replace(fitted, from_samples=plan.searches)
 
     def _encoder(self):
         """Return the encoder of `transform` for rows that are in units of their noise."""
         self._validate_params()  # the user may have set parameters since `fit`
-        how = dict(step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True)
+        how = dict(
+            step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True
+        )
         return self._plan().encoder(self.alpha_, **how)
 
     def _transform_encoder(self):
@@ -637,11 +749,14 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
 
         Codes are in the user's units, too. `DictionaryTransformer` calls it for each `transform`.
         """
-        encoder, noise = self._encoder(), replace(units_of(self), norm=None, intercept=None)
-        if isinstance(encoder, LearnedEncoder):  # it clips residuals at its own limit of outliers
-            noise = replace(noise, limit=None)
-        gains = noise.gains(arrays.to_tensor(self.components_))
-        return encoder if noise.changes_nothing else InUnits(encoder, noise, gains)
+        encoder = self._encoder()
+        units = replace(units_of(self), norm=None, intercept=None)
+        if isinstance(
+            encoder, LearnedEncoder
+        ):  # it clips residuals at its own limit of outliers
+            units = replace(units, limit=None)
+        gains = units.gains(arrays.to_tensor(self.components_))
+        return encoder if units.changes_nothing else InUnits(encoder, units, gains)
 
     def _resume(self, plan, data):  # -> Fitted
         """Return the `Fitted` that a later `partial_fit` updates.
@@ -650,20 +765,30 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         to ``components_``, to the penalty, and to ``debias``. ``plan`` is the learner's `Plan`, and
         ``data`` are the `Data` of the new call.
         """
-        kept, given = self._fitted, plan.given.alpha
+        kept = self._fitted
+        given = plan.given.alpha
         known = dict(alpha=kept.alpha, coding=kept.coding)
-        if given not in ("auto", self._fit_given["alpha"]):  # the user has set a penalty since
+        if given not in (
+            "auto",
+            self._fit_given["alpha"],
+        ):  # the user has set a penalty since
             known = dict(alpha=float(given), coding=None)
         elif kept.coding is not None and plan.debias is not None:
-            known["coding"] = kept.coding[0], plan.debias, kept.coding[2]
-        if kept.data_scale == 0:  # all rows so far were zero, and no penalty was chosen from them
+            known["coding"] = kept.coding._replace(debias=plan.debias)
+        if (
+            kept.data_scale == 0
+        ):  # all rows so far were zero, and no penalty was chosen from them
             known["coding"] = None
-        atoms = kept.noise.from_user(arrays.to_tensor(self.components_, data.samples.x.device))
-        noise = replace(kept.noise, atoms=atoms)
-        if not kept.data_scale:  # these are the first rows after `from_components` or after zeros
-            _, begun = plan.enter(data.samples, noise)
+        atoms = kept.units.from_user(
+            arrays.to_tensor(self.components_, data.samples.x.device)
+        )
+        units = replace(kept.units, atoms=atoms)
+        if (
+            not kept.data_scale
+        ):  # these are the first rows after `from_components` or after zeros
+            _, begun = plan.enter(data.samples, units)
             # if these rows are zero, too, None leaves the choice to the next call
             known["data_scale"] = begun.data_scale or None
             if given == "auto":
                 known["alpha"] = plan.code_penalty(begun, atoms)
-        return replace(kept, atoms=atoms, noise=noise, **known)
+        return replace(kept, atoms=atoms, units=units, **known)

@@ -113,7 +113,9 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
     @fits()
-    def fit(self, X: Any, y: None = None, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(
+        self, X: Any, y: None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Learn a dictionary.
 
         Parameters
@@ -139,19 +141,27 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
             If data or parameters are invalid.
         """
         bpdndl = import_extra("sporco", "sporco.dictlrn.bpdndl")
-        x, weight = to_tensor(arrays.check_rows(open_source(X).array(), estimator=self)), None
-        n_given, generator = len(x), arrays.make_generator(self.random_state)
+        x = to_tensor(arrays.check_rows(open_source(X).array(), estimator=self))
+        weight = None
+        n_given = len(x)
+        generator = arrays.make_generator(self.random_state)
         if sample_weight is not None:
             weight = arrays.check_sample_weight(sample_weight, n_given).to(x)
         # Equal rows are merged, so that weights equal repetitions. The weights of the distinct rows
         # then have the mean 1, or are None if all are equal.
         samples, _ = merge_samples(Samples(x, weight=weight))
         x, (weight, _) = samples.x, scale_weights(samples.weight, len(samples))
-        arrays.mean_square(x)  # raises ValueError if squares leave the range of the dtype
-        atoms = choose_atoms(self.dict_init, self.n_components, x, generator, weight=weight)
+        arrays.mean_square(
+            x
+        )  # raises ValueError if squares leave the range of the dtype
+        atoms = choose_atoms(
+            self.dict_init, self.n_components, x, generator, weight=weight
+        )
         if isinstance(self.dict_init, str):
             warn_of_few_samples(n_given, len(atoms))
-        alpha = auto_alpha(x, weight=weight) if self.alpha == "auto" else float(self.alpha)
+        alpha = (
+            auto_alpha(x, weight=weight) if self.alpha == "auto" else float(self.alpha)
+        )
         own = {"Verbose": False, "MaxMainIter": self.max_iter} | (self.options or {})
         options = bpdndl.BPDNDictLearn.Options(own)
         if weight is not None:
@@ -162,13 +172,18 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
             options["BPDN"]["L1Weight"] = options["BPDN"]["L1Weight"] * to_numpy(root)
         # SPORCO makes one iteration per call of ``solve``, so that scikit-learn's callbacks and
         # Ctrl-C work between iterations. `epochs` calls the callback in the user's ``options``.
-        callback, max_iter = options["Callback"], options["MaxMainIter"]
+        callback = options["Callback"]
+        max_iter = options["MaxMainIter"]
         options.update({"Callback": None, "MaxMainIter": 1})
         solver = bpdndl.BPDNDictLearn(to_numpy(atoms).T, to_numpy(x).T, alpha, options)
 
         def attributes():  # -> dict of fitted attributes
             losses = np.array(solver.getitstat().DFid, dtype=np.float64) / len(x)
-            found = {"n_components_": len(atoms), "n_iter_": len(losses), "loss_curve_": losses}
+            found = {
+                "n_components_": len(atoms),
+                "n_iter_": len(losses),
+                "loss_curve_": losses,
+            }
             components = to_numpy(to_tensor(solver.getdict().T).to(x.dtype))
             found |= {"components_": components, "alpha_": alpha}
             return arrays.input_attributes(X) | found
@@ -180,9 +195,11 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
                 note = f"iteration {n}/{max_iter}  loss {solver.getitstat().DFid[-1] / len(x):.6g}"
                 ended_by = "callback" if stops else "max_iter"
                 is_done = stops or n == max_iter
-                yield Epoch(note=note, attributes=attributes, ended_by=ended_by, is_done=is_done)
+                yield Epoch(
+                    note=note, attributes=attributes, ended_by=ended_by, is_done=is_done
+                )
 
-        self._follow(epochs, {"estimator": self, "X": X, "y": y}, max_iter)
+        self._follow(epochs, X, y, max_iter)
         return self
 
     def _transform_encoder(self):  # -> encoder, see `skpudle._fit.plan`

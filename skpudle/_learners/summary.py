@@ -14,7 +14,8 @@ def _tried(path, chosen):
     hidden entries' variance that is explained: the text shows whether more atoms explain more.
     """
     order = np.argsort(path.n_components)
-    n, score = path.n_components[order], path.score[order]
+    n = path.n_components[order]
+    score = path.score[order]
     at = int(np.searchsorted(n, chosen).clip(0, len(n) - 1))
     # The path may be long, so at most four numbers are shown: from the chosen number to the
     # largest, at positions in the sorted path that grow by equal factors.
@@ -45,9 +46,14 @@ def _codes(learner, X, loss):
     """
     codes = host_array(learner.transform(X))
     x = host_array(check_rows(open_source(X).array(), allow_nan=True))
-    means, found = np.nanmean(x, axis=0), host_array(learner.inverse_transform(codes))
+    means = np.nanmean(x, axis=0)
+    found = host_array(learner.inverse_transform(codes))
     total, left = (
-        float(loss.half_deviance(to_tensor(np.broadcast_to(rates, x.shape)), to_tensor(x)).nansum())
+        float(
+            loss.half_deviance(
+                to_tensor(np.broadcast_to(rates, x.shape)), to_tensor(x)
+            ).nansum()
+        )
         for rates in (means, found)
     )
     what = "R^2" if loss.is_quadratic else "explained deviance"
@@ -60,7 +66,9 @@ def _of_rows(learner):  # -> list of str
     """Return the lines of `PUDLEDictionaryLearning` about baseline, outliers, noise, penalties."""
     names = "penalty_path", "outliers", "noise_std", "search_alpha"
     path, outliers, noise, alpha = (vars(learner).get(f"{n}_") for n in names)
-    root, first, unusual = np.sqrt(np.mean(np.square(learner.intercept_))), "", "none"
+    root = np.sqrt(np.mean(np.square(learner.intercept_)))
+    first = ""
+    unusual = "none"
     deviation = "not estimated: that takes fit, alpha='auto' and codes of the lasso"
     if outliers is not None:
         n_rows = np.count_nonzero(outliers.sum(axis=1))
@@ -71,7 +79,9 @@ def _of_rows(learner):  # -> list of str
     if alpha is not None:
         first = f"penalty of the search: {alpha:.3g}; "
     return [
-        f"baseline: root mean square {root:.3g}, in intercept_" if root else "baseline: none",
+        f"baseline: root mean square {root:.3g}, in intercept_"
+        if root
+        else "baseline: none",
         f"outliers: {unusual}",
         f"noise: {deviation}",
         f"{first}penalty of codes: {learner.alpha_:.3g}, {learner.debias_:.0%} of its bias removed",
@@ -83,7 +93,10 @@ def _of_counts(learner):  # -> list of str
     """Return the lines of `PoissonNMF` about prior, dispersion and gain, and what chose them."""
     names = "alpha", "dispersion", "min_gain"
     given = {name: getattr(learner, name) == "auto" for name in names}
-    how = {name: "chosen by the counts" if auto else "as named" for name, auto in given.items()}
+    how = {
+        name: "chosen by the counts" if auto else "as named"
+        for name, auto in given.items()
+    }
     return [
         f"prior: {learner.alpha_:.3g} pseudo-events a feature, {how['alpha']}",
         f"dispersion: {learner.dispersion_:.3g} beyond Poisson's, {how['dispersion']}",
@@ -98,7 +111,8 @@ def describe_fit(learner, X=None, loss=LEAST_SQUARES):  # -> str
     """
     size, seconds = (vars(learner).get(name) for name in ("size_path_", "fit_seconds_"))
     n_rows = vars(learner).get("n_samples_seen_", "no")
-    n, sizes = learner.n_components_, "as named"
+    n = learner.n_components_
+    sizes = "as named"
     if size is not None:
         sizes = f"chosen by hidden entries: {_tried(size, n)}"
     lines = [
@@ -109,6 +123,10 @@ def describe_fit(learner, X=None, loss=LEAST_SQUARES):  # -> str
     if X is not None:
         lines.append(_codes(learner, X, loss))
     if seconds is not None:  # `partial_fit` has no seconds, and no end
-        phases = ", ".join(f"{name} {n}" for name, n in learner.phases_.items()) or "none"
-        lines.append(f"ended by {learner.ended_by_} in {seconds['fit']:.1f} s; epochs: {phases}")
+        phases = (
+            ", ".join(f"{name} {n}" for name, n in learner.phases_.items()) or "none"
+        )
+        lines.append(
+            f"ended by {learner.ended_by_} in {seconds['fit']:.1f} s; epochs: {phases}"
+        )
     return "\n  ".join(lines)

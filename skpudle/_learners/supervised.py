@@ -30,12 +30,21 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.preprocessing import LabelEncoder, StandardScaler
 from sklearn.utils import check_array
 from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
+from sklearn.utils.multiclass import (
+    _check_partial_fit_first_call,
+    check_classification_targets,
+)
 from sklearn.utils.validation import _check_y, check_consistent_length, check_is_fitted
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from skpudle._data.arrays import check_sample_weight, host_array, like_input, to_numpy, to_tensor
+from skpudle._data.arrays import (
+    check_sample_weight,
+    host_array,
+    like_input,
+    to_numpy,
+    to_tensor,
+)
 from skpudle._data.sources import open_source
 from skpudle._fit.messages import refuse
 from skpudle._fit.plan import Plan
@@ -75,7 +84,11 @@ class Classification:
 
     # `TaskPlan` uses these attributes of `Regression`, too; here they have values that change
     # nothing.
-    mean, scale, n_terms, penalty, is_flat = np.zeros(1), np.ones(1), 1, 1, False
+    mean = np.zeros(1)
+    scale = np.ones(1)
+    n_terms = 1
+    penalty = 1
+    is_flat = False
 
     @property
     def n_outputs(self):
@@ -94,7 +107,9 @@ class Classification:
 
     def losses(self, decisions, target):  # (n, n_outputs), (n, 1) -> (n,)
         """Return the cross-entropy of every sample."""
-        return cross_entropy(class_decisions(decisions), target[:, 0].long(), reduction="none")
+        return cross_entropy(
+            class_decisions(decisions), target[:, 0].long(), reduction="none"
+        )
 
     def linear_model(self, C):
         """Return scikit-learn's model, not fitted, that minimises the loss of this task."""
@@ -128,7 +143,9 @@ class Regression:
         """Number of outputs of the linear model on codes: the number of columns of ``y``."""
         return len(self.mean)
 
-    n_terms = n_outputs  # the loss of a sample is a mean of this number of squared errors
+    n_terms = (
+        n_outputs  # the loss of a sample is a mean of this number of squared errors
+    )
     penalty = 10  # the ``alpha`` of scikit-learn's Ridge that C=1 stands for
 
     def encode(self, y):  # (n,) or (n, n_outputs) -> (n, n_outputs)
@@ -172,10 +189,14 @@ class TaskPlan(Plan):
         # noise near zero, so in units of the noise it would dominate the atoms. Nor do held-out
         # features choose the penalty of codes, since predicting features is not the task.
         self.noise = "outliers" if self.learns_noise else self.noise
-        self.codes_follow_data, self.trains = False, self.trains or b > 0
-        self.alternates = False  # `partial_fit` must train by gradients, which the head needs
+        self.codes_follow_data = False
+        self.trains = self.trains or b > 0
+        self.alternates = (
+            False  # `partial_fit` must train by gradients, which the head needs
+        )
         self.name = "supervised" if b else self.gradient
-        self.C, self.n_sides = float(learner.C), 1 + learner.split_sign
+        self.C = float(learner.C)
+        self.n_sides = 1 + learner.split_sign
 
     @in_own_precision
     def rule(self, fitted, dictionary, batch, *, encoder, penalty):
@@ -190,11 +211,17 @@ class TaskPlan(Plan):
         ``fitted`` is the record with the head; for the other arguments, and for the `Evaluation`
         that is returned, see `skpudle._gradients`.
         """
-        b, task, (weights, intercept) = self.supervision, self.task, self.head(fitted.more)
+        b, task, (weights, intercept) = (
+            self.supervision,
+            self.task,
+            self.head(fitted.more),
+        )
         z = encoder(dictionary, batch.x, mask=batch.mask)
         # If training began with samples as atoms, as in `partial_fit`, a gradient of the
         # reconstruction through the encoder finds no good atoms. So codes are constants there.
-        residual = dictionary.synthesis(z.detach() if fitted.from_samples else z) - batch.x
+        residual = (
+            dictionary.synthesis(z.detach() if fitted.from_samples else z) - batch.x
+        )
         residual = residual if batch.mask is None else residual * batch.mask
         losses = 0.5 * residual.square().sum(1)
         features = self.features(fitted, b * z + (1 - b) * z.detach())
@@ -202,7 +229,9 @@ class TaskPlan(Plan):
         ridge = task.penalty / (self.C * task.total_weight * task.n_terms)
         ridge = 0.5 * ridge * weights.square().sum()
         unit = fitted.data_scale or 1.0
-        surrogate = average((1 - b) * losses + unit * of_task, batch.weight) + unit * ridge
+        surrogate = (
+            average((1 - b) * losses + unit * of_task, batch.weight) + unit * ridge
+        )
         return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
     def unit(self, fitted):  # -> float
@@ -219,7 +248,11 @@ class TaskPlan(Plan):
         With ``split_sign`` they are the positive parts of all codes, and then the negative parts.
         """
         z = z / self.unit(fitted)
-        return z if self.n_sides == 1 else torch.cat([z.clamp_min(0), z.neg().clamp_min(0)], dim=1)
+        return (
+            z
+            if self.n_sides == 1
+            else torch.cat([z.clamp_min(0), z.neg().clamp_min(0)], dim=1)
+        )
 
     def with_head(self, fitted, weights, intercept):  # -> Fitted
         """Return the record with the linear model (head) in ``more``; undoes `head`.
@@ -228,7 +261,9 @@ class TaskPlan(Plan):
         """
         n = len(fitted.atoms)
         weights = weights.unflatten(1, (self.n_sides, n)).movedim(2, 0).flatten(1)
-        return replace(fitted, more=torch.cat([weights, intercept.expand(n, -1)], dim=1))
+        return replace(
+            fitted, more=torch.cat([weights, intercept.expand(n, -1)], dim=1)
+        )
 
     def head(self, more):  # -> (n_outputs, n_sides * n_components), (n_outputs,)
         """Return weights and intercepts of the linear model (head), as differentiable tensors.
@@ -254,10 +289,12 @@ class TaskPlan(Plan):
         ``samples`` are (n, n_features). A row of parameters has the atom, its weights in the linear
         model, which are zero, and a copy of the intercepts, so that decisions do not jump.
         """
-        atoms, more = super().replacements(fitted, samples), fitted.more
+        atoms = super().replacements(fitted, samples)
+        more = fitted.more
         if more is None:
             return atoms
-        new, n = more.mean(0).expand(len(atoms), -1).clone(), self.task.n_outputs
+        new = more.mean(0).expand(len(atoms), -1).clone()
+        n = self.task.n_outputs
         new[:, :-n] = 0
         return torch.cat([atoms, new], dim=1)
 
@@ -270,7 +307,9 @@ class TaskPlan(Plan):
         _, dictionary, options = super().network(fitted)
         codes = options["encoder"](dictionary, samples.x, mask=samples.mask)
         features = self.features(fitted, codes)
-        model = self.task.linear_model(self.C * self.task.total_weight / samples.total_weight)
+        model = self.task.linear_model(
+            self.C * self.task.total_weight / samples.total_weight
+        )
         weight = None if samples.weight is None else to_numpy(samples.weight.double())
         target = to_numpy(samples.target.squeeze(1))
         model.fit(to_numpy(features.double()), target, sample_weight=weight)
@@ -285,11 +324,17 @@ class TaskPlan(Plan):
         (weights, intercept), task = self.head(fitted.more), self.task
         mean, scale = (to_tensor(part).to(weights) for part in (task.mean, task.scale))
         coef = weights * (scale[:, None] / self.unit(fitted))
-        coef, intercept = to_numpy(coef), to_numpy(mean + scale * intercept)
+        coef = to_numpy(coef)
+        intercept = to_numpy(mean + scale * intercept)
         if task.is_flat:
-            coef, intercept = coef[0], float(intercept[0])
+            coef = coef[0]
+            intercept = float(intercept[0])
         decisions = {"coef_": coef, "intercept_": intercept, "_fitted_task": task}
-        return super().attributes(fitted) | decisions | {"classes_": getattr(task, "classes", None)}
+        return (
+            super().attributes(fitted)
+            | decisions
+            | {"classes_": getattr(task, "classes", None)}
+        )
 
 
 # ------------------------------------------------------------------ the learners
@@ -305,7 +350,7 @@ class _TaskPhases(RowPhases):
         trains only atoms, and `TaskLearner._attributes` fits the head afterwards.
         """
         if self.plan.supervision:
-            fitted = self.plan.solve(fitted, self.data.samples.in_units(fitted.noise))
+            fitted = self.plan.solve(fitted, self.data.samples.in_units(fitted.units))
         return super().train(fitted)
 
 
@@ -390,7 +435,8 @@ class TaskLearner(DenseLearner):
         """
         name = type(self).__name__
         refuse(y is None, f"{name} requires y to be passed, but the target y is None.")
-        source, y = open_source(X), host_array(y)
+        source = open_source(X)
+        y = host_array(y)
         X = source.array()
         check_consistent_length(X, y)
         given = 1.0 if sample_weight is None else sample_weight
@@ -405,7 +451,9 @@ class TaskLearner(DenseLearner):
         target[used] = encoded
         of_rows = dict(sample_weight=weight, target=to_tensor(target))
         data = super()._read(plan, X, known=known, part=part, **of_rows)
-        plan.task = replace(task, total_weight=task.total_weight + data.samples.total_weight)
+        plan.task = replace(
+            task, total_weight=task.total_weight + data.samples.total_weight
+        )
         return data._replace(places=None)  # without ``places`` no ``outliers_`` are set
 
     def _begin(self, plan, data):  # -> Fitted
@@ -423,7 +471,8 @@ class TaskLearner(DenseLearner):
         The head, weights and intercepts of the linear model, comes from ``coef_`` and
         ``intercept_``, converted to the units of training.
         """
-        fitted, task = super()._resume(plan, data), plan.task
+        fitted = super()._resume(plan, data)
+        task = plan.task
         weights = np.atleast_2d(self.coef_) * plan.unit(fitted) / task.scale[:, None]
         intercept = (np.atleast_1d(self.intercept_) - task.mean) / task.scale
         head = (to_tensor(part).to(fitted.atoms) for part in (weights, intercept))
@@ -435,7 +484,7 @@ class TaskLearner(DenseLearner):
         If the record has no linear model (head), as without supervision, it is fitted here.
         """
         if fitted.more is None:
-            fitted = plan.solve(fitted, data.samples.in_units(fitted.noise))
+            fitted = plan.solve(fitted, data.samples.in_units(fitted.units))
         return super()._attributes(plan, data, fitted)
 
     def _decisions(self, X):  # -> (n, n_outputs)
@@ -445,7 +494,8 @@ class TaskLearner(DenseLearner):
         two classes has one output.
         """
         check_is_fitted(self, "coef_")
-        codes, head = to_tensor(self.transform(X)), (self.coef_, self.intercept_)
+        codes = to_tensor(self.transform(X))
+        head = (self.coef_, self.intercept_)
         coef, intercept = (to_tensor(np.atleast_1d(part)).to(codes) for part in head)
         with own_precision():
             return codes @ torch.atleast_2d(coef).mT + intercept
@@ -597,7 +647,8 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
 
         ``weight`` (n_samples,) is changed in place. Labels of samples of weight 0 are not read.
         """
-        y, used = _check_y(y, estimator=self), weight > 0
+        y = _check_y(y, estimator=self)
+        used = weight > 0
         check_classification_targets(y)
         classes = self.classes_ if part else np.unique(y[used])
         given = dict(classes=classes, y=y[used], sample_weight=weight[used])
@@ -622,7 +673,11 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
 
     @fits()
     def partial_fit(
-        self, X: Any, y: Any, classes: ArrayLike | None = None, sample_weight: OfRows = None
+        self,
+        X: Any,
+        y: Any,
+        classes: ArrayLike | None = None,
+        sample_weight: OfRows = None,
     ) -> Self:
         """Update dictionary and classifier by one pass over the data, in their order.
 
@@ -655,7 +710,9 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
             self.class_weight == "balanced",
             "class_weight='balanced' needs all labels at once. Pass the weights as a dict.",
         )
-        _check_partial_fit_first_call(self, None if classes is None else host_array(classes))
+        _check_partial_fit_first_call(
+            self, None if classes is None else host_array(classes)
+        )
         return self._partial_fit(X, y, sample_weight=sample_weight)
 
     # ------------------------------------------------------------------ decisions
@@ -777,8 +834,11 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         ValueError
             If the data are invalid.
         """
-        labels, weights = host_array(y), host_array(sample_weight)
-        return accuracy_score(labels, host_array(self.predict(X)), sample_weight=weights)
+        labels = host_array(y)
+        weights = host_array(sample_weight)
+        return accuracy_score(
+            labels, host_array(self.predict(X)), sample_weight=weights
+        )
 
 
 class PUDLERegressor(MultiOutputMixin, RegressorMixin, TaskLearner):
@@ -980,5 +1040,6 @@ class PUDLERegressor(MultiOutputMixin, RegressorMixin, TaskLearner):
         ValueError
             If the data are invalid.
         """
-        numbers, weights = host_array(y), host_array(sample_weight)
+        numbers = host_array(y)
+        weights = host_array(sample_weight)
         return r2_score(numbers, host_array(self.predict(X)), sample_weight=weights)

@@ -14,7 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy import sparse
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -92,21 +96,31 @@ def hidden_errors(samples, dictionary, encoder, measure, places=None):  # -> flo
     float
         The weighted sum of the errors of all known entries.
     """
-    atoms, total = dictionary.atoms, 0.0
+    atoms = dictionary.atoms
+    total = 0.0
     places = torch.arange(atoms.shape[1], device="cpu") if places is None else places
     for seen, hidden in hide_in_turn(places):
-        seen, hidden = seen.to(atoms.device), hidden.to(atoms.device)
-        of_seen = encoder.of_features(seen) if hasattr(encoder, "of_features") else encoder
-        codes = encode_rows(of_seen, DenseDictionary(atoms[:, seen]), samples.of_features(seen))
+        seen = seen.to(atoms.device)
+        hidden = hidden.to(atoms.device)
+        of_seen = (
+            encoder.of_features(seen) if hasattr(encoder, "of_features") else encoder
+        )
+        codes = encode_rows(
+            of_seen, DenseDictionary(atoms[:, seen]), samples.of_features(seen)
+        )
         with own_precision():
             predicted = codes @ atoms[:, hidden]
         part = samples.of_features(hidden)
         errors = part.weigh(measure(predicted, part, hidden))
         total = total + (errors if part.mask is None else errors * part.mask).sum()
-    return float(total)  # a single wait for the GPU, since `float` waits until the sum is known
+    return float(
+        total
+    )  # a single wait for the GPU, since `float` waits until the sum is known
 
 
-def deviances(predicted, samples, features, *, loss=LEAST_SQUARES, intercept=None, limit=None):
+def deviances(
+    predicted, samples, features, *, loss=LEAST_SQUARES, intercept=None, limit=None
+):
     """Return the deviance of each entry from its prediction; for least squares the squared error.
 
     Parameters
@@ -130,7 +144,8 @@ def deviances(predicted, samples, features, *, loss=LEAST_SQUARES, intercept=Non
         Deviances, in float64.
     """
     exposure = 1.0 if samples.target is None else arrays.wide(samples.target)
-    x, natural = arrays.wide(samples.x) / exposure, arrays.wide(predicted)
+    x = arrays.wide(samples.x) / exposure
+    natural = arrays.wide(predicted)
     if intercept is not None:
         natural = natural + intercept.to(natural)[features]
     if limit is not None:
@@ -148,10 +163,14 @@ def _join(chunks, given):
     # Each chunk is moved off the encoder's device as soon as it is computed, since the memory of a
     # GPU may be too small for the codes of all rows.
     device = given.data.device if isinstance(given.data, torch.Tensor) else "cpu"
-    return arrays.like_input(torch.cat([chunk.to(device) for chunk in chunks]), given.data)
+    return arrays.like_input(
+        torch.cat([chunk.to(device) for chunk in chunks]), given.data
+    )
 
 
-class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class DictionaryTransformer(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Base of all learners of rows: `transform`, `inverse_transform` and `score`.
 
     A subclass adds `fit`, and ``_transform_encoder()``, which returns the encoder. The encoder has
@@ -159,7 +178,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     """
 
     # defaults for subclasses without these parameters, such as `SporcoDictionaryLearning`
-    device, split_sign = "auto", False
+    device = "auto"
+    split_sign = False
 
     _allows_nan = True  # whether NaN marks missing entries; if not, NaN is refused
     _loss = LEAST_SQUARES  # `score` returns the explained fraction of the deviance of this loss
@@ -204,7 +224,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     # `transform` of all subclasses. ``of_rows`` has what some learners know of each row beside its
     # features, such as exposures of counts, see `_chunks`.
-    def _transform(self, X, **of_rows):  # -> ndarray or Tensor (n_samples, n_features_out)
+    def _transform(
+        self, X, **of_rows
+    ):  # -> ndarray or Tensor (n_samples, n_features_out)
         given = open_source(X)
         return _join(self._codes(given, **of_rows), given)
 
@@ -246,7 +268,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     # `transform_sparse` of all subclasses. ``of_rows`` has what some learners know of each row
     # beside its features, see `_chunks`. Codes become sparse chunk by chunk, to save memory.
-    def _transform_sparse(self, X, **of_rows):  # -> csr_array (n_samples, n_features_out)
+    def _transform_sparse(
+        self, X, **of_rows
+    ):  # -> csr_array (n_samples, n_features_out)
         parts = map(arrays.to_numpy, self._codes(open_source(X), **of_rows))
         return sparse.vstack([*map(sparse.csr_array, parts)], format="csr")
 
@@ -271,7 +295,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             If ``X`` has another number of columns than the codes of `transform`.
         """
         check_is_fitted(self)
-        given, n, n_columns = open_source(X), len(self.components_), self._n_features_out
+        given = open_source(X)
+        n = len(self.components_)
+        n_columns = self._n_features_out
         device = arrays.resolve_device(self.device, X, fitted=True)
 
         def decoded():  # yields (n, n_features)
@@ -284,7 +310,9 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
                 if self.split_sign:
                     codes = codes[:, :n] - codes[:, n:]
                 with own_precision():
-                    found = codes @ arrays.to_tensor(self.components_, device, codes.dtype)
+                    found = codes @ arrays.to_tensor(
+                        self.components_, device, codes.dtype
+                    )
                 yield self._decode_rows(found)
 
         return _join(decoded(), given)
@@ -292,7 +320,10 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     # ------------------------------------------------------------------ the score
 
     def score(
-        self, X: ArrayLike | Tensor, y: None = None, sample_weight: ArrayLike | None = None
+        self,
+        X: ArrayLike | Tensor,
+        y: None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> float:
         """Return the R^2 with which codes of visible features predict held-out features.
 
@@ -332,14 +363,17 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         ``of_rows`` as in `_chunks`.
         """
         check_is_fitted(self)
-        given, error, means = open_source(X), 0.0, FromMeans(self._loss)
+        given = open_source(X)
+        error = 0.0
+        means = FromMeans(self._loss)
         if sample_weight is not None:
             of_rows["weight"] = arrays.check_sample_weight(sample_weight, given.n_rows)
         # Below, `in_units` leaves out outlying entries; without ``norm``, it keeps long rows.
         units = replace(units_of(self), norm=None)
         limit = None if units.limit is None else units.limit_in_data()
         how = dict(loss=self._loss, intercept=self._intercept, limit=limit)
-        measure, encoder = partial(deviances, **how), self._transform_encoder()
+        measure = partial(deviances, **how)
+        encoder = self._transform_encoder()
         for samples, dictionary in self._chunks(given, **of_rows):
             error += hidden_errors(samples, dictionary, encoder, measure)
             # Outliers would move the column means, so they become missing entries here.
@@ -366,8 +400,12 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         for samples in given.read_for(self, known=True, **how).samples(PART):
             x = samples.x
             if baseline is not None:
-                samples = replace(samples, x=x - arrays.to_tensor(baseline, x.device, x.dtype))
-            dictionary = DenseDictionary(arrays.to_tensor(self.components_, device, x.dtype))
+                samples = replace(
+                    samples, x=x - arrays.to_tensor(baseline, x.device, x.dtype)
+                )
+            dictionary = DenseDictionary(
+                arrays.to_tensor(self.components_, device, x.dtype)
+            )
             for chunk in samples.blocks(chunk_size(self, x, device)):
                 yield chunk.to(device), dictionary
 
@@ -388,7 +426,8 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan, tags.input_tags.sparse = self._allows_nan, True
+        tags.input_tags.allow_nan = self._allows_nan
+        tags.input_tags.sparse = True
         tags.input_tags.positive_only = self._largest is not None
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

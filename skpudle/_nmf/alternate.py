@@ -37,7 +37,8 @@ from skpudle.search._epoch import spread_rows
 
 # Defaults of `solve_codes`: the largest number of sweeps over the codes of a row, and the distance
 # of the row's log-likelihood from its maximum (an upper bound, in nats) at which sweeps end.
-_MOST_SWEEPS, _TOL = 2000, 1e-5
+_MOST_SWEEPS = 2000
+_TOL = 1e-5
 # Initial atoms are mixed with this share of the mean spectrum, so that no entry begins at 0. An
 # entry of 0 can lock itself in: rows with events at its feature get no code of the atom, and
 # without such codes the entry stays 0.
@@ -64,7 +65,8 @@ def _slope(n, x, column, base, z):
     these counts, and ``base`` the rates by all other atoms. Only the first ``n`` entries of the
     three arrays count.
     """
-    g, h = 0.0, 0.0
+    g = 0.0
+    h = 0.0
     for t in range(n):
         # Where the rate is 0, the floor 1e-140 avoids a division by zero. It is so large that the
         # square of the quotient, times a count, does not overflow.
@@ -101,7 +103,9 @@ def _move(n, x, column, base, load, z):
     return z, first
 
 
-def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, tol, z, explained):
+def solve_rows(
+    first, last, start, index, value, atoms, loads, prior, sweeps, tol, z, explained
+):
     """Find the most likely codes of rows ``first`` to ``last - 1``, each row on its own.
 
     The codes ``z_i >= 0`` of row i minimise ``loads_i z_i - sum_j x_ij log(z_i a_j) - prior_i sum_k
@@ -119,15 +123,20 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
     n``, then any codes ``y`` satisfy by Jensen's inequality, with the slopes ``g`` at ``z``,
     ``sum_j x_j log(y a_j / z a_j) <= n log(sum_k y_k g_k / n) <= n log(max_k g_k / load_k)``.
     """
-    n_components, longest = z.shape[1], np.diff(start[first : last + 1]).max()
-    columns, mu = np.empty((n_components, longest + 1)), np.empty(longest)
-    x, base = np.empty(longest + 1), np.empty(longest + 1)
+    n_components = z.shape[1]
+    longest = np.diff(start[first : last + 1]).max()
+    columns = np.empty((n_components, longest + 1))
+    mu = np.empty(longest)
+    x = np.empty(longest + 1)
+    base = np.empty(longest + 1)
     for i in range(first, last):
         n = start[i + 1] - start[i]
         x[:n] = value[start[i] : start[i + 1]]
         # The prior's term -prior[i] log z has the form of one more count, of prior[i] events that
         # only the atom of z can explain: the rate by other atoms is 0, and the atom's entry is 1.
-        x[n], base[n], columns[:, n] = prior[i], 0.0, 1.0
+        x[n] = prior[i]
+        base[n] = 0.0
+        columns[:, n] = 1.0
         n_terms = n + (prior[i] > 0)
         for t in range(n):
             entry = index[start[i] + t]
@@ -139,8 +148,12 @@ def solve_rows(first, last, start, index, value, atoms, loads, prior, sweeps, to
         for _ in range(sweeps):
             largest = 0.0
             for k in range(n_components):
-                column, load, old = columns[k], loads[i, k], z[i, k]
-                if load <= 0:  # atom not allowed, or 0 in all entries that are known in the row
+                column = columns[k]
+                load = loads[i, k]
+                old = z[i, k]
+                if (
+                    load <= 0
+                ):  # atom not allowed, or 0 in all entries that are known in the row
                     continue
                 # If only this atom has a rate here, the difference may be a rounding error above 0,
                 # and the code could become 0 and leave events without a rate. So a tiny difference
@@ -211,17 +224,26 @@ class Events:
         ``often`` (n_samples,) are weights of rows. By default all entries are known, and each row
         counts once. Every row may use every atom.
         """
-        known, allowed = np.ones_like(x) if known is None else known, np.full((len(x), 1), True)
+        known = np.ones_like(x) if known is None else known
+        allowed = np.full((len(x), 1), True)
         counts = sparse.csr_array(np.where(known > 0, x, 0.0).astype(np.float64))
-        often = np.ones((len(x), 1)) if often is None else np.reshape(often, (-1, 1)) * 1.0
-        return cls(counts, sparse.csr_array(1.0 - known), often, _saturated(counts), allowed)
+        often = (
+            np.ones((len(x), 1)) if often is None else np.reshape(often, (-1, 1)) * 1.0
+        )
+        return cls(
+            counts, sparse.csr_array(1.0 - known), often, _saturated(counts), allowed
+        )
 
     @classmethod
     def joined(cls, parts):
         """Concatenate the rows of the `Events` in the list ``parts``, in the order of the list."""
-        of_fields = ([getattr(part, field.name) for part in parts] for field in fields(cls))
+        of_fields = (
+            [getattr(part, field.name) for part in parts] for field in fields(cls)
+        )
         stack = sparse.vstack, np.concatenate
-        return cls(*(stack[isinstance(rows[0], np.ndarray)](rows) for rows in of_fields))
+        return cls(
+            *(stack[isinstance(rows[0], np.ndarray)](rows) for rows in of_fields)
+        )
 
     def take(self, rows):  # -> Events
         """Return some of the rows, by indices (n,), a mask (n_samples,) or a slice."""
@@ -247,7 +269,9 @@ class Events:
         that no entry is 0.
         """
         n_known = self.often.sum() - self.lost.T @ self.often[:, 0]
-        total = (self.by_feature.sum(1) + 0.5) / np.maximum(n_known, min(1.0, self.often.min()))
+        total = (self.by_feature.sum(1) + 0.5) / np.maximum(
+            n_known, min(1.0, self.often.min())
+        )
         return total / total.sum()
 
     def loads(self, atoms):  # (n_components, n_features) -> (n, n_components)
@@ -277,14 +301,18 @@ class Events:
         if dispersion == 0:
             return self
         parts = []
-        for rows in blocks_of_rows(len(codes), atoms.shape[1]):  # dense rates would fill the memory
-            part, weights = self.take(rows), 1 / (1 + dispersion * (codes[rows] @ atoms))
+        for rows in blocks_of_rows(
+            len(codes), atoms.shape[1]
+        ):  # dense rates would fill the memory
+            part = self.take(rows)
+            weights = 1 / (1 + dispersion * (codes[rows] @ atoms))
             # ``lost``, 1 minus the weights, must stay sparse, so weights above 0.98 become 1: most
             # entries have small rates, and weights just below 1. Weights that are 2 % wrong raise
             # the variance of a least squares estimate by only 0.04 %.
             weights[weights > 1 - 0.02] = 1.0
             lost = sparse.csr_array(1 - (1 - part.lost.toarray()) * weights)
-            counts, entries = part.counts.copy(), part.counts.tocoo()
+            counts = part.counts.copy()
+            entries = part.counts.tocoo()
             of_counts = weights[entries.row, entries.col]
             counts.data *= of_counts
             saturated = _saturated(part.counts, of_counts)
@@ -299,7 +327,9 @@ def _saturated(counts, weights=1.0):  # -> (n,)
     weights of its nonzero entries, in the order of ``counts.data``.
     """
     entries = weights * (xlogy(counts.data, counts.data) - counts.data)
-    return sparse.csr_array((entries, counts.indices, counts.indptr), counts.shape).sum(1)
+    return sparse.csr_array((entries, counts.indices, counts.indptr), counts.shape).sum(
+        1
+    )
 
 
 def _solve_rows(counts, atoms, loads, *given):
@@ -310,9 +340,17 @@ def _solve_rows(counts, atoms, loads, *given):
     `solve_rows`: prior, sweeps, tol, z and explained. The loop writes codes to ``z`` (n,
     n_components) and log-likelihoods to ``explained`` (n,); nothing is returned.
     """
-    arrays = counts.indptr.astype(np.int64), counts.indices.astype(np.int64), counts.data
+    arrays = (
+        counts.indptr.astype(np.int64),
+        counts.indices.astype(np.int64),
+        counts.data,
+    )
     given = *arrays, np.ascontiguousarray(atoms.T), np.ascontiguousarray(loads), *given
-    in_parts(lambda a, b: loops.solve_rows(a, b, *given), counts.shape[0], _LEAST_ROWS_OF_THREAD)
+    in_parts(
+        lambda a, b: loops.solve_rows(a, b, *given),
+        counts.shape[0],
+        _LEAST_ROWS_OF_THREAD,
+    )
 
 
 def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
@@ -343,8 +381,11 @@ def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
     if codes is None:
         total = events.counts.sum(1)[:, None] / max(loads.shape[1], 1)
         codes = np.where(loads > 0, total / np.where(loads > 0, loads, 1.0), 0.0)
-    z, explained = codes.copy(), np.empty(len(codes))
-    _solve_rows(events.counts, atoms, loads, np.zeros(len(z)), sweeps, tol, z, explained)
+    z = codes.copy()
+    explained = np.empty(len(codes))
+    _solve_rows(
+        events.counts, atoms, loads, np.zeros(len(z)), sweeps, tol, z, explained
+    )
     return z, (loads * z).sum(1) - explained + events.saturated
 
 
@@ -396,7 +437,8 @@ def removals(events, atoms, codes, losses, tol):
         rows = np.flatnonzero(codes[:, k])
         part = events.take(rows)
         allowed = part.allowed & (np.arange(len(atoms)) != k)
-        part, start = replace(part, allowed=allowed), codes[rows] * allowed
+        part = replace(part, allowed=allowed)
+        start = codes[rows] * allowed
         found, without = solve_codes(part, atoms, start, tol)
         yield rows, found, without - losses[rows]
 
@@ -426,16 +468,21 @@ def prune_codes(events, atoms, codes, min_gain):
         Most likely codes with the atoms that stay in each row.
     """
     z, losses = solve_codes(events, atoms, codes, sweeps=0)
-    rows = np.arange(len(z))  # indices of the rows that may still lose an atom; at first all rows
+    rows = np.arange(
+        len(z)
+    )  # indices of the rows that may still lose an atom; at first all rows
     while len(rows):
-        part, best = replace(events.take(rows), allowed=z[rows] > 0), z[rows]
+        part = replace(events.take(rows), allowed=z[rows] > 0)
+        best = z[rows]
         least = np.full(len(rows), float(min_gain))
         for users, found, costs in removals(part, atoms, z[rows], losses[rows], 0.01):
             better = costs < least[users]
-            least[users[better]], best[users[better]] = costs[better], found[better]
+            least[users[better]] = costs[better]
+            best[users[better]] = found[better]
         gone = least < min_gain
         rows = rows[gone]
-        z[rows], losses[rows] = best[gone], losses[rows] + least[gone]
+        z[rows] = best[gone]
+        losses[rows] = losses[rows] + least[gone]
     return solve_codes(replace(events, allowed=z > 0), atoms, z)[0]
 
 
@@ -456,7 +503,9 @@ def first_atoms(events, n_components, fixed=()):  # -> (n_components, n_features
     # `vertices` computes singular vectors, whose cost grows with the cube of the smaller of the
     # numbers of rows and features. So at most 2,000 rows are used.
     some = events.sample(2000)
-    x, known, often = some.counts.toarray(), some.lost.toarray() == 0, some.often
+    x = some.counts.toarray()
+    known = some.lost.toarray() == 0
+    often = some.often
     if len(fixed):
         x = (x - solve_codes(some, fixed)[0] @ fixed).clip(0)
     of_rows = (x.sum(1, keepdims=True) + 0.5) / (known.sum(1, keepdims=True) + 1)
@@ -464,7 +513,8 @@ def first_atoms(events, n_components, fixed=()):  # -> (n_components, n_features
     # `vertices` takes no mask, so missing entries are filled in, as if all rows had the same
     # spectrum.
     x = np.where(known, x, of_rows * of_columns)
-    of_rows, of_columns = np.sqrt(of_rows), np.sqrt(of_columns)
+    of_rows = np.sqrt(of_rows)
+    of_columns = np.sqrt(of_columns)
     x, often = map(to_tensor, (x / of_columns / of_rows, often[:, 0]))
     found = to_numpy(vertices(x, min(n_components, *x.shape), often)) * of_columns
     single = np.eye(x.shape[1])[np.arange(n_components - len(found)) % x.shape[1]]
@@ -526,7 +576,8 @@ class Progress(NamedTuple):
         ``tol=None``, or before ``n_steps`` differences of objectives are known, the answer is
         False.
         """
-        gains, least = -np.diff(self.objectives), (tol or 0.0) * np.abs(self.losses[1:])
+        gains = -np.diff(self.objectives)
+        least = (tol or 0.0) * np.abs(self.losses[1:])
         enough = tol is not None and len(gains) >= n_steps
         return enough and not (gains > least)[-n_steps:].any()
 
@@ -573,7 +624,8 @@ def advance(events, state, smoothing):
     A. M. S. Ang and N. Gillis, "Accelerating nonnegative matrix factorization algorithms using
     extrapolation", Neural Computation 31, 2019.
     """
-    n_rows, n_fixed = float(events.often.sum()), state.n_fixed
+    n_rows = float(events.often.sum())
+    n_fixed = state.n_fixed
     n_pseudo = smoothing * len(events.mean)
     pseudo = n_pseudo * events.mean
 
@@ -596,14 +648,17 @@ def advance(events, state, smoothing):
     factor = min(state.factor * 1.05, 1.0)
     # If the objective has risen, repeat the sweep without extrapolation, so that it never rises.
     if state.objectives and objective > state.objectives[-1] and state.factor:
-        atoms, factor = state.atoms, state.factor / 2
+        atoms = state.atoms
+        factor = state.factor / 2
         codes, loss, objective = adapt_codes(atoms, state.codes)
     # Now the atoms: the same regression, with swapped roles. A row is now a feature with its counts
     # in all samples, and its codes, which are sought, are the entries of the atoms at the feature.
     # The codes of the samples take the part of atoms. Adding ``n_pseudo`` to the loads accounts for
     # the constraint that an atom has the sum 1: ``n_pseudo`` is its Lagrange multiplier.
     loads = events.visible(codes) + n_pseudo
-    loads[:, :n_fixed] = 0.0  # `solve_rows` skips loads of 0, so fixed atoms stay as they are
+    loads[:, :n_fixed] = (
+        0.0  # `solve_rows` skips loads of 0, so fixed atoms stay as they are
+    )
     columns = np.ascontiguousarray(atoms.T)
     given = pseudo, 1, 0.0, columns, np.empty(len(columns))
     _solve_rows(events.by_feature, codes.T, loads, *given)
@@ -616,7 +671,9 @@ def advance(events, state, smoothing):
     # layout round differently.
     atoms = np.ascontiguousarray(atoms)
     curves = (*state.losses, loss), (*state.objectives, objective)
-    return Progress(atoms, codes * sizes, state.atoms, state.codes, n_fixed, factor, *curves)
+    return Progress(
+        atoms, codes * sizes, state.atoms, state.codes, n_fixed, factor, *curves
+    )
 
 
 def converge(events, state, smoothing, n_steps=400, tol=1e-6):  # -> Progress

@@ -48,14 +48,15 @@ _NATS = 0.01
 class Chosen(NamedTuple):
     """The parameters of `skpudle.PoissonNMF` that a fit may choose.
 
-    The first three are numbers, or "auto" before the choice. Checkpoints store the fields as a
-    tuple in this order (``Fitted.coding``).
+    The first three are numbers, or "auto" before the choice. ``Fitted.coding`` is a `Chosen`.
     """
 
     alpha: float  # pseudo-events per feature, divided by ``unit`` as the weights of rows are
     dispersion: float
     min_gain: float
-    unit: float = 1.0  # sum of squared weights of the distinct rows, over the sum of the weights
+    unit: float = (
+        1.0  # sum of squared weights of the distinct rows, over the sum of the weights
+    )
 
     def without_data(self):  # -> Chosen
         """Replace each "auto" by a default, for a learner without data or before its choices."""
@@ -63,7 +64,12 @@ class Chosen(NamedTuple):
         # (benchmarks/bench_additive.py) the best alpha is between 0.4 and 13, and 0.5 is never
         # worse than 0.
         pairs = zip(self, (0.5, 0.0, 0.0, 1.0), strict=True)
-        return Chosen(*(default if value == "auto" else value for value, default in pairs))
+        return Chosen(
+            *(default if value == "auto" else value for value, default in pairs)
+        )
+
+
+torch.serialization.add_safe_globals([Chosen])  # checkpoints hold it
 
 
 def negative_log(x, rates, dispersion):  # -> array of the shape of x
@@ -110,8 +116,12 @@ class Hidden:
 
     def __init__(self, events, masks):
         known = events.lost.toarray() < 1
-        self.counts, self.often = events.counts.toarray(), events.often[:, 0]
-        self.plain = [events, *(Events.of(self.counts, known & ~m, self.often) for m in masks)]
+        self.counts = events.counts.toarray()
+        self.often = events.often[:, 0]
+        self.plain = [
+            events,
+            *(Events.of(self.counts, known & ~m, self.often) for m in masks),
+        ]
         self.entries = [np.nonzero(mask & known) for mask in masks]
         size = events.visible(np.ones((len(self.often), 1)))[:, 0]
         self.mean = events.by_feature.sum(1) / np.maximum(size, 1e-300)
@@ -123,7 +133,10 @@ class Hidden:
         ``atoms`` (n_components, n_features), not negative.
         """
         self.dispersion = dispersion
-        found = [alternate.solve_dispersed(part, atoms, dispersion, _NATS) for part in self.plain]
+        found = [
+            alternate.solve_dispersed(part, atoms, dispersion, _NATS)
+            for part in self.plain
+        ]
         (_, *self.codes), (self.events, *self.seen) = zip(*found, strict=True)
         self.perfect = self.judge([self.counts] * len(self.seen)).sum()
         mean = np.tile(self.mean, (len(self.often), 1))
@@ -141,7 +154,8 @@ class Hidden:
         """
         total = 0.0
         for (rows, columns), mu in zip(self.entries, rates, strict=True):
-            mu, often = mu[rows, columns], self.often[rows]
+            mu = mu[rows, columns]
+            often = self.often[rows]
             # At a rate of 0 a single event would make the error infinite. So rates are at least a
             # thousandth of the mean rate of the hidden entries.
             mu = np.maximum(mu, 1e-3 * (often @ mu) / max(often.sum(), 1e-300))
@@ -157,8 +171,13 @@ class Hidden:
         which the new codes replace.
         """
         pairs = zip(self.seen, self.codes, strict=True)
-        self.codes = [solve_codes(part, atoms, start, _NATS)[0] for part, start in pairs]
-        errors = self.judge([codes @ atoms for codes in self.codes]) + len(atoms) * self.floor
+        self.codes = [
+            solve_codes(part, atoms, start, _NATS)[0] for part, start in pairs
+        ]
+        errors = (
+            self.judge([codes @ atoms for codes in self.codes])
+            + len(atoms) * self.floor
+        )
         return Prediction(to_tensor(errors), float(errors.sum()))
 
     def costs(self, atoms):  # -> (n_components,)
@@ -197,7 +216,11 @@ def estimate_dispersion(events, atoms, codes):  # -> float
     """
     mu = codes @ atoms
     known = (mu > 0) & (events.lost.toarray() == 0)
-    parts = mu, np.square(events.counts.toarray() - mu), np.broadcast_to(events.often, mu.shape)
+    parts = (
+        mu,
+        np.square(events.counts.toarray() - mu),
+        np.broadcast_to(events.often, mu.shape),
+    )
     mu, squares, often = (part[known] for part in parts)
     unit = np.square(events.often).sum() / events.often.sum()
     n_fitted = (events.often * (codes > 0)).sum() + (atoms.size - len(atoms)) * unit
@@ -215,7 +238,9 @@ def estimate_dispersion(events, atoms, codes):  # -> float
     found = 1.0
     for _ in range(10):
         weights = 1 / np.square(1 + found * mu)
-        found = max(float((weights * excess).sum() / (weights * often * mu**2).sum()), 0.0)
+        found = max(
+            float((weights * excess).sum() / (weights * often * mu**2).sum()), 0.0
+        )
     return found
 
 
@@ -247,7 +272,11 @@ def converge_dispersed(events, state, smoothing, dispersion, *options):
     weighted = events
     for _ in range(3):
         state = converge(weighted, state, smoothing, *options)
-        found = estimate_dispersion(events, *state[:2]) if dispersion == "auto" else dispersion
+        found = (
+            estimate_dispersion(events, *state[:2])
+            if dispersion == "auto"
+            else dispersion
+        )
         weighted = events.weighed(state.atoms, state.codes, found)
         if found == 0:
             break
@@ -295,13 +324,22 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
         The numbers of atoms that were tried while atoms were removed, in increasing order, with the
         explained share of the deviance of hidden entries, less the price of the atoms, as score.
     """
-    (n, m), n_fixed, smoothing = events.counts.shape, len(fixed), _sizing_prior(events, given.alpha)
-    order, n_held = rng.permutation(n), min(int(0.25 * n), 2000)
-    group, held = rng.permutation(m) % _GROUPS, events.take(np.sort(order[:n_held]))
-    hidden = Hidden(held, [np.tile(group == i, (n_held, 1)) for i in range(min(_GROUPS, m))])
+    (n, m), n_fixed, smoothing = (
+        events.counts.shape,
+        len(fixed),
+        _sizing_prior(events, given.alpha),
+    )
+    order = rng.permutation(n)
+    n_held = min(int(0.25 * n), 2000)
+    group = rng.permutation(m) % _GROUPS
+    held = events.take(np.sort(order[:n_held]))
+    hidden = Hidden(
+        held, [np.tile(group == i, (n_held, 1)) for i in range(min(_GROUPS, m))]
+    )
     # From here on ``events`` are the rows that are not held out. ``most`` is the largest number of
     # new atoms to try.
-    events, most = events.take(np.sort(order[n_held:])), min(m, n - n_held, 256)
+    events = events.take(np.sort(order[n_held:]))
+    most = min(m, n - n_held, 256)
 
     # Fit n new atoms, beside the fixed atoms, to the rows that are not held out.
     def grown(n):  # int -> Progress, Events with weights of entries, dispersion
@@ -312,7 +350,9 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
         how = smoothing, given.dispersion, 60, _IMPROVED
         return converge_dispersed(events, state, *how)
 
-    def larger(size):  # result of `grown` -> result for half as many atoms more, or None
+    def larger(
+        size,
+    ):  # result of `grown` -> result for half as many atoms more, or None
         n = len(size[0].atoms) - n_fixed
         return grown(min(n + max(n // 2, 1), most)) if n < most else None
 
@@ -329,8 +369,11 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
         order = np.argsort(hidden.costs(state.atoms))
         gone = order[order >= n_fixed][: max(1, (len(state.atoms) - number) // 2)]
         hidden.codes = [np.delete(codes, gone, 1) for codes in hidden.codes]
-        atoms, codes = np.delete(state.atoms, gone, 0), np.delete(state.codes, gone, 1)
-        return converge(weighted, Progress.at(atoms, codes, n_fixed), smoothing, 40, _IMPROVED)
+        atoms = np.delete(state.atoms, gone, 0)
+        codes = np.delete(state.codes, gone, 1)
+        return converge(
+            weighted, Progress.at(atoms, codes, n_fixed), smoothing, 40, _IMPROVED
+        )
 
     # Growth ends after two numbers in a row without an improvement. After a single one it might end
     # too early: with too few atoms a large dispersion explains what the missing atoms would.
@@ -342,17 +385,25 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     # more than 4 standard errors above the best error.
     state, weighted, dispersion = sizes[place : place + 2][-1][0]
     hidden.weigh(state.atoms, dispersion)
-    trials = list(walk(state, smaller, lambda one: hidden.predict(one.atoms), errors=4.0))
+    trials = list(
+        walk(state, smaller, lambda one: hidden.predict(one.atoms), errors=4.0)
+    )
     scale = 1 / (hidden.range or 1.0)
-    best, rows = min((found for _, found in trials), key=lambda found: found.total), []
+    best = min((found for _, found in trials), key=lambda found: found.total)
+    rows = []
     for state, found in trials[::-1]:
-        score, chance = hidden.perfect - found.total, loss_and_chance(found, best)[1]
-        rows.append((len(state.atoms), 1 + scale * score, state.objectives[-1], scale * chance))
+        score = hidden.perfect - found.total
+        chance = loss_and_chance(found, best)[1]
+        rows.append(
+            (len(state.atoms), 1 + scale * score, state.objectives[-1], scale * chance)
+        )
     numbers, *parts = torch.tensor(rows, dtype=torch.float64).T
     return _last_as_good(trials)[0].atoms, SizePath(numbers.long(), *parts)
 
 
-def _last_as_good(trials, errors=1.0):  # list of (trial, Prediction) -> (trial, Prediction)
+def _last_as_good(
+    trials, errors=1.0
+):  # list of (trial, Prediction) -> (trial, Prediction)
     """Return the last trial whose prediction is as good as the best prediction, up to chance.
 
     ``trials`` is a list of pairs, a trial and its `Prediction`, in the order in which `walk` tried
@@ -404,14 +455,21 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
         return Chosen(alpha, dispersion, min_gain, unit), atoms
     known = np.flatnonzero(events.lost.toarray() < 1)
     mask = rng.random(events.counts.shape) < 0.1
-    mask.flat[rng.choice(known)] = True  # at least one known entry is hidden, also in tiny tables
+    mask.flat[rng.choice(known)] = (
+        True  # at least one known entry is hidden, also in tiny tables
+    )
     hidden = Hidden(events, [mask])
     hidden.weigh(atoms, dispersion)
-    (seen,), size = hidden.seen, max(float(events.by_feature.sum()) / atoms.size, 1e-300)
+    (seen,), size = (
+        hidden.seen,
+        max(float(events.by_feature.sum()) / atoms.size, 1e-300),
+    )
     # The smoothings to try: each is twice the one before, from 0.001 times the mean number of
     # events per entry of an atom (but at most 0.1) to 4 times this mean. If the user has passed
     # alpha, only this smoothing is tried.
-    first, last = (min(0.1, 1e-3 * size), 4.0 * size) if alpha == "auto" else (alpha, 0.0)
+    first, last = (
+        (min(0.1, 1e-3 * size), 4.0 * size) if alpha == "auto" else (alpha, 0.0)
+    )
 
     def smoothest(events, state):  # -> (smoothing, Progress), Prediction
         """Return the largest smoothing that predicts as well as the best, up to chance.
@@ -425,11 +483,15 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
             return (value, converge(events, trial[1], value)) if value <= last else None
 
         def score(trial):  # (smoothing, Progress) -> Prediction
-            hidden.codes = [trial[1].codes]  # from which the codes of the prediction begin
+            hidden.codes = [
+                trial[1].codes
+            ]  # from which the codes of the prediction begin
             return hidden.predict(trial[1].atoms)
 
         begun = first, converge(events, state, first)
-        return _last_as_good(list(walk(begun, larger, score, errors=0.0, patience=2)), CHANCE)
+        return _last_as_good(
+            list(walk(begun, larger, score, errors=0.0, patience=2)), CHANCE
+        )
 
     (value, state), found = smoothest(seen, begin(seen, atoms, n_fixed))
     # "auto" compares rows that may use all atoms (a gain of 0) with sparse rows, where a code has

@@ -84,14 +84,17 @@ class _Encoder:
         """
         return replace(self, least=0.5)
 
-    def __call__(self, dictionary, x, *, mask=None, exposure=None):  # -> (n, n_components)
+    def __call__(
+        self, dictionary, x, *, mask=None, exposure=None
+    ):  # -> (n, n_components)
         """Return codes: the number of events that a row has from each atom, divided by exposures.
 
         ``dictionary.atoms`` (n_components, n_features) are the atoms, ``x`` (n, n_features) the
         counts, and ``mask``, of the shape of ``x``, is 1 for known entries. ``exposure`` has the
         shape (n, 1); None is 1. All are tensors, and codes have the dtype and device of ``x``.
         """
-        events, atoms = _events_of(Samples(x, mask)), to_numpy(dictionary.atoms.double())
+        events = _events_of(Samples(x, mask))
+        atoms = to_numpy(dictionary.atoms.double())
         codes, events = alternate.solve_dispersed(events, atoms, self.dispersion)
         if self.min_gain > 0:
             codes = alternate.prune_codes(events, atoms, codes, self.min_gain)
@@ -101,7 +104,9 @@ class _Encoder:
         return (codes if exposure is None else codes / exposure.cpu()).to(x)
 
 
-def _events_of(samples):  # Samples -> Events; targets (exposures) do not matter to the solver
+def _events_of(
+    samples,
+):  # Samples -> Events; targets (exposures) do not matter to the solver
     given = samples.map(lambda part: to_numpy(part.double()))
     return alternate.Events.of(given.x, given.mask, given.weight)
 
@@ -115,7 +120,8 @@ def _read_events(source):  # -> Events, int
     Rows must be merged before entries are hidden and rows held out: otherwise a visible copy would
     reveal the noise of a hidden copy.
     """
-    parts, keys = [], []
+    parts = []
+    keys = []
     for batch in source.blocks(4096):
         parts.append(_events_of(batch))
         keys.append(hash_rows(with_gaps(batch.x.double(), batch.mask)))
@@ -140,7 +146,7 @@ class _Phases(Run):
 
     A phase is one stage of the fit, a generator function ``phase(record)`` that yields new records,
     see `skpudle._fit.run`. A record is a `Fitted`, the results so far; its field ``coding`` is a
-    `Chosen` as a tuple. `table` lists the phases.
+    `Chosen`. `table` lists the phases.
 
     Weights of rows, and ``alpha``, are divided by a mean weight of the distinct rows, ``unit``, so
     that choices do not depend on the unit of weights.
@@ -148,13 +154,15 @@ class _Phases(Run):
 
     # Read all rows, warn of data that are no counts, and set what the phases use: ``events`` (the
     # distinct rows), ``asked`` (the user's parameters, a `Chosen`), ``fixed`` (the known atoms, of
-    # sum 1), ``n_samples`` and ``seed``. Arguments are those of `Run`; ``plan`` is not needed here.
-    def __init__(self, given, attributes_of, began, data, plan):
-        super().__init__(given, attributes_of, began, data)
-        learner, self.x = self.learner, data.samples.x
+    # sum 1), ``n_samples`` and ``seed``. Arguments are those of `Run`.
+    def __init__(self, learner, X, y, began, plan, data):
+        super().__init__(learner, X, y, began, plan, data)
+        self.x = data.samples.x
         self.n_updates = 1000 if learner.max_iter == "auto" else learner.max_iter
         events, n_read = _read_events(data.source)
-        self.n_samples = n_read if data.places is None else int((data.places >= 0).sum())
+        self.n_samples = (
+            n_read if data.places is None else int((data.places >= 0).sum())
+        )
         unknown = np.flatnonzero(events.lost.sum(0) == len(events.often)).tolist()
         messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
         if 0 < events.counts.max() < 1:
@@ -163,15 +171,21 @@ class _Phases(Run):
                 "follows from their size. Pass counts, or fractions times numbers of events."
             )
         unit = float(np.square(events.often).sum() / events.often.sum())
-        self.asked, self.events = _given(learner, unit), replace(events, often=events.often / unit)
-        self.seed, self.fixed = self.generator.initial_seed(), np.empty((0, self.x.shape[1]))
+        self.asked = _given(learner, unit)
+        self.events = replace(events, often=events.often / unit)
+        self.seed = self.generator.initial_seed()
+        self.fixed = np.empty((0, self.x.shape[1]))
         if learner.fixed_components is not None:
-            atoms = self._check_atoms(learner.fixed_components, None, "fixed_components")
+            atoms = self._check_atoms(
+                learner.fixed_components, None, "fixed_components"
+            )
             check_non_negative(atoms, "fixed_components")
             self.fixed = atoms / atoms.sum(1, keepdims=True)
 
     # Check n atoms (None for any number) that the user has passed as the parameter ``name``.
-    def _check_atoms(self, given, n, name):  # -> ndarray of shape (n, n_features), float64
+    def _check_atoms(
+        self, given, n, name
+    ):  # -> ndarray of shape (n, n_features), float64
         return to_numpy(arrays.given_atoms(given, n, self.x.double(), name))
 
     def first(self):  # -> Fitted
@@ -185,8 +199,11 @@ class _Phases(Run):
         ValueError
             If ``n_components``, ``dict_init``, ``fixed_components`` and the rows contradict.
         """
-        n, start, n_fixed = self.learner.n_components, self.learner.dict_init, len(self.fixed)
-        n_rows, searches = len(self.events.often), isinstance(start, str)
+        n = self.learner.n_components
+        start = self.learner.dict_init
+        n_fixed = len(self.fixed)
+        n_rows = len(self.events.often)
+        searches = isinstance(start, str)
         messages.refuse(
             n == "auto" and (not searches or n_rows < _LEAST_ROWS_OF_AUTO),
             "n_components='auto' finds atoms itself, and holds out a quarter of the rows: got "
@@ -201,11 +218,13 @@ class _Phases(Run):
         )
         if searches:
             new = alternate.first_atoms(self.events, n_new, self.fixed)
-            messages.warn_of_few_samples(self.n_samples, 1 if n == "auto" else n_fixed + n_new)
+            messages.warn_of_few_samples(
+                self.n_samples, 1 if n == "auto" else n_fixed + n_new
+            )
         else:
             new = self._check_atoms(start, n and n_new, "dict_init")
         rows = to_tensor(np.concatenate([self.fixed, new])).to(self.x)
-        return Fitted(atoms=rows, coding=tuple(self.asked.without_data()))
+        return Fitted(atoms=rows, coding=self.asked.without_data())
 
     def table(self, fitted):  # -> tuple of Phase
         """Return the phases of the fit, in their order: "size", "prior" and "training".
@@ -237,10 +256,11 @@ class _Phases(Run):
         The record has the choices in ``coding``, and atoms that have adapted to them. The number of
         atoms stays that of the record ``fitted``.
         """
-        atoms, rng = to_numpy(fitted.atoms.double()), np.random.default_rng(self.seed)
+        atoms = to_numpy(fitted.atoms.double())
+        rng = np.random.default_rng(self.seed)
         how = self.asked, rng, atoms, len(self.fixed)
         chosen, atoms = choose.choose_prior(self.events, *how)
-        yield replace(fitted, atoms=to_tensor(atoms), coding=tuple(chosen))
+        yield replace(fitted, atoms=to_tensor(atoms), coding=chosen)
 
     def train(self, fitted):
         """Alternate between codes and atoms: the phase "training"; yield a record after each step.
@@ -250,10 +270,15 @@ class _Phases(Run):
         ``training["first"]``, and the `Progress` in ``training["state"]``: so a fit that resumes
         from a checkpoint computes the same weights again, and goes on from the state.
         """
-        chosen, known = choose.Chosen(*fitted.coding), fitted.training
-        atoms = host_array(known.get("first", fitted.atoms.double()))  # before the first step
+        chosen = fitted.coding
+        known = fitted.training
+        atoms = host_array(
+            known.get("first", fitted.atoms.double())
+        )  # before the first step
         codes, events = alternate.solve_dispersed(self.events, atoms, chosen.dispersion)
-        if chosen.min_gain:  # sparse rows: in all steps a row may use only the atoms of these codes
+        if (
+            chosen.min_gain
+        ):  # sparse rows: in all steps a row may use only the atoms of these codes
             codes = alternate.prune_codes(events, atoms, codes, chosen.min_gain)
             events = replace(events, allowed=codes > 0)
         if known:  # the fit resumes: the record comes from a checkpoint
@@ -265,9 +290,15 @@ class _Phases(Run):
         while True:
             n = len(state.losses)
             ended_by = "max_iter" if n >= self.n_updates else None
-            ended_by = fitted.ended_by or ("tol" if state.has_stalled(*stops) else ended_by)
-            note = f"alternation, epoch {n}/{self.n_updates}  loss {state.losses[-1]:.6g}"
-            now = dict(losses=state.losses, is_done=ended_by is not None, ended_by=ended_by)
+            ended_by = fitted.ended_by or (
+                "tol" if state.has_stalled(*stops) else ended_by
+            )
+            note = (
+                f"alternation, epoch {n}/{self.n_updates}  loss {state.losses[-1]:.6g}"
+            )
+            now = dict(
+                losses=state.losses, is_done=ended_by is not None, ended_by=ended_by
+            )
             parts = (to_tensor(v) if isinstance(v, np.ndarray) else v for v in state)
             training = {"first": to_tensor(atoms), "state": tuple(parts)}
             now |= dict(atoms=to_tensor(state.atoms), training=training, note=note)
@@ -275,7 +306,9 @@ class _Phases(Run):
             state = alternate.advance(events, state, chosen.alpha)
 
 
-@sets_parameters(dict_init=[StrOptions({"search"}), *ATOMS], fixed_components=["array-like"])
+@sets_parameters(
+    dict_init=[StrOptions({"search"}), *ATOMS], fixed_components=["array-like"]
+)
 class PoissonNMF(ExposedTransformer, GradientLearner):
     r"""Non-negative matrix factorization of counts whose sources add.
 
@@ -402,8 +435,12 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     # Other learners have these as parameters, and code of the base classes reads them. They are
     # constants here: the loss, the device, and the number of steps in a row without an improvement
     # that ends a fit.
-    loss, device, n_iter_no_change = "kullback-leibler", "cpu", 5
-    _largest, _loss, _phases = inf, KullbackLeibler(), _Phases
+    loss = "kullback-leibler"
+    device = "cpu"
+    n_iter_no_change = 5
+    _largest = inf
+    _loss = KullbackLeibler()
+    _phases = _Phases
 
     # What the fit of `GradientLearner` asks of a plan. Other learners have a `Plan` here, whose
     # remaining fields concern training by gradients.
@@ -417,11 +454,15 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     def _attributes(self, plan, data, fitted):  # -> dict of name to value
         n, (alpha, dispersion, min_gain, unit) = len(fitted.losses), fitted.coding
         atoms = to_numpy(fitted.atoms.to(data.samples.x))
-        found = dict(components_=atoms, n_components_=len(atoms), alpha_=float(unit * alpha))
+        found = dict(
+            components_=atoms, n_components_=len(atoms), alpha_=float(unit * alpha)
+        )
         found |= dict(dispersion_=float(dispersion), min_gain_=float(min_gain))
         found |= dict(n_iter_=n, n_steps_=n, loss_curve_=np.array(fitted.losses))
         found |= dict(ended_by_=fitted.ended_by, size_path_=as_arrays(fitted.size_path))
-        found |= dict(phases_=fitted.ended_by and {"alternation": n}, n_samples_seen_=data.n_seen)
+        found |= dict(
+            phases_=fitted.ended_by and {"alternation": n}, n_samples_seen_=data.n_seen
+        )
         return data.inputs | found
 
     def summary(self, X: ArrayLike | None = None) -> str:
@@ -480,7 +521,7 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
         check_non_negative(to_numpy(atoms), "components")
         learner = cls(len(atoms), **params)
         learner._validate_params()
-        fitted = Fitted(atoms=atoms, coding=tuple(_given(learner).without_data()))
+        fitted = Fitted(atoms=atoms, coding=_given(learner).without_data())
         data = Data(None, Samples(atoms), arrays.input_attributes(to_numpy(atoms)))
         take(learner, learner._attributes(None, data, fitted))
         return learner

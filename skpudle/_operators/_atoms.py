@@ -100,7 +100,9 @@ def factor_atoms(atoms):
 # ---------------------------------------------------------------------------- spectral norms
 
 
-def largest_eigenvalue_bound(gram):  # (..., k, k) Hermitian, positive semidefinite -> (...)
+def largest_eigenvalue_bound(
+    gram,
+):  # (..., k, k) Hermitian, positive semidefinite -> (...)
     r"""Return a bound of the largest eigenvalue of each matrix, at most 5 % above it, never below.
 
     Step sizes come from it, and an encoder with a bound that is too low might diverge.
@@ -110,7 +112,8 @@ def largest_eigenvalue_bound(gram):  # (..., k, k) Hermitian, positive semidefin
     Lanczos iteration, this bound is never too low, needs no start vector (to which the leading
     eigenvector might be orthogonal), and does not make a GPU wait for the host.
     """
-    norms, power = [torch.linalg.matrix_norm(gram)], gram
+    norms = [torch.linalg.matrix_norm(gram)]
+    power = gram
     # Seven squarings make gram^(2^7), so q is 2^8, and the bound is at most k^(1/q) times the
     # largest eigenvalue: less than 5 % above it for matrices of up to 265,000 rows. Before each
     # squaring the matrix is divided by its norm, so that no entry overflows.
@@ -118,9 +121,15 @@ def largest_eigenvalue_bound(gram):  # (..., k, k) Hermitian, positive semidefin
         power = power / norms[-1][..., None, None]
         power = power @ power
         norms.append(torch.linalg.matrix_norm(power))
-    exponents = torch.arange(len(norms), dtype=gram.real.dtype, device=gram.device).neg_().exp2_()
+    exponents = (
+        torch.arange(len(norms), dtype=gram.real.dtype, device=gram.device)
+        .neg_()
+        .exp2_()
+    )
     log_bound = (torch.stack(norms, dim=-1).log() * exponents).sum(-1)
-    bound = torch.nan_to_num(log_bound.exp(), nan=0.0)  # a matrix of zeros gives NaN, from 0 / 0
+    bound = torch.nan_to_num(
+        log_bound.exp(), nan=0.0
+    )  # a matrix of zeros gives NaN, from 0 / 0
     # rounding errors of sums, logarithms and the exponential must not make the bound too low
     return bound * (1 + (gram.shape[-1] + 16) * torch.finfo(gram.dtype).eps)
 
@@ -183,7 +192,9 @@ class DenseDictionary(Dictionary):
         return x @ self.atoms.mT
 
     @in_own_precision
-    def outer(self, z, x):  # (n, n_components), (n, n_features) -> (n_components, n_features)
+    def outer(
+        self, z, x
+    ):  # (n, n_components), (n, n_features) -> (n_components, n_features)
         """Return the derivative of ``<D z, x>`` in the atoms, summed over samples."""
         return z.mT @ x
 
@@ -200,8 +211,14 @@ class DenseDictionary(Dictionary):
         # which squares matrices, takes 28 times as long for 1500 atoms of 1000 features, 10 times
         # for 1000 x 512, and 5 times for 300 x 300 (float32, one core). With it a training epoch of
         # 15 unfoldings with 1500 atoms of 1000 features would take twice as long.
-        if min(atoms.shape) >= 256 and atoms.device.type == "cpu" and 0 < scale < torch.inf:
+        if (
+            min(atoms.shape) >= 256
+            and atoms.device.type == "cpu"
+            and 0 < scale < torch.inf
+        ):
             start = np.random.default_rng(0).standard_normal(min(atoms.shape))
             how = dict(k=1, ncv=10, tol=0.1, v0=start, return_singular_vectors=False)
-            return atoms.new_tensor(1.02 * svds(np.asarray(atoms), **how)[0] ** 2) * scale
+            return (
+                atoms.new_tensor(1.02 * svds(np.asarray(atoms), **how)[0] ** 2) * scale
+            )
         return largest_eigenvalue_bound(smaller_gram(atoms)) * scale

@@ -19,11 +19,18 @@ import torch
 from torch.nn.functional import fold, pad, unfold
 
 from skpudle._compilation import BLOCK, blocks_of_rows
-from skpudle._operators._atoms import Dictionary, largest_eigenvalue_bound, scaled, smaller_gram
+from skpudle._operators._atoms import (
+    Dictionary,
+    largest_eigenvalue_bound,
+    scaled,
+    smaller_gram,
+)
 from skpudle._precision import in_own_precision
 
 
-def as_pictures(x):  # (n, n_channels, [height,] width) -> (n, n_channels, height, width)
+def as_pictures(
+    x,
+):  # (n, n_channels, [height,] width) -> (n, n_channels, height, width)
     """Return signals as pictures of height 1, and pictures unchanged: one code serves both."""
     return x if x.ndim == 4 else x[:, :, None]
 
@@ -50,15 +57,21 @@ class ConvDictionary(Dictionary):
     def synthesis(self, z):  # (n, n_components, *positions) -> (n, n_channels, *size)
         """Return ``D z``, the images that the codes ``z`` stand for."""
         axes = zip(z.shape[2:], self.atoms.shape[2:], self.strides, strict=True)
-        size, atoms = [k + s * (n - 1) for n, k, s in axes], self.atoms.flatten(1).mT
+        size = [k + s * (n - 1) for n, k, s in axes]
+        atoms = self.atoms.flatten(1).mT
         x = z.new_zeros(len(z), self.atoms.shape[1], *size)
         for place, pixels in self._blocks(len(z), z.shape[2:]):
-            patches, part = atoms @ z[:, :, place].flatten(2), x[:, :, pixels]
-            part += fold(patches, (1, *part.shape[2:])[-2:], **self._windows).view_as(part)
+            patches = atoms @ z[:, :, place].flatten(2)
+            part = x[:, :, pixels]
+            part += fold(patches, (1, *part.shape[2:])[-2:], **self._windows).view_as(
+                part
+            )
         return x
 
     @in_own_precision
-    def analysis(self, x, out=None):  # (n, n_channels, *size) -> (n, n_components, *positions)
+    def analysis(
+        self, x, out=None
+    ):  # (n, n_channels, *size) -> (n, n_components, *positions)
         """Return the correlations of the images with the atoms at each position, ``D^T x``.
 
         The result may use the memory ``out``. Raise ValueError if copies of the atoms do not cover
@@ -127,14 +140,17 @@ class ConvDictionary(Dictionary):
            Mathematische Zeitschrift 86, 1964.
         """
         atoms, scale = scaled(as_pictures(self.atoms.detach()))
-        stride, kernel = self._windows["stride"], atoms.shape[2:]
+        stride = self._windows["stride"]
+        kernel = atoms.shape[2:]
         n_blocks = [ceil(k / s) for k, s in zip(kernel, stride, strict=True)]
         missing = [n * s - k for n, s, k in zip(n_blocks, stride, kernel, strict=True)]
         # The symbol of ``D^T D`` at a frequency is ``F F^H`` with a matrix F (n_components, entries
         # of a block), where a block is a piece of an atom of the size of the stride. A Fourier
         # transform over the blocks of the atoms gives F at all frequencies, which is called
         # `symbol` here.
-        blocks = unfold(pad(atoms, (0, missing[1], 0, missing[0])), stride, stride=stride)
+        blocks = unfold(
+            pad(atoms, (0, missing[1], 0, missing[0])), stride, stride=stride
+        )
         # with N = 8 d frequencies, where d is the degree, the factor of an axis is at most 1.04
         n_samples = [max(1, 8 * (n - 1)) for n in n_blocks]
         symbol = torch.fft.fft2(blocks.unflatten(2, n_blocks), s=n_samples).flatten(2)
@@ -147,7 +163,11 @@ class ConvDictionary(Dictionary):
     def strides(self):  # -> tuple of int
         """The distance of neighbouring positions along each axis, in pixels."""
         n_axes = self.atoms.ndim - 2
-        return (self.stride,) * n_axes if isinstance(self.stride, int) else tuple(self.stride)
+        return (
+            (self.stride,) * n_axes
+            if isinstance(self.stride, int)
+            else tuple(self.stride)
+        )
 
     def _blocks(self, n, positions):  # yields slices of positions, slices of pixels
         """Cut positions along the first axis into blocks, to bound the memory for patches.
@@ -157,11 +177,17 @@ class ConvDictionary(Dictionary):
         the processor's cache. With 16 MiB, for which each product gets new memory, the encoder
         takes 1.3 times as long.
         """
-        n_entries, k, s = n * self.atoms[0].numel(), self.atoms.shape[2], self.strides[0]
-        for place in blocks_of_rows(positions[0], n_entries * prod(positions[1:]), BLOCK // 8):
+        n_entries = n * self.atoms[0].numel()
+        k = self.atoms.shape[2]
+        s = self.strides[0]
+        for place in blocks_of_rows(
+            positions[0], n_entries * prod(positions[1:]), BLOCK // 8
+        ):
             yield place, slice(place.start * s, (place.stop - 1) * s + k)
 
-    def _patches(self, x):  # (n, n_channels, *size) -> (n, n_channels * kernel, n_positions)
+    def _patches(
+        self, x
+    ):  # (n, n_channels, *size) -> (n, n_channels * kernel, n_positions)
         """Return the patch of each image at each position as a column, for products with atoms."""
         (height, width), (down, right) = self._windows.values()
         patches = as_pictures(x).unfold(2, height, down).unfold(3, width, right)
@@ -170,7 +196,9 @@ class ConvDictionary(Dictionary):
     @property
     def _windows(self):  # -> dict
         """Kernel and stride, each for two axes, as arguments of torch's ``fold`` and ``unfold``."""
-        kernel, stride = ((1, *sizes)[-2:] for sizes in (self.atoms.shape[2:], self.strides))
+        kernel, stride = (
+            (1, *sizes)[-2:] for sizes in (self.atoms.shape[2:], self.strides)
+        )
         return dict(kernel_size=kernel, stride=stride)
 
 

@@ -26,7 +26,9 @@ def _list(z, listed):  # (n,), (n,) -> int
 
     Return the number of nonzero entries. Later entries of ``listed`` have no meaning.
     """
-    count = np.int64(0)  # for a literal 0 numba would compile every function a second time
+    count = np.int64(
+        0
+    )  # for a literal 0 numba would compile every function a second time
     # The loop has no `if`, because the processor would often mispredict it, which takes longer.
     # Instead every index is written, and the next index overwrites that of a zero entry.
     for j in range(len(z)):
@@ -42,11 +44,25 @@ def _add_rows(count, listed, values, matrix, out):
     is (n, n_columns).
     """
     k = 0
-    while k + 7 < count:  # eight rows of `matrix` at a time, to read and write `out` less often
-        v0, v1, v2, v3 = values[k], values[k + 1], values[k + 2], values[k + 3]
-        v4, v5, v6, v7 = values[k + 4], values[k + 5], values[k + 6], values[k + 7]
-        j0, j1, j2, j3 = listed[k], listed[k + 1], listed[k + 2], listed[k + 3]
-        j4, j5, j6, j7 = listed[k + 4], listed[k + 5], listed[k + 6], listed[k + 7]
+    while (
+        k + 7 < count
+    ):  # eight rows of `matrix` at a time, to read and write `out` less often
+        v0 = values[k]
+        v1 = values[k + 1]
+        v2 = values[k + 2]
+        v3 = values[k + 3]
+        v4 = values[k + 4]
+        v5 = values[k + 5]
+        v6 = values[k + 6]
+        v7 = values[k + 7]
+        j0 = listed[k]
+        j1 = listed[k + 1]
+        j2 = listed[k + 2]
+        j3 = listed[k + 3]
+        j4 = listed[k + 4]
+        j5 = listed[k + 5]
+        j6 = listed[k + 6]
+        j7 = listed[k + 7]
         for c in range(len(out)):
             out[c] += (
                 (v0 * matrix[j0, c] + v1 * matrix[j1, c])
@@ -57,7 +73,8 @@ def _add_rows(count, listed, values, matrix, out):
             )
         k += 8
     while k < count:
-        v0, j0 = values[k], listed[k]
+        v0 = values[k]
+        j0 = listed[k]
         for c in range(len(out)):
             out[c] += v0 * matrix[j0, c]
         k += 1
@@ -89,10 +106,12 @@ def iterate(first, last, transition, correlation, levels, codes, hard, positive,
     ``codes`` (1, n, n_components) gets the last codes.
     """
     n_components = len(transition)
-    listed, values = np.empty(n_components, np.int64), np.empty(n_components, codes.dtype)
+    listed = np.empty(n_components, np.int64)
+    values = np.empty(n_components, codes.dtype)
     for row in range(first, last):
         for t in range(len(levels)):
-            before, z = codes[t * keep, row], codes[(t + 1) * keep, row]
+            before = codes[t * keep, row]
+            z = codes[(t + 1) * keep, row]
             count = _list(before, listed)
             for k in range(count):
                 values[k] = before[listed[k]]
@@ -100,7 +119,8 @@ def iterate(first, last, transition, correlation, levels, codes, hard, positive,
                 z[j] = correlation[row, j]
             _add_rows(count, listed, values, transition, z)
             for j in range(n_components):
-                v, level = z[j], levels[t, j]
+                v = z[j]
+                level = levels[t, j]
                 size = v if positive else abs(v)
                 if hard:
                     z[j] = 0.0 if size < level else v
@@ -120,8 +140,10 @@ def pull(transition, codes, delta, total, products, by_level, least):
     Derivatives with a modulus of at most ``least`` count as zero, because processors are slow with
     denormal numbers, which are too small to matter.
     """
-    n_components, kind = len(transition), codes.dtype
-    used, listed = np.empty(n_components), np.empty(n_components, np.int64)
+    n_components = len(transition)
+    kind = codes.dtype
+    used = np.empty(n_components)
+    listed = np.empty(n_components, np.int64)
     for row in range(len(delta)):
         for j in range(n_components):
             used[j] = 0.0
@@ -131,8 +153,11 @@ def pull(transition, codes, delta, total, products, by_level, least):
         # Atoms whose code is zero before and after all iterations add nothing to the derivatives of
         # the row. So the loops below run over the other n atoms, whose numbers are in `listed`.
         n = _list(used, listed)
-        z, u, after = np.empty((len(codes), n), kind), np.empty(n, kind), np.empty(n, kind)
-        matrix, sums = np.empty((n, n), kind), np.zeros((n, n), kind)
+        z = np.empty((len(codes), n), kind)
+        u = np.empty(n, kind)
+        after = np.empty(n, kind)
+        matrix = np.empty((n, n), kind)
+        sums = np.zeros((n, n), kind)
         for i in range(n):
             after[i] = delta[row, listed[i]]
             for t in range(len(codes)):
@@ -142,7 +167,8 @@ def pull(transition, codes, delta, total, products, by_level, least):
         for t in range(len(codes) - 2, -1, -1):
             for i in range(n):
                 is_kept = z[t + 1, i] != 0.0 and abs(after[i]) > least
-                u[i], after[i] = after[i] if is_kept else 0.0, 0.0
+                u[i] = after[i] if is_kept else 0.0
+                after[i] = 0.0
                 total[row, listed[i]] += u[i]
                 by_level[t, listed[i]] -= u[i] if z[t + 1, i] > 0.0 else -u[i]
             for i in range(n):
@@ -169,7 +195,10 @@ def is_recorded(*tensors):  # -> bool
 
 def is_compiled(tensor):  # -> bool
     """Return whether the compiled loops can take a tensor: float32 or float64, on the CPU."""
-    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
+    return tensor.device.type == "cpu" and tensor.dtype in (
+        torch.float32,
+        torch.float64,
+    )
 
 
 def _is_sparse(tensor, n_multiplications):  # -> bool
@@ -213,7 +242,9 @@ def multiply(plus, left, right, *, scale=1, in_place=False):
     """
     has_graph = torch.compiler.is_compiling() or is_recorded(plus, left, right)
     if has_graph or not _is_sparse(left, left.numel() * right.shape[1]):
-        return torch.addmm(plus, left, right, alpha=scale, out=plus if in_place else None)
+        return torch.addmm(
+            plus, left, right, alpha=scale, out=plus if in_place else None
+        )
     out = plus if in_place else plus.clone(memory_format=torch.contiguous_format)
     left, right = (np.asarray(t.contiguous()) for t in (left, right))
     loops.add_product(left, right, left.dtype.type(scale), np.asarray(out))

@@ -32,7 +32,11 @@ from skpudle._precision import in_own_precision
 from skpudle._shrinkage import shrink
 from skpudle.encoding._compiled import multiply
 
-LEARNED = "analysis", "synthesis", "thresholds"  # the tensors of an encoder that training changes
+LEARNED = (
+    "analysis",
+    "synthesis",
+    "thresholds",
+)  # the tensors of an encoder that training changes
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +105,11 @@ class LearnedEncoder:
             residual = residual if mask is None else residual * mask
             if self.limit is not None:
                 residual = residual.clamp(-self.limit, self.limit)
-            z = residual @ analysis.mT if z is None else torch.addmm(z, residual, analysis.mT)
+            z = (
+                residual @ analysis.mT
+                if z is None
+                else torch.addmm(z, residual, analysis.mT)
+            )
             z = shrink(z, threshold, self.shrinkage, positive=self.positive_code)
         return z
 
@@ -120,14 +128,18 @@ class LearnedEncoder:
         LearnedEncoder
             The encoder of data with these features, in this order.
         """
-        analysis, synthesis = (part[:, :, features] for part in (self.analysis, self.synthesis))
+        analysis, synthesis = (
+            part[:, :, features] for part in (self.analysis, self.synthesis)
+        )
         limit = None if self.limit is None else self.limit[features]
         return replace(self, analysis=analysis, synthesis=synthesis, limit=limit)
 
     def to(self, x):  # -> LearnedEncoder
         """Return the encoder in the dtype and on the device of the tensor ``x``."""
         limit = None if self.limit is None else self.limit.to(x)
-        return replace(self, limit=limit, **{n: getattr(self, n).to(x) for n in LEARNED})
+        return replace(
+            self, limit=limit, **{n: getattr(self, n).to(x) for n in LEARNED}
+        )
 
 
 def _root_mean_square(part):  # (n_unfoldings or 1, ...) -> (n_unfoldings or 1, 1, ...)
@@ -176,14 +188,17 @@ class EncoderModule(torch.nn.Module):
         super().__init__()
         for name in LEARNED:
             setattr(self, name, torch.nn.Parameter(getattr(encoder, name).clone()))
-        self.decoder, self.split_sign = torch.nn.Parameter(atoms.clone()), split_sign
+        self.decoder = torch.nn.Parameter(atoms.clone())
+        self.split_sign = split_sign
         gains = None
         if scale is not None:
             # The encoder was trained for the atoms / scale / gains, so its codes z stand for the
             # data / scale, and z / gains are the codes of `atoms`.
             gains = atom_norms(atoms / scale.to(atoms)) / atom_norms(atoms)
             gains = gains.flatten().nan_to_num(1.0)
-        constants = dict(intercept=intercept, scale=scale, gains=gains, limit=encoder.limit)
+        constants = dict(
+            intercept=intercept, scale=scale, gains=gains, limit=encoder.limit
+        )
         for name, part in constants.items():
             self.register_buffer(name, None if part is None else part.to(atoms))
         self._how = encoder.positive_code, encoder.shares_atoms, encoder.shrinkage
@@ -206,7 +221,11 @@ class EncoderModule(torch.nn.Module):
         parts = (getattr(self, name) for name in LEARNED)
         z = LearnedEncoder(*parts, *self._how, self.limit).encode(x)
         z = z if self.gains is None else z / self.gains
-        return torch.cat([z.clamp_min(0), (-z).clamp_min(0)], dim=1) if self.split_sign else z
+        return (
+            torch.cat([z.clamp_min(0), (-z).clamp_min(0)], dim=1)
+            if self.split_sign
+            else z
+        )
 
     def decode(self, z: Tensor) -> Tensor:
         """Reconstruct rows from codes, as a learner's ``inverse_transform`` does.
@@ -255,7 +274,9 @@ class EncoderModule(torch.nn.Module):
         with warnings.catch_warnings(), ExitStack() as then:
             then.callback(log.setLevel, log.level)
             log.setLevel(logging.ERROR)
-            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+            warnings.filterwarnings(
+                "ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning
+            )
             torch.onnx.export(self, (rows,), file, **names, **options, verbose=False)
 
 
@@ -265,7 +286,9 @@ class EncoderModule(torch.nn.Module):
 def _lasso(x, mask, z, atoms, alpha):  # -> Tensor of shape ()
     left = x - z @ atoms
     left = left if mask is None else left * mask
-    return left.square().sum(1).mean() / 2 + (alpha * z.abs().sum(1).mean() if alpha else 0.0)
+    return left.square().sum(1).mean() / 2 + (
+        alpha * z.abs().sum(1).mean() if alpha else 0.0
+    )
 
 
 @torch.no_grad()
@@ -279,8 +302,11 @@ def _first_encoder(atoms, alpha, x, mask, n_unfoldings, *, separate, positive):
     most 1,000 of the rows ``x`` (n, n_features), with their ``mask`` or None.
     """
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randperm(len(x), generator=generator, device="cpu")[:1000].sort().values
-    x, mask = x[rows], None if mask is None else mask[rows]
+    rows = (
+        torch.randperm(len(x), generator=generator, device="cpu")[:1000].sort().values
+    )
+    x = x[rows]
+    mask = None if mask is None else mask[rows]
     n_steps, depth = (n_unfoldings, 1) if separate else (1, n_unfoldings)
     # Row j of `duals` has the inner product 1 with atom j and small ones with other atoms. So, as
     # analysis matrix, `duals` mix up the codes of correlated atoms less than the atoms themselves
@@ -289,9 +315,12 @@ def _first_encoder(atoms, alpha, x, mask, n_unfoldings, *, separate, positive):
     gram = atoms.mT @ atoms
     gram.diagonal().add_(0.03 * torch.linalg.matrix_norm(gram, 2) or 1.0)
     duals = torch.linalg.solve(gram, atoms.mT).mT
-    duals = duals / (duals * atoms).sum(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    duals = duals / (duals * atoms).sum(1, keepdim=True).clamp_min(
+        torch.finfo(x.dtype).tiny
+    )
     norm = float(torch.linalg.matrix_norm(duals @ atoms.mT, 2)) or 1.0
-    z, found = None, []
+    z = None
+    found = []
     for _ in range(n_steps):
         best = None
         # step sizes in rising order, until the objective of the codes no longer falls
@@ -306,7 +335,8 @@ def _first_encoder(atoms, alpha, x, mask, n_unfoldings, *, separate, positive):
         _, one, z = best
         found.append(one)
     analysis, levels = (
-        torch.cat([getattr(one, n) for one in found]) for n in ("analysis", "thresholds")
+        torch.cat([getattr(one, n) for one in found])
+        for n in ("analysis", "thresholds")
     )
     synthesis = atoms.repeat(n_unfoldings - 1 if separate else 1, 1, 1)
     return LearnedEncoder(analysis, synthesis, levels, positive, not separate)
@@ -325,7 +355,9 @@ def _power_of_two(x):  # (n, n_features) -> float
     return 2.0 ** frexp(norm)[1]
 
 
-def _draw_batch(x, mask, weight, n_rows, generator):  # -> (n_rows, n_features), mask or None
+def _draw_batch(
+    x, mask, weight, n_rows, generator
+):  # -> (n_rows, n_features), mask or None
     """Draw a batch of rows with probabilities in proportion to ``weight``, and add noise to them.
 
     ``x`` is (n, n_features), ``mask`` of the same shape or None, and ``weight`` (n,) or None, for
@@ -341,7 +373,9 @@ def _draw_batch(x, mask, weight, n_rows, generator):  # -> (n_rows, n_features),
     # to 0.15, of that of the row. For 1,200 digits and three unfoldings the objective on held-out
     # rows is 3 % above the exact minimum with noise, and 7 % without.
     shares = 0.15 * torch.rand(len(x), 1, **options)
-    x = x + shares * x.square().mean(1, keepdim=True).sqrt() * torch.randn(x.shape, **options)
+    x = x + shares * x.square().mean(1, keepdim=True).sqrt() * torch.randn(
+        x.shape, **options
+    )
     return (x, None) if mask is None else (x * mask[rows], mask[rows])
 
 
@@ -364,10 +398,14 @@ def _train(start, lasso, batches, n_updates, stopped, of_synthesis):
     rates = 0.05, 0.02, 0.05
     groups = [{"params": [parts[i].requires_grad_()], "lr": rates[i]} for i in trained]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    schedule = LambdaLR(optimizer, lambda update: min(1.0, 2 * (1 - update / max(n_updates, 1))))
+    schedule = LambdaLR(
+        optimizer, lambda update: min(1.0, 2 * (1 - update / max(n_updates, 1)))
+    )
 
     def encoder():  # -> LearnedEncoder with the trained tensors, times their units
-        return replace(start, **{n: p * unit for n, p, unit in zip(LEARNED, parts, units)})
+        return replace(
+            start, **{n: p * unit for n, p, unit in zip(LEARNED, parts, units)}
+        )
 
     for batch, known in takewhile(lambda _: not stopped(), batches):
         optimizer.zero_grad()
@@ -375,8 +413,12 @@ def _train(start, lasso, batches, n_updates, stopped, of_synthesis):
         optimizer.step()
         schedule.step()
         with torch.no_grad():
-            parts[2].clamp_min_(0)  # Adam may step below 0, and such a threshold would not shrink
-    return replace(found := encoder(), **{n: getattr(found, n).detach() for n in LEARNED})
+            parts[2].clamp_min_(
+                0
+            )  # Adam may step below 0, and such a threshold would not shrink
+    return replace(
+        found := encoder(), **{n: getattr(found, n).detach() for n in LEARNED}
+    )
 
 
 @in_own_precision
@@ -466,7 +508,9 @@ def learn_encoder(
     generator = generator or torch.Generator(x.device).manual_seed(0)
     x = x if mask is None else x * mask
     size = _power_of_two(x)
-    atoms, x, alpha = atoms.detach(), x.detach() / size, alpha / size
+    atoms = atoms.detach()
+    x = x.detach() / size
+    alpha = alpha / size
     if n_updates == "auto":
         products = 3 * 2 * batch_size * atoms.numel() * (2 * n_unfoldings)
         # At most 3,000: for 1,200 digits and three unfoldings the objective is 3 % above the exact
@@ -478,7 +522,11 @@ def learn_encoder(
     else:
         start = replace(start, thresholds=start.thresholds / size)
     lasso = partial(_lasso, atoms=atoms, alpha=alpha if penalised else 0.0)
-    batches = (_draw_batch(x, mask, weight, batch_size, generator) for _ in range(n_updates))
+    batches = (
+        _draw_batch(x, mask, weight, batch_size, generator) for _ in range(n_updates)
+    )
     with torch.enable_grad():
-        found = _train(start, lasso, batches, n_updates, stopped, separate and n_unfoldings > 1)
+        found = _train(
+            start, lasso, batches, n_updates, stopped, separate and n_unfoldings > 1
+        )
     return replace(found, thresholds=found.thresholds * size)

@@ -111,15 +111,20 @@ class Likelihood:
         return level * (size if self.shrinkage == "soft" else size > 0)
 
     @torch.no_grad()
-    def _search(self, z, levels):  # -> codes, and for each iteration step sizes (n_samples, 1)
+    def _search(
+        self, z, levels
+    ):  # -> codes, and for each iteration step sizes (n_samples, 1)
         """Search for step sizes while running the iterations, without a graph of autograd.
 
         ``codes`` repeats the iterations with the step sizes found if it needs a graph. The step
         size of an iteration that was undone is 0.
         """
-        natural, sizes = self._natural(z), []
+        natural = self._natural(z)
+        sizes = []
         mean = self.loss.mean(natural)
-        largest = torch.maximum(self._hide(self.x), self._hide(mean)).amax(1, keepdim=True)
+        largest = torch.maximum(self._hide(self.x), self._hide(mean)).amax(
+            1, keepdim=True
+        )
         # The search starts from the step size 4 / (|D|^2 w), where w is the largest count or
         # expectation of the sample; step sizes that are too large are halved. After 10 iterations
         # on Poisson counts the mean objective was 0.12 above the minimum, and 0.60 above it if the
@@ -156,11 +161,15 @@ class Likelihood:
         size : Tensor of shape (n_samples, 1)
             The next step sizes.
         """
-        weight = torch.maximum(*[self.loss.variance(mean) for *_, mean in (before, after)])
+        weight = torch.maximum(
+            *[self.loss.variance(mean) for *_, mean in (before, after)]
+        )
         change = after[1] - before[1]
         curvature = self._hide(weight.mul_(change).mul_(change)).sum(1, keepdim=True)
         length = (after[0] - before[0]).square_().sum(1, keepdim=True)
-        counts = size * curvature <= length  # False for NaN, so that the iteration is undone
+        counts = (
+            size * curvature <= length
+        )  # False for NaN, so that the iteration is undone
         # about 1 iteration in 20 is undone, so a copy by index moves few rows
         undone = (~counts[:, 0]).nonzero()[:, 0]
         for new, old in zip(after, before, strict=True):

@@ -68,7 +68,8 @@ class Steps:
     n_first = 4  # number of iterations in the first call of compiled loops; see `run_iterations`
 
     def __init__(self, x, size, *, mask=None):
-        self.size, self._mask = size, mask
+        self.size = size
+        self._mask = mask
         self.x = self.hide(x)
 
     def hide(self, data):  # -> the same shape
@@ -88,7 +89,9 @@ class Iteration(NamedTuple):
     code: Tensor  # codes after the iteration
     residual: Tensor | None  # residual of `z`; None if the step did not compute it
 
-    def pull(self, steps, delta, by_level, scratch):  # (n, n_components) -> the same, or None
+    def pull(
+        self, steps, delta, by_level, scratch
+    ):  # (n, n_components) -> the same, or None
         """Run the adjoint: return the derivatives in the codes before this iteration.
 
         ``delta`` has the derivatives in the codes after the iteration, and is overwritten. The
@@ -153,14 +156,22 @@ class SparseIterations:
 
         The arguments are those of `Iteration.pull`; ``scratch`` has no effect.
         """
-        n_iterations, finfo = len(self.codes) - 1, torch.finfo(delta.dtype)
+        n_iterations = len(self.codes) - 1
+        finfo = torch.finfo(delta.dtype)
         if by_level is None:
             by_level = delta.new_zeros(n_iterations, 1)
         else:
             by_level = by_level[self._start : self._start + n_iterations]
         # a view: if there is one level for all atoms, the loops add all derivatives to one number
         by_level = by_level.expand(n_iterations, delta.shape[1])
-        given = steps.transition, self.codes, delta, steps.total, steps.products, by_level
+        given = (
+            steps.transition,
+            self.codes,
+            delta,
+            steps.total,
+            steps.products,
+            by_level,
+        )
         loops.pull(*map(np.asarray, given), finfo.tiny / finfo.eps)
         return delta
 
@@ -190,15 +201,22 @@ def run_iterations(steps, z, levels, shrinkage, positive, keep):
     records : list of Iteration and SparseIterations
         The records of all iterations in their order; empty without ``keep``.
     """
-    shrink_, records = shrinkage_function(shrinkage, positive=positive), []
-    t, length, scratch, spare = 0, steps.n_first, None, None
+    shrink_ = shrinkage_function(shrinkage, positive=positive)
+    records = []
+    t = 0
+    length = steps.n_first
+    scratch = None
+    spare = None
     while t < len(levels):
         if levels.ndim == 2 and steps.are_sparse(z):
             # Codes may become dense, for which the loops are slow. So the first call runs few
             # iterations, each next call 4 times more, and `are_sparse` checks the codes in between.
-            some, spare = levels[t : t + length], None
+            some = levels[t : t + length]
+            spare = None
             record = SparseIterations(steps, z, t, some, shrinkage, positive, keep)
-            z, t, length = record.codes[-1], t + len(some), 4 * length
+            z = record.codes[-1]
+            t = t + len(some)
+            length = 4 * length
         else:
             steps.t = t
             v, residual = steps.push(z, out=spare)
@@ -207,7 +225,9 @@ def run_iterations(steps, z, levels, shrinkage, positive, keep):
             # memory. But at t == 0 they belong to the caller.
             spare = None if keep or t == 0 else z
             record = Iteration(t, z, shrink_(v, levels[t], scratch), residual)
-            z, t, length = record.code, t + 1, steps.n_first
+            z = record.code
+            t = t + 1
+            length = steps.n_first
         if keep:
             records.append(record)
     return z, records
@@ -239,11 +259,16 @@ class DenseSteps(Steps):
         self.transition = None  # the matrix H, the unit matrix minus s D^T D
         # ``H`` costs a product of the dictionary with each atom, and each step with ``H`` saves
         # such a product for each row of the data. So ``H`` pays for at most n_steps * n_rows atoms.
-        pays = n_components <= n_steps * len(x) or n_components * self.atoms.numel() <= _CHEAP
+        pays = (
+            n_components <= n_steps * len(x)
+            or n_components * self.atoms.numel() <= _CHEAP
+        )
         if mask is None and pays:
             self.transition = (self.atoms @ self.atoms.mT).mul_(-size)
             self.transition.diagonal().add_(1)
-        self._uses_transition = self.transition is not None and n_components < 2 * n_features
+        self._uses_transition = (
+            self.transition is not None and n_components < 2 * n_features
+        )
         self._is_compiled = self.transition is not None and is_compiled(x)
         self._are_few = self.correlation.numel() * n_components <= _FEW_PRODUCTS
         if self._are_few:
@@ -258,7 +283,9 @@ class DenseSteps(Steps):
     def push(self, z, *, out=None):  # -> (n, n_components), residual or None
         """Take a step from the codes ``z``, see `Steps`; with ``H`` there is no residual."""
         if z is None:
-            pushed = self.correlation.clone() if out is None else out.copy_(self.correlation)
+            pushed = (
+                self.correlation.clone() if out is None else out.copy_(self.correlation)
+            )
             return pushed, self.x if self.transition is None else None
         if self._uses_transition:
             return torch.addmm(self.correlation, z, self.transition, out=out), None
@@ -273,7 +300,9 @@ class DenseSteps(Steps):
             self.total = torch.zeros_like(self.correlation)  # q of the class
             self.products = torch.zeros_like(self.transition)  # P of the class
 
-    def pull(self, u, z, residual, *, out=None):  # (n, n_components) -> the same, or None
+    def pull(
+        self, u, z, residual, *, out=None
+    ):  # (n, n_components) -> the same, or None
         """Run the adjoint of the step from ``z``, see `Steps`: return the derivatives in ``z``.
 
         ``residual`` is None for a step with ``H``, whose terms go to the sums q and P of the class.
@@ -284,7 +313,9 @@ class DenseSteps(Steps):
                 return None
             self.products.addmm_(u.mT, z)
             return torch.mm(u, self.transition, out=out)
-        image = self.hide(multiply(torch.zeros_like(residual), u, self.atoms, in_place=True))
+        image = self.hide(
+            multiply(torch.zeros_like(residual), u, self.atoms, in_place=True)
+        )
         multiply(self._by_atoms, u.mT, residual, in_place=True)
         self._by_x += image
         self._by_size += (image * residual).sum()
@@ -301,7 +332,9 @@ class DenseSteps(Steps):
         """
         if self.transition is not None:
             self._by_atoms.addmm_(self.total.mT, self.x)
-            self._by_atoms.addmm_(self.products + self.products.mT, self.atoms, alpha=-1)
+            self._by_atoms.addmm_(
+                self.products + self.products.mT, self.atoms, alpha=-1
+            )
             self._by_x.addmm_(self.total, self.atoms)
             # The derivative in the step size s is <q, D^T x> - <P, G>, where the Gram matrix G is
             # the unit matrix minus H, divided by s.
@@ -336,15 +369,21 @@ class ConvSteps(Steps):
         """Take a step from the codes ``z`` in iteration ``t``, see `Steps`."""
         (_, dictionary), (_, analysis) = self.layers()
         residual = self.x if z is None else self.x - self.hide(dictionary.synthesis(z))
-        pushed = replace(analysis, atoms=analysis.atoms * self.size).analysis(residual, out=out)
+        pushed = replace(analysis, atoms=analysis.atoms * self.size).analysis(
+            residual, out=out
+        )
         return pushed if z is None else pushed.add_(z), residual
 
     def clear(self):
         """Set all derivatives to zero, see `Steps`."""
         given = *(one.atoms for one in self._given), self.x, self.size
-        self._by_atoms, self._by_analysis, self._by_x, self._by_size = map(torch.zeros_like, given)
+        self._by_atoms, self._by_analysis, self._by_x, self._by_size = map(
+            torch.zeros_like, given
+        )
 
-    def pull(self, u, z, residual, *, out=None):  # (n, n_components, *positions) -> same, or None
+    def pull(
+        self, u, z, residual, *, out=None
+    ):  # (n, n_components, *positions) -> same, or None
         """Run the adjoint of the step from ``z`` in iteration ``t``: return derivatives in ``z``.
 
         The arguments are explained in `Steps`; ``out`` has no effect.
@@ -365,5 +404,6 @@ class ConvSteps(Steps):
         The derivatives have the shapes of these tensors. Derivatives in the atoms and in the
         analysis are separate even if both have the same atoms; the caller then adds them up.
         """
-        of_atoms, of_analysis = self.size * self._by_atoms, self.size * self._by_analysis
+        of_atoms = self.size * self._by_atoms
+        of_analysis = self.size * self._by_analysis
         return of_atoms, of_analysis, self.size * self._by_x, self._by_size

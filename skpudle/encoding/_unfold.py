@@ -9,7 +9,12 @@ from torch import Tensor
 from skpudle._compilation import threads_for
 from skpudle._losses import LEAST_SQUARES
 from skpudle._operators._atoms import DenseDictionary
-from skpudle._precision import as_scalars, differentiable_once, in_own_precision, kept_by_autograd
+from skpudle._precision import (
+    as_scalars,
+    differentiable_once,
+    in_own_precision,
+    kept_by_autograd,
+)
 from skpudle._shrinkage import shrink
 from skpudle.encoding._compiled import is_recorded
 from skpudle.encoding._likelihood import Likelihood
@@ -33,8 +38,11 @@ class _Unfolding(torch.autograd.Function):
         None, see `unfold`.
         """
         ctx.save_for_backward(*tensors)
-        ctx.separate, ctx.shrinkage = tensors[1] is not None, options[0]
-        x, levels, step, z = (part if part is None else part.detach() for part in tensors[2:])
+        ctx.separate = tensors[1] is not None
+        ctx.shrinkage = options[0]
+        x, levels, step, z = (
+            part if part is None else part.detach() for part in tensors[2:]
+        )
         ctx.steps = make_steps(x, step)
         z, ctx.records = run_iterations(ctx.steps, z, levels, *options)
         # The records hold the last codes, and the graph of the result holds the records. So the
@@ -61,7 +69,8 @@ class _Unfolding(torch.autograd.Function):
             delta = record.pull(ctx.steps, delta, kept, scratch)
         atoms, analysis, x, step = ctx.steps.gradients()
         if not ctx.separate and analysis is not None:
-            atoms, analysis = atoms + analysis, None
+            atoms = atoms + analysis
+            analysis = None
         delta = None if initial is None else delta
         return None, None, atoms, analysis, x, by_level, step, delta
 
@@ -133,19 +142,32 @@ def unfold(
         If autograd asks for a second derivative of codes for least squares.
     """
     if loss.is_quadratic and offset is not None:
-        x, offset = x - offset, None
+        x = x - offset
+        offset = None
     if not len(levels):
-        raise ValueError("Got no levels, and so no unfoldings. Pass at least one level.")
-    x, atoms = kept_by_autograd(x), dictionary.atoms
+        raise ValueError(
+            "Got no levels, and so no unfoldings. Pass at least one level."
+        )
+    x = kept_by_autograd(x)
+    atoms = dictionary.atoms
     threads = threads_for(atoms, x, getattr(dictionary, "stride", 1))
     if not loss.is_quadratic:
         offset = x.new_zeros(()) if offset is None else offset
         z = x.new_zeros(len(x), len(atoms)) if initial is None else initial
-        objective = Likelihood(dictionary, x, loss, offset, mask, shrinkage, positive_code)
+        objective = Likelihood(
+            dictionary, x, loss, offset, mask, shrinkage, positive_code
+        )
         has_graph = is_recorded(atoms, x, levels, step, z, offset)
         with threads, torch.set_grad_enabled(has_graph):
             return objective.codes(z, levels, step)
-    given = atoms, None if analysis is None else analysis.atoms, x, levels, step, initial
+    given = (
+        atoms,
+        None if analysis is None else analysis.atoms,
+        x,
+        levels,
+        step,
+        initial,
+    )
     keep = is_recorded(*given)
     fixed = dictionary.detach()
 
@@ -159,7 +181,9 @@ def unfold(
         return _Unfolding.apply(make_steps, (shrinkage, positive_code, keep), *given)
 
 
-def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0, shrinkage="soft"):
+def threshold_levels(
+    dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0, shrinkage="soft"
+):
     r"""Return the level of the shrinkage in each unfolding for a penalty, as `unfold` takes them.
 
     Soft shrinkage has the level ``step * alpha * lambda_decay**t`` in unfolding t: the proximal map
@@ -192,7 +216,9 @@ def threshold_levels(dictionary, alpha, n_unfoldings, step, *, lambda_decay=1.0,
     """
     atoms = dictionary.atoms
     alpha = as_scalars(alpha, atoms)
-    levels = alpha.reshape(-1, alpha.shape[-1] if alpha.ndim else 1, *[1] * (atoms.ndim - 2))
+    levels = alpha.reshape(
+        -1, alpha.shape[-1] if alpha.ndim else 1, *[1] * (atoms.ndim - 2)
+    )
     levels = levels.expand(int(n_unfoldings), *levels.shape[1:])
     if shrinkage == "hard":
         return levels
@@ -309,17 +335,26 @@ def encode(
     """
     if not hasattr(dictionary, "atoms"):
         dictionary = DenseDictionary(dictionary)
-    loss, initial = LEAST_SQUARES if loss is None else loss, None
+    loss = LEAST_SQUARES if loss is None else loss
+    initial = None
     if step_size is None:
         step_size = default_step(dictionary, loss)
     step = None if step_size is None else as_scalars(step_size, x)
     levels = threshold_levels(
-        dictionary, alpha, n_unfoldings, step, lambda_decay=lambda_decay, shrinkage=shrinkage
+        dictionary,
+        alpha,
+        n_unfoldings,
+        step,
+        lambda_decay=lambda_decay,
+        shrinkage=shrinkage,
     )
     if initial_threshold is not None:
         residual = x if offset is None else x - loss.mean(offset)
         residual = residual if mask is None else residual * mask
-        level, correlation = as_scalars(initial_threshold, x), dictionary.analysis(residual)
+        level = as_scalars(initial_threshold, x)
+        correlation = dictionary.analysis(residual)
         initial = shrink(correlation, level, "hard", positive=positive_code)
     how = dict(positive_code=positive_code, mask=mask, loss=loss, offset=offset)
-    return unfold(dictionary, x, levels, step, shrinkage=shrinkage, initial=initial, **how)
+    return unfold(
+        dictionary, x, levels, step, shrinkage=shrinkage, initial=initial, **how
+    )

@@ -41,7 +41,13 @@ from sklearn.utils import check_random_state, check_scalar
 from torch import Tensor
 
 from skpudle._compilation import blocks_of_rows
-from skpudle._data.arrays import check_sample_weight, split_missing, to_numpy, to_tensor, warn
+from skpudle._data.arrays import (
+    check_sample_weight,
+    split_missing,
+    to_numpy,
+    to_tensor,
+    warn,
+)
 from skpudle._data.sources import merge_copies, refuse_shuffled
 from skpudle._fit.plan import centre, units_of
 from skpudle._fitted import check_learner_of_rows, encode_parts
@@ -114,10 +120,12 @@ def _contributions(learner, X_train, X, ridge, n_largest):
     refuse_shuffled(X_train)
     refuse_shuffled(X)
     check_scalar(ridge, "ridge", (int, float, np.number), min_val=0)
-    targets, parts = learner.components_, []
+    targets = learner.components_
+    parts = []
     # In the formulas of the module docstring ``gram`` is Z Z^T + omega I, and ``pull`` is Z X^T.
     # Both are sums over samples, so the parts of the data are added up one after the other.
-    gram, pull = ridge * np.eye(len(targets)), np.zeros(targets.shape)
+    gram = ridge * np.eye(len(targets))
+    pull = np.zeros(targets.shape)
     for rows, codes in encode_parts(learner, X_train):
         gram += codes.T @ codes
         pull += codes.T @ centre(learner, rows)
@@ -128,9 +136,12 @@ def _contributions(learner, X_train, X, ridge, n_largest):
     estimates = weights @ pull
     if X is not None:
         codes = np.concatenate([codes for _, codes in encode_parts(learner, X)])
-        weights, targets, estimates = codes @ weights, codes @ targets, codes @ estimates
+        weights = codes @ weights
+        targets = codes @ targets
+        estimates = codes @ estimates
 
-    codes, largest = sparse.vstack(parts, format="csr"), []
+    codes = sparse.vstack(parts, format="csr")
+    largest = []
     for block in blocks_of_rows(len(weights), codes.shape[0]):
         found = weights[block] @ codes.T
         order = np.argsort(-np.abs(found), axis=1, kind="stable")[:, :n_largest]
@@ -191,7 +202,12 @@ def atom_contributions(
 
 
 def reconstruction_contributions(
-    learner: Any, X_train: Any, X: ArrayLike, *, ridge: float = 0.0, n_largest: int | None = 10
+    learner: Any,
+    X_train: Any,
+    X: ArrayLike,
+    *,
+    ridge: float = 0.0,
+    n_largest: int | None = 10,
 ) -> Contributions:
     r"""Return the training samples that contribute most to the reconstruction of each sample.
 
@@ -267,7 +283,9 @@ def code_saliency(learner: Any, X: ArrayLike | Tensor, *, n_codes: int = 5) -> S
     chosen = codes.gather(1, indices)
     # The codes of a sample depend on this sample alone. So one backward pass for the sum over all
     # samples gives the gradient of the code of sample i in row i.
-    gradients = [torch.autograd.grad(c.sum(), x, retain_graph=True)[0] for c in chosen.unbind(1)]
+    gradients = [
+        torch.autograd.grad(c.sum(), x, retain_graph=True)[0] for c in chosen.unbind(1)
+    ]
     return Saliency(to_numpy(indices), to_numpy(torch.stack(gradients, dim=1)))
 
 
@@ -305,7 +323,8 @@ class AtomIntervals(NamedTuple):
         if not some.any():
             return words
         squares, norms = (np.square(part[some]).sum(1) for part in (self[3], self[0]))
-        mean, limit = (squares / norms).mean(), self.limit[some].mean()
+        mean = (squares / norms).mean()
+        limit = self.limit[some].mean()
         words += f" Their expected squared error is {mean:.2g}, "
         return words + f"{mean / limit:.2f} times the limit of any method."
 
@@ -354,7 +373,9 @@ def _read(learner, X, level, exposure):
     check_scalar(level, "level", (float, np.floating), **bounds)
     refuse_shuffled(X)
     if isinstance(learner, CountDictionaryLearning):
-        raise ValueError("No intervals: effects of its atoms multiply. Pass a PoissonNMF.")
+        raise ValueError(
+            "No intervals: effects of its atoms multiply. Pass a PoissonNMF."
+        )
     learner = check_learner_of_rows(learner)
     if exposure is not None:
         exposure = to_numpy(check_exposure(exposure, X, learner))[:, 0]
@@ -393,10 +414,10 @@ def _in_units(learner, rows, codes, weight):
     gains : ndarray of shape (1 or n, n_components)
         Factors that turn codes of the learner into codes of ``atoms``.
     """
-    noise = units_of(learner)
-    x, known, scale = noise.enter(*split_missing(to_tensor(rows)))
+    own = units_of(learner)
+    x, known, scale = own.enter(*split_missing(to_tensor(rows)))
     missing = np.zeros(rows.shape, bool) if known is None else to_numpy(known) == 0
-    units = 1.0 if noise.scale is None else to_numpy(noise.scale)
+    units = 1.0 if own.scale is None else to_numpy(own.scale)
     atoms = np.asarray(learner.components_, dtype=np.float64) / units
     # Atoms are divided by their norms below. An atom of zeros has the norm 0, so it is replaced by
     # an atom of ones.
@@ -404,7 +425,7 @@ def _in_units(learner, rows, codes, weight):
     norms = np.linalg.norm(atoms, axis=1, keepdims=True)
     gains = norms.T if scale is None else norms.T / to_numpy(scale)
     weight = weight / weight.mean()
-    what = noise.intercept is not None, bool(getattr(learner, "positive_code", False))
+    what = own.intercept is not None, bool(getattr(learner, "positive_code", False))
     rows = _posterior.Rows(to_numpy(x), missing, codes * gains, weight[:, None], *what)
     return rows, atoms / norms, units, gains
 
@@ -417,12 +438,17 @@ def _ends(estimate, standard_error, level, positive):
     are those of a normal distribution for the probability ``level``. ``positive`` is whether true
     values are known to be non-negative; negative estimates and ends then become 0.
     """
-    reach, least = stats.norm.ppf(0.5 + level / 2) * standard_error, 0.0 if positive else -np.inf
-    ends = (np.maximum(end, least) for end in (estimate, estimate - reach, estimate + reach))
+    reach = stats.norm.ppf(0.5 + level / 2) * standard_error
+    least = 0.0 if positive else -np.inf
+    ends = (
+        np.maximum(end, least) for end in (estimate, estimate - reach, estimate + reach)
+    )
     return *ends, standard_error
 
 
-def _least_squares(supports, x, atoms, precisions):  # -> codes, variances, like supports
+def _least_squares(
+    supports, x, atoms, precisions
+):  # -> codes, variances, like supports
     """Return weighted least squares codes of rows, restricted to supports, and their variances.
 
     ``supports`` (n, n_components) is True for the codes that may be nonzero; the other codes and
@@ -430,7 +456,8 @@ def _least_squares(supports, x, atoms, precisions):  # -> codes, variances, like
     n_features) both: inverse variances of the noise, and 0 for missing entries. ``atoms`` are
     (n_components, n_features). Rows whose supports have equal sizes are solved in one batch.
     """
-    values, variances = np.zeros(supports.shape), np.zeros(supports.shape)
+    values = np.zeros(supports.shape)
+    variances = np.zeros(supports.shape)
     sizes = supports.sum(axis=1)
     for size in np.unique(sizes[sizes > 0]):
         same = np.flatnonzero(sizes == size)
@@ -454,8 +481,11 @@ def _noise(learner, rows, atoms, units, random_state):  # -> (n_features,) or ()
     ValueError is raised if the rows have no more known entries than nonzero codes.
     """
     if len(rows.x) < 200 and getattr(learner, "noise_std_", None) is not None:
-        return _posterior.keep_above_rounding(np.square(learner.noise_std_ / units), rows.x)
-    n_known, n_codes = np.count_nonzero(~rows.missing), np.count_nonzero(rows.codes)
+        return _posterior.keep_above_rounding(
+            np.square(learner.noise_std_ / units), rows.x
+        )
+    n_known = np.count_nonzero(~rows.missing)
+    n_codes = np.count_nonzero(rows.codes)
     if n_known <= n_codes:
         raise ValueError(
             f"The fit did not estimate the noise, and X has {n_known} entries for {n_codes} codes. "
@@ -559,7 +589,9 @@ def atom_intervals(
     >>> from skpudle import PUDLEDictionaryLearning
     >>> from skpudle.datasets import make_dictionary_data
     >>> from skpudle.inspection import atom_intervals
-    >>> X, atoms, codes = make_dictionary_data(1000, 16, 24, 2, snr_db=10, random_state=0)
+    >>> X, atoms, codes = make_dictionary_data(
+    ...     1000, 16, 24, 2, snr_db=10, random_state=0
+    ... )
     >>> learner = PUDLEDictionaryLearning(24, random_state=0).fit(X)
     >>> found = atom_intervals(learner, X, random_state=0)
     >>> bool(found.supported.all())
@@ -569,24 +601,34 @@ def atom_intervals(
     atoms = np.asarray(learner.components_, dtype=np.float64)
     positive = _adds_counts(learner) or getattr(learner, "positive_dict", False)
     if not _adds_counts(learner):
-        found = _atoms_of_rows(learner, rows, codes, sample_weight, _generator(random_state))
+        found = _atoms_of_rows(
+            learner, rows, codes, sample_weight, _generator(random_state)
+        )
         sizes = np.linalg.norm(atoms, axis=1, keepdims=True)
     elif sample_weight is None:
         given = exposure, atoms, codes, learner.dispersion_, _generator(random_state)
-        found, sizes = _posterior.sample_rates(rows, *given), atoms.sum(1, keepdims=True)
+        found = _posterior.sample_rates(rows, *given)
+        sizes = atoms.sum(1, keepdims=True)
     else:
-        raise ValueError("Intervals of counts take no sample_weight. Pass rows that repeat.")
+        raise ValueError(
+            "Intervals of counts take no sample_weight. Pass rows that repeat."
+        )
     # Two unit atoms count as equal if their distance, up to sign, is at most twice the standard
     # error of the distance. Of two equal atoms only the one that more rows use is supported, so
     # ``order`` ranks atoms by their uses. ``distances`` and ``errors`` are squared.
-    units, squares = normalize(found.atoms), np.square(found.atoms).sum(1)
+    units = normalize(found.atoms)
+    squares = np.square(found.atoms).sum(1)
     errors = found.variances.sum(1) / np.where(squares > 0, squares, 1)
     distances = 2 - 2 * np.abs(units @ units.T)
     repeats = distances <= 4 * (errors[:, None] + errors)
     order = np.lexsort((np.arange(len(errors)), -found.uses)).argsort()
     # The limit of the expected squared error, 0.1, is a cosine of .95 with the true atom. It
     # excludes noise: atoms that were fitted to pure noise have .16 and more.
-    supported = found.has_enough & (errors <= 0.1) & ~(repeats & (order < order[:, None])).any(1)
+    supported = (
+        found.has_enough
+        & (errors <= 0.1)
+        & ~(repeats & (order < order[:, None])).any(1)
+    )
     ends = _ends(found.atoms * sizes, np.sqrt(found.variances) * sizes, level, positive)
     return AtomIntervals(*ends, supported, found.limit)
 
@@ -644,17 +686,27 @@ def code_intervals(
     >>> from skpudle.inspection import code_intervals
     >>> learner = PoissonNMF.from_components([[0.5, 0.5, 0.0], [0.0, 0.2, 0.8]])
     >>> found = code_intervals(learner, np.array([[50.0, 60.0, 40.0]]), random_state=0)
-    >>> bool((found.lower < found.estimate).all() and (found.estimate < found.upper).all())
+    >>> bool(
+    ...     (found.lower < found.estimate).all()
+    ...     and (found.estimate < found.upper).all()
+    ... )
     True
     """
     learner, rows, codes, exposure = _read(learner, X, level, exposure)
     if _adds_counts(learner):
         atoms = np.asarray(learner.components_, dtype=np.float64)
-        values, gains, rates, known = codes, 1.0, codes @ atoms, ~np.isnan(rows)
-        precisions = _posterior.weigh_counts(rates, known, exposure, learner.dispersion_)
+        values = codes
+        gains = 1.0
+        rates = codes @ atoms
+        known = ~np.isnan(rows)
+        precisions = _posterior.weigh_counts(
+            rates, known, exposure, learner.dispersion_
+        )
         # Estimates are the codes of ``transform``. Least squares with the precisions of the counts
         # as weights only gives variances, the diagonal of the inverse Fisher information.
-        _, variances = _least_squares(np.ones(codes.shape, bool), rates, atoms, precisions)
+        _, variances = _least_squares(
+            np.ones(codes.shape, bool), rates, atoms, precisions
+        )
     else:
         rows, atoms, units, gains = _in_units(learner, rows, codes, np.ones(len(rows)))
         precisions = ~rows.missing / _noise(learner, rows, atoms, units, random_state)

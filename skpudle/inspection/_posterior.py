@@ -56,10 +56,12 @@ from skpudle.search.held_out import MEDIAN_OF_NORMAL
 # first sweeps, and the numbers of further sweeps after which the chain may end. First sweeps are
 # discarded, since they depend on the fit that the chain starts at. Results use the last two thirds
 # of the further sweeps.
-_FIRST_SWEEPS, _ENDS = 5, (21, 54, 108)
+_FIRST_SWEEPS = 5
+_ENDS = (21, 54, 108)
 # Markov chain of `sample_rates`: the number of first sweeps, which are discarded, since they depend
 # on the fit that the chain starts at, and the number of sweeps that the results use.
-_UNSETTLED_SWEEPS, _COUNTED_SWEEPS = 60, 150
+_UNSETTLED_SWEEPS = 60
+_COUNTED_SWEEPS = 150
 
 
 # ---------------------------------------------------------------------------- compiled loops
@@ -119,28 +121,36 @@ def draw_codes(correlations, grams, prior, rng, z):
     """
     n, n_components = z.shape
     for i in range(n):
-        gram, left = grams[i % len(grams)], correlations[i].astype(np.float64)
+        gram = grams[i % len(grams)]
+        left = correlations[i].astype(np.float64)
         for k in range(n_components):
-            old, precision, pull = z[i, k], gram[k, k] + prior[0, k], prior[1, k]
+            old = z[i, k]
+            precision = gram[k, k] + prior[0, k]
+            pull = prior[1, k]
             if precision <= 0:
                 continue
             correlation = left[k] + gram[k, k] * old
-            deviation, size = 1 / np.sqrt(precision), 0.5 * np.log(precision)
-            above, below = (correlation + pull) / precision, (correlation - pull) / precision
+            deviation = 1 / np.sqrt(precision)
+            size = 0.5 * np.log(precision)
+            above = (correlation + pull) / precision
+            below = (correlation - pull) / precision
             plus = prior[2, k] - size + 0.5 * precision * above * above
             minus = prior[3, k] - size + 0.5 * precision * below * below
             positive = prior[3, k] == -np.inf
             if positive:
                 plus += _log_of_tail(above / deviation)
             largest = max(plus, minus, 0.0)
-            plus, minus = np.exp(plus - largest), np.exp(minus - largest)
+            plus = np.exp(plus - largest)
+            minus = np.exp(minus - largest)
             drawn = rng.random() * (plus + minus + np.exp(-largest))
             if drawn >= plus + minus:
                 new = 0.0
             elif positive:
                 new = _positive_normal(rng, above, deviation)
             else:
-                new = (above if drawn < plus else below) + deviation * rng.standard_normal()
+                new = (
+                    above if drawn < plus else below
+                ) + deviation * rng.standard_normal()
             if new != old:
                 z[i, k] = new
                 for j in range(n_components):
@@ -248,7 +258,9 @@ def _without_outliers(rows, atoms):  # -> Rows, noise of features
     variances : ndarray of shape (n_features,)
         A first estimate of the variances of the noise of features.
     """
-    x, missing, residual = rows.x, rows.missing, np.abs(rows.x - rows.codes @ atoms)
+    x = rows.x
+    missing = rows.missing
+    residual = np.abs(rows.x - rows.codes @ atoms)
     noise = np.nanmedian(np.where(missing, np.nan, residual)) / MEDIAN_OF_NORMAL
     sizes = np.linalg.norm(x, axis=1)
     # A row is an outlier if its norm is above 5 times the 95 % quantile of the norms of all rows.
@@ -270,7 +282,9 @@ def _without_outliers(rows, atoms):  # -> Rows, noise of features
     free = 1 - np.count_nonzero(rows.codes) / max(n_known.sum(), 1)
     variances = keep_above_rounding(variances / max(free, 0.1), rows.x)
     is_sure = np.abs(rows.codes) > 3 * np.sqrt(variances.mean())
-    return rows._replace(codes=sparse.csr_array(np.where(is_sure, rows.codes, 0.0))), variances
+    return rows._replace(
+        codes=sparse.csr_array(np.where(is_sure, rows.codes, 0.0))
+    ), variances
 
 
 def _prior(codes, positive):  # CSR (n, p) -> (4, p)
@@ -281,11 +295,14 @@ def _prior(codes, positive):  # CSR (n, p) -> (4, p)
     codes are non-negative.
     """
     n, p = codes.shape
-    atoms, values = codes.indices, codes.data
+    atoms = codes.indices
+    values = codes.data
     used = np.bincount(atoms, minlength=p)
     right = np.bincount(atoms[values > 0], minlength=p)
     total = np.bincount(atoms, values**2, minlength=p)
-    of_all = total.sum() / max(len(values), 1) or 1.0  # mean square for atoms that no row uses
+    of_all = (
+        total.sum() / max(len(values), 1) or 1.0
+    )  # mean square for atoms that no row uses
     squares = np.where(used > 0, total / np.maximum(used, 1), of_all)
     # ``alike`` is mean**2 over the mean square of the nonzero codes of an atom: 1 for codes of one
     # modulus, 0 for normal codes of mean 0. Codes that are normal around +mean and -mean have the
@@ -294,7 +311,8 @@ def _prior(codes, positive):  # CSR (n, p) -> (4, p)
     relative = values**2 / squares[atoms]
     kurtosis = (relative @ relative) / max(len(values), 1)
     alike = min(np.sqrt(max(0.0, (3 - kurtosis) / 2)), 0.98)
-    means, variances = np.sqrt(alike * squares), (1 - alike) * squares
+    means = np.sqrt(alike * squares)
+    variances = (1 - alike) * squares
     pull = means / variances
     # Logarithms of the odds of a positive and of a negative code against 0. The added 0.5 keeps
     # them finite if no row or every row uses an atom.
@@ -323,14 +341,22 @@ def _summary(sweeps, n_rows):  # -> AtomPosterior
     differences at distances of a quarter and of half of the chain.
     """
     atoms, within, uses = (np.stack(part) for part in zip(*sweeps, strict=True))
-    n_features, within, n_uses = atoms.shape[2], within.mean(0), uses.mean(0)
-    lag, tiny, between = max(1, len(atoms) // 4), np.finfo(float).tiny, atoms.var(0, ddof=1)
-    near, far = (np.square(atoms[h:] - atoms[:-h]).mean((0, 2)) / 2 for h in (lag, 2 * lag))
+    n_features = atoms.shape[2]
+    within = within.mean(0)
+    n_uses = uses.mean(0)
+    lag = max(1, len(atoms) // 4)
+    tiny = np.finfo(float).tiny
+    between = atoms.var(0, ddof=1)
+    near, far = (
+        np.square(atoms[h:] - atoms[:-h]).mean((0, 2)) / 2 for h in (lag, 2 * lag)
+    )
     # ``kept`` is the correlation of sweeps at a distance of a quarter of the chain: if correlations
     # fall geometrically, differences at twice this distance are 1 + kept times as large. It is at
     # most 0.9, since in a drifting chain it would be near 1 and the extrapolated variance infinite.
     kept = np.clip(far / np.maximum(near, tiny) - 1, 0.0, 0.9)
-    between *= np.maximum(1.0, near / (1 - kept) / np.maximum(between.mean(1), tiny))[:, None]
+    between *= np.maximum(1.0, near / (1 - kept) / np.maximum(between.mean(1), tiny))[
+        :, None
+    ]
     per_sweep = kept ** (1 / lag)
     # ``error`` is the variance of the mean over the chain, as a fraction of ``between``. Correlated
     # sweeps count as fewer independent sweeps, so it is larger than 1 / len(atoms).
@@ -346,7 +372,9 @@ def _summary(sweeps, n_rows):  # -> AtomPosterior
     # rows the atom follows the noise: for example, an atom that only one row uses equals this row.
     has_enough = n_uses * (n_features - taken) >= 2 * taken * (n_features - 1)
     hidden = float((between.sum(1) * kept).sum() / variances.sum())
-    return AtomPosterior(normalize(atoms.mean(0)), variances, n_uses, limit, hidden, has_enough)
+    return AtomPosterior(
+        normalize(atoms.mean(0)), variances, n_uses, limit, hidden, has_enough
+    )
 
 
 def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
@@ -437,7 +465,8 @@ def sample_atoms(rows, atoms, scale, rng):
     # codes, to which ``prior`` is added, would be singular if no row used an atom. The baseline,
     # which all rows use, needs no prior.
     prior = np.diag(variances.mean() * m * (np.arange(len(first)) < p))
-    codes, sweeps = rows.codes, []
+    codes = rows.codes
+    sweeps = []
     for n_sweeps in range(1 - _FIRST_SWEEPS, _ENDS[-1] + 1):
         fitted = codes @ drawn[:p] + drawn[p:].sum(0)
         x, codes = _draw_rows(rows, fitted, codes, drawn[:p], variances, rng)
@@ -459,7 +488,8 @@ def sample_atoms(rows, atoms, scale, rng):
         # In the units of the data the entries of an atom have a covariance proportional to the
         # diagonal matrix T of ``own``. Division by the norm, which gives the unit atom d, turns T
         # into (I - d d^T) T (I - d d^T), whose diagonal is ``tangent``.
-        units, own = means[:p] * scale, variances * scale**2
+        units = means[:p] * scale
+        own = variances * scale**2
         norms = np.linalg.norm(units, axis=1, keepdims=True)
         squares = np.square(units / norms)
         tangent = own * (1 - 2 * squares) + squares * (squares @ own)[:, None]
@@ -502,7 +532,8 @@ def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); chan
     # Each atom has its own prior of codes. Positive codes have an exponential density, with the
     # rate of maximum likelihood for the codes of the last sweep. ``odds`` has the logarithms of the
     # odds of a positive code against 0. Without a spike they are so large that no code becomes 0.
-    used, squares = (z > 0).sum(0), np.empty_like(z)
+    used = (z > 0).sum(0)
+    squares = np.empty_like(z)
     rate = np.maximum(used, 1e-300) / np.maximum(z.sum(0), 1e-300)
     odds = np.log((used + 0.5) / (n - used + 0.5)) if spike else 1e9
     # `draw_codes` takes odds times sqrt(2 pi) times the factor that gives the density the integral
@@ -563,8 +594,12 @@ def sample_rates(counts, exposure, atoms, codes, dispersion, rng):
     spike = bool((codes < 1e-3 * codes.mean(0)).mean() > 0.24)
     # The chain changes in place: in each sweep the first call of `_draw_rates` draws the codes
     # ``z``, and the second the atoms, which are the columns of ``columns`` (made below).
-    x, z = np.nan_to_num(counts) / exposure, codes + 1e-9 * codes.mean()
-    known, rates, columns, sweeps = ~np.isnan(counts), z @ atoms, np.ascontiguousarray(atoms.T), []
+    x = np.nan_to_num(counts) / exposure
+    z = codes + 1e-9 * codes.mean()
+    known = ~np.isnan(counts)
+    rates = z @ atoms
+    columns = np.ascontiguousarray(atoms.T)
+    sweeps = []
     for sweep in range(_UNSETTLED_SWEEPS + _COUNTED_SWEEPS):
         weights = weigh_counts(rates, known, exposure, dispersion)
         _draw_rates(x, weights, columns.T, z, spike, rng)
@@ -587,7 +622,8 @@ def sample_rates(counts, exposure, atoms, codes, dispersion, rng):
     added = np.ma.masked_array(variances / free, ~(chain > 0).all(0))
     added = np.maximum(np.ma.median(added, axis=1).filled(1.0), 1.0)
     variances = np.maximum(variances, added[:, None] * free)
-    atoms, n_events = chain.mean(0), np.maximum((z * exposure).sum(0), 1.0)
+    atoms = chain.mean(0)
+    n_events = np.maximum((z * exposure).sum(0), 1.0)
     squares = np.maximum(np.square(atoms).sum(1), np.finfo(float).tiny)
     # If the atom of each event were known, the events of an atom would be a multinomial sample, and
     # an entry d of the atom would have the variance d (1 - d) / n_events.

@@ -52,7 +52,9 @@ def supports_of(codes, width):  # (n, p), int -> (n, width), padded by p
     numbers of the atoms in ascending order, and then the number ``p``, which no atom has.
     """
     active = codes.abs() > 0  # not `codes != 0`, which is True for NaN
-    places = (active.cumsum(1) - 1).masked_fill_(~active, width)  # column `width` is cut off below
+    places = (active.cumsum(1) - 1).masked_fill_(
+        ~active, width
+    )  # column `width` is cut off below
     supports = places.new_full((len(codes), width + 1), codes.shape[1])
     atoms = torch.arange(codes.shape[1], device=codes.device).expand_as(places)
     return supports.scatter_(1, places, atoms)[:, :width]
@@ -65,7 +67,8 @@ def parts(sizes, n_features, device):  # yields first, last, width
     has the samples ``first:last`` in this order, and each of their supports has at most ``width``
     atoms. Samples with empty supports are in no batch.
     """
-    first, entries = bisect_right(sizes, 0), BLOCK_ENTRIES.get(device.type, 2**20)
+    first = bisect_right(sizes, 0)
+    entries = BLOCK_ENTRIES.get(device.type, 2**20)
     while first < len(sizes):
         width = -(-sizes[first] // _SUPPORT_STEP) * _SUPPORT_STEP
         n_rows = max(1, entries // (width * max(width, n_features)))
@@ -89,7 +92,9 @@ def _gather_inner(atoms, gram, support, mask):  # -> (n, k, k)
     """
     if gram is None:
         inner = support.new_empty(*support.shape, support.shape[1], dtype=atoms.dtype)
-        for rows in blocks_of_rows(len(support), support.shape[1] * atoms.shape[1], 2**24):
+        for rows in blocks_of_rows(
+            len(support), support.shape[1] * atoms.shape[1], 2**24
+        ):
             members = atoms[support[rows]]
             seen = members if mask is None else members * mask[rows, None]
             torch.matmul(seen, seen.mT, out=inner[rows])
@@ -112,13 +117,21 @@ def _candidates(c, least, positive, none):  # c: (n, p) -> (n, CANDIDATES), (n,)
     excess = excess.unflatten(1, (-1, _compiled.RUN))  # (n, n_runs, RUN)
     peaks = excess.amax(2)
     best = peaks.amax(1)
-    runs = peaks.topk(min(_compiled.CANDIDATES, peaks.shape[1]), dim=1).indices.sort(dim=1).values
+    runs = (
+        peaks.topk(min(_compiled.CANDIDATES, peaks.shape[1]), dim=1)
+        .indices.sort(dim=1)
+        .values
+    )
     values = peaks.gather(1, runs)
     in_runs = excess.gather(1, runs[:, :, None].expand(-1, -1, _compiled.RUN))
     # `argmax` of zeros and ones finds the first 1, which is the first of the atoms in a run whose
     # correlations differ from the largest one by no more than rounding (`TIE`)
-    offsets = (in_runs >= (1 - _compiled.TIE) * values[:, :, None]).to(torch.int8).argmax(2)
-    accepted = (values > least[:, None]) & (values >= _compiled.LEAST_SHARE * best[:, None])
+    offsets = (
+        (in_runs >= (1 - _compiled.TIE) * values[:, :, None]).to(torch.int8).argmax(2)
+    )
+    accepted = (values > least[:, None]) & (
+        values >= _compiled.LEAST_SHARE * best[:, None]
+    )
     return (runs * _compiled.RUN + offsets).masked_fill(~accepted, none), best
 
 
@@ -139,7 +152,9 @@ def _factor(inner, theta):  # (n, k, k), (n, k) -> (n, k, k), (n, k) bool
     diagonal.mul_(1 + 10 * rounding).add_(~active)
     factor, failed = torch.linalg.cholesky_ex(matrix)
     pivots = factor.diagonal(dim1=1, dim2=2).square()
-    return factor, active & ((pivots <= _compiled.DEPENDENT * scale) | (failed > 0)[:, None])
+    return factor, active & (
+        (pivots <= _compiled.DEPENDENT * scale) | (failed > 0)[:, None]
+    )
 
 
 def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
@@ -170,7 +185,9 @@ def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
     for number in range(2):
         factor, dependent = _factor(inner, theta)
         stays = done
-        if number == 0:  # here a sample with dependent atoms only drops them, and takes no step
+        if (
+            number == 0
+        ):  # here a sample with dependent atoms only drops them, and takes no step
             dependent &= fresh & (fresh.cumsum(1) > 1)
             theta.masked_fill_(dependent, 0)
             stays = done | dependent.any(1)
@@ -179,7 +196,9 @@ def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
         # the fraction of the step at which each code reaches zero; 2 if the code keeps its sign
         share = torch.where(theta * step < 0, z / -step, 0.0)
         share.masked_fill_((theta * (z + step) > 0) | (theta == 0), 2)
-        length = share.amin(1, keepdim=True).clamp_max(1).masked_fill_(stays[:, None], 0)
+        length = (
+            share.amin(1, keepdim=True).clamp_max(1).masked_fill_(stays[:, None], 0)
+        )
         stops = (share <= length) & ~stays[:, None]
         # `where`, because codes of samples that stay must not change: their length is 0, but their
         # step may be NaN, and then 0 * step is NaN, too
@@ -187,7 +206,9 @@ def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
         z.copy_(moved.masked_fill_(stops, 0))
         theta.masked_fill_(stops, 0)
         # after the fraction `length` of the step the slope has lost this part; 0 instead of NaN
-        fallen = torch.where(length > 0, length * (inner @ step[:, :, None])[:, :, 0], 0.0)
+        fallen = torch.where(
+            length > 0, length * (inner @ step[:, :, None])[:, :, 0], 0.0
+        )
         slope = slope - fallen
         done = done | ~(stays | stops.any(1))
     return done
@@ -208,20 +229,27 @@ class _Batch:
     """
 
     def __init__(self, atoms, gram, x, mask, penalty, positive):
-        self._atoms, self._gram, self._options = atoms, gram, (penalty, positive)
+        self._atoms = atoms
+        self._gram = gram
+        self._options = (penalty, positive)
         self._squared_norms = atoms.square().sum(1)
-        self.x, self.mask, self.rows = x, mask, torch.arange(len(x), device=x.device)
+        self.x = x
+        self.mask = mask
+        self.rows = torch.arange(len(x), device=x.device)
         self.support = self.rows.new_zeros(len(x), 0)
         self.z = self.theta = self.slope = x.new_zeros(len(x), 0)
         self.fresh = self.support.bool()
-        self.scale, self.polished = x.new_zeros(len(x)), torch.zeros_like(self.rows)
+        self.scale = x.new_zeros(len(x))
+        self.polished = torch.zeros_like(self.rows)
         # two marks of samples, True or False: `settled` samples are at the minimum for their
         # support and signs, and may admit atoms; `solved` samples are at the minimum of the lasso
         self.settled = torch.ones_like(self.rows, dtype=torch.bool)
         self.solved = torch.zeros_like(self.settled)
 
     def codes(self):  # -> (n, n_components), with zeros outside of the supports
-        return self.z.new_zeros(len(self.z), len(self._atoms)).scatter_(1, self.support, self.z)
+        return self.z.new_zeros(len(self.z), len(self._atoms)).scatter_(
+            1, self.support, self.z
+        )
 
     def look_for_atoms(self):
         """Begin a round: compute correlations, mark solved samples, and admit atoms to supports.
@@ -239,8 +267,12 @@ class _Batch:
 
         self.scale = torch.maximum(self.scale, c.abs().amax(1))
         terms = (self.z.abs() * self._squared_norms[self.support]).sum(1)
-        slack = _compiled.RESOLUTION * penalty + _compiled.ROUNDING * (self.scale + terms)
-        noise = torch.cat([torch.zeros_like(slack)[:, None], self.slope.abs()], 1).amax(1)
+        slack = _compiled.RESOLUTION * penalty + _compiled.ROUNDING * (
+            self.scale + terms
+        )
+        noise = torch.cat([torch.zeros_like(slack)[:, None], self.slope.abs()], 1).amax(
+            1
+        )
         # Without a penalty, correlations with atoms of the support should be 0; their largest
         # modulus, `noise`, is a rounding error. Other atoms enter only with a larger correlation,
         # because the step of an atom that a rounding error admits might have no bound.
@@ -253,11 +285,15 @@ class _Batch:
         else:
             nearly = off <= 0.01 * _compiled.NEARLY * self.scale
             self.polished = self.polished + (nearly | self.settled & (best <= noise))
-        self.solved = self.solved | ~((off > slack) & (self.polished <= _compiled.POLISHES))
+        self.solved = self.solved | ~(
+            (off > slack) & (self.polished <= _compiled.POLISHES)
+        )
 
         fresh = fresh.masked_fill(self.solved[:, None], none)
         found = c.gather(1, fresh)
-        self.fresh = torch.cat([torch.zeros_like(self.theta, dtype=torch.bool), found != 0], 1)
+        self.fresh = torch.cat(
+            [torch.zeros_like(self.theta, dtype=torch.bool), found != 0], 1
+        )
         self.support = torch.cat([self.support, fresh], 1)
         self.theta = torch.cat([self.theta, found.sign()], 1)
         self.z = torch.cat([self.z, torch.zeros_like(found)], 1)
@@ -279,7 +315,9 @@ class _Batch:
                 continue
             # arrays (n, k) lose padding, too, and `x` and `mask` lose samples only
             by_place = value.ndim == 2 and name not in {"x", "mask"}
-            setattr(self, name, value[left].gather(1, order) if by_place else value[left])
+            setattr(
+                self, name, value[left].gather(1, order) if by_place else value[left]
+            )
         return n_left
 
     def minimise(self):
@@ -288,7 +326,9 @@ class _Batch:
         Samples that reach the minimum for their support and signs become settled.
         """
         inner = _gather_inner(self._atoms, self._gram, self.support, self.mask)
-        self.settled = _minimise(inner, self.slope, self.z, self.theta, self.fresh, self.solved)
+        self.settled = _minimise(
+            inner, self.slope, self.z, self.theta, self.fresh, self.solved
+        )
         self.support = self.support.masked_fill(self.theta == 0, len(self._atoms) - 1)
 
 
@@ -343,12 +383,16 @@ def _refit(atoms, x, codes, mask=None):
     for first, last, width in parts(sizes.tolist(), n_features, codes.device):
         rows = order[first:last]
         support = supports_of(codes[rows], width)
-        z = torch.cat([codes[rows], codes.new_zeros(len(rows), 1)], 1).gather(1, support)
+        z = torch.cat([codes[rows], codes.new_zeros(len(rows), 1)], 1).gather(
+            1, support
+        )
         members = seen = atoms[support]
         if mask is not None:
             seen = members * mask[rows, None]
-        inner, theta = seen @ members.mT, z.sign()
-        fresh, done = torch.zeros_like(theta, dtype=torch.bool), torch.zeros_like(rows).bool()
+        inner = seen @ members.mT
+        theta = z.sign()
+        fresh = torch.zeros_like(theta, dtype=torch.bool)
+        done = torch.zeros_like(rows).bool()
         while not done.all():
             residual = x[rows] - (z[:, None] @ members)[:, 0]
             slope = (seen @ residual[:, :, None])[:, :, 0]
@@ -373,10 +417,13 @@ def lasso_gaps(atoms, x, codes, positive, mask=None):  # codes (n, n_components)
     least, largest = (residual @ atoms.mT).aminmax(dim=1)
     if not positive:
         largest = torch.maximum(largest, -least)
-    inner, square = (x * residual).sum(1), residual.square().sum(1)
+    inner = (x * residual).sum(1)
+    square = residual.square().sum(1)
     # of the multiples of the residual that are feasible for the dual problem, the one with the
     # largest lower bound
-    multiple = torch.minimum(inner / square, torch.where(largest > 0, 1 / largest, torch.inf))
+    multiple = torch.minimum(
+        inner / square, torch.where(largest > 0, 1 / largest, torch.inf)
+    )
     multiple = multiple.clamp_min(0).nan_to_num()  # a residual of zero gives 0 / 0
     gap = square / 2 + codes.abs().sum(1) - multiple * (inner - multiple * square / 2)
     if positive:
@@ -442,8 +489,13 @@ def solve(
         Codes of the lasso at index 0 of the first axis, and of least squares at index 1. The result
         is ``out`` unless ``out`` is None.
     """
-    out = x.new_empty(1 + refit, len(penalties), len(x), len(atoms)) if out is None else out
-    on_host, how = x.device.type == "cpu", (penalties, positive, max_iter)
+    out = (
+        x.new_empty(1 + refit, len(penalties), len(x), len(atoms))
+        if out is None
+        else out
+    )
+    on_host = x.device.type == "cpu"
+    how = (penalties, positive, max_iter)
     solve_on_device = _compiled.solve_alike if on_host else solve_alike
     # The compiled loops read ``D^T x`` from ``out[0, -1]``, and later write codes there. The last
     # bits of a product depend on its number of rows. So one product serves all rows, although rows
@@ -459,7 +511,8 @@ def solve(
             rows = chosen.nonzero().squeeze(1)
             if len(rows):
                 known = mask[rows] if products is None else None
-                codes, found = out[:, :, rows], None if gaps is None else gaps[rows]
+                codes = out[:, :, rows]
+                found = None if gaps is None else gaps[rows]
                 solve_on_device(atoms, products, x[rows], known, *how, codes, found)
                 out[:, :, rows] = codes
                 if gaps is not None:

@@ -85,7 +85,8 @@ def _correlate(atoms, gram, x, row, start, support, z, k, residual, c):
         for feature in range(n_features):
             residual[feature] = x[row, feature]
         for i in range(k):
-            code, one = z[i], support[i]
+            code = z[i]
+            one = support[i]
             for feature in range(n_features):
                 residual[feature] -= code * atoms[one, feature]
         for j in range(n_components):
@@ -98,13 +99,25 @@ def _correlate(atoms, gram, x, row, start, support, z, k, residual, c):
         c[j] = start[row, j]
     i = 0
     while i + 3 < k:  # four rows of `gram` at a time, to read and write `c` less often
-        z0, z1, z2, z3 = z[i], z[i + 1], z[i + 2], z[i + 3]
-        s0, s1, s2, s3 = support[i], support[i + 1], support[i + 2], support[i + 3]
+        z0 = z[i]
+        z1 = z[i + 1]
+        z2 = z[i + 2]
+        z3 = z[i + 3]
+        s0 = support[i]
+        s1 = support[i + 1]
+        s2 = support[i + 2]
+        s3 = support[i + 3]
         for j in range(n_components):
-            c[j] -= z0 * gram[s0, j] + z1 * gram[s1, j] + z2 * gram[s2, j] + z3 * gram[s3, j]
+            c[j] -= (
+                z0 * gram[s0, j]
+                + z1 * gram[s1, j]
+                + z2 * gram[s2, j]
+                + z3 * gram[s3, j]
+            )
         i += 4
     while i < k:
-        z0, s0 = z[i], support[i]
+        z0 = z[i]
+        s0 = support[i]
         for j in range(n_components):
             c[j] -= z0 * gram[s0, j]
         i += 1
@@ -118,7 +131,8 @@ def _border(atoms, gram, support, k, squares, factor):  # -> float
     """
     new = support[k]
     for i in range(k + 1):
-        other, total = support[i], 0.0
+        other = support[i]
+        total = 0.0
         if gram is None:
             for feature in range(atoms.shape[1]):
                 total += atoms[new, feature] * atoms[other, feature]
@@ -129,13 +143,15 @@ def _border(atoms, gram, support, k, squares, factor):  # -> float
     pivot = squares[k]
     i = 0
     while i + 1 < k:  # two rows of the factor at a time, to read the new row less often
-        first, last = factor[k, i], factor[k, i + 1]
+        first = factor[k, i]
+        last = factor[k, i + 1]
         for j in range(i):
             first -= factor[k, j] * factor[i, j]
             last -= factor[k, j] * factor[i + 1, j]
         first *= factor[i, i]
         last = (last - first * factor[i + 1, i]) * factor[i + 1, i + 1]
-        factor[k, i], factor[k, i + 1] = first, last
+        factor[k, i] = first
+        factor[k, i + 1] = last
         pivot -= first * first + last * last
         i += 2
     if i < k:
@@ -160,21 +176,29 @@ def _remove(out, k, support, z, theta, squares, step, y, factor):
     Gram matrix anew. The module docstring explains the arguments.
     """
     for i in range(out, k - 1):
-        support[i], z[i], theta[i] = support[i + 1], z[i + 1], theta[i + 1]
-        squares[i], step[i] = squares[i + 1], step[i + 1]
+        support[i] = support[i + 1]
+        z[i] = z[i + 1]
+        theta[i] = theta[i + 1]
+        squares[i] = squares[i + 1]
+        step[i] = step[i + 1]
         for j in range(i + 2):
             factor[i, j] = factor[i + 1, j]
     # Now that the atom's row is gone, row j has an entry in column j + 1, right of the diagonal. A
     # rotation of the columns j and j + 1 makes this entry zero.
     for j in range(out, k - 1):
-        last, first = 1 / factor[j, j + 1], factor[j, j]
+        last = 1 / factor[j, j + 1]
+        first = factor[j, j]
         inverse = 1 / np.sqrt(first * first + last * last)
-        cosine, sine = first * inverse, last * inverse
+        cosine = first * inverse
+        sine = last * inverse
         factor[j, j] = inverse
-        left, right = y[j], y[j + 1]
-        y[j], y[j + 1] = cosine * left + sine * right, cosine * right - sine * left
+        left = y[j]
+        right = y[j + 1]
+        y[j] = cosine * left + sine * right
+        y[j + 1] = cosine * right - sine * left
         for i in range(j + 1, k - 1):
-            left, right = factor[i, j], factor[i, j + 1]
+            left = factor[i, j]
+            right = factor[i, j + 1]
             factor[i, j] = cosine * left + sine * right
             factor[i, j + 1] = cosine * right - sine * left
 
@@ -208,10 +232,13 @@ def _minimise(first, k, support, z, theta, slope, squares, step, y, factor):  # 
         for i in range(k):
             step[i] = y[i]
         i = k - 1
-        while i > 0:  # two rows of the factor at a time, to read and write `step` less often
+        while (
+            i > 0
+        ):  # two rows of the factor at a time, to read and write `step` less often
             last = step[i] * factor[i, i]
             first = (step[i - 1] - factor[i, i - 1] * last) * factor[i - 1, i - 1]
-            step[i], step[i - 1] = last, first
+            step[i] = last
+            step[i - 1] = first
             for j in range(i - 1):
                 step[j] -= factor[i, j] * last + factor[i - 1, j] * first
             i -= 2
@@ -274,7 +301,8 @@ def _admit(
         support[k] = j
         left = _border(atoms, gram, support, k, squares, factor)
         if left > DEPENDENT or (k == n_old and abs(c[j]) > least_dependent):
-            z[k], theta[k] = 0.0, 1.0 if c[j] > 0.0 else -1.0
+            z[k] = 0.0
+            theta[k] = 1.0 if c[j] > 0.0 else -1.0
             slope[k] = c[j] - penalty * theta[k]
             k += 1
     return k
@@ -287,17 +315,22 @@ def _gap(atoms, x, row, support, z, k, largest, penalty, residual):  # -> float
     codes of both signs), and at least the penalty. The module docstring explains the other
     arguments.
     """
-    n_features, size = x.shape[1], 0.0
+    n_features = x.shape[1]
+    size = 0.0
     for feature in range(n_features):
         residual[feature] = x[row, feature]
     for i in range(k):
-        code, one = z[i], support[i]
+        code = z[i]
+        one = support[i]
         size += abs(code)
         for feature in range(n_features):
             residual[feature] -= code * atoms[one, feature]
-    energy, square, inner = 0.0, 0.0, 0.0
+    energy = 0.0
+    square = 0.0
+    inner = 0.0
     for feature in range(n_features):
-        value, left = x[row, feature], residual[feature]
+        value = x[row, feature]
+        left = residual[feature]
         energy += value * value
         square += left * left
         inner += value * left
@@ -307,7 +340,9 @@ def _gap(atoms, x, row, support, z, k, largest, penalty, residual):  # -> float
     gap = square / 2 + penalty * size - multiple * (inner - multiple * square / 2)
     if gap <= 0.0:
         return 0.0
-    return np.inf if energy == 0.0 else gap / (energy / 2)  # NaN if data or codes are NaN
+    return (
+        np.inf if energy == 0.0 else gap / (energy / 2)
+    )  # NaN if data or codes are NaN
 
 
 def solve_rows(
@@ -339,16 +374,26 @@ def solve_rows(
             for j in range(n_components):
                 for feature in range(n_features):
                     seen[j, feature] = mask[row, feature] * whole_atoms[j, feature]
-        k = np.int64(0)  # for a literal 0 numba would compile every function a second time
-        scale = 0.0  # the row's largest correlation so far; rounding errors grow with it
+        k = np.int64(
+            0
+        )  # for a literal 0 numba would compile every function a second time
+        scale = (
+            0.0  # the row's largest correlation so far; rounding errors grow with it
+        )
         for p in range(n_penalties):
-            penalty, polished, turn, stage, is_solved = penalties[p], 0, 0, 0, False
+            penalty = penalties[p]
+            polished = 0
+            turn = 0
+            stage = 0
+            is_solved = False
             while True:
                 if not is_solved:
                     _correlate(atoms, gram, x, row, start, support, z, k, residual, c)
                     if k + CANDIDATES > len(support):
                         return row
-                    off, size, n_old = 0.0, 0.0, k
+                    off = 0.0
+                    size = 0.0
+                    n_old = k
                     for i in range(k):
                         slope[i] = c[support[i]] - penalty * theta[i]
                         c[support[i]] = 0.0
@@ -358,19 +403,30 @@ def solve_rows(
                     scale = max(scale, best)
                     slack = RESOLUTION * penalty + ROUNDING * (scale + size)
                     if off > SETTLED * (best - penalty):
-                        n_old = 0  # slopes of the support are too large to count as zero
+                        n_old = (
+                            0  # slopes of the support are too large to count as zero
+                        )
                     # Without a penalty the slopes of the support should be 0, and are rounding
                     # errors. If no other atom has a larger correlation, this correlation may be a
                     # rounding error, too. So no atom enters, and the round only makes the codes of
                     # the support more exact.
                     by_rounding = penalty == 0.0 and best <= off
-                    off, before = max(off, best - penalty), k
+                    off = max(off, best - penalty)
+                    before = k
                     if off <= NEARLY * (penalty if penalty > 0.0 else 0.01 * scale):
                         polished += 1
                     is_solved = off <= slack or polished > POLISHES or turn >= max_iter
                     if is_solved and p == n_penalties - 1 and len(gaps) > 0:
                         gaps[row] = _gap(
-                            atoms, x, row, support, z, k, penalty + off, penalty, residual
+                            atoms,
+                            x,
+                            row,
+                            support,
+                            z,
+                            k,
+                            penalty + off,
+                            penalty,
+                            residual,
                         )
                 if is_solved:
                     for j in range(n_components):
@@ -386,20 +442,29 @@ def solve_rows(
                         slope[i] += penalty * theta[i]
                     n_old = 0
                 else:
-                    weakest = np.inf if by_rounding else max(penalty + slack, LEAST_SHARE * best)
+                    weakest = (
+                        np.inf
+                        if by_rounding
+                        else max(penalty + slack, LEAST_SHARE * best)
+                    )
                     least_dependent = 0.0 if penalty > 0.0 else UNBOUNDED * slack
                     k = _admit(
                         atoms, gram, c, penalty, positive, peaks, weakest, least_dependent, k,
                         support, z, theta, slope, squares, factor,
                     )  # fmt: skip
                     polished += penalty == 0.0 and k == before
-                    if k > before and factor[before, before] ** 2 * squares[before] > 1e6:
+                    if (
+                        k > before
+                        and factor[before, before] ** 2 * squares[before] > 1e6
+                    ):
                         # At most 1e-6 of the squared norm of the first new atom is outside of the
                         # span of the support. So the step is long and amplifies even small slopes
                         # of the support, which must not count as zero.
                         n_old = 0
                 # `n_old` is the number of slopes at the beginning of the support to take for zero
-                k = _minimise(n_old, k, support, z, theta, slope, squares, step, y, factor)
+                k = _minimise(
+                    n_old, k, support, z, theta, slope, squares, step, y, factor
+                )
                 turn += 1
     return last
 
@@ -422,16 +487,24 @@ def solve_alike(atoms, gram, x, mask, penalties, positive, max_iter, out, gaps):
     results = np.asarray(out), np.asarray(gaps)
     penalties = np.asarray(penalties, dtype=np.float64)
     how = atoms, gram, x, mask, penalties, bool(positive), max_iter, *results
-    fixed_shapes = len(atoms), x.shape[1], -(-len(atoms) // RUN), (len(atoms), mask.shape[1])
+    fixed_shapes = (
+        len(atoms),
+        x.shape[1],
+        -(-len(atoms) // RUN),
+        (len(atoms), mask.shape[1]),
+    )
 
     def solve_part(first, last):  # solve the rows `first:last`
-        room, fixed = 4 * CANDIDATES, [np.empty(shape) for shape in fixed_shapes]
+        room = 4 * CANDIDATES
+        fixed = [np.empty(shape) for shape in fixed_shapes]
         # `loops.solve_rows` returns early at a row whose support may need more than `room` atoms;
         # it is called again for this and later rows, with twice the memory
         while first < last:
-            vectors, factor = np.empty((6, room)), np.empty((room, room))
+            vectors = np.empty((6, room))
+            factor = np.empty((room, room))
             work = np.empty(room, np.int64), *vectors, factor, *fixed
-            first, room = loops.solve_rows(first, last, *how, *work), 2 * room
+            first = loops.solve_rows(first, last, *how, *work)
+            room = 2 * room
 
     # A thread gets at least 16 rows, and rows whose product with the atoms takes at least 2e6
     # multiplications; to solve for their codes takes a few milliseconds. With less work two threads

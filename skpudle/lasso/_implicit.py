@@ -84,7 +84,9 @@ def _invert(inner, k, factor, u):  # -> bool
     return True
 
 
-def differentiate(atoms, gram, x, mask, through_encoder, codes, losses, gradient):  # -> bool
+def differentiate(
+    atoms, gram, x, mask, through_encoder, codes, losses, gradient
+):  # -> bool
     """Add up losses of all rows and their derivatives in the atoms: the loop of `lasso_gradient`.
 
     The derivatives are added to ``gradient`` (n_components, n_features), and the losses to
@@ -94,9 +96,12 @@ def differentiate(atoms, gram, x, mask, through_encoder, codes, losses, gradient
     ``gradient`` and ``losses`` are then incomplete.
     """
     n_components, n_features = atoms.shape
-    support, factor = np.empty(n_components + 1, np.int64), np.empty((n_components, n_components))
+    support = np.empty(n_components + 1, np.int64)
+    factor = np.empty((n_components, n_components))
     inner = np.empty((n_components, n_components))
-    u, residual, image = np.empty(n_components), np.empty(n_features), np.zeros(n_features)
+    u = np.empty(n_components)
+    residual = np.empty(n_features)
+    image = np.zeros(n_features)
     for row in range(len(x)):
         known = mask[row]
         k = np.int64(0)
@@ -108,7 +113,8 @@ def differentiate(atoms, gram, x, mask, through_encoder, codes, losses, gradient
             support[k] = j
             k += codes[row, j] != 0.0
         for i in range(k):
-            j, z = support[i], codes[row, support[i]]
+            j = support[i]
+            z = codes[row, support[i]]
             for f in range(n_features):
                 residual[f] -= z * atoms[j, f]
         for f in range(len(known)):
@@ -131,7 +137,9 @@ def differentiate(atoms, gram, x, mask, through_encoder, codes, losses, gradient
             for f in range(len(known)):
                 image[f] *= known[f]
         for i in range(k):
-            j, z, direct = support[i], codes[row, support[i]], u[i] - codes[row, support[i]]
+            j = support[i]
+            z = codes[row, support[i]]
+            direct = u[i] - codes[row, support[i]]
             for f in range(n_features):
                 gradient[j, f] += direct * residual[f] - z * image[f]
     return True
@@ -172,20 +180,32 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=Non
     """
     n_components, n_features = atoms.shape
     work = (len(x) + n_components) * n_components * n_features
-    if atoms.device.type != "cpu" or x.device.type != "cpu" or not 0 < work <= _MOST_WORK:
+    if (
+        atoms.device.type != "cpu"
+        or x.device.type != "cpu"
+        or not 0 < work <= _MOST_WORK
+    ):
         return None
     x, known = known_entries(x, mask)
     known = x.new_empty(len(x), 0) if known is None else known
     wide, rows, known = (t.detach().double().contiguous() for t in (atoms, x, known))
-    gram, losses, gradient = wide @ wide.mT, rows.new_zeros(len(x)), wide.new_zeros(wide.shape)
+    gram = wide @ wide.mT
+    losses = rows.new_zeros(len(x))
+    gradient = wide.new_zeros(wide.shape)
     squares = gram.diagonal()
-    are_parallel = gram.square() > (1.0 - _NEARLY_PARALLEL) * torch.outer(squares, squares)
+    are_parallel = gram.square() > (1.0 - _NEARLY_PARALLEL) * torch.outer(
+        squares, squares
+    )
     if not torch.equal(are_parallel, torch.eye(n_components, dtype=torch.bool)):
         return None  # some atoms are parallel, zero or not finite
-    how = dict(penalties=[alpha], positive=positive, mask=None if mask is None else known)
+    how = dict(
+        penalties=[alpha], positive=positive, mask=None if mask is None else known
+    )
     codes = solve(wide, gram, rows, **how)[0, 0]
     # the arrays share the memory of the tensors, so that the loops add to `losses` and `gradient`
-    d, g, data, m, z, *sums = map(np.asarray, (wide, gram, rows, known, codes, losses, gradient))
+    d, g, data, m, z, *sums = map(
+        np.asarray, (wide, gram, rows, known, codes, losses, gradient)
+    )
     if not loops.differentiate(d, g, data, m, through_encoder, z, *sums):
         return None
     return codes.to(x.dtype), losses.to(x.dtype), gradient.div_(len(x)).to(x.dtype)
@@ -199,7 +219,9 @@ def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), (n,)
     and the caller has to replace this result, see `_apply_pseudo_inverse`.
     """
     diagonal = inner.diagonal(dim1=1, dim2=2)
-    factor, failed = torch.linalg.cholesky_ex(inner + torch.diag_embed((diagonal == 0) * 1.0))
+    factor, failed = torch.linalg.cholesky_ex(
+        inner + torch.diag_embed((diagonal == 0) * 1.0)
+    )
     u = torch.cholesky_solve(delta[:, :, None], factor)[:, :, 0]
     pivots = factor.diagonal(dim1=1, dim2=2).square()
     # A matrix is nearly singular if its smallest eigenvalue is close to 0. The pivots, which the
@@ -242,9 +264,12 @@ def _implicit_adjoint(atoms, codes, delta, mask=None):
     n_components, n_features = atoms.shape
     atoms = torch.cat([atoms, atoms.new_zeros(1, n_features)]).double()
     sizes, order = (codes.abs() > 0).sum(1).sort(stable=True)
-    codes, delta = codes[order], torch.cat([delta, delta.new_zeros(len(delta), 1)], 1)
-    delta, mask = delta.double()[order], mask if mask is None else mask[order].double()
-    u, singular = torch.zeros_like(delta), torch.zeros_like(order, dtype=torch.bool)
+    codes = codes[order]
+    delta = torch.cat([delta, delta.new_zeros(len(delta), 1)], 1)
+    delta = delta.double()[order]
+    mask = mask if mask is None else mask[order].double()
+    u = torch.zeros_like(delta)
+    singular = torch.zeros_like(order, dtype=torch.bool)
 
     # Set `u` in the given rows, whose supports have at most `width` atoms, by `apply`, which is one
     # of the two functions above. Return the second result of `apply`.
@@ -264,7 +289,9 @@ def _implicit_adjoint(atoms, codes, delta, mask=None):
         rows = slice(first, last)
         singular[rows] = solve(rows, width, _apply_inverse)
     rest = [row for row, flag in enumerate(singular.tolist()) if flag]
-    for first, last, width in parts([sizes[row] for row in rest], n_features, codes.device):
+    for first, last, width in parts(
+        [sizes[row] for row in rest], n_features, codes.device
+    ):
         rows = torch.as_tensor(rest[first:last], device=codes.device)
         solve(rows, width, _apply_pseudo_inverse)
     return torch.zeros_like(u).index_copy_(0, order, u)[:, :n_components]
@@ -286,7 +313,8 @@ class _ConvergedCodes(torch.autograd.Function):
         ``dictionary`` has the values of ``atoms``, without a graph, for `backward`. ``options`` are
         the arguments ``positive`` and ``mask`` of `solve_lasso`.
         """
-        ends, gaps = [], None
+        ends = []
+        gaps = None
         for share, weight in ((0.0, 1 - debias), (1.0, debias)):
             if weight:
                 certified = certify and gaps is None
@@ -295,7 +323,8 @@ class _ConvergedCodes(torch.autograd.Function):
                 )
                 gaps = found if gaps is None else gaps
                 ends.append((share, weight, codes))
-        ctx.dictionary, ctx.mask = dictionary, options["mask"]
+        ctx.dictionary = dictionary
+        ctx.mask = options["mask"]
         ctx.ends = [(share, weight) for share, weight, _ in ends]
         ctx.save_for_backward(atoms, x, alpha, *(codes for *_, codes in ends))
         ctx.mark_non_differentiable(gaps)
@@ -313,7 +342,9 @@ class _ConvergedCodes(torch.autograd.Function):
         atoms, x, alpha, *codes_of_ends = ctx.saved_tensors
         dictionary = ctx.dictionary
         x, known = known_entries(x, ctx.mask)
-        x_gradient, atoms_gradient, by_atom = 0, 0, 0
+        x_gradient = 0
+        atoms_gradient = 0
+        by_atom = 0
         for (share, weight), codes in zip(ctx.ends, codes_of_ends, strict=True):
             u = _implicit_adjoint(atoms, codes, weight * delta, known).to(x.dtype)
             image = dictionary.synthesis(u)

@@ -163,7 +163,9 @@ def nonnegative_gap(atoms, x, codes, direction, weights=None):
     energy = x.square().sum(1)
     size = codes.sum(1).abs() + energy.sqrt()
     if weights is not None:
-        own = weighted(weighted(v)) @ atoms.mT  # <weights * atom, weights * v>, for each row
+        own = (
+            weighted(weighted(v)) @ atoms.mT
+        )  # <weights * atom, weights * v>, for each row
         fits = ((own == 0) | (own > 0) & (w > 0)).all(1, keepdim=True)
         # Rows where `fits` is False use v / weights as direction, unless a weight is 0: the
         # products with the weighted atoms are `w`, because the weights cancel. With a weight of 0
@@ -227,11 +229,14 @@ def duality_gap(
         If ``alpha`` is not positive (with ``positive``: if it is negative).
     """
     alpha = checked_alpha(alpha, atoms, positive)
-    atoms, x, codes = atoms.double(), x.double(), codes.double()
+    atoms = atoms.double()
+    x = x.double()
+    codes = codes.double()
     x, known = known_entries(x, mask)
     if not isinstance(alpha, torch.Tensor) and alpha == 0:
         norms = torch.linalg.vector_norm(atoms, dim=1)
-        atoms, codes = atoms / norms.where(norms > 0, 1.0)[:, None], codes * norms
+        atoms = atoms / norms.where(norms > 0, 1.0)[:, None]
+        codes = codes * norms
         direction = descent_direction(atoms, norms < 0)  # no atom is free
         return nonnegative_gap(atoms, x, codes, direction, known)
     alpha = as_scalars(alpha, x)
@@ -239,7 +244,9 @@ def duality_gap(
     return lasso_gaps(*scaled, positive, known)
 
 
-def warn_about_gaps(gaps, *, tol=1e-6, category=RuntimeWarning, stacklevel=1, advice=None):
+def warn_about_gaps(
+    gaps, *, tol=1e-6, category=RuntimeWarning, stacklevel=1, advice=None
+):
     """Warn the user of codes that miss the minimum, with the numbers of their samples.
 
     Parameters
@@ -257,7 +264,10 @@ def warn_about_gaps(gaps, *, tol=1e-6, category=RuntimeWarning, stacklevel=1, ad
         The end of the warning: how to reach a smaller gap. By default it recommends float64, a
         larger penalty and a larger ``max_iter``.
     """
-    advice = advice or "float64 and a larger penalty come closer, and so does a larger max_iter"
+    advice = (
+        advice
+        or "float64 and a larger penalty come closer, and so does a larger max_iter"
+    )
     gaps = gaps.cpu()
     missed = (~(gaps <= tol)).nonzero().squeeze(1).tolist()  # a NaN counts as missed
     if not missed:
@@ -283,18 +293,26 @@ def _without_parallels(atoms, positive):  # -> (n_components, n_features), bool
     ``positive`` codes an atom and its negative are not parallel. Return the atoms (n_components,
     n_features), and whether any atom is not needed.
     """
-    (n_components, n_features), norms = atoms.shape, torch.linalg.vector_norm(atoms, dim=1)
+    (n_components, n_features), norms = (
+        atoms.shape,
+        torch.linalg.vector_norm(atoms, dim=1),
+    )
     needed = (norms > 0) & (norms < torch.inf)
     directions = atoms / norms.where(needed, 1.0)[:, None]
     # This test spares most calls the matrix of the cosines of all pairs of atoms. Parallel atoms
     # have the same product with `generic`, up to sign and rounding, and other atoms almost surely
     # have different ones. So if no two sorted products are close, no atoms are parallel.
-    generic = torch.arange(1, n_features + 1, dtype=atoms.dtype, device=atoms.device).square().sin()
+    generic = (
+        torch.arange(1, n_features + 1, dtype=atoms.dtype, device=atoms.device)
+        .square()
+        .sin()
+    )
     keys = (directions @ generic).abs().sort().values
     is_near = (keys.diff() <= (2 * n_features * _PARALLEL) ** 0.5).any()
     if not torch.logical_or(is_near, ~needed.all()):
         return atoms, False
-    number, cosines = torch.arange(n_components, device=atoms.device), directions @ directions.mT
+    number = torch.arange(n_components, device=atoms.device)
+    cosines = directions @ directions.mT
     are_parallel = (cosines if positive else cosines.abs()) > 1 - _PARALLEL
     # norms count as equal if they differ by rounding, which grows with the number of features
     similar = (norms - norms[:, None]).abs() <= 1e-13 * n_features * norms
@@ -421,7 +439,8 @@ def solve_lasso(
         raise ValueError(f"debias={debias!r} is no share. Pass a number from 0 to 1.")
     x, known = known_entries(x, mask)
     penalty = checked_alpha(alpha, atoms, positive)
-    given, scale = atoms.double(), None
+    given = atoms.double()
+    scale = None
     # One penalty for each atom: the atoms divided by the penalties have codes for the penalty 1,
     # and these codes divided by the penalties are the codes sought.
     if isinstance(penalty, torch.Tensor):
@@ -439,17 +458,22 @@ def solve_lasso(
     n_rows = rows_of_block(x, len(atoms))
     # All blocks write their codes to this memory: if each block allocated its own, allocations
     # would take a quarter of the time.
-    room = x.new_empty(1 + (debias > 0), min(n_rows, len(x)) * len(atoms), dtype=torch.float64)
+    room = x.new_empty(
+        1 + (debias > 0), min(n_rows, len(x)) * len(atoms), dtype=torch.float64
+    )
     how = dict(penalties=[penalty], positive=positive, max_iter=max_iter)
     for first in range(0, len(x), n_rows):
         rows = slice(first, first + n_rows)
-        data, seen = x[rows].double(), None if known is None else known[rows].double()
+        data = x[rows].double()
+        seen = None if known is None else known[rows].double()
         shape = len(room), 1, len(data), len(atoms)
         z = room.flatten()[: prod(shape)].view(shape)
         how |= dict(mask=seen, out=z, gaps=gaps[rows] if is_certified else None)
         solve(kept, gram, data, **how)
         if certify and not is_certified:
-            gaps[rows] = duality_gap(given, data, z[0, 0], penalty, positive=positive, mask=seen)
+            gaps[rows] = duality_gap(
+                given, data, z[0, 0], penalty, positive=positive, mask=seen
+            )
         found = z[0, 0].lerp(z[1, 0], debias) if debias else z[0, 0]
         codes[rows] = found if scale is None else found / scale
     return codes, gaps
@@ -494,7 +518,11 @@ def lasso_path(atoms, x, alphas, *, positive=False, mask=None, gram=None):
         If a penalty is not positive (with ``positive``: if it is negative).
     """
     x, known = known_entries(x.double(), mask)
-    atoms = atoms.double() if gram is not None else _without_parallels(atoms.double(), positive)[0]
+    atoms = (
+        atoms.double()
+        if gram is not None
+        else _without_parallels(atoms.double(), positive)[0]
+    )
     gram = gram_matrix(atoms, len(x)) if gram is None else gram
     penalties = [float(alpha) for alpha in alphas]
     checked_alpha(min(penalties), atoms, positive)
@@ -512,7 +540,9 @@ def _as_tensor(values):  # -> Tensor
         return values if values.is_floating_point() else values.double()
     values = np.asarray(values)
     if values.dtype.kind != "f":
-        values = values.astype(np.float64, casting="safe")  # no complex numbers and no texts
+        values = values.astype(
+            np.float64, casting="safe"
+        )  # no complex numbers and no texts
     # `require` copies arrays with negative strides, which torch refuses, and read-only arrays, of
     # which torch warns
     return torch.as_tensor(np.require(values, requirements=["C", "W"]))
@@ -547,26 +577,33 @@ def _solve_weighted(atoms, x, weights, free, max_iter):  # -> (n, n_components),
     relative duality gaps (n,).
     """
     same_weights = weights is not None and weights.ndim == 1
-    unit, moduli = _split_scale(atoms.double() * weights if same_weights else atoms.double())
+    unit, moduli = _split_scale(
+        atoms.double() * weights if same_weights else atoms.double()
+    )
     norms = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
     norms = norms.where(norms > 0, 1.0)
-    unit, lengths = torch.cat([unit / norms, -(unit / norms)[free]]), (moduli * norms).T
+    unit = torch.cat([unit / norms, -(unit / norms)[free]])
+    lengths = (moduli * norms).T
     max_iter = max(1000, 3 * len(unit)) if max_iter is None else max_iter
-    gram, direction = gram_matrix(unit, len(x)), descent_direction(unit, free)
+    gram = gram_matrix(unit, len(x))
+    direction = descent_direction(unit, free)
     codes = x.new_empty(len(x), len(atoms))
     gaps = x.new_empty(len(x), dtype=torch.float64)
     n_rows = min(rows_of_block(x, len(unit)), len(x))
     room = unit.new_empty(1, 1, n_rows, len(unit))
     how = dict(penalties=[0.0], positive=True, max_iter=max_iter)
     for first in range(0, len(x), n_rows):
-        rows, row_weights = slice(first, first + n_rows), None
+        rows = slice(first, first + n_rows)
+        row_weights = None
         data = x[rows].double()
         data, scale = _split_scale(data * weights if same_weights else data)
         if weights is not None and not same_weights:
             row_weights, _ = _split_scale(weights[rows])
             data, again = _split_scale(data * row_weights)
             scale = scale * again
-        z = solve(unit, gram, data, mask=row_weights, out=room[:, :, : len(data)], **how)[0, 0]
+        z = solve(
+            unit, gram, data, mask=row_weights, out=room[:, :, : len(data)], **how
+        )[0, 0]
         gaps[rows] = nonnegative_gap(unit, data, z, direction, row_weights)
         # a free atom was solved for as two atoms; its code is that of the atom minus that of the
         # negative
@@ -661,11 +698,14 @@ def solve_nnls(
            [1.5, 0. ]])
     >>> bool(gaps.max() <= 1e-12)
     True
-    >>> solve_nnls(atoms, np.array([[2.0, 1.0, -1.0]]), free=np.array([False, True]))[0].round(6)
+    >>> solve_nnls(atoms, np.array([[2.0, 1.0, -1.0]]), free=np.array([False, True]))[
+    ...     0
+    ... ].round(6)
     array([[ 2., -1.]])
     """
     from_arrays = not isinstance(x, torch.Tensor)
-    atoms, x = _as_tensor(atoms), _as_tensor(x)
+    atoms = _as_tensor(atoms)
+    x = _as_tensor(x)
     free = torch.zeros(()) if free is None else _as_tensor(free)
     free = free.to(atoms.device).expand(len(atoms)) > 0
     _check_finite(atoms, "atoms")
@@ -673,13 +713,18 @@ def solve_nnls(
         weights = _as_tensor(weights).to(x.device).double()
         _check_finite(weights, "weights")
         if (weights < 0).any():
-            raise ValueError(f"weights has the value {float(weights.min()):g}. Pass weights >= 0.")
+            raise ValueError(
+                f"weights has the value {float(weights.min()):g}. Pass weights >= 0."
+            )
         weights = weights if weights.ndim == 1 else weights.expand_as(x)
         x = x.where(weights > 0, 0.0)
     _check_finite(x, "data")
     if 0 in x.shape or 0 in atoms.shape:
-        codes, gaps = x.new_zeros(len(x), len(atoms)), x.new_zeros(len(x), dtype=torch.float64)
+        codes = x.new_zeros(len(x), len(atoms))
+        gaps = x.new_zeros(len(x), dtype=torch.float64)
     else:
         codes, gaps = _solve_weighted(atoms, x, weights, free, max_iter)
-    warn_about_gaps(gaps, tol=tol, stacklevel=2, advice="float64 and a larger max_iter come closer")
+    warn_about_gaps(
+        gaps, tol=tol, stacklevel=2, advice="float64 and a larger max_iter come closer"
+    )
     return (np.asarray(codes), np.asarray(gaps)) if from_arrays else (codes, gaps)

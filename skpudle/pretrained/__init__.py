@@ -32,7 +32,8 @@ def _network_of(state):  # state_dict -> DenoisingNetwork
     read one. A bad ``state_dict`` may raise an error of any kind; both callers turn the error into
     a ValueError that says what is wrong with the learner or the file.
     """
-    shape, extra = state["analysis"].shape, state["_extra_state"]
+    shape = state["analysis"].shape
+    extra = state["_extra_state"]
     check_sizes(shape[3:], extra["stride"])
     network = DenoisingNetwork(shape, **extra)
     network.load_state_dict(state)
@@ -63,8 +64,11 @@ def save_denoiser(learner: ConvDenoiser, file: str | PathLike[str] | IO[bytes]) 
         If the network's output is not finite in float32.
     """
     check_is_fitted(learner)
-    state, stored = deepcopy(learner.network_).float().state_dict(), io.BytesIO()
-    with named_errors(learner, "denoiser that a file can hold", "Its numbers must be of float32."):
+    state = deepcopy(learner.network_).float().state_dict()
+    stored = io.BytesIO()
+    with named_errors(
+        learner, "denoiser that a file can hold", "Its numbers must be of float32."
+    ):
         _network_of(state)
     torch.save(state, stored)
     if hasattr(file, "write"):
@@ -74,7 +78,9 @@ def save_denoiser(learner: ConvDenoiser, file: str | PathLike[str] | IO[bytes]) 
 
 
 def load_denoiser(
-    file: Literal["gaussian", "gaussian-small", "poisson"] | PathLike[str] | IO[bytes] = "gaussian",
+    file: Literal["gaussian", "gaussian-small", "poisson"]
+    | PathLike[str]
+    | IO[bytes] = "gaussian",
     *,
     shift_average: bool = False,
     device: str = "auto",
@@ -129,8 +135,12 @@ def load_denoiser(
     """
     name = getattr(file, "name", file)
     if not hasattr(file, "read"):
-        name = Path(__file__).with_name(f"{file}.pt") if file in _PACKAGED else Path(file)
+        name = (
+            Path(__file__).with_name(f"{file}.pt") if file in _PACKAGED else Path(file)
+        )
         file = io.BytesIO(name.read_bytes())
     with named_errors(name, "denoiser", "Pass a file that save_denoiser wrote."):
         network = _network_of(torch.load(file, "cpu", weights_only=True))
-    return ConvDenoiser.from_network(network, shift_average=shift_average, device=device)
+    return ConvDenoiser.from_network(
+        network, shift_average=shift_average, device=device
+    )

@@ -57,16 +57,26 @@ def subtract_synthesis(start, index, value, atoms, mask, residual):
     ``residual`` (n, n_features) has the data before. Its missing entries become 0.
     """
     for i in range(len(residual)):
-        left, e, last = residual[i], start[i], start[i + 1]
-        while e + 3 < last:  # four atoms at a time: the residual is written a quarter as often
-            z0, z1, z2, z3 = value[e], value[e + 1], value[e + 2], value[e + 3]
-            d0, d1 = atoms[index[e]], atoms[index[e + 1]]
-            d2, d3 = atoms[index[e + 2]], atoms[index[e + 3]]
+        left = residual[i]
+        e = start[i]
+        last = start[i + 1]
+        while (
+            e + 3 < last
+        ):  # four atoms at a time: the residual is written a quarter as often
+            z0 = value[e]
+            z1 = value[e + 1]
+            z2 = value[e + 2]
+            z3 = value[e + 3]
+            d0 = atoms[index[e]]
+            d1 = atoms[index[e + 1]]
+            d2 = atoms[index[e + 2]]
+            d3 = atoms[index[e + 3]]
             for f in range(len(left)):
                 left[f] -= z0 * d0[f] + z1 * d1[f] + z2 * d2[f] + z3 * d3[f]
             e += 4
         while e < last:
-            z0, d0 = value[e], atoms[index[e]]
+            z0 = value[e]
+            d0 = atoms[index[e]]
             for f in range(len(left)):
                 left[f] -= z0 * d0[f]
             e += 1
@@ -84,7 +94,9 @@ def _known_product(x, y, mask):  # -> float
     return total
 
 
-def _shrink(target, curvature, alpha, positive):  # -> float, the code of least objective
+def _shrink(
+    target, curvature, alpha, positive
+):  # -> float, the code of least objective
     if target > alpha:
         return (target - alpha) / curvature
     if target < -alpha and not positive:
@@ -92,7 +104,9 @@ def _shrink(target, curvature, alpha, positive):  # -> float, the code of least 
     return 0.0
 
 
-def _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z):  # -> float
+def _sweep_codes(
+    w, inner, alpha, positive, tolerance, max_sweeps, slope, z
+):  # -> float
     """Minimise the lasso over the codes of one row, by coordinate descent on products of atoms.
 
     Use it for a few atoms whose products are known: a step costs ``w`` operations, and no pass over
@@ -212,13 +226,15 @@ def _enter(slope, positive, level, share, k, beyond, support, z):  # -> int
         n += (slope[j] > level) | ((slope[j] < -level) & (not positive))
     if n == 0:
         return k
-    best, n = 0.0, 0
+    best = 0.0
+    n = 0
     for j in range(len(slope)):
         if abs(slope[j]) > level and (slope[j] > 0.0 or not positive):
             best = max(best, abs(slope[j]))
             beyond[n] = j
             n += 1
-    level, n_near = max(level, share * best), len(support) + 1
+    level = max(level, share * best)
+    n_near = len(support) + 1
     while k + n_near > len(support):
         n_near = 0
         for i in range(n):
@@ -230,7 +246,8 @@ def _enter(slope, positive, level, share, k, beyond, support, z):  # -> int
                 return k
     for i in range(n):
         if abs(slope[beyond[i]]) >= level:
-            support[k], z[k] = beyond[i], 0.0
+            support[k] = beyond[i]
+            z[k] = 0.0
             k += 1
     return k
 
@@ -338,45 +355,77 @@ def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, s
     size : ndarray of shape (n,)
         Output: the sum of the moduli of the codes.
     """
-    support, beyond = np.empty(room, np.int64), np.empty(len(atoms), np.int64)
+    support = np.empty(room, np.int64)
+    beyond = np.empty(len(atoms), np.int64)
     # `work` has the slopes or the curvatures of the atoms in a row's working set; `end` is the
     # number of nonzero codes of all rows so far.
-    z, work, end = np.empty(room), np.empty(room), np.int64(0)
+    z = np.empty(room)
+    work = np.empty(room)
+    end = np.int64(0)
     step = np.empty(room)
-    inner, factor = np.empty((room, room)), np.empty((room, room))
+    inner = np.empty((room, room))
+    factor = np.empty((room, room))
     for row in range(len(residual)):
-        known, left = mask[row], residual[row]
+        known = mask[row]
+        left = residual[row]
         k = start[row + 1] - start[row]
         for i in range(k):
-            support[i], z[i] = index[start[row] + i], value[start[row] + i]
-        w = _enter(slope[row], positive, alpha + tolerance, share, k, beyond, support, z)
+            support[i] = index[start[row] + i]
+            z[i] = value[start[row] + i]
+        w = _enter(
+            slope[row], positive, alpha + tolerance, share, k, beyond, support, z
+        )
         if gram is None:
             _descend(
-                w, support, atoms, known, alpha, positive, tolerance, max_sweeps, work, z, left
+                w,
+                support,
+                atoms,
+                known,
+                alpha,
+                positive,
+                tolerance,
+                max_sweeps,
+                work,
+                z,
+                left,
             )
             loss[row] = 0.5 * _product(left, left)
         else:
             for i in range(w):
                 work[i] = _product(atoms[support[i]], left)
             _gather(w, support, gram, inner)
-            fall = _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, work, z)
+            fall = _sweep_codes(
+                w, inner, alpha, positive, tolerance, max_sweeps, work, z
+            )
             loss[row] = 0.5 * _product(left, left) - fall
         # keep the nonzero codes, and move them to the front for least squares
-        k, length = np.int64(0), 0.0
+        k = np.int64(0)
+        length = 0.0
         for i in range(w):
             if z[i] != 0.0:
-                atom[end + k], code[end + k] = support[i], z[i]
+                atom[end + k] = support[i]
+                code[end + k] = z[i]
                 length += abs(z[i])
-                support[k], z[k], work[k] = support[i], z[i], work[i]
+                support[k] = support[i]
+                z[k] = z[i]
+                work[k] = work[i]
                 k += 1
-        count[row], size[row] = k, length
+        count[row] = k
+        size[row] = length
         if refit:
-            how = 0.0, positive, refit_tolerance, refit_sweeps  # least squares: penalty 0
+            how = (
+                0.0,
+                positive,
+                refit_tolerance,
+                refit_sweeps,
+            )  # least squares: penalty 0
             if gram is None:
                 for i in range(k):
                     work[i] = _product(atoms[support[i]], left)
                     for j in range(i + 1):
-                        inner[i, j] = _known_product(atoms[support[i]], atoms[support[j]], known)
+                        inner[i, j] = _known_product(
+                            atoms[support[i]], atoms[support[j]], known
+                        )
                 if not _solve(k, inner, positive, dependent, factor, work, z):
                     _descend(k, support, atoms, known, *how, work, z, left)
             else:
@@ -401,7 +450,8 @@ def add_statistics(start, index, value, weight, x, a, b):
     """
     for i in range(len(x)):
         for e in range(start[i], start[i + 1]):
-            z, j = weight[i] * value[e], index[e]
+            z = weight[i] * value[e]
+            j = index[e]
             for f in range(x.shape[1]):
                 b[j, f] += z * x[i, f]
             for k in range(start[i], e + 1):
@@ -444,25 +494,34 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
     """
     # `room` bounds the number of codes of any row by that of all rows. Arrays of this size cost
     # little, because the system provides memory only where a loop writes.
-    n_atoms, room = len(atoms), len(index) + near.shape[1]
-    support, beyond = np.empty(room, np.int64), np.empty(n_atoms, np.int64)
-    z, slope = np.empty(room), np.empty(room)
-    slopes, growth, left = np.zeros(n_atoms), np.zeros(n_atoms), np.empty(atoms.shape[1])
+    n_atoms = len(atoms)
+    room = len(index) + near.shape[1]
+    support = np.empty(room, np.int64)
+    beyond = np.empty(n_atoms, np.int64)
+    z = np.empty(room)
+    slope = np.empty(room)
+    slopes = np.zeros(n_atoms)
+    growth = np.zeros(n_atoms)
+    left = np.empty(atoms.shape[1])
     if gram is not None:
         inner = np.empty((n_atoms, n_atoms))
     for j in range(first, last):
         n_users = by_atom[j + 1] - by_atom[j]
         n_asked = min(n_users, most)
         for asked in range(n_asked):
-            i, k, own = row[by_atom[j] + asked * n_users // n_asked], np.int64(0), 0.0
-            known, rise = mask[i], 0.0
+            i = row[by_atom[j] + asked * n_users // n_asked]
+            k = np.int64(0)
+            own = 0.0
+            known = mask[i]
+            rise = 0.0
             for f in range(len(left)):
                 left[f] = x[i, f]
             for e in range(start[i], start[i + 1]):
                 if index[e] == j:
                     own = value[e]
                 else:
-                    support[k], z[k] = index[e], value[e]
+                    support[k] = index[e]
+                    z[k] = value[e]
                     growth[support[k]] = -abs(z[k])
                     rise += alpha * growth[support[k]]
                     _subtract(z[k], atoms[support[k]], known, left)
@@ -474,24 +533,40 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
             rise -= 0.5 * own**2 * _known_product(atoms[j], atoms[j], known)
             for c in range(near.shape[1]):
                 slopes[near[j, c]] = _product(atoms[near[j, c]], left)
-            w = _enter(slopes, positive, alpha + tolerance, share, k, beyond, support, z)
+            w = _enter(
+                slopes, positive, alpha + tolerance, share, k, beyond, support, z
+            )
             if gram is None:
                 rise -= 0.5 * _product(left, left)
                 _descend(
-                    w, support, atoms, known, alpha, positive, tolerance, max_sweeps, slope, z, left
+                    w,
+                    support,
+                    atoms,
+                    known,
+                    alpha,
+                    positive,
+                    tolerance,
+                    max_sweeps,
+                    slope,
+                    z,
+                    left,
                 )
                 rise += 0.5 * _product(left, left)
             else:
                 for a in range(w):
                     slope[a] = _product(atoms[support[a]], left)
                 _gather(w, support, gram, inner)
-                rise -= _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z)
+                rise -= _sweep_codes(
+                    w, inner, alpha, positive, tolerance, max_sweeps, slope, z
+                )
             for e in range(w):
                 rise += alpha * abs(z[e])
                 growth[support[e]] += abs(z[e])
             changes[j - first, 0] += weight[i] * rise * n_users / n_asked
             for c in range(near.shape[1]):
-                changes[j - first, 1 + c] += weight[i] * growth[near[j, c]] * n_users / n_asked
+                changes[j - first, 1 + c] += (
+                    weight[i] * growth[near[j, c]] * n_users / n_asked
+                )
                 slopes[near[j, c]] = 0.0
             for e in range(w):
                 growth[support[e]] = 0.0
@@ -505,7 +580,8 @@ def add_moments(first, last, start, row, value, x, b):
     """
     for j in range(first, last):
         for e in range(start[j], start[j + 1]):
-            i, z = row[e], value[e]
+            i = row[e]
+            z = value[e]
             for f in range(x.shape[1]):
                 b[j - first, f] += z * x[i, f]
 
@@ -520,7 +596,8 @@ def subtract_changes(low, high, first, start, row, value, change, residual):
     for j in range(first, first + len(change)):
         begin = start[j] + np.searchsorted(row[start[j] : start[j + 1]], low)
         while begin < start[j + 1] and row[begin] < high:
-            i, z = row[begin], value[begin]
+            i = row[begin]
+            z = value[begin]
             for f in range(residual.shape[1]):
                 residual[i, f] -= z * change[j - first, f]
             begin += 1
@@ -535,7 +612,8 @@ def add_products(first, last, low, by_atom, row, code, start, index, value, a):
     """
     for j in range(first, last):
         for e in range(by_atom[j], by_atom[j + 1]):
-            i, z = row[e], code[e]
+            i = row[e]
+            z = code[e]
             for k in range(start[i], start[i + 1]):
                 column = index[k] - low
                 if 0 <= column < a.shape[1]:

@@ -33,7 +33,8 @@ _POSITIONS_AT_A_TIME = 512
 # _AHEAD of their steps, because copies of an atom at neighbouring positions are so alike that
 # descent is slow. Solving for the codes of an electrocardiogram of 45 s takes 1.0 s, and 1.4 s if
 # coordinates end at their minimisers. An epoch of a search has no more than _SHORT sweeps.
-_SHORT, _AHEAD = 3, 0.3
+_SHORT = 3
+_AHEAD = 0.3
 
 
 def _corner(place, grid):  # int, (4,) -> y, x
@@ -41,7 +42,9 @@ def _corner(place, grid):  # int, (4,) -> y, x
     return place // grid[3] * grid[0], place % grid[3] * grid[1]
 
 
-def _place(index, atoms, grid):  # int, (n_atoms, ...), (4,) -> atom (n_channels, ...), y, x
+def _place(
+    index, atoms, grid
+):  # int, (n_atoms, ...), (4,) -> atom (n_channels, ...), y, x
     """Return the atom of a coordinate, and the row and the column of the atom's first pixel."""
     n_positions = grid[2] * grid[3]
     y, x = _corner(index % n_positions, grid)
@@ -75,7 +78,9 @@ def _subtract(step, atom, y, x, mask, residual):
         for i in range(atom.shape[1]):
             for j in range(atom.shape[2]):
                 d = step * atom[c, i, j]
-                residual[c, y + i, x + j] -= d * mask[c, y + i, x + j] if mask.size else d
+                residual[c, y + i, x + j] -= (
+                    d * mask[c, y + i, x + j] if mask.size else d
+                )
 
 
 def _add_patch(factor, residual, y, x, total):
@@ -104,7 +109,9 @@ def _correlate(residual, atoms, grid, q):
     of an atom are multiplied at a time, which is faster.
     """
     p, n_channels, height, width = atoms.shape
-    step, rows, columns = grid[1], grid[2], grid[3]
+    step = grid[1]
+    rows = grid[2]
+    columns = grid[3]
     for start in range(0, columns, _POSITIONS_AT_A_TIME):
         n = min(_POSITIONS_AT_A_TIME, columns - start)
         for k in range(p):
@@ -114,13 +121,19 @@ def _correlate(residual, atoms, grid, q):
                 out[:] = 0.0
                 for c in range(n_channels):
                     for i in range(height):
-                        row, d = residual[c, y * grid[0] + i, start * step :], atoms[k, c, i]
+                        row = residual[c, y * grid[0] + i, start * step :]
+                        d = atoms[k, c, i]
                         j = 0
                         while step == 1 and j + 3 < width:
-                            d0, d1, d2, d3 = d[j], d[j + 1], d[j + 2], d[j + 3]
+                            d0 = d[j]
+                            d1 = d[j + 1]
+                            d2 = d[j + 2]
+                            d3 = d[j + 3]
                             for x in range(n):
                                 pair = d0 * row[x + j] + d1 * row[x + j + 1]
-                                out[x] += pair + d2 * row[x + j + 2] + d3 * row[x + j + 3]
+                                out[x] += (
+                                    pair + d2 * row[x + j + 2] + d3 * row[x + j + 3]
+                                )
                             j += 4
                         while j < width:
                             for x in range(n):
@@ -166,14 +179,20 @@ def _sweep(active, n, now, woken, atoms, curvatures, grid, mask, alpha, positive
     bool
         Whether a coordinate has woken any block.
     """
-    kept, moves, height, width = 0, False, atoms.shape[2], atoms.shape[3]
+    kept = 0
+    moves = False
+    height = atoms.shape[2]
+    width = atoms.shape[3]
     for e in range(n):
         index = active[e]
         atom, y, x = _place(index, atoms, grid)
         # the block of the coordinate; `woken` has one more row and column at each border
-        i, j, new = 1 + y // height, 1 + x // width, z[index]
+        i = 1 + y // height
+        j = 1 + x // width
+        new = z[index]
         if woken[i, j] >= now - 1:
-            curvature, new = curvatures[index], 0.0
+            curvature = curvatures[index]
+            new = 0.0
             if curvature > 0.0:
                 target = _slope(residual, atom, y, x) + curvature * z[index]
                 new = _shrink(target, alpha, positive) / curvature
@@ -224,21 +243,29 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
         more than ``tolerance``.
     """
     n_coordinates = len(atoms) * grid[2] * grid[3]
-    z, q = np.zeros(n_coordinates), np.empty(n_coordinates)
-    active, n, solved = np.empty(n_coordinates, np.int32), len(index), False
+    z = np.zeros(n_coordinates)
+    q = np.empty(n_coordinates)
+    active = np.empty(n_coordinates, np.int32)
+    n = len(index)
+    solved = False
     curvatures = np.empty(len(q))  # set for active coordinates only
     residual[:] = x
     for e in range(n):
-        active[e], z[index[e]] = index[e], value[e]
+        active[e] = index[e]
+        z[index[e]] = value[e]
         atom, top, left = _place(index[e], atoms, grid)
         _subtract(value[e], atom, top, left, mask, residual)
         curvatures[index[e]] = _curvature(mask, atom, top, left)
-    blocks = residual.shape[1] // atoms.shape[2] + 3, residual.shape[2] // atoms.shape[3] + 3
+    blocks = (
+        residual.shape[1] // atoms.shape[2] + 3,
+        residual.shape[2] // atoms.shape[3] + 3,
+    )
     options = atoms, curvatures, grid, mask, alpha, positive, tolerance, residual, z
     n, moves = _sweep(active, n, 0, np.zeros(blocks, np.int32), *options)
     for _ in range(max_rounds):
         _correlate(residual, atoms, grid, q)
-        m, woken = n, np.zeros(blocks, np.int32)
+        m = n
+        woken = np.zeros(blocks, np.int32)
         for i in range(len(q)):
             size = q[i] if positive else abs(q[i])
             if size > alpha + tolerance and z[i] == 0.0:
@@ -248,7 +275,8 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
                 curvatures[i] = _curvature(mask, atom, top, left)
         # the largest violation first
         active[n:m] = active[n:m][np.argsort(-np.abs(q[active[n:m]]))]
-        entered, n = m > n, m
+        entered = m > n
+        n = m
         for now in range(1, max_sweeps + 1):
             n, moves = _sweep(active, n, now, woken, *options)
             if not moves:
@@ -268,7 +296,8 @@ def refit_image(mask, atoms, grid, tolerance, max_sweeps, index, value, residual
     after a sweep in which no coordinate changes by more than ``tolerance`` over its curvature, or
     after ``max_sweeps``.
     """
-    sign, curvatures = value.copy(), np.empty(len(index))
+    sign = value.copy()
+    curvatures = np.empty(len(index))
     for e in range(len(index)):
         curvatures[e] = _curvature(mask, *_place(index[e], atoms, grid))
     for _ in range(max_sweeps):
@@ -298,7 +327,8 @@ def _self_overlap(start, stop, image, place, value, grid, overlap):
     1) belongs to a shift, from one copy of the atom to another copy that overlaps it; shift zero is
     in the middle. The entry is set to the sum of the products of all pairs of codes at this shift.
     """
-    height, width = overlap.shape[0] // 2 + 1, overlap.shape[1] // 2 + 1
+    height = overlap.shape[0] // 2 + 1
+    width = overlap.shape[1] // 2 + 1
     overlap[:] = 0.0
     for e in range(start, stop):
         y, x = _corner(place[e], grid)
@@ -307,7 +337,11 @@ def _self_overlap(start, stop, image, place, value, grid, overlap):
         # away no later entry overlaps.
         for f in range(e + 1, stop):
             y1, x1 = _corner(place[f], grid)
-            if image[f] != image[e] or y1 - y >= height or (height == 1 and x1 - x >= width):
+            if (
+                image[f] != image[e]
+                or y1 - y >= height
+                or (height == 1 and x1 - x >= width)
+            ):
                 break
             if abs(x1 - x) < width:
                 product = value[e] * value[f]
@@ -401,21 +435,26 @@ def removals(start, image, place, value, most, n_sweeps, mask, atoms, grid, alph
         Output, zero before: for each removed atom the rise of the objective, then the growth of the
         moduli of codes at each remaining atom.
     """
-    n_positions, near, z = grid[2] * grid[3], np.empty(len(indices), np.int64), values.copy()
+    n_positions = grid[2] * grid[3]
+    near = np.empty(len(indices), np.int64)
+    z = values.copy()
     for k in range(len(atoms)):
         n_users = start[k + 1] - start[k]
         n_asked = min(n_users, most)
         for asked in range(n_asked):
-            e, n = start[k] + asked * n_users // n_asked, 0
+            e = start[k] + asked * n_users // n_asked
+            n = 0
             t, (y, x) = image[e], _corner(place[e], grid)
-            patches, known = residual[t], mask[t]
+            patches = residual[t]
+            known = mask[t]
             for f in range(starts[t], starts[t + 1]):
                 _, y1, x1 = _place(indices[f], atoms, grid)
                 overlaps = abs(y1 - y) < atoms.shape[2] and abs(x1 - x) < atoms.shape[3]
                 if overlaps and indices[f] // n_positions != k:
                     near[n] = f
                     n += 1
-            slope, curvature = _slope(patches, atoms[k], y, x), _curvature(known, atoms[k], y, x)
+            slope = _slope(patches, atoms[k], y, x)
+            curvature = _curvature(known, atoms[k], y, x)
             # remove the user, and add up the changes of the objective
             rise = _change(-value[e], value[e], slope, curvature, alpha)
             _subtract(-value[e], atoms[k], y, x, known, patches)
@@ -433,7 +472,9 @@ def removals(start, image, place, value, most, n_sweeps, mask, atoms, grid, alph
             # add the growth of the other codes, and restore the codes and the residual
             for f in near[:n]:
                 changes[k, 1 + indices[f] // n_positions] += abs(z[f]) - abs(values[f])
-                _subtract(values[f] - z[f], *_place(indices[f], atoms, grid), known, patches)
+                _subtract(
+                    values[f] - z[f], *_place(indices[f], atoms, grid), known, patches
+                )
                 z[f] = values[f]
             _subtract(value[e], atoms[k], y, x, known, patches)
             changes[k, 0] += rise

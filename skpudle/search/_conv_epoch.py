@@ -37,7 +37,8 @@ from skpudle.search.problem import Problem
 # The codes of an image in an epoch have one working set, at most 3 sweeps over it, and the
 # tolerance 1e-2 times alpha in the optimality condition; the last two numbers are as for rows.
 # Codes need not converge in an epoch, since the next epoch starts from them.
-_EFFORT, _TOLERANCE = (1, rules.SWEEPS_OF_CODES), rules.TOLERANCE
+_EFFORT = (1, rules.SWEEPS_OF_CODES)
+_TOLERANCE = rules.TOLERANCE
 
 # An atom moves to a window whose energy (sum of squares) is more than this multiple of the energy
 # of its present window, see the module. In seven synthetic problems with 58 planted atoms a search
@@ -149,18 +150,33 @@ class ConvEpoch(rules.Coded):
     # direction, is too small for an atom that mixes two shifted copies of a pattern.
     n_always_split = 1
 
-    def __init__(self, problem, atoms, codes, *, refit=False, effort=_EFFORT, tolerance=_TOLERANCE):
-        self.problem, self.atoms = problem, atoms.contiguous()
+    def __init__(
+        self,
+        problem,
+        atoms,
+        codes,
+        *,
+        refit=False,
+        effort=_EFFORT,
+        tolerance=_TOLERANCE,
+    ):
+        self.problem = problem
+        self.atoms = atoms.contiguous()
         n = len(problem.x)
-        self._grid = np.array([*problem.stride, *problem.positions])  # `grid` of `_conv_compiled`
+        self._grid = np.array(
+            [*problem.stride, *problem.positions]
+        )  # `grid` of `_conv_compiled`
         x = np.asarray(problem.x)
         self._mask = x[:, :0] if problem.mask is None else np.asarray(problem.mask)
         self._options = problem.alpha, problem.positive_code
-        self._residual, found = np.empty_like(x), [None] * n
+        self._residual = np.empty_like(x)
+        found = [None] * n
 
         own = np.asarray(self.atoms)
 
-        def solve(first, last):  # set `found`, (index, value, solved), of images `first:last`
+        def solve(
+            first, last
+        ):  # set `found`, (index, value, solved), of images `first:last`
             for i in range(first, last):
                 found[i] = loops.solve_image(
                     x[i], self._mask[i], own, self._grid, *self._options,
@@ -168,7 +184,9 @@ class ConvEpoch(rules.Coded):
                 )  # fmt: skip
 
         in_parts(solve, n, 1)
-        self.codes = rules.Codes.joined(([len(index)], index, z) for index, z, _ in found)
+        self.codes = rules.Codes.joined(
+            ([len(index)], index, z) for index, z, _ in found
+        )
         size = float(sum(np.abs(value).sum() for _, value, _ in found))
         self.solved = np.array([solved for *_, solved in found], dtype=bool)
         loss = float(np.square(self._residual).sum()) / 2
@@ -183,8 +201,10 @@ class ConvEpoch(rules.Coded):
         no coordinate moves by more than ``tolerance`` times alpha, over its curvature, or after
         ``n_sweeps``.
         """
-        residual, codes = self._residual, replace(self.codes, value=self.codes.value.clone())
-        tolerance, grid = tolerance * self.problem.alpha, self._grid
+        residual = self._residual
+        codes = replace(self.codes, value=self.codes.value.clone())
+        tolerance = tolerance * self.problem.alpha
+        grid = self._grid
         atoms = np.asarray(self.atoms)
 
         def refit(first, last):  # change `codes` and `residual` of images `first:last`
@@ -214,13 +234,16 @@ class ConvEpoch(rules.Coded):
         """The number of nonzero codes of each atom, over all images and positions."""
         return torch.as_tensor(np.diff(self._entries[0]))
 
-    def improved_atoms(self, earlier=None):  # -> (p, n_channels, height, width) of norm 1
+    def improved_atoms(
+        self, earlier=None
+    ):  # -> (p, n_channels, height, width) of norm 1
         """Return better atoms for the codes, the second half of an epoch.
 
         Two sweeps improve one atom at a time. ``earlier`` has no effect: it is for streams of rows,
         see `stream.Held`.
         """
-        atoms, residual = self.atoms.clone(), self._residual.copy()
+        atoms = self.atoms.clone()
+        residual = self._residual.copy()
         options = self._grid, self._mask, np.asarray(atoms), residual
         for _ in range(rules.SWEEPS["few"]):
             loops.sweep_atoms(*self._entries, *options)
@@ -240,7 +263,8 @@ class ConvEpoch(rules.Coded):
         # residuals are padded with zeros beyond the borders of images. `inside` marks the pixels of
         # images, so that only codes whose pixel is inside count in the divisor of an average.
         around = (0, 0), (0, 0), *((k - 1, k - 1) for k in (height, width))
-        images, inside = np.pad(self._residual, around), np.ones_like(self._residual[:, :1])
+        images = np.pad(self._residual, around)
+        inside = np.ones_like(self._residual[:, :1])
         loops.add_patches(start, image, place, value, self._grid, images, total)
         inside = np.pad(inside, around)
         loops.add_patches(start, image, place, value**2, self._grid, inside, weight)
@@ -276,9 +300,15 @@ class ConvEpoch(rules.Coded):
         codes in order of ``index``, on which compiled loops rely. A code that would leave the image
         is dropped.
         """
-        codes, n, (rows, columns) = self.codes, self.problem.n_positions, self.problem.positions
-        atom, place = codes.index.long() // n, codes.index.long() % n
-        y, x = place // columns + down[atom], place % columns + right[atom]
+        codes, n, (rows, columns) = (
+            self.codes,
+            self.problem.n_positions,
+            self.problem.positions,
+        )
+        atom = codes.index.long() // n
+        place = codes.index.long() % n
+        y = place // columns + down[atom]
+        x = place % columns + right[atom]
         inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
         moved = codes.renumbered(atom * n + y * columns + x, inside)
         order = (moved.rows * (len(self.atoms) * n) + moved.index).argsort()
@@ -288,14 +318,17 @@ class ConvEpoch(rules.Coded):
         """Return the residuals for the codes that atoms adapt to, zero in missing pixels."""
         return self._residual
 
-    def _second_moments(self, residuals, direction):  # direction (p, n_pixels) -> (p, n_pixels)
+    def _second_moments(
+        self, residuals, direction
+    ):  # direction (p, n_pixels) -> (p, n_pixels)
         """Return for each atom the sum of ``r_e (r_e . v)`` over its users ``e``.
 
         It is one power iteration of `common_directions`. A user is a position with a nonzero code,
         ``r_e`` is the patch of the residual there, and ``v`` the entry of the atom in
         ``direction``.
         """
-        moments, direction = np.zeros(self.atoms.shape), direction.view_as(self.atoms)
+        moments = np.zeros(self.atoms.shape)
+        direction = direction.view_as(self.atoms)
         given = *self._entries[:3], self._grid, residuals, np.asarray(direction)
         loops.add_second_moments(*given, moments)
         return torch.as_tensor(moments).flatten(1)
@@ -361,10 +394,16 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=No
     how["mask"] = None if mask is None else as_pictures(mask.expand_as(x))
     kernel = tuple(atoms.shape[2:])
     problem = ConvProblem(as_pictures(x), alpha, positive_code, kernel=kernel, **how)
-    epoch = problem.epoch(atoms, problem.no_codes(), effort=_MOST_EFFORT, tolerance=tolerance)
+    epoch = problem.epoch(
+        atoms, problem.no_codes(), effort=_MOST_EFFORT, tolerance=tolerance
+    )
     shape = len(atoms), *dictionary.positions(x.shape[2:])
     z = epoch.codes.dense(prod(shape))
-    z = torch.lerp(z, epoch.refit_codes(tolerance).dense(prod(shape)), debias) if debias else z
+    z = (
+        torch.lerp(z, epoch.refit_codes(tolerance).dense(prod(shape)), debias)
+        if debias
+        else z
+    )
     return z.unflatten(1, shape).to(x), epoch.solved
 
 

@@ -28,7 +28,8 @@ from skpudle.search import _epoch as rules
 # average, so few that the atoms of a block hardly affect each other. For 3,000 rows of 48 features
 # and 256 atoms the objective after 30 epochs is 6541 with two sweeps over blocks, 6635 with one
 # sweep over blocks, and 6579 with two sweeps over single atoms as in `_epoch`.
-_SWEEPS, _ATOMS_PER_ROW = 2, 0.5
+_SWEEPS = 2
+_ATOMS_PER_ROW = 0.5
 
 
 class DeviceEpoch(rules.Coded):
@@ -52,26 +53,34 @@ class DeviceEpoch(rules.Coded):
 
     @in_own_precision
     def __init__(self, problem, atoms, codes, *, refit=False):
-        self.problem, self.atoms, x = problem, atoms, problem.x
+        self.problem = problem
+        self.atoms = atoms
+        x = problem.x
         n, p, m = len(x), *atoms.shape
         self._dictionary = pad(atoms.to(x.dtype), (0, 0, 0, 1)).to(x.device)
         self._support, self._z = codes.like(x).padded(p)
-        self._weight, of_rows = problem.weigh(x.new_ones(n)), x.new_ones(n, 4)
+        self._weight = problem.weigh(x.new_ones(n))
+        of_rows = x.new_ones(n, 4)
         self._roots = self._weight.sqrt()[:, None]
         value = x.new_zeros(n, self._z.shape[1] + min(p, m + rules.ROOM))
-        self._residual, index, uses = torch.empty_like(x), value.int(), x.new_zeros(p + 1)
-        a, b = x.new_zeros(p + 1, p + 1), x.new_zeros(p + 1, m)
+        self._residual = torch.empty_like(x)
+        index = value.int()
+        uses = x.new_zeros(p + 1)
+        a = x.new_zeros(p + 1, p + 1)
+        b = x.new_zeros(p + 1, m)
         for rows in self._blocks(n):
             places = self._support[rows], self._z[rows]
             support, z, slope, inner = self._solve(rows, *places, rules.SWEEPS_OF_CODES)
-            index[rows, : z.shape[1]], value[rows, : z.shape[1]] = support.int(), z
+            index[rows, : z.shape[1]] = support.int()
+            value[rows, : z.shape[1]] = z
             fitted, residual, loss = self._residuals_of(rows, support, z)
             of_rows[rows, :3] = torch.stack([loss, z.abs().sum(1), (z != 0).sum(1)], 1)
             uses += self._weight[rows] @ (fitted != 0).to(x.dtype)
             if refit:
                 z = self._refit(inner, slope, z)
                 fitted, residual, _ = self._residuals_of(rows, support, z)
-            weighted, self._residual[rows] = fitted * self._weight[rows, None], residual
+            weighted = fitted * self._weight[rows, None]
+            self._residual[rows] = residual
             a += weighted.mT @ fitted
             b += weighted.mT @ residual
         self.codes = rules.Codes.of_places(index, value)
@@ -95,18 +104,23 @@ class DeviceEpoch(rules.Coded):
         blocks = blocks_of_rows(n, max(len(self._dictionary), width), 2**25)
         return [torch.arange(n, device=self._z.device)[rows] for rows in blocks if n]
 
-    def _dense(self, support, z):  # (n, longest) each -> (n, p + 1), with a column for padding
+    def _dense(
+        self, support, z
+    ):  # (n, longest) each -> (n, p + 1), with a column for padding
         return z.new_zeros(len(z), len(self._dictionary)).scatter_(1, support, z)
 
     def _residuals_of(self, rows, support, z):  # -> (n, p + 1), (n, m), (n,)
         # Return dense codes, residuals, and half the sum of squared residuals of the rows with the
         # numbers `rows` (n,), for their padded codes `support` and `z`, both (n, longest).
-        dense, mask = self._dense(support, z), self.problem.mask
+        dense = self._dense(support, z)
+        mask = self.problem.mask
         residual = self.problem.x[rows] - dense @ self._dictionary
         residual = residual if mask is None else residual * mask[rows].to(residual)
         return dense, residual, residual.square().sum(1) / 2
 
-    def _solve(self, rows, support, z, n_sweeps, near=None):  # -> support, z, slope, inner
+    def _solve(
+        self, rows, support, z, n_sweeps, near=None
+    ):  # -> support, z, slope, inner
         """Improve the codes of rows by coordinate descent, each on its support and new atoms.
 
         Atoms enter a support if their slope (product with the residual) violates the optimality
@@ -133,10 +147,13 @@ class DeviceEpoch(rules.Coded):
         """
         (none, m), mask, alpha = self.atoms.shape, self.problem.mask, self.problem.alpha
         slope = self._residuals_of(rows, support, z)[1] @ self._dictionary.mT
-        excess = (slope if self.problem.positive_code else slope.abs()).scatter(1, support, 0.0)
+        excess = (slope if self.problem.positive_code else slope.abs()).scatter(
+            1, support, 0.0
+        )
         if near is not None:
             excess = torch.zeros_like(excess).scatter_(1, near, excess.gather(1, near))
-        level, n_old = rules.SHARE * excess.amax(1, keepdim=True), (support != none).sum(1)
+        level = rules.SHARE * excess.amax(1, keepdim=True)
+        n_old = (support != none).sum(1)
         room = min(none, m + rules.ROOM) + (0 if near is None else near.shape[1])
         # Atoms whose slopes violate the optimality condition and reach the fraction `SHARE` of the
         # largest slope enter a support, the largest slope first, as far as the support has room.
@@ -148,9 +165,13 @@ class DeviceEpoch(rules.Coded):
         support = torch.cat([support, new], 1)
         # padding moves to the end of each support
         order = (support == none).byte().argsort(dim=1, stable=True)[:, :longest]
-        support, z = support.gather(1, order), pad(z, (0, most)).gather(1, order)
-        slope, members = slope.gather(1, support), self._dictionary[support]
-        inner = members @ (members if mask is None else members * mask[rows, None].to(z)).mT
+        support = support.gather(1, order)
+        z = pad(z, (0, most)).gather(1, order)
+        slope = slope.gather(1, support)
+        members = self._dictionary[support]
+        inner = (
+            members @ (members if mask is None else members * mask[rows, None].to(z)).mT
+        )
         return support, self._descend(inner, slope, z, alpha, n_sweeps), slope, inner
 
     def _descend(self, inner, slope, z, alpha, n_sweeps):  # -> z
@@ -160,11 +181,18 @@ class DeviceEpoch(rules.Coded):
         other, and ``slope`` (n, longest) the products of these atoms with the row's residual.
         ``slope`` and the codes ``z`` (n, longest) are updated. Return ``z``.
         """
-        curvature, positive = inner.diagonal(dim1=1, dim2=2), self.problem.positive_code
+        curvature = inner.diagonal(dim1=1, dim2=2)
+        positive = self.problem.positive_code
         inverse = torch.where(curvature > 0, 1 / curvature, 0.0)
         for i in [*range(z.shape[1])] * n_sweeps:
-            slope.addcmul_(inner[:, i], z[:, i : i + 1])  # slopes as if this code were zero
-            target = (slope[:, i] - alpha).relu() if positive else softshrink(slope[:, i], alpha)
+            slope.addcmul_(
+                inner[:, i], z[:, i : i + 1]
+            )  # slopes as if this code were zero
+            target = (
+                (slope[:, i] - alpha).relu()
+                if positive
+                else softshrink(slope[:, i], alpha)
+            )
             torch.mul(target, inverse[:, i], out=z[:, i])
             slope.addcmul_(inner[:, i], z[:, i : i + 1], value=-1)
         return z
@@ -176,8 +204,11 @@ class DeviceEpoch(rules.Coded):
         once; rows for which it fails get the result of coordinate descent. ``z`` is overwritten.
         """
         used = z != 0
-        inner, slope = inner * (used[:, :, None] & used[:, None]), slope * used
-        factor, failed = torch.linalg.cholesky_ex(inner + torch.diag_embed((~used).to(z)))
+        inner = inner * (used[:, :, None] & used[:, None])
+        slope = slope * used
+        factor, failed = torch.linalg.cholesky_ex(
+            inner + torch.diag_embed((~used).to(z))
+        )
         exact = z + torch.cholesky_solve(slope[:, :, None], factor)[:, :, 0]
         # The diagonal of a factor has for each atom the norm of its component orthogonal to the
         # atoms before it in the support. Where the least norm is near zero, the atoms are nearly
@@ -201,27 +232,38 @@ class DeviceEpoch(rules.Coded):
         Two sweeps over blocks of atoms take steps that never raise the objective, as the module
         explains. In a stream ``earlier``, a `stream.Held`, adds a penalty on steps of the atoms.
         """
-        a, b, atoms = self._a, self._b, self._dictionary[:-1].clone()
+        a = self._a
+        b = self._b
+        atoms = self._dictionary[:-1].clone()
         if earlier is not None:
             energy = earlier.energy.to(a)
-            a, b = a + energy.diag(), b + energy[:, None] * earlier.atoms.to(b)
-        size = max(1, int(_ATOMS_PER_ROW * len(atoms) * self._n / max(self.n_entries, 1)))
+            a = a + energy.diag()
+            b = b + energy[:, None] * earlier.atoms.to(b)
+        size = max(
+            1, int(_ATOMS_PER_ROW * len(atoms) * self._n / max(self.n_entries, 1))
+        )
         for first in [*range(0, len(atoms), size)] * _SWEEPS:
             part = slice(first, first + size)
             curvature = a[part, part].abs().sum(1, keepdim=True)
             target = b[part] - a[part] @ atoms + curvature * atoms[part]
-            target = target.clamp_min(0.0 if self.problem.positive_atoms else -torch.inf)
+            target = target.clamp_min(
+                0.0 if self.problem.positive_atoms else -torch.inf
+            )
             norm = torch.linalg.vector_norm(target, dim=1, keepdim=True)
             atoms[part] = torch.where(norm > 0, target / norm, atoms[part])
         return project_atoms(atoms.cpu().double())
 
     @in_own_precision
-    def _second_moments(self, residuals, direction):  # residuals (n, m), direction (p, m) -> (p, m)
+    def _second_moments(
+        self, residuals, direction
+    ):  # residuals (n, m), direction (p, m) -> (p, m)
         """Return what `_epoch.Epoch._second_moments` returns, on the CPU in float64."""
         direction = direction.to(self._dictionary)
         moments = torch.zeros_like(direction)
         for rows in self._blocks(len(self._z)):
-            users = self._dense(self._support[rows], torch.ones_like(self._z[rows]))[:, :-1]
+            users = self._dense(self._support[rows], torch.ones_like(self._z[rows]))[
+                :, :-1
+            ]
             moments += (users * (residuals[rows] @ direction.mT)).mT @ residuals[rows]
         return moments.cpu().double()
 
@@ -238,18 +280,29 @@ class DeviceEpoch(rules.Coded):
         the growth of the moduli of codes at the ``n`` atoms most like it. The second result has the
         numbers of these ``n`` atoms.
         """
-        atoms, number = self._dictionary[:-1], torch.arange(rules.USERS, device=self._z.device)
+        atoms = self._dictionary[:-1]
+        number = torch.arange(rules.USERS, device=self._z.device)
         # Sort the entries of all padded supports by atom: entry e belongs to the row e // longest.
         # The users of an atom are then a slice of `order`, and evenly spaced users are drawn.
         order = pad(self._support.flatten().argsort(stable=True), (0, 1))
-        n_users = self._support.flatten().bincount(minlength=len(self._dictionary))[:-1, None]
+        n_users = self._support.flatten().bincount(minlength=len(self._dictionary))[
+            :-1, None
+        ]
         n_asked = n_users.clamp(1, rules.USERS)
         place = n_users.cumsum(0) - n_users + number * n_users // n_asked
-        users = order[place.clamp_max(len(order) - 1)].flatten() // max(self._z.shape[1], 1)
+        users = order[place.clamp_max(len(order) - 1)].flatten() // max(
+            self._z.shape[1], 1
+        )
         weights = ((number < n_users) * n_users / n_asked).flatten().to(atoms)
         weights *= pad(self._weight, (0, 1))[users]
-        cosine = atoms @ atoms.mT if self.problem.positive_code else (atoms @ atoms.mT).abs()
-        near = cosine.fill_diagonal_(-torch.inf).topk(min(len(atoms) - 1, rules.NEAR)).indices
+        cosine = (
+            atoms @ atoms.mT if self.problem.positive_code else (atoms @ atoms.mT).abs()
+        )
+        near = (
+            cosine.fill_diagonal_(-torch.inf)
+            .topk(min(len(atoms) - 1, rules.NEAR))
+            .indices
+        )
         who = torch.arange(len(near), device=near.device).repeat_interleave(rules.USERS)
         # `change` has a row for each pair of an atom `who` and one of its users. Columns: the rise
         # of the objective of the user without the atom, then the growth of the moduli of the user's
@@ -257,13 +310,18 @@ class DeviceEpoch(rules.Coded):
         change = atoms.new_zeros(len(who), 1 + near.shape[1])
         # no blocks in a process without rows, where `users` has no valid numbers
         for part in self._blocks(len(who) if len(self._z) else 0):
-            rows, nearest = users[part], near[who[part]]
-            support, z = self._support[rows], self._z[rows]
-            before, out = self._dense(support, z.abs()), support == who[part, None]
+            rows = users[part]
+            nearest = near[who[part]]
+            support = self._support[rows]
+            z = self._z[rows]
+            before = self._dense(support, z.abs())
+            out = support == who[part, None]
             places = support.masked_fill(out, len(near)), z.masked_fill(out, 0.0)
             support, z, *_ = self._solve(rows, *places, rules.SWEEPS_OF_COSTS, nearest)
             after, _, loss = self._residuals_of(rows, support, z)
-            change[part, 0] = loss + self.problem.alpha * z.abs().sum(1) - self._objectives[rows]
+            change[part, 0] = (
+                loss + self.problem.alpha * z.abs().sum(1) - self._objectives[rows]
+            )
             change[part, 1:] = (after.abs() - before).gather(1, nearest)
         change = (weights[:, None] * change).view(len(near), rules.USERS, -1).sum(1)
         return change.cpu().double(), near.cpu()

@@ -59,13 +59,15 @@ MANY = 1024
 # Least work for which it pays to start a thread: _TASK operations of a compiled loop, or _PART
 # multiplications of a BLAS. With a fifth of both numbers two threads take 1.3 times as long as one
 # thread for an epoch of 1,800 rows of 64 features and 100 atoms.
-_TASK, _PART = 2e7, 5e7
+_TASK = 2e7
+_PART = 5e7
 
 # Least squares on a support are solved by a Cholesky factor if each atom has at least the fraction
 # _DEPENDENT of its energy (sum of squares) outside of the span of the support's earlier atoms; with
 # less, rounding errors spoil the factor. Then coordinate descent starts from the lasso's codes and
 # ends at the tolerance _REFIT_TOLERANCE times alpha, or after SWEEPS_OF_REFITS sweeps.
-_DEPENDENT, _REFIT_TOLERANCE = 1e-8, 1e-4
+_DEPENDENT = 1e-8
+_REFIT_TOLERANCE = 1e-4
 SWEEPS_OF_REFITS = 100
 
 # Largest number of rows by which the cost of an atom is estimated: by how much the objective rises
@@ -74,12 +76,15 @@ USERS = 32
 # When the cost of an atom is estimated, the NEAR atoms most like the atom may take over its codes.
 # The HEIRS atoms that take over most stay in a round that removes the atom, because the estimate
 # of its cost relies on them.
-NEAR, HEIRS = 64, 3
+NEAR = 64
+HEIRS = 3
 # Number of power iterations that find the direction in which an atom splits.
 POWER_ITERATIONS = 8
 
 
-def _starts(counts):  # (n,) numbers of entries of rows -> (n + 1,) first entry of each row
+def _starts(
+    counts,
+):  # (n,) numbers of entries of rows -> (n + 1,) first entry of each row
     starts = counts.new_zeros(len(counts) + 1, dtype=torch.int64)
     torch.cumsum(counts, 0, out=starts[1:])
     return starts
@@ -120,8 +125,14 @@ class Codes:
         and the atoms and values of all codes of the block (n_entries,). The codes of a single block
         share the memory of its arrays.
         """
-        parts = [*parts] or [(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0))]
-        of_rows = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+        parts = [*parts] or [
+            (np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0))
+        ]
+        of_rows = (
+            parts[0]
+            if len(parts) == 1
+            else map(np.concatenate, zip(*parts, strict=True))
+        )
         count, index, value = map(torch.as_tensor, of_rows)
         return cls(_starts(count), index, value)
 
@@ -145,10 +156,14 @@ class Codes:
 
         Rows with fewer entries than the longest row end with the atom ``none`` and the value 0.
         """
-        used = torch.arange(self.longest, device=self.start.device) < self.start.diff()[:, None]
+        used = (
+            torch.arange(self.longest, device=self.start.device)
+            < self.start.diff()[:, None]
+        )
         value = self.value.new_zeros(used.shape)
         index = torch.full_like(value, none, dtype=torch.int64)
-        index[used], value[used] = self.index.long(), self.value
+        index[used] = self.index.long()
+        value[used] = self.value
         return index, value
 
     def dense(self, n_atoms):  # -> (n, n_atoms)
@@ -175,9 +190,13 @@ class Codes:
 
         In images an atom has ``n_positions``, and an index is ``atom * n_positions + position``.
         """
-        kept, index = kept.to(self.index.device), self.index.long()
-        atom, place = index // n_positions, index % n_positions
-        return self.renumbered((kept.cumsum(0) - 1)[atom] * n_positions + place, kept[atom])
+        kept = kept.to(self.index.device)
+        index = self.index.long()
+        atom = index // n_positions
+        place = index % n_positions
+        return self.renumbered(
+            (kept.cumsum(0) - 1)[atom] * n_positions + place, kept[atom]
+        )
 
     def renumbered(self, index, used):  # (n_entries,), (n_entries,) bool -> Codes
         """Return the entries that ``used`` marks, each at its new atom (or position) ``index``."""
@@ -307,7 +326,8 @@ class Coded:
         direction : Tensor of the shape of the atoms
             Directions of norm 1, orthogonal to the atoms.
         """
-        generator, atoms = torch.Generator().manual_seed(seed), self.atoms.flatten(1)
+        generator = torch.Generator().manual_seed(seed)
+        atoms = self.atoms.flatten(1)
         image = torch.randn(atoms.shape, generator=generator, dtype=torch.float64)
         residuals = self.residuals()
         for _ in range(POWER_ITERATIONS):
@@ -359,8 +379,11 @@ class Coded:
         For these codes it is the step of the baseline, which is subtracted from all rows, to its
         best value.
         """
-        problem, total = self.problem, torch.as_tensor(self._roots[:, 0] @ self.residuals())
-        total, counts = problem.total(total, problem.weigh(problem.known).sum(0).to(total))
+        problem = self.problem
+        total = torch.as_tensor(self._roots[:, 0] @ self.residuals())
+        total, counts = problem.total(
+            total, problem.weigh(problem.known).sum(0).to(total)
+        )
         return (total / counts.clamp_min(1e-300)).cpu().double()
 
 
@@ -392,15 +415,27 @@ class Epoch(Coded):
     """
 
     def __init__(self, problem, atoms, codes, *, refit=False, turn=None):
-        self.problem, self.atoms, self._atoms = problem, atoms, np.asarray(atoms)
-        self._x, n = np.asarray(problem.x), len(problem.x)
+        self.problem = problem
+        self.atoms = atoms
+        self._atoms = np.asarray(atoms)
+        self._x = np.asarray(problem.x)
+        n = len(problem.x)
         self._few = len(atoms) < MANY and problem.mask is None
-        self._known = np.empty((n, 0)) if problem.mask is None else np.asarray(problem.mask)
-        self._weight = np.ones(n) if problem.weight is None else np.asarray(problem.weight)
+        self._known = (
+            np.empty((n, 0)) if problem.mask is None else np.asarray(problem.mask)
+        )
+        self._weight = (
+            np.ones(n) if problem.weight is None else np.asarray(problem.weight)
+        )
         # Rows are multiplied by the square roots of their weights, so that in a product of two
         # arrays of rows, as Z^T X, each row counts with its weight.
         self._roots = np.sqrt(self._weight)[:, None]
-        self._options = problem.alpha, problem.positive_code, TOLERANCE * problem.alpha, SHARE
+        self._options = (
+            problem.alpha,
+            problem.positive_code,
+            TOLERANCE * problem.alpha,
+            SHARE,
+        )
         self._loss, self._size = np.zeros((2, n))
         self._code(codes, refit, turn)
         of_rows = self._loss, self._size, np.diff(self.codes.arrays()[0]), np.ones(n)
@@ -420,19 +455,42 @@ class Epoch(Coded):
         n_rows = min(max(_ROWS, 2**16 // p), max(n, 1))
         found = [None] * -(-n // n_rows)
         tolerance = _REFIT_TOLERANCE * self.problem.alpha
-        options = *self._options, SWEEPS_OF_CODES, refit, _DEPENDENT, tolerance, SWEEPS_OF_REFITS
+        options = (
+            *self._options,
+            SWEEPS_OF_CODES,
+            refit,
+            _DEPENDENT,
+            tolerance,
+            SWEEPS_OF_REFITS,
+        )
 
-        def work(first, last):  # solve the blocks `first:last`; set `found` and the losses
-            slope, atom = np.empty((n_rows, p), np.float32), np.empty(n_rows * room, np.int32)
+        def work(
+            first, last
+        ):  # solve the blocks `first:last`; set `found` and the losses
+            slope = np.empty((n_rows, p), np.float32)
+            atom = np.empty(n_rows * room, np.int32)
             code, fitted = np.empty((2, n_rows * room))
             for block in range(first, last):
                 part = slice(block * n_rows, min((block + 1) * n_rows, n))
-                residual, known = self._x[part].astype(np.float64), self._known[part]
-                k, sparse = len(residual), (begin[part.start : part.stop + 1], *entries)
+                residual = self._x[part].astype(np.float64)
+                known = self._known[part]
+                k = len(residual)
+                sparse = (begin[part.start : part.stop + 1], *entries)
                 loops.subtract_synthesis(*sparse, self._atoms, known, residual)
                 has_turn = turn in (None, block % 2) or len(found) == 1
-                slopes = self._slopes(residual, slope[:k]) if has_turn else slope[:k, :0]
-                given = self._atoms, self._gram, known, residual, slopes, *options, room, *sparse
+                slopes = (
+                    self._slopes(residual, slope[:k]) if has_turn else slope[:k, :0]
+                )
+                given = (
+                    self._atoms,
+                    self._gram,
+                    known,
+                    residual,
+                    slopes,
+                    *options,
+                    room,
+                    *sparse,
+                )
                 count = np.empty(k, np.int64)
                 results = count, atom, code, fitted, self._loss[part], self._size[part]
                 loops.solve_rows(*given, *results)
@@ -450,13 +508,17 @@ class Epoch(Coded):
         return self._atoms @ self._atoms.T if self._few else None
 
     @cached_property
-    def _screen(self):  # -> (p, m): the atoms, to select the atoms that enter a working set
+    def _screen(
+        self,
+    ):  # -> (p, m): the atoms, to select the atoms that enter a working set
         # On processors with bfloat16, products of the residuals of 256 rows of 128 to 2381 features
         # with 1024 to 16,384 atoms take 0.27 to 0.30 of the time that float32 takes, and epochs of
         # 4096 atoms 0.6 to 0.7. The relative error of these products is some thousandths, less than
         # the tolerance of codes.
         capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-        has_bfloat16 = len(self.atoms) >= MANY and capabilities.get("avx512_bf16", False)
+        has_bfloat16 = len(self.atoms) >= MANY and capabilities.get(
+            "avx512_bf16", False
+        )
         return self.atoms.bfloat16() if has_bfloat16 else self.atoms.float()
 
     def _slopes(self, residual, out):  # (n, m), (n, p) float32 -> (n, p)
@@ -466,8 +528,12 @@ class Epoch(Coded):
         enough.
         """
         if self._screen.dtype == torch.float32:
-            return np.matmul(residual.astype(np.float32), np.asarray(self._screen).T, out=out)
-        torch.as_tensor(out).copy_(torch.as_tensor(residual).bfloat16() @ self._screen.T)
+            return np.matmul(
+                residual.astype(np.float32), np.asarray(self._screen).T, out=out
+            )
+        torch.as_tensor(out).copy_(
+            torch.as_tensor(residual).bfloat16() @ self._screen.T
+        )
         return out
 
     @cached_property
@@ -486,7 +552,9 @@ class Epoch(Coded):
         """
         start, index, _ = self.fitting.arrays()
         shape = len(self._x), len(self.atoms)
-        by_atom = csr_array((self._values, index, start.astype(np.int32)), shape=shape).tocsc()
+        by_atom = csr_array(
+            (self._values, index, start.astype(np.int32)), shape=shape
+        ).tocsc()
         return by_atom.indptr.astype(np.int64), by_atom.indices, by_atom.data
 
     @property
@@ -497,7 +565,9 @@ class Epoch(Coded):
         """
         return 4 * len(self._entries[1]) / len(self.atoms)
 
-    def _sums(self, loop, first, last, width, work, *arrays):  # -> (last - first, width)
+    def _sums(
+        self, loop, first, last, width, work, *arrays
+    ):  # -> (last - first, width)
         """Return what a compiled loop sums up for each of the atoms ``first:last``, in threads.
 
         The loop is called with ``arrays`` and adds up ``width`` sums for each atom, in ``work``
@@ -505,7 +575,9 @@ class Epoch(Coded):
         """
         sums = np.zeros((last - first, width))
 
-        def add(start, stop):  # add to the sums of the atoms first + start to first + stop
+        def add(
+            start, stop
+        ):  # add to the sums of the atoms first + start to first + stop
             loop(first + start, first + stop, *arrays, sums[start:stop])
 
         in_parts(add, len(sums), _least(work))
@@ -528,7 +600,8 @@ class Epoch(Coded):
 
         def add(first, last):  # add up the rows of the parts `first:last`
             for part in range(first, last):
-                rows, known = slice(*ends[part : part + 2]), start[ends[part] : ends[part + 1] + 1]
+                rows = slice(*ends[part : part + 2])
+                known = start[ends[part] : ends[part + 1] + 1]
                 given = known, *entries, self._weight[rows], self._x[rows]
                 loops.add_statistics(*given, *sums[part])
 
@@ -549,14 +622,16 @@ class Epoch(Coded):
 
     def energies(self):  # -> (p,)
         """Return the sum of the squared codes of each atom, over the rows of all processes."""
-        index, squares = np.asarray(self.fitting.index), np.square(self._values)
+        index = np.asarray(self.fitting.index)
+        squares = np.square(self._values)
         sums = np.bincount(index, squares, minlength=len(self.atoms))
         return self.problem.total(torch.as_tensor(sums))[0]
 
     @property
     def uses(self):  # -> (p,)
         """The sum of the weights of each atom's users in this process."""
-        index, weight = np.asarray(self.fitting.index), self._weight[np.asarray(self.fitting.rows)]
+        index = np.asarray(self.fitting.index)
+        weight = self._weight[np.asarray(self.fitting.rows)]
         return torch.as_tensor(np.bincount(index, weight, minlength=len(self.atoms)))
 
     def residuals(self):  # -> (n, m)
@@ -569,7 +644,8 @@ class Epoch(Coded):
         def subtract(first, last):  # set the residuals of the rows `first:last`
             for start in range(first, last, _ROWS):
                 part = slice(start, min(start + _ROWS, last))
-                residual, sparse = self._x[part].astype(np.float64), begin[start : part.stop + 1]
+                residual = self._x[part].astype(np.float64)
+                sparse = begin[start : part.stop + 1]
                 how = self._atoms, self._known[part], residual
                 loops.subtract_synthesis(sparse, *entries, *how)
                 residuals[part] = residual * self._roots[part]
@@ -597,7 +673,8 @@ class Epoch(Coded):
                     last = min(first + _ATOMS, p)
                     part = slice(first, last)
                     if self._few:
-                        target, own = b[part] - a[part] @ atoms, a[part, part].copy()
+                        target = b[part] - a[part] @ atoms
+                        own = a[part, part].copy()
                     else:
                         given = m, m * self._gathering, *self._entries, residual
                         moments = self._sums(loops.add_moments, first, last, *given)
@@ -611,7 +688,9 @@ class Epoch(Coded):
                     if not self._few:
                         change += atoms[part]
                         self._follow(first, change.astype(residual.dtype), residual)
-        vars(self).pop("_entries", None)  # saves memory; the property would make it again
+        vars(self).pop(
+            "_entries", None
+        )  # saves memory; the property would make it again
         return torch.as_tensor(atoms)
 
     def _follow(self, first, change, residual):
@@ -628,14 +707,21 @@ class Epoch(Coded):
         of_row = change.size * self._gathering / max(len(residual), 1)
         in_parts(subtract, len(residual), _least(of_row))
 
-    def _second_moments(self, residuals, direction):  # residuals (n, m), direction (p, m) -> (p, m)
+    def _second_moments(
+        self, residuals, direction
+    ):  # residuals (n, m), direction (p, m) -> (p, m)
         """Return for each atom the sum of ``r_i (r_i . v)`` over the rows ``i`` that use the atom.
 
         It is one power iteration of `common_directions`. ``r_i`` is the residual of row ``i``, and
         ``v`` the entry of the atom in ``direction``. The sum is that of this process alone.
         """
-        (p, m), given = direction.shape, (*self._entries[:2], residuals, np.asarray(direction))
-        return self._sums(loops.add_second_moments, 0, p, m, 2 * m * self._gathering, *given)
+        (p, m), given = (
+            direction.shape,
+            (*self._entries[:2], residuals, np.asarray(direction)),
+        )
+        return self._sums(
+            loops.add_second_moments, 0, p, m, 2 * m * self._gathering, *given
+        )
 
     def _near(self):  # -> (p, n) int32
         """Return for each atom the numbers of the 64 atoms (or all) most like it, by cosines.
@@ -644,7 +730,8 @@ class Epoch(Coded):
         """
         p = len(self.atoms)
         n = min(p - 1, NEAR)
-        near, atoms = np.empty((p, n), np.int32), self._atoms.astype(np.float32)
+        near = np.empty((p, n), np.int32)
+        atoms = self._atoms.astype(np.float32)
 
         def compare(first, last):  # set `near` in the blocks `first:last` of atoms
             for start in range(first * _ROWS, min(last * _ROWS, p), _ROWS):
@@ -670,8 +757,17 @@ class Epoch(Coded):
             The numbers of these ``n`` atoms.
         """
         (p, m), near = self.atoms.shape, self._near()
-        given = *self._entries[:2], USERS, near, self._atoms, self._gram, self._known, self._weight
+        given = (
+            *self._entries[:2],
+            USERS,
+            near,
+            self._atoms,
+            self._gram,
+            self._known,
+            self._weight,
+        )
         given = *given, *self._options, SWEEPS_OF_COSTS, self._x, *self.codes.arrays()
-        work, width = 2 * USERS * NEAR * m, 1 + near.shape[1]
+        work = 2 * USERS * NEAR * m
+        width = 1 + near.shape[1]
         changes = self._sums(loops.removals, 0, p, width, work, *given)
         return changes, torch.as_tensor(near).long()

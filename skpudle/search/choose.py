@@ -38,11 +38,18 @@ from skpudle.search._conv_epoch import ConvProblem
 from skpudle.search._epoch import spread_rows
 from skpudle.search.descend import descend, exhaust, refit_atoms, remaining, settle
 from skpudle.search.find import error_of, find_atoms, noise_penalty, predicts, walk
-from skpudle.search.held_out import LEAST_ROWS, HeldOut, Prediction, match_equal_rows, worse
+from skpudle.search.held_out import (
+    LEAST_ROWS,
+    HeldOut,
+    Prediction,
+    match_equal_rows,
+    worse,
+)
 
 # The bisection of `coding_of_l0` ends when the mean number of nonzero codes in a row differs from
 # the wanted number by less than the fraction _CLOSE, or after _MOST_STEPS steps.
-_CLOSE, _MOST_STEPS = 0.005, 30
+_CLOSE = 0.005
+_MOST_STEPS = 30
 # A smaller dictionary is good enough if it explains at most this fraction of the hidden entries'
 # energy (sum of squares) less than the best dictionary. A smaller difference would mean nothing:
 # training for more or fewer epochs changes the explained fraction by half of _NEGLIGIBLE.
@@ -75,12 +82,12 @@ class Coding(NamedTuple):
 
     alpha: float
     debias: float
-    n_entries: float = float("nan")
-    noise_std: float = float("nan")
+    n_entries: float | None = None
+    noise_std: float | None = None
 
-    def in_units(self, unit):  # -> alpha, debias, noise_std
-        """Return the values in the user's units, for data that were divided by ``unit``."""
-        return self.alpha * unit, self.debias, self.noise_std * unit
+    def in_units(self, unit):  # -> Coding
+        """Return the coding in the user's units, for data that were divided by ``unit``."""
+        return self._replace(alpha=self.alpha * unit, noise_std=self.noise_std * unit)
 
 
 @torch.no_grad()
@@ -108,9 +115,15 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
         lasso at the penalty of the search.
     """
     is_predictable = held_out.is_predictable
-    best = held_out.predict(atoms, place, share=debias) if is_predictable else held_out.zeros
+    best = (
+        held_out.predict(atoms, place, share=debias)
+        if is_predictable
+        else held_out.zeros
+    )
     if not predicts(best, held_out):
-        return Coding(held_out.alpha, debias or 0.0, noise_std=held_out.mean_square**0.5)
+        return Coding(
+            held_out.alpha, debias or 0.0, noise_std=held_out.mean_square**0.5
+        )
     noise = held_out.noise(atoms, best) * held_out.n_hidden
     # To get sparse codes, the largest penalty is taken whose error, after the noise is subtracted,
     # is at most `factor` times the least error. With factors of 1 (the penalty of the least error)
@@ -118,7 +131,8 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
     # 4. The lasso has a smaller factor than least squares, since its error hardly changes with the
     # penalty: with 1.1 for both, reconstructions of planted data with a signal-to-noise ratio of
     # 0 dB keep an error of .39 instead of .35 of the noise.
-    lasso, least_squares = 1.05, 1.15
+    lasso = 1.05
+    least_squares = 1.15
     factor = lasso + best.share * (least_squares - lasso)
     limit = min(noise, best.total) + factor * max(best.total - noise, 0.0)
     # Errors of exact predictions differ by rounding errors, below 1e-12 of the data's mean square.
@@ -129,7 +143,8 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
         if trial.total > limit:
             break
         chosen = trial
-    alpha, noise_std = held_out.alpha * 2 ** (0.5 * chosen.place), held_out.noise(atoms, chosen)
+    alpha = held_out.alpha * 2 ** (0.5 * chosen.place)
+    noise_std = held_out.noise(atoms, chosen)
     return Coding(alpha, chosen.share, noise_std=noise_std**0.5)
 
 
@@ -179,7 +194,8 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding, bool
     count, most, n_rows = _counter(problem, atoms)
 
     def find(share):  # share of the bias -> penalty, mean number of codes in a row
-        lower, found = most, 0.0
+        lower = most
+        found = 0.0
         for _ in range(_MOST_STEPS):
             # halve the penalty until rows have at least `l0` codes
             if found < l0 and lower > 0:
@@ -204,7 +220,9 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding, bool
     share = _share_at(alpha, problem, atoms, debias)
     if debias is None and share == 1:
         alpha, n_entries = find(1.0)
-    return Coding(alpha, share, n_entries), abs(n_entries - l0) <= max(_CLOSE * l0, 1 / n_rows)
+    return Coding(alpha, share, n_entries), abs(n_entries - l0) <= max(
+        _CLOSE * l0, 1 / n_rows
+    )
 
 
 @torch.no_grad()
@@ -245,10 +263,13 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
        Statistics 43, 2015.
     """
     count, alpha, n_rows = _counter(problem, atoms)
-    chosen, before = None, (0.0, 0.0)
+    chosen = None
+    before = (0.0, 0.0)
     while alpha > problem.alpha * 2.0**-10:
         here = count(alpha, 0.0, positive=False)
-        right, wrong = ((now - then) * n_rows for now, then in zip(here, before, strict=True))
+        right, wrong = (
+            (now - then) * n_rows for now, then in zip(here, before, strict=True)
+        )
         if right + wrong >= 100:
             # `wrong` are the negative and `right` the positive codes, among at least 100 codes that
             # are new since the last accepted penalty. The limit of 0.4 is from
@@ -258,7 +279,8 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
             # one step below it.
             if wrong > 0.4 * right:
                 break
-            before, chosen = here, alpha
+            before = here
+            chosen = alpha
         alpha *= 2**-0.5
     if chosen is None:
         raise ValueError(
@@ -292,9 +314,12 @@ def _counter(problem, atoms):  # -> callable, float, int
     # memory (256 MiB).
     n_rows = max(1, min(2000, 2**25 // len(atoms)))
     problem = problem.of_rows(spread_rows(len(problem.x), n_rows))
-    x, mask, atoms = problem.x, problem.mask, atoms.to(problem.x)
+    x = problem.x
+    mask = problem.mask
+    atoms = atoms.to(problem.x)
     known = x if mask is None else x * mask
-    correlations, n_rows = known @ atoms.mT, len(x)
+    correlations = known @ atoms.mT
+    n_rows = len(x)
     most = correlations.max() if problem.positive_code else correlations.abs().max()
 
     def count(alpha, share, positive=problem.positive_code):  # -> float, float
@@ -394,13 +419,18 @@ class _Sizes:
     """
 
     def __init__(self, problem, generator, start):
-        n, chosen = len(problem.x), torch.zeros(len(problem.x), dtype=torch.bool)
+        n = len(problem.x)
+        chosen = torch.zeros(len(problem.x), dtype=torch.bool)
         n_held = min(n // 4, 2000)
         chosen[torch.randperm(n, generator=generator)[:n_held]] = True
-        self.training, held_out = problem, problem
+        self.training = problem
+        held_out = problem
         if n_held:
-            self.training, held_out = problem.of_rows(~chosen), problem.of_rows(chosen)
-        self.held_out, self._start, self.best = HeldOut(held_out), start, {}
+            self.training = problem.of_rows(~chosen)
+            held_out = problem.of_rows(chosen)
+        self.held_out = HeldOut(held_out)
+        self._start = start
+        self.best = {}
         self.settles = not isinstance(problem, ConvProblem)
         if self.settles:
             # Errors are compared with those of column means: with zeros, once means are subtracted.
@@ -459,7 +489,9 @@ class _Sizes:
         best = min(self.best.values(), key=error_of)
         is_smaller = one.n_components < best.n_components
         lost = (error_of(one) - error_of(best)) / self.energy
-        return is_smaller and lost > _NEGLIGIBLE and worse(one.prediction, best.prediction)
+        return (
+            is_smaller and lost > _NEGLIGIBLE and worse(one.prediction, best.prediction)
+        )
 
     def find_enough(self, grown):  # list of _Tried -> _Tried or None
         """Choose the dictionary at which growth ends: twice its atoms explain hardly more.
@@ -478,16 +510,21 @@ class _Sizes:
             # entries' energy more. Otherwise growth would hardly end in data whose predictions gain
             # with each atom: digits take 72 atoms with this rule, and 400 to 700 atoms without; an
             # electrocardiogram in 1, 8 or 24 pieces takes 4 atoms with the rule, 8 to 21 without.
-            if twice <= numbers[-1] and np.interp(twice, numbers, scores) < score + 0.02:
+            if (
+                twice <= numbers[-1]
+                and np.interp(twice, numbers, scores) < score + 0.02
+            ):
                 return one
         return None
 
     def path(self):  # -> SizePath
         """Return the numbers of atoms tried so far, with scores of the best dictionary of each."""
         tried = [self.best[number] for number in sorted(self.best)]
-        best, rows = min(tried, key=error_of).prediction.errors, []
+        best = min(tried, key=error_of).prediction.errors
+        rows = []
         for one in tried:
-            part, loss = one.coded.problem, one.prediction.errors - best
+            part = one.coded.problem
+            loss = one.prediction.errors - best
             # the standard error of a sum of differences, one for each row or tile
             chance = float(loss.std(correction=0)) * len(loss) ** 0.5 / self.energy
             objective = one.coded.objective * part.unit**2 / max(part.total_weight, 1)
@@ -509,7 +546,8 @@ def _grow_and_shrink(sizes, first, largest):  # yields _Tried
         n = min(ceil(1.5 * tried.n_components), largest)
         return sizes.begin(n) if n > tried.n_components else None
 
-    rule, path = dict(gains=True, patience=_PATIENCE), []
+    rule = dict(gains=True, patience=_PATIENCE)
+    path = []
     for tried, _ in walk(sizes.begin(first), grow, lambda one: one.prediction, **rule):
         path.append(tried)
         good = found = tried
@@ -521,7 +559,8 @@ def _grow_and_shrink(sizes, first, largest):  # yields _Tried
             # Images grow to 4, 6, 9, ... atoms. Removal of atoms then refines this coarse number.
             good = found = enough
             break
-    n_removed, n_failed = found.n_components, 0
+    n_removed = found.n_components
+    n_failed = 0
     while found.n_components > 1 and n_failed < _PATIENCE:
         # To save trials a removal takes up to a quarter of the atoms. If predictions then are worse
         # the removal is undone, and the next removal takes a third of the number.
@@ -533,7 +572,8 @@ def _grow_and_shrink(sizes, first, largest):  # yields _Tried
         elif n_removed > 1:  # begin again from `found`, and remove fewer atoms at once
             n_removed //= 3
         else:  # go on from the failed trial: the error may fall again with another atom less
-            found, n_failed = tried, n_failed + 1
+            found = tried
+            n_failed = n_failed + 1
         yield good
     # A smaller dictionary, tried before growth or removal ended, may be good enough, too.
     enough = [one for one in sizes.best.values() if not sizes.is_too_small(one)]
@@ -583,7 +623,9 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
     if len(distinct) < len(problem.x):
         problem = problem.of_rows(distinct)
     m = problem.x.shape[1] if is_rows else prod(problem.kernel)
-    n = problem.x[:, :1].numel() // (1 if is_rows else m)  # rows, or disjoint patches of images
+    n = problem.x[:, :1].numel() // (
+        1 if is_rows else m
+    )  # rows, or disjoint patches of images
     if n < LEAST_ROWS:
         number = max(1, min(n, m))
         unknown = torch.full((1,), torch.nan, dtype=torch.float64)

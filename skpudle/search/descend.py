@@ -109,7 +109,8 @@ def refit_atoms(problem, atoms, codes, n_epochs=8, *, still=1e-6):
     """
     for _ in range(n_epochs):
         coded = problem.epoch(atoms, codes, refit=True)
-        step, codes = coded.improved_atoms() - atoms, coded.codes
+        step = coded.improved_atoms() - atoms
+        codes = coded.codes
         # A step leaves about .13 of the distance to the end (planted atoms at 20 dB and without
         # noise), so longer steps by 1 / (1 - .13) get there in fewer epochs: three long steps leave
         # less of the bias than four plain ones.
@@ -147,7 +148,9 @@ def split(coded, n_splits, seed, *, earlier=0.0):  # -> (n,), (n, *atom); or Non
     """
     energy, direction = coded.common_directions(seed)
     energy, chosen = energy.sort(descending=True, stable=True)
-    n_worth = int(((coded.costs()[0] + earlier).sort().values < energy).cumprod(0).sum())
+    n_worth = int(
+        ((coded.costs()[0] + earlier).sort().values < energy).cumprod(0).sum()
+    )
     chosen = chosen[: min(n_splits, max(coded.n_always_split, n_worth))]
     return (chosen, direction[chosen]) if len(chosen) else None
 
@@ -178,8 +181,10 @@ def remaining(coded, n_removed, *, kept=(), per_use=False, earlier=0.0):  # -> (
         True for the atoms that stay.
     """
     cost, heirs = coded.costs()
-    cost, heirs = (cost + earlier) / (coded.uses.clamp_min(1) if per_use else 1.0), heirs.tolist()
-    kept, removed = set(kept), set()
+    cost = (cost + earlier) / (coded.uses.clamp_min(1) if per_use else 1.0)
+    heirs = heirs.tolist()
+    kept = set(kept)
+    removed = set()
     for j in cost.argsort(stable=True).tolist():
         if j not in kept and removed.isdisjoint(heirs[j]):
             removed.add(j)
@@ -212,7 +217,8 @@ def halves(coded, kept, chosen, direction):  # -> (n_kept + n, *atom), Codes
     codes : Codes
         The codes at the kept atoms. Second halves have no codes yet.
     """
-    atoms, half = coded.atoms.clone(), 0.5 * direction
+    atoms = coded.atoms.clone()
+    half = 0.5 * direction
     atoms[chosen] += half
     more = coded.atoms[chosen] - half
     return coded.problem.project(torch.cat([atoms[kept], more])), coded.restrict(kept)
@@ -251,7 +257,8 @@ def descend(problem, atoms, codes, most, *, earlier=None):
     Epoch, DeviceEpoch or ConvEpoch
         Coded data after each epoch. The generator returns the last one.
     """
-    previous, curve = atoms, []
+    previous = atoms
+    curve = []
     while True:
         # To save time, from the third epoch on new atoms enter the codes of only one half of the
         # rows in each epoch, and of the other half in the next, see `Problem.epoch`. On a GPU and
@@ -268,9 +275,13 @@ def descend(problem, atoms, codes, most, *, earlier=None):
             return coded
         if problem.baseline is not None:
             problem = problem.around(coded.mean_residual())
-        previous, atoms, codes = atoms, coded.improved_atoms(earlier), coded.codes
+        previous = atoms
+        atoms = coded.improved_atoms(earlier)
+        codes = coded.codes
         if len(curve) > 1 and curve[-1] > curve[-2]:
-            previous = atoms  # the objective has risen: the next epoch does not extrapolate
+            previous = (
+                atoms  # the objective has risen: the next epoch does not extrapolate
+            )
 
 
 def settle(problem, atoms, stride=None, most=SETTLES, *, alpha=None, codes=None):
@@ -302,7 +313,9 @@ def settle(problem, atoms, stride=None, most=SETTLES, *, alpha=None, codes=None)
         sample.
     """
     if stride is None:
-        n = problem.x.numel() // atoms[0].numel()  # number of rows, or of disjoint patches
+        n = (
+            problem.x.numel() // atoms[0].numel()
+        )  # number of rows, or of disjoint patches
         (n,) = problem.total(torch.tensor([n], dtype=torch.float64))
         stride = max(1, int(n) // (8 * max(len(atoms), problem.x[0].numel())))
     while True:
@@ -313,7 +326,8 @@ def settle(problem, atoms, stride=None, most=SETTLES, *, alpha=None, codes=None)
         if stride == 1 or coded.n_entries >= USES * len(atoms):
             return coded, stride
         stride = max(1, min(stride // 2, stride_of_uses(coded, stride, USES)))
-        atoms, codes = coded.atoms, None
+        atoms = coded.atoms
+        codes = None
 
 
 def play_rounds(best):  # coded data -> generator of coded data
@@ -325,12 +339,15 @@ def play_rounds(best):  # coded data -> generator of coded data
     removes the same number of atoms. After a round of splits that gains less than `PROGRESS` the
     next round splits half the number.
     """
-    p, part = len(best.atoms), best.problem
+    p = len(best.atoms)
+    part = best.problem
     n_splits = max(1, p // SPLIT["few" if p < MANY else "many"])
     # Rounds end when a round would split less than an eighth of the number of atoms that the first
     # round splits (`least`), because further rounds gain little: for 1,024 atoms they would take a
     # tenth more time and lower the objective by less than .01 %.
-    least, moves, n_rounds = max(1, n_splits // 8), True, 0
+    least = max(1, n_splits // 8)
+    moves = True
+    n_rounds = 0
     while True:
         begun = best.move_atoms() if moves else None
         moves = begun is not None
@@ -354,7 +371,9 @@ def play_rounds(best):  # coded data -> generator of coded data
                 begun = halves(best, kept, *(each[:n] for each in found))
             else:
                 larger = halves(best, torch.ones(p, dtype=torch.bool), *found)
-                coded = yield from descend(part, *larger, 8)  # adapt the larger dictionary first
+                coded = yield from descend(
+                    part, *larger, 8
+                )  # adapt the larger dictionary first
                 kept = remaining(coded, len(found[0]))
                 begun = coded.atoms[kept], coded.restrict(kept)
         coded = yield from descend(part, *begun, ADAPT)

@@ -50,7 +50,14 @@ from torch import Tensor
 
 from skpudle.search import descend
 from skpudle.search._epoch import own
-from skpudle.search.held_out import CHANCE, SURE, Prediction, hold_out, loss_and_chance, worse
+from skpudle.search.held_out import (
+    CHANCE,
+    SURE,
+    Prediction,
+    hold_out,
+    loss_and_chance,
+    worse,
+)
 
 # The factor from one penalty that a search tries to the next larger one, called a step. With
 # factors of 2 a search takes 0.94 of the time, and errors are up to .03 larger (planted atoms in
@@ -72,10 +79,16 @@ def goes_on(found, errors=1.0, *, gains=False, patience=1, total=own):  # -> boo
     also fails if it is not better than the best one before it by more than ``errors`` standard
     errors. ``total`` adds up sums over processes.
     """
-    best, failed = found[0], 0
+    best = found[0]
+    failed = 0
     for one in found[1:]:
-        fails = not worse(best, one, errors, total) if gains else worse(one, best, errors, total)
-        failed, best = failed + 1 if fails else 0, min(best, one, key=lambda each: each.total)
+        fails = (
+            not worse(best, one, errors, total)
+            if gains
+            else worse(one, best, errors, total)
+        )
+        failed = failed + 1 if fails else 0
+        best = min(best, one, key=lambda each: each.total)
     return failed < patience
 
 
@@ -100,7 +113,8 @@ def walk(first, step, score, **rule):
     tuple of (trial, Prediction)
         All trials, including trials whose predictions fail.
     """
-    trial, found = first, []
+    trial = first
+    found = []
     while trial is not None:
         found.append(score(trial))
         yield trial, found[-1]
@@ -156,7 +170,9 @@ class Trial(NamedTuple):
     judged: Tensor | None = None
 
 
-error_of = attrgetter("prediction.total")  # trial -> its squared error, over all processes
+error_of = attrgetter(
+    "prediction.total"
+)  # trial -> its squared error, over all processes
 
 
 def predicts(prediction, held_out):  # -> bool
@@ -175,19 +191,30 @@ def next_penalty(trials, problem):  # -> float or None
     they grow to the largest penalty if nothing predicts better than zeros. Then they may fall from
     the first penalty, by factors of 2. `climb` depends on this order: up, then down.
     """
-    first, held, total = trials[0], problem.held_out, problem.total
+    first = trials[0]
+    held = problem.held_out
+    total = problem.total
     if min(map(error_of, trials)) <= NOTHING_LEFT * held.zeros.total:
         return None
-    smallest, largest, mixes = held.smallest * held.alpha, held.largest * held.alpha, held.mixes
+    smallest = held.smallest * held.alpha
+    largest = held.largest * held.alpha
+    mixes = held.mixes
     ups = [trial.prediction for trial in trials if trial.alpha >= first.alpha]
     downs = [first.prediction, *(t.prediction for t in trials if t.alpha < first.alpha)]
-    alpha, smaller = _LARGER * trials[-1].alpha, 0.5 * min(trial.alpha for trial in trials)
-    goes_up = goes_on(ups, total=total) or not predicts(min(ups, key=attrgetter("total")), held)
+    alpha = _LARGER * trials[-1].alpha
+    smaller = 0.5 * min(trial.alpha for trial in trials)
+    goes_up = goes_on(ups, total=total) or not predicts(
+        min(ups, key=attrgetter("total")), held
+    )
     if len(downs) == 1 and alpha <= largest and goes_up:
         return alpha
     # Penalties fall below the first one only if the first trial predicts best of at most two. Once
     # they have fallen they may fall further. For mixtures they may always fall.
-    turns = mixes or len(downs) > 1 or (len(ups) <= 2 and min(trials, key=error_of) is first)
+    turns = (
+        mixes
+        or len(downs) > 1
+        or (len(ups) <= 2 and min(trials, key=error_of) is first)
+    )
     ends = not goes_on(downs, CHANCE, gains=not mixes, total=total)
     return smaller if turns and not ends and smaller >= smallest else None
 
@@ -202,7 +229,11 @@ def chosen_trial(trials, problem):  # -> Trial
     best = min(trials, key=error_of)
     if not predicts(best.prediction, problem.held_out):
         return trials[0]
-    good = (t for t in trials if not worse(t.prediction, best.prediction, CHANCE, problem.total))
+    good = (
+        t
+        for t in trials
+        if not worse(t.prediction, best.prediction, CHANCE, problem.total)
+    )
     return max(good, key=lambda trial: trial.alpha)
 
 
@@ -214,14 +245,20 @@ def finds_more(trials, problem, least=inf):  # -> bool
     and than all trials of earlier beginnings. ``least`` is the smallest error of these earlier
     trials.
     """
-    first, best = trials[0], min(trials, key=error_of)
-    energy, before = problem.held_out.zeros.total, min(error_of(first), least)
+    first = trials[0]
+    best = min(trials, key=error_of)
+    energy = problem.held_out.zeros.total
+    before = min(error_of(first), least)
     # The factor 1.2 separates data in which noise has hidden atoms from other data. From the first
     # to the best penalty the explained energy grows by a factor of 3 and more in planted data with
     # a signal-to-noise ratio of -3 dB, and by 1.5 at 2 dB. It grows by at most 1.07 at 5 dB, for
     # patches and for digits.
     found = energy - error_of(best) > 1.2 * max(energy - before, 0.0)
-    return best.alpha > first.alpha and found and predicts(best.prediction, problem.held_out)
+    return (
+        best.alpha > first.alpha
+        and found
+        and predicts(best.prediction, problem.held_out)
+    )
 
 
 def penalty_above_noise(first, chosen, problem):  # -> float
@@ -306,8 +343,12 @@ class _Log:
     """
 
     def __init__(self, problem, n_components):
-        self.problem, self.n_components = problem, n_components
-        self.coded, self.losses, self.path, self._trials = None, (), None, []
+        self.problem = problem
+        self.n_components = n_components
+        self.coded = None
+        self.losses = ()
+        self.path = None
+        self._trials = []
 
     def stage(self, name, steps):  # yields Found
         """Yield a `Found` for each epoch of the generator ``steps``; return what ``steps`` returns.
@@ -328,12 +369,20 @@ class _Log:
 
     def note(self, trial):  # Trial -> the same
         """Add a trial to ``path``, in the user's units, and return the trial unchanged."""
-        zeros, unit = self.problem.held_out.zeros, self.problem.unit
+        zeros = self.problem.held_out.zeros
+        unit = self.problem.unit
         gain, chance = loss_and_chance(zeros, trial.prediction, self.problem.total)
         energy = zeros.total or 1.0
-        known = trial.alpha * unit, gain / energy, trial.unbiased, SURE * chance / energy
+        known = (
+            trial.alpha * unit,
+            gain / energy,
+            trial.unbiased,
+            SURE * chance / energy,
+        )
         self._trials.append(known)
-        alpha, score, unbiased, tolerance = torch.tensor(self._trials, dtype=torch.float64).T
+        alpha, score, unbiased, tolerance = torch.tensor(
+            self._trials, dtype=torch.float64
+        ).T
         self.path = PenaltyPath(alpha, score, unbiased > 0, tolerance)
         return trial
 
@@ -359,7 +408,10 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
         The trial of the first kind, unless that of the last kind predicts better by more than a
         standard error.
     """
-    alpha, begin, judged, found = coded.problem.alpha, (), coded.atoms, []
+    alpha = coded.problem.alpha
+    begin = ()
+    judged = coded.atoms
+    found = []
     # To save time, the best penalty of codes is looked for from that of the last trial on, and only
     # upwards (or downwards) if the penalty of the search has grown (or fallen): the best penalty of
     # codes moves in the same direction.
@@ -368,12 +420,21 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
         steps = (1, -1) if alpha == last.alpha else (1 if alpha > last.alpha else -1,)
         begin = last.prediction.place, steps
     for unbiased in kinds:
-        judged = descend.refit_atoms(coded.problem, judged, coded.codes, 3) if unbiased else judged
+        judged = (
+            descend.refit_atoms(coded.problem, judged, coded.codes, 3)
+            if unbiased
+            else judged
+        )
         prediction = problem.held_out.predict(judged, *begin)
         begin = prediction.place, *begin[1:]
         found.append(Trial(alpha, unbiased, prediction, coded.atoms, judged))
-    biased, last = found[0], found[-1]
-    return last if worse(biased.prediction, last.prediction, total=problem.total) else biased
+    biased = found[0]
+    last = found[-1]
+    return (
+        last
+        if worse(biased.prediction, last.prediction, total=problem.total)
+        else biased
+    )
 
 
 def climb(problem, first, stride, note, leader=()):  # a generator of epochs
@@ -402,14 +463,19 @@ def climb(problem, first, stride, note, leader=()):  # a generator of epochs
         trials; atoms with codes, from the last penalty that no penalty before it beats by more than
         chance; and the stride of the last sample.
     """
-    trials, best, last = [note(judge(problem, first, leader))], first, first
+    trials = [note(judge(problem, first, leader))]
+    best = first
+    last = first
     while (alpha := next_penalty(trials, problem)) is not None:
         turns = (alpha < trials[-1].alpha) != (trials[-1].alpha < trials[0].alpha)
         begin = best if turns else last
         how = problem, begin.atoms, stride, descend.ADAPT
         last, stride = yield from descend.settle(*how, alpha=alpha, codes=begin.codes)
         trial = note(judge(problem, last, trials, (trials[-1].unbiased,)))
-        if not any(worse(trial.prediction, one.prediction, total=problem.total) for one in trials):
+        if not any(
+            worse(trial.prediction, one.prediction, total=problem.total)
+            for one in trials
+        ):
             best = last
         trials.append(trial)
     return trials, best, stride
@@ -438,13 +504,22 @@ def find_atoms(problem, atoms, level=None):
         The search after each epoch. The last one has the stage "done".
     """
     best_atoms = begin = problem.project(atoms.detach().cpu().double())
-    stride, alpha, trials, least = None, problem.alpha, (), inf
-    log, chosen, n_raises = _Log(problem, len(atoms)), None, 0
+    stride = None
+    alpha = problem.alpha
+    trials = ()
+    least = inf
+    log = _Log(problem, len(atoms))
+    chosen = None
+    n_raises = 0
     while True:
         steps = descend.settle(problem, best_atoms, stride, alpha=alpha)
         best, stride = yield from log.stage("settle", steps)
         best = yield from log.stage("split and remove", descend.play_rounds(best))
-        noise = level(replace(problem, alpha=alpha), best.atoms) if level and n_raises < 4 else 0.0
+        noise = (
+            level(replace(problem, alpha=alpha), best.atoms)
+            if level and n_raises < 4
+            else 0.0
+        )
         # The search of a signal begins again only if the level of the noise is above 1.25 times the
         # penalty. In white noise the level is .5 to 1.2 times the penalty, so no search begins
         # again. In autoregressive noise with the coefficient 0.9 the level is 1.2 to 2.2 times the
@@ -453,8 +528,11 @@ def find_atoms(problem, atoms, level=None):
         if noise > 1.25 * alpha:
             plain = replace(problem, alpha=noise, held_out=None, held_rows=None)
             problem = log.problem = hold_out(plain)
-            alpha, best_atoms, n_raises = noise, begin, n_raises + 1
-            stride, trials = None, ()
+            alpha = noise
+            best_atoms = begin
+            n_raises = n_raises + 1
+            stride = None
+            trials = ()
             continue
         if problem.held_out is None:
             break
@@ -465,7 +543,8 @@ def find_atoms(problem, atoms, level=None):
             break
         leader = min(trials, key=error_of)
         least = min(least, *(trial.prediction.total for trial in trials))
-        alpha, best_atoms = penalty_above_noise(trials[0], leader, problem), best.atoms
+        alpha = penalty_above_noise(trials[0], leader, problem)
+        best_atoms = best.atoms
         trials = (leader,)
     atoms = best.atoms if chosen is None else chosen.atoms
     alpha = best.problem.alpha if chosen is None else chosen.alpha
@@ -479,7 +558,9 @@ def find_atoms(problem, atoms, level=None):
         whole = replace(whole, baseline=torch.zeros_like(atoms[0]))
     is_same = chosen is None and wanted == stride and problem.held_rows is None
     codes = best.codes if is_same else whole.first_codes(atoms)
-    steps, last, best = descend.descend(whole, atoms, codes, 60), None, None
+    steps = descend.descend(whole, atoms, codes, 60)
+    last = None
+    best = None
     for found in log.stage("polish", steps):
         if last is not None:
             yield last

@@ -34,7 +34,8 @@ from skpudle.search._epoch import own, spread_rows
 # again or where atoms have to predict better than zeros. With CHANCE = 0.5 the chosen penalty
 # predicts 19 of 22 data sets (benchmarks/bench_learners.py) as well as the default penalty does,
 # with 1.0 only 17 of 22.
-CHANCE, SURE = 0.5, 2.0
+CHANCE = 0.5
+SURE = 2.0
 # The median modulus of a standard normal variable: a median distance divided by this number is a
 # standard deviation.
 MEDIAN_OF_NORMAL = 0.6745
@@ -129,13 +130,18 @@ def hash_rows(x, mask=None):  # -> (n,) int64, on the CPU
     """
     x = x.flatten(1)
     n_numbers = x.shape[1] * x.element_size() // 4
-    generator, sums = torch.Generator().manual_seed(0), []
-    factors = torch.randint(-(2**62), 2**62, (n_numbers,), generator=generator, device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    sums = []
+    factors = torch.randint(
+        -(2**62), 2**62, (n_numbers,), generator=generator, device="cpu"
+    )
     factors = (2 * factors + 1).to(x.device)
     # A block of rows has 2**18 products, 2 MiB, which fit into a cache: to hash 20,000 rows of 64
     # features takes 5 ms in such blocks, and 24 ms in blocks of four times the size.
     for part in blocks_of_rows(len(x), n_numbers, 2**18):
-        known = torch.empty(x[part].shape, dtype=x.dtype, device=x.device).copy_(x[part])
+        known = torch.empty(x[part].shape, dtype=x.dtype, device=x.device).copy_(
+            x[part]
+        )
         known += 0.0  # turns -0.0 into 0.0: both are equal, but have different bits
         if mask is not None:
             known.masked_fill_(mask.flatten(1)[part] == 0, torch.nan)
@@ -164,7 +170,9 @@ def match_equal_rows(x, mask=None):  # -> (n,)
     """
     _, number = hash_rows(x, mask).unique(return_inverse=True)
     places = torch.arange(len(x), device="cpu")
-    return torch.full_like(places, len(x)).scatter_reduce(0, number, places, "amin")[number]
+    return torch.full_like(places, len(x)).scatter_reduce(0, number, places, "amin")[
+        number
+    ]
 
 
 def hide_in_turn(places, n_groups=_TENTHS):  # (n_features,) -> list of (seen, hidden)
@@ -187,11 +195,15 @@ def hide_in_turn(places, n_groups=_TENTHS):  # (n_features,) -> list of (seen, h
         For each turn the numbers of the visible features, in increasing order, and the numbers of
         the hidden features.
     """
-    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0), device="cpu")
-    parts, group = order.tensor_split(max(1, min(n_groups, len(order)))), torch.empty_like(order)
+    order = torch.randperm(
+        len(places), generator=torch.Generator().manual_seed(0), device="cpu"
+    )
+    parts = order.tensor_split(max(1, min(n_groups, len(order))))
+    group = torch.empty_like(order)
     for number, part in enumerate(parts):
         group[part] = number
-    group, turns = group[places], []
+    group = group[places]
+    turns = []
     for number in (numbers := group.unique()):
         seen = (group != number) | (len(numbers) == 1)
         turns.append((seen.nonzero().flatten(), order[group[order] == number]))
@@ -210,7 +222,8 @@ def residuals_of(x, known, atoms, alpha, positive, share=1.0):  # -> (n, m), (n,
     way from the lasso's codes, at the penalty ``alpha``, to least squares on their supports. ``x``
     and the mask ``known`` are (n, m), and ``atoms`` (p, m).
     """
-    residuals, n_codes = torch.empty_like(x), torch.empty_like(x[:, 0])
+    residuals = torch.empty_like(x)
+    n_codes = torch.empty_like(x[:, 0])
     for rows in blocks_of_rows(len(x), len(atoms)):
         options = dict(positive=positive, mask=gaps_in(known[rows]))
         (codes,) = torch.lerp(*lasso_path(atoms, x[rows], [alpha], **options), share)
@@ -264,10 +277,13 @@ class HeldOut:
         return super().__new__(_Tiles if isinstance(problem, ConvProblem) else _Rows)
 
     def __init__(self, problem, *, fixed=False, mixes=False, n_codings=None):
-        self.alpha, self.total, self.mixes = problem.alpha, problem.total, mixes
+        self.alpha = problem.alpha
+        self.total = problem.total
+        self.mixes = mixes
         if fixed:
             self.smallest = self.largest = 1.0
-        self._of, self._sums = torch.empty(0), {}
+        self._of = torch.empty(0)
+        self._sums = {}
         energies = self._hide(problem, n_codings)
         self.zeros = Prediction(energies, float(*self.total(energies.sum())))
 
@@ -288,10 +304,13 @@ class HeldOut:
             as long as the atoms are the same.
         """
         if self._of.shape != atoms.shape or not torch.equal(self._of, atoms):
-            self._of, self._sums = atoms, {}
+            self._of = atoms
+            self._sums = {}
         if new := [place for place in places if place not in self._sums]:
             alphas = [self.alpha * 2 ** (0.5 * place) for place in new]
-            self._sums |= zip(new, self._sums_at(atoms.detach().to(self.x), alphas), strict=True)
+            self._sums |= zip(
+                new, self._sums_at(atoms.detach().to(self.x), alphas), strict=True
+            )
         return [self._sums[place] for place in places]
 
     def at(self, atoms, place, share=None):  # -> Prediction
@@ -304,7 +323,9 @@ class HeldOut:
         (sums,) = self.sums(atoms, [place])
         (total,) = self.total(sums.sum(0))
         share = float(best_shares(total)[1] if share is None else share)
-        return Prediction(errors_at(sums, share), float(errors_at(total, share)), place, share)
+        return Prediction(
+            errors_at(sums, share), float(errors_at(total, share)), place, share
+        )
 
     def predict(self, atoms, place=None, steps=(1, -1), share=None):  # -> Prediction
         """Predict the hidden entries at the best penalty of codes, which a walk finds.
@@ -336,7 +357,9 @@ class HeldOut:
         place, steps = inside, steps if inside == place else (1, -1)
 
         def best(*places):  # predict at the places -> the best place so far
-            self.sums(atoms, places)  # fills the cache in one call, faster than a call for each
+            self.sums(
+                atoms, places
+            )  # fills the cache in one call, faster than a call for each
             found.update((place, self.at(atoms, place, share)) for place in places)
             return min(found.values(), key=lambda one: (one.total, -one.place)).place
 
@@ -368,9 +391,13 @@ class _Rows(HeldOut):
     # penalty `alpha`. In a search smaller multiples than 1/16 give dense codes, which take long and
     # predict no better. At a signal-to-noise ratio of -3 dB, the most noise in which a search finds
     # planted atoms, the best penalty is 4 to 6 times the first one, so a multiple of 12 is enough.
-    places, smallest, largest = (-20, 6), 1 / 16, 12.0
+    places = (-20, 6)
+    smallest = 1 / 16
+    largest = 12.0
 
-    def _locate(self, atoms, share):  # -> int: the place (penalty) that a walk begins with, `alpha`
+    def _locate(
+        self, atoms, share
+    ):  # -> int: the place (penalty) that a walk begins with, `alpha`
         return 0
 
     def _hide(self, problem, n_codings):  # -> (n_rows,)
@@ -382,22 +409,31 @@ class _Rows(HeldOut):
         (sum of squares) of the hidden entries of each row, over its turns.
         """
         self.problem = problem = replace(problem, x=problem.x.cpu())
-        self.x, self.known, n = problem.x.double(), problem.known.double(), len(problem.x)
+        self.x = problem.x.double()
+        self.known = problem.known.double()
+        n = len(problem.x)
         self._often = problem.weigh(self.x.new_ones(n))
-        groups = hide_in_turn(match_equal_rows(self.x.mT, gaps_in(self.known.mT))) if n else []
+        groups = (
+            hide_in_turn(match_equal_rows(self.x.mT, gaps_in(self.known.mT)))
+            if n
+            else []
+        )
         # Both numbers are summed over processes, because all processes must take the same decision:
         # a process without held-out rows, too, has to take part in the sums of predictions.
         n_rows, n_predictable = self.total(self.x.new_tensor([n, len(groups) > 1]))[0]
         self.is_predictable = bool(n_predictable)
         n_codings = n_codings or count_codings(problem)
         n_turns = max(1, min(len(groups), ceil(n_codings / max(float(n_rows), 1))))
-        self._turns, are_hidden = [], torch.zeros_like(self.x)
+        self._turns = []
+        are_hidden = torch.zeros_like(self.x)
         for i, (seen, hidden) in enumerate(groups):
             rows = ((torch.arange(n) + i) % len(groups) < n_turns).nonzero().flatten()
             self._turns.append((rows, seen, hidden))
             are_hidden[rows[:, None], hidden] = self.known[rows[:, None], hidden]
         of_rows = self.known, self.x.square(), are_hidden
-        (sums,) = self.total(self._often @ torch.stack([part.sum(1) for part in of_rows], 1))
+        (sums,) = self.total(
+            self._often @ torch.stack([part.sum(1) for part in of_rows], 1)
+        )
         n_known, square, self.n_hidden = sums.tolist()
         self.mean_square = square / max(n_known, 1.0)
         return (self.x.square() * are_hidden).sum(1) * self._often
@@ -408,7 +444,8 @@ class _Rows(HeldOut):
         ``atoms`` are (n_components, n_features), and ``alphas`` fall. The result has the three
         inner products of `best_shares` for each row, times the weight of the row.
         """
-        sums, is_whole = self.x.new_zeros(len(alphas), len(self.x), 3), self.problem.mask is None
+        sums = self.x.new_zeros(len(alphas), len(self.x), 3)
+        is_whole = self.problem.mask is None
         has_products = is_whole and len(atoms) <= _MOST_PRODUCTS
         how = dict(positive=self.problem.positive_code)
         with threads_for():
@@ -419,17 +456,21 @@ class _Rows(HeldOut):
                 if has_products:
                     how["gram"] = products - part @ part.mT
                 for block in blocks_of_rows(len(turn), len(alphas) * len(atoms), 2**18):
-                    x, known = self.x[turn[block]], self.known[turn[block]]
+                    x = self.x[turn[block]]
+                    known = self.known[turn[block]]
                     # With zeros at hidden features the products of rows with atoms, too, are over
                     # the visible features alone, so the atoms need not be cut.
                     if has_products:
                         given = atoms, x.index_fill(1, hidden, 0.0)
                     else:
-                        given, how["mask"] = (atoms[:, seen], x[:, seen]), gaps_in(known[:, seen])
+                        given = (atoms[:, seen], x[:, seen])
+                        how["mask"] = gaps_in(known[:, seen])
                     codes, refits = lasso_path(*given, alphas, **how)
-                    error, step = x[:, hidden] - codes @ part, refits.sub_(codes) @ part
+                    error = x[:, hidden] - codes @ part
+                    step = refits.sub_(codes) @ part
                     if not is_whole:
-                        error, step = error * known[:, hidden], step * known[:, hidden]
+                        error = error * known[:, hidden]
+                        step = step * known[:, hidden]
                     pairs = (error, error), (error, step), (step, step)
                     inner = [torch.linalg.vecdot(*pair) for pair in pairs]
                     sums[:, turn[block]] += torch.stack(inner, 2)
@@ -442,7 +483,8 @@ class _Rows(HeldOut):
         minus the number of nonzero codes, at the penalty and share of the `Prediction` ``found``.
         No entries are hidden. ``atoms`` are (n_components, n_features).
         """
-        alpha, positive = self.alpha * 2 ** (0.5 * found.place), self.problem.positive_code
+        alpha = self.alpha * 2 ** (0.5 * found.place)
+        positive = self.problem.positive_code
         how = atoms.detach().to(self.x), alpha, positive, found.share
         residual, n_codes = residuals_of(self.x, self.known, *how)
         left = (self.known.sum(1) - n_codes).clamp_min(0)
@@ -462,7 +504,9 @@ class _Tiles(HeldOut):
     # and .143 of the noise. In signals of counts, whose noise grows with the counts, searches at 3
     # to 10 times `alpha` predict equally well, but their atoms correlate with the planted atoms by
     # 0.8 instead of 0.95.
-    places, smallest, largest = (0, 6), 1.0, 1.0
+    places = (0, 6)
+    smallest = 1.0
+    largest = 1.0
 
     def _hide(self, problem, n_codings):  # -> (n_tiles,)
         """Crop the images and draw the pixels that each turn hides, when the object is made.
@@ -476,10 +520,18 @@ class _Tiles(HeldOut):
         # more (or all), to represent the data.
         n = min(max(4, n_pixels // max(problem.x[0, 0].numel(), 1)), len(problem.x))
         chosen = spread_rows(len(problem.x), n)
-        area, crop = n_pixels // n, []
+        area = n_pixels // n
+        crop = []
         axes = zip(problem.x.shape[2:], problem.kernel, problem.stride, strict=True)
-        for size, kernel, stride in axes:  # a signal of height 1 is cropped along its width only
-            side = min(size, max(2 * kernel, int(area**0.5) if problem.x.shape[2] > 1 else area))
+        for (
+            size,
+            kernel,
+            stride,
+        ) in axes:  # a signal of height 1 is cropped along its width only
+            side = min(
+                size,
+                max(2 * kernel, int(area**0.5) if problem.x.shape[2] > 1 else area),
+            )
             side = kernel + (side - kernel) // stride * stride
             crop.append(slice((size - side) // 2, (size - side) // 2 + side))
         window = (chosen, slice(None), *crop)
@@ -488,7 +540,9 @@ class _Tiles(HeldOut):
         self.x = x = self.problem.x
         self.known = self.problem.known
         self.mean_square = float(x.square().sum() / self.known.sum().clamp_min(1))
-        drawn = torch.rand(x.shape[2:], generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+        drawn = torch.rand(
+            x.shape[2:], generator=torch.Generator().manual_seed(0), dtype=x.dtype
+        )
         turn = torch.floor(drawn * _TENTHS)
         # Three turns hide a different tenth of the pixels each. Ten turns would take longer.
         self._hidden = [self.known * (turn == i) for i in range(3)]
@@ -524,7 +578,9 @@ class _Tiles(HeldOut):
 
         Tiles, of the size of an atom, are the parts whose errors `worse` compares.
         """
-        height, width = (-n % k for n, k in zip(values.shape[2:], self.problem.kernel, strict=True))
+        height, width = (
+            -n % k for n, k in zip(values.shape[2:], self.problem.kernel, strict=True)
+        )
         tiles = torch.nn.functional.pad(values.sum(1), (0, width, 0, height))
         for axis, kernel in enumerate(self.problem.kernel, 1):
             tiles = tiles.unfold(axis, kernel, kernel)
@@ -539,9 +595,12 @@ class _Tiles(HeldOut):
         for hidden in self._hidden:
             products = []
             for _, (lasso, refit) in self._code(atoms, alphas, self.known - hidden):
-                error, step = (self.x - lasso) * hidden, (refit - lasso) * hidden
+                error = (self.x - lasso) * hidden
+                step = (refit - lasso) * hidden
                 pairs = (error, error), (error, step), (step, step)
-                products.append(torch.stack([self._of_tiles(a * b) for a, b in pairs], 1))
+                products.append(
+                    torch.stack([self._of_tiles(a * b) for a, b in pairs], 1)
+                )
             sums = sums + torch.stack(products)
         return sums
 
@@ -551,7 +610,8 @@ class _Tiles(HeldOut):
         ``atoms`` are (n_components, n_channels, height, width), and the `Prediction` ``found`` has
         the penalty and the share of the codes.
         """
-        alpha, debias = self.alpha * 2 ** (0.5 * found.place), found.share
+        alpha = self.alpha * 2 ** (0.5 * found.place)
+        debias = found.share
         ((codes, images),) = self._code(atoms.to(self.x), [alpha], self.known)
         left = float(self.known.sum()) - len(codes[debias == 1].value)
         residual = (self.x - torch.lerp(*images, debias)) * self.known
@@ -571,7 +631,9 @@ def count_codings(problem):  # -> int
     longer.
     """
     squares = problem.weigh(problem.squares)
-    sums = torch.stack([squares.sum(), squares.square().sum(), torch.ones_like(squares).sum()])
+    sums = torch.stack(
+        [squares.sum(), squares.square().sum(), torch.ones_like(squares).sum()]
+    )
     (sums,) = problem.total(sums)
     energy, fourth, n = sums.tolist()
     # A coding predicts a tenth of a row's entries. The codings predict 10,000 hidden entries, but
@@ -586,7 +648,9 @@ def count_codings(problem):  # -> int
     return min(max(ceil(n_codings / evenness), int(n) // 10), 3000)
 
 
-def hold_out(problem, *, fixed=False, mixes=False, learn=True, largest=None):  # -> Problem
+def hold_out(
+    problem, *, fixed=False, mixes=False, learn=True, largest=None
+):  # -> Problem
     """Hold out rows or images of a problem, by which a search chooses its penalty.
 
     Parameters
@@ -617,7 +681,8 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True, largest=None):  #
     if largest is not None:
         n_known = problem.x.shape[1] if problem.mask is None else problem.mask.sum(1)
         distinct = distinct[(problem.squares <= largest * n_known)[distinct]]
-    n, n_codings = len(distinct), None
+    n = len(distinct)
+    n_codings = None
     (n_all,) = problem.total(torch.tensor([float(n)], dtype=torch.float64))
     if isinstance(problem, ConvProblem):
         n_held = min(ceil(_n_pixels(problem) / max(problem.x[0, 0].numel(), 1)), n // 4)
@@ -628,15 +693,20 @@ def hold_out(problem, *, fixed=False, mixes=False, learn=True, largest=None):  #
     elif n_all < LEAST_ROWS:
         return problem
     else:
-        share, n_codings = n / float(n_all), count_codings(problem)
+        share = n / float(n_all)
+        n_codings = count_codings(problem)
         # One row in ten is held out. With fewer than 1,000 rows 100 rows are held out, but at most
         # one row in four. Never are more rows held out than codings are needed, since each row is
         # coded at least once, and more codings would only take time. `share` is this process's part
         # of the rows of all processes.
-        n_held = min(max(n // 10, min(n // 4, ceil(100 * share))), ceil(n_codings * share))
+        n_held = min(
+            max(n // 10, min(n // 4, ceil(100 * share))), ceil(n_codings * share)
+        )
     # the rows drawn, and all copies of these rows
     rows = torch.isin(first, distinct[spread_rows(n, n_held)])
-    held_out = HeldOut(problem.of_rows(rows), fixed=fixed, mixes=mixes, n_codings=n_codings)
+    held_out = HeldOut(
+        problem.of_rows(rows), fixed=fixed, mixes=mixes, n_codings=n_codings
+    )
     if not held_out.is_predictable:
         return problem
     if learn:

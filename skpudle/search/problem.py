@@ -114,7 +114,9 @@ class Problem(Rows):
     # several penalties take the same sample.
     _thinned: dict = field(default_factory=dict, init=False, repr=False)
 
-    n_positions = 1  # number of positions of an atom in a row; in an image there are more
+    n_positions = (
+        1  # number of positions of an atom in a row; in an image there are more
+    )
 
     def __post_init__(self):
         """Convert data, mask and weight for epochs, and set missing entries of ``x`` to 0.
@@ -156,7 +158,9 @@ class Problem(Rows):
         x = x if unit == 1 else x.double() / unit
         return cls(x, alpha / unit, unit=unit, **options)
 
-    def thinned(self, stride: int, *, whole: bool = True, alpha: float | None = None) -> Self:
+    def thinned(
+        self, stride: int, *, whole: bool = True, alpha: float | None = None
+    ) -> Self:
         """Return the problem of a sample of the data, on which an epoch takes less time.
 
         Parameters
@@ -175,11 +179,16 @@ class Problem(Rows):
             The problem of the sample. It has no held-out samples, unless it is this problem itself:
             for a stride of 1, all samples and the same penalty.
         """
-        whole, alpha = whole or self.held_rows is None, self.alpha if alpha is None else alpha
+        whole = whole or self.held_rows is None
+        alpha = self.alpha if alpha is None else alpha
         if whole and stride == 1:
             part = self
         elif (part := self._thinned.get((stride, whole))) is None:
-            rows = torch.arange(len(self.x)) if whole else (~self.held_rows).nonzero().flatten()
+            rows = (
+                torch.arange(len(self.x))
+                if whole
+                else (~self.held_rows).nonzero().flatten()
+            )
             weight = None if self.weight is None else self.weight[rows]
             drawn, weight = draw_rows(len(rows), -(-len(rows) // stride), weight)
             part = replace(self.of_rows(rows[drawn]), weight=weight)
@@ -189,7 +198,9 @@ class Problem(Rows):
             return part
         return replace(part, alpha=alpha, held_out=None, held_rows=None)
 
-    def of_rows(self, rows: Tensor) -> Self:  # rows: a mask, numbers or a slice of samples
+    def of_rows(
+        self, rows: Tensor
+    ) -> Self:  # rows: a mask, numbers or a slice of samples
         """Return the problem of the chosen samples alone, without held-out samples."""
         given = dict(x=self.x, mask=self.mask, weight=self.weight)
         parts = {name: part[rows] for name, part in given.items() if part is not None}
@@ -221,10 +232,17 @@ class Problem(Rows):
         if not is_small or not len(self.x):
             return self.no_codes()
         options = dict(positive=self.positive_code, mask=self.mask, certify=False)
-        return Codes.of_dense(solve_lasso(atoms, self.x.double(), self.alpha, **options)[0])
+        return Codes.of_dense(
+            solve_lasso(atoms, self.x.double(), self.alpha, **options)[0]
+        )
 
     def epoch(
-        self, atoms: Tensor, codes: Codes, *, refit: bool = False, turn: int | None = None
+        self,
+        atoms: Tensor,
+        codes: Codes,
+        *,
+        refit: bool = False,
+        turn: int | None = None,
     ) -> Epoch | DeviceEpoch:
         """Improve the codes of given atoms, the first half of an epoch.
 
@@ -257,7 +275,9 @@ class Problem(Rows):
     def squares(self) -> Tensor:  # (n_samples,)
         """The sum of squares of each sample, in float64 on the CPU."""
         dtype = torch.float64 if self.x.device.type == "cpu" else self.x.dtype
-        return torch.linalg.vector_norm(self.x, dim=1, dtype=dtype).cpu().double().square()
+        return (
+            torch.linalg.vector_norm(self.x, dim=1, dtype=dtype).cpu().double().square()
+        )
 
     def project(self, atoms: Tensor) -> Tensor:  # (p, n_features) -> the same
         """Return the nearest atoms of norm 1, non-negative with ``positive_atoms``."""
@@ -265,7 +285,11 @@ class Problem(Rows):
 
 
 def auto_alpha(
-    x: Tensor, *, mask: Tensor | None = None, total: Callable = own, weight: Tensor | None = None
+    x: Tensor,
+    *,
+    mask: Tensor | None = None,
+    total: Callable = own,
+    weight: Tensor | None = None,
 ) -> float:
     """Return the default penalty of a search, which gives sparse codes and loses no atoms.
 

@@ -32,7 +32,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skpudle.search.descend import PROGRESS, SPLIT, descend, exhaust, remaining, solve_codes, split
+from skpudle.search.descend import (
+    PROGRESS,
+    SPLIT,
+    descend,
+    exhaust,
+    remaining,
+    solve_codes,
+    split,
+)
 
 # Number of epochs that solve for the codes of a new block, from zero codes, before the atoms adapt.
 # After three epochs the objective is .08 % above its minimum over the codes in planted rows of 60
@@ -104,7 +112,9 @@ class Held(NamedTuple):
         the second (n, n) to the block's diagonal block of ``A``.
         """
         energy = self.energy[part]
-        return energy[:, None] * (self.atoms[part] - torch.as_tensor(atoms[part])), energy.diag()
+        return energy[:, None] * (
+            self.atoms[part] - torch.as_tensor(atoms[part])
+        ), energy.diag()
 
     def strain(self, atoms):  # (n_atoms, n_features) -> float
         """Return the penalty for the step from the earlier atoms to ``atoms``.
@@ -121,7 +131,9 @@ class Held(NamedTuple):
         Earlier rows have not used the new atoms, so their energies and costs are zero.
         """
         zeros = self.energy.new_zeros(len(atoms))
-        return Held(*(torch.cat(pair) for pair in zip(self, (atoms, zeros, zeros), strict=True)))
+        return Held(
+            *(torch.cat(pair) for pair in zip(self, (atoms, zeros, zeros), strict=True))
+        )
 
 
 class Stream(NamedTuple):
@@ -187,7 +199,9 @@ def begin_stream(atoms, energy=None, *, weight=0.0, n_rows=0.0, mean=inf):  # ->
 
 def _total(problem):  # -> float
     """Return the number of rows of ``problem`` in all processes, each with its sample weight."""
-    return float(problem.total(torch.tensor([problem.total_weight], dtype=torch.float64))[0])
+    return float(
+        problem.total(torch.tensor([problem.total_weight], dtype=torch.float64))[0]
+    )
 
 
 def objective(problem, atoms, *, unbiased=False):  # -> float
@@ -222,7 +236,9 @@ def after_search(coded, n_rows=None):  # -> Stream
     """
     n = _total(coded.problem)
     weight = n if n_rows is None else n_rows / (FORGETTING + 1)
-    known = dict(weight=weight, n_rows=n if n_rows is None else n_rows, mean=coded.objective / n)
+    known = dict(
+        weight=weight, n_rows=n if n_rows is None else n_rows, mean=coded.objective / n
+    )
     return begin_stream(coded.atoms, coded.energies() / n, **known)
 
 
@@ -266,15 +282,19 @@ def _play_round(coded, held, n_splits, seed):  # -> (Epoch, Held, float) or None
     if found is None:
         return None
     new = coded.problem.project(found[1])
-    more, atoms = held.extended(new), torch.cat([coded.atoms, new])
+    more = held.extended(new)
+    atoms = torch.cat([coded.atoms, new])
     # one epoch solves for the codes at the new atoms, then at most 8 epochs adapt all atoms
     larger = exhaust(descend(coded.problem, atoms, coded.codes, 1 + 8, earlier=more))
     kept = remaining(larger, len(new), earlier=more.cost)
     # `remaining` may remove too few atoms, since an atom and its heir are not removed together.
     if int(kept.sum()) != len(held.energy):
         return None
-    less, codes = Held(*(part[kept] for part in more)), larger.restrict(kept)
-    last = exhaust(descend(coded.problem, larger.atoms[kept], codes, 1 + 15, earlier=less))
+    less = Held(*(part[kept] for part in more))
+    codes = larger.restrict(kept)
+    last = exhaust(
+        descend(coded.problem, larger.atoms[kept], codes, 1 + 15, earlier=less)
+    )
     ended = last.objective + less.strain(last.atoms) + float(more.cost[~kept].sum())
     return last, less, coded.objective + held.strain(coded.atoms) - ended
 
@@ -303,7 +323,8 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
         False if the block is too small and not final. The state then has new atoms and a new loss
         only, and the caller has to pass the rows again, together with more rows.
     """
-    n, p = _total(problem), len(state.atoms)
+    n = _total(problem)
+    p = len(state.atoms)
     n_rows = state.n_rows + n
     fade = (1 - n / n_rows) ** forgetting
     weight, energy, cost = (fade * sums for sums in (state.weight, *state.held[1:]))
@@ -312,7 +333,8 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
     held = Held(state.atoms, energy, cost * n / max(weight, 1.0))
     # The first block adapts the atoms for up to 40 epochs, and later blocks for fewer, since atoms
     # then have adapted to many rows already.
-    coded, n_epochs = solve_codes(problem, state.atoms, _REPEATS), ceil(40 * n / n_rows)
+    coded = solve_codes(problem, state.atoms, _REPEATS)
+    n_epochs = ceil(40 * n / n_rows)
     new = coded.objective / n
     surprises = new > _SURPRISE * state.mean
     if not surprises:
@@ -323,12 +345,16 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
     is_large = coded.n_entries >= 30 * p
     if not (is_large or final):
         coded = _adapt(coded, held, n_epochs) if surprises else coded
-        return state._replace(held=state.held._replace(atoms=coded.atoms), loss=coded.loss), False
+        return state._replace(
+            held=state.held._replace(atoms=coded.atoms), loss=coded.loss
+        ), False
     n_splits = max(1, p // SPLIT["few"]) if surprises else state.n_splits
     for number in range(_MOST_ROUNDS * (is_large and p <= _MOST_ATOMS)):
         if n_splits == 0:
             break
-        found = _play_round(coded, held, n_splits, _MOST_ROUNDS * state.n_blocks + number)
+        found = _play_round(
+            coded, held, n_splits, _MOST_ROUNDS * state.n_blocks + number
+        )
         if found is None or found[2] <= PROGRESS * coded.objective:
             n_splits = 0 if found is None else n_splits // 2
         if found is not None and found[2] > 0:
@@ -338,7 +364,8 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
         # rows together. Then earlier rows lose weight, so that the atoms adapt to the new rows.
         if coded.objective / n > _SURPRISE * state.mean:
             less = (state.mean * n / coded.objective) ** 2
-            held, weight = held._replace(energy=less * held.energy), less * weight
+            held = held._replace(energy=less * held.energy)
+            weight = less * weight
         coded = _adapt(coded, held, n_epochs)
     cost = held.cost * max(weight, 1.0) / n
     if p <= _MOST_ATOMS:

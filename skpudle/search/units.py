@@ -89,7 +89,8 @@ _WORTH = 0.1
 # A baseline is subtracted if rows then have _SAVED nonzero codes less on average, after _BRIEF
 # epochs of descent. Epochs are few because a baseline that is not subtracted costs each row a code
 # only at first: later all atoms contain parts of the baseline, and the saving cannot be seen.
-_SAVED, _BRIEF = 0.5, 11
+_SAVED = 0.5
+_BRIEF = 11
 # A gain by new units has to exceed this number of its standard errors. If there is no gain, chance
 # exceeds this number once in 1,000 decisions.
 _SURE = 3.0
@@ -112,21 +113,30 @@ _NEAR = 16.0
 # for each atom or feature if these are more. Atoms descend on at most half of this number of rows,
 # and on _ROWS_PER_ATOM / 4 rows for each atom or feature where they decide on a baseline. The
 # sample has at most _ENTRIES entries, but 1,024 rows (or all) even if these have more entries.
-_SAMPLED_ROWS, _ROWS_PER_ATOM, _ENTRIES = 4096, 32, 2**19
+_SAMPLED_ROWS = 4096
+_ROWS_PER_ATOM = 32
+_ENTRIES = 2**19
 # _SAMPLED_ATOMS: the largest number of atoms that units are learned with, since more atoms hardly
 # change residuals. _JUDGES: the largest number of rows whose hidden entries judge a decision.
 # _SCREENED: the smaller number of rows by which `learn_scales` sees at little cost whether the
 # noise of features may differ at all.
-_SAMPLED_ATOMS, _JUDGES, _SCREENED = 256, 300, 100
+_SAMPLED_ATOMS = 256
+_JUDGES = 300
+_SCREENED = 100
 # Least number of rows, and of rows for each atom, from which units are learned, because atoms
 # learned from fewer rows do not predict: among 160 random data sets without outliers and without
 # unequal noise, units made fits worse only in data sets with 0.7 to 2.5 rows for each atom.
-_FEWEST_ROWS, _FEW = 60, 4
+_FEWEST_ROWS = 60
+_FEW = 4
 # _AGAIN: the largest number of epochs by which atoms descend after a change of units. _ROBUST,
 # _ROUNDS, _ROUNDS_OF_ROWS: the numbers of rounds that learn outliers, the noise of features, and
 # the noise of rows; each round learns the atoms in new units, then the units by the new atoms.
 # _STILL: rounds on features end when log(scale) changes by less than this number in all features.
-_AGAIN, _ROBUST, _ROUNDS, _ROUNDS_OF_ROWS, _STILL = 9, 4, 8, 3, 0.05
+_AGAIN = 9
+_ROBUST = 4
+_ROUNDS = 8
+_ROUNDS_OF_ROWS = 3
+_STILL = 0.05
 # Factors on the default penalty (`auto_alpha`) of codes that predict hidden entries. The factor
 # with the least error is taken, so that a penalty far from the best one does not count as noise.
 _PENALTIES = 2.0, 1.0, 0.5
@@ -202,7 +212,9 @@ class Units:
 
         Scores treat larger errors as outliers. Call it only if ``limit`` is not None.
         """
-        return self.limit if self.scale is None else self.limit * self.scale.to(self.limit)
+        return (
+            self.limit if self.scale is None else self.limit * self.scale.to(self.limit)
+        )
 
     def enter(self, x, mask=None):  # -> x, mask, scales (n, 1) or None
         """Convert rows to units of the noise, before a search or a code.
@@ -232,7 +244,10 @@ class Units:
         if not self.looks_at_rows:
             return x, mask, None
         known = torch.ones_like(x) if mask is None else mask
-        parts = (self._enter(x[rows], known[rows]) for rows in blocks_of_rows(len(x), x.shape[1]))
+        parts = (
+            self._enter(x[rows], known[rows])
+            for rows in blocks_of_rows(len(x), x.shape[1])
+        )
         known, scale = map(torch.cat, zip(*parts, strict=True))
         known = None if mask is None and bool(known.all()) else known
         return (x, known, None) if self.rows is None else (x / scale, known, scale)
@@ -254,19 +269,31 @@ class Units:
         scale : Tensor of shape (n, 1)
             The noise of each row.
         """
-        unit = 2.0 ** round(log2(self.alpha))  # data are divided by it, so that no square overflows
-        y, counts = torch.where(known > 0, x, 0.0).double() / unit, known.double()
+        unit = 2.0 ** round(
+            log2(self.alpha)
+        )  # data are divided by it, so that no square overflows
+        y = torch.where(known > 0, x, 0.0).double() / unit
+        counts = known.double()
         how = self.atoms.to(y), self.alpha / unit, self.positive_code
         scale = torch.ones_like(y[:, :1])
         if self.rows is not None:
-            (mean, variance, least), (variances, free) = self.rows, _variances(y, counts, *how)
+            (mean, variance, least), (variances, free) = (
+                self.rows,
+                _variances(y, counts, *how),
+            )
             logs = variances.clamp_min(1e-300).log() + 2 * log(unit) - mean
-            scale = (0.5 * variance / (variance + 2 / free) * logs).exp().clamp_min(least)[:, None]
+            scale = (
+                (0.5 * variance / (variance + 2 / free) * logs)
+                .exp()
+                .clamp_min(least)[:, None]
+            )
             scale = torch.where(counts.any(1, keepdim=True), scale, 1.0)
         if self.limit is not None:
             counts = _usual_entries(y, counts, *how, self.limit.to(y) / unit)
         if self.norm is not None:
-            counts = counts * ~_outlying_rows(y, counts, *how, self.norm / unit)[:, None]
+            counts = (
+                counts * ~_outlying_rows(y, counts, *how, self.norm / unit)[:, None]
+            )
         return counts.to(known), scale.to(x)
 
     def of_features(self, features):  # numbers of features or a mask -> Units
@@ -276,7 +303,11 @@ class Units:
         ``atoms`` are not cut; callers set them.
         """
         parts = {name: getattr(self, name) for name in ("intercept", "scale", "limit")}
-        known = {name: part[..., features] for name, part in parts.items() if part is not None}
+        known = {
+            name: part[..., features]
+            for name, part in parts.items()
+            if part is not None
+        }
         return replace(self, **known)
 
     def to_user(self, atoms):  # (p, n_features) -> the same
@@ -284,14 +315,22 @@ class Units:
 
         Each atom is scaled to the norm that it has in ``atoms``.
         """
-        return atoms if self.scale is None else _with_norms(atoms * self.scale.to(atoms), atoms)
+        return (
+            atoms
+            if self.scale is None
+            else _with_norms(atoms * self.scale.to(atoms), atoms)
+        )
 
     def from_user(self, atoms):  # (p, n_features) -> the same
         """Return atoms in units of the noise, for a search: divided by the noise of features.
 
         Each atom is scaled to the norm that it has in ``atoms``. This is the inverse of `to_user`.
         """
-        return atoms if self.scale is None else _with_norms(atoms / self.scale.to(atoms), atoms)
+        return (
+            atoms
+            if self.scale is None
+            else _with_norms(atoms / self.scale.to(atoms), atoms)
+        )
 
     def gains(self, atoms):  # (p, n_features) in the user's units -> (p,)
         """Return for each atom the factor that turns its code in user's units into units of noise.
@@ -353,8 +392,10 @@ def _variances(x, known, atoms, alpha, positive):  # -> (n,), (n,)
     free : Tensor of shape (n,)
         Degrees of freedom: entries that count minus nonzero codes, at least 1.
     """
-    n, best = known.sum(1), torch.full_like(x[:, 0], inf)
-    variances, free = torch.zeros_like(best), torch.zeros_like(best)
+    n = known.sum(1)
+    best = torch.full_like(x[:, 0], inf)
+    variances = torch.zeros_like(best)
+    free = torch.zeros_like(best)
     for factor in _PENALTIES_OF_ROWS:
         residuals, k = held_out.residuals_of(x, known, atoms, factor * alpha, positive)
         squares = residuals.square().sum(1)
@@ -380,7 +421,9 @@ def _usual_entries(x, known, atoms, alpha, positive, limit):  # -> (n, m)
     # elsewhere. So the penalty alpha of the code costs `limit[j]` times the error.
     own = torch.diag(alpha / limit)
     both = torch.cat([atoms, own, -own] if positive else [atoms, own])
-    options = dict(positive=positive, mask=held_out.gaps_in(known), certify=False, debias=1.0)
+    options = dict(
+        positive=positive, mask=held_out.gaps_in(known), certify=False, debias=1.0
+    )
     codes, _ = solve_lasso(both, x, alpha, **options)
     errors = codes[:, len(atoms) :].reshape(len(x), -1, len(own)).abs().amax(1)
     return known * (errors * alpha <= limit.square())
@@ -395,7 +438,8 @@ def _outlying_rows(x, known, atoms, alpha, positive, norm):  # -> (n,) bool
     """
     squares = (x * known).square().sum(1)
     found = squares > (_LONG * norm) ** 2 * known.sum(1)
-    y, known = x[found], known[found]
+    y = x[found]
+    known = known[found]
     # Long rows are scaled to the median length, because the penalty ``alpha`` is for such rows.
     y = y * norm * (known.sum(1) / squares[found]).sqrt()[:, None]
     errors, _ = _predict(y, known, atoms, [alpha], positive)
@@ -442,7 +486,9 @@ def _predict(x, known, atoms, alphas, positive, judged=None):
 # ------------------------------------------------------------------ statistics
 
 
-def _quantile(x, share):  # (n, m) with NaN for missing entries, number from 0 to 1 -> (m,)
+def _quantile(
+    x, share
+):  # (n, m) with NaN for missing entries, number from 0 to 1 -> (m,)
     """Return the quantile at ``share`` of each column of ``x``; 0 for a column without entries."""
     last = ((~x.isnan()).sum(0) - 1).clamp_min(0)
     return x.sort(0).values.gather(0, (share * last).long()[None])[0].nan_to_num()
@@ -468,7 +514,9 @@ def _limit(residuals, counts):  # -> (m,)
     distances = torch.where(counts > 0, residuals.abs(), torch.nan)
     of_each = _deviations(distances)
     of_each = torch.where(of_each < inf, of_each, 0.0)
-    return _FAR * torch.maximum(of_each, _deviations(distances.view(-1, 1))).clamp_max(1e300)
+    return _FAR * torch.maximum(of_each, _deviations(distances.view(-1, 1))).clamp_max(
+        1e300
+    )
 
 
 def _median_size(size):  # (n,) -> scalar
@@ -517,7 +565,8 @@ def _shrink(variances, n):  # (k,), (k,) -> (k,), float, float
     scales = torch.ones_like(variances)
     if int(usual.sum()) < 2:
         return scales, 0.0, 0.0
-    logs, error = variances[usual].log(), 2 / n[usual]
+    logs = variances[usual].log()
+    error = 2 / n[usual]
     # Estimates with small sampling errors weigh more; 1e-3 limits the differences of weights.
     weights = 1 / (error + 1e-3)
     weights = weights / weights.sum()
@@ -535,8 +584,12 @@ def _is_worse(one, other, least=_WORTH):  # -> bool
     logarithms must exceed ``least`` and three of its standard errors.
     """
     logs = [(squares + 1e-300).log() for squares in (one, other)]
-    predictions = (held_out.Prediction(squares, float(squares.sum())) for squares in logs)
-    return float((logs[0] - logs[1]).mean()) > least and held_out.worse(*predictions, _SURE)
+    predictions = (
+        held_out.Prediction(squares, float(squares.sum())) for squares in logs
+    )
+    return float((logs[0] - logs[1]).mean()) > least and held_out.worse(
+        *predictions, _SURE
+    )
 
 
 def _differs(noise, signal, n):  # (m,) each -> bool
@@ -546,10 +599,13 @@ def _differs(noise, signal, n):  # (m,) each -> bool
     exceeds sampling errors by more than `_WORTH`, and log(noise) is correlated with log(noise /
     signal), see `_HIDES`. ``noise`` and ``signal`` are variances, estimated from ``n`` entries.
     """
-    usual = (noise > _CONSTANT * noise.median()) & (signal > _CONSTANT * signal.median())
+    usual = (noise > _CONSTANT * noise.median()) & (
+        signal > _CONSTANT * signal.median()
+    )
     if int(usual.sum()) < 3 or not _shrink(noise, n)[2] > _WORTH:
         return False
-    noise, signal = noise[usual].log(), signal[usual].log()
+    noise = noise[usual].log()
+    signal = signal[usual].log()
     return float(torch.corrcoef(torch.stack([noise, noise - signal]))[0, 1]) > _HIDES
 
 
@@ -596,7 +652,9 @@ class _Sample:
 
     def __init__(self, problem, n_components):
         n_rows, m = problem.x.shape
-        n = max(_SAMPLED_ROWS, _ROWS_PER_ATOM * max(min(n_components, _SAMPLED_ATOMS), m))
+        n = max(
+            _SAMPLED_ROWS, _ROWS_PER_ATOM * max(min(n_components, _SAMPLED_ATOMS), m)
+        )
         n_drawn = min(n, max(_ENTRIES // m, 1024))
         rows, weight = draw_rows(n_rows, n_drawn, problem.weight)
         part = replace(problem.of_rows(rows), weight=weight)
@@ -605,13 +663,19 @@ class _Sample:
         distinct = held_out.match_equal_rows(part.x, part.mask).unique()
         part = part.of_rows(distinct)
         self._part = part = replace(part, x=part.x.cpu().double())
-        self.x, self.unit, self.positive = part.x, part.unit, part.positive_code
+        self.x = part.x
+        self.unit = part.unit
+        self.positive = part.positive_code
         self.weigh = part.weigh
         self.known = part.known
         self.is_large = len(distinct) >= least_rows(n_components)
-        self.n_components = max(1, min(n_components, len(distinct) // (2 * _FEW), _SAMPLED_ATOMS))
-        self.counts, self.row_scale = self.known, torch.ones_like(part.x[:, :1])
-        self.centre, self.scale = torch.zeros_like(part.x[0]), torch.ones_like(part.x[0])
+        self.n_components = max(
+            1, min(n_components, len(distinct) // (2 * _FEW), _SAMPLED_ATOMS)
+        )
+        self.counts = self.known
+        self.row_scale = torch.ones_like(part.x[:, :1])
+        self.centre = torch.zeros_like(part.x[0])
+        self.scale = torch.ones_like(part.x[0])
         self._n_settle = n // 2
 
     def in_units(self, rows=slice(None)):  # -> (n_rows, m)
@@ -631,7 +695,9 @@ class _Sample:
         used = used.nonzero().flatten()
         return used[spread_rows(len(used), n)]
 
-    def settle(self, atoms=None, most=SETTLES, *, among=None, n=None, alpha=None):  # -> Epoch
+    def settle(
+        self, atoms=None, most=SETTLES, *, among=None, n=None, alpha=None
+    ):  # -> Epoch
         """Learn atoms from rows in the units so far, to judge these units.
 
         Outliers are treated as missing entries.
@@ -655,7 +721,8 @@ class _Sample:
             The atoms, the rows (its ``problem``) and their codes, after the last epoch.
         """
         rows = self.rows(n or self._n_settle, among)
-        x, mask = self.in_units(rows), held_out.gaps_in(self.counts[rows])
+        x = self.in_units(rows)
+        mask = held_out.gaps_in(self.counts[rows])
         part = replace(self._part.of_rows(rows), x=x, mask=mask)
         alpha = auto_alpha(x, mask=mask, weight=part.weight) if alpha is None else alpha
         if atoms is None:
@@ -677,19 +744,30 @@ class _Sample:
         large code of an atom that stands for the mean.) With "auto" there is no baseline for few
         rows, for non-negative codes, or if the mean is near zero.
         """
-        mean, alpha, n_codes, left = self.mean(), None, [], []
-        weight, n_known = self.weigh(self.counts), self.counts.sum(0).clamp_min(1)
-        variances = (weight * (self.x - mean).square()).sum(0) / weight.sum(0).clamp_min(1e-300)
+        mean = self.mean()
+        alpha = None
+        n_codes = []
+        left = []
+        weight = self.weigh(self.counts)
+        n_known = self.counts.sum(0).clamp_min(1)
+        variances = (weight * (self.x - mean).square()).sum(0) / weight.sum(
+            0
+        ).clamp_min(1e-300)
         is_far = float(mean.square().sum()) > _NEAR * float((variances / n_known).sum())
         if asked == "auto" and is_far and self.is_large and not self.positive:
             n = _ROWS_PER_ATOM // 4 * max(self.n_components, len(mean))
             for self.centre in (mean, 0 * mean):
                 coded = self.settle(most=_BRIEF, n=n, alpha=alpha)
-                problem, atoms = coded.problem, coded.atoms
-                alpha, x, known = problem.alpha, problem.x, problem.known
+                problem = coded.problem
+                atoms = coded.atoms
+                alpha = problem.alpha
+                x = problem.x
+                known = problem.known
                 n_codes.append(coded.n_entries / problem.total_weight)
                 if n_unfoldings:
-                    how = dict(alpha=alpha, n_unfoldings=n_unfoldings, mask=problem.mask)
+                    how = dict(
+                        alpha=alpha, n_unfoldings=n_unfoldings, mask=problem.mask
+                    )
                     residual = x - encode(atoms, x, **how) @ atoms
                     left.append((residual * known).square().sum(1))
             asked = n_codes[1] - n_codes[0] > _SAVED
@@ -725,11 +803,13 @@ class _Sample:
             is smaller than the number of rows if errors have heavy tails.
         """
         rows = self.rows(n_rows, among)
-        x, known = self.in_units(rows), self.counts[rows]
+        x = self.in_units(rows)
+        known = self.counts[rows]
         usual = auto_alpha(x, mask=held_out.gaps_in(known))
         alphas = [factor * usual for factor in _PENALTIES] if alpha is None else [alpha]
         errors, found = _predict(x, known, atoms, alphas, self.positive)
-        n, sums = known.sum(0).clamp_min(1), (errors.sum(0), found.square().sum(0))
+        n = known.sum(0).clamp_min(1)
+        sums = (errors.sum(0), found.square().sum(0))
         # The mean fourth power of normal errors is 3 times the square of their mean square, so this
         # is the number of errors if they are normal, and less if their tails are heavier.
         n_normal = 3 * sums[0].square() / errors.square().sum(0).clamp_min(1e-300)
@@ -762,7 +842,8 @@ class _Sample:
         better by the atoms learned without suspects. ``counts`` is changed.
         """
         usual = self.known * ~(far | long[:, None])
-        suspected, half = self.known - usual, torch.zeros(len(self.x), dtype=torch.bool)
+        suspected = self.known - usual
+        half = torch.zeros(len(self.x), dtype=torch.bool)
         sizes = (self.in_units().square() * suspected).sum(1)
         half[sizes.argsort(descending=True, stable=True)[::2]] = True
 
@@ -771,19 +852,28 @@ class _Sample:
         # most _JUDGES rows: those of the second half that `among` (n,) marks. Returned (2, n_rows):
         # for each row the squared error and the energy of its entries that `judged` (n, m) marks.
         def errors_of(coded, known, judged, among):
-            rows, alpha = self.rows(_JUDGES, ~half & among), coded.problem.alpha
-            x, of_rows, alphas = self.in_units(rows), judged[rows], [f * alpha for f in _PENALTIES]
-            errors, _ = _predict(x, known[rows], coded.atoms, alphas, self.positive, of_rows)
+            rows = self.rows(_JUDGES, ~half & among)
+            alpha = coded.problem.alpha
+            x = self.in_units(rows)
+            of_rows = judged[rows]
+            alphas = [f * alpha for f in _PENALTIES]
+            errors, _ = _predict(
+                x, known[rows], coded.atoms, alphas, self.positive, of_rows
+            )
             return torch.stack([errors, x.square() * of_rows]).sum(2)
 
         self.counts = self.known
         before = self.settle(among=half)
-        unpredicted, energy = errors_of(before, self.known, suspected, suspected.any(1)).sum(1)
+        unpredicted, energy = errors_of(
+            before, self.known, suspected, suspected.any(1)
+        ).sum(1)
         if unpredicted < (1 - _WORTH) * energy:
             return False
         self.counts = usual
         after = self.settle(among=half)
-        return _is_worse(*(errors_of(one, usual, usual, ~long)[0] for one in (before, after)))
+        return _is_worse(
+            *(errors_of(one, usual, usual, ~long)[0] for one in (before, after))
+        )
 
     def separate(self, long):  # (n,) bool -> Units or None
         """Learn the limits of outliers, and the units, once `are_outliers` has found outliers.
@@ -798,11 +888,16 @@ class _Sample:
         tenth of the known entries would be outliers: then they are taken for data.
         """
         atoms = exhaust(play_rounds(self.settle())).atoms
-        first, known = None, self.known * ~long[:, None]
+        first = None
+        known = self.known * ~long[:, None]
         for i in range(_ROBUST + 1):
             coded = self.settle(atoms, _AGAIN)
-            atoms, x, how = coded.atoms, self.in_units(), (coded.problem.alpha, self.positive)
-            limit = _limit(held_out.residuals_of(x, self.counts, atoms, *how)[0], self.counts)
+            atoms = coded.atoms
+            x = self.in_units()
+            how = (coded.problem.alpha, self.positive)
+            limit = _limit(
+                held_out.residuals_of(x, self.counts, atoms, *how)[0], self.counts
+            )
             self.counts = _usual_entries(x, known, atoms, *how, limit)
             if i < _ROBUST:
                 noise, signal, n = self.hidden(atoms)
@@ -812,7 +907,8 @@ class _Sample:
                     _differs(noise, signal, n) and _is_worse(first, noise)
                 ):
                     scale = torch.ones_like(scale)
-                atoms, self.scale = project_atoms(atoms * self.scale / scale), scale
+                atoms = project_atoms(atoms * self.scale / scale)
+                self.scale = scale
         if float(self.counts.sum()) < (1 - _MOST) * float(self.known.sum()):
             return None
         # As in `find_suspects`: outliers among entries get a limit only if their energy exceeds the
@@ -832,7 +928,8 @@ class _Sample:
         ``atoms`` (n_components, m) and the penalty ``alpha`` of their codes are needed only for
         `Units` whose `enter` codes each row, to find its noise or its outliers.
         """
-        centred, equal = bool(self.centre.any()), bool((self.scale == 1).all())
+        centred = bool(self.centre.any())
+        equal = bool((self.scale == 1).all())
         return Units(
             intercept=self.centre * self.unit if centred else None,
             scale=None if equal else self.scale,
@@ -854,7 +951,9 @@ class _Sample:
 
     # -------------------------------------------------------------- noise that differs
 
-    def learn_features(self, atoms, *, asked=False):  # -> atoms, or None if noise stays equal
+    def learn_features(
+        self, atoms, *, asked=False
+    ):  # -> atoms, or None if noise stays equal
         """Learn the noise of features from errors of hidden entries, in rounds.
 
         In each round atoms descend in units of the noise so far, and the noise is estimated anew.
@@ -887,10 +986,14 @@ class _Sample:
             scale = self.scale * _shrink(noise / self.scale**2, n)[0]
             if float((scale / self.scale).log().abs().max()) < _STILL:
                 break
-            atoms, self.scale = project_atoms(atoms * self.scale / scale), scale
-            if before is not None and not _is_worse(before, self.hidden(atoms, among=~half)[0]):
+            atoms = project_atoms(atoms * self.scale / scale)
+            self.scale = scale
+            if before is not None and not _is_worse(
+                before, self.hidden(atoms, among=~half)[0]
+            ):
                 return None
-            atoms, before = self.settle(atoms, _AGAIN).atoms, None
+            atoms = self.settle(atoms, _AGAIN).atoms
+            before = None
             noise, _, n = self.hidden(atoms, **told)
         return atoms
 
@@ -905,9 +1008,12 @@ class _Sample:
             coded = self.settle(self.learn_features(coded.atoms, asked=True), _AGAIN)
         if noise == "features":
             return self.units()
-        atoms, alpha = coded.atoms, coded.problem.alpha
+        atoms = coded.atoms
+        alpha = coded.problem.alpha
         for _ in range(_ROUNDS_OF_ROWS):
-            units = replace(self.units(atoms, alpha), rows=self.noise_of_rows(atoms, alpha))
+            units = replace(
+                self.units(atoms, alpha), rows=self.noise_of_rows(atoms, alpha)
+            )
             self.enter(units)
             atoms = self.settle(atoms, _AGAIN).atoms
         return units
@@ -922,12 +1028,16 @@ class _Sample:
         smallest noise, which is the 0.02 quantile.
         """
         self.row_scale = torch.ones_like(self.row_scale)
-        variances = _variances(self.in_units(), self.counts, atoms, alpha, self.positive)
+        variances = _variances(
+            self.in_units(), self.counts, atoms, alpha, self.positive
+        )
         scales, mean, variance = _shrink(*variances)
         return mean + 2 * log(self.unit), variance, float(scales.quantile(_LEAST_SCALE))
 
 
-def learn_units(problem, n_components, *, intercept="auto", noise="auto", n_unfoldings=None):
+def learn_units(
+    problem, n_components, *, intercept="auto", noise="auto", n_unfoldings=None
+):
     """Learn units before a search: the baseline, outliers, and the noise that a user asks for.
 
     Parameters
@@ -953,17 +1063,23 @@ def learn_units(problem, n_components, *, intercept="auto", noise="auto", n_unfo
         The units; equal to ``Units()`` if the data have equal noise and neither baseline nor
         outliers.
     """
-    sample, named = _Sample(problem, n_components), noise if isinstance(noise, str) else None
+    sample = _Sample(problem, n_components)
+    named = noise if isinstance(noise, str) else None
     if named is None:
         sample.scale = noise.cpu().double()
-    seeks = named in ("auto", "outliers") and len(sample.x) >= _FEWEST_ROWS and bool(sample.x.any())
+    seeks = (
+        named in ("auto", "outliers")
+        and len(sample.x) >= _FEWEST_ROWS
+        and bool(sample.x.any())
+    )
     suspects = sample.find_suspects(n_components) if seeks else None
     sample.take_mean(intercept, n_unfoldings)
     if suspects is not None:
         units = sample.separate(suspects[1]) if sample.are_outliers(*suspects) else None
         if units is not None:
             return units
-        sample.scale, sample.counts = torch.ones_like(sample.scale), sample.known
+        sample.scale = torch.ones_like(sample.scale)
+        sample.counts = sample.known
         sample.take_mean(intercept, n_unfoldings)
     if named in ("features", "rows", "both") and len(sample.x) > 1:
         return sample.learn_noise(noise)
@@ -996,9 +1112,12 @@ def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise i
     if units.scale is not None or units.looks_at_rows or not sample.is_large:
         return units
     sample.enter(units)
-    atoms, alpha, rows = atoms.cpu().double(), alpha / sample.unit, sample.rows(_SCREENED)
+    atoms = atoms.cpu().double()
+    alpha = alpha / sample.unit
+    rows = sample.rows(_SCREENED)
     noise, signal, n = sample.hidden(atoms, _SCREENED, alpha)
-    x, known = sample.in_units(rows), sample.counts[rows]
+    x = sample.in_units(rows)
+    known = sample.counts[rows]
     residuals, _ = held_out.residuals_of(x, known, atoms, alpha, sample.positive)
     squares = residuals.square().sum(0) / known.sum(0).clamp_min(1)
     if squares.sum() < _RESIDUAL * noise.sum() or not _differs(noise, signal, n):
@@ -1028,16 +1147,20 @@ def refine_units(units, problem, atoms, alpha):  # -> Units
     Units
         The new units, with ``atoms``.
     """
-    sample, atoms = _Sample(problem, len(atoms)), atoms.cpu().double()
+    sample = _Sample(problem, len(atoms))
+    atoms = atoms.cpu().double()
     sample.enter(units)
-    unit, counts = sample.unit, sample.counts
+    unit = sample.unit
+    counts = sample.counts
     given = sample.in_units(), counts, atoms, alpha / unit, sample.positive
     residuals, _ = held_out.residuals_of(*given)
     changes = dict(atoms=atoms)
     if units.intercept is not None:
         weights = sample.weigh(counts / sample.row_scale.square())
         errors = (weights * residuals * sample.row_scale * sample.scale).sum(0) * unit
-        changes["intercept"] = units.intercept + errors / weights.sum(0).clamp_min(1e-300)
+        changes["intercept"] = units.intercept + errors / weights.sum(0).clamp_min(
+            1e-300
+        )
     if units.limit is not None:
         changes["limit"] = _limit(residuals, counts) * unit
     if units.rows is not None:

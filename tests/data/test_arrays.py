@@ -77,7 +77,9 @@ def test_auto_follows_a_tensor_or_is_cuda_where_it_is_present(device, monkeypatc
 
 @pytest.mark.parametrize("n_numbers", [1, 7, 10_000])
 def test_the_mean_square_is_that_of_all_rows_at_once(n_numbers, generator, monkeypatch):
-    monkeypatch.setattr(arrays, "blocks_of_rows", partial(blocks_of_rows, most=n_numbers))
+    monkeypatch.setattr(
+        arrays, "blocks_of_rows", partial(blocks_of_rows, most=n_numbers)
+    )
     x = torch.randn(50, 3, generator=generator, dtype=torch.float64)
     assert mean_square(x) == float(x.square().sum(1).mean())
 
@@ -87,7 +89,9 @@ def test_the_mean_square_is_that_of_all_rows_at_once(n_numbers, generator, monke
 def test_data_that_cannot_be_squared_are_refused(unit, learner):
     X = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
     learner = clone(learner)
-    for method in ["fit", "partial_fit"] if hasattr(learner, "partial_fit") else ["fit"]:
+    for method in (
+        ["fit", "partial_fit"] if hasattr(learner, "partial_fit") else ["fit"]
+    ):
         with pytest.raises(ValueError, match="float32.*scale the data"):
             getattr(learner, method)(X * np.float32(unit))
         assert not hasattr(learner, "components_")
@@ -102,7 +106,9 @@ def test_what_is_too_small_to_learn_from_has_codes_and_a_score(unit):
     codes, score = learner.transform(X), learner.score(X)
     learner.set_params(transform_alpha=unit * learner.alpha_)
     scaled = X * np.float32(unit)
-    np.testing.assert_allclose(learner.transform(scaled) / np.float32(unit), codes, atol=1e-5)
+    np.testing.assert_allclose(
+        learner.transform(scaled) / np.float32(unit), codes, atol=1e-5
+    )
     assert learner.score(scaled) == pytest.approx(score, rel=1e-5)
 
 
@@ -120,5 +126,7 @@ OF_DATES = {
 def test_dates_are_no_numbers(kind):
     """Of what unit would they be? NaT would be the smallest integer."""
     for learner in (PUDLEDictionaryLearning(2, random_state=0), DictionaryImputer()):
-        with pytest.raises(TypeError, match="X has dates or times.* Leave them out, or pass num"):
+        with pytest.raises(
+            TypeError, match="X has dates or times.* Leave them out, or pass num"
+        ):
             learner.fit(OF_DATES[kind])

@@ -79,7 +79,14 @@ def small_windows(monkeypatch):
     monkeypatch.setattr(sources, "_WINDOW_BYTES", 20 * 8 * 6)
 
 
-FIXED = dict(n_unfoldings=5, max_iter=3, tol=None, batch_size=16, random_state=0, dict_init="data")
+FIXED = dict(
+    n_unfoldings=5,
+    max_iter=3,
+    tol=None,
+    batch_size=16,
+    random_state=0,
+    dict_init="data",
+)
 
 
 def make_learner(**params):
@@ -111,7 +118,9 @@ class Tensors(Numbered):
         return torch.tensor(self.rows[row])
 
 
-@pytest.mark.parametrize("wrap", [np.asarray, labelled, Tensors, STREAMS["iterable dataset"]])
+@pytest.mark.parametrize(
+    "wrap", [np.asarray, labelled, Tensors, STREAMS["iterable dataset"]]
+)
 def test_the_default_device_of_torch_does_not_matter(wrap, X):
     """Nothing is made there: on the device "meta" numbers do not exist."""
     expected = make_learner(device="cpu").fit(wrap(X))
@@ -129,7 +138,9 @@ SOURCES = STREAMS | {
     "dataset of tensors": lambda X: TensorDataset(torch.from_numpy(X)),
     "map": lambda X: np.load("X.npy", mmap_mode="r"),
 }
-SAME_AS_ARRAYS = [*zip(SOURCES, itertools.cycle([make_learner, make_learner_of_counts]))]
+SAME_AS_ARRAYS = [
+    *zip(SOURCES, itertools.cycle([make_learner, make_learner_of_counts]))
+]
 
 
 @pytest.mark.parametrize(("name", "make"), SAME_AS_ARRAYS)
@@ -150,7 +161,9 @@ def test_samples_with_gaps_that_replace_atoms_are_those_of_an_array(
     torch.set_rng_state(state)
     assert (expected.components_ == 0).any()
     assert not np.allclose(expected.components_, np.eye(6))
-    np.testing.assert_allclose(found.components_, expected.components_, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        found.components_, expected.components_, rtol=0, atol=1e-6
+    )
 
 
 # ---------------------------------------------------------------------------- a large memory map
@@ -170,7 +183,9 @@ def test_an_epoch_visits_every_row_once(
     seen = torch.cat([b.x for b in parts]).numpy()
     places = (seen[:, None] == X).all(2).nonzero()[1]
     assert_array_equal(np.sort(places), np.arange(70))
-    is_shuffled = shuffle and (kind == "map" or batch_size < 70)  # one batch has no order
+    is_shuffled = shuffle and (
+        kind == "map" or batch_size < 70
+    )  # one batch has no order
     assert np.array_equal(places, np.arange(70)) is not is_shuffled
 
 
@@ -192,7 +207,9 @@ def test_a_map_is_read_by_contiguous_blocks(memory_map, small_windows):
 
 
 @pytest.mark.parametrize("chunk", [1, 10, 60])
-def test_a_sample_of_a_table_is_proportional_to_its_parts(chunk, generator, monkeypatch):
+def test_a_sample_of_a_table_is_proportional_to_its_parts(
+    chunk, generator, monkeypatch
+):
     """Sorted rows, a tenth of them of another population: regular parts have one place each."""
     monkeypatch.setattr(sources, "_LEAST_SAMPLE", 100)
     monkeypatch.setattr(sources, "_ROWS_OF_AN_ATOM", 1)
@@ -238,7 +255,9 @@ def test_blocks_of_a_stream_are_its_rows(size, X):
     source = opened(Batches(X), allow_nan=True)
     source.sample(8, 0)
     blocks = list(source.blocks(size, None))
-    assert [len(block.x) for block in blocks[:-1]] == [min(size, 70)] * (len(blocks) - 1)
+    assert [len(block.x) for block in blocks[:-1]] == [min(size, 70)] * (
+        len(blocks) - 1
+    )
     rows = [with_gaps(block.x, block.mask) for block in blocks]
     assert_array_equal(torch.cat(rows), X)
 
@@ -262,11 +281,17 @@ def of_dask(X):
 
 def of_safetensors(X):
     pytest.importorskip("safetensors.numpy").save_file({"X": X}, "X.safetensors")
-    return pytest.importorskip("safetensors").safe_open("X.safetensors", "np").get_slice("X")
+    return (
+        pytest.importorskip("safetensors")
+        .safe_open("X.safetensors", "np")
+        .get_slice("X")
+    )
 
 
 def of_hugging_face(X):
-    data = pytest.importorskip("datasets").Dataset.from_dict({"x": X, "label": range(len(X))})
+    data = pytest.importorskip("datasets").Dataset.from_dict(
+        {"x": X, "label": range(len(X))}
+    )
     return data.with_format("numpy")
 
 
@@ -283,7 +308,9 @@ HOLDERS = (SOURCES | TABLES) | {
     "csr": sparse.csr_array,
     "csc": sparse.csc_matrix,
     "triples": sparse.coo_array,
-    "sparse batches": lambda X: Given([sparse.csr_array(rows) for rows in Batches(X).parts]),
+    "sparse batches": lambda X: Given(
+        [sparse.csr_array(rows) for rows in Batches(X).parts]
+    ),
 }
 
 
@@ -299,7 +326,9 @@ def test_what_holds_rows_gives_what_their_array_gives(kind, X, tmp_path, monkeyp
     assert_array_equal(found.components_, begun.components_)
     is_stream = kind in (*STREAMS, "sparse batches")
     fitted = make_learner(max_iter=1 if is_stream else 3).fit(data)
-    assert_array_equal(fitted.components_, (begun if is_stream else learner).components_)
+    assert_array_equal(
+        fitted.components_, (begun if is_stream else learner).components_
+    )
     assert fitted.n_samples_seen_ == 70
     assert fitted.n_steps_ == (5 if is_stream else learner.n_steps_)
     codes = learner.transform(X)
@@ -316,7 +345,9 @@ def test_what_holds_rows_gives_what_their_array_gives(kind, X, tmp_path, monkeyp
     torch.set_rng_state(state)  # a loader draws from it; that is its owner's choice
 
 
-@pytest.mark.parametrize("kind", ["map", "numbered", "dataset of tensors", "csr", "triples"])
+@pytest.mark.parametrize(
+    "kind", ["map", "numbered", "dataset of tensors", "csr", "triples"]
+)
 def test_exposures_go_with_their_rows_whatever_holds_them(
     kind, small_windows, tmp_path, monkeypatch
 ):
@@ -329,11 +360,15 @@ def test_exposures_go_with_their_rows_whatever_holds_them(
     expected = make_learner_of_counts(batch_size=70).fit(X, exposure=exposure)
     found = make_learner_of_counts(batch_size=70).fit(data, exposure=exposure)
     np.testing.assert_allclose(found.loss_curve_, expected.loss_curve_, rtol=1e-9)
-    np.testing.assert_allclose(found.components_, expected.components_, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        found.components_, expected.components_, rtol=0, atol=1e-9
+    )
     codes = expected.transform(X, exposure=exposure)
     assert (codes != expected.transform(X)).any()
     monkeypatch.setattr(transformer, "PART", 16)
-    np.testing.assert_allclose(expected.transform(data, exposure=exposure), codes, atol=1e-9)
+    np.testing.assert_allclose(
+        expected.transform(data, exposure=exposure), codes, atol=1e-9
+    )
     stored = expected.transform_sparse(data, exposure=exposure)
     np.testing.assert_allclose(stored.toarray(), codes, atol=1e-9)
     score = expected.score(X, exposure=exposure)
@@ -386,12 +421,21 @@ class Reused(Given):
         self.buffer[:] = np.nan
 
 
-STREAMED = "search", "dec", "surrogate", "encoder", "noodl", "poisson", "counts that add"
+STREAMED = (
+    "search",
+    "dec",
+    "surrogate",
+    "encoder",
+    "noodl",
+    "poisson",
+    "counts that add",
+)
 
 
 @pytest.mark.filterwarnings("ignore:.*no effect")
 @pytest.mark.parametrize(
-    ("name", "as_batch"), [*zip(STREAMED, itertools.cycle([np.asarray, torch.from_numpy]))]
+    ("name", "as_batch"),
+    [*zip(STREAMED, itertools.cycle([np.asarray, torch.from_numpy]))],
 )
 def test_a_stream_may_yield_one_buffer_again_and_again(name, as_batch, X):
     X = np.rint(np.abs(3 * X)) if name in ("poisson", "counts that add") else X
@@ -401,7 +445,8 @@ def test_a_stream_may_yield_one_buffer_again_and_again(name, as_batch, X):
 
     for method in ("fit",) if name == "counts that add" else ("fit", "partial_fit"):
         found, expected = (
-            getattr(learner_of(name, 8), method)(data) for data in (stream(X), Batches(X))
+            getattr(learner_of(name, 8), method)(data)
+            for data in (stream(X), Batches(X))
         )
         assert_array_equal(found.components_, expected.components_)
         # products of six rows round in another order than those of all rows
@@ -415,7 +460,11 @@ def test_partial_fit_keeps_nothing_of_the_memory_of_its_rows(name):
     X = np.random.default_rng(0).normal(size=(3, 12, 6))
     given = dict(y=np.arange(12) % 2) if name in ("classifier", "regressor") else {}
     given |= dict(classes=[0, 1]) if name == "classifier" else {}
-    found, expected, buffer = learner_of(name, 4), learner_of(name, 4), np.empty_like(X[0])
+    found, expected, buffer = (
+        learner_of(name, 4),
+        learner_of(name, 4),
+        np.empty_like(X[0]),
+    )
     for part in X:
         expected.partial_fit(part.copy(), **given)
         buffer[:] = part
@@ -444,11 +493,16 @@ def test_a_table_may_return_one_buffer_again_and_again(X, memory_map, small_wind
 # ---------------------------------------------------------------------------- lengths and orders
 
 
-@pytest.mark.parametrize("learner", [make_learner(), PUDLEDictionaryLearning(8, random_state=0)])
+@pytest.mark.parametrize(
+    "learner", [make_learner(), PUDLEDictionaryLearning(8, random_state=0)]
+)
 def test_a_length_that_is_too_large_changes_nothing(learner, X):
     """Neither the rows of an epoch nor the number of epochs."""
     parts = Batches(X).parts
-    for params in (dict(), dict(lambda_decay=(1.0, 0.8), gradient="ae-ls", n_unfoldings=3)):
+    for params in (
+        dict(),
+        dict(lambda_decay=(1.0, 0.8), gradient="ae-ls", n_unfoldings=3),
+    ):
         learner = clone(learner).set_params(max_iter=10, tol=None, **params)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # parameters without effect
@@ -474,9 +528,18 @@ class Shrinking(Table):
 def test_a_table_that_gets_shorter_is_refused(X, small_windows, monkeypatch):
     monkeypatch.setattr(transformer, "PART", 16)
     learner = PUDLEDictionaryLearning(8, random_state=0).fit(X)
-    for method in ("transform", "transform_sparse", "score", "choose_alpha", "partial_fit", "fit"):
+    for method in (
+        "transform",
+        "transform_sparse",
+        "score",
+        "choose_alpha",
+        "partial_fit",
+        "fit",
+    ):
         for n_whole in (0, 2):
-            with pytest.raises(ValueError, match="Rows .* a Shrinking, are 1 rows. Pass a table"):
+            with pytest.raises(
+                ValueError, match="Rows .* a Shrinking, are 1 rows. Pass a table"
+            ):
                 getattr(learner, method)(Shrinking(X, n_whole))
 
 
@@ -495,7 +558,9 @@ BY_ROW = {
     "transform_sparse": lambda learner, X: learner.transform_sparse(X),
     "fit_transform": lambda learner, X: clone(learner).fit_transform(X),
     "atom_contributions": atom_contributions,
-    "contributions of loader": lambda learner, X: reconstruction_contributions(learner, X, X),
+    "contributions of loader": lambda learner, X: reconstruction_contributions(
+        learner, X, X
+    ),
 }
 
 
@@ -503,7 +568,9 @@ BY_ROW = {
 def test_rows_in_an_order_that_nobody_knows_have_no_results_by_row(name, how, X):
     learner = make_learner().fit(X)
     state = torch.get_rng_state()
-    with pytest.raises(ValueError, match="random order, by a .*Sampler.* Pass one with shuffle=F"):
+    with pytest.raises(
+        ValueError, match="random order, by a .*Sampler.* Pass one with shuffle=F"
+    ):
         BY_ROW[name](learner, shuffled(X, **RANDOM[how]))
     in_order = DistributedSampler(range(70), num_replicas=1, rank=0, shuffle=False)
     for options in (dict(), dict(sampler=in_order)):
@@ -531,7 +598,9 @@ def test_a_stream_that_ends_for_good_is_refused(X):
         make_learner().fit(Once())
 
 
-@pytest.mark.parametrize("wrap", [labelled, lambda X: TensorDataset(torch.from_numpy(X)), Given])
+@pytest.mark.parametrize(
+    "wrap", [labelled, lambda X: TensorDataset(torch.from_numpy(X)), Given]
+)
 def test_what_has_no_samples_is_refused(wrap, X):
     for method in ("fit", "transform", "score"):
         learner = make_learner().fit(X)
@@ -604,10 +673,14 @@ def test_the_score_of_a_stream_with_gaps_is_that_of_its_rows(stream, X):
 def test_rows_go_to_the_device_chunk_by_chunk(X, monkeypatch):
     """All of them may be too many for it: "meta" stands for a GPU without memory."""
     learner = make_learner().fit(X)
-    monkeypatch.setattr(transformer.arrays, "resolve_device", lambda *_, **__: torch.device("meta"))
+    monkeypatch.setattr(
+        transformer.arrays, "resolve_device", lambda *_, **__: torch.device("meta")
+    )
     monkeypatch.setattr(transformer, "chunk_size", lambda *_: 30)
     moved, move = [], Samples.to
-    monkeypatch.setattr(Samples, "to", lambda part, *to: moved.append(len(part)) or move(part, *to))
+    monkeypatch.setattr(
+        Samples, "to", lambda part, *to: moved.append(len(part)) or move(part, *to)
+    )
     chunks = learner._chunks(open_source(np.where(X > 1, np.nan, X)))
     assert [part.mask.device.type for part, _ in chunks] == ["meta"] * 3
     assert moved == [30, 30, 10]

@@ -87,12 +87,16 @@ def test_adjoint_is_automatic_differentiation(
     options = variant | {"n_unfoldings": n_unfoldings}
     if masked:
         options["mask"] = make_mask(generator, x)
-    alpha = torch.rand(len(atoms) if per_atom else 1, generator=generator, dtype=torch.float64)
+    alpha = torch.rand(
+        len(atoms) if per_atom else 1, generator=generator, dtype=torch.float64
+    )
     alpha = (0.2 + 0.4 * alpha).squeeze()
     inputs = atoms, x, alpha, 0.9 * default_step(DenseDictionary(atoms))
     weights = normal(generator, len(x), len(atoms))
     expected = value_and_gradients(naive_encode, inputs, weights, **options)
-    assert 0 < expected[0].count_nonzero() < expected[0].numel()  # both sides of the threshold
+    assert (
+        0 < expected[0].count_nonzero() < expected[0].numel()
+    )  # both sides of the threshold
     assert_agree(value_and_gradients(encode, inputs, weights, **options), expected)
     # without a graph the encoder reuses two buffers
     codes = encode(atoms, x, alpha=alpha, step_size=inputs[-1], **options)
@@ -115,7 +119,10 @@ def test_second_derivatives_raise(shape, generator):
 def test_encoding_writes_to_none_of_its_inputs(shape, generator):
     atoms, x = make_problem(generator, shape)
     initial, mask = normal(generator, len(x), len(atoms)), make_mask(generator, x)
-    levels, step = torch.full((3, 1), 0.1, dtype=x.dtype), torch.tensor(0.2, dtype=x.dtype)
+    levels, step = (
+        torch.full((3, 1), 0.1, dtype=x.dtype),
+        torch.tensor(0.2, dtype=x.dtype),
+    )
     inputs = [atoms, x, levels, step, initial, mask]
     before = [value.clone() for value in inputs]
     for hide in (None, mask):
@@ -126,12 +133,16 @@ def test_encoding_writes_to_none_of_its_inputs(shape, generator):
 @pytest.mark.draws_from_numpy  # coordinate descent does, though its order is cyclic
 @pytest.mark.parametrize("positive", [False, True], ids=["signed", "positive"])
 @pytest.mark.parametrize("alpha", [0.3, 1.0])
-def test_many_unfoldings_solve_the_lasso_of_scikit_learn(alpha, positive, shape, generator):
+def test_many_unfoldings_solve_the_lasso_of_scikit_learn(
+    alpha, positive, shape, generator
+):
     """Same objective, same units of alpha."""
     atoms, x = make_problem(generator, shape)
     codes = encode(atoms, x, alpha=alpha, n_unfoldings=5_000, positive_code=positive)
     reference = None
-    for _ in range(50):  # its tolerance is fixed and coarse; every restart refines the codes
+    for _ in range(
+        50
+    ):  # its tolerance is fixed and coarse; every restart refines the codes
         reference = sparse_encode(
             x.numpy(),
             atoms.numpy(),
@@ -150,16 +161,26 @@ def test_codes_follow_the_units_the_order_and_the_signs_of_atoms(variant, genera
     codes = encode(atoms, x, alpha=0.3, **variant)
     for scale in (2.0**-30, 2.0**20):
         first = variant.get("initial_threshold")
-        given = variant if first is None else variant | {"initial_threshold": scale * first}
-        assert torch.equal(encode(atoms, scale * x, alpha=scale * 0.3, **given), scale * codes)
+        given = (
+            variant if first is None else variant | {"initial_threshold": scale * first}
+        )
+        assert torch.equal(
+            encode(atoms, scale * x, alpha=scale * 0.3, **given), scale * codes
+        )
     order = torch.tensor([3, 0, 5, 1, 4, 2])
-    signs = torch.ones(6, 1) if variant.get("positive_code") else torch.tensor([[1.0], [-1]] * 3)
+    signs = (
+        torch.ones(6, 1)
+        if variant.get("positive_code")
+        else torch.tensor([[1.0], [-1]] * 3)
+    )
     changed = encode(signs * atoms[order], x, alpha=0.3, **variant)
     torch.testing.assert_close(changed * signs.mT, codes[:, order], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("share", [1 + 1e-12, 0.999])
-def test_alpha_above_every_correlation_gives_zero_codes(share, shape, n_unfoldings, generator):
+def test_alpha_above_every_correlation_gives_zero_codes(
+    share, shape, n_unfoldings, generator
+):
     atoms, x = make_problem(generator, shape)
     alpha = share * (x @ atoms.T).abs().max()
     assert encode(atoms, x, alpha=alpha, n_unfoldings=n_unfoldings).any() == (share < 1)
@@ -187,7 +208,9 @@ def test_few_rows_that_are_not_finite_have_codes_that_are_not(generator, variant
     atoms, x = unit(generator, 5, 4), normal(generator, 4, 4)
     x[0, 1], x[1, 2] = torch.nan, torch.inf
     codes = encode(atoms, x, alpha=0.1, n_unfoldings=5, **variant)
-    torch.testing.assert_close(codes.isfinite().all(1), torch.tensor([False, False, True, True]))
+    torch.testing.assert_close(
+        codes.isfinite().all(1), torch.tensor([False, False, True, True])
+    )
 
 
 # ---------------------------------------------------------------------------- convolutions
@@ -204,7 +227,9 @@ WITHOUT_INITIAL = [name for name in VARIANTS if "initial" not in name]
 @pytest.mark.parametrize("variant", WITHOUT_INITIAL, indirect=True)
 @pytest.mark.parametrize("per_atom", [False, True], ids=["one alpha", "alpha per atom"])
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_adjoint_of_convolutions_is_that_of_torchs(name, variant, per_atom, masked, generator):
+def test_adjoint_of_convolutions_is_that_of_torchs(
+    name, variant, per_atom, masked, generator
+):
     """Codes, and derivatives in the atoms, the data, learned thresholds and the learned step."""
     shape, stride, sample = PROBLEMS[name]
     atoms = unit(generator, *shape)
@@ -212,14 +237,18 @@ def test_adjoint_of_convolutions_is_that_of_torchs(name, variant, per_atom, mask
     options = dict(variant)
     if masked:
         options["mask"] = make_mask(generator, x)
-    alpha = torch.rand(shape[0] if per_atom else 1, generator=generator, dtype=torch.float64)
+    alpha = torch.rand(
+        shape[0] if per_atom else 1, generator=generator, dtype=torch.float64
+    )
     step = 0.9 * default_step(ConvDictionary(atoms, stride))
     inputs = [atoms, x, (0.1 + 0.1 * alpha).squeeze(), step]
     inputs = [value.requires_grad_() for value in inputs]
     atoms, x, alpha, step = inputs
     shared = dict(alpha=alpha, step_size=step, n_unfoldings=15, **options)
     expected = torch_encode(atoms, x, stride=stride, **shared)
-    assert 0 < expected.count_nonzero() < expected.numel()  # both sides of the threshold
+    assert (
+        0 < expected.count_nonzero() < expected.numel()
+    )  # both sides of the threshold
     actual = encode(ConvDictionary(atoms, stride), x, **shared)
     weights = normal(generator, *expected.shape)
     gradients = [
@@ -246,7 +275,9 @@ def test_convolution_with_image_sized_atoms_is_dense(gradient, variant, generato
 
         evaluate = GRADIENT_RULES[gradient]
         atoms = atoms.clone().requires_grad_()
-        evaluation = evaluate(make_dictionary(atoms), Samples(x), encoder=encoder, penalty=0.3)
+        evaluation = evaluate(
+            make_dictionary(atoms), Samples(x), encoder=encoder, penalty=0.3
+        )
         return torch.autograd.grad(evaluation.surrogate, atoms)[0], evaluation.losses
 
     convolutional = update(lambda atoms: ConvDictionary(atoms, 3), atoms, images)

@@ -37,7 +37,9 @@ def naive_gradient(rule, atoms, x, mask, penalty, encoder):
 
 def evaluate(rule, atoms, x, *, encoder, penalty=0.3, **of_samples):
     batch = Samples(x, **of_samples)
-    return GRADIENT_RULES[rule](DenseDictionary(atoms), batch, encoder=encoder, penalty=penalty)
+    return GRADIENT_RULES[rule](
+        DenseDictionary(atoms), batch, encoder=encoder, penalty=penalty
+    )
 
 
 def gradient_of(rule, atoms, x, **options):
@@ -54,7 +56,9 @@ def rule(request):
 @pytest.mark.parametrize("options", ENCODERS.values(), ids=ENCODERS)
 @pytest.mark.parametrize("n_unfoldings", [1, 2, 30])
 @pytest.mark.parametrize("shape", ["gram", "direct"])
-def test_gradient_is_that_of_the_definition(rule, shape, n_unfoldings, options, masked, generator):
+def test_gradient_is_that_of_the_definition(
+    rule, shape, n_unfoldings, options, masked, generator
+):
     """Against automatic differentiation through a naive encoder, the step held constant."""
     atoms, x = make_problem(generator, shape)
     mask = make_mask(generator, x) if masked else None

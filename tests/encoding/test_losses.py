@@ -73,13 +73,17 @@ def naive_unfold(
         curvature = (mask * largest * change**2).sum(1, keepdim=True)
         length = (code - z).square().sum(1, keepdim=True)
         counts = (curvature * size <= length).detach()
-        size = torch.where(counts, torch.where(length > 0, 1.25 * size, size), size / 2).detach()
+        size = torch.where(
+            counts, torch.where(length > 0, 1.25 * size, size), size / 2
+        ).detach()
         z = torch.where(counts, code, z)
     return z
 
 
 def objective(loss, atoms, x, z, alpha, offset, mask=1.0):  # -> (n,)
-    return (mask * loss.half_deviance(z @ atoms + offset, x)).sum(1) + alpha * z.abs().sum(1)
+    return (mask * loss.half_deviance(z @ atoms + offset, x)).sum(
+        1
+    ) + alpha * z.abs().sum(1)
 
 
 def violation(loss, atoms, x, z, alpha, offset):
@@ -95,12 +99,20 @@ def violation(loss, atoms, x, z, alpha, offset):
 @pytest.mark.parametrize("loss", [Gaussian(), *FAMILIES.values()], ids=repr)
 def test_a_family_is_its_derivatives(loss, generator):
     natural = normal(generator, 50).requires_grad_()
-    x = draw(generator, loss, natural.detach()) if loss != Gaussian() else normal(generator, 50)
+    x = (
+        draw(generator, loss, natural.detach())
+        if loss != Gaussian()
+        else normal(generator, 50)
+    )
     mean = loss.mean(natural)
-    (slope,) = torch.autograd.grad(loss.half_deviance(natural, x).sum(), natural, retain_graph=True)
+    (slope,) = torch.autograd.grad(
+        loss.half_deviance(natural, x).sum(), natural, retain_graph=True
+    )
     torch.testing.assert_close(slope, mean.detach() - x, rtol=1e-12, atol=1e-12)
     (variance,) = torch.autograd.grad(mean.sum(), natural)
-    torch.testing.assert_close(loss.variance(mean).detach(), variance, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        loss.variance(mean).detach(), variance, rtol=1e-12, atol=1e-12
+    )
     assert (variance <= loss.curvature).all()
     torch.testing.assert_close(loss.natural(mean), natural)
     at_best = loss.half_deviance(natural, mean)
@@ -112,7 +124,9 @@ def test_a_family_is_its_derivatives(loss, generator):
 
 @pytest.mark.parametrize("masked", [False, True], ids=["all known", "masked"])
 @pytest.mark.parametrize("n_unfoldings", [1, 2, 15])
-def test_derivatives_are_those_of_the_definition(n_unfoldings, masked, options, loss, generator):
+def test_derivatives_are_those_of_the_definition(
+    n_unfoldings, masked, options, loss, generator
+):
     """Against automatic differentiation through a naive encoder, steps held constant."""
     atoms, x, offset = make_problem(generator, loss)
     known = make_mask(generator, x) if masked else torch.ones_like(x)
@@ -125,7 +139,9 @@ def test_derivatives_are_those_of_the_definition(n_unfoldings, masked, options, 
         value = (known * loss.half_deviance(z @ inputs[0] + inputs[2], x)).sum()
         return z, torch.autograd.grad(value, inputs)
 
-    z, expected = derivatives(partial(naive_unfold, loss, step=step, mask=known, **options))
+    z, expected = derivatives(
+        partial(naive_unfold, loss, step=step, mask=known, **options)
+    )
     assert 0 < z.count_nonzero() < z.numel()
     mask = known if masked else None
     codes, found = derivatives(partial(encode, loss=loss, mask=mask, **options))
@@ -153,7 +169,9 @@ def test_the_gradient_of_counts_is_that_of_the_decoder(masked, loss, generator):
     torch.testing.assert_close(found.losses, value.detach())
     expected = value.detach().mean() + 0.3 * z[:, :-1].abs().sum(1).mean()
     torch.testing.assert_close(found.objective, expected)
-    pairs = (torch.autograd.grad(one.mean(), rows)[0] for one in (value, found.surrogate))
+    pairs = (
+        torch.autograd.grad(one.mean(), rows)[0] for one in (value, found.surrogate)
+    )
     torch.testing.assert_close(*pairs)
 
 

@@ -53,15 +53,23 @@ def test_encoder_and_adjoint_are_those_of_automatic_differentiation(
 ):
     """Of products large enough to leave out zeros, from codes of zeros and from given ones."""
     n, p, n_unfoldings, step = 40, 500, 12, 0.05
-    atoms, x, first = unit(generator, p, n_features), normal(generator, n, n_features), None
+    atoms, x, first = (
+        unit(generator, p, n_features),
+        normal(generator, n, n_features),
+        None,
+    )
     if given:
         first = normal(generator, n, p) * (torch.rand(n, p, generator=generator) < 0.05)
     leaves = [t.requires_grad_() for t in (atoms, x, first) if t is not None]
     dictionary, step = DenseDictionary(atoms), torch.tensor(step, dtype=torch.float64)
-    levels = threshold_levels(dictionary, alpha, n_unfoldings, step, shrinkage=shrinkage)
+    levels = threshold_levels(
+        dictionary, alpha, n_unfoldings, step, shrinkage=shrinkage
+    )
 
     z = torch.zeros(n, p, dtype=torch.float64) if first is None else first
-    how = dict(alpha=alpha, n_unfoldings=n_unfoldings, step_size=step, shrinkage=shrinkage)
+    how = dict(
+        alpha=alpha, n_unfoldings=n_unfoldings, step_size=step, shrinkage=shrinkage
+    )
     codes = [
         unfold(dictionary, x, levels, step, shrinkage=shrinkage, initial=first),
         naive_unfold(lambda x: x @ atoms.mT, lambda z: z @ atoms, x, z, **how),

@@ -31,10 +31,22 @@ def run(folder, tmp_path, *options):  # -> data frame of results
         ignore=shutil.ignore_patterns("outputs", "__cache__", "__pycache__"),
     )
     done = subprocess.run(
-        [sys.executable, "-m", "benchopt", "run", ".", "--no-plot", "-r", "1", *options],
+        [
+            sys.executable,
+            "-m",
+            "benchopt",
+            "run",
+            ".",
+            "--no-plot",
+            "-r",
+            "1",
+            *options,
+        ],
         cwd=tmp_path / folder,
         env=os.environ
-        | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+        | {
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        },
         capture_output=True,
         text=True,
     )
@@ -72,5 +84,9 @@ def test_the_solver_for_benchmark_lasso_is_exact():
     solver, alpha = module.Solver(), 0.1 * np.abs(X.T @ y).max()
     solver.set_objective(X, y, alpha, False)
     solver.run(1)
-    expected = Lasso(alpha / 50, fit_intercept=False, tol=1e-12, max_iter=10_000).fit(X, y).coef_
+    expected = (
+        Lasso(alpha / 50, fit_intercept=False, tol=1e-12, max_iter=10_000)
+        .fit(X, y)
+        .coef_
+    )
     np.testing.assert_allclose(solver.get_result()["beta"], expected, rtol=0, atol=1e-6)

@@ -45,8 +45,13 @@ def n_found(seed, alpha):
     maps, images = planted(seed)
     mask = nibabel.Nifti1Image(np.ones(SHAPE, np.int8), np.diag([3.0, 3, 3, 1]))
     options = dict(smoothing_fwhm=None, standardize="zscore_sample", random_state=0)
-    found = DictLearning(N_MAPS, alpha=alpha, mask=mask, **options).fit(images).components_
-    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-9) for rows in (maps, found)]
+    found = (
+        DictLearning(N_MAPS, alpha=alpha, mask=mask, **options).fit(images).components_
+    )
+    unit = [
+        rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-9)
+        for rows in (maps, found)
+    ]
     return int((np.abs(unit[0] @ unit[1].T).max(1) > 0.9).sum())
 
 
@@ -60,11 +65,15 @@ def recipe(monkeypatch):
     names = {}
     exec("import torch\nfrom skpudle.lasso import solve_lasso", names)
     exec("from skpudle.search import Problem, search", names)
-    (code,) = [e.source for e in examples if e.source.startswith("def dict_learning_online")]
+    (code,) = [
+        e.source for e in examples if e.source.startswith("def dict_learning_online")
+    ]
     exec(code, names)
 
     def put():
-        monkeypatch.setattr(dict_learning, "dict_learning_online", names["dict_learning_online"])
+        monkeypatch.setattr(
+            dict_learning, "dict_learning_online", names["dict_learning_online"]
+        )
 
     return put
 

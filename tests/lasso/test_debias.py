@@ -43,7 +43,9 @@ def towards_least_squares(atoms, x, z):
 @pytest.mark.uncompiled
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("positive", [False, True])
-def test_codes_go_to_least_squares_as_slow_loops_do(generator, solver, positive, masked):
+def test_codes_go_to_least_squares_as_slow_loops_do(
+    generator, solver, positive, masked
+):
     atoms, x, alpha = make_problem(generator)
     mask = mask_of_some(generator, x) if masked else torch.ones_like(x)
     options = dict(positive=positive, mask=mask)
@@ -51,12 +53,16 @@ def test_codes_go_to_least_squares_as_slow_loops_do(generator, solver, positive,
     found, found_gaps = solve_lasso(atoms, x, alpha, debias=1, **options)
     expected = np.stack(
         [
-            towards_least_squares((atoms * known).numpy(), (row * known).numpy(), z.numpy())
+            towards_least_squares(
+                (atoms * known).numpy(), (row * known).numpy(), z.numpy()
+            )
             for row, known, z in zip(x, mask, codes, strict=True)
         ]
     )
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-9)
-    torch.testing.assert_close(found_gaps, gaps, rtol=0, atol=1e-12)  # they certify the supports
+    torch.testing.assert_close(
+        found_gaps, gaps, rtol=0, atol=1e-12
+    )  # they certify the supports
     assert ((codes != 0) & (found == 0)).any()  # some signs turned
     half, _ = solve_lasso(atoms, x, alpha, debias=0.25, **options)
     torch.testing.assert_close(half, torch.lerp(codes, found, 0.25), rtol=0, atol=1e-12)
@@ -91,5 +97,7 @@ def test_least_squares_do_not_move_the_loss_to_first_order(generator):
 
 def test_a_share_is_from_0_to_1(generator):
     atoms, x, alpha = make_problem(generator)
-    with pytest.raises(ValueError, match=r"debias=1.5 is no share. Pass a number from 0 to 1"):
+    with pytest.raises(
+        ValueError, match=r"debias=1.5 is no share. Pass a number from 0 to 1"
+    ):
         solve_lasso(atoms, x, alpha, debias=1.5)

@@ -15,7 +15,9 @@ from skpudle.lasso._implicit import converged_codes
 from skpudle.lasso._solve import warn_about_gaps
 
 
-def make_problem(generator, n=20, m=12, p=40, *, alpha=0.15, dtype=torch.float64, device="cpu"):
+def make_problem(
+    generator, n=20, m=12, p=40, *, alpha=0.15, dtype=torch.float64, device="cpu"
+):
     """Return unit-norm atoms, unit-norm data and a penalty relative to the largest correlation."""
     atoms, x = (unit(generator, size, m).to(device, dtype) for size in (p, n))
     return atoms, x, alpha * float((x @ atoms.mT).abs().max())
@@ -23,7 +25,10 @@ def make_problem(generator, n=20, m=12, p=40, *, alpha=0.15, dtype=torch.float64
 
 def make_mask(generator, x, share=0.3):
     """Return which entries are known: all of two rows, none of the third, most of the others."""
-    known = torch.rand(x.shape, generator=generator, dtype=torch.float64).to(x.device) >= share
+    known = (
+        torch.rand(x.shape, generator=generator, dtype=torch.float64).to(x.device)
+        >= share
+    )
     known[:2], known[2:3] = True, False
     return known.to(x.dtype)
 
@@ -49,7 +54,9 @@ def optimality_error(atoms, x, z, alpha, positive=False, mask=1.0):
     n=st.integers(1, 6),
     m=st.integers(1, 12),
     p=st.integers(1, 70),
-    kind=st.sampled_from(["normal", "lengths", "repeated", "signs", "correlated", "near"]),
+    kind=st.sampled_from(
+        ["normal", "lengths", "repeated", "signs", "correlated", "near"]
+    ),
     log_alpha=st.floats(-4, 0.2),
     positive=st.booleans(),
     share=st.sampled_from([0.0, 0.3, 0.8]),
@@ -80,7 +87,9 @@ def test_every_problem_is_solved_the_same_by_both_solvers(
     # on few known entries other atoms are parallel
     if kind in {"normal", "lengths", "repeated"} and mask.all():
         scale = all_codes[0].abs().max()
-        torch.testing.assert_close(all_codes[0], all_codes[-1], rtol=0, atol=1e-8 * scale)
+        torch.testing.assert_close(
+            all_codes[0], all_codes[-1], rtol=0, atol=1e-8 * scale
+        )
 
 
 @pytest.mark.parametrize("exponent", [-13, -10, -7])
@@ -92,7 +101,9 @@ def test_twins_do_not_share_codes_by_rounding(generator, solver, exponent):
     atoms = torch.cat([atoms, torch.nn.functional.normalize(turned, dim=1)])
     codes, gaps = solve_lasso(atoms, x, alpha)
     assert gaps.max() < 1e-7
-    torch.testing.assert_close(gaps, duality_gap(atoms, x, codes, alpha), rtol=1e-6, atol=1e-13)
+    torch.testing.assert_close(
+        gaps, duality_gap(atoms, x, codes, alpha), rtol=1e-6, atol=1e-13
+    )
     for row in range(50):
         alone, _ = solve_lasso(atoms, x[row : row + 1], alpha, certify=False)
         torch.testing.assert_close(alone[0], codes[row], rtol=0, atol=1e-9)
@@ -107,14 +118,18 @@ def test_powers_of_two_scale_codes_exactly_and_leave_gaps(generator, solver, exp
         codes, gaps = solve_lasso(atoms, x, alpha, **options)
         assert (gaps.max() > 1e-3) == (max_iter == 1)
         factor = 2.0**exponent
-        scaled, gaps_of_scaled = solve_lasso(atoms, factor * x, factor * alpha, **options)
+        scaled, gaps_of_scaled = solve_lasso(
+            atoms, factor * x, factor * alpha, **options
+        )
         assert torch.equal(scaled, factor * codes)
         torch.testing.assert_close(gaps_of_scaled, gaps, rtol=1e-12, atol=1e-15)
 
 
 def test_a_penalty_for_each_atom_scales_atom_and_code(generator, solver):
     atoms, x, alpha = make_problem(generator)
-    penalties = alpha * (0.5 + torch.rand(len(atoms), generator=generator, dtype=torch.float64))
+    penalties = alpha * (
+        0.5 + torch.rand(len(atoms), generator=generator, dtype=torch.float64)
+    )
     codes, gaps = solve_lasso(atoms, x, penalties)
     assert gaps.max() < 1e-12
     assert optimality_error(atoms, x, codes, penalties) < 1e-13
@@ -124,7 +139,9 @@ def test_a_penalty_for_each_atom_scales_atom_and_code(generator, solver):
 
 @pytest.mark.uncompiled
 @pytest.mark.parametrize("positive", [False, True])
-def test_float32_is_certified_and_is_the_rounded_solution(generator, solver, device, positive):
+def test_float32_is_certified_and_is_the_rounded_solution(
+    generator, solver, device, positive
+):
     if device == "cuda" and solver == "compiled":
         pytest.skip("compiled for the CPU")
     atoms, x, alpha = make_problem(generator, 50, dtype=torch.float32, device=device)
@@ -143,11 +160,15 @@ def test_float32_is_certified_and_is_the_rounded_solution(generator, solver, dev
 @pytest.mark.uncompiled
 @pytest.mark.parametrize("penalties", ["one", "one each"])
 @pytest.mark.parametrize("positive", [False, True])
-def test_masked_codes_are_those_of_the_known_entries(generator, solver, positive, penalties):
+def test_masked_codes_are_those_of_the_known_entries(
+    generator, solver, positive, penalties
+):
     """Row by row with the known columns alone, whatever lies under the mask; certified."""
     atoms, x, alpha = make_problem(generator)
     if penalties == "one each":
-        alpha = alpha * (1 + torch.rand(len(atoms), generator=generator, dtype=torch.float64))
+        alpha = alpha * (
+            1 + torch.rand(len(atoms), generator=generator, dtype=torch.float64)
+        )
     mask = make_mask(generator, x)
     garbage = x.masked_fill(mask == 0, torch.nan)
     options = dict(positive=positive)
@@ -160,7 +181,9 @@ def test_masked_codes_are_those_of_the_known_entries(generator, solver, positive
         visible = atoms[:, known], x[row, known][None], alpha
         alone, _ = solve_lasso(*visible, **options)
         torch.testing.assert_close(codes[row], alone[0], rtol=0, atol=1e-12)
-        certified = duality_gap(*visible[:2], codes[row, None], alpha, positive=positive)
+        certified = duality_gap(
+            *visible[:2], codes[row, None], alpha, positive=positive
+        )
         torch.testing.assert_close(gaps[row, None], certified, rtol=0, atol=1e-13)
 
 
@@ -192,7 +215,9 @@ def test_gap_bounds_the_distance_from_the_minimum(generator, positive):
         codes = codes.clamp_min(0) if positive else codes
         distance = objective(atoms, x, codes, alpha) - objective(atoms, x, best, alpha)
         distance = distance / (x.square().sum(1) / 2)
-        assert (duality_gap(atoms, x, codes, alpha, positive=positive) >= distance - 1e-14).all()
+        assert (
+            duality_gap(atoms, x, codes, alpha, positive=positive) >= distance - 1e-14
+        ).all()
     assert duality_gap(atoms, x, best, alpha, positive=positive).max() < 1e-13
 
 
@@ -200,7 +225,9 @@ def test_gap_bounds_the_distance_from_the_minimum(generator, positive):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("n_samples", [2, 200], ids=["direct", "gram"])
 @pytest.mark.parametrize("max_iter", [1, 1000])
-def test_gaps_of_the_solver_are_those_of_its_codes(generator, positive, dtype, n_samples, max_iter):
+def test_gaps_of_the_solver_are_those_of_its_codes(
+    generator, positive, dtype, n_samples, max_iter
+):
     """The compiled solver certifies with correlations of its own."""
     atoms, x, alpha = make_problem(generator, n_samples, p=200, dtype=dtype)
     x[0] = 0
@@ -219,7 +246,9 @@ def test_samples_that_miss_the_tolerance_are_named(generator, solver):
     assert gaps[3] < 1e-12
     with pytest.warns(RuntimeWarning, match="1 of 2 samples.*samples 0\\)"):
         warn_about_gaps(gaps[2:4])
-    with pytest.warns(UserWarning, match="of 20 samples.*samples 0, 1, 2, 4, 5, ...") as record:
+    with pytest.warns(
+        UserWarning, match="of 20 samples.*samples 0, 1, 2, 4, 5, ..."
+    ) as record:
         warn_about_gaps(gaps, category=UserWarning)
     assert record[0].filename == __file__
     with warnings.catch_warnings():
@@ -253,7 +282,9 @@ def test_atoms_that_are_not_finite_have_no_codes(generator, solver, value):
 @pytest.mark.parametrize("alpha", [0.0, -1.0, math.nan])
 def test_alpha_must_be_positive(generator, alpha):
     atoms, x, _ = make_problem(generator)
-    with pytest.raises(ValueError, match=r"alpha must be positive, got .* torch.linalg.lstsq"):
+    with pytest.raises(
+        ValueError, match=r"alpha must be positive, got .* torch.linalg.lstsq"
+    ):
         solve_lasso(atoms, x, alpha)
 
 
@@ -279,7 +310,9 @@ def test_gradient_agrees_with_finite_differences(generator, debias, masked, posi
 
 
 @pytest.mark.parametrize("blocks", [2**22, 100])
-def test_adjoint_applies_the_pseudo_inverse_on_every_support(generator, blocks, monkeypatch):
+def test_adjoint_applies_the_pseudo_inverse_on_every_support(
+    generator, blocks, monkeypatch
+):
     """Also for repeated atoms, supports larger than the number of features, and empty ones."""
     monkeypatch.setitem(_solve.BLOCK_ENTRIES, "cpu", blocks)
     atoms, _, _ = make_problem(generator, 1, 9, 60)
@@ -287,7 +320,9 @@ def test_adjoint_applies_the_pseudo_inverse_on_every_support(generator, blocks, 
     atoms[2] = 0
     share = torch.linspace(0, 1, 30, dtype=torch.float64)[:, None]
     codes, delta = normal(generator, 2, 30, 60)
-    codes = codes * (torch.rand(codes.shape, generator=generator, dtype=torch.float64) < share)
+    codes = codes * (
+        torch.rand(codes.shape, generator=generator, dtype=torch.float64) < share
+    )
     codes[0] = 0
     codes[1] = 0
     codes[1, :3] = 1
@@ -299,5 +334,7 @@ def test_adjoint_applies_the_pseudo_inverse_on_every_support(generator, blocks, 
         expected = torch.zeros_like(got)
         on = code != 0
         members = atoms[on] * known
-        expected[on] = torch.linalg.pinv(members @ members.mT, hermitian=True) @ direction[on]
+        expected[on] = (
+            torch.linalg.pinv(members @ members.mT, hermitian=True) @ direction[on]
+        )
         torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-9)

@@ -20,11 +20,15 @@ ALPHA = 0.3
 
 @pytest.fixture
 def problem(generator):  # -> atoms (7, 5), x (9, 5)
-    return tuple(torch.randn(n, 5, generator=generator, dtype=torch.float64) for n in (7, 9))
+    return tuple(
+        torch.randn(n, 5, generator=generator, dtype=torch.float64) for n in (7, 9)
+    )
 
 
 def encode(dictionary, x, mask=None, *, positive):
-    return converged_codes(dictionary, x, alpha=ALPHA, positive_code=positive, mask=mask)[0]
+    return converged_codes(
+        dictionary, x, alpha=ALPHA, positive_code=positive, mask=mask
+    )[0]
 
 
 def by_autograd(rule, atoms, x, positive, mask=None):

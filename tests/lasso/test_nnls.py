@@ -58,7 +58,16 @@ def objective(atoms, x, codes):
 # What the codes are.
 
 
-KINDS = ["normal", "non-negative", "collinear", "repeated", "near", "low rank", "signs", "lengths"]
+KINDS = [
+    "normal",
+    "non-negative",
+    "collinear",
+    "repeated",
+    "near",
+    "low rank",
+    "signs",
+    "lengths",
+]
 
 
 @pytest.mark.uncompiled
@@ -71,7 +80,9 @@ KINDS = ["normal", "non-negative", "collinear", "repeated", "near", "low rank", 
     exact=st.booleans(),
     seed=st.integers(0, 2**20),
 )
-def test_every_problem_is_solved_by_both_solvers_and_by_scipy(using, n, m, p, kind, exact, seed):
+def test_every_problem_is_solved_by_both_solvers_and_by_scipy(
+    using, n, m, p, kind, exact, seed
+):
     """Ill-posed dictionaries included: where codes are not unique, the objective is."""
     rng = np.random.default_rng(seed)
     atoms, x = torch.as_tensor(rng.standard_normal((p, m))), rng.standard_normal((n, m))
@@ -83,7 +94,9 @@ def test_every_problem_is_solved_by_both_solvers_and_by_scipy(using, n, m, p, ki
         atoms = atoms * rng.choice([0.5, 1, 2], p)[:, None]
     elif kind == "low rank":
         rank = rng.integers(1, 1 + min(m, p))
-        atoms = rng.integers(-3, 4, (p, rank)) @ rng.integers(-3, 4, (rank, m)).astype(float)
+        atoms = rng.integers(-3, 4, (p, rank)) @ rng.integers(-3, 4, (rank, m)).astype(
+            float
+        )
     if exact:
         x = rng.uniform(size=(n, p)) @ atoms
     energy = np.square(x).sum(1) + (~x.any(1))
@@ -136,7 +149,9 @@ def test_weights_are_a_scaling_of_features(rng, solver):
     for row, w in enumerate(weights):
         alone, _ = solve_nnls(atoms * w, x[[row]] * w)
         np.testing.assert_allclose(codes[row], alone[0], atol=1e-10)
-    shared, _ = solve_nnls(atoms, np.where(weights[3] > 0, x, np.inf), weights=weights[3])
+    shared, _ = solve_nnls(
+        atoms, np.where(weights[3] > 0, x, np.inf), weights=weights[3]
+    )
     one_each, _ = solve_nnls(atoms, x, weights=np.broadcast_to(weights[3], x.shape))
     np.testing.assert_allclose(shared, one_each, atol=1e-10)
     scaled, _ = solve_nnls(atoms, x, weights=1e30 * weights)
@@ -148,7 +163,9 @@ def test_weights_are_a_scaling_of_features(rng, solver):
 
 @pytest.mark.uncompiled
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("free", [[0, 3, 7], [], [*range(10)]], ids=["some", "none", "all"])
+@pytest.mark.parametrize(
+    "free", [[0, 3, 7], [], [*range(10)]], ids=["some", "none", "all"]
+)
 def test_free_codes_are_projected_out(rng, solver, free, weighted):
     """Others solve the problem of residuals of least squares on the free atoms."""
     atoms, x = make_problem(rng)
@@ -160,7 +177,9 @@ def test_free_codes_are_projected_out(rng, solver, free, weighted):
     assert (codes < 0).any() == free.any()
     assert optimality_error(atoms, x, codes, weights, free) < 1e-12
     left, _ = np.linalg.qr((weights * atoms[free]).T)
-    rest, target = (v - v @ left @ left.T for v in (weights * atoms[~free], weights * x))
+    rest, target = (
+        v - v @ left @ left.T for v in (weights * atoms[~free], weights * x)
+    )
     expected, _ = solve_nnls(rest, target)
     np.testing.assert_allclose(codes[:, ~free], expected, atol=1e-10)
 
@@ -201,7 +220,9 @@ def test_tensors_come_back_as_tensors_and_arrays_as_arrays(rng, solver, device, 
     array, gaps_of_array = solve_nnls(np.asarray(atoms), np.asarray(x))
     assert isinstance(array, np.ndarray)
     assert isinstance(gaps_of_array, np.ndarray)
-    torch.testing.assert_close(torch.as_tensor(array), codes.cpu(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        torch.as_tensor(array), codes.cpu(), rtol=1e-5, atol=1e-6
+    )
 
 
 # The certificate.
@@ -225,7 +246,10 @@ def test_gaps_bound_the_distance_from_the_minimum(rng, solver):
 def test_gaps_are_of_the_weighted_problem(rng, solver, share):
     """What is orthogonal to a free atom is not so with weights; atoms differ by 1e-6."""
     atoms, x = 1 + 1e-6 * rng.normal(size=(6, 9)), rng.normal(size=(300, 9))
-    weights, free = rng.uniform(0.1, 1.1, x.shape) * (rng.random(x.shape) < share), np.arange(6) < 1
+    weights, free = (
+        rng.uniform(0.1, 1.1, x.shape) * (rng.random(x.shape) < share),
+        np.arange(6) < 1,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         codes, gaps = solve_nnls(atoms, x, free=free, weights=weights)
@@ -233,7 +257,9 @@ def test_gaps_are_of_the_weighted_problem(rng, solver, share):
     pairs = [(w * both, w * row) for w, row in zip(weights, x)]
     best = np.array([nnls(a.T, row, maxiter=1000)[1] ** 2 for a, row in pairs])
     energy = np.square(weights * x).sum(1)
-    excess = (np.square(weights * (x - codes @ atoms)).sum(1) - best) / np.maximum(energy, 1e-9)
+    excess = (np.square(weights * (x - codes @ atoms)).sum(1) - best) / np.maximum(
+        energy, 1e-9
+    )
     assert excess.max() > 1e-3  # some rows are not solved
     assert (gaps[excess > 1e-6] > 1e-8).all()
     if share == 1.0:  # a vector proves it: no weight is 0
@@ -287,7 +313,11 @@ def test_wrong_input_is_refused(rng):
     for values, options, message in [
         ((atoms, np.where(ones, np.nan, x)), {}, "data contain NaN"),
         ((np.where(atoms > 0, np.inf, atoms), x), {}, "atoms contain NaN or infinite"),
-        ((atoms, x), dict(weights=-ones), r"weights has the value -1. Pass weights >= 0"),
+        (
+            (atoms, x),
+            dict(weights=-ones),
+            r"weights has the value -1. Pass weights >= 0",
+        ),
         ((atoms, x), dict(weights=ones * np.nan), "weights contain NaN"),
     ]:
         with pytest.raises(ValueError, match=message):

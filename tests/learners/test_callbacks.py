@@ -65,7 +65,9 @@ def test_the_scoring_monitor_has_a_score_for_every_epoch(place, learner, X):
     fitted = place(learner).fit(X, np.zeros(len(X)))
     rows = monitor.get_logs().data
     scores = [row["r2"] for row in rows if row["task_name"] == "epoch"]
-    if place is in_a_search:  # two values in two folds, and the best again on all samples
+    if (
+        place is in_a_search
+    ):  # two values in two folds, and the best again on all samples
         assert len(scores) == 2 * (2 + N_EPOCHS) + fitted.best_params_["max_iter"]
     else:
         assert len(scores) == N_EPOCHS
@@ -93,7 +95,9 @@ def test_a_callback_can_stop_any_training(learner, X):
 
 def test_a_callback_that_stops_is_no_lack_of_convergence(X):
     """The decay is that of the stage that training had come to."""
-    learner = clone(LEARNERS[0]).set_params(max_iter=10, tol=1e-9, lambda_decay=(1.0, 0.9))
+    learner = clone(LEARNERS[0]).set_params(
+        max_iter=10, tol=1e-9, lambda_decay=(1.0, 0.9)
+    )
     learner.set_callbacks(EndsTheFit("epoch", 2)).fit(X)
     assert learner.n_iter_ == 2
     assert learner.lambda_decay_ == pytest.approx(1.0 - 0.1 / 9)
@@ -104,7 +108,9 @@ def test_a_callback_that_stops_is_no_lack_of_convergence(X):
 ROWS, _ = make_data()
 STOPS_SEARCH = EndsTheFit("epoch of the search")
 CONV = ConvPUDLEDictionaryLearning(2, atom_shape=4, random_state=0)
-DENOISER = ConvDenoiser(2, atom_shape=4, stride=1, n_unfoldings=2, tol=None, random_state=0)
+DENOISER = ConvDenoiser(
+    2, atom_shape=4, stride=1, n_unfoldings=2, tol=None, random_state=0
+)
 SPORCO = SporcoDictionaryLearning(6, max_iter=2, random_state=0)
 
 
@@ -115,7 +121,10 @@ SPORCO = SporcoDictionaryLearning(6, max_iter=2, random_state=0)
         (make(tol=None), "max_iter"),
         (make(tol=0.9, max_iter=12), "tol"),
         (make().set_callbacks(EndsTheFit("epoch")), "callback"),
-        (PUDLEDictionaryLearning(6, random_state=0).set_callbacks(STOPS_SEARCH), "callback"),
+        (
+            PUDLEDictionaryLearning(6, random_state=0).set_callbacks(STOPS_SEARCH),
+            "callback",
+        ),
         (NOODLDictionaryLearning(6, max_iter=2, tol=None, random_state=0), "max_iter"),
         (CONV.set_callbacks(EndsTheFit("epoch")), "callback"),
         (PUDLEClassifier(6, max_iter=2, tol=None, random_state=0), "max_iter"),
@@ -138,4 +147,6 @@ def test_what_goes_on_has_not_ended():
     learner = make().fit(ROWS)
     assert not hasattr(learner.partial_fit(ROWS), "ended_by_")
     atoms = learner.components_
-    assert not hasattr(PUDLEDictionaryLearning.from_components(atoms, alpha=1), "ended_by_")
+    assert not hasattr(
+        PUDLEDictionaryLearning.from_components(atoms, alpha=1), "ended_by_"
+    )

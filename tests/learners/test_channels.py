@@ -15,13 +15,17 @@ def planted(n_channels=6, noise=0.05, seed=0):
     maps = rng.normal(size=(2, n_channels))
     maps /= np.linalg.norm(maps, axis=1, keepdims=True)
     time = np.arange(LENGTH) / LENGTH
-    waves = np.stack([np.sin(2 * np.pi * time) * time, np.exp(-(((time - 0.4) / 0.15) ** 2))])
+    waves = np.stack(
+        [np.sin(2 * np.pi * time) * time, np.exp(-(((time - 0.4) / 0.15) ** 2))]
+    )
     waves /= np.linalg.norm(waves, axis=1, keepdims=True)
     signals = noise * rng.normal(size=(8, 150, n_channels))
     for signal in signals:
         for k in range(2):
             for start in rng.choice(150 - LENGTH, 4, replace=False):
-                signal[start : start + LENGTH] += rng.uniform(1, 2) * np.outer(waves[k], maps[k])
+                signal[start : start + LENGTH] += rng.uniform(1, 2) * np.outer(
+                    waves[k], maps[k]
+                )
     return signals, maps, waves
 
 
@@ -35,7 +39,9 @@ def assert_products(learner):
     maps, waveforms = learner.spatial_components_, learner.temporal_components_
     products = np.einsum("kc,kt->ktc", maps, waveforms)
     accuracy = 1e-6 if learner.components_.dtype == np.float32 else 1e-12
-    np.testing.assert_allclose(products, learner.components_.reshape(products.shape), atol=accuracy)
+    np.testing.assert_allclose(
+        products, learner.components_.reshape(products.shape), atol=accuracy
+    )
     np.testing.assert_allclose(np.linalg.norm(waveforms, axis=1), 1, atol=accuracy)
     assert (waveforms.max(1) == np.abs(waveforms).max(1)).all()
 
@@ -56,7 +62,9 @@ def test_maps_and_waveforms_are_found(n_channels, dtype):
 
 
 @pytest.mark.parametrize(
-    "options", [dict(n_components="auto"), dict(n_components=7), dict(stride=3)], ids=str
+    "options",
+    [dict(n_components="auto"), dict(n_components=7), dict(stride=3)],
+    ids=str,
 )
 def test_atoms_of_every_fit_are_products(options):
     signals, _, _ = planted()
@@ -67,15 +75,24 @@ def test_atoms_of_every_fit_are_products(options):
 def test_a_source_is_not_found_twice():
     """A first search explains the events of one source by two shifted copies."""
     rng, time = np.random.default_rng(6), np.arange(40)
-    waves = np.sin(2 * np.pi * time / 13) * np.hanning(40), np.exp(-(((time - 10) / 3) ** 2))
+    waves = (
+        np.sin(2 * np.pi * time / 13) * np.hanning(40),
+        np.exp(-(((time - 10) / 3) ** 2)),
+    )
     waves[1][:] -= 0.5 * np.exp(-(((time - 24) / 6) ** 2))
     maps, recordings = rng.normal(size=(2, 6)), 0.1 * rng.normal(size=(8, 6, 400))
     for recording in recordings:
         for start in range(0, 390, 65):
             place, k = start + rng.integers(20), start // 65 % 2
-            recording[:, place : place + 40] += rng.uniform(0.7, 1.3) * np.outer(maps[k], waves[k])
-    learner = learner_of(atom_shape=40, channels_first=True, positive_code=False).fit(recordings)
-    cosines = np.abs(learner.spatial_components_ @ maps.T) / np.linalg.norm(maps, axis=1)
+            recording[:, place : place + 40] += rng.uniform(0.7, 1.3) * np.outer(
+                maps[k], waves[k]
+            )
+    learner = learner_of(atom_shape=40, channels_first=True, positive_code=False).fit(
+        recordings
+    )
+    cosines = np.abs(learner.spatial_components_ @ maps.T) / np.linalg.norm(
+        maps, axis=1
+    )
     assert cosines.max(0).min() > 0.95
 
 
@@ -92,7 +109,9 @@ def test_channels_may_come_first(kind):
     codes, expected = other.transform(kind(first)), learner.transform(signals)
     np.testing.assert_array_equal(np.stack([np.asarray(z) for z in codes]), expected)
     filled = np.stack([np.asarray(x) for x in other.inverse_transform(codes)])
-    np.testing.assert_allclose(filled, np.moveaxis(learner.inverse_transform(expected), 2, 1))
+    np.testing.assert_allclose(
+        filled, np.moveaxis(learner.inverse_transform(expected), 2, 1)
+    )
     assert other.score(kind(first)) == pytest.approx(learner.score(signals), rel=1e-12)
 
 
@@ -104,7 +123,9 @@ def test_one_recording_has_channels_and_times():
     np.testing.assert_array_equal(learner.components_, expected.components_)
     codes = learner.transform(recording)
     np.testing.assert_array_equal(codes, expected.transform(signals[:1])[0])
-    assert (learner.inverse_transform(codes) == expected.inverse_transform(codes[None])[0].T).all()
+    assert (
+        learner.inverse_transform(codes) == expected.inverse_transform(codes[None])[0].T
+    ).all()
 
 
 def test_pictures_may_have_their_channels_first():
@@ -114,7 +135,9 @@ def test_pictures_may_have_their_channels_first():
     last = ConvDenoiser(4, **params).fit(pictures)
     first = ConvDenoiser(4, channels_first=True, **params)
     first.fit(np.moveaxis(pictures, 3, 1))
-    torch.testing.assert_close(first.network_.synthesis, last.network_.synthesis, rtol=0, atol=0)
+    torch.testing.assert_close(
+        first.network_.synthesis, last.network_.synthesis, rtol=0, atol=0
+    )
     denoised = first.denoise(np.moveaxis(pictures, 3, 1))
     np.testing.assert_allclose(denoised, np.moveaxis(last.denoise(pictures), 3, 1))
     single = first.denoise(np.moveaxis(pictures[0], 2, 0))
@@ -132,11 +155,15 @@ def test_units_of_the_noise_are_units_of_the_data_divided_by_it(rank):
     plain = learner_of(rank=rank, channel_noise="auto").fit(signals)
     scaled = learner_of(rank=rank, channel_noise="auto").fit(signals * noise)
     np.testing.assert_allclose(scaled.channel_noise_, plain.channel_noise_ * noise)
-    np.testing.assert_allclose(scaled.components_, plain.components_ * noise, atol=1e-10)
+    np.testing.assert_allclose(
+        scaled.components_, plain.components_ * noise, atol=1e-10
+    )
     codes, expected = scaled.transform(signals * noise), plain.transform(signals)
     np.testing.assert_allclose(codes, expected, atol=1e-8)
     reconstruction = plain.inverse_transform(expected) * noise
-    np.testing.assert_allclose(scaled.inverse_transform(codes), reconstruction, atol=1e-8)
+    np.testing.assert_allclose(
+        scaled.inverse_transform(codes), reconstruction, atol=1e-8
+    )
     assert scaled.score(signals * noise) == pytest.approx(plain.score(signals))
     if rank:
         maps = plain.spatial_components_ * noise

@@ -31,7 +31,9 @@ pytestmark = [
     # the checks fit for few epochs, and mix data frames with arrays
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     # by default there are as many atoms as features, whatever the number of samples
-    pytest.mark.filterwarnings(r"ignore:X has \d+ samples? with known values:UserWarning"),
+    pytest.mark.filterwarnings(
+        r"ignore:X has \d+ samples? with known values:UserWarning"
+    ),
     pytest.mark.filterwarnings("ignore:All values of X are below 1:UserWarning"),
     # rows for a convolutional learner are images of one line, which atoms are higher or wider than
     pytest.mark.filterwarnings("ignore:Atoms of the size:UserWarning"),
@@ -40,7 +42,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:All replicates of:UserWarning"),
     # scikit-learn's principal components of its own data
     pytest.mark.filterwarnings("ignore:Array API does not support LU:UserWarning"),
-    pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names:UserWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:X (has|does not have valid) feature names:UserWarning"
+    ),
 ]
 
 SMALL = dict(n_unfoldings=5, max_iter=3)
@@ -57,7 +61,9 @@ CLASSES = [
     PUDLEClassifier(dict_init="data", max_iter=3, tol=1e-2),
     PUDLERegressor(dict_init="data", max_iter=3),
     ConsensusDictionary(PCA(1), 2, resample="bootstrap", random_state=0),
-    DictionaryImputer(PUDLEDictionaryLearning(2, alpha=0.1, noise="equal", fit_intercept=False)),
+    DictionaryImputer(
+        PUDLEDictionaryLearning(2, alpha=0.1, noise="equal", fit_intercept=False)
+    ),
 ]
 VARIANTS = [
     PUDLEDictionaryLearning("auto"),
@@ -65,8 +71,12 @@ VARIANTS = [
     PUDLEClassifier(max_iter=3),
     PUDLERegressor(max_iter=3),
     PUDLEDictionaryLearning(gradient="dec", **SMALL),
-    PUDLEDictionaryLearning(gradient="dec", positive_code=True, positive_dict=True, **SMALL),
-    PUDLEDictionaryLearning(gradient="ae-ls", split_sign=True, optimizer="sgd", **SMALL),
+    PUDLEDictionaryLearning(
+        gradient="dec", positive_code=True, positive_dict=True, **SMALL
+    ),
+    PUDLEDictionaryLearning(
+        gradient="ae-ls", split_sign=True, optimizer="sgd", **SMALL
+    ),
     PUDLEDictionaryLearning(n_unfoldings=3, separate_atoms="unfolding", max_iter=3),
     ConvPUDLEDictionaryLearning(4, atom_shape=3),
     ConvDenoiser(atom_shape=3, stride=1, **SMALL_CONV),

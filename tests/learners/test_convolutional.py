@@ -16,7 +16,9 @@ from skpudle._learners.convolutional import estimator
 
 SMALL = dict(atom_shape=(5, 4), stride=(2, 3), random_state=0)
 OF_TRAINING = dict(n_unfoldings=4, max_iter=2, tol=None, batch_size=16)
-LINES = dict(atom_shape=(1, 4), stride=(1, 3))  # atoms that fit into rows, which are lines
+LINES = dict(
+    atom_shape=(1, 4), stride=(1, 3)
+)  # atoms that fit into rows, which are lines
 
 
 @pytest.fixture(params=[ConvPUDLEDictionaryLearning, ConvDenoiser])
@@ -51,12 +53,16 @@ def frame(images):
 
 @pytest.mark.parametrize("channels", [(), (2,)], ids=str)
 def test_signals_have_one_axis(channels, kind):
-    signals = np.random.default_rng(0).normal(size=(4, 30, 2))[..., : 2 if channels else 1]
+    signals = np.random.default_rng(0).normal(size=(4, 30, 2))[
+        ..., : 2 if channels else 1
+    ]
     X = [signal if channels else signal[:, 0] for signal in signals]
     options = dict(atom_shape=7, stride=2)
     learner = learner_of(kind, **options).fit(signals if channels else signals[..., 0])
     if kind is ConvDenoiser:
-        assert [x.shape for x in learner.denoise([x[:11] for x in X])] == [(11, *channels)] * 4
+        assert [x.shape for x in learner.denoise([x[:11] for x in X])] == [
+            (11, *channels)
+        ] * 4
         return
     assert learner.components_.shape == (6, 7, *channels)
     assert learner.transform([X[0][:12]])[0].shape == (4, 6)
@@ -96,7 +102,9 @@ def test_results_have_the_type_of_the_input(dtype, images, kind):
 @pytest.mark.parametrize("then", [np.float32, np.float64, np.uint8])
 def test_training_goes_on_with_images_of_another_dtype(first, then):
     images = np.random.default_rng(0).integers(256, size=(3, 13, 16), dtype=np.uint8)
-    converted = [(images / 255).astype(d) if d is not np.uint8 else images for d in (first, then)]
+    converted = [
+        (images / 255).astype(d) if d is not np.uint8 else images for d in (first, then)
+    ]
     learner = learner_of(ConvDenoiser).fit(converted[0])
     dtype = learner.network_.analysis.dtype
     learner.partial_fit(converted[1])
@@ -167,25 +175,39 @@ def test_a_fit_that_fails_changes_nothing(images, frame, kind, monkeypatch):
         with pytest.raises(RuntimeError, match="out of luck"):
             learner.fit(X)
         after = vars(learner)
-        assert all(after[name] is value for name, value in before.items() if name.endswith("_"))
+        assert all(
+            after[name] is value for name, value in before.items() if name.endswith("_")
+        )
     assert not [name for name in after.keys() - before.keys() if name.endswith("_")]
 
 
 @pytest.mark.parametrize("n_components", [2, "auto"])
 @pytest.mark.parametrize(
     ("shape", "kernel"),
-    [((2, 12, 11), (4, 3)), ((2, 12, 11, 1), (4, 3)), ((2, 12, 11, 3), (4, 3)), ((3, 20, 2), (4,))],
+    [
+        ((2, 12, 11), (4, 3)),
+        ((2, 12, 11, 1), (4, 3)),
+        ((2, 12, 11, 3), (4, 3)),
+        ((3, 20, 2), (4,)),
+    ],
     ids=str,
 )
-def test_channels_pass_through_every_method_if_they_came_in(shape, kernel, n_components):
+def test_channels_pass_through_every_method_if_they_came_in(
+    shape, kernel, n_components
+):
     channels = shape[1 + len(kernel) :]
-    learner = ConvPUDLEDictionaryLearning(n_components, atom_shape=kernel, stride=1, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(
+        n_components, atom_shape=kernel, stride=1, random_state=0
+    )
     X = np.random.default_rng(0).normal(size=shape)
     codes = learner.fit(X).transform(X)
     assert learner.components_.shape == (learner.n_components_, *kernel, *channels)
     back = learner.inverse_transform(codes)
     assert back.shape == shape
-    assert np.square(X - back).sum() < np.square(X - X.mean(tuple(range(1 + len(kernel))))).sum()
+    assert (
+        np.square(X - back).sum()
+        < np.square(X - X.mean(tuple(range(1 + len(kernel))))).sum()
+    )
     X[np.random.default_rng(1).random(shape) < 0.1] = np.nan
     assert np.isfinite(learner.fit(X).transform(X)).all()
 
@@ -212,7 +234,9 @@ def test_codes_after_a_search_satisfy_the_optimality_condition(traces):
     slopes = [[np.correlate(row, atom) for atom in learner.components_] for row in rest]
     slopes = np.swapaxes(slopes, 1, 2).reshape(codes.shape)
     used = codes != 0
-    np.testing.assert_allclose(slopes[used], 0.1 * np.sign(codes[used]), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        slopes[used], 0.1 * np.sign(codes[used]), rtol=0, atol=1e-6
+    )
     assert np.abs(slopes).max() <= 0.1 + 1e-6
 
 
@@ -241,7 +265,9 @@ def test_one_colour_image_is_not_many_grey_ones(image):
     """Without an error it was: 21 images of 18 x 3 pixels."""
     grey = learner_of(ConvDenoiser).fit([RGB[..., 0]])
     for method in (grey.fit, grey.partial_fit, grey.score):
-        with pytest.raises(ValueError, match=r"21 images of .* Pass one image as \[image\]"):
+        with pytest.raises(
+            ValueError, match=r"21 images of .* Pass one image as \[image\]"
+        ):
             method(image)
 
 
@@ -265,7 +291,9 @@ def test_channels_that_come_first_are_refused(n_channels):
     learner = learner_of(ConvDenoiser).fit(np.moveaxis(images, 1, -1))
     for wrong in (images, list(images), torch.tensor(images)):
         for method in (learner.fit, learner.denoise):
-            with pytest.raises(ValueError, match="channels_first=True if they are its first"):
+            with pytest.raises(
+                ValueError, match="channels_first=True if they are its first"
+            ):
                 method(wrong)
     if n_channels > 1:
         with pytest.raises(ValueError, match="channels are the last axis"):
@@ -273,5 +301,7 @@ def test_channels_that_come_first_are_refused(n_channels):
 
 
 def test_one_grey_image_is_not_silently_rows():
-    with pytest.warns(UserWarning, match=r"image of \(1, 18\).* one image as \[image\]"):
+    with pytest.warns(
+        UserWarning, match=r"image of \(1, 18\).* one image as \[image\]"
+    ):
         learner_of(ConvDenoiser).fit(RGB[..., 0])

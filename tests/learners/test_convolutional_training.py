@@ -11,7 +11,9 @@ from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
 
 ALPHA, DEPTH = 0.4, 4
-SMALL = dict(atom_shape=(5, 4), stride=(2, 3), n_unfoldings=DEPTH, tol=None, random_state=0)
+SMALL = dict(
+    atom_shape=(5, 4), stride=(2, 3), n_unfoldings=DEPTH, tol=None, random_state=0
+)
 
 
 @pytest.fixture
@@ -25,7 +27,9 @@ def learner_of(**options):
 
 
 def inside(components):  # components_ -> ConvDictionary whose atoms have a gradient
-    return ConvDictionary(torch.tensor(components[:, None]).requires_grad_(), SMALL["stride"])
+    return ConvDictionary(
+        torch.tensor(components[:, None]).requires_grad_(), SMALL["stride"]
+    )
 
 
 def naive(dictionary, x, **_):
@@ -45,7 +49,8 @@ def objective_of(gradient, dictionary, x, encoder=encode):
 def test_training_lowers_the_objective_of_its_encoder(gradient, images):
     x = torch.tensor(images)[:, None]
     first, last = (
-        inside(learner_of(gradient=gradient, max_iter=n).fit(images).components_) for n in (1, 60)
+        inside(learner_of(gradient=gradient, max_iter=n).fit(images).components_)
+        for n in (1, 60)
     )
     assert objective_of(gradient, last, x) < 0.98 * objective_of(gradient, first, x)
 
@@ -77,7 +82,9 @@ def test_transform_unfolds_the_encoder(gradient, images):
 @pytest.mark.parametrize("start", ["search", "random"])
 def test_atoms_of_rank_one_stay_of_rank_one(start):
     signals = np.random.default_rng(3).normal(size=(4, 60, 3))
-    options = dict(atom_shape=7, rank=1, max_iter=5, tol=None, random_state=0, dict_init=start)
+    options = dict(
+        atom_shape=7, rank=1, max_iter=5, tol=None, random_state=0, dict_init=start
+    )
     learner = ConvPUDLEDictionaryLearning(2, gradient="ae-ls", **options).fit(signals)
     assert np.linalg.svd(learner.components_, compute_uv=False)[:, 1:].max() < 1e-12
     assert learner.loss_curve_[-1] < learner.loss_curve_[-5]
@@ -96,7 +103,10 @@ def test_training_ends_by_its_objective_or_warns(images):
     [
         (dict(n_unfoldings=None), "are not differentiated"),
         (dict(gradient=None), "random ones a gradient"),
-        (dict(optimizer=lambda parameters, lr: torch.optim.SGD(parameters, np.inf)), "diverged"),
+        (
+            dict(optimizer=lambda parameters, lr: torch.optim.SGD(parameters, np.inf)),
+            "diverged",
+        ),
     ],
     ids=["lasso", "no gradient", "steps"],
 )

@@ -30,11 +30,17 @@ def make(loss, n_components=12, **options):
 def make_counts(loss, n_samples=300, n_features=10, n_components=12, seed=0):
     """Return data, atoms and codes: one row of each the sample, atom or code."""
     how = dict(amplitude=(1.5, 3.0), random_state=seed)
-    natural, atoms, codes = make_dictionary_data(n_samples, n_features, n_components, 2, **how)
+    natural, atoms, codes = make_dictionary_data(
+        n_samples, n_features, n_components, 2, **how
+    )
     rng = np.random.default_rng(seed)
     if loss == "poisson":
         return rng.poisson(np.exp(natural + 1)).astype(float), atoms, codes
-    return rng.binomial(N_TRIALS, 1 / (1 + np.exp(-natural))).astype(float), atoms, codes
+    return (
+        rng.binomial(N_TRIALS, 1 / (1 + np.exp(-natural))).astype(float),
+        atoms,
+        codes,
+    )
 
 
 @pytest.fixture(params=["poisson", "binomial"])
@@ -48,7 +54,9 @@ def X(loss):
 
 
 def coherences(learner, atoms):
-    found = learner.components_ / np.linalg.norm(learner.components_, axis=1, keepdims=True)
+    found = learner.components_ / np.linalg.norm(
+        learner.components_, axis=1, keepdims=True
+    )
     return np.abs(found @ atoms.T).max(0)
 
 
@@ -60,11 +68,15 @@ def test_the_defaults_find_the_atoms(loss):
     learner = CountDictionaryLearning(24, **loss_of(loss), random_state=0).fit(X)
     assert (coherences(learner, atoms) > 0.95).mean() >= 0.95
     assert (learner.transform(X) != 0).mean() < 0.3
-    np.testing.assert_allclose(learner.intercept_, float(loss == "poisson"), rtol=0, atol=0.35)
+    np.testing.assert_allclose(
+        learner.intercept_, float(loss == "poisson"), rtol=0, atol=0.35
+    )
 
 
 def test_signs_of_atoms_and_codes(loss, X):
-    learner = make(loss, dict_init="data", positive_code=True, positive_dict=True).fit(X)
+    learner = make(loss, dict_init="data", positive_code=True, positive_dict=True).fit(
+        X
+    )
     codes = learner.transform(X)
     assert min(learner.components_.min(), codes.min()) >= 0
     assert 0 < (codes != 0).mean() < 1
@@ -72,7 +84,9 @@ def test_signs_of_atoms_and_codes(loss, X):
     parts = split.transform(X)
     assert parts.min() >= 0
     np.testing.assert_array_equal(split.fit_transform(X), parts)
-    np.testing.assert_array_equal(parts[:, :12] - parts[:, 12:], make(loss).fit_transform(X))
+    np.testing.assert_array_equal(
+        parts[:, :12] - parts[:, 12:], make(loss).fit_transform(X)
+    )
 
 
 def test_what_is_learned_is_the_likelihood(loss, X):
@@ -85,7 +99,9 @@ def test_what_is_learned_is_the_likelihood(loss, X):
     np.testing.assert_allclose(learner.transform(X), codes.numpy(), rtol=0, atol=1e-10)
     natural = codes @ atoms + offset
     expected = family.mean(natural).numpy()
-    np.testing.assert_allclose(learner.inverse_transform(codes.numpy()), expected, rtol=1e-10)
+    np.testing.assert_allclose(
+        learner.inverse_transform(codes.numpy()), expected, rtol=1e-10
+    )
     # the curve holds half the deviance, that of the epoch before
     assert learner.loss_curve_[-1] == pytest.approx(
         float(family.half_deviance(natural, torch.tensor(X)).sum(1).mean()), rel=0.2
@@ -105,7 +121,9 @@ def test_score_is_the_deviance_that_is_explained(loss, X):
                        loss=family, offset=offset[seen])  # fmt: skip
         natural[:, hidden] = codes @ atoms[:, hidden] + offset[hidden]
     mean = family.natural(x.mean(0)).expand_as(x)
-    explained = 1 - family.half_deviance(natural, x).sum() / family.half_deviance(mean, x).sum()
+    explained = (
+        1 - family.half_deviance(natural, x).sum() / family.half_deviance(mean, x).sum()
+    )
     assert learner.score(X) == pytest.approx(float(explained), rel=1e-8)
 
 
@@ -140,7 +158,9 @@ def test_it_takes_two_events_to_say_that_features_belong_together(loss, mean):
     X = rng.poisson(shared * mean / shared.mean()).clip(0, N_TRIALS).astype(float)
     learner = make(loss, max_iter="auto").fit(X)
     assert learner._fitted.alpha == pytest.approx(1)
-    learner.alpha_ = (1 + np.square((X.sum(0) + 0.5) / 201).sum()) ** 0.5  # at most 1.03
+    learner.alpha_ = (
+        1 + np.square((X.sum(0) + 0.5) / 201).sum()
+    ) ** 0.5  # at most 1.03
     assert not learner.transform(np.vstack([np.eye(20), np.zeros(20)])).any()
 
 
@@ -153,7 +173,9 @@ def test_binary_data_may_be_clipped(clip):
     codes = 2 * rng.normal(size=(400, 6)) * (rng.random((400, 6)) < 0.3)
     X = (rng.random((400, 10)) < 1 / (1 + np.exp(-codes @ atoms))).astype(float)
     learner = CountDictionaryLearning(6, loss="binomial", random_state=0)
-    exact, clipped = (learner.fit(data).score(data) for data in (X, X.clip(clip, 1 - clip)))
+    exact, clipped = (
+        learner.fit(data).score(data) for data in (X, X.clip(clip, 1 - clip))
+    )
     assert clipped > 0
     assert clipped == pytest.approx(exact, abs=0.1 * clip + 1e-4)
 
@@ -174,7 +196,9 @@ def odd_data(largest):
         "constant": np.full((60, 8), 0.5 * min(end, 2)),
         "all zero": np.zeros((60, 8)),
         "all at the end": np.full((60, 8), end),
-        "features of all sizes": rng.poisson(10.0 ** np.linspace(-3, 3, 8), (60, 8)).clip(0, end),
+        "features of all sizes": rng.poisson(
+            10.0 ** np.linspace(-3, 3, 8), (60, 8)
+        ).clip(0, end),
         "heavy tails": rng.poisson(np.exp(2 * rng.normal(size=(60, 8)))).clip(0, end),
         "one huge row": huge_row,
     }
@@ -190,12 +214,20 @@ def test_the_objective_is_at_most_that_of_the_baseline(dict_init, family, kind):
     """Half the deviance with the penalty, against mean rates (half an event more) and no codes."""
     X = np.asarray(odd_data(getattr(family, "n_trials", None))[kind], float)
     given = dict(n_trials=family.n_trials) if isinstance(family, Binomial) else {}
-    given |= dict(loss=type(family).__name__.lower(), max_iter=5, tol=None, dict_init=dict_init)
-    learner = CountDictionaryLearning(5, n_unfoldings=10, random_state=0, **given).fit(X)
+    given |= dict(
+        loss=type(family).__name__.lower(), max_iter=5, tol=None, dict_init=dict_init
+    )
+    learner = CountDictionaryLearning(5, n_unfoldings=10, random_state=0, **given).fit(
+        X
+    )
     codes, x = torch.tensor(learner.transform(X)), torch.tensor(X)
-    natural = codes @ torch.tensor(learner.components_) + torch.tensor(learner.intercept_)
+    natural = codes @ torch.tensor(learner.components_) + torch.tensor(
+        learner.intercept_
+    )
     baseline = family.natural((x.sum(0) + 0.5) / (len(x) + 1))
-    objective = family.half_deviance(natural, x).sum() + learner.alpha_ * codes.abs().sum()
+    objective = (
+        family.half_deviance(natural, x).sum() + learner.alpha_ * codes.abs().sum()
+    )
     assert objective <= family.half_deviance(baseline, x).sum() * (1 + 1e-9)
 
 
@@ -244,8 +276,12 @@ def test_a_large_sparse_array_is_never_dense(monkeypatch):
             largest.append(self.shape[0])
             return super().toarray(*args, **kwargs)
 
-    learner = make("poisson", n_components=5, n_unfoldings=2, max_iter=1, dict_init="data")
-    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", X.shape[0] * X.shape[1])  # an eighth of it
+    learner = make(
+        "poisson", n_components=5, n_unfoldings=2, max_iter=1, dict_init="data"
+    )
+    monkeypatch.setattr(
+        sources, "IN_MEMORY_BYTES", X.shape[0] * X.shape[1]
+    )  # an eighth of it
     monkeypatch.setattr(sparse, "csr_array", Watched)
     learner.fit(Watched(X)).transform(Watched(X))
     assert largest
@@ -261,7 +297,9 @@ def counts():
     rng = np.random.default_rng(0)
     exposure = rng.uniform(0.3, 3, 300)
     _, atoms, codes = make_counts("poisson")
-    return rng.poisson(exposure[:, None] * np.exp(codes @ atoms + 1)).astype(float), exposure
+    return rng.poisson(exposure[:, None] * np.exp(codes @ atoms + 1)).astype(
+        float
+    ), exposure
 
 
 def test_exposures_explain_what_is_proportional_to_them(counts):
@@ -271,15 +309,21 @@ def test_exposures_explain_what_is_proportional_to_them(counts):
     assert learner.intercept_.mean() == pytest.approx(1, abs=0.3)
     codes = learner.transform(X, exposure=exposure)
     assert (codes != 0).mean() < (without.transform(X) != 0).mean()
-    np.testing.assert_array_equal(clone(learner).fit_transform(X, exposure=exposure), codes)
+    np.testing.assert_array_equal(
+        clone(learner).fit_transform(X, exposure=exposure), codes
+    )
     sparsely = sparse.csr_array(X)
     np.testing.assert_allclose(
         learner.transform(sparsely, exposure=exposure), codes, rtol=0, atol=1e-10
     )
     expected = learner.score(X, exposure=exposure)
-    assert learner.score(sparsely, exposure=exposure) == pytest.approx(expected, rel=1e-10)
+    assert learner.score(sparsely, exposure=exposure) == pytest.approx(
+        expected, rel=1e-10
+    )
     again = clone(learner).fit(sparsely, exposure=exposure)
-    np.testing.assert_allclose(again.components_, learner.components_, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(
+        again.components_, learner.components_, rtol=0, atol=1e-8
+    )
 
 
 def test_exposures_have_a_unit(counts):
@@ -287,18 +331,26 @@ def test_exposures_have_a_unit(counts):
     X, exposure = counts
     learner = make("poisson", dict_init="data").fit(X, exposure=exposure)
     double = make("poisson", dict_init="data").fit(X, exposure=2 * exposure)
-    np.testing.assert_allclose(double.components_, learner.components_, rtol=0, atol=1e-2)
-    np.testing.assert_allclose(double.intercept_, learner.intercept_ - np.log(2), rtol=0, atol=2e-2)
+    np.testing.assert_allclose(
+        double.components_, learner.components_, rtol=0, atol=1e-2
+    )
+    np.testing.assert_allclose(
+        double.intercept_, learner.intercept_ - np.log(2), rtol=0, atol=2e-2
+    )
     learner.intercept_ = learner.intercept_ - np.log(2)
     codes = learner.transform(X, exposure=2 * exposure)
     learner.intercept_ = learner.intercept_ + np.log(2)
-    np.testing.assert_allclose(codes, learner.transform(X, exposure=exposure), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(
+        codes, learner.transform(X, exposure=exposure), rtol=0, atol=1e-10
+    )
 
 
 @pytest.mark.filterwarnings("ignore:All codes of .* are zero:UserWarning")
 def test_null_deviance_is_of_rates(counts):
     X, exposure = counts
-    learner = make("poisson", alpha=1e6, dict_init="data", max_iter=1).fit(X, exposure=exposure)
+    learner = make("poisson", alpha=1e6, dict_init="data", max_iter=1).fit(
+        X, exposure=exposure
+    )
     rates = X.sum(0) / exposure.sum()
     learner.intercept_ = np.log(rates)
     assert learner.score(X, exposure=exposure) == pytest.approx(0, abs=1e-12)
@@ -308,8 +360,21 @@ def test_exposures_are_positive_numbers_one_for_each_sample(counts):
     X, exposure = counts
     learner = make("poisson", max_iter=1, dict_init="data").fit(X, exposure=exposure)
     new = make("poisson", dict_init="data")
-    values = [np.ones(5), np.zeros(300), np.full(300, np.nan), np.ones((300, 1)), 2.0, ["a"] * 300]
-    calls = new.fit, new.partial_fit, learner.transform, learner.score, learner.transform_sparse
+    values = [
+        np.ones(5),
+        np.zeros(300),
+        np.full(300, np.nan),
+        np.ones((300, 1)),
+        2.0,
+        ["a"] * 300,
+    ]
+    calls = (
+        new.fit,
+        new.partial_fit,
+        learner.transform,
+        learner.score,
+        learner.transform_sparse,
+    )
     for use, wrong in product(calls, values):
         words = "each of the 300 rows|contains NaN|at least 1 dimension|convert string"
         with pytest.raises((TypeError, ValueError), match=words):
@@ -319,7 +384,10 @@ def test_exposures_are_positive_numbers_one_for_each_sample(counts):
 def test_exposures_are_for_counts_without_a_limit(counts):
     X, exposure = np.minimum(counts[0], N_TRIALS), counts[1]
     learner = make("binomial", max_iter=1).fit(X)
-    new, of_codes = make("binomial"), (learner.transform, learner.score, learner.transform_sparse)
+    new, of_codes = (
+        make("binomial"),
+        (learner.transform, learner.score, learner.transform_sparse),
+    )
     for use in (new.fit, new.partial_fit, new.fit_transform, *of_codes):
         with pytest.raises(ValueError, match="exposure is for counts without a limit"):
             use(X, exposure=exposure)
@@ -329,11 +397,15 @@ def test_exposures_are_for_counts_without_a_limit(counts):
 
 
 def test_given_atoms_have_a_baseline(X):
-    with pytest.raises(ValueError, match="Counts have a baseline.*pass it as intercept"):
+    with pytest.raises(
+        ValueError, match="Counts have a baseline.*pass it as intercept"
+    ):
         CountDictionaryLearning.from_components(np.eye(10), alpha=1.0)
     for wrong in (np.zeros(9), np.zeros((2, 10)), np.full(10, np.nan), "text"):
         with pytest.raises(ValueError, match="intercept|'text'"):
-            CountDictionaryLearning.from_components(np.eye(10), alpha=1.0, intercept=wrong)
+            CountDictionaryLearning.from_components(
+                np.eye(10), alpha=1.0, intercept=wrong
+            )
 
 
 def test_partial_fit_goes_on(loss, X):
@@ -355,7 +427,9 @@ def test_the_score_of_constant_counts_is_zero(n_samples):
 def test_all_of_many_atoms_are_within_the_constraints():
     """Also where the optimiser takes several blocks of atoms, and the baseline is in the last."""
     X = np.random.default_rng(0).poisson(2.0, size=(130, 10))
-    how = dict(dict_init="random", positive_dict=True, max_iter=1, tol=None, random_state=0)
+    how = dict(
+        dict_init="random", positive_dict=True, max_iter=1, tol=None, random_state=0
+    )
     atoms = CountDictionaryLearning(130, **how).fit(X).components_
     np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1)
     assert atoms.min() >= 0

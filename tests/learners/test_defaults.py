@@ -46,7 +46,9 @@ def test_a_known_dictionary_is_found(fitted):
 
 def test_a_number_of_epochs_alone_asks_for_no_training(fitted):
     """It is at most so many epochs of whatever trains, and says where nothing does."""
-    with pytest.warns(UserWarning, match=r"no effect in this fit: max_iter\. .*gradient"):
+    with pytest.warns(
+        UserWarning, match=r"no effect in this fit: max_iter\. .*gradient"
+    ):
         learner = learner_of(max_iter=3).fit(X)
     np.testing.assert_array_equal(learner.components_, fitted.components_)
     assert (learner.n_steps_, learner.ended_by_) == (0, "search")
@@ -91,12 +93,16 @@ def test_training_through_few_unfoldings_explains_more_by_fewer_codes(n_unfoldin
 
     def outcome(learner):
         codes = learner.transform(test)
-        return np.square(test - learner.inverse_transform(codes)).sum(), (codes != 0).mean()
+        return np.square(test - learner.inverse_transform(codes)).sum(), (
+            codes != 0
+        ).mean()
 
     assert all(now < before for now, before in zip(outcome(trained), outcome(searched)))
 
 
-@pytest.mark.parametrize("constraint", [dict(positive_code=True), dict(n_unfoldings=50), {}])
+@pytest.mark.parametrize(
+    "constraint", [dict(positive_code=True), dict(n_unfoldings=50), {}]
+)
 @pytest.mark.parametrize("shrinkage", ["soft", "hard"])
 def test_what_constrains_the_learner_holds_and_lets_it_find(shrinkage, constraint):
     data, atoms = make_data(sign=None)
@@ -136,7 +142,8 @@ def test_a_search_that_is_ended_late_has_no_bias_either(act, handler):
     n_epochs = len(learner_of(alpha=0.1).fit(noiseless).loss_curve_)
     learner, ends = ended_early(n_epochs - 3, act, noiseless)
     biased, unbiased = (
-        np.abs(found @ atoms.T).max(0).min() for found in (ends.seen[-1], learner.components_)
+        np.abs(found @ atoms.T).max(0).min()
+        for found in (ends.seen[-1], learner.components_)
     )
     assert biased < 0.9999
     assert unbiased > 1 - 1e-6

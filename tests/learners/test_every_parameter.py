@@ -64,7 +64,11 @@ OWN = {
     },
     PUDLEClassifier: OF_TASKS | {"class_weight": {1: 3.0}},
     PUDLERegressor: OF_TASKS | {"tol": 5e-4},
-    NOODLDictionaryLearning: {"dict_init": "search", "initial_threshold": 0.5, "threshold": 0.1},
+    NOODLDictionaryLearning: {
+        "dict_init": "search",
+        "initial_threshold": 0.5,
+        "threshold": 0.1,
+    },
     ConvPUDLEDictionaryLearning: {
         "atom_shape": (3, 2),
         "channel_noise": "auto",
@@ -92,13 +96,17 @@ OWN = {
         "min_gain": 50.0,
         "transform_min_gain": 6.0,
     },
-    SporcoDictionaryLearning: {"dict_init": "random", "options": {"BPDN": {"rho": 3.0}}},
+    SporcoDictionaryLearning: {
+        "dict_init": "random",
+        "options": {"BPDN": {"rho": 3.0}},
+    },
 }
 FROM_DATA = {"n_components": 6, "dict_init": "data"}
 # What makes defaults small enough for a test. It is no change that is tested.
 SMALL = {
     PUDLEDictionaryLearning: {"n_components": 6},
-    CountDictionaryLearning: FROM_DATA | {"n_unfoldings": 10, "max_iter": 20, "tol": 1e-2},
+    CountDictionaryLearning: FROM_DATA
+    | {"n_unfoldings": 10, "max_iter": 20, "tol": 1e-2},
     PUDLEClassifier: FROM_DATA | {"tol": 1e-2},
     PUDLERegressor: FROM_DATA | {"tol": 1e-2},
     NOODLDictionaryLearning: FROM_DATA,
@@ -122,7 +130,11 @@ def data_for(learner):
         return np.tile(IMAGES, (16, 1, 1)), None
     if isinstance(learner, ConvPUDLEDictionaryLearning):
         return IMAGES, None
-    rows = np.abs(X).round().clip(0, 1) if isinstance(learner, CountDictionaryLearning) else X
+    rows = (
+        np.abs(X).round().clip(0, 1)
+        if isinstance(learner, CountDictionaryLearning)
+        else X
+    )
     rows = np.abs(20 * X).round() if isinstance(learner, PoissonNMF) else rows
     y = {PUDLEClassifier: LABELS, PUDLERegressor: NUMBERS}.get(type(learner))
     return rows, y
@@ -135,14 +147,20 @@ def outcome(learner):
     numbers = (getattr(learner, name, None) for name in ("alpha_", "step_size_"))
     assert {type(number) for number in numbers if number is not None} <= {float}
     if isinstance(learner, ConvDenoiser):
-        return [learner.network_.synthesis.detach().numpy(), learner.denoise(rows), learner.n_iter_]
+        return [
+            learner.network_.synthesis.detach().numpy(),
+            learner.denoise(rows),
+            learner.n_iter_,
+        ]
     seen = [learner.components_, learner.transform(rows), learner.n_iter_]
     return [*seen, getattr(learner, "coef_", None)]
 
 
 def differ(one, other):
     pairs = zip(one, other, strict=True)
-    return any(np.shape(a) != np.shape(b) or np.any(np.asarray(a) != b) for a, b in pairs)
+    return any(
+        np.shape(a) != np.shape(b) or np.any(np.asarray(a) != b) for a, b in pairs
+    )
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -154,12 +172,16 @@ def test_parameters_act_or_a_warning_names_them(kind):
     default = outcome(kind(**SMALL[kind], random_state=0))
     for name in signature(kind).parameters.keys() - _EXEMPT:
         value = (SHARED | OWN[kind])[name]
-        if isinstance(value, int | float):  # as it comes out of np.linspace in a grid of a search
+        if isinstance(
+            value, int | float
+        ):  # as it comes out of np.linspace in a grid of a search
             value = np.asarray(value)[()]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             changed = outcome(kind(**SMALL[kind] | {"random_state": 0, name: value}))
-        texts = [str(w.message) for w in caught if "no effect in this fit" in str(w.message)]
+        texts = [
+            str(w.message) for w in caught if "no effect in this fit" in str(w.message)
+        ]
         if texts:
             assert name in texts[0].partition("fit: ")[2].partition(".")[0].split(", ")
         else:
@@ -186,9 +208,17 @@ OF_TRAINING = "optimizer", "learning_rate", "batch_size", "max_iter", "tol"
     ("named", "unused", "remedy"),
     [
         ({name: SHARED[name] for name in OF_TRAINING}, OF_TRAINING, "gradient='ae-ls'"),
-        (dict(gradient="dec", learning_rate=0.1), ["learning_rate"], "optimizer='adam'"),
+        (
+            dict(gradient="dec", learning_rate=0.1),
+            ["learning_rate"],
+            "optimizer='adam'",
+        ),
         (dict(step_size=0.1), ["step_size"], "n_unfoldings"),
-        (dict(shrinkage="hard", lambda_decay=0.9), ["lambda_decay"], "shrinkage='soft'"),
+        (
+            dict(shrinkage="hard", lambda_decay=0.9),
+            ["lambda_decay"],
+            "shrinkage='soft'",
+        ),
         (dict(transform_n_nonzero_coefs=3), [*OF_OMP][1:], "='omp'"),
         (OF_OMP | dict(transform_alpha=1.0), [*OF_OMP][1:], "transform_alpha=None"),
     ],

@@ -42,15 +42,21 @@ def sae(decoder):
 # ---------------------------------------------------------------------------- decoders
 
 
-def test_codes_are_the_lassos_of_rows_minus_the_bias_for_atoms_of_norm_1(sae, decoder, X):
+def test_codes_are_the_lassos_of_rows_minus_the_bias_for_atoms_of_norm_1(
+    sae, decoder, X
+):
     rows, bias = decoder
     learner = sae(alpha=0.2)
     norms = rows.norm(dim=1, keepdim=True)
     atoms = torch.where(norms > 0, rows / norms, 0.0)
-    codes = solve_lasso(atoms, torch.from_numpy(X) - bias, 0.2, positive=True)[0].numpy()
+    codes = solve_lasso(atoms, torch.from_numpy(X) - bias, 0.2, positive=True)[
+        0
+    ].numpy()
     np.testing.assert_allclose(learner.transform(X), codes, rtol=0, atol=1e-9)
     expected = codes @ atoms.numpy() + bias.numpy()
-    np.testing.assert_allclose(learner.inverse_transform(codes), expected, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        learner.inverse_transform(codes), expected, rtol=0, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,7 +67,9 @@ def test_codes_are_the_lassos_of_rows_minus_the_bias_for_atoms_of_norm_1(sae, de
 def test_decoders_of_any_size_have_atoms_of_norm_1(dtype, scale, decoder):
     rows = decoder[0].to(dtype) * scale
     atoms = from_sae(rows, alpha=1.0).components_
-    expected = rows.double() / rows.double().abs().amax(1, keepdim=True)  # no square underflows
+    expected = rows.double() / rows.double().abs().amax(
+        1, keepdim=True
+    )  # no square underflows
     expected = torch.nn.functional.normalize(expected.nan_to_num(), dim=1)
     np.testing.assert_allclose(atoms, expected, rtol=1e-5, atol=1e-6)
 
@@ -105,11 +113,17 @@ def test_more_codes_than_there_can_be_are_refused(sae, X):
     with pytest.raises(ValueError, match="l0=50 is more than"):
         sae(X, l0=50)
     with pytest.raises(ValueError, match="l0=1 is more than"):
-        PUDLEDictionaryLearning.from_components(np.eye(12), alpha=1).choose_alpha(0 * X, l0=1)
+        PUDLEDictionaryLearning.from_components(np.eye(12), alpha=1).choose_alpha(
+            0 * X, l0=1
+        )
 
 
 def test_only_penalties_of_codes_of_the_lasso_are_chosen(sae, X):
-    for options in ({"shrinkage": "hard"}, {"n_unfoldings": 5}, {"transform_algorithm": "omp"}):
+    for options in (
+        {"shrinkage": "hard"},
+        {"n_unfoldings": 5},
+        {"transform_algorithm": "omp"},
+    ):
         with pytest.raises(ValueError, match="codes of the lasso"):
             sae(X, **options)
     with pytest.raises(ValueError, match="transform_alpha=0.1 overrides"):
@@ -125,15 +139,22 @@ def test_negative_codes_count_the_mistakes(decoder):
     truth = torch.rand(2000, 30, generator=generator, dtype=torch.float64) < 0.05
     truth[:, 7] = False
     atoms = torch.nn.functional.normalize(rows, dim=1)
-    x = truth.double() @ atoms + 0.15 * torch.randn(2000, 12, generator=generator).double()
-    learner = PUDLEDictionaryLearning.from_components(atoms, alpha=1.0, positive_code=True)
+    x = (
+        truth.double() @ atoms
+        + 0.15 * torch.randn(2000, 12, generator=generator).double()
+    )
+    learner = PUDLEDictionaryLearning.from_components(
+        atoms, alpha=1.0, positive_code=True
+    )
     learner.set_params(alpha="auto").choose_alpha(x, criterion="support")
     codes = solve_lasso(atoms, x, learner.alpha_)[0]
     n_wrong = ((codes > 0) & ~truth).sum()
     assert abs((codes < 0).sum() - n_wrong) < 0.5 * n_wrong
 
     def f1(share):
-        found = learner.set_params(transform_alpha=share * learner.alpha_).transform(x) > 0
+        found = (
+            learner.set_params(transform_alpha=share * learner.alpha_).transform(x) > 0
+        )
         return 2 * (found & truth).sum() / (found.sum() + truth.sum())
 
     assert f1(1) > max(f1(0.25), f1(4))
@@ -142,7 +163,9 @@ def test_negative_codes_count_the_mistakes(decoder):
 def test_codes_of_both_signs_have_no_support_to_tell(decoder):
     atoms = torch.nn.functional.normalize(decoder[0], dim=1)
     x = torch.randn(500, 12, generator=torch.Generator().manual_seed(0)).double()
-    learner = PUDLEDictionaryLearning.from_components(atoms, alpha=1.0, positive_code=True)
+    learner = PUDLEDictionaryLearning.from_components(
+        atoms, alpha=1.0, positive_code=True
+    )
     with pytest.raises(ValueError, match="both signs are as frequent"):
         learner.choose_alpha(x, criterion="support")
     with pytest.raises(ValueError, match="takes negative codes for mistakes"):

@@ -16,7 +16,9 @@ from skpudle.encoding._learned import LearnedEncoder
 from skpudle.encoding._unfold import default_step
 from skpudle.lasso import solve_lasso
 
-TRAIN, TEST = np.split(load_digits().data[np.random.default_rng(0).permutation(900)], [600])
+TRAIN, TEST = np.split(
+    load_digits().data[np.random.default_rng(0).permutation(900)], [600]
+)
 KINDS = [True, "unfolding"]
 PLAIN = dict(noise="equal", fit_intercept=False)
 
@@ -27,7 +29,9 @@ def learner_of(separate="unfolding", **params):
 
 
 def objective(atoms, x, z, alpha):
-    return float((x - z @ atoms).square().sum(1).mean() / 2 + alpha * z.abs().sum(1).mean())
+    return float(
+        (x - z @ atoms).square().sum(1).mean() / 2 + alpha * z.abs().sum(1).mean()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +48,19 @@ def test_with_the_matrices_of_the_dictionary_it_is_the_unfolded_encoder(generato
         expected = encode(atoms, x, alpha=alpha, n_unfoldings=4, positive_code=positive)
         levels = (step * alpha).expand(4, 12), positive
         shared = LearnedEncoder(step * atoms[None], atoms[None], *levels, True)
-        own = LearnedEncoder(step * atoms.repeat(4, 1, 1), atoms.repeat(3, 1, 1), *levels)
+        own = LearnedEncoder(
+            step * atoms.repeat(4, 1, 1), atoms.repeat(3, 1, 1), *levels
+        )
         for encoder in (shared, own):
-            torch.testing.assert_close(encoder.encode(x), expected, rtol=1e-12, atol=1e-14)
+            torch.testing.assert_close(
+                encoder.encode(x), expected, rtol=1e-12, atol=1e-14
+            )
 
 
 @pytest.mark.parametrize(("separate", "n_unfoldings"), [(False, 1), (True, 3)])
-def test_training_lowers_the_objective_towards_that_of_the_lasso(problem, separate, n_unfoldings):
+def test_training_lowers_the_objective_towards_that_of_the_lasso(
+    problem, separate, n_unfoldings
+):
     atoms, x, alpha = problem
     exact = objective(atoms, x, solve_lasso(atoms, x, alpha)[0], alpha)
     plain = encode(DenseDictionary(atoms), x, alpha=alpha, n_unfoldings=n_unfoldings)
@@ -67,12 +77,20 @@ def test_the_dictionary_is_that_of_the_search(separate):
     learner = learner_of(separate).fit(TRAIN)
     search = PUDLEDictionaryLearning(24, random_state=0, **PLAIN).fit(TRAIN)
     assert learner.search_alpha_ == search.search_alpha_
-    np.testing.assert_allclose(learner.components_, search.components_, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(
+        learner.components_, search.components_, rtol=1e-12, atol=1e-14
+    )
     assert list(learner.phases_) == ["search", "encoder"]
     assert learner.phases_["encoder"] == 10
-    given = learner_of(separate, dict_init=search.components_, alpha=learner.alpha_).fit(TRAIN)
-    np.testing.assert_allclose(given.components_, search.components_, rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(given.transform(TEST), learner.transform(TEST), rtol=1e-6, atol=1e-6)
+    given = learner_of(
+        separate, dict_init=search.components_, alpha=learner.alpha_
+    ).fit(TRAIN)
+    np.testing.assert_allclose(
+        given.components_, search.components_, rtol=1e-12, atol=1e-14
+    )
+    np.testing.assert_allclose(
+        given.transform(TEST), learner.transform(TEST), rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("separate", KINDS)
@@ -109,9 +127,13 @@ def test_a_module_has_the_codes_of_transform(params):
     module = learner.to_module()
     assert isinstance(module, EncoderModule)
     codes = module(torch.tensor(TEST))
-    np.testing.assert_allclose(codes.detach(), learner.transform(TEST), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        codes.detach(), learner.transform(TEST), rtol=1e-9, atol=1e-9
+    )
     rows = module.decode(codes).detach()
-    np.testing.assert_allclose(rows, learner.inverse_transform(codes.detach().numpy()), atol=1e-9)
+    np.testing.assert_allclose(
+        rows, learner.inverse_transform(codes.detach().numpy()), atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("params", MODULES[:2], ids=str)
@@ -119,9 +141,13 @@ def test_a_module_can_be_exported(params):
     learner = quick(params).fit(TRAIN.astype(np.float32))
     x = torch.tensor(TEST, dtype=torch.float32)
     batch = torch.export.Dim("batch", min=2)
-    program = torch.export.export(learner.to_module(), (x,), dynamic_shapes={"x": {0: batch}})
+    program = torch.export.export(
+        learner.to_module(), (x,), dynamic_shapes={"x": {0: batch}}
+    )
     codes = program.module()(x[:7]).detach()
-    np.testing.assert_allclose(codes, learner.transform(x[:7].numpy()), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(
+        codes, learner.transform(x[:7].numpy()), rtol=1e-5, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("params", [MODULES[1], MODULES[5]], ids=str)
@@ -143,7 +169,9 @@ def test_onnx_runs_the_encoder(params, tmp_path, caplog):
 
 def test_missing_onnx_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    learner = PUDLEDictionaryLearning.from_components(np.eye(3), alpha=1.0, n_unfoldings=2)
+    learner = PUDLEDictionaryLearning.from_components(
+        np.eye(3), alpha=1.0, n_unfoldings=2
+    )
     with pytest.raises(ImportError, match=r"pip install skpudle\[onnx\]"):
         learner.to_module().to_onnx("encoder.onnx")
 
@@ -154,7 +182,9 @@ def test_one_unfolding_is_a_sparse_autoencoder(separate):
     learner = quick(params).fit(TRAIN)
     module = learner.to_module()
     x = torch.tensor(TEST, dtype=module.decoder.dtype)
-    codes = torch.relu(x @ module.analysis[0].mT - module.thresholds[0]).detach().numpy()
+    codes = (
+        torch.relu(x @ module.analysis[0].mT - module.thresholds[0]).detach().numpy()
+    )
     np.testing.assert_allclose(codes, learner.transform(TEST), atol=1e-9)
     rows = codes @ module.decoder.detach().numpy()
     np.testing.assert_allclose(rows, learner.inverse_transform(codes), atol=1e-9)
@@ -175,7 +205,9 @@ def test_contradictions_are_refused(params, text):
 
 @pytest.mark.parametrize("separate", KINDS)
 def test_an_interrupted_search_leaves_the_initial_encoder(separate, handler):
-    learner = learner_of(separate).set_callbacks(EndsTheFit("epoch of the search", 1, ctrl_c))
+    learner = learner_of(separate).set_callbacks(
+        EndsTheFit("epoch of the search", 1, ctrl_c)
+    )
     with pytest.raises(KeyboardInterrupt, match="interrupted after: search, epoch 1"):
         learner.fit(TRAIN)
     assert learner.ended_by_ == "interrupt"

@@ -16,7 +16,15 @@ from skpudle.encoding import encode
 from skpudle.lasso import solve_lasso
 from skpudle.reporting import findings
 
-LEARNERS = ["search", "unfolded", "dec", "surrogate", "hard", "lasso", "lasso of unfolded"]
+LEARNERS = [
+    "search",
+    "unfolded",
+    "dec",
+    "surrogate",
+    "hard",
+    "lasso",
+    "lasso of unfolded",
+]
 
 
 @pytest.fixture(params=[*LEARNERS, "noodl", "encoder"])
@@ -60,12 +68,16 @@ def test_codes_are_those_of_the_known_entries(name, gaps):
     for row, code in zip(gaps[1:], codes[1:]):
         known = ~np.isnan(row)
         visible, x = atoms[:, torch.tensor(known)], torch.tensor(row[known][None])
-        settings = dict(alpha=learner.alpha_, step_size=learner.step_size_, n_unfoldings=10)
+        settings = dict(
+            alpha=learner.alpha_, step_size=learner.step_size_, n_unfoldings=10
+        )
         if name == "unfolded":
             expected = encode(visible, x, **settings)
             code = code[:12] - code[12:]
         else:
-            expected, _ = solve_lasso(visible, x, learner.alpha_, debias=learner.debias_)
+            expected, _ = solve_lasso(
+                visible, x, learner.alpha_, debias=learner.debias_
+            )
         np.testing.assert_allclose(code, expected.numpy()[0], rtol=0, atol=1e-10)
 
 
@@ -86,10 +98,12 @@ def test_gaps_are_filled_where_the_known_entries_give_them_away():
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
     X = rng.normal(size=(60, 2)) @ atoms
     gaps = np.where(rng.random(X.shape) < 0.3, np.nan, X)
-    learner = PUDLEDictionaryLearning(2, alpha=1e-9, n_unfoldings=3000, max_iter=1, tol=None)
-    learner.set_params(dict_init=atoms, optimizer="adam", learning_rate=1e-12, random_state=0).fit(
-        gaps
+    learner = PUDLEDictionaryLearning(
+        2, alpha=1e-9, n_unfoldings=3000, max_iter=1, tol=None
     )
+    learner.set_params(
+        dict_init=atoms, optimizer="adam", learning_rate=1e-12, random_state=0
+    ).fit(gaps)
     filled = learner.inverse_transform(learner.transform(gaps))
     np.testing.assert_allclose(filled, X, rtol=0, atol=1e-6)
     assert learner.score(gaps) == pytest.approx(1, abs=1e-6)
@@ -139,7 +153,9 @@ def test_features_that_no_sample_knows_are_named(name, X, gaps):
     """In a fit; parts of data may lack what others have."""
     gaps = gaps.copy()
     gaps[:, [2, 7]] = np.nan
-    with pytest.warns(UserWarning, match=r"Features \[2, 7\] of X have no known.*Leave") as record:
+    with pytest.warns(
+        UserWarning, match=r"Features \[2, 7\] of X have no known.*Leave"
+    ) as record:
         learner_of(name, 12).fit(gaps)
     assert [warning.filename for warning in record] == [__file__]
     learner_of(name, 12).partial_fit(gaps)
@@ -150,10 +166,14 @@ def test_more_atoms_than_samples_are_told(n_samples, gaps):
     """Samples without a known value are none."""
     few = np.vstack([np.nan_to_num(gaps[2 : 2 + n_samples]), np.full((9, 10), np.nan)])
     learner = PUDLEDictionaryLearning(12, random_state=0)
-    with pytest.warns(UserWarning, match=f"X has {n_samples} sample.* for 12 atoms.*Pass n_comp"):
+    with pytest.warns(
+        UserWarning, match=f"X has {n_samples} sample.* for 12 atoms.*Pass n_comp"
+    ):
         learner.fit(few)
     learner.partial_fit(few)
-    clone(learner).set_params(dict_init=learner.components_, max_iter=1, tol=None).fit(few)
+    clone(learner).set_params(dict_init=learner.components_, max_iter=1, tol=None).fit(
+        few
+    )
 
 
 def test_nothing_but_that_is_found_where_nothing_is_known(gaps):

@@ -19,9 +19,22 @@ from skpudle import (
     NOODLDictionaryLearning,
     PUDLEDictionaryLearning,
 )
-from skpudle.inspection import atom_contributions, code_saliency, reconstruction_contributions
-from skpudle.metrics import atom_importance, make_denoising_scorer, reconstruction_r2_scorer
-from skpudle.plotting import ActivationsDisplay, AtomsDisplay, CodesDisplay, ContributionsDisplay
+from skpudle.inspection import (
+    atom_contributions,
+    code_saliency,
+    reconstruction_contributions,
+)
+from skpudle.metrics import (
+    atom_importance,
+    make_denoising_scorer,
+    reconstruction_r2_scorer,
+)
+from skpudle.plotting import (
+    ActivationsDisplay,
+    AtomsDisplay,
+    CodesDisplay,
+    ContributionsDisplay,
+)
 from skpudle.reporting import findings
 from skpudle.sae import feature_directions
 
@@ -29,7 +42,9 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:Two-dimensional input means row
 
 RNG = np.random.default_rng(0)
 ATOMS = RNG.normal(size=(4, 6))
-X = np.abs((RNG.random((60, 4)) < 0.4) @ np.abs(ATOMS) + 0.01 * RNG.normal(size=(60, 6)))
+X = np.abs(
+    (RNG.random((60, 4)) < 0.4) @ np.abs(ATOMS) + 0.01 * RNG.normal(size=(60, 6))
+)
 FRAME = pd.DataFrame(X, columns=list("abcdef"))
 REVERSED = FRAME[FRAME.columns[::-1]]
 SHORT = dict(n_unfoldings=2, max_iter=1, tol=None, random_state=0)
@@ -42,7 +57,11 @@ ENCODER = PUDLEDictionaryLearning(4, separate_atoms=True, max_iter=1, random_sta
 IMAGES = ConvPUDLEDictionaryLearning(2, atom_shape=3, stride=1, random_state=0)
 DENOISER = ConvDenoiser(2, atom_shape=3, stride=1, **SHORT)
 CONSENSUS = ConsensusDictionary(ROWS, 2, random_state=0)
-LEARNERS = {"rows": ROWS, "poisson": COUNTS, "noodl": NOODLDictionaryLearning(4, **SHORT)}
+LEARNERS = {
+    "rows": ROWS,
+    "poisson": COUNTS,
+    "noodl": NOODLDictionaryLearning(4, **SHORT),
+}
 STREAMED = ["transform", "transform_sparse", "score", "partial_fit", "choose_alpha"]
 # scikit-learn's checks compare the names of its own methods
 FUNCTIONS = {
@@ -58,8 +77,14 @@ FUNCTIONS = {
     "importance": (ROWS, atom_importance),
     "importance, signed": (SIGNED, atom_importance),
     "contributions": (ROWS, atom_contributions),
-    "of new rows": (ROWS, lambda learner, X: reconstruction_contributions(learner, FRAME, X)),
-    "of training": (ROWS, lambda learner, X: reconstruction_contributions(learner, X, FRAME)),
+    "of new rows": (
+        ROWS,
+        lambda learner, X: reconstruction_contributions(learner, FRAME, X),
+    ),
+    "of training": (
+        ROWS,
+        lambda learner, X: reconstruction_contributions(learner, X, FRAME),
+    ),
     "saliency": (ROWS, code_saliency),
     "directions": (ROWS, feature_directions),
     "findings": (ROWS, findings),
@@ -107,7 +132,13 @@ def test_functions_compare_names(name, fitted):
 
 
 def test_one_call_warns_once_of_an_array_after_a_frame(fitted):
-    for name in ("sparse codes", "learned codes", "learning goes on", "denoised", "imputed"):
+    for name in (
+        "sparse codes",
+        "learned codes",
+        "learning goes on",
+        "denoised",
+        "imputed",
+    ):
         learner, function = FUNCTIONS[name]
         with pytest.warns(UserWarning, match="valid feature names") as record:
             function(fitted(learner), X)
@@ -127,8 +158,12 @@ class Mixed(Batches):
 def test_the_first_batch_names_the_features(name, method):
     learner = getattr(clone(LEARNERS[name]), method)(Batches(FRAME))
     assert learner.feature_names_in_.tolist() == list("abcdef")
-    with pytest.raises(ValueError, match=r"(?s)The feature names should match.*In batch 1"):
+    with pytest.raises(
+        ValueError, match=r"(?s)The feature names should match.*In batch 1"
+    ):
         getattr(clone(learner), method)(Mixed(FRAME))
-    with pytest.raises(ValueError, match=r"(?s)The feature names should match.*In batch 0"):
+    with pytest.raises(
+        ValueError, match=r"(?s)The feature names should match.*In batch 0"
+    ):
         learner.partial_fit(Batches(REVERSED))
     assert not hasattr(getattr(clone(learner), method)(Batches(X)), "feature_names_in_")

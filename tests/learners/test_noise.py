@@ -108,9 +108,13 @@ def test_features_in_other_units_are_a_noise_array(planted):
     fitted = learner(noise=SCALES, fit_intercept=False).fit(X)
     scale = SCALES / np.exp(np.log(SCALES).mean())
     by_hand = learner(noise="equal", fit_intercept=False).fit(X / scale)
-    np.testing.assert_allclose(unit(by_hand.components_ * scale), fitted.components_, atol=1e-9)
+    np.testing.assert_allclose(
+        unit(by_hand.components_ * scale), fitted.components_, atol=1e-9
+    )
     expected = by_hand.inverse_transform(by_hand.transform(X / scale)) * scale
-    np.testing.assert_allclose(fitted.inverse_transform(fitted.transform(X)), expected, atol=1e-8)
+    np.testing.assert_allclose(
+        fitted.inverse_transform(fitted.transform(X)), expected, atol=1e-8
+    )
 
 
 PARAMS = [
@@ -129,7 +133,9 @@ def test_baseline_and_noise_go_everywhere(planted, params):
     params = {"n_components": N_ATOMS, "noise": "both", "fit_intercept": True} | params
     fitted = PUDLEDictionaryLearning(random_state=0, **params).fit(X)
     codes = fitted.transform(X)
-    assert codes.dtype == fitted.components_.dtype == fitted.intercept_.dtype == np.float32
+    assert (
+        codes.dtype == fitted.components_.dtype == fitted.intercept_.dtype == np.float32
+    )
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.transform(X), codes)
     assert np.isfinite(fitted.score(X))
@@ -161,7 +167,9 @@ def test_missing_entries_keep_the_baseline(planted):
     fitted = learner().fit(X)
     assert found(fitted, planted[1]) == 1
     filled = fitted.inverse_transform(fitted.transform(X))
-    np.testing.assert_allclose(filled[np.isnan(X)], (planted[0] + OFFSET)[np.isnan(X)], atol=1.5)
+    np.testing.assert_allclose(
+        filled[np.isnan(X)], (planted[0] + OFFSET)[np.isnan(X)], atol=1.5
+    )
 
 
 def test_atoms_take_the_intercept_of_a_learner_without_a_baseline():
@@ -173,7 +181,10 @@ def test_atoms_take_the_intercept_of_a_learner_without_a_baseline():
 @pytest.mark.parametrize(
     ("params", "match"),
     [
-        ({"noise": np.ones(N_FEATURES + 1)}, "shape \\(25,\\) .* one for each of the 24"),
+        (
+            {"noise": np.ones(N_FEATURES + 1)},
+            "shape \\(25,\\) .* one for each of the 24",
+        ),
         ({"noise": np.zeros(N_FEATURES)}, "no array of positive numbers"),
         ({"noise": [1.0, np.nan]}, "Input noise contains NaN"),
     ],
@@ -209,7 +220,9 @@ def test_rows_of_rare_atoms_are_no_noise(planted):
     """One atom is in one row of a hundred, alone, and the row is as long as a row of noise."""
     clean, atoms = planted
     X, random = clean.copy(), np.random.default_rng(2)
-    rare = np.linalg.qr(np.vstack([atoms[:5], random.standard_normal((1, N_FEATURES))]).T)[0][:, -1]
+    rare = np.linalg.qr(
+        np.vstack([atoms[:5], random.standard_normal((1, N_FEATURES))]).T
+    )[0][:, -1]
     X[::100] = 3 * clean.std() * N_FEATURES**0.5 * rare
     X = noise_of(X)
     fitted = PUDLEDictionaryLearning(N_ATOMS + 1, random_state=0).fit(X)
@@ -238,7 +251,9 @@ def test_learning_a_task_goes_on_in_the_units_of_the_fit(planted, kind):
     """`partial_fit` begins with the decisions that `fit` has made."""
     X = noise_of(planted[0]) + OFFSET
     y = (X[:, 0] > np.median(X[:, 0])).astype(int)
-    fitted = kind(N_ATOMS, random_state=0, max_iter=3, tol=None, learning_rate=1e-12).fit(X, y)
+    fitted = kind(
+        N_ATOMS, random_state=0, max_iter=3, tol=None, learning_rate=1e-12
+    ).fit(X, y)
     before = fitted.predict(X)
     copy = pickle.loads(pickle.dumps(fitted)).partial_fit(X, y)
     np.testing.assert_allclose(copy.predict(X), before, atol=1e-5)
@@ -260,7 +275,9 @@ def test_a_constant_column_hides_no_baseline(constant):
 def test_one_row_of_a_large_constant_leaves_codes_to_all_rows():
     """On average over seeds, whose held-out rows are other ones; its size does not matter."""
     X, scores = load_diabetes().data, []
-    small, large = (np.vstack([X, np.full((1, X.shape[1]), value)]) for value in (1e3, 1e6))
+    small, large = (
+        np.vstack([X, np.full((1, X.shape[1]), value)]) for value in (1e3, 1e6)
+    )
     for seed in range(3):
         learner = PUDLEDictionaryLearning(10, random_state=seed)
         without = learner.fit(X).score(X)
@@ -268,7 +285,9 @@ def test_one_row_of_a_large_constant_leaves_codes_to_all_rows():
         assert set(learner.outliers_.nonzero()[0]) == {len(X)}
     found, expected = np.mean(scores, axis=0)
     assert found == pytest.approx(expected, abs=0.05)
-    np.testing.assert_array_equal(clone(learner).fit(large).components_, learner.components_)
+    np.testing.assert_array_equal(
+        clone(learner).fit(large).components_, learner.components_
+    )
 
 
 @pytest.mark.parametrize("spread", [0.0, 1.0, 1.5])
@@ -299,7 +318,9 @@ def peaks(random):
     """Return sparse rows of peaks over a floor that is lower by six orders of magnitude."""
     centres = random.uniform(0, 20, 20)
     atoms = unit(np.exp(-0.5 * ((np.arange(20) - centres[:, None]) / 0.8) ** 2))
-    codes = random.exponential(size=(400, 20)) * (random.random((400, 20)).argsort(1) < 2)
+    codes = random.exponential(size=(400, 20)) * (
+        random.random((400, 20)).argsort(1) < 2
+    )
     return codes @ atoms + 1e-6 * random.standard_normal((400, 20))
 
 
@@ -316,12 +337,18 @@ def edges(random):
 
 
 @pytest.mark.parametrize(
-    ("draw", "positive_code"), [*zip([concepts, peaks, dust, edges], cycle([True, False]))]
+    ("draw", "positive_code"),
+    [*zip([concepts, peaks, dust, edges], cycle([True, False]))],
 )
 def test_clean_data_are_left_alone(draw, positive_code):
     """Signals are no outliers, small columns are no features of little noise."""
     X = draw(np.random.default_rng(3))
-    params = dict(n_components=20, positive_code=positive_code, random_state=0, fit_intercept=False)
+    params = dict(
+        n_components=20,
+        positive_code=positive_code,
+        random_state=0,
+        fit_intercept=False,
+    )
     auto = PUDLEDictionaryLearning(**params).fit(X)
     plain = PUDLEDictionaryLearning(noise="equal", **params).fit(X)
     np.testing.assert_array_equal(auto.components_, plain.components_)
@@ -344,7 +371,9 @@ def test_signal_that_atoms_miss_is_no_noise(seed):
 def test_a_mean_of_mixtures_is_no_baseline(seed):
     """Pairs of one group, all with codes of 1: the mean saves less than half a code in each row."""
     random = np.random.default_rng(seed)
-    atoms = unit(np.eye(17)[random.integers(0, 17, 21)] + 0.3 * (random.random((21, 17)) < 0.1))
+    atoms = unit(
+        np.eye(17)[random.integers(0, 17, 21)] + 0.3 * (random.random((21, 17)) < 0.1)
+    )
     group, codes = random.integers(0, 4, 21), np.zeros((300, 21))
     for row in codes:
         members = np.flatnonzero(group == random.integers(0, 4))
@@ -374,7 +403,9 @@ def test_seeds_take_the_same_baseline(planted, seed):
 def test_non_negative_codes_have_a_baseline_if_it_is_asked_for(planted):
     X = np.abs(planted[0][:400]) + 1
     assert learner(positive_code=True).fit(X).intercept_ == 0.0
-    assert np.ndim(learner(positive_code=True, fit_intercept=True).fit(X).intercept_) == 1
+    assert (
+        np.ndim(learner(positive_code=True, fit_intercept=True).fit(X).intercept_) == 1
+    )
 
 
 def test_columns_of_other_units_are_named():
@@ -409,7 +440,9 @@ def test_a_spike_counts_at_most_its_limit(spiked):
     """Codes do not depend on the size of a spike, and the score hardly does."""
     X, spikes, fitted = spiked
     larger = np.where(spikes, 100 * X, X)[750:]
-    np.testing.assert_allclose(fitted.transform(larger), fitted.transform(X[750:]), atol=1e-8)
+    np.testing.assert_allclose(
+        fitted.transform(larger), fitted.transform(X[750:]), atol=1e-8
+    )
     without = np.where(spikes, np.nan, X)[750:]
     assert fitted.score(larger) == pytest.approx(fitted.score(without), abs=0.05)
 
@@ -417,7 +450,9 @@ def test_a_spike_counts_at_most_its_limit(spiked):
 def test_the_evidence_of_a_row_falls_by_the_size_of_its_spikes(spiked):
     """Beyond the limit the loss of Huber is a line."""
     X, spikes, fitted = spiked
-    one, two, three = (fitted.score_samples(np.where(spikes, k * X, X)[750:]) for k in (1, 2, 3))
+    one, two, three = (
+        fitted.score_samples(np.where(spikes, k * X, X)[750:]) for k in (1, 2, 3)
+    )
     np.testing.assert_allclose(one - two, two - three, atol=1e-6)
     has_spikes = spikes[750:].any(1)
     assert two[has_spikes].max() < np.median(one[~has_spikes])
@@ -427,8 +462,12 @@ def test_the_evidence_of_a_row_falls_by_the_size_of_its_spikes(spiked):
 def test_strange_rows_are_found_though_each_atom_has_few_rows(seed):
     """Five rows for an atom, three times as many atoms as features."""
     random = np.random.default_rng(seed)
-    codes = random.standard_normal((300, 30)) * (random.random((300, 30)).argsort(1) < 3)
-    X = codes @ unit(random.standard_normal((30, 20))) + 0.05 * random.standard_normal((300, 20))
+    codes = random.standard_normal((300, 30)) * (
+        random.random((300, 30)).argsort(1) < 3
+    )
+    X = codes @ unit(random.standard_normal((30, 20))) + 0.05 * random.standard_normal(
+        (300, 20)
+    )
     strange = random.random(300) < 0.05
     X[strange] = 5 * X.std() * random.standard_normal((strange.sum(), 20))
     with pytest.warns(UserWarning, match="60 atoms, more than 20 features"):
@@ -441,7 +480,12 @@ def test_noise_of_features_is_found_where_it_does_not_grow_with_signals(seed):
     """By chance signals are larger or smaller where noise is large, and weights gain less."""
     rng = np.random.default_rng(seed)
     clean, *_ = make_dictionary_data(1500, 30, 40, 3, random_state=0)
-    noise = 0.1 * clean.std() * rng.standard_normal(clean.shape) * np.exp(rng.normal(size=30))
+    noise = (
+        0.1
+        * clean.std()
+        * rng.standard_normal(clean.shape)
+        * np.exp(rng.normal(size=30))
+    )
     learner = PUDLEDictionaryLearning(40, random_state=0).fit(clean + noise)
     assert np.corrcoef(np.log(learner.noise_std_), np.log(noise.std(0)))[0, 1] > 0.9
     error = learner.inverse_transform(learner.transform(clean + noise)) - clean
@@ -453,7 +497,11 @@ def test_equal_noise_of_few_features_stays_equal(seed):
     """Atoms that are missed at first leave errors that differ, and more epochs gain."""
     rng = np.random.default_rng(seed)
     codes = rng.uniform(1, 2, (300, 20)) * rng.choice([-1, 1], (300, 20))
-    X = codes * (rng.random((300, 20)).argsort(1) < 3) @ unit(rng.standard_normal((20, 16)))
+    X = (
+        codes
+        * (rng.random((300, 20)).argsort(1) < 3)
+        @ unit(rng.standard_normal((20, 16)))
+    )
     X += 0.05 * X.std() * rng.standard_normal(X.shape)
     assert np.ndim(PUDLEDictionaryLearning(20, random_state=0).fit(X).noise_std_) == 0
 
@@ -465,7 +513,10 @@ def test_rows_of_many_codes_have_no_outliers(seed):
     atoms = rng.standard_normal((20, 16)) / 4
     codes = rng.standard_normal((1000, 20)) * (rng.random((1000, 20)) < 0.1)
     clean, noise = codes @ atoms + 3, 0.02
-    X, spikes = clean + noise * rng.standard_normal(clean.shape), rng.random(clean.shape) < 0.01
+    X, spikes = (
+        clean + noise * rng.standard_normal(clean.shape),
+        rng.random(clean.shape) < 0.01,
+    )
     X[spikes] += 10
     learner = PUDLEDictionaryLearning(20, random_state=0).fit(X)
     assert (learner.outliers_.toarray()[spikes] != 0).all()
@@ -484,12 +535,16 @@ def test_many_unfoldings_minimise_the_loss_of_huber(spiked):
     """The limit is that of the gradient, and the objective is lower than at other codes."""
     X, _, fitted = spiked
     unfolded = (
-        clone(fitted).set_params(n_unfoldings=1000, alpha=0.1, max_iter=1, tol=None).fit(X[:300])
+        clone(fitted)
+        .set_params(n_unfoldings=1000, alpha=0.1, max_iter=1, tol=None)
+        .fit(X[:300])
     )
     limit = unfolded.to_module().limit.numpy()
     atoms, codes = unfolded.components_, unfolded.transform(X[750:])
     slope = np.clip(X[750:] - codes @ atoms, -limit, limit) @ atoms.T
-    np.testing.assert_allclose(slope[codes != 0], 0.1 * np.sign(codes[codes != 0]), atol=1e-3)
+    np.testing.assert_allclose(
+        slope[codes != 0], 0.1 * np.sign(codes[codes != 0]), atol=1e-3
+    )
     assert np.abs(slope).max() < 0.1 + 1e-3
 
 
@@ -499,7 +554,9 @@ def test_few_unfoldings_of_digits_have_a_baseline_that_converged_codes_need_not(
     few = dict(n_unfoldings=3, max_iter=5, tol=None, random_state=0)
     learner = PUDLEDictionaryLearning(30, **few).fit(train)
     assert np.ndim(learner.intercept_) == 1
-    residual = test - learner.inverse_transform(learner.transform(test))  # .34 without a baseline
+    residual = test - learner.inverse_transform(
+        learner.transform(test)
+    )  # .34 without a baseline
     assert np.square(residual).sum() < 0.2 * np.square(test - train.mean(0)).sum()
     assert PUDLEDictionaryLearning(30, random_state=0).fit(train).intercept_ == 0.0
 

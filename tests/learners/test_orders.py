@@ -61,13 +61,17 @@ def test_a_pickle_goes_on_with_the_same_bits(learner):
     other = pickle.loads(pickle.dumps(learner))
     for one in (other, learner):
         train_on(one, *data)
-    assert_same_values(learner, other, "components_", "intercept_", "coef_", "loss_curve_")
+    assert_same_values(
+        learner, other, "components_", "intercept_", "coef_", "loss_curve_"
+    )
 
 
 # ---------------------------------------------------------------------------- the penalty
 
 
-@pytest.mark.parametrize("through", [lambda learner: learner, pickle.dumps], ids=["", "pickle"])
+@pytest.mark.parametrize(
+    "through", [lambda learner: learner, pickle.dumps], ids=["", "pickle"]
+)
 @pytest.mark.parametrize("alpha", ["auto", 0.5])
 @pytest.mark.parametrize("begins", ["fit", "partial_fit"])
 def test_partial_fit_keeps_a_chosen_penalty(begins, alpha, through):
@@ -75,7 +79,11 @@ def test_partial_fit_keeps_a_chosen_penalty(begins, alpha, through):
     learner = getattr(Rows(alpha=alpha), begins)(X).choose_alpha(X, l0=1)
     chosen = learner.alpha_, learner.debias_
     codes = learner.transform(X)
-    learner = through(learner) if through is not pickle.dumps else pickle.loads(through(learner))
+    learner = (
+        through(learner)
+        if through is not pickle.dumps
+        else pickle.loads(through(learner))
+    )
     assert_array_equal(learner.transform(X), codes)
     for _ in range(2):
         learner.partial_fit(X)
@@ -88,7 +96,9 @@ def test_partial_fit_takes_a_penalty_that_was_set(learner):
     data = data_of(learner)
     learner.fit(*data).set_params(**{name: 0.625})
     if getattr(learner, "learn_threshold", None):
-        with pytest.raises(ValueError, match="alpha=0.625 was set after fit, .*fit again"):
+        with pytest.raises(
+            ValueError, match="alpha=0.625 was set after fit, .*fit again"
+        ):
             train_on(learner, *data)
         return
     assert train_on(learner, *data).alpha_ == 0.625
@@ -115,9 +125,16 @@ def test_another_loss_is_refused_until_the_next_fit(before, now):
     learner.set_params(dict_init="data", max_iter=2, tol=None)
     codes = learner.fit(X).transform(X)
     learner.set_params(loss=now, n_trials=trials[now])
-    calls = learner.transform, learner.score, learner.partial_fit, learner.transform_sparse
+    calls = (
+        learner.transform,
+        learner.score,
+        learner.partial_fit,
+        learner.transform_sparse,
+    )
     for call in (*calls, lambda X: learner.inverse_transform(codes)):
-        with pytest.raises(ValueError, match=f"loss='{now}' .* after fit, .*for {before.title()}"):
+        with pytest.raises(
+            ValueError, match=f"loss='{now}' .* after fit, .*for {before.title()}"
+        ):
             call(X)
     learner.set_params(loss=before, n_trials=trials[before])
     assert_array_equal(learner.transform(X), codes)
@@ -130,7 +147,9 @@ def test_partial_fit_refuses_another_number_of_atoms(learner):
     n = learner.n_components
     train_on(learner, *data).set_params(n_components=n + 1)
     atoms = learner.components_.copy()
-    with pytest.raises(ValueError, match=f"n_components={n + 1} was set after fit, .* {n} atoms"):
+    with pytest.raises(
+        ValueError, match=f"n_components={n + 1} was set after fit, .* {n} atoms"
+    ):
         train_on(learner, *data)
     assert_array_equal(learner.components_, atoms)
     train_on(learner.set_params(n_components=n), *data)
@@ -150,7 +169,10 @@ def test_atoms_of_other_features_are_refused(learner):
     data = data_of(learner)
     learner.fit(*data)
     learner.components_ = np.ascontiguousarray(learner.components_[:, :5])
-    of_targets = (partial(call, y=data[-1]) for call in (learner.score, partial(train_on, learner)))
+    of_targets = (
+        partial(call, y=data[-1])
+        for call in (learner.score, partial(train_on, learner))
+    )
     for call in (learner.transform, *of_targets):
         with pytest.raises(ValueError, match=r"components_ has the shape \(6, 5\)"):
             call(data[0])
@@ -215,7 +237,9 @@ def test_nothing_is_chosen_as_long_as_data_are_zero(learner):
     assert not np.any(learner.transform(0 * X))
     train_on(learner, X, *targets)
     assert_array_equal(learner.alpha_, expected.alpha_)
-    if not isinstance(learner, PUDLEClassifier | PUDLERegressor):  # whose intercepts were learned
+    if not isinstance(
+        learner, PUDLEClassifier | PUDLERegressor
+    ):  # whose intercepts were learned
         assert_array_equal(learner.components_, expected.components_)
 
 
@@ -231,7 +255,9 @@ def test_a_penalty_that_was_chosen_in_silence_stays(begins):
 def test_atoms_that_were_put_there_in_silence_stay(begins):
     X, atoms = make_data(n_samples=400)
     if begins == "from_components":
-        learner = PUDLEDictionaryLearning.from_components(atoms, alpha=1.0).set_params(alpha="auto")
+        learner = PUDLEDictionaryLearning.from_components(atoms, alpha=1.0).set_params(
+            alpha="auto"
+        )
     else:
         learner = getattr(Plain(), begins)(0 * X)
         learner.components_ = atoms

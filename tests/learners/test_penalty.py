@@ -28,7 +28,9 @@ def pulses(rng, n=20, length=120, noise=0.1):
 
 @pytest.fixture(scope="module")
 def noisy():
-    return make_dictionary_data(6000, 20, 25, n_nonzero=3, snr_db=-1, random_state=0)[:2]
+    return make_dictionary_data(6000, 20, 25, n_nonzero=3, snr_db=-1, random_state=0)[
+        :2
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +45,16 @@ def test_much_noise_calls_for_a_larger_penalty(noisy):
     usual = learner.penalty_path_.alpha[0]
     fixed = PUDLEDictionaryLearning(25, alpha=usual, random_state=0).fit(X)
     assert learner.search_alpha_ > 2 * usual
-    assert recovery_rate(truth, learner.components_) > 1.5 * recovery_rate(truth, fixed.components_)
+    assert recovery_rate(truth, learner.components_) > 1.5 * recovery_rate(
+        truth, fixed.components_
+    )
 
 
 def test_the_path_begins_at_the_usual_penalty_and_has_the_chosen_one(noisy, learner):
-    path, norm = learner.penalty_path_, np.sqrt(np.square(noisy[0][:1000]).sum(1).mean())
+    path, norm = (
+        learner.penalty_path_,
+        np.sqrt(np.square(noisy[0][:1000]).sum(1).mean()),
+    )
     assert path.alpha[0] == pytest.approx(0.07 * norm)
     assert np.isclose(path.alpha, learner.search_alpha_).any()
     assert path.alpha.shape == path.score.shape == path.unbiased.shape
@@ -57,7 +64,9 @@ def test_the_path_begins_at_the_usual_penalty_and_has_the_chosen_one(noisy, lear
 def test_the_number_of_atoms_does_not_drown_in_noise():
     """At the usual penalty spare atoms would fit noise, and true ones be missed."""
     X = make_dictionary_data(4000, 20, 24, n_nonzero=2, snr_db=3, random_state=1)[0]
-    assert 20 <= PUDLEDictionaryLearning("auto", random_state=0).fit(X).n_components_ <= 28
+    assert (
+        20 <= PUDLEDictionaryLearning("auto", random_state=0).fit(X).n_components_ <= 28
+    )
 
 
 # ------------------------------------------------------------------ images and signals
@@ -66,7 +75,11 @@ def test_the_number_of_atoms_does_not_drown_in_noise():
 def test_hidden_pixels_are_no_trap_for_a_search_over_penalties(rng):
     """The error of reconstructing the input falls with the penalty, that of hidden pixels not."""
     signals, _ = pulses(rng, noise=1.0)
-    usual = ConvPUDLEDictionaryLearning(1, atom_shape=12, random_state=0).fit(signals).search_alpha_
+    usual = (
+        ConvPUDLEDictionaryLearning(1, atom_shape=12, random_state=0)
+        .fit(signals)
+        .search_alpha_
+    )
     learner = ConvPUDLEDictionaryLearning(1, atom_shape=12, random_state=0)
     search = GridSearchCV(learner, {"alpha": usual * np.array([0.01, 0.1, 1.0])}, cv=2)
     with warnings.catch_warnings():  # codes at the smallest penalty may not be solved
@@ -92,7 +105,7 @@ def test_codes_of_signals_are_at_all_places(rng):
     learner = ConvPUDLEDictionaryLearning(1, atom_shape=12, random_state=0).fit(signals)
     assert learner.transform(signals).shape == (20, 109)
     pictures = ConvPUDLEDictionaryLearning(2, atom_shape=(3, 8), random_state=0)
-    codes = pictures.fit(np.outer(np.sin(np.arange(36)), np.ones(16)).reshape(3, 12, 16)).transform(
-        np.zeros((1, 12, 16))
-    )
+    codes = pictures.fit(
+        np.outer(np.sin(np.arange(36)), np.ones(16)).reshape(3, 12, 16)
+    ).transform(np.zeros((1, 12, 16)))
     assert codes.shape == (1, 4, 3, 2)

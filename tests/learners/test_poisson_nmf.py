@@ -77,7 +77,12 @@ def test_rates_are_nearer_to_the_truth_than_those_of_nmf(counts):
             warnings.simplefilter("ignore", ConvergenceWarning)
             errors.append(divergence(rates, nmf.fit_transform(X) @ nmf.components_))
     assert found < min(errors)
-    assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.95) == 1
+    assert (
+        recovery_rate(
+            directions(learner.components_), directions(atoms), threshold=0.95
+        )
+        == 1
+    )
 
 
 def test_codes_are_events(fitted, X):
@@ -87,7 +92,9 @@ def test_codes_are_events(fitted, X):
     np.testing.assert_allclose(fitted.components_.sum(1), 1)
     assert codes.min() == 0
     np.testing.assert_allclose(codes.sum(1), X.sum(1), rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(fitted.inverse_transform(codes), codes @ fitted.components_)
+    np.testing.assert_allclose(
+        fitted.inverse_transform(codes), codes @ fitted.components_
+    )
     np.testing.assert_array_equal(fitted.fit_transform(X), codes)
 
 
@@ -133,7 +140,9 @@ def test_the_number_of_atoms_is_found(X, tmp_path):
     assert learner.get_feature_names_out().shape == (4,)
     again = make("auto").set_callbacks(recording).fit(X[::2])
     np.testing.assert_array_equal(again.components_, learner.components_)
-    assert not hasattr(again.set_callbacks().set_params(n_components=2).fit(X), "size_path_")
+    assert not hasattr(
+        again.set_callbacks().set_params(n_components=2).fit(X), "size_path_"
+    )
 
 
 def test_a_number_needs_rows_that_differ_and_its_own_start(X):
@@ -146,7 +155,9 @@ def test_a_number_needs_rows_that_differ_and_its_own_start(X):
 
 def test_counts_without_structure_have_one_atom_and_a_warning():
     X = np.random.default_rng(0).poisson(3.0, (60, 12)).astype(float)
-    with pytest.warns(UserWarning, match="'auto' is 1: .* no better than the mean spectrum"):
+    with pytest.warns(
+        UserWarning, match="'auto' is 1: .* no better than the mean spectrum"
+    ):
         assert make("auto").fit(X).n_components_ == 1
 
 
@@ -157,7 +168,11 @@ def overdispersed(seed, size, n=150, counts=1000):
     """Return counts of negative binomial distributions, and their expectations and spectra."""
     rng = np.random.default_rng(seed)
     _, rates, atoms = planted(seed, n=n, m=60, counts=counts)
-    return rng.poisson(rates * rng.gamma(size, 1 / size, rates.shape)).astype(float), rates, atoms
+    return (
+        rng.poisson(rates * rng.gamma(size, 1 / size, rates.shape)).astype(float),
+        rates,
+        atoms,
+    )
 
 
 @pytest.mark.parametrize(("size", "gaps"), [(4.0, True), (20.0, False)])
@@ -168,7 +183,8 @@ def test_the_dispersion_is_estimated(size, gaps):
     assert learner.dispersion_ == pytest.approx(1 / size, rel=0.15)
     plain = make(dispersion=None).fit(X)
     ours, poissons = (
-        divergence(rates, one.inverse_transform(one.transform(X))) for one in (learner, plain)
+        divergence(rates, one.inverse_transform(one.transform(X)))
+        for one in (learner, plain)
     )
     assert ours < poissons
 
@@ -215,9 +231,17 @@ def test_a_row_of_most_events_does_not_rule_the_atoms(n_components):
     X = rng.poisson(rates * rng.gamma(10, 0.1, rates.shape)).astype(float)
     learner = make(n_components).fit(X)
     assert learner.n_components_ == 5
-    assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.97) == 1
+    assert (
+        recovery_rate(
+            directions(learner.components_), directions(atoms), threshold=0.97
+        )
+        == 1
+    )
     plain = make(5, dispersion=None).fit(X)
-    assert recovery_rate(directions(plain.components_), directions(atoms), threshold=0.97) < 1
+    assert (
+        recovery_rate(directions(plain.components_), directions(atoms), threshold=0.97)
+        < 1
+    )
 
 
 def test_codes_solve_the_equation_of_the_negative_binomial_distribution():
@@ -235,7 +259,9 @@ def test_codes_solve_the_equation_of_the_negative_binomial_distribution():
 
 def test_sparse_rows_are_rows(fitted, X):
     found = make().fit(sparse.csr_array(X))
-    np.testing.assert_allclose(found.components_, fitted.components_, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(
+        found.components_, fitted.components_, rtol=0, atol=1e-10
+    )
     codes = found.transform(sparse.csr_array(X))
     np.testing.assert_allclose(codes, fitted.transform(X), rtol=0, atol=1e-6)
 
@@ -248,7 +274,9 @@ def test_exposures_are_factors(data):
     np.testing.assert_array_equal(learner.components_, plain.components_)
     found = learner.transform(X, exposure=exposure)
     np.testing.assert_allclose(found * exposure[:, None], plain.transform(X))
-    assert divergence(rates, exposure[:, None] * learner.inverse_transform(found)) < 0.05
+    assert (
+        divergence(rates, exposure[:, None] * learner.inverse_transform(found)) < 0.05
+    )
     np.testing.assert_array_equal(
         learner.transform(X, exposure=np.ones(len(X))), plain.transform(X)
     )
@@ -270,7 +298,9 @@ def test_missing_entries_are_predicted(data):
 def test_float32_and_tensors(fitted, X):
     learner = make().fit(X.astype(np.float32))
     assert learner.components_.dtype == np.float32
-    np.testing.assert_allclose(learner.components_, fitted.components_, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        learner.components_, fitted.components_, rtol=1e-3, atol=1e-5
+    )
     codes = learner.transform(torch.tensor(X, dtype=torch.float32))
     assert codes.dtype == torch.float32
     with pytest.raises(ValueError, match="can be differentiated"):
@@ -283,7 +313,9 @@ def test_float32_and_tensors(fitted, X):
         np.zeros((20, 5)),
         np.eye(20, 5),
         np.full((20, 5), 1e12),
-        np.random.default_rng(0).poisson(10.0 ** np.linspace(-3, 3, 8), (60, 8)).astype(float),
+        np.random.default_rng(0)
+        .poisson(10.0 ** np.linspace(-3, 3, 8), (60, 8))
+        .astype(float),
         np.random.default_rng(0).random((20, 5)) * 1e-9,
     ],
     ids=["zeros", "single events", "huge", "all sizes", "tiny"],
@@ -307,7 +339,9 @@ def test_fractions_are_no_counts(X):
 def test_given_atoms_encode_without_data(fitted, X):
     learner = PoissonNMF.from_components(fitted)
     np.testing.assert_array_equal(learner.transform(X), fitted.transform(X))
-    with pytest.raises(ValueError, match="Negative values in data passed to components"):
+    with pytest.raises(
+        ValueError, match="Negative values in data passed to components"
+    ):
         PoissonNMF.from_components(-np.eye(3))
 
 
@@ -324,7 +358,11 @@ WEIGHTED = {
 def weighted(seed=0, n=60):
     """Return counts, numbers of repetitions, some of them zero, and an order."""
     rng = np.random.default_rng(seed)
-    return overdispersed(seed, 20.0, n, 300)[0][:, ::2], rng.integers(0, 4, n), rng.permutation(n)
+    return (
+        overdispersed(seed, 20.0, n, 300)[0][:, ::2],
+        rng.integers(0, 4, n),
+        rng.permutation(n),
+    )
 
 
 @pytest.mark.parametrize("gaps", [False, True])
@@ -337,7 +375,14 @@ def test_weights_are_repetitions_in_any_order(learner, gaps):
     copies = np.random.default_rng(2).permutation(np.repeat(np.arange(len(X)), often))
     one = clone(learner).fit(X[copies], exposure=exposure[copies])
     given = dict(exposure=exposure[order], sample_weight=often[order])
-    names = "components_", "alpha_", "dispersion_", "min_gain_", "loss_curve_", "size_path_"
+    names = (
+        "components_",
+        "alpha_",
+        "dispersion_",
+        "min_gain_",
+        "loss_curve_",
+        "size_path_",
+    )
     assert_same_values(one, clone(learner).fit(X[order], **given), *names)
 
 
@@ -346,7 +391,9 @@ def test_choices_leave_the_unit_of_weights_open(n_components):
     """The chosen number of pseudo-events grows with the weights, and atoms stay."""
     X, _, _ = overdispersed(0, 10.0)
     weight = np.random.default_rng(0).uniform(0.5, 2, len(X))
-    one, other = (make(n_components).fit(X, sample_weight=c * weight) for c in (1.0, 8.0))
+    one, other = (
+        make(n_components).fit(X, sample_weight=c * weight) for c in (1.0, 8.0)
+    )
     assert one.n_components_ == other.n_components_ == 4
     assert other.alpha_ == pytest.approx(8 * one.alpha_)
     assert other.dispersion_ == pytest.approx(one.dispersion_, rel=1e-3)
@@ -367,7 +414,12 @@ def test_fixed_atoms_stay_and_the_others_are_found(n_fixed, alpha, data):
     kept = fixed / fixed.sum(1, keepdims=True)
     np.testing.assert_array_equal(learner.components_[:n_fixed], kept)
     assert np.isfinite(learner.loss_curve_).all()
-    assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.95) == 1
+    assert (
+        recovery_rate(
+            directions(learner.components_), directions(atoms), threshold=0.95
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize("n_fixed", [1, 4])
@@ -376,15 +428,26 @@ def test_the_number_of_new_atoms_is_found(n_fixed, data):
     X, _, atoms = data
     learner = make("auto", fixed_components=atoms[:n_fixed]).fit(X[::2])
     assert learner.n_components_ == 4
-    np.testing.assert_allclose(learner.components_[:n_fixed], atoms[:n_fixed], rtol=1e-12)
-    assert recovery_rate(directions(learner.components_), directions(atoms), threshold=0.95) == 1
+    np.testing.assert_allclose(
+        learner.components_[:n_fixed], atoms[:n_fixed], rtol=1e-12
+    )
+    assert (
+        recovery_rate(
+            directions(learner.components_), directions(atoms), threshold=0.95
+        )
+        == 1
+    )
     assert learner.size_path_.n_components.min() >= n_fixed
 
 
 @pytest.mark.parametrize(
     ("n", "fixed", "words"),
     [
-        (1, np.ones((2, 100)), "n_components=1 counts the 2 fixed_components, too. Pass .* 2 on"),
+        (
+            1,
+            np.ones((2, 100)),
+            "n_components=1 counts the 2 fixed_components, too. Pass .* 2 on",
+        ),
         (3, np.ones((2, 99)), r"fixed_components has shape \(2, 99\), expected"),
         (3, -np.eye(2, 100), "Negative values in data passed to fixed_components"),
         (3, np.zeros((2, 100)), "fixed_components has atoms of zeros"),

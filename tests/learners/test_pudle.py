@@ -21,8 +21,12 @@ def test_training_approaches_the_dictionary_that_made_the_data(gradient):
     """From a perturbed truth, measured by the sine of the angle between atoms."""
     X, atoms = make_data(n_samples=400, n_features=16, n_components=8)
     start = perturbed(atoms)
-    options = dict(n_components=8, n_unfoldings=20, alpha=0.05, max_iter=20, batch_size=50)
-    estimator = make(gradient=gradient, dict_init=start, learning_rate=3e-3, **options).fit(X)
+    options = dict(
+        n_components=8, n_unfoldings=20, alpha=0.05, max_iter=20, batch_size=50
+    )
+    estimator = make(
+        gradient=gradient, dict_init=start, learning_rate=3e-3, **options
+    ).fit(X)
 
     def distance(learned):
         learned = learned / np.linalg.norm(learned, axis=1, keepdims=True)
@@ -43,7 +47,9 @@ def test_float32_and_float64_learn_the_same(X):
     double, single = make().fit(X), make().fit(X.astype(np.float32))
     assert single.components_.dtype == np.float32
     reconstructions = [
-        estimator.inverse_transform(estimator.transform(X.astype(estimator.components_.dtype)))
+        estimator.inverse_transform(
+            estimator.transform(X.astype(estimator.components_.dtype))
+        )
         for estimator in (double, single)
     ]
     np.testing.assert_allclose(*reconstructions, rtol=0, atol=1e-4)
@@ -52,7 +58,9 @@ def test_float32_and_float64_learn_the_same(X):
 def test_a_fitted_estimator_holds_no_tensors(variant, X):
     """But in the record for `partial_fit`, whose tensors are on the CPU."""
     estimator = make(**variant).fit(torch.tensor(X)).partial_fit(torch.tensor(X))
-    fitted = {name: value for name, value in vars(estimator).items() if name.endswith("_")}
+    fitted = {
+        name: value for name, value in vars(estimator).items() if name.endswith("_")
+    }
     assert b"torch" not in pickle.dumps(fitted)
     assert {"n_iter_", "n_steps_", "n_components_"} <= {
         name for name, value in fitted.items() if type(value) is int
@@ -74,7 +82,8 @@ def test_signs_are_as_asked(dict_init, X, atoms):
 
 
 @pytest.mark.parametrize(
-    "given", [np.ndarray.tolist, np.asfortranarray, torch.tensor, pd.DataFrame, np.float32]
+    "given",
+    [np.ndarray.tolist, np.asfortranarray, torch.tensor, pd.DataFrame, np.float32],
 )
 def test_a_given_dictionary_may_be_any_array_like(given, X, atoms):
     """Training starts there, scaled to the constraint; the array itself is left alone."""
@@ -149,7 +158,10 @@ def test_warnings_point_at_the_line_that_called_fit_and_say_what_to_change(X):
     estimator = make(step_size=3.0, n_unfoldings=1, tol=1e-12, max_iter=3)
     with pytest.warns((RuntimeWarning, ConvergenceWarning)) as caught:
         estimator.fit(X)
-    assert {warning.category for warning in caught} == {RuntimeWarning, ConvergenceWarning}
+    assert {warning.category for warning in caught} == {
+        RuntimeWarning,
+        ConvergenceWarning,
+    }
     assert {warning.filename for warning in caught} == {__file__}
     said = "max_iter=3 epochs, before it converged. Raise max_iter, or tol (now 1e-12"
     assert any(said in str(warning.message) for warning in caught)
@@ -178,9 +190,13 @@ def test_unused_atoms_are_redrawn_between_epochs_and_never_at_the_end():
 
 @pytest.mark.parametrize("batch_size", [16, 60])
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
-def test_divergence_raises_with_the_update_and_the_parameters_to_change(method, batch_size, X):
+def test_divergence_raises_with_the_update_and_the_parameters_to_change(
+    method, batch_size, X
+):
     """Also of the only update of an epoch, after which no loss is computed."""
-    estimator = make(**ABSURD, batch_size=batch_size, max_iter=1 if batch_size == 60 else 4)
+    estimator = make(
+        **ABSURD, batch_size=batch_size, max_iter=1 if batch_size == 60 else 4
+    )
     with pytest.raises(ValueError, match=r"at update \d+\. .*\(learning_rate,"):
         getattr(estimator, method)(X)
     assert np.isfinite(estimator.components_).all()

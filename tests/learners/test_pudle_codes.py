@@ -24,7 +24,9 @@ def test_codes_are_those_of_the_public_encoder(variant, X):
 
 def test_transform_alpha_is_what_transform_uses(X):
     estimator = make(transform_alpha=0.5).fit(X)
-    np.testing.assert_array_equal(estimator.transform(X), numpy_codes(estimator, X, alpha=0.5))
+    np.testing.assert_array_equal(
+        estimator.transform(X), numpy_codes(estimator, X, alpha=0.5)
+    )
     assert estimator.alpha_ == make().fit(X).alpha_  # training does not
     assert estimator.set_params(transform_alpha=0.0).transform(X).any()
 
@@ -32,7 +34,9 @@ def test_transform_alpha_is_what_transform_uses(X):
 def test_split_codes_lead_back_to_the_rows_of_plain_ones(X):
     plain, split = make().fit(X), make(split_sign=True).fit(X)
     codes, parts = plain.transform(X), split.transform(X)
-    np.testing.assert_array_equal(split.inverse_transform(parts), plain.inverse_transform(codes))
+    np.testing.assert_array_equal(
+        split.inverse_transform(parts), plain.inverse_transform(codes)
+    )
     assert len(split.get_feature_names_out()) == 12
 
 
@@ -53,7 +57,9 @@ def test_a_dictionary_learned_on_an_absent_device_encodes_on_the_cpu(X):
     codes, score = estimator.transform(X), estimator.score(X)
     estimator.set_params(device="cuda:97")
     np.testing.assert_array_equal(estimator.transform(X), codes)
-    np.testing.assert_allclose(estimator.inverse_transform(codes), codes @ estimator.components_)
+    np.testing.assert_allclose(
+        estimator.inverse_transform(codes), codes @ estimator.components_
+    )
     assert estimator.score(X) == score
     with pytest.raises(ValueError, match="'cuda:97'"):
         estimator.partial_fit(X)
@@ -122,13 +128,17 @@ def test_codes_of_a_pursuit_are_those_of_scikit_learn(params, X):
     expected = orthogonal_mp_gram(
         D @ D.T, D @ X.T, norms_squared=squares, **params or {"n_nonzero_coefs": 1}
     )
-    left_alone = squares <= params.get("tol", 0)  # where scikit-learn takes one atom all the same
+    left_alone = squares <= params.get(
+        "tol", 0
+    )  # where scikit-learn takes one atom all the same
     expected[:, left_alone] = 0
     np.testing.assert_allclose(learner.transform(X), expected.T, atol=1e-10)
 
 
 def test_a_pursuit_knows_signs_and_gaps(X):
-    learner = make(transform_algorithm="omp", positive_code=True, transform_n_nonzero_coefs=3)
+    learner = make(
+        transform_algorithm="omp", positive_code=True, transform_n_nonzero_coefs=3
+    )
     codes = learner.fit(X).transform(X)
     assert codes.min() >= 0
     assert (codes != 0).sum(1).max() <= 3
@@ -158,7 +168,9 @@ def test_components_make_a_learner_that_transforms_as_the_fitted_one(variant, X)
 
 
 def test_components_alone_are_enough_for_a_pursuit_and_for_nothing_else(X, atoms):
-    learner = PUDLEDictionaryLearning.from_components(2 * atoms, transform_algorithm="omp")
+    learner = PUDLEDictionaryLearning.from_components(
+        2 * atoms, transform_algorithm="omp"
+    )
     np.testing.assert_array_equal(learner.components_, 2 * atoms)
     assert learner.transform(X).shape == (len(X), len(atoms))
     with pytest.raises(ValueError, match="alpha='auto'.*pass a number"):
@@ -173,8 +185,12 @@ def test_components_alone_are_enough_for_a_pursuit_and_for_nothing_else(X, atoms
 
 
 @pytest.mark.parametrize("alpha", ["auto", 0.25])
-@pytest.mark.parametrize("params", [{}, dict(shrinkage="hard"), dict(optimizer="adam")], ids=repr)
-def test_a_first_part_of_the_data_chooses_what_atoms_alone_leave_open(params, alpha, X, atoms):
+@pytest.mark.parametrize(
+    "params", [{}, dict(shrinkage="hard"), dict(optimizer="adam")], ids=repr
+)
+def test_a_first_part_of_the_data_chooses_what_atoms_alone_leave_open(
+    params, alpha, X, atoms
+):
     """Alpha and the unit of gradients, as it does where atoms are an initial dictionary."""
     common = dict(transform_algorithm="omp", gradient="ae-ls", random_state=0, **params)
     learner = PUDLEDictionaryLearning.from_components(atoms, **common)
@@ -182,6 +198,8 @@ def test_a_first_part_of_the_data_chooses_what_atoms_alone_leave_open(params, al
     begun = PUDLEDictionaryLearning(len(atoms), dict_init=atoms, alpha=alpha, **common)
     begun.partial_fit(X)
     assert learner.alpha_ == pytest.approx(begun.alpha_, rel=1e-12)
-    np.testing.assert_allclose(learner.components_, begun.components_, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        learner.components_, begun.components_, rtol=0, atol=1e-12
+    )
     learner.partial_fit(2 * X)
     assert learner.alpha_ == pytest.approx(begun.alpha_, rel=1e-12)

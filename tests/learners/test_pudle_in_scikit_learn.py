@@ -13,14 +13,32 @@ from small import assert_same, make
 
 BAD_PARAMETERS = {
     "negative alpha": (dict(alpha=-1.0), "alpha"),
-    "one decay in a tuple": (dict(lambda_decay=(0.9,)), r"lambda_decay=\(0.9,\) .*pair"),
+    "one decay in a tuple": (
+        dict(lambda_decay=(0.9,)),
+        r"lambda_decay=\(0.9,\) .*pair",
+    ),
     "optimizer that needs a closure": (dict(optimizer=torch.optim.LBFGS), "closure"),
-    "rate twice": (dict(optimizer=partial(torch.optim.SGD, lr=0.1)), "learning_rate instead"),
-    "unknown parameter": (dict(optimizer=partial(torch.optim.Adam, momentum=0.9)), "momentum"),
+    "rate twice": (
+        dict(optimizer=partial(torch.optim.SGD, lr=0.1)),
+        "learning_rate instead",
+    ),
+    "unknown parameter": (
+        dict(optimizer=partial(torch.optim.Adam, momentum=0.9)),
+        "momentum",
+    ),
     "unknown device": (dict(device="gpu"), r"(?s)Device 'gpu' .* Pass 'auto'"),
-    "atoms of other length": (dict(dict_init=np.ones((6, 7))), r"\(6, 7\), expected .*\(6, 8\)"),
-    "other number of atoms": (dict(dict_init=np.ones((5, 8))), r"\(5, 8\), expected .*\(6, 8\)"),
-    "zero atom": (dict(dict_init=np.eye(6, 8) - np.eye(1, 8)), "dict_init has atoms of zeros"),
+    "atoms of other length": (
+        dict(dict_init=np.ones((6, 7))),
+        r"\(6, 7\), expected .*\(6, 8\)",
+    ),
+    "other number of atoms": (
+        dict(dict_init=np.ones((5, 8))),
+        r"\(5, 8\), expected .*\(6, 8\)",
+    ),
+    "zero atom": (
+        dict(dict_init=np.eye(6, 8) - np.eye(1, 8)),
+        "dict_init has atoms of zeros",
+    ),
     "converged hard codes": (
         dict(n_unfoldings=None, shrinkage="hard"),
         "Converged codes .*shrinkage='hard'.* Pass shrinkage='soft'",
@@ -37,17 +55,26 @@ NAN[2, 3], INF[4, 5] = np.nan, np.inf
 BAD_DATA = {
     "infinite": (-INF, "infinity"),
     "infinite tensor with a gap": (torch.tensor(INF + NAN), "infinity"),
-    "complex tensor": (torch.ones(3, 8, dtype=torch.complex64), "Complex data not supported"),
+    "complex tensor": (
+        torch.ones(3, 8, dtype=torch.complex64),
+        "Complex data not supported",
+    ),
     "1-D": (np.ones(8), "Expected 2D array, got 1D array"),
     "words": (np.full((3, 8), "a"), "could not convert string"),
 }
 
 
-@pytest.mark.parametrize(("params", "message"), BAD_PARAMETERS.values(), ids=BAD_PARAMETERS)
+@pytest.mark.parametrize(
+    ("params", "message"), BAD_PARAMETERS.values(), ids=BAD_PARAMETERS
+)
 def test_bad_parameters_are_named_and_leave_no_trace(params, message, X):
     """By scikit-learn's convention `partial_fit` validates them at its first call."""
     fitted = make(batch_size=16).fit(X)
-    for estimator, method in ((make(), "fit"), (fitted, "fit"), (make(), "partial_fit")):
+    for estimator, method in (
+        (make(), "fit"),
+        (fitted, "fit"),
+        (make(), "partial_fit"),
+    ):
         estimator.set_params(**params)
         before = copy.deepcopy(vars(estimator))
         with pytest.raises((ValueError, TypeError), match=message):
@@ -79,7 +106,10 @@ def test_rows_and_codes_on_any_device_are_finite(value, device, X):
     estimator = make().fit(X)
     rows, codes = (torch.full((3, n), value, device=device) for n in (8, 6))
     rows[0, 0] = torch.inf
-    for call, wrong in ((estimator.transform, rows), (estimator.inverse_transform, codes)):
+    for call, wrong in (
+        (estimator.transform, rows),
+        (estimator.inverse_transform, codes),
+    ):
         with pytest.raises(ValueError, match="NaN|infinity"):
             call(wrong)
 
@@ -93,7 +123,9 @@ def test_a_data_error_on_the_way_leaves_a_fitted_estimator_as_it_was(X):
             yield from (X[:20, :5], X[20:40, :5], X[40:, :4])
 
     estimator = make().fit(X)
-    before = copy.deepcopy({k: v for k, v in vars(estimator).items() if k.endswith("_")})
+    before = copy.deepcopy(
+        {k: v for k, v in vars(estimator).items() if k.endswith("_")}
+    )
     with pytest.raises(ValueError, match=r"(?s)X has 4 features.*In batch 2 of X"):
         estimator.fit(Breaks())
     assert_same({k: v for k, v in vars(estimator).items() if k.endswith("_")}, before)

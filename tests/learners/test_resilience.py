@@ -17,7 +17,9 @@ from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
-    pytest.mark.filterwarnings(r"ignore:X has \d+ samples? with known values:UserWarning"),
+    pytest.mark.filterwarnings(
+        r"ignore:X has \d+ samples? with known values:UserWarning"
+    ),
     pytest.mark.filterwarnings("ignore:All codes of .* are zero:UserWarning"),
     pytest.mark.filterwarnings("ignore:Parameters of .* have no effect:UserWarning"),
 ]
@@ -119,7 +121,9 @@ def test_no_file_is_opened_and_no_connection_made(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-CONVOLUTION = ConvPUDLEDictionaryLearning(2, atom_shape=3, gradient="ae-ls", max_iter=2, tol=None)
+CONVOLUTION = ConvPUDLEDictionaryLearning(
+    2, atom_shape=3, gradient="ae-ls", max_iter=2, tol=None
+)
 
 
 @pytest.mark.parametrize("name", [*LEARNERS, "convolution"])
@@ -128,11 +132,18 @@ def test_autocast_and_the_default_dtype_of_torch_change_nothing(name):
     X = PLAIN.astype(np.float32)
 
     def results():
-        learner = clone(LEARNERS.get(name, CONVOLUTION)).set_params(random_state=0).fit(X)
+        learner = (
+            clone(LEARNERS.get(name, CONVOLUTION)).set_params(random_state=0).fit(X)
+        )
         if hasattr(learner, "partial_fit"):
             learner.partial_fit(X)
         codes = learner.transform(X)
-        return learner.components_, codes, learner.inverse_transform(codes), learner.score(X)
+        return (
+            learner.components_,
+            codes,
+            learner.inverse_transform(codes),
+            learner.score(X),
+        )
 
     expected = results()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -26,7 +26,9 @@ METHODS = ("transform", "predict", "predict_proba", "decision_function")
 def rows(request):
     """Return counts, which every loss takes, with and without missing entries."""
     rng = np.random.default_rng(0)
-    rates = np.exp(rng.normal(size=(N_SAMPLES, 3)) @ rng.normal(size=(3, N_FEATURES)) / 2 + 1)
+    rates = np.exp(
+        rng.normal(size=(N_SAMPLES, 3)) @ rng.normal(size=(3, N_FEATURES)) / 2 + 1
+    )
     X = np.minimum(rng.poisson(rates), 30).astype(float)
     if request.param:
         X[rng.random(X.shape) < 0.1] = np.nan
@@ -37,14 +39,21 @@ def rows(request):
 
 @pytest.fixture(scope="module", params=KINDS)
 def learner(request):
-    X = np.random.default_rng(1).poisson(3.0, size=(200, N_FEATURES)).clip(0, 30).astype(float)
+    X = (
+        np.random.default_rng(1)
+        .poisson(3.0, size=(200, N_FEATURES))
+        .clip(0, 30)
+        .astype(float)
+    )
     y = X[:, 0] > X[:, 1]
     return learner_of(request.param, 20).fit(X, y)
 
 
 def said_of(learner, rows):
     """Return, by method, whatever a learner says of rows."""
-    return {name: getattr(learner, name)(rows) for name in METHODS if hasattr(learner, name)}
+    return {
+        name: getattr(learner, name)(rows) for name in METHODS if hasattr(learner, name)
+    }
 
 
 def assert_same_rows(found, expected):
@@ -101,7 +110,9 @@ def test_codes_of_the_lasso_with_gaps_have_the_same_bits(name, rows):
     others[~gaps, 0] += 1
     np.testing.assert_array_equal(learner.transform(others)[gaps], expected[gaps])
     for row in np.flatnonzero(gaps):
-        np.testing.assert_array_equal(learner.transform(rows[row : row + 1])[0], expected[row])
+        np.testing.assert_array_equal(
+            learner.transform(rows[row : row + 1])[0], expected[row]
+        )
 
 
 # ---------------------------------------------------------------------------- images
@@ -111,7 +122,9 @@ def test_codes_of_the_lasso_with_gaps_have_the_same_bits(name, rows):
 def test_codes_of_an_image_depend_on_that_image_alone(with_gaps):
     rng = np.random.default_rng(0)
     images = rng.poisson(3.0, size=(5, 14, 16)).astype(float)
-    learner = ConvPUDLEDictionaryLearning(3, atom_shape=(4, 4), stride=1, random_state=0)
+    learner = ConvPUDLEDictionaryLearning(
+        3, atom_shape=(4, 4), stride=1, random_state=0
+    )
     learner.fit(images)
     if with_gaps:
         images[2:4][rng.random((2, 14, 16)) < 0.1] = np.nan

@@ -40,7 +40,10 @@ def weighted(seed=0, most=4, n=N):
     return rng.integers(0, most, n), rng.permutation(n)
 
 
-LEARNERS = {name: learner_of(name) for name in ("search", "positive", "lasso", "encoder", "noise")}
+LEARNERS = {
+    name: learner_of(name)
+    for name in ("search", "positive", "lasso", "encoder", "noise")
+}
 LEARNERS |= {
     "size": learner_of("search", "auto"),
     "alpha": learner_of("search", alpha=0.1),
@@ -53,7 +56,9 @@ LEARNERS |= {
 # ---------------------------------------------------------------------------- fit
 
 
-@pytest.mark.parametrize(("name", "gaps"), [*zip(LEARNERS, cycle([False, True])), ("search", True)])
+@pytest.mark.parametrize(
+    ("name", "gaps"), [*zip(LEARNERS, cycle([False, True])), ("search", True)]
+)
 def test_weights_are_repetitions_in_any_order(name, gaps):
     X, learner = planted()[0], LEARNERS[name]
     often, order = weighted()
@@ -63,14 +68,23 @@ def test_weights_are_repetitions_in_any_order(name, gaps):
     repeated = repeated[np.random.default_rng(2).permutation(len(repeated))]
     one = clone(learner).fit(repeated)
     other = clone(learner).fit(X[order], sample_weight=often[order])
-    names = "components_", "alpha_", "intercept_", "noise_std_", "debias_", "loss_curve_"
+    names = (
+        "components_",
+        "alpha_",
+        "intercept_",
+        "noise_std_",
+        "debias_",
+        "loss_curve_",
+    )
     assert_same_values(one, other, *names, "size_path_", "n_samples_seen_")
 
 
 def test_the_unit_of_weights_does_not_matter():
     X, _ = planted()
     weight = np.random.default_rng(0).random(N)
-    one, other = (learner_of("search").fit(X, sample_weight=w) for w in (weight, 8 * weight))
+    one, other = (
+        learner_of("search").fit(X, sample_weight=w) for w in (weight, 8 * weight)
+    )
     np.testing.assert_array_equal(one.components_, other.components_)
     assert one.alpha_ == other.alpha_
 
@@ -113,8 +127,12 @@ def test_a_pass_over_weighted_rows_adapts_to_them(monkeypatch):
     monkeypatch.setattr(sources, "_sample_size", lambda *_: 400)
     (X, atoms), (Y, _) = planted(0, 1200, p=6), planted(1, 1200, p=6)
     rows = np.stack([X, Y], axis=1).reshape(-1, M)
-    learner = PUDLEDictionaryLearning(6, noise="equal", fit_intercept=False, random_state=0)
-    learner.fit(TensorDataset(torch.tensor(rows)), sample_weight=np.tile([1.0, 1e-3], 1200))
+    learner = PUDLEDictionaryLearning(
+        6, noise="equal", fit_intercept=False, random_state=0
+    )
+    learner.fit(
+        TensorDataset(torch.tensor(rows)), sample_weight=np.tile([1.0, 1e-3], 1200)
+    )
     assert "pass" in learner.fit_seconds_
     assert recovery_rate(atoms, learner.components_) == 1
 
@@ -150,7 +168,9 @@ def test_weights_of_an_imputer_are_repetitions():
     other = imputer.fit(X[order], sample_weight=often[order]).transform(X)
     np.testing.assert_allclose(one, other, rtol=1e-12)
     scaler = DictionaryImputer().fit(X, sample_weight=often).estimator_[0]
-    np.testing.assert_allclose(scaler.mean_, np.nanmean(np.repeat(X, often, axis=0), axis=0))
+    np.testing.assert_allclose(
+        scaler.mean_, np.nanmean(np.repeat(X, often, axis=0), axis=0)
+    )
 
 
 def test_weights_reach_all_replicates():
@@ -162,7 +182,9 @@ def test_weights_reach_all_replicates():
     np.testing.assert_array_equal(one.components_, other.components_)
     expected = one.score(np.repeat(X, often, axis=0))
     assert other.score(X, sample_weight=often) == pytest.approx(expected)
-    halves = ConsensusDictionary(PUDLEDictionaryLearning(P), 3, resample="halves", random_state=0)
+    halves = ConsensusDictionary(
+        PUDLEDictionaryLearning(P), 3, resample="halves", random_state=0
+    )
     assert np.isfinite(clone(halves).fit(X, sample_weight=often + 1).components_).all()
 
 
@@ -194,7 +216,9 @@ def test_numbers_of_rows_are_routed(kind, given, requests):
     numbers = {given: weighted()[0] + 1.0}
     of_codes = numbers if "transform" in requests else {}
     expected = learner_of(kind).fit(X, **numbers).transform(X, **of_codes)
-    np.testing.assert_array_equal(learner_of(kind).fit_transform(X, **numbers), expected)
+    np.testing.assert_array_equal(
+        learner_of(kind).fit_transform(X, **numbers), expected
+    )
     with config_context(enable_metadata_routing=True):
         learner = learner_of(kind)
         for request in requests:
@@ -205,12 +229,20 @@ def test_numbers_of_rows_are_routed(kind, given, requests):
         assert np.isfinite(search.best_score_)
 
 
-@pytest.mark.parametrize(("value", "message"), [(-1, "[Nn]egative"), (0, "at least one non-zero")])
+@pytest.mark.parametrize(
+    ("value", "message"), [(-1, "[Nn]egative"), (0, "at least one non-zero")]
+)
 def test_weights_that_are_none_are_refused(value, message):
     X = np.abs(planted()[0])
     learner = PUDLEDictionaryLearning.from_components(np.eye(M), alpha=0.1)
     counts = PoissonNMF.from_components(np.eye(M))
-    for call in (learner.fit, learner.partial_fit, learner.score, counts.fit, counts.score):
+    for call in (
+        learner.fit,
+        learner.partial_fit,
+        learner.score,
+        counts.fit,
+        counts.score,
+    ):
         with pytest.raises(ValueError, match=message):
             call(X, sample_weight=np.full(N, float(value)))
     for one in (learner, counts):

@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from skpudle import ConvPUDLEDictionaryLearning, CountDictionaryLearning, PUDLEDictionaryLearning
+from skpudle import (
+    ConvPUDLEDictionaryLearning,
+    CountDictionaryLearning,
+    PUDLEDictionaryLearning,
+)
 from skpudle.metrics import atom_coherence
 
 
-def planted(n_atoms, n_features, n_nonzero, n, *, decibels=None, uneven=0.0, positive=False):
+def planted(
+    n_atoms, n_features, n_nonzero, n, *, decibels=None, uneven=0.0, positive=False
+):
     """Draw samples of random atoms, whose use falls by Zipf's law."""
     rng = np.random.default_rng(0)
     atoms = rng.standard_normal((n_atoms, n_features))
@@ -34,14 +40,18 @@ PROBLEMS = {
     "overcomplete": dict(n_atoms=60, n_features=50, n_nonzero=4, n=3000, decibels=20),
     "few": dict(n_atoms=12, n_features=64, n_nonzero=2, n=800, decibels=15),
     "non-negative": dict(n_atoms=30, n_features=40, n_nonzero=3, n=2000) | NOT_NEGATIVE,
-    "uneven": dict(n_atoms=40, n_features=64, n_nonzero=3, n=3000, decibels=20, uneven=1.0),
+    "uneven": dict(
+        n_atoms=40, n_features=64, n_nonzero=3, n=3000, decibels=20, uneven=1.0
+    ),
 }
 
 
 @cache
 def fitted(name):  # -> data, atoms, learner
     X, atoms = planted(**PROBLEMS[name])
-    signs = dict.fromkeys(("positive_code", "positive_dict"), "positive" in PROBLEMS[name])
+    signs = dict.fromkeys(
+        ("positive_code", "positive_dict"), "positive" in PROBLEMS[name]
+    )
     return X, atoms, PUDLEDictionaryLearning("auto", random_state=0, **signs).fit(X)
 
 
@@ -68,7 +78,9 @@ def test_the_number_is_the_smallest_that_is_as_good_as_the_best():
 def test_counts():
     X, atoms = planted(10, 30, 2, 2000)
     counts = np.random.default_rng(1).poisson(np.exp(X + 2)).astype(float)
-    learner = CountDictionaryLearning("auto", n_unfoldings=10, random_state=0).fit(counts)
+    learner = CountDictionaryLearning("auto", n_unfoldings=10, random_state=0).fit(
+        counts
+    )
     assert abs(learner.n_components_ - len(atoms)) <= 1
 
 
@@ -76,7 +88,9 @@ def test_rows_without_a_number_of_atoms_have_few():
     """Predictions of digits gain with each atom; twice as many atoms gain less than .02."""
     numbers = []
     for seed in (0, 1):
-        learner = PUDLEDictionaryLearning("auto", random_state=seed).fit(load_digits().data)
+        learner = PUDLEDictionaryLearning("auto", random_state=seed).fit(
+            load_digits().data
+        )
         path, log = learner.size_path_, np.log(learner.size_path_.n_components)
         gains = np.interp(log + np.log(2), log, path.score) - path.score
         assert learner.n_components_ == path.n_components[np.argmax(gains < 0.02)]
@@ -87,8 +101,13 @@ def test_rows_without_a_number_of_atoms_have_few():
 
 def test_noise_and_nothing_have_few_atoms():
     noise = np.random.default_rng(0).standard_normal((200, 10))
-    assert PUDLEDictionaryLearning("auto", random_state=0).fit(noise).n_components_ <= 10
-    assert PUDLEDictionaryLearning("auto", random_state=0).fit(0 * noise).n_components_ == 1
+    assert (
+        PUDLEDictionaryLearning("auto", random_state=0).fit(noise).n_components_ <= 10
+    )
+    assert (
+        PUDLEDictionaryLearning("auto", random_state=0).fit(0 * noise).n_components_
+        == 1
+    )
 
 
 def test_a_first_part_of_the_data_has_as_many_atoms_as_features():
@@ -103,13 +122,19 @@ def test_a_first_part_of_the_data_has_as_many_atoms_as_features():
 def test_atoms_of_images_and_signals(shape, size, n):
     rng = np.random.default_rng(0)
     atoms = rng.standard_normal((4, *shape))
-    atoms /= np.sqrt(np.square(atoms).sum(axis=tuple(range(1, atoms.ndim)), keepdims=True))
+    atoms /= np.sqrt(
+        np.square(atoms).sum(axis=tuple(range(1, atoms.ndim)), keepdims=True)
+    )
     X = np.zeros((n, *(round((4 / n) ** (1 / len(size)) * side) for side in size)))
     for image in X:
         for _ in range(int(0.02 * image.size)):
-            corner = [rng.integers(n - k + 1) for n, k in zip(image.shape, shape, strict=True)]
+            corner = [
+                rng.integers(n - k + 1) for n, k in zip(image.shape, shape, strict=True)
+            ]
             window = tuple(slice(a, a + k) for a, k in zip(corner, shape, strict=True))
-            image[window] += rng.choice([-1, 1]) * rng.uniform(1, 2) * atoms[rng.integers(4)]
+            image[window] += (
+                rng.choice([-1, 1]) * rng.uniform(1, 2) * atoms[rng.integers(4)]
+            )
     X += 0.1 * X.std() * rng.standard_normal(X.shape)
     options = dict(atom_shape=shape, stride=1, random_state=0)
     learner = ConvPUDLEDictionaryLearning("auto", **options).fit(X)

@@ -22,7 +22,9 @@ def problem():
 
 def test_the_dictionary_is_sporcos(problem):
     x, _, initial = problem
-    learner = SporcoDictionaryLearning(alpha=0.1, max_iter=7, dict_init=initial, random_state=0)
+    learner = SporcoDictionaryLearning(
+        alpha=0.1, max_iter=7, dict_init=initial, random_state=0
+    )
     options = bpdndl.BPDNDictLearn.Options({"Verbose": False, "MaxMainIter": 7})
     atoms = initial / np.linalg.norm(initial, axis=1, keepdims=True)
     expected = bpdndl.BPDNDictLearn(atoms.T, x.T, 0.1, options).solve().T
@@ -33,10 +35,16 @@ def test_the_dictionary_is_sporcos(problem):
 @pytest.mark.draws_from_numpy
 def test_codes_solve_the_lasso_one_by_one(problem):
     x, _, initial = problem
-    learner = SporcoDictionaryLearning(max_iter=3, dict_init=initial, random_state=0).fit(x)
+    learner = SporcoDictionaryLearning(
+        max_iter=3, dict_init=initial, random_state=0
+    ).fit(x)
     codes = learner.transform(x[:50])
     expected = sparse_encode(
-        x[:50], learner.components_, algorithm="lasso_cd", alpha=learner.alpha_, max_iter=100_000
+        x[:50],
+        learner.components_,
+        algorithm="lasso_cd",
+        alpha=learner.alpha_,
+        max_iter=100_000,
     )
     np.testing.assert_allclose(codes, expected, atol=1e-6)
     np.testing.assert_allclose(learner.transform(x[7:8]), codes[7:8], atol=1e-12)
@@ -45,7 +53,9 @@ def test_codes_solve_the_lasso_one_by_one(problem):
 def test_options_reach_sporco(problem):
     x, _, initial = problem
     learner = SporcoDictionaryLearning(max_iter=3, dict_init=initial, random_state=0)
-    centred = clone(learner).set_params(options={"CMOD": {"ZeroMean": True}, "MaxMainIter": 5})
+    centred = clone(learner).set_params(
+        options={"CMOD": {"ZeroMean": True}, "MaxMainIter": 5}
+    )
     centred.fit(x)
     np.testing.assert_allclose(centred.components_.mean(axis=1), 0, atol=1e-9)
     assert centred.n_iter_ == 5

@@ -17,7 +17,10 @@ def test_a_fit_says_its_decisions(rows):
     offset = np.full(12, 30.0)
     learner = PUDLEDictionaryLearning(10, random_state=0).fit(rows + offset)
     said = learner.summary(rows + offset)
-    assert "400 rows of 12 features\n  10 atoms, as named\n  baseline: root mean square" in said
+    assert (
+        "400 rows of 12 features\n  10 atoms, as named\n  baseline: root mean square"
+        in said
+    )
     assert f"penalty of the search: {learner.search_alpha_:.3g}" in said
     assert f"{learner.penalty_path_.score.max():.3f} of their energy" in said
     codes = learner.transform(rows + offset)
@@ -50,7 +53,9 @@ def test_a_chosen_number_names_the_numbers_that_were_tried(rows):
 def test_before_a_fit_and_after_a_part(rows):
     with pytest.raises(NotFittedError):
         PUDLEDictionaryLearning(5).summary()
-    assert "no rows" in PUDLEDictionaryLearning.from_components(rows, alpha=1.0).summary()
+    assert (
+        "no rows" in PUDLEDictionaryLearning.from_components(rows, alpha=1.0).summary()
+    )
     said = PUDLEDictionaryLearning(5, random_state=0).partial_fit(rows).summary()
     assert "ended" not in said
     assert "400 rows" in said
@@ -61,13 +66,19 @@ def test_signals_say_what_was_taken_off_them(capsys):
     signals[:, 50:66] += np.hanning(16)
     given = dict(atom_shape=16, random_state=0, verbose=1, detrend="slow")
     said = ConvPUDLEDictionaryLearning(1, **given).fit(signals).summary()
-    assert "1 atoms of (16,), as named\n  baseline of channels: [-2.]; drift: slower than" in said
+    assert (
+        "1 atoms of (16,), as named\n  baseline of channels: [-2.]; drift: slower than"
+        in said
+    )
     assert capsys.readouterr().out.endswith(f"{said}\n")
 
 
 def test_counts_say_what_was_chosen_and_explained(capsys):
     rng = np.random.default_rng(0)
-    spectra, amounts = rng.dirichlet(np.full(20, 0.2), 3), rng.gamma(1.0, 200.0, (60, 3))
+    spectra, amounts = (
+        rng.dirichlet(np.full(20, 0.2), 3),
+        rng.gamma(1.0, 200.0, (60, 3)),
+    )
     x = rng.poisson(amounts @ spectra)
     learner = PoissonNMF("auto", dispersion=None, random_state=0, verbose=1).fit(x)
     assert capsys.readouterr().out.endswith(f"{learner.summary()}\n")
@@ -75,6 +86,6 @@ def test_counts_say_what_was_chosen_and_explained(capsys):
     assert f"{learner.n_components_} atoms, chosen by hidden entries: " in said
     assert f"prior: {learner.alpha_:.3g} pseudo-events" in said
     assert "dispersion: 0 beyond Poisson" in said
-    assert "explained deviance 1.000 by " in PoissonNMF.from_components(spectra).summary(
-        amounts @ spectra
-    )
+    assert "explained deviance 1.000 by " in PoissonNMF.from_components(
+        spectra
+    ).summary(amounts @ spectra)

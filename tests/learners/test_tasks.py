@@ -34,7 +34,10 @@ def learner_of(kind, **params):
 classifier_of = partial(learner_of, PUDLEClassifier)
 regressor_of = partial(learner_of, PUDLERegressor)
 # two numbers by the moduli of codes, in different units
-NUMBERS = np.abs(CODES) @ [[1.0, 0], [-2, 0], [0, 100], [0, 50], [1, 0], [0, 0]] + [3, -70]
+NUMBERS = np.abs(CODES) @ [[1.0, 0], [-2, 0], [0, 100], [0, 50], [1, 0], [0, 0]] + [
+    3,
+    -70,
+]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,9 @@ def one_of(n):
 
 
 def numbers(n):
-    return Regression(np.arange(n), np.arange(n) + 2.0, is_flat=False, total_weight=50.0)
+    return Regression(
+        np.arange(n), np.arange(n) + 2.0, is_flat=False, total_weight=50.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,7 +101,10 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
     plan = TaskPlan(PUDLEClassifier(n_unfoldings=n_unfoldings, **how))
     plan.step_size, plan.task = step, task
     fitted = plan.with_head(Fitted(atoms=atoms, alpha=alpha, data_scale=2.5), *head)
-    rows, batch = plan.join(fitted).requires_grad_(), Samples(x, target=target, weight=weights)
+    rows, batch = (
+        plan.join(fitted).requires_grad_(),
+        Samples(x, target=target, weight=weights),
+    )
     rule, dictionary, options = plan.network(plan.with_rows(fitted, rows))
     gradient, evaluation = differentiate(rule, dictionary, rows, batch, **options)
 
@@ -112,12 +120,19 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
     if not classifies:
         losses = 0.5 * (decisions - y).square().mean(1)
     elif n == 1:
-        losses = torch.nn.functional.softplus(torch.where(labels == 1, -1, 1) * decisions[:, 0])
+        losses = torch.nn.functional.softplus(
+            torch.where(labels == 1, -1, 1) * decisions[:, 0]
+        )
     else:
         losses = torch.nn.functional.cross_entropy(decisions, labels, reduction="none")
     weights = weights / weights.sum()
-    of_task, of_data = weights @ losses, weights @ (x - z @ leaves[0]).square().sum(1) / 2
-    ridge = 0.5 / (0.7 * 50.0) * leaves[1].square().sum() * (1 if classifies else 10 / n)
+    of_task, of_data = (
+        weights @ losses,
+        weights @ (x - z @ leaves[0]).square().sum(1) / 2,
+    )
+    ridge = (
+        0.5 / (0.7 * 50.0) * leaves[1].square().sum() * (1 if classifies else 10 / n)
+    )
     loss = (1 - supervision) * of_data + supervision * 2.5 * of_task
     (by_atoms,) = torch.autograd.grad(loss, leaves[0], retain_graph=True)
     by_weights, by_intercept = torch.autograd.grad(2.5 * (of_task + ridge), leaves[1:])
@@ -138,20 +153,27 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
     [
         dict(),
         dict(n_unfoldings=10, max_iter=3, tol=None),
-        dict(n_unfoldings=10, dict_init="data", max_iter=3, tol=None, positive_code=True),
+        dict(
+            n_unfoldings=10, dict_init="data", max_iter=3, tol=None, positive_code=True
+        ),
     ],
 )
 def test_without_supervision_the_dictionary_is_the_unsupervised_one_to_the_bit(params):
-    params = params | {"alpha": classifier_of(supervision=0.0, **params).fit(X, Y).alpha_}
+    params = params | {
+        "alpha": classifier_of(supervision=0.0, **params).fit(X, Y).alpha_
+    }
     classifier = classifier_of(supervision=0.0, **params).fit(X, Y)
     optimizer = "adam" if len(params) > 1 else "auto"
     learner = PUDLEDictionaryLearning(
-        **dict(n_components=6, random_state=0, optimizer=optimizer, split_sign=True) | params
+        **dict(n_components=6, random_state=0, optimizer=optimizer, split_sign=True)
+        | params
     ).fit(X)
     np.testing.assert_array_equal(classifier.components_, learner.components_)
     codes = learner.transform(X) / np.sqrt((X**2).sum(1).mean() / 6)
     regression = LogisticRegression(max_iter=1000).fit(codes, Y)
-    np.testing.assert_allclose(classifier.predict_proba(X), regression.predict_proba(codes))
+    np.testing.assert_allclose(
+        classifier.predict_proba(X), regression.predict_proba(codes)
+    )
 
 
 def test_supervision_finds_what_reconstruction_has_no_use_for():
@@ -186,7 +208,9 @@ def test_two_classes_have_one_decision():
     assert classifier.classes_.tolist() == ["no", "yes"]
     decisions = classifier.decision_function(X)
     np.testing.assert_array_equal(classifier.predict(X) == "yes", decisions > 0)
-    np.testing.assert_allclose(classifier.predict_proba(X)[:, 1], 1 / (1 + np.exp(-decisions)))
+    np.testing.assert_allclose(
+        classifier.predict_proba(X)[:, 1], 1 / (1 + np.exp(-decisions))
+    )
 
 
 @pytest.mark.parametrize("y", [NUMBERS, NUMBERS[:, 0]], ids=["two", "one"])
@@ -207,7 +231,9 @@ def test_predictions_are_linear_in_codes():
     assert regressor.score(X, NUMBERS) == r2_score(NUMBERS, regressor.predict(X))
     one = regressor_of().fit(X, NUMBERS[:, 0])
     assert one.coef_.shape == (12,)
-    np.testing.assert_allclose(one.predict(X), one.transform(X) @ one.coef_ + one.intercept_)
+    np.testing.assert_allclose(
+        one.predict(X), one.transform(X) @ one.coef_ + one.intercept_
+    )
     column = regressor_of().fit(X, NUMBERS[:, :1])
     np.testing.assert_array_equal(column.predict(X), one.predict(X)[:, None])
 
@@ -228,7 +254,9 @@ def test_weights_of_classes_are_those_of_their_samples(given):
     often = np.random.default_rng(0).integers(1, 4, len(X))
     of_samples = compute_sample_weight(given, Y.repeat(often))
     by_class = classifier_of(class_weight=given).fit(X, Y, often)
-    by_sample = classifier_of().fit(X.repeat(often, axis=0), Y.repeat(often), of_samples)
+    by_sample = classifier_of().fit(
+        X.repeat(often, axis=0), Y.repeat(often), of_samples
+    )
     np.testing.assert_allclose(by_class.coef_, by_sample.coef_, rtol=1e-9)
 
 
@@ -246,7 +274,9 @@ def test_a_class_without_weight_is_absent():
 
 @pytest.mark.parametrize("supervision", [0.0, 0.5, 1.0])
 def test_parts_teach_it_too(supervision):
-    classifier = classifier_of(supervision=supervision, learning_rate=0.02, batch_size=40)
+    classifier = classifier_of(
+        supervision=supervision, learning_rate=0.02, batch_size=40
+    )
     for _ in range(20):
         for rows in (slice(0, 120), slice(120, 240)):
             classifier.partial_fit(X[rows], Y[rows], classes=[0, 1, 2])
@@ -261,12 +291,16 @@ def test_a_part_may_lack_classes():
 
 
 @pytest.mark.parametrize("supervision", [0.0, 0.5])
-@pytest.mark.parametrize(("kind", "y"), [(PUDLEClassifier, Y), (PUDLERegressor, NUMBERS)])
+@pytest.mark.parametrize(
+    ("kind", "y"), [(PUDLEClassifier, Y), (PUDLERegressor, NUMBERS)]
+)
 def test_it_goes_on_after_fit(kind, y, supervision):
     learner = learner_of(kind, supervision=supervision).fit(X, y)
     coef, n_steps = learner.coef_.copy(), learner.n_steps_
     assert learner.partial_fit(X, y).n_steps_ == n_steps + 1
-    moved = np.abs(learner.coef_ - coef).max(1) / (y.std(0) if kind is PUDLERegressor else 1)
+    moved = np.abs(learner.coef_ - coef).max(1) / (
+        y.std(0) if kind is PUDLERegressor else 1
+    )
     assert (moved > 0).all()
     assert (moved < 0.1).all()
 
@@ -301,7 +335,9 @@ def test_errors_say_what_to_do(fitted):
 
 def test_atoms_alone_make_no_classifier():
     for learner in (PUDLEClassifier, PUDLERegressor):
-        with pytest.raises(ValueError, match=f"{learner.__name__} learns .* dict_init, and fit"):
+        with pytest.raises(
+            ValueError, match=f"{learner.__name__} learns .* dict_init, and fit"
+        ):
             learner.from_components(np.eye(3), alpha=0.5)
 
 

@@ -17,7 +17,9 @@ LEARNERS |= {
     "number of atoms": learner_of("search", "auto"),
     "noise of features": learner_of("search", noise="features"),
     "noise of rows": learner_of("search", noise="rows", fit_intercept=True),
-    "given noise": learner_of("search", noise=np.geomspace(0.1, 10, 8), fit_intercept=False),
+    "given noise": learner_of(
+        "search", noise=np.geomspace(0.1, 10, 8), fit_intercept=False
+    ),
     "convolution": ConvPUDLEDictionaryLearning(2, atom_shape=3, random_state=0),
 }
 
@@ -27,12 +29,16 @@ def test_powers_of_two_change_no_other_bit(name, exponent):
     """Near the ends of float64 too, whose squares have no room. Estimates of noise are rounded."""
     X, unit = make_data()[0] + 3 * ("noise" in name), 2.0**exponent
     one, other = (clone(LEARNERS[name]).fit(c * X, X[:, 0] > 0) for c in (1.0, unit))
-    same = partial(np.testing.assert_allclose, rtol=0, atol=1e-5 if "noise" in name else 0)
+    same = partial(
+        np.testing.assert_allclose, rtol=0, atol=1e-5 if "noise" in name else 0
+    )
     same(other.components_, one.components_)
     same(other.loss_curve_ / unit**2, one.loss_curve_)
     same(other.transform(unit * X) / unit, one.transform(X))
     if hasattr(one, "predict"):
         same(other.predict(unit * X), one.predict(X))
         return
-    for attribute in {"alpha_", "search_alpha_", "noise_std_", "intercept_"} & {*vars(one)}:
+    for attribute in {"alpha_", "search_alpha_", "noise_std_", "intercept_"} & {
+        *vars(one)
+    }:
         same(getattr(other, attribute) / unit, getattr(one, attribute))

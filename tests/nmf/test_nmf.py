@@ -99,7 +99,9 @@ def prune_one(x, atoms, min_gain, known):
 
     active = np.flatnonzero(solve_codes(events, atoms)[0])
     while len(active) > 1:
-        costs = [best(np.delete(active, i))[0] - best(active)[0] for i in range(len(active))]
+        costs = [
+            best(np.delete(active, i))[0] - best(active)[0] for i in range(len(active))
+        ]
         if min(costs) >= min_gain:
             break
         active = np.delete(active, np.argmin(costs))
@@ -167,7 +169,9 @@ def test_extrapolation_converges_sooner(rng):
     """Where spectra are alike, plain alternation makes many short steps."""
     _, _, atoms = planted(rng)
     atoms = 0.2 * atoms + 0.8 * atoms.mean(0)
-    events = Events.of(rng.poisson(2000 * rng.dirichlet(np.ones(P), 60) @ atoms).astype(float))
+    events = Events.of(
+        rng.poisson(2000 * rng.dirichlet(np.ones(P), 60) @ atoms).astype(float)
+    )
     start = begin(events, atoms)
     slow = start._replace(factor=0.0)
     for _ in range(400):
@@ -196,7 +200,8 @@ def test_counts_and_pseudo_events_scale_together(rng):
     x, *_ = planted(rng)
     atoms = first_atoms(Events.of(x), P)
     state, other = (
-        converge(Events.of(c * x), begin(Events.of(c * x), atoms), c * 1.0, 30) for c in (64, 4096)
+        converge(Events.of(c * x), begin(Events.of(c * x), atoms), c * 1.0, 30)
+        for c in (64, 4096)
     )
     np.testing.assert_allclose(other.codes, 64 * state.codes, rtol=0.02, atol=0.5)
     np.testing.assert_allclose(other.atoms, state.atoms, rtol=0, atol=2e-4)
@@ -208,7 +213,14 @@ def test_without_a_prior_the_likelihood_is_the_maximum_of_nmf(rng):
     events = Events.of(x)
     start = begin(events, first_atoms(events, P))
     found = converge(events, start, 0.0, 2000)
-    nmf = NMF(P, beta_loss="kullback-leibler", solver="mu", init="custom", tol=0, max_iter=3000)
+    nmf = NMF(
+        P,
+        beta_loss="kullback-leibler",
+        solver="mu",
+        init="custom",
+        tol=0,
+        max_iter=3000,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         codes = nmf.fit_transform(x, W=start.codes.copy(), H=start.atoms.copy())
@@ -226,7 +238,9 @@ def test_atoms_are_the_expected_events_with_the_prior(rng):
         state = advance(events, state, 1.0)
     codes, _ = solve_codes(events, state.atoms)
     found = state.atoms * (codes.T @ (x / (codes @ state.atoms))) + M * events.mean
-    np.testing.assert_allclose(found / found.sum(1, keepdims=True), state.atoms, atol=1e-4)
+    np.testing.assert_allclose(
+        found / found.sum(1, keepdims=True), state.atoms, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("gaps", [False, True])
@@ -262,7 +276,11 @@ def test_the_start_finds_pure_rows(rng):
 
 def dispersed(rng, size, **options):
     _, rates, atoms = planted(rng, **options)
-    return rng.poisson(rates * rng.gamma(size, 1 / size, rates.shape)).astype(float), rates, atoms
+    return (
+        rng.poisson(rates * rng.gamma(size, 1 / size, rates.shape)).astype(float),
+        rates,
+        atoms,
+    )
 
 
 @pytest.mark.parametrize("gaps", [False, True])
@@ -281,7 +299,9 @@ def test_weights_multiply_known_entries(rng, gaps):
     np.testing.assert_allclose(weighted.loads(atoms), w @ atoms.T)
     np.testing.assert_allclose(weighted.visible(codes), w.T @ codes)
     expected = (w * (mu - xlogy(x, mu) + xlogy(x, x) - x)).sum(1)
-    np.testing.assert_allclose(solve_codes(weighted, atoms, codes, sweeps=0)[1], expected)
+    np.testing.assert_allclose(
+        solve_codes(weighted, atoms, codes, sweeps=0)[1], expected
+    )
     rows = np.arange(5)
     some = solve_codes(weighted.take(rows), atoms, codes[rows], sweeps=0)[1]
     np.testing.assert_allclose(some, expected[:5])
@@ -326,7 +346,9 @@ def test_hidden_entries_are_judged_by_the_likelihood(rng):
         mu, judged = codes @ atoms, known * mask
         mu = np.maximum(mu, 1e-3 * mu[judged == 1].mean())
         expected = expected + (judged * (mu - xlogy(x, mu))).sum(1)
-    np.testing.assert_allclose(hidden.predict(atoms).errors, expected, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(
+        hidden.predict(atoms).errors, expected, rtol=0, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("counts", [20.0, 300.0, 3000.0])
@@ -371,7 +393,9 @@ def test_the_number_of_atoms_is_found(rng, p, gaps):
     assert (path.n_components.diff() > 0).all()
     assert path.score.max() <= 1
     assert path.score[path.n_components == p] > path.score.max() - 0.01
-    found, atoms = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (found, atoms))
+    found, atoms = (
+        a / np.linalg.norm(a, axis=1, keepdims=True) for a in (found, atoms)
+    )
     assert (found @ atoms.T).max(0).min() > 0.95
 
 
@@ -387,10 +411,14 @@ def test_growth_goes_on_after_a_number_that_predicts_no_better():
     """With few atoms rows of tissues seem dispersed, and some more atoms do not help."""
     rng = np.random.default_rng(3)
     atoms, codes = rng.dirichlet(np.full(40, 0.15), 14), np.zeros((6, 20, 14))
-    for tissue, own in zip(codes, rng.permutation(np.arange(2, 14)).reshape(6, 2), strict=True):
+    for tissue, own in zip(
+        codes, rng.permutation(np.arange(2, 14)).reshape(6, 2), strict=True
+    ):
         events = np.exp(rng.uniform(np.log(1e3), np.log(1e5)))
         for row in tissue:
-            row[[0, 1, *own]] = events * rng.lognormal(0, 0.7) * rng.dirichlet(np.ones(4))
+            row[[0, 1, *own]] = (
+                events * rng.lognormal(0, 0.7) * rng.dirichlet(np.ones(4))
+            )
     shares = codes.reshape(-1, 14, 1) * atoms
     x = rng.poisson(shares * rng.gamma(30, 1 / 30, shares.shape)).sum(1).astype(float)
     assert len(sized(Events.of(x), dispersion="auto")[0]) == 14

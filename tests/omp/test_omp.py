@@ -64,7 +64,9 @@ def test_codes_are_those_of_the_obvious_pursuit(generator, m, p, stop, positive)
     atoms, x = make_problem(generator, 20, m, p)
     stop = {name: min(value, p) for name, value in stop.items()}
     codes = solve_omp(atoms, x, positive=positive, **stop)
-    torch.testing.assert_close(codes, obvious_codes(atoms, x, positive=positive, **stop), **EXACT)
+    torch.testing.assert_close(
+        codes, obvious_codes(atoms, x, positive=positive, **stop), **EXACT
+    )
 
 
 # Non-negative codes.
@@ -73,7 +75,9 @@ def test_codes_are_those_of_the_obvious_pursuit(generator, m, p, stop, positive)
 def bumps(generator):
     """Return neighbouring bumps and mixtures of them: one that stands for two leaves again."""
     places = torch.linspace(0, 59, 40, dtype=torch.float64)[:, None]
-    atoms = torch.nn.functional.normalize((-(torch.arange(60) - places).square() / 8).exp())
+    atoms = torch.nn.functional.normalize(
+        (-(torch.arange(60) - places).square() / 8).exp()
+    )
     amounts = torch.rand(40, 40, generator=generator, dtype=torch.float64) ** 4
     x = amounts @ atoms + 0.02 * normal(generator, 40, 60)
     return atoms, torch.nn.functional.normalize(x)
@@ -87,10 +91,16 @@ def test_positive_atoms_that_stand_for_others_leave_again(generator, stop):
     """To the last: then it is Lawson and Hanson's method for non-negative least squares."""
     atoms, x = bumps(generator)
     codes = solve_omp(atoms, x, positive=True, **stop)
-    torch.testing.assert_close(codes, obvious_codes(atoms, x, positive=True, **stop), **EXACT)
+    torch.testing.assert_close(
+        codes, obvious_codes(atoms, x, positive=True, **stop), **EXACT
+    )
     sizes = range(1, 13)
-    supports = [solve_omp(atoms, x, n_nonzero_coefs=k, positive=True) > 0 for k in sizes]
-    assert any((before & ~after).any() for before, after in itertools.pairwise(supports))
+    supports = [
+        solve_omp(atoms, x, n_nonzero_coefs=k, positive=True) > 0 for k in sizes
+    ]
+    assert any(
+        (before & ~after).any() for before, after in itertools.pairwise(supports)
+    )
 
 
 # Dictionaries that are not well posed.
@@ -102,7 +112,9 @@ def test_positive_atoms_that_stand_for_others_leave_again(generator, stop):
     n=st.integers(1, 6),
     m=st.integers(1, 12),
     p=st.integers(1, 70),
-    kind=st.sampled_from(["normal", "lengths", "repeated", "signs", "correlated", "near"]),
+    kind=st.sampled_from(
+        ["normal", "lengths", "repeated", "signs", "correlated", "near"]
+    ),
     stop=st.sampled_from([{}, *STOPS, {"tol": 0.0}]),
     positive=st.booleans(),
     seed=st.integers(0, 2**20),
@@ -114,7 +126,9 @@ def test_codes_of_every_problem_are_as_few_and_as_exact_as_promised(
     atoms, x = make_problem(generator, n, m, p)
     choice = torch.randint(0, 1 + p // 3, (p,), generator=generator)
     atoms = ill_posed(atoms, kind, choice)
-    stop = {name: min(value, p) if name != "tol" else value for name, value in stop.items()}
+    stop = {
+        name: min(value, p) if name != "tol" else value for name, value in stop.items()
+    }
     codes = solve_omp(atoms, x, positive=positive, **stop)
     assert (codes != 0).sum(1).max() <= min(stop.get("n_nonzero_coefs", m), m)
     errors = squared_errors(atoms, x, codes)
@@ -156,9 +170,13 @@ def test_codes_follow_the_units_of_data_and_atoms(generator, scale, positive):
     options = dict(n_nonzero_coefs=9, positive=positive)
     codes = solve_omp(atoms, x, **options)
     exact = dict(rtol=1e-9, atol=0)
-    torch.testing.assert_close(solve_omp(atoms, scale * x, **options), scale * codes, **exact)
+    torch.testing.assert_close(
+        solve_omp(atoms, scale * x, **options), scale * codes, **exact
+    )
     if 1e-9 <= scale <= 1e6:
-        torch.testing.assert_close(solve_omp(scale * atoms, x, **options), codes / scale, **exact)
+        torch.testing.assert_close(
+            solve_omp(scale * atoms, x, **options), codes / scale, **exact
+        )
 
 
 @pytest.mark.uncompiled
@@ -174,7 +192,9 @@ def test_no_code_is_a_number_where_an_atom_is_none(generator, bad, masked):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_sample_that_is_not_finite_has_no_code_and_leaves_the_others_theirs(generator, bad):
+def test_a_sample_that_is_not_finite_has_no_code_and_leaves_the_others_theirs(
+    generator, bad
+):
     atoms, x = make_problem(generator)
     expected = solve_omp(atoms, x, n_nonzero_coefs=4)
     x[2, 5] = bad
@@ -203,7 +223,9 @@ def test_a_mask_leaves_features_out_of_data_and_atoms(generator, stop, positive)
         torch.testing.assert_close(code, expected, **EXACT)
     everything = torch.ones_like(x)
     torch.testing.assert_close(
-        solve_omp(atoms, x, mask=everything, **options), solve_omp(atoms, x, **options), **EXACT
+        solve_omp(atoms, x, mask=everything, **options),
+        solve_omp(atoms, x, **options),
+        **EXACT,
     )
 
 
@@ -244,14 +266,19 @@ def test_arguments_are_left_alone_in_any_layout(generator):
     expected = solve_omp(atoms, x, **options)
     strided_atoms, strided_x = atoms.mT.contiguous().mT, x.mT.contiguous().mT
     before = strided_atoms.clone(), strided_x.clone()
-    torch.testing.assert_close(solve_omp(strided_atoms, strided_x, **options), expected, **EXACT)
+    torch.testing.assert_close(
+        solve_omp(strided_atoms, strided_x, **options), expected, **EXACT
+    )
     assert torch.equal(strided_atoms, before[0])
     assert torch.equal(strided_x, before[1])
 
 
 @pytest.mark.parametrize(
-    "options", [{"n_nonzero_coefs": 0}, {"n_nonzero_coefs": 41}, {"tol": -1.0}, {"tol": math.nan}]
+    "options",
+    [{"n_nonzero_coefs": 0}, {"n_nonzero_coefs": 41}, {"tol": -1.0}, {"tol": math.nan}],
 )
 def test_arguments_are_checked(generator, options):
-    with pytest.raises(ValueError, match="between 1 and the number of atoms, 40, or a squared"):
+    with pytest.raises(
+        ValueError, match="between 1 and the number of atoms, 40, or a squared"
+    ):
         solve_omp(*make_problem(generator), **options)

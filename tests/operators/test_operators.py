@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from naive import normal, torch_maps
 
 from skpudle._operators import _conv
-from skpudle._operators._atoms import DenseDictionary, atom_norms, factor_atoms, project_atoms
+from skpudle._operators._atoms import (
+    DenseDictionary,
+    atom_norms,
+    factor_atoms,
+    project_atoms,
+)
 from skpudle._operators._conv import ConvDictionary
 
 CONVOLUTIONS = {  # shape of the atoms, stride, shape of a sample
@@ -24,13 +29,17 @@ CONVOLUTIONS = {  # shape of the atoms, stride, shape of a sample
     "2-D, apart": ((2, 2, 2, 1), (3, 4), (2, 5, 9)),
     "2-D, one position": ((5, 2, 4, 3), 2, (2, 4, 3)),
 }
-DICTIONARIES = {"dense": (DenseDictionary, (7, 5), (5,))}  # class, shape of the atoms, of a sample
+DICTIONARIES = {
+    "dense": (DenseDictionary, (7, 5), (5,))
+}  # class, shape of the atoms, of a sample
 DICTIONARIES |= {
     f"convolution {name}": (partial(ConvDictionary, stride=stride), atoms, sample)
     for name, (atoms, stride, sample) in CONVOLUTIONS.items()
 }
 
-CONSTRAINTS = [(norm, positive) for norm in ("unit", "ball", None) for positive in (False, True)]
+CONSTRAINTS = [
+    (norm, positive) for norm in ("unit", "ball", None) for positive in (False, True)
+]
 
 SHAPES = [(3, 8), (8, 3), (5, 5), (1, 4), (4, 1), (1, 1)]  # (n_components, n_features)
 
@@ -92,7 +101,10 @@ def test_both_maps_are_differentiable_twice(name, generator):
     with torch.random.fork_rng():  # gradgradcheck draws from the global state
         for maps, pair in (("synthesis", inputs[:2]), ("analysis", inputs[::2])):
             assert torch.autograd.gradgradcheck(
-                lambda atoms, value, maps=maps: getattr(make_dictionary(atoms), maps)(value), pair
+                lambda atoms, value, maps=maps: getattr(make_dictionary(atoms), maps)(
+                    value
+                ),
+                pair,
             )
 
 
@@ -121,8 +133,12 @@ def test_images_that_atoms_do_not_cover_exactly_are_refused(generator):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("kind", ["random", "rank one", "orthogonal", "coherent", "some zero"])
-def test_bound_is_at_most_five_percent_above_the_squared_spectral_norm(kind, dtype, generator):
+@pytest.mark.parametrize(
+    "kind", ["random", "rank one", "orthogonal", "coherent", "some zero"]
+)
+def test_bound_is_at_most_five_percent_above_the_squared_spectral_norm(
+    kind, dtype, generator
+):
     """Never below it, up to the rounding of the norm that it is compared with."""
     for shape in (*SHAPES, (300, 280)):
         atoms = atoms_of_kind(kind, shape, generator).to(dtype)
@@ -158,7 +174,11 @@ def test_projected_atom_is_the_nearest_one_allowed(atom_norm, positive, atom):
     if atom_norm == "unit" and not atom.any():
         return  # every unit atom is as near as any other to zero
     angle = torch.linspace(0, 2 * torch.pi, 241, dtype=torch.float64)
-    radii = {"unit": [1.0], "ball": [0.0, 0.3, 0.7, 1.0], None: [0.0, 0.5, 1.0, 2.0, 4.0]}
+    radii = {
+        "unit": [1.0],
+        "ball": [0.0, 0.3, 0.7, 1.0],
+        None: [0.0, 0.5, 1.0, 2.0, 4.0],
+    }
     circle = torch.stack([angle.cos(), angle.sin()], dim=1)
     allowed = torch.cat([radius * circle for radius in radii[atom_norm]])
     if positive:
@@ -177,7 +197,9 @@ def test_factors_of_an_atom_are_its_leading_singular_vectors(shape, generator):
     leading = left[..., :1] * values[:, None, :1] * right[:, :1]
     products = torch.einsum("kc,k...->kc...", maps, waveforms)
     torch.testing.assert_close(products.flatten(2), leading)
-    torch.testing.assert_close(atom_norms(waveforms).flatten(), torch.ones(shape[0]).double())
+    torch.testing.assert_close(
+        atom_norms(waveforms).flatten(), torch.ones(shape[0]).double()
+    )
     extremes = waveforms.flatten(1)
     assert torch.equal(extremes.amax(1), extremes.abs().amax(1))
     again = factor_atoms(products)

@@ -20,7 +20,9 @@ def planted(n=600, m=16, p=20, n_nonzero=3, *, noise=0.02, positive=False, seed=
 
 
 def gaps_in(x, share=0.2):
-    return (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) >= share).double()
+    return (
+        torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) >= share
+    ).double()
 
 
 def share_found(atoms, truth, cosine=0.95):

@@ -26,7 +26,9 @@ from skpudle.search.held_out import HeldOut, Prediction, hold_out
 def planted(n, m=20, p=25, n_nonzero=3, *, decibels, seed=0):
     """Return rows of random atoms with this ratio of signal to noise, and the atoms."""
     how = dict(amplitude=(0.5, 1.5), snr_db=decibels, random_state=seed)
-    return tuple(map(torch.from_numpy, make_dictionary_data(n, m, p, n_nonzero, **how)[:2]))
+    return tuple(
+        map(torch.from_numpy, make_dictionary_data(n, m, p, n_nonzero, **how)[:2])
+    )
 
 
 # ---------------------------------------------------------------------------- trials made by hand
@@ -136,7 +138,9 @@ def test_the_path_holds_all_penalties_that_were_searched_with(records):
     assert {found.alpha for found in records} == {*last.path.alpha.tolist()}
     assert last.path.alpha[0] == problem.alpha
     assert last.alpha == last.trial.alpha
-    seen = [[] if found.path is None else found.path.alpha.tolist() for found in records]
+    seen = [
+        [] if found.path is None else found.path.alpha.tolist() for found in records
+    ]
     assert all(after[: len(before)] == before for before, after in pairwise(seen))
     assert [found.stage for found in records].index("penalty") > 0
 
@@ -165,7 +169,11 @@ def test_codes_have_the_largest_penalty_that_predicts_nearly_as_well(decibels, d
     best = min(trials, key=lambda trial: trial.total)
     noise = held_out.noise(truth, best) * held_out.n_hidden
     factor = 1.05 + 0.1 * best.share
-    limit = min(noise, best.total) + factor * max(best.total - noise, 0) + 1e-12 * best.total
+    limit = (
+        min(noise, best.total)
+        + factor * max(best.total - noise, 0)
+        + 1e-12 * best.total
+    )
     chosen = next(trial for trial in trials if trial.total <= limit)
     assert found.alpha == held_out.alpha * 2 ** (chosen.place / 2)
     assert found.debias == (chosen.share if debias is None else debias)

@@ -38,9 +38,12 @@ def solved(problem, atoms):
 
 @pytest.mark.uncompiled
 @pytest.mark.parametrize(
-    ("shapes", "positive", "masked"), [*zip(SHAPES, [True, False] * 2, [True, True, False, False])]
+    ("shapes", "positive", "masked"),
+    [*zip(SHAPES, [True, False] * 2, [True, True, False, False])],
 )
-def test_codes_are_those_of_the_encoder_run_to_convergence(shapes, positive, masked, generator):
+def test_codes_are_those_of_the_encoder_run_to_convergence(
+    shapes, positive, masked, generator
+):
     (atoms, images, stride), alpha = shapes, 1.2
     dictionary = ConvDictionary(project_atoms(normal(generator, *atoms)), stride)
     x = normal(generator, *images)
@@ -71,7 +74,9 @@ def test_better_atoms_lower_the_objective_of_the_same_codes(shapes, masked, gene
     objective = error(atoms) + 0.8 * float(z.abs().sum())
     assert epoch.objective == pytest.approx(objective, rel=1e-12)
     better = epoch.improved_atoms()
-    torch.testing.assert_close(better.flatten(1).norm(dim=1), torch.ones(len(atoms)).double())
+    torch.testing.assert_close(
+        better.flatten(1).norm(dim=1), torch.ones(len(atoms)).double()
+    )
     assert error(better) < error(atoms)
 
 
@@ -81,7 +86,9 @@ def dense(problem, codes, n_atoms):
 
 
 @pytest.mark.uncompiled
-def test_an_atom_costs_what_solving_without_it_does_or_what_nothing_in_its_place_does(generator):
+def test_an_atom_costs_what_solving_without_it_does_or_what_nothing_in_its_place_does(
+    generator,
+):
     """An estimate from few replacements is between these; the latter is half of the squared codes.
 
     Users are far apart and fewer than are asked.

@@ -15,7 +15,14 @@ from skpudle.search.descend import refit_atoms
 
 
 def make_problem(
-    n=300, m=16, p=24, *, dtype=torch.float64, positive=False, masked=False, weighted=False
+    n=300,
+    m=16,
+    p=24,
+    *,
+    dtype=torch.float64,
+    positive=False,
+    masked=False,
+    weighted=False,
 ):
     """Return a problem with three of the planted atoms in each row, and these atoms."""
     x, truth = planted(n, m, p, positive=positive, seed=1)
@@ -23,7 +30,9 @@ def make_problem(
     if masked:
         given["mask"] = gaps_in(x).to(dtype)
     if weighted:
-        given["weight"] = torch.rand(n, generator=torch.Generator().manual_seed(2)).double() * 2
+        given["weight"] = (
+            torch.rand(n, generator=torch.Generator().manual_seed(2)).double() * 2
+        )
     return Problem(x.to(dtype), 0.1, **given), truth
 
 
@@ -62,7 +71,9 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_epochs_are_those_of_the_compiled_loops(kind, refit, device, monkeypatch):
     monkeypatch.setattr(rules, "TOLERANCE", 0.0)  # compiled loops end sweeps early
-    monkeypatch.setattr(device_module, "_ATOMS_PER_ROW", 0.0)  # atoms improve one by one
+    monkeypatch.setattr(
+        device_module, "_ATOMS_PER_ROW", 0.0
+    )  # atoms improve one by one
     problem, truth = make_problem(**kind)
     there = replace(problem, x=problem.x.to(device))
     p, atoms, codes = len(truth), first_rows(problem, len(truth)), problem.no_codes()
@@ -77,8 +88,12 @@ def test_epochs_are_those_of_the_compiled_loops(kind, refit, device, monkeypatch
         assert found.n_entries == pytest.approx(compiled.n_entries, rel=digits)
         torch.testing.assert_close(dense(found.codes, p), dense(codes, p), **close)
         if refit:
-            assert found.unbiased_loss == pytest.approx(compiled.unbiased_loss, rel=1e-5)
-        if refit and (problem.positive_code or problem.mask is not None or digits > 1e-9):
+            assert found.unbiased_loss == pytest.approx(
+                compiled.unbiased_loss, rel=1e-5
+            )
+        if refit and (
+            problem.positive_code or problem.mask is not None or digits > 1e-9
+        ):
             continue  # rows that descend to least squares end at a tolerance, or at seven digits
         torch.testing.assert_close(found.improved_atoms(), atoms, **close)
         torch.testing.assert_close(found.uses, compiled.uses, **close)
@@ -87,7 +102,9 @@ def test_epochs_are_those_of_the_compiled_loops(kind, refit, device, monkeypatch
         expected = compiled.common_directions(3)  # residuals in single precision
         torch.testing.assert_close(energy, expected[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(direction, expected[1], rtol=0, atol=1e-3)
-        if problem.mask is None:  # with gaps compiled loops take the slopes of whole atoms
+        if (
+            problem.mask is None
+        ):  # with gaps compiled loops take the slopes of whole atoms
             (cost, heirs), expected = found.costs(), compiled.costs()
             torch.testing.assert_close(cost, expected[0], rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(heirs, expected[1].long())
@@ -117,14 +134,18 @@ def test_improved_atoms_never_raise_the_objective(others, positive, monkeypatch)
     for n_sweeps in range(5):
         monkeypatch.setattr(device_module, "_SWEEPS", n_sweeps)
         atoms = epoch.improved_atoms()
-        torch.testing.assert_close(atoms.norm(dim=1), torch.ones(len(atoms), dtype=torch.float64))
+        torch.testing.assert_close(
+            atoms.norm(dim=1), torch.ones(len(atoms), dtype=torch.float64)
+        )
         assert not positive or atoms.min() >= 0
         losses.append(float((problem.x - z @ atoms).square().sum()))
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_costs_with_gaps_are_those_of_the_compiled_loops_where_all_atoms_enter(monkeypatch):
+def test_costs_with_gaps_are_those_of_the_compiled_loops_where_all_atoms_enter(
+    monkeypatch,
+):
     """Else compiled loops take the slopes of whole atoms."""
     monkeypatch.setattr(rules, "TOLERANCE", 1e-9 - 1)
     monkeypatch.setattr(rules, "SHARE", 0.0)
@@ -133,7 +154,9 @@ def test_costs_with_gaps_are_those_of_the_compiled_loops_where_all_atoms_enter(m
     codes = problem.no_codes()
     for _ in range(60):
         codes = Epoch(problem, atoms, codes).codes
-    expected, found = (kind(problem, atoms, codes).costs() for kind in (Epoch, DeviceEpoch))
+    expected, found = (
+        kind(problem, atoms, codes).costs() for kind in (Epoch, DeviceEpoch)
+    )
     torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-6)
     assert torch.equal(found[1].sort().values, expected[1].sort().values)
 

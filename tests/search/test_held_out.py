@@ -26,7 +26,9 @@ from skpudle.search.held_out import (
 )
 
 planted = partial(planted, noise=0.1)
-AS_IS = Prediction(torch.empty(0), 0.0, 0, 1.0)  # the penalty of the data, least squares
+AS_IS = Prediction(
+    torch.empty(0), 0.0, 0, 1.0
+)  # the penalty of the data, least squares
 
 
 # ---------------------------------------------------------------------------- hidden entries
@@ -44,9 +46,13 @@ def naive_sums(problem, n_codings, atoms, alpha):
         for k, (row, there) in enumerate(zip(x, known, strict=True)):
             if (k + i) % len(turns) >= n_turns:
                 continue
-            options = dict(positive=problem.positive_code, mask=there[seen][None], certify=False)
+            options = dict(
+                positive=problem.positive_code, mask=there[seen][None], certify=False
+            )
             lasso, refit = (
-                solve_lasso(atoms[:, seen], row[seen][None], alpha, debias=debias, **options)[0][0]
+                solve_lasso(
+                    atoms[:, seen], row[seen][None], alpha, debias=debias, **options
+                )[0][0]
                 for debias in (0, 1)
             )
             error = there[hidden] * (row[hidden] - lasso @ atoms[:, hidden])
@@ -68,7 +74,9 @@ def test_sums_are_those_of_rows_and_groups_one_by_one(gaps, positive, n_codings)
     problem = Problem(x, 0.2, positive_code=positive, mask=mask)
     held_out, places = HeldOut(problem, n_codings=n_codings), [2, -2]
     for place, sums in zip(places, held_out.sums(atoms, places), strict=True):
-        expected, n_hidden = naive_sums(problem, n_codings, atoms, 0.2 * 2 ** (place / 2))
+        expected, n_hidden = naive_sums(
+            problem, n_codings, atoms, 0.2 * 2 ** (place / 2)
+        )
         torch.testing.assert_close(sums, expected, rtol=1e-7, atol=1e-9)
         assert held_out.n_hidden == n_hidden
 
@@ -142,10 +150,16 @@ def prediction(errors):
 
 
 def test_a_difference_is_chance_within_its_standard_errors():
-    noise = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = torch.randn(
+        400, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     noise = (noise - noise.mean()) / noise.std(correction=0)
     flat = prediction(torch.ones(400))
-    for mean, n_errors in ((0.04, 0.8), (0.06, 1.2), (-0.04, 0.0)):  # a standard error is 1 / 20
+    for mean, n_errors in (
+        (0.04, 0.8),
+        (0.06, 1.2),
+        (-0.04, 0.0),
+    ):  # a standard error is 1 / 20
         one = prediction(1.0 + mean + noise)
         assert not worse(flat, one)
         assert worse(one, flat, 0.99 * n_errors) == (mean > 0)
@@ -166,7 +180,14 @@ def test_a_walk_ends_after_predictions_that_fail_in_a_row():
 
     assert walked() == [0, 1, 2]  # 2.5 is worse than 2
     assert walked(patience=2) == [0, 1, 2, 3, 4, 5, 6]
-    assert walked(patience=2, gains=True) == [0, 1, 2, 3, 4, 5]  # an equal one is no gain
+    assert walked(patience=2, gains=True) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]  # an equal one is no gain
     assert walked(patience=3) == list(range(8))
     assert walked(errors=1e9) == list(range(8))
     assert goes_on([prediction(spread)])
@@ -205,9 +226,12 @@ def test_sums_of_pixels_are_those_of_turns_one_by_one(masked, positive):
         for hidden in turns:
             options = dict(alpha=alpha, positive_code=positive, mask=known - hidden)
             codes = [
-                conv_codes(ConvDictionary(atoms, 1), x, debias=d, **options)[0] for d in (0, 1)
+                conv_codes(ConvDictionary(atoms, 1), x, debias=d, **options)[0]
+                for d in (0, 1)
             ]
-            lasso, refit = (ConvDictionary(atoms, 1).synthesis(z) * hidden for z in codes)
+            lasso, refit = (
+                ConvDictionary(atoms, 1).synthesis(z) * hidden for z in codes
+            )
             error, step = x * hidden - lasso, refit - lasso
             pairs = (error, error), (error, step), (step, step)
             expected += torch.stack([(a * b).sum() for a, b in pairs])
@@ -275,7 +299,9 @@ def test_a_tenth_of_the_rows_is_held_out_and_of_few_a_quarter(n):
         assert problem.held_out is None
         return
     assert (
-        len(problem.held_out.x) == int(problem.held_rows.sum()) == max(n // 10, n // 4 * (n < 400))
+        len(problem.held_out.x)
+        == int(problem.held_rows.sum())
+        == max(n // 10, n // 4 * (n < 400))
     )
 
 

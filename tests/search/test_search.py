@@ -11,7 +11,14 @@ from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, _epoch, auto_alpha, search
 from skpudle.search._compiled import loops
 from skpudle.search._epoch import Codes, Epoch, draw_rows, spread_rows
-from skpudle.search.descend import descend, exhaust, play_rounds, refit_atoms, settle, solve_codes
+from skpudle.search.descend import (
+    descend,
+    exhaust,
+    play_rounds,
+    refit_atoms,
+    settle,
+    solve_codes,
+)
 from skpudle.search.find import find_atoms
 from skpudle.search.held_out import HeldOut, Prediction, hide_in_turn, match_equal_rows
 from skpudle.search.stream import Held, begin_stream
@@ -30,11 +37,17 @@ def record(steps):  # -> the result of a generator, and what it yields
             return end.value, seen
 
 
-def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, by_products=False):
+def solved(
+    atoms, x, alpha, *, positive=False, mask=None, banned=None, by_products=False
+):
     """Return codes and objectives of `solve_rows`, solved to rounding."""
     n, p = len(x), len(atoms)
     codes, known = Codes.none(n), torch.ones_like(x) if mask is None else mask
-    count, index, value = np.zeros(n, np.int64), np.zeros(n * p, np.int32), np.zeros(n * p)
+    count, index, value = (
+        np.zeros(n, np.int64),
+        np.zeros(n * p, np.int32),
+        np.zeros(n * p),
+    )
     loss, size = np.zeros((2, n))
     options = alpha, positive, 1e-13 * alpha, 0.6, 10_000, False, 0.0, 0.0, 0, p
     for _ in range(60):
@@ -47,7 +60,9 @@ def solved(atoms, x, alpha, *, positive=False, mask=None, banned=None, by_produc
         gram = (atoms @ atoms.mT).numpy() if by_products else None
         given = atoms.numpy(), gram, seen, residual.numpy(), slope
         loops.solve_rows(*given, *options, *results)
-        codes = Codes.joined([(count, *(each[: count.sum()].copy() for each in (index, value)))])
+        codes = Codes.joined(
+            [(count, *(each[: count.sum()].copy() for each in (index, value)))]
+        )
     return codes, torch.from_numpy(loss + alpha * size)
 
 
@@ -63,7 +78,10 @@ def test_rows_are_solved_as_the_lasso_is(kind, positive):
     mask = gaps_in(x, 0.3) if kind == "masked" else None
     options = dict(positive=positive, mask=mask)
     codes, found = solved(atoms, x, 0.1, **options, by_products=kind == "products")
-    z, expected = codes.dense(20), solve_lasso(atoms, x, 0.1, **options, certify=False)[0]
+    z, expected = (
+        codes.dense(20),
+        solve_lasso(atoms, x, 0.1, **options, certify=False)[0],
+    )
     torch.testing.assert_close(z, expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(
         found.sum(), objective(z, atoms, x, 0.1, 1.0 if mask is None else mask)
@@ -91,7 +109,9 @@ def test_sweeps_make_each_atom_the_best_for_the_others(many, masked, monkeypatch
     sweeps = 1 if many else 2
 
     def expected(z):
-        return improved_in_turn(torch.where(known, x, z @ atoms), z, atoms.clone(), sweeps)
+        return improved_in_turn(
+            torch.where(known, x, z @ atoms), z, atoms.clone(), sweeps
+        )
 
     epoch = problem.epoch(atoms, Codes.none(len(x)))
     z = epoch.codes.dense(20)
@@ -147,16 +167,23 @@ def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch
 @pytest.mark.parametrize("refit", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_an_epoch_has_the_sums_of_its_codes(weighted, masked, refit, positive, monkeypatch):
+def test_an_epoch_has_the_sums_of_its_codes(
+    weighted, masked, refit, positive, monkeypatch
+):
     """Refits are (non-negative) least squares on the supports."""
     monkeypatch.setattr(_epoch, "_REFIT_TOLERANCE", 1e-12)
     monkeypatch.setattr(_epoch, "SWEEPS_OF_REFITS", 10_000)
     x, atoms = planted(n=50, positive=positive, noise=0.3 if positive else 0.02)
-    known, weight = gaps_in(x, 0.2 if masked else 0), torch.ones(50, dtype=torch.float64)
+    known, weight = (
+        gaps_in(x, 0.2 if masked else 0),
+        torch.ones(50, dtype=torch.float64),
+    )
     if weighted:
         weight = weight.mul(2).sub(gaps_in(weight, 0.5)).mul(0.7)
     given = dict(mask=known if masked else None, weight=weight if weighted else None)
-    epoch = Epoch(Problem(x, 0.1, positive, **given), atoms, Codes.none(50), refit=refit)
+    epoch = Epoch(
+        Problem(x, 0.1, positive, **given), atoms, Codes.none(50), refit=refit
+    )
     z = epoch.codes.dense(len(atoms))
 
     def losses(atoms):
@@ -164,7 +191,9 @@ def test_an_epoch_has_the_sums_of_its_codes(weighted, masked, refit, positive, m
 
     expected = float(weight @ (losses(atoms) + 0.1 * z.abs().sum(1)))
     assert epoch.objective == pytest.approx(expected, rel=1e-9)
-    assert epoch.loss == pytest.approx(float(weight @ losses(atoms) / weight.sum()), rel=1e-9)
+    assert epoch.loss == pytest.approx(
+        float(weight @ losses(atoms) / weight.sum()), rel=1e-9
+    )
     assert epoch.n_entries == pytest.approx(float(weight @ (z != 0).double().sum(1)))
     if not refit:
         torch.testing.assert_close(epoch.uses, weight @ (z != 0).double())
@@ -180,7 +209,9 @@ def test_an_epoch_has_the_sums_of_its_codes(weighted, masked, refit, positive, m
     if not masked:
         expected = products, (weight[:, None] * z).mT @ x
         torch.testing.assert_close(epoch.statistics, expected, **close)
-    torch.testing.assert_close(torch.as_tensor(epoch.products(0, 20)), products, **close)
+    torch.testing.assert_close(
+        torch.as_tensor(epoch.products(0, 20)), products, **close
+    )
     torch.testing.assert_close(epoch.energies(), products.diagonal(), **close)
     # sums whose gaps the dictionary fills touch the objective from above: better atoms lower both
     assert weight @ losses(epoch.improved_atoms()) < weight @ losses(atoms)
@@ -195,7 +226,9 @@ def test_descent_lowers_the_objective_and_sums_of_no_rows_change_nothing(gaps):
     def descended(most, **earlier):
         return exhaust(descend(problem, begun.atoms, begun.codes, most, **earlier))
 
-    curve = [descended(n).objective for n in (1, 5, 12, 10**6)]  # the last ends by itself
+    curve = [
+        descended(n).objective for n in (1, 5, 12, 10**6)
+    ]  # the last ends by itself
     assert curve == sorted(curve, reverse=True)
     assert curve[-1] < begun.objective
     assert torch.equal(
@@ -222,7 +255,9 @@ def test_the_dictionary_is_found_from_samples(positive, dtype):
     problem = Problem(x.to(dtype), 0.1, positive_code=positive, positive_atoms=positive)
     atoms = search(problem, start(x, len(truth))).atoms
     assert share_found(atoms, truth) == 1
-    torch.testing.assert_close(atoms.norm(dim=1), torch.ones(len(atoms), dtype=torch.float64))
+    torch.testing.assert_close(
+        atoms.norm(dim=1), torch.ones(len(atoms), dtype=torch.float64)
+    )
     assert not positive or atoms.min() >= 0
 
 
@@ -230,7 +265,10 @@ def test_in_turns_new_atoms_enter_every_second_block_of_rows():
     """100 rows are a single block, which has no turns."""
     x, atoms = planted(6000, 16, 24)
     for turn, n in (0, 6000), (1, 6000), (1, 100):
-        epochs = (Problem(x[:n], 0.1).epoch(atoms, Codes.none(n), turn=t) for t in (None, turn))
+        epochs = (
+            Problem(x[:n], 0.1).epoch(atoms, Codes.none(n), turn=t)
+            for t in (None, turn)
+        )
         whole, found = (epoch.codes.start.diff() for epoch in epochs)
         enter = n == 100 or torch.arange(n) // (2**16 // 24) % 2 == turn
         assert torch.equal(found, whole * enter)
@@ -284,7 +322,9 @@ def test_rows_are_equal_where_their_known_entries_are(gaps, dtype):
 
 
 def test_rows_that_differ_by_rounding_are_not_equal():
-    x = torch.randn(1, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.randn(
+        1, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     near = torch.cat([x, x * (1 + 2**-52), -x, x.flip(1), x])
     assert match_equal_rows(near).tolist() == [0, 1, 2, 3, 0]
     assert match_equal_rows(near[:0]).tolist() == []
@@ -312,7 +352,9 @@ def test_copies_of_features_are_in_one_group(n_groups, n_copies):
 
 def repeated(problem, often):
     """Return the problem with copies of rows, which all count once."""
-    return replace(problem.of_rows(torch.arange(len(often)).repeat_interleave(often)), weight=None)
+    return replace(
+        problem.of_rows(torch.arange(len(often)).repeat_interleave(often)), weight=None
+    )
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -328,18 +370,25 @@ def test_weights_of_an_epoch_are_repetitions(many, masked, refit, monkeypatch):
     close = dict(rtol=1e-9, atol=1e-9)
     for _ in range(3):
         one, other = (
-            Epoch(each, atoms, z, refit=refit) for each, z in zip((whole, weighted), codes)
+            Epoch(each, atoms, z, refit=refit)
+            for each, z in zip((whole, weighted), codes)
         )
         atoms, codes = one.improved_atoms(), [one.codes, other.codes]
         torch.testing.assert_close(other.improved_atoms(), atoms, **close)
         for name in ("objective", "loss", "unbiased_loss", "n_entries"):
             assert getattr(other, name) == pytest.approx(getattr(one, name), rel=1e-9)
-        one, other = (Epoch(each, atoms, z) for each, z in zip((whole, weighted), codes))
+        one, other = (
+            Epoch(each, atoms, z) for each, z in zip((whole, weighted), codes)
+        )
         for name in ("uses", "statistics"):
-            torch.testing.assert_close(getattr(other, name), getattr(one, name), **close)
+            torch.testing.assert_close(
+                getattr(other, name), getattr(one, name), **close
+            )
         torch.testing.assert_close(other.energies(), one.energies(), **close)
         np.testing.assert_allclose(other.products(2, 7), one.products(2, 7), **close)
-        torch.testing.assert_close(other.common_directions(0), one.common_directions(0), **close)
+        torch.testing.assert_close(
+            other.common_directions(0), one.common_directions(0), **close
+        )
     monkeypatch.setattr(_epoch, "USERS", 10**3)  # of few of them, others would be asked
     torch.testing.assert_close(other.costs()[0], one.costs()[0], **close)
 
@@ -350,8 +399,13 @@ def test_weights_of_held_out_rows_are_repetitions(masked):
     problem = Problem(x, 0.1, mask=gaps_in(x) if masked else None)
     often = torch.randint(1, 4, (60,), generator=torch.Generator().manual_seed(1))
     weighted = HeldOut(replace(problem, weight=often.double()), n_codings=10**6)
-    whole = HeldOut(repeated(problem, often), n_codings=10**6)  # all groups of all rows are hidden
-    pairs = zip(*(held_out.sums(truth, [3, 0, -3]) for held_out in (weighted, whole)), strict=True)
+    whole = HeldOut(
+        repeated(problem, often), n_codings=10**6
+    )  # all groups of all rows are hidden
+    pairs = zip(
+        *(held_out.sums(truth, [3, 0, -3]) for held_out in (weighted, whole)),
+        strict=True,
+    )
     for found, expected in pairs:
         torch.testing.assert_close(found.sum(0), expected.sum(0))
     assert weighted.n_hidden == whole.n_hidden
@@ -364,7 +418,10 @@ def test_weights_of_held_out_rows_are_repetitions(masked):
 @pytest.mark.parametrize("n_places", [1, 7, 40])
 def test_rows_are_drawn_by_their_weight(n_places):
     """A row is drawn as often as it fills parts of the weight, up to one."""
-    weight = torch.rand(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 4
+    weight = (
+        torch.rand(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        ** 4
+    )
     weight[::5] = 0.0
     rows, counts = draw_rows(50, n_places, weight)
     assert counts.sum() == n_places

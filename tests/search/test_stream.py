@@ -74,8 +74,12 @@ def test_a_pass_that_does_not_help_is_given_up(X, small_samples, monkeypatch):
 
     def spoiled(problem, state, *, final):
         state, over = advance_stream(problem, state, final=final)
-        noise = torch.randn(state.atoms.shape, generator=torch.Generator().manual_seed(0))
-        return state._replace(held=state.held._replace(atoms=problem.project(noise.double()))), over
+        noise = torch.randn(
+            state.atoms.shape, generator=torch.Generator().manual_seed(0)
+        )
+        return state._replace(
+            held=state.held._replace(atoms=problem.project(noise.double()))
+        ), over
 
     monkeypatch.setattr("skpudle.search.stream.advance_stream", spoiled)
     found = make().fit(Stream(X))
@@ -86,7 +90,10 @@ def test_gaps_and_signs_pass(X, populations, small_samples):
     gaps = X.copy()
     gaps[np.random.default_rng(0).random(X.shape) < 0.1] = np.nan
     learner = make().fit(Stream(gaps))
-    assert np.mean([share_found(learner.components_, atoms) for _, atoms in populations]) > 0.9
+    assert (
+        np.mean([share_found(learner.components_, atoms) for _, atoms in populations])
+        > 0.9
+    )
     positive = make(positive_code=True, positive_dict=True).fit(Stream(np.abs(X)))
     assert (positive.components_ >= 0).all()
 
@@ -106,7 +113,9 @@ def test_partial_fit_after_fit_keeps_what_fit_found():
     """One draw of rows may lose half of the atoms, so ten draws count together."""
     shares = []
     for seed in range(100, 120, 2):
-        (first, old), (second, new) = (planted(2000, 20, 12, seed=seed + i) for i in range(2))
+        (first, old), (second, new) = (
+            planted(2000, 20, 12, seed=seed + i) for i in range(2)
+        )
         learner = make().fit(first)
         for rows in second.split(500):
             learner.partial_fit(rows)

@@ -5,7 +5,12 @@ from functools import partial
 import numpy as np
 from small import Batches, Table, assert_same
 
-from skpudle import CountDictionaryLearning, PoissonNMF, PUDLEClassifier, PUDLEDictionaryLearning
+from skpudle import (
+    CountDictionaryLearning,
+    PoissonNMF,
+    PUDLEClassifier,
+    PUDLEDictionaryLearning,
+)
 
 # What these tests are about are optimisers; those of the search are in test_search.py.
 FromData = partial(PUDLEDictionaryLearning, dict_init="data", optimizer="adam")
@@ -22,7 +27,9 @@ def kill():
 def planted(n_samples=120, n_features=8, n_components=6, noise=0.3, seed=0):
     rng = np.random.default_rng(seed)
     atoms = rng.normal(size=(n_components, n_features))
-    codes = rng.normal(size=(n_samples, n_components)) * (rng.random((n_samples, 1)) < 0.5)
+    codes = rng.normal(size=(n_samples, n_components)) * (
+        rng.random((n_samples, 1)) < 0.5
+    )
     return codes @ atoms + noise * rng.normal(size=(n_samples, n_features))
 
 
@@ -57,5 +64,8 @@ def assert_equal(found, expected):
     """Compare all that `fit` left, private attributes too."""
     of_calls = {*expected.get_params(), "_skl_callbacks", "_parent_callback_ctx"}
     assert_same(
-        *({k: v for k, v in vars(one).items() if k not in of_calls} for one in (found, expected))
+        *(
+            {k: v for k, v in vars(one).items() if k not in of_calls}
+            for one in (found, expected)
+        )
     )

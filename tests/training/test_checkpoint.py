@@ -13,7 +13,12 @@ from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from small import EndsTheFit, ctrl_c
 
-from skpudle import Checkpoint, CountDictionaryLearning, NOODLDictionaryLearning, PoissonNMF
+from skpudle import (
+    Checkpoint,
+    CountDictionaryLearning,
+    NOODLDictionaryLearning,
+    PoissonNMF,
+)
 from skpudle._fit.run import load_record
 from skpudle._fit.train import Trainer
 
@@ -27,12 +32,17 @@ FIXED = dict(n_unfoldings=5, batch_size=8, max_iter=4, random_state=0)
 def shuffled_loader():
     data = torch.utils.data.TensorDataset(torch.from_numpy(ROWS))
     generator = torch.Generator().manual_seed(0)
-    return torch.utils.data.DataLoader(data, batch_size=8, shuffle=True, generator=generator)
+    return torch.utils.data.DataLoader(
+        data, batch_size=8, shuffle=True, generator=generator
+    )
 
 
 CASES = {
     "adam": (FromData(10, **FIXED), lambda: ROWS),
-    "counts": (CountDictionaryLearning(4, dict_init="data", **FIXED | {"max_iter": 6}), counts),
+    "counts": (
+        CountDictionaryLearning(4, dict_init="data", **FIXED | {"max_iter": 6}),
+        counts,
+    ),
     "surrogate": (
         FromData(10, optimizer="surrogate", noise="both", fit_intercept=True, **FIXED),
         lambda: ROWS + 3,
@@ -62,7 +72,9 @@ def act_after(monkeypatch, n_updates, act):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_fit_that_is_cut_off_again_and_again_ends_with_the_same_bits(case, tmp_path, monkeypatch):
+def test_a_fit_that_is_cut_off_again_and_again_ends_with_the_same_bits(
+    case, tmp_path, monkeypatch
+):
     learner, data = CASES[case]
     expected = clone_with(learner).fit(data())
     path, n_cuts = tmp_path / "fit.npz", 0
@@ -105,10 +117,13 @@ def test_a_fit_that_had_converged_goes_on_by_a_stricter_rule(tmp_path):
     assert learner.fit(data()).n_iter_ == 12
 
 
-def test_without_a_seed_the_fit_that_goes_on_is_the_one_that_was_begun(tmp_path, monkeypatch):
+def test_without_a_seed_the_fit_that_goes_on_is_the_one_that_was_begun(
+    tmp_path, monkeypatch
+):
     """Initial atoms, and with them alpha, come from the seed that was drawn at first."""
     learner, expected = (
-        clone(CASES["adam"][0]).set_params(random_state=np.random.RandomState(3)) for _ in range(2)
+        clone(CASES["adam"][0]).set_params(random_state=np.random.RandomState(3))
+        for _ in range(2)
     )
     learner.set_callbacks(Checkpoint(tmp_path / "fit.npz", every_seconds=0))
     with monkeypatch.context() as patch:
@@ -125,7 +140,11 @@ def test_without_resume_the_file_is_replaced(tmp_path):
     learner, data = CASES["adam"]
     path = tmp_path / "fit.npz"
     clone_with(learner, Checkpoint(path)).fit(data())
-    again = clone_with(learner, Checkpoint(path, resume=False)).set_params(alpha=0.2).fit(data())
+    again = (
+        clone_with(learner, Checkpoint(path, resume=False))
+        .set_params(alpha=0.2)
+        .fit(data())
+    )
     assert_array_equal(load_record(path)["record"].atoms, again.components_)
 
 
@@ -146,7 +165,9 @@ def fit_from(path):
 
 def test_a_file_that_would_execute_code_is_refused(file):
     torch.save({"identity": threading.Thread}, file)
-    with pytest.raises(ValueError, match=f"{file} is no whole checkpoint: it holds more"):
+    with pytest.raises(
+        ValueError, match=f"{file} is no whole checkpoint: it holds more"
+    ):
         fit_from(file)
 
 
@@ -204,7 +225,9 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
 # ---------------------------------------------------------------------------- Ctrl-C
 
 
-def test_ctrl_c_leaves_a_fitted_estimator_after_its_update(handler, tmp_path, monkeypatch):
+def test_ctrl_c_leaves_a_fitted_estimator_after_its_update(
+    handler, tmp_path, monkeypatch
+):
     learner, data = CASES["adam"]
     path = tmp_path / "fit.npz"
     found = clone_with(learner, Checkpoint(path))
@@ -215,7 +238,10 @@ def test_ctrl_c_leaves_a_fitted_estimator_after_its_update(handler, tmp_path, mo
     assert found.n_iter_ == len(found.loss_curve_) == 3
     assert np.isfinite(found.transform(data())).all()
     assert signal.getsignal(signal.SIGINT) is handler
-    assert_equal(clone_with(learner, Checkpoint(path)).fit(data()), clone_with(learner).fit(data()))
+    assert_equal(
+        clone_with(learner, Checkpoint(path)).fit(data()),
+        clone_with(learner).fit(data()),
+    )
 
 
 def test_ctrl_c_in_partial_fit(handler, monkeypatch):
@@ -231,7 +257,9 @@ def test_ctrl_c_in_partial_fit(handler, monkeypatch):
 def test_a_search_that_a_callback_stopped_stays_stopped(case, tmp_path):
     learner, data = KINDS[case]
     recording = Checkpoint(tmp_path / "fit.npz")
-    expected = clone_with(learner, recording, EndsTheFit("epoch of the search", 3)).fit(*data())
+    expected = clone_with(learner, recording, EndsTheFit("epoch of the search", 3)).fit(
+        *data()
+    )
     assert case == "poisson" or expected.ended_by_ == "callback"
     assert expected._fitted.stream.held.energy.all()
     assert_equal(clone_with(learner, recording).fit(*data()), expected)

@@ -91,7 +91,10 @@ def two(tmp_path_factory):
     command = [sys.executable, "-m", "torch.distributed.run", *options]
     run = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
-    return [dict(np.load(folder / f"{name}.npz")) for name in ("0", "1", "errors-0", "errors-1")]
+    return [
+        dict(np.load(folder / f"{name}.npz"))
+        for name in ("0", "1", "errors-0", "errors-1")
+    ]
 
 
 def test_two_processes_learn_what_one_learns(two):
@@ -131,7 +134,9 @@ def test_a_group_of_one_learns_the_same(alone):
     expected = learner.fit(X).components_
     with data_parallel() as team:
         assert (team.rank, team.size) == (0, 1)
-        np.testing.assert_allclose(learner.fit(X).components_, expected, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(
+            learner.fit(X).components_, expected, rtol=1e-10, atol=1e-12
+        )
     assert dist.is_initialized()  # what was there before stays there
 
 

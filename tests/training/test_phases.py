@@ -39,7 +39,12 @@ class Follows(FitCallback):
     """
 
     def __init__(self, phase=None, number=0, *, at_begin=bool, at_end=bool):
-        self.phase, self.number, self.at_begin, self.at_end = phase, number, at_begin, at_end
+        self.phase, self.number, self.at_begin, self.at_end = (
+            phase,
+            number,
+            at_begin,
+            at_end,
+        )
         self.n_epochs, self.n_begun = {}, {}
 
     def on_fit_task_begin(self, estimator, context):
@@ -64,8 +69,13 @@ def whole(kind):
     Phases of one epoch that all fits of rows have are those of the kind "rows" only.
     """
     follows, of_rows = Follows(), {"units", "noise", "penalty of codes"}
-    learner, left_out = fit(kind, follows), set() if kind in ("rows", "poisson") else of_rows
-    return learner, {name: n for name, n in follows.n_epochs.items() if name not in left_out}
+    learner, left_out = (
+        fit(kind, follows),
+        set() if kind in ("rows", "poisson") else of_rows,
+    )
+    return learner, {
+        name: n for name, n in follows.n_epochs.items() if name not in left_out
+    }
 
 
 def fit(kind, *callbacks, **params):
@@ -81,10 +91,16 @@ def arrays_of(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_callbacks_see_each_phase_with_seconds_and_a_line_tells_of_each_epoch(kind, capsys):
+def test_callbacks_see_each_phase_with_seconds_and_a_line_tells_of_each_epoch(
+    kind, capsys
+):
     follows = Follows()
     learner = fit(kind, follows, verbose=1)
-    around = {"reading", "result", "fit"}  # before the first phase, after the last one, all
+    around = {
+        "reading",
+        "result",
+        "fit",
+    }  # before the first phase, after the last one, all
     assert follows.n_epochs.keys() == learner.fit_seconds_.keys() - around
     assert next(iter(learner.fit_seconds_)) == "reading"
     summary = f"{learner.summary()}\n" if hasattr(learner, "summary") else ""
@@ -94,7 +110,9 @@ def test_callbacks_see_each_phase_with_seconds_and_a_line_tells_of_each_epoch(ki
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ctrl_c_in_any_phase_leaves_a_usable_learner_and_a_file(kind, handler, tmp_path):
+def test_ctrl_c_in_any_phase_leaves_a_usable_learner_and_a_file(
+    kind, handler, tmp_path
+):
     (learner, data), (expected, n_epochs_of) = KINDS[kind], whole(kind)
     for phase, n_epochs in n_epochs_of.items():
         presses = Follows(phase, -(-n_epochs // 2), at_begin=ctrl_c)
@@ -137,11 +155,16 @@ def test_a_complete_file_makes_nothing_anew(kind, tmp_path):
 
 def test_a_number_of_atoms_that_was_chosen_is_not_chosen_again(tmp_path):
     """A kill in the search repeats no trial before it."""
-    kind, checkpoint = "number from the data", Checkpoint(tmp_path / "fit.npz", every_seconds=0)
+    kind, checkpoint = (
+        "number from the data",
+        Checkpoint(tmp_path / "fit.npz", every_seconds=0),
+    )
     expected, n_epochs_of = whole(kind)
     with pytest.raises(Killed):
         fit(kind, Follows("search", 2, at_end=kill), checkpoint)
     again = Follows()
-    np.testing.assert_array_equal(fit(kind, again, checkpoint).components_, expected.components_)
+    np.testing.assert_array_equal(
+        fit(kind, again, checkpoint).components_, expected.components_
+    )
     assert "size" in n_epochs_of
     assert "size" not in again.n_epochs

@@ -29,7 +29,8 @@ class FailsAt:
         evaluation = ae_ls(dictionary, batch, **options)
         if self.n_calls in self.calls:
             return evaluation._replace(
-                surrogate=evaluation.surrogate * torch.nan, losses=evaluation.losses * torch.nan
+                surrogate=evaluation.surrogate * torch.nan,
+                losses=evaluation.losses * torch.nan,
             )
         return evaluation
 
@@ -43,7 +44,11 @@ class Model:
     def network(self, fitted, update):
         self.updates.append(update)
         encoder = partial(encode, alpha=self.alpha, n_unfoldings=5)
-        return self.rule, DenseDictionary(fitted.atoms), dict(encoder=encoder, penalty=self.alpha)
+        return (
+            self.rule,
+            DenseDictionary(fitted.atoms),
+            dict(encoder=encoder, penalty=self.alpha),
+        )
 
     def with_rows(self, fitted, rows):
         return replace(fitted, atoms=rows)
@@ -53,7 +58,9 @@ class Model:
 
 
 def make_trainer(atoms, rule=ae_ls, *, alpha=0.1, optimizer="adam"):
-    optimizer = make_optimizer(optimizer, atoms, project_atoms, learning_rate=0.01, data_scale=1.0)
+    optimizer = make_optimizer(
+        optimizer, atoms, project_atoms, learning_rate=0.01, data_scale=1.0
+    )
     return Trainer(Model(rule, alpha), Fitted(atoms=atoms), optimizer)
 
 
@@ -73,7 +80,9 @@ def x(generator):
 def first_stop(objectives, tol=1e-4, patience=3, **options):
     """Return after how many checks to stop, or None."""
     stopping = Stopping(tol, patience, **options)
-    checks = (stopping.check(value, 1, update) for update, value in enumerate(objectives))
+    checks = (
+        stopping.check(value, 1, update) for update, value in enumerate(objectives)
+    )
     return next((number for number, stop in enumerate(checks, start=1) if stop), None)
 
 
@@ -95,7 +104,10 @@ def test_an_improvement_is_relative_to_the_best():
 
 def test_noise_around_a_falling_objective_does_not_stop():
     noise = [0.02 * (-1) ** check for check in range(100)]
-    assert first_stop([0.97**check + e * 0.97**check for check, e in enumerate(noise)]) is None
+    assert (
+        first_stop([0.97**check + e * 0.97**check for check, e in enumerate(noise)])
+        is None
+    )
 
 
 # ---------------------------------------------------------------------------- an epoch
@@ -107,10 +119,14 @@ def test_loss_of_an_epoch_is_the_mean_over_its_samples(atoms, x):
     losses = []
     for batch in Batches(Samples(x), 5).batches():
         z = encode(twin.optimizer.atoms.detach(), batch.x, alpha=0.1, n_unfoldings=5)
-        losses.append(0.5 * (batch.x - z @ twin.optimizer.atoms.detach()).square().sum(1))
+        losses.append(
+            0.5 * (batch.x - z @ twin.optimizer.atoms.detach()).square().sum(1)
+        )
         twin.run_epoch(Batches(Samples(batch.x), 5), NEVER)
     trainer.run_epoch(Batches(Samples(x), 5), NEVER)
-    assert trainer.loss_curve == (pytest.approx(float(torch.cat(losses).mean()), rel=1e-12),)
+    assert trainer.loss_curve == (
+        pytest.approx(float(torch.cat(losses).mean()), rel=1e-12),
+    )
     assert trainer.n_steps == len(losses) == 5
     assert torch.equal(trainer.optimizer.atoms, twin.optimizer.atoms)
 
@@ -138,7 +154,9 @@ def test_training_ends_after_a_given_number_of_updates(n_updates, atoms, x):
 # ---------------------------------------------------------------------------- divergence
 
 
-@pytest.mark.parametrize(("call", "update", "n_steps"), [(3, 3, 0), (6, 6, 0), (8, 8, 5)])
+@pytest.mark.parametrize(
+    ("call", "update", "n_steps"), [(3, 3, 0), (6, 6, 0), (8, 8, 5)]
+)
 def test_divergence_raises_with_the_last_finite_record(call, update, n_steps, atoms, x):
     """Five updates an epoch, whose first loss shows whether the atoms before it were finite."""
     failing, calm = make_trainer(atoms, FailsAt(call)), make_trainer(atoms)

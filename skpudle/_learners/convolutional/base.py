@@ -14,7 +14,13 @@ from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 from skpudle._compilation import blocks_of_rows
 from skpudle._data.arrays import dictionary_of, resolve_device, to_tensor
-from skpudle._data.images import check_atoms_fit, check_axes, check_sizes, read_images, sizes
+from skpudle._data.images import (
+    check_atoms_fit,
+    check_axes,
+    check_sizes,
+    read_images,
+    sizes,
+)
 from skpudle._fit.run import FollowedFit
 
 
@@ -40,14 +46,20 @@ def parts_of_images(x):  # (n, n_channels, *size) -> list of (m, n_channels, *si
     return [x[rows] for rows in blocks_of_rows(len(x), prod(x.shape[2:]), 2**17)]
 
 
-def atoms_inside(atoms, n_axes, like):  # (n, *kernel[, n_channels]) -> (n, n_channels, *kernel)
+def atoms_inside(
+    atoms, n_axes, like
+):  # (n, *kernel[, n_channels]) -> (n, n_channels, *kernel)
     """Convert ``components_`` to the form in which the package computes: channels before pixels.
 
     ``n_axes`` is the number of axes of ``kernel``. The result has the dtype and the device of the
     tensor ``like``.
     """
     atoms = to_tensor(atoms).to(like)
-    return (atoms if atoms.ndim == n_axes + 2 else atoms[..., None]).movedim(-1, 1).contiguous()
+    return (
+        (atoms if atoms.ndim == n_axes + 2 else atoms[..., None])
+        .movedim(-1, 1)
+        .contiguous()
+    )
 
 
 class ImageEstimator(FollowedFit, BaseEstimator):
@@ -57,7 +69,8 @@ class ImageEstimator(FollowedFit, BaseEstimator):
     ``verbose``. After a fit it has ``_n_channels``, the number of channels of the data.
     """
 
-    device, _allows_nan = "auto", True
+    device = "auto"
+    _allows_nan = True
 
     @property
     def _kernel(self):
@@ -78,7 +91,8 @@ class ImageEstimator(FollowedFit, BaseEstimator):
         # features and channels are those of the fit. With ``colours`` an estimator that was fitted
         # on one channel takes pictures of three channels, too.
         _check_feature_names(self, X, reset=False)
-        n_channels, name = self._n_channels, type(self).__name__
+        n_channels = self._n_channels
+        name = type(self).__name__
         images = self._read(X, n_channels=n_channels, **options)
         if images.kind == "rows":
             # After a fit to images the attribute is absent, or None while callbacks still run.
@@ -104,7 +118,9 @@ class ImageEstimator(FollowedFit, BaseEstimator):
         check_atoms_fit(images, self._kernel, channels_first=self.channels_first)
         return images
 
-    def _given_atoms(self, n_components, images):  # -> (n_components, n_channels, *kernel)
+    def _given_atoms(
+        self, n_components, images
+    ):  # -> (n_components, n_channels, *kernel)
         """Check and convert the initial atoms that a user gives as ``dict_init``.
 
         The result has the dtype and the device of ``images``, which are `Images`.
@@ -114,9 +130,15 @@ class ImageEstimator(FollowedFit, BaseEstimator):
         ValueError
             If the atoms have not the shape of ``components_`` after a fit.
         """
-        how = dict(dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init")
+        how = dict(
+            dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init"
+        )
         atoms = check_array(dictionary_of(self.dict_init), **how)
-        expected = (n_components, *self._kernel, *[images.n_channels][: images.channel_axis])
+        expected = (
+            n_components,
+            *self._kernel,
+            *[images.n_channels][: images.channel_axis],
+        )
         if atoms.shape != expected:
             raise ValueError(
                 f"dict_init has shape {atoms.shape}. Pass atoms of shape {expected}, channels last."

@@ -13,7 +13,13 @@ from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import input_attributes, make_generator, split_missing, to_numpy, wide
+from skpudle._data.arrays import (
+    input_attributes,
+    make_generator,
+    split_missing,
+    to_numpy,
+    wide,
+)
 from skpudle._data.images import covered, covering_positions, read_images
 from skpudle._fit import messages
 from skpudle._fit.plan import fixed
@@ -147,7 +153,9 @@ class ConvPUDLEDictionaryLearning(
     >>> signals = 0.05 * rng.standard_normal((10, 200))
     >>> for signal, start in zip(signals, rng.integers(180, size=10)):
     ...     signal[start : start + 20] += np.hanning(20)
-    >>> learner = ConvPUDLEDictionaryLearning(1, atom_shape=20, random_state=0).fit(signals)
+    >>> learner = ConvPUDLEDictionaryLearning(1, atom_shape=20, random_state=0).fit(
+    ...     signals
+    ... )
     >>> learner.components_.shape, learner.transform(signals).shape
     ((1, 20), (10, 181))
     """
@@ -204,12 +212,17 @@ class ConvPUDLEDictionaryLearning(
         inputs = input_attributes(X if images.kind == "rows" else None)
         messages.warn_of_unused(self, self._without_effect(images.n_channels))
         channels = learn.choose_channels(images, self)
-        noise, intercept = (to_numpy(x.flatten()) for x in (channels.noise, channels.intercept))
+        noise, intercept = (
+            to_numpy(x.flatten()) for x in (channels.noise, channels.intercept)
+        )
         size = None if images.kind == "list" else tuple(images.tensors[0].shape[2:])
         inputs["channel_noise_"] = noise if (noise != 1).any() else None
         inputs |= dict(intercept_=intercept, detrend_=channels.kernel and "slow")
-        inputs |= dict(_channels=channels, _channel_axis=images.channel_axis, _image_size=size)
-        images, generator = images.map(channels.enter), make_generator(self.random_state)
+        inputs |= dict(
+            _channels=channels, _channel_axis=images.channel_axis, _image_size=size
+        )
+        images = images.map(channels.enter)
+        generator = make_generator(self.random_state)
         start = None
         if not isinstance(self.dict_init, str):
             atoms = self._given_atoms(self.n_components, images)
@@ -221,14 +234,19 @@ class ConvPUDLEDictionaryLearning(
         def epochs(interrupts):
             for one in learns(pieces, self, generator, start):
                 known = dict(note=one.note, ended_by=one.ended_by, is_done=one.is_done)
-                yield Epoch(attributes=partial(self._attributes_of, one, inputs), **known)
+                yield Epoch(
+                    attributes=partial(self._attributes_of, one, inputs), **known
+                )
 
-        self._follow(epochs, {"estimator": self, "X": X, "y": y})
+        self._follow(epochs, X, y)
         if self.verbose:
             print(self.summary())
         messages.warn_of_early_end(self, self.ended_by_)
-        dictionary, one_by_one = self._dictionary(pieces.x), pieces.x.split(1)
-        found = (learn.largest_correlations(x, dictionary) > self.alpha_ for x in one_by_one)
+        dictionary = self._dictionary(pieces.x)
+        one_by_one = pieces.x.split(1)
+        found = (
+            learn.largest_correlations(x, dictionary) > self.alpha_ for x in one_by_one
+        )
         # All codes are zero if no correlation of the data with an atom exceeds the penalty. That
         # deserves no warning if the baseline alone explains the data: ``pieces.x`` is then zero.
         if pieces.x.any() and not any(found):
@@ -243,7 +261,8 @@ class ConvPUDLEDictionaryLearning(
         ValueError
             If parameters contradict each other.
         """
-        trains, unfolds = self.gradient is not None, learn.unfoldings_of(self) is not None
+        trains = self.gradient is not None
+        unfolds = learn.unfoldings_of(self) is not None
         messages.refuse(
             self.gradient in ("ae-ls", "ae-lasso") and not unfolds,
             "Codes of the lasso are not differentiated. Pass gradient='dec', or n_unfoldings=15.",
@@ -256,7 +275,10 @@ class ConvPUDLEDictionaryLearning(
             "Pass dict_init='search', or n_components=64 with gradient='ae-ls'.",
         )
         if not trains:
-            yield ("optimizer", "batch_size", "max_iter", "tol"), "a gradient, such as 'ae-ls'"
+            yield (
+                ("optimizer", "batch_size", "max_iter", "tol"),
+                "a gradient, such as 'ae-ls'",
+            )
         if unfolds and self.debias != 0:
             yield ("debias",), "codes of the lasso, n_unfoldings=None"
         if n_channels == 1:
@@ -268,13 +290,22 @@ class ConvPUDLEDictionaryLearning(
         ``fitted`` is a `Fitted` that `learn` yields, with atoms (n, n_channels, *kernel) in units
         of the noise of channels. ``inputs`` has the attributes that follow from the data alone.
         """
-        atoms, losses = fitted.atoms, [*fitted.losses, *fitted.loss_curve]
+        atoms = fitted.atoms
+        losses = [*fitted.losses, *fitted.loss_curve]
         atoms = atoms * inputs["_channels"].noise.to(atoms)
-        maps, waveforms = map(to_numpy, factor_atoms(atoms)) if self.rank else (None, None)
+        maps, waveforms = (
+            map(to_numpy, factor_atoms(atoms)) if self.rank else (None, None)
+        )
         atoms = atoms.movedim(1, -1) if inputs["_channel_axis"] else atoms[:, 0]
-        found = inputs | {"spatial_components_": maps, "temporal_components_": waveforms}
+        found = inputs | {
+            "spatial_components_": maps,
+            "temporal_components_": waveforms,
+        }
         found |= {"components_": to_numpy(atoms), "n_components_": len(atoms)}
-        found |= {"n_iter_": max(len(losses), 1), "loss_curve_": np.array(losses, np.float64)}
+        found |= {
+            "n_iter_": max(len(losses), 1),
+            "loss_curve_": np.array(losses, np.float64),
+        }
         return found | fitted.penalties(fixed(self.debias))
 
     def summary(self) -> str:
@@ -288,8 +319,11 @@ class ConvPUDLEDictionaryLearning(
         check_is_fitted(self)
         how = "chosen by hidden pixels" if hasattr(self, "size_path_") else "as named"
         baseline = np.array2string(self.intercept_, precision=3, threshold=9)
-        drift = "slower than two atoms, taken off" if hasattr(self, "detrend_") else "kept"
-        noise, debias = getattr(self, "noise_std_", np.nan), float(self.debias_)
+        drift = (
+            "slower than two atoms, taken off" if hasattr(self, "detrend_") else "kept"
+        )
+        noise = getattr(self, "noise_std_", np.nan)
+        debias = float(self.debias_)
         lines = (
             f"{type(self).__name__}: {len(self.components_)} atoms of {self._kernel}, {how}",
             f"baseline of channels: {baseline}; drift: {drift}",
@@ -304,11 +338,16 @@ class ConvPUDLEDictionaryLearning(
 
     # _image_size: the size of the images of the fit, a tuple; None if the fit had a list of images,
     # whose sizes may differ. n_iter_no_change: checks without improvement that end training.
-    _image_size, n_iter_no_change = None, 5
+    _image_size = None
+    n_iter_no_change = 5
 
     @property
     def _n_channels(self):
-        return 1 if self.components_.ndim == 1 + len(self._kernel) else self.components_.shape[-1]
+        return (
+            1
+            if self.components_.ndim == 1 + len(self._kernel)
+            else self.components_.shape[-1]
+        )
 
     def _dictionary(self, like):  # -> ConvDictionary
         """Return the operator of ``components_``, for data in units of the noise of channels.
@@ -326,9 +365,13 @@ class ConvPUDLEDictionaryLearning(
             f"atom_shape={self.atom_shape!r:.60}, but atoms have {found}. Set it back, or refit.",
         )
         atoms = base.atoms_inside(self.components_, len(self._kernel), like)
-        return ConvDictionary(atoms / self._channels.noise.to(atoms), base.geometry_of(self)[1])
+        return ConvDictionary(
+            atoms / self._channels.noise.to(atoms), base.geometry_of(self)[1]
+        )
 
-    def _read_known(self, X, **options):  # -> Images, detrended, in units of the noise of channels
+    def _read_known(
+        self, X, **options
+    ):  # -> Images, detrended, in units of the noise of channels
         check_is_fitted(self)
         self._validate_params()  # a user may have set parameters since `fit`
         return super()._read_known(X, **options).map(self._channels.enter)
@@ -336,7 +379,9 @@ class ConvPUDLEDictionaryLearning(
     def _cover(self, x):  # (..., *size) -> extended by zeros until atoms cover it
         return covered(x, *base.geometry_of(self))
 
-    def _encode(self, dictionary, x, mask=None, **effort):  # -> (n, n_components, *positions)
+    def _encode(
+        self, dictionary, x, mask=None, **effort
+    ):  # -> (n, n_components, *positions)
         """Return code maps of images (n, n_channels, *size) that copies of atoms cover exactly.
 
         ``mask``, of the same shape, is 0 at missing pixels. ``effort`` may have the tolerance of
@@ -360,7 +405,9 @@ class ConvPUDLEDictionaryLearning(
     # ------------------------------------------------------------------ codes
 
     @torch.no_grad()
-    def transform(self, X: ArrayLike | Tensor | Sequence[ArrayLike]) -> np.ndarray | Tensor | list:
+    def transform(
+        self, X: ArrayLike | Tensor | Sequence[ArrayLike]
+    ) -> np.ndarray | Tensor | list:
         """Encode images: return code maps, the code of each atom at each of its positions.
 
         Parameters
@@ -382,7 +429,8 @@ class ConvPUDLEDictionaryLearning(
             If the channels or features differ from the fit.
         """
         images = self._read_known(X, allow_nan=True)
-        dictionary, codes = self._dictionary(images.tensors[0]), []
+        dictionary = self._dictionary(images.tensors[0])
+        codes = []
         for x in images.tensors:
             parts = base.parts_of_images(self._cover(x))
             parts = (split_missing(part, len(self._kernel)) for part in parts)
@@ -390,7 +438,9 @@ class ConvPUDLEDictionaryLearning(
         return images.hand_back(codes, channels=True)
 
     @torch.no_grad()
-    def inverse_transform(self, X: ArrayLike | Tensor | list) -> np.ndarray | Tensor | list:
+    def inverse_transform(
+        self, X: ArrayLike | Tensor | list
+    ) -> np.ndarray | Tensor | list:
         """Reconstruct images from code maps: the sum of all copies of atoms, plus the baseline.
 
         Parameters
@@ -410,10 +460,15 @@ class ConvPUDLEDictionaryLearning(
         # The codes of one image lack the axis of images, which is added and taken off again.
         if of_images and len(getattr(X, "shape", ())) == 1 + len(self._kernel):
             return self.inverse_transform(X[None])[0]
-        size, positions, n_components = self._image_size, self._positions, len(self.components_)
+        size = self._image_size
+        positions = self._positions
+        n_components = len(self.components_)
         shape = (*positions, n_components) if size else None
-        codes = read_images(X, len(self._kernel), image_shape=shape, n_channels=n_components)
-        dictionary, images = self._dictionary(codes.tensors[0]), []
+        codes = read_images(
+            X, len(self._kernel), image_shape=shape, n_channels=n_components
+        )
+        dictionary = self._dictionary(codes.tensors[0])
+        images = []
         for z in codes.tensors:
             x = [dictionary.synthesis(part) for part in base.parts_of_images(z)]
             x = self._channels.leave(torch.cat(x))
@@ -423,7 +478,9 @@ class ConvPUDLEDictionaryLearning(
         return codes.hand_back(images, **options)
 
     @torch.no_grad()
-    def score(self, X: ArrayLike | Tensor | Sequence[ArrayLike], y: None = None) -> float:
+    def score(
+        self, X: ArrayLike | Tensor | Sequence[ArrayLike], y: None = None
+    ) -> float:
         """Score how well codes predict hidden pixels, for a choice of parameters.
 
         A tenth of the pixels at a time is hidden and predicted from the codes of the visible
@@ -443,7 +500,9 @@ class ConvPUDLEDictionaryLearning(
             sum of the squared distances of pixels from the mean of their channel. At most 1.
         """
         images = self._read_known(X)
-        dictionary, error, generator = self._dictionary(images.tensors[0]), 0.0, torch.Generator()
+        dictionary = self._dictionary(images.tensors[0])
+        error = 0.0
+        generator = torch.Generator()
         for x in images.tensors:
             # 1 for pixels of an image, 0 where the image is extended until atoms cover it
             known = self._cover(torch.ones_like(x[0, 0]))
@@ -453,10 +512,16 @@ class ConvPUDLEDictionaryLearning(
                 for i in range(_TURNS):
                     hidden = known * (turn == i)
                     mask = (known - hidden).expand_as(part)
-                    codes = self._encode(dictionary, part, mask, tolerance=SOLVED_OF_PATH)
+                    codes = self._encode(
+                        dictionary, part, mask, tolerance=SOLVED_OF_PATH
+                    )
                     predicted = dictionary.synthesis(codes)
-                    error += float(((wide(part) - wide(predicted)).square() * hidden).sum())
-        pixels = wide(torch.cat([x.transpose(0, 1).flatten(1) for x in images.tensors], 1))
+                    error += float(
+                        ((wide(part) - wide(predicted)).square() * hidden).sum()
+                    )
+        pixels = wide(
+            torch.cat([x.transpose(0, 1).flatten(1) for x in images.tensors], 1)
+        )
         total = float((pixels - pixels.mean(1, keepdim=True)).square().sum())
         return 1 - error / total if total else 0.0
 

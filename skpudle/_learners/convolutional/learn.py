@@ -42,7 +42,9 @@ from skpudle.search._conv_epoch import ConvProblem, conv_codes, conv_synthesis
 # ---------------------------------------------------------------------------- white noise
 
 
-def _shifted_sum(x, axis, lag, sign):  # (n, n_channels, *size) -> shorter by lag along the axis
+def _shifted_sum(
+    x, axis, lag, sign
+):  # (n, n_channels, *size) -> shorter by lag along the axis
     """Return sums or, with the sign -1, differences of pixels ``lag`` apart along an axis.
 
     `_variance_of_details` makes its differences of images by it.
@@ -59,7 +61,8 @@ def _variance_of_details(x, scale):  # (n, n_channels, *size) -> (n,), int
     estimate follows from the median magnitude of details in blocks of about 256. Return it with the
     number of details of an image.
     """
-    n_axes, details = x.ndim - 2, x
+    n_axes = x.ndim - 2
+    details = x
     for axis, n in enumerate(x.shape[2:], start=2):
         if scale == 2 and n > 1:
             details = _shifted_sum(details, axis, 1, 1) / 2**0.5
@@ -109,7 +112,9 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     is better than the noisy image. Texture as white as noise counts as noise: 1 in 16 noise-free
     parts of 24 to 80 pixels, from a photograph of roofs and leaves, seems noisy.
     """
-    (fine, _), (coarse, n_details) = (_variance_of_details(x, scale) for scale in (1, 2))
+    (fine, _), (coarse, n_details) = (
+        _variance_of_details(x, scale) for scale in (1, 2)
+    )
     # Fewer than 32 details are too few to tell noise from texture, so the estimate is 0.
     if n_details < 32:
         return torch.zeros_like(fine)
@@ -154,7 +159,9 @@ def noise_level(problem, atoms):  # -> float
     """
     # To save time, noise is measured in some signals only, with 2**17 time steps in all.
     rows = _epoch.spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))
-    x = to_tensor(descend.solve_codes(problem.of_rows(rows), atoms, 4, refit=True).residuals())
+    x = to_tensor(
+        descend.solve_codes(problem.of_rows(rows), atoms, 4, refit=True).residuals()
+    )
     # `analysis_in_blocks` cuts data along their first axis. So the axis of height, which has length
     # 1 in signals, is left out.
     dictionary = ConvDictionary(atoms[:, :, 0], problem.stride[1:])
@@ -167,7 +174,9 @@ def noise_level(problem, atoms):  # -> float
 # ---------------------------------------------------------------------------- pieces of images
 
 
-def cut_pieces(tensors, kernel, stride, area=2**14, most=inf):  # -> (n_pieces, n_channels, *size)
+def cut_pieces(
+    tensors, kernel, stride, area=2**14, most=inf
+):  # -> (n_pieces, n_channels, *size)
     """Cut images of any sizes into pieces of one size, so that one tensor holds all data of a fit.
 
     ``tensors`` is a list of images (n, n_channels, *size). Copies of an atom cover a piece exactly,
@@ -176,7 +185,9 @@ def cut_pieces(tensors, kernel, stride, area=2**14, most=inf):  # -> (n_pieces, 
     more. If the pieces have more than about ``most`` numbers, only every n-th piece is returned.
     """
     smallest = (min(axis) for axis in zip(*(x.shape[2:] for x in tensors), strict=True))
-    size, pieces, side = [], [], round(area ** (1 / len(kernel)))
+    size = []
+    pieces = []
+    side = round(area ** (1 / len(kernel)))
     for n, k, s in zip(smallest, kernel, stride, strict=True):
         most_pixels = max(side, 4 * k)
         # Signals are cut into pieces of equal length, which hardly overlap. Pieces of pictures have
@@ -189,9 +200,13 @@ def cut_pieces(tensors, kernel, stride, area=2**14, most=inf):  # -> (n_pieces, 
         # The corners of pieces are evenly spaced, and the last piece ends at the last pixel. If one
         # piece covers an axis, a few pixels may be left at its end: less than a stride, so that no
         # further copy of an atom would fit.
-        corners = (np.linspace(0, n - k, ceil((n - s + 1) / k), dtype=int) for n, k, s in axes)
+        corners = (
+            np.linspace(0, n - k, ceil((n - s + 1) / k), dtype=int) for n, k, s in axes
+        )
         for corner in product(*corners):
-            window = (slice(first, first + n) for first, n in zip(corner, size, strict=True))
+            window = (
+                slice(first, first + n) for first, n in zip(corner, size, strict=True)
+            )
             pieces.append(image[(..., *window)])
     return torch.stack(pieces[:: max(1, ceil(len(pieces) * pieces[0].numel() / most))])
 
@@ -228,7 +243,9 @@ def make_problem(pieces, alpha, given):  # Samples, float, learner -> ConvProble
     unit = unit_of(float(torch.linalg.vector_norm(x)) ** 2 / x.numel() * prod(kernel))
     how = dict(unit=unit, kernel=(1, *kernel)[-2:], stride=(1, *stride)[-2:])
     how["mask"] = None if pieces.mask is None else as_pictures(pieces.mask)
-    return ConvProblem(as_pictures(x.div_(unit)), alpha / unit, given.positive_code, **how)
+    return ConvProblem(
+        as_pictures(x.div_(unit)), alpha / unit, given.positive_code, **how
+    )
 
 
 # ---------------------------------------------------------------------------- first atoms, penalty
@@ -262,7 +279,9 @@ def draw_patches(x, n_components, kernel, generator):
     total = energy.flatten().cumsum(0).cpu()
     drawn = torch.rand(4 * n_components, **options) * total[-1]
     places = torch.searchsorted(total, drawn, right=True).clamp_max(len(total) - 1)
-    places = list(dict.fromkeys(places.tolist()))[:n_components] if total[-1] > 0 else []
+    places = (
+        list(dict.fromkeys(places.tolist()))[:n_components] if total[-1] > 0 else []
+    )
     corners = np.unravel_index(np.array(places, int), energy.shape)
     for k, (i, *starts) in enumerate(zip(*corners, strict=True)):
         window = (slice(a, a + n) for a, n in zip(starts, kernel, strict=True))
@@ -287,7 +306,9 @@ def universal_threshold(pieces, given):  # Samples, learner -> float
     return float(noise.median()) * sqrt(2 * log(max(n, 2)))
 
 
-def largest_correlations(x, dictionary):  # (n, n_channels, *size), ConvDictionary -> (n,)
+def largest_correlations(
+    x, dictionary
+):  # (n, n_channels, *size), ConvDictionary -> (n,)
     """Return each image's largest correlation with an atom, in modulus: the largest useful penalty.
 
     At this penalty all codes of the image are zero. Copies of an atom lie inside the image.
@@ -313,7 +334,8 @@ def penalty_of_correlations(tensors, atoms, stride):
     float
         The penalty.
     """
-    dictionary, parts = ConvDictionary(atoms, stride), chain(*map(parts_of_images, tensors))
+    dictionary = ConvDictionary(atoms, stride)
+    parts = chain(*map(parts_of_images, tensors))
     found = torch.cat([largest_correlations(x, dictionary) for x in parts])
     # The penalty is a tenth of the median, over images, of an image's largest correlation. If all
     # data are zero, no penalty matters, and it is 0.1.
@@ -351,7 +373,8 @@ class Channels:
         """
         x = (x - self.intercept.to(x)).contiguous()
         for one in x.flatten(0, 1) if self.kernel else ():
-            known, size = np.asarray(one.nan_to_num(0.0).cpu()), [2 * k for k in self.kernel]
+            known = np.asarray(one.nan_to_num(0.0).cpu())
+            size = [2 * k for k in self.kernel]
             medians = median_filter(known, size)
             one -= to_tensor(medians + median_filter(known - medians, size)).to(one)
         return x.div_(self.noise.to(x))
@@ -368,7 +391,12 @@ def noise_of_channels(images):  # list of (n, n_channels, *size) -> (n_channels,
     channels. The result is all ones if most channels seem free of noise.
     """
     whole = (split_missing(x, x.ndim - 2)[0].flatten(0, 1)[:, None] for x in images)
-    noise = torch.cat([*map(estimate_noise, whole)]).view(-1, images[0].shape[1]).median(0).values
+    noise = (
+        torch.cat([*map(estimate_noise, whole)])
+        .view(-1, images[0].shape[1])
+        .median(0)
+        .values
+    )
     # Each channel will be divided by its noise, which must not be 0. But `estimate_noise` subtracts
     # a fraction of the range, and may return 0 for a channel with a strong signal.
     least = 0.1 * noise.median()
@@ -393,9 +421,16 @@ def _search_briefly(images, given, alpha=None):  # -> float, float, float
         usual = penalty_of_correlations([pieces.x], atoms, stride)
         alpha = max(usual, universal_threshold(pieces, given))
     problem = make_problem(pieces, alpha, given)
-    steps = descend.descend(problem, as_pictures(atoms).double(), problem.no_codes(), 10)
-    coded, n = descend.exhaust(steps), pieces.x.numel()
-    return coded.n_entries / n, 2 * coded.loss * len(pieces) / n / problem.alpha**2, alpha
+    steps = descend.descend(
+        problem, as_pictures(atoms).double(), problem.no_codes(), 10
+    )
+    coded = descend.exhaust(steps)
+    n = pieces.x.numel()
+    return (
+        coded.n_entries / n,
+        2 * coded.loss * len(pieces) / n / problem.alpha**2,
+        alpha,
+    )
 
 
 def choose_channels(images, given):  # Images, learner -> Channels
@@ -410,16 +445,25 @@ def choose_channels(images, given):  # Images, learner -> Channels
     """
     kernel, _ = geometry_of(given)
     x = torch.cat([x.transpose(0, 1).flatten(1) for x in images.tensors], 1)
-    medians = x.nanmedian(1).values.nan_to_num(0.0).reshape(-1, *[1] * len(kernel)).cpu()
+    medians = (
+        x.nanmedian(1).values.nan_to_num(0.0).reshape(-1, *[1] * len(kernel)).cpu()
+    )
     constant = Channels(medians, torch.ones_like(medians))
-    named = {None: replace(constant, intercept=torch.zeros_like(medians)), "constant": constant}
+    named = {
+        None: replace(constant, intercept=torch.zeros_like(medians)),
+        "constant": constant,
+    }
     named["slow"] = replace(constant, kernel=kernel)
     tried = ("constant", "slow")[: 3 - len(kernel)] if given.detrend == "auto" else ()
-    best, before = named[None if tried else given.detrend], images
+    best = named[None if tried else given.detrend]
+    before = images
     for name in tried:
-        after, is_slow = images.map(named[name].enter), name == "slow"
+        after = images.map(named[name].enter)
+        is_slow = name == "slow"
         parts = map(torch.sub, before.tensors, after.tensors), after.tensors
-        removed, left = (sum(float(x.square().nansum()) for x in part) for part in parts)
+        removed, left = (
+            sum(float(x.square().nansum()) for x in part) for part in parts
+        )
         # To save time, nothing is searched if the subtraction removes hardly any energy. Drift is a
         # running median of n = 2 * kernel[0] numbers, plus a running median of the remainder. Of
         # the energy of white noise the first removes the fraction pi / (2 n), both 1.6 times this.
@@ -437,9 +481,12 @@ def choose_channels(images, given):  # Images, learner -> Channels
         # deviations of the noise; .39 to 20 by drift of one third to ten standard deviations; and
         # at most .34 by the median of dense events, which is no baseline.
         if saved + max(0.0, rest_before - rest_after) > n_before / 3:
-            best, before = named[name], after
+            best = named[name]
+            before = after
     if given.channel_noise == "auto" and images.n_channels > 1:
-        best = replace(best, noise=noise_of_channels(images.tensors).cpu().view_as(medians))
+        best = replace(
+            best, noise=noise_of_channels(images.tensors).cpu().view_as(medians)
+        )
     return best
 
 
@@ -455,7 +502,9 @@ def unfoldings_of(learner):  # -> int, or None for codes of the lasso
     return usual if learner.n_unfoldings == "auto" else learner.n_unfoldings
 
 
-def combine_channels(x, directions):  # (n, n_channels, *size) -> (n, n_directions, *size)
+def combine_channels(
+    x, directions
+):  # (n, n_channels, *size) -> (n, n_directions, *size)
     """Return weighted sums of channels, so that a search or encoder computes with fewer channels.
 
     ``directions`` are the weights.
@@ -472,7 +521,9 @@ def span_of_maps(atoms):  # (n, n_channels, *kernel) -> (n_channels, n_direction
     return torch.linalg.qr(factor_atoms(atoms)[0].mT).Q
 
 
-def _fit_products(pieces, atoms, alpha, given):  # -> (n, n_channels, *kernel) of rank one
+def _fit_products(
+    pieces, atoms, alpha, given
+):  # -> (n, n_channels, *kernel) of rank one
     """Turn atoms of a search into atoms of rank one, and improve their waveforms and maps by turns.
 
     ``pieces`` are `Samples` of images (n_pieces, n_channels, *size), ``atoms`` are (n, n_channels,
@@ -497,7 +548,8 @@ def _fit_products(pieces, atoms, alpha, given):  # -> (n, n_channels, *kernel) o
         maps, waveforms = factor_atoms(coded.atoms)
         apart = torch.eye(len(maps)).to(maps)[:, :, None, None] * waveforms[:, None]
         sources = conv_synthesis(part, apart, coded.refit_codes()).flatten(2).to(atoms)
-        maps, pull = maps.to(atoms) @ directions.mT, 0.0
+        maps = maps.to(atoms) @ directions.mT
+        pull = 0.0
         for s, x, known in zip(sources, pieces.x, pieces.known, strict=True):
             pull = pull + s @ ((x.flatten(1) - maps.mT @ s) * known.flatten(1)).mT
         gram = torch.einsum("nkt,nlt->kl", sources, sources)
@@ -554,10 +606,20 @@ def _begin(pieces, given, generator, start):
     """
     # With n_components="auto" the number of atoms is chosen later, and 64 stands in for it.
     n_components = 64 if given.n_components == "auto" else given.n_components
-    (kernel, stride), seen, directions = geometry_of(given), pieces, torch.eye(pieces.x.shape[1])
-    if given.rank is not None and pieces.mask is None and len(directions) > n_components:
+    (kernel, stride), seen, directions = (
+        geometry_of(given),
+        pieces,
+        torch.eye(pieces.x.shape[1]),
+    )
+    if (
+        given.rank is not None
+        and pieces.mask is None
+        and len(directions) > n_components
+    ):
         moments = sum(x @ x.mT for x in pieces.x.flatten(2))
-        directions = torch.linalg.eigh(moments.double().cpu()).eigenvectors[:, -n_components:]
+        directions = torch.linalg.eigh(moments.double().cpu()).eigenvectors[
+            :, -n_components:
+        ]
         seen = replace(pieces, x=combine_channels(pieces.x, directions))
     # For dict_init="random" `draw_patches` gets data of zeros, and so returns random noise.
     if start is None:
@@ -565,9 +627,12 @@ def _begin(pieces, given, generator, start):
         start = draw_patches(pool, n_components, kernel, generator)
     else:
         start = combine_channels(start, directions)
-    start, alpha = project_atoms(start.contiguous()), given.alpha
+    start = project_atoms(start.contiguous())
+    alpha = given.alpha
     if alpha == "auto":
-        level = universal_threshold(pieces, given) if unfoldings_of(given) is None else 0.0
+        level = (
+            universal_threshold(pieces, given) if unfoldings_of(given) is None else 0.0
+        )
         alpha = max(penalty_of_correlations([seen.x], start, stride), level)
     return seen, directions, as_pictures(start), float(alpha)
 
@@ -581,7 +646,10 @@ def _search(problem, start, level, generator):  # yields Found
     """
     for found in find.find_atoms(problem, start, level):
         yield found
-    if problem.x.shape[2] == 1 and (again := _without_twin(found, generator)) is not None:
+    if (
+        problem.x.shape[2] == 1
+        and (again := _without_twin(found, generator)) is not None
+    ):
         yield from find.find_atoms(found.problem, again, level)
 
 
@@ -606,25 +674,43 @@ def learn(pieces, given, generator, start=None) -> Iterator[Fitted]:
     seen, directions, start, alpha = _begin(pieces, given, generator, start)
 
     # Convert atoms of the search to atoms of all channels.
-    def in_channels(atoms):  # (n, n_directions, height, width) -> (n, n_channels, *kernel)
+    def in_channels(
+        atoms,
+    ):  # (n, n_directions, height, width) -> (n, n_channels, *kernel)
         atoms = atoms.reshape(len(atoms), -1, *kernel).to(pieces.x)
-        return project_atoms(combine_channels(atoms, directions.mT), atom_norm=None, rank=rank)
+        return project_atoms(
+            combine_channels(atoms, directions.mT), atom_norm=None, rank=rank
+        )
 
-    fitted = Fitted(atoms=in_channels(start), alpha=alpha, search_alpha=alpha, is_done=False)
+    fitted = Fitted(
+        atoms=in_channels(start), alpha=alpha, search_alpha=alpha, is_done=False
+    )
     if _is_random(given):
         yield replace(fitted, note="random directions")
         return fitted
-    for trial in _try_sizes(seen, alpha, given, generator) if given.n_components == "auto" else ():
-        start, n_tried = trial.atoms, len(trial.path.n_components)
+    for trial in (
+        _try_sizes(seen, alpha, given, generator)
+        if given.n_components == "auto"
+        else ()
+    ):
+        start = trial.atoms
+        n_tried = len(trial.path.n_components)
         note = f"size, {n_tried} numbers of atoms tried  {len(start)} atoms so far"
-        fitted = replace(fitted, atoms=in_channels(start), size_path=trial.path, note=note)
+        fitted = replace(
+            fitted, atoms=in_channels(start), size_path=trial.path, note=note
+        )
         yield fitted
-    level = noise_level if is_auto and pieces.mask is None and len(kernel) == 1 else None
+    level = (
+        noise_level if is_auto and pieces.mask is None and len(kernel) == 1 else None
+    )
     held = held_out.hold_out(make_problem(seen, alpha, given))
     for found in _search(held, start, level, generator):
-        losses, search_alpha = found.losses, found.alpha * found.problem.unit
+        losses = found.losses
+        search_alpha = found.alpha * found.problem.unit
         note = f"search, epoch {len(losses)}  {found.stage}  loss {losses[-1]:.6g}"
-        known = dict(searched=found, search_alpha=search_alpha, losses=losses, note=note)
+        known = dict(
+            searched=found, search_alpha=search_alpha, losses=losses, note=note
+        )
         fitted = replace(fitted, atoms=in_channels(found.atoms), **known)
         yield fitted
     if rank is not None:
@@ -642,18 +728,23 @@ def learn(pieces, given, generator, start=None) -> Iterator[Fitted]:
         fitted = replace(fitted, atoms=in_channels(atoms))
     # Predictions choose a penalty for codes of the lasso only; unfolded codes keep the first one.
     if is_auto and unfoldings_of(given) is None:
-        problem, trial = found.problem, found.trial
+        problem = found.problem
+        trial = found.trial
         # ``trial.judged`` are the atoms before they learned from the held-out pieces, too. Only
         # such atoms may be judged by predictions of these pieces.
         atoms = trial.judged if rank is None else project_atoms(trial.judged, rank=rank)
         how = dict(debias=fixed(given.debias), place=trial.prediction.place)
-        coding = choose.best_coding(problem.held_out, atoms, **how).in_units(problem.unit)
-        fitted = replace(fitted, coding=coding, alpha=coding[0])
+        coding = choose.best_coding(problem.held_out, atoms, **how).in_units(
+            problem.unit
+        )
+        fitted = replace(fitted, coding=coding, alpha=coding.alpha)
     yield replace(fitted, note="penalty of codes", is_done=given.gradient is None)
     return fitted
 
 
-def _without_twin(found, generator):  # -> (n_components, n_channels, height, width) or None
+def _without_twin(
+    found, generator
+):  # -> (n_components, n_channels, height, width) or None
     """Return the atoms of a search with a patch of the residual in place of a shifted copy.
 
     Two atoms may share the events of one source, while the events of another source, elsewhere,
@@ -661,18 +752,23 @@ def _without_twin(found, generator):  # -> (n_components, n_channels, height, wi
     copy if it correlates by at least 0.95 with another atom at some shift; without such a copy
     return None. ``found`` is the `Found` at the end of the search.
     """
-    atoms, problem = found.atoms.clone(), found.problem
+    atoms = found.atoms.clone()
+    problem = found.problem
     # Each atom is correlated with each other atom at every shift: atoms are extended by zeros, so
     # that a shifted copy overlaps by one pixel at least. In the end ``alike`` has, for each atom,
     # its largest correlation with an earlier atom.
     ends = [k - 1 for k in reversed(problem.kernel) for _ in range(2)]
-    blocks = ConvDictionary(atoms).analysis_in_blocks(torch.nn.functional.pad(atoms, ends))
+    blocks = ConvDictionary(atoms).analysis_in_blocks(
+        torch.nn.functional.pad(atoms, ends)
+    )
     alike = torch.cat(list(blocks), -1).flatten(2)
     alike = (alike if problem.positive_code else alike.abs()).amax(2).triu(1).amax(0)
     twin = int(alike.argmax())
     if alike[twin] < 0.95:
         return None
-    atoms[twin] = draw_patches(to_tensor(found.coded.residuals()), 1, problem.kernel, generator)[0]
+    atoms[twin] = draw_patches(
+        to_tensor(found.coded.residuals()), 1, problem.kernel, generator
+    )[0]
     return atoms
 
 
@@ -735,23 +831,36 @@ def train(pieces, given, generator, start=None) -> Iterator[Fitted]:
     ValueError
         If training diverges.
     """
-    fitted, x = (yield from learn(pieces, given, generator, start)), pieces.x
+    fitted = yield from learn(pieces, given, generator, start)
+    x = pieces.x
     project = partial(project_atoms, rank=given.rank)
-    how = dict(learning_rate=None, data_scale=float(x.square().mean()) * prod(x.shape[1:]))
+    how = dict(
+        learning_rate=None, data_scale=float(x.square().mean()) * prod(x.shape[1:])
+    )
     optimizer = make_optimizer(given.optimizer, fitted.atoms, project, **how)
-    rule, (_, stride), alpha = GRADIENT_RULES[given.gradient], geometry_of(given), fitted.alpha
-    options = dict(encoder=partial(code_images, learner=given, alpha=alpha), penalty=alpha)
+    rule, (_, stride), alpha = (
+        GRADIENT_RULES[given.gradient],
+        geometry_of(given),
+        fitted.alpha,
+    )
+    options = dict(
+        encoder=partial(code_images, learner=given, alpha=alpha), penalty=alpha
+    )
 
     def network(fitted, update):
         return rule, ConvDictionary(fitted.atoms, stride), options
 
-    model = SimpleNamespace(network=network, with_rows=lambda fitted, x: replace(fitted, atoms=x))
+    model = SimpleNamespace(
+        network=network, with_rows=lambda fitted, x: replace(fitted, atoms=x)
+    )
     trainer = Trainer(model, fitted, optimizer)
     # A gradient through the encoder keeps the codes of all unfoldings in memory. So a batch has at
     # most 16 pieces, and at most 2**16 pixels unless one piece has more. The codes of 64 atoms in
     # 15 unfoldings then take half a gigabyte in float64 with stride 1, and a sixteenth with 4.
     usual = min(16, max(1, 2**16 // x[0, 0].numel()))
-    source = Batches(pieces, usual if given.batch_size == "auto" else given.batch_size, generator)
+    source = Batches(
+        pieces, usual if given.batch_size == "auto" else given.batch_size, generator
+    )
     # Whether to stop is decided once in an epoch, or after 256 pieces if an epoch has fewer, since
     # the mean loss of few pieces is too noisy to show an improvement.
     stopping = Stopping(given.tol, given.n_iter_no_change, n_judged=max(256, len(x)))

@@ -15,7 +15,9 @@ def lasso_objective(X, atoms, alpha):
     atoms = unit(atoms)
     codes = sparse_encode(X, atoms, algorithm="lasso_cd", alpha=alpha, max_iter=20_000)
     error = 0.5 * np.square(X - codes @ atoms).sum(1)
-    return float((error + alpha * np.abs(codes).sum(1)).mean()), float((codes != 0).mean())
+    return float((error + alpha * np.abs(codes).sum(1)).mean()), float(
+        (codes != 0).mean()
+    )
 
 
 def recovery(atoms, truth, least=0.95):

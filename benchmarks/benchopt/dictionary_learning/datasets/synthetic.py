@@ -7,7 +7,10 @@ from benchopt import BaseDataset
 class Dataset(BaseDataset):
     name = "Synthetic"
     parameters = {
-        "n_samples, n_features, n_components, sparsity": [(3000, 50, 60, 3), (5000, 64, 100, 5)],
+        "n_samples, n_features, n_components, sparsity": [
+            (3000, 50, 60, 3),
+            (5000, 64, 100, 5),
+        ],
         "snr_db": [10, 20, None],
     }
     test_parameters = {
@@ -25,5 +28,7 @@ class Dataset(BaseDataset):
         X = codes @ truth
         if self.snr_db is not None:
             noise = rng.standard_normal(X.shape)
-            X = X + noise * np.linalg.norm(X) / np.linalg.norm(noise) * 10 ** (-self.snr_db / 20)
+            X = X + noise * np.linalg.norm(X) / np.linalg.norm(noise) * 10 ** (
+                -self.snr_db / 20
+            )
         return dict(X_train=X[:-500], X_test=X[-500:], n_components=p, truth=truth)

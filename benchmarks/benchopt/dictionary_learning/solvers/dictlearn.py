@@ -13,7 +13,9 @@ class Solver(BaseSolver):
         self.X, self.n_components = X, n_components
 
     def run(self, n_iter):
-        options = dict(fit_algorithm=self.fit_algorithm, max_iter=n_iter + 1, random_state=0)
+        options = dict(
+            fit_algorithm=self.fit_algorithm, max_iter=n_iter + 1, random_state=0
+        )
         self.learner = DictionaryLearning(self.n_components, **options).fit(self.X)
 
     def get_result(self):

@@ -16,7 +16,9 @@ class Solver(BaseSolver):
 
     def set_objective(self, X, n_components, alpha):
         self.X = X
-        options = dict(n_components=n_components, alpha=alpha, fit_algorithm="cd", random_state=0)
+        options = dict(
+            n_components=n_components, alpha=alpha, fit_algorithm="cd", random_state=0
+        )
         self.estimator = LEARNERS[self.learner](tol=0, **options)
 
     def run(self, n_iter):

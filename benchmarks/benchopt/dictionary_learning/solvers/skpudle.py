@@ -15,7 +15,9 @@ class Solver(BaseSolver):
     def set_objective(self, X, n_components, alpha):
         self.X = X
         alpha = alpha if self.alpha == "common" else "auto"
-        self.learner = PUDLEDictionaryLearning(n_components, alpha=alpha, random_state=0)
+        self.learner = PUDLEDictionaryLearning(
+            n_components, alpha=alpha, random_state=0
+        )
 
     def warm_up(self):  # compiles, once on a machine
         self.run(1)
