@@ -12,7 +12,7 @@ from test_project import PACKAGE, TREES
 
 import skpudle
 
-# Syntax nodes, those of `ast.walk`, of each folder of the package, of the modules beside the folders
+# Syntax nodes, those of `ast.walk`, of each folder of the package, of modules beside the folders
 # as ".", and of all of it. Lines are not counted: a bound on lines is met by packing them.
 BUDGET = {
     ".": 29034,
@@ -32,7 +32,7 @@ BUDGET = {
 # Largest figures of the whole package. A line is one that is neither blank, nor a comment, nor of a
 # docstring. In scikit-learn, formatted to the same width, a line has 6 nodes.
 MOST_NODES_A_LINE = 10.7
-MOST_PARALLEL = 0.009  # share of assignments that are ``a, b = x, y``
+MOST_PARALLEL = 0.01  # share of assignments that are ``a, b = x, y``
 MOST_PLACEHOLDERS = 0.062  # share of assignments to a name of PLACEHOLDERS
 MOST_SPLATS = 0.043  # share of calls with ``*arguments`` or ``**arguments``
 PLACEHOLDERS = {"found", "given", "how", "known", "options"}  # names that tell nothing
