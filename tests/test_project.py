@@ -22,8 +22,8 @@ GROUPS = {
     "boundary": ["_data"],
     "training": ["_fit"],
     "learners": ["_learners", "_denoiser", "_nmf"],
-    "results": ["_fitted", "datasets", "metrics", "_consensus", "_imputer", "images", "pretrained",
-                "inspection", "events", "sae", "plotting", "reporting",
+    "results": ["_estimators", "datasets", "metrics", "_consensus", "_imputer", "images",
+                "pretrained", "inspection", "events", "sae", "plotting", "reporting",
                 "__init__"],
 }  # fmt: skip
 ORDER = [entry for entries in GROUPS.values() for entry in entries]

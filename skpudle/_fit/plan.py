@@ -205,7 +205,7 @@ def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fit
         The record with the encoder in ``learned``. If updates were made, ``later`` has their number
         of epochs, rounded up, which ``phases_`` reports; otherwise ``later`` is empty.
     """
-    given = plan.given
+    given = plan.params
     n_made = 0
     batch_size = plan.batch_size(len(samples))
     n_batches = -(-len(samples) // batch_size)
@@ -227,7 +227,7 @@ def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fit
     options |= dict(mask=samples.mask, weight=samples.weight, stopped=stopped)
     learned = learn_encoder(fitted.atoms, samples.x, float(fitted.alpha), **options)
     later = {"encoder": -(-n_made // n_batches)} if n_made else {}
-    return replace(fitted, learned=learned, later=later)
+    return replace(fitted, learned_encoder=learned, later=later)
 
 
 # ------------------------------------------------------------------ rows in units of their noise
@@ -371,7 +371,7 @@ class Plan:
     a `Fitted`: the results of the fit so far.
 
     Training updates one tensor, the "rows of parameters". It consists of the atoms and, for a
-    subclass that learns more than atoms, of the tensor ``fitted.more``, concatenated to the atoms
+    subclass that learns more than atoms, of the tensor ``fitted.extra``, concatenated to the atoms
     along ``axis``: a last row (axis 0, the baseline of counts) or further columns (axis 1, the
     weights of a task).
 
@@ -441,7 +441,7 @@ class Plan:
         named = {
             name: value for name, value in vars(learner).items() if name in _DEFAULTS
         }
-        self.given = given = SimpleNamespace(**_DEFAULTS | named | constants)
+        self.params = given = SimpleNamespace(**_DEFAULTS | named | constants)
         decay = given.lambda_decay
         self.decay = decay if isinstance(decay, tuple) else (decay, decay)
         is_pair = len(self.decay) == 2 and all(
@@ -515,19 +515,19 @@ class Plan:
     # ------------------------------------------------------------------ the model
 
     def join(self, fitted):  # -> Tensor
-        """Return the tensor that training updates: the atoms of a record, joined with ``more``."""
+        """Return the tensor that training updates: the atoms of a record, joined with ``extra``."""
         atoms = fitted.atoms
-        more = fitted.more
+        more = fitted.extra
         return atoms if more is None else torch.cat([atoms, more], self.axis)
 
     def with_rows(self, fitted, rows):  # -> Fitted
-        """Return the record with atoms and ``more`` from the tensor ``rows``; undoes `join`."""
-        if fitted.more is None:
+        """Return the record with atoms and ``extra`` from the tensor ``rows``; undoes `join`."""
+        if fitted.extra is None:
             return replace(fitted, atoms=rows)
         n = rows.shape[self.axis]
-        n_more = fitted.more.shape[self.axis]
+        n_more = fitted.extra.shape[self.axis]
         atoms, more = rows.split([n - n_more, n_more], self.axis)
-        return replace(fitted, atoms=atoms, more=more)
+        return replace(fitted, atoms=atoms, extra=more)
 
     def decay_of(self, fitted, update):  # -> float
         """Return the factor between the penalties of successive unfoldings, in one update.
@@ -573,8 +573,8 @@ class Plan:
         callable
             The encoder, see the module.
         """
-        given = self.given
-        depth = self.given.n_unfoldings
+        given = self.params
+        depth = self.params.n_unfoldings
         if depth == "auto":
             depth = _UNFOLDINGS
             lasso = given.shrinkage == "soft" and lambda_decay == 1
@@ -599,7 +599,7 @@ class Plan:
         )
         # The objective has the penalty of the last unfolding. Hard thresholds correspond to a
         # penalty on the number of nonzero codes; its derivative is 0, so it is left out.
-        is_hard = self.given.shrinkage == "hard"
+        is_hard = self.params.shrinkage == "hard"
         penalty = 0.0 if is_hard else fitted.alpha * decay ** (self.n_unfoldings - 1)
         # If training begins with samples as atoms, without a search, only the gradient "dec" (codes
         # are constants) finds good atoms.
@@ -616,7 +616,7 @@ class Plan:
         ``samples`` (n, n_features) have NaN where an entry is missing; it becomes zero. The rows of
         parameters are (n, ...), in the form that training updates, see `Plan`.
         """
-        return directions(samples.nan_to_num(), positive=self.given.positive_dict)
+        return directions(samples.nan_to_num(), positive=self.params.positive_dict)
 
     def step(self, atoms):  # -> float
         """Return the step of an unfolding: the user's, or 1 / L for these atoms.
@@ -636,9 +636,11 @@ class Plan:
         baseline = 0.0
         learned = [None] * len(LEARNED)
         found = fitted.penalties(self.debias)
-        if fitted.learned is not None:
-            learned = [to_numpy(getattr(fitted.learned, name)) for name in LEARNED]
-            if fitted.learned.shares_atoms:
+        if fitted.learned_encoder is not None:
+            learned = [
+                to_numpy(getattr(fitted.learned_encoder, name)) for name in LEARNED
+            ]
+            if fitted.learned_encoder.shares_atoms:
                 learned[:2] = learned[0][0], None
         found |= zip(OF_LEARNED, learned, strict=True)
         if units.intercept is not None:
@@ -676,7 +678,7 @@ class Plan:
         rows are mixtures of few non-negative atoms, with the purest samples. Otherwise
         ``dict_init`` decides.
         """
-        start = self.given.dict_init
+        start = self.params.dict_init
         x = samples.x
         if self.searches:
             start = (
@@ -684,7 +686,7 @@ class Plan:
             )
         # A fit may begin again in other units, and then draws the same samples.
         generator.manual_seed(generator.initial_seed())
-        how = dict(positive=self.given.positive_dict, weight=samples.weight)
+        how = dict(positive=self.params.positive_dict, weight=samples.weight)
         atoms = choose_atoms(start, self.n_components, x, generator, **how)
         return self.with_atoms(fitted, atoms)
 
@@ -698,10 +700,10 @@ class Plan:
         A number that the user has set stays. "auto" follows from the penalty of the search and, for
         hard thresholds, from the step for the ``atoms`` (n_components, n_features).
         """
-        if self.given.alpha != "auto":
-            return float(self.given.alpha)
-        if self.given.shrinkage != "hard":
-            return self.alpha_share * fitted.penalty * fitted.unit
+        if self.params.alpha != "auto":
+            return float(self.params.alpha)
+        if self.params.shrinkage != "hard":
+            return self.alpha_share * fitted.penalty * fitted.penalty_factor
         # Hard thresholds b with the step s minimise the squared error plus b^2 / (2 s) for each
         # nonzero code. Then an atom enters a code if its correlation with the row exceeds
         # b / sqrt(s). In the lasso it enters if the correlation exceeds alpha, so both are sparse
@@ -714,8 +716,8 @@ class Plan:
         It is the penalty of codes, if codes have soft thresholds and a positive penalty. Otherwise
         the data have chosen it.
         """
-        of_lasso = self.given.shrinkage == "soft" and self.code_penalty(fitted)
-        return of_lasso / fitted.unit or float(fitted.penalty)
+        of_lasso = self.params.shrinkage == "soft" and self.code_penalty(fitted)
+        return of_lasso / fitted.penalty_factor or float(fitted.penalty)
 
     # ------------------------------------------------------------------ search and training
 
@@ -742,8 +744,8 @@ class Plan:
         )
         penalty = unit if penalty is None else penalty
         others |= dict(mask=samples.mask, weight=samples.weight)
-        others |= dict(positive_atoms=self.given.positive_dict)
-        others |= dict(positive_code=bool(self.given.positive_code))
+        others |= dict(positive_atoms=self.params.positive_dict)
+        others |= dict(positive_code=bool(self.params.positive_code))
         return Problem.in_unit(samples.x, penalty, unit, **others)
 
     def optimizer_for(self, n_rows):
@@ -754,20 +756,20 @@ class Plan:
         """
         # The surrogate's matrix of 4096 x 4096 entries takes 128 MiB in float64.
         default = "surrogate" if n_rows <= 4096 else "adam"
-        return default if self.given.optimizer == "auto" else self.given.optimizer
+        return default if self.params.optimizer == "auto" else self.params.optimizer
 
     def make_optimizer(self, fitted):
-        """Return the optimiser of training, which begins with the atoms and ``more`` of a record.
+        """Return the optimiser of training, which begins with the atoms and ``extra`` of a record.
 
-        After each update the optimiser projects the atoms onto the constraints. It leaves ``more``
+        After each update the optimiser projects the atoms onto the constraints. It leaves ``extra``
         unconstrained: the last rows (``n_free`` of them), or the columns after the features.
         """
         rows = self.join(fitted)
-        how = dict(learning_rate=self.given.learning_rate)
+        how = dict(learning_rate=self.params.learning_rate)
         how |= dict(data_scale=fitted.data_scale, curvature=fitted.curvature)
         how["n_free"] = len(rows) - len(fitted.atoms)
         n_features = fitted.atoms.shape[1]
-        positive = self.given.positive_dict
+        positive = self.params.positive_dict
 
         def project(rows):
             atoms, more = rows.tensor_split([n_features], 1)
@@ -784,7 +786,7 @@ class Plan:
         """
         # The purest rows are near the atoms, and make good initial atoms, if there are at most a
         # quarter as many atoms as features.
-        positive = self.given.positive_code and self.given.positive_dict
+        positive = self.params.positive_code and self.params.positive_dict
         return positive and (n_components or n_features) <= 0.25 * n_features
 
     def adapts(self, n_components):
@@ -804,8 +806,8 @@ class Plan:
         ``n_samples`` is the number of samples of a fit; None in `partial_fit`, and in the fit of a
         stream of unknown length.
         """
-        if self.given.batch_size != "auto":
-            return int(self.given.batch_size)
+        if self.params.batch_size != "auto":
+            return int(self.params.batch_size)
         if n_samples and self.adapts(self.n_components or 1):
             return min(
                 max(n_samples // _BATCHES, _LEAST_ROWS // _BATCHES),
@@ -821,8 +823,8 @@ class Plan:
         """
         n_features = data.samples.x.shape[1]
         n_components = self.n_components or n_features
-        if self.given.max_iter != "auto" or not self.trains:
-            return self.given.max_iter * n_batches if self.trains else 0
+        if self.params.max_iter != "auto" or not self.trains:
+            return self.params.max_iter * n_batches if self.trains else 0
         if self.adapts(n_components):
             # Training shall take about as long as the search. So the number of epochs is
             # n_components divided by the time of an update, in which the unit is the time of one
@@ -850,8 +852,8 @@ class Plan:
         setting ends the sentence "pass ...". With the `Data` of a fit, parameters of the fit are
         looked at, too; otherwise only parameters of the codes of `transform`.
         """
-        given = self.given
-        learns = bool(self.given.separate_atoms)
+        given = self.params
+        learns = bool(self.params.separate_atoms)
         pursues = given.transform_algorithm == "omp"
         counted = ["transform_n_nonzero_coefs"]
         is_learned = learns and given.transform_algorithm == "unfolded"

@@ -71,15 +71,15 @@ def _graph_of(learner, plan, units):  # -> LearnedEncoder
     """
     atoms = units.atoms
     limit = units.limit
-    if plan.given.separate_atoms:
+    if plan.params.separate_atoms:
         return replace(learned_encoder(learner, atoms), limit=limit)
     dictionary = DenseDictionary(atoms)
     step = learner.step_size_
-    how = dict(lambda_decay=learner.lambda_decay_, shrinkage=plan.given.shrinkage)
+    how = dict(lambda_decay=learner.lambda_decay_, shrinkage=plan.params.shrinkage)
     given = penalty_of(learner), plan.n_unfoldings, atoms.new_tensor(step)
     levels = threshold_levels(dictionary, *given, **how)
     thresholds = levels.expand(-1, len(atoms))
-    how = bool(plan.given.positive_code), True, plan.given.shrinkage, limit
+    how = bool(plan.params.positive_code), True, plan.params.shrinkage, limit
     return LearnedEncoder(step * atoms[None], atoms[None], thresholds, *how)
 
 

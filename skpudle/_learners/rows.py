@@ -55,14 +55,14 @@ def learn_units(plan, samples):  # -> Units
         noise = noise / np.exp(np.log(arrays.to_numpy(noise)).mean())
     asked = dict(intercept=plan.fit_intercept, noise=noise)
     n_components = plan.n_components or n_features
-    if plan.given.n_components == "auto":
+    if plan.params.n_components == "auto":
         # The number of atoms is chosen later. Here too few atoms would leave signal in residuals,
         # which would count as noise. So the noise is estimated with one atom for each 16 rows, but
         # at least 1 and at most 4 atoms per feature.
         n_components = max(n_features, min(4 * n_features, len(samples) // 16))
     if (
-        not (plan.solves or plan.given.separate_atoms)
-        and plan.given.shrinkage == "soft"
+        not (plan.solves or plan.params.separate_atoms)
+        and plan.params.shrinkage == "soft"
     ):
         asked["n_unfoldings"] = plan.n_unfoldings
     return unit_search.learn_units(plan.problem(samples), n_components, **asked)
@@ -151,8 +151,8 @@ class RowPhases(Run):
             and fitted.searched.stage == "done"
             and not plan.counts_events
         )
-        learns_encoder = bool(plan.given.separate_atoms)
-        decides = plan.given.n_components == "auto"
+        learns_encoder = bool(plan.params.separate_atoms)
+        decides = plan.params.n_components == "auto"
         return (
             Phase("units", self.find_units, plan.learns_noise),
             Phase("size", self.choose_size, decides, "number of atoms"),
@@ -184,7 +184,7 @@ class RowPhases(Run):
         without known values, and of fewer rows than atoms.
         """
         fitted = self.plan.begin(*self._enter(CENTRED), self.generator)
-        known = self.samples.known
+        known = self.samples.observed
         # without a mask all entries are known, and one column tells as much as all
         known = known[:, :1] if self.samples.mask is None else known
         unknown = (~known.any(0)).nonzero().flatten().tolist()
@@ -192,14 +192,14 @@ class RowPhases(Run):
             unknown, self.data.inputs["feature_names_in_"]
         )
         # Atoms that the user gives need no samples, so there is no warning of few samples.
-        if isinstance(self.plan.given.dict_init, str):
+        if isinstance(self.plan.params.dict_init, str):
             has_values = known.any(1)
-            places = self.data.places
+            places = self.data.merged_index
             # Equal rows were merged, and are counted one by one here, as the user knows them.
             if places is not None and self.team.is_alone:
                 has_values = has_values[places[places >= 0].to(known.device)]
             n_components = (
-                0 if self.plan.given.n_components == "auto" else len(fitted.atoms)
+                0 if self.plan.params.n_components == "auto" else len(fitted.atoms)
             )
             messages.warn_of_few_samples(int(has_values.sum()), n_components)
         return fitted
@@ -221,7 +221,7 @@ class RowPhases(Run):
         """
         plan, (samples, _) = self.plan, self._enter(fitted.units)
         problem = plan.problem(samples, plan.search_penalty(fitted), fitted.data_scale)
-        fixed = plan.given.alpha != "auto"
+        fixed = plan.params.alpha != "auto"
         generator = self.generator.manual_seed(self.generator.initial_seed())
         for trial in choose.try_sizes(problem, generator, fixed=fixed):
             n_tried = len(trial.path.n_components)
@@ -254,7 +254,7 @@ class RowPhases(Run):
         problem = plan.problem(
             samples, **how, total=self.team.sum, has_baseline=has_baseline
         )
-        fixed = plan.given.alpha != "auto"
+        fixed = plan.params.alpha != "auto"
         mixes = plan.mixes_few(*fitted.atoms.shape) and problem.mask is None and alone
         if mixes and not fixed:
             problem = replace(
@@ -292,10 +292,13 @@ class RowPhases(Run):
             # The optimiser is made here, and not used, only so that wrong parameters raise an error
             # before the search instead of after it.
             plan.make_optimizer(fitted)
-        if not (units.limit is units.norm is None) and self.data.places is not None:
+        if (
+            not (units.limit is units.norm is None)
+            and self.data.merged_index is not None
+        ):
             # `Samples.in_units` makes outliers missing entries. So outliers are the entries that
             # are known in the data, but missing in ``samples``.
-            missed = self.data.samples.known > samples.known
+            missed = self.data.samples.observed > samples.observed
             fitted = replace(fitted, outliers=missed.nonzero().cpu())
         problem = self.make_problem(fitted)
         begins = fitted.searched or fitted
@@ -314,7 +317,7 @@ class RowPhases(Run):
                 searched=replace(found, coded=None, problem=None, losses=()),
                 search_alpha=found.alpha * problem.unit,
                 losses=(*fitted.losses, *found.losses),
-                n_codes=found.coded.n_entries,
+                has_codes=found.coded.n_entries > 0,
                 stream=stream.after_search(found.coded, float(self.data.n_seen)),
                 is_done=found.stage == "done",
                 note=f"search, epoch {len(found.losses)}  {found.stage}  loss {found.losses[-1]:g}",
@@ -353,8 +356,8 @@ class RowPhases(Run):
         state = begun
         losses = fitted.losses
         loss = 0.0
-        if fitted.passed is not None:  # this fit resumes in the middle of the pass
-            state, losses, loss = fitted.passed, losses[:-1], losses[-1]
+        if fitted.pass_state is not None:  # this fit resumes in the middle of the pass
+            state, losses, loss = fitted.pass_state, losses[:-1], losses[-1]
         blocks = source.blocks(
             size, torch.Generator().manual_seed(self.own.initial_seed())
         )
@@ -372,7 +375,9 @@ class RowPhases(Run):
             loss += (state.loss * unit**2 - loss) * n_more / max(n_rows, 1)
             atoms = state.atoms
             is_last = state.n_blocks >= n_blocks
-            now = replace(fitted, losses=(*losses, loss), is_done=is_last, passed=state)
+            now = replace(
+                fitted, losses=(*losses, loss), is_done=is_last, pass_state=state
+            )
             if is_last:
                 if problem.held_out is not None:
                     judges = replace(problem.held_out.problem, alpha=alpha)
@@ -383,7 +388,7 @@ class RowPhases(Run):
                     self._coded = descend.solve_codes(coded.problem, atoms, REPEATS)
                 searched = replace(fitted.searched, atoms=atoms)
                 rest = stream.after_search(self._coded, float(self.data.n_seen))
-                now = replace(now, searched=searched, stream=rest, passed=None)
+                now = replace(now, searched=searched, stream=rest, pass_state=None)
             note = f"pass, block {state.n_blocks}/{n_blocks}  mean objective {state.mean:.6g}"
             yield replace(now, atoms=atoms.to(fitted.atoms), note=note)
 
@@ -396,10 +401,10 @@ class RowPhases(Run):
         """
         problem, coded = self.found(fitted)
         if (
-            fitted.passed is not None
+            fitted.pass_state is not None
         ):  # a callback has ended the pass before its last block
             coded = self._coded = descend.solve_codes(
-                coded.problem, fitted.passed.atoms, REPEATS
+                coded.problem, fitted.pass_state.atoms, REPEATS
             )
         atoms = descend.refit_atoms(coded.problem, coded.atoms, coded.codes)
         if self._in_parts:
@@ -466,7 +471,7 @@ class RowPhases(Run):
         this state, and the first `Fitted` that is yielded is the state itself.
         """
         plan = self.plan
-        given = self.plan.given
+        given = self.plan.params
         known = fitted.training
         source = self.source
         ended_by = fitted.ended_by if known else None
@@ -498,7 +503,7 @@ class RowPhases(Run):
                 how = dict(
                     note=f"{note}  loss {now.loss_curve[-1]:.6g}", ended_by=ended_by
                 )
-                how["n_codes"] = len(now.atoms) - int(trainer.epoch["unused"].sum())
+                how["has_codes"] = not trainer.epoch["unused"].all()
                 drawn = source.generator and source.generator.get_state()
                 state = now.training | {"stopping": stopping.course, "generator": drawn}
                 yield replace(now, training=state, is_done=done, **how)
@@ -535,7 +540,7 @@ class RowPhases(Run):
             fitted,
             self.samples.in_units(fitted.units),
             self,
-            plan.given.max_iter,
+            plan.params.max_iter,
         )
         generator = torch.Generator(fitted.atoms.device).manual_seed(seed)
         yield replace(
@@ -604,7 +609,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         more = learner._intercept_of(atoms, intercept)
         alpha = getattr(learner, cls._penalty)
         messages.refuse(
-            alpha == "auto" and plan.given.transform_algorithm != "omp",
+            alpha == "auto" and plan.params.transform_algorithm != "omp",
             f"{cls._penalty}='auto' needs data, and there are none: pass a number.",
         )
         data = Data(
@@ -766,7 +771,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         ``data`` are the `Data` of the new call.
         """
         kept = self._fitted
-        given = plan.given.alpha
+        given = plan.params.alpha
         known = dict(alpha=kept.alpha, coding=kept.coding)
         if given not in (
             "auto",

@@ -382,7 +382,7 @@ class Coded:
         problem = self.problem
         total = torch.as_tensor(self._roots[:, 0] @ self.residuals())
         total, counts = problem.total(
-            total, problem.weigh(problem.known).sum(0).to(total)
+            total, problem.weigh(problem.observed).sum(0).to(total)
         )
         return (total / counts.clamp_min(1e-300)).cpu().double()
 

@@ -435,7 +435,7 @@ class _Sizes:
         if self.settles:
             # Errors are compared with those of column means: with zeros, once means are subtracted.
             often = held_out.weigh(torch.ones(len(held_out.x), dtype=torch.float64))
-            known = (often @ held_out.known.double()).clamp_min(1)
+            known = (often @ held_out.observed.double()).clamp_min(1)
             held_out = held_out.around(often @ held_out.x.double() / known)
         self.energy = HeldOut(held_out).zeros.total or 1.0
 

@@ -11,7 +11,7 @@ over the atoms, one by one, on the sphere of atoms of norm 1. (Learners may cons
 sphere or to the ball, or not at all. Minimisers over the ball lie on the sphere. Without a
 constraint the objective has no minimum.)
 
-`find_atoms` is a generator of `Found`, one for each epoch. Its stages are:
+`find_atoms` is a generator of `SearchState`, one for each epoch. Its stages are:
 
 1. Atoms *settle*: they descend on a sample of the rows, which grows. Then they leave local minima
    in *rounds* of split and remove (`skpudle.search.descend`). *Held-out* rows, about a tenth of all
@@ -298,7 +298,7 @@ def penalty_of_mixtures(problem, n_components):  # -> float
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class SearchState:
     r"""The state of a search after an epoch, or its result.
 
     Attributes
@@ -336,10 +336,11 @@ class Found:
 
 
 class _Log:
-    """Make the records that a search yields, `Found`, of the results of epochs and trials.
+    """Make the records that a search yields, `SearchState`, of the results of epochs and trials.
 
     ``coded`` is the result of the last epoch that had ``n_components`` atoms; epochs between a
-    split and a removal have more. ``losses`` and ``path`` are the attributes of the next `Found`.
+    split and a removal have more. ``losses`` and ``path`` are the attributes of the next
+    `SearchState`.
     """
 
     def __init__(self, problem, n_components):
@@ -350,11 +351,11 @@ class _Log:
         self.path = None
         self._trials = []
 
-    def stage(self, name, steps):  # yields Found
-        """Yield a `Found` for each epoch of the generator ``steps``; return what ``steps`` returns.
+    def stage(self, name, steps):  # yields SearchState
+        """Yield a `SearchState` for each epoch of ``steps``; return what ``steps`` returns.
 
-        ``steps`` yields an `Epoch` (or `DeviceEpoch` or `ConvEpoch`) for each epoch, and ``name``
-        is the name of the stage.
+        ``steps`` is a generator that yields an `Epoch` (or `DeviceEpoch` or `ConvEpoch`) for each
+        epoch, and ``name`` is the name of the stage.
         """
         while True:
             try:
@@ -365,7 +366,7 @@ class _Log:
             if self.coded is None or len(coded.atoms) == self.n_components:
                 self.coded = coded
             known = self.coded.atoms, self.coded.problem.alpha, self.losses, self.path
-            yield Found(name, self.coded, *known, problem=self.problem)
+            yield SearchState(name, self.coded, *known, problem=self.problem)
 
     def note(self, trial):  # Trial -> the same
         """Add a trial to ``path``, in the user's units, and return the trial unchanged."""
@@ -500,7 +501,7 @@ def find_atoms(problem, atoms, level=None):
 
     Yields
     ------
-    Found
+    SearchState
         The search after each epoch. The last one has the stage "done".
     """
     best_atoms = begin = problem.project(atoms.detach().cpu().double())
@@ -569,7 +570,9 @@ def find_atoms(problem, atoms, level=None):
     yield replace(last, stage="done", coded=best, atoms=best.atoms)
 
 
-def search(problem: Any, atoms: Tensor, *, on_epoch: Callable | None = None) -> Found:
+def search(
+    problem: Any, atoms: Tensor, *, on_epoch: Callable | None = None
+) -> SearchState:
     """Search for the atoms that minimise the objective, and for the penalty of the search.
 
     Parameters
@@ -579,11 +582,11 @@ def search(problem: Any, atoms: Tensor, *, on_epoch: Callable | None = None) -> 
     atoms : Tensor of shape (n_components, n_features)
         Initial atoms of any norm in different directions, such as samples.
     on_epoch : callable, default=None
-        Called with a `Found` after every epoch; an exception that it raises ends the search.
+        Called with a `SearchState` after every epoch; an exception that it raises ends the search.
 
     Returns
     -------
-    Found
+    SearchState
         The finished search. Its ``atoms``, of shape (n_components, n_features) and norm 1, are the
         result, and its ``alpha`` is their penalty.
     """

@@ -410,11 +410,11 @@ class _Rows(HeldOut):
         """
         self.problem = problem = replace(problem, x=problem.x.cpu())
         self.x = problem.x.double()
-        self.known = problem.known.double()
+        self.observed = problem.observed.double()
         n = len(problem.x)
         self._often = problem.weigh(self.x.new_ones(n))
         groups = (
-            hide_in_turn(match_equal_rows(self.x.mT, gaps_in(self.known.mT)))
+            hide_in_turn(match_equal_rows(self.x.mT, gaps_in(self.observed.mT)))
             if n
             else []
         )
@@ -429,8 +429,8 @@ class _Rows(HeldOut):
         for i, (seen, hidden) in enumerate(groups):
             rows = ((torch.arange(n) + i) % len(groups) < n_turns).nonzero().flatten()
             self._turns.append((rows, seen, hidden))
-            are_hidden[rows[:, None], hidden] = self.known[rows[:, None], hidden]
-        of_rows = self.known, self.x.square(), are_hidden
+            are_hidden[rows[:, None], hidden] = self.observed[rows[:, None], hidden]
+        of_rows = self.observed, self.x.square(), are_hidden
         (sums,) = self.total(
             self._often @ torch.stack([part.sum(1) for part in of_rows], 1)
         )
@@ -457,7 +457,7 @@ class _Rows(HeldOut):
                     how["gram"] = products - part @ part.mT
                 for block in blocks_of_rows(len(turn), len(alphas) * len(atoms), 2**18):
                     x = self.x[turn[block]]
-                    known = self.known[turn[block]]
+                    known = self.observed[turn[block]]
                     # With zeros at hidden features the products of rows with atoms, too, are over
                     # the visible features alone, so the atoms need not be cut.
                     if has_products:
@@ -486,8 +486,8 @@ class _Rows(HeldOut):
         alpha = self.alpha * 2 ** (0.5 * found.place)
         positive = self.problem.positive_code
         how = atoms.detach().to(self.x), alpha, positive, found.share
-        residual, n_codes = residuals_of(self.x, self.known, *how)
-        left = (self.known.sum(1) - n_codes).clamp_min(0)
+        residual, n_codes = residuals_of(self.x, self.observed, *how)
+        left = (self.observed.sum(1) - n_codes).clamp_min(0)
         sums = torch.stack([residual.square().sum(1) * (left > 0), left], 1)
         (sums,) = self.total(self._often @ sums)
         squares, left = sums.tolist()
@@ -538,14 +538,14 @@ class _Tiles(HeldOut):
         mask = None if problem.mask is None else problem.mask[window]
         self.problem = replace(problem, x=problem.x[window], mask=mask, held_out=None)
         self.x = x = self.problem.x
-        self.known = self.problem.known
-        self.mean_square = float(x.square().sum() / self.known.sum().clamp_min(1))
+        self.observed = self.problem.observed
+        self.mean_square = float(x.square().sum() / self.observed.sum().clamp_min(1))
         drawn = torch.rand(
             x.shape[2:], generator=torch.Generator().manual_seed(0), dtype=x.dtype
         )
         turn = torch.floor(drawn * _TENTHS)
         # Three turns hide a different tenth of the pixels each. Ten turns would take longer.
-        self._hidden = [self.known * (turn == i) for i in range(3)]
+        self._hidden = [self.observed * (turn == i) for i in range(3)]
         self.n_hidden = float(sum(hidden.sum() for hidden in self._hidden))
         return sum(self._of_tiles(x.square() * hidden) for hidden in self._hidden)
 
@@ -594,7 +594,7 @@ class _Tiles(HeldOut):
         sums = 0.0
         for hidden in self._hidden:
             products = []
-            for _, (lasso, refit) in self._code(atoms, alphas, self.known - hidden):
+            for _, (lasso, refit) in self._code(atoms, alphas, self.observed - hidden):
                 error = (self.x - lasso) * hidden
                 step = (refit - lasso) * hidden
                 pairs = (error, error), (error, step), (step, step)
@@ -612,9 +612,9 @@ class _Tiles(HeldOut):
         """
         alpha = self.alpha * 2 ** (0.5 * found.place)
         debias = found.share
-        ((codes, images),) = self._code(atoms.to(self.x), [alpha], self.known)
-        left = float(self.known.sum()) - len(codes[debias == 1].value)
-        residual = (self.x - torch.lerp(*images, debias)) * self.known
+        ((codes, images),) = self._code(atoms.to(self.x), [alpha], self.observed)
+        left = float(self.observed.sum()) - len(codes[debias == 1].value)
+        residual = (self.x - torch.lerp(*images, debias)) * self.observed
         return float(residual.square().sum()) / left if left > 0 else 0.0
 
 

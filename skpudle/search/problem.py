@@ -42,7 +42,7 @@ class Rows:
     """
 
     @property
-    def known(self) -> Tensor:  # of the shape of the data
+    def observed(self) -> Tensor:  # of the shape of the data
         """The mask of the data: 1 for known entries and 0 for missing ones; ones without a mask."""
         return self.x.new_ones(()).expand_as(self.x) if self.mask is None else self.mask
 

@@ -136,7 +136,7 @@ class Held(NamedTuple):
         )
 
 
-class Stream(NamedTuple):
+class StreamState(NamedTuple):
     """State of a stream between two blocks, which `advance_stream` takes and returns.
 
     Attributes
@@ -172,7 +172,9 @@ class Stream(NamedTuple):
         return self.held.atoms
 
 
-def begin_stream(atoms, energy=None, *, weight=0.0, n_rows=0.0, mean=inf):  # -> Stream
+def begin_stream(
+    atoms, energy=None, *, weight=0.0, n_rows=0.0, mean=inf
+):  # -> StreamState
     """Return the state of a stream before its first block.
 
     Parameters
@@ -183,18 +185,18 @@ def begin_stream(atoms, energy=None, *, weight=0.0, n_rows=0.0, mean=inf):  # ->
         For each atom the mean square of its codes in earlier rows. Half of the mean square
         estimates the cost of the atom for a row. None: no earlier rows.
     weight, n_rows : float, default=0.0
-        Sum of weights and number of the earlier rows, as in `Stream`.
+        Sum of weights and number of the earlier rows, as in `StreamState`.
     mean : float, default=inf
         Mean objective of an earlier row.
 
     Returns
     -------
-    Stream
+    StreamState
         The state, with the initial ``atoms``.
     """
     sums = atoms.new_zeros(len(atoms)) if energy is None else energy * weight
     n_splits = max(1, len(atoms) // SPLIT["few"])
-    return Stream(Held(atoms, sums, sums / 2), weight, n_rows, mean, n_splits)
+    return StreamState(Held(atoms, sums, sums / 2), weight, n_rows, mean, n_splits)
 
 
 def _total(problem):  # -> float
@@ -217,7 +219,7 @@ def objective(problem, atoms, *, unbiased=False):  # -> float
     return solve_codes(problem, atoms, _REPEATS).objective / n if n else 0.0
 
 
-def after_search(coded, n_rows=None):  # -> Stream
+def after_search(coded, n_rows=None):  # -> StreamState
     """Return the state of a stream that begins with the result of a search.
 
     Parameters
@@ -231,7 +233,7 @@ def after_search(coded, n_rows=None):  # -> Stream
 
     Returns
     -------
-    Stream
+    StreamState
         The state, with the atoms of the search.
     """
     n = _total(coded.problem)
@@ -306,7 +308,7 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
     ----------
     problem : Problem
         The rows of the block, and the objective.
-    state : Stream
+    state : StreamState
         State before the block; it is not changed.
     forgetting : float, default=0.0
         The exponent rho of the weights of earlier rows, see the module; with 0 all rows have the
@@ -317,7 +319,7 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
 
     Returns
     -------
-    Stream
+    StreamState
         State after the block.
     bool
         False if the block is too small and not final. The state then has new atoms and a new loss
@@ -373,4 +375,6 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
     mean = new if state.mean == inf else state.mean + (new - state.mean) * n / n_rows
     held = Held(coded.atoms, held.energy + coded.energies(), cost)
     n_blocks = state.n_blocks + 1
-    return Stream(held, weight + n, n_rows, mean, n_splits, n_blocks, coded.loss), True
+    return StreamState(
+        held, weight + n, n_rows, mean, n_splits, n_blocks, coded.loss
+    ), True

@@ -667,12 +667,12 @@ class _Sample:
         self.unit = part.unit
         self.positive = part.positive_code
         self.weigh = part.weigh
-        self.known = part.known
+        self.observed = part.observed
         self.is_large = len(distinct) >= least_rows(n_components)
         self.n_components = max(
             1, min(n_components, len(distinct) // (2 * _FEW), _SAMPLED_ATOMS)
         )
-        self.counts = self.known
+        self.counts = self.observed
         self.row_scale = torch.ones_like(part.x[:, :1])
         self.centre = torch.zeros_like(part.x[0])
         self.scale = torch.ones_like(part.x[0])
@@ -762,7 +762,7 @@ class _Sample:
                 atoms = coded.atoms
                 alpha = problem.alpha
                 x = problem.x
-                known = problem.known
+                known = problem.observed
                 n_codes.append(coded.n_entries / problem.total_weight)
                 if n_unfoldings:
                     how = dict(
@@ -824,13 +824,13 @@ class _Sample:
         energy (sum of squares) than the mean one of ``n_components`` atoms. Otherwise return None,
         and all known entries count. `are_outliers` then decides on the suspects.
         """
-        far, long = _suspects(self.x, self.known)
-        self.counts = self.known * ~(far | long[:, None])
+        far, long = _suspects(self.x, self.observed)
+        self.counts = self.observed * ~(far | long[:, None])
         squares = self.weigh((self.x - self.mean()).square())
-        of_suspects = float((squares * (self.known - self.counts)).sum())
-        if of_suspects * n_components > float((squares * self.known).sum()):
+        of_suspects = float((squares * (self.observed - self.counts)).sum())
+        if of_suspects * n_components > float((squares * self.observed).sum()):
             return far, long
-        self.counts = self.known
+        self.counts = self.observed
 
     def are_outliers(self, far, long):  # (n, m) bool, (n,) bool -> bool
         """Return whether suspects are outliers: not predicted by atoms, and harmful in training.
@@ -841,8 +841,8 @@ class _Sample:
         tenths of the energy of suspects is not predicted, and the other entries are predicted
         better by the atoms learned without suspects. ``counts`` is changed.
         """
-        usual = self.known * ~(far | long[:, None])
-        suspected = self.known - usual
+        usual = self.observed * ~(far | long[:, None])
+        suspected = self.observed - usual
         half = torch.zeros(len(self.x), dtype=torch.bool)
         sizes = (self.in_units().square() * suspected).sum(1)
         half[sizes.argsort(descending=True, stable=True)[::2]] = True
@@ -862,10 +862,10 @@ class _Sample:
             )
             return torch.stack([errors, x.square() * of_rows]).sum(2)
 
-        self.counts = self.known
+        self.counts = self.observed
         before = self.settle(among=half)
         unpredicted, energy = errors_of(
-            before, self.known, suspected, suspected.any(1)
+            before, self.observed, suspected, suspected.any(1)
         ).sum(1)
         if unpredicted < (1 - _WORTH) * energy:
             return False
@@ -889,7 +889,7 @@ class _Sample:
         """
         atoms = exhaust(play_rounds(self.settle())).atoms
         first = None
-        known = self.known * ~long[:, None]
+        known = self.observed * ~long[:, None]
         for i in range(_ROBUST + 1):
             coded = self.settle(atoms, _AGAIN)
             atoms = coded.atoms
@@ -909,7 +909,7 @@ class _Sample:
                     scale = torch.ones_like(scale)
                 atoms = project_atoms(atoms * self.scale / scale)
                 self.scale = scale
-        if float(self.counts.sum()) < (1 - _MOST) * float(self.known.sum()):
+        if float(self.counts.sum()) < (1 - _MOST) * float(self.observed.sum()):
             return None
         # As in `find_suspects`: outliers among entries get a limit only if their energy exceeds the
         # energy of the mean atom. Otherwise no single entries are outliers, at most long rows.
@@ -946,7 +946,7 @@ class _Sample:
         if units.intercept is not None:
             self.centre = units.intercept.to(self.x) / self.unit
         self.scale = self.scale if units.scale is None else units.scale.to(self.x)
-        _, self.counts, scale = units.enter(self.x * self.unit, self.known)
+        _, self.counts, scale = units.enter(self.x * self.unit, self.observed)
         self.row_scale = self.row_scale if scale is None else scale
 
     # -------------------------------------------------------------- noise that differs
@@ -1079,7 +1079,7 @@ def learn_units(
         if units is not None:
             return units
         sample.scale = torch.ones_like(sample.scale)
-        sample.counts = sample.known
+        sample.counts = sample.observed
         sample.take_mean(intercept, n_unfoldings)
     if named in ("features", "rows", "both") and len(sample.x) > 1:
         return sample.learn_noise(noise)

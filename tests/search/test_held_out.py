@@ -215,7 +215,7 @@ def test_sums_of_pixels_are_those_of_turns_one_by_one(masked, positive):
     """Codes along the path end at a thousandth of the penalty."""
     problem, atoms = pictures(masked=masked, positive=positive)
     held_out, places = HeldOut(problem), [1, -1]
-    x, known = held_out.x, held_out.known
+    x, known = held_out.x, held_out.observed
     turns = held_out._hidden
     assert held_out.n_hidden == sum(float(hidden.sum()) for hidden in turns)
     assert float(sum(turns).max()) == 1  # a pixel is hidden in one turn

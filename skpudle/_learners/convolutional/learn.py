@@ -550,7 +550,7 @@ def _fit_products(
         sources = conv_synthesis(part, apart, coded.refit_codes()).flatten(2).to(atoms)
         maps = maps.to(atoms) @ directions.mT
         pull = 0.0
-        for s, x, known in zip(sources, pieces.x, pieces.known, strict=True):
+        for s, x, known in zip(sources, pieces.x, pieces.observed, strict=True):
             pull = pull + s @ ((x.flatten(1) - maps.mT @ s) * known.flatten(1)).mT
         gram = torch.einsum("nkt,nlt->kl", sources, sources)
         maps = maps + torch.linalg.pinv(gram, hermitian=True) @ pull
@@ -637,7 +637,7 @@ def _begin(pieces, given, generator, start):
     return seen, directions, as_pictures(start), float(alpha)
 
 
-def _search(problem, start, level, generator):  # yields Found
+def _search(problem, start, level, generator):  # yields SearchState
     """Search for atoms; in signals search once more if an atom is a shifted copy of another atom.
 
     ``problem`` is a `ConvProblem` with held-out data, ``start`` the initial atoms (n_components,
@@ -750,7 +750,7 @@ def _without_twin(
     Two atoms may share the events of one source, while the events of another source, elsewhere,
     have no atom. The moves and splits of a search do not leave this state. An atom is a shifted
     copy if it correlates by at least 0.95 with another atom at some shift; without such a copy
-    return None. ``found`` is the `Found` at the end of the search.
+    return None. ``found`` is the `SearchState` at the end of the search.
     """
     atoms = found.atoms.clone()
     problem = found.problem
