@@ -11,7 +11,7 @@ An encoder is a callable: ``encoder(dictionary, x, mask=None)`` returns the spar
 (n_samples, n_components) of rows ``x`` (n_samples, n_features) for the atoms of a
 `DenseDictionary`. ``mask``, of the shape of ``x``, is 1 for known entries and 0 for missing ones.
 Codes are either solved for (the lasso, to convergence) or unfolded (a fixed number of iterations,
-the unfoldings). The units of rows, `skpudle.search.units.Units`, are a baseline to subtract and
+the unfoldings). The units of rows, `skpudle._units.Units`, are a baseline to subtract and
 scales to divide by, so that noise is equal in all entries.
 """
 
@@ -34,13 +34,13 @@ from skpudle._gradients import GRADIENT_RULES
 from skpudle._initialization import initial_atoms
 from skpudle._operators._atoms import DenseDictionary, atom_norms, project_atoms
 from skpudle._optimizers import make_optimizer
+from skpudle._units import CENTRED, Units
 from skpudle.encoding import encode, learn_encoder
 from skpudle.encoding._learned import LEARNED, LearnedEncoder
 from skpudle.encoding._unfold import default_step
 from skpudle.lasso._implicit import converged_codes, lasso_gradient
 from skpudle.lasso._solve import warn_about_gaps
 from skpudle.search import Problem, auto_alpha
-from skpudle.search.units import CENTRED, Units
 
 # Names of the fitted attributes that hold a learned encoder, trained with ``separate_atoms``: its
 # matrices and thresholds.
@@ -415,8 +415,8 @@ class Plan:
     fit_intercept : bool or "auto"
         Whether rows have a baseline; "auto" lets the data decide.
     noise : str or list of float
-        What the noise of an entry depends on, see `skpudle.search.units`; a list has the user's
-        standard deviation for each feature.
+        What the noise of an entry depends on, see `skpudle.search.learn_units`; a list has the
+        user's standard deviation for each feature.
     learns_noise : bool
         Whether the fit has a first phase that finds the units of rows, `Units`: a baseline,
         outliers, or noise that differs between entries.
