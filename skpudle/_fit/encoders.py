@@ -20,10 +20,10 @@ from skpudle._data import arrays
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._fit.messages import refuse
 from skpudle._operators._atoms import DenseDictionary
+from skpudle._units import CENTRED, Units
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.lasso._implicit import converged_codes, lasso_gradient
 from skpudle.lasso._solve import warn_about_gaps
-from skpudle.search.units import CENTRED, Units
 
 # Names of the fitted attributes that hold a learned encoder, trained with ``separate_atoms``: its
 # matrices and thresholds.

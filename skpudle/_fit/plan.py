@@ -224,8 +224,8 @@ class Plan:
     fit_intercept : bool or "auto"
         Whether rows have a baseline; "auto" lets the data decide.
     noise : str or list of float
-        What the noise of an entry depends on, see `skpudle.search.units`; a list has the user's
-        standard deviation for each feature.
+        What the noise of an entry depends on, see `skpudle.search.learn_units`; a list has the
+        user's standard deviation for each feature.
     learns_noise : bool
         Whether the fit has a first phase that finds the units of rows, `Units`: a baseline,
         outliers, or noise that differs between entries.

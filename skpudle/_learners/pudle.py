@@ -21,13 +21,13 @@ from skpudle._learners.parameters import POSITIVE, constraints_of, sets_paramete
 from skpudle._learners.rows import DenseLearner
 from skpudle._learners.summary import describe_fit
 from skpudle._operators._atoms import DenseDictionary
+from skpudle._states import Coding
 from skpudle.encoding import EncoderModule
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.encoding._unfold import threshold_levels
 from skpudle.omp import solve_omp
 from skpudle.search import auto_alpha
 from skpudle.search.choose import (
-    Coding,
     best_coding,
     coding_of_l0,
     coding_of_support,
@@ -601,7 +601,7 @@ class PUDLEDictionaryLearning(DenseLearner):
             "Solved codes are no fixed graph. Fit with n_unfoldings=3, separate_atoms='unfolding'.",
         )
         refuse(
-            units.rows is not None,
+            units.row_noise is not None,
             "Codes in units of the row's noise are no fixed graph. Fit with noise='features'.",
         )
         how = dict(

@@ -29,7 +29,7 @@ from skpudle._fit.messages import refuse
 from skpudle._losses import LEAST_SQUARES, FromMeans
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
-from skpudle.search.held_out import hide_in_turn
+from skpudle._rows import hide_in_turn
 
 # Number of rows of data outside memory that are read at a time, and of codes decoded at a time.
 PART = 8192
@@ -369,7 +369,7 @@ class DictionaryTransformer(
         if sample_weight is not None:
             of_rows["weight"] = arrays.check_sample_weight(sample_weight, given.n_rows)
         # Below, `in_units` leaves out outlying entries; without ``norm``, it keeps long rows.
-        units = replace(units_of(self), norm=None)
+        units = replace(units_of(self), median_norm=None)
         limit = None if units.limit is None else units.limit_in_data()
         how = dict(loss=self._loss, intercept=self._intercept, limit=limit)
         measure = partial(deviances, **how)
