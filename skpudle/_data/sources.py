@@ -7,10 +7,10 @@ rows in memory with their masks, targets and weights, are a source themselves.
 
 `open_source` decides what a user's X is: `InMemory` for arrays, `Table` for numbered rows outside
 memory, and `Stream` for batches without row numbers. A table is any object with a shape and slices
-that is not a dense array in memory: a memory map, a dataset of HDF5, an array of zarr or dask, a slice
-of a safetensors file, a sparse array, or a dataset of Hugging Face with one column of arrays. A
-dataset of torch is also a table, whose samples are read one by one. A small table is read at once,
-a large table in blocks of rows.
+that is not a dense array in memory: a memory map, a dataset of HDF5, an array of zarr or dask, a
+slice of a safetensors file, a sparse array, or a dataset of Hugging Face with one column of arrays.
+A dataset of torch is also a table, whose samples are read one by one. A small table is read at
+once, a large table in blocks of rows.
 
 The methods ``array`` and ``parts`` of these three give raw rows, unchecked and of the user's type.
 After a call of ``read_for``, ``samples`` yields all rows as checked `Samples` in their order, to
@@ -501,7 +501,9 @@ class InMemory:
     The number and names of features have to agree with the first rows, or with a fitted learner.
     """
 
-    in_parts = False  # whether rows are read and processed in parts, to bound the memory
+    in_parts = (
+        False  # whether rows are read and processed in parts, to bound the memory
+    )
     _must_copy = False  # whether checked rows must not share the memory of the user's
 
     def __init__(self, data):

@@ -32,7 +32,6 @@ from skpudle.encoding._learned import LearnedEncoder
 from skpudle.lasso._implicit import converged_codes, lasso_gradient
 from skpudle.lasso._solve import warn_about_gaps
 
-
 # Names of the fitted attributes that hold a learned encoder, trained with ``separate_atoms``: its
 # matrices and thresholds.
 OF_LEARNED = "analysis_components_", "synthesis_components_", "thresholds_"

@@ -179,7 +179,7 @@ class PhasedLearner(CallbackSupportMixin):
         else:
             samples, merged_index = sources.merge_samples(samples)
         has_values = is_fitted or samples.mask is None or samples.mask.any()
-        messages.refuse_missing(self, current_team().largest(has_values))
+        messages.refuse_unknown(self, current_team().largest(has_values))
         inputs = source.attributes
         if not source.in_parts:
             source = samples

@@ -255,7 +255,11 @@ class Plan(EncoderPlan):
         atoms = torch.ones(1, 1, device="cpu")
         rate = self.params.learning_rate
         make_optimizer(
-            self.params.optimizer, atoms, torch.clone, learning_rate=rate, data_scale=1.0
+            self.params.optimizer,
+            atoms,
+            torch.clone,
+            learning_rate=rate,
+            data_scale=1.0,
         )
 
     def for_data(self, data):  # -> Plan

@@ -512,7 +512,9 @@ def identity_of(estimator, data):  # -> dict of str to str
     shape = f"{source.n_samples} rows of {data.samples.x.shape[1]} features"
     kind = type(source).__name__
     return {
-        **{name: describe(value) for name, value in params.items() if name not in _FREE},
+        **{
+            name: describe(value) for name, value in params.items() if name not in _FREE
+        },
         "learner": type(estimator).__name__,
         "data": f"{shape} in {kind}, checksum of the first and last {checksum}",
     }
@@ -650,9 +652,7 @@ class Run(Interrupts):
         if kind is None:
             now = time.perf_counter()
             self.seconds |= {"result": now - self._ended, "fit": now - self._began}
-            self.root.call_on_fit_task_end(
-                **self._call, reconstruction_attributes=dict
-            )
+            self.root.call_on_fit_task_end(**self._call, reconstruction_attributes=dict)
 
     def attributes(self, record):  # -> dict
         """Return the fitted attributes of a record, for the learner and for callbacks."""

@@ -31,6 +31,7 @@ from skpudle._losses import LEAST_SQUARES, FromMeans
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle._rows import hide_in_turn
+from skpudle._shrinkage import join_signs, split_signs
 
 # Number of rows of data outside memory that are read at a time, and of codes decoded at a time.
 PART = 8192
@@ -231,21 +232,20 @@ class DictionaryTransformer(
         """
         return self._transform(X)
 
-    # `transform` of all subclasses. ``of_rows`` has what some learners know of each row beside its
-    # features, such as exposures of counts, see `_chunks`.
-    def _transform(self, X, **of_rows):  # -> (n_samples, n_features_out)
+    # `transform` of all subclasses; ``target`` as in `_chunks`.
+    def _transform(self, X, target=None):  # -> (n_samples, n_features_out)
         source = open_source(X)
-        return _join(self._codes(source, **of_rows), source)
+        return _join(self._codes(source, target), source)
 
-    def _codes(self, source, **of_rows):  # yields (n, n_features_out)
+    def _codes(self, source, target):  # yields (n, n_features_out)
         """Yield the codes that `transform` returns, chunk by chunk, on the encoder's device.
 
-        ``source`` is the source of the user's rows; ``of_rows`` as in `_chunks`.
+        ``source`` is the source of the user's rows, and ``target`` as in `_chunks`.
         """
         check_is_fitted(self)
         refuse_shuffled(source.data)
         encoder = self._transform_encoder()
-        for samples, dictionary in self._chunks(source, **of_rows):
+        for samples, dictionary in self._chunks(source, target):
             codes = encode_rows(encoder, dictionary, samples)
             yield split_signs(codes) if self.split_sign else codes
 
@@ -271,10 +271,10 @@ class DictionaryTransformer(
         """
         return self._transform_sparse(X)
 
-    # `transform_sparse` of all subclasses. ``of_rows`` has what some learners know of each row
-    # beside its features, see `_chunks`. Codes become sparse chunk by chunk, to save memory.
-    def _transform_sparse(self, X, **of_rows):  # -> (n_samples, n_features_out)
-        codes = self._codes(open_source(X), **of_rows)
+    # `transform_sparse` of all subclasses; ``target`` as in `_chunks`. Codes become sparse chunk by
+    # chunk, to save memory.
+    def _transform_sparse(self, X, target=None):  # -> (n_samples, n_features_out)
+        codes = self._codes(open_source(X), target)
         parts = [sparse.csr_array(arrays.to_numpy(part)) for part in codes]
         return sparse.vstack(parts, format="csr")
 
@@ -358,26 +358,27 @@ class DictionaryTransformer(
         """
         return self._score(X, sample_weight)
 
-    def _score(self, X, sample_weight, **of_rows):
+    def _score(self, X, sample_weight, target=None):
         """Return the fraction of the deviance from column means that predictions explain, a float.
 
         This is `score` of all subclasses. ``X`` and ``sample_weight`` are the user's input, and
-        ``of_rows`` as in `_chunks`.
+        ``target`` as in `_chunks`.
         """
         check_is_fitted(self)
         source = open_source(X)
         error = 0.0
         means = FromMeans(self._loss)
+        weight = None
         if sample_weight is not None:
-            of_rows["weight"] = arrays.check_sample_weight(sample_weight, source.n_rows)
-        # Below, `in_units` leaves out outlying entries; without ``median_norm``, it keeps long rows.
+            weight = arrays.check_sample_weight(sample_weight, source.n_rows)
+        # `in_units` leaves out outlying entries below; without ``median_norm`` it keeps long rows.
         units = replace(units_of(self), median_norm=None)
         limit = None if units.limit is None else units.limit_in_data()
         measure = partial(
             deviances, loss=self._loss, intercept=self._intercept, limit=limit
         )
         encoder = self._transform_encoder()
-        for samples, dictionary in self._chunks(source, **of_rows):
+        for samples, dictionary in self._chunks(source, target, weight):
             error += hidden_errors(samples, dictionary, encoder, measure)
             # Outliers would move the column means, so they become missing entries here.
             if limit is not None:
@@ -420,7 +421,7 @@ class DictionaryTransformer(
         ...
         """
         check_is_fitted(self, "components_")
-        return describe_fit(self, X)
+        return describe_fit(self, X, self._loss)
 
     # ------------------------------------------------------------------ reading
 
