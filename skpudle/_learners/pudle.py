@@ -450,6 +450,10 @@ class PUDLEDictionaryLearning(DenseLearner):
         True
         """
         check_is_fitted(self)
+        if self.noise_std_ is None:
+            raise AttributeError(
+                "noise_std_ is None: the noise is unknown. Call fit with alpha='auto'."
+            )
         if len(self.components_) > self.n_features_in_ and self.n_components != "auto":
             many = f"{len(self.components_)} atoms, more than {self.n_features_in_} features"
             warn(

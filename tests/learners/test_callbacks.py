@@ -145,8 +145,7 @@ def test_a_fit_that_ends_says_by_what(learner, expected):
 
 def test_what_goes_on_has_not_ended():
     learner = make().fit(ROWS)
-    assert not hasattr(learner.partial_fit(ROWS), "ended_by_")
+    assert learner.partial_fit(ROWS).ended_by_ is None
     atoms = learner.components_
-    assert not hasattr(
-        PUDLEDictionaryLearning.from_components(atoms, alpha=1), "ended_by_"
-    )
+    learner = PUDLEDictionaryLearning.from_components(atoms, alpha=1)
+    assert learner.ended_by_ is None

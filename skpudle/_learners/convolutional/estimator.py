@@ -317,12 +317,12 @@ class ConvPUDLEDictionaryLearning(
             Lines: atoms, baselines and drift, noise, penalties, and the end of the fit.
         """
         check_is_fitted(self)
-        how = "chosen by hidden pixels" if hasattr(self, "size_path_") else "as named"
+        how = "set by you" if self.size_path_ is None else "chosen by hidden pixels"
         baseline = np.array2string(self.intercept_, precision=3, threshold=9)
         drift = (
-            "slower than two atoms, taken off" if hasattr(self, "detrend_") else "kept"
+            "kept" if self.detrend_ is None else "slower than two atoms, taken off"
         )
-        noise = getattr(self, "noise_std_", np.nan)
+        noise = np.nan if self.noise_std_ is None else self.noise_std_
         debias = float(self.debias_)
         lines = (
             f"{type(self).__name__}: {len(self.components_)} atoms of {self._kernel}, {how}",
