@@ -359,7 +359,7 @@ def drop_absent(samples):  # -> Samples
     return samples if has_weights else replace(samples, weight=None)
 
 
-# ------------------------------------------------------------------ pictures that are no rows
+# ------------------------------------------------------------------ pictures instead of rows
 
 
 def _neighbours_agree(x):  # (n, m) -> bool
@@ -486,9 +486,8 @@ def _regroup(parts, size):
         ends = range(size, len(part), size)
         for end in ends:
             yield part[end - size : end]
-        rest = part[size * len(ends) :].map(
-            torch.clone
-        )  # a view would keep all of part in memory
+        # a view would keep all of part in memory
+        rest = part[size * len(ends) :].map(torch.clone)
     if rest is not None:
         yield rest
 

@@ -101,9 +101,8 @@ class Team:
 
 ALONE = Team()
 _TEAM = ContextVar("skpudle_team", default=ALONE)
-current_team = (
-    _TEAM.get
-)  # the team that `data_parallel` made for this thread, or `ALONE`
+# returns the team that `data_parallel` made for this thread, or `ALONE`
+current_team = _TEAM.get
 
 
 @contextmanager

@@ -205,8 +205,8 @@ class PUDLEDictionaryLearning(DenseLearner):
     alpha : float or "auto", default="auto"
         Penalty of the lasso, in the units of the data. A number holds in search, training and
         `transform`. "auto" lets predictions choose ``search_alpha_`` and ``alpha_``; training has
-        .07 times the root mean square norm of a row. With hard shrinkage ``alpha`` is the threshold
-        of codes, and "auto" is multiplied by the root of the step.
+        0.07 times the root mean square norm of a row. With hard shrinkage ``alpha`` is the
+        threshold of codes, and "auto" is multiplied by the root of the step.
 
     dict_init : str, array-like or learner, default="search"
         First atoms: from a "search", samples of the "data", "random" directions, singular vectors

@@ -153,9 +153,7 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         samples, _ = merge_samples(Samples(x, weight=weight))
         x = samples.x
         weight, _ = scale_weights(samples.weight, len(samples))
-        arrays.mean_square(
-            x
-        )  # raises ValueError if squares leave the range of the dtype
+        arrays.mean_square(x)  # raises ValueError if squares leave the dtype's range
         atoms = choose_atoms(
             self.dict_init, self.n_components, x, generator, weight=weight
         )

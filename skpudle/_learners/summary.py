@@ -119,9 +119,7 @@ def _decisions(learner):  # -> list of str
     """Return what a learner decides beside its atoms, a line for each subject."""
     if hasattr(learner, "dispersion_"):
         return _of_added_counts(learner)
-    if not hasattr(
-        learner, "debias_"
-    ):  # learners that neither search nor train by gradients
+    if not hasattr(learner, "debias_"):  # SPORCO's learner, with the lasso's codes
         return [f"penalty of codes: {learner.alpha_:.3g}"]
     lines = [] if hasattr(learner, "loss") else _of_rows(learner)
     if hasattr(learner, "coef_"):

@@ -213,7 +213,7 @@ def test_a_sample_of_a_table_is_proportional_to_its_parts(
     """Sorted rows, a tenth of them of another population: regular parts have one place each."""
     monkeypatch.setattr(sources, "_LEAST_SAMPLE", 100)
     monkeypatch.setattr(sources, "_ROWS_OF_AN_ATOM", 1)
-    monkeypatch.setattr(sources, "_PLACES", 50)
+    monkeypatch.setattr(sources, "_POSITIONS", 50)
     data = np.arange(1000.0)[:, None] * np.ones((1, 3))
     source = sources.Table(data, data.shape)
     source._chunk = chunk

@@ -168,7 +168,7 @@ def test_codes_of_both_signs_have_no_support_to_tell(decoder):
     )
     with pytest.raises(ValueError, match="both signs are as frequent"):
         learner.choose_alpha(x, criterion="support")
-    with pytest.raises(ValueError, match="takes negative codes for mistakes"):
+    with pytest.raises(ValueError, match="counts negative codes as mistakes"):
         learner.set_params(positive_code=False).choose_alpha(x, criterion="support")
     with pytest.raises(ValueError, match="'criterion' parameter of choose_alpha"):
         learner.choose_alpha(x, criterion="size")

@@ -185,7 +185,7 @@ def test_atoms_take_the_intercept_of_a_learner_without_a_baseline():
             {"noise": np.ones(N_FEATURES + 1)},
             "shape \\(25,\\) .* one for each of the 24",
         ),
-        ({"noise": np.zeros(N_FEATURES)}, "no array of positive numbers"),
+        ({"noise": np.zeros(N_FEATURES)}, "not an array of positive numbers"),
         ({"noise": [1.0, np.nan]}, "Input noise contains NaN"),
     ],
 )

@@ -319,9 +319,7 @@ class ConvPUDLEDictionaryLearning(
         check_is_fitted(self)
         how = "set by you" if self.size_path_ is None else "chosen by hidden pixels"
         baseline = np.array2string(self.intercept_, precision=3, threshold=9)
-        drift = (
-            "kept" if self.detrend_ is None else "slower than two atoms, taken off"
-        )
+        drift = "kept" if self.detrend_ is None else "slower than two atoms, taken off"
         noise = np.nan if self.noise_std_ is None else self.noise_std_
         debias = float(self.debias_)
         lines = (
