@@ -14,8 +14,9 @@ from torch import Tensor
 
 from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor, warn
 from skpudle._data.sources import open_source
+from skpudle._fit.encoders import learned_encoder, units_of
 from skpudle._fit.messages import refuse, refuse_several, warn_of_unused
-from skpudle._fit.plan import Plan, learned_encoder, units_of
+from skpudle._fit.plan import Plan
 from skpudle._learners.parameters import POSITIVE, constraints_of, sets_parameters
 from skpudle._learners.rows import DenseLearner
 from skpudle._learners.summary import describe_fit

@@ -19,8 +19,9 @@ from numpy.typing import ArrayLike
 
 from skpudle._data import arrays, sources
 from skpudle._fit import messages
+from skpudle._fit.encoders import InUnits, units_of
 from skpudle._fit.estimator import Data, GradientLearner
-from skpudle._fit.plan import InUnits, Plan, train_encoder, units_of
+from skpudle._fit.plan import Plan, train_encoder
 from skpudle._fit.run import Fitted, Phase, Run, take
 from skpudle._fit.train import Stopping, Trainer
 from skpudle._learners.parameters import fits

@@ -2,7 +2,7 @@
 
 `DictionaryTransformer` is the base of all learners of rows; it needs ``components_`` and an
 encoder, a callable ``encoder(dictionary, x, mask=None)`` that returns codes (see
-`skpudle._fit.plan`). Data outside memory are read in parts of 8,192 rows. The rows of a part
+`skpudle._fit.encoders`). Data outside memory are read in parts of 8,192 rows. The rows of a part
 are encoded in chunks, which fit into the cache of a core or into the memory of a GPU.
 """
 
@@ -24,8 +24,8 @@ from torch import Tensor
 
 from skpudle._data import arrays
 from skpudle._data.sources import InMemory, Samples, open_source, refuse_shuffled
+from skpudle._fit.encoders import baseline_of, units_of
 from skpudle._fit.messages import refuse
-from skpudle._fit.plan import baseline_of, units_of
 from skpudle._losses import LEAST_SQUARES, FromMeans
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision

@@ -27,7 +27,7 @@ from torch import Tensor
 from skpudle._data.arrays import check_range, split_missing, to_tensor, unit_of, warn
 from skpudle._data.images import covered, covering_positions
 from skpudle._data.sources import Batches, Samples
-from skpudle._fit.plan import fixed
+from skpudle._fit.encoders import fixed
 from skpudle._fit.run import Fitted
 from skpudle._fit.train import Stopping, Trainer
 from skpudle._gradients import GRADIENT_RULES
