@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from skpudle._fitted import encode_samples, find_learner, read_samples
+from skpudle._estimators import encode_samples, find_learner, read_samples
 from skpudle._learners.convolutional.base import geometry_of
 
 __all__ = ["find_events"]
@@ -125,8 +125,8 @@ def find_peaks(waveforms):  # (n_atoms, length[, n_channels]) -> (n_atoms,)
     return energy.argmax(axis=1)
 
 
-def find_learner_of_signals(estimator):  # -> Found
-    """Return the fitted learner of signals in an estimator, pipeline or search, see `Found`.
+def find_learner_of_signals(estimator):  # -> FoundLearner
+    """Return the fitted learner of signals in an estimator, pipeline or search, see `FoundLearner`.
 
     Raises
     ------

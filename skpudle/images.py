@@ -27,7 +27,7 @@ from torch import Tensor
 
 from skpudle._data.arrays import check_rows, host_array, like_input, to_tensor
 from skpudle._data.images import covering_positions, extend, read_images, sizes
-from skpudle._fitted import code_and_reconstruct
+from skpudle._estimators import code_and_reconstruct
 
 __all__ = ["denoise_patches", "extract", "inpaint", "reconstruct"]
 

@@ -43,7 +43,11 @@ from skpudle._data.arrays import (
     to_tensor,
 )
 from skpudle._data.images import as_fractions
-from skpudle._fitted import check_learner_of_rows, code_and_reconstruct, encode_samples
+from skpudle._estimators import (
+    check_learner_of_rows,
+    code_and_reconstruct,
+    encode_samples,
+)
 from skpudle._learners.counts import CountDictionaryLearning
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 

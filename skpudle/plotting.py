@@ -33,7 +33,7 @@ from sklearn.utils import _safe_indexing, check_array
 
 from skpudle._compilation import import_extra
 from skpudle._data.arrays import dictionary_of, to_numpy, to_tensor
-from skpudle._fitted import encode_samples, find_learner, read_samples
+from skpudle._estimators import encode_samples, find_learner, read_samples
 from skpudle._learners.convolutional.base import geometry_of
 from skpudle._operators._atoms import factor_atoms
 from skpudle.events import check_rate, find_learner_of_signals, find_peaks

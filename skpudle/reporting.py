@@ -4,7 +4,7 @@ Each fault has a generator function, listed in `_FINDINGS`. The function takes a
 and yields a sentence for the user, or nothing if the learner does not have the fault. It must not
 change ``look``, which all functions share. `findings` makes the `Bunch`, with the entries
 
-- ``learner``, the fitted learner in the estimator that the user passed, and ``given``, the dict of
+- ``learner``, the fitted learner in the estimator that the user passed, and ``params``, the dict of
   its parameters;
 - ``loss``, the learner's loss: "gaussian", or a loss of counts, of which "kullback-leibler" has no
   penalty of codes;
@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import Bunch
 
-from skpudle._fit.plan import centre
-from skpudle._fitted import encode_samples, find_learner, read_samples
+from skpudle._estimators import encode_samples, find_learner, read_samples
+from skpudle._fit.encoders import centre
 from skpudle._learners.convolutional.base import geometry_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle.metrics import atom_cosines, atom_support, unit_atoms
@@ -56,13 +56,15 @@ def _penalty(look):
     module docstring. The value is a float; a penalty that the fit chose itself is read from
     ``alpha_``.
     """
-    given = look.given
-    learned = given.get("separate_atoms") and given["transform_algorithm"] == "unfolded"
-    if given.get("transform_alpha") is not None and not learned:
-        return "transform_alpha", given["transform_alpha"]
-    name = "threshold" if "threshold" in given else "alpha"
+    params = look.params
+    learned = (
+        params.get("separate_atoms") and params["transform_algorithm"] == "unfolded"
+    )
+    if params.get("transform_alpha") is not None and not learned:
+        return "transform_alpha", params["transform_alpha"]
+    name = "threshold" if "threshold" in params else "alpha"
     return name, float(
-        np.mean(getattr(look.learner, "alpha_", given.get(name, np.nan)))
+        np.mean(getattr(look.learner, "alpha_", params.get(name, np.nan)))
     )
 
 
@@ -155,7 +157,7 @@ def _same_atoms(look):
     # Two atoms count as equal if their cosine is above 0.99. Unit atoms then differ by less than
     # sqrt(2 - 2 * 0.99) = 14 % of their length, as much as noise that is 17 dB below the atoms.
     cosines = atom_cosines(look.learner, look.learner)
-    largest = cosines if look.given.get("positive_code") else np.abs(cosines)
+    largest = cosines if look.params.get("positive_code") else np.abs(cosines)
     pairs = np.argwhere(np.tril(largest > 0.99, -1))
     more = "" if len(pairs) == 1 else f", and so are {len(pairs) - 1} pairs more"
     for one, other in pairs[:1]:
@@ -209,7 +211,7 @@ def _dense_codes(look):
     if look.loss == "kullback-leibler" or used <= min(n_numbers, n_entries) / 2:
         return
     advice = "raise {} (now {:.3g})".format(*_penalty(look))
-    if look.given.get("transform_algorithm") == "omp":
+    if look.params.get("transform_algorithm") == "omp":
         advice = "lower transform_n_nonzero_coefs, or raise transform_alpha"
     yield (
         f"Codes are dense: {used / n_entries:.0%} of their entries are not zero, {used:.3g} for a "
@@ -302,7 +304,7 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
     learner = found.learner
     look = Bunch(
         learner=learner,
-        given=learner.get_params(),
+        params=learner.get_params(),
         X=X,
         samples=read_samples(learner, X),
     )

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, PowerTransformer, StandardScaler
 
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
-from skpudle._fitted import find_learner
+from skpudle._estimators import find_learner
 from skpudle.datasets import make_dictionary_data
 from skpudle.inspection import AtomIntervals, atom_contributions
 from skpudle.metrics import atom_coherence

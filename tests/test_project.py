@@ -16,14 +16,14 @@ PACKAGE = ROOT / "skpudle"
 # From low to high: imports go down from group to group. A new entry of the package belongs to one.
 GROUPS = {
     # torch and not scikit-learn: tensors in, tensors out
-    "mathematics": ["_compilation", "_precision", "_shrinkage", "_losses", "_operators",
-                    "lasso", "omp",
+    "mathematics": ["_compilation", "_precision", "_rows", "_states", "_shrinkage", "_losses",
+                    "_operators", "lasso", "omp", "_units",
                     "encoding", "_gradients", "_optimizers", "_initialization", "search"],
     "boundary": ["_data"],
     "training": ["_fit"],
     "learners": ["_learners", "_denoiser", "_nmf"],
-    "results": ["_fitted", "datasets", "metrics", "_consensus", "_imputer", "images", "pretrained",
-                "inspection", "events", "sae", "plotting", "reporting",
+    "results": ["_estimators", "datasets", "metrics", "_consensus", "_imputer", "images",
+                "pretrained", "inspection", "events", "sae", "plotting", "reporting",
                 "__init__"],
 }  # fmt: skip
 ORDER = [entry for entries in GROUPS.values() for entry in entries]

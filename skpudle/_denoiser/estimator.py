@@ -29,7 +29,7 @@ from skpudle._data.arrays import check_range, input_attributes, make_generator
 from skpudle._data.images import extend, is_one_image, read_targets
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._fit.messages import warn_of_early_end, warn_of_rise
-from skpudle._fit.run import Epoch, Interrupts, pack, take, unpack
+from skpudle._fit.run import EpochRecord, Interrupts, pack, take, unpack
 from skpudle._fit.train import Diverged, Stopping
 from skpudle._learners.convolutional.base import (
     ImageEstimator,
@@ -262,7 +262,7 @@ class Training:
         numbers = torch.tensor(total), *self.network.parameters()
         if not all(value.isfinite().all() for value in numbers):
             self.network.load_state_dict(before)
-            raise Diverged(self.n_steps, Epoch(attributes=self.attributes))
+            raise Diverged(self.n_steps, EpochRecord(attributes=self.attributes))
         loss, self.unchanged = total * self.unit**2 / n_crops
         self.losses.append(loss)
 
@@ -499,7 +499,9 @@ class ConvDenoiser(ImageEstimator):
         losses = training.losses
         n_crops = len(training.loader.dataset)
 
-        def epochs(interrupts):  # yields an `Epoch` for each epoch; `_follow` runs it
+        def epochs(
+            interrupts,
+        ):  # yields an `EpochRecord` for each epoch; `_follow` runs it
             # A check for stalled training takes the mean loss of 256 crops or more, because the
             # losses of fewer crops vary by chance; epochs of few images have fewer crops.
             stopping = Stopping(self.tol, self.n_iter_no_change, n_judged=256)
@@ -515,7 +517,9 @@ class ConvDenoiser(ImageEstimator):
                 known = dict(note=f"epoch {epoch}/{n_epochs}  loss {losses[-1]:.6g}")
                 known |= dict(ended_by="tol" if stalled else "max_iter")
                 is_done = stalled or epoch == n_epochs
-                yield Epoch(attributes=training.attributes, is_done=is_done, **known)
+                yield EpochRecord(
+                    attributes=training.attributes, is_done=is_done, **known
+                )
 
         self._follow(epochs, X, y, n_epochs)
         if (

@@ -21,11 +21,12 @@ from sklearn.callback import CallbackSupportMixin
 
 from skpudle._data import arrays, sources
 from skpudle._fit import messages
-from skpudle._fit.plan import learned_encoder, train_encoder
+from skpudle._fit.encoders import learned_encoder
+from skpudle._fit.plan import train_encoder
 from skpudle._fit.run import Interrupts, pack, take, unpack
 from skpudle._fit.train import Diverged, Stopping, Trainer, current_team
 from skpudle._operators._atoms import project_atoms
-from skpudle.search import units
+from skpudle.search.learn_units import least_rows
 from skpudle.search.stream import FORGETTING, advance_stream, begin_stream, block_rows
 
 
@@ -41,7 +42,7 @@ class Data(NamedTuple):
         of data outside memory, some of them. A checkpoint recognises the data by them.
     inputs : dict
         The fitted attributes ``n_features_in_`` and ``feature_names_in_``.
-    places : Tensor of shape (n_rows,) or None
+    merged_index : Tensor of shape (n_rows,) or None
         A `fit` to data in memory merges equal rows. For each row of the input: the index into
         ``samples`` of the merged row that equals it, or -1 for a row of weight 0. None where rows
         are not merged, as in `partial_fit`.
@@ -53,7 +54,7 @@ class Data(NamedTuple):
     source: object
     samples: object
     inputs: dict
-    places: object = None
+    merged_index: object = None
     n_given: int | None = None
 
     @property
@@ -160,7 +161,7 @@ class GradientLearner(CallbackSupportMixin):
         if sample_weight is not None:
             how["weight"] = arrays.check_sample_weight(sample_weight, given.n_rows)
         given.read_for(self, arrays.resolve_device(self.device, given.data), **how)
-        places = n_given = None
+        merged_index = n_given = None
         if given.in_parts:
             seed = (
                 0
@@ -176,11 +177,11 @@ class GradientLearner(CallbackSupportMixin):
         if given.in_parts or part or known:
             samples = sources.known_samples(samples)
         else:
-            samples, places = sources.merge_samples(samples)
+            samples, merged_index = sources.merge_samples(samples)
         is_known = known or samples.mask is None or samples.mask.any()
         messages.refuse_unknown(self, current_team().largest(is_known))
         source = given if given.in_parts else samples
-        return Data(source, samples, given.attributes, places, n_given)
+        return Data(source, samples, given.attributes, merged_index, n_given)
 
     def _loss_of_baseline(self, fitted, data):  # -> float
         """Return the mean loss of a sample if all codes are zero, to compare training with."""
@@ -216,7 +217,7 @@ class GradientLearner(CallbackSupportMixin):
             x = data.samples.x
             # no warning for rows that are all zero, or all equal: they need no codes
             if (
-                fitted.n_codes == 0
+                not fitted.has_codes
                 and x.any()
                 and not (len(x) > 1 and (x == x[0]).all())
             ):
@@ -254,21 +255,21 @@ class GradientLearner(CallbackSupportMixin):
             self.components_
         )
         read = data
-        young = self._fitted.young if known and not replaced else None
+        young = self._fitted.first_rows if known and not replaced else None
         if young is not None:
             samples = data.samples.after(young)
             data = data._replace(source=samples, samples=samples)
         decided = known and self._fitted.data_scale != 0 and young is None
         fitted = (self._resume if replaced or decided else self._begin)(plan, data)
         if not (replaced or decided) and plan.learns_noise:
-            least = units.least_rows(plan.n_components or data.samples.x.shape[1])
+            least = least_rows(plan.n_components or data.samples.x.shape[1])
             is_young = len(data.samples) == data.source.n_samples < least
             fitted = replace(
-                fitted, young=data.samples.map(torch.clone) if is_young else None
+                fitted, first_rows=data.samples.map(torch.clone) if is_young else None
             )
         if replaced:
             atoms = project_atoms(
-                fitted.atoms.contiguous(), positive=plan.given.positive_dict
+                fitted.atoms.contiguous(), positive=plan.params.positive_dict
             )
             fitted = replace(fitted, atoms=atoms, training={})
         if known:
@@ -300,14 +301,14 @@ class GradientLearner(CallbackSupportMixin):
 
         This is the `partial_fit` of learners whose codes solve the lasso; the algorithm is
         `skpudle.search.stream`. Return the new record. Rows that are too few for a block are kept
-        for the next call, in ``fitted.recent``.
+        for the next call, in ``fitted.buffer``.
         """
         # The best size of a block depends on the mean number of nonzero codes in a row. It is
         # unknown before rows are coded, so 4 is assumed.
         square = fitted.data_scale or 0.0
         size = block_rows(4.0, *fitted.atoms.shape)
         state = fitted.stream
-        recent = fitted.recent
+        recent = fitted.buffer
         loss = 0.0
         n_rows = 0
         atoms = fitted.atoms.detach().to("cpu", torch.float64)
@@ -327,7 +328,7 @@ class GradientLearner(CallbackSupportMixin):
             n_rows = n_rows + n_new
             recent = None if over else recent
         curve = (*fitted.loss_curve, loss / n_rows if n_rows else 0.0)
-        known = dict(stream=state, recent=recent, losses=(), training={})
+        known = dict(stream=state, buffer=recent, losses=(), training={})
         return replace(
             fitted, atoms=state.atoms.to(fitted.atoms), loss_curve=curve, **known
         )
@@ -364,7 +365,7 @@ class GradientLearner(CallbackSupportMixin):
             trainer.replace_unused(among=unused >= 10 * len(unused))
         fitted = trainer.fitted
         fitted = replace(fitted, training=fitted.training | {"unused": unused})
-        if plan.given.separate_atoms:
+        if plan.params.separate_atoms:
             known = hasattr(self, "thresholds_")
             samples = data.samples.in_units(fitted.units)
             start = learned_encoder(self, fitted.atoms) if known else None
@@ -386,17 +387,20 @@ class GradientLearner(CallbackSupportMixin):
             phases = {name: n for name, n in (epochs | fitted.later).items() if n}
         outliers = None
         if fitted.outliers is not None and len(fitted.outliers):
-            # `fit` merged equal rows: ``fitted.outliers`` has indices of merged rows, and
-            # ``data.places`` has, for each row of the user, the index of its merged row, or -1 for
-            # a row of weight 0. The index -1 selects the last row, which is added here and empty.
+            # `fit` merged equal rows: ``fitted.outliers`` has indices of merged rows.
+            # ``data.merged_index`` has, for each row of the user, the index of its merged row, or
+            # -1 for a row of weight 0. The index -1 selects the last row, which is added here and
+            # empty.
             shape = len(data.samples) + 1, data.samples.x.shape[1]
             values = (
                 np.ones(len(fitted.outliers), bool),
                 arrays.to_numpy(fitted.outliers).T,
             )
-            outliers = csr_array(values, shape=shape)[arrays.to_numpy(data.places)]
+            outliers = csr_array(values, shape=shape)[
+                arrays.to_numpy(data.merged_index)
+            ]
         attributes = data.inputs | plan.attributes(fitted)
-        given = dict(alpha=plan.given.alpha, n_components=plan.given.n_components)
+        given = dict(alpha=plan.params.alpha, n_components=plan.params.n_components)
         given["optimizer"] = messages.describe(plan.optimizer_for(len(fitted.atoms)))
         given["atoms"] = messages.describe(attributes["components_"])
         return attributes | {

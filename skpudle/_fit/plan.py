@@ -7,15 +7,10 @@ number of updates. The plan holds no results. The results of a fit so far are in
 `skpudle._fit.run.Fitted`, which methods of the plan take as ``fitted``; records do not change,
 so these methods return new records.
 
-An encoder is a callable: ``encoder(dictionary, x, mask=None)`` returns the sparse codes
-(n_samples, n_components) of rows ``x`` (n_samples, n_features) for the atoms of a
-`DenseDictionary`. ``mask``, of the shape of ``x``, is 1 for known entries and 0 for missing ones.
-Codes are either solved for (the lasso, to convergence) or unfolded (a fixed number of iterations,
-the unfoldings). The units of rows, `skpudle.search.units.Units`, are a baseline to subtract and
-scales to divide by, so that noise is equal in all entries.
+`skpudle._fit.encoders` explains encoders and units of rows.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import ceil
 from numbers import Integral, Real
@@ -23,11 +18,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from torch import Tensor
 
 from skpudle._data import arrays
-from skpudle._data.arrays import mean_square, to_numpy, to_tensor, unit_of
+from skpudle._data.arrays import mean_square, to_numpy, unit_of
+from skpudle._fit.encoders import OF_LEARNED, Converged, fixed
 from skpudle._fit.messages import refuse
 from skpudle._fit.run import Fitted
 from skpudle._gradients import GRADIENT_RULES
@@ -35,22 +29,12 @@ from skpudle._initialization import initial_atoms
 from skpudle._operators._atoms import DenseDictionary, atom_norms, project_atoms
 from skpudle._optimizers import make_optimizer
 from skpudle.encoding import encode, learn_encoder
-from skpudle.encoding._learned import LEARNED, LearnedEncoder
+from skpudle.encoding._learned import LEARNED
 from skpudle.encoding._unfold import default_step
-from skpudle.lasso._implicit import converged_codes, lasso_gradient
-from skpudle.lasso._solve import warn_about_gaps
 from skpudle.search import Problem, auto_alpha
-from skpudle.search.units import CENTRED, Units
 
-# Names of the fitted attributes that hold a learned encoder, trained with ``separate_atoms``: its
-# matrices and thresholds.
-OF_LEARNED = "analysis_components_", "synthesis_components_", "thresholds_"
 # Number of unfoldings with n_unfoldings="auto" if codes are unfolded: as in the PUDLE paper.
 _UNFOLDINGS = 100
-
-# Codes of the lasso cause a warning if their relative duality gap is above this number. The gap
-# bounds how far the objective of the codes is above its minimum.
-_GAP = 1e-6
 
 # For the warnings of `Plan.without_effect`. _OF_TRAINING: parameters that only training reads.
 # _OF_GRADIENTS: parameters without effect if a learned encoder (``separate_atoms``) is trained,
@@ -85,100 +69,6 @@ _DEFAULTS = dict(
 )  # fmt: skip
 
 
-# ------------------------------------------------------------------ encoders
-
-
-def fixed(value):  # -> float or None
-    """Return a parameter such as ``debias`` as a float, or None if the user has set "auto"."""
-    return float(value) if isinstance(value, Real | bool) else None
-
-
-@dataclass(frozen=True, eq=False)
-class Converged:
-    """The encoder whose codes solve the lasso, or are moved from it towards least squares.
-
-    Parameters
-    ----------
-    penalty : float
-        The penalty of the lasso.
-    positive_code : bool, default=False
-        Whether codes are restricted to non-negative values.
-    debias : float, default=0.0
-        Share of the lasso's bias to remove, from 0 (the lasso) to 1 (least squares on its support).
-    warn : bool, default=False
-        Whether to warn of codes whose duality gap shows that they have not converged.
-    """
-
-    penalty: float
-    positive_code: bool = False
-    debias: float = 0.0
-    warn: bool = False
-
-    def __call__(self, dictionary, x, mask=None):
-        """Return the codes (n_samples, n_components) of rows ``x`` (n_samples, n_features).
-
-        ``dictionary`` is a `DenseDictionary`, and ``mask`` is 1 for known entries of ``x``, 0 for
-        missing ones.
-        """
-        how = dict(
-            alpha=self.penalty, positive_code=self.positive_code, debias=self.debias
-        )
-        codes, gaps = converged_codes(
-            dictionary, x, mask=mask, certify=self.warn, **how
-        )
-        if self.warn and not (gaps <= _GAP).all():
-            level = arrays.users_level() - 1
-            warn_about_gaps(
-                gaps, tol=_GAP, category=ConvergenceWarning, stacklevel=level
-            )
-        return codes
-
-    def gradient(self, atoms, x, mask=None, *, through_encoder):
-        """Return codes, losses (n_samples,), and the derivative of the mean loss in the atoms.
-
-        `skpudle._gradients.differentiate` calls it instead of autograd, since the derivative has a
-        formula, see `skpudle.lasso._implicit.lasso_gradient`. ``through_encoder`` is whether codes
-        depend on the atoms. Return None with ``debias``: the formula does not hold there, and
-        autograd is used.
-        """
-        if self.debias:
-            return None
-        options = dict(
-            positive=self.positive_code, through_encoder=through_encoder, mask=mask
-        )
-        return lasso_gradient(atoms, x, self.penalty, **options)
-
-
-def learned_encoder(learner, atoms):  # -> LearnedEncoder
-    """Return the encoder of ``separate_atoms`` that a fitted learner has in its attributes.
-
-    The encoder has the dtype and the device of ``atoms`` (n_components, n_features), which are the
-    learner's, in units of the noise.
-
-    Raises
-    ------
-    ValueError
-        If the learner has no learned encoder, or if it is for another number of unfoldings or for
-        atoms of another shape.
-    """
-    analysis, synthesis, thresholds = (
-        getattr(learner, name, None) for name in OF_LEARNED
-    )
-    refuse(
-        analysis is None
-        or learner.n_unfoldings not in ("auto", len(thresholds))
-        or analysis.shape[-2:] != atoms.shape,
-        f"components_ has the shape {tuple(atoms.shape)}, and no encoder of separate_atoms was "
-        f"trained for it with n_unfoldings={learner.n_unfoldings!r}. Set them back, or fit again.",
-    )
-    shares = analysis.ndim == 2
-    if shares:
-        analysis = analysis[None]
-        synthesis = to_numpy(atoms)[None]
-    parts = (to_tensor(part).to(atoms) for part in (analysis, synthesis, thresholds))
-    return LearnedEncoder(*parts, bool(learner.positive_code), shares)
-
-
 def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fitted
     """Train the encoder of ``separate_atoms`` for the atoms of a record, which stay as they are.
 
@@ -205,7 +95,7 @@ def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fit
         The record with the encoder in ``learned``. If updates were made, ``later`` has their number
         of epochs, rounded up, which ``phases_`` reports; otherwise ``later`` is empty.
     """
-    given = plan.given
+    given = plan.params
     n_made = 0
     batch_size = plan.batch_size(len(samples))
     n_batches = -(-len(samples) // batch_size)
@@ -227,88 +117,7 @@ def train_encoder(plan, fitted, samples, interrupts, most, **options):  # -> Fit
     options |= dict(mask=samples.mask, weight=samples.weight, stopped=stopped)
     learned = learn_encoder(fitted.atoms, samples.x, float(fitted.alpha), **options)
     later = {"encoder": -(-n_made // n_batches)} if n_made else {}
-    return replace(fitted, learned=learned, later=later)
-
-
-# ------------------------------------------------------------------ rows in units of their noise
-
-
-def baseline_of(learner):  # -> ndarray of shape (n_features,) or None
-    """Return the baseline that is subtracted from a fitted learner's rows before they are coded.
-
-    The baseline is ``intercept_``. A learner with weights, ``coef_``, has ``baseline_`` instead,
-    since its ``intercept_`` belongs to its decisions. None if there is no baseline, and for
-    learners of counts, recognised by their parameter ``loss``: their encoders add the baseline to
-    natural parameters.
-    """
-    if hasattr(learner, "loss"):
-        return None
-    baseline = getattr(
-        learner, "baseline_" if hasattr(learner, "coef_") else "intercept_", 0.0
-    )
-    return baseline if np.ndim(baseline) else None
-
-
-def centre(learner, rows):  # (n, n_features) -> the same
-    """Return rows less the baseline of a fitted learner, as its encoder takes them."""
-    baseline = baseline_of(learner)
-    return rows if baseline is None else rows - baseline
-
-
-def units_of(learner):  # -> Units
-    """Return the units in which a fitted learner codes new rows, from its fitted attributes.
-
-    The baseline and the atoms of the units are those of the present attributes, which the user may
-    have edited. Noise is equal if none was learned, and for learners of other packages.
-    """
-    record = vars(learner).get("_fitted")
-    baseline = baseline_of(learner)
-    units = CENTRED if record is None else record.units
-    intercept = None if baseline is None else to_tensor(baseline)
-    atoms = units.from_user(to_tensor(learner.components_))
-    return replace(units, intercept=intercept, atoms=atoms)
-
-
-@dataclass(frozen=True, eq=False)
-class InUnits:
-    """An encoder that codes rows in units of their noise, and takes and returns the user's units.
-
-    Parameters
-    ----------
-    encoder : callable
-        The encoder of rows in units of their noise.
-    units : Units
-        The units, without a baseline: callers subtract the baseline first.
-    gains : Tensor of shape (n_components,)
-        For each atom the factor from its code in the user's units to its code in units of the
-        noise: the norm of the atom in units of the noise over its norm in the user's units.
-    """
-
-    encoder: object
-    units: Units
-    gains: Tensor
-
-    def __call__(self, dictionary, x, mask=None):
-        """Return the codes (n_samples, n_components) of rows, in the units of the data.
-
-        ``dictionary`` and ``x`` are in the units of the data, ``x`` less the baseline.
-        """
-        atoms = dictionary.atoms
-        gains = self.gains.to(dictionary.atoms)
-        if self.units.scale is not None:
-            atoms = atoms / self.units.scale.to(atoms) / gains[:, None]
-        with torch.no_grad():
-            x, mask, scale = replace(self.units, atoms=atoms).enter(x, mask)
-        codes = self.encoder(DenseDictionary(atoms), x, mask=mask) / gains
-        return codes if scale is None else codes * scale
-
-    def of_features(self, features):
-        """Return the encoder for some of the features, given by their indices (k,).
-
-        A score codes visible features by it, to predict hidden ones.
-        """
-        encoder = getattr(self.encoder, "of_features", lambda _: self.encoder)(features)
-        return replace(self, encoder=encoder, units=self.units.of_features(features))
+    return replace(fitted, learned_encoder=learned, later=later)
 
 
 # ------------------------------------------------------------------ the plan
@@ -371,7 +180,7 @@ class Plan:
     a `Fitted`: the results of the fit so far.
 
     Training updates one tensor, the "rows of parameters". It consists of the atoms and, for a
-    subclass that learns more than atoms, of the tensor ``fitted.more``, concatenated to the atoms
+    subclass that learns more than atoms, of the tensor ``fitted.extra``, concatenated to the atoms
     along ``axis``: a last row (axis 0, the baseline of counts) or further columns (axis 1, the
     weights of a task).
 
@@ -415,8 +224,8 @@ class Plan:
     fit_intercept : bool or "auto"
         Whether rows have a baseline; "auto" lets the data decide.
     noise : str or list of float
-        What the noise of an entry depends on, see `skpudle.search.units`; a list has the user's
-        standard deviation for each feature.
+        What the noise of an entry depends on, see `skpudle.search.learn_units`; a list has the
+        user's standard deviation for each feature.
     learns_noise : bool
         Whether the fit has a first phase that finds the units of rows, `Units`: a baseline,
         outliers, or noise that differs between entries.
@@ -441,7 +250,7 @@ class Plan:
         named = {
             name: value for name, value in vars(learner).items() if name in _DEFAULTS
         }
-        self.given = given = SimpleNamespace(**_DEFAULTS | named | constants)
+        self.params = given = SimpleNamespace(**_DEFAULTS | named | constants)
         decay = given.lambda_decay
         self.decay = decay if isinstance(decay, tuple) else (decay, decay)
         is_pair = len(self.decay) == 2 and all(
@@ -515,19 +324,19 @@ class Plan:
     # ------------------------------------------------------------------ the model
 
     def join(self, fitted):  # -> Tensor
-        """Return the tensor that training updates: the atoms of a record, joined with ``more``."""
+        """Return the tensor that training updates: the atoms of a record, joined with ``extra``."""
         atoms = fitted.atoms
-        more = fitted.more
+        more = fitted.extra
         return atoms if more is None else torch.cat([atoms, more], self.axis)
 
     def with_rows(self, fitted, rows):  # -> Fitted
-        """Return the record with atoms and ``more`` from the tensor ``rows``; undoes `join`."""
-        if fitted.more is None:
+        """Return the record with atoms and ``extra`` from the tensor ``rows``; undoes `join`."""
+        if fitted.extra is None:
             return replace(fitted, atoms=rows)
         n = rows.shape[self.axis]
-        n_more = fitted.more.shape[self.axis]
+        n_more = fitted.extra.shape[self.axis]
         atoms, more = rows.split([n - n_more, n_more], self.axis)
-        return replace(fitted, atoms=atoms, more=more)
+        return replace(fitted, atoms=atoms, extra=more)
 
     def decay_of(self, fitted, update):  # -> float
         """Return the factor between the penalties of successive unfoldings, in one update.
@@ -573,8 +382,8 @@ class Plan:
         callable
             The encoder, see the module.
         """
-        given = self.given
-        depth = self.given.n_unfoldings
+        given = self.params
+        depth = self.params.n_unfoldings
         if depth == "auto":
             depth = _UNFOLDINGS
             lasso = given.shrinkage == "soft" and lambda_decay == 1
@@ -599,7 +408,7 @@ class Plan:
         )
         # The objective has the penalty of the last unfolding. Hard thresholds correspond to a
         # penalty on the number of nonzero codes; its derivative is 0, so it is left out.
-        is_hard = self.given.shrinkage == "hard"
+        is_hard = self.params.shrinkage == "hard"
         penalty = 0.0 if is_hard else fitted.alpha * decay ** (self.n_unfoldings - 1)
         # If training begins with samples as atoms, without a search, only the gradient "dec" (codes
         # are constants) finds good atoms.
@@ -616,7 +425,7 @@ class Plan:
         ``samples`` (n, n_features) have NaN where an entry is missing; it becomes zero. The rows of
         parameters are (n, ...), in the form that training updates, see `Plan`.
         """
-        return directions(samples.nan_to_num(), positive=self.given.positive_dict)
+        return directions(samples.nan_to_num(), positive=self.params.positive_dict)
 
     def step(self, atoms):  # -> float
         """Return the step of an unfolding: the user's, or 1 / L for these atoms.
@@ -636,9 +445,11 @@ class Plan:
         baseline = 0.0
         learned = [None] * len(LEARNED)
         found = fitted.penalties(self.debias)
-        if fitted.learned is not None:
-            learned = [to_numpy(getattr(fitted.learned, name)) for name in LEARNED]
-            if fitted.learned.shares_atoms:
+        if fitted.learned_encoder is not None:
+            learned = [
+                to_numpy(getattr(fitted.learned_encoder, name)) for name in LEARNED
+            ]
+            if fitted.learned_encoder.shares_atoms:
                 learned[:2] = learned[0][0], None
         found |= zip(OF_LEARNED, learned, strict=True)
         if units.intercept is not None:
@@ -676,7 +487,7 @@ class Plan:
         rows are mixtures of few non-negative atoms, with the purest samples. Otherwise
         ``dict_init`` decides.
         """
-        start = self.given.dict_init
+        start = self.params.dict_init
         x = samples.x
         if self.searches:
             start = (
@@ -684,7 +495,7 @@ class Plan:
             )
         # A fit may begin again in other units, and then draws the same samples.
         generator.manual_seed(generator.initial_seed())
-        how = dict(positive=self.given.positive_dict, weight=samples.weight)
+        how = dict(positive=self.params.positive_dict, weight=samples.weight)
         atoms = choose_atoms(start, self.n_components, x, generator, **how)
         return self.with_atoms(fitted, atoms)
 
@@ -698,10 +509,10 @@ class Plan:
         A number that the user has set stays. "auto" follows from the penalty of the search and, for
         hard thresholds, from the step for the ``atoms`` (n_components, n_features).
         """
-        if self.given.alpha != "auto":
-            return float(self.given.alpha)
-        if self.given.shrinkage != "hard":
-            return self.alpha_share * fitted.penalty * fitted.unit
+        if self.params.alpha != "auto":
+            return float(self.params.alpha)
+        if self.params.shrinkage != "hard":
+            return self.alpha_share * fitted.penalty * fitted.penalty_factor
         # Hard thresholds b with the step s minimise the squared error plus b^2 / (2 s) for each
         # nonzero code. Then an atom enters a code if its correlation with the row exceeds
         # b / sqrt(s). In the lasso it enters if the correlation exceeds alpha, so both are sparse
@@ -714,8 +525,8 @@ class Plan:
         It is the penalty of codes, if codes have soft thresholds and a positive penalty. Otherwise
         the data have chosen it.
         """
-        of_lasso = self.given.shrinkage == "soft" and self.code_penalty(fitted)
-        return of_lasso / fitted.unit or float(fitted.penalty)
+        of_lasso = self.params.shrinkage == "soft" and self.code_penalty(fitted)
+        return of_lasso / fitted.penalty_factor or float(fitted.penalty)
 
     # ------------------------------------------------------------------ search and training
 
@@ -742,8 +553,8 @@ class Plan:
         )
         penalty = unit if penalty is None else penalty
         others |= dict(mask=samples.mask, weight=samples.weight)
-        others |= dict(positive_atoms=self.given.positive_dict)
-        others |= dict(positive_code=bool(self.given.positive_code))
+        others |= dict(positive_atoms=self.params.positive_dict)
+        others |= dict(positive_code=bool(self.params.positive_code))
         return Problem.in_unit(samples.x, penalty, unit, **others)
 
     def optimizer_for(self, n_rows):
@@ -754,20 +565,20 @@ class Plan:
         """
         # The surrogate's matrix of 4096 x 4096 entries takes 128 MiB in float64.
         default = "surrogate" if n_rows <= 4096 else "adam"
-        return default if self.given.optimizer == "auto" else self.given.optimizer
+        return default if self.params.optimizer == "auto" else self.params.optimizer
 
     def make_optimizer(self, fitted):
-        """Return the optimiser of training, which begins with the atoms and ``more`` of a record.
+        """Return the optimiser of training, which begins with the atoms and ``extra`` of a record.
 
-        After each update the optimiser projects the atoms onto the constraints. It leaves ``more``
+        After each update the optimiser projects the atoms onto the constraints. It leaves ``extra``
         unconstrained: the last rows (``n_free`` of them), or the columns after the features.
         """
         rows = self.join(fitted)
-        how = dict(learning_rate=self.given.learning_rate)
+        how = dict(learning_rate=self.params.learning_rate)
         how |= dict(data_scale=fitted.data_scale, curvature=fitted.curvature)
         how["n_free"] = len(rows) - len(fitted.atoms)
         n_features = fitted.atoms.shape[1]
-        positive = self.given.positive_dict
+        positive = self.params.positive_dict
 
         def project(rows):
             atoms, more = rows.tensor_split([n_features], 1)
@@ -784,7 +595,7 @@ class Plan:
         """
         # The purest rows are near the atoms, and make good initial atoms, if there are at most a
         # quarter as many atoms as features.
-        positive = self.given.positive_code and self.given.positive_dict
+        positive = self.params.positive_code and self.params.positive_dict
         return positive and (n_components or n_features) <= 0.25 * n_features
 
     def adapts(self, n_components):
@@ -804,8 +615,8 @@ class Plan:
         ``n_samples`` is the number of samples of a fit; None in `partial_fit`, and in the fit of a
         stream of unknown length.
         """
-        if self.given.batch_size != "auto":
-            return int(self.given.batch_size)
+        if self.params.batch_size != "auto":
+            return int(self.params.batch_size)
         if n_samples and self.adapts(self.n_components or 1):
             return min(
                 max(n_samples // _BATCHES, _LEAST_ROWS // _BATCHES),
@@ -821,8 +632,8 @@ class Plan:
         """
         n_features = data.samples.x.shape[1]
         n_components = self.n_components or n_features
-        if self.given.max_iter != "auto" or not self.trains:
-            return self.given.max_iter * n_batches if self.trains else 0
+        if self.params.max_iter != "auto" or not self.trains:
+            return self.params.max_iter * n_batches if self.trains else 0
         if self.adapts(n_components):
             # Training shall take about as long as the search. So the number of epochs is
             # n_components divided by the time of an update, in which the unit is the time of one
@@ -850,8 +661,8 @@ class Plan:
         setting ends the sentence "pass ...". With the `Data` of a fit, parameters of the fit are
         looked at, too; otherwise only parameters of the codes of `transform`.
         """
-        given = self.given
-        learns = bool(self.given.separate_atoms)
+        given = self.params
+        learns = bool(self.params.separate_atoms)
         pursues = given.transform_algorithm == "omp"
         counted = ["transform_n_nonzero_coefs"]
         is_learned = learns and given.transform_algorithm == "unfolded"

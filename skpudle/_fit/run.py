@@ -41,10 +41,18 @@ from skpudle._data import arrays
 from skpudle._data.sources import Samples
 from skpudle._fit.messages import describe, refuse, refuse_several
 from skpudle._fit.train import Diverged, current_team
+from skpudle._states import (
+    Coding,
+    Held,
+    PenaltyPath,
+    Prediction,
+    SearchState,
+    SizePath,
+    StreamState,
+    Trial,
+)
+from skpudle._units import CENTRED, RowNoise, Units
 from skpudle.encoding._learned import LearnedEncoder
-from skpudle.search import choose, find, held_out
-from skpudle.search.stream import Held, Stream
-from skpudle.search.units import CENTRED, Units
 
 # Parameters that may differ between an interrupted fit and the fit that resumes it, since they have
 # no effect on training, or only on its end.
@@ -148,7 +156,7 @@ class Fitted(Record):
     ----------
     atoms : Tensor of shape (n_components, ...)
         The atoms.
-    more : Tensor, default=None
+    extra : Tensor, default=None
         What is trained beside the atoms, such as weights of a task, see
         `skpudle._fit.plan.Plan.join`.
     alpha : float, default=None
@@ -165,14 +173,14 @@ class Fitted(Record):
         The units in which rows are learned: baseline, limits of outliers, and scales of noise.
     search_alpha : float, default=None
         The penalty that the search ended with; None without a search.
-    searched : Found, default=None
+    searched : SearchState, default=None
         The state or result of the search, without its coded data; None without a search.
     penalty : float, default=None
         The penalty that a search with ``alpha="auto"`` tries first.
-    unit : float, default=1.0
+    penalty_factor : float, default=1.0
         Factor from penalties of the search to penalties of training. It differs from 1 for counts,
         whose search is in rows that are scaled to a standard deviation of 1.
-    passed : Stream, default=None
+    pass_state : StreamState, default=None
         The state of a pass over all rows that has not ended.
     coding : Coding, default=None
         For `transform`, if the data have chosen it: penalty of codes, share of the lasso's bias to
@@ -185,9 +193,9 @@ class Fitted(Record):
         Mean losses of the epochs of training.
     n_steps : int, default=0
         Number of updates by gradients.
-    n_codes : float, default=None
-        Number of nonzero codes of all rows in the last epoch of a search; or number of atoms with
-        nonzero codes in the last epoch of training. Only whether it is 0 matters: `fit` then warns.
+    has_codes : bool, default=True
+        Whether a code was not zero in the last epoch of a search or of training. If none was, `fit`
+        warns.
     training : dict, default={}
         The state of training: "moments", the state of the optimiser. In a fit also "epoch", see
         `Trainer`, "stopping", the course of `Stopping`, and the state of the "generator" of
@@ -195,20 +203,20 @@ class Fitted(Record):
         Empty without training.
     outliers : Tensor of shape (n_outliers, 2), default=None
         Row and feature of each entry that the fit treated as missing.
-    stream : Stream, default=None
+    stream : StreamState, default=None
         What `partial_fit` by blocks of rows needs to know of earlier rows.
-    recent : Samples, default=None
+    buffer : Samples, default=None
         Rows of `partial_fit` that are too few for a block, and wait for the next call.
-    young : Samples, default=None
+    first_rows : Samples, default=None
         All rows so far of `partial_fit`, while they are too few to learn units from.
-    learned : LearnedEncoder, default=None
+    learned_encoder : LearnedEncoder, default=None
         The encoder of ``separate_atoms``, trained after the dictionary.
     later : dict of str to int, default={}
         Names of phases after training, and their numbers of epochs.
     """
 
     atoms: torch.Tensor
-    more: torch.Tensor | None = None
+    extra: torch.Tensor | None = None
     alpha: float | None = None
     data_scale: float | None = None
     curvature: float = 1.0
@@ -216,22 +224,22 @@ class Fitted(Record):
     n_updates: int = 1
     units: Units = CENTRED
     search_alpha: float | None = None
-    searched: find.Found | None = None
+    searched: SearchState | None = None
     penalty: float | None = None
-    unit: float = 1.0
-    passed: Stream | None = None
-    coding: choose.Coding | None = None
-    size_path: choose.SizePath | None = None
+    penalty_factor: float = 1.0
+    pass_state: StreamState | None = None
+    coding: Coding | None = None
+    size_path: SizePath | None = None
     losses: tuple = ()
     loss_curve: tuple = ()
     n_steps: int = 0
-    n_codes: float | None = None
+    has_codes: bool = True
     training: dict = field(default_factory=dict)
     outliers: torch.Tensor | None = None
-    stream: Stream | None = None
-    recent: Samples | None = None
-    young: Samples | None = None
-    learned: LearnedEncoder | None = None
+    stream: StreamState | None = None
+    buffer: Samples | None = None
+    first_rows: Samples | None = None
+    learned_encoder: LearnedEncoder | None = None
     later: dict = field(default_factory=dict)
 
     def penalties(self, debias):  # -> dict
@@ -240,7 +248,7 @@ class Fitted(Record):
         ``debias`` is the share of the lasso's bias, from 0 to 1, that the user has asked to remove;
         None if the data choose it.
         """
-        coding = self.coding or choose.Coding(self.alpha, debias or 0.0)
+        coding = self.coding or Coding(self.alpha, debias or 0.0)
         found = dict(
             alpha_=coding.alpha, debias_=coding.debias, noise_std_=coding.noise_std
         )
@@ -258,7 +266,7 @@ class Fitted(Record):
         field that a later call needs, and no fitted attribute has, must be named here.
         """
         names = "alpha", "data_scale", "curvature", "from_samples"
-        names += "search_alpha", "coding", "stream", "recent", "young"
+        names += "search_alpha", "coding", "stream", "buffer", "first_rows"
         kept = Fitted(
             atoms=None,
             units=replace(
@@ -280,13 +288,13 @@ torch.serialization.add_safe_globals(
         *(
             Fitted,
             LearnedEncoder,
-            choose.SizePath,
-            held_out.Prediction,
+            SizePath,
+            Prediction,
             Held,
-            Stream,
+            StreamState,
             Samples,
         ),
-        *(find.Found, find.PenaltyPath, find.Trial, choose.Coding, Units),
+        *(SearchState, PenaltyPath, Trial, Coding, Units, RowNoise),
     ]
 )
 
@@ -545,7 +553,7 @@ class Phase(NamedTuple):
         ``steps(record)`` yields a new record for each epoch; the last one has ``is_done``.
     is_due : bool, default=True
         Whether the fit needs the phase; phases in ``record.done`` are skipped anyway.
-    unit : str, default="step"
+    epoch_name : str, default="step"
         What callbacks call one epoch of the phase.
     ends_search : bool, default=False
         Whether the phase makes atoms of a search usable, so that it runs even after Ctrl-C.
@@ -556,7 +564,7 @@ class Phase(NamedTuple):
     name: str
     steps: Callable
     is_due: bool = True
-    unit: str = "step"
+    epoch_name: str = "step"
     ends_search: bool = False
     most: int | None = None
 
@@ -666,12 +674,12 @@ class Run(Interrupts):
             place = first.atoms.device
             moved = [
                 part if part is None else part.to(place)
-                for part in (found.atoms, found.more)
+                for part in (found.atoms, found.extra)
             ]
             # The user may have changed tol or max_iter since the file was written. So training
             # decides again whether to end, unless a callback has ended it.
             stays = "callback" if found.ended_by == "callback" else None
-            self.record = replace(found, atoms=moved[0], more=moved[1], ended_by=stays)
+            self.record = replace(found, atoms=moved[0], extra=moved[1], ended_by=stays)
             self.generator.set_state(self._stored["generator"])
         try:
             while left := [
@@ -717,7 +725,7 @@ class Run(Interrupts):
         note = f"{phase.name}, done" if is_whole else self.record.note
         steps = phase.steps(replace(self.record, note=note, is_done=True))
         while not done:
-            epoch = task.subcontext(task_name=phase.unit)
+            epoch = task.subcontext(task_name=phase.epoch_name)
             epoch.call_on_fit_task_begin(**self._given)
             before = self.record
             self.record = next(steps)
@@ -789,7 +797,7 @@ class Run(Interrupts):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Epoch(Record):
+class EpochRecord(Record):
     """The record of one epoch of a `FollowedFit`.
 
     ``attributes()`` returns the fitted attributes as a dict. It is called only when a callback or
@@ -800,12 +808,12 @@ class Epoch(Record):
 
 
 class _SinglePhase(Run):
-    """The fit of a `FollowedFit`: its only phase yields an `Epoch` for each epoch."""
+    """The fit of a `FollowedFit`: its only phase yields an `EpochRecord` for each epoch."""
 
     def __init__(self, learner, X, y, epochs, n_epochs):
         super().__init__(learner, X, y, time.perf_counter())
         self._training = Phase(
-            "training", lambda _: epochs(self), unit="epoch", most=n_epochs
+            "training", lambda _: epochs(self), epoch_name="epoch", most=n_epochs
         )
 
     def first(self):
@@ -831,8 +839,8 @@ class FollowedFit(CallbackSupportMixin):
         Parameters
         ----------
         epochs : callable
-            ``epochs(interrupts)`` yields an `Epoch` for each epoch; ``interrupts.pending`` tells
-            of Ctrl-C.
+            ``epochs(interrupts)`` yields an `EpochRecord` for each epoch;
+            ``interrupts.pending`` tells of Ctrl-C.
         X, y : object
             The user's input, for callbacks.
         n_epochs : int, default=None

@@ -37,10 +37,9 @@ from skpudle._learners.parameters import fits, sets_parameters
 from skpudle._learners.rows import DenseLearner, RowPhases
 from skpudle._losses import FromMeans, Poisson, loss_named
 from skpudle._operators._atoms import DenseDictionary
+from skpudle._rows import draw_rows, match_equal_rows
+from skpudle._states import Coding
 from skpudle.encoding import encode
-from skpudle.search._epoch import draw_rows
-from skpudle.search.choose import Coding
-from skpudle.search.held_out import match_equal_rows
 
 # ------------------------------------------------------------------ exposures
 
@@ -331,7 +330,7 @@ class CountPlan(Plan):
     """The plan of a fit of counts: a search in stabilised counts, then training by the likelihood.
 
     The module explains the terms. Training updates the atoms and the baseline; a record has the
-    baseline as ``more`` (1, n_features), which `Plan.join` appends to the atoms as a last row.
+    baseline as ``extra`` (1, n_features), which `Plan.join` appends to the atoms as a last row.
     """
 
     counts_events = True
@@ -346,7 +345,8 @@ class CountPlan(Plan):
     def encoder(self, alpha, intercept):  # -> CountCodes
         """Return the encoder with the penalty ``alpha`` and the baseline (n_features,)."""
         how = dict(
-            n_unfoldings=self.n_unfoldings, positive_code=bool(self.given.positive_code)
+            n_unfoldings=self.n_unfoldings,
+            positive_code=bool(self.params.positive_code),
         )
         return CountCodes(dict(loss=self.loss, alpha=alpha) | how, intercept)
 
@@ -361,7 +361,7 @@ class CountPlan(Plan):
         loss = self.loss
         x = samples.x
         counts = samples.weigh(
-            samples.known
+            samples.observed
         )  # the weight of each entry, 0 for missing ones
         exposure = 1.0 if samples.target is None else wide(samples.target)
         n_known = counts.sum().clamp_min(1)
@@ -390,7 +390,7 @@ class CountPlan(Plan):
         least = (
             least_penalty(unit, float(n_known) / max(samples.total_weight, 1.0)) / unit
         )
-        known = dict(unit=unit, curvature=curvature, more=intercept[None])
+        known = dict(penalty_factor=unit, curvature=curvature, extra=intercept[None])
         known |= dict(
             data_scale=unit**2 * fitted.data_scale, penalty=max(fitted.penalty, least)
         )
@@ -418,7 +418,7 @@ class CountPlan(Plan):
         `Trainer` calls it for each update, as `Plan.network`; the update makes no difference.
         """
         how = dict(
-            encoder=self.encoder(fitted.alpha, fitted.more[0]), penalty=fitted.alpha
+            encoder=self.encoder(fitted.alpha, fitted.extra[0]), penalty=fitted.alpha
         )
         return self.rule, DenseDictionary(fitted.atoms), how
 
@@ -429,13 +429,13 @@ class CountPlan(Plan):
         atoms are (n, n_features), of norm 1.
         """
         loss = self.loss
-        samples = loss.response(samples) - loss.response(loss.mean(fitted.more[0]))
+        samples = loss.response(samples) - loss.response(loss.mean(fitted.extra[0]))
         return super().replacements(fitted, samples)
 
     def attributes(self, fitted):
         """Return the fitted attributes of a record as a dict, as `Plan.attributes`."""
         of_counts = {
-            "intercept_": to_numpy(fitted.more[0]),
+            "intercept_": to_numpy(fitted.extra[0]),
             "_fitted_family": self.loss,
         }
         return super().attributes(fitted) | of_counts | {"step_size_": None}
@@ -446,7 +446,7 @@ class CountPlan(Plan):
 
     def n_updates(self, n_batches, batch_size, data):
         """Return the largest number of updates of training, as `Plan.n_updates` for other rows."""
-        if self.searches and self.given.max_iter == "auto":
+        if self.searches and self.params.max_iter == "auto":
             # After a search six epochs, but at least 40 updates, are enough: they raise the
             # explained fraction of the deviance of held-out events from 0.406 to 0.433 for digits,
             # and from 0.146 to 0.203 for words (benchmarks/bench_counts.py).
@@ -487,7 +487,7 @@ class _CountPhases(RowPhases):
         samples = self.data.samples
         loss = self.plan.loss
         dictionary = DenseDictionary(fitted.atoms)
-        intercept = fitted.more[0].clone()
+        intercept = fitted.extra[0].clone()
         # The encoder holds the tensor ``intercept`` itself, which the steps below change in place,
         # so each step codes with the present baseline.
         encoder = self.plan.encoder(fitted.alpha, intercept)
@@ -498,12 +498,12 @@ class _CountPhases(RowPhases):
                 mean = loss.mean(
                     dictionary.synthesis(codes) + encoder.offset(part.target)
                 )
-                known = part.weigh(part.known)
+                known = part.weigh(part.observed)
                 sums += torch.stack([known * part.x, known * mean, known]).sum(1)
             # half an event is added, since a feature without events would have the baseline -inf
             counted, expected = loss.natural((sums[:2] + 0.5) / (sums[2] + 1))
             intercept += counted - expected
-        yield replace(fitted, more=intercept[None])
+        yield replace(fitted, extra=intercept[None])
 
     @torch.no_grad()
     def choose_coding(self, fitted):
@@ -513,7 +513,7 @@ class _CountPhases(RowPhases):
         rows falls by more than 1 %.
         """
         samples = self.data.samples
-        intercept = fitted.more[0]
+        intercept = fitted.extra[0]
         drawn, weight = draw_rows(len(samples), 200, samples.weight)
         some = replace(samples[drawn], weight=weight)
         places = match_equal_rows(
@@ -685,7 +685,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
             "Counts have a baseline: pass it as intercept, or fit to data.",
         )
         intercept = check_numbers(intercept, "intercept", atoms.shape[1])
-        return dict(more=intercept.to(atoms)[None])
+        return dict(extra=intercept.to(atoms)[None])
 
     def _plan(self):  # -> CountPlan
         return CountPlan(self)
@@ -700,7 +700,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     def _resume(self, plan, data):  # -> Fitted
         fitted = super()._resume(plan, data)
         plan.loss = self._loss
-        return replace(fitted, more=self._intercept.to(fitted.atoms)[None])
+        return replace(fitted, extra=self._intercept.to(fitted.atoms)[None])
 
     def _transform_encoder(self):  # -> CountCodes
         self._validate_params()

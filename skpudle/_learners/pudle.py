@@ -14,19 +14,20 @@ from torch import Tensor
 
 from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor, warn
 from skpudle._data.sources import open_source
+from skpudle._fit.encoders import learned_encoder, units_of
 from skpudle._fit.messages import refuse, refuse_several, warn_of_unused
-from skpudle._fit.plan import Plan, learned_encoder, units_of
+from skpudle._fit.plan import Plan
 from skpudle._learners.parameters import POSITIVE, constraints_of, sets_parameters
 from skpudle._learners.rows import DenseLearner
 from skpudle._learners.summary import describe_fit
 from skpudle._operators._atoms import DenseDictionary
+from skpudle._states import Coding
 from skpudle.encoding import EncoderModule
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.encoding._unfold import threshold_levels
 from skpudle.omp import solve_omp
 from skpudle.search import auto_alpha
 from skpudle.search.choose import (
-    Coding,
     best_coding,
     coding_of_l0,
     coding_of_support,
@@ -71,15 +72,15 @@ def _graph_of(learner, plan, units):  # -> LearnedEncoder
     """
     atoms = units.atoms
     limit = units.limit
-    if plan.given.separate_atoms:
+    if plan.params.separate_atoms:
         return replace(learned_encoder(learner, atoms), limit=limit)
     dictionary = DenseDictionary(atoms)
     step = learner.step_size_
-    how = dict(lambda_decay=learner.lambda_decay_, shrinkage=plan.given.shrinkage)
+    how = dict(lambda_decay=learner.lambda_decay_, shrinkage=plan.params.shrinkage)
     given = penalty_of(learner), plan.n_unfoldings, atoms.new_tensor(step)
     levels = threshold_levels(dictionary, *given, **how)
     thresholds = levels.expand(-1, len(atoms))
-    how = bool(plan.given.positive_code), True, plan.given.shrinkage, limit
+    how = bool(plan.params.positive_code), True, plan.params.shrinkage, limit
     return LearnedEncoder(step * atoms[None], atoms[None], thresholds, *how)
 
 
@@ -600,7 +601,7 @@ class PUDLEDictionaryLearning(DenseLearner):
             "Solved codes are no fixed graph. Fit with n_unfoldings=3, separate_atoms='unfolding'.",
         )
         refuse(
-            units.rows is not None,
+            units.row_noise is not None,
             "Codes in units of the row's noise are no fixed graph. Fit with noise='features'.",
         )
         how = dict(

@@ -4,8 +4,8 @@
 that takes a record, the results of the fit so far (`Fitted`), and yields new records. A record has
 all that later phases need, so that a fit can resume from a record in a checkpoint; only codes of
 the data are then computed again. The units of rows are a baseline to subtract and scales to divide
-by, so that noise is equal in all entries (`skpudle.search.units`). A problem is the data and the
-objective of a search (`skpudle.search.problem`).
+by, so that noise is equal in all entries (`skpudle.search.learn_units`). A problem is the data and
+the objective of a search (`skpudle.search.problem`).
 """
 
 from dataclasses import replace
@@ -19,16 +19,18 @@ from numpy.typing import ArrayLike
 
 from skpudle._data import arrays, sources
 from skpudle._fit import messages
+from skpudle._fit.encoders import InUnits, units_of
 from skpudle._fit.estimator import Data, GradientLearner
-from skpudle._fit.plan import InUnits, Plan, train_encoder, units_of
+from skpudle._fit.plan import Plan, train_encoder
 from skpudle._fit.run import Fitted, Phase, Run, take
 from skpudle._fit.train import Stopping, Trainer
 from skpudle._learners.parameters import fits
 from skpudle._learners.transformer import DictionaryTransformer
+from skpudle._rows import spread_rows
+from skpudle._units import CENTRED, Units
 from skpudle.encoding._learned import LearnedEncoder
-from skpudle.search import _epoch, choose, descend, find, held_out, stream
-from skpudle.search import units as unit_search
-from skpudle.search.units import CENTRED, Units
+from skpudle.search import choose, descend, find, held_out, stream
+from skpudle.search import learn_units as unit_search
 
 # Number of epochs (of coordinate descent over all codes) that compute the codes of the data again
 # for atoms that stay fixed, after a search or a pass over all rows. The first epoch starts from
@@ -45,7 +47,7 @@ def learn_units(plan, samples):  # -> Units
     user has set. It warns if one column has nearly all of the variance.
     """
     if plan.noise in ("auto", "outliers"):
-        messages.warn_of_units(samples[_epoch.spread_rows(len(samples), 1024)])
+        messages.warn_of_units(samples[spread_rows(len(samples), 1024)])
     n_features = samples.x.shape[1]
     noise = plan.noise
     # The user's standard deviations are divided by their geometric mean, since only their ratios
@@ -55,14 +57,14 @@ def learn_units(plan, samples):  # -> Units
         noise = noise / np.exp(np.log(arrays.to_numpy(noise)).mean())
     asked = dict(intercept=plan.fit_intercept, noise=noise)
     n_components = plan.n_components or n_features
-    if plan.given.n_components == "auto":
+    if plan.params.n_components == "auto":
         # The number of atoms is chosen later. Here too few atoms would leave signal in residuals,
         # which would count as noise. So the noise is estimated with one atom for each 16 rows, but
         # at least 1 and at most 4 atoms per feature.
         n_components = max(n_features, min(4 * n_features, len(samples) // 16))
     if (
-        not (plan.solves or plan.given.separate_atoms)
-        and plan.given.shrinkage == "soft"
+        not (plan.solves or plan.params.separate_atoms)
+        and plan.params.shrinkage == "soft"
     ):
         asked["n_unfoldings"] = plan.n_unfoldings
     return unit_search.learn_units(plan.problem(samples), n_components, **asked)
@@ -115,7 +117,7 @@ class RowPhases(Run):
             # rows of each process are gathered. All processes must gather the same tensors, and
             # perhaps only some have missing entries, so masks are left out. Weights need no such
             # care: `Data.scaled` leaves them to all processes or to none.
-            some = replace(samples, mask=None)[_epoch.spread_rows(len(samples), 2**14)]
+            some = replace(samples, mask=None)[spread_rows(len(samples), 2**14)]
             self.samples = some.map(team.gather)
         # True if the search sees only a sample of the rows; a pass over all rows then follows it
         in_parts = not plan.counts_events and data.source is not samples
@@ -151,8 +153,8 @@ class RowPhases(Run):
             and fitted.searched.stage == "done"
             and not plan.counts_events
         )
-        learns_encoder = bool(plan.given.separate_atoms)
-        decides = plan.given.n_components == "auto"
+        learns_encoder = bool(plan.params.separate_atoms)
+        decides = plan.params.n_components == "auto"
         return (
             Phase("units", self.find_units, plan.learns_noise),
             Phase("size", self.choose_size, decides, "number of atoms"),
@@ -184,7 +186,7 @@ class RowPhases(Run):
         without known values, and of fewer rows than atoms.
         """
         fitted = self.plan.begin(*self._enter(CENTRED), self.generator)
-        known = self.samples.known
+        known = self.samples.observed
         # without a mask all entries are known, and one column tells as much as all
         known = known[:, :1] if self.samples.mask is None else known
         unknown = (~known.any(0)).nonzero().flatten().tolist()
@@ -192,14 +194,14 @@ class RowPhases(Run):
             unknown, self.data.inputs["feature_names_in_"]
         )
         # Atoms that the user gives need no samples, so there is no warning of few samples.
-        if isinstance(self.plan.given.dict_init, str):
+        if isinstance(self.plan.params.dict_init, str):
             has_values = known.any(1)
-            places = self.data.places
+            places = self.data.merged_index
             # Equal rows were merged, and are counted one by one here, as the user knows them.
             if places is not None and self.team.is_alone:
                 has_values = has_values[places[places >= 0].to(known.device)]
             n_components = (
-                0 if self.plan.given.n_components == "auto" else len(fitted.atoms)
+                0 if self.plan.params.n_components == "auto" else len(fitted.atoms)
             )
             messages.warn_of_few_samples(int(has_values.sum()), n_components)
         return fitted
@@ -221,7 +223,7 @@ class RowPhases(Run):
         """
         plan, (samples, _) = self.plan, self._enter(fitted.units)
         problem = plan.problem(samples, plan.search_penalty(fitted), fitted.data_scale)
-        fixed = plan.given.alpha != "auto"
+        fixed = plan.params.alpha != "auto"
         generator = self.generator.manual_seed(self.generator.initial_seed())
         for trial in choose.try_sizes(problem, generator, fixed=fixed):
             n_tried = len(trial.path.n_components)
@@ -250,11 +252,11 @@ class RowPhases(Run):
         units = fitted.units
         samples = self._enter(units)[0] if alone else self.data.samples.in_units(units)
         how = dict(penalty=plan.search_penalty(fitted), square=fitted.data_scale)
-        has_baseline = units.intercept is not None and units.rows is None
+        has_baseline = units.intercept is not None and units.row_noise is None
         problem = plan.problem(
             samples, **how, total=self.team.sum, has_baseline=has_baseline
         )
-        fixed = plan.given.alpha != "auto"
+        fixed = plan.params.alpha != "auto"
         mixes = plan.mixes_few(*fitted.atoms.shape) and problem.mask is None and alone
         if mixes and not fixed:
             problem = replace(
@@ -262,13 +264,13 @@ class RowPhases(Run):
             )
         how = dict(fixed=fixed, mixes=mixes, learn=not self._in_parts)
         if (
-            units.norm is not None
+            units.median_norm is not None
         ):  # some rows have so large a norm that they may be outliers
             # A few long rows would have most of the held-out error, so rows of more than twice the
             # median norm are not held out. In data where 5 % of the rows have 3.5 times the norm of
             # the rest, this lowers the error of the fitted rows from .60 to .26 times the noise, in
             # the mean of six data sets.
-            how["largest"] = (2 * units.norm / problem.unit) ** 2
+            how["largest"] = (2 * units.median_norm / problem.unit) ** 2
         return held_out.hold_out(problem, **how)
 
     def search(self, fitted):
@@ -292,10 +294,13 @@ class RowPhases(Run):
             # The optimiser is made here, and not used, only so that wrong parameters raise an error
             # before the search instead of after it.
             plan.make_optimizer(fitted)
-        if not (units.limit is units.norm is None) and self.data.places is not None:
+        if (
+            not (units.limit is units.median_norm is None)
+            and self.data.merged_index is not None
+        ):
             # `Samples.in_units` makes outliers missing entries. So outliers are the entries that
             # are known in the data, but missing in ``samples``.
-            missed = self.data.samples.known > samples.known
+            missed = self.data.samples.observed > samples.observed
             fitted = replace(fitted, outliers=missed.nonzero().cpu())
         problem = self.make_problem(fitted)
         begins = fitted.searched or fitted
@@ -314,7 +319,7 @@ class RowPhases(Run):
                 searched=replace(found, coded=None, problem=None, losses=()),
                 search_alpha=found.alpha * problem.unit,
                 losses=(*fitted.losses, *found.losses),
-                n_codes=found.coded.n_entries,
+                has_codes=found.coded.n_entries > 0,
                 stream=stream.after_search(found.coded, float(self.data.n_seen)),
                 is_done=found.stage == "done",
                 note=f"search, epoch {len(found.losses)}  {found.stage}  loss {found.losses[-1]:g}",
@@ -353,8 +358,8 @@ class RowPhases(Run):
         state = begun
         losses = fitted.losses
         loss = 0.0
-        if fitted.passed is not None:  # this fit resumes in the middle of the pass
-            state, losses, loss = fitted.passed, losses[:-1], losses[-1]
+        if fitted.pass_state is not None:  # this fit resumes in the middle of the pass
+            state, losses, loss = fitted.pass_state, losses[:-1], losses[-1]
         blocks = source.blocks(
             size, torch.Generator().manual_seed(self.own.initial_seed())
         )
@@ -372,7 +377,9 @@ class RowPhases(Run):
             loss += (state.loss * unit**2 - loss) * n_more / max(n_rows, 1)
             atoms = state.atoms
             is_last = state.n_blocks >= n_blocks
-            now = replace(fitted, losses=(*losses, loss), is_done=is_last, passed=state)
+            now = replace(
+                fitted, losses=(*losses, loss), is_done=is_last, pass_state=state
+            )
             if is_last:
                 if problem.held_out is not None:
                     judges = replace(problem.held_out.problem, alpha=alpha)
@@ -383,7 +390,7 @@ class RowPhases(Run):
                     self._coded = descend.solve_codes(coded.problem, atoms, REPEATS)
                 searched = replace(fitted.searched, atoms=atoms)
                 rest = stream.after_search(self._coded, float(self.data.n_seen))
-                now = replace(now, searched=searched, stream=rest, passed=None)
+                now = replace(now, searched=searched, stream=rest, pass_state=None)
             note = f"pass, block {state.n_blocks}/{n_blocks}  mean objective {state.mean:.6g}"
             yield replace(now, atoms=atoms.to(fitted.atoms), note=note)
 
@@ -396,10 +403,10 @@ class RowPhases(Run):
         """
         problem, coded = self.found(fitted)
         if (
-            fitted.passed is not None
+            fitted.pass_state is not None
         ):  # a callback has ended the pass before its last block
             coded = self._coded = descend.solve_codes(
-                coded.problem, fitted.passed.atoms, REPEATS
+                coded.problem, fitted.pass_state.atoms, REPEATS
             )
         atoms = descend.refit_atoms(coded.problem, coded.atoms, coded.codes)
         if self._in_parts:
@@ -466,7 +473,7 @@ class RowPhases(Run):
         this state, and the first `Fitted` that is yielded is the state itself.
         """
         plan = self.plan
-        given = self.plan.given
+        given = self.plan.params
         known = fitted.training
         source = self.source
         ended_by = fitted.ended_by if known else None
@@ -498,7 +505,7 @@ class RowPhases(Run):
                 how = dict(
                     note=f"{note}  loss {now.loss_curve[-1]:.6g}", ended_by=ended_by
                 )
-                how["n_codes"] = len(now.atoms) - int(trainer.epoch["unused"].sum())
+                how["has_codes"] = not trainer.epoch["unused"].all()
                 drawn = source.generator and source.generator.get_state()
                 state = now.training | {"stopping": stopping.course, "generator": drawn}
                 yield replace(now, training=state, is_done=done, **how)
@@ -535,7 +542,7 @@ class RowPhases(Run):
             fitted,
             self.samples.in_units(fitted.units),
             self,
-            plan.given.max_iter,
+            plan.params.max_iter,
         )
         generator = torch.Generator(fitted.atoms.device).manual_seed(seed)
         yield replace(
@@ -604,7 +611,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         more = learner._intercept_of(atoms, intercept)
         alpha = getattr(learner, cls._penalty)
         messages.refuse(
-            alpha == "auto" and plan.given.transform_algorithm != "omp",
+            alpha == "auto" and plan.params.transform_algorithm != "omp",
             f"{cls._penalty}='auto' needs data, and there are none: pass a number.",
         )
         data = Data(
@@ -750,7 +757,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         Codes are in the user's units, too. `DictionaryTransformer` calls it for each `transform`.
         """
         encoder = self._encoder()
-        units = replace(units_of(self), norm=None, intercept=None)
+        units = replace(units_of(self), median_norm=None, intercept=None)
         if isinstance(
             encoder, LearnedEncoder
         ):  # it clips residuals at its own limit of outliers
@@ -766,7 +773,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         ``data`` are the `Data` of the new call.
         """
         kept = self._fitted
-        given = plan.given.alpha
+        given = plan.params.alpha
         known = dict(alpha=kept.alpha, coding=kept.coding)
         if given not in (
             "auto",

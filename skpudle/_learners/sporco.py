@@ -9,9 +9,10 @@ from skpudle._compilation import import_extra
 from skpudle._data import arrays
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.sources import Samples, merge_samples, open_source, scale_weights
+from skpudle._fit.encoders import Converged
 from skpudle._fit.messages import warn_of_few_samples
-from skpudle._fit.plan import Converged, choose_atoms
-from skpudle._fit.run import Epoch, FollowedFit
+from skpudle._fit.plan import choose_atoms
+from skpudle._fit.run import EpochRecord, FollowedFit
 from skpudle._learners.parameters import ATOMS, POSITIVE, fits, sets_parameters
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle.search import auto_alpha
@@ -188,21 +189,21 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
             found |= {"components_": components, "alpha_": alpha}
             return arrays.input_attributes(X) | found
 
-        def epochs(interrupts):  # yields an `Epoch` for each iteration
+        def epochs(interrupts):  # yields an `EpochRecord` for each iteration
             for n in range(1, max_iter + 1):
                 solver.solve()
                 stops = callback is not None and callback(solver)
                 note = f"iteration {n}/{max_iter}  loss {solver.getitstat().DFid[-1] / len(x):.6g}"
                 ended_by = "callback" if stops else "max_iter"
                 is_done = stops or n == max_iter
-                yield Epoch(
+                yield EpochRecord(
                     note=note, attributes=attributes, ended_by=ended_by, is_done=is_done
                 )
 
         self._follow(epochs, X, y, max_iter)
         return self
 
-    def _transform_encoder(self):  # -> encoder, see `skpudle._fit.plan`
+    def _transform_encoder(self):  # -> encoder, see `skpudle._fit.encoders`
         return Converged(self.alpha_)
 
     _allows_nan = False

@@ -169,7 +169,7 @@ class TaskPlan(Plan):
 
     Joint training updates atoms and head (see the module) together. `TaskLearner._read` sets the
     attribute ``task``, a `Classification` or `Regression`, when it has read the targets. A record
-    has the head in ``more``, of shape (n_components, n_sides * n_outputs + n_outputs); `with_head`
+    has the head in ``extra``, of shape (n_components, n_sides * n_outputs + n_outputs); `with_head`
     and `head` convert weights and intercepts to this form and back.
     """
 
@@ -214,7 +214,7 @@ class TaskPlan(Plan):
         b, task, (weights, intercept) = (
             self.supervision,
             self.task,
-            self.head(fitted.more),
+            self.head(fitted.extra),
         )
         z = encoder(dictionary, batch.x, mask=batch.mask)
         # If training began with samples as atoms, as in `partial_fit`, a gradient of the
@@ -255,20 +255,20 @@ class TaskPlan(Plan):
         )
 
     def with_head(self, fitted, weights, intercept):  # -> Fitted
-        """Return the record with the linear model (head) in ``more``; undoes `head`.
+        """Return the record with the linear model (head) in ``extra``; undoes `head`.
 
         ``weights`` are (n_outputs, n_sides * n_components) and ``intercept`` is (n_outputs,).
         """
         n = len(fitted.atoms)
         weights = weights.unflatten(1, (self.n_sides, n)).movedim(2, 0).flatten(1)
         return replace(
-            fitted, more=torch.cat([weights, intercept.expand(n, -1)], dim=1)
+            fitted, extra=torch.cat([weights, intercept.expand(n, -1)], dim=1)
         )
 
     def head(self, more):  # -> (n_outputs, n_sides * n_components), (n_outputs,)
         """Return weights and intercepts of the linear model (head), as differentiable tensors.
 
-        ``more`` is the field of a `Fitted`, in the form that training updates, see `TaskPlan`.
+        ``extra`` is the field of a `Fitted`, in the form that training updates, see `TaskPlan`.
         """
         n = self.task.n_outputs
         weights = more[:, :-n].unflatten(1, (n, self.n_sides))
@@ -280,7 +280,7 @@ class TaskPlan(Plan):
         The rule is that of joint training, `rule`, if the record has a head.
         """
         rule, dictionary, options = super().network(fitted, update)
-        rule = rule if fitted.more is None else partial(self.rule, fitted)
+        rule = rule if fitted.extra is None else partial(self.rule, fitted)
         return rule, dictionary, options
 
     def replacements(self, fitted, samples):
@@ -290,7 +290,7 @@ class TaskPlan(Plan):
         model, which are zero, and a copy of the intercepts, so that decisions do not jump.
         """
         atoms = super().replacements(fitted, samples)
-        more = fitted.more
+        more = fitted.extra
         if more is None:
             return atoms
         new = more.mean(0).expand(len(atoms), -1).clone()
@@ -321,7 +321,7 @@ class TaskPlan(Plan):
 
         Weights and intercepts are in the units of ``y`` and of the codes of `transform`.
         """
-        (weights, intercept), task = self.head(fitted.more), self.task
+        (weights, intercept), task = self.head(fitted.extra), self.task
         mean, scale = (to_tensor(part).to(weights) for part in (task.mean, task.scale))
         coef = weights * (scale[:, None] / self.unit(fitted))
         coef = to_numpy(coef)
@@ -454,7 +454,9 @@ class TaskLearner(DenseLearner):
         plan.task = replace(
             task, total_weight=task.total_weight + data.samples.total_weight
         )
-        return data._replace(places=None)  # without ``places`` no ``outliers_`` are set
+        return data._replace(
+            merged_index=None
+        )  # without ``merged_index`` no ``outliers_`` are set
 
     def _begin(self, plan, data):  # -> Fitted
         """Return the `Fitted` that a first `partial_fit` updates: its head (linear model) is zero.
@@ -463,7 +465,7 @@ class TaskLearner(DenseLearner):
         """
         fitted = super()._begin(plan, data)
         shape = len(fitted.atoms), plan.task.n_outputs * (plan.n_sides + 1)
-        return replace(fitted, more=fitted.atoms.new_zeros(shape))
+        return replace(fitted, extra=fitted.atoms.new_zeros(shape))
 
     def _resume(self, plan, data):  # -> Fitted
         """Return the `Fitted` that a later `partial_fit` updates, with the present head.
@@ -483,7 +485,7 @@ class TaskLearner(DenseLearner):
 
         If the record has no linear model (head), as without supervision, it is fitted here.
         """
-        if fitted.more is None:
+        if fitted.extra is None:
             fitted = plan.solve(fitted, data.samples.in_units(fitted.units))
         return super()._attributes(plan, data, fitted)
 

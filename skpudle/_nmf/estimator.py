@@ -23,7 +23,7 @@ from skpudle._learners.parameters import ATOMS, sets_parameters
 from skpudle._learners.summary import describe_fit
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
-from skpudle.search.held_out import hash_rows
+from skpudle._rows import hash_rows
 
 # n_components="auto" needs at least this number of distinct rows, since a quarter of the rows is
 # held out: of 8 rows 2.
@@ -161,7 +161,7 @@ class _Phases(Run):
         self.n_updates = 1000 if learner.max_iter == "auto" else learner.max_iter
         events, n_read = _read_events(data.source)
         self.n_samples = (
-            n_read if data.places is None else int((data.places >= 0).sum())
+            n_read if data.merged_index is None else int((data.merged_index >= 0).sum())
         )
         unknown = np.flatnonzero(events.lost.sum(0) == len(events.often)).tolist()
         messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
@@ -233,7 +233,7 @@ class _Phases(Run):
         """
         decides = self.learner.n_components == "auto"
         choices = Phase("size", self.choose_size, decides), Phase("prior", self.choose)
-        return *choices, Phase("training", self.train, unit="epoch")
+        return *choices, Phase("training", self.train, epoch_name="epoch")
 
     def choose_size(self, fitted):
         """Choose the number of atoms: the phase "size", which yields one record.

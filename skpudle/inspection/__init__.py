@@ -49,12 +49,11 @@ from skpudle._data.arrays import (
     warn,
 )
 from skpudle._data.sources import merge_copies, refuse_shuffled
-from skpudle._fit.plan import centre, units_of
-from skpudle._fitted import check_learner_of_rows, encode_parts
+from skpudle._estimators import check_learner_of_rows, encode_parts
+from skpudle._fit.encoders import centre, units_of
 from skpudle._learners.counts import CountDictionaryLearning, check_exposure
+from skpudle._rows import hash_rows, spread_rows
 from skpudle.inspection import _posterior
-from skpudle.search._epoch import spread_rows
-from skpudle.search.held_out import hash_rows
 
 __all__ = [
     "atom_contributions",
@@ -404,7 +403,7 @@ def _in_units(learner, rows, codes, weight):
 
     Returns
     -------
-    rows : _posterior.Rows
+    rows : _posterior.CodedRows
         The converted rows with their codes. Outliers of the learner count as missing.
     atoms : ndarray of shape (n_components, n_features)
         The learner's atoms in these units, divided by their norms.
@@ -426,7 +425,9 @@ def _in_units(learner, rows, codes, weight):
     gains = norms.T if scale is None else norms.T / to_numpy(scale)
     weight = weight / weight.mean()
     what = own.intercept is not None, bool(getattr(learner, "positive_code", False))
-    rows = _posterior.Rows(to_numpy(x), missing, codes * gains, weight[:, None], *what)
+    rows = _posterior.CodedRows(
+        to_numpy(x), missing, codes * gains, weight[:, None], *what
+    )
     return rows, atoms / norms, units, gains
 
 

@@ -49,8 +49,7 @@ from scipy import sparse, stats
 from sklearn.preprocessing import normalize
 
 from skpudle._compilation import Loops, blocks_of_rows
-from skpudle.search._epoch import spread_rows
-from skpudle.search.held_out import MEDIAN_OF_NORMAL
+from skpudle._rows import MEDIAN_OF_NORMAL, spread_rows
 
 # Markov chain of `sample_atoms`, in sweeps, each of which draws every unknown once: the number of
 # first sweeps, and the numbers of further sweeps after which the chain may end. First sweeps are
@@ -164,7 +163,7 @@ loops = Loops(globals())
 # ---------------------------------------------------------------------------- rows
 
 
-class Rows(NamedTuple):
+class CodedRows(NamedTuple):
     """Rows in units of their noise with the codes of a fit: the data of the samplers.
 
     Attributes
@@ -194,7 +193,7 @@ class Rows(NamedTuple):
 
     def take(self, numbers):
         """Return some of the rows, selected by their indices ``numbers``, an integer array."""
-        return Rows(*(part[numbers] for part in self[:4]), *self[4:])
+        return CodedRows(*(part[numbers] for part in self[:4]), *self[4:])
 
 
 class AtomPosterior(NamedTuple):
@@ -238,22 +237,22 @@ def keep_above_rounding(variances, x):
     return np.maximum(variances, max(least, np.finfo(float).tiny))
 
 
-def _without_outliers(rows, atoms):  # -> Rows, noise of features
-    """Prepare `Rows` for a chain: remove outliers and tiny codes, and estimate the noise.
+def _without_outliers(rows, atoms):  # -> CodedRows, noise of features
+    """Prepare `CodedRows` for a chain: remove outliers and tiny codes, and estimate the noise.
 
     Very long rows are removed. An entry becomes missing if it is far from what codes explain. Codes
     of at most 3 standard deviations of the noise become 0.
 
     Parameters
     ----------
-    rows : Rows
+    rows : CodedRows
         The rows of a fit, with codes as a dense array.
     atoms : ndarray of shape (n_components, n_features)
         The atoms of the fit, of norm 1.
 
     Returns
     -------
-    rows : Rows
+    rows : CodedRows
         The remaining rows, with codes as a CSR array.
     variances : ndarray of shape (n_features,)
         A first estimate of the variances of the noise of features.
@@ -382,7 +381,7 @@ def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
 
     Parameters
     ----------
-    rows : Rows
+    rows : CodedRows
         The rows; their codes are not used.
     fitted : ndarray of shape (n, n_features)
         The prediction of the rows by ``codes``, with the drawn baseline if there is one.
@@ -417,9 +416,10 @@ def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
 def sample_noise(rows, atoms, rng):  # -> (n_features,)
     """Estimate the variances of the noise of features for known atoms, for `code_intervals`.
 
-    ``rows`` are `Rows`, and ``atoms`` (n_components, n_features) have norm 1. Codes and missing
-    entries of at most 2,000 rows are drawn ten times, and the variances are those of the last
-    residuals. For fewer than 200 rows nothing is drawn, and all features get one variance.
+    ``rows`` are `CodedRows`, and ``atoms`` (n_components, n_features) have norm 1. Codes and
+    missing entries of at most 2,000 rows are drawn ten times, and the variances are
+    those of the last residuals. For fewer than 200 rows nothing is drawn, and all features get
+    one variance.
     """
     rows, variances = _without_outliers(rows, atoms)
     if len(rows.x) < 200:  # too few rows to estimate a variance for each feature
@@ -440,7 +440,7 @@ def sample_atoms(rows, atoms, scale, rng):
 
     Parameters
     ----------
-    rows : Rows
+    rows : CodedRows
         Rows in units of their noise, with the codes of the fit.
     atoms : ndarray of shape (n_components, n_features)
         Atoms of the fit, of norm 1 in these units.

@@ -11,7 +11,7 @@ over the atoms, one by one, on the sphere of atoms of norm 1. (Learners may cons
 sphere or to the ball, or not at all. Minimisers over the ball lie on the sphere. Without a
 constraint the objective has no minimum.)
 
-`find_atoms` is a generator of `Found`, one for each epoch. Its stages are:
+`find_atoms` is a generator of `SearchState`, one for each epoch. Its stages are:
 
 1. Atoms *settle*: they descend on a sample of the rows, which grows. Then they leave local minima
    in *rounds* of split and remove (`skpudle.search.descend`). *Held-out* rows, about a tenth of all
@@ -40,20 +40,20 @@ different samples end with the same atoms.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from skpudle._rows import own
+from skpudle._states import PenaltyPath, SearchState, Trial
 from skpudle.search import descend
-from skpudle.search._epoch import own
 from skpudle.search.held_out import (
     CHANCE,
     SURE,
-    Prediction,
     hold_out,
     loss_and_chance,
     worse,
@@ -122,52 +122,6 @@ def walk(first, step, score, **rule):
 
 
 # ------------------------------------------------------------------ penalties
-
-
-class PenaltyPath(NamedTuple):
-    """The penalties that a search tried, in the order of the trials, for users to inspect.
-
-    Attributes
-    ----------
-    alpha : Tensor of shape (n_trials,)
-        Penalties.
-    score : Tensor of shape (n_trials,)
-        R^2 against zeros: the fraction of the energy (the sum of squares) of the hidden entries
-        that the prediction explains.
-    unbiased : Tensor of shape (n_trials,), bool
-        Whether the prediction is by atoms that have been freed of the lasso's bias.
-    tolerance : Tensor of shape (n_trials,)
-        Two standard errors of the score. A smaller score may be due to chance.
-    """
-
-    alpha: Tensor
-    score: Tensor
-    unbiased: Tensor
-    tolerance: Tensor
-
-
-class Trial(NamedTuple):
-    """Atoms of a search at one penalty, and how well they predict held-out data.
-
-    Attributes
-    ----------
-    alpha : float
-        Penalty of the search, in the units of its problem.
-    unbiased : bool
-        Whether the prediction is by atoms that have been freed of the lasso's bias.
-    prediction : Prediction
-        The prediction of held-out data by ``judged``.
-    atoms : Tensor of shape (n_components, ...), default=None
-        The atoms of the search, which minimise the lasso's objective.
-    judged : Tensor of shape (n_components, ...), default=None
-        The atoms that predict: ``atoms``, or ``atoms`` freed of the lasso's bias.
-    """
-
-    alpha: float
-    unbiased: bool
-    prediction: Prediction
-    atoms: Tensor | None = None
-    judged: Tensor | None = None
 
 
 error_of = attrgetter(
@@ -297,49 +251,12 @@ def penalty_of_mixtures(problem, n_components):  # -> float
 # ------------------------------------------------------------------ the search
 
 
-@dataclass(frozen=True, eq=False)
-class Found:
-    r"""The state of a search after an epoch, or its result.
-
-    Attributes
-    ----------
-    stage : str
-        Name of the present stage: "settle", "split and remove", "penalty", "polish" or "done".
-    coded : Epoch, DeviceEpoch or ConvEpoch
-        Data with codes from the last epoch that had ``n_components`` atoms. For a finished search:
-        from the epoch of the polish with the least objective.
-    atoms : Tensor of shape (n_components, ...)
-        The atoms of ``coded``, of norm 1.
-    alpha : float
-        The penalty of the atoms, in the units of the problem.
-    losses : tuple of float
-        The mean over samples of :math:`\frac12 \|x - z D\|^2` in every epoch, in the user's units.
-    path : PenaltyPath, default=None
-        All penalties that were tried so far, in the user's units. None without trials.
-    trial : Trial, default=None
-        From the polish on: the trial of the chosen penalty. None without held-out rows.
-    stride : int, default=1
-        From the polish on: the atoms adapt to one in ``stride`` samples.
-    problem : Problem or ConvProblem
-        Data and objective of the search, with the held-out rows.
-    """
-
-    stage: str
-    coded: Any
-    atoms: Tensor
-    alpha: float
-    losses: tuple = ()
-    path: PenaltyPath | None = None
-    trial: Trial | None = None
-    stride: int = 1
-    problem: Any = None
-
-
 class _Log:
-    """Make the records that a search yields, `Found`, of the results of epochs and trials.
+    """Make the records that a search yields, `SearchState`, of the results of epochs and trials.
 
     ``coded`` is the result of the last epoch that had ``n_components`` atoms; epochs between a
-    split and a removal have more. ``losses`` and ``path`` are the attributes of the next `Found`.
+    split and a removal have more. ``losses`` and ``path`` are the attributes of the next
+    `SearchState`.
     """
 
     def __init__(self, problem, n_components):
@@ -350,11 +267,11 @@ class _Log:
         self.path = None
         self._trials = []
 
-    def stage(self, name, steps):  # yields Found
-        """Yield a `Found` for each epoch of the generator ``steps``; return what ``steps`` returns.
+    def stage(self, name, steps):  # yields SearchState
+        """Yield a `SearchState` for each epoch of ``steps``; return what ``steps`` returns.
 
-        ``steps`` yields an `Epoch` (or `DeviceEpoch` or `ConvEpoch`) for each epoch, and ``name``
-        is the name of the stage.
+        ``steps`` is a generator that yields an `Epoch` (or `DeviceEpoch` or `ConvEpoch`) for each
+        epoch, and ``name`` is the name of the stage.
         """
         while True:
             try:
@@ -365,7 +282,7 @@ class _Log:
             if self.coded is None or len(coded.atoms) == self.n_components:
                 self.coded = coded
             known = self.coded.atoms, self.coded.problem.alpha, self.losses, self.path
-            yield Found(name, self.coded, *known, problem=self.problem)
+            yield SearchState(name, self.coded, *known, problem=self.problem)
 
     def note(self, trial):  # Trial -> the same
         """Add a trial to ``path``, in the user's units, and return the trial unchanged."""
@@ -500,7 +417,7 @@ def find_atoms(problem, atoms, level=None):
 
     Yields
     ------
-    Found
+    SearchState
         The search after each epoch. The last one has the stage "done".
     """
     best_atoms = begin = problem.project(atoms.detach().cpu().double())
@@ -569,7 +486,9 @@ def find_atoms(problem, atoms, level=None):
     yield replace(last, stage="done", coded=best, atoms=best.atoms)
 
 
-def search(problem: Any, atoms: Tensor, *, on_epoch: Callable | None = None) -> Found:
+def search(
+    problem: Any, atoms: Tensor, *, on_epoch: Callable | None = None
+) -> SearchState:
     """Search for the atoms that minimise the objective, and for the penalty of the search.
 
     Parameters
@@ -579,11 +498,11 @@ def search(problem: Any, atoms: Tensor, *, on_epoch: Callable | None = None) -> 
     atoms : Tensor of shape (n_components, n_features)
         Initial atoms of any norm in different directions, such as samples.
     on_epoch : callable, default=None
-        Called with a `Found` after every epoch; an exception that it raises ends the search.
+        Called with a `SearchState` after every epoch; an exception that it raises ends the search.
 
     Returns
     -------
-    Found
+    SearchState
         The finished search. Its ``atoms``, of shape (n_components, n_features) and norm 1, are the
         result, and its ``alpha`` is their penalty.
     """

@@ -27,11 +27,10 @@ References
 """
 
 from math import ceil, inf
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
+from skpudle._states import Held, StreamState
 from skpudle.search.descend import (
     PROGRESS,
     SPLIT,
@@ -82,97 +81,9 @@ def block_rows(n_used, n_components, n_features):  # -> int
     return max(least, min(wanted, 2**26 // row))
 
 
-class Held(NamedTuple):
-    """What a stream remembers of earlier rows: the atoms, and how much earlier rows need each atom.
-
-    It acts on the next block as a penalty on steps away from ``atoms``, see the module.
-
-    Attributes
-    ----------
-    atoms : Tensor of shape (n_atoms, n_features)
-        Unit atoms after the earlier rows.
-    energy : Tensor of shape (n_atoms,)
-        For each atom the weighted sum of its squared codes in earlier rows, the factor of the
-        penalty.
-    cost : Tensor of shape (n_atoms,)
-        For each atom the weighted sum over earlier blocks of the rise of the objective without it.
-    """
-
-    atoms: Tensor
-    energy: Tensor
-    cost: Tensor
-
-    def pull(self, atoms, part):  # -> (n, n_features), (n, n)
-        """Return what the penalty on steps adds to the sums by which a block of atoms improves.
-
-        `Epoch.improved_atoms` calls it. The block is the slice ``part`` of ``n`` of the ``atoms``
-        (n_atoms, n_features), called ``D``. A sweep over the block (`_compiled.sweep`) minimises by
-        means of ``B - A D`` and ``A``, where ``A = Z^T Z`` and ``B = Z^T X`` for rows ``X`` with
-        codes ``Z``. The first result (n, n_features) is added to the block's rows of ``B - A D``,
-        the second (n, n) to the block's diagonal block of ``A``.
-        """
-        energy = self.energy[part]
-        return energy[:, None] * (
-            self.atoms[part] - torch.as_tensor(atoms[part])
-        ), energy.diag()
-
-    def strain(self, atoms):  # (n_atoms, n_features) -> float
-        """Return the penalty for the step from the earlier atoms to ``atoms``.
-
-        The penalty estimates by how much the objective of earlier rows rises. `_play_round`
-        subtracts the rise from the gain of a round, so that earlier rows do not lose more by the
-        round than the block gains.
-        """
-        return float(0.5 * (self.energy * (atoms - self.atoms).square().sum(1)).sum())
-
-    def extended(self, atoms):  # (n, n_features) -> Held
-        """Return a `Held` with new ``atoms`` appended, whose steps cost nothing.
-
-        Earlier rows have not used the new atoms, so their energies and costs are zero.
-        """
-        zeros = self.energy.new_zeros(len(atoms))
-        return Held(
-            *(torch.cat(pair) for pair in zip(self, (atoms, zeros, zeros), strict=True))
-        )
-
-
-class Stream(NamedTuple):
-    """State of a stream between two blocks, which `advance_stream` takes and returns.
-
-    Attributes
-    ----------
-    held : Held
-        The atoms, and how much earlier rows need each of them.
-    weight : float
-        Sum of the present weights of the rows so far, after forgetting.
-    n_rows : float
-        Number of rows so far in all processes, each as often as its sample weight says.
-    mean : float
-        Mean objective of a row over all rows so far, each before the atoms adapted to its block.
-    n_splits : int
-        Largest number of atoms that the next round adds; 0 if rounds have ended, until a block
-        surprises.
-    n_blocks : int
-        Number of blocks so far.
-    loss : float
-        Mean over the rows of the last block of half the squared residual.
-    """
-
-    held: Held
-    weight: float = 0.0
-    n_rows: float = 0.0
-    mean: float = inf
-    n_splits: int = 1
-    n_blocks: int = 0
-    loss: float = 0.0
-
-    @property
-    def atoms(self):
-        """The atoms after the last block, of shape (n_atoms, n_features)."""
-        return self.held.atoms
-
-
-def begin_stream(atoms, energy=None, *, weight=0.0, n_rows=0.0, mean=inf):  # -> Stream
+def begin_stream(
+    atoms, energy=None, *, weight=0.0, n_rows=0.0, mean=inf
+):  # -> StreamState
     """Return the state of a stream before its first block.
 
     Parameters
@@ -183,18 +94,18 @@ def begin_stream(atoms, energy=None, *, weight=0.0, n_rows=0.0, mean=inf):  # ->
         For each atom the mean square of its codes in earlier rows. Half of the mean square
         estimates the cost of the atom for a row. None: no earlier rows.
     weight, n_rows : float, default=0.0
-        Sum of weights and number of the earlier rows, as in `Stream`.
+        Sum of weights and number of the earlier rows, as in `StreamState`.
     mean : float, default=inf
         Mean objective of an earlier row.
 
     Returns
     -------
-    Stream
+    StreamState
         The state, with the initial ``atoms``.
     """
     sums = atoms.new_zeros(len(atoms)) if energy is None else energy * weight
     n_splits = max(1, len(atoms) // SPLIT["few"])
-    return Stream(Held(atoms, sums, sums / 2), weight, n_rows, mean, n_splits)
+    return StreamState(Held(atoms, sums, sums / 2), weight, n_rows, mean, n_splits)
 
 
 def _total(problem):  # -> float
@@ -217,7 +128,7 @@ def objective(problem, atoms, *, unbiased=False):  # -> float
     return solve_codes(problem, atoms, _REPEATS).objective / n if n else 0.0
 
 
-def after_search(coded, n_rows=None):  # -> Stream
+def after_search(coded, n_rows=None):  # -> StreamState
     """Return the state of a stream that begins with the result of a search.
 
     Parameters
@@ -231,7 +142,7 @@ def after_search(coded, n_rows=None):  # -> Stream
 
     Returns
     -------
-    Stream
+    StreamState
         The state, with the atoms of the search.
     """
     n = _total(coded.problem)
@@ -306,7 +217,7 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
     ----------
     problem : Problem
         The rows of the block, and the objective.
-    state : Stream
+    state : StreamState
         State before the block; it is not changed.
     forgetting : float, default=0.0
         The exponent rho of the weights of earlier rows, see the module; with 0 all rows have the
@@ -317,7 +228,7 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
 
     Returns
     -------
-    Stream
+    StreamState
         State after the block.
     bool
         False if the block is too small and not final. The state then has new atoms and a new loss
@@ -373,4 +284,6 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
     mean = new if state.mean == inf else state.mean + (new - state.mean) * n / n_rows
     held = Held(coded.atoms, held.energy + coded.energies(), cost)
     n_blocks = state.n_blocks + 1
-    return Stream(held, weight + n, n_rows, mean, n_splits, n_blocks, coded.loss), True
+    return StreamState(
+        held, weight + n, n_rows, mean, n_splits, n_blocks, coded.loss
+    ), True

@@ -159,7 +159,7 @@ def test_the_gradient_of_counts_is_that_of_the_decoder(masked, loss, generator):
     rows = torch.cat([atoms, normal(generator, 1, atoms.shape[1])]).requires_grad_()
     plan = CountPlan(CountDictionaryLearning(n_unfoldings=5))
     plan.loss = loss
-    fitted = Fitted(atoms=rows[:-1], more=rows[-1:], alpha=0.3)
+    fitted = Fitted(atoms=rows[:-1], extra=rows[-1:], alpha=0.3)
     rule, dictionary, options = plan.network(fitted)
     batch = Samples(x, known if masked else None, exposure.exp())
     found = rule(dictionary, batch, **options)

@@ -138,7 +138,7 @@ def test_the_gradient_of_the_joint_loss_is_that_of_naive_autograd(
     by_weights, by_intercept = torch.autograd.grad(2.5 * (of_task + ridge), leaves[1:])
     tight = dict(rtol=1e-12, atol=1e-12)
     parts = plan.with_rows(fitted, gradient)
-    of_weights, of_intercept = plan.head(parts.more)
+    of_weights, of_intercept = plan.head(parts.extra)
     torch.testing.assert_close(parts.atoms, by_atoms, **tight)
     torch.testing.assert_close(of_weights, by_weights, **tight)
     # the copies of the intercept share its gradient

@@ -22,8 +22,8 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.images import covered, covering_positions, read_images
 from skpudle._fit import messages
-from skpudle._fit.plan import fixed
-from skpudle._fit.run import Epoch
+from skpudle._fit.encoders import fixed
+from skpudle._fit.run import EpochRecord
 from skpudle._learners.convolutional import base, learn
 from skpudle._learners.parameters import POSITIVE, fits, sets_parameters
 from skpudle._operators._atoms import atom_norms, factor_atoms
@@ -234,7 +234,7 @@ class ConvPUDLEDictionaryLearning(
         def epochs(interrupts):
             for one in learns(pieces, self, generator, start):
                 known = dict(note=one.note, ended_by=one.ended_by, is_done=one.is_done)
-                yield Epoch(
+                yield EpochRecord(
                     attributes=partial(self._attributes_of, one, inputs), **known
                 )
 

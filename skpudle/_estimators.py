@@ -17,7 +17,7 @@ from skpudle._data.images import read_images
 from skpudle._data.sources import open_source
 
 
-class Found(NamedTuple):
+class FoundLearner(NamedTuple):
     """A fitted learner, and the fitted transformers before it in a pipeline, see `find_learner`.
 
     ``steps`` are these transformers in their order; without a pipeline there are none. The methods
@@ -77,7 +77,7 @@ class Found(NamedTuple):
         return self.to_data(self.learner.components_)
 
 
-def find_learner(estimator, attribute="components_"):  # -> Found
+def find_learner(estimator, attribute="components_"):  # -> FoundLearner
     """Return the fitted learner in an estimator, with the steps before it in a pipeline.
 
     The learner is the estimator itself, the best estimator of a `GridSearchCV`, or the last step of
@@ -91,12 +91,12 @@ def find_learner(estimator, attribute="components_"):  # -> Found
     estimator = getattr(estimator, "best_estimator_", estimator)
     if not isinstance(estimator, Pipeline):
         check_is_fitted(estimator, attribute)
-        return Found(estimator, ())
+        return FoundLearner(estimator, ())
     steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
     for i in reversed(range(len(steps))):
         with suppress(NotFittedError):
             found = find_learner(steps[i], attribute)
-            return Found(found.learner, (*steps[:i], *found.steps))
+            return FoundLearner(found.learner, (*steps[:i], *found.steps))
     raise NotFittedError(f"No step of the pipeline has {attribute}: {steps!r:.200}.")
 
 
