@@ -253,16 +253,23 @@ def uses():
 
 @case((descend, "descend", "mul_(0.95)"))
 def extrapolation():
-    """Atoms are extrapolated by this factor times their last step: found after 80 epochs."""
-    rows, _, truth = planted(5000, 100, 500, 6)
-    values = ["mul_(0.0)", "mul_(0.9)", "mul_(0.95)", "mul_(0.98)"]
-    for columns, context in for_values(extrapolation.constants[0], values):
-        problem, atoms = problem_of(rows, len(truth))
-        with context(), constant_set_to("STALL", -1.0):
-            codes = problem.first_codes(atoms)
-            *_, coded = descend.descend(problem, problem.project(atoms), codes, 80)
-        figures = {"objective": coded.objective / len(rows)}
-        yield columns | figures | {"found": share_found(coded.atoms, truth)}
+    """Atoms are extrapolated by this factor times their last step: after 80 epochs."""
+    texts = ["mul_(0.0)", "mul_(0.9)", "mul_(0.95)", "mul_(0.98)"]
+    sets = {
+        "6 codes a row": planted(2500, 100, 500, 6),
+        "15 codes a row": planted(5000, 200, 500, 15),
+        "15 dB": planted(3000, 64, 500, 4, snr_db=15),
+    }
+    for name, (rows, _, truth) in sets.items():
+        for columns, context in for_values(extrapolation.constants[0], texts):
+            problem, atoms = problem_of(rows, len(truth))
+            with context(), constant_set_to("STALL", -1.0):
+                codes = problem.first_codes(atoms)
+                start = problem.project(atoms)
+                *_, coded = descend.descend(problem, start, codes, 80)
+            figures = {"objective": coded.objective / len(rows)}
+            figures["found"] = share_found(coded.atoms, truth)
+            yield columns | {"data": name} | figures
 
 
 @case("SWEEPS")
@@ -477,12 +484,6 @@ def compare_outliers(constant, values):
                     | figures
                     | {"outliers": n_outliers}
                 )
-
-
-@case("_DEARER")
-def dearer():
-    """Errors of entries cost this factor more than codes, where noise is low."""
-    yield from compare_outliers("_DEARER", [1.0, 1.5, 3.0])
 
 
 @case("_UNPREDICTED")
