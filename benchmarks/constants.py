@@ -541,24 +541,6 @@ def hides():
     yield from compare_features("_HIDES", [0.0, 0.8, 1.0])
 
 
-@case("_FEW")
-def rows_for_units():
-    """Units are learned from at least this number of rows for each atom."""
-    for n_rows in (40, 80, 160):
-        for kind in ("equal", "unequal"):
-            for seed in range(3):
-                rows, new_rows, _ = planted(n_rows + 400, 20, 20, 2, seed=seed)
-                if kind == "unequal":
-                    scales = np.exp(np.random.default_rng(seed).standard_normal(20))
-                    rows, new_rows = rows * scales, new_rows * scales
-                for columns, context in for_values("_FEW", [1, 4, 16]):
-                    learner = skpudle.PUDLEDictionaryLearning(20, random_state=0)
-                    with context(), warnings.catch_warnings(action="ignore"):
-                        _, seconds = timed(learner.fit, rows[:n_rows])
-                    data = {"data": f"{n_rows} rows, {kind} features", "seed": seed}
-                    yield columns | data | judge(learner, seconds, new_rows)
-
-
 # ---------------------------------------------------------------------------- streams, training
 
 
