@@ -35,7 +35,8 @@ from skpudle.search import learn_units as unit_search
 # Number of epochs (of coordinate descent over all codes) that compute the codes of the data again
 # for atoms that stay fixed, after a search or a pass over all rows. The first epoch starts from
 # zero codes, each later epoch from the codes of the one before. On rows with 60 planted atoms the
-# objective is 35, 2.2 and .08 % above its minimum over the codes after 1, 2 and 3 epochs.
+# objective is 28, 0.7 and 0.01 % above its minimum over the codes after 1, 2 and 3 epochs, and on
+# digits 55, 20 and 8 % (benchmarks/constants.py repeats-of-codes).
 REPEATS = 3
 
 
@@ -286,8 +287,10 @@ class RowPhases(Run):
         )
         # The surrogate optimiser, which trains after the search, needs the curvature of the loss.
         # With the gradient "ae-ls" codes follow a change of the atoms, which lowers the curvature,
-        # the more so the more unfoldings there are. The exponent -0.22 was measured: with -0.25
-        # hard-thresholded codes became denser, and with 0 training took twice as long.
+        # the more so the more unfoldings there are. The exponent -0.22 is a compromise: with -0.25
+        # hard-thresholded codes of digits have 2 % more entries, and with 0 the error of new digits
+        # is 2.3 times as large; soft-thresholded codes are best with 0, whose errors are 1 to 5 %
+        # smaller (benchmarks/constants.py curvature).
         share = plan.n_unfoldings**-0.22 if plan.gradient == "ae-ls" else 1.0
         fitted = replace(fitted, curvature=share * begun.curvature)
         if self.n_updates:

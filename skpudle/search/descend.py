@@ -33,18 +33,20 @@ import torch
 from skpudle.search._epoch import MANY
 
 # Descent *stalls*, and ends, when the objective has fallen by less than this fraction of itself per
-# epoch, on average over the last three epochs. If the polish of `find.find_atoms` ends at 2e-4
-# instead, searches take 1.03 of the time in the median, and errors on unseen rows stay the same.
+# epoch, on average over the last three epochs. With 2e-4 instead, searches take 4 to 30 % more time
+# for objectives that are at most 0.2 % lower (benchmarks/constants.py stall).
 STALL = 5e-4
 
-# A round splits at most 1 atom in 20 ("few" atoms), and 1 in 10 from 1,024 atoms on ("many"). For
-# 1,024 atoms of 595 features and 2,500 rows, rounds that split 1 in 10 end with an objective .1 to
-# .3 % lower than rounds that split 1 in 20, and take less time.
+# A round splits at most 1 atom in 20 ("few" atoms), and 1 in 10 from 1,024 atoms on ("many"). With
+# 1 in 5 for few atoms, searches take up to 40 % more time and do not find all of 200 planted atoms
+# (benchmarks/constants.py splits). For 1,024 atoms of 595 features and 2,500 rows, rounds that
+# split 1 in 10 end with an objective .1 to .3 % lower than rounds that split 1 in 20, and take less
+# time.
 SPLIT = {"few": 20, "many": 10}
 # After a round that lowers the objective by less than this fraction of itself the next rounds split
-# half the number of atoms. With 1e-4 instead of 1e-3 a search for atoms of colour patches takes 1.4
-# times as long and reaches no lower objective. If the next rounds split a third of the number
-# instead of half, searches do not find all planted atoms.
+# half the number of atoms. With 1e-4 instead of 1e-3 a search for atoms of colour patches takes 27
+# % more time, for an objective that is 0.03 % lower (benchmarks/constants.py progress). If the next
+# rounds split a third of the number instead of half, searches do not find all planted atoms.
 PROGRESS = 1e-3
 # Largest number of epochs of descent after a removal or a move of atoms, and at a new penalty.
 ADAPT = 30
@@ -52,8 +54,8 @@ ADAPT = 30
 SETTLES = 100
 
 # To save time rounds work on a sample of the rows, so large that atoms have this number of uses on
-# average. With 80 uses a search misses up to 3 of 100 planted atoms. With all rows a search for
-# atoms of colour patches takes twice as long, and its objective is lower by 0.003 of its value.
+# average. With all rows a search for atoms of 20,000 colour patches takes 2.9 times as long, and
+# its objective is 0.5 % lower (benchmarks/constants.py uses).
 USES = 120
 
 
@@ -264,9 +266,9 @@ def descend(problem, atoms, codes, most, *, earlier=None):
         # rows in each epoch, and of the other half in the next, see `Problem.epoch`. On a GPU and
         # for images `turn` has no effect.
         turn = len(curve) % 2 if len(curve) > 1 else None
-        # The atoms are extrapolated by 0.95 times their last step: on planted data of 500 atoms 80
-        # epochs with the factor 0.95 found 0.93 of the atoms, with 0.9 they found 0.88, and with
-        # 0.98 0.90.
+        # The atoms are extrapolated by 0.95 times their last step: on planted data of 500 atoms the
+        # objective after 80 epochs is 0.2 to 0.7 % larger without extrapolation, and up to 0.4 %
+        # larger with 0.9 or 0.98 (benchmarks/constants.py extrapolation).
         ahead = (atoms - previous).mul_(0.95).add_(atoms)
         coded = problem.epoch(problem.project(ahead), codes, turn=turn)
         curve.append(coded.objective)

@@ -80,7 +80,9 @@ _QUANTILE_OF_NORMAL = 1.645
 _WORTH = 0.1
 # A baseline is subtracted if rows then have _SAVED nonzero codes less on average, after _BRIEF
 # epochs of descent. Epochs are few because a baseline that is not subtracted costs each row a code
-# only at first: later all atoms contain parts of the baseline, and the saving cannot be seen.
+# only at first: later all atoms contain parts of the baseline, and the saving cannot be seen. With
+# 1.0 an offset of a tenth of the entries' deviation is not found, and errors of new rows double
+# (benchmarks/constants.py saved).
 _SAVED = 0.5
 _BRIEF = 11
 # A gain by new units has to exceed this number of its standard errors. If there is no gain, chance
@@ -89,7 +91,8 @@ _SURE = 3.0
 # The noise of features hides signals, and so has to be divided out, if the correlation of
 # log(noise) with log(noise / signal), over the features, exceeds this number. For independent noise
 # and signal the correlation exceeds 0.8 if the standard deviation of log(noise) is more than 4 / 3
-# times the standard deviation of log(signal).
+# times the standard deviation of log(signal). With 1.0 errors of new rows are 4 to 60 % larger for
+# 30 features whose log(noise) has the deviation 1 (benchmarks/constants.py hides).
 _HIDES = 0.8
 # The noise of features is learned only if the energy of the residuals of visible entries is at
 # least this fraction of the energy of the errors of hidden entries. A smaller fraction means that
