@@ -20,19 +20,15 @@ pattern beyond the border. The atom *moves* to the window with the most energy (
 the positions of the codes move along. A gain of a thousandth of the energy is enough (``_GAIN``).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from math import prod
 
 import numpy as np
 import torch
 
 from skpudle._compilation import in_parts
-from skpudle._operators._atoms import project_atoms
-from skpudle._operators._conv import as_pictures
 from skpudle.search import _epoch as rules
 from skpudle.search._conv_compiled import loops
-from skpudle.search.problem import Problem
 
 # The codes of an image in an epoch have one working set, at most 3 sweeps over it, and the
 # tolerance 1e-2 times alpha in the optimality condition; the last two numbers are as for rows.
@@ -48,73 +44,16 @@ _GAIN = 1.001
 
 # Tolerance of the codes that `conv_codes` returns: the largest change of a coordinate in the last
 # sweep, times its curvature, as a fraction of alpha.
-_SOLVED = 1e-8
+SOLVED = 1e-8
 # The largest numbers of working sets, and of sweeps over each working set, in `conv_codes`. They
 # only bound the time: descent ends when the tolerance is reached.
-_MOST_EFFORT = (200, 200)
+MOST_EFFORT = (200, 200)
 # Tolerance of codes that predict hidden pixels, as a fraction of alpha. Scores of three photographs
-# differ by at most 2e-4 from the scores of codes with the tolerance _SOLVED, and take a third of
+# differ by at most 2e-4 from the scores of codes with the tolerance SOLVED, and take a third of
 # the time or less. Least squares on the supports of codes have this tolerance, too, and at most 20
 # sweeps.
 SOLVED_OF_PATH = 1e-3
 _REFIT_OF_PATH = SOLVED_OF_PATH, 20
-
-
-@dataclass(frozen=True, eq=False)
-class ConvProblem(Problem):
-    """The images or signals of a search, all of one size, and the objective.
-
-    Parameters
-    ----------
-    x : Tensor of shape (n_images, n_channels, height, width)
-        Data, with any number in missing pixels; a signal is an image of height 1. Data become
-        float64 on the CPU, for compiled loops.
-    alpha, positive_code, mask, unit, held_out, held_rows
-        As in `skpudle.search.Problem`, with images for rows.
-    kernel, stride : tuple of int
-        Height and width of an atom, and the vertical and horizontal distance of neighbouring
-        positions of an atom, in pixels.
-    rank : {1, None}, default=None
-        1: each atom is an outer product of a map, one number for each channel, and one waveform.
-        None: atoms have any shape.
-    """
-
-    kernel: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    rank: int | None = None
-
-    def __post_init__(self):
-        """Convert images to float64 on the CPU, with 0 in missing pixels."""
-        object.__setattr__(self, "x", self.x.to("cpu", torch.float64))
-        super().__post_init__()
-
-    @cached_property
-    def positions(self):  # -> (rows, columns)
-        """The numbers of positions of an atom along both axes of an image."""
-        axes = zip(self.x.shape[2:], self.kernel, self.stride, strict=True)
-        return tuple((n - k) // s + 1 for n, k, s in axes)
-
-    @property
-    def n_positions(self):  # -> int
-        """The number of positions of an atom in an image."""
-        return prod(self.positions)
-
-    def first_codes(self, atoms):  # -> Codes
-        """Return the codes that descent starts from: zeros, for any atoms."""
-        return self.no_codes()
-
-    def epoch(self, atoms, codes, *, turn=None, **effort):  # -> ConvEpoch
-        """Improve the codes of given atoms, the first half of an epoch; return the coded data.
-
-        ``atoms`` (n_components, n_channels, height, width), the `Codes` to start from and the
-        options ``effort`` go to `ConvEpoch`. ``turn`` has no effect: it saves time for
-        rows with 1,024 atoms and more, see `Problem.epoch`.
-        """
-        return ConvEpoch(self, atoms, codes, **effort)
-
-    def project(self, atoms):  # (p, n_channels, height, width) -> the same
-        """Return the nearest atoms of norm 1, and of rank one if ``rank`` is 1."""
-        return project_atoms(atoms, rank=self.rank)
 
 
 class ConvEpoch(rules.Coded):
@@ -193,7 +132,7 @@ class ConvEpoch(rules.Coded):
         self.fitting = self.refit_codes(*_REFIT_OF_PATH) if refit else self.codes
         self._measure(atoms.new_tensor([loss, size, len(self.codes.value), n]))
 
-    def refit_codes(self, tolerance=_SOLVED, n_sweeps=_MOST_EFFORT[1]):  # -> Codes
+    def refit_codes(self, tolerance=SOLVED, n_sweeps=MOST_EFFORT[1]):  # -> Codes
         """Return least squares on the supports of the codes, and update the residual in place.
 
         So later sums, such as `residuals` and `improved_atoms`, take the residual of the new codes.
@@ -352,59 +291,6 @@ class ConvEpoch(rules.Coded):
             *self._options, *self.codes.arrays(), self._residual, changes,
         )  # fmt: skip
         return torch.as_tensor(changes), torch.arange(p).expand(p, p)
-
-
-def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=None,
-               tolerance=_SOLVED):  # fmt: skip
-    """Solve the lasso for the codes of signals or pictures, as `transform` needs them.
-
-    Parameters
-    ----------
-    dictionary : ConvDictionary
-        Atoms of any norm, for signals or pictures.
-    x : Tensor of shape (n, n_channels, [height,] width)
-        Data; the positions of atoms must reach the last row and column of pixels.
-    alpha : float
-        Penalty, more than 0.
-    positive_code : bool, default=False
-        Whether codes are non-negative.
-    debias : float, default=0.0
-        Share of the lasso's bias to remove, from 0 to 1, as in `skpudle.lasso.solve_lasso`: codes
-        move by this part of the way to least squares on their support, among codes of the same
-        signs.
-    mask : Tensor of the shape of ``x``, default=None
-        1 for known pixels, 0 for missing ones.
-    tolerance : float, default=1e-8
-        The largest violation of the optimality conditions, as a fraction of ``alpha``.
-
-    Returns
-    -------
-    codes : Tensor of shape (n, n_components, [rows,] columns)
-        The codes at all positions, with the dtype and on the device of the data.
-    solved : ndarray of bool of shape (n,)
-        True where the lasso's codes of an image meet the optimality conditions to the tolerance.
-
-    Raises
-    ------
-    ValueError
-        If the positions of atoms leave out the last row or column of pixels.
-    """
-    atoms = as_pictures(dictionary.atoms.detach().to("cpu", torch.float64))
-    how = dict(stride=(1, *dictionary.strides)[-2:])
-    how["mask"] = None if mask is None else as_pictures(mask.expand_as(x))
-    kernel = tuple(atoms.shape[2:])
-    problem = ConvProblem(as_pictures(x), alpha, positive_code, kernel=kernel, **how)
-    epoch = problem.epoch(
-        atoms, problem.no_codes(), effort=_MOST_EFFORT, tolerance=tolerance
-    )
-    shape = len(atoms), *dictionary.positions(x.shape[2:])
-    z = epoch.codes.dense(prod(shape))
-    z = (
-        torch.lerp(z, epoch.refit_codes(tolerance).dense(prod(shape)), debias)
-        if debias
-        else z
-    )
-    return z.unflatten(1, shape).to(x), epoch.solved
 
 
 def conv_path(problem, atoms, alphas):

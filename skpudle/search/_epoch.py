@@ -618,8 +618,9 @@ class Epoch(Coded):
                         sums = self.problem.total(moments, self.products(first, last))
                         target, own = map(np.asarray, sums)
                     if earlier is not None:
-                        pulled = map(np.asarray, earlier.pull(atoms, part))
-                        target, own = map(np.add, (target, own), pulled)
+                        pull, curvature = earlier.penalty_sums(atoms, part)
+                        target = target + np.asarray(pull)
+                        own = own + np.asarray(curvature)
                     change = -atoms[part]
                     loops.sweep(own, self.problem.positive_atoms, target, atoms[part])
                     if not self._few:
