@@ -20,9 +20,9 @@ entries are missing.
 
 Options: ``alpha`` is the penalty, and ``positive`` says whether codes are non-negative. Sweeps over
 the codes of a row end when no code changes by more than ``tolerance`` over the squared norm of its
-atom, or after ``max_sweeps``. For ``share`` see `_enter`, and for ``dependent`` see `_factorise`.
-With ``refit`` codes also become least squares on their supports; ``refit_tolerance`` and
-``refit_sweeps`` are the tolerance and the largest number of sweeps for that.
+atom, or after ``max_sweeps``. For ``min_fraction`` see `_enter`, and for ``dependent`` see
+`_factorise`. With ``refit`` codes also become least squares on their supports; ``refit_tolerance``
+and ``refit_sweeps`` are the tolerance and the largest number of sweeps for that.
 
 Every function releases the GIL and writes into its last arguments; `solve_rows` overwrites
 ``residual``, too. A call works on a slice of rows or of atoms that no other call writes to, so bits
@@ -194,12 +194,12 @@ def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, cu
             break
 
 
-def _enter(slope, positive, level, share, k, beyond, support, z):  # -> int
+def _enter(slope, positive, level, min_fraction, k, beyond, support, z):  # -> int
     """Add atoms with large slopes to the working set of one row; return the new size of the set.
 
-    An atom enters if the modulus of its slope is above ``level`` and at least ``share`` times the
-    largest modulus outside of the set. The set has room for ``len(support)`` atoms; if more atoms
-    qualify, the least modulus rises until they fit.
+    An atom enters if the modulus of its slope is above ``level`` and at least ``min_fraction`` of
+    the largest modulus outside of the set. The set has room for ``len(support)`` atoms; if more
+    atoms qualify, the least modulus rises until they fit.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ def _enter(slope, positive, level, share, k, beyond, support, z):  # -> int
         Products of all atoms with the residual; set to 0 at the atoms of the set.
     positive : bool
         Whether only positive slopes count.
-    level, share : float
+    level, min_fraction : float
         The limits of moduli.
     k : int
         Number of atoms in the set.
@@ -233,7 +233,7 @@ def _enter(slope, positive, level, share, k, beyond, support, z):  # -> int
             best = max(best, abs(slope[j]))
             beyond[n] = j
             n += 1
-    level = max(level, share * best)
+    level = max(level, min_fraction * best)
     n_near = len(support) + 1
     while k + n_near > len(support):
         n_near = 0
@@ -320,9 +320,9 @@ def _gather(w, support, gram, inner):
             inner[i, j] = gram[support[i], support[j]]
 
 
-def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, share, max_sweeps,
-               refit, dependent, refit_tolerance, refit_sweeps, room, start, index, value,
-               count, atom, code, fitted, loss, size):  # fmt: skip
+def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, min_fraction,
+               max_sweeps, refit, dependent, refit_tolerance, refit_sweeps, room, start, index,
+               value, count, atom, code, fitted, loss, size):  # fmt: skip
     """Improve the codes of rows, each on one working set, by coordinate descent.
 
     Parameters
@@ -336,7 +336,9 @@ def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, s
         ``x - D z`` for the codes to begin with; overwritten.
     slope : ndarray of shape (n, n_atoms), or (n, 0) to let no atom enter a working set
         ``D^T (x - D z)`` for the codes to begin with; overwritten.
-    alpha, positive, tolerance, share, max_sweeps, refit, dependent, refit_tolerance, refit_sweeps
+    alpha, positive, tolerance, min_fraction, max_sweeps
+        See the module.
+    refit, dependent, refit_tolerance, refit_sweeps
         See the module.
     room : int
         Largest size of a working set.
@@ -373,7 +375,7 @@ def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, s
             support[i] = index[start[row] + i]
             z[i] = value[start[row] + i]
         w = _enter(
-            slope[row], positive, alpha + tolerance, share, k, beyond, support, z
+            slope[row], positive, alpha + tolerance, min_fraction, k, beyond, support, z
         )
         if gram is None:
             _descend(
@@ -459,7 +461,7 @@ def add_statistics(start, index, value, weight, x, a, b):
 
 
 def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, alpha, positive,
-             tolerance, share, max_sweeps, x, start, index, value, changes):  # fmt: skip
+             tolerance, min_fraction, max_sweeps, x, start, index, value, changes):  # fmt: skip
     """Estimate by how much the objective rises, and other codes grow, if an atom is removed.
 
     At most ``most`` users of an atom, at regular distances, stand for all its users. In each of
@@ -484,7 +486,7 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
         each when it is first used.
     weight : ndarray of shape (n,)
         Weights of rows.
-    alpha, positive, tolerance, share, max_sweeps
+    alpha, positive, tolerance, min_fraction, max_sweeps
         See the module.
     start, index, value
         The codes sorted by row.
@@ -534,7 +536,7 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
             for c in range(near.shape[1]):
                 slopes[near[j, c]] = _product(atoms[near[j, c]], left)
             w = _enter(
-                slopes, positive, alpha + tolerance, share, k, beyond, support, z
+                slopes, positive, alpha + tolerance, min_fraction, k, beyond, support, z
             )
             if gram is None:
                 rise -= 0.5 * _product(left, left)

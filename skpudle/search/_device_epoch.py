@@ -83,7 +83,7 @@ class DeviceEpoch(rules.Coded):
             self._residual[rows] = residual
             a += weighted.mT @ fitted
             b += weighted.mT @ residual
-        self.codes = rules.Codes.of_places(index, value)
+        self.codes = rules.Codes.of_padded(index, value)
         self._support, self._z = self.codes.padded(p)
         # Here `b` is Z^T (X - Z D), with zero residuals at missing entries. Adding Z^T Z D gives
         # Z^T X, where missing entries of X are filled in by Z D. The atoms then minimise the
@@ -93,7 +93,7 @@ class DeviceEpoch(rules.Coded):
         self._a, self._b = problem.total(a[:p, :p], b[:p])
         self.uses = uses[:p].cpu().double()
         self._objectives = of_rows[:, 0] + problem.alpha * of_rows[:, 1]
-        self._measure(*problem.total((self._weight @ of_rows).cpu().double()))
+        self._measure((self._weight @ of_rows).cpu().double())
 
     # ------------------------------------------------------------------ codes
 
@@ -152,11 +152,11 @@ class DeviceEpoch(rules.Coded):
         )
         if near is not None:
             excess = torch.zeros_like(excess).scatter_(1, near, excess.gather(1, near))
-        level = rules.SHARE * excess.amax(1, keepdim=True)
+        level = rules.MIN_FRACTION * excess.amax(1, keepdim=True)
         n_old = (support != none).sum(1)
         room = min(none, m + rules.ROOM) + (0 if near is None else near.shape[1])
-        # Atoms whose slopes violate the optimality condition and reach the fraction `SHARE` of the
-        # largest slope enter a support, the largest slope first, as far as the support has room.
+        # Atoms whose slopes violate the optimality condition and reach the fraction `MIN_FRACTION`
+        # of the largest slope enter a support, the largest slope first, as far as there is room.
         is_near = excess >= level.clamp_min((1 + rules.TOLERANCE) * alpha)
         n_new = is_near.sum(1).minimum((room - n_old).clamp_min(0))
         most, longest = torch.stack([n_new.amax(), (n_old + n_new).amax()]).tolist()

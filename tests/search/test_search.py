@@ -147,7 +147,7 @@ def test_many_atoms_have_the_epoch_of_few(monkeypatch):
 def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch):
     # all atoms but the one left out enter, and descent goes on
     monkeypatch.setattr(_epoch, "TOLERANCE", 1e-12 - 1)
-    monkeypatch.setattr(_epoch, "SHARE", 0.0)
+    monkeypatch.setattr(_epoch, "MIN_FRACTION", 0.0)
     monkeypatch.setattr(_epoch, "SWEEPS_OF_COSTS", 300)
     x, atoms = planted(8, 10, 12, seed=2)
     mask = gaps_in(x) if masked else None
