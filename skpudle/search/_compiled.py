@@ -60,9 +60,8 @@ def subtract_synthesis(start, index, value, atoms, mask, residual):
         left = residual[i]
         e = start[i]
         last = start[i + 1]
-        while (
-            e + 3 < last
-        ):  # four atoms at a time: the residual is written a quarter as often
+        # four atoms at a time: the residual is written a quarter as often
+        while e + 3 < last:
             z0 = value[e]
             z1 = value[e + 1]
             z2 = value[e + 2]
@@ -94,9 +93,7 @@ def _known_product(x, y, mask):  # -> float
     return total
 
 
-def _shrink(
-    target, curvature, alpha, positive
-):  # -> float, the code of least objective
+def _shrink(target, curvature, alpha, positive):  # -> float, code of least objective
     if target > alpha:
         return (target - alpha) / curvature
     if target < -alpha and not positive:
@@ -104,9 +101,7 @@ def _shrink(
     return 0.0
 
 
-def _sweep_codes(
-    w, inner, alpha, positive, tolerance, max_sweeps, slope, z
-):  # -> float
+def _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z):
     """Minimise the lasso over the codes of one row, by coordinate descent on products of atoms.
 
     Use it for a few atoms whose products are known: a step costs ``w`` operations, and no pass over
@@ -368,7 +363,7 @@ def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, m
     inner = np.empty((room, room))
     factor = np.empty((room, room))
     for row in range(len(residual)):
-        known = mask[row]
+        observed = mask[row]
         left = residual[row]
         k = start[row + 1] - start[row]
         for i in range(k):
@@ -382,7 +377,7 @@ def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, m
                 w,
                 support,
                 atoms,
-                known,
+                observed,
                 alpha,
                 positive,
                 tolerance,
@@ -414,29 +409,37 @@ def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, m
                 k += 1
         count[row] = k
         size[row] = length
-        if refit:
-            how = (
-                0.0,
-                positive,
-                refit_tolerance,
-                refit_sweeps,
-            )  # least squares: penalty 0
+        if refit:  # least squares: penalty 0
             if gram is None:
                 for i in range(k):
                     work[i] = _product(atoms[support[i]], left)
                     for j in range(i + 1):
                         inner[i, j] = _known_product(
-                            atoms[support[i]], atoms[support[j]], known
+                            atoms[support[i]], atoms[support[j]], observed
                         )
                 if not _solve(k, inner, positive, dependent, factor, work, z):
-                    _descend(k, support, atoms, known, *how, work, z, left)
+                    _descend(
+                        k,
+                        support,
+                        atoms,
+                        observed,
+                        0.0,
+                        positive,
+                        refit_tolerance,
+                        refit_sweeps,
+                        work,
+                        z,
+                        left,
+                    )
             else:
                 _gather(k, support, gram, inner)
                 # `_solve` overwrites slopes, and if it fails coordinate descent needs them
                 for i in range(k):
                     step[i] = work[i]
                 if not _solve(k, inner, positive, dependent, factor, step, z):
-                    _sweep_codes(k, inner, *how, work, z)
+                    _sweep_codes(
+                        k, inner, 0.0, positive, refit_tolerance, refit_sweeps, work, z
+                    )
             for i in range(k):
                 fitted[end + i] = z[i]
         end += k
@@ -514,7 +517,7 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
             i = row[by_atom[j] + asked * n_users // n_asked]
             k = np.int64(0)
             own = 0.0
-            known = mask[i]
+            observed = mask[i]
             rise = 0.0
             for f in range(len(left)):
                 left[f] = x[i, f]
@@ -526,13 +529,13 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
                     z[k] = value[e]
                     growth[support[k]] = -abs(z[k])
                     rise += alpha * growth[support[k]]
-                    _subtract(z[k], atoms[support[k]], known, left)
+                    _subtract(z[k], atoms[support[k]], observed, left)
                     k += 1
             # `left` is the residual of the row without the code of the removed atom. The next two
             # lines add half of the square of `left`, and subtract the terms of the code in the
             # objective: half of the squared residual with the code, and the code's penalty.
             rise += own * _product(atoms[j], left) - alpha * abs(own)
-            rise -= 0.5 * own**2 * _known_product(atoms[j], atoms[j], known)
+            rise -= 0.5 * own**2 * _known_product(atoms[j], atoms[j], observed)
             for c in range(near.shape[1]):
                 slopes[near[j, c]] = _product(atoms[near[j, c]], left)
             w = _enter(
@@ -544,7 +547,7 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
                     w,
                     support,
                     atoms,
-                    known,
+                    observed,
                     alpha,
                     positive,
                     tolerance,

@@ -42,9 +42,7 @@ def _corner(position, grid):  # int, (4,) -> y, x
     return position // grid[3] * grid[0], position % grid[3] * grid[1]
 
 
-def _locate(
-    index, atoms, grid
-):  # int, (n_atoms, ...), (4,) -> atom (n_channels, ...), y, x
+def _locate(index, atoms, grid):  # -> atom (n_channels, ...), y, x
     """Return the atom of a coordinate, and the row and the column of the atom's first pixel."""
     n_positions = grid[2] * grid[3]
     y, x = _corner(index % n_positions, grid)

@@ -119,9 +119,7 @@ class DeviceEpoch(rules.Coded):
         residual = residual if mask is None else residual * mask[rows].to(residual)
         return dense, residual, residual.square().sum(1) / 2
 
-    def _solve(
-        self, rows, support, z, n_sweeps, near=None
-    ):  # -> support, z, slope, inner
+    def _solve(self, rows, support, z, n_sweeps, near=None):
         """Improve the codes of rows by coordinate descent, each on its support and new atoms.
 
         Atoms enter a support if their slope (product with the residual) violates the optimality

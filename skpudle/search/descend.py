@@ -13,8 +13,8 @@ rise of the objective without the atom. A round splits the atoms whose residuals
 energy (sum of squares) along one direction, removes the same number of atoms, those with the
 smallest costs, and adapts the atoms. From 1,024 atoms on it also adapts the larger dictionary
 before atoms are removed. (For 2,048 atoms of 128 features rounds then find all atoms; if splits and
-removals come at once, they find .996 of the atoms in 1.5 times the time. For fewer than 1,024 atoms
-both at once take .85 of the time, and find as many atoms.)
+removals come at once, they find 0.996 of the atoms in 1.5 times the time. For fewer than 1,024
+atoms both at once take 15 % less time, and find the same number of atoms.)
 
 Splits are worth their costs as long as the i-th largest energy of residuals exceeds the i-th
 smallest cost of an atom. (A split lowers the objective by half of the energy, and by more once
@@ -38,8 +38,8 @@ from skpudle.search._epoch import MANY
 STALL = 5e-4
 
 # A round splits at most 1 atom in 20 ("few" atoms), and 1 in 10 from 1,024 atoms on ("many"). For
-# 1,024 atoms of 595 features and 2,500 rows, rounds that split 1 in 10 end with an objective .1 to
-# .3 % lower than rounds that split 1 in 20, and take less time.
+# 1,024 atoms of 595 features and 2,500 rows, rounds that split 1 in 10 end with an objective 0.1 to
+# 0.3 % lower than rounds that split 1 in 20, and take less time.
 SPLIT = {"few": 20, "many": 10}
 # After a round that lowers the objective by less than this fraction of itself the next rounds split
 # half the number of atoms. With 1e-4 instead of 1e-3 a search for atoms of colour patches takes 1.4
@@ -111,9 +111,9 @@ def refit_atoms(problem, atoms, codes, n_epochs=8, *, still=1e-6):
         coded = problem.epoch(atoms, codes, refit=True)
         step = coded.improved_atoms() - atoms
         codes = coded.codes
-        # A step leaves about .13 of the distance to the end (planted atoms at 20 dB and without
-        # noise), so longer steps by 1 / (1 - .13) get there in fewer epochs: three long steps leave
-        # less of the bias than four plain ones.
+        # A step leaves about 0.13 of the distance to the end (planted atoms at 20 dB and without
+        # noise), so longer steps by 1 / (1 - 0.13) get there in fewer epochs: three long steps
+        # leave less of the bias than four plain ones.
         atoms = problem.project(atoms + 1.15 * step)
         if float(step.square().flatten(1).sum(1).mean()) < still**2:
             break
@@ -345,7 +345,7 @@ def play_rounds(best):  # coded data -> generator of coded data
     n_splits = max(1, p // SPLIT["few" if p < MANY else "many"])
     # Rounds end when a round would split less than an eighth of the number of atoms that the first
     # round splits (`least`), because further rounds gain little: for 1,024 atoms they would take a
-    # tenth more time and lower the objective by less than .01 %.
+    # tenth more time and lower the objective by less than 0.01 %.
     least = max(1, n_splits // 8)
     moves = True
     n_rounds = 0

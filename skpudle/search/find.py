@@ -60,7 +60,7 @@ from skpudle.search.held_out import (
 )
 
 # The factor from one penalty that a search tries to the next larger one, called a step. With
-# factors of 2 a search takes 0.94 of the time, and errors are up to .03 larger (planted atoms in
+# factors of 2 a search takes 0.94 of the time, and errors are up to 0.03 larger (planted atoms in
 # few rows, or with missing entries).
 _LARGER = 2**0.5
 # No more penalties are tried, and no noise of features is looked for, if atoms leave less than this

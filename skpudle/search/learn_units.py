@@ -87,8 +87,8 @@ _HIDES = 0.8
 # The noise of features is learned only if the energy of the residuals of visible entries is at
 # least this fraction of the energy of the errors of hidden entries. A smaller fraction means that
 # the errors come from missing structure rather than from noise. In 15 of 16 random data sets with
-# unequal noise, of 12 to 60 features, the fraction is .05 to .98. In data sets without unequal
-# noise, of 6 to 10 features, the fraction is 0 to .04.
+# unequal noise, of 12 to 60 features, the fraction is 0.05 to 0.98. In data sets without unequal
+# noise, of 6 to 10 features, the fraction is 0 to 0.04.
 _RESIDUAL = 0.05
 # The mean of the rows is taken for zero, so that there is no baseline, if the sum of its squares is
 # below this number times the sum of its squared standard errors: a mean within four standard errors
@@ -375,9 +375,7 @@ class _Sample:
         """Return what codes rows of the sample by the atoms and the penalty of ``coded``."""
         return LassoCoder(coded.atoms, coded.problem.alpha, self.positive)
 
-    def settle(
-        self, atoms=None, most=SETTLES, *, among=None, n=None, alpha=None
-    ):  # -> Epoch
+    def settle(self, atoms=None, most=SETTLES, *, among=None, n=None, alpha=None):
         """Learn atoms from rows in the units so far, to judge these units.
 
         Outliers are treated as missing entries.

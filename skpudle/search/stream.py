@@ -42,14 +42,14 @@ from skpudle.search.descend import (
 )
 
 # Number of epochs that solve for the codes of a new block, from zero codes, before the atoms adapt.
-# After three epochs the objective is .08 % above its minimum over the codes in planted rows of 60
+# After three epochs the objective is 0.08 % above its minimum over the codes in planted rows of 60
 # atoms, and 3 % in digits.
 _REPEATS = 3
 _MOST_ROUNDS = 8  # largest number of rounds of split and remove in a block
 # A block surprises if its mean objective of a row exceeds the mean of earlier rows by this factor.
 # Chance does not reach the factor: in a stream of planted rows and in a stream of digits, each of
-# 18 blocks of 1,024 rows, the ratio of both means is at most .99, with a standard deviation of .02
-# and .01.
+# 18 blocks of 1,024 rows, the ratio of both means is at most 0.99, with a standard deviation of
+# 0.02 and 0.01.
 _SURPRISE = 1.05
 # Largest number of atoms for which a stream has rounds of split and remove, and estimates the costs
 # of atoms for them. With more atoms a block only adapts the atoms.
@@ -81,9 +81,7 @@ def block_rows(n_used, n_components, n_features):  # -> int
     return max(least, min(wanted, 2**26 // row))
 
 
-def begin_stream(
-    atoms, energy=None, *, weight=0.0, n_rows=0.0, mean=inf
-):  # -> StreamState
+def begin_stream(atoms, energy=None, *, weight=0.0, n_rows=0.0, mean=inf):
     """Return the state of a stream before its first block.
 
     Parameters

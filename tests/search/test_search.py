@@ -353,10 +353,11 @@ def test_copies_of_features_are_in_one_group(n_groups, n_copies, monkeypatch):
         assert max(sizes) - min(sizes) <= 1
 
 
-def repeated(problem, often):
+def repeated(problem, weights):
     """Return the problem with copies of rows, which all count once."""
     return replace(
-        problem.of_rows(torch.arange(len(often)).repeat_interleave(often)), weight=None
+        problem.of_rows(torch.arange(len(weights)).repeat_interleave(weights)),
+        weight=None,
     )
 
 
@@ -367,8 +368,11 @@ def test_weights_of_an_epoch_are_repetitions(many, masked, refit, monkeypatch):
     monkeypatch.setattr(_epoch, "MANY", 1 if many else 10**6)
     x = planted(90, 8, 12)[0]
     problem = Problem(x, 0.1, mask=gaps_in(x) if masked else None)
-    often = torch.randint(0, 4, (90,), generator=torch.Generator().manual_seed(1))
-    whole, weighted = repeated(problem, often), replace(problem, weight=often.double())
+    weights = torch.randint(0, 4, (90,), generator=torch.Generator().manual_seed(1))
+    whole, weighted = (
+        repeated(problem, weights),
+        replace(problem, weight=weights.double()),
+    )
     atoms, codes = start(problem.x, 12), [whole.no_codes(), weighted.no_codes()]
     close = dict(rtol=1e-9, atol=1e-9)
     for _ in range(3):
@@ -400,10 +404,10 @@ def test_weights_of_an_epoch_are_repetitions(many, masked, refit, monkeypatch):
 def test_weights_of_held_out_rows_are_repetitions(masked):
     x, truth = planted(60, 12, 16)
     problem = Problem(x, 0.1, mask=gaps_in(x) if masked else None)
-    often = torch.randint(1, 4, (60,), generator=torch.Generator().manual_seed(1))
+    weights = torch.randint(1, 4, (60,), generator=torch.Generator().manual_seed(1))
     # all groups of all rows are hidden
-    weighted = replace(problem, weight=often.double()).hide(10**6)
-    whole = repeated(problem, often).hide(10**6)
+    weighted = replace(problem, weight=weights.double()).hide(10**6)
+    whole = repeated(problem, weights).hide(10**6)
     pairs = zip(
         *(held_out.sums(truth, [3, 0, -3]) for held_out in (weighted, whole)),
         strict=True,
