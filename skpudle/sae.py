@@ -22,7 +22,7 @@ from skpudle._fit.encoders import centre
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._rows import spread_rows
 from skpudle.metrics import unit_atoms
-from skpudle.search.held_out import CHANCE, HeldOut, worse
+from skpudle.search.held_out import CHANCE
 from skpudle.search.problem import Problem, auto_alpha
 
 __all__ = ["feature_directions", "from_sae"]
@@ -117,12 +117,13 @@ def _refined(features, X, rows):
     )
     again.alpha_ = max(again.alpha_, 2 * alpha)
     # To compare the two sets of atoms, both predict hidden entries by the lasso's codes with the
-    # penalty 2 * alpha. `HeldOut` counts penalties from its own, so place=0 stands for 2 * alpha;
-    # with share=0.0 the lasso's bias is not removed from codes.
-    held_out = HeldOut(Problem(x, 2 * alpha, positive_code=True))
+    # penalty 2 * alpha, the penalty of the problem, which has the index 0. With debias=0.0 the
+    # lasso's bias is not removed from codes.
+    held_out = Problem(x, 2 * alpha, positive_code=True).hide()
     atoms = (to_tensor(learner.components_).to(x) for learner in (first, again))
-    one, two = (held_out.at(given, place=0, share=0.0) for given in atoms)
-    return feature_directions(again, X) if worse(one, two, CHANCE) else features
+    one, two = (held_out.at(part, index=0, debias=0.0) for part in atoms)
+    is_better = held_out.worse(one, two, CHANCE)
+    return feature_directions(again, X) if is_better else features
 
 
 def feature_directions(

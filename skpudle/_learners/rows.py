@@ -257,22 +257,24 @@ class RowPhases(Run):
         problem = plan.problem(
             samples, **how, total=self.team.sum, has_baseline=has_baseline
         )
-        fixed = plan.params.alpha != "auto"
-        mixes = plan.mixes_few(*fitted.atoms.shape) and problem.mask is None and alone
-        if mixes and not fixed:
-            problem = replace(
-                problem, alpha=find.penalty_of_mixtures(problem, len(fitted.atoms))
-            )
-        how = dict(fixed=fixed, mixes=mixes, learn=not self._in_parts)
-        if (
-            units.median_norm is not None
-        ):  # some rows have so large a norm that they may be outliers
+        n_components = len(fitted.atoms)
+        if plan.params.alpha == "auto" and self.mixes_few(problem, n_components):
+            alpha = find.penalty_of_mixtures(problem, n_components)
+            problem = replace(problem, alpha=alpha)
+        largest = None
+        # some rows have so large a norm that they may be outliers
+        if units.median_norm is not None:
             # A few long rows would have most of the held-out error, so rows of more than twice the
             # median norm are not held out. In data where 5 % of the rows have 3.5 times the norm of
             # the rest, this lowers the error of the fitted rows from .60 to .26 times the noise, in
             # the mean of six data sets.
-            how["largest"] = (2 * units.median_norm / problem.unit) ** 2
-        return held_out.hold_out(problem, **how)
+            largest = (2 * units.median_norm / problem.unit) ** 2
+        return held_out.hold_out(problem, learn=not self._in_parts, largest=largest)
+
+    def mixes_few(self, problem, n_components):  # -> bool
+        """Return whether the rows of a problem are mixtures of few atoms, as spectra."""
+        is_complete = problem.mask is None and self.team.is_alone
+        return is_complete and self.plan.mixes_few(n_components, problem.x.shape[1])
 
     def search(self, fitted):
         """Search for atoms: a phase, which yields a `Fitted` for each epoch.
@@ -307,7 +309,11 @@ class RowPhases(Run):
             fitted = replace(fitted, outliers=missed.nonzero().cpu())
         problem = self.make_problem(fitted)
         begins = fitted.searched or fitted
-        for found in find.find_atoms(problem, begins.atoms):
+        penalties = find.ONE_PENALTY
+        if plan.params.alpha == "auto":
+            mixes = self.mixes_few(problem, len(fitted.atoms))
+            penalties = find.PenaltyRange(mixes=mixes)
+        for found in find.find_atoms(problem, begins.atoms, penalties=penalties):
             self._problem = problem
             self._coded = found.coded
             now = units
@@ -427,7 +433,7 @@ class RowPhases(Run):
         held out. `choose_coding` is for fits without such rows.
         """
         (problem, _), trial = self.found(fitted), fitted.searched.trial
-        how = dict(debias=self.plan.debias, place=trial.prediction.place)
+        how = dict(debias=self.plan.debias, index=trial.prediction.index)
         coding = choose.best_coding(problem.held_out, trial.judged, **how)
         yield replace(fitted, coding=coding.in_units(problem.unit))
 
