@@ -285,10 +285,10 @@ def sweeps_of_codes():
     yield from compare_searches("SWEEPS_OF_CODES", [1, 3, 10, 100], HARD)
 
 
-@case("SHARE")
+@case("MIN_FRACTION")
 def share_of_slopes():
     """An atom enters a working set if its slope has this fraction of the largest one."""
-    yield from compare_searches("SHARE", [0.3, 0.6, 0.9], HARD)
+    yield from compare_searches("MIN_FRACTION", [0.3, 0.6, 0.9], HARD)
 
 
 @case("USERS")

@@ -40,8 +40,8 @@ STALL = 5e-4
 # A round splits at most 1 atom in 20 ("few" atoms), and 1 in 10 from 1,024 atoms on ("many"). With
 # 1 in 5 for few atoms, searches take up to 40 % more time and do not find all of 200 planted atoms
 # (benchmarks/constants.py splits). For 1,024 atoms of 595 features and 2,500 rows, rounds that
-# split 1 in 10 end with an objective 0.1 to 0.3 % lower than rounds that split 1 in 20, and take less
-# time.
+# split 1 in 10 end with an objective 0.1 to 0.3 % lower than rounds that split 1 in 20, and take
+# less time.
 SPLIT = {"few": 20, "many": 10}
 # After a round that lowers the objective by less than this fraction of itself the next rounds split
 # half the number of atoms. With 1e-4 instead of 1e-3 a search for atoms of colour patches takes 27
