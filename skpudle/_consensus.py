@@ -189,7 +189,7 @@ class ConsensusDictionary(
         Mean of ``stability_`` for replicates whose atoms are replaced by random atoms with the same
         mean and second moments. A positive ``stability_ - chance_stability_`` is
         agreement above chance. Fits of different seeds to the same samples agree above chance even
-        if the samples are noise; `skpudle.metrics.atom_support` tests which atoms are real.
+        if the samples are noise; `skpudle.inspection.atom_support` tests which atoms are real.
 
     n_agreeing_ : ndarray of shape (n_components,)
         Number of replicates in the median of an atom, that is, with a match that is no outlier.
@@ -215,7 +215,7 @@ class ConsensusDictionary(
     See Also
     --------
     skpudle.metrics.dictionary_stability : Agreement of dictionaries without a consensus.
-    skpudle.metrics.atom_support : Which atoms the samples support.
+    skpudle.inspection.atom_support : Which atoms the samples support.
     skpudle.plotting.StabilityDisplay : Stability of each atom, as a picture.
 
     Notes

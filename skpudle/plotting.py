@@ -37,11 +37,11 @@ from skpudle._estimators import encode_samples, find_learner, read_samples
 from skpudle._learners.convolutional.base import geometry_of
 from skpudle._operators._atoms import factor_atoms
 from skpudle.events import check_rate, find_learner_of_signals, find_peaks
-from skpudle.inspection import (
-    AtomIntervals,
+from skpudle.inspection._contributions import (
     atom_contributions,
     reconstruction_contributions,
 )
+from skpudle.inspection._intervals import AtomIntervals
 from skpudle.metrics import atom_cosines, dictionary_stability, match_atoms
 
 __all__ = [

@@ -16,8 +16,8 @@ from skpudle import (
     PUDLEDictionaryLearning,
 )
 from skpudle.datasets import make_dictionary_data
+from skpudle.inspection import findings
 from skpudle.metrics import match_atoms
-from skpudle.reporting import findings
 
 
 def given(atoms, **params):

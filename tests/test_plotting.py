@@ -18,7 +18,8 @@ from sklearn.preprocessing import Normalizer, PowerTransformer, StandardScaler
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._estimators import find_learner
 from skpudle.datasets import make_dictionary_data
-from skpudle.inspection import AtomIntervals, atom_contributions
+from skpudle.inspection import atom_contributions
+from skpudle.inspection._intervals import AtomIntervals
 from skpudle.metrics import atom_coherence
 from skpudle.plotting import (
     ActivationsDisplay,

@@ -18,7 +18,7 @@ learner = skpudle.PUDLEDictionaryLearning(
 )
 assert_type(learner.fit(X), skpudle.PUDLEDictionaryLearning)
 assert_type(learner.partial_fit(X).score(X), float)
-skpudle.reporting.findings(learner, X)
+skpudle.inspection.findings(learner, X)
 assert_type(recovery_rate(learner.components_, X), float)
 assert_type(skpudle.metrics.atom_coherence(learner.components_, X), np.ndarray)
 assert_type(AtomsDisplay.from_estimator(learner, X).plot(n_columns=3), AtomsDisplay)

@@ -27,9 +27,8 @@ from skpudle._estimators import encode_samples, find_learner, read_samples
 from skpudle._fit.plan import centre
 from skpudle._learners.convolutional.base import geometry_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
-from skpudle.metrics import atom_cosines, atom_support, unit_atoms
-
-__all__ = ["findings"]
+from skpudle.inspection._support import atom_support
+from skpudle.metrics import atom_cosines, unit_atoms
 
 # An atom counts as the copy of a single sample, or of a single event of a signal, only if this
 # sample or event has more than this fraction of the sum of squared codes of the atom. Squared codes
@@ -188,7 +187,9 @@ def _unsupported_atoms(look):
         and look.samples.size <= _MOST_NUMBERS
     ):
         return
-    unsupported = np.flatnonzero(~atom_support(learner, look.samples).supported)
+    unsupported = np.flatnonzero(
+        ~atom_support(learner, look.samples, random_state=0).supported
+    )
     if len(unsupported):
         yield (
             f"{_some(unsupported, p)} not supported by these samples, {unsupported.tolist()}: they "
@@ -274,7 +275,7 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
         atoms; more unused atoms than chance leaves; atoms that copy single samples; atoms that
         repeat another atom (a cosine above 0.99); atoms of signals with more than half of the sum
         of their squared codes at one position of one signal, which is often an artefact; atoms that
-        `skpudle.metrics.atom_support` does not support; a fit that explains no more than its
+        `skpudle.inspection.atom_support` does not support; a fit that explains no more than its
         baseline. ``summary()`` of a learner says what the fit decided: its baseline, noise and
         outliers, and how it ended.
 
@@ -285,15 +286,16 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
 
     Notes
     -----
-    The check by `skpudle.metrics.atom_support` takes as long as a fit with ``n_components="auto"``.
+    The check by `skpudle.inspection.atom_support` takes as long as a fit with
+    ``n_components="auto"``.
     It runs for a `skpudle.PUDLEDictionaryLearning` and samples of up to 1,000,000 entries. Call
-    `skpudle.metrics.atom_support` for larger samples.
+    `skpudle.inspection.atom_support` for larger samples.
 
     Examples
     --------
     >>> from sklearn.datasets import load_digits
     >>> from skpudle import PUDLEDictionaryLearning
-    >>> from skpudle.reporting import findings
+    >>> from skpudle.inspection import findings
     >>> X = load_digits().data
     >>> learner = PUDLEDictionaryLearning(32, alpha=1e3, random_state=0).fit(X)
     >>> findings(learner, X)[0][:58]
