@@ -45,18 +45,17 @@ _SHARED = (
 )
 
 
-def _find_atoms(learner, X, seed):  # -> (n_found, n_features), unit atoms
-    """Search samples for atoms, independently of the atoms of ``learner``, for `atom_support`.
+def fit_same_model(learner, X, seed, n_components="auto"):
+    """Fit a new learner with the constraints and the noise of ``learner`` to samples.
 
-    A new learner with the constraints and the noise of ``learner`` (`_SHARED`) is fitted to ``X``,
-    (n_samples, n_features), and chooses its number of atoms. ``seed`` is an int.
+    The new learner shares the parameters `_SHARED` and no atoms with ``learner``. ``X`` are samples
+    (n_samples, n_features), and ``seed`` is an int.
     """
     params = {
         name: getattr(learner, name) for name in _SHARED if hasattr(learner, name)
     }
     kind = CountDictionaryLearning if "loss" in params else PUDLEDictionaryLearning
-    new = kind("auto", random_state=seed).set_params(**params).fit(X)
-    return unit_atoms(new.components_.astype(np.float64))
+    return kind(n_components, random_state=seed).set_params(**params).fit(X)
 
 
 def _without_any_feature(first, second):  # (n, n_features) twice -> (n,)
@@ -232,10 +231,14 @@ def atom_support(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             fits = [
-                _find_atoms(learner, half, int(rng.integers(2**31))) for half in halves
+                fit_same_model(learner, half, int(rng.integers(2**31)))
+                for half in halves
             ]
+        found_in_halves = [
+            unit_atoms(fit.components_.astype(np.float64)) for fit in fits
+        ]
         filled = [to_numpy(split_missing(to_tensor(half))[0]) for half in halves]
-        found_atoms = _found_twice(filled, fits, level, rng)
+        found_atoms = _found_twice(filled, found_in_halves, level, rng)
     coherence = match_coherences(atoms @ found_atoms.T)
     # An atom of the learner counts as found from a cosine of 0.8 on. The limit lies between two
     # cases: an atom and its sum with an orthogonal atom have the cosine 0.71, which must not count.
