@@ -63,9 +63,14 @@ def check_pair(first, second, *, same_length=False):
     of their shapes. ValueError is raised if the shapes differ after the first axis, or with
     ``same_length`` on any axis.
     """
-    pair = (host_array(arrays.dictionary_of(given)) for given in (first, second))
-    how = dict(dtype=[np.float64, np.float32], allow_nd=True)
-    first, second = (check_array(given, **how) for given in pair)
+    first, second = (
+        check_array(
+            host_array(arrays.dictionary_of(atoms)),
+            dtype=[np.float64, np.float32],
+            allow_nd=True,
+        )
+        for atoms in (first, second)
+    )
     start = 0 if same_length else 1
     if first.shape[start:] != second.shape[start:]:
         raise ValueError(
@@ -98,8 +103,10 @@ def shift_atoms(atoms, n_axes):  # (n, ...) -> (n, n_shifts, n_features)
     A shifted atom keeps its shape and has zeros where nothing was shifted in. With ``n_axes=0``
     there is one copy, the atom without a shift.
     """
-    room = [(k - 1, k - 1) for k in atoms.shape[1 : 1 + n_axes]]
-    padded = np.pad(atoms, [(0, 0), *room, *[(0, 0)] * (atoms.ndim - 1 - n_axes)])
+    widths = [(0, 0)] * atoms.ndim
+    for axis in range(1, 1 + n_axes):
+        widths[axis] = (atoms.shape[axis] - 1, atoms.shape[axis] - 1)
+    padded = np.pad(atoms, widths)
     shifted = sliding_window_view(padded, atoms.shape[1:], tuple(range(1, atoms.ndim)))
     return shifted.reshape(len(atoms), -1, atoms[0].size)
 
@@ -156,9 +163,8 @@ class AtomMatch(NamedTuple):
         is min(n_components, n_reference). Convolutional atoms are not shifted.
         """
         atoms = np.asarray(arrays.dictionary_of(dictionary))[self.indices]
-        return atoms * self.signs.reshape(-1, *[1] * (atoms.ndim - 1)).astype(
-            atoms.dtype
-        )
+        signs = np.expand_dims(self.signs, tuple(range(1, atoms.ndim)))
+        return atoms * signs.astype(atoms.dtype)
 
 
 def _assign(products):  # (n_reference, n_components) -> AtomMatch
@@ -166,9 +172,8 @@ def _assign(products):  # (n_reference, n_components) -> AtomMatch
 
     The pairs have the largest sum of moduli of ``products``. Coherences above 1 are clipped.
     """
-    rows, columns = linear_sum_assignment(
-        np.abs(products), maximize=True
-    )  # rows increase
+    # The indices of rows increase.
+    rows, columns = linear_sum_assignment(np.abs(products), maximize=True)
     matched = products[rows, columns]
     signs = np.where(matched < 0, -1, 1)
     return AtomMatch(columns, rows, signs, np.minimum(np.abs(matched), 1))
@@ -246,47 +251,59 @@ class ComponentMatch(NamedTuple):
     mixture_cosine: float
 
 
-def _mix(atom, reference, terms):  # -> cosine, terms, weights (len(terms),)
+class _Mixture(NamedTuple):
+    """The cosine of an atom with a mixture, and the numbers and weights of the mixed rows."""
+
+    cosine: float
+    terms: list
+    weights: np.ndarray
+
+
+def _mix(atom, reference, terms):  # -> _Mixture
     """Fit an atom (m,) by some rows of a reference (n, m), by non-negative least squares.
 
-    ``terms`` are the numbers of the rows. Return the cosine of the atom with its fit, ``terms``,
-    and the weights of the rows.
+    ``terms`` are the numbers of the rows.
     """
-    shares, _ = nnls(reference[terms].T, atom)
-    mixture = shares @ reference[terms]
-    return float(atom_cosines(atom[None], mixture[None])[0, 0]), terms, shares
+    weights, _ = nnls(reference[terms].T, atom)
+    mixture = weights @ reference[terms]
+    cosine = atom_cosines(atom[None], mixture[None])[0, 0]
+    return _Mixture(float(cosine), terms, weights)
 
 
-def _match_component(
-    atom, shifted, names
-):  # (m,), (n_reference, n_shifts, m) -> ComponentMatch
+def _match_component(atom, shifted, names):  # -> ComponentMatch
     """Explain an atom by up to three reference atoms, chosen one by one, for `match_components`.
 
     Each new reference atom has to raise the cosine between ``atom`` and the mixture by 0.01.
-    ``shifted`` holds each reference atom at all its shifts, as `shift_atoms` returns them, and
-    ``names`` the names of the reference atoms.
+    ``atom`` is (m,). ``shifted``, (n_reference, n_shifts, m), holds each reference atom at all its
+    shifts, as `shift_atoms` returns them, and ``names`` the names of the reference atoms.
     """
     # Each reference atom gets the shift at which its inner product with the atom has the largest
     # modulus. It gets the sign that makes this product positive, since weights are non-negative.
     best = np.abs(shifted @ atom).argmax(axis=1)
     reference = shifted[np.arange(len(best)), best]
     reference = reference * np.where(reference @ atom < 0, -1, 1)[:, None]
-    # The first entry is an empty mixture, with a cosine that every atom exceeds.
-    mixtures = [(-1.0, [], [])]
+    # An empty mixture, with a cosine that every atom exceeds.
+    mixture = _Mixture(-1.0, [], np.zeros(0))
     for _ in range(min(3, len(reference))):
-        cosine, terms, _ = mixtures[-1]
-        rest = np.setdiff1d(np.arange(len(reference)), terms)
-        found = max(
-            (_mix(atom, reference, [*terms, k]) for k in rest), key=lambda mix: mix[0]
-        )
-        if found[0] < cosine + 0.01:
+        rest = np.setdiff1d(np.arange(len(reference)), mixture.terms)
+        mixtures = [_mix(atom, reference, [*mixture.terms, k]) for k in rest]
+        best = max(mixtures, key=lambda one: one.cosine)
+        if best.cosine < mixture.cosine + 0.01:
             break
-        mixtures.append(found)
-    cosine, terms, shares = mixtures[-1]
-    named = {
-        names[terms[i]]: float(shares[i]) for i in np.argsort(-shares) if shares[i] > 0
+        if not mixture.terms:
+            nearest = best
+        mixture = best
+    shares = {
+        names[mixture.terms[i]]: float(mixture.weights[i])
+        for i in np.argsort(-mixture.weights)
+        if mixture.weights[i] > 0
     }
-    return ComponentMatch(names[terms[0]], mixtures[1][0], named, cosine)
+    return ComponentMatch(
+        nearest=names[nearest.terms[0]],
+        cosine=nearest.cosine,
+        shares=shares,
+        mixture_cosine=mixture.cosine,
+    )
 
 
 def match_components(
@@ -418,16 +435,13 @@ def recovery_rate(dictionary: Any, reference: Any, *, threshold: float = 0.9) ->
     return float((atom_coherence(dictionary, reference) >= threshold).mean())
 
 
-def recombine_atoms(
-    atoms, rng, *n_draws
-):  # (n_components, ...) -> (*n_draws, n_components, ...)
+def recombine_atoms(atoms, rng):  # (n_components, ...) -> the same
     """Draw random unit atoms with about the mean and second moments of a dictionary's unit atoms.
 
-    Random dictionaries show which similarity of atoms is due to chance. One is drawn or, with an
-    int as ``n_draws``, so many. A random atom is a Gaussian combination of all ``atoms``, which are
-    unit atoms. The mean of atoms depends on their signs, so each atom first gets the sign that
-    makes its inner product with the first principal direction positive. ``rng`` is a
-    `numpy.random.RandomState`.
+    Random dictionaries show which similarity of atoms is due to chance. A random atom is a Gaussian
+    combination of all ``atoms``, which are unit atoms. The mean of atoms depends on their signs, so
+    each atom first gets the sign that makes its inner product with the first principal direction
+    positive. ``rng`` is a `numpy.random.RandomState`.
     """
     rows = atoms.reshape(len(atoms), -1)
     n = len(atoms)
@@ -438,8 +452,8 @@ def recombine_atoms(
         direction = normalize([rows.T @ (rows @ direction)])[0]
     aligned = rows * np.where(rows @ direction < 0, -1, 1)[:, None]
     mean = aligned.mean(axis=0)
-    drawn = rng.standard_normal((*n_draws, n, n)) @ (aligned - mean) / n**0.5 + mean
-    return normalize(drawn.reshape(-1, rows.shape[1])).reshape(*n_draws, *atoms.shape)
+    drawn = rng.standard_normal((n, n)) @ (aligned - mean) / n**0.5 + mean
+    return normalize(drawn).reshape(atoms.shape)
 
 
 def chance_coherence(dictionary, reference, n_axes=0):  # -> (n_draws, n_reference)
@@ -461,16 +475,15 @@ def chance_coherence(dictionary, reference, n_axes=0):  # -> (n_draws, n_referen
     # So many draws that the result is a mean of at least 2,500 coherences: the coherence of one
     # random atom has a standard deviation of about 0.1, and the mean of 2,500 has 0.002.
     n_draws = max(4, ceil(2500 / min(len(used), len(reference))))
-    draws = recombine_atoms(used, rng, n_draws)
-    shifted = shift_atoms(reference, n_axes)
-    found = np.stack(
-        [match_coherences(_best_cosines(drawn, shifted)) for drawn in draws]
-    )
-    references = (
-        shift_atoms(one, n_axes) for one in recombine_atoms(reference, rng, n_draws)
-    )
-    both = [match_coherences(_best_cosines(*pair)) for pair in zip(draws, references)]
-    return np.clip(found + found.mean() - np.mean(both), 0, 1)
+    draws = [recombine_atoms(used, rng) for _ in range(n_draws)]
+    references = [recombine_atoms(reference, rng) for _ in range(n_draws)]
+
+    def compare(drawn, other):  # -> (n_reference,)
+        return match_coherences(_best_cosines(drawn, shift_atoms(other, n_axes)))
+
+    first = np.stack([compare(drawn, reference) for drawn in draws])
+    second = [compare(drawn, other) for drawn, other in zip(draws, references)]
+    return np.clip(first + first.mean() - np.mean(second), 0, 1)
 
 
 def dictionary_stability(
@@ -529,11 +542,15 @@ def dictionary_stability(
     n_axes = count_shift_axes(*dictionaries)
     dictionaries = [host_array(arrays.dictionary_of(one)) for one in dictionaries]
     # Each dictionary is the reference of all other dictionaries. `permutations` lists the pairs of
-    # the first dictionary first, then those of the second: ``found`` is reshaped to the shape
-    # (n_dictionaries, n_dictionaries - 1, n_components), and averaged over the other dictionaries.
-    pairs = permutations(dictionaries, 2)
-    found = [match_coherences(atom_cosines(other, one, n_axes)) for one, other in pairs]
-    atoms = np.reshape(found, (len(dictionaries), -1, len(found[0]))).mean(axis=1)
+    # the first dictionary first, then those of the second: ``coherences`` get the shape
+    # (n_dictionaries, n_dictionaries - 1, n_components), and are averaged over the other
+    # dictionaries.
+    coherences = [
+        match_coherences(atom_cosines(other, one, n_axes))
+        for one, other in permutations(dictionaries, 2)
+    ]
+    shape = (len(dictionaries), -1, len(coherences[0]))
+    atoms = np.reshape(coherences, shape).mean(axis=1)
     pairs = zip(dictionaries, dictionaries[1:] + dictionaries[:1])
     chances = [chance_coherence(other, one, n_axes).mean() for one, other in pairs]
     by_chance = float(np.mean(chances))
@@ -592,11 +609,11 @@ def code_and_compare(estimator, X):
     the estimator's ``transform``. Images of unsigned integers become fractions of the largest
     integer, as the learner reads them.
     """
-    found = (
-        X if np.ndim(X) == 2 else as_fractions(X),
-        *code_and_reconstruct(estimator, X),
+    codes, reconstructions = code_and_reconstruct(estimator, X)
+    data = X if np.ndim(X) == 2 else as_fractions(X)
+    return tuple(
+        np.asarray(host_array(array)) for array in (data, codes, reconstructions)
     )
-    return tuple(np.asarray(host_array(array)) for array in found)
 
 
 def reconstruction_r2_scorer(estimator: Any, X: ArrayLike, y: Any = None) -> float:
@@ -619,8 +636,13 @@ def reconstruction_r2_scorer(estimator: Any, X: ArrayLike, y: Any = None) -> flo
         sparsity.
     """
     X, _, reconstruction = code_and_compare(estimator, X)
-    pair = (array.reshape(len(array), -1) for array in (X, reconstruction))
-    return float(r2_score(*pair, multioutput="variance_weighted"))
+    n = len(X)
+    score = r2_score(
+        X.reshape(n, -1),
+        reconstruction.reshape(n, -1),
+        multioutput="variance_weighted",
+    )
+    return float(score)
 
 
 def _denoising_score(estimator, X, y=None, *, noise_std):
@@ -632,13 +654,14 @@ def _denoising_score(estimator, X, y=None, *, noise_std):
     X, code, reconstruction = code_and_compare(estimator, X)
     residual = float(np.square(X - reconstruction).mean(dtype=np.float64))
     n_used = np.count_nonzero(code.reshape(len(X), -1), axis=1)
-    share = float(np.minimum(n_used, X[0].size).mean()) / X[0].size
+    # The number of nonzero codes, over the number of entries of a sample.
+    ratio = float(np.minimum(n_used, X[0].size).mean()) / X[0].size
     if noise_std is not None:
-        return noise_std**2 * (1 - 2 * share) - residual
-    # Codes with as many nonzero entries as a sample has entries (``share`` is 1) fit any sample
+        return noise_std**2 * (1 - 2 * ratio) - residual
+    # Codes with as many nonzero entries as a sample has entries (``ratio`` is 1) fit any sample
     # exactly, so their residuals tell nothing about the error, and GCV would divide by 0. Such
     # codes get the score of a reconstruction by the mean of the samples.
-    return -residual / (1 - share) ** 2 if share < 1 else -float(X.var(axis=0).mean())
+    return -residual / (1 - ratio) ** 2 if ratio < 1 else -float(X.var(axis=0).mean())
 
 
 def make_denoising_scorer(*, noise_std: float | None = None) -> Callable:
@@ -737,7 +760,7 @@ def _without(learner, atom):
     vars(other).pop("feature_names_in_", None)
     other.components_ = np.array(learner.components_)
     other.components_[atom] = 0
-    if hasattr(learner, "thresholds_"):
+    if getattr(learner, "thresholds_", None) is not None:
         other.thresholds_ = np.array(learner.thresholds_)
         other.thresholds_[:, atom] = np.inf
     return other
@@ -787,18 +810,15 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
     array([1.6, 0.4])
     """
     learner = check_learner_of_rows(learner)
-    given = host_array(
-        X
-    )  # keeps a data frame, whose names of columns the learner checks
-    X = check_rows(given, allow_nan=True)
+    data = host_array(X)  # keeps a data frame, whose names the learner checks
+    X = check_rows(data, allow_nan=True)
 
-    def squares(
-        learner, data, rows
-    ):  # -> (n,), the squared error of each row's reconstruction
+    def measure(learner, data, rows):  # -> (n,), the squared error of each row
         _, _, reconstruction = code_and_compare(learner, data)
         return np.nansum(np.square(rows - reconstruction), axis=1, dtype=np.float64)
 
-    (codes, _), errors = encode_samples(learner, given), squares(learner, given, X)
+    codes, _ = encode_samples(learner, data)
+    errors = measure(learner, data, X)
     energy = np.square(codes).sum(axis=0, dtype=np.float64)
     energy *= np.square(learner.components_).sum(axis=1)
     mean = np.nansum(X, axis=0) / np.maximum((~np.isnan(X)).sum(axis=0), 1)
@@ -806,8 +826,8 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
     losses = np.zeros(len(energy))
     for atom, used in enumerate(codes.T != 0):
         if used.any():
-            left = squares(_without(learner, atom), X[used], X[used])
-            losses[atom] = left.sum() - errors[used].sum()
+            without = measure(_without(learner, atom), X[used], X[used])
+            losses[atom] = without.sum() - errors[used].sum()
     return Bunch(
         usage=(codes != 0).mean(axis=0),
         energy=energy / (energy.sum() or 1.0),

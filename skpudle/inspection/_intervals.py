@@ -170,7 +170,8 @@ def _in_units(learner, rows, codes, weight):
         Factors that turn codes of the learner into codes of ``atoms``.
     """
     units = units_of(learner)
-    x, mask, row_scale = units.enter(*split_missing(to_tensor(rows)))
+    x, mask = split_missing(to_tensor(rows))
+    x, mask, row_scale = units.enter(x, mask)
     missing = np.zeros(rows.shape, bool) if mask is None else to_numpy(mask) == 0
     scale = 1.0 if units.scale is None else to_numpy(units.scale)
     atoms = np.asarray(learner.components_, dtype=np.float64) / scale
@@ -264,7 +265,8 @@ def _atoms_of_rows(learner, rows, codes, weight, rng):  # -> AtomPosterior
     end of the Markov chain.
     """
     weight = check_sample_weight(1.0 if weight is None else weight, len(rows))
-    first, weight, _ = merge_copies(hash_rows(*split_missing(to_tensor(rows))), weight)
+    x, mask = split_missing(to_tensor(rows))
+    first, weight, _ = merge_copies(hash_rows(x, mask), weight)
     # The sampler needs memory for the rows, (n, n_features), and their codes, (n, n_components). Of
     # many rows a part is used, for which each of these arrays has at most 2**23 numbers, 64 MiB.
     most = max(1, 2**23 // max(learner.components_.shape))
