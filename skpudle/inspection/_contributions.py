@@ -27,7 +27,7 @@ from sklearn.utils import check_scalar
 from skpudle._compilation import blocks_of_rows
 from skpudle._data.sources import refuse_shuffled
 from skpudle._estimators import check_learner_of_rows, encode_parts
-from skpudle._fit.plan import centre
+from skpudle._fit.encoders import centre
 
 
 class Contributions(NamedTuple):

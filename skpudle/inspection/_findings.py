@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skpudle._estimators import encode_samples, find_learner, read_samples
-from skpudle._fit.plan import centre
+from skpudle._fit.encoders import centre
 from skpudle._learners.convolutional.base import geometry_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._learners.supervised import TaskLearner
