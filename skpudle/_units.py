@@ -34,9 +34,9 @@ LONG = 3.0
 # its hidden entries unpredicted. The fraction is 1.0 to 1.3 on average over planted outlying rows,
 # but varies from row to row, so the limit is lower. For all suspects together the limit is nine
 # tenths: the fraction of planted outliers is 0.80 to 2.0. The fraction of suspects is at most 0.88
-# in 9 of 460 random data sets without outliers, in which leaving the suspects out would multiply the
-# error of a fit by 1.1 to 490. With 0.75 instead of 0.5 outlying rows stay, and errors are 1.7 to
-# 3.2 times as large (benchmarks/constants.py unpredicted).
+# in 9 of 460 random data sets without outliers, in which leaving the suspects out would multiply
+# the error of a fit by 1.1 to 490. With 0.75 instead of 0.5 outlying rows stay, and errors are 1.7
+# to 3.2 times as large (benchmarks/constants.py unpredicted).
 _UNPREDICTED = 0.5
 # Factors on the penalty of codes whose residuals estimate the noise of a row; `noise_variances`
 # chooses one factor for each row. With the factor 1 alone, codes of rows with a signal-to-noise

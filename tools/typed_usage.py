@@ -102,7 +102,7 @@ skpudle.ConvDenoiser(8, sigma=0.1)  # type: ignore[call-arg]
 
 # ---------------------------------------------------------------------------- functions
 
-skpudle.reporting.findings(learner, X)
+skpudle.inspection.findings(learner, X)
 assert_type(recovery_rate(learner.components_, X), float)
 assert_type(skpudle.metrics.atom_coherence(learner.components_, X), np.ndarray)
 assert_type(AtomsDisplay.from_estimator(learner, X).plot(n_columns=3), AtomsDisplay)

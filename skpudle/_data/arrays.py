@@ -278,6 +278,20 @@ def unpacked(X):
     return np.asarray(X)
 
 
+def refuse_text(X):
+    """Raise ValueError, which names the column, if ``X`` is a data frame with a column of text."""
+    kinds = getattr(X, "dtypes", ())
+    for name, kind in zip(getattr(X, "columns", ()), kinds):
+        if str(kind).lower().startswith(("object", "str", "categor")):
+            try:
+                np.asarray(X[name]).astype(np.float64)
+            except ValueError as error:
+                raise ValueError(
+                    f"Column {name!r} of X has text: {error}. Leave it out, or encode it as "
+                    "numbers."
+                ) from error
+
+
 def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     """Validate a user's rows of numbers, and convert them to floating point.
 
@@ -311,6 +325,7 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
         raise TypeError(
             "X has dates or times. Leave them out, or pass numbers, such as seconds since a date."
         )
+    refuse_text(X)
     finite = "allow-nan" if allow_nan else True
     options = {"dtype": [np.float64, np.float32], "order": "C", "estimator": estimator}
     options |= {"ensure_all_finite": finite, "copy": copy, "input_name": "X"}
