@@ -12,22 +12,18 @@ LOOPS := nmf encoding lasso omp operators search test_intervals.py
 # One extra for all targets instead of one each, as CI has it: an installation instead of three.
 EXTRA ?=
 installed = $(VENV)/installed-$(or $(EXTRA),$1)
-comma := ,
 
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help install demo test test-uncompiled coverage lint format docs gpu dist clean
+.PHONY: help install test test-uncompiled coverage lint format docs gpu dist clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 28
 
 install: $(call installed,dev) ## Install the package and what its tests, lint and documentation need
-
-demo: $(call installed,plot$(comma)images) ## Learn from a photograph, and denoise it, in a minute
-	$(BIN)/python examples/demo.py
 
 # The array API switch is read when scipy is imported, and without it scikit-learn skips
 # checks. One thread a worker: threads that outnumber cores wait for each other.

@@ -17,7 +17,7 @@ from common import Report, parse, timed
 
 from skpudle import ConvPUDLEDictionaryLearning
 from skpudle._operators._conv import ConvDictionary
-from skpudle.search._conv_epoch import conv_codes
+from skpudle.search.conv_problem import conv_codes
 
 CROPS = {"barbara": (10, 100), "kodim23": (0, 60), "monarch": (0, 160), "sail": (0, 210),
          "tulips": (0, 30)}  # fmt: skip

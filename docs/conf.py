@@ -57,7 +57,7 @@ sphinx_gallery_conf = {
     "examples_dirs": ["../examples"],
     "gallery_dirs": ["auto_examples"],
     "filename_pattern": r"/plot_",
-    # a program, which `make demo` runs, and a module of the examples of the paper
+    # a program, and a module of the examples of the paper
     "ignore_pattern": r"(demo|convergence)\.py",
     "within_subsection_order": "gallery_order.example_order",
     "abort_on_example_error": True,

@@ -1,6 +1,6 @@
 """Learn the atoms of a photograph, and take its noise away: one figure, in a minute.
 
-``make demo`` runs it. The figure goes into the folder that ``--out`` names.
+Run ``python examples/demo.py``. The figure goes into the folder that ``--out`` names.
 """
 
 import argparse

@@ -14,8 +14,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle.inspection import findings
 from skpudle.plotting import AtomsDisplay, CodesDisplay, LossCurveDisplay
-from skpudle.reporting import findings
 
 X = load_digits().data[:600]
 learner = PUDLEDictionaryLearning(32, random_state=0).fit(X)

@@ -18,8 +18,8 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import r2_score
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle.inspection import findings
 from skpudle.plotting import AtomsDisplay
-from skpudle.reporting import findings
 
 # %%
 # All windows of 64 samples, without their means and in units of their standard deviation. The

@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # type checkers do not run `__getattr__`, so they read the na
     from skpudle import omp as omp
     from skpudle import plotting as plotting
     from skpudle import pretrained as pretrained
-    from skpudle import reporting as reporting
     from skpudle import sae as sae
     from skpudle import search as search
     from skpudle._consensus import ConsensusDictionary as ConsensusDictionary

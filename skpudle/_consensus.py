@@ -8,7 +8,7 @@ NMF with an assignment instead of k-means: two atoms of one replicate never fall
 and atoms are compared up to sign.
 """
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -35,7 +35,7 @@ from sklearn.utils.validation import (
     check_is_fitted,
 )
 
-from skpudle._data.arrays import host_array, warn
+from skpudle._data.arrays import host_array, refuse_text, warn
 from skpudle._learners.parameters import fits, sets_parameters
 from skpudle.metrics import match_atoms, recombine_atoms, unit_atoms
 
@@ -90,16 +90,11 @@ def _measure_isolation(replicates):  # -> list of (n_components,)
     return distances
 
 
-def _find_consensus(replicates):
-    """Find the consensus of replicates: medians of matched atoms, and the agreement of the matches.
+class _Consensus(NamedTuple):
+    """Medians of matched atoms of replicates, and the agreement of the matches.
 
-    Parameters
+    Attributes
     ----------
-    replicates : list of ndarray of shape (n_components, n_features)
-        Unit atoms of each replicate; numbers of atoms may differ.
-
-    Returns
-    -------
     medoid : int
         Number of the replicate that the reference started as.
     components : ndarray of shape (n_components, n_features)
@@ -107,10 +102,24 @@ def _find_consensus(replicates):
     indices : ndarray of shape (n_replicates, n_components)
         For each replicate the indices of its atoms that match the atoms of the consensus, -1 for
         none.
-    dense : ndarray of bool of shape (n_replicates, n_components)
-        True for a matched atom that is no outlier.
+    agrees : ndarray of bool of shape (n_replicates, n_components)
+        True for a matched atom that is not an outlier.
     stability : ndarray of shape (n_components,)
         Mean modulus of the cosine between matched atoms of two replicates.
+    """
+
+    medoid: int
+    components: np.ndarray
+    indices: np.ndarray
+    agrees: np.ndarray
+    stability: np.ndarray
+
+
+def _find_consensus(replicates):  # -> _Consensus
+    """Find the consensus of replicates: medians of matched atoms, and their agreement.
+
+    ``replicates`` is a list of arrays (n_components, n_features) of unit atoms; numbers of atoms
+    may differ.
     """
     isolation = _measure_isolation(replicates)
     medoid = int(np.argmin([distances.mean() for distances in isolation]))
@@ -128,19 +137,24 @@ def _find_consensus(replicates):
             match = match_atoms(atoms, reference)
             indices[i, match.reference_indices] = match.indices
             aligned[i, match.reference_indices] = match.align_dictionary(atoms)
-        distances = np.stack([d[i] for d, i in zip(isolation, indices, strict=True)])
+        distances = np.stack([
+            of_atoms[matched]
+            for of_atoms, matched in zip(isolation, indices, strict=True)
+        ])  # fmt: skip
         # An atom is an outlier if its mean distance to its neighbours is above 0.5, the limit of
         # consensus NMF. For unit atoms this distance is a cosine of 0.875.
-        dense = (indices >= 0) & (distances <= 0.5)
+        agrees = (indices >= 0) & (distances <= 0.5)
         if np.array_equal(before, indices):
             break
-        reference = unit_atoms(np.stack([
-            np.median(aligned[kept, k], axis=0) if kept.any() else replicates[medoid][k]
-            for k, kept in enumerate(dense.T)
-        ]))  # fmt: skip
+        medians = replicates[medoid].copy()
+        for k, kept in enumerate(agrees.T):
+            if kept.any():
+                medians[k] = np.median(aligned[kept, k], axis=0)
+        reference = unit_atoms(medians)
     cosines = np.einsum("rkf,skf->krs", aligned, aligned, optimize=True)
     pairs = np.abs(cosines[:, ~np.eye(len(aligned), dtype=bool)])
-    return medoid, reference, indices, dense, np.minimum(pairs.mean(axis=1), 1)
+    stability = np.minimum(pairs.mean(axis=1), 1)
+    return _Consensus(medoid, reference, indices, agrees, stability)
 
 
 @sets_parameters(estimator=[HasMethods(["fit", "transform"])])
@@ -189,10 +203,10 @@ class ConsensusDictionary(
         Mean of ``stability_`` for replicates whose atoms are replaced by random atoms with the same
         mean and second moments. A positive ``stability_ - chance_stability_`` is
         agreement above chance. Fits of different seeds to the same samples agree above chance even
-        if the samples are noise; `skpudle.metrics.atom_support` tests which atoms are real.
+        if the samples are noise; `skpudle.inspection.atom_support` tests which atoms are real.
 
     n_agreeing_ : ndarray of shape (n_components,)
-        Number of replicates in the median of an atom, that is, with a match that is no outlier.
+        Number of replicates in the median of an atom, that is, with a match that is not an outlier.
 
     replicates_ : list of ndarray of shape (n_components, ...)
         ``components_`` of every replicate.
@@ -215,14 +229,14 @@ class ConsensusDictionary(
     See Also
     --------
     skpudle.metrics.dictionary_stability : Agreement of dictionaries without a consensus.
-    skpudle.metrics.atom_support : Which atoms the samples support.
+    skpudle.inspection.atom_support : Which atoms the samples support.
     skpudle.plotting.StabilityDisplay : Stability of each atom, as a picture.
 
     Notes
     -----
     The reference starts as the medoid, the replicate whose atoms are nearest to the atoms of all
     replicates. Every replicate is matched with it by the best assignment of all atoms together, and
-    the reference becomes the median of the matches that are no outliers, until no match changes.
+    the reference becomes the median of the matches without outliers, until no match changes.
     Consensus NMF [1]_ clusters by k-means instead, which may put two atoms of one replicate into
     one cluster.
 
@@ -280,31 +294,42 @@ class ConsensusDictionary(
         Raises
         ------
         ValueError
-            If parameters are invalid, or the estimator refuses the data.
+            If parameters are invalid, the estimator refuses the data, or its fit has no
+            ``components_``.
 
         Warns
         -----
         UserWarning
             If all replicates are the same, so that their agreement has no meaning.
         """
+        refuse_text(X)
         random_state = check_random_state(self.random_state)
-        parts = [
-            None
-        ] * self.n_replicates  # for each replicate indices of samples, None for all
+        # For each replicate the indices of its samples, None for all samples.
+        samples = [None] * self.n_replicates
         if self.resample != "seeds":
             (X,) = indexable(X if issparse(X) else host_array(X))
             n = np.shape(X)[0]
             is_half = self.resample == "halves"
-            how = dict(replace=not is_half, n_samples=(n + 1) // 2 if is_half else n)
-            parts = [
-                resample(np.arange(n), random_state=random_state, **how) for _ in parts
+            samples = [
+                resample(
+                    np.arange(n),
+                    replace=not is_half,
+                    n_samples=(n + 1) // 2 if is_half else n,
+                    random_state=random_state,
+                )
+                for _ in samples
             ]
         fitted = Parallel(n_jobs=self.n_jobs)(
             delayed(_fit_rows)(
                 seed_clone(self.estimator, random_state), X, fit_params, rows
             )
-            for rows in parts
+            for rows in samples
         )
+        if not hasattr(fitted[0], "components_"):
+            raise ValueError(
+                f"{type(self.estimator).__name__} has no components_ after fit. Pass an estimator "
+                "that learns atoms, such as PUDLEDictionaryLearning, NMF or FastICA."
+            )
         self.replicates_ = [np.asarray(host_array(one.components_)) for one in fitted]
         first = self.replicates_[0]
         if all(np.array_equal(atoms, first) for atoms in self.replicates_[1:]):
@@ -316,28 +341,27 @@ class ConsensusDictionary(
             for atoms in self.replicates_
         ]
         replicates = [unit_atoms(atoms) for atoms in flat]
+        consensus = _find_consensus(replicates)
         # Stability by chance comes from the same computation with random atoms instead of the atoms
         # of each replicate. Its seed is fixed, so that the replicates alone determine the result.
-        found = _find_consensus(replicates)
         rng = np.random.RandomState(0)
-        medoid, units, self.matches_, dense, self.stability_ = found
-        *_, by_chance = _find_consensus(
+        by_chance = _find_consensus(
             [recombine_atoms(atoms, rng) for atoms in replicates]
         )
-        self.chance_stability_ = float(by_chance.mean())
-        self.n_agreeing_ = dense.sum(axis=0)
-        # ``units`` have norm 1. Each atom gets the median of the norms of its matches; an atom
-        # without a match in a replicate has NaN there.
+        self.matches_ = consensus.indices
+        self.stability_ = consensus.stability
+        self.chance_stability_ = float(by_chance.stability.mean())
+        self.n_agreeing_ = consensus.agrees.sum(axis=0)
+        # Atoms of the consensus have norm 1. Each gets the median of the norms of its matches; an
+        # atom without a match in a replicate has NaN there.
         norms = [
-            np.where(i < 0, np.nan, np.linalg.norm(atoms, axis=1)[i])
-            for atoms, i in zip(flat, self.matches_, strict=True)
+            np.where(matched < 0, np.nan, np.linalg.norm(atoms, axis=1)[matched])
+            for atoms, matched in zip(flat, self.matches_, strict=True)
         ]
-        components = units * np.nanmedian(norms, axis=0)[:, None]
-        components = components.reshape(self.replicates_[medoid].shape).astype(
-            first.dtype
-        )
+        components = consensus.components * np.nanmedian(norms, axis=0)[:, None]
+        components = components.reshape(self.replicates_[consensus.medoid].shape)
         self.estimator_ = self._with_components(
-            fitted[medoid], components, X, fit_params
+            fitted[consensus.medoid], components.astype(first.dtype), X, fit_params
         )
         self.components_ = self.estimator_.components_
         return self
@@ -350,16 +374,16 @@ class ConsensusDictionary(
         for the old atoms does not fit the new ones.
         """
         if getattr(medoid, "analysis_components_", None) is not None:
-            given = dict(dict_init=components, n_components=len(components))
+            learner = clone(medoid)
+            learner.set_params(dict_init=components, n_components=len(components))
             # The learner adds an intercept for fit_intercept="auto" only if it searches for atoms,
             # and with an array as dict_init it does not. So True keeps the medoid's intercept.
             if np.ndim(getattr(medoid, "intercept_", 0.0)):
-                given["fit_intercept"] = True
-            return clone(medoid).set_params(**given).fit(X, **fit_params)
+                learner.set_params(fit_intercept=True)
+            return learner.fit(X, **fit_params)
         medoid.components_ = components
-        if hasattr(
-            medoid, "mixing_"
-        ):  # `inverse_transform` of FastICA uses it, not the components
+        # `inverse_transform` of FastICA uses ``mixing_`` instead of the components.
+        if hasattr(medoid, "mixing_"):
             medoid.mixing_ = np.linalg.pinv(components)
         return medoid
 
@@ -407,7 +431,7 @@ class ConsensusDictionary(
         return self.estimator_.inverse_transform(X)
 
     @available_if(_estimator_has("score"))
-    def score(self, X: ArrayLike, y: None = None, **of_samples: Any) -> float:
+    def score(self, X: ArrayLike, y: None = None, **score_params: Any) -> float:
         """Score data with the consensus, by the estimator's own `score`.
 
         Parameters
@@ -416,7 +440,7 @@ class ConsensusDictionary(
             Data.
         y : None
             Ignored.
-        **of_samples : dict
+        **score_params : dict
             Further arguments of the estimator's `score`, such as ``sample_weight``.
 
         Returns
@@ -430,7 +454,7 @@ class ConsensusDictionary(
             If the consensus is not fitted.
         """
         check_is_fitted(self, "estimator_")
-        return self.estimator_.score(X, **of_samples)
+        return self.estimator_.score(X, **score_params)
 
     @property
     def n_features_in_(self):

@@ -41,12 +41,11 @@ class FoundLearner(NamedTuple):
         """
         return encode_samples(self.learner, self.prepare(X))
 
-    def to_data(
-        self, rows
-    ):  # (n, n_features of the learner) -> (n, n_features of the data)
+    def to_data(self, rows):
         """Return atoms, or any differences of rows, in the features of the user's data.
 
-        An offset of a step, such as the mean of `StandardScaler`, does not shift differences. So
+        ``rows`` are (n, n_features of the learner), and the result (n, n_features of the data). An
+        offset of a step, such as the mean of `StandardScaler`, does not shift differences. So
         only the linear part of the inverse of the steps is applied to ``rows``. If the steps have
         no affine inverse, or the learner's atoms are images, ``rows`` are returned unchanged.
         """
@@ -57,19 +56,16 @@ class FoundLearner(NamedTuple):
             with np.errstate(all="ignore"):
                 for step in reversed(self.steps):
                     undone = step.inverse_transform(undone)
-        except (
-            AttributeError,
-            ValueError,
-        ):  # a step without an inverse, or one that refuses rows
+        # A step has no inverse, or refuses the rows.
+        except (AttributeError, ValueError):
             return rows
         # An affine inverse maps 0, r and 2 r to b, A r + b and 2 A r + b: so A r is the second less
         # the first, and the third shows whether the inverse is affine.
         origin, once, twice = np.split(np.asarray(undone), 3)
         once = once - origin
         twice = twice - origin
-        tolerance = 1e-3 * np.abs(twice).max(
-            initial=0
-        )  # well above rounding errors of float32
+        # The tolerance is well above rounding errors of float32.
+        tolerance = 1e-3 * np.abs(twice).max(initial=0)
         return once if np.allclose(twice, 2 * once, rtol=0, atol=tolerance) else rows
 
     def atoms(self):  # -> (n_components, ...)
@@ -95,8 +91,8 @@ def find_learner(estimator, attribute="components_"):  # -> FoundLearner
     steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
     for i in reversed(range(len(steps))):
         with suppress(NotFittedError):
-            found = find_learner(steps[i], attribute)
-            return FoundLearner(found.learner, (*steps[:i], *found.steps))
+            inner = find_learner(steps[i], attribute)
+            return FoundLearner(inner.learner, (*steps[:i], *inner.steps))
     raise NotFittedError(f"No step of the pipeline has {attribute}: {steps!r:.200}.")
 
 
@@ -116,14 +112,12 @@ def check_learner_of_rows(learner):
     learner = getattr(learner, "estimator_", learner)
     if np.ndim(learner.components_) != 2 or hasattr(learner, "atom_shape"):
         raise ValueError(
-            f"Atoms of {type(learner).__name__} have positions; pass a learner of rows."
+            f"Atoms of {type(learner).__name__} have positions. Pass a learner of rows."
         )
     return learner
 
 
-def read_samples(
-    learner, X
-):  # -> (n_samples, n_features), or list of (n_channels, *size)
+def read_samples(learner, X):
     """Return the samples ``X`` as arrays, checked as a fitted learner checks them.
 
     The result is a matrix for a learner of rows, and a list of images or signals, channels first,
@@ -132,21 +126,29 @@ def read_samples(
     if not hasattr(learner, "atom_shape"):
         return to_numpy(to_tensor(check_rows(open_source(X).array(), allow_nan=True)))
     n_axes = np.size(learner.atom_shape)
-    known = learner.components_.shape[1:]
-    options = dict(n_channels=known[-1] if len(known) > n_axes else 1, allow_nan=True)
-    images = read_images(X, n_axes, channels_first=learner.channels_first, **options)
+    shape = learner.components_.shape[1:]
+    images = read_images(
+        X,
+        n_axes,
+        n_channels=shape[-1] if len(shape) > n_axes else 1,
+        channels_first=learner.channels_first,
+        allow_nan=True,
+    )
     return [to_numpy(image) for image in images.singles()]
 
 
-def encode_samples(learner, X, **of_rows):  # -> (n_codes, n_components), (n_codes,)
+def encode_samples(learner, X, exposure=None):
     """Return the codes of any fitted learner as one signed matrix, and the sample of each row.
 
     Each sample has one row of codes or, for a learner of images or signals, one for each position.
-    The second array has for each row the index of its sample. Codes that ``split_sign`` has split
-    are joined again. ``of_rows`` are keyword arguments of `transform` with one entry per sample,
-    such as ``exposure``.
+    The first array is (n_codes, n_components). The second, (n_codes,), has for each row the index
+    of its sample. Codes that ``split_sign`` has split are joined again. ``exposure`` (n_samples,)
+    are the exposures of samples of a learner of counts.
     """
-    codes = learner.transform(X, **of_rows)
+    if exposure is None:
+        codes = learner.transform(X)
+    else:
+        codes = learner.transform(X, exposure=exposure)
     learner = getattr(learner, "estimator_", learner)  # the learner of a consensus
     p = len(learner.components_)
     if isinstance(codes, list):  # images of different sizes have a list of code maps
@@ -157,13 +159,11 @@ def encode_samples(learner, X, **of_rows):  # -> (n_codes, n_components), (n_cod
             codes = codes[:, :p] - codes[:, p:]
         has_rows = getattr(learner, "n_features_in_", None) is not None
         # For a single image or signal `transform` returns codes without an axis of images.
-        is_one = not has_rows and codes.ndim == 1 + np.size(
-            getattr(learner, "atom_shape", ())
-        )
+        n_axes = np.size(getattr(learner, "atom_shape", ()))
+        is_one = not has_rows and codes.ndim == 1 + n_axes
         maps = codes.reshape(1 if is_one else len(codes), -1, p)
-    return np.concatenate(maps), np.repeat(
-        np.arange(len(maps)), [len(of_one) for of_one in maps]
-    )
+    lengths = [len(of_one) for of_one in maps]
+    return np.concatenate(maps), np.repeat(np.arange(len(maps)), lengths)
 
 
 def encode_parts(learner, X, n_rows=8192, *, exposure=None, allow_nan=False):
@@ -174,13 +174,12 @@ def encode_parts(learner, X, n_rows=8192, *, exposure=None, allow_nan=False):
     Missing entries, NaN, raise ValueError unless ``allow_nan``.
     """
     for part in open_source(X).parts(n_rows):
-        rows = host_array(check_rows(part, allow_nan=allow_nan)).astype(
-            np.float64, copy=False
-        )
-        of_rows = {}
+        rows = host_array(check_rows(part, allow_nan=allow_nan))
+        rows = rows.astype(np.float64, copy=False)
+        of_part = None
         if exposure is not None:
-            of_rows["exposure"], exposure = np.split(exposure, [len(rows)])
-        codes, _ = encode_samples(learner, part, **of_rows)
+            of_part, exposure = np.split(exposure, [len(rows)])
+        codes, _ = encode_samples(learner, part, of_part)
         yield rows, codes.astype(np.float64, copy=False)
 
 

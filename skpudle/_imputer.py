@@ -18,20 +18,20 @@ from skpudle._learners.parameters import sets_parameters
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 
 
-def _weigh(estimator, weight):  # -> dict, parameters of fit
-    """Return the keyword arguments by which an estimator's `fit` gets sample weights.
+def _fit_weighted(estimator, X, weight):
+    """Fit an estimator with sample weights, (n_samples,) or None, and return it.
 
-    ``weight`` is (n_samples,). In a pipeline the weights go to all steps whose `fit` takes weights,
-    if the last step is one of them. Otherwise the result makes the estimator's `fit` raise an
-    error, instead of learning a dictionary that ignores the weights.
+    In a pipeline the weights go to all steps whose `fit` takes weights, if the last step is one of
+    them. Otherwise the estimator's `fit` raises an error, instead of learning a dictionary that
+    ignores the weights.
     """
+    if weight is None:
+        return estimator.fit(X)
     steps = getattr(estimator, "steps", [])
     takes = [name for name, step in steps if has_fit_parameter(step, "sample_weight")]
     if not takes or takes[-1] != steps[-1][0]:
-        return {
-            "sample_weight": weight
-        }  # without support the estimator raises an error
-    return {f"{name}__sample_weight": weight for name in takes}
+        return estimator.fit(X, sample_weight=weight)
+    return estimator.fit(X, **{f"{name}__sample_weight": weight for name in takes})
 
 
 @sets_parameters(
@@ -138,9 +138,9 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         self._validate_params()
         X = self._read(X, reset=True)
-        unknown = np.flatnonzero(np.isnan(X).all(axis=0))
-        if len(unknown):
-            listing = listed(unknown.tolist(), getattr(self, "feature_names_in_", None))
+        empty = np.flatnonzero(np.isnan(X).all(axis=0))
+        if len(empty):
+            listing = listed(empty.tolist(), getattr(self, "feature_names_in_", None))
             raise ValueError(f"Features {listing} have no known value. Leave them out.")
         default = make_pipeline(
             StandardScaler(), PUDLEDictionaryLearning("auto", random_state=0)
@@ -148,23 +148,24 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         learner = clone(default if self.estimator is None else self.estimator)
         if self.random_state is not None:
             learner = seed_clone(learner, self.random_state)
-        given = {} if sample_weight is None else _weigh(learner, sample_weight)
         # Metadata routing is off for the fit: if a user has enabled it, a pipeline refuses keyword
         # arguments such as ``standardscaler__sample_weight``.
         with config_context(enable_metadata_routing=False):
-            self.estimator_ = learner.fit(X, **given)
+            self.estimator_ = _fit_weighted(learner, X, sample_weight)
         # If the default learner predicts hidden entries no better than the means of the features,
         # `transform` fills gaps with the means. The learner's scores are R^2 of hidden entries. The
         # means have the score 0, since the features are standardised. Scores are NaN for few
         # samples: then the learner fills the gaps.
-        names = ("size_path_", "penalty_path_") if self.estimator is None else ()
-        paths = filter(None, (getattr(learner[-1], name, None) for name in names))
-        self._predicts = not any(
-            np.max(path.score - path.tolerance) <= 0 for path in paths
-        )
-        self.means_ = (
-            StandardScaler(with_std=False).fit(X, sample_weight=sample_weight).mean_
-        )
+        self._predicts = True
+        if self.estimator is None:
+            for path in (
+                getattr(learner[-1], "size_path_", None),
+                getattr(learner[-1], "penalty_path_", None),
+            ):
+                if path is not None and np.max(path.score - path.tolerance) <= 0:
+                    self._predicts = False
+        scaler = StandardScaler(with_std=False).fit(X, sample_weight=sample_weight)
+        self.means_ = scaler.mean_
         return self
 
     def transform(self, X: ArrayLike) -> np.ndarray:
@@ -187,9 +188,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ValueError
             If the samples are invalid or have other features than in `fit`.
         """
-        check_is_fitted(
-            self, "means_"
-        )  # the last attribute that fit sets, so fit was completed
+        check_is_fitted(self, "means_")  # the attribute that `fit` sets last
         X = self._read(X, reset=False)
         filled = X.copy()
         gaps = np.isnan(X)

@@ -40,7 +40,13 @@ class Rows:
         return values * self.weight.to(values).view(-1, *[1] * (values.ndim - 1))
 
 
-def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),)
+def _uniform(n):  # -> (n,) float64
+    """Return ``n`` random numbers from 0 to 1, the same in every call."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(n, generator=generator, dtype=torch.float64, device="cpu")
+
+
+def spread_rows(n_rows, n_drawn):  # -> (min(n_rows, n_drawn),)
     """Draw rows evenly from the data, the same rows in every call.
 
     The rows are cut into parts of equal size, and one row of each part is drawn at random. (Rows at
@@ -50,22 +56,20 @@ def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),)
     ----------
     n_rows : int
         Number of rows.
-    n_places : int
+    n_drawn : int
         Number of rows to draw. If there are fewer rows, all rows are taken.
 
     Returns
     -------
-    Tensor of shape (min(n_rows, n_places),)
+    Tensor of shape (min(n_rows, n_drawn),)
         The numbers of the rows drawn, in increasing order.
     """
-    n_places = min(n_rows, n_places)
-    edges = torch.arange(n_places + 1, device="cpu") * n_rows // max(n_places, 1)
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.rand(n_places, generator=generator, dtype=torch.float64, device="cpu")
-    return edges[:-1] + (drawn * edges.diff()).long()
+    n_drawn = min(n_rows, n_drawn)
+    edges = torch.arange(n_drawn + 1, device="cpu") * n_rows // max(n_drawn, 1)
+    return edges[:-1] + (_uniform(n_drawn) * edges.diff()).long()
 
 
-def draw_rows(n_rows, n_places, weight=None):  # -> (n_drawn,), (n_drawn,) or None
+def draw_rows(n_rows, n_drawn, weight=None):  # -> (n_distinct,), (n_distinct,) or None
     """Draw rows with probabilities that grow with their weights, the same rows in every call.
 
     The sum of weights is cut into equal parts, and each part draws one row. A row that is drawn k
@@ -75,25 +79,24 @@ def draw_rows(n_rows, n_places, weight=None):  # -> (n_drawn,), (n_drawn,) or No
     ----------
     n_rows : int
         Number of rows.
-    n_places : int
+    n_drawn : int
         Number of draws. If it is at least ``n_rows``, all rows are returned with their own weights.
     weight : Tensor of shape (n_rows,), default=None
         Weights of the rows; None if they are equal.
 
     Returns
     -------
-    rows : Tensor of shape (n_drawn,)
+    rows : Tensor of shape (n_distinct,)
         The numbers of the rows drawn, in increasing order.
-    weight : Tensor of shape (n_drawn,) or None
+    weight : Tensor of shape (n_distinct,) or None
         Their weights; None without weights.
     """
-    if weight is None or n_places >= n_rows:
-        return spread_rows(n_rows, n_places), weight
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.rand(n_places, generator=generator, dtype=torch.float64, device="cpu")
+    if weight is None or n_drawn >= n_rows:
+        return spread_rows(n_rows, n_drawn), weight
     edges = weight.double().cpu().cumsum(0)
-    places = (torch.arange(n_places, device="cpu") + drawn) / n_places * edges[-1]
-    rows = torch.searchsorted(edges, places, right=True).clamp_max(n_rows - 1)
+    parts = torch.arange(n_drawn, device="cpu") + _uniform(n_drawn)
+    drawn = parts / n_drawn * edges[-1]
+    rows = torch.searchsorted(edges, drawn, right=True).clamp_max(n_rows - 1)
     rows, counts = rows.unique_consecutive(return_counts=True)
     return rows, counts.to(weight)
 
@@ -115,21 +118,20 @@ def hash_rows(x, mask=None):  # -> (n,) int64, on the CPU
     x = x.flatten(1)
     n_numbers = x.shape[1] * x.element_size() // 4
     generator = torch.Generator().manual_seed(0)
-    sums = []
     factors = torch.randint(
         -(2**62), 2**62, (n_numbers,), generator=generator, device="cpu"
     )
     factors = (2 * factors + 1).to(x.device)
+    sums = []
     # A block of rows has 2**18 products, 2 MiB, which fit into a cache: to hash 20,000 rows of 64
     # features takes 5 ms in such blocks, and 24 ms in blocks of four times the size.
     for part in blocks_of_rows(len(x), n_numbers, 2**18):
-        known = torch.empty(x[part].shape, dtype=x.dtype, device=x.device).copy_(
-            x[part]
-        )
-        known += 0.0  # turns -0.0 into 0.0: both are equal, but have different bits
+        rows = torch.empty(x[part].shape, dtype=x.dtype, device=x.device)
+        rows.copy_(x[part])
+        rows += 0.0  # turns -0.0 into 0.0: both are equal, but have different bits
         if mask is not None:
-            known.masked_fill_(mask.flatten(1)[part] == 0, torch.nan)
-        products = known.view(torch.int32) * factors
+            rows.masked_fill_(mask.flatten(1)[part] == 0, torch.nan)
+        products = rows.view(torch.int32) * factors
         sums.append(products.bitwise_xor_(products >> 32).sum(1).cpu())
     return torch.cat(sums)
 
@@ -153,13 +155,12 @@ def match_equal_rows(x, mask=None):  # -> (n,)
         Numbers of rows, on the CPU. A row that equals no row before it has its own number.
     """
     _, number = hash_rows(x, mask).unique(return_inverse=True)
-    places = torch.arange(len(x), device="cpu")
-    return torch.full_like(places, len(x)).scatter_reduce(0, number, places, "amin")[
-        number
-    ]
+    rows = torch.arange(len(x), device="cpu")
+    first = torch.full_like(rows, len(x)).scatter_reduce(0, number, rows, "amin")
+    return first[number]
 
 
-def hide_in_turn(places, n_groups=N_GROUPS):  # (n_features,) -> list of (seen, hidden)
+def hide_in_turn(first):  # (n_features,) -> list of (seen, hidden)
     """Cut features into random groups, each hidden in one turn; the same groups in every call.
 
     Features that are copies of each other are in one group: a visible copy would reveal the noise
@@ -167,11 +168,9 @@ def hide_in_turn(places, n_groups=N_GROUPS):  # (n_features,) -> list of (seen, 
 
     Parameters
     ----------
-    places : Tensor of shape (n_features,)
+    first : Tensor of shape (n_features,)
         For each feature the number of the first feature with the same values, as `match_equal_rows`
-        returns it for columns.
-    n_groups : int, default=10
-        Largest number of groups. Few features, or many copies, make fewer groups.
+        returns it for columns. Few features, or many copies, make fewer groups than ten.
 
     Returns
     -------
@@ -179,21 +178,22 @@ def hide_in_turn(places, n_groups=N_GROUPS):  # (n_features,) -> list of (seen, 
         For each turn the numbers of the visible features, in increasing order, and the numbers of
         the hidden features.
     """
-    order = torch.randperm(
-        len(places), generator=torch.Generator().manual_seed(0), device="cpu"
-    )
-    parts = order.tensor_split(max(1, min(n_groups, len(order))))
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(first), generator=generator, device="cpu")
+    parts = order.tensor_split(max(1, min(N_GROUPS, len(order))))
     group = torch.empty_like(order)
     for number, part in enumerate(parts):
         group[part] = number
-    group = group[places]
+    group = group[first]
+    numbers = group.unique()
     turns = []
-    for number in (numbers := group.unique()):
-        seen = (group != number) | (len(numbers) == 1)
-        turns.append((seen.nonzero().flatten(), order[group[order] == number]))
+    for number in numbers:
+        is_seen = (group != number) | (len(numbers) == 1)
+        hidden = order[group[order] == number]
+        turns.append((is_seen.nonzero().flatten(), hidden))
     return turns
 
 
-def gaps_in(known):  # -> mask or None
-    """Return the mask ``known``, or None, which is faster, if all entries are known."""
-    return None if bool(known.all()) else known
+def gaps_in(mask):  # -> mask or None
+    """Return ``mask``, or None, which is faster, if all entries are known."""
+    return None if bool(mask.all()) else mask

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Prediction(NamedTuple):
-    """The errors of a prediction of hidden entries, from codes at one penalty and share.
+    """The errors of a prediction of hidden entries, from codes at one penalty.
 
     Attributes
     ----------
@@ -22,16 +22,16 @@ class Prediction(NamedTuple):
         the data of this process, times the weight of the row.
     total : float
         The sum of the errors over all parts of all processes.
-    place : int
-        The penalty of the codes: ``2 ** (place / 2)`` times ``HeldOut.alpha``.
-    share : float
-        The share of the lasso's bias that is removed from the codes, from 0 to 1.
+    index : int
+        Index of the penalty of the codes: it is ``2 ** (index / 2)`` times ``HeldOut.alpha``.
+    debias : float
+        The part of the lasso's bias that is removed from the codes, from 0 to 1.
     """
 
     errors: Tensor
     total: float
-    place: int = 0
-    share: float = 0.0
+    index: int = 0
+    debias: float = 0.0
 
 
 class Trial(NamedTuple):
@@ -111,7 +111,7 @@ class Coding(NamedTuple):
     alpha : float
         Penalty of the lasso, in the units of the problem.
     debias : float
-        Share of the lasso's bias to remove, from 0 to 1: codes move by this part of the way from
+        Part of the lasso's bias to remove, from 0 to 1: codes move by this part of the way from
         the lasso's codes towards least squares on their support.
     n_entries : float
         Mean number of nonzero codes in a row; NaN unless the user has asked for a number.
@@ -187,7 +187,7 @@ class Held(NamedTuple):
     energy: Tensor
     cost: Tensor
 
-    def pull(self, atoms, part):  # -> (n, n_features), (n, n)
+    def penalty_sums(self, atoms, part):  # -> (n, n_features), (n, n)
         """Return what the penalty on steps adds to the sums by which a block of atoms improves.
 
         `Epoch.improved_atoms` calls it. The block is the slice ``part`` of ``n`` of the ``atoms``
@@ -197,11 +197,10 @@ class Held(NamedTuple):
         the second (n, n) to the block's diagonal block of ``A``.
         """
         energy = self.energy[part]
-        return energy[:, None] * (
-            self.atoms[part] - torch.as_tensor(atoms[part])
-        ), energy.diag()
+        step = self.atoms[part] - torch.as_tensor(atoms[part])
+        return energy[:, None] * step, energy.diag()
 
-    def strain(self, atoms):  # (n_atoms, n_features) -> float
+    def penalty_of_step(self, atoms):  # (n_atoms, n_features) -> float
         """Return the penalty for the step from the earlier atoms to ``atoms``.
 
         The penalty estimates by how much the objective of earlier rows rises. `_play_round`
@@ -217,8 +216,14 @@ class Held(NamedTuple):
         """
         zeros = self.energy.new_zeros(len(atoms))
         return Held(
-            *(torch.cat(pair) for pair in zip(self, (atoms, zeros, zeros), strict=True))
+            atoms=torch.cat([self.atoms, atoms]),
+            energy=torch.cat([self.energy, zeros]),
+            cost=torch.cat([self.cost, zeros]),
         )
+
+    def of_atoms(self, kept):  # (n_atoms,) bool -> Held
+        """Return the entries of the atoms that ``kept`` marks."""
+        return Held(self.atoms[kept], self.energy[kept], self.cost[kept])
 
 
 class StreamState(NamedTuple):

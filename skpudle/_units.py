@@ -23,7 +23,7 @@ from skpudle.lasso._solve import lasso_path, solve_lasso
 # Where noise is low, an error of an entry costs the lasso of `usual_entries` this factor times the
 # penalty of a unit atom's code, so that atoms rather than errors explain a row. With the factor 1
 # rows without outliers are taken for outliers in three data sets, and fits have errors of 1.2 to
-# 3.4 times the noise; with 1.5 they have .5 to .7 times the noise. With 3 atoms learn the planted
+# 3.4 times the noise; with 1.5 they have 0.5 to 0.7 times the noise. With 3 atoms learn the planted
 # spikes, large errors of single entries.
 _DEARER = 1.5
 # A row is long, and so a suspect, if its norm is more than 3 times the median norm. Few rows
@@ -33,9 +33,10 @@ LONG = 3.0
 # A long row is an outlier if atoms leave more than this fraction of the energy (sum of squares) of
 # its hidden entries unpredicted. The fraction is 1.0 to 1.3 on average over planted outlying rows,
 # but varies from row to row, so the limit is lower. For all suspects together the limit is nine
-# tenths: the fraction of planted outliers is .80 to 2.0. The fraction of suspects is
-# at most .88 in 9 of 460 random data sets without outliers, in which leaving the suspects out would
-# multiply the error of a fit by 1.1 to 490.
+# tenths: the fraction of planted outliers is 0.80 to 2.0. The fraction of suspects is at most 0.88
+# in 9 of 460 random data sets without outliers, in which leaving the suspects out would multiply
+# the error of a fit by 1.1 to 490. With 0.75 instead of 0.5 outlying rows stay, and errors are 1.7
+# to 3.2 times as large (benchmarks/constants.py unpredicted).
 _UNPREDICTED = 0.5
 # Factors on the penalty of codes whose residuals estimate the noise of a row; `noise_variances`
 # chooses one factor for each row. With the factor 1 alone, codes of rows with a signal-to-noise
@@ -43,144 +44,162 @@ _UNPREDICTED = 0.5
 _PENALTIES_OF_ROWS = 1.0, 0.5, 0.25
 
 
-def residuals_of(x, known, atoms, alpha, positive, share=1.0):  # -> (n, m), (n,)
-    """Solve for codes of rows, and return their residuals (n, m) and numbers of nonzero codes (n,).
+class LassoCoder(NamedTuple):
+    """What codes rows by the lasso: atoms of norm 1 (p, m), the penalty, and the sign of codes."""
 
-    Noise is estimated from both. Residuals are 0 at missing entries. Codes are a ``share`` of the
-    way from the lasso's codes, at the penalty ``alpha``, to least squares on their supports. ``x``
-    and the mask ``known`` are (n, m), and ``atoms`` (p, m).
-    """
-    residuals = torch.empty_like(x)
-    n_codes = torch.empty_like(x[:, 0])
-    for rows in blocks_of_rows(len(x), len(atoms)):
-        options = dict(positive=positive, mask=gaps_in(known[rows]))
-        (codes,) = torch.lerp(*lasso_path(atoms, x[rows], [alpha], **options), share)
-        residuals[rows] = (x[rows] - codes @ atoms) * known[rows]
-        n_codes[rows] = (codes != 0).sum(1).to(x)
-    return residuals, n_codes
+    atoms: Tensor
+    alpha: float
+    positive: bool = False
+
+    def residuals(self, x, mask, debias=1.0):  # -> (n, m), (n,)
+        """Return the residuals (n, m) of rows, and their numbers of nonzero codes (n,).
+
+        Noise is estimated from both. Residuals are 0 at missing entries. Codes are moved by
+        ``debias``, from 0 to 1, from the lasso's codes to least squares on their supports. ``x``
+        and ``mask`` are (n, m).
+        """
+        residuals = torch.empty_like(x)
+        n_codes = torch.empty_like(x[:, 0])
+        for rows in blocks_of_rows(len(x), len(self.atoms)):
+            lasso, least_squares = lasso_path(
+                self.atoms,
+                x[rows],
+                [self.alpha],
+                positive=self.positive,
+                mask=gaps_in(mask[rows]),
+            )
+            codes = torch.lerp(lasso[0], least_squares[0], debias)
+            residuals[rows] = (x[rows] - codes @ self.atoms) * mask[rows]
+            n_codes[rows] = (codes != 0).sum(1).to(x)
+        return residuals, n_codes
+
+    def noise_variances(self, x, mask):  # -> (n,), (n,)
+        """Estimate the variance of the noise of each row from the residuals of its codes.
+
+        A row with little noise needs a smaller penalty, since an atom that its codes miss would
+        count as noise. So each row is coded at the three penalties of ``_PENALTIES_OF_ROWS``. Its
+        codes are the ones with the least extended Bayesian information criterion (reference [1] of
+        the module), which allows for the choice of ``k`` nonzero codes among ``p`` atoms. At the
+        two smaller penalties codes are excluded if the number of nonzero codes exceeds half of the
+        number of known entries of the row.
+
+        Parameters
+        ----------
+        x, mask : Tensor of shape (n, n_features)
+            Rows and the mask of the entries that count.
+
+        Returns
+        -------
+        variances : Tensor of shape (n,)
+            Sum of squared residuals over degrees of freedom.
+        n_free : Tensor of shape (n,)
+            Degrees of freedom: entries that count minus nonzero codes, at least 1.
+        """
+        n = mask.sum(1)
+        best = torch.full_like(x[:, 0], inf)
+        variances = torch.zeros_like(best)
+        n_free = torch.zeros_like(best)
+        log_of_choices = (n.clamp_min(1) * len(self.atoms) ** 2).log()
+        for factor in _PENALTIES_OF_ROWS:
+            coder = self._replace(alpha=factor * self.alpha)
+            residuals, k = coder.residuals(x, mask)
+            squares = residuals.square().sum(1)
+            criterion = n * squares.clamp_min(1e-300).log() + k * log_of_choices
+            better = (criterion < best) & (k <= n / 2) | (n_free == 0)
+            best = torch.where(better, criterion, best)
+            n_free = torch.where(better, (n - k).clamp_min(1), n_free)
+            variances = torch.where(better, squares / n_free, variances)
+        return variances, n_free
+
+    def usual_entries(self, x, mask, limit):  # -> (n, m)
+        """Mark the known entries that are not outliers: with errors up to ``limit`` (m,).
+
+        The lasso of the rows ``x`` (n, m), with their ``mask`` (n, m), solves for codes of the
+        atoms and for an error of each entry, as `skpudle.search.learn_units` explains; then codes
+        and errors are freed of the lasso's bias. The penalty of codes is ``alpha``, but at most the
+        least limit over 1.5: where noise is low, a code would otherwise cost more than errors of
+        all entries.
+        """
+        alpha = min(self.alpha, float(limit.min()) / _DEARER)
+        # The error of entry j is the code of an atom of its own, `alpha / limit[j]` at entry j and
+        # zero elsewhere. So the penalty alpha of the code costs `limit[j]` times the error.
+        own = torch.diag(alpha / limit)
+        signs = [own, -own] if self.positive else [own]
+        codes, _ = solve_lasso(
+            torch.cat([self.atoms, *signs]),
+            x,
+            alpha,
+            positive=self.positive,
+            mask=gaps_in(mask),
+            certify=False,
+            debias=1.0,
+        )
+        codes = codes[:, len(self.atoms) :].reshape(len(x), -1, len(own))
+        errors = codes.abs().amax(1)
+        return mask * (errors * alpha <= limit.square())
+
+    def outlying_rows(self, x, mask, median_norm):  # -> (n,) bool
+        """Mark outlying rows, which a fit leaves out: long, and not predicted by the atoms.
+
+        Such a row is over 3 times as long as the median row, and the atoms leave more than half of
+        the energy of its hidden entries unpredicted. The rows ``x`` and their ``mask`` are (n, m),
+        and ``median_norm`` is the root mean square entry of the median row.
+        """
+        squares = (x * mask).square().sum(1)
+        is_long = squares > (LONG * median_norm) ** 2 * mask.sum(1)
+        long = x[is_long]
+        mask = mask[is_long]
+        # Long rows are scaled to the median length, because the penalty is for such rows.
+        factors = (mask.sum(1) / squares[is_long]).sqrt()
+        long = long * median_norm * factors[:, None]
+        errors, _ = self.predict_hidden(long, mask)
+        energies = (long * mask).square().sum(1)
+        is_outlier = torch.zeros_like(is_long)
+        is_outlier[is_long] = errors.sum(1) > _UNPREDICTED * energies
+        return is_outlier
+
+    def predict_hidden(self, x, mask, *, factors=(1.0,), judged=None):
+        """Predict entries that are hidden in turn, to judge atoms and units.
+
+        Codes are the lasso's or least squares on its supports, at one of the penalties: the
+        combination with the least error in all judged entries.
+
+        Parameters
+        ----------
+        x, mask : Tensor of shape (n, m)
+            Rows and the mask of their known entries.
+        factors : sequence of float, default=(1.0,)
+            The penalties that are tried, from large to small, in units of ``alpha``.
+        judged : Tensor of shape (n, m), default=None
+            1 for entries whose errors are returned; all known entries by default.
+
+        Returns
+        -------
+        errors : Tensor of shape (n, m)
+            Squared errors, 0 for entries that are not judged.
+        predictions : Tensor of shape (n, m)
+            Predicted values, 0 for missing entries.
+        """
+        alphas = [factor * self.alpha for factor in factors]
+        predictions = x.new_zeros(2 * len(alphas), *x.shape)
+        for seen, hidden in hide_in_turn(torch.arange(x.shape[1])):
+            paths = lasso_path(
+                self.atoms[:, seen],
+                x[:, seen],
+                alphas,
+                positive=self.positive,
+                mask=gaps_in(mask[:, seen]),
+            )
+            predictions[:, :, hidden] = torch.cat(paths) @ self.atoms[:, hidden]
+        errors = (x - predictions).square() * (mask if judged is None else judged)
+        best = int(errors.sum((1, 2)).argmin())
+        return errors[best], predictions[best] * mask
 
 
 def _with_norms(atoms, models):  # (p, m), (p, m) -> (p, m)
     """Return ``atoms`` scaled to the norms of the atoms ``models``; zero atoms stay zero."""
     norms = atom_norms(atoms)
     return atoms * torch.where(norms > 0, atom_norms(models) / norms, 1.0)
-
-
-def noise_variances(x, known, atoms, alpha, positive):  # -> (n,), (n,)
-    """Estimate the variance of the noise of each row from the residuals of its codes.
-
-    A row with little noise needs a smaller penalty, since an atom that its codes miss would count
-    as noise. So each row is coded at the three penalties of ``_PENALTIES_OF_ROWS``. Its codes are
-    the ones with the least extended Bayesian information criterion (reference [1] of the module),
-    which allows for the choice of ``k`` nonzero codes among ``p`` atoms. At the two smaller
-    penalties codes are excluded if the number of nonzero codes exceeds half of the number of known
-    entries of the row.
-
-    Parameters
-    ----------
-    x, known : Tensor of shape (n, n_features)
-        Rows and the mask of the entries that count.
-    atoms : Tensor of shape (n_components, n_features)
-        Atoms of norm 1.
-    alpha : float
-        Penalty of codes.
-    positive : bool
-        Whether codes are non-negative.
-
-    Returns
-    -------
-    variances : Tensor of shape (n,)
-        Sum of squared residuals over degrees of freedom.
-    free : Tensor of shape (n,)
-        Degrees of freedom: entries that count minus nonzero codes, at least 1.
-    """
-    n = known.sum(1)
-    best = torch.full_like(x[:, 0], inf)
-    variances = torch.zeros_like(best)
-    free = torch.zeros_like(best)
-    for factor in _PENALTIES_OF_ROWS:
-        residuals, k = residuals_of(x, known, atoms, factor * alpha, positive)
-        squares = residuals.square().sum(1)
-        cost = k * (n.clamp_min(1) * len(atoms) ** 2).log()
-        criterion = n * squares.clamp_min(1e-300).log() + cost
-        better = (criterion < best) & (k <= n / 2) | (free == 0)
-        best = torch.where(better, criterion, best)
-        free = torch.where(better, (n - k).clamp_min(1), free)
-        variances = torch.where(better, squares / free, variances)
-    return variances, free
-
-
-def usual_entries(x, known, atoms, alpha, positive, limit):  # -> (n, m)
-    """Mark the known entries that are no outliers: with errors up to ``limit`` (m,).
-
-    The lasso of the rows ``x`` (n, m), with the mask ``known`` (n, m), solves for codes of
-    ``atoms`` (p, m) and for an error of each entry (point 3 of the module); then codes and errors
-    are freed of the lasso's bias. The penalty of codes is ``alpha``, but at most the least limit
-    over 1.5: where noise is low, a code would otherwise cost more than errors of all entries.
-    """
-    alpha = min(alpha, float(limit.min()) / _DEARER)
-    # The error of entry j is the code of an atom of its own, `alpha / limit[j]` at entry j and zero
-    # elsewhere. So the penalty alpha of the code costs `limit[j]` times the error.
-    own = torch.diag(alpha / limit)
-    both = torch.cat([atoms, own, -own] if positive else [atoms, own])
-    options = dict(positive=positive, mask=gaps_in(known), certify=False, debias=1.0)
-    codes, _ = solve_lasso(both, x, alpha, **options)
-    errors = codes[:, len(atoms) :].reshape(len(x), -1, len(own)).abs().amax(1)
-    return known * (errors * alpha <= limit.square())
-
-
-def _outlying_rows(x, known, atoms, alpha, positive, norm):  # -> (n,) bool
-    """Mark outlying rows, which a fit leaves out: long, and not predicted by the atoms.
-
-    Such a row is over 3 times as long as the median row, and the atoms leave more than half of the
-    energy of its hidden entries unpredicted. The rows ``x`` and the mask ``known`` are (n, m),
-    ``atoms`` (p, m), and ``norm`` is the root mean square entry of the median row.
-    """
-    squares = (x * known).square().sum(1)
-    found = squares > (LONG * norm) ** 2 * known.sum(1)
-    y = x[found]
-    known = known[found]
-    # Long rows are scaled to the median length, because the penalty ``alpha`` is for such rows.
-    y = y * norm * (known.sum(1) / squares[found]).sqrt()[:, None]
-    errors, _ = predict_hidden(y, known, atoms, [alpha], positive)
-    found[found.clone()] = errors.sum(1) > _UNPREDICTED * (y * known).square().sum(1)
-    return found
-
-
-def predict_hidden(x, known, atoms, alphas, positive, judged=None):
-    """Predict entries that are hidden in turn, to judge atoms and units.
-
-    Codes are the lasso's or least squares on its supports, at one of the penalties: the combination
-    with the least error in all judged entries.
-
-    Parameters
-    ----------
-    x, known : Tensor of shape (n, m)
-        Rows and the mask of their known entries.
-    atoms : Tensor of shape (p, m)
-        Atoms of norm 1.
-    alphas : list of float
-        Penalties from large to small.
-    positive : bool
-        Whether codes are non-negative.
-    judged : Tensor of shape (n, m), default=None
-        1 for entries whose errors are returned; all known entries by default.
-
-    Returns
-    -------
-    errors : Tensor of shape (n, m)
-        Squared errors, 0 for entries that are not judged.
-    predictions : Tensor of shape (n, m)
-        Predicted values, 0 for missing entries.
-    """
-    found = x.new_zeros(2 * len(alphas), *x.shape)
-    for seen, hidden in hide_in_turn(torch.arange(x.shape[1])):
-        options = dict(positive=positive, mask=gaps_in(known[:, seen]))
-        codes = torch.cat(lasso_path(atoms[:, seen], x[:, seen], alphas, **options))
-        found[:, :, hidden] = codes @ atoms[:, hidden]
-    errors = (x - found).square() * (known if judged is None else judged)
-    best = int(errors.sum((1, 2)).argmin())
-    return errors[best], found[best] * known
 
 
 class RowNoise(NamedTuple):
@@ -258,9 +277,9 @@ class Units:
 
         Scores treat larger errors as outliers. Call it only if ``limit`` is not None.
         """
-        return (
-            self.limit if self.scale is None else self.limit * self.scale.to(self.limit)
-        )
+        if self.scale is None:
+            return self.limit
+        return self.limit * self.scale.to(self.limit)
 
     def enter(self, x, mask=None):  # -> x, mask, scales (n, 1) or None
         """Convert rows to units of the noise, before a search or a code.
@@ -280,68 +299,68 @@ class Units:
         x : Tensor of shape (n, n_features)
             The rows in units of the noise.
         mask : Tensor of shape (n, n_features) or None
-            1 for known entries that are no outliers; None if ``mask`` is None and no entry is an
+            1 for known entries that are not outliers; None if ``mask`` is None and no entry is an
             outlier.
         scale : Tensor of shape (n, 1) or None
             The noise of each row, by which the row was divided; None if all rows have equal noise.
         """
-        x = x if self.intercept is None else x - self.intercept.to(x)
-        x = x if self.scale is None else x / self.scale.to(x)
+        if self.intercept is not None:
+            x = x - self.intercept.to(x)
+        if self.scale is not None:
+            x = x / self.scale.to(x)
         if not self.looks_at_rows:
             return x, mask, None
-        known = torch.ones_like(x) if mask is None else mask
-        parts = (
-            self._enter(x[rows], known[rows])
-            for rows in blocks_of_rows(len(x), x.shape[1])
-        )
-        known, scale = map(torch.cat, zip(*parts, strict=True))
-        known = None if mask is None and bool(known.all()) else known
-        return (x, known, None) if self.row_noise is None else (x / scale, known, scale)
+        observed = torch.ones_like(x) if mask is None else mask
+        masks = []
+        scales = []
+        for rows in blocks_of_rows(len(x), x.shape[1]):
+            usual, scale = self._look_at(x[rows], observed[rows])
+            masks.append(usual)
+            scales.append(scale)
+        usual = torch.cat(masks)
+        if mask is None:
+            usual = gaps_in(usual)
+        if self.row_noise is None:
+            return x, usual, None
+        scale = torch.cat(scales)
+        return x / scale, usual, scale
 
-    def _enter(self, x, known):  # -> known, scale
+    def _look_at(self, x, mask):  # -> mask, scale
         """Find the outliers and the noise of rows by the codes of ``atoms``, for `enter`.
 
         Parameters
         ----------
         x : Tensor of shape (n, n_features)
             Rows without the baseline, divided by the noise of features.
-        known : Tensor of shape (n, n_features)
-            The mask of their known entries.
+        mask : Tensor of shape (n, n_features)
+            1 for known entries, 0 for missing ones.
 
         Returns
         -------
-        known : Tensor of shape (n, n_features)
-            The mask of the known entries that are no outliers.
+        mask : Tensor of shape (n, n_features)
+            1 for known entries that are not outliers.
         scale : Tensor of shape (n, 1)
             The noise of each row.
         """
-        unit = 2.0 ** round(
-            log2(self.alpha)
-        )  # data are divided by it, so that no square overflows
-        y = torch.where(known > 0, x, 0.0).double() / unit
-        counts = known.double()
-        how = self.atoms.to(y), self.alpha / unit, self.positive_code
+        unit = 2.0 ** round(log2(self.alpha))  # divisor, so that no square overflows
+        y = torch.where(mask > 0, x, 0.0).double() / unit
+        usual = mask.double()
+        coder = LassoCoder(self.atoms.to(y), self.alpha / unit, self.positive_code)
         scale = torch.ones_like(y[:, :1])
         if self.row_noise is not None:
-            (mean, variance, least), (variances, free) = (
-                self.row_noise,
-                noise_variances(y, counts, *how),
-            )
+            mean, variance, least = self.row_noise
+            variances, n_free = coder.noise_variances(y, usual)
             logs = variances.clamp_min(1e-300).log() + 2 * log(unit) - mean
-            scale = (
-                (0.5 * variance / (variance + 2 / free) * logs)
-                .exp()
-                .clamp_min(least)[:, None]
-            )
-            scale = torch.where(counts.any(1, keepdim=True), scale, 1.0)
+            # half of the logarithm, shrunk as far as its sampling error explains it
+            logs = 0.5 * variance / (variance + 2 / n_free) * logs
+            scale = logs.exp().clamp_min(least)[:, None]
+            scale = torch.where(usual.any(1, keepdim=True), scale, 1.0)
         if self.limit is not None:
-            counts = usual_entries(y, counts, *how, self.limit.to(y) / unit)
+            usual = coder.usual_entries(y, usual, self.limit.to(y) / unit)
         if self.median_norm is not None:
-            counts = (
-                counts
-                * ~_outlying_rows(y, counts, *how, self.median_norm / unit)[:, None]
-            )
-        return counts.to(known), scale.to(x)
+            outliers = coder.outlying_rows(y, usual, self.median_norm / unit)
+            usual = usual * ~outliers[:, None]
+        return usual.to(mask), scale.to(x)
 
     def of_features(self, features):  # numbers of features or a mask -> Units
         """Return the units of the chosen features: their baselines, noise and limits.
@@ -349,35 +368,34 @@ class Units:
         So rows can be coded by their visible features alone, when scores hide features in turn.
         ``atoms`` are not cut; callers set them.
         """
-        parts = {name: getattr(self, name) for name in ("intercept", "scale", "limit")}
-        known = {
-            name: part[..., features]
-            for name, part in parts.items()
-            if part is not None
-        }
-        return replace(self, **known)
+
+        def cut(tensor):
+            return None if tensor is None else tensor[..., features]
+
+        return replace(
+            self,
+            intercept=cut(self.intercept),
+            scale=cut(self.scale),
+            limit=cut(self.limit),
+        )
 
     def to_user(self, atoms):  # (p, n_features) -> the same
         """Return atoms in the units of the data, for users: multiplied by the noise of features.
 
         Each atom is scaled to the norm that it has in ``atoms``.
         """
-        return (
-            atoms
-            if self.scale is None
-            else _with_norms(atoms * self.scale.to(atoms), atoms)
-        )
+        if self.scale is None:
+            return atoms
+        return _with_norms(atoms * self.scale.to(atoms), atoms)
 
     def from_user(self, atoms):  # (p, n_features) -> the same
         """Return atoms in units of the noise, for a search: divided by the noise of features.
 
         Each atom is scaled to the norm that it has in ``atoms``. This is the inverse of `to_user`.
         """
-        return (
-            atoms
-            if self.scale is None
-            else _with_norms(atoms / self.scale.to(atoms), atoms)
-        )
+        if self.scale is None:
+            return atoms
+        return _with_norms(atoms / self.scale.to(atoms), atoms)
 
     def gains(self, atoms):  # (p, n_features) in the user's units -> (p,)
         """Return for each atom the factor that turns its code in user's units into units of noise.

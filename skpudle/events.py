@@ -27,7 +27,7 @@ __all__ = ["find_events"]
 
 # Default of ``least`` of `find_events`: the amplitude of the smallest event, divided by the typical
 # amplitude of its atom, see `_typical`. In an electrocardiogram with noise of 0 dB the smallest
-# beat has .77 of the typical amplitude, and waves that are no beats reach .36.
+# beat has 0.77 of the typical amplitude, and waves that are not beats reach 0.36.
 _LEAST = 1 / 3
 
 
@@ -59,9 +59,7 @@ def _autocorrelation(atom, stride):  # (length[, n_channels]) -> (n_shifts,)
     return products / (products[0] or 1.0)
 
 
-def _merge(
-    codes, correlation
-):  # (n_positions,), (n_shifts,) -> yields positions, amplitudes
+def _merge(codes, correlation):
     """Merge an atom's neighbouring codes in one signal into events; yield the largest codes first.
 
     ``codes`` (n_positions,) are the atom's codes, and ``correlation`` (n_shifts,) is the result of
@@ -69,16 +67,18 @@ def _merge(
     """
     # Two codes are one event if their copies of the atom correlate by at least 0.7, as copies do
     # that are fewer than ``reach`` positions apart. In simulated EEG with noise of 0 dB the
-    # fraction of the true events that are found is .957, .966 and .973 with limits of .5, .7 and .8
-    # (benchmarks/bench_waveforms.py). With .8, however, some beats of an electrocardiogram with
-    # noise of 0 dB count twice.
+    # fraction of the true events that are found is 0.957, 0.966 and 0.973 with limits of 0.5, 0.7
+    # and 0.8 (benchmarks/bench_waveforms.py). With 0.8, however, some beats of an electrocardiogram
+    # with noise of 0 dB count twice.
     reach = int(np.argmin(np.append(correlation, 0.0) >= 0.7))
     codes = codes.copy()
-    for place in np.argsort(-np.abs(codes), kind="stable")[: np.count_nonzero(codes)]:
-        if codes[place] != 0:  # not yet merged into an event
-            near = np.arange(max(0, place - reach + 1), min(len(codes), place + reach))
-            near = near[codes[near] * codes[place] > 0]
-            yield place, codes[near] @ correlation[np.abs(near - place)]
+    order = np.argsort(-np.abs(codes), kind="stable")
+    for position in order[: np.count_nonzero(codes)]:
+        if codes[position] != 0:  # not yet merged into an event
+            first = max(0, position - reach + 1)
+            near = np.arange(first, min(len(codes), position + reach))
+            near = near[codes[near] * codes[position] > 0]
+            yield position, codes[near] @ correlation[np.abs(near - position)]
             codes[near] = 0
 
 
@@ -90,14 +90,14 @@ def _at_level_of_noise(learner, X):
     ``debias="auto"``, the copy removes all of the lasso's bias. If the fit did not measure the
     noise, or the penalty is an array, the learner itself is returned.
     """
-    noise = getattr(learner, "noise_std_", None)
-    if noise is None or np.ndim(learner.alpha_):
+    noise_std = getattr(learner, "noise_std_", None)
+    if noise_std is None or np.ndim(learner.alpha_):
         return learner
     n_samples = sum(signal.shape[-1] for signal in read_samples(learner, X))
-    known = copy(learner)
-    known.alpha_ = min(learner.alpha_, noise * sqrt(2 * log(max(n_samples, 2))))
-    known.debias_ = 1.0
-    return known
+    other = copy(learner)
+    other.alpha_ = min(learner.alpha_, noise_std * sqrt(2 * log(max(n_samples, 2))))
+    other.debias_ = 1.0
+    return other
 
 
 def check_rate(sampling_rate):
@@ -111,7 +111,7 @@ def check_rate(sampling_rate):
     rate = 1 if sampling_rate is None else sampling_rate
     if not 0 < rate < inf:
         raise ValueError(
-            f"sampling_rate={rate!r:.50} is no rate. Pass a positive number, or None."
+            f"sampling_rate={rate!r:.50} is not a rate. Pass a positive number, or None."
         )
     return rate
 
@@ -133,14 +133,23 @@ def find_learner_of_signals(estimator):  # -> FoundLearner
     ValueError
         If the learner codes rows or pictures, or is a denoiser.
     """
-    found = find_learner(estimator)
-    learner = found.learner
+    found_learner = find_learner(estimator)
+    learner = found_learner.learner
     if np.size(getattr(learner, "atom_shape", ())) != 1 or hasattr(learner, "denoise"):
         raise ValueError(
             f"{type(learner).__name__} has no sparse codes of signals. Pass a "
             "ConvPUDLEDictionaryLearning with one number for atom_shape."
         )
-    return found
+    return found_learner
+
+
+def refuse_one_signal(X):
+    """Return a user's signals ``X``, and raise ValueError if they are one signal, not in a list."""
+    if getattr(X, "ndim", None) == 1 and X.dtype != object:
+        raise ValueError(
+            f"X is one signal of {len(X)} samples. Pass [X], a list of signals."
+        )
+    return X
 
 
 def find_events(
@@ -173,8 +182,8 @@ def find_events(
     Raises
     ------
     ValueError
-        If the learner is not for signals, ``least`` not from 0 to 1, or ``sampling_rate`` not
-        positive.
+        If the learner is not for signals, ``X`` is one signal instead of a list of signals,
+        ``least`` is not from 0 to 1, or ``sampling_rate`` is not positive.
 
     Examples
     --------
@@ -190,17 +199,15 @@ def find_events(
     >>> len(find_events(learner.fit([signal]), [signal]))
     3
     """
-    found = find_learner_of_signals(estimator)
+    found_learner = find_learner_of_signals(estimator)
+    learner = found_learner.learner
     if not 0 <= least <= 1:
         raise ValueError(
-            f"least={least!r:.50} is no share. Pass a number from 0 to 1, as 1 / 3."
+            f"least={least!r:.50} is not a fraction. Pass a number from 0 to 1, as 1 / 3."
         )
     rate = check_rate(sampling_rate)
-    learner, X, (_, (stride,)) = (
-        found.learner,
-        found.prepare(X),
-        geometry_of(found.learner),
-    )
+    X = found_learner.prepare(refuse_one_signal(X))
+    _, (stride,) = geometry_of(learner)
     codes, signals = encode_samples(_at_level_of_noise(learner, X), X)
     maps = np.split(codes.astype(np.float64), np.flatnonzero(np.diff(signals)) + 1)
     atoms = learner.components_
@@ -208,18 +215,16 @@ def find_events(
     for number, (atom, peak) in enumerate(zip(atoms, find_peaks(atoms))):
         correlation = _autocorrelation(atom, stride)
         own = [
-            (signal, (place * stride + peak) / rate, number, amplitude)
-            for signal, map_ in enumerate(maps)
-            for place, amplitude in _merge(map_[:, number], correlation)
+            (signal, (position * stride + peak) / rate, number, amplitude)
+            for signal, codes in enumerate(maps)
+            for position, amplitude in _merge(codes[:, number], correlation)
         ]
-        smallest = (
-            least * _typical([amplitude for *_, amplitude in own]) if own else 0.0
-        )
-        events += [event for event in own if abs(event[3]) >= smallest]
-    time = np.int64 if sampling_rate is None else np.float64
+        if own:
+            smallest = least * _typical([amplitude for *_, amplitude in own])
+            events += [event for event in own if abs(event[3]) >= smallest]
     fields = [
         ("signal", np.int64),
-        ("time", time),
+        ("time", np.int64 if sampling_rate is None else np.float64),
         ("atom", np.int64),
         ("amplitude", np.float64),
     ]

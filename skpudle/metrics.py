@@ -16,45 +16,34 @@ with few large principal components, are similar even if the data do not determi
 atoms are similar to the same degree: only a coherence above theirs is evidence.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial
 from itertools import permutations
-from math import ceil, exp, lgamma, pi, sqrt
+from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment, nnls
-from scipy.stats import norm
 from sklearn.metrics import r2_score
 from sklearn.preprocessing import normalize
-from sklearn.utils import Bunch, check_array, check_random_state, check_scalar
+from sklearn.utils import Bunch, check_array
 from sklearn.utils.validation import check_consistent_length
 
 from skpudle._data import arrays
-from skpudle._data.arrays import (
-    check_rows,
-    host_array,
-    split_missing,
-    to_numpy,
-    to_tensor,
-)
+from skpudle._data.arrays import check_rows, host_array
 from skpudle._data.images import as_fractions
 from skpudle._estimators import (
     check_learner_of_rows,
     code_and_reconstruct,
     encode_samples,
 )
-from skpudle._learners.counts import CountDictionaryLearning
-from skpudle._learners.pudle import PUDLEDictionaryLearning
 
 __all__ = [
     "atom_coherence",
     "atom_importance",
-    "atom_support",
     "dictionary_error",
     "dictionary_stability",
     "lasso_objective",
@@ -66,13 +55,6 @@ __all__ = [
     "unexplained_variance",
 ]
 
-# In `_sparsity` singular values below this fraction of the largest singular value count as rounding
-# errors.
-_RANK = 1e-9
-# Parameters that `atom_support` copies from the user's learner to the learners that it fits: the
-# model of the data, without anything that depends on the number of atoms or the penalty.
-_SHARED = "loss", "n_trials", "positive_code", "positive_dict", "fit_intercept", "noise"
-
 
 def check_pair(first, second, *, same_length=False):
     """Check that two dictionaries, or two sets of samples, can be compared; return float arrays.
@@ -81,9 +63,14 @@ def check_pair(first, second, *, same_length=False):
     of their shapes. ValueError is raised if the shapes differ after the first axis, or with
     ``same_length`` on any axis.
     """
-    pair = (host_array(arrays.dictionary_of(given)) for given in (first, second))
-    how = dict(dtype=[np.float64, np.float32], allow_nd=True)
-    first, second = (check_array(given, **how) for given in pair)
+    first, second = (
+        check_array(
+            host_array(arrays.dictionary_of(atoms)),
+            dtype=[np.float64, np.float32],
+            allow_nd=True,
+        )
+        for atoms in (first, second)
+    )
     start = 0 if same_length else 1
     if first.shape[start:] != second.shape[start:]:
         raise ValueError(
@@ -116,8 +103,10 @@ def shift_atoms(atoms, n_axes):  # (n, ...) -> (n, n_shifts, n_features)
     A shifted atom keeps its shape and has zeros where nothing was shifted in. With ``n_axes=0``
     there is one copy, the atom without a shift.
     """
-    room = [(k - 1, k - 1) for k in atoms.shape[1 : 1 + n_axes]]
-    padded = np.pad(atoms, [(0, 0), *room, *[(0, 0)] * (atoms.ndim - 1 - n_axes)])
+    widths = [(0, 0)] * atoms.ndim
+    for axis in range(1, 1 + n_axes):
+        widths[axis] = (atoms.shape[axis] - 1, atoms.shape[axis] - 1)
+    padded = np.pad(atoms, widths)
     shifted = sliding_window_view(padded, atoms.shape[1:], tuple(range(1, atoms.ndim)))
     return shifted.reshape(len(atoms), -1, atoms[0].size)
 
@@ -174,9 +163,8 @@ class AtomMatch(NamedTuple):
         is min(n_components, n_reference). Convolutional atoms are not shifted.
         """
         atoms = np.asarray(arrays.dictionary_of(dictionary))[self.indices]
-        return atoms * self.signs.reshape(-1, *[1] * (atoms.ndim - 1)).astype(
-            atoms.dtype
-        )
+        signs = np.expand_dims(self.signs, tuple(range(1, atoms.ndim)))
+        return atoms * signs.astype(atoms.dtype)
 
 
 def _assign(products):  # (n_reference, n_components) -> AtomMatch
@@ -184,15 +172,14 @@ def _assign(products):  # (n_reference, n_components) -> AtomMatch
 
     The pairs have the largest sum of moduli of ``products``. Coherences above 1 are clipped.
     """
-    rows, columns = linear_sum_assignment(
-        np.abs(products), maximize=True
-    )  # rows increase
+    # The indices of rows increase.
+    rows, columns = linear_sum_assignment(np.abs(products), maximize=True)
     matched = products[rows, columns]
     signs = np.where(matched < 0, -1, 1)
     return AtomMatch(columns, rows, signs, np.minimum(np.abs(matched), 1))
 
 
-def _recover(cosines):  # (n_reference, n_components) -> (n_reference,)
+def match_coherences(cosines):  # (n_reference, n_components) -> (n_reference,)
     """Return for each atom of a reference the coherence with its match, 0 without a match.
 
     ``cosines`` are the result of `atom_cosines`, and the result is that of `atom_coherence`.
@@ -264,47 +251,59 @@ class ComponentMatch(NamedTuple):
     mixture_cosine: float
 
 
-def _mix(atom, reference, terms):  # -> cosine, terms, weights (len(terms),)
+class _Mixture(NamedTuple):
+    """The cosine of an atom with a mixture, and the numbers and weights of the mixed rows."""
+
+    cosine: float
+    terms: list
+    weights: np.ndarray
+
+
+def _mix(atom, reference, terms):  # -> _Mixture
     """Fit an atom (m,) by some rows of a reference (n, m), by non-negative least squares.
 
-    ``terms`` are the numbers of the rows. Return the cosine of the atom with its fit, ``terms``,
-    and the weights of the rows.
+    ``terms`` are the numbers of the rows.
     """
-    shares, _ = nnls(reference[terms].T, atom)
-    mixture = shares @ reference[terms]
-    return float(atom_cosines(atom[None], mixture[None])[0, 0]), terms, shares
+    weights, _ = nnls(reference[terms].T, atom)
+    mixture = weights @ reference[terms]
+    cosine = atom_cosines(atom[None], mixture[None])[0, 0]
+    return _Mixture(float(cosine), terms, weights)
 
 
-def _match_component(
-    atom, shifted, names
-):  # (m,), (n_reference, n_shifts, m) -> ComponentMatch
+def _match_component(atom, shifted, names):  # -> ComponentMatch
     """Explain an atom by up to three reference atoms, chosen one by one, for `match_components`.
 
     Each new reference atom has to raise the cosine between ``atom`` and the mixture by 0.01.
-    ``shifted`` holds each reference atom at all its shifts, as `shift_atoms` returns them, and
-    ``names`` the names of the reference atoms.
+    ``atom`` is (m,). ``shifted``, (n_reference, n_shifts, m), holds each reference atom at all its
+    shifts, as `shift_atoms` returns them, and ``names`` the names of the reference atoms.
     """
     # Each reference atom gets the shift at which its inner product with the atom has the largest
     # modulus. It gets the sign that makes this product positive, since weights are non-negative.
     best = np.abs(shifted @ atom).argmax(axis=1)
     reference = shifted[np.arange(len(best)), best]
     reference = reference * np.where(reference @ atom < 0, -1, 1)[:, None]
-    # The first entry is an empty mixture, with a cosine that every atom exceeds.
-    mixtures = [(-1.0, [], [])]
+    # An empty mixture, with a cosine that every atom exceeds.
+    mixture = _Mixture(-1.0, [], np.zeros(0))
     for _ in range(min(3, len(reference))):
-        cosine, terms, _ = mixtures[-1]
-        rest = np.setdiff1d(np.arange(len(reference)), terms)
-        found = max(
-            (_mix(atom, reference, [*terms, k]) for k in rest), key=lambda mix: mix[0]
-        )
-        if found[0] < cosine + 0.01:
+        rest = np.setdiff1d(np.arange(len(reference)), mixture.terms)
+        mixtures = [_mix(atom, reference, [*mixture.terms, k]) for k in rest]
+        best = max(mixtures, key=lambda one: one.cosine)
+        if best.cosine < mixture.cosine + 0.01:
             break
-        mixtures.append(found)
-    cosine, terms, shares = mixtures[-1]
-    named = {
-        names[terms[i]]: float(shares[i]) for i in np.argsort(-shares) if shares[i] > 0
+        if not mixture.terms:
+            nearest = best
+        mixture = best
+    shares = {
+        names[mixture.terms[i]]: float(mixture.weights[i])
+        for i in np.argsort(-mixture.weights)
+        if mixture.weights[i] > 0
     }
-    return ComponentMatch(names[terms[0]], mixtures[1][0], named, cosine)
+    return ComponentMatch(
+        nearest=names[nearest.terms[0]],
+        cosine=nearest.cosine,
+        shares=shares,
+        mixture_cosine=mixture.cosine,
+    )
 
 
 def match_components(
@@ -412,7 +411,7 @@ def atom_coherence(dictionary: Any, reference: Any) -> np.ndarray:
         Modulus of the cosine between the atom and its match by `match_atoms`, from 0 to 1. No atom
         of `dictionary` counts twice: an atom without a match has coherence 0.
     """
-    return _recover(atom_cosines(dictionary, reference))
+    return match_coherences(atom_cosines(dictionary, reference))
 
 
 def recovery_rate(dictionary: Any, reference: Any, *, threshold: float = 0.9) -> float:
@@ -436,16 +435,13 @@ def recovery_rate(dictionary: Any, reference: Any, *, threshold: float = 0.9) ->
     return float((atom_coherence(dictionary, reference) >= threshold).mean())
 
 
-def recombine_atoms(
-    atoms, rng, *n_draws
-):  # (n_components, ...) -> (*n_draws, n_components, ...)
+def recombine_atoms(atoms, rng):  # (n_components, ...) -> the same
     """Draw random unit atoms with about the mean and second moments of a dictionary's unit atoms.
 
-    Random dictionaries show which similarity of atoms is due to chance. One is drawn or, with an
-    int as ``n_draws``, so many. A random atom is a Gaussian combination of all ``atoms``, which are
-    unit atoms. The mean of atoms depends on their signs, so each atom first gets the sign that
-    makes its inner product with the first principal direction positive. ``rng`` is a
-    `numpy.random.RandomState`.
+    Random dictionaries show which similarity of atoms is due to chance. A random atom is a Gaussian
+    combination of all ``atoms``, which are unit atoms. The mean of atoms depends on their signs, so
+    each atom first gets the sign that makes its inner product with the first principal direction
+    positive. ``rng`` is a `numpy.random.RandomState`.
     """
     rows = atoms.reshape(len(atoms), -1)
     n = len(atoms)
@@ -456,8 +452,8 @@ def recombine_atoms(
         direction = normalize([rows.T @ (rows @ direction)])[0]
     aligned = rows * np.where(rows @ direction < 0, -1, 1)[:, None]
     mean = aligned.mean(axis=0)
-    drawn = rng.standard_normal((*n_draws, n, n)) @ (aligned - mean) / n**0.5 + mean
-    return normalize(drawn.reshape(-1, rows.shape[1])).reshape(*n_draws, *atoms.shape)
+    drawn = rng.standard_normal((n, n)) @ (aligned - mean) / n**0.5 + mean
+    return normalize(drawn).reshape(atoms.shape)
 
 
 def chance_coherence(dictionary, reference, n_axes=0):  # -> (n_draws, n_reference)
@@ -479,14 +475,15 @@ def chance_coherence(dictionary, reference, n_axes=0):  # -> (n_draws, n_referen
     # So many draws that the result is a mean of at least 2,500 coherences: the coherence of one
     # random atom has a standard deviation of about 0.1, and the mean of 2,500 has 0.002.
     n_draws = max(4, ceil(2500 / min(len(used), len(reference))))
-    draws = recombine_atoms(used, rng, n_draws)
-    shifted = shift_atoms(reference, n_axes)
-    found = np.stack([_recover(_best_cosines(drawn, shifted)) for drawn in draws])
-    references = (
-        shift_atoms(one, n_axes) for one in recombine_atoms(reference, rng, n_draws)
-    )
-    both = [_recover(_best_cosines(*pair)) for pair in zip(draws, references)]
-    return np.clip(found + found.mean() - np.mean(both), 0, 1)
+    draws = [recombine_atoms(used, rng) for _ in range(n_draws)]
+    references = [recombine_atoms(reference, rng) for _ in range(n_draws)]
+
+    def compare(drawn, other):  # -> (n_reference,)
+        return match_coherences(_best_cosines(drawn, shift_atoms(other, n_axes)))
+
+    first = np.stack([compare(drawn, reference) for drawn in draws])
+    second = [compare(drawn, other) for drawn, other in zip(draws, references)]
+    return np.clip(first + first.mean() - np.mean(second), 0, 1)
 
 
 def dictionary_stability(
@@ -531,7 +528,7 @@ def dictionary_stability(
     Random atoms are Gaussian combinations of the atoms of a dictionary. They share only the mean
     (up to signs) and the second moments of the atoms. Fits to the same samples, or from one start,
     agree above chance even if the samples are noise. To exclude this, fit disjoint halves of the
-    samples from different seeds, or use `atom_support`.
+    samples from different seeds, or use `skpudle.inspection.atom_support`.
 
     Examples
     --------
@@ -545,11 +542,15 @@ def dictionary_stability(
     n_axes = count_shift_axes(*dictionaries)
     dictionaries = [host_array(arrays.dictionary_of(one)) for one in dictionaries]
     # Each dictionary is the reference of all other dictionaries. `permutations` lists the pairs of
-    # the first dictionary first, then those of the second: ``found`` is reshaped to the shape
-    # (n_dictionaries, n_dictionaries - 1, n_components), and averaged over the other dictionaries.
-    pairs = permutations(dictionaries, 2)
-    found = [_recover(atom_cosines(other, one, n_axes)) for one, other in pairs]
-    atoms = np.reshape(found, (len(dictionaries), -1, len(found[0]))).mean(axis=1)
+    # the first dictionary first, then those of the second: ``coherences`` get the shape
+    # (n_dictionaries, n_dictionaries - 1, n_components), and are averaged over the other
+    # dictionaries.
+    coherences = [
+        match_coherences(atom_cosines(other, one, n_axes))
+        for one, other in permutations(dictionaries, 2)
+    ]
+    shape = (len(dictionaries), -1, len(coherences[0]))
+    atoms = np.reshape(coherences, shape).mean(axis=1)
     pairs = zip(dictionaries, dictionaries[1:] + dictionaries[:1])
     chances = [chance_coherence(other, one, n_axes).mean() for one, other in pairs]
     by_chance = float(np.mean(chances))
@@ -608,11 +609,11 @@ def code_and_compare(estimator, X):
     the estimator's ``transform``. Images of unsigned integers become fractions of the largest
     integer, as the learner reads them.
     """
-    found = (
-        X if np.ndim(X) == 2 else as_fractions(X),
-        *code_and_reconstruct(estimator, X),
+    codes, reconstructions = code_and_reconstruct(estimator, X)
+    data = X if np.ndim(X) == 2 else as_fractions(X)
+    return tuple(
+        np.asarray(host_array(array)) for array in (data, codes, reconstructions)
     )
-    return tuple(np.asarray(host_array(array)) for array in found)
 
 
 def reconstruction_r2_scorer(estimator: Any, X: ArrayLike, y: Any = None) -> float:
@@ -635,8 +636,13 @@ def reconstruction_r2_scorer(estimator: Any, X: ArrayLike, y: Any = None) -> flo
         sparsity.
     """
     X, _, reconstruction = code_and_compare(estimator, X)
-    pair = (array.reshape(len(array), -1) for array in (X, reconstruction))
-    return float(r2_score(*pair, multioutput="variance_weighted"))
+    n = len(X)
+    score = r2_score(
+        X.reshape(n, -1),
+        reconstruction.reshape(n, -1),
+        multioutput="variance_weighted",
+    )
+    return float(score)
 
 
 def _denoising_score(estimator, X, y=None, *, noise_std):
@@ -648,13 +654,14 @@ def _denoising_score(estimator, X, y=None, *, noise_std):
     X, code, reconstruction = code_and_compare(estimator, X)
     residual = float(np.square(X - reconstruction).mean(dtype=np.float64))
     n_used = np.count_nonzero(code.reshape(len(X), -1), axis=1)
-    share = float(np.minimum(n_used, X[0].size).mean()) / X[0].size
+    # The number of nonzero codes, over the number of entries of a sample.
+    ratio = float(np.minimum(n_used, X[0].size).mean()) / X[0].size
     if noise_std is not None:
-        return noise_std**2 * (1 - 2 * share) - residual
-    # Codes with as many nonzero entries as a sample has entries (``share`` is 1) fit any sample
+        return noise_std**2 * (1 - 2 * ratio) - residual
+    # Codes with as many nonzero entries as a sample has entries (``ratio`` is 1) fit any sample
     # exactly, so their residuals tell nothing about the error, and GCV would divide by 0. Such
     # codes get the score of a reconstruction by the mean of the samples.
-    return -residual / (1 - share) ** 2 if share < 1 else -float(X.var(axis=0).mean())
+    return -residual / (1 - ratio) ** 2 if ratio < 1 else -float(X.var(axis=0).mean())
 
 
 def make_denoising_scorer(*, noise_std: float | None = None) -> Callable:
@@ -803,18 +810,15 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
     array([1.6, 0.4])
     """
     learner = check_learner_of_rows(learner)
-    given = host_array(
-        X
-    )  # keeps a data frame, whose names of columns the learner checks
-    X = check_rows(given, allow_nan=True)
+    data = host_array(X)  # keeps a data frame, whose names the learner checks
+    X = check_rows(data, allow_nan=True)
 
-    def squares(
-        learner, data, rows
-    ):  # -> (n,), the squared error of each row's reconstruction
+    def measure(learner, data, rows):  # -> (n,), the squared error of each row
         _, _, reconstruction = code_and_compare(learner, data)
         return np.nansum(np.square(rows - reconstruction), axis=1, dtype=np.float64)
 
-    (codes, _), errors = encode_samples(learner, given), squares(learner, given, X)
+    codes, _ = encode_samples(learner, data)
+    errors = measure(learner, data, X)
     energy = np.square(codes).sum(axis=0, dtype=np.float64)
     energy *= np.square(learner.components_).sum(axis=1)
     mean = np.nansum(X, axis=0) / np.maximum((~np.isnan(X)).sum(axis=0), 1)
@@ -822,209 +826,10 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
     losses = np.zeros(len(energy))
     for atom, used in enumerate(codes.T != 0):
         if used.any():
-            left = squares(_without(learner, atom), X[used], X[used])
-            losses[atom] = left.sum() - errors[used].sum()
+            without = measure(_without(learner, atom), X[used], X[used])
+            losses[atom] = without.sum() - errors[used].sum()
     return Bunch(
         usage=(codes != 0).mean(axis=0),
         energy=energy / (energy.sum() or 1.0),
         r2_loss=losses / (total or 1.0),
     )
-
-
-def _find_atoms(learner, X, seed):  # -> (n_found, n_features), unit atoms
-    """Search samples for atoms, independently of the atoms of ``learner``, for `atom_support`.
-
-    A new learner with the constraints and the noise of ``learner`` (`_SHARED`) is fitted to ``X``,
-    (n_samples, n_features), and chooses its number of atoms. ``seed`` is an int.
-    """
-    shared = {
-        name: getattr(learner, name) for name in _SHARED if hasattr(learner, name)
-    }
-    kind = CountDictionaryLearning if "loss" in shared else PUDLEDictionaryLearning
-    found = kind("auto", random_state=seed, **shared).fit(X)
-    return unit_atoms(found.components_.astype(np.float64))
-
-
-def _without_any_feature(first, second):  # (n, n_features) twice -> (n,)
-    """Return the coherence of each pair of unit atoms without the feature that supports it most.
-
-    The result is the least modulus of the cosine of the two atoms after any one feature is left
-    out. Fits to noise with heavy tails find atoms that consist of a single feature, and two fits
-    find the same atoms, so the cosine over all features would not expose the atoms as noise. The
-    cosine without the single feature is near 0.
-    """
-    rest = (first * second).sum(axis=1, keepdims=True) - first * second
-    lengths = np.sqrt((1 - np.square(first)).clip(0) * (1 - np.square(second)).clip(0))
-    return np.abs(rest / np.maximum(lengths, 1e-12)).min(axis=1)
-
-
-def _geary(projections, lengths):  # (n, n_atoms), (n,) -> (n_atoms,)
-    """Measure how sparse the projections of rows on each atom are, by Geary's ratio.
-
-    The ratio is the mean modulus over the root mean square: 0.80 for normal projections, smaller
-    for sparse ones. ``projections`` of each row are first divided by the length of the row,
-    ``lengths``: rows of different lengths would look sparse otherwise.
-    """
-    projections = projections / np.where(lengths > 0, lengths, 1)[:, None]
-    size = np.sqrt(np.square(projections).mean(axis=0))
-    return np.abs(projections).mean(axis=0) / np.where(size > 0, size, 1)
-
-
-def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
-    """Test whether rows have sparse codes for each atom: return a z-score, large for true atoms.
-
-    The score is the sparsity (`_geary`) of the products of whitened ``rows`` with ``atoms``, minus
-    the sparsity of noise, in standard errors. There are two kinds of noise, and the smaller score
-    is returned. The first kind is Gaussian noise of any covariance and any lengths of rows: rows of
-    one length are uniform on the sphere after whitening. The second kind is independent between
-    features: its distribution does not change if each feature is permuted over the rows. ``rng`` is
-    a `numpy.random.Generator`, for the permutations.
-    """
-    centred = rows - rows.mean(axis=0)
-    n = len(rows)
-    deviations = centred.std(axis=0)
-    _, values, vectors = np.linalg.svd(centred, full_matrices=False)
-    kept = values > values[0] * _RANK
-    whiten = vectors[kept].T / values[kept]  # (m, rank)
-    # Rows times ``directions`` (m, n_atoms) are products of whitened rows with whitened atoms.
-    directions = whiten @ (atoms @ whiten).T
-    rank = int(kept.sum())
-    # Geary's ratio that Gaussian noise would have: the ratio of a coordinate of points that are
-    # uniformly distributed on the unit sphere in ``rank`` dimensions.
-    sphere = sqrt(rank / pi) * exp(lgamma(rank / 2) - lgamma((rank + 1) / 2))
-    ratios = _geary(centred @ directions, np.linalg.norm(centred @ whiten, axis=1))
-    # The difference in standard errors: for n samples of Gaussian noise Geary's ratio has the
-    # variance (1 - 3 / pi) / n.
-    of_gaussian = (sphere - ratios) / sqrt((1 - 3 / pi) / n)
-
-    scales = np.where(deviations > 0, deviations, 1)
-
-    def measure(rows):  # (n, m) -> (n_atoms,)
-        # Lengths of rows are in units of the features' deviations, so that all features count.
-        return _geary(rows @ directions, np.linalg.norm(rows / scales, axis=1))
-
-    # Noise that is independent between features, from the rows themselves: each feature is permuted
-    # over the rows. 30 permutations give the standard deviation of the measure to 13 %.
-    drawn = [measure(rng.permuted(centred, axis=0)) for _ in range(30)]
-    spread = np.std(drawn, axis=0, ddof=1)
-    of_features = (np.mean(drawn, axis=0) - measure(centred)) / np.maximum(
-        spread, _RANK
-    )
-    return np.minimum(of_gaussian, of_features)
-
-
-def _found_twice(halves, fits, level, rng):  # -> (n_found, n_features)
-    """Return the unit atoms that fits to both halves of the samples found, for `atom_support`.
-
-    ``halves`` are the two halves of the samples, (n, n_features) each, and ``fits`` the unit atoms
-    of a fit to each half, (n_atoms, n_features) each. Atoms of the fits are matched, and the mean
-    of a pair is returned if the coherence of the pair is above chance and the codes of both atoms
-    are sparser than codes of noise. The sparsity of each atom is measured in the half that the atom
-    was not fitted to. ``level`` is the probability that any pair of noise passes a test.
-    """
-    match = match_atoms(*fits)
-    first = match.align_dictionary(fits[0])
-    second = fits[1][match.reference_indices]
-    quantile = norm.ppf(1 - level / max(1, len(first)))
-    # The limit of coherences by chance is a quantile of a normal distribution, so they are first
-    # transformed by arctanh (Fisher's transform), after which they are nearly normal.
-    chance = np.arctanh(np.minimum(chance_coherence(*fits), 1 - 1e-9))
-    least = np.tanh(chance.mean() + quantile * chance.std())
-    agree = _without_any_feature(first, second) > least
-    sparse = _sparsity(first, halves[1], rng) + _sparsity(second, halves[0], rng)
-    # Each score has the standard deviation 1 for noise, and the sum of two independent scores has
-    # sqrt(2): so the limit of the sum is sqrt(2) times the quantile of one score.
-    return unit_atoms(first + second)[agree & (sparse > sqrt(2) * quantile)]
-
-
-def atom_support(
-    learner: Any,
-    X: ArrayLike,
-    *,
-    level: float = 0.05,
-    random_state: int | np.random.RandomState | None = 0,
-) -> Bunch:
-    """Test which atoms of a learner the samples support, by new fits to two halves of the samples.
-
-    A new learner is fitted to each half of the samples. The two fits do not see the learner's atoms
-    and choose their own numbers of atoms. An atom that both fits find counts if its two versions
-    agree above chance, and if the codes of each version, for the half it was not fitted to, are
-    sparser than codes of noise. Such an atom supports the one atom of the learner that it is
-    matched with, if the modulus of their cosine is at least 0.8. Atoms of noise, of too few
-    samples, and superfluous atoms of too large a dictionary are not supported. The function takes
-    as long as a fit with ``n_components="auto"``.
-
-    Parameters
-    ----------
-    learner : estimator
-        Fitted, with ``components_`` of shape (n_components, n_features), as for `atom_importance`.
-        The new learners get its parameters ``loss``, ``n_trials``, ``positive_code``,
-        ``positive_dict``, ``fit_intercept`` and ``noise``, as far as it has them.
-    X : array-like of shape (n_samples, n_features)
-        Samples: those of `fit`, or others; NaN for missing entries.
-    level : float, default=0.05
-        Probability, between 0 and 1, that any atom is supported although the samples are noise.
-        Noise is Gaussian with any covariance and any lengths of rows, or independent between
-        features.
-    random_state : int, RandomState instance or None, default=0
-        Determines the halves and the seeds of the fits.
-
-    Returns
-    -------
-    Bunch
-        With these entries:
-
-        - ``supported``, bool ndarray of shape (n_components,);
-        - ``found``, ndarray of shape (n_found, n_features): the unit atoms that both fits found,
-          means of their two versions;
-        - ``coherence``, ndarray of shape (n_components,): modulus of the cosine between an atom and
-          its match in ``found``, 0 without a match. Supported atoms have 0.8 or more.
-
-    Raises
-    ------
-    ValueError
-        If the learner is convolutional or a `skpudle.PoissonNMF`, if the number of features
-        differs, or if the level is not between 0 and 1.
-
-    See Also
-    --------
-    skpudle.ConsensusDictionary : How far many fits agree on each atom.
-
-    Examples
-    --------
-    >>> from skpudle import PUDLEDictionaryLearning
-    >>> from skpudle.datasets import make_dictionary_data
-    >>> from skpudle.metrics import atom_support
-    >>> X, _, _ = make_dictionary_data(
-    ...     600, 20, 8, n_nonzero=2, snr_db=20, random_state=0
-    ... )
-    >>> learner = PUDLEDictionaryLearning(16, random_state=0).fit(X)
-    >>> int(atom_support(learner, X).supported.sum())
-    8
-    """
-    learner = check_learner_of_rows(learner)
-    check_scalar(
-        level, "level", float, min_val=0, max_val=1, include_boundaries="neither"
-    )
-    X = check_rows(host_array(X), allow_nan=True)
-    atoms = unit_atoms(np.asarray(host_array(learner.components_), dtype=np.float64))
-    rng = np.random.default_rng(check_random_state(random_state).randint(2**31))
-    found = np.zeros((0, atoms.shape[1]))
-    rows = rng.permutation(len(X))
-    halves = X[rows[::2]], X[rows[1::2]]
-    if all(len(half) > 1 for half in halves):
-        # Warnings are hidden: fits to few samples or to noise warn, but here atoms without support
-        # are a valid result.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            fits = [
-                _find_atoms(learner, half, int(rng.integers(2**31))) for half in halves
-            ]
-        filled = [to_numpy(split_missing(to_tensor(half))[0]) for half in halves]
-        found = _found_twice(filled, fits, level, rng)
-    coherence = _recover(atoms @ found.T)
-    # An atom of the learner counts as found from a cosine of 0.8 on. The limit lies between two
-    # cases: an atom and its sum with an orthogonal atom have the cosine 0.71, which must not count.
-    # The true atoms of synthetic data with a signal-to-noise ratio of 10 dB and their matches in
-    # fits with twice the number of atoms have at least 0.91, which must count.
-    return Bunch(supported=coherence >= 0.8, found=found, coherence=coherence)

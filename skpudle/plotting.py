@@ -5,7 +5,7 @@ computes the arrays from a fitted learner and draws them at once. Call ``plot`` 
 other axes or in another style. matplotlib is imported on the first drawing.
 
 ======================  =======================================================================
-`AtomsDisplay`          the atoms of a dictionary as images, lines, spectra, or maps and waveforms
+`AtomsDisplay`          the atoms of a dictionary as images, lines, bars, or maps and waveforms
 `ActivationsDisplay`    where in a signal or image the atoms of a convolutional learner are active
 `LossCurveDisplay`      loss against epochs, one line per learner
 `CodesDisplay`          how often each atom is used, how many atoms a sample uses, how strongly
@@ -36,12 +36,17 @@ from skpudle._data.arrays import dictionary_of, to_numpy, to_tensor
 from skpudle._estimators import encode_samples, find_learner, read_samples
 from skpudle._learners.convolutional.base import geometry_of
 from skpudle._operators._atoms import factor_atoms
-from skpudle.events import check_rate, find_learner_of_signals, find_peaks
-from skpudle.inspection import (
-    AtomIntervals,
+from skpudle.events import (
+    check_rate,
+    find_learner_of_signals,
+    find_peaks,
+    refuse_one_signal,
+)
+from skpudle.inspection._contributions import (
     atom_contributions,
     reconstruction_contributions,
 )
+from skpudle.inspection._intervals import AtomIntervals
 from skpudle.metrics import atom_cosines, dictionary_stability, match_atoms
 
 __all__ = [
@@ -55,9 +60,9 @@ __all__ = [
     "StabilityDisplay",
 ]
 
-# Cells of a grid of lines, one for each atom: the height of a cell over its width, and the fraction
-# of the width and of the height of a cell that the line of the atom fills.
+# A grid of lines has a cell for each atom. This is the height of a cell over its width.
 _FLATNESS = 0.5
+# Fraction of the height, and of the width, of a cell that the line of its atom fills.
 _FILLED = 0.9
 # Empty margin on each side of a cell of a grid of lines, as a fraction of the cell's width.
 _MARGIN = (1 - _FILLED) / 2
@@ -124,7 +129,7 @@ def _as_pictures(atoms, kind="auto", image_shape=None):
     ----------
     atoms : ndarray of shape (n_atoms, ...)
         Atoms; ``image_shape``, a tuple, replaces the shape of each atom if it is not None.
-    kind : {"auto", "images", "lines", "spectra", "waveforms"}
+    kind : {"auto", "images", "lines", "bars", "spectra", "waveforms"}
         "auto" stands for images if an atom has two axes or more, else for lines.
 
     Returns
@@ -136,14 +141,23 @@ def _as_pictures(atoms, kind="auto", image_shape=None):
         its width, unless there are 3 channels. Images of one axis become squares.
     """
     shape = atoms.shape[1:] if image_shape is None else tuple(image_shape)
+    if math.prod(shape) != math.prod(atoms.shape[1:]):
+        raise ValueError(
+            f"Atoms have {math.prod(atoms.shape[1:])} features, and image_shape={shape} has "
+            f"{math.prod(shape)}. Pass a shape with as many entries as features."
+        )
     if kind == "auto":
         kind = "images" if len(shape) > 1 else "lines"
-    if len(shape) == 1:
-        shape = (math.isqrt(shape[0]),) * 2 if kind == "images" else (*shape, 1)
+    if len(shape) == 1 and kind == "images":
+        side = math.isqrt(shape[0])
+        shape = (side, side)
+    elif len(shape) == 1:
+        shape = (shape[0], 1)
     if kind == "images" and len(shape) == 3 and shape[2] != 3:
-        atoms = atoms.reshape(-1, *shape).swapaxes(2, 3)
-        shape = shape[0], shape[1] * shape[2]
-    return kind, atoms.reshape(len(atoms), *shape)
+        height, width, n_channels = shape
+        atoms = atoms.reshape((-1, *shape)).swapaxes(2, 3)
+        shape = (height, width * n_channels)
+    return kind, atoms.reshape((len(atoms), *shape))
 
 
 def _most_used(codes):  # (n, n_components) -> (n_components,)
@@ -170,18 +184,22 @@ def _scale(wave):  # (length[, n_channels]) -> the same shape
 class AtomsDisplay(Display):
     """Atoms as images or lines in a grid, as bars, or as maps with waveforms.
 
+    Atoms of a table whose columns have names are bars, one atom below the other, with the names of
+    the columns. If codes may be negative, an atom and its negative are the same: the bars then show
+    the sign for which the largest entry points up.
+
     Every atom is divided by its own largest modulus, since the scale of an atom has no meaning.
     Zero is mid-grey in images. In a grid of lines a thin grey line marks zero, and channels of a
     signal have different colours. Spectra are bars, one spectrum below the other. The kind
     "waveforms" is for atoms of rank one: an atom is the outer product of a map, with a number for
     each channel, and a waveform. Each atom has a row with the map on the left and the waveform on
-    the right, both in their own scale.
+    the right, both in their own scale. Atoms of one channel have no map.
 
     Parameters
     ----------
     atoms : ndarray of shape (n_atoms, height, width[, 3]) or (n_atoms, length, n_channels)
         The atoms in the order of drawing, row by row: images, or atoms of another kind.
-    kind : {"images", "lines", "spectra", "waveforms"}, default="images"
+    kind : {"images", "lines", "bars", "spectra", "waveforms"}, default="images"
         How atoms are drawn. Spectra are non-negative and have n_channels = 1.
     lower, upper : ndarray of the shape of atoms, default=None
         Ends of intervals of the atoms' entries, drawn as bands around lines or error bars of
@@ -189,6 +207,8 @@ class AtomsDisplay(Display):
         in a spectrum.
     supported : ndarray of shape (n_atoms,), bool, default=None
         False for atoms that the data do not support; they are drawn faint.
+    feature_names : ndarray of shape (length,) of str, default=None
+        Names of the features, written below "bars".
 
     Attributes
     ----------
@@ -202,16 +222,17 @@ class AtomsDisplay(Display):
     bands_ : list of matplotlib PolyCollection
         The intervals of "lines", one object per channel for all atoms.
     bars_ : matplotlib BarContainer
-        The bars of "spectra", one spectrum after the other.
+        The bars of "bars" and "spectra", one atom after the other.
     axes_ : ndarray of shape (n_atoms, 2) of matplotlib Axes
-        Axes of the maps and waveforms of "waveforms", which cover ``ax_``.
+        Axes of the maps and waveforms of "waveforms", which cover ``ax_``; for atoms of one channel
+        (n_atoms, 1), of waveforms.
     maps_ : list of matplotlib Artist
         The map of each atom of "waveforms", as bars or filled contours.
 
     Notes
     -----
-    Options of `plot` are ``row_labels``, names of the rows of the grid, of the spectra, or of the
-    atoms of "waveforms"; for images and lines ``n_columns``, the number of atoms in a row; for
+    Options of `plot` are ``row_labels``, names of the rows of the grid, or of the atoms of bars,
+    spectra and "waveforms"; for images and lines ``n_columns``, the number of atoms in a row; for
     lines and waveforms ``sampling_rate``, the number of samples in a second, which adds ticks of
     time; for spectra ``groups``, a label for each channel, and ``colors``, a colour for each
     different label in the order of their first channels; for waveforms ``positions`` of shape
@@ -220,10 +241,11 @@ class AtomsDisplay(Display):
     """
 
     atoms: np.ndarray
-    kind: Literal["images", "lines", "spectra", "waveforms"] = "images"
+    kind: Literal["images", "lines", "bars", "spectra", "waveforms"] = "images"
     lower: np.ndarray | None = None
     upper: np.ndarray | None = None
     supported: np.ndarray | None = None
+    feature_names: np.ndarray | None = None
 
     @classmethod
     def from_estimator(
@@ -250,11 +272,11 @@ class AtomsDisplay(Display):
         X : array-like, default=None
             Samples, as ``transform`` takes them. Atoms are then sorted by their number of nonzero
             codes, the largest number first.
-        kind : {"auto", "images", "lines", "spectra", "waveforms"}, default="auto"
-            "auto": lines for convolutional atoms of signals, and for atoms of one axis without an
-            ``image_shape``; images for all other atoms. "images": atoms of one axis without
-            ``image_shape`` become squares. "spectra": bars of non-negative atoms. "waveforms": for
-            each atom a map over channels and a waveform.
+        kind : {"auto", "images", "lines", "bars", "spectra", "waveforms"}, default="auto"
+            "auto": lines for convolutional atoms of signals; for atoms of one axis without an
+            ``image_shape`` bars if the features have names, else lines; images for all other atoms.
+            "images": atoms of one axis without ``image_shape`` become squares. "spectra": bars of
+            non-negative atoms. "waveforms": for each atom a map over channels and a waveform.
         image_shape : tuple of int, default=None
             Shape that the features of an atom are reshaped to: (height, width) or (height, width,
             n_channels) for images, (length, n_channels) for lines and waveforms. If an image does
@@ -273,26 +295,37 @@ class AtomsDisplay(Display):
             If ``kind`` is unknown, if an atom does not have as many entries as ``image_shape``, or
             if atoms for "waveforms" are not of rank one.
         """
-        check_kind(kind, "auto", "images", "lines", "spectra", "waveforms")
-        supported = None
+        check_kind(kind, "auto", "images", "lines", "bars", "spectra", "waveforms")
+        if isinstance(estimator, AtomIntervals):
+            atoms = check_array(np.concatenate(estimator[:3]), input_name="atoms")
+            kind, pictures = _as_pictures(atoms, kind, image_shape)
+            middle, lower, upper = np.split(pictures, 3)
+            display = cls(middle, kind, lower, upper, estimator.supported)
+            return display.plot(**options)
+        names = None
+        is_signed = False
         if X is not None or hasattr(estimator, "fit"):
-            found = find_learner(estimator)
-            order = slice(None) if X is None else _most_used(found.encode(X)[0])
-            parts = [found.atoms()[order]]
-            if (
-                kind == "auto"
-                and np.size(getattr(found.learner, "atom_shape", ())) == 1
-            ):
+            found_learner = find_learner(estimator)
+            learner = found_learner.learner
+            atoms = found_learner.atoms()
+            if X is not None:
+                atoms = atoms[_most_used(found_learner.encode(X)[0])]
+            if kind == "auto" and np.size(getattr(learner, "atom_shape", ())) == 1:
                 kind = "lines"
-        elif isinstance(estimator, AtomIntervals):
-            parts = estimator[:3]
-            supported = estimator.supported
+            names = getattr(estimator, "feature_names_in_", None)
+            if names is not None and len(names) != atoms.shape[1]:
+                names = None
+            if kind == "auto" and names is not None and image_shape is None:
+                kind = "bars"
+            is_signed = not getattr(learner, "positive_code", False)
         else:
-            parts = [dictionary_of(estimator)]
-        atoms = check_array(np.concatenate(parts), allow_nd=True, input_name="atoms")
+            atoms = dictionary_of(estimator)
+        atoms = check_array(atoms, allow_nd=True, input_name="atoms")
         kind, pictures = _as_pictures(atoms, kind, image_shape)
-        first, *ends = np.split(pictures, len(parts))
-        return cls(first, kind, *ends, supported=supported).plot(**options)
+        if kind == "bars" and is_signed:
+            points_down = -pictures.min(axis=1) > pictures.max(axis=1)
+            pictures = np.where(points_down[:, None], -pictures, pictures)
+        return cls(pictures, kind, feature_names=names).plot(**options)
 
     def _grid(self, n_columns):  # -> n_rows, n_columns
         """Return the size of the grid of atoms; with ``n_columns`` None it is about square."""
@@ -301,9 +334,9 @@ class AtomsDisplay(Display):
         return math.ceil(len(self.atoms) / n_columns), n_columns
 
     def _size(self, n_columns=None, **_):  # -> width, height in inches
-        # A row of spectra or waveforms is 1.2 inches high. The longer side of a grid is 6.4 inches,
+        # A row of bars or waveforms is 1.2 inches high. The longer side of a grid is 6.4 inches,
         # and the other side in proportion, but at least 1.5.
-        if self.kind in ("spectra", "waveforms"):
+        if self.kind in ("bars", "spectra", "waveforms"):
             return 7.0, 1.2 * len(self.atoms) + 0.6
         cell = self.atoms.shape[1:3] if self.kind == "images" else (_FLATNESS, 1)
         height, width = np.multiply(self._grid(n_columns), cell)
@@ -315,19 +348,29 @@ class AtomsDisplay(Display):
     def _set_grid(self, n_columns, row_labels):  # -> n_rows, n_columns
         """Set limits and row labels of the axes, and draw a pale cover over unsupported atoms."""
         n_rows, n_columns = self._grid(n_columns)
-        places = [] if row_labels is None else np.arange(n_rows) + 0.5
-        self.ax_.set_yticks(places, row_labels)
+        middles = [] if row_labels is None else np.arange(n_rows) + 0.5
+        self.ax_.set_yticks(middles, row_labels)
         self.ax_.set(xticks=[], xlim=(0, n_columns), ylim=(n_rows, 0), frame_on=False)
         self.ax_.tick_params(length=0)
         if self.supported is not None:
             row, column = np.divmod(np.flatnonzero(~self.supported), n_columns)
-            cover = dict(color="white", alpha=0.75, linewidth=0, zorder=3)
-            self.ax_.bar(column, 1, 1, row, align="edge", **cover)
+            self.ax_.bar(
+                column,
+                height=1,
+                width=1,
+                bottom=row,
+                align="edge",
+                color="white",
+                alpha=0.75,
+                linewidth=0,
+                zorder=3,
+            )
         return n_rows, n_columns
 
     def _draw_images(self, *, n_columns=None, row_labels=None, **style):
         """Draw all atoms as one large image, the grid; ``style`` goes to ``imshow``."""
-        height, width, *colours = self.atoms.shape[1:]
+        height, width = self.atoms.shape[1:3]
+        colours = self.atoms.shape[3:]
         n_rows, n_columns = self._set_grid(n_columns, row_labels)
         images = self.atoms / _largest(self.atoms)
         if self.lower is not None:
@@ -335,19 +378,23 @@ class AtomsDisplay(Display):
         # Images are separated by a line of pixels below and to the right of each image. The line is
         # NaN, which matplotlib leaves blank.
         grid = np.full([n_rows, height + 1, n_columns, width + 1, *colours], np.nan)
-        for image, place in zip(images, np.ndindex(n_rows, n_columns)):
-            grid[place[0], :-1, place[1], :-1] = image
-        grid = grid.reshape(n_rows * (height + 1), n_columns * (width + 1), *colours)
+        for image, (i, j) in zip(images, np.ndindex(n_rows, n_columns)):
+            grid[i, :-1, j, :-1] = image
+        size = (n_rows * (height + 1), n_columns * (width + 1), *colours)
+        grid = grid.reshape(size)
         # matplotlib takes colours from 0 to 1, so zero becomes mid-grey. Colours must not be NaN,
         # so the lines between images become white.
         if colours:
             grid = np.nan_to_num(0.5 + 0.5 * grid, nan=1.0)
-        greys = {"cmap": "gray", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
-        place = {
+        style = {
+            "cmap": "gray",
+            "vmin": -1,
+            "vmax": 1,
+            "interpolation": "nearest",
             "extent": (0, n_columns, n_rows, 0),
             "aspect": (height + 1) / (width + 1),
-        }
-        self.image_ = self.ax_.imshow(grid, **(greys | place | style))
+        } | style
+        self.image_ = self.ax_.imshow(grid, **style)
 
     def _draw_lines(
         self, *, n_columns=None, row_labels=None, sampling_rate=None, **style
@@ -360,38 +407,68 @@ class AtomsDisplay(Display):
         n_atoms, length, n_channels = self.atoms.shape
         _, n_columns = self._set_grid(n_columns, row_labels)
         row, column = np.divmod(np.arange(n_atoms), n_columns)
-        ends = column + _MARGIN, column + 1 - _MARGIN
-        self.ax_.hlines(row + 0.5, *ends, color="0.8", linewidth=0.5)
-        x = np.linspace(*ends, length, axis=1)[:, :, None]
+        left = column + _MARGIN
+        right = column + 1 - _MARGIN
+        self.ax_.hlines(row + 0.5, left, right, color="0.8", linewidth=0.5)
         middles = row[:, None, None] + 0.5
-        unit = _FILLED / 2 / _largest(self.atoms)
-        drawn = [
-            part for part in (self.atoms, self.lower, self.upper) if part is not None
-        ]
-        # One line runs through all atoms of a channel. NaN after each atom interrupts the line, so
-        # that the end of an atom is not joined with the start of the next atom.
-        gap = dict(pad_width=[(0, 0), (0, 1), (0, 0)], constant_values=np.nan)
-        parts = [
-            np.pad(part, **gap)
-            for part in (x, *(middles - unit * one for one in drawn))
-        ]
-        x, lines, *ends = (part.reshape(-1, part.shape[2]) for part in parts)
-        names = [f"channel {k}" for k in range(n_channels)]
-        self.lines_ = self.ax_.plot(
-            x, lines, **({"linewidth": 1, "label": names} | style)
-        )
+        scale = _FILLED / 2 / _largest(self.atoms)
+
+        def join(part):  # (n_atoms, length, k) -> (n_atoms * (length + 1), k)
+            # One line runs through all atoms of a channel. NaN after each atom interrupts the line,
+            # so that the end of an atom is not joined with the start of the next atom.
+            gap = np.full_like(part[:, :1], np.nan)
+            return np.concatenate([part, gap], axis=1).reshape(-1, part.shape[2])
+
+        x = join(np.linspace(left, right, length, axis=1)[:, :, None])
+        style = {
+            "linewidth": 1,
+            "label": [f"channel {k}" for k in range(n_channels)],
+        } | style
+        self.lines_ = self.ax_.plot(x, join(middles - scale * self.atoms), **style)
         self.bands_ = []
-        for line, *band in zip(self.lines_, *(end.T for end in ends)) if ends else ():
-            pale = dict(color=line.get_color(), alpha=0.3, linewidth=0)
-            self.bands_.append(self.ax_.fill_between(x[:, 0], *band, **pale))
+        if self.lower is not None:
+            lower = join(middles - scale * self.lower)
+            upper = join(middles - scale * self.upper)
+            self.bands_ = [
+                self.ax_.fill_between(
+                    x[:, 0],
+                    lower[:, k],
+                    upper[:, k],
+                    color=line.get_color(),
+                    alpha=0.3,
+                    linewidth=0,
+                )
+                for k, line in enumerate(self.lines_)
+            ]
         # A legend names the channels by their colours, but not of more than ten channels, since
         # matplotlib repeats colours after ten.
         if 1 < n_channels <= 10:
-            below = dict(loc="upper center", bbox_to_anchor=(0.5, 0.0), frameon=False)
-            self.ax_.legend(ncols=5, fontsize="small", **below)
+            self.ax_.legend(
+                ncols=5,
+                fontsize="small",
+                loc="upper center",
+                bbox_to_anchor=(0.5, 0.0),
+                frameon=False,
+            )
         if sampling_rate is not None:
             seconds = (length - 1) / check_rate(sampling_rate)
             self.ax_.set_xticks([_MARGIN, 1 - _MARGIN], ["0", f"{seconds:.3g} s"])
+
+    def _draw_bars(self, *, row_labels=None, **style):
+        """Draw signed bars for each atom, one atom below the other; ``style`` goes to ``bar``."""
+        n_atoms, n_features = self.atoms.shape[:2]
+        heights = _FILLED / 2 * self.atoms / _largest(self.atoms)
+        middles = np.arange(n_atoms)[::-1] + 0.5
+        style = {"bottom": middles.repeat(n_features)} | style
+        features = np.arange(n_features)
+        self.bars_ = self.ax_.bar(np.tile(features, n_atoms), heights.ravel(), **style)
+        self.ax_.hlines(middles, -1, n_features, color="black", linewidth=0.5)
+        names = [f"atom {k}" for k in range(n_atoms)]
+        self.ax_.set_yticks(middles, names if row_labels is None else row_labels)
+        self.ax_.set(xlim=(-1, n_features), ylim=(0, n_atoms))
+        self.ax_.tick_params(left=False)
+        if self.feature_names is not None:
+            self.ax_.set_xticks(features, self.feature_names, rotation=90)
 
     def _draw_spectra(self, *, groups=None, colors=None, row_labels=None, **style):
         """Draw atoms as spectra of bars, one below the other; ``style`` goes to ``bar``.
@@ -404,12 +481,19 @@ class AtomsDisplay(Display):
         labels = list(dict.fromkeys(groups))
         colors = [f"C{i}" for i in range(len(labels))] if colors is None else colors
         colors = dict(zip(labels, colors, strict=True))
-        place = dict(ha="center", va="bottom", transform=self.ax_.get_xaxis_transform())
         for label, color in colors.items():
             middle = np.flatnonzero([group == label for group in groups]).mean()
-            self.ax_.text(middle, 1.01, label, color=color, **place)
-        unit = _HEIGHT / _largest(self.atoms)[:, 0]
-        heights = unit * self.atoms[:, :, 0]
+            self.ax_.text(
+                middle,
+                1.01,
+                label,
+                color=color,
+                ha="center",
+                va="bottom",
+                transform=self.ax_.get_xaxis_transform(),
+            )
+        scale = _HEIGHT / _largest(self.atoms)[:, 0]
+        heights = scale * self.atoms[:, :, 0]
         bottoms = np.arange(n_spectra)[::-1]
         of_channels = [
             colors[label] for _, label in zip(range(n_channels), groups, strict=True)
@@ -419,18 +503,22 @@ class AtomsDisplay(Display):
         style = {"color": of_channels * n_spectra, "bottom": bottom} | style
         self.bars_ = self.ax_.bar(channels, heights.ravel(), **style)
         if self.lower is not None:
-            low, high = (
-                np.clip(unit * end[:, :, 0], 0, 1) for end in (self.lower, self.upper)
-            )
+            low = np.clip(scale * self.lower[:, :, 0], 0, 1)
+            high = np.clip(scale * self.upper[:, :, 0], 0, 1)
             ends = np.maximum([heights - low, high - heights], 0).reshape(2, -1)
-            tops = bottom + heights.ravel()
-            how = dict(fmt="none", ecolor="0.3", elinewidth=0.8)
-            self.ax_.errorbar(channels, tops, ends, **how)
+            self.ax_.errorbar(
+                channels,
+                bottom + heights.ravel(),
+                ends,
+                fmt="none",
+                ecolor="0.3",
+                elinewidth=0.8,
+            )
             # The data do not determine a bar if its interval contains 0, or if its atom is not
             # supported: it is drawn faint.
-            is_faint = (low <= 0) | (
-                self.supported is not None and ~self.supported[:, None]
-            )
+            is_faint = low <= 0
+            if self.supported is not None:
+                is_faint |= ~self.supported[:, None]
             for k in np.flatnonzero(is_faint):
                 self.bars_[k].set_alpha(0.25)
         self.ax_.hlines(bottoms, -1, n_channels, color="black", linewidth=0.5)
@@ -454,39 +542,41 @@ class AtomsDisplay(Display):
         # float32.
         if missed > 1e-3 * np.abs(self.atoms).max():
             raise ValueError(
-                "Atoms are no maps times waveforms. Fit with rank=1, or draw lines."
+                "Atoms are not maps times waveforms. Fit with rank=1, or draw lines."
             )
-        self.axes_ = (
-            self.ax_.get_subplotspec().subgridspec(len(maps), 2).subplots(squeeze=False)
-        )
+        has_maps = maps.shape[1] > 1
+        if not has_maps:
+            waves = self.atoms[:, :, 0]
+        grid = self.ax_.get_subplotspec().subgridspec(len(maps), 1 + has_maps)
+        self.axes_ = grid.subplots(squeeze=False)
         self.ax_.set_axis_off()
-        names = (
-            [f"atom {k}" for k in range(len(maps))]
-            if row_labels is None
-            else row_labels
-        )
+        names = [f"atom {k}" for k in range(len(maps))]
+        names = names if row_labels is None else row_labels
         times = np.arange(waves.shape[1]) / check_rate(sampling_rate)
+        style = {"color": "C0"} | style
         self.maps_ = []
         self.lines_ = []
-        for (left, right), map_, wave, name in zip(
-            self.axes_, maps, waves, names, strict=True
-        ):
-            if positions is None:
-                left.axhline(0, color="0.8", linewidth=0.5)
-                self.maps_.append(left.bar(np.arange(len(map_)), map_))
-            else:
-                x, y = np.transpose(positions)
-                levels = np.linspace(-1, 1, 15) * (np.abs(map_).max() or 1.0)
-                self.maps_.append(
-                    left.tricontourf(x, y, map_, levels=levels, cmap="RdBu_r")
-                )
-                left.plot(x, y, "k.", markersize=2)
-                left.set_aspect("equal")
-                left.set_axis_off()
-            left.set_title(name, fontsize="medium")
-            self.lines_ += right.plot(times, wave, **({"color": "C0"} | style))
-            right.axhline(0, color="0.8", linewidth=0.5)
-        right.set_xlabel("Sample" if sampling_rate is None else "Seconds")
+        for axes, map_, wave, name in zip(self.axes_, maps, waves, names, strict=True):
+            if has_maps:
+                self.maps_.append(_draw_map(axes[0], map_, positions))
+            axes[0].set_title(name, fontsize="medium")
+            self.lines_ += axes[-1].plot(times, wave, **style)
+            axes[-1].axhline(0, color="0.8", linewidth=0.5)
+        axes[-1].set_xlabel("Sample" if sampling_rate is None else "Seconds")
+
+
+def _draw_map(ax, values, positions):
+    """Draw a value for each channel: bars, or contours between positions (n_channels, 2)."""
+    if positions is None:
+        ax.axhline(0, color="0.8", linewidth=0.5)
+        return ax.bar(np.arange(len(values)), values)
+    x, y = np.transpose(positions)
+    levels = np.linspace(-1, 1, 15) * (np.abs(values).max() or 1.0)
+    contours = ax.tricontourf(x, y, values, levels=levels, cmap="RdBu_r")
+    ax.plot(x, y, "k.", markersize=2)
+    ax.set_aspect("equal")
+    ax.set_axis_off()
+    return contours
 
 
 @dataclass(eq=False, repr=False)
@@ -563,32 +653,29 @@ class ContributionsDisplay(Display):
         ContributionsDisplay
             The display, drawn.
         """
-        found = find_learner(estimator)
-        learner = found.learner
-        X_train = found.prepare(X_train)
+        found_learner = find_learner(estimator)
+        learner = found_learner.learner
+        X_train = found_learner.prepare(X_train)
         if X is None:
             name = "atom"
             targets = learner.components_
-            made = atom_contributions(learner, X_train, n_largest=6)
+            largest = atom_contributions(learner, X_train, n_largest=6)
             rows = _most_used(encode_samples(learner, X_train)[0])[:6]
         else:
-            X = found.prepare(X)
+            X = found_learner.prepare(X)
             name = "sample"
             targets = read_samples(learner, X)
             rows = np.arange(len(X))
-            made = reconstruction_contributions(learner, X_train, X, n_largest=6)
-        samples = (
-            read_samples(learner, X_train)[made.indices]
-            * np.sign(made.values)[:, :, None]
-        )
-        drawn = np.concatenate(
-            [targets[:, None], made.estimates[:, None], samples], axis=1
-        )[rows]
-        flat = found.to_data(drawn.reshape(-1, drawn.shape[2]))
+            largest = reconstruction_contributions(learner, X_train, X, n_largest=6)
+        signs = np.sign(largest.values)[:, :, None]
+        samples = signs * read_samples(learner, X_train)[largest.indices]
+        parts = [targets[:, None], largest.estimates[:, None], samples]
+        drawn = np.concatenate(parts, axis=1)[rows]
+        flat = found_learner.to_data(drawn.reshape(-1, drawn.shape[2]))
         kind, pictures = _as_pictures(flat, image_shape=image_shape)
-        pictures = pictures.reshape(*drawn.shape[:2], *pictures.shape[1:])
+        pictures = pictures.reshape(drawn.shape[:2] + pictures.shape[1:])
         labels = [f"{name} {row}" for row in rows]
-        return cls(pictures, made.values[rows], labels, kind).plot(**options)
+        return cls(pictures, largest.values[rows], labels, kind).plot(**options)
 
     def _size(self, **_):  # -> width, height in inches
         # The size of all cells, and 0.7 inches for the labels of rows and 0.3 for those of columns.
@@ -598,11 +685,9 @@ class ContributionsDisplay(Display):
         # Draw the grid of pictures by an `AtomsDisplay`, write the names of columns above it, and
         # write the contribution of each training sample on the cell of the sample.
         n_columns = self.pictures.shape[1]
-        grid = AtomsDisplay(
-            self.pictures.reshape(-1, *self.pictures.shape[2:]), self.kind
-        )
-        given = dict(ax=self.ax_, n_columns=n_columns, row_labels=self.row_labels)
-        self.grid_ = grid.plot(**given, **style)
+        grid = AtomsDisplay(np.concatenate(self.pictures), self.kind)
+        style = {"n_columns": n_columns, "row_labels": self.row_labels} | style
+        self.grid_ = grid.plot(ax=self.ax_, **style)
         names = ["target", "estimate", *range(1, n_columns - 1)]
         self.ax_.set_xticks(np.arange(n_columns) + 0.5, names)
         self.ax_.xaxis.tick_top()
@@ -697,54 +782,68 @@ class ActivationsDisplay(Display):
         ValueError
             If the learner is not a convolutional learner of signals.
         """
-        found = find_learner_of_signals(estimator)
-        learner = found.learner
-        X = found.prepare(X)
+        found_learner = find_learner_of_signals(estimator)
+        learner = found_learner.learner
+        X = found_learner.prepare(refuse_one_signal(X))
         samples = read_samples(learner, X)
         # The signal is taken from X and not from ``samples``, which are arrays: a data frame keeps
         # the names of its columns, which the learner checks.
-        given = X if len(samples) == 1 else _safe_indexing(X, [index])
-        codes, _ = encode_samples(learner, given)
+        signal = X if len(samples) == 1 else _safe_indexing(X, [index])
+        codes, _ = encode_samples(learner, signal)
         order = np.argsort(-np.abs(codes).sum(axis=0), kind="stable")
         codes[:, order[n_atoms:]] = 0  # so that only n_atoms atoms are drawn
         rows, atoms = np.nonzero(codes)
-        places = (
-            rows * geometry_of(learner)[1][0] + find_peaks(learner.components_)[atoms]
+        _, (stride,) = geometry_of(learner)
+        display = cls(
+            sample=samples[index].T,
+            places=rows * stride + find_peaks(learner.components_)[atoms],
+            atoms=atoms,
+            values=codes[rows, atoms],
+            components=learner.components_,
         )
-        given = samples[index].T, places, atoms, codes[rows, atoms], learner.components_
-        return cls(*given).plot(**options)
+        return display.plot(**options)
 
     def _draw(self, *, sampling_rate=None, **style):
         # Draw the signal at the height 0, and below the signal a row with the bars and the waveform
         # of each atom: the k-th atom, k = 1, 2, ..., at the height -k.
-        names = np.unique(self.atoms)
+        numbers = np.unique(self.atoms)
         values = _scale(self.values)
         rate = check_rate(sampling_rate)
-        name = "Sample" if sampling_rate is None else "Seconds"
         times = np.arange(len(self.sample)) / rate
+        style = {"linewidth": 1.5} | style
         self.marks_ = []
         self.thumbnails_ = []
         self.ax_.plot(times, _scale(self.sample), color="0.3", linewidth=0.8)
-        beside = dict(
-            transform=self.ax_.get_yaxis_transform(), clip_on=False, linewidth=0.8
-        )
-        for row, atom in enumerate(names, start=1):
+        for row, atom in enumerate(numbers, start=1):
             own = self.atoms == atom
             color = f"C{row - 1}"
-            wave = _scale(self.components[atom])
-            ends = self.places[own] / rate, -row, values[own] - row
             bars = self.ax_.vlines(
-                *ends, **({"color": color, "linewidth": 1.5} | style)
+                self.places[own] / rate,
+                -row,
+                values[own] - row,
+                **({"color": color} | style),
             )
             self.marks_.append(bars)
             # The waveform is drawn to the right of the axes: x is in units of the width of the
             # axes, which end at x = 1.
-            x = np.linspace(1.02, 1.17, len(wave))
-            self.thumbnails_.append(self.ax_.plot(x, wave - row, color=color, **beside))
-        ticks = -np.arange(len(names) + 1)
+            wave = _scale(self.components[atom])
+            lines = self.ax_.plot(
+                np.linspace(1.02, 1.17, len(wave)),
+                wave - row,
+                color=color,
+                transform=self.ax_.get_yaxis_transform(),
+                clip_on=False,
+                linewidth=0.8,
+            )
+            self.thumbnails_.append(lines)
+        ticks = -np.arange(len(numbers) + 1)
         self.ax_.hlines(ticks[1:], 0, times[-1], color="0.8", linewidth=0.5, zorder=0)
-        self.ax_.set_yticks(ticks, ["signal", *(f"atom {k}" for k in names)])
-        self.ax_.set(xlabel=name, xlim=(0, times[-1]), ylim=(-len(names) - 0.6, 0.6))
+        self.ax_.set_yticks(ticks, ["signal", *(f"atom {k}" for k in numbers)])
+        self.ax_.set(
+            xlabel="Sample" if sampling_rate is None else "Seconds",
+            xlim=(0, times[-1]),
+            ylim=(-len(numbers) - 0.6, 0.6),
+        )
 
 
 @dataclass(eq=False, repr=False)
@@ -800,7 +899,8 @@ class CodesDisplay(Display):
         CodesDisplay
             The display, drawn.
         """
-        return cls(*find_learner(estimator).encode(X)).plot(**options)
+        codes, samples = find_learner(estimator).encode(X)
+        return cls(codes, samples).plot(**options)
 
     def _draw(self, *, kind="usage", **style):  # sets ``heights_``
         # Compute and draw the bars of a ``kind`` of statistic; ``style`` goes to ``stairs``. Bar i
@@ -821,7 +921,8 @@ class CodesDisplay(Display):
         else:
             self.heights_, edges = np.histogram(np.abs(self.codes[used]), _BINS)
             ax.set(xlabel="Modulus of a nonzero entry", ylabel="Entries")
-        ax.stairs(self.heights_, edges, **({"fill": True} | style))
+        style = {"fill": True} | style
+        ax.stairs(self.heights_, edges, **style)
         ax.locator_params("x", integer=kind != "magnitude", min_n_ticks=1)
         ax.locator_params("y", integer=kind != "usage", min_n_ticks=1)
 
@@ -873,12 +974,17 @@ class LossCurveDisplay(Display):
         LossCurveDisplay
             The display, drawn.
         """
-        given = estimator if isinstance(estimator, dict) else {None: estimator}
-        learners = [find_learner(one, "loss_curve_").learner for one in given.values()]
-        names = [name or type(one).__name__ for name, one in zip(given, learners)]
-        curves = {name: one.loss_curve_ for name, one in zip(names, learners)}
-        searched = [getattr(one, "phases_", {}).get("search", 0) for one in learners]
-        return cls(curves, dict(zip(names, searched))).plot(**options)
+        estimators = estimator if isinstance(estimator, dict) else {None: estimator}
+        curves = {}
+        n_searched = {}
+        for name, one in estimators.items():
+            learner = find_learner(one, "loss_curve_").learner
+            label = name or type(learner).__name__
+            curves[label] = learner.loss_curve_
+            n_searched[label] = (getattr(learner, "phases_", None) or {}).get(
+                "search", 0
+            )
+        return cls(curves, n_searched).plot(**options)
 
     def _draw(self, **style):
         # Draw a line for each learner; ``style`` goes to ``semilogy``. Successive curves have
@@ -890,9 +996,16 @@ class LossCurveDisplay(Display):
             epochs = np.arange(1, len(curve) + 1)
             best = np.concatenate([np.minimum.accumulate(curve[:n]), curve[n:]])
             own = {"linestyle": dashes, "label": name} | style
-            self.lines_ += self.ax_.semilogy(epochs, best, **own)
-            pale = dict(color=self.lines_[-1].get_color(), alpha=0.25, linewidth=1)
-            self.ax_.semilogy(epochs[:n], curve[:n], label="_search", **pale)
+            (line,) = self.ax_.semilogy(epochs, best, **own)
+            self.lines_.append(line)
+            self.ax_.semilogy(
+                epochs[:n],
+                curve[:n],
+                label="_search",
+                color=line.get_color(),
+                alpha=0.25,
+                linewidth=1,
+            )
         self.ax_.set(
             xlabel="Epoch", ylabel=r"Loss, mean of $\frac{1}{2} \|x - D z\|^2$"
         )
@@ -966,10 +1079,22 @@ class PathDisplay(Display):
         -------
         PathDisplay
             The display, drawn.
+
+        Raises
+        ------
+        ValueError
+            If the fit did not choose the number of atoms, or the penalty.
         """
         check_kind(kind, "size", "penalty")
-        learner = find_learner(estimator, f"{kind}_path_").learner
-        path = getattr(learner, f"{kind}_path_")
+        learner = find_learner(estimator).learner
+        path = getattr(learner, f"{kind}_path_", None)
+        if path is None:
+            parameter = {"size": "n_components", "penalty": "alpha"}[kind]
+            values = {"size": "sizes", "penalty": "penalties"}[kind]
+            raise ValueError(
+                f"{type(learner).__name__} is fitted, but has no path of {values}, since the fit "
+                f"did not choose {parameter}. Fit with {parameter}='auto'."
+            )
         chosen = learner.n_components_ if kind == "size" else learner.search_alpha_
         return cls(path, chosen, kind).plot(**options)
 
@@ -982,8 +1107,9 @@ class PathDisplay(Display):
             sizes = path.n_components
             best = path.score.max()
             (self.line_,) = ax.plot(sizes, best - path.score, **style)
-            band = dict(color="0.85", label="counts as chance")
-            self.band_ = ax.fill_between(sizes, path.tolerance, **band)
+            self.band_ = ax.fill_between(
+                sizes, path.tolerance, color="0.85", label="counts as chance"
+            )
             ax.set(
                 xlabel="Number of atoms",
                 ylabel=f"Loss of score against the best, {best:.3g}",
@@ -996,10 +1122,13 @@ class PathDisplay(Display):
             ax.set_ylim(bottom=0)
         else:
             (self.line_,) = ax.semilogx(path.alpha, path.score, **style)
-            ring = {"color": self.line_.get_color(), "fillstyle": "none"}
-            unbiased = path.alpha[path.unbiased], path.score[path.unbiased], "o"
             (self.unbiased_line_,) = ax.plot(
-                *unbiased, label="without lasso's bias", **ring
+                path.alpha[path.unbiased],
+                path.score[path.unbiased],
+                "o",
+                color=self.line_.get_color(),
+                fillstyle="none",
+                label="without lasso's bias",
             )
             ax.set(
                 xlabel="Penalty of the search",
@@ -1080,26 +1209,31 @@ class StabilityDisplay(Display):
             If there is not one score for each number of atoms.
         """
         if scores is None and hasattr(estimator, "fit"):
-            estimator = find_learner(estimator, "stability_").learner
-            order = np.argsort(-estimator.stability_, kind="stable")
-            agreeing = estimator.n_agreeing_[order] / len(estimator.replicates_)
-            labels = (
-                "Stability",
-                "Share of replicates that agree",
-                "Atom, most stable first",
+            consensus = find_learner(estimator, "stability_").learner
+            order = np.argsort(-consensus.stability_, kind="stable")
+            display = cls(
+                x=np.arange(1, len(order) + 1),
+                stability=consensus.stability_[order],
+                second=consensus.n_agreeing_[order] / len(consensus.replicates_),
+                labels=(
+                    "Stability",
+                    "Share of replicates that agree",
+                    "Atom, most stable first",
+                ),
             )
-            values = np.arange(1, len(order) + 1), estimator.stability_[order], agreeing
-            return cls(*values, labels).plot(**options)
-        found = [dictionary_stability(fits) for fits in estimator]
-        name = "Stable atoms" if scores is None else "Score of held-out samples"
-        scores = [one.n_stable for one in found] if scores is None else scores
-        pairs = zip(found, scores, strict=True)
+            return display.plot(**options)
+        agreements = [dictionary_stability(fits) for fits in estimator]
+        name = "Score of held-out samples"
+        if scores is None:
+            name = "Stable atoms"
+            scores = [agreement.n_stable for agreement in agreements]
         rows = sorted(
-            (one.atoms.shape[1], one.stability, score) for one, score in pairs
+            (agreement.atoms.shape[1], agreement.stability, score)
+            for agreement, score in zip(agreements, scores, strict=True)
         )
-        return cls(*np.array(rows).T, ("Mean stability", name, "Number of atoms")).plot(
-            **options
-        )
+        sizes, stability, second = np.transpose(rows)
+        labels = ("Mean stability", name, "Number of atoms")
+        return cls(sizes, stability, second, labels).plot(**options)
 
     def _draw(self, **style):  # ``style`` goes to the line of the stability
         # Draw the stability for the left axis, ``second`` for the right axis, and a legend above.
@@ -1113,13 +1247,13 @@ class StabilityDisplay(Display):
         self.right_ax_.set(ylabel=right)
         self.ax_.set(xlabel=below, ylabel=left, ylim=(None, 1.02))
         self.ax_.locator_params("x", integer=True, min_n_ticks=1)
-        place = {
-            "loc": "lower center",
-            "bbox_to_anchor": (0.5, 1.0),
-            "ncols": 2,
-            "frameon": False,
-        }
-        self.ax_.legend(handles=[self.line_, self.right_line_], **place)
+        self.ax_.legend(
+            handles=[self.line_, self.right_line_],
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.0),
+            ncols=2,
+            frameon=False,
+        )
 
 
 @dataclass(eq=False, repr=False)
@@ -1176,10 +1310,10 @@ class RecoveryDisplay(Display):
         """
         atoms = estimator
         if hasattr(estimator, "fit"):
-            found = find_learner(estimator)
-            atoms = (
-                found.learner if hasattr(found.learner, "atom_shape") else found.atoms()
-            )
+            found_learner = find_learner(estimator)
+            atoms = found_learner.atoms()
+            if hasattr(found_learner.learner, "atom_shape"):
+                atoms = found_learner.learner
         match = match_atoms(atoms, reference)
         cosines = np.abs(atom_cosines(atoms, reference))
         for axis, matched in enumerate((match.reference_indices, match.indices)):
@@ -1189,8 +1323,13 @@ class RecoveryDisplay(Display):
 
     def _draw(self, **style):  # ``style`` goes to ``imshow``
         # Draw the matrix of coherences as an image, with a colour bar.
-        matrix = {"cmap": "viridis", "vmin": 0, "vmax": 1, "interpolation": "nearest"}
-        self.image_ = self.ax_.imshow(self.coherences, **(matrix | style))
+        style = {
+            "cmap": "viridis",
+            "vmin": 0,
+            "vmax": 1,
+            "interpolation": "nearest",
+        } | style
+        self.image_ = self.ax_.imshow(self.coherences, **style)
         self.figure_.colorbar(self.image_, ax=self.ax_, label="Coherence")
         self.ax_.set(xlabel="Learned atom", ylabel="Known atom")
         self.ax_.locator_params(integer=True, min_n_ticks=1)

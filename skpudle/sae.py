@@ -22,7 +22,7 @@ from skpudle._fit.encoders import centre
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle._rows import spread_rows
 from skpudle.metrics import unit_atoms
-from skpudle.search.held_out import CHANCE, HeldOut, worse
+from skpudle.search.held_out import CHANCE
 from skpudle.search.problem import Problem, auto_alpha
 
 __all__ = ["feature_directions", "from_sae"]
@@ -72,25 +72,26 @@ def _innovations(atoms, sizes):  # (p, m), (p,) -> (p, m), sparse (p, p)
     # An atom stands for a path: a feature and all features that it implies. Paths that have
     # features in common have cosines between these bounds; atoms with a larger cosine are almost
     # equal. The mean correlation of directions and true features of a hierarchy
-    # (benchmarks/bench_synthsae.py) is .774, .781 and .780 with the lower bounds .3, .4 and .5.
+    # (benchmarks/bench_synthsae.py) is 0.774, 0.781 and 0.780 with the lower bounds 0.3, 0.4 and
+    # 0.5.
     low = 0.4
     high = 0.97
     for i, atom in enumerate(atoms):
         cosines = atoms @ atom
         # The path of a parent is smaller than the paths of its children, which contain it, and
         # paths of siblings have about one size; so near atoms of up to 1.2 times the size are
-        # subtracted. With the factors 1.1, 1.2 and 1.4 the mean correlation is .769, .779 and .783,
-        # in another run than that of the bounds above. The limit is for a parent that also occurs
-        # alone: without it the paths of its few children would be subtracted from its own.
+        # subtracted. With the factors 1.1, 1.2 and 1.4 the mean correlation is 0.769, 0.779 and
+        # 0.783, in another run than that of the bounds above. The limit is for a parent that also
+        # occurs alone: without it the paths of its few children would be subtracted from its own.
         near = np.flatnonzero(
             (cosines > low) & (cosines < high) & (sizes < 1.2 * sizes[i])
         )
         if len(near):
-            found = nnls(atoms[near].T, atom)[0]
-            left[i] -= found @ atoms[near]
+            fitted, _ = nnls(atoms[near].T, atom)
+            left[i] -= fitted @ atoms[near]
             # Weights of at most 1e-9 are rounding errors of nnls and would count as implied atoms.
-            kept = found > 1e-9
-            weights[i, near[kept]] = found[kept]
+            kept = fitted > 1e-9
+            weights[i, near[kept]] = fitted[kept]
     return unit_atoms(left), weights.tocsr()
 
 
@@ -117,12 +118,13 @@ def _refined(features, X, rows):
     )
     again.alpha_ = max(again.alpha_, 2 * alpha)
     # To compare the two sets of atoms, both predict hidden entries by the lasso's codes with the
-    # penalty 2 * alpha. `HeldOut` counts penalties from its own, so place=0 stands for 2 * alpha;
-    # with share=0.0 the lasso's bias is not removed from codes.
-    held_out = HeldOut(Problem(x, 2 * alpha, positive_code=True))
+    # penalty 2 * alpha, the penalty of the problem, which has the index 0. With debias=0.0 the
+    # lasso's bias is not removed from codes.
+    held_out = Problem(x, 2 * alpha, positive_code=True).hide()
     atoms = (to_tensor(learner.components_).to(x) for learner in (first, again))
-    one, two = (held_out.at(given, place=0, share=0.0) for given in atoms)
-    return feature_directions(again, X) if worse(one, two, CHANCE) else features
+    one, two = (held_out.at(part, index=0, debias=0.0) for part in atoms)
+    is_better = held_out.worse(one, two, CHANCE)
+    return feature_directions(again, X) if is_better else features
 
 
 def feature_directions(
@@ -248,12 +250,12 @@ def feature_directions(
     # A sample without the feature may use the atom of the feature's path if the sample's own path
     # has no atom. A threshold halfway between the projections of the mean of all samples and of the
     # mean of the samples that use the atom removes such codes: the mean F1 score of codes as
-    # classifiers of features rises from .77 to .81 (benchmarks/bench_synthsae.py).
+    # classifiers of features rises from 0.77 to 0.81 (benchmarks/bench_synthsae.py).
     middle = mean - centre(learner, np.zeros_like(mean)) + 0.5 * users
     thresholds = np.where(taken, (middle * left).sum(axis=1), -np.inf)
     directions = np.where(taken[:, None], left, atoms)
-    found = FeatureDirections(directions, implied, prominence, thresholds, learner)
-    return _refined(found, X, np.concatenate(judges)) if refine else found
+    features = FeatureDirections(directions, implied, prominence, thresholds, learner)
+    return _refined(features, X, np.concatenate(judges)) if refine else features
 
 
 def from_sae(
@@ -295,8 +297,8 @@ def from_sae(
     Raises
     ------
     ValueError
-        If the decoder is no matrix of finite numbers, if neither ``X`` nor a number as ``alpha`` is
-        passed, if both are, or if ``l0`` is passed without ``X``.
+        If the decoder is not a matrix of finite numbers, if neither ``X`` nor a number as ``alpha``
+        is passed, if both are, or if ``l0`` is passed without ``X``.
 
     Examples
     --------
@@ -317,8 +319,9 @@ def from_sae(
         )
     # With ``X`` the penalty 1.0 is replaced by the result of `choose_alpha` below, which needs a
     # fitted learner.
-    given = params if X is None else params | {"alpha": 1.0}
-    learner = PUDLEDictionaryLearning.from_components(atoms, intercept=bias, **given)
+    if X is not None:
+        params["alpha"] = 1.0
+    learner = PUDLEDictionaryLearning.from_components(atoms, intercept=bias, **params)
     if X is None:
         return learner
     criterion = "support" if learner.positive_code else "prediction"

@@ -130,7 +130,7 @@ def test_wrong_calls_are_refused():
         ("least", np.nan),
         *zip(["sampling_rate"] * 2, (0, np.inf)),
     ]:
-        with pytest.raises(ValueError, match=f"{name}={value!r} is no .* Pass a "):
+        with pytest.raises(ValueError, match=f"{name}={value!r} is not a .* Pass a "):
             find_events(learner, signals, **{name: value})
     rows = np.random.default_rng(0).normal(size=(30, 5))
     with pytest.raises(ValueError, match="has no sparse codes of signals"):

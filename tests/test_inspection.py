@@ -8,9 +8,9 @@ import torch
 from sklearn.decomposition import MiniBatchDictionaryLearning
 from small import Batches
 
-import skpudle.inspection
 from skpudle import ConsensusDictionary, PUDLEDictionaryLearning
 from skpudle.inspection import (
+    _contributions,
     atom_contributions,
     code_saliency,
     reconstruction_contributions,
@@ -84,8 +84,8 @@ def test_an_atom_made_by_ten_samples_names_these_first():
 def test_parts_change_nothing(learner, kind, monkeypatch):
     X = samples()
     whole = atom_contributions(learner, X)
-    nine = partial(skpudle.inspection.encode_parts, n_rows=9)
-    monkeypatch.setattr("skpudle.inspection.encode_parts", nine)
+    nine = partial(_contributions.encode_parts, n_rows=9)
+    monkeypatch.setattr(_contributions, "encode_parts", nine)
     found = atom_contributions(learner, kind(X))
     np.testing.assert_array_equal(found.indices, whole.indices)
     np.testing.assert_allclose(found.values, whole.values, atol=1e-12)
@@ -143,7 +143,7 @@ def test_an_encoder_without_a_derivative_is_refused():
         ConsensusDictionary(learner, 2, random_state=0).fit(samples()),
     ):
         with pytest.raises(
-            ValueError, match="no encoder of rows.*pass a PUDLEDictionaryLearning"
+            ValueError, match="no encoder of rows.*Pass a PUDLEDictionaryLearning"
         ):
             code_saliency(given, samples())
 

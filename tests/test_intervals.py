@@ -259,7 +259,7 @@ def test_what_has_no_intervals_is_refused():
     with pytest.raises(ValueError, match="effects of .* multiply.*PoissonNMF"):
         code_intervals(log_rates, np.round(np.abs(X)))
     conv = ConvPUDLEDictionaryLearning(2, atom_shape=4, random_state=0).fit(X[:4])
-    with pytest.raises(ValueError, match="have positions.*pass a learner of rows"):
+    with pytest.raises(ValueError, match="have positions.*Pass a learner of rows"):
         atom_intervals(conv, X)
     with pytest.raises(ValueError, match="did not estimate the noise.*Pass more rows"):
         code_intervals(known(np.eye(3), alpha=1e-3), np.ones((2, 3)))

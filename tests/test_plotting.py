@@ -4,6 +4,7 @@ import sys
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.decomposition import PCA
@@ -18,7 +19,8 @@ from sklearn.preprocessing import Normalizer, PowerTransformer, StandardScaler
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
 from skpudle._estimators import find_learner
 from skpudle.datasets import make_dictionary_data
-from skpudle.inspection import AtomIntervals, atom_contributions
+from skpudle.inspection import atom_contributions
+from skpudle.inspection._intervals import AtomIntervals
 from skpudle.metrics import atom_coherence
 from skpudle.plotting import (
     ActivationsDisplay,
@@ -156,7 +158,7 @@ def test_channels_are_lines_on_one_scale():
 @pytest.mark.parametrize(
     ("atoms", "options", "message"),
     [
-        (np.eye(6), dict(image_shape=(2, 2)), "cannot reshape"),
+        (np.eye(6), dict(image_shape=(2, 2)), "6 features, .* has 4"),
         (
             np.eye(6),
             dict(n_columns=4, row_labels=["a"]),
@@ -166,7 +168,7 @@ def test_channels_are_lines_on_one_scale():
         (
             np.eye(4).reshape(1, 4, 4),
             dict(kind="waveforms"),
-            "no maps times waveforms.*rank=1",
+            "not maps times waveforms.*rank=1",
         ),
     ],
 )
@@ -184,27 +186,66 @@ def test_what_no_display_has_is_refused(learner, X):
     )
     activations = ActivationsDisplay(activity, *np.zeros((3, 0)), activity).plot
     for draw, wrong, words in [
-        (partial(atoms, learner), kind, "auto, images, lines, spectra, waveforms"),
+        (
+            partial(atoms, learner),
+            kind,
+            "auto, images, lines, bars, spectra, waveforms",
+        ),
         (
             partial(CodesDisplay.from_estimator, learner, X),
             kind,
             "usage, count, magnitude",
         ),
         (partial(PathDisplay.from_estimator, learner), kind, "size, penalty"),
-        (activations, dict(sampling_rate=0), "sampling_rate=0 is no rate"),
+        (activations, dict(sampling_rate=0), "sampling_rate=0 is not a rate"),
         (
             partial(atoms, np.eye(3)),
             dict(sampling_rate=-1),
-            "sampling_rate=-1 is no rate",
+            "sampling_rate=-1 is not a rate",
         ),
         (
             partial(atoms, np.ones((1, 4, 2)), kind="waveforms"),
             dict(sampling_rate=0),
-            "=0 is no",
+            "=0 is not",
         ),
     ]:
         with pytest.raises(ValueError, match=words):
             draw(**wrong)
+
+
+# ---------------------------------------------------------------------------- bars
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_atoms_of_a_table_are_bars_with_names(X, positive, scaled):
+    """The largest entry is up, unless codes are positive, and so have signs of their own."""
+    names = [f"item {k}" for k in range(12)]
+    learner = PUDLEDictionaryLearning(4, positive_code=positive, random_state=0)
+    if scaled:
+        learner = make_pipeline(StandardScaler(), learner)
+    frame = pd.DataFrame(X, columns=names)
+    display = AtomsDisplay.from_estimator(learner.fit(frame))
+    assert display.kind == "bars"
+    labels = [text.get_text() for text in display.ax_.get_xticklabels()]
+    assert labels == names
+    heights = np.array([bar.get_height() for bar in display.bars_]).reshape(4, 12)
+    atoms = find_learner(learner).atoms()
+    largest = np.abs(atoms).max(axis=1, keepdims=True)
+    if not positive:
+        atoms = atoms * np.sign(atoms[np.arange(4), np.abs(atoms).argmax(1)])[:, None]
+    np.testing.assert_allclose(heights, 0.45 * atoms / largest, atol=1e-12)
+    lines = AtomsDisplay.from_estimator(learner, kind="lines")
+    assert lines.kind == "lines"
+
+
+def test_atoms_of_one_channel_have_no_map():
+    atoms = np.random.default_rng(0).normal(size=(3, 9, 1))
+    display = AtomsDisplay.from_estimator(atoms, kind="waveforms")
+    assert display.maps_ == []
+    assert display.axes_.shape == (3, 1)
+    for line, atom in zip(display.lines_, atoms):
+        np.testing.assert_array_equal(line.get_ydata(), atom[:, 0])
 
 
 # ---------------------------------------------------------------------------- pipelines

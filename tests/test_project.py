@@ -23,7 +23,7 @@ GROUPS = {
     "training": ["_fit"],
     "learners": ["_learners", "_denoiser", "_nmf"],
     "results": ["_estimators", "datasets", "metrics", "_consensus", "_imputer", "images",
-                "pretrained", "inspection", "events", "sae", "plotting", "reporting",
+                "pretrained", "inspection", "events", "sae", "plotting",
                 "__init__"],
 }  # fmt: skip
 ORDER = [entry for entries in GROUPS.values() for entry in entries]

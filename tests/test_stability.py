@@ -7,7 +7,8 @@ import pytest
 
 from skpudle import PoissonNMF, PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
-from skpudle.metrics import atom_coherence, atom_support, dictionary_stability
+from skpudle.inspection import atom_support
+from skpudle.metrics import atom_coherence, dictionary_stability
 
 
 def test_it_is_the_mean_coherence_with_the_other_dictionaries():
@@ -63,12 +64,21 @@ def test_random_dictionaries_agree_by_chance(draw, n_components):
     assert abs(found.above_chance) < 0.03
 
 
+def test_chance_is_the_coherence_of_independent_dictionaries():
+    """Recombined atoms lie in the span of few atoms, which alone would lower it by 0.025."""
+    rng = np.random.default_rng(0)
+    pairs = [[smooth(24, 40, rng) for _ in range(2)] for _ in range(24)]
+    assert (
+        abs(np.mean([dictionary_stability(pair).above_chance for pair in pairs])) < 0.01
+    )
+
+
 def test_superfluous_atoms_are_not_supported():
     X, atoms, _ = make_dictionary_data(600, 20, 8, 2, snr_db=20, random_state=1)
     X[0, 0] += 100  # an outlier
     X += 3
     learner = PUDLEDictionaryLearning(16, random_state=0).fit(X)
-    support = atom_support(learner, X)
+    support = atom_support(learner, X, random_state=0)
     assert support.found.shape == (8, 20)
     assert atom_coherence(support.found, atoms).min() > 0.98
     assert support.supported.sum() == 8
@@ -89,7 +99,7 @@ NOISE = {
 def test_noise_supports_no_atom(draw):
     X = draw(np.random.default_rng(0))
     learner = PUDLEDictionaryLearning.from_components(np.eye(12), alpha=1.0)
-    support = atom_support(learner, X)
+    support = atom_support(learner, X, random_state=0)
     assert support.found.shape == (0, 12)
     assert not support.supported.any()
     assert not support.coherence.any()
@@ -100,7 +110,7 @@ def test_support_by_rows_with_missing_values():
     X, atoms, _ = make_dictionary_data(600, 20, 8, 2, snr_db=20, random_state=1)
     X[rng.random(X.shape) < 0.1] = np.nan
     learner = PUDLEDictionaryLearning.from_components(atoms, alpha=1.0)
-    assert atom_support(learner, X).supported.all()
+    assert atom_support(learner, X, random_state=0).supported.all()
 
 
 def test_support_refuses_counts_that_add():
@@ -108,4 +118,4 @@ def test_support_refuses_counts_that_add():
     with pytest.raises(
         ValueError, match="'loss' parameter of CountDictionary.*'kullback-leibler'"
     ):
-        atom_support(learner, np.ones((9, 4)))
+        atom_support(learner, np.ones((9, 4)), random_state=0)

@@ -1,9 +1,16 @@
 """Tools that compare checkouts see the smallest difference, and each figure that gets worse."""
 
+import re
+from pathlib import Path
+
+import constants
 import numpy as np
 import pytest
 import same_bits
 import same_quality as tool
+from test_budget import LEARNERS
+
+ROOT = Path(__file__).parents[1]
 
 CASE = "default, few rows"
 # A package with the names that the case needs, and a share that its atoms are of the first rows.
@@ -100,3 +107,33 @@ def test_what_fails_in_a_checkout_breaks_the_contract(tmp_path):
     base, here = found["planted, few atoms"]
     assert tool.compare(base, base).is_equal
     assert tool.compare(base, here).broken == ["here: ValueError: no atoms"]
+
+
+# ---------------------------------------------------------------------------- constants, types
+
+
+def test_cases_of_constants_that_comments_cite_exist():
+    package = [path.read_text("utf-8") for path in (ROOT / "skpudle").rglob("*.py")]
+    text = " ".join(re.sub(r"\n *# ?", " ", "".join(package)).split())
+    cited = {*re.findall(r"benchmarks/constants\.py ([\w-]+)", text)}
+    assert len(cited) >= 20
+    assert cited <= constants.CASES.keys()
+
+
+@pytest.mark.parametrize("name", constants.CASES)
+def test_a_case_gives_constants_of_the_package_other_values(name):
+    for constant in constants.CASES[name].constants:
+        if isinstance(constant, tuple):
+            owner, function, text = constant
+            assert constants.source_with(owner, function, text, text)
+            continue
+        value = constants.current_value(constant)
+        with constants.constant_set_to(constant, "another"):
+            assert constants.current_value(constant) == "another"
+        assert constants.current_value(constant) == value
+
+
+def test_types_of_every_learner_refuse_an_unknown_parameter():
+    lines = (ROOT / "tools" / "typed_usage.py").read_text("utf-8")
+    refused = re.findall(r"^skpudle\.(\w+)\(.*# type: ignore\[call-arg\]$", lines, re.M)
+    assert {kind.__name__ for kind in LEARNERS} <= {*refused}

@@ -15,11 +15,13 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.cluster import KMeans
 from sklearn.datasets import load_sample_image
-from sklearn.decomposition import MiniBatchDictionaryLearning
+from sklearn.decomposition import NMF, MiniBatchDictionaryLearning
 
 import skpudle
 from skpudle import (
+    ConsensusDictionary,
     ConvPUDLEDictionaryLearning,
     DictionaryImputer,
     PoissonNMF,
@@ -28,6 +30,8 @@ from skpudle import (
 )
 from skpudle._learners.parameters import COUNTERPARTS
 from skpudle.datasets import make_dictionary_data
+from skpudle.events import find_events
+from skpudle.plotting import AtomsDisplay, PathDisplay
 from skpudle.pretrained import load_denoiser
 
 Conv = partial(ConvPUDLEDictionaryLearning, random_state=0)
@@ -55,6 +59,12 @@ def spectra():  # (60, 16) counts
     rng = np.random.default_rng(0)
     rates = rng.gamma(1.0, 60.0, (60, 4)) @ rng.dirichlet(np.full(16, 0.2), size=4)
     return rng.poisson(rates).astype(float)
+
+
+@cache
+def beats():  # learner of signals
+    signal = np.random.default_rng(0).standard_normal((300, 1))
+    return Conv(1, atom_shape=9).fit([signal])
 
 
 @cache
@@ -107,6 +117,35 @@ REFUSED = {
     # tables
     "an empty column to impute": (
         lambda: DictionaryImputer().fit(table(empty=np.nan)), "'empty'.*no known", "Leave.*out"
+    ),
+    "a column of text": (lambda: fit(table(name="Ann")), "Column 'name'.*'Ann'", "Leave it out"),
+    "a column of text to impute": (
+        lambda: DictionaryImputer().fit(table(name="Ann")), "Column 'name'", "encode it as numbers"
+    ),
+    "a column of text for many fits": (
+        lambda: ConsensusDictionary(NMF(4), 2, random_state=0).fit(table(name="Ann")),
+        "Column 'name'", "Leave it out",
+    ),
+    "many fits of what has no atoms": (
+        lambda: ConsensusDictionary(KMeans(2), 2, random_state=0).fit(rows()),
+        "KMeans has no comp", "such as PUDLE",
+    ),
+    # results
+    "a path of sizes where the size was given": (
+        lambda: PathDisplay.from_estimator(learner()), "is fitted, .*of sizes", "n_components='auto"
+    ),
+    "a path of penalties where the penalty was given": (
+        lambda: PathDisplay.from_estimator(
+            PUDLEDictionaryLearning.from_components(rows(), alpha=0.1), kind="penalty"
+        ),
+        "no path of penalties", "Fit with alpha='auto'",
+    ),
+    "atoms of 16 features as pictures of 6 pixels": (
+        lambda: AtomsDisplay.from_estimator(learner(), image_shape=(2, 3)),
+        r"16 features.*\(2, 3\) has 6", "as many entries",
+    ),
+    "events of one signal without a list": (
+        lambda: find_events(beats(), np.zeros(300)), "one signal of 300", r"Pass \[X\]"
     ),
     # names of other packages
     "n_atoms": (lambda: PUDLEDictionaryLearning(n_atoms=4), "'n_atoms'", "Pass n_components"),

@@ -23,13 +23,10 @@ FAMILIES = {
 }
 # Titles of files without a title, or with another one's.
 TITLES = {
-    "choosing_search": "The penalty of the search",
     "encoders_speed": "10,000 rows by an encoder of three unfoldings, and solved exactly",
 }
 # Explanations of the rows, by the beginning of the file's name.
 NOTES = {
-    "choosing_search": 'Rules for ``alpha="auto"``, on data with a known dictionary and on real '
-    "data: the atoms that the search finds with them.",
     "classifiers": "Seconds of ``PUDLEClassifier`` and ``supervision=0`` are processor time with "
     "one thread. All others, and rows with twice the penalty (a dictionary learner's default), are "
     "clock time with two threads.",

@@ -279,6 +279,20 @@ def unpacked(X):
     return np.asarray(X)
 
 
+def refuse_text(X):
+    """Raise ValueError, which names the column, if ``X`` is a data frame with a column of text."""
+    kinds = getattr(X, "dtypes", ())
+    for name, kind in zip(getattr(X, "columns", ()), kinds):
+        if str(kind).lower().startswith(("object", "str", "categor")):
+            try:
+                np.asarray(X[name]).astype(np.float64)
+            except ValueError as error:
+                raise ValueError(
+                    f"Column {name!r} of X has text: {error}. Leave it out, or encode it as "
+                    "numbers."
+                ) from error
+
+
 def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     """Validate a user's rows of numbers, and convert them to floating point.
 
@@ -312,6 +326,7 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
         raise TypeError(
             "X has dates or times. Leave them out, or pass numbers, such as seconds since a date."
         )
+    refuse_text(X)
     if isinstance(X, np.ma.MaskedArray):
         X = X.astype(X.dtype if X.dtype == np.float32 else np.float64).filled(np.nan)
     check = partial(

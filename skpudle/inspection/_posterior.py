@@ -193,7 +193,12 @@ class CodedRows(NamedTuple):
 
     def take(self, numbers):
         """Return some of the rows, selected by their indices ``numbers``, an integer array."""
-        return CodedRows(*(part[numbers] for part in self[:4]), *self[4:])
+        return self._replace(
+            x=self.x[numbers],
+            missing=self.missing[numbers],
+            codes=self.codes[numbers],
+            weight=self.weight[numbers],
+        )
 
 
 class AtomPosterior(NamedTuple):
@@ -210,7 +215,7 @@ class AtomPosterior(NamedTuple):
     limit : ndarray of shape (n_components,)
         Expected squared error of each atom over its squared norm, if supports were known; for
         counts, if the atom of each event were known.
-    hidden : float
+    slow_fraction : float
         Fraction of the variance that comes from changes slower than a quarter of the chain. The
         chain is too short if it is large.
     has_enough : ndarray of shape (n_components,), bool, or True
@@ -221,7 +226,7 @@ class AtomPosterior(NamedTuple):
     variances: np.ndarray
     uses: np.ndarray
     limit: np.ndarray
-    hidden: float = 0.0
+    slow_fraction: float = 0.0
     has_enough: NDArray | bool = True
 
 
@@ -257,11 +262,10 @@ def _without_outliers(rows, atoms):  # -> CodedRows, noise of features
     variances : ndarray of shape (n_features,)
         A first estimate of the variances of the noise of features.
     """
-    x = rows.x
-    missing = rows.missing
     residual = np.abs(rows.x - rows.codes @ atoms)
-    noise = np.nanmedian(np.where(missing, np.nan, residual)) / MEDIAN_OF_NORMAL
-    sizes = np.linalg.norm(x, axis=1)
+    observed = np.where(rows.missing, np.nan, residual)
+    deviation = np.nanmedian(observed) / MEDIAN_OF_NORMAL
+    sizes = np.linalg.norm(rows.x, axis=1)
     # A row is an outlier if its norm is above 5 times the 95 % quantile of the norms of all rows.
     # Norms are compared and not residuals, because a fit may have given such a row an atom of its
     # own, so that its residual is small.
@@ -270,20 +274,22 @@ def _without_outliers(rows, atoms):  # -> CodedRows, noise of features
     # feature. ``usual`` is this standard deviation, from the median residual of the feature. It is
     # at least the standard deviation over all features, since the median may be 0, and each entry
     # with another residual would be an outlier.
-    usual = np.maximum(np.median(residual, axis=0) / MEDIAN_OF_NORMAL, noise)
-    rows = rows._replace(missing=missing | (residual > 8 * usual)).take(kept)
-    n_known = (~rows.missing).sum(0)
+    usual = np.maximum(np.median(residual, axis=0) / MEDIAN_OF_NORMAL, deviation)
+    is_outlier = residual > 8 * usual
+    rows = rows._replace(missing=rows.missing | is_outlier).take(kept)
+    n_observed = (~rows.missing).sum(0)
     squares = np.where(rows.missing, 0.0, residual[kept] ** 2).sum(0)
-    variances = np.where(n_known > 0, squares / np.maximum(n_known, 1), noise**2)
+    variances = np.where(
+        n_observed > 0, squares / np.maximum(n_observed, 1), deviation**2
+    )
     # Residuals are smaller than the noise, since each nonzero code was fitted and takes one degree
     # of freedom. So variances are divided by ``free``, the fraction that remains of all degrees of
     # freedom.
-    free = 1 - np.count_nonzero(rows.codes) / max(n_known.sum(), 1)
+    free = 1 - np.count_nonzero(rows.codes) / max(n_observed.sum(), 1)
     variances = keep_above_rounding(variances / max(free, 0.1), rows.x)
     is_sure = np.abs(rows.codes) > 3 * np.sqrt(variances.mean())
-    return rows._replace(
-        codes=sparse.csr_array(np.where(is_sure, rows.codes, 0.0))
-    ), variances
+    codes = sparse.csr_array(np.where(is_sure, rows.codes, 0.0))
+    return rows._replace(codes=codes), variances
 
 
 def _prior(codes, positive):  # CSR (n, p) -> (4, p)
@@ -299,10 +305,9 @@ def _prior(codes, positive):  # CSR (n, p) -> (4, p)
     used = np.bincount(atoms, minlength=p)
     right = np.bincount(atoms[values > 0], minlength=p)
     total = np.bincount(atoms, values**2, minlength=p)
-    of_all = (
-        total.sum() / max(len(values), 1) or 1.0
-    )  # mean square for atoms that no row uses
-    squares = np.where(used > 0, total / np.maximum(used, 1), of_all)
+    # Atoms that no row uses get the mean square of all codes.
+    mean_square = total.sum() / max(len(values), 1) or 1.0
+    squares = np.where(used > 0, total / np.maximum(used, 1), mean_square)
     # ``alike`` is mean**2 over the mean square of the nonzero codes of an atom: 1 for codes of one
     # modulus, 0 for normal codes of mean 0. Codes that are normal around +mean and -mean have the
     # kurtosis 3 - 2 alike**2, from which ``alike`` is estimated. All atoms share one value, from
@@ -326,64 +331,90 @@ def _prior(codes, positive):  # CSR (n, p) -> (4, p)
     return np.stack([1 / variances, pull, *odds])
 
 
-def _summary(sweeps, n_rows):  # -> AtomPosterior
+class Sweep(NamedTuple):
+    """The unit atoms that are expected given the codes of a sweep, for `_summarise`.
+
+    Attributes
+    ----------
+    atoms : ndarray of shape (n_components, n_features)
+        The expected unit atoms.
+    variances : ndarray of shape (n_components, n_features)
+        Variances of their entries given the codes.
+    uses : ndarray of shape (n_components,)
+        Number of rows that use each atom.
+    """
+
+    atoms: np.ndarray
+    variances: np.ndarray
+    uses: np.ndarray
+
+
+def _summarise(sweeps, n_rows):  # -> AtomPosterior
     """Compute the posterior means and variances of p atoms of m features from a chain.
 
-    ``sweeps`` is a list of tuples (atoms, variances, uses): the unit atoms that are expected given
-    the codes of the sweep, (p, m); the variances of their entries given these codes, (p, m); and
-    how many of the ``n_rows`` rows use each atom, (p,).
+    ``sweeps`` is a list of `Sweep`, of ``n_rows`` rows.
 
-    The posterior variance of an entry is the mean of these variances plus the variance of the
-    expected entry over sweeps. In a short chain successive sweeps are similar, and the second
+    The posterior variance of an entry is the mean of its variances in sweeps plus the variance of
+    the expected entry over sweeps. In a short chain successive sweeps are similar, and the second
     variance would be too small. Half the mean squared difference of two sweeps grows with their
     distance in the chain towards this variance. So the variance is extrapolated from the
     differences at distances of a quarter and of half of the chain.
     """
-    atoms, within, uses = (np.stack(part) for part in zip(*sweeps, strict=True))
-    n_features = atoms.shape[2]
-    within = within.mean(0)
-    n_uses = uses.mean(0)
-    lag = max(1, len(atoms) // 4)
+    atoms = np.stack([sweep.atoms for sweep in sweeps])
+    within = np.stack([sweep.variances for sweep in sweeps]).mean(0)
+    uses = np.stack([sweep.uses for sweep in sweeps]).mean(0)
+    n_sweeps, _, n_features = atoms.shape
+    lag = max(1, n_sweeps // 4)
     tiny = np.finfo(float).tiny
-    between = atoms.var(0, ddof=1)
-    near, far = (
-        np.square(atoms[h:] - atoms[:-h]).mean((0, 2)) / 2 for h in (lag, 2 * lag)
-    )
+
+    def half_square(
+        distance,
+    ):  # -> (p,), half the mean squared difference of two sweeps
+        differences = atoms[distance:] - atoms[:-distance]
+        return np.square(differences).mean((0, 2)) / 2
+
+    near = half_square(lag)
+    far = half_square(2 * lag)
     # ``kept`` is the correlation of sweeps at a distance of a quarter of the chain: if correlations
     # fall geometrically, differences at twice this distance are 1 + kept times as large. It is at
     # most 0.9, since in a drifting chain it would be near 1 and the extrapolated variance infinite.
     kept = np.clip(far / np.maximum(near, tiny) - 1, 0.0, 0.9)
-    between *= np.maximum(1.0, near / (1 - kept) / np.maximum(between.mean(1), tiny))[
-        :, None
-    ]
+    between = atoms.var(0, ddof=1)
+    extrapolated = near / (1 - kept) / np.maximum(between.mean(1), tiny)
+    between *= np.maximum(1.0, extrapolated)[:, None]
     per_sweep = kept ** (1 / lag)
     # ``error`` is the variance of the mean over the chain, as a fraction of ``between``. Correlated
-    # sweeps count as fewer independent sweeps, so it is larger than 1 / len(atoms).
-    error = (1 + per_sweep) / (1 - per_sweep) / len(atoms)
+    # sweeps count as fewer independent sweeps, so it is larger than 1 / n_sweeps.
+    error = (1 + per_sweep) / (1 - per_sweep) / n_sweeps
     variances = within + between * (1 + error[:, None])
     # ``within`` are variances for known codes. A row has ``taken`` nonzero codes on average, which
     # are estimated from its n_features entries, so only n_features - taken equations of a row are
     # left to determine atoms. With fewer equations the error is larger by the factor in ``limit``.
-    taken = min(n_uses.sum() / n_rows, n_features - 1)
+    taken = min(uses.sum() / n_rows, n_features - 1)
     limit = within.sum(1) * (n_features - 1) / (n_features - taken)
     # The equations that are left in a row are divided among the ``taken`` atoms of the row. A unit
     # atom has n_features - 1 unknowns. With fewer than 2 (n_features - 1) equations from all of its
     # rows the atom follows the noise: for example, an atom that only one row uses equals this row.
-    has_enough = n_uses * (n_features - taken) >= 2 * taken * (n_features - 1)
-    hidden = float((between.sum(1) * kept).sum() / variances.sum())
+    has_enough = uses * (n_features - taken) >= 2 * taken * (n_features - 1)
+    slow = (between.sum(1) * kept).sum()
     return AtomPosterior(
-        normalize(atoms.mean(0)), variances, n_uses, limit, hidden, has_enough
+        atoms=normalize(atoms.mean(0)),
+        variances=variances,
+        uses=uses,
+        limit=limit,
+        slow_fraction=float(slow / variances.sum()),
+        has_enough=has_enough,
     )
 
 
-def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
+def _draw_rows(rows, prediction, codes, atoms, variances, rng):  # -> x, codes (CSR)
     """Draw the missing entries of rows and then all codes: the first half of a sweep.
 
     Parameters
     ----------
     rows : CodedRows
         The rows; their codes are not used.
-    fitted : ndarray of shape (n, n_features)
+    prediction : ndarray of shape (n, n_features)
         The prediction of the rows by ``codes``, with the drawn baseline if there is one.
     codes : CSR array of shape (n, n_components)
         The codes of the last sweep.
@@ -403,11 +434,11 @@ def _draw_rows(rows, fitted, codes, atoms, variances, rng):  # -> x, codes (CSR)
     """
     x = rows.x
     if rows.missing.any():
-        drawn = fitted + rng.standard_normal(x.shape) * np.sqrt(variances)
-        x = np.where(rows.missing, drawn, x)
+        noise = rng.standard_normal(x.shape) * np.sqrt(variances)
+        x = np.where(rows.missing, prediction + noise, x)
     weighted = atoms / variances
     gram = np.ascontiguousarray(weighted @ atoms.T)
-    correlations = (x - fitted).astype(np.float32) @ weighted.T.astype(np.float32)
+    correlations = (x - prediction).astype(np.float32) @ weighted.T.astype(np.float32)
     z = codes.toarray()
     loops.draw_codes(correlations, gram[None], _prior(codes, rows.positive), rng, z)
     return x, sparse.csr_array(z)
@@ -455,11 +486,13 @@ def sample_atoms(rows, atoms, scale, rng):
         The distribution of unit atoms in the units of the data.
     """
     rows, variances = _without_outliers(rows, atoms)
-    (n, m), p = rows.x.shape, len(atoms)
+    n, m = rows.x.shape
+    p = len(atoms)
     ones = sparse.csr_array(np.ones((n, int(rows.has_baseline))))
     # The baseline is uncertain, too: it is drawn like an atom whose code is 1 in every row. It
     # starts at 0, since the estimated baseline has been subtracted from the rows.
-    first = drawn = np.vstack([atoms, np.zeros((ones.shape[1], m))])
+    first = np.vstack([atoms, np.zeros((ones.shape[1], m))])
+    drawn = first
     # The prior of an atom's entries is normal around the atom of the fit. Its variance is 1 / m,
     # the mean square of the m entries of a unit atom. Without this prior the Gram matrix of the
     # codes, to which ``prior`` is added, would be singular if no row used an atom. The baseline,
@@ -468,8 +501,8 @@ def sample_atoms(rows, atoms, scale, rng):
     codes = rows.codes
     sweeps = []
     for n_sweeps in range(1 - _FIRST_SWEEPS, _ENDS[-1] + 1):
-        fitted = codes @ drawn[:p] + drawn[p:].sum(0)
-        x, codes = _draw_rows(rows, fitted, codes, drawn[:p], variances, rng)
+        prediction = codes @ drawn[:p] + drawn[p:].sum(0)
+        x, codes = _draw_rows(rows, prediction, codes, drawn[:p], variances, rng)
         regressors = sparse.hstack([codes, ones], format="csr")
         weighted = regressors.multiply(rows.weight).tocsr()
         inverse = np.linalg.inv((regressors.T @ weighted).toarray() + prior)
@@ -488,18 +521,20 @@ def sample_atoms(rows, atoms, scale, rng):
         # In the units of the data the entries of an atom have a covariance proportional to the
         # diagonal matrix T of ``own``. Division by the norm, which gives the unit atom d, turns T
         # into (I - d d^T) T (I - d d^T), whose diagonal is ``tangent``.
-        units = means[:p] * scale
+        scaled = means[:p] * scale
         own = variances * scale**2
-        norms = np.linalg.norm(units, axis=1, keepdims=True)
-        squares = np.square(units / norms)
+        norms = np.linalg.norm(scaled, axis=1, keepdims=True)
+        expected = scaled / norms
+        squares = np.square(expected)
         tangent = own * (1 - 2 * squares) + squares * (squares @ own)[:, None]
         within = tangent * np.square(root[:p]).sum(1)[:, None] / norms**2
-        sweeps.append((units / norms, within, np.bincount(codes.indices, minlength=p)))
+        uses = np.bincount(codes.indices, minlength=p)
+        sweeps.append(Sweep(expected, within, uses))
         if n_sweeps in _ENDS:
-            found = _summary(sweeps[_FIRST_SWEEPS + n_sweeps // 3 :], n)
-            if found.hidden < 0.1:
+            posterior = _summarise(sweeps[_FIRST_SWEEPS + n_sweeps // 3 :], n)
+            if posterior.slow_fraction < 0.1:
                 break
-    return found
+    return posterior
 
 
 def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); changes z
@@ -551,16 +586,16 @@ def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); chan
     return squares
 
 
-def weigh_counts(rates, known, exposure, dispersion):  # -> (n_samples, n_features)
+def weigh_counts(rates, observed, exposure, dispersion):  # -> (n_samples, n_features)
     """Return the precisions (inverse variances) of counts divided by their exposures.
 
     ``rates`` (n_samples, n_features) are the expectations of counts for an exposure of 1.
-    ``known``, bool of the same shape, is False for missing counts, which get the precision 0.
+    ``observed``, bool of the same shape, is False for missing counts, which get the precision 0.
     ``exposure`` is (n_samples, 1) or a number. Rates below a thousandth of the mean rate are raised
     to this value, so that no precision is infinite.
     """
     rates = np.maximum(rates, 1e-3 * rates.mean())
-    return known * exposure / (rates + dispersion * exposure * rates**2)
+    return observed * exposure / (rates + dispersion * exposure * rates**2)
 
 
 def sample_rates(counts, exposure, atoms, codes, dispersion, rng):
@@ -596,12 +631,12 @@ def sample_rates(counts, exposure, atoms, codes, dispersion, rng):
     # ``z``, and the second the atoms, which are the columns of ``columns`` (made below).
     x = np.nan_to_num(counts) / exposure
     z = codes + 1e-9 * codes.mean()
-    known = ~np.isnan(counts)
+    observed = ~np.isnan(counts)
     rates = z @ atoms
     columns = np.ascontiguousarray(atoms.T)
     sweeps = []
     for sweep in range(_UNSETTLED_SWEEPS + _COUNTED_SWEEPS):
-        weights = weigh_counts(rates, known, exposure, dispersion)
+        weights = weigh_counts(rates, observed, exposure, dispersion)
         _draw_rates(x, weights, columns.T, z, spike, rng)
         squares = _draw_rates(x.T, weights.T, z.T, columns, not spike, rng)
         # Atoms get sum 1, and codes take over the sums, so that codes times atoms stay the same.
@@ -611,9 +646,11 @@ def sample_rates(counts, exposure, atoms, codes, dispersion, rng):
         rates = 0.9 * rates + 0.1 * (z @ columns.T)
         if sweep >= _UNSETTLED_SWEEPS:
             free = 1 / np.maximum(squares.T * sums[:, None] ** 2, 1e-300)
-            sweeps.append((columns.T.copy(), free, (z > 0).sum(0)))
-    chain, free, uses = map(np.stack, zip(*sweeps, strict=True))
+            sweeps.append(Sweep(columns.T.copy(), free, (z > 0).sum(0)))
+    chain = np.stack([sweep.atoms for sweep in sweeps])
+    free = np.stack([sweep.variances for sweep in sweeps])
     free = np.minimum(free.mean(0), 1.0)
+    uses = np.stack([sweep.uses for sweep in sweeps])
     variances = chain.var(0, ddof=1)
     # An entry that is 0 in all sweeps has the variance 0 in the chain, which is too small. So each
     # entry gets at least ``free`` times ``added``. ``free`` is the variance of an entry if all

@@ -20,9 +20,9 @@ entries are missing.
 
 Options: ``alpha`` is the penalty, and ``positive`` says whether codes are non-negative. Sweeps over
 the codes of a row end when no code changes by more than ``tolerance`` over the squared norm of its
-atom, or after ``max_sweeps``. For ``share`` see `_enter`, and for ``dependent`` see `_factorise`.
-With ``refit`` codes also become least squares on their supports; ``refit_tolerance`` and
-``refit_sweeps`` are the tolerance and the largest number of sweeps for that.
+atom, or after ``max_sweeps``. For ``min_fraction`` see `_enter`, and for ``dependent`` see
+`_factorise`. With ``refit`` codes also become least squares on their supports; ``refit_tolerance``
+and ``refit_sweeps`` are the tolerance and the largest number of sweeps for that.
 
 Every function releases the GIL and writes into its last arguments; `solve_rows` overwrites
 ``residual``, too. A call works on a slice of rows or of atoms that no other call writes to, so bits
@@ -60,9 +60,8 @@ def subtract_synthesis(start, index, value, atoms, mask, residual):
         left = residual[i]
         e = start[i]
         last = start[i + 1]
-        while (
-            e + 3 < last
-        ):  # four atoms at a time: the residual is written a quarter as often
+        # four atoms at a time: the residual is written a quarter as often
+        while e + 3 < last:
             z0 = value[e]
             z1 = value[e + 1]
             z2 = value[e + 2]
@@ -94,9 +93,7 @@ def _known_product(x, y, mask):  # -> float
     return total
 
 
-def _shrink(
-    target, curvature, alpha, positive
-):  # -> float, the code of least objective
+def _shrink(target, curvature, alpha, positive):  # -> float, code of least objective
     if target > alpha:
         return (target - alpha) / curvature
     if target < -alpha and not positive:
@@ -104,9 +101,7 @@ def _shrink(
     return 0.0
 
 
-def _sweep_codes(
-    w, inner, alpha, positive, tolerance, max_sweeps, slope, z
-):  # -> float
+def _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z):
     """Minimise the lasso over the codes of one row, by coordinate descent on products of atoms.
 
     Use it for a few atoms whose products are known: a step costs ``w`` operations, and no pass over
@@ -194,12 +189,12 @@ def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, cu
             break
 
 
-def _enter(slope, positive, level, share, k, beyond, support, z):  # -> int
+def _enter(slope, positive, level, min_fraction, k, beyond, support, z):  # -> int
     """Add atoms with large slopes to the working set of one row; return the new size of the set.
 
-    An atom enters if the modulus of its slope is above ``level`` and at least ``share`` times the
-    largest modulus outside of the set. The set has room for ``len(support)`` atoms; if more atoms
-    qualify, the least modulus rises until they fit.
+    An atom enters if the modulus of its slope is above ``level`` and at least ``min_fraction`` of
+    the largest modulus outside of the set. The set has room for ``len(support)`` atoms; if more
+    atoms qualify, the least modulus rises until they fit.
 
     Parameters
     ----------
@@ -207,7 +202,7 @@ def _enter(slope, positive, level, share, k, beyond, support, z):  # -> int
         Products of all atoms with the residual; set to 0 at the atoms of the set.
     positive : bool
         Whether only positive slopes count.
-    level, share : float
+    level, min_fraction : float
         The limits of moduli.
     k : int
         Number of atoms in the set.
@@ -233,7 +228,7 @@ def _enter(slope, positive, level, share, k, beyond, support, z):  # -> int
             best = max(best, abs(slope[j]))
             beyond[n] = j
             n += 1
-    level = max(level, share * best)
+    level = max(level, min_fraction * best)
     n_near = len(support) + 1
     while k + n_near > len(support):
         n_near = 0
@@ -320,9 +315,9 @@ def _gather(w, support, gram, inner):
             inner[i, j] = gram[support[i], support[j]]
 
 
-def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, share, max_sweeps,
-               refit, dependent, refit_tolerance, refit_sweeps, room, start, index, value,
-               count, atom, code, fitted, loss, size):  # fmt: skip
+def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, min_fraction,
+               max_sweeps, refit, dependent, refit_tolerance, refit_sweeps, room, start, index,
+               value, count, atom, code, fitted, loss, size):  # fmt: skip
     """Improve the codes of rows, each on one working set, by coordinate descent.
 
     Parameters
@@ -336,7 +331,9 @@ def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, s
         ``x - D z`` for the codes to begin with; overwritten.
     slope : ndarray of shape (n, n_atoms), or (n, 0) to let no atom enter a working set
         ``D^T (x - D z)`` for the codes to begin with; overwritten.
-    alpha, positive, tolerance, share, max_sweeps, refit, dependent, refit_tolerance, refit_sweeps
+    alpha, positive, tolerance, min_fraction, max_sweeps
+        See the module.
+    refit, dependent, refit_tolerance, refit_sweeps
         See the module.
     room : int
         Largest size of a working set.
@@ -366,21 +363,21 @@ def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, s
     inner = np.empty((room, room))
     factor = np.empty((room, room))
     for row in range(len(residual)):
-        known = mask[row]
+        observed = mask[row]
         left = residual[row]
         k = start[row + 1] - start[row]
         for i in range(k):
             support[i] = index[start[row] + i]
             z[i] = value[start[row] + i]
         w = _enter(
-            slope[row], positive, alpha + tolerance, share, k, beyond, support, z
+            slope[row], positive, alpha + tolerance, min_fraction, k, beyond, support, z
         )
         if gram is None:
             _descend(
                 w,
                 support,
                 atoms,
-                known,
+                observed,
                 alpha,
                 positive,
                 tolerance,
@@ -412,29 +409,37 @@ def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, s
                 k += 1
         count[row] = k
         size[row] = length
-        if refit:
-            how = (
-                0.0,
-                positive,
-                refit_tolerance,
-                refit_sweeps,
-            )  # least squares: penalty 0
+        if refit:  # least squares: penalty 0
             if gram is None:
                 for i in range(k):
                     work[i] = _product(atoms[support[i]], left)
                     for j in range(i + 1):
                         inner[i, j] = _known_product(
-                            atoms[support[i]], atoms[support[j]], known
+                            atoms[support[i]], atoms[support[j]], observed
                         )
                 if not _solve(k, inner, positive, dependent, factor, work, z):
-                    _descend(k, support, atoms, known, *how, work, z, left)
+                    _descend(
+                        k,
+                        support,
+                        atoms,
+                        observed,
+                        0.0,
+                        positive,
+                        refit_tolerance,
+                        refit_sweeps,
+                        work,
+                        z,
+                        left,
+                    )
             else:
                 _gather(k, support, gram, inner)
                 # `_solve` overwrites slopes, and if it fails coordinate descent needs them
                 for i in range(k):
                     step[i] = work[i]
                 if not _solve(k, inner, positive, dependent, factor, step, z):
-                    _sweep_codes(k, inner, *how, work, z)
+                    _sweep_codes(
+                        k, inner, 0.0, positive, refit_tolerance, refit_sweeps, work, z
+                    )
             for i in range(k):
                 fitted[end + i] = z[i]
         end += k
@@ -459,7 +464,7 @@ def add_statistics(start, index, value, weight, x, a, b):
 
 
 def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, alpha, positive,
-             tolerance, share, max_sweeps, x, start, index, value, changes):  # fmt: skip
+             tolerance, min_fraction, max_sweeps, x, start, index, value, changes):  # fmt: skip
     """Estimate by how much the objective rises, and other codes grow, if an atom is removed.
 
     At most ``most`` users of an atom, at regular distances, stand for all its users. In each of
@@ -484,7 +489,7 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
         each when it is first used.
     weight : ndarray of shape (n,)
         Weights of rows.
-    alpha, positive, tolerance, share, max_sweeps
+    alpha, positive, tolerance, min_fraction, max_sweeps
         See the module.
     start, index, value
         The codes sorted by row.
@@ -512,7 +517,7 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
             i = row[by_atom[j] + asked * n_users // n_asked]
             k = np.int64(0)
             own = 0.0
-            known = mask[i]
+            observed = mask[i]
             rise = 0.0
             for f in range(len(left)):
                 left[f] = x[i, f]
@@ -524,17 +529,17 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
                     z[k] = value[e]
                     growth[support[k]] = -abs(z[k])
                     rise += alpha * growth[support[k]]
-                    _subtract(z[k], atoms[support[k]], known, left)
+                    _subtract(z[k], atoms[support[k]], observed, left)
                     k += 1
             # `left` is the residual of the row without the code of the removed atom. The next two
             # lines add half of the square of `left`, and subtract the terms of the code in the
             # objective: half of the squared residual with the code, and the code's penalty.
             rise += own * _product(atoms[j], left) - alpha * abs(own)
-            rise -= 0.5 * own**2 * _known_product(atoms[j], atoms[j], known)
+            rise -= 0.5 * own**2 * _known_product(atoms[j], atoms[j], observed)
             for c in range(near.shape[1]):
                 slopes[near[j, c]] = _product(atoms[near[j, c]], left)
             w = _enter(
-                slopes, positive, alpha + tolerance, share, k, beyond, support, z
+                slopes, positive, alpha + tolerance, min_fraction, k, beyond, support, z
             )
             if gram is None:
                 rise -= 0.5 * _product(left, left)
@@ -542,7 +547,7 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
                     w,
                     support,
                     atoms,
-                    known,
+                    observed,
                     alpha,
                     positive,
                     tolerance,

@@ -17,8 +17,8 @@ are non-negative. The *slope* of a coordinate is the product of its atom with th
 position, and the *curvature* is the squared norm of the atom over known pixels.
 
 Loops over atoms take the codes of all images sorted by atom: atom ``k`` has the entries from
-``start[k]`` to ``start[k + 1] - 1``, each with the number of its ``image``, a ``place`` (the
-position) and a ``value``. A *user* of an atom is one of these entries.
+``start[k]`` to ``start[k + 1] - 1``, each with the number of its ``image``, a ``position`` and a
+``value``. A *user* of an atom is one of these entries.
 """
 
 import numpy as np
@@ -37,14 +37,12 @@ _SHORT = 3
 _AHEAD = 0.3
 
 
-def _corner(place, grid):  # int, (4,) -> y, x
+def _corner(position, grid):  # int, (4,) -> y, x
     """Return the row and the column of the first pixel of an atom at a position."""
-    return place // grid[3] * grid[0], place % grid[3] * grid[1]
+    return position // grid[3] * grid[0], position % grid[3] * grid[1]
 
 
-def _place(
-    index, atoms, grid
-):  # int, (n_atoms, ...), (4,) -> atom (n_channels, ...), y, x
+def _locate(index, atoms, grid):  # -> atom (n_channels, ...), y, x
     """Return the atom of a coordinate, and the row and the column of the atom's first pixel."""
     n_positions = grid[2] * grid[3]
     y, x = _corner(index % n_positions, grid)
@@ -185,7 +183,7 @@ def _sweep(active, n, now, woken, atoms, curvatures, grid, mask, alpha, positive
     width = atoms.shape[3]
     for e in range(n):
         index = active[e]
-        atom, y, x = _place(index, atoms, grid)
+        atom, y, x = _locate(index, atoms, grid)
         # the block of the coordinate; `woken` has one more row and column at each border
         i = 1 + y // height
         j = 1 + x // width
@@ -253,7 +251,7 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
     for e in range(n):
         active[e] = index[e]
         z[index[e]] = value[e]
-        atom, top, left = _place(index[e], atoms, grid)
+        atom, top, left = _locate(index[e], atoms, grid)
         _subtract(value[e], atom, top, left, mask, residual)
         curvatures[index[e]] = _curvature(mask, atom, top, left)
     blocks = (
@@ -271,7 +269,7 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
             if size > alpha + tolerance and z[i] == 0.0:
                 active[m] = i
                 m += 1
-                atom, top, left = _place(i, atoms, grid)
+                atom, top, left = _locate(i, atoms, grid)
                 curvatures[i] = _curvature(mask, atom, top, left)
         # the largest violation first
         active[n:m] = active[n:m][np.argsort(-np.abs(q[active[n:m]]))]
@@ -299,11 +297,13 @@ def refit_image(mask, atoms, grid, tolerance, max_sweeps, index, value, residual
     sign = value.copy()
     curvatures = np.empty(len(index))
     for e in range(len(index)):
-        curvatures[e] = _curvature(mask, *_place(index[e], atoms, grid))
+        atom, y, x = _locate(index[e], atoms, grid)
+        curvatures[e] = _curvature(mask, atom, y, x)
     for _ in range(max_sweeps):
         largest = 0.0
         for e in np.flatnonzero(curvatures):
-            (atom, y, x), curvature = _place(index[e], atoms, grid), curvatures[e]
+            atom, y, x = _locate(index[e], atoms, grid)
+            curvature = curvatures[e]
             new = value[e] + _slope(residual, atom, y, x) / curvature
             new = max(new, 0.0) if sign[e] > 0.0 else min(new, 0.0)
             step = new - value[e]
@@ -317,10 +317,11 @@ def refit_image(mask, atoms, grid, tolerance, max_sweeps, index, value, residual
 def synthesise(atoms, grid, index, value, image):
     """Add the image that sparse codes stand for to ``image`` (n_channels, height, width)."""
     for e in range(len(index)):
-        _subtract(-value[e], *_place(index[e], atoms, grid), image[:, :0], image)
+        atom, y, x = _locate(index[e], atoms, grid)
+        _subtract(-value[e], atom, y, x, image[:, :0], image)
 
 
-def _self_overlap(start, stop, image, place, value, grid, overlap):
+def _self_overlap(start, stop, image, position, value, grid, overlap):
     """Compute the autocorrelation of one atom's codes, which bounds the curvature of the atom.
 
     The codes are the entries ``start:stop``. An entry of ``overlap`` (2 * height - 1, 2 * width -
@@ -331,12 +332,12 @@ def _self_overlap(start, stop, image, place, value, grid, overlap):
     width = overlap.shape[1] // 2 + 1
     overlap[:] = 0.0
     for e in range(start, stop):
-        y, x = _corner(place[e], grid)
+        y, x = _corner(position[e], grid)
         overlap[height - 1, width - 1] += value[e] ** 2
         # Entries are sorted by image, then by row, so that after the first entry that is too far
         # away no later entry overlaps.
         for f in range(e + 1, stop):
-            y1, x1 = _corner(place[f], grid)
+            y1, x1 = _corner(position[f], grid)
             if (
                 image[f] != image[e]
                 or y1 - y >= height
@@ -349,7 +350,7 @@ def _self_overlap(start, stop, image, place, value, grid, overlap):
                 overlap[height - 1 + y - y1, width - 1 + x - x1] += product
 
 
-def add_patches(start, image, place, factor, grid, images, total):
+def add_patches(start, image, position, factor, grid, images, total):
     """Add up patches of images at the positions of each atom's users, times their factors.
 
     ``factor`` has a number for each user. The sum of the patches of atom ``k`` is added to
@@ -358,36 +359,36 @@ def add_patches(start, image, place, factor, grid, images, total):
     """
     for k in range(len(total)):
         for e in range(start[k], start[k + 1]):
-            y, x = _corner(place[e], grid)
+            y, x = _corner(position[e], grid)
             _add_patch(factor[e], images[image[e]], y, x, total[k])
 
 
-def sweep_atoms(start, image, place, value, grid, mask, atoms, residual):
+def sweep_atoms(start, image, position, value, grid, mask, atoms, residual):
     """Improve the atoms for given codes, one by one, each by a step on the sphere of norm 1.
 
     A step never raises the objective, because the sum of the moduli of the autocorrelation of the
     atom's codes bounds its curvature. ``atoms``, and ``residual`` of shape (n_images, n_channels,
-    height, width), are updated in place; ``start``, ``image``, ``place`` and ``value`` are the
+    height, width), are updated in place; ``start``, ``image``, ``position`` and ``value`` are the
     codes sorted by atom. Missing pixels count as if the dictionary explained them, which bounds the
     objective from above.
     """
     p, _, height, width = atoms.shape
     overlap = np.empty((2 * height - 1, 2 * width - 1))
     for k in range(p):
-        _self_overlap(start[k], start[k + 1], image, place, value, grid, overlap)
+        _self_overlap(start[k], start[k + 1], image, position, value, grid, overlap)
         moved = np.zeros((1, *atoms.shape[1:]))
-        add_patches(start[k : k + 2], image, place, value, grid, residual, moved)
+        add_patches(start[k : k + 2], image, position, value, grid, residual, moved)
         moved += np.abs(overlap).sum() * atoms[k]
         norm = np.sqrt(np.square(moved).sum())
         if norm > 0.0:
             change = moved[0] / norm - atoms[k]
             atoms[k] += change
             for e in range(start[k], start[k + 1]):
-                y, x = _corner(place[e], grid)
+                y, x = _corner(position[e], grid)
                 _subtract(value[e], change, y, x, mask[image[e]], residual[image[e]])
 
 
-def add_second_moments(start, image, place, grid, residual, direction, moments):
+def add_second_moments(start, image, position, grid, residual, direction, moments):
     """Add one power iteration for the common direction of residuals, for each atom.
 
     ``sum_e r_e (r_e . v)`` is added to ``moments[k]``: the sum is over the users ``e`` of the atom
@@ -396,7 +397,7 @@ def add_second_moments(start, image, place, grid, residual, direction, moments):
     """
     for k in range(len(direction)):
         for e in range(start[k], start[k + 1]):
-            y, x = _corner(place[e], grid)
+            y, x = _corner(position[e], grid)
             length = _slope(residual[image[e]], direction[k], y, x)
             _add_patch(length, residual[image[e]], y, x, moments[k])
 
@@ -409,7 +410,7 @@ def _change(step, z, slope, curvature, alpha):  # five numbers -> float
     return step * (0.5 * curvature * step - slope) + alpha * (abs(z + step) - abs(z))
 
 
-def removals(start, image, place, value, most, n_sweeps, mask, atoms, grid, alpha, positive,
+def removals(start, image, position, value, most, n_sweeps, mask, atoms, grid, alpha, positive,
              starts, indices, values, residual, changes):  # fmt: skip
     """Estimate by how much the objective rises, and other codes grow, if an atom is removed.
 
@@ -419,7 +420,7 @@ def removals(start, image, place, value, most, n_sweeps, mask, atoms, grid, alph
 
     Parameters
     ----------
-    start, image, place, value
+    start, image, position, value
         The codes sorted by atom.
     most : int
         Largest number of users of an atom that are tried.
@@ -444,39 +445,39 @@ def removals(start, image, place, value, most, n_sweeps, mask, atoms, grid, alph
         for asked in range(n_asked):
             e = start[k] + asked * n_users // n_asked
             n = 0
-            t, (y, x) = image[e], _corner(place[e], grid)
+            t = image[e]
+            y, x = _corner(position[e], grid)
             patches = residual[t]
-            known = mask[t]
+            observed = mask[t]
             for f in range(starts[t], starts[t + 1]):
-                _, y1, x1 = _place(indices[f], atoms, grid)
+                _, y1, x1 = _locate(indices[f], atoms, grid)
                 overlaps = abs(y1 - y) < atoms.shape[2] and abs(x1 - x) < atoms.shape[3]
                 if overlaps and indices[f] // n_positions != k:
                     near[n] = f
                     n += 1
             slope = _slope(patches, atoms[k], y, x)
-            curvature = _curvature(known, atoms[k], y, x)
+            curvature = _curvature(observed, atoms[k], y, x)
             # remove the user, and add up the changes of the objective
             rise = _change(-value[e], value[e], slope, curvature, alpha)
-            _subtract(-value[e], atoms[k], y, x, known, patches)
+            _subtract(-value[e], atoms[k], y, x, observed, patches)
             for s in range(n_sweeps * n):
                 f = near[s % n]
-                atom, y1, x1 = _place(indices[f], atoms, grid)
-                curvature = _curvature(known, atom, y1, x1)
+                atom, y1, x1 = _locate(indices[f], atoms, grid)
+                curvature = _curvature(observed, atom, y1, x1)
                 if curvature > 0.0:
                     slope = _slope(patches, atom, y1, x1)
                     target = _shrink(slope + curvature * z[f], alpha, positive)
                     step = target / curvature - z[f]
                     rise += _change(step, z[f], slope, curvature, alpha)
                     z[f] += step
-                    _subtract(step, atom, y1, x1, known, patches)
+                    _subtract(step, atom, y1, x1, observed, patches)
             # add the growth of the other codes, and restore the codes and the residual
             for f in near[:n]:
                 changes[k, 1 + indices[f] // n_positions] += abs(z[f]) - abs(values[f])
-                _subtract(
-                    values[f] - z[f], *_place(indices[f], atoms, grid), known, patches
-                )
+                atom, y1, x1 = _locate(indices[f], atoms, grid)
+                _subtract(values[f] - z[f], atom, y1, x1, observed, patches)
                 z[f] = values[f]
-            _subtract(value[e], atoms[k], y, x, known, patches)
+            _subtract(value[e], atoms[k], y, x, observed, patches)
             changes[k, 0] += rise
         # `n_asked` users stand for `n_users`
         for i in range(1 + len(atoms)):

@@ -20,19 +20,15 @@ pattern beyond the border. The atom *moves* to the window with the most energy (
 the positions of the codes move along. A gain of a thousandth of the energy is enough (``_GAIN``).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from math import prod
 
 import numpy as np
 import torch
 
 from skpudle._compilation import in_parts
-from skpudle._operators._atoms import project_atoms
-from skpudle._operators._conv import as_pictures
 from skpudle.search import _epoch as rules
 from skpudle.search._conv_compiled import loops
-from skpudle.search.problem import Problem
 
 # The codes of an image in an epoch have one working set, at most 3 sweeps over it, and the
 # tolerance 1e-2 times alpha in the optimality condition; the last two numbers are as for rows.
@@ -48,73 +44,15 @@ _GAIN = 1.001
 
 # Tolerance of the codes that `conv_codes` returns: the largest change of a coordinate in the last
 # sweep, times its curvature, as a fraction of alpha.
-_SOLVED = 1e-8
+SOLVED = 1e-8
 # The largest numbers of working sets, and of sweeps over each working set, in `conv_codes`. They
 # only bound the time: descent ends when the tolerance is reached.
-_MOST_EFFORT = (200, 200)
+MOST_EFFORT = (200, 200)
 # Tolerance of codes that predict hidden pixels, as a fraction of alpha. Scores of three photographs
-# differ by at most 2e-4 from the scores of codes with the tolerance _SOLVED, and take a third of
+# differ by at most 2e-4 from the scores of codes with the tolerance SOLVED, and take a third of
 # the time or less. Least squares on the supports of codes have this tolerance, too, and at most 20
 # sweeps.
 SOLVED_OF_PATH = 1e-3
-_REFIT_OF_PATH = SOLVED_OF_PATH, 20
-
-
-@dataclass(frozen=True, eq=False)
-class ConvProblem(Problem):
-    """The images or signals of a search, all of one size, and the objective.
-
-    Parameters
-    ----------
-    x : Tensor of shape (n_images, n_channels, height, width)
-        Data, with any number in missing pixels; a signal is an image of height 1. Data become
-        float64 on the CPU, for compiled loops.
-    alpha, positive_code, mask, unit, held_out, held_rows
-        As in `skpudle.search.Problem`, with images for rows.
-    kernel, stride : tuple of int
-        Height and width of an atom, and the vertical and horizontal distance of neighbouring
-        positions of an atom, in pixels.
-    rank : {1, None}, default=None
-        1: each atom is an outer product of a map, one number for each channel, and one waveform.
-        None: atoms have any shape.
-    """
-
-    kernel: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    rank: int | None = None
-
-    def __post_init__(self):
-        """Convert images to float64 on the CPU, with 0 in missing pixels."""
-        object.__setattr__(self, "x", self.x.to("cpu", torch.float64))
-        super().__post_init__()
-
-    @cached_property
-    def positions(self):  # -> (rows, columns)
-        """The numbers of positions of an atom along both axes of an image."""
-        axes = zip(self.x.shape[2:], self.kernel, self.stride, strict=True)
-        return tuple((n - k) // s + 1 for n, k, s in axes)
-
-    @property
-    def n_positions(self):  # -> int
-        """The number of positions of an atom in an image."""
-        return prod(self.positions)
-
-    def first_codes(self, atoms):  # -> Codes
-        """Return the codes that descent starts from: zeros, for any atoms."""
-        return self.no_codes()
-
-    def epoch(self, atoms, codes, *, turn=None, **effort):  # -> ConvEpoch
-        """Improve the codes of given atoms, the first half of an epoch; return the coded data.
-
-        ``atoms`` (n_components, n_channels, height, width), the `Codes` to start from and the
-        options ``effort`` go to `ConvEpoch`. ``turn`` has no effect: it saves time for
-        rows with 1,024 atoms and more, see `Problem.epoch`.
-        """
-        return ConvEpoch(self, atoms, codes, **effort)
-
-    def project(self, atoms):  # (p, n_channels, height, width) -> the same
-        """Return the nearest atoms of norm 1, and of rank one if ``rank`` is 1."""
-        return project_atoms(atoms, rank=self.rank)
 
 
 class ConvEpoch(rules.Coded):
@@ -163,37 +101,47 @@ class ConvEpoch(rules.Coded):
         self.problem = problem
         self.atoms = atoms.contiguous()
         n = len(problem.x)
-        self._grid = np.array(
-            [*problem.stride, *problem.positions]
-        )  # `grid` of `_conv_compiled`
+        # `grid` of `_conv_compiled`
+        self._grid = np.array([*problem.stride, *problem.positions])
         x = np.asarray(problem.x)
         self._mask = x[:, :0] if problem.mask is None else np.asarray(problem.mask)
-        self._options = problem.alpha, problem.positive_code
         self._residual = np.empty_like(x)
-        found = [None] * n
-
+        max_rounds, max_sweeps = effort
         own = np.asarray(self.atoms)
+        solved = [None] * n  # (index, value, whether codes are solved) of each image
 
-        def solve(
-            first, last
-        ):  # set `found`, (index, value, solved), of images `first:last`
+        def solve(first, last):  # set `solved` of images `first:last`
             for i in range(first, last):
-                found[i] = loops.solve_image(
-                    x[i], self._mask[i], own, self._grid, *self._options,
-                    tolerance * problem.alpha, *effort, *codes.of_row(i), self._residual[i],
-                )  # fmt: skip
+                index, value = codes.of_row(i)
+                solved[i] = loops.solve_image(
+                    x[i],
+                    self._mask[i],
+                    own,
+                    self._grid,
+                    alpha=problem.alpha,
+                    positive=problem.positive_code,
+                    tolerance=tolerance * problem.alpha,
+                    max_rounds=max_rounds,
+                    max_sweeps=max_sweeps,
+                    index=index,
+                    value=value,
+                    residual=self._residual[i],
+                )
 
         in_parts(solve, n, 1)
-        self.codes = rules.Codes.joined(
-            ([len(index)], index, z) for index, z, _ in found
-        )
-        size = float(sum(np.abs(value).sum() for _, value, _ in found))
-        self.solved = np.array([solved for *_, solved in found], dtype=bool)
+        parts = (([len(index)], index, value) for index, value, _ in solved)
+        self.codes = rules.Codes.joined(parts)
+        size = float(sum(np.abs(value).sum() for _, value, _ in solved))
+        self.solved = np.array([is_solved for _, _, is_solved in solved], dtype=bool)
         loss = float(np.square(self._residual).sum()) / 2
-        self.fitting = self.refit_codes(*_REFIT_OF_PATH) if refit else self.codes
+        self.fitting = self.refit_on_path() if refit else self.codes
         self._measure(atoms.new_tensor([loss, size, len(self.codes.value), n]))
 
-    def refit_codes(self, tolerance=_SOLVED, n_sweeps=_MOST_EFFORT[1]):  # -> Codes
+    def refit_on_path(self):  # -> Codes
+        """Return least squares on the supports of the codes, as exact as `conv_path` needs them."""
+        return self.refit_codes(SOLVED_OF_PATH, n_sweeps=20)
+
+    def refit_codes(self, tolerance=SOLVED, n_sweeps=MOST_EFFORT[1]):  # -> Codes
         """Return least squares on the supports of the codes, and update the residual in place.
 
         So later sums, such as `residuals` and `improved_atoms`, take the residual of the new codes.
@@ -209,8 +157,17 @@ class ConvEpoch(rules.Coded):
 
         def refit(first, last):  # change `codes` and `residual` of images `first:last`
             for i in range(first, last):
-                how = self._mask[i], atoms, grid, tolerance, n_sweeps
-                loops.refit_image(*how, *codes.of_row(i), residual[i])
+                index, value = codes.of_row(i)
+                loops.refit_image(
+                    self._mask[i],
+                    atoms,
+                    grid,
+                    tolerance=tolerance,
+                    max_sweeps=n_sweeps,
+                    index=index,
+                    value=value,
+                    residual=residual[i],
+                )
 
         in_parts(refit, len(residual), 1)
         return codes
@@ -224,19 +181,17 @@ class ConvEpoch(rules.Coded):
         """
         _, index, value = self.fitting.arrays()
         image = np.asarray(self.fitting.rows.int())
-        atom, place = np.divmod(index, self.problem.n_positions)
+        atom, position = np.divmod(index, self.problem.n_positions)
         order = np.argsort(atom, kind="stable")
         start = np.searchsorted(atom[order], np.arange(len(self.atoms) + 1))
-        return start, image[order], place[order].astype(np.int32), value[order]
+        return start, image[order], position[order].astype(np.int32), value[order]
 
     @property
     def uses(self):  # -> (p,)
         """The number of nonzero codes of each atom, over all images and positions."""
         return torch.as_tensor(np.diff(self._entries[0]))
 
-    def improved_atoms(
-        self, earlier=None
-    ):  # -> (p, n_channels, height, width) of norm 1
+    def improved_atoms(self, earlier=None):  # -> the shape of the atoms, of norm 1
         """Return better atoms for the codes, the second half of an epoch.
 
         Two sweeps improve one atom at a time. ``earlier`` has no effect: it is for streams of rows,
@@ -244,9 +199,18 @@ class ConvEpoch(rules.Coded):
         """
         atoms = self.atoms.clone()
         residual = self._residual.copy()
-        options = self._grid, self._mask, np.asarray(atoms), residual
+        start, image, position, value = self._entries
         for _ in range(rules.SWEEPS["few"]):
-            loops.sweep_atoms(*self._entries, *options)
+            loops.sweep_atoms(
+                start,
+                image,
+                position,
+                value,
+                grid=self._grid,
+                mask=self._mask,
+                atoms=np.asarray(atoms),
+                residual=residual,
+            )
         return atoms if self.problem.rank is None else self.problem.project(atoms)
 
     def move_atoms(self):  # -> (atoms, Codes) or None
@@ -258,16 +222,17 @@ class ConvEpoch(rules.Coded):
         p, n_channels, height, width = self.atoms.shape
         total = np.zeros((p, n_channels, 3 * height - 2, 3 * width - 2))
         weight = np.zeros((p, 1, *total.shape[2:]))
-        start, image, place, value = self._entries
+        start, image, position, value = self._entries
         # Residuals around the positions of an atom are averaged with the codes as weights. The
         # residuals are padded with zeros beyond the borders of images. `inside` marks the pixels of
         # images, so that only codes whose pixel is inside count in the divisor of an average.
-        around = (0, 0), (0, 0), *((k - 1, k - 1) for k in (height, width))
+        around = [(0, 0), (0, 0), (height - 1, height - 1), (width - 1, width - 1)]
         images = np.pad(self._residual, around)
-        inside = np.ones_like(self._residual[:, :1])
-        loops.add_patches(start, image, place, value, self._grid, images, total)
-        inside = np.pad(inside, around)
-        loops.add_patches(start, image, place, value**2, self._grid, inside, weight)
+        inside = np.pad(np.ones_like(self._residual[:, :1]), around)
+        grid = self._grid
+        loops.add_patches(start, image, position, value, grid, images, total=total)
+        squares = value**2
+        loops.add_patches(start, image, position, squares, grid, inside, total=weight)
         # the averages with the atom itself in the middle: what the atom would be in wider windows
         wide = torch.as_tensor(total / np.where(weight > 0, weight, 1.0))
         wide[:, :, height - 1 : 2 * height - 1, width - 1 : 2 * width - 1] += self.atoms
@@ -300,17 +265,15 @@ class ConvEpoch(rules.Coded):
         codes in order of ``index``, on which compiled loops rely. A code that would leave the image
         is dropped.
         """
-        codes, n, (rows, columns) = (
-            self.codes,
-            self.problem.n_positions,
-            self.problem.positions,
-        )
-        atom = codes.index.long() // n
-        place = codes.index.long() % n
-        y = place // columns + down[atom]
-        x = place % columns + right[atom]
+        n = self.problem.n_positions
+        rows, columns = self.problem.positions
+        index = self.codes.index.long()
+        atom = index // n
+        position = index % n
+        y = position // columns + down[atom]
+        x = position % columns + right[atom]
         inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
-        moved = codes.renumbered(atom * n + y * columns + x, inside)
+        moved = self.codes.renumbered(atom * n + y * columns + x, inside)
         order = (moved.rows * (len(self.atoms) * n) + moved.index).argsort()
         return replace(moved, index=moved.index[order], value=moved.value[order])
 
@@ -318,19 +281,24 @@ class ConvEpoch(rules.Coded):
         """Return the residuals for the codes that atoms adapt to, zero in missing pixels."""
         return self._residual
 
-    def _second_moments(
-        self, residuals, direction
-    ):  # direction (p, n_pixels) -> (p, n_pixels)
+    def _second_moments(self, residuals, direction):  # -> (p, n_pixels)
         """Return for each atom the sum of ``r_e (r_e . v)`` over its users ``e``.
 
         It is one power iteration of `common_directions`. A user is a position with a nonzero code,
         ``r_e`` is the patch of the residual there, and ``v`` the entry of the atom in
-        ``direction``.
+        ``direction`` (p, n_pixels).
         """
         moments = np.zeros(self.atoms.shape)
-        direction = direction.view_as(self.atoms)
-        given = *self._entries[:3], self._grid, residuals, np.asarray(direction)
-        loops.add_second_moments(*given, moments)
+        start, image, position, _ = self._entries
+        loops.add_second_moments(
+            start,
+            image,
+            position,
+            grid=self._grid,
+            residual=residuals,
+            direction=np.asarray(direction.view_as(self.atoms)),
+            moments=moments,
+        )
         return torch.as_tensor(moments).flatten(1)
 
     def _removals(self):  # -> (p, 1 + p), (p, p)
@@ -347,64 +315,27 @@ class ConvEpoch(rules.Coded):
         """
         p = len(self.atoms)
         changes = np.zeros((p, 1 + p))
+        start, image, position, value = self._entries
+        starts, indices, values = self.codes.arrays()
         loops.removals(
-            *self._entries, rules.USERS, 3, self._mask, np.asarray(self.atoms), self._grid,
-            *self._options, *self.codes.arrays(), self._residual, changes,
-        )  # fmt: skip
+            start,
+            image,
+            position,
+            value,
+            most=rules.USERS,
+            n_sweeps=3,
+            mask=self._mask,
+            atoms=np.asarray(self.atoms),
+            grid=self._grid,
+            alpha=self.problem.alpha,
+            positive=self.problem.positive_code,
+            starts=starts,
+            indices=indices,
+            values=values,
+            residual=self._residual,
+            changes=changes,
+        )
         return torch.as_tensor(changes), torch.arange(p).expand(p, p)
-
-
-def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=None,
-               tolerance=_SOLVED):  # fmt: skip
-    """Solve the lasso for the codes of signals or pictures, as `transform` needs them.
-
-    Parameters
-    ----------
-    dictionary : ConvDictionary
-        Atoms of any norm, for signals or pictures.
-    x : Tensor of shape (n, n_channels, [height,] width)
-        Data; the positions of atoms must reach the last row and column of pixels.
-    alpha : float
-        Penalty, more than 0.
-    positive_code : bool, default=False
-        Whether codes are non-negative.
-    debias : float, default=0.0
-        Share of the lasso's bias to remove, from 0 to 1, as in `skpudle.lasso.solve_lasso`: codes
-        move by this part of the way to least squares on their support, among codes of the same
-        signs.
-    mask : Tensor of the shape of ``x``, default=None
-        1 for known pixels, 0 for missing ones.
-    tolerance : float, default=1e-8
-        The largest violation of the optimality conditions, as a fraction of ``alpha``.
-
-    Returns
-    -------
-    codes : Tensor of shape (n, n_components, [rows,] columns)
-        The codes at all positions, with the dtype and on the device of the data.
-    solved : ndarray of bool of shape (n,)
-        True where the lasso's codes of an image meet the optimality conditions to the tolerance.
-
-    Raises
-    ------
-    ValueError
-        If the positions of atoms leave out the last row or column of pixels.
-    """
-    atoms = as_pictures(dictionary.atoms.detach().to("cpu", torch.float64))
-    how = dict(stride=(1, *dictionary.strides)[-2:])
-    how["mask"] = None if mask is None else as_pictures(mask.expand_as(x))
-    kernel = tuple(atoms.shape[2:])
-    problem = ConvProblem(as_pictures(x), alpha, positive_code, kernel=kernel, **how)
-    epoch = problem.epoch(
-        atoms, problem.no_codes(), effort=_MOST_EFFORT, tolerance=tolerance
-    )
-    shape = len(atoms), *dictionary.positions(x.shape[2:])
-    z = epoch.codes.dense(prod(shape))
-    z = (
-        torch.lerp(z, epoch.refit_codes(tolerance).dense(prod(shape)), debias)
-        if debias
-        else z
-    )
-    return z.unflatten(1, shape).to(x), epoch.solved
 
 
 def conv_path(problem, atoms, alphas):
@@ -429,10 +360,11 @@ def conv_path(problem, atoms, alphas):
     """
     codes = problem.no_codes()
     for alpha in alphas:
-        epoch = replace(problem, alpha=alpha).epoch(atoms, codes, effort=(20, 20),
-                                                    tolerance=SOLVED_OF_PATH)  # fmt: skip
+        epoch = replace(problem, alpha=alpha).epoch(
+            atoms, codes, effort=(20, 20), tolerance=SOLVED_OF_PATH
+        )
         codes = epoch.codes
-        yield codes, epoch.refit_codes(*_REFIT_OF_PATH)
+        yield codes, epoch.refit_on_path()
 
 
 def conv_synthesis(problem, atoms, codes):  # Codes -> (n, n_channels, height, width)
@@ -447,7 +379,8 @@ def conv_synthesis(problem, atoms, codes):  # Codes -> (n, n_channels, height, w
 
     def add(first, last):  # add to images `first:last`
         for i in range(first, last):
-            loops.synthesise(atoms, grid, *codes.of_row(i), images[i])
+            index, value = codes.of_row(i)
+            loops.synthesise(atoms, grid, index, value, images[i])
 
     in_parts(add, len(images), 1)
     return torch.as_tensor(images)

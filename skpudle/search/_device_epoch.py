@@ -56,7 +56,8 @@ class DeviceEpoch(rules.Coded):
         self.problem = problem
         self.atoms = atoms
         x = problem.x
-        n, p, m = len(x), *atoms.shape
+        n = len(x)
+        p, m = atoms.shape
         self._dictionary = pad(atoms.to(x.dtype), (0, 0, 0, 1)).to(x.device)
         self._support, self._z = codes.like(x).padded(p)
         self._weight = problem.weigh(x.new_ones(n))
@@ -69,8 +70,9 @@ class DeviceEpoch(rules.Coded):
         a = x.new_zeros(p + 1, p + 1)
         b = x.new_zeros(p + 1, m)
         for rows in self._blocks(n):
-            places = self._support[rows], self._z[rows]
-            support, z, slope, inner = self._solve(rows, *places, rules.SWEEPS_OF_CODES)
+            support, z, slope, inner = self._solve(
+                rows, self._support[rows], self._z[rows], rules.SWEEPS_OF_CODES
+            )
             index[rows, : z.shape[1]] = support.int()
             value[rows, : z.shape[1]] = z
             fitted, residual, loss = self._residuals_of(rows, support, z)
@@ -83,7 +85,7 @@ class DeviceEpoch(rules.Coded):
             self._residual[rows] = residual
             a += weighted.mT @ fitted
             b += weighted.mT @ residual
-        self.codes = rules.Codes.of_places(index, value)
+        self.codes = rules.Codes.of_padded(index, value)
         self._support, self._z = self.codes.padded(p)
         # Here `b` is Z^T (X - Z D), with zero residuals at missing entries. Adding Z^T Z D gives
         # Z^T X, where missing entries of X are filled in by Z D. The atoms then minimise the
@@ -93,7 +95,7 @@ class DeviceEpoch(rules.Coded):
         self._a, self._b = problem.total(a[:p, :p], b[:p])
         self.uses = uses[:p].cpu().double()
         self._objectives = of_rows[:, 0] + problem.alpha * of_rows[:, 1]
-        self._measure(*problem.total((self._weight @ of_rows).cpu().double()))
+        self._measure((self._weight @ of_rows).cpu().double())
 
     # ------------------------------------------------------------------ codes
 
@@ -104,9 +106,8 @@ class DeviceEpoch(rules.Coded):
         blocks = blocks_of_rows(n, max(len(self._dictionary), width), 2**25)
         return [torch.arange(n, device=self._z.device)[rows] for rows in blocks if n]
 
-    def _dense(
-        self, support, z
-    ):  # (n, longest) each -> (n, p + 1), with a column for padding
+    def _dense(self, support, z):  # (n, longest) each -> (n, p + 1)
+        # The last column is for padding.
         return z.new_zeros(len(z), len(self._dictionary)).scatter_(1, support, z)
 
     def _residuals_of(self, rows, support, z):  # -> (n, p + 1), (n, m), (n,)
@@ -118,9 +119,7 @@ class DeviceEpoch(rules.Coded):
         residual = residual if mask is None else residual * mask[rows].to(residual)
         return dense, residual, residual.square().sum(1) / 2
 
-    def _solve(
-        self, rows, support, z, n_sweeps, near=None
-    ):  # -> support, z, slope, inner
+    def _solve(self, rows, support, z, n_sweeps, near=None):
         """Improve the codes of rows by coordinate descent, each on its support and new atoms.
 
         Atoms enter a support if their slope (product with the residual) violates the optimality
@@ -145,18 +144,19 @@ class DeviceEpoch(rules.Coded):
         inner : Tensor of shape (n, longest, longest)
             The products of the atoms of each support with each other, over known entries.
         """
-        (none, m), mask, alpha = self.atoms.shape, self.problem.mask, self.problem.alpha
+        none, m = self.atoms.shape
+        mask = self.problem.mask
+        alpha = self.problem.alpha
         slope = self._residuals_of(rows, support, z)[1] @ self._dictionary.mT
-        excess = (slope if self.problem.positive_code else slope.abs()).scatter(
-            1, support, 0.0
-        )
+        excess = slope if self.problem.positive_code else slope.abs()
+        excess = excess.scatter(1, support, 0.0)
         if near is not None:
             excess = torch.zeros_like(excess).scatter_(1, near, excess.gather(1, near))
-        level = rules.SHARE * excess.amax(1, keepdim=True)
+        level = rules.MIN_FRACTION * excess.amax(1, keepdim=True)
         n_old = (support != none).sum(1)
         room = min(none, m + rules.ROOM) + (0 if near is None else near.shape[1])
-        # Atoms whose slopes violate the optimality condition and reach the fraction `SHARE` of the
-        # largest slope enter a support, the largest slope first, as far as the support has room.
+        # Atoms whose slopes violate the optimality condition and reach the fraction `MIN_FRACTION`
+        # of the largest slope enter a support, the largest slope first, as far as there is room.
         is_near = excess >= level.clamp_min((1 + rules.TOLERANCE) * alpha)
         n_new = is_near.sum(1).minimum((room - n_old).clamp_min(0))
         most, longest = torch.stack([n_new.amax(), (n_old + n_new).amax()]).tolist()
@@ -169,10 +169,10 @@ class DeviceEpoch(rules.Coded):
         z = pad(z, (0, most)).gather(1, order)
         slope = slope.gather(1, support)
         members = self._dictionary[support]
-        inner = (
-            members @ (members if mask is None else members * mask[rows, None].to(z)).mT
-        )
-        return support, self._descend(inner, slope, z, alpha, n_sweeps), slope, inner
+        observed = members if mask is None else members * mask[rows, None].to(z)
+        inner = members @ observed.mT
+        z = self._descend(inner, slope, z, alpha, n_sweeps)
+        return support, z, slope, inner
 
     def _descend(self, inner, slope, z, alpha, n_sweeps):  # -> z
         """Minimise the lasso over the codes of all rows at once, by coordinate descent in place.
@@ -185,14 +185,12 @@ class DeviceEpoch(rules.Coded):
         positive = self.problem.positive_code
         inverse = torch.where(curvature > 0, 1 / curvature, 0.0)
         for i in [*range(z.shape[1])] * n_sweeps:
-            slope.addcmul_(
-                inner[:, i], z[:, i : i + 1]
-            )  # slopes as if this code were zero
-            target = (
-                (slope[:, i] - alpha).relu()
-                if positive
-                else softshrink(slope[:, i], alpha)
-            )
+            # slopes as if this code were zero
+            slope.addcmul_(inner[:, i], z[:, i : i + 1])
+            if positive:
+                target = (slope[:, i] - alpha).relu()
+            else:
+                target = softshrink(slope[:, i], alpha)
             torch.mul(target, inverse[:, i], out=z[:, i])
             slope.addcmul_(inner[:, i], z[:, i : i + 1], value=-1)
         return z
@@ -206,9 +204,8 @@ class DeviceEpoch(rules.Coded):
         used = z != 0
         inner = inner * (used[:, :, None] & used[:, None])
         slope = slope * used
-        factor, failed = torch.linalg.cholesky_ex(
-            inner + torch.diag_embed((~used).to(z))
-        )
+        unused = torch.diag_embed((~used).to(z))
+        factor, failed = torch.linalg.cholesky_ex(inner + unused)
         exact = z + torch.cholesky_solve(slope[:, :, None], factor)[:, :, 0]
         # The diagonal of a factor has for each atom the norm of its component orthogonal to the
         # atoms before it in the support. Where the least norm is near zero, the atoms are nearly
@@ -239,32 +236,28 @@ class DeviceEpoch(rules.Coded):
             energy = earlier.energy.to(a)
             a = a + energy.diag()
             b = b + energy[:, None] * earlier.atoms.to(b)
-        size = max(
-            1, int(_ATOMS_PER_ROW * len(atoms) * self._n / max(self.n_entries, 1))
-        )
+        n_atoms_per_code = len(atoms) * self._n / max(self.n_entries, 1)
+        size = max(1, int(_ATOMS_PER_ROW * n_atoms_per_code))
         for first in [*range(0, len(atoms), size)] * _SWEEPS:
             part = slice(first, first + size)
             curvature = a[part, part].abs().sum(1, keepdim=True)
             target = b[part] - a[part] @ atoms + curvature * atoms[part]
-            target = target.clamp_min(
-                0.0 if self.problem.positive_atoms else -torch.inf
-            )
+            if self.problem.positive_atoms:
+                target = target.clamp_min(0.0)
             norm = torch.linalg.vector_norm(target, dim=1, keepdim=True)
             atoms[part] = torch.where(norm > 0, target / norm, atoms[part])
         return project_atoms(atoms.cpu().double())
 
     @in_own_precision
-    def _second_moments(
-        self, residuals, direction
-    ):  # residuals (n, m), direction (p, m) -> (p, m)
+    def _second_moments(self, residuals, direction):  # (n, m), (p, m) -> (p, m)
         """Return what `_epoch.Epoch._second_moments` returns, on the CPU in float64."""
         direction = direction.to(self._dictionary)
         moments = torch.zeros_like(direction)
         for rows in self._blocks(len(self._z)):
-            users = self._dense(self._support[rows], torch.ones_like(self._z[rows]))[
-                :, :-1
-            ]
-            moments += (users * (residuals[rows] @ direction.mT)).mT @ residuals[rows]
+            of_rows = residuals[rows]
+            users = self._dense(self._support[rows], torch.ones_like(self._z[rows]))
+            lengths = users[:, :-1] * (of_rows @ direction.mT)
+            moments += lengths.mT @ of_rows
         return moments.cpu().double()
 
     def residuals(self):  # -> (n, m)
@@ -285,24 +278,19 @@ class DeviceEpoch(rules.Coded):
         # Sort the entries of all padded supports by atom: entry e belongs to the row e // longest.
         # The users of an atom are then a slice of `order`, and evenly spaced users are drawn.
         order = pad(self._support.flatten().argsort(stable=True), (0, 1))
-        n_users = self._support.flatten().bincount(minlength=len(self._dictionary))[
-            :-1, None
-        ]
+        n_users = self._support.flatten().bincount(minlength=len(self._dictionary))
+        n_users = n_users[:-1, None]
         n_asked = n_users.clamp(1, rules.USERS)
-        place = n_users.cumsum(0) - n_users + number * n_users // n_asked
-        users = order[place.clamp_max(len(order) - 1)].flatten() // max(
-            self._z.shape[1], 1
-        )
+        entry = n_users.cumsum(0) - n_users + number * n_users // n_asked
+        entries = order[entry.clamp_max(len(order) - 1)].flatten()
+        users = entries // max(self._z.shape[1], 1)
         weights = ((number < n_users) * n_users / n_asked).flatten().to(atoms)
         weights *= pad(self._weight, (0, 1))[users]
-        cosine = (
-            atoms @ atoms.mT if self.problem.positive_code else (atoms @ atoms.mT).abs()
-        )
-        near = (
-            cosine.fill_diagonal_(-torch.inf)
-            .topk(min(len(atoms) - 1, rules.NEAR))
-            .indices
-        )
+        cosine = atoms @ atoms.mT
+        if not self.problem.positive_code:
+            cosine = cosine.abs()
+        cosine.fill_diagonal_(-torch.inf)
+        near = cosine.topk(min(len(atoms) - 1, rules.NEAR)).indices
         who = torch.arange(len(near), device=near.device).repeat_interleave(rules.USERS)
         # `change` has a row for each pair of an atom `who` and one of its users. Columns: the rise
         # of the objective of the user without the atom, then the growth of the moduli of the user's
@@ -316,12 +304,16 @@ class DeviceEpoch(rules.Coded):
             z = self._z[rows]
             before = self._dense(support, z.abs())
             out = support == who[part, None]
-            places = support.masked_fill(out, len(near)), z.masked_fill(out, 0.0)
-            support, z, *_ = self._solve(rows, *places, rules.SWEEPS_OF_COSTS, nearest)
-            after, _, loss = self._residuals_of(rows, support, z)
-            change[part, 0] = (
-                loss + self.problem.alpha * z.abs().sum(1) - self._objectives[rows]
+            support, z, _, _ = self._solve(
+                rows,
+                support.masked_fill(out, len(near)),
+                z.masked_fill(out, 0.0),
+                rules.SWEEPS_OF_COSTS,
+                nearest,
             )
+            after, _, loss = self._residuals_of(rows, support, z)
+            objectives = loss + self.problem.alpha * z.abs().sum(1)
+            change[part, 0] = objectives - self._objectives[rows]
             change[part, 1:] = (after.abs() - before).gather(1, nearest)
         change = (weights[:, None] * change).view(len(near), rules.USERS, -1).sum(1)
         return change.cpu().double(), near.cpu()

@@ -26,22 +26,25 @@ from skpudle.search._compiled import loops
 
 # Number of sweeps over the atoms in an epoch, for fewer than MANY atoms ("few") and from MANY atoms
 # on ("many"). For few atoms two sweeps cost little: a tenth of the time of the codes. For 1,050
-# atoms two sweeps reach the same objective as one sweep, in 1.25 times the time.
+# atoms two sweeps reach the same objective as one sweep, in 1.25 times the time. For 80 atoms of
+# digits one sweep reaches a 0.15 % larger objective in 15 % less time (benchmarks/constants.py
+# sweeps).
 SWEEPS = {"few": 2, "many": 1}
 
 # TOLERANCE: of codes in the optimality condition, as a fraction of alpha. SWEEPS_OF_CODES and
 # SWEEPS_OF_COSTS: the largest numbers of sweeps over the codes of a row, in an epoch and in the
 # estimate of the cost of an atom. Codes need not converge in an epoch, since the next epoch starts
-# from them: on 8 x 8 patches searches with these numbers reach the objective that 25 epochs with
-# solved codes reach, in half of the time.
+# from them: searches with at most 100 sweeps take up to 30 % more time, for objectives that differ
+# by at most 0.1 % (benchmarks/constants.py sweeps-of-codes).
 TOLERANCE = 1e-2
 SWEEPS_OF_CODES = 3
 SWEEPS_OF_COSTS = 5
 
 # The working set of a row has the atoms whose codes descent minimises over. An atom enters the set
 # if its slope violates the optimality condition and has at least this fraction of the largest
-# modulus of a slope outside of the set.
-SHARE = 0.6
+# modulus of a slope outside of the set. With 0.3 or 0.9 objectives differ by at most 0.2 %
+# (benchmarks/constants.py share-of-slopes).
+MIN_FRACTION = 0.6
 
 # Number of rows whose products with all atoms are computed at once, so few that the products stay
 # in a cache until the codes of these rows are solved.
@@ -53,8 +56,8 @@ _ATOMS = 64
 # needs no more than one code for each feature, but atoms enter before other codes become zero.
 ROOM = 8
 # From this number of atoms on, coordinate descent on codes works on residuals instead of the matrix
-# of products of atoms. The number is a compromise: with the matrix epochs of 1,000 atoms of 595
-# features take 1.8 times as long, but a search for 1,000 atoms of 93 features 0.77 of the time.
+# of products of atoms. With the matrix five epochs of 1,000 atoms take 1.7 times as long for 595
+# features, and 1.1 times for 93 features (benchmarks/constants.py many).
 MANY = 1024
 # Least work for which it pays to start a thread: _TASK operations of a compiled loop, or _PART
 # multiplications of a BLAS. With a fifth of both numbers two threads take 1.3 times as long as one
@@ -71,7 +74,8 @@ _REFIT_TOLERANCE = 1e-4
 SWEEPS_OF_REFITS = 100
 
 # Largest number of rows by which the cost of an atom is estimated: by how much the objective rises
-# without the atom. With 16 rows a search does not find all planted atoms.
+# without the atom. With 8 rows a search finds 99.1 % of 150 planted atoms at 8 dB, with 32 rows
+# 99.8 % (benchmarks/constants.py users).
 USERS = 32
 # When the cost of an atom is estimated, the NEAR atoms most like the atom may take over its codes.
 # The HEIRS atoms that take over most stay in a round that removes the atom, because the estimate
@@ -82,9 +86,8 @@ HEIRS = 3
 POWER_ITERATIONS = 8
 
 
-def _starts(
-    counts,
-):  # (n,) numbers of entries of rows -> (n + 1,) first entry of each row
+def _starts(counts):  # (n,) -> (n + 1,)
+    """Return the first entry of each row, for numbers of entries of rows."""
     starts = counts.new_zeros(len(counts) + 1, dtype=torch.int64)
     torch.cumsum(counts, 0, out=starts[1:])
     return starts
@@ -109,10 +112,10 @@ class Codes:
     @classmethod
     def of_dense(cls, z):  # (n, p) -> Codes
         """Return the sparse form of the dense codes ``z``."""
-        return cls.of_places(torch.arange(z.shape[1], device=z.device).expand_as(z), z)
+        return cls.of_padded(torch.arange(z.shape[1], device=z.device).expand_as(z), z)
 
     @classmethod
-    def of_places(cls, index, value):  # (n, longest) each -> Codes
+    def of_padded(cls, index, value):  # (n, longest) each -> Codes
         """Return the codes ``value`` at the atoms ``index`` of padded rows, without zeros."""
         used = value != 0
         return cls(_starts(used.sum(1)), index[used].int(), value[used])
@@ -125,16 +128,15 @@ class Codes:
         and the atoms and values of all codes of the block (n_entries,). The codes of a single block
         share the memory of its arrays.
         """
-        parts = [*parts] or [
-            (np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0))
-        ]
-        of_rows = (
-            parts[0]
-            if len(parts) == 1
-            else map(np.concatenate, zip(*parts, strict=True))
-        )
-        count, index, value = map(torch.as_tensor, of_rows)
-        return cls(_starts(count), index, value)
+        none = (np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0))
+        parts = [*parts] or [none]
+        count, index, value = parts[0]
+        if len(parts) > 1:
+            count = np.concatenate([part[0] for part in parts])
+            index = np.concatenate([part[1] for part in parts])
+            value = np.concatenate([part[2] for part in parts])
+        starts = _starts(torch.as_tensor(count))
+        return cls(starts, torch.as_tensor(index), torch.as_tensor(value))
 
     def __len__(self):
         """Return the number of rows."""
@@ -156,10 +158,8 @@ class Codes:
 
         Rows with fewer entries than the longest row end with the atom ``none`` and the value 0.
         """
-        used = (
-            torch.arange(self.longest, device=self.start.device)
-            < self.start.diff()[:, None]
-        )
+        number = torch.arange(self.longest, device=self.start.device)
+        used = number < self.start.diff()[:, None]
         value = self.value.new_zeros(used.shape)
         index = torch.full_like(value, none, dtype=torch.int64)
         index[used] = self.index.long()
@@ -178,8 +178,9 @@ class Codes:
 
     def of_row(self, i):  # -> index (n_of_row,), value (n_of_row,)
         """Return index and value of row ``i`` as arrays that share the memory of the codes."""
-        start, *entries = self.arrays()
-        return [array[start[i] : start[i + 1]] for array in entries]
+        start, index, value = self.arrays()
+        entries = slice(start[i], start[i + 1])
+        return index[entries], value[entries]
 
     def like(self, x):  # -> Codes
         """Return the codes on the device and in the dtype of the tensor ``x``."""
@@ -193,10 +194,8 @@ class Codes:
         kept = kept.to(self.index.device)
         index = self.index.long()
         atom = index // n_positions
-        place = index % n_positions
-        return self.renumbered(
-            (kept.cumsum(0) - 1)[atom] * n_positions + place, kept[atom]
-        )
+        number = (kept.cumsum(0) - 1)[atom]  # of the atom among those that are kept
+        return self.renumbered(number * n_positions + index % n_positions, kept[atom])
 
     def renumbered(self, index, used):  # (n_entries,), (n_entries,) bool -> Codes
         """Return the entries that ``used`` marks, each at its new atom (or position) ``index``."""
@@ -297,9 +296,10 @@ class Coded:
     def _measure(self, sums):  # (4,)
         """Set ``objective``, ``loss`` and ``n_entries``, when a subclass has solved its codes.
 
-        ``sums`` are sums over the rows of all processes: of half the squared residuals, of the
+        ``sums`` are sums over the rows of this process: of half the squared residuals, of the
         moduli of codes, of the numbers of nonzero codes, and of ones.
         """
+        (sums,) = self.problem.total(sums)
         loss, size, self.n_entries, self._n = sums.tolist()
         self.objective = loss + self.problem.alpha * size
         self.loss = loss / self._n
@@ -308,7 +308,8 @@ class Coded:
     def unbiased_loss(self):  # -> float
         """The mean over rows of half the squared residual, for the codes that atoms adapt to."""
         squares = torch.as_tensor(self.residuals()).double().square().sum()
-        return float(*self.problem.total(squares)) / (2 * self._n)
+        (square,) = self.problem.total(squares)
+        return float(square) / (2 * self._n)
 
     def mean_residual(self):  # -> (m,)
         """Return the mean residual of each feature's known entries, over the rows of all processes.
@@ -317,11 +318,10 @@ class Coded:
         best value.
         """
         problem = self.problem
-        total = torch.as_tensor(self._roots[:, 0] @ self.residuals())
-        total, counts = problem.total(
-            total, problem.weigh(problem.observed).sum(0).to(total)
-        )
-        return (total / counts.clamp_min(1e-300)).cpu().double()
+        sums = torch.as_tensor(self._roots[:, 0] @ self.residuals())
+        counts = problem.weigh(problem.observed).sum(0).to(sums)
+        sums, counts = problem.total(sums, counts)
+        return (sums / counts.clamp_min(1e-300)).cpu().double()
 
 
 class Epoch(Coded):
@@ -358,26 +358,20 @@ class Epoch(Coded):
         self._x = np.asarray(problem.x)
         n = len(problem.x)
         self._few = len(atoms) < MANY and problem.mask is None
-        self._known = (
-            np.empty((n, 0)) if problem.mask is None else np.asarray(problem.mask)
-        )
-        self._weight = (
-            np.ones(n) if problem.weight is None else np.asarray(problem.weight)
-        )
+        self._mask = np.empty((n, 0))
+        if problem.mask is not None:
+            self._mask = np.asarray(problem.mask)
+        self._weight = np.ones(n)
+        if problem.weight is not None:
+            self._weight = np.asarray(problem.weight)
         # Rows are multiplied by the square roots of their weights, so that in a product of two
         # arrays of rows, as Z^T X, each row counts with its weight.
         self._roots = np.sqrt(self._weight)[:, None]
-        self._options = (
-            problem.alpha,
-            problem.positive_code,
-            TOLERANCE * problem.alpha,
-            SHARE,
-        )
         self._loss, self._size = np.zeros((2, n))
         self._code(codes, refit, turn)
-        of_rows = self._loss, self._size, np.diff(self.codes.arrays()[0]), np.ones(n)
-        sums = self.atoms.new_tensor([self._weight @ part for part in of_rows])
-        self._measure(*problem.total(sums))
+        n_entries = np.diff(self.codes.arrays()[0])
+        of_rows = (self._loss, self._size, n_entries, np.ones(n))
+        self._measure(atoms.new_tensor([self._weight @ part for part in of_rows]))
 
     def _code(self, codes, refit, turn):
         """Solve for the codes of all rows, block by block in threads, and set codes and losses.
@@ -387,76 +381,84 @@ class Epoch(Coded):
         slopes, so that no new atom enters its codes. The bits of the result do not depend on the
         number of threads, because blocks do not.
         """
-        (p, m), n, (begin, *entries) = self.atoms.shape, len(self._x), codes.arrays()
+        p, m = self.atoms.shape
+        n = len(self._x)
+        start, index, value = codes.arrays()
         room = max(min(p, m + ROOM), codes.longest)
         n_rows = min(max(_ROWS, 2**16 // p), max(n, 1))
-        found = [None] * -(-n // n_rows)
-        tolerance = _REFIT_TOLERANCE * self.problem.alpha
-        options = (
-            *self._options,
-            SWEEPS_OF_CODES,
-            refit,
-            _DEPENDENT,
-            tolerance,
-            SWEEPS_OF_REFITS,
-        )
+        n_blocks = -(-n // n_rows)
+        alpha = self.problem.alpha
+        # for each block the numbers of codes of its rows, then atoms, codes and refits
+        solved = [None] * n_blocks
 
-        def work(
-            first, last
-        ):  # solve the blocks `first:last`; set `found` and the losses
-            slope = np.empty((n_rows, p), np.float32)
+        def solve(first, last):  # the blocks `first:last`: set `solved` and the losses
+            slopes = np.empty((n_rows, p), np.float32)
             atom = np.empty(n_rows * room, np.int32)
             code, fitted = np.empty((2, n_rows * room))
             for block in range(first, last):
-                part = slice(block * n_rows, min((block + 1) * n_rows, n))
-                residual = self._x[part].astype(np.float64)
-                known = self._known[part]
+                rows = slice(block * n_rows, min((block + 1) * n_rows, n))
+                residual = self._x[rows].astype(np.float64)
                 k = len(residual)
-                sparse = (begin[part.start : part.stop + 1], *entries)
-                loops.subtract_synthesis(*sparse, self._atoms, known, residual)
-                has_turn = turn in (None, block % 2) or len(found) == 1
-                slopes = (
-                    self._slopes(residual, slope[:k]) if has_turn else slope[:k, :0]
+                starts = start[rows.start : rows.stop + 1]
+                loops.subtract_synthesis(
+                    starts, index, value, self._atoms, self._mask[rows], residual
                 )
-                given = (
-                    self._atoms,
-                    self._gram,
-                    known,
-                    residual,
-                    slopes,
-                    *options,
-                    room,
-                    *sparse,
-                )
+                slope = slopes[:k, :0]
+                if turn in (None, block % 2) or n_blocks == 1:
+                    slope = self._slopes(residual, slopes[:k])
                 count = np.empty(k, np.int64)
-                results = count, atom, code, fitted, self._loss[part], self._size[part]
-                loops.solve_rows(*given, *results)
-                of_block = (atom, code, fitted) if refit else (atom, code)
-                found[block] = count, *(each[: count.sum()].copy() for each in of_block)
+                loops.solve_rows(
+                    atoms=self._atoms,
+                    gram=self._gram,
+                    mask=self._mask[rows],
+                    residual=residual,
+                    slope=slope,
+                    alpha=alpha,
+                    positive=self.problem.positive_code,
+                    tolerance=TOLERANCE * alpha,
+                    min_fraction=MIN_FRACTION,
+                    max_sweeps=SWEEPS_OF_CODES,
+                    refit=refit,
+                    dependent=_DEPENDENT,
+                    refit_tolerance=_REFIT_TOLERANCE * alpha,
+                    refit_sweeps=SWEEPS_OF_REFITS,
+                    room=room,
+                    start=starts,
+                    index=index,
+                    value=value,
+                    count=count,
+                    atom=atom,
+                    code=code,
+                    fitted=fitted,
+                    loss=self._loss[rows],
+                    size=self._size[rows],
+                )
+                end = count.sum()
+                refits = fitted[:end].copy() if refit else None
+                solved[block] = (count, atom[:end].copy(), code[:end].copy(), refits)
 
         with one_blas_thread, threads_for():
-            in_parts(work, len(found), _least(n_rows * self._atoms.size, _PART))
-        self.codes = self.fitting = Codes.joined(block[:3] for block in found)
+            in_parts(solve, n_blocks, _least(n_rows * self._atoms.size, _PART))
+        self.codes = Codes.joined(block[:3] for block in solved)
+        self.fitting = self.codes
         if refit:  # atoms adapt to least squares on the supports
-            self.fitting = Codes.joined((*block[:2], block[3]) for block in found)
+            refits = ((count, atom, fitted) for count, atom, _, fitted in solved)
+            self.fitting = Codes.joined(refits)
 
     @cached_property
     def _gram(self):  # -> (p, p) products of atoms; None if descent works on residuals
         return self._atoms @ self._atoms.T if self._few else None
 
     @cached_property
-    def _screen(
-        self,
-    ):  # -> (p, m): the atoms, to select the atoms that enter a working set
+    def _screen(self):  # -> (p, m): atoms that select what enters a working set
         # On processors with bfloat16, products of the residuals of 256 rows of 128 to 2381 features
         # with 1024 to 16,384 atoms take 0.27 to 0.30 of the time that float32 takes, and epochs of
         # 4096 atoms 0.6 to 0.7. The relative error of these products is some thousandths, less than
         # the tolerance of codes.
         capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-        has_bfloat16 = len(self.atoms) >= MANY and capabilities.get(
-            "avx512_bf16", False
-        )
-        return self.atoms.bfloat16() if has_bfloat16 else self.atoms.float()
+        has_bfloat16 = capabilities.get("avx512_bf16", False)
+        is_faster = has_bfloat16 and len(self.atoms) >= MANY
+        return self.atoms.bfloat16() if is_faster else self.atoms.float()
 
     def _slopes(self, residual, out):  # (n, m), (n, p) float32 -> (n, p)
         """Set ``out`` to the products of residuals (n, m) with all atoms, and return it.
@@ -488,10 +490,9 @@ class Epoch(Coded):
         Values are `_values`. Atom ``j`` has the entries from ``start[j]`` to ``start[j + 1] - 1``.
         """
         start, index, _ = self.fitting.arrays()
-        shape = len(self._x), len(self.atoms)
-        by_atom = csr_array(
-            (self._values, index, start.astype(np.int32)), shape=shape
-        ).tocsc()
+        shape = (len(self._x), len(self.atoms))
+        by_row = csr_array((self._values, index, start.astype(np.int32)), shape=shape)
+        by_atom = by_row.tocsc()
         return by_atom.indptr.astype(np.int64), by_atom.indices, by_atom.data
 
     @property
@@ -502,22 +503,19 @@ class Epoch(Coded):
         """
         return 4 * len(self._entries[1]) / len(self.atoms)
 
-    def _sums(
-        self, loop, first, last, width, work, *arrays
-    ):  # -> (last - first, width)
+    def _sums(self, first, last, width, work, add):  # -> (last - first, width)
         """Return what a compiled loop sums up for each of the atoms ``first:last``, in threads.
 
-        The loop is called with ``arrays`` and adds up ``width`` sums for each atom, in ``work``
-        operations. The sums are over the rows of this process alone.
+        ``add(start, stop, sums)`` adds ``width`` sums for each of the atoms ``start:stop``, in
+        ``work`` operations for an atom, to the array ``sums``. The sums are over the rows of this
+        process alone.
         """
         sums = np.zeros((last - first, width))
 
-        def add(
-            start, stop
-        ):  # add to the sums of the atoms first + start to first + stop
-            loop(first + start, first + stop, *arrays, sums[start:stop])
+        def add_part(start, stop):  # atoms first + start to first + stop
+            add(first + start, first + stop, sums[start:stop])
 
-        in_parts(add, len(sums), _least(work))
+        in_parts(add_part, len(sums), _least(work))
         return torch.as_tensor(sums)
 
     @property
@@ -528,22 +526,31 @@ class Epoch(Coded):
         are not the sums of the objective.
         """
         p, m = self.atoms.shape
-        n, (start, *entries) = len(self._x), self.fitting.arrays()
+        n = len(self._x)
+        start, index, value = self.fitting.arrays()
         # The rows are cut into parts, each with sums of its own. The number of parts must not
         # depend on the number of threads, or else the bits of the sums would.
         n_parts = min(8, 1 + int(start[-1] * m / _TASK))
         ends = np.arange(n_parts + 1) * n // n_parts
-        sums = [(np.zeros((p, p)), np.zeros((p, m))) for _ in range(n_parts)]
+        gram = [np.zeros((p, p)) for _ in range(n_parts)]
+        products = [np.zeros((p, m)) for _ in range(n_parts)]
 
         def add(first, last):  # add up the rows of the parts `first:last`
             for part in range(first, last):
-                rows = slice(*ends[part : part + 2])
-                known = start[ends[part] : ends[part + 1] + 1]
-                given = known, *entries, self._weight[rows], self._x[rows]
-                loops.add_statistics(*given, *sums[part])
+                rows = slice(ends[part], ends[part + 1])
+                loops.add_statistics(
+                    start[rows.start : rows.stop + 1],
+                    index,
+                    value,
+                    self._weight[rows],
+                    self._x[rows],
+                    a=gram[part],
+                    b=products[part],
+                )
 
         in_parts(add, n_parts, 1)
-        a, b = map(sum, zip(*sums, strict=True))
+        a = sum(gram)
+        b = sum(products)
         # The loop has set one of the two entries for each pair of atoms, so `a + a.T` has both, and
         # the diagonal twice.
         a = a + a.T
@@ -552,10 +559,26 @@ class Epoch(Coded):
 
     def products(self, first, last):  # -> (last - first, last - first)
         """Return the block ``first:last`` of rows and columns of ``A = Z^T Z``, of this process."""
-        arrays = first, *self._entries, *self.fitting.arrays()[:2], self._values
+        start, row, code = self._entries
+        start_of_row, index, _ = self.fitting.arrays()
+
+        def add(begin, end, sums):
+            loops.add_products(
+                begin,
+                end,
+                low=first,
+                by_atom=start,
+                row=row,
+                code=code,
+                start=start_of_row,
+                index=index,
+                value=self._values,
+                a=sums,
+            )
+
         # operations for an atom: the loop visits its users, and all codes of each of these rows
-        work = self._gathering * len(self._entries[1]) / max(len(self._x), 1)
-        return self._sums(loops.add_products, first, last, last - first, work, *arrays)
+        work = self._gathering * len(row) / max(len(self._x), 1)
+        return self._sums(first, last, last - first, work, add)
 
     def energies(self):  # -> (p,)
         """Return the sum of the squared codes of each atom, over the rows of all processes."""
@@ -576,16 +599,18 @@ class Epoch(Coded):
 
         They are a NumPy array of the dtype of the data, with zeros at missing entries.
         """
-        residuals, (begin, *entries) = np.empty_like(self._x), self.fitting.arrays()
+        residuals = np.empty_like(self._x)
+        start, index, value = self.fitting.arrays()
 
         def subtract(first, last):  # set the residuals of the rows `first:last`
-            for start in range(first, last, _ROWS):
-                part = slice(start, min(start + _ROWS, last))
-                residual = self._x[part].astype(np.float64)
-                sparse = begin[start : part.stop + 1]
-                how = self._atoms, self._known[part], residual
-                loops.subtract_synthesis(sparse, *entries, *how)
-                residuals[part] = residual * self._roots[part]
+            for low in range(first, last, _ROWS):
+                rows = slice(low, min(low + _ROWS, last))
+                residual = self._x[rows].astype(np.float64)
+                starts = start[low : rows.stop + 1]
+                loops.subtract_synthesis(
+                    starts, index, value, self._atoms, self._mask[rows], residual
+                )
+                residuals[rows] = residual * self._roots[rows]
 
         in_parts(subtract, len(residuals), max(_ROWS, _least(self._atoms.size)))
         return residuals
@@ -599,7 +624,8 @@ class Epoch(Coded):
         residuals of their users (``n_entries * m`` operations). In a stream ``earlier``, a
         `stream.Held`, adds a penalty on steps of the atoms.
         """
-        (p, m), atoms = self.atoms.shape, self._atoms.copy()
+        p, _ = self.atoms.shape
+        atoms = self._atoms.copy()
         if self._few:
             a, b = (np.asarray(sums) for sums in self.statistics)
         else:
@@ -607,28 +633,37 @@ class Epoch(Coded):
         with one_blas_thread:
             for _ in range(SWEEPS["few" if p < MANY else "many"]):
                 for first in range(0, p, _ATOMS):
-                    last = min(first + _ATOMS, p)
-                    part = slice(first, last)
+                    part = slice(first, min(first + _ATOMS, p))
                     if self._few:
                         target = b[part] - a[part] @ atoms
-                        own = a[part, part].copy()
+                        gram = a[part, part].copy()
                     else:
-                        given = m, m * self._gathering, *self._entries, residual
-                        moments = self._sums(loops.add_moments, first, last, *given)
-                        sums = self.problem.total(moments, self.products(first, last))
-                        target, own = map(np.asarray, sums)
+                        moments = self._moments(part, residual)
+                        products = self.products(part.start, part.stop)
+                        sums = self.problem.total(moments, products)
+                        target, gram = (np.asarray(each) for each in sums)
                     if earlier is not None:
-                        pulled = map(np.asarray, earlier.pull(atoms, part))
-                        target, own = map(np.add, (target, own), pulled)
+                        pull, curvature = earlier.penalty_sums(atoms, part)
+                        target = target + np.asarray(pull)
+                        gram = gram + np.asarray(curvature)
                     change = -atoms[part]
-                    loops.sweep(own, self.problem.positive_atoms, target, atoms[part])
+                    loops.sweep(gram, self.problem.positive_atoms, target, atoms[part])
                     if not self._few:
                         change += atoms[part]
                         self._follow(first, change.astype(residual.dtype), residual)
-        vars(self).pop(
-            "_entries", None
-        )  # saves memory; the property would make it again
+        # saves memory; the property would make it again
+        vars(self).pop("_entries", None)
         return torch.as_tensor(atoms)
+
+    def _moments(self, part, residual):  # slice, (n, m) -> (n_part, m)
+        """Return the rows of ``Z^T R`` for a block of atoms and residuals ``R``."""
+        start, row, value = self._entries
+        m = residual.shape[1]
+
+        def add(begin, end, sums):
+            loops.add_moments(begin, end, start, row, value, x=residual, b=sums)
+
+        return self._sums(part.start, part.stop, m, m * self._gathering, add)
 
     def _follow(self, first, change, residual):
         """Update the residuals in place after a block of atoms has changed.
@@ -636,29 +671,32 @@ class Epoch(Coded):
         ``change`` (n_block, m) holds new minus old atoms, from the atom ``first`` on; ``residual``
         is (n, m), and changes at the users of these atoms.
         """
-        arrays = *self._entries, change, residual
+        start, row, value = self._entries
 
         def subtract(low, high):  # update the rows `low:high`
-            loops.subtract_changes(low, high, first, *arrays)
+            loops.subtract_changes(
+                low, high, first, start, row, value, change=change, residual=residual
+            )
 
         of_row = change.size * self._gathering / max(len(residual), 1)
         in_parts(subtract, len(residual), _least(of_row))
 
-    def _second_moments(
-        self, residuals, direction
-    ):  # residuals (n, m), direction (p, m) -> (p, m)
+    def _second_moments(self, residuals, direction):  # (n, m), (p, m) -> (p, m)
         """Return for each atom the sum of ``r_i (r_i . v)`` over the rows ``i`` that use the atom.
 
         It is one power iteration of `common_directions`. ``r_i`` is the residual of row ``i``, and
         ``v`` the entry of the atom in ``direction``. The sum is that of this process alone.
         """
-        (p, m), given = (
-            direction.shape,
-            (*self._entries[:2], residuals, np.asarray(direction)),
-        )
-        return self._sums(
-            loops.add_second_moments, 0, p, m, 2 * m * self._gathering, *given
-        )
+        p, m = direction.shape
+        direction = np.asarray(direction)
+        start, row, _ = self._entries
+
+        def add(begin, end, sums):
+            loops.add_second_moments(
+                begin, end, start, row, residuals, direction, image=sums
+            )
+
+        return self._sums(0, p, m, 2 * m * self._gathering, add)
 
     def _near(self):  # -> (p, n) int32
         """Return for each atom the numbers of the 64 atoms (or all) most like it, by cosines.
@@ -693,18 +731,35 @@ class Epoch(Coded):
         near : Tensor of shape (p, n), int64
             The numbers of these ``n`` atoms.
         """
-        (p, m), near = self.atoms.shape, self._near()
-        given = (
-            *self._entries[:2],
-            USERS,
-            near,
-            self._atoms,
-            self._gram,
-            self._known,
-            self._weight,
-        )
-        given = *given, *self._options, SWEEPS_OF_COSTS, self._x, *self.codes.arrays()
-        work = 2 * USERS * NEAR * m
-        width = 1 + near.shape[1]
-        changes = self._sums(loops.removals, 0, p, width, work, *given)
+        p, m = self.atoms.shape
+        near = self._near()
+        alpha = self.problem.alpha
+        by_atom, row, _ = self._entries
+        start, index, value = self.codes.arrays()
+
+        def add(begin, end, changes):
+            loops.removals(
+                begin,
+                end,
+                by_atom=by_atom,
+                row=row,
+                most=USERS,
+                near=near,
+                atoms=self._atoms,
+                gram=self._gram,
+                mask=self._mask,
+                weight=self._weight,
+                alpha=alpha,
+                positive=self.problem.positive_code,
+                tolerance=TOLERANCE * alpha,
+                min_fraction=MIN_FRACTION,
+                max_sweeps=SWEEPS_OF_COSTS,
+                x=self._x,
+                start=start,
+                index=index,
+                value=value,
+                changes=changes,
+            )
+
+        changes = self._sums(0, p, 1 + near.shape[1], 2 * USERS * NEAR * m, add)
         return changes, torch.as_tensor(near).long()

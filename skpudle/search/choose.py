@@ -2,8 +2,9 @@
 
 A *held-out* row or image takes no part in training. A *trial* is a dictionary or a penalty with its
 prediction of the hidden entries of held-out data (`skpudle.search.held_out`). `worse` compares two
-predictions: is one worse than the other by more than chance? The *share* of the lasso's bias, from
-0 to 1, says how far codes move from the lasso's codes towards least squares on their support.
+predictions: is one worse than the other by more than chance? ``debias``, from 0 to 1, is the part
+of the lasso's bias that is removed: how far codes move from the lasso's codes towards least squares
+on their support.
 
 The penalty of *codes*, which `transform` uses, is chosen after a search. It differs from the
 penalty of the search, which `skpudle.search.find` chooses: a search needs the penalty that finds
@@ -26,6 +27,7 @@ goes back to [1]_.
 from dataclasses import replace
 from itertools import islice
 from math import ceil, prod
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -36,13 +38,10 @@ from skpudle._initialization import initial_atoms
 from skpudle._rows import match_equal_rows, spread_rows
 from skpudle._states import Coding, Prediction, SizePath
 from skpudle.lasso import solve_lasso
-from skpudle.search._conv_epoch import ConvProblem
 from skpudle.search.descend import descend, exhaust, refit_atoms, remaining, settle
 from skpudle.search.find import error_of, find_atoms, noise_penalty, predicts, walk
 from skpudle.search.held_out import (
     LEAST_ROWS,
-    HeldOut,
-    worse,
 )
 
 # The bisection of `coding_of_l0` ends when the mean number of nonzero codes in a row differs from
@@ -51,12 +50,14 @@ _CLOSE = 0.005
 _MOST_STEPS = 30
 # A smaller dictionary is good enough if it explains at most this fraction of the hidden entries'
 # energy (sum of squares) less than the best dictionary. A smaller difference would mean nothing:
-# training for more or fewer epochs changes the explained fraction by half of _NEGLIGIBLE.
-# With 0 instead, data with 12 planted atoms and no noise were found to have 14 atoms.
+# training for more or fewer epochs changes the explained fraction by half of _NEGLIGIBLE. With 0
+# instead, 4 of 8 data sets with 12 planted atoms and no noise get 14 or 15 atoms, and with 1e-3 two
+# do (benchmarks/constants.py negligible).
 _NEGLIGIBLE = 1e-3
 # The number of atoms stops growing when this many larger numbers in succession predict no better,
-# and removal ends when this many removals of a single atom in succession predict worse. With 1, 29
-# of 80 planted atoms are found at a signal-to-noise ratio of 2 dB, with 2 all 80.
+# and removal ends when this many removals of a single atom in succession predict worse. Of 80
+# planted atoms at 0 dB, 2 finds 5 more than 1 in 8,000 rows, 1 more in 5,000 rows, and 37 fewer in
+# 3,000 rows (benchmarks/constants.py patience).
 _PATIENCE = 2
 
 
@@ -64,8 +65,8 @@ _PATIENCE = 2
 
 
 @torch.no_grad()
-def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
-    """Choose the penalty of codes, and the share of the lasso's bias to remove.
+def best_coding(held_out, atoms, *, debias=None, index=None):  # -> Coding
+    """Choose the penalty of codes, and the part of the lasso's bias to remove.
 
     Parameters
     ----------
@@ -74,71 +75,68 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
     atoms : Tensor of shape (n_components, ...)
         Unit atoms of the search.
     debias : float, default=None
-        The share of the lasso's bias to remove, from 0 to 1; None chooses the best share.
-    place : int, default=None
-        The penalty to begin with, ``2 ** (place / 2)`` times the penalty of the search,
-        ``held_out.alpha``. None is the default of `HeldOut.predict`.
+        The part of the lasso's bias to remove, from 0 to 1; None chooses the best part.
+    index : int, default=None
+        Index of the penalty to begin with, see `skpudle.search.held_out`. None is the default of
+        `HeldOut.predict`.
 
     Returns
     -------
     Coding
         The largest penalty whose error, after the noise is subtracted, exceeds the least error by
-        at most 5 % (lasso) to 15 % (least squares), with its share of bias and the noise. If no
+        at most 5 % (lasso) to 15 % (least squares), with its debiasing and the noise. If no
         entry can be predicted, as for one feature, zeros or independent features, the answer is the
         lasso at the penalty of the search.
     """
-    is_predictable = held_out.is_predictable
-    best = (
-        held_out.predict(atoms, place, share=debias)
-        if is_predictable
-        else held_out.zeros
-    )
+    best = held_out.zeros
+    if held_out.is_predictable:
+        best = held_out.predict(atoms, index, debias=debias)
     if not predicts(best, held_out):
-        return Coding(
-            held_out.alpha, debias or 0.0, noise_std=held_out.mean_square**0.5
-        )
+        noise_std = held_out.mean_square**0.5
+        return Coding(held_out.alpha, debias or 0.0, noise_std=noise_std)
     noise = held_out.noise(atoms, best) * held_out.n_hidden
     # To get sparse codes, the largest penalty is taken whose error, after the noise is subtracted,
     # is at most `factor` times the least error. With factors of 1 (the penalty of the least error)
     # rows of digits have 17 nonzero codes instead of 9, and rows of a table of wines 8 instead of
     # 4. The lasso has a smaller factor than least squares, since its error hardly changes with the
     # penalty: with 1.1 for both, reconstructions of planted data with a signal-to-noise ratio of
-    # 0 dB keep an error of .39 instead of .35 of the noise.
+    # 0 dB keep an error of 0.39 instead of 0.35 of the noise.
     lasso = 1.05
     least_squares = 1.15
-    factor = lasso + best.share * (least_squares - lasso)
+    factor = lasso + best.debias * (least_squares - lasso)
     limit = min(noise, best.total) + factor * max(best.total - noise, 0.0)
     # Errors of exact predictions differ by rounding errors, below 1e-12 of the data's mean square.
     limit += 1e-12 * held_out.mean_square * held_out.n_hidden
     chosen = best
-    for one in range(best.place + 1, held_out.places[1] + 1):
-        trial = held_out.at(atoms, one, debias)
-        if trial.total > limit:
+    _, largest = held_out.index_range
+    for larger in range(best.index + 1, largest + 1):
+        prediction = held_out.at(atoms, larger, debias)
+        if prediction.total > limit:
             break
-        chosen = trial
-    alpha = held_out.alpha * 2 ** (0.5 * chosen.place)
-    noise_std = held_out.noise(atoms, chosen)
-    return Coding(alpha, chosen.share, noise_std=noise_std**0.5)
+        chosen = prediction
+    return Coding(
+        held_out.penalty(chosen.index),
+        chosen.debias,
+        noise_std=held_out.noise(atoms, chosen) ** 0.5,
+    )
 
 
-def judged(problem):  # -> HeldOut
-    """Return training data as a `HeldOut`, to judge atoms and penalties where no data are held out.
+def judged(problem):  # Problem -> HeldOut
+    """Return training rows as a `HeldOut`, to judge atoms and penalties where no rows are held out.
 
     Only the entries of the data are hidden in turn, although atoms have been trained on the same
-    data. At most 200 rows of ``problem`` are taken, but all its images.
+    data. At most 200 rows are taken.
     """
-    if isinstance(problem, ConvProblem):
-        return HeldOut(problem)
-    return HeldOut(problem.of_rows(spread_rows(len(problem.x), 200)))
+    return problem.of_rows(spread_rows(len(problem.x), 200)).hide()
 
 
 @torch.no_grad()
 def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding, bool
     """Choose the penalty at which codes have ``l0`` nonzero entries in a row, on average.
 
-    Bisection finds the penalty for the lasso, and the share of the lasso's bias to remove is then
-    chosen as in `best_coding`. With a share of 1 there are fewer nonzero codes, since a code whose
-    sign least squares would turn becomes zero. So for a share of 1 the penalty is found again.
+    Bisection finds the penalty for the lasso, and the part of the lasso's bias to remove is then
+    chosen as in `best_coding`. Least squares have fewer nonzero codes, since a code whose sign they
+    would turn becomes zero. So if all of the bias is removed, the penalty is found again.
 
     Parameters
     ----------
@@ -149,12 +147,12 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding, bool
     l0 : float
         The mean number of nonzero codes in a row, positive.
     debias : float, default=None
-        The share of the lasso's bias to remove, from 0 to 1; None chooses the best share.
+        The part of the lasso's bias to remove, from 0 to 1; None chooses the best part.
 
     Returns
     -------
     Coding
-        Penalty, share, and the mean number of codes reached.
+        Penalty, debiasing, and the mean number of codes reached.
     bool
         Whether the mean number of codes is ``l0``, to 0.5 % or one code in the sample of rows. The
         number may jump past ``l0`` from one penalty to the next.
@@ -166,36 +164,39 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding, bool
     """
     count, most, n_rows = _counter(problem, atoms)
 
-    def find(share):  # share of the bias -> penalty, mean number of codes in a row
+    def find(debias):  # part of the bias to remove -> penalty, mean number of codes
         lower = most
-        found = 0.0
+        n_codes = 0.0
         for _ in range(_MOST_STEPS):
             # halve the penalty until rows have at least `l0` codes
-            if found < l0 and lower > 0:
-                lower, upper = lower / 2, lower
-                found = sum(count(lower, share))
-        if found < l0:
+            if n_codes < l0 and lower > 0:
+                upper = lower
+                lower = lower / 2
+                n_codes = sum(count(lower, debias))
+        if n_codes < l0:
             raise ValueError(
-                f"l0={l0:g} is more than the codes of these rows have for any penalty, {found:.4g}."
-                " Pass a smaller number, or rows that the atoms explain."
+                f"l0={l0:g} is more than the codes of these rows have for any penalty, "
+                f"{n_codes:.4g}. Pass a smaller number, or rows that the atoms explain."
             )
         # then bisect between the last two penalties
         alpha = lower
         for _ in range(_MOST_STEPS):
-            if abs(found - l0) <= _CLOSE * l0:
+            if abs(n_codes - l0) <= _CLOSE * l0:
                 break
             alpha = (lower * upper) ** 0.5
-            found = sum(count(alpha, share))
-            lower, upper = (alpha, upper) if found > l0 else (lower, alpha)
-        return alpha, found
+            n_codes = sum(count(alpha, debias))
+            if n_codes > l0:
+                lower = alpha
+            else:
+                upper = alpha
+        return alpha, n_codes
 
-    alpha, n_entries = find(debias or 0.0)
-    share = _share_at(alpha, problem, atoms, debias)
-    if debias is None and share == 1:
-        alpha, n_entries = find(1.0)
-    return Coding(alpha, share, n_entries), abs(n_entries - l0) <= max(
-        _CLOSE * l0, 1 / n_rows
-    )
+    alpha, n_codes = find(debias or 0.0)
+    chosen = _debias_at(alpha, problem, atoms, debias)
+    if debias is None and chosen == 1:
+        alpha, n_codes = find(1.0)
+    is_reached = abs(n_codes - l0) <= max(_CLOSE * l0, 1 / n_rows)
+    return Coding(alpha, chosen, n_codes), is_reached
 
 
 @torch.no_grad()
@@ -237,22 +238,23 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
     """
     count, alpha, n_rows = _counter(problem, atoms)
     chosen = None
-    before = (0.0, 0.0)
+    n_positive = 0.0
+    n_negative = 0.0
     while alpha > problem.alpha * 2.0**-10:
-        here = count(alpha, 0.0, positive=False)
-        right, wrong = (
-            (now - then) * n_rows for now, then in zip(here, before, strict=True)
-        )
+        positive, negative = count(alpha, 0.0, positive=False)
+        right = (positive - n_positive) * n_rows
+        wrong = (negative - n_negative) * n_rows
         if right + wrong >= 100:
             # `wrong` are the negative and `right` the positive codes, among at least 100 codes that
             # are new since the last accepted penalty. The limit of 0.4 is from
-            # benchmarks/bench_synthsae.py: there the ratio is .05 to .36 at the penalties with the
-            # best F1 score of detected features, and .48 to 1.1 at the next smaller penalties. With
-            # the true atoms the F1 score is .86 at the best penalty, .76 one step above it and .72
-            # one step below it.
+            # benchmarks/bench_synthsae.py: there the ratio is 0.05 to 0.36 at the penalties with
+            # the best F1 score of detected features, and 0.48 to 1.1 at the next smaller penalties.
+            # With the true atoms the F1 score is 0.86 at the best penalty, 0.76 one step above it
+            # and 0.72 one step below it.
             if wrong > 0.4 * right:
                 break
-            before = here
+            n_positive = positive
+            n_negative = negative
             chosen = alpha
         alpha *= 2**-0.5
     if chosen is None:
@@ -260,19 +262,19 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
             "No penalty tells atoms that are present from others: codes of both signs are as "
             "frequent, or there are few rows. Pass more rows, or criterion='prediction' or l0."
         )
-    return Coding(chosen, _share_at(chosen, problem, atoms, debias))
+    return Coding(chosen, _debias_at(chosen, problem, atoms, debias))
 
 
-def _share_at(alpha, problem, atoms, debias):  # -> float
-    """Return the share of the lasso's bias to remove at a penalty: ``debias`` unless it is None.
+def _debias_at(alpha, problem, atoms, debias):  # -> float
+    """Return the part of the lasso's bias to remove at a penalty: ``debias`` unless it is None.
 
-    For None it is the share that predicts the hidden entries of the training data ``problem`` best,
+    For None it is the part that predicts the hidden entries of the training data ``problem`` best,
     or 0 if no entry can be predicted.
     """
     held_out = judged(replace(problem, alpha=alpha))
     if debias is not None or not held_out.is_predictable:
         return debias or 0.0
-    return held_out.at(atoms, 0).share
+    return held_out.at(atoms, 0).debias
 
 
 def _counter(problem, atoms):  # -> callable, float, int
@@ -280,8 +282,8 @@ def _counter(problem, atoms):  # -> callable, float, int
 
     ``problem`` has the rows, and ``atoms`` are (n_components, n_features). Return three values: a
     function ``count``; the least penalty at which all codes are zero; and the number of rows in the
-    sample. ``count(alpha, share)`` returns the mean numbers of positive and of negative codes in a
-    row, for the lasso with this share of its bias removed.
+    sample. ``count(alpha, debias)`` returns the mean numbers of positive and of negative codes in a
+    row, for the lasso with this part of its bias removed.
     """
     # The sample is limited to 2,000 rows to save time, and to 2**25 codes, including zeros, to save
     # memory (256 MiB).
@@ -289,15 +291,22 @@ def _counter(problem, atoms):  # -> callable, float, int
     problem = problem.of_rows(spread_rows(len(problem.x), n_rows))
     x = problem.x
     mask = problem.mask
-    atoms = atoms.to(problem.x)
-    known = x if mask is None else x * mask
-    correlations = known @ atoms.mT
+    atoms = atoms.to(x)
+    observed = x if mask is None else x * mask
+    correlations = observed @ atoms.mT
     n_rows = len(x)
     most = correlations.max() if problem.positive_code else correlations.abs().max()
 
-    def count(alpha, share, positive=problem.positive_code):  # -> float, float
-        how = dict(positive=positive, debias=share, certify=False, mask=mask)
-        z, _ = solve_lasso(atoms, x, alpha, **how)
+    def count(alpha, debias, positive=problem.positive_code):  # -> float, float
+        z, _ = solve_lasso(
+            atoms,
+            x,
+            alpha,
+            positive=positive,
+            debias=debias,
+            certify=False,
+            mask=mask,
+        )
         return float((z > 0).sum()) / n_rows, float((z < 0).sum()) / n_rows
 
     return count, float(most), n_rows
@@ -327,7 +336,7 @@ class SizeTrial(NamedTuple):
     is_last: bool
 
 
-class _Tried(NamedTuple):
+class _Dictionary(NamedTuple):
     """A dictionary that was trained and judged, while the number of atoms is chosen.
 
     ``coded``, an `Epoch` or `ConvEpoch`, has the atoms, and the codes of one in ``stride`` training
@@ -358,7 +367,7 @@ class _Sizes:
 
     Attributes
     ----------
-    best : dict of int to _Tried
+    best : dict of int to _Dictionary
         For each number of atoms the dictionary that predicts best. The number that was tried last
         is the last key.
     settles : bool
@@ -368,57 +377,59 @@ class _Sizes:
         images.
     """
 
-    def __init__(self, problem, generator, start):
+    def __init__(self, problem, generator, start, *, settles):
         n = len(problem.x)
-        chosen = torch.zeros(len(problem.x), dtype=torch.bool)
         n_held = min(n // 4, 2000)
-        chosen[torch.randperm(n, generator=generator)[:n_held]] = True
+        is_held = torch.zeros(n, dtype=torch.bool)
+        is_held[torch.randperm(n, generator=generator)[:n_held]] = True
         self.training = problem
-        held_out = problem
+        judges = problem
         if n_held:
-            self.training = problem.of_rows(~chosen)
-            held_out = problem.of_rows(chosen)
-        self.held_out = HeldOut(held_out)
+            self.training = problem.of_rows(~is_held)
+            judges = problem.of_rows(is_held)
+        self.held_out = judges.hide()
         self._start = start
         self.best = {}
-        self.settles = not isinstance(problem, ConvProblem)
-        if self.settles:
+        self.settles = settles
+        if settles:
             # Errors are compared with those of column means: with zeros, once means are subtracted.
-            often = held_out.weigh(torch.ones(len(held_out.x), dtype=torch.float64))
-            known = (often @ held_out.observed.double()).clamp_min(1)
-            held_out = held_out.around(often @ held_out.x.double() / known)
-        self.energy = HeldOut(held_out).zeros.total or 1.0
+            weights = judges.weigh(torch.ones(len(judges.x), dtype=torch.float64))
+            n_observed = (weights @ judges.observed.double()).clamp_min(1)
+            judges = judges.around(weights @ judges.x.double() / n_observed)
+        self.energy = judges.hide().zeros.total or 1.0
 
-    def _judge(self, coded, stride):  # -> _Tried
+    def _judge(self, coded, stride):  # -> _Dictionary
         """Predict held-out data by a dictionary, and keep it if it is the best of its size.
 
         ``coded`` is an `Epoch` or `ConvEpoch`: the atoms, with the codes of one in ``stride``
         training samples.
         """
-        last = next(reversed(self.best.values()), None)
-        place = last.prediction.place if last else None
+        index = None
+        if self.best:
+            index = next(reversed(self.best.values())).prediction.index
         # Two epochs free the atoms of the lasso's bias, which would dominate the errors in data
         # without noise: without these epochs data with 12 planted atoms were found to have 31.
         unbiased = refit_atoms(coded.problem, coded.atoms, coded.codes, 2, still=0.0)
-        prediction = self.held_out.predict(unbiased, place)
-        tried = _Tried(len(coded.atoms), coded, stride, prediction)
+        prediction = self.held_out.predict(unbiased, index)
+        new = _Dictionary(len(coded.atoms), coded, stride, prediction)
         # `pop`, because only a new key is the last one, as the attribute `best` has to keep it
-        same = self.best.pop(tried.n_components, tried)
-        self.best[tried.n_components] = min(same, tried, key=error_of)
-        return tried
+        same = self.best.pop(new.n_components, new)
+        self.best[new.n_components] = min(same, new, key=error_of)
+        return new
 
-    def begin(self, n_components):  # -> _Tried
+    def begin(self, n_components):  # -> _Dictionary
         """Train a new dictionary of ``n_components`` atoms from initial atoms, and judge it."""
         atoms = self._start(n_components)
         if self.settles:
             steps = settle(self.training, self.training.project(atoms), most=12)
-            return self._judge(*exhaust(steps))
+            coded, stride = exhaust(steps)
+            return self._judge(coded, stride)
         # Images take 60 epochs of a search, since only rounds of a search move atoms to the right
         # windows: with 12 epochs images with 8 planted atoms were found to have 4 or 19.
-        *_, found = islice(find_atoms(self.training, atoms), 60)
-        return self._judge(found.coded, 1)
+        *_, state = islice(find_atoms(self.training, atoms), 60)
+        return self._judge(state.coded, 1)
 
-    def remove(self, larger, n_components):  # _Tried, int -> _Tried
+    def remove(self, larger, n_components):  # _Dictionary, int -> _Dictionary
         """Make a dictionary of ``n_components`` atoms, or a few more, by removing atoms of another.
 
         The atoms of ``larger`` that lower the objective least per use are removed, and the rest
@@ -430,27 +441,30 @@ class _Sizes:
         steps = descend(coded.problem, coded.atoms[kept], coded.restrict(kept), 3)
         return self._judge(exhaust(steps), larger.stride)
 
-    def is_too_small(self, one):  # _Tried -> bool
+    def is_too_small(self, one):  # _Dictionary -> bool
         """Return whether ``one`` has too few atoms, compared with the best dictionary of all.
 
         The answer is True if the best dictionary has more atoms and predicts better than ``one``,
         by more than chance and by more than `_NEGLIGIBLE` of the hidden entries' energy.
         """
         best = min(self.best.values(), key=error_of)
-        is_smaller = one.n_components < best.n_components
-        lost = (error_of(one) - error_of(best)) / self.energy
+        excess = (error_of(one) - error_of(best)) / self.energy
         return (
-            is_smaller and lost > _NEGLIGIBLE and worse(one.prediction, best.prediction)
+            one.n_components < best.n_components
+            and excess > _NEGLIGIBLE
+            and self.held_out.worse(one.prediction, best.prediction)
         )
 
-    def find_enough(self, grown):  # list of _Tried -> _Tried or None
+    def find_enough(self, grown):  # list of _Dictionary -> _Dictionary or None
         """Choose the dictionary at which growth ends: twice its atoms explain hardly more.
 
         ``grown`` are the dictionaries so far, of growing size. Return the smallest such dictionary,
         or None if there is none yet. Return None, too, if the last dictionary does not predict
         better than the one before: then `walk` ends the growth.
         """
-        if not (len(grown) > 1 and worse(*(o.prediction for o in grown[-2:]))):
+        if len(grown) < 2:
+            return None
+        if not self.held_out.worse(grown[-2].prediction, grown[-1].prediction):
             return None
         numbers = np.log([one.n_components for one in grown])
         scores = np.array([1 - error_of(one) / self.energy for one in grown])
@@ -469,22 +483,23 @@ class _Sizes:
 
     def path(self):  # -> SizePath
         """Return the numbers of atoms tried so far, with scores of the best dictionary of each."""
-        tried = [self.best[number] for number in sorted(self.best)]
-        best = min(tried, key=error_of).prediction.errors
+        dictionaries = [self.best[number] for number in sorted(self.best)]
+        best = min(dictionaries, key=error_of).prediction.errors
         rows = []
-        for one in tried:
+        for one in dictionaries:
             part = one.coded.problem
-            loss = one.prediction.errors - best
+            losses = one.prediction.errors - best
             # the standard error of a sum of differences, one for each row or tile
-            chance = float(loss.std(correction=0)) * len(loss) ** 0.5 / self.energy
+            chance = float(losses.std(correction=0)) * len(losses) ** 0.5 / self.energy
             objective = one.coded.objective * part.unit**2 / max(part.total_weight, 1)
             score = 1 - error_of(one) / self.energy
             rows.append((one.n_components, score, objective, max(chance, _NEGLIGIBLE)))
-        numbers, *parts = torch.tensor(rows, dtype=torch.float64).T
-        return SizePath(numbers.long(), *parts)
+        columns = torch.tensor(rows, dtype=torch.float64).T
+        numbers, scores, objectives, tolerances = columns
+        return SizePath(numbers.long(), scores, objectives, tolerances)
 
 
-def _grow_and_shrink(sizes, first, largest):  # yields _Tried
+def _grow_and_shrink(sizes, first, largest):  # yields _Dictionary
     """Increase the number of atoms while predictions gain; then remove atoms while none is lost.
 
     The number grows from ``first`` to at most ``largest``. ``sizes`` is a `_Sizes`. Yield the
@@ -492,42 +507,51 @@ def _grow_and_shrink(sizes, first, largest):  # yields _Tried
     the result.
     """
 
-    def grow(tried):  # _Tried -> _Tried with half as many atoms more, or None
+    def grow(tried):  # _Dictionary -> _Dictionary with half as many atoms more, or None
         n = min(ceil(1.5 * tried.n_components), largest)
         return sizes.begin(n) if n > tried.n_components else None
 
-    rule = dict(gains=True, patience=_PATIENCE)
-    path = []
-    for tried, _ in walk(sizes.begin(first), grow, lambda one: one.prediction, **rule):
-        path.append(tried)
-        good = found = tried
+    grown = []
+    steps = walk(
+        sizes.begin(first),
+        grow,
+        attrgetter("prediction"),
+        gains=True,
+        patience=_PATIENCE,
+    )
+    for tried, _ in steps:
+        grown.append(tried)
+        good = tried
         yield min(sizes.best.values(), key=error_of)
-        if (enough := sizes.find_enough(path)) is not None:
+        enough = sizes.find_enough(grown)
+        if enough is not None:
             yield enough
             if sizes.settles:
                 return
             # Images grow to 4, 6, 9, ... atoms. Removal of atoms then refines this coarse number.
-            good = found = enough
+            good = enough
             break
-    n_removed = found.n_components
+    larger = good
+    n_removed = larger.n_components
     n_failed = 0
-    while found.n_components > 1 and n_failed < _PATIENCE:
+    while larger.n_components > 1 and n_failed < _PATIENCE:
         # To save trials a removal takes up to a quarter of the atoms. If predictions then are worse
         # the removal is undone, and the next removal takes a third of the number.
-        n_removed = max(1, min(n_removed, int(0.25 * found.n_components)))
-        tried = sizes.remove(found, found.n_components - n_removed)
+        n_removed = max(1, min(n_removed, int(0.25 * larger.n_components)))
+        tried = sizes.remove(larger, larger.n_components - n_removed)
         if not sizes.is_too_small(tried):
-            good = found = tried
+            good = tried
+            larger = tried
             n_failed = 0
-        elif n_removed > 1:  # begin again from `found`, and remove fewer atoms at once
+        elif n_removed > 1:  # begin again from `larger`, and remove fewer atoms at once
             n_removed //= 3
         else:  # go on from the failed trial: the error may fall again with another atom less
-            found = tried
-            n_failed = n_failed + 1
+            larger = tried
+            n_failed += 1
         yield good
     # A smaller dictionary, tried before growth or removal ended, may be good enough, too.
     enough = [one for one in sizes.best.values() if not sizes.is_too_small(one)]
-    yield min(good, *enough, key=lambda one: one.n_components)
+    yield min([good, *enough], key=attrgetter("n_components"))
 
 
 def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTrial
@@ -567,24 +591,24 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
             return initial_atoms(x, n, "data", generator, weight=of.weight)
 
         if not fixed:
-            begun = start(problem.x.shape[1])
-            problem = replace(problem, alpha=noise_penalty(problem, begun))
+            atoms = start(problem.x.shape[1])
+            problem = replace(problem, alpha=noise_penalty(problem, atoms))
     distinct = match_equal_rows(problem.x, problem.mask).unique()
     if len(distinct) < len(problem.x):
         problem = problem.of_rows(distinct)
     m = problem.x.shape[1] if is_rows else prod(problem.kernel)
-    n = problem.x[:, :1].numel() // (
-        1 if is_rows else m
-    )  # rows, or disjoint patches of images
+    n = problem.x[:, :1].numel()
+    if not is_rows:
+        n //= m  # number of disjoint patches
     if n < LEAST_ROWS:
         number = max(1, min(n, m))
         unknown = torch.full((1,), torch.nan, dtype=torch.float64)
         path = SizePath(torch.tensor([number]), unknown, unknown, unknown)
         yield SizeTrial(start(number), path, problem.alpha, True)
         return
-    sizes = _Sizes(problem, generator, start)
+    sizes = _Sizes(problem, generator, start, settles=is_rows)
 
-    def trial(one, is_last=False):  # _Tried -> SizeTrial
+    def trial(one, is_last=False):  # _Dictionary -> SizeTrial
         return SizeTrial(one.coded.atoms, sizes.path(), problem.alpha, is_last)
 
     # At most 16 atoms for each feature, and at most one atom for two rows (or disjoint patches).

@@ -13,8 +13,8 @@ rise of the objective without the atom. A round splits the atoms whose residuals
 energy (sum of squares) along one direction, removes the same number of atoms, those with the
 smallest costs, and adapts the atoms. From 1,024 atoms on it also adapts the larger dictionary
 before atoms are removed. (For 2,048 atoms of 128 features rounds then find all atoms; if splits and
-removals come at once, they find .996 of the atoms in 1.5 times the time. For fewer than 1,024 atoms
-both at once take .85 of the time, and find as many atoms.)
+removals come at once, they find 0.996 of the atoms in 1.5 times the time. For fewer than 1,024
+atoms both at once take 15 % less time, and find the same number of atoms.)
 
 Splits are worth their costs as long as the i-th largest energy of residuals exceeds the i-th
 smallest cost of an atom. (A split lowers the objective by half of the energy, and by more once
@@ -33,18 +33,20 @@ import torch
 from skpudle.search._epoch import MANY
 
 # Descent *stalls*, and ends, when the objective has fallen by less than this fraction of itself per
-# epoch, on average over the last three epochs. If the polish of `find.find_atoms` ends at 2e-4
-# instead, searches take 1.03 of the time in the median, and errors on unseen rows stay the same.
+# epoch, on average over the last three epochs. With 2e-4 instead, searches take 4 to 30 % more time
+# for objectives that are at most 0.2 % lower (benchmarks/constants.py stall).
 STALL = 5e-4
 
-# A round splits at most 1 atom in 20 ("few" atoms), and 1 in 10 from 1,024 atoms on ("many"). For
-# 1,024 atoms of 595 features and 2,500 rows, rounds that split 1 in 10 end with an objective .1 to
-# .3 % lower than rounds that split 1 in 20, and take less time.
+# A round splits at most 1 atom in 20 ("few" atoms), and 1 in 10 from 1,024 atoms on ("many"). With
+# 1 in 5 for few atoms, searches take up to 40 % more time and do not find all of 200 planted atoms
+# (benchmarks/constants.py splits). For 1,024 atoms of 595 features and 2,500 rows, rounds that
+# split 1 in 10 end with an objective 0.1 to 0.3 % lower than rounds that split 1 in 20, and take
+# less time.
 SPLIT = {"few": 20, "many": 10}
 # After a round that lowers the objective by less than this fraction of itself the next rounds split
-# half the number of atoms. With 1e-4 instead of 1e-3 a search for atoms of colour patches takes 1.4
-# times as long and reaches no lower objective. If the next rounds split a third of the number
-# instead of half, searches do not find all planted atoms.
+# half the number of atoms. With 1e-4 instead of 1e-3 a search for atoms of colour patches takes 27
+# % more time, for an objective that is 0.03 % lower (benchmarks/constants.py progress). If the next
+# rounds split a third of the number instead of half, searches do not find all planted atoms.
 PROGRESS = 1e-3
 # Largest number of epochs of descent after a removal or a move of atoms, and at a new penalty.
 ADAPT = 30
@@ -52,8 +54,8 @@ ADAPT = 30
 SETTLES = 100
 
 # To save time rounds work on a sample of the rows, so large that atoms have this number of uses on
-# average. With 80 uses a search misses up to 3 of 100 planted atoms. With all rows a search for
-# atoms of colour patches takes twice as long, and its objective is lower by 0.003 of its value.
+# average. With all rows a search for atoms of 20,000 colour patches takes 2.9 times as long, and
+# its objective is 0.5 % lower (benchmarks/constants.py uses).
 USES = 120
 
 
@@ -111,9 +113,9 @@ def refit_atoms(problem, atoms, codes, n_epochs=8, *, still=1e-6):
         coded = problem.epoch(atoms, codes, refit=True)
         step = coded.improved_atoms() - atoms
         codes = coded.codes
-        # A step leaves about .13 of the distance to the end (planted atoms at 20 dB and without
-        # noise), so longer steps by 1 / (1 - .13) get there in fewer epochs: three long steps leave
-        # less of the bias than four plain ones.
+        # A step leaves about 0.13 of the distance to the end (planted atoms at 20 dB and without
+        # noise), so longer steps by 1 / (1 - 0.13) get there in fewer epochs: three long steps
+        # leave less of the bias than four plain ones.
         atoms = problem.project(atoms + 1.15 * step)
         if float(step.square().flatten(1).sum(1).mean()) < still**2:
             break
@@ -148,9 +150,9 @@ def split(coded, n_splits, seed, *, earlier=0.0):  # -> (n,), (n, *atom); or Non
     """
     energy, direction = coded.common_directions(seed)
     energy, chosen = energy.sort(descending=True, stable=True)
-    n_worth = int(
-        ((coded.costs()[0] + earlier).sort().values < energy).cumprod(0).sum()
-    )
+    costs, _ = coded.costs()
+    are_worth = (costs + earlier).sort().values < energy
+    n_worth = int(are_worth.cumprod(0).sum())
     chosen = chosen[: min(n_splits, max(coded.n_always_split, n_worth))]
     return (chosen, direction[chosen]) if len(chosen) else None
 
@@ -181,7 +183,9 @@ def remaining(coded, n_removed, *, kept=(), per_use=False, earlier=0.0):  # -> (
         True for the atoms that stay.
     """
     cost, heirs = coded.costs()
-    cost = (cost + earlier) / (coded.uses.clamp_min(1) if per_use else 1.0)
+    cost = cost + earlier
+    if per_use:
+        cost = cost / coded.uses.clamp_min(1)
     heirs = heirs.tolist()
     kept = set(kept)
     removed = set()
@@ -264,9 +268,9 @@ def descend(problem, atoms, codes, most, *, earlier=None):
         # rows in each epoch, and of the other half in the next, see `Problem.epoch`. On a GPU and
         # for images `turn` has no effect.
         turn = len(curve) % 2 if len(curve) > 1 else None
-        # The atoms are extrapolated by 0.95 times their last step: on planted data of 500 atoms 80
-        # epochs with the factor 0.95 found 0.93 of the atoms, with 0.9 they found 0.88, and with
-        # 0.98 0.90.
+        # The atoms are extrapolated by 0.95 times their last step: on planted data of 500 atoms the
+        # objective after 80 epochs is 0.2 to 0.7 % larger without extrapolation, and up to 0.4 %
+        # larger with 0.9 or 0.98 (benchmarks/constants.py extrapolation).
         ahead = (atoms - previous).mul_(0.95).add_(atoms)
         coded = problem.epoch(problem.project(ahead), codes, turn=turn)
         curve.append(coded.objective)
@@ -279,9 +283,8 @@ def descend(problem, atoms, codes, most, *, earlier=None):
         atoms = coded.improved_atoms(earlier)
         codes = coded.codes
         if len(curve) > 1 and curve[-1] > curve[-2]:
-            previous = (
-                atoms  # the objective has risen: the next epoch does not extrapolate
-            )
+            # the objective has risen: the next epoch does not extrapolate
+            previous = atoms
 
 
 def settle(problem, atoms, stride=None, most=SETTLES, *, alpha=None, codes=None):
@@ -313,13 +316,13 @@ def settle(problem, atoms, stride=None, most=SETTLES, *, alpha=None, codes=None)
         sample.
     """
     if stride is None:
-        n = (
-            problem.x.numel() // atoms[0].numel()
-        )  # number of rows, or of disjoint patches
+        # number of rows, or of disjoint patches
+        n = problem.x.numel() // atoms[0].numel()
         (n,) = problem.total(torch.tensor([n], dtype=torch.float64))
-        stride = max(1, int(n) // (8 * max(len(atoms), problem.x[0].numel())))
+        n_wanted = 8 * max(len(atoms), problem.x[0].numel())
+        stride = max(1, int(n) // n_wanted)
     while True:
-        part = problem.thinned(stride, whole=False, alpha=alpha)
+        part = problem.thinned(stride, with_held_rows=False, alpha=alpha)
         if codes is None or len(codes) != len(part.x):
             codes = part.first_codes(atoms)
         coded = yield from descend(part, atoms, codes, most)
@@ -344,44 +347,56 @@ def play_rounds(best):  # coded data -> generator of coded data
     n_splits = max(1, p // SPLIT["few" if p < MANY else "many"])
     # Rounds end when a round would split less than an eighth of the number of atoms that the first
     # round splits (`least`), because further rounds gain little: for 1,024 atoms they would take a
-    # tenth more time and lower the objective by less than .01 %.
+    # tenth more time and lower the objective by less than 0.01 %.
     least = max(1, n_splits // 8)
     moves = True
     n_rounds = 0
     while True:
-        begun = best.move_atoms() if moves else None
-        moves = begun is not None
-        if not moves:
+        moved = best.move_atoms() if moves else None
+        moves = moved is not None
+        if moves:
+            atoms, codes = moved
+        else:
             # At most 20 rounds split atoms. The limit only matters for few rows: searches for atoms
             # of digits, of patches, and for planted atoms in enough rows end after 1 to 8 rounds.
             # For 1,000 atoms in 2,500 rows the objective after 18 rounds is 0.9 % lower than after
             # 8 rounds, and the search takes 1.6 times the time.
-            more = n_splits >= least and n_rounds < 20
-            found = split(best, n_splits, n_rounds) if more else None
-            if found is None:
+            if n_splits < least or n_rounds == 20:
+                return best
+            splits = split(best, n_splits, n_rounds)
+            if splits is None:
                 return best
             n_rounds += 1
-            # In rows, fewer than 1,024 atoms split and are removed at once, which saves time and
-            # finds the same number of planted atoms. In images atoms split before atoms are
-            # removed: with both at once the choice of the number of atoms (`choose.try_sizes`)
-            # ended with an atom too many for images of four planted atoms.
-            if p < MANY and part.n_positions == 1:
-                kept = remaining(best, len(found[0]), kept=found[0].tolist())
-                n = p - int(kept.sum())
-                begun = halves(best, kept, *(each[:n] for each in found))
-            else:
-                larger = halves(best, torch.ones(p, dtype=torch.bool), *found)
-                coded = yield from descend(
-                    part, *larger, 8
-                )  # adapt the larger dictionary first
-                kept = remaining(coded, len(found[0]))
-                begun = coded.atoms[kept], coded.restrict(kept)
-        coded = yield from descend(part, *begun, ADAPT)
+            atoms, codes = yield from _replace_atoms(best, splits)
+        coded = yield from descend(part, atoms, codes, ADAPT)
         gains = coded.objective <= (1 - PROGRESS) * best.objective
         if not (gains or moves):
             n_splits //= 2
         moves = gains
         best = min(best, coded, key=lambda one: one.objective)
+
+
+def _replace_atoms(best, splits):  # generator of coded data
+    """Split atoms and remove the same number of atoms; return atoms, and codes to start from.
+
+    ``best`` is the coded data, and ``splits`` the result of `split` for them. The generator yields
+    coded data after each epoch of a larger dictionary.
+    """
+    chosen, direction = splits
+    p = len(best.atoms)
+    # In rows, fewer than 1,024 atoms split and are removed at once, which saves time and finds the
+    # same number of planted atoms. In images atoms split before atoms are removed: with both at
+    # once the choice of the number of atoms (`choose.try_sizes`) ended with an atom too many for
+    # images of four planted atoms.
+    if p < MANY and best.problem.n_positions == 1:
+        kept = remaining(best, len(chosen), kept=chosen.tolist())
+        n = p - int(kept.sum())
+        return halves(best, kept, chosen[:n], direction[:n])
+    atoms, codes = halves(best, torch.ones(p, dtype=torch.bool), chosen, direction)
+    # adapt the larger dictionary first
+    larger = yield from descend(best.problem, atoms, codes, 8)
+    kept = remaining(larger, len(chosen))
+    return larger.atoms[kept], larger.restrict(kept)
 
 
 def exhaust(steps):  # generator -> its return value

@@ -43,56 +43,55 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from skpudle._rows import own
 from skpudle._states import PenaltyPath, SearchState, Trial
 from skpudle.search import descend
 from skpudle.search.held_out import (
     CHANCE,
     SURE,
     hold_out,
+    hold_out_images,
     loss_and_chance,
     worse,
 )
 
 # The factor from one penalty that a search tries to the next larger one, called a step. With
-# factors of 2 a search takes 0.94 of the time, and errors are up to .03 larger (planted atoms in
-# few rows, or with missing entries).
+# factors of 2 errors of new rows are 6 % larger for planted atoms at 5 dB, 10 % larger for patches,
+# and 5 % smaller at 2 dB (benchmarks/constants.py penalty-steps).
 _LARGER = 2**0.5
 # No more penalties are tried, and no noise of features is looked for, if atoms leave less than this
 # fraction of the energy of hidden entries unexplained: then the data have no noise, and all
-# penalties predict equally well. To try more penalties would double the time of searches of data
-# without noise, for atoms that are no better, and to look for noise takes a quarter of a fit.
+# penalties predict equally well. With 0 fits of data without noise take twice the time, for atoms
+# that are no better (benchmarks/constants.py nothing-left).
 NOTHING_LEFT = 1e-7
 
 
-def goes_on(found, errors=1.0, *, gains=False, patience=1, total=own):  # -> bool
+def goes_on(predictions, errors=1.0, *, gains=False, patience=1, worse=worse):
     """Return whether to try one more penalty or number of atoms, after the predictions so far.
 
-    ``found`` is the list of `Prediction` objects so far. The answer is True if fewer than
-    ``patience`` of them in succession have failed, at the end of the list. A prediction fails if it
-    is worse than the best one before it by more than ``errors`` standard errors. With ``gains`` it
-    also fails if it is not better than the best one before it by more than ``errors`` standard
-    errors. ``total`` adds up sums over processes.
+    ``predictions`` is the list of `Prediction` objects so far. The answer is True if fewer than
+    ``patience`` predictions in succession have failed, at the end of the list. A prediction fails
+    if it is worse than the best one before it by more than ``errors`` standard errors. With
+    ``gains`` it also fails if it is not better than the best one before it by more than ``errors``
+    standard errors. ``worse`` compares two predictions; by default the data are in one process.
     """
-    best = found[0]
-    failed = 0
-    for one in found[1:]:
-        fails = (
-            not worse(best, one, errors, total)
-            if gains
-            else worse(one, best, errors, total)
-        )
-        failed = failed + 1 if fails else 0
-        best = min(best, one, key=lambda each: each.total)
-    return failed < patience
+    best = predictions[0]
+    n_failed = 0
+    for prediction in predictions[1:]:
+        if gains:
+            fails = not worse(best, prediction, errors)
+        else:
+            fails = worse(prediction, best, errors)
+        n_failed = n_failed + 1 if fails else 0
+        best = min(best, prediction, key=attrgetter("total"))
+    return n_failed < patience
 
 
-def walk(first, step, score, **rule):
+def walk(first, step, score, *, errors=1.0, gains=False, patience=1):
     """Yield trials, each with its prediction, until `goes_on` ends them or none is left.
 
     Growth of the number of atoms (`skpudle.search.choose`) is such a walk.
@@ -105,8 +104,8 @@ def walk(first, step, score, **rule):
         ``step(trial)`` returns the next trial, or None if there is none.
     score : callable
         ``score(trial)`` returns the trial's `Prediction`.
-    **rule : dict
-        Arguments of `goes_on`, without ``found``.
+    errors, gains, patience
+        As in `goes_on`.
 
     Yields
     ------
@@ -114,19 +113,44 @@ def walk(first, step, score, **rule):
         All trials, including trials whose predictions fail.
     """
     trial = first
-    found = []
+    predictions = []
     while trial is not None:
-        found.append(score(trial))
-        yield trial, found[-1]
-        trial = step(trial) if goes_on(found, **rule) else None
+        predictions.append(score(trial))
+        yield trial, predictions[-1]
+        if not goes_on(predictions, errors, gains=gains, patience=patience):
+            return
+        trial = step(trial)
 
 
 # ------------------------------------------------------------------ penalties
 
 
-error_of = attrgetter(
-    "prediction.total"
-)  # trial -> its squared error, over all processes
+class PenaltyRange(NamedTuple):
+    """The penalties that a search may try, as multiples of its first penalty.
+
+    Attributes
+    ----------
+    smallest, largest : float
+        The smallest and the largest penalty. Smaller multiples than 1/16 give dense codes, which
+        take long and predict no better. At a signal-to-noise ratio of -3 dB, the most noise in
+        which a search finds planted atoms, the best penalty is 4 to 6 times the first one, so 12
+        times the first one is enough.
+    mixes : bool
+        Whether rows mix few non-negative atoms, see `penalty_of_mixtures`. Then penalties below the
+        first one are tried in any case, and while predictions do not get worse.
+    """
+
+    smallest: float = 1 / 16
+    largest: float = 12.0
+    mixes: bool = False
+
+
+# The range of a search with a penalty set by the user, and of all searches of images. Held-out data
+# then only decide whether atoms are freed of the lasso's bias.
+ONE_PENALTY = PenaltyRange(1.0, 1.0)
+
+# trial -> its squared error, over all processes
+error_of = attrgetter("prediction.total")
 
 
 def predicts(prediction, held_out):  # -> bool
@@ -134,97 +158,94 @@ def predicts(prediction, held_out):  # -> bool
 
     ``prediction`` is a `Prediction` of the hidden entries of ``held_out``, a `HeldOut`.
     """
-    return worse(held_out.zeros, prediction, SURE, held_out.total)
+    return held_out.worse(held_out.zeros, prediction, SURE)
 
 
-def next_penalty(trials, problem):  # -> float or None
+def next_penalty(trials, held_out, penalties):  # -> float or None
     """Return the next penalty for a search to try; None if there is none.
 
-    ``trials`` are the `Trial` objects so far, and ``problem`` has the held-out data. Penalties
-    first grow from the first one, by factors of ``2 ** 0.5``, while predictions do not get worse;
-    they grow to the largest penalty if nothing predicts better than zeros. Then they may fall from
-    the first penalty, by factors of 2. `climb` depends on this order: up, then down.
+    ``trials`` are the `Trial` objects so far, ``held_out`` the held-out data, and ``penalties`` the
+    `PenaltyRange`. Penalties first grow from the first one, by factors of ``2 ** 0.5``, while
+    predictions do not get worse; they grow to the largest penalty if nothing predicts better than
+    zeros. Then they may fall from the first penalty, by factors of 2. `climb` depends on this
+    order: up, then down.
     """
     first = trials[0]
-    held = problem.held_out
-    total = problem.total
-    if min(map(error_of, trials)) <= NOTHING_LEFT * held.zeros.total:
+    least_error = min(map(error_of, trials))
+    if least_error <= NOTHING_LEFT * held_out.zeros.total:
         return None
-    smallest = held.smallest * held.alpha
-    largest = held.largest * held.alpha
-    mixes = held.mixes
     ups = [trial.prediction for trial in trials if trial.alpha >= first.alpha]
-    downs = [first.prediction, *(t.prediction for t in trials if t.alpha < first.alpha)]
-    alpha = _LARGER * trials[-1].alpha
-    smaller = 0.5 * min(trial.alpha for trial in trials)
-    goes_up = goes_on(ups, total=total) or not predicts(
-        min(ups, key=attrgetter("total")), held
-    )
-    if len(downs) == 1 and alpha <= largest and goes_up:
-        return alpha
+    downs = [trial.prediction for trial in trials if trial.alpha < first.alpha]
+    larger = _LARGER * trials[-1].alpha
+    if not downs and larger <= penalties.largest * held_out.alpha:
+        best = min(ups, key=attrgetter("total"))
+        if goes_on(ups, worse=held_out.worse) or not predicts(best, held_out):
+            return larger
     # Penalties fall below the first one only if the first trial predicts best of at most two. Once
     # they have fallen they may fall further. For mixtures they may always fall.
-    turns = (
-        mixes
-        or len(downs) > 1
-        or (len(ups) <= 2 and min(trials, key=error_of) is first)
+    is_first_best = len(ups) <= 2 and min(trials, key=error_of) is first
+    if not (penalties.mixes or downs or is_first_best):
+        return None
+    smaller = 0.5 * min(trial.alpha for trial in trials)
+    if smaller < penalties.smallest * held_out.alpha:
+        return None
+    falls_on = goes_on(
+        [first.prediction, *downs],
+        CHANCE,
+        gains=not penalties.mixes,
+        worse=held_out.worse,
     )
-    ends = not goes_on(downs, CHANCE, gains=not mixes, total=total)
-    return smaller if turns and not ends and smaller >= smallest else None
+    return smaller if falls_on else None
 
 
-def chosen_trial(trials, problem):  # -> Trial
+def chosen_trial(trials, held_out):  # -> Trial
     """Choose the trial whose atoms and penalty the search takes.
 
-    ``trials`` are `Trial` objects, one for each penalty. The choice is the largest penalty among
-    the trials whose predictions are worse than the best one by chance only. If no trial predicts
-    held-out data better than zeros, it is the first trial.
+    ``trials`` are `Trial` objects, one for each penalty, with predictions of ``held_out``. The
+    choice is the largest penalty among the trials whose predictions are worse than the best one by
+    chance only. If no trial predicts held-out data better than zeros, it is the first trial.
     """
-    best = min(trials, key=error_of)
-    if not predicts(best.prediction, problem.held_out):
+    best = min(trials, key=error_of).prediction
+    if not predicts(best, held_out):
         return trials[0]
-    good = (
-        t
-        for t in trials
-        if not worse(t.prediction, best.prediction, CHANCE, problem.total)
-    )
-    return max(good, key=lambda trial: trial.alpha)
+    good = (t for t in trials if not held_out.worse(t.prediction, best, CHANCE))
+    return max(good, key=attrgetter("alpha"))
 
 
-def finds_more(trials, problem, least=inf):  # -> bool
+def finds_more(trials, held_out, least=inf):  # -> bool
     """Return whether noise hid atoms at the first penalty, so that the search begins again.
 
     That is so if the best of the `Trial` objects ``trials`` has a larger penalty than the first
-    one, and explains a fifth more energy (sum of squares) of the hidden entries than the first one
-    and than all trials of earlier beginnings. ``least`` is the smallest error of these earlier
-    trials.
+    one, and explains a fifth more energy (sum of squares) of the hidden entries of ``held_out``
+    than the first one and than all trials of earlier beginnings. ``least`` is the smallest error of
+    these earlier trials.
     """
     first = trials[0]
     best = min(trials, key=error_of)
-    energy = problem.held_out.zeros.total
-    before = min(error_of(first), least)
+    energy = held_out.zeros.total
+    explained = energy - error_of(best)
+    explained_before = max(energy - min(error_of(first), least), 0.0)
     # The factor 1.2 separates data in which noise has hidden atoms from other data. From the first
     # to the best penalty the explained energy grows by a factor of 3 and more in planted data with
     # a signal-to-noise ratio of -3 dB, and by 1.5 at 2 dB. It grows by at most 1.07 at 5 dB, for
     # patches and for digits.
-    found = energy - error_of(best) > 1.2 * max(energy - before, 0.0)
     return (
         best.alpha > first.alpha
-        and found
-        and predicts(best.prediction, problem.held_out)
+        and explained > 1.2 * explained_before
+        and predicts(best.prediction, held_out)
     )
 
 
-def penalty_above_noise(first, chosen, problem):  # -> float
+def penalty_above_noise(first, chosen, held_out):  # -> float
     """Return the penalty at which a search begins again after atoms were hidden by noise.
 
-    It is the penalty of the `Trial` ``chosen`` divided by ``2 ** 0.5``, but at least
-    ``problem.alpha``. It is ``problem.alpha`` if ``chosen`` does not predict better than the trial
-    ``first`` by over two standard errors.
+    It is the penalty of the `Trial` ``chosen`` divided by ``2 ** 0.5``, but at least the first
+    penalty, ``held_out.alpha``. It is the first penalty if ``chosen`` does not predict better than
+    the trial ``first`` by over two standard errors.
     """
-    if not worse(first.prediction, chosen.prediction, SURE, problem.total):
-        return problem.alpha
-    return max(chosen.alpha / _LARGER, problem.alpha)
+    if not held_out.worse(first.prediction, chosen.prediction, SURE):
+        return held_out.alpha
+    return max(chosen.alpha / _LARGER, held_out.alpha)
 
 
 def penalty_of_mixtures(problem, n_components):  # -> float
@@ -236,11 +257,12 @@ def penalty_of_mixtures(problem, n_components):  # -> float
     what the leading ``n_components`` singular vectors leave of the rows. The rows must have no
     missing entries.
     """
-    often = problem.weigh(problem.x.new_ones(len(problem.x), 1, dtype=torch.float64))
-    x = problem.x.double() * often.sqrt()
-    squares = torch.linalg.eigvalsh(x @ x.mT if len(x) < x.shape[1] else x.mT @ x)
+    n, m = problem.x.shape
+    weights = problem.weigh(problem.x.new_ones(n, 1, dtype=torch.float64))
+    x = problem.x.double() * weights.sqrt()
+    squares = torch.linalg.eigvalsh(x @ x.mT if n < m else x.mT @ x)
     left = float(squares[:-n_components].clamp_min(0).sum())
-    n_left = (len(x) - n_components) * (x.shape[1] - n_components)
+    n_left = (n - n_components) * (m - n_components)
     # In mixtures of eight kinds of spectra the mean angle between a true spectrum and its atom is
     # 1.8 degrees if a search begins at this penalty, and 4.2 degrees if a search begins at the
     # default penalty.
@@ -265,7 +287,7 @@ class _Log:
         self.coded = None
         self.losses = ()
         self.path = None
-        self._trials = []
+        self._rows_of_path = []
 
     def stage(self, name, steps):  # yields SearchState
         """Yield a `SearchState` for each epoch of ``steps``; return what ``steps`` returns.
@@ -281,26 +303,28 @@ class _Log:
             self.losses = (*self.losses, coded.loss * self.problem.unit**2)
             if self.coded is None or len(coded.atoms) == self.n_components:
                 self.coded = coded
-            known = self.coded.atoms, self.coded.problem.alpha, self.losses, self.path
-            yield SearchState(name, self.coded, *known, problem=self.problem)
+            yield SearchState(
+                name,
+                self.coded,
+                atoms=self.coded.atoms,
+                alpha=self.coded.problem.alpha,
+                losses=self.losses,
+                path=self.path,
+                problem=self.problem,
+            )
 
     def note(self, trial):  # Trial -> the same
         """Add a trial to ``path``, in the user's units, and return the trial unchanged."""
-        zeros = self.problem.held_out.zeros
-        unit = self.problem.unit
-        gain, chance = loss_and_chance(zeros, trial.prediction, self.problem.total)
+        held_out = self.problem.held_out
+        zeros = held_out.zeros
+        gain, chance = loss_and_chance(zeros, trial.prediction, held_out.total)
         energy = zeros.total or 1.0
-        known = (
-            trial.alpha * unit,
-            gain / energy,
-            trial.unbiased,
-            SURE * chance / energy,
-        )
-        self._trials.append(known)
-        alpha, score, unbiased, tolerance = torch.tensor(
-            self._trials, dtype=torch.float64
-        ).T
-        self.path = PenaltyPath(alpha, score, unbiased > 0, tolerance)
+        alpha = trial.alpha * self.problem.unit
+        tolerance = SURE * chance / energy
+        self._rows_of_path.append((alpha, gain / energy, trial.unbiased, tolerance))
+        columns = torch.tensor(self._rows_of_path, dtype=torch.float64).T
+        alphas, scores, unbiased, tolerances = columns
+        self.path = PenaltyPath(alphas, scores, unbiased > 0, tolerances)
         return trial
 
 
@@ -326,35 +350,31 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
         standard error.
     """
     alpha = coded.problem.alpha
-    begin = ()
-    judged = coded.atoms
-    found = []
+    atoms = coded.atoms
+    index = None
+    steps = (1, -1)
     # To save time, the best penalty of codes is looked for from that of the last trial on, and only
     # upwards (or downwards) if the penalty of the search has grown (or fallen): the best penalty of
     # codes moves in the same direction.
     if trials:
         last = trials[-1]
-        steps = (1, -1) if alpha == last.alpha else (1 if alpha > last.alpha else -1,)
-        begin = last.prediction.place, steps
+        index = last.prediction.index
+        if alpha != last.alpha:
+            steps = (1,) if alpha > last.alpha else (-1,)
+    by_kind = []
     for unbiased in kinds:
-        judged = (
-            descend.refit_atoms(coded.problem, judged, coded.codes, 3)
-            if unbiased
-            else judged
-        )
-        prediction = problem.held_out.predict(judged, *begin)
-        begin = prediction.place, *begin[1:]
-        found.append(Trial(alpha, unbiased, prediction, coded.atoms, judged))
-    biased = found[0]
-    last = found[-1]
-    return (
-        last
-        if worse(biased.prediction, last.prediction, total=problem.total)
-        else biased
-    )
+        if unbiased:
+            atoms = descend.refit_atoms(coded.problem, atoms, coded.codes, 3)
+        prediction = problem.held_out.predict(atoms, index, steps)
+        index = prediction.index
+        by_kind.append(Trial(alpha, unbiased, prediction, coded.atoms, judged=atoms))
+    first = by_kind[0]
+    last = by_kind[-1]
+    is_worse = problem.held_out.worse(first.prediction, last.prediction)
+    return last if is_worse else first
 
 
-def climb(problem, first, stride, note, leader=()):  # a generator of epochs
+def climb(problem, first, stride, penalties, note, leader=()):  # a generator of epochs
     """Try larger and smaller penalties: adapt the atoms to each penalty, and judge the atoms.
 
     At each penalty atoms start from the atoms of the penalty before. Where penalties begin to fall,
@@ -368,6 +388,8 @@ def climb(problem, first, stride, note, leader=()):  # a generator of epochs
         Atoms at the first penalty, with codes of a sample of the data.
     stride : int
         The sample of ``first`` has one in ``stride`` of the training data.
+    penalties : PenaltyRange
+        The penalties that may be tried.
     note : callable
         ``note(trial)`` is called with each new trial and returns it.
     leader : sequence of Trial, default=()
@@ -380,25 +402,51 @@ def climb(problem, first, stride, note, leader=()):  # a generator of epochs
         trials; atoms with codes, from the last penalty that no penalty before it beats by more than
         chance; and the stride of the last sample.
     """
+    held_out = problem.held_out
     trials = [note(judge(problem, first, leader))]
     best = first
     last = first
-    while (alpha := next_penalty(trials, problem)) is not None:
-        turns = (alpha < trials[-1].alpha) != (trials[-1].alpha < trials[0].alpha)
-        begin = best if turns else last
-        how = problem, begin.atoms, stride, descend.ADAPT
-        last, stride = yield from descend.settle(*how, alpha=alpha, codes=begin.codes)
-        trial = note(judge(problem, last, trials, (trials[-1].unbiased,)))
-        if not any(
-            worse(trial.prediction, one.prediction, total=problem.total)
-            for one in trials
-        ):
+    while True:
+        alpha = next_penalty(trials, held_out, penalties)
+        if alpha is None:
+            return trials, best, stride
+        falls = alpha < trials[-1].alpha
+        fell = trials[-1].alpha < trials[0].alpha
+        begin = last if falls == fell else best
+        last, stride = yield from descend.settle(
+            problem,
+            begin.atoms,
+            stride,
+            descend.ADAPT,
+            alpha=alpha,
+            codes=begin.codes,
+        )
+        trial = note(judge(problem, last, trials, kinds=(trials[-1].unbiased,)))
+        if not any(held_out.worse(trial.prediction, t.prediction) for t in trials):
             best = last
         trials.append(trial)
-    return trials, best, stride
 
 
-def find_atoms(problem, atoms, level=None):
+def _polish(problem, best, stride, chosen, *, is_same_sample):  # generator of epochs
+    """Descend on one in ``stride`` of all samples, held-out ones included, at the chosen penalty.
+
+    ``best`` is the coded data before the polish, and ``chosen`` the `Trial` whose atoms and penalty
+    are taken; None takes those of ``best``. ``is_same_sample`` says whether ``best`` has the sample
+    of the same stride.
+    """
+    atoms = best.atoms if chosen is None else chosen.atoms
+    alpha = best.problem.alpha if chosen is None else chosen.alpha
+    part = problem.thinned(stride, alpha=alpha)
+    if problem.has_baseline:
+        part = replace(part, baseline=torch.zeros_like(atoms[0]))
+    if chosen is None and is_same_sample and problem.held_rows is None:
+        codes = best.codes
+    else:
+        codes = part.first_codes(atoms)
+    return descend.descend(part, atoms, codes, 60)
+
+
+def find_atoms(problem, atoms, *, level=None, penalties=ONE_PENALTY):
     """Search for the atoms that minimise the objective, and for the penalty of the search.
 
     This generator is what fits of rows and images run; `search` runs it to its end.
@@ -414,75 +462,72 @@ def find_atoms(problem, atoms, level=None):
         For signals: ``level(problem, atoms)`` returns a penalty above the correlations of atoms
         with the noise. If it is more than 1.25 times the penalty of the search, the search begins
         again at this level, at most four times.
+    penalties : PenaltyRange, default=ONE_PENALTY
+        The penalties that a search with held-out data may try; by default that of the problem.
 
     Yields
     ------
     SearchState
         The search after each epoch. The last one has the stage "done".
     """
-    best_atoms = begin = problem.project(atoms.detach().cpu().double())
+    begin = problem.project(atoms.detach().cpu().double())
+    log = _Log(problem, len(atoms))
+    best_atoms = begin
     stride = None
     alpha = problem.alpha
     trials = ()
-    least = inf
-    log = _Log(problem, len(atoms))
+    least = inf  # the least error of all trials of earlier beginnings
     chosen = None
     n_raises = 0
     while True:
         steps = descend.settle(problem, best_atoms, stride, alpha=alpha)
         best, stride = yield from log.stage("settle", steps)
         best = yield from log.stage("split and remove", descend.play_rounds(best))
-        noise = (
-            level(replace(problem, alpha=alpha), best.atoms)
-            if level and n_raises < 4
-            else 0.0
-        )
+        noise = 0.0
+        if level and n_raises < 4:
+            noise = level(replace(problem, alpha=alpha), best.atoms)
         # The search of a signal begins again only if the level of the noise is above 1.25 times the
-        # penalty. In white noise the level is .5 to 1.2 times the penalty, so no search begins
+        # penalty. In white noise the level is 0.5 to 1.2 times the penalty, so no search begins
         # again. In autoregressive noise with the coefficient 0.9 the level is 1.2 to 2.2 times the
         # penalty. After four new beginnings it may still be higher than the penalty, but at a
         # fifth, larger penalty a search would lose atoms.
         if noise > 1.25 * alpha:
             plain = replace(problem, alpha=noise, held_out=None, held_rows=None)
-            problem = log.problem = hold_out(plain)
+            problem = hold_out_images(plain)
+            log.problem = problem
             alpha = noise
             best_atoms = begin
-            n_raises = n_raises + 1
+            n_raises += 1
             stride = None
             trials = ()
             continue
-        if problem.held_out is None:
+        held_out = problem.held_out
+        if held_out is None:
             break
-        steps = climb(problem, best, stride, log.note, trials)
+        steps = climb(problem, best, stride, penalties, log.note, leader=trials)
         trials, best, stride = yield from log.stage("penalty", steps)
-        if not finds_more(trials, problem, least):
-            chosen = chosen_trial(trials, problem)
+        if not finds_more(trials, held_out, least):
+            chosen = chosen_trial(trials, held_out)
             break
         leader = min(trials, key=error_of)
-        least = min(least, *(trial.prediction.total for trial in trials))
-        alpha = penalty_above_noise(trials[0], leader, problem)
+        least = min(least, error_of(leader))
+        alpha = penalty_above_noise(trials[0], leader, held_out)
         best_atoms = best.atoms
         trials = (leader,)
-    atoms = best.atoms if chosen is None else chosen.atoms
-    alpha = best.problem.alpha if chosen is None else chosen.alpha
     # The polish takes a sample in which an atom has 2,000 uses (rows with a nonzero code at the
     # atom) on average, because more rows hardly help. For 256 atoms and 178,000 patches the sample
     # is a third of the patches. A search takes 6 s if the polish takes the sample, and 18 s if it
     # takes all patches. The objective on held-out patches is 0.2728 and 0.2722, respectively.
     wanted = min(stride, descend.stride_of_uses(best, stride, 2000))
-    whole = problem.thinned(wanted, alpha=alpha)
-    if problem.has_baseline:
-        whole = replace(whole, baseline=torch.zeros_like(atoms[0]))
-    is_same = chosen is None and wanted == stride and problem.held_rows is None
-    codes = best.codes if is_same else whole.first_codes(atoms)
-    steps = descend.descend(whole, atoms, codes, 60)
+    steps = _polish(problem, best, wanted, chosen, is_same_sample=wanted == stride)
     last = None
     best = None
-    for found in log.stage("polish", steps):
+    for state in log.stage("polish", steps):
         if last is not None:
             yield last
-        best = min(best or found.coded, found.coded, key=lambda coded: coded.objective)
-        last = replace(found, trial=chosen, stride=wanted)
+        if best is None or state.coded.objective < best.objective:
+            best = state.coded
+        last = replace(state, trial=chosen, stride=wanted)
     yield replace(last, stage="done", coded=best, atoms=best.atoms)
 
 
@@ -494,7 +539,8 @@ def search(
     Parameters
     ----------
     problem : Problem
-        Data and objective. With held-out rows, see `hold_out`, the search tries several penalties.
+        Data and objective. With held-out rows, see `held_out.hold_out`, the search tries several
+        penalties.
     atoms : Tensor of shape (n_components, n_features)
         Initial atoms of any norm in different directions, such as samples.
     on_epoch : callable, default=None
@@ -506,10 +552,10 @@ def search(
         The finished search. Its ``atoms``, of shape (n_components, n_features) and norm 1, are the
         result, and its ``alpha`` is their penalty.
     """
-    for found in find_atoms(problem, atoms):
+    for state in find_atoms(problem, atoms, penalties=PenaltyRange()):
         if on_epoch is not None:
-            on_epoch(found)
-    return found
+            on_epoch(state)
+    return state
 
 
 def noise_penalty(problem, atoms):  # -> float
@@ -535,11 +581,15 @@ def noise_penalty(problem, atoms):  # -> float
         ``problem.alpha``.
     """
     problem = hold_out(problem)
-    if problem.held_out is None:
+    held_out = problem.held_out
+    if held_out is None:
         return problem.alpha
     atoms = problem.project(atoms.detach().cpu().double())
     best, stride = descend.exhaust(descend.settle(problem, atoms))
-    trials, *_ = descend.exhaust(climb(problem, best, stride, lambda trial: trial))
-    more = finds_more(trials, problem)
-    leader = min(trials, key=error_of) if more else chosen_trial(trials, problem)
-    return penalty_above_noise(trials[0], leader, problem)
+    steps = climb(problem, best, stride, PenaltyRange(), note=lambda trial: trial)
+    trials, _, _ = descend.exhaust(steps)
+    if finds_more(trials, held_out):
+        leader = min(trials, key=error_of)
+    else:
+        leader = chosen_trial(trials, held_out)
+    return penalty_above_noise(trials[0], leader, held_out)

@@ -10,10 +10,11 @@ Penalties, numbers of atoms and units are chosen by `worse`: is one prediction w
 by more than chance? The data are cut into *parts*, rows or tiles of images, and the standard error
 of the difference of two predictions comes from the differences of their errors in each part.
 
-A *place* is an integer that stands for a penalty of codes: ``2 ** (place / 2)`` times the penalty
-of the search, ``HeldOut.alpha``. At each place the prediction may move from the lasso's codes
-towards least squares on their supports, which are free of the lasso's bias, by a *share* from 0 to
-1 of the way. The error is quadratic in the share, so the best share has a formula (`best_shares`).
+The *index* of a penalty of codes is an integer: the penalty is ``2 ** (index / 2)`` times the
+penalty of the search, ``HeldOut.alpha``. At each penalty the prediction may move from the lasso's
+codes towards least squares on their supports, which are free of the lasso's bias. ``debias``, from
+0 to 1, is the part of the way. The error is quadratic in ``debias``, so the best value has a
+formula (`best_debias`).
 """
 
 from dataclasses import replace
@@ -32,15 +33,16 @@ from skpudle._rows import (
     spread_rows,
 )
 from skpudle._states import Prediction
-from skpudle._units import residuals_of
+from skpudle._units import LassoCoder
 from skpudle.lasso._solve import lasso_path
-from skpudle.search._conv_epoch import ConvProblem, conv_path, conv_synthesis
+from skpudle.search._conv_epoch import conv_path, conv_synthesis
 
 # A difference between the errors of two predictions counts only above a number of its standard
 # errors: above CHANCE where a search chooses a penalty, and above SURE where a search would begin
 # again or where atoms have to predict better than zeros. With CHANCE = 0.5 the chosen penalty
 # predicts 19 of 22 data sets (benchmarks/bench_learners.py) as well as the default penalty does,
-# with 1.0 only 17 of 22.
+# with 1.0 only 17 of 22. With 2.0 the error of new patches is 10 % larger (benchmarks/constants.py
+# chance).
 CHANCE = 0.5
 SURE = 2.0
 # With fewer rows than this no rows are held out: at most a quarter of the rows may be, and four
@@ -57,11 +59,13 @@ def loss_and_chance(one, other, total=own):  # Prediction, Prediction -> float, 
     Errors are compared in each part of the data (row, or tile of an image), and summed over the
     parts of all processes; ``total`` adds up sums over processes.
     """
-    loss = one.errors - other.errors
-    sums = loss.sum(), loss.square().sum(), torch.ones_like(loss).sum()
-    (sums,) = total(torch.stack(sums))
+    losses = one.errors - other.errors
+    n_parts = torch.ones_like(losses).sum()
+    sums = torch.stack([losses.sum(), losses.square().sum(), n_parts])
+    (sums,) = total(sums)
     loss, square, n = sums.tolist()
-    return loss, max(square - loss**2 / max(n, 1.0), 0.0) ** 0.5
+    variance = square - loss**2 / max(n, 1.0)
+    return loss, max(variance, 0.0) ** 0.5
 
 
 def worse(one, other, errors=1.0, total=own):  # Prediction, Prediction -> bool
@@ -70,64 +74,64 @@ def worse(one, other, errors=1.0, total=own):  # Prediction, Prediction -> bool
     Penalties, numbers of atoms and units are chosen by this comparison. ``one`` and ``other`` are
     predictions of the same hidden entries. The standard error is that of the difference of their
     errors, paired by parts of the data (rows, or tiles of images). ``total`` adds up sums over
-    processes.
+    processes; `HeldOut.worse` is this comparison with the sums of its own processes.
     """
     loss, chance = loss_and_chance(one, other, total)
     return loss > errors * chance
 
 
-def errors_at(sums, share):  # (..., 3), (...) -> (...)
+def errors_at(sums, debias):  # (..., 3), (...) -> (...)
     """Return squared errors of a prediction that lies between two predictions.
 
-    ``share`` is the part of the way from the first to the second prediction, from 0 to 1. ``sums``
-    are the three inner products that `best_shares` explains.
+    ``debias`` is the part of the way from the first to the second prediction, from 0 to 1. ``sums``
+    are the three inner products that `best_debias` explains.
     """
     square, product, length = sums.unbind(-1)
-    return square - share * (2 * product - share * length)
+    return square - debias * (2 * product - debias * length)
 
 
-def best_shares(sums):  # (..., 3) -> errors (...), shares (...)
-    """Return the least squared error on the way between two predictions, and the share of the way.
+def best_debias(sums):  # (..., 3) -> errors (...), debias (...)
+    """Return the least squared error on the way between two predictions, and the part of the way.
 
     The first prediction is that of the lasso's codes, the second that of least squares. The last
     axis of ``sums`` has the inner products ``(e, e)``, ``(e, d)`` and ``(d, d)``, where ``e`` is
     the error of the first prediction, and ``d`` the second prediction minus the first.
     """
     _, product, length = sums.unbind(-1)
-    share = (product / length).nan_to_num(0.0).clamp(0, 1)
-    return errors_at(sums, share), share
+    debias = (product / length).nan_to_num(0.0).clamp(0, 1)
+    return errors_at(sums, debias), debias
+
+
+def _inner_products(inner, error, step):  # -> (..., 3)
+    """Return ``(e, e)``, ``(e, d)`` and ``(d, d)`` of `best_debias`, by the function ``inner``.
+
+    ``error`` is ``e``, the error of the lasso's prediction. ``step`` is ``d``, the prediction of
+    least squares minus that of the lasso.
+    """
+    return torch.stack([inner(error, error), inner(error, step), inner(step, step)], -1)
 
 
 class HeldOut:
     """Held-out rows or images, whose hidden entries are predicted to judge atoms and penalties.
 
     A *turn* hides one group of features in some rows, or some pixels in all images; see the module
-    for *parts*, *places* and *shares*. Rows are a `_Rows` and images a `_Tiles`, which `__new__`
-    chooses.
+    for *parts*, indices of penalties and ``debias``. `HeldRows` and `HeldTiles` are made by the
+    method ``hide`` of a problem.
 
     Parameters
     ----------
     problem : Problem or ConvProblem
         Rows or images, and the penalty of a search.
-    fixed : bool, default=False
-        Whether the search tries no other penalty than ``alpha``, as in all searches of images.
-    mixes : bool, default=False
-        Whether the rows mix few non-negative atoms, see `find.penalty_of_mixtures`.
-    n_codings : int, default=None
-        How many codings a prediction takes at least, in all processes. A coding is a row with one
-        group of features hidden. By default `count_codings` of these rows.
 
     Attributes
     ----------
-    x, known : Tensor of shape (n_samples, ...)
+    x, observed : Tensor of shape (n_samples, ...)
         The rows or crops of the images, in float64, and the mask of their known entries.
     zeros : Prediction
         The prediction that all hidden entries are zero. Its errors are the energies of the parts:
         the sums of squares of their hidden entries.
-    places : tuple of int
-        The smallest and largest penalty of codes, as powers of ``2 ** 0.5`` in units of ``alpha``.
-    smallest, largest : float
-        The smallest and largest penalty of a search, in units of ``alpha``; 1 with ``fixed``.
+    index_range : tuple of int
+        The indices of the smallest and of the largest penalty of codes.
     mean_square : float
         The mean square of known entries.
     n_hidden : float
@@ -138,135 +142,146 @@ class HeldOut:
 
     is_predictable = True
 
-    def __new__(cls, problem, **options):
-        """Return an instance of `_Rows` or, for images, of `_Tiles`."""
-        return super().__new__(_Tiles if isinstance(problem, ConvProblem) else _Rows)
-
-    def __init__(self, problem, *, fixed=False, mixes=False, n_codings=None):
+    def __init__(self, problem):
         self.alpha = problem.alpha
         self.total = problem.total
-        self.mixes = mixes
-        if fixed:
-            self.smallest = self.largest = 1.0
-        self._of = torch.empty(0)
-        self._sums = {}
-        energies = self._hide(problem, n_codings)
-        self.zeros = Prediction(energies, float(*self.total(energies.sum())))
+        self._atoms = torch.empty(0)
+        self._sums = {}  # results of `sums` for `_atoms`, by the index of the penalty
+        energies = self._hide(problem)
+        (energy,) = self.total(energies.sum())
+        self.zeros = Prediction(energies, float(energy))
 
-    def sums(self, atoms, places):  # -> list of (n_parts, 3)
-        """Predict hidden entries at several penalties; return what gives the errors for any share.
+    def worse(self, one, other, errors=1.0):  # Prediction, Prediction -> bool
+        """Return whether a prediction of these data is worse than another, see `worse`.
+
+        Errors are summed over the parts of all processes.
+        """
+        return worse(one, other, errors, self.total)
+
+    def penalty(self, index):  # int -> float
+        """Return the penalty of codes that has this index."""
+        return self.alpha * 2 ** (0.5 * index)
+
+    def sums(self, atoms, indices):  # -> list of (n_parts, 3)
+        """Predict hidden entries at several penalties; return what gives the errors for any debias.
 
         Parameters
         ----------
         atoms : Tensor of shape (n_components, ...)
             Atoms.
-        places : sequence of int
-            Penalties of codes from large to small, as places: ``2 ** (place / 2)`` times ``alpha``.
+        indices : sequence of int
+            Indices of penalties of codes, from large to small.
 
         Returns
         -------
         list of Tensor of shape (n_parts, 3)
-            For each penalty the three inner products of `best_shares` in each part. They are cached
+            For each penalty the three inner products of `best_debias` in each part. They are cached
             as long as the atoms are the same.
         """
-        if self._of.shape != atoms.shape or not torch.equal(self._of, atoms):
-            self._of = atoms
+        if self._atoms.shape != atoms.shape or not torch.equal(self._atoms, atoms):
+            self._atoms = atoms
             self._sums = {}
-        if new := [place for place in places if place not in self._sums]:
-            alphas = [self.alpha * 2 ** (0.5 * place) for place in new]
-            self._sums |= zip(
-                new, self._sums_at(atoms.detach().to(self.x), alphas), strict=True
-            )
-        return [self._sums[place] for place in places]
+        new = [index for index in indices if index not in self._sums]
+        if new:
+            alphas = [self.penalty(index) for index in new]
+            sums = self._sums_at(atoms.detach().to(self.x), alphas)
+            self._sums |= zip(new, sums, strict=True)
+        return [self._sums[index] for index in indices]
 
-    def at(self, atoms, place, share=None):  # -> Prediction
+    def at(self, atoms, index, debias=None):  # -> Prediction
         """Predict the hidden entries by atoms (n_components, ...) at one penalty of codes.
 
-        The penalty is ``2 ** (place / 2)`` times ``alpha``. Codes move by ``share``, from 0 to 1,
-        from the lasso's codes towards least squares on their supports; None takes the share of the
-        least error.
+        ``index`` is the index of the penalty. Codes move by ``debias``, from 0 to 1, from the
+        lasso's codes towards least squares on their supports; None takes the value of the least
+        error.
         """
-        (sums,) = self.sums(atoms, [place])
+        (sums,) = self.sums(atoms, [index])
         (total,) = self.total(sums.sum(0))
-        share = float(best_shares(total)[1] if share is None else share)
-        return Prediction(
-            errors_at(sums, share), float(errors_at(total, share)), place, share
-        )
+        debias = float(best_debias(total)[1] if debias is None else debias)
+        error = float(errors_at(total, debias))
+        return Prediction(errors_at(sums, debias), error, index, debias)
 
-    def predict(self, atoms, place=None, steps=(1, -1), share=None):  # -> Prediction
+    def predict(self, atoms, index=None, steps=(1, -1), debias=None):  # -> Prediction
         """Predict the hidden entries at the best penalty of codes, which a walk finds.
 
         Parameters
         ----------
         atoms : Tensor of shape (n_components, ...)
             Atoms.
-        place : int, default=None
-            The penalty to begin with, see `Prediction`. None: rows begin at ``alpha``. The errors
-            of images have local minima along the penalties, so images begin at the last place
-            before the error rises, on a walk from the largest penalty down.
+        index : int, default=None
+            Index of the penalty to begin with. None: rows begin at ``alpha``. The errors of images
+            have local minima along the penalties, so images begin at the last penalty before the
+            error rises, on a walk from the largest penalty down.
         steps : tuple of int, default=(1, -1)
             Directions of the walk: 1 to larger penalties, -1 to smaller ones. The walk goes on in
             each direction as long as the error falls.
-        share : float, default=None
-            The share of the lasso's bias to remove; None takes the best share at each penalty.
+        debias : float, default=None
+            The part of the lasso's bias to remove; None takes the best one at each penalty.
 
         Returns
         -------
         Prediction
             The prediction with the least error.
         """
-        (least, most), found = self.places, {}
-        place = self._locate(atoms, share) if place is None else place
-        inside = min(max(place, least + 1), most - 1)
+        least, most = self.index_range
+        asked = self._first_index(atoms, debias) if index is None else index
         # At an end of the range of penalties a walk could go in one direction only. So it starts
-        # one place further inside, and tries both directions.
-        place, steps = inside, steps if inside == place else (1, -1)
+        # one penalty further inside, and tries both directions.
+        index = min(max(asked, least + 1), most - 1)
+        if index != asked:
+            steps = (1, -1)
+        predictions = {}
 
-        def best(*places):  # predict at the places -> the best place so far
-            self.sums(
-                atoms, places
-            )  # fills the cache in one call, faster than a call for each
-            found.update((place, self.at(atoms, place, share)) for place in places)
-            return min(found.values(), key=lambda one: (one.total, -one.place)).place
+        def try_all(indices):  # predict at the penalties -> index of the best so far
+            self.sums(atoms, indices)  # one call fills the cache faster than many
+            for one in indices:
+                predictions[one] = self.at(atoms, one, debias)
+            best = min(predictions.values(), key=lambda one: (one.total, -one.index))
+            return best.index
 
-        top = best(*sorted({place, *(place + step for step in steps)}, reverse=True))
+        neighbours = {index + step for step in steps}
+        top = try_all(sorted({index, *neighbours}, reverse=True))
         for step in steps:
             n_ahead = 1
-            while least <= top + step <= most and top + step not in found:
-                # One call predicts at several places ahead and fills the cache. It is faster than
-                # single calls, since the codes at each penalty start from the codes at the next
-                # larger penalty. Each call takes twice the number of places of the call before.
+            while least <= top + step <= most and top + step not in predictions:
+                # One call predicts at several penalties ahead and fills the cache. It is faster
+                # than single calls, since the codes at each penalty start from the codes at the
+                # next larger penalty. Each call takes twice the number of the call before.
                 if top + step not in self._sums:
                     ahead = np.clip(top + step * np.arange(1, n_ahead + 1), least, most)
                     self.sums(atoms, sorted(set(ahead.tolist()), reverse=True))
                     n_ahead *= 2
-                top = best(top + step)
-        return found[top]
+                top = try_all([top + step])
+        return predictions[top]
 
 
-class _Rows(HeldOut):
+class HeldRows(HeldOut):
     """Held-out rows; each row is a part, and groups of features are hidden in turn.
 
     A *turn* is a prediction of the features of one group, in some of the rows, from the features of
     the other groups. To save time a row takes part in a few turns only: the least number that gives
     ``n_codings`` codings of rows in all.
+
+    Parameters
+    ----------
+    problem : Problem
+        The rows, and the penalty of a search.
+    n_codings : int, default=None
+        How many codings a prediction takes at least, in all processes. A coding is a row with one
+        group of features hidden. By default `count_codings` of these rows.
     """
 
-    # `places`: the smallest and largest penalty of codes, as numbers that the module explains.
-    # `smallest`, `largest`: the smallest and largest penalty of a search, as multiples of its first
-    # penalty `alpha`. In a search smaller multiples than 1/16 give dense codes, which take long and
-    # predict no better. At a signal-to-noise ratio of -3 dB, the most noise in which a search finds
-    # planted atoms, the best penalty is 4 to 6 times the first one, so a multiple of 12 is enough.
-    places = (-20, 6)
-    smallest = 1 / 16
-    largest = 12.0
+    index_range = (-20, 6)
 
-    def _locate(
-        self, atoms, share
-    ):  # -> int: the place (penalty) that a walk begins with, `alpha`
+    def __init__(self, problem, n_codings=None):
+        problem = replace(problem, x=problem.x.cpu())
+        self._n_codings = n_codings or count_codings(problem)
+        super().__init__(problem)
+
+    def _first_index(self, atoms, debias):  # -> int: a walk begins with `alpha`
         return 0
 
-    def _hide(self, problem, n_codings):  # -> (n_rows,)
+    def _hide(self, problem):  # -> (n_rows,)
         """Choose which features are hidden in which rows in each turn, when the object is made.
 
         Groups of features are drawn at random, and each turn hides one group in some rows. The
@@ -274,160 +289,139 @@ class _Rows(HeldOut):
         processes. The turns, the data and their counts are set as attributes. Return the energy
         (sum of squares) of the hidden entries of each row, over its turns.
         """
-        self.problem = problem = replace(problem, x=problem.x.cpu())
+        self.problem = problem
         self.x = problem.x.double()
         self.observed = problem.observed.double()
-        n = len(problem.x)
-        self._often = problem.weigh(self.x.new_ones(n))
-        groups = (
-            hide_in_turn(match_equal_rows(self.x.mT, gaps_in(self.observed.mT)))
-            if n
-            else []
-        )
+        n = len(self.x)
+        self._weights = problem.weigh(self.x.new_ones(n))
+        groups = []
+        if n:
+            columns = match_equal_rows(self.x.mT, gaps_in(self.observed.mT))
+            groups = hide_in_turn(columns)
         # Both numbers are summed over processes, because all processes must take the same decision:
         # a process without held-out rows, too, has to take part in the sums of predictions.
-        n_rows, n_predictable = self.total(self.x.new_tensor([n, len(groups) > 1]))[0]
+        (counts,) = self.total(self.x.new_tensor([n, len(groups) > 1]))
+        n_rows, n_predictable = counts.tolist()
         self.is_predictable = bool(n_predictable)
-        n_codings = n_codings or count_codings(problem)
-        n_turns = max(1, min(len(groups), ceil(n_codings / max(float(n_rows), 1))))
+        n_turns = ceil(self._n_codings / max(n_rows, 1))
+        n_turns = max(1, min(len(groups), n_turns))
         self._turns = []
         are_hidden = torch.zeros_like(self.x)
         for i, (seen, hidden) in enumerate(groups):
-            rows = ((torch.arange(n) + i) % len(groups) < n_turns).nonzero().flatten()
+            takes_part = (torch.arange(n) + i) % len(groups) < n_turns
+            rows = takes_part.nonzero().flatten()
             self._turns.append((rows, seen, hidden))
             are_hidden[rows[:, None], hidden] = self.observed[rows[:, None], hidden]
-        of_rows = self.observed, self.x.square(), are_hidden
-        (sums,) = self.total(
-            self._often @ torch.stack([part.sum(1) for part in of_rows], 1)
-        )
+        squares = self.x.square()
+        entries = (self.observed, squares, are_hidden)
+        of_rows = torch.stack([part.sum(1) for part in entries], 1)
+        (sums,) = self.total(self._weights @ of_rows)
         n_known, square, self.n_hidden = sums.tolist()
         self.mean_square = square / max(n_known, 1.0)
-        return (self.x.square() * are_hidden).sum(1) * self._often
+        return (squares * are_hidden).sum(1) * self._weights
 
     def _sums_at(self, atoms, alphas):  # -> (n_alphas, n_rows, 3)
         """Predict hidden entries in all turns at the penalties ``alphas``, for `HeldOut.sums`.
 
         ``atoms`` are (n_components, n_features), and ``alphas`` fall. The result has the three
-        inner products of `best_shares` for each row, times the weight of the row.
+        inner products of `best_debias` for each row, times the weight of the row.
         """
         sums = self.x.new_zeros(len(alphas), len(self.x), 3)
-        is_whole = self.problem.mask is None
-        has_products = is_whole and len(atoms) <= _MOST_PRODUCTS
-        how = dict(positive=self.problem.positive_code)
+        is_complete = self.problem.mask is None
+        has_products = is_complete and len(atoms) <= _MOST_PRODUCTS
         with threads_for():
             products = atoms @ atoms.mT if has_products else None
             for turn, seen, hidden in self._turns:
                 part = atoms[:, hidden]
                 # products of atoms over the visible features: over all features less hidden ones
-                if has_products:
-                    how["gram"] = products - part @ part.mT
+                gram = products - part @ part.mT if has_products else None
                 for block in blocks_of_rows(len(turn), len(alphas) * len(atoms), 2**18):
-                    x = self.x[turn[block]]
-                    known = self.observed[turn[block]]
+                    rows = turn[block]
+                    x = self.x[rows]
+                    known = self.observed[rows]
                     # With zeros at hidden features the products of rows with atoms, too, are over
                     # the visible features alone, so the atoms need not be cut.
-                    if has_products:
-                        given = atoms, x.index_fill(1, hidden, 0.0)
-                    else:
-                        given = (atoms[:, seen], x[:, seen])
-                        how["mask"] = gaps_in(known[:, seen])
-                    codes, refits = lasso_path(*given, alphas, **how)
+                    codes, refits = lasso_path(
+                        atoms if has_products else atoms[:, seen],
+                        x.index_fill(1, hidden, 0.0) if has_products else x[:, seen],
+                        alphas,
+                        positive=self.problem.positive_code,
+                        gram=gram,
+                        mask=None if has_products else gaps_in(known[:, seen]),
+                    )
                     error = x[:, hidden] - codes @ part
                     step = refits.sub_(codes) @ part
-                    if not is_whole:
+                    if not is_complete:
                         error = error * known[:, hidden]
                         step = step * known[:, hidden]
-                    pairs = (error, error), (error, step), (step, step)
-                    inner = [torch.linalg.vecdot(*pair) for pair in pairs]
-                    sums[:, turn[block]] += torch.stack(inner, 2)
-        return sums * self._often[:, None]
+                    sums[:, rows] += _inner_products(torch.linalg.vecdot, error, step)
+        return sums * self._weights[:, None]
 
-    def noise(self, atoms, found):  # -> float
+    def noise(self, atoms, prediction):  # -> float
         """Return the variance of the noise, by which `best_coding` tells noise from signal.
 
         It is the sum of squared residuals over the degrees of freedom, the number of known entries
-        minus the number of nonzero codes, at the penalty and share of the `Prediction` ``found``.
-        No entries are hidden. ``atoms`` are (n_components, n_features).
+        minus the number of nonzero codes, at the penalty and debiasing of ``prediction``. No
+        entries are hidden. ``atoms`` are (n_components, n_features).
         """
-        alpha = self.alpha * 2 ** (0.5 * found.place)
-        positive = self.problem.positive_code
-        how = atoms.detach().to(self.x), alpha, positive, found.share
-        residual, n_codes = residuals_of(self.x, self.observed, *how)
-        left = (self.observed.sum(1) - n_codes).clamp_min(0)
-        sums = torch.stack([residual.square().sum(1) * (left > 0), left], 1)
-        (sums,) = self.total(self._often @ sums)
-        squares, left = sums.tolist()
-        return squares / left if left > 0 else 0.0
+        coder = LassoCoder(
+            atoms.detach().to(self.x),
+            self.penalty(prediction.index),
+            self.problem.positive_code,
+        )
+        residual, n_codes = coder.residuals(self.x, self.observed, prediction.debias)
+        n_free = (self.observed.sum(1) - n_codes).clamp_min(0)
+        squares = residual.square().sum(1) * (n_free > 0)
+        (sums,) = self.total(self._weights @ torch.stack([squares, n_free], 1))
+        square, n_free = sums.tolist()
+        return square / n_free if n_free > 0 else 0.0
 
 
-class _Tiles(HeldOut):
+class HeldTiles(HeldOut):
     """Crops of held-out images; tiles of an atom's size are parts, and random pixels are hidden."""
 
-    # The limits are as in `_Rows`. A search begins at a penalty at the level of the noise, `alpha`,
-    # and tries no other. Codes may have 1 to 8 times `alpha` (places 0 to 6). Smaller penalties
-    # give dense codes, because atoms overlap at all positions: an electrocardiogram has 4 to 7
-    # nonzero codes a beat with 1 times `alpha`, and 30 with 1/4; errors of planted signals are .134
-    # and .143 of the noise. In signals of counts, whose noise grows with the counts, searches at 3
-    # to 10 times `alpha` predict equally well, but their atoms correlate with the planted atoms by
-    # 0.8 instead of 0.95.
-    places = (0, 6)
-    smallest = 1.0
-    largest = 1.0
+    # A search begins at a penalty at the level of the noise, `alpha`, and tries no other. Codes may
+    # have 1 to 8 times `alpha` (indices 0 to 6). Smaller penalties give dense codes, because atoms
+    # overlap at all positions: an electrocardiogram has 4 to 7 nonzero codes a beat with 1 times
+    # `alpha`, and 30 with 1/4; errors of planted signals are 0.134 and 0.143 of the noise. In
+    # signals of counts, whose noise grows with the counts, searches at 3 to 10 times `alpha`
+    # predict equally well, but their atoms correlate with the planted atoms by 0.8 instead of 0.95.
+    index_range = (0, 6)
 
-    def _hide(self, problem, n_codings):  # -> (n_tiles,)
+    def _hide(self, problem):  # -> (n_tiles,)
         """Crop the images and draw the pixels that each turn hides, when the object is made.
 
         The crops, their known pixels and the hidden pixels of each turn are set as attributes.
-        ``n_codings`` has no effect. Return the energy of the hidden pixels of each tile, over all
-        turns.
+        Return the energy of the hidden pixels of each tile, over all turns.
         """
-        n_pixels = _n_pixels(problem)
-        # The crops have about `n_pixels` pixels together, to limit time, and come from 4 images or
-        # more (or all), to represent the data.
-        n = min(max(4, n_pixels // max(problem.x[0, 0].numel(), 1)), len(problem.x))
-        chosen = spread_rows(len(problem.x), n)
-        area = n_pixels // n
-        crop = []
-        axes = zip(problem.x.shape[2:], problem.kernel, problem.stride, strict=True)
-        for (
-            size,
-            kernel,
-            stride,
-        ) in axes:  # a signal of height 1 is cropped along its width only
-            side = min(
-                size,
-                max(2 * kernel, int(area**0.5) if problem.x.shape[2] > 1 else area),
-            )
-            side = kernel + (side - kernel) // stride * stride
-            crop.append(slice((size - side) // 2, (size - side) // 2 + side))
-        window = (chosen, slice(None), *crop)
+        window = _choose_window(problem)
         mask = None if problem.mask is None else problem.mask[window]
         self.problem = replace(problem, x=problem.x[window], mask=mask, held_out=None)
         self.x = x = self.problem.x
         self.observed = self.problem.observed
         self.mean_square = float(x.square().sum() / self.observed.sum().clamp_min(1))
-        drawn = torch.rand(
-            x.shape[2:], generator=torch.Generator().manual_seed(0), dtype=x.dtype
-        )
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.rand(x.shape[2:], generator=generator, dtype=x.dtype)
         turn = torch.floor(drawn * N_GROUPS)
         # Three turns hide a different tenth of the pixels each. Ten turns would take longer.
         self._hidden = [self.observed * (turn == i) for i in range(3)]
         self.n_hidden = float(sum(hidden.sum() for hidden in self._hidden))
         return sum(self._of_tiles(x.square() * hidden) for hidden in self._hidden)
 
-    def _locate(self, atoms, share):  # -> int
-        """Return the place (number of a penalty, see the module) to begin a walk of `predict` with.
+    def _first_index(self, atoms, debias):  # -> int
+        """Return the index of the penalty that a walk of `predict` begins with.
 
-        It is the last place before the error rises, in steps of two places down from the largest
-        penalty. ``share`` is as in `HeldOut.predict`.
+        It is the last penalty before the error rises, in steps of two indices down from the largest
+        penalty. ``debias`` is as in `HeldOut.predict`.
         """
-        best = self.at(atoms, self.places[1], share)
-        for place in range(self.places[1] - 2, self.places[0] - 1, -2):
-            one = self.at(atoms, place, share)
-            if one.total > best.total:
+        least, most = self.index_range
+        best = self.at(atoms, most, debias)
+        for index in range(most - 2, least - 1, -2):
+            prediction = self.at(atoms, index, debias)
+            if prediction.total > best.total:
                 break
-            best = one
-        return best.place
+            best = prediction
+        return best.index
 
     def _code(self, atoms, alphas, mask):  # yields (Codes, Codes), (Tensor, Tensor)
         """Predict images at each of the penalties ``alphas``: yield codes and images (n, ...).
@@ -444,9 +438,8 @@ class _Tiles(HeldOut):
 
         Tiles, of the size of an atom, are the parts whose errors `worse` compares.
         """
-        height, width = (
-            -n % k for n, k in zip(values.shape[2:], self.problem.kernel, strict=True)
-        )
+        sizes = zip(values.shape[2:], self.problem.kernel, strict=True)
+        height, width = (-n % k for n, k in sizes)
         tiles = torch.nn.functional.pad(values.sum(1), (0, width, 0, height))
         for axis, kernel in enumerate(self.problem.kernel, 1):
             tiles = tiles.unfold(axis, kernel, kernel)
@@ -455,39 +448,65 @@ class _Tiles(HeldOut):
     def _sums_at(self, atoms, alphas):  # -> (n_alphas, n_tiles, 3)
         """Predict hidden pixels in all turns at the penalties ``alphas``, for `HeldOut.sums`.
 
-        The result has the three inner products of `best_shares` for each tile.
+        The result has the three inner products of `best_debias` for each tile.
         """
+
+        def inner(a, b):  # (n, ...), (n, ...) -> (n_tiles,)
+            return self._of_tiles(a * b)
+
         sums = 0.0
         for hidden in self._hidden:
-            products = []
+            of_turn = []
             for _, (lasso, refit) in self._code(atoms, alphas, self.observed - hidden):
                 error = (self.x - lasso) * hidden
                 step = (refit - lasso) * hidden
-                pairs = (error, error), (error, step), (step, step)
-                products.append(
-                    torch.stack([self._of_tiles(a * b) for a, b in pairs], 1)
-                )
-            sums = sums + torch.stack(products)
+                of_turn.append(_inner_products(inner, error, step))
+            sums = sums + torch.stack(of_turn)
         return sums
 
-    def noise(self, atoms, found):  # -> float
-        """Return the variance of the noise, as `_Rows.noise` does.
+    def noise(self, atoms, prediction):  # -> float
+        """Return the variance of the noise, as `HeldRows.noise` does.
 
-        ``atoms`` are (n_components, n_channels, height, width), and the `Prediction` ``found`` has
-        the penalty and the share of the codes.
+        ``atoms`` are (n_components, n_channels, height, width), and ``prediction`` has the penalty
+        and the debiasing of the codes.
         """
-        alpha = self.alpha * 2 ** (0.5 * found.place)
-        debias = found.share
-        ((codes, images),) = self._code(atoms.to(self.x), [alpha], self.observed)
-        left = float(self.observed.sum()) - len(codes[debias == 1].value)
-        residual = (self.x - torch.lerp(*images, debias)) * self.observed
-        return float(residual.square().sum()) / left if left > 0 else 0.0
+        alphas = [self.penalty(prediction.index)]
+        ((codes, images),) = self._code(atoms.to(self.x), alphas, self.observed)
+        lasso, refit = images
+        residual = (
+            self.x - torch.lerp(lasso, refit, prediction.debias)
+        ) * self.observed
+        n_codes = len(codes[prediction.debias == 1].value)
+        n_free = float(self.observed.sum()) - n_codes
+        return float(residual.square().sum()) / n_free if n_free > 0 else 0.0
 
 
 # The number of pixels of all crops of images together: 2**14, or fewer for more than two channels,
 # so that predictions take limited time.
 def _n_pixels(problem):  # -> int
     return min(2**14, 2 * 2**14 // problem.x.shape[1])
+
+
+def _choose_window(problem):  # -> tuple that indexes the images of a problem
+    """Choose the images that are predicted, and the rows and columns of their crops.
+
+    The crops have about `_n_pixels` pixels together, to limit time, and come from 4 images or more
+    (or all), to represent the data. Copies of an atom cover a crop exactly.
+    """
+    n_images, _, height, width = problem.x.shape
+    n_pixels = _n_pixels(problem)
+    n = min(max(4, n_pixels // max(height * width, 1)), n_images)
+    area = n_pixels // n
+    # a signal, of height 1, is cropped along its width only
+    side = int(area**0.5) if height > 1 else area
+    crop = []
+    axes = zip((height, width), problem.kernel, problem.stride, strict=True)
+    for size, kernel, stride in axes:
+        length = min(size, max(2 * kernel, side))
+        length = kernel + (length - kernel) // stride * stride
+        first = (size - length) // 2
+        crop.append(slice(first, first + length))
+    return (spread_rows(n_images, n), slice(None), *crop)
 
 
 def count_codings(problem):  # -> int
@@ -497,14 +516,14 @@ def count_codings(problem):  # -> int
     longer.
     """
     squares = problem.weigh(problem.squares)
-    sums = torch.stack(
-        [squares.sum(), squares.square().sum(), torch.ones_like(squares).sum()]
-    )
+    n_rows = torch.ones_like(squares).sum()
+    sums = torch.stack([squares.sum(), squares.square().sum(), n_rows])
     (sums,) = problem.total(sums)
     energy, fourth, n = sums.tolist()
     # A coding predicts a tenth of a row's entries. The codings predict 10,000 hidden entries, but
     # are at least 400 and at most 1000.
-    n_codings = min(max(ceil(10_000 * N_GROUPS / problem.x.shape[1]), 400), 1000)
+    n_codings = ceil(10_000 * N_GROUPS / problem.x.shape[1])
+    n_codings = min(max(n_codings, 400), 1000)
     # If few rows have most of the energy (sum of squares), these rows decide alone, so more codings
     # are needed: the number is divided by the evenness, (sum of energies)^2 / (n * sum of squared
     # energies), which is 1 for equal energies and 0.1 to 0.25 for patches of photographs. With a
@@ -514,20 +533,13 @@ def count_codings(problem):  # -> int
     return min(max(ceil(n_codings / evenness), int(n) // 10), 3000)
 
 
-def hold_out(
-    problem, *, fixed=False, mixes=False, learn=True, largest=None
-):  # -> Problem
-    """Hold out rows or images of a problem, by which a search chooses its penalty.
+def hold_out(problem, *, learn=True, largest=None):  # -> Problem
+    """Hold out rows of a problem, by which a search chooses its penalty.
 
     Parameters
     ----------
-    problem : Problem or ConvProblem
+    problem : Problem
         Data and objective.
-    fixed : bool, default=False
-        Whether the user has set the penalty. The held-out data then only decide whether atoms are
-        freed of the lasso's bias.
-    mixes : bool, default=False
-        Whether rows mix few non-negative atoms, see `find.penalty_of_mixtures`.
     learn : bool, default=True
         Whether the held-out rows stay in the problem, so that the atoms adapt to them in the
         polish, the last stage of a search. Otherwise the rows are removed from the problem.
@@ -537,10 +549,9 @@ def hold_out(
     Returns
     -------
     Problem
-        The problem with held-out rows or images. It is ``problem`` itself with fewer than 20
-        different rows, with one feature, or if all features are copies of one. With fewer than four
-        images no image is held out; pixels of all images are hidden instead. A row is held out
-        together with its copies, which count as one row.
+        The problem with held-out rows. It is ``problem`` itself with fewer than 20 different rows,
+        with one feature, or if all features are copies of one. A row is held out together with its
+        copies, which count as one row.
     """
     first = match_equal_rows(problem.x, problem.mask)
     distinct = first.unique()
@@ -548,33 +559,42 @@ def hold_out(
         n_known = problem.x.shape[1] if problem.mask is None else problem.mask.sum(1)
         distinct = distinct[(problem.squares <= largest * n_known)[distinct]]
     n = len(distinct)
-    n_codings = None
     (n_all,) = problem.total(torch.tensor([float(n)], dtype=torch.float64))
-    if isinstance(problem, ConvProblem):
-        n_held = min(ceil(_n_pixels(problem) / max(problem.x[0, 0].numel(), 1)), n // 4)
-        # Training images can judge the atoms that they have trained, because the few parameters of
-        # atoms cannot fit the noise of an image.
-        if n_held == 0:
-            return replace(problem, held_out=HeldOut(problem))
-    elif n_all < LEAST_ROWS:
+    if n_all < LEAST_ROWS:
         return problem
-    else:
-        share = n / float(n_all)
-        n_codings = count_codings(problem)
-        # One row in ten is held out. With fewer than 1,000 rows 100 rows are held out, but at most
-        # one row in four. Never are more rows held out than codings are needed, since each row is
-        # coded at least once, and more codings would only take time. `share` is this process's part
-        # of the rows of all processes.
-        n_held = min(
-            max(n // 10, min(n // 4, ceil(100 * share))), ceil(n_codings * share)
-        )
+    n_codings = count_codings(problem)
+    # One row in ten is held out. With fewer than 1,000 rows 100 rows are held out, but at most one
+    # row in four. Never are more rows held out than codings are needed, since each row is coded at
+    # least once, and more codings would only take time. `fraction` is this process's part of the
+    # rows of all processes.
+    fraction = n / float(n_all)
+    n_held = max(n // 10, min(n // 4, ceil(100 * fraction)))
+    n_held = min(n_held, ceil(n_codings * fraction))
     # the rows drawn, and all copies of these rows
     rows = torch.isin(first, distinct[spread_rows(n, n_held)])
-    held_out = HeldOut(
-        problem.of_rows(rows), fixed=fixed, mixes=mixes, n_codings=n_codings
-    )
+    held_out = problem.of_rows(rows).hide(n_codings)
     if not held_out.is_predictable:
         return problem
     if learn:
         return replace(problem, held_out=held_out, held_rows=rows)
     return replace(problem.of_rows(~rows), held_out=held_out)
+
+
+def hold_out_images(problem):  # ConvProblem -> ConvProblem
+    """Hold out images of a problem, by which a search judges its atoms.
+
+    With fewer than four images no image is held out; pixels of all images are hidden instead. An
+    image is held out together with its copies, which count as one image.
+    """
+    first = match_equal_rows(problem.x, problem.mask)
+    distinct = first.unique()
+    n = len(distinct)
+    n_held = ceil(_n_pixels(problem) / max(problem.x[0, 0].numel(), 1))
+    n_held = min(n_held, n // 4)
+    # Training images can judge the atoms that they have trained, because the few parameters of
+    # atoms cannot fit the noise of an image.
+    if n_held == 0:
+        return replace(problem, held_out=problem.hide())
+    images = torch.isin(first, distinct[spread_rows(n, n_held)])
+    held_out = problem.of_rows(images).hide()
+    return replace(problem, held_out=held_out, held_rows=images)

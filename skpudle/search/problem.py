@@ -1,11 +1,11 @@
 """The input of a search: the data, and the objective of the lasso with its options.
 
-`Problem` holds rows of data. Its subclass `skpudle.search._conv_epoch.ConvProblem` holds images.
+`Problem` holds rows of data. Its subclass `skpudle.search.conv_problem.ConvProblem` holds images.
 The functions of `skpudle.search` work for both, because both classes have the same members:
 ``epoch`` solves for the codes of given atoms, ``first_codes`` and ``no_codes`` return codes to
-start from, ``thinned`` draws a sample of the data, ``of_rows`` selects samples, ``project`` returns
-the nearest atoms that satisfy the constraints, and ``total`` adds up sums over processes. A
-*sample* is a row or an image.
+start from, ``thinned`` draws a sample of the data, ``of_rows`` selects samples, ``hide`` makes
+held-out data of them, ``project`` returns the nearest atoms that satisfy the constraints, and
+``total`` adds up sums over processes. A *sample* is a row or an image.
 """
 
 from collections.abc import Callable
@@ -21,13 +21,14 @@ from skpudle._rows import Rows, draw_rows, own
 from skpudle.lasso import solve_lasso
 from skpudle.search._device_epoch import DeviceEpoch
 from skpudle.search._epoch import Codes, Epoch
+from skpudle.search.held_out import HeldOut, HeldRows
 
 # The default penalty is this factor times the root mean square norm of the nonzero samples. With
-# this factor the search finds all atoms of seven synthetic problems, and on real data at most 0.15
-# of the entries of codes are nonzero (benchmarks/choose_search.py). A penalty proportional to the
-# median correlation of samples would not depend on outliers. But among patches of images a few have
-# most of the energy (the sum of squares), and with a penalty from the median 0.34 of the entries of
-# their codes would be nonzero.
+# this factor the search finds all atoms of five synthetic problems, and on real data at most 14 %
+# of the entries of codes are nonzero (benchmarks/constants.py default-penalty). With half of it the
+# search finds 95 % of 60 atoms at 5 dB. A penalty proportional to the median correlation of samples
+# would not depend on outliers. But among patches of images a few have most of the energy (the sum
+# of squares), and with 0.1 times the median 26 % of the entries of their codes would be nonzero.
 _ALPHA = 0.07
 # Types of devices on which a `DeviceEpoch` can run; data on other devices are copied to the CPU.
 # PyTorch calls AMD's ROCm "cuda", too. Apple's MPS is left out, because it cannot solve batches of
@@ -58,15 +59,15 @@ class Problem(Rows):
         The user's data and penalty have been divided by this number. The losses that a search
         reports are in the user's units.
     held_out : HeldOut, default=None
-        Rows that are not trained on; see `hold_out`. By them a search chooses its penalty, and
-        whether to free atoms of the lasso's bias. ``alpha`` is then the first penalty that the
-        search tries.
+        Rows that are not trained on; see `held_out.hold_out`. By them a search chooses its
+        penalty, and whether to free atoms of the lasso's bias. ``alpha`` is then the first penalty
+        that the search tries.
     held_rows : Tensor of shape (n_samples,), bool, default=None
         True for the rows of ``x`` that are held out. Only in the polish, the last stage of a
         search, atoms adapt to these rows, too.
     weight : Tensor of shape (n_samples,), default=None
-        How often each sample counts in sums over samples; None is once. A weight multiplies the
-        whole objective of its sample, so it does not change the codes.
+        The weight of each sample in sums over samples; None is 1. A weight multiplies the whole
+        objective of its sample, so it does not change the codes.
     has_baseline : bool, default=False
         Whether a baseline, the same for all rows, has been subtracted from the data. The polish
         then improves the baseline.
@@ -82,14 +83,14 @@ class Problem(Rows):
     mask: Tensor | None = None
     total: Callable = own
     unit: float = 1.0
-    held_out: Any = None
+    held_out: HeldOut | None = None
     held_rows: Tensor | None = None
     weight: Tensor | None = None
     has_baseline: bool = False
     baseline: Tensor | None = None
-    # Cache of `thinned`: its last result, under the key (stride, whole), because searches at
-    # several penalties take the same sample.
-    _thinned: dict = field(default_factory=dict, init=False, repr=False)
+    # The last sample that `thinned` has drawn, under the key (stride, with_held_rows): searches at
+    # several penalties take the same sample. It changes no result, so the class is still frozen.
+    _sample: dict = field(default_factory=dict, init=False, repr=False)
 
     n_positions = (
         1  # number of positions of an atom in a row; in an image there are more
@@ -106,9 +107,10 @@ class Problem(Rows):
         x = x if x.dtype in (torch.float32, torch.float64) else x.double()
         dtype = torch.float64 if x.device.type == "cpu" else x.dtype
         for name in ("mask", "weight"):
-            if (given := getattr(self, name)) is not None:
-                given = given.detach().to(x.device).to(dtype).contiguous()
-                object.__setattr__(self, name, given)
+            tensor = getattr(self, name)
+            if tensor is not None:
+                tensor = tensor.detach().to(x.device).to(dtype).contiguous()
+                object.__setattr__(self, name, tensor)
         x = x if self.mask is None else torch.where(self.mask > 0, x, 0.0)
         object.__setattr__(self, "x", x.contiguous())
 
@@ -136,7 +138,11 @@ class Problem(Rows):
         return cls(x, alpha / unit, unit=unit, **options)
 
     def thinned(
-        self, stride: int, *, whole: bool = True, alpha: float | None = None
+        self,
+        stride: int,
+        *,
+        with_held_rows: bool = True,
+        alpha: float | None = None,
     ) -> Self:
         """Return the problem of a sample of the data, on which an epoch takes less time.
 
@@ -144,7 +150,7 @@ class Problem(Rows):
         ----------
         stride : int
             One in ``stride`` samples is drawn, by `draw_rows`, the same samples in every call.
-        whole : bool, default=True
+        with_held_rows : bool, default=True
             Whether to draw from all samples. Otherwise only samples that are not held out are
             drawn.
         alpha : float, default=None
@@ -156,32 +162,50 @@ class Problem(Rows):
             The problem of the sample. It has no held-out samples, unless it is this problem itself:
             for a stride of 1, all samples and the same penalty.
         """
-        whole = whole or self.held_rows is None
         alpha = self.alpha if alpha is None else alpha
-        if whole and stride == 1:
+        takes_all = with_held_rows or self.held_rows is None
+        if takes_all and stride == 1:
             part = self
-        elif (part := self._thinned.get((stride, whole))) is None:
-            rows = (
-                torch.arange(len(self.x))
-                if whole
-                else (~self.held_rows).nonzero().flatten()
-            )
-            weight = None if self.weight is None else self.weight[rows]
-            drawn, weight = draw_rows(len(rows), -(-len(rows) // stride), weight)
-            part = replace(self.of_rows(rows[drawn]), weight=weight)
-            self._thinned.clear()
-            self._thinned[stride, whole] = part
+        else:
+            part = self._draw(stride, takes_all)
         if alpha == part.alpha:
             return part
         return replace(part, alpha=alpha, held_out=None, held_rows=None)
 
-    def of_rows(
-        self, rows: Tensor
-    ) -> Self:  # rows: a mask, numbers or a slice of samples
-        """Return the problem of the chosen samples alone, without held-out samples."""
-        given = dict(x=self.x, mask=self.mask, weight=self.weight)
-        parts = {name: part[rows] for name, part in given.items() if part is not None}
-        return replace(self, **parts, held_out=None, held_rows=None)
+    def _draw(self, stride: int, takes_all: bool) -> Self:
+        """Draw one in ``stride`` samples for `thinned`, or return the last sample if it is this."""
+        key = (stride, takes_all)
+        if key not in self._sample:
+            rows = torch.arange(len(self.x))
+            if not takes_all:
+                rows = rows[~self.held_rows]
+            weight = None if self.weight is None else self.weight[rows]
+            drawn, weight = draw_rows(len(rows), -(-len(rows) // stride), weight)
+            part = replace(self.of_rows(rows[drawn]), weight=weight)
+            self._sample.clear()
+            self._sample[key] = part
+        return self._sample[key]
+
+    def of_rows(self, rows: Tensor) -> Self:
+        """Return the problem of the chosen samples alone, without held-out samples.
+
+        ``rows`` is a mask, numbers or a slice of samples.
+        """
+        return replace(
+            self,
+            x=self.x[rows],
+            mask=None if self.mask is None else self.mask[rows],
+            weight=None if self.weight is None else self.weight[rows],
+            held_out=None,
+            held_rows=None,
+        )
+
+    def hide(self, n_codings: int | None = None) -> HeldRows:
+        """Return the rows as held-out data, whose entries are hidden in turn to judge atoms.
+
+        ``n_codings`` is as in `HeldRows`.
+        """
+        return HeldRows(self, n_codings)
 
     def around(self, baseline: Tensor) -> Self:  # (n_features,)
         """Return the problem with a baseline subtracted from ``x``.
@@ -208,10 +232,15 @@ class Problem(Rows):
         is_small = 4 * len(atoms) <= self.x.shape[1] and self.x.device.type == "cpu"
         if not is_small or not len(self.x):
             return self.no_codes()
-        options = dict(positive=self.positive_code, mask=self.mask, certify=False)
-        return Codes.of_dense(
-            solve_lasso(atoms, self.x.double(), self.alpha, **options)[0]
+        codes, _ = solve_lasso(
+            atoms,
+            self.x.double(),
+            self.alpha,
+            positive=self.positive_code,
+            mask=self.mask,
+            certify=False,
         )
+        return Codes.of_dense(codes)
 
     def epoch(
         self,
@@ -252,9 +281,8 @@ class Problem(Rows):
     def squares(self) -> Tensor:  # (n_samples,)
         """The sum of squares of each sample, in float64 on the CPU."""
         dtype = torch.float64 if self.x.device.type == "cpu" else self.x.dtype
-        return (
-            torch.linalg.vector_norm(self.x, dim=1, dtype=dtype).cpu().double().square()
-        )
+        norms = torch.linalg.vector_norm(self.x, dim=1, dtype=dtype)
+        return norms.cpu().double().square()
 
     def project(self, atoms: Tensor) -> Tensor:  # (p, n_features) -> the same
         """Return the nearest atoms of norm 1, non-negative with ``positive_atoms``."""
@@ -262,11 +290,7 @@ class Problem(Rows):
 
 
 def auto_alpha(
-    x: Tensor,
-    *,
-    mask: Tensor | None = None,
-    total: Callable = own,
-    weight: Tensor | None = None,
+    x: Tensor, *, mask: Tensor | None = None, weight: Tensor | None = None
 ) -> float:
     """Return the default penalty of a search, which gives sparse codes and loses no atoms.
 
@@ -276,10 +300,8 @@ def auto_alpha(
         Data.
     mask : Tensor of shape (n_samples, n_features), default=None
         1 for known entries, 0 for missing ones.
-    total : callable, default=own
-        ``total(*tensors)`` returns their sums over all processes.
     weight : Tensor of shape (n_samples,), default=None
-        How often each sample counts; None is once.
+        The weight of each sample; None is 1.
 
     Returns
     -------
@@ -289,6 +311,6 @@ def auto_alpha(
     """
     problem = Problem(x, 0.0, mask=mask, weight=weight)
     squares = problem.squares
-    sums = (problem.weigh(part).sum() for part in (squares, (squares > 0).double()))
-    squares, n = total(*(part.reshape(1) for part in sums))
-    return _ALPHA * float(squares / n) ** 0.5 if n > 0 else 1.0
+    energy = problem.weigh(squares).sum()
+    n = problem.weigh((squares > 0).double()).sum()
+    return _ALPHA * float(energy / n) ** 0.5 if n > 0 else 1.0

@@ -14,9 +14,10 @@ from skpudle import (
 from skpudle._operators._conv import ConvDictionary
 from skpudle.datasets import make_dictionary_data
 from skpudle.lasso import solve_lasso
-from skpudle.search import Problem, auto_alpha, search
+from skpudle.search import Problem, auto_alpha
 from skpudle.search.choose import best_coding
-from skpudle.search.held_out import HeldOut, hold_out
+from skpudle.search.find import find_atoms
+from skpudle.search.held_out import hold_out
 
 
 def noisy_sums(level, n=400):
@@ -84,7 +85,8 @@ def test_codes_of_features_with_copies_are_as_sparse_as_without(noisy, gaps):
     counts = []
     for n, d in ((1, atoms), (4, atoms.tile(4) / 2)):
         rows, known = x.tile(n), None if mask is None else mask.tile(n)
-        alpha = best_coding(HeldOut(Problem(rows, 0.1 * n**0.5, mask=known)), d).alpha
+        held_out = Problem(rows, 0.1 * n**0.5, mask=known).hide()
+        alpha = best_coding(held_out, d).alpha
         counts.append(int((solve_lasso(d, rows, alpha, mask=known)[0] != 0).sum()))
     assert counts[1] < 2 * counts[0]
 
@@ -92,8 +94,8 @@ def test_codes_of_features_with_copies_are_as_sparse_as_without(noisy, gaps):
 def test_atoms_that_judge_have_not_seen_what_they_judge():
     """Of noise alone, atoms that were fitted to its rows predict what they hide; others do not."""
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((150, 20)))
-    problem = hold_out(Problem(x, 0.5), fixed=True)
-    state = search(problem, torch.nn.functional.normalize(x[:30]))
+    problem = hold_out(Problem(x, 0.5))
+    *_, state = find_atoms(problem, torch.nn.functional.normalize(x[:30]))
     energy = problem.held_out.zeros.total
     errors = [
         problem.held_out.predict(a).total for a in (state.atoms, state.trial.judged)

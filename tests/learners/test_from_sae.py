@@ -9,8 +9,8 @@ from sklearn.exceptions import NotFittedError
 from small import Batches
 
 from skpudle import NOODLDictionaryLearning, PUDLEDictionaryLearning
+from skpudle.inspection import findings
 from skpudle.lasso import solve_lasso
-from skpudle.reporting import findings
 from skpudle.sae import from_sae
 
 

@@ -13,8 +13,8 @@ from skpudle import (
 )
 from skpudle.datasets import make_dictionary_data
 from skpudle.encoding import encode
+from skpudle.inspection import findings
 from skpudle.lasso import solve_lasso
-from skpudle.reporting import findings
 
 LEARNERS = [
     "search",

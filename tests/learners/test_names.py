@@ -22,6 +22,7 @@ from skpudle import (
 from skpudle.inspection import (
     atom_contributions,
     code_saliency,
+    findings,
     reconstruction_contributions,
 )
 from skpudle.metrics import (
@@ -35,7 +36,6 @@ from skpudle.plotting import (
     CodesDisplay,
     ContributionsDisplay,
 )
-from skpudle.reporting import findings
 from skpudle.sae import feature_directions
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:Two-dimensional input means rows")

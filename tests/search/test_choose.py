@@ -1,7 +1,6 @@
 """Choices of a search: its penalty, and the penalty of codes."""
 
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,12 +9,12 @@ from planted import share_found
 
 from skpudle import PUDLEDictionaryLearning
 from skpudle._rows import own
-from skpudle._states import Prediction
+from skpudle._states import Prediction, Trial
 from skpudle.datasets import make_dictionary_data
 from skpudle.search import Problem, auto_alpha
 from skpudle.search.choose import best_coding
 from skpudle.search.find import (
-    Trial,
+    PenaltyRange,
     chosen_trial,
     find_atoms,
     finds_more,
@@ -35,15 +34,17 @@ def planted(n, m=20, p=25, n_nonzero=3, *, decibels, seed=0):
 # ---------------------------------------------------------------------------- trials made by hand
 
 PARTS = 100
+RANGE = PenaltyRange()
 
 
-def rows_held_out(n_parts=PARTS, *, smallest=1 / 16, mixes=False):
-    """Return what the path asks of a problem; each part has the energy 4."""
-    energies = torch.full((n_parts,), 4.0, dtype=torch.float64)
-    given = dict(alpha=1.0, smallest=smallest, largest=12, mixes=mixes)
-    zeros = Prediction(energies, float(energies.sum()))
-    held_out = SimpleNamespace(zeros=zeros, total=own, **given)
-    return SimpleNamespace(alpha=1.0, held_out=held_out, total=own)
+class MadeByHand(HeldOut):
+    """What a path asks of held-out data; each part has the energy 4."""
+
+    def __init__(self, n_parts=PARTS):
+        energies = torch.full((n_parts,), 4.0, dtype=torch.float64)
+        self.alpha = 1.0
+        self.total = own
+        self.zeros = Prediction(energies, float(energies.sum()))
 
 
 def trial_of(alpha, error, n_parts=PARTS):
@@ -53,18 +54,18 @@ def trial_of(alpha, error, n_parts=PARTS):
     return Trial(alpha, False, Prediction(errors, float(errors.sum())))
 
 
-def path_of(error, problem=None):
-    """Return the trials of a path where a penalty has this error."""
-    problem = rows_held_out() if problem is None else problem
-    n, alpha, trials = len(problem.held_out.zeros.errors), problem.alpha, []
+def path_of(error, penalties=RANGE):
+    """Return the trials of a path where a penalty has this error, and the held-out data."""
+    held_out = MadeByHand()
+    alpha, trials = held_out.alpha, []
     while alpha is not None:
-        trials.append(trial_of(alpha, error(alpha), n))
-        alpha = next_penalty(trials, problem)
-    return trials, problem
+        trials.append(trial_of(alpha, error(alpha)))
+        alpha = next_penalty(trials, held_out, penalties)
+    return trials, held_out
 
 
-UP = [*range(8)]  # places of penalties, powers of the root of 2, up to the largest
-# name: error of a penalty, whether rows are mixtures, places tried, the one taken, more is found
+UP = [*range(8)]  # indices of penalties, powers of the root of 2, up to the largest
+# name: error of a penalty, whether rows are mixtures, indices tried, the one taken, more is found
 PATHS = {
     "flat: the largest": (lambda alpha: 1.0, False, UP, 7, False),
     "rising on both sides": (lambda alpha: 1 + abs(np.log2(alpha)), False, [0, 1, -2], 0, False),
@@ -89,27 +90,26 @@ PATHS = {
 
 @pytest.mark.parametrize("name", PATHS)
 def test_a_path_ends_where_penalties_get_worse_and_takes_the_best(name):
-    error, mixes, places, taken, is_more = PATHS[name]
-    trials, problem = path_of(error, rows_held_out(mixes=mixes))
-    assert [2 * np.log2(trial.alpha) for trial in trials] == pytest.approx(places)
-    assert 2 * np.log2(chosen_trial(trials, problem).alpha) == pytest.approx(taken)
-    assert finds_more(trials, problem) == is_more  # a search from other atoms follows
+    error, mixes, indices, taken, is_more = PATHS[name]
+    trials, held_out = path_of(error, PenaltyRange(mixes=mixes))
+    assert [2 * np.log2(trial.alpha) for trial in trials] == pytest.approx(indices)
+    assert 2 * np.log2(chosen_trial(trials, held_out).alpha) == pytest.approx(taken)
+    assert finds_more(trials, held_out) == is_more  # a search from other atoms follows
 
 
 def test_a_path_finds_no_more_than_earlier_paths():
     """Also where the first penalty explains nothing: rounds would begin again without an end."""
-    trials, problem = path_of(lambda alpha: 5 + 2 * abs(np.log2(alpha / 4)) - 2)
-    energy = problem.held_out.zeros.total
+    trials, held_out = path_of(lambda alpha: 5 + 2 * abs(np.log2(alpha / 4)) - 2)
+    energy = held_out.zeros.total
     explained = 1 - min(trial.prediction.total for trial in trials) / energy
-    assert finds_more(trials, problem)
-    assert not finds_more(trials, problem, (1 - explained) * energy)
-    assert finds_more(trials, problem, (1 - explained / 1.3) * energy)
+    assert finds_more(trials, held_out)
+    assert not finds_more(trials, held_out, (1 - explained) * energy)
+    assert finds_more(trials, held_out, (1 - explained / 1.3) * energy)
 
 
 @pytest.mark.parametrize("smallest", [1.0, 0.25])
 def test_a_path_stays_within_its_limits(smallest):
-    problem = rows_held_out(smallest=smallest)
-    trials, _ = path_of(lambda alpha: alpha, problem)
+    trials, _ = path_of(lambda alpha: alpha, PenaltyRange(smallest))
     assert min(trial.alpha for trial in trials) == smallest
 
 
@@ -130,7 +130,7 @@ def records():
     """Return a problem with rows that are held out, and the records of its search."""
     x, _ = planted(300, 16, 20, decibels=-3)
     problem = hold_out(Problem(x, auto_alpha(x)))
-    return problem, list(find_atoms(problem, x[:20]))
+    return problem, list(find_atoms(problem, x[:20], penalties=PenaltyRange()))
 
 
 def test_the_path_holds_all_penalties_that_were_searched_with(records):
@@ -149,7 +149,7 @@ def test_the_path_holds_all_penalties_that_were_searched_with(records):
 def test_errors_of_the_path_are_predictions_of_held_out_rows(records):
     problem, (*_, last) = records
     prediction = last.trial.prediction
-    found = problem.held_out.predict(last.trial.judged, prediction.place)
+    found = problem.held_out.predict(last.trial.judged, prediction.index)
     assert found.total == pytest.approx(prediction.total, rel=0.01)
     (score,) = last.path.score[last.path.alpha == last.alpha].tolist()
     assert score == pytest.approx(1 - prediction.total / problem.held_out.zeros.total)
@@ -163,20 +163,20 @@ def test_errors_of_the_path_are_predictions_of_held_out_rows(records):
 def test_codes_have_the_largest_penalty_that_predicts_nearly_as_well(decibels, debias):
     """The same from all penalties, one by one, and the noise that the data have."""
     x, truth = planted(300, decibels=decibels)
-    held_out = HeldOut(Problem(x, auto_alpha(x)))
+    held_out = Problem(x, auto_alpha(x)).hide()
     found = best_coding(held_out, truth, debias=debias)
-    least, most = held_out.places
-    trials = [held_out.at(truth, place, debias) for place in range(most, least - 1, -1)]
+    least, most = held_out.index_range
+    trials = [held_out.at(truth, index, debias) for index in range(most, least - 1, -1)]
     best = min(trials, key=lambda trial: trial.total)
     noise = held_out.noise(truth, best) * held_out.n_hidden
-    factor = 1.05 + 0.1 * best.share
+    factor = 1.05 + 0.1 * best.debias
     limit = (
         min(noise, best.total)
         + factor * max(best.total - noise, 0)
         + 1e-12 * best.total
     )
     chosen = next(trial for trial in trials if trial.total <= limit)
-    assert found.alpha == held_out.alpha * 2 ** (chosen.place / 2)
-    assert found.debias == (chosen.share if debias is None else debias)
+    assert found.alpha == held_out.alpha * 2 ** (chosen.index / 2)
+    assert found.debias == (chosen.debias if debias is None else debias)
     clean_std = float(x.std()) / (1 + 10 ** (decibels / 10)) ** 0.5
     assert found.noise_std == pytest.approx(clean_std, rel=0.25)

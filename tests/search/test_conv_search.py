@@ -12,7 +12,7 @@ from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
 from skpudle.encoding._unfold import default_step
-from skpudle.search._conv_epoch import ConvProblem, conv_codes
+from skpudle.search.conv_problem import ConvProblem, conv_codes
 from skpudle.search.find import find_atoms
 
 SHAPES = [  # atoms (n, channels, *kernel), images (n, channels, *size), stride
@@ -119,7 +119,7 @@ def test_a_search_below_slow_noise_begins_again_at_its_level(generator):
         slow[..., t] += 0.9 * slow[..., t - 1]
     atoms = project_atoms(normal(generator, 2, 1, 1, 12))
     problem = ConvProblem(slow, 5.0, positive_code=True, kernel=(1, 12))
-    *_, found = find_atoms(problem, atoms, noise_level)
+    *_, found = find_atoms(problem, atoms, level=noise_level)
     assert found.alpha == found.problem.alpha > 1.25 * problem.alpha
     enough = ConvProblem(slow, 1e3, kernel=(1, 12))
-    assert [*find_atoms(enough, atoms, noise_level)][-1].problem is enough
+    assert [*find_atoms(enough, atoms, level=noise_level)][-1].problem is enough

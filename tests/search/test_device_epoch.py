@@ -112,7 +112,7 @@ def test_epochs_are_those_of_the_compiled_loops(kind, refit, device, monkeypatch
 
 def test_rows_without_room_take_the_best_atoms(monkeypatch):
     monkeypatch.setattr(rules, "ROOM", 4 - 16)
-    monkeypatch.setattr(rules, "SHARE", 0.01)
+    monkeypatch.setattr(rules, "MIN_FRACTION", 0.01)
     problem, atoms = make_problem(50)
     codes = DeviceEpoch(problem, atoms, problem.no_codes()).codes
     assert 0 < codes.longest <= 4
@@ -148,7 +148,7 @@ def test_costs_with_gaps_are_those_of_the_compiled_loops_where_all_atoms_enter(
 ):
     """Else compiled loops take the slopes of whole atoms."""
     monkeypatch.setattr(rules, "TOLERANCE", 1e-9 - 1)
-    monkeypatch.setattr(rules, "SHARE", 0.0)
+    monkeypatch.setattr(rules, "MIN_FRACTION", 0.0)
     monkeypatch.setattr(rules, "SWEEPS_OF_COSTS", 300)
     problem, atoms = make_problem(30, 12, 10, masked=True)
     codes = problem.no_codes()

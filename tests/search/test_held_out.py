@@ -15,12 +15,12 @@ from skpudle._states import Prediction
 from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, auto_alpha
 from skpudle.search import held_out as held_out_module
-from skpudle.search._conv_epoch import ConvProblem, conv_codes
-from skpudle.search.find import find_atoms, goes_on, walk
+from skpudle.search.conv_problem import ConvProblem, conv_codes
+from skpudle.search.find import PenaltyRange, find_atoms, goes_on, walk
 from skpudle.search.held_out import (
-    HeldOut,
-    best_shares,
+    best_debias,
     hold_out,
+    hold_out_images,
     worse,
 )
 
@@ -71,10 +71,10 @@ def test_sums_are_those_of_rows_and_groups_one_by_one(gaps, positive, n_codings)
     x, atoms = x[:, of_copies], truth[:, of_copies]
     mask = gaps_in(x[:, :16])[:, of_copies] if gaps else None
     problem = Problem(x, 0.2, positive_code=positive, mask=mask)
-    held_out, places = HeldOut(problem, n_codings=n_codings), [2, -2]
-    for place, sums in zip(places, held_out.sums(atoms, places), strict=True):
+    held_out, indices = problem.hide(n_codings), [2, -2]
+    for index, sums in zip(indices, held_out.sums(atoms, indices), strict=True):
         expected, n_hidden = naive_sums(
-            problem, n_codings, atoms, 0.2 * 2 ** (place / 2)
+            problem, n_codings, atoms, 0.2 * 2 ** (index / 2)
         )
         torch.testing.assert_close(sums, expected, rtol=1e-7, atol=1e-9)
         assert held_out.n_hidden == n_hidden
@@ -85,7 +85,7 @@ def test_few_entries_at_a_time_and_entries_that_are_remembered_change_nothing(
     n_entries, monkeypatch
 ):
     x, truth = planted(60)
-    held_out = HeldOut(Problem(x, 0.2))
+    held_out = Problem(x, 0.2).hide()
     expected = held_out.sums(truth, [1, 0, -1])
     other = held_out.sums(-truth, [0])
     torch.testing.assert_close(other[0], expected[1], rtol=1e-9, atol=1e-12)
@@ -99,44 +99,44 @@ def test_few_entries_at_a_time_and_entries_that_are_remembered_change_nothing(
 
 def test_energies_are_the_errors_of_zeros():
     x, truth = planted(50)
-    held_out = HeldOut(Problem(x, 0.2, mask=gaps_in(x)), n_codings=120)
+    held_out = Problem(x, 0.2, mask=gaps_in(x)).hide(120)
     (sums,) = held_out.sums(truth, [20])
     torch.testing.assert_close(held_out.zeros.errors, sums[:, 0])
 
 
-def test_the_share_of_the_bias_is_the_best_of_a_line():
+def test_debias_is_the_best_of_a_line():
     generator = torch.Generator().manual_seed(0)
     error, step = torch.randn(2, 50, 6, generator=generator, dtype=torch.float64)
     step[0] = 0
     pairs = (error, error), (error, step), (step, step)
-    errors, shares = best_shares(torch.stack([(a * b).sum(1) for a, b in pairs], 1))
-    torch.testing.assert_close(errors, (error - shares[:, None] * step).square().sum(1))
-    for share in torch.linspace(0, 1, 21):
-        assert (errors <= (error - share * step).square().sum(1) + 1e-12).all()
-    assert set(shares.tolist()) >= {0.0, 1.0}
-    assert ((shares > 0) & (shares < 1)).any()
+    errors, parts = best_debias(torch.stack([(a * b).sum(1) for a, b in pairs], 1))
+    torch.testing.assert_close(errors, (error - parts[:, None] * step).square().sum(1))
+    for part in torch.linspace(0, 1, 21):
+        assert (errors <= (error - part * step).square().sum(1) + 1e-12).all()
+    assert set(parts.tolist()) >= {0.0, 1.0}
+    assert ((parts > 0) & (parts < 1)).any()
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.3])
-@pytest.mark.parametrize("place", [-20, -5, 0, 3])
-def test_a_prediction_is_the_best_of_all_penalties(place, noise):
+@pytest.mark.parametrize("index", [-20, -5, 0, 3])
+def test_a_prediction_is_the_best_of_all_penalties(index, noise):
     x, truth = planted(100, noise=noise)
-    held_out = HeldOut(Problem(x, auto_alpha(x)))
-    found = held_out.predict(truth, place)
-    places = range(held_out.places[1], held_out.places[0] - 1, -1)
-    sums = torch.stack([sums.sum(0) for sums in held_out.sums(truth, places)])
-    errors, shares = best_shares(sums)
+    held_out = Problem(x, auto_alpha(x)).hide()
+    found = held_out.predict(truth, index)
+    indices = range(held_out.index_range[1], held_out.index_range[0] - 1, -1)
+    sums = torch.stack([sums.sum(0) for sums in held_out.sums(truth, indices)])
+    errors, parts = best_debias(sums)
     best = int(errors.argmin())
-    assert found.place == places[best]
+    assert found.index == indices[best]
     assert found.total == pytest.approx(float(errors[best]), rel=1e-9)
-    assert found.share == pytest.approx(float(shares[best]), abs=1e-6)
+    assert found.debias == pytest.approx(float(parts[best]), abs=1e-6)
     assert found.total == pytest.approx(float(found.errors.sum()), rel=1e-9)
 
 
 @pytest.mark.parametrize("gaps", [False, True])
 def test_the_noise_is_that_of_rows_whose_atoms_are_known(gaps):
     x, truth = planted(2000, 40, 12, noise=0.05)
-    held_out = HeldOut(Problem(x, 0.2, mask=gaps_in(x, 0.1) if gaps else None))
+    held_out = Problem(x, 0.2, mask=gaps_in(x, 0.1) if gaps else None).hide()
     assert held_out.noise(truth, AS_IS) == pytest.approx(0.0025, rel=0.1)
 
 
@@ -213,14 +213,14 @@ def pictures(n=4, size=(14, 12), *, masked=False, positive=False):
 def test_sums_of_pixels_are_those_of_turns_one_by_one(masked, positive):
     """Codes along the path end at a thousandth of the penalty."""
     problem, atoms = pictures(masked=masked, positive=positive)
-    held_out, places = HeldOut(problem), [1, -1]
+    held_out, indices = problem.hide(), [1, -1]
     x, known = held_out.x, held_out.observed
     turns = held_out._hidden
     assert held_out.n_hidden == sum(float(hidden.sum()) for hidden in turns)
     assert float(sum(turns).max()) == 1  # a pixel is hidden in one turn
     assert all(0.05 < float(hidden.sum() / known.sum()) < 0.15 for hidden in turns)
-    for place, found in zip(places, held_out.sums(atoms, places), strict=True):
-        alpha = problem.alpha * 2 ** (place / 2)
+    for index, found in zip(indices, held_out.sums(atoms, indices), strict=True):
+        alpha = problem.alpha * 2 ** (index / 2)
         expected = torch.zeros(3).double()
         for hidden in turns:
             options = dict(alpha=alpha, positive_code=positive, mask=known - hidden)
@@ -239,7 +239,7 @@ def test_sums_of_pixels_are_those_of_turns_one_by_one(masked, positive):
 
 def test_pixels_that_a_tile_hides_are_in_its_sum():
     problem, atoms = pictures()
-    held_out = HeldOut(problem)
+    held_out = problem.hide()
     hidden = sum(held_out._hidden)
     tiles = [
         (held_out.x * hidden)[i, :, row : row + 3, column : column + 3].square().sum()
@@ -254,14 +254,14 @@ def test_pixels_that_a_tile_hides_are_in_its_sum():
 
 @pytest.mark.parametrize("n", [1, 3, 4, 40])
 def test_images_are_held_out_where_there_are_four(n):
-    problem = hold_out(pictures(n)[0])
+    problem = hold_out_images(pictures(n)[0])
     if n < 4:
         assert problem.held_rows is None
         assert len(problem.held_out.x) == n
         return
     n_held = int(problem.held_rows.sum())
     assert 1 <= n_held <= n / 4
-    rest = problem.thinned(1, whole=False).x
+    rest = problem.thinned(1, with_held_rows=False).x
     assert len(rest) == n - n_held
     first = match_equal_rows(torch.cat([rest, problem.x[problem.held_rows]]))
     assert torch.equal(first, torch.arange(n))
@@ -278,7 +278,7 @@ def test_no_copy_of_a_row_that_is_held_out_is_searched_in(copies, gaps, learn):
     mask = gaps_in(x).repeat(copies, 1) if gaps else None
     whole = Problem(x.repeat(copies, 1), 0.1, mask=mask)
     problem = hold_out(whole, learn=learn)
-    rest = problem.thinned(1, whole=False)
+    rest = problem.thinned(1, with_held_rows=False)
     held = problem.held_out.problem
     assert len(rest.x) + len(held.x) == 120 * copies
     parts = torch.cat([rest.x, held.x])
@@ -312,7 +312,7 @@ def test_all_rows_are_searched_in_at_last_and_the_rest_before():
     x, truth = planted(300, noise=0.5)
     problem = hold_out(Problem(x, auto_alpha(x)))
     rest = problem.x[~problem.held_rows]
-    records = list(find_atoms(problem, truth))
+    records = list(find_atoms(problem, truth, penalties=PenaltyRange()))
     for found in records:
         searched = problem.x if found.stage in ("polish", "done") else rest
         assert torch.equal(found.coded.problem.x, searched)

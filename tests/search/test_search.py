@@ -6,6 +6,7 @@ import torch
 from planted import gaps_in, planted, share_found
 from scipy.optimize import nnls
 
+from skpudle import _rows
 from skpudle._initialization import initial_atoms
 from skpudle._rows import draw_rows, hide_in_turn, match_equal_rows, spread_rows
 from skpudle._states import Held, Prediction
@@ -22,7 +23,6 @@ from skpudle.search.descend import (
     solve_codes,
 )
 from skpudle.search.find import find_atoms
-from skpudle.search.held_out import HeldOut
 from skpudle.search.stream import begin_stream
 
 
@@ -147,7 +147,7 @@ def test_many_atoms_have_the_epoch_of_few(monkeypatch):
 def test_cost_of_a_removal_is_the_objective_without_the_atom(masked, monkeypatch):
     # all atoms but the one left out enter, and descent goes on
     monkeypatch.setattr(_epoch, "TOLERANCE", 1e-12 - 1)
-    monkeypatch.setattr(_epoch, "SHARE", 0.0)
+    monkeypatch.setattr(_epoch, "MIN_FRACTION", 0.0)
     monkeypatch.setattr(_epoch, "SWEEPS_OF_COSTS", 300)
     x, atoms = planted(8, 10, 12, seed=2)
     mask = gaps_in(x) if masked else None
@@ -334,12 +334,13 @@ def test_rows_that_differ_by_rounding_are_not_equal():
 
 @pytest.mark.parametrize("n_groups", [1, 4, 10, 50])
 @pytest.mark.parametrize("n_copies", [0, 20, 60])
-def test_copies_of_features_are_in_one_group(n_groups, n_copies):
+def test_copies_of_features_are_in_one_group(n_groups, n_copies, monkeypatch):
+    monkeypatch.setattr(_rows, "N_GROUPS", n_groups)
     generator = torch.Generator().manual_seed(0)
     copies = torch.randint(23, (n_copies,), generator=generator)
     original = torch.cat([torch.arange(23), copies])
     x = torch.randn(30, 23, generator=generator, dtype=torch.float64)[:, original]
-    turns = hide_in_turn(match_equal_rows(x.mT), n_groups)
+    turns = hide_in_turn(match_equal_rows(x.mT))
     groups = [hidden for _, hidden in turns]
     for seen, hidden in turns:
         others = set(range(23 + n_copies)) - set(hidden.tolist())
@@ -352,10 +353,11 @@ def test_copies_of_features_are_in_one_group(n_groups, n_copies):
         assert max(sizes) - min(sizes) <= 1
 
 
-def repeated(problem, often):
+def repeated(problem, weights):
     """Return the problem with copies of rows, which all count once."""
     return replace(
-        problem.of_rows(torch.arange(len(often)).repeat_interleave(often)), weight=None
+        problem.of_rows(torch.arange(len(weights)).repeat_interleave(weights)),
+        weight=None,
     )
 
 
@@ -366,8 +368,11 @@ def test_weights_of_an_epoch_are_repetitions(many, masked, refit, monkeypatch):
     monkeypatch.setattr(_epoch, "MANY", 1 if many else 10**6)
     x = planted(90, 8, 12)[0]
     problem = Problem(x, 0.1, mask=gaps_in(x) if masked else None)
-    often = torch.randint(0, 4, (90,), generator=torch.Generator().manual_seed(1))
-    whole, weighted = repeated(problem, often), replace(problem, weight=often.double())
+    weights = torch.randint(0, 4, (90,), generator=torch.Generator().manual_seed(1))
+    whole, weighted = (
+        repeated(problem, weights),
+        replace(problem, weight=weights.double()),
+    )
     atoms, codes = start(problem.x, 12), [whole.no_codes(), weighted.no_codes()]
     close = dict(rtol=1e-9, atol=1e-9)
     for _ in range(3):
@@ -399,11 +404,10 @@ def test_weights_of_an_epoch_are_repetitions(many, masked, refit, monkeypatch):
 def test_weights_of_held_out_rows_are_repetitions(masked):
     x, truth = planted(60, 12, 16)
     problem = Problem(x, 0.1, mask=gaps_in(x) if masked else None)
-    often = torch.randint(1, 4, (60,), generator=torch.Generator().manual_seed(1))
-    weighted = HeldOut(replace(problem, weight=often.double()), n_codings=10**6)
-    whole = HeldOut(
-        repeated(problem, often), n_codings=10**6
-    )  # all groups of all rows are hidden
+    weights = torch.randint(1, 4, (60,), generator=torch.Generator().manual_seed(1))
+    # all groups of all rows are hidden
+    weighted = replace(problem, weight=weights.double()).hide(10**6)
+    whole = repeated(problem, weights).hide(10**6)
     pairs = zip(
         *(held_out.sums(truth, [3, 0, -3]) for held_out in (weighted, whole)),
         strict=True,

@@ -16,7 +16,7 @@ from skpudle.search.stream import advance_stream, objective
 # ---------------------------------------------------------------------------- learners
 
 
-StreamState = partial(Batches, batch_size=100)
+in_batches = partial(Batches, batch_size=100)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_sorted_data_outside_memory_give_the_atoms_of_their_array(
         np.save(tmp_path / "X.npy", X)
         data = np.load(tmp_path / "X.npy", mmap_mode="r")
     else:
-        data = StreamState(X)
+        data = in_batches(X)
     learner = make().fit(data)
     assert learner.n_samples_seen_ == 4000
     for _, atoms in populations:
@@ -70,7 +70,7 @@ def test_sorted_data_outside_memory_give_the_atoms_of_their_array(
 
 def test_a_pass_that_does_not_help_is_given_up(X, small_samples, monkeypatch):
     """Atoms of a pass that are random are worse on rows that were held back."""
-    expected = make().fit(StreamState(X))
+    expected = make().fit(in_batches(X))
 
     def spoiled(problem, state, *, final):
         state, over = advance_stream(problem, state, final=final)
@@ -82,19 +82,19 @@ def test_a_pass_that_does_not_help_is_given_up(X, small_samples, monkeypatch):
         ), over
 
     monkeypatch.setattr("skpudle.search.stream.advance_stream", spoiled)
-    found = make().fit(StreamState(X))
+    found = make().fit(in_batches(X))
     assert found.score(X) == pytest.approx(expected.score(X), abs=0.02)
 
 
 def test_gaps_and_signs_pass(X, populations, small_samples):
     gaps = X.copy()
     gaps[np.random.default_rng(0).random(X.shape) < 0.1] = np.nan
-    learner = make().fit(StreamState(gaps))
+    learner = make().fit(in_batches(gaps))
     assert (
         np.mean([share_found(learner.components_, atoms) for _, atoms in populations])
         > 0.9
     )
-    positive = make(positive_code=True, positive_dict=True).fit(StreamState(np.abs(X)))
+    positive = make(positive_code=True, positive_dict=True).fit(in_batches(np.abs(X)))
     assert (positive.components_ >= 0).all()
 
 

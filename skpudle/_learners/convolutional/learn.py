@@ -38,7 +38,8 @@ from skpudle._optimizers import make_optimizer
 from skpudle._rows import MEDIAN_OF_NORMAL, spread_rows
 from skpudle.encoding import encode
 from skpudle.search import choose, descend, find, held_out
-from skpudle.search._conv_epoch import ConvProblem, conv_codes, conv_synthesis
+from skpudle.search._conv_epoch import conv_synthesis
+from skpudle.search.conv_problem import ConvProblem, conv_codes
 
 # ---------------------------------------------------------------------------- white noise
 
@@ -645,13 +646,13 @@ def _search(problem, start, level, generator):  # yields SearchState
     n_channels, height, width), and ``level`` as in `find_atoms`. ``generator`` draws the patch that
     replaces the copy.
     """
-    for found in find.find_atoms(problem, start, level):
+    for found in find.find_atoms(problem, start, level=level):
         yield found
     if (
         problem.x.shape[2] == 1
         and (again := _without_twin(found, generator)) is not None
     ):
-        yield from find.find_atoms(found.problem, again, level)
+        yield from find.find_atoms(found.problem, again, level=level)
 
 
 def learn(pieces, given, generator, start=None) -> Iterator[Fitted]:
@@ -704,7 +705,7 @@ def learn(pieces, given, generator, start=None) -> Iterator[Fitted]:
     level = (
         noise_level if is_auto and pieces.mask is None and len(kernel) == 1 else None
     )
-    held = held_out.hold_out(make_problem(seen, alpha, given))
+    held = held_out.hold_out_images(make_problem(seen, alpha, given))
     for found in _search(held, start, level, generator):
         losses = found.losses
         search_alpha = found.alpha * found.problem.unit
@@ -734,7 +735,7 @@ def learn(pieces, given, generator, start=None) -> Iterator[Fitted]:
         # ``trial.judged`` are the atoms before they learned from the held-out pieces, too. Only
         # such atoms may be judged by predictions of these pieces.
         atoms = trial.judged if rank is None else project_atoms(trial.judged, rank=rank)
-        how = dict(debias=fixed(given.debias), place=trial.prediction.place)
+        how = dict(debias=fixed(given.debias), index=trial.prediction.index)
         coding = choose.best_coding(problem.held_out, atoms, **how).in_units(
             problem.unit
         )
