@@ -5,14 +5,13 @@ atom in pixels, a tuple with an int for each axis: one axis for signals, two for
 """
 
 from collections.abc import Sequence
-from math import prod
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_array
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
-from skpudle._compilation import blocks_of_rows
 from skpudle._data.arrays import dictionary_of, resolve_device, to_tensor
 from skpudle._data.images import (
     check_atoms_fit,
@@ -21,7 +20,6 @@ from skpudle._data.images import (
     read_images,
     sizes,
 )
-from skpudle._fit.run import FollowedFit
 
 
 def geometry_of(learner):  # -> kernel, stride, tuples of int
@@ -40,29 +38,19 @@ def geometry_of(learner):  # -> kernel, stride, tuples of int
     return kernel, tuple(min(usual, k) for k in kernel)
 
 
-def parts_of_images(x):  # (n, n_channels, *size) -> list of (m, n_channels, *size)
-    """Cut images, or code maps, into parts of a few images each, which are computed one by one."""
-    # A part has at most 2**17 pixels, so that its codes stay in the cache, but at least one image.
-    return [x[rows] for rows in blocks_of_rows(len(x), prod(x.shape[2:]), 2**17)]
-
-
-def atoms_inside(
-    atoms, n_axes, like
-):  # (n, *kernel[, n_channels]) -> (n, n_channels, *kernel)
+def atoms_inside(atoms, n_axes, like):
     """Convert ``components_`` to the form in which the package computes: channels before pixels.
 
-    ``n_axes`` is the number of axes of ``kernel``. The result has the dtype and the device of the
-    tensor ``like``.
+    ``atoms`` are (n, *kernel[, n_channels]), and ``n_axes`` is the number of axes of ``kernel``.
+    The result, (n, n_channels, *kernel), has the dtype and the device of the tensor ``like``.
     """
     atoms = to_tensor(atoms).to(like)
-    return (
-        (atoms if atoms.ndim == n_axes + 2 else atoms[..., None])
-        .movedim(-1, 1)
-        .contiguous()
-    )
+    if atoms.ndim == n_axes + 1:
+        atoms = atoms[..., None]
+    return atoms.movedim(-1, 1).contiguous()
 
 
-class ImageEstimator(FollowedFit, BaseEstimator):
+class ImageEstimator(CallbackSupportMixin, BaseEstimator):
     """The base of estimators of images, signals, or rows of pixels: it reads and checks their data.
 
     A subclass has the parameters ``atom_shape``, ``stride``, ``channels_first``, ``dict_init`` and
