@@ -13,9 +13,7 @@ import torch
 
 from skpudle._compilation import blocks_of_rows
 from skpudle._operators._conv import ConvDictionary
-
-# The median modulus of normal numbers, over their standard deviation.
-_MEDIAN_OF_NORMAL = 0.6745
+from skpudle._rows import MEDIAN_OF_NORMAL
 
 # ---------------------------------------------------------------------------- white noise
 
@@ -58,7 +56,7 @@ def _variance_of_details(x, scale):  # (n, n_channels, *size) -> (n,), int
     # Noise is estimated from the lower quartile of the medians of blocks, which in white noise is
     # below their mean: by 8.5 % with many blocks, by less with few. ``smooth`` corrects for that.
     smooth = 1 - 0.085 * (1 - 1 / medians.shape[1])
-    deviation = medians.quantile(0.25, dim=1) / (_MEDIAN_OF_NORMAL * smooth)
+    deviation = medians.quantile(0.25, dim=1) / (MEDIAN_OF_NORMAL * smooth)
     return deviation.square(), details[0].numel()
 
 

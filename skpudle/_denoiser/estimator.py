@@ -29,14 +29,10 @@ from skpudle._data.arrays import check_range, input_attributes, make_generator
 from skpudle._data.images import extend, is_one_image, read_targets
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._fit.messages import warn_of_early_end, warn_of_rise
-from skpudle._fit.run import EpochRecord, Interrupts, pack, take, unpack
+from skpudle._fit.run import EpochRecord, FollowedFit, Interrupts, pack, take, unpack
 from skpudle._fit.train import Diverged, Stopping
-from skpudle._learners.convolutional.base import (
-    ImageEstimator,
-    geometry_of,
-    parts_of_images,
-)
-from skpudle._learners.convolutional.learn import penalty_of_correlations
+from skpudle._image_noise import parts_of_images, penalty_of_correlations
+from skpudle._learners.convolutional.base import ImageEstimator, geometry_of
 from skpudle._learners.parameters import fits, sets_parameters
 from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
@@ -271,7 +267,7 @@ class Training:
 
 
 @sets_parameters()
-class ConvDenoiser(ImageEstimator):
+class ConvDenoiser(FollowedFit, ImageEstimator):
     """Denoising network of convolutions, trained by backpropagation through its encoder.
 
     By default `fit` trains 64 atoms of 7 x 7 pixels on clean images, to which every update adds

@@ -26,7 +26,7 @@ from torch import Tensor
 from skpudle._data.arrays import check_range, split_missing, to_tensor, unit_of, warn
 from skpudle._data.images import covered, covering_positions
 from skpudle._data.sources import Batches, Samples
-from skpudle._fit.plan import fixed
+from skpudle._fit.encoders import fixed
 from skpudle._fit.run import Fitted, Phase, Run
 from skpudle._fit.train import Stopping, Trainer
 from skpudle._gradients import GRADIENT_RULES
@@ -39,8 +39,10 @@ from skpudle._learners.convolutional.base import geometry_of
 from skpudle._operators._atoms import factor_atoms, project_atoms
 from skpudle._operators._conv import ConvDictionary, as_pictures
 from skpudle._optimizers import make_optimizer
+from skpudle._rows import MEDIAN_OF_NORMAL, spread_rows
+from skpudle._states import SearchState
 from skpudle.encoding import encode
-from skpudle.search import _epoch, choose, descend, find, held_out
+from skpudle.search import choose, descend, find, held_out
 from skpudle.search._conv_epoch import ConvProblem, conv_codes, conv_synthesis
 
 # ---------------------------------------------------------------------------- parameters
@@ -233,7 +235,7 @@ def noise_level(problem, atoms):  # -> float
     """
     # To save time, noise is measured in some signals only, with 2**17 time steps in all.
     n_time_steps = problem.x[0, 0].numel()
-    some = _epoch.spread_rows(len(problem.x), max(1, 2**17 // n_time_steps))
+    some = spread_rows(len(problem.x), max(1, 2**17 // n_time_steps))
     coded = descend.solve_codes(problem.of_rows(some), atoms, 4, refit=True)
     x = to_tensor(coded.residuals())
     # `analysis_in_blocks` cuts data along their first axis. So the axis of height, which has length
@@ -241,7 +243,7 @@ def noise_level(problem, atoms):  # -> float
     dictionary = ConvDictionary(atoms[:, :, 0], problem.stride[1:])
     blocks = dictionary.analysis_in_blocks(x[:, :, 0])
     correlations = torch.cat([block.abs().flatten() for block in blocks])
-    noise = float(correlations.median()) / held_out.MEDIAN_OF_NORMAL
+    noise = float(correlations.median()) / MEDIAN_OF_NORMAL
     return noise * sqrt(2 * log(max(len(problem.x) * problem.n_positions, 2)))
 
 
@@ -659,7 +661,7 @@ class ImagePhases(Run):
             alpha = max(penalty_of_correlations([x], start, self.stride), level)
         alpha = float(alpha)
         start = as_pictures(start)
-        begun = find.SearchState("start", coded=None, atoms=start, alpha=alpha)
+        begun = SearchState("start", coded=None, atoms=start, alpha=alpha)
         return Fitted(
             atoms=self._in_channels(start),
             alpha=alpha,
@@ -790,7 +792,7 @@ class ImagePhases(Run):
         """
         pieces = self.pieces
         n = -(-len(pieces) // fitted.searched.stride)
-        some = pieces[_epoch.spread_rows(len(pieces), n)]
+        some = pieces[spread_rows(len(pieces), n)]
         alpha = fitted.search_alpha
         atoms = fit_products(some, fitted.atoms, alpha, self.learner)
         yield replace(fitted, atoms=atoms)
