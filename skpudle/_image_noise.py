@@ -117,7 +117,7 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     return torch.minimum(usual, 2 * without_texture(1.0, error)).sqrt()
 
 
-# ---------------------------------------------------------------------------- correlations with atoms
+# ---------------------------------------------------------------------------- correlations
 
 
 def parts_of_images(x):  # (n, n_channels, *size) -> list of (m, n_channels, *size)
@@ -129,8 +129,8 @@ def parts_of_images(x):  # (n, n_channels, *size) -> list of (m, n_channels, *si
 def largest_correlations(x, dictionary):  # (n, n_channels, *size) -> (n,)
     """Return each image's largest correlation with an atom, in modulus: the largest useful penalty.
 
-    At this penalty all codes of the image are zero. ``dictionary`` is a `ConvDictionary`, and copies
-    of an atom lie inside the image.
+    At this penalty all codes of the image are zero. ``dictionary`` is a `ConvDictionary`, and
+    copies of an atom lie inside the image.
     """
     blocks = dictionary.analysis_in_blocks(x)
     return torch.stack([z.abs().flatten(1).amax(1) for z in blocks]).amax(0)

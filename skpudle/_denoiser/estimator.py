@@ -455,11 +455,13 @@ class ConvDenoiser(FollowedFit, ImageEstimator):
         learner._optimizer_state = None
         return learner
 
-    def _read(self, X, **options):  # -> Images
-        # For photons the option ``largest`` makes `read_images` read counts: negative numbers are
-        # refused, and unsigned integers are not divided by their largest value.
-        counts = {"largest": inf} if self.noise_std == "poisson" else {}
-        return super()._read(X, **options, **counts)
+    def _read(self, X, *, n_channels=1, allow_nan=False):  # -> Images
+        # For photons ``largest`` makes `read_images` read counts: negative numbers are refused, and
+        # unsigned integers are not divided by their largest value.
+        largest = inf if self.noise_std == "poisson" else None
+        return super()._read(
+            X, n_channels=n_channels, allow_nan=allow_nan, largest=largest
+        )
 
     # ------------------------------------------------------------------ training
 

@@ -99,11 +99,12 @@ class Interrupts:
 def take(estimator, attributes):
     """Set the fitted attributes in the dict ``attributes`` on an estimator, at the end of a fit.
 
-    The value None removes an attribute that an earlier fit has left.
+    Attributes that the fit has not found are None. Only numbers and names of features are absent
+    then, as in scikit-learn, where their presence tells that the data had features.
     """
     vars(estimator).update(attributes)
-    for name, value in attributes.items():
-        if value is None:
+    for name in ("n_features_in_", "feature_names_in_"):
+        if attributes.get(name, estimator) is None:
             delattr(estimator, name)
 
 
@@ -150,7 +151,8 @@ class Fitted(Record):
     """The results of a fit so far, of rows or of images.
 
     Atoms and penalties belong to rows in the ``units``: less the baseline, over the noise. Of
-    images they belong to channels in the units of `skpudle._learners.convolutional.learn.Channels`.
+    images they belong to channels in the units of
+    `skpudle._learners.convolutional.phases.Channels`.
 
     Parameters
     ----------
@@ -500,7 +502,7 @@ def identity_of(estimator, data):  # -> dict of str to str
         del given["random_state"]
     ends = vars(data.samples[[0, -1]]).values()
     checksum = describe([arrays.to_numpy(part) for part in ends if part is not None])
-    shape = f"{source.n_samples} rows of {data.samples.x.shape[1]} features"
+    shape = f"{source.n_samples} samples of shape {tuple(data.samples.x.shape[1:])}"
     shape = (
         f"{shape} in {type(source).__name__}, checksum of the first and last {checksum}"
     )
@@ -800,11 +802,11 @@ class Run(Interrupts):
 class EpochRecord(Record):
     """The record of one epoch of a `FollowedFit`.
 
-    ``attributes()`` returns the fitted attributes as a dict. It is called only when a callback or
-    the end of the fit needs them.
+    ``attributes()`` returns the fitted attributes as a dict, empty before the first epoch. It is
+    called only when a callback or the end of the fit needs them.
     """
 
-    attributes: Callable
+    attributes: Callable = dict
 
 
 class _SinglePhase(Run):
@@ -818,7 +820,7 @@ class _SinglePhase(Run):
 
     def first(self):
         """Return the record before the first epoch, which has no attributes: the fit sets none."""
-        return Record(note="no epoch")
+        return EpochRecord(note="no epoch")
 
     def table(self, record):
         """Return the phase."""
@@ -826,8 +828,8 @@ class _SinglePhase(Run):
 
     def attributes(self, record):
         """Return the fitted attributes of an epoch, with the cause of the end."""
-        found = getattr(record, "attributes", dict)()
-        return found and found | {"ended_by_": record.ended_by}
+        attributes = record.attributes()
+        return attributes and attributes | {"ended_by_": record.ended_by}
 
 
 class FollowedFit(CallbackSupportMixin):

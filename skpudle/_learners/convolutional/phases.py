@@ -21,9 +21,17 @@ import numpy as np
 import torch
 from scipy.ndimage import median_filter
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array
 from torch import Tensor
 
-from skpudle._data.arrays import check_range, split_missing, to_tensor, unit_of, warn
+from skpudle._data.arrays import (
+    check_range,
+    dictionary_of,
+    split_missing,
+    to_tensor,
+    unit_of,
+    warn,
+)
 from skpudle._data.images import covered, covering_positions
 from skpudle._data.sources import Batches, Samples
 from skpudle._fit.encoders import fixed
@@ -35,7 +43,7 @@ from skpudle._image_noise import (
     parts_of_images,
     penalty_of_correlations,
 )
-from skpudle._learners.convolutional.base import geometry_of
+from skpudle._learners.convolutional.base import atoms_inside, geometry_of
 from skpudle._operators._atoms import factor_atoms, project_atoms
 from skpudle._operators._conv import ConvDictionary, as_pictures
 from skpudle._optimizers import make_optimizer
@@ -401,7 +409,7 @@ def choose_channels(images, learner):  # Images, learner -> Channels
     return best
 
 
-# ---------------------------------------------------------------------------- atoms of rank one, twins
+# ---------------------------------------------------------------------------- atoms of rank one
 
 
 def combine_channels(
@@ -423,7 +431,9 @@ def span_of_maps(atoms):  # (n, n_channels, *kernel) -> (n_channels, n_direction
     return torch.linalg.qr(factor_atoms(atoms)[0].mT).Q
 
 
-def fit_products(pieces, atoms, alpha, learner):  # -> (n, n_channels, *kernel) of rank one
+def fit_products(
+    pieces, atoms, alpha, learner
+):  # -> (n, n_channels, *kernel) of rank one
     """Turn atoms of a search into atoms of rank one, and improve their waveforms and maps by turns.
 
     ``pieces`` are `Samples` of images (n_pieces, n_channels, *size), ``atoms`` are (n, n_channels,
@@ -623,9 +633,7 @@ class ImagePhases(Run):
         refits = is_whole and not has_products and trial.unbiased
         return (
             Phase("size", self.choose_size, decides, "number of atoms"),
-            Phase(
-                "search", self.search, searched is not None, "epoch of the search"
-            ),
+            Phase("search", self.search, searched is not None, "epoch of the search"),
             Phase(
                 "twin", self.search_again, is_whole and is_signal, "epoch of the search"
             ),
@@ -651,8 +659,7 @@ class ImagePhases(Run):
             pool = torch.zeros_like(x) if at_random else x
             start = draw_patches(pool, self.n_components, self.kernel, self.generator)
         else:
-            atoms = learner._given_atoms(self.pieces.x, self.data.inputs)
-            start = combine_channels(atoms, self.directions)
+            start = combine_channels(self._atoms_of_user(), self.directions)
         start = project_atoms(start.contiguous())
         alpha = learner.alpha
         if alpha == "auto":
@@ -670,6 +677,33 @@ class ImagePhases(Run):
             searched=None if at_random else begun,
             note="random directions" if at_random else "",
         )
+
+    def _atoms_of_user(self):  # -> (n_components, n_channels, *kernel)
+        """Check the atoms that a user gives as ``dict_init``, and convert them to the fit's units.
+
+        Raises
+        ------
+        ValueError
+            If the atoms have not the shape of ``components_`` after a fit.
+        """
+        inputs = self.data.inputs
+        x = self.pieces.x
+        atoms = check_array(
+            dictionary_of(self.learner.dict_init),
+            dtype=np.float64,
+            ensure_2d=False,
+            allow_nd=True,
+            input_name="dict_init",
+        )
+        expected = self.n_components, *self.kernel
+        if inputs["_channel_axis"]:
+            expected = *expected, x.shape[1]
+        if atoms.shape != expected:
+            raise ValueError(
+                f"dict_init has shape {atoms.shape}. Pass atoms of shape {expected}, channels last."
+            )
+        atoms = atoms_inside(atoms, len(self.kernel), x)
+        return atoms / inputs["_channels"].noise.to(atoms)
 
     def _in_channels(self, atoms):
         """Convert atoms of the search, (n, n_directions, height, width), to all channels.
