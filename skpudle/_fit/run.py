@@ -99,8 +99,8 @@ class Interrupts:
 def take(estimator, attributes):
     """Set the fitted attributes in the dict ``attributes`` on an estimator, at the end of a fit.
 
-    Attributes that the fit has not found are None. Only numbers and names of features are absent
-    then, as in scikit-learn, where their presence tells that the data had features.
+    What a fit did not decide is None. Only what scikit-learn reads of the input, its number and
+    names of features, is absent instead of None, as in scikit-learn.
     """
     vars(estimator).update(attributes)
     for name in ("n_features_in_", "feature_names_in_"):
@@ -435,7 +435,7 @@ class Checkpoint(FitCallback):
 
     Fits of several processes, see `data_parallel`, refuse this callback.
 
-    Learners that write no checkpoints, such as SPORCO's, refuse this callback.
+    `ConvDenoiser` and `SporcoDictionaryLearning`, which write no checkpoints, refuse this callback.
 
     The file holds what the phases that have ended found, and what the running phase has found at
     the end of an epoch: a resumed fit repeats the epoch that was cut off. An epoch is an epoch of a
@@ -502,7 +502,7 @@ def identity_of(estimator, data):  # -> dict of str to str
         del given["random_state"]
     ends = vars(data.samples[[0, -1]]).values()
     checksum = describe([arrays.to_numpy(part) for part in ends if part is not None])
-    shape = f"{source.n_samples} samples of shape {tuple(data.samples.x.shape[1:])}"
+    shape = f"{source.n_samples} rows of {data.samples.x.shape[1]} features"
     shape = (
         f"{shape} in {type(source).__name__}, checksum of the first and last {checksum}"
     )
@@ -806,7 +806,7 @@ class EpochRecord(Record):
     called only when a callback or the end of the fit needs them.
     """
 
-    attributes: Callable = dict
+    attributes: Callable
 
 
 class _SinglePhase(Run):
@@ -820,7 +820,7 @@ class _SinglePhase(Run):
 
     def first(self):
         """Return the record before the first epoch, which has no attributes: the fit sets none."""
-        return EpochRecord(note="no epoch")
+        return EpochRecord(attributes=dict, note="no epoch")
 
     def table(self, record):
         """Return the phase."""
