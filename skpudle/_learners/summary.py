@@ -122,7 +122,7 @@ def describe_fit(learner, X=None, loss=LEAST_SQUARES):  # -> str
     ``X`` are rows to reconstruct, or None, and ``loss`` is an object of `skpudle._losses`.
     """
     size, seconds = (vars(learner).get(name) for name in ("size_path_", "fit_seconds_"))
-    n_rows = vars(learner).get("n_samples_seen_", "no")
+    n_rows = vars(learner).get("n_samples_seen_") or "no"
     n = learner.n_components_
     sizes = "as named"
     if size is not None:
