@@ -97,7 +97,7 @@ def test_images_say_what_their_codes_explain():
 def test_denoisers_say_what_trained_them():
     images = np.random.default_rng(0).random((3, 12, 12))
     learner = ConvDenoiser(
-        2, atom_shape=3, n_unfoldings=2, noise_std=0.1, max_iter=3, random_state=0
+        2, atom_shape=(3, 3), n_unfoldings=2, noise_std=0.1, max_iter=3, random_state=0
     )
     said = learner.set_params(tol=None).fit(images).summary(images)
     assert "2 atoms of 3 x 3 and 1 channel, 2 unfoldings" in said
