@@ -9,7 +9,7 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from inspect import isfunction
 from math import prod
@@ -38,8 +38,9 @@ def import_extra(extra, name):
     try:
         return import_module(name)
     except ImportError as error:
-        words = f"{name} cannot be imported. Install it with `pip install skpudle[{extra}]`."
-        raise ImportError(words) from error
+        raise ImportError(
+            f"{name} cannot be imported. Install it with `pip install skpudle[{extra}]`."
+        ) from error
 
 
 def blocks_of_rows(n_rows, n_entries, most=BLOCK):
@@ -89,6 +90,7 @@ def threads_for(atoms=None, x=None, stride=1):
     work = 0
     if x is not None:
         n_components, _, *kernel = atoms.shape[-x.ndim :]
+        # one of `n_skipped` positions has codes
         n_skipped = prod(stride) if isinstance(stride, tuple) else stride ** len(kernel)
         work = x.numel() * n_components * prod(kernel) // n_skipped
     outer = _thread.allowed
@@ -115,12 +117,12 @@ def _watch_compilation():
     from numba.core import event
 
     class Watch(event.Listener):
-        said = False
+        was_told = False
 
         def on_start(self, event):  # numba calls it before it compiles a function
-            is_own = event.data["dispatcher"].py_func.__module__.startswith("skpudle.")
-            if is_own and not self.said:
-                self.said = True
+            module = event.data["dispatcher"].py_func.__module__
+            if module.startswith("skpudle.") and not self.was_told:
+                self.was_told = True
                 logging.getLogger("skpudle").warning(
                     "skpudle compiles its loops, once on this machine: the first calls take some "
                     "seconds more. If each process says so, no folder could keep them: set "
@@ -154,9 +156,8 @@ class Loops:
     def __init__(self, module):
         self._module = module
         name = module["__name__"]
-        self._functions = [
-            f for f in module.values() if isfunction(f) and f.__module__ == name
-        ]
+        functions = filter(isfunction, module.values())
+        self._functions = [f for f in functions if f.__module__ == name]
 
     # Python calls it for the first function that is used. It compiles all functions of the module
     # and sets them as attributes, so that later uses do not call it.
@@ -170,19 +171,23 @@ class Loops:
         # them. Without `forceinline` a process that compiles and a process that loads from the
         # cache call different copies of the functions, which add up in different orders, and
         # results differ. error_model="numpy" leaves out checks for division by zero; the lasso then
-        # takes 0.88 of the time.
-        options = dict(
-            nogil=True, forceinline=True, error_model="numpy", no_cfunc_wrapper=True
+        # takes 12 % less time.
+        compile_ = partial(
+            numba.njit,
+            nogil=True,
+            forceinline=True,
+            error_model="numpy",
+            no_cfunc_wrapper=True,
+            fastmath={"reassoc", "contract", "nsz", "arcp"},
         )
-        options["fastmath"] = {"reassoc", "contract", "nsz", "arcp"}
         for function in self._functions:
             # The wrapper through which Python calls a function takes a tenth of the time of
             # compilation, so functions with an underscore, which Python does not call, have none.
-            options["no_cpython_wrapper"] = function.__name__.startswith("_")
+            is_private = function.__name__.startswith("_")
             try:
-                result = numba.njit(cache=True, **options)(function)
+                result = compile_(function, cache=True, no_cpython_wrapper=is_private)
             except RuntimeError:  # numba finds no writable folder for its cache
-                result = numba.njit(**options)(function)
+                result = compile_(function, no_cpython_wrapper=is_private)
             # Numba finds the functions that a function calls in the namespace of the module, so
             # compiled functions have to replace the plain ones there.
             self._module[function.__name__] = result
@@ -208,14 +213,14 @@ def in_parts(function, n, least):
     """
     n_threads = _thread.allowed or torch.get_num_threads()
     length = max(least, -(-n // (8 * n_threads)))
-    parts = [(first, min(first + length, n)) for first in range(0, n, length)]
-    if min(n_threads, len(parts)) < 2:
-        for part in parts:
-            function(*part)
+    starts = range(0, n, length)
+    ends = [min(first + length, n) for first in starts]
+    if min(n_threads, len(starts)) < 2:
+        list(map(function, starts, ends))
         return
     with ThreadPoolExecutor(n_threads) as pool:
         # errors of `function` are raised only when results are read, so `list` reads all of them
-        list(pool.map(lambda part: function(*part), parts))
+        list(pool.map(function, starts, ends))
 
 
 class SharedSetting:

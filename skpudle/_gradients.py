@@ -56,9 +56,8 @@ def average(values, weight):  # (n,), weights (n,) or None -> scalar
     """Return the mean of ``values`` over samples, with their weights; 0 if all weights are 0."""
     if weight is None:
         return values.mean()
-    return (values * weight).sum() / weight.sum().clamp_min(
-        torch.finfo(values.dtype).tiny
-    )
+    total = weight.sum().clamp_min(torch.finfo(values.dtype).tiny)
+    return (values * weight).sum() / total
 
 
 # the penalty lambda |z|_1 of each sample's codes (n, n_components, ...), as a tensor (n,)
@@ -66,9 +65,7 @@ def _penalties(z, penalty):
     return penalty * z.abs().flatten(1).sum(1)
 
 
-def _evaluate(
-    dictionary, batch, encoder, loss=_SQUARED, through_encoder=True
-):  # -> codes, losses
+def _evaluate(dictionary, batch, encoder, loss=_SQUARED, through_encoder=True):
     """Encode a batch; return the codes (n, n_components) and the loss of each sample (n,).
 
     All rules use it, see `_rule_of_objective` for the arguments. Without ``through_encoder`` the
@@ -77,7 +74,8 @@ def _evaluate(
     with torch.set_grad_enabled(through_encoder and torch.is_grad_enabled()):
         z = encoder(dictionary, batch.x, mask=batch.mask)
     losses = loss(dictionary.synthesis(z), batch.x)
-    return z, (losses if batch.mask is None else losses * batch.mask).flatten(1).sum(1)
+    losses = losses if batch.mask is None else losses * batch.mask
+    return z, losses.flatten(1).sum(1)
 
 
 @in_own_precision
@@ -119,9 +117,8 @@ def _rule_of_objective(
         The scalar to differentiate, the objective, the losses and the codes.
     """
     z, losses = _evaluate(dictionary, batch, encoder, loss, through_encoder)
-    surrogate = average(
-        losses + _penalties(z, penalty) if penalised else losses, batch.weight
-    )
+    terms = losses + _penalties(z, penalty) if penalised else losses
+    surrogate = average(terms, batch.weight)
     return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
 
 
@@ -159,7 +156,7 @@ _THROUGH_LASSO = {dec: False, ae_lasso: False, ae_ls: True}
 
 
 @in_own_precision
-def differentiate(rule, dictionary, atoms, batch, *, encoder, **settings):
+def differentiate(rule, dictionary, atoms, batch, *, encoder, **params):
     """Return the gradient that an optimiser descends: evaluate a rule, and differentiate it.
 
     Parameters
@@ -178,7 +175,7 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, **settings):
         derivative of the mean loss, and replaces autograd, see
         `skpudle.lasso._implicit.lasso_gradient`. If the method returns None, autograd
         differentiates the codes that the encoder returns when it is called.
-    **settings
+    **params
         Further keyword arguments of the rule, such as ``penalty``.
 
     Returns
@@ -188,15 +185,17 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, **settings):
     evaluation : Evaluation
         Objective, losses and codes, without a graph of autograd.
     """
-    offered = getattr(encoder, "gradient", None)
+    solve_and_differentiate = getattr(encoder, "gradient", None)
     through = _THROUGH_LASSO.get(rule)
-    if not (offered is None or through is None or batch.weight is not None):
-        found = offered(atoms.detach(), batch.x, batch.mask, through_encoder=through)
-        if found is not None:
-            codes, losses, gradient = found
-            penalties = 0.0 if rule is ae_ls else _penalties(codes, settings["penalty"])
+    if solve_and_differentiate and through is not None and batch.weight is None:
+        solution = solve_and_differentiate(
+            atoms.detach(), batch.x, batch.mask, through_encoder=through
+        )
+        if solution is not None:
+            codes, losses, gradient = solution
+            penalties = 0.0 if rule is ae_ls else _penalties(codes, params["penalty"])
             objective = (losses + penalties).mean()
             return gradient, Evaluation(objective, objective, losses, codes)
-    evaluation = rule(dictionary, batch, encoder=encoder, **settings)
+    evaluation = rule(dictionary, batch, encoder=encoder, **params)
     (gradient,) = torch.autograd.grad(evaluation.surrogate, atoms)
     return gradient, evaluation._replace(surrogate=evaluation.surrogate.detach())

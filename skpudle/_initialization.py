@@ -22,19 +22,19 @@ from skpudle._operators._atoms import project_atoms
 # A brightness below this fraction of the norm of the sample is raised to the fraction.
 _REPEATED_SAMPLE = 1e-6
 
-INITIALIZATIONS = "data", "random", "svd", "vertices"
+INITIALIZATIONS = ("data", "random", "svd", "vertices")
 
 
-def leading_directions(
-    x, n
-):  # (n_samples, n_features) -> (at most n, n_features), float64
+def leading_directions(x, n):  # -> (at most n, n_features), float64
     """Return the ``n`` leading right singular vectors of ``x``, or fewer if its rank is smaller.
 
     For `vertices` and for initial atoms. The vectors are rows of norm 1, orthogonal to each other,
     the first for the largest singular value. They come from the Gram matrix of the rows or of the
     columns of ``x``, whichever is smaller.
     """
-    x, is_wide, eps = x.double(), len(x) < x.shape[1], torch.finfo(x.dtype).eps
+    eps = torch.finfo(x.dtype).eps
+    x = x.double()
+    is_wide = len(x) < x.shape[1]
     values, vectors = torch.linalg.eigh(x @ x.mT if is_wide else x.mT @ x)
     rank = int((values > values[-1] * x.shape[1] * eps).sum())
     vectors = vectors.flip(1)[:, : min(rank, n)]
@@ -63,45 +63,40 @@ def vertices(x, n_components, weight=None):
         Atoms of any norm. There are fewer than ``n_components`` if other samples are combinations
         of the samples taken.
     """
-    (n, m), given = x.shape, x.double()
-    weight = (
-        given.new_ones(n)
-        if weight is None
-        else weight.to(given) / weight.to(given).mean()
-    )
-    basis = leading_directions(weight[:, None].sqrt() * given, n_components)
-    rows = given @ basis.mT
+    n, m = x.shape
+    dtype = x.dtype
+    x = x.double()
+    weight = x.new_ones(n) if weight is None else weight.to(x)
+    weight = weight / weight.mean()
+    basis = leading_directions(weight[:, None].sqrt() * x, n_components)
+    rows = x @ basis.mT
     squares = rows.square().sum(1)
-    outside = float(weight @ given.square().sum(1) - weight @ squares)
+    outside = float(weight @ x.square().sum(1) - weight @ squares)
     # the expected squared norm of a projected sample's noise, by the variance of the noise outside
     # of the leading singular vectors
-    noise = (
-        n_components
-        * max(outside, 0.0)
-        / max((n - n_components) * (m - n_components), 1)
-    )
+    n_outside = (n - n_components) * (m - n_components)
+    noise = n_components * max(outside, 0.0) / max(n_outside, 1)
     # Samples are divided by their brightness, because otherwise bright mixtures would be taken for
     # pure samples: if the brightness varies by 60 %, the mean angle of the vertices to the planted
     # atoms would be 7 degrees instead of 0.4. Ten times `noise` is added to the square of the
     # brightness, so that dim samples, which are mostly noise, stay short and are not chosen. With 1
     # or 1000 times `noise` the angle changes by 0.2 degrees.
-    along = (
-        rows @ torch.nn.functional.normalize(weight @ rows, dim=0)
-    ).square() + 10 * noise
-    along = torch.maximum(along, _REPEATED_SAMPLE**2 * squares)
-    seen = rows / along.sqrt()[:, None].clamp_min(torch.finfo(rows.dtype).tiny)
+    mean_sample = torch.nn.functional.normalize(weight @ rows, dim=0)
+    brightness = (rows @ mean_sample).square() + 10 * noise
+    brightness = torch.maximum(brightness, _REPEATED_SAMPLE**2 * squares).sqrt()
+    # the samples, divided by their brightness, minus their projection on the span of the samples
+    # taken so far
+    residual = rows / brightness[:, None].clamp_min(torch.finfo(rows.dtype).tiny)
     taken = []
-    # `seen` are the samples, divided by their brightness, minus their projection on the span of the
-    # samples taken so far
     while len(taken) < n_components:
-        squares = (seen * seen).sum(1)
+        squares = (residual * residual).sum(1)
         best = int(squares.argmax())
         if squares[best] <= _REPEATED_SAMPLE**2:
             break
         taken.append(best)
-        direction = seen[best] / squares[best] ** 0.5
-        seen = seen - (seen @ direction)[:, None] * direction
-    return (rows[taken] @ basis).to(x)
+        direction = residual[best] / squares[best] ** 0.5
+        residual = residual - (residual @ direction)[:, None] * direction
+    return (rows[taken] @ basis).to(dtype)
 
 
 def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of norm 1
@@ -121,30 +116,28 @@ def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of
     if weight is None:
         order = torch.randperm(len(rows), generator=generator, device="cpu")
     else:
-        waiting = torch.empty(len(rows), dtype=torch.float64).exponential_(
-            generator=generator
-        )
+        waiting = torch.empty(len(rows), dtype=torch.float64)
+        waiting.exponential_(generator=generator)
         order = (waiting / weight[rows].double().cpu()).argsort()
     rows = rows[order.to(rows.device)]
     atoms = x[:0]
     for block in rows.split(max(2 * n_components, 64)):
         if len(atoms) < n_components:
             new = project_atoms(x[block])
-            among = (new @ new.mT).abs().triu(diagonal=1)
-            known = (new @ atoms.mT).abs()
-            new = new[~((among > same).any(0) | (known > same).any(1))]
+            repeats_new = (new @ new.mT).abs().triu(diagonal=1) > same
+            repeats_atom = (new @ atoms.mT).abs() > same
+            new = new[~(repeats_new.any(0) | repeats_atom.any(1))]
             atoms = torch.cat([atoms, new])[:n_components]
-    return torch.cat(
-        [atoms, project_atoms(_random(x, n_components - len(atoms), generator))]
-    )
+    rest = _random(x, n_components - len(atoms), generator)
+    return torch.cat([atoms, project_atoms(rest)])
 
 
 # random directions as initial atoms (n_components, m): normal numbers in the dtype and on the
 # device of x (n, m), but drawn on the CPU in float64, so that all dtypes and devices get the same
 # numbers
 def _random(x, n_components, generator):
-    options = dict(generator=generator, device="cpu", dtype=torch.float64)
-    return torch.randn(n_components, x.shape[1], **options).to(x)
+    atoms = torch.empty(n_components, x.shape[1], device="cpu", dtype=torch.float64)
+    return atoms.normal_(generator=generator).to(x)
 
 
 def initial_atoms(x, n_components, method, generator, *, weight=None):
@@ -174,12 +167,11 @@ def initial_atoms(x, n_components, method, generator, *, weight=None):
     with threads_for(x[:n_components], x):
         if method == "random":
             return _random(x, n_components, generator)
-        found = x[:0]
+        atoms = x[:0]
         if method == "svd":
             scaled = x if weight is None else x * weight.to(x)[:, None].sqrt()
-            found = leading_directions(scaled, n_components).to(x)
+            atoms = leading_directions(scaled, n_components).to(x)
         elif method == "vertices":
-            found = vertices(x, min(n_components, *x.shape), weight)
-        return torch.cat(
-            [found, _data(x, n_components - len(found), generator, weight)]
-        )
+            atoms = vertices(x, min([n_components, *x.shape]), weight)
+        rest = _data(x, n_components - len(atoms), generator, weight)
+        return torch.cat([atoms, rest])

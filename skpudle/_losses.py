@@ -81,8 +81,8 @@ class Poisson:
     `Gaussian` explains the attributes and methods that the losses share.
     """
 
-    curvature = float("inf")
-    largest = float("inf")
+    curvature = inf
+    largest = inf
     is_quadratic = False
 
     def mean(self, natural):
@@ -215,17 +215,17 @@ class FromMeans:
         """
         x = samples.x
         exposure = 1.0 if samples.target is None else samples.target
-        known = torch.ones_like(x) if samples.mask is None else samples.mask
+        mask = torch.ones_like(x) if samples.mask is None else samples.mask
         x = x / exposure
-        known = samples.weigh(known) * exposure
+        weight = samples.weigh(mask) * exposure
         # The reference of a column is its least entry in the first batch. A constant column then
         # has a deviance of exactly zero, because all its entries equal the reference.
         if self._reference is None:
-            least = x.masked_fill(known == 0, inf).amin(0)
+            least = x.masked_fill(weight == 0, inf).amin(0)
             self._reference = least.masked_fill(least.isinf(), 0.0)
-        above = known * (x - self._reference)
-        parts = known, above, known * self._from_reference(x)
-        self._sums += torch.stack([part.sum(0) for part in parts])
+        above = weight * (x - self._reference)
+        deviance = weight * self._from_reference(x)
+        self._sums += torch.stack([weight.sum(0), above.sum(0), deviance.sum(0)])
         return self
 
     def _from_reference(self, x):  # (n, m) or (m,) -> the same

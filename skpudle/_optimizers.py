@@ -14,9 +14,8 @@ from functools import partial
 
 import torch
 
-_ATOMS_AT_ONCE = (
-    128  # number of atoms that `SurrogateOptimizer` changes together, as a block
-)
+# Number of atoms that `SurrogateOptimizer` changes together, as a block.
+_ATOMS_AT_ONCE = 128
 _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
@@ -33,9 +32,8 @@ class Optimizer:
         self._n_free = n_free
         # The atoms must be in row-major order, as gradients and state are: fused optimisers of
         # torch ignore strides, and would mix up the entries of tensors in different orders.
-        self.atoms = torch.nn.Parameter(
-            self._constrain(atoms.contiguous()).contiguous()
-        )
+        atoms = self._constrain(atoms.contiguous())
+        self.atoms = torch.nn.Parameter(atoms.contiguous())
 
     def _constrain(self, block, n_after=0):
         """Project a block of successive rows of the atoms, after which ``n_after`` rows follow.
@@ -190,7 +188,8 @@ class SurrogateOptimizer(Optimizer):
         # device of the atoms.
         fresh = self._fresh_state()
         self._state = {
-            name: state.get(name, v).to(v, copy=True) for name, v in fresh.items()
+            name: state.get(name, value).to(value, copy=True)
+            for name, value in fresh.items()
         }
 
     @torch.no_grad()
@@ -220,10 +219,11 @@ class SurrogateOptimizer(Optimizer):
             codes = codes * weight[:, None].sqrt()
         curvature = codes.mT @ codes
         pull = codes.mT @ (codes @ atoms)
-        parts = n_samples, n_used, codes.square().sum(), curvature, pull
-        n_samples, n_used, energy, curvature, pull = (
-            parts if total is None else total(*parts)
-        )
+        energy = codes.square().sum()
+        if total is not None:
+            n_samples, n_used, energy, curvature, pull = total(
+                n_samples, n_used, energy, curvature, pull
+            )
         keep = self._age(n_samples)
         state["uses"] = keep * state["uses"] + torch.stack([energy, n_used.to(energy)])
         state["curvature"].mul_(keep).add_(curvature)
@@ -244,16 +244,14 @@ class SurrogateOptimizer(Optimizer):
         state["n_updates"] += 1
         state["n_samples"] = state["n_samples"] + n_samples
         n_updates = int(state["n_updates"])
-        share = n_samples * n_updates / state["n_samples"]
+        relative_size = n_samples * n_updates / state["n_samples"]
         # The sums consist mainly of the last n_samples / exponent samples. This exponent makes them
         # four samples per atom, until it reaches its largest value, `forgetting`.
         exponent = state["n_samples"] / (4 * len(self.atoms))
-        exponent = exponent.clamp_min(3.0).clamp_max(self.forgetting)
-        return (1 - 1 / n_updates) ** (share * exponent)
+        exponent = exponent.clamp(3.0, self.forgetting)
+        return (1 - 1 / n_updates) ** (relative_size * exponent)
 
-    def _minimize(
-        self, now, weight
-    ):  # (n_components, n_features), scalar -> the same as now
+    def _minimize(self, now, weight):  # -> the shape of now
         """Return atoms with a lower value of the quadratic model, by one sweep over all atoms.
 
         The sweep takes block after block, and each block uses the new values of earlier blocks.
@@ -354,24 +352,24 @@ def make_optimizer(
     if name == "surrogate":
         return SurrogateOptimizer(atoms, project, n_free, curvature=curvature)
     make = _NAMED[name] if isinstance(name, str) else name
-    kind, given = (
-        (make.func, make.keywords) if isinstance(make, partial) else (make, {})
-    )
-    if learning_rate is not None and "lr" in given:
+    call = make if isinstance(make, partial) else partial(make)
+    params = call.keywords
+    if learning_rate is not None and "lr" in params:
         raise ValueError(
             f"optimizer={name!r:.200} has an lr. Pass it as the learner's learning_rate instead."
         )
     # None comes from learners without a parameter `learning_rate`; the callable's `lr` then counts
-    rate = given.get("lr", 1e-3) if learning_rate is None else learning_rate
-    extra = {}
-    if kind is torch.optim.Adam:
+    rate = params.get("lr", 1e-3) if learning_rate is None else learning_rate
+    of_adam = {}
+    if call.func is torch.optim.Adam:
         # Gradients are divided by `unit`, because Adam squares them, and squares could leave the
         # range of float32. Adam is fused, which is fastest, unless the user has chosen by `fused`
         # or `foreach`; torch raises an error if both are True.
         unit = data_scale or 1.0
-        extra = {"unit": unit}
-        extra |= {
-            key: given[key] / unit for key in given.keys() & {"eps", "weight_decay"}
-        }
-        extra |= {} if "fused" in given else {"fused": "foreach" not in given}
-    return GradientOptimizer(atoms, make, project, n_free, learning_rate=rate, **extra)
+        in_units = params.keys() & {"eps", "weight_decay"}
+        of_adam = {"unit": unit} | {name: params[name] / unit for name in in_units}
+        if "fused" not in params:
+            of_adam["fused"] = "foreach" not in params
+    return GradientOptimizer(
+        atoms, make, project, n_free, learning_rate=rate, **of_adam
+    )

@@ -29,8 +29,8 @@ _AUTOCAST = [
 # and for the CPU. They have it since torch 2.9; before, all products share one setting, and the
 # list is empty. Since 2.9 the getter of the shared setting raises an error if the objects differ,
 # so `_compute_in_full` does not use it then.
-_all = torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
-_BACKENDS = [backend for backend in _all if hasattr(backend, "fp32_precision")]
+_matmuls = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+_BACKENDS = [backend for backend in _matmuls if hasattr(backend, "fp32_precision")]
 
 
 def _compute_in_full():
@@ -42,14 +42,15 @@ def _compute_in_full():
         shared = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
         return lambda: torch.set_float32_matmul_precision(shared)
-    before = [(backend, backend.fp32_precision) for backend in _BACKENDS]
-    reduced = [
-        (backend, value) for backend, value in before if value in ("tf32", "bf16")
-    ]
-    for backend, _ in reduced:
+    reduced = {
+        backend: backend.fp32_precision
+        for backend in _BACKENDS
+        if backend.fp32_precision in ("tf32", "bf16")
+    }
+    for backend in reduced:
         backend.fp32_precision = "ieee"
     return lambda: [
-        setattr(backend, "fp32_precision", value) for backend, value in reduced
+        setattr(backend, "fp32_precision", value) for backend, value in reduced.items()
     ]
 
 

@@ -753,7 +753,7 @@ def _without(learner, atom):
     vars(other).pop("feature_names_in_", None)
     other.components_ = np.array(learner.components_)
     other.components_[atom] = 0
-    if hasattr(learner, "thresholds_"):
+    if getattr(learner, "thresholds_", None) is not None:
         other.thresholds_ = np.array(learner.thresholds_)
         other.thresholds_[:, atom] = np.inf
     return other

@@ -37,6 +37,8 @@ The functions before `solve_omp` are plain Python until `loops` compiles them, a
 arguments in place.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -65,6 +67,8 @@ _TIE = 1e-10
 # the support. The fraction is the epsilon of float64. scikit-learn uses it, too, but without regard
 # to the norms of sample and atom.
 _RESOLUTION = 2.0**-52
+# Least number of rows of a thread: a thread with fewer rows costs more time than it saves.
+_ROWS_OF_THREAD = 16
 
 
 def _largest(c, positive):
@@ -78,18 +82,18 @@ def _largest(c, positive):
     first = 0
     for j in range(len(c)):
         largest = max(largest, c[j] if positive else abs(c[j]))
-    while (
-        largest > 0 and (c[first] if positive else abs(c[first])) < (1 - _TIE) * largest
-    ):
+    if largest == 0:
+        return -1
+    while (c[first] if positive else abs(c[first])) < (1 - _TIE) * largest:
         first += 1
-    return first if largest > 0 else -1
+    return first
 
 
-def _correlate(atoms, gram, new, known, row):
+def _correlate(atoms, gram, new, masked, row):
     """Set ``row`` (n_components,) to the row of the Gram matrix for the atom ``new``.
 
     The row is copied from ``gram`` (n_components, n_components) or, if ``gram`` is empty, computed
-    from ``atoms`` (n_components, n_features) and ``known`` (n_features,). ``known`` is the atom
+    from ``atoms`` (n_components, n_features) and ``masked`` (n_features,). ``masked`` is the atom
     ``new``, with zeros for the features that the sample misses.
     """
     for j in range(len(row)):
@@ -97,8 +101,8 @@ def _correlate(atoms, gram, new, known, row):
             row[j] = gram[new, j]
             continue
         total = 0.0
-        for feature in range(len(known)):
-            total += known[feature] * atoms[j, feature]
+        for feature in range(len(masked)):
+            total += masked[feature] * atoms[j, feature]
         row[j] = total
 
 
@@ -144,21 +148,21 @@ def _keep_positive(k, amounts, factor, support, z, trial):
     other arguments are those of `_least_squares`; ``trial`` (room,) is memory to work in.
     """
     _least_squares(k, amounts, factor, trial)
-    share = 1.0
+    length = 1.0  # the fraction of the way
     for i in range(k):
         if trial[i] <= 0:
-            share = min(share, z[i] / (z[i] - trial[i]) if z[i] > 0 else 0.0)
+            length = min(length, z[i] / (z[i] - trial[i]) if z[i] > 0 else 0.0)
     n_kept = 0
     for i in range(k):
-        if trial[i] > 0 or (z[i] > 0 and z[i] / (z[i] - trial[i]) > share):
+        if trial[i] > 0 or (z[i] > 0 and z[i] / (z[i] - trial[i]) > length):
             support[n_kept] = support[i]
-            z[n_kept] = (1 - share) * z[i] + share * trial[i]
+            z[n_kept] = (1 - length) * z[i] + length * trial[i]
             n_kept += 1
     return n_kept
 
 
-def solve_rows(atoms, gram, mask, energy, tol, codes, room, positive):
-    """Run the whole pursuit for a block of rows, and write their codes to ``codes``.
+def solve_rows(first, last, atoms, gram, mask, energy, tol, codes, room, positive):
+    """Run the whole pursuit for the rows ``first:last``, and write their codes to ``codes``.
 
     On entry ``codes`` (n, n_components) has to hold ``D^T x``. ``gram`` is the Gram matrix of the
     ``atoms`` (n_components, n_features), or empty. ``mask`` (n, n_features) is 1 for known features
@@ -170,11 +174,11 @@ def solve_rows(atoms, gram, mask, energy, tol, codes, room, positive):
     directions = np.empty((room, n_components))
     factor = np.empty((room, room))
     support = np.empty(room, np.int64)
-    known = np.empty(atoms.shape[1])
+    masked = np.empty(atoms.shape[1])
     amounts = np.empty(room)
     z = np.empty(room)
     trial = np.empty(room)
-    for row in range(len(codes)):
+    for row in range(first, last):
         # Largest number of rounds: with codes of both signs each round adds an atom. In a pursuit
         # of non-negative codes atoms may also leave, so it gets three rounds for each atom of the
         # largest support, the usual limit of Lawson and Hanson's method.
@@ -202,9 +206,9 @@ def solve_rows(atoms, gram, mask, energy, tol, codes, room, positive):
                 n_kept = k + 1
                 n_rounds = n_rounds - 1
             new = support[k]
-            for feature in range(len(known)):
-                known[feature] = mask[row, feature] * atoms[new, feature]
-            _correlate(atoms, gram, new, known, directions[k])
+            for feature in range(len(masked)):
+                masked[feature] = mask[row, feature] * atoms[new, feature]
+            _correlate(atoms, gram, new, masked, directions[k])
             square = pivot = directions[k, new]
             for i in range(k):
                 factor[k, i] = directions[i, new]
@@ -213,9 +217,8 @@ def solve_rows(atoms, gram, mask, energy, tol, codes, room, positive):
                 break
             factor[k, k] = np.sqrt(pivot)
             amounts[k] = c[new] / factor[k, k]
-            if (
-                positive or k + 1 < room
-            ):  # after the last atom nothing reads the correlations
+            # after the last atom nothing reads the correlations
+            if positive or k + 1 < room:
                 _enter(k, c, amounts[k], directions, factor, support)
             k += 1
             if positive and k == n_kept:
@@ -331,10 +334,10 @@ def solve_omp(
             gram = atoms @ atoms.mT
     for rows in blocks_of_rows(len(x), len(atoms), entries_of_block()):
         data = x[rows].to("cpu", torch.float64)
-        known = torch.ones_like(data)
+        mask_of_rows = torch.ones_like(data)
         if mask is not None:
-            known = (mask.expand_as(x)[rows] != 0).to(data)
-            data = data.where(known != 0, 0.0)
+            mask_of_rows = (mask.expand_as(x)[rows] != 0).to(data)
+            data = data.where(mask_of_rows != 0, 0.0)
         # Each row is divided by a power of two near its largest modulus, so that squares stay in
         # the range of float64. Division by a power of two has no rounding error.
         exponent = torch.frexp(data.abs().amax(1)).exponent - 1
@@ -342,19 +345,18 @@ def solve_omp(
         data = data / unit[:, None]
         with threads_for(atoms, data):
             block = data @ atoms.mT
-        of_rows = known, data.square().sum(1), stop / unit / unit, block
         # the arrays share the memory of the tensors, so that the loops write codes into `block`
-        given = [np.asarray(tensor) for tensor in (atoms, gram, *of_rows)]
-
-        # solve the rows `first:last` of this block; the default keeps the arrays of this block
-        def solve_part(first, last, given=given):
-            d, g, *of_rows = given
-            loops.solve_rows(
-                d, g, *(part[first:last] for part in of_rows), room, positive
-            )
-
-        in_parts(
-            solve_part, len(block), 16
-        )  # a thread with fewer rows costs more than it saves
+        solve_part = partial(
+            loops.solve_rows,
+            atoms=np.asarray(atoms),
+            gram=np.asarray(gram),
+            mask=np.asarray(mask_of_rows),
+            energy=np.asarray(data.square().sum(1)),
+            tol=np.asarray(stop / unit / unit),
+            codes=np.asarray(block),
+            room=room,
+            positive=positive,
+        )
+        in_parts(solve_part, len(block), _ROWS_OF_THREAD)
         codes[rows] = block * unit[:, None]
     return codes

@@ -176,7 +176,8 @@ def _unsupported_atoms(look):
     """
     learner = look.learner
     p = look.codes.shape[1]
-    ended = getattr(learner, "ended_by_", "interrupt") not in (
+    ended = getattr(learner, "ended_by_", None) not in (
+        None,
         "interrupt",
         "divergence",
     )

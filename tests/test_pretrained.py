@@ -75,7 +75,7 @@ def test_a_denoiser_goes_into_an_open_file(learner, file):
     file.write_bytes(b"nothing")
     with (
         file.open("rb") as opened,
-        pytest.raises(ValueError, match=f"{file} is no denoiser"),
+        pytest.raises(ValueError, match=f"{file} is not a denoiser"),
     ):
         load_denoiser(opened)
     with pytest.raises(FileNotFoundError, match="gone"):
@@ -107,7 +107,7 @@ SPOIL = {
 def test_what_is_no_denoiser_is_refused(name, file):
     SPOIL[name](file)
     with pytest.raises(
-        ValueError, match=rf"(?s){file} is no denoiser: .*save_denoiser"
+        ValueError, match=rf"(?s){file} is not a denoiser: .*save_denoiser"
     ):
         load_denoiser(file)
 
@@ -115,7 +115,7 @@ def test_what_is_no_denoiser_is_refused(name, file):
 def test_a_denoiser_that_could_not_be_read_is_not_written(learner, tmp_path):
     learner = copy.deepcopy(learner)
     learner.network_.analysis.data += 1e39
-    with pytest.raises(ValueError, match="no denoiser that a file can hold"):
+    with pytest.raises(ValueError, match="not a denoiser that a file can hold"):
         save_denoiser(learner, tmp_path / "denoiser.pt")
     assert not os.listdir(tmp_path)
 

@@ -136,6 +136,19 @@ def test_imports_go_down_only():
         )
 
 
+def test_to_encode_rows_takes_no_fit_and_no_search():
+    """What `transform` is made of reaches neither plan, nor driver, nor search."""
+    reached = set()
+    waiting = ["_learners.transformer"]
+    while waiting:
+        here = waiting.pop()
+        if here not in reached:
+            reached.add(here)
+            waiting += imported_modules(TREES[here])
+    searches = {name for name in reached if entry(name) == "search"}
+    assert not searches | (reached & {"_fit.plan", "_fit.run", "_fit.partial"})
+
+
 def test_underscored_names_are_nobody_elses_business():
     """Private modules serve the whole package, along the layers; an underscored name its file."""
     private = [

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skpudle._shrinkage import SHRINKAGES, shrinkage_function
+from skpudle._shrinkage import SHRINKAGES, join_signs, split_signs
+from skpudle._shrinkage import shrink as shrink_
 
 VARIANTS = [(name, positive) for name in SHRINKAGES for positive in (False, True)]
 PENALTIES = {
@@ -18,10 +19,10 @@ def objective(name, z, v, level):
     return 0.5 * (z - v).square() + PENALTIES[name](z, level)
 
 
+@torch.no_grad()
 def shrink(v, level, name, positive):
-    return shrinkage_function(name, positive=positive)(
-        v.clone(), torch.tensor(level, dtype=v.dtype)
-    )
+    level = torch.tensor(level, dtype=v.dtype)
+    return shrink_(v.clone(), level, name, positive=positive)
 
 
 @pytest.mark.parametrize(("name", "positive"), VARIANTS)
@@ -44,3 +45,12 @@ def test_hard_shrinkage_keeps_what_is_at_the_threshold():
     v = torch.tensor([-0.5, -0.25, 0.25, 0.5])
     assert shrink(v, 0.5, "hard", False).tolist() == [-0.5, 0.0, 0.0, 0.5]
     assert shrink(v, 0.5, "hard", True).tolist() == [0.0, 0.0, 0.0, 0.5]
+
+
+def test_parts_of_signed_codes_are_not_negative_and_join_to_the_codes(generator):
+    z = torch.randn(4, 3, generator=generator)
+    parts = split_signs(z)
+    assert parts.amin() == 0
+    assert (parts.count_nonzero(1) == 3).all()
+    assert torch.equal(join_signs(parts), z)
+    assert (join_signs(parts.numpy()) == z.numpy()).all()

@@ -5,6 +5,7 @@ Only this module converts arrays to tensors and back, which ``tests/test_project
 
 import sys
 import warnings
+from functools import partial
 from math import frexp
 
 import numpy as np
@@ -311,13 +312,21 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
         raise TypeError(
             "X has dates or times. Leave them out, or pass numbers, such as seconds since a date."
         )
-    finite = "allow-nan" if allow_nan else True
-    options = {"dtype": [np.float64, np.float32], "order": "C", "estimator": estimator}
-    options |= {"ensure_all_finite": finite, "copy": copy, "input_name": "X"}
     if isinstance(X, np.ma.MaskedArray):
         X = X.astype(X.dtype if X.dtype == np.float32 else np.float64).filled(np.nan)
-    tensor = isinstance(X, torch.Tensor)
-    X = _check_tensor(X, options, allow_nan) if tensor else check_array(X, **options)
+    check = partial(
+        check_array,
+        dtype=[np.float64, np.float32],
+        order="C",
+        copy=copy,
+        ensure_all_finite="allow-nan" if allow_nan else True,
+        estimator=estimator,
+        input_name="X",
+    )
+    if isinstance(X, torch.Tensor):
+        X = _check_tensor(X, check, estimator, copy, allow_nan)
+    else:
+        X = check(X)
     # The test is for values outside of the range, not for all inside: comparisons with NaN are
     # False, and missing entries have to pass.
     if largest is not None and ((X < 0).any() or (largest < X).any()):
@@ -359,8 +368,8 @@ def check_numbers(values, name, n, *, positive=False, of="features"):  # -> Tens
     )
     if numbers.shape != (n,) or (positive and not (numbers > 0).all()):
         raise ValueError(
-            f"{name} of shape {numbers.shape} is no array of {'positive ' * positive}numbers. Pass "
-            f"one for each of the {n} {of}."
+            f"{name} of shape {numbers.shape} is not an array of {'positive ' * positive}numbers. "
+            f"Pass one for each of the {n} {of}."
         )
     return to_tensor(numbers)
 
@@ -377,14 +386,15 @@ def check_sample_weight(sample_weight, n_samples):  # -> Tensor (n_samples,), fl
     """
     weight = host_array(sample_weight)
     rows = np.empty((n_samples, 0))
-    checks = dict(dtype=np.float64, ensure_non_negative=True)
-    return to_tensor(_check_sample_weight(weight, rows, **checks))
+    return to_tensor(
+        _check_sample_weight(weight, rows, dtype=np.float64, ensure_non_negative=True)
+    )
 
 
-def _check_tensor(X, options, allow_nan):  # (n, n_features) -> the same, on its device
+def _check_tensor(X, check, estimator, copy, allow_nan):  # -> the same, on its device
     """Check a user's tensor for `check_rows`, as scikit-learn's `check_array` checks an array.
 
-    ``options`` are the keyword arguments of `check_array`.
+    ``check`` checks an array. The other arguments are those of `check_rows`.
     """
     if X.is_complex():
         raise ValueError(
@@ -396,15 +406,15 @@ def _check_tensor(X, options, allow_nan):  # (n, n_features) -> the same, on its
     if X.dtype not in (torch.float32, torch.float64):
         X = X.double()
     if X.device.type == "cpu":
-        return to_tensor(check_array(X.numpy(), **options))
+        return to_tensor(check(X.numpy()))
     # A copy of all data from the device, for scikit-learn's checks, would be slow. So check_array
     # checks only the shape, by an array of zeros that takes no memory.
-    check_array(np.broadcast_to(0.0, X.shape), estimator=options["estimator"])
+    check_array(np.broadcast_to(0.0, X.shape), estimator=estimator)
     # If the sum is finite, so are all entries, and only this number is copied from the device.
     # Otherwise the entries are looked at, since a sum of finite entries can overflow.
     if not X.sum().isfinite() and not (~X.isinf() if allow_nan else X.isfinite()).all():
         raise ValueError("Input X contains infinity or NaN. Remove these samples.")
-    return X.clone() if options["copy"] else kept_by_autograd(X).contiguous()
+    return X.clone() if copy else kept_by_autograd(X).contiguous()
 
 
 def dictionary_of(source):

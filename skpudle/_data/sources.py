@@ -7,10 +7,10 @@ rows in memory with their masks, targets and weights, are a source themselves.
 
 `open_source` decides what a user's X is: `InMemory` for arrays, `Table` for numbered rows outside
 memory, and `Stream` for batches without row numbers. A table is any object with a shape and slices
-that is no dense array in memory: a memory map, a dataset of HDF5, an array of zarr or dask, a slice
-of a safetensors file, a sparse array, or a dataset of Hugging Face with one column of arrays. A
-dataset of torch is also a table, whose samples are read one by one. A small table is read at once,
-a large table in blocks of rows.
+that is not a dense array in memory: a memory map, a dataset of HDF5, an array of zarr or dask, a
+slice of a safetensors file, a sparse array, or a dataset of Hugging Face with one column of arrays.
+A dataset of torch is also a table, whose samples are read one by one. A small table is read at
+once, a large table in blocks of rows.
 
 The methods ``array`` and ``parts`` of these three give raw rows, unchecked and of the user's type.
 After a call of ``read_for``, ``samples`` yields all rows as checked `Samples` in their order, to
@@ -75,7 +75,7 @@ _LEAST_ROWS_OF_AN_ATOM = 8
 _LEAST_SAMPLE = 2**14
 # The sample of a table is read from at most this number of positions: fewer reads are faster. It is
 # large enough that even a group of 1 % of the rows, stored together, has 20 of these positions.
-_PLACES = 2048
+_POSITIONS = 2048
 # For `partial_fit` the sample of a stream comes from its first batches, which together have at
 # least this number of rows, or the size of the sample if that is smaller. So the stream is not read
 # to its end before learning begins.
@@ -179,15 +179,23 @@ class Samples(Rows):
         Missing entries of ``x`` get the column means of all rows of the result. If only one of the
         two has weights, samples of the other have weight 1. Both must have targets, or neither.
         """
-        both = (earlier.to(self.x.device), self)
+        earlier = earlier.to(self.x.device)
         target = None
         weight = None
-        x, mask = split_missing(torch.cat([with_gaps(one.x, one.mask) for one in both]))
+        x, mask = split_missing(
+            torch.cat(
+                [with_gaps(earlier.x, earlier.mask), with_gaps(self.x, self.mask)]
+            )
+        )
         if self.target is not None:
-            target = torch.cat([one.target for one in both])
-        if any(one.weight is not None for one in both):
-            weight = torch.cat([one.weigh(one.x.new_ones(len(one))) for one in both])
+            target = torch.cat([earlier.target, self.target])
+        if earlier.weight is not None or self.weight is not None:
+            weight = torch.cat([earlier.each_weight(), self.each_weight()])
         return Samples(x, mask, target, weight)
+
+    def each_weight(self):  # -> (n_samples,)
+        """Return the weights, which are ones if there are none, in the dtype of the data."""
+        return self.weigh(self.x.new_ones(len(self)))
 
     def of_features(self, features):
         """Return the same rows with some of their features, chosen by the indices (k,).
@@ -208,9 +216,9 @@ class Samples(Rows):
         x, mask, _ = units.enter(self.x, self.mask)
         return replace(self, x=x, mask=mask)
 
-    def to(self, *place):  # -> Samples
+    def to(self, target):  # -> Samples
         """Return the samples in another dtype or on another device: `Tensor.to` of all tensors."""
-        return self.map(lambda part: part.to(*place))
+        return self.map(lambda part: part.to(target))
 
     def blocks(self, n_rows, generator=None):
         """Yield all samples once, ``n_rows`` at a time, in random order if there is a generator.
@@ -227,7 +235,7 @@ class Samples(Rows):
 # ------------------------------------------------------------------ weights
 
 
-def merge_copies(keys, weight, heights=None):  # -> rows (k,), weight (k,), places (n,)
+def merge_copies(keys, weight, heights=None):  # -> (k,), (k,), (n,)
     """Merge rows with equal keys, and drop rows of weight 0, so that weights equal repeated rows.
 
     A fit with weights must draw the same random rows as a fit with repeated rows, and draws rows by
@@ -249,30 +257,28 @@ def merge_copies(keys, weight, heights=None):  # -> rows (k,), weight (k,), plac
         increasing order if all distinct rows have the same weight.
     weight : Tensor of shape (k,)
         For each distinct row the sum of the weights of its copies.
-    places : Tensor of shape (n_samples,)
+    merged_index : Tensor of shape (n_samples,)
         For each row the index into ``rows`` of the distinct row that equals it, and -1 for a row of
         weight 0.
     """
     weight = to_numpy(weight)
-    places = np.full(len(keys), -1)
-    known = np.flatnonzero(weight > 0)
+    present = np.flatnonzero(weight > 0)
     _, first, number = np.unique(
-        to_numpy(keys)[known], return_index=True, return_inverse=True
+        to_numpy(keys)[present], return_index=True, return_inverse=True
     )
-    rows = known[first]
-    sums = np.bincount(number, weight[known])
-    has_equal_weights = (sums == sums[:1]).all()
-    heights = to_numpy(keys if heights is None else heights)
-    order = (
-        rows.argsort() if has_equal_weights else heights[rows].argsort(kind="stable")
-    )
-    rows = rows[order]
-    sums = sums[order]
-    places[known] = order.argsort()[number]
-    return tuple(map(to_tensor, (rows, sums, places)))
+    rows = present[first]
+    sums = np.bincount(number, weight[present])
+    if (sums == sums[:1]).all():
+        order = rows.argsort()
+    else:
+        heights = to_numpy(keys if heights is None else heights)
+        order = heights[rows].argsort(kind="stable")
+    merged_index = np.full(len(keys), -1)
+    merged_index[present] = order.argsort()[number]
+    return to_tensor(rows[order]), to_tensor(sums[order]), to_tensor(merged_index)
 
 
-def merge_samples(samples):  # -> Samples, places (n,)
+def merge_samples(samples):  # -> Samples, (n,)
     """Merge equal samples into one sample with the sum of their weights, for a fit in memory.
 
     Samples are equal if their known entries, their missing entries and their targets are equal.
@@ -281,18 +287,17 @@ def merge_samples(samples):  # -> Samples, places (n,)
     -------
     samples : Samples
         Distinct samples with a weight above 0, in the order of `merge_copies`.
-    places : Tensor of shape (n_samples,)
-        For each given sample the index of its distinct sample, and -1 for a sample of weight 0.
+    merged_index : Tensor of shape (n_samples,)
+        For each sample the index of its distinct sample, and -1 for a sample of weight 0.
     """
     keys = hash_rows(samples.x, samples.mask)
     if samples.target is not None:
         # Equal data with different targets must not merge, so a hash of the targets is added to the
         # hash of the data. The factor makes the sum change if the two hashes are swapped; it is
         # odd, so that no bits of the hash are lost modulo 2**64.
-        keys = -0x61C8864680B583EB * keys + hash_rows(
-            samples.target.to(samples.x.dtype)
-        )
-    often = samples.weigh(samples.x.new_ones(len(samples))).cpu().double()
+        hashes = hash_rows(samples.target.to(samples.x.dtype))
+        keys = -0x61C8864680B583EB * keys + hashes
+    weight = samples.each_weight().cpu().double()
     # A change of the data's unit must not change the order of rows. It changes hashes arbitrarily,
     # so rows are sorted by a linear combination of their entries instead. Its factors are roots of
     # 2, 3, 4 and so on: with these factors different rows seldom have equal sums, even if entries
@@ -300,16 +305,16 @@ def merge_samples(samples):  # -> Samples, places (n,)
     x = samples.x if samples.mask is None else samples.x * samples.mask
     factors = torch.arange(2, 2 + x.shape[1], dtype=torch.float64, device="cpu").sqrt()
     heights = x.cpu().double() @ factors
-    rows, weight, places = merge_copies(keys, often, heights)
+    rows, weight, merged_index = merge_copies(keys, weight, heights)
     if len(rows) == len(samples) and samples.weight is None:
-        return samples, places
+        return samples, merged_index
     samples = replace(samples[rows.to(samples.x.device)], weight=weight.to(samples.x))
     # Missing entries hold the column means of all rows, which depend on how often rows are
     # repeated. So they get the means of the distinct rows.
     if samples.mask is not None:
         x, mask = split_missing(with_gaps(samples.x, samples.mask))
         samples = replace(samples, x=x, mask=mask)
-    return samples, places
+    return samples, merged_index
 
 
 def scale_weights(weight, n, total=own):  # -> Tensor (n,) or None, float or None
@@ -335,24 +340,23 @@ def scale_weights(weight, n, total=own):  # -> Tensor (n,) or None, float or Non
     number = partial(torch.tensor, dtype=torch.float64, device="cpu")
     if not any(total(number(float(weight is not None)))):
         return None, None
-    weight = (
-        torch.ones(n, dtype=torch.float64, device="cpu") if weight is None else weight
-    )
-    sums = [float(weight.double().sum()), float(n)]
-    of_all, n = total(number(sums))[0].tolist()
-    weight = weight * (n / of_all)
-    (differ,) = total(((weight - 1).abs() > _SAME[weight.dtype]).any().cpu().double())
-    return weight if differ else None, of_all / n
+    if weight is None:
+        weight = torch.ones(n, dtype=torch.float64, device="cpu")
+    (sums,) = total(number([float(weight.double().sum()), float(n)]))
+    total_weight, n_samples = sums.tolist()
+    weight = weight * (n_samples / total_weight)
+    differ = ((weight - 1).abs() > _SAME[weight.dtype]).any()
+    (any_differ,) = total(differ.cpu().double())
+    return weight if any_differ else None, total_weight / n_samples
 
 
-def known_samples(samples):  # -> Samples
+def drop_absent(samples):  # -> Samples
     """Drop samples of weight 0, which count as absent, and drop the weights if all are then 1."""
     if samples.weight is None:
         return samples
     samples = samples[samples.weight > 0]
-    return (
-        replace(samples, weight=None) if bool((samples.weight == 1).all()) else samples
-    )
+    has_weights = bool((samples.weight != 1).any())
+    return samples if has_weights else replace(samples, weight=None)
 
 
 # ------------------------------------------------------------------ pictures that are no rows
@@ -378,17 +382,16 @@ def looks_like_picture(X):
     entries are similar along both axes. Samples in random order are not similar to their
     neighbours. The result is False for X of any other form.
     """
-    in_memory = isinstance(X, np.ndarray | torch.Tensor) and not isinstance(
-        X, np.memmap
-    )
-    shape = tuple(X.shape) if in_memory else ()
+    if not isinstance(X, np.ndarray | torch.Tensor) or isinstance(X, np.memmap):
+        return False
+    shape = X.shape
     if len(shape) != 2 or min(shape) < 16 or max(shape) > 4 * min(shape):
         return False
     corner = arrays.host_array(X[:512, :512])
     kind = corner.dtype.kind
     corner = corner.astype(np.float64)
-    in_units = kind == "u" or (kind == "f" and corner.min() >= 0 and corner.max() <= 1)
-    return bool(in_units and _neighbours_agree(corner) and _neighbours_agree(corner.T))
+    is_grey = kind == "u" or (kind == "f" and corner.min() >= 0 and corner.max() <= 1)
+    return bool(is_grey and _neighbours_agree(corner) and _neighbours_agree(corner.T))
 
 
 def warn_or_refuse(text, *, surely):
@@ -455,11 +458,8 @@ def _without_labels(raw):
     """
     if isinstance(raw, dict):
         return _only_array(raw, 2)[1]
-    raw = (
-        raw[0]
-        if isinstance(raw, tuple | list) and len(raw) and np.ndim(raw[0]) == 2
-        else raw
-    )
+    if isinstance(raw, tuple | list) and len(raw) and np.ndim(raw[0]) == 2:
+        raw = raw[0]
     return raw.toarray() if sparse.issparse(raw) else raw
 
 
@@ -504,6 +504,7 @@ class InMemory:
     in_parts = (
         False  # whether rows are read and processed in parts, to bound the memory
     )
+    _must_copy = False  # whether checked rows must not share the memory of the user's
 
     def __init__(self, data):
         self.data = data
@@ -531,11 +532,12 @@ class InMemory:
         learner,
         device=None,
         *,
-        known=False,
+        is_fitted=False,
         dtype=None,
         weight=None,
         target=None,
-        **checks,
+        largest=None,
+        allow_nan=True,
     ):
         """Set what a learner requires of rows; call this method before all that check rows.
 
@@ -545,7 +547,7 @@ class InMemory:
             The learner; messages of errors and warnings have the name of its class.
         device : torch.device, default=None
             Device of samples. By default samples stay where their rows are, arrays on the CPU.
-        known : bool, default=False
+        is_fitted : bool, default=False
             Whether the learner is fitted, so that rows must have its number and names of features.
         dtype : torch.dtype, default=None
             The dtype of all rows; None is that of the first rows.
@@ -553,8 +555,8 @@ class InMemory:
             How often each sample counts; None is once.
         target : Tensor of shape (n_samples, ...), default=None
             What the learner knows of each sample beside its features, such as labels.
-        **checks : dict
-            Keyword arguments of `skpudle._data.arrays.check_rows`.
+        largest, allow_nan : float, bool
+            As for `skpudle._data.arrays.check_rows`.
 
         Returns
         -------
@@ -563,13 +565,15 @@ class InMemory:
         """
         self.device = device
         self.dtype = dtype
-        self._known = known
+        self._is_fitted = is_fitted
         self.weight = weight
         self.target = target
-        self._checks = checks | {"estimator": learner}
+        self._learner = learner
+        self._largest = largest
+        self._allow_nan = allow_nan
         # The first rows set names of features in a copy of an unfitted learner, so that a fit that
         # fails leaves the learner unchanged.
-        self._named = learner if known else copy(learner)
+        self._named = learner if is_fitted else copy(learner)
         return self
 
     @property
@@ -589,11 +593,17 @@ class InMemory:
         ValueError, TypeError
             As in `check_rows`, or if the features differ from the first rows or from the learner.
         """
-        is_first = self.dtype is None and not self._known
+        is_first = self.dtype is None and not self._is_fitted
         _check_feature_names(self._named, rows, reset=is_first)
-        x = arrays.check_rows(rows, **self._checks)
+        x = arrays.check_rows(
+            rows,
+            estimator=self._learner,
+            largest=self._largest,
+            copy=self._must_copy,
+            allow_nan=self._allow_nan,
+        )
         _check_n_features(self._named, x, reset=is_first)
-        if self._known and np.shape(self._named.components_)[1:] != x.shape[1:]:
+        if self._is_fitted and np.shape(self._named.components_)[1:] != x.shape[1:]:
             # A user may have set components_ since the fit. Without an error, scores would silently
             # compare only the columns that both X and components_ have.
             raise ValueError(
@@ -625,12 +635,12 @@ class InMemory:
         ``keys``, a slice or an array (n,), are the numbers of the rows in the user's X. They select
         the targets and weights that belong to ``x``.
         """
-        given = (self.target, self.weight)
-        of_rows = (None if part is None else part[keys].to(x) for part in given)
+        target = None if self.target is None else self.target[keys].to(x)
+        weight = None if self.weight is None else self.weight[keys].to(x)
         # Missing entries are found before the copy to a GPU: on a GPU the test for NaN would make
         # the CPU wait until the copy and the test are done.
         x, mask = split_missing(x)
-        samples = Samples(x, mask, *of_rows)
+        samples = Samples(x, mask, target, weight)
         if self.device is None:
             return samples
         return samples.map(lambda part: send(part, self.device))
@@ -678,14 +688,14 @@ class Table(InMemory):
         )
         # The shape of the chunks in which the table is stored: an attribute ``shards`` in zarr,
         # ``chunksize`` in dask, ``chunks`` in HDF5. The first number is that of rows.
-        stored = (
-            getattr(data, name, None) for name in ("shards", "chunksize", "chunks")
-        )
-        stored = (one[0] for one in stored if isinstance(one, tuple) and len(one))
-        self._chunk = max(1, next((n for n in stored if isinstance(n, int)), 1))
-        row_bytes = max(
-            1, 8 * prod(shape[1:])
-        )  # 8 bytes a number, since integers become float64
+        self._chunk = 1
+        for name in ("shards", "chunksize", "chunks"):
+            stored = getattr(data, name, None)
+            if isinstance(stored, tuple) and stored and isinstance(stored[0], int):
+                self._chunk = max(1, stored[0])
+                break
+        # 8 bytes a number, since integers become float64
+        row_bytes = max(1, 8 * prod(shape[1:]))
         self._most = max(1, _WINDOW_BYTES // row_bytes)
         n_chunks = max(1, _BLOCK_BYTES // row_bytes // self._chunk)
         self._block = min(self._chunk * n_chunks, self._most)
@@ -705,16 +715,16 @@ class Table(InMemory):
     def _raw(self, first, last):
         """Return the rows from ``first`` to ``last - 1``, unchecked and in the table's type."""
         if isinstance(self.data, Dataset):  # a dataset of torch, which has no slices
-            found = _collate(self.data[number] for number in range(first, last))
+            rows = _collate(self.data[number] for number in range(first, last))
         else:
-            found = self.data[first:last]
-        found = _without_labels(found)
-        if len(found) != last - first:
+            rows = self.data[first:last]
+        rows = _without_labels(rows)
+        if len(rows) != last - first:
             raise ValueError(
-                f"Rows {first} to {last} of X, a {type(self.data).__name__}, are {len(found)} "
+                f"Rows {first} to {last} of X, a {type(self.data).__name__}, are {len(rows)} "
                 "rows. Pass a table that has the number of rows of its shape until it is read."
             )
-        return found
+        return rows
 
     def _read(self, keys):  # (n,) ascending -> (n, n_features)
         """Return checked rows by their numbers ``keys``.
@@ -742,7 +752,7 @@ class Table(InMemory):
         n_rows = min(_sample_size(self._read(np.arange(1)), n_components), self.n_rows)
         keys = np.arange(n_rows)
         if n_rows < self.n_rows:
-            length = -(-n_rows // min(_PLACES, n_rows))
+            length = -(-n_rows // min(_POSITIONS, n_rows))
             edges = np.linspace(0, self.n_rows, -(-n_rows // length) + 1).astype(int)
             free = np.maximum(edges[1:] - edges[:-1] - length, 0)
             starts = edges[:-1] + np.random.default_rng(seed).integers(free + 1)
@@ -770,8 +780,8 @@ class Table(InMemory):
         for window in np.split(starts, range(n_blocks, len(starts), n_blocks)):
             keys = (np.sort(window)[:, None] + np.arange(self._block)).ravel()
             keys = keys[keys < self.n_rows]
-            places = order(len(keys))
-            yield self.make_samples(self._read(keys)[places], keys[places])
+            shuffled = order(len(keys))
+            yield self.make_samples(self._read(keys)[shuffled], keys[shuffled])
 
 
 def _with_smallest(size, parts, draws):  # -> [Tensor (size, n_features)], (size,)
@@ -782,11 +792,9 @@ def _with_smallest(size, parts, draws):  # -> [Tensor (size, n_features)], (size
     random numbers of the kept rows. If there are no more than ``size`` rows, all are kept.
     """
     rows = torch.cat(parts)
-    chosen = (
-        np.sort(np.argpartition(draws, size)[:size])
-        if size < len(draws)
-        else slice(None)
-    )
+    if size >= len(draws):
+        return [rows], draws
+    chosen = np.sort(np.argpartition(draws, size)[:size])
     return [rows[chosen]], draws[chosen]
 
 
@@ -831,19 +839,20 @@ class Stream(InMemory):
         UserWarning
             If the stream yields more batches than its length.
         """
-        given = samples = iter(self.data)
+        samples = iter(self.data)
+        batches = samples
         if isinstance(self.data, IterableDataset):
-            given = iter(lambda: _collate(islice(samples, n_rows)), None)
+            batches = iter(lambda: _collate(islice(samples, n_rows)), None)
         length = length_hint(self.data) or None
         n_batches = 0
-        for raw in islice(given, length):
+        for raw in islice(batches, length):
             n_batches += 1
             yield _without_labels(raw)
         if not n_batches:
             raise ValueError(
                 "X yields no batch. Pass data with samples, which start anew in every iteration."
             )
-        if n_batches == length and next(given, self) is not self:
+        if n_batches == length and next(batches, self) is not self:
             arrays.warn(
                 f"X has the length {length} and yields more batches, which are left out. Let "
                 "__len__ return the number of all batches of a stream with an end."
@@ -884,9 +893,8 @@ class Stream(InMemory):
                 f"X is a {type(self.data).__name__}, which can be iterated only once. Pass one "
                 "whose __iter__ starts anew each time, or call partial_fit for every batch."
             )
-        self._checks["copy"] = (
-            True  # kept rows must not change if the stream reuses its memory
-        )
+        # kept rows must not change if the stream reuses its memory
+        self._must_copy = True
         random = np.random.default_rng(seed)
         kept = []
         draws = np.empty(0)
@@ -948,9 +956,8 @@ def open_source(X):  # -> InMemory, Table or Stream
         return Table(X, (len(X), len(first)), np.asarray(first).itemsize)
     if hasattr(X, "get_shape"):  # a slice of a safetensors file
         return Table(X, tuple(X.get_shape()))
-    if all(hasattr(X, name) for name in ("__getitem__", "shape", "dtype")) and len(
-        X.shape
-    ):
+    is_table = all(hasattr(X, name) for name in ("__getitem__", "shape", "dtype"))
+    if is_table and len(X.shape):
         return Table(X, tuple(X.shape), getattr(X.dtype, "itemsize", 8))
     if isinstance(X, Dataset) and not isinstance(X, IterableDataset):
         first = _without_labels(_collate([X[0]]))

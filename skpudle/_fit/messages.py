@@ -99,12 +99,12 @@ def warn_of_units(samples):
     )
     column = int(parts[0].argmax())
     share, usual = (float(part[column] / part.sum()) for part in parts)
-    # ``share`` is the fraction of the total variance that one column has: .72 and .998 in the
-    # tables of cancer and wine of scikit-learn, whose columns have mixed units, and at most .68 in
+    # ``share`` is the fraction of the total variance that one column has: 0.72 and 0.998 in the
+    # tables of cancer and wine of scikit-learn, whose columns have mixed units, and at most 0.68 in
     # iris, digits, patches and diabetes. But a single outlying entry can cause such a fraction. So
     # ``usual``, the same fraction for squared distances between the 10 % and 90 % quantiles, must
-    # be large, too: it is .69 for cancer and .998 for wine, and .17 for normal columns of 100 rows
-    # with one entry of 100 standard deviations.
+    # be large, too: it is 0.69 for cancer and 0.998 for wine, and 0.17 for normal columns of 100
+    # rows with one entry of 100 standard deviations.
     if x.shape[1] >= 4 and share > 0.7 and usual > 0.5:
         warn(
             f"Column {column} has {share:.1%} of the variance of X. Put columns of different units "

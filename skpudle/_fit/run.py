@@ -116,8 +116,10 @@ def as_arrays(path):  # NamedTuple of Tensor (n_tried,) -> Bunch of ndarray (n_t
 
     ``path`` is a `SizePath` or `PenaltyPath`; None stays None.
     """
-    return path and Bunch(
-        **{name: arrays.to_numpy(v) for name, v in path._asdict().items()}
+    if path is None:
+        return None
+    return Bunch(
+        **{name: arrays.to_numpy(part) for name, part in path._asdict().items()}
     )
 
 
@@ -132,6 +134,8 @@ class Record:
     ----------
     done : tuple of str, default=()
         Names of the phases that need not be run any more.
+    again : str, default=None
+        Name of a phase that has been done, and from which the phases have to be run again.
     is_done : bool, default=True
         Whether the phase that made the record has ended.
     ended_by : str, default=None
@@ -141,6 +145,7 @@ class Record:
     """
 
     done: tuple = ()
+    again: str | None = None
     is_done: bool = True
     ended_by: str | None = None
     note: str = ""
@@ -251,15 +256,14 @@ class Fitted(Record):
         None if the data choose it.
         """
         coding = self.coding or Coding(self.alpha, debias or 0.0)
-        found = dict(
-            alpha_=coding.alpha, debias_=coding.debias, noise_std_=coding.noise_std
-        )
-        found |= dict(
-            search_alpha_=self.search_alpha, size_path_=as_arrays(self.size_path)
-        )
-        return found | dict(
-            penalty_path_=as_arrays(self.searched and self.searched.path)
-        )
+        return {
+            "alpha_": coding.alpha,
+            "debias_": coding.debias,
+            "noise_std_": coding.noise_std,
+            "search_alpha_": self.search_alpha,
+            "size_path_": as_arrays(self.size_path),
+            "penalty_path_": as_arrays(self.searched and self.searched.path),
+        }
 
     def kept(self):  # -> Fitted
         """Return the record that a fitted learner keeps as ``_fitted``, on the CPU.
@@ -267,17 +271,24 @@ class Fitted(Record):
         `partial_fit` goes on from it and from the fitted attributes, which the record leaves out. A
         field that a later call needs, and no fitted attribute has, must be named here.
         """
-        names = "alpha", "data_scale", "curvature", "from_samples"
-        names += "search_alpha", "coding", "stream", "buffer", "first_rows"
         kept = Fitted(
             atoms=None,
-            units=replace(
-                self.units, atoms=None
-            ),  # `units_of` makes them from ``components_``
+            alpha=self.alpha,
+            data_scale=self.data_scale,
+            curvature=self.curvature,
+            from_samples=self.from_samples,
+            # `units_of` makes their atoms from ``components_``
+            units=replace(self.units, atoms=None),
+            search_alpha=self.search_alpha,
+            coding=self.coding,
             training={
-                n: self.training[n] for n in ("moments", "unused") if n in self.training
+                name: state
+                for name, state in self.training.items()
+                if name in ("moments", "unused")
             },
-            **{name: getattr(self, name) for name in names},
+            stream=self.stream,
+            buffer=self.buffer,
+            first_rows=self.first_rows,
         )
         # `unpack` reads all tensors onto the CPU
         return kept if self.atoms.device.type == "cpu" else unpack(pack(kept))
@@ -287,16 +298,19 @@ class Fitted(Record):
 # that hold it cannot be read.
 torch.serialization.add_safe_globals(
     [
-        *(
-            Fitted,
-            LearnedEncoder,
-            SizePath,
-            Prediction,
-            Held,
-            StreamState,
-            Samples,
-        ),
-        *(SearchState, PenaltyPath, Trial, Coding, Units, RowNoise),
+        Coding,
+        Fitted,
+        Held,
+        LearnedEncoder,
+        PenaltyPath,
+        Prediction,
+        RowNoise,
+        Samples,
+        SearchState,
+        SizePath,
+        StreamState,
+        Trial,
+        Units,
     ]
 )
 
@@ -313,7 +327,7 @@ def named_errors(file, what, advice):
     file : str or path-like
         The file's name.
     what : str
-        Kind of file expected: the message says that the file "is no" such kind.
+        Kind of file expected: the message says that the file "is not a" file of this kind.
     advice : str
         Sentence that says how to get a file of this kind.
 
@@ -324,16 +338,12 @@ def named_errors(file, what, advice):
     """
     try:
         yield
-    except (
-        Exception
-    ) as error:  # which errors a damaged file causes is documented nowhere
-        reason = (
-            str(error)
-            if isinstance(error, ValueError)
-            else f"{type(error).__name__}: {error}"
-        )
+    except Exception as error:  # which errors a damaged file causes is not documented
+        reason = str(error)
+        if not isinstance(error, ValueError):
+            reason = f"{type(error).__name__}: {reason}"
         raise ValueError(
-            f"{file} is no {what}: {reason.rstrip('.'):.500}. {advice}"
+            f"{file} is not a {what}: {reason.rstrip('.'):.500}. {advice}"
         ) from error
 
 
@@ -379,9 +389,7 @@ def load_record(file):
     """
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except (
-        UnpicklingError
-    ):  # replaces torch's message, which advises to set weights_only=False
+    except UnpicklingError:  # torch's message advises to set weights_only=False
         raise ValueError(
             "it holds more than records, tensors, numbers and texts"
         ) from None
@@ -494,22 +502,23 @@ def identity_of(estimator, data):  # -> dict of str to str
     the data, and a checksum of the first and last rows in memory. Checkpoints store these texts: if
     they change from one release to the next, fits cannot resume from older files.
     """
-    given = estimator.get_params(deep=False)
+    params = estimator.get_params(deep=False)
     source = data.source
-    given["dict_init"] = arrays.dictionary_of(given["dict_init"])
+    params["dict_init"] = arrays.dictionary_of(params["dict_init"])
     # A generator, or None, has no text of its own: the file has the seed that was drawn from it.
-    if not isinstance(given["random_state"], Integral):
-        del given["random_state"]
+    if not isinstance(params["random_state"], Integral):
+        del params["random_state"]
     ends = vars(data.samples[[0, -1]]).values()
     checksum = describe([arrays.to_numpy(part) for part in ends if part is not None])
     shape = f"{source.n_samples} rows of {data.samples.x.shape[1]} features"
-    shape = (
-        f"{shape} in {type(source).__name__}, checksum of the first and last {checksum}"
-    )
-    about = {"learner": type(estimator).__name__, "data": shape}
+    kind = type(source).__name__
     return {
-        name: describe(value) for name, value in given.items() if name not in _FREE
-    } | about
+        **{
+            name: describe(value) for name, value in params.items() if name not in _FREE
+        },
+        "learner": type(estimator).__name__,
+        "data": f"{shape} in {kind}, checksum of the first and last {checksum}",
+    }
 
 
 def stored_state(checkpoint, identity):  # -> dict or None
@@ -530,12 +539,14 @@ def stored_state(checkpoint, identity):  # -> dict or None
         with zipfile.ZipFile(path) as file:
             refuse(file.testzip() is not None, "its checksum is wrong")
         state = load_record(path)
-    pairs = [(name, state["identity"].get(name), now) for name, now in identity.items()]
-    if differ := [
-        f"{n}: {before}, now {now}" for n, before, now in pairs if before != now
-    ]:
+    differences = [
+        f"{name}: {state['identity'].get(name)}, now {now}"
+        for name, now in identity.items()
+        if state["identity"].get(name) != now
+    ]
+    if differences:
         raise ValueError(
-            f"The checkpoint {path} belongs to another fit ({'; '.join(differ)}). Use "
+            f"The checkpoint {path} belongs to another fit ({'; '.join(differences)}). Use "
             "another path, or pass resume=False to replace the file."
         )
     return state
@@ -615,38 +626,41 @@ class Run(Interrupts):
         self.learner = learner
         self.plan = plan
         self.data = data
-        self._given = {"estimator": learner, "X": X, "y": y}  # what callbacks get
+        self._call = {"estimator": learner, "X": X, "y": y}  # what callbacks get
         self.team = current_team()
+        self.checkpoints = {}
         self._stored = None
-        callbacks = [] if data is None else getattr(self.learner, "_skl_callbacks", [])
-        found = [one for one in callbacks if isinstance(one, Checkpoint)]
-        self.checkpoints = dict.fromkeys(found, time.monotonic())
-        if found:
+        if data is None:
+            return
+        now = time.monotonic()
+        callbacks = getattr(learner, "_skl_callbacks", [])
+        self.checkpoints = {
+            one: now for one in callbacks if isinstance(one, Checkpoint)
+        }
+        if self.checkpoints:
             refuse_several("A fit with a Checkpoint")
-            self._identity = identity_of(self.learner, data)
-            stored = [stored_state(one, self._identity) for one in found]
-            self._stored = next(
-                filter(None, stored), None
-            )  # the first file to resume from
-        if data is not None:
-            generator = arrays.make_generator(self.learner.random_state)
-            # A resumed fit takes its seed from the file. Processes that fit together take the
-            # largest of their seeds, so that all draw the same numbers.
-            seed = (self._stored or {}).get("seed", generator.initial_seed())
-            self.generator = generator.manual_seed(self.team.largest(seed))
+            self._identity = identity_of(learner, data)
+            files = [stored_state(one, self._identity) for one in self.checkpoints]
+            self._stored = next(filter(None, files), None)  # the first that exists
+        generator = arrays.make_generator(learner.random_state)
+        # A resumed fit takes its seed from the file. Processes that fit together take the largest
+        # of their seeds, so that all draw the same numbers.
+        seed = (self._stored or {}).get("seed", generator.initial_seed())
+        self.generator = generator.manual_seed(self.team.largest(seed))
 
     def __exit__(self, kind, error, traceback):
         super().__exit__(kind, error, traceback)
         if kind is None:
             now = time.perf_counter()
             self.seconds |= {"result": now - self._ended, "fit": now - self._began}
-            self.root.call_on_fit_task_end(
-                **self._given, reconstruction_attributes=dict
-            )
+            self.root.call_on_fit_task_end(**self._call, reconstruction_attributes=dict)
 
     def attributes(self, record):  # -> dict
         """Return the fitted attributes of a record, for the learner and for callbacks."""
         return self.learner._attributes(self.plan, self.data, record)
+
+    def warn_of_result(self):
+        """Warn of a last record that may be wrong; a subclass says what it looks at."""
 
     def make_phases(self):  # -> the last record
         """Run the phases until none is left, and set the fitted attributes of the last record.
@@ -665,49 +679,64 @@ class Run(Interrupts):
             If training diverges, or after Ctrl-C; in both cases the attributes have been set. After
             Ctrl-C only phases with ``ends_search`` are still run.
         """
-        self.record = (first := self.first())
+        first = self.first()
+        self.record = first
         error = None
         self.root = self.learner._init_callback_context(
             max_subtasks=len(self.table(first))
         )
-        self.root.call_on_fit_task_begin(**self._given)
+        self.root.call_on_fit_task_begin(**self._call)
         if self._stored is not None:
-            found = self._stored["record"]
-            place = first.atoms.device
-            moved = [
-                part if part is None else part.to(place)
-                for part in (found.atoms, found.extra)
-            ]
-            # The user may have changed tol or max_iter since the file was written. So training
-            # decides again whether to end, unless a callback has ended it.
-            stays = "callback" if found.ended_by == "callback" else None
-            self.record = replace(found, atoms=moved[0], extra=moved[1], ended_by=stays)
-            self.generator.set_state(self._stored["generator"])
+            self._resume(first.atoms.device)
         try:
-            while left := [
-                phase for phase in self.table(self.record) if self._is_left(phase)
-            ]:
-                self._make(left[0])
+            while phase := self._next_phase():
+                self._make(phase)
         except Diverged as diverged:
             error = diverged
-            self.record = replace(error.fitted or self.record, ended_by="divergence")
+            # A fit of one phase has records of another kind, and keeps its last epoch.
+            is_record = isinstance(diverged.fitted, type(self.record))
+            last = diverged.fitted if is_record else self.record
+            self.record = replace(last, ended_by="divergence")
         except KeyboardInterrupt:  # a second Ctrl-C: `Interrupts` only notes the first
             self.pending = True
         ended_by = self.record.ended_by or "search"
-        said = "the fit was interrupted after: "
         if self.pending:
             ended_by = "interrupt"
-            error = error or KeyboardInterrupt(said + self.record.note)
+            said = f"the fit was interrupted after: {self.record.note}"
+            error = error or KeyboardInterrupt(said)
         self.record = replace(self.record, ended_by=ended_by)
         take(self.learner, self.attributes(self.record))
         if error:
             raise error
         return self.record
 
-    def _is_left(self, phase):  # -> bool
-        """Return whether a phase is still to run: due, not done, and allowed after a Ctrl-C."""
-        is_left = phase.is_due and phase.name not in self.record.done
-        return is_left and (phase.ends_search or not self.pending)
+    def _resume(self, device):
+        """Take the record and the random numbers that a checkpoint has stored."""
+        record = self._stored["record"]
+        self.record = replace(
+            record,
+            atoms=record.atoms.to(device),
+            extra=None if record.extra is None else record.extra.to(device),
+            # The user may have changed tol or max_iter since the file was written. So training
+            # decides again whether to end, unless a callback has ended it.
+            ended_by="callback" if record.ended_by == "callback" else None,
+        )
+        self.generator.set_state(self._stored["generator"])
+
+    def _next_phase(self):  # -> Phase or None
+        """Return the first phase that is due and not done; after Ctrl-C with ``ends_search``."""
+        for phase in self.table(self.record):
+            is_left = phase.is_due and phase.name not in self.record.done
+            if is_left and (phase.ends_search or not self.pending):
+                return phase
+        return None
+
+    def _record_after(self, phase):  # -> Record
+        """Return the last record with the phase among the ones that are done."""
+        done = self.record.done
+        if self.record.again is not None:
+            done = done[: done.index(self.record.again)]
+        return replace(self.record, done=(*done, phase.name), again=None)
 
     def _make(self, phase):
         """Run a phase to its end, and leave its last record in ``self.record``.
@@ -718,7 +747,7 @@ class Run(Interrupts):
         began = time.perf_counter()
         trains = phase.name == "training"
         task = self.root.subcontext(task_name=phase.name, max_subtasks=phase.most)
-        task.call_on_fit_task_begin(**self._given)
+        task.call_on_fit_task_begin(**self._call)
         # After Ctrl-C a phase with ``ends_search`` is still run, but writes no checkpoint: the file
         # keeps the state at the interruption. The note stays, too: it names the interrupted epoch,
         # for the message of KeyboardInterrupt.
@@ -728,7 +757,7 @@ class Run(Interrupts):
         steps = phase.steps(replace(self.record, note=note, is_done=True))
         while not done:
             epoch = task.subcontext(task_name=phase.epoch_name)
-            epoch.call_on_fit_task_begin(**self._given)
+            epoch.call_on_fit_task_begin(**self._call)
             before = self.record
             self.record = next(steps)
             if self.learner.verbose and self.team.rank == 0:
@@ -741,17 +770,17 @@ class Run(Interrupts):
                 self.record = replace(
                     self.record, ended_by=ended_by, is_done=not pressed
                 )
-            names = (*self.record.done, phase.name)
+            ended = self._record_after(phase)
             # A checkpoint at the end of training does not list training as done, so that a fit with
             # a larger max_iter can resume from the file and train on.
             if self.record.is_done and not trains:
-                self.record = replace(self.record, done=names)
+                self.record = ended
             if is_whole:
                 # If Ctrl-C has cut the epoch off, the file gets the record before the epoch, and a
                 # resumed fit repeats the epoch.
                 is_cut = pressed and (trains or not self.record.is_done)
                 self._write(before if is_cut else self.record, ends=done)
-        self.record = replace(self.record, done=names)
+        self.record = ended
         if trains:
             self.checkpoints = {}
         task.call_on_fit_task_end(**self._hooks())
@@ -766,7 +795,7 @@ class Run(Interrupts):
         They are the estimator and the input of `fit`, and a function that makes the fitted
         attributes of the last record, which is called only if a callback needs them.
         """
-        return self._given | {
+        return self._call | {
             "reconstruction_attributes": partial(self.attributes, self.record)
         }
 
@@ -782,10 +811,12 @@ class Run(Interrupts):
             if not (ends or (every is not None and now - written_at >= every)):
                 continue
             self.checkpoints[one] = now
-            state = {"identity": self._identity, "record": record}
-            state |= dict(
-                seed=self.generator.initial_seed(), generator=self.generator.get_state()
-            )
+            state = {
+                "identity": self._identity,
+                "record": record,
+                "seed": self.generator.initial_seed(),
+                "generator": self.generator.get_state(),
+            }
             try:
                 # Content that could not be read again raises an error before it replaces the file.
                 unpack(content := pack(state))

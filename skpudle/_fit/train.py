@@ -2,7 +2,7 @@
 
 `Trainer` changes the "rows of parameters" batch by batch: a tensor of the atoms and, for some
 models, of further numbers that are learned with them. It knows neither estimators nor kinds of
-sources. Ten updates, or the rest of an epoch, are a round. After a round the host waits for the
+sources. Ten updates, or the rest of an epoch, are a cycle. After a cycle the host waits for the
 device once, reads whether training is still finite, and decides by `Stopping` whether to stop.
 Training goes on with the same bits from the record between two epochs, `Trainer.fitted`.
 
@@ -43,6 +43,9 @@ if dist.is_available():
     # Python when it exits.
     import torch.distributed.nn
 
+# Checks in a row without improvement that end training, for learners without the parameter
+# ``n_iter_no_change``.
+PATIENCE = 5
 # What `Trainer` reads instead of `Interrupts` if its caller does not handle Ctrl-C.
 _UNDISTURBED = SimpleNamespace(pending=False)
 
@@ -268,7 +271,7 @@ class Trainer:
         The processes that train one dictionary, each with samples of its own.
     interrupts : Interrupts, optional
         Its ``pending``, true after Ctrl-C, ends an epoch after the present update or, with several
-        processes, after the present round.
+        processes, after the present cycle.
     """
 
     def __init__(
@@ -309,20 +312,20 @@ class Trainer:
             n_batches = self.team.largest(source.n_batches)
             batches = islice(chain(batches, repeat(None)), n_batches)
         # The host waits for the device, and decides whether to stop, after 10 updates each (a
-        # round): enough that a GPU does not idle, and few enough that training can stop within a
+        # cycle): enough that a GPU does not idle, and few enough that training can stop within a
         # first epoch of a hundred thousand samples.
         while length := min(10, stopping.n_updates - self.n_steps):
             start = self.fitted
-            sums, unused, seen = self._round(islice(batches, length))
+            sums, unused, seen = self._cycle(islice(batches, length))
             if not sums:
                 break
-            rest = [unused.sum(), torch.isfinite(self.optimizer.atoms.detach()).all()]
+            n_unused = unused.sum()
+            is_finite = torch.isfinite(self.optimizer.atoms.detach()).all()
             # All numbers come in one transfer, since each transfer would wait for the GPU.
-            found = torch.cat([*sums, torch.stack(rest).to(sums[0])]).cpu()
-            sums, n_unused, atoms_are_finite = (
-                found[:-2].view(-1, 3),
-                *found[-2:].int().tolist(),
-            )
+            flags = torch.stack([n_unused, is_finite]).to(sums[0])
+            numbers = torch.cat([*sums, flags]).cpu()
+            sums = numbers[:-2].view(-1, 3)
+            n_unused, atoms_are_finite = numbers[-2:].int().tolist()
             interrupted = self.team.largest(self._interrupts.pending)
             finite = torch.isfinite(sums).all(1)
             # A finite loss in the first update shows that the atoms before it were finite.
@@ -343,7 +346,7 @@ class Trainer:
         self.loss_curve = *self.loss_curve, self.epoch["loss"] / self.epoch["n_samples"]
         return converged
 
-    def _round(self, batches):
+    def _cycle(self, batches):
         """Make one update for each of at most ten batches, without a wait for the device.
 
         ``batches`` yields `Samples`, or None if only other processes still have samples.
@@ -398,25 +401,29 @@ class Trainer:
         else:
             with torch.enable_grad():  # the user may call `fit` under torch.no_grad
                 now = model.with_rows(self._begun, rows)
-                rule, dictionary, options = model.network(now, self.n_steps)
+                rule, dictionary, settings = model.network(now, self.n_steps)
                 with threads_for(dictionary.atoms, batch.x):
-                    gradient, found = differentiate(
-                        rule, dictionary, rows, batch, **options
+                    gradient, evaluation = differentiate(
+                        rule, dictionary, rows, batch, **settings
                     )
-            codes = found.codes
-            losses = found.losses
+            codes = evaluation.codes
+            losses = evaluation.losses
             weight = batch.weigh(torch.ones_like(losses))
-            size = weight.sum()
-            total = torch.stack([(weight * losses).sum(), found.objective * size, size])
-        how = dict(weight=None if batch is None else batch.weight)
+            n_samples = weight.sum()
+            loss = (weight * losses).sum()
+            total = torch.stack([loss, evaluation.objective * n_samples, n_samples])
         # The gradient of one process is a mean over its samples. All processes together take the
         # mean over all samples.
         if not team.is_alone:
             gradient, total = team.sum(gradient * total[2], total)
             gradient = gradient / total[2].clamp_min(torch.finfo(total.dtype).tiny)
-            how["total"] = team.sum
         with threads_for(rows, rows):
-            self.optimizer.update(gradient, codes, **how)
+            self.optimizer.update(
+                gradient,
+                codes,
+                weight=None if batch is None else batch.weight,
+                total=None if team.is_alone else team.sum,
+            )
         self.n_steps += 1
         # An atom is used if the moduli of its codes have a sum above 0. `any` would say the same,
         # but takes several times as long.
@@ -426,7 +433,7 @@ class Trainer:
     def replace_unused(self, *, among=None):
         """Replace atoms that no code of the epoch has used by badly reconstructed samples.
 
-        The samples have the largest losses in the last round of the epoch. Without an epoch, and
+        The samples have the largest losses in the last cycle of the epoch. Without an epoch, and
         if no sample has a loss, nothing changes.
 
         Parameters
@@ -474,7 +481,9 @@ class Trainer:
         rows = self.optimizer.atoms.detach().clone()
         state = self.optimizer.state()
         training = self._begun.training | {"moments": state, "epoch": self.epoch}
-        known = dict(
-            loss_curve=self.loss_curve, n_steps=self.n_steps, training=training
+        return replace(
+            self.model.with_rows(self._begun, rows),
+            loss_curve=self.loss_curve,
+            n_steps=self.n_steps,
+            training=training,
         )
-        return replace(self.model.with_rows(self._begun, rows), **known)

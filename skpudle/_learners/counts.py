@@ -14,6 +14,7 @@ penalised likelihood of the counts unless counts are very small. Then the baseli
 atoms. Last, training minimises the negative log-likelihood itself, over atoms and baseline.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, isfinite
@@ -28,6 +29,7 @@ from torch.nn.functional import pad
 
 from skpudle._data.arrays import check_numbers, to_numpy, to_tensor, wide
 from skpudle._data.sources import open_source, refuse_shuffled
+from skpudle._fit.encoders import EncoderPlan
 from skpudle._fit.messages import refuse
 from skpudle._fit.plan import Plan
 from skpudle._fit.run import Phase
@@ -59,8 +61,10 @@ def check_exposure(exposure, X, learner):  # -> Tensor (n_samples, 1)
         getattr(learner, "loss", None) not in ("poisson", "kullback-leibler"),
         "exposure is for counts without a limit: loss='poisson', or PoissonNMF.",
     )
-    how = dict(positive=True, of="rows of X, and leave out rows that were not observed")
-    return check_numbers(exposure, "exposure", open_source(X).n_rows, **how)[:, None]
+    n_rows = open_source(X).n_rows
+    advice = "rows of X, and leave out rows that were not observed"
+    numbers = check_numbers(exposure, "exposure", n_rows, positive=True, of=advice)
+    return numbers[:, None]
 
 
 class ExposedTransformer(transformer.DictionaryTransformer):
@@ -71,21 +75,18 @@ class ExposedTransformer(transformer.DictionaryTransformer):
     ``encoder.of_features(features)`` is the encoder for some of the features.
     """
 
-    # `inverse_transform` calls it. Codes times atoms, plus the baseline, are natural parameters.
-    def _decode_rows(self, rows):  # codes times atoms (n, n_features) -> expectations
-        rows = rows if self._intercept is None else rows.add_(self._intercept.to(rows))
-        return self._loss.mean(rows)
+    _counts_events = True
 
-    def _of_rows(self, X, exposure):  # -> dict of fields of `Samples`
-        return {} if exposure is None else {"target": check_exposure(exposure, X, self)}
+    def _targets(self, X, exposure):  # -> Tensor (n_samples, 1) or None
+        return None if exposure is None else check_exposure(exposure, X, self)
 
     @fits()
     def fit(
         self,
         X: Any,
         y: None = None,
-        exposure: OfRows = None,
         sample_weight: OfRows = None,
+        exposure: OfRows = None,
     ) -> Self:
         """Learn a dictionary of counts.
 
@@ -97,17 +98,17 @@ class ExposedTransformer(transformer.DictionaryTransformer):
             entries, which are ignored.
         y : None
             Ignored.
-        exposure : array-like of shape (n_samples,), default=None
-            Factors of the expectations of each sample, except of a binomial loss: times of
-            observation, volumes, opportunities, or totals such as the lengths of texts,
-            ``X.sum(axis=1)``. By default 1 for all. Atoms of `PoissonNMF` do not depend on
-            exposures; codes that its `transform` returns are events over exposures.
         sample_weight : array-like of shape (n_samples,), default=None
             How often each row counts in sums over rows; the codes of a row do not depend on its
             weight. Weights equal repetitions, and a weight of zero equals absence. By default all
             rows count once. The unit of weights is one row, which matters if ``alpha`` of
             `PoissonNMF` is a number of pseudo-events: with all weights doubled the same number is a
             weaker prior.
+        exposure : array-like of shape (n_samples,), default=None
+            Factors of the expectations of each sample, except of a binomial loss: times of
+            observation, volumes, opportunities, or totals such as the lengths of texts,
+            ``X.sum(axis=1)``. By default 1 for all. Atoms of `PoissonNMF` do not depend on
+            exposures; codes that its `transform` returns are events over exposures.
 
         Returns
         -------
@@ -130,9 +131,8 @@ class ExposedTransformer(transformer.DictionaryTransformer):
             If there are fewer samples than atoms, or features without a known value; by
             `PoissonNMF` also of fractions instead of counts.
         """
-        return self._fit(
-            X, y, sample_weight=sample_weight, **self._of_rows(X, exposure)
-        )
+        target = self._targets(X, exposure)
+        return self._fit(X, y, sample_weight=sample_weight, target=target)
 
     def transform(self, X: Any, exposure: OfRows = None) -> np.ndarray | Tensor:
         """Encode data: return codes of rows of counts for the learned dictionary.
@@ -160,7 +160,7 @@ class ExposedTransformer(transformer.DictionaryTransformer):
         ValueError
             If the data are invalid, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
-        return self._transform(X, **self._of_rows(X, exposure))
+        return self._transform(X, self._targets(X, exposure))
 
     def transform_sparse(self, X: Any, exposure: OfRows = None) -> csr_array:
         """Encode data part by part, and return only the codes that are not zero.
@@ -184,20 +184,20 @@ class ExposedTransformer(transformer.DictionaryTransformer):
         ValueError
             If the data are invalid, or ``X`` is a `torch.utils.data.DataLoader` that shuffles.
         """
-        return self._transform_sparse(X, **self._of_rows(X, exposure))
+        return self._transform_sparse(X, self._targets(X, exposure))
 
     def fit_transform(
         self,
         X: Any,
         y: Any = None,
-        exposure: OfRows = None,
         sample_weight: OfRows = None,
+        exposure: OfRows = None,
     ) -> np.ndarray | Tensor:
         """Learn atoms, and return the codes of the same data.
 
         Parameters
         ----------
-        X, y, exposure, sample_weight
+        X, y, sample_weight, exposure
             As for `fit`.
 
         Returns
@@ -211,14 +211,14 @@ class ExposedTransformer(transformer.DictionaryTransformer):
             As `fit` and `transform` do.
         """
         refuse_shuffled(X)
-        return self.fit(X, y, exposure, sample_weight).transform(X, exposure)
+        return self.fit(X, y, sample_weight, exposure).transform(X, exposure)
 
     def score(
         self,
         X: Any,
         y: None = None,
-        exposure: OfRows = None,
         sample_weight: OfRows = None,
+        exposure: OfRows = None,
     ) -> float:
         """Return the fraction of the deviance of held-out features that the dictionary explains.
 
@@ -232,7 +232,7 @@ class ExposedTransformer(transformer.DictionaryTransformer):
             Counts, or a dataset, batches or a sparse array as for `fit`.
         y : None
             Ignored.
-        exposure, sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight, exposure : array-like of shape (n_samples,), default=None
             As for `fit`.
 
         Returns
@@ -249,7 +249,7 @@ class ExposedTransformer(transformer.DictionaryTransformer):
         ValueError
             If the data are invalid.
         """
-        return self._score(X, sample_weight, **self._of_rows(X, exposure))
+        return self._score(X, sample_weight, self._targets(X, exposure))
 
 
 # ------------------------------------------------------------------ stabilised counts
@@ -295,13 +295,13 @@ class CountCodes:
 
     Parameters
     ----------
-    options : dict
-        Keyword arguments of `skpudle.encoding.encode`, such as the loss and the penalty.
+    encode : callable
+        `skpudle.encoding.encode` with the loss, the penalty and the number of unfoldings.
     intercept : Tensor of shape (n_features,)
         The baseline, in natural parameters (logarithms of rates or odds).
     """
 
-    options: dict
+    encode: Callable
     intercept: Tensor
 
     def of_features(self, features):
@@ -314,16 +314,29 @@ class CountCodes:
         ``exposure`` is (n, 1), and the result (n, n_features); without exposures it is the baseline
         (n_features,).
         """
-        known = self.intercept
-        return known if exposure is None else known.to(exposure) + exposure.log()
+        if exposure is None:
+            return self.intercept
+        return self.intercept.to(exposure) + exposure.log()
 
     def __call__(self, dictionary, x, mask=None, exposure=None):
         """Return codes (n, n_components) of counts ``x`` (n, n_features); see `encode`."""
         offset = self.offset(exposure).to(x)
-        return encode(dictionary, x, offset=offset, mask=mask, **self.options)
+        return self.encode(dictionary, x, offset=offset, mask=mask)
 
 
 # ------------------------------------------------------------------ the fit
+
+
+def count_encoder(plan, loss, alpha, intercept):  # -> CountCodes
+    """Return the encoder of counts for a plan's parameters, a loss, a penalty and a baseline."""
+    encode_counts = partial(
+        encode,
+        loss=loss,
+        alpha=alpha,
+        n_unfoldings=plan.n_unfoldings,
+        positive_code=bool(plan.params.positive_code),
+    )
+    return CountCodes(encode_counts, intercept)
 
 
 class CountPlan(Plan):
@@ -333,68 +346,75 @@ class CountPlan(Plan):
     baseline as ``extra`` (1, n_features), which `Plan.join` appends to the atoms as a last row.
     """
 
-    counts_events = True
-
     def __init__(self, learner):
-        constants = dict(gradient="dec", optimizer="auto", n_unfoldings="auto")
-        super().__init__(learner, noise="equal", fit_intercept=False, **constants)
+        super().__init__(learner)
         self.loss = loss_named(learner.loss, learner.n_trials)
-        self.n_unfoldings = learner.n_unfoldings
+        self.codes_follow_data = self.params.alpha == "auto"
         self.name = "likelihood"
 
     def encoder(self, alpha, intercept):  # -> CountCodes
         """Return the encoder with the penalty ``alpha`` and the baseline (n_features,)."""
-        how = dict(
-            n_unfoldings=self.n_unfoldings,
-            positive_code=bool(self.params.positive_code),
-        )
-        return CountCodes(dict(loss=self.loss, alpha=alpha) | how, intercept)
+        return count_encoder(self, self.loss, alpha, intercept)
 
-    def enter(self, samples, units):  # -> Samples, Fitted
-        """Return counts transformed to a variance of about 1, and a record without atoms.
+    def _expect(self, samples):  # -> (n_features,), (n, n_features), (n, n_features)
+        """Return the first baseline, from mean rates; the expectations; and weights of entries.
 
-        The search finds atoms in these stabilised counts, `Samples` (n, n_features). The record has
-        the first baseline, from mean rates. It has in ``unit`` the factor from penalties of
-        stabilised counts to penalties of the likelihood, and in ``penalty`` a penalty of the search
-        that is not below `least_penalty`.
+        ``samples`` are counts. The weight of a missing entry is 0.
+        """
+        x = samples.x
+        weights = samples.weigh(samples.observed)
+        exposure = 1.0 if samples.target is None else wide(samples.target)
+        # Half an event is added for each feature, since the baseline of a feature without events,
+        # the logarithm of its rate, would be infinite.
+        rates = ((weights * x).sum(0) + 0.5) / ((weights * exposure).sum(0) + 1)
+        expected = (exposure * rates).to(x).expand_as(x)
+        return self.loss.natural(rates).to(x), expected, weights
+
+    def enter(self, samples, units):  # -> Samples
+        """Return counts transformed to a variance of about 1, in which the search finds atoms.
+
+        The results are the stabilised counts (n, n_features).
+        """
+        _, expected, weights = self._expect(samples)
+        loss = self.loss
+        response = (loss.response(samples.x) - loss.response(expected)) * (weights > 0)
+        mean = (weights * response).sum(0) / weights.sum(0).clamp_min(1)
+        return super().enter(replace(samples, x=response - mean), units)
+
+    def first_record(self, samples, rows, units):  # -> Fitted
+        """Return a record without atoms, with the first baseline, from mean rates, in ``extra``.
+
+        ``samples`` are the counts, and ``rows`` the stabilised counts. The record has in
+        ``penalty_factor`` the factor from penalties of stabilised counts to penalties of the
+        likelihood, and in ``penalty`` a penalty of the search that is not below `least_penalty`.
         """
         loss = self.loss
         x = samples.x
-        counts = samples.weigh(
-            samples.observed
-        )  # the weight of each entry, 0 for missing ones
-        exposure = 1.0 if samples.target is None else wide(samples.target)
-        n_known = counts.sum().clamp_min(1)
-        # Half an event is added for each feature, since the baseline of a feature without events,
-        # the logarithm of its rate, would be infinite.
-        rates = ((counts * x).sum(0) + 0.5) / ((counts * exposure).sum(0) + 1)
-        intercept = loss.natural(rates).to(x)
-        expected = (exposure * rates).to(x).expand_as(x)
-        response = (loss.response(x) - loss.response(expected)) * (counts > 0)
-        response = response - (counts * response).sum(0) / counts.sum(0).clamp_min(1)
-        samples, fitted = super().enter(replace(samples, x=response), units)
-        # ``unit`` converts penalties of the search to penalties of the likelihood. It is the
-        # standard deviation of counts at the baseline, since the gradient of the likelihood is this
-        # number times the gradient of the squared error of stabilised counts.
-        unit = float(((counts * loss.variance(expected)).sum() / n_known).sqrt())
+        intercept, expected, weights = self._expect(samples)
+        n_known = weights.sum().clamp_min(1)
+        # The factor is the standard deviation of counts at the baseline, since the gradient of the
+        # likelihood is this number times the gradient of the squared error of stabilised counts.
+        factor = float(((weights * loss.variance(expected)).sum() / n_known).sqrt())
         curvature = loss.curvature
         if not isfinite(curvature):
             # The curvature (second derivative) of the Poisson loss is the variance of the count,
             # which has no bound. So a mean over the entries is taken, in which each curvature is
             # its own weight: with the plain mean, which is smaller, training raised the loss of
             # widely varying counts.
-            weight = counts * loss.variance(x)
-            curvature = float(
-                ((weight * loss.variance(x)).sum() / weight.sum()).nan_to_num(1.0)
-            )
-        least = (
-            least_penalty(unit, float(n_known) / max(samples.total_weight, 1.0)) / unit
+            weight = weights * loss.variance(x)
+            mean = (weight * loss.variance(x)).sum() / weight.sum()
+            curvature = float(mean.nan_to_num(1.0))
+        n_entries = float(n_known) / max(samples.total_weight, 1.0)
+        least = least_penalty(factor, n_entries) / factor
+        fitted = super().first_record(samples, rows, units)
+        return replace(
+            fitted,
+            penalty_factor=factor,
+            curvature=curvature,
+            extra=intercept[None],
+            data_scale=factor**2 * fitted.data_scale,
+            penalty=max(fitted.penalty, least),
         )
-        known = dict(penalty_factor=unit, curvature=curvature, extra=intercept[None])
-        known |= dict(
-            data_scale=unit**2 * fitted.data_scale, penalty=max(fitted.penalty, least)
-        )
-        return samples, replace(fitted, **known)
 
     def rule(self, dictionary, batch, *, encoder, penalty):  # -> Evaluation
         """Evaluate the gradient rule of training: half the deviance, through the decoder alone.
@@ -409,18 +429,18 @@ class CountPlan(Plan):
             return self.loss.half_deviance(natural + offset, x)
 
         encoder = partial(encoder, exposure=batch.target)
-        found = dec(dictionary, batch, encoder=encoder, penalty=penalty, loss=loss)
-        return found._replace(codes=pad(found.codes, (0, 1), value=1.0))
+        evaluation = dec(dictionary, batch, encoder=encoder, penalty=penalty, loss=loss)
+        codes = pad(evaluation.codes, (0, 1), value=1.0)
+        return evaluation._replace(codes=codes)
 
     def network(self, fitted, update=0):
         """Return the gradient rule, the dictionary, and a dict of encoder and penalty of a record.
 
         `Trainer` calls it for each update, as `Plan.network`; the update makes no difference.
         """
-        how = dict(
-            encoder=self.encoder(fitted.alpha, fitted.extra[0]), penalty=fitted.alpha
-        )
-        return self.rule, DenseDictionary(fitted.atoms), how
+        encoder = self.encoder(fitted.alpha, fitted.extra[0])
+        settings = {"encoder": encoder, "penalty": fitted.alpha}
+        return self.rule, DenseDictionary(fitted.atoms), settings
 
     def replacements(self, fitted, samples):
         """Make atoms of samples, to replace atoms that no code uses: of their stabilised counts.
@@ -434,11 +454,12 @@ class CountPlan(Plan):
 
     def attributes(self, fitted):
         """Return the fitted attributes of a record as a dict, as `Plan.attributes`."""
-        of_counts = {
+        attributes = super().attributes(fitted)
+        del attributes["step_size_"]  # the encoder of counts has a step of its own
+        return attributes | {
             "intercept_": to_numpy(fitted.extra[0]),
             "_fitted_family": self.loss,
         }
-        return super().attributes(fitted) | of_counts | {"step_size_": None}
 
     def adapts(self, n_components):
         """Return False, so that `batch_size` and `n_updates` do not adapt to a search of rows."""
@@ -462,16 +483,31 @@ class CountPlan(Plan):
 class _CountPhases(RowPhases):
     """The phases of a fit of counts: as for rows, but with `settle` and another `choose_coding`."""
 
+    makes_pass = False
+
     def table(self, fitted):  # -> tuple of Phase
         """Return the phases of `RowPhases.table` with changes for counts.
 
         The phase "baseline" is added before training. The penalty of codes is chosen after training
-        only, by the likelihood, and there is no learned encoder. The last three phases of
-        `RowPhases.table` have to stay training, penalty of codes and encoder, in this order.
+        only, by the likelihood.
         """
-        *found, training, coding, _ = super().table(fitted)
+        phases = super().table(fitted)
+        names = [phase.name for phase in phases]
+        at = names.index("training")
         baseline = Phase("baseline", self.settle, self.plan.searches, ends_search=True)
-        return *found, baseline, training, coding
+        return *phases[:at], baseline, *phases[at:]
+
+    def _is_judged(self, fitted):  # -> bool
+        return False
+
+    def loss_of_baseline(self, fitted):  # -> float
+        """Return half the deviance of a sample from mean rates, to compare training with.
+
+        It is 1e-9 more, so that rounding errors cause no warning.
+        """
+        samples = self.data.samples
+        means = FromMeans(self.plan.loss).add(samples.map(wide))
+        return 0.5 * means.total() / samples.total_weight + 1e-9
 
     @torch.no_grad()
     def settle(self, fitted):
@@ -498,8 +534,8 @@ class _CountPhases(RowPhases):
                 mean = loss.mean(
                     dictionary.synthesis(codes) + encoder.offset(part.target)
                 )
-                known = part.weigh(part.observed)
-                sums += torch.stack([known * part.x, known * mean, known]).sum(1)
+                weights = part.weigh(part.observed)
+                sums += torch.stack([weights * part.x, weights * mean, weights]).sum(1)
             # half an event is added, since a feature without events would have the baseline -inf
             counted, expected = loss.natural((sums[:2] + 0.5) / (sums[2] + 1))
             intercept += counted - expected
@@ -516,27 +552,29 @@ class _CountPhases(RowPhases):
         intercept = fitted.extra[0]
         drawn, weight = draw_rows(len(samples), 200, samples.weight)
         some = replace(samples[drawn], weight=weight)
-        places = match_equal_rows(
-            some.x.mT, None if some.mask is None else some.mask.mT
-        )
+        gaps = None if some.mask is None else some.mask.mT
+        first_equal = match_equal_rows(some.x.mT, gaps)
         measure = partial(
             transformer.deviances, loss=self.plan.loss, intercept=intercept
         )
         dictionary = DenseDictionary(fitted.atoms)
-        chosen = fitted.alpha
+        best = fitted.alpha
         least = inf
         # Only the penalty of the search and smaller ones are tried: no larger one was better in
         # any test.
         for penalty in [fitted.alpha * 0.5**i for i in range(5)]:
-            encoder = self.plan.encoder(penalty, intercept)
-            found = transformer.hidden_errors(
-                some, dictionary, encoder, measure, places
+            error = transformer.hidden_errors(
+                some,
+                dictionary,
+                self.plan.encoder(penalty, intercept),
+                measure,
+                first_equal,
             )
-            if not found < 0.99 * least:
+            if not error < 0.99 * least:
                 break
-            chosen = penalty
-            least = found
-        yield replace(fitted, coding=Coding(chosen, 0.0))
+            best = penalty
+            least = error
+        yield replace(fitted, coding=Coding(best, 0.0))
 
 
 @sets_parameters()
@@ -656,7 +694,11 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     ) -> None:
         """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
-    n_iter_no_change = 5
+    # Parameters of other learners, which are constants here.
+    gradient = "dec"
+    optimizer = "auto"
+    noise = "equal"
+    fit_intercept = False
     _phases = _CountPhases
 
     # the largest valid entry, which input must not exceed: ``n_trials``, or infinity for Poisson
@@ -672,29 +714,26 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     @property
     def _loss(self):
         now = loss_named(self.loss, self.n_trials)
-        known = getattr(self, "_fitted_family", now)
-        said = f"loss={self.loss!r} and n_trials={self.n_trials} were set after fit, which was for"
-        refuse(now != known, f"{said} {known}. Set them back, or fit again.")
+        before = getattr(self, "_fitted_family", now)
+        refuse(
+            now != before,
+            f"loss={self.loss!r} and n_trials={self.n_trials} were set after fit, which was for "
+            f"{before}. Set them back, or fit again.",
+        )
         return now
 
     # For `from_components`: the fields of `Fitted` that hold the user's baseline (n_features,).
     # Counts must have a baseline; None raises ValueError.
-    def _intercept_of(self, atoms, intercept):  # -> dict
+    def _baseline_fields(self, atoms, intercept):  # -> dict
         refuse(
             intercept is None,
             "Counts have a baseline: pass it as intercept, or fit to data.",
         )
         intercept = check_numbers(intercept, "intercept", atoms.shape[1])
-        return dict(extra=intercept.to(atoms)[None])
+        return {"extra": intercept.to(atoms)[None]}
 
     def _plan(self):  # -> CountPlan
         return CountPlan(self)
-
-    # Half the deviance of a sample from mean rates, to which `_fit` compares the loss of training.
-    # It is 1e-9 more, so that rounding errors cause no warning.
-    def _loss_of_baseline(self, fitted, data):  # -> float
-        means = FromMeans(self._loss).add(data.samples.map(wide))
-        return 0.5 * means.total() / data.samples.total_weight + 1e-9
 
     # as `DenseLearner._resume`, with the baseline from ``intercept_``, which users may edit
     def _resume(self, plan, data):  # -> Fitted
@@ -704,17 +743,18 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
 
     def _transform_encoder(self):  # -> CountCodes
         self._validate_params()
-        plan = CountPlan(self)
-        plan.loss = self._loss  # raises ValueError if the user has changed the loss
-        return plan.encoder(self.alpha_, self._intercept)
+        # `_loss` raises ValueError if the user has changed the loss
+        return count_encoder(
+            EncoderPlan(self), self._loss, self.alpha_, self._intercept
+        )
 
     @fits()
     def partial_fit(
         self,
         X: Any,
         y: None = None,
-        exposure: OfRows = None,
         sample_weight: OfRows = None,
+        exposure: OfRows = None,
     ) -> Self:
         """Update dictionary and baseline by one pass over the data, in their order.
 
@@ -727,7 +767,7 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
             Data of shape (n_samples, n_features) as for `fit`, cut into batches of ``batch_size``.
         y : None
             Ignored.
-        exposure, sample_weight : array-like of shape (n_samples,), default=None
+        sample_weight, exposure : array-like of shape (n_samples,), default=None
             As for `fit`.
 
         Returns
@@ -741,6 +781,5 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
             If the data are invalid, or if ``loss``, ``n_trials`` or ``n_components`` was set to
             another value since, which leaves the estimator unchanged; or if training diverges.
         """
-        return self._partial_fit(
-            X, y, sample_weight=sample_weight, **self._of_rows(X, exposure)
-        )
+        target = self._targets(X, exposure)
+        return self._partial_fit(X, y, sample_weight=sample_weight, target=target)

@@ -4,7 +4,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from skpudle._fit.plan import Plan
 from skpudle._learners.parameters import sets_parameters
 from skpudle._learners.rows import DenseLearner
 
@@ -112,15 +111,11 @@ class NOODLDictionaryLearning(DenseLearner):
     ) -> None:
         """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
+    # Parameters of other learners, which are constants here. NOODL updates atoms by stochastic
+    # gradient descent without momentum. Its gradient, "noodl" in `skpudle._gradients`, is for codes
+    # of hard thresholds; ``threshold`` is their alpha.
+    gradient = "noodl"
+    shrinkage = "hard"
+    optimizer = "sgd"
+    alpha = property(lambda self: self.threshold)
     _penalty = "threshold"
-
-    def _plan(self):  # -> Plan
-        # NOODL updates atoms by stochastic gradient descent without momentum. Its gradient, "noodl"
-        # in `skpudle._gradients`, is for codes of hard thresholds; ``threshold`` is their alpha.
-        return Plan(
-            self,
-            alpha=self.threshold,
-            gradient="noodl",
-            shrinkage="hard",
-            optimizer="sgd",
-        )

@@ -22,7 +22,11 @@ from skpudle._precision import F, training_mode
 
 _DOCS = "https://skpudle.readthedocs.io/en/stable/"
 _PAGE = f"{_DOCS}coming_from.html"
-_PAGE_OF_ESTIMATOR = _DOCS + "generated/skpudle.{estimator_name}.html"
+# what scikit-learn's HTML view reads from a class
+_DOC_LINK = {
+    "_doc_link_module": "skpudle",
+    "_doc_link_template": _DOCS + "generated/skpudle.{estimator_name}.html",
+}
 
 # For the error of an unknown parameter, which names the right one: our parameters, and their names
 # in scikit-learn, SPAMS, SPORCO, alphacsc and sparse autoencoders.
@@ -98,7 +102,7 @@ def constraints_of(taken: Signature, **ranges: list) -> dict[str, list]:
     dict of str to list
         For each parameter its constraints, one of which a value has to satisfy.
     """
-    found = {}
+    constraints = {}
     ranges = _RANGES | ranges
     for name, parameter in taken.parameters.items():
         kind = parameter.annotation
@@ -107,8 +111,8 @@ def constraints_of(taken: Signature, **ranges: list) -> dict[str, list]:
             kind for kind in kinds if get_origin(kind) is Literal or kind is NoneType
         ]
         rest = [_constraint(kind) for kind in kinds if kind not in told]
-        found[name] = [*ranges.get(name, rest), *map(_constraint, told)]
-    return found
+        constraints[name] = [*ranges.get(name, rest), *map(_constraint, told)]
+    return constraints
 
 
 def sets_parameters(**ranges: list) -> Callable[[F], F]:
@@ -125,31 +129,24 @@ def sets_parameters(**ranges: list) -> Callable[[F], F]:
         # reads the names of the parameters.
         taken = signature(kind)
         init = kind.__init__
-        known = taken.parameters
+        parameters = taken.parameters
 
         @wraps(init)
         def checked(self, *args, **kwargs):
-            for name in kwargs.keys() - known.keys():
-                mend = (
-                    f" Pass {COUNTERPARTS[name]}."
-                    if COUNTERPARTS.get(name) in known
-                    else ""
-                )
+            for name in kwargs.keys() - parameters.keys():
+                counterpart = COUNTERPARTS.get(name)
+                mend = f" Pass {counterpart}." if counterpart in parameters else ""
                 raise TypeError(
                     f"{type(self).__name__} has no parameter {name!r}.{mend} The page {_PAGE} "
                     "lists names of other packages and their counterparts."
                 )
-            given = taken.bind(*args, **kwargs)
-            given.apply_defaults()
-            vars(self).update(given.arguments)
+            bound = taken.bind(*args, **kwargs)
+            bound.apply_defaults()
+            vars(self).update(bound.arguments)
 
-        of_class = dict(
-            __init__=checked, _parameter_constraints=constraints_of(taken, **ranges)
-        )
-        of_class |= dict(
-            _doc_link_module="skpudle", _doc_link_template=_PAGE_OF_ESTIMATOR
-        )
-        for name, value in of_class.items():
+        kind.__init__ = checked
+        kind._parameter_constraints = constraints_of(taken, **ranges)
+        for name, value in _DOC_LINK.items():
             setattr(kind, name, value)
         return kind
 

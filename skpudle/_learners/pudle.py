@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from inspect import signature
 from typing import Any, Literal, Self
 
@@ -14,12 +15,10 @@ from torch import Tensor
 
 from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor, warn
 from skpudle._data.sources import open_source
-from skpudle._fit.encoders import learned_encoder, units_of
+from skpudle._fit.encoders import EncoderPlan, learned_encoder, units_of
 from skpudle._fit.messages import refuse, refuse_several, warn_of_unused
-from skpudle._fit.plan import Plan
 from skpudle._learners.parameters import POSITIVE, constraints_of, sets_parameters
 from skpudle._learners.rows import DenseLearner
-from skpudle._learners.summary import describe_fit
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._states import Coding
 from skpudle.encoding import EncoderModule
@@ -41,12 +40,12 @@ def penalty_of(learner):  # -> float
     Raise ValueError if the learner has neither: `from_components` with alpha="auto" had no data
     that could choose a penalty.
     """
-    found = learner.transform_alpha or getattr(learner, "alpha_", None)
+    penalty = learner.transform_alpha or learner.alpha_
     refuse(
-        found is None,
+        penalty is None,
         "alpha='auto' needs data. Pass transform_alpha, or call partial_fit.",
     )
-    return found
+    return penalty
 
 
 def _graph_of(learner, plan, units):  # -> LearnedEncoder
@@ -59,8 +58,8 @@ def _graph_of(learner, plan, units):  # -> LearnedEncoder
     ----------
     learner : PUDLEDictionaryLearning
         The learner.
-    plan : Plan
-        The plan made from the learner's parameters.
+    plan : EncoderPlan
+        What the learner's parameters decide about codes.
     units : Units
         The units of the rows that the encoder takes. Its atoms are the dictionary, and residuals
         beyond its limit are clipped, as outliers.
@@ -74,14 +73,37 @@ def _graph_of(learner, plan, units):  # -> LearnedEncoder
     limit = units.limit
     if plan.params.separate_atoms:
         return replace(learned_encoder(learner, atoms), limit=limit)
-    dictionary = DenseDictionary(atoms)
     step = learner.step_size_
-    how = dict(lambda_decay=learner.lambda_decay_, shrinkage=plan.params.shrinkage)
-    given = penalty_of(learner), plan.n_unfoldings, atoms.new_tensor(step)
-    levels = threshold_levels(dictionary, *given, **how)
-    thresholds = levels.expand(-1, len(atoms))
-    how = bool(plan.params.positive_code), True, plan.params.shrinkage, limit
-    return LearnedEncoder(step * atoms[None], atoms[None], thresholds, *how)
+    shrinkage = plan.params.shrinkage
+    levels = threshold_levels(
+        DenseDictionary(atoms),
+        penalty_of(learner),
+        plan.n_unfoldings,
+        atoms.new_tensor(step),
+        lambda_decay=learner.lambda_decay_,
+        shrinkage=shrinkage,
+    )
+    return LearnedEncoder(
+        step * atoms[None],
+        atoms[None],
+        levels.expand(-1, len(atoms)),
+        positive_code=bool(plan.params.positive_code),
+        shares_atoms=True,
+        shrinkage=shrinkage,
+        limit=limit,
+    )
+
+
+def _pursue(dictionary, x, mask=None, *, n_nonzero_coefs, tol, positive):
+    """Return codes of rows by orthogonal matching pursuit: the encoder of "omp"."""
+    return solve_omp(
+        dictionary.atoms,
+        x,
+        n_nonzero_coefs=n_nonzero_coefs,
+        tol=tol,
+        positive=positive,
+        mask=mask,
+    )
 
 
 def _check_choice(learner, plan, l0, criterion):
@@ -102,13 +124,14 @@ def _check_choice(learner, plan, l0, criterion):
         learner.transform_alpha is not None,
         f"transform_alpha={learner.transform_alpha} overrides the penalty to choose. Pass None.",
     )
-    known = constraints_of(signature(learner.choose_alpha), l0=[POSITIVE])
     validate_parameter_constraints(
-        known, dict(l0=l0, criterion=criterion), "choose_alpha"
+        constraints_of(signature(learner.choose_alpha), l0=[POSITIVE]),
+        {"l0": l0, "criterion": criterion},
+        "choose_alpha",
     )
     refuse(
         criterion == "support" and l0 is None and not learner.positive_code,
-        "criterion='support' takes negative codes for mistakes. Pass 'prediction', or l0.",
+        "criterion='support' counts negative codes as mistakes. Pass 'prediction', or l0.",
     )
 
 
@@ -142,8 +165,8 @@ def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
     predicting = best_coding(judged(problem), atoms, debias=debias)
     if criterion == "prediction":
         return predicting
-    found = coding_of_support(problem, atoms, debias=debias)
-    return max(found, predicting, key=lambda coding: coding.alpha)
+    supported = coding_of_support(problem, atoms, debias=debias)
+    return max(supported, predicting, key=lambda coding: coding.alpha)
 
 
 @sets_parameters(noise=["array-like"])
@@ -370,15 +393,13 @@ class PUDLEDictionaryLearning(DenseLearner):
     ) -> None:
         """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
-    n_iter_no_change = (
-        5  # checks of the objective in a row, without improvement, that end training
-    )
-
     # ------------------------------------------------------------------ the fit and its score
 
     # The score needs ``noise_std_``, which `fit` estimates only with alpha="auto" and codes of the
     # lasso.
-    @available_if(lambda learner: learner.alpha == "auto" and Plan(learner).of_lasso)
+    @available_if(
+        lambda learner: learner.alpha == "auto" and EncoderPlan(learner).of_lasso
+    )
     def score_samples(self, X: Any) -> np.ndarray:
         r"""Score rows for the detection of anomalies: rows with low scores are unusual.
 
@@ -429,6 +450,10 @@ class PUDLEDictionaryLearning(DenseLearner):
         True
         """
         check_is_fitted(self)
+        if self.noise_std_ is None:
+            raise AttributeError(
+                "noise_std_ is None: the noise is unknown. Call fit with alpha='auto'."
+            )
         if len(self.components_) > self.n_features_in_ and self.n_components != "auto":
             many = f"{len(self.components_)} atoms, more than {self.n_features_in_} features"
             warn(
@@ -449,39 +474,6 @@ class PUDLEDictionaryLearning(DenseLearner):
         cost = 0.5 * (codes != 0).sum(axis=1) * np.log(np.maximum(n_known, 1))
         with np.errstate(invalid="ignore"):
             return (np.nansum(entries, axis=1) - cost) / n_known
-
-    def summary(self, X: ArrayLike | Tensor | None = None) -> str:
-        """Return some ten lines of text: what `fit` has decided, and which decisions were close.
-
-        Parameters
-        ----------
-        X : array-like or Tensor of shape (n_samples, n_features), default=None
-            Rows to reconstruct: the summary then has their R^2, and the mean number of codes.
-
-        Returns
-        -------
-        str
-            Lines: rows and features, the number of atoms, baseline, outliers, noise, penalties, how
-            much of the energy of hidden entries is predicted, and the end of the fit.
-
-        Raises
-        ------
-        NotFittedError
-            If the learner is not fitted.
-
-        Examples
-        --------
-        >>> from sklearn.datasets import load_digits
-        >>> from skpudle import PUDLEDictionaryLearning
-        >>> X = load_digits().data
-        >>> learner = PUDLEDictionaryLearning(32, random_state=0).fit(X)
-        >>> print(learner.summary())  # doctest: +ELLIPSIS
-        PUDLEDictionaryLearning: 1797 rows of 64 features
-          32 atoms, as named
-        ...
-        """
-        check_is_fitted(self, "components_")
-        return describe_fit(self, X)
 
     # ------------------------------------------------------------------ penalty of codes
 
@@ -543,19 +535,19 @@ class PUDLEDictionaryLearning(DenseLearner):
         plan = self._plan()
         _check_choice(self, plan, l0, criterion)
         units = units_of(self)
-        rows = self._read(plan, X, known=True).samples.in_units(units)
+        rows = self._read(X, is_fitted=True).samples.in_units(units)
         problem = plan.problem(rows, auto_alpha(rows.x, mask=rows.mask))
         coding = _coding_of(problem, units.atoms, l0, criterion, debias=plan.debias)
         self.alpha_ = coding.alpha * problem.unit
         self.debias_ = coding.debias
-        kept = self._fitted
-        # The record gets the choice, too, since `partial_fit` goes on from the record.
-        chosen = Coding(
-            self.alpha_, self.debias_, noise_std=kept.coding and kept.coding.noise_std
-        )
-        # After a fit to zeros data_scale is 0, and `partial_fit` would then choose another penalty.
-        # With None it keeps the penalty that was chosen here.
-        self._fitted = replace(kept, coding=chosen, data_scale=kept.data_scale or None)
+        # The record gets the choice, too, since `partial_fit` goes on from the record. After a fit
+        # to zeros data_scale is 0, and `partial_fit` would then choose another penalty. With None
+        # it keeps the penalty that was chosen here.
+        last = self._fitted
+        noise_std = last.coding and last.coding.noise_std
+        chosen = Coding(self.alpha_, self.debias_, noise_std=noise_std)
+        data_scale = last.data_scale or None
+        self._fitted = replace(last, coding=chosen, data_scale=data_scale)
         return self
 
     def to_module(self) -> EncoderModule:
@@ -592,22 +584,25 @@ class PUDLEDictionaryLearning(DenseLearner):
         """
         check_is_fitted(self)
         self._validate_params()
-        plan = Plan(self)
+        plan = EncoderPlan(self)
         units = units_of(self)
-        decoder = to_tensor(self.components_)
-        solved = plan.solves and not self.separate_atoms
+        is_solved = plan.solves and not self.separate_atoms
         refuse(
-            solved or self.transform_algorithm != "unfolded",
-            "Solved codes are no fixed graph. Fit with n_unfoldings=3, separate_atoms='unfolding'.",
+            is_solved or self.transform_algorithm != "unfolded",
+            "Solved codes are not a fixed graph. Fit with n_unfoldings=3, "
+            "separate_atoms='unfolding'.",
         )
         refuse(
             units.row_noise is not None,
-            "Codes in units of the row's noise are no fixed graph. Fit with noise='features'.",
+            "Codes in units of the row's noise are not a fixed graph. Fit with noise='features'.",
         )
-        how = dict(
-            split_sign=self.split_sign, scale=units.scale, intercept=units.intercept
-        )
-        return EncoderModule(_graph_of(self, plan, units), decoder, **how).eval()
+        return EncoderModule(
+            _graph_of(self, plan, units),
+            to_tensor(self.components_),
+            split_sign=self.split_sign,
+            scale=units.scale,
+            intercept=units.intercept,
+        ).eval()
 
     def _encoder(self):
         """Return the encoder of `transform` for rows in units of their noise.
@@ -616,24 +611,24 @@ class PUDLEDictionaryLearning(DenseLearner):
         parameters without effect on codes. Callers subtract the baseline from the rows.
         """
         self._validate_params()  # the user may have set parameters since `fit`
-        plan = Plan(self)
+        plan = EncoderPlan(self)
         warn_of_unused(self, plan.without_effect(), "on these codes")
         if self.transform_algorithm == "omp":
-            how = dict(
-                n_nonzero_coefs=self.transform_n_nonzero_coefs, tol=self.transform_alpha
-            )
-            how["positive"] = bool(self.positive_code)
-            return lambda dictionary, x, mask=None: solve_omp(
-                dictionary.atoms, x, mask=mask, **how
+            return partial(
+                _pursue,
+                n_nonzero_coefs=self.transform_n_nonzero_coefs,
+                tol=self.transform_alpha,
+                positive=bool(self.positive_code),
             )
         units = units_of(self)
         unfolds = self.transform_algorithm == "unfolded"
-        if unfolds and (
-            self.separate_atoms or (units.limit is not None and not plan.solves)
-        ):
+        clips = units.limit is not None and not plan.solves
+        if unfolds and (self.separate_atoms or clips):
             return _graph_of(self, plan, units)
-        how = dict(
-            step_size=getattr(self, "step_size_", None), lambda_decay=self.lambda_decay_
+        return plan.encoder(
+            penalty_of(self),
+            step_size=self.step_size_,
+            lambda_decay=self.lambda_decay_,
+            solves=plan.converges,
+            debias=self.debias_ if self.debias == "auto" else None,
         )
-        how |= dict(debias=self.debias_ if self.debias == "auto" else None, warn=True)
-        return plan.encoder(penalty_of(self), **how, solves=plan.converges)

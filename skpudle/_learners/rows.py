@@ -16,16 +16,25 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
 
 from skpudle._data import arrays, sources
 from skpudle._fit import messages
-from skpudle._fit.encoders import InUnits, units_of
-from skpudle._fit.estimator import Data, GradientLearner
+from skpudle._fit.encoders import (
+    Converged,
+    EncoderPlan,
+    InUnits,
+    learned_encoder,
+    units_of,
+)
+from skpudle._fit.estimator import Data, PhasedLearner
+from skpudle._fit.partial import alternate, train
 from skpudle._fit.plan import Plan, train_encoder
-from skpudle._fit.run import Fitted, Phase, Run, take
-from skpudle._fit.train import Stopping, Trainer
+from skpudle._fit.run import Fitted, Interrupts, Phase, Run, take
+from skpudle._fit.train import Diverged, Stopping, Trainer
 from skpudle._learners.parameters import fits
 from skpudle._learners.transformer import DictionaryTransformer
+from skpudle._operators._atoms import project_atoms
 from skpudle._rows import spread_rows
 from skpudle._units import CENTRED, Units
 from skpudle.encoding._learned import LearnedEncoder
@@ -35,8 +44,10 @@ from skpudle.search import learn_units as unit_search
 # Number of epochs (of coordinate descent over all codes) that compute the codes of the data again
 # for atoms that stay fixed, after a search or a pass over all rows. The first epoch starts from
 # zero codes, each later epoch from the codes of the one before. On rows with 60 planted atoms the
-# objective is 35, 2.2 and .08 % above its minimum over the codes after 1, 2 and 3 epochs.
+# objective is 35, 2.2 and 0.08 % above its minimum over the codes after 1, 2 and 3 epochs.
 REPEATS = 3
+# Parameters by which a user of `partial_fit` asks for training by gradients.
+_OF_TRAINING = "optimizer", "learning_rate", "batch_size"
 
 
 def learn_units(plan, samples):  # -> Units
@@ -55,19 +66,38 @@ def learn_units(plan, samples):  # -> Units
     if not isinstance(noise, str):
         noise = arrays.check_numbers(noise, "noise", n_features, positive=True)
         noise = noise / np.exp(np.log(arrays.to_numpy(noise)).mean())
-    asked = dict(intercept=plan.fit_intercept, noise=noise)
     n_components = plan.n_components or n_features
     if plan.params.n_components == "auto":
         # The number of atoms is chosen later. Here too few atoms would leave signal in residuals,
         # which would count as noise. So the noise is estimated with one atom for each 16 rows, but
         # at least 1 and at most 4 atoms per feature.
         n_components = max(n_features, min(4 * n_features, len(samples) // 16))
-    if (
-        not (plan.solves or plan.params.separate_atoms)
-        and plan.params.shrinkage == "soft"
-    ):
-        asked["n_unfoldings"] = plan.n_unfoldings
-    return unit_search.learn_units(plan.problem(samples), n_components, **asked)
+    unfolds = not (plan.solves or plan.params.separate_atoms)
+    is_soft = plan.params.shrinkage == "soft"
+    return unit_search.learn_units(
+        plan.problem(samples),
+        n_components,
+        intercept=plan.fit_intercept,
+        noise=noise,
+        n_unfoldings=plan.n_unfoldings if unfolds and is_soft else None,
+    )
+
+
+def _outliers_of_rows(
+    data, fitted
+):  # -> csr_array (n_samples, n_features), bool, or None
+    """Return the outliers of a record for the user's rows; None if there are none.
+
+    `fit` merged equal rows: ``fitted.outliers`` has indices of merged rows, and
+    ``data.merged_index`` has for each row of the user the index of its merged row, or -1 for a row
+    of weight 0. The index -1 selects the last row, which is added here and empty.
+    """
+    if fitted.outliers is None or not len(fitted.outliers):
+        return None
+    shape = len(data.samples) + 1, data.samples.x.shape[1]
+    marks = np.ones(len(fitted.outliers), bool)
+    outliers = csr_array((marks, arrays.to_numpy(fitted.outliers).T), shape=shape)
+    return outliers[arrays.to_numpy(data.merged_index)]
 
 
 class RowPhases(Run):
@@ -92,8 +122,12 @@ class RowPhases(Run):
         Largest numbers of updates and of epochs of training; 0 if nothing trains.
     """
 
+    # False for counts: a pass over all rows minimises the squared error of all rows
+    makes_pass = True
+
     def __init__(self, learner, X, y, began, plan, data):
-        super().__init__(learner, X, y, began, plan, data)
+        super().__init__(learner, X, y, began, plan.for_data(data), data)
+        plan = self.plan
         samples = data.samples
         team = self.team
         self.own = self.generator
@@ -101,16 +135,13 @@ class RowPhases(Run):
         self._problem = None
         self._coded = None
         if team.rank > 0:
-            self.own = torch.Generator().manual_seed(
-                self.own.initial_seed() + team.rank
-            )
-        self.source = sources.Batches(
-            data.source, plan.batch_size(data.source.n_samples), self.own
-        )
+            seed = self.own.initial_seed() + team.rank
+            self.own = torch.Generator().manual_seed(seed)
+        batch_size = plan.batch_size(data.source.n_samples)
+        self.source = sources.Batches(data.source, batch_size, self.own)
         n_batches = team.largest(self.source.n_batches)
-        self.n_updates = team.largest(
-            plan.n_updates(n_batches, self.source.batch_size, data)
-        )
+        n_updates = plan.n_updates(n_batches, self.source.batch_size, data)
+        self.n_updates = team.largest(n_updates)
         self.max_iter = -(-self.n_updates // n_batches)
         if not team.is_alone:
             # First atoms, units and penalties must be the same in all processes, so at most 2**14
@@ -120,41 +151,33 @@ class RowPhases(Run):
             some = replace(samples, mask=None)[spread_rows(len(samples), 2**14)]
             self.samples = some.map(team.gather)
         # True if the search sees only a sample of the rows; a pass over all rows then follows it
-        in_parts = not plan.counts_events and data.source is not samples
-        self._in_parts = team.largest(in_parts and data.source.n_samples > len(samples))
-        # ``_enter(units)`` returns the rows in the ``units``, and a record without atoms. The
-        # last result is kept, because several phases ask for the same units.
+        is_sample = data.source is not samples and data.source.n_samples > len(samples)
+        self._in_parts = team.largest(is_sample and self.makes_pass)
+        # ``_enter(units)`` returns the rows as a search in the ``units`` sees them. The last result
+        # is kept, because several phases ask for the same units.
         self._enter = lru_cache(1)(partial(plan.enter, self.samples))
 
     def table(self, fitted):  # -> tuple of Phase
         """Return all phases in their order, each with a mark whether this fit needs the phase.
 
         `Run.make_phases` runs the first phase that is due and not done, and asks again with the new
-        record. Phases of equal names, "penalty of codes", are alternatives: once one is done, the
-        other is skipped.
+        record. The penalty of codes is chosen before the noise, if held-out rows can choose it, and
+        otherwise after training.
         """
         plan = self.plan
         units = fitted.units
-        trial = fitted.searched and fitted.searched.trial
         # False if a callback or Ctrl-C has ended the search early: some phases need a whole search
         is_whole = plan.searches and fitted.ended_by is None
-        follows = plan.codes_follow_data
         learns = is_whole and plan.learns_noise
+        learns_scales = learns and plan.noise == "auto" and self._has_noise(fitted)
         finds_units = units.intercept is not None or units.looks_at_rows
-        # Data have no noise if the search has predicted hidden entries up to rounding.
-        has_noise = (
-            trial is None
-            or float(fitted.searched.path.score.max()) < 1 - find.NOTHING_LEFT
-        )
-        # Learners of counts choose the penalty of codes after training, by the likelihood, and not
-        # by the rows that the search held out.
-        is_judged = (
-            trial is not None
-            and fitted.searched.stage == "done"
-            and not plan.counts_events
-        )
-        learns_encoder = bool(plan.params.separate_atoms)
+        trial = fitted.searched and fitted.searched.trial
+        is_judged = self._is_judged(fitted)
+        choose_coding = self.choose_coding
+        follows = plan.codes_follow_data
         decides = plan.params.n_components == "auto"
+        trains = self.n_updates > 0
+        learns_encoder = bool(plan.params.separate_atoms)
         return (
             Phase("units", self.find_units, plan.learns_noise),
             Phase("size", self.choose_size, decides, "number of atoms"),
@@ -163,48 +186,60 @@ class RowPhases(Run):
             Phase(
                 "unbiased atoms", self.refit, trial and trial.unbiased, ends_search=True
             ),
-            Phase("penalty of codes", self.choose_unseen_coding, follows and is_judged),
-            Phase(
-                "noise",
-                self.learn_scales,
-                learns and has_noise and plan.noise == "auto",
-            ),
+            Phase("penalty of codes", choose_coding, follows and is_judged),
+            Phase("noise", self.learn_scales, learns_scales),
             Phase("units again", self.refine_units, learns and finds_units),
-            Phase(
-                "training", self.train, self.n_updates > 0, "epoch", most=self.max_iter
-            ),
-            Phase("penalty of codes", self.choose_coding, follows),
+            Phase("training", self.train, trains, "epoch", most=self.max_iter),
+            Phase("penalty of codes", choose_coding, follows and not is_judged),
             Phase("encoder", self.train_encoder, learns_encoder, ends_search=True),
         )
+
+    def _has_noise(self, fitted):  # -> bool
+        """Return False if the search has predicted hidden entries up to rounding."""
+        searched = fitted.searched
+        if searched is None or searched.trial is None:
+            return True
+        return float(searched.path.score.max()) < 1 - find.NOTHING_LEFT
+
+    def _is_judged(self, fitted):  # -> bool
+        """Return whether the rows that the search held out can choose the penalty of codes."""
+        searched = fitted.searched
+        if searched is None or searched.trial is None:
+            return False
+        return searched.stage == "done"
 
     # ------------------------------------------------------------------ the first atoms
 
     def first(self):  # -> Fitted
         """Return the `Fitted` before all phases, with first atoms for rows in the user's units.
 
-        `skpudle._fit.estimator.GradientLearner._fit` runs the phases from it. Warn of features
-        without known values, and of fewer rows than atoms.
+        Warn of parameters without effect, of features without known values, and of fewer rows than
+        atoms.
         """
-        fitted = self.plan.begin(*self._enter(CENTRED), self.generator)
-        known = self.samples.observed
+        plan = self.plan
+        samples = self.samples
+        messages.warn_of_unused(self.learner, plan.without_effect(self.data))
+        fitted = self.begin(CENTRED)
+        observed = samples.observed
         # without a mask all entries are known, and one column tells as much as all
-        known = known[:, :1] if self.samples.mask is None else known
-        unknown = (~known.any(0)).nonzero().flatten().tolist()
-        messages.warn_of_unknown_features(
-            unknown, self.data.inputs["feature_names_in_"]
-        )
+        observed = observed[:, :1] if samples.mask is None else observed
+        empty = (~observed.any(0)).nonzero().flatten().tolist()
+        messages.warn_of_unknown_features(empty, self.data.inputs["feature_names_in_"])
         # Atoms that the user gives need no samples, so there is no warning of few samples.
-        if isinstance(self.plan.params.dict_init, str):
-            has_values = known.any(1)
-            places = self.data.merged_index
+        if isinstance(plan.params.dict_init, str):
+            has_values = observed.any(1)
+            index = self.data.merged_index
             # Equal rows were merged, and are counted one by one here, as the user knows them.
-            if places is not None and self.team.is_alone:
-                has_values = has_values[places[places >= 0].to(known.device)]
-            n_components = (
-                0 if self.plan.params.n_components == "auto" else len(fitted.atoms)
-            )
+            if index is not None and self.team.is_alone:
+                has_values = has_values[index[index >= 0].to(observed.device)]
+            is_chosen = plan.params.n_components == "auto"
+            n_components = 0 if is_chosen else len(fitted.atoms)
             messages.warn_of_few_samples(int(has_values.sum()), n_components)
         return fitted
+
+    def begin(self, units):  # -> Fitted
+        """Return the first record, with first atoms, for rows in the ``units``."""
+        return self.plan.begin(self.samples, self._enter(units), units, self.generator)
 
     def find_units(self, fitted):
         """Learn the units of the rows, baseline and noise: a phase, which yields one `Fitted`.
@@ -213,7 +248,7 @@ class RowPhases(Run):
         """
         units = learn_units(self.plan, self.samples)
         if not units.changes_nothing:
-            fitted = self.plan.begin(*self._enter(units), self.generator)
+            fitted = self.begin(units)
         yield fitted
 
     def choose_size(self, fitted):
@@ -221,21 +256,23 @@ class RowPhases(Run):
 
         The last one has the atoms of the chosen number. See `skpudle.search.choose`.
         """
-        plan, (samples, _) = self.plan, self._enter(fitted.units)
-        problem = plan.problem(samples, plan.search_penalty(fitted), fitted.data_scale)
-        fixed = plan.params.alpha != "auto"
+        plan = self.plan
+        rows = self._enter(fitted.units)
+        problem = plan.problem(rows, plan.search_penalty(fitted), fitted.data_scale)
         generator = self.generator.manual_seed(self.generator.initial_seed())
-        for trial in choose.try_sizes(problem, generator, fixed=fixed):
+        is_fixed = plan.params.alpha != "auto"
+        for trial in choose.try_sizes(problem, generator, fixed=is_fixed):
             n_tried = len(trial.path.n_components)
-            n = len(trial.atoms)
-            is_last = trial.is_last
-            note = f"size, {n_tried} numbers of atoms tried  {n} atoms so far"
-            if is_last:
-                fitted = replace(
-                    fitted, penalty=fitted.penalty * trial.alpha / problem.alpha
-                )
-            now = plan.with_atoms(fitted, trial.atoms.to(samples.x))
-            yield replace(now, size_path=trial.path, is_done=is_last, note=note)
+            n_atoms = len(trial.atoms)
+            if trial.is_last:
+                penalty = fitted.penalty * trial.alpha / problem.alpha
+                fitted = replace(fitted, penalty=penalty)
+            yield replace(
+                plan.with_atoms(fitted, trial.atoms.to(rows.x)),
+                size_path=trial.path,
+                is_done=trial.is_last,
+                note=f"size, {n_tried} numbers of atoms tried  {n_atoms} atoms so far",
+            )
 
     # ------------------------------------------------------------------ the search
 
@@ -248,30 +285,39 @@ class RowPhases(Run):
         (from all processes) gives only first atoms and first penalties.
         """
         plan = self.plan
-        alone = self.team.is_alone
+        is_alone = self.team.is_alone
         units = fitted.units
-        samples = self._enter(units)[0] if alone else self.data.samples.in_units(units)
-        how = dict(penalty=plan.search_penalty(fitted), square=fitted.data_scale)
-        has_baseline = units.intercept is not None and units.row_noise is None
+        rows = self._enter(units) if is_alone else self.data.samples.in_units(units)
         problem = plan.problem(
-            samples, **how, total=self.team.sum, has_baseline=has_baseline
+            rows,
+            plan.search_penalty(fitted),
+            fitted.data_scale,
+            total=self.team.sum,
+            has_baseline=units.intercept is not None and units.row_noise is None,
         )
-        fixed = plan.params.alpha != "auto"
-        mixes = plan.mixes_few(*fitted.atoms.shape) and problem.mask is None and alone
-        if mixes and not fixed:
-            problem = replace(
-                problem, alpha=find.penalty_of_mixtures(problem, len(fitted.atoms))
-            )
-        how = dict(fixed=fixed, mixes=mixes, learn=not self._in_parts)
+        is_fixed = plan.params.alpha != "auto"
+        mixes = (
+            plan.mixes_few(*fitted.atoms.shape) and problem.mask is None and is_alone
+        )
+        if mixes and not is_fixed:
+            penalty = find.penalty_of_mixtures(problem, len(fitted.atoms))
+            problem = replace(problem, alpha=penalty)
+        largest = None
         if (
             units.median_norm is not None
-        ):  # some rows have so large a norm that they may be outliers
+        ):  # some rows are so long that they may be outliers
             # A few long rows would have most of the held-out error, so rows of more than twice the
             # median norm are not held out. In data where 5 % of the rows have 3.5 times the norm of
-            # the rest, this lowers the error of the fitted rows from .60 to .26 times the noise, in
-            # the mean of six data sets.
-            how["largest"] = (2 * units.median_norm / problem.unit) ** 2
-        return held_out.hold_out(problem, **how)
+            # the rest, this lowers the error of the fitted rows from 0.60 to 0.26 times the noise,
+            # in the mean of six data sets.
+            largest = (2 * units.median_norm / problem.unit) ** 2
+        return held_out.hold_out(
+            problem,
+            fixed=is_fixed,
+            mixes=mixes,
+            learn=not self._in_parts,
+            largest=largest,
+        )
 
     def search(self, fitted):
         """Search for atoms: a phase, which yields a `Fitted` for each epoch.
@@ -279,61 +325,45 @@ class RowPhases(Run):
         The algorithm is `skpudle.search.find`. If a fit resumes from a checkpoint, the search
         begins again with the atoms of the checkpoint.
         """
-        plan, units, (samples, begun) = (
-            self.plan,
-            fitted.units,
-            self._enter(fitted.units),
-        )
-        # The surrogate optimiser, which trains after the search, needs the curvature of the loss.
-        # With the gradient "ae-ls" codes follow a change of the atoms, which lowers the curvature,
-        # the more so the more unfoldings there are. The exponent -0.22 was measured: with -0.25
-        # hard-thresholded codes became denser, and with 0 training took twice as long.
-        share = plan.n_unfoldings**-0.22 if plan.gradient == "ae-ls" else 1.0
-        fitted = replace(fitted, curvature=share * begun.curvature)
-        if self.n_updates:
-            # The optimiser is made here, and not used, only so that wrong parameters raise an error
-            # before the search instead of after it.
-            plan.make_optimizer(fitted)
-        if (
-            not (units.limit is units.median_norm is None)
-            and self.data.merged_index is not None
-        ):
+        units = fitted.units
+        finds_outliers = not (units.limit is units.median_norm is None)
+        if finds_outliers and self.data.merged_index is not None:
             # `Samples.in_units` makes outliers missing entries. So outliers are the entries that
-            # are known in the data, but missing in ``samples``.
-            missed = self.data.samples.observed > samples.observed
+            # are known in the data, but missing in the rows that are searched.
+            missed = self.data.samples.observed > self._enter(units).observed
             fitted = replace(fitted, outliers=missed.nonzero().cpu())
         problem = self.make_problem(fitted)
-        begins = fitted.searched or fitted
-        for found in find.find_atoms(problem, begins.atoms):
+        start = (fitted.searched or fitted).atoms
+        for state in find.find_atoms(problem, start):
             self._problem = problem
-            self._coded = found.coded
+            self._coded = state.coded
             now = units
-            if (baseline := found.coded.problem.baseline) is not None:
+            baseline = state.coded.problem.baseline
+            if baseline is not None:
                 self._problem = problem.around(baseline)
                 shift = baseline.to(units.intercept) * problem.unit
                 now = replace(units, intercept=units.intercept + shift)
+            loss = state.losses[-1]
             yield replace(
                 fitted,
-                atoms=found.atoms.to(fitted.atoms),
+                atoms=state.atoms.to(fitted.atoms),
                 units=now,
-                searched=replace(found, coded=None, problem=None, losses=()),
-                search_alpha=found.alpha * problem.unit,
-                losses=(*fitted.losses, *found.losses),
-                has_codes=found.coded.n_entries > 0,
-                stream=stream.after_search(found.coded, float(self.data.n_seen)),
-                is_done=found.stage == "done",
-                note=f"search, epoch {len(found.losses)}  {found.stage}  loss {found.losses[-1]:g}",
+                searched=replace(state, coded=None, problem=None, losses=()),
+                search_alpha=state.alpha * problem.unit,
+                losses=(*fitted.losses, *state.losses),
+                has_codes=state.coded.n_entries > 0,
+                stream=stream.after_search(state.coded, float(self.data.n_seen)),
+                is_done=state.stage == "done",
+                note=f"search, epoch {len(state.losses)}  {state.stage}  loss {loss:g}",
             )
 
-    def found(self, fitted):  # -> Problem, Epoch
-        """Return the problem of the search, and its data with codes for the atoms that were found.
+    def searched_rows(self, fitted):  # -> Problem, Epoch
+        """Return the problem of the search, and its data with codes for the atoms of the search.
 
         The phases after the search begin with both. They are kept from the search or, if that was
         made before the fit resumed from a checkpoint, computed again.
         """
-        if (
-            self._problem is None
-        ):  # this fit resumes from a checkpoint written after the search
+        if self._problem is None:  # the fit resumes after the search
             searched = fitted.searched
             self._problem = self.make_problem(fitted)
             part = self._problem.thinned(searched.stride, alpha=searched.alpha)
@@ -348,51 +378,71 @@ class RowPhases(Run):
         block is an epoch, after which a checkpoint can be written. A pass that resumes from a
         checkpoint reads the earlier blocks again without learning from them.
         """
-        problem, coded = self.found(fitted)
+        problem, coded = self.searched_rows(fitted)
         alpha = fitted.searched.alpha
         unit = problem.unit
         begun = stream.after_search(coded)
-        size = stream.block_rows(coded.n_entries / begun.n_rows, *begun.atoms.shape)
+        n_used = coded.n_entries / begun.n_rows
+        size = stream.block_rows(n_used, *begun.atoms.shape)
         source = self.data.source
         n_blocks = self.team.largest(-(-source.n_samples // size))
         state = begun
         losses = fitted.losses
         loss = 0.0
         if fitted.pass_state is not None:  # this fit resumes in the middle of the pass
-            state, losses, loss = fitted.pass_state, losses[:-1], losses[-1]
-        blocks = source.blocks(
-            size, torch.Generator().manual_seed(self.own.initial_seed())
-        )
-        blocks = islice(blocks, state.n_blocks, None)
+            state = fitted.pass_state
+            *losses, loss = losses
+        order = torch.Generator().manual_seed(self.own.initial_seed())
+        blocks = islice(source.blocks(size, order), state.n_blocks, None)
         while state.n_blocks < n_blocks:
             # Processes add up their sums for each block, so all need the same number of blocks. A
             # process that has run out of rows takes part with an empty block.
             block = next(blocks, self.data.samples[:0])
-            block = block.in_units(fitted.units)
-            others = dict(total=self.team.sum, baseline=problem.baseline)
-            part = self.plan.problem(block, alpha * unit, fitted.data_scale, **others)
-            before, (state, _) = state, stream.advance_stream(part, state, final=True)
-            n_rows = state.n_rows - begun.n_rows
-            n_more = state.n_rows - before.n_rows
-            loss += (state.loss * unit**2 - loss) * n_more / max(n_rows, 1)
-            atoms = state.atoms
-            is_last = state.n_blocks >= n_blocks
-            now = replace(
-                fitted, losses=(*losses, loss), is_done=is_last, pass_state=state
+            part = self.plan.problem(
+                block.in_units(fitted.units),
+                alpha * unit,
+                fitted.data_scale,
+                total=self.team.sum,
+                baseline=problem.baseline,
             )
-            if is_last:
-                if problem.held_out is not None:
-                    judges = replace(problem.held_out.problem, alpha=alpha)
-                    atoms = min(
-                        begun.atoms, atoms, key=partial(stream.objective, judges)
-                    )
-                if atoms is not begun.atoms:
-                    self._coded = descend.solve_codes(coded.problem, atoms, REPEATS)
-                searched = replace(fitted.searched, atoms=atoms)
-                rest = stream.after_search(self._coded, float(self.data.n_seen))
-                now = replace(now, searched=searched, stream=rest, pass_state=None)
-            note = f"pass, block {state.n_blocks}/{n_blocks}  mean objective {state.mean:.6g}"
-            yield replace(now, atoms=atoms.to(fitted.atoms), note=note)
+            n_before = state.n_rows
+            state, _ = stream.advance_stream(part, state, final=True)
+            n_rows = state.n_rows - begun.n_rows
+            n_new = state.n_rows - n_before
+            loss += (state.loss * unit**2 - loss) * n_new / max(n_rows, 1)
+            record = replace(
+                fitted,
+                atoms=state.atoms.to(fitted.atoms),
+                losses=(*losses, loss),
+                pass_state=state,
+                is_done=state.n_blocks >= n_blocks,
+                note=f"pass, block {state.n_blocks}/{n_blocks}  mean objective {state.mean:.6g}",
+            )
+            if record.is_done:
+                record = self._end_pass(record, begun.atoms, state.atoms)
+            yield record
+
+    def _end_pass(self, record, before, after):  # -> Fitted
+        """Keep the better atoms for held-out rows: those ``before`` a pass over all rows, or after.
+
+        Both are (n_components, n_features).
+        """
+        problem = self._problem
+        coded = self._coded
+        searched = record.searched
+        atoms = after
+        if problem.held_out is not None:
+            judges = replace(problem.held_out.problem, alpha=searched.alpha)
+            atoms = min(before, after, key=partial(stream.objective, judges))
+        if atoms is not before:
+            self._coded = descend.solve_codes(coded.problem, atoms, REPEATS)
+        return replace(
+            record,
+            atoms=atoms.to(record.atoms),
+            searched=replace(searched, atoms=atoms),
+            stream=stream.after_search(self._coded, float(self.data.n_seen)),
+            pass_state=None,
+        )
 
     def refit(self, fitted):
         """Free the atoms of the search of the lasso's bias: a phase, which yields one `Fitted`.
@@ -401,13 +451,11 @@ class RowPhases(Run):
         squared error with unbiased codes. After a pass over all rows they are kept only if they
         have a smaller error in held-out rows.
         """
-        problem, coded = self.found(fitted)
-        if (
-            fitted.pass_state is not None
-        ):  # a callback has ended the pass before its last block
-            coded = self._coded = descend.solve_codes(
-                coded.problem, fitted.pass_state.atoms, REPEATS
-            )
+        problem, coded = self.searched_rows(fitted)
+        if fitted.pass_state is not None:  # a callback has ended the pass early
+            atoms = fitted.pass_state.atoms
+            coded = descend.solve_codes(coded.problem, atoms, REPEATS)
+            self._coded = coded
         atoms = descend.refit_atoms(coded.problem, coded.atoms, coded.codes)
         if self._in_parts:
             # The atoms before the refit were learned from all rows, the refitted atoms only from a
@@ -417,42 +465,56 @@ class RowPhases(Run):
             atoms = min(atoms, coded.atoms, key=error)
         yield replace(fitted, atoms=atoms.to(fitted.atoms))
 
-    def choose_unseen_coding(self, fitted):
-        """Choose penalty and debiasing of codes by held-out rows: a phase, yielding one `Fitted`.
+    def choose_coding(self, fitted):
+        """Choose penalty and debiasing of codes of `transform`: a phase, which yields one `Fitted`.
 
-        The codes are those of `transform`. They predict hidden entries of the rows that the search
-        held out. `choose_coding` is for fits without such rows.
+        The codes predict hidden entries of the rows that the search held out. A fit that held no
+        rows out, as without a search, hides entries of the training rows in turn.
         """
-        (problem, _), trial = self.found(fitted), fitted.searched.trial
-        how = dict(debias=self.plan.debias, place=trial.prediction.place)
-        coding = choose.best_coding(problem.held_out, trial.judged, **how)
+        debias = self.plan.debias
+        if self._is_judged(fitted):
+            problem, _ = self.searched_rows(fitted)
+            trial = fitted.searched.trial
+            coding = choose.best_coding(
+                problem.held_out,
+                trial.judged,
+                debias=debias,
+                place=trial.prediction.place,
+            )
+        else:
+            samples = self.data.samples.in_units(fitted.units)
+            problem = self.plan.problem(
+                samples, fitted.alpha, fitted.data_scale, total=self.team.sum
+            )
+            judges = choose.judged(problem)
+            coding = choose.best_coding(judges, fitted.atoms, debias=debias)
         yield replace(fitted, coding=coding.in_units(problem.unit))
 
     # ------------------------------------------------------------------ after the search
-
-    def _of_residuals(self, fitted):
-        """Return the arguments of `unit_search.learn_scales` and `unit_search.refine_units`.
-
-        The arguments are the present units, the problem of the rows in the user's units, the atoms
-        and the penalty of codes.
-        """
-        alpha = fitted.coding.alpha if fitted.coding else fitted.search_alpha
-        return fitted.units, self.plan.problem(self.samples), fitted.atoms, float(alpha)
 
     def learn_scales(self, fitted):
         """Learn the noise of features from errors of hidden entries: a phase, yielding a `Fitted`.
 
         ``fitted`` is the record after a search. If the noise differs between features, the new
-        record has new units, and only the phases "units" and "size" are left in ``done``. So a
-        second search follows, in the new units. Otherwise ``fitted`` itself is yielded.
+        record has new units, and asks for the phases from the search on again. Otherwise ``fitted``
+        itself is yielded.
         """
-        units = unit_search.learn_scales(*self._of_residuals(fitted))
+        units = unit_search.learn_scales(
+            fitted.units,
+            self.plan.problem(self.samples),
+            fitted.atoms,
+            self._residual_penalty(fitted),
+        )
         if units is not fitted.units:
             atoms = units.from_user(fitted.units.to_user(fitted.atoms))
-            kept = dict(
-                size_path=fitted.size_path, losses=fitted.losses, done=("units", "size")
+            record = self.plan.first_record(self.samples, self._enter(units), units)
+            fitted = replace(
+                self.plan.with_atoms(record, atoms),
+                size_path=fitted.size_path,
+                losses=fitted.losses,
+                done=fitted.done,
+                again="search",
             )
-            fitted = replace(self.plan.with_atoms(self._enter(units)[1], atoms), **kept)
         yield fitted
 
     def refine_units(self, fitted):
@@ -460,9 +522,17 @@ class RowPhases(Run):
 
         This phase yields one `Fitted`; the atoms stay as they are.
         """
-        yield replace(
-            fitted, units=unit_search.refine_units(*self._of_residuals(fitted))
+        units = unit_search.refine_units(
+            fitted.units,
+            self.plan.problem(self.samples),
+            fitted.atoms,
+            self._residual_penalty(fitted),
         )
+        yield replace(fitted, units=units)
+
+    def _residual_penalty(self, fitted):  # -> float
+        """Return the penalty of the codes whose residuals tell of the noise after a search."""
+        return float(fitted.coding.alpha if fitted.coding else fitted.search_alpha)
 
     # ------------------------------------------------------------------ training and codes
 
@@ -473,91 +543,103 @@ class RowPhases(Run):
         this state, and the first `Fitted` that is yielded is the state itself.
         """
         plan = self.plan
-        given = self.plan.params
-        known = fitted.training
+        params = plan.params
         source = self.source
-        ended_by = fitted.ended_by if known else None
         most = self.n_updates
+        state = fitted.training
+        ended_by = fitted.ended_by if state else None
         fitted = replace(fitted, n_updates=most, ended_by=None)
         optimizer = plan.make_optimizer(fitted)
         trainer = Trainer(plan, fitted, optimizer, team=self.team, interrupts=self)
         # A pair for lambda_decay is annealed over ten equal parts of training, so training may end
         # early only in the last part.
-        first = most * 9 // 10 * isinstance(given.lambda_decay, tuple)
-        stopping = Stopping(given.tol, given.n_iter_no_change, first, most)
-        if known:
-            optimizer.load(plan.join(fitted), known["moments"])
-            stopping.course = known["stopping"]
+        first = most * 9 // 10 if isinstance(params.lambda_decay, tuple) else 0
+        stopping = Stopping(params.tol, params.n_iter_no_change, first, most)
+        if state:
+            optimizer.load(plan.join(fitted), state["moments"])
+            stopping.course = state["stopping"]
             if source.generator is not None:
-                source.generator.set_state(known["generator"])
-        ended_by = ended_by or ("tol" if stopping.is_over else None)
+                source.generator.set_state(state["generator"])
+        if ended_by is None and stopping.is_over:
+            ended_by = "tol"
         # `Run._make` asks for no more records after one with ``is_done``, which ends the loop.
         while True:
             n_epochs = len(trainer.loss_curve)
-            if ended_by is None and (
-                trainer.n_steps >= most or n_epochs >= self.max_iter
-            ):
+            is_longest = trainer.n_steps >= most or n_epochs >= self.max_iter
+            if ended_by is None and is_longest:
                 ended_by = "max_iter"
             if n_epochs:
-                now = trainer.fitted
-                done = ended_by is not None
-                note = f"{plan.name}, epoch {n_epochs}/{self.max_iter}"
-                how = dict(
-                    note=f"{note}  loss {now.loss_curve[-1]:.6g}", ended_by=ended_by
-                )
-                how["has_codes"] = not trainer.epoch["unused"].all()
+                record = trainer.fitted
                 drawn = source.generator and source.generator.get_state()
-                state = now.training | {"stopping": stopping.course, "generator": drawn}
-                yield replace(now, training=state, is_done=done, **how)
+                state = {"stopping": stopping.course, "generator": drawn}
+                note = f"{plan.name}, epoch {n_epochs}/{self.max_iter}"
+                yield replace(
+                    record,
+                    training=record.training | state,
+                    is_done=ended_by is not None,
+                    ended_by=ended_by,
+                    has_codes=not trainer.epoch["unused"].all(),
+                    note=f"{note}  loss {record.loss_curve[-1]:.6g}",
+                )
             trainer.replace_unused()
             if trainer.run_epoch(source, stopping):
                 ended_by = "tol"
 
-    def choose_coding(self, fitted):
-        """Choose penalty and debiasing of codes by training rows: a phase, yielding one `Fitted`.
-
-        The codes are those of `transform`. They predict entries of the training rows, which are
-        hidden in turn. This is for fits that held no rows out, as without a search.
-        """
-        samples = self.data.samples.in_units(fitted.units)
-        how = dict(total=self.team.sum)
-        problem = self.plan.problem(samples, fitted.alpha, fitted.data_scale, **how)
-        coding = choose.best_coding(
-            choose.judged(problem), fitted.atoms, debias=self.plan.debias
-        )
-        yield replace(fitted, coding=coding.in_units(problem.unit))
-
     def train_encoder(self, fitted):
         """Train the encoder of ``separate_atoms`` for the atoms: a phase, yielding one `Fitted`.
 
-        It has the encoder in ``learned``. The phase runs even after Ctrl-C in an earlier
+        It has the encoder in ``learned_encoder``. The phase runs even after Ctrl-C in an earlier
         phase, since the learner is not usable without an encoder: it then makes no updates, and the
         encoder is the initial one. Ctrl-C in this phase ends it with the updates made so far. In
         both cases ``is_done`` is False, so that a resumed fit repeats the phase.
         """
-        plan = self.plan
         seed = self.generator.initial_seed()
-        given = (
-            plan,
+        fitted = train_encoder(
+            self.plan,
             fitted,
             self.samples.in_units(fitted.units),
             self,
-            plan.params.max_iter,
+            self.plan.params.max_iter,
+            generator=torch.Generator(fitted.atoms.device).manual_seed(seed),
         )
-        generator = torch.Generator(fitted.atoms.device).manual_seed(seed)
-        yield replace(
-            train_encoder(*given, generator=generator), is_done=not self.pending
-        )
+        yield replace(fitted, is_done=not self.pending)
+
+    # ------------------------------------------------------------------ the result
+
+    def warn_of_result(self):
+        """Warn of a step that is too large, of a loss that rose, and of codes that are all zero."""
+        fitted = self.record
+        if self.plan.step_size is not None:
+            messages.warn_of_step(self.plan.step_size, fitted.atoms)
+        if fitted.n_steps:
+            self.warn_of_rise(fitted)
+        x = self.data.samples.x
+        if fitted.has_codes or not x.any():
+            return
+        if len(x) == 1 or (x != x[0]).any():  # rows that are all equal need no codes
+            messages.warn_of_zero_codes(self.learner)
+
+    def warn_of_rise(self, fitted):
+        """Warn if training has made the error of the reconstruction larger."""
+        curve = fitted.loss_curve
+        baseline = self.loss_of_baseline(fitted)
+        messages.warn_of_rise(self.learner, curve[0], curve[-1], baseline)
+
+    def loss_of_baseline(self, fitted):  # -> float
+        """Return the mean loss of a sample if all codes are zero, to compare training with."""
+        return 0.5 * fitted.data_scale
 
 
 # ------------------------------------------------------------------ the learner
 
 
-class DenseLearner(GradientLearner, DictionaryTransformer):
+class DenseLearner(PhasedLearner, DictionaryTransformer):
     """Base of the learners of rows that are trained by gradients or found by a search.
 
-    It adds `fit`, `partial_fit` and `from_components` to `GradientLearner`, and the encoder that
-    codes rows in units of their noise to `DictionaryTransformer`. Subclasses document parameters.
+    It adds `fit`, `partial_fit` and `from_components` to `PhasedLearner`, and the encoder that
+    codes rows in units of their noise to `DictionaryTransformer`. Subclasses document parameters. A
+    fitted learner has in ``_fitted`` the part of the record that `partial_fit` needs, and in
+    ``_at_fit`` what the user had set at the time of the fit, so that later changes are noticed.
     """
 
     _penalty = "alpha"  # name of the parameter that sets ``alpha_``
@@ -589,8 +671,9 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         Raises
         ------
         ValueError
-            If the atoms are no matrix of finite numbers, if the penalty, or the baseline of counts,
-            is missing, or if the learner learns more than atoms, such as the weights of a task.
+            If the atoms are not a matrix of finite numbers, if the penalty, or the baseline of
+            counts, is missing, or if the learner learns more than atoms, such as the weights of a
+            task.
 
         Examples
         --------
@@ -608,24 +691,21 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         learner = cls(len(atoms), **params)
         learner._validate_params()
         plan = learner._plan()
-        more = learner._intercept_of(atoms, intercept)
+        baseline = learner._baseline_fields(atoms, intercept)
         alpha = getattr(learner, cls._penalty)
         messages.refuse(
             alpha == "auto" and plan.params.transform_algorithm != "omp",
             f"{cls._penalty}='auto' needs data, and there are none: pass a number.",
         )
-        data = Data(
-            None,
-            sources.Samples(atoms),
-            arrays.input_attributes(arrays.to_numpy(atoms)),
-        )
         fitted = Fitted(
-            atoms=atoms, alpha=None if alpha == "auto" else float(alpha), **more
+            atoms=atoms, alpha=None if alpha == "auto" else float(alpha), **baseline
         )
+        inputs = arrays.input_attributes(arrays.to_numpy(atoms))
+        data = Data(None, sources.Samples(atoms), inputs)
         take(learner, learner._attributes(plan, data, fitted))
         return learner
 
-    def _intercept_of(self, atoms, intercept):  # -> dict
+    def _baseline_fields(self, atoms, intercept):  # -> dict
         """Return the fields of a `Fitted` that hold the user's baseline, for `from_components`.
 
         ``atoms`` are (n_components, n_features), and ``intercept`` is (n_features,), 0 or None.
@@ -634,7 +714,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         if intercept is None or (isinstance(intercept, float | int) and intercept == 0):
             return {}
         intercept = arrays.check_numbers(intercept, "intercept", atoms.shape[1])
-        return dict(units=Units(intercept=intercept.to(atoms)))
+        return {"units": Units(intercept=intercept.to(atoms))}
 
     @fits()
     def fit(
@@ -732,38 +812,132 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
     def _plan(self):  # -> Plan
         return Plan(self)
 
+    def _partial_fit(self, X, y, **of_rows):
+        """Update the model by one pass over the data: `partial_fit` of all subclasses calls it.
+
+        ``of_rows`` are keyword arguments of `_read` with an entry for each row. Return the
+        estimator.
+        """
+        messages.refuse_several("partial_fit")
+        is_fitted = hasattr(self, "components_")
+        if is_fitted:  # the decorator `fits` checks the parameters in a first call only
+            self._validate_params()
+            self._refuse_new_size()
+        plan = self._plan()
+        read = self._read(X, y, is_fitted=is_fitted, part=True, **of_rows)
+        plan = plan.for_data(read)
+        n_seen = read.n_seen
+        if not is_fitted:
+            fitted, data = self._begin_with_rows(plan, read)
+        else:
+            fitted, data = self._begin_again(plan, read)
+            curve = tuple(self.loss_curve_)
+            fitted = replace(fitted, n_steps=self.n_steps_, loss_curve=curve)
+            n_seen += self.n_samples_seen_ or 0
+        alternates = plan.alternates and not messages.any_named(self, _OF_TRAINING)
+        learn = alternate if alternates else train
+        error = None
+        with Interrupts() as interrupts:
+            try:
+                fitted = learn(plan, fitted, data, interrupts)
+            except Diverged as diverged:
+                fitted = diverged.fitted
+                error = diverged
+            if plan.params.separate_atoms and error is None:
+                fitted = self._train_encoder(plan, fitted, data, interrupts)
+            attributes = self._attributes(plan, data, fitted)
+            take(self, attributes | {"n_samples_seen_": n_seen})
+            if error is not None:
+                raise error
+        return self
+
+    def _refuse_new_size(self):
+        """Raise ValueError if the user has set another number of atoms since the last call."""
+        n_atoms = len(self.components_)
+        now = self.n_components
+        messages.refuse(
+            now not in (None, "auto", self._at_fit["n_components"], n_atoms),
+            f"n_components={now} was set after fit, and components_ has {n_atoms} atoms, which "
+            "partial_fit keeps. Set it back, fit again, or replace components_, too.",
+        )
+
+    def _begin_again(self, plan, data):  # -> Fitted, Data
+        """Begin a later call: with gathered rows, with its own rows, or from the last record."""
+        last = self._fitted
+        is_edited = self._at_fit["atoms"] != messages.describe(self.components_)
+        if last.first_rows is not None and not is_edited:
+            return self._begin_with_gathered_rows(plan, data)
+        if last.data_scale == 0 and not is_edited:  # all rows so far were zero
+            return self._begin_with_rows(plan, data)
+        return self._go_on(plan, data, is_edited)
+
+    def _begin_with_rows(self, plan, data):  # -> Fitted, Data
+        """Begin with the rows of this call: first atoms, penalty and, of enough rows, units."""
+        fitted = self._begin(plan, data)
+        samples = data.samples
+        least = unit_search.least_rows(plan.n_components or samples.x.shape[1])
+        if plan.learns_noise and len(samples) == data.source.n_samples < least:
+            fitted = replace(fitted, first_rows=samples.map(torch.clone))
+        return fitted, data
+
+    def _begin_with_gathered_rows(self, plan, data):  # -> Fitted, Data
+        """Begin with the rows of all calls so far, which were too few to learn units from."""
+        samples = data.samples.after(self._fitted.first_rows)
+        data = data._replace(source=samples, samples=samples)
+        return self._begin_with_rows(plan, data)
+
+    def _go_on(self, plan, data, is_edited):  # -> Fitted, Data
+        """Go on from the last record; ``is_edited`` is whether the user has changed the atoms."""
+        fitted = self._resume(plan, data)
+        if is_edited:
+            positive = plan.params.positive_dict
+            atoms = project_atoms(fitted.atoms.contiguous(), positive=positive)
+            fitted = replace(fitted, atoms=atoms, training={})
+        optimizer = messages.describe(plan.optimizer_for(len(fitted.atoms)))
+        if self._at_fit["optimizer"] != optimizer:
+            fitted = replace(fitted, training=fitted.training | {"moments": {}})
+        return fitted, data
+
+    def _train_encoder(self, plan, fitted, data, interrupts):  # -> Fitted
+        """Train the encoder of ``separate_atoms`` for one epoch, on from the present one."""
+        is_first = getattr(self, "thresholds_", None) is None
+        start = None if is_first else learned_encoder(self, fitted.atoms)
+        samples = data.samples.in_units(fitted.units)
+        return train_encoder(plan, fitted, samples, interrupts, 1, start=start)
+
     def _begin(self, plan, data):  # -> Fitted
         """Return the `Fitted` that a first `partial_fit` updates: first atoms, without a search.
 
-        `GradientLearner._partial_fit` calls it, again while the rows of all calls are too few or
-        zero. ``plan`` is the learner's `Plan`, and ``data`` are the `Data` of these rows.
+        `_partial_fit` calls it, again while the rows of all calls are too few or zero.
+        ``plan`` is the learner's `Plan`, and ``data`` are the `Data` of these rows.
         """
-        units = learn_units(plan, data.samples) if plan.learns_noise else CENTRED
+        samples = data.samples
+        units = learn_units(plan, samples) if plan.learns_noise else CENTRED
         generator = arrays.make_generator(self.random_state)
-        fitted = plan.begin(*plan.enter(data.samples, units), generator)
+        fitted = plan.begin(samples, plan.enter(samples, units), units, generator)
         return replace(fitted, from_samples=plan.searches)
 
     def _encoder(self):
         """Return the encoder of `transform` for rows that are in units of their noise."""
         self._validate_params()  # the user may have set parameters since `fit`
-        how = dict(
-            step_size=self.step_size_, lambda_decay=self.lambda_decay_, warn=True
+        return EncoderPlan(self).encoder(
+            self.alpha_, step_size=self.step_size_, lambda_decay=self.lambda_decay_
         )
-        return self._plan().encoder(self.alpha_, **how)
 
     def _transform_encoder(self):
-        """Return the encoder of `transform` for rows in the user's units, less their baseline.
+        """Return the encoder of `transform` for rows in the user's units.
 
         Codes are in the user's units, too. `DictionaryTransformer` calls it for each `transform`.
         """
         encoder = self._encoder()
-        units = replace(units_of(self), median_norm=None, intercept=None)
-        if isinstance(
-            encoder, LearnedEncoder
-        ):  # it clips residuals at its own limit of outliers
+        units = replace(units_of(self), median_norm=None)
+        if isinstance(encoder, Converged):
+            encoder = replace(encoder, warns=True)
+        elif isinstance(encoder, LearnedEncoder):  # it clips residuals at its own limit
             units = replace(units, limit=None)
-        gains = units.gains(arrays.to_tensor(self.components_))
-        return encoder if units.changes_nothing else InUnits(encoder, units, gains)
+        if units.changes_nothing:
+            return encoder
+        return InUnits(encoder, units, units.gains(arrays.to_tensor(self.components_)))
 
     def _resume(self, plan, data):  # -> Fitted
         """Return the `Fitted` that a later `partial_fit` updates.
@@ -772,30 +946,68 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         to ``components_``, to the penalty, and to ``debias``. ``plan`` is the learner's `Plan`, and
         ``data`` are the `Data` of the new call.
         """
-        kept = self._fitted
-        given = plan.params.alpha
-        known = dict(alpha=kept.alpha, coding=kept.coding)
-        if given not in (
+        last = self._fitted
+        alpha = last.alpha
+        coding = last.coding
+        data_scale = last.data_scale
+        asked = plan.params.alpha
+        if asked not in (
             "auto",
-            self._fit_given["alpha"],
+            self._at_fit["alpha"],
         ):  # the user has set a penalty since
-            known = dict(alpha=float(given), coding=None)
-        elif kept.coding is not None and plan.debias is not None:
-            known["coding"] = kept.coding._replace(debias=plan.debias)
-        if (
-            kept.data_scale == 0
-        ):  # all rows so far were zero, and no penalty was chosen from them
-            known["coding"] = None
-        atoms = kept.units.from_user(
-            arrays.to_tensor(self.components_, data.samples.x.device)
-        )
-        units = replace(kept.units, atoms=atoms)
-        if (
-            not kept.data_scale
-        ):  # these are the first rows after `from_components` or after zeros
-            _, begun = plan.enter(data.samples, units)
+            alpha = float(asked)
+            coding = None
+        elif coding is not None and plan.debias is not None:
+            coding = coding._replace(debias=plan.debias)
+        components = arrays.to_tensor(self.components_, data.samples.x.device)
+        atoms = last.units.from_user(components)
+        units = replace(last.units, atoms=atoms)
+        if data_scale == 0:  # all rows so far were zero, and chose no penalty
+            coding = None
+        if not data_scale:  # the first rows after `from_components` or after zeros
+            rows = plan.enter(data.samples, units)
+            first = plan.first_record(data.samples, rows, units)
             # if these rows are zero, too, None leaves the choice to the next call
-            known["data_scale"] = begun.data_scale or None
-            if given == "auto":
-                known["alpha"] = plan.code_penalty(begun, atoms)
-        return replace(kept, atoms=atoms, units=units, **known)
+            data_scale = first.data_scale or None
+            if asked == "auto":
+                alpha = plan.code_penalty(first, atoms)
+        return replace(
+            last,
+            atoms=atoms,
+            units=units,
+            alpha=alpha,
+            coding=coding,
+            data_scale=data_scale,
+        )
+
+    def _attributes(self, plan, data, fitted):
+        """Return all fitted attributes as a dict, with what a later `partial_fit` needs.
+
+        Keys are names of attributes; `skpudle._fit.run.take` sets them on the learner. Callbacks
+        get the same dict after each epoch.
+        """
+        curve = [*fitted.losses, *fitted.loss_curve]
+        phases = None
+        if fitted.ended_by is not None:  # the end of a `fit`, not of `partial_fit`
+            epochs = {"search": len(fitted.losses), plan.name: len(fitted.loss_curve)}
+            phases = {name: n for name, n in (epochs | fitted.later).items() if n}
+        attributes = data.inputs | plan.attributes(fitted)
+        return attributes | {
+            "lambda_decay_": plan.decay_of(fitted, max(fitted.n_steps - 1, 0)),
+            "device_": str(data.samples.x.device),
+            "n_iter_": max(len(curve), 1),
+            "n_steps_": fitted.n_steps,
+            "n_samples_seen_": data.n_seen,
+            "loss_curve_": np.array(curve, dtype=np.float64),
+            "outliers_": _outliers_of_rows(data, fitted),
+            "ended_by_": fitted.ended_by,
+            "phases_": phases,
+            "fit_seconds_": None,  # `_fit` sets it when all callbacks have run
+            "_fitted": fitted.kept(),
+            "_at_fit": {
+                "alpha": plan.params.alpha,
+                "n_components": plan.params.n_components,
+                "optimizer": messages.describe(plan.optimizer_for(len(fitted.atoms))),
+                "atoms": messages.describe(attributes["components_"]),
+            },
+        }

@@ -144,14 +144,15 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         bpdndl = import_extra("sporco", "sporco.dictlrn.bpdndl")
         x = to_tensor(arrays.check_rows(open_source(X).array(), estimator=self))
         weight = None
-        n_given = len(x)
+        n_rows = len(x)
         generator = arrays.make_generator(self.random_state)
         if sample_weight is not None:
-            weight = arrays.check_sample_weight(sample_weight, n_given).to(x)
+            weight = arrays.check_sample_weight(sample_weight, n_rows).to(x)
         # Equal rows are merged, so that weights equal repetitions. The weights of the distinct rows
         # then have the mean 1, or are None if all are equal.
         samples, _ = merge_samples(Samples(x, weight=weight))
-        x, (weight, _) = samples.x, scale_weights(samples.weight, len(samples))
+        x = samples.x
+        weight, _ = scale_weights(samples.weight, len(samples))
         arrays.mean_square(
             x
         )  # raises ValueError if squares leave the range of the dtype
@@ -159,45 +160,45 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
             self.dict_init, self.n_components, x, generator, weight=weight
         )
         if isinstance(self.dict_init, str):
-            warn_of_few_samples(n_given, len(atoms))
-        alpha = (
-            auto_alpha(x, weight=weight) if self.alpha == "auto" else float(self.alpha)
-        )
-        own = {"Verbose": False, "MaxMainIter": self.max_iter} | (self.options or {})
-        options = bpdndl.BPDNDictLearn.Options(own)
+            warn_of_few_samples(n_rows, len(atoms))
+        alpha = self.alpha
+        alpha = auto_alpha(x, weight=weight) if alpha == "auto" else float(alpha)
+        defaults = {"Verbose": False, "MaxMainIter": self.max_iter}
+        settings = bpdndl.BPDNDictLearn.Options(defaults | (self.options or {}))
         if weight is not None:
             # With a row and its L1 penalty times the root of the weight, its codes are so, too, and
             # both terms of its objective, squared error and penalty, are multiplied by the weight.
             root = weight.sqrt()
             x = x * root[:, None]
-            options["BPDN"]["L1Weight"] = options["BPDN"]["L1Weight"] * to_numpy(root)
+            penalties = settings["BPDN"]
+            penalties["L1Weight"] = penalties["L1Weight"] * to_numpy(root)
         # SPORCO makes one iteration per call of ``solve``, so that scikit-learn's callbacks and
         # Ctrl-C work between iterations. `epochs` calls the callback in the user's ``options``.
-        callback = options["Callback"]
-        max_iter = options["MaxMainIter"]
-        options.update({"Callback": None, "MaxMainIter": 1})
-        solver = bpdndl.BPDNDictLearn(to_numpy(atoms).T, to_numpy(x).T, alpha, options)
+        callback = settings["Callback"]
+        max_iter = settings["MaxMainIter"]
+        settings.update({"Callback": None, "MaxMainIter": 1})
+        solver = bpdndl.BPDNDictLearn(to_numpy(atoms).T, to_numpy(x).T, alpha, settings)
 
         def attributes():  # -> dict of fitted attributes
             losses = np.array(solver.getitstat().DFid, dtype=np.float64) / len(x)
-            found = {
+            return arrays.input_attributes(X) | {
+                "components_": to_numpy(to_tensor(solver.getdict().T).to(x.dtype)),
+                "alpha_": alpha,
                 "n_components_": len(atoms),
                 "n_iter_": len(losses),
                 "loss_curve_": losses,
             }
-            components = to_numpy(to_tensor(solver.getdict().T).to(x.dtype))
-            found |= {"components_": components, "alpha_": alpha}
-            return arrays.input_attributes(X) | found
 
         def epochs(interrupts):  # yields an `EpochRecord` for each iteration
             for n in range(1, max_iter + 1):
                 solver.solve()
                 stops = callback is not None and callback(solver)
-                note = f"iteration {n}/{max_iter}  loss {solver.getitstat().DFid[-1] / len(x):.6g}"
-                ended_by = "callback" if stops else "max_iter"
-                is_done = stops or n == max_iter
+                loss = solver.getitstat().DFid[-1] / len(x)
                 yield EpochRecord(
-                    note=note, attributes=attributes, ended_by=ended_by, is_done=is_done
+                    note=f"iteration {n}/{max_iter}  loss {loss:.6g}",
+                    attributes=attributes,
+                    ended_by="callback" if stops else "max_iter",
+                    is_done=stops or n == max_iter,
                 )
 
         self._follow(epochs, X, y, max_iter)

@@ -4,7 +4,7 @@ import numpy as np
 
 from skpudle._data.arrays import check_rows, host_array, to_tensor
 from skpudle._data.sources import open_source
-from skpudle._losses import LEAST_SQUARES
+from skpudle._fit.encoders import baseline_of
 
 
 def _count(n, noun):  # -> str
@@ -28,20 +28,21 @@ def _tried(path, chosen):
     return ", ".join(f"{n[i]} explain {score[i]:.3f}" for i in far)
 
 
-def _prediction(path, alpha):
+def _prediction(path):
     """Return text: how well hidden entries are predicted, and which penalties predict as well.
 
-    ``path`` is ``penalty_path_``, and ``alpha`` the chosen penalty of the search.
+    ``path`` is ``penalty_path_``.
     """
     best = np.argmax(path.score)
     said = f"{path.score[best]:.3f} of their energy is predicted"
     if path.score[best] <= path.tolerance[best]:
         return f"{said}: these atoms explain nothing that columns share"
-    # A score that is lower by up to .001 counts as equal: differences below .001 decide nothing,
+    # A score that is lower by up to 0.001 counts as equal: differences below 0.001 decide nothing,
     # as in the choice of the number of atoms.
-    near = (path.score > path.score[best] - 0.001) & (path.alpha != alpha)
-    alphas = " or ".join(f"{alpha:.3g}" for alpha in np.unique(path.alpha[near]))
-    return f"{said}, as well with a search at {alphas}" if alphas else said
+    equal = path.alpha[path.score > path.score[best] - 0.001]
+    if equal.min() == equal.max():
+        return said
+    return f"{said}, by penalties of the search from {equal.min():.3g} to {equal.max():.3g}"
 
 
 def _codes(learner, X, loss):
@@ -51,61 +52,71 @@ def _codes(learner, X, loss):
     """
     codes = host_array(learner.transform(X))
     x = host_array(check_rows(open_source(X).array(), allow_nan=True))
-    means = np.nanmean(x, axis=0)
-    found = host_array(learner.inverse_transform(codes))
-    total, left = (
-        float(
-            loss.half_deviance(
-                to_tensor(np.broadcast_to(rates, x.shape)), to_tensor(x)
-            ).nansum()
-        )
-        for rates in (means, found)
-    )
+
+    def deviance(rates):
+        rates = to_tensor(np.broadcast_to(rates, x.shape))
+        return float(loss.half_deviance(rates, to_tensor(x)).nansum())
+
+    total = deviance(np.nanmean(x, axis=0))
+    left = deviance(host_array(learner.inverse_transform(codes)))
     what = "R^2" if loss.is_quadratic else "explained deviance"
+    n_codes = (codes != 0).sum(1).mean()
     n_constant = int((np.fmax.reduce(x, axis=1) == np.fmin.reduce(x, axis=1)).sum())
-    said = f"rows: {what} {1 - left / total:.3f} by {(codes != 0).sum(1).mean():.1f} codes a row"
+    said = f"rows: {what} {1 - left / total:.3f} by {n_codes:.1f} codes a row"
     return f"{said}; {n_constant} rows are zero or constant" if n_constant else said
 
 
 def _of_rows(learner):  # -> list of str
-    """Return the lines of `PUDLEDictionaryLearning` about baseline, outliers, noise, penalties."""
-    names = "penalty_path", "outliers", "noise_std", "search_alpha"
-    path, outliers, noise, alpha = (vars(learner).get(f"{n}_") for n in names)
-    root = np.sqrt(np.mean(np.square(learner.intercept_)))
-    first = ""
+    """Return the lines of learners of rows about baseline, outliers, noise and penalties."""
+    baseline = baseline_of(learner)
+    name = "baseline_" if hasattr(learner, "coef_") else "intercept_"
+    level = "none"
+    if baseline is not None and baseline.any():
+        level = (
+            f"root mean square {np.sqrt(np.mean(np.square(baseline))):.3g}, in {name}"
+        )
     unusual = "none"
-    deviation = "not estimated: that takes fit, alpha='auto' and codes of the lasso"
+    outliers = learner.outliers_
     if outliers is not None:
         n_rows = np.count_nonzero(outliers.sum(axis=1))
         unusual = f"{outliers.nnz} entries of {n_rows} rows did not count"
+    deviation = "not estimated: that takes fit, alpha='auto' and codes of the lasso"
+    noise = learner.noise_std_
     if noise is not None:
         largest = f" to {np.max(noise):.3g}, by the feature" if np.ndim(noise) else ""
         deviation = f"standard deviation {np.min(noise):.3g}{largest}"
-    if alpha is not None:
-        first = f"penalty of the search: {alpha:.3g}; "
+    return [f"baseline: {level}", f"outliers: {unusual}", f"noise: {deviation}"]
+
+
+def _penalties(learner):  # -> list of str
+    """Return the lines of all learners with a search about penalties, and what hidden entries say.
+
+    A penalty is missing after `from_components` for codes that need none.
+    """
+    said = "no penalty of codes"
+    if learner.alpha_ is not None:
+        said = f"penalty of codes: {learner.alpha_:.3g}, {learner.debias_:.0%} of its bias removed"
+    if learner.search_alpha_ is not None:
+        said = f"penalty of the search: {learner.search_alpha_:.3g}; {said}"
+    path = learner.penalty_path_
     return [
-        f"baseline: root mean square {root:.3g}, in intercept_"
-        if root
-        else "baseline: none",
-        f"outliers: {unusual}",
-        f"noise: {deviation}",
-        f"{first}penalty of codes: {learner.alpha_:.3g}, {learner.debias_:.0%} of its bias removed",
-        f"hidden entries: {'none were predicted' if path is None else _prediction(path, alpha)}",
+        said,
+        f"hidden entries: {'none were predicted' if path is None else _prediction(path)}",
     ]
 
 
-def _of_counts(learner):  # -> list of str
+def _of_added_counts(learner):  # -> list of str
     """Return the lines of `PoissonNMF` about prior, dispersion and gain, and what chose them."""
-    names = "alpha", "dispersion", "min_gain"
-    given = {name: getattr(learner, name) == "auto" for name in names}
-    how = {
-        name: "chosen by the counts" if auto else "as named"
-        for name, auto in given.items()
-    }
+
+    def chooser(name):
+        return (
+            "chosen by the counts" if getattr(learner, name) == "auto" else "set by you"
+        )
+
     return [
-        f"prior: {learner.alpha_:.3g} pseudo-events a feature, {how['alpha']}",
-        f"dispersion: {learner.dispersion_:.3g} beyond Poisson's, {how['dispersion']}",
-        f"gain of an atom in a row: {learner.min_gain_:.3g} nats, {how['min_gain']}",
+        f"prior: {learner.alpha_:.3g} pseudo-events a feature, {chooser('alpha')}",
+        f"dispersion: {learner.dispersion_:.3g} beyond Poisson's, {chooser('dispersion')}",
+        f"gain of an atom in a row: {learner.min_gain_:.3g} nats, {chooser('min_gain')}",
     ]
 
 
@@ -116,24 +127,44 @@ def _end(learner):  # -> str
     return f"ended by {learner.ended_by_} in {seconds:.1f} s; epochs: {epochs}"
 
 
-def describe_fit(learner, X=None, loss=LEAST_SQUARES):  # -> str
-    """Return the text of `PUDLEDictionaryLearning.summary` and `PoissonNMF.summary`.
+def _decisions(learner):  # -> list of str
+    """Return what a learner decides beside its atoms, a line for each subject."""
+    if hasattr(learner, "dispersion_"):
+        return _of_added_counts(learner)
+    if not hasattr(
+        learner, "debias_"
+    ):  # learners that neither search nor train by gradients
+        return [f"penalty of codes: {learner.alpha_:.3g}"]
+    lines = [] if hasattr(learner, "loss") else _of_rows(learner)
+    if hasattr(learner, "coef_"):
+        n_outputs = len(np.atleast_2d(learner.coef_))
+        of = len(learner.classes_) if hasattr(learner, "classes_") else n_outputs
+        what = "classes" if hasattr(learner, "classes_") else "targets"
+        lines.append(f"decisions: {of} {what}, by {np.shape(learner.coef_)[-1]} codes")
+    return lines + _penalties(learner)
+
+
+def describe_fit(learner, X, loss):  # -> str
+    """Return the text of ``summary`` of learners of rows and counts.
 
     ``X`` are rows to reconstruct, or None, and ``loss`` is an object of `skpudle._losses`.
     """
-    size, seconds = (vars(learner).get(name) for name in ("size_path_", "fit_seconds_"))
-    n_rows = vars(learner).get("n_samples_seen_") or "no"
-    n = learner.n_components_
-    sizes = "as named"
-    if size is not None:
-        sizes = f"chosen by hidden entries: {_tried(size, n)}"
+    path = getattr(learner, "size_path_", None)
+    n_atoms = learner.n_components_
+    size = "set by you"
+    if path is not None:
+        size = f"chosen by hidden entries: {_tried(path, n_atoms)}"
+    n_rows = getattr(learner, "n_samples_seen_", None)
+    name = type(learner).__name__
+    n_features = learner.n_features_in_
     lines = [
-        f"{type(learner).__name__}: {n_rows} rows of {learner.n_features_in_} features",
-        f"{_count(n, 'atom')}, {sizes}",
-        *(_of_rows if loss.is_quadratic else _of_counts)(learner),
+        f"{name}: {'no' if n_rows is None else n_rows} rows of {n_features} features",
+        f"{_count(n_atoms, 'atom')}, {size}",
+        *_decisions(learner),
     ]
     if X is not None:
         lines.append(_codes(learner, X, loss))
+    seconds = getattr(learner, "fit_seconds_", None)
     if seconds is not None:  # `partial_fit` has no seconds, and no end
         lines.append(_end(learner))
     return "\n  ".join(lines)

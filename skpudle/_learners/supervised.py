@@ -12,11 +12,12 @@ in the head, and a copy of the intercepts. The intercepts of the head are the me
 
 A head sees codes as they are or, with ``split_sign``, the positive and the negative part of each
 code as two features, the two *sides* of an atom. In training all codes are divided by one number,
-`TaskPlan.unit`: the root of the mean squared norm of a sample over the number of atoms. If each
-feature were divided by its own standard deviation instead, rare features would weigh too much: with
-two sides digits had 0.8 % more errors.
+`TaskPlan.code_scale`: the root of the mean squared norm of a sample over the number of atoms. If
+each feature were divided by its own standard deviation instead, rare features would weigh too much:
+with two sides digits had 0.8 % more errors.
 """
 
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, Self
@@ -52,6 +53,7 @@ from skpudle._gradients import Evaluation, average
 from skpudle._learners.parameters import fits, sets_parameters
 from skpudle._learners.rows import DenseLearner, RowPhases
 from skpudle._precision import in_own_precision, own_precision
+from skpudle._shrinkage import split_signs
 
 # ------------------------------------------------------------------ the tasks
 
@@ -89,6 +91,11 @@ class Classification:
     n_terms = 1
     penalty = 1
     is_flat = False
+
+    @property
+    def attributes(self):
+        """The fitted attributes of a classifier that a regressor lacks."""
+        return {"classes_": self.classes}
 
     @property
     def n_outputs(self):
@@ -148,6 +155,11 @@ class Regression:
     )
     penalty = 10  # the ``alpha`` of scikit-learn's Ridge that C=1 stands for
 
+    @property
+    def attributes(self):
+        """No fitted attributes beside weights and intercepts."""
+        return {}
+
     def encode(self, y):  # (n,) or (n, n_outputs) -> (n, n_outputs)
         """Return standardised targets in columns."""
         return (y.reshape(len(y), -1) - self.mean) / self.scale
@@ -167,10 +179,10 @@ class Regression:
 class TaskPlan(Plan):
     """The plan of a learner for a task: a search as without the task, then joint training.
 
-    Joint training updates atoms and head (see the module) together. `TaskLearner._read` sets the
-    attribute ``task``, a `Classification` or `Regression`, when it has read the targets. A record
-    has the head in ``extra``, of shape (n_components, n_sides * n_outputs + n_outputs); `with_head`
-    and `head` convert weights and intercepts to this form and back.
+    Joint training updates atoms and head (see the module) together. A plan gets its task, a
+    `Classification` or `Regression`, from the targets: `for_data` returns the plan with it. A
+    record has the head in ``extra``, of shape (n_components, n_sides * n_outputs + n_outputs);
+    `with_head` and `head` convert weights and intercepts to this form and back.
     """
 
     # With alpha="auto" the penalty of codes is half of the penalty of the search, since less sparse
@@ -182,21 +194,29 @@ class TaskPlan(Plan):
     axis = 1  # `Plan.join` puts the weights of the linear model into columns beside the atoms
 
     def __init__(self, learner):
-        b = self.supervision = float(learner.supervision)
-        most = {"max_iter": 100} if b and learner.max_iter == "auto" else {}
-        super().__init__(learner, **most)
+        super().__init__(learner)
+        self.supervision = float(learner.supervision)
+        trains_task = self.supervision > 0
+        if trains_task and self.params.max_iter == "auto":
+            self.params.max_iter = 100
         # Noise of features is not learned: a feature that is nearly a sum of other features has a
         # noise near zero, so in units of the noise it would dominate the atoms. Nor do held-out
         # features choose the penalty of codes, since predicting features is not the task.
-        self.noise = "outliers" if self.learns_noise else self.noise
+        if self.learns_noise:
+            self.noise = "outliers"
         self.codes_follow_data = False
-        self.trains = self.trains or b > 0
-        self.alternates = (
-            False  # `partial_fit` must train by gradients, which the head needs
-        )
-        self.name = "supervised" if b else self.gradient
+        self.trains = self.trains or trains_task
+        self.alternates = False  # the head needs a `partial_fit` by gradients
+        if trains_task:
+            self.name = "supervised"
         self.C = float(learner.C)
         self.n_sides = 1 + learner.split_sign
+
+    def for_data(self, data):  # -> TaskPlan
+        """Return the plan with the task of `Data`."""
+        plan = copy(self)
+        plan.task = data.task
+        return plan
 
     @in_own_precision
     def rule(self, fitted, dictionary, batch, *, encoder, penalty):
@@ -211,30 +231,28 @@ class TaskPlan(Plan):
         ``fitted`` is the record with the head; for the other arguments, and for the `Evaluation`
         that is returned, see `skpudle._gradients`.
         """
-        b, task, (weights, intercept) = (
-            self.supervision,
-            self.task,
-            self.head(fitted.extra),
-        )
+        b = self.supervision
+        task = self.task
+        weights, intercept = self.head(fitted.extra)
         z = encoder(dictionary, batch.x, mask=batch.mask)
         # If training began with samples as atoms, as in `partial_fit`, a gradient of the
         # reconstruction through the encoder finds no good atoms. So codes are constants there.
-        residual = (
-            dictionary.synthesis(z.detach() if fitted.from_samples else z) - batch.x
-        )
-        residual = residual if batch.mask is None else residual * batch.mask
+        constant = z.detach()
+        decoded = dictionary.synthesis(constant if fitted.from_samples else z)
+        residual = decoded - batch.x
+        if batch.mask is not None:
+            residual = residual * batch.mask
         losses = 0.5 * residual.square().sum(1)
-        features = self.features(fitted, b * z + (1 - b) * z.detach())
+        features = self.features(fitted, b * z + (1 - b) * constant)
         of_task = task.losses(features @ weights.mT + intercept, batch.target)
-        ridge = task.penalty / (self.C * task.total_weight * task.n_terms)
-        ridge = 0.5 * ridge * weights.square().sum()
-        unit = fitted.data_scale or 1.0
-        surrogate = (
-            average((1 - b) * losses + unit * of_task, batch.weight) + unit * ridge
-        )
-        return Evaluation(surrogate, surrogate.detach(), losses.detach(), z.detach())
+        strength = task.penalty / (self.C * task.total_weight * task.n_terms)
+        ridge = 0.5 * strength * weights.square().sum()
+        energy = fitted.data_scale or 1.0
+        mean = average((1 - b) * losses + energy * of_task, batch.weight)
+        surrogate = mean + energy * ridge
+        return Evaluation(surrogate, surrogate.detach(), losses.detach(), constant)
 
-    def unit(self, fitted):  # -> float
+    def code_scale(self, fitted):  # -> float
         """Return the number by which all codes are divided for the linear model on them.
 
         In training the weights of the linear model belong to the divided codes; ``coef_`` belongs
@@ -243,45 +261,41 @@ class TaskPlan(Plan):
         return ((fitted.data_scale or 0.0) / len(fitted.atoms)) ** 0.5 or 1.0
 
     def features(self, fitted, z):  # (n, n_components) -> (n, n_sides * n_components)
-        """Return the features of the linear model: codes divided by `unit`.
+        """Return the features of the linear model: codes divided by `code_scale`.
 
         With ``split_sign`` they are the positive parts of all codes, and then the negative parts.
         """
-        z = z / self.unit(fitted)
-        return (
-            z
-            if self.n_sides == 1
-            else torch.cat([z.clamp_min(0), z.neg().clamp_min(0)], dim=1)
-        )
+        z = z / self.code_scale(fitted)
+        return z if self.n_sides == 1 else split_signs(z)
 
     def with_head(self, fitted, weights, intercept):  # -> Fitted
         """Return the record with the linear model (head) in ``extra``; undoes `head`.
 
         ``weights`` are (n_outputs, n_sides * n_components) and ``intercept`` is (n_outputs,).
         """
-        n = len(fitted.atoms)
-        weights = weights.unflatten(1, (self.n_sides, n)).movedim(2, 0).flatten(1)
-        return replace(
-            fitted, extra=torch.cat([weights, intercept.expand(n, -1)], dim=1)
-        )
+        n_atoms = len(fitted.atoms)
+        weights = weights.unflatten(1, (self.n_sides, n_atoms)).movedim(2, 0)
+        head = torch.cat([weights.flatten(1), intercept.expand(n_atoms, -1)], dim=1)
+        return replace(fitted, extra=head)
 
-    def head(self, more):  # -> (n_outputs, n_sides * n_components), (n_outputs,)
+    def head(self, extra):  # -> (n_outputs, n_sides * n_components), (n_outputs,)
         """Return weights and intercepts of the linear model (head), as differentiable tensors.
 
         ``extra`` is the field of a `Fitted`, in the form that training updates, see `TaskPlan`.
         """
         n = self.task.n_outputs
-        weights = more[:, :-n].unflatten(1, (n, self.n_sides))
-        return weights.movedim(0, 2).flatten(1), more[:, -n:].mean(0)
+        weights = extra[:, :-n].unflatten(1, (n, self.n_sides))
+        return weights.movedim(0, 2).flatten(1), extra[:, -n:].mean(0)
 
     def network(self, fitted, update=0):
         """Return the rule, the dictionary, and a dict of encoder and penalty, as `Plan.network`.
 
         The rule is that of joint training, `rule`, if the record has a head.
         """
-        rule, dictionary, options = super().network(fitted, update)
-        rule = rule if fitted.extra is None else partial(self.rule, fitted)
-        return rule, dictionary, options
+        rule, dictionary, settings = super().network(fitted, update)
+        if fitted.extra is not None:
+            rule = partial(self.rule, fitted)
+        return rule, dictionary, settings
 
     def replacements(self, fitted, samples):
         """Make atoms of samples, to replace atoms that no code uses; return the rows of parameters.
@@ -290,13 +304,11 @@ class TaskPlan(Plan):
         model, which are zero, and a copy of the intercepts, so that decisions do not jump.
         """
         atoms = super().replacements(fitted, samples)
-        more = fitted.extra
-        if more is None:
+        if fitted.extra is None:
             return atoms
-        new = more.mean(0).expand(len(atoms), -1).clone()
-        n = self.task.n_outputs
-        new[:, :-n] = 0
-        return torch.cat([atoms, new], dim=1)
+        head = fitted.extra.mean(0).expand(len(atoms), -1).clone()
+        head[:, : -self.task.n_outputs] = 0
+        return torch.cat([atoms, head], dim=1)
 
     @torch.no_grad()
     def solve(self, fitted, samples):  # -> Fitted
@@ -304,37 +316,38 @@ class TaskPlan(Plan):
 
         ``samples`` are `Samples` of rows in units of their noise, with encoded targets.
         """
-        _, dictionary, options = super().network(fitted)
-        codes = options["encoder"](dictionary, samples.x, mask=samples.mask)
+        _, dictionary, settings = super().network(fitted)
+        codes = settings["encoder"](dictionary, samples.x, mask=samples.mask)
         features = self.features(fitted, codes)
-        model = self.task.linear_model(
-            self.C * self.task.total_weight / samples.total_weight
-        )
+        total_weight = self.task.total_weight
+        model = self.task.linear_model(self.C * total_weight / samples.total_weight)
         weight = None if samples.weight is None else to_numpy(samples.weight.double())
         target = to_numpy(samples.target.squeeze(1))
         model.fit(to_numpy(features.double()), target, sample_weight=weight)
-        head = np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
-        return self.with_head(fitted, *(to_tensor(part).to(features) for part in head))
+        weights = to_tensor(np.atleast_2d(model.coef_)).to(features)
+        intercept = to_tensor(np.atleast_1d(model.intercept_)).to(features)
+        return self.with_head(fitted, weights, intercept)
 
     def attributes(self, fitted):
         """Return the fitted attributes of dictionary and linear model, as `Plan.attributes`.
 
         Weights and intercepts are in the units of ``y`` and of the codes of `transform`.
         """
-        (weights, intercept), task = self.head(fitted.extra), self.task
-        mean, scale = (to_tensor(part).to(weights) for part in (task.mean, task.scale))
-        coef = weights * (scale[:, None] / self.unit(fitted))
-        coef = to_numpy(coef)
+        task = self.task
+        weights, intercept = self.head(fitted.extra)
+        mean = to_tensor(task.mean).to(weights)
+        scale = to_tensor(task.scale).to(weights)
+        coef = to_numpy(weights * (scale[:, None] / self.code_scale(fitted)))
         intercept = to_numpy(mean + scale * intercept)
         if task.is_flat:
             coef = coef[0]
             intercept = float(intercept[0])
-        decisions = {"coef_": coef, "intercept_": intercept, "_fitted_task": task}
-        return (
-            super().attributes(fitted)
-            | decisions
-            | {"classes_": getattr(task, "classes", None)}
-        )
+        attributes = super().attributes(fitted) | task.attributes
+        return attributes | {
+            "coef_": coef,
+            "intercept_": intercept,
+            "_fitted_task": task,
+        }
 
 
 # ------------------------------------------------------------------ the learners
@@ -352,6 +365,9 @@ class _TaskPhases(RowPhases):
         if self.plan.supervision:
             fitted = self.plan.solve(fitted, self.data.samples.in_units(fitted.units))
         return super().train(fitted)
+
+    def warn_of_rise(self, fitted):
+        """Warn of nothing: training minimises another loss, and may raise the reconstruction's."""
 
 
 OfRows = ArrayLike | None  # type of arguments with one number for each row
@@ -426,10 +442,10 @@ class TaskLearner(DenseLearner):
     def _plan(self):  # -> TaskPlan
         return TaskPlan(self)
 
-    def _read(self, plan, X, y, *, known=False, part=False, sample_weight=None):
-        """Check rows and targets, return them as `Data`, and set ``plan.task``.
+    def _read(self, X, y, *, is_fitted=False, part=False, sample_weight=None):
+        """Check rows and targets, and return them as `Data` with the task.
 
-        The arguments, and the errors, are those of `GradientLearner._read`. The weights of the
+        The arguments, and the errors, are those of `PhasedLearner._read`. The weights of the
         samples are multiplied by class weights, and ``samples.target`` has the encoded targets.
         Data outside memory are read as a whole.
         """
@@ -439,24 +455,30 @@ class TaskLearner(DenseLearner):
         y = host_array(y)
         X = source.array()
         check_consistent_length(X, y)
-        given = 1.0 if sample_weight is None else sample_weight
-        weight = to_numpy(check_sample_weight(given, source.n_rows))
+        weight = 1.0 if sample_weight is None else sample_weight
+        weight = to_numpy(check_sample_weight(weight, source.n_rows))
         y, weight = self._check_target(y, weight, part)
         # Samples of weight 0 count as absent. Their labels are not read, since a label may be
         # unknown to the classifier, and get the target 0.
         used = to_numpy(check_sample_weight(weight, len(y))) > 0
-        task = self._fitted_task if known else self._task(y[used], weight[used], part)
+        if is_fitted:
+            task = self._fitted_task
+        else:
+            task = self._task(y[used], weight[used], part)
         encoded = task.encode(y[used])
         target = np.zeros((len(y), encoded.shape[1]))
         target[used] = encoded
-        of_rows = dict(sample_weight=weight, target=to_tensor(target))
-        data = super()._read(plan, X, known=known, part=part, **of_rows)
-        plan.task = replace(
-            task, total_weight=task.total_weight + data.samples.total_weight
+        data = super()._read(
+            X,
+            is_fitted=is_fitted,
+            part=part,
+            sample_weight=weight,
+            target=to_tensor(target),
         )
-        return data._replace(
-            merged_index=None
-        )  # without ``merged_index`` no ``outliers_`` are set
+        total_weight = task.total_weight + data.samples.total_weight
+        task = replace(task, total_weight=total_weight)
+        # without ``merged_index`` no ``outliers_`` are set
+        return data._replace(task=task, merged_index=None)
 
     def _begin(self, plan, data):  # -> Fitted
         """Return the `Fitted` that a first `partial_fit` updates: its head (linear model) is zero.
@@ -475,13 +497,16 @@ class TaskLearner(DenseLearner):
         """
         fitted = super()._resume(plan, data)
         task = plan.task
-        weights = np.atleast_2d(self.coef_) * plan.unit(fitted) / task.scale[:, None]
+        coef = np.atleast_2d(self.coef_)
+        weights = coef * plan.code_scale(fitted) / task.scale[:, None]
         intercept = (np.atleast_1d(self.intercept_) - task.mean) / task.scale
-        head = (to_tensor(part).to(fitted.atoms) for part in (weights, intercept))
-        return plan.with_head(fitted, *head)
+        atoms = fitted.atoms
+        return plan.with_head(
+            fitted, to_tensor(weights).to(atoms), to_tensor(intercept).to(atoms)
+        )
 
     def _attributes(self, plan, data, fitted):
-        """Return a dict of all fitted attributes, as `GradientLearner._attributes`.
+        """Return a dict of all fitted attributes, as `DenseLearner._attributes`.
 
         If the record has no linear model (head), as without supervision, it is fitted here.
         """
@@ -497,10 +522,10 @@ class TaskLearner(DenseLearner):
         """
         check_is_fitted(self, "coef_")
         codes = to_tensor(self.transform(X))
-        head = (self.coef_, self.intercept_)
-        coef, intercept = (to_tensor(np.atleast_1d(part)).to(codes) for part in head)
+        coef = to_tensor(np.atleast_2d(self.coef_)).to(codes)
+        intercept = to_tensor(np.atleast_1d(self.intercept_)).to(codes)
         with own_precision():
-            return codes @ torch.atleast_2d(coef).mT + intercept
+            return codes @ coef.mT + intercept
 
 
 @sets_parameters()
@@ -519,8 +544,9 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
 
     Parameters
     ----------
-    n_components : int, default=None
-        Number of atoms: by default that of ``dict_init``, or of features.
+    n_components : int or "auto", default=None
+        Number of atoms: by default that of ``dict_init``, or of features; "auto" as in
+        `PUDLEDictionaryLearning`.
 
     alpha : float or "auto", default="auto"
         The penalty of the lasso, in the units of the data; "auto" is half of its value in
@@ -653,8 +679,9 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         used = weight > 0
         check_classification_targets(y)
         classes = self.classes_ if part else np.unique(y[used])
-        given = dict(classes=classes, y=y[used], sample_weight=weight[used])
-        of_classes = compute_class_weight(self.class_weight, **given)
+        of_classes = compute_class_weight(
+            self.class_weight, classes=classes, y=y[used], sample_weight=weight[used]
+        )
         weight[used] *= of_classes[LabelEncoder().fit(classes).transform(y[used])]
         return y, weight
 
@@ -860,8 +887,9 @@ class PUDLERegressor(MultiOutputMixin, RegressorMixin, TaskLearner):
 
     Parameters
     ----------
-    n_components : int, default=None
-        Number of atoms: by default that of ``dict_init``, or of features.
+    n_components : int or "auto", default=None
+        Number of atoms: by default that of ``dict_init``, or of features; "auto" as in
+        `PUDLEDictionaryLearning`.
 
     alpha : float or "auto", default="auto"
         The penalty of the lasso, in the units of the data; "auto" is half of its value in
@@ -876,43 +904,15 @@ class PUDLERegressor(MultiOutputMixin, RegressorMixin, TaskLearner):
         `~sklearn.linear_model.Ridge`, for targets in units of their standard deviation and codes in
         units of :math:`\sqrt{E / p}` with p atoms.
 
-    n_unfoldings : int, None or "auto", default="auto"
-        Depth of the encoder. None: converged codes. "auto": None, or 100 with ``alpha=0``.
-
-    positive_code : bool, default=False
-        Whether codes are restricted to non-negative values.
-
     split_sign : bool, default=True
         Whether the regression, and `transform`, see positive and negative parts of a code as two
         features.
 
-    learning_rate : float, default=1e-3
-        Learning rate of Adam.
+    n_unfoldings, positive_code, learning_rate, batch_size, max_iter, tol, n_iter_no_change
+        As in `PUDLEClassifier`.
 
-    batch_size : int or "auto", default="auto"
-        Samples in an update; "auto" is ``min(256, n_samples)``.
-
-    max_iter : int or "auto", default="auto"
-        Largest number of epochs, after the search; "auto" is 100. Without supervision only a named
-        encoder is trained, as in `PUDLEDictionaryLearning`.
-
-    tol : float or None, default=1e-4
-        Relative improvement that counts. None: ``max_iter`` epochs.
-
-    n_iter_no_change : int, default=10
-        Checks in a row without improvement that end training.
-
-    dict_init : "search" or as in `PUDLEDictionaryLearning`, default="search"
-        Initial dictionary.
-
-    device : str, default="auto"
-        A torch device; "auto" is that of a tensor input, else CUDA if present, else the CPU.
-
-    random_state : int, RandomState instance or None, default=None
-        Seed of first atoms and of the order of samples.
-
-    verbose : int, default=0
-        Whether to print a line per epoch.
+    dict_init, device, random_state, verbose
+        As in `PUDLEClassifier`.
 
     Attributes
     ----------
@@ -956,8 +956,10 @@ class PUDLERegressor(MultiOutputMixin, RegressorMixin, TaskLearner):
 
     # Check that ``y`` are numbers, and return them as float64, with the weights unchanged.
     def _check_target(self, y, weight, part):  # -> (n,) or (n, n_outputs), (n,)
-        how = dict(ensure_2d=False, dtype=np.float64, input_name="y", estimator=self)
-        return check_array(y, **how), weight
+        numbers = check_array(
+            y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self
+        )
+        return numbers, weight
 
     def _task(self, y, weight, part):  # -> Regression
         """Return the task for targets ``y``, with their weighted means and standard deviations."""

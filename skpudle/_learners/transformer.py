@@ -26,10 +26,12 @@ from skpudle._data import arrays
 from skpudle._data.sources import InMemory, Samples, open_source, refuse_shuffled
 from skpudle._fit.encoders import baseline_of, units_of
 from skpudle._fit.messages import refuse
+from skpudle._learners.summary import describe_fit
 from skpudle._losses import LEAST_SQUARES, FromMeans
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
 from skpudle._rows import hide_in_turn
+from skpudle._shrinkage import join_signs, split_signs
 
 # Number of rows of data outside memory that are read at a time, and of codes decoded at a time.
 PART = 8192
@@ -63,11 +65,13 @@ def encode_rows(encoder, dictionary, samples):  # -> (n_samples, n_components)
 
     Samples of counts have their exposures as targets, which only encoders of counts take.
     """
-    known = {} if samples.target is None else {"exposure": samples.target}
-    return encoder(dictionary, samples.x, mask=samples.mask, **known)
+    if samples.target is None:
+        return encoder(dictionary, samples.x, mask=samples.mask)
+    exposure = samples.target
+    return encoder(dictionary, samples.x, mask=samples.mask, exposure=exposure)
 
 
-def hidden_errors(samples, dictionary, encoder, measure, places=None):  # -> float
+def hidden_errors(samples, dictionary, encoder, measure, first_equal=None):  # -> float
     """Return how badly codes of some features predict the other features, summed over all entries.
 
     Features are cut into groups. Each group is hidden once in all rows, and predicted by atoms and
@@ -87,7 +91,7 @@ def hidden_errors(samples, dictionary, encoder, measure, places=None):  # -> flo
     measure : callable
         ``measure(predicted, samples, features)`` returns the error of each entry of the hidden
         features, of the shape of ``predicted`` (n_samples, n_hidden); see `deviances`.
-    places : Tensor of shape (n_features,), default=None
+    first_equal : Tensor of shape (n_features,), default=None
         For each feature the index of the first feature with the same entries, since equal features
         must be hidden together. By default all features count as distinct.
 
@@ -98,24 +102,23 @@ def hidden_errors(samples, dictionary, encoder, measure, places=None):  # -> flo
     """
     atoms = dictionary.atoms
     total = 0.0
-    places = torch.arange(atoms.shape[1], device="cpu") if places is None else places
-    for seen, hidden in hide_in_turn(places):
+    if first_equal is None:
+        first_equal = torch.arange(atoms.shape[1], device="cpu")
+    cuts = hasattr(encoder, "of_features")
+    for seen, hidden in hide_in_turn(first_equal):
         seen = seen.to(atoms.device)
         hidden = hidden.to(atoms.device)
-        of_seen = (
-            encoder.of_features(seen) if hasattr(encoder, "of_features") else encoder
-        )
         codes = encode_rows(
-            of_seen, DenseDictionary(atoms[:, seen]), samples.of_features(seen)
+            encoder.of_features(seen) if cuts else encoder,
+            DenseDictionary(atoms[:, seen]),
+            samples.of_features(seen),
         )
         with own_precision():
             predicted = codes @ atoms[:, hidden]
         part = samples.of_features(hidden)
         errors = part.weigh(measure(predicted, part, hidden))
         total = total + (errors if part.mask is None else errors * part.mask).sum()
-    return float(
-        total
-    )  # a single wait for the GPU, since `float` waits until the sum is known
+    return float(total)  # a single wait for the GPU, until the sum is known
 
 
 def deviances(
@@ -126,7 +129,7 @@ def deviances(
     Parameters
     ----------
     predicted : Tensor of shape (n_samples, n_predicted)
-        Predictions, before the intercept of counts is added.
+        Predictions, before the intercept is added.
     samples : Samples
         The entries, of the same shape; their targets are exposures.
     features : Tensor of shape (n_predicted,)
@@ -134,7 +137,7 @@ def deviances(
     loss : object of `skpudle._losses`, default=LEAST_SQUARES
         The loss whose deviance is returned.
     intercept : Tensor of shape (n_features,), default=None
-        The intercept of counts, in natural parameters.
+        The baseline of rows, of counts in natural parameters.
     limit : Tensor of shape (n_features,), default=None
         The largest absolute error that counts, so that outliers do not decide the sum.
 
@@ -154,18 +157,17 @@ def deviances(
     return 2 * exposure * loss.half_deviance(natural, x)
 
 
-def _join(chunks, given):
+def _join(chunks, source):
     """Concatenate results for chunks of rows, and return them in the type of the user's input.
 
-    ``chunks`` yields tensors (n, ...), and ``given`` is the source of the user's rows. If the input
-    is a tensor, the result is a tensor on the same device, else an array.
+    ``chunks`` yields tensors (n, ...), and ``source`` is the source of the user's rows. If the
+    input is a tensor, the result is a tensor on the same device, else an array.
     """
     # Each chunk is moved off the encoder's device as soon as it is computed, since the memory of a
     # GPU may be too small for the codes of all rows.
-    device = given.data.device if isinstance(given.data, torch.Tensor) else "cpu"
-    return arrays.like_input(
-        torch.cat([chunk.to(device) for chunk in chunks]), given.data
-    )
+    X = source.data
+    device = X.device if isinstance(X, torch.Tensor) else "cpu"
+    return arrays.like_input(torch.cat([chunk.to(device) for chunk in chunks]), X)
 
 
 class DictionaryTransformer(
@@ -183,17 +185,25 @@ class DictionaryTransformer(
 
     _allows_nan = True  # whether NaN marks missing entries; if not, NaN is refused
     _loss = LEAST_SQUARES  # `score` returns the explained fraction of the deviance of this loss
-    _intercept = None  # for `CountDictionaryLearning`: its ``intercept_`` as a tensor (n_features,)
     _largest = None  # for counts: entries must lie between 0 and this value; None allows any number
 
     # ------------------------------------------------------------------ for subclasses
 
-    def _decode_rows(self, rows):  # (n, n_features) -> the same, in place
-        """Complete the decoding of ``rows``, which are codes times atoms: add the baseline."""
+    @property
+    def _intercept(self):
+        """The baseline that predictions add, a tensor (n_features,); None if there is none."""
         baseline = baseline_of(self)
-        if baseline is not None:
-            rows += arrays.to_tensor(baseline, rows.device, rows.dtype)
-        return rows
+        return None if baseline is None else arrays.to_tensor(baseline)
+
+    def _decode_rows(self, rows):  # (n, n_features) -> the same, in place
+        """Complete the decoding of ``rows``, which are codes times atoms: add the baseline.
+
+        Of counts these are natural parameters, and the results are expectations.
+        """
+        intercept = self._intercept
+        if intercept is not None:
+            rows += intercept.to(rows)
+        return self._loss.mean(rows)
 
     # ------------------------------------------------------------------ codes and rows
 
@@ -222,27 +232,22 @@ class DictionaryTransformer(
         """
         return self._transform(X)
 
-    # `transform` of all subclasses. ``of_rows`` has what some learners know of each row beside its
-    # features, such as exposures of counts, see `_chunks`.
-    def _transform(
-        self, X, **of_rows
-    ):  # -> ndarray or Tensor (n_samples, n_features_out)
-        given = open_source(X)
-        return _join(self._codes(given, **of_rows), given)
+    # `transform` of all subclasses; ``target`` as in `_chunks`.
+    def _transform(self, X, target=None):  # -> (n_samples, n_features_out)
+        source = open_source(X)
+        return _join(self._codes(source, target), source)
 
-    def _codes(self, given, **of_rows):  # yields (n, n_features_out)
+    def _codes(self, source, target):  # yields (n, n_features_out)
         """Yield the codes that `transform` returns, chunk by chunk, on the encoder's device.
 
-        ``given`` is the source of the user's rows; ``of_rows`` as in `_chunks`.
+        ``source`` is the source of the user's rows, and ``target`` as in `_chunks`.
         """
         check_is_fitted(self)
-        refuse_shuffled(given.data)
+        refuse_shuffled(source.data)
         encoder = self._transform_encoder()
-        for samples, dictionary in self._chunks(given, **of_rows):
+        for samples, dictionary in self._chunks(source, target):
             codes = encode_rows(encoder, dictionary, samples)
-            if self.split_sign:
-                codes = torch.cat([codes.clamp_min(0), codes.neg().clamp_min(0)], dim=1)
-            yield codes
+            yield split_signs(codes) if self.split_sign else codes
 
     def transform_sparse(self, X: Any) -> sparse.csr_array:
         """Encode data part by part, and return only the codes that are not zero.
@@ -266,13 +271,12 @@ class DictionaryTransformer(
         """
         return self._transform_sparse(X)
 
-    # `transform_sparse` of all subclasses. ``of_rows`` has what some learners know of each row
-    # beside its features, see `_chunks`. Codes become sparse chunk by chunk, to save memory.
-    def _transform_sparse(
-        self, X, **of_rows
-    ):  # -> csr_array (n_samples, n_features_out)
-        parts = map(arrays.to_numpy, self._codes(open_source(X), **of_rows))
-        return sparse.vstack([*map(sparse.csr_array, parts)], format="csr")
+    # `transform_sparse` of all subclasses; ``target`` as in `_chunks`. Codes become sparse chunk by
+    # chunk, to save memory.
+    def _transform_sparse(self, X, target=None):  # -> (n_samples, n_features_out)
+        codes = self._codes(open_source(X), target)
+        parts = [sparse.csr_array(arrays.to_numpy(part)) for part in codes]
+        return sparse.vstack(parts, format="csr")
 
     def inverse_transform(self, X: ArrayLike | Tensor) -> np.ndarray | Tensor:
         """Reconstruct data from codes: codes times atoms, plus the baseline.
@@ -295,27 +299,25 @@ class DictionaryTransformer(
             If ``X`` has another number of columns than the codes of `transform`.
         """
         check_is_fitted(self)
-        given = open_source(X)
-        n = len(self.components_)
+        source = open_source(X)
         n_columns = self._n_features_out
         device = arrays.resolve_device(self.device, X, fitted=True)
 
         def decoded():  # yields (n, n_features)
-            for rows in given.parts(PART):
+            for rows in source.parts(PART):
                 codes = arrays.to_tensor(arrays.check_rows(rows), device)
                 refuse(
                     codes.shape[1] != n_columns,
                     f"Codes have {codes.shape[1]} columns, but transform returns {n_columns}.",
                 )
                 if self.split_sign:
-                    codes = codes[:, :n] - codes[:, n:]
+                    codes = join_signs(codes)
+                atoms = arrays.to_tensor(self.components_, device, codes.dtype)
                 with own_precision():
-                    found = codes @ arrays.to_tensor(
-                        self.components_, device, codes.dtype
-                    )
-                yield self._decode_rows(found)
+                    products = codes @ atoms
+                yield self._decode_rows(products)
 
-        return _join(decoded(), given)
+        return _join(decoded(), source)
 
     # ------------------------------------------------------------------ the score
 
@@ -356,25 +358,27 @@ class DictionaryTransformer(
         """
         return self._score(X, sample_weight)
 
-    def _score(self, X, sample_weight, **of_rows):
+    def _score(self, X, sample_weight, target=None):
         """Return the fraction of the deviance from column means that predictions explain, a float.
 
         This is `score` of all subclasses. ``X`` and ``sample_weight`` are the user's input, and
-        ``of_rows`` as in `_chunks`.
+        ``target`` as in `_chunks`.
         """
         check_is_fitted(self)
-        given = open_source(X)
+        source = open_source(X)
         error = 0.0
         means = FromMeans(self._loss)
+        weight = None
         if sample_weight is not None:
-            of_rows["weight"] = arrays.check_sample_weight(sample_weight, given.n_rows)
-        # Below, `in_units` leaves out outlying entries; without ``norm``, it keeps long rows.
+            weight = arrays.check_sample_weight(sample_weight, source.n_rows)
+        # `in_units` leaves out outlying entries below; without ``median_norm`` it keeps long rows.
         units = replace(units_of(self), median_norm=None)
         limit = None if units.limit is None else units.limit_in_data()
-        how = dict(loss=self._loss, intercept=self._intercept, limit=limit)
-        measure = partial(deviances, **how)
+        measure = partial(
+            deviances, loss=self._loss, intercept=self._intercept, limit=limit
+        )
         encoder = self._transform_encoder()
-        for samples, dictionary in self._chunks(given, **of_rows):
+        for samples, dictionary in self._chunks(source, target, weight):
             error += hidden_errors(samples, dictionary, encoder, measure)
             # Outliers would move the column means, so they become missing entries here.
             if limit is not None:
@@ -383,26 +387,64 @@ class DictionaryTransformer(
         total = means.total()
         return 1 - error / total if total else 0.0
 
+    # ------------------------------------------------------------------ the summary
+
+    def summary(self, X: ArrayLike | Tensor | None = None) -> str:
+        """Return some ten lines of text: what `fit` has decided, and which decisions were close.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features), default=None
+            Rows to reconstruct: the summary then has the fraction of their variance, or of the
+            deviance of counts, that is explained, and the mean number of nonzero codes.
+
+        Returns
+        -------
+        str
+            Lines: rows and features, the number of atoms, what a learner of this kind decides
+            (baseline, outliers, noise, penalties), and the end of the fit.
+
+        Raises
+        ------
+        NotFittedError
+            If the learner is not fitted.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_digits
+        >>> from skpudle import PUDLEDictionaryLearning
+        >>> X = load_digits().data
+        >>> learner = PUDLEDictionaryLearning(32, random_state=0).fit(X)
+        >>> print(learner.summary())  # doctest: +ELLIPSIS
+        PUDLEDictionaryLearning: 1797 rows of 64 features
+          32 atoms, set by you
+        ...
+        """
+        check_is_fitted(self, "components_")
+        return describe_fit(self, X, self._loss)
+
     # ------------------------------------------------------------------ reading
 
-    def _chunks(self, given, **of_rows):
-        """Yield pairs of checked `Samples`, less the baseline, and the dictionary, on one device.
+    def _chunks(self, source, target=None, weight=None):
+        """Yield pairs of checked `Samples` and the dictionary, on one device.
 
-        The samples are successive rows of the source ``given``, as many as `chunk_size` says.
-        ``of_rows`` are what samples have beside their features, with an entry for each row of the
-        source: ``target`` (exposures of counts) and ``weight``.
+        The samples are successive rows of ``source``, as many as `chunk_size` says. ``target``
+        (exposures of counts) and ``weight`` are what samples have beside their features, with an
+        entry for each row of the source.
         """
-        device = arrays.resolve_device(self.device, given.data, fitted=True)
-        baseline = baseline_of(self)
-        how = of_rows | dict(allow_nan=self._allows_nan, largest=self._largest)
+        device = arrays.resolve_device(self.device, source.data, fitted=True)
+        source.read_for(
+            self,
+            is_fitted=True,
+            weight=weight,
+            target=target,
+            largest=self._largest,
+            allow_nan=self._allows_nan,
+        )
         # Rows go to the encoder's device chunk by chunk, since the memory of a GPU may be too small
         # for all of them.
-        for samples in given.read_for(self, known=True, **how).samples(PART):
+        for samples in source.samples(PART):
             x = samples.x
-            if baseline is not None:
-                samples = replace(
-                    samples, x=x - arrays.to_tensor(baseline, x.device, x.dtype)
-                )
             dictionary = DenseDictionary(
                 arrays.to_tensor(self.components_, device, x.dtype)
             )
@@ -416,9 +458,10 @@ class DictionaryTransformer(
         Codes are differentiable in the tensor, for the gradients of `skpudle.inspection`. They are
         signed codes even with ``split_sign``.
         """
-        chunks, dictionaries = zip(*self._chunks(InMemory(open_source(X).array())))
-        x = torch.cat([samples.x for samples in chunks]).requires_grad_()
-        return x, encode_rows(self._transform_encoder(), dictionaries[0], Samples(x))
+        chunks = [*self._chunks(InMemory(open_source(X).array()))]
+        x = torch.cat([samples.x for samples, _ in chunks]).requires_grad_()
+        _, dictionary = chunks[0]
+        return x, encode_rows(self._transform_encoder(), dictionary, Samples(x))
 
     @property
     def _n_features_out(self):

@@ -2,25 +2,22 @@
 
 from dataclasses import dataclass, replace
 from math import inf
-from types import SimpleNamespace
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import check_is_fitted, check_non_negative
+from sklearn.utils.validation import check_non_negative
 from torch.special import xlogy
 
 from skpudle._data import arrays
 from skpudle._data.arrays import host_array, to_numpy, to_tensor, with_gaps
 from skpudle._data.sources import Samples, merge_copies
 from skpudle._fit import messages
-from skpudle._fit.estimator import Data, GradientLearner
+from skpudle._fit.estimator import Data, PhasedLearner
 from skpudle._fit.run import Fitted, Phase, Run, as_arrays, take
 from skpudle._learners.counts import ExposedTransformer, OfRows
 from skpudle._learners.parameters import ATOMS, sets_parameters
-from skpudle._learners.summary import describe_fit
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
 from skpudle._rows import hash_rows
@@ -309,7 +306,7 @@ class _Phases(Run):
 @sets_parameters(
     dict_init=[StrOptions({"search"}), *ATOMS], fixed_components=["array-like"]
 )
-class PoissonNMF(ExposedTransformer, GradientLearner):
+class PoissonNMF(ExposedTransformer, PhasedLearner):
     r"""Non-negative matrix factorization of counts whose sources add.
 
     By default `fit` searches for the atoms, hidden counts decide how smooth they are, and residuals
@@ -442,13 +439,6 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
     _loss = KullbackLeibler()
     _phases = _Phases
 
-    # What the fit of `GradientLearner` asks of a plan. Other learners have a `Plan` here, whose
-    # remaining fields concern training by gradients.
-    def _plan(self):
-        n = None if self.n_components == "auto" else self.n_components
-        unused = dict(step_size=None, without_effect=lambda data: ())
-        return SimpleNamespace(n_components=n, counts_events=True, **unused)
-
     # The fitted attributes of a record ``fitted``, for `fit`, its callbacks and
     # `from_components`. ``fitted.coding`` holds alpha over the unit of weights, see `Chosen`.
     def _attributes(self, plan, data, fitted):  # -> dict of name to value
@@ -469,24 +459,6 @@ class PoissonNMF(ExposedTransformer, GradientLearner):
             "phases_": fitted.ended_by and {"alternation": n},
             "n_samples_seen_": data.n_seen,
         }
-
-    def summary(self, X: ArrayLike | None = None) -> str:
-        """Describe in some eight lines what `fit` has decided.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features), default=None
-            Counts to encode. The summary then also has the share of the counts' deviance from mean
-            rates that the atoms explain, and the number of nonzero codes of a row.
-
-        Returns
-        -------
-        str
-            Lines: rows and features, the number of atoms, prior, dispersion, the least gain of an
-            atom in a row, and the end of the fit.
-        """
-        check_is_fitted(self)
-        return describe_fit(self, X, self._loss)
 
     def _transform_encoder(self):
         self._validate_params()  # again, since a user may have set transform_min_gain after `fit`

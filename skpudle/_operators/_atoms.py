@@ -18,7 +18,7 @@ from skpudle._precision import in_own_precision
 def atom_norms(atoms):  # (n_components, ...) -> (n_components, 1, ...)
     """Return the Euclidean norm of each atom, in a shape that broadcasts against the atoms."""
     norms = torch.linalg.vector_norm(atoms.flatten(1), dim=1)
-    return norms.reshape(-1, *[1] * (atoms.ndim - 1))
+    return norms.view([-1] + [1] * (atoms.ndim - 1))
 
 
 def project_atoms(atoms, *, atom_norm="unit", positive=False, rank=None):
@@ -61,7 +61,7 @@ def project_atoms(atoms, *, atom_norm="unit", positive=False, rank=None):
         axis.scatter_(1, free.flatten(1).argmax(1, keepdim=True), 1)
         vanished = (norms == 0) & (atom_norms(free) > 0)
         atoms = torch.where(vanished, axis.view_as(atoms), atoms)
-        norms = torch.where(vanished, torch.ones_like(norms), norms)
+        norms = norms.masked_fill(vanished, 1)
     return torch.where(norms > 0, atoms / norms, atoms)
 
 
@@ -100,12 +100,11 @@ def factor_atoms(atoms):
 # ---------------------------------------------------------------------------- spectral norms
 
 
-def largest_eigenvalue_bound(
-    gram,
-):  # (..., k, k) Hermitian, positive semidefinite -> (...)
+def largest_eigenvalue_bound(gram):  # (..., k, k) -> (...)
     r"""Return a bound of the largest eigenvalue of each matrix, at most 5 % above it, never below.
 
-    Step sizes come from it, and an encoder with a bound that is too low might diverge.
+    The matrices are Hermitian and positive semidefinite. Step sizes come from the bound, and an
+    encoder with a bound that is too low might diverge.
 
     Let ``w_i`` be the ``k`` eigenvalues and ``q = 2^8``. Then ``max <= (sum_i w_i^q)^(1/q) <=
     k^(1/q) max``, and the sum is the squared Frobenius norm of ``gram^(q/2)``. Unlike a power or
@@ -121,15 +120,11 @@ def largest_eigenvalue_bound(
         power = power / norms[-1][..., None, None]
         power = power @ power
         norms.append(torch.linalg.matrix_norm(power))
-    exponents = (
-        torch.arange(len(norms), dtype=gram.real.dtype, device=gram.device)
-        .neg_()
-        .exp2_()
-    )
-    log_bound = (torch.stack(norms, dim=-1).log() * exponents).sum(-1)
-    bound = torch.nan_to_num(
-        log_bound.exp(), nan=0.0
-    )  # a matrix of zeros gives NaN, from 0 / 0
+    norms = torch.stack(norms, dim=-1)
+    exponents = -torch.arange(norms.shape[-1], dtype=norms.dtype, device=norms.device)
+    log_bound = (norms.log() * exponents.exp2()).sum(-1)
+    # a matrix of zeros gives NaN, from 0 / 0
+    bound = torch.nan_to_num(log_bound.exp(), nan=0.0)
     # rounding errors of sums, logarithms and the exponential must not make the bound too low
     return bound * (1 + (gram.shape[-1] + 16) * torch.finfo(gram.dtype).eps)
 
@@ -192,9 +187,7 @@ class DenseDictionary(Dictionary):
         return x @ self.atoms.mT
 
     @in_own_precision
-    def outer(
-        self, z, x
-    ):  # (n, n_components), (n, n_features) -> (n_components, n_features)
+    def outer(self, z, x):  # -> (n_components, n_features)
         """Return the derivative of ``<D z, x>`` in the atoms, summed over samples."""
         return z.mT @ x
 
@@ -211,14 +204,16 @@ class DenseDictionary(Dictionary):
         # which squares matrices, takes 28 times as long for 1500 atoms of 1000 features, 10 times
         # for 1000 x 512, and 5 times for 300 x 300 (float32, one core). With it a training epoch of
         # 15 unfoldings with 1500 atoms of 1000 features would take twice as long.
-        if (
-            min(atoms.shape) >= 256
-            and atoms.device.type == "cpu"
-            and 0 < scale < torch.inf
-        ):
+        is_large = min(atoms.shape) >= 256 and atoms.device.type == "cpu"
+        if is_large and 0 < scale < torch.inf:
             start = np.random.default_rng(0).standard_normal(min(atoms.shape))
-            how = dict(k=1, ncv=10, tol=0.1, v0=start, return_singular_vectors=False)
-            return (
-                atoms.new_tensor(1.02 * svds(np.asarray(atoms), **how)[0] ** 2) * scale
+            norm = svds(
+                np.asarray(atoms),
+                k=1,
+                ncv=10,
+                tol=0.1,
+                v0=start,
+                return_singular_vectors=False,
             )
+            return atoms.new_tensor(1.02 * norm[0] ** 2) * scale
         return largest_eigenvalue_bound(smaller_gram(atoms)) * scale

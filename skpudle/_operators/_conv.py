@@ -28,9 +28,7 @@ from skpudle._operators._atoms import (
 from skpudle._precision import in_own_precision
 
 
-def as_pictures(
-    x,
-):  # (n, n_channels, [height,] width) -> (n, n_channels, height, width)
+def as_pictures(x):  # (n, n_channels, [height,] width) -> with both axes
     """Return signals as pictures of height 1, and pictures unchanged: one code serves both."""
     return x if x.ndim == 4 else x[:, :, None]
 
@@ -57,21 +55,18 @@ class ConvDictionary(Dictionary):
     def synthesis(self, z):  # (n, n_components, *positions) -> (n, n_channels, *size)
         """Return ``D z``, the images that the codes ``z`` stand for."""
         axes = zip(z.shape[2:], self.atoms.shape[2:], self.strides, strict=True)
-        size = [k + s * (n - 1) for n, k, s in axes]
+        size_of_image = [k + s * (n - 1) for n, k, s in axes]
         atoms = self.atoms.flatten(1).mT
-        x = z.new_zeros(len(z), self.atoms.shape[1], *size)
-        for place, pixels in self._blocks(len(z), z.shape[2:]):
-            patches = atoms @ z[:, :, place].flatten(2)
+        x = z.new_zeros([len(z), self.atoms.shape[1], *size_of_image])
+        for block, pixels in self._blocks(len(z), z.shape[2:]):
+            patches = atoms @ z[:, :, block].flatten(2)
             part = x[:, :, pixels]
-            part += fold(patches, (1, *part.shape[2:])[-2:], **self._windows).view_as(
-                part
-            )
+            size = as_pictures(part).shape[2:]
+            part += fold(patches, size, self._kernel, stride=self._stride).view_as(part)
         return x
 
     @in_own_precision
-    def analysis(
-        self, x, out=None
-    ):  # (n, n_channels, *size) -> (n, n_components, *positions)
+    def analysis(self, x, out=None):  # -> (n, n_components, *positions)
         """Return the correlations of the images with the atoms at each position, ``D^T x``.
 
         The result may use the memory ``out``. Raise ValueError if copies of the atoms do not cover
@@ -88,9 +83,9 @@ class ConvDictionary(Dictionary):
         """
         axes = zip(x.shape[2:], self.atoms.shape[2:], self.strides, strict=True)
         positions = [(n - k) // s + 1 for n, k, s in axes]
-        for place, pixels in self._blocks(len(x), positions):
+        for block, pixels in self._blocks(len(x), positions):
             z = self.atoms.flatten(1) @ self._patches(x[:, :, pixels])
-            yield z.view(len(x), -1, place.stop - place.start, *positions[1:])
+            yield z.view([len(x), -1, block.stop - block.start, *positions[1:]])
 
     @in_own_precision
     def outer(self, z, x):  # -> (n_components, n_channels, *kernel)
@@ -99,9 +94,9 @@ class ConvDictionary(Dictionary):
         ``z`` are codes (n, n_components, *positions), and ``x`` images (n, n_channels, *size).
         """
         total = 0.0
-        for place, pixels in self._blocks(len(z), z.shape[2:]):
+        for block, pixels in self._blocks(len(z), z.shape[2:]):
             patches = self._patches(x[:, :, pixels])
-            total = total + (z[:, :, place].flatten(2) @ patches.mT).sum(0)
+            total = total + (z[:, :, block].flatten(2) @ patches.mT).sum(0)
         return total.view_as(self.atoms)
 
     def positions(self, size):  # -> tuple of int
@@ -112,7 +107,7 @@ class ConvDictionary(Dictionary):
         ValueError
             If copies of the atoms at these positions do not cover the image exactly.
         """
-        axes = list(zip(size, self.atoms.shape[2:], self.strides, strict=True))
+        axes = [*zip(size, self.atoms.shape[2:], self.strides, strict=True)]
         if any(n < k or (n - k) % s for n, k, s in axes):
             covered = tuple(k + s * ceil(max(n - k, 0) / s) for n, k, s in axes)
             raise ValueError(
@@ -140,7 +135,7 @@ class ConvDictionary(Dictionary):
            Mathematische Zeitschrift 86, 1964.
         """
         atoms, scale = scaled(as_pictures(self.atoms.detach()))
-        stride = self._windows["stride"]
+        stride = self._stride
         kernel = atoms.shape[2:]
         n_blocks = [ceil(k / s) for k, s in zip(kernel, stride, strict=True)]
         missing = [n * s - k for n, s, k in zip(n_blocks, stride, kernel, strict=True)]
@@ -148,9 +143,8 @@ class ConvDictionary(Dictionary):
         # of a block), where a block is a piece of an atom of the size of the stride. A Fourier
         # transform over the blocks of the atoms gives F at all frequencies, which is called
         # `symbol` here.
-        blocks = unfold(
-            pad(atoms, (0, missing[1], 0, missing[0])), stride, stride=stride
-        )
+        blocks = pad(atoms, (0, missing[1], 0, missing[0]))
+        blocks = unfold(blocks, stride, stride=stride)
         # with N = 8 d frequencies, where d is the degree, the factor of an axis is at most 1.04
         n_samples = [max(1, 8 * (n - 1)) for n in n_blocks]
         symbol = torch.fft.fft2(blocks.unflatten(2, n_blocks), s=n_samples).flatten(2)
@@ -162,12 +156,9 @@ class ConvDictionary(Dictionary):
     @property
     def strides(self):  # -> tuple of int
         """The distance of neighbouring positions along each axis, in pixels."""
-        n_axes = self.atoms.ndim - 2
-        return (
-            (self.stride,) * n_axes
-            if isinstance(self.stride, int)
-            else tuple(self.stride)
-        )
+        if isinstance(self.stride, int):
+            return (self.stride,) * (self.atoms.ndim - 2)
+        return tuple(self.stride)
 
     def _blocks(self, n, positions):  # yields slices of positions, slices of pixels
         """Cut positions along the first axis into blocks, to bound the memory for patches.
@@ -180,26 +171,24 @@ class ConvDictionary(Dictionary):
         n_entries = n * self.atoms[0].numel()
         k = self.atoms.shape[2]
         s = self.strides[0]
-        for place in blocks_of_rows(
-            positions[0], n_entries * prod(positions[1:]), BLOCK // 8
-        ):
-            yield place, slice(place.start * s, (place.stop - 1) * s + k)
+        n_entries = n_entries * prod(positions[1:])
+        for block in blocks_of_rows(positions[0], n_entries, BLOCK // 8):
+            yield block, slice(block.start * s, block.stop * s - s + k)
 
-    def _patches(
-        self, x
-    ):  # (n, n_channels, *size) -> (n, n_channels * kernel, n_positions)
+    def _patches(self, x):  # -> (n, n_channels * kernel, n_positions)
         """Return the patch of each image at each position as a column, for products with atoms."""
-        (height, width), (down, right) = self._windows.values()
+        height, width = self._kernel
+        down, right = self._stride
         patches = as_pictures(x).unfold(2, height, down).unfold(3, width, right)
         return patches.permute(0, 1, 4, 5, 2, 3).flatten(1, 3).flatten(2)
 
     @property
-    def _windows(self):  # -> dict
-        """Kernel and stride, each for two axes, as arguments of torch's ``fold`` and ``unfold``."""
-        kernel, stride = (
-            (1, *sizes)[-2:] for sizes in (self.atoms.shape[2:], self.strides)
-        )
-        return dict(kernel_size=kernel, stride=stride)
+    def _kernel(self):  # -> height, width
+        return as_pictures(self.atoms).shape[2:]
+
+    @property
+    def _stride(self):  # -> down, right
+        return (1, *self.strides)[-2:]
 
 
 @dataclass(frozen=True, eq=False)

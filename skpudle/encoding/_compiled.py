@@ -17,7 +17,7 @@ from skpudle._compilation import Loops
 
 # A sparse product is faster than a dense one if at most this fraction of the entries of its left
 # factor is nonzero. With 1/3 instead of 1/5 an update of the atoms with 100 unfoldings, whose
-# codes have 40 nonzero entries among 1500, takes 1.25 times as long (one core, float32).
+# codes have 40 nonzero entries among 1500, takes 25 % longer (one core, float32).
 SPARSE = 1 / 5
 
 
@@ -26,9 +26,7 @@ def _list(z, listed):  # (n,), (n,) -> int
 
     Return the number of nonzero entries. Later entries of ``listed`` have no meaning.
     """
-    count = np.int64(
-        0
-    )  # for a literal 0 numba would compile every function a second time
+    count = np.int64(0)  # a literal 0 would make numba compile every function twice
     # The loop has no `if`, because the processor would often mispredict it, which takes longer.
     # Instead every index is written, and the next index overwrites that of a zero entry.
     for j in range(len(z)):
@@ -44,9 +42,8 @@ def _add_rows(count, listed, values, matrix, out):
     is (n, n_columns).
     """
     k = 0
-    while (
-        k + 7 < count
-    ):  # eight rows of `matrix` at a time, to read and write `out` less often
+    # eight rows of `matrix` at a time, to read and write `out` less often
+    while k + 7 < count:
         v0 = values[k]
         v1 = values[k + 1]
         v2 = values[k + 2]
@@ -188,7 +185,7 @@ loops = Loops(globals())
 
 
 def is_recorded(*tensors):  # -> bool
-    """Return whether autograd records operations on one of the tensors; None is no tensor."""
+    """Return whether autograd records operations on one of the tensors; skip None."""
     tensors = (tensor for tensor in tensors if tensor is not None)
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
@@ -246,6 +243,7 @@ def multiply(plus, left, right, *, scale=1, in_place=False):
             plus, left, right, alpha=scale, out=plus if in_place else None
         )
     out = plus if in_place else plus.clone(memory_format=torch.contiguous_format)
-    left, right = (np.asarray(t.contiguous()) for t in (left, right))
+    left = np.asarray(left.contiguous())
+    right = np.asarray(right.contiguous())
     loops.add_product(left, right, left.dtype.type(scale), np.asarray(out))
     return out

@@ -29,14 +29,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from skpudle._compilation import import_extra
 from skpudle._operators._atoms import atom_norms
 from skpudle._precision import in_own_precision
-from skpudle._shrinkage import shrink
+from skpudle._shrinkage import join_signs, shrink, split_signs
 from skpudle.encoding._compiled import multiply
 
-LEARNED = (
-    "analysis",
-    "synthesis",
-    "thresholds",
-)  # the tensors of an encoder that training changes
+# names of the tensors of an encoder that training changes
+LEARNED = ("analysis", "synthesis", "thresholds")
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,17 +96,18 @@ class LearnedEncoder:
         """
         for t, threshold in enumerate(self.thresholds):
             analysis = self.analysis[t % len(self.analysis)]
+            residual = x
             if z is not None:
                 synthesis = self.synthesis[(t - 1) % len(self.synthesis)]
-            residual = x if z is None else multiply(x, z, synthesis, scale=-1)
-            residual = residual if mask is None else residual * mask
+                residual = multiply(x, z, synthesis, scale=-1)
+            if mask is not None:
+                residual = residual * mask
             if self.limit is not None:
                 residual = residual.clamp(-self.limit, self.limit)
-            z = (
-                residual @ analysis.mT
-                if z is None
-                else torch.addmm(z, residual, analysis.mT)
-            )
+            if z is None:
+                z = residual @ analysis.mT
+            else:
+                z = torch.addmm(z, residual, analysis.mT)
             z = shrink(z, threshold, self.shrinkage, positive=self.positive_code)
         return z
 
@@ -128,17 +126,21 @@ class LearnedEncoder:
         LearnedEncoder
             The encoder of data with these features, in this order.
         """
-        analysis, synthesis = (
-            part[:, :, features] for part in (self.analysis, self.synthesis)
+        return replace(
+            self,
+            analysis=self.analysis[:, :, features],
+            synthesis=self.synthesis[:, :, features],
+            limit=None if self.limit is None else self.limit[features],
         )
-        limit = None if self.limit is None else self.limit[features]
-        return replace(self, analysis=analysis, synthesis=synthesis, limit=limit)
 
     def to(self, x):  # -> LearnedEncoder
         """Return the encoder in the dtype and on the device of the tensor ``x``."""
-        limit = None if self.limit is None else self.limit.to(x)
         return replace(
-            self, limit=limit, **{n: getattr(self, n).to(x) for n in LEARNED}
+            self,
+            analysis=self.analysis.to(x),
+            synthesis=self.synthesis.to(x),
+            thresholds=self.thresholds.to(x),
+            limit=None if self.limit is None else self.limit.to(x),
         )
 
 
@@ -201,7 +203,8 @@ class EncoderModule(torch.nn.Module):
         )
         for name, part in constants.items():
             self.register_buffer(name, None if part is None else part.to(atoms))
-        self._how = encoder.positive_code, encoder.shares_atoms, encoder.shrinkage
+        self._positive_code = encoder.positive_code
+        self._shrinkage = encoder.shrinkage
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode rows, as a learner's ``transform`` does.
@@ -218,14 +221,17 @@ class EncoderModule(torch.nn.Module):
         """
         x = x if self.intercept is None else x - self.intercept
         x = x if self.scale is None else x / self.scale
-        parts = (getattr(self, name) for name in LEARNED)
-        z = LearnedEncoder(*parts, *self._how, self.limit).encode(x)
-        z = z if self.gains is None else z / self.gains
-        return (
-            torch.cat([z.clamp_min(0), (-z).clamp_min(0)], dim=1)
-            if self.split_sign
-            else z
+        encoder = LearnedEncoder(
+            self.analysis,
+            self.synthesis,
+            self.thresholds,
+            positive_code=self._positive_code,
+            shrinkage=self._shrinkage,
+            limit=self.limit,
         )
+        z = encoder.encode(x)
+        z = z if self.gains is None else z / self.gains
+        return split_signs(z) if self.split_sign else z
 
     def decode(self, z: Tensor) -> Tensor:
         """Reconstruct rows from codes, as a learner's ``inverse_transform`` does.
@@ -240,9 +246,7 @@ class EncoderModule(torch.nn.Module):
         Tensor of shape (n_samples, n_features)
             Reconstructed data, in the units of the data.
         """
-        if self.split_sign:
-            positive, negative = z.chunk(2, dim=1)
-            z = positive - negative
+        z = join_signs(z) if self.split_sign else z
         x = z @ self.decoder
         return x if self.intercept is None else x + self.intercept
 
@@ -266,8 +270,6 @@ class EncoderModule(torch.nn.Module):
         for name in ("onnx", "onnxscript"):
             import_extra("onnx", name)
         rows = self.decoder.new_zeros(2, self.decoder.shape[1])
-        names = dict(input_names=["x"], output_names=["codes"])
-        options = dict(dynamo=True, dynamic_shapes=({0: "rows"},), external_data=False)
         log = logging.getLogger("torch.onnx._internal.exporter._registration")
         # torch's exporter warns of its own code and logs missing packages that it does not need:
         # nothing that a user can change
@@ -277,18 +279,27 @@ class EncoderModule(torch.nn.Module):
             warnings.filterwarnings(
                 "ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning
             )
-            torch.onnx.export(self, (rows,), file, **names, **options, verbose=False)
+            torch.onnx.export(
+                self,
+                (rows,),
+                file,
+                input_names=["x"],
+                output_names=["codes"],
+                dynamo=True,
+                dynamic_shapes=({0: "rows"},),
+                external_data=False,
+                verbose=False,
+            )
 
 
 # Return the objective of the lasso, averaged over rows, for the codes z (n, n_components) of the
 # rows x (n, n_features). The mask has the shape of x, or is None. With alpha = 0 there is no
 # penalty.
 def _lasso(x, mask, z, atoms, alpha):  # -> Tensor of shape ()
-    left = x - z @ atoms
-    left = left if mask is None else left * mask
-    return left.square().sum(1).mean() / 2 + (
-        alpha * z.abs().sum(1).mean() if alpha else 0.0
-    )
+    residual = x - z @ atoms
+    residual = residual if mask is None else residual * mask
+    loss = residual.square().sum(1).mean() / 2
+    return loss + alpha * z.abs().sum(1).mean() if alpha else loss
 
 
 @torch.no_grad()
@@ -302,16 +313,16 @@ def _first_encoder(atoms, alpha, x, mask, n_unfoldings, *, separate, positive):
     most 1,000 of the rows ``x`` (n, n_features), with their ``mask`` or None.
     """
     generator = torch.Generator().manual_seed(0)
-    rows = (
-        torch.randperm(len(x), generator=generator, device="cpu")[:1000].sort().values
-    )
+    order = torch.randperm(len(x), generator=generator, device="cpu")
+    rows = order[:1000].sort().values
     x = x[rows]
     mask = None if mask is None else mask[rows]
-    n_steps, depth = (n_unfoldings, 1) if separate else (1, n_unfoldings)
+    n_steps = n_unfoldings if separate else 1
+    depth = n_unfoldings // n_steps  # unfoldings that share a step size
     # Row j of `duals` has the inner product 1 with atom j and small ones with other atoms. So, as
     # analysis matrix, `duals` mix up the codes of correlated atoms less than the atoms themselves
     # do. After 800 updates of an encoder of three unfoldings for 60 planted atoms, the objective on
-    # held-out rows is .248; if training starts from the atoms instead of the duals, it is .254.
+    # held-out rows is 0.248; if training starts from the atoms instead of the duals, it is 0.254.
     gram = atoms.mT @ atoms
     gram.diagonal().add_(0.03 * torch.linalg.matrix_norm(gram, 2) or 1.0)
     duals = torch.linalg.solve(gram, atoms.mT).mT
@@ -320,26 +331,29 @@ def _first_encoder(atoms, alpha, x, mask, n_unfoldings, *, separate, positive):
     )
     norm = float(torch.linalg.matrix_norm(duals @ atoms.mT, 2)) or 1.0
     z = None
-    found = []
+    encoders = []
     for _ in range(n_steps):
-        best = None
+        least = None
         # step sizes in rising order, until the objective of the codes no longer falls
         for step in (0.25 / norm * 2 ** (0.5 * i) for i in range(20)):
             levels = atoms.new_full((depth, len(atoms)), step * alpha)
-            one = LearnedEncoder(step * duals[None], atoms[None], levels, positive)
-            codes = one.encode(x, mask, z)
-            value = float(_lasso(x, mask, codes, atoms, alpha))
-            if best is not None and not value <= best[0]:
+            encoder = LearnedEncoder(step * duals[None], atoms[None], levels, positive)
+            codes = encoder.encode(x, mask, z)
+            objective = float(_lasso(x, mask, codes, atoms, alpha))
+            if least is not None and not objective <= least:
                 break
-            best = value, one, codes
-        _, one, z = best
-        found.append(one)
-    analysis, levels = (
-        torch.cat([getattr(one, n) for one in found])
-        for n in ("analysis", "thresholds")
+            least = objective
+            best = encoder
+            best_codes = codes
+        z = best_codes
+        encoders.append(best)
+    return LearnedEncoder(
+        torch.cat([encoder.analysis for encoder in encoders]),
+        atoms.repeat(n_unfoldings - 1 if separate else 1, 1, 1),
+        torch.cat([encoder.thresholds for encoder in encoders]),
+        positive,
+        not separate,
     )
-    synthesis = atoms.repeat(n_unfoldings - 1 if separate else 1, 1, 1)
-    return LearnedEncoder(analysis, synthesis, levels, positive, not separate)
 
 
 def _power_of_two(x):  # (n, n_features) -> float
@@ -355,9 +369,7 @@ def _power_of_two(x):  # (n, n_features) -> float
     return 2.0 ** frexp(norm)[1]
 
 
-def _draw_batch(
-    x, mask, weight, n_rows, generator
-):  # -> (n_rows, n_features), mask or None
+def _draw_batch(x, mask, weight, n_rows, generator):  # -> (n_rows, n_features), mask
     """Draw a batch of rows with probabilities in proportion to ``weight``, and add noise to them.
 
     ``x`` is (n, n_features), ``mask`` of the same shape or None, and ``weight`` (n,) or None, for
@@ -367,15 +379,14 @@ def _draw_batch(
         rows = torch.randint(len(x), (n_rows,), generator=generator, device=x.device)
     else:
         rows = weight.multinomial(n_rows, replacement=True, generator=generator)
-    x, options = x[rows], dict(generator=generator, dtype=x.dtype, device=x.device)
+    x = x[rows]
+    draws = x.new_empty(len(x), 1).uniform_(generator=generator)
     # Noise turns few rows into any number of training rows, which the objective, with its fixed
     # dictionary, can score as well. The root mean square of the noise is a random fraction, from 0
     # to 0.15, of that of the row. For 1,200 digits and three unfoldings the objective on held-out
     # rows is 3 % above the exact minimum with noise, and 7 % without.
-    shares = 0.15 * torch.rand(len(x), 1, **options)
-    x = x + shares * x.square().mean(1, keepdim=True).sqrt() * torch.randn(
-        x.shape, **options
-    )
+    size = 0.15 * draws * x.square().mean(1, keepdim=True).sqrt()
+    x = x + size * torch.empty_like(x).normal_(generator=generator)
     return (x, None) if mask is None else (x * mask[rows], mask[rows])
 
 
@@ -387,38 +398,37 @@ def _train(start, lasso, batches, n_updates, stopped, of_synthesis):
     root mean square that its entries have at the start, so that one learning rate fits tensors in
     any unit. The synthesis matrices are trained only with ``of_synthesis``.
     """
-    given = [getattr(start, name) for name in LEARNED]
-    units = list(map(_root_mean_square, given))
-    parts = [part / unit for part, unit in zip(given, units, strict=True)]
-    trained = [0, 1, 2] if of_synthesis else [0, 2]
+    units = {name: _root_mean_square(getattr(start, name)) for name in LEARNED}
+    tensors = {name: getattr(start, name) / units[name] for name in LEARNED}
     # Learning rates of the analysis, the synthesis and the thresholds, each in units of its root
     # mean square at the start. For 1,200 digits and three unfoldings the objective on held-out rows
     # is 0.0950. It is 0.0952 with 0.4 times these rates, and 0.0947 with twice these rates. The
     # exact minimum is 0.0925, so the rates matter little.
-    rates = 0.05, 0.02, 0.05
-    groups = [{"params": [parts[i].requires_grad_()], "lr": rates[i]} for i in trained]
+    rates = {"analysis": 0.05, "synthesis": 0.02, "thresholds": 0.05}
+    groups = [
+        {"params": [tensors[name].requires_grad_()], "lr": rates[name]}
+        for name in LEARNED
+        if of_synthesis or name != "synthesis"
+    ]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     schedule = LambdaLR(
         optimizer, lambda update: min(1.0, 2 * (1 - update / max(n_updates, 1)))
     )
 
-    def encoder():  # -> LearnedEncoder with the trained tensors, times their units
-        return replace(
-            start, **{n: p * unit for n, p, unit in zip(LEARNED, parts, units)}
-        )
+    def trained():  # -> LearnedEncoder with the trained tensors, times their units
+        parts = {name: tensors[name] * units[name] for name in LEARNED}
+        return replace(start, **parts)
 
-    for batch, known in takewhile(lambda _: not stopped(), batches):
+    for x, mask in takewhile(lambda _: not stopped(), batches):
         optimizer.zero_grad()
-        lasso(batch, known, encoder().encode(batch, known)).backward()
+        lasso(x, mask, trained().encode(x, mask)).backward()
         optimizer.step()
         schedule.step()
         with torch.no_grad():
-            parts[2].clamp_min_(
-                0
-            )  # Adam may step below 0, and such a threshold would not shrink
-    return replace(
-        found := encoder(), **{n: getattr(found, n).detach() for n in LEARNED}
-    )
+            # Adam may step below 0, and a negative threshold would not shrink
+            tensors["thresholds"].clamp_min_(0)
+    with torch.no_grad():
+        return trained()
 
 
 @in_own_precision
@@ -517,8 +527,15 @@ def learn_encoder(
         # minimum after 3,000 updates, and 5 % above it after 1,000.
         n_updates = int(max(300, min(3000, 3 * len(x), 3e12 // products)))
     if start is None:
-        how = dict(separate=separate, positive=bool(positive_code))
-        start = _first_encoder(atoms, alpha, x, mask, n_unfoldings, **how)
+        start = _first_encoder(
+            atoms,
+            alpha,
+            x,
+            mask,
+            n_unfoldings,
+            separate=separate,
+            positive=bool(positive_code),
+        )
     else:
         start = replace(start, thresholds=start.thresholds / size)
     lasso = partial(_lasso, atoms=atoms, alpha=alpha if penalised else 0.0)
@@ -526,7 +543,7 @@ def learn_encoder(
         _draw_batch(x, mask, weight, batch_size, generator) for _ in range(n_updates)
     )
     with torch.enable_grad():
-        found = _train(
+        encoder = _train(
             start, lasso, batches, n_updates, stopped, separate and n_unfoldings > 1
         )
-    return replace(found, thresholds=found.thresholds * size)
+    return replace(encoder, thresholds=encoder.thresholds * size)

@@ -111,9 +111,7 @@ class Likelihood:
         return level * (size if self.shrinkage == "soft" else size > 0)
 
     @torch.no_grad()
-    def _search(
-        self, z, levels
-    ):  # -> codes, and for each iteration step sizes (n_samples, 1)
+    def _search(self, z, levels):  # -> codes, list of step sizes (n_samples, 1)
         """Search for step sizes while running the iterations, without a graph of autograd.
 
         ``codes`` repeats the iterations with the step sizes found if it needs a graph. The step
@@ -122,22 +120,23 @@ class Likelihood:
         natural = self._natural(z)
         sizes = []
         mean = self.loss.mean(natural)
-        largest = torch.maximum(self._hide(self.x), self._hide(mean)).amax(
-            1, keepdim=True
-        )
+        largest = torch.maximum(self._hide(self.x), self._hide(mean))
         # The search starts from the step size 4 / (|D|^2 w), where w is the largest count or
         # expectation of the sample; step sizes that are too large are halved. After 10 iterations
         # on Poisson counts the mean objective was 0.12 above the minimum, and 0.60 above it if the
         # search started from 1 / (|D|^2 w), which is more often small enough.
-        bound = self.dictionary.squared_norm_bound() * largest / 4.0
+        bound = (
+            self.dictionary.squared_norm_bound() * largest.amax(1, keepdim=True) / 4.0
+        )
         size = torch.where(bound > 0, 1 / bound, 1.0)
         for level in levels:
             code = self._step(z, mean, size, self._level(level, size))
             new_natural = self._natural(code)
-            new = code, new_natural, self.loss.mean(new_natural)
-            counts, next_size = self._judge(size, (z, natural, mean), new)
+            after = code, new_natural, self.loss.mean(new_natural)
+            counts, next_size = self._judge(size, (z, natural, mean), after)
             sizes.append(size * counts)
-            (z, natural, mean), size = new, next_size
+            z, natural, mean = after
+            size = next_size
         return z, sizes
 
     def _judge(self, size, before, after):
@@ -161,15 +160,15 @@ class Likelihood:
         size : Tensor of shape (n_samples, 1)
             The next step sizes.
         """
-        weight = torch.maximum(
-            *[self.loss.variance(mean) for *_, mean in (before, after)]
-        )
-        change = after[1] - before[1]
+        codes, natural, mean = before
+        new_codes, new_natural, new_mean = after
+        variance = self.loss.variance
+        weight = torch.maximum(variance(mean), variance(new_mean))
+        change = new_natural - natural
         curvature = self._hide(weight.mul_(change).mul_(change)).sum(1, keepdim=True)
-        length = (after[0] - before[0]).square_().sum(1, keepdim=True)
-        counts = (
-            size * curvature <= length
-        )  # False for NaN, so that the iteration is undone
+        length = (new_codes - codes).square_().sum(1, keepdim=True)
+        # False for NaN, so that the iteration is undone
+        counts = size * curvature <= length
         # about 1 iteration in 20 is undone, so a copy by index moves few rows
         undone = (~counts[:, 0]).nonzero()[:, 0]
         for new, old in zip(after, before, strict=True):

@@ -16,6 +16,7 @@ nonzero codes.
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from skpudle._compilation import in_parts
 from skpudle._operators._conv import ConvLayers
-from skpudle._shrinkage import shrinkage_function
+from skpudle._shrinkage import shrink
 from skpudle.encoding._compiled import SPARSE, is_compiled, loops, multiply
 
 # If an iteration takes at most this number of multiplications, compiled loops run it even if codes
@@ -89,9 +90,7 @@ class Iteration(NamedTuple):
     code: Tensor  # codes after the iteration
     residual: Tensor | None  # residual of `z`; None if the step did not compute it
 
-    def pull(
-        self, steps, delta, by_level, scratch
-    ):  # (n, n_components) -> the same, or None
+    def pull(self, steps, delta, by_level, scratch):  # -> (n, n_components) or None
         """Run the adjoint: return the derivatives in the codes before this iteration.
 
         ``delta`` has the derivatives in the codes after the iteration, and is overwritten. The
@@ -138,18 +137,27 @@ class SparseIterations:
 
     def __init__(self, steps, z, start, levels, shrinkage, positive, keep):
         self._start = start
-        (n, n_components), n_kept = steps.correlation.shape, len(levels) * keep
+        n, n_components = steps.correlation.shape
+        n_kept = len(levels) * keep
         self.codes = steps.correlation.new_empty(n_kept + 1, n, n_components)
         self.codes[0] = 0.0 if z is None else z
         # the loops read a level for each atom, even if all atoms have the same one
         levels = levels.expand(len(levels), n_components).contiguous()
-        given = steps.transition, steps.correlation, levels, self.codes
-        given = *map(np.asarray, given), shrinkage == "hard", bool(positive), int(keep)
+        iterate = partial(
+            loops.iterate,
+            transition=np.asarray(steps.transition),
+            correlation=np.asarray(steps.correlation),
+            levels=np.asarray(levels),
+            codes=np.asarray(self.codes),
+            hard=shrinkage == "hard",
+            positive=bool(positive),
+            keep=int(keep),
+        )
         # A thread gets so many rows that it computes at least half a million codes, counted over
         # all iterations, in about a millisecond. With less work it would cost more time than it
         # saves.
         least = max(1, 2**19 // (len(levels) * n_components))
-        in_parts(lambda first, last: loops.iterate(first, last, *given), n, least)
+        in_parts(iterate, n, least)
 
     def pull(self, steps, delta, by_level, scratch):  # (n, n_components) -> the same
         """Run the adjoint: return the derivatives in the codes before the first iteration.
@@ -164,15 +172,15 @@ class SparseIterations:
             by_level = by_level[self._start : self._start + n_iterations]
         # a view: if there is one level for all atoms, the loops add all derivatives to one number
         by_level = by_level.expand(n_iterations, delta.shape[1])
-        given = (
-            steps.transition,
-            self.codes,
-            delta,
-            steps.total,
-            steps.products,
-            by_level,
+        loops.pull(
+            np.asarray(steps.transition),
+            np.asarray(self.codes),
+            np.asarray(delta),
+            np.asarray(steps.total),
+            np.asarray(steps.products),
+            np.asarray(by_level),
+            finfo.tiny / finfo.eps,
         )
-        loops.pull(*map(np.asarray, given), finfo.tiny / finfo.eps)
         return delta
 
 
@@ -201,7 +209,7 @@ def run_iterations(steps, z, levels, shrinkage, positive, keep):
     records : list of Iteration and SparseIterations
         The records of all iterations in their order; empty without ``keep``.
     """
-    shrink_ = shrinkage_function(shrinkage, positive=positive)
+    shrink_ = partial(shrink, name=shrinkage, positive=positive)
     records = []
     t = 0
     length = steps.n_first
@@ -224,8 +232,9 @@ def run_iterations(steps, z, levels, shrinkage, positive, keep):
             # If no record needs the codes `z`, the next step overwrites them, to allocate no
             # memory. But at t == 0 they belong to the caller.
             spare = None if keep or t == 0 else z
-            record = Iteration(t, z, shrink_(v, levels[t], scratch), residual)
-            z = record.code
+            code = shrink_(v, levels[t], scratch=scratch)
+            record = Iteration(t, z, code, residual)
+            z = code
             t = t + 1
             length = steps.n_first
         if keep:
@@ -294,15 +303,14 @@ class DenseSteps(Steps):
 
     def clear(self):
         """Set all derivatives to zero, see `Steps`."""
-        given = self.atoms, self.x, self.size
-        self._by_atoms, self._by_x, self._by_size = map(torch.zeros_like, given)
+        self._by_atoms = torch.zeros_like(self.atoms)
+        self._by_x = torch.zeros_like(self.x)
+        self._by_size = torch.zeros_like(self.size)
         if self.transition is not None:
             self.total = torch.zeros_like(self.correlation)  # q of the class
             self.products = torch.zeros_like(self.transition)  # P of the class
 
-    def pull(
-        self, u, z, residual, *, out=None
-    ):  # (n, n_components) -> the same, or None
+    def pull(self, u, z, residual, *, out=None):  # -> (n, n_components) or None
         """Run the adjoint of the step from ``z``, see `Steps`: return the derivatives in ``z``.
 
         ``residual`` is None for a step with ``H``, whose terms go to the sums q and P of the class.
@@ -353,21 +361,29 @@ class ConvSteps(Steps):
 
     def __init__(self, dictionary, analysis, x, size, *, mask=None):
         super().__init__(x, size, mask=mask)
-        self._given = dictionary, analysis
+        self._dictionary = dictionary
+        self._analysis = analysis
 
-    def layers(self):  # yields an index and a ConvDictionary, twice
-        """Yield the dictionary of iteration ``t`` for the synthesis, then that for the analysis.
+    def layers(self):  # -> index, ConvDictionary, index, ConvDictionary
+        """Return the dictionary of iteration ``t`` for the synthesis, and that for the analysis.
 
-        Each comes after the index of its atoms among the atoms of all iterations, or ``...`` if all
+        Before each is the index of its atoms among the atoms of all iterations, or ``...`` if all
         iterations share the dictionary. In `ConvLayers` the analysis takes layer ``t``. The
         synthesis takes layer ``t - 1``, to which the codes before iteration ``t`` belong.
         """
-        for given, t in zip(self._given, (self.t - 1, self.t), strict=True):
-            yield (t, given[t]) if isinstance(given, ConvLayers) else (..., given)
+        before = self.t - 1 if isinstance(self._dictionary, ConvLayers) else ...
+        now = self.t if isinstance(self._analysis, ConvLayers) else ...
+        dictionary = self._dictionary if before is ... else self._dictionary[before]
+        return (
+            before,
+            dictionary,
+            now,
+            self._analysis if now is ... else self._analysis[now],
+        )
 
     def push(self, z, *, out=None):  # -> (n, n_components, *positions), residual
         """Take a step from the codes ``z`` in iteration ``t``, see `Steps`."""
-        (_, dictionary), (_, analysis) = self.layers()
+        _, dictionary, _, analysis = self.layers()
         residual = self.x if z is None else self.x - self.hide(dictionary.synthesis(z))
         pushed = replace(analysis, atoms=analysis.atoms * self.size).analysis(
             residual, out=out
@@ -376,19 +392,17 @@ class ConvSteps(Steps):
 
     def clear(self):
         """Set all derivatives to zero, see `Steps`."""
-        given = *(one.atoms for one in self._given), self.x, self.size
-        self._by_atoms, self._by_analysis, self._by_x, self._by_size = map(
-            torch.zeros_like, given
-        )
+        self._by_atoms = torch.zeros_like(self._dictionary.atoms)
+        self._by_analysis = torch.zeros_like(self._analysis.atoms)
+        self._by_x = torch.zeros_like(self.x)
+        self._by_size = torch.zeros_like(self.size)
 
-    def pull(
-        self, u, z, residual, *, out=None
-    ):  # (n, n_components, *positions) -> same, or None
+    def pull(self, u, z, residual, *, out=None):  # -> the shape of u, or None
         """Run the adjoint of the step from ``z`` in iteration ``t``: return derivatives in ``z``.
 
         The arguments are explained in `Steps`; ``out`` has no effect.
         """
-        (before, dictionary), (now, analysis) = self.layers()
+        before, dictionary, now, analysis = self.layers()
         image = self.hide(analysis.synthesis(u))
         self._by_x += image
         self._by_size += (image * residual).sum()

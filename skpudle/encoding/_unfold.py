@@ -1,5 +1,6 @@
 """The unfolded encoder, and its adjoint as a function of autograd; see `skpudle.encoding`."""
 
+from functools import partial
 from math import isfinite
 from typing import Any, Literal
 
@@ -29,22 +30,22 @@ class _Unfolding(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, make_steps, options, *tensors):
+    def forward(ctx, make_steps, iterate, *tensors):
         """Return the codes (n_samples, n_components, ...) after one iteration for each level.
 
-        ``make_steps(x, step)`` returns the `Steps` for data and a step size. ``options`` are the
-        arguments ``shrinkage``, ``positive`` and ``keep`` of `run_iterations`. ``tensors`` are the
-        atoms, the atoms of the analysis or None, data, levels, step size, and initial codes or
-        None, see `unfold`.
+        ``make_steps(x, step)`` returns the `Steps` for data and a step size. ``iterate`` is
+        `run_iterations` with all arguments but the first three. ``tensors`` are the atoms, the
+        atoms of the analysis or None, data, levels, step size, and initial codes or None, see
+        `unfold`.
         """
         ctx.save_for_backward(*tensors)
         ctx.separate = tensors[1] is not None
-        ctx.shrinkage = options[0]
+        ctx.shrinkage = iterate.keywords["shrinkage"]
         x, levels, step, z = (
             part if part is None else part.detach() for part in tensors[2:]
         )
         ctx.steps = make_steps(x, step)
-        z, ctx.records = run_iterations(ctx.steps, z, levels, *options)
+        z, ctx.records = iterate(ctx.steps, z, levels)
         # The records hold the last codes, and the graph of the result holds the records. So the
         # result is a copy: otherwise it would refer to itself, and its memory would not be freed.
         return z.clone()
@@ -143,11 +144,8 @@ def unfold(
     """
     if loss.is_quadratic and offset is not None:
         x = x - offset
-        offset = None
     if not len(levels):
-        raise ValueError(
-            "Got no levels, and so no unfoldings. Pass at least one level."
-        )
+        raise ValueError("There are no levels. Pass one level for each unfolding.")
     x = kept_by_autograd(x)
     atoms = dictionary.atoms
     threads = threads_for(atoms, x, getattr(dictionary, "stride", 1))
@@ -160,15 +158,13 @@ def unfold(
         has_graph = is_recorded(atoms, x, levels, step, z, offset)
         with threads, torch.set_grad_enabled(has_graph):
             return objective.codes(z, levels, step)
-    given = (
-        atoms,
-        None if analysis is None else analysis.atoms,
-        x,
-        levels,
-        step,
-        initial,
+    atoms_of_analysis = None if analysis is None else analysis.atoms
+    iterate = partial(
+        run_iterations,
+        shrinkage=shrinkage,
+        positive=positive_code,
+        keep=is_recorded(atoms, atoms_of_analysis, x, levels, step, initial),
     )
-    keep = is_recorded(*given)
     fixed = dictionary.detach()
 
     def make_steps(x, step):  # -> Steps
@@ -178,7 +174,9 @@ def unfold(
         return ConvSteps(fixed, separate, x, step, mask=mask)
 
     with threads:
-        return _Unfolding.apply(make_steps, (shrinkage, positive_code, keep), *given)
+        return _Unfolding.apply(
+            make_steps, iterate, atoms, atoms_of_analysis, x, levels, step, initial
+        )
 
 
 def threshold_levels(
@@ -216,16 +214,15 @@ def threshold_levels(
     """
     atoms = dictionary.atoms
     alpha = as_scalars(alpha, atoms)
-    levels = alpha.reshape(
-        -1, alpha.shape[-1] if alpha.ndim else 1, *[1] * (atoms.ndim - 2)
-    )
-    levels = levels.expand(int(n_unfoldings), *levels.shape[1:])
+    n_levels = alpha.shape[-1] if alpha.ndim else 1
+    levels = alpha.reshape([-1, n_levels] + [1] * (atoms.ndim - 2))
+    levels = levels.expand([int(n_unfoldings), *levels.shape[1:]])
     if shrinkage == "hard":
         return levels
     unfolding = torch.arange(n_unfoldings, dtype=atoms.dtype, device=atoms.device)
     decay = torch.pow(float(lambda_decay), unfolding)
     levels = levels if step is None else levels * step
-    return decay.reshape(-1, *[1] * (levels.ndim - 1)) * levels
+    return decay.reshape([-1] + [1] * (levels.ndim - 1)) * levels
 
 
 @in_own_precision
@@ -354,7 +351,15 @@ def encode(
         level = as_scalars(initial_threshold, x)
         correlation = dictionary.analysis(residual)
         initial = shrink(correlation, level, "hard", positive=positive_code)
-    how = dict(positive_code=positive_code, mask=mask, loss=loss, offset=offset)
     return unfold(
-        dictionary, x, levels, step, shrinkage=shrinkage, initial=initial, **how
+        dictionary,
+        x,
+        levels,
+        step,
+        shrinkage=shrinkage,
+        positive_code=positive_code,
+        initial=initial,
+        mask=mask,
+        loss=loss,
+        offset=offset,
     )

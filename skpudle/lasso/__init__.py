@@ -36,6 +36,7 @@ solves and certifies: any ``v`` with :math:`\langle d_j, v \rangle \le 0` bounds
 below by :math:`\langle x, v \rangle - \tfrac12 |v|^2`.
 """
 
-from skpudle.lasso._solve import duality_gap, solve_lasso, solve_nnls
+from skpudle.lasso._nnls import solve_nnls
+from skpudle.lasso._solve import duality_gap, solve_lasso
 
 __all__ = ["duality_gap", "solve_lasso", "solve_nnls"]

@@ -29,6 +29,7 @@ Newton steps admits no atoms in the next round.
 """
 
 from bisect import bisect_right
+from functools import partial
 
 import torch
 
@@ -52,12 +53,11 @@ def supports_of(codes, width):  # (n, p), int -> (n, width), padded by p
     numbers of the atoms in ascending order, and then the number ``p``, which no atom has.
     """
     active = codes.abs() > 0  # not `codes != 0`, which is True for NaN
-    places = (active.cumsum(1) - 1).masked_fill_(
-        ~active, width
-    )  # column `width` is cut off below
-    supports = places.new_full((len(codes), width + 1), codes.shape[1])
-    atoms = torch.arange(codes.shape[1], device=codes.device).expand_as(places)
-    return supports.scatter_(1, places, atoms)[:, :width]
+    # inactive atoms go to the column `width`, which is cut off below
+    columns = (active.cumsum(1) - 1).masked_fill_(~active, width)
+    supports = columns.new_full((len(codes), width + 1), codes.shape[1])
+    atoms = torch.arange(codes.shape[1], device=codes.device).expand_as(columns)
+    return supports.scatter_(1, columns, atoms)[:, :width]
 
 
 def parts(sizes, n_features, device):  # yields first, last, width
@@ -91,10 +91,9 @@ def _gather_inner(atoms, gram, support, mask):  # -> (n, k, k)
     padding may have any value.
     """
     if gram is None:
-        inner = support.new_empty(*support.shape, support.shape[1], dtype=atoms.dtype)
-        for rows in blocks_of_rows(
-            len(support), support.shape[1] * atoms.shape[1], 2**24
-        ):
+        n, k = support.shape
+        inner = atoms.new_empty(n, k, k)
+        for rows in blocks_of_rows(n, k * atoms.shape[1], 2**24):
             members = atoms[support[rows]]
             seen = members if mask is None else members * mask[rows, None]
             torch.matmul(seen, seen.mT, out=inner[rows])
@@ -117,21 +116,16 @@ def _candidates(c, least, positive, none):  # c: (n, p) -> (n, CANDIDATES), (n,)
     excess = excess.unflatten(1, (-1, _compiled.RUN))  # (n, n_runs, RUN)
     peaks = excess.amax(2)
     best = peaks.amax(1)
-    runs = (
-        peaks.topk(min(_compiled.CANDIDATES, peaks.shape[1]), dim=1)
-        .indices.sort(dim=1)
-        .values
-    )
+    n_candidates = min(_compiled.CANDIDATES, peaks.shape[1])
+    runs = peaks.topk(n_candidates, dim=1).indices.sort(dim=1).values
     values = peaks.gather(1, runs)
     in_runs = excess.gather(1, runs[:, :, None].expand(-1, -1, _compiled.RUN))
     # `argmax` of zeros and ones finds the first 1, which is the first of the atoms in a run whose
     # correlations differ from the largest one by no more than rounding (`TIE`)
-    offsets = (
-        (in_runs >= (1 - _compiled.TIE) * values[:, :, None]).to(torch.int8).argmax(2)
-    )
-    accepted = (values > least[:, None]) & (
-        values >= _compiled.LEAST_SHARE * best[:, None]
-    )
+    is_tied = in_runs >= (1 - _compiled.TIE) * values[:, :, None]
+    offsets = is_tied.to(torch.int8).argmax(2)
+    is_large = values >= _compiled.LEAST_SHARE * best[:, None]
+    accepted = is_large & (values > least[:, None])
     return (runs * _compiled.RUN + offsets).masked_fill(~accepted, none), best
 
 
@@ -152,9 +146,8 @@ def _factor(inner, theta):  # (n, k, k), (n, k) -> (n, k, k), (n, k) bool
     diagonal.mul_(1 + 10 * rounding).add_(~active)
     factor, failed = torch.linalg.cholesky_ex(matrix)
     pivots = factor.diagonal(dim1=1, dim2=2).square()
-    return factor, active & (
-        (pivots <= _compiled.DEPENDENT * scale) | (failed > 0)[:, None]
-    )
+    dependent = (pivots <= _compiled.DEPENDENT * scale) | (failed > 0)[:, None]
+    return factor, active & dependent
 
 
 def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
@@ -185,31 +178,27 @@ def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
     for number in range(2):
         factor, dependent = _factor(inner, theta)
         stays = done
-        if (
-            number == 0
-        ):  # here a sample with dependent atoms only drops them, and takes no step
+        # in the first step a sample with dependent atoms only drops them, and does not move
+        if number == 0:
             dependent &= fresh & (fresh.cumsum(1) > 1)
             theta.masked_fill_(dependent, 0)
             stays = done | dependent.any(1)
         slope = slope * (theta != 0)
         step = torch.cholesky_solve(slope[:, :, None], factor)[:, :, 0]
         # the fraction of the step at which each code reaches zero; 2 if the code keeps its sign
-        share = torch.where(theta * step < 0, z / -step, 0.0)
-        share.masked_fill_((theta * (z + step) > 0) | (theta == 0), 2)
-        length = (
-            share.amin(1, keepdim=True).clamp_max(1).masked_fill_(stays[:, None], 0)
-        )
-        stops = (share <= length) & ~stays[:, None]
+        fraction = torch.where(theta * step < 0, z / -step, 0.0)
+        fraction.masked_fill_((theta * (z + step) > 0) | (theta == 0), 2)
+        length = fraction.amin(1, keepdim=True).clamp_max(1)
+        length.masked_fill_(stays[:, None], 0)
+        stops = (fraction <= length) & ~stays[:, None]
         # `where`, because codes of samples that stay must not change: their length is 0, but their
         # step may be NaN, and then 0 * step is NaN, too
         moved = torch.where(length > 0, z + length * step, z)
         z.copy_(moved.masked_fill_(stops, 0))
         theta.masked_fill_(stops, 0)
         # after the fraction `length` of the step the slope has lost this part; 0 instead of NaN
-        fallen = torch.where(
-            length > 0, length * (inner @ step[:, :, None])[:, :, 0], 0.0
-        )
-        slope = slope - fallen
+        fall = length * (inner @ step[:, :, None])[:, :, 0]
+        slope = slope - torch.where(length > 0, fall, 0.0)
         done = done | ~(stays | stops.any(1))
     return done
 
@@ -231,7 +220,8 @@ class _Batch:
     def __init__(self, atoms, gram, x, mask, penalty, positive):
         self._atoms = atoms
         self._gram = gram
-        self._options = (penalty, positive)
+        self._penalty = penalty
+        self._positive = positive
         self._squared_norms = atoms.square().sum(1)
         self.x = x
         self.mask = mask
@@ -247,9 +237,11 @@ class _Batch:
         self.solved = torch.zeros_like(self.settled)
 
     def codes(self):  # -> (n, n_components), with zeros outside of the supports
-        return self.z.new_zeros(len(self.z), len(self._atoms)).scatter_(
-            1, self.support, self.z
-        )
+        codes = self.z.new_zeros(len(self.z), len(self._atoms))
+        return codes.scatter_(1, self.support, self.z)
+
+    def _hide(self, data):  # -> the same shape, with zeros where entries are missing
+        return data if self.mask is None else data * self.mask
 
     def look_for_atoms(self):
         """Begin a round: compute correlations, mark solved samples, and admit atoms to supports.
@@ -257,47 +249,41 @@ class _Batch:
         Only settled samples admit atoms. Arrays of the shape (n, k) get columns for new atoms; the
         new entries of samples that admit fewer atoms are padding.
         """
-        penalty, positive = self._options
+        penalty = self._penalty
         none = len(self._atoms) - 1
-        image = self.codes() @ self._atoms
-        residual = self.x - (image if self.mask is None else image * self.mask)
-        c = (residual if self.mask is None else residual * self.mask) @ self._atoms.mT
+        residual = self.x - self._hide(self.codes() @ self._atoms)
+        c = self._hide(residual) @ self._atoms.mT
         self.slope = c.gather(1, self.support) - penalty * self.theta
         c.scatter_(1, self.support, 0)  # atoms of the support do not enter again
 
         self.scale = torch.maximum(self.scale, c.abs().amax(1))
-        terms = (self.z.abs() * self._squared_norms[self.support]).sum(1)
-        slack = _compiled.RESOLUTION * penalty + _compiled.ROUNDING * (
-            self.scale + terms
-        )
-        noise = torch.cat([torch.zeros_like(slack)[:, None], self.slope.abs()], 1).amax(
-            1
-        )
+        size = self.scale + (self.z.abs() * self._squared_norms[self.support]).sum(1)
+        slack = _compiled.RESOLUTION * penalty + _compiled.ROUNDING * size
         # Without a penalty, correlations with atoms of the support should be 0; their largest
-        # modulus, `noise`, is a rounding error. Other atoms enter only with a larger correlation,
-        # because the step of an atom that a rounding error admits might have no bound.
-        least = penalty + slack if penalty > 0 else torch.maximum(slack, noise)
+        # modulus, `rounding`, is a rounding error. Atoms outside of the support enter only with a
+        # larger correlation: the step of an atom that a rounding error admits may have no bound.
+        rounding = torch.cat([torch.zeros_like(c[:, :1]), self.slope.abs()], 1).amax(1)
+        least = penalty + slack if penalty > 0 else torch.maximum(slack, rounding)
         least = least.where(self.settled & ~self.solved, torch.inf)
-        fresh, best = _candidates(c, least, positive, none)
-        off = torch.maximum(best - penalty, noise)
+        fresh, best = _candidates(c, least, self._positive, none)
+        off = torch.maximum(best - penalty, rounding)
         if penalty > 0:
-            self.polished = self.polished + (off <= _compiled.NEARLY * penalty)
+            nearly = off <= _compiled.NEARLY * penalty
         else:
             nearly = off <= 0.01 * _compiled.NEARLY * self.scale
-            self.polished = self.polished + (nearly | self.settled & (best <= noise))
-        self.solved = self.solved | ~(
-            (off > slack) & (self.polished <= _compiled.POLISHES)
-        )
+            nearly |= self.settled & (best <= rounding)
+        self.polished = self.polished + nearly
+        goes_on = (off > slack) & (self.polished <= _compiled.POLISHES)
+        self.solved = self.solved | ~goes_on
 
         fresh = fresh.masked_fill(self.solved[:, None], none)
-        found = c.gather(1, fresh)
-        self.fresh = torch.cat(
-            [torch.zeros_like(self.theta, dtype=torch.bool), found != 0], 1
-        )
+        c = c.gather(1, fresh)
+        theta = c.sign()
+        self.fresh = torch.cat([torch.zeros_like(self.fresh), c != 0], 1)
         self.support = torch.cat([self.support, fresh], 1)
-        self.theta = torch.cat([self.theta, found.sign()], 1)
-        self.z = torch.cat([self.z, torch.zeros_like(found)], 1)
-        self.slope = torch.cat([self.slope, found - penalty * found.sign()], 1)
+        self.theta = torch.cat([self.theta, theta], 1)
+        self.z = torch.cat([self.z, torch.zeros_like(c)], 1)
+        self.slope = torch.cat([self.slope, c - penalty * theta], 1)
 
     def shrink(self):  # -> int
         """Drop solved samples and needless padding; return the number of samples left.
@@ -313,11 +299,11 @@ class _Batch:
         for name, value in vars(self).items():
             if name.startswith("_") or value is None:
                 continue
-            # arrays (n, k) lose padding, too, and `x` and `mask` lose samples only
-            by_place = value.ndim == 2 and name not in {"x", "mask"}
-            setattr(
-                self, name, value[left].gather(1, order) if by_place else value[left]
-            )
+            value = value[left]
+            # columns of `x` and `mask` are features; columns of arrays (n, k) may be padding
+            if value.ndim == 2 and name not in {"x", "mask"}:
+                value = value.gather(1, order)
+            setattr(self, name, value)
         return n_left
 
     def minimise(self):
@@ -383,9 +369,8 @@ def _refit(atoms, x, codes, mask=None):
     for first, last, width in parts(sizes.tolist(), n_features, codes.device):
         rows = order[first:last]
         support = supports_of(codes[rows], width)
-        z = torch.cat([codes[rows], codes.new_zeros(len(rows), 1)], 1).gather(
-            1, support
-        )
+        padded = torch.cat([codes[rows], codes.new_zeros(len(rows), 1)], 1)
+        z = padded.gather(1, support)
         members = seen = atoms[support]
         if mask is not None:
             seen = members * mask[rows, None]
@@ -421,9 +406,8 @@ def lasso_gaps(atoms, x, codes, positive, mask=None):  # codes (n, n_components)
     square = residual.square().sum(1)
     # of the multiples of the residual that are feasible for the dual problem, the one with the
     # largest lower bound
-    multiple = torch.minimum(
-        inner / square, torch.where(largest > 0, 1 / largest, torch.inf)
-    )
+    most = torch.where(largest > 0, 1 / largest, torch.inf)
+    multiple = torch.minimum(inner / square, most)
     multiple = multiple.clamp_min(0).nan_to_num()  # a residual of zero gives 0 / 0
     gap = square / 2 + codes.abs().sum(1) - multiple * (inner - multiple * square / 2)
     if positive:
@@ -489,14 +473,16 @@ def solve(
         Codes of the lasso at index 0 of the first axis, and of least squares at index 1. The result
         is ``out`` unless ``out`` is None.
     """
-    out = (
-        x.new_empty(1 + refit, len(penalties), len(x), len(atoms))
-        if out is None
-        else out
-    )
+    if out is None:
+        out = x.new_empty(1 + refit, len(penalties), len(x), len(atoms))
     on_host = x.device.type == "cpu"
-    how = (penalties, positive, max_iter)
-    solve_on_device = _compiled.solve_alike if on_host else solve_alike
+    solve_on_device = partial(
+        _compiled.solve_alike if on_host else solve_alike,
+        atoms,
+        penalties=penalties,
+        positive=positive,
+        max_iter=max_iter,
+    )
     # The compiled loops read ``D^T x`` from ``out[0, -1]``, and later write codes there. The last
     # bits of a product depend on its number of rows. So one product serves all rows, although rows
     # with missing entries do not need it: masks of some rows then change no codes of other rows.
@@ -504,17 +490,23 @@ def solve(
         with threads_for(atoms, x):
             torch.mm(x, atoms.mT, out=out[0, -1])
     if mask is None and out.numel():
-        solve_on_device(atoms, gram, x, None, *how, out, gaps)
+        solve_on_device(gram, x, None, out=out, gaps=gaps)
     elif out.numel():
         complete = (mask == 1).all(1)
-        for chosen, products in ((complete, gram), (~complete, None)):
-            rows = chosen.nonzero().squeeze(1)
+        for is_complete in (True, False):
+            rows = (complete == is_complete).nonzero().squeeze(1)
             if len(rows):
-                known = mask[rows] if products is None else None
+                products = gram if is_complete else None
                 codes = out[:, :, rows]
-                found = None if gaps is None else gaps[rows]
-                solve_on_device(atoms, products, x[rows], known, *how, codes, found)
+                gaps_of_rows = None if gaps is None else gaps[rows]
+                solve_on_device(
+                    products,
+                    x[rows],
+                    mask[rows] if products is None else None,
+                    out=codes,
+                    gaps=gaps_of_rows,
+                )
                 out[:, :, rows] = codes
                 if gaps is not None:
-                    gaps[rows] = found
+                    gaps[rows] = gaps_of_rows
     return out

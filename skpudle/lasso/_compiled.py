@@ -232,9 +232,7 @@ def _minimise(first, k, support, z, theta, slope, squares, step, y, factor):  # 
         for i in range(k):
             step[i] = y[i]
         i = k - 1
-        while (
-            i > 0
-        ):  # two rows of the factor at a time, to read and write `step` less often
+        while i > 0:  # two rows of the factor at a time, to pass over `step` less often
             last = step[i] * factor[i, i]
             first = (step[i - 1] - factor[i, i - 1] * last) * factor[i - 1, i - 1]
             step[i] = last
@@ -340,9 +338,8 @@ def _gap(atoms, x, row, support, z, k, largest, penalty, residual):  # -> float
     gap = square / 2 + penalty * size - multiple * (inner - multiple * square / 2)
     if gap <= 0.0:
         return 0.0
-    return (
-        np.inf if energy == 0.0 else gap / (energy / 2)
-    )  # NaN if data or codes are NaN
+    # NaN if data or codes are NaN
+    return np.inf if energy == 0.0 else gap / (energy / 2)
 
 
 def solve_rows(
@@ -365,7 +362,8 @@ def solve_rows(
     it. Return ``last``, or the first row whose support needs more memory; the caller solves this
     row again.
     """
-    atoms, (n_components, n_features) = whole_atoms, whole_atoms.shape
+    atoms = whole_atoms
+    n_components, n_features = atoms.shape
     n_penalties = len(penalties)
     start = codes[0, n_penalties - 1]
     for row in range(first, last):
@@ -374,12 +372,8 @@ def solve_rows(
             for j in range(n_components):
                 for feature in range(n_features):
                     seen[j, feature] = mask[row, feature] * whole_atoms[j, feature]
-        k = np.int64(
-            0
-        )  # for a literal 0 numba would compile every function a second time
-        scale = (
-            0.0  # the row's largest correlation so far; rounding errors grow with it
-        )
+        k = np.int64(0)  # a literal 0 would make numba compile every function twice
+        scale = 0.0  # the largest correlation so far; rounding errors grow with it
         for p in range(n_penalties):
             penalty = penalties[p]
             polished = 0
@@ -403,9 +397,7 @@ def solve_rows(
                     scale = max(scale, best)
                     slack = RESOLUTION * penalty + ROUNDING * (scale + size)
                     if off > SETTLED * (best - penalty):
-                        n_old = (
-                            0  # slopes of the support are too large to count as zero
-                        )
+                        n_old = 0  # no slope of the support counts as zero
                     # Without a penalty the slopes of the support should be 0, and are rounding
                     # errors. If no other atom has a larger correlation, this correlation may be a
                     # rounding error, too. So no atom enters, and the round only makes the codes of
@@ -418,16 +410,8 @@ def solve_rows(
                     is_solved = off <= slack or polished > POLISHES or turn >= max_iter
                     if is_solved and p == n_penalties - 1 and len(gaps) > 0:
                         gaps[row] = _gap(
-                            atoms,
-                            x,
-                            row,
-                            support,
-                            z,
-                            k,
-                            penalty + off,
-                            penalty,
-                            residual,
-                        )
+                            atoms, x, row, support, z, k, penalty + off, penalty, residual
+                        )  # fmt: skip
                 if is_solved:
                     for j in range(n_components):
                         codes[stage, p, row, j] = 0.0
@@ -442,21 +426,17 @@ def solve_rows(
                         slope[i] += penalty * theta[i]
                     n_old = 0
                 else:
-                    weakest = (
-                        np.inf
-                        if by_rounding
-                        else max(penalty + slack, LEAST_SHARE * best)
-                    )
+                    weakest = max(penalty + slack, LEAST_SHARE * best)
+                    if by_rounding:
+                        weakest = np.inf
                     least_dependent = 0.0 if penalty > 0.0 else UNBOUNDED * slack
                     k = _admit(
                         atoms, gram, c, penalty, positive, peaks, weakest, least_dependent, k,
                         support, z, theta, slope, squares, factor,
                     )  # fmt: skip
                     polished += penalty == 0.0 and k == before
-                    if (
-                        k > before
-                        and factor[before, before] ** 2 * squares[before] > 1e6
-                    ):
+                    pivot = factor[before, before] if k > before else 0.0
+                    if pivot**2 * squares[before] > 1e6:
                         # At most 1e-6 of the squared norm of the first new atom is outside of the
                         # span of the support. So the step is long and amplifies even small slopes
                         # of the support, which must not count as zero.
@@ -482,28 +462,29 @@ def solve_alike(atoms, gram, x, mask, penalties, positive, max_iter, out, gaps):
     mask = x.new_empty(len(x), 0) if mask is None else mask
     gaps = x.new_empty(0) if gaps is None else gaps
     # the arrays share the memory of the tensors, so that the loops write into `out` and `gaps`
-    atoms, x, mask = (np.asarray(t.contiguous()) for t in (atoms, x, mask))
+    atoms = np.asarray(atoms.contiguous())
+    x = np.asarray(x.contiguous())
+    mask = np.asarray(mask.contiguous())
     gram = None if gram is None else np.asarray(gram.contiguous())
-    results = np.asarray(out), np.asarray(gaps)
+    out = np.asarray(out)
+    gaps = np.asarray(gaps)
     penalties = np.asarray(penalties, dtype=np.float64)
-    how = atoms, gram, x, mask, penalties, bool(positive), max_iter, *results
-    fixed_shapes = (
-        len(atoms),
-        x.shape[1],
-        -(-len(atoms) // RUN),
-        (len(atoms), mask.shape[1]),
-    )
 
     def solve_part(first, last):  # solve the rows `first:last`
         room = 4 * CANDIDATES
-        fixed = [np.empty(shape) for shape in fixed_shapes]
+        c = np.empty(len(atoms))
+        residual = np.empty(x.shape[1])
+        peaks = np.empty(-(-len(atoms) // RUN))
+        seen = np.empty((len(atoms), mask.shape[1]))
         # `loops.solve_rows` returns early at a row whose support may need more than `room` atoms;
         # it is called again for this and later rows, with twice the memory
         while first < last:
-            vectors = np.empty((6, room))
-            factor = np.empty((room, room))
-            work = np.empty(room, np.int64), *vectors, factor, *fixed
-            first = loops.solve_rows(first, last, *how, *work)
+            z, theta, slope, squares, step, y = np.empty((6, room))
+            first = loops.solve_rows(
+                first, last, atoms, gram, x, mask, penalties, bool(positive), max_iter, out, gaps,
+                np.empty(room, np.int64), z, theta, slope, squares, step, y,
+                np.empty((room, room)), c, residual, peaks, seen,
+            )  # fmt: skip
             room = 2 * room
 
     # A thread gets at least 16 rows, and rows whose product with the atoms takes at least 2e6

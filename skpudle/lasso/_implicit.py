@@ -17,6 +17,8 @@ for 20 epochs takes 1.65 times as long for 1,000 rows of 64 features and 50 atom
 for 1,797 rows and 64 atoms (one core).
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -84,9 +86,7 @@ def _invert(inner, k, factor, u):  # -> bool
     return True
 
 
-def differentiate(
-    atoms, gram, x, mask, through_encoder, codes, losses, gradient
-):  # -> bool
+def differentiate(atoms, gram, x, mask, through_encoder, codes, losses, gradient):
     """Add up losses of all rows and their derivatives in the atoms: the loop of `lasso_gradient`.
 
     The derivatives are added to ``gradient`` (n_components, n_features), and the losses to
@@ -186,29 +186,33 @@ def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=Non
         or not 0 < work <= _MOST_WORK
     ):
         return None
-    x, known = known_entries(x, mask)
-    known = x.new_empty(len(x), 0) if known is None else known
-    wide, rows, known = (t.detach().double().contiguous() for t in (atoms, x, known))
-    gram = wide @ wide.mT
-    losses = rows.new_zeros(len(x))
-    gradient = wide.new_zeros(wide.shape)
+    dtype = x.dtype
+    x, mask = known_entries(x.detach().double().contiguous(), mask)
+    atoms = atoms.detach().double().contiguous()
+    gram = atoms @ atoms.mT
+    losses = x.new_zeros(len(x))
+    gradient = torch.zeros_like(atoms)
     squares = gram.diagonal()
-    are_parallel = gram.square() > (1.0 - _NEARLY_PARALLEL) * torch.outer(
-        squares, squares
-    )
+    largest = (1.0 - _NEARLY_PARALLEL) * torch.outer(squares, squares)
+    are_parallel = gram.square() > largest
     if not torch.equal(are_parallel, torch.eye(n_components, dtype=torch.bool)):
         return None  # some atoms are parallel, zero or not finite
-    how = dict(
-        penalties=[alpha], positive=positive, mask=None if mask is None else known
-    )
-    codes = solve(wide, gram, rows, **how)[0, 0]
+    codes = solve(atoms, gram, x, penalties=[alpha], positive=positive, mask=mask)[0, 0]
+    mask = x.new_empty(len(x), 0) if mask is None else mask
     # the arrays share the memory of the tensors, so that the loops add to `losses` and `gradient`
-    d, g, data, m, z, *sums = map(
-        np.asarray, (wide, gram, rows, known, codes, losses, gradient)
+    is_done = loops.differentiate(
+        np.asarray(atoms),
+        np.asarray(gram),
+        np.asarray(x),
+        np.asarray(mask),
+        through_encoder,
+        np.asarray(codes),
+        np.asarray(losses),
+        np.asarray(gradient),
     )
-    if not loops.differentiate(d, g, data, m, through_encoder, z, *sums):
+    if not is_done:
         return None
-    return codes.to(x.dtype), losses.to(x.dtype), gradient.div_(len(x)).to(x.dtype)
+    return codes.to(dtype), losses.to(dtype), gradient.div_(len(x)).to(dtype)
 
 
 def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), (n,)
@@ -219,9 +223,8 @@ def _apply_inverse(inner, delta):  # (n, k, k), (n, k) -> (n, k), (n,)
     and the caller has to replace this result, see `_apply_pseudo_inverse`.
     """
     diagonal = inner.diagonal(dim1=1, dim2=2)
-    factor, failed = torch.linalg.cholesky_ex(
-        inner + torch.diag_embed((diagonal == 0) * 1.0)
-    )
+    padding = torch.diag_embed((diagonal == 0) * 1.0)
+    factor, failed = torch.linalg.cholesky_ex(inner + padding)
     u = torch.cholesky_solve(delta[:, :, None], factor)[:, :, 0]
     pivots = factor.diagonal(dim1=1, dim2=2).square()
     # A matrix is nearly singular if its smallest eigenvalue is close to 0. The pivots, which the
@@ -289,9 +292,8 @@ def _implicit_adjoint(atoms, codes, delta, mask=None):
         rows = slice(first, last)
         singular[rows] = solve(rows, width, _apply_inverse)
     rest = [row for row, flag in enumerate(singular.tolist()) if flag]
-    for first, last, width in parts(
-        [sizes[row] for row in rest], n_features, codes.device
-    ):
+    sizes = [sizes[row] for row in rest]
+    for first, last, width in parts(sizes, n_features, codes.device):
         rows = torch.as_tensor(rest[first:last], device=codes.device)
         solve(rows, width, _apply_pseudo_inverse)
     return torch.zeros_like(u).index_copy_(0, order, u)[:, :n_components]
@@ -307,30 +309,25 @@ class _ConvergedCodes(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, dictionary, atoms, x, alpha, debias, certify, options):
+    def forward(ctx, dictionary, atoms, x, alpha, debias, solve_end, mask):
         """Return codes (n, n_components) and gaps (n,), as `converged_codes` does.
 
-        ``dictionary`` has the values of ``atoms``, without a graph, for `backward`. ``options`` are
-        the arguments ``positive`` and ``mask`` of `solve_lasso`.
+        ``dictionary`` has the values of ``atoms``, without a graph, for `backward`. ``solve_end``
+        is `solve_lasso` with the arguments ``positive``, ``certify`` and ``mask``.
         """
-        ends = []
-        gaps = None
-        for share, weight in ((0.0, 1 - debias), (1.0, debias)):
-            if weight:
-                certified = certify and gaps is None
-                codes, found = solve_lasso(
-                    atoms, x, alpha, debias=share, certify=certified, **options
-                )
-                gaps = found if gaps is None else gaps
-                ends.append((share, weight, codes))
+        # pairs of the argument `debias` of `solve_lasso` for an end, and the weight of the end
+        ctx.ends = [(end, w) for end, w in ((0.0, 1 - debias), (1.0, debias)) if w]
         ctx.dictionary = dictionary
-        ctx.mask = options["mask"]
-        ctx.ends = [(share, weight) for share, weight, _ in ends]
-        ctx.save_for_backward(atoms, x, alpha, *(codes for *_, codes in ends))
+        ctx.mask = mask
+        solutions = [solve_end(atoms, x, alpha, debias=end) for end, _ in ctx.ends]
+        codes_of_ends = [codes for codes, _ in solutions]
+        codes, gaps = solutions[0]
+        ctx.save_for_backward(atoms, x, alpha, *codes_of_ends)
         ctx.mark_non_differentiable(gaps)
-        if len(ends) == 1:
+        if len(codes_of_ends) == 1:
             return codes, gaps
-        return sum(weight * codes for _, weight, codes in ends), gaps
+        ends = zip(ctx.ends, codes_of_ends, strict=True)
+        return sum(weight * codes for (_, weight), codes in ends), gaps
 
     @staticmethod
     @differentiable_once  # in a second derivative autograd would take the saved codes for constants
@@ -341,23 +338,24 @@ class _ConvergedCodes(torch.autograd.Function):
         """
         atoms, x, alpha, *codes_of_ends = ctx.saved_tensors
         dictionary = ctx.dictionary
-        x, known = known_entries(x, ctx.mask)
+        x, mask = known_entries(x, ctx.mask)
         x_gradient = 0
         atoms_gradient = 0
         by_atom = 0
-        for (share, weight), codes in zip(ctx.ends, codes_of_ends, strict=True):
-            u = _implicit_adjoint(atoms, codes, weight * delta, known).to(x.dtype)
+        for (end, weight), codes in zip(ctx.ends, codes_of_ends, strict=True):
+            u = _implicit_adjoint(atoms, codes, weight * delta, mask).to(x.dtype)
             image = dictionary.synthesis(u)
-            image = image if known is None else image * known
+            image = image if mask is None else image * mask
             x_gradient = x_gradient + image
             if ctx.needs_input_grad[1]:
                 residual = x - dictionary.synthesis(codes)
-                residual = residual if known is None else residual * known
+                residual = residual if mask is None else residual * mask
                 # outer(u, residual) - outer(codes, image), as one product instead of two
-                pairs = torch.cat([u, codes]), torch.cat([residual, image.neg()])
-                atoms_gradient = atoms_gradient + dictionary.outer(*pairs)
+                atoms_gradient = atoms_gradient + dictionary.outer(
+                    torch.cat([u, codes]), torch.cat([residual, image.neg()])
+                )
             if ctx.needs_input_grad[3]:
-                by_atom = by_atom - (1 - share) * (codes.sign() * u).sum(0)
+                by_atom = by_atom - (1 - end) * (codes.sign() * u).sum(0)
         atoms_gradient = atoms_gradient if ctx.needs_input_grad[1] else None
         alpha_gradient = None
         if ctx.needs_input_grad[3]:
@@ -418,9 +416,12 @@ def converged_codes(
     """
     if not isinstance(alpha, torch.Tensor):
         alpha = torch.tensor(alpha, dtype=torch.float64, device="cpu")
-    arguments = dictionary.atoms, kept_by_autograd(x), alpha
-    options = dict(positive=positive_code, mask=mask)
-    if not any(t.requires_grad for t in arguments) or not torch.is_grad_enabled():
-        return solve_lasso(*arguments, debias=debias, certify=certify, **options)
-    how = float(debias), certify, options
-    return _ConvergedCodes.apply(dictionary.detach(), *arguments, *how)
+    atoms = dictionary.atoms
+    x = kept_by_autograd(x)
+    solve_end = partial(solve_lasso, positive=positive_code, certify=certify, mask=mask)
+    has_graph = any(tensor.requires_grad for tensor in (atoms, x, alpha))
+    if not (has_graph and torch.is_grad_enabled()):
+        return solve_end(atoms, x, alpha, debias=debias)
+    return _ConvergedCodes.apply(
+        dictionary.detach(), atoms, x, alpha, float(debias), solve_end, mask
+    )

@@ -1,18 +1,12 @@
-r"""Solve and certify the lasso, for one penalty or a path, and non-negative least squares.
+r"""Solve the lasso for one penalty or a path, and certify its codes by duality gaps.
 
 The functions here check and prepare arguments, cut the data into blocks, and call
-`skpudle.lasso._batched.solve`, the active set method. Non-negative least squares are the lasso of
-non-negative codes with the penalty 0, so the same method solves both.
-
-For `solve_nnls` an atom that is *free*, whose codes may have any sign, becomes two atoms, one the
-negative of the other. `solve_nnls` also scales atoms to norm 1, and rows to a largest modulus of 1,
-so that squares stay in the range of float64.
+`skpudle.lasso._batched.solve`, the active set method.
 """
 
 import warnings
 from math import prod
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,11 +86,12 @@ def descent_direction(atoms, free):
         Inner products of the vector with the atoms; 0 for free atoms, for their negatives, and for
         zero atoms.
     """
-    none = atoms.new_zeros(atoms.shape[1]), atoms.new_zeros(len(atoms))
+    no_direction = atoms.new_zeros(atoms.shape[1])
+    products = atoms.new_zeros(len(atoms))
     norms = torch.linalg.vector_norm(atoms[: len(free)], dim=1)
     signed = (~free & (norms > 0)).nonzero().squeeze(1)
     if len(signed) == 0:
-        return none
+        return no_direction, products
     directions = atoms[signed] / norms[signed, None]
     if free.any():
         span = atoms[: len(free)][free]
@@ -112,12 +107,14 @@ def descent_direction(atoms, free):
         wide = torch.cat([directions, torch.ones_like(directions[:, :1])], 1)
         target = torch.zeros_like(wide[:1])
         target[0, -1] = 1.0
-        how = dict(penalties=[0.0], positive=True, max_iter=3 * len(wide))
-        direction = (solve(wide, None, target, **how)[0, 0] @ directions)[0]
+        z = solve(
+            wide, None, target, penalties=[0.0], positive=True, max_iter=3 * len(wide)
+        )
+        direction = (z[0, 0] @ directions)[0]
     cosines = directions @ direction
     if not (cosines > _LEAST_COSINE * torch.linalg.vector_norm(direction)).all():
-        return none
-    return direction, none[1].index_copy(0, signed, atoms[signed] @ direction)
+        return no_direction, products
+    return direction, products.index_copy_(0, signed, atoms[signed] @ direction)
 
 
 def nonnegative_gap(atoms, x, codes, direction, weights=None):
@@ -163,9 +160,8 @@ def nonnegative_gap(atoms, x, codes, direction, weights=None):
     energy = x.square().sum(1)
     size = codes.sum(1).abs() + energy.sqrt()
     if weights is not None:
-        own = (
-            weighted(weighted(v)) @ atoms.mT
-        )  # <weights * atom, weights * v>, for each row
+        # for each row <weights * atom, weights * v>
+        own = weighted(weighted(v)) @ atoms.mT
         fits = ((own == 0) | (own > 0) & (w > 0)).all(1, keepdim=True)
         # Rows where `fits` is False use v / weights as direction, unless a weight is 0: the
         # products with the weighted atoms are `w`, because the weights cancel. With a weight of 0
@@ -232,16 +228,15 @@ def duality_gap(
     atoms = atoms.double()
     x = x.double()
     codes = codes.double()
-    x, known = known_entries(x, mask)
+    x, mask = known_entries(x, mask)
     if not isinstance(alpha, torch.Tensor) and alpha == 0:
         norms = torch.linalg.vector_norm(atoms, dim=1)
         atoms = atoms / norms.where(norms > 0, 1.0)[:, None]
         codes = codes * norms
         direction = descent_direction(atoms, norms < 0)  # no atom is free
-        return nonnegative_gap(atoms, x, codes, direction, known)
+        return nonnegative_gap(atoms, x, codes, direction, mask)
     alpha = as_scalars(alpha, x)
-    scaled = atoms / alpha.reshape(-1, 1), x, alpha * codes
-    return lasso_gaps(*scaled, positive, known)
+    return lasso_gaps(atoms / alpha.reshape(-1, 1), x, alpha * codes, positive, mask)
 
 
 def warn_about_gaps(
@@ -264,10 +259,8 @@ def warn_about_gaps(
         The end of the warning: how to reach a smaller gap. By default it recommends float64, a
         larger penalty and a larger ``max_iter``.
     """
-    advice = (
-        advice
-        or "float64 and a larger penalty come closer, and so does a larger max_iter"
-    )
+    if advice is None:
+        advice = "use float64, a larger penalty or a larger max_iter to come closer"
     gaps = gaps.cpu()
     missed = (~(gaps <= tol)).nonzero().squeeze(1).tolist()  # a NaN counts as missed
     if not missed:
@@ -293,20 +286,15 @@ def _without_parallels(atoms, positive):  # -> (n_components, n_features), bool
     ``positive`` codes an atom and its negative are not parallel. Return the atoms (n_components,
     n_features), and whether any atom is not needed.
     """
-    (n_components, n_features), norms = (
-        atoms.shape,
-        torch.linalg.vector_norm(atoms, dim=1),
-    )
+    n_components, n_features = atoms.shape
+    norms = torch.linalg.vector_norm(atoms, dim=1)
     needed = (norms > 0) & (norms < torch.inf)
     directions = atoms / norms.where(needed, 1.0)[:, None]
     # This test spares most calls the matrix of the cosines of all pairs of atoms. Parallel atoms
     # have the same product with `generic`, up to sign and rounding, and other atoms almost surely
     # have different ones. So if no two sorted products are close, no atoms are parallel.
-    generic = (
-        torch.arange(1, n_features + 1, dtype=atoms.dtype, device=atoms.device)
-        .square()
-        .sin()
-    )
+    numbers = torch.arange(1, n_features + 1, dtype=atoms.dtype, device=atoms.device)
+    generic = numbers.square().sin()
     keys = (directions @ generic).abs().sort().values
     is_near = (keys.diff() <= (2 * n_features * _PARALLEL) ** 0.5).any()
     if not torch.logical_or(is_near, ~needed.all()):
@@ -436,21 +424,22 @@ def solve_lasso(
     tensor([[1., 0., 0.]])
     """
     if not 0 <= debias <= 1:
-        raise ValueError(f"debias={debias!r} is no share. Pass a number from 0 to 1.")
-    x, known = known_entries(x, mask)
+        raise ValueError(f"debias is {debias!r}. Pass a number from 0 to 1.")
+    x, mask = known_entries(x, mask)
     penalty = checked_alpha(alpha, atoms, positive)
-    given = atoms.double()
+    atoms = atoms.double()
     scale = None
     # One penalty for each atom: the atoms divided by the penalties have codes for the penalty 1,
     # and these codes divided by the penalties are the codes sought.
     if isinstance(penalty, torch.Tensor):
-        penalty, scale = 1.0, penalty
-        given = given / scale[:, None]
+        scale = penalty
+        penalty = 1.0
+        atoms = atoms / scale[:, None]
     codes = x.new_empty(len(x), len(atoms))
     gaps = x.new_full((len(x),), torch.nan, dtype=torch.float64)
-    if not (torch.linalg.vector_norm(given, dim=1) < torch.inf).all():
+    if not (torch.linalg.vector_norm(atoms, dim=1) < torch.inf).all():
         return codes.fill_(torch.nan), gaps
-    kept, is_less = _without_parallels(given, positive)
+    kept, is_less = _without_parallels(atoms, positive)
     gram = gram_matrix(kept, len(x))
     # `solve` computes gaps at little cost, but only with a penalty. And a gap has to count all
     # atoms, but `solve` gets zeros instead of atoms that are not needed (`_without_parallels`).
@@ -461,21 +450,30 @@ def solve_lasso(
     room = x.new_empty(
         1 + (debias > 0), min(n_rows, len(x)) * len(atoms), dtype=torch.float64
     )
-    how = dict(penalties=[penalty], positive=positive, max_iter=max_iter)
     for first in range(0, len(x), n_rows):
         rows = slice(first, first + n_rows)
         data = x[rows].double()
-        seen = None if known is None else known[rows].double()
+        mask_of_rows = None if mask is None else mask[rows].double()
         shape = len(room), 1, len(data), len(atoms)
-        z = room.flatten()[: prod(shape)].view(shape)
-        how |= dict(mask=seen, out=z, gaps=gaps[rows] if is_certified else None)
-        solve(kept, gram, data, **how)
+        ends = room.flatten()[: prod(shape)].view(shape)
+        solve(
+            kept,
+            gram,
+            data,
+            penalties=[penalty],
+            positive=positive,
+            max_iter=max_iter,
+            mask=mask_of_rows,
+            out=ends,
+            gaps=gaps[rows] if is_certified else None,
+        )
+        z = ends[0, 0]
         if certify and not is_certified:
             gaps[rows] = duality_gap(
-                given, data, z[0, 0], penalty, positive=positive, mask=seen
+                atoms, data, z, penalty, positive=positive, mask=mask_of_rows
             )
-        found = z[0, 0].lerp(z[1, 0], debias) if debias else z[0, 0]
-        codes[rows] = found if scale is None else found / scale
+        z = z.lerp(ends[1, 0], debias) if debias else z
+        codes[rows] = z if scale is None else z / scale
     return codes, gaps
 
 
@@ -517,214 +515,13 @@ def lasso_path(atoms, x, alphas, *, positive=False, mask=None, gram=None):
     ValueError
         If a penalty is not positive (with ``positive``: if it is negative).
     """
-    x, known = known_entries(x.double(), mask)
-    atoms = (
-        atoms.double()
-        if gram is not None
-        else _without_parallels(atoms.double(), positive)[0]
-    )
-    gram = gram_matrix(atoms, len(x)) if gram is None else gram
+    x, mask = known_entries(x.double(), mask)
+    atoms = atoms.double()
+    if gram is None:
+        atoms, _ = _without_parallels(atoms, positive)
+        gram = gram_matrix(atoms, len(x))
     penalties = [float(alpha) for alpha in alphas]
     checked_alpha(min(penalties), atoms, positive)
-    how = dict(penalties=penalties, positive=positive, mask=known, refit=True)
-    return solve(atoms, gram, x, **how).unbind()
-
-
-def _as_tensor(values):  # -> Tensor
-    """Return a user's array or tensor as a tensor of floats of the same shape, for `solve_nnls`.
-
-    The tensor may share the user's memory, so callers must not write to it. Raise TypeError for
-    values that are no real numbers.
-    """
-    if isinstance(values, torch.Tensor):
-        return values if values.is_floating_point() else values.double()
-    values = np.asarray(values)
-    if values.dtype.kind != "f":
-        values = values.astype(
-            np.float64, casting="safe"
-        )  # no complex numbers and no texts
-    # `require` copies arrays with negative strides, which torch refuses, and read-only arrays, of
-    # which torch warns
-    return torch.as_tensor(np.require(values, requirements=["C", "W"]))
-
-
-def _check_finite(values, name):
-    """Raise ValueError, with the ``name`` of a user's argument, if a value is not finite."""
-    if not values.isfinite().all():
-        raise ValueError(
-            f"The {name} contain NaN or infinite values. Pass finite numbers, and the weight 0 "
-            "where data are missing."
-        )
-
-
-def _split_scale(rows):  # (n, m) -> (n, m), (n, 1)
-    """Divide each row by the largest modulus of its entries, so that squares of entries are finite.
-
-    Return the divided rows and the moduli. A row of zeros stays as it is and has the modulus 1.
-    """
-    largest = rows.abs().amax(1, keepdim=True)
-    largest = largest.where(largest > 0, 1.0)
-    return rows / largest, largest
-
-
-@torch.no_grad()
-def _solve_weighted(atoms, x, weights, free, max_iter):  # -> (n, n_components), (n,)
-    """Do the work of `solve_nnls`, block by block, with tensors that `solve_nnls` has checked.
-
-    ``weights`` are (n_features,), (n, n_features) or None; ``free`` is (n_components,), bool.
-    Weights (n_features,) multiply atoms and data once, and all rows share a Gram matrix. Weights
-    that differ between rows go to the solver as a mask. Return codes (n, n_components), and
-    relative duality gaps (n,).
-    """
-    same_weights = weights is not None and weights.ndim == 1
-    unit, moduli = _split_scale(
-        atoms.double() * weights if same_weights else atoms.double()
-    )
-    norms = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
-    norms = norms.where(norms > 0, 1.0)
-    unit = torch.cat([unit / norms, -(unit / norms)[free]])
-    lengths = (moduli * norms).T
-    max_iter = max(1000, 3 * len(unit)) if max_iter is None else max_iter
-    gram = gram_matrix(unit, len(x))
-    direction = descent_direction(unit, free)
-    codes = x.new_empty(len(x), len(atoms))
-    gaps = x.new_empty(len(x), dtype=torch.float64)
-    n_rows = min(rows_of_block(x, len(unit)), len(x))
-    room = unit.new_empty(1, 1, n_rows, len(unit))
-    how = dict(penalties=[0.0], positive=True, max_iter=max_iter)
-    for first in range(0, len(x), n_rows):
-        rows = slice(first, first + n_rows)
-        row_weights = None
-        data = x[rows].double()
-        data, scale = _split_scale(data * weights if same_weights else data)
-        if weights is not None and not same_weights:
-            row_weights, _ = _split_scale(weights[rows])
-            data, again = _split_scale(data * row_weights)
-            scale = scale * again
-        z = solve(
-            unit, gram, data, mask=row_weights, out=room[:, :, : len(data)], **how
-        )[0, 0]
-        gaps[rows] = nonnegative_gap(unit, data, z, direction, row_weights)
-        # a free atom was solved for as two atoms; its code is that of the atom minus that of the
-        # negative
-        z[:, : len(atoms)][:, free] -= z[:, len(atoms) :]
-        codes[rows] = z[:, : len(atoms)] * (scale / lengths)
-    return codes, gaps.masked_fill_(~codes.isfinite().all(1), torch.inf)
-
-
-def solve_nnls(
-    atoms: np.ndarray | Tensor,
-    x: np.ndarray | Tensor,
-    *,
-    weights: np.ndarray | Tensor | None = None,
-    free: np.ndarray | Tensor | None = None,
-    tol: float = 1e-8,
-    max_iter: int | None = None,
-) -> tuple[np.ndarray | Tensor, np.ndarray | Tensor]:
-    r"""Minimise :math:`\frac12 \sum_f w_f^2 (x - z D)_f^2` over :math:`z \ge 0` for every row.
-
-    Codes are exact up to rounding (in float64, then rounded to the dtype of the data), and a gap
-    certifies each row. If atoms are linearly dependent, several codes may have the minimum; the
-    returned codes have linearly independent supports.
-
-    Parameters
-    ----------
-    atoms : ndarray or Tensor of shape (n_components, n_features)
-        Atoms, of any norm; zero, repeated and dependent atoms are allowed.
-    x : ndarray or Tensor of shape (n_samples, n_features)
-        Data; a tensor is on the device of the atoms.
-    weights : ndarray or Tensor of shape (n_samples, n_features) or (n_features,), default=None
-        Weights of the residuals, not negative: inverse standard deviations of the noise, or a mask.
-        Data of weight 0 may have any value. Weights that differ between rows take a few times
-        longer, since each row then has its own Gram matrix.
-    free : ndarray or Tensor of shape (n_components,), default=None
-        True for atoms that may have negative codes, such as a baseline.
-    tol : float, default=1e-8
-        The largest relative gap that needs no warning.
-    max_iter : int, default=None
-        Largest number of rounds of the active set method; 3 for each atom, at least 1000, by
-        default.
-
-    Returns
-    -------
-    codes : ndarray or Tensor of shape (n_samples, n_components)
-        Codes, of the kind and dtype of the data (float64 for integers).
-    gaps : ndarray or Tensor of shape (n_samples,)
-        Relative duality gaps in float64: bounds on :math:`(P(z) - \min P) / P(0)` for the function
-        :math:`P` that is minimised. The bound is
-        rigorous, up to rounding, if there is a vector that has positive inner products with all
-        atoms that are not free, and is orthogonal to the free atoms. There is one for linearly
-        independent atoms, and for non-negative atoms of which none is free. If weights differ
-        between rows, a bound with free atoms is rigorous only for rows without a weight of 0.
-        Otherwise the gap assumes that the codes of the minimum sum to at most twice the sum of the
-        codes found. Codes beyond the range of their dtype have an infinite gap.
-
-    Raises
-    ------
-    TypeError
-        If arrays do not hold real numbers.
-    ValueError
-        If values are NaN or infinite (except for data of weight 0), or if weights are negative.
-
-    Warns
-    -----
-    RuntimeWarning
-        If a gap is above ``tol``.
-
-    See Also
-    --------
-    solve_lasso : The same with a penalty, which leaves fewer codes.
-
-    Notes
-    -----
-    The algorithm is that of Lawson and Hanson [1]_, with two changes: a round may admit several
-    atoms, and all rows share a Gram matrix [2]_ unless their weights differ. If the weights of a
-    row reduce the norm of an atom to less than about 1e-14 of its norm, its code is 0.
-
-    References
-    ----------
-    .. [1] C. L. Lawson and R. J. Hanson, "Solving least squares problems", chapter 23, SIAM, 1995.
-    .. [2] R. Bro and S. De Jong, "A fast non-negativity-constrained least squares algorithm",
-       Journal of Chemometrics 11, 1997.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skpudle.lasso import solve_nnls
-    >>> atoms = np.array([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
-    >>> codes, gaps = solve_nnls(atoms, np.array([[2.0, 5.0, 3.0], [2.0, 1.0, -1.0]]))
-    >>> codes.round(6)
-    array([[2. , 3. ],
-           [1.5, 0. ]])
-    >>> bool(gaps.max() <= 1e-12)
-    True
-    >>> solve_nnls(atoms, np.array([[2.0, 1.0, -1.0]]), free=np.array([False, True]))[
-    ...     0
-    ... ].round(6)
-    array([[ 2., -1.]])
-    """
-    from_arrays = not isinstance(x, torch.Tensor)
-    atoms = _as_tensor(atoms)
-    x = _as_tensor(x)
-    free = torch.zeros(()) if free is None else _as_tensor(free)
-    free = free.to(atoms.device).expand(len(atoms)) > 0
-    _check_finite(atoms, "atoms")
-    if weights is not None:
-        weights = _as_tensor(weights).to(x.device).double()
-        _check_finite(weights, "weights")
-        if (weights < 0).any():
-            raise ValueError(
-                f"weights has the value {float(weights.min()):g}. Pass weights >= 0."
-            )
-        weights = weights if weights.ndim == 1 else weights.expand_as(x)
-        x = x.where(weights > 0, 0.0)
-    _check_finite(x, "data")
-    if 0 in x.shape or 0 in atoms.shape:
-        codes = x.new_zeros(len(x), len(atoms))
-        gaps = x.new_zeros(len(x), dtype=torch.float64)
-    else:
-        codes, gaps = _solve_weighted(atoms, x, weights, free, max_iter)
-    warn_about_gaps(
-        gaps, tol=tol, stacklevel=2, advice="float64 and a larger max_iter come closer"
-    )
-    return (np.asarray(codes), np.asarray(gaps)) if from_arrays else (codes, gaps)
+    return solve(
+        atoms, gram, x, penalties=penalties, positive=positive, mask=mask, refit=True
+    ).unbind()

@@ -97,7 +97,5 @@ def test_least_squares_do_not_move_the_loss_to_first_order(generator):
 
 def test_a_share_is_from_0_to_1(generator):
     atoms, x, alpha = make_problem(generator)
-    with pytest.raises(
-        ValueError, match=r"debias=1.5 is no share. Pass a number from 0 to 1"
-    ):
+    with pytest.raises(ValueError, match=r"debias is 1.5. Pass a number from 0 to 1"):
         solve_lasso(atoms, x, alpha, debias=1.5)

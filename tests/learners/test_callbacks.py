@@ -126,7 +126,7 @@ SPORCO = SporcoDictionaryLearning(6, max_iter=2, random_state=0)
             "callback",
         ),
         (NOODLDictionaryLearning(6, max_iter=2, tol=None, random_state=0), "max_iter"),
-        (CONV.set_callbacks(STOPS_SEARCH), "callback"),
+        (CONV.set_callbacks(EndsTheFit("epoch of the search")), "callback"),
         (PUDLEClassifier(6, max_iter=2, tol=None, random_state=0), "max_iter"),
         (PUDLEClassifier(6, supervision=0, random_state=0), "search"),
         (DENOISER.set_callbacks(EndsTheFit("epoch")), "callback"),
@@ -145,8 +145,7 @@ def test_a_fit_that_ends_says_by_what(learner, expected):
 
 def test_what_goes_on_has_not_ended():
     learner = make().fit(ROWS)
-    assert not hasattr(learner.partial_fit(ROWS), "ended_by_")
+    assert learner.partial_fit(ROWS).ended_by_ is None
     atoms = learner.components_
-    assert not hasattr(
-        PUDLEDictionaryLearning.from_components(atoms, alpha=1), "ended_by_"
-    )
+    learner = PUDLEDictionaryLearning.from_components(atoms, alpha=1)
+    assert learner.ended_by_ is None

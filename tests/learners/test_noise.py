@@ -226,7 +226,7 @@ def test_rows_of_rare_atoms_are_no_noise(planted):
     X[::100] = 3 * clean.std() * N_FEATURES**0.5 * rare
     X = noise_of(X)
     fitted = PUDLEDictionaryLearning(N_ATOMS + 1, random_state=0).fit(X)
-    assert not hasattr(fitted, "outliers_")
+    assert fitted.outliers_ is None
     assert found(fitted, np.vstack([atoms, rare]), 0.95) == 1
 
 
@@ -300,7 +300,7 @@ def test_equal_noise_changes_nothing(planted, spread):
     np.testing.assert_array_equal(auto.components_, plain.components_)
     np.testing.assert_array_equal(auto.transform(X), plain.transform(X))
     assert auto.intercept_ == 0.0
-    assert not hasattr(auto, "outliers_")
+    assert auto.outliers_ is None
 
 
 # ---------------------------------------------------------------- clean data are left alone
@@ -577,3 +577,17 @@ def test_rows_that_are_outlying_by_half_choose_no_penalty():
     learner = PUDLEDictionaryLearning(30, random_state=6).fit(X[:2666])
     residual = learner.inverse_transform(learner.transform(X[2666:])) - clean[2666:]
     assert np.square(residual / noise).mean() < 0.35  # 1.2 if all rows choose
+
+
+def test_the_score_subtracts_the_baseline_once():
+    """Rows and baseline that are shifted together have the same score, outliers or not."""
+    rng = np.random.default_rng(0)
+    atoms = rng.standard_normal((20, 16)) / 4
+    codes = rng.standard_normal((600, 20)) * (rng.random((600, 20)) < 0.1)
+    X = codes @ atoms + 3 + 0.02 * rng.standard_normal((600, 16))
+    X[rng.random(X.shape) < 0.01] += 10
+    learner = PUDLEDictionaryLearning(20, random_state=0).fit(X)
+    assert learner.outliers_ is not None
+    score = learner.score(X)
+    learner.intercept_ = learner.intercept_ + 40
+    assert learner.score(X + 40) == pytest.approx(score, rel=1e-9)

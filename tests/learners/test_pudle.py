@@ -128,7 +128,7 @@ def decays(monkeypatch):
         collected.append(lambda_decay)
         return encode(*args, lambda_decay=lambda_decay, **kwargs)
 
-    monkeypatch.setattr("skpudle._fit.plan.encode", spy)
+    monkeypatch.setattr("skpudle._fit.encoders.encode", spy)
     return collected
 
 

@@ -114,7 +114,7 @@ def test_a_first_part_of_the_data_has_as_many_atoms_as_features():
     X, _ = planted(**PROBLEMS["no noise"])
     learner = PUDLEDictionaryLearning("auto", random_state=0).partial_fit(X)
     assert learner.n_components_ == X.shape[1]
-    assert not hasattr(learner, "size_path_")
+    assert learner.size_path_ is None
 
 
 @pytest.mark.parametrize("n", [1, 4])  # one recording has held-out stretches

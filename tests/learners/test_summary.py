@@ -1,5 +1,7 @@
 """What `summary` says is what the fit has decided."""
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
@@ -7,8 +9,13 @@ from sklearn.exceptions import NotFittedError
 from skpudle import (
     ConvDenoiser,
     ConvPUDLEDictionaryLearning,
+    CountDictionaryLearning,
+    NOODLDictionaryLearning,
     PoissonNMF,
+    PUDLEClassifier,
     PUDLEDictionaryLearning,
+    PUDLERegressor,
+    SporcoDictionaryLearning,
 )
 from skpudle.datasets import make_dictionary_data
 
@@ -23,7 +30,7 @@ def test_a_fit_says_its_decisions(rows):
     learner = PUDLEDictionaryLearning(10, random_state=0).fit(rows + offset)
     said = learner.summary(rows + offset)
     assert (
-        "400 rows of 12 features\n  10 atoms, as named\n  baseline: root mean square"
+        "400 rows of 12 features\n  10 atoms, set by you\n  baseline: root mean square"
         in said
     )
     assert f"penalty of the search: {learner.search_alpha_:.3g}" in said
@@ -122,3 +129,29 @@ def test_counts_say_what_was_chosen_and_explained(capsys):
     assert "explained deviance 1.000 by " in PoissonNMF.from_components(
         spectra
     ).summary(amounts @ spectra)
+
+
+LEARNERS = [
+    PUDLEDictionaryLearning,
+    NOODLDictionaryLearning,
+    CountDictionaryLearning,
+    PUDLEClassifier,
+    PUDLERegressor,
+    SporcoDictionaryLearning,
+    PoissonNMF,
+]
+
+
+@pytest.mark.parametrize("kind", LEARNERS)
+def test_every_learner_says_its_atoms_its_penalty_and_its_rows(kind):
+    if kind is SporcoDictionaryLearning:
+        pytest.importorskip("sporco")
+    rng = np.random.default_rng(0)
+    X = rng.poisson(20.0, (80, 6)).astype(float)
+    learner = kind(3, max_iter=2, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        said = learner.fit(X, rng.integers(2, size=80)).summary(X)
+    assert "3 atoms, set by you" in said
+    assert f"{np.max(learner.alpha_):.3g}" in said
+    assert " codes a row" in said

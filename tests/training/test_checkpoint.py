@@ -176,7 +176,7 @@ def fit_from(path):
 def test_a_file_that_would_execute_code_is_refused(file):
     torch.save({"identity": threading.Thread}, file)
     with pytest.raises(
-        ValueError, match=f"{file} is no whole checkpoint: it holds more"
+        ValueError, match=f"{file} is not a whole checkpoint: it holds more"
     ):
         fit_from(file)
 
@@ -185,7 +185,9 @@ def test_a_file_that_would_execute_code_is_refused(file):
 def test_a_file_that_was_cut_off_is_refused_by_name(share, file):
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match=f"{file}.* is no whole checkpoint.*remove it"):
+    with pytest.raises(
+        ValueError, match=f"{file}.* is not a whole checkpoint.*remove it"
+    ):
         fit_from(file)
 
 
