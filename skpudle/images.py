@@ -58,28 +58,28 @@ def _read_image(
 
 
 def _extended(
-    x, patch_shape, stride
+    x, patch_size, stride
 ):  # (1, c, height, width) -> (height, width, c), larger
     """Extend an image by reflection to the least size that patches cover exactly.
 
-    ``patch_shape`` is (height, width) of a patch; patches begin at every ``stride``-th pixel of
+    ``patch_size`` is (height, width) of a patch; patches begin at every ``stride``-th pixel of
     both axes.
 
     Raises
     ------
     ValueError, TypeError
-        If ``stride`` or ``patch_shape``, which are the user's, are not positive integers.
+        If ``stride`` or ``patch_size``, which are the user's, are not positive integers.
     """
     check_scalar(stride, "stride", Integral, min_val=1)
-    check_scalar(min(patch_shape), "patch_shape", Integral, min_val=1)
-    positions = covering_positions(x.shape[2:], patch_shape, (stride, stride))
-    ends = zip(positions, patch_shape, x.shape[2:], strict=True)
+    check_scalar(min(patch_size), "patch_size", Integral, min_val=1)
+    positions = covering_positions(x.shape[2:], patch_size, (stride, stride))
+    ends = zip(positions, patch_size, x.shape[2:], strict=True)
     after = [(n - 1) * stride + k - length for n, k, length in ends]
     return extend(x, [0, 0], after)[0].movedim(0, -1).contiguous()
 
 
-def _places(
-    x, patch_shape, stride
+def _pixels_of_patches(
+    x, patch_size, stride
 ):  # (height, width, c) -> (n_patches,), (n_pixels * c,)
     """Return indices into a flat image, by which callers cut patches or add patches up.
 
@@ -88,32 +88,33 @@ def _places(
     number of a patch from the patch's first number, in the flat image. Only the shape and the
     device of ``x`` matter.
     """
-    places = torch.arange(x.numel(), device=x.device).view(x.shape)
-    first = places[
-        tuple(slice(0, n - k + 1, stride) for n, k in zip(x.shape, patch_shape))
-    ]
-    return first[..., 0].flatten(), places[: patch_shape[0], : patch_shape[1]].flatten()
+    height, width = patch_size
+    pixels = torch.arange(x.numel(), device=x.device).view(x.shape)
+    n_rows = x.shape[0] - height + 1
+    n_columns = x.shape[1] - width + 1
+    first = pixels[:n_rows:stride, :n_columns:stride, 0]
+    return first.flatten(), pixels[:height, :width].flatten()
 
 
 def _mean_of_patches(x, first, within, denoise):  # (height, width, c) -> the same
     """Denoise the patches of an image, and average them at each pixel, with weights.
 
-    ``first`` (n_patches,) and ``within`` (n_pixels * c,) are results of `_places`, and ``first``
-    may have some of the patches only. ``denoise(patches)`` gets patches (n, n_pixels * c), and
-    returns denoised patches times their weights, and the weights, both of this shape. A pixel in no
-    patch, or in patches of weight 0 only, is NaN.
+    ``first`` (n_patches,) and ``within`` (n_pixels * c,) are results of `_pixels_of_patches`, and
+    ``first`` may have some of the patches only. ``denoise(patches)`` gets patches (n, n_pixels *
+    c), and returns denoised patches times their weights, and the weights, both of this shape. A
+    pixel in no patch, or in patches of weight 0 only, is NaN.
     """
     sums = x.new_zeros(2, x.numel())
     for part in first.split(_PATCHES.get(x.device.type, 4096)):
-        places = part[:, None] + within
-        for whole, values in zip(sums, denoise(x.flatten()[places]), strict=True):
-            whole.index_add_(0, places.flatten(), values.flatten())
+        pixels = part[:, None] + within
+        for whole, values in zip(sums, denoise(x.flatten()[pixels]), strict=True):
+            whole.index_add_(0, pixels.flatten(), values.flatten())
     return (sums[0] / sums[1]).view(x.shape)
 
 
 def extract(
     image: ArrayLike | Tensor,
-    patch_shape: int | tuple[int, ...] = (8, 8),
+    patch_size: int | tuple[int, ...] = (8, 8),
     *,
     stride: int = 1,
 ) -> np.ndarray | Tensor:
@@ -124,7 +125,7 @@ def extract(
     image : array-like or Tensor of shape (height, width[, 3])
         An image, extended by reflection where patches exceed its ends. Unsigned integers become
         fractions of the largest integer of their dtype. NaN stays in the patches.
-    patch_shape : int or tuple of int, default=(8, 8)
+    patch_size : int or tuple of int, default=(8, 8)
         Height and width of a patch; one number for a square.
     stride : int, default=1
         Distance of neighbouring patches, in pixels.
@@ -138,19 +139,20 @@ def extract(
     Raises
     ------
     ValueError
-        If the image is not (height, width) or (height, width, 3), or ``stride`` or ``patch_shape``
+        If the image is not (height, width) or (height, width, 3), or ``stride`` or ``patch_size``
         is not positive.
     """
-    patch_shape, (x,) = sizes(patch_shape, 2), _read_image(image).tensors
-    x = _extended(x, patch_shape, stride)
-    first, within = _places(x, patch_shape, stride)
+    patch_size = sizes(patch_size, 2)
+    (x,) = _read_image(image).tensors
+    x = _extended(x, patch_size, stride)
+    first, within = _pixels_of_patches(x, patch_size, stride)
     return like_input(x.flatten()[first[:, None] + within], image)
 
 
 def reconstruct(
     patches: ArrayLike | Tensor,
     image_shape: tuple[int, ...],
-    patch_shape: int | tuple[int, ...] = (8, 8),
+    patch_size: int | tuple[int, ...] = (8, 8),
     *,
     stride: int = 1,
 ) -> np.ndarray | Tensor:
@@ -162,7 +164,7 @@ def reconstruct(
         All patches of the image, in the order of `extract`.
     image_shape : tuple of int
         Shape of the image, (height, width) or (height, width, 3).
-    patch_shape : int or tuple of int, default=(8, 8)
+    patch_size : int or tuple of int, default=(8, 8)
         Height and width of a patch, as in `extract`.
     stride : int, default=1
         Distance of neighbouring patches in pixels, as in `extract`.
@@ -176,17 +178,16 @@ def reconstruct(
     Raises
     ------
     ValueError
-        If the patches are no matrix of numbers, or ``stride`` or ``patch_shape`` is not positive.
+        If the patches are no matrix of numbers, or ``stride`` or ``patch_size`` is not positive.
     """
     rows = to_tensor(check_rows(patches, allow_nan=True))
-    patch_shape = sizes(patch_shape, 2)
-    height, width, n_channels = *image_shape[:2], *(image_shape[2:] or (1,))
-    x = _extended(rows.new_zeros(1, n_channels, height, width), patch_shape, stride)
-    first, within = _places(x, patch_shape, stride)
-    places = (first[:, None] + within).flatten()
-    total, n_patches = (
-        torch.bincount(places, of, x.numel()) for of in (rows.flatten(), None)
-    )
+    patch_size = sizes(patch_size, 2)
+    height, width, n_channels = (*image_shape, 1)[:3]
+    x = _extended(rows.new_zeros(1, n_channels, height, width), patch_size, stride)
+    first, within = _pixels_of_patches(x, patch_size, stride)
+    pixels = (first[:, None] + within).flatten()
+    total = torch.bincount(pixels, rows.flatten(), x.numel())
+    n_patches = torch.bincount(pixels, None, x.numel())
     image = (total / n_patches).view(x.shape)[:height, :width]
     return like_input(image if image_shape[2:] else image[..., 0], patches)
 
@@ -213,17 +214,18 @@ def _denoise_rows(patches, learner, like, *, n_channels, weights):
         Denoised patches times their weights, and the weights; both are 0 for patches without a
         known pixel.
     """
-    known = ~patches.isnan().all(1)
+    has_values = ~patches.isnan().all(1)
     denoised = torch.zeros_like(patches)
     weight = patches.new_zeros(len(patches), 1)
-    if known.any():
-        rows = patches[known]
+    if has_values.any():
+        rows = patches[has_values]
         means = rows.unflatten(1, (-1, n_channels)).nanmean(1).nan_to_num(0.0)
         means = means.repeat(1, rows.shape[1] // n_channels)
         codes, decoded = code_and_reconstruct(learner, like_input(rows - means, like))
         n_nonzeros = to_tensor((codes != 0).sum(1)).to(rows)
-        weight[known] = 1 / (1 + (weights == "sparsity") * n_nonzeros[:, None])
-        denoised[known] = (to_tensor(decoded).to(rows) + means) * weight[known]
+        weight[has_values] = 1 / (1 + (weights == "sparsity") * n_nonzeros[:, None])
+        decoded = to_tensor(decoded).to(rows) + means
+        denoised[has_values] = decoded * weight[has_values]
     return denoised, weight.expand_as(patches)
 
 
@@ -233,7 +235,7 @@ def _denoise_rows(patches, learner, like, *, n_channels, weights):
 def denoise_patches(
     learner: Any,
     image: ArrayLike | Tensor,
-    patch_shape: int | tuple[int, ...] = (8, 8),
+    patch_size: int | tuple[int, ...] = (8, 8),
     *,
     stride: int = 1,
     weights: Literal["sparsity", "equal"] = "sparsity",
@@ -257,7 +259,7 @@ def denoise_patches(
         The noisy image. Unsigned integers become fractions of the largest integer of their dtype:
         fit the learner on such fractions. NaN marks missing pixels, for learners that take NaN; the
         result has values there, except in patches without a known pixel.
-    patch_shape : int or tuple of int, default=(8, 8)
+    patch_size : int or tuple of int, default=(8, 8)
         Height and width of a patch; one number for a square.
     stride : int, default=1
         Distance of neighbouring patches, in pixels: 1 denoises best, larger strides are faster.
@@ -274,7 +276,7 @@ def denoise_patches(
     Raises
     ------
     ValueError
-        If the image is not (height, width) or (height, width, 3), ``stride`` or ``patch_shape`` is
+        If the image is not (height, width) or (height, width, 3), ``stride`` or ``patch_size`` is
         not positive, or ``weights`` is unknown.
 
     References
@@ -285,24 +287,27 @@ def denoise_patches(
        transform-domain collaborative filtering", IEEE Transactions on Image Processing, 2007,
        eq. 10.
     """
-    patch_shape = sizes(patch_shape, 2)
+    patch_size = sizes(patch_size, 2)
     images = _read_image(image)
     n_features = (
         getattr(learner, "n_features_in_", None) or learner.components_.shape[1]
     )
-    is_grey = n_features == patch_shape[0] * patch_shape[1]
-    n_channels, (height, width) = (
-        1 if is_grey else images.n_channels,
-        images.tensors[0].shape[2:],
+    is_grey = n_features == patch_size[0] * patch_size[1]
+    n_channels = 1 if is_grey else images.n_channels
+    height, width = images.tensors[0].shape[2:]
+    denoise = partial(
+        _denoise_rows,
+        learner=learner,
+        like=image,
+        n_channels=n_channels,
+        weights=weights,
     )
-    how = dict(learner=learner, like=image, n_channels=n_channels, weights=weights)
     parts = []
     for channels in images.tensors[0].split(n_channels, 1):
-        x = _extended(channels, patch_shape, stride)
-        found = _mean_of_patches(
-            x, *_places(x, patch_shape, stride), partial(_denoise_rows, **how)
-        )
-        parts.append(found[:height, :width].movedim(-1, 0))
+        x = _extended(channels, patch_size, stride)
+        first, within = _pixels_of_patches(x, patch_size, stride)
+        denoised = _mean_of_patches(x, first, within, denoise)
+        parts.append(denoised[:height, :width].movedim(-1, 0))
     return images.hand_back([torch.cat(parts)[None]], pixels=True)[0]
 
 
@@ -316,11 +321,12 @@ def _interpolate(x, gap):  # (height, width, c), (height, width) -> (height, wid
     to a gap.
     """
     border = binary_dilation(gap, np.ones((3, 3))) & ~gap
-    given = (np.argwhere(border), x[border], np.argwhere(gap))
+    points = np.argwhere(border)
+    missing = np.argwhere(gap)
     filled = x.copy()
-    nearest = griddata(*given, method="nearest")
+    nearest = griddata(points, x[border], missing, method="nearest")
     try:
-        linear = griddata(*given, method="linear")
+        linear = griddata(points, x[border], missing, method="linear")
     except (QhullError, ValueError):  # few known pixels, or all of them in one line
         linear = np.nan
     filled[gap] = np.where(np.isnan(linear), nearest, linear)
@@ -421,8 +427,8 @@ def inpaint(
                 f"The mask has the shape {missing.shape}. Pass {x.shape[:2]}."
             )
         x[missing] = np.nan
-    known = ~np.isnan(x)
-    gap = ~known.all(axis=2)
+    observed = ~np.isnan(x)
+    gap = ~observed.all(axis=2)
     if not gap.any():
         raise ValueError(
             "No pixel is missing. Pass mask, or an image with NaN at its gaps."
@@ -430,32 +436,37 @@ def inpaint(
     # The noise levels depend on the errors of interpolation. To measure these errors about 500
     # known pixels, or one in ten if fewer than 5,000 are known, are hidden and interpolated from
     # the remaining known pixels.
-    places = np.flatnonzero(~gap)
+    complete = np.flatnonzero(~gap)
     hidden = np.zeros_like(gap)
-    hidden.flat[places[5 :: max(10, len(places) // 500)]] = True
+    hidden.flat[complete[5 :: max(10, len(complete) // 500)]] = True
     errors = (_interpolate(x, gap | hidden) - x)[hidden]
     # The default denoiser gets a mean and two differences of the colours instead of the colours,
     # since their errors differ. The orthogonal matrix ``mixing`` computes the mean and the
-    # differences, and ``units`` has the root mean square errors of their interpolation.
+    # differences, and ``scales`` has the root mean square errors of their interpolation.
     mixing = dct(np.eye(x.shape[2], dtype=x.dtype), norm="ortho", axis=0)
-    units = np.sqrt(np.square(errors @ mixing.T).sum(axis=0) / max(len(errors), 1))
-    unit = np.sqrt(np.mean(units**2))
-    filled = given = to_tensor(np.where(known, x, _interpolate(x, gap)))
-    known, mixing, units = map(to_tensor, (known, mixing, units))
+    scales = np.sqrt(np.square(errors @ mixing.T).sum(axis=0) / max(len(errors), 1))
+    scale = np.sqrt(np.mean(scales**2))
+    interpolated = to_tensor(np.where(observed, x, _interpolate(x, gap)))
+    filled = interpolated
+    observed = to_tensor(observed)
+    mixing = to_tensor(mixing)
+    scales = to_tensor(scales)
     # Below the image is extended by 7 pixels on each side, so that pixels at its border are in 64
     # patches of 8 x 8 pixels like all others. To save time only patches that touch a gap are
-    # denoised: ``first`` has their indices in the extended image, as in `_places`.
+    # denoised: ``first`` has their indices in the extended image, as in `_pixels_of_patches`.
     ends = [_SIDE - 1] * 2
     inner = slice(_SIDE - 1, 1 - _SIDE)
     touching = binary_dilation(
         np.pad(gap, ends[0]), np.ones((_SIDE, _SIDE)), origin=_SIDE // 2 - 1
     )
     first = to_tensor(np.flatnonzero(touching))
-    _, within = _places(first.new_empty(*touching.shape, 1), (_SIDE, _SIDE), 1)
+    _, within = _pixels_of_patches(
+        first.new_empty(*touching.shape, 1), (_SIDE, _SIDE), 1
+    )
     # Noise levels fall to a twentieth of the first, a factor chosen on the same photographs as
-    # _FIRST_LEVEL. If interpolation is exact, ``unit`` is 0, and nothing is denoised.
+    # _FIRST_LEVEL. If interpolation is exact, ``scale`` is 0, and nothing is denoised.
     for level in np.geomspace(
-        _FIRST_LEVEL, _FIRST_LEVEL / 20.0, n_iter if unit > 0 else 0
+        _FIRST_LEVEL, _FIRST_LEVEL / 20.0, n_iter if scale > 0 else 0
     ):
         if denoise is None:
             mixed = extend((filled @ mixing.mT).movedim(-1, 0)[None], ends, ends)[0]
@@ -463,12 +474,12 @@ def inpaint(
                 _mean_of_patches(
                     channel, first, within, partial(_shrink_cosines, noise_std=std)
                 )
-                for channel, std in zip(mixed, level * units, strict=True)
+                for channel, std in zip(mixed, level * scales, strict=True)
             ]
             denoised = torch.stack(parts, dim=-1)[inner, inner] @ mixing
         else:
             (noisy,) = images.hand_back([filled.movedim(-1, 0)[None]])
-            denoised = to_tensor(denoise(noisy, float(level * unit))).to(filled)
+            denoised = to_tensor(denoise(noisy, float(level * scale))).to(filled)
             denoised = denoised.reshape(filled.shape)
-        filled = torch.where(known, given, denoised)
+        filled = torch.where(observed, interpolated, denoised)
     return images.hand_back([filled.movedim(-1, 0)[None]], pixels=True)[0]

@@ -13,7 +13,7 @@ from skpudle import ConvDenoiser
 from skpudle._data.images import covered
 from skpudle._denoiser import network
 from skpudle._denoiser.network import DenoisingNetwork
-from skpudle._learners.convolutional.learn import estimate_noise
+from skpudle._image_noise import estimate_noise
 from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode

@@ -286,7 +286,7 @@ def test_odd_arguments_are_refused(image):
         partial(extract, image),
         partial(reconstruct, extract(image), image.shape),
     ):
-        for name, wrong in [("stride", (2, 2)), ("stride", 0), ("patch_shape", (8, 0))]:
+        for name, wrong in [("stride", (2, 2)), ("stride", 0), ("patch_size", (8, 0))]:
             with pytest.raises(
                 (TypeError, ValueError), match=rf"^{name} (== 0, )?must be"
             ):

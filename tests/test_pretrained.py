@@ -4,6 +4,8 @@ import copy
 import errno
 import io
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -141,3 +143,13 @@ def test_plug_and_play_of_deepinv_restores_a_blurred_photograph():
         restored = deepinv.optim.DPIR(sigma=sigma, denoiser=module)(blurred, physics)
     before, after = (float((x - clean).square().mean()) for x in (blurred, restored))
     assert after < 0.85 * before
+
+
+def test_a_denoiser_is_loaded_without_the_search():
+    code = (
+        "import sys; from skpudle.pretrained import load_denoiser; "
+        "load_denoiser('gaussian-small'); "
+        "print([name for name in sys.modules if name.startswith('skpudle.search')])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.strip() == "[]", run.stderr

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "skpudle"
 GROUPS = {
     # torch and not scikit-learn: tensors in, tensors out
     "mathematics": ["_compilation", "_precision", "_rows", "_states", "_shrinkage", "_losses",
-                    "_operators", "lasso", "omp", "_units",
+                    "_operators", "_image_noise", "lasso", "omp", "_units",
                     "encoding", "_gradients", "_optimizers", "_initialization", "search"],
     "boundary": ["_data"],
     "training": ["_fit"],

@@ -10,6 +10,7 @@ both tuples with an int for each axis of ``size``.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from numbers import Integral
 
@@ -46,9 +47,9 @@ def check_sizes(kernel, stride):
         Unless ``kernel`` and ``stride`` are one or two positive integers each, and the stride is at
         most the size of an atom along each axis.
     """
-    fit = len(stride) == len(kernel) in (1, 2)
-    fit = fit and all(isinstance(n, Integral) for n in (*kernel, *stride))
-    if not (fit and all(1 <= s <= k for s, k in zip(stride, kernel, strict=True))):
+    fits = len(stride) == len(kernel) in (1, 2)
+    fits = fits and all(isinstance(n, Integral) for n in (*kernel, *stride))
+    if not (fits and all(1 <= s <= k for s, k in zip(stride, kernel, strict=True))):
         raise ValueError(
             f"stride={stride!r:.80} and atom_shape={kernel!r:.80} do not belong together. Pass "
             "positive integers, one or two of each, and strides of at most the size of an atom."
@@ -144,8 +145,7 @@ class Images:
             ``channels_first`` the axis of ``n_results`` comes before ``size``.
         """
         channels = self.channel_axis if channels is None else channels
-        last = -1
-        last = 1 if channels_first and self.kind != "rows" else last
+        last = 1 if channels_first and self.kind != "rows" else -1
         results = [x.movedim(1, last) if channels else x[:, 0] for x in tensors]
         like = as_pixels if pixels and self.kind != "rows" else like_input
         if self.kind == "list":
@@ -161,7 +161,7 @@ class Images:
 def largest_unsigned(X):
     """Return the largest integer of the dtype of an array or tensor, which stands for white.
 
-    Return None if the dtype is no unsigned integer, since pixels then are no fractions of it.
+    Return None if the dtype is not an unsigned integer, since pixels are then not fractions of it.
     """
     name = str(getattr(X, "dtype", "")).removeprefix("torch.")
     return np.iinfo(name).max if name.startswith("uint") else None
@@ -173,17 +173,14 @@ def as_fractions(X):
     ``X`` is an array-like or tensor of any shape; the result is an array or tensor of this shape.
     Other dtypes stay as they are. `as_pixels` is the inverse.
     """
-    X = (
-        X if isinstance(X, torch.Tensor) else np.asanyarray(X)
-    )  # a masked array stays masked
+    if not isinstance(X, torch.Tensor):
+        X = np.asanyarray(X)  # a masked array stays masked
     largest = largest_unsigned(X)
     if largest is None:
         return X
-    return (
-        X.to(torch.float32) / largest
-        if torch.is_tensor(X)
-        else (X / largest).astype("float32")
-    )
+    if isinstance(X, torch.Tensor):
+        return X.to(torch.float32) / largest
+    return (X / largest).astype("float32")
 
 
 def as_pixels(tensor, X):
@@ -229,10 +226,9 @@ def is_one_image(X, n_axes):
     picture, a third axis of 3 or 4 colours and more than 4 pixels along both other axes.
     """
     shape = tuple(getattr(unpacked(X), "shape", ()))
-    colours = (
-        len(shape) == 3 and shape[2] in (3, _CHANNELS) and min(shape[:2]) > _CHANNELS
-    )
-    return len(shape) == n_axes or (n_axes == 2 and colours)
+    if n_axes == 2 and len(shape) == 3:
+        return shape[2] in (3, _CHANNELS) and min(shape[:2]) > _CHANNELS
+    return len(shape) == n_axes
 
 
 def check_axes(images):
@@ -324,24 +320,23 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
             )
 
 
-def _check_images(
-    X, n_axes, device, *, first=False, **options
-):  # -> tensor, channel_axis
+def _check_images(X, n_axes, device, check, *, first, is_counts):
     """Check one array of a user's images and convert it to a tensor, for `read_images`.
 
     ``X`` has the shape (n, *size[, n_channels]), or (n, n_channels, *size) with ``first``. ``size``
-    has ``n_axes`` axes, and ``options`` are those of `check_rows`. Return a tensor (n, n_channels,
-    *size) on ``device``, and whether ``X`` has an axis of channels. Errors are those of
-    `check_rows`, and ValueError if ``X`` has another number of axes or no entries.
+    has ``n_axes`` axes. Unsigned integers become fractions unless ``is_counts``. ``check`` is
+    `check_rows` with its options. Return a tensor (n, n_channels, *size) on ``device``, and whether
+    ``X`` has an axis of channels. Errors are those of `check_rows`, and ValueError if ``X`` has
+    another number of axes or no entries.
     """
-    X = as_fractions(X) if options.get("largest") is None else X
+    X = X if is_counts else as_fractions(X)
     shape = tuple(X.shape)
     if len(shape) not in (n_axes + 1, n_axes + 2) or 0 in shape:
         raise ValueError(
             f"Images of {n_axes} axes are expected, as many as atom_shape has, and perhaps one of "
             f"channels. Got an array of shape {shape}; pass an array or a list of such images."
         )
-    x = to_tensor(check_rows(X.reshape(len(X), -1), **options), device).reshape(shape)
+    x = to_tensor(check(X.reshape(len(X), -1)), device).reshape(shape)
     channel_axis = len(shape) == n_axes + 2
     x = x.movedim(1 if first else -1, 1) if channel_axis else x[:, None]
     return x.contiguous(), channel_axis
@@ -355,7 +350,7 @@ def read_images(
     n_channels=1,
     channels_first=False,
     device="cpu",
-    **options,
+    **checks,
 ):
     """Validate a user's images, signals or rows of pixels, and convert them to tensors.
 
@@ -378,12 +373,9 @@ def read_images(
         then a single image.
     device : torch.device or str, default="cpu"
         Device of the result.
-    largest : float, default=None
-        If not None, images are counts from 0 to this, and unsigned integers keep their values.
-    estimator : object, default=None
-        The learner, whose name error messages have.
-    allow_nan : bool, default=False
-        Whether to accept NaN.
+    **checks : dict
+        ``allow_nan``, ``estimator`` and ``largest`` of `check_rows`. With ``largest`` images are
+        counts, and unsigned integers keep their values.
 
     Returns
     -------
@@ -395,13 +387,12 @@ def read_images(
     ValueError, TypeError
         If the input has none of these forms, or holds values that are not allowed.
     """
+    check = partial(check_rows, **checks)
+    is_counts = checks.get("largest") is not None
     X = unpacked(X)
     kind = "array"
-    if (
-        isinstance(X, list | tuple)
-        and len(X)
-        and len(getattr(X[0], "shape", ())) >= n_axes
-    ):
+    has_items = isinstance(X, list | tuple) and len(X)
+    if has_items and len(getattr(X[0], "shape", ())) >= n_axes:
         X = list(X)
         kind = "list"
     elif not hasattr(X, "shape") and np.asarray(X).ndim > 2:
@@ -416,29 +407,29 @@ def read_images(
         arrays = [X[None]]
         kind = "image"
     elif len(shape) <= 2:  # with fewer than two dimensions check_rows raises its error
-        rows = check_rows(X, **options)
+        rows = check(X)
         kind = "rows"
         channels_first = False
         shape = image_shape or (*[1] * (n_axes - 1), rows.shape[1])
         arrays = [rows.reshape(len(rows), *shape)]
     else:
         arrays = [X]
-    options |= dict(first=channels_first)
-    tensors, axes = zip(
-        *(_check_images(x, n_axes, device, **options) for x in arrays), strict=True
-    )
-    channels = {(x.shape[1], axis) for x, axis in zip(tensors, axes, strict=True)}
+    checked = [
+        _check_images(
+            x, n_axes, device, check, first=channels_first, is_counts=is_counts
+        )
+        for x in arrays
+    ]
+    channels = {(x.shape[1], has_axis) for x, has_axis in checked}
     if len(channels) > 1:
         raise ValueError(
             "All images of a list need the same number of channels, and all or none an axis of "
             f"them. Got numbers of channels {sorted({n for n, _ in channels})}."
         )
-    dtype = (
-        torch.float64
-        if any(x.dtype == torch.float64 for x in tensors)
-        else torch.float32
-    )
-    return Images([x.to(dtype) for x in tensors], kind, axes[0], X)
+    is_double = any(x.dtype == torch.float64 for x, _ in checked)
+    dtype = torch.float64 if is_double else torch.float32
+    _, channel_axis = checked[0]
+    return Images([x.to(dtype) for x, _ in checked], kind, channel_axis, X)
 
 
 def read_targets(y, images, read):  # -> list of (n_channels, *size), or None
@@ -467,15 +458,13 @@ def read_targets(y, images, read):  # -> list of (n_channels, *size), or None
     """
     if y is None:
         return None
-    many = isinstance(y, list | tuple) and len(y) > 0
-    first = y[0] if many else y  # np.asarray(y) fails for images of different sizes
-    if len(getattr(first, "shape", ()) or np.asarray(first).shape) + many < 2:
+    is_list = isinstance(y, list | tuple) and len(y) > 0
+    first = y[0] if is_list else y  # np.asarray(y) fails for images of different sizes
+    if len(getattr(first, "shape", ()) or np.asarray(first).shape) + is_list < 2:
         return None  # y has one dimension: labels
     targets = read(y, n_channels=images.n_channels).singles()
-    got, expected = (
-        [tuple(x.shape) for x in many] for many in (targets, images.singles())
-    )
-    if got != expected:
+    expected = [tuple(x.shape) for x in images.singles()]
+    if [tuple(x.shape) for x in targets] != expected:
         raise ValueError(
             "Targets do not match the images. Pass one clean image of the same shape, "
             f"{expected[0]} with channels first, for each of the {len(expected)} noisy ones."

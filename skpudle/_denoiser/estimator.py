@@ -12,7 +12,7 @@ distance of neighbouring copies of an atom, each with one number per axis.
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, count
 from math import ceil, inf, log2, log10, pi
 from typing import Any, Literal, Self
@@ -29,15 +29,12 @@ from skpudle._data.arrays import check_range, input_attributes, make_generator
 from skpudle._data.images import extend, is_one_image, read_targets
 from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._fit.messages import warn_of_early_end, warn_of_rise
-from skpudle._fit.run import EpochRecord, Interrupts, pack, take, unpack
+from skpudle._fit.run import EpochRecord, FollowedFit, Interrupts, pack, take, unpack
 from skpudle._fit.train import Diverged, Stopping
-from skpudle._learners.convolutional.base import (
-    ImageEstimator,
-    geometry_of,
-    parts_of_images,
-)
-from skpudle._learners.convolutional.learn import penalty_of_correlations
+from skpudle._image_noise import parts_of_images, penalty_of_correlations
+from skpudle._learners.convolutional.base import ImageEstimator, geometry_of
 from skpudle._learners.parameters import fits, sets_parameters
+from skpudle._learners.summary import describe_denoiser
 from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding._unfold import default_step
@@ -56,12 +53,12 @@ def draw_cosines(shape, generator):  # (n, n_channels, *kernel) -> Tensor of the
     atoms are random, drawn by the torch ``generator``. If training starts from random or from
     orthogonal atoms, the denoised images are 1 dB worse after 120 epochs.
     """
-    options = dict(dtype=torch.float64, device="cpu")
-    sizes = torch.tensor(shape[1:], **options)
-    places = torch.cartesian_prod(*(torch.arange(n, **options) for n in shape[1:]))
-    slowest = places[(places / sizes).sum(1).argsort(stable=True)][: shape[0]]
-    cosines = torch.cos(pi * slowest[:, None] * (places + 0.5) / sizes).prod(2)
-    atoms = torch.randn(shape, generator=generator, **options)
+    atoms = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+    sizes = atoms.new_tensor(shape[1:])
+    axes = (torch.arange(n, dtype=atoms.dtype, device="cpu") for n in shape[1:])
+    pixels = torch.cartesian_prod(*axes)
+    slowest = pixels[(pixels / sizes).sum(1).argsort(stable=True)][: shape[0]]
+    cosines = torch.cos(pi * slowest[:, None] * (pixels + 0.5) / sizes).prod(2)
     atoms[: len(cosines)] = cosines.unflatten(1, shape[1:])
     return project_atoms(atoms)
 
@@ -94,20 +91,46 @@ def draw_crop(image, shape, generator):  # (n_channels, *size) -> (n_channels, *
     """
     missing = [max(k - n, 0) for n, k in zip(image.shape[1:], shape, strict=True)]
     if any(missing):
-        image = extend(
-            image[None], [m // 2 for m in missing], [m - m // 2 for m in missing]
-        )[0]
-    options = dict(generator=generator, device="cpu")
+        before = [m // 2 for m in missing]
+        after = [m - m // 2 for m in missing]
+        image = extend(image[None], before, after)[0]
+
+    def draw(n, size):  # -> Tensor of integers below n
+        return torch.randint(n, size, generator=generator, device="cpu")
+
     for axis, (n, k) in enumerate(zip(image.shape[1:], shape, strict=True), start=1):
         if n > k:
-            image = image.narrow(axis, int(torch.randint(n - k + 1, (), **options)), k)
+            image = image.narrow(axis, int(draw(n - k + 1, ())), k)
     if len(shape) == 2:  # pictures
-        *flips, transposed = torch.randint(2, (3,), **options).tolist()
-        image = image.flip(
-            [axis for axis, flip in zip((-1, -2), flips, strict=True) if flip]
-        )
-        image = image.mT if transposed and shape[0] == shape[1] else image
+        flips_rows, flips_columns, transposes = draw(2, (3,)).tolist()
+        if flips_rows:
+            image = image.flip(-1)
+        if flips_columns:
+            image = image.flip(-2)
+        if transposes and shape[0] == shape[1]:
+            image = image.mT
     return image.contiguous()
+
+
+def prepare_images(network, images, targets):
+    """Return training images and targets as the network's input; raise its ``peak`` to theirs.
+
+    ``images`` are `Images`, and ``targets`` a list of tensors (n_channels, *size), or None. Return
+    a list of tensors (n_channels, *size), and the targets in the same form, or None.
+
+    Raises
+    ------
+    ValueError
+        If squares of the images would leave the range of their dtype.
+    """
+    enter = network.noise.enter
+    singles = images.map(enter).singles()
+    if targets is not None:
+        targets = [enter(x) for x in targets]
+    check_range(sum(float(x.square().mean()) for x in singles) / len(singles), singles)
+    peaks = [float(x.abs().max()) for x in targets or singles]
+    network.peak = max(network.peak, *peaks) or 1.0
+    return singles, targets
 
 
 @torch.no_grad()
@@ -157,13 +180,13 @@ class Training:
     pairs : bool
         Whether crops hold a noisy image in the first half of their channels and the clean image in
         the second half. Otherwise crops are clean, and each update adds noise.
-    n_steps : int
-        Number of updates so far.
-    losses : list of float
-        Mean loss of a crop in each epoch so far: half the sum of squared errors of its pixels, in
-        squared units of the network's input.
     inputs : dict
         Fitted attributes that describe the input: number and names of features.
+    n_steps : int, default=0
+        Number of updates so far.
+    losses : list of float, default=[]
+        Mean loss of a crop in each epoch so far: half the sum of squared errors of its pixels, in
+        squared units of the network's input.
     unit : float
         The number that divides images: the smallest power of two that is at least the peak of the
         network.
@@ -176,13 +199,12 @@ class Training:
     loader: DataLoader
     optimizer: torch.optim.Optimizer
     pairs: bool
-    n_steps: int
-    losses: list
     inputs: dict
+    n_steps: int = 0
+    losses: list = field(default_factory=list)
 
-    def __post_init__(
-        self,
-    ):  # converts the thresholds to the units of images divided by ``unit``
+    # Convert the thresholds to the units of images divided by ``unit``.
+    def __post_init__(self):
         self.unit = 2.0 ** ceil(log2(self.network.peak))
         self.network.adjust_levels(1 / self.unit)
 
@@ -228,8 +250,8 @@ class Training:
         target = (targets / self.unit)[inside]
         self.optimizer.zero_grad()
         with threads_for(network.analysis[0], x, network.stride):
-            found = network.decode(network.encode(x, sigma))
-            loss = 0.5 * (found[inside] - target).square().sum()
+            denoised = network.decode(network.encode(x, sigma))
+            loss = 0.5 * (denoised[inside] - target).square().sum()
             (loss / len(x)).backward()
         self.optimizer.step()
         network.adjust_levels()
@@ -271,7 +293,7 @@ class Training:
 
 
 @sets_parameters()
-class ConvDenoiser(ImageEstimator):
+class ConvDenoiser(FollowedFit, ImageEstimator):
     """Denoising network of convolutions, trained by backpropagation through its encoder.
 
     By default `fit` trains 64 atoms of 7 x 7 pixels on clean images, to which every update adds
@@ -423,9 +445,8 @@ class ConvDenoiser(ImageEstimator):
     # copies of an atom are 2 pixels apart in pictures.
     _allows_nan = False
     _stride_of_pictures = 2
-    n_iter_no_change = (
-        5  # number of checks in a row without progress that end training, see tol
-    )
+    # Number of checks in a row without progress that end training, see ``tol``.
+    n_iter_no_change = 5
 
     @property
     def _n_channels(self):
@@ -450,20 +471,30 @@ class ConvDenoiser(ImageEstimator):
         """
         n_unfoldings, n_components, _, *kernel = network.analysis.shape
         shape = tuple(kernel) if len(kernel) > 1 else kernel[0]
-        own = dict(atom_shape=shape, stride=network.stride, noise_std=network.noise_std)
-        learner = cls(n_components, n_unfoldings=n_unfoldings, **own, **params)
+        learner = cls(
+            n_components,
+            atom_shape=shape,
+            stride=network.stride,
+            noise_std=network.noise_std,
+            n_unfoldings=n_unfoldings,
+            **params,
+        )
         learner.network_ = network
         learner.training_noise_std_ = network.noise_std
+        learner.n_iter_ = 0
         learner.n_steps_ = 0
         learner.loss_curve_ = np.empty(0)
+        learner.ended_by_ = None
         learner._optimizer_state = None
         return learner
 
-    def _read(self, X, **options):  # -> Images
-        # For photons the option ``largest`` makes `read_images` read counts: negative numbers are
-        # refused, and unsigned integers are not divided by their largest value.
-        counts = {"largest": inf} if self.noise_std == "poisson" else {}
-        return super()._read(X, **options, **counts)
+    def _read(self, X, *, n_channels=1, allow_nan=False):  # -> Images
+        # For photons ``largest`` makes `read_images` read counts: negative numbers are refused, and
+        # unsigned integers are not divided by their largest value.
+        largest = inf if self.noise_std == "poisson" else None
+        return super()._read(
+            X, n_channels=n_channels, allow_nan=allow_nan, largest=largest
+        )
 
     # ------------------------------------------------------------------ training
 
@@ -495,7 +526,7 @@ class ConvDenoiser(ImageEstimator):
         # with noise of 20 / 255 to a peak signal-to-noise ratio of 29.8 dB after 250 epochs, which
         # take 31 s, and of 29.5 dB after 200 epochs.
         n_epochs = 250 if self.max_iter == "auto" else self.max_iter
-        training = self._prepare(X, y)
+        training = self._begin(X, y)
         losses = training.losses
         n_crops = len(training.loader.dataset)
 
@@ -514,11 +545,11 @@ class ConvDenoiser(ImageEstimator):
                 stalled = stopping.check(
                     n_crops * losses[-1], n_crops, training.n_steps
                 )
-                known = dict(note=f"epoch {epoch}/{n_epochs}  loss {losses[-1]:.6g}")
-                known |= dict(ended_by="tol" if stalled else "max_iter")
-                is_done = stalled or epoch == n_epochs
                 yield EpochRecord(
-                    attributes=training.attributes, is_done=is_done, **known
+                    attributes=training.attributes,
+                    is_done=stalled or epoch == n_epochs,
+                    ended_by="tol" if stalled else "max_iter",
+                    note=f"epoch {epoch}/{n_epochs}  loss {losses[-1]:.6g}",
                 )
 
         self._follow(epochs, X, y, n_epochs)
@@ -552,7 +583,8 @@ class ConvDenoiser(ImageEstimator):
         ValueError
             As in `fit`.
         """
-        training = self._prepare(X, y, known=hasattr(self, "network_"))
+        goes_on = hasattr(self, "network_")
+        training = self._go_on(X, y) if goes_on else self._begin(X, y)
         with Interrupts() as interrupts:
             try:
                 training.run_epoch(interrupts)
@@ -571,59 +603,65 @@ class ConvDenoiser(ImageEstimator):
             return self.noise_std
         # Papers on denoising usually take a noise of 25 / 255. This is 0.45 times the standard
         # deviation of the pixels of photographs, about 55 / 255.
-        parts = [0.45 * x for x in images.tensors]
-        if targets is not None:
-            parts = [
-                noisy - clean
-                for noisy, clean in zip(images.singles(), targets, strict=True)
-            ]
+        if targets is None:
+            parts = [0.45 * x for x in images.tensors]
+        else:
+            pairs = zip(images.singles(), targets, strict=True)
+            parts = [noisy - clean for noisy, clean in pairs]
         return float(torch.cat([x.double().flatten() for x in parts]).std(correction=0))
 
-    def _prepare(self, X, y, known=False):  # -> Training
-        """Return the `Training` for images ``X`` and targets ``y`` of `fit` or `partial_fit`.
+    def _begin(self, X, y):  # -> Training
+        """Return the `Training` of a new network for images ``X`` and targets ``y``.
 
-        With ``known`` the training goes on from a copy of ``network_`` and from the state that the
-        optimiser had after the last call; otherwise it begins with a new network. Fitted attributes
-        of the estimator must not change here, so that an error leaves the estimator as it was.
+        Fitted attributes of the estimator must not change here, so that an error leaves the
+        estimator as it was.
         """
-        images = (self._read_known if known else self._read_training)(X)
-        if known:
-            images = images.map(lambda x: x.to(self.network_.analysis.dtype))
+        images = self._read_training(X)
         targets = read_targets(y, images, self._read)
-        generator = make_generator(self.random_state)
-        if known:
-            network = deepcopy(self.network_)
-            inputs = {}
-            past = self._optimizer_state
-            n_steps = self.n_steps_
-            losses = list(self.loss_curve_)
-            # each call needs a new seed, or it would draw the crops and noise of the first call
-            generator.manual_seed(generator.initial_seed() + n_steps)
-        else:
-            shape = (
-                self.n_unfoldings,
-                self.n_components,
-                images.n_channels,
-                *self._kernel,
-            )
-            how = dict(noise_std=self._noise_of(images, targets), peak=0.0)
-            network = DenoisingNetwork(shape, geometry_of(self)[1], **how)
-            network.noise.warn_of_units(images.tensors)
-            inputs = input_attributes(X if images.kind == "rows" else None)
-            n_steps = 0
-            losses = []
-            past = None
-        network, enter = network.to(images.tensors[0]), network.noise.enter
-        singles = images.map(enter).singles()
-        targets = targets and list(map(enter, targets))
-        check_range(
-            sum(float(x.square().mean()) for x in singles) / len(singles), singles
+        noise_std = self._noise_of(images, targets)
+        atoms = self.n_components, images.n_channels, *self._kernel
+        _, stride = geometry_of(self)
+        network = DenoisingNetwork(
+            (self.n_unfoldings, *atoms), stride, noise_std, peak=0.0
         )
-        peaks = [float(x.abs().max()) for x in targets or singles]
-        network.peak = max(network.peak, *peaks) or 1.0
-        if not known:
-            initialise(network, self.alpha, singles, generator)
-        if targets is not None:
+        network.noise.warn_of_units(images.tensors)
+        network = network.to(images.tensors[0])
+        singles, targets = prepare_images(network, images, targets)
+        generator = make_generator(self.random_state)
+        initialise(network, self.alpha, singles, generator)
+        inputs = input_attributes(X if images.kind == "rows" else None)
+        return self._training(network, singles, targets, generator, inputs)
+
+    def _go_on(self, X, y):  # -> Training
+        """Return the `Training` that goes on from a copy of ``network_``, for `partial_fit`.
+
+        The optimiser has its state after the last call. Fitted attributes must not change here.
+        """
+        images = self._read_known(X)
+        images = images.map(lambda x: x.to(self.network_.analysis.dtype))
+        targets = read_targets(y, images, self._read)
+        network = deepcopy(self.network_).to(images.tensors[0])
+        singles, targets = prepare_images(network, images, targets)
+        # Each call needs a new seed, or it would draw the crops and noise of the first call.
+        generator = make_generator(self.random_state)
+        generator.manual_seed(generator.initial_seed() + self.n_steps_)
+        training = self._training(network, singles, targets, generator, {})
+        training.n_steps = self.n_steps_
+        training.losses = list(self.loss_curve_)
+        past = self._optimizer_state
+        optimizer = training.optimizer
+        if past and past["name"] == str(type(optimizer)):
+            state = optimizer.state_dict() | {"state": unpack(past["state"])}
+            optimizer.load_state_dict(state)
+        return training
+
+    def _training(self, network, singles, targets, generator, inputs):  # -> Training
+        """Return a `Training` of the network, with a loader of crops and a new optimiser.
+
+        ``singles`` and ``targets`` are results of `prepare_images`.
+        """
+        has_pairs = targets is not None
+        if has_pairs:
             singles = [torch.cat(pair) for pair in zip(singles, targets, strict=True)]
         shape = crop_shape(singles, network, self.crop_size)
 
@@ -632,21 +670,17 @@ class ConvDenoiser(ImageEstimator):
 
         # By default an update has 4 crops. Updates from 2 crops with twice the learning rate
         # destroyed the network.
-        size = min(
-            len(singles), 4 if self.batch_size == "auto" else int(self.batch_size)
-        )
+        batch_size = 4 if self.batch_size == "auto" else int(self.batch_size)
         loader = DataLoader(
-            singles, size, shuffle=True, generator=generator, collate_fn=collate
+            singles,
+            min(len(singles), batch_size),
+            shuffle=True,
+            generator=generator,
+            collate_fn=collate,
         )
         make = torch.optim.Adam if self.optimizer == "adam" else self.optimizer
         optimizer = make(list(network.parameters()), lr=self.learning_rate)
-        if past and past["name"] == str(type(optimizer)):
-            optimizer.load_state_dict(
-                optimizer.state_dict() | {"state": unpack(past["state"])}
-            )
-        return Training(
-            network, loader, optimizer, targets is not None, n_steps, losses, inputs
-        )
+        return Training(network, loader, optimizer, has_pairs, inputs)
 
     # ------------------------------------------------------------------ denoising
 
@@ -709,8 +743,11 @@ class ConvDenoiser(ImageEstimator):
             noise.warn_of_units(images.tensors, levels)
         # With ``pixels`` results are multiplied by the largest value of unsigned integers, by which
         # `read_images` has divided. It does not divide photon counts, so ``pixels`` is then False.
-        options = dict(pixels=not noise.of_photons, channels_first=self.channels_first)
-        return images.hand_back(self._denoised(images, levels), **options)
+        return images.hand_back(
+            self._denoised(images, levels),
+            pixels=not noise.of_photons,
+            channels_first=self.channels_first,
+        )
 
     def _denoised(self, images, levels=None):  # -> list of (n, n_channels, *size)
         """Denoise `Images` for `denoise` and `score`, a few images at a time to bound memory.
@@ -732,16 +769,13 @@ class ConvDenoiser(ImageEstimator):
             )
 
         network.tell = tell if self.verbose else network.tell
-        sigmas = (
-            [None] * len(parts)
-            if levels is None
-            else levels.split(list(map(len, parts)))
-        )
+        sigmas = [None] * len(parts)
+        if levels is not None:
+            sigmas = levels.split(list(map(len, parts)))
         for part, sigma in zip(parts, sigmas, strict=True):
-            found = network(
-                network.noise.enter(part), sigma, shift_average=self.shift_average
-            )
-            done.append(network.noise.leave(found))
+            noisy = network.noise.enter(part)
+            denoised = network(noisy, sigma, shift_average=self.shift_average)
+            done.append(network.noise.leave(denoised))
         return done if images.kind == "list" else [torch.cat(done)]
 
     @torch.no_grad()
@@ -785,12 +819,25 @@ class ConvDenoiser(ImageEstimator):
             targets = images.singles()
             images = images.map(noise.typically_added_to)
         pairs = zip(chain(*self._denoised(images)), targets, strict=True)
-        errors = [
-            float((found - target).double().square().mean()) for found, target in pairs
-        ]
-        return float(
-            np.mean([10 * log10(peak**2 / error) if error else inf for error in errors])
-        )
+        errors = [float((x - clean).double().square().mean()) for x, clean in pairs]
+        decibels = [10 * log10(peak**2 / e) if e else inf for e in errors]
+        return float(np.mean(decibels))
+
+    def summary(self, X: ImagesLike | None = None, y: ImagesLike | None = None) -> str:
+        """Describe in a few lines the network and its training.
+
+        Parameters
+        ----------
+        X, y : array-like, Tensor or list of images, default=None
+            Images for `score`, whose result the summary then also has.
+
+        Returns
+        -------
+        str
+            Lines: atoms and unfoldings, the noise of training, epochs, updates and the end.
+        """
+        check_is_fitted(self)
+        return describe_denoiser(self, None if X is None else self.score(X, y))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

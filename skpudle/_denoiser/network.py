@@ -30,7 +30,7 @@ from torch import nn
 from skpudle._data.arrays import host_array, to_tensor, warn
 from skpudle._data.images import extend
 from skpudle._fit.messages import refuse
-from skpudle._learners.convolutional.learn import estimate_noise, extent_of
+from skpudle._image_noise import estimate_noise, extent_of
 from skpudle._losses import Poisson
 from skpudle._operators._conv import ConvDictionary, ConvLayers
 from skpudle.encoding._unfold import unfold

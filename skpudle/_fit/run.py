@@ -156,7 +156,8 @@ class Fitted(Record):
     """The results of a fit so far, of rows or of images.
 
     Atoms and penalties belong to rows in the ``units``: less the baseline, over the noise. Of
-    images they belong to channels in the units of `skpudle._learners.convolutional.learn.Channels`.
+    images they belong to channels in the units of
+    `skpudle._learners.convolutional.phases.Channels`.
 
     Parameters
     ----------
@@ -442,7 +443,7 @@ class Checkpoint(FitCallback):
 
     Fits of several processes, see `data_parallel`, refuse this callback.
 
-    Learners that write no checkpoints, such as SPORCO's, refuse this callback.
+    `ConvDenoiser` and `SporcoDictionaryLearning`, which write no checkpoints, refuse this callback.
 
     The file holds what the phases that have ended found, and what the running phase has found at
     the end of an epoch: a resumed fit repeats the epoch that was cut off. An epoch is an epoch of a
@@ -832,8 +833,8 @@ class Run(Interrupts):
 class EpochRecord(Record):
     """The record of one epoch of a `FollowedFit`.
 
-    ``attributes()`` returns the fitted attributes as a dict. It is called only when a callback or
-    the end of the fit needs them.
+    ``attributes()`` returns the fitted attributes as a dict, empty before the first epoch. It is
+    called only when a callback or the end of the fit needs them.
     """
 
     attributes: Callable

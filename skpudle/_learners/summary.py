@@ -7,6 +7,11 @@ from skpudle._data.sources import open_source
 from skpudle._fit.encoders import baseline_of
 
 
+def _count(n, noun):  # -> str
+    """Return a number with its noun, such as "1 atom" or "2 atoms"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def _tried(path, chosen):
     """Return text: the score of the chosen number of atoms, and of up to three larger numbers.
 
@@ -115,6 +120,13 @@ def _of_added_counts(learner):  # -> list of str
     ]
 
 
+def _end(learner):  # -> str
+    """Return text: what ended the fit, its seconds, and the epochs of its phases."""
+    epochs = ", ".join(f"{name} {n}" for name, n in learner.phases_.items()) or "none"
+    seconds = learner.fit_seconds_["fit"]
+    return f"ended by {learner.ended_by_} in {seconds:.1f} s; epochs: {epochs}"
+
+
 def _decisions(learner):  # -> list of str
     """Return what a learner decides beside its atoms, a line for each subject."""
     if hasattr(learner, "dispersion_"):
@@ -145,16 +157,75 @@ def describe_fit(learner, X, loss):  # -> str
     n_features = learner.n_features_in_
     lines = [
         f"{name}: {'no' if n_rows is None else n_rows} rows of {n_features} features",
-        f"{n_atoms} atoms, {size}",
+        f"{_count(n_atoms, 'atom')}, {size}",
         *_decisions(learner),
     ]
     if X is not None:
         lines.append(_codes(learner, X, loss))
     seconds = getattr(learner, "fit_seconds_", None)
     if seconds is not None:  # `partial_fit` has no seconds, and no end
-        phases = [f"{name} {n}" for name, n in learner.phases_.items()]
-        epochs = ", ".join(phases) or "none"
+        lines.append(_end(learner))
+    return "\n  ".join(lines)
+
+
+def describe_images(learner, explained=None):  # -> str
+    """Return the text of `ConvPUDLEDictionaryLearning.summary`.
+
+    ``explained`` is None, or a pair: the fraction of the energy of images around their baseline
+    that codes explain, and the mean number of nonzero codes of an image.
+    """
+    kernel = np.ravel(learner.atom_shape)
+    size = f"{kernel[0]} samples" if len(kernel) == 1 else f"{kernel[0]} x {kernel[1]}"
+    atoms = f"{_count(learner.n_components_, 'atom')} of {size}"
+    if learner.size_path_ is not None:
+        tried = _tried(learner.size_path_, learner.n_components_)
+        atoms = f"{atoms}, chosen by hidden pixels: {tried}"
+    baseline = np.array2string(learner.intercept_, precision=3, threshold=9)
+    drift = "kept" if learner.detrend_ is None else "slower than two atoms, subtracted"
+    noise = "not estimated"
+    if learner.noise_std_ is not None and not np.isnan(learner.noise_std_):
+        noise = f"{learner.noise_std_:.3g}"
+    lines = [
+        f"{type(learner).__name__}: {atoms}",
+        f"baseline of channels: {baseline}; drift: {drift}",
+        f"standard deviation of the noise: {noise}",
+        f"penalty of the search: {learner.search_alpha_:.3g}; of codes: {learner.alpha_:.3g}, with "
+        f"{learner.debias_:.0%} of its bias removed",
+    ]
+    if explained is not None:
+        fraction, n_codes = explained
+        one = "a signal" if len(kernel) == 1 else "an image"
         lines.append(
-            f"ended by {learner.ended_by_} in {seconds['fit']:.1f} s; epochs: {epochs}"
+            f"{fraction:.3f} of the energy around the baseline by {n_codes:.1f} codes {one}"
         )
+    if learner.fit_seconds_ is not None:  # it is None while callbacks still run
+        lines.append(_end(learner))
+    return "\n  ".join(lines)
+
+
+def describe_denoiser(learner, decibels=None):  # -> str
+    """Return the text of `ConvDenoiser.summary`.
+
+    ``decibels`` is None, or the peak signal-to-noise ratio of denoised images.
+    """
+    n_unfoldings, n_components, n_channels, *kernel = learner.network_.analysis.shape
+    size = f"{kernel[0]} samples" if len(kernel) == 1 else f"{kernel[0]} x {kernel[1]}"
+    noise = learner.training_noise_std_
+    if noise == "poisson":
+        noise = "photon counts"
+    elif isinstance(noise, tuple):
+        noise = f"standard deviations from {noise[0]:.3g} to {noise[1]:.3g}"
+    else:
+        noise = f"standard deviation {noise:.3g}"
+    lines = [
+        f"{type(learner).__name__}: {_count(n_components, 'atom')} of {size} and "
+        f"{_count(n_channels, 'channel')}, {_count(n_unfoldings, 'unfolding')}",
+        f"noise of training: {noise}",
+    ]
+    if decibels is not None:
+        lines.append(f"peak signal-to-noise ratio: {decibels:.2f} dB")
+    if len(learner.loss_curve_):
+        end = "" if learner.ended_by_ is None else f", ended by {learner.ended_by_}"
+        epochs = _count(len(learner.loss_curve_), "epoch")
+        lines.append(f"{epochs} of {_count(learner.n_steps_, 'update')} in all{end}")
     return "\n  ".join(lines)

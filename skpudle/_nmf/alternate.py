@@ -332,25 +332,26 @@ def _saturated(counts, weights=1.0):  # -> (n,)
     )
 
 
-def _solve_rows(counts, atoms, loads, *given):
+def _solve_rows(counts, atoms, loads, z, *, prior, sweeps, tol):  # -> (n,)
     """Run the compiled loop `solve_rows` for all rows, on several threads.
 
     ``counts`` (n, n_features) is a CSR array, and ``atoms`` has the shape (n_components,
-    n_features). ``loads`` (n, n_components) and ``given`` are the further arguments of
-    `solve_rows`: prior, sweeps, tol, z and explained. The loop writes codes to ``z`` (n,
-    n_components) and log-likelihoods to ``explained`` (n,); nothing is returned.
+    n_features). The codes ``z`` (n, n_components) change in place. The further arguments are those
+    of `solve_rows`. Return the log-likelihoods ``explained`` of the rows.
     """
-    arrays = (
-        counts.indptr.astype(np.int64),
-        counts.indices.astype(np.int64),
-        counts.data,
-    )
-    given = *arrays, np.ascontiguousarray(atoms.T), np.ascontiguousarray(loads), *given
-    in_parts(
-        lambda a, b: loops.solve_rows(a, b, *given),
-        counts.shape[0],
-        _LEAST_ROWS_OF_THREAD,
-    )
+    start = counts.indptr.astype(np.int64)
+    index = counts.indices.astype(np.int64)
+    columns = np.ascontiguousarray(atoms.T)
+    loads = np.ascontiguousarray(loads)
+    explained = np.empty(len(z))
+
+    def solve(first, last):
+        loops.solve_rows(
+            first, last, start, index, counts.data, columns, loads, prior, sweeps, tol, z, explained
+        )  # fmt: skip
+
+    in_parts(solve, counts.shape[0], _LEAST_ROWS_OF_THREAD)
+    return explained
 
 
 def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
@@ -382,9 +383,9 @@ def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
         total = events.counts.sum(1)[:, None] / max(loads.shape[1], 1)
         codes = np.where(loads > 0, total / np.where(loads > 0, loads, 1.0), 0.0)
     z = codes.copy()
-    explained = np.empty(len(codes))
-    _solve_rows(
-        events.counts, atoms, loads, np.zeros(len(z)), sweeps, tol, z, explained
+    no_prior = np.zeros(len(z))
+    explained = _solve_rows(
+        events.counts, atoms, loads, z, prior=no_prior, sweeps=sweeps, tol=tol
     )
     return z, (loads * z).sum(1) - explained + events.saturated
 
@@ -413,7 +414,8 @@ def solve_dispersed(events, atoms, dispersion, tol=_TOL):
     weighted : Events
         The events with the weights of entries for which the codes were solved.
     """
-    (codes, _), weighted = solve_codes(events, atoms, tol=tol), events
+    codes, _ = solve_codes(events, atoms, tol=tol)
+    weighted = events
     for _ in range(4 if dispersion else 0):
         weighted = events.weighed(atoms, codes, dispersion)
         codes, _ = solve_codes(weighted, atoms, codes, tol)
@@ -632,7 +634,7 @@ def advance(events, state, smoothing):
     # Make one sweep over the codes; return new codes (n_samples, n_components), and the mean loss
     # and the objective for ``atoms`` and the new codes.
     def adapt_codes(atoms, codes):
-        codes, losses = solve_codes(events, atoms, codes, 0.0, 1)
+        codes, losses = solve_codes(events, atoms, codes, tol=0.0, sweeps=1)
         loss = float(events.often[:, 0] @ losses)
         prior = float(xlogy(pseudo, atoms[n_fixed:]).sum())
         return codes, loss / n_rows, (loss - prior) / n_rows
@@ -656,12 +658,12 @@ def advance(events, state, smoothing):
     # The codes of the samples take the part of atoms. Adding ``n_pseudo`` to the loads accounts for
     # the constraint that an atom has the sum 1: ``n_pseudo`` is its Lagrange multiplier.
     loads = events.visible(codes) + n_pseudo
-    loads[:, :n_fixed] = (
-        0.0  # `solve_rows` skips loads of 0, so fixed atoms stay as they are
-    )
+    # `solve_rows` skips loads of 0, so fixed atoms stay as they are.
+    loads[:, :n_fixed] = 0.0
     columns = np.ascontiguousarray(atoms.T)
-    given = pseudo, 1, 0.0, columns, np.empty(len(columns))
-    _solve_rows(events.by_feature, codes.T, loads, *given)
+    _solve_rows(
+        events.by_feature, codes.T, loads, columns, prior=pseudo, sweeps=1, tol=0.0
+    )
     sums = columns.sum(0)
     sums[:n_fixed] = 1.0
     sizes = np.where(sums > 0, sums, 1.0)
@@ -670,9 +672,15 @@ def advance(events, state, smoothing):
     # interrupted. The atoms of a checkpoint are contiguous, and sums over arrays of another memory
     # layout round differently.
     atoms = np.ascontiguousarray(atoms)
-    curves = (*state.losses, loss), (*state.objectives, objective)
     return Progress(
-        atoms, codes * sizes, state.atoms, state.codes, n_fixed, factor, *curves
+        atoms=atoms,
+        codes=codes * sizes,
+        previous_atoms=state.atoms,
+        previous_codes=state.codes,
+        n_fixed=n_fixed,
+        factor=factor,
+        losses=(*state.losses, loss),
+        objectives=(*state.objectives, objective),
     )
 
 

@@ -51,21 +51,21 @@ class Chosen(NamedTuple):
     The first three are numbers, or "auto" before the choice. ``Fitted.coding`` is a `Chosen`.
     """
 
-    alpha: float  # pseudo-events per feature, divided by ``unit`` as the weights of rows are
+    alpha: float  # pseudo-events per feature, over ``weight_unit`` as weights of rows
     dispersion: float
     min_gain: float
-    unit: float = (
-        1.0  # sum of squared weights of the distinct rows, over the sum of the weights
-    )
+    # The sum of squared weights of the distinct rows, over the sum of the weights.
+    weight_unit: float = 1.0
 
     def without_data(self):  # -> Chosen
         """Replace each "auto" by a default, for a learner without data or before its choices."""
         # The default of alpha is 0.5, at the lower end of what suits data: for planted spectra
         # (benchmarks/bench_additive.py) the best alpha is between 0.4 and 13, and 0.5 is never
         # worse than 0.
-        pairs = zip(self, (0.5, 0.0, 0.0, 1.0), strict=True)
-        return Chosen(
-            *(default if value == "auto" else value for value, default in pairs)
+        return self._replace(
+            alpha=0.5 if self.alpha == "auto" else self.alpha,
+            dispersion=0.0 if self.dispersion == "auto" else self.dispersion,
+            min_gain=0.0 if self.min_gain == "auto" else self.min_gain,
         )
 
 
@@ -106,12 +106,12 @@ class Hidden:
     codes : list of ndarray of shape (n_samples, n_components)
         For each mask the codes of the last prediction, from which the next prediction begins. A
         caller who removes atoms must remove the columns of these atoms here.
-    perfect : float
+    saturated : float
         The least possible error of all hidden entries: that of rates which equal the counts.
-    range : float
-        The error of rates that are the mean counts of features, minus ``perfect``.
-    floor : ndarray of shape (n_samples,)
-        The price of an atom in each row: `predict` adds it to errors once for each atom.
+    null_deviance : float
+        The error of rates that are the mean counts of features, minus ``saturated``.
+    atom_penalty : ndarray of shape (n_samples,)
+        The penalty of an atom in each row: `predict` adds it to errors once for each atom.
     """
 
     def __init__(self, events, masks):
@@ -138,13 +138,15 @@ class Hidden:
             for part in self.plain
         ]
         (_, *self.codes), (self.events, *self.seen) = zip(*found, strict=True)
-        self.perfect = self.judge([self.counts] * len(self.seen)).sum()
+        self.saturated = self.judge([self.counts] * len(self.seen)).sum()
         mean = np.tile(self.mean, (len(self.often), 1))
-        self.range = self.judge([mean] * len(self.seen)).sum() - self.perfect
-        # Further atoms predict a little better even where none is missing, since they repair the
-        # bias of the prior: for noiseless data of 8 atoms, 22 atoms were chosen. So errors include
-        # a price for each atom, in all rows together 0.0005 of ``range``.
-        self.floor = 5e-4 * self.range / self.often.sum() * self.often
+        null_error = self.judge([mean] * len(self.seen)).sum()
+        self.null_deviance = null_error - self.saturated
+        # Atoms in excess of the true number still predict a little better, since they correct the
+        # bias of the prior: of noiseless data with 8 atoms, 22 atoms were chosen. So each atom
+        # adds a penalty to the error. Its sum over all rows is 0.0005 times the null deviance.
+        weights = self.often / self.often.sum()
+        self.atom_penalty = 5e-4 * self.null_deviance * weights
 
     def judge(self, rates):  # list of (n, n_features) -> (n,)
         """Return the error of each row: the negative log-likelihood of its hidden entries.
@@ -176,7 +178,7 @@ class Hidden:
         ]
         errors = (
             self.judge([codes @ atoms for codes in self.codes])
-            + len(atoms) * self.floor
+            + len(atoms) * self.atom_penalty
         )
         return Prediction(to_tensor(errors), float(errors.sum()))
 
@@ -388,11 +390,11 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     trials = list(
         walk(state, smaller, lambda one: hidden.predict(one.atoms), errors=4.0)
     )
-    scale = 1 / (hidden.range or 1.0)
+    scale = 1 / (hidden.null_deviance or 1.0)
     best = min((found for _, found in trials), key=lambda found: found.total)
     rows = []
     for state, found in trials[::-1]:
-        score = hidden.perfect - found.total
+        score = hidden.saturated - found.total
         chance = loss_and_chance(found, best)[1]
         rows.append(
             (len(state.atoms), 1 + scale * score, state.objectives[-1], scale * chance)
@@ -504,7 +506,7 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
         (other, few), others = smoothest(*few)
         # Sparse rows are preferred, since their atoms are not mixtures (see `prune_codes`). So they
         # may predict worse than rows that use all atoms, by up to the price of one atom.
-        allowed = found._replace(errors=found.errors + to_tensor(hidden.floor))
+        allowed = found._replace(errors=found.errors + to_tensor(hidden.atom_penalty))
         if min_gain != "auto" or not worse(others, allowed, CHANCE):
             return Chosen(other, dispersion, gain, unit), few.atoms
     return Chosen(value, dispersion, 0.0, unit), state.atoms

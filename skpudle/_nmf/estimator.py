@@ -164,7 +164,7 @@ class _Phases(Run):
         messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
         if 0 < events.counts.max() < 1:
             messages.warn(
-                "All values of X are below 1: fractions are no counts of events, whose noise "
+                "All values of X are below 1: fractions are not counts of events, whose noise "
                 "follows from their size. Pass counts, or fractions times numbers of events."
             )
         unit = float(np.square(events.often).sum() / events.often.sum())
@@ -442,18 +442,23 @@ class PoissonNMF(ExposedTransformer, PhasedLearner):
     # The fitted attributes of a record ``fitted``, for `fit`, its callbacks and
     # `from_components`. ``fitted.coding`` holds alpha over the unit of weights, see `Chosen`.
     def _attributes(self, plan, data, fitted):  # -> dict of name to value
-        n, (alpha, dispersion, min_gain, unit) = len(fitted.losses), fitted.coding
+        n = len(fitted.losses)
+        chosen = fitted.coding
         atoms = to_numpy(fitted.atoms.to(data.samples.x))
-        found = dict(
-            components_=atoms, n_components_=len(atoms), alpha_=float(unit * alpha)
-        )
-        found |= dict(dispersion_=float(dispersion), min_gain_=float(min_gain))
-        found |= dict(n_iter_=n, n_steps_=n, loss_curve_=np.array(fitted.losses))
-        found |= dict(ended_by_=fitted.ended_by, size_path_=as_arrays(fitted.size_path))
-        found |= dict(
-            phases_=fitted.ended_by and {"alternation": n}, n_samples_seen_=data.n_seen
-        )
-        return data.inputs | found
+        return data.inputs | {
+            "components_": atoms,
+            "n_components_": len(atoms),
+            "alpha_": float(chosen.weight_unit * chosen.alpha),
+            "dispersion_": float(chosen.dispersion),
+            "min_gain_": float(chosen.min_gain),
+            "n_iter_": n,
+            "n_steps_": n,
+            "loss_curve_": np.array(fitted.losses),
+            "ended_by_": fitted.ended_by,
+            "size_path_": as_arrays(fitted.size_path),
+            "phases_": fitted.ended_by and {"alternation": n},
+            "n_samples_seen_": data.n_seen,
+        }
 
     def _transform_encoder(self):
         self._validate_params()  # again, since a user may have set transform_min_gain after `fit`

@@ -126,7 +126,7 @@ SPORCO = SporcoDictionaryLearning(6, max_iter=2, random_state=0)
             "callback",
         ),
         (NOODLDictionaryLearning(6, max_iter=2, tol=None, random_state=0), "max_iter"),
-        (CONV.set_callbacks(EndsTheFit("epoch")), "callback"),
+        (CONV.set_callbacks(EndsTheFit("epoch of the search")), "callback"),
         (PUDLEClassifier(6, max_iter=2, tol=None, random_state=0), "max_iter"),
         (PUDLEClassifier(6, supervision=0, random_state=0), "search"),
         (DENOISER.set_callbacks(EndsTheFit("epoch")), "callback"),

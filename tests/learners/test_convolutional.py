@@ -12,7 +12,7 @@ from sklearn.preprocessing import FunctionTransformer
 from skpudle import ConvDenoiser, ConvPUDLEDictionaryLearning
 from skpudle._data.images import read_images
 from skpudle._denoiser.estimator import Training
-from skpudle._learners.convolutional import estimator
+from skpudle._learners.convolutional.phases import ImagePhases
 
 SMALL = dict(atom_shape=(5, 4), stride=(2, 3), random_state=0)
 OF_TRAINING = dict(n_unfoldings=4, max_iter=2, tol=None, batch_size=16)
@@ -170,7 +170,7 @@ def test_a_fit_that_fails_changes_nothing(images, frame, kind, monkeypatch):
     learner = learner_of(kind, **LINES).fit(frame)
     before = dict(vars(learner))
     monkeypatch.setattr(Training, "run_epoch", stop(RuntimeError("out of luck")))
-    monkeypatch.setattr(estimator.learn, "learn", stop(RuntimeError("out of luck")))
+    monkeypatch.setattr(ImagePhases, "first", stop(RuntimeError("out of luck")))
     for X in (images, frame.rename(columns=str.upper).iloc[:, ::-1]):
         with pytest.raises(RuntimeError, match="out of luck"):
             learner.fit(X)

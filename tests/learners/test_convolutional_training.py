@@ -70,10 +70,9 @@ def test_an_update_is_the_derivative_through_all_unfoldings(images):
     np.testing.assert_allclose(found, atoms[:, 0].numpy(), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("gradient", [None, "ae-ls"])
-def test_transform_unfolds_the_encoder(gradient, images):
-    options = dict(max_iter=2) if gradient else dict(dict_init="search", tol=1e-4)
-    learner = learner_of(gradient=gradient, **options).fit(images)
+@pytest.mark.parametrize("start", ["search", "random"])
+def test_transform_unfolds_the_encoder(start, images):
+    learner = learner_of(dict_init=start, max_iter=2).fit(images)
     x = torch.tensor(images)[:, None]
     expected = naive(inside(learner.components_), x).movedim(1, -1)
     np.testing.assert_allclose(learner.transform(images), expected.detach(), atol=1e-12)
@@ -102,14 +101,55 @@ def test_training_ends_by_its_objective_or_warns(images):
     ("options", "message"),
     [
         (dict(n_unfoldings=None), "are not differentiated"),
-        (dict(gradient=None), "random ones a gradient"),
-        (
-            dict(optimizer=lambda parameters, lr: torch.optim.SGD(parameters, np.inf)),
-            "diverged",
-        ),
+        (dict(gradient="auto", n_unfoldings=None), "are not differentiated"),
+        (dict(dict_init=np.ones((6, 5, 5))), r"Pass atoms of shape \(6, 5, 4\)"),
     ],
-    ids=["lasso", "no gradient", "steps"],
+    ids=["lasso", "lasso from random atoms", "shape"],
 )
-def test_contradictions_and_divergence_are_named(options, message, images):
+def test_contradictions_are_named(options, message, images):
     with pytest.raises(ValueError, match=message):
         learner_of(**options).fit(images)
+
+
+def test_a_number_of_unfoldings_trains_and_codes_of_the_lasso_do_not(images):
+    named, found = (
+        learner_of(gradient=gradient, dict_init="search", max_iter=2).fit(images)
+        for gradient in ("ae-ls", "auto")
+    )
+    np.testing.assert_array_equal(found.components_, named.components_)
+    assert found.phases_.keys() == {"search", "ae-ls"}
+    solves = ConvPUDLEDictionaryLearning(2, atom_shape=(5, 4), random_state=0)
+    assert solves.fit(images).phases_.keys() == {"search"}
+
+
+def test_the_learning_rate_is_that_of_the_optimizer(images):
+    rates = []
+
+    def recording(parameters, lr):
+        rates.append(lr)
+        return torch.optim.SGD(parameters, lr)
+
+    for learning_rate in (1e-3, 0.1):
+        learner_of(optimizer=recording, learning_rate=learning_rate, max_iter=1).fit(
+            images
+        )
+    assert rates == [1e-3, 0.1]
+
+
+def test_a_training_that_diverges_leaves_the_last_finite_atoms(images):
+    class Breaks(torch.optim.SGD):
+        n_steps = 0
+
+        def step(self, *args):
+            self.n_steps += 1
+            if self.n_steps == 8:
+                self.param_groups[0]["lr"] = np.inf
+            return super().step(*args)
+
+    learner = learner_of(optimizer=Breaks, batch_size=1, max_iter=5)
+    with pytest.raises(ValueError, match="diverged: .* at update 9"):
+        learner.fit(images)
+    assert learner.ended_by_ == "divergence"
+    assert np.isfinite(learner.components_).all()
+    assert np.isfinite(learner.transform(images)).all()
+    assert len(learner.loss_curve_) == 1

@@ -331,7 +331,7 @@ def test_odd_data(X, alpha):
 
 
 def test_fractions_are_no_counts(X):
-    with pytest.warns(UserWarning, match="below 1: fractions are no counts"):
+    with pytest.warns(UserWarning, match="below 1: fractions are not counts"):
         make(max_iter=2, tol=None).fit(X[:30] / X.sum())
 
 

@@ -7,6 +7,7 @@ import pytest
 from sklearn.exceptions import NotFittedError
 
 from skpudle import (
+    ConvDenoiser,
     ConvPUDLEDictionaryLearning,
     CountDictionaryLearning,
     NOODLDictionaryLearning,
@@ -78,10 +79,38 @@ def test_signals_say_what_was_taken_off_them(capsys):
     given = dict(atom_shape=16, random_state=0, verbose=1, detrend="slow")
     said = ConvPUDLEDictionaryLearning(1, **given).fit(signals).summary()
     assert (
-        "1 atoms of (16,), set by you\n  baseline of channels: [-2.]; drift: slower than"
+        "1 atom of 16 samples\n  baseline of channels: [-2.]; drift: slower than"
         in said
     )
     assert capsys.readouterr().out.endswith(f"{said}\n")
+
+
+def test_images_say_what_their_codes_explain():
+    signals = np.zeros((6, 40, 1))
+    signals[:, 5:9, 0] = signals[:, 20:24, 0] = [1, 2, 2, 1]
+    learner = ConvPUDLEDictionaryLearning(
+        1, atom_shape=4, alpha=1e-3, debias=0, detrend=None, random_state=0
+    ).fit(signals)
+    said = learner.summary(signals)
+    codes = learner.transform(signals)
+    left = np.square(learner.inverse_transform(codes) - signals).sum()
+    n_codes = np.count_nonzero(codes) / 6
+    explained = 1 - left / np.square(signals).sum()
+    assert f"{explained:.3f} of the energy" in said
+    assert f"by {n_codes:.1f} codes a signal" in said
+    assert "energy" not in learner.summary()
+
+
+def test_denoisers_say_what_trained_them():
+    images = np.random.default_rng(0).random((3, 12, 12))
+    learner = ConvDenoiser(
+        2, atom_shape=(3, 3), n_unfoldings=2, noise_std=0.1, max_iter=3, random_state=0
+    )
+    said = learner.set_params(tol=None).fit(images).summary(images)
+    assert "2 atoms of 3 x 3 and 1 channel, 2 unfoldings" in said
+    assert "noise of training: standard deviation 0.1" in said
+    assert f"{learner.score(images):.2f} dB" in said
+    assert "3 epochs of 3 updates in all, ended by max_iter" in said
 
 
 def test_counts_say_what_was_chosen_and_explained(capsys):

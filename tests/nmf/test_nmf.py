@@ -339,7 +339,7 @@ def test_hidden_entries_are_judged_by_the_likelihood(rng):
     masks, known = rng.random((2, *x.shape)) < 0.2, gaps_of(rng, x, True)
     hidden = Hidden(Events.of(x, known), list(masks))
     hidden.weigh(atoms, 0.0)
-    hidden.floor, expected, hidden.codes = 0.0, 0.0, []
+    hidden.atom_penalty, expected, hidden.codes = 0.0, 0.0, []
     for mask in masks:
         codes, _ = solve_codes(Events.of(x, known * ~mask), atoms)
         hidden.codes.append(codes)  # exact ones to begin with

@@ -7,7 +7,7 @@ import pytest
 import torch
 from naive import normal
 
-from skpudle._learners.convolutional.learn import noise_level
+from skpudle._learners.convolutional.phases import noise_level
 from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode

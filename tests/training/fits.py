@@ -6,6 +6,7 @@ import numpy as np
 from small import Batches, Table, assert_same
 
 from skpudle import (
+    ConvPUDLEDictionaryLearning,
     CountDictionaryLearning,
     PoissonNMF,
     PUDLEClassifier,
@@ -42,9 +43,23 @@ def labelled():
     return X, X[:, 0] > 0
 
 
+def signals(n_channels=1):
+    """Return signals (n, length, n_channels) in which two waveforms come now and then."""
+    rng = np.random.default_rng(0)
+    waveforms = np.array([[1, 3, 3, 1, 0], [2, -3, 2, -1, 1]])[..., None] / 3
+    waveforms = waveforms * rng.normal(size=(2, 1, n_channels))
+    x = 0.05 * rng.normal(size=(8, 90, n_channels))
+    for signal in x:
+        for start in range(0, 90, 15):
+            shift = start + rng.integers(10)
+            signal[shift : shift + 5] += waveforms[rng.integers(2)]
+    return x
+
+
 SEED = dict(random_state=0)
 ENCODED = dict(n_unfoldings=2, max_iter=2, **SEED)
 Rows = partial(PUDLEDictionaryLearning, **SEED)
+Signals = partial(ConvPUDLEDictionaryLearning, atom_shape=5, **SEED)
 # The rows of the table of phases in the guide: name: learner, function of its data.
 KINDS = {
     "rows": (Rows(6), lambda: (planted(),)),
@@ -57,6 +72,10 @@ KINDS = {
     "poisson": (CountDictionaryLearning(4, n_unfoldings=10, **SEED), lambda: (counts(),)),
     "spectra": (PoissonNMF(4, max_iter=8, **SEED), lambda: (counts(),)),
     "classifier": (PUDLEClassifier(6, max_iter=2, tol=None, **SEED), labelled),
+    "signals": (Signals(2), lambda: (signals(),)),
+    "signals of rank one": (Signals(2, rank=1), lambda: (signals(3),)),
+    "signals, number from the data": (Signals("auto"), lambda: (signals(),)),
+    "signals, unfoldings": (Signals(2, n_unfoldings=30, max_iter=5), lambda: (signals(),)),
 }  # fmt: skip
 
 

@@ -8,13 +8,14 @@ import threading
 import numpy as np
 import pytest
 import torch
-from fits import KINDS, FromData, Killed, assert_equal, counts, kill
+from fits import KINDS, FromData, Killed, assert_equal, counts, kill, signals
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from small import EndsTheFit, ctrl_c
 
 from skpudle import (
     Checkpoint,
+    ConvPUDLEDictionaryLearning,
     CountDictionaryLearning,
     NOODLDictionaryLearning,
     PoissonNMF,
@@ -50,6 +51,15 @@ CASES = {
     "unused atoms": (FromData(40, alpha=3.0, **FIXED), lambda: ROWS),
     "noodl": (NOODLDictionaryLearning(10, **FIXED), lambda: ROWS[4:]),
     "loader": (FromData(10, **FIXED), shuffled_loader),
+    "signals": (
+        ConvPUDLEDictionaryLearning(
+            2,
+            atom_shape=5,
+            dict_init="random",
+            **FIXED | {"batch_size": 1, "max_iter": 8},
+        ),
+        signals,
+    ),
 }
 
 

@@ -5,15 +5,12 @@ atom in pixels, a tuple with an int for each axis: one axis for signals, two for
 """
 
 from collections.abc import Sequence
-from math import prod
 
-import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_array
+from sklearn.callback import CallbackSupportMixin
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
-from skpudle._compilation import blocks_of_rows
-from skpudle._data.arrays import dictionary_of, resolve_device, to_tensor
+from skpudle._data.arrays import resolve_device, to_tensor
 from skpudle._data.images import (
     check_atoms_fit,
     check_axes,
@@ -21,7 +18,6 @@ from skpudle._data.images import (
     read_images,
     sizes,
 )
-from skpudle._fit.run import FollowedFit
 
 
 def geometry_of(learner):  # -> kernel, stride, tuples of int
@@ -40,65 +36,64 @@ def geometry_of(learner):  # -> kernel, stride, tuples of int
     return kernel, tuple(min(usual, k) for k in kernel)
 
 
-def parts_of_images(x):  # (n, n_channels, *size) -> list of (m, n_channels, *size)
-    """Cut images, or code maps, into parts of a few images each, which are computed one by one."""
-    # A part has at most 2**17 pixels, so that its codes stay in the cache, but at least one image.
-    return [x[rows] for rows in blocks_of_rows(len(x), prod(x.shape[2:]), 2**17)]
-
-
-def atoms_inside(
-    atoms, n_axes, like
-):  # (n, *kernel[, n_channels]) -> (n, n_channels, *kernel)
+def atoms_inside(atoms, n_axes, like):
     """Convert ``components_`` to the form in which the package computes: channels before pixels.
 
-    ``n_axes`` is the number of axes of ``kernel``. The result has the dtype and the device of the
-    tensor ``like``.
+    ``atoms`` are (n, *kernel[, n_channels]), and ``n_axes`` is the number of axes of ``kernel``.
+    The result, (n, n_channels, *kernel), has the dtype and the device of the tensor ``like``.
     """
     atoms = to_tensor(atoms).to(like)
-    return (
-        (atoms if atoms.ndim == n_axes + 2 else atoms[..., None])
-        .movedim(-1, 1)
-        .contiguous()
-    )
+    if atoms.ndim == n_axes + 1:
+        atoms = atoms[..., None]
+    return atoms.movedim(-1, 1).contiguous()
 
 
-class ImageEstimator(FollowedFit, BaseEstimator):
+class ImageEstimator(CallbackSupportMixin, BaseEstimator):
     """The base of estimators of images, signals, or rows of pixels: it reads and checks their data.
 
-    A subclass has the parameters ``atom_shape``, ``stride``, ``channels_first``, ``dict_init`` and
+    A subclass has the parameters ``atom_shape``, ``stride``, ``channels_first``, ``device`` and
     ``verbose``. After a fit it has ``_n_channels``, the number of channels of the data.
     """
 
-    device = "auto"
     _allows_nan = True
 
     @property
     def _kernel(self):
         return sizes(self.atom_shape, 1)
 
-    def _read(self, X, **options):  # -> Images
-        # Read and check a user's images, signals or rows of pixels, on the learner's device;
-        # ``options`` are further arguments of `read_images`.
-        options |= dict(channels_first=self.channels_first, estimator=self)
+    def _read(self, X, *, n_channels=1, allow_nan=False, largest=None):  # -> Images
+        # Read and check a user's images, signals or rows of pixels, on the learner's device; the
+        # arguments are those of `read_images`.
         first = X[0] if isinstance(X, Sequence) and len(X) else X
         device = resolve_device(self.device, first, fitted=hasattr(self, "_n_channels"))
-        images = read_images(X, len(self._kernel), device=device, **options)
+        images = read_images(
+            X,
+            len(self._kernel),
+            n_channels=n_channels,
+            channels_first=self.channels_first,
+            device=device,
+            largest=largest,
+            estimator=self,
+            allow_nan=allow_nan,
+        )
         check_axes(images)
         return images
 
-    def _read_known(self, X, *, colours=False, **options):  # -> Images
+    def _read_known(self, X, *, colours=False, allow_nan=False):  # -> Images
         # Read data for a fitted estimator, as `_read`. ValueError is raised unless the numbers of
         # features and channels are those of the fit. With ``colours`` an estimator that was fitted
         # on one channel takes pictures of three channels, too.
         _check_feature_names(self, X, reset=False)
         n_channels = self._n_channels
         name = type(self).__name__
-        images = self._read(X, n_channels=n_channels, **options)
+        images = self._read(X, n_channels=n_channels, allow_nan=allow_nan)
         if images.kind == "rows":
             # After a fit to images the attribute is absent, or None while callbacks still run.
             if getattr(self, "n_features_in_", None) is None:
-                said = f"X holds rows of pixels, but {name} was fitted on images."
-                raise ValueError(f"{said} Pass one image as [image].")
+                raise ValueError(
+                    f"X holds rows of pixels, but {name} was fitted on images. Pass one image as "
+                    "[image]."
+                )
             _check_n_features(self, X, reset=False)
         if images.n_channels != n_channels and (
             not colours or (n_channels, images.n_channels) != (1, 3)
@@ -110,40 +105,14 @@ class ImageEstimator(FollowedFit, BaseEstimator):
             )
         return images
 
-    def _read_training(self, X, **options):  # -> Images
+    def _read_training(self, X, *, allow_nan=False):  # -> Images
         # Read data for `fit`. ValueError is raised if the stride exceeds the size of an atom, or an
         # atom is larger than an image.
-        check_sizes(*geometry_of(self))
-        images = self._read(X, **options)
-        check_atoms_fit(images, self._kernel, channels_first=self.channels_first)
+        kernel, stride = geometry_of(self)
+        check_sizes(kernel, stride)
+        images = self._read(X, allow_nan=allow_nan)
+        check_atoms_fit(images, kernel, channels_first=self.channels_first)
         return images
-
-    def _given_atoms(
-        self, n_components, images
-    ):  # -> (n_components, n_channels, *kernel)
-        """Check and convert the initial atoms that a user gives as ``dict_init``.
-
-        The result has the dtype and the device of ``images``, which are `Images`.
-
-        Raises
-        ------
-        ValueError
-            If the atoms have not the shape of ``components_`` after a fit.
-        """
-        how = dict(
-            dtype=np.float64, ensure_2d=False, allow_nd=True, input_name="dict_init"
-        )
-        atoms = check_array(dictionary_of(self.dict_init), **how)
-        expected = (
-            n_components,
-            *self._kernel,
-            *[images.n_channels][: images.channel_axis],
-        )
-        if atoms.shape != expected:
-            raise ValueError(
-                f"dict_init has shape {atoms.shape}. Pass atoms of shape {expected}, channels last."
-            )
-        return atoms_inside(atoms, len(self._kernel), images.tensors[0])
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -1,7 +1,7 @@
 """Sparse convolutional dictionaries of images and signals."""
 
+import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from math import prod
 from typing import Literal, Self
 
@@ -13,19 +13,20 @@ from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skpudle._data.arrays import (
-    input_attributes,
-    make_generator,
-    split_missing,
-    to_numpy,
-    wide,
-)
+from skpudle._data.arrays import input_attributes, split_missing, to_numpy, wide
 from skpudle._data.images import covered, covering_positions, read_images
 from skpudle._fit import messages
 from skpudle._fit.encoders import fixed
-from skpudle._fit.run import EpochRecord
-from skpudle._learners.convolutional import base, learn
+from skpudle._fit.estimator import Data
+from skpudle._image_noise import largest_correlations, parts_of_images
+from skpudle._learners.convolutional import phases
+from skpudle._learners.convolutional.base import (
+    ImageEstimator,
+    atoms_inside,
+    geometry_of,
+)
 from skpudle._learners.parameters import POSITIVE, fits, sets_parameters
+from skpudle._learners.summary import describe_images
 from skpudle._operators._atoms import atom_norms, factor_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.search._conv_epoch import SOLVED_OF_PATH
@@ -37,7 +38,7 @@ _TURNS = 10
 
 @sets_parameters(alpha=[POSITIVE], dict_init=["array-like", HasMethods("fit")])
 class ConvPUDLEDictionaryLearning(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, base.ImageEstimator
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ImageEstimator
 ):
     r"""Sparse convolutional dictionary learning.
 
@@ -60,11 +61,13 @@ class ConvPUDLEDictionaryLearning(
     alpha : float or "auto", default="auto"
         Penalty of the lasso, in units of the data. "auto": by predictions of hidden pixels.
 
-    gradient : {"ae-ls", "ae-lasso", "dec"}, default=None
-        Trains the atoms of the search. None: no training.
+    gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
+        Trains the atoms of the search. "auto" is "ae-ls" with a number of ``n_unfoldings`` or with
+        ``dict_init="random"``. Otherwise it trains nothing: codes of the lasso leave nothing to
+        train.
 
     n_unfoldings : int, None or "auto", default="auto"
-        Iterations of the encoder. None: solutions of the lasso. "auto" is 15 with a ``gradient``,
+        Iterations of the encoder. None: solutions of the lasso. "auto" is 15 if a gradient trains,
         else None.
 
     debias : float or "auto", default="auto"
@@ -74,27 +77,33 @@ class ConvPUDLEDictionaryLearning(
         Whether codes are non-negative.
 
     rank : {1, None}, default=None
-        1: an atom is a map, one number per channel, times a waveform.
+        For data with several channels. 1: an atom is a map, one number per channel, times a
+        waveform, in the whole fit. None: each channel of an atom has a waveform of its own.
 
     channels_first : bool, default=False
         Whether data are (n, n_channels, length), or one recording (n_channels, length).
 
     channel_noise : {"equal", "auto"}, default="equal"
-        "auto" divides channels by their estimated noise.
+        For data with several channels. "auto" divides each channel by its white noise, which is
+        estimated before the search, in `fit` and `transform`. "equal" leaves channels as they are.
 
     detrend : {"auto", "constant", "slow"} or None, default="auto"
-        What to subtract from each channel: "constant", its median; "slow", also drift slower than
-        atoms, which reconstructions lack; "auto", either if it saves a third of the codes, "slow"
-        for signals alone. None: nothing, as for events that overlap everywhere.
+        What `fit` and `transform` subtract from each channel. None: nothing, as for events that
+        overlap everywhere. "constant": its median. "slow": also drift slower than two atoms, by
+        running medians, which reconstructions lack. "auto": the median, and of signals then the
+        drift, each if it saves a third of the codes of a brief search.
 
     optimizer : {"adam", "sgd"} or callable, default="adam"
-        Its learning rate is 1e-3. A callable takes parameters and ``lr``.
+        A callable takes parameters and ``lr``.
+
+    learning_rate : float, default=1e-3
+        Learning rate of the optimizer.
 
     batch_size : int or "auto", default="auto"
-        Images, or pieces of images, in an update.
+        Images, or pieces of images, in an update. "auto" is at most 16 pieces.
 
-    max_iter : int, default=100
-        Largest number of epochs.
+    max_iter : int or "auto", default="auto"
+        Largest number of epochs of training; "auto" is 100.
 
     tol : float or None, default=1e-4
         Least relative improvement that counts. None: ``max_iter`` epochs.
@@ -102,6 +111,11 @@ class ConvPUDLEDictionaryLearning(
     dict_init : {"search", "random"}, array-like or learner, default="search"
         Initial atoms: random patches, an array like ``components_``, or a fitted learner. "random":
         noise, without a search.
+
+    device : str, default="auto"
+        A torch device; "auto" is that of a tensor input, else CUDA if present, else the CPU.
+        Training and unfolded encoders compute there. Searches and codes of the lasso always
+        compute on the CPU.
 
     random_state : int, RandomState instance or None, default=None
         Determines initial atoms and order of training.
@@ -114,23 +128,28 @@ class ConvPUDLEDictionaryLearning(
     components_ : ndarray of shape (n_components, [height,] width[, n_channels])
         The atoms.
 
-    spatial_components_, temporal_components_ : ndarray
+    spatial_components_, temporal_components_ : ndarray or None
         With ``rank=1``, maps (n_components, n_channels), and waveforms (n_components, length).
 
-    alpha_, debias_, search_alpha_, noise_std_ : float
-        Penalty of codes, share of bias removed, penalty of the search, standard deviation of the
-        noise.
+    alpha_, debias_, search_alpha_ : float
+        Penalty of codes, share of bias removed, and penalty of the search.
+
+    noise_std_ : float or None
+        Standard deviation of the noise, if hidden pixels have chosen the penalty of codes.
 
     intercept_ : ndarray of shape (n_channels,)
         The baseline of each channel, which `inverse_transform` adds.
 
-    detrend_ : str
+    detrend_ : str or None
         "slow" if drift is subtracted.
 
-    channel_noise_ : ndarray of shape (n_channels,)
-        Noise of each channel, unless ``channel_noise="equal"``.
+    channel_noise_ : ndarray of shape (n_channels,) or None
+        Noise of each channel, if channels are divided by it.
 
     n_components_, size_path_, penalty_path_, n_iter_, loss_curve_, ended_by_, n_features_in_
+        See `PUDLEDictionaryLearning`.
+
+    phases_, fit_seconds_, device_
         See `PUDLEDictionaryLearning`.
 
     See Also
@@ -167,7 +186,7 @@ class ConvPUDLEDictionaryLearning(
         atom_shape: int | tuple[int, ...] = (9, 9),
         stride: int | tuple[int, ...] | Literal["auto"] = "auto",
         alpha: float | Literal["auto"] = "auto",
-        gradient: Literal["ae-ls", "ae-lasso", "dec"] | None = None,
+        gradient: Literal["auto", "ae-ls", "ae-lasso", "dec"] = "auto",
         n_unfoldings: int | Literal["auto"] | None = "auto",
         debias: float | Literal["auto"] = "auto",
         positive_code: bool = False,
@@ -176,10 +195,12 @@ class ConvPUDLEDictionaryLearning(
         channel_noise: Literal["equal", "auto"] = "equal",
         detrend: Literal["auto", "constant", "slow"] | None = "auto",
         optimizer: Literal["adam", "sgd"] | Callable = "adam",
+        learning_rate: float = 1e-3,
         batch_size: int | Literal["auto"] = "auto",
-        max_iter: int = 100,
+        max_iter: int | Literal["auto"] = "auto",
         tol: float | None = 1e-4,
         dict_init: Literal["search", "random"] | ArrayLike = "search",
+        device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
@@ -206,52 +227,53 @@ class ConvPUDLEDictionaryLearning(
         Raises
         ------
         ValueError
-            If the data are of another form, or smaller than an atom, or if parameters contradict.
+            If the data are of another form, or smaller than an atom, or if parameters contradict;
+            or if training diverges: the estimator then holds the last finite dictionary.
         """
-        images = self._read_training(X, allow_nan=True)
-        inputs = input_attributes(X if images.kind == "rows" else None)
-        messages.warn_of_unused(self, self._without_effect(images.n_channels))
-        channels = learn.choose_channels(images, self)
-        noise, intercept = (
-            to_numpy(x.flatten()) for x in (channels.noise, channels.intercept)
-        )
-        size = None if images.kind == "list" else tuple(images.tensors[0].shape[2:])
-        inputs["channel_noise_"] = noise if (noise != 1).any() else None
-        inputs |= dict(intercept_=intercept, detrend_=channels.kernel and "slow")
-        inputs |= dict(
-            _channels=channels, _channel_axis=images.channel_axis, _image_size=size
-        )
-        images = images.map(channels.enter)
-        generator = make_generator(self.random_state)
-        start = None
-        if not isinstance(self.dict_init, str):
-            atoms = self._given_atoms(self.n_components, images)
-            start = atoms / channels.noise.to(atoms)
-        pieces = learn.read_pieces(images, self)
-        messages.refuse_unknown(self, pieces.mask is None or pieces.mask.any())
-        learns = learn.learn if self.gradient is None else learn.train
-
-        def epochs(interrupts):
-            for one in learns(pieces, self, generator, start):
-                known = dict(note=one.note, ended_by=one.ended_by, is_done=one.is_done)
-                yield EpochRecord(
-                    attributes=partial(self._attributes_of, one, inputs), **known
-                )
-
-        self._follow(epochs, X, y)
+        began = time.perf_counter()
+        messages.refuse_several(type(self).__name__)
+        data = self._read_pieces(X)
+        with self._phases(self, X, y, began, None, data) as run:
+            fitted = run.make_phases()
+        self.fit_seconds_ = run.seconds
         if self.verbose:
             print(self.summary())
-        messages.warn_of_early_end(self, self.ended_by_)
-        dictionary = self._dictionary(pieces.x)
-        one_by_one = pieces.x.split(1)
-        found = (
-            learn.largest_correlations(x, dictionary) > self.alpha_ for x in one_by_one
-        )
+        messages.warn_of_early_end(self, fitted.ended_by)
         # All codes are zero if no correlation of the data with an atom exceeds the penalty. That
-        # deserves no warning if the baseline alone explains the data: ``pieces.x`` is then zero.
-        if pieces.x.any() and not any(found):
+        # deserves no warning if the baseline alone explains the data, which are then zero.
+        x = data.samples.x
+        dictionary = self._dictionary(x)
+        has_codes = (
+            largest_correlations(part, dictionary) > self.alpha_ for part in x.split(1)
+        )
+        if x.any() and not any(has_codes):
             messages.warn_of_zero_codes(self)
         return self
+
+    def _read_pieces(self, X):  # -> Data
+        """Read the user's images, choose the units of their channels, and cut them into pieces.
+
+        ``samples`` of the result are the pieces, and ``inputs`` the fitted attributes that follow
+        from the data alone.
+        """
+        images = self._read_training(X, allow_nan=True)
+        messages.warn_of_unused(self, self._without_effect(images.n_channels))
+        channels = phases.choose_channels(images, self)
+        noise = to_numpy(channels.noise.flatten())
+        size = None if images.kind == "list" else tuple(images.tensors[0].shape[2:])
+        pieces = phases.read_pieces(images.map(channels.enter), self)
+        messages.refuse_unknown(self, pieces.mask is None or pieces.mask.any())
+        inputs = input_attributes(X if images.kind == "rows" else None)
+        inputs |= {
+            "channel_noise_": noise if (noise != 1).any() else None,
+            "intercept_": to_numpy(channels.intercept.flatten()),
+            "detrend_": channels.kernel and "slow",
+            "device_": str(pieces.x.device),
+            "_channels": channels,
+            "_channel_axis": images.channel_axis,
+            "_image_size": size,
+        }
+        return Data(pieces, pieces, inputs)
 
     def _without_effect(self, n_channels):  # yields names, setting
         """Yield names of parameters without effect, with what would use them, for a warning.
@@ -261,55 +283,70 @@ class ConvPUDLEDictionaryLearning(
         ValueError
             If parameters contradict each other.
         """
-        trains = self.gradient is not None
-        unfolds = learn.unfoldings_of(self) is not None
+        gradient = phases.gradient_of(self)
+        unfolds = phases.unfoldings_of(self) is not None
         messages.refuse(
-            self.gradient in ("ae-ls", "ae-lasso") and not unfolds,
+            gradient in ("ae-ls", "ae-lasso") and not unfolds,
             "Codes of the lasso are not differentiated. Pass gradient='dec', or n_unfoldings=15.",
         )
         start = self.dict_init if isinstance(self.dict_init, str) else "an array"
-        takes_start = self.n_components != "auto" and (trains or start != "random")
         messages.refuse(
-            start != "search" and not takes_start,
-            f"dict_init is {start}: given atoms need a number, and random ones a gradient. "
-            "Pass dict_init='search', or n_components=64 with gradient='ae-ls'.",
+            start != "search" and self.n_components == "auto",
+            f"n_components='auto' finds atoms itself, but dict_init is {start}. Pass "
+            "dict_init='search', or a number, such as n_components=64.",
         )
-        if not trains:
+        if gradient is None:
             yield (
-                ("optimizer", "batch_size", "max_iter", "tol"),
-                "a gradient, such as 'ae-ls'",
+                ("optimizer", "learning_rate", "batch_size", "max_iter", "tol"),
+                "a setting that trains after the search, such as gradient='ae-ls'",
             )
         if unfolds and self.debias != 0:
             yield ("debias",), "codes of the lasso, n_unfoldings=None"
         if n_channels == 1:
             yield ("rank", "channel_noise"), "signals with more than one channel"
 
-    def _attributes_of(self, fitted, inputs):
-        """Return a dict of fitted attributes, with None for missing ones, after an epoch of a fit.
+    def _attributes(self, plan, data, fitted):  # -> dict
+        """Return all fitted attributes, after an epoch of a fit or at its end.
 
-        ``fitted`` is a `Fitted` that `learn` yields, with atoms (n, n_channels, *kernel) in units
-        of the noise of channels. ``inputs`` has the attributes that follow from the data alone.
+        ``fitted`` is a `Fitted` of `ImagePhases`, with atoms (n, n_channels, *kernel) in units of
+        the noise of channels.
         """
-        atoms = fitted.atoms
+        inputs = data.inputs
         losses = [*fitted.losses, *fitted.loss_curve]
-        atoms = atoms * inputs["_channels"].noise.to(atoms)
-        maps, waveforms = (
-            map(to_numpy, factor_atoms(atoms)) if self.rank else (None, None)
-        )
+        atoms = fitted.atoms * inputs["_channels"].noise.to(fitted.atoms)
+        maps = waveforms = None
+        if self.rank is not None:
+            maps, waveforms = map(to_numpy, factor_atoms(atoms))
         atoms = atoms.movedim(1, -1) if inputs["_channel_axis"] else atoms[:, 0]
-        found = inputs | {
-            "spatial_components_": maps,
-            "temporal_components_": waveforms,
+        epochs = {
+            "search": len(fitted.losses),
+            phases.gradient_of(self): len(fitted.loss_curve),
         }
-        found |= {"components_": to_numpy(atoms), "n_components_": len(atoms)}
-        found |= {
-            "n_iter_": max(len(losses), 1),
-            "loss_curve_": np.array(losses, np.float64),
-        }
-        return found | fitted.penalties(fixed(self.debias))
+        return (
+            inputs
+            | fitted.penalties(fixed(self.debias))
+            | {
+                "spatial_components_": maps,
+                "temporal_components_": waveforms,
+                "components_": to_numpy(atoms),
+                "n_components_": len(atoms),
+                "n_iter_": max(len(losses), 1),
+                "loss_curve_": np.array(losses, np.float64),
+                "ended_by_": fitted.ended_by,
+                "phases_": {name: n for name, n in epochs.items() if n},
+                "fit_seconds_": None,  # `fit` sets it when all callbacks have run
+            }
+        )
 
-    def summary(self) -> str:
+    @torch.no_grad()
+    def summary(self, X: ArrayLike | Tensor | Sequence[ArrayLike] | None = None) -> str:
         """Describe in a few lines what `fit` has decided.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or list of images, default=None
+            Images or signals to encode. The summary then also has the fraction of their energy
+            around the baseline that codes explain, and the mean number of nonzero codes.
 
         Returns
         -------
@@ -317,20 +354,22 @@ class ConvPUDLEDictionaryLearning(
             Lines: atoms, baselines and drift, noise, penalties, and the end of the fit.
         """
         check_is_fitted(self)
-        how = "set by you" if self.size_path_ is None else "chosen by hidden pixels"
-        baseline = np.array2string(self.intercept_, precision=3, threshold=9)
-        drift = "kept" if self.detrend_ is None else "slower than two atoms, taken off"
-        noise = np.nan if self.noise_std_ is None else self.noise_std_
-        debias = float(self.debias_)
-        lines = (
-            f"{type(self).__name__}: {len(self.components_)} atoms of {self._kernel}, {how}",
-            f"baseline of channels: {baseline}; drift: {drift}",
-            f"noise of a pixel: {'not estimated' if np.isnan(noise) else f'{noise:.3g}'}",
-            f"penalty of the search: {self.search_alpha_:.3g}; of codes: {self.alpha_:.3g}, with "
-            f"{debias:.0%} of its bias removed",
-            f"ended by {self.ended_by_} after {self.n_iter_} epochs",
-        )
-        return "\n  ".join(lines)
+        explained = None
+        if X is not None:
+            images = self._read_known(X, allow_nan=True)
+            dictionary = self._dictionary(images.tensors[0])
+            left = 0.0
+            total = 0.0
+            n_codes = 0
+            for x in images.tensors:
+                for part, mask, codes in self._coded_parts(x, dictionary):
+                    observed = 1.0 if mask is None else mask
+                    residual = part - dictionary.synthesis(codes)
+                    left += float((wide(residual) * observed).square().sum())
+                    total += float((wide(part) * observed).square().sum())
+                    n_codes += int(codes.count_nonzero())
+            explained = 1 - left / (total or 1.0), n_codes / len(images)
+        return describe_images(self, explained)
 
     # ------------------------------------------------------------------ using the dictionary
 
@@ -338,14 +377,12 @@ class ConvPUDLEDictionaryLearning(
     # whose sizes may differ. n_iter_no_change: checks without improvement that end training.
     _image_size = None
     n_iter_no_change = 5
+    _phases = phases.ImagePhases
 
     @property
     def _n_channels(self):
-        return (
-            1
-            if self.components_.ndim == 1 + len(self._kernel)
-            else self.components_.shape[-1]
-        )
+        has_axis = self.components_.ndim > 1 + len(self._kernel)
+        return self.components_.shape[-1] if has_axis else 1
 
     def _dictionary(self, like):  # -> ConvDictionary
         """Return the operator of ``components_``, for data in units of the noise of channels.
@@ -357,48 +394,58 @@ class ConvPUDLEDictionaryLearning(
         ValueError
             If ``atom_shape`` was changed after the fit.
         """
-        found = self.components_.shape[1 : 1 + len(self._kernel)]
+        kernel, stride = geometry_of(self)
+        of_atoms = self.components_.shape[1 : 1 + len(kernel)]
         messages.refuse(
-            found != self._kernel,
-            f"atom_shape={self.atom_shape!r:.60}, but atoms have {found}. Set it back, or refit.",
+            of_atoms != kernel,
+            f"atom_shape={self.atom_shape!r:.60}, but atoms have {of_atoms}. Set it back, or fit.",
         )
-        atoms = base.atoms_inside(self.components_, len(self._kernel), like)
-        return ConvDictionary(
-            atoms / self._channels.noise.to(atoms), base.geometry_of(self)[1]
-        )
+        atoms = atoms_inside(self.components_, len(kernel), like)
+        return ConvDictionary(atoms / self._channels.noise.to(atoms), stride)
 
-    def _read_known(
-        self, X, **options
-    ):  # -> Images, detrended, in units of the noise of channels
+    # -> Images, detrended, in units of the noise of channels
+    def _read_known(self, X, *, allow_nan=False):
         check_is_fitted(self)
         self._validate_params()  # a user may have set parameters since `fit`
-        return super()._read_known(X, **options).map(self._channels.enter)
+        images = super()._read_known(X, allow_nan=allow_nan)
+        return images.map(self._channels.enter)
 
     def _cover(self, x):  # (..., *size) -> extended by zeros until atoms cover it
-        return covered(x, *base.geometry_of(self))
+        kernel, stride = geometry_of(self)
+        return covered(x, kernel, stride)
 
-    def _encode(
-        self, dictionary, x, mask=None, **effort
-    ):  # -> (n, n_components, *positions)
+    def _coded_parts(self, x, dictionary):  # yields images, mask or None, codes
+        """Encode images (n, n_channels, *size), with NaN at missing pixels, a few at a time."""
+        for part in parts_of_images(self._cover(x)):
+            part, mask = split_missing(part, len(self._kernel))
+            yield part, mask, self._encode(dictionary, part, mask)
+
+    def _encode(self, dictionary, x, mask=None, tolerance=1e-8):
         """Return code maps of images (n, n_channels, *size) that copies of atoms cover exactly.
 
-        ``mask``, of the same shape, is 0 at missing pixels. ``effort`` may have the tolerance of
-        `conv_codes`.
+        ``mask``, of the same shape, is 0 at missing pixels. ``tolerance`` is that of `conv_codes`.
+        Code maps have the shape (n, n_components, *positions).
         """
         # Codes depend on data only by correlations with atoms. An atom of rank one is a map (one
         # number per channel) times a waveform, so a few combinations of channels, which the maps
         # span, give the same correlations as all channels, in less time.
         if self.rank is not None and mask is None:
-            directions = learn.span_of_maps(dictionary.atoms)
-            atoms = learn.combine_channels(dictionary.atoms, directions)
+            directions = phases.span_of_maps(dictionary.atoms)
+            atoms = phases.combine_channels(dictionary.atoms, directions)
             # The combinations keep the norms of all atoms only if each atom is of rank one. The
             # user may have edited the atoms.
             if torch.allclose(atom_norms(atoms), atom_norms(dictionary.atoms)):
-                x = learn.combine_channels(x, directions)
+                x = phases.combine_channels(x, directions)
                 dictionary = ConvDictionary(atoms, dictionary.stride)
-        debias = self.debias_ if self.debias == "auto" else float(self.debias)
-        options = dict(learner=self, alpha=self.alpha_, debias=debias) | effort
-        return learn.code_images(dictionary, x, mask, **options)
+        return phases.code_images(
+            dictionary,
+            x,
+            mask,
+            learner=self,
+            alpha=self.alpha_,
+            debias=self.debias_ if self.debias == "auto" else float(self.debias),
+            tolerance=tolerance,
+        )
 
     # ------------------------------------------------------------------ codes
 
@@ -428,12 +475,11 @@ class ConvPUDLEDictionaryLearning(
         """
         images = self._read_known(X, allow_nan=True)
         dictionary = self._dictionary(images.tensors[0])
-        codes = []
-        for x in images.tensors:
-            parts = base.parts_of_images(self._cover(x))
-            parts = (split_missing(part, len(self._kernel)) for part in parts)
-            codes.append(torch.cat([self._encode(dictionary, *part) for part in parts]))
-        return images.hand_back(codes, channels=True)
+        maps = [
+            torch.cat([codes for _, _, codes in self._coded_parts(x, dictionary)])
+            for x in images.tensors
+        ]
+        return images.hand_back(maps, channels=True)
 
     @torch.no_grad()
     def inverse_transform(
@@ -461,19 +507,22 @@ class ConvPUDLEDictionaryLearning(
         size = self._image_size
         positions = self._positions
         n_components = len(self.components_)
-        shape = (*positions, n_components) if size else None
         codes = read_images(
-            X, len(self._kernel), image_shape=shape, n_channels=n_components
+            X,
+            len(self._kernel),
+            image_shape=(*positions, n_components) if size else None,
+            n_channels=n_components,
         )
         dictionary = self._dictionary(codes.tensors[0])
         images = []
         for z in codes.tensors:
-            x = [dictionary.synthesis(part) for part in base.parts_of_images(z)]
+            x = [dictionary.synthesis(part) for part in parts_of_images(z)]
             x = self._channels.leave(torch.cat(x))
             is_whole = size and tuple(z.shape[2:]) == positions
             images.append(x[(..., *map(slice, size))] if is_whole else x)
-        options = dict(channels=self._channel_axis, channels_first=self.channels_first)
-        return codes.hand_back(images, **options)
+        return codes.hand_back(
+            images, channels=self._channel_axis, channels_first=self.channels_first
+        )
 
     @torch.no_grad()
     def score(
@@ -503,23 +552,20 @@ class ConvPUDLEDictionaryLearning(
         generator = torch.Generator()
         for x in images.tensors:
             # 1 for pixels of an image, 0 where the image is extended until atoms cover it
-            known = self._cover(torch.ones_like(x[0, 0]))
-            options = dict(generator=generator.manual_seed(0), device="cpu")
-            turn = torch.randint(_TURNS, known.shape, **options).to(x.device)
-            for part in base.parts_of_images(self._cover(x)):
+            inside = self._cover(torch.ones_like(x[0, 0]))
+            generator.manual_seed(0)
+            turn = torch.randint(
+                _TURNS, inside.shape, generator=generator, device="cpu"
+            ).to(x.device)
+            for part in parts_of_images(self._cover(x)):
                 for i in range(_TURNS):
-                    hidden = known * (turn == i)
-                    mask = (known - hidden).expand_as(part)
-                    codes = self._encode(
-                        dictionary, part, mask, tolerance=SOLVED_OF_PATH
-                    )
-                    predicted = dictionary.synthesis(codes)
-                    error += float(
-                        ((wide(part) - wide(predicted)).square() * hidden).sum()
-                    )
-        pixels = wide(
-            torch.cat([x.transpose(0, 1).flatten(1) for x in images.tensors], 1)
-        )
+                    hidden = inside * (turn == i)
+                    mask = (inside - hidden).expand_as(part)
+                    codes = self._encode(dictionary, part, mask, SOLVED_OF_PATH)
+                    residual = wide(part) - wide(dictionary.synthesis(codes))
+                    error += float((residual.square() * hidden).sum())
+        pixels = [x.transpose(0, 1).flatten(1) for x in images.tensors]
+        pixels = wide(torch.cat(pixels, 1))
         total = float((pixels - pixels.mean(1, keepdim=True)).square().sum())
         return 1 - error / total if total else 0.0
 
@@ -527,8 +573,9 @@ class ConvPUDLEDictionaryLearning(
     # empty if the fit had a list of images. `inverse_transform` recognises whole images by them.
     @property
     def _positions(self):
+        kernel, stride = geometry_of(self)
         size = self._image_size
-        return covering_positions(size, *base.geometry_of(self)) if size else ()
+        return covering_positions(size, kernel, stride) if size else ()
 
     @property
     def _n_features_out(self):
