@@ -214,8 +214,8 @@ class PUDLEDictionaryLearning(DenseLearner):
         scikit-learn or SPORCO. All but "search" train by gradients.
 
     fit_intercept : bool or "auto", default="auto"
-        Whether rows have a baseline, ``intercept_``. "auto" adds one that makes codes sparser or
-        halves residuals, but none to non-negative codes, or without a search.
+        Whether rows have a baseline, ``intercept_``. "auto" adds one that makes codes sparser,
+        halves residuals or predicts better, but none to non-negative codes, or without a search.
 
     noise : {"auto", "equal", "features", "rows", "both"} or array-like, default="auto"
         What the noise of an entry depends on. An array has the standard deviation of each feature.

@@ -400,6 +400,47 @@ def test_seeds_take_the_same_baseline(planted, seed):
     np.testing.assert_allclose(one.intercept_, other.intercept_, atol=0.01)
 
 
+def table(n=300):
+    """Return columns of large means that hardly depend on each other: nothing is planted."""
+    random = np.random.default_rng(5)
+    return np.array([50.0, 3.0, 20.0, 8.0, 30.0, 1.0]) + random.exponential(
+        [5.0, 1.0, 8.0, 2.0, 4.0, 1.0], (n, 6)
+    )
+
+
+def test_tables_have_a_baseline_where_no_atom_predicts():
+    """A column that no other column tells is predicted best by its mean."""
+    X = table()
+    fitted = PUDLEDictionaryLearning(random_state=0).fit(X[:200])
+    assert np.ndim(fitted.intercept_) == 1
+    plain = PUDLEDictionaryLearning(random_state=0, fit_intercept=False).fit(X[:200])
+    assert fitted.score(X[200:]) > plain.score(X[200:])
+
+
+@pytest.mark.parametrize("draw", [table, lambda: concepts(np.random.default_rng(3))])
+def test_the_baseline_is_the_same_for_all_numbers_of_atoms(draw):
+    X = draw()
+    fits = [PUDLEDictionaryLearning(p, random_state=0).fit(X) for p in (2, 5, "auto")]
+    assert len({np.ndim(fitted.intercept_) for fitted in fits}) == 1
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_the_baseline_does_not_depend_on_units(factor):
+    five = PUDLEDictionaryLearning(5, random_state=0)
+    one, other = (clone(five).fit(c * table()) for c in (1.0, factor))
+    assert np.ndim(one.intercept_) == np.ndim(other.intercept_) == 1
+
+
+@pytest.mark.parametrize("seed", weekly(0, 20))
+def test_non_negative_sums_of_non_negative_atoms_have_no_baseline(seed):
+    """Also if a learner may use codes of any sign: the mean of these rows mixes the atoms."""
+    random = np.random.default_rng(seed)
+    atoms = unit(np.abs(random.standard_normal((24, 24))))
+    codes = random.gamma(2, 0.5, (600, 24)) * (random.random((600, 24)) < 0.12)
+    X = noise_of(codes @ atoms)
+    assert PUDLEDictionaryLearning(24, random_state=0).fit(X).intercept_ == 0.0
+
+
 def test_non_negative_codes_have_a_baseline_if_it_is_asked_for(planted):
     X = np.abs(planted[0][:400]) + 1
     assert learner(positive_code=True).fit(X).intercept_ == 0.0
