@@ -29,7 +29,6 @@ from sklearn.feature_extraction.image import extract_patches_2d
 import skpudle
 from skpudle._fit.plan import Plan
 from skpudle._initialization import initial_atoms
-from skpudle._learners.rows import RowPhases
 from skpudle.datasets import make_dictionary_data
 from skpudle.encoding import _learned, encode, learn_encoder
 from skpudle.lasso import solve_lasso
