@@ -407,7 +407,7 @@ def _train(start, lasso, batches, n_updates, stopped, of_synthesis):
     # mean square at the start. For 1,200 digits and three unfoldings the objective on held-out rows
     # is 3.2 % above its exact minimum. It is 3.5 % with 0.4 times these rates, and 4.2 % with twice
     # these rates (benchmarks/constants.py rates-of-encoders).
-    rates = {"analysis": 0.05, "synthesis": 0.02, "thresholds": 0.05}
+    rates = dict(zip(LEARNED, (0.05, 0.02, 0.05), strict=True))
     groups = [
         {"params": [tensors[name].requires_grad_()], "lr": rates[name]}
         for name in LEARNED
