@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from sklearn.callback import CallbackSupportMixin
 
 from skpudle._data import arrays, sources
 from skpudle._fit import messages
+from skpudle._fit.callbacks import CallbackSupportMixin
 from skpudle._fit.plan import learned_encoder, train_encoder
 from skpudle._fit.run import Interrupts, pack, take, unpack
 from skpudle._fit.train import Diverged, Stopping, Trainer, current_team
