@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils import Bunch
 
 from skpudle._estimators import encode_samples, find_learner, read_samples
-from skpudle._fit.plan import centre
+from skpudle._fit.encoders import centre
 from skpudle._learners.convolutional.base import geometry_of
 from skpudle._learners.pudle import PUDLEDictionaryLearning
 from skpudle.metrics import atom_cosines, atom_support, unit_atoms

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from skpudle._data.arrays import check_rows, to_numpy, to_tensor
 from skpudle._estimators import check_learner_of_rows, encode_parts
-from skpudle._fit.plan import centre
+from skpudle._fit.encoders import centre
 from skpudle._learners.pudle import PUDLEDictionaryLearning
+from skpudle._rows import spread_rows
 from skpudle.metrics import unit_atoms
-from skpudle.search._epoch import spread_rows
 from skpudle.search.held_out import CHANCE, HeldOut, worse
 from skpudle.search.problem import Problem, auto_alpha
 

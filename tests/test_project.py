@@ -16,8 +16,8 @@ PACKAGE = ROOT / "skpudle"
 # From low to high: imports go down from group to group. A new entry of the package belongs to one.
 GROUPS = {
     # torch and not scikit-learn: tensors in, tensors out
-    "mathematics": ["_compilation", "_precision", "_shrinkage", "_losses", "_operators",
-                    "lasso", "omp",
+    "mathematics": ["_compilation", "_precision", "_rows", "_states", "_shrinkage", "_losses",
+                    "_operators", "lasso", "omp", "_units",
                     "encoding", "_gradients", "_optimizers", "_initialization", "search"],
     "boundary": ["_data"],
     "training": ["_fit"],

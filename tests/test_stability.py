@@ -63,6 +63,15 @@ def test_random_dictionaries_agree_by_chance(draw, n_components):
     assert abs(found.above_chance) < 0.03
 
 
+def test_chance_is_the_coherence_of_independent_dictionaries():
+    """Recombined atoms lie in the span of few atoms, which alone would lower it by 0.025."""
+    rng = np.random.default_rng(0)
+    pairs = [[smooth(24, 40, rng) for _ in range(2)] for _ in range(24)]
+    assert (
+        abs(np.mean([dictionary_stability(pair).above_chance for pair in pairs])) < 0.01
+    )
+
+
 def test_superfluous_atoms_are_not_supported():
     X, atoms, _ = make_dictionary_data(600, 20, 8, 2, snr_db=20, random_state=1)
     X[0, 0] += 100  # an outlier

@@ -50,9 +50,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 from skpudle._compilation import blocks_of_rows
 from skpudle._data import arrays
 from skpudle._data.arrays import split_missing, to_numpy, to_tensor, with_gaps
-from skpudle.search._epoch import own
-from skpudle.search.held_out import hash_rows
-from skpudle.search.problem import Rows
+from skpudle._rows import Rows, hash_rows, own
 
 # `open_source`: X is in memory if it has one of these types, or one of these attributes, by which
 # data frames and arrays of other libraries are recognised.
@@ -203,7 +201,7 @@ class Samples(Rows):
         """Convert rows to units of their noise, in which a fit computes.
 
         The baseline is subtracted, the difference is divided by the noise, and outliers become
-        missing entries. ``units`` is an object of `skpudle.search.units.Units`.
+        missing entries. ``units`` is an object of `skpudle._units.Units`.
         """
         if units.changes_nothing:
             return self

@@ -25,7 +25,7 @@ from skpudle._fit.plan import learned_encoder, train_encoder
 from skpudle._fit.run import Interrupts, pack, take, unpack
 from skpudle._fit.train import Diverged, Stopping, Trainer, current_team
 from skpudle._operators._atoms import project_atoms
-from skpudle.search import units
+from skpudle.search.learn_units import least_rows
 from skpudle.search.stream import FORGETTING, advance_stream, begin_stream, block_rows
 
 
@@ -261,7 +261,7 @@ class GradientLearner(CallbackSupportMixin):
         decided = known and self._fitted.data_scale != 0 and young is None
         fitted = (self._resume if replaced or decided else self._begin)(plan, data)
         if not (replaced or decided) and plan.learns_noise:
-            least = units.least_rows(plan.n_components or data.samples.x.shape[1])
+            least = least_rows(plan.n_components or data.samples.x.shape[1])
             is_young = len(data.samples) == data.source.n_samples < least
             fitted = replace(
                 fitted, first_rows=data.samples.map(torch.clone) if is_young else None

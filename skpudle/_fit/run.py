@@ -41,10 +41,18 @@ from skpudle._data.sources import Samples
 from skpudle._fit.callbacks import CallbackSupportMixin, FitCallback
 from skpudle._fit.messages import describe, refuse, refuse_several
 from skpudle._fit.train import Diverged, current_team
+from skpudle._states import (
+    Coding,
+    Held,
+    PenaltyPath,
+    Prediction,
+    SearchState,
+    SizePath,
+    StreamState,
+    Trial,
+)
+from skpudle._units import CENTRED, RowNoise, Units
 from skpudle.encoding._learned import LearnedEncoder
-from skpudle.search import choose, find, held_out
-from skpudle.search.stream import Held, StreamState
-from skpudle.search.units import CENTRED, Units
 
 # Parameters that may differ between an interrupted fit and the fit that resumes it, since they have
 # no effect on training, or only on its end.
@@ -216,12 +224,12 @@ class Fitted(Record):
     n_updates: int = 1
     units: Units = CENTRED
     search_alpha: float | None = None
-    searched: find.SearchState | None = None
+    searched: SearchState | None = None
     penalty: float | None = None
     penalty_factor: float = 1.0
     pass_state: StreamState | None = None
-    coding: choose.Coding | None = None
-    size_path: choose.SizePath | None = None
+    coding: Coding | None = None
+    size_path: SizePath | None = None
     losses: tuple = ()
     loss_curve: tuple = ()
     n_steps: int = 0
@@ -240,7 +248,7 @@ class Fitted(Record):
         ``debias`` is the share of the lasso's bias, from 0 to 1, that the user has asked to remove;
         None if the data choose it.
         """
-        coding = self.coding or choose.Coding(self.alpha, debias or 0.0)
+        coding = self.coding or Coding(self.alpha, debias or 0.0)
         found = dict(
             alpha_=coding.alpha, debias_=coding.debias, noise_std_=coding.noise_std
         )
@@ -280,13 +288,13 @@ torch.serialization.add_safe_globals(
         *(
             Fitted,
             LearnedEncoder,
-            choose.SizePath,
-            held_out.Prediction,
+            SizePath,
+            Prediction,
             Held,
             StreamState,
             Samples,
         ),
-        *(find.SearchState, find.PenaltyPath, find.Trial, choose.Coding, Units),
+        *(SearchState, PenaltyPath, Trial, Coding, Units, RowNoise),
     ]
 )
 

@@ -37,10 +37,9 @@ from skpudle._learners.parameters import fits, sets_parameters
 from skpudle._learners.rows import DenseLearner, RowPhases
 from skpudle._losses import FromMeans, Poisson, loss_named
 from skpudle._operators._atoms import DenseDictionary
+from skpudle._rows import draw_rows, match_equal_rows
+from skpudle._states import Coding
 from skpudle.encoding import encode
-from skpudle.search._epoch import draw_rows
-from skpudle.search.choose import Coding
-from skpudle.search.held_out import match_equal_rows
 
 # ------------------------------------------------------------------ exposures
 

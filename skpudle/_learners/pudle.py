@@ -14,19 +14,20 @@ from torch import Tensor
 
 from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor, warn
 from skpudle._data.sources import open_source
+from skpudle._fit.encoders import learned_encoder, units_of
 from skpudle._fit.messages import refuse, refuse_several, warn_of_unused
-from skpudle._fit.plan import Plan, learned_encoder, units_of
+from skpudle._fit.plan import Plan
 from skpudle._learners.parameters import POSITIVE, constraints_of, sets_parameters
 from skpudle._learners.rows import DenseLearner
 from skpudle._learners.summary import describe_fit
 from skpudle._operators._atoms import DenseDictionary
+from skpudle._states import Coding
 from skpudle.encoding import EncoderModule
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.encoding._unfold import threshold_levels
 from skpudle.omp import solve_omp
 from skpudle.search import auto_alpha
 from skpudle.search.choose import (
-    Coding,
     best_coding,
     coding_of_l0,
     coding_of_support,
@@ -600,7 +601,7 @@ class PUDLEDictionaryLearning(DenseLearner):
             "Solved codes are no fixed graph. Fit with n_unfoldings=3, separate_atoms='unfolding'.",
         )
         refuse(
-            units.rows is not None,
+            units.row_noise is not None,
             "Codes in units of the row's noise are no fixed graph. Fit with noise='features'.",
         )
         how = dict(

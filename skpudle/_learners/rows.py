@@ -4,8 +4,8 @@
 that takes a record, the results of the fit so far (`Fitted`), and yields new records. A record has
 all that later phases need, so that a fit can resume from a record in a checkpoint; only codes of
 the data are then computed again. The units of rows are a baseline to subtract and scales to divide
-by, so that noise is equal in all entries (`skpudle.search.units`). A problem is the data and the
-objective of a search (`skpudle.search.problem`).
+by, so that noise is equal in all entries (`skpudle.search.learn_units`). A problem is the data and
+the objective of a search (`skpudle.search.problem`).
 """
 
 from dataclasses import replace
@@ -19,16 +19,18 @@ from numpy.typing import ArrayLike
 
 from skpudle._data import arrays, sources
 from skpudle._fit import messages
+from skpudle._fit.encoders import InUnits, units_of
 from skpudle._fit.estimator import Data, GradientLearner
-from skpudle._fit.plan import InUnits, Plan, train_encoder, units_of
+from skpudle._fit.plan import Plan, train_encoder
 from skpudle._fit.run import Fitted, Phase, Run, take
 from skpudle._fit.train import Stopping, Trainer
 from skpudle._learners.parameters import fits
 from skpudle._learners.transformer import DictionaryTransformer
+from skpudle._rows import spread_rows
+from skpudle._units import CENTRED, Units
 from skpudle.encoding._learned import LearnedEncoder
-from skpudle.search import _epoch, choose, descend, find, held_out, stream
-from skpudle.search import units as unit_search
-from skpudle.search.units import CENTRED, Units
+from skpudle.search import choose, descend, find, held_out, stream
+from skpudle.search import learn_units as unit_search
 
 # Number of epochs (of coordinate descent over all codes) that compute the codes of the data again
 # for atoms that stay fixed, after a search or a pass over all rows. The first epoch starts from
@@ -45,7 +47,7 @@ def learn_units(plan, samples):  # -> Units
     user has set. It warns if one column has nearly all of the variance.
     """
     if plan.noise in ("auto", "outliers"):
-        messages.warn_of_units(samples[_epoch.spread_rows(len(samples), 1024)])
+        messages.warn_of_units(samples[spread_rows(len(samples), 1024)])
     n_features = samples.x.shape[1]
     noise = plan.noise
     # The user's standard deviations are divided by their geometric mean, since only their ratios
@@ -115,7 +117,7 @@ class RowPhases(Run):
             # rows of each process are gathered. All processes must gather the same tensors, and
             # perhaps only some have missing entries, so masks are left out. Weights need no such
             # care: `Data.scaled` leaves them to all processes or to none.
-            some = replace(samples, mask=None)[_epoch.spread_rows(len(samples), 2**14)]
+            some = replace(samples, mask=None)[spread_rows(len(samples), 2**14)]
             self.samples = some.map(team.gather)
         # True if the search sees only a sample of the rows; a pass over all rows then follows it
         in_parts = not plan.counts_events and data.source is not samples
@@ -250,7 +252,7 @@ class RowPhases(Run):
         units = fitted.units
         samples = self._enter(units)[0] if alone else self.data.samples.in_units(units)
         how = dict(penalty=plan.search_penalty(fitted), square=fitted.data_scale)
-        has_baseline = units.intercept is not None and units.rows is None
+        has_baseline = units.intercept is not None and units.row_noise is None
         problem = plan.problem(
             samples, **how, total=self.team.sum, has_baseline=has_baseline
         )
@@ -262,13 +264,13 @@ class RowPhases(Run):
             )
         how = dict(fixed=fixed, mixes=mixes, learn=not self._in_parts)
         if (
-            units.norm is not None
+            units.median_norm is not None
         ):  # some rows have so large a norm that they may be outliers
             # A few long rows would have most of the held-out error, so rows of more than twice the
             # median norm are not held out. In data where 5 % of the rows have 3.5 times the norm of
             # the rest, this lowers the error of the fitted rows from .60 to .26 times the noise, in
             # the mean of six data sets.
-            how["largest"] = (2 * units.norm / problem.unit) ** 2
+            how["largest"] = (2 * units.median_norm / problem.unit) ** 2
         return held_out.hold_out(problem, **how)
 
     def search(self, fitted):
@@ -293,7 +295,7 @@ class RowPhases(Run):
             # before the search instead of after it.
             plan.make_optimizer(fitted)
         if (
-            not (units.limit is units.norm is None)
+            not (units.limit is units.median_norm is None)
             and self.data.merged_index is not None
         ):
             # `Samples.in_units` makes outliers missing entries. So outliers are the entries that
@@ -755,7 +757,7 @@ class DenseLearner(GradientLearner, DictionaryTransformer):
         Codes are in the user's units, too. `DictionaryTransformer` calls it for each `transform`.
         """
         encoder = self._encoder()
-        units = replace(units_of(self), norm=None, intercept=None)
+        units = replace(units_of(self), median_norm=None, intercept=None)
         if isinstance(
             encoder, LearnedEncoder
         ):  # it clips residuals at its own limit of outliers

@@ -9,8 +9,9 @@ from skpudle._compilation import import_extra
 from skpudle._data import arrays
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._data.sources import Samples, merge_samples, open_source, scale_weights
+from skpudle._fit.encoders import Converged
 from skpudle._fit.messages import warn_of_few_samples
-from skpudle._fit.plan import Converged, choose_atoms
+from skpudle._fit.plan import choose_atoms
 from skpudle._fit.run import EpochRecord, FollowedFit
 from skpudle._learners.parameters import ATOMS, POSITIVE, fits, sets_parameters
 from skpudle._learners.transformer import DictionaryTransformer
@@ -202,7 +203,7 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         self._follow(epochs, X, y, max_iter)
         return self
 
-    def _transform_encoder(self):  # -> encoder, see `skpudle._fit.plan`
+    def _transform_encoder(self):  # -> encoder, see `skpudle._fit.encoders`
         return Converged(self.alpha_)
 
     _allows_nan = False

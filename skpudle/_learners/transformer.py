@@ -2,7 +2,7 @@
 
 `DictionaryTransformer` is the base of all learners of rows; it needs ``components_`` and an
 encoder, a callable ``encoder(dictionary, x, mask=None)`` that returns codes (see
-`skpudle._fit.plan`). Data outside memory are read in parts of 8,192 rows. The rows of a part
+`skpudle._fit.encoders`). Data outside memory are read in parts of 8,192 rows. The rows of a part
 are encoded in chunks, which fit into the cache of a core or into the memory of a GPU.
 """
 
@@ -24,12 +24,12 @@ from torch import Tensor
 
 from skpudle._data import arrays
 from skpudle._data.sources import InMemory, Samples, open_source, refuse_shuffled
+from skpudle._fit.encoders import baseline_of, units_of
 from skpudle._fit.messages import refuse
-from skpudle._fit.plan import baseline_of, units_of
 from skpudle._losses import LEAST_SQUARES, FromMeans
 from skpudle._operators._atoms import DenseDictionary
 from skpudle._precision import own_precision
-from skpudle.search.held_out import hide_in_turn
+from skpudle._rows import hide_in_turn
 
 # Number of rows of data outside memory that are read at a time, and of codes decoded at a time.
 PART = 8192
@@ -369,7 +369,7 @@ class DictionaryTransformer(
         if sample_weight is not None:
             of_rows["weight"] = arrays.check_sample_weight(sample_weight, given.n_rows)
         # Below, `in_units` leaves out outlying entries; without ``norm``, it keeps long rows.
-        units = replace(units_of(self), norm=None)
+        units = replace(units_of(self), median_norm=None)
         limit = None if units.limit is None else units.limit_in_data()
         how = dict(loss=self._loss, intercept=self._intercept, limit=limit)
         measure = partial(deviances, **how)

@@ -33,7 +33,7 @@ from scipy.special import xlogy
 from skpudle._compilation import Loops, blocks_of_rows, in_parts
 from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._initialization import vertices
-from skpudle.search._epoch import spread_rows
+from skpudle._rows import spread_rows
 
 # Defaults of `solve_codes`: the largest number of sweeps over the codes of a row, and the distance
 # of the row's log-likelihood from its maximum (an upper bound, in nats) at which sweeps end.

@@ -30,9 +30,9 @@ from scipy.special import gammaln, xlogy
 from skpudle._data.arrays import to_tensor
 from skpudle._nmf import alternate
 from skpudle._nmf.alternate import Events, Progress, begin, converge, solve_codes
-from skpudle.search.choose import SizePath
+from skpudle._states import Prediction, SizePath
 from skpudle.search.find import walk
-from skpudle.search.held_out import CHANCE, Prediction, loss_and_chance, worse
+from skpudle.search.held_out import CHANCE, loss_and_chance, worse
 
 # While the number of atoms is chosen, features are cut into this number of groups, and one group
 # after the other is hidden.

@@ -23,7 +23,7 @@ from skpudle._learners.parameters import ATOMS, sets_parameters
 from skpudle._learners.summary import describe_fit
 from skpudle._losses import Poisson
 from skpudle._nmf import alternate, choose
-from skpudle.search.held_out import hash_rows
+from skpudle._rows import hash_rows
 
 # n_components="auto" needs at least this number of distinct rows, since a quarter of the rows is
 # held out: of 8 rows 2.

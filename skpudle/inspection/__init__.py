@@ -50,11 +50,10 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.sources import merge_copies, refuse_shuffled
 from skpudle._estimators import check_learner_of_rows, encode_parts
-from skpudle._fit.plan import centre, units_of
+from skpudle._fit.encoders import centre, units_of
 from skpudle._learners.counts import CountDictionaryLearning, check_exposure
+from skpudle._rows import hash_rows, spread_rows
 from skpudle.inspection import _posterior
-from skpudle.search._epoch import spread_rows
-from skpudle.search.held_out import hash_rows
 
 __all__ = [
     "atom_contributions",

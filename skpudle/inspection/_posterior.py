@@ -49,8 +49,7 @@ from scipy import sparse, stats
 from sklearn.preprocessing import normalize
 
 from skpudle._compilation import Loops, blocks_of_rows
-from skpudle.search._epoch import spread_rows
-from skpudle.search.held_out import MEDIAN_OF_NORMAL
+from skpudle._rows import MEDIAN_OF_NORMAL, spread_rows
 
 # Markov chain of `sample_atoms`, in sweeps, each of which draws every unknown once: the number of
 # first sweeps, and the numbers of further sweeps after which the chain may end. First sweeps are

@@ -203,69 +203,6 @@ class Codes:
         return Codes(_starts(used)[self.start], index[used].int(), self.value[used])
 
 
-def spread_rows(n_rows, n_places):  # -> (min(n_rows, n_places),)
-    """Draw rows evenly from the data, the same rows in every call.
-
-    The rows are cut into parts of equal size, and one row of each part is drawn at random. (Rows at
-    equal distances would be biased where rows alternate, for example between channels.)
-
-    Parameters
-    ----------
-    n_rows : int
-        Number of rows.
-    n_places : int
-        Number of rows to draw. If there are fewer rows, all rows are taken.
-
-    Returns
-    -------
-    Tensor of shape (min(n_rows, n_places),)
-        The numbers of the rows drawn, in increasing order.
-    """
-    n_places = min(n_rows, n_places)
-    edges = torch.arange(n_places + 1, device="cpu") * n_rows // max(n_places, 1)
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.rand(n_places, generator=generator, dtype=torch.float64, device="cpu")
-    return edges[:-1] + (drawn * edges.diff()).long()
-
-
-def draw_rows(n_rows, n_places, weight=None):  # -> (n_drawn,), (n_drawn,) or None
-    """Draw rows with probabilities that grow with their weights, the same rows in every call.
-
-    The sum of weights is cut into equal parts, and each part draws one row. A row that is drawn k
-    times is returned once, with the weight k. Without weights the rows are those of `spread_rows`.
-
-    Parameters
-    ----------
-    n_rows : int
-        Number of rows.
-    n_places : int
-        Number of draws. If it is at least ``n_rows``, all rows are returned with their own weights.
-    weight : Tensor of shape (n_rows,), default=None
-        Weights of the rows; None if they are equal.
-
-    Returns
-    -------
-    rows : Tensor of shape (n_drawn,)
-        The numbers of the rows drawn, in increasing order.
-    weight : Tensor of shape (n_drawn,) or None
-        Their weights; None without weights.
-    """
-    if weight is None or n_places >= n_rows:
-        return spread_rows(n_rows, n_places), weight
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.rand(n_places, generator=generator, dtype=torch.float64, device="cpu")
-    edges = weight.double().cpu().cumsum(0)
-    places = (torch.arange(n_places, device="cpu") + drawn) / n_places * edges[-1]
-    rows = torch.searchsorted(edges, places, right=True).clamp_max(n_rows - 1)
-    rows, counts = rows.unique_consecutive(return_counts=True)
-    return rows, counts.to(weight)
-
-
-def own(*tensors):  # -> the same tuple
-    """Return the tensors unchanged: the function ``total`` of a fit in a single process."""
-    return tensors
-
-
 def _least(operations, task=_TASK):  # -> int
     """Return the least number of items for which `in_parts` should use another thread.
 

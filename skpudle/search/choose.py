@@ -33,16 +33,15 @@ import torch
 from torch import Tensor
 
 from skpudle._initialization import initial_atoms
+from skpudle._rows import match_equal_rows, spread_rows
+from skpudle._states import Coding, Prediction, SizePath
 from skpudle.lasso import solve_lasso
 from skpudle.search._conv_epoch import ConvProblem
-from skpudle.search._epoch import spread_rows
 from skpudle.search.descend import descend, exhaust, refit_atoms, remaining, settle
 from skpudle.search.find import error_of, find_atoms, noise_penalty, predicts, walk
 from skpudle.search.held_out import (
     LEAST_ROWS,
     HeldOut,
-    Prediction,
-    match_equal_rows,
     worse,
 )
 
@@ -62,32 +61,6 @@ _PATIENCE = 2
 
 
 # ------------------------------------------------------------------ penalty of codes
-
-
-class Coding(NamedTuple):
-    """The penalty of codes that `transform` uses, and what codes at this penalty are like.
-
-    Attributes
-    ----------
-    alpha : float
-        Penalty of the lasso, in the units of the problem.
-    debias : float
-        Share of the lasso's bias to remove, from 0 to 1: codes move by this part of the way from
-        the lasso's codes towards least squares on their support.
-    n_entries : float
-        Mean number of nonzero codes in a row; NaN unless the user has asked for a number.
-    noise_std : float
-        Standard deviation of the noise, estimated from residuals; NaN if it is unknown.
-    """
-
-    alpha: float
-    debias: float
-    n_entries: float | None = None
-    noise_std: float | None = None
-
-    def in_units(self, unit):  # -> Coding
-        """Return the coding in the user's units, for data that were divided by ``unit``."""
-        return self._replace(alpha=self.alpha * unit, noise_std=self.noise_std * unit)
 
 
 @torch.no_grad()
@@ -331,29 +304,6 @@ def _counter(problem, atoms):  # -> callable, float, int
 
 
 # ------------------------------------------------------------------ number of atoms
-
-
-class SizePath(NamedTuple):
-    """The numbers of atoms that were tried, with their predictions, for users to inspect.
-
-    Attributes
-    ----------
-    n_components : Tensor of shape (n_sizes,)
-        Numbers of atoms, in increasing order.
-    score : Tensor of shape (n_sizes,)
-        R^2 of the predicted hidden entries of held-out data, against column means for rows and
-        against zeros for images.
-    objective : Tensor of shape (n_sizes,)
-        Mean lasso objective of a row of the training data, in the user's units.
-    tolerance : Tensor of shape (n_sizes,)
-        The difference from the best score that counts as chance: its standard error, at least
-        0.001.
-    """
-
-    n_components: Tensor
-    score: Tensor
-    objective: Tensor
-    tolerance: Tensor
 
 
 class SizeTrial(NamedTuple):

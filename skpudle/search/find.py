@@ -40,20 +40,20 @@ different samples end with the same atoms.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from skpudle._rows import own
+from skpudle._states import PenaltyPath, SearchState, Trial
 from skpudle.search import descend
-from skpudle.search._epoch import own
 from skpudle.search.held_out import (
     CHANCE,
     SURE,
-    Prediction,
     hold_out,
     loss_and_chance,
     worse,
@@ -122,52 +122,6 @@ def walk(first, step, score, **rule):
 
 
 # ------------------------------------------------------------------ penalties
-
-
-class PenaltyPath(NamedTuple):
-    """The penalties that a search tried, in the order of the trials, for users to inspect.
-
-    Attributes
-    ----------
-    alpha : Tensor of shape (n_trials,)
-        Penalties.
-    score : Tensor of shape (n_trials,)
-        R^2 against zeros: the fraction of the energy (the sum of squares) of the hidden entries
-        that the prediction explains.
-    unbiased : Tensor of shape (n_trials,), bool
-        Whether the prediction is by atoms that have been freed of the lasso's bias.
-    tolerance : Tensor of shape (n_trials,)
-        Two standard errors of the score. A smaller score may be due to chance.
-    """
-
-    alpha: Tensor
-    score: Tensor
-    unbiased: Tensor
-    tolerance: Tensor
-
-
-class Trial(NamedTuple):
-    """Atoms of a search at one penalty, and how well they predict held-out data.
-
-    Attributes
-    ----------
-    alpha : float
-        Penalty of the search, in the units of its problem.
-    unbiased : bool
-        Whether the prediction is by atoms that have been freed of the lasso's bias.
-    prediction : Prediction
-        The prediction of held-out data by ``judged``.
-    atoms : Tensor of shape (n_components, ...), default=None
-        The atoms of the search, which minimise the lasso's objective.
-    judged : Tensor of shape (n_components, ...), default=None
-        The atoms that predict: ``atoms``, or ``atoms`` freed of the lasso's bias.
-    """
-
-    alpha: float
-    unbiased: bool
-    prediction: Prediction
-    atoms: Tensor | None = None
-    judged: Tensor | None = None
 
 
 error_of = attrgetter(
@@ -295,44 +249,6 @@ def penalty_of_mixtures(problem, n_components):  # -> float
 
 
 # ------------------------------------------------------------------ the search
-
-
-@dataclass(frozen=True, eq=False)
-class SearchState:
-    r"""The state of a search after an epoch, or its result.
-
-    Attributes
-    ----------
-    stage : str
-        Name of the present stage: "settle", "split and remove", "penalty", "polish" or "done".
-    coded : Epoch, DeviceEpoch or ConvEpoch
-        Data with codes from the last epoch that had ``n_components`` atoms. For a finished search:
-        from the epoch of the polish with the least objective.
-    atoms : Tensor of shape (n_components, ...)
-        The atoms of ``coded``, of norm 1.
-    alpha : float
-        The penalty of the atoms, in the units of the problem.
-    losses : tuple of float
-        The mean over samples of :math:`\frac12 \|x - z D\|^2` in every epoch, in the user's units.
-    path : PenaltyPath, default=None
-        All penalties that were tried so far, in the user's units. None without trials.
-    trial : Trial, default=None
-        From the polish on: the trial of the chosen penalty. None without held-out rows.
-    stride : int, default=1
-        From the polish on: the atoms adapt to one in ``stride`` samples.
-    problem : Problem or ConvProblem
-        Data and objective of the search, with the held-out rows.
-    """
-
-    stage: str
-    coded: Any
-    atoms: Tensor
-    alpha: float
-    losses: tuple = ()
-    path: PenaltyPath | None = None
-    trial: Trial | None = None
-    stride: int = 1
-    problem: Any = None
 
 
 class _Log:

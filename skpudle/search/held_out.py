@@ -18,16 +18,23 @@ towards least squares on their supports, which are free of the lasso's bias, by 
 
 from dataclasses import replace
 from math import ceil
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from skpudle._compilation import blocks_of_rows, threads_for
+from skpudle._rows import (
+    N_GROUPS,
+    gaps_in,
+    hide_in_turn,
+    match_equal_rows,
+    own,
+    spread_rows,
+)
+from skpudle._states import Prediction
+from skpudle._units import residuals_of
 from skpudle.lasso._solve import lasso_path
 from skpudle.search._conv_epoch import ConvProblem, conv_path, conv_synthesis
-from skpudle.search._epoch import own, spread_rows
 
 # A difference between the errors of two predictions counts only above a number of its standard
 # errors: above CHANCE where a search chooses a penalty, and above SURE where a search would begin
@@ -36,40 +43,12 @@ from skpudle.search._epoch import own, spread_rows
 # with 1.0 only 17 of 22.
 CHANCE = 0.5
 SURE = 2.0
-# The median modulus of a standard normal variable: a median distance divided by this number is a
-# standard deviation.
-MEDIAN_OF_NORMAL = 0.6745
 # With fewer rows than this no rows are held out: at most a quarter of the rows may be, and four
 # rows cannot tell which of two penalties is better.
 LEAST_ROWS = 20
 # Largest number of atoms for which the matrix of the products of atoms is computed once, for all
 # turns of a prediction. The limit saves memory: the matrix of 4,096 atoms takes 128 MiB.
 _MOST_PRODUCTS = 4096
-# Features are cut into this number of groups, and each turn of a prediction hides one group. In
-# images each turn hides one pixel in this number.
-_TENTHS = 10
-
-
-class Prediction(NamedTuple):
-    """The errors of a prediction of hidden entries, from codes at one penalty and share.
-
-    Attributes
-    ----------
-    errors : Tensor of shape (n_parts,)
-        The sum of squared errors of the hidden entries in each part (row, or tile of an image) of
-        the data of this process, times the weight of the row.
-    total : float
-        The sum of the errors over all parts of all processes.
-    place : int
-        The penalty of the codes: ``2 ** (place / 2)`` times ``HeldOut.alpha``.
-    share : float
-        The share of the lasso's bias that is removed from the codes, from 0 to 1.
-    """
-
-    errors: Tensor
-    total: float
-    place: int = 0
-    share: float = 0.0
 
 
 def loss_and_chance(one, other, total=own):  # Prediction, Prediction -> float, float
@@ -117,119 +96,6 @@ def best_shares(sums):  # (..., 3) -> errors (...), shares (...)
     _, product, length = sums.unbind(-1)
     share = (product / length).nan_to_num(0.0).clamp(0, 1)
     return errors_at(sums, share), share
-
-
-def hash_rows(x, mask=None):  # -> (n,) int64, on the CPU
-    """Return a hash of each row, by which equal rows are found.
-
-    The hash depends only on the known entries of the row: the bits of the entries, 32 at a time,
-    are multiplied by random odd numbers of 64 bits; in each product the upper half is combined with
-    the lower half by exclusive or; and the products are summed modulo ``2**64``. Two rows that
-    differ have the same hash with a probability of about ``2**-64``. ``x`` and ``mask`` are as in
-    `match_equal_rows`.
-    """
-    x = x.flatten(1)
-    n_numbers = x.shape[1] * x.element_size() // 4
-    generator = torch.Generator().manual_seed(0)
-    sums = []
-    factors = torch.randint(
-        -(2**62), 2**62, (n_numbers,), generator=generator, device="cpu"
-    )
-    factors = (2 * factors + 1).to(x.device)
-    # A block of rows has 2**18 products, 2 MiB, which fit into a cache: to hash 20,000 rows of 64
-    # features takes 5 ms in such blocks, and 24 ms in blocks of four times the size.
-    for part in blocks_of_rows(len(x), n_numbers, 2**18):
-        known = torch.empty(x[part].shape, dtype=x.dtype, device=x.device).copy_(
-            x[part]
-        )
-        known += 0.0  # turns -0.0 into 0.0: both are equal, but have different bits
-        if mask is not None:
-            known.masked_fill_(mask.flatten(1)[part] == 0, torch.nan)
-        products = known.view(torch.int32) * factors
-        sums.append(products.bitwise_xor_(products >> 32).sum(1).cpu())
-    return torch.cat(sums)
-
-
-def match_equal_rows(x, mask=None):  # -> (n,)
-    """Return for each row the number of the first row with the same known entries.
-
-    So a row is held out together with its copies: a copy among the training rows would reveal the
-    noise of the row.
-
-    Parameters
-    ----------
-    x : Tensor of shape (n_samples, ...)
-        Rows, in float32 or float64.
-    mask : Tensor of the shape of ``x``, default=None
-        1 for known entries, 0 for missing ones.
-
-    Returns
-    -------
-    Tensor of shape (n_samples,)
-        Numbers of rows, on the CPU. A row that equals no row before it has its own number.
-    """
-    _, number = hash_rows(x, mask).unique(return_inverse=True)
-    places = torch.arange(len(x), device="cpu")
-    return torch.full_like(places, len(x)).scatter_reduce(0, number, places, "amin")[
-        number
-    ]
-
-
-def hide_in_turn(places, n_groups=_TENTHS):  # (n_features,) -> list of (seen, hidden)
-    """Cut features into random groups, each hidden in one turn; the same groups in every call.
-
-    Features that are copies of each other are in one group: a visible copy would reveal the noise
-    of a hidden copy. If there is a single group, its features are both visible and hidden.
-
-    Parameters
-    ----------
-    places : Tensor of shape (n_features,)
-        For each feature the number of the first feature with the same values, as `match_equal_rows`
-        returns it for columns.
-    n_groups : int, default=10
-        Largest number of groups. Few features, or many copies, make fewer groups.
-
-    Returns
-    -------
-    list of tuple (seen, hidden)
-        For each turn the numbers of the visible features, in increasing order, and the numbers of
-        the hidden features.
-    """
-    order = torch.randperm(
-        len(places), generator=torch.Generator().manual_seed(0), device="cpu"
-    )
-    parts = order.tensor_split(max(1, min(n_groups, len(order))))
-    group = torch.empty_like(order)
-    for number, part in enumerate(parts):
-        group[part] = number
-    group = group[places]
-    turns = []
-    for number in (numbers := group.unique()):
-        seen = (group != number) | (len(numbers) == 1)
-        turns.append((seen.nonzero().flatten(), order[group[order] == number]))
-    return turns
-
-
-def gaps_in(known):  # -> mask or None
-    """Return the mask ``known``, or None, which is faster, if all entries are known."""
-    return None if bool(known.all()) else known
-
-
-def residuals_of(x, known, atoms, alpha, positive, share=1.0):  # -> (n, m), (n,)
-    """Solve for codes of rows, and return their residuals (n, m) and numbers of nonzero codes (n,).
-
-    Noise is estimated from both. Residuals are 0 at missing entries. Codes are a ``share`` of the
-    way from the lasso's codes, at the penalty ``alpha``, to least squares on their supports. ``x``
-    and the mask ``known`` are (n, m), and ``atoms`` (p, m).
-    """
-    residuals = torch.empty_like(x)
-    n_codes = torch.empty_like(x[:, 0])
-    for rows in blocks_of_rows(len(x), len(atoms)):
-        options = dict(positive=positive, mask=gaps_in(known[rows]))
-        (codes,) = torch.lerp(*lasso_path(atoms, x[rows], [alpha], **options), share)
-        residuals[rows] = (x[rows] - codes @ atoms) * known[rows]
-        n_codes[rows] = (codes != 0).sum(1).to(x)
-    return residuals, n_codes
 
 
 class HeldOut:
@@ -543,7 +409,7 @@ class _Tiles(HeldOut):
         drawn = torch.rand(
             x.shape[2:], generator=torch.Generator().manual_seed(0), dtype=x.dtype
         )
-        turn = torch.floor(drawn * _TENTHS)
+        turn = torch.floor(drawn * N_GROUPS)
         # Three turns hide a different tenth of the pixels each. Ten turns would take longer.
         self._hidden = [self.observed * (turn == i) for i in range(3)]
         self.n_hidden = float(sum(hidden.sum() for hidden in self._hidden))
@@ -638,7 +504,7 @@ def count_codings(problem):  # -> int
     energy, fourth, n = sums.tolist()
     # A coding predicts a tenth of a row's entries. The codings predict 10,000 hidden entries, but
     # are at least 400 and at most 1000.
-    n_codings = min(max(ceil(10_000 * _TENTHS / problem.x.shape[1]), 400), 1000)
+    n_codings = min(max(ceil(10_000 * N_GROUPS / problem.x.shape[1]), 400), 1000)
     # If few rows have most of the energy (sum of squares), these rows decide alone, so more codings
     # are needed: the number is divided by the evenness, (sum of energies)^2 / (n * sum of squared
     # energies), which is 1 for equal energies and 0.1 to 0.25 for patches of photographs. With a

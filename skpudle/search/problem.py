@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from skpudle._operators._atoms import project_atoms
+from skpudle._rows import Rows, draw_rows, own
 from skpudle.lasso import solve_lasso
 from skpudle.search._device_epoch import DeviceEpoch
-from skpudle.search._epoch import Codes, Epoch, draw_rows, own
+from skpudle.search._epoch import Codes, Epoch
 
 # The default penalty is this factor times the root mean square norm of the nonzero samples. With
 # this factor the search finds all atoms of seven synthetic problems, and on real data at most 0.15
@@ -32,30 +33,6 @@ _ALPHA = 0.07
 # PyTorch calls AMD's ROCm "cuda", too. Apple's MPS is left out, because it cannot solve batches of
 # linear systems.
 _DEVICES = {"cuda"}
-
-
-class Rows:
-    """Base class of `Problem` and of samples in memory: what follows from data, mask and weights.
-
-    Subclasses have three attributes, as in `Problem`: ``x`` (n_samples, ...), for rows, images or
-    signals; ``mask``, of the shape of ``x`` or None; and ``weight``, (n_samples,) or None.
-    """
-
-    @property
-    def observed(self) -> Tensor:  # of the shape of the data
-        """The mask of the data: 1 for known entries and 0 for missing ones; ones without a mask."""
-        return self.x.new_ones(()).expand_as(self.x) if self.mask is None else self.mask
-
-    @property
-    def total_weight(self) -> float:
-        """The sum of the weights of this process's samples; their number without weights."""
-        return float(len(self.x) if self.weight is None else self.weight.sum())
-
-    def weigh(self, values: Tensor) -> Tensor:  # (n_samples, ...) -> the same
-        """Return ``values``, one or more numbers for each sample, times the samples' weights."""
-        if self.weight is None:
-            return values
-        return values * self.weight.to(values).view(-1, *[1] * (values.ndim - 1))
 
 
 @dataclass(frozen=True, eq=False)

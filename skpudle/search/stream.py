@@ -27,11 +27,10 @@ References
 """
 
 from math import ceil, inf
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
+from skpudle._states import Held, StreamState
 from skpudle.search.descend import (
     PROGRESS,
     SPLIT,
@@ -80,96 +79,6 @@ def block_rows(n_used, n_components, n_features):  # -> int
     # than solving for the codes.
     least = max(_LEAST_ROWS_OF_BLOCK // 4, 2 * n_components)
     return max(least, min(wanted, 2**26 // row))
-
-
-class Held(NamedTuple):
-    """What a stream remembers of earlier rows: the atoms, and how much earlier rows need each atom.
-
-    It acts on the next block as a penalty on steps away from ``atoms``, see the module.
-
-    Attributes
-    ----------
-    atoms : Tensor of shape (n_atoms, n_features)
-        Unit atoms after the earlier rows.
-    energy : Tensor of shape (n_atoms,)
-        For each atom the weighted sum of its squared codes in earlier rows, the factor of the
-        penalty.
-    cost : Tensor of shape (n_atoms,)
-        For each atom the weighted sum over earlier blocks of the rise of the objective without it.
-    """
-
-    atoms: Tensor
-    energy: Tensor
-    cost: Tensor
-
-    def pull(self, atoms, part):  # -> (n, n_features), (n, n)
-        """Return what the penalty on steps adds to the sums by which a block of atoms improves.
-
-        `Epoch.improved_atoms` calls it. The block is the slice ``part`` of ``n`` of the ``atoms``
-        (n_atoms, n_features), called ``D``. A sweep over the block (`_compiled.sweep`) minimises by
-        means of ``B - A D`` and ``A``, where ``A = Z^T Z`` and ``B = Z^T X`` for rows ``X`` with
-        codes ``Z``. The first result (n, n_features) is added to the block's rows of ``B - A D``,
-        the second (n, n) to the block's diagonal block of ``A``.
-        """
-        energy = self.energy[part]
-        return energy[:, None] * (
-            self.atoms[part] - torch.as_tensor(atoms[part])
-        ), energy.diag()
-
-    def strain(self, atoms):  # (n_atoms, n_features) -> float
-        """Return the penalty for the step from the earlier atoms to ``atoms``.
-
-        The penalty estimates by how much the objective of earlier rows rises. `_play_round`
-        subtracts the rise from the gain of a round, so that earlier rows do not lose more by the
-        round than the block gains.
-        """
-        return float(0.5 * (self.energy * (atoms - self.atoms).square().sum(1)).sum())
-
-    def extended(self, atoms):  # (n, n_features) -> Held
-        """Return a `Held` with new ``atoms`` appended, whose steps cost nothing.
-
-        Earlier rows have not used the new atoms, so their energies and costs are zero.
-        """
-        zeros = self.energy.new_zeros(len(atoms))
-        return Held(
-            *(torch.cat(pair) for pair in zip(self, (atoms, zeros, zeros), strict=True))
-        )
-
-
-class StreamState(NamedTuple):
-    """State of a stream between two blocks, which `advance_stream` takes and returns.
-
-    Attributes
-    ----------
-    held : Held
-        The atoms, and how much earlier rows need each of them.
-    weight : float
-        Sum of the present weights of the rows so far, after forgetting.
-    n_rows : float
-        Number of rows so far in all processes, each as often as its sample weight says.
-    mean : float
-        Mean objective of a row over all rows so far, each before the atoms adapted to its block.
-    n_splits : int
-        Largest number of atoms that the next round adds; 0 if rounds have ended, until a block
-        surprises.
-    n_blocks : int
-        Number of blocks so far.
-    loss : float
-        Mean over the rows of the last block of half the squared residual.
-    """
-
-    held: Held
-    weight: float = 0.0
-    n_rows: float = 0.0
-    mean: float = inf
-    n_splits: int = 1
-    n_blocks: int = 0
-    loss: float = 0.0
-
-    @property
-    def atoms(self):
-        """The atoms after the last block, of shape (n_atoms, n_features)."""
-        return self.held.atoms
 
 
 def begin_stream(

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+from sklearn.decomposition import sparse_encode
 from sklearn.model_selection import GridSearchCV
 
 from skpudle import ConvPUDLEDictionaryLearning, PUDLEDictionaryLearning
@@ -100,12 +101,34 @@ def test_noise_lifts_the_penalty_of_signals(rng):
     assert np.abs(shifts).max() > 0.9
 
 
-def test_codes_of_signals_are_at_all_places(rng):
-    signals, _ = pulses(rng)
-    learner = ConvPUDLEDictionaryLearning(1, atom_shape=12, random_state=0).fit(signals)
-    assert learner.transform(signals).shape == (20, 109)
-    pictures = ConvPUDLEDictionaryLearning(2, atom_shape=(3, 8), random_state=0)
-    codes = pictures.fit(
-        np.outer(np.sin(np.arange(36)), np.ones(16)).reshape(3, 12, 16)
-    ).transform(np.zeros((1, 12, 16)))
-    assert codes.shape == (1, 4, 3, 2)
+def lasso_of_copies(learner, X):
+    """Return scikit-learn's lasso of images by all copies of a learner's atoms."""
+    shape = learner.transform(X).shape
+    units = np.eye(np.prod(shape[1:])).reshape(-1, *shape[1:])
+    copies = learner.inverse_transform(units) - learner.intercept_
+    rows = (X - learner.intercept_).reshape(len(X), -1)
+    codes = sparse_encode(
+        rows,
+        copies.reshape(len(units), -1),
+        algorithm="lasso_cd",
+        alpha=learner.alpha_,
+        max_iter=20_000,
+    )
+    return codes.reshape(shape)
+
+
+@pytest.mark.draws_from_numpy  # scikit-learn's lasso has no random_state here
+@pytest.mark.parametrize("kind", ["signals", "images"])
+def test_codes_of_signals_are_at_all_places(kind, rng):
+    """A convolution is a dictionary of all copies of its atoms, and its codes are their lasso."""
+    X, _ = pulses(rng)
+    learner = ConvPUDLEDictionaryLearning(1, atom_shape=12, debias=0, random_state=0)
+    shape = (20, 109)
+    if kind == "images":
+        X = X[:, :72].reshape(20, 6, 12)
+        learner.set_params(n_components=2, atom_shape=(3, 4), stride=1)
+        shape = (20, 4, 9, 2)
+    codes = learner.fit(X).transform(X)
+    assert codes.shape == shape
+    np.testing.assert_allclose(codes, lasso_of_copies(learner, X), atol=1e-3)
+    assert np.abs(codes).max() > 0.1

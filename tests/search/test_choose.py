@@ -9,9 +9,10 @@ import torch
 from planted import share_found
 
 from skpudle import PUDLEDictionaryLearning
+from skpudle._rows import own
+from skpudle._states import Prediction
 from skpudle.datasets import make_dictionary_data
 from skpudle.search import Problem, auto_alpha
-from skpudle.search._epoch import own
 from skpudle.search.choose import best_coding
 from skpudle.search.find import (
     Trial,
@@ -20,7 +21,7 @@ from skpudle.search.find import (
     finds_more,
     next_penalty,
 )
-from skpudle.search.held_out import HeldOut, Prediction, hold_out
+from skpudle.search.held_out import HeldOut, hold_out
 
 
 def planted(n, m=20, p=25, n_nonzero=3, *, decibels, seed=0):

@@ -10,6 +10,8 @@ from planted import gaps_in, planted
 from skpudle._compilation import blocks_of_rows
 from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
+from skpudle._rows import hide_in_turn, match_equal_rows
+from skpudle._states import Prediction
 from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, auto_alpha
 from skpudle.search import held_out as held_out_module
@@ -17,11 +19,8 @@ from skpudle.search._conv_epoch import ConvProblem, conv_codes
 from skpudle.search.find import find_atoms, goes_on, walk
 from skpudle.search.held_out import (
     HeldOut,
-    Prediction,
     best_shares,
-    hide_in_turn,
     hold_out,
-    match_equal_rows,
     worse,
 )
 

@@ -7,10 +7,12 @@ from planted import gaps_in, planted, share_found
 from scipy.optimize import nnls
 
 from skpudle._initialization import initial_atoms
+from skpudle._rows import draw_rows, hide_in_turn, match_equal_rows, spread_rows
+from skpudle._states import Held, Prediction
 from skpudle.lasso import solve_lasso
 from skpudle.search import Problem, _epoch, auto_alpha, search
 from skpudle.search._compiled import loops
-from skpudle.search._epoch import Codes, Epoch, draw_rows, spread_rows
+from skpudle.search._epoch import Codes, Epoch
 from skpudle.search.descend import (
     descend,
     exhaust,
@@ -20,8 +22,8 @@ from skpudle.search.descend import (
     solve_codes,
 )
 from skpudle.search.find import find_atoms
-from skpudle.search.held_out import HeldOut, Prediction, hide_in_turn, match_equal_rows
-from skpudle.search.stream import Held, begin_stream
+from skpudle.search.held_out import HeldOut
+from skpudle.search.stream import begin_stream
 
 
 def start(x, p, seed=0):

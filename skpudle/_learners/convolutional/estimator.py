@@ -22,7 +22,7 @@ from skpudle._data.arrays import (
 )
 from skpudle._data.images import covered, covering_positions, read_images
 from skpudle._fit import messages
-from skpudle._fit.plan import fixed
+from skpudle._fit.encoders import fixed
 from skpudle._fit.run import EpochRecord
 from skpudle._learners.convolutional import base, learn
 from skpudle._learners.parameters import POSITIVE, fits, sets_parameters

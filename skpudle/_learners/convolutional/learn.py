@@ -27,7 +27,7 @@ from torch import Tensor
 from skpudle._data.arrays import check_range, split_missing, to_tensor, unit_of, warn
 from skpudle._data.images import covered, covering_positions
 from skpudle._data.sources import Batches, Samples
-from skpudle._fit.plan import fixed
+from skpudle._fit.encoders import fixed
 from skpudle._fit.run import Fitted
 from skpudle._fit.train import Stopping, Trainer
 from skpudle._gradients import GRADIENT_RULES
@@ -35,8 +35,9 @@ from skpudle._learners.convolutional.base import geometry_of, parts_of_images
 from skpudle._operators._atoms import factor_atoms, project_atoms
 from skpudle._operators._conv import ConvDictionary, as_pictures
 from skpudle._optimizers import make_optimizer
+from skpudle._rows import MEDIAN_OF_NORMAL, spread_rows
 from skpudle.encoding import encode
-from skpudle.search import _epoch, choose, descend, find, held_out
+from skpudle.search import choose, descend, find, held_out
 from skpudle.search._conv_epoch import ConvProblem, conv_codes, conv_synthesis
 
 # ---------------------------------------------------------------------------- white noise
@@ -82,7 +83,7 @@ def _variance_of_details(x, scale):  # (n, n_channels, *size) -> (n,), int
     # Noise is estimated from the lower quartile of the medians of blocks, which in white noise is
     # below their mean: by 8.5 % with many blocks, by less with few. ``smooth`` corrects for that.
     smooth = 1 - 0.085 * (1 - 1 / medians.shape[1])
-    deviation = medians.quantile(0.25, dim=1) / (held_out.MEDIAN_OF_NORMAL * smooth)
+    deviation = medians.quantile(0.25, dim=1) / (MEDIAN_OF_NORMAL * smooth)
     return deviation.square(), details[0].numel()
 
 
@@ -158,7 +159,7 @@ def noise_level(problem, atoms):  # -> float
     which the residual then lacks.
     """
     # To save time, noise is measured in some signals only, with 2**17 time steps in all.
-    rows = _epoch.spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))
+    rows = spread_rows(len(problem.x), max(1, 2**17 // problem.x[0, 0].numel()))
     x = to_tensor(
         descend.solve_codes(problem.of_rows(rows), atoms, 4, refit=True).residuals()
     )
@@ -167,7 +168,7 @@ def noise_level(problem, atoms):  # -> float
     dictionary = ConvDictionary(atoms[:, :, 0], problem.stride[1:])
     blocks = dictionary.analysis_in_blocks(x[:, :, 0])
     correlations = torch.cat([block.abs().flatten() for block in blocks])
-    noise = float(correlations.median()) / held_out.MEDIAN_OF_NORMAL
+    noise = float(correlations.median()) / MEDIAN_OF_NORMAL
     return noise * sqrt(2 * log(max(len(problem.x) * problem.n_positions, 2)))
 
 
@@ -718,7 +719,7 @@ def learn(pieces, given, generator, start=None) -> Iterator[Fitted]:
         # search that allows no other atoms gets stuck more often. With three planted waveforms in 8
         # channels, and four times as much noise as signal, the correlation of found and planted
         # waveforms is 0.95, and 0.89 after a search with atoms of rank one.
-        rows = _epoch.spread_rows(len(pieces), -(-len(pieces) // found.stride))
+        rows = spread_rows(len(pieces), -(-len(pieces) // found.stride))
         products = _fit_products(pieces[rows], fitted.atoms, search_alpha, given)
         fitted = replace(fitted, atoms=products)
     elif found.trial is not None and found.trial.unbiased:

@@ -36,53 +36,45 @@ that all fits of the same data decide alike.
 The variance of errors of hidden entries needs no correction for degrees of freedom. Residuals of
 visible entries would need one, and would drift: a feature that is divided by a small residual
 weighs more, is fitted better, and has an even smaller residual in the next round.
-
-.. [1] J. Chen and Z. Chen, "Extended Bayesian information criteria for model selection with large
-   model spaces", Biometrika 95, 2008.
 """
 
-from dataclasses import dataclass, replace
-from math import inf, log, log2
+from dataclasses import replace
+from math import inf, log
 
 import torch
-from torch import Tensor
 
-from skpudle._compilation import blocks_of_rows
 from skpudle._initialization import initial_atoms
-from skpudle._operators._atoms import atom_norms, project_atoms
+from skpudle._operators._atoms import project_atoms
+from skpudle._rows import (
+    MEDIAN_OF_NORMAL,
+    draw_rows,
+    gaps_in,
+    match_equal_rows,
+    spread_rows,
+)
+from skpudle._units import (
+    LONG,
+    RowNoise,
+    Units,
+    noise_variances,
+    predict_hidden,
+    residuals_of,
+    usual_entries,
+)
 from skpudle.encoding._unfold import encode
-from skpudle.lasso._solve import lasso_path, solve_lasso
 from skpudle.search import held_out
-from skpudle.search._epoch import draw_rows, spread_rows
 from skpudle.search.descend import SETTLES, exhaust, play_rounds, settle
 from skpudle.search.problem import auto_alpha
 
 # An entry is far, and so a suspect, if it lies more than 5 standard deviations from the median of
 # its column. In normal noise one entry in 2 million is far.
 _FAR = 5.0
-# Where noise is low, an error of an entry costs the lasso of `_usual_entries` this factor times the
-# penalty of a unit atom's code, so that atoms rather than errors explain a row. With the factor 1
-# rows without outliers are taken for outliers in three data sets, and fits have errors of 1.2 to
-# 3.4 times the noise; with 1.5 they have .5 to .7 times the noise. With 3 atoms learn the planted
-# spikes, large errors of single entries.
-_DEARER = 1.5
-# A row is long, and so a suspect, if its norm is more than 3 times the median norm. Few rows
-# without outliers are as long: the norm of a row with k normal codes has a relative standard
-# deviation of (2 k)**-0.5.
-_LONG = 3.0
 # Largest fraction of outliers among entries, or among rows. If more entries are far, or more rows
 # long, they are taken for data, because standard deviations are estimated by the 1 - _MOST quantile
 # (`_deviations`), which a larger fraction of outliers would change.
 _MOST = 0.1
 # The 0.9 quantile (1 - _MOST) of the modulus of a standard normal variable.
 _QUANTILE_OF_NORMAL = 1.645
-# A long row is an outlier if atoms leave more than this fraction of the energy (sum of squares) of
-# its hidden entries unpredicted. The fraction is 1.0 to 1.3 on average over planted outlying rows,
-# but varies from row to row, so the limit is lower. For all suspects together the limit is 1 -
-# _WORTH, nine tenths: the fraction of planted outliers is .80 to 2.0. The fraction of suspects is
-# at most .88 in 9 of 460 random data sets without outliers, in which leaving the suspects out would
-# multiply the error of a fit by 1.1 to 490.
-_UNPREDICTED = 0.5
 # The least gain that a change of units must bring, as a difference of the logarithms of errors or
 # variances; 0.1 is a fall of errors by about a tenth.
 _WORTH = 0.1
@@ -140,10 +132,6 @@ _STILL = 0.05
 # Factors on the default penalty (`auto_alpha`) of codes that predict hidden entries. The factor
 # with the least error is taken, so that a penalty far from the best one does not count as noise.
 _PENALTIES = 2.0, 1.0, 0.5
-# Factors on the penalty of codes whose residuals estimate the noise of a row; `_variances` chooses
-# one factor for each row. With the factor 1 alone, codes of rows with a signal-to-noise ratio of
-# 50 dB miss an atom, and the estimated noise of these rows is 17 times too large.
-_PENALTIES_OF_ROWS = 1.0, 0.5, 0.25
 # The least noise of a row is this quantile of the noise of the rows that units were learned from.
 # Rows are divided by their noise, so a noise near zero would give a row a huge norm.
 _LEAST_SCALE = 0.02
@@ -152,335 +140,12 @@ _LEAST_SCALE = 0.02
 _CONSTANT = 1e-9
 
 
-@dataclass(frozen=True, eq=False)
-class Units:
-    """The units of rows: a baseline, the limits of outliers, and the noise of features and rows.
-
-    `learn_units` makes them, `enter` converts rows to them, and fitted learners keep them. The
-    *noise* of a feature or row is its standard deviation, see the module.
-
-    Parameters
-    ----------
-    intercept : Tensor of shape (n_features,), default=None
-        The baseline; None is zero.
-    scale : Tensor of shape (n_features,), default=None
-        Standard deviations of the noise of features, divided by their geometric mean; None if all
-        are equal.
-    rows : tuple (mean, variance, least), default=None
-        Mean and variance, over rows, of the logarithm of a row's noise variance, to which the
-        estimate for a new row is shrunk; and the smallest noise of a row, over the geometric mean.
-        None if all rows have equal noise.
-    limit : Tensor of shape (n_features,), default=None
-        The largest error of an entry, in units of the noise of features. An entry with a larger
-        error is an outlier and is treated as missing. None: there are no such outliers.
-    norm : float, default=None
-        Root mean square entry of the median row. A fit leaves out rows that are more than 3 times
-        as long and that atoms do not predict; `transform` codes them. None: no row is left out.
-    atoms : Tensor of shape (n_components, n_features), default=None
-        Atoms of norm 1, in units of the noise. Their codes decide on the noise of a row and on
-        outliers.
-    alpha : float, default=None
-        Penalty of the codes of ``atoms``.
-    positive_code : bool, default=False
-        Whether the codes of ``atoms`` are non-negative.
-    """
-
-    intercept: Tensor | None = None
-    scale: Tensor | None = None
-    rows: tuple | None = None
-    limit: Tensor | None = None
-    norm: float | None = None
-    atoms: Tensor | None = None
-    alpha: float | None = None
-    positive_code: bool = False
-
-    @property
-    def looks_at_rows(self):
-        """Whether `enter` codes each row, to find its noise or its outliers.
-
-        Then ``atoms`` and ``alpha`` must not be None.
-        """
-        return not (self.rows is self.limit is self.norm is None)
-
-    @property
-    def changes_nothing(self):
-        """Whether `enter` returns the data unchanged."""
-        return self.intercept is self.scale is None and not self.looks_at_rows
-
-    def limit_in_data(self):  # -> (n_features,)
-        """Return ``limit``, the largest error of an entry, in the units of the data.
-
-        Scores treat larger errors as outliers. Call it only if ``limit`` is not None.
-        """
-        return (
-            self.limit if self.scale is None else self.limit * self.scale.to(self.limit)
-        )
-
-    def enter(self, x, mask=None):  # -> x, mask, scales (n, 1) or None
-        """Convert rows to units of the noise, before a search or a code.
-
-        The noise and the outliers of a row depend on the entries of this row alone, so rows may be
-        converted in any batches.
-
-        Parameters
-        ----------
-        x : Tensor of shape (n, n_features)
-            Rows in the units of the data.
-        mask : Tensor of shape (n, n_features), default=None
-            1 for known entries, 0 for missing ones.
-
-        Returns
-        -------
-        x : Tensor of shape (n, n_features)
-            The rows in units of the noise.
-        mask : Tensor of shape (n, n_features) or None
-            1 for known entries that are no outliers; None if ``mask`` is None and no entry is an
-            outlier.
-        scale : Tensor of shape (n, 1) or None
-            The noise of each row, by which the row was divided; None if all rows have equal noise.
-        """
-        x = x if self.intercept is None else x - self.intercept.to(x)
-        x = x if self.scale is None else x / self.scale.to(x)
-        if not self.looks_at_rows:
-            return x, mask, None
-        known = torch.ones_like(x) if mask is None else mask
-        parts = (
-            self._enter(x[rows], known[rows])
-            for rows in blocks_of_rows(len(x), x.shape[1])
-        )
-        known, scale = map(torch.cat, zip(*parts, strict=True))
-        known = None if mask is None and bool(known.all()) else known
-        return (x, known, None) if self.rows is None else (x / scale, known, scale)
-
-    def _enter(self, x, known):  # -> known, scale
-        """Find the outliers and the noise of rows by the codes of ``atoms``, for `enter`.
-
-        Parameters
-        ----------
-        x : Tensor of shape (n, n_features)
-            Rows without the baseline, divided by the noise of features.
-        known : Tensor of shape (n, n_features)
-            The mask of their known entries.
-
-        Returns
-        -------
-        known : Tensor of shape (n, n_features)
-            The mask of the known entries that are no outliers.
-        scale : Tensor of shape (n, 1)
-            The noise of each row.
-        """
-        unit = 2.0 ** round(
-            log2(self.alpha)
-        )  # data are divided by it, so that no square overflows
-        y = torch.where(known > 0, x, 0.0).double() / unit
-        counts = known.double()
-        how = self.atoms.to(y), self.alpha / unit, self.positive_code
-        scale = torch.ones_like(y[:, :1])
-        if self.rows is not None:
-            (mean, variance, least), (variances, free) = (
-                self.rows,
-                _variances(y, counts, *how),
-            )
-            logs = variances.clamp_min(1e-300).log() + 2 * log(unit) - mean
-            scale = (
-                (0.5 * variance / (variance + 2 / free) * logs)
-                .exp()
-                .clamp_min(least)[:, None]
-            )
-            scale = torch.where(counts.any(1, keepdim=True), scale, 1.0)
-        if self.limit is not None:
-            counts = _usual_entries(y, counts, *how, self.limit.to(y) / unit)
-        if self.norm is not None:
-            counts = (
-                counts * ~_outlying_rows(y, counts, *how, self.norm / unit)[:, None]
-            )
-        return counts.to(known), scale.to(x)
-
-    def of_features(self, features):  # numbers of features or a mask -> Units
-        """Return the units of the chosen features: their baselines, noise and limits.
-
-        So rows can be coded by their visible features alone, when scores hide features in turn.
-        ``atoms`` are not cut; callers set them.
-        """
-        parts = {name: getattr(self, name) for name in ("intercept", "scale", "limit")}
-        known = {
-            name: part[..., features]
-            for name, part in parts.items()
-            if part is not None
-        }
-        return replace(self, **known)
-
-    def to_user(self, atoms):  # (p, n_features) -> the same
-        """Return atoms in the units of the data, for users: multiplied by the noise of features.
-
-        Each atom is scaled to the norm that it has in ``atoms``.
-        """
-        return (
-            atoms
-            if self.scale is None
-            else _with_norms(atoms * self.scale.to(atoms), atoms)
-        )
-
-    def from_user(self, atoms):  # (p, n_features) -> the same
-        """Return atoms in units of the noise, for a search: divided by the noise of features.
-
-        Each atom is scaled to the norm that it has in ``atoms``. This is the inverse of `to_user`.
-        """
-        return (
-            atoms
-            if self.scale is None
-            else _with_norms(atoms / self.scale.to(atoms), atoms)
-        )
-
-    def gains(self, atoms):  # (p, n_features) in the user's units -> (p,)
-        """Return for each atom the factor that turns its code in user's units into units of noise.
-
-        A code and its atom change together: `to_user` keeps the norm of an atom while features are
-        rescaled, so the code must change by the ratio of the norms.
-        """
-        if self.scale is None:
-            return atoms.new_ones(len(atoms))
-        gains = atom_norms(atoms / self.scale.to(atoms)) / atom_norms(atoms)
-        return gains.nan_to_num(1.0, 1.0).flatten()
-
-
-CENTRED = Units()  # the units of data with equal noise, without baseline and outliers
-
-
 def least_rows(n_components):  # -> int
     """Return the least number of rows from which units are learned for ``n_components`` atoms.
 
     With fewer rows `partial_fit` keeps the rows, and learns the units once there are enough.
     """
     return max(_FEWEST_ROWS, _FEW * n_components)
-
-
-def _with_norms(atoms, models):  # (p, m), (p, m) -> (p, m)
-    """Return ``atoms`` scaled to the norms of the atoms ``models``; zero atoms stay zero."""
-    norms = atom_norms(atoms)
-    return atoms * torch.where(norms > 0, atom_norms(models) / norms, 1.0)
-
-
-# ------------------------------------------------------------------ rows and their atoms
-
-
-def _variances(x, known, atoms, alpha, positive):  # -> (n,), (n,)
-    """Estimate the variance of the noise of each row from the residuals of its codes.
-
-    A row with little noise needs a smaller penalty, since an atom that its codes miss would count
-    as noise. So each row is coded at the three penalties of ``_PENALTIES_OF_ROWS``. Its codes are
-    the ones with the least extended Bayesian information criterion (reference [1] of the module),
-    which allows for the choice of ``k`` nonzero codes among ``p`` atoms. At the two smaller
-    penalties codes are excluded if the number of nonzero codes exceeds half of the number of known
-    entries of the row.
-
-    Parameters
-    ----------
-    x, known : Tensor of shape (n, n_features)
-        Rows and the mask of the entries that count.
-    atoms : Tensor of shape (n_components, n_features)
-        Atoms of norm 1.
-    alpha : float
-        Penalty of codes.
-    positive : bool
-        Whether codes are non-negative.
-
-    Returns
-    -------
-    variances : Tensor of shape (n,)
-        Sum of squared residuals over degrees of freedom.
-    free : Tensor of shape (n,)
-        Degrees of freedom: entries that count minus nonzero codes, at least 1.
-    """
-    n = known.sum(1)
-    best = torch.full_like(x[:, 0], inf)
-    variances = torch.zeros_like(best)
-    free = torch.zeros_like(best)
-    for factor in _PENALTIES_OF_ROWS:
-        residuals, k = held_out.residuals_of(x, known, atoms, factor * alpha, positive)
-        squares = residuals.square().sum(1)
-        cost = k * (n.clamp_min(1) * len(atoms) ** 2).log()
-        criterion = n * squares.clamp_min(1e-300).log() + cost
-        better = (criterion < best) & (k <= n / 2) | (free == 0)
-        best = torch.where(better, criterion, best)
-        free = torch.where(better, (n - k).clamp_min(1), free)
-        variances = torch.where(better, squares / free, variances)
-    return variances, free
-
-
-def _usual_entries(x, known, atoms, alpha, positive, limit):  # -> (n, m)
-    """Mark the known entries that are no outliers: with errors up to ``limit`` (m,).
-
-    The lasso of the rows ``x`` (n, m), with the mask ``known`` (n, m), solves for codes of
-    ``atoms`` (p, m) and for an error of each entry (point 3 of the module); then codes and errors
-    are freed of the lasso's bias. The penalty of codes is ``alpha``, but at most the least limit
-    over 1.5: where noise is low, a code would otherwise cost more than errors of all entries.
-    """
-    alpha = min(alpha, float(limit.min()) / _DEARER)
-    # The error of entry j is the code of an atom of its own, `alpha / limit[j]` at entry j and zero
-    # elsewhere. So the penalty alpha of the code costs `limit[j]` times the error.
-    own = torch.diag(alpha / limit)
-    both = torch.cat([atoms, own, -own] if positive else [atoms, own])
-    options = dict(
-        positive=positive, mask=held_out.gaps_in(known), certify=False, debias=1.0
-    )
-    codes, _ = solve_lasso(both, x, alpha, **options)
-    errors = codes[:, len(atoms) :].reshape(len(x), -1, len(own)).abs().amax(1)
-    return known * (errors * alpha <= limit.square())
-
-
-def _outlying_rows(x, known, atoms, alpha, positive, norm):  # -> (n,) bool
-    """Mark outlying rows, which a fit leaves out: long, and not predicted by the atoms.
-
-    Such a row is over 3 times as long as the median row, and the atoms leave more than half of the
-    energy of its hidden entries unpredicted. The rows ``x`` and the mask ``known`` are (n, m),
-    ``atoms`` (p, m), and ``norm`` is the root mean square entry of the median row.
-    """
-    squares = (x * known).square().sum(1)
-    found = squares > (_LONG * norm) ** 2 * known.sum(1)
-    y = x[found]
-    known = known[found]
-    # Long rows are scaled to the median length, because the penalty ``alpha`` is for such rows.
-    y = y * norm * (known.sum(1) / squares[found]).sqrt()[:, None]
-    errors, _ = _predict(y, known, atoms, [alpha], positive)
-    found[found.clone()] = errors.sum(1) > _UNPREDICTED * (y * known).square().sum(1)
-    return found
-
-
-def _predict(x, known, atoms, alphas, positive, judged=None):
-    """Predict entries that are hidden in turn, to judge atoms and units.
-
-    Codes are the lasso's or least squares on its supports, at one of the penalties: the combination
-    with the least error in all judged entries.
-
-    Parameters
-    ----------
-    x, known : Tensor of shape (n, m)
-        Rows and the mask of their known entries.
-    atoms : Tensor of shape (p, m)
-        Atoms of norm 1.
-    alphas : list of float
-        Penalties from large to small.
-    positive : bool
-        Whether codes are non-negative.
-    judged : Tensor of shape (n, m), default=None
-        1 for entries whose errors are returned; all known entries by default.
-
-    Returns
-    -------
-    errors : Tensor of shape (n, m)
-        Squared errors, 0 for entries that are not judged.
-    predictions : Tensor of shape (n, m)
-        Predicted values, 0 for missing entries.
-    """
-    found = x.new_zeros(2 * len(alphas), *x.shape)
-    for seen, hidden in held_out.hide_in_turn(torch.arange(x.shape[1])):
-        options = dict(positive=positive, mask=held_out.gaps_in(known[:, seen]))
-        codes = torch.cat(lasso_path(atoms[:, seen], x[:, seen], alphas, **options))
-        found[:, :, hidden] = codes @ atoms[:, hidden]
-    errors = (x - found).square() * (known if judged is None else judged)
-    best = int(errors.sum((1, 2)).argmin())
-    return errors[best], found[best] * known
 
 
 # ------------------------------------------------------------------ statistics
@@ -535,11 +200,11 @@ def _suspects(x, known):  # -> (n, m) bool, (n,) bool
     y = torch.where(known > 0, x, torch.nan)
     y = y - _quantile(y, 0.5)
     distances = y.abs() / _deviations(y.abs())
-    of_row = (_quantile(distances.mT, 0.5) / held_out.MEDIAN_OF_NORMAL).clamp_min(1)
+    of_row = (_quantile(distances.mT, 0.5) / MEDIAN_OF_NORMAL).clamp_min(1)
     far = distances > _FAR * of_row[:, None]
     far &= bool(far.sum() <= _MOST * known.sum())
     size = torch.where(far, torch.nan, y).square().nanmean(1).sqrt().nan_to_num()
-    long = size > _LONG * _median_size(size)
+    long = size > LONG * _median_size(size)
     return far, long & bool(long.double().mean() <= _MOST)
 
 
@@ -660,7 +325,7 @@ class _Sample:
         part = replace(problem.of_rows(rows), weight=weight)
         # Copies of rows are left out: an atom can fit the noise of a row that it is learned from,
         # and would seem to predict a copy of this row among the rows that judge atoms.
-        distinct = held_out.match_equal_rows(part.x, part.mask).unique()
+        distinct = match_equal_rows(part.x, part.mask).unique()
         part = part.of_rows(distinct)
         self._part = part = replace(part, x=part.x.cpu().double())
         self.x = part.x
@@ -722,7 +387,7 @@ class _Sample:
         """
         rows = self.rows(n or self._n_settle, among)
         x = self.in_units(rows)
-        mask = held_out.gaps_in(self.counts[rows])
+        mask = gaps_in(self.counts[rows])
         part = replace(self._part.of_rows(rows), x=x, mask=mask)
         alpha = auto_alpha(x, mask=mask, weight=part.weight) if alpha is None else alpha
         if atoms is None:
@@ -805,9 +470,9 @@ class _Sample:
         rows = self.rows(n_rows, among)
         x = self.in_units(rows)
         known = self.counts[rows]
-        usual = auto_alpha(x, mask=held_out.gaps_in(known))
+        usual = auto_alpha(x, mask=gaps_in(known))
         alphas = [factor * usual for factor in _PENALTIES] if alpha is None else [alpha]
-        errors, found = _predict(x, known, atoms, alphas, self.positive)
+        errors, found = predict_hidden(x, known, atoms, alphas, self.positive)
         n = known.sum(0).clamp_min(1)
         sums = (errors.sum(0), found.square().sum(0))
         # The mean fourth power of normal errors is 3 times the square of their mean square, so this
@@ -857,7 +522,7 @@ class _Sample:
             x = self.in_units(rows)
             of_rows = judged[rows]
             alphas = [f * alpha for f in _PENALTIES]
-            errors, _ = _predict(
+            errors, _ = predict_hidden(
                 x, known[rows], coded.atoms, alphas, self.positive, of_rows
             )
             return torch.stack([errors, x.square() * of_rows]).sum(2)
@@ -884,8 +549,8 @@ class _Sample:
         back to equal noise unless it differs and hidden entries are predicted better with it. So
         the last round finds the limits in the final units. ``counts`` and ``scale`` change.
 
-        Return the units, with ``norm`` only if ``long`` marks a row. Return None if more than a
-        tenth of the known entries would be outliers: then they are taken for data.
+        Return the units, with ``median_norm`` only if ``long`` marks a row. Return None if more
+        than a tenth of the known entries would be outliers: then they are taken for data.
         """
         atoms = exhaust(play_rounds(self.settle())).atoms
         first = None
@@ -895,10 +560,8 @@ class _Sample:
             atoms = coded.atoms
             x = self.in_units()
             how = (coded.problem.alpha, self.positive)
-            limit = _limit(
-                held_out.residuals_of(x, self.counts, atoms, *how)[0], self.counts
-            )
-            self.counts = _usual_entries(x, known, atoms, *how, limit)
+            limit = _limit(residuals_of(x, self.counts, atoms, *how)[0], self.counts)
+            self.counts = usual_entries(x, known, atoms, *how, limit)
             if i < _ROBUST:
                 noise, signal, n = self.hidden(atoms)
                 first = noise if first is None else first
@@ -919,7 +582,7 @@ class _Sample:
         return replace(
             self.units(atoms, coded.problem.alpha),
             limit=limit * self.unit if are_entries > float(squares.sum()) else None,
-            norm=norm * self.unit if bool(long.any()) else None,
+            median_norm=norm * self.unit if bool(long.any()) else None,
         )
 
     def units(self, atoms=None, alpha=None):  # -> Units
@@ -1012,14 +675,14 @@ class _Sample:
         alpha = coded.problem.alpha
         for _ in range(_ROUNDS_OF_ROWS):
             units = replace(
-                self.units(atoms, alpha), rows=self.noise_of_rows(atoms, alpha)
+                self.units(atoms, alpha), row_noise=self.noise_of_rows(atoms, alpha)
             )
             self.enter(units)
             atoms = self.settle(atoms, _AGAIN).atoms
         return units
 
-    def noise_of_rows(self, atoms, alpha):  # -> float, float, float
-        """Estimate how the noise of rows is distributed, for `Units.rows`.
+    def noise_of_rows(self, atoms, alpha):  # -> RowNoise
+        """Estimate how the noise of rows is distributed, for `Units.row_noise`.
 
         ``atoms`` are (n_components, m), and ``alpha`` is the penalty of their codes. The noise of
         each row is estimated as `Units.enter` estimates the noise of a new row. ``row_scale`` is
@@ -1028,11 +691,12 @@ class _Sample:
         smallest noise, which is the 0.02 quantile.
         """
         self.row_scale = torch.ones_like(self.row_scale)
-        variances = _variances(
+        variances = noise_variances(
             self.in_units(), self.counts, atoms, alpha, self.positive
         )
         scales, mean, variance = _shrink(*variances)
-        return mean + 2 * log(self.unit), variance, float(scales.quantile(_LEAST_SCALE))
+        least = float(scales.quantile(_LEAST_SCALE))
+        return RowNoise(mean + 2 * log(self.unit), variance, least)
 
 
 def learn_units(
@@ -1118,7 +782,7 @@ def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise i
     noise, signal, n = sample.hidden(atoms, _SCREENED, alpha)
     x = sample.in_units(rows)
     known = sample.counts[rows]
-    residuals, _ = held_out.residuals_of(x, known, atoms, alpha, sample.positive)
+    residuals, _ = residuals_of(x, known, atoms, alpha, sample.positive)
     squares = residuals.square().sum(0) / known.sum(0).clamp_min(1)
     if squares.sum() < _RESIDUAL * noise.sum() or not _differs(noise, signal, n):
         return units
@@ -1153,7 +817,7 @@ def refine_units(units, problem, atoms, alpha):  # -> Units
     unit = sample.unit
     counts = sample.counts
     given = sample.in_units(), counts, atoms, alpha / unit, sample.positive
-    residuals, _ = held_out.residuals_of(*given)
+    residuals, _ = residuals_of(*given)
     changes = dict(atoms=atoms)
     if units.intercept is not None:
         weights = sample.weigh(counts / sample.row_scale.square())
@@ -1163,6 +827,6 @@ def refine_units(units, problem, atoms, alpha):  # -> Units
         )
     if units.limit is not None:
         changes["limit"] = _limit(residuals, counts) * unit
-    if units.rows is not None:
-        changes["rows"] = sample.noise_of_rows(atoms, units.alpha / unit)
+    if units.row_noise is not None:
+        changes["row_noise"] = sample.noise_of_rows(atoms, units.alpha / unit)
     return replace(units, **changes)
