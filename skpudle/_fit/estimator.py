@@ -21,7 +21,8 @@ from scipy.sparse import csr_array
 from skpudle._data import arrays, sources
 from skpudle._fit import messages
 from skpudle._fit.callbacks import CallbackSupportMixin
-from skpudle._fit.plan import learned_encoder, train_encoder
+from skpudle._fit.encoders import learned_encoder
+from skpudle._fit.plan import train_encoder
 from skpudle._fit.run import Interrupts, pack, take, unpack
 from skpudle._fit.train import Diverged, Stopping, Trainer, current_team
 from skpudle._operators._atoms import project_atoms
