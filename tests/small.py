@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from sklearn.callback import FitCallback
 
 from skpudle import (
     CountDictionaryLearning,
@@ -17,6 +16,7 @@ from skpudle import (
     PUDLEDictionaryLearning,
     PUDLERegressor,
 )
+from skpudle._fit.callbacks import FitCallback
 from skpudle.encoding import encode
 
 GRADIENTS = ["dec", "ae-lasso", "ae-ls"]

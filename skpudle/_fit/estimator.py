@@ -13,10 +13,10 @@ from numbers import Integral
 from typing import NamedTuple
 
 import torch
-from sklearn.callback import CallbackSupportMixin
 
 from skpudle._data import arrays, sources
 from skpudle._fit import messages
+from skpudle._fit.callbacks import CallbackSupportMixin
 from skpudle._fit.run import pack, unpack
 from skpudle._fit.train import current_team
 

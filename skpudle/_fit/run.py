@@ -34,11 +34,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.callback import CallbackSupportMixin, FitCallback
 from sklearn.utils import Bunch
 
 from skpudle._data import arrays
 from skpudle._data.sources import Samples
+from skpudle._fit.callbacks import CallbackSupportMixin, FitCallback
 from skpudle._fit.messages import describe, refuse, refuse_several
 from skpudle._fit.train import Diverged, current_team
 from skpudle._states import (

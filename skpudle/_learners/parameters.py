@@ -17,6 +17,7 @@ from numpy.random import RandomState
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 
+from skpudle._fit.callbacks import manage_callbacks
 from skpudle._initialization import INITIALIZATIONS
 from skpudle._precision import F, training_mode
 
@@ -161,4 +162,4 @@ def fits(*, validates_nested: bool = False) -> Callable[[F], F]:
     that is a parameter checks its own parameters, too.
     """
     decorate = _fit_context(prefer_skip_nested_validation=not validates_nested)
-    return lambda method: decorate(training_mode()(method))
+    return lambda method: decorate(manage_callbacks(training_mode()(method)))

@@ -679,10 +679,16 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         used = weight > 0
         check_classification_targets(y)
         classes = self.classes_ if part else np.unique(y[used])
-        of_classes = compute_class_weight(
-            self.class_weight, classes=classes, y=y[used], sample_weight=weight[used]
-        )
-        weight[used] *= of_classes[LabelEncoder().fit(classes).transform(y[used])]
+        labels = LabelEncoder().fit(classes).transform(y[used])
+        if self.class_weight == "balanced":
+            # The formula of `compute_class_weight`, which takes weights from scikit-learn 1.9 on.
+            totals = np.bincount(labels, weight[used])
+            weight[used] *= totals.sum() / (len(classes) * totals[labels])
+        else:
+            of_classes = compute_class_weight(
+                self.class_weight, classes=classes, y=y[used]
+            )
+            weight[used] *= of_classes[labels]
         return y, weight
 
     def _task(self, y, weight, part):  # -> Classification

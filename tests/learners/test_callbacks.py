@@ -5,7 +5,6 @@ import pickle
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.callback import ScoringMonitor
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -58,9 +57,17 @@ def in_a_search(learner):
     )
 
 
+def make_monitor():
+    """Return a callback of scikit-learn that scores every epoch."""
+    callbacks = pytest.importorskip(
+        "sklearn.callback", reason="scikit-learn before 1.9"
+    )
+    return callbacks.ScoringMonitor(scoring={"r2": reconstruction_r2_scorer})
+
+
 @pytest.mark.parametrize("place", [alone, in_a_pipeline, in_a_search])
 def test_the_scoring_monitor_has_a_score_for_every_epoch(place, learner, X):
-    monitor = ScoringMonitor(scoring={"r2": reconstruction_r2_scorer})
+    monitor = make_monitor()
     learner.set_callbacks(monitor)
     fitted = place(learner).fit(X, np.zeros(len(X)))
     rows = monitor.get_logs().data
@@ -76,7 +83,7 @@ def test_the_scoring_monitor_has_a_score_for_every_epoch(place, learner, X):
 
 
 def test_the_scoring_monitor_follows_all_phases_of_a_search(X):
-    monitor = ScoringMonitor(scoring={"r2": reconstruction_r2_scorer})
+    monitor = make_monitor()
     learner = PUDLEDictionaryLearning(6, random_state=0).set_callbacks(monitor)
     learner.fit(X, np.zeros(len(X)))
     assert monitor.get_logs().data[-1]["r2"] == reconstruction_r2_scorer(learner, X)

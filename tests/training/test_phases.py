@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from fits import KINDS, Killed, assert_equal, kill
 from sklearn.base import clone
-from sklearn.callback import FitCallback
 from small import ctrl_c
 
 from skpudle import Checkpoint
+from skpudle._fit.callbacks import FitCallback
 from skpudle._fit.run import load_record
 
 pytestmark = [

@@ -7,7 +7,6 @@ atom in pixels, a tuple with an int for each axis: one axis for signals, two for
 from collections.abc import Sequence
 
 from sklearn.base import BaseEstimator
-from sklearn.callback import CallbackSupportMixin
 from sklearn.utils.validation import _check_feature_names, _check_n_features
 
 from skpudle._data.arrays import resolve_device, to_tensor
@@ -18,6 +17,7 @@ from skpudle._data.images import (
     read_images,
     sizes,
 )
+from skpudle._fit.callbacks import CallbackSupportMixin
 
 
 def geometry_of(learner):  # -> kernel, stride, tuples of int
