@@ -132,10 +132,11 @@ def pull(transition, codes, delta, total, products, by_level, least):
     The derivatives are ``delta`` (n, n_components), and ``codes`` are the codes that `iterate` has
     kept. Let ``u`` (n, n_components) be the derivatives in the values that the shrinkage of an
     iteration gets, and ``z`` the codes before the iteration. The sum of ``u`` over iterations is
-    added to ``total`` (n, n_components), and the sum of ``u^T z`` to ``products`` (n_components,
-    n_components). Derivatives in the levels are added to ``by_level`` (n_iterations, n_components).
-    Derivatives with a modulus of at most ``least`` count as zero, because processors are slow with
-    denormal numbers, which are too small to matter.
+    added to ``total`` (n, n_components). A matrix with the same symmetric part as the sum of ``u^T
+    z`` is added to ``products`` (n_components, n_components); only this part is needed. Derivatives
+    in the levels are added to ``by_level`` (n_iterations, n_components). Derivatives with a modulus
+    of at most ``least`` count as zero, because processors are slow with denormal numbers, which are
+    too small to matter.
     """
     n_components = len(transition)
     kind = codes.dtype
@@ -159,8 +160,9 @@ def pull(transition, codes, delta, total, products, by_level, least):
             after[i] = delta[row, listed[i]]
             for t in range(len(codes)):
                 z[t, i] = codes[t, row, listed[i]]
-            for k in range(n):
+            for k in range(i + 1):
                 matrix[i, k] = transition[listed[i], listed[k]]
+                matrix[k, i] = matrix[i, k]
         for t in range(len(codes) - 2, -1, -1):
             for i in range(n):
                 is_kept = z[t + 1, i] != 0.0 and abs(after[i]) > least
@@ -174,8 +176,9 @@ def pull(transition, codes, delta, total, products, by_level, least):
                         sums[i, k] += u[i] * z[t, k]
                         after[k] += u[i] * matrix[i, k]
         for i in range(n):
-            for k in range(n):
-                products[listed[i], listed[k]] += sums[i, k]
+            sums[i, i] /= 2
+            for k in range(i + 1):
+                products[listed[i], listed[k]] += sums[i, k] + sums[k, i]
         for j in range(n_components):
             delta[row, j] = 0.0
         _add_rows(n, listed, u, transition, delta[row])
@@ -192,10 +195,8 @@ def is_recorded(*tensors):  # -> bool
 
 def is_compiled(tensor):  # -> bool
     """Return whether the compiled loops can take a tensor: float32 or float64, on the CPU."""
-    return tensor.device.type == "cpu" and tensor.dtype in (
-        torch.float32,
-        torch.float64,
-    )
+    has_dtype = tensor.dtype in (torch.float32, torch.float64)
+    return has_dtype and tensor.device.type == "cpu"
 
 
 def _is_sparse(tensor, n_multiplications):  # -> bool

@@ -72,7 +72,7 @@ def way(request, monkeypatch):
     if request.param == "products":
         monkeypatch.setattr(_steps, "is_compiled", lambda x: False)
     elif request.param == "both":
-        monkeypatch.setattr(_steps, "SPARSE", 0.5)
+        monkeypatch.setattr(_steps, "_SPARSE_CODES", 0.5)
         monkeypatch.setattr(_steps, "_FEW_PRODUCTS", 0)
 
 
