@@ -366,7 +366,13 @@ class ConsensusDictionary(
         self.components_ = self.estimator_.components_
         return self
 
-    def _with_components(self, medoid, components, X, fit_params):
+    def _with_components(
+        self,
+        medoid,
+        components,
+        X,
+        fit_params,
+    ):
         """Return the fitted medoid with new components, (n_components, ...), for ``estimator_``.
 
         A learner with a learned encoder is fitted to ``X`` again, with the components as

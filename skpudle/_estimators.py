@@ -166,7 +166,14 @@ def encode_samples(learner, X, exposure=None):
     return np.concatenate(maps), np.repeat(np.arange(len(maps)), lengths)
 
 
-def encode_parts(learner, X, n_rows=8192, *, exposure=None, allow_nan=False):
+def encode_parts(
+    learner,
+    X,
+    n_rows=8192,
+    *,
+    exposure=None,
+    allow_nan=False,
+):
     """Yield rows (n, n_features) and their signed codes (n, n_components), part by part.
 
     Both are arrays of float64, and a part has at most ``n_rows`` rows, so that data need not fit

@@ -65,7 +65,13 @@ def _penalties(z, penalty):
     return penalty * z.abs().flatten(1).sum(1)
 
 
-def _evaluate(dictionary, batch, encoder, loss=_SQUARED, through_encoder=True):
+def _evaluate(
+    dictionary,
+    batch,
+    encoder,
+    loss=_SQUARED,
+    through_encoder=True,
+):
     """Encode a batch; return the codes (n, n_components) and the loss of each sample (n,).
 
     All rules use it, see `_rule_of_objective` for the arguments. Without ``through_encoder`` the

@@ -140,7 +140,14 @@ def _random(x, n_components, generator):
     return atoms.normal_(generator=generator).to(x)
 
 
-def initial_atoms(x, n_components, method, generator, *, weight=None):
+def initial_atoms(
+    x,
+    n_components,
+    method,
+    generator,
+    *,
+    weight=None,
+):
     """Return the atoms from which training or a search starts, by one of `INITIALIZATIONS`.
 
     Parameters

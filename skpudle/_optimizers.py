@@ -171,7 +171,14 @@ class SurrogateOptimizer(Optimizer):
     anchor = 0.5
     n_inner = 3
 
-    def __init__(self, atoms, project, n_free=0, *, curvature=1.0):
+    def __init__(
+        self,
+        atoms,
+        project,
+        n_free=0,
+        *,
+        curvature=1.0,
+    ):
         super().__init__(atoms, project, n_free)
         self._per_curvature = 1 / curvature
         self._state = self._fresh_state()
@@ -193,7 +200,14 @@ class SurrogateOptimizer(Optimizer):
         }
 
     @torch.no_grad()
-    def update(self, gradient, codes, *, weight=None, total=None):
+    def update(
+        self,
+        gradient,
+        codes,
+        *,
+        weight=None,
+        total=None,
+    ):
         """Refine the model by a batch, then change the atoms to lower the model.
 
         Parameters

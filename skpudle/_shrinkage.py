@@ -68,7 +68,14 @@ def join_signs(parts):  # (n, 2 * n_components) -> (n, n_components)
     return parts[:, :n_components] - parts[:, n_components:]
 
 
-def shrink(v, level, name, *, positive=False, scratch=None):
+def shrink(
+    v,
+    level,
+    name,
+    *,
+    positive=False,
+    scratch=None,
+):
     """Return ``v`` after a shrinkage, so that autograd can differentiate it in ``v`` and ``level``.
 
     If autograd is switched off, the result overwrites ``v``, which the caller must not need any

@@ -158,7 +158,14 @@ class LassoCoder(NamedTuple):
         is_outlier[is_long] = errors.sum(1) > _UNPREDICTED * energies
         return is_outlier
 
-    def predict_hidden(self, x, mask, *, factors=(1.0,), judged=None):
+    def predict_hidden(
+        self,
+        x,
+        mask,
+        *,
+        factors=(1.0,),
+        judged=None,
+    ):
         """Predict entries that are hidden in turn, to judge atoms and units.
 
         Codes are the lasso's or least squares on its supports, at one of the penalties: the

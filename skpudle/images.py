@@ -192,7 +192,14 @@ def reconstruct(
     return like_input(image if image_shape[2:] else image[..., 0], patches)
 
 
-def _denoise_rows(patches, learner, like, *, n_channels, weights):
+def _denoise_rows(
+    patches,
+    learner,
+    like,
+    *,
+    n_channels,
+    weights,
+):
     """Denoise patches by a learner, for `_mean_of_patches`.
 
     Parameters

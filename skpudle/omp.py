@@ -89,7 +89,13 @@ def _largest(c, positive):
     return first
 
 
-def _correlate(atoms, gram, new, masked, row):
+def _correlate(
+    atoms,
+    gram,
+    new,
+    masked,
+    row,
+):
     """Set ``row`` (n_components,) to the row of the Gram matrix for the atom ``new``.
 
     The row is copied from ``gram`` (n_components, n_components) or, if ``gram`` is empty, computed
@@ -106,7 +112,14 @@ def _correlate(atoms, gram, new, masked, row):
         row[j] = total
 
 
-def _enter(k, c, amount, directions, factor, support):
+def _enter(
+    k,
+    c,
+    amount,
+    directions,
+    factor,
+    support,
+):
     """Admit an atom as number ``k`` of the support, from 0 on, and update correlations ``c``.
 
     The module docstring explains the symbols. Row i of ``directions`` (room, n_components) is
@@ -140,7 +153,14 @@ def _least_squares(k, amounts, factor, z):
             z[j] -= factor[i, j] * z[i]
 
 
-def _keep_positive(k, amounts, factor, support, z, trial):
+def _keep_positive(
+    k,
+    amounts,
+    factor,
+    support,
+    z,
+    trial,
+):
     """Take an active set step of the non-negative pursuit; return the number of remaining atoms.
 
     The codes ``z`` move straight towards the least squares codes on the support of ``k`` atoms,
@@ -161,7 +181,18 @@ def _keep_positive(k, amounts, factor, support, z, trial):
     return n_kept
 
 
-def solve_rows(first, last, atoms, gram, mask, energy, tol, codes, room, positive):
+def solve_rows(
+    first,
+    last,
+    atoms,
+    gram,
+    mask,
+    energy,
+    tol,
+    codes,
+    room,
+    positive,
+):
     """Run the whole pursuit for the rows ``first:last``, and write their codes to ``codes``.
 
     On entry ``codes`` (n, n_components) has to hold ``D^T x``. ``gram`` is the Gram matrix of the

@@ -350,7 +350,12 @@ class AtomsDisplay(Display):
         n_rows, n_columns = self._grid(n_columns)
         middles = [] if row_labels is None else np.arange(n_rows) + 0.5
         self.ax_.set_yticks(middles, row_labels)
-        self.ax_.set(xticks=[], xlim=(0, n_columns), ylim=(n_rows, 0), frame_on=False)
+        self.ax_.set(
+            xticks=[],
+            xlim=(0, n_columns),
+            ylim=(n_rows, 0),
+            frame_on=False,
+        )
         self.ax_.tick_params(length=0)
         if self.supported is not None:
             row, column = np.divmod(np.flatnonzero(~self.supported), n_columns)

@@ -293,7 +293,14 @@ def refuse_text(X):
                 ) from error
 
 
-def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
+def check_rows(
+    X,
+    *,
+    estimator=None,
+    largest=None,
+    copy=False,
+    allow_nan=False,
+):
     """Validate a user's rows of numbers, and convert them to floating point.
 
     Parameters
@@ -351,7 +358,14 @@ def check_rows(X, *, estimator=None, largest=None, copy=False, allow_nan=False):
     return X
 
 
-def check_numbers(values, name, n, *, positive=False, of="features"):  # -> Tensor (n,)
+def check_numbers(
+    values,
+    name,
+    n,
+    *,
+    positive=False,
+    of="features",
+):  # -> Tensor (n,)
     """Check a user's argument with one number for each feature or row, such as exposures of rows.
 
     Parameters
@@ -406,7 +420,13 @@ def check_sample_weight(sample_weight, n_samples):  # -> Tensor (n_samples,), fl
     )
 
 
-def _check_tensor(X, check, estimator, copy, allow_nan):  # -> the same, on its device
+def _check_tensor(
+    X,
+    check,
+    estimator,
+    copy,
+    allow_nan,
+):  # -> the same, on its device
     """Check a user's tensor for `check_rows`, as scikit-learn's `check_array` checks an array.
 
     ``check`` checks an array. The other arguments are those of `check_rows`.

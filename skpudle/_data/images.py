@@ -119,7 +119,14 @@ class Images:
         """
         return [image for images in self.tensors for image in images]
 
-    def hand_back(self, tensors, *, channels=None, channels_first=False, pixels=False):
+    def hand_back(
+        self,
+        tensors,
+        *,
+        channels=None,
+        channels_first=False,
+        pixels=False,
+    ):
         """Return results, such as codes or denoised images, in the form of the user's input.
 
         Parameters
@@ -320,7 +327,15 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
             )
 
 
-def _check_images(X, n_axes, device, check, *, first, is_counts):
+def _check_images(
+    X,
+    n_axes,
+    device,
+    check,
+    *,
+    first,
+    is_counts,
+):
     """Check one array of a user's images and convert it to a tensor, for `read_images`.
 
     ``X`` has the shape (n, *size[, n_channels]), or (n, n_channels, *size) with ``first``. ``size``

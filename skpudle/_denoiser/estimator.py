@@ -655,7 +655,14 @@ class ConvDenoiser(FollowedFit, ImageEstimator):
             optimizer.load_state_dict(state)
         return training
 
-    def _training(self, network, singles, targets, generator, inputs):  # -> Training
+    def _training(
+        self,
+        network,
+        singles,
+        targets,
+        generator,
+        inputs,
+    ):  # -> Training
         """Return a `Training` of the network, with a loader of crops and a new optimiser.
 
         ``singles`` and ``targets`` are results of `prepare_images`.

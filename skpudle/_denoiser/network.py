@@ -201,7 +201,13 @@ def _each(
     return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
-def _share(images, denoised, deviation, probe, derivative):  # each (n, ...) -> (n,)
+def _share(
+    images,
+    denoised,
+    deviation,
+    probe,
+    derivative,
+):  # each (n, ...) -> (n,)
     r"""Return the weight of the denoised image in the output, from 0 to 1 for each image.
 
     The output of the network is ``images + w * (denoised - images)`` with noisy ``images``. The
@@ -295,7 +301,14 @@ class DenoisingNetwork(nn.Module):
         lambda: None
     )  # called after each tile; `ConvDenoiser` sets a printer here
 
-    def __init__(self, shape, stride, noise_std, *, peak=1.0):
+    def __init__(
+        self,
+        shape,
+        stride,
+        noise_std,
+        *,
+        peak=1.0,
+    ):
         super().__init__()
         self.stride = tuple(stride)
         self.kernel = tuple(shape[3:])
@@ -434,7 +447,13 @@ class DenoisingNetwork(nn.Module):
         self.tell()
         return decoded
 
-    def _on_grid(self, x, sigma, shift, room):  # (n, n_channels, *size) -> the same
+    def _on_grid(
+        self,
+        x,
+        sigma,
+        shift,
+        room,
+    ):  # (n, n_channels, *size) -> the same
         """Encode and decode images of any size, on one grid of positions of atoms.
 
         Images are extended by reflection, so that a pixel at the border is covered by as many atoms

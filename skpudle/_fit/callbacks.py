@@ -59,7 +59,13 @@ except ModuleNotFoundError:  # scikit-learn 1.6 to 1.8
             The task above; None for the whole fit.
         """
 
-        def __init__(self, callbacks, estimator_name, task_name, max_subtasks):
+        def __init__(
+            self,
+            callbacks,
+            estimator_name,
+            task_name,
+            max_subtasks,
+        ):
             self._callbacks = callbacks
             self._n_subtasks = 0
             self.estimator_name = estimator_name

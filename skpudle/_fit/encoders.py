@@ -108,7 +108,14 @@ class Converged:
             )
         return codes
 
-    def gradient(self, atoms, x, mask=None, *, through_encoder):
+    def gradient(
+        self,
+        atoms,
+        x,
+        mask=None,
+        *,
+        through_encoder,
+    ):
         """Return codes, losses (n_samples,), and the derivative of the mean loss in the atoms.
 
         `skpudle._gradients.differentiate` calls it instead of autograd, since the derivative has a

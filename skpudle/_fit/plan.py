@@ -125,7 +125,15 @@ def directions(samples, *, positive):  # (n, n_features) -> the same
     return samples.abs() if positive else samples
 
 
-def choose_atoms(dict_init, n_components, x, generator, *, positive=False, weight=None):
+def choose_atoms(
+    dict_init,
+    n_components,
+    x,
+    generator,
+    *,
+    positive=False,
+    weight=None,
+):
     """Choose initial atoms of norm 1 for training or for a search.
 
     Parameters
@@ -379,7 +387,13 @@ class Plan(EncoderPlan):
             penalty=auto_alpha(x, mask=rows.mask, weight=weight),
         )
 
-    def begin(self, samples, rows, units, generator):  # -> Fitted
+    def begin(
+        self,
+        samples,
+        rows,
+        units,
+        generator,
+    ):  # -> Fitted
         """Return the first record, with initial atoms and the penalty of codes for them.
 
         The arguments are those of `first_record`, and the generator of the fit. A search begins

@@ -619,7 +619,15 @@ class Run(Interrupts):
         of the whole "fit".
     """
 
-    def __init__(self, learner, X, y, began, plan=None, data=None):
+    def __init__(
+        self,
+        learner,
+        X,
+        y,
+        began,
+        plan=None,
+        data=None,
+    ):
         self._began = began
         self._ended = time.perf_counter()
         self.seconds = {"reading": self._ended - began}
@@ -843,7 +851,14 @@ class EpochRecord(Record):
 class _SinglePhase(Run):
     """The fit of a `FollowedFit`: its only phase yields an `EpochRecord` for each epoch."""
 
-    def __init__(self, learner, X, y, epochs, n_epochs):
+    def __init__(
+        self,
+        learner,
+        X,
+        y,
+        epochs,
+        n_epochs,
+    ):
         super().__init__(learner, X, y, time.perf_counter())
         self._training = Phase(
             "training", lambda _: epochs(self), epoch_name="epoch", most=n_epochs
@@ -866,7 +881,13 @@ class _SinglePhase(Run):
 class FollowedFit(CallbackSupportMixin):
     """Base of estimators whose fit is one phase, so that callbacks and Ctrl-C work in them, too."""
 
-    def _follow(self, epochs, X, y, n_epochs=None):
+    def _follow(
+        self,
+        epochs,
+        X,
+        y,
+        n_epochs=None,
+    ):
         """Run the epochs of a fit with callbacks and Ctrl-C, and set the attributes of the last.
 
         Parameters

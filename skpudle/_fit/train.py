@@ -210,7 +210,14 @@ class Stopping:
         Least number of new samples in a check; fewer samples wait for the next check.
     """
 
-    def __init__(self, tol, patience, first_update=0, n_updates=inf, n_judged=1):
+    def __init__(
+        self,
+        tol,
+        patience,
+        first_update=0,
+        n_updates=inf,
+        n_judged=1,
+    ):
         self.tol = tol
         self.patience = patience
         self.first_update = first_update
@@ -303,7 +310,12 @@ class Trainer:
         rows = self.optimizer.atoms.detach()
         converged = False
         unused = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-        self.epoch = dict(unused=unused, n_samples=0.0, loss=0.0, seen=[])
+        self.epoch = dict(
+            unused=unused,
+            n_samples=0.0,
+            loss=0.0,
+            seen=[],
+        )
         batches = (batch.in_units(self._begun.units) for batch in source.batches())
         if not self.team.is_alone:
             # The processes add up their gradients in every update, so all must make the same number

@@ -318,7 +318,13 @@ class CountCodes:
             return self.intercept
         return self.intercept.to(exposure) + exposure.log()
 
-    def __call__(self, dictionary, x, mask=None, exposure=None):
+    def __call__(
+        self,
+        dictionary,
+        x,
+        mask=None,
+        exposure=None,
+    ):
         """Return codes (n, n_components) of counts ``x`` (n, n_features); see `encode`."""
         offset = self.offset(exposure).to(x)
         return self.encode(dictionary, x, offset=offset, mask=mask)
@@ -416,7 +422,14 @@ class CountPlan(Plan):
             penalty=max(fitted.penalty, least),
         )
 
-    def rule(self, dictionary, batch, *, encoder, penalty):  # -> Evaluation
+    def rule(
+        self,
+        dictionary,
+        batch,
+        *,
+        encoder,
+        penalty,
+    ):  # -> Evaluation
         """Evaluate the gradient rule of training: half the deviance, through the decoder alone.
 
         The arguments and the `Evaluation` are those of `skpudle._gradients.dec`; ``batch.target``

@@ -94,7 +94,15 @@ def _graph_of(learner, plan, units):  # -> LearnedEncoder
     )
 
 
-def _pursue(dictionary, x, mask=None, *, n_nonzero_coefs, tol, positive):
+def _pursue(
+    dictionary,
+    x,
+    mask=None,
+    *,
+    n_nonzero_coefs,
+    tol,
+    positive,
+):
     """Return codes of rows by orthogonal matching pursuit: the encoder of "omp"."""
     return solve_omp(
         dictionary.atoms,
@@ -135,7 +143,14 @@ def _check_choice(learner, plan, l0, criterion):
     )
 
 
-def _coding_of(problem, atoms, l0, criterion, *, debias):  # -> Coding
+def _coding_of(
+    problem,
+    atoms,
+    l0,
+    criterion,
+    *,
+    debias,
+):  # -> Coding
     """Choose a penalty of codes for fixed atoms, for `choose_alpha`, which documents the choice.
 
     Parameters

@@ -126,7 +126,15 @@ class RowPhases(Run):
     # False for counts: a pass over all rows minimises the squared error of all rows
     makes_pass = True
 
-    def __init__(self, learner, X, y, began, plan, data):
+    def __init__(
+        self,
+        learner,
+        X,
+        y,
+        began,
+        plan,
+        data,
+    ):
         super().__init__(learner, X, y, began, plan.for_data(data), data)
         plan = self.plan
         samples = data.samples
@@ -900,7 +908,13 @@ class DenseLearner(PhasedLearner, DictionaryTransformer):
             fitted = replace(fitted, training=fitted.training | {"moments": {}})
         return fitted, data
 
-    def _train_encoder(self, plan, fitted, data, interrupts):  # -> Fitted
+    def _train_encoder(
+        self,
+        plan,
+        fitted,
+        data,
+        interrupts,
+    ):  # -> Fitted
         """Train the encoder of ``separate_atoms`` for one epoch, on from the present one."""
         is_first = getattr(self, "thresholds_", None) is None
         start = None if is_first else learned_encoder(self, fitted.atoms)

@@ -219,7 +219,15 @@ class TaskPlan(Plan):
         return plan
 
     @in_own_precision
-    def rule(self, fitted, dictionary, batch, *, encoder, penalty):
+    def rule(
+        self,
+        fitted,
+        dictionary,
+        batch,
+        *,
+        encoder,
+        penalty,
+    ):
         r"""Evaluate the gradient rule of joint training: reconstruction and task, through encoder.
 
         With the supervision :math:`b` and the mean squared norm of a sample :math:`E`, which makes
@@ -442,7 +450,15 @@ class TaskLearner(DenseLearner):
     def _plan(self):  # -> TaskPlan
         return TaskPlan(self)
 
-    def _read(self, X, y, *, is_fitted=False, part=False, sample_weight=None):
+    def _read(
+        self,
+        X,
+        y,
+        *,
+        is_fitted=False,
+        part=False,
+        sample_weight=None,
+    ):
         """Check rows and targets, and return them as `Data` with the task.
 
         The arguments, and the errors, are those of `PhasedLearner._read`. The weights of the

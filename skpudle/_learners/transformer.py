@@ -71,7 +71,13 @@ def encode_rows(encoder, dictionary, samples):  # -> (n_samples, n_components)
     return encoder(dictionary, samples.x, mask=samples.mask, exposure=exposure)
 
 
-def hidden_errors(samples, dictionary, encoder, measure, first_equal=None):  # -> float
+def hidden_errors(
+    samples,
+    dictionary,
+    encoder,
+    measure,
+    first_equal=None,
+):  # -> float
     """Return how badly codes of some features predict the other features, summed over all entries.
 
     Features are cut into groups. Each group is hidden once in all rows, and predicted by atoms and

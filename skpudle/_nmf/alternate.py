@@ -56,7 +56,13 @@ _LEAST_ROWS_OF_THREAD = 64
 # own only, from ``first`` to ``last - 1``.
 
 
-def _slope(n, x, column, base, z):
+def _slope(
+    n,
+    x,
+    column,
+    base,
+    z,
+):
     """Compute the two sums over counts that a Newton step of `_move` for one code ``z`` needs.
 
     Return ``g = sum_t x_t a_t / (base_t + a_t z)`` and ``h``, minus the derivative of ``g`` in
@@ -76,7 +82,14 @@ def _slope(n, x, column, base, z):
     return g, h
 
 
-def _move(n, x, column, base, load, z):
+def _move(
+    n,
+    x,
+    column,
+    base,
+    load,
+    z,
+):
     """Minimise ``load z - sum_t x_t log(base_t + a_t z)`` over one code ``z >= 0``.
 
     This is the update of one code in a sweep of `solve_rows`. Arguments are those of `_slope`, the
@@ -332,7 +345,16 @@ def _saturated(counts, weights=1.0):  # -> (n,)
     )
 
 
-def _solve_rows(counts, atoms, loads, z, *, prior, sweeps, tol):  # -> (n,)
+def _solve_rows(
+    counts,
+    atoms,
+    loads,
+    z,
+    *,
+    prior,
+    sweeps,
+    tol,
+):  # -> (n,)
     """Run the compiled loop `solve_rows` for all rows, on several threads.
 
     ``counts`` (n, n_features) is a CSR array, and ``atoms`` has the shape (n_components,
@@ -354,7 +376,13 @@ def _solve_rows(counts, atoms, loads, z, *, prior, sweeps, tol):  # -> (n,)
     return explained
 
 
-def solve_codes(events, atoms, codes=None, tol=_TOL, sweeps=_MOST_SWEEPS):
+def solve_codes(
+    events,
+    atoms,
+    codes=None,
+    tol=_TOL,
+    sweeps=_MOST_SWEEPS,
+):
     """Return the codes that make the counts most likely, for given atoms, each row on its own.
 
     Parameters
@@ -422,7 +450,13 @@ def solve_dispersed(events, atoms, dispersion, tol=_TOL):
     return codes, weighted
 
 
-def removals(events, atoms, codes, losses, tol):
+def removals(
+    events,
+    atoms,
+    codes,
+    losses,
+    tol,
+):
     """Measure how much rows need each atom: remove each in turn, and let the other codes adapt.
 
     The atoms are (n_components, n_features). ``codes`` (n_samples, n_components) and ``losses``
@@ -684,7 +718,13 @@ def advance(events, state, smoothing):
     )
 
 
-def converge(events, state, smoothing, n_steps=400, tol=1e-6):  # -> Progress
+def converge(
+    events,
+    state,
+    smoothing,
+    n_steps=400,
+    tol=1e-6,
+):  # -> Progress
     """Make steps until the objective stalls, for the many fits that `choose` compares.
 
     Parameters

@@ -416,7 +416,13 @@ def _last_as_good(
     return [trial for trial in trials if not worse(trial[1], best, errors)][-1]
 
 
-def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
+def choose_prior(
+    events,
+    given,
+    rng,
+    atoms,
+    n_fixed=0,
+):  # -> Chosen, atoms
     """Choose the dispersion, the prior of atoms, and whether rows are sparse, from given atoms.
 
     Without any event nothing can be chosen, and the result has default parameters.

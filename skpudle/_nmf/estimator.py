@@ -152,7 +152,15 @@ class _Phases(Run):
     # Read all rows, warn of data that are no counts, and set what the phases use: ``events`` (the
     # distinct rows), ``asked`` (the user's parameters, a `Chosen`), ``fixed`` (the known atoms, of
     # sum 1), ``n_samples`` and ``seed``. Arguments are those of `Run`.
-    def __init__(self, learner, X, y, began, plan, data):
+    def __init__(
+        self,
+        learner,
+        X,
+        y,
+        began,
+        plan,
+        data,
+    ):
         super().__init__(learner, X, y, began, plan, data)
         self.x = data.samples.x
         self.n_updates = 1000 if learner.max_iter == "auto" else learner.max_iter

@@ -35,7 +35,13 @@ def _list(z, listed):  # (n,), (n,) -> int
     return count
 
 
-def _add_rows(count, listed, values, matrix, out):
+def _add_rows(
+    count,
+    listed,
+    values,
+    matrix,
+    out,
+):
     """Add the product of a sparse row and a matrix to ``out`` (n_columns,).
 
     The sparse row has the entries ``values[:count]`` at the indices ``listed[:count]``; ``matrix``
@@ -91,7 +97,17 @@ def add_product(left, right, scale, out):
         _add_rows(count, listed, values, right, out[i])
 
 
-def iterate(first, last, transition, correlation, levels, codes, hard, positive, keep):
+def iterate(
+    first,
+    last,
+    transition,
+    correlation,
+    levels,
+    codes,
+    hard,
+    positive,
+    keep,
+):
     """Run iterations ``z <- S(c + H z)`` of the encoder for the rows ``first:last`` of the data.
 
     ``transition`` is the matrix ``H`` (n_components, n_components), the unit matrix minus ``s D^T
@@ -126,7 +142,15 @@ def iterate(first, last, transition, correlation, levels, codes, hard, positive,
                     z[j] = shrunk if size > level else 0.0 * size
 
 
-def pull(transition, codes, delta, total, products, by_level, least):
+def pull(
+    transition,
+    codes,
+    delta,
+    total,
+    products,
+    by_level,
+    least,
+):
     """Run the adjoint of `iterate`: replace derivatives in the last codes by those in the first.
 
     The derivatives are ``delta`` (n, n_components), and ``codes`` are the codes that `iterate` has
@@ -213,7 +237,14 @@ def _is_sparse(tensor, n_multiplications):  # -> bool
     return np.count_nonzero(np.asarray(tensor) != 0) < most
 
 
-def multiply(plus, left, right, *, scale=1, in_place=False):
+def multiply(
+    plus,
+    left,
+    right,
+    *,
+    scale=1,
+    in_place=False,
+):
     """Return ``plus + scale * left @ right``, without the zeros of ``left`` if that is faster.
 
     It replaces `torch.addmm` where codes or their derivatives are sparse. The result is that of a

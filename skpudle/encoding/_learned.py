@@ -295,7 +295,13 @@ class EncoderModule(torch.nn.Module):
 # Return the objective of the lasso, averaged over rows, for the codes z (n, n_components) of the
 # rows x (n, n_features). The mask has the shape of x, or is None. With alpha = 0 there is no
 # penalty.
-def _lasso(x, mask, z, atoms, alpha):  # -> Tensor of shape ()
+def _lasso(
+    x,
+    mask,
+    z,
+    atoms,
+    alpha,
+):  # -> Tensor of shape ()
     residual = x - z @ atoms
     residual = residual if mask is None else residual * mask
     loss = residual.square().sum(1).mean() / 2
@@ -303,7 +309,16 @@ def _lasso(x, mask, z, atoms, alpha):  # -> Tensor of shape ()
 
 
 @torch.no_grad()
-def _first_encoder(atoms, alpha, x, mask, n_unfoldings, *, separate, positive):
+def _first_encoder(
+    atoms,
+    alpha,
+    x,
+    mask,
+    n_unfoldings,
+    *,
+    separate,
+    positive,
+):
     """Return the `LearnedEncoder` from which training starts.
 
     Each analysis matrix is close to the pseudoinverse of the dictionary ``atoms`` (n_components,
@@ -371,7 +386,13 @@ def _power_of_two(x):  # (n, n_features) -> float
     return 2.0 ** frexp(norm)[1]
 
 
-def _draw_batch(x, mask, weight, n_rows, generator):  # -> (n_rows, n_features), mask
+def _draw_batch(
+    x,
+    mask,
+    weight,
+    n_rows,
+    generator,
+):  # -> (n_rows, n_features), mask
     """Draw a batch of rows with probabilities in proportion to ``weight``, and add noise to them.
 
     ``x`` is (n, n_features), ``mask`` of the same shape or None, and ``weight`` (n,) or None, for
@@ -393,7 +414,14 @@ def _draw_batch(x, mask, weight, n_rows, generator):  # -> (n_rows, n_features),
     return (x, None) if mask is None else (x * mask[rows], mask[rows])
 
 
-def _train(start, lasso, batches, n_updates, stopped, of_synthesis):
+def _train(
+    start,
+    lasso,
+    batches,
+    n_updates,
+    stopped,
+    of_synthesis,
+):
     """Train the `LearnedEncoder` ``start`` by one update of Adam for each batch, and return it.
 
     ``lasso(x, mask, codes)`` is the objective, and ``batches`` yields ``n_updates`` pairs of rows

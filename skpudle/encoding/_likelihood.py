@@ -95,7 +95,13 @@ class Likelihood:
     def _natural(self, z):  # codes -> natural parameters (n_samples, n_features)
         return multiply(self.offset.expand_as(self.x), z, self.dictionary.atoms)
 
-    def _step(self, z, mean, size, level):  # -> codes
+    def _step(
+        self,
+        z,
+        mean,
+        size,
+        level,
+    ):  # -> codes
         """Return the codes after one iteration from the codes ``z``.
 
         ``mean`` (n_samples, n_features) are the expectations for ``z``, and ``size`` is the step

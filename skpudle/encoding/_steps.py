@@ -111,7 +111,13 @@ class Iteration(NamedTuple):
     code: Tensor  # codes after the iteration
     residual: Tensor | None  # residual of `z`; None if the step did not compute it
 
-    def pull(self, steps, delta, by_level, scratch):  # -> (n, n_components) or None
+    def pull(
+        self,
+        steps,
+        delta,
+        by_level,
+        scratch,
+    ):  # -> (n, n_components) or None
         """Run the adjoint: return the derivatives in the codes before this iteration.
 
         ``delta`` has the derivatives in the codes after the iteration, and is overwritten. The
@@ -156,7 +162,16 @@ class SparseIterations:
         codes.
     """
 
-    def __init__(self, steps, z, start, levels, shrinkage, positive, keep):
+    def __init__(
+        self,
+        steps,
+        z,
+        start,
+        levels,
+        shrinkage,
+        positive,
+        keep,
+    ):
         self._start = start
         n, n_components = steps.correlation.shape
         n_kept = len(levels) * keep
@@ -180,7 +195,13 @@ class SparseIterations:
         least = max(1, 2**19 // (len(levels) * n_components))
         in_parts(iterate, n, least)
 
-    def pull(self, steps, delta, by_level, scratch):  # (n, n_components) -> the same
+    def pull(
+        self,
+        steps,
+        delta,
+        by_level,
+        scratch,
+    ):  # (n, n_components) -> the same
         """Run the adjoint: return the derivatives in the codes before the first iteration.
 
         The arguments are those of `Iteration.pull`; ``scratch`` has no effect.
@@ -205,7 +226,14 @@ class SparseIterations:
         return delta
 
 
-def run_iterations(steps, z, levels, shrinkage, positive, keep):
+def run_iterations(
+    steps,
+    z,
+    levels,
+    shrinkage,
+    positive,
+    keep,
+):
     """Run the encoder for least squares: one iteration, a step and a shrinkage, for each level.
 
     Parameters
@@ -281,7 +309,15 @@ class DenseSteps(Steps):
         Number of steps that will be taken; it decides whether the matrix ``H`` saves time.
     """
 
-    def __init__(self, dictionary, x, size, *, mask=None, n_steps):
+    def __init__(
+        self,
+        dictionary,
+        x,
+        size,
+        *,
+        mask=None,
+        n_steps,
+    ):
         super().__init__(x, size, mask=mask)
         self.atoms = dictionary.atoms
         n_components, n_features = self.atoms.shape
@@ -330,7 +366,14 @@ class DenseSteps(Steps):
             self.products = torch.zeros_like(self.transition)  # P of the class
             self._pairs = []  # u and z of steps that P does not have yet
 
-    def pull(self, u, z, residual, *, out=None):  # -> (n, n_components) or None
+    def pull(
+        self,
+        u,
+        z,
+        residual,
+        *,
+        out=None,
+    ):  # -> (n, n_components) or None
         """Run the adjoint of the step from ``z``, see `Steps`: return the derivatives in ``z``.
 
         ``residual`` is None for a step with ``H``, whose terms go to the sums q and P of the class.
@@ -390,7 +433,15 @@ class ConvSteps(Steps):
     arguments are those of `Steps`.
     """
 
-    def __init__(self, dictionary, analysis, x, size, *, mask=None):
+    def __init__(
+        self,
+        dictionary,
+        analysis,
+        x,
+        size,
+        *,
+        mask=None,
+    ):
         super().__init__(x, size, mask=mask)
         self._dictionary = dictionary
         self._analysis = analysis
@@ -423,7 +474,14 @@ class ConvSteps(Steps):
         self._by_x = torch.zeros_like(self.x)
         self._by_size = torch.zeros_like(self.size)
 
-    def pull(self, u, z, residual, *, out=None):  # -> the shape of u, or None
+    def pull(
+        self,
+        u,
+        z,
+        residual,
+        *,
+        out=None,
+    ):  # -> the shape of u, or None
         """Run the adjoint of the step from ``z`` in iteration ``t``: return derivatives in ``z``.
 
         The arguments are explained in `Steps`; ``out`` has no effect.

@@ -56,7 +56,13 @@ class Contributions(NamedTuple):
     distance: float
 
 
-def _contributions(learner, X_train, X, ridge, n_largest):
+def _contributions(
+    learner,
+    X_train,
+    X,
+    ridge,
+    n_largest,
+):
     """Find the training samples with the largest contributions to atoms or to reconstructions.
 
     This is the common code of `atom_contributions` (``X`` is None, and atoms are the targets) and

@@ -255,7 +255,13 @@ def _noise_variance(
     return _posterior.sample_noise(rows, atoms, _generator(random_state))
 
 
-def _atoms_of_rows(learner, rows, codes, weight, rng):  # -> AtomPosterior
+def _atoms_of_rows(
+    learner,
+    rows,
+    codes,
+    weight,
+    rng,
+):  # -> AtomPosterior
     """Sample the posterior distribution of atoms with normal noise, for `atom_intervals`.
 
     ``rows`` (n, n_features) and ``codes`` (n, n_components) are results of `_read`, ``weight`` is

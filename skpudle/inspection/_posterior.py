@@ -94,7 +94,13 @@ def _log_of_tail(x):
     return -0.5 * x * x - np.log(-2.5066282746310002 * x)
 
 
-def draw_codes(correlations, grams, prior, rng, z):
+def draw_codes(
+    correlations,
+    grams,
+    prior,
+    rng,
+    z,
+):
     """Draw every code of every row given the other codes of the row (Gibbs), in place in ``z``.
 
     In the prior a code z is 0, or has one of two densities, which are proportional to ``exp(pull *
@@ -407,7 +413,14 @@ def _summarise(sweeps, n_rows):  # -> AtomPosterior
     )
 
 
-def _draw_rows(rows, prediction, codes, atoms, variances, rng):  # -> x, codes (CSR)
+def _draw_rows(
+    rows,
+    prediction,
+    codes,
+    atoms,
+    variances,
+    rng,
+):  # -> x, codes (CSR)
     """Draw the missing entries of rows and then all codes: the first half of a sweep.
 
     Parameters
@@ -537,7 +550,14 @@ def sample_atoms(rows, atoms, scale, rng):
     return posterior
 
 
-def _draw_rates(x, weights, atoms, z, spike, rng):  # -> precisions (n, p); changes z
+def _draw_rates(
+    x,
+    weights,
+    atoms,
+    z,
+    spike,
+    rng,
+):  # -> precisions (n, p); changes z
     """Draw the non-negative codes of rows ``x`` given the atoms, in place in ``z``.
 
     `sample_rates` calls this function for codes, and then for atoms: with the transposed data as
@@ -598,7 +618,14 @@ def weigh_counts(rates, observed, exposure, dispersion):  # -> (n_samples, n_fea
     return observed * exposure / (rates + dispersion * exposure * rates**2)
 
 
-def sample_rates(counts, exposure, atoms, codes, dispersion, rng):
+def sample_rates(
+    counts,
+    exposure,
+    atoms,
+    codes,
+    dispersion,
+    rng,
+):
     """Sample the posterior distribution of atoms for counts, from the atoms and codes of a fit.
 
     Parameters

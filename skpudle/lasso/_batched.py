@@ -150,7 +150,14 @@ def _factor(inner, theta):  # (n, k, k), (n, k) -> (n, k, k), (n, k) bool
     return factor, active & dependent
 
 
-def _minimise(inner, slope, z, theta, fresh, done):  # -> (n,) bool
+def _minimise(
+    inner,
+    slope,
+    z,
+    theta,
+    fresh,
+    done,
+):  # -> (n,) bool
     """Minimise the objective for fixed supports and signs, by two Newton steps, in place.
 
     A code that reaches zero leaves its support: its ``z`` and ``theta`` become 0.
@@ -217,7 +224,15 @@ class _Batch:
     ``mask``, are (n, k).
     """
 
-    def __init__(self, atoms, gram, x, mask, penalty, positive):
+    def __init__(
+        self,
+        atoms,
+        gram,
+        x,
+        mask,
+        penalty,
+        positive,
+    ):
         self._atoms = atoms
         self._gram = gram
         self._penalty = penalty
@@ -318,7 +333,16 @@ class _Batch:
         self.support = self.support.masked_fill(self.theta == 0, len(self._atoms) - 1)
 
 
-def _solve_penalty(atoms, gram, x, mask, penalty, positive, max_iter, codes):
+def _solve_penalty(
+    atoms,
+    gram,
+    x,
+    mask,
+    penalty,
+    positive,
+    max_iter,
+    codes,
+):
     """Set ``codes`` (n, n_components) to the lasso's codes at one penalty, for `solve_alike`.
 
     The other arguments are those of `solve_alike`. A sample that is not solved after ``max_iter``
@@ -389,7 +413,13 @@ def _refit(atoms, x, codes, mask=None):
     return refitted
 
 
-def lasso_gaps(atoms, x, codes, positive, mask=None):  # codes (n, n_components) -> (n,)
+def lasso_gaps(
+    atoms,
+    x,
+    codes,
+    positive,
+    mask=None,
+):  # codes (n, n_components) -> (n,)
     """Certify codes of the lasso with the penalty 1: return their relative duality gaps (n,).
 
     `skpudle.lasso.duality_gap` explains the gap, and calls this function. For another penalty pass
@@ -416,7 +446,17 @@ def lasso_gaps(atoms, x, codes, positive, mask=None):  # codes (n, n_components)
     return torch.where((at_zero == 0) & (gap == 0), 0.0, gap / at_zero).clamp_min(0)
 
 
-def solve_alike(atoms, gram, x, mask, penalties, positive, max_iter, out, gaps):
+def solve_alike(
+    atoms,
+    gram,
+    x,
+    mask,
+    penalties,
+    positive,
+    max_iter,
+    out,
+    gaps,
+):
     """Solve the lasso in torch; `solve` calls this function for tensors that are not on the CPU.
 
     The arguments are those of `solve`, but either ``gram`` or ``mask`` is None, or both. ``out`` (1

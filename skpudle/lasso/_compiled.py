@@ -73,7 +73,18 @@ SETTLED = 1e-6
 UNBOUNDED = 1000
 
 
-def _correlate(atoms, gram, x, row, start, support, z, k, residual, c):
+def _correlate(
+    atoms,
+    gram,
+    x,
+    row,
+    start,
+    support,
+    z,
+    k,
+    residual,
+    c,
+):
     """Set ``c`` (n_components,) to the correlations ``D^T (x - D z)`` of row ``row`` of the data.
 
     With a Gram matrix they are ``D^T x - G z``, where ``start`` (n, n_components) has ``D^T x`` of
@@ -123,7 +134,14 @@ def _correlate(atoms, gram, x, row, start, support, z, k, residual, c):
         i += 1
 
 
-def _border(atoms, gram, support, k, squares, factor):  # -> float
+def _border(
+    atoms,
+    gram,
+    support,
+    k,
+    squares,
+    factor,
+):  # -> float
     """Append the atom ``support[k]`` to the Cholesky ``factor`` and to ``squares``, in place.
 
     Return the fraction of the atom's squared norm that is outside of the span of the first ``k``
@@ -169,7 +187,17 @@ def _border(atoms, gram, support, k, squares, factor):  # -> float
     return pivot / squares[k]
 
 
-def _remove(out, k, support, z, theta, squares, step, y, factor):
+def _remove(
+    out,
+    k,
+    support,
+    z,
+    theta,
+    squares,
+    step,
+    y,
+    factor,
+):
     """Remove the atom at index ``out`` of the support of ``k`` atoms from all arrays, in place.
 
     Rotations update the Cholesky ``factor`` and ``y``, which is faster than to factor the smaller
@@ -213,7 +241,18 @@ def _reach(z, theta, step):  # floats, of one code -> float
     return z / -step if theta * step < 0 else 0.0
 
 
-def _minimise(first, k, support, z, theta, slope, squares, step, y, factor):  # -> int
+def _minimise(
+    first,
+    k,
+    support,
+    z,
+    theta,
+    slope,
+    squares,
+    step,
+    y,
+    factor,
+):  # -> int
     """Minimise the objective for a fixed support and signs; return the support's new size.
 
     Each Newton step ends at the first code that would change its sign; this code becomes zero and
@@ -306,7 +345,17 @@ def _admit(
     return k
 
 
-def _gap(atoms, x, row, support, z, k, largest, penalty, residual):  # -> float
+def _gap(
+    atoms,
+    x,
+    row,
+    support,
+    z,
+    k,
+    largest,
+    penalty,
+    residual,
+):  # -> float
     """Return the relative duality gap that certifies the codes of one row, see `duality_gap`.
 
     ``largest`` is a bound on the correlations of the residual with all atoms (on their moduli, for
@@ -452,7 +501,17 @@ def solve_rows(
 loops = Loops(globals())
 
 
-def solve_alike(atoms, gram, x, mask, penalties, positive, max_iter, out, gaps):
+def solve_alike(
+    atoms,
+    gram,
+    x,
+    mask,
+    penalties,
+    positive,
+    max_iter,
+    out,
+    gaps,
+):
     """Solve the lasso on the CPU, in threads; `skpudle.lasso._batched.solve` calls this function.
 
     Arguments and results are those of `skpudle.lasso._batched.solve_alike`, which does the same in

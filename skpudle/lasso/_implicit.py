@@ -42,7 +42,14 @@ _MOST_WORK = 2 * 10**7
 _NEARLY_PARALLEL = 1e-9
 
 
-def _gather(atoms, gram, mask, support, k, inner):
+def _gather(
+    atoms,
+    gram,
+    mask,
+    support,
+    k,
+    inner,
+):
     """Set the lower half of ``inner`` (k, k) to the Gram matrix of a support, D_S^T diag(mask) D_S.
 
     The first ``k`` entries of ``support`` are the numbers of its atoms. ``mask`` (n_features,) is 1
@@ -86,7 +93,16 @@ def _invert(inner, k, factor, u):  # -> bool
     return True
 
 
-def differentiate(atoms, gram, x, mask, through_encoder, codes, losses, gradient):
+def differentiate(
+    atoms,
+    gram,
+    x,
+    mask,
+    through_encoder,
+    codes,
+    losses,
+    gradient,
+):
     """Add up losses of all rows and their derivatives in the atoms: the loop of `lasso_gradient`.
 
     The derivatives are added to ``gradient`` (n_components, n_features), and the losses to
@@ -148,7 +164,15 @@ def differentiate(atoms, gram, x, mask, through_encoder, codes, losses, gradient
 loops = Loops(globals())
 
 
-def lasso_gradient(atoms, x, alpha, *, positive=False, through_encoder, mask=None):
+def lasso_gradient(
+    atoms,
+    x,
+    alpha,
+    *,
+    positive=False,
+    through_encoder,
+    mask=None,
+):
     r"""Solve the lasso, and differentiate the mean reconstruction loss of the codes in the atoms.
 
     Encoders that solve the lasso offer this function to `skpudle._gradients.differentiate`, as a
@@ -309,7 +333,16 @@ class _ConvergedCodes(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, dictionary, atoms, x, alpha, debias, solve_end, mask):
+    def forward(
+        ctx,
+        dictionary,
+        atoms,
+        x,
+        alpha,
+        debias,
+        solve_end,
+        mask,
+    ):
         """Return codes (n, n_components) and gaps (n,), as `converged_codes` does.
 
         ``dictionary`` has the values of ``atoms``, without a graph, for `backward`. ``solve_end``

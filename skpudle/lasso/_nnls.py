@@ -57,7 +57,13 @@ def _split_scale(rows):  # (n, m) -> (n, m), (n, 1)
 
 
 @torch.no_grad()
-def _solve_weighted(atoms, x, weights, free, max_iter):  # -> (n, n_components), (n,)
+def _solve_weighted(
+    atoms,
+    x,
+    weights,
+    free,
+    max_iter,
+):  # -> (n, n_components), (n,)
     """Do the work of `solve_nnls`, block by block, with tensors that `solve_nnls` has checked.
 
     ``weights`` are (n_features,), (n, n_features) or None; ``free`` is (n_components,), bool.

@@ -117,7 +117,13 @@ def descent_direction(atoms, free):
     return direction, products.index_copy_(0, signed, atoms[signed] @ direction)
 
 
-def nonnegative_gap(atoms, x, codes, direction, weights=None):
+def nonnegative_gap(
+    atoms,
+    x,
+    codes,
+    direction,
+    weights=None,
+):
     """Certify codes of non-negative least squares by their relative duality gaps.
 
     A residual is feasible for the dual problem if its correlations ``c`` with the atoms are not
@@ -478,7 +484,15 @@ def solve_lasso(
 
 
 @torch.no_grad()
-def lasso_path(atoms, x, alphas, *, positive=False, mask=None, gram=None):
+def lasso_path(
+    atoms,
+    x,
+    alphas,
+    *,
+    positive=False,
+    mask=None,
+    gram=None,
+):
     r"""Return codes of the lasso and least squares refits for several penalties, to compare them.
 
     A search for the best penalty calls this function. Penalties fall, because the solver on the CPU

@@ -51,7 +51,14 @@ def _subtract(step, atom, mask, residual):  # number, then (n_features,) each
             residual[f] -= step * mask[f] * atom[f]
 
 
-def subtract_synthesis(start, index, value, atoms, mask, residual):
+def subtract_synthesis(
+    start,
+    index,
+    value,
+    atoms,
+    mask,
+    residual,
+):
     """Subtract ``D z`` from the known entries of each row of ``residual``, in place.
 
     ``residual`` (n, n_features) has the data before. Its missing entries become 0.
@@ -101,7 +108,16 @@ def _shrink(target, curvature, alpha, positive):  # -> float, code of least obje
     return 0.0
 
 
-def _sweep_codes(w, inner, alpha, positive, tolerance, max_sweeps, slope, z):
+def _sweep_codes(
+    w,
+    inner,
+    alpha,
+    positive,
+    tolerance,
+    max_sweeps,
+    slope,
+    z,
+):
     """Minimise the lasso over the codes of one row, by coordinate descent on products of atoms.
 
     Use it for a few atoms whose products are known: a step costs ``w`` operations, and no pass over
@@ -189,7 +205,16 @@ def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, cu
             break
 
 
-def _enter(slope, positive, level, min_fraction, k, beyond, support, z):  # -> int
+def _enter(
+    slope,
+    positive,
+    level,
+    min_fraction,
+    k,
+    beyond,
+    support,
+    z,
+):  # -> int
     """Add atoms with large slopes to the working set of one row; return the new size of the set.
 
     An atom enters if the modulus of its slope is above ``level`` and at least ``min_fraction`` of
@@ -268,7 +293,15 @@ def _factorise(w, inner, dependent, factor):  # -> bool
     return True
 
 
-def _solve(w, inner, positive, dependent, factor, slope, z):  # -> bool
+def _solve(
+    w,
+    inner,
+    positive,
+    dependent,
+    factor,
+    slope,
+    z,
+):  # -> bool
     """Set the codes of one row to least squares on their support; return whether that succeeded.
 
     It returns False, with unchanged codes, if the atoms are nearly linearly dependent, or if a code
@@ -445,7 +478,15 @@ def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, m
         end += k
 
 
-def add_statistics(start, index, value, weight, x, a, b):
+def add_statistics(
+    start,
+    index,
+    value,
+    weight,
+    x,
+    a,
+    b,
+):
     """Add ``Z^T W Z`` and ``Z^T W X`` of some rows to ``a`` and ``b``; they improve the atoms.
 
     ``W`` is the diagonal matrix of the weights ``weight`` (n,) of rows; ``b`` is (n_atoms,
@@ -577,7 +618,15 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
                 growth[support[e]] = 0.0
 
 
-def add_moments(first, last, start, row, value, x, b):
+def add_moments(
+    first,
+    last,
+    start,
+    row,
+    value,
+    x,
+    b,
+):
     """Add the rows of ``Z^T X`` for the atoms ``first:last`` to ``b`` (last - first, n_features).
 
     ``start``, ``row`` and ``value`` are the codes sorted by atom. `Epoch.improved_atoms` calls it
@@ -591,7 +640,16 @@ def add_moments(first, last, start, row, value, x, b):
                 b[j - first, f] += z * x[i, f]
 
 
-def subtract_changes(low, high, first, start, row, value, change, residual):
+def subtract_changes(
+    low,
+    high,
+    first,
+    start,
+    row,
+    value,
+    change,
+    residual,
+):
     """Update the rows ``low:high`` of ``residual`` after a block of atoms has changed, in place.
 
     ``change`` (n_changed, n_features) holds new minus old atoms, from the atom ``first`` on.
@@ -608,7 +666,18 @@ def subtract_changes(low, high, first, start, row, value, change, residual):
             begin += 1
 
 
-def add_products(first, last, low, by_atom, row, code, start, index, value, a):
+def add_products(
+    first,
+    last,
+    low,
+    by_atom,
+    row,
+    code,
+    start,
+    index,
+    value,
+    a,
+):
     """Add a block of ``Z^T Z`` to ``a``: the rows ``first:last``, and the columns from ``low`` on.
 
     `Epoch.products` calls it, for `sweep` to improve a block of atoms. ``a`` is (last - first,
@@ -625,7 +694,15 @@ def add_products(first, last, low, by_atom, row, code, start, index, value, a):
                     a[j - first, column] += z * value[k]
 
 
-def add_second_moments(first, last, start, row, residual, direction, image):
+def add_second_moments(
+    first,
+    last,
+    start,
+    row,
+    residual,
+    direction,
+    image,
+):
     """Add one power iteration for the common direction of residuals, for the atoms ``first:last``.
 
     ``sum_i r_i (r_i . v)`` is added to ``image[j - first]`` for each atom ``j``. The sum is over

@@ -70,7 +70,14 @@ def _curvature(mask, atom, y, x):  # -> float
     return total
 
 
-def _subtract(step, atom, y, x, mask, residual):
+def _subtract(
+    step,
+    atom,
+    y,
+    x,
+    mask,
+    residual,
+):
     """Subtract ``step * atom`` at ``(y, x)`` from known pixels of the residual, in place."""
     for c in range(atom.shape[0]):
         for i in range(atom.shape[1]):
@@ -81,7 +88,13 @@ def _subtract(step, atom, y, x, mask, residual):
                 )
 
 
-def _add_patch(factor, residual, y, x, total):
+def _add_patch(
+    factor,
+    residual,
+    y,
+    x,
+    total,
+):
     """Add ``factor`` times a patch of the residual to ``total``, in place.
 
     The patch begins at ``(y, x)`` and has the shape of ``total``, (n_channels, height, width).
@@ -286,7 +299,16 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
     return index, z[index], solved
 
 
-def refit_image(mask, atoms, grid, tolerance, max_sweeps, index, value, residual):
+def refit_image(
+    mask,
+    atoms,
+    grid,
+    tolerance,
+    max_sweeps,
+    index,
+    value,
+    residual,
+):
     """Turn the codes of an image into least squares on their support, by coordinate descent.
 
     The signs of codes are constraints: a code whose sign would turn becomes zero. ``value``
@@ -314,14 +336,28 @@ def refit_image(mask, atoms, grid, tolerance, max_sweeps, index, value, residual
             break
 
 
-def synthesise(atoms, grid, index, value, image):
+def synthesise(
+    atoms,
+    grid,
+    index,
+    value,
+    image,
+):
     """Add the image that sparse codes stand for to ``image`` (n_channels, height, width)."""
     for e in range(len(index)):
         atom, y, x = _locate(index[e], atoms, grid)
         _subtract(-value[e], atom, y, x, image[:, :0], image)
 
 
-def _self_overlap(start, stop, image, position, value, grid, overlap):
+def _self_overlap(
+    start,
+    stop,
+    image,
+    position,
+    value,
+    grid,
+    overlap,
+):
     """Compute the autocorrelation of one atom's codes, which bounds the curvature of the atom.
 
     The codes are the entries ``start:stop``. An entry of ``overlap`` (2 * height - 1, 2 * width -
@@ -350,7 +386,15 @@ def _self_overlap(start, stop, image, position, value, grid, overlap):
                 overlap[height - 1 + y - y1, width - 1 + x - x1] += product
 
 
-def add_patches(start, image, position, factor, grid, images, total):
+def add_patches(
+    start,
+    image,
+    position,
+    factor,
+    grid,
+    images,
+    total,
+):
     """Add up patches of images at the positions of each atom's users, times their factors.
 
     ``factor`` has a number for each user. The sum of the patches of atom ``k`` is added to
@@ -363,7 +407,16 @@ def add_patches(start, image, position, factor, grid, images, total):
             _add_patch(factor[e], images[image[e]], y, x, total[k])
 
 
-def sweep_atoms(start, image, position, value, grid, mask, atoms, residual):
+def sweep_atoms(
+    start,
+    image,
+    position,
+    value,
+    grid,
+    mask,
+    atoms,
+    residual,
+):
     """Improve the atoms for given codes, one by one, each by a step on the sphere of norm 1.
 
     A step never raises the objective, because the sum of the moduli of the autocorrelation of the
@@ -388,7 +441,15 @@ def sweep_atoms(start, image, position, value, grid, mask, atoms, residual):
                 _subtract(value[e], change, y, x, mask[image[e]], residual[image[e]])
 
 
-def add_second_moments(start, image, position, grid, residual, direction, moments):
+def add_second_moments(
+    start,
+    image,
+    position,
+    grid,
+    residual,
+    direction,
+    moments,
+):
     """Add one power iteration for the common direction of residuals, for each atom.
 
     ``sum_e r_e (r_e . v)`` is added to ``moments[k]``: the sum is over the users ``e`` of the atom
@@ -402,7 +463,13 @@ def add_second_moments(start, image, position, grid, residual, direction, moment
             _add_patch(length, residual[image[e]], y, x, moments[k])
 
 
-def _change(step, z, slope, curvature, alpha):  # five numbers -> float
+def _change(
+    step,
+    z,
+    slope,
+    curvature,
+    alpha,
+):  # five numbers -> float
     """Return the change of the lasso's objective if a coordinate moves from ``z`` by ``step``.
 
     ``slope`` and ``curvature`` of the coordinate are taken before the move.

@@ -52,7 +52,14 @@ class DeviceEpoch(rules.Coded):
     """
 
     @in_own_precision
-    def __init__(self, problem, atoms, codes, *, refit=False):
+    def __init__(
+        self,
+        problem,
+        atoms,
+        codes,
+        *,
+        refit=False,
+    ):
         self.problem = problem
         self.atoms = atoms
         x = problem.x
@@ -119,7 +126,14 @@ class DeviceEpoch(rules.Coded):
         residual = residual if mask is None else residual * mask[rows].to(residual)
         return dense, residual, residual.square().sum(1) / 2
 
-    def _solve(self, rows, support, z, n_sweeps, near=None):
+    def _solve(
+        self,
+        rows,
+        support,
+        z,
+        n_sweeps,
+        near=None,
+    ):
         """Improve the codes of rows by coordinate descent, each on its support and new atoms.
 
         Atoms enter a support if their slope (product with the residual) violates the optimality
@@ -174,7 +188,14 @@ class DeviceEpoch(rules.Coded):
         z = self._descend(inner, slope, z, alpha, n_sweeps)
         return support, z, slope, inner
 
-    def _descend(self, inner, slope, z, alpha, n_sweeps):  # -> z
+    def _descend(
+        self,
+        inner,
+        slope,
+        z,
+        alpha,
+        n_sweeps,
+    ):  # -> z
         """Minimise the lasso over the codes of all rows at once, by coordinate descent in place.
 
         ``inner`` (n, longest, longest) has the products of the atoms of each support with each

@@ -351,7 +351,15 @@ class Epoch(Coded):
         The codes that atoms adapt to: ``codes``, or with ``refit`` least squares on their supports.
     """
 
-    def __init__(self, problem, atoms, codes, *, refit=False, turn=None):
+    def __init__(
+        self,
+        problem,
+        atoms,
+        codes,
+        *,
+        refit=False,
+        turn=None,
+    ):
         self.problem = problem
         self.atoms = atoms
         self._atoms = np.asarray(atoms)
@@ -503,7 +511,14 @@ class Epoch(Coded):
         """
         return 4 * len(self._entries[1]) / len(self.atoms)
 
-    def _sums(self, first, last, width, work, add):  # -> (last - first, width)
+    def _sums(
+        self,
+        first,
+        last,
+        width,
+        work,
+        add,
+    ):  # -> (last - first, width)
         """Return what a compiled loop sums up for each of the atoms ``first:last``, in threads.
 
         ``add(start, stop, sums)`` adds ``width`` sums for each of the atoms ``start:stop``, in

@@ -377,7 +377,14 @@ class _Sizes:
         images.
     """
 
-    def __init__(self, problem, generator, start, *, settles):
+    def __init__(
+        self,
+        problem,
+        generator,
+        start,
+        *,
+        settles,
+    ):
         n = len(problem.x)
         n_held = min(n // 4, 2000)
         is_held = torch.zeros(n, dtype=torch.bool)

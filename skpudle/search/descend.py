@@ -85,7 +85,14 @@ def solve_codes(problem, atoms, n_epochs, *, refit=False):  # -> Epoch
     return coded
 
 
-def refit_atoms(problem, atoms, codes, n_epochs=8, *, still=1e-6):
+def refit_atoms(
+    problem,
+    atoms,
+    codes,
+    n_epochs=8,
+    *,
+    still=1e-6,
+):
     """Free atoms of the lasso's bias: its codes are too small, and atoms make up for it.
 
     In each epoch the lasso chooses the supports, the codes become least squares on these supports,
@@ -157,7 +164,14 @@ def split(coded, n_splits, seed, *, earlier=0.0):  # -> (n,), (n, *atom); or Non
     return (chosen, direction[chosen]) if len(chosen) else None
 
 
-def remaining(coded, n_removed, *, kept=(), per_use=False, earlier=0.0):  # -> (p,) bool
+def remaining(
+    coded,
+    n_removed,
+    *,
+    kept=(),
+    per_use=False,
+    earlier=0.0,
+):  # -> (p,) bool
     """Choose the atoms that a round removes, the ones with the smallest costs; mark all others.
 
     The *heirs* of an atom are the three atoms that take over most of its codes. An atom and its
@@ -240,7 +254,14 @@ def stride_of_uses(coded, stride, n_uses):  # -> int
 # ------------------------------------------------------------------ generators of coded data
 
 
-def descend(problem, atoms, codes, most, *, earlier=None):
+def descend(
+    problem,
+    atoms,
+    codes,
+    most,
+    *,
+    earlier=None,
+):
     """Alternate between codes and atoms until the objective stalls.
 
     Parameters
@@ -287,7 +308,15 @@ def descend(problem, atoms, codes, most, *, earlier=None):
             previous = atoms
 
 
-def settle(problem, atoms, stride=None, most=SETTLES, *, alpha=None, codes=None):
+def settle(
+    problem,
+    atoms,
+    stride=None,
+    most=SETTLES,
+    *,
+    alpha=None,
+    codes=None,
+):
     """Descend on small samples of the rows first, until atoms have 120 uses on average.
 
     Searches begin like this, because early epochs need few rows.

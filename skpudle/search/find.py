@@ -70,7 +70,14 @@ _LARGER = 2**0.5
 NOTHING_LEFT = 1e-7
 
 
-def goes_on(predictions, errors=1.0, *, gains=False, patience=1, worse=worse):
+def goes_on(
+    predictions,
+    errors=1.0,
+    *,
+    gains=False,
+    patience=1,
+    worse=worse,
+):
     """Return whether to try one more penalty or number of atoms, after the predictions so far.
 
     ``predictions`` is the list of `Prediction` objects so far. The answer is True if fewer than
@@ -91,7 +98,15 @@ def goes_on(predictions, errors=1.0, *, gains=False, patience=1, worse=worse):
     return n_failed < patience
 
 
-def walk(first, step, score, *, errors=1.0, gains=False, patience=1):
+def walk(
+    first,
+    step,
+    score,
+    *,
+    errors=1.0,
+    gains=False,
+    patience=1,
+):
     """Yield trials, each with its prediction, until `goes_on` ends them or none is left.
 
     Growth of the number of atoms (`skpudle.search.choose`) is such a walk.
@@ -374,7 +389,14 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
     return last if is_worse else first
 
 
-def climb(problem, first, stride, penalties, note, leader=()):  # a generator of epochs
+def climb(
+    problem,
+    first,
+    stride,
+    penalties,
+    note,
+    leader=(),
+):  # a generator of epochs
     """Try larger and smaller penalties: adapt the atoms to each penalty, and judge the atoms.
 
     At each penalty atoms start from the atoms of the penalty before. Where penalties begin to fall,
@@ -427,7 +449,14 @@ def climb(problem, first, stride, penalties, note, leader=()):  # a generator of
         trials.append(trial)
 
 
-def _polish(problem, best, stride, chosen, *, is_same_sample):  # generator of epochs
+def _polish(
+    problem,
+    best,
+    stride,
+    chosen,
+    *,
+    is_same_sample,
+):  # generator of epochs
     """Descend on one in ``stride`` of all samples, held-out ones included, at the chosen penalty.
 
     ``best`` is the coded data before the polish, and ``chosen`` the `Trial` whose atoms and penalty

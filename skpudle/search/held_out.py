@@ -201,7 +201,13 @@ class HeldOut:
         error = float(errors_at(total, debias))
         return Prediction(errors_at(sums, debias), error, index, debias)
 
-    def predict(self, atoms, index=None, steps=(1, -1), debias=None):  # -> Prediction
+    def predict(
+        self,
+        atoms,
+        index=None,
+        steps=(1, -1),
+        debias=None,
+    ):  # -> Prediction
         """Predict the hidden entries at the best penalty of codes, which a walk finds.
 
         Parameters

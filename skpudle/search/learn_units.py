@@ -531,7 +531,13 @@ class _Sample:
         left_with_mean = _unfolded_errors(with_mean, n_unfoldings)
         return _is_worse(left_without, left_with_mean, log(2))
 
-    def hidden(self, atoms, n_rows=_JUDGES, alpha=None, among=None):  # -> (m,) each
+    def hidden(
+        self,
+        atoms,
+        n_rows=_JUDGES,
+        alpha=None,
+        among=None,
+    ):  # -> (m,) each
         """Estimate noise and signal of each feature, from the prediction of hidden entries.
 
         Parameters
@@ -619,7 +625,13 @@ class _Sample:
         errors_after, _ = self._errors(after, usual, usual, others)
         return _is_worse(errors_before, errors_after)
 
-    def _errors(self, coded, mask, judged, among):  # -> (n_rows,), (n_rows,)
+    def _errors(
+        self,
+        coded,
+        mask,
+        judged,
+        among,
+    ):  # -> (n_rows,), (n_rows,)
         """Predict hidden entries of at most 300 rows by the atoms of ``coded``, an `Epoch`.
 
         Groups of features are hidden in turn. Codes follow from the row's other entries, as far as

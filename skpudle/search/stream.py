@@ -81,7 +81,14 @@ def block_rows(n_used, n_components, n_features):  # -> int
     return max(least, min(wanted, 2**26 // row))
 
 
-def begin_stream(atoms, energy=None, *, weight=0.0, n_rows=0.0, mean=inf):
+def begin_stream(
+    atoms,
+    energy=None,
+    *,
+    weight=0.0,
+    n_rows=0.0,
+    mean=inf,
+):
     """Return the state of a stream before its first block.
 
     Parameters

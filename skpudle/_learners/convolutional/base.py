@@ -61,7 +61,14 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):
     def _kernel(self):
         return sizes(self.atom_shape, 1)
 
-    def _read(self, X, *, n_channels=1, allow_nan=False, largest=None):  # -> Images
+    def _read(
+        self,
+        X,
+        *,
+        n_channels=1,
+        allow_nan=False,
+        largest=None,
+    ):  # -> Images
         # Read and check a user's images, signals or rows of pixels, on the learner's device; the
         # arguments are those of `read_images`.
         first = X[0] if isinstance(X, Sequence) and len(X) else X

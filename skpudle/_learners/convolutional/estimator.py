@@ -420,7 +420,13 @@ class ConvPUDLEDictionaryLearning(
             part, mask = split_missing(part, len(self._kernel))
             yield part, mask, self._encode(dictionary, part, mask)
 
-    def _encode(self, dictionary, x, mask=None, tolerance=1e-8):
+    def _encode(
+        self,
+        dictionary,
+        x,
+        mask=None,
+        tolerance=1e-8,
+    ):
         """Return code maps of images (n, n_channels, *size) that copies of atoms cover exactly.
 
         ``mask``, of the same shape, is 0 at missing pixels. ``tolerance`` is that of `conv_codes`.

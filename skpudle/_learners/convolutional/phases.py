@@ -596,7 +596,15 @@ class ImagePhases(Run):
         Largest number of epochs of training.
     """
 
-    def __init__(self, learner, X, y, began, plan, data):
+    def __init__(
+        self,
+        learner,
+        X,
+        y,
+        began,
+        plan,
+        data,
+    ):
         super().__init__(learner, X, y, began, plan, data)
         is_auto = learner.n_components == "auto"
         self.n_components = 64 if is_auto else learner.n_components
