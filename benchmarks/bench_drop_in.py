@@ -73,9 +73,8 @@ def denoising():
 
 def main():
     given = parse(__doc__)
-    PUDLEDictionaryLearning(5).fit(
-        np.random.default_rng(0).standard_normal((50, 8))
-    )  # compiles
+    # compiles
+    PUDLEDictionaryLearning(5).fit(np.random.default_rng(0).standard_normal((50, 8)))
     Report(given.out, title="The name of the class replaced").extend(denoising())
 
 

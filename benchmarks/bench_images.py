@@ -44,11 +44,12 @@ from skpudle.pretrained import load_denoiser
 
 # ---------------------------------------------------------------- patches
 
+# pixels; of the error, and of cosines, in noise levels
 SIDE, MARGIN, THRESHOLD = (
     8,
     1.1,
     2.8,
-)  # pixels; of the error, and of cosines, in noise levels
+)
 SIGMA, N_ATOMS, N_TRAINING = 25 / 255, 128, 20_000
 
 

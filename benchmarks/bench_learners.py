@@ -313,9 +313,8 @@ def judge(learner, train, test, truth, alpha, positive):
     objective = (0.5 * residual + alpha * np.abs(codes).sum()) / len(test)
     used = lasso_codes(atoms, train[:N_COUNTED], alpha, positive).any(axis=0)
     row = {"held-out objective": float(objective)}
-    tenth = max(
-        1, round(min(test.shape[1] / 10, len(atoms) / 5))
-    )  # not all atoms, if m is large
+    # not all atoms, if m is large
+    tenth = max(1, round(min(test.shape[1] / 10, len(atoms) / 5)))
     sizes = {"m/10": tenth, "2": 2, "5": 5}
     row |= {
         f"R2, {name} atoms": omp_r2(atoms, test, size) for name, size in sizes.items()

@@ -44,13 +44,14 @@ from sklearn.preprocessing import RobustScaler, StandardScaler
 from skpudle import PUDLEDictionaryLearning
 from skpudle.lasso import solve_lasso
 
+# in units of the root mean square norm of a row
 PENALTIES = (
     0.02,
     0.05,
     0.1,
     0.2,
     0.4,
-)  # in units of the root mean square norm of a row
+)
 PLAIN = {"noise": "equal", "fit_intercept": False}
 
 

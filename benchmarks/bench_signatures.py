@@ -98,9 +98,8 @@ def planted_public(scenario, seed):
     n, n_flat, n_tissues = PUBLIC[scenario]
     rng = np.random.default_rng([seed, *scenario.encode()])
     atoms = draw_signatures(rng, n, n_flat, 0.55)[::-1]
-    atoms = atoms[
-        np.r_[0, n - 1, 1 : n - 1]
-    ]  # a spiky one and a flat one are nearly everywhere
+    # a spiky one and a flat one are nearly everywhere
+    atoms = atoms[np.r_[0, n - 1, 1 : n - 1]]
     exposures = np.zeros((60 * n_tissues, n))
     for tissue, local in enumerate(
         np.array_split(rng.permutation(np.arange(2, n)), n_tissues)
@@ -223,9 +222,8 @@ def main():
         __doc__, choices={"scenarios": SCENARIOS}, scenarios=list(SCENARIOS),
         seeds=[200, 201, 202], starts=5, grid=False, public=[],
     )  # fmt: skip
-    PoissonNMF(3, random_state=0).fit(
-        np.random.default_rng(0).poisson(5, (50, 20))
-    )  # compiles
+    # compiles
+    PoissonNMF(3, random_state=0).fit(np.random.default_rng(0).poisson(5, (50, 20)))
     report, public = Report(given.out, rows="problems"), []
     for scenario, seed in product(given.scenarios, given.seeds):
         report.add(measure(scenario, seed, n_starts=given.starts, grid=given.grid))

@@ -36,10 +36,11 @@ SCENARIOS = {  # shape of spectra, abundances, components, noise in the largest 
 }
 CLOSED = ("pure", "mixed")  # abundances that sum to one
 SIZES = {"peaks": (500, 300), "reflectances": (1500, 200)}  # samples, channels
+# abundance of "mixed" samples, nearly pure samples of each component
 LARGEST, N_PURE = (
     0.75,
     5,
-)  # abundance of "mixed" samples, nearly pure samples of each component
+)
 
 
 # ---------------------------------------------------------------------------- data
@@ -117,9 +118,8 @@ def unmix_by_default(X, n_components, closed, seed):
 
 def unmix_by_nmf(X, n_components, closed, seed):
     nmf = NMF(n_components, init="nndsvda", max_iter=2000, tol=1e-6, random_state=seed)
-    abundances = nmf.fit_transform(
-        X.clip(0)
-    )  # it refuses the negative values of the noise
+    # it refuses the negative values of the noise
+    abundances = nmf.fit_transform(X.clip(0))
     return nmf.components_, abundances
 
 
@@ -212,9 +212,8 @@ def main():
     report = Report(
         given.out, "scenario", "method", "seed", title="Mixtures of spectra"
     )
-    unmix_by_default(
-        simulate("peaks, pure, 1 % noise", 0)[0][:100], 4, True, 0
-    )  # compiles
+    # compiles
+    unmix_by_default(simulate("peaks, pure, 1 % noise", 0)[0][:100], 4, True, 0)
     for scenario, seed, method in product(SCENARIOS, given.seeds, METHODS):
         report.measure(measure, scenario, method, seed)
 

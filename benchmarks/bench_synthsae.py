@@ -202,9 +202,8 @@ def main():
         features=2048, dimensions=128, flat=False, saes=["batchtopk", "matryoshka"],
         shown=2_500_000, folder=str,
     )  # fmt: skip
-    given.folder = (
-        given.folder or tempfile.mkdtemp()
-    )  # which keeps trained autoencoders
+    # which keeps trained autoencoders
+    given.folder = given.folder or tempfile.mkdtemp()
     noise = np.random.default_rng(0).standard_normal((50, 5))
     PUDLEDictionaryLearning(6, positive_code=True).fit(noise)  # compiles
     sizes = {name: getattr(given, name) for name in ("features", "dimensions")}

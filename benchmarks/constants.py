@@ -589,10 +589,10 @@ def compare_encoders(constant, values):
             yield columns | {"data": name, "objective": value, "minimum": least}
 
 
-@case((_learned, "_draw_batch", "0.15 * torch.rand"))
+@case((_learned, "_draw_batch", "0.15 * draws"))
 def noise_of_encoders():
     """Rows that train an encoder get noise of up to this fraction of their size."""
-    texts = [f"{value} * torch.rand" for value in ("0.0", "0.15", "0.5")]
+    texts = [f"{value} * draws" for value in ("0.0", "0.15", "0.5")]
     yield from compare_encoders(noise_of_encoders.constants[0], texts)
 
 

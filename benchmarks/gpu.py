@@ -20,11 +20,12 @@ from skpudle import PUDLEDictionaryLearning
 from skpudle.datasets import make_dictionary_data
 
 ROOT = Path(__file__).resolve().parents[1]
+# rows, features, atoms
 SIZES = (
     (10_000, 64, 128),
     (20_000, 256, 1024),
     (50_000, 512, 4096),
-)  # rows, features, atoms
+)
 
 
 def run_tests(quick):

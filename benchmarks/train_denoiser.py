@@ -43,10 +43,11 @@ RESULTS, STATES = RESULTS / "denoisers", STATES / "denoise"
 HIDDEN = ("data", "save", "every", "out")  # options that change no result
 LEVELS = (15, 25, 50)  # levels of published comparisons, for pixels to 255
 PEAKS = (1, 2, 4)
+# of the peaks of training, low ones more often, since they weigh less
 RANGE = (
     0.9,
     4.5,
-)  # of the peaks of training, low ones more often, since they weigh less
+)
 
 
 class Muon(torch.optim.Optimizer):
@@ -132,9 +133,8 @@ def n_parameters(learner):
 
 
 def learner_of(options):
-    noise = dict(
-        alpha=0.04, noise_std=(5 / 255, 55 / 255)
-    )  # alpha is about half the noise
+    # alpha is about half the noise
+    noise = dict(alpha=0.04, noise_std=(5 / 255, 55 / 255))
     noise = dict(alpha=0.4, noise_std="poisson") if options.photons else noise
     return ConvDenoiser(
         options.n_components, atom_shape=(options.atom_size,) * 2, stride=options.stride,

@@ -57,9 +57,8 @@ def exact(fitted):
     return PUDLEDictionaryLearning.from_components(fitted, alpha=ALPHA)
 
 
-warnings.simplefilter(
-    "ignore", ConvergenceWarning
-)  # of scikit-learn's coordinate descent
+# of scikit-learn's coordinate descent
+warnings.simplefilter("ignore", ConvergenceWarning)
 fitted = {}
 print(f"{'':<32}{'fit (s)':>8}{'objective':>11}{'not zero':>10}")
 for name, learner in learners.items():

@@ -15,31 +15,31 @@ import skpudle
 # Syntax nodes, those of `ast.walk`, of each folder of the package, of modules beside the folders
 # as ".", and of all of it. Lines are not counted: a bound on lines is met by packing them.
 BUDGET = {
-    ".": 29034,
-    "_data": 8872,
-    "_denoiser": 6255,
-    "_fit": 12922,
-    "_learners": 24814,
-    "_nmf": 8633,
-    "_operators": 2333,
-    "encoding": 8522,
-    "inspection": 6698,
-    "lasso": 13645,
+    ".": 31290,
+    "_data": 8983,
+    "_denoiser": 6449,
+    "_fit": 12461,
+    "_learners": 27074,
+    "_nmf": 8534,
+    "_operators": 2388,
+    "encoding": 8726,
+    "inspection": 10140,
+    "lasso": 13602,
     "pretrained": 430,
-    "search": 38559,
-    "all of the package": 160717,
+    "search": 36354,
+    "all of the package": 166431,
 }
 # Largest figures of the whole package. A line is one that is neither blank, nor a comment, nor of a
 # docstring. In scikit-learn, formatted to the same width, a line has 6 nodes.
-MOST_NODES_A_LINE = 10.7
-MOST_PARALLEL = 0.01  # share of assignments that are ``a, b = x, y``
-MOST_PLACEHOLDERS = 0.062  # share of assignments to a name of PLACEHOLDERS
-MOST_SPLATS = 0.043  # share of calls with ``*arguments`` or ``**arguments``
+MOST_NODES_A_LINE = 9.7
+MOST_PARALLEL = 0.001  # share of assignments that are ``a, b = x, y``
+MOST_PLACEHOLDERS = 0.005  # share of assignments to a name of PLACEHOLDERS
+MOST_SPLATS = 0.013  # share of calls with ``*arguments`` or ``**arguments``
 PLACEHOLDERS = {"found", "given", "how", "known", "options"}  # names that tell nothing
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
 MOST_PUBLIC_NAMES = 70
-MOST_CONSTANTS = 212  # in capitals at the top of modules
+MOST_CONSTANTS = 217  # in capitals at the top of modules
 MOST_NAMES_OF_SEVERAL_CONSTANTS = 0
 
 ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.NamedExpr)

@@ -6,9 +6,8 @@ from skpudle import PUDLEClassifier, PUDLEDictionaryLearning
 from skpudle import _compilation as compilation
 from skpudle._compilation import Loops, in_parts, threads_for
 
-LITTLE, MUCH = [
-    (torch.zeros(n, 10), torch.zeros(n, 10)) for n in (100, 2000)
-]  # atoms, data
+# atoms, data
+LITTLE, MUCH = [(torch.zeros(n, 10), torch.zeros(n, 10)) for n in (100, 2000)]
 
 
 @pytest.fixture(params=[1, 2, 3])

@@ -50,9 +50,8 @@ def test_codes_have_the_sparsity_and_amplitudes_asked_for(n_nonzero, sign):
     *_, code = make_dictionary_data(
         300, 5, 12, n_nonzero, amplitude=(0.5, 0.7), sign=sign, random_state=0
     )
-    values = code[code != 0].reshape(
-        300, n_nonzero
-    )  # raises unless every row has as many
+    # raises unless every row has as many
+    values = code[code != 0].reshape(300, n_nonzero)
     assert np.abs(values).min() >= 0.5
     assert np.abs(values).max() <= 0.7
     distinct = {"entry": 2 if n_nonzero > 1 else 1, "sample": 1, None: 1}[sign]
@@ -67,9 +66,8 @@ def test_supports_are_uniform_over_all_subsets():
     counts = np.unique((code != 0) @ 2 ** np.arange(5), return_counts=True)[1]
     assert len(counts) == 10
     expected = n_samples / 10
-    assert (
-        (counts - expected) ** 2 / expected
-    ).sum() < 27.9  # 99.9 % of chi-squared, 9 degrees
+    # 99.9 % of chi-squared, 9 degrees
+    assert ((counts - expected) ** 2 / expected).sum() < 27.9
 
 
 @pytest.mark.parametrize("snr_db", [-3.0, 10.0, 20.0])

@@ -105,11 +105,13 @@ def test_tiles_with_overlap_are_the_whole_image(shift_average, generator):
     network = network_of(generator)
     x = torch.randn(2, 1, 61, 53, generator=generator, dtype=torch.float64)
     whole = network(x, 0.3, shift_average=shift_average)
+    tiles = []
+    network.tell = lambda: tiles.append(network.tile)
     for tile in (9, 16, 20):
         network.tile = tile
         tiled = network(x, 0.3, shift_average=shift_average)
         torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-12)
-        assert not torch.equal(tiled, whole)  # of parts that round differently
+    assert all(tiles.count(tile) > 1 for tile in (9, 16, 20))
 
 
 def test_shift_average_is_the_mean_over_moved_grids(generator):
@@ -322,9 +324,8 @@ def test_texture_is_no_noise():
         corners = np.ndindex(*(n // 32 for n in image.shape))
         parts += [image[32 * y : 32 * y + 32, 32 * x : 32 * x + 32] for y, x in corners]
     clean = torch.tensor(np.stack(parts))[:, None]
-    assert (
-        estimate_noise(clean) > 0.005
-    ).double().mean() < 0.1  # .14 with half the texture
+    # .14 with half the texture
+    assert (estimate_noise(clean) > 0.005).double().mean() < 0.1
     white = torch.randn(4, 1, 200, 210, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(estimate_noise(white), torch.ones(4), atol=0.05, rtol=0)
     ramp = torch.linspace(0, 20, 200)[:, None] + white

@@ -103,9 +103,8 @@ def test_chance_leaves_atoms_unused():
 def test_atoms_are_single_samples():
     rng = np.random.default_rng(0)
     atoms = rng.normal(size=(8, 30))
-    common = (
-        rng.normal(size=(300, 3)) @ atoms[:3]
-    )  # three atoms that many samples share
+    # three atoms that many samples share
+    common = rng.normal(size=(300, 3)) @ atoms[:3]
     X = np.vstack(
         [common, 10 * atoms[3:] / np.linalg.norm(atoms[3:], axis=1, keepdims=True)]
     )
@@ -114,9 +113,8 @@ def test_atoms_are_single_samples():
     assert sentence.startswith(
         "5 of 8 atoms are single samples: there are 38.1 samples to an atom"
     )
-    assert findings(learner, common[:, ::-1])[:1] != [
-        sentence
-    ]  # other samples, other words
+    # other samples, other words
+    assert findings(learner, common[:, ::-1])[:1] != [sentence]
 
 
 @pytest.fixture

@@ -157,9 +157,8 @@ def test_inpainting_fills_what_is_missing_and_nothing_else():
     filled = inpaint(damaged)
     np.testing.assert_array_equal(filled[~lost], clean[~lost])
     interpolated = inpaint(damaged, denoise=lambda image, noise_std: image)
-    assert mean_square(filled - clean) < 0.1 * mean_square(
-        interpolated - clean
-    )  # by 10 dB
+    # by 10 dB
+    assert mean_square(filled - clean) < 0.1 * mean_square(interpolated - clean)
     tensor = inpaint(torch.tensor(damaged, dtype=torch.float32))
     assert tensor.dtype == torch.float32
     np.testing.assert_allclose(tensor, filled, atol=1e-3)

@@ -145,9 +145,8 @@ def test_vertices_are_purer_than_random_rows_also_where_rows_differ_in_brightnes
 def test_noise_outside_of_the_subspace_is_left_out():
     x, truth = mixtures(noise=0.01)
     angles = torch.arccos(cosines(vertices(x, 4), truth).clamp_max(1))
-    of_rows = torch.arccos(
-        cosines(x, truth).clamp_max(1)
-    )  # of the nearest row, which is unknown
+    # of the nearest row, which is unknown
+    of_rows = torch.arccos(cosines(x, truth).clamp_max(1))
     assert angles.mean() < of_rows.mean()
 
 

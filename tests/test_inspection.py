@@ -192,9 +192,8 @@ def test_the_feature_of_a_path_is_what_it_adds_to_its_parent():
 def test_siblings_in_the_place_of_a_path_without_an_atom_lack_its_feature():
     features, paths, X = hierarchy(alone=False)
     atoms, mean = paths[4:], features.sum(0)
-    X = X[
-        (X @ features[3] < 0.5) | (np.arange(len(X)) % 3 == 0)
-    ]  # has no atom, and is rarer
+    # has no atom, and is rarer
+    X = X[(X @ features[3] < 0.5) | (np.arange(len(X)) % 3 == 0)]
     learner = of(atoms, intercept=mean)
     found = feature_directions(learner, X + mean)
     assert np.isfinite(found.thresholds).all()

@@ -39,9 +39,8 @@ def coverage(found, atoms):
 def test_intervals_of_90_percent_hold_90_percent_of_the_entries(snr_db):
     X, atoms, _ = planted(snr_db=snr_db, seed=1)
     found = atom_intervals(known(atoms), X, random_state=0)
-    assert (
-        0.86 <= coverage(found, atoms) <= 0.94
-    )  # 384 entries have a deviation of .015
+    # 384 entries have a deviation of .015
+    assert 0.86 <= coverage(found, atoms) <= 0.94
     assert found.supported.all()
 
 

@@ -512,9 +512,8 @@ def patches(size, is_centred, n_components, image="photographs"):
 
 SMALL = partial(draw_rows, n=1000, m=20, p=25, s=3)
 TINY = partial(draw_rows, n=400, m=12, p=10, s=2)
-LONG = partial(
-    draw_rows, n=20_000, m=12, p=15, s=2
-)  # longer than the sample of a search
+# longer than the sample of a search
+LONG = partial(draw_rows, n=20_000, m=12, p=15, s=2)
 SHORT = dict(n_unfoldings=10, max_iter=5)
 POSITIVE = dict(positive_code=True)
 CASES = {

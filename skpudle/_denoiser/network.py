@@ -297,9 +297,8 @@ class DenoisingNetwork(nn.Module):
     """
 
     tile = 768  # pixels of a tile along each axis, without overlap; bounds the memory of `forward`
-    tell = staticmethod(
-        lambda: None
-    )  # called after each tile; `ConvDenoiser` sets a printer here
+    # called after each tile; `ConvDenoiser` sets a printer here
+    tell = staticmethod(lambda: None)
 
     def __init__(
         self,

@@ -474,16 +474,14 @@ class Trainer:
         samples = team.gather(samples[worst])
         worst = losses.topk(min(len(unused), len(losses)))
         samples = samples[worst.indices[worst.values > 0]]
-        samples = samples[
-            samples.nan_to_num().flatten(1).any(1)
-        ]  # a zero sample makes no atom
+        # a zero sample makes no atom
+        samples = samples[samples.nan_to_num().flatten(1).any(1)]
         if len(samples):
             rows = self.model.replacements(
                 self.model.with_rows(self._begun, atoms), samples
             )
-            rows = rows[
-                rows.flatten(1).any(1)
-            ]  # a sample equal to the baseline has a row of zeros
+            # a sample equal to the baseline has a row of zeros
+            rows = rows[rows.flatten(1).any(1)]
             self.optimizer.replace(unused[: len(rows)], rows)
 
     @property

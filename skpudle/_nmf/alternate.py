@@ -504,9 +504,8 @@ def prune_codes(events, atoms, codes, min_gain):
         Most likely codes with the atoms that stay in each row.
     """
     z, losses = solve_codes(events, atoms, codes, sweeps=0)
-    rows = np.arange(
-        len(z)
-    )  # indices of the rows that may still lose an atom; at first all rows
+    # indices of the rows that may still lose an atom; at first all rows
+    rows = np.arange(len(z))
     while len(rows):
         part = replace(events.take(rows), allowed=z[rows] > 0)
         best = z[rows]

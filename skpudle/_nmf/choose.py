@@ -491,9 +491,8 @@ def choose_prior(
             return (value, converge(events, trial[1], value)) if value <= last else None
 
         def score(trial):  # (smoothing, Progress) -> Prediction
-            hidden.codes = [
-                trial[1].codes
-            ]  # from which the codes of the prediction begin
+            # from which the codes of the prediction begin
+            hidden.codes = [trial[1].codes]
             return hidden.predict(trial[1].atoms)
 
         begun = first, converge(events, state, first)

@@ -277,9 +277,8 @@ class _Phases(Run):
         """
         chosen = fitted.coding
         known = fitted.training
-        atoms = host_array(
-            known.get("first", fitted.atoms.double())
-        )  # before the first step
+        # before the first step
+        atoms = host_array(known.get("first", fitted.atoms.double()))
         codes, events = alternate.solve_dispersed(self.events, atoms, chosen.dispersion)
         if (
             chosen.min_gain

@@ -183,9 +183,8 @@ def test_an_epoch_visits_every_row_once(
     seen = torch.cat([b.x for b in parts]).numpy()
     places = (seen[:, None] == X).all(2).nonzero()[1]
     assert_array_equal(np.sort(places), np.arange(70))
-    is_shuffled = shuffle and (
-        kind == "map" or batch_size < 70
-    )  # one batch has no order
+    # one batch has no order
+    is_shuffled = shuffle and (kind == "map" or batch_size < 70)
     assert np.array_equal(places, np.arange(70)) is not is_shuffled
 
 

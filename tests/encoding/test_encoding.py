@@ -94,9 +94,8 @@ def test_adjoint_is_automatic_differentiation(
     inputs = atoms, x, alpha, 0.9 * default_step(DenseDictionary(atoms))
     weights = normal(generator, len(x), len(atoms))
     expected = value_and_gradients(naive_encode, inputs, weights, **options)
-    assert (
-        0 < expected[0].count_nonzero() < expected[0].numel()
-    )  # both sides of the threshold
+    # both sides of the threshold
+    assert 0 < expected[0].count_nonzero() < expected[0].numel()
     assert_agree(value_and_gradients(encode, inputs, weights, **options), expected)
     # without a graph the encoder reuses two buffers
     codes = encode(atoms, x, alpha=alpha, step_size=inputs[-1], **options)
@@ -246,9 +245,8 @@ def test_adjoint_of_convolutions_is_that_of_torchs(
     atoms, x, alpha, step = inputs
     shared = dict(alpha=alpha, step_size=step, n_unfoldings=15, **options)
     expected = torch_encode(atoms, x, stride=stride, **shared)
-    assert (
-        0 < expected.count_nonzero() < expected.numel()
-    )  # both sides of the threshold
+    # both sides of the threshold
+    assert 0 < expected.count_nonzero() < expected.numel()
     actual = encode(ConvDictionary(atoms, stride), x, **shared)
     weights = normal(generator, *expected.shape)
     gradients = [

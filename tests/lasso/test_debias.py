@@ -60,9 +60,8 @@ def test_codes_go_to_least_squares_as_slow_loops_do(
         ]
     )
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-9)
-    torch.testing.assert_close(
-        found_gaps, gaps, rtol=0, atol=1e-12
-    )  # they certify the supports
+    # they certify the supports
+    torch.testing.assert_close(found_gaps, gaps, rtol=0, atol=1e-12)
     assert ((codes != 0) & (found == 0)).any()  # some signs turned
     half, _ = solve_lasso(atoms, x, alpha, debias=0.25, **options)
     torch.testing.assert_close(half, torch.lerp(codes, found, 0.25), rtol=0, atol=1e-12)

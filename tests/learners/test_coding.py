@@ -39,9 +39,8 @@ def test_reconstructions_are_nearer_to_the_truth_than_the_data(noisy):
     found = learner.inverse_transform(learner.transform(X[rest]))
     noise = ((X - clean)[rest] ** 2).sum()
     assert ((found - clean[rest]) ** 2).sum() < 0.6 * noise
-    assert learner.noise_std_ == pytest.approx(
-        (X - clean).std(), rel=0.3
-    )  # atoms fit some
+    # atoms fit some
+    assert learner.noise_std_ == pytest.approx((X - clean).std(), rel=0.3)
 
 
 @pytest.mark.parametrize("loud", [0, 1])
@@ -74,11 +73,12 @@ def test_a_number_of_codes_that_is_not_met_is_told():
 def test_codes_of_features_with_copies_are_as_sparse_as_without(noisy, gaps):
     """Visible copies tell the noise, and codes of that have eight times as many entries."""
     _, X, atoms = noisy
+    # all are judges
     x, atoms, mask = (
         torch.from_numpy(X[:100]),
         torch.from_numpy(atoms),
         None,
-    )  # all are judges
+    )
     if gaps:
         mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.9
         mask = mask.double()

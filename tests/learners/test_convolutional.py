@@ -16,9 +16,8 @@ from skpudle._learners.convolutional.phases import ImagePhases
 
 SMALL = dict(atom_shape=(5, 4), stride=(2, 3), random_state=0)
 OF_TRAINING = dict(n_unfoldings=4, max_iter=2, tol=None, batch_size=16)
-LINES = dict(
-    atom_shape=(1, 4), stride=(1, 3)
-)  # atoms that fit into rows, which are lines
+# atoms that fit into rows, which are lines
+LINES = dict(atom_shape=(1, 4), stride=(1, 3))
 
 
 @pytest.fixture(params=[ConvPUDLEDictionaryLearning, ConvDenoiser])

@@ -158,9 +158,8 @@ def test_it_takes_two_events_to_say_that_features_belong_together(loss, mean):
     X = rng.poisson(shared * mean / shared.mean()).clip(0, N_TRIALS).astype(float)
     learner = make(loss, max_iter="auto").fit(X)
     assert learner._fitted.alpha == pytest.approx(1)
-    learner.alpha_ = (
-        1 + np.square((X.sum(0) + 0.5) / 201).sum()
-    ) ** 0.5  # at most 1.03
+    # at most 1.03
+    learner.alpha_ = (1 + np.square((X.sum(0) + 0.5) / 201).sum()) ** 0.5
     assert not learner.transform(np.vstack([np.eye(20), np.zeros(20)])).any()
 
 
@@ -279,9 +278,8 @@ def test_a_large_sparse_array_is_never_dense(monkeypatch):
     learner = make(
         "poisson", n_components=5, n_unfoldings=2, max_iter=1, dict_init="data"
     )
-    monkeypatch.setattr(
-        sources, "IN_MEMORY_BYTES", X.shape[0] * X.shape[1]
-    )  # an eighth of it
+    # an eighth of it
+    monkeypatch.setattr(sources, "IN_MEMORY_BYTES", X.shape[0] * X.shape[1])
     monkeypatch.setattr(sparse, "csr_array", Watched)
     learner.fit(Watched(X)).transform(Watched(X))
     assert largest

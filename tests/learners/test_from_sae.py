@@ -67,9 +67,8 @@ def test_codes_are_the_lassos_of_rows_minus_the_bias_for_atoms_of_norm_1(
 def test_decoders_of_any_size_have_atoms_of_norm_1(dtype, scale, decoder):
     rows = decoder[0].to(dtype) * scale
     atoms = from_sae(rows, alpha=1.0).components_
-    expected = rows.double() / rows.double().abs().amax(
-        1, keepdim=True
-    )  # no square underflows
+    # no square underflows
+    expected = rows.double() / rows.double().abs().amax(1, keepdim=True)
     expected = torch.nn.functional.normalize(expected.nan_to_num(), dim=1)
     np.testing.assert_allclose(atoms, expected, rtol=1e-5, atol=1e-6)
 

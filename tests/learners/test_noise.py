@@ -595,9 +595,8 @@ def test_few_unfoldings_of_digits_have_a_baseline_that_converged_codes_need_not(
     few = dict(n_unfoldings=3, max_iter=5, tol=None, random_state=0)
     learner = PUDLEDictionaryLearning(30, **few).fit(train)
     assert np.ndim(learner.intercept_) == 1
-    residual = test - learner.inverse_transform(
-        learner.transform(test)
-    )  # .34 without a baseline
+    # .34 without a baseline
+    residual = test - learner.inverse_transform(learner.transform(test))
     assert np.square(residual).sum() < 0.2 * np.square(test - train.mean(0)).sum()
     assert PUDLEDictionaryLearning(30, random_state=0).fit(train).intercept_ == 0.0
 

@@ -128,9 +128,8 @@ def test_codes_of_a_pursuit_are_those_of_scikit_learn(params, X):
     expected = orthogonal_mp_gram(
         D @ D.T, D @ X.T, norms_squared=squares, **params or {"n_nonzero_coefs": 1}
     )
-    left_alone = squares <= params.get(
-        "tol", 0
-    )  # where scikit-learn takes one atom all the same
+    # where scikit-learn takes one atom all the same
+    left_alone = squares <= params.get("tol", 0)
     expected[:, left_alone] = 0
     np.testing.assert_allclose(learner.transform(X), expected.T, atol=1e-10)
 

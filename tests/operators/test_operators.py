@@ -30,9 +30,8 @@ CONVOLUTIONS = {  # shape of the atoms, stride, shape of a sample
     "2-D, apart": ((2, 2, 2, 1), (3, 4), (2, 5, 9)),
     "2-D, one position": ((5, 2, 4, 3), 2, (2, 4, 3)),
 }
-DICTIONARIES = {
-    "dense": (DenseDictionary, (7, 5), (5,))
-}  # class, shape of the atoms, of a sample
+# class, shape of the atoms, of a sample
+DICTIONARIES = {"dense": (DenseDictionary, (7, 5), (5,))}
 DICTIONARIES |= {
     f"convolution {name}": (partial(ConvDictionary, stride=stride), atoms, sample)
     for name, (atoms, stride, sample) in CONVOLUTIONS.items()

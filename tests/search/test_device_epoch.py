@@ -71,9 +71,8 @@ KINDS = [
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_epochs_are_those_of_the_compiled_loops(kind, refit, device, monkeypatch):
     monkeypatch.setattr(rules, "TOLERANCE", 0.0)  # compiled loops end sweeps early
-    monkeypatch.setattr(
-        device_module, "_ATOMS_PER_ROW", 0.0
-    )  # atoms improve one by one
+    # atoms improve one by one
+    monkeypatch.setattr(device_module, "_ATOMS_PER_ROW", 0.0)
     problem, truth = make_problem(**kind)
     there = replace(problem, x=problem.x.to(device))
     p, atoms, codes = len(truth), first_rows(problem, len(truth)), problem.no_codes()

@@ -25,9 +25,8 @@ from skpudle.search.held_out import (
 )
 
 planted = partial(planted, noise=0.1)
-AS_IS = Prediction(
-    torch.empty(0), 0.0, 0, 1.0
-)  # the penalty of the data, least squares
+# the penalty of the data, least squares
+AS_IS = Prediction(torch.empty(0), 0.0, 0, 1.0)
 
 
 # ---------------------------------------------------------------------------- hidden entries
@@ -179,6 +178,7 @@ def test_a_walk_ends_after_predictions_that_fail_in_a_row():
 
     assert walked() == [0, 1, 2]  # 2.5 is worse than 2
     assert walked(patience=2) == [0, 1, 2, 3, 4, 5, 6]
+    # an equal one is no gain
     assert walked(patience=2, gains=True) == [
         0,
         1,
@@ -186,7 +186,7 @@ def test_a_walk_ends_after_predictions_that_fail_in_a_row():
         3,
         4,
         5,
-    ]  # an equal one is no gain
+    ]
     assert walked(patience=3) == list(range(8))
     assert walked(errors=1e9) == list(range(8))
     assert goes_on([prediction(spread)])

@@ -228,9 +228,8 @@ def test_descent_lowers_the_objective_and_sums_of_no_rows_change_nothing(gaps):
     def descended(most, **earlier):
         return exhaust(descend(problem, begun.atoms, begun.codes, most, **earlier))
 
-    curve = [
-        descended(n).objective for n in (1, 5, 12, 10**6)
-    ]  # the last ends by itself
+    # the last ends by itself
+    curve = [descended(n).objective for n in (1, 5, 12, 10**6)]
     assert curve == sorted(curve, reverse=True)
     assert curve[-1] < begun.objective
     assert torch.equal(

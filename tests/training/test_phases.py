@@ -96,11 +96,12 @@ def test_callbacks_see_each_phase_with_seconds_and_a_line_tells_of_each_epoch(
 ):
     follows = Follows()
     learner = fit(kind, follows, verbose=1)
+    # before the first phase, after the last one, all
     around = {
         "reading",
         "result",
         "fit",
-    }  # before the first phase, after the last one, all
+    }
     assert follows.n_epochs.keys() == learner.fit_seconds_.keys() - around
     assert next(iter(learner.fit_seconds_)) == "reading"
     summary = f"{learner.summary()}\n" if hasattr(learner, "summary") else ""

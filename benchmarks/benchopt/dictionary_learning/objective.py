@@ -30,9 +30,8 @@ class Objective(BaseObjective):
 
     def evaluate_result(self, D):  # (n_components, n_features)
         test, density = lasso_objective(self.X_test, D, self.alpha)
-        zero = 0.5 * float(
-            np.square(self.X_test).sum(1).mean()
-        )  # the objective without codes
+        # the objective without codes
+        zero = 0.5 * float(np.square(self.X_test).sum(1).mean())
         result = dict(value=test / zero, density=density)
         if self.truth is not None:
             result["missed"] = 1 - recovery(D, self.truth)
