@@ -468,7 +468,7 @@ class _Sample:
         judges = self.rows(min(_JUDGES, len(self.x) // 2))
         zeros = self._judged(judges, self.x[judges].square())
         means = self._judged(judges, (self.x[judges] - mean).square())
-        if not worse(zeros, means, SURE):
+        if not worse(zeros, means, _SURE):
             return False
         n_components = min(len(mean), len(self.x) // (2 * _FEW), _SAMPLED_ATOMS)
         if self._saves(mean, n_components, n_unfoldings):

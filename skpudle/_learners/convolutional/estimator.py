@@ -338,7 +338,6 @@ class ConvPUDLEDictionaryLearning(
             }
         )
 
-    @torch.no_grad()
     def summary(self, X: ArrayLike | Tensor | Sequence[ArrayLike] | None = None) -> str:
         """Describe in a few lines what `fit` has decided.
 
@@ -354,22 +353,25 @@ class ConvPUDLEDictionaryLearning(
             Lines: atoms, baselines and drift, noise, penalties, and the end of the fit.
         """
         check_is_fitted(self)
-        explained = None
-        if X is not None:
-            images = self._read_known(X, allow_nan=True)
-            dictionary = self._dictionary(images.tensors[0])
-            left = 0.0
-            total = 0.0
-            n_codes = 0
-            for x in images.tensors:
-                for part, mask, codes in self._coded_parts(x, dictionary):
-                    observed = 1.0 if mask is None else mask
-                    residual = part - dictionary.synthesis(codes)
-                    left += float((wide(residual) * observed).square().sum())
-                    total += float((wide(part) * observed).square().sum())
-                    n_codes += int(codes.count_nonzero())
-            explained = 1 - left / (total or 1.0), n_codes / len(images)
+        explained = None if X is None else self._explained(X)
         return describe_images(self, explained)
+
+    @torch.no_grad()
+    def _explained(self, X):  # -> float, float
+        """Return the fraction of energy that codes explain, and the mean number of codes."""
+        images = self._read_known(X, allow_nan=True)
+        dictionary = self._dictionary(images.tensors[0])
+        left = 0.0
+        total = 0.0
+        n_codes = 0
+        for x in images.tensors:
+            for part, mask, codes in self._coded_parts(x, dictionary):
+                observed = 1.0 if mask is None else mask
+                residual = part - dictionary.synthesis(codes)
+                left += float((wide(residual) * observed).square().sum())
+                total += float((wide(part) * observed).square().sum())
+                n_codes += int(codes.count_nonzero())
+        return 1 - left / (total or 1.0), n_codes / len(images)
 
     # ------------------------------------------------------------------ using the dictionary
 
