@@ -19,15 +19,15 @@ BUDGET = {
     "_data": 8983,
     "_denoiser": 6449,
     "_fit": 12461,
-    "_learners": 27074,
-    "_nmf": 8534,
+    "_learners": 27085,
+    "_nmf": 8663,
     "_operators": 2388,
     "encoding": 8726,
     "inspection": 10140,
     "lasso": 13602,
     "pretrained": 430,
     "search": 36354,
-    "all of the package": 166431,
+    "all of the package": 166571,
 }
 # Largest figures of the whole package. A line is one that is neither blank, nor a comment, nor of a
 # docstring. In scikit-learn, formatted to the same width, a line has 6 nodes.
