@@ -283,7 +283,7 @@ def refuse_text(X):
     """Raise ValueError, which names the column, if ``X`` is a data frame with a column of text."""
     kinds = getattr(X, "dtypes", ())
     for name, kind in zip(getattr(X, "columns", ()), kinds):
-        if str(kind).lower().startswith(("object", "str", "categor")):
+        if str(kind).lower().startswith(("object", "str", "category")):
             try:
                 np.asarray(X[name]).astype(np.float64)
             except ValueError as error:

@@ -926,11 +926,14 @@ class PUDLERegressor(MultiOutputMixin, RegressorMixin, TaskLearner):
         `~sklearn.linear_model.Ridge`, for targets in units of their standard deviation and codes in
         units of :math:`\sqrt{E / p}` with p atoms.
 
+    n_unfoldings, positive_code
+        As in `PUDLEClassifier`.
+
     split_sign : bool, default=True
         Whether the regression, and `transform`, see positive and negative parts of a code as two
         features.
 
-    n_unfoldings, positive_code, learning_rate, batch_size, max_iter, tol, n_iter_no_change
+    learning_rate, batch_size, max_iter, tol, n_iter_no_change
         As in `PUDLEClassifier`.
 
     dict_init, device, random_state, verbose
