@@ -251,9 +251,8 @@ class RowPhases(Run):
         samples = self._enter(units)[0] if alone else self.data.samples.in_units(units)
         how = dict(penalty=plan.search_penalty(fitted), square=fitted.data_scale)
         has_baseline = units.intercept is not None and units.rows is None
-        problem = plan.problem(
-            samples, **how, total=self.team.sum, has_baseline=has_baseline
-        )
+        total = _epoch.own if alone else self.team.sum
+        problem = plan.problem(samples, **how, total=total, has_baseline=has_baseline)
         fixed = plan.given.alpha != "auto"
         mixes = plan.mixes_few(*fitted.atoms.shape) and problem.mask is None and alone
         if mixes and not fixed:

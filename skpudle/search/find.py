@@ -48,6 +48,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from skpudle._initialization import initial_atoms
 from skpudle.search import descend
 from skpudle.search._epoch import own
 from skpudle.search.held_out import (
@@ -59,9 +60,7 @@ from skpudle.search.held_out import (
     worse,
 )
 
-# The factor from one penalty that a search tries to the next larger one, called a step. With
-# factors of 2 a search takes 0.94 of the time, and errors are up to .03 larger (planted atoms in
-# few rows, or with missing entries).
+# Where noise has hidden atoms, a search begins again below the best penalty by this factor.
 _LARGER = 2**0.5
 # No more penalties are tried, and no noise of features is looked for, if atoms leave less than this
 # fraction of the energy of hidden entries unexplained: then the data have no noise, and all
@@ -201,7 +200,7 @@ def next_penalty(trials, problem):  # -> float or None
     mixes = held.mixes
     ups = [trial.prediction for trial in trials if trial.alpha >= first.alpha]
     downs = [first.prediction, *(t.prediction for t in trials if t.alpha < first.alpha)]
-    alpha = _LARGER * trials[-1].alpha
+    alpha = held.step * trials[-1].alpha
     smaller = 0.5 * min(trial.alpha for trial in trials)
     goes_up = goes_on(ups, total=total) or not predicts(
         min(ups, key=attrgetter("total")), held
@@ -394,8 +393,9 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
     ----------
     problem : Problem or ConvProblem
         Problem of the search, with held-out data.
-    coded : Epoch, DeviceEpoch or ConvEpoch
-        The atoms with the training data's codes, from which the atoms are freed of bias.
+    coded : list of Epoch, DeviceEpoch or ConvEpoch
+        For each fold the atoms with the training data's codes, from which the atoms are freed of
+        bias.
     trials : sequence of Trial, default=()
         The trials before. They save time: the best penalty of codes is looked for near that of the
         last one.
@@ -408,9 +408,10 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
         The trial of the first kind, unless that of the last kind predicts better by more than a
         standard error.
     """
-    alpha = coded.problem.alpha
+    alpha = coded[0].problem.alpha
+    held = problem.held_out
     begin = ()
-    judged = coded.atoms
+    judged = atoms = held.join([one.atoms for one in coded])
     found = []
     # To save time, the best penalty of codes is looked for from that of the last trial on, and only
     # upwards (or downwards) if the penalty of the search has grown (or fallen): the best penalty of
@@ -420,14 +421,14 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
         steps = (1, -1) if alpha == last.alpha else (1 if alpha > last.alpha else -1,)
         begin = last.prediction.place, steps
     for unbiased in kinds:
-        judged = (
-            descend.refit_atoms(coded.problem, judged, coded.codes, 3)
-            if unbiased
-            else judged
-        )
-        prediction = problem.held_out.predict(judged, *begin)
+        if unbiased:
+            pairs = zip(coded, held.split(judged), strict=True)
+            judged = held.join(
+                [descend.refit_atoms(one.problem, a, one.codes, 3) for one, a in pairs]
+            )
+        prediction = held.predict(judged, *begin)
         begin = prediction.place, *begin[1:]
-        found.append(Trial(alpha, unbiased, prediction, coded.atoms, judged))
+        found.append(Trial(alpha, unbiased, prediction, atoms, judged))
     biased = found[0]
     last = found[-1]
     return (
@@ -447,8 +448,8 @@ def climb(problem, first, stride, note, leader=()):  # a generator of epochs
     ----------
     problem : Problem or ConvProblem
         Problem of the search, with held-out data.
-    first : Epoch, DeviceEpoch or ConvEpoch
-        Atoms at the first penalty, with codes of a sample of the data.
+    first : list of Epoch, DeviceEpoch or ConvEpoch
+        For each fold the atoms at the first penalty, with codes of a sample of the data.
     stride : int
         The sample of ``first`` has one in ``stride`` of the training data.
     note : callable
@@ -459,18 +460,25 @@ def climb(problem, first, stride, note, leader=()):  # a generator of epochs
     Yields
     ------
     Epoch, DeviceEpoch or ConvEpoch
-        Atoms and codes after each epoch. The generator returns three values: the list of all
-        trials; atoms with codes, from the last penalty that no penalty before it beats by more than
-        chance; and the stride of the last sample.
+        Atoms and codes after each epoch of the first fold. The generator returns three values: the
+        list of all trials; atoms with codes of each fold, from the last penalty that no penalty
+        before it beats by more than chance; and the stride of the last sample.
     """
     trials = [note(judge(problem, first, leader))]
     best = first
     last = first
+    # With several folds atoms adapt for half the number of epochs, to save time.
+    most = descend.ADAPT // (2 if problem.folds else 1)
     while (alpha := next_penalty(trials, problem)) is not None:
         turns = (alpha < trials[-1].alpha) != (trials[-1].alpha < trials[0].alpha)
         begin = best if turns else last
-        how = problem, begin.atoms, stride, descend.ADAPT
-        last, stride = yield from descend.settle(*how, alpha=alpha, codes=begin.codes)
+        folds = problem, *problem.folds
+        steps = [
+            descend.settle(p, b.atoms, stride, most, alpha=alpha, codes=b.codes)
+            for p, b in zip(folds, begin, strict=True)
+        ]
+        one, stride = yield from steps[0]
+        last = [one, *(descend.exhaust(step)[0] for step in steps[1:])]
         trial = note(judge(problem, last, trials, (trials[-1].unbiased,)))
         if not any(
             worse(trial.prediction, one.prediction, total=problem.total)
@@ -479,6 +487,36 @@ def climb(problem, first, stride, note, leader=()):  # a generator of epochs
             best = last
         trials.append(trial)
     return trials, best, stride
+
+
+def first_of_folds(problem, atoms):  # -> list of Tensors of the shape of atoms
+    """Return initial atoms for all folds of a problem but the first: samples, or ``atoms``.
+
+    Samples are the same for all ``atoms``, so that the choice of the penalty depends on the data
+    more than on the seed that has drawn ``atoms``. Mixtures begin with ``atoms`` in all folds,
+    because pure rows make good initial atoms there, and samples do not.
+    """
+    starts = []
+    for number in range(len(problem.folds)):
+        generator = torch.Generator().manual_seed(number)
+        x = problem.x.cpu().double()
+        start = initial_atoms(x, len(atoms), "data", generator, weight=problem.weight)
+        starts.append(atoms if problem.held_out.mixes else problem.project(start))
+    return starts
+
+
+def settle_folds(problem, firsts, alpha):  # -> list of coded data
+    """Settle the atoms of all folds of a problem but the first, and play the rounds.
+
+    ``firsts`` are the initial atoms of each of these folds, and ``alpha`` is the penalty. Their
+    epochs are not reported.
+    """
+    settled = []
+    for fold, atoms in zip(problem.folds, firsts, strict=True):
+        steps = descend.settle(fold, atoms, None, descend.ADAPT, alpha=alpha)
+        coded, _ = descend.exhaust(steps)
+        settled.append(descend.exhaust(descend.play_rounds(coded)))
+    return settled
 
 
 def find_atoms(problem, atoms, level=None):
@@ -504,6 +542,7 @@ def find_atoms(problem, atoms, level=None):
         The search after each epoch. The last one has the stage "done".
     """
     best_atoms = begin = problem.project(atoms.detach().cpu().double())
+    firsts = first_of_folds(problem, begin)
     stride = None
     alpha = problem.alpha
     trials = ()
@@ -515,6 +554,7 @@ def find_atoms(problem, atoms, level=None):
         steps = descend.settle(problem, best_atoms, stride, alpha=alpha)
         best, stride = yield from log.stage("settle", steps)
         best = yield from log.stage("split and remove", descend.play_rounds(best))
+        others = settle_folds(problem, firsts, alpha)
         noise = (
             level(replace(problem, alpha=alpha), best.atoms)
             if level and n_raises < 4
@@ -526,7 +566,9 @@ def find_atoms(problem, atoms, level=None):
         # penalty. After four new beginnings it may still be higher than the penalty, but at a
         # fifth, larger penalty a search would lose atoms.
         if noise > 1.25 * alpha:
-            plain = replace(problem, alpha=noise, held_out=None, held_rows=None)
+            plain = replace(
+                problem, alpha=noise, held_out=None, held_rows=None, folds=()
+            )
             problem = log.problem = hold_out(plain)
             alpha = noise
             best_atoms = begin
@@ -536,8 +578,9 @@ def find_atoms(problem, atoms, level=None):
             continue
         if problem.held_out is None:
             break
-        steps = climb(problem, best, stride, log.note, trials)
-        trials, best, stride = yield from log.stage("penalty", steps)
+        steps = climb(problem, [best, *others], stride, log.note, trials)
+        trials, (best, *others), stride = yield from log.stage("penalty", steps)
+        firsts = [one.atoms for one in others]
         if not finds_more(trials, problem, least):
             chosen = chosen_trial(trials, problem)
             break
@@ -546,7 +589,9 @@ def find_atoms(problem, atoms, level=None):
         alpha = penalty_above_noise(trials[0], leader, problem)
         best_atoms = best.atoms
         trials = (leader,)
-    atoms = best.atoms if chosen is None else chosen.atoms
+    candidates = (
+        [best.atoms] if chosen is None else problem.held_out.split(chosen.atoms)
+    )
     alpha = best.problem.alpha if chosen is None else chosen.alpha
     # The polish takes a sample in which an atom has 2,000 uses (rows with a nonzero code at the
     # atom) on average, because more rows hardly help. For 256 atoms and 178,000 patches the sample
@@ -555,7 +600,13 @@ def find_atoms(problem, atoms, level=None):
     wanted = min(stride, descend.stride_of_uses(best, stride, 2000))
     whole = problem.thinned(wanted, alpha=alpha)
     if problem.has_baseline:
-        whole = replace(whole, baseline=torch.zeros_like(atoms[0]))
+        whole = replace(whole, baseline=torch.zeros_like(candidates[0][0]))
+    # The polish begins with the atoms of the fold that have the least objective in all rows.
+    atoms = candidates[0]
+    if len(candidates) > 1:
+        atoms = min(
+            candidates, key=lambda one: descend.solve_codes(whole, one, 4).objective
+        )
     is_same = chosen is None and wanted == stride and problem.held_rows is None
     codes = best.codes if is_same else whole.first_codes(atoms)
     steps = descend.descend(whole, atoms, codes, 60)
@@ -620,7 +671,9 @@ def noise_penalty(problem, atoms):  # -> float
         return problem.alpha
     atoms = problem.project(atoms.detach().cpu().double())
     best, stride = descend.exhaust(descend.settle(problem, atoms))
-    trials, *_ = descend.exhaust(climb(problem, best, stride, lambda trial: trial))
+    others = settle_folds(problem, first_of_folds(problem, atoms), problem.alpha)
+    steps = climb(problem, [best, *others], stride, lambda trial: trial)
+    trials, *_ = descend.exhaust(steps)
     more = finds_more(trials, problem)
     leader = min(trials, key=error_of) if more else chosen_trial(trials, problem)
     return penalty_above_noise(trials[0], leader, problem)

@@ -87,6 +87,9 @@ class Problem(Rows):
     held_rows : Tensor of shape (n_samples,), bool, default=None
         True for the rows of ``x`` that are held out. Only in the polish, the last stage of a
         search, atoms adapt to these rows, too.
+    folds : tuple of Problem, default=()
+        With few rows: this problem with other rows held out, each time with none of the rows held
+        out before. ``held_out`` then judges atoms of all folds together, see `Folds`.
     weight : Tensor of shape (n_samples,), default=None
         How often each sample counts in sums over samples; None is once. A weight multiplies the
         whole objective of its sample, so it does not change the codes.
@@ -107,6 +110,7 @@ class Problem(Rows):
     unit: float = 1.0
     held_out: Any = None
     held_rows: Tensor | None = None
+    folds: tuple = ()
     weight: Tensor | None = None
     has_baseline: bool = False
     baseline: Tensor | None = None
@@ -196,7 +200,7 @@ class Problem(Rows):
             self._thinned[stride, whole] = part
         if alpha == part.alpha:
             return part
-        return replace(part, alpha=alpha, held_out=None, held_rows=None)
+        return replace(part, alpha=alpha, held_out=None, held_rows=None, folds=())
 
     def of_rows(
         self, rows: Tensor
@@ -204,7 +208,7 @@ class Problem(Rows):
         """Return the problem of the chosen samples alone, without held-out samples."""
         given = dict(x=self.x, mask=self.mask, weight=self.weight)
         parts = {name: part[rows] for name, part in given.items() if part is not None}
-        return replace(self, **parts, held_out=None, held_rows=None)
+        return replace(self, **parts, held_out=None, held_rows=None, folds=())
 
     def around(self, baseline: Tensor) -> Self:  # (n_features,)
         """Return the problem with a baseline subtracted from ``x``.

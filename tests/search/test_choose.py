@@ -39,7 +39,7 @@ PARTS = 100
 def rows_held_out(n_parts=PARTS, *, smallest=1 / 16, mixes=False):
     """Return what the path asks of a problem; each part has the energy 4."""
     energies = torch.full((n_parts,), 4.0, dtype=torch.float64)
-    given = dict(alpha=1.0, smallest=smallest, largest=12, mixes=mixes)
+    given = dict(alpha=1.0, smallest=smallest, largest=12, mixes=mixes, step=2**0.5)
     zeros = Prediction(energies, float(energies.sum()))
     held_out = SimpleNamespace(zeros=zeros, total=own, **given)
     return SimpleNamespace(alpha=1.0, held_out=held_out, total=own)
