@@ -28,6 +28,7 @@ import torch
 from scipy.special import gammaln, xlogy
 
 from skpudle._data.arrays import to_tensor
+from skpudle._fit import messages
 from skpudle._nmf import alternate
 from skpudle._nmf.alternate import Events, Progress, begin, converge, solve_codes
 from skpudle.search.choose import SizePath
@@ -40,6 +41,12 @@ _GROUPS = 5
 # While the number of atoms is chosen, fits end after three steps in a row that each lower the
 # objective by less than this share of the loss (``tol`` of `converge`).
 _IMPROVED = 1e-5
+# Parameters are chosen in a sample of the rows with about this number of nonzero counts (but at
+# least 256 rows), and growth ends at the number of atoms whose product with the nonzero counts
+# exceeds _MOST_WORK, about the work of a sweep over all codes. Without both limits growth in 2,000
+# rows of 500 features in which each atom predicts more does not end in ten minutes.
+_MOST_COUNTS = 250_000
+_MOST_WORK = 5_000_000
 # The tolerance of codes that predict hidden entries: with them the log-likelihood of a row may be
 # this number of nats below its maximum.
 _NATS = 0.01
@@ -299,6 +306,12 @@ def _sizing_prior(events, alpha):  # -> float
     return min(2.0, 1e-3 * float(events.by_feature.sum()) / events.counts.shape[1])
 
 
+def _sample(events):  # -> Events
+    """Return a sample of at most 4,096 rows with about `_MOST_COUNTS` nonzero counts or fewer."""
+    share = _MOST_COUNTS / max(events.counts.nnz, 1)
+    return events.sample(min(4096, max(256, int(share * len(events.often)))))
+
+
 def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     """Choose the number of atoms: the smallest that predicts held-out rows nearly best.
 
@@ -324,6 +337,7 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
         The numbers of atoms that were tried while atoms were removed, in increasing order, with the
         explained share of the deviance of hidden entries, less the price of the atoms, as score.
     """
+    events = _sample(events)
     (n, m), n_fixed, smoothing = (
         events.counts.shape,
         len(fixed),
@@ -337,9 +351,10 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
         held, [np.tile(group == i, (n_held, 1)) for i in range(min(_GROUPS, m))]
     )
     # From here on ``events`` are the rows that are not held out. ``most`` is the largest number of
-    # new atoms to try.
+    # new atoms to try, and ``affordable`` the largest number that takes limited time.
     events = events.take(np.sort(order[n_held:]))
-    most = min(m, n - n_held, 256)
+    affordable = max(8, _MOST_WORK // max(events.counts.nnz, 1))
+    most = min(m, n - n_held, 256, affordable)
 
     # Fit n new atoms, beside the fixed atoms, to the rows that are not held out.
     def grown(n):  # int -> Progress, Events with weights of entries, dispersion
@@ -379,6 +394,11 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     # too early: with too few atoms a large dispersion explains what the missing atoms would.
     sizes = list(walk(grown(min(4, most)), larger, score, gains=True, patience=2))
     place = int(np.argmin([found.total for _, found in sizes]))
+    if most == affordable and place == len(sizes) - 1 and place:
+        messages.warn(
+            f"n_components='auto' has ended at {most} atoms: more atoms still predict hidden "
+            "counts better, but take long. Pass a number to fit more atoms."
+        )
     number = len(sizes[place][0][0].atoms)  # the number that predicts best
     # Growth skips numbers (from 4 to 6, 9, 13 and so on). So removal begins from the next larger
     # number that was tried, if any, and also reaches numbers between. Removal ends at an error of
@@ -437,12 +457,12 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
     Chosen
         The parameters, all numbers.
     ndarray of shape (n_components, n_features)
-        Atoms fitted with these parameters to at most 4,096 rows, from which the fit of all rows
+        Atoms fitted with these parameters to a sample of the rows, from which the fit of all rows
         begins.
     """
     if not events.counts.nnz:
         return given.without_data(), atoms
-    events, (alpha, dispersion, min_gain, unit) = events.sample(4096), given
+    events, (alpha, dispersion, min_gain, unit) = _sample(events), given
     # Sparse rows need a prior, so with alpha=0 rows are not sparse. Without a prior an atom that
     # few rows use gets entries of 0 at features where these rows have no events, and events of
     # other rows at these features become impossible.
@@ -480,7 +500,9 @@ def choose_prior(events, given, rng, atoms, n_fixed=0):  # -> Chosen, atoms
 
         def larger(trial):
             value = 2 * trial[0]
-            return (value, converge(events, trial[1], value)) if value <= last else None
+            if value > last:
+                return None
+            return value, converge(events, trial[1], value, 60, _IMPROVED)
 
         def score(trial):  # (smoothing, Progress) -> Prediction
             hidden.codes = [

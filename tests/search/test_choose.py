@@ -179,3 +179,11 @@ def test_codes_have_the_largest_penalty_that_predicts_nearly_as_well(decibels, d
     assert found.debias == (chosen.share if debias is None else debias)
     clean_std = float(x.std()) / (1 + 10 ** (decibels / 10)) ** 0.5
     assert found.noise_std == pytest.approx(clean_std, rel=0.25)
+
+
+@pytest.mark.parametrize("decibels", [10, 20])
+def test_seeds_take_the_same_penalty_in_few_rows(decibels):
+    x, _ = planted(150, 10, 10, decibels=decibels)
+    learners = [PUDLEDictionaryLearning(10, random_state=seed) for seed in range(4)]
+    alphas = [learner.fit(x.numpy()).search_alpha_ for learner in learners]
+    assert max(alphas) <= 2.01 * min(alphas)

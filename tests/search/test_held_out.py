@@ -327,3 +327,31 @@ def test_of_few_rows_with_copies_none_is_held_out(kind):
     x = x[:19].repeat(20, 1) if kind == "few rows" else x
     mask = torch.zeros_like(x) if kind == "unknown" else None
     assert hold_out(Problem(x, 0.1, mask=mask)).held_out is None
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_folds_hold_out_different_rows(copies):
+    x = planted(200)[0].repeat(copies, 1)
+    problem = hold_out(Problem(x, 0.1))
+    folds = [problem.held_rows, *(fold.held_rows for fold in problem.folds)]
+    assert len(folds) == 3
+    assert [int(rows.sum()) for rows in folds] == [50 * copies] * 3
+    assert int(torch.stack(folds).sum(0).max()) == 1
+    assert len(problem.held_out.zeros.errors) == 150 * copies
+
+
+def test_each_fold_is_predicted_by_its_atoms():
+    x, truth = planted(200)
+    problem = hold_out(Problem(x, 0.1))
+    parts = [truth, truth.flip(0), -truth]
+    together = problem.held_out.at(problem.held_out.join(parts), 0, 0.0)
+    pairs = zip(problem.held_out.folds, parts, strict=True)
+    alone = [fold.at(atoms, 0, 0.0).errors for fold, atoms in pairs]
+    torch.testing.assert_close(together.errors, torch.cat(alone))
+
+
+@pytest.mark.parametrize(("n", "n_folds"), [(20, 3), (1000, 3), (1999, 2), (2500, 1)])
+def test_many_rows_have_a_single_fold(n, n_folds):
+    problem = hold_out(Problem(planted(2500)[0][:n], 0.1))
+    assert 1 + len(problem.folds) == n_folds
+    assert hold_out(Problem(planted(200)[0], 0.1), fixed=True).folds == ()
