@@ -39,6 +39,7 @@ from skpudle.search._epoch import spread_rows
 from skpudle.search.descend import descend, exhaust, refit_atoms, remaining, settle
 from skpudle.search.find import error_of, find_atoms, noise_penalty, predicts, walk
 from skpudle.search.held_out import (
+    CHANCE,
     LEAST_ROWS,
     HeldOut,
     Prediction,
@@ -120,7 +121,7 @@ def best_coding(held_out, atoms, *, debias=None, place=None):  # -> Coding
         if is_predictable
         else held_out.zeros
     )
-    if not predicts(best, held_out):
+    if not predicts(best, held_out, CHANCE):
         return Coding(
             held_out.alpha, debias or 0.0, noise_std=held_out.mean_square**0.5
         )

@@ -174,12 +174,12 @@ error_of = attrgetter(
 )  # trial -> its squared error, over all processes
 
 
-def predicts(prediction, held_out):  # -> bool
-    """Return whether atoms predict anything: better than zeros by over two standard errors.
+def predicts(prediction, held_out, errors=SURE):  # -> bool
+    """Return whether atoms predict anything: better than zeros by over ``errors`` standard errors.
 
     ``prediction`` is a `Prediction` of the hidden entries of ``held_out``, a `HeldOut`.
     """
-    return worse(held_out.zeros, prediction, SURE, held_out.total)
+    return worse(held_out.zeros, prediction, errors, held_out.total)
 
 
 def next_penalty(trials, problem):  # -> float or None
@@ -226,7 +226,7 @@ def chosen_trial(trials, problem):  # -> Trial
     held-out data better than zeros, it is the first trial.
     """
     best = min(trials, key=error_of)
-    if not predicts(best.prediction, problem.held_out):
+    if not predicts(best.prediction, problem.held_out, CHANCE):
         return trials[0]
     good = (
         t
