@@ -39,7 +39,7 @@ PLACEHOLDERS = {"found", "given", "how", "known", "options"}  # names that tell 
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77
 MOST_PUBLIC_NAMES = 70
-MOST_CONSTANTS = 217  # in capitals at the top of modules
+MOST_CONSTANTS = 219  # in capitals at the top of modules
 MOST_NAMES_OF_SEVERAL_CONSTANTS = 0
 
 ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.NamedExpr)
