@@ -43,10 +43,10 @@ _GROUPS = 5
 _IMPROVED = 1e-5
 # Parameters are chosen in a sample of the rows with about this number of nonzero counts (but at
 # least 256 rows), and growth ends at the number of atoms whose product with the nonzero counts
-# exceeds _MOST_WORK, about the work of a sweep over all codes. Without both limits growth in 2,000
+# exceeds _MOST_PRODUCT, about the work of a sweep over all codes. Without both limits growth in 2,000
 # rows of 500 features in which each atom predicts more does not end in ten minutes.
 _MOST_COUNTS = 250_000
-_MOST_WORK = 5_000_000
+_MOST_PRODUCT = 5_000_000
 # The tolerance of codes that predict hidden entries: with them the log-likelihood of a row may be
 # this number of nats below its maximum.
 _NATS = 0.01
@@ -355,7 +355,7 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     # From here on ``events`` are the rows that are not held out. ``most`` is the largest number of
     # new atoms to try, and ``affordable`` the largest number that takes limited time.
     events = events.take(np.sort(order[n_held:]))
-    affordable = max(8, _MOST_WORK // max(events.counts.nnz, 1))
+    affordable = max(8, _MOST_PRODUCT // max(events.counts.nnz, 1))
     most = min(m, n - n_held, 256, affordable)
 
     # Fit n new atoms, beside the fixed atoms, to the rows that are not held out.

@@ -451,7 +451,7 @@ def test_the_number_of_atoms_is_that_of_heavy_rows(rng):
 
 def test_growth_that_takes_long_ends_with_a_warning(rng, monkeypatch):
     x, _, _ = planted(rng, 200, 40, 12, counts=400.0)
-    monkeypatch.setattr("skpudle._nmf.choose._MOST_WORK", 0)
+    monkeypatch.setattr("skpudle._nmf.choose._MOST_PRODUCT", 0)
     with pytest.warns(UserWarning, match="ended at 8 atoms"):
         atoms, path = choose_size(Events.of(x), OPEN, np.random.default_rng(0), x[:0])
     assert len(atoms) <= path.n_components.max() <= 8
