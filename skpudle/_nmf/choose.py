@@ -43,8 +43,8 @@ _GROUPS = 5
 _IMPROVED = 1e-5
 # Parameters are chosen in a sample of the rows with about this number of nonzero counts (but at
 # least 256 rows), and growth ends at the number of atoms whose product with the nonzero counts
-# exceeds _MOST_PRODUCT, about the work of a sweep over all codes. Without both limits growth in 2,000
-# rows of 500 features in which each atom predicts more does not end in ten minutes.
+# exceeds _MOST_PRODUCT, about the work of a sweep over all codes. Without both limits growth in
+# 2,000 rows of 500 features in which each atom predicts more does not end in ten minutes.
 _MOST_COUNTS = 250_000
 _MOST_PRODUCT = 5_000_000
 # The tolerance of codes that predict hidden entries: with them the log-likelihood of a row may be
