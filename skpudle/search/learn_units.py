@@ -97,8 +97,8 @@ _RESIDUAL = 0.05
 # A baseline is also subtracted if it lowers the errors of hidden entries by over _LOWERED times the
 # variance, and the variance is at most _SPARSE times the mean square. Where atoms of half of up to
 # 900 rows predict the other half, 272 samples of raw tables of numbers gain 0.63 variances in the
-# median. Of 280 random sets of clean rows, half of them non-negative sums of non-negative atoms, 2 %
-# gain more than 0.25. The second condition leaves 0.7 % of the sets: if an atom is nonzero in a
+# median. Of 280 random sets of clean rows, half of them non-negative sums of non-negative atoms, 2
+# % gain more than 0.25. The second condition leaves 0.7 % of the sets: if an atom is nonzero in a
 # fraction q of the rows, the square of its mean code is at most q times the mean square of its
 # codes, so the mean of sparse rows (q < 1/2) has less energy than the deviations from it.
 _LOWERED = 0.25
