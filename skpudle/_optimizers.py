@@ -208,7 +208,7 @@ class SurrogateOptimizer(Optimizer):
         weight=None,
         total=None,
     ):
-        """Refine the model by a batch, then change the atoms to lower the model.
+        """Add a batch to the quadratic model of the loss, then change the atoms to lower its value.
 
         Parameters
         ----------

@@ -376,7 +376,8 @@ class Plan(EncoderPlan):
     def first_record(self, samples, rows, units):  # -> Fitted
         """Return a record without atoms: mean squared norm of rows, and penalty of their search.
 
-        ``samples`` are the rows in the user's units, and ``rows`` what `enter` makes of them.
+        ``rows`` are what `enter` makes of ``samples``, the rows in the user's units, which only the
+        plan of counts needs.
         """
         x = rows.x
         weight = rows.weight
@@ -425,8 +426,9 @@ class Plan(EncoderPlan):
     def code_penalty(self, fitted, atoms=None):  # -> float
         """Return the penalty of soft codes, or the threshold of hard codes.
 
-        A number that the user has set stays. "auto" follows from the penalty of the search and, for
-        hard thresholds, from the step for the ``atoms`` (n_components, n_features).
+        A number that the user has set stays. "auto" is `alpha_share` of the penalty of the search
+        or, for hard thresholds, that penalty times the root of the step for the ``atoms``
+        (n_components, n_features).
         """
         if self.params.alpha != "auto":
             return float(self.params.alpha)

@@ -170,8 +170,9 @@ class RowPhases(Run):
         """Return all phases in their order, each with a mark whether this fit needs the phase.
 
         `Run.make_phases` runs the first phase that is due and not done, and asks again with the new
-        record. The penalty of codes is chosen before the noise, if held-out rows can choose it, and
-        otherwise after training.
+        record. By default all phases are due but "size", "training" and "encoder"; "pass",
+        "unbiased atoms" and "noise" depend on the data. The penalty of codes is chosen before the
+        noise, if held-out rows can choose it, and otherwise after training.
         """
         plan = self.plan
         units = fitted.units
@@ -480,6 +481,8 @@ class RowPhases(Run):
         debias = self.plan.debias
         if self._is_judged(fitted):
             problem, _ = self.searched_rows(fitted)
+            # ``trial.judged`` are the atoms before they learned from the held-out rows, too. Only
+            # such atoms may be judged by predictions of these rows.
             trial = fitted.searched.trial
             coding = choose.best_coding(
                 problem.held_out,

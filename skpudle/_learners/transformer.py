@@ -365,10 +365,10 @@ class DictionaryTransformer(
         return self._score(X, sample_weight)
 
     def _score(self, X, sample_weight, target=None):
-        """Return the fraction of the deviance from column means that predictions explain, a float.
+        """Return the fraction of the deviance that predictions of hidden columns explain.
 
-        This is `score` of all subclasses. ``X`` and ``sample_weight`` are the user's input, and
-        ``target`` as in `_chunks`.
+        Deviance is from column means. This is `score` of all subclasses. ``X`` and
+        ``sample_weight`` are the user's input, and ``target`` as in `_chunks`.
         """
         check_is_fitted(self)
         source = open_source(X)
@@ -377,7 +377,8 @@ class DictionaryTransformer(
         weight = None
         if sample_weight is not None:
             weight = arrays.check_sample_weight(sample_weight, source.n_rows)
-        # `in_units` leaves out outlying entries below; without ``median_norm`` it keeps long rows.
+        # A fit leaves out very long rows, by ``median_norm``. A score counts them, so that only
+        # outlying entries (``limit``) are left out below.
         units = replace(units_of(self), median_norm=None)
         limit = None if units.limit is None else units.limit_in_data()
         measure = partial(

@@ -395,7 +395,8 @@ def _summarise(sweeps, n_rows):  # -> AtomPosterior
     variances = within + between * (1 + error[:, None])
     # ``within`` are variances for known codes. A row has ``taken`` nonzero codes on average, which
     # are estimated from its n_features entries, so only n_features - taken equations of a row are
-    # left to determine atoms. With fewer equations the error is larger by the factor in ``limit``.
+    # left to determine atoms. ``limit`` is the
+    # squared error of an atom for known codes, times a factor for the equations that codes take.
     taken = min(uses.sum() / n_rows, n_features - 1)
     limit = within.sum(1) * (n_features - 1) / (n_features - taken)
     # The equations that are left in a row are divided among the ``taken`` atoms of the row. A unit
@@ -461,9 +462,9 @@ def sample_noise(rows, atoms, rng):  # -> (n_features,)
     """Estimate the variances of the noise of features for known atoms, for `code_intervals`.
 
     ``rows`` are `CodedRows`, and ``atoms`` (n_components, n_features) have norm 1. Codes and
-    missing entries of at most 2,000 rows are drawn ten times, and the variances are
-    those of the last residuals. For fewer than 200 rows nothing is drawn, and all features get
-    one variance.
+    missing entries of at most 2,000 rows are drawn from their posterior ten times, each time with
+    the variances of the last residuals. With fewer than 200 rows nothing is drawn, and all features
+    get one variance, the mean of the first estimate.
     """
     rows, variances = _without_outliers(rows, atoms)
     if len(rows.x) < 200:  # too few rows to estimate a variance for each feature

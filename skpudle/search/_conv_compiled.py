@@ -207,7 +207,8 @@ def _sweep(active, n, now, woken, atoms, curvatures, grid, mask, alpha, positive
             if curvature > 0.0:
                 target = _slope(residual, atom, y, x) + curvature * z[index]
                 new = _shrink(target, alpha, positive) / curvature
-            # beyond the minimiser, unless a code is or becomes zero, or its sign would change
+            # After _SHORT sweeps a code goes beyond its minimiser, by _AHEAD, unless it is or
+            # becomes zero, or its sign would change.
             far = new + (new - z[index]) * _AHEAD
             if now > _SHORT and far * new > 0.0 and new * z[index] > 0.0:
                 new = far

@@ -411,6 +411,7 @@ class _Sizes:
         ``coded`` is an `Epoch` or `ConvEpoch`: the atoms, with the codes of one in ``stride``
         training samples.
         """
+        # To save time, the best penalty of codes is looked for from that of the last dictionary on.
         index = None
         if self.best:
             index = next(reversed(self.best.values())).prediction.index
@@ -419,7 +420,8 @@ class _Sizes:
         unbiased = refit_atoms(coded.problem, coded.atoms, coded.codes, 2, still=0.0)
         prediction = self.held_out.predict(unbiased, index)
         new = _Dictionary(len(coded.atoms), coded, stride, prediction)
-        # `pop`, because only a new key is the last one, as the attribute `best` has to keep it
+        # `pop`, because a key that is set again keeps its place, and the number that was tried last
+        # has to be the last key
         same = self.best.pop(new.n_components, new)
         self.best[new.n_components] = min(same, new, key=error_of)
         return new

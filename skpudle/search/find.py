@@ -549,6 +549,7 @@ def find_atoms(problem, atoms, *, level=None, penalties=ONE_PENALTY):
     # takes all patches. The objective on held-out patches is 0.2728 and 0.2722, respectively.
     wanted = min(stride, descend.stride_of_uses(best, stride, 2000))
     steps = _polish(problem, best, wanted, chosen, is_same_sample=wanted == stride)
+    # Each state is yielded one epoch late, since the last one gets the stage "done".
     last = None
     best = None
     for state in log.stage("polish", steps):

@@ -359,7 +359,8 @@ def choose_channels(images, learner):  # Images, learner -> Channels
     are its drift, see `Channels.enter`. If baseline and drift are not subtracted, atoms have to
     explain them by codes everywhere. Where events are dense, however, the median is no baseline,
     and the slow parts belong to the events. So with ``detrend="auto"`` brief searches of the data
-    with and without each of the two count the codes. Drift itself counts as half a code for each
+    with and without each of the two count the codes. Each is subtracted if that saves more than a
+    third of the codes. Drift itself counts as half a code for each
     length of an atom: it has a value there, while a code has a value and a position.
     """
     kernel, _ = geometry_of(learner)
