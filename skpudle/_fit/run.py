@@ -701,7 +701,8 @@ class Run(Interrupts):
                 self._make(phase)
         except Diverged as diverged:
             error = diverged
-            # A fit of one phase has records of another kind, and keeps its last epoch.
+            # The error has the last finite record of training. Without one (None) the fit keeps the
+            # record of its last epoch.
             is_record = isinstance(diverged.fitted, type(self.record))
             last = diverged.fitted if is_record else self.record
             self.record = replace(last, ended_by="divergence")

@@ -16,8 +16,8 @@ while the prediction of held-out rows improves. Then the atoms that cost the hel
 removed, and the remaining atoms adapt, without new initial atoms. The result is the smallest number
 within a standard error of the best.
 
-*Prior and sparse rows.* A tenth of the entries is hidden, in at most 4,096 rows. Neither atoms nor
-codes learn from these entries.
+*Prior and sparse rows.* A tenth of the entries is hidden, in a sample of the rows. Neither atoms
+nor codes learn from these entries.
 """
 
 from dataclasses import replace

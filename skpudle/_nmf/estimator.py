@@ -328,8 +328,8 @@ class PoissonNMF(ExposedTransformer, PhasedLearner):
     Parameters
     ----------
     n_components : int or "auto", default=None
-        Number of atoms: by default that of ``dict_init``, or of features. "auto" is the smallest
-        number whose predictions of hidden entries are within a standard error of the best.
+        Number of atoms: by default that of ``dict_init``, or of features. "auto": the fewest that
+        predict hidden entries within a standard error of the best. Long growth stops and warns.
 
     alpha : float or "auto", default="auto"
         Strength of each atom's Dirichlet prior: pseudo-events per feature, in the shape of the mean
