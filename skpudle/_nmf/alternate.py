@@ -201,9 +201,9 @@ class Events:
     """The data of a fit of `PoissonNMF`: sparse counts, with weights of entries and of rows.
 
     The weight of an entry follows from the dispersion, see the module, and changes the codes of its
-    row. The weight of a row, ``often``, is the number of times that the row counts in sums over
-    rows: in the objective, in the events of atoms, and in errors of hidden entries. Weights of rows
-    do not change codes. Exposures of rows have no effect here: `_Encoder` divides codes by
+    row. The weight of a row, in ``row_weights``, is the number of times that the row counts in sums
+    over rows: in the objective, in the events of atoms, and in errors of hidden entries. Weights of
+    rows do not change codes. Exposures of rows have no effect here: `_Encoder` divides codes by
     exposures. Instances must not be changed in place, because `by_feature` and `mean` are computed
     once and kept.
 
@@ -211,10 +211,10 @@ class Events:
     ----------
     counts : scipy.sparse.csr_array of shape (n_samples, n_features)
         Known counts, float64, times the weights of entries; 0 where an entry is missing.
-    lost : scipy.sparse.csr_array of shape (n_samples, n_features)
+    missing : scipy.sparse.csr_array of shape (n_samples, n_features)
         1 minus the weight of each entry: 1 where an entry is missing, and 0 for a known entry
         without dispersion.
-    often : ndarray of shape (n_samples, 1)
+    row_weights : ndarray of shape (n_samples, 1)
         How often each row counts, above 0.
     saturated : ndarray of shape (n_samples,)
         The log-likelihood of each row, with weights of entries, if rates equal counts: the largest
@@ -224,39 +224,43 @@ class Events:
     """
 
     counts: sparse.csr_array
-    lost: sparse.csr_array
-    often: np.ndarray
+    missing: sparse.csr_array
+    row_weights: np.ndarray
     saturated: np.ndarray
     allowed: np.ndarray
 
     @classmethod
-    def of(cls, x, known=None, often=None):
+    def of(cls, x, mask=None, row_weights=None):
         """Return the `Events` of a dense array of counts ``x`` (n_samples, n_features).
 
-        ``known`` is a mask of the same shape, 1 for known entries and 0 for missing entries.
-        ``often`` (n_samples,) are weights of rows. By default all entries are known, and each row
-        counts once. Every row may use every atom.
+        ``mask`` has the same shape, and is 1 for known entries and 0 for missing entries.
+        ``row_weights`` (n_samples,) are weights of rows. By default all entries are known, and each
+        row counts once. Every row may use every atom.
         """
-        known = np.ones_like(x) if known is None else known
-        allowed = np.full((len(x), 1), True)
-        counts = sparse.csr_array(np.where(known > 0, x, 0.0).astype(np.float64))
-        often = (
-            np.ones((len(x), 1)) if often is None else np.reshape(often, (-1, 1)) * 1.0
-        )
+        if mask is None:
+            mask = np.ones_like(x)
+        if row_weights is None:
+            row_weights = np.ones(len(x))
+        counts = sparse.csr_array(np.where(mask > 0, x, 0.0).astype(np.float64))
         return cls(
-            counts, sparse.csr_array(1.0 - known), often, _saturated(counts), allowed
+            counts=counts,
+            missing=sparse.csr_array(1.0 - mask),
+            row_weights=np.reshape(row_weights, (-1, 1)) * 1.0,
+            saturated=_saturated(counts),
+            allowed=np.full((len(x), 1), True),
         )
 
     @classmethod
     def joined(cls, parts):
         """Concatenate the rows of the `Events` in the list ``parts``, in the order of the list."""
-        of_fields = (
-            [getattr(part, field.name) for part in parts] for field in fields(cls)
-        )
-        stack = sparse.vstack, np.concatenate
-        return cls(
-            *(stack[isinstance(rows[0], np.ndarray)](rows) for rows in of_fields)
-        )
+        stacked = {}
+        for field in fields(cls):
+            blocks = [getattr(part, field.name) for part in parts]
+            is_dense = isinstance(blocks[0], np.ndarray)
+            stacked[field.name] = (np.concatenate if is_dense else sparse.vstack)(
+                blocks
+            )
+        return cls(**stacked)
 
     def take(self, rows):  # -> Events
         """Return some of the rows, by indices (n,), a mask (n_samples,) or a slice."""
@@ -267,12 +271,12 @@ class Events:
 
         One row is drawn from each of ``n_rows`` equal parts of the rows, the same in every call.
         """
-        return self.take(np.asarray(spread_rows(len(self.often), n_rows)))
+        return self.take(np.asarray(spread_rows(len(self.row_weights), n_rows)))
 
     @cached_property
     def by_feature(self):  # -> CSR of shape (n_features, n_samples)
-        """Counts times ``often``, transposed, because a step of the atoms solves by feature."""
-        return sparse.csr_array(self.counts.multiply(self.often).T)
+        """Counts times weights of rows, transposed, because a step of the atoms solves by feature."""
+        return sparse.csr_array(self.counts.multiply(self.row_weights).T)
 
     @cached_property
     def mean(self):  # -> (n_features,)
@@ -281,9 +285,9 @@ class Events:
         It is the shape of the Dirichlet prior of atoms. Half an event is added to each feature, so
         that no entry is 0.
         """
-        n_known = self.often.sum() - self.lost.T @ self.often[:, 0]
+        n_known = self.row_weights.sum() - self.missing.T @ self.row_weights[:, 0]
         total = (self.by_feature.sum(1) + 0.5) / np.maximum(
-            n_known, min(1.0, self.often.min())
+            n_known, min(1.0, self.row_weights.min())
         )
         return total / total.sum()
 
@@ -293,16 +297,16 @@ class Events:
         An entry with a weight counts by its weight. Where a row may not use an atom (``allowed``),
         the load is 0, which tells `solve_rows` to skip the code.
         """
-        return (atoms.sum(1) - self.lost @ atoms.T).clip(0) * self.allowed
+        return (atoms.sum(1) - self.missing @ atoms.T).clip(0) * self.allowed
 
     def visible(self, codes):  # (n, n_components) -> (n_features, n_components)
         """Return the loads for a step of the atoms, in which features are rows and atoms are codes.
 
         For each feature and atom it is the sum of the atom's codes over rows in which the feature
-        is known. Rows count by ``often``, and entries by their weights.
+        is known. Rows count by ``row_weights``, and entries by their weights.
         """
-        codes = codes * self.often
-        return (codes.sum(0) - self.lost.T @ codes).clip(0)
+        codes = codes * self.row_weights
+        return (codes.sum(0) - self.missing.T @ codes).clip(0)
 
     def weighed(self, atoms, codes, dispersion):  # -> Events
         """Return the events with weights of entries that allow for the dispersion, see the module.
@@ -319,17 +323,19 @@ class Events:
         ):  # dense rates would fill the memory
             part = self.take(rows)
             weights = 1 / (1 + dispersion * (codes[rows] @ atoms))
-            # ``lost``, 1 minus the weights, must stay sparse, so weights above 0.98 become 1: most
-            # entries have small rates, and weights just below 1. Weights that are 2 % wrong raise
-            # the variance of a least squares estimate by only 0.04 %.
+            # ``missing``, 1 minus the weights, must stay sparse, so weights above 0.98 become 1:
+            # most entries have small rates, and weights just below 1. Weights that are 2 % wrong
+            # raise the variance of a least squares estimate by only 0.04 %.
             weights[weights > 1 - 0.02] = 1.0
-            lost = sparse.csr_array(1 - (1 - part.lost.toarray()) * weights)
+            missing = sparse.csr_array(1 - (1 - part.missing.toarray()) * weights)
             counts = part.counts.copy()
             entries = part.counts.tocoo()
             of_counts = weights[entries.row, entries.col]
             counts.data *= of_counts
             saturated = _saturated(part.counts, of_counts)
-            parts.append(replace(part, counts=counts, lost=lost, saturated=saturated))
+            parts.append(
+                replace(part, counts=counts, missing=missing, saturated=saturated)
+            )
         return Events.joined(parts)
 
 
@@ -475,8 +481,8 @@ def removals(
         allowed = part.allowed & (np.arange(len(atoms)) != k)
         part = replace(part, allowed=allowed)
         start = codes[rows] * allowed
-        found, without = solve_codes(part, atoms, start, tol)
-        yield rows, found, without - losses[rows]
+        reduced, without = solve_codes(part, atoms, start, tol)
+        yield rows, reduced, without - losses[rows]
 
 
 def prune_codes(events, atoms, codes, min_gain):
@@ -510,10 +516,10 @@ def prune_codes(events, atoms, codes, min_gain):
         part = replace(events.take(rows), allowed=z[rows] > 0)
         best = z[rows]
         least = np.full(len(rows), float(min_gain))
-        for users, found, costs in removals(part, atoms, z[rows], losses[rows], 0.01):
-            better = costs < least[users]
-            least[users[better]] = costs[better]
-            best[users[better]] = found[better]
+        for users, reduced, costs in removals(part, atoms, z[rows], losses[rows], 0.01):
+            cheaper = costs < least[users]
+            least[users[cheaper]] = costs[cheaper]
+            best[users[cheaper]] = reduced[cheaper]
         gone = least < min_gain
         rows = rows[gone]
         z[rows] = best[gone]
@@ -539,21 +545,22 @@ def first_atoms(events, n_components, fixed=()):  # -> (n_components, n_features
     # numbers of rows and features. So at most 2,000 rows are used.
     some = events.sample(2000)
     x = some.counts.toarray()
-    known = some.lost.toarray() == 0
-    often = some.often
+    observed = some.missing.toarray() == 0
+    weights = some.row_weights
     if len(fixed):
         x = (x - solve_codes(some, fixed)[0] @ fixed).clip(0)
-    of_rows = (x.sum(1, keepdims=True) + 0.5) / (known.sum(1, keepdims=True) + 1)
-    of_columns = ((often * x).sum(0) + 0.5) / ((often * known * of_rows).sum(0) + 0.5)
+    of_rows = (x.sum(1, keepdims=True) + 0.5) / (observed.sum(1, keepdims=True) + 1)
+    expected = (weights * observed * of_rows).sum(0)
+    of_columns = ((weights * x).sum(0) + 0.5) / (expected + 0.5)
     # `vertices` takes no mask, so missing entries are filled in, as if all rows had the same
     # spectrum.
-    x = np.where(known, x, of_rows * of_columns)
-    of_rows = np.sqrt(of_rows)
-    of_columns = np.sqrt(of_columns)
-    x, often = map(to_tensor, (x / of_columns / of_rows, often[:, 0]))
-    found = to_numpy(vertices(x, min(n_components, *x.shape), often)) * of_columns
-    single = np.eye(x.shape[1])[np.arange(n_components - len(found)) % x.shape[1]]
-    return np.concatenate([found.clip(0), single])
+    x = np.where(observed, x, of_rows * of_columns)
+    column_scales = np.sqrt(of_columns)
+    scaled = to_tensor(x / column_scales / np.sqrt(of_rows))
+    n_pure = min(n_components, *x.shape)
+    pure = to_numpy(vertices(scaled, n_pure, to_tensor(weights[:, 0]))) * column_scales
+    single = np.eye(x.shape[1])[np.arange(n_components - len(pure)) % x.shape[1]]
+    return np.concatenate([pure.clip(0), single])
 
 
 class Progress(NamedTuple):
@@ -659,7 +666,7 @@ def advance(events, state, smoothing):
     A. M. S. Ang and N. Gillis, "Accelerating nonnegative matrix factorization algorithms using
     extrapolation", Neural Computation 31, 2019.
     """
-    n_rows = float(events.often.sum())
+    n_rows = float(events.row_weights.sum())
     n_fixed = state.n_fixed
     n_pseudo = smoothing * len(events.mean)
     pseudo = n_pseudo * events.mean
@@ -668,7 +675,7 @@ def advance(events, state, smoothing):
     # and the objective for ``atoms`` and the new codes.
     def adapt_codes(atoms, codes):
         codes, losses = solve_codes(events, atoms, codes, tol=0.0, sweeps=1)
-        loss = float(events.often[:, 0] @ losses)
+        loss = float(events.row_weights[:, 0] @ losses)
         prior = float(xlogy(pseudo, atoms[n_fixed:]).sum())
         return codes, loss / n_rows, (loss - prior) / n_rows
 
@@ -745,7 +752,7 @@ def converge(
     Progress
         The last state.
     """
-    state = Progress.at(*state[:2], state.n_fixed)
+    state = Progress.at(state.atoms, state.codes, state.n_fixed)
     while len(state.losses) < n_steps and not state.has_stalled(tol, 3):
         state = advance(events, state, smoothing)
     return state

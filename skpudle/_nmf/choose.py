@@ -122,15 +122,15 @@ class Hidden:
     """
 
     def __init__(self, events, masks):
-        known = events.lost.toarray() < 1
+        observed = events.missing.toarray() < 1
         self.counts = events.counts.toarray()
-        self.often = events.often[:, 0]
-        self.plain = [
-            events,
-            *(Events.of(self.counts, known & ~m, self.often) for m in masks),
+        self.row_weights = events.row_weights[:, 0]
+        self.complete = events
+        self.visible = [
+            Events.of(self.counts, observed & ~mask, self.row_weights) for mask in masks
         ]
-        self.entries = [np.nonzero(mask & known) for mask in masks]
-        size = events.visible(np.ones((len(self.often), 1)))[:, 0]
+        self.entries = [np.nonzero(mask & observed) for mask in masks]
+        size = events.visible(np.ones((len(self.row_weights), 1)))[:, 0]
         self.mean = events.by_feature.sum(1) / np.maximum(size, 1e-300)
 
     def weigh(self, atoms, dispersion):
@@ -139,20 +139,25 @@ class Hidden:
         The weights of visible entries follow from ``dispersion``, a number, and from the rates of
         ``atoms`` (n_components, n_features), not negative.
         """
+
+        def solve(
+            events,
+        ):  # Events without weights of entries -> codes, weighted Events
+            return alternate.solve_dispersed(events, atoms, dispersion, _NATS)
+
         self.dispersion = dispersion
-        found = [
-            alternate.solve_dispersed(part, atoms, dispersion, _NATS)
-            for part in self.plain
-        ]
-        (_, *self.codes), (self.events, *self.seen) = zip(*found, strict=True)
+        _, self.events = solve(self.complete)
+        solved = [solve(events) for events in self.visible]
+        self.codes = [codes for codes, _ in solved]
+        self.seen = [weighted for _, weighted in solved]
         self.saturated = self.judge([self.counts] * len(self.seen)).sum()
-        mean = np.tile(self.mean, (len(self.often), 1))
+        mean = np.tile(self.mean, (len(self.row_weights), 1))
         null_error = self.judge([mean] * len(self.seen)).sum()
         self.null_deviance = null_error - self.saturated
         # Atoms in excess of the true number still predict a little better, since they correct the
         # bias of the prior: of noiseless data with 8 atoms, 22 atoms were chosen. So each atom
         # adds a penalty to the error. Its sum over all rows is 0.0005 times the null deviance.
-        weights = self.often / self.often.sum()
+        weights = self.row_weights / self.row_weights.sum()
         self.atom_penalty = 5e-4 * self.null_deviance * weights
 
     def judge(self, rates):  # list of (n, n_features) -> (n,)
@@ -164,13 +169,13 @@ class Hidden:
         total = 0.0
         for (rows, columns), mu in zip(self.entries, rates, strict=True):
             mu = mu[rows, columns]
-            often = self.often[rows]
+            weights = self.row_weights[rows]
             # At a rate of 0 a single event would make the error infinite. So rates are at least a
             # thousandth of the mean rate of the hidden entries.
-            mu = np.maximum(mu, 1e-3 * (often @ mu) / max(often.sum(), 1e-300))
+            mu = np.maximum(mu, 1e-3 * (weights @ mu) / max(weights.sum(), 1e-300))
             entries = negative_log(self.counts[rows, columns], mu, self.dispersion)
-            total = total + np.bincount(rows, entries, minlength=len(self.often))
-        return self.often * total
+            total = total + np.bincount(rows, entries, minlength=len(self.row_weights))
+        return self.row_weights * total
 
     def predict(self, atoms):  # (n_components, n_features) -> Prediction
         """Predict hidden entries from visible entries, and return the errors of all rows.
@@ -179,14 +184,12 @@ class Hidden:
         all atoms. Codes start from ``self.codes``, which must have a column for each atom, and
         which the new codes replace.
         """
-        pairs = zip(self.seen, self.codes, strict=True)
         self.codes = [
-            solve_codes(part, atoms, start, _NATS)[0] for part, start in pairs
+            solve_codes(events, atoms, start, _NATS)[0]
+            for events, start in zip(self.seen, self.codes, strict=True)
         ]
-        errors = (
-            self.judge([codes @ atoms for codes in self.codes])
-            + len(atoms) * self.atom_penalty
-        )
+        errors = self.judge([codes @ atoms for codes in self.codes])
+        errors = errors + len(atoms) * self.atom_penalty
         return Prediction(to_tensor(errors), float(errors.sum()))
 
     def costs(self, atoms):  # -> (n_components,)
@@ -196,8 +199,8 @@ class Hidden:
         entries are hidden here. After a removal codes are solved to 0.1 nats a row.
         """
         codes, losses = solve_codes(self.events, atoms, tol=_NATS)
-        found = alternate.removals(self.events, atoms, codes, losses, 0.1)
-        return np.array([self.often[rows] @ costs for rows, _, costs in found])
+        removals = alternate.removals(self.events, atoms, codes, losses, 0.1)
+        return np.array([self.row_weights[rows] @ rises for rows, _, rises in removals])
 
 
 def estimate_dispersion(events, atoms, codes):  # -> float
@@ -224,36 +227,51 @@ def estimate_dispersion(events, atoms, codes):  # -> float
         mu**2``. 0 if chance explains how much the counts vary more than Poisson counts.
     """
     mu = codes @ atoms
-    known = (mu > 0) & (events.lost.toarray() == 0)
-    parts = (
-        mu,
-        np.square(events.counts.toarray() - mu),
-        np.broadcast_to(events.often, mu.shape),
-    )
-    mu, squares, often = (part[known] for part in parts)
-    unit = np.square(events.often).sum() / events.often.sum()
-    n_fitted = (events.often * (codes > 0)).sum() + (atoms.size - len(atoms)) * unit
-    n_known = often.sum()
-    if n_fitted >= n_known:
+    judged = (mu > 0) & (events.missing.toarray() == 0)
+    squares = np.square(events.counts.toarray() - mu)[judged]
+    weights = np.broadcast_to(events.row_weights, mu.shape)[judged]
+    mu = mu[judged]
+    unit = np.square(events.row_weights).sum() / events.row_weights.sum()
+    n_codes = (events.row_weights * (codes > 0)).sum()
+    n_fitted = n_codes + (atoms.size - len(atoms)) * unit
+    n_judged = weights.sum()
+    if n_fitted >= n_judged:
         return 0.0
-    excess = often * (n_known / (n_known - n_fitted) * squares - mu)
+    excess = weights * (n_judged / (n_judged - n_fitted) * squares - mu)
     # Test the excess of the variance over that of Poisson counts, in standard errors: for Poisson
     # counts x of mean mu, (x - mu)^2 - mu has the mean 0 and the variance mu (2 mu + 1). Weights
     # 1 / (2 mu + 1) keep large rates from dominating the sum.
-    errors = (excess / (2 * mu + 1)).sum() / (often**2 * mu / (2 * mu + 1)).sum() ** 0.5
+    variance = (weights**2 * mu / (2 * mu + 1)).sum()
     # An excess of at most 5 standard errors counts as chance.
-    if errors <= 5.0:
+    if (excess / (2 * mu + 1)).sum() / variance**0.5 <= 5.0:
         return 0.0
-    found = 1.0
+    dispersion = 1.0
     for _ in range(10):
-        weights = 1 / np.square(1 + found * mu)
-        found = max(
-            float((weights * excess).sum() / (weights * often * mu**2).sum()), 0.0
-        )
-    return found
+        precision = 1 / np.square(1 + dispersion * mu)
+        moment = (precision * weights * mu**2).sum()
+        dispersion = max(float((precision * excess).sum() / moment), 0.0)
+    return dispersion
 
 
-def converge_dispersed(events, state, smoothing, dispersion, *options):
+class DispersedFit(NamedTuple):
+    """Atoms and codes that are fitted to counts which may vary more than Poisson counts.
+
+    Attributes
+    ----------
+    state : Progress
+        The atoms and codes.
+    events : Events
+        The counts, with weights of entries that follow from the rates of ``state``.
+    dispersion : float
+        The dispersion.
+    """
+
+    state: Progress
+    events: Events
+    dispersion: float
+
+
+def converge_dispersed(events, state, smoothing, dispersion, **stop):
     """Fit atoms and codes to counts that vary more than Poisson counts.
 
     A fit until the objective stalls, and new weights of entries from the fitted rates, alternate
@@ -269,27 +287,24 @@ def converge_dispersed(events, state, smoothing, dispersion, *options):
         As in `skpudle._nmf.alternate.advance`.
     dispersion : float or "auto"
         The dispersion; "auto" estimates it after each of the three fits.
-    *options : int, float
+    **stop : int, float
         ``n_steps`` and ``tol`` of `skpudle._nmf.alternate.converge`, for each of the three fits.
 
     Returns
     -------
-    tuple of (Progress, Events, float)
-        The last state, the events with weights of entries that follow from its rates, and the
-        dispersion.
+    DispersedFit
+        The last state, with the weights of entries and the dispersion that follow from it.
     """
     weighted = events
     for _ in range(3):
-        state = converge(weighted, state, smoothing, *options)
-        found = (
-            estimate_dispersion(events, *state[:2])
-            if dispersion == "auto"
-            else dispersion
-        )
-        weighted = events.weighed(state.atoms, state.codes, found)
-        if found == 0:
+        state = converge(weighted, state, smoothing, **stop)
+        estimate = dispersion
+        if dispersion == "auto":
+            estimate = estimate_dispersion(events, state.atoms, state.codes)
+        weighted = events.weighed(state.atoms, state.codes, estimate)
+        if estimate == 0:
             break
-    return state, weighted, float(found)
+    return DispersedFit(state, weighted, float(estimate))
 
 
 def _sizing_prior(events, alpha):  # -> float
@@ -311,10 +326,106 @@ def _sizing_prior(events, alpha):  # -> float
 def _sample(events):  # -> Events
     """Return a sample of at most 4,096 rows with about `_MOST_COUNTS` nonzero counts or fewer."""
     share = _MOST_COUNTS / max(events.counts.nnz, 1)
-    return events.sample(min(4096, max(256, int(share * len(events.often)))))
+    return events.sample(min(4096, max(256, int(share * len(events.row_weights)))))
 
 
-def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
+class _Sizes:
+    """Fits of different numbers of atoms, which hidden entries of held-out rows compare.
+
+    Parameters are those of `choose_size`.
+
+    Attributes
+    ----------
+    events : Events
+        The rows that are not held out, which atoms are fitted to.
+    hidden : Hidden
+        The held-out rows, with each group of features hidden once.
+    n_fixed, most : int
+        The number of known atoms, and the largest number of new atoms to try.
+    is_limited : bool
+        Whether the time that a fit takes, and not the data, sets ``most``.
+    """
+
+    def __init__(self, events, params, rng, fixed):
+        events = _sample(events)
+        n_rows, n_features = events.counts.shape
+        order = rng.permutation(n_rows)
+        n_held = min(int(0.25 * n_rows), 2000)
+        group = rng.permutation(n_features) % _GROUPS
+        groups = range(min(_GROUPS, n_features))
+        self.hidden = Hidden(
+            events.take(np.sort(order[:n_held])),
+            [np.tile(group == i, (n_held, 1)) for i in groups],
+        )
+        self.events = events.take(np.sort(order[n_held:]))
+        self.fixed = fixed
+        self.n_fixed = len(fixed)
+        self.smoothing = _sizing_prior(events, params.alpha)
+        self.dispersion = params.dispersion
+        affordable = max(8, _MOST_PRODUCT // max(self.events.counts.nnz, 1))
+        self.most = min(n_features, n_rows - n_held, 256, affordable)
+        self.is_limited = self.most == affordable
+
+    def fit(self, n_new):  # int -> DispersedFit
+        """Fit ``n_new`` new atoms, beside the fixed atoms, to the rows that are not held out."""
+        new = alternate.first_atoms(self.events, n_new, self.fixed)
+        atoms = np.concatenate([self.fixed, new])
+        # At most 60 steps between two updates of the weights of entries, since these atoms are only
+        # compared; after the choice the phase "training" fits atoms to all rows.
+        return converge_dispersed(
+            self.events,
+            begin(self.events, atoms, self.n_fixed),
+            self.smoothing,
+            self.dispersion,
+            n_steps=60,
+            tol=_IMPROVED,
+        )
+
+    def grow(self, fit):  # DispersedFit -> DispersedFit or None
+        """Return a fit of half as many new atoms more, or None if there are ``most``."""
+        n_new = len(fit.state.atoms) - self.n_fixed
+        if n_new >= self.most:
+            return None
+        return self.fit(min(n_new + max(n_new // 2, 1), self.most))
+
+    def judge(self, fit):  # DispersedFit -> Prediction
+        """Predict the hidden entries by the atoms and with the dispersion of a fit."""
+        self.hidden.weigh(fit.state.atoms, fit.dispersion)
+        return self.hidden.predict(fit.state.atoms)
+
+    def shrink_from(self, fit, n_best):
+        """Yield fits of fewer and fewer atoms, each with its prediction; the first is ``fit``.
+
+        The atoms that held-out rows need least leave, and the remaining atoms adapt. Half of the
+        atoms in excess of ``n_best``, the number that predicted best during growth, leave at once,
+        and at least one atom. Fixed atoms stay. Pairs are (Progress, Prediction). They end at an
+        error of more than 4 standard errors above the best error.
+        """
+        hidden = self.hidden
+
+        def remove(state):  # Progress -> Progress of fewer atoms, or None
+            n_atoms = len(state.atoms)
+            if n_atoms <= max(1, self.n_fixed):
+                return None
+            by_cost = np.argsort(hidden.costs(state.atoms))
+            n_removed = max(1, (n_atoms - n_best) // 2)
+            gone = by_cost[by_cost >= self.n_fixed][:n_removed]
+            hidden.codes = [np.delete(codes, gone, 1) for codes in hidden.codes]
+            fewer = Progress.at(
+                np.delete(state.atoms, gone, 0),
+                np.delete(state.codes, gone, 1),
+                self.n_fixed,
+            )
+            return converge(fit.events, fewer, self.smoothing, 40, _IMPROVED)
+
+        def judge(state):  # Progress -> Prediction
+            return hidden.predict(state.atoms)
+
+        hidden.weigh(fit.state.atoms, fit.dispersion)
+        return walk(fit.state, remove, judge, errors=4.0)
+
+
+def choose_size(events, params, rng, fixed):  # -> atoms, SizePath
     """Choose the number of atoms: the smallest that predicts held-out rows nearly best.
 
     The module describes how the number grows, and how atoms are then removed.
@@ -323,7 +434,7 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
     ----------
     events : Events
         Counts of at least 8 rows, without weights of entries.
-    given : Chosen
+    params : Chosen
         The user's parameters; "auto" where a fit chooses.
     rng : numpy.random.Generator
         Draws the held-out rows, and the groups of features.
@@ -339,110 +450,59 @@ def choose_size(events, given, rng, fixed):  # -> atoms, SizePath
         The numbers of atoms that were tried while atoms were removed, in increasing order, with the
         explained share of the deviance of hidden entries, less the price of the atoms, as score.
     """
-    events = _sample(events)
-    (n, m), n_fixed, smoothing = (
-        events.counts.shape,
-        len(fixed),
-        _sizing_prior(events, given.alpha),
-    )
-    order = rng.permutation(n)
-    n_held = min(int(0.25 * n), 2000)
-    group = rng.permutation(m) % _GROUPS
-    held = events.take(np.sort(order[:n_held]))
-    hidden = Hidden(
-        held, [np.tile(group == i, (n_held, 1)) for i in range(min(_GROUPS, m))]
-    )
-    # From here on ``events`` are the rows that are not held out. ``most`` is the largest number of
-    # new atoms to try, and ``affordable`` the largest number that takes limited time.
-    events = events.take(np.sort(order[n_held:]))
-    affordable = max(8, _MOST_PRODUCT // max(events.counts.nnz, 1))
-    most = min(m, n - n_held, 256, affordable)
-
-    # Fit n new atoms, beside the fixed atoms, to the rows that are not held out.
-    def grown(n):  # int -> Progress, Events with weights of entries, dispersion
-        new = alternate.first_atoms(events, n, fixed)
-        state = begin(events, np.concatenate([fixed, new]), n_fixed)
-        # At most 60 steps between two updates of the weights of entries, since these atoms are only
-        # compared; after the choice the phase "training" fits atoms to all rows.
-        how = smoothing, given.dispersion, 60, _IMPROVED
-        return converge_dispersed(events, state, *how)
-
-    def larger(
-        size,
-    ):  # result of `grown` -> result for half as many atoms more, or None
-        n = len(size[0].atoms) - n_fixed
-        return grown(min(n + max(n // 2, 1), most)) if n < most else None
-
-    def score(size):  # result of `grown` -> Prediction
-        hidden.weigh(size[0].atoms, size[2])
-        return hidden.predict(size[0].atoms)
-
-    # Remove the atoms that held-out rows need least, and let the remaining atoms adapt. Half of the
-    # atoms in excess of ``number``, the number that predicted best during growth, are removed, and
-    # at least one atom. Fixed atoms stay.
-    def smaller(state):  # Progress -> Progress of fewer atoms, or None
-        if len(state.atoms) <= max(1, n_fixed):
-            return None
-        order = np.argsort(hidden.costs(state.atoms))
-        gone = order[order >= n_fixed][: max(1, (len(state.atoms) - number) // 2)]
-        hidden.codes = [np.delete(codes, gone, 1) for codes in hidden.codes]
-        atoms = np.delete(state.atoms, gone, 0)
-        codes = np.delete(state.codes, gone, 1)
-        return converge(
-            weighted, Progress.at(atoms, codes, n_fixed), smoothing, 40, _IMPROVED
-        )
-
+    sizes = _Sizes(events, params, rng, fixed)
     # Growth ends after two numbers in a row without an improvement. After a single one it might end
     # too early: with too few atoms a large dispersion explains what the missing atoms would.
-    sizes = list(walk(grown(min(4, most)), larger, score, gains=True, patience=2))
-    place = int(np.argmin([found.total for _, found in sizes]))
-    if most == affordable and place == len(sizes) - 1 and place:
+    first = sizes.fit(min(4, sizes.most))
+    grown = list(walk(first, sizes.grow, sizes.judge, gains=True, patience=2))
+    best = int(np.argmin([prediction.total for _, prediction in grown]))
+    if sizes.is_limited and best == len(grown) - 1 and best:
         messages.warn(
-            f"n_components='auto' has ended at {most} atoms: more atoms still predict hidden "
-            "counts better, but take long. Pass a number to fit more atoms."
+            f"n_components='auto' has ended at {sizes.most} atoms: more atoms still predict "
+            "hidden counts better, but take long. Pass a number to fit more atoms."
         )
-    number = len(sizes[place][0][0].atoms)  # the number that predicts best
     # Growth skips numbers (from 4 to 6, 9, 13 and so on). So removal begins from the next larger
-    # number that was tried, if any, and also reaches numbers between. Removal ends at an error of
-    # more than 4 standard errors above the best error.
-    state, weighted, dispersion = sizes[place : place + 2][-1][0]
-    hidden.weigh(state.atoms, dispersion)
-    trials = list(
-        walk(state, smaller, lambda one: hidden.predict(one.atoms), errors=4.0)
-    )
+    # number that was tried, if any, and also reaches numbers between.
+    larger, _ = grown[min(best + 1, len(grown) - 1)]
+    n_best = len(grown[best][0].state.atoms)
+    trials = list(sizes.shrink_from(larger, n_best))
+    atoms = _last_as_good(trials)[0].atoms
+    return atoms, _size_path(trials, sizes.hidden)
+
+
+def _size_path(trials, hidden):  # -> SizePath
+    """Return the numbers of atoms that removal tried, in increasing order.
+
+    ``trials`` are pairs (Progress, Prediction) in the order of removal, judged by ``hidden``.
+    """
     scale = 1 / (hidden.null_deviance or 1.0)
-    best = min((found for _, found in trials), key=lambda found: found.total)
+    best = _least_error(trials)
     rows = []
-    for state, found in trials[::-1]:
-        score = hidden.saturated - found.total
-        chance = loss_and_chance(found, best)[1]
-        rows.append(
-            (len(state.atoms), 1 + scale * score, state.objectives[-1], scale * chance)
-        )
-    numbers, *parts = torch.tensor(rows, dtype=torch.float64).T
-    return _last_as_good(trials)[0].atoms, SizePath(numbers.long(), *parts)
+    for state, prediction in trials[::-1]:
+        score = 1 + scale * (hidden.saturated - prediction.total)
+        tolerance = scale * loss_and_chance(prediction, best)[1]
+        rows.append((len(state.atoms), score, state.objectives[-1], tolerance))
+    numbers, *columns = torch.tensor(rows, dtype=torch.float64).T
+    return SizePath(numbers.long(), *columns)
 
 
-def _last_as_good(
-    trials, errors=1.0
-):  # list of (trial, Prediction) -> (trial, Prediction)
+def _least_error(trials):  # list of (trial, Prediction) -> Prediction
+    """Return the prediction of least error."""
+    return min((prediction for _, prediction in trials), key=lambda one: one.total)
+
+
+def _last_as_good(trials, errors=1.0):  # -> (trial, Prediction)
     """Return the last trial whose prediction is as good as the best prediction, up to chance.
 
     ``trials`` is a list of pairs, a trial and its `Prediction`, in the order in which `walk` tried
     them; the last trial has the fewest atoms, or the largest smoothing. A prediction is as good if
     its error is at most ``errors`` standard errors above the least error.
     """
-    best = min((found for _, found in trials), key=lambda found: found.total)
+    best = _least_error(trials)
     return [trial for trial in trials if not worse(trial[1], best, errors)][-1]
 
 
-def choose_prior(
-    events,
-    given,
-    rng,
-    atoms,
-    n_fixed=0,
-):  # -> Chosen, atoms
+def choose_prior(events, params, rng, atoms, n_fixed=0):  # -> Chosen, atoms
     """Choose the dispersion, the prior of atoms, and whether rows are sparse, from given atoms.
 
     Without any event nothing can be chosen, and the result has default parameters.
@@ -451,7 +511,7 @@ def choose_prior(
     ----------
     events : Events
         Counts without weights of entries.
-    given : Chosen
+    params : Chosen
         The user's parameters; "auto" where a fit chooses.
     rng : numpy.random.Generator
         Draws the hidden entries.
@@ -469,71 +529,105 @@ def choose_prior(
         begins.
     """
     if not events.counts.nnz:
-        return given.without_data(), atoms
-    events, (alpha, dispersion, min_gain, unit) = _sample(events), given
+        return params.without_data(), atoms
+    events = _sample(events)
     # Sparse rows need a prior, so with alpha=0 rows are not sparse. Without a prior an atom that
     # few rows use gets entries of 0 at features where these rows have no events, and events of
     # other rows at these features become impossible.
-    if alpha == 0 and min_gain == "auto":
-        min_gain = 0.0
-    if dispersion:
-        now = begin(events, atoms, n_fixed), _sizing_prior(events, alpha), dispersion
-        (atoms, *_), _, dispersion = converge_dispersed(events, *now)
-    if "auto" not in (alpha, min_gain):
-        return Chosen(alpha, dispersion, min_gain, unit), atoms
-    known = np.flatnonzero(events.lost.toarray() < 1)
-    mask = rng.random(events.counts.shape) < 0.1
-    mask.flat[rng.choice(known)] = (
-        True  # at least one known entry is hidden, also in tiny tables
-    )
-    hidden = Hidden(events, [mask])
-    hidden.weigh(atoms, dispersion)
-    (seen,), size = (
-        hidden.seen,
-        max(float(events.by_feature.sum()) / atoms.size, 1e-300),
-    )
-    # The smoothings to try: each is twice the one before, from 0.001 times the mean number of
-    # events per entry of an atom (but at most 0.1) to 4 times this mean. If the user has passed
-    # alpha, only this smoothing is tried.
-    first, last = (
-        (min(0.1, 1e-3 * size), 4.0 * size) if alpha == "auto" else (alpha, 0.0)
-    )
-
-    def smoothest(events, state):  # -> (smoothing, Progress), Prediction
-        """Return the largest smoothing that predicts as well as the best, up to chance.
-
-        ``events`` are the visible entries, and ``state`` has the atoms and codes to begin with.
-        Return also the state fitted with this smoothing, and its prediction.
-        """
-
-        def larger(trial):
-            value = 2 * trial[0]
-            if value > last:
-                return None
-            return value, converge(events, trial[1], value, 60, _IMPROVED)
-
-        def score(trial):  # (smoothing, Progress) -> Prediction
-            # from which the codes of the prediction begin
-            hidden.codes = [trial[1].codes]
-            return hidden.predict(trial[1].atoms)
-
-        begun = first, converge(events, state, first)
-        return _last_as_good(
-            list(walk(begun, larger, score, errors=0.0, patience=2)), CHANCE
-        )
-
-    (value, state), found = smoothest(seen, begin(seen, atoms, n_fixed))
+    if params.alpha == 0 and params.min_gain == "auto":
+        params = params._replace(min_gain=0.0)
+    if params.dispersion:
+        smoothing = _sizing_prior(events, params.alpha)
+        start = begin(events, atoms, n_fixed)
+        fit = converge_dispersed(events, start, smoothing, params.dispersion)
+        atoms = fit.state.atoms
+        params = params._replace(dispersion=fit.dispersion)
+    if "auto" not in (params.alpha, params.min_gain):
+        return params, atoms
+    hidden = Hidden(events, [_draw_mask(events, rng)])
+    hidden.weigh(atoms, params.dispersion)
+    (visible,) = hidden.seen
+    path = _smoothings(params.alpha, float(events.by_feature.sum()) / atoms.size)
+    smooth = _smoothest(hidden, visible, begin(visible, atoms, n_fixed), path)
     # "auto" compares rows that may use all atoms (a gain of 0) with sparse rows, where a code has
     # to raise the log-likelihood of its row by 3 nats.
-    gain = 3.0 if min_gain == "auto" else min_gain
-    if gain:
-        codes, _ = solve_codes(seen, state.atoms)
-        codes = alternate.prune_codes(seen, state.atoms, codes, gain)
-        few = replace(seen, allowed=codes > 0), Progress.at(state.atoms, codes, n_fixed)
-        (other, few), others = smoothest(*few)
+    min_gain = 3.0 if params.min_gain == "auto" else params.min_gain
+    if min_gain:
+        atoms = smooth.state.atoms
+        codes, _ = solve_codes(visible, atoms)
+        codes = alternate.prune_codes(visible, atoms, codes, min_gain)
+        few = replace(visible, allowed=codes > 0)
+        pruned = Progress.at(atoms, codes, n_fixed)
+        sparse_rows = _smoothest(hidden, few, pruned, path)
         # Sparse rows are preferred, since their atoms are not mixtures (see `prune_codes`). So they
         # may predict worse than rows that use all atoms, by up to the price of one atom.
-        allowed = found._replace(errors=found.errors + to_tensor(hidden.atom_penalty))
-        if min_gain != "auto" or not worse(others, allowed, CHANCE):
-            return Chosen(other, dispersion, gain, unit), few.atoms
-    return Chosen(value, dispersion, 0.0, unit), state.atoms
+        price = to_tensor(hidden.atom_penalty)
+        dense = smooth.prediction
+        allowed = dense._replace(errors=dense.errors + price)
+        if params.min_gain != "auto" or not worse(
+            sparse_rows.prediction, allowed, CHANCE
+        ):
+            return sparse_rows.chosen(params, min_gain)
+    return smooth.chosen(params, 0.0)
+
+
+def _draw_mask(events, rng):  # -> (n_samples, n_features)
+    """Draw the entries to hide: a tenth, and at least one known entry, also in tiny tables."""
+    observed = np.flatnonzero(events.missing.toarray() < 1)
+    mask = rng.random(events.counts.shape) < 0.1
+    mask.flat[rng.choice(observed)] = True
+    return mask
+
+
+def _smoothings(alpha, n_events):  # -> list of float
+    """Return the smoothings to try; if the user has passed ``alpha``, only this one.
+
+    Each is twice the one before, from 0.001 times the mean number of events per entry of an atom,
+    ``n_events`` (but at most 0.1), to 4 times this mean.
+    """
+    if alpha != "auto":
+        return [alpha]
+    n_events = max(n_events, 1e-300)
+    path = [min(0.1, 1e-3 * n_events)]
+    while 2 * path[-1] <= 4.0 * n_events:
+        path.append(2 * path[-1])
+    return path
+
+
+class _Smoothed(NamedTuple):
+    """A fit with one smoothing, and its prediction of hidden entries."""
+
+    smoothing: float
+    state: Progress
+    prediction: Prediction
+
+    def chosen(self, params, min_gain):  # -> Chosen, atoms
+        """Return the results of `choose_prior` for this smoothing and a ``min_gain``."""
+        params = params._replace(alpha=self.smoothing, min_gain=min_gain)
+        return params, self.state.atoms
+
+
+def _smoothest(hidden, visible, state, path):  # -> _Smoothed
+    """Return the fit of the largest smoothing that predicts as well as the best, up to chance.
+
+    ``visible`` are the visible entries of ``hidden``, ``state`` has the atoms and codes to begin
+    with, and ``path`` is the list of smoothings. Each fit begins from the fit before.
+    """
+
+    def fit(state, place):  # -> place in the path, Progress
+        if place == 0:
+            return place, converge(visible, state, path[place])
+        return place, converge(visible, state, path[place], 60, _IMPROVED)
+
+    def larger(trial):
+        place, state = trial
+        return fit(state, place + 1) if place + 1 < len(path) else None
+
+    def judge(trial):  # -> Prediction
+        # from which the codes of the prediction begin
+        hidden.codes = [trial[1].codes]
+        return hidden.predict(trial[1].atoms)
+
+    trials = list(walk(fit(state, 0), larger, judge, errors=0.0, patience=2))
+    (place, state), prediction = _last_as_good(trials, CHANCE)
+    return _Smoothed(path[place], state, prediction)

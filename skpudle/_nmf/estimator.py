@@ -16,6 +16,7 @@ from skpudle._data.sources import Samples, merge_copies
 from skpudle._fit import messages
 from skpudle._fit.estimator import Data, PhasedLearner
 from skpudle._fit.run import Fitted, Phase, Run, as_arrays, take
+from skpudle._fit.train import PATIENCE
 from skpudle._learners.counts import ExposedTransformer, OfRows
 from skpudle._learners.parameters import ATOMS, sets_parameters
 from skpudle._losses import Poisson
@@ -101,11 +102,10 @@ class _Encoder:
         return (codes if exposure is None else codes / exposure.cpu()).to(x)
 
 
-def _events_of(
-    samples,
-):  # Samples -> Events; targets (exposures) do not matter to the solver
-    given = samples.map(lambda part: to_numpy(part.double()))
-    return alternate.Events.of(given.x, given.mask, given.weight)
+def _events_of(samples):  # Samples -> Events
+    # Targets (exposures) do not matter to the solver.
+    arrays = samples.map(lambda part: to_numpy(part.double()))
+    return alternate.Events.of(arrays.x, arrays.mask, arrays.weight)
 
 
 def _read_events(source):  # -> Events, int
@@ -123,12 +123,14 @@ def _read_events(source):  # -> Events, int
         parts.append(_events_of(batch))
         keys.append(hash_rows(with_gaps(batch.x.double(), batch.mask)))
     events = alternate.Events.joined(parts)
-    rows, often, places = merge_copies(torch.cat(keys), to_tensor(events.often[:, 0]))
-    events = replace(events.take(to_numpy(rows)), often=to_numpy(often)[:, None])
-    return events, int((places >= 0).sum())
+    weights = to_tensor(events.row_weights[:, 0])
+    rows, weights, merged_index = merge_copies(torch.cat(keys), weights)
+    events = events.take(to_numpy(rows))
+    events = replace(events, row_weights=to_numpy(weights)[:, None])
+    return events, int((merged_index >= 0).sum())
 
 
-def _given(learner, unit=1.0):  # -> Chosen
+def _asked(learner, unit=1.0):  # -> Chosen
     """Return the user's parameters of a `PoissonNMF` that may be "auto", as `choose` takes them.
 
     ``alpha`` is divided by ``unit``, a float by which a fit also divides the weights of rows. A
@@ -152,32 +154,26 @@ class _Phases(Run):
     # Read all rows, warn of data that are no counts, and set what the phases use: ``events`` (the
     # distinct rows), ``asked`` (the user's parameters, a `Chosen`), ``fixed`` (the known atoms, of
     # sum 1), ``n_samples`` and ``seed``. Arguments are those of `Run`.
-    def __init__(
-        self,
-        learner,
-        X,
-        y,
-        began,
-        plan,
-        data,
-    ):
+    def __init__(self, learner, X, y, began, plan, data):
         super().__init__(learner, X, y, began, plan, data)
         self.x = data.samples.x
         self.n_updates = 1000 if learner.max_iter == "auto" else learner.max_iter
         events, n_read = _read_events(data.source)
-        self.n_samples = (
-            n_read if data.merged_index is None else int((data.merged_index >= 0).sum())
-        )
-        unknown = np.flatnonzero(events.lost.sum(0) == len(events.often)).tolist()
+        self.n_samples = n_read
+        if data.merged_index is not None:
+            self.n_samples = int((data.merged_index >= 0).sum())
+        unknown = np.flatnonzero(
+            events.missing.sum(0) == len(events.row_weights)
+        ).tolist()
         messages.warn_of_unknown_features(unknown, data.inputs.get("feature_names_in_"))
         if 0 < events.counts.max() < 1:
             messages.warn(
                 "All values of X are below 1: fractions are not counts of events, whose noise "
                 "follows from their size. Pass counts, or fractions times numbers of events."
             )
-        unit = float(np.square(events.often).sum() / events.often.sum())
-        self.asked = _given(learner, unit)
-        self.events = replace(events, often=events.often / unit)
+        unit = float(np.square(events.row_weights).sum() / events.row_weights.sum())
+        self.asked = _asked(learner, unit)
+        self.events = replace(events, row_weights=events.row_weights / unit)
         self.seed = self.generator.initial_seed()
         self.fixed = np.empty((0, self.x.shape[1]))
         if learner.fixed_components is not None:
@@ -188,10 +184,8 @@ class _Phases(Run):
             self.fixed = atoms / atoms.sum(1, keepdims=True)
 
     # Check n atoms (None for any number) that the user has passed as the parameter ``name``.
-    def _check_atoms(
-        self, given, n, name
-    ):  # -> ndarray of shape (n, n_features), float64
-        return to_numpy(arrays.given_atoms(given, n, self.x.double(), name))
+    def _check_atoms(self, atoms, n, name):  # -> (n, n_features), float64
+        return to_numpy(arrays.given_atoms(atoms, n, self.x.double(), name))
 
     def first(self):  # -> Fitted
         """Return the record before all phases: initial atoms, and defaults for "auto".
@@ -207,7 +201,7 @@ class _Phases(Run):
         n = self.learner.n_components
         start = self.learner.dict_init
         n_fixed = len(self.fixed)
-        n_rows = len(self.events.often)
+        n_rows = len(self.events.row_weights)
         searches = isinstance(start, str)
         messages.refuse(
             n == "auto" and (not searches or n_rows < _LEAST_ROWS_OF_AUTO),
@@ -237,8 +231,11 @@ class _Phases(Run):
         "size" runs only with ``n_components="auto"``.
         """
         decides = self.learner.n_components == "auto"
-        choices = Phase("size", self.choose_size, decides), Phase("prior", self.choose)
-        return *choices, Phase("training", self.train, epoch_name="epoch")
+        return (
+            Phase("size", self.choose_size, decides),
+            Phase("prior", self.choose),
+            Phase("training", self.train, epoch_name="epoch"),
+        )
 
     def choose_size(self, fitted):
         """Choose the number of atoms: the phase "size", which yields one record.
@@ -246,8 +243,8 @@ class _Phases(Run):
         The record has new atoms of the chosen number, ``fixed_components`` first, and
         ``size_path``, the numbers that were tried. The atoms of the record ``fitted`` are not used.
         """
-        how = self.asked, np.random.default_rng(self.seed), self.fixed
-        atoms, path = choose.choose_size(self.events, *how)
+        rng = np.random.default_rng(self.seed)
+        atoms, path = choose.choose_size(self.events, self.asked, rng, self.fixed)
         if len(atoms) == 1:
             messages.warn(
                 "n_components='auto' is 1: more atoms predict hidden counts no better than the "
@@ -263,8 +260,9 @@ class _Phases(Run):
         """
         atoms = to_numpy(fitted.atoms.double())
         rng = np.random.default_rng(self.seed)
-        how = self.asked, rng, atoms, len(self.fixed)
-        chosen, atoms = choose.choose_prior(self.events, *how)
+        chosen, atoms = choose.choose_prior(
+            self.events, self.asked, rng, atoms, len(self.fixed)
+        )
         yield replace(fitted, atoms=to_tensor(atoms), coding=chosen)
 
     def train(self, fitted):
@@ -276,37 +274,37 @@ class _Phases(Run):
         from a checkpoint computes the same weights again, and goes on from the state.
         """
         chosen = fitted.coding
-        known = fitted.training
+        resumed = fitted.training
         # before the first step
-        atoms = host_array(known.get("first", fitted.atoms.double()))
+        atoms = host_array(resumed.get("first", fitted.atoms.double()))
         codes, events = alternate.solve_dispersed(self.events, atoms, chosen.dispersion)
-        if (
-            chosen.min_gain
-        ):  # sparse rows: in all steps a row may use only the atoms of these codes
+        if chosen.min_gain:
+            # Rows are sparse: in all steps a row may use only the atoms of these codes.
             codes = alternate.prune_codes(events, atoms, codes, chosen.min_gain)
             events = replace(events, allowed=codes > 0)
-        if known:  # the fit resumes: the record comes from a checkpoint
-            state = alternate.Progress(*map(host_array, known["state"]))
+        if resumed:  # the record comes from a checkpoint
+            state = alternate.Progress(*map(host_array, resumed["state"]))
         else:
-            begun = alternate.begin(events, atoms, len(self.fixed))
-            state = alternate.advance(events, begun, chosen.alpha)
-        stops = self.learner.tol, self.learner.n_iter_no_change
+            start = alternate.begin(events, atoms, len(self.fixed))
+            state = alternate.advance(events, start, chosen.alpha)
         while True:
-            n = len(state.losses)
-            ended_by = "max_iter" if n >= self.n_updates else None
-            ended_by = fitted.ended_by or (
-                "tol" if state.has_stalled(*stops) else ended_by
+            n_steps = len(state.losses)
+            ended_by = fitted.ended_by
+            if ended_by is None and state.has_stalled(self.learner.tol, PATIENCE):
+                ended_by = "tol"
+            if ended_by is None and n_steps >= self.n_updates:
+                ended_by = "max_iter"
+            tensors = (to_tensor(v) if isinstance(v, np.ndarray) else v for v in state)
+            yield replace(
+                fitted,
+                atoms=to_tensor(state.atoms),
+                training={"first": to_tensor(atoms), "state": tuple(tensors)},
+                losses=state.losses,
+                is_done=ended_by is not None,
+                ended_by=ended_by,
+                note=f"alternation, epoch {n_steps}/{self.n_updates}  "
+                f"loss {state.losses[-1]:.6g}",
             )
-            note = (
-                f"alternation, epoch {n}/{self.n_updates}  loss {state.losses[-1]:.6g}"
-            )
-            now = dict(
-                losses=state.losses, is_done=ended_by is not None, ended_by=ended_by
-            )
-            parts = (to_tensor(v) if isinstance(v, np.ndarray) else v for v in state)
-            training = {"first": to_tensor(atoms), "state": tuple(parts)}
-            now |= dict(atoms=to_tensor(state.atoms), training=training, note=note)
-            yield replace(fitted, **now)
             state = alternate.advance(events, state, chosen.alpha)
 
 
@@ -437,11 +435,9 @@ class PoissonNMF(ExposedTransformer, PhasedLearner):
         """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
     # Other learners have these as parameters, and code of the base classes reads them. They are
-    # constants here: the loss, the device, and the number of steps in a row without an improvement
-    # that ends a fit.
+    # constants here: the loss and the device.
     loss = "kullback-leibler"
     device = "cpu"
-    n_iter_no_change = 5
     _largest = inf
     _loss = KullbackLeibler()
     _phases = _Phases
@@ -505,7 +501,7 @@ class PoissonNMF(ExposedTransformer, PhasedLearner):
         check_non_negative(to_numpy(atoms), "components")
         learner = cls(len(atoms), **params)
         learner._validate_params()
-        fitted = Fitted(atoms=atoms, coding=_given(learner).without_data())
+        fitted = Fitted(atoms=atoms, coding=_asked(learner).without_data())
         data = Data(None, Samples(atoms), arrays.input_attributes(to_numpy(atoms)))
         take(learner, learner._attributes(None, data, fitted))
         return learner

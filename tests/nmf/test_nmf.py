@@ -294,7 +294,7 @@ def test_weights_multiply_known_entries(rng, gaps):
     mu = codes @ atoms
     w = known / (1 + 0.3 * mu)
     np.testing.assert_allclose(weighted.counts.toarray(), w * x, rtol=0.021)
-    w = 1 - weighted.lost.toarray()  # the smallest corrections are left out
+    w = 1 - weighted.missing.toarray()  # the smallest corrections are left out
     np.testing.assert_allclose(w * x, weighted.counts.toarray())
     np.testing.assert_allclose(weighted.loads(atoms), w @ atoms.T)
     np.testing.assert_allclose(weighted.visible(codes), w.T @ codes)
@@ -434,7 +434,7 @@ def test_the_dispersion_is_that_of_heavy_rows(rng):
     x[::2] = rng.poisson(rates[::2] * rng.gamma(2.0, 0.5, rates[::2].shape))
     for light, expected in ((1, 0.5), (0, 0.1)):
         weight = np.where(np.arange(600) % 2 == light, 1e-4, 1.0)
-        events, scaled = (Events.of(x, often=unit * weight) for unit in (1.0, 7.0))
+        events, scaled = (Events.of(x, row_weights=unit * weight) for unit in (1.0, 7.0))
         codes, _ = solve_dispersed(events, atoms, 0.2)
         found = estimate_dispersion(events, atoms, codes)
         assert found == pytest.approx(expected, rel=0.15)
@@ -446,7 +446,7 @@ def test_the_number_of_atoms_is_that_of_heavy_rows(rng):
     x, _ = signatures(rng, 4, 80, 500.0)
     y, _ = signatures(rng, 5, 80, 2000.0)
     rows, weight = np.stack([x, y], 1).reshape(160, -1), np.tile([2.0, 2e-6], 80)
-    assert len(sized(Events.of(rows, often=weight))[0]) == 4
+    assert len(sized(Events.of(rows, row_weights=weight))[0]) == 4
 
 
 def test_growth_that_takes_long_ends_with_a_warning(rng, monkeypatch):
