@@ -103,6 +103,26 @@ class SizePath(NamedTuple):
     tolerance: Tensor
 
 
+class FactorScore(NamedTuple):
+    """How well a factor model predicts the hidden entries by which a search judged its atoms.
+
+    Attributes
+    ----------
+    n_factors : int
+        The number of factors: the mean number of codes of a row, rounded up.
+    score, atoms_score : float
+        R^2 against zeros of the predictions by factors and by atoms: the fraction of the energy of
+        the hidden entries that is explained.
+    is_better : bool
+        Whether factors predict better than atoms by more than two standard errors.
+    """
+
+    n_factors: int
+    score: float
+    atoms_score: float
+    is_better: bool
+
+
 class Coding(NamedTuple):
     """The penalty of codes that `transform` uses, and what codes at this penalty are like.
 

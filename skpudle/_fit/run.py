@@ -43,6 +43,7 @@ from skpudle._fit.messages import describe, refuse, refuse_several
 from skpudle._fit.train import Diverged, current_team
 from skpudle._states import (
     Coding,
+    FactorScore,
     Held,
     PenaltyPath,
     Prediction,
@@ -192,6 +193,8 @@ class Fitted(Record):
     coding : Coding, default=None
         For `transform`, if the data have chosen it: penalty of codes, share of the lasso's bias to
         remove, and standard deviation of the noise.
+    factor_score : FactorScore, default=None
+        How well factor analysis predicts hidden entries; None if they were not predicted.
     size_path : SizePath, default=None
         The numbers of atoms that were tried, if one was chosen from the data.
     losses : tuple of float, default=()
@@ -236,6 +239,7 @@ class Fitted(Record):
     penalty_factor: float = 1.0
     pass_state: StreamState | None = None
     coding: Coding | None = None
+    factor_score: FactorScore | None = None
     size_path: SizePath | None = None
     losses: tuple = ()
     loss_curve: tuple = ()
@@ -299,6 +303,7 @@ class Fitted(Record):
 torch.serialization.add_safe_globals(
     [
         Coding,
+        FactorScore,
         Fitted,
         Held,
         LearnedEncoder,

@@ -278,24 +278,24 @@ class PUDLEDictionaryLearning(DenseLearner):
         spectral norm of the dictionary.
 
     gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
-        What training differentiates: the squared error through decoder and encoder, the lasso's
-        objective through both, or the error through the decoder alone. "auto" is "ae-ls" if you set
+        Training differentiates the squared error through decoder and encoder, the lasso's objective
+        through both, or the error through the decoder. "auto" is "ae-ls" if you set
         the encoder, and "dec" in a `partial_fit` by gradients.
 
     optimizer : {"auto", "adam", "sgd", "surrogate"} or callable, default="auto"
         "auto" is the surrogate, a quadratic model of the loss, up to 4096 atoms, and Adam above. A
-        callable takes parameters and ``lr``, as ``torch.optim.AdamW`` does.
+        callable is like ``torch.optim.AdamW``.
 
     learning_rate : float, default=1e-3
-        Learning rate of the optimizer; the surrogate has none.
+        Learning rate; the surrogate has none.
 
     batch_size : int or "auto", default="auto"
         Samples in an update. "auto" is ``min(256, n_samples)``, and for the surrogate after a
         search a sixteenth of the samples, within 64 to 256.
 
     max_iter : int or "auto", default="auto"
-        Largest number of epochs of training. "auto" takes about as long as the search, and without
-        a search at most 100 epochs.
+        Largest number of epochs of training. "auto" takes about as long as the search; without a
+        search 100.
 
     tol : float or None, default=1e-4
         Five successive checks of the objective with less relative improvement end training. None:
@@ -325,11 +325,11 @@ class PUDLEDictionaryLearning(DenseLearner):
         Penalty of the search, if there was one.
 
     noise_std_ : float or ndarray of shape (n_features,)
-        Estimated standard deviation of the noise of an entry (of each feature, or in the median
-        row, if noise differs), if the data chose the penalty of codes.
+        Estimated standard deviation of noise (of each feature, or in the median row, if noise
+        differs), if the data chose the penalty of codes.
 
     outliers_ : csr_array of shape (n_samples, n_features), bool
-        True for outliers of data in memory, which `fit` left out, if any.
+        True for outliers in memory, which `fit` left out.
 
     analysis_components_, synthesis_components_, thresholds_ : ndarray
         The encoder of "unfolding", of shapes (n_unfoldings, n_components, n_features),
@@ -338,8 +338,12 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     size_path_, penalty_path_ : Bunch
         Numbers of atoms, and penalties, that were tried: arrays (n_tried,) ``n_components`` or
-        ``alpha``, ``score`` (R^2 of hidden entries), ``tolerance`` (the loss of score that counts
-        as chance), and ``objective`` or ``unbiased`` (whether atoms have no bias of the lasso).
+        ``alpha``, ``score`` (R^2 of hidden entries), ``tolerance`` (a loss of score by chance), and
+        ``objective`` or ``unbiased`` (whether atoms have no bias).
+
+    factor_score_ : Bunch
+        R^2 of hidden entries, ``score``, by factor analysis with ``n_factors``; ``atoms_score`` by
+        the atoms; ``is_better``, whether factors win beyond chance. None above 128 features.
 
     n_components_, n_features_in_, n_iter_, n_steps_, n_samples_seen_ : int
         Numbers of atoms, features, epochs, updates and rows read, over all calls of `partial_fit`.

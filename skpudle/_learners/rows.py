@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
+from sklearn.utils import Bunch
 
 from skpudle._data import arrays, sources
 from skpudle._fit import messages
@@ -40,6 +41,7 @@ from skpudle._units import CENTRED, Units
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search import choose, descend, find, held_out, stream
 from skpudle.search import learn_units as unit_search
+from skpudle.search.factors import compare_factors
 
 # Number of epochs (of coordinate descent over all codes) that compute the codes of the data again
 # for atoms that stay fixed, after a search or a pass over all rows. The first epoch starts from
@@ -476,7 +478,8 @@ class RowPhases(Run):
         """Choose penalty and debiasing of codes of `transform`: a phase, which yields one `Fitted`.
 
         The codes predict hidden entries of the rows that the search held out. A fit that held no
-        rows out, as without a search, hides entries of the training rows in turn.
+        rows out, as without a search, hides entries of the training rows in turn. The record also
+        gets the prediction of the held-out rows by factor analysis, for `summary`.
         """
         debias = self.plan.debias
         if self._is_judged(fitted):
@@ -490,6 +493,8 @@ class RowPhases(Run):
                 debias=debias,
                 index=trial.prediction.index,
             )
+            score = compare_factors(problem, trial)
+            fitted = replace(fitted, factor_score=score)
         else:
             samples = self.data.samples.in_units(fitted.units)
             problem = self.plan.problem(
@@ -1009,6 +1014,7 @@ class DenseLearner(PhasedLearner, DictionaryTransformer):
             epochs = {"search": len(fitted.losses), plan.name: len(fitted.loss_curve)}
             phases = {name: n for name, n in (epochs | fitted.later).items() if n}
         attributes = data.inputs | plan.attributes(fitted)
+        score = fitted.factor_score
         return attributes | {
             "lambda_decay_": plan.decay_of(fitted, max(fitted.n_steps - 1, 0)),
             "device_": str(data.samples.x.device),
@@ -1017,6 +1023,7 @@ class DenseLearner(PhasedLearner, DictionaryTransformer):
             "n_samples_seen_": data.n_seen,
             "loss_curve_": np.array(curve, dtype=np.float64),
             "outliers_": _outliers_of_rows(data, fitted),
+            "factor_score_": score and Bunch(**score._asdict()),
             "ended_by_": fitted.ended_by,
             "phases_": phases,
             "fit_seconds_": None,  # `_fit` sets it when all callbacks have run

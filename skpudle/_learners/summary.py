@@ -99,10 +99,16 @@ def _penalties(learner):  # -> list of str
     if learner.search_alpha_ is not None:
         said = f"penalty of the search: {learner.search_alpha_:.3g}; {said}"
     path = learner.penalty_path_
-    return [
-        said,
-        f"hidden entries: {'none were predicted' if path is None else _prediction(path)}",
-    ]
+    hidden = "none were predicted" if path is None else _prediction(path)
+    lines = [said, f"hidden entries: {hidden}"]
+    factors = learner.factor_score_
+    if factors is not None and factors.is_better:
+        lines.append(
+            f"factor analysis with {_count(factors.n_factors, 'factor')} predicts "
+            f"{factors.score:.3f} of it, these atoms {factors.atoms_score:.3f}: for rows that use "
+            "most factors, such as answers, see sklearn.decomposition.FactorAnalysis"
+        )
+    return lines
 
 
 def _of_added_counts(learner):  # -> list of str

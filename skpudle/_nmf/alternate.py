@@ -275,7 +275,7 @@ class Events:
 
     @cached_property
     def by_feature(self):  # -> CSR of shape (n_features, n_samples)
-        """Counts times weights of rows, transposed, because a step of the atoms solves by feature."""
+        """Counts times weights of rows, transposed: a step of the atoms solves by feature."""
         return sparse.csr_array(self.counts.multiply(self.row_weights).T)
 
     @cached_property

@@ -337,6 +337,18 @@ def _no_better_than_means(fit):
         yield f"{sentence}. {advice}."
 
 
+def _better_factors(fit):
+    """Report a fit whose search predicted hidden entries worse than factor analysis does."""
+    factors = getattr(fit.learner, "factor_score_", None)
+    if factors is not None and factors.is_better:
+        yield (
+            f"Factor analysis with {factors.n_factors} factors predicts hidden entries better: R^2 "
+            f"is {factors.score:.3f}, and {factors.atoms_score:.3f} for these atoms. If rows use "
+            "most factors, as answers to questionnaires do, use "
+            "sklearn.decomposition.FactorAnalysis."
+        )
+
+
 # All checks, in the order of the report. `findings` calls them only if some code is not zero: if
 # all codes are zero, `atom_support` fails, and the other checks have nothing to compare.
 _FINDINGS = (
@@ -348,6 +360,7 @@ _FINDINGS = (
     _unsupported_atoms,
     _dense_codes,
     _no_better_than_means,
+    _better_factors,
 )
 
 
@@ -372,7 +385,8 @@ def findings(estimator: Any, X: ArrayLike) -> list[str]:
         repeat another atom (a cosine above 0.99); atoms of signals with more than half of the sum
         of their squared codes at one position of one signal, which is often an artefact; atoms that
         `skpudle.inspection.atom_support` does not support, unless hidden entries are predicted
-        worse without them; a model that predicts hidden entries no better than column means; a
+        worse without them; a model that predicts hidden entries no better than column means, or
+        worse than factor analysis; a
         number such as -999 that stands for missing entries. ``summary()`` of a learner tells what
         the fit decided: its baseline, noise and outliers, and how it ended.
 

@@ -363,6 +363,23 @@ class HeldRows(HeldOut):
                     sums[:, rows] += _inner_products(torch.linalg.vecdot, error, step)
         return sums * self._weights[:, None]
 
+    def judge(self, predict):  # -> Prediction
+        """Predict the hidden entries by any model of rows.
+
+        ``predict(x, visible)`` returns the expectations (n, n_features) of all entries of rows of
+        which it uses only the entries where ``visible`` (n, n_features) is 1.
+        """
+        errors = torch.zeros_like(self._weights)
+        for rows, _, hidden in self._turns:
+            x = self.x[rows]
+            observed = self.observed[rows]
+            visible = observed.index_fill(1, hidden, 0.0)
+            error = ((x - predict(x, visible)) * observed)[:, hidden]
+            errors[rows] += error.square().sum(1)
+        errors = errors * self._weights
+        (total,) = self.total(errors.sum())
+        return Prediction(errors, float(total))
+
     def noise(self, atoms, prediction):  # -> float
         """Return the variance of the noise, by which `best_coding` tells noise from signal.
 

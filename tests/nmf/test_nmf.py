@@ -434,7 +434,9 @@ def test_the_dispersion_is_that_of_heavy_rows(rng):
     x[::2] = rng.poisson(rates[::2] * rng.gamma(2.0, 0.5, rates[::2].shape))
     for light, expected in ((1, 0.5), (0, 0.1)):
         weight = np.where(np.arange(600) % 2 == light, 1e-4, 1.0)
-        events, scaled = (Events.of(x, row_weights=unit * weight) for unit in (1.0, 7.0))
+        events, scaled = (
+            Events.of(x, row_weights=unit * weight) for unit in (1.0, 7.0)
+        )
         codes, _ = solve_dispersed(events, atoms, 0.2)
         found = estimate_dispersion(events, atoms, codes)
         assert found == pytest.approx(expected, rel=0.15)
