@@ -12,7 +12,13 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from skpudle._data.arrays import check_rows, host_array, to_numpy, to_tensor
+from skpudle._data.arrays import (
+    check_rows,
+    dictionary_of,
+    host_array,
+    to_numpy,
+    to_tensor,
+)
 from skpudle._data.images import read_images
 from skpudle._data.sources import open_source
 
@@ -199,4 +205,4 @@ def code_and_reconstruct(estimator, X):
     code = estimator.transform(X)
     if hasattr(estimator, "inverse_transform"):
         return code, estimator.inverse_transform(code)
-    return code, code @ estimator.components_
+    return code, code @ dictionary_of(estimator)

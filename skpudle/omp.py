@@ -372,7 +372,8 @@ def solve_omp(
         # Each row is divided by a power of two near its largest modulus, so that squares stay in
         # the range of float64. Division by a power of two has no rounding error.
         exponent = torch.frexp(data.abs().amax(1)).exponent - 1
-        unit = torch.ldexp(torch.ones_like(data[:, 0]), exponent)
+        # `torch.ldexp` computes powers in float32 in older versions of torch.
+        unit = torch.as_tensor(np.ldexp(1.0, exponent.numpy()))
         data = data / unit[:, None]
         with threads_for(atoms, data):
             block = data @ atoms.mT

@@ -415,9 +415,13 @@ def check_sample_weight(sample_weight, n_samples):  # -> Tensor (n_samples,), fl
     """
     weight = host_array(sample_weight)
     rows = np.empty((n_samples, 0))
-    return to_tensor(
-        _check_sample_weight(weight, rows, dtype=np.float64, ensure_non_negative=True)
+    weight = _check_sample_weight(
+        weight, rows, dtype=np.float64, ensure_non_negative=True
     )
+    # which scikit-learn checks itself from version 1.9 on
+    if weight.size and not weight.any():
+        raise ValueError("All weights are zero. Pass at least one non-zero weight.")
+    return to_tensor(weight)
 
 
 def _check_tensor(

@@ -12,7 +12,7 @@ of a learner, as in `GridSearchCV`.
 from copy import copy
 from functools import wraps
 from inspect import signature
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 try:
     from sklearn.callback import CallbackSupportMixin as CallbackSupportMixin
@@ -32,16 +32,16 @@ except ModuleNotFoundError:  # scikit-learn 1.6 to 1.8
         input, and a copy of the learner as if the fit had ended at this moment.
         """
 
-        def setup(self, estimator, context):
+        def setup(self, estimator: Any, context: Any) -> None:
             """Begin to follow a fit, whose first task is ``context``."""
 
-        def teardown(self, estimator, context):
+        def teardown(self, estimator: Any, context: Any) -> None:
             """End, after the fit, also where an error ended the fit."""
 
-        def on_fit_task_begin(self, estimator, context):
+        def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
             """Follow the begin of a task."""
 
-        def on_fit_task_end(self, estimator, context):
+        def on_fit_task_end(self, estimator: Any, context: Any) -> bool | None:
             """Follow the end of a task; a true result ends the tasks beside it."""
 
     class _Context:

@@ -200,9 +200,10 @@ class DenseDictionary(Dictionary):
         every step lowers the objective with any step size below 2 over the squared norm.
         """
         atoms, scale = scaled(self.atoms.detach())
-        # 12 Lanczos iterations for large dictionaries. For 1500 atoms of 1000 features they take 6
-        # ms, and `largest_eigenvalue_bound`, which squares matrices, takes 50 times as long
-        # (float32, one core). The estimate is 0.7 % below the squared norm for Gaussian atoms.
+        # 16 Lanczos iterations for large dictionaries. For 1500 atoms of 1000 features they take 8
+        # ms, and `largest_eigenvalue_bound`, which squares matrices, takes 40 times as long
+        # (float32, one core). The estimate is at most 0.6 % below the squared norm in 36
+        # dictionaries (Gaussian, coherent, with a third of zeros, of rank 1), and 3.3 % after 12.
         is_large = min(atoms.shape) >= 256 and atoms.device.type == "cpu"
         if is_large and 0 < scale < torch.inf:
             d = np.asarray(atoms if len(atoms) > atoms.shape[1] else atoms.mT)
@@ -210,7 +211,7 @@ class DenseDictionary(Dictionary):
             gram = LinearOperator((k, k), lambda v: d.T @ (d @ v), dtype=d.dtype)
             start = np.random.default_rng(0).standard_normal(k)
             eigenvalues = eigsh(
-                gram, k=1, ncv=12, tol=0.2, v0=start, return_eigenvectors=False
+                gram, k=1, ncv=16, tol=0.2, v0=start, return_eigenvectors=False
             )
             return 1.02 * atoms.new_tensor(eigenvalues[0]) * scale
         return largest_eigenvalue_bound(smaller_gram(atoms)) * scale

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import signature
 from itertools import takewhile
 from math import frexp
 from os import PathLike
@@ -269,6 +270,11 @@ class EncoderModule(torch.nn.Module):
         """
         for name in ("onnx", "onnxscript"):
             import_extra("onnx", name)
+        if "dynamic_shapes" not in signature(torch.onnx.export).parameters:
+            raise ImportError(
+                f"to_onnx needs PyTorch 2.5 or later, and this is {torch.__version__}. Update it: "
+                "pip install -U torch."
+            )
         rows = self.decoder.new_zeros(2, self.decoder.shape[1])
         log = logging.getLogger("torch.onnx._internal.exporter._registration")
         # torch's exporter warns of its own code and logs missing packages that it does not need:

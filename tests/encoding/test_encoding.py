@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from naive import make_mask, naive_encode, normal, torch_encode, unit
-from sklearn.decomposition import sparse_encode
+from sklearn.linear_model import Lasso
 
 from skpudle._data.sources import Samples
 from skpudle._gradients import GRADIENT_RULES
@@ -138,19 +138,9 @@ def test_many_unfoldings_solve_the_lasso_of_scikit_learn(
     """Same objective, same units of alpha."""
     atoms, x = make_problem(generator, shape)
     codes = encode(atoms, x, alpha=alpha, n_unfoldings=5_000, positive_code=positive)
-    reference = None
-    for _ in range(
-        50
-    ):  # its tolerance is fixed and coarse; every restart refines the codes
-        reference = sparse_encode(
-            x.numpy(),
-            atoms.numpy(),
-            algorithm="lasso_cd",
-            alpha=alpha,
-            init=reference,
-            positive=positive,
-            max_iter=10_000,
-        )
+    options = dict(fit_intercept=False, positive=positive, tol=1e-14, max_iter=100_000)
+    lasso = Lasso(alpha / x.shape[1], **options)
+    reference = lasso.fit(atoms.numpy().T, x.numpy().T).coef_
     np.testing.assert_allclose(codes, reference, rtol=0, atol=1e-6)
 
 

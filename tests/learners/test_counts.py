@@ -266,7 +266,7 @@ def test_missing_entries_count_for_nothing(loss, X):
 def test_a_large_sparse_array_is_never_dense(monkeypatch):
     """An epoch, codes and the score make arrays of some rows only."""
     rng = np.random.default_rng(0)
-    X = sparse.random_array((12_000, 300), density=0.02, rng=rng, format="csr")
+    X = sparse.random_array((12_000, 300), density=0.02, random_state=0, format="csr")
     X.data = rng.poisson(2, X.nnz) + 1.0
     largest = []
 

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.decomposition import sparse_encode
+from sklearn.linear_model import Lasso
 
 from skpudle import Checkpoint, SporcoDictionaryLearning
 from skpudle.datasets import make_dictionary_data, perturb_dictionary
@@ -39,13 +39,9 @@ def test_codes_solve_the_lasso_one_by_one(problem):
         max_iter=3, dict_init=initial, random_state=0
     ).fit(x)
     codes = learner.transform(x[:50])
-    expected = sparse_encode(
-        x[:50],
-        learner.components_,
-        algorithm="lasso_cd",
-        alpha=learner.alpha_,
-        max_iter=100_000,
-    )
+    options = dict(fit_intercept=False, tol=1e-14, max_iter=100_000)
+    lasso = Lasso(learner.alpha_ / x.shape[1], **options)
+    expected = lasso.fit(learner.components_.T, x[:50].T).coef_
     np.testing.assert_allclose(codes, expected, atol=1e-6)
     np.testing.assert_allclose(learner.transform(x[7:8]), codes[7:8], atol=1e-12)
 
