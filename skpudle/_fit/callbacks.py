@@ -12,7 +12,7 @@ of a learner, as in `GridSearchCV`.
 from copy import copy
 from functools import wraps
 from inspect import signature
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 try:
     from sklearn.callback import CallbackSupportMixin as CallbackSupportMixin
@@ -127,7 +127,7 @@ except ModuleNotFoundError:  # scikit-learn 1.6 to 1.8
     class CallbackSupportMixin:
         """The methods of a learner that has callbacks."""
 
-        def set_callbacks(self, *callbacks):
+        def set_callbacks(self, *callbacks: Any) -> Self:
             """Set the callbacks of later fits, in place of earlier ones; return the learner.
 
             Raises

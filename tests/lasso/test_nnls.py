@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive import ill_posed
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear, nnls
 
 from skpudle.lasso import duality_gap, solve_lasso, solve_nnls
 from skpudle.lasso._solve import lasso_path
@@ -255,7 +255,9 @@ def test_gaps_are_of_the_weighted_problem(rng, solver, share):
         codes, gaps = solve_nnls(atoms, x, free=free, weights=weights)
     both = np.concatenate([atoms, -atoms[free]])
     pairs = [(w * both, w * row) for w, row in zip(weights, x)]
-    best = np.array([nnls(a.T, row, maxiter=1000)[1] ** 2 for a, row in pairs])
+    # `scipy.optimize.nnls` cycles here in older versions of scipy
+    exact = dict(bounds=(0, np.inf), method="bvls", tol=1e-15, max_iter=1000)
+    best = np.array([2 * lsq_linear(a.T, row, **exact).cost for a, row in pairs])
     energy = np.square(weights * x).sum(1)
     excess = (np.square(weights * (x - codes @ atoms)).sum(1) - best) / np.maximum(
         energy, 1e-9

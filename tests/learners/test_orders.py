@@ -206,7 +206,7 @@ def test_partial_fit_starts_from_atoms_that_were_put_there(learner, begins, chan
         learner.components_[:] = new
     else:
         learner.components_ = new
-    train_on(learner, *(part[:20] for part in data))
+    train_on(learner, *(part[:10] for part in data))
     found = learner.components_[far]
     assert np.linalg.norm(found - new[far]) < 0.8 * np.linalg.norm(found - before[far])
 
