@@ -150,7 +150,7 @@ def any_named(learner, names):
 
     ``learner`` is the estimator that has these parameters.
     """
-    parameters = signature(type(learner)).parameters
+    parameters = signature(type(learner).__init__).parameters
     pairs = ((getattr(learner, name), parameters[name].default) for name in names)
     # An array always differs, because no default is an array. It is not compared by ``==``, which
     # would return an array instead of one truth value.
