@@ -373,7 +373,7 @@ def solve_omp(
         # the range of float64. Division by a power of two has no rounding error.
         exponent = torch.frexp(data.abs().amax(1)).exponent - 1
         # `torch.ldexp` computes powers in float32 in older versions of torch.
-        unit = torch.as_tensor(np.ldexp(1.0, exponent.numpy()))
+        unit = torch.as_tensor(np.ldexp(1.0, np.asarray(exponent)))
         data = data / unit[:, None]
         with threads_for(atoms, data):
             block = data @ atoms.mT

@@ -15,19 +15,19 @@ import skpudle
 # Syntax nodes, those of `ast.walk`, of each folder of the package, of modules beside the folders
 # as ".", and of all of it. Lines are not counted: a bound on lines is met by packing them.
 BUDGET = {
-    ".": 31290,
-    "_data": 8983,
-    "_denoiser": 6449,
-    "_fit": 12461,
-    "_learners": 27085,
-    "_nmf": 8663,
-    "_operators": 2388,
-    "encoding": 8726,
-    "inspection": 10140,
-    "lasso": 13602,
+    ".": 31_315,
+    "_data": 9_007,
+    "_denoiser": 6_449,
+    "_fit": 12_505,
+    "_learners": 27_915,
+    "_nmf": 9_012,
+    "_operators": 2_388,
+    "encoding": 8_755,
+    "inspection": 10_197,
+    "lasso": 13_602,
     "pretrained": 430,
-    "search": 36354,
-    "all of the package": 166571,
+    "search": 36_498,
+    "all of the package": 168_073,
 }
 # Largest figures of the whole package. A line is one that is neither blank, nor a comment, nor of a
 # docstring. In scikit-learn, formatted to the same width, a line has 6 nodes.

@@ -22,7 +22,6 @@ from skpudle._initialization import INITIALIZATIONS
 from skpudle._precision import F, training_mode
 
 _DOCS = "https://skpudle.readthedocs.io/en/stable/"
-_PAGE = f"{_DOCS}coming_from.html"
 # what scikit-learn's HTML view reads from a class
 _DOC_LINK = {
     "_doc_link_module": "skpudle",
@@ -138,7 +137,8 @@ def sets_parameters(**ranges: list) -> Callable[[F], F]:
                 counterpart = COUNTERPARTS.get(name)
                 mend = f" Pass {counterpart}." if counterpart in parameters else ""
                 raise TypeError(
-                    f"{type(self).__name__} has no parameter {name!r}.{mend} The page {_PAGE} "
+                    f"{type(self).__name__} has no parameter {name!r}.{mend} The page "
+                    f"{_DOCS}coming_from.html "
                     "lists names of other packages and their counterparts."
                 )
             bound = taken.bind(*args, **kwargs)

@@ -33,6 +33,7 @@ from skpudle._fit.partial import alternate, train
 from skpudle._fit.plan import Plan, train_encoder
 from skpudle._fit.run import Fitted, Interrupts, Phase, Run, take
 from skpudle._fit.train import Diverged, Stopping, Trainer
+from skpudle._learners.factors import compare_factors
 from skpudle._learners.parameters import fits
 from skpudle._learners.transformer import DictionaryTransformer
 from skpudle._operators._atoms import project_atoms
@@ -41,7 +42,6 @@ from skpudle._units import CENTRED, Units
 from skpudle.encoding._learned import LearnedEncoder
 from skpudle.search import choose, descend, find, held_out, stream
 from skpudle.search import learn_units as unit_search
-from skpudle.search.factors import compare_factors
 
 # Number of epochs (of coordinate descent over all codes) that compute the codes of the data again
 # for atoms that stay fixed, after a search or a pass over all rows. The first epoch starts from

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from planted import gaps_in, planted
 from sklearn.datasets import load_digits
 from sklearn.decomposition import FactorAnalysis
 
 from skpudle import CountDictionaryLearning, PUDLEDictionaryLearning
+from skpudle._learners import factors
+from skpudle._learners.factors import FactorModel
 from skpudle.inspection import findings
-from skpudle.search import factors
-from skpudle.search.factors import FactorModel
 from skpudle.search.problem import Problem
-from tests.search.planted import gaps_in, planted
 
 N_FACTORS = 5
 

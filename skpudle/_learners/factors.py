@@ -15,13 +15,13 @@ from sklearn.decomposition import FactorAnalysis
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from skpudle._data.arrays import to_numpy, to_tensor
 from skpudle._states import FactorScore
 from skpudle.search.held_out import SURE
 
-# Rows with more features are not compared. Each of at most 10 steps of factor analysis takes 0.3 ms
-# for 24 features, 4 ms for 128 and 18 ms for 256; six to nine steps converge in most tables.
+# Rows with more features are not compared. A step of factor analysis takes 0.3 ms for 24 features,
+# 4 ms for 128 and 18 ms for 256.
 _MOST_FEATURES = 128
-_MOST_STEPS = 10
 
 
 class FactorModel(NamedTuple):
@@ -88,15 +88,16 @@ def _fit_factors(problem, n_factors):  # Problem, int -> FactorModel, on the CPU
     # the weights and gaps of all rows are in them.
     values, vectors = torch.linalg.eigh(correlations)
     root = (vectors * (len(values) * values.clamp_min(0)).sqrt()).mT
-    analysis = FactorAnalysis(n_factors, svd_method="lapack", max_iter=_MOST_STEPS)
+    # Six to nine steps converge in most tables.
+    analysis = FactorAnalysis(n_factors, svd_method="lapack", max_iter=10)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        analysis.fit(torch.cat([root, -root]).numpy())
+        analysis.fit(to_numpy(torch.cat([root, -root])))
     return FactorModel(
         mean=mean.cpu(),
         deviation=deviation,
-        loadings=torch.as_tensor(analysis.components_),
-        noise=torch.as_tensor(analysis.noise_variance_),
+        loadings=to_tensor(analysis.components_),
+        noise=to_tensor(analysis.noise_variance_),
     )
 
 
