@@ -125,6 +125,10 @@ def make_dictionary_data(
         raise ValueError(
             f"dictionary has shape {dictionary.shape}, not {wanted}. Leave sizes out."
         )
+    if n_nonzero > len(dictionary):
+        raise ValueError(
+            f"n_nonzero={n_nonzero} is above the {len(dictionary)} atoms. Pass a smaller number."
+        )
     # A uniformly drawn subset of the atoms for each sample: every atom gets a random key, and the
     # atoms with the n_nonzero smallest keys are taken.
     keys = random_state.random_sample((n_samples, len(dictionary)))

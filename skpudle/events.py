@@ -143,15 +143,6 @@ def find_learner_of_signals(estimator):  # -> FoundLearner
     return found_learner
 
 
-def refuse_one_signal(X):
-    """Return a user's signals ``X``, and raise ValueError if they are one signal, not in a list."""
-    if getattr(X, "ndim", None) == 1 and X.dtype != object:
-        raise ValueError(
-            f"X is one signal of {len(X)} samples. Pass [X], a list of signals."
-        )
-    return X
-
-
 def find_events(
     estimator: Any, X: Any, *, least: float = _LEAST, sampling_rate: float | None = None
 ) -> np.ndarray:
@@ -206,7 +197,7 @@ def find_events(
             f"least={least!r:.50} is not a fraction. Pass a number from 0 to 1, as 1 / 3."
         )
     rate = check_rate(sampling_rate)
-    X = found_learner.prepare(refuse_one_signal(X))
+    X = found_learner.prepare(X)
     _, (stride,) = geometry_of(learner)
     codes, signals = encode_samples(_at_level_of_noise(learner, X), X)
     maps = np.split(codes.astype(np.float64), np.flatnonzero(np.diff(signals)) + 1)

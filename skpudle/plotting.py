@@ -40,7 +40,6 @@ from skpudle.events import (
     check_rate,
     find_learner_of_signals,
     find_peaks,
-    refuse_one_signal,
 )
 from skpudle.inspection._contributions import (
     atom_contributions,
@@ -789,7 +788,7 @@ class ActivationsDisplay(Display):
         """
         found_learner = find_learner_of_signals(estimator)
         learner = found_learner.learner
-        X = found_learner.prepare(refuse_one_signal(X))
+        X = found_learner.prepare(X)
         samples = read_samples(learner, X)
         # The signal is taken from X and not from ``samples``, which are arrays: a data frame keeps
         # the names of its columns, which the learner checks.

@@ -1,6 +1,7 @@
 """Denoising networks are loops of convolutions, train on noise, and keep the size of images."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -441,9 +442,13 @@ def test_thresholds_scale_with_the_data(noise_std, exponent, images):
 
 
 def test_without_a_level_the_noise_follows_the_images(images):
-    """In proportion to the pixels of clean images, or as noisy images differ from clean ones."""
+    """In proportion to the range of clean images, or as noisy images differ from clean ones."""
     learner = learner_of(noise_std="auto").fit(images)
-    assert learner.training_noise_std_ == pytest.approx(0.45 * images.std())
+    extent = max(np.ptp(image) for image in images)
+    expected = pytest.approx((0.02 * extent, 0.5 * extent))
+    assert learner.training_noise_std_ == expected
+    learner = learner_of(noise_std="auto").fit(np.ones_like(images))
+    assert learner.training_noise_std_ == 0
     noisy = images + 0.3 * np.random.default_rng(1).normal(size=images.shape)
     pairs = learner_of(noise_std="auto").fit(noisy, images)
     stored = pairs.training_noise_std_
@@ -476,6 +481,7 @@ def test_training_that_makes_images_worse_says_so():
 # ---------------------------------------------------------------- what is refused
 
 
+@pytest.mark.filterwarnings("ignore:The noise of an image")
 def test_noise_in_other_units_than_the_images_is_pointed_out():
     """Unsigned integers become fractions, so sigma 25 is 25 / 255; other numbers stay."""
     images = np.random.default_rng(0).integers(256, size=(2, 13, 16), dtype=np.uint8)
@@ -533,3 +539,15 @@ def test_pairs_that_do_not_match_are_refused(call, images, trained):
     ):
         with pytest.raises(ValueError, match="Targets do not match"):
             getattr(learner, call)(images, targets)
+
+
+def test_much_more_noise_than_in_training_is_warned_of(images):
+    """Silence if the noise is passed, or if training had a range of noise."""
+    noisy = 0.5 + np.random.default_rng(0).normal(size=(2, 40, 40))
+    learner = learner_of(noise_std=0.1).fit(images)
+    with pytest.warns(UserWarning, match=r"(?s)trained for 0\.1: .*Pass the noise to"):
+        learner.denoise(noisy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learner.denoise(noisy, noise_std=1.0)
+        learner_of(noise_std=(0.1, 1.0)).fit(images).denoise(noisy)

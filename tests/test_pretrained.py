@@ -38,6 +38,7 @@ def file(learner, tmp_path):
     ids=["colour", "two-channel signals"],
 )
 @pytest.mark.parametrize("noise_std", [0.1, (0.05, 0.5)])
+@pytest.mark.filterwarnings("ignore:The noise of an image")
 def test_a_denoiser_is_loaded_as_it_was_saved(shape, sizes, noise_std, tmp_path):
     noisy = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     options = dict(

@@ -7,6 +7,7 @@ to pass instead.
 
 import inspect
 import re
+import warnings
 from functools import cache, partial
 from pathlib import Path
 
@@ -23,8 +24,10 @@ import skpudle
 from skpudle import (
     ConsensusDictionary,
     ConvPUDLEDictionaryLearning,
+    CountDictionaryLearning,
     DictionaryImputer,
     PoissonNMF,
+    PUDLEClassifier,
     PUDLEDictionaryLearning,
     metrics,
 )
@@ -147,7 +150,44 @@ REFUSED = {
     "events of one signal without a list": (
         lambda: find_events(beats(), np.zeros(300)), "one signal of 300", r"Pass \[X\]"
     ),
+    # counts
+    "negative counts": (lambda: PoissonNMF(3).fit(rows()), "down to -", "take PUDLEDictionaryL"),
+    "a picture below zero as photons": (
+        lambda: load_denoiser("poisson").denoise(grey() / 255 - 0.5), "down to -", "gaussian"
+    ),
+    "counts above their trials": (
+        lambda: CountDictionaryLearning(3, loss="binomial").fit(spectra()),
+        "X has values up to", "n_trials",
+    ),
+    # what is not a table
+    "a path": (lambda: fit("data.csv"), "X is the text 'data.csv'", "Read the file"),
+    "a path of a picture": (lambda: load_denoiser().denoise("a.png"), "'a.png'", "Read the file"),
+    "a dict": (lambda: fit({"a": [1, 2]}), "is a dict", r"DataFrame\(X\)"),
+    "rows of two lengths": (lambda: fit([[1, 2], [3]]), "from 1 to 2 entries", "one length"),
+    "one signal": (lambda: Conv(2, atom_shape=9).fit(np.zeros(300)), "of 300", r"Pass \[X\]"),
+    "one signal to score": (lambda: beats().score(np.zeros(300)), "of 300", r"Pass \[X\]"),
+    "a table of signals without atom_shape": (
+        lambda: Conv(2).fit(np.zeros((40, 300))), r"\(9, 9\).*\(1, 300\)", "signals one number"
+    ),
+    # other arguments
+    "no labels": (lambda: PUDLEClassifier(3).fit(rows()), "Classifier requires y", "a label"),
+    "a denoiser of no such name": (
+        lambda: load_denoiser("colour"), "no file 'colour'", "gaussian-small, poisson, or a file"
+    ),
+    "a device of no such name": (lambda: fit(rows(), device="gpu"), "'gpu' is not", "'cuda' for"),
+    "more nonzero codes than atoms": (
+        lambda: make_dictionary_data(10, 5, 8, 9, random_state=0),
+        "n_nonzero=9 .* 8 atoms", "smaller number",
+    ),
     # names of other packages
+    "n_jobs": (lambda: PUDLEDictionaryLearning(n_jobs=-1), "'n_jobs'", "set_num_threads"),
+    "positive": (lambda: PUDLEDictionaryLearning(positive=True), "'positive'", "positive_code"),
+    "center": (lambda: PUDLEDictionaryLearning(center=True), "'center'", "fit_intercept"),
+    "sparsity": (lambda: PUDLEDictionaryLearning(sparsity=5), "'sparsity'", r"choose_alpha\(X, l0"),
+    "missing_values": (lambda: DictionaryImputer(missing_values=-1), "'missing_v", "are NaN"),
+    "l1_ratio": (lambda: PUDLEDictionaryLearning(l1_ratio=0.5), "'l1_ratio'", "leave it out"),
+    "fit_algorithm": (lambda: PUDLEDictionaryLearning(fit_algorithm="cd"), "'fit", "leave it out"),
+    "fs": (lambda: Conv(fs=250), "'fs'", "displays take sampling_rate"),
     "n_atoms": (lambda: PUDLEDictionaryLearning(n_atoms=4), "'n_atoms'", "Pass n_components"),
     "n_times_atom": (lambda: Conv(n_times_atom=50), "'n_times_atom'", "Pass atom_shape"),
 }  # fmt: skip
@@ -156,6 +196,10 @@ WARNED = {
     "a picture of fractions": (lambda: fit(grey() / 255), "one grey picture", r"sklearn\.utils\.s"),
     "a tall picture for atoms of signals": (
         lambda: Conv(2, atom_shape=8, alpha=1e6).fit([grey().T / 255]), "64 channels", "two numbers"
+    ),
+    "negative rows for non-negative codes and atoms": (
+        lambda: fit(-np.abs(rows()), positive_code=True, positive_dict=True),
+        "no negative entries", "positive_code=False",
     ),
     "an empty column": (lambda: fit(table(empty=np.nan)), "'empty'.*no known value", "Leave.*out"),
     "too large a penalty": (lambda: fit(rows(), alpha=1e6), r"alpha_=1e\+06", "Pass a smaller num"),
@@ -261,3 +305,13 @@ def test_measures_take_learners():
         measure = getattr(metrics, name)
         expected = measure(ours.components_, other.components_)
         np.testing.assert_array_equal(measure(ours, other), expected)
+
+
+def test_spectra_in_the_order_of_time_are_no_picture():
+    time = np.linspace(0, 1, 200)[:, None]
+    channel = np.arange(300)
+    one, other = (np.exp(-np.square(channel - k) / 500) for k in (100, 200))
+    X = 0.8 * (time * one + (1 - time) * other)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(X)

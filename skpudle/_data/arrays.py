@@ -7,6 +7,7 @@ import sys
 import warnings
 from functools import partial
 from math import frexp
+from os import PathLike
 
 import numpy as np
 import torch
@@ -87,7 +88,8 @@ def resolve_device(device, X=None, *, fitted=False):
         if fitted:
             return torch.device("cpu")
         raise ValueError(
-            f"Device {device!r:.80} is not present: {error}. Pass 'auto'."
+            f"Device {device!r:.80} is not present: {error}. Pass 'auto', 'cpu', or 'cuda' for a "
+            "GPU of NVIDIA."
         ) from error
 
 
@@ -280,7 +282,23 @@ def unpacked(X):
 
 
 def refuse_text(X):
-    """Raise ValueError, which names the column, if ``X`` is a data frame with a column of text."""
+    """Raise ValueError if ``X`` is a text, a dict, or rows of several lengths, or has text in it.
+
+    Of a data frame with a column of text the message names the column.
+    """
+    if isinstance(X, str | bytes | PathLike):
+        raise ValueError(
+            f"X is the text {X!r:.50}. Read the file, and pass its numbers."
+        )
+    if isinstance(X, dict):
+        raise ValueError("X is a dict. Pass an array, or pandas.DataFrame(X).")
+    if isinstance(X, list | tuple):
+        lengths = {len(row) for row in X if isinstance(row, list | tuple)}
+        if len(lengths) > 1:
+            raise ValueError(
+                f"Rows of X have from {min(lengths)} to {max(lengths)} entries. Pass rows of one "
+                "length, with NaN for missing entries."
+            )
     kinds = getattr(X, "dtypes", ())
     for name, kind in zip(getattr(X, "columns", ()), kinds):
         if str(kind).lower().startswith(("object", "str", "category")):
@@ -351,10 +369,8 @@ def check_rows(
         X = check(X)
     # The test is for values outside of the range, not for all inside: comparisons with NaN are
     # False, and missing entries have to pass.
-    if largest is not None and ((X < 0).any() or (largest < X).any()):
-        raise ValueError(
-            f"Negative values in data passed as X, or values above {largest:g}. Pass other data."
-        )
+    if largest is not None:
+        _check_counts(X, largest)
     return X
 
 
@@ -401,6 +417,22 @@ def check_numbers(
             f"Pass one for each of the {n} {of}."
         )
     return to_tensor(numbers)
+
+
+def _check_counts(X, largest):  # (n_samples, n_features)
+    """Raise ValueError if a count is negative, or above ``largest``."""
+    lowest = float(np.nanmin(host_array(X), initial=0.0))
+    if lowest < 0:
+        raise ValueError(
+            f"Negative values in data passed as X, down to {lowest:.4g}: counts are not negative. "
+            "Pass counts, or take PUDLEDictionaryLearning (images: load_denoiser('gaussian'))."
+        )
+    highest = float(np.nanmax(host_array(X), initial=0.0))
+    if highest > largest:
+        raise ValueError(
+            f"X has values up to {highest:.4g}, above the {largest:g} trials of an entry. Pass the "
+            "number of trials as n_trials."
+        )
 
 
 def check_sample_weight(sample_weight, n_samples):  # -> Tensor (n_samples,), float64

@@ -322,7 +322,8 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
             sides = (size[0],) if is_signal else (len(x), size[-1])
             warn_or_refuse(
                 f"Atoms of the size {kernel} are larger than an image of {tuple(x.shape[2:])}. "
-                "Pass one image as [image], a smaller atom_shape, or X.reshape(-1, height, width).",
+                "Pass one image as [image], a smaller atom_shape (for signals one number), or "
+                "X.reshape(-1, height, width).",
                 surely=not is_rows or min(sides) >= 16 * len(kernel),
             )
 
@@ -413,6 +414,10 @@ def read_images(
     elif not hasattr(X, "shape") and np.asarray(X).ndim > 2:
         X = np.asarray(X)
     shape = tuple(getattr(X, "shape", ()))
+    if len(shape) == 1:
+        raise ValueError(
+            f"X is one signal of {shape[0]} samples. Pass [X], a list of signals."
+        )
     has_colours = len(shape) > 2 and shape[-1] == n_channels > 1
     if kind == "list":
         arrays = [

@@ -378,9 +378,10 @@ def looks_like_picture(X):
     """Return whether a user's X looks like one grey picture, not like rows of samples.
 
     A matrix in memory looks like a picture if both sides are at least 16, the longer side at most 4
-    times the shorter, if it holds unsigned integers or floats from 0 to 1, and if neighbouring
-    entries are similar along both axes. Samples in random order are not similar to their
-    neighbours. The result is False for X of any other form.
+    times the shorter, if it holds unsigned integers or the few different floats from 0 to 1 that
+    they give, and if neighbouring entries are similar along both axes. Samples in random order are
+    not similar to their neighbours, and spectra in the order of time have many different floats.
+    The result is False for X of any other form.
     """
     if not isinstance(X, np.ndarray | torch.Tensor) or isinstance(X, np.memmap):
         return False
@@ -390,7 +391,10 @@ def looks_like_picture(X):
     corner = arrays.host_array(X[:512, :512])
     kind = corner.dtype.kind
     corner = corner.astype(np.float64)
-    is_grey = kind == "u" or (kind == "f" and corner.min() >= 0 and corner.max() <= 1)
+    is_grey = kind == "u"
+    if kind == "f" and corner.min() >= 0 and corner.max() <= 1:
+        # The mean of three colours of 8 bits has 766 different values.
+        is_grey = len(np.unique(corner)) <= min(766, corner.size // 4)
     return bool(is_grey and _neighbours_agree(corner) and _neighbours_agree(corner.T))
 
 
@@ -420,11 +424,13 @@ def check_no_picture(X):
     if not looks_like_picture(X):
         return
     rows, columns = X.shape
+    has_integers = "uint" in str(X.dtype)
+    of_samples = "X.astype(float)" if has_integers else "sklearn.utils.shuffle(X)"
     warn_or_refuse(
         f"X looks like one grey picture, and each of its {rows} rows would be a sample of "
         f"{columns} features. Pass its patches, skpudle.images.extract(X); if rows are samples, "
-        "pass X.astype(float) instead of integers, or sklearn.utils.shuffle(X).",
-        surely="uint" in str(X.dtype),
+        f"pass {of_samples}.",
+        surely=has_integers,
     )
 
 

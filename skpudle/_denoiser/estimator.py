@@ -31,7 +31,11 @@ from skpudle._denoiser.network import DenoisingNetwork
 from skpudle._fit.messages import warn_of_early_end, warn_of_rise
 from skpudle._fit.run import EpochRecord, FollowedFit, Interrupts, pack, take, unpack
 from skpudle._fit.train import Diverged, Stopping
-from skpudle._image_noise import parts_of_images, penalty_of_correlations
+from skpudle._image_noise import (
+    extent_of,
+    parts_of_images,
+    penalty_of_correlations,
+)
 from skpudle._learners.convolutional.base import ImageEstimator, geometry_of
 from skpudle._learners.parameters import fits, sets_parameters
 from skpudle._learners.summary import describe_denoiser
@@ -319,8 +323,9 @@ class ConvDenoiser(FollowedFit, ImageEstimator):
         or of the noise of the noisy images if `fit` gets pairs. With (low, high) one network serves
         all levels from low to high. "poisson": clean images are expected photon counts, from which
         `fit` draws counts; the network gets their roots (Anscombe's transform), whose noise is
-        about 1. "auto" is 0.45 times the standard deviation of the clean pixels, or for pairs the
-        standard deviation of noisy minus clean pixels.
+        about 1. "auto" is a range, from 0.02 to 0.5 times the range of the clean pixels (the
+        largest minus the smallest), or for pairs the standard deviation of noisy minus clean
+        pixels.
 
     alpha : float or "auto", default="auto"
         Penalty that sets the thresholds before training, in the units of the images. "auto" is 1.6
@@ -379,7 +384,7 @@ class ConvDenoiser(FollowedFit, ImageEstimator):
         differentiable in ``x``.
 
     training_noise_std_ : float, tuple or "poisson"
-        The noise of training: ``noise_std``, or the number that "auto" stands for.
+        The noise of training: ``noise_std``, or what "auto" stands for.
 
     n_iter_, n_steps_ : int
         Numbers of epochs and of updates, over all calls of `partial_fit`.
@@ -595,20 +600,23 @@ class ConvDenoiser(FollowedFit, ImageEstimator):
     def _noise_of(
         self, images, targets
     ):  # Images, list of targets or None -> noise_std
-        """Return the noise to train for: ``noise_std``, with "auto" replaced by a number.
+        """Return the noise to train for: ``noise_std``, with "auto" replaced by what it means.
 
         ``targets`` are the clean images of pairs, (n_channels, *size) each, else None.
         """
         if self.noise_std != "auto":
             return self.noise_std
-        # Papers on denoising usually take a noise of 25 / 255. This is 0.45 times the standard
-        # deviation of the pixels of photographs, about 55 / 255.
         if targets is None:
-            parts = [0.45 * x for x in images.tensors]
-        else:
-            pairs = zip(images.singles(), targets, strict=True)
-            parts = [noisy - clean for noisy, clean in pairs]
-        return float(torch.cat([x.double().flatten() for x in parts]).std(correction=0))
+            # On parts of pictures that were not trained on, with noise of 0.03, 0.1 and 0.2, the
+            # network is at most 1.4 dB below the packaged one, which has seen 432 photographs: for
+            # a microscope's cell 44.2, 39.3 and 34.9 dB (packaged 45.4, 39.7, 36.3), for a made
+            # picture of standard deviation 0.03 42.5, 37.4 and 32.7 dB (42.7, 36.6, 33.7). Up to
+            # 0.3 instead of 0.5 times the range the latter has 31.2 dB at a noise of 0.2.
+            extent = max(float(extent_of(x).max()) for x in images.tensors)
+            return (0.02 * extent, 0.5 * extent) if extent else 0.0
+        pairs = zip(images.singles(), targets, strict=True)
+        errors = [(noisy - clean).double().flatten() for noisy, clean in pairs]
+        return float(torch.cat(errors).std(correction=0))
 
     def _begin(self, X, y):  # -> Training
         """Return the `Training` of a new network for images ``X`` and targets ``y``.
@@ -735,6 +743,11 @@ class ConvDenoiser(FollowedFit, ImageEstimator):
             or if counts are negative.
         NotFittedError
             If the estimator is not fitted.
+
+        Warns
+        -----
+        UserWarning
+            If an image seems to have more than twice the noise of a training for one level.
         """
         check_is_fitted(self)
         of_rows = getattr(self, "n_features_in_", None) is not None
@@ -748,6 +761,8 @@ class ConvDenoiser(FollowedFit, ImageEstimator):
         # If the noise is estimated from the images, it has their unit, and no warning is needed.
         if levels is not None or not noise.is_range:
             noise.warn_of_units(images.tensors, levels)
+        if levels is None:
+            noise.warn_of_more(images)
         # With ``pixels`` results are multiplied by the largest value of unsigned integers, by which
         # `read_images` has divided. It does not divide photon counts, so ``pixels`` is then False.
         return images.hand_back(

@@ -161,6 +161,21 @@ class Noise:
         check_non_negative(levels, "noise_std")
         return to_tensor(levels).to(images.tensors[0])
 
+    def warn_of_more(self, images):
+        """Warn if `Images` seem to have more than twice the noise of a training for one level.
+
+        The network would leave most of such noise. With a range it follows the noise of an image.
+        """
+        if self.is_range or self.of_photons or self.high == 0:
+            return
+        estimates = [float(estimate_noise(x).max()) for x in images.tensors]
+        if max(estimates) > 2 * self.high:
+            warn(
+                f"The noise of an image seems to be {max(estimates):.3g}, and the network was "
+                f"trained for {self.high:.3g}: it leaves most of this noise. Pass the noise to "
+                "denoise, as noise_std, or fit with noise_std='auto', for a range of noise."
+            )
+
     def warn_of_units(self, images, levels=None):
         """Warn if noise and images seem to have different units, such as 25 and 25 / 255.
 

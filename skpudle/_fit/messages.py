@@ -181,8 +181,19 @@ def warn_of_unused(learner, unused, where="in this fit"):
 
 
 def warn_of_zero_codes(learner):
-    """Warn that a fitted learner has only zero codes for its own data: its penalty is too large."""
+    """Warn that a fitted learner has only zero codes for its own data: its penalty is too large.
+
+    Or codes and atoms are non-negative, and the data are not.
+    """
     name = getattr(learner, "_penalty", "alpha")
+    own = learner.get_params(deep=False)
+    if own.get("positive_code") and own.get("positive_dict"):
+        warn(
+            f"All codes of {type(learner).__name__} are zero: non-negative codes and atoms explain "
+            "no negative entries. Pass positive_code=False, non-negative data, or a smaller number "
+            f"as {name} (now {getattr(learner, name)!r:.50})."
+        )
+        return
     warn(
         f"All codes of {type(learner).__name__} are zero with alpha_={np.max(learner.alpha_):.3g}. "
         f"Pass a smaller number as {name} (now {getattr(learner, name)!r:.50}), or 'auto', or more "

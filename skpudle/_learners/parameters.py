@@ -38,7 +38,8 @@ _NAMES = {
     "learning_rate": "lr",
     "max_iter": "epochs iter n_iter",
     "n_components": "K d_sae n_atoms",
-    "positive_code": "posAlpha",
+    "fit_intercept": "center with_mean",
+    "positive_code": "positive posAlpha",
     "positive_dict": "posD",
     "random_state": "seed",
     "transform_n_nonzero_coefs": "n_nonzero_coefs",
@@ -46,6 +47,18 @@ _NAMES = {
 COUNTERPARTS = {
     theirs: ours for ours, names in _NAMES.items() for theirs in names.split()
 }
+
+# The same for parameters that have no counterpart: what to do instead.
+_REMEDIES = {
+    "algorithm fit_algorithm method": "There is one search: leave it out",
+    "fs sfreq": "A fit counts in samples, and displays take sampling_rate: leave it out",
+    "l0 n_nonzero sparsity target_sparsity": "Pass alpha, or fit a PUDLEDictionaryLearning and "
+    "call choose_alpha(X, l0=5)",
+    "l1_ratio": "The penalty is the lasso's alone: leave it out",
+    "missing_values": "Missing entries are NaN: pass np.where(X == value, np.nan, X)",
+    "n_jobs numThreads": "Threads are torch's: call torch.set_num_threads(n)",
+}
+REMEDIES = {name: text for names, text in _REMEDIES.items() for name in names.split()}
 
 # What users may pass as atoms, see `skpudle._data.arrays.dictionary_of`.
 ATOMS = ["array-like", HasMethods("transform"), HasMethods("getdict")]
@@ -135,7 +148,9 @@ def sets_parameters(**ranges: list) -> Callable[[F], F]:
         def checked(self, *args, **kwargs):
             for name in kwargs.keys() - parameters.keys():
                 counterpart = COUNTERPARTS.get(name)
-                mend = f" Pass {counterpart}." if counterpart in parameters else ""
+                mend = f" {REMEDIES[name]}." if name in REMEDIES else ""
+                if counterpart in parameters:
+                    mend = f" Pass {counterpart}."
                 raise TypeError(
                     f"{type(self).__name__} has no parameter {name!r}.{mend} The page "
                     f"{_DOCS}coming_from.html "

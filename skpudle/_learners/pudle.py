@@ -499,8 +499,8 @@ class PUDLEDictionaryLearning(DenseLearner):
     def choose_alpha(
         self,
         X: ArrayLike | Tensor,
-        *,
         l0: float | None = None,
+        *,
         criterion: Literal["prediction", "support"] = "prediction",
     ) -> Self:
         r"""Choose the penalty of codes, ``alpha_``, for the present atoms.

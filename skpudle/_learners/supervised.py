@@ -414,7 +414,7 @@ class TaskLearner(DenseLearner):
         """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
     @fits()
-    def fit(self, X: Any, y: Any, sample_weight: OfRows = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: OfRows = None) -> Self:
         """Learn a dictionary, and the decisions from its codes.
 
         Parameters
@@ -466,7 +466,11 @@ class TaskLearner(DenseLearner):
         Data outside memory are read as a whole.
         """
         name = type(self).__name__
-        refuse(y is None, f"{name} requires y to be passed, but the target y is None.")
+        refuse(
+            y is None,
+            f"{name} requires y to be passed, but the target y is None. Pass a label or number for "
+            "each row.",
+        )
         source = open_source(X)
         y = host_array(y)
         X = source.array()

@@ -138,6 +138,11 @@ def load_denoiser(
         name = (
             Path(__file__).with_name(f"{file}.pt") if file in _PACKAGED else Path(file)
         )
+        if not name.exists():
+            raise FileNotFoundError(
+                f"There is no file {str(name)!r}. Pass one of {', '.join(_PACKAGED)}, or a file "
+                "that save_denoiser wrote."
+            )
         file = io.BytesIO(name.read_bytes())
     with named_errors(name, "denoiser", "Pass a file that save_denoiser wrote."):
         network = _network_of(torch.load(file, "cpu", weights_only=True))

@@ -245,7 +245,7 @@ def test_data_outside_of_the_domain_are_refused(loss, X):
         learner.fit(Batches(wrong))
     if loss == "binomial":
         wrong[3, 2] = N_TRIALS + 1
-        with pytest.raises(ValueError, match="values above 20"):
+        with pytest.raises(ValueError, match="above the 20 trials"):
             learner.fit(wrong)
     np.testing.assert_array_equal(learner.components_, before)
 
