@@ -1,4 +1,4 @@
-"""`DictionaryImputer`: fill missing values by the reconstruction of a dictionary learner."""
+"""`DictionaryImputer`: fill missing values by the reconstruction of a learner, or by factors."""
 
 from typing import Any, Self
 
@@ -12,10 +12,20 @@ from sklearn.utils._param_validation import HasMethods
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
 
 from skpudle._consensus import seed_clone
-from skpudle._data.arrays import check_rows, host_array
+from skpudle._data.arrays import (
+    check_rows,
+    check_sample_weight,
+    host_array,
+    split_missing,
+    to_numpy,
+    to_tensor,
+)
+from skpudle._data.sources import Samples
 from skpudle._fit.messages import listed
+from skpudle._learners.factors import fit_factors
 from skpudle._learners.parameters import sets_parameters
 from skpudle._learners.pudle import PUDLEDictionaryLearning
+from skpudle.search.problem import Problem
 
 
 def _fit_weighted(estimator, X, weight):
@@ -34,6 +44,42 @@ def _fit_weighted(estimator, X, weight):
     return estimator.fit(X, **{f"{name}__sample_weight": weight for name in takes})
 
 
+def _best_model(learner):  # fitted default learner -> "atoms", "factors" or "means"
+    """Return what predicts hidden entries best: the atoms of a learner, factors, or means.
+
+    Scores are R^2 of hidden entries. The means have the score 0, since the features are
+    standardised. Scores are NaN for few samples: then the atoms fill the gaps.
+    """
+    factors = learner.factor_score_
+    paths = [learner.size_path_, learner.penalty_path_]
+    is_useless = any(
+        path is not None and np.max(path.score - path.tolerance) <= 0 for path in paths
+    )
+    if factors is not None and (
+        factors.is_better or (not is_useless and factors.score > factors.atoms_score)
+    ):
+        return "factors"
+    return "means" if is_useless else "atoms"
+
+
+def _samples_of(rows):  # (n_samples, n_features), NaN where missing -> Samples
+    x, mask = split_missing(to_tensor(rows.astype(np.float64)))
+    return Samples(x, mask)
+
+
+def _fit_factors(rows, weight):  # -> FactorModel
+    """Fit factor analysis to standardised rows, with one factor for two features.
+
+    That number fills gaps better than one factor for an atom: atoms are fewer in tables that
+    factors predict better. ``weight`` (n_samples,) is the user's, or None.
+    """
+    samples = _samples_of(rows)
+    if weight is not None:
+        weight = check_sample_weight(weight, len(rows))
+    problem = Problem(samples.x, 1.0, mask=samples.mask, weight=weight)
+    return fit_factors(problem, rows.shape[1] // 2)
+
+
 @sets_parameters(
     estimator=[HasMethods(["fit", "transform", "inverse_transform"]), None]
 )
@@ -43,9 +89,11 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     By default a dictionary is learned from the known values, in units of the features' standard
     deviations, and the data choose its number of atoms. The codes of a sample are computed from its
     known values, and the reconstruction, ``inverse_transform(transform(X))``, fills the gaps. Known
-    values stay as they are. A sample without known values gets the means of the features. All gaps
-    get the means if the default dictionary predicts hidden values of held-out samples no better
-    than the means do, as in a table of independent columns.
+    values stay as they are. A sample without known values gets the means of the features.
+
+    By default hidden values of held-out samples are predicted by the dictionary, by factor analysis
+    and by the means, and the best of the three fills the gaps (``model_``): factor analysis in many
+    tables of up to 128 features, and the means in a table of independent columns.
 
     Parameters
     ----------
@@ -61,6 +109,8 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     ----------
     estimator_ : estimator
         The fitted estimator.
+    model_ : {"atoms", "factors", "means"}
+        What fills the gaps; "atoms" if ``estimator`` is set.
     means_ : ndarray of shape (n_features,)
         Means of the known values, which samples without known values get.
     n_features_in_ : int
@@ -152,18 +202,12 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         # arguments such as ``standardscaler__sample_weight``.
         with config_context(enable_metadata_routing=False):
             self.estimator_ = _fit_weighted(learner, X, sample_weight)
-        # If the default learner predicts hidden entries no better than the means of the features,
-        # `transform` fills gaps with the means. The learner's scores are R^2 of hidden entries. The
-        # means have the score 0, since the features are standardised. Scores are NaN for few
-        # samples: then the learner fills the gaps.
-        self._predicts = True
-        if self.estimator is None:
-            for path in (
-                getattr(learner[-1], "size_path_", None),
-                getattr(learner[-1], "penalty_path_", None),
-            ):
-                if path is not None and np.max(path.score - path.tolerance) <= 0:
-                    self._predicts = False
+        self.model_ = (
+            "atoms" if self.estimator is not None else _best_model(learner[-1])
+        )
+        if self.model_ == "factors":
+            rows = learner[:-1].transform(X)
+            self._factors = _fit_factors(rows, sample_weight)
         scaler = StandardScaler(with_std=False).fit(X, sample_weight=sample_weight)
         self.means_ = scaler.mean_
         return self
@@ -194,11 +238,22 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         gaps = np.isnan(X)
         rows = gaps.any(axis=1)  # complete rows are not coded, to save time
         if rows.any():
-            codes = self.estimator_.transform(X[rows])
-            restored = np.array(self.estimator_.inverse_transform(codes))
-            restored[gaps[rows].all(axis=1) | (not self._predicts)] = self.means_
+            restored = self._restore(X[rows])
+            restored[gaps[rows].all(axis=1)] = self.means_
             filled[rows] = np.where(gaps[rows], restored, X[rows])
         return filled
+
+    def _restore(self, X):  # (n, n_features) -> the same, without gaps
+        """Return the prediction of all values of samples by ``model_``."""
+        if self.model_ == "means":
+            return np.broadcast_to(self.means_, X.shape).astype(X.dtype)
+        if self.model_ == "atoms":
+            codes = self.estimator_.transform(X)
+            return np.array(self.estimator_.inverse_transform(codes))
+        scaler = self.estimator_[:-1]
+        samples = _samples_of(scaler.transform(X))
+        predicted = self._factors.predict(samples.x, samples.observed)
+        return scaler.inverse_transform(to_numpy(predicted)).astype(X.dtype)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

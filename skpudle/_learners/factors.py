@@ -61,7 +61,7 @@ class FactorModel(NamedTuple):
         return self.mean + codes[:, :, 0] @ self.loadings * self.deviation
 
 
-def _fit_factors(problem, n_factors):  # Problem, int -> FactorModel, on the CPU
+def fit_factors(problem, n_factors):  # Problem, int -> FactorModel, on the CPU
     """Fit scikit-learn's factor analysis to the rows that are not held out, of all processes.
 
     A covariance is the mean over the rows in which both features are known. Weights of rows count.
@@ -97,7 +97,10 @@ def _fit_factors(problem, n_factors):  # Problem, int -> FactorModel, on the CPU
         mean=mean.cpu(),
         deviation=deviation,
         loadings=to_tensor(analysis.components_),
-        noise=to_tensor(analysis.noise_variance_),
+        # With gaps correlations may contradict each other. A feature that then seems to be without
+        # noise would decide codes alone: the errors of one of ten tables, with 30 % of gaps, fall
+        # from 1.09 to 0.92 standard deviations by this bound, and of no other table.
+        noise=to_tensor(analysis.noise_variance_).clamp_min(0.01),
     )
 
 
@@ -124,8 +127,7 @@ def compare_factors(problem, trial):  # Problem, Trial -> FactorScore or None
     if not 1 < n_features <= _MOST_FEATURES or energy <= 0:
         return None
     n_factors = min(len(trial.judged), n_features // 2)
-    model = _fit_factors(problem, n_factors)
-    prediction = held_out.judge(model.predict)
+    prediction = held_out.judge(fit_factors(problem, n_factors).predict)
     return FactorScore(
         n_factors=n_factors,
         score=1 - prediction.total / energy,

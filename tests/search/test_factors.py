@@ -55,7 +55,7 @@ def test_the_model_is_the_one_that_rows_give():
     """The rows of a square root of the correlations stand for all rows."""
     x = dense(500)
     x = (x - x.mean(0)) / x.std(0)
-    model = factors._fit_factors(Problem(torch.as_tensor(x), 1.0), N_FACTORS)
+    model = factors.fit_factors(Problem(torch.as_tensor(x), 1.0), N_FACTORS)
     analysis = FactorAnalysis(N_FACTORS, svd_method="lapack", tol=1e-6).fit(x)
     found = model.loadings.mT @ model.loadings + model.noise.diag()
     # Both are at most a step of the algorithm from the same maximum.
@@ -65,13 +65,11 @@ def test_the_model_is_the_one_that_rows_give():
 def test_weights_count_like_copies():
     x = torch.as_tensor(dense(60))
     weight = torch.arange(60) % 3
-    one = factors._fit_factors(
+    one = factors.fit_factors(
         Problem(x, 1.0, weight=weight, mask=gaps_in(x)), N_FACTORS
     )
     rows = torch.arange(60).repeat_interleave(weight)
-    other = factors._fit_factors(
-        Problem(x[rows], 1.0, mask=gaps_in(x)[rows]), N_FACTORS
-    )
+    other = factors.fit_factors(Problem(x[rows], 1.0, mask=gaps_in(x)[rows]), N_FACTORS)
     torch.testing.assert_close(one.mean, other.mean)
     torch.testing.assert_close(one.deviation, other.deviation)
     torch.testing.assert_close(one.loadings.abs(), other.loadings.abs())
