@@ -21,7 +21,7 @@ the positions of the codes move along. A gain of a thousandth of the energy is e
 """
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -55,6 +55,7 @@ MOST_EFFORT = (200, 200)
 SOLVED_OF_PATH = 1e-3
 
 
+@lru_cache
 def make_grid(n_channels, size, kernel, stride):  # int, three tuples of int -> Grid
     """Return the `Grid` of images of a size, for atoms of the size ``kernel``.
 
