@@ -77,7 +77,7 @@ def crop_shape(images, network, size):  # -> list of int, one for each axis
         zip(network.kernel, network.stride, strict=True), start=1
     ):
         n = min(image.shape[axis] for image in images)
-        n = min(n, (129, 49)[len(network.kernel) - 1]) if size == "auto" else size
+        n = min(n, (129, 49, 25)[len(network.kernel) - 1]) if size == "auto" else size
         shape.append(k + s * max((n - k) // s, -(-(k - 1) // s)))
     return shape
 
