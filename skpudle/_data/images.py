@@ -1,8 +1,9 @@
 """Read images, rows and signals from users, and return results in the same form.
 
 Inside the package, images are tensors (n, n_channels, *size): size has one axis for signals, two
-for pictures and three for volumes or films. Users' images have their channels last, or first with ``channels_first``, or no
-axis of channels. Users' rows (n, n_pixels) hold one image each, with its pixels as features.
+for pictures and three for volumes or films. Users' images have their channels last, or first with
+``channels_first``, or no axis of channels. Users' rows (n, n_pixels) hold one image each, with its
+pixels as features.
 
 Words of this module: an atom of images is a small image that is copied to many positions.
 ``kernel`` is the size of an atom in pixels, and ``stride`` the distance of neighbouring copies,
@@ -229,8 +230,9 @@ def is_one_image(X, n_axes):
     """Return whether an array holds a single image, and neither rows nor a stack of images.
 
     `ConvDenoiser.denoise` accepts such an array as a single image. ``X`` is any input of a user,
-    and ``n_axes`` is 1 for signals, 2 for pictures and 3 for volumes. A single image has ``n_axes`` axes, or, as a
-    picture, a third axis of 3 or 4 colours and more than 4 pixels along both other axes.
+    and ``n_axes`` is 1 for signals, 2 for pictures and 3 for volumes. A single image has ``n_axes``
+    axes, or, as a picture, a third axis of 3 or 4 colours and more than 4 pixels along both other
+    axes.
     """
     shape = tuple(getattr(unpacked(X), "shape", ()))
     if n_axes == 2 and len(shape) == 3:

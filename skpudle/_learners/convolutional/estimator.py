@@ -43,8 +43,9 @@ class ConvPUDLEDictionaryLearning(
     r"""Sparse convolutional dictionary learning.
 
     By default `fit` searches for atoms, short signals, small images or volumes, whose copies at
-    every ``stride``-th position add up to the data, and `transform` solves the lasso. A ``gradient``
-    trains atoms through an unfolded encoder. See :doc:`/guide/signals` and :doc:`/guide/images`.
+    every ``stride``-th position add up to the data, and `transform` solves the lasso. A
+    ``gradient`` trains atoms through an unfolded encoder. See :doc:`/guide/signals` and
+    :doc:`/guide/images`.
 
     Parameters
     ----------
