@@ -66,11 +66,16 @@ def test_codes_of_volumes_of_one_slice_are_those_of_pictures(axis, generator):
 
 @pytest.mark.uncompiled
 def test_atoms_of_volumes_of_one_slice_improve_and_move_as_those_of_pictures(generator):
-    wide = normal(generator, 2, 1, 5, 6)
-    z = normal(generator, 3, 2, 9, 8) * (normal(generator, 3, 2, 9, 8) > 1.5)
-    x = ConvDictionary(wide).synthesis(z)
-    atoms = wide[..., 2:5, 3:6]
-    problem = ConvProblem(x, 0.1, kernel=(3, 3), stride=(1, 1))
+    # blobs that atoms of one pixel, in a corner of the atom, cut off
+    hann = torch.hann_window(5, periodic=False, dtype=torch.float64)[:, None]
+    z = torch.zeros(3, 2, 16, 16, dtype=torch.float64)
+    z[:, 0, 1::9, 2::9] = 1 + 0.1 * torch.rand(3, 2, 2, generator=generator)
+    z[:, 1, 5::9, 6::9] = -1
+    x = ConvDictionary((hann * hann.mT).expand(2, 1, 5, 5)).synthesis(z)
+    atoms = torch.zeros(2, 1, 3, 3, dtype=torch.float64)
+    atoms[0, 0, 0, 0] = atoms[1, 0, 2, 2] = 1
+    alpha = 0.8
+    problem = ConvProblem(x, alpha, kernel=(3, 3), stride=(1, 1))
     volumes = replace(problem, x=x[:, :, None], kernel=(1, 3, 3), stride=(1, 1, 1))
     epoch = problem.epoch(atoms, problem.no_codes())
     lifted = volumes.epoch(atoms[:, :, None], volumes.no_codes())
