@@ -2,8 +2,8 @@
 
 `estimate_noise` measures the white noise of each image. `penalty_of_correlations` is a first
 penalty of codes. Searches for atoms of images need both, and so do denoisers, which search nothing.
-Images have the shape (n, n_channels, *size), with ``size`` (length,) for signals and (height,
-width) for pictures.
+Images have the shape (n, n_channels, *size), with ``size`` (length,) for signals, (height, width)
+for pictures and (depth, height, width) for volumes.
 """
 
 from itertools import chain

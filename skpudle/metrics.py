@@ -89,7 +89,7 @@ def unit_atoms(dictionary):
 
 
 def count_shift_axes(*dictionaries):  # -> int
-    """Return along how many axes a comparison shifts atoms: 1 for signals, 2 for images, else 0.
+    """Return along how many axes a comparison shifts atoms: 1 to 3 for convolutions, else 0.
 
     ``dictionaries`` are arrays or learners. Only convolutional learners have shifts, and the
     largest number of their axes counts.

@@ -159,6 +159,14 @@ def _as_pictures(atoms, kind="auto", image_shape=None):
     return kind, atoms.reshape((len(atoms), *shape))
 
 
+def _join_slices(
+    atoms,
+):  # (n, depth, height, width, ...) -> (n, height, depth * width, ...)
+    """Put the slices of volumes, or the frames of films, side by side."""
+    atoms = atoms.swapaxes(1, 2)
+    return atoms.reshape((*atoms.shape[:2], -1, *atoms.shape[4:]))
+
+
 def _most_used(codes):  # (n, n_components) -> (n_components,)
     """Return the numbers of all atoms, the atom with the most nonzero codes first."""
     return np.argsort(-np.count_nonzero(codes, axis=0), kind="stable")
@@ -188,11 +196,12 @@ class AtomsDisplay(Display):
     the sign for which the largest entry points up.
 
     Every atom is divided by its own largest modulus, since the scale of an atom has no meaning.
-    Zero is mid-grey in images. In a grid of lines a thin grey line marks zero, and channels of a
-    signal have different colours. Spectra are bars, one spectrum below the other. The kind
-    "waveforms" is for atoms of rank one: an atom is the outer product of a map, with a number for
-    each channel, and a waveform. Each atom has a row with the map on the left and the waveform on
-    the right, both in their own scale. Atoms of one channel have no map.
+    Zero is mid-grey in images. Slices of a volume, or frames of a film, are side by side. In a grid
+    of lines a thin grey line marks zero, and channels of a signal have different colours. Spectra
+    are bars, one spectrum below the other. The kind "waveforms" is for atoms of rank one: an atom
+    is the outer product of a map, with a number for each channel, and a waveform. Each atom has a
+    row with the map on the left and the waveform on the right, both in their own scale. Atoms of
+    one channel have no map.
 
     Parameters
     ----------
@@ -309,8 +318,11 @@ class AtomsDisplay(Display):
             atoms = found_learner.atoms()
             if X is not None:
                 atoms = atoms[_most_used(found_learner.encode(X)[0])]
-            if kind == "auto" and np.size(getattr(learner, "atom_shape", ())) == 1:
+            n_axes = np.size(getattr(learner, "atom_shape", ()))
+            if kind == "auto" and n_axes == 1:
                 kind = "lines"
+            elif n_axes == 3:
+                atoms = _join_slices(atoms)
             names = getattr(estimator, "feature_names_in_", None)
             if names is not None and len(names) != atoms.shape[1]:
                 names = None

@@ -50,8 +50,12 @@ def make_mask(generator, x):
 def torch_maps(atoms, stride):  # -> analysis, synthesis
     """Return convolutions of torch with atoms."""
     axes = atoms.ndim - 3
-    conv = [torch.nn.functional.conv1d, torch.nn.functional.conv2d][axes]
-    transposed = [torch.conv_transpose1d, torch.conv_transpose2d][axes]
+    conv = [torch.conv1d, torch.conv2d, torch.conv3d][axes]
+    transposed = [
+        torch.conv_transpose1d,
+        torch.conv_transpose2d,
+        torch.conv_transpose3d,
+    ][axes]
     return lambda x: conv(x, atoms, stride=stride), lambda z: transposed(
         z, atoms, stride=stride
     )

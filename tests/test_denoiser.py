@@ -520,7 +520,7 @@ def test_what_is_no_noise_is_refused(noise_std, images, trained):
         (dict(noise_std=(0.5, 0.1)), "neither a standard deviation nor a pair"),
         (dict(stride=(1, 2, 3)), "do not belong together"),
         (dict(stride=(6, 3)), "strides of at most the size of an atom"),
-        (dict(atom_shape=(5, 4, 3), stride=1), "one or two of each"),
+        (dict(atom_shape=(5, 4, 3, 2), stride=1), "one to three of each"),
     ],
 )
 def test_contradictions_are_refused(options, message, images):

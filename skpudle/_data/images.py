@@ -1,8 +1,9 @@
 """Read images, rows and signals from users, and return results in the same form.
 
-Inside the package, images are tensors (n, n_channels, *size): size has two axes for pictures and
-one for signals. Users' images have their channels last, or first with ``channels_first``, or no
-axis of channels. Users' rows (n, n_pixels) hold one image each, with its pixels as features.
+Inside the package, images are tensors (n, n_channels, *size): size has one axis for signals, two
+for pictures and three for volumes or films. Users' images have their channels last, or first with
+``channels_first``, or no axis of channels. Users' rows (n, n_pixels) hold one image each, with its
+pixels as features.
 
 Words of this module: an atom of images is a small image that is copied to many positions.
 ``kernel`` is the size of an atom in pixels, and ``stride`` the distance of neighbouring copies,
@@ -44,15 +45,15 @@ def check_sizes(kernel, stride):
     Raises
     ------
     ValueError
-        Unless ``kernel`` and ``stride`` are one or two positive integers each, and the stride is at
-        most the size of an atom along each axis.
+        Unless ``kernel`` and ``stride`` are one to three positive integers each, and the stride is
+        at most the size of an atom along each axis.
     """
-    fits = len(stride) == len(kernel) in (1, 2)
+    fits = len(stride) == len(kernel) in (1, 2, 3)
     fits = fits and all(isinstance(n, Integral) for n in (*kernel, *stride))
     if not (fits and all(1 <= s <= k for s, k in zip(stride, kernel, strict=True))):
         raise ValueError(
             f"stride={stride!r:.80} and atom_shape={kernel!r:.80} do not belong together. Pass "
-            "positive integers, one or two of each, and strides of at most the size of an atom."
+            "positive integers, one to three of each, and strides of at most the size of an atom."
         )
 
 
@@ -229,8 +230,9 @@ def is_one_image(X, n_axes):
     """Return whether an array holds a single image, and neither rows nor a stack of images.
 
     `ConvDenoiser.denoise` accepts such an array as a single image. ``X`` is any input of a user,
-    and ``n_axes`` is 1 for signals and 2 for pictures. A single image has ``n_axes`` axes, or, as a
-    picture, a third axis of 3 or 4 colours and more than 4 pixels along both other axes.
+    and ``n_axes`` is 1 for signals, 2 for pictures and 3 for volumes. A single image has ``n_axes``
+    axes, or, as a picture, a third axis of 3 or 4 colours and more than 4 pixels along both other
+    axes.
     """
     shape = tuple(getattr(unpacked(X), "shape", ()))
     if n_axes == 2 and len(shape) == 3:
@@ -310,7 +312,7 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
     # Grey pictures with one side of at least 4 times the other are likely signals with channels. A
     # user who has such pictures, as panoramas, can pass a list.
     is_grey = images.kind == "array" and not images.channel_axis
-    if not is_signal and is_grey and max(size) >= 4 * min(size):
+    if len(kernel) == 2 and is_grey and max(size) >= 4 * min(size):
         raise ValueError(
             f"X means {n} grey pictures of {size[0]} x {size[1]} pixels. For signals pass "
             "channels_first=True and one number as atom_shape, for long pictures list(X)."
@@ -377,7 +379,8 @@ def read_images(
         channels, ``n_axes + 2`` with one; a list holds images of different sizes. Unsigned integers
         that are not rows become fractions of their largest value.
     n_axes : int
-        Number of axes of an image: 1 for signals, 2 for pictures.
+        Number of axes of an image: 1 for signals, 2 for pictures, 3 for volumes or films. An array
+        of three dimensions is a single volume if ``n_axes`` is 3.
     image_shape : tuple of int, default=None
         Shape of the image in a row, with channels last, such as that of the code maps of a fitted
         learner. By default a row is a single line of pixels.
@@ -423,7 +426,9 @@ def read_images(
         arrays = [
             (x if isinstance(x, torch.Tensor) else np.asanyarray(x))[None] for x in X
         ]
-    elif len(shape) == n_axes + 1 and (channels_first or has_colours):
+    elif len(shape) == n_axes == 3 or (
+        len(shape) == n_axes + 1 and (channels_first or has_colours)
+    ):
         arrays = [X[None]]
         kind = "image"
     elif len(shape) <= 2:  # with fewer than two dimensions check_rows raises its error

@@ -71,17 +71,18 @@ def crop_shape(images, network, size):  # -> list of int, one for each axis
     """Return the size of the random crops that a `DenoisingNetwork` trains on.
 
     ``images`` is a list of tensors (n_channels, *size). ``size`` is the user's ``crop_size``: a
-    number, or "auto" for the smallest image along each axis, at most 49 pixels for pictures and 129
-    samples for signals. Each side is rounded down to the kernel plus a multiple of the stride, so
-    that copies of atoms cover the crop exactly. A side is never smaller than twice the kernel minus
-    1, since the loss leaves out a margin of kernel - 1 pixels (`Training._update`).
+    number, or "auto" for the smallest image along each axis, at most 49 pixels for pictures, 25 for
+    volumes and 129 samples for signals. Each side is rounded down to the kernel plus a multiple of
+    the stride, so that copies of atoms cover the crop exactly. A side is never smaller than twice
+    the kernel minus 1, since the loss leaves out a margin of kernel - 1 pixels
+    (`Training._update`).
     """
     shape = []
     for axis, (k, s) in enumerate(
         zip(network.kernel, network.stride, strict=True), start=1
     ):
         n = min(image.shape[axis] for image in images)
-        n = min(n, (129, 49)[len(network.kernel) - 1]) if size == "auto" else size
+        n = min(n, (129, 49, 25)[len(network.kernel) - 1]) if size == "auto" else size
         shape.append(k + s * max((n - k) // s, -(-(k - 1) // s)))
     return shape
 

@@ -174,6 +174,11 @@ def describe_fit(learner, X, loss):  # -> str
     return "\n  ".join(lines)
 
 
+def _size_of(kernel):  # sequence of int -> str
+    """Return the size of an atom of images in words: "9 x 9", or "25 samples" of a signal."""
+    return f"{kernel[0]} samples" if len(kernel) == 1 else " x ".join(map(str, kernel))
+
+
 def describe_images(learner, explained=None):  # -> str
     """Return the text of `ConvPUDLEDictionaryLearning.summary`.
 
@@ -181,8 +186,7 @@ def describe_images(learner, explained=None):  # -> str
     that codes explain, and the mean number of nonzero codes of an image.
     """
     kernel = np.ravel(learner.atom_shape)
-    size = f"{kernel[0]} samples" if len(kernel) == 1 else f"{kernel[0]} x {kernel[1]}"
-    atoms = f"{_count(learner.n_components_, 'atom')} of {size}"
+    atoms = f"{_count(learner.n_components_, 'atom')} of {_size_of(kernel)}"
     if learner.size_path_ is not None:
         tried = _tried(learner.size_path_, learner.n_components_)
         atoms = f"{atoms}, chosen by hidden pixels: {tried}"
@@ -200,7 +204,7 @@ def describe_images(learner, explained=None):  # -> str
     ]
     if explained is not None:
         fraction, n_codes = explained
-        one = "a signal" if len(kernel) == 1 else "an image"
+        one = ("a signal", "an image", "a volume")[len(kernel) - 1]
         lines.append(
             f"{fraction:.3f} of the energy around the baseline by {n_codes:.1f} codes {one}"
         )
@@ -215,7 +219,6 @@ def describe_denoiser(learner, decibels=None):  # -> str
     ``decibels`` is None, or the peak signal-to-noise ratio of denoised images.
     """
     n_unfoldings, n_components, n_channels, *kernel = learner.network_.analysis.shape
-    size = f"{kernel[0]} samples" if len(kernel) == 1 else f"{kernel[0]} x {kernel[1]}"
     noise = learner.training_noise_std_
     if noise == "poisson":
         noise = "photon counts"
@@ -224,7 +227,7 @@ def describe_denoiser(learner, decibels=None):  # -> str
     else:
         noise = f"standard deviation {noise:.3g}"
     lines = [
-        f"{type(learner).__name__}: {_count(n_components, 'atom')} of {size} and "
+        f"{type(learner).__name__}: {_count(n_components, 'atom')} of {_size_of(kernel)} and "
         f"{_count(n_channels, 'channel')}, {_count(n_unfoldings, 'unfolding')}",
         f"noise of training: {noise}",
     ]

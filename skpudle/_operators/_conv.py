@@ -1,7 +1,7 @@
-"""Convolutional dictionaries of signals and pictures.
+"""Convolutional dictionaries of signals, pictures and volumes.
 
-An *image* is a signal or a picture, and an entry of it is a *pixel*; the *kernel* is the size of an
-atom in pixels. An image is a sum of copies of atoms, and each copy starts at a *position*.
+An *image* is a signal, a picture or a volume, and an entry of it is a *pixel*; the *kernel* is the
+size of an atom in pixels. An image is a sum of copies of atoms. Each copy starts at a *position*.
 Neighbouring positions are ``s`` pixels apart, where ``s`` is the stride. There is a code for each
 atom and position. The *patch* at a position is the part of the image that a copy there covers.
 
@@ -13,10 +13,11 @@ and transposed convolutions in float32 take six times as long.)
 """
 
 from dataclasses import dataclass
+from itertools import count
 from math import ceil, cos, pi, prod
 
 import torch
-from torch.nn.functional import fold, pad, unfold
+from torch.nn.functional import fold, pad
 
 from skpudle._compilation import BLOCK, blocks_of_rows
 from skpudle._operators._atoms import (
@@ -28,9 +29,23 @@ from skpudle._operators._atoms import (
 from skpudle._precision import in_own_precision
 
 
-def as_pictures(x):  # (n, n_channels, [height,] width) -> with both axes
-    """Return signals as pictures of height 1, and pictures unchanged: one code serves both."""
-    return x if x.ndim == 4 else x[:, :, None]
+def as_volumes(x):  # (n, n_channels, *size) -> (n, n_channels, depth, height, width)
+    """Return pictures as volumes of depth 1, and signals as volumes of depth and height 1.
+
+    The result shares the memory of ``x``.
+    """
+    return x[(..., *[None] * (5 - x.ndim), *[slice(None)] * (x.ndim - 2))]
+
+
+def cut_patches(
+    x, kernel, stride
+):  # (n, n_channels, *size) -> (n, entries, *positions)
+    """Cut images into patches of the size ``kernel`` at every ``stride``-th pixel of each axis."""
+    for axis, (k, s) in enumerate(zip(kernel, stride, strict=True), start=2):
+        x = x.unfold(axis, k, s)
+    n_axes = len(kernel)
+    x = x.permute(0, 1, *range(2 + n_axes, 2 + 2 * n_axes), *range(2, 2 + n_axes))
+    return x.flatten(1, 1 + n_axes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +53,13 @@ class ConvDictionary(Dictionary):
     """The dictionary of images: copies of the atoms, ``stride`` pixels apart.
 
     Its three methods are those of `skpudle._operators`. Images and atoms have an axis for channels,
-    and then one axis for signals or two for pictures. At each position the whole atom is inside of
-    the image, so an axis of the image is as long as the atom plus a multiple of the stride.
+    and then one axis for signals, two for pictures or three for volumes. At each position the whole
+    atom is inside of the image, so an axis of the image is as long as the atom plus a multiple of
+    the stride.
 
     Parameters
     ----------
-    atoms : Tensor of shape (n_components, n_channels, [height,] width)
+    atoms : Tensor of shape (n_components, n_channels, *kernel)
         The atoms.
     stride : int or tuple of int, default=1
         Distance of neighbouring positions in pixels, one for all axes or one for each.
@@ -58,11 +74,19 @@ class ConvDictionary(Dictionary):
         size_of_image = [k + s * (n - 1) for n, k, s in axes]
         atoms = self.atoms.flatten(1).mT
         x = z.new_zeros([len(z), self.atoms.shape[1], *size_of_image])
+        kernel = as_volumes(self.atoms).shape[2:]
+        stride = (1, 1, *self.strides)[-3:]
+        # Torch folds pictures only. The copies at one position along the depth are pictures whose
+        # channels are the channels and slices of the atoms.
         for block, pixels in self._blocks(len(z), z.shape[2:]):
-            patches = atoms @ z[:, :, block].flatten(2)
-            part = x[:, :, pixels]
-            size = as_pictures(part).shape[2:]
-            part += fold(patches, size, self._kernel, stride=self._stride).view_as(part)
+            part = as_volumes(x[:, :, pixels])
+            codes = as_volumes(z[:, :, block]).unbind(2)
+            for first, codes_there in zip(count(0, stride[0]), codes, strict=False):
+                patches = atoms @ codes_there.flatten(2)
+                slab = part[:, :, first : first + kernel[0]]
+                slab += fold(
+                    patches, part.shape[3:], kernel[1:], stride=stride[1:]
+                ).view_as(slab)
         return x
 
     @in_own_precision
@@ -134,8 +158,8 @@ class ConvDictionary(Dictionary):
         .. [1] H. Ehlich and K. Zeller, "Schwankung von Polynomen zwischen Gitterpunkten",
            Mathematische Zeitschrift 86, 1964.
         """
-        atoms, scale = scaled(as_pictures(self.atoms.detach()))
-        stride = self._stride
+        atoms, scale = scaled(self.atoms.detach())
+        stride = self.strides
         kernel = atoms.shape[2:]
         n_blocks = [ceil(k / s) for k, s in zip(kernel, stride, strict=True)]
         missing = [n * s - k for n, s, k in zip(n_blocks, stride, kernel, strict=True)]
@@ -143,11 +167,11 @@ class ConvDictionary(Dictionary):
         # of a block), where a block is a piece of an atom of the size of the stride. A Fourier
         # transform over the blocks of the atoms gives F at all frequencies, which is called
         # `symbol` here.
-        blocks = pad(atoms, (0, missing[1], 0, missing[0]))
-        blocks = unfold(blocks, stride, stride=stride)
+        blocks = pad(atoms, [n for m in reversed(missing) for n in (0, m)])
+        blocks = cut_patches(blocks, stride, stride)
         # with N = 8 d frequencies, where d is the degree, the factor of an axis is at most 1.04
         n_samples = [max(1, 8 * (n - 1)) for n in n_blocks]
-        symbol = torch.fft.fft2(blocks.unflatten(2, n_blocks), s=n_samples).flatten(2)
+        symbol = torch.fft.fftn(blocks, n_samples, [*range(2, blocks.ndim)]).flatten(2)
         eigenvalues = largest_eigenvalue_bound(smaller_gram(symbol.permute(2, 0, 1)))
         for n_blocks_of_axis, n in zip(n_blocks, n_samples, strict=True):
             scale = scale * (1 + 1 / cos(pi * (n_blocks_of_axis - 1) / n)) / 2
@@ -177,18 +201,7 @@ class ConvDictionary(Dictionary):
 
     def _patches(self, x):  # -> (n, n_channels * kernel, n_positions)
         """Return the patch of each image at each position as a column, for products with atoms."""
-        height, width = self._kernel
-        down, right = self._stride
-        patches = as_pictures(x).unfold(2, height, down).unfold(3, width, right)
-        return patches.permute(0, 1, 4, 5, 2, 3).flatten(1, 3).flatten(2)
-
-    @property
-    def _kernel(self):  # -> height, width
-        return as_pictures(self.atoms).shape[2:]
-
-    @property
-    def _stride(self):  # -> down, right
-        return (1, *self.strides)[-2:]
+        return cut_patches(x, self.atoms.shape[2:], self.strides).flatten(2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +213,7 @@ class ConvLayers(Dictionary):
 
     Parameters
     ----------
-    atoms : Tensor of shape (n_unfoldings, n_components, n_channels, [height,] width)
+    atoms : Tensor of shape (n_unfoldings, n_components, n_channels, *kernel)
         The atoms of each dictionary.
     stride : int or tuple of int, default=1
         Distance of neighbouring positions in pixels, one for all axes or one for each.

@@ -2,24 +2,27 @@
 
 `skpudle.search._conv_epoch` calls them. The functions are plain Python until `loops` compiles them.
 
-An image ``x`` has the shape (n_channels, height, width); a signal has height 1. ``atoms`` have the
-shape (n_atoms, n_channels, kernel_height, kernel_width). Codes of an image are sparse: ``value[e]``
+Signals, pictures and volumes are matrices here. An image ``x``, (n_rows, width), has all rows of
+pixels below each other: the rows of a slice, the slices of a channel, the channels. A signal has
+one row for each channel. ``atoms`` have the shape (n_atoms, n_patch_rows, kernel_width), and a
+`Grid` says which rows of the image an atom covers. Codes of an image are sparse: ``value[e]``
 stands at ``index[e] = atom * n_positions + position``, in ascending order of ``index``. One
 ``index``, an atom at a position, is a *coordinate*. ``(y, x)`` is the row and the column of the
 first pixel of an atom at its position.
 
 The loops keep the residual ``x - D z``, which is zero where pixels are missing. So a coordinate
 costs a pass over the pixels of an atom, however many other atoms overlap it. A ``mask`` has 1 for
-known and 0 for missing pixels, in the shape of the image; it has no channels if all pixels are
-known. ``grid`` has four integers: the distance of neighbouring positions along both axes, then the
-number of positions along both axes. ``alpha`` is the penalty, and ``positive`` says whether codes
-are non-negative. The *slope* of a coordinate is the product of its atom with the residual at its
-position, and the *curvature* is the squared norm of the atom over known pixels.
+known and 0 for missing pixels, in the shape of the image; it has no rows if all pixels are known.
+``alpha`` is the penalty, and ``positive`` says whether codes are non-negative. The *slope* of a
+coordinate is the product of its atom with the residual at its position, and the *curvature* is the
+squared norm of the atom over known pixels.
 
 Loops over atoms take the codes of all images sorted by atom: atom ``k`` has the entries from
 ``start[k]`` to ``start[k + 1] - 1``, each with the number of its ``image``, a ``position`` and a
 ``value``. A *user* of an atom is one of these entries.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,72 +40,106 @@ _SHORT = 3
 _AHEAD = 0.3
 
 
-def _corner(position, grid):  # int, (4,) -> y, x
+class Grid(NamedTuple):
+    """Where positions of atoms and pixels of patches lie in an image; `make_grid` makes it.
+
+    Rows of an image are counted from its first row. An image has three axes, depth, height and
+    width: a picture has depth 1, and a signal has height 1, too.
+
+    Attributes
+    ----------
+    step, n_columns : int
+        Distance of neighbouring positions along a row of pixels, and their number in a row.
+    top : ndarray of shape (n_position_rows,), int64
+        The row of the image in which each row of positions begins.
+    rows : ndarray of shape (n_patch_rows,), int64
+        The rows of the image that an atom at the first position covers, over all channels.
+    height : int
+        Number of rows of a slice of the image.
+    kernel : tuple of int
+        Depth, height and width of an atom.
+    block : ndarray of shape (n_slices * height,), int64
+        For each row of the first channel its row of blocks. A block has the size of an atom.
+    near : ndarray of shape (n_near,), int64
+        The distances of a row of blocks to the rows of blocks around it, and 0 for itself.
+    n_blocks : tuple of int
+        Number of rows and of columns of blocks, with margins around the image.
+    """
+
+    step: int
+    n_columns: int
+    top: np.ndarray
+    rows: np.ndarray
+    height: int
+    kernel: tuple[int, int, int]
+    block: np.ndarray
+    near: np.ndarray
+    n_blocks: tuple[int, int]
+
+
+def _corner(position, grid):  # int, Grid -> y, x
     """Return the row and the column of the first pixel of an atom at a position."""
-    return position // grid[3] * grid[0], position % grid[3] * grid[1]
+    return grid.top[position // grid.n_columns], position % grid.n_columns * grid.step
 
 
-def _locate(index, atoms, grid):  # -> atom (n_channels, ...), y, x
+def _shift(y, y1, grid):  # -> two ints
+    """Return the slices and the rows of a slice between two rows of an image, from y to y1."""
+    if grid.height == len(grid.block):  # one slice: this saves the divisions
+        return 0, y1 - y
+    along_depth = y1 // grid.height - y // grid.height
+    return along_depth, y1 - y - along_depth * grid.height
+
+
+def _locate(index, atoms, grid):  # -> atom (n_patch_rows, width), y, x
     """Return the atom of a coordinate, and the row and the column of the atom's first pixel."""
-    n_positions = grid[2] * grid[3]
+    n_positions = len(grid.top) * grid.n_columns
     y, x = _corner(index % n_positions, grid)
     return atoms[index // n_positions], y, x
 
 
-def _slope(residual, atom, y, x):  # -> float
+def _slope(residual, atom, rows, y, x):  # -> float
     """Return the product of an atom with the part of the residual that begins at ``(y, x)``."""
     total = 0.0
-    for c in range(atom.shape[0]):
-        for i in range(atom.shape[1]):
-            for j in range(atom.shape[2]):
-                total += atom[c, i, j] * residual[c, y + i, x + j]
+    for i in range(atom.shape[0]):
+        for j in range(atom.shape[1]):
+            total += atom[i, j] * residual[y + rows[i], x + j]
     return total
 
 
-def _curvature(mask, atom, y, x):  # -> float
+def _curvature(mask, atom, rows, y, x):  # -> float
     """Return the squared norm of an atom at ``(y, x)``, over the known pixels of the image."""
     total = 0.0
-    for c in range(atom.shape[0]):
-        for i in range(atom.shape[1]):
-            for j in range(atom.shape[2]):
-                d = atom[c, i, j]
-                total += mask[c, y + i, x + j] * d * d if mask.size else d * d
+    for i in range(atom.shape[0]):
+        for j in range(atom.shape[1]):
+            d = atom[i, j]
+            total += mask[y + rows[i], x + j] * d * d if mask.size else d * d
     return total
 
 
-def _subtract(
-    step,
-    atom,
-    y,
-    x,
-    mask,
-    residual,
-):
+def _subtract(step, atom, rows, y, x, mask, residual):  # fmt: skip
     """Subtract ``step * atom`` at ``(y, x)`` from known pixels of the residual, in place."""
-    for c in range(atom.shape[0]):
-        for i in range(atom.shape[1]):
-            for j in range(atom.shape[2]):
-                d = step * atom[c, i, j]
-                residual[c, y + i, x + j] -= (
-                    d * mask[c, y + i, x + j] if mask.size else d
-                )
+    for i in range(atom.shape[0]):
+        row = y + rows[i]
+        for j in range(atom.shape[1]):
+            d = step * atom[i, j]
+            residual[row, x + j] -= d * mask[row, x + j] if mask.size else d
 
 
 def _add_patch(
     factor,
     residual,
+    rows,
     y,
     x,
     total,
 ):
     """Add ``factor`` times a patch of the residual to ``total``, in place.
 
-    The patch begins at ``(y, x)`` and has the shape of ``total``, (n_channels, height, width).
+    The patch begins at ``(y, x)`` and has the shape of ``total``, (n_patch_rows, width).
     """
-    for c in range(total.shape[0]):
-        for i in range(total.shape[1]):
-            for j in range(total.shape[2]):
-                total[c, i, j] += factor * residual[c, y + i, x + j]
+    for i in range(total.shape[0]):
+        for j in range(total.shape[1]):
+            total[i, j] += factor * residual[y + rows[i], x + j]
 
 
 def _shrink(target, alpha, positive):  # -> float: the soft threshold of the target
@@ -119,37 +156,32 @@ def _correlate(residual, atoms, grid, q):
     The slopes are written to ``q`` (n_coordinates,). With a stride of 1 four neighbouring pixels
     of an atom are multiplied at a time, which is faster.
     """
-    p, n_channels, height, width = atoms.shape
-    step = grid[1]
-    rows = grid[2]
-    columns = grid[3]
-    for start in range(0, columns, _POSITIONS_AT_A_TIME):
-        n = min(_POSITIONS_AT_A_TIME, columns - start)
+    p, n_rows, width = atoms.shape
+    step = grid.step
+    for start in range(0, grid.n_columns, _POSITIONS_AT_A_TIME):
+        n = min(_POSITIONS_AT_A_TIME, grid.n_columns - start)
         for k in range(p):
-            for y in range(rows):
-                first = (k * rows + y) * columns + start
+            for y in range(len(grid.top)):
+                first = (k * len(grid.top) + y) * grid.n_columns + start
                 out = q[first : first + n]
                 out[:] = 0.0
-                for c in range(n_channels):
-                    for i in range(height):
-                        row = residual[c, y * grid[0] + i, start * step :]
-                        d = atoms[k, c, i]
-                        j = 0
-                        while step == 1 and j + 3 < width:
-                            d0 = d[j]
-                            d1 = d[j + 1]
-                            d2 = d[j + 2]
-                            d3 = d[j + 3]
-                            for x in range(n):
-                                pair = d0 * row[x + j] + d1 * row[x + j + 1]
-                                out[x] += (
-                                    pair + d2 * row[x + j + 2] + d3 * row[x + j + 3]
-                                )
-                            j += 4
-                        while j < width:
-                            for x in range(n):
-                                out[x] += d[j] * row[x * step + j]
-                            j += 1
+                for i in range(n_rows):
+                    row = residual[grid.top[y] + grid.rows[i], start * step :]
+                    d = atoms[k, i]
+                    j = 0
+                    while step == 1 and j + 3 < width:
+                        d0 = d[j]
+                        d1 = d[j + 1]
+                        d2 = d[j + 2]
+                        d3 = d[j + 3]
+                        for x in range(n):
+                            pair = d0 * row[x + j] + d1 * row[x + j + 1]
+                            out[x] += pair + d2 * row[x + j + 2] + d3 * row[x + j + 3]
+                        j += 4
+                    while j < width:
+                        for x in range(n):
+                            out[x] += d[j] * row[x * step + j]
+                        j += 1
 
 
 def _sweep(active, n, now, woken, atoms, curvatures, grid, mask, alpha, positive, tolerance,
@@ -178,7 +210,7 @@ def _sweep(active, n, now, woken, atoms, curvatures, grid, mask, alpha, positive
         The curvatures of the active coordinates.
     tolerance : float
         A change times the curvature up to this number wakes no block.
-    residual : ndarray of shape (n_channels, height, width)
+    residual : ndarray of shape (n_rows, width)
         The residual; updated.
     z : ndarray of shape (n_coordinates,)
         The codes; updated.
@@ -192,20 +224,19 @@ def _sweep(active, n, now, woken, atoms, curvatures, grid, mask, alpha, positive
     """
     kept = 0
     moves = False
-    height = atoms.shape[2]
-    width = atoms.shape[3]
+    rows = grid.rows
     for e in range(n):
         index = active[e]
         atom, y, x = _locate(index, atoms, grid)
-        # the block of the coordinate; `woken` has one more row and column at each border
-        i = 1 + y // height
-        j = 1 + x // width
+        # the block of the coordinate; `woken` has one more column at each border
+        i = grid.block[y]
+        j = 1 + x // atoms.shape[2]
         new = z[index]
         if woken[i, j] >= now - 1:
             curvature = curvatures[index]
             new = 0.0
             if curvature > 0.0:
-                target = _slope(residual, atom, y, x) + curvature * z[index]
+                target = _slope(residual, atom, rows, y, x) + curvature * z[index]
                 new = _shrink(target, alpha, positive) / curvature
             # After _SHORT sweeps a code goes beyond its minimiser, by _AHEAD, unless it is or
             # becomes zero, or its sign would change.
@@ -215,9 +246,10 @@ def _sweep(active, n, now, woken, atoms, curvatures, grid, mask, alpha, positive
             step = new - z[index]
             if step != 0.0:
                 z[index] = new
-                _subtract(step, atom, y, x, mask, residual)
+                _subtract(step, atom, rows, y, x, mask, residual)
             if abs(step) * curvature > tolerance:
-                woken[i - 1 : i + 2, j - 1 : j + 2] = now
+                for offset in grid.near:
+                    woken[i + offset, j - 1 : j + 2] = now
                 moves = True
         if new != 0.0:
             active[kept] = index
@@ -254,7 +286,8 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
         Whether they are solved: no coordinate enters any more, and the last sweep changes none by
         more than ``tolerance``.
     """
-    n_coordinates = len(atoms) * grid[2] * grid[3]
+    rows = grid.rows
+    n_coordinates = len(atoms) * len(grid.top) * grid.n_columns
     z = np.zeros(n_coordinates)
     q = np.empty(n_coordinates)
     active = np.empty(n_coordinates, np.int32)
@@ -266,25 +299,21 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
         active[e] = index[e]
         z[index[e]] = value[e]
         atom, top, left = _locate(index[e], atoms, grid)
-        _subtract(value[e], atom, top, left, mask, residual)
-        curvatures[index[e]] = _curvature(mask, atom, top, left)
-    blocks = (
-        residual.shape[1] // atoms.shape[2] + 3,
-        residual.shape[2] // atoms.shape[3] + 3,
-    )
+        _subtract(value[e], atom, rows, top, left, mask, residual)
+        curvatures[index[e]] = _curvature(mask, atom, rows, top, left)
     options = atoms, curvatures, grid, mask, alpha, positive, tolerance, residual, z
-    n, moves = _sweep(active, n, 0, np.zeros(blocks, np.int32), *options)
+    n, moves = _sweep(active, n, 0, np.zeros(grid.n_blocks, np.int32), *options)
     for _ in range(max_rounds):
         _correlate(residual, atoms, grid, q)
         m = n
-        woken = np.zeros(blocks, np.int32)
+        woken = np.zeros(grid.n_blocks, np.int32)
         for i in range(len(q)):
             size = q[i] if positive else abs(q[i])
             if size > alpha + tolerance and z[i] == 0.0:
                 active[m] = i
                 m += 1
                 atom, top, left = _locate(i, atoms, grid)
-                curvatures[i] = _curvature(mask, atom, top, left)
+                curvatures[i] = _curvature(mask, atom, rows, top, left)
         # the largest violation first
         active[n:m] = active[n:m][np.argsort(-np.abs(q[active[n:m]]))]
         entered = m > n
@@ -313,25 +342,26 @@ def refit_image(
     """Turn the codes of an image into least squares on their support, by coordinate descent.
 
     The signs of codes are constraints: a code whose sign would turn becomes zero. ``value``
-    (n_entries,) and ``residual`` (n_channels, height, width) are updated in place. Descent ends
+    (n_entries,) and ``residual`` (n_rows, width) are updated in place. Descent ends
     after a sweep in which no coordinate changes by more than ``tolerance`` over its curvature, or
     after ``max_sweeps``.
     """
+    rows = grid.rows
     sign = value.copy()
     curvatures = np.empty(len(index))
     for e in range(len(index)):
         atom, y, x = _locate(index[e], atoms, grid)
-        curvatures[e] = _curvature(mask, atom, y, x)
+        curvatures[e] = _curvature(mask, atom, rows, y, x)
     for _ in range(max_sweeps):
         largest = 0.0
         for e in np.flatnonzero(curvatures):
             atom, y, x = _locate(index[e], atoms, grid)
             curvature = curvatures[e]
-            new = value[e] + _slope(residual, atom, y, x) / curvature
+            new = value[e] + _slope(residual, atom, rows, y, x) / curvature
             new = max(new, 0.0) if sign[e] > 0.0 else min(new, 0.0)
             step = new - value[e]
             value[e] = new
-            _subtract(step, atom, y, x, mask, residual)
+            _subtract(step, atom, rows, y, x, mask, residual)
             largest = max(largest, abs(step) * curvature)
         if largest <= tolerance:
             break
@@ -344,10 +374,10 @@ def synthesise(
     value,
     image,
 ):
-    """Add the image that sparse codes stand for to ``image`` (n_channels, height, width)."""
+    """Add the image that sparse codes stand for to ``image`` (n_rows, width)."""
     for e in range(len(index)):
         atom, y, x = _locate(index[e], atoms, grid)
-        _subtract(-value[e], atom, y, x, image[:, :0], image)
+        _subtract(-value[e], atom, grid.rows, y, x, image[:0], image)
 
 
 def _self_overlap(
@@ -361,30 +391,35 @@ def _self_overlap(
 ):
     """Compute the autocorrelation of one atom's codes, which bounds the curvature of the atom.
 
-    The codes are the entries ``start:stop``. An entry of ``overlap`` (2 * height - 1, 2 * width -
-    1) belongs to a shift, from one copy of the atom to another copy that overlaps it; shift zero is
-    in the middle. The entry is set to the sum of the products of all pairs of codes at this shift.
+    The codes are the entries ``start:stop``. An entry of ``overlap`` (2 * depth - 1, 2 * height -
+    1, 2 * width - 1) belongs to a shift, from one copy of the atom to another copy that overlaps
+    it; shift zero is in the middle. The entry is set to the sum of the products of all pairs of
+    codes at this shift.
     """
-    height = overlap.shape[0] // 2 + 1
-    width = overlap.shape[1] // 2 + 1
+    depth, height, width = grid.kernel
+    last = (
+        (depth - 1) * grid.height + height - 1
+    )  # the last row of an atom in a channel
     overlap[:] = 0.0
     for e in range(start, stop):
         y, x = _corner(position[e], grid)
-        overlap[height - 1, width - 1] += value[e] ** 2
+        overlap[depth - 1, height - 1, width - 1] += value[e] ** 2
         # Entries are sorted by image, then by row, so that after the first entry that is too far
         # away no later entry overlaps.
         for f in range(e + 1, stop):
             y1, x1 = _corner(position[f], grid)
-            if (
-                image[f] != image[e]
-                or y1 - y >= height
-                or (height == 1 and x1 - x >= width)
-            ):
+            if image[f] != image[e] or y1 - y > last or (last == 0 and x1 - x >= width):
                 break
-            if abs(x1 - x) < width:
+            back, down = _shift(y, y1, grid)
+            right = x1 - x
+            if back < depth and abs(down) < height and abs(right) < width:
                 product = value[e] * value[f]
-                overlap[height - 1 + y1 - y, width - 1 + x1 - x] += product
-                overlap[height - 1 + y - y1, width - 1 + x - x1] += product
+                overlap[depth - 1 + back, height - 1 + down, width - 1 + right] += (
+                    product
+                )
+                overlap[depth - 1 - back, height - 1 - down, width - 1 - right] += (
+                    product
+                )
 
 
 def add_patches(
@@ -399,13 +434,13 @@ def add_patches(
     """Add up patches of images at the positions of each atom's users, times their factors.
 
     ``factor`` has a number for each user. The sum of the patches of atom ``k`` is added to
-    ``total[k]``, whose shape (n_channels, height, width) is that of a patch. ``images`` (n_images,
-    n_channels, ...) may be larger than the data, if they are continued beyond their borders.
+    ``total[k]``, whose shape (n_patch_rows, width) is that of a patch. ``images``, (n_images,
+    n_rows, width), and ``grid`` may be those of data that are continued beyond their borders.
     """
     for k in range(len(total)):
         for e in range(start[k], start[k + 1]):
             y, x = _corner(position[e], grid)
-            _add_patch(factor[e], images[image[e]], y, x, total[k])
+            _add_patch(factor[e], images[image[e]], grid.rows, y, x, total[k])
 
 
 def sweep_atoms(
@@ -421,14 +456,14 @@ def sweep_atoms(
     """Improve the atoms for given codes, one by one, each by a step on the sphere of norm 1.
 
     A step never raises the objective, because the sum of the moduli of the autocorrelation of the
-    atom's codes bounds its curvature. ``atoms``, and ``residual`` of shape (n_images, n_channels,
-    height, width), are updated in place; ``start``, ``image``, ``position`` and ``value`` are the
+    atom's codes bounds its curvature. ``atoms``, and ``residual`` of shape (n_images, n_rows,
+    width), are updated in place; ``start``, ``image``, ``position`` and ``value`` are the
     codes sorted by atom. Missing pixels count as if the dictionary explained them, which bounds the
     objective from above.
     """
-    p, _, height, width = atoms.shape
-    overlap = np.empty((2 * height - 1, 2 * width - 1))
-    for k in range(p):
+    depth, height, width = grid.kernel
+    overlap = np.empty((2 * depth - 1, 2 * height - 1, 2 * width - 1))
+    for k in range(len(atoms)):
         _self_overlap(start[k], start[k + 1], image, position, value, grid, overlap)
         moved = np.zeros((1, *atoms.shape[1:]))
         add_patches(start[k : k + 2], image, position, value, grid, residual, moved)
@@ -439,7 +474,15 @@ def sweep_atoms(
             atoms[k] += change
             for e in range(start[k], start[k + 1]):
                 y, x = _corner(position[e], grid)
-                _subtract(value[e], change, y, x, mask[image[e]], residual[image[e]])
+                _subtract(
+                    value[e],
+                    change,
+                    grid.rows,
+                    y,
+                    x,
+                    mask[image[e]],
+                    residual[image[e]],
+                )
 
 
 def add_second_moments(
@@ -460,8 +503,8 @@ def add_second_moments(
     for k in range(len(direction)):
         for e in range(start[k], start[k + 1]):
             y, x = _corner(position[e], grid)
-            length = _slope(residual[image[e]], direction[k], y, x)
-            _add_patch(length, residual[image[e]], y, x, moments[k])
+            length = _slope(residual[image[e]], direction[k], grid.rows, y, x)
+            _add_patch(length, residual[image[e]], grid.rows, y, x, moments[k])
 
 
 def _change(
@@ -498,13 +541,15 @@ def removals(start, image, position, value, most, n_sweeps, mask, atoms, grid, a
         See the module; ``mask`` is that of all images.
     starts, indices, values
         The codes sorted by image.
-    residual : ndarray of shape (n_images, n_channels, height, width)
+    residual : ndarray of shape (n_images, n_rows, width)
         The residual of the codes; changed, and restored at the end.
     changes : ndarray of shape (n_atoms, 1 + n_atoms)
         Output, zero before: for each removed atom the rise of the objective, then the growth of the
         moduli of codes at each remaining atom.
     """
-    n_positions = grid[2] * grid[3]
+    rows = grid.rows
+    depth, height, width = grid.kernel
+    n_positions = len(grid.top) * grid.n_columns
     near = np.empty(len(indices), np.int64)
     z = values.copy()
     for k in range(len(atoms)):
@@ -519,33 +564,36 @@ def removals(start, image, position, value, most, n_sweeps, mask, atoms, grid, a
             observed = mask[t]
             for f in range(starts[t], starts[t + 1]):
                 _, y1, x1 = _locate(indices[f], atoms, grid)
-                overlaps = abs(y1 - y) < atoms.shape[2] and abs(x1 - x) < atoms.shape[3]
+                back, down = _shift(y, y1, grid)
+                overlaps = (
+                    abs(back) < depth and abs(down) < height and abs(x1 - x) < width
+                )
                 if overlaps and indices[f] // n_positions != k:
                     near[n] = f
                     n += 1
-            slope = _slope(patches, atoms[k], y, x)
-            curvature = _curvature(observed, atoms[k], y, x)
+            slope = _slope(patches, atoms[k], rows, y, x)
+            curvature = _curvature(observed, atoms[k], rows, y, x)
             # remove the user, and add up the changes of the objective
             rise = _change(-value[e], value[e], slope, curvature, alpha)
-            _subtract(-value[e], atoms[k], y, x, observed, patches)
+            _subtract(-value[e], atoms[k], rows, y, x, observed, patches)
             for s in range(n_sweeps * n):
                 f = near[s % n]
                 atom, y1, x1 = _locate(indices[f], atoms, grid)
-                curvature = _curvature(observed, atom, y1, x1)
+                curvature = _curvature(observed, atom, rows, y1, x1)
                 if curvature > 0.0:
-                    slope = _slope(patches, atom, y1, x1)
+                    slope = _slope(patches, atom, rows, y1, x1)
                     target = _shrink(slope + curvature * z[f], alpha, positive)
                     step = target / curvature - z[f]
                     rise += _change(step, z[f], slope, curvature, alpha)
                     z[f] += step
-                    _subtract(step, atom, y1, x1, observed, patches)
+                    _subtract(step, atom, rows, y1, x1, observed, patches)
             # add the growth of the other codes, and restore the codes and the residual
             for f in near[:n]:
                 changes[k, 1 + indices[f] // n_positions] += abs(z[f]) - abs(values[f])
                 atom, y1, x1 = _locate(indices[f], atoms, grid)
-                _subtract(values[f] - z[f], atom, y1, x1, observed, patches)
+                _subtract(values[f] - z[f], atom, rows, y1, x1, observed, patches)
                 z[f] = values[f]
-            _subtract(value[e], atoms[k], y, x, observed, patches)
+            _subtract(value[e], atoms[k], rows, y, x, observed, patches)
             changes[k, 0] += rise
         # `n_asked` users stand for `n_users`
         for i in range(1 + len(atoms)):

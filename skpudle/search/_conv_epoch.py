@@ -1,4 +1,4 @@
-"""An epoch of the search for atoms of images and signals; see `_epoch` for rows.
+"""An epoch of the search for atoms of signals, pictures and volumes; see `_epoch` for rows.
 
 An epoch first solves for the codes of given atoms, and then improves the atoms for these codes. A
 *coordinate* is one atom at one position of an image.
@@ -21,14 +21,14 @@ the positions of the codes move along. A gain of a thousandth of the energy is e
 """
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
 
 from skpudle._compilation import in_parts
 from skpudle.search import _epoch as rules
-from skpudle.search._conv_compiled import loops
+from skpudle.search._conv_compiled import Grid, loops
 
 # The codes of an image in an epoch have one working set, at most 3 sweeps over it, and the
 # tolerance 1e-2 times alpha in the optimality condition; the last two numbers are as for rows.
@@ -55,6 +55,43 @@ MOST_EFFORT = (200, 200)
 SOLVED_OF_PATH = 1e-3
 
 
+@lru_cache
+def make_grid(n_channels, size, kernel, stride):  # int, three tuples of int -> Grid
+    """Return the `Grid` of images of a size, for atoms of the size ``kernel``.
+
+    Tuples of one or two numbers, of signals and pictures, get further axes of length 1 in front.
+    """
+    depth, height, width = (1, 1, *size)[-3:]
+    kernel = (1, 1, *kernel)[-3:]
+    stride = (1, 1, *stride)[-3:]
+    slices = np.arange(0, depth - kernel[0] + 1, stride[0])
+    rows = np.arange(0, height - kernel[1] + 1, stride[1])
+    patch = np.arange(n_channels)[:, None, None] * depth + np.arange(kernel[0])[:, None]
+    # Blocks have a margin at both ends of an axis, unless there is a single one along it.
+    margins = [int(depth > kernel[0]), int(height > kernel[1])]
+    n_rows = height // kernel[1] + 1 + 2 * margins[1]
+    n_slices = depth // kernel[0] + 1 + 2 * margins[0]
+    of_slices = np.arange(depth)[:, None] // kernel[0] + margins[0]
+    of_rows = np.arange(height) // kernel[1] + margins[1]
+    around = [np.arange(-margin, margin + 1) for margin in margins]
+    return Grid(
+        step=stride[2],
+        n_columns=(width - kernel[2]) // stride[2] + 1,
+        top=(slices[:, None] * height + rows).ravel(),
+        rows=(patch * height + np.arange(kernel[1])).ravel(),
+        height=height,
+        kernel=kernel,
+        block=(of_slices * n_rows + of_rows).ravel(),
+        near=(around[0][:, None] * n_rows + around[1]).ravel(),
+        n_blocks=(n_slices * n_rows, width // kernel[2] + 3),
+    )
+
+
+def in_rows(images):  # (n, n_channels, *size) -> array (n, n_rows, width)
+    """Return images or atoms as the matrices of `_conv_compiled`, in the same memory."""
+    return np.asarray(images).reshape(len(images), -1, images.shape[-1])
+
+
 class ConvEpoch(rules.Coded):
     """Images with codes for given atoms, and sums that improve the atoms; see `_epoch.Coded`.
 
@@ -64,7 +101,7 @@ class ConvEpoch(rules.Coded):
     ----------
     problem : ConvProblem
         The images and the objective.
-    atoms : Tensor of shape (n_components, n_channels, height, width)
+    atoms : Tensor of shape (n_components, n_channels, *kernel)
         Atoms of any norm.
     codes : Codes
         Codes to begin with.
@@ -101,13 +138,13 @@ class ConvEpoch(rules.Coded):
         self.problem = problem
         self.atoms = atoms.contiguous()
         n = len(problem.x)
-        # `grid` of `_conv_compiled`
-        self._grid = np.array([*problem.stride, *problem.positions])
-        x = np.asarray(problem.x)
-        self._mask = x[:, :0] if problem.mask is None else np.asarray(problem.mask)
+        shape = problem.x.shape
+        self._grid = make_grid(shape[1], shape[2:], problem.kernel, problem.stride)
+        x = in_rows(problem.x)
+        self._mask = x[:, :0] if problem.mask is None else in_rows(problem.mask)
         self._residual = np.empty_like(x)
         max_rounds, max_sweeps = effort
-        own = np.asarray(self.atoms)
+        own = in_rows(self.atoms)
         solved = [None] * n  # (index, value, whether codes are solved) of each image
 
         def solve(first, last):  # set `solved` of images `first:last`
@@ -153,7 +190,7 @@ class ConvEpoch(rules.Coded):
         codes = replace(self.codes, value=self.codes.value.clone())
         tolerance = tolerance * self.problem.alpha
         grid = self._grid
-        atoms = np.asarray(self.atoms)
+        atoms = in_rows(self.atoms)
 
         def refit(first, last):  # change `codes` and `residual` of images `first:last`
             for i in range(first, last):
@@ -208,7 +245,7 @@ class ConvEpoch(rules.Coded):
                 value,
                 grid=self._grid,
                 mask=self._mask,
-                atoms=np.asarray(atoms),
+                atoms=in_rows(atoms),
                 residual=residual,
             )
         return atoms if self.problem.rank is None else self.problem.project(atoms)
@@ -217,69 +254,92 @@ class ConvEpoch(rules.Coded):
         """Move atoms that cut a pattern off to the windows with the most energy, with their codes.
 
         A round of the search calls it (`descend.play_rounds`); the module explains moves. Return
-        all atoms (p, n_channels, height, width) and their `Codes`, or None if no atom moves.
+        all atoms (p, n_channels, *kernel) and their `Codes`, or None if no atom moves.
         """
-        p, n_channels, height, width = self.atoms.shape
-        total = np.zeros((p, n_channels, 3 * height - 2, 3 * width - 2))
+        p, n_channels, *kernel = self.atoms.shape
+        stride = self.problem.stride
+        size = self.problem.x.shape[2:]
+        total = np.zeros((p, n_channels, *[3 * k - 2 for k in kernel]))
         weight = np.zeros((p, 1, *total.shape[2:]))
         start, image, position, value = self._entries
         # Residuals around the positions of an atom are averaged with the codes as weights. The
         # residuals are padded with zeros beyond the borders of images. `inside` marks the pixels of
         # images, so that only codes whose pixel is inside count in the divisor of an average.
-        around = [(0, 0), (0, 0), (height - 1, height - 1), (width - 1, width - 1)]
-        images = np.pad(self._residual, around)
-        inside = np.pad(np.ones_like(self._residual[:, :1]), around)
-        grid = self._grid
-        loops.add_patches(start, image, position, value, grid, images, total=total)
+        around = [(0, 0), (0, 0), *[(k - 1, k - 1) for k in kernel]]
+        images = np.pad(self.residuals(), around)
+        inside = np.pad(np.ones((len(images), 1, *size)), around)
+        grid = make_grid(n_channels, images.shape[2:], total.shape[2:], stride)
+        loops.add_patches(
+            start, image, position, value, grid, in_rows(images), total=in_rows(total)
+        )
         squares = value**2
-        loops.add_patches(start, image, position, squares, grid, inside, total=weight)
+        loops.add_patches(
+            start,
+            image,
+            position,
+            squares,
+            grid,
+            in_rows(inside),
+            total=in_rows(weight),
+        )
         # the averages with the atom itself in the middle: what the atom would be in wider windows
         wide = torch.as_tensor(total / np.where(weight > 0, weight, 1.0))
-        wide[:, :, height - 1 : 2 * height - 1, width - 1 : 2 * width - 1] += self.atoms
-        steps = self.problem.stride
-        starts = (height - 1) % steps[0], (width - 1) % steps[1]
-        centre = (height - 1) // steps[0], (width - 1) // steps[1]
+        wide[(..., *[slice(k - 1, 2 * k - 1) for k in kernel])] += self.atoms
 
         # Windows differ from the atom's present window by multiples of the stride, so that codes
         # can move to other positions along with their atom.
-        def cut(images):  # -> (p, ..., n_rows, n_columns, height, width): all windows
-            images = images[..., starts[0] :, starts[1] :]
-            return images.unfold(-2, height, steps[0]).unfold(-2, width, steps[1])
+        axes = [*zip(kernel, stride, strict=True)]
+        starts = [slice((k - 1) % s, None) for k, s in axes]
+        centre = tuple((k - 1) // s for k, s in axes)
 
-        energy = cut(wide.square().sum(1)).sum((3, 4))
+        def cut(images):  # (p, ..., *wide kernel) -> (p, ..., *windows, *kernel)
+            images = images[(..., *starts)]
+            for k, s in axes:
+                images = images.unfold(-len(axes), k, s)
+            return images
+
+        energy = cut(wide.square().sum(1))
+        energy = energy.sum([*range(-len(axes), 0)])
         largest, best = energy.flatten(1).max(1)
-        moves = largest > _GAIN * energy[:, centre[0], centre[1]]
+        moves = largest > _GAIN * energy[(slice(None), *centre)]
         if not moves.any():
             return None
-        best = torch.where(moves, best, centre[0] * energy.shape[2] + centre[1])
-        rows, columns = torch.unravel_index(best, energy.shape[1:])
-        atoms = cut(wide)[torch.arange(p), :, rows, columns]
+        windows = torch.stack(torch.unravel_index(best, energy.shape[1:]), 1)
+        windows[~moves] = torch.tensor(centre)
+        atoms = cut(wide)[(torch.arange(p), slice(None), *windows.unbind(1))]
         atoms[~moves] = self.atoms[~moves]
-        shifted = self._shifted(rows - centre[0], columns - centre[1])
+        shifted = self._shifted(windows - torch.tensor(centre))
         return self.problem.project(atoms), shifted
 
-    def _shifted(self, down, right):  # (p,), (p,) -> Codes
+    def _shifted(self, steps):  # (p, n_axes) -> Codes
         """Shift the positions of each atom's codes, when `move_atoms` shifts the atoms.
 
-        ``down`` and ``right`` say for each atom by how many positions its codes move. Return the
-        codes in order of ``index``, on which compiled loops rely. A code that would leave the image
-        is dropped.
+        ``steps`` says for each atom by how many positions its codes move along each axis. Return
+        the codes in order of ``index``, on which compiled loops rely. A code that would leave the
+        image is dropped.
         """
         n = self.problem.n_positions
-        rows, columns = self.problem.positions
         index = self.codes.index.long()
         atom = index // n
-        position = index % n
-        y = position // columns + down[atom]
-        x = position % columns + right[atom]
-        inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
-        moved = self.codes.renumbered(atom * n + y * columns + x, inside)
+        position = 0
+        inside = True
+        axes = zip(
+            torch.unravel_index(index % n, self.problem.positions),
+            steps[atom].unbind(1),
+            self.problem.positions,
+            strict=True,
+        )
+        for before, step, length in axes:
+            moved = before + step
+            inside = inside & (moved >= 0) & (moved < length)
+            position = position * length + moved
+        moved = self.codes.renumbered(atom * n + position, inside)
         order = (moved.rows * (len(self.atoms) * n) + moved.index).argsort()
         return replace(moved, index=moved.index[order], value=moved.value[order])
 
     def residuals(self):  # -> array of the shape of the data
         """Return the residuals for the codes that atoms adapt to, zero in missing pixels."""
-        return self._residual
+        return self._residual.reshape(self.problem.x.shape)
 
     def _second_moments(self, residuals, direction):  # -> (p, n_pixels)
         """Return for each atom the sum of ``r_e (r_e . v)`` over its users ``e``.
@@ -288,15 +348,15 @@ class ConvEpoch(rules.Coded):
         ``r_e`` is the patch of the residual there, and ``v`` the entry of the atom in
         ``direction`` (p, n_pixels).
         """
-        moments = np.zeros(self.atoms.shape)
+        moments = np.zeros_like(in_rows(self.atoms))
         start, image, position, _ = self._entries
         loops.add_second_moments(
             start,
             image,
             position,
             grid=self._grid,
-            residual=residuals,
-            direction=np.asarray(direction.view_as(self.atoms)),
+            residual=in_rows(residuals),
+            direction=in_rows(direction.view_as(self.atoms)),
             moments=moments,
         )
         return torch.as_tensor(moments).flatten(1)
@@ -325,7 +385,7 @@ class ConvEpoch(rules.Coded):
             most=rules.USERS,
             n_sweeps=3,
             mask=self._mask,
-            atoms=np.asarray(self.atoms),
+            atoms=in_rows(self.atoms),
             grid=self._grid,
             alpha=self.problem.alpha,
             positive=self.problem.positive_code,
@@ -347,7 +407,7 @@ def conv_path(problem, atoms, alphas):
     ----------
     problem : ConvProblem
         Images, their mask and the sign of codes. The penalty of the problem has no effect.
-    atoms : Tensor of shape (n_components, n_channels, height, width)
+    atoms : Tensor of shape (n_components, n_channels, *kernel)
         Atoms of any norm.
     alphas : iterable of float
         Penalties from large to small; the iterable may be infinite.
@@ -367,20 +427,23 @@ def conv_path(problem, atoms, alphas):
         yield codes, epoch.refit_on_path()
 
 
-def conv_synthesis(problem, atoms, codes):  # Codes -> (n, n_channels, height, width)
+def conv_synthesis(problem, atoms, codes):  # Codes -> (n, n_channels, *size)
     """Return the images that codes stand for, each atom at its positions times its codes.
 
     ``problem`` sets the number and the size of the images. ``atoms`` (n_components, n_channels,
-    kernel_height, kernel_width) set the number of channels, which may differ from that of the data.
+    *kernel) set the number of channels, which may differ from that of the data.
     """
-    grid = np.array([*problem.stride, *problem.positions])
-    images = np.zeros((len(problem.x), atoms.shape[1], *problem.x.shape[2:]))
-    atoms = np.ascontiguousarray(atoms)
+    n_channels = atoms.shape[1]
+    size = problem.x.shape[2:]
+    grid = make_grid(n_channels, size, problem.kernel, problem.stride)
+    images = torch.zeros(len(problem.x), n_channels, *size, dtype=torch.float64)
+    rows = in_rows(images)
+    atoms = in_rows(atoms.contiguous())
 
     def add(first, last):  # add to images `first:last`
         for i in range(first, last):
             index, value = codes.of_row(i)
-            loops.synthesise(atoms, grid, index, value, images[i])
+            loops.synthesise(atoms, grid, index, value, rows[i])
 
     in_parts(add, len(images), 1)
-    return torch.as_tensor(images)
+    return images

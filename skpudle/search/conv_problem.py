@@ -1,4 +1,4 @@
-"""The input of a search for atoms of images or signals, and codes of images at a given penalty.
+"""The input of a search for atoms of images, and codes of images at a given penalty.
 
 `ConvProblem` is `skpudle.search.problem.Problem` for images.
 """
@@ -10,7 +10,6 @@ from math import prod
 import torch
 
 from skpudle._operators._atoms import project_atoms
-from skpudle._operators._conv import as_pictures
 from skpudle.search._conv_epoch import MOST_EFFORT, SOLVED, ConvEpoch
 from skpudle.search.held_out import HeldTiles
 from skpudle.search.problem import Problem
@@ -18,25 +17,25 @@ from skpudle.search.problem import Problem
 
 @dataclass(frozen=True, eq=False)
 class ConvProblem(Problem):
-    """The images or signals of a search, all of one size, and the objective.
+    """The images of a search, all of one size, and the objective.
 
     Parameters
     ----------
-    x : Tensor of shape (n_images, n_channels, height, width)
-        Data, with any number in missing pixels; a signal is an image of height 1. Data become
-        float64 on the CPU, for compiled loops.
+    x : Tensor of shape (n_images, n_channels, *size)
+        Data, with any number in missing pixels; ``size`` has one axis for signals, two for pictures
+        and three for volumes. Data become float64 on the CPU, for compiled loops.
     alpha, positive_code, mask, unit, held_out, held_rows
         As in `skpudle.search.Problem`, with images for rows.
     kernel, stride : tuple of int
-        Height and width of an atom, and the vertical and horizontal distance of neighbouring
-        positions of an atom, in pixels.
+        Size of an atom, and distance of neighbouring positions of an atom, in pixels, each with a
+        number for each axis of ``size``.
     rank : {1, None}, default=None
         1: each atom is an outer product of a map, one number for each channel, and one waveform.
         None: atoms have any shape.
     """
 
-    kernel: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
+    kernel: tuple[int, ...] = (1, 1)
+    stride: tuple[int, ...] = (1, 1)
     rank: int | None = None
 
     def __post_init__(self):
@@ -45,8 +44,8 @@ class ConvProblem(Problem):
         super().__post_init__()
 
     @cached_property
-    def positions(self):  # -> (rows, columns)
-        """The numbers of positions of an atom along both axes of an image."""
+    def positions(self):  # -> tuple of int
+        """The numbers of positions of an atom along the axes of an image."""
         axes = zip(self.x.shape[2:], self.kernel, self.stride, strict=True)
         return tuple((n - k) // s + 1 for n, k, s in axes)
 
@@ -62,7 +61,7 @@ class ConvProblem(Problem):
     def epoch(self, atoms, codes, *, turn=None, **options):  # -> ConvEpoch
         """Improve the codes of given atoms, the first half of an epoch; return the coded data.
 
-        ``atoms`` (n_components, n_channels, height, width), the `Codes` to start from and the
+        ``atoms`` (n_components, n_channels, *kernel), the `Codes` to start from and the
         ``options`` go to `ConvEpoch`. ``turn`` has no effect: it saves time for rows, see
         `Problem.epoch`.
         """
@@ -72,21 +71,21 @@ class ConvProblem(Problem):
         """Return crops of the images as held-out data, whose pixels are hidden in turn."""
         return HeldTiles(self)
 
-    def project(self, atoms):  # (p, n_channels, height, width) -> the same
+    def project(self, atoms):  # (p, n_channels, *kernel) -> the same
         """Return the nearest atoms of norm 1, and of rank one if ``rank`` is 1."""
         return project_atoms(atoms, rank=self.rank)
 
 
 def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=None,
                tolerance=SOLVED):  # fmt: skip
-    """Solve the lasso for the codes of signals or pictures, as `transform` needs them.
+    """Solve the lasso for the codes of images, as `transform` needs them.
 
     Parameters
     ----------
     dictionary : ConvDictionary
-        Atoms of any norm, for signals or pictures.
-    x : Tensor of shape (n, n_channels, [height,] width)
-        Data; the positions of atoms must reach the last row and column of pixels.
+        Atoms of any norm, for signals, pictures or volumes.
+    x : Tensor of shape (n, n_channels, *size)
+        Data; the positions of atoms must reach the last pixel of each axis.
     alpha : float
         Penalty, more than 0.
     positive_code : bool, default=False
@@ -102,7 +101,7 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=No
 
     Returns
     -------
-    codes : Tensor of shape (n, n_components, [rows,] columns)
+    codes : Tensor of shape (n, n_components, *positions)
         The codes at all positions, with the dtype and on the device of the data.
     solved : ndarray of bool of shape (n,)
         True where the lasso's codes of an image meet the optimality conditions to the tolerance.
@@ -110,16 +109,16 @@ def conv_codes(dictionary, x, *, alpha, positive_code=False, debias=0.0, mask=No
     Raises
     ------
     ValueError
-        If the positions of atoms leave out the last row or column of pixels.
+        If the positions of atoms leave out the last pixels of an axis.
     """
-    atoms = as_pictures(dictionary.atoms.detach().to("cpu", torch.float64))
+    atoms = dictionary.atoms.detach().to("cpu", torch.float64)
     problem = ConvProblem(
-        as_pictures(x),
+        x,
         alpha,
         positive_code,
-        mask=None if mask is None else as_pictures(mask.expand_as(x)),
+        mask=None if mask is None else mask.expand_as(x),
         kernel=tuple(atoms.shape[2:]),
-        stride=(1, *dictionary.strides)[-2:],
+        stride=dictionary.strides,
     )
     epoch = problem.epoch(
         atoms, problem.no_codes(), effort=MOST_EFFORT, tolerance=tolerance

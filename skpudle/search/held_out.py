@@ -18,7 +18,7 @@ formula (`best_debias`).
 """
 
 from dataclasses import replace
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 import torch
@@ -456,17 +456,18 @@ class HeldTiles(HeldOut):
         for codes in conv_path(problem, atoms, alphas):
             yield codes, [conv_synthesis(problem, atoms, z) for z in codes]
 
-    def _of_tiles(self, values):  # (n, n_channels, height, width) -> (n_tiles,)
+    def _of_tiles(self, values):  # (n, n_channels, *size) -> (n_tiles,)
         """Return the sum of the values in each tile of all images, over channels.
 
         Tiles, of the size of an atom, are the parts whose errors `worse` compares.
         """
-        sizes = zip(values.shape[2:], self.problem.kernel, strict=True)
-        height, width = (-n % k for n, k in sizes)
-        tiles = torch.nn.functional.pad(values.sum(1), (0, width, 0, height))
-        for axis, kernel in enumerate(self.problem.kernel, 1):
-            tiles = tiles.unfold(axis, kernel, kernel)
-        return tiles.sum((3, 4)).flatten()
+        kernel = self.problem.kernel
+        axes = zip(values.shape[2:], kernel, strict=True)
+        ends = [n for size, k in reversed([*axes]) for n in (0, -size % k)]
+        tiles = torch.nn.functional.pad(values.sum(1), ends)
+        for axis, k in enumerate(kernel, 1):
+            tiles = tiles.unfold(axis, k, k)
+        return tiles.sum([*range(-len(kernel), 0)]).flatten()
 
     def _sums_at(self, atoms, alphas):  # -> (n_alphas, n_tiles, 3)
         """Predict hidden pixels in all turns at the penalties ``alphas``, for `HeldOut.sums`.
@@ -490,8 +491,8 @@ class HeldTiles(HeldOut):
     def noise(self, atoms, prediction):  # -> float
         """Return the variance of the noise, as `HeldRows.noise` does.
 
-        ``atoms`` are (n_components, n_channels, height, width), and ``prediction`` has the penalty
-        and the debiasing of the codes.
+        ``atoms`` are (n_components, n_channels, *kernel), and ``prediction`` has the penalty and
+        the debiasing of the codes.
         """
         alphas = [self.penalty(prediction.index)]
         ((codes, images),) = self._code(atoms.to(self.x), alphas, self.observed)
@@ -511,19 +512,19 @@ def _n_pixels(problem):  # -> int
 
 
 def _choose_window(problem):  # -> tuple that indexes the images of a problem
-    """Choose the images that are predicted, and the rows and columns of their crops.
+    """Choose the images that are predicted, and the pixels of their crops along each axis.
 
     The crops have about `_n_pixels` pixels together, to limit time, and come from 4 images or more
     (or all), to represent the data. Copies of an atom cover a crop exactly.
     """
-    n_images, _, height, width = problem.x.shape
+    n_images, _, *sizes = problem.x.shape
     n_pixels = _n_pixels(problem)
-    n = min(max(4, n_pixels // max(height * width, 1)), n_images)
+    n = min(max(4, n_pixels // max(prod(sizes), 1)), n_images)
     area = n_pixels // n
-    # a signal, of height 1, is cropped along its width only
-    side = int(area**0.5) if height > 1 else area
+    # axes of a single pixel are not cropped
+    side = int(area ** (1 / max(1, sum(size > 1 for size in sizes))))
     crop = []
-    axes = zip((height, width), problem.kernel, problem.stride, strict=True)
+    axes = zip(sizes, problem.kernel, problem.stride, strict=True)
     for size, kernel, stride in axes:
         length = min(size, max(2 * kernel, side))
         length = kernel + (length - kernel) // stride * stride

@@ -29,6 +29,8 @@ CONVOLUTIONS = {  # shape of the atoms, stride, shape of a sample
     "2-D, side by side": ((2, 1, 3, 3), 3, (1, 9, 6)),
     "2-D, apart": ((2, 2, 2, 1), (3, 4), (2, 5, 9)),
     "2-D, one position": ((5, 2, 4, 3), 2, (2, 4, 3)),
+    "3-D": ((2, 1, 2, 3, 2), 1, (1, 5, 5, 4)),
+    "3-D, channels": ((2, 2, 3, 2, 2), (2, 1, 2), (2, 7, 4, 4)),
 }
 # class, shape of the atoms, of a sample
 DICTIONARIES = {"dense": (DenseDictionary, (7, 5), (5,))}
@@ -141,7 +143,7 @@ def test_bound_of_a_convolution_is_tight_and_never_below_the_squared_norm(
     dictionary = ConvDictionary(atoms, stride)
     bound = ConvDictionary(atoms.to(dtype), stride).squared_norm_bound()
     assert bound.dtype == dtype
-    positions = [12, 9][: len(shape) - 2]
+    positions = [12, 9][: len(shape) - 2] if len(shape) < 5 else [4, 4, 4]
     n_codes = shape[0] * math.prod(positions)
     codes = torch.eye(n_codes, dtype=torch.float64).view(-1, shape[0], *positions)
     exact = spectral_norm_squared(dictionary.synthesis(codes).flatten(1))

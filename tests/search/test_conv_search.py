@@ -20,14 +20,14 @@ SHAPES = [  # atoms (n, channels, *kernel), images (n, channels, *size), stride
     ((3, 2, 4, 5), (2, 2, 16, 14), (2, 3)),
     ((3, 1, 7), (3, 1, 40), (1,)),
     ((3, 2, 6), (2, 2, 36), (2,)),
+    ((3, 1, 3, 4, 2), (2, 1, 8, 9, 6), (1, 1, 1)),
+    ((2, 2, 2, 3, 3), (2, 2, 6, 7, 9), (2, 1, 2)),
 ]
 
 
 def problem_of(generator, shapes, *, alpha=0.8, **options):
     atoms, images, stride = shapes
     x, d = normal(generator, *images), project_atoms(normal(generator, *atoms))
-    if x.ndim == 3:
-        x, d, stride = x[:, :, None], d[:, :, None], (1, *stride)
     sizes = dict(kernel=tuple(d.shape[2:]), stride=tuple(stride))
     return ConvProblem(x, alpha, **sizes, **options), d
 
@@ -39,7 +39,7 @@ def solved(problem, atoms):
 @pytest.mark.uncompiled
 @pytest.mark.parametrize(
     ("shapes", "positive", "masked"),
-    [*zip(SHAPES, [True, False] * 2, [True, True, False, False])],
+    [*zip(SHAPES, [True, False] * 3, [True, True, False] * 2)],
 )
 def test_codes_are_those_of_the_encoder_run_to_convergence(
     shapes, positive, masked, generator
@@ -57,7 +57,7 @@ def test_codes_are_those_of_the_encoder_run_to_convergence(
 
 
 @pytest.mark.uncompiled
-@pytest.mark.parametrize(("shapes", "masked"), [*zip(SHAPES, [True, False] * 2)])
+@pytest.mark.parametrize(("shapes", "masked"), [*zip(SHAPES, [True, False] * 3)])
 def test_better_atoms_lower_the_objective_of_the_same_codes(shapes, masked, generator):
     """The new atoms are unit, and by naive synthesis the error of the codes falls."""
     problem, atoms = problem_of(generator, shapes)

@@ -1,7 +1,8 @@
 """What the estimators of images and signals share: sizes of atoms, and how users' data are read.
 
 The estimators are `ConvPUDLEDictionaryLearning` and `ConvDenoiser`. ``kernel`` is the size of an
-atom in pixels, a tuple with an int for each axis: one axis for signals, two for pictures.
+atom in pixels, a tuple with an int for each axis: one axis for signals, two for pictures, three for
+volumes and films.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ def geometry_of(learner):  # -> kernel, stride, tuples of int
     """Return a learner's atom size and stride as tuples, with the default for ``stride="auto"``.
 
     The stride is the distance of neighbouring copies of an atom along each axis, in pixels. By
-    default it is 1 for signals, whose events may be at any sample. For pictures it is the class
+    default it is 1 for signals, whose events may be at any sample. For other images it is the class
     attribute ``_stride_of_pictures`` of the learner, or 4 without one: copies at every pixel would
     take 16 times as long as copies at every fourth pixel of both axes. The default is never larger
     than the atom, so that no pixels lie between the copies.

@@ -1,4 +1,4 @@
-"""Sparse convolutional dictionaries of images and signals."""
+"""Sparse convolutional dictionaries of signals, images and volumes."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -42,9 +42,10 @@ class ConvPUDLEDictionaryLearning(
 ):
     r"""Sparse convolutional dictionary learning.
 
-    By default `fit` searches for atoms, short signals or small images, whose copies at every
-    ``stride``-th position add up to the data, and `transform` solves the lasso. A ``gradient``
-    trains atoms through an unfolded encoder. See :doc:`/guide/signals` and :doc:`/guide/images`.
+    By default `fit` searches for atoms, short signals, small images or volumes, whose copies at
+    every ``stride``-th position add up to the data, and `transform` solves the lasso. A
+    ``gradient`` trains atoms through an unfolded encoder. See :doc:`/guide/signals` and
+    :doc:`/guide/images`.
 
     Parameters
     ----------
@@ -52,11 +53,11 @@ class ConvPUDLEDictionaryLearning(
         Number of atoms. "auto": the smallest that predicts hidden pixels as well as any.
 
     atom_shape : int or tuple of int, default=(9, 9)
-        Size of an atom: two numbers for pictures, one for signals.
+        Size of an atom: one number for signals, two for pictures, three for volumes and films.
 
     stride : int, tuple of int or "auto", default="auto"
-        Distance of neighbouring copies in pixels. "auto": 1 for signals, for pictures 4 or a
-        smaller atom's size.
+        Distance of neighbouring copies in pixels. "auto": 1 for signals, otherwise 4 or a smaller
+        atom's size.
 
     alpha : float or "auto", default="auto"
         Penalty of the lasso, in units of the data. "auto": by predictions of hidden pixels.
@@ -125,7 +126,7 @@ class ConvPUDLEDictionaryLearning(
 
     Attributes
     ----------
-    components_ : ndarray of shape (n_components, [height,] width[, n_channels])
+    components_ : ndarray of shape (n_components, *atom_shape[, n_channels])
         The atoms.
 
     spatial_components_, temporal_components_ : ndarray or None
@@ -160,8 +161,10 @@ class ConvPUDLEDictionaryLearning(
 
     Notes
     -----
-    Input is an array (n_images, height, width[, n_channels]) or (n_signals, length[, n_channels]),
-    a list of images, or rows, each a signal. Unsigned integers become fractions of their largest
+    Input is an array (n_signals, length[, n_channels]), (n_images, height, width[, n_channels]) or
+    (n_images, depth, height, width[, n_channels]), a list of such images, or rows, each a signal.
+    ``atom_shape`` tells volumes from images with channels. The depth of a film is time, and an
+    array (frames, height, width) is one film. Unsigned integers become fractions of their largest
     value, except in rows. NaN marks missing pixels.
 
     Examples
@@ -472,9 +475,9 @@ class ConvPUDLEDictionaryLearning(
         Returns
         -------
         ndarray, Tensor or list of them
-            Codes of shape (n_images, [rows,] columns, n_components), with the numbers of positions
-            along the axes as rows and columns; for rows of pixels flattened to (n_images,
-            n_features_out), for a list a list of maps.
+            Codes of shape (n_images, *positions, n_components), with the number of positions along
+            each axis; for rows of pixels flattened to (n_images, n_features_out), for a list a list
+            of maps.
 
         Raises
         ------
@@ -503,8 +506,8 @@ class ConvPUDLEDictionaryLearning(
         Returns
         -------
         ndarray, Tensor or list of them
-            Images (n_images, [height,] width[, n_channels]), rows of pixels or a list, as the data
-            of `transform`. Images have the size seen in `fit` if the codes have the positions of
+            Images (n_images, *size[, n_channels]), rows of pixels or a list, as the data of
+            `transform`. Images have the size seen in `fit` if the codes have the positions of
             this size, and else the size that the copies of the atoms cover.
         """
         check_is_fitted(self)

@@ -45,7 +45,7 @@ from skpudle._image_noise import (
 )
 from skpudle._learners.convolutional.base import atoms_inside, geometry_of
 from skpudle._operators._atoms import factor_atoms, project_atoms
-from skpudle._operators._conv import ConvDictionary, as_pictures
+from skpudle._operators._conv import ConvDictionary
 from skpudle._optimizers import make_optimizer
 from skpudle._rows import MEDIAN_OF_NORMAL, spread_rows
 from skpudle._states import SearchState
@@ -156,13 +156,13 @@ def make_problem(pieces, alpha, learner):  # Samples, float, learner -> ConvProb
     # very large or small data stay in the range of float64.
     unit = unit_of(float(torch.linalg.vector_norm(x)) ** 2 / x.numel() * prod(kernel))
     return ConvProblem(
-        as_pictures(x.div_(unit)),
+        x.div_(unit),
         alpha / unit,
         learner.positive_code,
-        mask=None if pieces.mask is None else as_pictures(pieces.mask),
+        mask=pieces.mask,
         unit=unit,
-        kernel=(1, *kernel)[-2:],
-        stride=(1, *stride)[-2:],
+        kernel=kernel,
+        stride=stride,
     )
 
 
@@ -234,7 +234,7 @@ def noise_level(problem, atoms):  # -> float
     The penalty is the universal threshold, ``s sqrt(2 log N)``: ``s`` is the standard deviation of
     the correlations of residuals with atoms, and ``N`` is the number of positions of one atom in
     all signals. ``problem`` is a `ConvProblem` of signals, in whose units the penalty is, and
-    ``atoms`` has the shape (n_components, n_channels, 1, length).
+    ``atoms`` has the shape (n_components, n_channels, length).
 
     `find_atoms` begins the search again at this level if the penalty of the search is much smaller.
     The first penalty of a search comes from differences of neighbouring samples. It is too small
@@ -247,10 +247,7 @@ def noise_level(problem, atoms):  # -> float
     some = spread_rows(len(problem.x), max(1, 2**17 // n_time_steps))
     coded = descend.solve_codes(problem.of_rows(some), atoms, 4, refit=True)
     x = to_tensor(coded.residuals())
-    # `analysis_in_blocks` cuts data along their first axis. So the axis of height, which has length
-    # 1 in signals, is left out.
-    dictionary = ConvDictionary(atoms[:, :, 0], problem.stride[1:])
-    blocks = dictionary.analysis_in_blocks(x[:, :, 0])
+    blocks = ConvDictionary(atoms, problem.stride).analysis_in_blocks(x)
     correlations = torch.cat([block.abs().flatten() for block in blocks])
     noise = float(correlations.median()) / MEDIAN_OF_NORMAL
     return noise * sqrt(2 * log(max(len(problem.x) * problem.n_positions, 2)))
@@ -345,7 +342,7 @@ def search_briefly(images, learner, alpha=None):  # -> BriefSearch
         usual = penalty_of_correlations([pieces.x], atoms, stride)
         alpha = max(usual, universal_threshold(pieces, learner))
     problem = make_problem(pieces, alpha, learner)
-    start = as_pictures(atoms).double()
+    start = atoms.double()
     coded = descend.exhaust(descend.descend(problem, start, problem.no_codes(), 10))
     n = pieces.x.numel()
     n_more = 2 * coded.loss * len(pieces) / n / problem.alpha**2
@@ -455,13 +452,13 @@ def fit_products(
             directions = torch.eye(len(directions)).to(atoms)
         combined = replace(pieces, x=combine_channels(pieces.x, directions))
         problem = replace(make_problem(combined, alpha, learner), rank=1)
-        start = as_pictures(combine_channels(atoms, directions)).double()
+        start = combine_channels(atoms, directions).double()
         steps = descend.descend(problem, start, problem.no_codes(), 10)
         coded = descend.exhaust(steps)
         maps, waveforms = factor_atoms(coded.atoms)
         # With these atoms, which have one channel for each waveform, a synthesis keeps the signals
         # of the waveforms apart.
-        apart = torch.eye(len(maps)).to(maps)[:, :, None, None] * waveforms[:, None]
+        apart = torch.einsum("kl,k...->kl...", torch.eye(len(maps)).to(maps), waveforms)
         sources = conv_synthesis(problem, apart, coded.refit_codes())
         sources = sources.flatten(2).to(atoms)
         maps = maps.to(atoms) @ directions.mT
@@ -471,8 +468,8 @@ def fit_products(
             correlations = correlations + s @ residual.mT
         gram = torch.einsum("nkt,nlt->kl", sources, sources)
         maps = maps + torch.linalg.pinv(gram, hermitian=True) @ correlations
-        waveforms = waveforms.view(len(maps), *atoms.shape[2:]).to(atoms)
-        atoms = project_atoms(torch.einsum("pc,p...->pc...", maps, waveforms))
+        products = torch.einsum("pc,p...->pc...", maps, waveforms.to(atoms))
+        atoms = project_atoms(products)
     return atoms
 
 
@@ -485,7 +482,7 @@ def replace_twin(coded, generator):
     return None.
 
     ``coded`` is the `ConvEpoch` at the end of the search, and ``generator`` draws the patch. The
-    result has the shape (n_components, n_channels, height, width).
+    result has the shape (n_components, n_channels, *kernel).
     """
     atoms = coded.atoms.clone()
     problem = coded.problem
@@ -677,7 +674,6 @@ class ImagePhases(Run):
             level = universal_threshold(self.pieces, learner) if solves else 0.0
             alpha = max(penalty_of_correlations([x], start, self.stride), level)
         alpha = float(alpha)
-        start = as_pictures(start)
         begun = SearchState("start", coded=None, atoms=start, alpha=alpha)
         return Fitted(
             atoms=self._in_channels(start),
@@ -716,12 +712,11 @@ class ImagePhases(Run):
         return atoms / inputs["_channels"].noise.to(atoms)
 
     def _in_channels(self, atoms):
-        """Convert atoms of the search, (n, n_directions, height, width), to all channels.
+        """Convert atoms of the search, (n, n_directions, *kernel), to all channels.
 
         The result has the shape (n, n_channels, *kernel).
         """
-        atoms = atoms.reshape(len(atoms), -1, *self.kernel).to(self.pieces.x)
-        atoms = combine_channels(atoms, self.directions.mT)
+        atoms = combine_channels(atoms.to(self.pieces.x), self.directions.mT)
         return project_atoms(atoms, atom_norm=None, rank=self.learner.rank)
 
     def choose_size(self, fitted):
@@ -731,9 +726,8 @@ class ImagePhases(Run):
         """
         pieces = self.seen
 
-        def start(n):  # -> (n, n_directions, height, width)
-            atoms = draw_patches(self.seen.x, n, self.kernel, self.generator)
-            return as_pictures(atoms)
+        def start(n):  # -> (n, n_directions, *kernel)
+            return draw_patches(self.seen.x, n, self.kernel, self.generator)
 
         # Of fewer than four pieces none would be held out, so the data are cut into about four
         # smaller pieces. In 16 random pictures and signals with four planted atoms, 4 atoms are
