@@ -15,19 +15,19 @@ import skpudle
 # Syntax nodes, those of `ast.walk`, of each folder of the package, of modules beside the folders
 # as ".", and of all of it. Lines are not counted: a bound on lines is met by packing them.
 BUDGET = {
-    ".": 31_315,
-    "_data": 9_007,
-    "_denoiser": 6_449,
-    "_fit": 12_505,
-    "_learners": 27_915,
+    ".": 31_659,
+    "_data": 9_258,
+    "_denoiser": 6_570,
+    "_fit": 12_561,
+    "_learners": 27_824,
     "_nmf": 9_012,
-    "_operators": 2_388,
+    "_operators": 2_528,
     "encoding": 8_755,
     "inspection": 10_197,
     "lasso": 13_602,
-    "pretrained": 430,
-    "search": 36_498,
-    "all of the package": 168_073,
+    "pretrained": 459,
+    "search": 37_254,
+    "all of the package": 169_679,
 }
 # Largest figures of the whole package. A line is one that is neither blank, nor a comment, nor of a
 # docstring. In scikit-learn, formatted to the same width, a line has 6 nodes.
