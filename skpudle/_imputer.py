@@ -55,9 +55,7 @@ def _best_model(learner):  # fitted default learner -> "atoms", "factors" or "me
     is_useless = any(
         path is not None and np.max(path.score - path.tolerance) <= 0 for path in paths
     )
-    if factors is not None and (
-        factors.is_better or (not is_useless and factors.score > factors.atoms_score)
-    ):
+    if factors is not None and factors.dense_score > max(factors.atoms_score, 0.0):
         return "factors"
     return "means" if is_useless else "atoms"
 

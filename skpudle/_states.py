@@ -109,10 +109,10 @@ class FactorScore(NamedTuple):
     Attributes
     ----------
     n_factors : int
-        The number of factors: the mean number of codes of a row, rounded up.
-    score, atoms_score : float
-        R^2 against zeros of the predictions by factors and by atoms: the fraction of the energy of
-        the hidden entries that is explained.
+        The number of factors: one for an atom, but at most one for two features.
+    score, atoms_score, dense_score : float
+        R^2 against zeros of the predictions by these factors, by atoms, and by one factor for two
+        features: the fraction of the energy of the hidden entries that is explained.
     is_better : bool
         Whether factors predict better than atoms by more than two standard errors.
     """
@@ -120,6 +120,7 @@ class FactorScore(NamedTuple):
     n_factors: int
     score: float
     atoms_score: float
+    dense_score: float
     is_better: bool
 
 

@@ -126,11 +126,15 @@ def compare_factors(problem, trial):  # Problem, Trial -> FactorScore or None
     n_features = problem.x.shape[1]
     if not 1 < n_features <= _MOST_FEATURES or energy <= 0:
         return None
-    n_factors = min(len(trial.judged), n_features // 2)
-    prediction = held_out.judge(fit_factors(problem, n_factors).predict)
+    most = n_features // 2
+    n_factors = min(len(trial.judged), most)
+    predictions = {
+        n: held_out.judge(fit_factors(problem, n).predict) for n in {n_factors, most}
+    }
     return FactorScore(
         n_factors=n_factors,
-        score=1 - prediction.total / energy,
+        score=1 - predictions[n_factors].total / energy,
         atoms_score=1 - trial.prediction.total / energy,
-        is_better=held_out.worse(trial.prediction, prediction, SURE),
+        dense_score=1 - predictions[most].total / energy,
+        is_better=held_out.worse(trial.prediction, predictions[n_factors], SURE),
     )

@@ -252,7 +252,7 @@ class PUDLEDictionaryLearning(DenseLearner):
 
     transform_alpha : float, default=None
         Overrides ``alpha_`` in `transform` and `score`. "omp" ends at this squared norm of the
-        residual, as in scikit-learn.
+        residual.
 
     split_sign : bool, default=False
         Whether positive and negative parts of codes are separate columns, for a linear model.
@@ -305,7 +305,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         A torch device; "auto" is that of a tensor input, else CUDA if present, else the CPU.
 
     random_state : int, RandomState instance or None, default=None
-        Determines the first atoms and the order of samples.
+        Determines first atoms and order of samples.
 
     verbose : int, default=0
         Whether to print epochs and the `summary`.
@@ -342,8 +342,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         ``objective`` or ``unbiased`` (whether atoms have no bias).
 
     factor_score_ : Bunch
-        R^2 of hidden entries, ``score``, by factor analysis with ``n_factors``; ``atoms_score`` by
-        the atoms; ``is_better``, whether factors win beyond chance. None above 128 features.
+        R^2 of hidden entries: ``score`` by factor analysis with ``n_factors``, ``dense_score`` with
+        one for two features, ``atoms_score`` by atoms; ``is_better``: factors win beyond
+        chance. None above 128 features.
 
     n_components_, n_features_in_, n_iter_, n_steps_, n_samples_seen_ : int
         Numbers of atoms, features, epochs, updates and rows read, over all calls of `partial_fit`.
