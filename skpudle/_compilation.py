@@ -13,6 +13,7 @@ from functools import cache, partial
 from importlib import import_module
 from inspect import isfunction
 from math import prod
+from pathlib import Path
 
 import torch
 from threadpoolctl import ThreadpoolController
@@ -108,11 +109,33 @@ def threads_for(atoms=None, x=None, stride=1):
         _thread.allowed = outer
 
 
+def _is_announced():
+    """Return whether a process has announced compilation on this machine; note that one has.
+
+    The note is an empty file with the version in its name, in the folder where numba keeps the
+    machine code of this module. Without a writable folder each process compiles, and announces it.
+    """
+    from numba.core.caching import FunctionCache
+
+    from skpudle import __version__
+
+    try:
+        folder = Path(FunctionCache(_is_announced).cache_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"announced-{__version__}").touch(exist_ok=False)
+    except FileExistsError:
+        return True
+    except (OSError, RuntimeError):  # numba raises RuntimeError if it finds no folder
+        return False
+    return False
+
+
 @cache
 def _watch_compilation():
     """Tell users why a first call takes long: log a line when numba first compiles a function.
 
-    Only functions of this package count, and not those that numba loads from its cache.
+    Only functions of this package count, and not those that numba loads from its cache. The line
+    appears once for each version on a machine, in the first process that compiles.
     """
     from numba.core import event
 
@@ -123,10 +146,12 @@ def _watch_compilation():
             module = event.data["dispatcher"].py_func.__module__
             if module.startswith("skpudle.") and not self.was_told:
                 self.was_told = True
+                if _is_announced():
+                    return
                 logging.getLogger("skpudle").warning(
-                    "skpudle compiles its loops, once on this machine: the first calls take some "
-                    "seconds more. If each process says so, no folder could keep them: set "
-                    "NUMBA_CACHE_DIR to a writable one."
+                    "skpudle compiles its loops at the first use of each kind of learner on this "
+                    "machine, which takes some seconds. If each process says so, no folder could "
+                    "keep them: set NUMBA_CACHE_DIR to a writable one."
                 )
 
         def on_end(self, event):

@@ -1,6 +1,7 @@
 import numba
 import pytest
 import torch
+from numba.core import caching
 
 from skpudle import PUDLEClassifier, PUDLEDictionaryLearning
 from skpudle import _compilation as compilation
@@ -78,8 +79,19 @@ def uncached(monkeypatch):
             raise RuntimeError("cannot cache function: no locator available")
         return compile_one(*args, **options)
 
+    def find_no_folder(function):
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(caching, "FunctionCache", find_no_folder)
     monkeypatch.setattr(numba, "njit", compile_without_folder)
     compilation._watch_compilation.cache_clear()
+
+
+@pytest.fixture
+def empty_cache(monkeypatch, tmp_path):
+    """An empty folder is to keep compiled functions."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    return tmp_path
 
 
 compiles = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
@@ -92,3 +104,12 @@ def test_the_log_says_that_every_process_compiles_if_no_folder_is_writable(
     loop = loop_of("skpudle.nowhere", "return x + 1")
     assert loop(1) == 2
     assert "If each process says so, no folder could keep them" in caplog.messages[-1]
+
+
+@compiles
+def test_one_process_of_a_machine_announces_compilation(empty_cache, caplog):
+    for _ in range(2):  # each new watch stands for a process
+        compilation._watch_compilation.cache_clear()
+        assert loop_of("skpudle.nowhere", "return x + 1")(1) == 2
+        assert len(caplog.messages) == 1
+    assert len(list(empty_cache.rglob("announced-*"))) == 1

@@ -283,7 +283,8 @@ def _minimise(
             step[0] *= factor[0, 0]
         length = 2.0
         for i in range(k):
-            length = min(length, _reach(z[i], theta[i], step[i]))
+            reach = _reach(z[i], theta[i], step[i])
+            length = reach if reach < length else length
         if length > 1.0:
             for i in range(k):
                 z[i] += step[i]
@@ -309,10 +310,12 @@ def _peaks(c, positive, peaks):  # (n_components,), bool, (n_runs,) -> float
     best = 0.0
     for run in range(len(peaks)):
         peak = 0.0
-        for j in range(run * RUN, min((run + 1) * RUN, len(c))):
-            peak = max(peak, c[j] if positive else abs(c[j]))
+        last = (run + 1) * RUN
+        for j in range(run * RUN, last if last < len(c) else len(c)):
+            size = c[j] if positive else abs(c[j])
+            peak = size if size > peak else peak
         peaks[run] = peak
-        best = max(best, peak)
+        best = peak if peak > best else best
     return best
 
 
@@ -383,7 +386,9 @@ def _gap(
         inner += value * left
     multiple = 0.0  # of the residual: the dual point with the best bound
     if inner > 0.0 and square > 0.0:
-        multiple = min(inner / square, penalty / largest)
+        multiple = inner / square
+        if penalty / largest < multiple:
+            multiple = penalty / largest
     gap = square / 2 + penalty * size - multiple * (inner - multiple * square / 2)
     if gap <= 0.0:
         return 0.0
@@ -440,10 +445,10 @@ def solve_rows(
                     for i in range(k):
                         slope[i] = c[support[i]] - penalty * theta[i]
                         c[support[i]] = 0.0
-                        off = max(off, abs(slope[i]))
+                        off = abs(slope[i]) if abs(slope[i]) > off else off
                         size += abs(z[i]) * squares[i]
                     best = _peaks(c, positive, peaks)
-                    scale = max(scale, best)
+                    scale = best if best > scale else scale
                     slack = RESOLUTION * penalty + ROUNDING * (scale + size)
                     if off > SETTLED * (best - penalty):
                         n_old = 0  # no slope of the support counts as zero
@@ -452,7 +457,7 @@ def solve_rows(
                     # rounding error, too. So no atom enters, and the round only makes the codes of
                     # the support more exact.
                     by_rounding = penalty == 0.0 and best <= off
-                    off = max(off, best - penalty)
+                    off = best - penalty if best - penalty > off else off
                     before = k
                     if off <= NEARLY * (penalty if penalty > 0.0 else 0.01 * scale):
                         polished += 1
@@ -475,7 +480,9 @@ def solve_rows(
                         slope[i] += penalty * theta[i]
                     n_old = 0
                 else:
-                    weakest = max(penalty + slack, LEAST_SHARE * best)
+                    weakest = penalty + slack
+                    if LEAST_SHARE * best > weakest:
+                        weakest = LEAST_SHARE * best
                     if by_rounding:
                         weakest = np.inf
                     least_dependent = 0.0 if penalty > 0.0 else UNBOUNDED * slack

@@ -154,7 +154,8 @@ def _sweep_codes(
                 fall += step * (slope[i] - 0.5 * step * inner[i, i])
                 for j in range(w):
                     slope[j] -= step * inner[i, j]
-                largest = max(largest, abs(step) * inner[i, i])
+                change = abs(step) * inner[i, i]
+                largest = change if change > largest else largest
         if largest <= tolerance:
             break
     return fall
@@ -200,7 +201,8 @@ def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, cu
             if step != 0.0:
                 z[i] = new
                 _subtract(step, atom, mask, residual)
-                largest = max(largest, abs(step) * curvature[i])
+                change = abs(step) * curvature[i]
+                largest = change if change > largest else largest
         if largest <= tolerance:
             break
 
@@ -250,10 +252,12 @@ def _enter(
     n = 0
     for j in range(len(slope)):
         if abs(slope[j]) > level and (slope[j] > 0.0 or not positive):
-            best = max(best, abs(slope[j]))
+            size = abs(slope[j])
+            best = size if size > best else best
             beyond[n] = j
             n += 1
-    level = max(level, min_fraction * best)
+    if min_fraction * best > level:
+        level = min_fraction * best
     n_near = len(support) + 1
     while k + n_near > len(support):
         n_near = 0
@@ -553,7 +557,7 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
         inner = np.empty((n_atoms, n_atoms))
     for j in range(first, last):
         n_users = by_atom[j + 1] - by_atom[j]
-        n_asked = min(n_users, most)
+        n_asked = n_users if n_users < most else most
         for asked in range(n_asked):
             i = row[by_atom[j] + asked * n_users // n_asked]
             k = np.int64(0)
@@ -736,8 +740,8 @@ def sweep(a, positive, target, atoms):
         norm = 0.0
         for f in range(n_features):
             target[j, f] += a[j, j] * atoms[j, f]
-            if positive:
-                target[j, f] = max(target[j, f], 0.0)
+            if positive and target[j, f] < 0.0:
+                target[j, f] = 0.0
             norm += target[j, f] ** 2
         norm = np.sqrt(norm)
         if norm > 0.0:
