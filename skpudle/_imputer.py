@@ -119,7 +119,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     See Also
     --------
     sklearn.impute.KNNImputer : Better for tables of a few features.
-    sklearn.impute.IterativeImputer : Better for tables of up to some dozens of features.
+    sklearn.impute.IterativeImputer : A regression for each feature, with about the same errors.
     skpudle.images.inpaint : Fill the gaps of pictures.
 
     Examples

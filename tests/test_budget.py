@@ -15,26 +15,26 @@ import skpudle
 # Syntax nodes, those of `ast.walk`, of each folder of the package, of modules beside the folders
 # as ".", and of all of it. Lines are not counted: a bound on lines is met by packing them.
 BUDGET = {
-    ".": 31_659,
-    "_data": 9_258,
-    "_denoiser": 6_570,
+    ".": 31_726,
+    "_data": 9_268,
+    "_denoiser": 6_592,
     "_fit": 12_561,
-    "_learners": 27_824,
+    "_learners": 27_845,
     "_nmf": 9_012,
     "_operators": 2_528,
     "encoding": 8_755,
     "inspection": 10_197,
-    "lasso": 13_602,
+    "lasso": 13_681,
     "pretrained": 459,
-    "search": 37_254,
-    "all of the package": 169_679,
+    "search": 37_293,
+    "all of the package": 169917,
 }
 # Largest figures of the whole package. A line is one that is neither blank, nor a comment, nor of a
 # docstring. In scikit-learn, formatted to the same width, a line has 6 nodes.
 MOST_NODES_A_LINE = 9.7
 MOST_PARALLEL = 0.001  # share of assignments that are ``a, b = x, y``
-MOST_PLACEHOLDERS = 0.005  # share of assignments to a name of PLACEHOLDERS
-MOST_SPLATS = 0.013  # share of calls with ``*arguments`` or ``**arguments``
+MOST_PLACEHOLDERS = 0.002  # share of assignments to a name of PLACEHOLDERS
+MOST_SPLATS = 0.012  # share of calls with ``*arguments`` or ``**arguments``
 PLACEHOLDERS = {"found", "given", "how", "known", "options"}  # names that tell nothing
 MOST_CLASSES_OF_A_LEARNER = 5
 MOST_NAMES_OF_A_LEARNER = 77

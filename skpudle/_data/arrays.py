@@ -290,7 +290,8 @@ def refuse_text(X):
         raise ValueError(
             f"X is the text {X!r:.50}. Read the file, and pass its numbers."
         )
-    if isinstance(X, dict):
+    # A sparse array in the form of scipy's dok_array is a dict, too.
+    if isinstance(X, dict) and not hasattr(X, "shape"):
         raise ValueError("X is a dict. Pass an array, or pandas.DataFrame(X).")
     if isinstance(X, list | tuple):
         lengths = {len(row) for row in X if isinstance(row, list | tuple)}

@@ -419,7 +419,8 @@ def read_images(
     shape = tuple(getattr(X, "shape", ()))
     if len(shape) == 1:
         raise ValueError(
-            f"X is one signal of {shape[0]} samples. Pass [X], a list of signals."
+            f"X is one signal of {shape[0]} samples. Reshape your data: pass [X], a list of "
+            "signals."
         )
     has_colours = len(shape) > 2 and shape[-1] == n_channels > 1
     if kind == "list":

@@ -30,26 +30,27 @@ _DOC_LINK = {
 
 # For the error of an unknown parameter, which names the right one: our parameters, and their names
 # in scikit-learn, SPAMS, SPORCO, alphacsc and sparse autoencoders.
-_NAMES = {
-    "alpha": "l1_coefficient lambda1 lmbd_max lmbda reg",
-    "atom_shape": "kernel_size n_times_atom patch_size",
-    "batch_size": "batchsize",
-    "dict_init": "D D0 D_init dictionary init",
-    "learning_rate": "lr",
-    "max_iter": "epochs iter n_iter",
-    "n_components": "K d_sae n_atoms",
-    "fit_intercept": "center with_mean",
-    "positive_code": "positive posAlpha",
-    "positive_dict": "posD",
-    "random_state": "seed",
-    "transform_n_nonzero_coefs": "n_nonzero_coefs",
-}
 COUNTERPARTS = {
-    theirs: ours for ours, names in _NAMES.items() for theirs in names.split()
+    theirs: ours
+    for ours, names in {
+        "alpha": "l1_coefficient lambda1 lmbd_max lmbda reg",
+        "atom_shape": "kernel_size n_times_atom patch_size",
+        "batch_size": "batchsize",
+        "dict_init": "D D0 D_init dictionary init",
+        "learning_rate": "lr",
+        "max_iter": "epochs iter n_iter",
+        "n_components": "K d_sae n_atoms",
+        "fit_intercept": "center with_mean",
+        "positive_code": "positive posAlpha",
+        "positive_dict": "posD",
+        "random_state": "seed",
+        "transform_n_nonzero_coefs": "n_nonzero_coefs",
+    }.items()
+    for theirs in names.split()
 }
 
 # The same for parameters that have no counterpart: what to do instead.
-_REMEDIES = {
+REMEDIES = {
     "algorithm fit_algorithm method": "There is one search: leave it out",
     "fs sfreq": "A fit counts in samples, and displays take sampling_rate: leave it out",
     "l0 n_nonzero sparsity target_sparsity": "Pass alpha, or fit a PUDLEDictionaryLearning and "
@@ -58,7 +59,6 @@ _REMEDIES = {
     "missing_values": "Missing entries are NaN: pass np.where(X == value, np.nan, X)",
     "n_jobs numThreads": "Threads are torch's: call torch.set_num_threads(n)",
 }
-REMEDIES = {name: text for names, text in _REMEDIES.items() for name in names.split()}
 
 # What users may pass as atoms, see `skpudle._data.arrays.dictionary_of`.
 ATOMS = ["array-like", HasMethods("transform"), HasMethods("getdict")]
@@ -148,7 +148,14 @@ def sets_parameters(**ranges: list) -> Callable[[F], F]:
         def checked(self, *args, **kwargs):
             for name in kwargs.keys() - parameters.keys():
                 counterpart = COUNTERPARTS.get(name)
-                mend = f" {REMEDIES[name]}." if name in REMEDIES else ""
+                mend = next(
+                    (
+                        f" {text}."
+                        for names, text in REMEDIES.items()
+                        if name in names.split()
+                    ),
+                    "",
+                )
                 if counterpart in parameters:
                     mend = f" Pass {counterpart}."
                 raise TypeError(

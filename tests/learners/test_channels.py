@@ -128,6 +128,7 @@ def test_one_recording_has_channels_and_times():
     ).all()
 
 
+@pytest.mark.filterwarnings("ignore:The noise of an image")
 def test_pictures_may_have_their_channels_first():
     pictures = np.random.default_rng(0).normal(size=(3, 11, 13, 2))
     params = dict(atom_shape=(5, 5), stride=2, n_unfoldings=3, max_iter=1, tol=None)

@@ -117,6 +117,7 @@ SMALL = {
         "atom_shape": (3, 3),
         "stride": 2,
         "n_unfoldings": 3,
+        "noise_std": 0.5,
         "batch_size": 64,
         "max_iter": 28,  # seven checks, of 256 crops each
         "tol": 0.5,
