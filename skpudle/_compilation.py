@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib import import_module
+from importlib.metadata import version
 from inspect import isfunction
 from math import prod
 from pathlib import Path
@@ -117,12 +118,10 @@ def _is_announced():
     """
     from numba.core.caching import FunctionCache
 
-    from skpudle import __version__
-
     try:
         folder = Path(FunctionCache(_is_announced).cache_path)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"announced-{__version__}").touch(exist_ok=False)
+        (folder / f"announced-{version('skpudle')}").touch(exist_ok=False)
     except FileExistsError:
         return True
     except (OSError, RuntimeError):  # numba raises RuntimeError if it finds no folder

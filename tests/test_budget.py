@@ -15,7 +15,7 @@ import skpudle
 # Syntax nodes, those of `ast.walk`, of each folder of the package, of modules beside the folders
 # as ".", and of all of it. Lines are not counted: a bound on lines is met by packing them.
 BUDGET = {
-    ".": 31_726,
+    ".": 31_728,
     "_data": 9_268,
     "_denoiser": 6_592,
     "_fit": 12_561,
@@ -27,7 +27,7 @@ BUDGET = {
     "lasso": 13_681,
     "pretrained": 459,
     "search": 37_293,
-    "all of the package": 169917,
+    "all of the package": 169919,
 }
 # Largest figures of the whole package. A line is one that is neither blank, nor a comment, nor of a
 # docstring. In scikit-learn, formatted to the same width, a line has 6 nodes.
