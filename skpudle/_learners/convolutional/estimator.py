@@ -126,8 +126,8 @@ class ConvPUDLEDictionaryLearning(
 
     Attributes
     ----------
-    components_ : ndarray of shape (n_components, ``*atom_shape``[, n_channels])
-        The atoms.
+    components_ : ndarray of shape (n_components, ...[, n_channels])
+        The atoms, with the axes of ``atom_shape`` in the place of the dots.
 
     spatial_components_, temporal_components_ : ndarray or None
         With ``rank=1``, maps (n_components, n_channels), and waveforms (n_components, length).
@@ -475,9 +475,9 @@ class ConvPUDLEDictionaryLearning(
         Returns
         -------
         ndarray, Tensor or list of them
-            Codes of shape (n_images, ``*positions``, n_components), with the number of positions
-            along each axis; for rows of pixels flattened to (n_images, n_features_out), for a list
-            a list of maps.
+            Codes of shape (n_images, ..., n_components), with the number of positions along each
+            axis in the place of the dots; for rows of pixels flattened to
+            (n_images, n_features_out), for a list a list of maps.
 
         Raises
         ------
@@ -506,7 +506,7 @@ class ConvPUDLEDictionaryLearning(
         Returns
         -------
         ndarray, Tensor or list of them
-            Images (n_images, ``*size``[, n_channels]), rows of pixels or a list, as the data of
+            Images (n_images, ...[, n_channels]), rows of pixels or a list, as the data of
             `transform`. Images have the size seen in `fit` if the codes have the positions of
             this size, and else the size that the copies of the atoms cover.
         """
