@@ -127,7 +127,7 @@ class ConvPUDLEDictionaryLearning(
     Attributes
     ----------
     components_ : ndarray of shape (n_components, ...[, n_channels])
-        The atoms, with the axes of ``atom_shape`` in the place of the dots.
+        The atoms.
 
     spatial_components_, temporal_components_ : ndarray or None
         With ``rank=1``, maps (n_components, n_channels), and waveforms (n_components, length).
