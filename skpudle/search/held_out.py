@@ -207,6 +207,7 @@ class HeldOut:
         index=None,
         steps=(1, -1),
         debias=None,
+        patience=1,
     ):  # -> Prediction
         """Predict the hidden entries at the best penalty of codes, which a walk finds.
 
@@ -219,10 +220,12 @@ class HeldOut:
             have local minima along the penalties, so images begin at the last penalty before the
             error rises, on a walk from the largest penalty down.
         steps : tuple of int, default=(1, -1)
-            Directions of the walk: 1 to larger penalties, -1 to smaller ones. The walk goes on in
-            each direction as long as the error falls.
+            Directions of the walk: 1 to larger penalties, -1 to smaller ones.
         debias : float, default=None
             The part of the lasso's bias to remove; None takes the best one at each penalty.
+        patience : int, default=1
+            The walk goes on in each direction until this number of penalties in succession predict
+            no better than the best one so far.
 
         Returns
         -------
@@ -249,15 +252,17 @@ class HeldOut:
         top = try_all(sorted({index, *neighbours}, reverse=True))
         for step in steps:
             n_ahead = 1
-            while least <= top + step <= most and top + step not in predictions:
+            at = top
+            while least <= at + step <= most and abs(at - top) < patience:
+                at += step
                 # One call predicts at several penalties ahead and fills the cache. It is faster
                 # than single calls, since the codes at each penalty start from the codes at the
                 # next larger penalty. Each call takes twice the number of the call before.
-                if top + step not in self._sums:
-                    ahead = np.clip(top + step * np.arange(1, n_ahead + 1), least, most)
+                if at not in self._sums:
+                    ahead = np.clip(at + step * np.arange(n_ahead), least, most)
                     self.sums(atoms, sorted(set(ahead.tolist()), reverse=True))
                     n_ahead *= 2
-                top = try_all([top + step])
+                top = try_all([at])
         return predictions[top]
 
 
