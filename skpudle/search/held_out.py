@@ -224,8 +224,8 @@ class HeldOut:
         debias : float, default=None
             The part of the lasso's bias to remove; None takes the best one at each penalty.
         patience : int, default=1
-            The walk goes on in each direction until this number of penalties in succession predict
-            no better than the best one so far.
+            The walk to smaller penalties ends when this number of penalties in succession predict
+            no better than the best one so far; the walk to larger ones ends at the first of these.
 
         Returns
         -------
@@ -253,7 +253,8 @@ class HeldOut:
         for step in steps:
             n_ahead = 1
             at = top
-            while least <= at + step <= most and abs(at - top) < patience:
+            longest = patience if step < 0 else 1
+            while least <= at + step <= most and abs(at - top) < longest:
                 at += step
                 # One call predicts at several penalties ahead and fills the cache. It is faster
                 # than single calls, since the codes at each penalty start from the codes at the
