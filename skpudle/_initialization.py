@@ -121,7 +121,7 @@ def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of
         order = (waiting / weight[rows].double().cpu()).argsort()
     rows = rows[order.to(rows.device)]
     atoms = x[:0]
-    for block in rows.split(max(2 * n_components, 64)):
+    for block in rows.split(max(2 * int(n_components), 64)):
         if len(atoms) < n_components:
             new = project_atoms(x[block])
             repeats_new = (new @ new.mT).abs().triu(diagonal=1) > same

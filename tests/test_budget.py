@@ -15,19 +15,19 @@ import skpudle
 # Syntax nodes, those of `ast.walk`, of each folder of the package, of modules beside the folders
 # as ".", and of all of it. Lines are not counted: a bound on lines is met by packing them.
 BUDGET = {
-    ".": 31_728,
-    "_data": 9_268,
+    ".": 31_731,
+    "_data": 9_289,
     "_denoiser": 6_592,
     "_fit": 12_561,
-    "_learners": 27_845,
+    "_learners": 27_980,
     "_nmf": 9_012,
     "_operators": 2_528,
     "encoding": 8_755,
-    "inspection": 10_197,
+    "inspection": 10_358,
     "lasso": 13_681,
     "pretrained": 459,
-    "search": 37_293,
-    "all of the package": 169919,
+    "search": 37_419,
+    "all of the package": 170365,
 }
 # Largest figures of the whole package. A line is one that is neither blank, nor a comment, nor of a
 # docstring. In scikit-learn, formatted to the same width, a line has 6 nodes.

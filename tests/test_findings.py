@@ -344,3 +344,15 @@ def test_reconstructions_may_be_farther_from_the_data_than_zero():
     assert any("no better than column means" in text for text in findings(learner, X))
     learner.set_params(n_unfoldings="auto")
     assert not any("no better" in sentence for sentence in findings(learner, X))
+
+
+@pytest.mark.parametrize("factor", [1, 10, 30])
+def test_few_long_rows_are_reported(factor):
+    X = make_dictionary_data(600, 16, 16, 3, snr_db=20, random_state=0)[0]
+    X[::20] *= factor
+    learner = PUDLEDictionaryLearning(16, random_state=0).fit(X)
+    sentences = [
+        text for text in findings(learner, X) if "of the sum of squares" in text
+    ]
+    assert len(sentences) == (factor > 1)
+    assert all(text.startswith("30 of 600 rows are over 3 times") for text in sentences)

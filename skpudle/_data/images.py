@@ -36,7 +36,8 @@ def sizes(value, n_axes):
 
     An integer is repeated ``n_axes`` times. The length of a tuple is not checked here.
     """
-    return (int(value),) * n_axes if isinstance(value, Integral) else tuple(value)
+    numbers = (value,) * n_axes if isinstance(value, Integral) else value
+    return tuple(int(n) if isinstance(n, Integral) else n for n in numbers)
 
 
 def check_sizes(kernel, stride):

@@ -59,12 +59,6 @@ _NEGLIGIBLE = 1e-3
 # planted atoms at 0 dB, 2 finds 5 more than 1 in 8,000 rows, 1 more in 5,000 rows, and 37 fewer in
 # 3,000 rows (benchmarks/constants.py patience).
 _PATIENCE = 2
-# The penalty of codes is looked for until this number of penalties in succession predict no better.
-# Where columns have different scales, the error falls in steps along the penalties: in a raw table
-# of 12 columns the atoms explain 0.05 of the hidden energy where a walk with patience 1 ends, and
-# 0.71 at a penalty 64 times smaller. Of 136 fits of raw tables with a baseline, 4 lowers the error
-# of new rows by over 0.05 variances in 5 and raises it in none.
-_PATIENCE_OF_CODES = 4
 
 
 # ------------------------------------------------------------------ penalty of codes
@@ -96,9 +90,11 @@ def best_coding(held_out, atoms, *, debias=None, index=None):  # -> Coding
     """
     best = held_out.zeros
     if held_out.is_predictable:
-        best = held_out.predict(
-            atoms, index, debias=debias, patience=_PATIENCE_OF_CODES
-        )
+        # Where columns have different scales, the error falls in steps along the penalties: in a raw
+        # table of 12 columns the atoms explain 0.05 of the hidden energy where a walk with patience
+        # 1 ends, and 0.71 at a penalty 64 times smaller. Of 136 fits of raw tables with a baseline,
+        # 4 lowers the error of new rows by over 0.05 variances in 5 and raises it in none.
+        best = held_out.predict(atoms, index, debias=debias, patience=4)
     if not predicts(best, held_out):
         noise_std = held_out.mean_square**0.5
         return Coding(held_out.alpha, debias or 0.0, noise_std=noise_std)

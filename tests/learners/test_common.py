@@ -7,6 +7,7 @@ configurations of a class run them with ``-m slow``.
 
 import os
 
+import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.decomposition import PCA
@@ -128,3 +129,30 @@ def test_scikit_learn_checks(estimator):
 def test_scikit_learn_checks_on_a_gpu():
     learner = PUDLEDictionaryLearning(device="cuda", gradient="ae-ls", **SMALL)
     estimator_checks.check_estimator(learner)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        PUDLEDictionaryLearning,
+        CountDictionaryLearning,
+        PoissonNMF,
+        NOODLDictionaryLearning,
+        SporcoDictionaryLearning,
+    ],
+)
+def test_numbers_of_numpy_are_numbers(kind):
+    # A grid of numbers of atoms is often `np.arange`.
+    X = np.random.default_rng(0).poisson(2.0, (100, 12)).astype(float)
+    learners = [kind(number, random_state=0) for number in (40, np.int64(40))]
+    one, other = (learner.fit(X) for learner in learners)
+    np.testing.assert_array_equal(one.components_, other.components_)
+
+
+def test_sizes_of_atoms_may_be_numbers_of_numpy():
+    X = np.random.default_rng(0).standard_normal((4, 20, 20))
+    one, other = (
+        ConvPUDLEDictionaryLearning(2, atom_shape=shape, random_state=0).fit(X)
+        for shape in ((5, 5), tuple(np.array([5, 5])))
+    )
+    np.testing.assert_array_equal(one.components_, other.components_)
