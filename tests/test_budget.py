@@ -26,8 +26,8 @@ BUDGET = {
     "inspection": 10_358,
     "lasso": 13_681,
     "pretrained": 459,
-    "search": 37_419,
-    "all of the package": 170365,
+    "search": 37_427,
+    "all of the package": 170373,
 }
 # Largest figures of the whole package. A line is one that is neither blank, nor a comment, nor of a
 # docstring. In scikit-learn, formatted to the same width, a line has 6 nodes.
