@@ -428,7 +428,12 @@ def inpaint(
     images = _read_image(image)
     x = host_array(images.tensors[0][0].movedim(0, -1))
     if mask is not None:
-        missing = np.asarray(host_array(mask)) != 0
+        mask = np.asarray(host_array(mask))
+        if mask.dtype.kind not in "biuf":
+            raise ValueError(
+                f"The mask has the dtype {mask.dtype}. Pass True or 1 where a pixel is missing."
+            )
+        missing = mask != 0
         if missing.shape not in (x.shape, x.shape[:2]):
             raise ValueError(
                 f"The mask has the shape {missing.shape}. Pass {x.shape[:2]}."

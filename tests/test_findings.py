@@ -61,6 +61,13 @@ def test_where_nothing_is_wrong_nothing_is_said():
     assert findings(make_pipeline(StandardScaler(), learner).fit(X), X) == []
 
 
+def test_equal_rows_support_no_atom():
+    X = np.ones((60, 8))
+    learner = PUDLEDictionaryLearning(3, random_state=0).fit(X)
+    (said,) = (text for text in findings(learner, X) if "supported" in text)
+    assert said.startswith("3")
+
+
 @pytest.mark.parametrize(
     ("learner", "reason"),
     [

@@ -29,11 +29,13 @@ from skpudle import (
     PoissonNMF,
     PUDLEClassifier,
     PUDLEDictionaryLearning,
+    PUDLERegressor,
     metrics,
 )
 from skpudle._learners.parameters import COUNTERPARTS
 from skpudle.datasets import make_dictionary_data
 from skpudle.events import find_events
+from skpudle.images import inpaint
 from skpudle.plotting import AtomsDisplay, PathDisplay
 from skpudle.pretrained import load_denoiser
 
@@ -171,6 +173,12 @@ REFUSED = {
     ),
     # other arguments
     "no labels": (lambda: PUDLEClassifier(3).fit(rows()), "Classifier requires y", "a label"),
+    "labels of text for a regressor": (
+        lambda: PUDLERegressor(3).fit(rows(), ["a", "b"] * 30), r"text, such as \['a'\]", "PUDLECl"
+    ),
+    "a mask of text": (
+        lambda: inpaint(grey() / 255, np.full((64, 80), "no")), "the dtype <U2", "Pass True"
+    ),
     "a denoiser of no such name": (
         lambda: load_denoiser("colour"), "no file 'colour'", "gaussian-small, poisson, or a file"
     ),

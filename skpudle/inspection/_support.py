@@ -103,6 +103,10 @@ def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
     # Rows times ``directions`` (m, n_atoms) are products of whitened rows with whitened atoms.
     directions = whiten @ (atoms @ whiten).T
     rank = int(kept.sum())
+    if (
+        rank == 0
+    ):  # equal rows have no whitened projections, whose sparsity could be measured
+        return np.zeros(len(atoms))
     # Geary's ratio that Gaussian noise would have: the ratio of a coordinate of points that are
     # uniformly distributed on the unit sphere in ``rank`` dimensions.
     sphere = sqrt(rank / pi) * exp(lgamma(rank / 2) - lgamma((rank + 1) / 2))

@@ -550,9 +550,8 @@ def find_atoms(problem, atoms, *, level=None, penalties=ONE_PENALTY):
         steps = climb(problem, best, stride, penalties, log.note, leader=trials)
         trials, best, stride = yield from log.stage("penalty", steps)
         if not finds_more(trials, held_out, least):
-            chosen = chosen_trial(trials, held_out)
-            if penalties.target is not None:
-                chosen = trials[-1]
+            has_target = penalties.target is not None
+            chosen = trials[-1] if has_target else chosen_trial(trials, held_out)
             break
         leader = min(trials, key=error_of)
         least = min(least, error_of(leader))

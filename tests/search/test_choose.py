@@ -113,7 +113,38 @@ def test_a_path_stays_within_its_limits(smallest):
     assert min(trial.alpha for trial in trials) == smallest
 
 
+@pytest.mark.parametrize(
+    ("target", "indices"),
+    [(1.0, [0]), (3.0, [0, 1, 2, 3, np.log2(9)]), (0.4, [0, -2, np.log2(0.16)])],
+)
+def test_a_path_steps_to_its_target_whatever_is_predicted(target, indices):
+    trials, _ = path_of(lambda alpha: 1.0, PenaltyRange(target=target))
+    assert [2 * np.log2(trial.alpha) for trial in trials] == pytest.approx(indices)
+
+
 # ---------------------------------------------------------------------------- searches
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_few_rows_of_one_atom_each_keep_all_atoms(seed):
+    """Their penalty is far above the first one, where atoms of random rows would stay apart."""
+    rng = np.random.default_rng(seed)
+    atoms = rng.standard_normal((8, 20))
+    codes = rng.uniform(1, 2, (80, 1)) * np.eye(8)[np.arange(80) % 8]
+    X = codes @ atoms + 0.01 * rng.standard_normal((80, 20))
+    learner = PUDLEDictionaryLearning(8, random_state=seed).fit(X)
+    cosines = abs(learner.components_ @ atoms.T) / np.linalg.norm(atoms, axis=1)
+    assert cosines.max(axis=0).min() > 0.99
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_seeds_of_few_rows_take_one_penalty(seed):
+    X, _ = planted(300, decibels=5, seed=seed)
+    learners = [
+        PUDLEDictionaryLearning(25, random_state=i).fit(X.numpy()) for i in range(3)
+    ]
+    penalties = [learner.search_alpha_ for learner in learners]
+    assert max(penalties) < 1.05 * min(penalties)
 
 
 @pytest.mark.parametrize("decibels", [3, 20])

@@ -132,7 +132,10 @@ def test_ctrl_c_in_any_phase_leaves_a_usable_learner_and_a_file(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fit_that_is_killed_in_any_phase_ends_as_good(kind, tmp_path):
-    """A search goes on from its atoms; what follows from it may differ."""
+    """A search goes on from its atoms, so the fit may end as one with another seed would.
+
+    Ten seeds have scores from 0.675 to 0.703 with an encoder, a range of 0.03.
+    """
     expected, n_epochs_of = whole(kind)
     for phase, n_epochs in n_epochs_of.items():
         path = tmp_path / f"{phase}.npz"
@@ -141,7 +144,7 @@ def test_a_fit_that_is_killed_in_any_phase_ends_as_good(kind, tmp_path):
             fit(kind, killed, Checkpoint(path, every_seconds=0))
         again = Follows()
         found = fit(kind, again, Checkpoint(path))
-        assert found.score(*arrays_of(kind)) > expected.score(*arrays_of(kind)) - 0.01
+        assert found.score(*arrays_of(kind)) > expected.score(*arrays_of(kind)) - 0.03
         if n_epochs > 3 and phase in ("pass", "training"):
             assert again.n_epochs[phase] <= n_epochs // 2 + 2
 
@@ -166,6 +169,6 @@ def test_a_number_of_atoms_that_was_chosen_is_not_chosen_again(tmp_path):
     again = Follows()
     found = fit(kind, again, checkpoint)
     assert found.components_.shape == expected.components_.shape
-    assert found.score(*arrays_of(kind)) > expected.score(*arrays_of(kind)) - 0.01
+    assert found.score(*arrays_of(kind)) > expected.score(*arrays_of(kind)) - 0.03
     assert "size" in n_epochs_of
     assert "size" not in again.n_epochs
