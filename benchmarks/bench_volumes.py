@@ -1,11 +1,11 @@
 """Learn atoms of volumes and of a film from data alone, with planted atoms, against SPORCO.
 
-Four problems, each with several seeds. "volumes": 8 atoms of 3 x 7 x 7 voxels, smooth noise of
+Five problems, each with several seeds. "volumes": 8 atoms of 3 x 7 x 7 voxels, smooth noise of
 norm 1, have 16 copies each in each of 4 volumes of 24 x 32 x 32 voxels. Copies have factors of
-modulus 1 to 2, and noise has the standard deviation 0.2. "30 % hidden": the same volumes with
-missing voxels. "film": one film of 80 frames of 32 x 32 pixels, with 60 copies of each of 4 atoms
-of 3 frames of 7 x 7 pixels. "long atoms": the same with atoms of 6 frames, so that the noise in a
-patch has five times the energy of a copy.
+modulus 1 to 2, and noise has the standard deviation 0.2. "10 % hidden" and "30 % hidden": the same
+volumes with missing voxels. "film": one film of 80 frames of 32 x 32 pixels, with 60 copies of each
+of 4 atoms of 3 frames of 7 x 7 pixels. "long atoms": the same with atoms of 6 frames, so that the
+noise in a patch has five times the energy of a copy.
 
 An atom is found if its correlation with a learned atom, at the best shift, is at least 0.9. The
 error is 1 minus this correlation, averaged over planted atoms. SPORCO's ``ConvBPDNDictLearn`` with
@@ -63,6 +63,7 @@ VOLUMES = Problem(4, (24, 32, 32), 8, (3, 7, 7), 16)
 SMALL = Problem(1, (12, 12, 12), 1, (3, 3, 3), 4)
 PROBLEMS = {
     "volumes": VOLUMES,
+    "10 % hidden": VOLUMES._replace(missing_fraction=0.1),
     "30 % hidden": VOLUMES._replace(missing_fraction=0.3),
     "film": Problem(1, (80, 32, 32), 4, (3, 7, 7), 60),
     "long atoms": Problem(1, (80, 32, 32), 4, (6, 7, 7), 60),

@@ -117,6 +117,26 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     return torch.minimum(usual, 2 * without_texture(1.0, error)).sqrt()
 
 
+def estimate_noise_of_known(x, mask):  # (n, n_channels, *size) twice -> float
+    """Estimate the standard deviation of white noise in images with missing pixels.
+
+    ``mask`` is 0 where pixels are missing. Fourth differences along all axes, as in
+    `estimate_noise`, would need up to 125 known pixels. So the estimate is the median magnitude of
+    second differences, of three known neighbours along one axis: the smallest of all axes, since
+    structure adds to differences. It is 0 if no axis has 32 such differences.
+    """
+    deviations = []
+    for axis in range(2, x.ndim):
+        n = max(x.shape[axis] - 2, 0)
+        before, here, after = (x.narrow(axis, lag, n) for lag in range(3))
+        is_known = torch.stack([mask.narrow(axis, lag, n) != 0 for lag in range(3)])
+        # The weights 1, -2, 1 multiply the variance of white noise by their squared norm, 6.
+        details = (before - 2 * here + after)[is_known.all(0)].abs() / 6**0.5
+        if len(details) >= 32:
+            deviations.append(float(details.median()) / MEDIAN_OF_NORMAL)
+    return min(deviations, default=0.0)
+
+
 # ---------------------------------------------------------------------------- correlations
 
 

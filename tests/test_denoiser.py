@@ -14,7 +14,7 @@ from skpudle import ConvDenoiser
 from skpudle._data.images import covered
 from skpudle._denoiser import network
 from skpudle._denoiser.network import DenoisingNetwork
-from skpudle._image_noise import estimate_noise
+from skpudle._image_noise import estimate_noise, estimate_noise_of_known
 from skpudle._operators._atoms import project_atoms
 from skpudle._operators._conv import ConvDictionary
 from skpudle.encoding import encode
@@ -353,6 +353,25 @@ def test_the_noise_of_photographs_is_estimated():
         noisy = image + level * np.random.default_rng(0).normal(size=image.shape)
         found = float(estimate_noise(torch.tensor(noisy)[None, None]))
         assert abs(found / level - 1) < 0.05
+
+
+@pytest.mark.parametrize("size", [(5000,), (70, 80), (15, 20, 18)], ids=str)
+@pytest.mark.parametrize("n_known_of_ten", [10, 7])
+def test_the_noise_of_known_pixels_is_estimated(size, n_known_of_ten):
+    """White noise within 6 %, also on a slope and beside edges along all axes but one."""
+    rng = np.random.default_rng(0)
+    x = torch.tensor(0.3 * rng.standard_normal((2, 1, *size)))
+    mask = torch.tensor(rng.random(x.shape) < n_known_of_ten / 10)
+    assert estimate_noise_of_known(x, mask) == pytest.approx(0.3, rel=0.06)
+    slope = torch.arange(size[-1], dtype=x.dtype)
+    if len(size) > 1:
+        edges = 5 * (torch.arange(size[0]) % 2).reshape(-1, *[1] * (len(size) - 1))
+        slope = slope + edges
+    assert estimate_noise_of_known(x + slope, mask) == pytest.approx(0.3, rel=0.06)
+    # Missing pixels may have any number.
+    wrong = torch.where(mask, x, torch.tensor(1e6, dtype=x.dtype))
+    assert estimate_noise_of_known(wrong, mask) == estimate_noise_of_known(x, mask)
+    assert estimate_noise_of_known(x, torch.zeros_like(mask)) == 0
 
 
 # ---------------------------------------------------------------- training

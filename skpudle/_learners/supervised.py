@@ -985,10 +985,11 @@ class PUDLERegressor(MultiOutputMixin, RegressorMixin, TaskLearner):
 
     # Check that ``y`` are numbers, and return them as float64, with the weights unchanged.
     def _check_target(self, y, weight, part):  # -> (n,) or (n, n_outputs), (n,)
+        first = np.asarray(y).flat[:1].tolist()
         refuse(
-            any(isinstance(label, str) for label in np.ravel(y)[:1]),
-            f"y has labels of text, such as {np.ravel(y)[:1].tolist()}. Pass numbers, or take "
-            "PUDLEClassifier, which predicts labels.",
+            any(isinstance(label, str) for label in first),
+            f"y has labels of text, such as {first}. Pass numbers, or take PUDLEClassifier, which "
+            "predicts labels.",
         )
         numbers = check_array(
             y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self

@@ -17,16 +17,18 @@ from skpudle.search.conv_problem import ConvProblem, conv_codes
 KERNEL = (2, 4, 3)
 
 
-def planted(size=(10, 14, 12), n=3, n_copies=12, missing=0.0):
+def planted(
+    size=(10, 14, 12), n=3, n_copies=12, missing=0.0, noise=0.05, kernel=KERNEL
+):
     """Return volumes with copies of two atoms at random positions, and the atoms."""
     rng = np.random.default_rng(0)
-    atoms = rng.standard_normal((2, *KERNEL))
+    atoms = rng.standard_normal((2, *kernel))
     atoms /= np.linalg.norm(atoms.reshape(2, -1), axis=1)[:, None, None, None]
-    X = 0.05 * rng.standard_normal((n, *size))
+    X = noise * rng.standard_normal((n, *size))
     for volume in X:
         for atom in np.repeat(atoms, n_copies, axis=0):
-            first = rng.integers(np.subtract(size, KERNEL) + 1)
-            window = tuple(slice(i, i + k) for i, k in zip(first, KERNEL, strict=True))
+            first = rng.integers(np.subtract(size, kernel) + 1)
+            window = tuple(slice(i, i + k) for i, k in zip(first, kernel, strict=True))
             volume[window] += rng.uniform(1, 2) * atom
     return np.where(rng.random(X.shape) < missing, np.nan, X), atoms
 
@@ -106,6 +108,17 @@ def test_planted_atoms_are_found_from_seven_voxels_in_ten():
     X, atoms = planted(missing=0.3)
     learner = learner_of().fit(X)
     assert np.abs(atom_cosines(learner, atoms)).max(axis=1).min() > 0.98
+
+
+@pytest.mark.parametrize(
+    ("noise", "missing"), [(0.2, 0.0), (0.15, 0.2), (0.1, 0.3)], ids=str
+)
+def test_atoms_are_found_whose_copies_have_less_energy_than_the_noise(noise, missing):
+    """The noise of 147 voxels has up to 6 times the squared norm of an atom, which is 1."""
+    size, kernel = (24, 32, 32), (3, 7, 7)
+    X, atoms = planted(size, 2, 30, missing, noise, kernel)
+    learner = learner_of(kernel).fit(X)
+    assert np.abs(atom_cosines(learner, atoms)).max(axis=1).min() > 0.95
 
 
 def test_one_film_is_a_stack_of_one(fitted):
