@@ -275,9 +275,6 @@ class RowPhases(Run):
         for trial in choose.try_sizes(problem, generator, fixed=is_fixed):
             n_tried = len(trial.path.n_components)
             n_atoms = len(trial.atoms)
-            if trial.is_last:
-                penalty = fitted.penalty * trial.alpha / problem.alpha
-                fitted = replace(fitted, penalty=penalty)
             yield replace(
                 plan.with_atoms(fitted, trial.atoms.to(rows.x)),
                 size_path=trial.path,
