@@ -26,8 +26,8 @@ BUDGET = {
     "inspection": 10_375,
     "lasso": 13_681,
     "pretrained": 459,
-    "search": 37_508,
-    "all of the package": 170_787,
+    "search": 37_637,
+    "all of the package": 170_881,
 }
 # Largest figures of the whole package. A line is one that is neither blank, nor a comment, nor of a
 # docstring. In scikit-learn, formatted to the same width, a line has 6 nodes.

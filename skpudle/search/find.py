@@ -657,8 +657,5 @@ def noise_penalty(problem, atoms):  # -> float
     best, stride = descend.exhaust(descend.settle(problem, atoms))
     steps = climb(problem, best, stride, PenaltyRange(), note=lambda trial: trial)
     trials, _, _ = descend.exhaust(steps)
-    if finds_more(trials, held_out):
-        leader = min(trials, key=error_of)
-    else:
-        leader = chosen_trial(trials, held_out)
-    return penalty_above_noise(trials[0], leader, held_out)
+    chosen = chosen_trial(trials, held_out)
+    return penalty_above_noise(trials[0], chosen, held_out)
