@@ -92,7 +92,7 @@ def threads_for(atoms=None, x=None, stride=1):
     work = 0
     if x is not None:
         n_components, _, *kernel = atoms.shape[-x.ndim :]
-        # one of `n_skipped` positions has codes
+        # one of `n_skipped` positions has codes; the kernel has one axis for each axis of positions
         n_skipped = prod(stride) if isinstance(stride, tuple) else stride ** len(kernel)
         work = x.numel() * n_components * prod(kernel) // n_skipped
     outer = _thread.allowed
@@ -111,7 +111,7 @@ def threads_for(atoms=None, x=None, stride=1):
 
 
 def _is_announced():
-    """Return whether a process has announced compilation on this machine; note that one has.
+    """Return whether compilation was announced on this machine before, and note that it is.
 
     The note is an empty file with the version in its name, in the folder where numba keeps the
     machine code of this module. Without a writable folder each process compiles, and announces it.
@@ -236,6 +236,7 @@ def in_parts(function, n, least):
         Least number of rows in a part. With fewer rows a thread would cost more time than it saves.
     """
     n_threads = _thread.allowed or torch.get_num_threads()
+    # about 8 parts for each thread: a thread that is done early takes another part
     length = max(least, -(-n // (8 * n_threads)))
     starts = range(0, n, length)
     ends = [min(first + length, n) for first in starts]

@@ -41,7 +41,7 @@ from skpudle.metrics import match_atoms, recombine_atoms, unit_atoms
 
 
 def seed_clone(estimator, random_state):
-    """Return an unfitted clone with new seeds, for one replicate; `DictionaryImputer` uses it, too.
+    """Return an unfitted clone with new seeds, for a replicate or for the `DictionaryImputer`.
 
     Every parameter ``random_state`` of the estimator, and of estimators inside it, gets a seed that
     is drawn from ``random_state``, a seed or RandomState.
@@ -78,13 +78,13 @@ def _measure_isolation(replicates):  # -> list of (n_components,)
     """
     # The number of neighbours, 0.3 times the number of replicates, is that of consensus NMF: an
     # atom that most replicates find has this many near neighbours.
-    everything = np.concatenate(replicates)
+    all_atoms = np.concatenate(replicates)
     n_nearest = max(1, int(0.3 * len(replicates)))
     distances = []
     for atoms in replicates:
         # The largest cosine is left out, since it is the cosine of the atom with itself. An atom of
         # zeros has the distance sqrt(2) to all atoms.
-        cosines = np.sort(np.minimum(np.abs(atoms @ everything.T), 1), axis=1)
+        cosines = np.sort(np.minimum(np.abs(atoms @ all_atoms.T), 1), axis=1)
         nearest = cosines[:, -1 - n_nearest : -1]
         distances.append(np.sqrt(2 - 2 * nearest).mean(axis=1))
     return distances
@@ -105,7 +105,8 @@ class _Consensus(NamedTuple):
     agrees : ndarray of bool of shape (n_replicates, n_components)
         True for a matched atom that is not an outlier.
     stability : ndarray of shape (n_components,)
-        Mean modulus of the cosine between matched atoms of two replicates.
+        Mean modulus of the cosine between matched atoms of two replicates, over all pairs of
+        replicates; 0 for a pair in which a replicate has no match.
     """
 
     medoid: int
@@ -142,7 +143,8 @@ def _find_consensus(replicates):  # -> _Consensus
             for of_atoms, matched in zip(isolation, indices, strict=True)
         ])  # fmt: skip
         # An atom is an outlier if its mean distance to its neighbours is above 0.5, the limit of
-        # consensus NMF. For unit atoms this distance is a cosine of 0.875.
+        # consensus NMF. For unit atoms this distance is a cosine of 0.875. Where a match is missing
+        # (index -1), the distance belongs to another atom and is ignored.
         agrees = (indices >= 0) & (distances <= 0.5)
         if np.array_equal(before, indices):
             break
@@ -151,6 +153,8 @@ def _find_consensus(replicates):  # -> _Consensus
             if kept.any():
                 medians[k] = np.median(aligned[kept, k], axis=0)
         reference = unit_atoms(medians)
+    # ``cosines`` are (n_components, n_replicates, n_replicates), and ``pairs`` the moduli for two
+    # different replicates.
     cosines = np.einsum("rkf,skf->krs", aligned, aligned, optimize=True)
     pairs = np.abs(cosines[:, ~np.eye(len(aligned), dtype=bool)])
     stability = np.minimum(pairs.mean(axis=1), 1)
@@ -181,8 +185,8 @@ class ConsensusDictionary(
     resample : {"seeds", "bootstrap", "halves"}, default="seeds"
         Samples of a replicate: with "seeds" all samples, as in consensus NMF [1]_, so that only
         seeds differ; with "bootstrap" samples drawn with replacement; with "halves" a random half.
-        "seeds" measures sensitivity to initialisation, "bootstrap" and "halves" sensitivity to
-        sampling, too.
+        "seeds" measures sensitivity to initialisation, "bootstrap" and "halves" also measure
+        sensitivity to sampling.
 
     n_jobs : int, default=None
         Number of processes (or threads, by `joblib.parallel_config`) that fit replicates.

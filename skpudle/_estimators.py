@@ -156,18 +156,18 @@ def encode_samples(learner, X, exposure=None):
     else:
         codes = learner.transform(X, exposure=exposure)
     learner = getattr(learner, "estimator_", learner)  # the learner of a consensus
-    p = len(learner.components_)
+    n_atoms = len(learner.components_)
     if isinstance(codes, list):  # images of different sizes have a list of code maps
-        maps = [to_numpy(to_tensor(of_image)).reshape(-1, p) for of_image in codes]
+        maps = [to_numpy(to_tensor(of_one)).reshape(-1, n_atoms) for of_one in codes]
     else:
         codes = to_numpy(to_tensor(codes))
         if getattr(learner, "split_sign", False):
-            codes = codes[:, :p] - codes[:, p:]
-        has_rows = getattr(learner, "n_features_in_", None) is not None
+            codes = codes[:, :n_atoms] - codes[:, n_atoms:]
+        codes_rows = getattr(learner, "n_features_in_", None) is not None
         # For a single image or signal `transform` returns codes without an axis of images.
         n_axes = np.size(getattr(learner, "atom_shape", ()))
-        is_one = not has_rows and codes.ndim == 1 + n_axes
-        maps = codes.reshape(1 if is_one else len(codes), -1, p)
+        is_single = not codes_rows and codes.ndim == 1 + n_axes
+        maps = codes.reshape(1 if is_single else len(codes), -1, n_atoms)
     lengths = [len(of_one) for of_one in maps]
     return np.concatenate(maps), np.repeat(np.arange(len(maps)), lengths)
 

@@ -60,7 +60,7 @@ def average(values, weight):  # (n,), weights (n,) or None -> scalar
     return (values * weight).sum() / total
 
 
-# the penalty lambda |z|_1 of each sample's codes (n, n_components, ...), as a tensor (n,)
+# ``penalty`` times |z|_1, for each sample's codes z (n, n_components, ...), as a tensor (n,)
 def _penalties(z, penalty):
     return penalty * z.abs().flatten(1).sum(1)
 
@@ -74,7 +74,8 @@ def _evaluate(
 ):
     """Encode a batch; return the codes (n, n_components) and the loss of each sample (n,).
 
-    All rules use it, see `_rule_of_objective` for the arguments. Without ``through_encoder`` the
+    All rules use it. ``batch`` has data and mask (`Samples`), ``encoder(dictionary, x, mask=mask)``
+    returns codes, and ``loss(decoded, x)`` the loss of each entry. Without ``through_encoder`` the
     codes are constants for autograd. Losses are sums over the known entries of a sample.
     """
     with torch.set_grad_enabled(through_encoder and torch.is_grad_enabled()):
@@ -130,8 +131,8 @@ def _rule_of_objective(
 
 ae_ls = partial(_rule_of_objective, penalised=False)
 ae_lasso = partial(_rule_of_objective)
-# `dec` keeps the penalty, so that its objective has it, too; the gradient has no term of the
-# penalty, since the codes are constants
+# `dec` keeps the penalty, so that its objective is that of the lasso; the gradient has no term of
+# the penalty, since the codes are constants
 dec = partial(_rule_of_objective, through_encoder=False)
 
 
@@ -139,16 +140,17 @@ dec = partial(_rule_of_objective, through_encoder=False)
 def noodl(dictionary, batch, *, encoder, penalty):  # -> Evaluation
     r"""Evaluate the rule of NOODL, with the derivative :math:`(D z - x)\,\text{sign}(z)^T`.
 
-    The arguments are those of `_rule_of_objective`; ``penalty`` has no effect. The surrogate has
-    this derivative, but its value means nothing.
+    ``batch`` and ``encoder`` are those of `_rule_of_objective`: `Samples`, and a function that
+    returns their codes. ``penalty`` has no effect. The surrogate has this derivative, but its value
+    means nothing.
     """
     with torch.no_grad():
         z, losses = _evaluate(dictionary, batch, encoder)
         residual = dictionary.synthesis(z) - batch.x
         residual = residual if batch.mask is None else residual * batch.mask
-    entries = (residual * dictionary.synthesis(z.sign())).flatten(1).sum(1)
+    terms = (residual * dictionary.synthesis(z.sign())).flatten(1).sum(1)
     weight = batch.weight
-    return Evaluation(average(entries, weight), average(losses, weight), losses, z)
+    return Evaluation(average(terms, weight), average(losses, weight), losses, z)
 
 
 GRADIENT_RULES = {"dec": dec, "ae-lasso": ae_lasso, "ae-ls": ae_ls, "noodl": noodl}
@@ -174,11 +176,11 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, **params):
     atoms : Tensor of shape (n_components, ...)
         The atoms to differentiate in.
     batch : Samples
-        The data, as in `_rule_of_objective`.
+        Data, mask and weights, as in `_rule_of_objective`.
     encoder : callable
-        As in `_rule_of_objective`. An encoder that solves the lasso may have a method
-        ``gradient(atoms, x, mask, through_encoder=...)``, which returns codes, losses and the
-        derivative of the mean loss, and replaces autograd, see
+        ``encoder(dictionary, x, mask=mask)`` returns codes. An encoder that solves the lasso may
+        have a method ``gradient(atoms, x, mask, through_encoder=...)``, which returns codes, losses
+        and the derivative of the mean loss, and replaces autograd, see
         `skpudle.lasso._implicit.lasso_gradient`. If the method returns None, autograd
         differentiates the codes that the encoder returns when it is called.
     **params
@@ -192,10 +194,11 @@ def differentiate(rule, dictionary, atoms, batch, *, encoder, **params):
         Objective, losses and codes, without a graph of autograd.
     """
     solve_and_differentiate = getattr(encoder, "gradient", None)
-    through = _THROUGH_LASSO.get(rule)
-    if solve_and_differentiate and through is not None and batch.weight is None:
+    through_encoder = _THROUGH_LASSO.get(rule)
+    # the method `gradient` takes no weights of samples
+    if solve_and_differentiate and through_encoder is not None and batch.weight is None:
         solution = solve_and_differentiate(
-            atoms.detach(), batch.x, batch.mask, through_encoder=through
+            atoms.detach(), batch.x, batch.mask, through_encoder=through_encoder
         )
         if solution is not None:
             codes, losses, gradient = solution

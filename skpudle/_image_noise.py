@@ -32,8 +32,8 @@ def _variance_of_details(x, scale):  # (n, n_channels, *size) -> (n,), int
 
     Details are the fourth differences along each axis: of pixels if ``scale`` is 1, of sums of two
     neighbouring pixels if it is 2. They are scaled so that white noise keeps its variance. The
-    estimate follows from the median magnitude of details in blocks of about 256. Return it with the
-    number of details of an image.
+    estimate follows from the median magnitude of details in blocks of about 256 details. Return the
+    estimate of each image, and the number of details of an image.
     """
     n_axes = x.ndim - 2
     details = x
@@ -54,9 +54,10 @@ def _variance_of_details(x, scale):  # (n, n_channels, *size) -> (n,), int
         details = details.unfold(axis, length, length)
     medians = details.abs().flatten(-n_axes).median(-1).values.flatten(1)
     # Noise is estimated from the lower quartile of the medians of blocks, which in white noise is
-    # below their mean: by 8.5 % with many blocks, by less with few. ``smooth`` corrects for that.
-    smooth = 1 - 0.085 * (1 - 1 / medians.shape[1])
-    deviation = medians.quantile(0.25, dim=1) / (MEDIAN_OF_NORMAL * smooth)
+    # below their mean: by 8.5 % with many blocks, by less with few. ``quartile_ratio`` is the
+    # quartile over the mean. MEDIAN_OF_NORMAL is the median magnitude at a standard deviation of 1.
+    quartile_ratio = 1 - 0.085 * (1 - 1 / medians.shape[1])
+    deviation = medians.quantile(0.25, dim=1) / (MEDIAN_OF_NORMAL * quartile_ratio)
     return deviation.square(), details[0].numel()
 
 
@@ -81,38 +82,39 @@ def estimate_noise(x, extent=None):  # (n, n_channels, *size), (n,) -> (n,)
     noise and, in photographs, some four times the texture or more. So a part of the excess of
     their variance is subtracted as texture, and a part of the range of the image.
 
-    The estimated variance is at most twice the variance that is left after the most possible
-    texture: up to twice the true variance, a weighted mean of a noisy image and its denoised image
-    is better than the noisy image. Texture as white as noise counts as noise: 1 in 16 noise-free
-    parts of 24 to 80 pixels, from a photograph of roofs and leaves, seems noisy.
+    The estimated variance is at most twice the variance that is left if as much as possible counts
+    as texture. An estimate of up to twice the true variance does little harm: a weighted mean of
+    a noisy image and its denoised image is then still better than the noisy image. Texture as white
+    as noise counts as noise: 1 in 16 noise-free parts of 24 to 80 pixels, from a photograph of
+    roofs and leaves, seems noisy.
     """
     fine, _ = _variance_of_details(x, 1)
     coarse, n_details = _variance_of_details(x, 2)
     # Fewer than 32 details are too few to tell noise from texture, so the estimate is 0.
     if n_details < 32:
         return torch.zeros_like(fine)
-    # The relative standard error of the variance that is estimated from n details of white noise.
-    # The factor 6 was measured, since neighbouring details are correlated.
+    # The relative standard error of the variance estimated from ``n_details`` of white noise. The
+    # factor 6 was measured, since neighbouring details are correlated.
     error = 6.0 / n_details**0.5
     # Fine details are differences of single pixels, coarse details of sums of two pixels. In white
     # noise both have the same variance. If fine details have more, beyond chance, the rest is not
     # white noise.
     fine = torch.minimum(fine, coarse * (1 + error))
     # Some texture is assumed in every image: a standard deviation of 0.008 times the image's range.
-    least = 0.008 * (extent_of(x) if extent is None else extent)
+    least_texture = 0.008 * (extent_of(x) if extent is None else extent)
 
-    # Return the variance of fine details without texture. The variance of texture is ``least``**2
+    # Return the variance of fine details without texture. Texture has the variance least_texture**2
     # plus ``fraction`` times the excess variance of coarse details over fine details. The fraction
     # ``doubt`` of the variance of coarse details may be chance, and is left out of the excess.
     def without_texture(fraction, doubt):  # float, float -> (n,)
         excess = (coarse * max(0.0, 1 - doubt) - fine).clamp_min(0)
-        return (fine - least.square() - fraction * excess).clamp_min(0)
+        return (fine - least_texture.square() - fraction * excess).clamp_min(0)
 
     # In photographs without noise coarse details have some 4 times the variance of fine details, an
     # excess of 3 times. So a third of the excess estimates the variance of fine texture: of 1,500
     # noise-free parts of a photograph 95 then seem noisy, and 217 with a half instead of a third.
     # At the most all of the excess is texture. Twice the variance that this would leave is the
-    # largest estimate, see the docstring.
+    # largest estimate, since up to twice the true variance does little harm.
     usual = without_texture(1 / 3, error / 2)
     return torch.minimum(usual, 2 * without_texture(1.0, error)).sqrt()
 
@@ -121,9 +123,10 @@ def estimate_noise_of_known(x, mask):  # (n, n_channels, *size) twice -> float
     """Estimate the standard deviation of white noise in images with missing pixels.
 
     ``mask`` is 0 where pixels are missing. Fourth differences along all axes, as in
-    `estimate_noise`, would need up to 125 known pixels. So the estimate is the median magnitude of
-    second differences, of three known neighbours along one axis: the smallest of all axes, since
-    structure adds to differences. It is 0 if no axis has 32 such differences.
+    `estimate_noise`, would need up to 5 known pixels along each axis, 125 in a volume. So the
+    estimate is the median magnitude of second differences, of three known neighbours along one
+    axis: the smallest of all axes, since structure adds to differences. It is 0 if no axis has 32
+    such differences.
     """
     deviations = []
     for axis in range(2, x.ndim):

@@ -31,24 +31,27 @@ from skpudle.search.problem import Problem
 def _fit_weighted(estimator, X, weight):
     """Fit an estimator with sample weights, (n_samples,) or None, and return it.
 
-    In a pipeline the weights go to all steps whose `fit` takes weights, if the last step is one of
-    them. Otherwise the estimator's `fit` raises an error, instead of learning a dictionary that
-    ignores the weights.
+    In a pipeline the weights go to all steps whose `fit` takes weights (``takers``), if the last
+    step is one of them. Otherwise they go to the estimator's own `fit`, which raises an error if it
+    takes none, instead of learning a dictionary that ignores the weights.
     """
     if weight is None:
         return estimator.fit(X)
     steps = getattr(estimator, "steps", [])
-    takes = [name for name, step in steps if has_fit_parameter(step, "sample_weight")]
-    if not takes or takes[-1] != steps[-1][0]:
+    takers = [name for name, step in steps if has_fit_parameter(step, "sample_weight")]
+    if not takers or takers[-1] != steps[-1][0]:
         return estimator.fit(X, sample_weight=weight)
-    return estimator.fit(X, **{f"{name}__sample_weight": weight for name in takes})
+    return estimator.fit(X, **{f"{name}__sample_weight": weight for name in takers})
 
 
 def _best_model(learner):  # fitted default learner -> "atoms", "factors" or "means"
     """Return what predicts hidden entries best: the atoms of a learner, factors, or means.
 
     Scores are R^2 of hidden entries. The means have the score 0, since the features are
-    standardised. Scores are NaN for few samples: then the atoms fill the gaps.
+    standardised. Factor analysis counts with one factor for two features (``dense_score``). Atoms
+    are useless if their score exceeds 0 by no more than chance (``tolerance``), for all numbers of
+    atoms or for all penalties that the search tried. Scores are NaN for few samples: then the atoms
+    fill the gaps.
     """
     factors = learner.factor_score_
     paths = [learner.size_path_, learner.penalty_path_]
@@ -61,6 +64,7 @@ def _best_model(learner):  # fitted default learner -> "atoms", "factors" or "me
 
 
 def _samples_of(rows):  # (n_samples, n_features), NaN where missing -> Samples
+    # Gaps of ``x`` are filled by column means, and marked by 0 in ``mask``.
     x, mask = split_missing(to_tensor(rows.astype(np.float64)))
     return Samples(x, mask)
 
@@ -68,12 +72,14 @@ def _samples_of(rows):  # (n_samples, n_features), NaN where missing -> Samples
 def _fit_factors(rows, weight):  # -> FactorModel
     """Fit factor analysis to standardised rows, with one factor for two features.
 
-    That number fills gaps better than one factor for an atom: atoms are fewer in tables that
-    factors predict better. ``weight`` (n_samples,) is the user's, or None.
+    This number of factors fills gaps better than one factor for each atom: in tables that factors
+    predict better than atoms, there are fewer atoms than half the features. ``rows`` are
+    (n_samples, n_features), NaN where missing, and ``weight`` (n_samples,) is the user's, or None.
     """
     samples = _samples_of(rows)
     if weight is not None:
         weight = check_sample_weight(weight, len(rows))
+    # `Problem` asks for a penalty of codes, 1.0, which factor analysis does not use.
     problem = Problem(samples.x, 1.0, mask=samples.mask, weight=weight)
     return fit_factors(problem, rows.shape[1] // 2)
 
@@ -204,6 +210,7 @@ class DictionaryImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             "atoms" if self.estimator is not None else _best_model(learner[-1])
         )
         if self.model_ == "factors":
+            # the rows of the default pipeline after its scaler, in units of standard deviations
             rows = learner[:-1].transform(X)
             self._factors = _fit_factors(rows, sample_weight)
         scaler = StandardScaler(with_std=False).fit(X, sample_weight=sample_weight)

@@ -71,11 +71,11 @@ def vertices(x, n_components, weight=None):
     basis = leading_directions(weight[:, None].sqrt() * x, n_components)
     rows = x @ basis.mT
     squares = rows.square().sum(1)
-    outside = float(weight @ x.square().sum(1) - weight @ squares)
+    energy_outside = float(weight @ x.square().sum(1) - weight @ squares)
     # the expected squared norm of a projected sample's noise, by the variance of the noise outside
     # of the leading singular vectors
     n_outside = (n - n_components) * (m - n_components)
-    noise = n_components * max(outside, 0.0) / max(n_outside, 1)
+    noise = n_components * max(energy_outside, 0.0) / max(n_outside, 1)
     # Samples are divided by their brightness, because otherwise bright mixtures would be taken for
     # pure samples: if the brightness varies by 60 %, the mean angle of the vertices to the planted
     # atoms would be 7 degrees instead of 0.4. Ten times `noise` is added to the square of the
@@ -102,20 +102,21 @@ def vertices(x, n_components, weight=None):
 def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of norm 1
     """Return samples, drawn at random without replacement and scaled to norm 1, as initial atoms.
 
-    No two atoms have the same direction, up to sign, since they would get the same updates and stay
-    equal. If there are too few directions, random directions complete the atoms. ``weight`` is (n,)
-    or None; with weights each sample is drawn from the remaining samples with probabilities in
-    proportion to weights, by the method of [1]_.
+    Samples of zeros are left out. No two atoms have the same direction, up to sign, since they
+    would get the same updates and stay equal. If there are too few directions, random directions
+    complete the atoms. ``weight`` is (n,) or None; with weights each sample is drawn from the
+    remaining samples with probabilities in proportion to weights, by the method of [1]_.
 
     .. [1] P. Efraimidis and P. Spirakis, "Weighted random sampling with a reservoir", Information
        Processing Letters 97, 2006.
     """
     # two atoms of norm 1 have the same direction, up to sign, if |cosine| is above this number
-    same = 1 - 16 * torch.finfo(x.dtype).eps
+    same_cosine = 1 - 16 * torch.finfo(x.dtype).eps
     rows = torch.linalg.vector_norm(x, dim=1).nonzero().squeeze(1)
     if weight is None:
         order = torch.randperm(len(rows), generator=generator, device="cpu")
     else:
+        # a row waits for a random time of mean 1 / weight, and rows are drawn in order of time
         waiting = torch.empty(len(rows), dtype=torch.float64)
         waiting.exponential_(generator=generator)
         order = (waiting / weight[rows].double().cpu()).argsort()
@@ -124,8 +125,8 @@ def _data(x, n_components, generator, weight):  # (n, m) -> (n_components, m) of
     for block in rows.split(max(2 * int(n_components), 64)):
         if len(atoms) < n_components:
             new = project_atoms(x[block])
-            repeats_new = (new @ new.mT).abs().triu(diagonal=1) > same
-            repeats_atom = (new @ atoms.mT).abs() > same
+            repeats_new = (new @ new.mT).abs().triu(diagonal=1) > same_cosine
+            repeats_atom = (new @ atoms.mT).abs() > same_cosine
             new = new[~(repeats_new.any(0) | repeats_atom.any(1))]
             atoms = torch.cat([atoms, new])[:n_components]
     rest = _random(x, n_components - len(atoms), generator)

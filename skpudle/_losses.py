@@ -211,7 +211,9 @@ class FromMeans:
         """Add the known entries of a batch, with the weights of samples; return this object.
 
         ``samples.x`` are the data (n, n_features), and ``samples.target`` is the exposure of the
-        samples, of a shape that broadcasts against the data; None stands for 1.
+        samples, of a shape that broadcasts against the data; None stands for 1. A count ``x`` of
+        exposure ``e`` has ``e`` times the deviance of ``x / e``, so it enters as ``x / e`` of
+        weight ``e``.
         """
         x = samples.x
         exposure = 1.0 if samples.target is None else samples.target
@@ -242,8 +244,12 @@ class FromMeans:
     def total(self):  # -> float
         """Return the total deviance of all batches.
 
-        A deviance of a column that is below its rounding error counts as zero.
+        A deviance of a column that is below its rounding error counts as zero. The error is
+        estimated by the machine precision times the square root of the number of entries times
+        their sum of deviances; for counts, whose deviance is a difference of terms of the size of
+        the mean, 1 plus the mean is added to the deviance of each entry.
         """
+        # weighted sums over entries: of 1, of x - reference and of the deviance from the reference
         size, above, deviance = self._sums
         mean = self._reference + above / torch.where(size > 0, size, 1.0)
         rounding = deviance + (0.0 if self._loss.is_quadratic else size * (1 + mean))

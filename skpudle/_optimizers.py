@@ -22,6 +22,9 @@ _NAMED = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 class Optimizer:
     """Base class: atoms with constraints, and the state by which a later fit goes on.
 
+    ``project(atoms)`` returns the nearest atoms inside the constraints, which the last ``n_free``
+    rows of ``atoms`` do not have.
+
     A subclass (`GradientOptimizer`, `SurrogateOptimizer`) has its state, tensors and numbers, in
     the dict ``_state``. `replace` relies on this: a tensor of the state that has the shape of the
     atoms has one row for each atom.
@@ -62,7 +65,7 @@ class Optimizer:
 
 
 class GradientOptimizer(Optimizer):
-    """An optimiser of `torch.optim`, each of whose steps a projection onto the constraints follows.
+    """An optimiser of `torch.optim`, with a projection onto the constraints after each step.
 
     Parameters
     ----------
@@ -78,7 +81,8 @@ class GradientOptimizer(Optimizer):
     n_free : int, default=0
         Number of rows at the end of ``atoms`` without constraints.
     unit : float, default=1.0
-        The optimiser of torch gets gradients divided by this number.
+        The optimiser of torch gets gradients divided by this number, so that their squares, which
+        Adam computes, stay in range.
     **params
         Further keyword arguments of ``make``.
     """
@@ -90,8 +94,8 @@ class GradientOptimizer(Optimizer):
         self._unit = unit
         self._optimizer = make([self.atoms], lr=learning_rate, **params)
         # Most optimisers of torch make their state in the first step, but some, such as Adagrad,
-        # make it at once. With an empty saved state `load` needs that state.
-        self._start = self.state()
+        # make it at once. If `load` gets an empty state, it loads this one.
+        self._first_state = self.state()
 
     @property
     def _state(self):
@@ -105,7 +109,7 @@ class GradientOptimizer(Optimizer):
         """
         self.atoms.copy_(atoms)
         # only the state of the atoms, parameter number 0, changes; the learning rate and so on stay
-        state = {"state": {0: deepcopy(state or self._start)}}
+        state = {"state": {0: deepcopy(state or self._first_state)}}
         self._optimizer.load_state_dict(self._optimizer.state_dict() | state)
 
     @torch.no_grad()
@@ -142,7 +146,8 @@ class SurrogateOptimizer(Optimizer):
     n_free : int, default=0
         Number of rows at the end of ``atoms`` without constraints.
     curvature : float, default=1.0
-        Largest second derivative of the loss in the reconstruction; 1 for least squares.
+        Largest second derivative of the loss in the reconstruction; 1 for least squares. In
+        :math:`B_b` the gradient is divided by it.
 
     Attributes
     ----------
@@ -180,7 +185,7 @@ class SurrogateOptimizer(Optimizer):
         curvature=1.0,
     ):
         super().__init__(atoms, project, n_free)
-        self._per_curvature = 1 / curvature
+        self._inverse_curvature = 1 / curvature
         self._state = self._fresh_state()
 
     @torch.no_grad()
@@ -226,27 +231,30 @@ class SurrogateOptimizer(Optimizer):
         atoms = self.atoms
         state = self._state
         n_samples = codes.new_full((), len(codes))
-        n_used = (codes != 0).sum()
+        n_nonzero = (codes != 0).sum()
         if weight is not None:
             n_samples = weight.sum()
-            n_used = (weight[:, None] * (codes != 0)).sum()
+            n_nonzero = (weight[:, None] * (codes != 0)).sum()
             codes = codes * weight[:, None].sqrt()
         curvature = codes.mT @ codes
         pull = codes.mT @ (codes @ atoms)
         energy = codes.square().sum()
         if total is not None:
-            n_samples, n_used, energy, curvature, pull = total(
-                n_samples, n_used, energy, curvature, pull
+            n_samples, n_nonzero, energy, curvature, pull = total(
+                n_samples, n_nonzero, energy, curvature, pull
             )
-        keep = self._age(n_samples)
-        state["uses"] = keep * state["uses"] + torch.stack([energy, n_used.to(energy)])
-        state["curvature"].mul_(keep).add_(curvature)
-        state["pull"].mul_(keep).add_(pull).sub_(
-            n_samples * gradient, alpha=self._per_curvature
+        decay = self._age(n_samples)
+        # sum of squares, and number, of the nonzero codes of all batches
+        state["uses"] = decay * state["uses"] + torch.stack(
+            [energy, n_nonzero.to(energy)]
         )
-        # mean square of the nonzero codes so far; 0 / 0 is NaN if there were none
-        one_use = (state["uses"][0] / state["uses"][1]).nan_to_num(0.0)
-        atoms.copy_(self._minimize(atoms, self.anchor * one_use))
+        state["curvature"].mul_(decay).add_(curvature)
+        state["pull"].mul_(decay).add_(pull).sub_(
+            n_samples * gradient, alpha=self._inverse_curvature
+        )
+        # 0 / 0 is NaN if there was no nonzero code so far
+        mean_square = (state["uses"][0] / state["uses"][1]).nan_to_num(0.0)
+        atoms.copy_(self._minimize(atoms, self.anchor * mean_square))
 
     def _age(self, n_samples):  # -> scalar tensor, from 0 to 1
         """Count a batch of ``n_samples``, a scalar tensor; return the decay of earlier batches.
@@ -265,40 +273,41 @@ class SurrogateOptimizer(Optimizer):
         exponent = exponent.clamp(3.0, self.forgetting)
         return (1 - 1 / n_updates) ** (relative_size * exponent)
 
-    def _minimize(self, now, weight):  # -> the shape of now
+    def _minimize(self, now, rho):  # -> the shape of now
         """Return atoms with a lower value of the quadratic model, by one sweep over all atoms.
 
         The sweep takes block after block, and each block uses the new values of earlier blocks.
-        ``now`` are the atoms before the update, and ``weight`` is rho of the model.
+        ``now`` are the atoms before the update. ``rho``, a scalar tensor, is the weight of the term
+        ``rho / 2 |atoms - now|^2`` of the model, which keeps atoms near ``now``.
         """
         atoms = now.clone()
         curvature = self._state["curvature"]
         pull = self._state["pull"]
         for first in range(0, len(atoms), _ATOMS_AT_ONCE):
             rows = slice(first, min(first + _ATOMS_AT_ONCE, len(atoms)))
-            inner = curvature[rows, rows].clone()
-            inner.diagonal().add_(weight)
+            block_curvature = curvature[rows, rows].clone()
+            block_curvature.diagonal().add_(rho)
             # minus the derivative of the model in the block; the term with rho has none at `now`
             slope = torch.addmm(pull[rows], curvature[rows], atoms, alpha=-1)
-            # Let A be `inner`, and c a bound of the largest eigenvalue of A after A is scaled to
-            # unit diagonal. Then c diag(A) - A is positive semidefinite, so a gradient step lowers
-            # the model if atom j has the step size 1 / (c A_jj). Each atom has one step size for
-            # all its features: otherwise its projection would not minimise, inside the constraints,
-            # the bound of the model that the step minimises. The largest row sum and the Frobenius
-            # norm of the scaled matrix both bound the eigenvalue.
-            diagonal = inner.diagonal().clamp_min(torch.finfo(now.dtype).tiny)
+            # Let A be `block_curvature`, and c a bound of the largest eigenvalue of A after A is
+            # scaled to unit diagonal. Then c diag(A) - A is positive semidefinite, so a gradient
+            # step lowers the model if atom j has the step size 1 / (c A_jj). Each atom has one step
+            # size for all its features: otherwise its projection would not minimise, inside the
+            # constraints, the bound of the model that the step minimises. The largest row sum and
+            # the Frobenius norm of the scaled matrix both bound the eigenvalue.
+            diagonal = block_curvature.diagonal().clamp_min(torch.finfo(now.dtype).tiny)
             scale = diagonal.rsqrt()
-            scaled = (scale[:, None] * inner * scale).abs()
+            scaled = (scale[:, None] * block_curvature * scale).abs()
             bound = torch.minimum(scaled.sum(1).max(), torch.linalg.matrix_norm(scaled))
             # no bound is below 1, because the scaled diagonal is 1; only without codes it is 0
             bound = bound.clamp_min(1)
             steps = (1 / (bound * diagonal))[:, None]
-            block = before = atoms[rows]
+            block = previous = atoms[rows]
             for i in range(self.n_inner):
                 if i:
-                    slope.addmm_(inner, block - before, alpha=-1)
+                    slope.addmm_(block_curvature, block - previous, alpha=-1)
                 moved = torch.addcmul(block, steps, slope)
-                before = block
+                previous = block
                 block = self._constrain(moved, len(atoms) - rows.stop)
             atoms[rows] = block
         return atoms
@@ -307,7 +316,8 @@ class SurrogateOptimizer(Optimizer):
     def replace(self, rows, atoms):  # (n_rows,) integers, (n_rows, n_features)
         """Overwrite some ``rows`` by ``atoms``, projected; remove the old atoms from the model.
 
-        The model has rows of ``pull`` (B), and rows and columns of ``curvature`` (A), for an atom.
+        An atom has a row of ``pull`` (B), and a row and a column of ``curvature`` (A); they become
+        zero.
         """
         super().replace(rows, atoms)
         self._state["curvature"][rows] = 0
@@ -321,9 +331,9 @@ class SurrogateOptimizer(Optimizer):
             "pull": torch.zeros_like(atoms),
             "n_updates": torch.tensor(0, device="cpu"),
             "n_samples": atoms.new_zeros(()),
-            # Sum of squares, and number, of the nonzero codes of all batches. Earlier batches lose
-            # weight, as in "curvature" and "pull". If the latest batch alone counted, a batch of
-            # small codes would weaken the anchor of all atoms.
+            # Sum of squares, and number, of the nonzero codes of all batches. The weight of earlier
+            # batches decays, as in "curvature" and "pull". If the latest batch alone counted, a
+            # batch of small codes would weaken the anchor of all atoms.
             "uses": atoms.new_zeros(2),
         }
 
@@ -366,8 +376,8 @@ def make_optimizer(
     if name == "surrogate":
         return SurrogateOptimizer(atoms, project, n_free, curvature=curvature)
     make = _NAMED[name] if isinstance(name, str) else name
-    call = make if isinstance(make, partial) else partial(make)
-    params = call.keywords
+    as_partial = make if isinstance(make, partial) else partial(make)
+    params = as_partial.keywords
     if learning_rate is not None and "lr" in params:
         raise ValueError(
             f"optimizer={name!r:.200} has an lr. Pass it as the learner's learning_rate instead."
@@ -375,13 +385,13 @@ def make_optimizer(
     # None comes from learners without a parameter `learning_rate`; the callable's `lr` then counts
     rate = params.get("lr", 1e-3) if learning_rate is None else learning_rate
     of_adam = {}
-    if call.func is torch.optim.Adam:
+    if as_partial.func is torch.optim.Adam:
         # Gradients are divided by `unit`, because Adam squares them, and squares could leave the
         # range of float32. Adam is fused, which is fastest, unless the user has chosen by `fused`
         # or `foreach`; torch raises an error if both are True.
         unit = data_scale or 1.0
-        in_units = params.keys() & {"eps", "weight_decay"}
-        of_adam = {"unit": unit} | {name: params[name] / unit for name in in_units}
+        scaled = params.keys() & {"eps", "weight_decay"}
+        of_adam = {"unit": unit} | {name: params[name] / unit for name in scaled}
         if "fused" not in params:
             of_adam["fused"] = "foreach" not in params
     return GradientOptimizer(

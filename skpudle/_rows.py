@@ -9,7 +9,7 @@ from torch import Tensor
 from skpudle._compilation import blocks_of_rows
 
 # Features are cut into this number of groups, and each turn of a prediction hides one group. In
-# images each turn hides one pixel in this number.
+# images each turn hides one pixel out of this number.
 N_GROUPS = 10
 # The median modulus of a standard normal variable: a median distance divided by this number is a
 # standard deviation.
@@ -102,7 +102,7 @@ def draw_rows(n_rows, n_drawn, weight=None):  # -> (n_distinct,), (n_distinct,) 
 
 
 def own(*tensors):  # -> the same tuple
-    """Return the tensors unchanged: the function ``total`` of a fit in a single process."""
+    """Return the tensors unchanged: they are the sums over all processes if there is only one."""
     return tensors
 
 
@@ -116,6 +116,7 @@ def hash_rows(x, mask=None):  # -> (n,) int64, on the CPU
     `match_equal_rows`.
     """
     x = x.flatten(1)
+    # the 32-bit numbers in a row
     n_numbers = x.shape[1] * x.element_size() // 4
     generator = torch.Generator().manual_seed(0)
     factors = torch.randint(
@@ -184,7 +185,7 @@ def hide_in_turn(first):  # (n_features,) -> list of (seen, hidden)
     group = torch.empty_like(order)
     for number, part in enumerate(parts):
         group[part] = number
-    group = group[first]
+    group = group[first]  # copies of a feature join its group
     numbers = group.unique()
     turns = []
     for number in numbers:

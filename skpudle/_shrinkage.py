@@ -23,13 +23,14 @@ def _number(level):  # -> float or None
     """Return the tensor ``level`` as a number, for which torch's functions are faster.
 
     Return None for several levels, and for a level on a GPU, since the host would have to wait for
-    the number.
+    the number: the callers then compute with the tensor.
     """
     return level.item() if level.numel() == 1 and level.device.type == "cpu" else None
 
 
-# `_soft_` and `_hard_` overwrite the tensor v with its shrunk values and return it. `scratch` is
-# memory of the shape of v that they may overwrite, see `shrink`.
+# `_soft_` and `_hard_` overwrite the tensor v with its shrunk values and return it. `level` is a
+# tensor that broadcasts against v. `scratch` is memory of the shape of v that they may overwrite,
+# or None. With `positive` the results are at least 0.
 def _soft_(v, level, scratch, *, positive):
     if positive:
         return v.sub_(level).clamp_min_(0)

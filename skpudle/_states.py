@@ -23,7 +23,8 @@ class Prediction(NamedTuple):
     total : float
         The sum of the errors over all parts of all processes.
     index : int
-        Index of the penalty of the codes: it is ``2 ** (index / 2)`` times ``HeldOut.alpha``.
+        Index of the penalty of the codes: the penalty is ``2 ** (index / 2)`` times the penalty of
+        the search, ``HeldOut.alpha``.
     debias : float
         The part of the lasso's bias that is removed from the codes, from 0 to 1.
     """
@@ -130,14 +131,14 @@ class Coding(NamedTuple):
     Attributes
     ----------
     alpha : float
-        Penalty of the lasso, in the units of the problem.
+        Penalty of the lasso, in the units of the problem or, after `in_units`, of the user.
     debias : float
         Part of the lasso's bias to remove, from 0 to 1: codes move by this part of the way from
         the lasso's codes towards least squares on their support.
     n_entries : float
-        Mean number of nonzero codes in a row; NaN unless the user has asked for a number.
+        Mean number of nonzero codes in a row; None unless the user has asked for a number.
     noise_std : float
-        Standard deviation of the noise, estimated from residuals; NaN if it is unknown.
+        Standard deviation of the noise, estimated from residuals; None if it is unknown.
     """
 
     alpha: float
@@ -164,7 +165,7 @@ class SearchState:
     atoms : Tensor of shape (n_components, ...)
         The atoms of ``coded``, of norm 1.
     alpha : float
-        The penalty of the atoms, in the units of the problem.
+        The penalty at which the atoms were found, in the units of the problem.
     losses : tuple of float
         The mean over samples of :math:`\frac12 \|x - z D\|^2` in every epoch, in the user's units.
     path : PenaltyPath, default=None
@@ -191,17 +192,18 @@ class SearchState:
 class Held(NamedTuple):
     """What a stream remembers of earlier rows: the atoms, and how much earlier rows need each atom.
 
-    It acts on the next block as a penalty on steps away from ``atoms``, see the module.
+    It acts on the next block as a penalty on steps away from ``atoms``: for each atom half of its
+    ``energy`` times the squared step.
 
     Attributes
     ----------
     atoms : Tensor of shape (n_atoms, n_features)
         Unit atoms after the earlier rows.
     energy : Tensor of shape (n_atoms,)
-        For each atom the weighted sum of its squared codes in earlier rows, the factor of the
-        penalty.
+        For each atom the weighted sum of its squared codes in earlier rows.
     cost : Tensor of shape (n_atoms,)
-        For each atom the weighted sum over earlier blocks of the rise of the objective without it.
+        For each atom the weighted sum, over earlier blocks, of the rise of the objective if the
+        atom were removed.
     """
 
     atoms: Tensor
@@ -243,7 +245,7 @@ class Held(NamedTuple):
         )
 
     def of_atoms(self, kept):  # (n_atoms,) bool -> Held
-        """Return the entries of the atoms that ``kept`` marks."""
+        """Return a `Held` of the atoms that ``kept`` marks, with their energies and costs."""
         return Held(self.atoms[kept], self.energy[kept], self.cost[kept])
 
 
@@ -255,14 +257,16 @@ class StreamState(NamedTuple):
     held : Held
         The atoms, and how much earlier rows need each of them.
     weight : float
-        Sum of the present weights of the rows so far, after forgetting.
+        Sum of the present weights of the rows so far; a row loses weight when later rows come.
     n_rows : float
         Number of rows so far in all processes, each as often as its sample weight says.
     mean : float
-        Mean objective of a row over all rows so far, each before the atoms adapted to its block.
+        Mean objective of a row, over all rows so far, each taken before the atoms adapted to its
+        block.
     n_splits : int
-        Largest number of atoms that the next round adds; 0 if rounds have ended, until a block
-        surprises.
+        Rounds add new atoms to leave local minima, and remove as many. This is the largest number
+        that the next round adds; 0 if rounds have ended, until the objective of a block is well
+        above that of earlier blocks.
     n_blocks : int
         Number of blocks so far.
     loss : float

@@ -20,11 +20,11 @@ from skpudle._operators._atoms import atom_norms
 from skpudle._rows import gaps_in, hide_in_turn
 from skpudle.lasso._solve import lasso_path, solve_lasso
 
-# Where noise is low, an error of an entry costs the lasso of `usual_entries` this factor times the
-# penalty of a unit atom's code, so that atoms rather than errors explain a row. With the factor 1
-# rows without outliers are taken for outliers in three data sets, and fits have errors of 1.2 to
-# 3.4 times the noise; with 1.5 they have 0.5 to 0.7 times the noise. With 3 atoms learn the planted
-# spikes, large errors of single entries.
+# Where noise is low, the error of an entry costs the lasso of `usual_entries` at least this factor
+# times the penalty of a unit atom's code, so that atoms rather than errors explain a row. With the
+# factor 1 rows without outliers are taken for outliers in three data sets, and fits have errors of
+# 1.2 to 3.4 times the noise; with 1.5 they have 0.5 to 0.7 times the noise. With 3 atoms learn the
+# planted spikes, large errors of single entries.
 _DEARER = 1.5
 # A row is long, and so a suspect, if its norm is more than 3 times the median norm. Few rows
 # without outliers are as long: the norm of a row with k normal codes has a relative standard
@@ -45,7 +45,10 @@ _PENALTIES_OF_ROWS = 1.0, 0.5, 0.25
 
 
 class LassoCoder(NamedTuple):
-    """What codes rows by the lasso: atoms of norm 1 (p, m), the penalty, and the sign of codes."""
+    """What codes rows by the lasso: atoms of norm 1 (p, m), and the penalty ``alpha``.
+
+    ``positive`` is whether codes are non-negative. Rows are (n, m).
+    """
 
     atoms: Tensor
     alpha: float
@@ -79,7 +82,7 @@ class LassoCoder(NamedTuple):
         A row with little noise needs a smaller penalty, since an atom that its codes miss would
         count as noise. So each row is coded at the three penalties of ``_PENALTIES_OF_ROWS``. Its
         codes are the ones with the least extended Bayesian information criterion (reference [1] of
-        the module), which allows for the choice of ``k`` nonzero codes among ``p`` atoms. At the
+        the module), which allows for the choice of a few nonzero codes among all atoms. At the
         two smaller penalties codes are excluded if the number of nonzero codes exceeds half of the
         number of known entries of the row.
 
@@ -95,28 +98,30 @@ class LassoCoder(NamedTuple):
         n_free : Tensor of shape (n,)
             Degrees of freedom: entries that count minus nonzero codes, at least 1.
         """
-        n = mask.sum(1)
-        best = torch.full_like(x[:, 0], inf)
-        variances = torch.zeros_like(best)
-        n_free = torch.zeros_like(best)
-        log_of_choices = (n.clamp_min(1) * len(self.atoms) ** 2).log()
+        n_known = mask.sum(1)
+        least = torch.full_like(x[:, 0], inf)
+        variances = torch.zeros_like(least)
+        n_free = torch.zeros_like(least)
+        # what each nonzero code adds to the criterion
+        cost = (n_known.clamp_min(1) * len(self.atoms) ** 2).log()
         for factor in _PENALTIES_OF_ROWS:
             coder = self._replace(alpha=factor * self.alpha)
-            residuals, k = coder.residuals(x, mask)
+            residuals, n_codes = coder.residuals(x, mask)
             squares = residuals.square().sum(1)
-            criterion = n * squares.clamp_min(1e-300).log() + k * log_of_choices
-            better = (criterion < best) & (k <= n / 2) | (n_free == 0)
-            best = torch.where(better, criterion, best)
-            n_free = torch.where(better, (n - k).clamp_min(1), n_free)
-            variances = torch.where(better, squares / n_free, variances)
+            criterion = n_known * squares.clamp_min(1e-300).log() + n_codes * cost
+            # ``n_free`` is 0 before the first penalty, whose codes are taken in any case
+            is_better = (criterion < least) & (n_codes <= n_known / 2) | (n_free == 0)
+            least = torch.where(is_better, criterion, least)
+            n_free = torch.where(is_better, (n_known - n_codes).clamp_min(1), n_free)
+            variances = torch.where(is_better, squares / n_free, variances)
         return variances, n_free
 
     def usual_entries(self, x, mask, limit):  # -> (n, m)
         """Mark the known entries that are not outliers: with errors up to ``limit`` (m,).
 
         The lasso of the rows ``x`` (n, m), with their ``mask`` (n, m), solves for codes of the
-        atoms and for an error of each entry, as `skpudle.search.learn_units` explains; then codes
-        and errors are freed of the lasso's bias. The penalty of codes is ``alpha``, but at most the
+        atoms and for an error of each entry. The penalty of an error is its limit. Then codes and
+        errors are freed of the lasso's bias. The penalty of codes is ``alpha``, but at most the
         least limit over 1.5: where noise is low, a code would otherwise cost more than errors of
         all entries.
         """
@@ -135,8 +140,10 @@ class LassoCoder(NamedTuple):
             debias=1.0,
         )
         codes = codes[:, len(self.atoms) :].reshape(len(x), -1, len(own))
-        errors = codes.abs().amax(1)
-        return mask * (errors * alpha <= limit.square())
+        # (n, m): an entry has one code, or one for each sign, of which the larger counts
+        error_codes = codes.abs().amax(1)
+        # an error is its code times alpha / limit
+        return mask * (error_codes * alpha <= limit.square())
 
     def outlying_rows(self, x, mask, median_norm):  # -> (n,) bool
         """Mark outlying rows, which a fit leaves out: long, and not predicted by the atoms.
@@ -149,7 +156,7 @@ class LassoCoder(NamedTuple):
         is_long = squares > (LONG * median_norm) ** 2 * mask.sum(1)
         long = x[is_long]
         mask = mask[is_long]
-        # Long rows are scaled to the median length, because the penalty is for such rows.
+        # Long rows are scaled to the median length, because the penalty suits rows of this length.
         factors = (mask.sum(1) / squares[is_long]).sqrt()
         long = long * median_norm * factors[:, None]
         errors, _ = self.predict_hidden(long, mask)
@@ -197,6 +204,7 @@ class LassoCoder(NamedTuple):
                 positive=self.positive,
                 mask=gaps_in(mask[:, seen]),
             )
+            # first the lasso's codes at all penalties, then least squares on their supports
             predictions[:, :, hidden] = torch.cat(paths) @ self.atoms[:, hidden]
         errors = (x - predictions).square() * (mask if judged is None else judged)
         best = int(errors.sum((1, 2)).argmin())
@@ -218,7 +226,8 @@ class RowNoise(NamedTuple):
         Mean and variance, over rows, of the logarithm of a row's noise variance, to which the
         estimate for a new row is shrunk.
     least : float
-        The smallest noise of a row, over the geometric mean.
+        The smallest noise of a row, divided by the geometric mean of the noise of rows. The noise
+        of a new row is not estimated below it.
     """
 
     mean: float
@@ -252,7 +261,7 @@ class Units:
         Atoms of norm 1, in units of the noise. Their codes decide on the noise of a row and on
         outliers.
     alpha : float, default=None
-        Penalty of the codes of ``atoms``.
+        Penalty of the codes of ``atoms``, for rows in units of the noise of features.
     positive_code : bool, default=False
         Whether the codes of ``atoms`` are non-negative.
     """
@@ -358,9 +367,12 @@ class Units:
             mean, variance, least = self.row_noise
             variances, n_free = coder.noise_variances(y, usual)
             logs = variances.clamp_min(1e-300).log() + 2 * log(unit) - mean
-            # half of the logarithm, shrunk as far as its sampling error explains it
+            # The noise is the root of the variance, so its logarithm is half as large. The
+            # difference from the mean over rows shrinks the more, the larger the sampling variance
+            # of the logarithm, 2 / n_free, is.
             logs = 0.5 * variance / (variance + 2 / n_free) * logs
             scale = logs.exp().clamp_min(least)[:, None]
+            # nothing is known of the noise of a row without known entries
             scale = torch.where(usual.any(1, keepdim=True), scale, 1.0)
         if self.limit is not None:
             usual = coder.usual_entries(y, usual, self.limit.to(y) / unit)
@@ -372,7 +384,7 @@ class Units:
     def of_features(self, features):  # numbers of features or a mask -> Units
         """Return the units of the chosen features: their baselines, noise and limits.
 
-        So rows can be coded by their visible features alone, when scores hide features in turn.
+        With them rows are coded by their visible features alone, when scores hide features in turn.
         ``atoms`` are not cut; callers set them.
         """
 
@@ -405,15 +417,17 @@ class Units:
         return _with_norms(atoms / self.scale.to(atoms), atoms)
 
     def gains(self, atoms):  # (p, n_features) in the user's units -> (p,)
-        """Return for each atom the factor that turns its code in user's units into units of noise.
+        """Return for each atom the factor from its code in the user's units to units of the noise.
 
         A code and its atom change together: `to_user` keeps the norm of an atom while features are
         rescaled, so the code must change by the ratio of the norms.
         """
         if self.scale is None:
             return atoms.new_ones(len(atoms))
+        # an atom of zeros has the factor 1
         gains = atom_norms(atoms / self.scale.to(atoms)) / atom_norms(atoms)
         return gains.nan_to_num(1.0, 1.0).flatten()
 
 
-CENTRED = Units()  # the units of data with equal noise, without baseline and outliers
+# the units of data whose noise has one standard deviation, without baseline and outliers
+CENTRED = Units()

@@ -139,12 +139,13 @@ def make_dictionary_data(
     n_signs = {"entry": n_nonzero, "sample": 1, None: 0}[sign]
     if n_signs:
         values *= random_state.choice([-1.0, 1.0], size=(n_samples, n_signs))
-    rows = np.arange(0, supports.size + 1, n_nonzero)
+    starts = np.arange(0, supports.size + 1, n_nonzero)
     code = csr_array(
-        (values.ravel(), supports.ravel(), rows), shape=(n_samples, len(dictionary))
+        (values.ravel(), supports.ravel(), starts), shape=(n_samples, len(dictionary))
     )
     data = code @ dictionary
     if snr_db is not None:
+        # The norm of the noise is that of the data times 10 ** (-snr_db / 20).
         noise = random_state.standard_normal(data.shape)
         noise *= np.linalg.norm(data) / np.linalg.norm(noise) * 10 ** (-snr_db / 20)
         data += noise
@@ -293,21 +294,21 @@ def extract_patches(
         np.lib.stride_tricks.sliding_window_view(image, patch_size) for image in images
     ]
     # The positions of patches are numbered through all images: those of image i are the numbers
-    # from starts[i] to starts[i + 1] - 1.
+    # from starts[i] to starts[i + 1] - 1. ``image_number`` has i + 1 for each position.
     starts = np.cumsum([0, *(math.prod(window.shape[:2]) for window in windows)])
-    places = np.arange(starts[-1])
+    positions = np.arange(starts[-1])
     if n_patches is not None:
-        places = sample_without_replacement(
-            len(places), n_patches, random_state=random_state
+        positions = sample_without_replacement(
+            len(positions), n_patches, random_state=random_state
         )
-    patches = np.empty((len(places), height, width))
-    number = starts.searchsorted(places, "right")
+    patches = np.empty((len(positions), height, width))
+    image_number = starts.searchsorted(positions, "right")
     for i, window in enumerate(windows):
-        inside = number == i + 1
+        inside = image_number == i + 1
         patches[inside] = window[
-            np.unravel_index(places[inside] - starts[i], window.shape[:2])
+            np.unravel_index(positions[inside] - starts[i], window.shape[:2])
         ]
-    patches = patches.reshape(len(places), -1)
+    patches = patches.reshape(len(positions), -1)
     if center:
         # A patch of one grey level has to become exactly zero: rounding errors of its mean would be
         # scaled to norm 1 below.

@@ -65,11 +65,11 @@ def _merge(codes, correlation):
     ``codes`` (n_positions,) are the atom's codes, and ``correlation`` (n_shifts,) is the result of
     `_autocorrelation`. Each event is a pair: the index of its position, and its amplitude.
     """
-    # Two codes are one event if their copies of the atom correlate by at least 0.7, as copies do
-    # that are fewer than ``reach`` positions apart. In simulated EEG with noise of 0 dB the
-    # fraction of the true events that are found is 0.957, 0.966 and 0.973 with limits of 0.5, 0.7
-    # and 0.8 (benchmarks/bench_waveforms.py). With 0.8, however, some beats of an electrocardiogram
-    # with noise of 0 dB count twice.
+    # Two codes are one event if their copies of the atom correlate by at least 0.7. ``reach`` is
+    # the smallest distance in positions at which copies correlate less. In simulated EEG with noise
+    # of 0 dB the fraction of the true events that are found is 0.957, 0.966 and 0.973 with limits
+    # of 0.5, 0.7 and 0.8 (benchmarks/bench_waveforms.py). With 0.8, however, some beats of an
+    # electrocardiogram with noise of 0 dB count twice.
     reach = int(np.argmin(np.append(correlation, 0.0) >= 0.7))
     codes = codes.copy()
     order = np.argsort(-np.abs(codes), kind="stable")
@@ -200,19 +200,21 @@ def find_events(
     X = found_learner.prepare(X)
     _, (stride,) = geometry_of(learner)
     codes, signals = encode_samples(_at_level_of_noise(learner, X), X)
+    # the codes (n_positions, n_components) of each signal
     maps = np.split(codes.astype(np.float64), np.flatnonzero(np.diff(signals)) + 1)
     atoms = learner.components_
     events = []
     for number, (atom, peak) in enumerate(zip(atoms, find_peaks(atoms))):
         correlation = _autocorrelation(atom, stride)
-        own = [
+        of_atom = [
             (signal, (position * stride + peak) / rate, number, amplitude)
             for signal, codes in enumerate(maps)
             for position, amplitude in _merge(codes[:, number], correlation)
         ]
-        if own:
-            smallest = least * _typical([amplitude for *_, amplitude in own])
-            events += [event for event in own if abs(event[3]) >= smallest]
+        # an event is a tuple (signal, time, atom, amplitude)
+        if of_atom:
+            smallest = least * _typical([amplitude for *_, amplitude in of_atom])
+            events += [event for event in of_atom if abs(event[3]) >= smallest]
     fields = [
         ("signal", np.int64),
         ("time", np.int64 if sampling_rate is None else np.float64),

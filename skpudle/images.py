@@ -60,10 +60,11 @@ def _read_image(
 def _extended(
     x, patch_size, stride
 ):  # (1, c, height, width) -> (height, width, c), larger
-    """Extend an image by reflection to the least size that patches cover exactly.
+    """Extend an image by reflection, so that the last patches end where it ends.
 
-    ``patch_size`` is (height, width) of a patch; patches begin at every ``stride``-th pixel of
-    both axes.
+    The new size is that of a patch plus the least multiple of ``stride`` that suffices.
+    ``patch_size`` is (height, width) of a patch; patches begin at every ``stride``-th pixel of both
+    axes.
 
     Raises
     ------
@@ -73,9 +74,9 @@ def _extended(
     check_scalar(stride, "stride", Integral, min_val=1)
     check_scalar(min(patch_size), "patch_size", Integral, min_val=1)
     positions = covering_positions(x.shape[2:], patch_size, (stride, stride))
-    ends = zip(positions, patch_size, x.shape[2:], strict=True)
-    after = [(n - 1) * stride + k - length for n, k, length in ends]
-    return extend(x, [0, 0], after)[0].movedim(0, -1).contiguous()
+    axes = zip(positions, patch_size, x.shape[2:], strict=True)
+    added = [(n - 1) * stride + size - length for n, size, length in axes]
+    return extend(x, [0, 0], added)[0].movedim(0, -1).contiguous()
 
 
 def _pixels_of_patches(
@@ -105,10 +106,11 @@ def _mean_of_patches(x, first, within, denoise):  # (height, width, c) -> the sa
     pixel in no patch, or in patches of weight 0 only, is NaN.
     """
     sums = x.new_zeros(2, x.numel())
+    # ``sums`` has for each pixel the sum of its weighted values, and the sum of its weights.
     for part in first.split(_PATCHES.get(x.device.type, 4096)):
         pixels = part[:, None] + within
-        for whole, values in zip(sums, denoise(x.flatten()[pixels]), strict=True):
-            whole.index_add_(0, pixels.flatten(), values.flatten())
+        for total, values in zip(sums, denoise(x.flatten()[pixels]), strict=True):
+            total.index_add_(0, pixels.flatten(), values.flatten())
     return (sums[0] / sums[1]).view(x.shape)
 
 
@@ -183,12 +185,13 @@ def reconstruct(
     rows = to_tensor(check_rows(patches, allow_nan=True))
     patch_size = sizes(patch_size, 2)
     height, width, n_channels = (*image_shape, 1)[:3]
+    # Only the shape of the extended image is needed, from which `extract` has cut the patches.
     x = _extended(rows.new_zeros(1, n_channels, height, width), patch_size, stride)
     first, within = _pixels_of_patches(x, patch_size, stride)
     pixels = (first[:, None] + within).flatten()
     total = torch.bincount(pixels, rows.flatten(), x.numel())
-    n_patches = torch.bincount(pixels, None, x.numel())
-    image = (total / n_patches).view(x.shape)[:height, :width]
+    n_values = torch.bincount(pixels, None, x.numel())
+    image = (total / n_values).view(x.shape)[:height, :width]
     return like_input(image if image_shape[2:] else image[..., 0], patches)
 
 
@@ -207,13 +210,13 @@ def _denoise_rows(
     patches : Tensor of shape (n_patches, n_pixels * n_channels)
         Noisy patches; NaN marks a missing pixel.
     learner : transformer
-        As in `denoise_patches`.
+        Codes patches without their means, and reconstructs the patches from the codes.
     like : array-like or Tensor
         The user's image: the learner gets a tensor if the image is a tensor, else an array.
     n_channels : int
         Number of channels, whose means are subtracted from each patch before it is coded.
     weights : {"sparsity", "equal"}
-        As in `denoise_patches`.
+        "sparsity" gives a patch the weight 1 / (1 + its number of nonzero codes), "equal" 1.
 
     Returns
     -------
@@ -347,14 +350,15 @@ def _shrink_cosines(
 
     The patches have 8 x 8 pixels of one channel, and ``noise_std`` is a float. All weights are 1.
     """
-    waves = dct(np.eye(_SIDE), norm="ortho", axis=0)
-    waves = to_tensor(np.kron(waves, waves)).to(patches)
-    codes = patches @ waves.mT
+    # The rows of ``cosines`` are 8 cosines, and then the 64 products of two, for rows and columns.
+    cosines = dct(np.eye(_SIDE), norm="ortho", axis=0)
+    cosines = to_tensor(np.kron(cosines, cosines)).to(patches)
+    codes = patches @ cosines.mT
     # Small coefficients are mostly noise. Their limit of 2.7 noise levels was chosen on the same
     # photographs as _FIRST_LEVEL: of the Berkeley data set, and the flower of the example.
     small = codes.abs() <= 2.7 * noise_std
     small[:, 0] = False  # the mean of a patch is hardly noisy
-    denoised = codes.masked_fill_(small, 0) @ waves
+    denoised = codes.masked_fill_(small, 0) @ cosines
     return denoised, torch.ones_like(denoised)
 
 
@@ -454,7 +458,8 @@ def inpaint(
     errors = (_interpolate(x, gap | hidden) - x)[hidden]
     # The default denoiser gets a mean and two differences of the colours instead of the colours,
     # since their errors differ. The orthogonal matrix ``mixing`` computes the mean and the
-    # differences, and ``scales`` has the root mean square errors of their interpolation.
+    # differences, and ``scales`` has the root mean square errors of their interpolation. ``scale``
+    # is the root mean square error of all channels.
     mixing = dct(np.eye(x.shape[2], dtype=x.dtype), norm="ortho", axis=0)
     scales = np.sqrt(np.square(errors @ mixing.T).sum(axis=0) / max(len(errors), 1))
     scale = np.sqrt(np.mean(scales**2))
@@ -464,10 +469,11 @@ def inpaint(
     mixing = to_tensor(mixing)
     scales = to_tensor(scales)
     # Below the image is extended by 7 pixels on each side, so that pixels at its border are in 64
-    # patches of 8 x 8 pixels like all others. To save time only patches that touch a gap are
-    # denoised: ``first`` has their indices in the extended image, as in `_pixels_of_patches`.
+    # patches of 8 x 8 pixels like all others; ``inside`` cuts the image out again. To save time
+    # only patches that touch a gap are denoised: ``touching`` is True at the first pixel of such a
+    # patch, and ``first`` has the indices of these pixels in the extended image.
     ends = [_SIDE - 1] * 2
-    inner = slice(_SIDE - 1, 1 - _SIDE)
+    inside = slice(_SIDE - 1, 1 - _SIDE)
     touching = binary_dilation(
         np.pad(gap, ends[0]), np.ones((_SIDE, _SIDE)), origin=_SIDE // 2 - 1
     )
@@ -475,8 +481,9 @@ def inpaint(
     _, within = _pixels_of_patches(
         first.new_empty(*touching.shape, 1), (_SIDE, _SIDE), 1
     )
-    # Noise levels fall to a twentieth of the first, a factor chosen on the same photographs as
-    # _FIRST_LEVEL. If interpolation is exact, ``scale`` is 0, and nothing is denoised.
+    # Noise levels are multiples of the errors of interpolation. They fall to a twentieth of the
+    # first, a factor chosen on the same photographs as _FIRST_LEVEL. If interpolation is exact,
+    # ``scale`` is 0, and nothing is denoised.
     for level in np.geomspace(
         _FIRST_LEVEL, _FIRST_LEVEL / 20.0, n_iter if scale > 0 else 0
     ):
@@ -488,7 +495,7 @@ def inpaint(
                 )
                 for channel, std in zip(mixed, level * scales, strict=True)
             ]
-            denoised = torch.stack(parts, dim=-1)[inner, inner] @ mixing
+            denoised = torch.stack(parts, dim=-1)[inside, inside] @ mixing
         else:
             (noisy,) = images.hand_back([filled.movedim(-1, 0)[None]])
             denoised = to_tensor(denoise(noisy, float(level * scale))).to(filled)

@@ -170,9 +170,11 @@ class AtomMatch(NamedTuple):
 def _assign(products):  # (n_reference, n_components) -> AtomMatch
     """Match atoms one to one by their inner products, as `match_atoms` does by cosines.
 
-    The pairs have the largest sum of moduli of ``products``. Coherences above 1 are clipped.
+    The pairs have the largest sum of moduli of ``products``. Moduli above 1, which
+    for cosines are rounding errors, become coherences of 1.
     """
-    # The indices of rows increase.
+    # `linear_sum_assignment` returns the numbers of rows, the atoms of the reference, in increasing
+    # order.
     rows, columns = linear_sum_assignment(np.abs(products), maximize=True)
     matched = products[rows, columns]
     signs = np.where(matched < 0, -1, 1)
@@ -182,7 +184,8 @@ def _assign(products):  # (n_reference, n_components) -> AtomMatch
 def match_coherences(cosines):  # (n_reference, n_components) -> (n_reference,)
     """Return for each atom of a reference the coherence with its match, 0 without a match.
 
-    ``cosines`` are the result of `atom_cosines`, and the result is that of `atom_coherence`.
+    ``cosines`` are those of each atom of the reference with each atom of a dictionary. Atoms are
+    matched one to one, and the coherence of a pair is the modulus of its cosine.
     """
     match = _assign(cosines)
     return np.bincount(match.reference_indices, match.coherences, len(cosines))
@@ -252,7 +255,11 @@ class ComponentMatch(NamedTuple):
 
 
 class _Mixture(NamedTuple):
-    """The cosine of an atom with a mixture, and the numbers and weights of the mixed rows."""
+    """A mixture of reference atoms that approximates an atom, and its cosine with the atom.
+
+    ``terms`` are the numbers of the reference atoms in the mixture, and ``weights`` their
+    non-negative weights.
+    """
 
     cosine: float
     terms: list
@@ -262,7 +269,7 @@ class _Mixture(NamedTuple):
 def _mix(atom, reference, terms):  # -> _Mixture
     """Fit an atom (m,) by some rows of a reference (n, m), by non-negative least squares.
 
-    ``terms`` are the numbers of the rows.
+    ``terms`` are the numbers of the rows. The result has the cosine of atom and weighted sum.
     """
     weights, _ = nnls(reference[terms].T, atom)
     mixture = weights @ reference[terms]
@@ -279,8 +286,8 @@ def _match_component(atom, shifted, names):  # -> ComponentMatch
     """
     # Each reference atom gets the shift at which its inner product with the atom has the largest
     # modulus. It gets the sign that makes this product positive, since weights are non-negative.
-    best = np.abs(shifted @ atom).argmax(axis=1)
-    reference = shifted[np.arange(len(best)), best]
+    shifts = np.abs(shifted @ atom).argmax(axis=1)
+    reference = shifted[np.arange(len(shifts)), shifts]
     reference = reference * np.where(reference @ atom < 0, -1, 1)[:, None]
     # An empty mixture, with a cosine that every atom exceeds.
     mixture = _Mixture(-1.0, [], np.zeros(0))
@@ -368,7 +375,7 @@ def dictionary_error(dictionary: Any, reference: Any, *, match: bool = False) ->
         Atoms to compare with.
     match : bool, default=False
         Whether to take the smallest error over all permutations and signs of the atoms. False
-        compares atoms of the same number, as [1]_ does for a dictionary initialised near the
+        compares atom i with atom i, as [1]_ does for a dictionary initialised near the
         reference. Convolutional atoms are not shifted; `atom_coherence` shifts them.
 
     Returns
@@ -542,15 +549,16 @@ def dictionary_stability(
     n_axes = count_shift_axes(*dictionaries)
     dictionaries = [host_array(arrays.dictionary_of(one)) for one in dictionaries]
     # Each dictionary is the reference of all other dictionaries. `permutations` lists the pairs of
-    # the first dictionary first, then those of the second: ``coherences`` get the shape
-    # (n_dictionaries, n_dictionaries - 1, n_components), and are averaged over the other
-    # dictionaries.
+    # the first dictionary first, then the pairs of the second: ``coherences`` get the shape
+    # (n_dictionaries, n_dictionaries - 1, n_components), and are averaged over the second axis, the
+    # other dictionaries.
     coherences = [
         match_coherences(atom_cosines(other, one, n_axes))
         for one, other in permutations(dictionaries, 2)
     ]
     shape = (len(dictionaries), -1, len(coherences[0]))
     atoms = np.reshape(coherences, shape).mean(axis=1)
+    # For the agreement by chance each dictionary is compared with random atoms of one other only.
     pairs = zip(dictionaries, dictionaries[1:] + dictionaries[:1])
     chances = [chance_coherence(other, one, n_axes).mean() for one, other in pairs]
     by_chance = float(np.mean(chances))
@@ -648,13 +656,16 @@ def reconstruction_r2_scorer(estimator: Any, X: ArrayLike, y: Any = None) -> flo
 def _denoising_score(estimator, X, y=None, *, noise_std):
     """Return minus the estimated squared error of an entry: the scorer of `make_denoising_scorer`.
 
-    The docstring of `make_denoising_scorer` has the formulas of both estimates: SURE with the
-    standard deviation ``noise_std`` of the noise, and cross-validation (GCV) with None.
+    With the standard deviation ``noise_std`` of the noise the estimate of the error is Stein's
+    (SURE), ``residual - noise_std**2 * (1 - 2 * ratio)``. With None it is that of generalised
+    cross-validation (GCV), ``residual / (1 - ratio)**2``, up to an unknown constant. Here
+    ``residual`` is the mean squared residual, and ``ratio`` the number of nonzero codes per entry
+    of a sample.
     """
     X, code, reconstruction = code_and_compare(estimator, X)
     residual = float(np.square(X - reconstruction).mean(dtype=np.float64))
     n_used = np.count_nonzero(code.reshape(len(X), -1), axis=1)
-    # The number of nonzero codes, over the number of entries of a sample.
+    # More nonzero codes than entries count as many as entries, since they fit no better.
     ratio = float(np.minimum(n_used, X[0].size).mean()) / X[0].size
     if noise_std is not None:
         return noise_std**2 * (1 - 2 * ratio) - residual
@@ -747,7 +758,7 @@ def unexplained_variance(X: ArrayLike, reconstruction: ArrayLike) -> float:
     return float(np.square(X - reconstruction).sum(dtype=np.float64) / variance)
 
 
-def _without(learner, atom):
+def _without_atom(learner, atom):
     """Return a copy of a learner whose codes never use the atom with the index ``atom``.
 
     `atom_importance` measures the loss without the atom by this copy. The atom is zero in the copy.
@@ -813,12 +824,12 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
     data = host_array(X)  # keeps a data frame, whose names the learner checks
     X = check_rows(data, allow_nan=True)
 
-    def measure(learner, data, rows):  # -> (n,), the squared error of each row
+    def row_errors(learner, data, rows):  # -> (n,), the squared error of each row
         _, _, reconstruction = code_and_compare(learner, data)
         return np.nansum(np.square(rows - reconstruction), axis=1, dtype=np.float64)
 
     codes, _ = encode_samples(learner, data)
-    errors = measure(learner, data, X)
+    errors = row_errors(learner, data, X)
     energy = np.square(codes).sum(axis=0, dtype=np.float64)
     energy *= np.square(learner.components_).sum(axis=1)
     mean = np.nansum(X, axis=0) / np.maximum((~np.isnan(X)).sum(axis=0), 1)
@@ -826,7 +837,7 @@ def atom_importance(learner: Any, X: ArrayLike) -> Bunch:
     losses = np.zeros(len(energy))
     for atom, used in enumerate(codes.T != 0):
         if used.any():
-            without = measure(_without(learner, atom), X[used], X[used])
+            without = row_errors(_without_atom(learner, atom), X[used], X[used])
             losses[atom] = without.sum() - errors[used].sum()
     return Bunch(
         usage=(codes != 0).mean(axis=0),

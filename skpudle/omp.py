@@ -74,8 +74,8 @@ _ROWS_OF_THREAD = 16
 def _largest(c, positive):
     """Choose the atom to admit: return the number of the atom with the largest correlation.
 
-    ``c`` (n_components,) are correlations with the residual. They are compared by their moduli,
-    unless codes are ``positive``. If several correlations are equal up to `_TIE`, the first atom is
+    ``c`` (n_components,) are correlations with the residual. Their moduli are compared, unless
+    codes are ``positive``. If several correlations are equal up to `_TIE`, the first atom is
     chosen. Return -1 if no correlation is above 0.
     """
     largest = 0.0
@@ -89,7 +89,7 @@ def _largest(c, positive):
     return first
 
 
-def _correlate(
+def _gram_row(
     atoms,
     gram,
     new,
@@ -122,10 +122,13 @@ def _enter(
 ):
     """Admit an atom as number ``k`` of the support, from 0 on, and update correlations ``c``.
 
-    The module docstring explains the symbols. Row i of ``directions`` (room, n_components) is
-    ``Q_i`` for i < k. Row k holds the atom's row of the Gram matrix and becomes ``Q_k``. ``factor``
-    (room, room) is the Cholesky factor L, with row k, and ``amount`` is ``y_k``. Correlations with
-    atoms of the ``support`` become exactly 0, so that no atom is chosen twice.
+    The module docstring explains the method. Row i of ``directions`` (room, n_components) is
+    ``Q_i`` for i < k: the inner products of all atoms with atom i of the support, made orthonormal.
+    Row k holds the new atom's row of the Gram matrix and becomes ``Q_k``. ``factor`` (room, room)
+    is the Cholesky factor of the support's Gram matrix, with row k, and ``amount`` is the inner
+    product of the sample with the new atom, made orthonormal. ``room`` is the largest size of a
+    support. Correlations with atoms of the ``support`` become exactly 0, so that no atom is chosen
+    twice.
     """
     row = directions[k]
     for i in range(k):
@@ -142,8 +145,9 @@ def _enter(
 def _least_squares(k, amounts, factor, z):
     """Set ``z[:k]`` to the least squares codes on the support of ``k`` atoms.
 
-    The codes solve ``L^T z = y`` with the Cholesky factor L, ``factor`` (room, room), and y,
-    ``amounts`` (room,), of the module.
+    The codes solve ``L^T z = y``. L is the Cholesky factor of the support's Gram matrix, in
+    ``factor`` (room, room), and y, in ``amounts`` (room,), are the inner products of the sample
+    with the support's atoms after these are made orthonormal. ``room`` is at least ``k``.
     """
     for i in range(k):
         z[i] = amounts[i]
@@ -164,8 +168,9 @@ def _keep_positive(
     """Take an active set step of the non-negative pursuit; return the number of remaining atoms.
 
     The codes ``z`` move straight towards the least squares codes on the support of ``k`` atoms,
-    until the first code is zero. Atoms whose codes reach zero leave ``support`` and ``z``. The
-    other arguments are those of `_least_squares`; ``trial`` (room,) is memory to work in.
+    until the first code is zero. Atoms whose codes reach zero leave ``support`` and ``z``. From
+    ``amounts`` and ``factor`` `_least_squares` computes those codes; ``trial`` (room,) is memory to
+    work in.
     """
     _least_squares(k, amounts, factor, trial)
     length = 1.0  # the fraction of the way
@@ -198,7 +203,8 @@ def solve_rows(
     On entry ``codes`` (n, n_components) has to hold ``D^T x``. ``gram`` is the Gram matrix of the
     ``atoms`` (n_components, n_features), or empty. ``mask`` (n, n_features) is 1 for known features
     and 0 for missing ones. ``energy`` (n,) has the squared norms of rows, and ``tol`` (n,) the
-    squared norms of residuals at which a pursuit stops. A support has at most ``room`` atoms.
+    squared norms of residuals at which a pursuit stops. A support has at most ``room`` atoms. With
+    ``positive`` codes are not negative.
     """
     n_components = codes.shape[1]
     c = np.empty(n_components)
@@ -221,30 +227,33 @@ def solve_rows(
             if k == 0:
                 for j in range(n_components):
                     c[j] = codes[row, j]
-            least = 0.0  # an atom that enters the factor again may have any correlation
+            # the least squared correlation over the squared norm of an atom; an atom that enters
+            # the factor again may have any correlation
+            least_square = 0.0
             if k == n_kept:  # the factor is complete: choose a new atom
-                left = energy[row]
+                # the squared norm of the residual: that of the row less all squared amounts
+                energy_left = energy[row]
                 for i in range(k):
-                    left -= amounts[i] ** 2
-                if k == room or n_rounds == 0 or not tol[row] < left < np.inf:
+                    energy_left -= amounts[i] ** 2
+                if k == room or n_rounds == 0 or not tol[row] < energy_left < np.inf:
                     break
                 new = _largest(c, positive)
                 if new < 0:
                     break
                 support[k] = new
                 z[k] = 0.0
-                least = _RESOLUTION * energy[row]
+                least_square = _RESOLUTION * energy[row]
                 n_kept = k + 1
                 n_rounds = n_rounds - 1
             new = support[k]
             for feature in range(len(masked)):
                 masked[feature] = mask[row, feature] * atoms[new, feature]
-            _correlate(atoms, gram, new, masked, directions[k])
+            _gram_row(atoms, gram, new, masked, directions[k])
             square = pivot = directions[k, new]
             for i in range(k):
                 factor[k, i] = directions[i, new]
                 pivot -= factor[k, i] ** 2
-            if pivot <= _RESOLUTION * square or c[new] * c[new] < least * square:
+            if pivot <= _RESOLUTION * square or c[new] * c[new] < least_square * square:
                 break
             factor[k, k] = np.sqrt(pivot)
             amounts[k] = c[new] / factor[k, k]
@@ -347,8 +356,8 @@ def solve_omp(
     """
     if n_nonzero_coefs is None:
         n_nonzero_coefs = min(max(x.shape[1] // 10, 1), len(atoms))
-    stop = 0.0 if tol is None else float(tol)
-    if not (1 <= n_nonzero_coefs <= len(atoms) and stop >= 0):
+    stop_energy = 0.0 if tol is None else float(tol)
+    if not (1 <= n_nonzero_coefs <= len(atoms) and stop_energy >= 0):
         raise ValueError(
             f"n_nonzero_coefs is {n_nonzero_coefs} and tol is {tol}. Pass an integer between 1 and "
             f"the number of atoms, {len(atoms)}, or a squared norm that is not negative."
@@ -373,8 +382,8 @@ def solve_omp(
         # the range of float64. Division by a power of two has no rounding error.
         exponent = torch.frexp(data.abs().amax(1)).exponent - 1
         # `torch.ldexp` computes powers in float32 in older versions of torch.
-        unit = torch.as_tensor(np.ldexp(1.0, np.asarray(exponent)))
-        data = data / unit[:, None]
+        powers = torch.as_tensor(np.ldexp(1.0, np.asarray(exponent)))
+        data = data / powers[:, None]
         with threads_for(atoms, data):
             block = data @ atoms.mT
         # the arrays share the memory of the tensors, so that the loops write codes into `block`
@@ -384,11 +393,11 @@ def solve_omp(
             gram=np.asarray(gram),
             mask=np.asarray(mask_of_rows),
             energy=np.asarray(data.square().sum(1)),
-            tol=np.asarray(stop / unit / unit),
+            tol=np.asarray(stop_energy / powers / powers),
             codes=np.asarray(block),
             room=room,
             positive=positive,
         )
         in_parts(solve_part, len(block), _ROWS_OF_THREAD)
-        codes[rows] = block * unit[:, None]
+        codes[rows] = block * powers[:, None]
     return codes

@@ -168,7 +168,7 @@ def _join_slices(
 
 
 def _most_used(codes):  # (n, n_components) -> (n_components,)
-    """Return the numbers of all atoms, the atom with the most nonzero codes first."""
+    """Return the indices of all atoms, the atom with the most nonzero codes first."""
     return np.argsort(-np.count_nonzero(codes, axis=0), kind="stable")
 
 
@@ -305,10 +305,11 @@ class AtomsDisplay(Display):
         """
         check_kind(kind, "auto", "images", "lines", "bars", "spectra", "waveforms")
         if isinstance(estimator, AtomIntervals):
+            # the estimates, lower ends and upper ends of the intervals, reshaped together
             atoms = check_array(np.concatenate(estimator[:3]), input_name="atoms")
             kind, pictures = _as_pictures(atoms, kind, image_shape)
-            middle, lower, upper = np.split(pictures, 3)
-            display = cls(middle, kind, lower, upper, estimator.supported)
+            estimate, lower, upper = np.split(pictures, 3)
+            display = cls(estimate, kind, lower, upper, estimator.supported)
             return display.plot(**options)
         names = None
         is_signed = False
@@ -357,7 +358,10 @@ class AtomsDisplay(Display):
         getattr(self, f"_draw_{self.kind}")(**options)
 
     def _set_grid(self, n_columns, row_labels):  # -> n_rows, n_columns
-        """Set limits and row labels of the axes, and draw a pale cover over unsupported atoms."""
+        """Set limits and row labels of the axes, and draw a pale cover over unsupported atoms.
+
+        ``n_columns`` None makes the grid about square; ``row_labels`` None writes no labels.
+        """
         n_rows, n_columns = self._grid(n_columns)
         middles = [] if row_labels is None else np.arange(n_rows) + 0.5
         self.ax_.set_yticks(middles, row_labels)
@@ -426,6 +430,7 @@ class AtomsDisplay(Display):
         left = column + _MARGIN
         right = column + 1 - _MARGIN
         self.ax_.hlines(row + 0.5, left, right, color="0.8", linewidth=0.5)
+        # The vertical axis points down, so entries are subtracted from the middles of the cells.
         middles = row[:, None, None] + 0.5
         scale = _FILLED / 2 / _largest(self.atoms)
 
@@ -511,21 +516,21 @@ class AtomsDisplay(Display):
         scale = _HEIGHT / _largest(self.atoms)[:, 0]
         heights = scale * self.atoms[:, :, 0]
         bottoms = np.arange(n_spectra)[::-1]
-        of_channels = [
+        bar_colors = [
             colors[label] for _, label in zip(range(n_channels), groups, strict=True)
         ]
         channels = np.tile(np.arange(n_channels), n_spectra)
         bottom = bottoms.repeat(n_channels)
-        style = {"color": of_channels * n_spectra, "bottom": bottom} | style
+        style = {"color": bar_colors * n_spectra, "bottom": bottom} | style
         self.bars_ = self.ax_.bar(channels, heights.ravel(), **style)
         if self.lower is not None:
             low = np.clip(scale * self.lower[:, :, 0], 0, 1)
             high = np.clip(scale * self.upper[:, :, 0], 0, 1)
-            ends = np.maximum([heights - low, high - heights], 0).reshape(2, -1)
+            lengths = np.maximum([heights - low, high - heights], 0).reshape(2, -1)
             self.ax_.errorbar(
                 channels,
                 bottom + heights.ravel(),
-                ends,
+                lengths,
                 fmt="none",
                 ecolor="0.3",
                 elinewidth=0.8,
@@ -548,15 +553,15 @@ class AtomsDisplay(Display):
     ):
         """Draw each atom as a map over channels (left) and a waveform (right), on new axes.
 
-        ``positions`` (n_channels, 2) draw maps as contours instead of bars. ``style`` goes to
-        ``plot`` for the waveforms.
+        With ``positions`` of the channels, (n_channels, 2), maps are contours instead of bars.
+        ``sampling_rate`` is in samples per second. ``style`` goes to ``plot`` for the waveforms.
         """
         maps, waves = map(to_numpy, factor_atoms(to_tensor(self.atoms.swapaxes(1, 2))))
-        missed = np.abs(self.atoms - waves[:, :, None] * maps[:, None]).max()
+        error = np.abs(self.atoms - waves[:, :, None] * maps[:, None]).max()
         # A map and a waveform show an atom only if their product equals the atom. Differences up to
         # a thousandth of the largest entry of all atoms are allowed, far above rounding errors of
         # float32.
-        if missed > 1e-3 * np.abs(self.atoms).max():
+        if error > 1e-3 * np.abs(self.atoms).max():
             raise ValueError(
                 "Atoms are not maps times waveforms. Fit with rank=1, or draw lines."
             )
@@ -582,7 +587,10 @@ class AtomsDisplay(Display):
 
 
 def _draw_map(ax, values, positions):
-    """Draw a value for each channel: bars, or contours between positions (n_channels, 2)."""
+    """Draw a value for each channel: bars or, if ``positions`` (n_channels, 2) is given, contours.
+
+    ``values`` are (n_channels,). Return the drawn object of matplotlib.
+    """
     if positions is None:
         ax.axhline(0, color="0.8", linewidth=0.5)
         return ax.bar(np.arange(len(values)), values)
@@ -612,7 +620,7 @@ class ContributionsDisplay(Display):
         Images or lines, as in `AtomsDisplay`. Along the second axis are the target, its estimate
         and the training samples.
     values : ndarray of shape (n_targets, n_largest)
-        The contributions of these training samples.
+        The contribution of each of these training samples to its target.
     row_labels : list of str
         Names of the rows.
     kind : {"images", "lines"}, default="images"
@@ -675,23 +683,25 @@ class ContributionsDisplay(Display):
         if X is None:
             name = "atom"
             targets = learner.components_
-            largest = atom_contributions(learner, X_train, n_largest=6)
+            contributions = atom_contributions(learner, X_train, n_largest=6)
             rows = _most_used(encode_samples(learner, X_train)[0])[:6]
         else:
             X = found_learner.prepare(X)
             name = "sample"
             targets = read_samples(learner, X)
             rows = np.arange(len(X))
-            largest = reconstruction_contributions(learner, X_train, X, n_largest=6)
-        signs = np.sign(largest.values)[:, :, None]
-        samples = signs * read_samples(learner, X_train)[largest.indices]
-        parts = [targets[:, None], largest.estimates[:, None], samples]
+            contributions = reconstruction_contributions(
+                learner, X_train, X, n_largest=6
+            )
+        signs = np.sign(contributions.values)[:, :, None]
+        samples = signs * read_samples(learner, X_train)[contributions.indices]
+        parts = [targets[:, None], contributions.estimates[:, None], samples]
         drawn = np.concatenate(parts, axis=1)[rows]
         flat = found_learner.to_data(drawn.reshape(-1, drawn.shape[2]))
         kind, pictures = _as_pictures(flat, image_shape=image_shape)
         pictures = pictures.reshape(drawn.shape[:2] + pictures.shape[1:])
         labels = [f"{name} {row}" for row in rows]
-        return cls(pictures, largest.values[rows], labels, kind).plot(**options)
+        return cls(pictures, contributions.values[rows], labels, kind).plot(**options)
 
     def _size(self, **_):  # -> width, height in inches
         # The size of all cells, and 0.7 inches for the labels of rows and 0.3 for those of columns.
@@ -831,12 +841,12 @@ class ActivationsDisplay(Display):
         self.thumbnails_ = []
         self.ax_.plot(times, _scale(self.sample), color="0.3", linewidth=0.8)
         for row, atom in enumerate(numbers, start=1):
-            own = self.atoms == atom
+            is_own = self.atoms == atom
             color = f"C{row - 1}"
             bars = self.ax_.vlines(
-                self.places[own] / rate,
+                self.places[is_own] / rate,
                 -row,
-                values[own] - row,
+                values[is_own] - row,
                 **({"color": color} | style),
             )
             self.marks_.append(bars)
@@ -1003,20 +1013,23 @@ class LossCurveDisplay(Display):
         return cls(curves, n_searched).plot(**options)
 
     def _draw(self, **style):
-        # Draw a line for each learner; ``style`` goes to ``semilogy``. Successive curves have
-        # different dashes, so that of two equal curves both can be seen.
+        # Draw a line for each learner, and a pale line of its search, which the label "_search"
+        # keeps out of the legend; ``style`` goes to ``semilogy``. Successive curves have different
+        # dashes, so that of two equal curves both can be seen.
         self.lines_ = []
         styles = cycle(["-", (0, (4, 4)), (0, (1, 3))])
         for (name, curve), dashes in zip(self.curves.items(), styles):
-            n = self.n_searched[name]
+            n_searched = self.n_searched[name]
             epochs = np.arange(1, len(curve) + 1)
-            best = np.concatenate([np.minimum.accumulate(curve[:n]), curve[n:]])
-            own = {"linestyle": dashes, "label": name} | style
-            (line,) = self.ax_.semilogy(epochs, best, **own)
+            best = np.concatenate(
+                [np.minimum.accumulate(curve[:n_searched]), curve[n_searched:]]
+            )
+            line_style = {"linestyle": dashes, "label": name} | style
+            (line,) = self.ax_.semilogy(epochs, best, **line_style)
             self.lines_.append(line)
             self.ax_.semilogy(
-                epochs[:n],
-                curve[:n],
+                epochs[:n_searched],
+                curve[:n_searched],
                 label="_search",
                 color=line.get_color(),
                 alpha=0.25,
@@ -1049,7 +1062,8 @@ class PathDisplay(Display):
     ----------
     path : Bunch of ndarray of shape (n_trials,)
         ``size_path_`` or ``penalty_path_`` of a learner, such as a
-        `skpudle.PUDLEDictionaryLearning`.
+        `skpudle.PUDLEDictionaryLearning`: for each trial ``n_components`` or ``alpha``, ``score``
+        and ``tolerance``, and for penalties ``unbiased``, True for atoms without the lasso's bias.
     chosen : float
         The number of atoms, or the penalty, that the learner chose.
     kind : {"size", "penalty"}
@@ -1131,9 +1145,9 @@ class PathDisplay(Display):
                 ylabel=f"Loss of score against the best, {best:.3g}",
             )
             ax.locator_params("x", integer=True, min_n_ticks=1)
-            # The scale is linear up to the largest tolerance, but at least up to 1e-9, since
-            # matplotlib needs a positive number. Tolerances may be 0, and are NaN for fits to fewer
-            # than 20 samples, which have no scores.
+            # The scale is linear up to the largest tolerance (the difference that counts as
+            # chance), but at least up to 1e-9, since matplotlib needs a positive number. Tolerances
+            # may be 0, and are NaN for fits to fewer than 20 samples, which have no scores.
             ax.set_yscale("symlog", linthresh=np.nanmax(path.tolerance, initial=1e-9))
             ax.set_ylim(bottom=0)
         else:
@@ -1333,8 +1347,8 @@ class RecoveryDisplay(Display):
         match = match_atoms(atoms, reference)
         cosines = np.abs(atom_cosines(atoms, reference))
         for axis, matched in enumerate((match.reference_indices, match.indices)):
-            rest = np.setdiff1d(np.arange(cosines.shape[axis]), matched)
-            cosines = cosines.take(np.append(matched, rest), axis)
+            unmatched = np.setdiff1d(np.arange(cosines.shape[axis]), matched)
+            cosines = cosines.take(np.append(matched, unmatched), axis)
         return cls(cosines).plot(**options)
 
     def _draw(self, **style):  # ``style`` goes to ``imshow``

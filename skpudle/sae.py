@@ -67,7 +67,7 @@ def _innovations(atoms, sizes):  # (p, m), (p,) -> (p, m), sparse (p, p)
     it of the samples that use it. Atom j is near atom i if their cosine is between 0.4 and 0.97 and
     the size of j is below 1.2 times the size of i.
     """
-    left = atoms.copy()
+    residuals = atoms.copy()
     weights = sparse.lil_array((len(atoms), len(atoms)))
     # An atom stands for a path: a feature and all features that it implies. Paths that have
     # features in common have cosines between these bounds; atoms with a larger cosine are almost
@@ -88,11 +88,11 @@ def _innovations(atoms, sizes):  # (p, m), (p,) -> (p, m), sparse (p, p)
         )
         if len(near):
             fitted, _ = nnls(atoms[near].T, atom)
-            left[i] -= fitted @ atoms[near]
-            # Weights of at most 1e-9 are rounding errors of nnls and would count as implied atoms.
+            residuals[i] -= fitted @ atoms[near]
+            # Weights of at most 1e-9 are rounding errors of nnls, and would count as implied atoms.
             kept = fitted > 1e-9
             weights[i, near[kept]] = fitted[kept]
-    return unit_atoms(left), weights.tocsr()
+    return unit_atoms(residuals), weights.tocsr()
 
 
 def _refined(features, X, rows):
@@ -113,18 +113,20 @@ def _refined(features, X, rows):
     # three times the penalty at which such a search ends. The last penalty is 0.25 to 4 times the
     # first one, and three times a large last penalty would lose paths.
     alpha = 3 * auto_alpha(x)
-    again = (
+    second = (
         clone(first).set_params(alpha=alpha).fit(X).choose_alpha(X, criterion="support")
     )
-    again.alpha_ = max(again.alpha_, 2 * alpha)
+    # Its codes get at least the penalty 2 * alpha, at which the atoms are compared below.
+    second.alpha_ = max(second.alpha_, 2 * alpha)
     # To compare the two sets of atoms, both predict hidden entries by the lasso's codes with the
     # penalty 2 * alpha, the penalty of the problem, which has the index 0. With debias=0.0 the
-    # lasso's bias is not removed from codes.
+    # lasso's bias is not removed from codes. The first atoms have to be worse by more than CHANCE
+    # standard errors.
     held_out = Problem(x, 2 * alpha, positive_code=True).hide()
-    atoms = (to_tensor(learner.components_).to(x) for learner in (first, again))
-    one, two = (held_out.at(part, index=0, debias=0.0) for part in atoms)
-    is_better = held_out.worse(one, two, CHANCE)
-    return feature_directions(again, X) if is_better else features
+    atoms = (to_tensor(learner.components_).to(x) for learner in (first, second))
+    of_first, of_second = (held_out.at(part, index=0, debias=0.0) for part in atoms)
+    is_better = held_out.worse(of_first, of_second, CHANCE)
+    return feature_directions(second, X) if is_better else features
 
 
 def feature_directions(
@@ -215,7 +217,7 @@ def feature_directions(
     mean = np.zeros(atoms.shape[1])
     users = np.zeros(atoms.shape)
     squares = np.zeros((atoms.shape[1],) * 2)
-    judges = []
+    compared = []
     for rows, codes in encode_parts(learner, X):
         if codes.min(initial=0) < 0:
             raise ValueError("Some codes are negative. Fit with positive_code=True.")
@@ -226,36 +228,40 @@ def feature_directions(
         mean = mean + rows.sum(axis=0)
         users = users + used.T @ rows
         squares = squares + rows.T @ rows
-        # `_refined` compares two sets of atoms on these rows. It needs no more than 2,000 rows of
-        # each of the first eight parts, and the parts are not kept.
-        if len(judges) < 8:
-            judges.append(rows[spread_rows(len(rows), 2000)])
+        # `_refined` compares two sets of atoms on the rows ``compared``. It needs no more than
+        # 2,000 rows of each of the first eight parts, and the parts are not kept.
+        if len(compared) < 8:
+            compared.append(rows[spread_rows(len(rows), 2000)])
     mean /= n
     # From here on ``users`` has for each atom the mean of the samples that use the atom, minus the
     # mean of all samples; zeros if no sample uses it.
     users = users / np.maximum(uses, 1)[:, None] - mean * (uses > 0)[:, None]
-    left, weights = _innovations(atoms, (users * atoms).sum(axis=1))
-    variances = ((left @ (squares / n - np.outer(mean, mean))) * left).sum(axis=1)
-    spread = np.sqrt(np.maximum(variances, 0))
-    implies = (np.diff(weights.indptr) > 0) & (uses > 0) & (spread > 0)
+    # ``deviations`` has the standard deviation of all samples along each residual.
+    residuals, weights = _innovations(atoms, (users * atoms).sum(axis=1))
+    variances = ((residuals @ (squares / n - np.outer(mean, mean))) * residuals).sum(
+        axis=1
+    )
+    deviations = np.sqrt(np.maximum(variances, 0))
+    implies = (np.diff(weights.indptr) > 0) & (uses > 0) & (deviations > 0)
     prominence = np.where(
-        implies, (users * left).sum(axis=1) / np.where(implies, spread, 1), 0.0
+        implies, (users * residuals).sum(axis=1) / np.where(implies, deviations, 1), 0.0
     )
     # A residual becomes a direction from a prominence of 3 on, which tells data with a hierarchy
     # from data without: with a hierarchy 95 % of the residuals have a prominence above 2.9, and
     # without a hierarchy 95 % have less.
-    taken = prominence >= 3.0
-    implied = sparse.csr_array(weights.multiply(taken[:, None]))
+    is_residual = prominence >= 3.0
+    implied = sparse.csr_array(weights.multiply(is_residual[:, None]))
     implied.eliminate_zeros()
     # A sample without the feature may use the atom of the feature's path if the sample's own path
     # has no atom. A threshold halfway between the projections of the mean of all samples and of the
     # mean of the samples that use the atom removes such codes: the mean F1 score of codes as
-    # classifiers of features rises from 0.77 to 0.81 (benchmarks/bench_synthsae.py).
+    # classifiers of features rises from 0.77 to 0.81 (benchmarks/bench_synthsae.py). ``middle`` has
+    # the baseline of the learner added again, which ``mean`` lacks.
     middle = mean - centre(learner, np.zeros_like(mean)) + 0.5 * users
-    thresholds = np.where(taken, (middle * left).sum(axis=1), -np.inf)
-    directions = np.where(taken[:, None], left, atoms)
+    thresholds = np.where(is_residual, (middle * residuals).sum(axis=1), -np.inf)
+    directions = np.where(is_residual[:, None], residuals, atoms)
     features = FeatureDirections(directions, implied, prominence, thresholds, learner)
-    return _refined(features, X, np.concatenate(judges)) if refine else features
+    return _refined(features, X, np.concatenate(compared)) if refine else features
 
 
 def from_sae(
@@ -317,7 +323,7 @@ def from_sae(
             f"alpha={params['alpha']!r:.50} and l0={l0!r:.50} came with{'out' * (X is None)} data. "
             "Pass activations as X, with or without l0, or a number as alpha and neither."
         )
-    # With ``X`` the penalty 1.0 is replaced by the result of `choose_alpha` below, which needs a
+    # With ``X`` the penalty 1.0 is a placeholder: `choose_alpha` below replaces it, but needs a
     # fitted learner.
     if X is not None:
         params["alpha"] = 1.0

@@ -98,7 +98,7 @@ def input_attributes(X):
 
     ``X`` is array-like of shape (n_samples, n_features), or None for input without features, such
     as images. The result is a dict of ``n_features_in_``, an int, and ``feature_names_in_``, an
-    array of shape (n_features,). The value is None if ``X`` is None or has no names.
+    array of shape (n_features,). Both are None if ``X`` is None, and the names if ``X`` has none.
     """
     estimator = BaseEstimator()
     if X is not None:
@@ -238,7 +238,7 @@ def mean_square(x, weight=None):  # (n, m), (n,) -> float
     Raises
     ------
     ValueError
-        As in `check_range`.
+        If the data are so small or so large that squares would leave the range of their dtype.
     """
     squares = torch.cat([x[rows].square().sum(1) for rows in blocks_of_rows(*x.shape)])
     mean = squares.mean() if weight is None else (weight * squares).sum() / weight.sum()
@@ -253,9 +253,10 @@ def unit_of(square):
     ``2**-64`` and ``2**64``. It must be a power of two: division by it is exact, so results do not
     depend on the unit.
     """
+    # `frexp` returns a mantissa and an exponent of 2; the root has half of the exponent
     exponent = frexp(square)[1] // 2
-    # Data of such a size need no division: even eighth powers of numbers between 2**-64 and 2**64
-    # are in the range of float64.
+    # Between 2**-64 and 2**64 the data need no division: even eighth powers of such numbers are in
+    # the range of float64.
     return 1.0 if abs(exponent) <= 64 else 2.0**exponent
 
 
@@ -290,7 +291,7 @@ def refuse_text(X):
         raise ValueError(
             f"X is the text {X!r:.50}. Read the file, and pass its numbers."
         )
-    # A sparse array in the form of scipy's dok_array is a dict, too.
+    # A sparse array in the form of scipy's dok_array is also a dict.
     if isinstance(X, dict) and not hasattr(X, "shape"):
         raise ValueError("X is a dict. Pass an array, or pandas.DataFrame(X).")
     if isinstance(X, list | tuple):
@@ -300,9 +301,10 @@ def refuse_text(X):
                 f"Rows of X have from {min(lengths)} to {max(lengths)} entries. Pass rows of one "
                 "length, with NaN for missing entries."
             )
-    kinds = getattr(X, "dtypes", ())
-    for name, kind in zip(getattr(X, "columns", ()), kinds):
-        if str(kind).lower().startswith(("object", "str", "category")):
+    # a column of a data frame may hold numbers as objects or as text, which can be converted
+    dtypes = getattr(X, "dtypes", ())
+    for name, dtype in zip(getattr(X, "columns", ()), dtypes):
+        if str(dtype).lower().startswith(("object", "str", "category")):
             try:
                 np.asarray(X[name]).astype(np.float64)
             except ValueError as error:
@@ -344,11 +346,13 @@ def check_rows(
     Raises
     ------
     ValueError, TypeError
-        As in `sklearn.utils.check_array`, or if values are dates or not in the range.
+        If ``X`` is not an array of two dimensions with finite numbers (or NaN, if allowed), or if
+        values are text, dates, or not from 0 to ``largest``.
     """
+    # in a list of rows the first row tells the dtype
     first = np.asarray(X[0]) if isinstance(X, list | tuple) and len(X) else X
-    kinds = first.dtypes if hasattr(first, "dtypes") else [getattr(first, "dtype", "")]
-    if any(str(kind).lower().startswith(_DATES) for kind in kinds):
+    dtypes = first.dtypes if hasattr(first, "dtypes") else [getattr(first, "dtype", "")]
+    if any(str(dtype).lower().startswith(_DATES) for dtype in dtypes):
         raise TypeError(
             "X has dates or times. Leave them out, or pass numbers, such as seconds since a date."
         )
@@ -368,8 +372,6 @@ def check_rows(
         X = _check_tensor(X, check, estimator, copy, allow_nan)
     else:
         X = check(X)
-    # The test is for values outside of the range, not for all inside: comparisons with NaN are
-    # False, and missing entries have to pass.
     if largest is not None:
         _check_counts(X, largest)
     return X
@@ -421,7 +423,7 @@ def check_numbers(
 
 
 def _check_counts(X, largest):  # (n_samples, n_features)
-    """Raise ValueError if a count is negative, or above ``largest``."""
+    """Raise ValueError if a count is negative, or above ``largest``; missing entries (NaN) pass."""
     lowest = float(np.nanmin(host_array(X), initial=0.0))
     if lowest < 0:
         raise ValueError(
@@ -447,11 +449,12 @@ def check_sample_weight(sample_weight, n_samples):  # -> Tensor (n_samples,), fl
         If the shape is another one, or weights are negative, not finite, or all zero.
     """
     weight = host_array(sample_weight)
+    # scikit-learn's function looks only at the number of these rows
     rows = np.empty((n_samples, 0))
     weight = _check_sample_weight(
         weight, rows, dtype=np.float64, ensure_non_negative=True
     )
-    # which scikit-learn checks itself from version 1.9 on
+    # scikit-learn checks this itself from version 1.9 on
     if weight.size and not weight.any():
         raise ValueError("All weights are zero. Pass at least one non-zero weight.")
     return to_tensor(weight)
@@ -466,7 +469,8 @@ def _check_tensor(
 ):  # -> the same, on its device
     """Check a user's tensor for `check_rows`, as scikit-learn's `check_array` checks an array.
 
-    ``check`` checks an array. The other arguments are those of `check_rows`.
+    ``check(array)`` is `check_array` with the options of `check_rows`, whose arguments the others
+    are. A tensor on the CPU passes it; of other tensors less is checked, to save time.
     """
     if X.is_complex():
         raise ValueError(
@@ -513,6 +517,7 @@ def dictionary_of(source):
     if isinstance(source, torch.Tensor):
         return to_numpy(source)
     if hasattr(source, "getdict"):
+        # in SPORCO the last axis is that of the atoms, and axes of length 1 may come before it
         atoms = np.asarray(source.getdict())
         return (np.squeeze(atoms) if atoms.ndim > 2 else atoms).T
     for name in ("components_", "dictionary"):

@@ -34,7 +34,8 @@ _CHANNELS = 4
 def sizes(value, n_axes):
     """Return a parameter such as ``atom_shape`` or ``stride`` as a tuple with an int for each axis.
 
-    An integer is repeated ``n_axes`` times. The length of a tuple is not checked here.
+    An integer is repeated ``n_axes`` times. A tuple is not checked here: its length and entries
+    may be wrong, which `check_sizes` refuses.
     """
     numbers = (value,) * n_axes if isinstance(value, Integral) else value
     return tuple(int(n) if isinstance(n, Integral) else n for n in numbers)
@@ -73,6 +74,7 @@ def covered(x, kernel, stride):  # (..., *size) -> (..., *larger size)
     The new size is the kernel plus a multiple of the stride, which `ConvDictionary` requires. ``x``
     may have axes of samples and channels before ``size``.
     """
+    # per axis the least number of pixels to add; `pad` takes pairs (start, end), last axis first
     axes = zip(x.shape[-len(kernel) :], kernel, stride, strict=True)
     missing = [max(k - n, (k - n) % s) for n, k, s in axes]
     ends = [n for m in reversed(missing) for n in (0, m)]
@@ -257,14 +259,14 @@ def check_axes(images):
     """
     n, n_channels, *size = images.tensors[0].shape
     # Two mistakes of users. One image with colours, (height, width, 3), is read as many grey images
-    # of (width, 3) pixels, whose last axis is short (``is_one``). Images (n, 3, height, width) that
-    # come without channels_first=True are read as images whose height is 3 (``is_first``).
-    is_one = images.kind == "array" and not images.channel_axis
-    is_one = is_one and size[-1] <= _CHANNELS < min(n, *size[:-1])
-    is_first = images.kind != "rows" and size[0] <= _CHANNELS < min(
+    # of (width, 3) pixels, whose last axis is short. Images (n, 3, height, width) that come
+    # without channels_first=True are read as images whose height is 3.
+    has_colours_last = images.kind == "array" and not images.channel_axis
+    has_colours_last = has_colours_last and size[-1] <= _CHANNELS < min(n, *size[:-1])
+    has_colours_first = images.kind != "rows" and size[0] <= _CHANNELS < min(
         [n_channels, *size[1:]]
     )
-    if is_one or is_first:
+    if has_colours_last or has_colours_first:
         raise ValueError(
             f"{n} images of {size} pixels and {n_channels} channels are read. Pass one image as "
             "[image], and channels_first=True if they are its first axis."
@@ -321,7 +323,8 @@ def check_atoms_fit(images, kernel, *, channels_first=False):
     for x in images.tensors:
         if any(n < k for n, k in zip(x.shape[2:], kernel, strict=True)):
             # Small tables of rows get a warning instead of an error, because scikit-learn's checks
-            # of estimators fit small tables.
+            # of estimators fit small tables. `sides` are the numbers of features and, if atoms are
+            # not signals, of rows.
             sides = (size[0],) if is_signal else (len(x), size[-1])
             warn_or_refuse(
                 f"Atoms of the size {kernel} are larger than an image of {tuple(x.shape[2:])}. "
@@ -343,10 +346,10 @@ def _check_images(
     """Check one array of a user's images and convert it to a tensor, for `read_images`.
 
     ``X`` has the shape (n, *size[, n_channels]), or (n, n_channels, *size) with ``first``. ``size``
-    has ``n_axes`` axes. Unsigned integers become fractions unless ``is_counts``. ``check`` is
-    `check_rows` with its options. Return a tensor (n, n_channels, *size) on ``device``, and whether
-    ``X`` has an axis of channels. Errors are those of `check_rows`, and ValueError if ``X`` has
-    another number of axes or no entries.
+    has ``n_axes`` axes. Unsigned integers become fractions of their largest value unless
+    ``is_counts``. ``check`` is `check_rows` with its options. Return a tensor (n, n_channels,
+    *size) on ``device``, and whether ``X`` has an axis of channels. Errors are those of
+    `check_rows`, and ValueError if ``X`` has another number of axes or no entries.
     """
     X = X if is_counts else as_fractions(X)
     shape = tuple(X.shape)
@@ -507,6 +510,7 @@ def extend(x, before, after):  # (n, n_channels, *size) -> larger by before + af
     """
     for axis, (left, right) in enumerate(zip(before, after, strict=True), start=2):
         n = x.shape[axis]
+        # positions in a periodic image, each period of which is the axis and its mirror image
         index = torch.arange(-left, n + right, device=x.device) % (2 * n)
         x = x.index_select(axis, torch.where(index < n, index, 2 * n - 1 - index))
     return x

@@ -52,8 +52,8 @@ from skpudle._data import arrays
 from skpudle._data.arrays import split_missing, to_numpy, to_tensor, with_gaps
 from skpudle._rows import Rows, hash_rows, own
 
-# `open_source`: X is in memory if it has one of these types, or one of these attributes, by which
-# data frames and arrays of other libraries are recognised.
+# `open_source`: X is in memory if it has one of the attributes _OF_MEMORY, by which data frames and
+# arrays of other libraries are recognised, or one of the types _IN_MEMORY.
 _OF_MEMORY = "__dataframe__", "iloc", "__array_namespace__"
 _IN_MEMORY = np.ndarray | torch.Tensor | list | tuple
 
@@ -67,9 +67,9 @@ IN_MEMORY_BYTES = 2**28
 _WINDOW_BYTES = 2**24
 _BLOCK_BYTES = 2**20
 
-# Number of rows of the sample that a fit begins with: 500 rows per atom, at least 2**14, at most
-# what fits into 96 MiB with the copies that a search makes, and never fewer than 8 rows per atom.
-# 500 rows are about 2,000 uses of each atom if a row uses four atoms.
+# Number of rows of the sample that a fit begins with: 500 rows per atom, at least 2**14 and 8 rows
+# per feature, at most what fits into 96 MiB with the copies that a search makes, and never fewer
+# than 8 rows per atom. 500 rows per atom use each atom about 2,000 times if a row uses four atoms.
 _ROWS_OF_AN_ATOM = 500
 _LEAST_ROWS_OF_AN_ATOM = 8
 _LEAST_SAMPLE = 2**14
@@ -236,10 +236,11 @@ class Samples(Rows):
 
 
 def merge_copies(keys, weight, heights=None):  # -> (k,), (k,), (n,)
-    """Merge rows with equal keys, and drop rows of weight 0, so that weights equal repeated rows.
+    """Merge rows with equal keys, and drop rows of weight 0.
 
-    A fit with weights must draw the same random rows as a fit with repeated rows, and draws rows by
-    their index. So the order of the result must not depend on how often a row is repeated.
+    A fit with weights must equal a fit with repeated rows, so it must draw the same random rows. It
+    draws rows by their index. So the order of the result must not depend on how often a row is
+    repeated.
 
     Parameters
     ----------
@@ -263,18 +264,18 @@ def merge_copies(keys, weight, heights=None):  # -> (k,), (k,), (n,)
     """
     weight = to_numpy(weight)
     present = np.flatnonzero(weight > 0)
-    _, first, number = np.unique(
+    _, first, inverse = np.unique(
         to_numpy(keys)[present], return_index=True, return_inverse=True
     )
     rows = present[first]
-    sums = np.bincount(number, weight[present])
+    sums = np.bincount(inverse, weight[present])
     if (sums == sums[:1]).all():
         order = rows.argsort()
     else:
         heights = to_numpy(keys if heights is None else heights)
         order = heights[rows].argsort(kind="stable")
     merged_index = np.full(len(keys), -1)
-    merged_index[present] = order.argsort()[number]
+    merged_index[present] = order.argsort()[inverse]
     return to_tensor(rows[order]), to_tensor(sums[order]), to_tensor(merged_index)
 
 
@@ -337,12 +338,12 @@ def scale_weights(weight, n, total=own):  # -> Tensor (n,) or None, float or Non
     mean : float or None
         The mean that the weights were divided by; None if no process has weights.
     """
-    number = partial(torch.tensor, dtype=torch.float64, device="cpu")
-    if not any(total(number(float(weight is not None)))):
+    host_tensor = partial(torch.tensor, dtype=torch.float64, device="cpu")
+    if not any(total(host_tensor(float(weight is not None)))):
         return None, None
     if weight is None:
         weight = torch.ones(n, dtype=torch.float64, device="cpu")
-    (sums,) = total(number([float(weight.double().sum()), float(n)]))
+    (sums,) = total(host_tensor([float(weight.double().sum()), float(n)]))
     total_weight, n_samples = sums.tolist()
     weight = weight * (n_samples / total_weight)
     differ = ((weight - 1).abs() > _SAME[weight.dtype]).any()
@@ -388,6 +389,7 @@ def looks_like_picture(X):
     shape = X.shape
     if len(shape) != 2 or min(shape) < 16 or max(shape) > 4 * min(shape):
         return False
+    # a part is enough, and takes less time
     corner = arrays.host_array(X[:512, :512])
     kind = corner.dtype.kind
     corner = corner.astype(np.float64)
@@ -425,11 +427,11 @@ def check_no_picture(X):
         return
     rows, columns = X.shape
     has_integers = "uint" in str(X.dtype)
-    of_samples = "X.astype(float)" if has_integers else "sklearn.utils.shuffle(X)"
+    advice = "X.astype(float)" if has_integers else "sklearn.utils.shuffle(X)"
     warn_or_refuse(
         f"X looks like one grey picture, and each of its {rows} rows would be a sample of "
         f"{columns} features. Pass its patches, skpudle.images.extract(X); if rows are samples, "
-        f"pass {of_samples}.",
+        f"pass {advice}.",
         surely=has_integers,
     )
 
@@ -523,7 +525,7 @@ class InMemory:
         """Return all rows, unchecked and in the user's container."""
         return self.data
 
-    def _raw(self, first, last):
+    def _raw(self, first, last):  # -> rows first to last - 1, in the user's container
         return _safe_indexing(self.data, slice(first, last))
 
     def parts(self, n_rows):
@@ -560,8 +562,10 @@ class InMemory:
             How often each sample counts; None is once.
         target : Tensor of shape (n_samples, ...), default=None
             What the learner knows of each sample beside its features, such as labels.
-        largest, allow_nan : float, bool
-            As for `skpudle._data.arrays.check_rows`.
+        largest : float, default=None
+            If not None, numbers in rows must be from 0 to this number.
+        allow_nan : bool, default=True
+            Whether rows may have NaN, for missing entries.
 
         Returns
         -------
@@ -596,7 +600,8 @@ class InMemory:
         Raises
         ------
         ValueError, TypeError
-            As in `check_rows`, or if the features differ from the first rows or from the learner.
+            If the rows are no matrix of finite numbers, or not what `read_for` requires, or if
+            their features differ from those of the first rows or of the learner.
         """
         is_first = self.dtype is None and not self._is_fitted
         _check_feature_names(self._named, rows, reset=is_first)
@@ -661,9 +666,9 @@ def _sample_size(x, n_components):  # (n, n_features) -> int
     p = n_components or x.shape[1]
     # The bytes that a search needs for a row: the row and a copy in float64, two copies of its
     # sparse code (with room for 8 codes more than features), and its products with all atoms.
-    row = (x.element_size() + 8) * m + 24 * min(p, m + 8) + 8 * p
+    row_bytes = (x.element_size() + 8) * m + 24 * min(p, m + 8) + 8 * p
     wanted = max(_ROWS_OF_AN_ATOM * p, _LEAST_ROWS_OF_AN_ATOM * m, _LEAST_SAMPLE)
-    return max(_LEAST_ROWS_OF_AN_ATOM * p, min(wanted, 3 * 2**25 // row))
+    return max(_LEAST_ROWS_OF_AN_ATOM * p, min(wanted, 3 * 2**25 // row_bytes))
 
 
 class Table(InMemory):
@@ -693,17 +698,17 @@ class Table(InMemory):
         )
         # The shape of the chunks in which the table is stored: an attribute ``shards`` in zarr,
         # ``chunksize`` in dask, ``chunks`` in HDF5. The first number is that of rows.
-        self._chunk = 1
+        self._chunk_rows = 1
         for name in ("shards", "chunksize", "chunks"):
             stored = getattr(data, name, None)
             if isinstance(stored, tuple) and stored and isinstance(stored[0], int):
-                self._chunk = max(1, stored[0])
+                self._chunk_rows = max(1, stored[0])
                 break
         # 8 bytes a number, since integers become float64
         row_bytes = max(1, 8 * prod(shape[1:]))
-        self._most = max(1, _WINDOW_BYTES // row_bytes)
-        n_chunks = max(1, _BLOCK_BYTES // row_bytes // self._chunk)
-        self._block = min(self._chunk * n_chunks, self._most)
+        self._window_rows = max(1, _WINDOW_BYTES // row_bytes)
+        n_chunks = max(1, _BLOCK_BYTES // row_bytes // self._chunk_rows)
+        self._block_rows = min(self._chunk_rows * n_chunks, self._window_rows)
 
     @property
     def n_rows(self):
@@ -738,7 +743,9 @@ class Table(InMemory):
         chunk or in neighbouring chunks are read at once, together with the rows between them, which
         are dropped.
         """
-        ends = (np.diff(keys // self._chunk) > 1) | (np.diff(keys // self._block) > 0)
+        ends = (np.diff(keys // self._chunk_rows) > 1) | (
+            np.diff(keys // self._block_rows) > 0
+        )
         start = 0
         x = None
         for run in np.split(keys, np.flatnonzero(ends) + 1):
@@ -757,10 +764,10 @@ class Table(InMemory):
         n_rows = min(_sample_size(self._read(np.arange(1)), n_components), self.n_rows)
         keys = np.arange(n_rows)
         if n_rows < self.n_rows:
-            length = -(-n_rows // min(_POSITIONS, n_rows))
+            length = -(-n_rows // min(_POSITIONS, n_rows))  # rows of a run
             edges = np.linspace(0, self.n_rows, -(-n_rows // length) + 1).astype(int)
-            free = np.maximum(edges[1:] - edges[:-1] - length, 0)
-            starts = edges[:-1] + np.random.default_rng(seed).integers(free + 1)
+            slack = np.maximum(edges[1:] - edges[:-1] - length, 0)
+            starts = edges[:-1] + np.random.default_rng(seed).integers(slack + 1)
             keys = np.unique(starts[:, None] + np.arange(length))[:n_rows]
         return self.make_samples(self._read(keys), keys)
 
@@ -780,10 +787,10 @@ class Table(InMemory):
         ``order(n)`` returns an array of the numbers 0 to n - 1, ascending or in random order. It is
         called for the order of the blocks, and then for the order of the rows in each window.
         """
-        starts = order(-(-self.n_rows // self._block)) * self._block
-        n_blocks = max(1, self._most // self._block)
+        starts = order(-(-self.n_rows // self._block_rows)) * self._block_rows
+        n_blocks = max(1, self._window_rows // self._block_rows)
         for window in np.split(starts, range(n_blocks, len(starts), n_blocks)):
-            keys = (np.sort(window)[:, None] + np.arange(self._block)).ravel()
+            keys = (np.sort(window)[:, None] + np.arange(self._block_rows)).ravel()
             keys = keys[keys < self.n_rows]
             shuffled = order(len(keys))
             yield self.make_samples(self._read(keys)[shuffled], keys[shuffled])
@@ -821,7 +828,7 @@ class Stream(InMemory):
             "sample_weight and exposure. Pass an array, or each batch with its own to partial_fit."
         )
 
-    n_rows = property(array)
+    n_rows = property(array)  # raises the same TypeError
 
     @property
     def generator(self):

@@ -1,9 +1,10 @@
 """`ConvDenoiser`: train a convolutional network that removes noise from images, and apply it.
 
 A torch optimiser trains a `DenoisingNetwork` on random crops of images, by updates from a few crops
-each. If the user passes clean images only, every update adds new noise to its crops. If the user
-passes pairs of a noisy and a clean image, the noisy image is the input of the network and the clean
-image its target. Terms such as *unfolding* are those of `skpudle._denoiser.network`.
+each. If the user passes clean images only, every update adds new noise to its crops, as strong as
+``noise_std`` says, and the network learns to remove it. If the user passes pairs of a noisy and a
+clean image, the noisy image is the input of the network and the clean image its target. Terms such
+as *unfolding* are those of `skpudle._denoiser.network`.
 
 Shapes of tensors are (n, n_channels, *size), where ``size`` is (length,) for signals and (height,
 width) for pictures; both are called images. ``kernel`` is the size of an atom, and ``stride`` the
@@ -57,8 +58,9 @@ def draw_cosines(shape, generator):  # (n, n_channels, *kernel) -> Tensor of the
     sizes = atoms.new_tensor(shape[1:])
     axes = (torch.arange(n, dtype=atoms.dtype, device="cpu") for n in shape[1:])
     pixels = torch.cartesian_prod(*axes)
-    slowest = pixels[(pixels / sizes).sum(1).argsort(stable=True)][: shape[0]]
-    cosines = torch.cos(pi * slowest[:, None] * (pixels + 0.5) / sizes).prod(2)
+    # An atom has a frequency for each axis: the number of half waves along the axis.
+    frequencies = pixels[(pixels / sizes).sum(1).argsort(stable=True)][: shape[0]]
+    cosines = torch.cos(pi * frequencies[:, None] * (pixels + 0.5) / sizes).prod(2)
     atoms[: len(cosines)] = cosines.unflatten(1, shape[1:])
     return project_atoms(atoms)
 
@@ -116,8 +118,10 @@ def draw_crop(image, shape, generator):  # (n_channels, *size) -> (n_channels, *
 def prepare_images(network, images, targets):
     """Return training images and targets as the network's input; raise its ``peak`` to theirs.
 
-    ``images`` are `Images`, and ``targets`` a list of tensors (n_channels, *size), or None. Return
-    a list of tensors (n_channels, *size), and the targets in the same form, or None.
+    The network's input are images or, for photons, roots of counts. ``peak`` is the largest
+    magnitude of a clean pixel. ``images`` are `Images`, and ``targets`` a list of clean images
+    (n_channels, *size), or None. Return the images as a list of tensors (n_channels, *size), and
+    the targets in the same form, or None.
 
     Raises
     ------
@@ -159,6 +163,7 @@ def initialise(network, alpha, images, generator):
         )
     for layers in (network.analysis, network.synthesis):
         layers.copy_(atoms * step**0.5)
+    # ``levels`` are the thresholds and, for a range of noise, the slopes after them.
     network.levels[-1].fill_(alpha * step**0.5)
 
 
@@ -333,9 +338,9 @@ class ConvDenoiser(FollowedFit, ImageEstimator):
         Number of iterations of the encoder.
 
     crop_size : int or "auto", default="auto"
-        Side of the random crops to train on, in pixels or samples, rounded down so that atoms cover
-        a crop exactly. "auto" is the smallest image, and at most 49 for pictures or 129 for
-        signals.
+        Side of the random crops to train on, in pixels or samples, rounded down to the size of an
+        atom plus a multiple of the stride. "auto" is the smallest image, and at most 49 for
+        pictures or 129 for signals.
 
     shift_average : bool, default=False
         Whether `denoise` and `score` average the results for all shifts of the grid of positions
@@ -558,6 +563,8 @@ class ConvDenoiser(FollowedFit, ImageEstimator):
         if (
             training.unchanged
         ):  # 0 if noisy images equal clean images: nothing to compare with
+            # Warns if the loss is above that of unchanged images, and above twice its start: losses
+            # of epochs vary with the random crops and noise.
             warn_of_rise(self, 2 * losses[0], losses[-1], training.unchanged)
         # Warns if max_iter ended the training, but not for max_iter="auto", whose end is expected.
         warn_of_early_end(self, self.ended_by_)
@@ -607,8 +614,9 @@ class ConvDenoiser(FollowedFit, ImageEstimator):
             # On parts of pictures that were not trained on, with noise of 0.03, 0.1 and 0.2, the
             # network is at most 1.4 dB below the packaged one, which has seen 432 photographs: for
             # a microscope's cell 44.2, 39.3 and 34.9 dB (packaged 45.4, 39.7, 36.3), for a made
-            # picture of standard deviation 0.03 42.5, 37.4 and 32.7 dB (42.7, 36.6, 33.7). Up to
-            # 0.3 instead of 0.5 times the range the latter has 31.2 dB at a noise of 0.2.
+            # picture of standard deviation 0.03 42.5, 37.4 and 32.7 dB (42.7, 36.6, 33.7). With
+            # noise up to 0.3 instead of 0.5 times the range the picture has 31.2 dB at a noise of
+            # 0.2.
             highest = max(float(x.max()) for x in images.tensors)
             extent = highest - min(float(x.min()) for x in images.tensors)
             return (0.02 * extent, 0.5 * extent) if extent else 0.0
@@ -625,10 +633,10 @@ class ConvDenoiser(FollowedFit, ImageEstimator):
         images = self._read_training(X)
         targets = read_targets(y, images, self._read)
         noise_std = self._noise_of(images, targets)
-        atoms = self.n_components, images.n_channels, *self._kernel
+        shape = self.n_components, images.n_channels, *self._kernel
         _, stride = geometry_of(self)
         network = DenoisingNetwork(
-            (self.n_unfoldings, *atoms), stride, noise_std, peak=0.0
+            (self.n_unfoldings, *shape), stride, noise_std, peak=0.0
         )
         network.noise.warn_of_units(images.tensors)
         network = network.to(images.tensors[0])
@@ -654,10 +662,10 @@ class ConvDenoiser(FollowedFit, ImageEstimator):
         training = self._training(network, singles, targets, generator, {})
         training.n_steps = self.n_steps_
         training.losses = list(self.loss_curve_)
-        past = self._optimizer_state
+        earlier = self._optimizer_state
         optimizer = training.optimizer
-        if past and past["name"] == str(type(optimizer)):
-            state = optimizer.state_dict() | {"state": unpack(past["state"])}
+        if earlier and earlier["name"] == str(type(optimizer)):
+            state = optimizer.state_dict() | {"state": unpack(earlier["state"])}
             optimizer.load_state_dict(state)
         return training
 
@@ -671,7 +679,9 @@ class ConvDenoiser(FollowedFit, ImageEstimator):
     ):  # -> Training
         """Return a `Training` of the network, with a loader of crops and a new optimiser.
 
-        ``singles`` and ``targets`` are results of `prepare_images`.
+        ``singles`` are the training images as the network's input, a list of (n_channels, *size).
+        ``targets`` are their clean images in the same form, or None. ``inputs`` are the fitted
+        attributes of the input: number and names of features.
         """
         has_pairs = targets is not None
         if has_pairs:
@@ -712,7 +722,7 @@ class ConvDenoiser(FollowedFit, ImageEstimator):
         returned unchanged.
 
         Borders are extended by reflection. Large images are cut into tiles that overlap by the
-        reach of the encoder: memory is bounded, and the result the same.
+        distance over which pixels affect each other: memory is bounded, and the result the same.
 
         Parameters
         ----------

@@ -100,7 +100,7 @@ class Noise:
         return Poisson().of_response(x) if self.of_photons else x
 
     def added_to(self, x, generator):  # (n, ...) -> (n, ...), (n,)
-        """Add random noise to clean images, as input for an update of the training.
+        """Add random noise to clean images, which an update trains the network to remove.
 
         ``x`` are clean images after `enter`. Return the noisy images, also in the form of `enter`,
         and the noise level of each image. From a range each image draws its own level, uniform on a
@@ -148,10 +148,10 @@ class Noise:
         """
         if noise_std is None:
             return None
-        known = "follows from their counts" if self.of_photons else "of training was 0"
+        reason = "follows from their counts" if self.of_photons else "of training was 0"
         refuse(
             self.of_photons or not self.high,
-            f"noise_std={noise_std!r:.50}, but the noise {known}. Leave noise_std=None, or "
+            f"noise_std={noise_std!r:.50}, but the noise {reason}. Leave noise_std=None, or "
             "train with noise_std, of one level or a pair.",
         )
         levels = np.broadcast_to(host_array(noise_std), len(images))
@@ -164,7 +164,8 @@ class Noise:
     def warn_of_more(self, images):
         """Warn if `Images` seem to have more than twice the noise of a training for one level.
 
-        The network would leave most of such noise. With a range it follows the noise of an image.
+        The network would leave most of such noise. A network for a range of noise, or for photons,
+        follows the noise of each image, so there is no warning.
         """
         if self.is_range or self.of_photons or self.high == 0:
             return
@@ -232,21 +233,22 @@ def _share(
     along ``probe``.
 
     Let ``n`` be the noise of the images ``y``, and ``d = f(y) - y`` the change by the denoiser
-    ``f``. The error is least at ``w = -<n, d> / |d|^2``. By Stein's identity the expectation of
-    ``-<n, d>`` is the sum over pixels of ``v_i (1 - df_i / dy_i)``, with ``v_i`` the variance of
-    pixel ``i`` (C. M. Stein, Annals of Statistics 9, 1981). For photon counts, whose variances
-    are estimated by the counts, the identity holds up to second derivatives (J. C. Hudson, Annals
-    of Statistics 6, 1978). ``<probe, derivative>`` estimates the sum of ``v_i df_i / dy_i``.
+    ``f``. The error is least at ``w = -<n, d> / |d|^2``, in the code ``explained`` over
+    ``squared_change``. By Stein's identity the expectation of ``-<n, d>`` is the sum over pixels of
+    ``v_i (1 - df_i / dy_i)``, with ``v_i`` the variance of pixel ``i`` (C. M. Stein, Annals of
+    Statistics 9, 1981). For photon counts, whose variances are estimated by the counts, the
+    identity holds up to second derivatives (J. C. Hudson, Annals of Statistics 6, 1978). ``<probe,
+    derivative>`` estimates the sum of ``v_i df_i / dy_i``.
     """
     explained = (deviation.square() - probe * derivative).flatten(1).sum(1)
-    change = (denoised - images).square().flatten(1).sum(1)
+    squared_change = (denoised - images).square().flatten(1).sum(1)
     # For images like the training images the estimated weight is about 0.95. The factor 1.1 raises
     # the weight above 1, so that these images get the network's output unchanged. A weight that is
     # too large does little harm: up to twice the best weight the output is still better than the
     # noisy image. The inner `where` avoids a division by zero, whose gradient would be NaN although
     # the outer `where` discards its result.
-    share = 1.1 * explained / torch.where(change > 0, change, 1.0)
-    return torch.where(change > 0, share, 0.0).clamp(0, 1)
+    share = 1.1 * explained / torch.where(squared_change > 0, squared_change, 1.0)
+    return torch.where(squared_change > 0, share, 0.0).clamp(0, 1)
 
 
 class DenoisingNetwork(nn.Module):
@@ -372,16 +374,19 @@ class DenoisingNetwork(nn.Module):
     def encode(self, x, sigma=None):  # (n, n_channels, *size) -> code maps
         """Return codes, (n, n_components, *positions), of images that atoms cover exactly.
 
-        A code belongs to an atom and a position of the grid. ``sigma`` (n,) is the standard
-        deviation of the noise of each image, by default `noise_of`. In a network for a range of
+        The size of the images has to be the size of an atom plus a multiple of the stride. A code
+        belongs to an atom and a position of the grid. ``sigma`` (n,) is the standard deviation of
+        the noise of each image, by default what `noise_of` returns. In a network for a range of
         noise ``sigma``, clipped to the range, sets the thresholds; other networks ignore it.
         """
         sigma = self.noise_of(x) if sigma is None else sigma
-        # (n_unfoldings, n_components); with slopes (n_unfoldings, n, n_components), for each image
+        # ``levels`` are the thresholds, (n_unfoldings, n_components); with slopes they differ
+        # between images, (n_unfoldings, n, n_components). The step of an unfolding is 1, since the
+        # atoms contain it.
         levels = self.thresholds.to(x)
         if self.slopes is not None:
-            share = sigma.clamp(self.noise.low, self.noise.high) / self.noise.typical
-            levels = levels[:, None] + share[:, None] * self.slopes.to(x)[:, None]
+            ratio = sigma.clamp(self.noise.low, self.noise.high) / self.noise.typical
+            levels = levels[:, None] + ratio[:, None] * self.slopes.to(x)[:, None]
         levels = levels.reshape(*levels.shape, *[1] * len(self.stride))
         both = self.analysis, self.synthesis
         analysis, synthesis = (ConvLayers(atoms.to(x), self.stride) for atoms in both)
@@ -435,25 +440,28 @@ class DenoisingNetwork(nn.Module):
     def _in_tiles(self, x, sigma):  # (n, n_channels, *size) -> the same
         """Encode and decode images that atoms cover exactly, tile by tile to bound memory.
 
-        ``sigma`` (n,) is the noise of each image. A pixel affects other pixels at a distance of at
-        most the size of an atom minus 1 in each unfolding. So a tile gets a margin of this distance
-        times the number of unfoldings, and its inner part then equals that of the whole image, up
-        to rounding. Tiles must start at multiples of the stride, since only then their grid is that
-        of the whole image. The method calls itself for each tile, to cut the next axis.
+        Images, and tiles with their margins, have the size of an atom plus a multiple of the
+        stride. ``sigma`` (n,) is the noise of each image. A pixel affects other pixels at a
+        distance of at most the size of an atom minus 1 in each unfolding. So a tile gets a margin
+        of this distance times the number of unfoldings, and its inner part then equals that of the
+        whole image, up to rounding. Tiles must start at multiples of the stride, since only then
+        their grid is that of the whole image. The method calls itself for each tile, to cut the
+        next axis.
         """
         for axis, (k, s) in enumerate(
             zip(self.kernel, self.stride, strict=True), start=2
         ):
             total = x.shape[axis]
-            reach = _round_up(len(self.analysis) * (k - 1), s)
+            margin = _round_up(len(self.analysis) * (k - 1), s)
             tile = max(s, self.tile // s * s)
             parts = []
-            if total < tile + 2 * (reach + s) + k:
+            # An axis that is little longer than a tile with its margins is not cut.
+            if total < tile + 2 * (margin + s) + k:
                 continue
             for start in range(0, total, tile):
-                first = max(0, start - reach)
+                first = max(0, start - margin)
                 stop = min(start + tile, total)
-                last = min(total, first + _round_up(stop + reach - first, s, k))
+                last = min(total, first + _round_up(stop + margin - first, s, k))
                 part = self._in_tiles(x.narrow(axis, first, last - first), sigma)
                 parts.append(part.narrow(axis, start - first, stop - start))
             return torch.cat(parts, axis)
@@ -466,31 +474,32 @@ class DenoisingNetwork(nn.Module):
         x,
         sigma,
         shift,
-        room,
+        largest,
     ):  # (n, n_channels, *size) -> the same
         """Encode and decode images of any size, on one grid of positions of atoms.
 
         Images are extended by reflection, so that a pixel at the border is covered by as many atoms
         as an inner pixel, and the extension is cut off from the result. ``sigma`` (n,) is the noise
         of each image. ``shift``, a tuple, is the shift of the grid along each axis in pixels.
-        ``room`` is the largest shift along each axis that the caller averages over: extended images
-        have the same size for all these shifts.
+        ``largest`` is the largest shift along each axis that the caller averages over: extended
+        images have the same size for all these shifts.
         """
         axes = list(
-            zip(x.shape[2:], self.kernel, self.stride, shift, room, strict=True)
+            zip(x.shape[2:], self.kernel, self.stride, shift, largest, strict=True)
         )
-        before = [k - 1 - first for _, k, _, first, _ in axes]
+        # A grid that is shifted by ``moved`` pixels begins this much nearer to the image.
+        before = [k - 1 - moved for _, k, _, moved, _ in axes]
         totals = [_round_up(n + 2 * (k - 1) - r, s, k) for n, k, s, _, r in axes]
         after = [
             total - n - b
             for total, n, b in zip(totals, x.shape[2:], before, strict=True)
         ]
-        found = self._in_tiles(extend(x, before, after), sigma)
+        denoised = self._in_tiles(extend(x, before, after), sigma)
         for axis, (start, n) in enumerate(
             zip(before, x.shape[2:], strict=True), start=2
         ):
-            found = found.narrow(axis, start, n)
-        return found
+            denoised = denoised.narrow(axis, start, n)
+        return denoised
 
     def _of_opponents(self, x, sigma, shift_average):  # (n, 3, *size) -> the same
         """Denoise images of three colours by a network for one channel.
@@ -548,7 +557,8 @@ class DenoisingNetwork(nn.Module):
             return self._of_opponents(x, sigma, shift_average)
         shifts = list(product(*(range(s if shift_average else 1) for s in self.stride)))
         # Noise is estimated here, from the whole image, since every tile alone would get another
-        # estimate, and tiles would differ in how much noise is removed.
+        # estimate, and tiles would differ in how much noise is removed. ``unit`` has divisors that
+        # bring the images to the scale of training.
         noise = self.noise
         sigma = self.noise_of(x.detach()) if sigma is None else sigma
         unit = _each(self._unit_of(x, sigma), x)
@@ -566,7 +576,9 @@ class DenoisingNetwork(nn.Module):
         mean = sum(parts) / len(parts)
         if not noise.high:
             return mean
-        images, denoised, first = map(noise.leave, (x, mean, parts[0]))
+        # Photons are compared as counts: `leave` undoes Anscombe's transform. ``unshifted`` is the
+        # denoised image on one grid, whose derivative costs one pass instead of one for each shift.
+        images, denoised, unshifted = map(noise.leave, (x, mean, parts[0]))
         # The variance of photon counts is their expectation, which the noisy counts estimate.
         deviation = (
             images.sqrt()
@@ -574,14 +586,17 @@ class DenoisingNetwork(nn.Module):
             else _each(sigma, images).expand_as(images)
         )
         # The probe of `_share`: random signs times the standard deviation of the noise. The signs
-        # have a fixed seed, so that the same image always gives the same result.
+        # have a fixed seed, so that the same image always gives the same result. ``of_probed`` is
+        # the denoised image of the image plus _STEP times the probe.
         generator = torch.Generator(device="cpu").manual_seed(0)
         bits = torch.randint(
             2, (1, *images.shape[1:]), generator=generator, device="cpu"
         )
         probe = (2 * bits - 1).to(images) * deviation
-        beside = noise.leave(
+        of_probed = noise.leave(
             reconstruct(noise.enter(images + _STEP * probe), shifts[0])
         )
-        share = _share(images, denoised, deviation, probe, (beside - first) / _STEP)
+        share = _share(
+            images, denoised, deviation, probe, (of_probed - unshifted) / _STEP
+        )
         return noise.enter(images.lerp(denoised, _each(share, images)))

@@ -42,7 +42,7 @@ except ModuleNotFoundError:  # scikit-learn 1.6 to 1.8
             """Follow the begin of a task."""
 
         def on_fit_task_end(self, estimator: Any, context: Any) -> bool | None:
-            """Follow the end of a task; a true result ends the tasks beside it."""
+            """Follow the end of a task; a true result after an epoch ends its phase."""
 
     class _Context:
         """One task of a fit, with the attributes that callbacks read.
@@ -116,7 +116,10 @@ except ModuleNotFoundError:  # scikit-learn 1.6 to 1.8
             return any(ends)
 
     def _call(hook, estimator, context, **values):  # -> what the hook returns
-        """Call a hook with the keyword arguments that it takes; a function makes its value."""
+        """Call a hook with those of the keyword arguments ``values`` that it takes.
+
+        A value that is a function, as for ``fitted_estimator``, is replaced by its result.
+        """
         taken = signature(hook).parameters.keys() & values.keys()
         arguments = {
             name: values[name]() if callable(values[name]) else values[name]

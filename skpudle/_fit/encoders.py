@@ -5,7 +5,8 @@ An encoder is a callable: ``encoder(dictionary, x, mask=None)`` returns the spar
 `DenseDictionary`. ``mask``, of the shape of ``x``, is 1 for known entries and 0 for missing ones.
 Codes are either solved for (the lasso, to convergence) or unfolded (a fixed number of iterations,
 the unfoldings). The units of rows, `skpudle._units.Units`, are a baseline to subtract and
-scales to divide by, so that noise is equal in all entries. `InUnits` codes a user's rows.
+scales to divide by, so that the noise has the same standard deviation in all entries. `InUnits`
+codes a user's rows.
 
 `EncoderPlan` checks the parameters that decide about codes, and makes the encoder. A fit needs more
 of the parameters: `skpudle._fit.plan.Plan` is the plan of a fit, and a subclass.
@@ -102,7 +103,7 @@ class Converged:
             mask=mask,
         )
         if self.warns and not (gaps <= _GAP).all():
-            level = arrays.users_level() - 1
+            level = arrays.users_level()
             warn_about_gaps(
                 gaps, tol=_GAP, category=ConvergenceWarning, stacklevel=level
             )
@@ -119,9 +120,9 @@ class Converged:
         """Return codes, losses (n_samples,), and the derivative of the mean loss in the atoms.
 
         `skpudle._gradients.differentiate` calls it instead of autograd, since the derivative has a
-        formula, see `skpudle.lasso._implicit.lasso_gradient`. ``through_encoder`` is whether codes
-        depend on the atoms. Return None with ``debias``: the formula does not hold there, and
-        autograd is used.
+        formula, see `skpudle.lasso._implicit.lasso_gradient`. ``through_encoder`` is whether the
+        derivative takes into account that codes depend on the atoms. Return None with ``debias``:
+        the formula does not hold there, and autograd is used.
         """
         if self.debias:
             return None
@@ -157,6 +158,7 @@ def learned_encoder(learner, atoms):  # -> LearnedEncoder
         f"components_ has the shape {tuple(atoms.shape)}, and no encoder of separate_atoms was "
         f"trained for it with n_unfoldings={learner.n_unfoldings!r}. Set them back, or fit again.",
     )
+    # one matrix for all unfoldings, with the atoms in place of synthesis matrices
     shares_atoms = analysis.ndim == 2
     if shares_atoms:
         analysis = analysis[None]
@@ -214,19 +216,21 @@ class EncoderPlan:
         decay = params.lambda_decay
         self.decay = decay if isinstance(decay, tuple) else (decay, decay)
         is_pair = len(self.decay) == 2 and all(
-            isinstance(beta, Real) for beta in self.decay
+            isinstance(factor, Real) for factor in self.decay
         )
         refuse(
-            not (is_pair and all(0 < beta <= 1 for beta in self.decay)),
+            not (is_pair and all(0 < factor <= 1 for factor in self.decay)),
             f"lambda_decay={decay!r:.60} is not a pair of numbers in (0, 1]. Pass (first, last).",
         )
-        self.debias = fixed(params.debias)
+        self.debias = fixed(params.debias)  # None if the user has set "auto"
+        # `depth` is the number of unfoldings, "auto", or None for converged codes. `learns` tells
+        # whether the user asks for a learned encoder.
         depth = params.n_unfoldings
         learns = params.separate_atoms
         is_soft_lasso = params.shrinkage == "soft" and self.decay == (1, 1)
         self.converges = params.transform_algorithm == "lasso" or depth is None
-        has_no_depth = depth in ("auto", None) and not learns
-        self.of_lasso = is_soft_lasso and params.alpha != 0 and has_no_depth
+        has_no_number = depth in ("auto", None) and not learns
+        self.of_lasso = is_soft_lasso and params.alpha != 0 and has_no_number
         self.solves = self.of_lasso or self.converges
         usual = _LEARNED_UNFOLDINGS if learns and depth == "auto" else _UNFOLDINGS
         self.n_unfoldings = depth if isinstance(depth, Integral) else usual
@@ -275,17 +279,18 @@ class EncoderPlan:
             The encoder, see the module.
         """
         params = self.params
-        depth = params.n_unfoldings
-        if depth == "auto":
-            depth = _UNFOLDINGS
+        n_unfoldings = params.n_unfoldings
+        if n_unfoldings == "auto":
+            n_unfoldings = _UNFOLDINGS
             is_lasso = params.shrinkage == "soft" and lambda_decay == 1
             solves = solves or (is_lasso and alpha > 0)
-        if solves or depth is None or (params.separate_atoms and params.alpha):
+        # with separate_atoms atoms learn from codes of the lasso, and the encoder is learned later
+        if solves or n_unfoldings is None or (params.separate_atoms and params.alpha):
             debias = self.debias or 0.0 if debias is None else debias
             return Converged(alpha, params.positive_code, debias)
         return partial(
             encode,
-            n_unfoldings=depth,
+            n_unfoldings=n_unfoldings,
             alpha=alpha,
             step_size=step_size,
             lambda_decay=lambda_decay,
@@ -302,16 +307,16 @@ class EncoderPlan:
         """
         params = self.params
         debias = ["debias"] if self.debias else []  # 0 asks for nothing
-        counted = ["transform_n_nonzero_coefs"]
+        n_nonzero = ["transform_n_nonzero_coefs"]
         if params.transform_algorithm != "omp":
-            rules = [(counted, "transform_algorithm='omp'")]
+            rules = [(n_nonzero, "transform_algorithm='omp'")]
             if params.separate_atoms and params.transform_algorithm == "unfolded":
                 unused = ["transform_alpha", *debias]
                 rules.append((unused, "transform_algorithm='lasso'"))
             return rules
         rules = [(debias, "transform_algorithm='unfolded' or 'lasso'")]
         if params.transform_alpha is not None:
-            rules.append((counted, "transform_alpha=None"))
+            rules.append((n_nonzero, "transform_alpha=None"))
         return rules
 
 
@@ -322,7 +327,7 @@ def baseline_of(learner):  # -> ndarray of shape (n_features,) or None
     """Return the baseline that is subtracted from a fitted learner's rows before they are coded.
 
     The baseline is ``intercept_``. A learner with weights, ``coef_``, has ``baseline_`` instead,
-    since its ``intercept_`` belongs to its decisions. None if there is no baseline, and for
+    since its ``intercept_`` belongs to its decisions. Return None without a baseline, and for
     learners of counts, recognised by their parameter ``loss``: their encoders add the baseline to
     natural parameters.
     """
@@ -342,8 +347,9 @@ def centre(learner, rows):  # (n, n_features) -> the same
 def units_of(learner):  # -> Units
     """Return the units in which a fitted learner codes new rows, from its fitted attributes.
 
-    The baseline and the atoms of the units are those of the present attributes, which the user may
-    have edited. Noise is equal if none was learned, and for learners of other packages.
+    Their baseline and their atoms come from the present ``intercept_`` and ``components_``, which
+    the user may have edited. The noise of all entries has the same standard deviation if the fit
+    has learned no other, and for learners of other packages.
     """
     record = vars(learner).get("_fitted")
     baseline = baseline_of(learner)
@@ -380,6 +386,7 @@ class InUnits:
         """
         atoms = dictionary.atoms
         gains = self.gains.to(atoms)
+        # the atoms in units of the noise, with the norms that they have in the user's units
         if self.units.scale is not None:
             atoms = atoms / self.units.scale.to(atoms) / gains[:, None]
         units = replace(self.units, atoms=atoms)

@@ -70,9 +70,9 @@ class Data(NamedTuple):
         source = self.source
         samples = self.samples
         weight, mean = sources.scale_weights(source.weight, source.n_samples, total)
-        if mean is None:
+        if mean is None:  # there are no weights
             return self
-        if source is samples:
+        if source is samples:  # all data are in memory
             samples = replace(samples, weight=weight)
             return self._replace(source=samples, samples=samples)
         source.weight = weight
@@ -165,6 +165,7 @@ class PhasedLearner(CallbackSupportMixin):
         )
         merged_index = n_rows = None
         if source.in_parts:
+            # `fit` draws the sample by the user's seed, if that is an integer, otherwise by 0
             is_seed = isinstance(self.random_state, Integral) and not part
             seed = int(self.random_state) if is_seed else 0
             n_components = None if self.n_components == "auto" else self.n_components
@@ -194,6 +195,7 @@ class PhasedLearner(CallbackSupportMixin):
         have been set.
         """
         began = time.perf_counter()
+        # learners of counts, and of targets
         if self._counts_events or hasattr(self, "predict"):
             messages.refuse_several(type(self).__name__)
         plan = self._plan()

@@ -38,9 +38,9 @@ def refuse(is_wrong, message):
 
 
 def refuse_several(task):
-    """Raise ValueError inside `data_parallel` with several processes, for a ``task`` of one only.
+    """Raise ValueError in `data_parallel`, if it has several processes, but ``task`` runs in one.
 
-    ``task`` begins the message, such as the name of a method that runs in one process only.
+    ``task``, such as the name of a method, begins the message.
     """
     is_alone = current_team().is_alone
     refuse(
@@ -93,12 +93,12 @@ def warn_of_units(samples):
     """
     x = with_gaps(samples.x, samples.mask).double()
     low, high = x.nanquantile(x.new_tensor([0.1, 0.9]), 0)
-    parts = (
+    spreads = (
         (x - x.nanmean(0)).square().nanmean(0).nan_to_num(),
         (high - low).square().nan_to_num(),
     )
-    column = int(parts[0].argmax())
-    share, usual = (float(part[column] / part.sum()) for part in parts)
+    column = int(spreads[0].argmax())
+    share, usual = (float(spread[column] / spread.sum()) for spread in spreads)
     # ``share`` is the fraction of the total variance that one column has: 0.72 and 0.998 in the
     # tables of cancer and wine of scikit-learn, whose columns have mixed units, and at most 0.68 in
     # iris, digits, patches and diabetes. But a single outlying entry can cause such a fraction. So
@@ -151,6 +151,7 @@ def any_named(learner, names):
     ``learner`` is the estimator that has these parameters.
     """
     parameters = signature(type(learner).__init__).parameters
+    # the value and the default of each parameter
     pairs = ((getattr(learner, name), parameters[name].default) for name in names)
     # An array always differs, because no default is an array. It is not compared by ``==``, which
     # would return an array instead of one truth value.
@@ -183,8 +184,9 @@ def warn_of_unused(learner, unused, where="in this fit"):
 def warn_of_zero_codes(learner):
     """Warn that a fitted learner has only zero codes for its own data: its penalty is too large.
 
-    Or codes and atoms are non-negative, and the data are not.
+    If codes and atoms have to be non-negative, the cause may also be negative data.
     """
+    # the name of the parameter that sets the penalty
     name = getattr(learner, "_penalty", "alpha")
     own = learner.get_params(deep=False)
     if own.get("positive_code") and own.get("positive_dict"):
@@ -202,7 +204,7 @@ def warn_of_zero_codes(learner):
 
 
 def warn_of_rise(learner, began, ended, baseline):
-    """Warn if training has made the loss larger than at its start, and than without a dictionary.
+    """Warn if training has made the loss larger than at its start and without a dictionary.
 
     ``began`` and ``ended`` are the mean losses of the first and last epoch, and ``baseline`` is the
     loss of a sample whose codes are zero.

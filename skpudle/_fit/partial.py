@@ -16,14 +16,14 @@ from skpudle.search.stream import FORGETTING, advance_stream, begin_stream, bloc
 def alternate(plan, fitted, data, interrupts):  # -> Fitted
     """Learn from the rows block by block, by codes of the lasso and atoms in alternation.
 
-    This is the `partial_fit` of learners whose codes solve the lasso; the algorithm is
-    `skpudle.search.stream`. Rows that are too few for a block are kept for the next call, in
-    ``fitted.buffer``.
+    This is the `partial_fit` of learners whose codes solve the lasso, with ``fitted.alpha``; the
+    algorithm is `skpudle.search.stream`. Rows that are too few for a block are kept for the next
+    call, in ``fitted.buffer``.
     """
     # The best size of a block depends on the mean number of nonzero codes in a row. It is unknown
     # before rows are coded, so 4 is assumed.
     size = block_rows(4.0, *fitted.atoms.shape)
-    square = fitted.data_scale or 0.0
+    mean_square = fitted.data_scale or 0.0
     buffer = fitted.buffer
     loss = 0.0
     n_rows = 0
@@ -39,14 +39,15 @@ def alternate(plan, fitted, data, interrupts):  # -> Fitted
         n_new = block.total_weight
         block = block.in_units(fitted.units)
         buffer = block if buffer is None else block.after(buffer)
-        problem = plan.problem(buffer.to(fitted.atoms), fitted.alpha, square)
+        problem = plan.problem(buffer.to(fitted.atoms), fitted.alpha, mean_square)
+        # a block that is not full is finished only if its rows have enough nonzero codes
         is_full = len(buffer) >= size
-        state, is_over = advance_stream(
+        state, is_finished = advance_stream(
             problem, state, forgetting=FORGETTING, final=is_full
         )
         loss = loss + state.loss * problem.unit**2 * n_new
         n_rows = n_rows + n_new
-        buffer = None if is_over else buffer
+        buffer = None if is_finished else buffer
     return replace(
         fitted,
         atoms=state.atoms.to(fitted.atoms),

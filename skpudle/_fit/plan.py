@@ -31,8 +31,8 @@ from skpudle.search import Problem, auto_alpha
 
 # For the warnings of `Plan.without_effect`. _OF_TRAINING: parameters that only training reads.
 # _OF_GRADIENTS: parameters without effect if a learned encoder (``separate_atoms``) is trained,
-# whose training has an optimiser and steps of its own. _TRAINS: what the warning tells the user to
-# set if atoms shall be trained.
+# whose training has an optimiser and steps of its own, but reads batch_size and max_iter. _TRAINS:
+# what the warning tells the user to set if atoms shall be trained.
 _OF_TRAINING = (
     "optimizer",
     "learning_rate",
@@ -57,7 +57,8 @@ def train_encoder(
 ):  # -> Fitted
     """Train the encoder of ``separate_atoms`` for the atoms of a record, which stay as they are.
 
-    `fit` calls it in its last phase, and `partial_fit` for one epoch.
+    The encoder has a few unfoldings (iterations) with learned matrices and thresholds. `fit` calls
+    this function in its last phase, and `partial_fit` for one epoch.
 
     Parameters
     ----------
@@ -71,8 +72,10 @@ def train_encoder(
         After Ctrl-C, when its ``pending`` is true, no more updates are made.
     most : int or "auto"
         Largest number of epochs.
-    generator, start : torch.Generator, LearnedEncoder, default=None
-        Arguments of `learn_encoder`.
+    generator : torch.Generator, default=None
+        Random numbers of batches and noise; None begins with the seed 0.
+    start : LearnedEncoder, default=None
+        The encoder to begin with; None makes one from the atoms.
 
     Returns
     -------
@@ -195,15 +198,16 @@ class Plan(EncoderPlan):
         Whether `partial_fit` solves for lasso codes and atoms in alternation, as long as the user
         sets no parameter of training; otherwise it trains by gradients.
     codes_follow_data : bool
-        Whether the data choose the penalty of the codes of `transform`: with alpha="auto" and codes
-        of the lasso.
+        Whether predictions of hidden entries choose the penalty of the codes of `transform`: with
+        alpha="auto" and codes of the lasso. Otherwise the penalty is ``fitted.alpha``.
     n_components : int or None
         Number of atoms; None if ``dict_init``, the number of features or a search decides it.
     fit_intercept : bool or "auto"
         Whether rows have a baseline; "auto" lets the data decide.
     noise : str or list of float
-        What the noise of an entry depends on, see `skpudle.search.learn_units`; a list has the
-        user's standard deviation for each feature.
+        What the standard deviation of the noise differs between: "features", "rows", "both", or
+        nothing ("equal"). "auto" and "outliers" look for outliers, and "auto" then decides between
+        "features" and "equal". A list has the user's standard deviation for each feature.
     learns_noise : bool
         Whether the fit has a first phase that finds the units of rows, `Units`: a baseline,
         outliers, or noise that differs between entries.
@@ -214,7 +218,8 @@ class Plan(EncoderPlan):
         If parameters contradict each other.
     """
 
-    # with alpha="auto": the penalty of codes over the penalty of the search
+    # with alpha="auto": the factor from the default penalty of a search, ``fitted.penalty``, to the
+    # penalty of codes
     alpha_share = 1.0
     name_of_baseline = "intercept_"  # fitted attribute that holds the baseline
     axis = 0
@@ -222,7 +227,7 @@ class Plan(EncoderPlan):
     def __init__(self, learner):
         super().__init__(learner)
         params = self.params
-        self.step_size = fixed(params.step_size)
+        self.step_size = fixed(params.step_size)  # None if the user has set "auto"
         start = params.dict_init
         self.searches = isinstance(start, str) and start == "search"
         refuse(
@@ -259,7 +264,10 @@ class Plan(EncoderPlan):
             self._try_optimizer()
 
     def _try_optimizer(self):
-        """Make the user's optimiser for one number, so that a wrong one is refused before a fit."""
+        """Make the user's optimiser for one number, so that a wrong one is refused before a fit.
+
+        In place of a projection onto constraints it gets `torch.clone`, which changes nothing.
+        """
         atoms = torch.ones(1, 1, device="cpu")
         rate = self.params.learning_rate
         make_optimizer(
@@ -300,6 +308,7 @@ class Plan(EncoderPlan):
         """
         first, last = self.decay
         n_updates = fitted.n_updates
+        # in reverse order, so that with a single value this value is ``last``
         steps = np.linspace(last, first, min(10, n_updates))[::-1]
         return float(steps[min(len(steps) * update // n_updates, len(steps) - 1)])
 
@@ -359,10 +368,12 @@ class Plan(EncoderPlan):
         encoder = fitted.learned_encoder
         if encoder is not None:
             parts = [to_numpy(getattr(encoder, name)) for name in LEARNED]
+            # one analysis matrix for all unfoldings, and the atoms instead of synthesis matrices
             if encoder.shares_atoms:
                 parts[:2] = parts[0][0], None
             attributes |= zip(OF_LEARNED, parts, strict=True)
         penalties = fitted.penalties(self.debias)
+        # the user's units have another noise in each feature
         if penalties["noise_std_"] is not None and units.scale is not None:
             penalties["noise_std_"] *= to_numpy(units.scale)
         return attributes | penalties
@@ -374,7 +385,7 @@ class Plan(EncoderPlan):
         return samples.in_units(units)
 
     def first_record(self, samples, rows, units):  # -> Fitted
-        """Return a record without atoms: mean squared norm of rows, and penalty of their search.
+        """Return a record without atoms: mean squared norm and default penalty of the rows.
 
         ``rows`` are what `enter` makes of ``samples``, the rows in the user's units, which only the
         plan of counts needs.
@@ -398,8 +409,8 @@ class Plan(EncoderPlan):
         """Return the first record, with initial atoms and the penalty of codes for them.
 
         The arguments are those of `first_record`, and the generator of the fit. A search begins
-        with rows as atoms or, if rows are mixtures of few non-negative atoms, with the purest rows.
-        Otherwise ``dict_init`` decides.
+        with rows as atoms or, if few non-negative atoms with non-negative codes are asked for, with
+        the purest rows ("vertices"). Otherwise ``dict_init`` decides.
         """
         start = self.params.dict_init
         x = rows.x
@@ -426,28 +437,29 @@ class Plan(EncoderPlan):
     def code_penalty(self, fitted, atoms=None):  # -> float
         """Return the penalty of soft codes, or the threshold of hard codes.
 
-        A number that the user has set stays. "auto" is `alpha_share` of the penalty of the search
-        or, for hard thresholds, that penalty times the root of the step for the ``atoms``
-        (n_components, n_features).
+        A number that the user has set stays. "auto" is the default penalty, ``fitted.penalty``,
+        times `alpha_share` and ``fitted.penalty_factor``. For hard thresholds it is the default
+        penalty times the root of the step for the ``atoms`` (n_components, n_features).
         """
         if self.params.alpha != "auto":
             return float(self.params.alpha)
         if self.params.shrinkage != "hard":
             return self.alpha_share * fitted.penalty * fitted.penalty_factor
-        # Hard thresholds b with the step s minimise the squared error plus b^2 / (2 s) for each
-        # nonzero code. Then an atom enters a code if its correlation with the row exceeds
-        # b / sqrt(s). In the lasso it enters if the correlation exceeds alpha, so both are sparse
-        # alike for b = alpha sqrt(s).
+        # Hard thresholds b with the step s minimise half the squared error plus b^2 / (2 s) for
+        # each nonzero code. Then an atom enters a code if its correlation with the row exceeds
+        # b / sqrt(s). In the lasso it enters if the correlation exceeds the penalty, so both are
+        # sparse alike if b is the penalty times sqrt(s).
         return fitted.penalty * self.step(atoms) ** 0.5
 
     def search_penalty(self, fitted):  # -> float
-        """Return the penalty of the search, in units of the rows that are searched.
+        """Return the penalty that the search begins with, in units of the rows that are searched.
 
         It is the penalty of codes, if codes have soft thresholds and a positive penalty. Otherwise
-        the data have chosen it.
+        it is the default penalty of the data, ``fitted.penalty``.
         """
-        of_lasso = self.params.shrinkage == "soft" and self.code_penalty(fitted)
-        return of_lasso / fitted.penalty_factor or float(fitted.penalty)
+        # False for hard thresholds, and 0 if the user has set alpha=0
+        soft_penalty = self.params.shrinkage == "soft" and self.code_penalty(fitted)
+        return soft_penalty / fitted.penalty_factor or float(fitted.penalty)
 
     # ------------------------------------------------------------------ search and training
 
@@ -462,9 +474,9 @@ class Plan(EncoderPlan):
         samples : Samples
             Rows in units of their noise.
         penalty : float, default=None
-            Penalty of the lasso for these rows; None if the caller does not use the penalty.
+            Penalty of the lasso for these rows; None, for callers that do not use it, makes it 1.
         square : float, default=None
-            The number that decides the unit; by default the mean squared norm of the rows. Problems
+            A mean squared norm, which decides the unit; by default that of the rows. Problems
             whose atoms or penalties are compared need the same number.
         **settings : dict
             Further arguments of `Problem`.
@@ -518,12 +530,15 @@ class Plan(EncoderPlan):
         )
 
     def curvature(self, fitted):  # -> float
-        """Return the curvature of the loss in the reconstruction, for the surrogate optimiser."""
+        """Return the curvature of the loss in the reconstruction, for the surrogate optimiser.
+
+        It is ``fitted.curvature``, but less with the gradient "ae-ls" after a search.
+        """
         # With the gradient "ae-ls" codes follow a change of the atoms, which lowers the curvature,
-        # the more so the more unfoldings there are. The exponent -0.22 is a compromise after
-        # searches: with -0.25 hard-thresholded codes of digits have 2 % more entries, and with 0
-        # the error of new digits is 2.3 times as large; soft-thresholded codes are best with 0,
-        # whose errors are 1 to 5 % smaller (benchmarks/constants.py curvature).
+        # the more so the more unfoldings there are. The exponent -0.22 is a compromise, measured
+        # after searches: with -0.25 hard-thresholded codes of digits have 2 % more entries, and
+        # with 0 the error of new digits is 2.3 times as large; soft-thresholded codes are best with
+        # 0, whose errors are 1 to 5 % smaller (benchmarks/constants.py curvature).
         follows = fitted.search_alpha is not None and self.gradient == "ae-ls"
         share = self.n_unfoldings**-0.22 if follows else 1.0
         return share * fitted.curvature
@@ -531,12 +546,12 @@ class Plan(EncoderPlan):
     def mixes_few(self, n_components, n_features):
         """Return whether the parameters ask for mixtures of few non-negative atoms, as for spectra.
 
-        That is so if codes and atoms have to be non-negative, and atoms are few. A search then
-        begins with the purest samples as atoms, and has a first penalty of its own, see
+        That is so if codes and atoms have to be non-negative, and there are at most a quarter as
+        many atoms as features. If the number of atoms is not known (None), it is not so. A search
+        of mixtures begins with the purest samples as atoms, and has a first penalty of its own, see
         `skpudle.search.find.penalty_of_mixtures`.
         """
-        # The purest rows are near the atoms, and make good initial atoms, if there are at most a
-        # quarter as many atoms as features.
+        # Only with so few atoms the purest rows are near the atoms, and make good initial atoms.
         positive = self.params.positive_code and self.params.positive_dict
         return positive and (n_components or n_features) <= 0.25 * n_features
 
@@ -559,6 +574,7 @@ class Plan(EncoderPlan):
         """
         if self.params.batch_size != "auto":
             return int(self.params.batch_size)
+        # an unknown number of atoms counts as one, for which "auto" is the surrogate optimiser
         if n_samples and self.adapts(self.n_components or 1):
             return min(
                 max(n_samples // _BATCHES, _LEAST_ROWS // _BATCHES),
@@ -579,33 +595,36 @@ class Plan(EncoderPlan):
         if self.adapts(n_components):
             # Training shall take about as long as the search. So the number of epochs is
             # n_components divided by the time of an update, in which the unit is the time of one
-            # unfolding: the unfoldings of the encoder, and 9 for all other work. For digits and
-            # patches with 3 to 100 unfoldings this training takes 20 to 70 % less time than 20
-            # epochs, and the R^2 of codes of held-out rows differs by at most 0.002. With 3 or 27
-            # instead of 9, errors of new rows differ by at most 2 % (benchmarks/constants.py
-            # updates).
+            # unfolding: the unfoldings of the encoder (none if codes solve the lasso), and 9 for
+            # all other work. An epoch counts as 1024 to 4096 rows. For digits and patches with 3 to
+            # 100 unfoldings this training takes 20 to 70 % less time than 20 epochs, and the R^2 of
+            # codes of held-out rows differs by at most 0.002. With 3 or 27 instead of 9, errors of
+            # new rows differ by at most 2 % (benchmarks/constants.py updates).
             n_epochs = n_components / (self.n_unfoldings * (not self.of_lasso) + 9)
             n_rows = min(max(n_batches * batch_size, _LEAST_ROWS), _MOST_ROWS)
             return ceil(max(n_epochs, 2) * n_rows / batch_size)
         # Number of operations of one matrix product in an unfolding: codes times the Gram matrix of
         # the atoms or, if that takes fewer operations, codes times atoms and back.
-        push = 2 * batch_size * n_components * min(n_components, 2 * n_features)
+        n_operations = 2 * batch_size * n_components * min(n_components, 2 * n_features)
         # Number of matrix products in an unfolding: a gradient through the encoder adds two, for
         # the backward pass.
         n_products = 1 if self.gradient == "dec" else 3
         # The time is bounded by 100 epochs and by 1.2e12 operations of the encoder in all updates
         # together; but at least 200 updates are allowed.
-        affordable = 1.2e12 / (self.n_unfoldings * n_products * push)
+        affordable = 1.2e12 / (self.n_unfoldings * n_products * n_operations)
         return max(200, min(100 * n_batches, int(affordable)))
 
     def without_effect(self, data):  # -> list of (names, setting)
-        """Return parameters without effect in a fit to `Data`, as `EncoderPlan.without_effect`."""
+        """Return parameters without effect in a fit to `Data`, for `warn_of_unused`.
+
+        Each entry has names of parameters, and the setting with which they would have an effect.
+        """
         params = self.params
-        learns = bool(params.separate_atoms)
+        has_encoder = bool(params.separate_atoms)
         trains = self.trains
         n_components = self.n_components or data.samples.x.shape[1]
         rules = super().without_effect()
-        if learns:
+        if has_encoder:
             rules.append((_OF_GRADIENTS, "separate_atoms=False"))
         elif not trains:
             rules.append((_OF_TRAINING, _TRAINS))
@@ -615,8 +634,8 @@ class Plan(EncoderPlan):
             rules.append((["learning_rate"], "optimizer='adam' or 'sgd'"))
         if self.of_lasso:
             rules.append((["step_size"], "a number for n_unfoldings"))
-        elif self.debias and not learns and params.transform_algorithm != "lasso":
+        elif self.debias and not has_encoder and params.transform_algorithm != "lasso":
             rules.append((["debias"], "codes of the lasso, n_unfoldings='auto'"))
-        if not learns and (params.shrinkage == "hard" or params.alpha == 0):
+        if not has_encoder and (params.shrinkage == "hard" or params.alpha == 0):
             rules.append((["lambda_decay"], "shrinkage='soft', and a positive alpha"))
         return rules

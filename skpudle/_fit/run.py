@@ -104,6 +104,7 @@ def take(estimator, attributes):
     names of features, is absent instead of None, as in scikit-learn.
     """
     vars(estimator).update(attributes)
+    # `get` returns the estimator, which is not None, for a name that is not in ``attributes``
     for name in ("n_features_in_", "feature_names_in_"):
         if attributes.get(name, estimator) is None:
             delattr(estimator, name)
@@ -156,9 +157,17 @@ class Record:
 class Fitted(Record):
     """The results of a fit so far, of rows or of images.
 
-    Atoms and penalties belong to rows in the ``units``: less the baseline, over the noise. Of
-    images they belong to channels in the units of
+    Atoms and penalties belong to rows in the ``units``: the baseline is subtracted, and the
+    difference is divided by the noise. Of images they belong to channels in the units of
     `skpudle._learners.convolutional.phases.Channels`.
+
+    A fit has several penalties. ``penalty`` follows from the size of the data alone. ``alpha`` is
+    the user's number or, with alpha="auto", follows from ``penalty``. A search begins with one of
+    the two, see `skpudle._fit.plan.Plan.search_penalty`. With alpha="auto" it tries others, and it
+    ends with ``search_alpha``; ``searched.alpha`` is the same penalty, divided by the unit of the
+    search's `Problem`. Training and `partial_fit` keep ``alpha``. `transform` uses
+    ``coding.alpha``, which predictions of hidden entries have chosen, or ``alpha`` if ``coding`` is
+    None.
 
     Parameters
     ----------
@@ -168,7 +177,8 @@ class Fitted(Record):
         What is trained beside the atoms, such as weights of a task, see
         `skpudle._fit.plan.Plan.join`.
     alpha : float, default=None
-        The penalty or threshold of codes in training; None before data are seen.
+        The penalty of soft codes in training, or the threshold of hard codes; None before data are
+        seen.
     data_scale : float, default=None
         Mean squared norm of a sample; None before data are seen.
     curvature : float, default=1.0
@@ -180,11 +190,11 @@ class Fitted(Record):
     units : Units, default=CENTRED
         The units in which rows are learned: baseline, limits of outliers, and scales of noise.
     search_alpha : float, default=None
-        The penalty that the search ended with; None without a search.
+        The penalty that the search has reached or ended with; None without a search.
     searched : SearchState, default=None
         The state or result of the search, without its coded data; None without a search.
     penalty : float, default=None
-        The penalty that a search with ``alpha="auto"`` tries first.
+        The default penalty for data of this size, by which a search with ``alpha="auto"`` begins.
     penalty_factor : float, default=1.0
         Factor from penalties of the search to penalties of training. It differs from 1 for counts,
         whose search is in rows that are scaled to a standard deviation of 1.
@@ -192,7 +202,7 @@ class Fitted(Record):
         The state of a pass over all rows that has not ended.
     coding : Coding, default=None
         For `transform`, if the data have chosen it: penalty of codes, share of the lasso's bias to
-        remove, and standard deviation of the noise.
+        remove, and standard deviation of the noise. Otherwise None.
     factor_score : FactorScore, default=None
         How well factor analysis predicts hidden entries; None if they were not predicted.
     size_path : SizePath, default=None
@@ -256,6 +266,7 @@ class Fitted(Record):
     def penalties(self, debias):  # -> dict
         """Return the fitted attributes of penalties, noise, and what was tried.
 
+        Without a ``coding`` chosen from the data, codes of `transform` have the penalty ``alpha``.
         ``debias`` is the share of the lasso's bias, from 0 to 1, that the user has asked to remove;
         None if the data choose it.
         """
@@ -281,7 +292,7 @@ class Fitted(Record):
             data_scale=self.data_scale,
             curvature=self.curvature,
             from_samples=self.from_samples,
-            # `units_of` makes their atoms from ``components_``
+            # `units_of` makes the atoms of the units from ``components_``
             units=replace(self.units, atoms=None),
             search_alpha=self.search_alpha,
             coding=self.coding,
@@ -325,7 +336,7 @@ torch.serialization.add_safe_globals(
 
 @contextmanager
 def named_errors(file, what, advice):
-    """Turn every error in a ``with`` block, of reading a file of unknown origin, into a ValueError.
+    """Turn every error of a ``with`` block that reads a file of unknown origin into a ValueError.
 
     Parameters
     ----------
@@ -384,8 +395,8 @@ def replace_file(path, content):
 def load_record(file):
     """Read what `torch.save` has written to a path or open file, onto the CPU.
 
-    Only the types that are registered after `Fitted`, tensors, numbers and texts are
-    read, so that a file from elsewhere cannot run code.
+    Only tensors, numbers, texts and the types in the list below the class `Fitted` are read, so
+    that a file from elsewhere cannot run code.
 
     Raises
     ------
@@ -503,9 +514,10 @@ class Checkpoint(FitCallback):
 def identity_of(estimator, data):  # -> dict of str to str
     """Describe a fit by texts, so that a checkpoint of another fit is refused.
 
-    The texts, by name, are the class of the learner, its parameters except `_FREE`, the shape of
-    the data, and a checksum of the first and last rows in memory. Checkpoints store these texts: if
-    they change from one release to the next, fits cannot resume from older files.
+    The texts, by name, are the class of the learner, its parameters except those in `_FREE`, which
+    may change, the shape of the data, and a checksum of the first and last rows in memory.
+    Checkpoints store these texts: if they change from one release to the next, fits cannot resume
+    from older files.
     """
     params = estimator.get_params(deep=False)
     source = data.source
@@ -513,6 +525,7 @@ def identity_of(estimator, data):  # -> dict of str to str
     # A generator, or None, has no text of its own: the file has the seed that was drawn from it.
     if not isinstance(params["random_state"], Integral):
         del params["random_state"]
+    # the data, mask, targets and weights of the first and last rows
     ends = vars(data.samples[[0, -1]]).values()
     checksum = describe([arrays.to_numpy(part) for part in ends if part is not None])
     shape = f"{source.n_samples} rows of {data.samples.x.shape[1]} features"
@@ -634,6 +647,7 @@ class Run(Interrupts):
         data=None,
     ):
         self._began = began
+        # when the reading of the data ended, and later when the last phase so far ended
         self._ended = time.perf_counter()
         self.seconds = {"reading": self._ended - began}
         self.learner = learner
@@ -643,12 +657,12 @@ class Run(Interrupts):
         self.team = current_team()
         self.checkpoints = {}
         self._stored = None
-        if data is None:
+        if data is None:  # a `FollowedFit`, which writes no checkpoints
             return
         now = time.monotonic()
         callbacks = getattr(learner, "_skl_callbacks", [])
         self.checkpoints = {
-            one: now for one in callbacks if isinstance(one, Checkpoint)
+            callback: now for callback in callbacks if isinstance(callback, Checkpoint)
         }
         if self.checkpoints:
             refuse_several("A fit with a Checkpoint")
@@ -666,6 +680,7 @@ class Run(Interrupts):
         if kind is None:
             now = time.perf_counter()
             self.seconds |= {"result": now - self._ended, "fit": now - self._began}
+            # the learner has its attributes already, so `dict` makes none
             self.root.call_on_fit_task_end(**self._call, reconstruction_attributes=dict)
 
     def attributes(self, record):  # -> dict
@@ -673,7 +688,7 @@ class Run(Interrupts):
         return self.learner._attributes(self.plan, self.data, record)
 
     def warn_of_result(self):
-        """Warn of a last record that may be wrong; a subclass says what it looks at."""
+        """Warn if the last record may be wrong; subclasses override this method."""
 
     def make_phases(self):  # -> the last record
         """Run the phases until none is left, and set the fitted attributes of the last record.
@@ -713,6 +728,7 @@ class Run(Interrupts):
             self.record = replace(last, ended_by="divergence")
         except KeyboardInterrupt:  # a second Ctrl-C: `Interrupts` only notes the first
             self.pending = True
+        # A record without a cause is that of a fit without training: it has ended with its search.
         ended_by = self.record.ended_by or "search"
         if self.pending:
             ended_by = "interrupt"
@@ -725,7 +741,7 @@ class Run(Interrupts):
         return self.record
 
     def _resume(self, device):
-        """Take the record and the random numbers that a checkpoint has stored."""
+        """Take the record, onto ``device``, and the random numbers that a checkpoint has stored."""
         record = self._stored["record"]
         self.record = replace(
             record,
@@ -738,7 +754,10 @@ class Run(Interrupts):
         self.generator.set_state(self._stored["generator"])
 
     def _next_phase(self):  # -> Phase or None
-        """Return the first phase that is due and not done; after Ctrl-C with ``ends_search``."""
+        """Return the first phase that is due and not done, or None if there is none.
+
+        After Ctrl-C only phases with ``ends_search`` count.
+        """
         for phase in self.table(self.record):
             is_left = phase.is_due and phase.name not in self.record.done
             if is_left and (phase.ends_search or not self.pending):
@@ -746,7 +765,12 @@ class Run(Interrupts):
         return None
 
     def _record_after(self, phase):  # -> Record
-        """Return the last record with the phase among the ones that are done."""
+        """Return the last record with a phase that has ended among the phases that are ``done``.
+
+        A phase may ask, by the field ``again`` of its record, to run an earlier phase and all
+        phases after that one again. They are then no longer among ``done``. The phase that asks is,
+        so it does not run a second time, and phases cannot be repeated for ever.
+        """
         done = self.record.done
         if self.record.again is not None:
             done = done[: done.index(self.record.again)]
@@ -765,11 +789,11 @@ class Run(Interrupts):
         # After Ctrl-C a phase with ``ends_search`` is still run, but writes no checkpoint: the file
         # keeps the state at the interruption. The note stays, too: it names the interrupted epoch,
         # for the message of KeyboardInterrupt.
-        is_whole = not self.pending
-        done = False
-        note = f"{phase.name}, done" if is_whole else self.record.note
+        is_uninterrupted = not self.pending
+        has_ended = False
+        note = f"{phase.name}, done" if is_uninterrupted else self.record.note
         steps = phase.steps(replace(self.record, note=note, is_done=True))
-        while not done:
+        while not has_ended:
             epoch = task.subcontext(task_name=phase.epoch_name)
             epoch.call_on_fit_task_begin(**self._call)
             before = self.record
@@ -778,23 +802,25 @@ class Run(Interrupts):
                 print(self.record.note, flush=True)
             stopped = bool(epoch.call_on_fit_task_end(**self._hooks()))
             stopped, pressed = map(self.team.largest, (stopped, self.pending))
-            done = stopped or pressed or self.record.is_done
-            if not self.record.is_done and done:
+            has_ended = stopped or pressed or self.record.is_done
+            # A callback or Ctrl-C has ended the phase early. After Ctrl-C the phase is not done, so
+            # that a resumed fit goes on with it.
+            if not self.record.is_done and has_ended:
                 ended_by = "interrupt" if pressed else "callback"
                 self.record = replace(
                     self.record, ended_by=ended_by, is_done=not pressed
                 )
-            ended = self._record_after(phase)
+            record_after = self._record_after(phase)
             # A checkpoint at the end of training does not list training as done, so that a fit with
             # a larger max_iter can resume from the file and train on.
             if self.record.is_done and not trains:
-                self.record = ended
-            if is_whole:
+                self.record = record_after
+            if is_uninterrupted:
                 # If Ctrl-C has cut the epoch off, the file gets the record before the epoch, and a
                 # resumed fit repeats the epoch.
                 is_cut = pressed and (trains or not self.record.is_done)
-                self._write(before if is_cut else self.record, ends=done)
-        self.record = ended
+                self._write(before if is_cut else self.record, ends=has_ended)
+        self.record = record_after
         if trains:
             self.checkpoints = {}
         task.call_on_fit_task_end(**self._hooks())
@@ -816,15 +842,15 @@ class Run(Interrupts):
     def _write(self, record, *, ends):
         """Write a record to all checkpoints that are due, each to its own file.
 
-        All are due if the phase ``ends``, and otherwise after ``every_seconds``. An error of
-        writing becomes a warning, and the fit goes on.
+        If the phase ``ends`` all are due, otherwise the ones whose last file is ``every_seconds``
+        old. An error of writing becomes a warning, and the fit goes on.
         """
-        for one, written_at in self.checkpoints.items():
+        for checkpoint, written_at in self.checkpoints.items():
             now = time.monotonic()
-            every = one.every_seconds
+            every = checkpoint.every_seconds
             if not (ends or (every is not None and now - written_at >= every)):
                 continue
-            self.checkpoints[one] = now
+            self.checkpoints[checkpoint] = now
             state = {
                 "identity": self._identity,
                 "record": record,
@@ -834,7 +860,7 @@ class Run(Interrupts):
             try:
                 # Content that could not be read again raises an error before it replaces the file.
                 unpack(content := pack(state))
-                replace_file(one.path, content.data)
+                replace_file(checkpoint.path, content.data)
             except (OSError, PicklingError, ValueError) as error:
                 said = f"The checkpoint could not be written: {error}. Training goes on; an older "
                 arrays.warn(f"{said}checkpoint is unchanged.", RuntimeWarning)
@@ -855,7 +881,11 @@ class EpochRecord(Record):
 
 
 class _SinglePhase(Run):
-    """The fit of a `FollowedFit`: its only phase yields an `EpochRecord` for each epoch."""
+    """The fit of a `FollowedFit`: its only phase yields an `EpochRecord` for each epoch.
+
+    ``epochs(run)`` is a generator of these records, and ``n_epochs`` the largest number of epochs,
+    or None.
+    """
 
     def __init__(
         self,
@@ -900,7 +930,7 @@ class FollowedFit(CallbackSupportMixin):
         ----------
         epochs : callable
             ``epochs(interrupts)`` yields an `EpochRecord` for each epoch;
-            ``interrupts.pending`` tells of Ctrl-C.
+            ``interrupts.pending`` is True after Ctrl-C.
         X, y : object
             The user's input, for callbacks.
         n_epochs : int, default=None

@@ -157,8 +157,8 @@ def data_parallel(group: Any = None, *, timeout: float = 60.0) -> Iterator[Team]
     connects = group is None and not dist.is_initialized()
     if connects:
         if has_gpu := torch.cuda.is_available():
-            here = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
-            torch.cuda.set_device(here)
+            gpu = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+            torch.cuda.set_device(gpu)
         backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     token = _TEAM.set(Team(group, dist.get_rank(group), dist.get_world_size(group)))
@@ -270,7 +270,7 @@ class Trainer:
     model : Plan
         What is trained, see the module.
     fitted : Fitted
-        The record that training begins with; it has the losses and the number of updates so far.
+        The record that training begins with, with the losses and the number of updates so far.
     optimizer : GradientOptimizer or SurrogateOptimizer
         Owns the rows of parameters as ``optimizer.atoms``, and changes them.
     team : Team, default=ALONE
@@ -299,8 +299,9 @@ class Trainer:
     def run_epoch(self, source, stopping):  # -> bool
         """Train for one epoch, which ends early if ``stopping`` says so or after Ctrl-C.
 
-        ``source`` are `Batches` that yield the samples. Return whether the objective has stalled,
-        so that training is over. The mean loss of the epoch is appended to ``loss_curve``.
+        ``source`` are `Batches` that yield the samples, and ``stopping`` is a `Stopping`. Return
+        whether the objective has stalled, so that training is over. The mean loss of the epoch is
+        appended to ``loss_curve``.
 
         Raises
         ------
@@ -343,6 +344,7 @@ class Trainer:
             if finite[0] or self._finite is None:
                 self._finite = start
             if not (finite.all() and atoms_are_finite):
+                # once the loss is not finite, it stays so in all later updates
                 first_bad = min(int(finite.sum()) + 1, len(sums))
                 raise Diverged(start.n_steps + first_bad, self._finite)
             loss, objective, n_samples = sums.double().sum(0).tolist()
@@ -411,8 +413,8 @@ class Trainer:
             total = codes.new_zeros(3)
         else:
             with torch.enable_grad():  # the user may call `fit` under torch.no_grad
-                now = model.with_rows(self._begun, rows)
-                rule, dictionary, settings = model.network(now, self.n_steps)
+                present = model.with_rows(self._begun, rows)
+                rule, dictionary, settings = model.network(present, self.n_steps)
                 with threads_for(dictionary.atoms, batch.x):
                     gradient, evaluation = differentiate(
                         rule, dictionary, rows, batch, **settings
@@ -465,10 +467,11 @@ class Trainer:
         samples = atoms[:0]  # none, if this process had no samples
         if self.epoch["seen"]:
             seen = [
-                (losses, with_gaps(one.x, one.mask))
-                for losses, one in self.epoch["seen"]
+                (losses, with_gaps(batch.x, batch.mask))
+                for losses, batch in self.epoch["seen"]
             ]
             losses, samples = (torch.cat(part).to(atoms.device) for part in zip(*seen))
+        # Each process offers its worst samples, and the worst of all processes become atoms.
         worst = losses.topk(min(len(unused), len(losses))).indices
         losses = team.gather(losses[worst])
         samples = team.gather(samples[worst])

@@ -75,6 +75,7 @@ class ExposedTransformer(transformer.DictionaryTransformer):
     ``encoder.of_features(features)`` is the encoder for some of the features.
     """
 
+    # a sample weight of 2 means twice as many events, so `fit` does not rescale weights
     _counts_events = True
 
     def _targets(self, X, exposure):  # -> Tensor (n_samples, 1) or None
@@ -334,7 +335,12 @@ class CountCodes:
 
 
 def count_encoder(plan, loss, alpha, intercept):  # -> CountCodes
-    """Return the encoder of counts for a plan's parameters, a loss, a penalty and a baseline."""
+    """Return the encoder of counts: unfolded proximal gradient steps for the likelihood.
+
+    ``plan``, an `EncoderPlan`, has the number of unfoldings and the sign of codes. ``loss`` is an
+    object of `skpudle._losses`, ``alpha`` the penalty of codes, and ``intercept`` (n_features,) the
+    baseline, in natural parameters (logarithms of rates or odds).
+    """
     encode_counts = partial(
         encode,
         loss=loss,
@@ -355,8 +361,9 @@ class CountPlan(Plan):
     def __init__(self, learner):
         super().__init__(learner)
         self.loss = loss_named(learner.loss, learner.n_trials)
+        # whether the data choose the penalty of the codes of `transform`
         self.codes_follow_data = self.params.alpha == "auto"
-        self.name = "likelihood"
+        self.name = "likelihood"  # what ``phases_`` calls training
 
     def encoder(self, alpha, intercept):  # -> CountCodes
         """Return the encoder with the penalty ``alpha`` and the baseline (n_features,)."""
@@ -379,7 +386,8 @@ class CountPlan(Plan):
     def enter(self, samples, units):  # -> Samples
         """Return counts transformed to a variance of about 1, in which the search finds atoms.
 
-        The results are the stabilised counts (n, n_features).
+        The results are the stabilised counts (n, n_features): Anscombe's transform of counts
+        (``loss.response``), less that of their expectations, less the mean of each feature.
         """
         _, expected, weights = self._expect(samples)
         loss = self.loss
@@ -432,8 +440,9 @@ class CountPlan(Plan):
     ):  # -> Evaluation
         """Evaluate the gradient rule of training: half the deviance, through the decoder alone.
 
-        The arguments and the `Evaluation` are those of `skpudle._gradients.dec`; ``batch.target``
-        has exposures. The optimiser needs a column of codes for each row that it updates. So the
+        So the derivative takes the codes as constants, as the rule "dec" does. ``batch`` are
+        `Samples`, whose ``target`` has exposures, ``encoder`` is a `CountCodes`, and ``penalty``
+        that of codes. The optimiser needs a column of codes for each row that it updates. So the
         codes get a last column of ones, for the baseline, which is the row after the atoms.
         """
         offset = encoder.offset(batch.target)
@@ -466,7 +475,10 @@ class CountPlan(Plan):
         return super().replacements(fitted, samples)
 
     def attributes(self, fitted):
-        """Return the fitted attributes of a record as a dict, as `Plan.attributes`."""
+        """Return the fitted attributes of a record as a dict.
+
+        ``_fitted_family`` is the loss of the fit; `transform` compares it with later parameters.
+        """
         attributes = super().attributes(fitted)
         del attributes["step_size_"]  # the encoder of counts has a step of its own
         return attributes | {
@@ -475,11 +487,17 @@ class CountPlan(Plan):
         }
 
     def adapts(self, n_components):
-        """Return False, so that `batch_size` and `n_updates` do not adapt to a search of rows."""
+        """Return False: `batch_size` and `n_updates` shall not follow the rule for least squares.
+
+        That rule chooses both after a search, from the numbers of samples and of atoms.
+        """
         return False
 
     def n_updates(self, n_batches, batch_size, data):
-        """Return the largest number of updates of training, as `Plan.n_updates` for other rows."""
+        """Return the largest number of updates of training.
+
+        ``n_batches`` is the number of batches of an epoch, and ``data`` is what the fit has read.
+        """
         if self.searches and self.params.max_iter == "auto":
             # After a search six epochs, but at least 40 updates, are enough: they raise the
             # explained fraction of the deviance of held-out events from 0.406 to 0.433 for digits,
@@ -496,6 +514,7 @@ class CountPlan(Plan):
 class _CountPhases(RowPhases):
     """The phases of a fit of counts: as for rows, but with `settle` and another `choose_coding`."""
 
+    # A pass over all rows after a search in a sample would minimise the squared error of counts.
     makes_pass = False
 
     def table(self, fitted):  # -> tuple of Phase
@@ -510,6 +529,7 @@ class _CountPhases(RowPhases):
         baseline = Phase("baseline", self.settle, self.plan.searches, ends_search=True)
         return *phases[:at], baseline, *phases[at:]
 
+    # Held-out rows of the search do not choose the penalty of codes: see `table`.
     def _is_judged(self, fitted):  # -> bool
         return False
 
@@ -526,6 +546,8 @@ class _CountPhases(RowPhases):
     def settle(self, fitted):
         """Adapt the baseline to the atoms of the search: a phase, which yields one `Fitted`.
 
+        The record has the baseline in ``extra``, of shape (1, n_features).
+
         The first baseline, from mean rates, includes what codes explain. With the first baseline
         0.060 of the deviance of heavy-tailed counts stayed unexplained, and 0.050 after this phase.
         Each of five steps adds to the baseline of a feature the natural parameter of its mean count
@@ -541,6 +563,7 @@ class _CountPhases(RowPhases):
         # so each step codes with the present baseline.
         encoder = self.plan.encoder(fitted.alpha, intercept)
         for _ in range(5):
+            # for each feature the weighted sums of counts, of expectations, and of the weights
             sums = intercept.new_zeros(3, len(intercept))
             for part in samples.blocks(1024):
                 codes = transformer.encode_rows(encoder, dictionary, part)
@@ -563,16 +586,17 @@ class _CountPhases(RowPhases):
         """
         samples = self.data.samples
         intercept = fitted.extra[0]
-        drawn, weight = draw_rows(len(samples), 200, samples.weight)
-        some = replace(samples[drawn], weight=weight)
-        gaps = None if some.mask is None else some.mask.mT
-        first_equal = match_equal_rows(some.x.mT, gaps)
+        indices, weight = draw_rows(len(samples), 200, samples.weight)
+        some = replace(samples[indices], weight=weight)
+        known = None if some.mask is None else some.mask.mT
+        # for each feature the first feature with equal entries, since both must be hidden together
+        first_equal = match_equal_rows(some.x.mT, known)
         measure = partial(
             transformer.deviances, loss=self.plan.loss, intercept=intercept
         )
         dictionary = DenseDictionary(fitted.atoms)
         best = fitted.alpha
-        least = inf
+        least_error = inf
         # Only the penalty of the search and smaller ones are tried: no larger one was better in
         # any test.
         for penalty in [fitted.alpha * 0.5**i for i in range(5)]:
@@ -583,10 +607,11 @@ class _CountPhases(RowPhases):
                 measure,
                 first_equal,
             )
-            if not error < 0.99 * least:
+            if not error < 0.99 * least_error:
                 break
             best = penalty
-            least = error
+            least_error = error
+        # 0.0: none of the bias of the penalty is removed from codes
         yield replace(fitted, coding=Coding(best, 0.0))
 
 
@@ -707,7 +732,8 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     ) -> None:
         """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
-    # Parameters of other learners, which are constants here.
+    # Parameters of other learners, which are constants here. With "dec" training differentiates the
+    # loss through the decoder, and takes the codes as constants.
     gradient = "dec"
     optimizer = "auto"
     noise = "equal"
@@ -748,7 +774,8 @@ class CountDictionaryLearning(ExposedTransformer, DenseLearner):
     def _plan(self):  # -> CountPlan
         return CountPlan(self)
 
-    # as `DenseLearner._resume`, with the baseline from ``intercept_``, which users may edit
+    # Return the record that a later `partial_fit` updates. Its baseline is ``intercept_``, which
+    # users may edit. `_loss` raises ValueError if the user has changed the loss.
     def _resume(self, plan, data):  # -> Fitted
         fitted = super()._resume(plan, data)
         plan.loss = self._loss

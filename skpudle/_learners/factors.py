@@ -51,6 +51,8 @@ class FactorModel(NamedTuple):
         """
         n_factors = len(self.loadings)
         weighted = self.loadings / self.noise
+        # The precision of normal codes, given the visible entries, is the identity plus, for each
+        # visible feature, the products of its loadings over its noise.
         products = (weighted[:, None] * self.loadings).flatten(0, 1)
         # Rows with the same visible entries share the covariance of their codes.
         distinct = visible[:1] if (visible == visible[:1]).all() else visible
@@ -80,7 +82,7 @@ def fit_factors(problem, n_factors):  # Problem, int -> FactorModel, on the CPU
     )
     covariance = (products / n_pairs.clamp_min(1e-300)).cpu()
     variance = covariance.diagonal()
-    # Constant features keep their unit.
+    # Constant features are divided by 1.
     deviation = torch.where(variance > 0, variance, 1.0).sqrt()
     correlations = covariance / deviation / deviation[:, None]
     # `FactorAnalysis` takes rows, of which only the covariance matters. So it gets the rows of a
@@ -97,9 +99,10 @@ def fit_factors(problem, n_factors):  # Problem, int -> FactorModel, on the CPU
         mean=mean.cpu(),
         deviation=deviation,
         loadings=to_tensor(analysis.components_),
-        # With gaps correlations may contradict each other. A feature that then seems to be without
-        # noise would decide codes alone: the errors of one of ten tables, with 30 % of gaps, fall
-        # from 1.09 to 0.92 standard deviations by this bound, and of no other table.
+        # With missing entries, correlations may contradict each other, so that a feature seems to
+        # be without noise and decides the codes alone. By this bound the errors of one of ten
+        # tables, with 30 % of missing entries, fall from 1.09 to 0.92 standard deviations; the
+        # errors of the other tables do not fall.
         noise=to_tensor(analysis.noise_variance_).clamp_min(0.01),
     )
 
@@ -107,7 +110,9 @@ def fit_factors(problem, n_factors):  # Problem, int -> FactorModel, on the CPU
 def compare_factors(problem, trial):  # Problem, Trial -> FactorScore or None
     """Judge factor analysis and atoms by the same hidden entries.
 
-    There is a factor for each atom, but at most one for two features.
+    There is a factor for each atom, but at most one for two features. A second analysis has one
+    factor for two features, whatever the number of atoms. Factors are better if they predict better
+    by more than two standard errors (`SURE`).
 
     Parameters
     ----------
@@ -122,19 +127,19 @@ def compare_factors(problem, trial):  # Problem, Trial -> FactorScore or None
         Both predictions. None if rows have one feature or more than 128, or no energy.
     """
     held_out = problem.held_out
-    energy = held_out.zeros.total
+    energy = held_out.zeros.total  # sum of squares of the hidden entries
     n_features = problem.x.shape[1]
     if not 1 < n_features <= _MOST_FEATURES or energy <= 0:
         return None
-    most = n_features // 2
-    n_factors = min(len(trial.judged), most)
+    n_dense = n_features // 2
+    n_factors = min(len(trial.judged), n_dense)
     predictions = {
-        n: held_out.judge(fit_factors(problem, n).predict) for n in {n_factors, most}
+        n: held_out.judge(fit_factors(problem, n).predict) for n in {n_factors, n_dense}
     }
     return FactorScore(
         n_factors=n_factors,
         score=1 - predictions[n_factors].total / energy,
         atoms_score=1 - trial.prediction.total / energy,
-        dense_score=1 - predictions[most].total / energy,
+        dense_score=1 - predictions[n_dense].total / energy,
         is_better=held_out.worse(trial.prediction, predictions[n_factors], SURE),
     )

@@ -113,7 +113,8 @@ class NOODLDictionaryLearning(DenseLearner):
 
     # Parameters of other learners, which are constants here. NOODL updates atoms by stochastic
     # gradient descent without momentum. Its gradient, "noodl" in `skpudle._gradients`, is for codes
-    # of hard thresholds; ``threshold`` is their alpha.
+    # of hard thresholds; ``threshold`` is their alpha. ``_penalty`` names the parameter that sets
+    # ``alpha_``.
     gradient = "noodl"
     shrinkage = "hard"
     optimizer = "sgd"

@@ -49,7 +49,8 @@ COUNTERPARTS = {
     for theirs in names.split()
 }
 
-# The same for parameters that have no counterpart: what to do instead.
+# For the same error: names in other packages that have no counterpart here, several in a text, and
+# what the user shall do instead.
 REMEDIES = {
     "algorithm fit_algorithm method": "There is one search: leave it out",
     "fs sfreq": "A fit counts in samples, and displays take sampling_rate: leave it out",
@@ -78,6 +79,7 @@ _RANGES = {
     "stride": _SIZES, "supervision": [_SHARE], "verbose": ["verbose"],
 }  # fmt: skip
 _NUMBER = Interval(Real, 0, None, closed="left")
+# The constraint of a parameter without an entry in `_RANGES`, by the type of its annotation.
 _OF_TYPES = {
     bool: "boolean",
     int: _COUNT,
@@ -120,11 +122,14 @@ def constraints_of(taken: Signature, **ranges: list) -> dict[str, list]:
     for name, parameter in taken.parameters.items():
         kind = parameter.annotation
         kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-        told = [
+        stay_allowed = [
             kind for kind in kinds if get_origin(kind) is Literal or kind is NoneType
         ]
-        rest = [_constraint(kind) for kind in kinds if kind not in told]
-        constraints[name] = [*ranges.get(name, rest), *map(_constraint, told)]
+        of_types = [_constraint(kind) for kind in kinds if kind not in stay_allowed]
+        constraints[name] = [
+            *ranges.get(name, of_types),
+            *map(_constraint, stay_allowed),
+        ]
     return constraints
 
 
@@ -137,18 +142,18 @@ def sets_parameters(**ranges: list) -> Callable[[F], F]:
     see `constraints_of`. The HTML view of an estimator links to its page in the documentation.
     """
 
-    def decorate(kind):
+    def decorate(estimator):
         # `checked` replaces the constructor. `wraps` keeps the signature, from which scikit-learn
         # reads the names of the parameters.
-        taken = signature(kind)
-        init = kind.__init__
+        taken = signature(estimator)
+        init = estimator.__init__
         parameters = taken.parameters
 
         @wraps(init)
         def checked(self, *args, **kwargs):
             for name in kwargs.keys() - parameters.keys():
                 counterpart = COUNTERPARTS.get(name)
-                mend = next(
+                advice = next(
                     (
                         f" {text}."
                         for names, text in REMEDIES.items()
@@ -157,9 +162,9 @@ def sets_parameters(**ranges: list) -> Callable[[F], F]:
                     "",
                 )
                 if counterpart in parameters:
-                    mend = f" Pass {counterpart}."
+                    advice = f" Pass {counterpart}."
                 raise TypeError(
-                    f"{type(self).__name__} has no parameter {name!r}.{mend} The page "
+                    f"{type(self).__name__} has no parameter {name!r}.{advice} The page "
                     f"{_DOCS}coming_from.html "
                     "lists names of other packages and their counterparts."
                 )
@@ -167,13 +172,14 @@ def sets_parameters(**ranges: list) -> Callable[[F], F]:
             bound.apply_defaults()
             vars(self).update(bound.arguments)
 
-        # `transform` reads the names in each call; to make them again from the code takes 0.1 ms.
+        # scikit-learn reads the signature in each `transform`; it is kept, since making it from the
+        # code would take 0.1 ms each time.
         checked.__signature__ = signature(init)
-        kind.__init__ = checked
-        kind._parameter_constraints = constraints_of(taken, **ranges)
+        estimator.__init__ = checked
+        estimator._parameter_constraints = constraints_of(taken, **ranges)
         for name, value in _DOC_LINK.items():
-            setattr(kind, name, value)
-        return kind
+            setattr(estimator, name, value)
+        return estimator
 
     return decorate
 
@@ -182,8 +188,9 @@ def fits(*, validates_nested: bool = False) -> Callable[[F], F]:
     """Return a decorator for `fit` and `partial_fit`: check parameters first, then fit.
 
     Invalid parameters raise scikit-learn's InvalidParameterError, a ValueError. The method runs in
-    `training_mode`, the settings of torch for a fit. ``validates_nested`` is whether an estimator
-    that is a parameter checks its own parameters, too.
+    `training_mode`, the settings of torch for a fit, and callbacks are ended when it returns. If a
+    parameter is an estimator, ``validates_nested`` is whether that estimator checks its own
+    parameters, too, when it is fitted.
     """
     decorate = _fit_context(prefer_skip_nested_validation=not validates_nested)
     return lambda method: decorate(manage_callbacks(training_mode()(method)))

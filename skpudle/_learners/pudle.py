@@ -83,6 +83,7 @@ def _graph_of(learner, plan, units):  # -> LearnedEncoder
         lambda_decay=learner.lambda_decay_,
         shrinkage=shrinkage,
     )
+    # An unfolding adds to codes ``step * atoms`` times the residual, and shrinks them by a level.
     return LearnedEncoder(
         step * atoms[None],
         atoms[None],
@@ -103,7 +104,11 @@ def _pursue(
     tol,
     positive,
 ):
-    """Return codes of rows by orthogonal matching pursuit: the encoder of "omp"."""
+    """Return codes of rows by orthogonal matching pursuit: the encoder of "omp".
+
+    It ends at ``n_nonzero_coefs`` nonzero codes of a row, or at the squared norm ``tol`` of the
+    residual.
+    """
     return solve_omp(
         dictionary.atoms,
         x,
@@ -117,12 +122,12 @@ def _pursue(
 def _check_choice(learner, plan, l0, criterion):
     """Check the arguments of `choose_alpha`, and whether the learner's penalty can be chosen.
 
-    ``plan`` is the `Plan` of the learner.
+    ``plan`` is the `Plan` of the learner; ``plan.solves`` is whether codes solve the lasso.
 
     Raises
     ------
     ValueError
-        As `choose_alpha` documents.
+        If codes are not the lasso's, if ``transform_alpha`` is set, or if an argument is invalid.
     """
     refuse(
         not plan.solves or learner.transform_algorithm == "omp",
@@ -151,7 +156,9 @@ def _coding_of(
     *,
     debias,
 ):  # -> Coding
-    """Choose a penalty of codes for fixed atoms, for `choose_alpha`, which documents the choice.
+    """Choose a penalty of codes for fixed atoms, for `choose_alpha`.
+
+    The penalty of "support" is not below the one of "prediction".
 
     Parameters
     ----------
@@ -159,8 +166,11 @@ def _coding_of(
         Rows in units of the noise, and the penalty of a search.
     atoms : Tensor of shape (n_components, n_features)
         Atoms in the same units.
-    l0, criterion : float or None, str
-        Parameters of `choose_alpha`.
+    l0 : float or None
+        Mean number of nonzero codes in a row that the penalty has to give.
+    criterion : str
+        Without ``l0``: "prediction", codes that predict hidden entries, or "support", most true and
+        few false codes.
     debias : float or None
         Share of the lasso's bias to remove; None chooses it.
 
@@ -278,9 +288,9 @@ class PUDLEDictionaryLearning(DenseLearner):
         spectral norm of the dictionary.
 
     gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
-        Training differentiates the squared error through decoder and encoder, the lasso's objective
-        through both, or the error through the decoder. "auto" is "ae-ls" if you set
-        the encoder, and "dec" in a `partial_fit` by gradients.
+        Training differentiates the squared error through decoder and encoder ("ae-ls"), the lasso's
+        objective through both ("ae-lasso"), or the error through the decoder ("dec"). "auto":
+        "ae-ls" if you set the encoder, and "dec" in `partial_fit` by gradients.
 
     optimizer : {"auto", "adam", "sgd", "surrogate"} or callable, default="auto"
         "auto" is the surrogate, a quadratic model of the loss, up to 4096 atoms, and Adam above. A
@@ -482,13 +492,15 @@ class PUDLEDictionaryLearning(DenseLearner):
         x = host_array(check_rows(open_source(X).array(), allow_nan=True))
         codes = np.asarray(host_array(self.transform(X)))
         noise = np.maximum(self.noise_std_, np.finfo(x.dtype).tiny)
-        usual = residual = np.abs(x - self.inverse_transform(codes)) / noise
+        clipped = residual = np.abs(x - self.inverse_transform(codes)) / noise
         if (units := units_of(self)).limit is not None:
-            usual = np.minimum(residual, to_numpy(units.limit_in_data()) / noise)
+            clipped = np.minimum(residual, to_numpy(units.limit_in_data()) / noise)
         # The log-likelihood of each entry: minus Huber's loss, less the log of the normalisation.
-        # Without outliers ``usual`` is ``residual``, and the loss is half the squared residual.
+        # Without outliers ``clipped`` is ``residual``, and the loss is half the squared residual.
         entries = (
-            usual * (0.5 * usual - residual) - 0.5 * np.log(2 * np.pi) - np.log(noise)
+            clipped * (0.5 * clipped - residual)
+            - 0.5 * np.log(2 * np.pi)
+            - np.log(noise)
         )
         n_known = (~np.isnan(entries)).sum(axis=1)
         cost = 0.5 * (codes != 0).sum(axis=1) * np.log(np.maximum(n_known, 1))
@@ -556,6 +568,7 @@ class PUDLEDictionaryLearning(DenseLearner):
         _check_choice(self, plan, l0, criterion)
         units = units_of(self)
         rows = self._read(X, is_fitted=True).samples.in_units(units)
+        # the choice begins at the default penalty of a search
         problem = plan.problem(rows, auto_alpha(rows.x, mask=rows.mask))
         coding = _coding_of(problem, units.atoms, l0, criterion, debias=plan.debias)
         self.alpha_ = coding.alpha * problem.unit
@@ -642,6 +655,8 @@ class PUDLEDictionaryLearning(DenseLearner):
             )
         units = units_of(self)
         unfolds = self.transform_algorithm == "unfolded"
+        # Unfolded codes clip the residuals of outliers. For codes that solve the lasso the caller
+        # takes outliers for missing entries.
         clips = units.limit is not None and not plan.solves
         if unfolds and (self.separate_atoms or clips):
             return _graph_of(self, plan, units)
@@ -649,6 +664,6 @@ class PUDLEDictionaryLearning(DenseLearner):
             penalty_of(self),
             step_size=self.step_size_,
             lambda_decay=self.lambda_decay_,
-            solves=plan.converges,
+            solves=plan.converges,  # whether the user asks for codes of the lasso in `transform`
             debias=self.debias_ if self.debias == "auto" else None,
         )

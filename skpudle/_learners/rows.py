@@ -58,7 +58,7 @@ def learn_units(plan, samples):  # -> Units
 
     `fit` calls this function in its first phase, and `partial_fit` in its first call. ``samples``
     are rows in the units of the user. ``plan`` says which of the three are learned and which the
-    user has set. It warns if one column has nearly all of the variance.
+    user has set. Warn if one column has nearly all of the variance.
     """
     if plan.noise in ("auto", "outliers"):
         messages.warn_of_units(samples[spread_rows(len(samples), 1024)])
@@ -75,6 +75,8 @@ def learn_units(plan, samples):  # -> Units
         # which would count as noise. So the noise is estimated with one atom for each 16 rows, but
         # at least 1 and at most 4 atoms per feature.
         n_components = max(n_features, min(4 * n_features, len(samples) // 16))
+    # Rows also get a baseline if an unfolded encoder reconstructs much better with one. This is
+    # tried only for soft thresholds, and for an encoder without matrices of its own.
     unfolds = not (plan.solves or plan.params.separate_atoms)
     is_soft = plan.params.shrinkage == "soft"
     return unit_search.learn_units(
@@ -91,9 +93,9 @@ def _outliers_of_rows(
 ):  # -> csr_array (n_samples, n_features), bool, or None
     """Return the outliers of a record for the user's rows; None if there are none.
 
-    `fit` merged equal rows: ``fitted.outliers`` has indices of merged rows, and
-    ``data.merged_index`` has for each row of the user the index of its merged row, or -1 for a row
-    of weight 0. The index -1 selects the last row, which is added here and empty.
+    `fit` merged equal rows: ``fitted.outliers`` (n_outliers, 2) has the merged row and the feature
+    of each outlier, and ``data.merged_index`` has for each row of the user the index of its merged
+    row, or -1 for a row of weight 0. The index -1 selects the last row, which is added here, empty.
     """
     if fitted.outliers is None or not len(fitted.outliers):
         return None
@@ -137,12 +139,14 @@ class RowPhases(Run):
         plan,
         data,
     ):
+        # For a learner with targets `for_data` makes a plan with the task that the targets pose.
         super().__init__(learner, X, y, began, plan.for_data(data), data)
         plan = self.plan
         samples = data.samples
         team = self.team
         self.own = self.generator
         self.samples = samples
+        # The problem of the search, and its data with codes: `search` or `searched_rows` sets both.
         self._problem = None
         self._coded = None
         if team.rank > 0:
@@ -158,7 +162,7 @@ class RowPhases(Run):
             # First atoms, units and penalties must be the same in all processes, so at most 2**14
             # rows of each process are gathered. All processes must gather the same tensors, and
             # perhaps only some have missing entries, so masks are left out. Weights need no such
-            # care: `Data.scaled` leaves them to all processes or to none.
+            # care: after `Data.scaled` either all processes have weights or none has.
             some = replace(samples, mask=None)[spread_rows(len(samples), 2**14)]
             self.samples = some.map(team.gather)
         # True if the search sees only a sample of the rows; a pass over all rows then follows it
@@ -169,29 +173,34 @@ class RowPhases(Run):
         self._enter = lru_cache(1)(partial(plan.enter, self.samples))
 
     def table(self, fitted):  # -> tuple of Phase
-        """Return all phases in their order, each with a mark whether this fit needs the phase.
+        """Return all phases in their order, each with a flag: whether this fit needs the phase.
 
-        `Run.make_phases` runs the first phase that is due and not done, and asks again with the new
-        record. By default all phases are due but "size", "training" and "encoder"; "pass",
-        "unbiased atoms" and "noise" depend on the data. The penalty of codes is chosen before the
-        noise, if held-out rows can choose it, and otherwise after training.
+        `Run.make_phases` runs the first phase that is needed and not done, and then asks for the
+        table of the new record. By default all phases are needed but "size", "training" and
+        "encoder"; "pass", "unbiased atoms" and "noise" depend on the data. The penalty of codes is
+        chosen before the noise, if held-out rows can choose it, and otherwise after training.
         """
         plan = self.plan
         units = fitted.units
         # False if a callback or Ctrl-C has ended the search early: some phases need a whole search
         is_whole = plan.searches and fitted.ended_by is None
-        learns = is_whole and plan.learns_noise
-        learns_scales = learns and plan.noise == "auto" and self._has_noise(fitted)
-        finds_units = units.intercept is not None or units.looks_at_rows
+        # whether the noise is learned anew from the atoms of the search
+        relearns = is_whole and plan.learns_noise
+        learns_scales = relearns and plan.noise == "auto" and self._has_noise(fitted)
+        # whether units have what residuals improve: a baseline, limits of outliers or row noise
+        can_improve = units.intercept is not None or units.looks_at_rows
+        # The atoms at the chosen penalty, and their prediction of held-out rows. They are to be
+        # freed of the lasso's bias if they then predict better (``trial.unbiased``).
         trial = fitted.searched and fitted.searched.trial
+        # ``codes_follow_data``: the data choose the penalty of the lasso's codes, not the user
         coding = Phase("penalty of codes", self.choose_coding, plan.codes_follow_data)
         early, late = ((coding,), ()) if self._is_judged(fitted) else ((), (coding,))
-        decides = plan.params.n_components == "auto"
+        chooses_size = plan.params.n_components == "auto"
         trains = self.n_updates > 0
         learns_encoder = bool(plan.params.separate_atoms)
         return (
             Phase("units", self.find_units, plan.learns_noise),
-            Phase("size", self.choose_size, decides, "number of atoms"),
+            Phase("size", self.choose_size, chooses_size, "number of atoms"),
             Phase("search", self.search, plan.searches, "epoch of the search"),
             Phase("pass", self.pass_over, is_whole and self._in_parts, "block"),
             Phase(
@@ -199,21 +208,28 @@ class RowPhases(Run):
             ),
             *early,
             Phase("noise", self.learn_scales, learns_scales),
-            Phase("units again", self.refine_units, learns and finds_units),
+            Phase("units again", self.refine_units, relearns and can_improve),
             Phase("training", self.train, trains, "epoch", most=self.max_iter),
             *late,
             Phase("encoder", self.train_encoder, learns_encoder, ends_search=True),
         )
 
     def _has_noise(self, fitted):  # -> bool
-        """Return False if the search has predicted hidden entries up to rounding."""
+        """Return whether rows have noise: False if a search predicts hidden entries to rounding.
+
+        ``path.score`` has for each penalty of the search the R^2 of hidden entries.
+        """
         searched = fitted.searched
         if searched is None or searched.trial is None:
             return True
         return float(searched.path.score.max()) < 1 - find.NOTHING_LEFT
 
     def _is_judged(self, fitted):  # -> bool
-        """Return whether the rows that the search held out can choose the penalty of codes."""
+        """Return whether the rows that the search held out can choose the penalty of codes.
+
+        They cannot if no rows were held out, so that there is no trial, or if the search has been
+        ended early.
+        """
         searched = fitted.searched
         if searched is None or searched.trial is None:
             return False
@@ -230,7 +246,7 @@ class RowPhases(Run):
         plan = self.plan
         samples = self.samples
         messages.warn_of_unused(self.learner, plan.without_effect(self.data))
-        fitted = self.begin(CENTRED)
+        fitted = self.begin(CENTRED)  # units that leave the rows as they are
         observed = samples.observed
         # without a mask all entries are known, and one column tells as much as all
         observed = observed[:, :1] if samples.mask is None else observed
@@ -243,6 +259,7 @@ class RowPhases(Run):
             # Equal rows were merged, and are counted one by one here, as the user knows them.
             if index is not None and self.team.is_alone:
                 has_values = has_values[index[index >= 0].to(observed.device)]
+            # A number of atoms that the data choose causes no warning, so 0 atoms are reported.
             is_chosen = plan.params.n_components == "auto"
             n_components = 0 if is_chosen else len(fitted.atoms)
             messages.warn_of_few_samples(int(has_values.sum()), n_components)
@@ -263,16 +280,17 @@ class RowPhases(Run):
         yield fitted
 
     def choose_size(self, fitted):
-        """Choose the number of atoms: a phase, which yields a `Fitted` for each number tried.
+        """Choose the number of atoms by predictions of held-out rows: a phase.
 
-        The last one has the atoms of the chosen number. See `skpudle.search.choose`.
+        It yields a `Fitted` for each number tried; the last one has the atoms of the chosen number.
         """
         plan = self.plan
         rows = self._enter(fitted.units)
         problem = plan.problem(rows, plan.search_penalty(fitted), fitted.data_scale)
+        # The generator is set back, so that atoms do not depend on numbers that were drawn before.
         generator = self.generator.manual_seed(self.generator.initial_seed())
-        is_fixed = plan.params.alpha != "auto"
-        for trial in choose.try_sizes(problem, generator, fixed=is_fixed):
+        has_own_penalty = plan.params.alpha != "auto"
+        for trial in choose.try_sizes(problem, generator, fixed=has_own_penalty):
             n_tried = len(trial.path.n_components)
             n_atoms = len(trial.atoms)
             yield replace(
@@ -301,6 +319,7 @@ class RowPhases(Run):
             plan.search_penalty(fitted),
             fitted.data_scale,
             total=self.team.sum,
+            # whether the last stage of the search improves the baseline
             has_baseline=units.intercept is not None and units.row_noise is None,
         )
         n_components = len(fitted.atoms)
@@ -313,20 +332,29 @@ class RowPhases(Run):
             # the held-out error, so rows of more than twice the median norm are not held out. In
             # data where 5 % of the rows have 3.5 times the norm of the rest, this lowers the error
             # of the fitted rows from 0.60 to 0.26 times the noise, in the mean of six data sets.
+            # ``largest`` is the largest mean square of the entries of a row that may be held out.
             largest = (2 * units.median_norm / problem.unit) ** 2
+        # At its end a search learns from the held-out rows, too. It does not if a pass over all
+        # rows follows, which the held-out rows have to judge.
         return held_out.hold_out(problem, learn=not self._in_parts, largest=largest)
 
     def mixes_few(self, problem, n_components):  # -> bool
-        """Return whether the rows of a problem are mixtures of few atoms, as spectra."""
+        """Return whether rows are mixtures of few non-negative atoms, as spectra of substances.
+
+        The penalty for mixtures needs rows without missing entries, in one process.
+        """
         is_complete = problem.mask is None and self.team.is_alone
         return is_complete and self.plan.mixes_few(n_components, problem.x.shape[1])
 
     def _has_few_rows(self, problem):  # -> bool
-        """Return whether the penalty would depend on the initial atoms, see `find_atoms_of_few`."""
+        """Return whether rows are so few that the penalty would depend on the initial atoms.
+
+        Then a first search, which is the same for all initial atoms, chooses the penalty.
+        """
         # In standardised tables three seeds take penalties within a factor of 2 in 0.99 of 72 cases
-        # below 1,000 rows, and in 0.58 without a search alike. With 2,000 instead, fits of 1,500
-        # planted rows take 1.6 times as long, and of 15 planted data sets one loses atoms (found:
-        # 0.99 to 0.95) and one gains some (0.95 to 0.99).
+        # below 1,000 rows, and in 0.58 without the first search. With a limit of 2,000 rows, fits
+        # of 1,500 planted rows take 1.6 times as long, and of 15 planted data sets one loses atoms
+        # (fraction found: 0.99 to 0.95) and one gains some (0.95 to 0.99).
         is_small = len(problem.x) < 1000
         return is_small and problem.held_out is not None and self.team.is_alone
 
@@ -350,22 +378,24 @@ class RowPhases(Run):
             mixes = self.mixes_few(problem, len(fitted.atoms))
             penalties = find.PenaltyRange(mixes=mixes)
         steps = find.find_atoms(problem, start, penalties=penalties)
+        # the range is the default one if the user has set no penalty, and rows are no mixtures
         if self._has_few_rows(problem) and penalties == find.PenaltyRange():
             steps = find.find_atoms_of_few(problem, start, penalties)
         for state in steps:
             self._problem = problem
             self._coded = state.coded
-            now = units
+            new_units = units
+            # The last stage of a search moves the baseline by this shift, in units of the problem.
             baseline = state.coded.problem.baseline
             if baseline is not None:
                 self._problem = problem.around(baseline)
                 shift = baseline.to(units.intercept) * problem.unit
-                now = replace(units, intercept=units.intercept + shift)
+                new_units = replace(units, intercept=units.intercept + shift)
             loss = state.losses[-1]
             yield replace(
                 fitted,
                 atoms=state.atoms.to(fitted.atoms),
-                units=now,
+                units=new_units,
                 searched=replace(state, coded=None, problem=None, losses=()),
                 search_alpha=state.alpha * problem.unit,
                 losses=(*fitted.losses, *state.losses),
@@ -378,8 +408,9 @@ class RowPhases(Run):
     def searched_rows(self, fitted):  # -> Problem, Epoch
         """Return the problem of the search, and its data with codes for the atoms of the search.
 
-        The phases after the search begin with both. They are kept from the search or, if that was
-        made before the fit resumed from a checkpoint, computed again.
+        The phases after the search begin with both. Both are kept from the search. If the search
+        was made before the fit resumed from a checkpoint, both are computed again, the codes for
+        one in ``searched.stride`` rows.
         """
         if self._problem is None:  # the fit resumes after the search
             searched = fitted.searched
@@ -400,6 +431,7 @@ class RowPhases(Run):
         alpha = fitted.searched.alpha
         unit = problem.unit
         begun = stream.after_search(coded)
+        # mean number of nonzero codes in a row, on which the number of rows in a block depends
         n_used = coded.n_entries / begun.n_rows
         size = stream.block_rows(n_used, *begun.atoms.shape)
         source = self.data.source
@@ -409,6 +441,7 @@ class RowPhases(Run):
         loss = 0.0
         if fitted.pass_state is not None:  # this fit resumes in the middle of the pass
             state = fitted.pass_state
+            # the last loss is the mean over the rows of the pass so far
             *losses, loss = losses
         order = torch.Generator().manual_seed(self.own.initial_seed())
         blocks = islice(source.blocks(size, order), state.n_blocks, None)
@@ -441,9 +474,10 @@ class RowPhases(Run):
             yield record
 
     def _end_pass(self, record, before, after):  # -> Fitted
-        """Keep the better atoms for held-out rows: those ``before`` a pass over all rows, or after.
+        """Return the last record of a pass over all rows, with the better atoms for held-out rows.
 
-        Both are (n_components, n_features).
+        ``record`` is the record, and ``before`` and ``after`` (n_components, n_features) are the
+        atoms before and after the pass.
         """
         problem = self._problem
         coded = self._coded
@@ -493,18 +527,20 @@ class RowPhases(Run):
         debias = self.plan.debias
         if self._is_judged(fitted):
             problem, _ = self.searched_rows(fitted)
-            # ``trial.judged`` are the atoms before they learned from the held-out rows, too. Only
-            # such atoms may be judged by predictions of these rows.
+            # ``trial.judged`` are the atoms before the polish, the last stage of the search, which
+            # also learns from the held-out rows. Predictions of held-out rows can judge only atoms
+            # that have not learned from these rows. ``index`` is the number of the penalty of codes
+            # at which the search predicted the held-out rows best.
             judges = problem.held_out
             trial = fitted.searched.trial
             index = trial.prediction.index
             coding = choose.best_coding(
                 judges, trial.judged, debias=debias, index=index
             )
-            # The polish has learned from the held-out rows, too. If its atoms predict these rows
-            # worse all the same, the atoms before it are better: of 106 fits of raw tables of
-            # numbers 29 go back, and the error of new rows falls by over 0.02 variances in 13 of
-            # them and rises in 3.
+            # ``fitted.atoms`` are polished. If they predict the held-out rows worse although they
+            # have learned from these rows, the atoms before the polish are better: 29 of 106 fits
+            # of raw tables of numbers go back to them, and the error of new rows falls by over 0.02
+            # variances in 13 of the 29 fits and rises in 3.
             after = judges.at(fitted.atoms, index)
             if judges.worse(after, trial.prediction, held_out.SURE):
                 fitted = replace(fitted, atoms=trial.judged.to(fitted.atoms))
@@ -525,8 +561,8 @@ class RowPhases(Run):
         """Learn the noise of features from errors of hidden entries: a phase, yielding a `Fitted`.
 
         ``fitted`` is the record after a search. If the noise differs between features, the new
-        record has new units, and asks for the phases from the search on again. Otherwise ``fitted``
-        itself is yielded.
+        record has new units, and by ``again`` asks to repeat the search and the phases after it.
+        Otherwise ``fitted`` itself is yielded.
         """
         units = unit_search.learn_scales(
             fitted.units,
@@ -560,7 +596,10 @@ class RowPhases(Run):
         yield replace(fitted, units=units)
 
     def _residual_penalty(self, fitted):  # -> float
-        """Return the penalty of the codes whose residuals tell of the noise after a search."""
+        """Return the penalty of the codes from whose residuals noise is estimated after a search.
+
+        It is the penalty of the codes of `transform`, if chosen already, else that of the search.
+        """
         return float(fitted.coding.alpha if fitted.coding else fitted.search_alpha)
 
     # ------------------------------------------------------------------ training and codes
@@ -582,8 +621,10 @@ class RowPhases(Run):
         trainer = Trainer(plan, fitted, optimizer, team=self.team, interrupts=self)
         # A pair for lambda_decay is annealed over ten equal parts of training, so training may end
         # early only in the last part.
-        first = most * 9 // 10 if isinstance(params.lambda_decay, tuple) else 0
-        stopping = Stopping(params.tol, params.n_iter_no_change, first, most)
+        first_check = most * 9 // 10 if isinstance(params.lambda_decay, tuple) else 0
+        stopping = Stopping(params.tol, params.n_iter_no_change, first_check, most)
+        # The state has the "moments" of the optimiser, the course of `stopping`, and the state of
+        # the generator that draws batches.
         if state:
             optimizer.load(plan.join(fitted), state["moments"])
             stopping.course = state["stopping"]
@@ -594,13 +635,13 @@ class RowPhases(Run):
         # `Run._make` asks for no more records after one with ``is_done``, which ends the loop.
         while True:
             n_epochs = len(trainer.loss_curve)
-            is_longest = trainer.n_steps >= most or n_epochs >= self.max_iter
-            if ended_by is None and is_longest:
+            is_at_limit = trainer.n_steps >= most or n_epochs >= self.max_iter
+            if ended_by is None and is_at_limit:
                 ended_by = "max_iter"
             if n_epochs:
                 record = trainer.fitted
-                drawn = source.generator and source.generator.get_state()
-                state = {"stopping": stopping.course, "generator": drawn}
+                generator_state = source.generator and source.generator.get_state()
+                state = {"stopping": stopping.course, "generator": generator_state}
                 note = f"{plan.name}, epoch {n_epochs}/{self.max_iter}"
                 yield replace(
                     record,
@@ -655,7 +696,10 @@ class RowPhases(Run):
         messages.warn_of_rise(self.learner, curve[0], curve[-1], baseline)
 
     def loss_of_baseline(self, fitted):  # -> float
-        """Return the mean loss of a sample if all codes are zero, to compare training with."""
+        """Return the mean loss of a row if all codes are zero, to compare training with.
+
+        It is half of ``data_scale``, the mean squared norm of a row.
+        """
         return 0.5 * fitted.data_scale
 
 
@@ -730,6 +774,7 @@ class DenseLearner(PhasedLearner, DictionaryTransformer):
             atoms=atoms, alpha=None if alpha == "auto" else float(alpha), **baseline
         )
         inputs = arrays.input_attributes(arrays.to_numpy(atoms))
+        # There are no rows. `_attributes` reads only the device of the samples, so atoms will do.
         data = Data(None, sources.Samples(atoms), inputs)
         take(learner, learner._attributes(plan, data, fitted))
         return learner
@@ -812,8 +857,8 @@ class DenseLearner(PhasedLearner, DictionaryTransformer):
         If you set a gradient, an encoder or a parameter of training, each batch is an update by
         gradients. The state of the optimiser persists from call to call, also through pickling, and
         from a `fit` before, unless you change the optimiser or ``components_``. ``lambda_decay``
-        has its last value throughout. Atoms that no code has used for ten samples per atom are
-        replaced by the samples that were reconstructed worst.
+        has its last value throughout. Atoms that no code has used for ``10 * n_components`` samples
+        are replaced by the samples that were reconstructed worst.
 
         Parameters
         ----------
@@ -853,16 +898,18 @@ class DenseLearner(PhasedLearner, DictionaryTransformer):
             self._validate_params()
             self._refuse_new_size()
         plan = self._plan()
-        read = self._read(X, y, is_fitted=is_fitted, part=True, **of_rows)
-        plan = plan.for_data(read)
+        new_data = self._read(X, y, is_fitted=is_fitted, part=True, **of_rows)
+        plan = plan.for_data(new_data)
         n_before = 0
         if not is_fitted:
-            fitted, data = self._begin_with_rows(plan, read)
+            fitted, data = self._begin_with_rows(plan, new_data)
         else:
-            fitted, data = self._begin_again(plan, read)
+            fitted, data = self._begin_again(plan, new_data)
             curve = tuple(self.loss_curve_)
             fitted = replace(fitted, n_steps=self.n_steps_, loss_curve=curve)
             n_before = self.n_samples_seen_ or 0
+        # `alternate` solves for codes of the lasso and for atoms in turn. It is not used if the
+        # user has set an encoder, a gradient or another parameter of training by gradients.
         alternates = plan.alternates and not messages.any_named(
             self, _OF_GRADIENT_STEPS
         )
@@ -878,7 +925,7 @@ class DenseLearner(PhasedLearner, DictionaryTransformer):
                 fitted = self._train_encoder(plan, fitted, data, interrupts)
             attributes = self._attributes(plan, data, fitted)
             # a stream knows its number of rows when it has been read
-            attributes["n_samples_seen_"] = n_before + read.n_seen
+            attributes["n_samples_seen_"] = n_before + new_data.n_seen
             take(self, attributes)
             if error is not None:
                 raise error
@@ -895,7 +942,12 @@ class DenseLearner(PhasedLearner, DictionaryTransformer):
         )
 
     def _begin_again(self, plan, data):  # -> Fitted, Data
-        """Begin a later call: with gathered rows, with its own rows, or from the last record."""
+        """Return the record that a later call updates, and the rows that the call learns from.
+
+        If all rows so far are too few to learn units from (``first_rows``), the call begins anew
+        with all rows. If all rows so far were zero, it begins anew with its own rows. Otherwise, or
+        if the user has edited the atoms, it goes on from the last record.
+        """
         last = self._fitted
         is_edited = self._at_fit["atoms"] != messages.describe(self.components_)
         if last.first_rows is not None and not is_edited:
@@ -905,7 +957,11 @@ class DenseLearner(PhasedLearner, DictionaryTransformer):
         return self._go_on(plan, data, is_edited)
 
     def _begin_with_rows(self, plan, data):  # -> Fitted, Data
-        """Begin with the rows of this call: first atoms, penalty and, of enough rows, units."""
+        """Begin with the rows ``data``: choose first atoms, the penalty and the units of rows.
+
+        If the rows are too few to learn units from, the record keeps a copy as ``first_rows``, so
+        that the next call begins again with all rows.
+        """
         fitted = self._begin(plan, data)
         samples = data.samples
         least = unit_search.least_rows(plan.n_components or samples.x.shape[1])
@@ -938,7 +994,10 @@ class DenseLearner(PhasedLearner, DictionaryTransformer):
         data,
         interrupts,
     ):  # -> Fitted
-        """Train the encoder of ``separate_atoms`` for one epoch, on from the present one."""
+        """Train the encoder of ``separate_atoms`` for one epoch, starting from the present encoder.
+
+        In a first call there is no present encoder.
+        """
         is_first = getattr(self, "thresholds_", None) is None
         start = None if is_first else learned_encoder(self, fitted.atoms)
         samples = data.samples.in_units(fitted.units)
@@ -954,6 +1013,8 @@ class DenseLearner(PhasedLearner, DictionaryTransformer):
         units = learn_units(plan, samples) if plan.learns_noise else CENTRED
         generator = arrays.make_generator(self.random_state)
         fitted = plan.begin(samples, plan.enter(samples, units), units, generator)
+        # No search improves these samples, so training takes the gradient that finds atoms from
+        # samples: "dec", the squared error through the decoder, with codes as constants.
         return replace(fitted, from_samples=plan.searches)
 
     def _encoder(self):
@@ -969,6 +1030,7 @@ class DenseLearner(PhasedLearner, DictionaryTransformer):
         Codes are in the user's units, too. `DictionaryTransformer` calls it for each `transform`.
         """
         encoder = self._encoder()
+        # A fit leaves out very long rows, by ``median_norm``. `transform` has to code all rows.
         units = replace(units_of(self), median_norm=None)
         if isinstance(encoder, Converged):
             encoder = replace(encoder, warns=True)
@@ -982,8 +1044,9 @@ class DenseLearner(PhasedLearner, DictionaryTransformer):
         """Return the `Fitted` that a later `partial_fit` updates.
 
         It is the `Fitted` that the last call kept, with the changes that the user has made since,
-        to ``components_``, to the penalty, and to ``debias``. ``plan`` is the learner's `Plan`, and
-        ``data`` are the `Data` of the new call.
+        to ``components_``, to the penalty, and to ``debias``. Its ``coding`` has the penalty and
+        the debiasing that data have chosen. ``plan`` is the learner's `Plan`, and ``data`` are the
+        `Data` of the new call.
         """
         last = self._fitted
         alpha = last.alpha
@@ -1026,6 +1089,7 @@ class DenseLearner(PhasedLearner, DictionaryTransformer):
         curve = [*fitted.losses, *fitted.loss_curve]
         phases = None
         if fitted.ended_by is not None:  # the end of a `fit`, not of `partial_fit`
+            # ``fitted.later`` has the numbers of epochs of phases after training.
             epochs = {"search": len(fitted.losses), plan.name: len(fitted.loss_curve)}
             phases = {name: n for name, n in (epochs | fitted.later).items() if n}
         attributes = data.inputs | plan.attributes(fitted)

@@ -20,7 +20,7 @@ from skpudle.search import auto_alpha
 
 @sets_parameters(alpha=[POSITIVE], dict_init=ATOMS)
 class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
-    r"""Dictionary learning by alternating minimisation of the lasso, with SPORCO.
+    r"""Dictionary learning by alternating minimisation of the lasso, with SPORCO [1]_.
 
     By default `fit` runs 200 iterations of ``sporco.dictlrn.bpdndl.BPDNDictLearn``. It alternates
     steps of the method of multipliers (ADMM) for the codes of all samples and for the dictionary.
@@ -40,7 +40,7 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
     max_iter : int, default=200
         Number of SPORCO's iterations, each over all samples.
 
-    dict_init : {"data", "random", "svd"} or array-like, default="data"
+    dict_init : {"data", "random", "svd", "vertices"} or array-like, default="data"
         Initial dictionary, as in `PUDLEDictionaryLearning`.
 
     options : dict, default=None
@@ -83,7 +83,8 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
 
     See Also
     --------
-    PUDLEDictionaryLearning : Trained by gradients, ``gradient="dec"`` for the same objective.
+    PUDLEDictionaryLearning : Trained by gradients, with ``gradient="dec"`` (codes as constants) for
+        the same objective.
 
     References
     ----------
@@ -164,8 +165,9 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         defaults = {"Verbose": False, "MaxMainIter": self.max_iter}
         settings = bpdndl.BPDNDictLearn.Options(defaults | (self.options or {}))
         if weight is not None:
-            # With a row and its L1 penalty times the root of the weight, its codes are so, too, and
-            # both terms of its objective, squared error and penalty, are multiplied by the weight.
+            # If a row and its L1 penalty are multiplied by the root of the weight, the codes of the
+            # row are, too, and both terms of its objective, squared error and penalty, are
+            # multiplied by the weight.
             root = weight.sqrt()
             x = x * root[:, None]
             penalties = settings["BPDN"]
@@ -177,6 +179,7 @@ class SporcoDictionaryLearning(FollowedFit, DictionaryTransformer):
         settings.update({"Callback": None, "MaxMainIter": 1})
         solver = bpdndl.BPDNDictLearn(to_numpy(atoms).T, to_numpy(x).T, alpha, settings)
 
+        # ``DFid`` is SPORCO's name for half the squared error, summed over the rows.
         def attributes():  # -> dict of fitted attributes
             losses = np.array(solver.getitstat().DFid, dtype=np.float64) / len(x)
             return arrays.input_attributes(X) | {

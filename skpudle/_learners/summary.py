@@ -15,23 +15,26 @@ def _count(n, noun):  # -> str
 def _tried(path, chosen):
     """Return text: the score of the chosen number of atoms, and of up to three larger numbers.
 
-    ``path`` is ``size_path_`` and ``chosen`` the number of atoms. The score is the fraction of
-    hidden entries' variance that is explained: the text shows whether more atoms explain more.
+    ``path`` is ``size_path_``, the numbers tried (``n_components``) and their ``score``, and
+    ``chosen`` is the number of atoms. The score is the fraction of hidden entries' variance that is
+    explained: the text shows whether more atoms explain more.
     """
     order = np.argsort(path.n_components)
     n = path.n_components[order]
     score = path.score[order]
-    at = int(np.searchsorted(n, chosen).clip(0, len(n) - 1))
+    first = int(np.searchsorted(n, chosen).clip(0, len(n) - 1))
     # The path may be long, so at most four numbers are shown: from the chosen number to the
     # largest, at positions in the sorted path that grow by equal factors.
-    far = np.unique(np.geomspace(at + 1, len(n), 4).astype(int) - 1)
-    return ", ".join(f"{n[i]} explain {score[i]:.3f}" for i in far)
+    indices = np.unique(np.geomspace(first + 1, len(n), 4).astype(int) - 1)
+    return ", ".join(f"{n[i]} explain {score[i]:.3f}" for i in indices)
 
 
 def _prediction(path):
     """Return text: how well hidden entries are predicted, and which penalties predict as well.
 
-    ``path`` is ``penalty_path_``.
+    ``path`` is ``penalty_path_``: for each penalty ``alpha`` of the search the ``score``, the
+    fraction of the energy of hidden entries that is predicted, and its ``tolerance``, two standard
+    errors.
     """
     best = np.argmax(path.score)
     said = f"{path.score[best]:.3f} of their energy is predicted"
@@ -69,6 +72,7 @@ def _codes(learner, X, loss):
 def _of_rows(learner):  # -> list of str
     """Return the lines of learners of rows about baseline, outliers, noise and penalties."""
     baseline = baseline_of(learner)
+    # With ``coef_`` a learner has a linear model, whose intercept has the name ``intercept_``.
     name = "baseline_" if hasattr(learner, "coef_") else "intercept_"
     level = "none"
     if baseline is not None and baseline.any():
@@ -89,7 +93,7 @@ def _of_rows(learner):  # -> list of str
 
 
 def _penalties(learner):  # -> list of str
-    """Return the lines of all learners with a search about penalties, and what hidden entries say.
+    """Return the lines about penalties and predicted hidden entries, for learners with a search.
 
     A penalty is missing after `from_components` for codes that need none.
     """
@@ -134,7 +138,11 @@ def _end(learner):  # -> str
 
 
 def _decisions(learner):  # -> list of str
-    """Return what a learner decides beside its atoms, a line for each subject."""
+    """Return what a learner decides beside its atoms, a line for each subject.
+
+    Fitted attributes tell the kind of the learner: ``dispersion_`` that of `PoissonNMF`, ``loss``
+    that of counts, and ``coef_`` classifiers and regressors.
+    """
     if hasattr(learner, "dispersion_"):
         return _of_added_counts(learner)
     if not hasattr(learner, "debias_"):  # SPORCO's learner, with the lasso's codes
@@ -142,9 +150,11 @@ def _decisions(learner):  # -> list of str
     lines = [] if hasattr(learner, "loss") else _of_rows(learner)
     if hasattr(learner, "coef_"):
         n_outputs = len(np.atleast_2d(learner.coef_))
-        of = len(learner.classes_) if hasattr(learner, "classes_") else n_outputs
+        n_decided = len(learner.classes_) if hasattr(learner, "classes_") else n_outputs
         what = "classes" if hasattr(learner, "classes_") else "targets"
-        lines.append(f"decisions: {of} {what}, by {np.shape(learner.coef_)[-1]} codes")
+        lines.append(
+            f"decisions: {n_decided} {what}, by {np.shape(learner.coef_)[-1]} codes"
+        )
     return lines + _penalties(learner)
 
 

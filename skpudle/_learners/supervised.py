@@ -84,8 +84,9 @@ class Classification:
     classes: np.ndarray
     total_weight: float = 0.0
 
-    # `TaskPlan` uses these attributes of `Regression`, too; here they have values that change
-    # nothing.
+    # `TaskPlan` reads these attributes of any task, and `Regression` explains them. Here they mean:
+    # targets are not standardised, a loss is one term, C is that of `LogisticRegression`, and
+    # ``coef_`` has two axes.
     mean = np.zeros(1)
     scale = np.ones(1)
     n_terms = 1
@@ -119,7 +120,7 @@ class Classification:
         )
 
     def linear_model(self, C):
-        """Return scikit-learn's model, not fitted, that minimises the loss of this task."""
+        """Return scikit-learn's model, not fitted, for this loss; a larger ``C`` penalises less."""
         return LogisticRegression(C=C, max_iter=1000)
 
 
@@ -135,7 +136,7 @@ class Regression:
     mean, scale : ndarray of shape (n_outputs,)
         Means and standard deviations of ``y``.
     is_flat : bool
-        Whether ``y`` has one dimension, so that ``coef_`` and predictions have one less, too.
+        Whether ``y`` has one dimension, so that ``coef_`` and predictions have no axis of outputs.
     total_weight : float, default=0.0
         The sum of the weights of all samples so far, over all calls of `partial_fit`.
     """
@@ -169,7 +170,7 @@ class Regression:
         return 0.5 * (decisions - target).square().mean(1)
 
     def linear_model(self, C):
-        """Return scikit-learn's model, not fitted, that minimises the loss of this task."""
+        """Return scikit-learn's model, not fitted, for this loss; a larger ``C`` penalises less."""
         return Ridge(alpha=self.penalty / C)
 
 
@@ -181,15 +182,17 @@ class TaskPlan(Plan):
 
     Joint training updates atoms and head (see the module) together. A plan gets its task, a
     `Classification` or `Regression`, from the targets: `for_data` returns the plan with it. A
-    record has the head in ``extra``, of shape (n_components, n_sides * n_outputs + n_outputs);
-    `with_head` and `head` convert weights and intercepts to this form and back.
+    record (`Fitted`, the results of the fit so far) has the head in ``extra``, of shape
+    (n_components, n_sides * n_outputs + n_outputs); `with_head` and `head` convert weights and
+    intercepts to this form and back. ``n_sides`` is 2 with ``split_sign``, else 1.
     """
 
-    # With alpha="auto" the penalty of codes is half of the penalty of the search, since less sparse
-    # codes predict targets better. Of the factors 1, 1/2 and 1/4 the factor 1/2 had the smallest
+    # With alpha="auto" the penalty is half of the default one, since less sparse codes predict
+    # targets better. Of the factors 1, 1/2 and 1/4 the factor 1/2 had the smallest
     # errors in cross-validation (128 atoms, benchmarks/bench_classifiers.py).
     alpha_share = 0.5
-    # not ``intercept_``, which has the intercepts of the linear model, as in scikit-learn
+    # The fitted attribute of the baseline that is subtracted from rows. ``intercept_`` has the
+    # intercepts of the linear model, as in scikit-learn.
     name_of_baseline = "baseline_"
     axis = 1  # `Plan.join` puts the weights of the linear model into columns beside the atoms
 
@@ -200,20 +203,21 @@ class TaskPlan(Plan):
         if trains_task and self.params.max_iter == "auto":
             self.params.max_iter = 100
         # Noise of features is not learned: a feature that is nearly a sum of other features has a
-        # noise near zero, so in units of the noise it would dominate the atoms. Nor do held-out
-        # features choose the penalty of codes, since predicting features is not the task.
+        # noise near zero, so in units of the noise it would dominate the atoms. Only outliers are
+        # found. Nor do held-out features choose the penalty of codes (``codes_follow_data``), since
+        # predicting features is not the task.
         if self.learns_noise:
             self.noise = "outliers"
         self.codes_follow_data = False
         self.trains = self.trains or trains_task
-        self.alternates = False  # the head needs a `partial_fit` by gradients
+        self.alternates = False  # alternating codes and atoms would not train the head
         if trains_task:
             self.name = "supervised"
         self.C = float(learner.C)
         self.n_sides = 1 + learner.split_sign
 
     def for_data(self, data):  # -> TaskPlan
-        """Return the plan with the task of `Data`."""
+        """Return the plan with the task that the checked input, `Data`, has from its targets."""
         plan = copy(self)
         plan.task = data.task
         return plan
@@ -236,8 +240,11 @@ class TaskPlan(Plan):
         .. math:: (1 - b) \tfrac12 \|x - D z\|^2 + b\, E\, \ell(W z, y),
 
         and the head descends :math:`E (\ell(W z, y) + \frac\rho2 \|W\|^2)` whatever :math:`b`.
-        ``fitted`` is the record with the head; for the other arguments, and for the `Evaluation`
-        that is returned, see `skpudle._gradients`.
+        ``fitted`` is the record with the head, and ``dictionary`` has the atoms. ``batch`` are
+        `Samples`: rows ``x``, their ``mask`` (1 if known), ``target`` and ``weight``.
+        ``encoder(dictionary, x, mask=mask)`` returns codes. Their ``penalty`` is not used. Return
+        an `Evaluation`: the scalar to differentiate, the objective, and for each sample the loss of
+        the reconstruction and the codes.
         """
         b = self.supervision
         task = self.task
@@ -251,20 +258,26 @@ class TaskPlan(Plan):
         if batch.mask is not None:
             residual = residual * batch.mask
         losses = 0.5 * residual.square().sum(1)
+        # The codes here equal z, but have b times its gradient: so atoms descend b times the loss
+        # of the task, and the head the whole loss.
         features = self.features(fitted, b * z + (1 - b) * constant)
-        of_task = task.losses(features @ weights.mT + intercept, batch.target)
-        strength = task.penalty / (self.C * task.total_weight * task.n_terms)
-        ridge = 0.5 * strength * weights.square().sum()
+        task_losses = task.losses(features @ weights.mT + intercept, batch.target)
+        # scikit-learn penalises the sum of losses, and here losses are averaged (over ``n_terms``
+        # outputs, too): so the penalty is divided by the sum of the weights of all samples
+        rho = task.penalty / (self.C * task.total_weight * task.n_terms)
+        ridge = 0.5 * rho * weights.square().sum()
         energy = fitted.data_scale or 1.0
-        mean = average((1 - b) * losses + energy * of_task, batch.weight)
+        mean = average((1 - b) * losses + energy * task_losses, batch.weight)
         surrogate = mean + energy * ridge
         return Evaluation(surrogate, surrogate.detach(), losses.detach(), constant)
 
     def code_scale(self, fitted):  # -> float
         """Return the number by which all codes are divided for the linear model on them.
 
-        In training the weights of the linear model belong to the divided codes; ``coef_`` belongs
-        to codes as `transform` returns them.
+        It is the root of the mean squared norm of a sample over the number of atoms, or 1 if this
+        is 0. So the penalty of weights does not depend on the units of the data. In training the
+        weights of the linear model belong to the divided codes; ``coef_`` belongs to codes as
+        `transform` returns them.
         """
         return ((fitted.data_scale or 0.0) / len(fitted.atoms)) ** 0.5 or 1.0
 
@@ -289,16 +302,18 @@ class TaskPlan(Plan):
     def head(self, extra):  # -> (n_outputs, n_sides * n_components), (n_outputs,)
         """Return weights and intercepts of the linear model (head), as differentiable tensors.
 
-        ``extra`` is the field of a `Fitted`, in the form that training updates, see `TaskPlan`.
+        ``extra`` is (n_components, n_sides * n_outputs + n_outputs): a row has the weights of an
+        atom, and a copy of the intercepts, whose mean over atoms is returned.
         """
         n = self.task.n_outputs
         weights = extra[:, :-n].unflatten(1, (n, self.n_sides))
         return weights.movedim(0, 2).flatten(1), extra[:, -n:].mean(0)
 
     def network(self, fitted, update=0):
-        """Return the rule, the dictionary, and a dict of encoder and penalty, as `Plan.network`.
+        """Return the gradient rule, the dictionary, and a dict of encoder and penalty.
 
-        The rule is that of joint training, `rule`, if the record has a head.
+        ``update`` is the number of the next update, from 0. The rule is that of joint training,
+        `rule`, if the record ``fitted`` has a head.
         """
         rule, dictionary, settings = super().network(fitted, update)
         if fitted.extra is not None:
@@ -322,11 +337,13 @@ class TaskPlan(Plan):
     def solve(self, fitted, samples):  # -> Fitted
         """Return the record with the best linear model (head) for its atoms, from scikit-learn.
 
-        ``samples`` are `Samples` of rows in units of their noise, with encoded targets.
+        ``samples`` are `Samples` of rows less their baseline, with encoded targets.
         """
         _, dictionary, settings = super().network(fitted)
         codes = settings["encoder"](dictionary, samples.x, mask=samples.mask)
         features = self.features(fitted, codes)
+        # `fit` has divided the weights of samples by their mean. ``C`` belongs to the weights that
+        # the user passed, whose sum is ``total_weight``.
         total_weight = self.task.total_weight
         model = self.task.linear_model(self.C * total_weight / samples.total_weight)
         weight = None if samples.weight is None else to_numpy(samples.weight.double())
@@ -337,7 +354,7 @@ class TaskPlan(Plan):
         return self.with_head(fitted, weights, intercept)
 
     def attributes(self, fitted):
-        """Return the fitted attributes of dictionary and linear model, as `Plan.attributes`.
+        """Return the fitted attributes of dictionary and linear model as a dict from name to value.
 
         Weights and intercepts are in the units of ``y`` and of the codes of `transform`.
         """
@@ -375,7 +392,7 @@ class _TaskPhases(RowPhases):
         return super().train(fitted)
 
     def warn_of_rise(self, fitted):
-        """Warn of nothing: training minimises another loss, and may raise the reconstruction's."""
+        """Do not warn: training minimises another loss; that of the reconstruction may rise."""
 
 
 OfRows = ArrayLike | None  # type of arguments with one number for each row
@@ -461,9 +478,10 @@ class TaskLearner(DenseLearner):
     ):
         """Check rows and targets, and return them as `Data` with the task.
 
-        The arguments, and the errors, are those of `PhasedLearner._read`. The weights of the
-        samples are multiplied by class weights, and ``samples.target`` has the encoded targets.
-        Data outside memory are read as a whole.
+        ``is_fitted`` says that the learner has a task already, whose classes or scales hold, and
+        ``part`` that the caller is `partial_fit`, which does not merge equal rows. The weights of
+        the samples are multiplied by class weights, and ``samples.target`` has the encoded targets.
+        Data outside memory are read as a whole. ValueError is raised for invalid data.
         """
         name = type(self).__name__
         refuse(
@@ -497,7 +515,7 @@ class TaskLearner(DenseLearner):
         )
         total_weight = task.total_weight + data.samples.total_weight
         task = replace(task, total_weight=total_weight)
-        # without ``merged_index`` no ``outliers_`` are set
+        # without ``merged_index`` the fit records no outliers: a learner with a task reports none
         return data._replace(task=task, merged_index=None)
 
     def _begin(self, plan, data):  # -> Fitted
@@ -535,10 +553,10 @@ class TaskLearner(DenseLearner):
         return super()._attributes(plan, data, fitted)
 
     def _decisions(self, X):  # -> (n, n_outputs)
-        """Return the outputs of the linear model for the user's rows, for `predict` and its kin.
+        """Return the outputs of the linear model for the user's rows.
 
-        The outputs are codes times weights plus intercepts, in the units of ``y``. A classifier of
-        two classes has one output.
+        All predictions follow from them. The outputs are codes times weights plus intercepts, in
+        the units of ``y``. A classifier of two classes has one output.
         """
         check_is_fitted(self, "coef_")
         codes = to_tensor(self.transform(X))
@@ -585,7 +603,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         Weights of classes by label, which multiply ``sample_weight``; 1 for a label without one.
 
     n_unfoldings : int, None or "auto", default="auto"
-        Depth of the encoder. None: converged codes. "auto": None, or 100 with ``alpha=0``.
+        Iterations of the encoder. None: converged codes. "auto": None, or 100 with ``alpha=0``.
 
     positive_code : bool, default=False
         Whether codes are restricted to non-negative values.
@@ -601,11 +619,11 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         Samples in an update; "auto" is ``min(256, n_samples)``.
 
     max_iter : int or "auto", default="auto"
-        Largest number of epochs, after the search; "auto" is 100. Without supervision only a named
-        encoder is trained, as in `PUDLEDictionaryLearning`.
+        Largest number of epochs, after the search; "auto" is 100. Without supervision no
+        training follows a lasso's search.
 
     tol : float or None, default=1e-4
-        Relative improvement that counts. None: ``max_iter`` epochs.
+        Least relative improvement of the objective. None: ``max_iter`` epochs.
 
     n_iter_no_change : int, default=10
         Checks in a row without improvement that end training.
@@ -693,7 +711,8 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
     def _check_target(self, y, weight, part):  # -> (n,), (n,)
         """Check labels ``y`` (n_samples,), and multiply weights by those of their classes.
 
-        ``weight`` (n_samples,) is changed in place. Labels of samples of weight 0 are not read.
+        ``weight`` (n_samples,) is changed in place. Labels of samples of weight 0 are not read. In
+        `partial_fit` (``part``) labels have to be in ``classes_``.
         """
         y = _check_y(y, estimator=self)
         used = weight > 0
@@ -701,7 +720,8 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         classes = self.classes_ if part else np.unique(y[used])
         labels = LabelEncoder().fit(classes).transform(y[used])
         if self.class_weight == "balanced":
-            # The formula of `compute_class_weight`, which takes weights from scikit-learn 1.9 on.
+            # This is the formula of `compute_class_weight`, which takes the weights of samples only
+            # from scikit-learn 1.9 on: classes get equal sums of weights.
             totals = np.bincount(labels, weight[used])
             weight[used] *= totals.sum() / (len(classes) * totals[labels])
         else:
@@ -713,6 +733,8 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
 
     def _task(self, y, weight, part):  # -> Classification
         """Return the task for labels ``y`` (n_samples,), whose weights are positive.
+
+        In `partial_fit` (``part``) the classes are those of the first call, else those in ``y``.
 
         Raises
         ------
@@ -748,7 +770,7 @@ class PUDLEClassifier(ClassifierMixin, TaskLearner):
         classes : array-like of shape (n_classes,), default=None
             All labels of the data to come; needed in the first call.
         sample_weight : array-like of shape (n_samples,), default=None
-            How often each sample counts, in one unit for all calls.
+            How often each sample counts, on the same scale in all calls.
 
         Returns
         -------
@@ -998,16 +1020,16 @@ class PUDLERegressor(MultiOutputMixin, RegressorMixin, TaskLearner):
 
     def _task(self, y, weight, part):  # -> Regression
         """Return the task for targets ``y``, with their weighted means and standard deviations."""
-        units = StandardScaler().fit(y.reshape(len(y), -1), sample_weight=weight)
-        return Regression(units.mean_, units.scale_, y.ndim == 1)
+        scaler = StandardScaler().fit(y.reshape(len(y), -1), sample_weight=weight)
+        return Regression(scaler.mean_, scaler.scale_, y.ndim == 1)
 
     @fits()
     def partial_fit(self, X: Any, y: Any, sample_weight: OfRows = None) -> Self:
         """Update dictionary and regression by one pass over the data, in their order.
 
-        The first call chooses the initial dictionary from its data without a search, and the units
-        of ``y``; the regression starts at the mean of ``y``. After `fit` it continues from the
-        fitted parameters.
+        The first call chooses the initial dictionary from its data without a search, and the mean
+        and scale of ``y`` for all calls; the regression starts at this mean. After `fit` it
+        continues from the fitted parameters.
 
         Parameters
         ----------
@@ -1016,7 +1038,7 @@ class PUDLERegressor(MultiOutputMixin, RegressorMixin, TaskLearner):
         y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
         sample_weight : array-like of shape (n_samples,), default=None
-            How often each sample counts, in one unit for all calls.
+            How often each sample counts, on the same scale in all calls.
 
         Returns
         -------

@@ -110,12 +110,12 @@ def hidden_errors(
     total = 0.0
     if first_equal is None:
         first_equal = torch.arange(atoms.shape[1], device="cpu")
-    cuts = hasattr(encoder, "of_features")
+    depends_on_features = hasattr(encoder, "of_features")
     for seen, hidden in hide_in_turn(first_equal):
         seen = seen.to(atoms.device)
         hidden = hidden.to(atoms.device)
         codes = encode_rows(
-            encoder.of_features(seen) if cuts else encoder,
+            encoder.of_features(seen) if depends_on_features else encoder,
             DenseDictionary(atoms[:, seen]),
             samples.of_features(seen),
         )
@@ -152,6 +152,8 @@ def deviances(
     Tensor of shape (n_samples, n_predicted)
         Deviances, in float64.
     """
+    # Counts of an exposure e have e times the deviance of their rates, the counts over e. Natural
+    # parameters are the logarithms of rates or odds; of least squares, the predictions themselves.
     exposure = 1.0 if samples.target is None else arrays.wide(samples.target)
     x = arrays.wide(samples.x) / exposure
     natural = arrays.wide(predicted)
@@ -204,7 +206,8 @@ class DictionaryTransformer(
     def _decode_rows(self, rows):  # (n, n_features) -> the same, in place
         """Complete the decoding of ``rows``, which are codes times atoms: add the baseline.
 
-        Of counts these are natural parameters, and the results are expectations.
+        Of counts, codes times atoms plus the baseline are logarithms of rates or odds, and the
+        results are expectations.
         """
         intercept = self._intercept
         if intercept is not None:
@@ -238,7 +241,7 @@ class DictionaryTransformer(
         """
         return self._transform(X)
 
-    # `transform` of all subclasses; ``target`` as in `_chunks`.
+    # `transform` of all subclasses; ``target`` (n_samples, 1) has exposures of counts, or is None.
     def _transform(self, X, target=None):  # -> (n_samples, n_features_out)
         source = open_source(X)
         return _join(self._codes(source, target), source)
@@ -246,7 +249,8 @@ class DictionaryTransformer(
     def _codes(self, source, target):  # yields (n, n_features_out)
         """Yield the codes that `transform` returns, chunk by chunk, on the encoder's device.
 
-        ``source`` is the source of the user's rows, and ``target`` as in `_chunks`.
+        ``source`` is the source of the user's rows, and ``target`` (n_samples, 1) has exposures of
+        counts, or is None.
         """
         check_is_fitted(self)
         refuse_shuffled(source.data)
@@ -277,8 +281,8 @@ class DictionaryTransformer(
         """
         return self._transform_sparse(X)
 
-    # `transform_sparse` of all subclasses; ``target`` as in `_chunks`. Codes become sparse chunk by
-    # chunk, to save memory.
+    # `transform_sparse` of all subclasses; ``target`` (n_samples, 1) has exposures of counts, or is
+    # None. Codes become sparse chunk by chunk, to save memory.
     def _transform_sparse(self, X, target=None):  # -> (n_samples, n_features_out)
         codes = self._codes(open_source(X), target)
         parts = [sparse.csr_array(arrays.to_numpy(part)) for part in codes]
@@ -367,8 +371,9 @@ class DictionaryTransformer(
     def _score(self, X, sample_weight, target=None):
         """Return the fraction of the deviance that predictions of hidden columns explain.
 
-        Deviance is from column means. This is `score` of all subclasses. ``X`` and
-        ``sample_weight`` are the user's input, and ``target`` as in `_chunks`.
+        It is 1 minus the deviance from the predictions over the deviance from the column means.
+        This is `score` of all subclasses. ``X`` and ``sample_weight`` are the user's input, and
+        ``target`` (n_samples, 1) has exposures of counts, or is None.
         """
         check_is_fitted(self)
         source = open_source(X)

@@ -104,16 +104,16 @@ def _move(
     the number of these events divided by the load.
     """
     g, h = _slope(n, x, column, base, z)
-    first = g
+    g_at_start = g
     for _ in range(20):
         if h <= 0:
-            return 0.0, first
+            return 0.0, g_at_start
         before = z
         z = max(z + g / h * (g / load - 1), 0.0)
         if abs(z - before) <= 0.03 * before:
             break
         g, h = _slope(n, x, column, base, z)
-    return z, first
+    return z, g_at_start
 
 
 def solve_rows(
@@ -152,14 +152,14 @@ def solve_rows(
         columns[:, n] = 1.0
         n_terms = n + (prior[i] > 0)
         for t in range(n):
-            entry = index[start[i] + t]
+            feature = index[start[i] + t]
             mu[t] = 0.0
             for k in range(n_components):
-                columns[k, t] = atoms[entry, k]
-                mu[t] += z[i, k] * atoms[entry, k]
+                columns[k, t] = atoms[feature, k]
+                mu[t] += z[i, k] * atoms[feature, k]
         n_events = x[:n].sum()
         for _ in range(sweeps):
-            largest = 0.0
+            largest_quotient = 0.0
             for k in range(n_components):
                 column = columns[k]
                 load = loads[i, k]
@@ -172,15 +172,15 @@ def solve_rows(
                 # and the code could become 0 and leave events without a rate. So a tiny difference
                 # counts as 0.
                 for t in range(n):
-                    rest = mu[t] - column[t] * old
-                    base[t] = rest if rest > 1e-13 * mu[t] else 0.0
+                    by_others = mu[t] - column[t] * old
+                    base[t] = by_others if by_others > 1e-13 * mu[t] else 0.0
                 new, slope = _move(n_terms, x, column, base, load, old)
-                largest = max(largest, slope / load)
+                largest_quotient = max(largest_quotient, slope / load)
                 if new != old:
                     z[i, k] = new
                     for t in range(n):
                         mu[t] = base[t] + column[t] * new
-            if n_events * (largest - 1) <= tol:
+            if n_events * (largest_quotient - 1) <= tol:
                 break
         total = 0.0
         for t in range(n):
@@ -283,7 +283,8 @@ class Events:
         """The *mean spectrum*: the mean known count of each feature, scaled to the sum 1.
 
         It is the shape of the Dirichlet prior of atoms. Half an event is added to each feature, so
-        that no entry is 0.
+        that no entry is 0. A feature that no row knows is divided by the least weight of a row, or
+        by 1 if that is less, instead of by 0.
         """
         n_known = self.row_weights.sum() - self.missing.T @ self.row_weights[:, 0]
         total = (self.by_feature.sum(1) + 0.5) / np.maximum(
@@ -330,9 +331,9 @@ class Events:
             missing = sparse.csr_array(1 - (1 - part.missing.toarray()) * weights)
             counts = part.counts.copy()
             entries = part.counts.tocoo()
-            of_counts = weights[entries.row, entries.col]
-            counts.data *= of_counts
-            saturated = _saturated(part.counts, of_counts)
+            count_weights = weights[entries.row, entries.col]
+            counts.data *= count_weights
+            saturated = _saturated(part.counts, count_weights)
             parts.append(
                 replace(part, counts=counts, missing=missing, saturated=saturated)
             )
@@ -364,8 +365,9 @@ def _solve_rows(
     """Run the compiled loop `solve_rows` for all rows, on several threads.
 
     ``counts`` (n, n_features) is a CSR array, and ``atoms`` has the shape (n_components,
-    n_features). The codes ``z`` (n, n_components) change in place. The further arguments are those
-    of `solve_rows`. Return the log-likelihoods ``explained`` of the rows.
+    n_features). The codes ``z`` (n, n_components) change in place. `solve_rows` explains their
+    ``loads`` (n, n_components), the ``prior`` (n,), the largest number of ``sweeps`` and ``tol``.
+    Return ``explained``, the sums of ``x log(rate)`` over the counts x of each row.
     """
     start = counts.indptr.astype(np.int64)
     index = counts.indices.astype(np.int64)
@@ -481,8 +483,8 @@ def removals(
         allowed = part.allowed & (np.arange(len(atoms)) != k)
         part = replace(part, allowed=allowed)
         start = codes[rows] * allowed
-        reduced, without = solve_codes(part, atoms, start, tol)
-        yield rows, reduced, without - losses[rows]
+        reduced, losses_without = solve_codes(part, atoms, start, tol)
+        yield rows, reduced, losses_without - losses[rows]
 
 
 def prune_codes(events, atoms, codes, min_gain):
@@ -515,15 +517,17 @@ def prune_codes(events, atoms, codes, min_gain):
     while len(rows):
         part = replace(events.take(rows), allowed=z[rows] > 0)
         best = z[rows]
+        # `least` is the least cost of a removal in each of these rows; `best` has the codes after
+        # it. For each atom `users` are the indices of rows with a code of the atom.
         least = np.full(len(rows), float(min_gain))
         for users, reduced, costs in removals(part, atoms, z[rows], losses[rows], 0.01):
             cheaper = costs < least[users]
             least[users[cheaper]] = costs[cheaper]
             best[users[cheaper]] = reduced[cheaper]
-        gone = least < min_gain
-        rows = rows[gone]
-        z[rows] = best[gone]
-        losses[rows] = losses[rows] + least[gone]
+        has_lost = least < min_gain
+        rows = rows[has_lost]
+        z[rows] = best[has_lost]
+        losses[rows] = losses[rows] + least[has_lost]
     return solve_codes(replace(events, allowed=z > 0), atoms, z)[0]
 
 
@@ -543,20 +547,21 @@ def first_atoms(events, n_components, fixed=()):  # -> (n_components, n_features
     """
     # `vertices` computes singular vectors, whose cost grows with the cube of the smaller of the
     # numbers of rows and features. So at most 2,000 rows are used.
-    some = events.sample(2000)
-    x = some.counts.toarray()
-    observed = some.missing.toarray() == 0
-    weights = some.row_weights
+    sampled = events.sample(2000)
+    x = sampled.counts.toarray()
+    observed = sampled.missing.toarray() == 0
+    weights = sampled.row_weights
     if len(fixed):
-        x = (x - solve_codes(some, fixed)[0] @ fixed).clip(0)
-    of_rows = (x.sum(1, keepdims=True) + 0.5) / (observed.sum(1, keepdims=True) + 1)
-    expected = (weights * observed * of_rows).sum(0)
-    of_columns = ((weights * x).sum(0) + 0.5) / (expected + 0.5)
+        x = (x - solve_codes(sampled, fixed)[0] @ fixed).clip(0)
+    # The expectation of an entry is the mean of its row times the relative mean of its feature.
+    row_means = (x.sum(1, keepdims=True) + 0.5) / (observed.sum(1, keepdims=True) + 1)
+    expected = (weights * observed * row_means).sum(0)
+    relative_means = ((weights * x).sum(0) + 0.5) / (expected + 0.5)
     # `vertices` takes no mask, so missing entries are filled in, as if all rows had the same
     # spectrum.
-    x = np.where(observed, x, of_rows * of_columns)
-    column_scales = np.sqrt(of_columns)
-    scaled = to_tensor(x / column_scales / np.sqrt(of_rows))
+    x = np.where(observed, x, row_means * relative_means)
+    column_scales = np.sqrt(relative_means)
+    scaled = to_tensor(x / column_scales / np.sqrt(row_means))
     n_pure = min(n_components, *x.shape)
     pure = to_numpy(vertices(scaled, n_pure, to_tensor(weights[:, 0]))) * column_scales
     single = np.eye(x.shape[1])[np.arange(n_components - len(pure)) % x.shape[1]]
@@ -668,15 +673,15 @@ def advance(events, state, smoothing):
     """
     n_rows = float(events.row_weights.sum())
     n_fixed = state.n_fixed
-    n_pseudo = smoothing * len(events.mean)
-    pseudo = n_pseudo * events.mean
+    n_pseudo_events = smoothing * len(events.mean)
+    pseudo_events = n_pseudo_events * events.mean
 
     # Make one sweep over the codes; return new codes (n_samples, n_components), and the mean loss
     # and the objective for ``atoms`` and the new codes.
     def adapt_codes(atoms, codes):
         codes, losses = solve_codes(events, atoms, codes, tol=0.0, sweeps=1)
         loss = float(events.row_weights[:, 0] @ losses)
-        prior = float(xlogy(pseudo, atoms[n_fixed:]).sum())
+        prior = float(xlogy(pseudo_events, atoms[n_fixed:]).sum())
         return codes, loss / n_rows, (loss - prior) / n_rows
 
     atoms = state.atoms + state.factor * (state.atoms - state.previous_atoms)
@@ -695,26 +700,33 @@ def advance(events, state, smoothing):
         codes, loss, objective = adapt_codes(atoms, state.codes)
     # Now the atoms: the same regression, with swapped roles. A row is now a feature with its counts
     # in all samples, and its codes, which are sought, are the entries of the atoms at the feature.
-    # The codes of the samples take the part of atoms. Adding ``n_pseudo`` to the loads accounts for
-    # the constraint that an atom has the sum 1: ``n_pseudo`` is its Lagrange multiplier.
-    loads = events.visible(codes) + n_pseudo
+    # The codes of the samples take the part of atoms. Adding ``n_pseudo_events`` to the loads
+    # accounts for the constraint that an atom has the sum 1: ``n_pseudo_events`` is its Lagrange
+    # multiplier.
+    loads = events.visible(codes) + n_pseudo_events
     # `solve_rows` skips loads of 0, so fixed atoms stay as they are.
     loads[:, :n_fixed] = 0.0
     columns = np.ascontiguousarray(atoms.T)
     _solve_rows(
-        events.by_feature, codes.T, loads, columns, prior=pseudo, sweeps=1, tol=0.0
+        events.by_feature,
+        codes.T,
+        loads,
+        columns,
+        prior=pseudo_events,
+        sweeps=1,
+        tol=0.0,
     )
     sums = columns.sum(0)
     sums[:n_fixed] = 1.0
-    sizes = np.where(sums > 0, sums, 1.0)
-    atoms = np.where(sums[:, None] > 0, columns.T / sizes[:, None], events.mean)
+    scales = np.where(sums > 0, sums, 1.0)
+    atoms = np.where(sums[:, None] > 0, columns.T / scales[:, None], events.mean)
     # A fit that resumes from a checkpoint must give the same numbers as one that was not
     # interrupted. The atoms of a checkpoint are contiguous, and sums over arrays of another memory
     # layout round differently.
     atoms = np.ascontiguousarray(atoms)
     return Progress(
         atoms=atoms,
-        codes=codes * sizes,
+        codes=codes * scales,
         previous_atoms=state.atoms,
         previous_codes=state.codes,
         n_fixed=n_fixed,

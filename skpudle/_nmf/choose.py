@@ -58,10 +58,14 @@ class Chosen(NamedTuple):
     The first three are numbers, or "auto" before the choice. ``Fitted.coding`` is a `Chosen`.
     """
 
-    alpha: float  # pseudo-events per feature, over ``weight_unit`` as weights of rows
+    # pseudo-events per feature, divided by ``weight_unit``
+    alpha: float
+    # the variance of a count of expectation mu is mu + dispersion * mu**2
     dispersion: float
+    # nats by which a code has to raise the log-likelihood of its row
     min_gain: float
-    # The sum of squared weights of the distinct rows, over the sum of the weights.
+    # The weights of rows are divided by this number. A fit sets it to a mean weight: the sum of
+    # squared weights of the distinct rows, over the sum of the weights.
     weight_unit: float = 1.0
 
     def without_data(self):  # -> Chosen
@@ -97,7 +101,7 @@ class Hidden:
     """Judge atoms by how well they predict hidden entries of rows.
 
     Each mask hides some entries, and the codes that predict these entries follow from all other
-    entries of their rows. Call `weigh` before any other method: it sets the attributes below.
+    entries of their rows. Call `weigh` before any other method: it sets most attributes below.
 
     Parameters
     ----------
@@ -108,6 +112,12 @@ class Hidden:
 
     Attributes
     ----------
+    entries : list of tuple of ndarray
+        For each mask the rows and the columns of the hidden entries that are known.
+    mean : ndarray of shape (n_features,)
+        The mean known count of each feature, with weights of rows.
+    events : Events
+        All entries, hidden or not, with weights of entries.
     seen : list of Events
         The visible entries for each mask, with weights of entries.
     codes : list of ndarray of shape (n_samples, n_components)
@@ -130,11 +140,11 @@ class Hidden:
             Events.of(self.counts, observed & ~mask, self.row_weights) for mask in masks
         ]
         self.entries = [np.nonzero(mask & observed) for mask in masks]
-        size = events.visible(np.ones((len(self.row_weights), 1)))[:, 0]
-        self.mean = events.by_feature.sum(1) / np.maximum(size, 1e-300)
+        n_known = events.visible(np.ones((len(self.row_weights), 1)))[:, 0]
+        self.mean = events.by_feature.sum(1) / np.maximum(n_known, 1e-300)
 
     def weigh(self, atoms, dispersion):
-        """Prepare predictions by these atoms: weights of entries, first codes, price of an atom.
+        """Prepare predictions by these atoms: weights of entries, first codes, penalty of an atom.
 
         The weights of visible entries follow from ``dispersion``, a number, and from the rates of
         ``atoms`` (n_components, n_features), not negative.
@@ -180,8 +190,8 @@ class Hidden:
     def predict(self, atoms):  # (n_components, n_features) -> Prediction
         """Predict hidden entries from visible entries, and return the errors of all rows.
 
-        The errors of the `Prediction`, (n_samples,), are the errors of `judge` plus the price of
-        all atoms. Codes start from ``self.codes``, which must have a column for each atom, and
+        The errors of the `Prediction`, (n_samples,), are the errors of `judge` plus the penalty of
+        each atom. Codes start from ``self.codes``, which must have a column for each atom, and
         which the new codes replace.
         """
         self.codes = [
@@ -231,9 +241,12 @@ def estimate_dispersion(events, atoms, codes):  # -> float
     squares = np.square(events.counts.toarray() - mu)[judged]
     weights = np.broadcast_to(events.row_weights, mu.shape)[judged]
     mu = mu[judged]
-    unit = np.square(events.row_weights).sum() / events.row_weights.sum()
+    # Entries count by the weights of their rows, and fitted parameters likewise: a code by the
+    # weight of its row, and an entry of an atom by a mean weight. One entry of each atom is not
+    # fitted, since atoms have the sum 1.
+    mean_weight = np.square(events.row_weights).sum() / events.row_weights.sum()
     n_codes = (events.row_weights * (codes > 0)).sum()
-    n_fitted = n_codes + (atoms.size - len(atoms)) * unit
+    n_fitted = n_codes + (atoms.size - len(atoms)) * mean_weight
     n_judged = weights.sum()
     if n_fitted >= n_judged:
         return 0.0
@@ -245,6 +258,7 @@ def estimate_dispersion(events, atoms, codes):  # -> float
     # An excess of at most 5 standard errors counts as chance.
     if (excess / (2 * mu + 1)).sum() / variance**0.5 <= 5.0:
         return 0.0
+    # The precision of a squared residual depends on the dispersion, so the two alternate.
     dispersion = 1.0
     for _ in range(10):
         precision = 1 / np.square(1 + dispersion * mu)
@@ -284,7 +298,7 @@ def converge_dispersed(events, state, smoothing, dispersion, **stop):
     state : Progress
         The state to begin with.
     smoothing : float
-        As in `skpudle._nmf.alternate.advance`.
+        The strength of the prior of atoms: pseudo-events per feature of an atom.
     dispersion : float or "auto"
         The dispersion; "auto" estimates it after each of the three fits.
     **stop : int, float
@@ -332,7 +346,8 @@ def _sample(events):  # -> Events
 class _Sizes:
     """Fits of different numbers of atoms, which hidden entries of held-out rows compare.
 
-    Parameters are those of `choose_size`.
+    Parameters are those of `choose_size`: the data, the user's parameters, the generator of random
+    numbers, and the known atoms.
 
     Attributes
     ----------
@@ -342,6 +357,10 @@ class _Sizes:
         The held-out rows, with each group of features hidden once.
     n_fixed, most : int
         The number of known atoms, and the largest number of new atoms to try.
+    fixed : ndarray of shape (n_fixed, n_features)
+        The known atoms.
+    smoothing, dispersion : float
+        The strength of the prior of atoms, and the dispersion, a number or "auto", of all fits.
     is_limited : bool
         Whether the time that a fit takes, and not the data, sets ``most``.
     """
@@ -382,7 +401,7 @@ class _Sizes:
         )
 
     def grow(self, fit):  # DispersedFit -> DispersedFit or None
-        """Return a fit of half as many new atoms more, or None if there are ``most``."""
+        """Return a fit with half as many new atoms more, or None if there are ``most`` already."""
         n_new = len(fit.state.atoms) - self.n_fixed
         if n_new >= self.most:
             return None
@@ -398,8 +417,8 @@ class _Sizes:
 
         The atoms that held-out rows need least leave, and the remaining atoms adapt. Half of the
         atoms in excess of ``n_best``, the number that predicted best during growth, leave at once,
-        and at least one atom. Fixed atoms stay. Pairs are (Progress, Prediction). They end at an
-        error of more than 4 standard errors above the best error.
+        and at least one atom. Fixed atoms stay. Fits and predictions come in pairs (Progress,
+        Prediction), which end at an error of more than 4 standard errors above the best error.
         """
         hidden = self.hidden
 
@@ -448,7 +467,7 @@ def choose_size(events, params, rng, fixed):  # -> atoms, SizePath
         Atoms of the chosen number, fitted to the rows that are not held out.
     SizePath
         The numbers of atoms that were tried while atoms were removed, in increasing order, with the
-        explained share of the deviance of hidden entries, less the price of the atoms, as score.
+        explained share of the deviance of hidden entries, less the penalty of the atoms, as score.
     """
     sizes = _Sizes(events, params, rng, fixed)
     # Growth ends after two numbers in a row without an improvement. After a single one it might end
@@ -473,13 +492,16 @@ def choose_size(events, params, rng, fixed):  # -> atoms, SizePath
 def _size_path(trials, hidden):  # -> SizePath
     """Return the numbers of atoms that removal tried, in increasing order.
 
-    ``trials`` are pairs (Progress, Prediction) in the order of removal, judged by ``hidden``.
+    ``trials`` are pairs (Progress, Prediction) in the order of removal, judged by ``hidden``. The
+    score is 1 minus the error, as a share of the error of mean counts; both are measured from the
+    least possible error. The tolerance is the standard error of the difference from the best error.
     """
     scale = 1 / (hidden.null_deviance or 1.0)
     best = _least_error(trials)
     rows = []
     for state, prediction in trials[::-1]:
         score = 1 + scale * (hidden.saturated - prediction.total)
+        # the second result of `loss_and_chance` is the standard error
         tolerance = scale * loss_and_chance(prediction, best)[1]
         rows.append((len(state.atoms), score, state.objectives[-1], tolerance))
     numbers, *columns = torch.tensor(rows, dtype=torch.float64).T
@@ -556,16 +578,16 @@ def choose_prior(events, params, rng, atoms, n_fixed=0):  # -> Chosen, atoms
         atoms = smooth.state.atoms
         codes, _ = solve_codes(visible, atoms)
         codes = alternate.prune_codes(visible, atoms, codes, min_gain)
-        few = replace(visible, allowed=codes > 0)
-        pruned = Progress.at(atoms, codes, n_fixed)
-        sparse_rows = _smoothest(hidden, few, pruned, path)
+        restricted = replace(visible, allowed=codes > 0)
+        start_of_sparse = Progress.at(atoms, codes, n_fixed)
+        sparse_rows = _smoothest(hidden, restricted, start_of_sparse, path)
         # Sparse rows are preferred, since their atoms are not mixtures (see `prune_codes`). So they
-        # may predict worse than rows that use all atoms, by up to the price of one atom.
-        price = to_tensor(hidden.atom_penalty)
+        # may predict worse than rows that use all atoms, by up to the penalty of one atom.
+        penalty = to_tensor(hidden.atom_penalty)
         dense = smooth.prediction
-        allowed = dense._replace(errors=dense.errors + price)
+        worst_allowed = dense._replace(errors=dense.errors + penalty)
         if params.min_gain != "auto" or not worse(
-            sparse_rows.prediction, allowed, CHANCE
+            sparse_rows.prediction, worst_allowed, CHANCE
         ):
             return sparse_rows.chosen(params, min_gain)
     return smooth.chosen(params, 0.0)
@@ -582,8 +604,8 @@ def _draw_mask(events, rng):  # -> (n_samples, n_features)
 def _smoothings(alpha, n_events):  # -> list of float
     """Return the smoothings to try; if the user has passed ``alpha``, only this one.
 
-    Each is twice the one before, from 0.001 times the mean number of events per entry of an atom,
-    ``n_events`` (but at most 0.1), to 4 times this mean.
+    Each is twice the one before. The first is 0.001 times ``n_events``, the mean number of events
+    per entry of an atom, but at most 0.1; the last is at most 4 times ``n_events``.
     """
     if alpha != "auto":
         return [alpha]
@@ -611,7 +633,8 @@ def _smoothest(hidden, visible, state, path):  # -> _Smoothed
     """Return the fit of the largest smoothing that predicts as well as the best, up to chance.
 
     ``visible`` are the visible entries of ``hidden``, ``state`` has the atoms and codes to begin
-    with, and ``path`` is the list of smoothings. Each fit begins from the fit before.
+    with, and ``path`` is the list of smoothings. Each fit begins from the fit before, so all fits
+    but the first get few steps.
     """
 
     def fit(state, place):  # -> place in the path, Progress
@@ -624,7 +647,7 @@ def _smoothest(hidden, visible, state, path):  # -> _Smoothed
         return fit(state, place + 1) if place + 1 < len(path) else None
 
     def judge(trial):  # -> Prediction
-        # from which the codes of the prediction begin
+        # the codes from which the prediction begins
         hidden.codes = [trial[1].codes]
         return hidden.predict(trial[1].atoms)
 

@@ -31,8 +31,9 @@ _LEAST_ROWS_OF_AUTO = 8
 class KullbackLeibler(Poisson):
     """The Poisson loss of `PoissonNMF`: the expectation of a count is codes times atoms.
 
-    In `Poisson` the natural parameter is the logarithm of the expectation; here it is the
-    expectation itself (the identity link).
+    In `Poisson` the natural parameter, codes times atoms, is the logarithm of the expectation; here
+    it is the expectation itself (the identity link). ``saturated(x)`` is the log-likelihood of
+    counts ``x`` whose expectations equal them.
     """
 
     def mean(self, natural):
@@ -96,14 +97,16 @@ class _Encoder:
         codes, events = alternate.solve_dispersed(events, atoms, self.dispersion)
         if self.min_gain > 0:
             codes = alternate.prune_codes(events, atoms, codes, self.min_gain)
-        sizes = events.loads(atoms).sum(1, keepdims=True)
-        empty = self.least * (~codes.any(1, keepdims=True) & (sizes > 0))
-        codes = to_tensor(codes + empty / np.where(sizes > 0, sizes, 1.0))
+        load_sums = events.loads(atoms).sum(1, keepdims=True)
+        least_events = self.least * (~codes.any(1, keepdims=True) & (load_sums > 0))
+        codes = to_tensor(
+            codes + least_events / np.where(load_sums > 0, load_sums, 1.0)
+        )
         return (codes if exposure is None else codes / exposure.cpu()).to(x)
 
 
 def _events_of(samples):  # Samples -> Events
-    # Targets (exposures) do not matter to the solver.
+    # Convert a batch of rows. Its targets (exposures) do not matter to the solver.
     arrays = samples.map(lambda part: to_numpy(part.double()))
     return alternate.Events.of(arrays.x, arrays.mask, arrays.weight)
 
@@ -130,14 +133,16 @@ def _read_events(source):  # -> Events, int
     return events, int((merged_index >= 0).sum())
 
 
-def _asked(learner, unit=1.0):  # -> Chosen
+def _asked(learner, weight_unit=1.0):  # -> Chosen
     """Return the user's parameters of a `PoissonNMF` that may be "auto", as `choose` takes them.
 
-    ``alpha`` is divided by ``unit``, a float by which a fit also divides the weights of rows. A
-    ``dispersion`` of None becomes 0.
+    ``alpha`` is divided by ``weight_unit``, a float by which a fit also divides the weights of
+    rows. A ``dispersion`` of None becomes 0.
     """
-    alpha = learner.alpha if learner.alpha == "auto" else learner.alpha / unit
-    return choose.Chosen(alpha, learner.dispersion or 0.0, learner.min_gain, unit)
+    alpha = learner.alpha if learner.alpha == "auto" else learner.alpha / weight_unit
+    return choose.Chosen(
+        alpha, learner.dispersion or 0.0, learner.min_gain, weight_unit
+    )
 
 
 class _Phases(Run):
@@ -147,13 +152,17 @@ class _Phases(Run):
     see `skpudle._fit.run`. A record is a `Fitted`, the results so far; its field ``coding`` is a
     `Chosen`. `table` lists the phases.
 
-    Weights of rows, and ``alpha``, are divided by a mean weight of the distinct rows, ``unit``, so
-    that choices do not depend on the unit of weights.
+    Weights of rows, and ``alpha``, are divided by a mean weight of the distinct rows (the sum of
+    the squared weights over the sum of the weights), so that choices do not depend on the unit of
+    weights.
     """
 
     # Read all rows, warn of data that are no counts, and set what the phases use: ``events`` (the
     # distinct rows), ``asked`` (the user's parameters, a `Chosen`), ``fixed`` (the known atoms, of
-    # sum 1), ``n_samples`` and ``seed``. Arguments are those of `Run`.
+    # sum 1), ``n_updates`` (the largest number of steps), ``n_samples`` (the number of rows of the
+    # input with a weight above 0) and ``seed``. Arguments are those of `Run`: ``X`` and ``y`` are
+    # the user's input, ``began`` is the time when `fit` was called, and ``data`` holds what was
+    # read of the input.
     def __init__(self, learner, X, y, began, plan, data):
         super().__init__(learner, X, y, began, plan, data)
         self.x = data.samples.x
@@ -171,9 +180,11 @@ class _Phases(Run):
                 "All values of X are below 1: fractions are not counts of events, whose noise "
                 "follows from their size. Pass counts, or fractions times numbers of events."
             )
-        unit = float(np.square(events.row_weights).sum() / events.row_weights.sum())
-        self.asked = _asked(learner, unit)
-        self.events = replace(events, row_weights=events.row_weights / unit)
+        weight_unit = float(
+            np.square(events.row_weights).sum() / events.row_weights.sum()
+        )
+        self.asked = _asked(learner, weight_unit)
+        self.events = replace(events, row_weights=events.row_weights / weight_unit)
         self.seed = self.generator.initial_seed()
         self.fixed = np.empty((0, self.x.shape[1]))
         if learner.fixed_components is not None:
@@ -196,15 +207,16 @@ class _Phases(Run):
         Raises
         ------
         ValueError
-            If ``n_components``, ``dict_init``, ``fixed_components`` and the rows contradict.
+            If ``n_components``, ``dict_init``, ``fixed_components`` and the rows contradict each
+            other.
         """
         n = self.learner.n_components
         start = self.learner.dict_init
         n_fixed = len(self.fixed)
         n_rows = len(self.events.row_weights)
-        searches = isinstance(start, str)
+        is_search = isinstance(start, str)
         messages.refuse(
-            n == "auto" and (not searches or n_rows < _LEAST_ROWS_OF_AUTO),
+            n == "auto" and (not is_search or n_rows < _LEAST_ROWS_OF_AUTO),
             "n_components='auto' finds atoms itself, and holds out a quarter of the rows: got "
             f"dict_init={start!r:.50}, and {n_rows} rows that differ. Pass a number, or "
             f"dict_init='search' and {_LEAST_ROWS_OF_AUTO} rows or more.",
@@ -215,7 +227,7 @@ class _Phases(Run):
             f"n_components={n} counts the {n_fixed} fixed_components, too. Pass a number from "
             f"{n_fixed} on.",
         )
-        if searches:
+        if is_search:
             new = alternate.first_atoms(self.events, n_new, self.fixed)
             messages.warn_of_few_samples(
                 self.n_samples, 1 if n == "auto" else n_fixed + n_new
@@ -228,11 +240,11 @@ class _Phases(Run):
     def table(self, fitted):  # -> tuple of Phase
         """Return the phases of the fit, in their order: "size", "prior" and "training".
 
-        "size" runs only with ``n_components="auto"``.
+        "size" runs only with ``n_components="auto"``. ``fitted`` has no effect.
         """
-        decides = self.learner.n_components == "auto"
+        is_auto = self.learner.n_components == "auto"
         return (
-            Phase("size", self.choose_size, decides),
+            Phase("size", self.choose_size, is_auto),
             Phase("prior", self.choose),
             Phase("training", self.train, epoch_name="epoch"),
         )
@@ -275,7 +287,7 @@ class _Phases(Run):
         """
         chosen = fitted.coding
         resumed = fitted.training
-        # before the first step
+        # the atoms before the first step
         atoms = host_array(resumed.get("first", fitted.atoms.double()))
         codes, events = alternate.solve_dispersed(self.events, atoms, chosen.dispersion)
         if chosen.min_gain:
@@ -434,8 +446,9 @@ class PoissonNMF(ExposedTransformer, PhasedLearner):
     ) -> None:
         """Declare the parameters; `sets_parameters` writes the constructor from this signature."""
 
-    # Other learners have these as parameters, and code of the base classes reads them. They are
-    # constants here: the loss and the device.
+    # The base classes read these attributes; other learners have the loss and the device as
+    # parameters. `_largest` is the largest value that data may have, `_loss` computes the loss, and
+    # `_phases` is the class that runs a fit.
     loss = "kullback-leibler"
     device = "cpu"
     _largest = inf

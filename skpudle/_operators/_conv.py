@@ -39,8 +39,12 @@ def as_volumes(x):  # (n, n_channels, *size) -> (n, n_channels, depth, height, w
 
 def cut_patches(
     x, kernel, stride
-):  # (n, n_channels, *size) -> (n, entries, *positions)
-    """Cut images into patches of the size ``kernel`` at every ``stride``-th pixel of each axis."""
+):  # (n, n_channels, *size) -> (n, n_entries, *positions)
+    """Cut images into patches of the size ``kernel`` at every ``stride``-th pixel of each axis.
+
+    ``kernel`` and ``stride`` have a number for each axis. ``n_entries`` counts the entries of a
+    patch: channels times pixels.
+    """
     for axis, (k, s) in enumerate(zip(kernel, stride, strict=True), start=2):
         x = x.unfold(axis, k, s)
     n_axes = len(kernel)
@@ -52,10 +56,11 @@ def cut_patches(
 class ConvDictionary(Dictionary):
     """The dictionary of images: copies of the atoms, ``stride`` pixels apart.
 
-    Its three methods are those of `skpudle._operators`. Images and atoms have an axis for channels,
-    and then one axis for signals, two for pictures or three for volumes. At each position the whole
-    atom is inside of the image, so an axis of the image is as long as the atom plus a multiple of
-    the stride.
+    A *position* is where a copy of an atom starts; each position has a code for each atom. Images
+    and atoms have an axis for channels, and then one axis for signals, two for pictures or three
+    for volumes. At each position the whole atom is inside of the image, so an axis of the image is
+    as long as the atom plus a multiple of the stride. `skpudle._operators` explains the methods
+    ``synthesis``, ``analysis`` and ``outer``.
 
     Parameters
     ----------
@@ -187,10 +192,10 @@ class ConvDictionary(Dictionary):
     def _blocks(self, n, positions):  # yields slices of positions, slices of pixels
         """Cut positions along the first axis into blocks, to bound the memory for patches.
 
-        Yield a slice of positions, and the slice of pixels along this axis that their patches
-        cover. In a block the patches of ``n`` images take at most 1 MiB in float64, which stays in
-        the processor's cache. With 16 MiB, for which each product gets new memory, the encoder
-        takes 1.3 times as long.
+        ``positions`` has the number of positions along each axis. Yield a slice of positions along
+        the first axis, and the slice of pixels that their patches cover. In a block the patches of
+        ``n`` images take at most 1 MiB in float64, which stays in the processor's cache. With 16
+        MiB, for which each product gets new memory, the encoder takes 1.3 times as long.
         """
         n_entries = n * self.atoms[0].numel()
         k = self.atoms.shape[2]

@@ -15,7 +15,7 @@ import torch
 
 from skpudle._compilation import Loops
 
-# A sparse product is faster than a dense one if at most this fraction of the entries of its left
+# A sparse product is faster than a dense one if less than this fraction of the entries of its left
 # factor is nonzero. With 1/3 instead of 1/5 an update of the atoms with 100 unfoldings, whose
 # codes have 40 nonzero entries among 1500, takes 25 % longer (one core, float32).
 SPARSE = 1 / 5
@@ -123,6 +123,7 @@ def iterate(
     values = np.empty(n_components, codes.dtype)
     for row in range(first, last):
         for t in range(len(levels)):
+            # if `keep` is 0, `before` and `z` are the same memory, so `values` holds a copy
             before = codes[t * keep, row]
             z = codes[(t + 1) * keep, row]
             count = _list(before, listed)
@@ -134,12 +135,12 @@ def iterate(
             for j in range(n_components):
                 v = z[j]
                 level = levels[t, j]
-                size = v if positive else abs(v)
+                magnitude = v if positive else abs(v)
                 if hard:
-                    z[j] = 0.0 if size < level else v
-                else:  # `0.0 * size` is 0, but NaN for a NaN
+                    z[j] = 0.0 if magnitude < level else v
+                else:  # `0.0 * magnitude` is 0, but NaN for a NaN
                     shrunk = v - level if v > 0.0 else v + level
-                    z[j] = shrunk if size > level else 0.0 * size
+                    z[j] = shrunk if magnitude > level else 0.0 * magnitude
 
 
 def pull(
@@ -153,58 +154,62 @@ def pull(
 ):
     """Run the adjoint of `iterate`: replace derivatives in the last codes by those in the first.
 
-    The derivatives are ``delta`` (n, n_components), and ``codes`` are the codes that `iterate` has
-    kept. Let ``u`` (n, n_components) be the derivatives in the values that the shrinkage of an
-    iteration gets, and ``z`` the codes before the iteration. The sum of ``u`` over iterations is
-    added to ``total`` (n, n_components). A matrix with the same symmetric part as the sum of ``u^T
-    z`` is added to ``products`` (n_components, n_components); only this part is needed. Derivatives
+    The derivatives of a loss are ``delta`` (n, n_components). ``transition`` is the matrix ``H`` of
+    `iterate`, and ``codes`` (n_iterations + 1, n, n_components) are the codes that it has kept. Let
+    ``u`` (n, n_components) be the derivatives in the values that the shrinkage of an iteration
+    gets, and ``z`` the codes before the iteration. The sum of ``u`` over iterations is added to
+    ``total`` (n, n_components). A matrix with the same symmetric part as the sum of ``u^T z`` is
+    added to ``products`` (n_components, n_components); only this part is needed. Derivatives
     in the levels are added to ``by_level`` (n_iterations, n_components). Derivatives with a modulus
     of at most ``least`` count as zero, because processors are slow with denormal numbers, which are
     too small to matter.
     """
     n_components = len(transition)
-    kind = codes.dtype
-    used = np.empty(n_components)
+    dtype = codes.dtype
+    n_nonzero = np.empty(n_components)
     listed = np.empty(n_components, np.int64)
     for row in range(len(delta)):
         for j in range(n_components):
-            used[j] = 0.0
+            n_nonzero[j] = 0.0
         for t in range(len(codes)):
             for j in range(n_components):
-                used[j] += codes[t, row, j] != 0.0
+                n_nonzero[j] += codes[t, row, j] != 0.0
         # Atoms whose code is zero before and after all iterations add nothing to the derivatives of
         # the row. So the loops below run over the other n atoms, whose numbers are in `listed`.
-        n = _list(used, listed)
-        z = np.empty((len(codes), n), kind)
-        u = np.empty(n, kind)
-        after = np.empty(n, kind)
-        matrix = np.empty((n, n), kind)
-        sums = np.zeros((n, n), kind)
+        n = _list(n_nonzero, listed)
+        z = np.empty((len(codes), n), dtype)
+        u = np.empty(n, dtype)
+        # derivatives in the codes after an iteration, and then in those before it
+        by_code = np.empty(n, dtype)
+        sub_transition = np.empty((n, n), dtype)
+        sums = np.zeros((n, n), dtype)  # sum of u^T z over iterations
         for i in range(n):
-            after[i] = delta[row, listed[i]]
+            by_code[i] = delta[row, listed[i]]
             for t in range(len(codes)):
                 z[t, i] = codes[t, row, listed[i]]
             for k in range(i + 1):
-                matrix[i, k] = transition[listed[i], listed[k]]
-                matrix[k, i] = matrix[i, k]
+                sub_transition[i, k] = transition[listed[i], listed[k]]
+                sub_transition[k, i] = sub_transition[i, k]
         for t in range(len(codes) - 2, -1, -1):
             for i in range(n):
-                is_kept = z[t + 1, i] != 0.0 and abs(after[i]) > least
-                u[i] = after[i] if is_kept else 0.0
-                after[i] = 0.0
+                is_kept = z[t + 1, i] != 0.0 and abs(by_code[i]) > least
+                u[i] = by_code[i] if is_kept else 0.0
+                by_code[i] = 0.0
                 total[row, listed[i]] += u[i]
                 by_level[t, listed[i]] -= u[i] if z[t + 1, i] > 0.0 else -u[i]
             for i in range(n):
                 if u[i] != 0.0:
                     for k in range(n):
                         sums[i, k] += u[i] * z[t, k]
-                        after[k] += u[i] * matrix[i, k]
+                        by_code[k] += u[i] * sub_transition[i, k]
         for i in range(n):
+            # entries (i, k) and (k, i) are added up in one of them; both are the same if i is k
             sums[i, i] /= 2
             for k in range(i + 1):
                 products[listed[i], listed[k]] += sums[i, k] + sums[k, i]
         for j in range(n_components):
             delta[row, j] = 0.0
+        # the derivatives in the first codes of all atoms, by `u` of the first iteration
         _add_rows(n, listed, u, transition, delta[row])
 
 
@@ -233,8 +238,8 @@ def _is_sparse(tensor, n_multiplications):  # -> bool
     # dense one on all threads of torch, so the limit is divided by the number of threads.
     if not is_compiled(tensor) or n_multiplications < 2**20:
         return False
-    most = SPARSE * tensor.numel() / torch.get_num_threads()
-    return np.count_nonzero(np.asarray(tensor) != 0) < most
+    most_nonzero = SPARSE * tensor.numel() / torch.get_num_threads()
+    return np.count_nonzero(np.asarray(tensor) != 0) < most_nonzero
 
 
 def multiply(

@@ -73,7 +73,8 @@ class LearnedEncoder:
         """Return the codes of rows ``x`` (n_samples, n_features), of any dtype and on any device.
 
         Gradient rules and learners call all encoders with these arguments. Here ``dictionary`` has
-        no effect, since the encoder has matrices of its own. ``mask`` is that of `encode`.
+        no effect, since the encoder has matrices of its own. ``mask``, of the shape of ``x`` or
+        None, is 1 where an entry is known and 0 where it is missing.
         """
         return self.to(x).encode(x, mask)
 
@@ -196,7 +197,7 @@ class EncoderModule(torch.nn.Module):
         gains = None
         if scale is not None:
             # The encoder was trained for the atoms / scale / gains, so its codes z stand for the
-            # data / scale, and z / gains are the codes of `atoms`.
+            # data / scale, and z / gains are the codes of `atoms`. An atom of zeros has the gain 1.
             gains = atom_norms(atoms / scale.to(atoms)) / atom_norms(atoms)
             gains = gains.flatten().nan_to_num(1.0)
         constants = dict(
@@ -279,8 +280,8 @@ class EncoderModule(torch.nn.Module):
         log = logging.getLogger("torch.onnx._internal.exporter._registration")
         # torch's exporter warns of its own code and logs missing packages that it does not need:
         # nothing that a user can change
-        with warnings.catch_warnings(), ExitStack() as then:
-            then.callback(log.setLevel, log.level)
+        with warnings.catch_warnings(), ExitStack() as on_exit:
+            on_exit.callback(log.setLevel, log.level)
             log.setLevel(logging.ERROR)
             warnings.filterwarnings(
                 "ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning
@@ -328,24 +329,26 @@ def _first_encoder(
     """Return the `LearnedEncoder` from which training starts.
 
     Each analysis matrix is close to the pseudoinverse of the dictionary ``atoms`` (n_components,
-    n_features), times a step size. With ``separate`` the unfoldings, one after the other, take the
-    step size with which their codes have the least objective of the lasso with the penalty
-    ``alpha``; otherwise one step size is chosen for all unfoldings. The objective is that of at
-    most 1,000 of the rows ``x`` (n, n_features), with their ``mask`` or None.
+    n_features), times a step size. With ``separate`` each unfolding gets matrices of its own: the
+    unfoldings, one after the other, take the step size with which their codes have the least
+    objective of the lasso with the penalty ``alpha``. Otherwise one step size is chosen for all
+    unfoldings. The objective is that of at most 1,000 of the rows ``x`` (n, n_features), with their
+    ``mask`` or None. With ``positive`` codes are not negative.
     """
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(x), generator=generator, device="cpu")
     rows = order[:1000].sort().values
     x = x[rows]
     mask = None if mask is None else mask[rows]
-    n_steps = n_unfoldings if separate else 1
-    depth = n_unfoldings // n_steps  # unfoldings that share a step size
-    # Row j of `duals` has the inner product 1 with atom j and small ones with other atoms. So, as
-    # analysis matrix, `duals` mix up the codes of correlated atoms less than the atoms themselves
-    # do. After 800 updates of an encoder of three unfoldings the objective on held-out rows is 0.7
-    # % above its exact minimum for 60 planted atoms, and 3.2 % for digits. If training starts from
-    # the atoms instead of the duals, it is 1.3 and 5.3 % (benchmarks/constants.py
-    # start-of-encoders).
+    n_step_sizes = n_unfoldings if separate else 1
+    n_sharing = n_unfoldings // n_step_sizes  # unfoldings with the same step size
+    # The Gram matrix of the features may be singular, so 3 % of its largest eigenvalue is added to
+    # its diagonal. Row j of `duals` has the inner product 1 with atom j and small ones with other
+    # atoms. So, as analysis matrix, `duals` mix up the codes of correlated atoms less than the
+    # atoms themselves do. After 800 updates of an encoder of three unfoldings the objective on
+    # held-out rows is 0.7 % above its exact minimum for 60 planted atoms, and 3.2 % for digits. If
+    # training starts from the atoms instead of the duals, it is 1.3 and 5.3 %
+    # (benchmarks/constants.py start-of-encoders).
     gram = atoms.mT @ atoms
     gram.diagonal().add_(0.03 * torch.linalg.matrix_norm(gram, 2) or 1.0)
     duals = torch.linalg.solve(gram, atoms.mT).mT
@@ -355,17 +358,17 @@ def _first_encoder(
     norm = float(torch.linalg.matrix_norm(duals @ atoms.mT, 2)) or 1.0
     z = None
     encoders = []
-    for _ in range(n_steps):
-        least = None
+    for _ in range(n_step_sizes):
+        least_objective = None
         # step sizes in rising order, until the objective of the codes no longer falls
         for step in (0.25 / norm * 2 ** (0.5 * i) for i in range(20)):
-            levels = atoms.new_full((depth, len(atoms)), step * alpha)
+            levels = atoms.new_full((n_sharing, len(atoms)), step * alpha)
             encoder = LearnedEncoder(step * duals[None], atoms[None], levels, positive)
             codes = encoder.encode(x, mask, z)
             objective = float(_lasso(x, mask, codes, atoms, alpha))
-            if least is not None and not objective <= least:
+            if least_objective is not None and not objective <= least_objective:
                 break
-            least = objective
+            least_objective = objective
             best = encoder
             best_codes = codes
         z = best_codes
@@ -401,7 +404,7 @@ def _draw_batch(
 ):  # -> (n_rows, n_features), mask
     """Draw a batch of rows with probabilities in proportion to ``weight``, and add noise to them.
 
-    ``x`` is (n, n_features), ``mask`` of the same shape or None, and ``weight`` (n,) or None, for
+    ``x`` is (n, n_features). ``mask`` has this shape or is None. ``weight`` is (n,), or None for
     equal probabilities. Return the noisy rows, with 0 at missing entries, and their mask.
     """
     if weight is None:
@@ -415,8 +418,8 @@ def _draw_batch(
     # to 0.15, of that of the row. For 1,200 digits and three unfoldings the objective on held-out
     # rows is 3 % above the exact minimum with noise, and 5 % without (benchmarks/constants.py
     # noise-of-encoders).
-    size = 0.15 * draws * x.square().mean(1, keepdim=True).sqrt()
-    x = x + size * torch.empty_like(x).normal_(generator=generator)
+    noise_size = 0.15 * draws * x.square().mean(1, keepdim=True).sqrt()
+    x = x + noise_size * torch.empty_like(x).normal_(generator=generator)
     return (x, None) if mask is None else (x * mask[rows], mask[rows])
 
 
@@ -433,7 +436,8 @@ def _train(
     ``lasso(x, mask, codes)`` is the objective, and ``batches`` yields ``n_updates`` pairs of rows
     and mask. Training ends early when ``stopped()`` is true. Adam sees each tensor divided by the
     root mean square that its entries have at the start, so that one learning rate fits tensors in
-    any unit. The synthesis matrices are trained only with ``of_synthesis``.
+    any unit. The learning rates fall linearly to 0 over the second half of the updates. The
+    synthesis matrices are trained only with ``of_synthesis``.
     """
     units = {name: _root_mean_square(getattr(start, name)) for name in LEARNED}
     tensors = {name: getattr(start, name) / units[name] for name in LEARNED}
@@ -554,15 +558,17 @@ def learn_encoder(
     """
     generator = generator or torch.Generator(x.device).manual_seed(0)
     x = x if mask is None else x * mask
-    size = _power_of_two(x)
+    unit = _power_of_two(x)
     atoms = atoms.detach()
-    x = x.detach() / size
-    alpha = alpha / size
+    x = x.detach() / unit
+    alpha = alpha / unit
     if n_updates == "auto":
-        products = 3 * 2 * batch_size * atoms.numel() * (2 * n_unfoldings)
+        # Operations of an update: 2 products an unfolding, of which each entry takes a
+        # multiplication and an addition. The backward pass takes twice those of the forward pass.
+        n_operations = 3 * 2 * batch_size * atoms.numel() * (2 * n_unfoldings)
         # At most 3,000: for 1,200 digits and three unfoldings the objective is 3 % above the exact
         # minimum after 3,000 updates, and 5 % above it after 1,000.
-        n_updates = int(max(300, min(3000, 3 * len(x), 3e12 // products)))
+        n_updates = int(max(300, min(3000, 3 * len(x), 3e12 // n_operations)))
     if start is None:
         start = _first_encoder(
             atoms,
@@ -574,7 +580,7 @@ def learn_encoder(
             positive=bool(positive_code),
         )
     else:
-        start = replace(start, thresholds=start.thresholds / size)
+        start = replace(start, thresholds=start.thresholds / unit)
     lasso = partial(_lasso, atoms=atoms, alpha=alpha if penalised else 0.0)
     batches = (
         _draw_batch(x, mask, weight, batch_size, generator) for _ in range(n_updates)
@@ -583,4 +589,4 @@ def learn_encoder(
         encoder = _train(
             start, lasso, batches, n_updates, stopped, separate and n_unfoldings > 1
         )
-    return replace(encoder, thresholds=encoder.thresholds * size)
+    return replace(encoder, thresholds=encoder.thresholds * unit)

@@ -36,7 +36,7 @@ _GROWTH_OF_STEP = 1.25
 
 @dataclass(frozen=True, eq=False)
 class Likelihood:
-    """The encoder of counts: iterations on the negative log-likelihood, given by a loss.
+    """The encoder of counts: iterations on their negative log-likelihood, which a loss defines.
 
     `skpudle.encoding._unfold.unfold` makes one for each call with a loss that is not quadratic.
 
@@ -84,6 +84,7 @@ class Likelihood:
             codes, sizes = self._search(z, levels)
             if not torch.is_grad_enabled():
                 return codes
+            # autograd follows the same iterations below, with the step sizes found
             levels = map(self._level, levels, sizes)
         for level, size in zip(levels, sizes, strict=True):
             z = self._step(z, self.loss.mean(self._natural(z)), size, level)
@@ -111,17 +112,19 @@ class Likelihood:
         return shrink(v, level, self.shrinkage, positive=self.positive)
 
     # Return the level of the shrinkage for an iteration with the step sizes `size` (n_samples, 1).
-    # Where an iteration is undone its step size is 0. The level is then 0, too, so that the
-    # shrinkage leaves the codes of the sample as they are.
+    # Where an iteration is undone its step size is 0. The level is then 0 as well, so that the
+    # shrinkage leaves the codes of the sample as they are. Otherwise a level of hard shrinkage does
+    # not depend on the step size.
     def _level(self, level, size):
         return level * (size if self.shrinkage == "soft" else size > 0)
 
     @torch.no_grad()
     def _search(self, z, levels):  # -> codes, list of step sizes (n_samples, 1)
-        """Search for step sizes while running the iterations, without a graph of autograd.
+        """Run the iterations from ``z``, and search for step sizes; without a graph of autograd.
 
-        ``codes`` repeats the iterations with the step sizes found if it needs a graph. The step
-        size of an iteration that was undone is 0.
+        Return the last codes and, for each iteration, the step sizes of the samples: 0 where the
+        iteration was undone. `codes` repeats the iterations with these step sizes if it needs a
+        graph.
         """
         natural = self._natural(z)
         sizes = []
@@ -139,8 +142,8 @@ class Likelihood:
             code = self._step(z, mean, size, self._level(level, size))
             new_natural = self._natural(code)
             after = code, new_natural, self.loss.mean(new_natural)
-            counts, next_size = self._judge(size, (z, natural, mean), after)
-            sizes.append(size * counts)
+            accepted, next_size = self._judge(size, (z, natural, mean), after)
+            sizes.append(size * accepted)
             z, natural, mean = after
             size = next_size
         return z, sizes
@@ -148,7 +151,9 @@ class Likelihood:
     def _judge(self, size, before, after):
         """Accept or undo an iteration, sample by sample, and return the next step sizes.
 
-        An iteration is accepted if it meets the inequality of the module.
+        With the step size ``s`` an iteration from the codes ``z`` to ``z'`` is accepted if
+        ``s sum_j max(w_j, w_j') (eta_j' - eta_j)^2 <= |z' - z|^2``, where eta are the natural
+        parameters and w the variances of the sample's entries j; the module explains it.
 
         Parameters
         ----------
@@ -161,7 +166,7 @@ class Likelihood:
 
         Returns
         -------
-        counts : Tensor of shape (n_samples, 1), bool
+        accepted : Tensor of shape (n_samples, 1), bool
             Whether the iteration of each sample was accepted.
         size : Tensor of shape (n_samples, 1)
             The next step sizes.
@@ -169,15 +174,17 @@ class Likelihood:
         codes, natural, mean = before
         new_codes, new_natural, new_mean = after
         variance = self.loss.variance
-        weight = torch.maximum(variance(mean), variance(new_mean))
+        largest = torch.maximum(variance(mean), variance(new_mean))
         change = new_natural - natural
-        curvature = self._hide(weight.mul_(change).mul_(change)).sum(1, keepdim=True)
-        length = (new_codes - codes).square_().sum(1, keepdim=True)
-        # False for NaN, so that the iteration is undone
-        counts = size * curvature <= length
+        weighted = self._hide(largest.mul_(change).mul_(change)).sum(1, keepdim=True)
+        moved = (new_codes - codes).square_().sum(1, keepdim=True)
+        # the comparison is False for NaN, so that the iteration is undone
+        accepted = size * weighted <= moved
         # about 1 iteration in 20 is undone, so a copy by index moves few rows
-        undone = (~counts[:, 0]).nonzero()[:, 0]
+        undone = (~accepted[:, 0]).nonzero()[:, 0]
         for new, old in zip(after, before, strict=True):
             new[undone] = old[undone]
-        larger = torch.where(length > 0, _GROWTH_OF_STEP * size, size)
-        return counts, torch.where(counts, larger, size / 2)
+        # an iteration that moved no code would be accepted with any step size, and so is no reason
+        # for a larger one
+        larger = torch.where(moved > 0, _GROWTH_OF_STEP * size, size)
+        return accepted, torch.where(accepted, larger, size / 2)

@@ -1,9 +1,10 @@
 r"""Gradient steps of the encoder for each kind of dictionary, their adjoints, and iterations.
 
-A *step* is ``z + s A^T M (x - D z)`` with the step size ``s`` and the mask ``M`` of known entries.
-``A``, the *analysis*, is the dictionary ``D`` unless the encoder has separate atoms for the
-correlations with the residual. An *iteration* is a step and a shrinkage. `run_iterations` runs the
-encoder, and a record of each iteration holds what its adjoint needs.
+A *step* from the codes ``z`` of data ``x`` is ``z + s A^T M (x - D z)``, with the step size ``s``
+and the mask ``M`` of known entries. ``A``, the *analysis*, is the dictionary ``D`` unless the
+encoder has separate atoms for the correlations with the residual. An *iteration* is a step and a
+shrinkage. `run_iterations` runs the encoder, and a record of each iteration holds what its adjoint
+needs.
 
 The *adjoint* of a step takes ``u``, the derivative of the loss in the result of the step. It adds
 ``s outer(u, M (x - D z))`` to the derivative in ``A`` and ``- s outer(z, M A u)`` to the derivative
@@ -35,20 +36,20 @@ from skpudle.encoding._compiled import is_compiled, loops, multiply
 _FEW_PRODUCTS = 2**17
 # Steps may use the matrix ``H``, the unit matrix minus ``s D^T D``. If the product ``D^T D`` takes
 # at most this number of multiplications (half a millisecond), ``H`` is made even where the steps do
-# not save that time.
-_CHEAP = 2**24
+# not save half a millisecond, and then compiled loops can run the steps.
+_CHEAP_PRODUCT = 2**24
 # Number of rows of a Gram matrix that `_gram_matrix` computes by one product.
 _ROWS_OF_GRAM = 256
-# Compiled loops run iterations if at most this fraction of the codes is nonzero. With 1/5 instead
+# Compiled loops run iterations if less than this fraction of the codes is nonzero. With 1/5 instead
 # of 1/9 an update with 1,500 atoms and 50 rows takes 10 % longer.
 _SPARSE_CODES = 1 / 9
-# Dense iterations add their terms to P for this number of rows at a time, since a product of 50
-# rows takes twice the time per row.
+# Steps with ``H`` add their terms ``u^T z`` to the sum P of `DenseSteps` for at least this number
+# of rows at a time, since a product of 50 rows takes twice the time per row.
 _ROWS_OF_PAIRS = 1024
 
 
 def _gram_matrix(atoms):  # (n_components, n_features) -> (n_components, n_components)
-    """Return the products of atoms: the lower half is computed, and the upper half is a copy.
+    """Return the inner products of all pairs of atoms: the upper half is a copy of the lower half.
 
     For 1,500 atoms this takes 35 % less time than the product of the atoms and their transpose.
     """
@@ -65,12 +66,12 @@ class Steps:
     `run_iterations` takes the steps. A backward pass calls ``clear``, then ``pull`` for each step
     from the last to the first, then ``gradients``. A subclass has four methods:
 
-    * ``push(z, out=None)`` takes a step from ``z``, or from zero if ``z`` is None. It returns the
-      codes after the step, and the residual ``M (x - D z)``, or None if it was not computed. The
-      codes may use the memory ``out``.
+    * ``push(z, out=None)`` takes a step from the codes ``z``, or from zero if ``z`` is None. It
+      returns the codes after the step, and the residual ``M (x - D z)``, or None if it was not
+      computed. The codes may use the memory ``out``.
     * ``clear()`` sets all derivatives to zero.
-    * ``pull(u, z, residual, out=None)`` takes the derivative ``u`` in the result of a step from
-      ``z``, and the ``residual`` that ``push`` returned. It adds the step's terms to the
+    * ``pull(u, z, residual, out=None)`` takes the derivative ``u`` of the loss in the result of a
+      step from ``z``, and the ``residual`` that ``push`` returned. It adds the step's terms to the
       derivatives in atoms, data and step size. It returns the derivative in ``z``, or None if ``z``
       is None.
     * ``gradients()`` returns the derivatives in the atoms, in the atoms of the analysis (None if
@@ -118,17 +119,17 @@ class Iteration(NamedTuple):
         by_level,
         scratch,
     ):  # -> (n, n_components) or None
-        """Run the adjoint: return the derivatives in the codes before this iteration.
+        """Run the adjoint: return the derivatives of the loss in the codes before this iteration.
 
         ``delta`` has the derivatives in the codes after the iteration, and is overwritten. The
         object ``steps`` took the step of the iteration; it adds up the derivatives in atoms, data
         and step size. The derivatives in the levels are added to ``by_level`` (n_unfoldings, ...),
         unless it is None. ``scratch`` is memory of the shape of ``delta``.
         """
-        # the adjoint of the shrinkage, [code != 0] * delta: this function of torch is the one that
-        # computes it in a single pass through memory
-        hard = torch.ops.aten.hardshrink_backward.grad_input
-        u = hard(delta, self.code, 0.0, grad_input=scratch)
+        # u, the derivative in the values before the shrinkage, is delta where the code is not zero,
+        # and 0 elsewhere: only this function of torch computes it in a single pass through memory
+        masked = torch.ops.aten.hardshrink_backward.grad_input
+        u = masked(delta, self.code, 0.0, grad_input=scratch)
         if by_level is not None:
             by_level[self.t] -= (self.code.sign() * u).sum_to_size(by_level.shape[1:])
         steps.t = self.t
@@ -147,11 +148,13 @@ class SparseIterations:
     z : Tensor of shape (n, n_components) or None
         Codes before the first iteration; None are zeros.
     start : int
-        The first iteration.
+        Number of the first iteration.
     levels : Tensor of shape (n_iterations, 1) or (n_iterations, n_components)
-        Levels of these iterations.
-    shrinkage, positive
-        As in `run_iterations`.
+        Level of the shrinkage in each of these iterations.
+    shrinkage : {"soft", "hard"}
+        The shrinkage.
+    positive : bool
+        Whether codes are restricted to non-negative values.
     keep : bool
         Whether to keep the codes of all iterations, for `pull`, and not the last codes alone.
 
@@ -189,11 +192,11 @@ class SparseIterations:
             positive=bool(positive),
             keep=int(keep),
         )
-        # A thread gets so many rows that it computes at least half a million codes, counted over
-        # all iterations, in about a millisecond. With less work it would cost more time than it
-        # saves.
-        least = max(1, 2**19 // (len(levels) * n_components))
-        in_parts(iterate, n, least)
+        # A thread gets at least this number of rows, of which it computes half a million codes,
+        # counted over all iterations, in about a millisecond. With less work a thread would cost
+        # more time than it saves.
+        least_rows = max(1, 2**19 // (len(levels) * n_components))
+        in_parts(iterate, n, least_rows)
 
     def pull(
         self,
@@ -202,9 +205,12 @@ class SparseIterations:
         by_level,
         scratch,
     ):  # (n, n_components) -> the same
-        """Run the adjoint: return the derivatives in the codes before the first iteration.
+        """Run the adjoint: return the derivatives of the loss in the codes before all iterations.
 
-        The arguments are those of `Iteration.pull`; ``scratch`` has no effect.
+        ``delta`` has the derivatives in the last codes; the result overwrites it. The terms of the
+        iterations are added to the sums ``total`` and ``products`` of ``steps``, a `DenseSteps`,
+        and the derivatives in the levels to ``by_level`` (n_unfoldings, ...), unless it is None.
+        ``scratch`` has no effect.
         """
         n_iterations = len(self.codes) - 1
         finfo = torch.finfo(delta.dtype)
@@ -221,7 +227,7 @@ class SparseIterations:
             np.asarray(steps.total),
             np.asarray(steps.products),
             np.asarray(by_level),
-            finfo.tiny / finfo.eps,
+            finfo.tiny / finfo.eps,  # derivatives up to this size count as zero
         )
         return delta
 
@@ -261,31 +267,31 @@ def run_iterations(
     shrink_ = partial(shrink, name=shrinkage, positive=positive)
     records = []
     t = 0
-    length = steps.n_first
+    n_next = steps.n_first
     scratch = None
     spare = None
     while t < len(levels):
         if levels.ndim == 2 and steps.are_sparse(z):
-            # Codes may become dense, for which the loops are slow. So the first call runs few
+            # Codes may become dense, for which the loops are slow. So the first call runs `n_first`
             # iterations, each next call 4 times more, and `are_sparse` checks the codes in between.
-            some = levels[t : t + length]
+            some = levels[t : t + n_next]
             spare = None
             record = SparseIterations(steps, z, t, some, shrinkage, positive, keep)
             z = record.codes[-1]
             t = t + len(some)
-            length = 4 * length
+            n_next = 4 * n_next
         else:
             steps.t = t
             v, residual = steps.push(z, out=spare)
             scratch = torch.empty_like(v) if scratch is None else scratch
-            # If no record needs the codes `z`, the next step overwrites them, to allocate no
-            # memory. But at t == 0 they belong to the caller.
+            # If no record needs the codes `z`, the next step overwrites `z` instead of allocating
+            # memory. But at t == 0 the codes belong to the caller.
             spare = None if keep or t == 0 else z
             code = shrink_(v, levels[t], scratch=scratch)
             record = Iteration(t, z, code, residual)
             z = code
             t = t + 1
-            length = steps.n_first
+            n_next = steps.n_first
         if keep:
             records.append(record)
     return z, records
@@ -294,9 +300,9 @@ def run_iterations(
 class DenseSteps(Steps):
     r"""`Steps` of a `DenseDictionary`, by products with its atoms or with the matrix ``H``.
 
-    Steps with ``H`` compute ``s D^T x + H z`` and need no residuals. Their derivative in ``atoms``,
-    with the sums over steps ``q = sum u`` (n, n_components) and ``P = sum u^T z`` (n_components,
-    n_components), is
+    Steps with ``H`` compute ``s D^T x + H z`` and need no residuals. Let ``u`` be the derivatives
+    of the loss in the result of a step from ``z``. With the sums over steps ``q = sum u`` (n,
+    n_components) and ``P = sum u^T z`` (n_components, n_components), the derivative in ``atoms`` is
     :math:`s (q^T x - (P + P^T)\,\text{atoms})`.
 
     Parameters
@@ -304,7 +310,7 @@ class DenseSteps(Steps):
     dictionary : DenseDictionary
         The dictionary, without a graph of autograd.
     x, size, mask
-        As in `Steps`; with a mask there is no matrix ``H``.
+        Data, step size and mask of known entries, as in `Steps`. With a mask there is no ``H``.
     n_steps : int
         Number of steps that will be taken; it decides whether the matrix ``H`` saves time.
     """
@@ -327,27 +333,32 @@ class DenseSteps(Steps):
         # such a product for each row of the data. So ``H`` pays for at most n_steps * n_rows atoms.
         pays = (
             n_components <= n_steps * len(x)
-            or n_components * self.atoms.numel() <= _CHEAP
+            or n_components * self.atoms.numel() <= _CHEAP_PRODUCT
         )
         if mask is None and pays:
             self.transition = _gram_matrix(self.atoms).mul_(-size)
             self.transition.diagonal().add_(1)
+        # a step with `H` takes n_components multiplications a code, and 2 * n_features without
         self._uses_transition = (
             self.transition is not None and n_components < 2 * n_features
         )
         self._is_compiled = self.transition is not None and is_compiled(x)
         self._are_few = self.correlation.numel() * n_components <= _FEW_PRODUCTS
-        if self._are_few:
+        if self._are_few:  # a single call of compiled loops runs all iterations
             self.n_first = n_steps
 
     def are_sparse(self, z):
-        """Return whether `SparseIterations` are faster from the codes ``z`` on; None are zeros."""
+        """Return whether `SparseIterations` are faster from the codes ``z`` on.
+
+        With few multiplications in a step they always are. Otherwise they are if few codes are
+        nonzero; but from zeros, a ``z`` of None, a step only copies the correlations.
+        """
         if not self._is_compiled or self._are_few or z is None:
             return self._is_compiled and self._are_few
         return np.count_nonzero(np.asarray(z) != 0) < _SPARSE_CODES * z.numel()
 
     def push(self, z, *, out=None):  # -> (n, n_components), residual or None
-        """Take a step from the codes ``z``, see `Steps`; with ``H`` there is no residual."""
+        """Return the codes after a step from ``z``, and the residual, or None with ``H``."""
         if z is None:
             residual = self.x if self.transition is None else None
             return self.correlation.clone(), residual
@@ -357,13 +368,13 @@ class DenseSteps(Steps):
         return torch.addmm(z, residual * self.size, self.atoms.mT, out=out), residual
 
     def clear(self):
-        """Set all derivatives to zero, see `Steps`."""
+        """Set all derivatives and sums of the backward pass to zero."""
         self._by_atoms = torch.zeros_like(self.atoms)
         self._by_x = torch.zeros_like(self.x)
         self._by_size = torch.zeros_like(self.size)
         if self.transition is not None:
-            self.total = torch.zeros_like(self.correlation)  # q of the class
-            self.products = torch.zeros_like(self.transition)  # P of the class
+            self.total = torch.zeros_like(self.correlation)  # q, see the class
+            self.products = torch.zeros_like(self.transition)  # P, see the class
             self._pairs = []  # u and z of steps that P does not have yet
 
     def pull(
@@ -376,7 +387,8 @@ class DenseSteps(Steps):
     ):  # -> (n, n_components) or None
         """Run the adjoint of the step from ``z``, see `Steps`: return the derivatives in ``z``.
 
-        ``residual`` is None for a step with ``H``, whose terms go to the sums q and P of the class.
+        ``u`` are the derivatives in the result of the step. ``residual`` is None for a step with
+        ``H``, whose terms go to the sums q and P of the class.
         """
         if residual is None:
             self.total += u
@@ -386,29 +398,30 @@ class DenseSteps(Steps):
             if len(self._pairs) * len(u) >= _ROWS_OF_PAIRS:
                 self._add_pairs()
             return torch.mm(u, self.transition, out=out)
-        image = self.hide(
+        decoded = self.hide(  # M D u
             multiply(torch.zeros_like(residual), u, self.atoms, in_place=True)
         )
         multiply(self._by_atoms, u.mT, residual, in_place=True)
-        self._by_x += image
-        self._by_size += (image * residual).sum()
+        self._by_x += decoded
+        self._by_size += (decoded * residual).sum()
         if z is None:
             return None
-        multiply(self._by_atoms, z.mT, image, scale=-1, in_place=True)
-        return torch.addmm(u, image * -self.size, self.atoms.mT, out=out)
+        multiply(self._by_atoms, z.mT, decoded, scale=-1, in_place=True)
+        return torch.addmm(u, decoded * -self.size, self.atoms.mT, out=out)
 
     def _add_pairs(self):
-        """Add the steps that P does not have yet, by one product."""
+        """Add the terms ``u^T z`` of the steps in ``_pairs`` to the sum P, by one product."""
         if self._pairs:
             u, z = map(torch.cat, zip(*self._pairs, strict=True))
             self.products.addmm_(u.mT, z)
         self._pairs = []
 
     def gradients(self):
-        """Return the derivatives in the atoms, None, the data and the step size, see `Steps`.
+        """Return the derivatives in the atoms, None, and those in the data and the step size.
 
-        The derivatives have the shapes of atoms, data and step size. Call the method once, after
-        the last `pull`: it adds q and P to the derivatives.
+        The derivatives have the shapes of atoms, data and step size. None stands for the analysis,
+        which has the same atoms. Call the method once, after the last `pull`: it adds the terms of
+        the sums q and P to the derivatives.
         """
         if self.transition is not None:
             self._add_pairs()
@@ -418,10 +431,10 @@ class DenseSteps(Steps):
             )
             self._by_x.addmm_(self.total, self.atoms)
             # The derivative in the step size s is <q, D^T x> - <P, G>, where the Gram matrix G is
-            # the unit matrix minus H, divided by s.
-            inner = (self.total * self.correlation).sum() - self.products.trace()
-            inner += torch.dot(self.products.flatten(), self.transition.flatten())
-            self._by_size += inner / self.size
+            # the unit matrix minus H, divided by s. `scaled` is the derivative times s.
+            scaled = (self.total * self.correlation).sum() - self.products.trace()
+            scaled += torch.dot(self.products.flatten(), self.transition.flatten())
+            self._by_size += scaled / self.size
         by_atoms = self._by_atoms.mul_(self.size)
         return by_atoms, None, self._by_x.mul_(self.size), self._by_size
 
@@ -429,8 +442,9 @@ class DenseSteps(Steps):
 class ConvSteps(Steps):
     """`Steps` of a `ConvDictionary`, or of `ConvLayers`, with a dictionary for each iteration.
 
-    ``dictionary`` and ``analysis`` may be the same; both are without a graph of autograd. The other
-    arguments are those of `Steps`.
+    ``dictionary`` reconstructs the data, and ``analysis`` correlates with the residual. They may be
+    the same, and have no graph of autograd. The data ``x``, the step size ``size`` and the ``mask``
+    of known entries are those of `Steps`.
     """
 
     def __init__(
@@ -447,7 +461,7 @@ class ConvSteps(Steps):
         self._analysis = analysis
 
     def layer(self, dictionary, t):  # -> index, ConvDictionary
-        """Return the dictionary of iteration ``t``, after the index of its atoms among all atoms.
+        """Return the dictionary of iteration ``t``, after its index in ``dictionary.atoms``.
 
         The index is ``...`` if all iterations share the dictionary. In `ConvLayers` the analysis
         of iteration ``t`` takes layer ``t``. The synthesis takes layer ``t - 1``, to which the
@@ -458,7 +472,7 @@ class ConvSteps(Steps):
         return ..., dictionary
 
     def push(self, z, *, out=None):  # -> (n, n_components, *positions), residual
-        """Take a step from the codes ``z`` in iteration ``t``, see `Steps`."""
+        """Return the codes after a step from ``z`` in iteration ``t``, and the residual."""
         _, dictionary = self.layer(self._dictionary, self.t - 1)
         _, analysis = self.layer(self._analysis, self.t)
         residual = self.x if z is None else self.x - self.hide(dictionary.synthesis(z))
@@ -468,7 +482,7 @@ class ConvSteps(Steps):
         return pushed if z is None else pushed.add_(z), residual
 
     def clear(self):
-        """Set all derivatives to zero, see `Steps`."""
+        """Set all derivatives of the backward pass to zero."""
         self._by_atoms = torch.zeros_like(self._dictionary.atoms)
         self._by_analysis = torch.zeros_like(self._analysis.atoms)
         self._by_x = torch.zeros_like(self.x)
@@ -484,18 +498,19 @@ class ConvSteps(Steps):
     ):  # -> the shape of u, or None
         """Run the adjoint of the step from ``z`` in iteration ``t``: return derivatives in ``z``.
 
-        The arguments are explained in `Steps`; ``out`` has no effect.
+        ``u`` are the derivatives in the result of the step, and ``residual`` is that of ``z``;
+        ``out`` has no effect.
         """
-        before, dictionary = self.layer(self._dictionary, self.t - 1)
-        now, analysis = self.layer(self._analysis, self.t)
-        image = self.hide(analysis.synthesis(u))
-        self._by_x += image
-        self._by_size += (image * residual).sum()
-        self._by_analysis[now] += analysis.outer(u, residual)
+        index_before, dictionary = self.layer(self._dictionary, self.t - 1)
+        index_now, analysis = self.layer(self._analysis, self.t)
+        decoded = self.hide(analysis.synthesis(u))
+        self._by_x += decoded
+        self._by_size += (decoded * residual).sum()
+        self._by_analysis[index_now] += analysis.outer(u, residual)
         if z is None:
             return None
-        self._by_atoms[before] -= dictionary.outer(z, image)
-        return u - self.size * dictionary.analysis(image)
+        self._by_atoms[index_before] -= dictionary.outer(z, decoded)
+        return u - self.size * dictionary.analysis(decoded)
 
     def gradients(self):
         """Return the derivatives in the atoms, the analysis, the data and the step size.

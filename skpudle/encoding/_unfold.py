@@ -33,13 +33,13 @@ class _Unfolding(torch.autograd.Function):
     def forward(ctx, make_steps, iterate, *tensors):
         """Return the codes (n_samples, n_components, ...) after one iteration for each level.
 
-        ``make_steps(x, step)`` returns the `Steps` for data and a step size. ``iterate`` is
-        `run_iterations` with all arguments but the first three. ``tensors`` are the atoms, the
+        ``make_steps(x, step)`` returns the `Steps` for data and a step size. ``iterate(steps, z,
+        levels)`` is `run_iterations` with its other arguments set. ``tensors`` are the atoms, the
         atoms of the analysis or None, data, levels, step size, and initial codes or None, see
         `unfold`.
         """
         ctx.save_for_backward(*tensors)
-        ctx.separate = tensors[1] is not None
+        ctx.has_own_analysis = tensors[1] is not None
         ctx.shrinkage = iterate.keywords["shrinkage"]
         x, levels, step, z = (
             part if part is None else part.detach() for part in tensors[2:]
@@ -60,16 +60,18 @@ class _Unfolding(torch.autograd.Function):
         # `saved_tensors` raises an error if a tensor was changed in place since the forward pass;
         # the records would not show it
         _, _, _, levels, _, initial = ctx.saved_tensors
+        # argument 5 of `forward` are the levels
         by_level = torch.zeros_like(levels) if ctx.needs_input_grad[5] else None
         # with hard shrinkage a small change of a level changes no code, so the derivative stays 0
-        kept = by_level if ctx.shrinkage == "soft" else None
+        by_soft_level = by_level if ctx.shrinkage == "soft" else None
         delta = delta.clone(memory_format=torch.contiguous_format)
         scratch = torch.empty_like(delta)
         ctx.steps.clear()
         for record in reversed(ctx.records):
-            delta = record.pull(ctx.steps, delta, kept, scratch)
+            delta = record.pull(ctx.steps, delta, by_soft_level, scratch)
         atoms, analysis, x, step = ctx.steps.gradients()
-        if not ctx.separate and analysis is not None:
+        # without an analysis of its own, the atoms get the derivatives of both of their roles
+        if not ctx.has_own_analysis and analysis is not None:
             atoms = atoms + analysis
             analysis = None
         delta = None if initial is None else delta
@@ -142,7 +144,7 @@ def unfold(
     RuntimeError
         If autograd asks for a second derivative of codes for least squares.
     """
-    if loss.is_quadratic and offset is not None:
+    if loss.is_quadratic and offset is not None:  # the residual is x - (D z + offset)
         x = x - offset
     if not len(levels):
         raise ValueError("There are no levels. Pass one level for each unfolding.")
@@ -152,12 +154,12 @@ def unfold(
     if not loss.is_quadratic:
         offset = x.new_zeros(()) if offset is None else offset
         z = x.new_zeros(len(x), len(atoms)) if initial is None else initial
-        objective = Likelihood(
+        encoder = Likelihood(
             dictionary, x, loss, offset, mask, shrinkage, positive_code
         )
         has_graph = is_recorded(atoms, x, levels, step, z, offset)
         with threads, torch.set_grad_enabled(has_graph):
-            return objective.codes(z, levels, step)
+            return encoder.codes(z, levels, step)
     atoms_of_analysis = None if analysis is None else analysis.atoms
     iterate = partial(
         run_iterations,
@@ -165,13 +167,13 @@ def unfold(
         positive=positive_code,
         keep=is_recorded(atoms, atoms_of_analysis, x, levels, step, initial),
     )
-    fixed = dictionary.detach()
+    detached = dictionary.detach()
 
     def make_steps(x, step):  # -> Steps
         if isinstance(dictionary, DenseDictionary):
-            return DenseSteps(fixed, x, step, mask=mask, n_steps=len(levels))
-        separate = fixed if analysis is None else analysis.detach()
-        return ConvSteps(fixed, separate, x, step, mask=mask)
+            return DenseSteps(detached, x, step, mask=mask, n_steps=len(levels))
+        detached_analysis = detached if analysis is None else analysis.detach()
+        return ConvSteps(detached, detached_analysis, x, step, mask=mask)
 
     with threads:
         return _Unfolding.apply(

@@ -65,9 +65,11 @@ def _contributions(
 ):
     """Find the training samples with the largest contributions to atoms or to reconstructions.
 
-    This is the common code of `atom_contributions` (``X`` is None, and atoms are the targets) and
-    `reconstruction_contributions` (reconstructions of ``X`` are the targets), with the arguments of
-    the latter. The result is their `Contributions`, by the formulas of the module docstring.
+    The targets are the atoms of ``learner`` if ``X`` is None (`atom_contributions`), else the
+    reconstructions of the samples ``X`` (`reconstruction_contributions`). A least squares fit of
+    atoms to the training samples and their codes, with the penalty ``ridge`` on the squared norm of
+    the atoms, expresses each target as a weighted sum of training samples: these weights are the
+    contributions. ``n_largest`` is the number of training samples to return for each target.
     ``X_train`` is read a part at a time, so it need not fit into memory; its codes are kept as a
     sparse array.
     """
@@ -77,8 +79,9 @@ def _contributions(
     check_scalar(ridge, "ridge", (int, float, np.number), min_val=0)
     targets = learner.components_
     train_codes = []
-    # In the formulas of the module docstring ``gram`` is Z Z^T + omega I, and ``products`` is
-    # Z X^T. Both are sums over samples, so the parts of the data are added up one after the other.
+    # The atoms of the least squares fit are pinv(gram) @ products: ``gram`` has the products of
+    # codes with codes, plus the ridge, and ``products`` the products of codes with samples. Both
+    # are sums over training samples, so the parts of the data are added up one after the other.
     gram = ridge * np.eye(len(targets))
     products = np.zeros(targets.shape)
     for rows, codes in encode_parts(learner, X_train):
@@ -95,6 +98,7 @@ def _contributions(
         targets = codes @ targets
         estimates = codes @ estimates
 
+    # The contributions of the training samples with these codes are ``weights @ codes.T``.
     codes = sparse.vstack(train_codes, format="csr")
     indices = []
     values = []
@@ -120,6 +124,9 @@ def atom_contributions(
 ) -> Contributions:
     r"""Return the training samples that contribute most to each atom.
 
+    A least squares fit of atoms to given codes makes each atom a weighted sum of training samples.
+    The weight of a sample is its contribution to the atom.
+
     Parameters
     ----------
     learner : estimator
@@ -140,9 +147,10 @@ def atom_contributions(
     -------
     Contributions
         Named tuple of `indices` and `values`, (n_components, n_largest), sorted by the modulus of
-        the contribution; `estimates`, (n_components, n_features), the atoms :math:`X A^T`;
-        `distances`, (n_components,), of the estimates from the learned atoms, relative to the norms
-        of the learned atoms; and `distance`, the relative distance of the two dictionaries.
+        the contribution; `estimates`, (n_components, n_features), the atoms of least squares, sums
+        over all samples; `distances`, (n_components,), of the estimates from the learned atoms,
+        relative to the norms of the learned atoms; and `distance`, the relative distance of the two
+        dictionaries.
 
     Raises
     ------
@@ -173,16 +181,21 @@ def reconstruction_contributions(
 ) -> Contributions:
     r"""Return the training samples that contribute most to the reconstruction of each sample.
 
+    If atoms come from a least squares fit to given codes, each reconstruction is a weighted sum of
+    training samples. The weight of a sample is its contribution to the reconstruction.
+
     Parameters
     ----------
     learner : estimator
-        As in `atom_contributions`.
+        Fitted, with ``components_`` of shape (n_components, n_features) and ``transform``; of this
+        package or another.
     X_train : array-like, memory map, dataset or iterable of batches
         The training samples, (n_train, n_features).
     X : array-like of shape (n_samples, n_features)
         Samples to reconstruct.
     ridge : float, default=0.0
-        As in `atom_contributions`.
+        Weight of the squared norm of the atoms in the least squares fit, as in
+        `atom_contributions`. 0 is without this penalty.
     n_largest : int or None, default=10
         Number of training samples to return for each sample of ``X``; None returns all.
 
@@ -191,9 +204,9 @@ def reconstruction_contributions(
     Contributions
         Named tuple of `indices` and `values`, (n_samples, n_largest): the contributions
         :math:`\beta_k` of largest modulus; `estimates`, (n_samples, n_features), :math:`\sum_k
-        \beta_k x_k` over all training samples; `distances`, (n_samples,), of the estimates from the
-        reconstructions :math:`D z`, relative to the norms of the reconstructions; and `distance`,
-        the relative distance of all reconstructions together.
+        \beta_k x_k` over all training samples :math:`x_k`; `distances`, (n_samples,), of the
+        estimates from the learner's reconstructions, relative to the norms of the reconstructions;
+        and `distance`, the relative distance of all reconstructions together.
 
     Raises
     ------

@@ -33,12 +33,14 @@ _SINGLE_FRACTION = 0.5
 # fit takes 2 s of one core.
 _MOST_NUMBERS = 1_000_000
 
-# Atoms predict if R^2 of hidden entries falls by more than this without them. Of 4 planted
-# dictionaries superfluous atoms raise R^2 by less than 0.001; of 7 tables that ship with
-# scikit-learn, and of a planted questionnaire, atoms without support raise it by 0.08 or more.
-_PREDICTING = 0.01
+# Atoms without support are reported only if R^2 of hidden entries falls by at most this number
+# without them. In data of 4 planted dictionaries superfluous atoms raise R^2 by less than 0.001; in
+# 7 tables that ship with scikit-learn, and in a planted questionnaire, atoms without support raise
+# R^2 by 0.08 or more.
+_SUPERFLUOUS_GAIN = 0.01
 
-# A value that stands for missing entries makes at least this fraction of all entries.
+# A number such as -999 counts as a stand-in for missing entries only if at least this fraction of
+# all entries equals the number.
 _MISSING_FRACTION = 0.01
 
 
@@ -61,7 +63,8 @@ class CodedFit(NamedTuple):
     samples : ndarray of shape (n_samples, n_features) or list of (n_channels, *size)
         The same as arrays with NaN for missing entries, images or signals as a list.
     table : ndarray of shape (n_samples, n_columns) or list of (n_channels, *size)
-        Samples before the earlier steps of a pipeline, if they are numbers, else ``samples``.
+        Samples before the earlier steps of a pipeline, if these samples are numbers, else
+        ``samples``.
     codes : ndarray of shape (n_codes, n_components)
         Signed codes: a row for each sample, or for each position in an image or signal.
     numbers : ndarray of shape (n_codes,)
@@ -92,7 +95,8 @@ def _penalty(fit):
     """Return the name of the parameter that sets the penalty of codes, and its value in the fit.
 
     Findings name this parameter to the user as the one to change. The value is a float; a penalty
-    that the fit chose itself is read from ``alpha_``.
+    that the fit chose itself is read from ``alpha_``. A learned encoder (``separate_atoms``) has
+    the penalty of its training, and does not use ``transform_alpha``.
     """
     params = fit.params
     is_learned = (
@@ -109,7 +113,9 @@ def _values_for_missing(fit):
     """Report a number that stands for missing entries, such as -999.
 
     In a column the number is the smallest or the largest value, and farther from the nearest value
-    than all other values are from each other. It makes at least `_MISSING_FRACTION` of all entries.
+    than all other values are from each other. At least `_MISSING_FRACTION` of all entries equal it.
+    Columns of at most three distinct values are not considered. ``totals`` counts, for each such
+    number, the entries that equal it.
     """
     if fit.is_convolutional:
         return
@@ -159,8 +165,8 @@ def _find_single(fit, reach):  # -> (n_single,), (n_components,)
     rows = energies.argmax(axis=0)
     is_near = np.abs(np.arange(len(energies))[:, None] - rows) < reach
     is_near &= fit.numbers[:, None] == fit.numbers[rows]
-    near = (energies * is_near).sum(0)
-    return np.flatnonzero(near > _SINGLE_FRACTION * energies.sum(0)), rows
+    near_energies = (energies * is_near).sum(0)
+    return np.flatnonzero(near_energies > _SINGLE_FRACTION * energies.sum(0)), rows
 
 
 def _single_samples(fit):
@@ -194,10 +200,12 @@ def _single_events(fit):
     if not fit.is_convolutional or np.size(learner.atom_shape) != 1:
         return
     (length,), (stride,) = geometry_of(learner)
-    # Copies of an atom that overlap are one event. They overlap if they are fewer than ``length``
+    # Copies of an atom that overlap are one event. Copies overlap if they are fewer than ``length``
     # samples of the signal apart, that is, fewer than length / stride rows of codes.
     single, rows = _find_single(fit, -(-length // stride))
     if len(single):
+        # Name the atom with the largest code, and the code's position in its signal: `searchsorted`
+        # finds the first row of codes of the signal.
         atom = max(single, key=lambda k: abs(fit.codes[rows[k], k]))
         signal = fit.numbers[rows[atom]]
         start = stride * (rows[atom] - np.searchsorted(fit.numbers, signal))
@@ -226,10 +234,11 @@ def _same_atoms(fit):
 
 
 def _measure_gain(fit, n_fewer):  # -> float
-    """Return how much better the learner's number of atoms predicts than a smaller number.
+    """Return how much better the learner's number of atoms predicts than ``n_fewer`` atoms.
 
     New learners with both numbers of atoms are fitted to one half of the samples. The result is the
-    difference of their scores, which are R^2 of hidden entries, for the other half.
+    difference of their scores, which are R^2 of hidden entries, for the other half. No atoms have
+    the score 0, that of column means.
     """
     rows = np.random.default_rng(0).permutation(len(fit.samples))
     first = fit.samples[rows[::2]]
@@ -265,7 +274,7 @@ def _unsupported_atoms(fit):
         return
     is_supported = atom_support(learner, fit.samples, random_state=0).supported
     unsupported = np.flatnonzero(~is_supported)
-    if len(unsupported) and _measure_gain(fit, is_supported.sum()) <= _PREDICTING:
+    if len(unsupported) and _measure_gain(fit, is_supported.sum()) <= _SUPERFLUOUS_GAIN:
         yield (
             f"{fit.name_atoms(unsupported)} not supported by these samples, "
             f"{unsupported.tolist()}: they are not found in both halves. Learn fewer atoms, or "
@@ -274,26 +283,28 @@ def _unsupported_atoms(fit):
 
 
 def _dense_codes(fit):
-    """Report codes with too many nonzero entries: above half the features, or half the atoms.
+    """Report codes with more nonzero entries than half the features or half the atoms.
 
     A code with fewer nonzero entries than half the features of a sample can be the unique sparsest
     code. A denser code never is, in any dictionary, since more atoms than features are linearly
     dependent (Donoho and Elad 2003). For a dictionary with fewer atoms than features, "sparse" is
-    defined here as at most half the atoms.
+    defined here as at most half the atoms. Numbers are means over samples; for images, features are
+    pixels, and each position of an atom counts as a code. The loss "kullback-leibler" has no
+    penalty that could make codes sparser, so its codes are not reported.
     """
     n_samples = len(fit.samples)
-    n_numbers = sum(sample.size for sample in fit.samples) / n_samples
-    n_entries = fit.codes.size / n_samples
+    n_features = sum(sample.size for sample in fit.samples) / n_samples
+    n_codes = fit.codes.size / n_samples
     n_used = np.count_nonzero(fit.codes) / n_samples
-    if fit.loss == "kullback-leibler" or n_used <= min(n_numbers, n_entries) / 2:
+    if fit.loss == "kullback-leibler" or n_used <= min(n_features, n_codes) / 2:
         return
     name, penalty = _penalty(fit)
     advice = f"raise {name} (now {penalty:.3g})"
     if fit.params.get("transform_algorithm") == "omp":
         advice = "lower transform_n_nonzero_coefs, or raise transform_alpha"
     yield (
-        f"Codes are dense: {n_used / n_entries:.0%} of their entries are not zero, {n_used:.3g} "
-        f"for a sample of {n_numbers:.0f} numbers. To make them sparse, {advice}."
+        f"Codes are dense: {n_used / n_codes:.0%} of their entries are not zero, {n_used:.3g} "
+        f"for a sample of {n_features:.0f} numbers. To make them sparse, {advice}."
     )
 
 
@@ -301,8 +312,10 @@ def _no_better_than_means(fit):
     """Report a model that explains no more than column means, or than the baseline, would.
 
     Learners of rows of this package are judged by their ``score``, the prediction of hidden
-    entries, since codes of noise explain the entries they were fitted to. For all other learners of
-    rows with the Gaussian loss squared residuals are compared with those of the baseline.
+    entries, since codes of noise explain the entries they were fitted to. The ``score`` of a
+    `TaskLearner` judges predicted labels or numbers instead. So for this and for learners of other
+    packages squared residuals are compared with the squared residuals of the baseline. Samples are
+    not judged if each has equal entries, such as samples of one feature.
     """
     learner = fit.learner
     if fit.is_convolutional or not np.ptp(fit.samples, axis=1).any():
@@ -339,22 +352,23 @@ def _no_better_than_means(fit):
 
 
 def _long_rows(fit):
-    """Report few rows so long that atoms and penalty are theirs: they have most of the energy.
+    """Report few rows so long that they determine atoms and penalty: they have most of the energy.
 
-    Rows of usual length then get codes near zero. With 5 of 100 planted rows multiplied by 10 the
-    error of the remaining rows is 1.0 times the noise instead of 0.39, and by 30 it is 10 times.
+    A fit that found ``outliers_`` has left them out, and is not reported. In any other fit rows of
+    usual length get codes near zero. With 5 of 100 planted rows multiplied by 10 the error of the
+    remaining rows is 1.0 times the noise instead of 0.39, and by 30 it is 10 times.
     """
     is_gaussian = fit.loss == "gaussian" and not fit.is_convolutional
     if not is_gaussian or getattr(fit.learner, "outliers_", None) is not None:
         return
     squares = np.nanmean(np.square(centre(fit.learner, fit.samples)), axis=1)
     is_long = squares > LONG**2 * np.nanmedian(squares)
-    part = squares[is_long].sum() / squares.sum()
+    fraction = squares[is_long].sum() / squares.sum()
     # More than a tenth of the rows are no exception.
-    if is_long.mean() <= 0.1 and part > 0.5:
+    if is_long.mean() <= 0.1 and fraction > 0.5:
         yield (
             f"{is_long.sum()} of {len(squares)} rows are over {LONG:g} times as long as the median "
-            f"row, and have {100 * part:.0f} % of the sum of squares: atoms and penalties suit "
+            f"row, and have {100 * fraction:.0f} % of the sum of squares: atoms and penalties suit "
             "these rows. Remove them, or divide all rows by their norms."
         )
 

@@ -144,7 +144,7 @@ def _generator(random_state):
 
 
 def _adds_counts(learner):
-    """Return whether the learner is a `skpudle.PoissonNMF`: codes @ atoms are expected counts."""
+    """Return whether the learner is a `PoissonNMF`, with codes @ atoms as expected counts."""
     return getattr(learner, "loss", None) == "kullback-leibler"
 
 
@@ -192,14 +192,14 @@ def _in_units(learner, rows, codes, weight):
 
 
 def _bound(estimate, standard_error, level, positive):
-    """Return estimates with the lower and upper ends of their intervals, three arrays of a shape.
+    """Return estimates with the lower and upper ends of their intervals, three arrays of one shape.
 
     The intervals are those of a normal distribution for the probability ``level``. ``positive`` is
     whether true values are known to be non-negative; negative estimates and ends then become 0.
     """
-    reach = stats.norm.ppf(0.5 + level / 2) * standard_error
-    lower = estimate - reach
-    upper = estimate + reach
+    half_width = stats.norm.ppf(0.5 + level / 2) * standard_error
+    lower = estimate - half_width
+    upper = estimate + half_width
     if positive:
         estimate = np.maximum(estimate, 0.0)
         lower = np.maximum(lower, 0.0)
@@ -220,15 +220,16 @@ def _least_squares(supports, x, atoms, precisions):  # -> codes, variances
     variances = np.zeros(supports.shape)
     sizes = supports.sum(axis=1)
     for size in np.unique(sizes[sizes > 0]):
-        same = np.flatnonzero(sizes == size)
-        for block in blocks_of_rows(len(same), size * max(size, atoms.shape[1])):
-            rows = same[block]
+        of_size = np.flatnonzero(sizes == size)
+        for block in blocks_of_rows(len(of_size), size * max(size, atoms.shape[1])):
+            rows = of_size[block]
             chosen = np.nonzero(supports[rows])[1].reshape(-1, size)
             weighted = atoms[chosen] * precisions[rows, None]
-            inverse = np.linalg.pinv(weighted @ atoms[chosen].mT, hermitian=True)
-            codes = inverse @ (weighted @ x[rows, :, None])
+            # The inverse of the weighted Gram matrix of a support is the covariance of its codes.
+            covariance = np.linalg.pinv(weighted @ atoms[chosen].mT, hermitian=True)
+            codes = covariance @ (weighted @ x[rows, :, None])
             values[rows[:, None], chosen] = codes[:, :, 0]
-            variances[rows[:, None], chosen] = inverse.diagonal(axis1=1, axis2=2)
+            variances[rows[:, None], chosen] = covariance.diagonal(axis1=1, axis2=2)
     return values, variances
 
 
@@ -237,10 +238,12 @@ def _noise_variance(
 ):  # -> (n_features,) or ()
     """Return the variance of the noise of each feature for `code_intervals`, in units of ``rows``.
 
-    ``rows``, ``atoms`` and ``scale`` are results of `_in_units`. The variances are estimated from
-    the rows. Fewer than 200 rows are too few to estimate a variance for each feature, so the fit's
-    ``noise_std_`` is used for them, if there is one; it may be one number for all features.
-    ValueError is raised if the rows have no more known entries than nonzero codes.
+    ``rows`` are a `_posterior.CodedRows`, divided by ``scale``, the noise of features in the fit,
+    and ``atoms`` the unit atoms for its codes. The variances are estimated from the rows. Fewer
+    than 200 rows are too few to estimate a variance for each feature, so the fit's ``noise_std_``
+    is used for them, if there is one; it may be one number for all features. ``random_state`` is
+    the seed of the draws by which `sample_noise` estimates variances. ValueError is raised if the
+    rows have no more known entries than nonzero codes.
     """
     noise_std = getattr(learner, "noise_std_", None)
     if len(rows.x) < 200 and noise_std is not None:
@@ -264,25 +267,27 @@ def _atoms_of_rows(
 ):  # -> AtomPosterior
     """Sample the posterior distribution of atoms with normal noise, for `atom_intervals`.
 
-    ``rows`` (n, n_features) and ``codes`` (n, n_components) are results of `_read`, ``weight`` is
-    the user's ``sample_weight`` or None, and ``rng`` a `numpy.random.Generator`. Equal rows become
-    one row with the sum of their weights. The user gets a warning if the atoms still change at the
-    end of the Markov chain.
+    ``rows`` (n, n_features) are the user's samples, with NaN where entries are missing, ``codes``
+    (n, n_components) their signed codes, ``weight`` is the user's ``sample_weight`` or None, and
+    ``rng`` a `numpy.random.Generator`. Equal rows become one row with the sum of their weights,
+    since copies share their noise. The user gets a warning if the atoms still change at the end of
+    the Markov chain.
     """
     weight = check_sample_weight(1.0 if weight is None else weight, len(rows))
     x, mask = split_missing(to_tensor(rows))
-    first, weight, _ = merge_copies(hash_rows(x, mask), weight)
+    distinct, weight, _ = merge_copies(hash_rows(x, mask), weight)
     # The sampler needs memory for the rows, (n, n_features), and their codes, (n, n_components). Of
     # many rows a part is used, for which each of these arrays has at most 2**23 numbers, 64 MiB.
     most = max(1, 2**23 // max(learner.components_.shape))
-    spread = np.asarray(spread_rows(len(first), most))
-    first = to_numpy(first)[spread]
+    spread = np.asarray(spread_rows(len(distinct), most))
+    distinct = to_numpy(distinct)[spread]
     coded, atoms, scale, _ = _in_units(
-        learner, rows[first], codes[first], to_numpy(weight)[spread]
+        learner, rows[distinct], codes[distinct], to_numpy(weight)[spread]
     )
     posterior = _posterior.sample_atoms(coded, atoms, scale, rng)
-    # `sample_atoms` prolongs the chain up to its largest length while ``slow_fraction`` is above
-    # 0.1. So a chain with 0.15 has the largest length, and was still too short.
+    # ``slow_fraction`` is the fraction of the variance that comes from slow changes. While it is
+    # above 0.1, `sample_atoms` prolongs the chain up to a largest length. So a chain with 0.15 has
+    # the largest length, and was still too short.
     if posterior.slow_fraction > 0.15:
         warn(
             f"Atoms still change ({posterior.slow_fraction:.0%} of their variance is slow): they "
@@ -338,10 +343,11 @@ def atom_intervals(
         ``components_``, and `supported` and `limit`, (n_components,). An atom is supported if the
         expected squared error of the unit atom is at most 0.1, if it does not equal an atom with
         more uses within the standard errors of both, and if the rows that use it leave twice as
-        many equations as the atom has unknowns. The limit is the least expected squared error of
-        the unit atom if supports were known (see `error_bound`) or, for counts, if it were known
-        which atom each event comes from. ``str`` of the result compares the expected squared errors
-        with the limits.
+        many equations as the atom has unknowns: each row has as many as entries minus nonzero
+        codes, shared among its atoms. The limit is the least expected squared error of the unit
+        atom if supports were known (see `error_bound`) or, for counts, if it were known which atom
+        each event comes from. ``str`` of the result compares the expected squared errors with the
+        limits.
 
     Raises
     ------
@@ -383,6 +389,8 @@ def atom_intervals(
     else:
         posterior = _atoms_of_rows(learner, rows, codes, sample_weight, rng)
         sizes = np.linalg.norm(atoms, axis=1, keepdims=True)
+    # Atoms of ``posterior`` have norm 1, or sum 1 for counts. ``sizes`` are the norms, or sums, of
+    # the learner's atoms, and turn results into the units of ``components_``.
     # Two unit atoms count as equal if their distance, up to sign, is at most twice the standard
     # error of the distance. Of two equal atoms only the one that more rows use is supported, so
     # ``order`` ranks atoms by their uses. ``distances`` and ``errors`` are squared.
@@ -427,7 +435,8 @@ def code_intervals(
     Parameters
     ----------
     learner : estimator
-        As in `atom_intervals`.
+        Fitted, with ``components_`` of shape (n_components, n_features) and ``transform``, of this
+        package or another.
     X : array-like of shape (n_samples, n_features)
         Samples, as ``transform`` takes them; NaN marks missing entries.
     level : float, default=0.9
@@ -478,6 +487,8 @@ def code_intervals(
         all_codes = np.ones(codes.shape, bool)
         _, variances = _least_squares(all_codes, rates, atoms, precisions)
     else:
+        # Codes are computed in units of the noise, for unit atoms; ``gains`` are the factors from
+        # the learner's codes to these codes.
         coded, atoms, scale, gains = _in_units(learner, rows, codes, np.ones(len(rows)))
         noise_variance = _noise_variance(learner, coded, atoms, scale, random_state)
         precisions = ~coded.missing / noise_variance
@@ -547,8 +558,8 @@ def error_bound(
               = \frac{(m - 1)^2}{m (m - s)} \frac{s}{\mathrm{SNR}\; n_k}
 
     in :math:`n_k` rows with the atom. The minimax bound of Jung, Eldar and Goertz [1]_ has the same
-    dependence on n, p, m and the signal-to-noise ratio, without known supports, but a much smaller
-    constant, so this bound is the tighter limit.
+    dependence on the numbers of samples, atoms and features and on the signal-to-noise ratio,
+    without known supports, but a much smaller constant, so this bound is the tighter limit.
 
     References
     ----------

@@ -67,7 +67,8 @@ _COUNTED_SWEEPS = 150
 
 
 def _positive_normal(rng, mean, deviation):
-    """Draw a non-negative code: a normal number of this mean and deviation, truncated to x > 0."""
+    """Draw a positive code: a normal number of this mean and deviation, given that it is > 0."""
+    # Codes are positive if standard normal numbers are above ``least``.
     least = -mean / deviation
     while least < 1:
         drawn = rng.standard_normal()
@@ -87,7 +88,8 @@ def _log_of_tail(x):
     """Return the logarithm of the probability P(n > -x) for a standard normal number n.
 
     `draw_codes` needs it to integrate normal densities over positive codes. For ``x`` below -30,
-    where ``erfc`` comes near underflow, an asymptotic formula replaces the exact one.
+    where ``erfc`` comes near underflow, an asymptotic formula replaces the exact one. Its constant
+    is sqrt(2 pi).
     """
     if x > -30:
         return np.log(0.5 * math.erfc(-x / math.sqrt(2)))
@@ -127,39 +129,44 @@ def draw_codes(
     n, n_components = z.shape
     for i in range(n):
         gram = grams[i % len(grams)]
-        left = correlations[i].astype(np.float64)
+        # products of atoms with the residual of row i by its present codes
+        products = correlations[i].astype(np.float64)
         for k in range(n_components):
             old = z[i, k]
             precision = gram[k, k] + prior[0, k]
             pull = prior[1, k]
-            if precision <= 0:
+            if precision <= 0:  # the row has no known entry where atom k is not zero
                 continue
-            correlation = left[k] + gram[k, k] * old
+            # Product of atom k with the residual without its code. Given the other codes, a nonzero
+            # code is normal with one of two means, for the two densities of the prior.
+            product = products[k] + gram[k, k] * old
             deviation = 1 / np.sqrt(precision)
-            size = 0.5 * np.log(precision)
-            above = (correlation + pull) / precision
-            below = (correlation - pull) / precision
-            plus = prior[2, k] - size + 0.5 * precision * above * above
-            minus = prior[3, k] - size + 0.5 * precision * below * below
+            half_log = 0.5 * np.log(precision)
+            upper_mean = (product + pull) / precision
+            lower_mean = (product - pull) / precision
+            # ``upper`` and ``lower`` belong to the densities with +pull and -pull: first logarithms
+            # of their odds against a code of 0, then probabilities up to a common factor.
+            upper = prior[2, k] - half_log + 0.5 * precision * upper_mean * upper_mean
+            lower = prior[3, k] - half_log + 0.5 * precision * lower_mean * lower_mean
             positive = prior[3, k] == -np.inf
             if positive:
-                plus += _log_of_tail(above / deviation)
-            largest = max(plus, minus, 0.0)
-            plus = np.exp(plus - largest)
-            minus = np.exp(minus - largest)
-            drawn = rng.random() * (plus + minus + np.exp(-largest))
-            if drawn >= plus + minus:
+                upper += _log_of_tail(upper_mean / deviation)
+            largest = max(upper, lower, 0.0)
+            upper = np.exp(upper - largest)
+            lower = np.exp(lower - largest)
+            drawn = rng.random() * (upper + lower + np.exp(-largest))
+            if drawn >= upper + lower:
                 new = 0.0
             elif positive:
-                new = _positive_normal(rng, above, deviation)
+                new = _positive_normal(rng, upper_mean, deviation)
             else:
                 new = (
-                    above if drawn < plus else below
+                    upper_mean if drawn < upper else lower_mean
                 ) + deviation * rng.standard_normal()
             if new != old:
                 z[i, k] = new
                 for j in range(n_components):
-                    left[j] -= gram[k, j] * (new - old)
+                    products[j] -= gram[k, j] * (new - old)
 
 
 # Compiled versions of the functions above: ``loops.draw_codes`` is `draw_codes`, compiled.
@@ -252,7 +259,7 @@ def _without_outliers(rows, atoms):  # -> CodedRows, noise of features
     """Prepare `CodedRows` for a chain: remove outliers and tiny codes, and estimate the noise.
 
     Very long rows are removed. An entry becomes missing if it is far from what codes explain. Codes
-    of at most 3 standard deviations of the noise become 0.
+    of at most 3 standard deviations of the noise become 0, since they may be noise.
 
     Parameters
     ----------
@@ -306,19 +313,20 @@ def _prior(codes, positive):  # CSR (n, p) -> (4, p)
     codes are non-negative.
     """
     n, p = codes.shape
-    atoms = codes.indices
+    atom_of_code = codes.indices
     values = codes.data
-    used = np.bincount(atoms, minlength=p)
-    right = np.bincount(atoms[values > 0], minlength=p)
-    total = np.bincount(atoms, values**2, minlength=p)
+    n_used = np.bincount(atom_of_code, minlength=p)
+    n_positive = np.bincount(atom_of_code[values > 0], minlength=p)
+    energies = np.bincount(atom_of_code, values**2, minlength=p)
     # Atoms that no row uses get the mean square of all codes.
-    mean_square = total.sum() / max(len(values), 1) or 1.0
-    squares = np.where(used > 0, total / np.maximum(used, 1), mean_square)
+    mean_square = energies.sum() / max(len(values), 1) or 1.0
+    squares = np.where(n_used > 0, energies / np.maximum(n_used, 1), mean_square)
     # ``alike`` is mean**2 over the mean square of the nonzero codes of an atom: 1 for codes of one
     # modulus, 0 for normal codes of mean 0. Codes that are normal around +mean and -mean have the
     # kurtosis 3 - 2 alike**2, from which ``alike`` is estimated. All atoms share one value, from
-    # the kurtosis of all codes, each divided by the root mean square of the codes of its atom.
-    relative = values**2 / squares[atoms]
+    # the kurtosis of all codes, each divided by the root mean square of the codes of its atom. The
+    # limit 0.98 keeps variances above 0.
+    relative = values**2 / squares[atom_of_code]
     kurtosis = (relative @ relative) / max(len(values), 1)
     alike = min(np.sqrt(max(0.0, (3 - kurtosis) / 2)), 0.98)
     means = np.sqrt(alike * squares)
@@ -326,7 +334,9 @@ def _prior(codes, positive):  # CSR (n, p) -> (4, p)
     pull = means / variances
     # Logarithms of the odds of a positive and of a negative code against 0. The added 0.5 keeps
     # them finite if no row or every row uses an atom.
-    odds = np.log((np.stack([right, used - right]) + 0.5) / (n - used + 0.5))
+    odds = np.log(
+        (np.stack([n_positive, n_used - n_positive]) + 0.5) / (n - n_used + 0.5)
+    )
     # `draw_codes` takes odds times sqrt(2 pi) times the factor that gives a density the integral 1.
     # For normal densities the two factors are exp(-means * pull / 2) / sqrt(variances) together;
     # positive codes have a part of the integral only, which is divided out below.
@@ -338,14 +348,14 @@ def _prior(codes, positive):  # CSR (n, p) -> (4, p)
 
 
 class Sweep(NamedTuple):
-    """The unit atoms that are expected given the codes of a sweep, for `_summarise`.
+    """The distribution of atoms given the codes of a sweep; results average it over sweeps.
 
     Attributes
     ----------
     atoms : ndarray of shape (n_components, n_features)
-        The expected unit atoms.
+        The expected atoms, of norm 1; for counts drawn atoms, of sum 1.
     variances : ndarray of shape (n_components, n_features)
-        Variances of their entries given the codes.
+        Variances of the atoms' entries given the codes; for counts also given all other entries.
     uses : ndarray of shape (n_components,)
         Number of rows that use each atom.
     """
@@ -358,7 +368,7 @@ class Sweep(NamedTuple):
 def _summarise(sweeps, n_rows):  # -> AtomPosterior
     """Compute the posterior means and variances of p atoms of m features from a chain.
 
-    ``sweeps`` is a list of `Sweep`, of ``n_rows`` rows.
+    ``sweeps`` is a list of `Sweep`, one for each sweep of the chain over the ``n_rows`` rows.
 
     The posterior variance of an entry is the mean of its variances in sweeps plus the variance of
     the expected entry over sweeps. In a short chain successive sweeps are similar, and the second
@@ -381,29 +391,31 @@ def _summarise(sweeps, n_rows):  # -> AtomPosterior
 
     near = half_square(lag)
     far = half_square(2 * lag)
-    # ``kept`` is the correlation of sweeps at a distance of a quarter of the chain: if correlations
-    # fall geometrically, differences at twice this distance are 1 + kept times as large. It is at
-    # most 0.9, since in a drifting chain it would be near 1 and the extrapolated variance infinite.
-    kept = np.clip(far / np.maximum(near, tiny) - 1, 0.0, 0.9)
+    # ``correlation`` (p,) is that of sweeps a quarter of the chain apart: if correlations fall
+    # geometrically, squared differences at twice this distance are 1 + correlation times as large.
+    # It is at most 0.9, since in a drifting chain it would be near 1 and the extrapolated variance,
+    # ``near / (1 - correlation)``, infinite.
+    correlation = np.clip(far / np.maximum(near, tiny) - 1, 0.0, 0.9)
     between = atoms.var(0, ddof=1)
-    extrapolated = near / (1 - kept) / np.maximum(between.mean(1), tiny)
-    between *= np.maximum(1.0, extrapolated)[:, None]
-    per_sweep = kept ** (1 / lag)
-    # ``error`` is the variance of the mean over the chain, as a fraction of ``between``. Correlated
-    # sweeps count as fewer independent sweeps, so it is larger than 1 / n_sweeps.
-    error = (1 + per_sweep) / (1 - per_sweep) / n_sweeps
-    variances = within + between * (1 + error[:, None])
+    growth = near / (1 - correlation) / np.maximum(between.mean(1), tiny)
+    between *= np.maximum(1.0, growth)[:, None]
+    of_neighbours = correlation ** (1 / lag)  # the correlation of successive sweeps
+    # ``mean_error`` is the variance of the mean over the chain, as a fraction of ``between``.
+    # Correlated sweeps count as fewer independent sweeps, so it is larger than 1 / n_sweeps.
+    mean_error = (1 + of_neighbours) / (1 - of_neighbours) / n_sweeps
+    variances = within + between * (1 + mean_error[:, None])
     # ``within`` are variances for known codes. A row has ``taken`` nonzero codes on average, which
     # are estimated from its n_features entries, so only n_features - taken equations of a row are
-    # left to determine atoms. ``limit`` is the
-    # squared error of an atom for known codes, times a factor for the equations that codes take.
+    # left to determine atoms. ``limit`` is the squared error of an atom for known codes, times a
+    # factor for the equations that codes take.
     taken = min(uses.sum() / n_rows, n_features - 1)
     limit = within.sum(1) * (n_features - 1) / (n_features - taken)
     # The equations that are left in a row are divided among the ``taken`` atoms of the row. A unit
     # atom has n_features - 1 unknowns. With fewer than 2 (n_features - 1) equations from all of its
     # rows the atom follows the noise: for example, an atom that only one row uses equals this row.
     has_enough = uses * (n_features - taken) >= 2 * taken * (n_features - 1)
-    slow = (between.sum(1) * kept).sum()
+    # the part of the variance that is still correlated after a quarter of the chain
+    slow = (between.sum(1) * correlation).sum()
     return AtomPosterior(
         atoms=normalize(atoms.mean(0)),
         variances=variances,
@@ -461,10 +473,10 @@ def _draw_rows(
 def sample_noise(rows, atoms, rng):  # -> (n_features,)
     """Estimate the variances of the noise of features for known atoms, for `code_intervals`.
 
-    ``rows`` are `CodedRows`, and ``atoms`` (n_components, n_features) have norm 1. Codes and
-    missing entries of at most 2,000 rows are drawn from their posterior ten times, each time with
-    the variances of the last residuals. With fewer than 200 rows nothing is drawn, and all features
-    get one variance, the mean of the first estimate.
+    ``rows`` are `CodedRows`, ``atoms`` (n_components, n_features) have norm 1, and ``rng`` is a
+    `numpy.random.Generator`. Codes and missing entries of at most 2,000 rows are drawn from their
+    posterior ten times, each time with the variances of the last residuals. With fewer than 200
+    rows nothing is drawn, and all features get one variance, the mean of the first estimate.
     """
     rows, variances = _without_outliers(rows, atoms)
     if len(rows.x) < 200:  # too few rows to estimate a variance for each feature
@@ -503,24 +515,26 @@ def sample_atoms(rows, atoms, scale, rng):
     n, m = rows.x.shape
     p = len(atoms)
     ones = sparse.csr_array(np.ones((n, int(rows.has_baseline))))
-    # The baseline is uncertain, too: it is drawn like an atom whose code is 1 in every row. It
-    # starts at 0, since the estimated baseline has been subtracted from the rows.
-    first = np.vstack([atoms, np.zeros((ones.shape[1], m))])
-    drawn = first
+    # The estimated baseline is also uncertain: it is drawn like an atom whose code is 1 in every
+    # row (``ones`` has no column without a baseline). It starts at 0, since the estimate has been
+    # subtracted from the rows.
+    start = np.vstack([atoms, np.zeros((ones.shape[1], m))])
+    drawn = start
     # The prior of an atom's entries is normal around the atom of the fit. Its variance is 1 / m,
     # the mean square of the m entries of a unit atom. Without this prior the Gram matrix of the
     # codes, to which ``prior`` is added, would be singular if no row used an atom. The baseline,
     # which all rows use, needs no prior.
-    prior = np.diag(variances.mean() * m * (np.arange(len(first)) < p))
+    prior = np.diag(variances.mean() * m * (np.arange(len(start)) < p))
     codes = rows.codes
     sweeps = []
+    # ``n_sweeps`` is the number of sweeps after the first ones, which have numbers up to 0.
     for n_sweeps in range(1 - _FIRST_SWEEPS, _ENDS[-1] + 1):
         prediction = codes @ drawn[:p] + drawn[p:].sum(0)
         x, codes = _draw_rows(rows, prediction, codes, drawn[:p], variances, rng)
         regressors = sparse.hstack([codes, ones], format="csr")
         weighted = regressors.multiply(rows.weight).tocsr()
         inverse = np.linalg.inv((regressors.T @ weighted).toarray() + prior)
-        means = inverse @ (weighted.T @ x + prior @ first)
+        means = inverse @ (weighted.T @ x + prior @ start)
         squares = (rows.weight * np.square(x - regressors @ means)).sum(0)
         variances = keep_above_rounding(squares / max(n - len(means), n / 2), x)
         # The covariance of atoms is root @ root.T times the variance of the noise. It has squared
@@ -533,14 +547,15 @@ def sample_atoms(rows, atoms, scale, rng):
         drawn[:p] /= norms[:, None]
         codes.data *= norms[codes.indices]
         # In the units of the data the entries of an atom have a covariance proportional to the
-        # diagonal matrix T of ``own``. Division by the norm, which gives the unit atom d, turns T
-        # into (I - d d^T) T (I - d d^T), whose diagonal is ``tangent``.
+        # diagonal matrix T of the noise variances ``of_noise``. Division by the norm, which gives
+        # the unit atom d, turns T into (I - d d^T) T (I - d d^T), whose diagonal is
+        # ``tangent``.
         scaled = means[:p] * scale
-        own = variances * scale**2
+        of_noise = variances * scale**2
         norms = np.linalg.norm(scaled, axis=1, keepdims=True)
         expected = scaled / norms
         squares = np.square(expected)
-        tangent = own * (1 - 2 * squares) + squares * (squares @ own)[:, None]
+        tangent = of_noise * (1 - 2 * squares) + squares * (squares @ of_noise)[:, None]
         within = tangent * np.square(root[:p]).sum(1)[:, None] / norms**2
         uses = np.bincount(codes.indices, minlength=p)
         sweeps.append(Sweep(expected, within, uses))
@@ -589,7 +604,7 @@ def _draw_rates(
     # rate of maximum likelihood for the codes of the last sweep. ``odds`` has the logarithms of the
     # odds of a positive code against 0. Without a spike they are so large that no code becomes 0.
     used = (z > 0).sum(0)
-    squares = np.empty_like(z)
+    precisions = np.empty_like(z)
     rate = np.maximum(used, 1e-300) / np.maximum(z.sum(0), 1e-300)
     odds = np.log((used + 0.5) / (n - used + 0.5)) if spike else 1e9
     # `draw_codes` takes odds times sqrt(2 pi) times the factor that gives the density the integral
@@ -603,8 +618,8 @@ def _draw_rates(
         grams = (weights[rows] @ products).reshape(-1, p, p)
         correlations = (weights[rows] * (x[rows] - z[rows] @ atoms)) @ atoms.T
         loops.draw_codes(correlations, grams, prior, rng, z[rows])
-        squares[rows] = grams.diagonal(axis1=1, axis2=2)
-    return squares
+        precisions[rows] = grams.diagonal(axis1=1, axis2=2)
+    return precisions
 
 
 def weigh_counts(rates, observed, exposure, dispersion):  # -> (n_samples, n_features)
@@ -657,6 +672,7 @@ def sample_rates(
     spike = bool((codes < 1e-3 * codes.mean(0)).mean() > 0.24)
     # The chain changes in place: in each sweep the first call of `_draw_rates` draws the codes
     # ``z``, and the second the atoms, which are the columns of ``columns`` (made below).
+    # The chain starts with all codes positive.
     x = np.nan_to_num(counts) / exposure
     z = codes + 1e-9 * codes.mean()
     observed = ~np.isnan(counts)
@@ -666,27 +682,29 @@ def sample_rates(
     for sweep in range(_UNSETTLED_SWEEPS + _COUNTED_SWEEPS):
         weights = weigh_counts(rates, observed, exposure, dispersion)
         _draw_rates(x, weights, columns.T, z, spike, rng)
-        squares = _draw_rates(x.T, weights.T, z.T, columns, not spike, rng)
+        precisions = _draw_rates(x.T, weights.T, z.T, columns, not spike, rng)
         # Atoms get sum 1, and codes take over the sums, so that codes times atoms stay the same.
         sums = np.maximum(columns.sum(0), 1e-300)
         columns /= sums
         z *= sums
+        # A moving average, from which variances are computed, varies less than drawn rates.
         rates = 0.9 * rates + 0.1 * (z @ columns.T)
         if sweep >= _UNSETTLED_SWEEPS:
-            free = 1 / np.maximum(squares.T * sums[:, None] ** 2, 1e-300)
-            sweeps.append(Sweep(columns.T.copy(), free, (z > 0).sum(0)))
+            conditional = 1 / np.maximum(precisions.T * sums[:, None] ** 2, 1e-300)
+            sweeps.append(Sweep(columns.T.copy(), conditional, (z > 0).sum(0)))
     chain = np.stack([sweep.atoms for sweep in sweeps])
-    free = np.stack([sweep.variances for sweep in sweeps])
-    free = np.minimum(free.mean(0), 1.0)
+    conditional = np.stack([sweep.variances for sweep in sweeps])
+    conditional = np.minimum(conditional.mean(0), 1.0)
     uses = np.stack([sweep.uses for sweep in sweeps])
     variances = chain.var(0, ddof=1)
     # An entry that is 0 in all sweeps has the variance 0 in the chain, which is too small. So each
-    # entry gets at least ``free`` times ``added``. ``free`` is the variance of an entry if all
-    # codes and all other entries were known. ``added`` is the factor by which variances in the
-    # chain exceed ``free``: the median over the atom's entries that are positive in all sweeps.
-    added = np.ma.masked_array(variances / free, ~(chain > 0).all(0))
-    added = np.maximum(np.ma.median(added, axis=1).filled(1.0), 1.0)
-    variances = np.maximum(variances, added[:, None] * free)
+    # entry gets at least ``conditional`` times ``factor``. ``conditional`` is the variance of an
+    # entry if all codes and all other entries were known. ``factor`` is the factor by which
+    # variances in the chain exceed ``conditional``: the median over the atom's entries that are
+    # positive in all sweeps.
+    factor = np.ma.masked_array(variances / conditional, ~(chain > 0).all(0))
+    factor = np.maximum(np.ma.median(factor, axis=1).filled(1.0), 1.0)
+    variances = np.maximum(variances, factor[:, None] * conditional)
     atoms = chain.mean(0)
     n_events = np.maximum((z * exposure).sum(0), 1.0)
     squares = np.maximum(np.square(atoms).sum(1), np.finfo(float).tiny)

@@ -12,7 +12,7 @@ from skpudle._estimators import check_learner_of_rows
 
 
 class Saliency(NamedTuple):
-    """Derivatives of codes with respect to the data; see `code_saliency`.
+    """Derivatives of the largest codes of samples with respect to their features.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ def code_saliency(learner: Any, X: ArrayLike | Tensor, *, n_codes: int = 5) -> S
         Samples.
     n_codes : int, default=5
         Number of codes of each sample to differentiate: the codes with the largest moduli. There is
-        one signed code for each atom, also with ``split_sign``.
+        one signed code for each atom, even if ``transform`` splits codes by sign (``split_sign``).
 
     Returns
     -------
@@ -56,8 +56,9 @@ def code_saliency(learner: Any, X: ArrayLike | Tensor, *, n_codes: int = 5) -> S
         `skpudle.SporcoDictionaryLearning`.
     """
     learner = check_learner_of_rows(learner)
-    differentiate = getattr(learner, "_codes_with_gradient", lambda X: (X, None))
-    x, codes = differentiate(X)
+    # ``x`` are the samples as a tensor, and ``codes`` (n_samples, n_components) depend on it.
+    encode = getattr(learner, "_codes_with_gradient", lambda X: (X, None))
+    x, codes = encode(X)
     if codes is None or not codes.requires_grad:
         raise ValueError(
             f"{type(learner).__name__} has no encoder of rows that can be differentiated. Pass a "

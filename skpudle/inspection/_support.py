@@ -31,8 +31,8 @@ from skpudle.metrics import (
 )
 
 # In `_sparsity` singular values below this fraction of the largest singular value count as rounding
-# errors.
-_RANK = 1e-9
+# errors, and standard deviations of Geary's ratio are raised to this number.
+_ROUNDING = 1e-9
 # Parameters that `atom_support` copies from the user's learner to the learners that it fits: the
 # model of the data, without anything that depends on the number of atoms or the penalty.
 _SHARED = (
@@ -46,10 +46,11 @@ _SHARED = (
 
 
 def fit_same_model(learner, X, seed, n_components="auto"):
-    """Fit a new learner with the constraints and the noise of ``learner`` to samples.
+    """Fit a new learner with the loss, constraints and noise of ``learner``, and return it.
 
-    The new learner shares the parameters `_SHARED` and no atoms with ``learner``. ``X`` are samples
-    (n_samples, n_features), and ``seed`` is an int.
+    The new learner gets the parameters `_SHARED` of ``learner``, but learns its own atoms. ``X``
+    are samples (n_samples, n_features), and ``seed`` is an int. By default the data choose the
+    number of atoms. A learner with a parameter ``loss`` is a learner of counts.
     """
     params = {
         name: getattr(learner, name) for name in _SHARED if hasattr(learner, name)
@@ -61,15 +62,15 @@ def fit_same_model(learner, X, seed, n_components="auto"):
 def _without_any_feature(first, second):  # (n, n_features) twice -> (n,)
     """Return the coherence of each pair of unit atoms without the feature that supports it most.
 
-    The result is the least modulus of the cosine of the two atoms after any one feature is left
-    out. Fits to noise with heavy tails find atoms that consist of a single feature, and two fits
-    find the same atoms, so the cosine over all features would not expose the atoms as noise. The
-    cosine without the single feature is near 0.
+    For each feature the modulus of the cosine of the two atoms is computed without this feature,
+    and the least modulus is returned. Fits to noise with heavy tails find atoms that consist of a
+    single feature, and two fits find the same atoms, so the cosine over all features would not
+    expose the atoms as noise. The cosine without the single feature is near 0.
     """
     products = first * second
     rest = products.sum(axis=1, keepdims=True) - products
-    squares = (1 - np.square(first)).clip(0) * (1 - np.square(second)).clip(0)
-    return np.abs(rest / np.maximum(np.sqrt(squares), 1e-12)).min(axis=1)
+    squared_norms = (1 - np.square(first)).clip(0) * (1 - np.square(second)).clip(0)
+    return np.abs(rest / np.maximum(np.sqrt(squared_norms), 1e-12)).min(axis=1)
 
 
 def _geary(projections, lengths):  # (n, n_atoms), (n,) -> (n_atoms,)
@@ -80,16 +81,17 @@ def _geary(projections, lengths):  # (n, n_atoms), (n,) -> (n_atoms,)
     ``lengths``: rows of different lengths would look sparse otherwise.
     """
     projections = projections / np.where(lengths > 0, lengths, 1)[:, None]
-    size = np.sqrt(np.square(projections).mean(axis=0))
-    return np.abs(projections).mean(axis=0) / np.where(size > 0, size, 1)
+    rms = np.sqrt(np.square(projections).mean(axis=0))
+    return np.abs(projections).mean(axis=0) / np.where(rms > 0, rms, 1)
 
 
 def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
     """Test whether rows have sparse codes for each atom: return a z-score, large for true atoms.
 
-    The score is the sparsity (`_geary`) of the products of whitened ``rows`` with ``atoms``, minus
-    the sparsity of noise, in standard errors. There are two kinds of noise, and the smaller score
-    is returned. The first kind is Gaussian noise of any covariance and any lengths of rows: rows of
+    Products of whitened ``rows`` with ``atoms`` are compared with products of noise by Geary's
+    ratio (`_geary`), which is small for sparse products. The score is the ratio of noise minus the
+    ratio of the rows, in standard errors. There are two kinds of noise, and the smaller score is
+    returned. The first kind is Gaussian noise of any covariance and any lengths of rows: rows of
     one length are uniform on the sphere after whitening. The second kind is independent between
     features: its distribution does not change if each feature is permuted over the rows. ``rng`` is
     a `numpy.random.Generator`, for the permutations.
@@ -98,7 +100,7 @@ def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
     n = len(rows)
     deviations = centred.std(axis=0)
     _, values, vectors = np.linalg.svd(centred, full_matrices=False)
-    kept = values > values[0] * _RANK
+    kept = values > values[0] * _ROUNDING
     whiten = vectors[kept].T / values[kept]  # (m, rank)
     # Rows times ``directions`` (m, n_atoms) are products of whitened rows with whitened atoms.
     directions = whiten @ (atoms @ whiten).T
@@ -107,24 +109,25 @@ def _sparsity(atoms, rows, rng):  # (n_atoms, m), (n, m) -> (n_atoms,)
         rank == 0
     ):  # equal rows have no whitened projections, whose sparsity could be measured
         return np.zeros(len(atoms))
-    # Geary's ratio that Gaussian noise would have: the ratio of a coordinate of points that are
+    # The first kind of noise: Gaussian noise has Geary's ratio of a coordinate of points that are
     # uniformly distributed on the unit sphere in ``rank`` dimensions.
-    sphere = sqrt(rank / pi) * exp(lgamma(rank / 2) - lgamma((rank + 1) / 2))
+    ratio_of_noise = sqrt(rank / pi) * exp(lgamma(rank / 2) - lgamma((rank + 1) / 2))
     ratios = _geary(centred @ directions, np.linalg.norm(centred @ whiten, axis=1))
     # The difference in standard errors: for n samples of Gaussian noise Geary's ratio has the
     # variance (1 - 3 / pi) / n.
-    of_gaussian = (sphere - ratios) / sqrt((1 - 3 / pi) / n)
+    of_gaussian = (ratio_of_noise - ratios) / sqrt((1 - 3 / pi) / n)
     scales = np.where(deviations > 0, deviations, 1)
 
-    def measure(rows):  # (n, m) -> (n_atoms,)
+    def ratios_of(rows):  # (n, m) -> (n_atoms,)
         # Lengths of rows are in units of the features' deviations, so that all features count.
         return _geary(rows @ directions, np.linalg.norm(rows / scales, axis=1))
 
-    # Noise that is independent between features, from the rows themselves: each feature is permuted
-    # over the rows. 30 permutations give the standard deviation of the measure to 13 %.
-    permuted = [measure(rng.permuted(centred, axis=0)) for _ in range(30)]
-    spread = np.maximum(np.std(permuted, axis=0, ddof=1), _RANK)
-    of_features = (np.mean(permuted, axis=0) - measure(centred)) / spread
+    # The second kind of noise, independent between features, comes from the rows themselves: each
+    # feature is permuted over the rows. 30 permutations give the standard deviation of the ratio to
+    # 13 %.
+    permuted = [ratios_of(rng.permuted(centred, axis=0)) for _ in range(30)]
+    spread = np.maximum(np.std(permuted, axis=0, ddof=1), _ROUNDING)
+    of_features = (np.mean(permuted, axis=0) - ratios_of(centred)) / spread
     return np.minimum(of_gaussian, of_features)
 
 
@@ -135,22 +138,24 @@ def _found_twice(halves, fits, level, rng):  # -> (n_found, n_features)
     of a fit to each half, (n_atoms, n_features) each. Atoms of the fits are matched, and the mean
     of a pair is returned if the coherence of the pair is above chance and the codes of both atoms
     are sparser than codes of noise. The sparsity of each atom is measured in the half that the atom
-    was not fitted to. ``level`` is the probability that any pair of noise passes a test.
+    was not fitted to. ``level`` is the probability that any pair passes a test if the samples are
+    noise, and ``rng`` a `numpy.random.Generator` for the permutations of the sparsity test.
     """
     one, other = fits
     match = match_atoms(one, other)
     first = match.align_dictionary(one)
     second = other[match.reference_indices]
     quantile = norm.ppf(1 - level / max(1, len(first)))
-    # The limit of coherences by chance is a quantile of a normal distribution, so they are first
-    # transformed by arctanh (Fisher's transform), after which they are nearly normal.
+    # ``least`` is the coherence that a pair must exceed: the quantile of the coherences by chance.
+    # The quantile is that of a normal distribution, so coherences are first transformed by arctanh
+    # (Fisher's transform), after which they are nearly normal.
     chance = np.arctanh(np.minimum(chance_coherence(one, other), 1 - 1e-9))
     least = np.tanh(chance.mean() + quantile * chance.std())
     agree = _without_any_feature(first, second) > least
-    sparse = _sparsity(first, halves[1], rng) + _sparsity(second, halves[0], rng)
+    scores = _sparsity(first, halves[1], rng) + _sparsity(second, halves[0], rng)
     # Each score has the standard deviation 1 for noise, and the sum of two independent scores has
     # sqrt(2): so the limit of the sum is sqrt(2) times the quantile of one score.
-    return unit_atoms(first + second)[agree & (sparse > sqrt(2) * quantile)]
+    return unit_atoms(first + second)[agree & (scores > sqrt(2) * quantile)]
 
 
 def atom_support(
@@ -241,6 +246,7 @@ def atom_support(
         found_in_halves = [
             unit_atoms(fit.components_.astype(np.float64)) for fit in fits
         ]
+        # ``filled`` are the halves with column means in the place of missing entries.
         filled = [to_numpy(split_missing(to_tensor(half))[0]) for half in halves]
         found_atoms = _found_twice(filled, found_in_halves, level, rng)
     coherence = match_coherences(atoms @ found_atoms.T)

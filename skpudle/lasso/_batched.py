@@ -4,8 +4,9 @@ The entry point is `solve`. On the CPU `solve` hands the samples to the compiled
 `skpudle.lasso._compiled`, which apply the same method to one sample at a time. On other devices the
 functions of this file solve for all samples of a batch together.
 
-A sample ``x`` has a *support* S, the atoms with nonzero codes; the signs ``theta`` of these codes,
-1 or -1; and correlations ``c = D^T (x - D z)`` of the residual with all atoms. A *round*
+A sample ``x`` with the codes ``z`` has a *support* S, the atoms with nonzero codes; the signs
+``theta`` of these codes, 1 or -1; and correlations ``c = D^T (x - D z)`` of the residual with all
+atoms, the columns of D. ``G_SS`` is the Gram matrix of the support's atoms. A *round*
 
 1. admits atoms with ``|c_j|`` above the penalty to the support, each with the sign of ``c_j``;
 2. takes the Newton step ``G_SS^{-1} slope``, where ``slope = c_S - penalty * theta`` is the
@@ -83,75 +84,75 @@ def parts(sizes, n_features, device):  # yields first, last, width
 LOOK = 4
 
 
-def _gather_inner(atoms, gram, support, mask):  # -> (n, k, k)
+def _gather_grams(atoms, gram, support, mask):  # -> (n, k, k)
     """Return the Gram matrix of the atoms of each sample's ``support`` (n, k), for `_minimise`.
 
     The entries are copied from ``gram``, the Gram matrix of all atoms. If ``gram`` is None, they
-    are computed from the atoms times ``mask`` (n, n_features), unless ``mask`` is None. Entries for
-    padding may have any value.
+    are computed from the atoms, multiplied by ``mask`` (n, n_features) unless it is None. Entries
+    for padding may have any value.
     """
     if gram is None:
         n, k = support.shape
-        inner = atoms.new_empty(n, k, k)
+        grams = atoms.new_empty(n, k, k)
         for rows in blocks_of_rows(n, k * atoms.shape[1], 2**24):
-            members = atoms[support[rows]]
-            seen = members if mask is None else members * mask[rows, None]
-            torch.matmul(seen, seen.mT, out=inner[rows])
-        return inner
+            chosen = atoms[support[rows]]
+            known = chosen if mask is None else chosen * mask[rows, None]
+            torch.matmul(known, known.mT, out=grams[rows])
+        return grams
     support = support.clamp_max(len(gram) - 1)
     return gram[support[:, :, None], support[:, None, :]]
 
 
-def _candidates(c, least, positive, none):  # c: (n, p) -> (n, CANDIDATES), (n,)
+def _candidates(c, least, positive, padding):  # c: (n, p) -> (n, CANDIDATES), (n,)
     """Choose the atoms that each sample admits to its support in a round, `CANDIDATES` at most.
 
     The constants are those of `skpudle.lasso._compiled`. ``c`` (n, p) are the correlations of the
     residuals with ``p`` atoms, a multiple of `RUN`. A candidate has the largest correlation, in
     modulus unless codes are ``positive``, in its run of `RUN` neighbouring atoms. This correlation
     is above ``least`` (n,), and at least `LEAST_SHARE` times the sample's largest. Return the
-    numbers of the candidates, filled up with the number ``none``, and the largest correlation of
+    numbers of the candidates, filled up with the number ``padding``, and the largest correlation of
     each sample.
     """
-    excess = c if positive else c.abs()
-    excess = excess.unflatten(1, (-1, _compiled.RUN))  # (n, n_runs, RUN)
-    peaks = excess.amax(2)
+    sizes = c if positive else c.abs()
+    sizes = sizes.unflatten(1, (-1, _compiled.RUN))  # (n, n_runs, RUN)
+    peaks = sizes.amax(2)
     best = peaks.amax(1)
     n_candidates = min(_compiled.CANDIDATES, peaks.shape[1])
     runs = peaks.topk(n_candidates, dim=1).indices.sort(dim=1).values
-    values = peaks.gather(1, runs)
-    in_runs = excess.gather(1, runs[:, :, None].expand(-1, -1, _compiled.RUN))
+    peaks_of_runs = peaks.gather(1, runs)
+    in_runs = sizes.gather(1, runs[:, :, None].expand(-1, -1, _compiled.RUN))
     # `argmax` of zeros and ones finds the first 1, which is the first of the atoms in a run whose
     # correlations differ from the largest one by no more than rounding (`TIE`)
-    is_tied = in_runs >= (1 - _compiled.TIE) * values[:, :, None]
+    is_tied = in_runs >= (1 - _compiled.TIE) * peaks_of_runs[:, :, None]
     offsets = is_tied.to(torch.int8).argmax(2)
-    is_large = values >= _compiled.LEAST_SHARE * best[:, None]
-    accepted = is_large & (values > least[:, None])
-    return (runs * _compiled.RUN + offsets).masked_fill(~accepted, none), best
+    is_large = peaks_of_runs >= _compiled.LEAST_SHARE * best[:, None]
+    accepted = is_large & (peaks_of_runs > least[:, None])
+    return (runs * _compiled.RUN + offsets).masked_fill(~accepted, padding), best
 
 
-def _factor(inner, theta):  # (n, k, k), (n, k) -> (n, k, k), (n, k) bool
-    """Return the Cholesky factors of the supports' Gram matrices ``inner``, for a Newton step.
+def _factor(grams, theta):  # (n, k, k), (n, k) -> (n, k, k), (n, k) bool
+    """Return the Cholesky factors of the supports' Gram matrices ``grams``, for a Newton step.
 
     Atoms whose sign ``theta`` is 0, such as padding, get the row and column of a unit matrix. Also
     return True for each atom that depends linearly on the atoms before it in the support, which a
-    small pivot shows, and for all atoms of a sample whose factorisation failed.
+    small pivot shows (`DEPENDENT`), and for all atoms of a sample whose factorisation failed.
     """
     active = theta != 0
-    matrix = inner * (active[:, :, None] & active[:, None, :])
+    matrix = grams * (active[:, :, None] & active[:, None, :])
     diagonal = matrix.diagonal(dim1=1, dim2=2)
-    scale = diagonal.clone()
-    rounding = len(theta.T) * torch.finfo(inner.dtype).eps
+    squared_norms = diagonal.clone()
+    rounding = len(theta.T) * torch.finfo(grams.dtype).eps
     # the Cholesky factorisation of linearly dependent atoms fails unless the diagonal is a little
     # larger, here by a few rounding errors
     diagonal.mul_(1 + 10 * rounding).add_(~active)
     factor, failed = torch.linalg.cholesky_ex(matrix)
     pivots = factor.diagonal(dim1=1, dim2=2).square()
-    dependent = (pivots <= _compiled.DEPENDENT * scale) | (failed > 0)[:, None]
+    dependent = (pivots <= _compiled.DEPENDENT * squared_norms) | (failed > 0)[:, None]
     return factor, active & dependent
 
 
 def _minimise(
-    inner,
+    grams,
     slope,
     z,
     theta,
@@ -164,11 +165,12 @@ def _minimise(
 
     Parameters
     ----------
-    inner : Tensor of shape (n, k, k)
+    grams : Tensor of shape (n, k, k)
         Gram matrices of the supports.
     slope, z, theta : Tensor of shape (n, k)
-        Residual of the optimality condition, codes and signs, see the module. ``slope`` is not
-        changed.
+        ``z`` are the codes of the supports' atoms, and ``theta`` their signs, 1 or -1, or 0 for
+        padding. ``slope`` are the correlations of these atoms with the residual, less the penalty
+        times ``theta``: 0 at the minimum. ``slope`` is not changed.
     fresh : Tensor of shape (n, k)
         True for atoms that entered in this round, with a code of zero. In the first step all
         fresh atoms but the first of a sample leave again if they depend on the support.
@@ -182,11 +184,11 @@ def _minimise(
     """
     # Two steps bring most samples to the minimum, and the caller calls again for the other samples.
     # A third step would factor the matrices of all samples for the sake of a few.
-    for number in range(2):
-        factor, dependent = _factor(inner, theta)
+    for step_number in range(2):
+        factor, dependent = _factor(grams, theta)
         stays = done
         # in the first step a sample with dependent atoms only drops them, and does not move
-        if number == 0:
+        if step_number == 0:
             dependent &= fresh & (fresh.cumsum(1) > 1)
             theta.masked_fill_(dependent, 0)
             stays = done | dependent.any(1)
@@ -199,12 +201,12 @@ def _minimise(
         length.masked_fill_(stays[:, None], 0)
         stops = (fraction <= length) & ~stays[:, None]
         # `where`, because codes of samples that stay must not change: their length is 0, but their
-        # step may be NaN, and then 0 * step is NaN, too
+        # step may be NaN, and 0 times NaN is NaN
         moved = torch.where(length > 0, z + length * step, z)
         z.copy_(moved.masked_fill_(stops, 0))
         theta.masked_fill_(stops, 0)
         # after the fraction `length` of the step the slope has lost this part; 0 instead of NaN
-        fall = length * (inner @ step[:, :, None])[:, :, 0]
+        fall = length * (grams @ step[:, :, None])[:, :, 0]
         slope = slope - torch.where(length > 0, fall, 0.0)
         done = done | ~(stays | stops.any(1))
     return done
@@ -213,15 +215,17 @@ def _minimise(
 class _Batch:
     """The state of the active set method for the samples that are not solved yet.
 
-    `_solve_penalty` makes one, and calls its methods in each round. The arguments are those of
-    `solve_alike`, but ``atoms`` end with zero atoms, and ``penalty`` is a single penalty.
+    `_solve_penalty` makes one, and calls its methods in each round. ``atoms`` end with zero atoms,
+    which ``gram``, the Gram matrix of the other atoms or None, leaves out. ``x`` and ``mask`` are
+    (n, n_features), and ``mask`` may be None. ``penalty`` is a single number.
 
-    ``support``, ``z``, ``theta``, ``slope`` and ``fresh`` are (n, k), see the module and
-    `_minimise`. ``rows`` are the numbers of the samples in the data. ``scale`` is the largest
-    correlation of each sample so far, and ``polished`` the number of rounds in which the sample's
-    codes met the optimality condition nearly (`NEARLY`). `shrink` relies on two rules: attributes
-    without an underscore have one row per sample, and attributes with two axes, except ``x`` and
-    ``mask``, are (n, k).
+    ``support`` (n, k) are the numbers of the supports' atoms, ``z`` (n, k) their codes and
+    ``theta`` (n, k) the signs of these codes; `_minimise` explains ``slope`` and ``fresh``, (n, k).
+    ``rows`` are the numbers of the samples in the data. ``scale`` is the largest correlation of
+    each sample so far, and ``polished`` the number of rounds in which the sample's codes met the
+    optimality condition nearly (`NEARLY`). `shrink` relies on two rules: attributes without an
+    underscore have one row per sample, and attributes with two axes, except ``x`` and ``mask``, are
+    (n, k).
     """
 
     def __init__(
@@ -265,7 +269,7 @@ class _Batch:
         new entries of samples that admit fewer atoms are padding.
         """
         penalty = self._penalty
-        none = len(self._atoms) - 1
+        padding = len(self._atoms) - 1
         residual = self.x - self._hide(self.codes() @ self._atoms)
         c = self._hide(residual) @ self._atoms.mT
         self.slope = c.gather(1, self.support) - penalty * self.theta
@@ -273,62 +277,64 @@ class _Batch:
 
         self.scale = torch.maximum(self.scale, c.abs().amax(1))
         size = self.scale + (self.z.abs() * self._squared_norms[self.support]).sum(1)
-        slack = _compiled.RESOLUTION * penalty + _compiled.ROUNDING * size
+        margin = _compiled.RESOLUTION * penalty + _compiled.ROUNDING * size
         # Without a penalty, correlations with atoms of the support should be 0; their largest
         # modulus, `rounding`, is a rounding error. Atoms outside of the support enter only with a
         # larger correlation: the step of an atom that a rounding error admits may have no bound.
         rounding = torch.cat([torch.zeros_like(c[:, :1]), self.slope.abs()], 1).amax(1)
-        least = penalty + slack if penalty > 0 else torch.maximum(slack, rounding)
+        least = penalty + margin if penalty > 0 else torch.maximum(margin, rounding)
         least = least.where(self.settled & ~self.solved, torch.inf)
-        fresh, best = _candidates(c, least, self._positive, none)
-        off = torch.maximum(best - penalty, rounding)
+        new, best = _candidates(c, least, self._positive, padding)
+        # `miss` is by how much codes miss the optimality condition. Rounding errors may keep codes
+        # from ever meeting it. So codes that nearly meet it get only `POLISHES` more rounds.
+        miss = torch.maximum(best - penalty, rounding)
         if penalty > 0:
-            nearly = off <= _compiled.NEARLY * penalty
+            nearly = miss <= _compiled.NEARLY * penalty
         else:
-            nearly = off <= 0.01 * _compiled.NEARLY * self.scale
+            nearly = miss <= 0.01 * _compiled.NEARLY * self.scale
             nearly |= self.settled & (best <= rounding)
         self.polished = self.polished + nearly
-        goes_on = (off > slack) & (self.polished <= _compiled.POLISHES)
+        goes_on = (miss > margin) & (self.polished <= _compiled.POLISHES)
         self.solved = self.solved | ~goes_on
 
-        fresh = fresh.masked_fill(self.solved[:, None], none)
-        c = c.gather(1, fresh)
+        new = new.masked_fill(self.solved[:, None], padding)
+        c = c.gather(1, new)
         theta = c.sign()
         self.fresh = torch.cat([torch.zeros_like(self.fresh), c != 0], 1)
-        self.support = torch.cat([self.support, fresh], 1)
+        self.support = torch.cat([self.support, new], 1)
         self.theta = torch.cat([self.theta, theta], 1)
         self.z = torch.cat([self.z, torch.zeros_like(c)], 1)
         self.slope = torch.cat([self.slope, c - penalty * theta], 1)
 
     def shrink(self):  # -> int
-        """Drop solved samples and needless padding; return the number of samples left.
+        """Drop solved samples and needless padding; return the number of samples remaining.
 
         The caller has to save the codes of solved samples first.
         """
         used = self.theta != 0
         sizes = used.sum(1).masked_fill(self.solved, 0)
-        n_left, width = torch.stack([(~self.solved).sum(), sizes.amax()]).tolist()
+        n_remaining, width = torch.stack([(~self.solved).sum(), sizes.amax()]).tolist()
         # stable sorts bring unsolved samples, and used entries of supports, to the front in order
-        left = self.solved.to(torch.int8).argsort(stable=True)[:n_left]
-        order = (~used[left]).to(torch.int8).argsort(dim=1, stable=True)[:, :width]
+        remaining = self.solved.to(torch.int8).argsort(stable=True)[:n_remaining]
+        order = (~used[remaining]).to(torch.int8).argsort(dim=1, stable=True)[:, :width]
         for name, value in vars(self).items():
             if name.startswith("_") or value is None:
                 continue
-            value = value[left]
+            value = value[remaining]
             # columns of `x` and `mask` are features; columns of arrays (n, k) may be padding
             if value.ndim == 2 and name not in {"x", "mask"}:
                 value = value.gather(1, order)
             setattr(self, name, value)
-        return n_left
+        return n_remaining
 
     def minimise(self):
         """End a round: minimise for the present supports, and drop atoms that leave the supports.
 
         Samples that reach the minimum for their support and signs become settled.
         """
-        inner = _gather_inner(self._atoms, self._gram, self.support, self.mask)
+        grams = _gather_grams(self._atoms, self._gram, self.support, self.mask)
         self.settled = _minimise(
-            inner, self.slope, self.z, self.theta, self.fresh, self.solved
+            grams, self.slope, self.z, self.theta, self.fresh, self.solved
         )
         self.support = self.support.masked_fill(self.theta == 0, len(self._atoms) - 1)
 
@@ -350,9 +356,11 @@ def _solve_penalty(
     """
     n_components = len(atoms)
     # `_candidates` needs whole runs of `RUN` atoms, so zero atoms are appended, at least one. The
-    # last of them has the number `none`, by which padding in supports refers to it.
-    none = -(-(n_components + 1) // _compiled.RUN) * _compiled.RUN - 1
-    atoms = torch.cat([atoms, atoms.new_zeros(none + 1 - n_components, atoms.shape[1])])
+    # last of them has the number `padding`, which fills up supports.
+    padding = -(-(n_components + 1) // _compiled.RUN) * _compiled.RUN - 1
+    atoms = torch.cat(
+        [atoms, atoms.new_zeros(padding + 1 - n_components, atoms.shape[1])]
+    )
     batch = _Batch(atoms, gram, x, mask, penalty, positive)
     for n_rounds in range(max_iter):
         batch.look_for_atoms()
@@ -395,17 +403,17 @@ def _refit(atoms, x, codes, mask=None):
         support = supports_of(codes[rows], width)
         padded = torch.cat([codes[rows], codes.new_zeros(len(rows), 1)], 1)
         z = padded.gather(1, support)
-        members = seen = atoms[support]
+        chosen = known = atoms[support]
         if mask is not None:
-            seen = members * mask[rows, None]
-        inner = seen @ members.mT
+            known = chosen * mask[rows, None]
+        grams = known @ chosen.mT
         theta = z.sign()
         fresh = torch.zeros_like(theta, dtype=torch.bool)
         done = torch.zeros_like(rows).bool()
         while not done.all():
-            residual = x[rows] - (z[:, None] @ members)[:, 0]
-            slope = (seen @ residual[:, :, None])[:, :, 0]
-            done = _minimise(inner, slope, z, theta, fresh, done)
+            residual = x[rows] - (z[:, None] @ chosen)[:, 0]
+            slope = (known @ residual[:, :, None])[:, :, 0]
+            done = _minimise(grams, slope, z, theta, fresh, done)
         # padding has a number that no column of `codes` has; its code, 0, is added to the last
         # column
         support = support.clamp_max(n_components - 1)
@@ -422,27 +430,28 @@ def lasso_gaps(
 ):  # codes (n, n_components) -> (n,)
     """Certify codes of the lasso with the penalty 1: return their relative duality gaps (n,).
 
-    `skpudle.lasso.duality_gap` explains the gap, and calls this function. For another penalty pass
-    atoms divided by the penalty, and codes multiplied by the penalty. ``atoms`` are (n_components,
-    n_features). ``x`` (n, n_features) is 0 where ``mask`` is 0; ``mask`` has the shape of ``x``, or
-    is None. With ``positive`` negative codes get an infinite gap.
+    A gap is a bound on how far the objective is above its minimum, divided by the objective of zero
+    codes; `skpudle.lasso.duality_gap` calls this function. For another penalty pass atoms divided
+    by the penalty, and codes multiplied by the penalty. ``atoms`` are (n_components, n_features).
+    ``x`` (n, n_features) is 0 where ``mask`` is 0; ``mask`` has the shape of ``x``, or is None.
+    With ``positive`` negative codes get an infinite gap.
     """
     residual = x - codes @ atoms
     residual = residual if mask is None else residual * mask
     least, largest = (residual @ atoms.mT).aminmax(dim=1)
     if not positive:
         largest = torch.maximum(largest, -least)
-    inner = (x * residual).sum(1)
+    product = (x * residual).sum(1)
     square = residual.square().sum(1)
     # of the multiples of the residual that are feasible for the dual problem, the one with the
     # largest lower bound
-    most = torch.where(largest > 0, 1 / largest, torch.inf)
-    multiple = torch.minimum(inner / square, most)
+    largest_multiple = torch.where(largest > 0, 1 / largest, torch.inf)
+    multiple = torch.minimum(product / square, largest_multiple)
     multiple = multiple.clamp_min(0).nan_to_num()  # a residual of zero gives 0 / 0
-    gap = square / 2 + codes.abs().sum(1) - multiple * (inner - multiple * square / 2)
+    gap = square / 2 + codes.abs().sum(1) - multiple * (product - multiple * square / 2)
     if positive:
         gap = gap.masked_fill((codes < 0).any(1), torch.inf)
-    at_zero = x.square().sum(1) / 2
+    at_zero = x.square().sum(1) / 2  # the objective of zero codes
     return torch.where((at_zero == 0) & (gap == 0), 0.0, gap / at_zero).clamp_min(0)
 
 
@@ -459,10 +468,11 @@ def solve_alike(
 ):
     """Solve the lasso in torch; `solve` calls this function for tensors that are not on the CPU.
 
-    The arguments are those of `solve`, but either ``gram`` or ``mask`` is None, or both. ``out`` (1
-    or 2, n_penalties, n_samples, n_components) gets the lasso's codes in ``out[0]``, and least
-    squares codes on their supports in ``out[1]``, if it exists. ``gaps`` (n_samples,) gets the
-    relative duality gaps of the lasso's codes at the last penalty; it may be None.
+    The arguments before ``out`` are those that `solve` describes, but either ``gram`` or ``mask``
+    is None, or both. ``out`` (1 or 2, n_penalties, n_samples, n_components) gets the lasso's codes
+    in ``out[0]``, and least squares codes on their supports in ``out[1]``, if it exists. ``gaps``
+    (n_samples,) gets the relative duality gaps of the lasso's codes at the last penalty; it may be
+    None.
     """
     for codes, penalty in zip(out[0], penalties, strict=True):
         _solve_penalty(atoms, gram, x, mask, penalty, positive, max_iter, codes)
@@ -499,8 +509,8 @@ def solve(
         1 for known entries, 0 for missing ones; or weights, which multiply the residual. The solver
         uses the Gram matrix for rows whose mask is 1 everywhere, and not for other rows.
     refit : bool, default=False
-        Whether to compute least squares codes on the supports of the lasso's codes, too. With
-        ``out`` its first axis decides instead.
+        Whether to compute also the least squares codes on the supports of the lasso's codes. With
+        ``out`` the length of its first axis decides instead.
     out : Tensor of shape (1 + refit, n_penalties, n_samples, n_components), default=None
         Memory for the codes, in float64; by default new memory.
     gaps : Tensor of shape (n_samples,), default=None

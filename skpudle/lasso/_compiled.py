@@ -88,8 +88,8 @@ def _correlate(
     """Set ``c`` (n_components,) to the correlations ``D^T (x - D z)`` of row ``row`` of the data.
 
     With a Gram matrix they are ``D^T x - G z``, where ``start`` (n, n_components) has ``D^T x`` of
-    each row. Without one they are computed from the residual, and ``start`` is not read. The module
-    docstring explains the arguments.
+    each row. Without one they are computed from the ``residual``, memory of (n_features,), and
+    ``start`` is not read. ``support`` and ``z`` are the numbers and the codes of the ``k`` atoms.
     """
     n_components, n_features = atoms.shape
     if gram is None:
@@ -97,9 +97,9 @@ def _correlate(
             residual[feature] = x[row, feature]
         for i in range(k):
             code = z[i]
-            one = support[i]
+            atom = support[i]
             for feature in range(n_features):
-                residual[feature] -= code * atoms[one, feature]
+                residual[feature] -= code * atoms[atom, feature]
         for j in range(n_components):
             total = 0.0
             for feature in range(n_features):
@@ -144,8 +144,10 @@ def _border(
 ):  # -> float
     """Append the atom ``support[k]`` to the Cholesky ``factor`` and to ``squares``, in place.
 
-    Return the fraction of the atom's squared norm that is outside of the span of the first ``k``
-    atoms. The module docstring explains the arguments.
+    The support has ``k`` atoms before the new one. ``factor``, of their Gram matrix, is lower
+    triangular, with reciprocals on the diagonal; ``squares`` are the squared norms. ``gram``, the
+    Gram matrix of all ``atoms``, may be None. Return the fraction of the new atom's squared
+    norm that is outside of the span of the first ``k`` atoms.
     """
     new = support[k]
     for i in range(k + 1):
@@ -161,24 +163,24 @@ def _border(
     pivot = squares[k]
     i = 0
     while i + 1 < k:  # two rows of the factor at a time, to read the new row less often
-        first = factor[k, i]
-        last = factor[k, i + 1]
+        entry = factor[k, i]
+        next_entry = factor[k, i + 1]
         for j in range(i):
-            first -= factor[k, j] * factor[i, j]
-            last -= factor[k, j] * factor[i + 1, j]
-        first *= factor[i, i]
-        last = (last - first * factor[i + 1, i]) * factor[i + 1, i + 1]
-        factor[k, i] = first
-        factor[k, i + 1] = last
-        pivot -= first * first + last * last
+            entry -= factor[k, j] * factor[i, j]
+            next_entry -= factor[k, j] * factor[i + 1, j]
+        entry *= factor[i, i]
+        next_entry = (next_entry - entry * factor[i + 1, i]) * factor[i + 1, i + 1]
+        factor[k, i] = entry
+        factor[k, i + 1] = next_entry
+        pivot -= entry * entry + next_entry * next_entry
         i += 2
     if i < k:
-        last = factor[k, i]
+        entry = factor[k, i]
         for j in range(i):
-            last -= factor[k, j] * factor[i, j]
-        last *= factor[i, i]
-        factor[k, i] = last
-        pivot -= last * last
+            entry -= factor[k, j] * factor[i, j]
+        entry *= factor[i, i]
+        factor[k, i] = entry
+        pivot -= entry * entry
     # The pivot of an atom that depends on the support is 0 up to rounding, and might give an
     # infinite step. With this least pivot the step is only long. The step leaves the reconstruction
     # as it is, and ends at the first code that reaches zero.
@@ -188,7 +190,7 @@ def _border(
 
 
 def _remove(
-    out,
+    index,
     k,
     support,
     z,
@@ -198,12 +200,13 @@ def _remove(
     y,
     factor,
 ):
-    """Remove the atom at index ``out`` of the support of ``k`` atoms from all arrays, in place.
+    """Remove the atom at ``index`` of the support of ``k`` atoms from all arrays, in place.
 
-    Rotations update the Cholesky ``factor`` and ``y``, which is faster than to factor the smaller
-    Gram matrix anew. The module docstring explains the arguments.
+    Rotations update the Cholesky ``factor``, lower triangular with reciprocals on the diagonal, and
+    ``y``, the inverse factor times the slope. This is faster than to factor the smaller Gram matrix
+    anew. The module docstring explains the other arguments.
     """
-    for i in range(out, k - 1):
+    for i in range(index, k - 1):
         support[i] = support[i + 1]
         z[i] = z[i + 1]
         theta[i] = theta[i + 1]
@@ -213,7 +216,7 @@ def _remove(
             factor[i, j] = factor[i + 1, j]
     # Now that the atom's row is gone, row j has an entry in column j + 1, right of the diagonal. A
     # rotation of the columns j and j + 1 makes this entry zero.
-    for j in range(out, k - 1):
+    for j in range(index, k - 1):
         last = 1 / factor[j, j + 1]
         first = factor[j, j]
         inverse = 1 / np.sqrt(first * first + last * last)
@@ -231,7 +234,7 @@ def _remove(
             factor[i, j + 1] = cosine * right - sine * left
 
 
-def _reach(z, theta, step):  # floats, of one code -> float
+def _fraction_at_zero(z, theta, step):  # floats, of one code -> float
     """Return the fraction of a Newton step at which a code reaches zero; 2 if it keeps its sign.
 
     ``z``, ``theta`` and ``step`` are the code of one atom, its sign, 1 or -1, and its Newton step.
@@ -242,7 +245,7 @@ def _reach(z, theta, step):  # floats, of one code -> float
 
 
 def _minimise(
-    first,
+    n_zeros,
     k,
     support,
     z,
@@ -257,14 +260,14 @@ def _minimise(
 
     Each Newton step ends at the first code that would change its sign; this code becomes zero and
     leaves the support. The last step is one that keeps all signs. ``slope`` is only read, and its
-    entries before ``first`` count as zero. All other arrays change in place. The module docstring
+    first ``n_zeros`` entries count as zero. All other arrays change in place. The module docstring
     explains the arguments.
     """
-    for i in range(first):
+    for i in range(n_zeros):
         y[i] = 0.0
-    for i in range(first, k):  # y = L^{-1} slope
+    for i in range(n_zeros, k):  # y = L^{-1} slope
         total = slope[i]
-        for j in range(first, i):
+        for j in range(n_zeros, i):
             total -= factor[i, j] * y[j]
         y[i] = total * factor[i, i]
     while k > 0:
@@ -272,19 +275,19 @@ def _minimise(
             step[i] = y[i]
         i = k - 1
         while i > 0:  # two rows of the factor at a time, to pass over `step` less often
-            last = step[i] * factor[i, i]
-            first = (step[i - 1] - factor[i, i - 1] * last) * factor[i - 1, i - 1]
-            step[i] = last
-            step[i - 1] = first
+            value = step[i] * factor[i, i]
+            above = (step[i - 1] - factor[i, i - 1] * value) * factor[i - 1, i - 1]
+            step[i] = value
+            step[i - 1] = above
             for j in range(i - 1):
-                step[j] -= factor[i, j] * last + factor[i - 1, j] * first
+                step[j] -= factor[i, j] * value + factor[i - 1, j] * above
             i -= 2
         if i == 0:
             step[0] *= factor[0, 0]
         length = 2.0
         for i in range(k):
-            reach = _reach(z[i], theta[i], step[i])
-            length = reach if reach < length else length
+            fraction = _fraction_at_zero(z[i], theta[i], step[i])
+            length = fraction if fraction < length else length
         if length > 1.0:
             for i in range(k):
                 z[i] += step[i]
@@ -293,7 +296,7 @@ def _minimise(
         for i in range(k):
             y[i] *= 1.0 - length
         for i in range(k - 1, -1, -1):
-            stops = _reach(z[i], theta[i], step[i]) <= length
+            stops = _fraction_at_zero(z[i], theta[i], step[i]) <= length
             z[i] += length * step[i]
             if stops:
                 _remove(i, remaining, support, z, theta, squares, step, y, factor)
@@ -339,8 +342,8 @@ def _admit(
         while (c[j] if positive else abs(c[j])) < (1 - TIE) * peaks[run]:
             j += 1
         support[k] = j
-        left = _border(atoms, gram, support, k, squares, factor)
-        if left > DEPENDENT or (k == n_old and abs(c[j]) > least_dependent):
+        outside = _border(atoms, gram, support, k, squares, factor)
+        if outside > DEPENDENT or (k == n_old and abs(c[j]) > least_dependent):
             z[k] = 0.0
             theta[k] = 1.0 if c[j] > 0.0 else -1.0
             slope[k] = c[j] - penalty * theta[k]
@@ -359,37 +362,39 @@ def _gap(
     penalty,
     residual,
 ):  # -> float
-    """Return the relative duality gap that certifies the codes of one row, see `duality_gap`.
+    """Return the relative duality gap of one row: a certificate that its codes are optimal.
 
-    ``largest`` is a bound on the correlations of the residual with all atoms (on their moduli, for
-    codes of both signs), and at least the penalty. The module docstring explains the other
-    arguments.
+    The gap bounds how far the objective is above its minimum, and is divided by the objective of
+    zero codes. ``largest`` is a bound on the correlations of the residual with all atoms (on their
+    moduli, for codes of both signs), and at least the penalty. The module docstring explains the
+    other arguments.
     """
     n_features = x.shape[1]
-    size = 0.0
+    l1_norm = 0.0
     for feature in range(n_features):
         residual[feature] = x[row, feature]
     for i in range(k):
         code = z[i]
-        one = support[i]
-        size += abs(code)
+        atom = support[i]
+        l1_norm += abs(code)
         for feature in range(n_features):
-            residual[feature] -= code * atoms[one, feature]
+            residual[feature] -= code * atoms[atom, feature]
     energy = 0.0
     square = 0.0
-    inner = 0.0
+    product = 0.0
     for feature in range(n_features):
         value = x[row, feature]
-        left = residual[feature]
+        rest = residual[feature]
         energy += value * value
-        square += left * left
-        inner += value * left
-    multiple = 0.0  # of the residual: the dual point with the best bound
-    if inner > 0.0 and square > 0.0:
-        multiple = inner / square
+        square += rest * rest
+        product += value * rest
+    # the residual times this number is the dual point with the best bound
+    multiple = 0.0
+    if product > 0.0 and square > 0.0:
+        multiple = product / square
         if penalty / largest < multiple:
             multiple = penalty / largest
-    gap = square / 2 + penalty * size - multiple * (inner - multiple * square / 2)
+    gap = square / 2 + penalty * l1_norm - multiple * (product - multiple * square / 2)
     if gap <= 0.0:
         return 0.0
     # NaN if data or codes are NaN
@@ -431,40 +436,45 @@ def solve_rows(
         for p in range(n_penalties):
             penalty = penalties[p]
             polished = 0
-            turn = 0
-            stage = 0
+            n_rounds = 0
+            stage = 0  # 0: codes of the lasso; 1: least squares codes
             is_solved = False
             while True:
                 if not is_solved:
                     _correlate(atoms, gram, x, row, start, support, z, k, residual, c)
                     if k + CANDIDATES > len(support):
                         return row
-                    off = 0.0
+                    # `miss` is by how much codes miss the optimality condition, at first only on
+                    # the support. `n_zeros` is the number of slopes at the beginning of the
+                    # support that `_minimise` takes for zero (`SETTLED`).
+                    miss = 0.0
                     size = 0.0
-                    n_old = k
+                    n_zeros = k
                     for i in range(k):
                         slope[i] = c[support[i]] - penalty * theta[i]
                         c[support[i]] = 0.0
-                        off = abs(slope[i]) if abs(slope[i]) > off else off
+                        miss = abs(slope[i]) if abs(slope[i]) > miss else miss
                         size += abs(z[i]) * squares[i]
                     best = _peaks(c, positive, peaks)
                     scale = best if best > scale else scale
-                    slack = RESOLUTION * penalty + ROUNDING * (scale + size)
-                    if off > SETTLED * (best - penalty):
-                        n_old = 0  # no slope of the support counts as zero
+                    margin = RESOLUTION * penalty + ROUNDING * (scale + size)
+                    if miss > SETTLED * (best - penalty):
+                        n_zeros = 0  # no slope of the support counts as zero
                     # Without a penalty the slopes of the support should be 0, and are rounding
                     # errors. If no other atom has a larger correlation, this correlation may be a
                     # rounding error, too. So no atom enters, and the round only makes the codes of
                     # the support more exact.
-                    by_rounding = penalty == 0.0 and best <= off
-                    off = best - penalty if best - penalty > off else off
-                    before = k
-                    if off <= NEARLY * (penalty if penalty > 0.0 else 0.01 * scale):
+                    by_rounding = penalty == 0.0 and best <= miss
+                    miss = best - penalty if best - penalty > miss else miss
+                    k_before = k
+                    if miss <= NEARLY * (penalty if penalty > 0.0 else 0.01 * scale):
                         polished += 1
-                    is_solved = off <= slack or polished > POLISHES or turn >= max_iter
+                    is_solved = (
+                        miss <= margin or polished > POLISHES or n_rounds >= max_iter
+                    )
                     if is_solved and p == n_penalties - 1 and len(gaps) > 0:
                         gaps[row] = _gap(
-                            atoms, x, row, support, z, k, penalty + off, penalty, residual
+                            atoms, x, row, support, z, k, penalty + miss, penalty, residual
                         )  # fmt: skip
                 if is_solved:
                     for j in range(n_components):
@@ -478,30 +488,30 @@ def solve_rows(
                     # least squares codes on the support
                     for i in range(k):
                         slope[i] += penalty * theta[i]
-                    n_old = 0
+                    n_zeros = 0
                 else:
-                    weakest = penalty + slack
+                    weakest = penalty + margin
                     if LEAST_SHARE * best > weakest:
                         weakest = LEAST_SHARE * best
                     if by_rounding:
                         weakest = np.inf
-                    least_dependent = 0.0 if penalty > 0.0 else UNBOUNDED * slack
+                    least_dependent = 0.0 if penalty > 0.0 else UNBOUNDED * margin
                     k = _admit(
                         atoms, gram, c, penalty, positive, peaks, weakest, least_dependent, k,
                         support, z, theta, slope, squares, factor,
                     )  # fmt: skip
-                    polished += penalty == 0.0 and k == before
-                    pivot = factor[before, before] if k > before else 0.0
-                    if pivot**2 * squares[before] > 1e6:
+                    # without a penalty a round that admits no atom can only polish the codes
+                    polished += penalty == 0.0 and k == k_before
+                    inverse = factor[k_before, k_before] if k > k_before else 0.0
+                    if inverse**2 * squares[k_before] > 1e6:
                         # At most 1e-6 of the squared norm of the first new atom is outside of the
                         # span of the support. So the step is long and amplifies even small slopes
                         # of the support, which must not count as zero.
-                        n_old = 0
-                # `n_old` is the number of slopes at the beginning of the support to take for zero
+                        n_zeros = 0
                 k = _minimise(
-                    n_old, k, support, z, theta, slope, squares, step, y, factor
+                    n_zeros, k, support, z, theta, slope, squares, step, y, factor
                 )
-                turn += 1
+                n_rounds += 1
     return last
 
 
@@ -521,9 +531,12 @@ def solve_alike(
 ):
     """Solve the lasso on the CPU, in threads; `skpudle.lasso._batched.solve` calls this function.
 
-    Arguments and results are those of `skpudle.lasso._batched.solve_alike`, which does the same in
-    torch, except that with a Gram matrix ``out[0, -1]`` has to hold ``x @ atoms.mT`` on entry.
-    Codes of each penalty start from the codes of the penalty before.
+    ``out`` (1 or 2, n_penalties, n, n_components) gets the lasso's codes in ``out[0]``, and least
+    squares codes on their supports in ``out[1]``, if it exists. ``gaps`` (n,), if it is not None,
+    gets the relative duality gaps of the lasso's codes at the last penalty. Arguments are those of
+    `skpudle.lasso._batched.solve_alike`, which does the same in torch, except that with a Gram
+    matrix ``out[0, -1]`` has to hold ``x @ atoms.mT`` on entry. Codes of each penalty start from
+    the codes of the penalty before.
     """
     mask = x.new_empty(len(x), 0) if mask is None else mask
     gaps = x.new_empty(0) if gaps is None else gaps
@@ -556,5 +569,5 @@ def solve_alike(
     # A thread gets at least 16 rows, and rows whose product with the atoms takes at least 2e6
     # multiplications; to solve for their codes takes a few milliseconds. With less work two threads
     # are no faster than one on idle cores, and take twice the time on busy cores.
-    least = max(16, int(2e6 / max(atoms.size, 1)))
-    in_parts(solve_part, len(x), least)
+    least_rows = max(16, int(2e6 / max(atoms.size, 1)))
+    in_parts(solve_part, len(x), least_rows)

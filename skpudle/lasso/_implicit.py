@@ -1,10 +1,11 @@
 r"""The implicit derivative of converged codes, for autograd and in compiled loops.
 
-`converged_codes` gives codes that autograd can differentiate, by the formulas of `skpudle.lasso`,
-where D, S and :math:`G_{SS}` are defined. `lasso_gradient` does the same for one loss, the squared
-error of the reconstruction, but faster: numba compiles its loops. For these loops let
-:math:`r = x - D z` be the residual of a sample, and :math:`\delta = -D^T r` the derivative of the
-loss :math:`\tfrac12 |r|^2` in the codes. The sample adds
+`converged_codes` gives codes that autograd can differentiate, by the formulas of `skpudle.lasso`.
+The atoms are the columns of D, and :math:`G_{SS}` is the Gram matrix of the atoms with nonzero
+codes, the support S. `lasso_gradient` does the same for one loss, the squared error of the
+reconstruction, but faster: numba compiles its loops. For these loops let :math:`r = x - D z` be the
+residual of a sample, and :math:`\delta = -D^T r` the derivative of the loss :math:`\tfrac12 |r|^2`
+in the codes. The sample adds
 
 .. math:: \text{outer}(u - z, r) - \text{outer}(z, D u), \qquad u_S = G_{SS}^{-1} \delta_S,
 
@@ -106,10 +107,12 @@ def differentiate(
     """Add up losses of all rows and their derivatives in the atoms: the loop of `lasso_gradient`.
 
     The derivatives are added to ``gradient`` (n_components, n_features), and the losses to
-    ``losses`` (n,). ``codes`` (n, n_components) are constants in the derivative, unless
-    ``through_encoder``. ``mask`` is (n, n_features), or (n, 0) if no entry is missing; ``gram`` is
-    the Gram matrix of the atoms. Return False if the Gram matrix of a support is nearly singular;
-    ``gradient`` and ``losses`` are then incomplete.
+    ``losses`` (n,). A row with the codes z and the residual r = x - D z adds ``outer(u - z, r) -
+    outer(z, image)``, where ``image`` is D u; the module explains u. ``codes`` (n, n_components)
+    are constants in the derivative, so that u is 0, unless ``through_encoder``. ``mask`` is (n,
+    n_features), or (n, 0) if no entry is missing; ``gram`` is the Gram matrix of the atoms. Return
+    False if the Gram matrix of a support is nearly singular; ``gradient`` and ``losses`` are then
+    incomplete.
     """
     n_components, n_features = atoms.shape
     support = np.empty(n_components + 1, np.int64)
@@ -155,9 +158,9 @@ def differentiate(
         for i in range(k):
             j = support[i]
             z = codes[row, support[i]]
-            direct = u[i] - codes[row, support[i]]
+            u_less_z = u[i] - codes[row, support[i]]
             for f in range(n_features):
-                gradient[j, f] += direct * residual[f] - z * image[f]
+                gradient[j, f] += u_less_z * residual[f] - z * image[f]
     return True
 
 
@@ -217,8 +220,8 @@ def lasso_gradient(
     losses = x.new_zeros(len(x))
     gradient = torch.zeros_like(atoms)
     squares = gram.diagonal()
-    largest = (1.0 - _NEARLY_PARALLEL) * torch.outer(squares, squares)
-    are_parallel = gram.square() > largest
+    least_parallel = (1.0 - _NEARLY_PARALLEL) * torch.outer(squares, squares)
+    are_parallel = gram.square() > least_parallel
     if not torch.equal(are_parallel, torch.eye(n_components, dtype=torch.bool)):
         return None  # some atoms are parallel, zero or not finite
     codes = solve(atoms, gram, x, penalties=[alpha], positive=positive, mask=mask)[0, 0]
@@ -298,19 +301,19 @@ def _implicit_adjoint(atoms, codes, delta, mask=None):
     u = torch.zeros_like(delta)
     singular = torch.zeros_like(order, dtype=torch.bool)
 
-    # Set `u` in the given rows, whose supports have at most `width` atoms, by `apply`, which is one
-    # of the two functions above. Return the second result of `apply`.
+    # Set `u` in the given rows, whose supports have at most `width` atoms. `apply` is one of the
+    # two functions above; return its second result, which marks unreliable rows.
     def solve(rows, width, apply):
         support = supports_of(codes[rows], width)
-        members = atoms[support]
-        seen = members if mask is None else members * mask[rows, None]
-        solution, failed = apply(seen @ members.mT, delta[rows].gather(1, support))
+        chosen = atoms[support]
+        known = chosen if mask is None else chosen * mask[rows, None]
+        solution, unreliable = apply(known @ chosen.mT, delta[rows].gather(1, support))
         solution = solution.masked_fill(support == n_components, 0)
         u[rows] = u[rows].scatter(1, support, solution)
-        return failed
+        return unreliable
 
     # The host waits for the device in each `tolist`. So there are only two: of all sizes here, and
-    # of `singular` once all batches are computed.
+    # of `singular`, the mark of unreliable rows, once all batches are computed.
     sizes = sizes.tolist()
     for first, last, width in parts(sizes, n_features, codes.device):
         rows = slice(first, last)
@@ -348,7 +351,7 @@ class _ConvergedCodes(torch.autograd.Function):
         ``dictionary`` has the values of ``atoms``, without a graph, for `backward`. ``solve_end``
         is `solve_lasso` with the arguments ``positive``, ``certify`` and ``mask``.
         """
-        # pairs of the argument `debias` of `solve_lasso` for an end, and the weight of the end
+        # for each end of weight above 0 its `debias`, an argument of `solve_lasso`, and its weight
         ctx.ends = [(end, w) for end, w in ((0.0, 1 - debias), (1.0, debias)) if w]
         ctx.dictionary = dictionary
         ctx.mask = mask
@@ -365,7 +368,7 @@ class _ConvergedCodes(torch.autograd.Function):
     @staticmethod
     @differentiable_once  # in a second derivative autograd would take the saved codes for constants
     def backward(ctx, delta, _):
-        """Return the derivatives in atoms, data and alpha; None for the remaining arguments.
+        """Return the derivatives in atoms, data and alpha; None for other arguments of `forward`.
 
         ``delta`` (n, n_components) holds the derivatives of the loss in the codes.
         """
@@ -374,8 +377,8 @@ class _ConvergedCodes(torch.autograd.Function):
         x, mask = known_entries(x, ctx.mask)
         x_gradient = 0
         atoms_gradient = 0
-        by_atom = 0
-        for (end, weight), codes in zip(ctx.ends, codes_of_ends, strict=True):
+        gradient_by_atom = 0
+        for (end_debias, weight), codes in zip(ctx.ends, codes_of_ends, strict=True):
             u = _implicit_adjoint(atoms, codes, weight * delta, mask).to(x.dtype)
             image = dictionary.synthesis(u)
             image = image if mask is None else image * mask
@@ -388,11 +391,14 @@ class _ConvergedCodes(torch.autograd.Function):
                     torch.cat([u, codes]), torch.cat([residual, image.neg()])
                 )
             if ctx.needs_input_grad[3]:
-                by_atom = by_atom - (1 - end) * (codes.sign() * u).sum(0)
+                # the least squares codes, with the factor 0 here, do not depend on alpha
+                gradient_by_atom = gradient_by_atom - (1 - end_debias) * (
+                    codes.sign() * u
+                ).sum(0)
         atoms_gradient = atoms_gradient if ctx.needs_input_grad[1] else None
         alpha_gradient = None
         if ctx.needs_input_grad[3]:
-            alpha_gradient = by_atom.sum_to_size(alpha.shape).to(alpha)
+            alpha_gradient = gradient_by_atom.sum_to_size(alpha.shape).to(alpha)
         return None, atoms_gradient, x_gradient, alpha_gradient, *[None] * 3
 
 

@@ -68,23 +68,24 @@ def _solve_weighted(
 
     ``weights`` are (n_features,), (n, n_features) or None; ``free`` is (n_components,), bool.
     Weights (n_features,) multiply atoms and data once, and all rows share a Gram matrix. Weights
-    that differ between rows go to the solver as a mask. Return codes (n, n_components), and
-    relative duality gaps (n,).
+    that differ between rows go to the solver as a mask. ``max_iter`` may be None. Return
+    codes (n, n_components), and relative duality gaps (n,).
     """
     same_weights = weights is not None and weights.ndim == 1
-    unit = atoms.double() * weights if same_weights else atoms.double()
-    unit, moduli = _split_scale(unit)
-    norms = torch.linalg.vector_norm(unit, dim=1, keepdim=True)
+    unit_atoms = atoms.double() * weights if same_weights else atoms.double()
+    unit_atoms, moduli = _split_scale(unit_atoms)
+    norms = torch.linalg.vector_norm(unit_atoms, dim=1, keepdim=True)
     norms = norms.where(norms > 0, 1.0)
-    unit = torch.cat([unit / norms, -(unit / norms)[free]])
-    lengths = (moduli * norms).T
-    max_iter = max(1000, 3 * len(unit)) if max_iter is None else max_iter
-    gram = gram_matrix(unit, len(x))
-    direction = descent_direction(unit, free)
+    # the negatives of free atoms are additional atoms
+    unit_atoms = torch.cat([unit_atoms / norms, -(unit_atoms / norms)[free]])
+    norms_of_atoms = (moduli * norms).T
+    max_iter = max(1000, 3 * len(unit_atoms)) if max_iter is None else max_iter
+    gram = gram_matrix(unit_atoms, len(x))
+    direction = descent_direction(unit_atoms, free)
     codes = x.new_empty(len(x), len(atoms))
     gaps = x.new_empty(len(x), dtype=torch.float64)
-    n_rows = min(rows_of_block(x, len(unit)), len(x))
-    room = unit.new_empty(1, 1, n_rows, len(unit))
+    n_rows = min(rows_of_block(x, len(unit_atoms)), len(x))
+    memory = unit_atoms.new_empty(1, 1, n_rows, len(unit_atoms))
     for first in range(0, len(x), n_rows):
         rows = slice(first, first + n_rows)
         row_weights = None
@@ -92,23 +93,23 @@ def _solve_weighted(
         data, scale = _split_scale(data * weights if same_weights else data)
         if weights is not None and not same_weights:
             row_weights, _ = _split_scale(weights[rows])
-            data, again = _split_scale(data * row_weights)
-            scale = scale * again
+            data, weighted_scale = _split_scale(data * row_weights)
+            scale = scale * weighted_scale
         z = solve(
-            unit,
+            unit_atoms,
             gram,
             data,
             penalties=[0.0],
             positive=True,
             max_iter=max_iter,
             mask=row_weights,
-            out=room[:, :, : len(data)],
+            out=memory[:, :, : len(data)],
         )[0, 0]
-        gaps[rows] = nonnegative_gap(unit, data, z, direction, row_weights)
+        gaps[rows] = nonnegative_gap(unit_atoms, data, z, direction, row_weights)
         # a free atom was solved for as two atoms; its code is that of the atom minus that of the
         # negative
         z[:, : len(atoms)][:, free] -= z[:, len(atoms) :]
-        codes[rows] = z[:, : len(atoms)] * (scale / lengths)
+        codes[rows] = z[:, : len(atoms)] * (scale / norms_of_atoms)
     return codes, gaps.masked_fill_(~codes.isfinite().all(1), torch.inf)
 
 

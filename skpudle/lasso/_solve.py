@@ -84,37 +84,46 @@ def descent_direction(atoms, free):
         found.
     products : Tensor of shape (n_components + n_free,)
         Inner products of the vector with the atoms; 0 for free atoms, for their negatives, and for
-        zero atoms.
+        zero atoms. All are 0 if the vector is zero.
     """
     no_direction = atoms.new_zeros(atoms.shape[1])
     products = atoms.new_zeros(len(atoms))
     norms = torch.linalg.vector_norm(atoms[: len(free)], dim=1)
-    signed = (~free & (norms > 0)).nonzero().squeeze(1)
-    if len(signed) == 0:
+    restricted = (~free & (norms > 0)).nonzero().squeeze(1)
+    if len(restricted) == 0:
         return no_direction, products
-    directions = atoms[signed] / norms[signed, None]
+    directions = atoms[restricted] / norms[restricted, None]
     if free.any():
-        span = atoms[: len(free)][free]
-        directions = directions - directions @ torch.linalg.pinv(span) @ span
-        left = torch.linalg.vector_norm(directions, dim=1, keepdim=True)
-        directions = directions / left.where(left > _LEAST_COSINE, torch.inf)
+        free_atoms = atoms[: len(free)][free]
+        directions = (
+            directions - directions @ torch.linalg.pinv(free_atoms) @ free_atoms
+        )
+        norms_left = torch.linalg.vector_norm(directions, dim=1, keepdim=True)
+        directions = directions / norms_left.where(
+            norms_left > _LEAST_COSINE, torch.inf
+        )
     direction = directions.mean(0)
     if not (directions @ direction > 0).all():
         # Let D be the directions, one a row. For the z >= 0 that minimises |z D|^2 + (1 - sum(z))^2
         # the vector z D is a multiple of the point of their convex hull that is nearest to 0. This
         # is non-negative least squares for a sample of zeros, if the sample and all directions get
         # an additional feature that is 1.
-        wide = torch.cat([directions, torch.ones_like(directions[:, :1])], 1)
-        target = torch.zeros_like(wide[:1])
+        extended = torch.cat([directions, torch.ones_like(directions[:, :1])], 1)
+        target = torch.zeros_like(extended[:1])
         target[0, -1] = 1.0
         z = solve(
-            wide, None, target, penalties=[0.0], positive=True, max_iter=3 * len(wide)
+            extended,
+            None,
+            target,
+            penalties=[0.0],
+            positive=True,
+            max_iter=3 * len(extended),
         )
         direction = (z[0, 0] @ directions)[0]
     cosines = directions @ direction
     if not (cosines > _LEAST_COSINE * torch.linalg.vector_norm(direction)).all():
         return no_direction, products
-    return direction, products.index_copy_(0, signed, atoms[signed] @ direction)
+    return direction, products.index_copy_(0, restricted, atoms[restricted] @ direction)
 
 
 def nonnegative_gap(
@@ -124,13 +133,13 @@ def nonnegative_gap(
     direction,
     weights=None,
 ):
-    """Certify codes of non-negative least squares by their relative duality gaps.
+    """Return relative duality gaps, which certify codes of non-negative least squares.
 
     A residual is feasible for the dual problem if its correlations ``c`` with the atoms are not
-    positive. So the residual is moved against the descent direction, which has the products ``w >
-    0`` with the atoms, by ``max(c / w)``. Atoms with ``w = 0`` may keep positive correlations,
-    which add at most ``max(c) * sum(z)`` to the gap, where ``z`` are the codes of the minimum. The
-    function takes ``sum(z)`` to be at most 2 (sum of ``codes`` + norm of the row).
+    positive. So ``max(c / w)`` times the descent direction ``v``, which has the products ``w > 0``
+    with the atoms, is subtracted from the residual. Atoms with ``w = 0`` may keep positive
+    correlations, which add at most ``max(c) * sum(z)`` to the gap, where ``z`` are the codes of the
+    minimum. The function takes ``sum(z)`` to be at most 2 (sum of ``codes`` + norm of the row).
 
     Weights of a row change the products. If the direction times the weights has positive products
     with the weighted atoms, it replaces the direction. Otherwise the direction is divided by the
@@ -146,7 +155,8 @@ def nonnegative_gap(
     codes : Tensor of shape (n_samples, n_atoms)
         Codes of these atoms.
     direction : tuple of Tensor
-        Both results of `descent_direction`.
+        The vector ``v`` (n_features,) and its products ``w`` (n_atoms,) with the atoms, both from
+        `descent_direction`.
     weights : Tensor of shape (n_samples, n_features), default=None
         Non-negative weights, which multiply the residuals; None stands for weights of 1.
 
@@ -164,26 +174,27 @@ def nonnegative_gap(
     primal = residual.square().sum(1) / 2
     c = weighted(residual) @ atoms.mT
     energy = x.square().sum(1)
-    size = codes.sum(1).abs() + energy.sqrt()
+    # the codes of the minimum are taken to sum to at most twice this number
+    half_bound = codes.sum(1).abs() + energy.sqrt()
     if weights is not None:
-        # for each row <weights * atom, weights * v>
-        own = weighted(weighted(v)) @ atoms.mT
-        fits = ((own == 0) | (own > 0) & (w > 0)).all(1, keepdim=True)
+        # the products <weights * atom, weights * v> of each row, which replace `w` if they fit
+        row_w = weighted(weighted(v)) @ atoms.mT
+        fits = ((row_w == 0) | (row_w > 0) & (w > 0)).all(1, keepdim=True)
         # Rows where `fits` is False use v / weights as direction, unless a weight is 0: the
         # products with the weighted atoms are `w`, because the weights cancel. With a weight of 0
         # no direction is usable.
         usable = fits | (weights > 0).all(1, keepdim=True)
         v = torch.where(fits, weighted(v), v / weights).where(usable, 0.0)
-        w = torch.where(fits, own, w).where(usable, 0.0)
+        w = torch.where(fits, row_w, w).where(usable, 0.0)
         # If the weights of a row almost remove an atom, its `c` and its `w` are both close to zero,
         # and rounding errors would decide on the quotient c / w below. So in rows where `w` was
-        # replaced by `own`, `c` is lowered by a bound of its rounding error.
-        c -= 1e-14 * size[:, None] * fits
+        # replaced by `row_w`, `c` is lowered by a bound of its rounding error.
+        c -= 1e-14 * half_bound[:, None] * fits
     inverse = torch.where(w > 0, 1 / w, 0.0)
     dual = residual - (c * inverse).amax(1, keepdim=True).clamp_min(0) * v
-    # Every non-negative multiple of `dual` is feasible for the dual problem, too; `best` is the
-    # largest lower bound of these multiples.
-    best = (x * dual).sum(1) - 2 * size * c.mul_(w == 0).amax(1).clamp_min(0)
+    # Every non-negative multiple of `dual` is feasible for the dual problem, and gives a lower
+    # bound of the minimum. `best` becomes the largest of these bounds.
+    best = (x * dual).sum(1) - 2 * half_bound * c.mul_(w == 0).amax(1).clamp_min(0)
     best = (best.clamp_min(0).square() / dual.square().sum(1)).nan_to_num(0.0) / 2
     gap = primal - best
     gap = gap.masked_fill(~(codes.amin(1) >= 0) | ~gap.isfinite(), torch.inf)
@@ -222,8 +233,8 @@ def duality_gap(
     Tensor of shape (n_samples,)
         Relative gaps, in float64: bounds on :math:`(P(z) - \min P) / P(0)`, where
         :math:`P(z) = \frac12 |x - D z|^2 + \sum_j \alpha_j |z_j|` is the objective. Infinite for
-        negative codes with ``positive``. With ``alpha=0`` the bound has the conditions that
-        `solve_nnls` describes.
+        negative codes with ``positive``. With ``alpha=0`` the bound is rigorous under the
+        conditions that `solve_nnls` describes.
 
     Raises
     ------
@@ -299,16 +310,20 @@ def _without_parallels(atoms, positive):  # -> (n_components, n_features), bool
     # This test spares most calls the matrix of the cosines of all pairs of atoms. Parallel atoms
     # have the same product with `generic`, up to sign and rounding, and other atoms almost surely
     # have different ones. So if no two sorted products are close, no atoms are parallel.
+    # (Directions of parallel atoms differ by at most (2 * _PARALLEL) ** 0.5 in norm, and the norm
+    # of `generic` is at most n_features ** 0.5.)
     numbers = torch.arange(1, n_features + 1, dtype=atoms.dtype, device=atoms.device)
     generic = numbers.square().sin()
-    keys = (directions @ generic).abs().sort().values
-    is_near = (keys.diff() <= (2 * n_features * _PARALLEL) ** 0.5).any()
-    if not torch.logical_or(is_near, ~needed.all()):
+    products = (directions @ generic).abs().sort().values
+    are_close = (products.diff() <= (2 * n_features * _PARALLEL) ** 0.5).any()
+    if not torch.logical_or(are_close, ~needed.all()):
         return atoms, False
     number = torch.arange(n_components, device=atoms.device)
     cosines = directions @ directions.mT
     are_parallel = (cosines if positive else cosines.abs()) > 1 - _PARALLEL
-    # norms count as equal if they differ by rounding, which grows with the number of features
+    # Entry [i, j] of `are_better` says whether atom j is better than atom i: longer, or equally
+    # long with a smaller number. Norms count as equal if they differ by rounding, which grows with
+    # the number of features.
     similar = (norms - norms[:, None]).abs() <= 1e-13 * n_features * norms
     are_better = torch.where(similar, number < number[:, None], norms > norms[:, None])
     needed &= ~(are_parallel & are_better).any(1)
@@ -445,23 +460,24 @@ def solve_lasso(
     gaps = x.new_full((len(x),), torch.nan, dtype=torch.float64)
     if not (torch.linalg.vector_norm(atoms, dim=1) < torch.inf).all():
         return codes.fill_(torch.nan), gaps
-    kept, is_less = _without_parallels(atoms, positive)
+    kept, is_reduced = _without_parallels(atoms, positive)
     gram = gram_matrix(kept, len(x))
     # `solve` computes gaps at little cost, but only with a penalty. And a gap has to count all
     # atoms, but `solve` gets zeros instead of atoms that are not needed (`_without_parallels`).
-    is_certified = certify and penalty > 0 and not is_less
+    is_certified = certify and penalty > 0 and not is_reduced
     n_rows = rows_of_block(x, len(atoms))
     # All blocks write their codes to this memory: if each block allocated its own, allocations
     # would take a quarter of the time.
-    room = x.new_empty(
+    memory = x.new_empty(
         1 + (debias > 0), min(n_rows, len(x)) * len(atoms), dtype=torch.float64
     )
     for first in range(0, len(x), n_rows):
         rows = slice(first, first + n_rows)
         data = x[rows].double()
         mask_of_rows = None if mask is None else mask[rows].double()
-        shape = len(room), 1, len(data), len(atoms)
-        ends = room.flatten()[: prod(shape)].view(shape)
+        # index 0 of the first axis gets the lasso's codes, index 1 the least squares codes
+        shape = len(memory), 1, len(data), len(atoms)
+        solutions = memory.flatten()[: prod(shape)].view(shape)
         solve(
             kept,
             gram,
@@ -470,15 +486,15 @@ def solve_lasso(
             positive=positive,
             max_iter=max_iter,
             mask=mask_of_rows,
-            out=ends,
+            out=solutions,
             gaps=gaps[rows] if is_certified else None,
         )
-        z = ends[0, 0]
+        z = solutions[0, 0]
         if certify and not is_certified:
             gaps[rows] = duality_gap(
                 atoms, data, z, penalty, positive=positive, mask=mask_of_rows
             )
-        z = z.lerp(ends[1, 0], debias) if debias else z
+        z = z.lerp(solutions[1, 0], debias) if debias else z
         codes[rows] = z if scale is None else z / scale
     return codes, gaps
 

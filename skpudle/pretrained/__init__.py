@@ -29,10 +29,11 @@ def _network_of(state):  # state_dict -> DenoisingNetwork
     """Build the `DenoisingNetwork` of a ``state_dict``, and check by a small image that it works.
 
     `save_denoiser` calls this function before it writes a file, and `load_denoiser` after it has
-    read one. A bad ``state_dict`` may raise an error of any kind; both callers turn the error into
-    a ValueError that says what is wrong with the learner or the file.
+    read one. ``state`` has the atoms, thresholds and settings of the network. A bad ``state_dict``
+    may raise an error of any kind; both callers turn the error into a ValueError that says what is
+    wrong with the learner or the file.
     """
-    shape = state["analysis"].shape
+    shape = state["analysis"].shape  # n_unfoldings, n_components, n_channels, *kernel
     extra = state["_extra_state"]
     check_sizes(shape[3:], extra["stride"])
     network = DenoisingNetwork(shape, **extra)

@@ -24,9 +24,9 @@ atom, or after ``max_sweeps``. For ``min_fraction`` see `_enter`, and for ``depe
 `_factorise`. With ``refit`` codes also become least squares on their supports; ``refit_tolerance``
 and ``refit_sweeps`` are the tolerance and the largest number of sweeps for that.
 
-Every function releases the GIL and writes into its last arguments; `solve_rows` overwrites
-``residual``, too. A call works on a slice of rows or of atoms that no other call writes to, so bits
-do not depend on the number of threads.
+Every function releases the GIL and writes into its last arguments; `solve_rows` also overwrites
+``residual``. A call works on a slice of rows or of atoms that no other call writes to, so bits do
+not depend on the number of threads.
 """
 
 import numpy as np
@@ -42,7 +42,10 @@ def _product(x, y):  # (n,), (n,) -> float: the inner product
 
 
 def _subtract(step, atom, mask, residual):  # number, then (n_features,) each
-    """Subtract ``step * atom`` from the known entries of a row's residual, in place."""
+    """Subtract ``step * atom`` from the known entries of a row's residual, in place.
+
+    ``mask`` is (0,) if all entries are known.
+    """
     if len(mask) == 0:
         for f in range(len(atom)):
             residual[f] -= step * atom[f]
@@ -61,7 +64,8 @@ def subtract_synthesis(
 ):
     """Subtract ``D z`` from the known entries of each row of ``residual``, in place.
 
-    ``residual`` (n, n_features) has the data before. Its missing entries become 0.
+    Before, ``residual`` (n, n_features) has the data. Its missing entries become 0. Row ``i`` has
+    the codes from ``start[i]`` to ``start[i + 1] - 1``, each a ``value`` at the atom ``index``.
     """
     for i in range(len(residual)):
         left = residual[i]
@@ -91,7 +95,10 @@ def subtract_synthesis(
 
 
 def _known_product(x, y, mask):  # -> float
-    """Return the sum of ``x * y``, both (n_features,), over the known entries of a row."""
+    """Return the sum of ``x * y``, both (n_features,), over the entries where ``mask`` is 1.
+
+    If all entries are known, ``mask`` is (0,).
+    """
     if len(mask) == 0:
         return _product(x, y)
     total = 0.0
@@ -100,7 +107,9 @@ def _known_product(x, y, mask):  # -> float
     return total
 
 
-def _shrink(target, curvature, alpha, positive):  # -> float, code of least objective
+def _shrink(target, curvature, alpha, positive):  # -> float
+    # Return the code of an atom that minimises the lasso while other codes stay. `target` is the
+    # product of the atom with the residual without this code, `curvature` the atom's squared norm.
     if target > alpha:
         return (target - alpha) / curvature
     if target < -alpha and not positive:
@@ -110,7 +119,7 @@ def _shrink(target, curvature, alpha, positive):  # -> float, code of least obje
 
 def _sweep_codes(
     w,
-    inner,
+    gram,
     alpha,
     positive,
     tolerance,
@@ -121,16 +130,19 @@ def _sweep_codes(
     """Minimise the lasso over the codes of one row, by coordinate descent on products of atoms.
 
     Use it for a few atoms whose products are known: a step costs ``w`` operations, and no pass over
-    the features. The other form is `_descend`.
+    the features. `_descend` does the same without products, on the residual.
 
     Parameters
     ----------
     w : int
         Number of atoms to minimise over.
-    inner : ndarray of shape (w, w) or larger
+    gram : ndarray of shape (w, w) or larger
         Products of the atoms with each other.
-    alpha, positive, tolerance, max_sweeps
-        See the module.
+    alpha, positive
+        The penalty, and whether codes are non-negative.
+    tolerance, max_sweeps
+        Sweeps end when no code changes by more than ``tolerance`` over the squared norm of its
+        atom, or after ``max_sweeps``.
     slope : ndarray of shape (w,) or larger
         Products of the atoms with the residual; updated.
     z : ndarray of shape (w,) or larger
@@ -145,16 +157,16 @@ def _sweep_codes(
     for _ in range(max_sweeps):
         largest = 0.0
         for i in range(w):
-            if inner[i, i] == 0.0:
+            if gram[i, i] == 0.0:
                 continue
-            new = _shrink(slope[i] + inner[i, i] * z[i], inner[i, i], alpha, positive)
+            new = _shrink(slope[i] + gram[i, i] * z[i], gram[i, i], alpha, positive)
             step = new - z[i]
             if step != 0.0:
                 z[i] = new
-                fall += step * (slope[i] - 0.5 * step * inner[i, i])
+                fall += step * (slope[i] - 0.5 * step * gram[i, i])
                 for j in range(w):
-                    slope[j] -= step * inner[i, j]
-                change = abs(step) * inner[i, i]
+                    slope[j] -= step * gram[i, j]
+                change = abs(step) * gram[i, i]
                 largest = change if change > largest else largest
         if largest <= tolerance:
             break
@@ -165,8 +177,8 @@ def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, cu
              residual):  # fmt: skip
     """Minimise the lasso over the codes of one row, by coordinate descent on its residual.
 
-    No products of atoms are needed; a step costs two passes over the features. The other form is
-    `_sweep_codes`.
+    No products of atoms are needed; a step costs two passes over the features. `_sweep_codes` does
+    the same on products of atoms.
 
     Parameters
     ----------
@@ -177,11 +189,14 @@ def _descend(w, support, atoms, mask, alpha, positive, tolerance, max_sweeps, cu
     atoms : ndarray of shape (n_atoms, n_features)
         All atoms.
     mask : ndarray of shape (n_features,) or (0,)
-        Mask of the row.
-    alpha, positive, tolerance, max_sweeps
-        See the module.
+        1 for known entries of the row, 0 for missing ones; (0,) if all entries are known.
+    alpha, positive
+        The penalty, and whether codes are non-negative.
+    tolerance, max_sweeps
+        Sweeps end when no code changes by more than ``tolerance`` over the squared norm of its
+        atom, or after ``max_sweeps``.
     curvature : ndarray of shape (w,) or larger
-        Memory to work in.
+        Memory to work in, for the squared norms of the atoms over known entries.
     z : ndarray of shape (w,) or larger
         The codes; updated.
     residual : ndarray of shape (n_features,)
@@ -230,11 +245,11 @@ def _enter(
     positive : bool
         Whether only positive slopes count.
     level, min_fraction : float
-        The limits of moduli.
+        The limits of moduli: a number, and a fraction of the largest modulus.
     k : int
         Number of atoms in the set.
     beyond : ndarray of shape (n_atoms,), int64
-        Memory to work in.
+        Memory to work in, for the numbers of the atoms whose slopes are above ``level``.
     support, z : ndarray of shape (room,)
         The atoms of the set and their codes. New atoms are appended, with codes of 0.
     """
@@ -248,25 +263,26 @@ def _enter(
         n += (slope[j] > level) | ((slope[j] < -level) & (not positive))
     if n == 0:
         return k
-    best = 0.0
+    largest = 0.0
     n = 0
     for j in range(len(slope)):
         if abs(slope[j]) > level and (slope[j] > 0.0 or not positive):
-            size = abs(slope[j])
-            best = size if size > best else best
+            modulus = abs(slope[j])
+            largest = modulus if modulus > largest else largest
             beyond[n] = j
             n += 1
-    if min_fraction * best > level:
-        level = min_fraction * best
-    n_near = len(support) + 1
-    while k + n_near > len(support):
-        n_near = 0
+    if min_fraction * largest > level:
+        level = min_fraction * largest
+    n_entering = len(support) + 1
+    while k + n_entering > len(support):
+        n_entering = 0
         for i in range(n):
-            n_near += abs(slope[beyond[i]]) >= level
-        if k + n_near > len(support):
-            # too many atoms: the level goes half of the way to the largest modulus
-            level += 0.5 * (best - level) + 1e-6 * best
-            if level > best:
+            n_entering += abs(slope[beyond[i]]) >= level
+        if k + n_entering > len(support):
+            # Too many atoms: the level goes half of the way to the largest modulus, and a little
+            # more, so that the loop ends if moduli are equal.
+            level += 0.5 * (largest - level) + 1e-6 * largest
+            if level > largest:
                 return k
     for i in range(n):
         if abs(slope[beyond[i]]) >= level:
@@ -276,21 +292,21 @@ def _enter(
     return k
 
 
-def _factorise(w, inner, dependent, factor):  # -> bool
-    """Compute the Cholesky factor of ``inner`` (w, w), the products of atoms, for `_solve`.
+def _factorise(w, gram, dependent, factor):  # -> bool
+    """Compute the Cholesky factor of ``gram`` (w, w), the products of atoms, for `_solve`.
 
-    ``factor`` (w, w) is set to it, with reciprocals on the diagonal. Return False if an atom has at
-    most the fraction ``dependent`` of its energy (squared norm) outside of the span of the atoms
-    before it, and True otherwise.
+    ``factor`` (w, w) is set to the factor, with reciprocals on the diagonal. Return False if an
+    atom has at most the fraction ``dependent`` of its energy (squared norm) outside of the span of
+    the atoms before it, and True otherwise.
     """
     for i in range(w):
         for j in range(i + 1):
-            entry = inner[i, j]
+            entry = gram[i, j]
             for k in range(j):
                 entry -= factor[i, k] * factor[j, k]
             if j < i:
                 factor[i, j] = entry * factor[j, j]
-            elif entry > dependent * inner[i, i]:
+            elif entry > dependent * gram[i, i]:
                 factor[i, i] = 1.0 / np.sqrt(entry)
             else:
                 return False
@@ -299,7 +315,7 @@ def _factorise(w, inner, dependent, factor):  # -> bool
 
 def _solve(
     w,
-    inner,
+    gram,
     positive,
     dependent,
     factor,
@@ -315,18 +331,21 @@ def _solve(
     ----------
     w : int
         Number of atoms of the support.
-    inner : ndarray of shape (w, w) or larger
+    gram : ndarray of shape (w, w) or larger
         Products of the atoms with each other.
-    positive, dependent
-        See the module.
+    positive : bool
+        Whether codes must be non-negative.
+    dependent : float
+        Atoms are nearly dependent if one has at most this fraction of its squared norm outside of
+        the span of the atoms before it.
     factor : ndarray of shape (w, w) or larger
-        Memory to work in.
+        Memory to work in, for the Cholesky factor.
     slope : ndarray of shape (w,) or larger
-        Products of the atoms with the residual; overwritten.
+        Products of the atoms with the residual; overwritten by the step of the codes.
     z : ndarray of shape (w,) or larger
         The codes; updated.
     """
-    if not _factorise(w, inner, dependent, factor):
+    if not _factorise(w, gram, dependent, factor):
         return False
     for i in range(w):
         total = slope[i]
@@ -345,11 +364,14 @@ def _solve(
     return True
 
 
-def _gather(w, support, gram, inner):
-    """Set ``inner`` (w, w) to the products of the atoms of a support, out of ``gram``."""
+def _gather(w, support, of_all, gram):
+    """Set ``gram`` (w, w) to the products of the ``w`` atoms of a support with each other.
+
+    ``support`` has the numbers of these atoms, and ``of_all`` the products of all atoms.
+    """
     for i in range(w):
         for j in range(w):
-            inner[i, j] = gram[support[i], support[j]]
+            gram[i, j] = of_all[support[i], support[j]]
 
 
 def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, min_fraction,
@@ -359,8 +381,10 @@ def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, m
 
     Parameters
     ----------
-    atoms, mask
-        See the module.
+    atoms : ndarray of shape (n_atoms, n_features)
+        Atoms of any norm.
+    mask : ndarray of shape (n, n_features) or (n, 0)
+        1 for known entries, 0 for missing ones; (n, 0) if all entries are known.
     gram : ndarray of shape (n_atoms, n_atoms), or None
         Products of atoms. None: descent works on residuals. numba compiles both cases on their own,
         each when it is first used.
@@ -368,14 +392,21 @@ def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, m
         ``x - D z`` for the codes to begin with; overwritten.
     slope : ndarray of shape (n, n_atoms), or (n, 0) to let no atom enter a working set
         ``D^T (x - D z)`` for the codes to begin with; overwritten.
-    alpha, positive, tolerance, min_fraction, max_sweeps
-        See the module.
+    alpha, positive
+        The penalty, and whether codes are non-negative.
+    tolerance, min_fraction
+        An atom enters the working set if the modulus of its slope is above ``alpha + tolerance``
+        and at least ``min_fraction`` of the largest modulus outside of the set.
+    max_sweeps
+        Sweeps over the codes of a row end after this number, or when no code changes by more than
+        ``tolerance`` over the squared norm of its atom.
     refit, dependent, refit_tolerance, refit_sweeps
-        See the module.
+        Whether codes also become least squares on their supports; the limit of dependence as in
+        `_factorise`; tolerance and largest number of sweeps where coordinate descent solves them.
     room : int
         Largest size of a working set.
     start, index, value
-        The sparse codes to begin with.
+        The codes to begin with: row ``i`` has the entries ``start[i]`` to ``start[i + 1] - 1``.
     count : ndarray of shape (n,)
         Output: the number of nonzero codes of each row.
     atom, code : ndarray of shape (n * room,) or larger
@@ -391,17 +422,17 @@ def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, m
     """
     support = np.empty(room, np.int64)
     beyond = np.empty(len(atoms), np.int64)
-    # `work` has the slopes or the curvatures of the atoms in a row's working set; `end` is the
-    # number of nonzero codes of all rows so far.
+    # `work` has the slopes or the curvatures of the `w` atoms in a row's working set, and
+    # `gram_of_set` their products; `end` is the number of nonzero codes of all rows so far.
     z = np.empty(room)
     work = np.empty(room)
     end = np.int64(0)
-    step = np.empty(room)
-    inner = np.empty((room, room))
+    copied = np.empty(room)
+    gram_of_set = np.empty((room, room))
     factor = np.empty((room, room))
     for row in range(len(residual)):
         observed = mask[row]
-        left = residual[row]
+        left = residual[row]  # what the codes of the row leave
         k = start[row + 1] - start[row]
         for i in range(k):
             support[i] = index[start[row] + i]
@@ -427,34 +458,34 @@ def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, m
         else:
             for i in range(w):
                 work[i] = _product(atoms[support[i]], left)
-            _gather(w, support, gram, inner)
+            _gather(w, support, gram, gram_of_set)
             fall = _sweep_codes(
-                w, inner, alpha, positive, tolerance, max_sweeps, work, z
+                w, gram_of_set, alpha, positive, tolerance, max_sweeps, work, z
             )
             loss[row] = 0.5 * _product(left, left) - fall
         # keep the nonzero codes, and move them to the front for least squares
         k = np.int64(0)
-        length = 0.0
+        sum_of_moduli = 0.0
         for i in range(w):
             if z[i] != 0.0:
                 atom[end + k] = support[i]
                 code[end + k] = z[i]
-                length += abs(z[i])
+                sum_of_moduli += abs(z[i])
                 support[k] = support[i]
                 z[k] = z[i]
                 work[k] = work[i]
                 k += 1
         count[row] = k
-        size[row] = length
+        size[row] = sum_of_moduli
         if refit:  # least squares: penalty 0
             if gram is None:
                 for i in range(k):
                     work[i] = _product(atoms[support[i]], left)
                     for j in range(i + 1):
-                        inner[i, j] = _known_product(
+                        gram_of_set[i, j] = _known_product(
                             atoms[support[i]], atoms[support[j]], observed
                         )
-                if not _solve(k, inner, positive, dependent, factor, work, z):
+                if not _solve(k, gram_of_set, positive, dependent, factor, work, z):
                     _descend(
                         k,
                         support,
@@ -469,13 +500,20 @@ def solve_rows(atoms, gram, mask, residual, slope, alpha, positive, tolerance, m
                         left,
                     )
             else:
-                _gather(k, support, gram, inner)
+                _gather(k, support, gram, gram_of_set)
                 # `_solve` overwrites slopes, and if it fails coordinate descent needs them
                 for i in range(k):
-                    step[i] = work[i]
-                if not _solve(k, inner, positive, dependent, factor, step, z):
+                    copied[i] = work[i]
+                if not _solve(k, gram_of_set, positive, dependent, factor, copied, z):
                     _sweep_codes(
-                        k, inner, 0.0, positive, refit_tolerance, refit_sweeps, work, z
+                        k,
+                        gram_of_set,
+                        0.0,
+                        positive,
+                        refit_tolerance,
+                        refit_sweeps,
+                        work,
+                        z,
                     )
             for i in range(k):
                 fitted[end + i] = z[i]
@@ -522,22 +560,27 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
     first, last : int
         The atoms to remove, one at a time: ``first`` to ``last - 1``.
     by_atom, row
-        The codes sorted by atom, without values.
+        The users of atom ``j`` are the rows ``row[by_atom[j] : by_atom[j + 1]]``.
     most : int
         Largest number of users of an atom that are tried.
     near : ndarray of shape (n_atoms, n_near)
         The numbers of the atoms near each atom.
-    atoms, mask, x
-        See the module.
+    atoms : ndarray of shape (n_atoms, n_features)
+        All atoms.
     gram : ndarray of shape (n_atoms, n_atoms), or None
         Products of atoms. None: descent works on residuals. numba compiles both cases on their own,
         each when it is first used.
     weight : ndarray of shape (n,)
         Weights of rows.
-    alpha, positive, tolerance, min_fraction, max_sweeps
-        See the module.
+    mask, x : ndarray of shape (n, n_features)
+        The mask of known entries, (n, 0) if all are known, and the data.
+    alpha, positive
+        The penalty, and whether codes are non-negative.
+    tolerance, min_fraction, max_sweeps
+        A near atom enters if its slope is above ``alpha + tolerance`` and at least ``min_fraction``
+        of the largest slope; descent ends at ``tolerance`` or after ``max_sweeps``.
     start, index, value
-        The codes sorted by row.
+        The codes sorted by row: row ``i`` has the entries ``start[i]`` to ``start[i + 1] - 1``.
     changes : ndarray of shape (last - first, 1 + n_near)
         Output, added to: for each removed atom the rise of the objective, then the growth of the
         moduli of codes at the near atoms.
@@ -550,25 +593,26 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
     beyond = np.empty(n_atoms, np.int64)
     z = np.empty(room)
     slope = np.empty(room)
+    # of one row: slopes of near atoms, and growth of the moduli of codes; other atoms have zeros
     slopes = np.zeros(n_atoms)
     growth = np.zeros(n_atoms)
     left = np.empty(atoms.shape[1])
     if gram is not None:
-        inner = np.empty((n_atoms, n_atoms))
+        gram_of_set = np.empty((n_atoms, n_atoms))
     for j in range(first, last):
         n_users = by_atom[j + 1] - by_atom[j]
-        n_asked = n_users if n_users < most else most
-        for asked in range(n_asked):
-            i = row[by_atom[j] + asked * n_users // n_asked]
+        n_tried = n_users if n_users < most else most
+        for tried in range(n_tried):
+            i = row[by_atom[j] + tried * n_users // n_tried]
             k = np.int64(0)
-            own = 0.0
+            own_code = 0.0
             observed = mask[i]
             rise = 0.0
             for f in range(len(left)):
                 left[f] = x[i, f]
             for e in range(start[i], start[i + 1]):
                 if index[e] == j:
-                    own = value[e]
+                    own_code = value[e]
                 else:
                     support[k] = index[e]
                     z[k] = value[e]
@@ -579,8 +623,8 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
             # `left` is the residual of the row without the code of the removed atom. The next two
             # lines add half of the square of `left`, and subtract the terms of the code in the
             # objective: half of the squared residual with the code, and the code's penalty.
-            rise += own * _product(atoms[j], left) - alpha * abs(own)
-            rise -= 0.5 * own**2 * _known_product(atoms[j], atoms[j], observed)
+            rise += own_code * _product(atoms[j], left) - alpha * abs(own_code)
+            rise -= 0.5 * own_code**2 * _known_product(atoms[j], atoms[j], observed)
             for c in range(near.shape[1]):
                 slopes[near[j, c]] = _product(atoms[near[j, c]], left)
             w = _enter(
@@ -605,17 +649,17 @@ def removals(first, last, by_atom, row, most, near, atoms, gram, mask, weight, a
             else:
                 for a in range(w):
                     slope[a] = _product(atoms[support[a]], left)
-                _gather(w, support, gram, inner)
+                _gather(w, support, gram, gram_of_set)
                 rise -= _sweep_codes(
-                    w, inner, alpha, positive, tolerance, max_sweeps, slope, z
+                    w, gram_of_set, alpha, positive, tolerance, max_sweeps, slope, z
                 )
             for e in range(w):
                 rise += alpha * abs(z[e])
                 growth[support[e]] += abs(z[e])
-            changes[j - first, 0] += weight[i] * rise * n_users / n_asked
+            changes[j - first, 0] += weight[i] * rise * n_users / n_tried
             for c in range(near.shape[1]):
                 changes[j - first, 1 + c] += (
-                    weight[i] * growth[near[j, c]] * n_users / n_asked
+                    weight[i] * growth[near[j, c]] * n_users / n_tried
                 )
                 slopes[near[j, c]] = 0.0
             for e in range(w):
@@ -658,7 +702,7 @@ def subtract_changes(
 
     ``change`` (n_changed, n_features) holds new minus old atoms, from the atom ``first`` on.
     ``start``, ``row`` and ``value`` are the codes sorted by atom, then by row.
-    `Epoch.improved_atoms` needs the residuals for the next block.
+    `Epoch.improved_atoms` needs the residuals for the next block. Threads take different rows.
     """
     for j in range(first, first + len(change)):
         begin = start[j] + np.searchsorted(row[start[j] : start[j + 1]], low)
@@ -705,24 +749,26 @@ def add_second_moments(
     row,
     residual,
     direction,
-    image,
+    moments,
 ):
     """Add one power iteration for the common direction of residuals, for the atoms ``first:last``.
 
-    ``sum_i r_i (r_i . v)`` is added to ``image[j - first]`` for each atom ``j``. The sum is over
+    ``sum_i r_i (r_i . v)`` is added to ``moments[j - first]`` for each atom ``j``. The sum is over
     the users ``i`` of the atom, ``r_i`` is the residual of row ``i``, and ``v`` is ``direction[j]``
     (n_features,). ``start`` and ``row`` are the codes sorted by atom.
     """
     for j in range(first, last):
         for e in range(start[j], start[j + 1]):
             i = row[e]
-            length = _product(residual[i], direction[j])
+            product = _product(residual[i], direction[j])
             for f in range(residual.shape[1]):
-                image[j - first, f] += length * residual[i, f]
+                moments[j - first, f] += product * residual[i, f]
 
 
 def sweep(a, positive, target, atoms):
     """Minimise ``tr(D^T A D) / 2 - tr(B^T D)`` over a block of atoms, one by one, on the sphere.
+
+    ``A = Z^T Z`` and ``B = Z^T X`` are sums over rows ``X`` with codes ``Z``, for atoms ``D``.
 
     Parameters
     ----------
@@ -745,6 +791,7 @@ def sweep(a, positive, target, atoms):
             norm += target[j, f] ** 2
         norm = np.sqrt(norm)
         if norm > 0.0:
+            # `target[j]` becomes the step of the atom, which changes `B - A D` at later atoms
             for f in range(n_features):
                 target[j, f] = target[j, f] / norm - atoms[j, f]
                 atoms[j, f] += target[j, f]

@@ -32,12 +32,13 @@ from skpudle._compilation import Loops
 # once, so few that the slopes stay in the fastest cache while it adds up the pixels of an atom.
 _POSITIONS_AT_A_TIME = 512
 
-# After _SHORT sweeps over a working set, coordinates go beyond their minimisers by the fraction
-# _AHEAD of their steps, because copies of an atom at neighbouring positions are so alike that
-# descent is slow. Solving for the codes of an electrocardiogram of 45 s takes 1.0 s, and 1.4 s if
-# coordinates end at their minimisers. An epoch of a search has no more than _SHORT sweeps.
-_SHORT = 3
-_AHEAD = 0.3
+# After _PLAIN_SWEEPS sweeps over a working set, coordinates go beyond their minimisers by the
+# fraction _OVERSHOOT of their steps, because copies of an atom at neighbouring positions are so
+# alike that descent is slow. Solving for the codes of an electrocardiogram of 45 s takes 1.0 s, and
+# 1.4 s if coordinates end at their minimisers. An epoch of a search has no more than _PLAIN_SWEEPS
+# sweeps.
+_PLAIN_SWEEPS = 3
+_OVERSHOOT = 0.3
 
 
 class Grid(NamedTuple):
@@ -83,7 +84,7 @@ def _corner(position, grid):  # int, Grid -> y, x
 
 
 def _shift(y, y1, grid):  # -> two ints
-    """Return the slices and the rows of a slice between two rows of an image, from y to y1."""
+    """Return how many slices, and how many rows within a slice, lie from row y to row y1."""
     if grid.height == len(grid.block):  # one slice: this saves the divisions
         return 0, y1 - y
     along_depth = y1 // grid.height - y // grid.height
@@ -91,7 +92,10 @@ def _shift(y, y1, grid):  # -> two ints
 
 
 def _locate(index, atoms, grid):  # -> atom (n_patch_rows, width), y, x
-    """Return the atom of a coordinate, and the row and the column of the atom's first pixel."""
+    """Return the atom of a coordinate, and the row and the column of the atom's first pixel.
+
+    ``index`` is the number of the atom times the number of positions, plus the position.
+    """
     n_positions = len(grid.top) * grid.n_columns
     y, x = _corner(index % n_positions, grid)
     return atoms[index // n_positions], y, x
@@ -150,11 +154,11 @@ def _shrink(target, alpha, positive):  # -> float: the soft threshold of the tar
     return 0.0
 
 
-def _correlate(residual, atoms, grid, q):
+def _correlate(residual, atoms, grid, slopes):
     """Compute the slopes of all coordinates of an image, to find violations of optimality.
 
-    The slopes are written to ``q`` (n_coordinates,). With a stride of 1 four neighbouring pixels
-    of an atom are multiplied at a time, which is faster.
+    They are written to ``slopes`` (n_coordinates,). With a stride of 1 four neighbouring pixels of
+    an atom are multiplied at a time, which is faster.
     """
     p, n_rows, width = atoms.shape
     step = grid.step
@@ -163,7 +167,7 @@ def _correlate(residual, atoms, grid, q):
         for k in range(p):
             for y in range(len(grid.top)):
                 first = (k * len(grid.top) + y) * grid.n_columns + start
-                out = q[first : first + n]
+                out = slopes[first : first + n]
                 out[:] = 0.0
                 for i in range(n_rows):
                     row = residual[grid.top[y] + grid.rows[i], start * step :]
@@ -204,10 +208,12 @@ def _sweep(active, n, now, woken, atoms, curvatures, grid, mask, alpha, positive
         Number of this sweep.
     woken : ndarray of shape (n_block_rows, n_block_columns), int32
         The number of the last sweep that woke each block; updated.
-    atoms, grid, mask, alpha, positive
-        See the module.
+    atoms, grid, mask : ndarray, Grid, ndarray
+        The atoms, where their positions lie in the image, and 1 for known pixels of the image.
+    alpha, positive : float, bool
+        The penalty, and whether codes are non-negative.
     curvatures : ndarray of shape (n_coordinates,)
-        The curvatures of the active coordinates.
+        For active coordinates the squared norm of the atom over known pixels.
     tolerance : float
         A change times the curvature up to this number wakes no block.
     residual : ndarray of shape (n_rows, width)
@@ -238,10 +244,10 @@ def _sweep(active, n, now, woken, atoms, curvatures, grid, mask, alpha, positive
             if curvature > 0.0:
                 target = _slope(residual, atom, rows, y, x) + curvature * z[index]
                 new = _shrink(target, alpha, positive) / curvature
-            # After _SHORT sweeps a code goes beyond its minimiser, by _AHEAD, unless it is or
-            # becomes zero, or its sign would change.
-            far = new + (new - z[index]) * _AHEAD
-            if now > _SHORT and far * new > 0.0 and new * z[index] > 0.0:
+            # After _PLAIN_SWEEPS sweeps a code goes beyond its minimiser by the fraction _OVERSHOOT
+            # of its step, unless the code is or becomes zero, or its sign would change.
+            far = new + (new - z[index]) * _OVERSHOOT
+            if now > _PLAIN_SWEEPS and far * new > 0.0 and new * z[index] > 0.0:
                 new = far
             step = new - z[index]
             if step != 0.0:
@@ -267,14 +273,19 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
 
     Parameters
     ----------
-    x, mask, atoms, grid, alpha, positive
-        See the module.
+    x, mask : ndarray of shape (n_rows, width)
+        The image, and 1 for known pixels; the mask has no rows if all pixels are known.
+    atoms, grid : ndarray of shape (n_atoms, n_patch_rows, kernel_width), Grid
+        The atoms, and where their positions lie in the image.
+    alpha, positive : float, bool
+        The penalty, and whether codes are non-negative.
     tolerance : float
         Tolerance of the slopes in the optimality condition.
     max_rounds, max_sweeps : int
         Largest number of rounds, and of sweeps in each round.
     index, value : ndarray of shape (n_entries,)
-        The codes to begin with.
+        The codes to begin with; ``index`` is the number of the atom times the number of positions,
+        plus the position.
     residual : ndarray of the shape of ``x``
         Output: the residual of the codes.
 
@@ -289,11 +300,11 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
     rows = grid.rows
     n_coordinates = len(atoms) * len(grid.top) * grid.n_columns
     z = np.zeros(n_coordinates)
-    q = np.empty(n_coordinates)
+    slopes = np.empty(n_coordinates)
     active = np.empty(n_coordinates, np.int32)
     n = len(index)
     solved = False
-    curvatures = np.empty(len(q))  # set for active coordinates only
+    curvatures = np.empty(len(slopes))  # set for active coordinates only
     residual[:] = x
     for e in range(n):
         active[e] = index[e]
@@ -302,22 +313,25 @@ def solve_image(x, mask, atoms, grid, alpha, positive, tolerance, max_rounds, ma
         _subtract(value[e], atom, rows, top, left, mask, residual)
         curvatures[index[e]] = _curvature(mask, atom, rows, top, left)
     options = atoms, curvatures, grid, mask, alpha, positive, tolerance, residual, z
+    # a sweep over the codes to begin with, of number 0, which skips no block
     n, moves = _sweep(active, n, 0, np.zeros(grid.n_blocks, np.int32), *options)
     for _ in range(max_rounds):
-        _correlate(residual, atoms, grid, q)
-        m = n
-        woken = np.zeros(grid.n_blocks, np.int32)
-        for i in range(len(q)):
-            size = q[i] if positive else abs(q[i])
+        _correlate(residual, atoms, grid, slopes)
+        n_admitted = n
+        woken = np.zeros(grid.n_blocks, np.int32)  # the first sweep skips no block
+        for i in range(len(slopes)):
+            size = slopes[i] if positive else abs(slopes[i])
             if size > alpha + tolerance and z[i] == 0.0:
-                active[m] = i
-                m += 1
+                active[n_admitted] = i
+                n_admitted += 1
                 atom, top, left = _locate(i, atoms, grid)
                 curvatures[i] = _curvature(mask, atom, rows, top, left)
         # the largest violation first
-        active[n:m] = active[n:m][np.argsort(-np.abs(q[active[n:m]]))]
-        entered = m > n
-        n = m
+        active[n:n_admitted] = active[n:n_admitted][
+            np.argsort(-np.abs(slopes[active[n:n_admitted]]))
+        ]
+        entered = n_admitted > n
+        n = n_admitted
         for now in range(1, max_sweeps + 1):
             n, moves = _sweep(active, n, now, woken, *options)
             if not moves:
@@ -341,7 +355,8 @@ def refit_image(
 ):
     """Turn the codes of an image into least squares on their support, by coordinate descent.
 
-    The signs of codes are constraints: a code whose sign would turn becomes zero. ``value``
+    The signs of codes are constraints: a code whose sign would turn becomes zero. ``mask`` is 1 for
+    known pixels, and ``index`` has for each code its atom and position, see `_locate`. ``value``
     (n_entries,) and ``residual`` (n_rows, width) are updated in place. Descent ends
     after a sweep in which no coordinate changes by more than ``tolerance`` over its curvature, or
     after ``max_sweeps``.
@@ -374,9 +389,13 @@ def synthesise(
     value,
     image,
 ):
-    """Add the image that sparse codes stand for to ``image`` (n_rows, width)."""
+    """Add the image that sparse codes, each a ``value`` at an ``index``, stand for to ``image``.
+
+    ``image`` is (n_rows, width), and ``index`` is as in `_locate`.
+    """
     for e in range(len(index)):
         atom, y, x = _locate(index[e], atoms, grid)
+        # `image[:0]`, a mask without rows, says that all pixels are known
         _subtract(-value[e], atom, grid.rows, y, x, image[:0], image)
 
 
@@ -410,6 +429,7 @@ def _self_overlap(
             y1, x1 = _corner(position[f], grid)
             if image[f] != image[e] or y1 - y > last or (last == 0 and x1 - x >= width):
                 break
+            # the shift along depth, height and width
             back, down = _shift(y, y1, grid)
             right = x1 - x
             if back < depth and abs(down) < height and abs(right) < width:
@@ -433,7 +453,8 @@ def add_patches(
 ):
     """Add up patches of images at the positions of each atom's users, times their factors.
 
-    ``factor`` has a number for each user. The sum of the patches of atom ``k`` is added to
+    The users of atom ``k`` are the entries ``start[k]`` to ``start[k + 1] - 1``, each with the
+    number of its ``image``, a ``position`` and a ``factor``. The sum of their patches is added to
     ``total[k]``, whose shape (n_patch_rows, width) is that of a patch. ``images``, (n_images,
     n_rows, width), and ``grid`` may be those of data that are continued beyond their borders.
     """
@@ -465,12 +486,14 @@ def sweep_atoms(
     overlap = np.empty((2 * depth - 1, 2 * height - 1, 2 * width - 1))
     for k in range(len(atoms)):
         _self_overlap(start[k], start[k + 1], image, position, value, grid, overlap)
-        moved = np.zeros((1, *atoms.shape[1:]))
-        add_patches(start[k : k + 2], image, position, value, grid, residual, moved)
-        moved += np.abs(overlap).sum() * atoms[k]
-        norm = np.sqrt(np.square(moved).sum())
+        # `target` is the direction of the new atom: the patches of the residual at its users, times
+        # their codes, plus the old atom times the bound of the curvature
+        target = np.zeros((1, *atoms.shape[1:]))
+        add_patches(start[k : k + 2], image, position, value, grid, residual, target)
+        target += np.abs(overlap).sum() * atoms[k]
+        norm = np.sqrt(np.square(target).sum())
         if norm > 0.0:
-            change = moved[0] / norm - atoms[k]
+            change = target[0] / norm - atoms[k]
             atoms[k] += change
             for e in range(start[k], start[k + 1]):
                 y, x = _corner(position[e], grid)
@@ -532,15 +555,17 @@ def removals(start, image, position, value, most, n_sweeps, mask, atoms, grid, a
     Parameters
     ----------
     start, image, position, value
-        The codes sorted by atom.
+        The codes sorted by atom: atom ``k`` has the users ``start[k]`` to ``start[k + 1] - 1``.
     most : int
         Largest number of users of an atom that are tried.
     n_sweeps : int
         Number of sweeps over the codes that overlap a user.
     mask, atoms, grid, alpha, positive
-        See the module; ``mask`` is that of all images.
+        The mask (n_images, n_rows, width) of known pixels, without rows if all are known, the
+        atoms, where their positions lie, the penalty, and whether codes are non-negative.
     starts, indices, values
-        The codes sorted by image.
+        The codes sorted by image: image ``i`` has the entries ``starts[i]`` to
+        ``starts[i + 1] - 1``.
     residual : ndarray of shape (n_images, n_rows, width)
         The residual of the codes; changed, and restored at the end.
     changes : ndarray of shape (n_atoms, 1 + n_atoms)
@@ -550,17 +575,17 @@ def removals(start, image, position, value, most, n_sweeps, mask, atoms, grid, a
     rows = grid.rows
     depth, height, width = grid.kernel
     n_positions = len(grid.top) * grid.n_columns
-    near = np.empty(len(indices), np.int64)
+    near = np.empty(len(indices), np.int64)  # numbers of the codes that overlap a user
     z = values.copy()
     for k in range(len(atoms)):
         n_users = start[k + 1] - start[k]
-        n_asked = min(n_users, most)
-        for asked in range(n_asked):
-            e = start[k] + asked * n_users // n_asked
+        n_tried = min(n_users, most)
+        for tried in range(n_tried):
+            user = start[k] + tried * n_users // n_tried
             n = 0
-            t = image[e]
-            y, x = _corner(position[e], grid)
-            patches = residual[t]
+            t = image[user]
+            y, x = _corner(position[user], grid)
+            left = residual[t]
             observed = mask[t]
             for f in range(starts[t], starts[t + 1]):
                 _, y1, x1 = _locate(indices[f], atoms, grid)
@@ -571,33 +596,33 @@ def removals(start, image, position, value, most, n_sweeps, mask, atoms, grid, a
                 if overlaps and indices[f] // n_positions != k:
                     near[n] = f
                     n += 1
-            slope = _slope(patches, atoms[k], rows, y, x)
+            slope = _slope(left, atoms[k], rows, y, x)
             curvature = _curvature(observed, atoms[k], rows, y, x)
             # remove the user, and add up the changes of the objective
-            rise = _change(-value[e], value[e], slope, curvature, alpha)
-            _subtract(-value[e], atoms[k], rows, y, x, observed, patches)
+            rise = _change(-value[user], value[user], slope, curvature, alpha)
+            _subtract(-value[user], atoms[k], rows, y, x, observed, left)
             for s in range(n_sweeps * n):
                 f = near[s % n]
                 atom, y1, x1 = _locate(indices[f], atoms, grid)
                 curvature = _curvature(observed, atom, rows, y1, x1)
                 if curvature > 0.0:
-                    slope = _slope(patches, atom, rows, y1, x1)
+                    slope = _slope(left, atom, rows, y1, x1)
                     target = _shrink(slope + curvature * z[f], alpha, positive)
                     step = target / curvature - z[f]
                     rise += _change(step, z[f], slope, curvature, alpha)
                     z[f] += step
-                    _subtract(step, atom, rows, y1, x1, observed, patches)
+                    _subtract(step, atom, rows, y1, x1, observed, left)
             # add the growth of the other codes, and restore the codes and the residual
             for f in near[:n]:
                 changes[k, 1 + indices[f] // n_positions] += abs(z[f]) - abs(values[f])
                 atom, y1, x1 = _locate(indices[f], atoms, grid)
-                _subtract(values[f] - z[f], atom, rows, y1, x1, observed, patches)
+                _subtract(values[f] - z[f], atom, rows, y1, x1, observed, left)
                 z[f] = values[f]
-            _subtract(value[e], atoms[k], rows, y, x, observed, patches)
+            _subtract(value[user], atoms[k], rows, y, x, observed, left)
             changes[k, 0] += rise
-        # `n_asked` users stand for `n_users`
+        # `n_tried` users stand for `n_users`
         for i in range(1 + len(atoms)):
-            changes[k, i] *= n_users / max(n_asked, 1)
+            changes[k, i] *= n_users / max(n_tried, 1)
 
 
 loops = Loops(globals())

@@ -57,38 +57,45 @@ SOLVED_OF_PATH = 1e-3
 
 @lru_cache
 def make_grid(n_channels, size, kernel, stride):  # int, three tuples of int -> Grid
-    """Return the `Grid` of images of a size, for atoms of the size ``kernel``.
+    """Return the `Grid`, where positions lie, of images of a size for atoms of the size ``kernel``.
 
     Tuples of one or two numbers, of signals and pictures, get further axes of length 1 in front.
     """
     depth, height, width = (1, 1, *size)[-3:]
     kernel = (1, 1, *kernel)[-3:]
     stride = (1, 1, *stride)[-3:]
-    slices = np.arange(0, depth - kernel[0] + 1, stride[0])
-    rows = np.arange(0, height - kernel[1] + 1, stride[1])
-    patch = np.arange(n_channels)[:, None, None] * depth + np.arange(kernel[0])[:, None]
-    # Blocks have a margin at both ends of an axis, unless there is a single one along it.
+    # where positions begin along depth and height, and the slices of an atom at the first position
+    first_slices = np.arange(0, depth - kernel[0] + 1, stride[0])
+    first_rows = np.arange(0, height - kernel[1] + 1, stride[1])
+    slices = (
+        np.arange(n_channels)[:, None, None] * depth + np.arange(kernel[0])[:, None]
+    )
+    # Blocks of an image have the size of an atom. There is a margin of one block at both ends of
+    # depth and of height, unless the image is as long as an atom along this axis.
     margins = [int(depth > kernel[0]), int(height > kernel[1])]
     n_rows = height // kernel[1] + 1 + 2 * margins[1]
     n_slices = depth // kernel[0] + 1 + 2 * margins[0]
-    of_slices = np.arange(depth)[:, None] // kernel[0] + margins[0]
-    of_rows = np.arange(height) // kernel[1] + margins[1]
-    around = [np.arange(-margin, margin + 1) for margin in margins]
+    block_of_slice = np.arange(depth)[:, None] // kernel[0] + margins[0]
+    block_of_row = np.arange(height) // kernel[1] + margins[1]
+    neighbours = [np.arange(-margin, margin + 1) for margin in margins]
     return Grid(
         step=stride[2],
         n_columns=(width - kernel[2]) // stride[2] + 1,
-        top=(slices[:, None] * height + rows).ravel(),
-        rows=(patch * height + np.arange(kernel[1])).ravel(),
+        top=(first_slices[:, None] * height + first_rows).ravel(),
+        rows=(slices * height + np.arange(kernel[1])).ravel(),
         height=height,
         kernel=kernel,
-        block=(of_slices * n_rows + of_rows).ravel(),
-        near=(around[0][:, None] * n_rows + around[1]).ravel(),
+        block=(block_of_slice * n_rows + block_of_row).ravel(),
+        near=(neighbours[0][:, None] * n_rows + neighbours[1]).ravel(),
         n_blocks=(n_slices * n_rows, width // kernel[2] + 3),
     )
 
 
 def in_rows(images):  # (n, n_channels, *size) -> array (n, n_rows, width)
-    """Return images or atoms as the matrices of `_conv_compiled`, in the same memory."""
+    """Return images or atoms as matrices for compiled loops, in the same memory.
+
+    A matrix has the rows of pixels of all channels and slices below each other.
+    """
     return np.asarray(images).reshape(len(images), -1, images.shape[-1])
 
 
@@ -144,7 +151,7 @@ class ConvEpoch(rules.Coded):
         self._mask = x[:, :0] if problem.mask is None else in_rows(problem.mask)
         self._residual = np.empty_like(x)
         max_rounds, max_sweeps = effort
-        own = in_rows(self.atoms)
+        atom_rows = in_rows(self.atoms)
         solved = [None] * n  # (index, value, whether codes are solved) of each image
 
         def solve(first, last):  # set `solved` of images `first:last`
@@ -153,7 +160,7 @@ class ConvEpoch(rules.Coded):
                 solved[i] = loops.solve_image(
                     x[i],
                     self._mask[i],
-                    own,
+                    atom_rows,
                     self._grid,
                     alpha=problem.alpha,
                     positive=problem.positive_code,
@@ -168,14 +175,17 @@ class ConvEpoch(rules.Coded):
         in_parts(solve, n, 1)
         parts = (([len(index)], index, value) for index, value, _ in solved)
         self.codes = rules.Codes.joined(parts)
-        size = float(sum(np.abs(value).sum() for _, value, _ in solved))
+        sum_of_moduli = float(sum(np.abs(value).sum() for _, value, _ in solved))
         self.solved = np.array([is_solved for _, _, is_solved in solved], dtype=bool)
         loss = float(np.square(self._residual).sum()) / 2
         self.fitting = self.refit_on_path() if refit else self.codes
-        self._measure(atoms.new_tensor([loss, size, len(self.codes.value), n]))
+        self._measure(atoms.new_tensor([loss, sum_of_moduli, len(self.codes.value), n]))
 
     def refit_on_path(self):  # -> Codes
-        """Return least squares on the supports of the codes, as exact as `conv_path` needs them."""
+        """Return least squares on the supports, to a tolerance of a thousandth of the penalty.
+
+        The codes of `conv_path`, which predict hidden pixels, need not be more exact.
+        """
         return self.refit_codes(SOLVED_OF_PATH, n_sweeps=20)
 
     def refit_codes(self, tolerance=SOLVED, n_sweeps=MOST_EFFORT[1]):  # -> Codes
@@ -184,7 +194,7 @@ class ConvEpoch(rules.Coded):
         So later sums, such as `residuals` and `improved_atoms`, take the residual of the new codes.
         A code whose sign least squares would turn becomes zero. Descent ends after a sweep in which
         no coordinate moves by more than ``tolerance`` times alpha, over its curvature, or after
-        ``n_sweeps``.
+        ``n_sweeps``, by default 200.
         """
         residual = self._residual
         codes = replace(self.codes, value=self.codes.value.clone())
@@ -231,8 +241,8 @@ class ConvEpoch(rules.Coded):
     def improved_atoms(self, earlier=None):  # -> the shape of the atoms, of norm 1
         """Return better atoms for the codes, the second half of an epoch.
 
-        Two sweeps improve one atom at a time. ``earlier`` has no effect: it is for streams of rows,
-        see `stream.Held`.
+        Two sweeps improve one atom at a time. ``earlier`` has no effect: in streams of rows it is a
+        penalty on steps of the atoms.
         """
         atoms = self.atoms.clone()
         residual = self._residual.copy()
@@ -248,26 +258,30 @@ class ConvEpoch(rules.Coded):
                 atoms=in_rows(atoms),
                 residual=residual,
             )
+        # the sweeps keep norms of 1, but not the rank
         return atoms if self.problem.rank is None else self.problem.project(atoms)
 
     def move_atoms(self):  # -> (atoms, Codes) or None
         """Move atoms that cut a pattern off to the windows with the most energy, with their codes.
 
-        A round of the search calls it (`descend.play_rounds`); the module explains moves. Return
-        all atoms (p, n_channels, *kernel) and their `Codes`, or None if no atom moves.
+        An atom may be a pattern that its border cuts off; residuals beyond the border then continue
+        the pattern. A round of the search calls the method (`descend.play_rounds`). Return all
+        atoms (p, n_channels, *kernel) and their `Codes`, or None if no atom moves.
         """
         p, n_channels, *kernel = self.atoms.shape
         stride = self.problem.stride
         size = self.problem.x.shape[2:]
+        # of wide windows, with `k - 1` pixels more than the atom at each end of an axis
         total = np.zeros((p, n_channels, *[3 * k - 2 for k in kernel]))
         weight = np.zeros((p, 1, *total.shape[2:]))
         start, image, position, value = self._entries
-        # Residuals around the positions of an atom are averaged with the codes as weights. The
-        # residuals are padded with zeros beyond the borders of images. `inside` marks the pixels of
-        # images, so that only codes whose pixel is inside count in the divisor of an average.
-        around = [(0, 0), (0, 0), *[(k - 1, k - 1) for k in kernel]]
-        images = np.pad(self.residuals(), around)
-        inside = np.pad(np.ones((len(images), 1, *size)), around)
+        # Residuals around the positions of an atom are fitted by least squares as code times
+        # pattern: the sum of code times residual over the sum of squared codes. The residuals are
+        # padded with zeros beyond the borders of images. `inside` marks the pixels of images, so
+        # that only codes whose pixel is inside count in the divisor.
+        padding = [(0, 0), (0, 0), *[(k - 1, k - 1) for k in kernel]]
+        images = np.pad(self.residuals(), padding)
+        inside = np.pad(np.ones((len(images), 1, *size)), padding)
         grid = make_grid(n_channels, images.shape[2:], total.shape[2:], stride)
         loops.add_patches(
             start, image, position, value, grid, in_rows(images), total=in_rows(total)
@@ -282,7 +296,7 @@ class ConvEpoch(rules.Coded):
             in_rows(inside),
             total=in_rows(weight),
         )
-        # the averages with the atom itself in the middle: what the atom would be in wider windows
+        # the fits, plus the atom itself in the middle: what the atom would be in a wide window
         wide = torch.as_tensor(total / np.where(weight > 0, weight, 1.0))
         wide[(..., *[slice(k - 1, 2 * k - 1) for k in kernel])] += self.atoms
 
@@ -293,6 +307,7 @@ class ConvEpoch(rules.Coded):
         centre = tuple((k - 1) // s for k, s in axes)
 
         def cut(images):  # (p, ..., *wide kernel) -> (p, ..., *windows, *kernel)
+            # all windows of the size of an atom
             images = images[(..., *starts)]
             for k, s in axes:
                 images = images.unfold(-len(axes), k, s)
@@ -345,8 +360,8 @@ class ConvEpoch(rules.Coded):
         """Return for each atom the sum of ``r_e (r_e . v)`` over its users ``e``.
 
         It is one power iteration of `common_directions`. A user is a position with a nonzero code,
-        ``r_e`` is the patch of the residual there, and ``v`` the entry of the atom in
-        ``direction`` (p, n_pixels).
+        ``r_e`` is the patch of the residual there, and ``v`` the row of ``direction``
+        (p, n_pixels) for the atom.
         """
         moments = np.zeros_like(in_rows(self.atoms))
         start, image, position, _ = self._entries
@@ -415,8 +430,8 @@ def conv_path(problem, atoms, alphas):
     Yields
     ------
     codes, refits : Codes
-        For each penalty the lasso's codes, to a tolerance of a thousandth of the penalty, and least
-        squares on the supports of these codes.
+        For each penalty the lasso's codes, to a tolerance of a thousandth of the penalty or after
+        at most 20 working sets of 20 sweeps, and least squares on the supports of these codes.
     """
     codes = problem.no_codes()
     for alpha in alphas:

@@ -68,8 +68,11 @@ class DeviceEpoch(rules.Coded):
         self._dictionary = pad(atoms.to(x.dtype), (0, 0, 0, 1)).to(x.device)
         self._support, self._z = codes.like(x).padded(p)
         self._weight = problem.weigh(x.new_ones(n))
+        # columns: half of the squared residual, the sum of the moduli of codes, their number, and 1
         of_rows = x.new_ones(n, 4)
         self._roots = self._weight.sqrt()[:, None]
+        # `value` and `index` are the new codes, padded. `a` is Z^T Z, and `b` is at first Z^T R for
+        # the residuals R, both with a last row for the padding atom.
         value = x.new_zeros(n, self._z.shape[1] + min(p, m + rules.ROOM))
         self._residual = torch.empty_like(x)
         index = value.int()
@@ -77,7 +80,7 @@ class DeviceEpoch(rules.Coded):
         a = x.new_zeros(p + 1, p + 1)
         b = x.new_zeros(p + 1, m)
         for rows in self._blocks(n):
-            support, z, slope, inner = self._solve(
+            support, z, slope, gram = self._solve(
                 rows, self._support[rows], self._z[rows], rules.SWEEPS_OF_CODES
             )
             index[rows, : z.shape[1]] = support.int()
@@ -86,7 +89,7 @@ class DeviceEpoch(rules.Coded):
             of_rows[rows, :3] = torch.stack([loss, z.abs().sum(1), (z != 0).sum(1)], 1)
             uses += self._weight[rows] @ (fitted != 0).to(x.dtype)
             if refit:
-                z = self._refit(inner, slope, z)
+                z = self._refit(gram, slope, z)
                 fitted, residual, _ = self._residuals_of(rows, support, z)
             weighted = fitted * self._weight[rows, None]
             self._residual[rows] = residual
@@ -107,14 +110,15 @@ class DeviceEpoch(rules.Coded):
     # ------------------------------------------------------------------ codes
 
     def _blocks(self, n):  # -> list of Tensor (n_block,)
-        # Return the numbers of the rows 0 to n - 1, cut into blocks to limit memory.
+        # Return the numbers of the rows 0 to n - 1, cut into blocks to limit memory; without rows
+        # there is no block. The atoms of the support of a row have `width` features together.
         width = (self._z.shape[1] + rules.ROOM) * self.atoms.shape[1]
         # 2**25 numbers, because a block allocates about five arrays of this size: 0.7 GB in float32
         blocks = blocks_of_rows(n, max(len(self._dictionary), width), 2**25)
         return [torch.arange(n, device=self._z.device)[rows] for rows in blocks if n]
 
     def _dense(self, support, z):  # (n, longest) each -> (n, p + 1)
-        # The last column is for padding.
+        # Return padded codes in dense form. The last column, of the padding atom, is zero.
         return z.new_zeros(len(z), len(self._dictionary)).scatter_(1, support, z)
 
     def _residuals_of(self, rows, support, z):  # -> (n, p + 1), (n, m), (n,)
@@ -136,8 +140,8 @@ class DeviceEpoch(rules.Coded):
     ):
         """Improve the codes of rows by coordinate descent, each on its support and new atoms.
 
-        Atoms enter a support if their slope (product with the residual) violates the optimality
-        condition by much.
+        Atoms enter a support if the modulus of their slope (product with the residual) violates the
+        optimality condition and is at least 0.6 of the largest modulus outside of the support.
 
         Parameters
         ----------
@@ -153,44 +157,47 @@ class DeviceEpoch(rules.Coded):
         Returns
         -------
         support, z, slope : Tensor of shape (n, longest)
-            New supports, codes, and the slopes at the atoms of the supports; ``longest`` is new,
-            too.
-        inner : Tensor of shape (n, longest, longest)
+            New supports, codes, and the slopes at the atoms of the supports; ``longest`` is the
+            size of the largest new support.
+        gram : Tensor of shape (n, longest, longest)
             The products of the atoms of each support with each other, over known entries.
         """
-        none, m = self.atoms.shape
+        p, m = self.atoms.shape
         mask = self.problem.mask
         alpha = self.problem.alpha
         slope = self._residuals_of(rows, support, z)[1] @ self._dictionary.mT
-        excess = slope if self.problem.positive_code else slope.abs()
-        excess = excess.scatter(1, support, 0.0)
+        modulus = slope if self.problem.positive_code else slope.abs()
+        modulus = modulus.scatter(1, support, 0.0)
         if near is not None:
-            excess = torch.zeros_like(excess).scatter_(1, near, excess.gather(1, near))
-        level = rules.MIN_FRACTION * excess.amax(1, keepdim=True)
-        n_old = (support != none).sum(1)
-        room = min(none, m + rules.ROOM) + (0 if near is None else near.shape[1])
+            modulus = torch.zeros_like(modulus).scatter_(
+                1, near, modulus.gather(1, near)
+            )
+        level = rules.MIN_FRACTION * modulus.amax(1, keepdim=True)
+        n_old = (support != p).sum(1)
+        # the largest number of atoms in a support; `p` is the number of the padding atom
+        room = min(p, m + rules.ROOM) + (0 if near is None else near.shape[1])
         # Atoms whose slopes violate the optimality condition and reach the fraction `MIN_FRACTION`
         # of the largest slope enter a support, the largest slope first, as far as there is room.
-        is_near = excess >= level.clamp_min((1 + rules.TOLERANCE) * alpha)
-        n_new = is_near.sum(1).minimum((room - n_old).clamp_min(0))
+        enters = modulus >= level.clamp_min((1 + rules.TOLERANCE) * alpha)
+        n_new = enters.sum(1).minimum((room - n_old).clamp_min(0))
         most, longest = torch.stack([n_new.amax(), (n_old + n_new).amax()]).tolist()
         empty = torch.arange(most, device=z.device) >= n_new[:, None]
-        new = excess.topk(most).indices.masked_fill(empty, none).sort(1).values
+        new = modulus.topk(most).indices.masked_fill(empty, p).sort(1).values
         support = torch.cat([support, new], 1)
         # padding moves to the end of each support
-        order = (support == none).byte().argsort(dim=1, stable=True)[:, :longest]
+        order = (support == p).byte().argsort(dim=1, stable=True)[:, :longest]
         support = support.gather(1, order)
         z = pad(z, (0, most)).gather(1, order)
         slope = slope.gather(1, support)
-        members = self._dictionary[support]
-        observed = members if mask is None else members * mask[rows, None].to(z)
-        inner = members @ observed.mT
-        z = self._descend(inner, slope, z, alpha, n_sweeps)
-        return support, z, slope, inner
+        of_support = self._dictionary[support]
+        known_part = of_support if mask is None else of_support * mask[rows, None].to(z)
+        gram = of_support @ known_part.mT
+        z = self._descend(gram, slope, z, alpha, n_sweeps)
+        return support, z, slope, gram
 
     def _descend(
         self,
-        inner,
+        gram,
         slope,
         z,
         alpha,
@@ -198,35 +205,38 @@ class DeviceEpoch(rules.Coded):
     ):  # -> z
         """Minimise the lasso over the codes of all rows at once, by coordinate descent in place.
 
-        ``inner`` (n, longest, longest) has the products of the atoms of each support with each
+        ``gram`` (n, longest, longest) has the products of the atoms of each support with each
         other, and ``slope`` (n, longest) the products of these atoms with the row's residual.
         ``slope`` and the codes ``z`` (n, longest) are updated. Return ``z``.
         """
-        curvature = inner.diagonal(dim1=1, dim2=2)
+        curvature = gram.diagonal(dim1=1, dim2=2)
         positive = self.problem.positive_code
         inverse = torch.where(curvature > 0, 1 / curvature, 0.0)
         for i in [*range(z.shape[1])] * n_sweeps:
             # slopes as if this code were zero
-            slope.addcmul_(inner[:, i], z[:, i : i + 1])
+            slope.addcmul_(gram[:, i], z[:, i : i + 1])
             if positive:
                 target = (slope[:, i] - alpha).relu()
             else:
                 target = softshrink(slope[:, i], alpha)
             torch.mul(target, inverse[:, i], out=z[:, i])
-            slope.addcmul_(inner[:, i], z[:, i : i + 1], value=-1)
+            slope.addcmul_(gram[:, i], z[:, i : i + 1], value=-1)
         return z
 
-    def _refit(self, inner, slope, z):  # -> (n, longest)
+    def _refit(self, gram, slope, z):  # -> (n, longest)
         """Return least squares on the supports of codes ``z``, non-negative if codes have to be.
 
-        ``inner`` and ``slope`` are results of `_solve`. A Cholesky factor solves for all rows at
-        once; rows for which it fails get the result of coordinate descent. ``z`` is overwritten.
+        ``gram`` (n, longest, longest) has the products of the atoms of each support with each
+        other, and ``slope`` (n, longest) their products with the row's residual. A Cholesky factor
+        solves for all rows at once; rows for which it fails get the result of coordinate descent.
+        ``z`` is overwritten.
         """
         used = z != 0
-        inner = inner * (used[:, :, None] & used[:, None])
+        gram = gram * (used[:, :, None] & used[:, None])
         slope = slope * used
+        # ones on the diagonal for atoms without a code, so that the matrix can be factorised
         unused = torch.diag_embed((~used).to(z))
-        factor, failed = torch.linalg.cholesky_ex(inner + unused)
+        factor, failed = torch.linalg.cholesky_ex(gram + unused)
         exact = z + torch.cholesky_solve(slope[:, :, None], factor)[:, :, 0]
         # The diagonal of a factor has for each atom the norm of its component orthogonal to the
         # atoms before it in the support. Where the least norm is near zero, the atoms are nearly
@@ -234,8 +244,8 @@ class DeviceEpoch(rules.Coded):
         least = factor.diagonal(dim1=1, dim2=2).amin(1)
         solved = (least > torch.finfo(z.dtype).eps ** 0.25) & (failed == 0)
         solved &= (exact >= (0.0 if self.problem.positive_code else -torch.inf)).all(1)
-        left = self._descend(inner, slope, z, 0.0, rules.SWEEPS_OF_REFITS)
-        return torch.where(solved[:, None], exact, left)
+        descended = self._descend(gram, slope, z, 0.0, rules.SWEEPS_OF_REFITS)
+        return torch.where(solved[:, None], exact, descended)
 
     # ------------------------------------------------------------------ atoms
 
@@ -247,16 +257,19 @@ class DeviceEpoch(rules.Coded):
     def improved_atoms(self, earlier=None):  # -> (p, m) of norm 1, float64, on the CPU
         """Return better atoms for the codes, the second half of an epoch.
 
-        Two sweeps over blocks of atoms take steps that never raise the objective, as the module
-        explains. In a stream ``earlier``, a `stream.Held`, adds a penalty on steps of the atoms.
+        Two sweeps over blocks of atoms take steps that never raise the objective: each step goes to
+        the minimum of a quadratic bound of the objective on the sphere. In a stream ``earlier``, a
+        `_states.Held`, adds a penalty on steps of the atoms away from the atoms of earlier rows.
         """
         a = self._a
         b = self._b
         atoms = self._dictionary[:-1].clone()
         if earlier is not None:
+            # the penalty is half of `energy` times the squared step of each atom
             energy = earlier.energy.to(a)
             a = a + energy.diag()
             b = b + energy[:, None] * earlier.atoms.to(b)
+        # Of this number of atoms a row uses one on average; `size` is the number in a block.
         n_atoms_per_code = len(atoms) * self._n / max(self.n_entries, 1)
         size = max(1, int(_ATOMS_PER_ROW * n_atoms_per_code))
         for first in [*range(0, len(atoms), size)] * _SWEEPS:
@@ -271,14 +284,18 @@ class DeviceEpoch(rules.Coded):
 
     @in_own_precision
     def _second_moments(self, residuals, direction):  # (n, m), (p, m) -> (p, m)
-        """Return what `_epoch.Epoch._second_moments` returns, on the CPU in float64."""
+        """Return for each atom the sum of ``r_i (r_i . v)`` over the rows ``i`` that use the atom.
+
+        It is one power iteration of `common_directions`. ``r_i`` is the residual of row ``i``, and
+        ``v`` the row of ``direction`` for the atom. The result is on the CPU in float64.
+        """
         direction = direction.to(self._dictionary)
         moments = torch.zeros_like(direction)
         for rows in self._blocks(len(self._z)):
             of_rows = residuals[rows]
             users = self._dense(self._support[rows], torch.ones_like(self._z[rows]))
-            lengths = users[:, :-1] * (of_rows @ direction.mT)
-            moments += lengths.mT @ of_rows
+            products = users[:, :-1] * (of_rows @ direction.mT)
+            moments += products.mT @ of_rows
         return moments.cpu().double()
 
     def residuals(self):  # -> (n, m)
@@ -295,40 +312,44 @@ class DeviceEpoch(rules.Coded):
         numbers of these ``n`` atoms.
         """
         atoms = self._dictionary[:-1]
-        number = torch.arange(rules.USERS, device=self._z.device)
+        # numbers of the users that stand for all users of an atom
+        tried = torch.arange(rules.USERS, device=self._z.device)
         # Sort the entries of all padded supports by atom: entry e belongs to the row e // longest.
-        # The users of an atom are then a slice of `order`, and evenly spaced users are drawn.
+        # The users of an atom are then a slice of `order`, and evenly spaced users are drawn,
+        # at the places `place` in `order`.
         order = pad(self._support.flatten().argsort(stable=True), (0, 1))
         n_users = self._support.flatten().bincount(minlength=len(self._dictionary))
         n_users = n_users[:-1, None]
-        n_asked = n_users.clamp(1, rules.USERS)
-        entry = n_users.cumsum(0) - n_users + number * n_users // n_asked
-        entries = order[entry.clamp_max(len(order) - 1)].flatten()
+        n_tried = n_users.clamp(1, rules.USERS)
+        place = n_users.cumsum(0) - n_users + tried * n_users // n_tried
+        entries = order[place.clamp_max(len(order) - 1)].flatten()
         users = entries // max(self._z.shape[1], 1)
-        weights = ((number < n_users) * n_users / n_asked).flatten().to(atoms)
+        weights = ((tried < n_users) * n_users / n_tried).flatten().to(atoms)
         weights *= pad(self._weight, (0, 1))[users]
         cosine = atoms @ atoms.mT
         if not self.problem.positive_code:
             cosine = cosine.abs()
         cosine.fill_diagonal_(-torch.inf)
         near = cosine.topk(min(len(atoms) - 1, rules.NEAR)).indices
-        who = torch.arange(len(near), device=near.device).repeat_interleave(rules.USERS)
-        # `change` has a row for each pair of an atom `who` and one of its users. Columns: the rise
+        removed = torch.arange(len(near), device=near.device).repeat_interleave(
+            rules.USERS
+        )
+        # `change` has a row for each pair of a removed atom and one of its users. Columns: the rise
         # of the objective of the user without the atom, then the growth of the moduli of the user's
         # codes at the atoms in `near`.
-        change = atoms.new_zeros(len(who), 1 + near.shape[1])
+        change = atoms.new_zeros(len(removed), 1 + near.shape[1])
         # no blocks in a process without rows, where `users` has no valid numbers
-        for part in self._blocks(len(who) if len(self._z) else 0):
+        for part in self._blocks(len(removed) if len(self._z) else 0):
             rows = users[part]
-            nearest = near[who[part]]
+            nearest = near[removed[part]]
             support = self._support[rows]
             z = self._z[rows]
             before = self._dense(support, z.abs())
-            out = support == who[part, None]
+            is_removed = support == removed[part, None]
             support, z, _, _ = self._solve(
                 rows,
-                support.masked_fill(out, len(near)),
-                z.masked_fill(out, 0.0),
+                support.masked_fill(is_removed, len(near)),
+                z.masked_fill(is_removed, 0.0),
                 rules.SWEEPS_OF_COSTS,
                 nearest,
             )

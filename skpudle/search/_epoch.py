@@ -31,11 +31,11 @@ from skpudle.search._compiled import loops
 # sweeps).
 SWEEPS = {"few": 2, "many": 1}
 
-# TOLERANCE: of codes in the optimality condition, as a fraction of alpha. SWEEPS_OF_CODES and
-# SWEEPS_OF_COSTS: the largest numbers of sweeps over the codes of a row, in an epoch and in the
-# estimate of the cost of an atom. Codes need not converge in an epoch, since the next epoch starts
-# from them: searches with at most 100 sweeps take up to 30 % more time, for objectives that differ
-# by at most 0.1 % (benchmarks/constants.py sweeps-of-codes).
+# TOLERANCE: the violation of the optimality condition that codes may keep, as a fraction of alpha.
+# SWEEPS_OF_CODES and SWEEPS_OF_COSTS: the largest numbers of sweeps over the codes of a row, in an
+# epoch and in the estimate of the cost of an atom. Codes need not converge in an epoch, since the
+# next epoch starts from them: searches with at most 100 sweeps take up to 30 % more time, for
+# objectives that differ by at most 0.1 % (benchmarks/constants.py sweeps-of-codes).
 TOLERANCE = 1e-2
 SWEEPS_OF_CODES = 3
 SWEEPS_OF_COSTS = 5
@@ -87,7 +87,10 @@ POWER_ITERATIONS = 8
 
 
 def _starts(counts):  # (n,) -> (n + 1,)
-    """Return the first entry of each row, for numbers of entries of rows."""
+    """Return the number of each row's first entry, and last the number of all entries.
+
+    ``counts`` has the number of entries of each row.
+    """
     starts = counts.new_zeros(len(counts) + 1, dtype=torch.int64)
     torch.cumsum(counts, 0, out=starts[1:])
     return starts
@@ -116,7 +119,7 @@ class Codes:
 
     @classmethod
     def of_padded(cls, index, value):  # (n, longest) each -> Codes
-        """Return the codes ``value`` at the atoms ``index`` of padded rows, without zeros."""
+        """Return the codes ``value`` at the atoms ``index``, without the zeros that pad rows."""
         used = value != 0
         return cls(_starts(used.sum(1)), index[used].int(), value[used])
 
@@ -128,8 +131,8 @@ class Codes:
         and the atoms and values of all codes of the block (n_entries,). The codes of a single block
         share the memory of its arrays.
         """
-        none = (np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0))
-        parts = [*parts] or [none]
+        no_block = (np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0))
+        parts = [*parts] or [no_block]
         count, index, value = parts[0]
         if len(parts) > 1:
             count = np.concatenate([part[0] for part in parts])
@@ -153,15 +156,16 @@ class Codes:
         rows = torch.arange(len(self), device=self.start.device)
         return rows.repeat_interleave(self.start.diff())
 
-    def padded(self, none):  # -> (n, longest) int64, (n, longest)
+    def padded(self, padding):  # -> (n, longest) int64, (n, longest)
         """Return atoms and values as two dense arrays, by which a GPU treats all rows at once.
 
-        Rows with fewer entries than the longest row end with the atom ``none`` and the value 0.
+        Rows with fewer entries than the longest row end with the atom number ``padding`` and the
+        value 0.
         """
-        number = torch.arange(self.longest, device=self.start.device)
-        used = number < self.start.diff()[:, None]
+        column = torch.arange(self.longest, device=self.start.device)
+        used = column < self.start.diff()[:, None]
         value = self.value.new_zeros(used.shape)
-        index = torch.full_like(value, none, dtype=torch.int64)
+        index = torch.full_like(value, padding, dtype=torch.int64)
         index[used] = self.index.long()
         value[used] = self.value
         return index, value
@@ -173,7 +177,7 @@ class Codes:
         return z
 
     def arrays(self):  # -> (n + 1,), (n_entries,), (n_entries,)
-        """Return ``start``, ``index`` and ``value`` as arrays that share their memory."""
+        """Return ``start``, ``index`` and ``value`` as NumPy arrays that share their memory."""
         return np.asarray(self.start), np.asarray(self.index), np.asarray(self.value)
 
     def of_row(self, i):  # -> index (n_of_row,), value (n_of_row,)
@@ -194,12 +198,13 @@ class Codes:
         kept = kept.to(self.index.device)
         index = self.index.long()
         atom = index // n_positions
-        number = (kept.cumsum(0) - 1)[atom]  # of the atom among those that are kept
-        return self.renumbered(number * n_positions + index % n_positions, kept[atom])
+        new_atom = (kept.cumsum(0) - 1)[atom]  # its number among the kept atoms
+        return self.renumbered(new_atom * n_positions + index % n_positions, kept[atom])
 
-    def renumbered(self, index, used):  # (n_entries,), (n_entries,) bool -> Codes
-        """Return the entries that ``used`` marks, each at its new atom (or position) ``index``."""
-        return Codes(_starts(used)[self.start], index[used].int(), self.value[used])
+    def renumbered(self, index, kept):  # (n_entries,), (n_entries,) bool -> Codes
+        """Return the entries that ``kept`` marks, each at its new atom (or position) ``index``."""
+        # `_starts(kept)` has the number of kept entries before each entry
+        return Codes(_starts(kept)[self.start], index[kept].int(), self.value[kept])
 
 
 def _least(operations, task=_TASK):  # -> int
@@ -237,11 +242,11 @@ class Coded:
     In all sums rows have their weights.
     """
 
-    n_always_split = 0  # least number of atoms that a round splits, see `descend.split`
-    _costs = None
+    n_always_split = 0  # atoms that a round splits even if their gain is small
+    _costs = None  # the result of `costs`, once it has been computed
 
     def restrict(self, kept):  # (p,) bool -> Codes
-        """Return the codes at the atoms that ``kept`` marks; see `Codes.restrict`."""
+        """Return the codes at the atoms that ``kept`` marks, for a dictionary of these atoms."""
         return self.codes.restrict(kept, self.problem.n_positions)
 
     def move_atoms(self):
@@ -264,16 +269,17 @@ class Coded:
         """
         generator = torch.Generator().manual_seed(seed)
         atoms = self.atoms.flatten(1)
-        image = torch.randn(atoms.shape, generator=generator, dtype=torch.float64)
+        product = torch.randn(atoms.shape, generator=generator, dtype=torch.float64)
         residuals = self.residuals()
         for _ in range(POWER_ITERATIONS):
-            direction = project_atoms(image)
-            (image,) = self.problem.total(self._second_moments(residuals, direction))
-            along = torch.einsum("jf,jf->j", image, atoms)
-            # make images orthogonal to their atoms; in place, to save memory
-            image.addcmul_(along[:, None], atoms, value=-1)
-        energy = torch.einsum("jf,jf->j", image, direction)
-        return energy, project_atoms(image).view_as(self.atoms)
+            direction = project_atoms(product)
+            (product,) = self.problem.total(self._second_moments(residuals, direction))
+            along = torch.einsum("jf,jf->j", product, atoms)
+            # Make products orthogonal to their atoms, because a split of an atom along itself would
+            # only repeat the atom. In place, to save memory.
+            product.addcmul_(along[:, None], atoms, value=-1)
+        energy = torch.einsum("jf,jf->j", product, direction)
+        return energy, project_atoms(product).view_as(self.atoms)
 
     def costs(self):  # -> (p,), (p, n) int64
         """Return the cost of each atom, by which rounds choose atoms to remove, and its heirs.
@@ -287,17 +293,19 @@ class Coded:
             The numbers of the atoms, at most three, whose codes would grow most without the atom.
         """
         if self._costs is None:
+            # columns: the rise of the objective, then the growth of codes at the atoms `near`
             changes, near = self._removals()
             (changes,) = self.problem.total(changes)
-            best = changes[:, 1:].topk(min(HEIRS, near.shape[1])).indices
-            self._costs = changes[:, 0], near.gather(1, best)
+            largest = changes[:, 1:].topk(min(HEIRS, near.shape[1])).indices
+            self._costs = changes[:, 0], near.gather(1, largest)
         return self._costs
 
     def _measure(self, sums):  # (4,)
         """Set ``objective``, ``loss`` and ``n_entries``, when a subclass has solved its codes.
 
-        ``sums`` are sums over the rows of this process: of half the squared residuals, of the
-        moduli of codes, of the numbers of nonzero codes, and of ones.
+        ``sums`` are weighted sums over the rows of this process: of half the squared residuals, of
+        the moduli of codes, of the numbers of nonzero codes, and of ones. ``problem.total`` adds
+        the sums of all processes.
         """
         (sums,) = self.problem.total(sums)
         loss, size, self.n_entries, self._n = sums.tolist()
@@ -306,7 +314,10 @@ class Coded:
 
     @property
     def unbiased_loss(self):  # -> float
-        """The mean over rows of half the squared residual, for the codes that atoms adapt to."""
+        """The mean over rows of half the squared residual, for the codes that atoms adapt to.
+
+        With ``refit`` these codes are least squares, free of the lasso's bias.
+        """
         squares = torch.as_tensor(self.residuals()).double().square().sum()
         (square,) = self.problem.total(squares)
         return float(square) / (2 * self._n)
@@ -318,6 +329,7 @@ class Coded:
         best value.
         """
         problem = self.problem
+        # `residuals` have the roots of the weights as factors; times the roots again, the weights
         sums = torch.as_tensor(self._roots[:, 0] @ self.residuals())
         counts = problem.weigh(problem.observed).sum(0).to(sums)
         sums, counts = problem.total(sums, counts)
@@ -342,8 +354,8 @@ class Epoch(Coded):
     refit : bool, default=False
         Whether atoms adapt to least squares on the supports of the codes, instead of to the codes.
     turn : int, default=None
-        0 or 1: new atoms enter the codes of every second block of rows only, the even or the odd
-        blocks, see `Problem.epoch`. Of a single block new atoms enter in all epochs.
+        0 or 1: to save time, new atoms enter the codes of every second block of rows only, of the
+        even or the odd blocks, see `Problem.epoch`. A single block always gets new atoms.
 
     Attributes
     ----------
@@ -365,7 +377,8 @@ class Epoch(Coded):
         self._atoms = np.asarray(atoms)
         self._x = np.asarray(problem.x)
         n = len(problem.x)
-        self._few = len(atoms) < MANY and problem.mask is None
+        # whether descent works on products of atoms, instead of on residuals
+        self._uses_gram = len(atoms) < MANY and problem.mask is None
         self._mask = np.empty((n, 0))
         if problem.mask is not None:
             self._mask = np.asarray(problem.mask)
@@ -375,6 +388,7 @@ class Epoch(Coded):
         # Rows are multiplied by the square roots of their weights, so that in a product of two
         # arrays of rows, as Z^T X, each row counts with its weight.
         self._roots = np.sqrt(self._weight)[:, None]
+        # of each row: half of the squared residual, and the sum of the moduli of the codes
         self._loss, self._size = np.zeros((2, n))
         self._code(codes, refit, turn)
         n_entries = np.diff(self.codes.arrays()[0])
@@ -382,21 +396,24 @@ class Epoch(Coded):
         self._measure(atoms.new_tensor([self._weight @ part for part in of_rows]))
 
     def _code(self, codes, refit, turn):
-        """Solve for the codes of all rows, block by block in threads, and set codes and losses.
+        """Solve for the codes of all rows, block by block in threads.
 
+        Set ``codes``, ``fitting``, and the loss and the sum of the codes' moduli of each row.
         Descent starts from ``codes``; ``refit`` and ``turn`` are as in the class. A block has so
-        many rows that their slopes stay in a cache. With a ``turn`` every second block gets no
+        few rows that their slopes stay in a cache. With a ``turn`` every second block gets no
         slopes, so that no new atom enters its codes. The bits of the result do not depend on the
         number of threads, because blocks do not.
         """
         p, m = self.atoms.shape
         n = len(self._x)
         start, index, value = codes.arrays()
+        # largest number of codes of a row, and number of rows of a block
         room = max(min(p, m + ROOM), codes.longest)
         n_rows = min(max(_ROWS, 2**16 // p), max(n, 1))
         n_blocks = -(-n // n_rows)
         alpha = self.problem.alpha
-        # for each block the numbers of codes of its rows, then atoms, codes and refits
+        # for each block the numbers of codes of its rows, then the atoms and values of all codes,
+        # and with `refit` the values of least squares at the same atoms
         solved = [None] * n_blocks
 
         def solve(first, last):  # the blocks `first:last`: set `solved` and the losses
@@ -411,7 +428,7 @@ class Epoch(Coded):
                 loops.subtract_synthesis(
                     starts, index, value, self._atoms, self._mask[rows], residual
                 )
-                slope = slopes[:k, :0]
+                slope = slopes[:k, :0]  # without slopes no new atom enters
                 if turn in (None, block % 2) or n_blocks == 1:
                     slope = self._slopes(residual, slopes[:k])
                 count = np.empty(k, np.int64)
@@ -455,10 +472,10 @@ class Epoch(Coded):
 
     @cached_property
     def _gram(self):  # -> (p, p) products of atoms; None if descent works on residuals
-        return self._atoms @ self._atoms.T if self._few else None
+        return self._atoms @ self._atoms.T if self._uses_gram else None
 
     @cached_property
-    def _screen(self):  # -> (p, m): atoms that select what enters a working set
+    def _screen(self):  # -> (p, m): atoms in the low precision of `_slopes`
         # On processors with bfloat16, products of the residuals of 256 rows of 128 to 2381 features
         # with 1024 to 16,384 atoms take 0.27 to 0.30 of the time that float32 takes, and epochs of
         # 4096 atoms 0.6 to 0.7. The relative error of these products is some thousandths, less than
@@ -504,10 +521,10 @@ class Epoch(Coded):
         return by_atom.indptr.astype(np.int64), by_atom.indices, by_atom.data
 
     @property
-    def _gathering(self):  # -> float
-        """The mean number of operations to visit the users of an atom: 4 for each user.
+    def _visit_work(self):  # -> float
+        """An estimate of the operations that visit the users of an atom: 4 for each user.
 
-        From it callers of `in_parts` tell for how many atoms a thread pays.
+        It is the mean over atoms; from it methods tell for how many atoms another thread pays.
         """
         return 4 * len(self._entries[1]) / len(self.atoms)
 
@@ -537,8 +554,8 @@ class Epoch(Coded):
     def statistics(self):  # -> (p, p), (p, m) float64
         """``A = Z^T Z`` and ``B = Z^T X`` with weighted rows, summed over processes.
 
-        The atoms are improved by these sums where no entry is missing; with missing entries they
-        are not the sums of the objective.
+        The atoms are improved by these sums where no entry is missing; with missing entries the
+        objective is not a function of these sums.
         """
         p, m = self.atoms.shape
         n = len(self._x)
@@ -592,7 +609,7 @@ class Epoch(Coded):
             )
 
         # operations for an atom: the loop visits its users, and all codes of each of these rows
-        work = self._gathering * len(row) / max(len(self._x), 1)
+        work = self._visit_work * len(row) / max(len(self._x), 1)
         return self._sums(first, last, last - first, work, add)
 
     def energies(self):  # -> (p,)
@@ -604,7 +621,7 @@ class Epoch(Coded):
 
     @property
     def uses(self):  # -> (p,)
-        """The sum of the weights of each atom's users in this process."""
+        """The sum of the weights of the rows of this process that use each atom."""
         index = np.asarray(self.fitting.index)
         weight = self._weight[np.asarray(self.fitting.rows)]
         return torch.as_tensor(np.bincount(index, weight, minlength=len(self.atoms)))
@@ -637,11 +654,11 @@ class Epoch(Coded):
         the sphere of norm 1. Fewer than 1,024 atoms, without missing entries, descend on the sums
         ``A`` and ``B`` of `statistics` (``p * p * m`` operations). Otherwise atoms descend on the
         residuals of their users (``n_entries * m`` operations). In a stream ``earlier``, a
-        `stream.Held`, adds a penalty on steps of the atoms.
+        `_states.Held`, adds a penalty on steps of the atoms away from the atoms of earlier rows.
         """
         p, _ = self.atoms.shape
         atoms = self._atoms.copy()
-        if self._few:
+        if self._uses_gram:
             a, b = (np.asarray(sums) for sums in self.statistics)
         else:
             residual = self.residuals()
@@ -649,7 +666,8 @@ class Epoch(Coded):
             for _ in range(SWEEPS["few" if p < MANY else "many"]):
                 for first in range(0, p, _ATOMS):
                     part = slice(first, min(first + _ATOMS, p))
-                    if self._few:
+                    # for the block of atoms: the rows of `B - A D`, and the block of `A`
+                    if self._uses_gram:
                         target = b[part] - a[part] @ atoms
                         gram = a[part, part].copy()
                     else:
@@ -661,9 +679,10 @@ class Epoch(Coded):
                         pull, curvature = earlier.penalty_sums(atoms, part)
                         target = target + np.asarray(pull)
                         gram = gram + np.asarray(curvature)
+                    # `change` is minus the old atoms, and plus the new ones after the sweep
                     change = -atoms[part]
                     loops.sweep(gram, self.problem.positive_atoms, target, atoms[part])
-                    if not self._few:
+                    if not self._uses_gram:
                         change += atoms[part]
                         self._follow(first, change.astype(residual.dtype), residual)
         # saves memory; the property would make it again
@@ -671,14 +690,14 @@ class Epoch(Coded):
         return torch.as_tensor(atoms)
 
     def _moments(self, part, residual):  # slice, (n, m) -> (n_part, m)
-        """Return the rows of ``Z^T R`` for a block of atoms and residuals ``R``."""
+        """Return the rows of ``Z^T R`` for the block ``part`` of atoms and residuals ``R``."""
         start, row, value = self._entries
         m = residual.shape[1]
 
         def add(begin, end, sums):
             loops.add_moments(begin, end, start, row, value, x=residual, b=sums)
 
-        return self._sums(part.start, part.stop, m, m * self._gathering, add)
+        return self._sums(part.start, part.stop, m, m * self._visit_work, add)
 
     def _follow(self, first, change, residual):
         """Update the residuals in place after a block of atoms has changed.
@@ -693,14 +712,14 @@ class Epoch(Coded):
                 low, high, first, start, row, value, change=change, residual=residual
             )
 
-        of_row = change.size * self._gathering / max(len(residual), 1)
-        in_parts(subtract, len(residual), _least(of_row))
+        work_of_row = change.size * self._visit_work / max(len(residual), 1)
+        in_parts(subtract, len(residual), _least(work_of_row))
 
     def _second_moments(self, residuals, direction):  # (n, m), (p, m) -> (p, m)
         """Return for each atom the sum of ``r_i (r_i . v)`` over the rows ``i`` that use the atom.
 
         It is one power iteration of `common_directions`. ``r_i`` is the residual of row ``i``, and
-        ``v`` the entry of the atom in ``direction``. The sum is that of this process alone.
+        ``v`` the row of ``direction`` for the atom. The sum is that of this process alone.
         """
         p, m = direction.shape
         direction = np.asarray(direction)
@@ -708,10 +727,10 @@ class Epoch(Coded):
 
         def add(begin, end, sums):
             loops.add_second_moments(
-                begin, end, start, row, residuals, direction, image=sums
+                begin, end, start, row, residuals, direction, moments=sums
             )
 
-        return self._sums(0, p, m, 2 * m * self._gathering, add)
+        return self._sums(0, p, m, 2 * m * self._visit_work, add)
 
     def _near(self):  # -> (p, n) int32
         """Return for each atom the numbers of the 64 atoms (or all) most like it, by cosines.
@@ -726,10 +745,10 @@ class Epoch(Coded):
         def compare(first, last):  # set `near` in the blocks `first:last` of atoms
             for start in range(first * _ROWS, min(last * _ROWS, p), _ROWS):
                 part = slice(start, min(start + _ROWS, p))
-                order = atoms[part] @ atoms.T
-                order = order if self.problem.positive_code else np.abs(order)
-                order[np.arange(len(order)), np.arange(part.start, part.stop)] = -np.inf
-                near[part] = np.argpartition(-order, n, axis=1)[:, :n]
+                cos = atoms[part] @ atoms.T
+                cos = cos if self.problem.positive_code else np.abs(cos)
+                cos[np.arange(len(cos)), np.arange(part.start, part.stop)] = -np.inf
+                near[part] = np.argpartition(-cos, n, axis=1)[:, :n]
 
         with one_blas_thread:
             in_parts(compare, -(-p // _ROWS), _least(_ROWS * self.atoms.numel(), _PART))

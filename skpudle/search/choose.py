@@ -78,8 +78,8 @@ def best_coding(held_out, atoms, *, debias=None, index=None):  # -> Coding
     debias : float, default=None
         The part of the lasso's bias to remove, from 0 to 1; None chooses the best part.
     index : int, default=None
-        Index of the penalty to begin with, see `skpudle.search.held_out`. None is the default of
-        `HeldOut.predict`.
+        Where to begin: at the penalty ``2 ** (index / 2)`` times that of the search. None begins
+        where `HeldOut.predict` does by default.
 
     Returns
     -------
@@ -99,6 +99,7 @@ def best_coding(held_out, atoms, *, debias=None, index=None):  # -> Coding
     if not predicts(best, held_out):
         noise_std = held_out.mean_square**0.5
         return Coding(held_out.alpha, debias or 0.0, noise_std=noise_std)
+    # the squared error of hidden entries that is due to their noise, estimated from its variance
     noise = held_out.noise(atoms, best) * held_out.n_hidden
     # To get sparse codes, the largest penalty is taken whose error, after the noise is subtracted,
     # is at most `factor` times the least error. With factors of 1 (the penalty of the least error)
@@ -109,14 +110,14 @@ def best_coding(held_out, atoms, *, debias=None, index=None):  # -> Coding
     lasso = 1.05
     least_squares = 1.15
     factor = lasso + best.debias * (least_squares - lasso)
-    limit = min(noise, best.total) + factor * max(best.total - noise, 0.0)
+    largest_error = min(noise, best.total) + factor * max(best.total - noise, 0.0)
     # Errors of exact predictions differ by rounding errors, below 1e-12 of the data's mean square.
-    limit += 1e-12 * held_out.mean_square * held_out.n_hidden
+    largest_error += 1e-12 * held_out.mean_square * held_out.n_hidden
     chosen = best
-    _, largest = held_out.index_range
-    for larger in range(best.index + 1, largest + 1):
-        prediction = held_out.at(atoms, larger, debias)
-        if prediction.total > limit:
+    _, largest_index = held_out.index_range
+    for index_above in range(best.index + 1, largest_index + 1):
+        prediction = held_out.at(atoms, index_above, debias)
+        if prediction.total > largest_error:
             break
         chosen = prediction
     return Coding(
@@ -139,9 +140,9 @@ def judged(problem):  # Problem -> HeldOut
 def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding, bool
     """Choose the penalty at which codes have ``l0`` nonzero entries in a row, on average.
 
-    Bisection finds the penalty for the lasso, and the part of the lasso's bias to remove is then
-    chosen as in `best_coding`. Least squares have fewer nonzero codes, since a code whose sign they
-    would turn becomes zero. So if all of the bias is removed, the penalty is found again.
+    Bisection finds the penalty for the lasso. Then the part of the lasso's bias to remove is chosen
+    by the prediction of hidden entries. Least squares have fewer nonzero codes, since a code whose
+    sign they would turn becomes zero. So if all of the bias is removed, the penalty is found again.
 
     Parameters
     ----------
@@ -167,10 +168,12 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding, bool
     ValueError
         If no penalty gives ``l0`` codes.
     """
-    count, most, n_rows = _counter(problem, atoms)
+    # `count` returns the mean numbers of positive and of negative codes in a row; at the penalty
+    # `largest_alpha` all codes are zero
+    count, largest_alpha, n_rows = _counter(problem, atoms)
 
     def find(debias):  # part of the bias to remove -> penalty, mean number of codes
-        lower = most
+        lower = largest_alpha
         n_codes = 0.0
         for _ in range(_MOST_STEPS):
             # halve the penalty until rows have at least `l0` codes
@@ -197,11 +200,11 @@ def coding_of_l0(problem, atoms, l0, *, debias=None):  # -> Coding, bool
         return alpha, n_codes
 
     alpha, n_codes = find(debias or 0.0)
-    chosen = _debias_at(alpha, problem, atoms, debias)
-    if debias is None and chosen == 1:
+    chosen_debias = _debias_at(alpha, problem, atoms, debias)
+    if debias is None and chosen_debias == 1:
         alpha, n_codes = find(1.0)
     is_reached = abs(n_codes - l0) <= max(_CLOSE * l0, 1 / n_rows)
-    return Coding(alpha, chosen, n_codes), is_reached
+    return Coding(alpha, chosen_debias, n_codes), is_reached
 
 
 @torch.no_grad()
@@ -212,7 +215,7 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
     only: a negative code is false, and noise makes negative and positive codes with equal
     frequency. So the number of negative codes estimates the number of false positive codes. The
     penalty falls while at most 0.4 negative codes are new for each new positive code. (Proteomics
-    counts false discoveries by decoys [1]_; knockoffs [2]_ are decoys, too.)
+    counts false discoveries by decoys [1]_; knockoffs [2]_ are similar.)
 
     Parameters
     ----------
@@ -221,7 +224,7 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
     atoms : Tensor of shape (n_components, n_features)
         Unit atoms.
     debias : float, default=None
-        As in `coding_of_l0`.
+        The part of the lasso's bias to remove, from 0 to 1; None chooses the best part.
 
     Returns
     -------
@@ -247,16 +250,15 @@ def coding_of_support(problem, atoms, *, debias=None):  # -> Coding
     n_negative = 0.0
     while alpha > problem.alpha * 2.0**-10:
         positive, negative = count(alpha, 0.0, positive=False)
-        right = (positive - n_positive) * n_rows
-        wrong = (negative - n_negative) * n_rows
-        if right + wrong >= 100:
-            # `wrong` are the negative and `right` the positive codes, among at least 100 codes that
-            # are new since the last accepted penalty. The limit of 0.4 is from
-            # benchmarks/bench_synthsae.py: there the ratio is 0.05 to 0.36 at the penalties with
-            # the best F1 score of detected features, and 0.48 to 1.1 at the next smaller penalties.
-            # With the true atoms the F1 score is 0.86 at the best penalty, 0.76 one step above it
-            # and 0.72 one step below it.
-            if wrong > 0.4 * right:
+        new_positive = (positive - n_positive) * n_rows
+        new_negative = (negative - n_negative) * n_rows
+        if new_positive + new_negative >= 100:
+            # Codes are new since the last accepted penalty, and fewer than 100 new codes are too
+            # few for a decision. The limit of 0.4 is from benchmarks/bench_synthsae.py: there the
+            # ratio is 0.05 to 0.36 at the penalties with the best F1 score of detected features,
+            # and 0.48 to 1.1 at the next smaller penalties. With the true atoms the F1 score is
+            # 0.86 at the best penalty, 0.76 at the next larger and 0.72 at the next smaller one.
+            if new_negative > 0.4 * new_positive:
                 break
             n_positive = positive
             n_negative = negative
@@ -274,7 +276,7 @@ def _debias_at(alpha, problem, atoms, debias):  # -> float
     """Return the part of the lasso's bias to remove at a penalty: ``debias`` unless it is None.
 
     For None it is the part that predicts the hidden entries of the training data ``problem`` best,
-    or 0 if no entry can be predicted.
+    or 0 if no entry can be predicted. (Index 0 of the penalties is the penalty ``alpha`` itself.)
     """
     held_out = judged(replace(problem, alpha=alpha))
     if debias is not None or not held_out.is_predictable:
@@ -358,7 +360,8 @@ class _Sizes:
     """Train dictionaries of several sizes, judge them by held-out data, and keep the best of each.
 
     `try_sizes` makes one object, and `_grow_and_shrink` calls its methods. A quarter of the rows or
-    images, but at most 2,000, is held out; with fewer than four the training data themselves judge.
+    images, but at most 2,000, is held out. With fewer than four none is, and entries of the
+    training data are hidden instead.
 
     Parameters
     ----------
@@ -403,7 +406,8 @@ class _Sizes:
         self.best = {}
         self.settles = settles
         if settles:
-            # Errors are compared with those of column means: with zeros, once means are subtracted.
+            # The score of rows compares errors with those of column means: the means of the judging
+            # rows are subtracted, and then the errors are those of zeros.
             weights = judges.weigh(torch.ones(len(judges.x), dtype=torch.float64))
             n_observed = (weights @ judges.observed.double()).clamp_min(1)
             judges = judges.around(weights @ judges.x.double() / n_observed)
@@ -415,12 +419,14 @@ class _Sizes:
         ``coded`` is an `Epoch` or `ConvEpoch`: the atoms, with the codes of one in ``stride``
         training samples. Training began with ``n_initial`` atoms.
         """
-        # To save time, the best penalty of codes is looked for from that of the last dictionary on.
+        # To save time, the best penalty of codes is looked for from that of the last dictionary on;
+        # `index` is the number of this penalty, see `Prediction`.
         index = None
         if self.best:
             index = next(reversed(self.best.values())).prediction.index
-        # Two epochs free the atoms of the lasso's bias, which would dominate the errors in data
-        # without noise: without these epochs data with 12 planted atoms were found to have 31.
+        # Two epochs (with `still` = 0 none is left out) free the atoms of the lasso's bias, which
+        # would dominate the errors in data without noise: without these epochs data with 12 planted
+        # atoms were found to have 31.
         unbiased = refit_atoms(coded.problem, coded.atoms, coded.codes, 2, still=0.0)
         prediction = self.held_out.predict(unbiased, index)
         new = _Dictionary(len(coded.atoms), n_initial, coded, stride, prediction)
@@ -445,9 +451,9 @@ class _Sizes:
     def remove(self, larger, n_components):  # _Dictionary, int -> _Dictionary
         """Make a dictionary of ``n_components`` atoms, or a few more, by removing atoms of another.
 
-        The atoms of ``larger`` that lower the objective least per use are removed, and the rest
-        adapts and is judged. More atoms may remain, because not all can be removed at once, see
-        `remaining`.
+        The atoms of ``larger`` that lower the objective least per use (row with a nonzero code) are
+        removed, and the rest adapts for three epochs and is judged. More atoms may remain, because
+        an atom is not removed together with atoms that take over its codes, see `remaining`.
         """
         coded = larger.coded
         kept = remaining(coded, larger.n_components - n_components, per_use=True)
@@ -457,21 +463,22 @@ class _Sizes:
     def begin_again(self, one, start):  # _Dictionary, callable -> _Dictionary
         """Train a dictionary of the size of ``one`` from initial atoms of another ``start``.
 
-        Training begins with as many atoms as the training of ``one``, and removes as many. Return
-        ``one`` itself if it predicts better than the new dictionary by more than chance.
+        So the atoms depend on the user's seed, although their number does not. Training begins with
+        as many atoms as the training of ``one``, and removes as many. Return ``one`` itself if it
+        predicts better than the new dictionary by more than a standard error.
         """
         self._start = start
         again = self.begin(one.n_initial)
         while again.n_components > one.n_components:
-            kept = max(one.n_components, ceil(0.75 * again.n_components))
-            again = self.remove(again, kept)
+            n_kept = max(one.n_components, ceil(0.75 * again.n_components))
+            again = self.remove(again, n_kept)
         return one if self.held_out.worse(again.prediction, one.prediction) else again
 
     def is_too_small(self, one):  # _Dictionary -> bool
         """Return whether ``one`` has too few atoms, compared with the best dictionary of all.
 
         The answer is True if the best dictionary has more atoms and predicts better than ``one``,
-        by more than chance and by more than `_NEGLIGIBLE` of the hidden entries' energy.
+        by more than a standard error and by more than `_NEGLIGIBLE` of ``self.energy``.
         """
         best = min(self.best.values(), key=error_of)
         excess = (error_of(one) - error_of(best)) / self.energy
@@ -484,25 +491,26 @@ class _Sizes:
     def find_enough(self, grown):  # list of _Dictionary -> _Dictionary or None
         """Choose the dictionary at which growth ends: twice its atoms explain hardly more.
 
-        ``grown`` are the dictionaries so far, of growing size. Return the smallest such dictionary,
-        or None if there is none yet. Return None, too, if the last dictionary does not predict
-        better than the one before: then `walk` ends the growth.
+        ``grown`` are the dictionaries so far, of growing size. Return the smallest dictionary for
+        which this holds, or None if there is none yet. Scores between the sizes tried are
+        interpolated. Also return None if the last dictionary does not predict better than the one
+        before: then `walk` decides whether growth ends.
         """
         if len(grown) < 2:
             return None
         if not self.held_out.worse(grown[-2].prediction, grown[-1].prediction):
             return None
-        numbers = np.log([one.n_components for one in grown])
+        log_sizes = np.log([one.n_components for one in grown])
         scores = np.array([1 - error_of(one) / self.energy for one in grown])
-        for one, number, score in zip(grown, numbers, scores, strict=True):
-            twice = number + np.log(2)
+        for one, log_size, score in zip(grown, log_sizes, scores, strict=True):
+            log_twice = log_size + np.log(2)
             # Growth ends if twice the number of atoms explains less than 0.02 of the hidden
             # entries' energy more. Otherwise growth would hardly end in data whose predictions gain
             # with each atom: digits take 72 atoms with this rule, and 400 to 700 atoms without; an
             # electrocardiogram in 1, 8 or 24 pieces takes 4 atoms with the rule, 8 to 21 without.
             if (
-                twice <= numbers[-1]
-                and np.interp(twice, numbers, scores) < score + 0.02
+                log_twice <= log_sizes[-1]
+                and np.interp(log_twice, log_sizes, scores) < score + 0.02
             ):
                 return one
         return None
@@ -510,13 +518,13 @@ class _Sizes:
     def path(self):  # -> SizePath
         """Return the numbers of atoms tried so far, with scores of the best dictionary of each."""
         dictionaries = [self.best[number] for number in sorted(self.best)]
-        best = min(dictionaries, key=error_of).prediction.errors
+        best_errors = min(dictionaries, key=error_of).prediction.errors
         rows = []
         for one in dictionaries:
             part = one.coded.problem
-            losses = one.prediction.errors - best
-            # the standard error of a sum of differences, one for each row or tile
-            chance = float(losses.std(correction=0)) * len(losses) ** 0.5 / self.energy
+            excess = one.prediction.errors - best_errors
+            # the standard error of the sum of `excess`, which has a number for each row or tile
+            chance = float(excess.std(correction=0)) * len(excess) ** 0.5 / self.energy
             objective = one.coded.objective * part.unit**2 / max(part.total_weight, 1)
             score = 1 - error_of(one) / self.energy
             rows.append((one.n_components, score, objective, max(chance, _NEGLIGIBLE)))
@@ -526,11 +534,11 @@ class _Sizes:
 
 
 def _grow_and_shrink(sizes, first, largest):  # yields _Dictionary
-    """Increase the number of atoms while predictions gain; then remove atoms while none is lost.
+    """Increase the number of atoms while predictions gain; then remove atoms while none gets worse.
 
-    The number grows from ``first`` to at most ``largest``. ``sizes`` is a `_Sizes`. Yield the
-    dictionary that would be chosen so far, after each dictionary that was tried; the last one is
-    the result.
+    The number grows from ``first`` to at most ``largest``. ``sizes``, a `_Sizes`, trains, judges
+    and keeps dictionaries. Yield the dictionary that would be chosen so far, after each dictionary
+    that was tried; the last one is the result.
     """
 
     def grow(tried):  # _Dictionary -> _Dictionary with half as many atoms more, or None
@@ -538,6 +546,8 @@ def _grow_and_shrink(sizes, first, largest):  # yields _Dictionary
         return sizes.begin(n) if n > tried.n_components else None
 
     grown = []
+    # growth ends when `_PATIENCE` numbers in succession predict no better than the best one before,
+    # by more than one standard error
     steps = walk(
         sizes.begin(first),
         grow,
@@ -554,15 +564,15 @@ def _grow_and_shrink(sizes, first, largest):  # yields _Dictionary
             yield enough
             if sizes.settles:
                 return
-            # Images grow to 4, 6, 9, ... atoms. Removal of atoms then refines this coarse number.
+            # Images grow to 4, 6, 9, ... atoms, so removal of atoms refines this coarse number.
             good = enough
             break
     larger = good
     n_removed = larger.n_components
     n_failed = 0
     while larger.n_components > 1 and n_failed < _PATIENCE:
-        # To save trials a removal takes up to a quarter of the atoms. If predictions then are worse
-        # the removal is undone, and the next removal takes a third of the number.
+        # Atoms are removed from `larger`. To save trials a removal takes up to a quarter of its
+        # atoms. If predictions then are worse it is undone, and the next one takes a third as many.
         n_removed = max(1, min(n_removed, int(0.25 * larger.n_components)))
         tried = sizes.remove(larger, larger.n_components - n_removed)
         if not sizes.is_too_small(tried):
@@ -575,7 +585,7 @@ def _grow_and_shrink(sizes, first, largest):  # yields _Dictionary
             larger = tried
             n_failed += 1
         yield good
-    # A smaller dictionary, tried before growth or removal ended, may be good enough, too.
+    # A smaller dictionary, tried before growth or removal ended, may be good enough as well.
     enough = [one for one in sizes.best.values() if not sizes.is_too_small(one)]
     yield min([good, *enough], key=attrgetter("n_components"))
 
@@ -614,6 +624,7 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
         features or of samples, the smaller of both.
     """
     is_rows = start is None
+    # For rows, `generator` first is the user's, and then one with a fixed seed.
     if is_rows:
         # Default arguments keep all samples, with copies, which `problem` loses below, and the
         # user's generator.
@@ -631,12 +642,12 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
     distinct = match_equal_rows(problem.x, problem.mask).unique()
     if len(distinct) < len(problem.x):
         problem = problem.of_rows(distinct)
-    m = problem.x.shape[1] if is_rows else prod(problem.kernel)
+    atom_size = problem.x.shape[1] if is_rows else prod(problem.kernel)
     n = problem.x[:, :1].numel()
     if not is_rows:
-        n //= m  # number of disjoint patches
+        n //= atom_size  # number of disjoint patches
     if n < LEAST_ROWS:
-        number = max(1, min(n, m))
+        number = max(1, min(n, atom_size))
         unknown = torch.full((1,), torch.nan, dtype=torch.float64)
         path = SizePath(torch.tensor([number]), unknown, unknown, unknown)
         yield SizeTrial(start(number), path, True)
@@ -645,9 +656,9 @@ def try_sizes(problem, generator, *, fixed=False, start=None):  # yields SizeTri
         start = partial(draw, generator=generator)
     sizes = _Sizes(problem, generator, start, settles=is_rows)
     # At most 16 atoms for each feature, and at most one atom for two rows (or disjoint patches).
-    largest = min(n // 2, 16 * m)
+    largest = min(n // 2, 16 * atom_size)
     # Growth begins with one atom for two features of rows, or with 4 atoms of images.
-    first = max(1, min(m // 2 if is_rows else 4, largest))
+    first = max(1, min(atom_size // 2 if is_rows else 4, largest))
     for good in _grow_and_shrink(sizes, first, largest):
         yield SizeTrial(good.coded.atoms, sizes.path(), False)
     path = sizes.path()

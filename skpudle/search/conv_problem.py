@@ -25,7 +25,9 @@ class ConvProblem(Problem):
         Data, with any number in missing pixels; ``size`` has one axis for signals, two for pictures
         and three for volumes. Data become float64 on the CPU, for compiled loops.
     alpha, positive_code, mask, unit, held_out, held_rows
-        As in `skpudle.search.Problem`, with images for rows.
+        As in `skpudle.search.Problem`, with images for rows: the penalty, whether codes are
+        non-negative, 1 for known pixels, the number by which the user's data have been divided,
+        held-out images, and the mask of the held-out images.
     kernel, stride : tuple of int
         Size of an atom, and distance of neighbouring positions of an atom, in pixels, each with a
         number for each axis of ``size``.
@@ -59,7 +61,7 @@ class ConvProblem(Problem):
         return self.no_codes()
 
     def epoch(self, atoms, codes, *, turn=None, **options):  # -> ConvEpoch
-        """Improve the codes of given atoms, the first half of an epoch; return the coded data.
+        """Improve the codes of given atoms, the first half of an epoch; return data with codes.
 
         ``atoms`` (n_components, n_channels, *kernel), the `Codes` to start from and the
         ``options`` go to `ConvEpoch`. ``turn`` has no effect: it saves time for rows, see

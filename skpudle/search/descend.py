@@ -48,7 +48,8 @@ SPLIT = {"few": 20, "many": 10}
 # % more time, for an objective that is 0.03 % lower (benchmarks/constants.py progress). If the next
 # rounds split a third of the number instead of half, searches do not find all planted atoms.
 PROGRESS = 1e-3
-# Largest number of epochs of descent after a removal or a move of atoms, and at a new penalty.
+# Largest number of epochs in which atoms adapt: after a removal or a move of atoms, and at each new
+# penalty of a search.
 ADAPT = 30
 # Largest number of epochs of descent on each sample of `settle`.
 SETTLES = 100
@@ -133,8 +134,9 @@ def split(coded, n_splits, seed, *, earlier=0.0):  # -> (n,), (n, *atom); or Non
     """Choose the atoms that a round splits, and the direction in which each of them splits.
 
     The direction, of norm 1, is the one along which the residuals of the rows that use the atom
-    have the most energy. The atoms with the largest energies are chosen, at most ``n_splits``,
-    while the i-th largest energy exceeds the i-th smallest cost.
+    have the most energy (sum of squares). The cost of an atom is the rise of the objective without
+    the atom. As many atoms are removed as split, so atoms are chosen, at most ``n_splits``, while
+    the i-th largest energy exceeds the i-th smallest cost. In images at least one is chosen.
 
     Parameters
     ----------
@@ -145,8 +147,8 @@ def split(coded, n_splits, seed, *, earlier=0.0):  # -> (n,), (n, *atom); or Non
     seed : int
         Seed of the random directions from which power iterations start.
     earlier : Tensor of shape (p,), default=0.0
-        In a stream: the costs of atoms in earlier blocks, which are added to the costs in this
-        block.
+        In a stream: the costs of atoms for the rows of earlier blocks, which are added to the costs
+        for this block.
 
     Returns
     -------
@@ -174,9 +176,10 @@ def remaining(
 ):  # -> (p,) bool
     """Choose the atoms that a round removes, the ones with the smallest costs; mark all others.
 
-    The *heirs* of an atom are the three atoms that take over most of its codes. An atom and its
-    heir are never removed together, because their costs hold only while the other one is there. So
-    fewer than ``n_removed`` atoms may go.
+    The cost of an atom is the rise of the objective without the atom. The *heirs* of an atom are
+    the three atoms that take over most of its codes. An atom and its heir are never removed
+    together, because the cost of each holds only while the other is there. So fewer than
+    ``n_removed`` atoms may go.
 
     Parameters
     ----------
@@ -187,9 +190,9 @@ def remaining(
     kept : iterable of int, default=()
         Numbers of atoms that must stay.
     per_use : bool, default=False
-        Whether costs are divided by the numbers of uses.
+        Whether the cost of an atom is divided by its number of uses (rows with a nonzero code).
     earlier : Tensor of shape (p,), default=0.0
-        As in `split`.
+        In a stream: the costs of atoms for the rows of earlier blocks, which are added.
 
     Returns
     -------
@@ -203,19 +206,19 @@ def remaining(
     heirs = heirs.tolist()
     kept = set(kept)
     removed = set()
-    for j in cost.argsort(stable=True).tolist():
-        if j not in kept and removed.isdisjoint(heirs[j]):
-            removed.add(j)
-            kept.update(heirs[j])
+    for atom in cost.argsort(stable=True).tolist():
+        if atom not in kept and removed.isdisjoint(heirs[atom]):
+            removed.add(atom)
+            kept.update(heirs[atom])
         if len(removed) == n_removed:
             break
-    remaining = torch.ones(len(cost), dtype=torch.bool)
-    remaining[list(removed)] = False
-    return remaining
+    stays = torch.ones(len(cost), dtype=torch.bool)
+    stays[list(removed)] = False
+    return stays
 
 
 def halves(coded, kept, chosen, direction):  # -> (n_kept + n, *atom), Codes
-    """Apply the splits and removals of a round: return the new atoms, and the codes to start from.
+    """Split and remove atoms at once: return the new atoms, and the codes to start from.
 
     Parameters
     ----------
@@ -238,8 +241,8 @@ def halves(coded, kept, chosen, direction):  # -> (n_kept + n, *atom), Codes
     atoms = coded.atoms.clone()
     half = 0.5 * direction
     atoms[chosen] += half
-    more = coded.atoms[chosen] - half
-    return coded.problem.project(torch.cat([atoms[kept], more])), coded.restrict(kept)
+    second = coded.atoms[chosen] - half
+    return coded.problem.project(torch.cat([atoms[kept], second])), coded.restrict(kept)
 
 
 def stride_of_uses(coded, stride, n_uses):  # -> int
@@ -319,7 +322,8 @@ def settle(
 ):
     """Descend on small samples of the rows first, until atoms have 120 uses on average.
 
-    Searches begin like this, because early epochs need few rows.
+    Searches begin like this, because early epochs need few rows. A use of an atom is a row with a
+    nonzero code at the atom.
 
     Parameters
     ----------
@@ -345,11 +349,11 @@ def settle(
         sample.
     """
     if stride is None:
-        # number of rows, or of disjoint patches
-        n = problem.x.numel() // atoms[0].numel()
-        (n,) = problem.total(torch.tensor([n], dtype=torch.float64))
+        # in images: the number of disjoint patches
+        n_rows = problem.x.numel() // atoms[0].numel()
+        (n_rows,) = problem.total(torch.tensor([n_rows], dtype=torch.float64))
         n_wanted = 8 * max(len(atoms), problem.x[0].numel())
-        stride = max(1, int(n) // n_wanted)
+        stride = max(1, int(n_rows) // n_wanted)
     while True:
         part = problem.thinned(stride, with_held_rows=False, alpha=alpha)
         if codes is None or len(codes) != len(part.x):
@@ -366,18 +370,19 @@ def play_rounds(best):  # coded data -> generator of coded data
     """Leave the local minimum of the coded data ``best`` in rounds of split and remove.
 
     ``best`` is an `Epoch`, `DeviceEpoch` or `ConvEpoch`. The generator yields coded data after each
-    epoch, and returns the coded data with the least objective. In images a round moves atoms to
-    better windows if any atom moves, see `ConvEpoch.move_atoms`. Otherwise a round splits atoms and
-    removes the same number of atoms. After a round of splits that gains less than `PROGRESS` the
-    next round splits half the number.
+    epoch, and returns the coded data with the least objective. A round splits atoms and removes the
+    same number of atoms. After a round of splits that lowers the objective by less than the
+    fraction `PROGRESS` the next round splits half the number. In images the first round, and each
+    round after one that gains more, moves atoms to better windows instead, if any atom moves (see
+    `ConvEpoch.move_atoms`).
     """
-    p = len(best.atoms)
+    n_atoms = len(best.atoms)
     part = best.problem
-    n_splits = max(1, p // SPLIT["few" if p < MANY else "many"])
+    n_splits = max(1, n_atoms // SPLIT["few" if n_atoms < MANY else "many"])
     # Rounds end when a round would split less than an eighth of the number of atoms that the first
-    # round splits (`least`), because further rounds gain little: for 1,024 atoms they would take a
-    # tenth more time and lower the objective by less than 0.01 %.
-    least = max(1, n_splits // 8)
+    # round splits, because further rounds gain little: for 1,024 atoms they would take a tenth more
+    # time and lower the objective by less than 0.01 %.
+    least_splits = max(1, n_splits // 8)
     moves = True
     n_rounds = 0
     while True:
@@ -390,7 +395,7 @@ def play_rounds(best):  # coded data -> generator of coded data
             # of digits, of patches, and for planted atoms in enough rows end after 1 to 8 rounds.
             # For 1,000 atoms in 2,500 rows the objective after 18 rounds is 0.9 % lower than after
             # 8 rounds, and the search takes 1.6 times the time.
-            if n_splits < least or n_rounds == 20:
+            if n_splits < least_splits or n_rounds == 20:
                 return best
             splits = split(best, n_splits, n_rounds)
             if splits is None:
@@ -408,8 +413,9 @@ def play_rounds(best):  # coded data -> generator of coded data
 def _replace_atoms(best, splits):  # generator of coded data
     """Split atoms and remove the same number of atoms; return atoms, and codes to start from.
 
-    ``best`` is the coded data, and ``splits`` the result of `split` for them. The generator yields
-    coded data after each epoch of a larger dictionary.
+    ``best`` is the coded data. ``splits`` is the result of `split` for them: the numbers of the
+    atoms to split, and the directions. The generator yields coded data after each epoch of a
+    dictionary with more atoms, if atoms adapt between splits and removals.
     """
     chosen, direction = splits
     p = len(best.atoms)
@@ -419,6 +425,7 @@ def _replace_atoms(best, splits):  # generator of coded data
     # images of four planted atoms.
     if p < MANY and best.problem.n_positions == 1:
         kept = remaining(best, len(chosen), kept=chosen.tolist())
+        # fewer atoms may be removed than asked for, and then as many are split
         n = p - int(kept.sum())
         return halves(best, kept, chosen[:n], direction[:n])
     atoms, codes = halves(best, torch.ones(p, dtype=torch.bool), chosen, direction)

@@ -14,8 +14,9 @@ constraint the objective has no minimum.)
 `find_atoms` is a generator of `SearchState`, one for each epoch. Its stages are:
 
 1. Atoms *settle*: they descend on a sample of the rows, which grows. Then they leave local minima
-   in *rounds* of split and remove (`skpudle.search.descend`). *Held-out* rows, about a tenth of all
-   rows, are not trained on; they only judge atoms.
+   in *rounds*: each round splits some atoms in two, and removes the same number of atoms
+   (`skpudle.search.descend`). *Held-out* rows, about a tenth of all rows, are not trained on; they
+   only judge atoms.
 2. The search tries larger and smaller *penalties*. Larger ones are one *step* apart, a factor of
    ``2 ** 0.5``, and smaller ones two steps. A *trial* adapts the atoms to one penalty, and lets
    them predict hidden entries of the held-out rows (``skpudle.search.held_out``). The first trial
@@ -81,11 +82,23 @@ def goes_on(
 ):
     """Return whether to try one more penalty or number of atoms, after the predictions so far.
 
-    ``predictions`` is the list of `Prediction` objects so far. The answer is True if fewer than
-    ``patience`` predictions in succession have failed, at the end of the list. A prediction fails
-    if it is worse than the best one before it by more than ``errors`` standard errors. With
-    ``gains`` it also fails if it is not better than the best one before it by more than ``errors``
-    standard errors. ``worse`` compares two predictions; by default the data are in one process.
+    The answer is False once the last ``patience`` predictions have all failed.
+
+    Parameters
+    ----------
+    predictions : list of Prediction
+        Predictions of the same hidden entries, in the order of the trials.
+    errors : float, default=1.0
+        How large a difference of two predictions has to be to count: more than this number of its
+        standard errors. A smaller difference may be due to chance.
+    gains : bool, default=False
+        When a prediction fails. False: if it is worse than the best one before it, by a difference
+        that counts. True: if it is not better than the best one before it by such a difference.
+    patience : int, default=1
+        The number of failures in succession that ends the trials.
+    worse : callable
+        ``worse(one, other, errors)`` returns whether prediction ``one`` is worse than ``other`` by
+        more than ``errors`` standard errors. The default is for data in a single process.
     """
     best = predictions[0]
     n_failed = 0
@@ -108,9 +121,10 @@ def walk(
     gains=False,
     patience=1,
 ):
-    """Yield trials, each with its prediction, until `goes_on` ends them or none is left.
+    """Yield trials, each with its prediction, until predictions fail or no trial is left.
 
-    Growth of the number of atoms (`skpudle.search.choose`) is such a walk.
+    A trial is any object with a prediction. In `skpudle.search.choose`, for example, trials are
+    dictionaries with more and more atoms.
 
     Parameters
     ----------
@@ -121,7 +135,9 @@ def walk(
     score : callable
         ``score(trial)`` returns the trial's `Prediction`.
     errors, gains, patience
-        As in `goes_on`.
+        The walk ends when ``patience`` predictions in succession have failed. A prediction fails
+        if it is worse than the best one before it by more than ``errors`` standard errors of their
+        difference; with ``gains``, if it is not better than the best one by as much.
 
     Yields
     ------
@@ -153,10 +169,10 @@ class PenaltyRange(NamedTuple):
         times the first one is enough.
     mixes : bool
         Whether rows mix few non-negative atoms, see `penalty_of_mixtures`. Then penalties below the
-        first one are tried in any case, and while predictions do not get worse.
+        first one are always tried, until predictions get worse.
     target : float or None
-        Penalty that the search takes, whatever atoms predict, in the unit of the problem; by
-        default predictions decide.
+        Penalty that the search takes whatever atoms predict; not a multiple, but in the units of
+        the problem's data. None: predictions decide.
     """
 
     smallest: float = 1 / 16
@@ -169,12 +185,12 @@ class PenaltyRange(NamedTuple):
 # then only decide whether atoms are freed of the lasso's bias.
 ONE_PENALTY = PenaltyRange(1.0, 1.0)
 
-# trial -> its squared error, over all processes
+# error_of(trial) is the squared error of the trial's prediction, summed over all processes
 error_of = attrgetter("prediction.total")
 
 
 def predicts(prediction, held_out):  # -> bool
-    """Return whether atoms predict anything: better than zeros by over two standard errors.
+    """Return whether atoms predict better than zeros, by over two standard errors (`SURE`).
 
     ``prediction`` is a `Prediction` of the hidden entries of ``held_out``, a `HeldOut`.
     """
@@ -191,11 +207,12 @@ def step_towards(target, alpha):  # -> float or None
 def next_penalty(trials, held_out, penalties):  # -> float or None
     """Return the next penalty for a search to try; None if there is none.
 
-    ``trials`` are the `Trial` objects so far, ``held_out`` the held-out data, and ``penalties`` the
-    `PenaltyRange`. Penalties first grow from the first one, by factors of ``2 ** 0.5``, while
-    predictions do not get worse; they grow to the largest penalty if nothing predicts better than
-    zeros. Then they may fall from the first penalty, by factors of 2. `climb` depends on this
-    order: up, then down. If the range has a target, penalties go there by the same factors.
+    ``trials`` are the `Trial` objects so far, ``held_out`` is the `HeldOut` with the first penalty
+    as its ``alpha``, and ``penalties`` the `PenaltyRange`. Penalties first grow from the first one,
+    by factors of ``2 ** 0.5``, while predictions do not get worse; they grow to the largest penalty
+    if nothing predicts better than zeros. Then they may fall from the first penalty, by factors of
+    2. `climb` depends on this order: up, then down. If the range has a target, penalties go there
+    by the same factors.
     """
     if penalties.target is not None:
         return step_towards(penalties.target, trials[-1].alpha)
@@ -210,14 +227,16 @@ def next_penalty(trials, held_out, penalties):  # -> float or None
         best = min(ups, key=attrgetter("total"))
         if goes_on(ups, worse=held_out.worse) or not predicts(best, held_out):
             return larger
-    # Penalties fall below the first one only if the first trial predicts best of at most two. Once
-    # they have fallen they may fall further. For mixtures they may always fall.
+    # Penalties begin to fall only if the first trial predicts best and at most one larger penalty
+    # was tried; for mixtures they fall in any case. Once they have fallen they may fall further.
     is_first_best = len(ups) <= 2 and min(trials, key=error_of) is first
     if not (penalties.mixes or downs or is_first_best):
         return None
     smaller = 0.5 * min(trial.alpha for trial in trials)
     if smaller < penalties.smallest * held_out.alpha:
         return None
+    # Each smaller penalty has to gain more than chance, since otherwise a larger one would be taken
+    # (`chosen_trial`). For mixtures it is enough that predictions do not get worse.
     falls_on = goes_on(
         [first.prediction, *downs],
         CHANCE,
@@ -231,8 +250,9 @@ def chosen_trial(trials, held_out):  # -> Trial
     """Choose the trial whose atoms and penalty the search takes.
 
     ``trials`` are `Trial` objects, one for each penalty, with predictions of ``held_out``. The
-    choice is the largest penalty among the trials whose predictions are worse than the best one by
-    chance only. If no trial predicts held-out data better than zeros, it is the first trial.
+    choice is the largest penalty, with the sparsest codes, among the trials whose predictions are
+    worse than the best one by chance only: by at most half a standard error (`CHANCE`). If no trial
+    predicts held-out data better than zeros, it is the first trial.
     """
     best = min(trials, key=error_of).prediction
     if not predicts(best, held_out):
@@ -241,19 +261,19 @@ def chosen_trial(trials, held_out):  # -> Trial
     return max(good, key=attrgetter("alpha"))
 
 
-def finds_more(trials, held_out, least=inf):  # -> bool
+def finds_more(trials, held_out, least_error=inf):  # -> bool
     """Return whether noise hid atoms at the first penalty, so that the search begins again.
 
     That is so if the best of the `Trial` objects ``trials`` has a larger penalty than the first
     one, and explains a fifth more energy (sum of squares) of the hidden entries of ``held_out``
-    than the first one and than all trials of earlier beginnings. ``least`` is the smallest error of
-    these earlier trials.
+    than the first one and than all trials of earlier beginnings of the search. ``least_error`` is
+    the smallest error of these earlier trials.
     """
     first = trials[0]
     best = min(trials, key=error_of)
     energy = held_out.zeros.total
     explained = energy - error_of(best)
-    explained_before = max(energy - min(error_of(first), least), 0.0)
+    explained_before = max(energy - min(error_of(first), least_error), 0.0)
     # The factor 1.2 separates data in which noise has hidden atoms from other data. From the first
     # to the best penalty the explained energy grows by a factor of 3 and more in planted data with
     # a signal-to-noise ratio of -3 dB, and by 1.5 at 2 dB. It grows by at most 1.07 at 5 dB, for
@@ -268,9 +288,10 @@ def finds_more(trials, held_out, least=inf):  # -> bool
 def penalty_above_noise(first, chosen, held_out):  # -> float
     """Return the penalty at which a search begins again after atoms were hidden by noise.
 
-    It is the penalty of the `Trial` ``chosen`` divided by ``2 ** 0.5``, but at least the first
-    penalty, ``held_out.alpha``. It is the first penalty if ``chosen`` does not predict better than
-    the trial ``first`` by over two standard errors.
+    It is the penalty of the `Trial` ``chosen`` divided by ``2 ** 0.5``, since atoms that noise has
+    mixed predict best at a penalty that is too large. But it is at least the first penalty,
+    ``held_out.alpha``. It is the first penalty if ``chosen`` does not predict better than the trial
+    ``first`` by over two standard errors (`SURE`).
     """
     if not held_out.worse(first.prediction, chosen.prediction, SURE):
         return held_out.alpha
@@ -282,20 +303,20 @@ def penalty_of_mixtures(problem, n_components):  # -> float
 
     At the default penalty (`auto_alpha`) atoms of norm 1 move from the sources of the mixtures
     towards the rows, and do not move back when the penalty falls. So the first penalty is 0.3
-    standard deviations of the noise, limited to 1/256 to 1 times ``problem.alpha``. The noise is
-    what the leading ``n_components`` singular vectors leave of the rows. The rows must have no
-    missing entries.
+    standard deviations of the noise, but from 1/256 to 1 times ``problem.alpha``. The variance of
+    the noise is the sum of squares that the leading ``n_components`` singular vectors leave of the
+    rows, divided by its degrees of freedom. The rows must have no missing entries.
     """
     n, m = problem.x.shape
     weights = problem.weigh(problem.x.new_ones(n, 1, dtype=torch.float64))
     x = problem.x.double() * weights.sqrt()
-    squares = torch.linalg.eigvalsh(x @ x.mT if n < m else x.mT @ x)
-    left = float(squares[:-n_components].clamp_min(0).sum())
-    n_left = (n - n_components) * (m - n_components)
+    eigenvalues = torch.linalg.eigvalsh(x @ x.mT if n < m else x.mT @ x)
+    unexplained = float(eigenvalues[:-n_components].clamp_min(0).sum())
+    n_free = (n - n_components) * (m - n_components)
     # In mixtures of eight kinds of spectra the mean angle between a true spectrum and its atom is
     # 1.8 degrees if a search begins at this penalty, and 4.2 degrees if a search begins at the
     # default penalty.
-    penalty = 0.3 * (left / max(n_left, 1)) ** 0.5
+    penalty = 0.3 * (unexplained / max(n_free, 1)) ** 0.5
     return min(max(penalty, problem.alpha / 256), problem.alpha)
 
 
@@ -307,7 +328,7 @@ class _Log:
 
     ``coded`` is the result of the last epoch that had ``n_components`` atoms; epochs between a
     split and a removal have more. ``losses`` and ``path`` are the attributes of the next
-    `SearchState`.
+    `SearchState`, and ``_rows_of_path`` has a row of ``path`` for each trial.
     """
 
     def __init__(self, problem, n_components):
@@ -319,10 +340,12 @@ class _Log:
         self._rows_of_path = []
 
     def stage(self, name, steps):  # yields SearchState
-        """Yield a `SearchState` for each epoch of ``steps``; return what ``steps`` returns.
+        """Yield a `SearchState` for each epoch of a stage; return what ``steps`` returns.
 
-        ``steps`` is a generator that yields an `Epoch` (or `DeviceEpoch` or `ConvEpoch`) for each
-        epoch, and ``name`` is the name of the stage.
+        ``name`` is the name of the stage, such as "settle". ``steps`` is the generator that runs
+        the stage: after each epoch it yields coded data, the data with atoms and codes (an `Epoch`,
+        `DeviceEpoch` or `ConvEpoch`). An epoch between a split and a removal of atoms has more than
+        ``n_components`` atoms; its state has the coded data of the last epoch before it.
         """
         while True:
             try:
@@ -343,7 +366,11 @@ class _Log:
             )
 
     def note(self, trial):  # Trial -> the same
-        """Add a trial to ``path``, in the user's units, and return the trial unchanged."""
+        """Add a trial to ``path``, in the user's units, and return the trial unchanged.
+
+        Its score is the fraction of the energy of hidden entries that it explains, and the
+        tolerance is two standard errors of the score.
+        """
         held_out = self.problem.held_out
         zeros = held_out.zeros
         gain, chance = loss_and_chance(zeros, trial.prediction, held_out.total)
@@ -365,12 +392,12 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
     problem : Problem or ConvProblem
         Problem of the search, with held-out data.
     coded : Epoch, DeviceEpoch or ConvEpoch
-        The atoms with the training data's codes, from which the atoms are freed of bias.
+        The atoms with the training data's codes, from which three epochs free the atoms of bias.
     trials : sequence of Trial, default=()
         The trials before. They save time: the best penalty of codes is looked for near that of the
         last one.
     kinds : tuple of bool, default=(False, True)
-        Which atoms to try: as they are (False), freed of bias (True), or both.
+        Which atoms predict: the atoms as they are (False), freed of bias (True), or both in turn.
 
     Returns
     -------
@@ -381,20 +408,21 @@ def judge(problem, coded, trials=(), kinds=(False, True)):  # -> Trial
     alpha = coded.problem.alpha
     atoms = coded.atoms
     index = None
-    steps = (1, -1)
-    # To save time, the best penalty of codes is looked for from that of the last trial on, and only
+    directions = (1, -1)
+    # `index` is the number of a penalty of codes, 2 ** (index / 2) times the first penalty of the
+    # search. To save time, the best one is looked for from that of the last trial on, and only
     # upwards (or downwards) if the penalty of the search has grown (or fallen): the best penalty of
     # codes moves in the same direction.
     if trials:
         last = trials[-1]
         index = last.prediction.index
         if alpha != last.alpha:
-            steps = (1,) if alpha > last.alpha else (-1,)
+            directions = (1,) if alpha > last.alpha else (-1,)
     by_kind = []
     for unbiased in kinds:
         if unbiased:
             atoms = descend.refit_atoms(coded.problem, atoms, coded.codes, 3)
-        prediction = problem.held_out.predict(atoms, index, steps)
+        prediction = problem.held_out.predict(atoms, index, directions)
         index = prediction.index
         by_kind.append(Trial(alpha, unbiased, prediction, coded.atoms, judged=atoms))
     first = by_kind[0]
@@ -414,7 +442,7 @@ def climb(
     """Try larger and smaller penalties: adapt the atoms to each penalty, and judge the atoms.
 
     At each penalty atoms start from the atoms of the penalty before. Where penalties begin to fall,
-    atoms start from the best atoms so far.
+    atoms start from the best atoms so far. They adapt for at most 30 epochs (`descend.ADAPT`).
 
     Parameters
     ----------
@@ -425,18 +453,19 @@ def climb(
     stride : int
         The sample of ``first`` has one in ``stride`` of the training data.
     penalties : PenaltyRange
-        The penalties that may be tried.
+        The penalties that may be tried, as multiples of ``problem.held_out.alpha``.
     note : callable
         ``note(trial)`` is called with each new trial and returns it.
     leader : sequence of Trial, default=()
-        Empty, or the best trial of the search before it began again.
+        Empty, or the best trial of the search before it began again. The first trial looks for its
+        best penalty of codes near that of this trial.
 
     Yields
     ------
     Epoch, DeviceEpoch or ConvEpoch
         Atoms and codes after each epoch. The generator returns three values: the list of all
         trials; atoms with codes, from the last penalty that no penalty before it beats by more than
-        chance; and the stride of the last sample.
+        a standard error; and the stride of the last sample.
     """
     held_out = problem.held_out
     trials = [note(judge(problem, first, leader))]
@@ -446,17 +475,20 @@ def climb(
         alpha = next_penalty(trials, held_out, penalties)
         if alpha is None:
             return trials, best, stride
-        falls = alpha < trials[-1].alpha
-        fell = trials[-1].alpha < trials[0].alpha
-        begin = last if falls == fell else best
+        # Where the direction of the penalties turns, from up to down, atoms start from the best
+        # ones, otherwise from the last ones.
+        goes_down = alpha < trials[-1].alpha
+        went_down = trials[-1].alpha < trials[0].alpha
+        start = last if goes_down == went_down else best
         last, stride = yield from descend.settle(
             problem,
-            begin.atoms,
+            start.atoms,
             stride,
             descend.ADAPT,
             alpha=alpha,
-            codes=begin.codes,
+            codes=start.codes,
         )
+        # all trials judge the kind of atoms that predicted better in the first one
         trial = note(judge(problem, last, trials, kinds=(trials[-1].unbiased,)))
         if not any(held_out.worse(trial.prediction, t.prediction) for t in trials):
             best = last
@@ -465,7 +497,7 @@ def climb(
 
 def _polish(
     problem,
-    best,
+    coded,
     stride,
     chosen,
     *,
@@ -473,17 +505,19 @@ def _polish(
 ):  # generator of epochs
     """Descend on one in ``stride`` of all samples, held-out ones included, at the chosen penalty.
 
-    ``best`` is the coded data before the polish, and ``chosen`` the `Trial` whose atoms and penalty
-    are taken; None takes those of ``best``. ``is_same_sample`` says whether ``best`` has the sample
-    of the same stride.
+    The polish, the last stage of a search, takes at most 60 epochs. ``coded`` is the coded data
+    before it, and ``chosen`` the `Trial` whose atoms and penalty are taken; None takes those of
+    ``coded``. ``is_same_sample`` says whether ``coded`` has the sample of the same stride.
     """
-    atoms = best.atoms if chosen is None else chosen.atoms
-    alpha = best.problem.alpha if chosen is None else chosen.alpha
+    atoms = coded.atoms if chosen is None else chosen.atoms
+    alpha = coded.problem.alpha if chosen is None else chosen.alpha
     part = problem.thinned(stride, alpha=alpha)
+    # each epoch of the polish improves the baseline; zeros are what it has subtracted so far
     if problem.has_baseline:
         part = replace(part, baseline=torch.zeros_like(atoms[0]))
+    # the codes so far belong to other atoms or samples unless all three conditions hold
     if chosen is None and is_same_sample and problem.held_rows is None:
-        codes = best.codes
+        codes = coded.codes
     else:
         codes = part.first_codes(atoms)
     return descend.descend(part, atoms, codes, 60)
@@ -492,12 +526,15 @@ def _polish(
 def find_atoms(problem, atoms, *, level=None, penalties=ONE_PENALTY):
     """Search for the atoms that minimise the objective, and for the penalty of the search.
 
-    This generator is what fits of rows and images run; `search` runs it to its end.
+    This generator is what fits of rows and images run; `search` runs it to its end. Atoms descend
+    on a sample ("settle"), leave local minima by rounds that split atoms and remove as many others
+    ("split and remove"), try penalties if data are held out ("penalty"), and descend on more data
+    ("polish").
 
     Parameters
     ----------
     problem : Problem or ConvProblem
-        Data and objective.
+        Data and objective. Its penalty is the first one, ``problem.held_out`` its held-out data.
     atoms : Tensor of shape (n_components, ...)
         Initial atoms of any norm in different directions, such as samples; the same in all
         processes.
@@ -506,65 +543,70 @@ def find_atoms(problem, atoms, *, level=None, penalties=ONE_PENALTY):
         with the noise. If it is more than 1.25 times the penalty of the search, the search begins
         again at this level, at most four times.
     penalties : PenaltyRange, default=ONE_PENALTY
-        The penalties that a search with held-out data may try; by default that of the problem.
+        The penalties that a search with held-out data may try; by default only that of the problem.
 
     Yields
     ------
     SearchState
         The search after each epoch. The last one has the stage "done".
     """
-    begin = problem.project(atoms.detach().cpu().double())
+    unit_atoms = problem.project(atoms.detach().cpu().double())
     log = _Log(problem, len(atoms))
-    best_atoms = begin
+    start_atoms = unit_atoms
     stride = None
     alpha = problem.alpha
-    trials = ()
-    least = inf  # the least error of all trials of earlier beginnings
+    trials = ()  # once the search begins again: the best trial before
+    least_error = inf  # the least error of all trials of earlier beginnings
     chosen = None
-    n_raises = 0
+    n_new_levels = 0
     while True:
-        steps = descend.settle(problem, best_atoms, stride, alpha=alpha)
-        best, stride = yield from log.stage("settle", steps)
-        best = yield from log.stage("split and remove", descend.play_rounds(best))
-        noise = 0.0
-        if level and n_raises < 4:
-            noise = level(replace(problem, alpha=alpha), best.atoms)
+        steps = descend.settle(problem, start_atoms, stride, alpha=alpha)
+        coded, stride = yield from log.stage("settle", steps)
+        coded = yield from log.stage("split and remove", descend.play_rounds(coded))
+        noise_level = 0.0
+        if level and n_new_levels < 4:
+            noise_level = level(replace(problem, alpha=alpha), coded.atoms)
         # The search of a signal begins again only if the level of the noise is above 1.25 times the
         # penalty. In white noise the level is 0.5 to 1.2 times the penalty, so no search begins
         # again. In autoregressive noise with the coefficient 0.9 the level is 1.2 to 2.2 times the
         # penalty. After four new beginnings it may still be higher than the penalty, but at a
         # fifth, larger penalty a search would lose atoms.
-        if noise > 1.25 * alpha:
-            plain = replace(problem, alpha=noise, held_out=None, held_rows=None)
-            problem = hold_out_images(plain)
+        if noise_level > 1.25 * alpha:
+            whole = replace(problem, alpha=noise_level, held_out=None, held_rows=None)
+            problem = hold_out_images(whole)
             log.problem = problem
-            alpha = noise
-            best_atoms = begin
-            n_raises += 1
+            alpha = noise_level
+            start_atoms = unit_atoms
+            n_new_levels += 1
             stride = None
             trials = ()
             continue
         held_out = problem.held_out
         if held_out is None:
             break
-        steps = climb(problem, best, stride, penalties, log.note, leader=trials)
-        trials, best, stride = yield from log.stage("penalty", steps)
-        if not finds_more(trials, held_out, least):
+        steps = climb(problem, coded, stride, penalties, log.note, leader=trials)
+        trials, coded, stride = yield from log.stage("penalty", steps)
+        if not finds_more(trials, held_out, least_error):
+            # the last trial has the target penalty, if there is one
             has_target = penalties.target is not None
             chosen = trials[-1] if has_target else chosen_trial(trials, held_out)
             break
+        # Noise has hidden the atoms at the first penalty: begin again, one step below the best one.
         leader = min(trials, key=error_of)
-        least = min(least, error_of(leader))
+        least_error = min(least_error, error_of(leader))
         alpha = penalty_above_noise(trials[0], leader, held_out)
-        best_atoms = best.atoms
+        start_atoms = coded.atoms
         trials = (leader,)
     # The polish takes a sample in which an atom has 2,000 uses (rows with a nonzero code at the
     # atom) on average, because more rows hardly help. For 256 atoms and 178,000 patches the sample
     # is a third of the patches. A search takes 6 s if the polish takes the sample, and 18 s if it
     # takes all patches. The objective on held-out patches is 0.2728 and 0.2722, respectively.
-    wanted = min(stride, descend.stride_of_uses(best, stride, 2000))
-    steps = _polish(problem, best, wanted, chosen, is_same_sample=wanted == stride)
-    # Each state is yielded one epoch late, since the last one gets the stage "done".
+    polish_stride = min(stride, descend.stride_of_uses(coded, stride, 2000))
+    steps = _polish(
+        problem, coded, polish_stride, chosen, is_same_sample=polish_stride == stride
+    )
+    # Each state is yielded one epoch late, since the last one gets the stage "done". `best` is the
+    # coded data of the polish with the least objective, which the last state has.
     last = None
     best = None
     for state in log.stage("polish", steps):
@@ -572,32 +614,34 @@ def find_atoms(problem, atoms, *, level=None, penalties=ONE_PENALTY):
             yield last
         if best is None or state.coded.objective < best.objective:
             best = state.coded
-        last = replace(state, trial=chosen, stride=wanted)
+        last = replace(state, trial=chosen, stride=polish_stride)
     yield replace(last, stage="done", coded=best, atoms=best.atoms)
 
 
 def find_atoms_of_few(problem, atoms, penalties):
     """Search in few rows, twice: once for the penalty, and once for the atoms at this penalty.
 
-    Atoms differ between initial atoms, and in few rows their predictions, and so the penalties, do,
-    too. The first search begins with rows that are the same for all ``atoms``, so that all fits of
-    the same rows have one penalty. The second search goes there from the first penalty by steps,
-    since atoms that begin at a large penalty stay in poor minima. A fit takes 1.4 times as long as
-    with one search, in the median of ten data sets of up to 1,000 rows.
+    The atoms found depend on the initial atoms, and in few rows so do the predictions and the
+    chosen penalty. The first search therefore does not begin with ``atoms``, but with rows drawn
+    with a fixed seed, so that all fits of the same rows have one penalty. It ends before its
+    polish, whose first state has the chosen penalty. The second search begins with ``atoms`` at the
+    first penalty and goes to the chosen one by steps, since atoms that begin at a large penalty
+    stay in poor minima. A fit takes 1.4 times as long as with one search, in the median of ten data
+    sets of up to 1,000 rows.
 
-    The arguments and the yields are those of `find_atoms`. The records have the penalties that the
-    first search tried.
+    The arguments and the yields are those of `find_atoms`. The states of the second search have the
+    penalties that the first search tried as their ``path``.
     """
     x = problem.x.cpu().double()
     generator = torch.Generator().manual_seed(0)
-    alike = initial_atoms(x, len(atoms), "data", generator, weight=problem.weight)
-    for first in find_atoms(problem, alike, penalties=penalties):
-        if first.stage == "polish":
+    drawn = initial_atoms(x, len(atoms), "data", generator, weight=problem.weight)
+    for first_search in find_atoms(problem, drawn, penalties=penalties):
+        if first_search.stage == "polish":
             break
-        yield first
-    penalties = penalties._replace(target=first.alpha)
-    for state in find_atoms(problem, atoms, penalties=penalties):
-        yield replace(state, path=first.path)
+        yield first_search
+    penalties = penalties._replace(target=first_search.alpha)
+    for second_search in find_atoms(problem, atoms, penalties=penalties):
+        yield replace(second_search, path=first_search.path)
 
 
 def search(
@@ -630,11 +674,11 @@ def search(
 def noise_penalty(problem, atoms):  # -> float
     """Return a penalty above the noise, at which searches for any number of atoms can begin.
 
-    The penalty is one step below the one at which the given atoms predict held-out rows best, if
-    that prediction beats the prediction at ``problem.alpha`` beyond chance. (If there are too
-    few atoms, atoms are mixtures, which predict best at a penalty that is too large. In nine
-    planted problems, with signal-to-noise ratios of 5, 2 and 0 dB, the number of atoms is found
-    within 5 %: in eight problems from this penalty, in four from the best one.)
+    The penalty is the one at which the given atoms predict held-out rows best, divided by
+    ``2 ** 0.5``, if that prediction beats the prediction at ``problem.alpha`` by over two standard
+    errors. (If there are too few atoms, atoms are mixtures, which predict best at a penalty that is
+    too large. In nine planted problems, with signal-to-noise ratios of 5, 2 and 0 dB, the number of
+    atoms is found within 5 %: in eight problems from this penalty, in four from the best one.)
 
     Parameters
     ----------

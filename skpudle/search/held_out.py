@@ -57,13 +57,14 @@ def loss_and_chance(one, other, total=own):  # Prediction, Prediction -> float, 
     """Compare the errors of two predictions: return their difference, and its standard error.
 
     Errors are compared in each part of the data (row, or tile of an image), and summed over the
-    parts of all processes; ``total`` adds up sums over processes.
+    parts of all processes; ``total(sums)`` adds up sums over processes.
     """
-    losses = one.errors - other.errors
-    n_parts = torch.ones_like(losses).sum()
-    sums = torch.stack([losses.sum(), losses.square().sum(), n_parts])
+    differences = one.errors - other.errors
+    n_parts = torch.ones_like(differences).sum()
+    sums = torch.stack([differences.sum(), differences.square().sum(), n_parts])
     (sums,) = total(sums)
     loss, square, n = sums.tolist()
+    # the variance of the sum of the `n` differences: `n` times their own variance
     variance = square - loss**2 / max(n, 1.0)
     return loss, max(variance, 0.0) ** 0.5
 
@@ -73,8 +74,8 @@ def worse(one, other, errors=1.0, total=own):  # Prediction, Prediction -> bool
 
     Penalties, numbers of atoms and units are chosen by this comparison. ``one`` and ``other`` are
     predictions of the same hidden entries. The standard error is that of the difference of their
-    errors, paired by parts of the data (rows, or tiles of images). ``total`` adds up sums over
-    processes; `HeldOut.worse` is this comparison with the sums of its own processes.
+    total errors; it comes from the differences in each part of the data (row, or tile of an image).
+    ``total(sums)`` adds up sums over processes; by default there is a single process.
     """
     loss, chance = loss_and_chance(one, other, total)
     return loss > errors * chance
@@ -83,11 +84,12 @@ def worse(one, other, errors=1.0, total=own):  # Prediction, Prediction -> bool
 def errors_at(sums, debias):  # (..., 3), (...) -> (...)
     """Return squared errors of a prediction that lies between two predictions.
 
-    ``debias`` is the part of the way from the first to the second prediction, from 0 to 1. ``sums``
-    are the three inner products that `best_debias` explains.
+    ``debias`` is the part of the way from the first to the second prediction, from 0 to 1. The last
+    axis of ``sums`` has the inner products ``(e, e)``, ``(e, d)`` and ``(d, d)``, where ``e`` is
+    the error of the first prediction, and ``d`` the second prediction minus the first.
     """
-    square, product, length = sums.unbind(-1)
-    return square - debias * (2 * product - debias * length)
+    square, product, step_square = sums.unbind(-1)
+    return square - debias * (2 * product - debias * step_square)
 
 
 def best_debias(sums):  # (..., 3) -> errors (...), debias (...)
@@ -97,16 +99,16 @@ def best_debias(sums):  # (..., 3) -> errors (...), debias (...)
     axis of ``sums`` has the inner products ``(e, e)``, ``(e, d)`` and ``(d, d)``, where ``e`` is
     the error of the first prediction, and ``d`` the second prediction minus the first.
     """
-    _, product, length = sums.unbind(-1)
-    debias = (product / length).nan_to_num(0.0).clamp(0, 1)
+    _, product, step_square = sums.unbind(-1)
+    debias = (product / step_square).nan_to_num(0.0).clamp(0, 1)
     return errors_at(sums, debias), debias
 
 
 def _inner_products(inner, error, step):  # -> (..., 3)
-    """Return ``(e, e)``, ``(e, d)`` and ``(d, d)`` of `best_debias`, by the function ``inner``.
+    """Return ``(e, e)``, ``(e, d)`` and ``(d, d)``, from which `best_debias` computes errors.
 
     ``error`` is ``e``, the error of the lasso's prediction. ``step`` is ``d``, the prediction of
-    least squares minus that of the lasso.
+    least squares minus that of the lasso. ``inner(a, b)`` returns the inner products.
     """
     return torch.stack([inner(error, error), inner(error, step), inner(step, step)], -1)
 
@@ -114,9 +116,10 @@ def _inner_products(inner, error, step):  # -> (..., 3)
 class HeldOut:
     """Held-out rows or images, whose hidden entries are predicted to judge atoms and penalties.
 
-    A *turn* hides one group of features in some rows, or some pixels in all images; see the module
-    for *parts*, indices of penalties and ``debias``. `HeldRows` and `HeldTiles` are made by the
-    method ``hide`` of a problem.
+    A *turn* hides one group of features in some rows, or some pixels in all images. The data are
+    cut into *parts*: rows, or tiles of images. The penalty of codes with the *index* i is
+    ``2 ** (i / 2)`` times ``alpha``. ``debias``, from 0 to 1, is the part of the lasso's bias that
+    is removed from codes. The method ``hide`` of a problem makes `HeldRows` or `HeldTiles`.
 
     Parameters
     ----------
@@ -125,6 +128,10 @@ class HeldOut:
 
     Attributes
     ----------
+    alpha : float
+        The penalty of the search.
+    total : callable
+        ``total(*tensors)`` returns their sums over all processes.
     x, observed : Tensor of shape (n_samples, ...)
         The rows or crops of the images, in float64, and the mask of their known entries.
     zeros : Prediction
@@ -152,14 +159,15 @@ class HeldOut:
         self.zeros = Prediction(energies, float(energy))
 
     def worse(self, one, other, errors=1.0):  # Prediction, Prediction -> bool
-        """Return whether a prediction of these data is worse than another, see `worse`.
+        """Return whether prediction ``one`` of these data is worse than ``other``.
 
+        Worse means a larger error, by more than ``errors`` standard errors of the difference.
         Errors are summed over the parts of all processes.
         """
         return worse(one, other, errors, self.total)
 
     def penalty(self, index):  # int -> float
-        """Return the penalty of codes that has this index."""
+        """Return the penalty of codes that has this index, an integer that may be negative."""
         return self.alpha * 2 ** (0.5 * index)
 
     def sums(self, atoms, indices):  # -> list of (n_parts, 3)
@@ -175,8 +183,8 @@ class HeldOut:
         Returns
         -------
         list of Tensor of shape (n_parts, 3)
-            For each penalty the three inner products of `best_debias` in each part. They are cached
-            as long as the atoms are the same.
+            For each penalty the three inner products in each part from which `best_debias` and
+            `errors_at` compute errors. They are cached as long as the atoms are the same.
         """
         if self._atoms.shape != atoms.shape or not torch.equal(self._atoms, atoms):
             self._atoms = atoms
@@ -197,6 +205,7 @@ class HeldOut:
         """
         (sums,) = self.sums(atoms, [index])
         (total,) = self.total(sums.sum(0))
+        # `best_debias` returns the least error, and then the part of the bias to remove for it
         debias = float(best_debias(total)[1] if debias is None else debias)
         error = float(errors_at(total, debias))
         return Prediction(errors_at(sums, debias), error, index, debias)
@@ -225,7 +234,8 @@ class HeldOut:
             The part of the lasso's bias to remove; None takes the best one at each penalty.
         patience : int, default=1
             The walk to smaller penalties ends when this number of penalties in succession predict
-            no better than the best one so far; the walk to larger ones ends at the first of these.
+            no better than the best one so far. The walk to larger penalties ends at the first
+            penalty that predicts no better.
 
         Returns
         -------
@@ -243,28 +253,30 @@ class HeldOut:
 
         def try_all(indices):  # predict at the penalties -> index of the best so far
             self.sums(atoms, indices)  # one call fills the cache faster than many
-            for one in indices:
-                predictions[one] = self.at(atoms, one, debias)
+            for each in indices:
+                predictions[each] = self.at(atoms, each, debias)
+            # of equal errors that of the largest penalty
             best = min(predictions.values(), key=lambda one: (one.total, -one.index))
             return best.index
 
         neighbours = {index + step for step in steps}
-        top = try_all(sorted({index, *neighbours}, reverse=True))
+        best_index = try_all(sorted({index, *neighbours}, reverse=True))
         for step in steps:
             n_ahead = 1
-            at = top
-            longest = patience if step < 0 else 1
-            while least <= at + step <= most and abs(at - top) < longest:
-                at += step
+            tried = best_index
+            # how many penalties in succession may predict no better than the best one
+            allowed = patience if step < 0 else 1
+            while least <= tried + step <= most and abs(tried - best_index) < allowed:
+                tried += step
                 # One call predicts at several penalties ahead and fills the cache. It is faster
                 # than single calls, since the codes at each penalty start from the codes at the
                 # next larger penalty. Each call takes twice the number of the call before.
-                if at not in self._sums:
-                    ahead = np.clip(at + step * np.arange(n_ahead), least, most)
+                if tried not in self._sums:
+                    ahead = np.clip(tried + step * np.arange(n_ahead), least, most)
                     self.sums(atoms, sorted(set(ahead.tolist()), reverse=True))
                     n_ahead *= 2
-                top = try_all([at])
-        return predictions[top]
+                best_index = try_all([tried])
+        return predictions[best_index]
 
 
 class HeldRows(HeldOut):
@@ -280,7 +292,7 @@ class HeldRows(HeldOut):
         The rows, and the penalty of a search.
     n_codings : int, default=None
         How many codings a prediction takes at least, in all processes. A coding is a row with one
-        group of features hidden. By default `count_codings` of these rows.
+        group of features hidden. By default 400 to 3,000, see `count_codings`.
     """
 
     index_range = (-20, 6)
@@ -311,7 +323,7 @@ class HeldRows(HeldOut):
             columns = match_equal_rows(self.x.mT, gaps_in(self.observed.mT))
             groups = hide_in_turn(columns)
         # Both numbers are summed over processes, because all processes must take the same decision:
-        # a process without held-out rows, too, has to take part in the sums of predictions.
+        # even a process without held-out rows has to take part in the sums of predictions.
         (counts,) = self.total(self.x.new_tensor([n, len(groups) > 1]))
         n_rows, n_predictable = counts.tolist()
         self.is_predictable = bool(n_predictable)
@@ -319,15 +331,16 @@ class HeldRows(HeldOut):
         n_turns = max(1, min(len(groups), n_turns))
         self._turns = []
         are_hidden = torch.zeros_like(self.x)
-        for i, (seen, hidden) in enumerate(groups):
-            takes_part = (torch.arange(n) + i) % len(groups) < n_turns
+        for number, (seen, hidden) in enumerate(groups):
+            # a row takes part in `n_turns` turns in succession, and neighbours begin one turn apart
+            takes_part = (torch.arange(n) + number) % len(groups) < n_turns
             rows = takes_part.nonzero().flatten()
             self._turns.append((rows, seen, hidden))
             are_hidden[rows[:, None], hidden] = self.observed[rows[:, None], hidden]
         squares = self.x.square()
         entries = (self.observed, squares, are_hidden)
-        of_rows = torch.stack([part.sum(1) for part in entries], 1)
-        (sums,) = self.total(self._weights @ of_rows)
+        sums_of_rows = torch.stack([part.sum(1) for part in entries], 1)
+        (sums,) = self.total(self._weights @ sums_of_rows)
         n_known, square, self.n_hidden = sums.tolist()
         self.mean_square = square / max(n_known, 1.0)
         return (squares * are_hidden).sum(1) * self._weights
@@ -335,8 +348,10 @@ class HeldRows(HeldOut):
     def _sums_at(self, atoms, alphas):  # -> (n_alphas, n_rows, 3)
         """Predict hidden entries in all turns at the penalties ``alphas``, for `HeldOut.sums`.
 
-        ``atoms`` are (n_components, n_features), and ``alphas`` fall. The result has the three
-        inner products of `best_debias` for each row, times the weight of the row.
+        ``atoms`` are (n_components, n_features), and ``alphas`` fall. In each turn some rows,
+        ``turn``, get codes from their features ``seen``, which predict their features ``hidden``.
+        The result has the three inner products of `best_debias` for each row, times the weight of
+        the row.
         """
         sums = self.x.new_zeros(len(alphas), len(self.x), 3)
         is_complete = self.problem.mask is None
@@ -344,15 +359,15 @@ class HeldRows(HeldOut):
         with threads_for():
             products = atoms @ atoms.mT if has_products else None
             for turn, seen, hidden in self._turns:
-                part = atoms[:, hidden]
+                hidden_part = atoms[:, hidden]
                 # products of atoms over the visible features: over all features less hidden ones
-                gram = products - part @ part.mT if has_products else None
+                gram = products - hidden_part @ hidden_part.mT if has_products else None
                 for block in blocks_of_rows(len(turn), len(alphas) * len(atoms), 2**18):
                     rows = turn[block]
                     x = self.x[rows]
                     known = self.observed[rows]
-                    # With zeros at hidden features the products of rows with atoms, too, are over
-                    # the visible features alone, so the atoms need not be cut.
+                    # With zeros at hidden features the products of rows with whole atoms are over
+                    # the visible features alone, as in `gram`, so the atoms need not be cut.
                     codes, refits = lasso_path(
                         atoms if has_products else atoms[:, seen],
                         x.index_fill(1, hidden, 0.0) if has_products else x[:, seen],
@@ -361,8 +376,8 @@ class HeldRows(HeldOut):
                         gram=gram,
                         mask=None if has_products else gaps_in(known[:, seen]),
                     )
-                    error = x[:, hidden] - codes @ part
-                    step = refits.sub_(codes) @ part
+                    error = x[:, hidden] - codes @ hidden_part
+                    step = refits.sub_(codes) @ hidden_part
                     if not is_complete:
                         error = error * known[:, hidden]
                         step = step * known[:, hidden]
@@ -372,8 +387,8 @@ class HeldRows(HeldOut):
     def judge(self, predict):  # -> Prediction
         """Predict the hidden entries by any model of rows.
 
-        ``predict(x, visible)`` returns the expectations (n, n_features) of all entries of rows of
-        which it uses only the entries where ``visible`` (n, n_features) is 1.
+        ``predict(x, visible)`` returns the expected entries (n, n_features) of rows ``x``. Of ``x``
+        it uses only the entries where ``visible`` (n, n_features) is 1.
         """
         errors = torch.zeros_like(self._weights)
         for rows, _, hidden in self._turns:
@@ -389,9 +404,10 @@ class HeldRows(HeldOut):
     def noise(self, atoms, prediction):  # -> float
         """Return the variance of the noise, by which `best_coding` tells noise from signal.
 
-        It is the sum of squared residuals over the degrees of freedom, the number of known entries
-        minus the number of nonzero codes, at the penalty and debiasing of ``prediction``. No
-        entries are hidden. ``atoms`` are (n_components, n_features).
+        It is the sum of squared residuals divided by the degrees of freedom, the number of known
+        entries minus the number of nonzero codes, at the penalty and debiasing of ``prediction``.
+        No entries are hidden, and rows without a degree of freedom are left out. ``atoms`` are
+        (n_components, n_features).
         """
         coder = LassoCoder(
             atoms.detach().to(self.x),
@@ -440,8 +456,9 @@ class HeldTiles(HeldOut):
     def _first_index(self, atoms, debias):  # -> int
         """Return the index of the penalty that a walk of `predict` begins with.
 
-        It is the last penalty before the error rises, in steps of two indices down from the largest
-        penalty. ``debias`` is as in `HeldOut.predict`.
+        It is the last penalty before the error rises, in factors of 2 (two indices) down from the
+        largest penalty. ``debias`` is the part of the lasso's bias to remove; None takes the best
+        part at each penalty.
         """
         least, most = self.index_range
         best = self.at(atoms, most, debias)
@@ -469,6 +486,7 @@ class HeldTiles(HeldOut):
         """
         kernel = self.problem.kernel
         axes = zip(values.shape[2:], kernel, strict=True)
+        # zeros at the end of each axis make its length a multiple of the tile's
         ends = [n for size, k in reversed([*axes]) for n in (0, -size % k)]
         tiles = torch.nn.functional.pad(values.sum(1), ends)
         for axis, k in enumerate(kernel, 1):
@@ -495,10 +513,11 @@ class HeldTiles(HeldOut):
         return sums
 
     def noise(self, atoms, prediction):  # -> float
-        """Return the variance of the noise, as `HeldRows.noise` does.
+        """Return the variance of the noise, by which `best_coding` tells noise from signal.
 
-        ``atoms`` are (n_components, n_channels, *kernel), and ``prediction`` has the penalty and
-        the debiasing of the codes.
+        It is the sum of squared residuals divided by the number of known pixels minus the number of
+        nonzero codes; no pixels are hidden. ``atoms`` are (n_components, n_channels, *kernel), and
+        ``prediction`` has the penalty and the debiasing of the codes.
         """
         alphas = [self.penalty(prediction.index)]
         ((codes, images),) = self._code(atoms.to(self.x), alphas, self.observed)
@@ -511,8 +530,8 @@ class HeldTiles(HeldOut):
         return float(residual.square().sum()) / n_free if n_free > 0 else 0.0
 
 
-# The number of pixels of all crops of images together: 2**14, or fewer for more than two channels,
-# so that predictions take limited time.
+# Return the number of pixels of all crops of images together: 2**14, or for more than two channels
+# so few that the crops have 2**15 entries. So predictions take limited time.
 def _n_pixels(problem):  # -> int
     return min(2**14, 2 * 2**14 // problem.x.shape[1])
 
@@ -543,13 +562,13 @@ def count_codings(problem):  # -> int
     """Return the number of codings by which a penalty is chosen, from the energies of rows.
 
     A coding is a row with one group of features hidden. More codings choose more reliably, and take
-    longer.
+    longer. The number is 400 to 3,000, and a tenth of the rows if that is more and below 3,000.
     """
     squares = problem.weigh(problem.squares)
     n_rows = torch.ones_like(squares).sum()
     sums = torch.stack([squares.sum(), squares.square().sum(), n_rows])
     (sums,) = problem.total(sums)
-    energy, fourth, n = sums.tolist()
+    energy, squared_energies, n = sums.tolist()
     # A coding predicts a tenth of a row's entries. The codings predict 10,000 hidden entries, but
     # are at least 400 and at most 1000.
     n_codings = ceil(10_000 * N_GROUPS / problem.x.shape[1])
@@ -559,7 +578,7 @@ def count_codings(problem):  # -> int
     # energies), which is 1 for equal energies and 0.1 to 0.25 for patches of photographs. With a
     # third of these codings the chosen penalty of patches varies by a factor of two, depending on
     # the rows that are held out.
-    evenness = energy**2 / (n * fourth) if fourth > 0 else 1.0
+    evenness = energy**2 / (n * squared_energies) if squared_energies > 0 else 1.0
     return min(max(ceil(n_codings / evenness), int(n) // 10), 3000)
 
 
@@ -574,7 +593,8 @@ def hold_out(problem, *, learn=True, largest=None):  # -> Problem
         Whether the held-out rows stay in the problem, so that the atoms adapt to them in the
         polish, the last stage of a search. Otherwise the rows are removed from the problem.
     largest : float, default=None
-        Rows whose known entries have a larger mean square than this are not held out.
+        Rows whose known entries have a larger mean square than this are not held out: they may be
+        outliers, and would have most of the held-out error.
 
     Returns
     -------

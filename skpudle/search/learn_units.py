@@ -100,7 +100,7 @@ _RESIDUAL = 0.05
 # variance, while the variance is at most _SPARSE times the mean square. Among 240 random sets of
 # clean rows, half of them non-negative sums of non-negative atoms, 2.9 % get a baseline, and 4.2 %
 # if saved codes decide alone and _LOWERED is 0.25. Of 278 samples of raw tables of numbers, 0.91
-# score within 0.05 of the better of both baselines, and 0.93 would if all had a baseline. The last
+# score within 0.05 of the better of both choices, and 0.93 would if all had a baseline. The last
 # condition has a reason: if an atom is nonzero in a fraction q of the rows, the square of its mean
 # code is at most q times the mean square of its codes, so the mean of sparse rows (q < 1/2) has
 # less energy than the deviations from it.
@@ -160,9 +160,10 @@ def least_rows(n_components):  # -> int
 
 def _quantile(x, fraction):  # (n, m) with NaN for missing entries -> (m,)
     """Return the quantile at ``fraction``, from 0 to 1, of each column; 0 without entries."""
+    # `sort` puts NaN after the entries of a column
     last = ((~x.isnan()).sum(0) - 1).clamp_min(0)
-    number = (fraction * last).long()
-    return x.sort(0).values.gather(0, number[None])[0].nan_to_num()
+    place = (fraction * last).long()
+    return x.sort(0).values.gather(0, place[None])[0].nan_to_num()
 
 
 def _deviations(distances):  # (n, m) with NaN for missing entries -> (m,)
@@ -180,7 +181,8 @@ def _limit(residuals, counts):  # -> (m,)
     """Return the limit of errors of each feature, beyond which an entry is an outlier.
 
     It is five standard deviations of the residuals of the feature or, if larger, of all residuals.
-    ``residuals`` and the mask ``counts`` are (n, m).
+    (1e300 stands for an infinite deviation, that of residuals that are nearly all zero.)
+    ``residuals`` and ``counts``, 1 for the entries that count, are (n, m).
     """
     distances = torch.where(counts > 0, residuals.abs(), torch.nan)
     of_each = _deviations(distances)
@@ -199,14 +201,16 @@ def _suspects(x, mask):  # -> (n, m) bool, (n,) bool
 
     An entry is far if it lies more than 5 standard deviations from the median of its column; if
     more than half of the entries of a row are large, the limit grows with the row's median entry.
-    If more than a tenth of the entries are far, no entry is marked, and if more than a tenth of the
-    rows are long, no row. ``x`` and ``mask`` are (n, m).
+    A row is long if the root mean square of its entries that are not far is over 3 times that of
+    the median row. If more than a tenth of the entries are far, no entry is marked, and if more
+    than a tenth of the rows are long, no row. ``x`` and ``mask`` are (n, m).
     """
     y = torch.where(mask > 0, x, torch.nan)
     y = y - _quantile(y, 0.5)
     distances = y.abs() / _deviations(y.abs())
-    of_row = (_quantile(distances.mT, 0.5) / MEDIAN_OF_NORMAL).clamp_min(1)
-    far = distances > _FAR * of_row[:, None]
+    # of each row, for the limit: its median distance over that of normal entries, at least 1
+    factor = (_quantile(distances.mT, 0.5) / MEDIAN_OF_NORMAL).clamp_min(1)
+    far = distances > _FAR * factor[:, None]
     far &= bool(far.sum() <= _MOST * mask.sum())
     size = torch.where(far, torch.nan, y).square().nanmean(1).sqrt().nan_to_num()
     long = size > LONG * _median_size(size)
@@ -236,13 +240,14 @@ def _shrink(variances, n):  # (k,), (k,) -> (k,), float, float
     if int(usual.sum()) < 2:
         return scales, 0.0, 0.0
     logs = variances[usual].log()
-    error = 2 / n[usual]
+    sampling = 2 / n[usual]
     # Estimates with small sampling errors weigh more; 1e-3 limits the differences of weights.
-    weights = 1 / (error + 1e-3)
+    weights = 1 / (sampling + 1e-3)
     weights = weights / weights.sum()
     mean = (weights * logs).sum()
-    variance = (weights * ((logs - mean).square() - error)).sum().clamp_min(0)
-    scales[usual] = (0.5 * variance / (variance + error) * (logs - mean)).exp()
+    variance = (weights * ((logs - mean).square() - sampling)).sum().clamp_min(0)
+    # half of the logarithm of a variance is that of the standard deviation
+    scales[usual] = (0.5 * variance / (variance + sampling) * (logs - mean)).exp()
     return scales / scales.log().mean().exp(), float(mean), float(variance)
 
 
@@ -265,8 +270,9 @@ def _differs(noise, signal, n):  # (m,) each -> bool
     """Return whether the noise of features differs so much that it hides signals.
 
     Then features should be divided by their noise. Two conditions: the variance of log(noise)
-    exceeds sampling errors by more than `_WORTH`, and log(noise) is correlated with log(noise /
-    signal), see `_HIDES`. ``noise`` and ``signal`` are variances, estimated from ``n`` entries.
+    exceeds sampling errors by more than 0.1, and the correlation of log(noise) with log(noise /
+    signal) exceeds 0.8, see `_HIDES`. ``noise`` and ``signal`` are variances, estimated from ``n``
+    entries.
     """
     usual = noise > _CONSTANT * noise.median()
     usual &= signal > _CONSTANT * signal.median()
@@ -285,7 +291,7 @@ def _n_codes(coded):  # Epoch -> float
 
 
 def _unfolded_errors(coded, n_unfoldings):  # Epoch, int -> (n,)
-    """Return the squared residual of each row, for codes of ``n_unfoldings`` iterations."""
+    """Return the squared residual of each row, for codes by ``n_unfoldings`` encoder iterations."""
     problem = coded.problem
     codes = encode(
         coded.atoms,
@@ -318,17 +324,17 @@ class _Sample:
     Attributes
     ----------
     x, observed : Tensor of shape (n, m)
-        The rows, divided by ``unit``, and the mask of their known entries.
+        The rows, divided by ``divisor``, and the mask of their known entries.
     counts : Tensor of shape (n, m)
         1 for entries that count, 0 for outliers and missing entries.
     centre : Tensor of shape (m,)
-        The baseline so far, divided by ``unit``; zeros at first.
+        The baseline so far, divided by ``divisor``; zeros at first.
     scale : Tensor of shape (m,)
         The noise of features so far; ones at first.
     row_scale : Tensor of shape (n, 1)
         The noise of rows so far; ones at first.
-    unit : float
-        The unit of the problem: user's data have been divided by it.
+    divisor : float
+        The number by which the user's data have been divided, `Problem.unit`.
     weigh : callable
         ``weigh(values)`` multiplies values (n, ...) by the weights of rows.
     positive : bool
@@ -351,9 +357,9 @@ class _Sample:
         distinct = match_equal_rows(part.x, part.mask).unique()
         part = part.of_rows(distinct)
         part = replace(part, x=part.x.cpu().double())
-        self._part = part
+        self._problem = part  # the rows of the sample, as a `Problem`
         self.x = part.x
-        self.unit = part.unit
+        self.divisor = part.unit
         self.positive = part.positive_code
         self.weigh = part.weigh
         self.observed = part.observed
@@ -364,7 +370,8 @@ class _Sample:
         self.row_scale = torch.ones_like(part.x[:, :1])
         self.centre = torch.zeros_like(part.x[0])
         self.scale = torch.ones_like(part.x[0])
-        self._n_settle = n_wanted // 2
+        # the largest number of rows from which `settle` learns atoms, by default
+        self._n_training_rows = n_wanted // 2
 
     def in_units(self, rows=slice(None)):  # -> (n_rows, m)
         """Return rows less the baseline and divided by the noise so far.
@@ -376,8 +383,8 @@ class _Sample:
     def rows(self, n, among=None):  # -> (at most n,)
         """Choose at most ``n`` rows, to learn from or to judge; return their increasing numbers.
 
-        Each row has an entry that counts. ``among``, a mask of all rows of the sample, marks the
-        rows to choose from; None is all rows.
+        Only rows with an entry that counts are chosen. ``among``, a mask of all rows of the sample,
+        marks the rows to choose from; None is all rows.
         """
         used = self.counts.any(1)
         if among is not None:
@@ -386,7 +393,7 @@ class _Sample:
         return used[spread_rows(len(used), n)]
 
     def coder(self, coded):  # Epoch -> LassoCoder
-        """Return what codes rows of the sample by the atoms and the penalty of ``coded``."""
+        """Return the coder of rows of the sample by the atoms and the penalty of ``coded``."""
         return LassoCoder(coded.atoms, coded.problem.alpha, self.positive)
 
     def settle(
@@ -406,7 +413,7 @@ class _Sample:
         Parameters
         ----------
         atoms : Tensor of shape (n_components, m), default=None
-            Unit atoms to start from. None: rows, the same for all seeds.
+            Unit atoms to start from. None: rows of the sample, the same rows for all seeds.
         most : int, default=100
             Largest number of epochs on each sample of `descend.settle`.
         among : Tensor of shape (n,), bool, default=None
@@ -423,10 +430,10 @@ class _Sample:
         Epoch
             The atoms, the rows (its ``problem``) and their codes, after the last epoch.
         """
-        rows = self.rows(n or self._n_settle, among)
+        rows = self.rows(n or self._n_training_rows, among)
         x = self.in_units(rows)
         mask = gaps_in(self.counts[rows])
-        part = replace(self._part.of_rows(rows), x=x, mask=mask)
+        part = replace(self._problem.of_rows(rows), x=x, mask=mask)
         if alpha is None:
             alpha = auto_alpha(x, mask=mask, weight=part.weight)
         if atoms is None:
@@ -453,9 +460,10 @@ class _Sample:
         hidden entries better and rows have half a nonzero code less, or if the errors of hidden
         entries then fall by a tenth, see ``_LOWERED``. It is the mean, too, if an encoder of
         ``n_unfoldings`` iterations (None for no such encoder) then leaves at most half of the
-        squared residual. (Few iterations cannot reach the large code of an atom that stands for the
-        mean.) With "auto" there is no baseline for fewer than 60 rows, for non-negative codes, or
-        if the mean alone does not predict rows better than zeros.
+        squared residual that it leaves without the mean. (Few iterations cannot reach the large
+        code of an atom that stands for the mean.) With "auto" there is no baseline for fewer than
+        60 rows, for non-negative codes, or if the mean alone does not predict rows better than
+        zeros.
         """
         mean = self.mean()
         if asked == "auto":
@@ -464,15 +472,16 @@ class _Sample:
         self.centre = mean if asked else 0 * mean
 
     def _needs(self, mean, n_unfoldings):  # (m,), int or None -> bool
-        """Return whether to subtract ``mean``, by atoms that settle with it and without it.
+        """Return whether to subtract ``mean``, by atoms that are learned with it and without it.
 
-        ``centre`` changes. The number of atoms does not depend on the number that a search will
-        learn, so that all numbers of atoms have the same baseline.
+        `take_mean` explains the conditions. ``centre`` changes. The number of atoms does not depend
+        on the number that a search will learn, so that all numbers of atoms have the same baseline.
         """
         judges = self.rows(min(_JUDGES, len(self.x) // 2))
-        zeros = self._judged(judges, self.x[judges].square())
-        means = self._judged(judges, (self.x[judges] - mean).square())
-        if not worse(zeros, means, _SURE):
+        # predictions by zeros and by the mean, without any atoms
+        by_zeros = self._judged(judges, self.x[judges].square())
+        by_mean = self._judged(judges, (self.x[judges] - mean).square())
+        if not worse(by_zeros, by_mean, _SURE):
             return False
         n_components = min(len(mean), len(self.x) // (2 * _FEW), _SAMPLED_ATOMS)
         n_rows = _ROWS_PER_ATOM // 4 * len(mean)
@@ -480,7 +489,8 @@ class _Sample:
         around_mean = self._predict_judges(judges, n_components)
         with_mean = self.settle(most=_BRIEF, n=n_rows, n_components=n_components)
         self.centre = 0 * mean
-        without = self.settle(
+        # at the same penalty, so that numbers of codes can be compared
+        without_mean = self.settle(
             most=_BRIEF,
             n=n_rows,
             alpha=with_mean.problem.alpha,
@@ -490,29 +500,33 @@ class _Sample:
             # An encoder of three iterations leaves 0.34 of the variance of digits without a
             # baseline, and 0.12 with one. In planted data with positive codes, where subtracting
             # the mean would make atoms worse, it leaves equal fractions with and without.
-            left_without = _unfolded_errors(without, n_unfoldings)
+            left_without_mean = _unfolded_errors(without_mean, n_unfoldings)
             left_with_mean = _unfolded_errors(with_mean, n_unfoldings)
-            if _is_worse(left_without, left_with_mean, log(2)):
+            if _is_worse(left_without_mean, left_with_mean, log(2)):
                 return True
         around_zero = self._predict_judges(judges, n_components)
+        # by how much the baseline lowers the errors of hidden entries
         lowered = around_zero.total - around_mean.total
-        if _n_codes(without) - _n_codes(with_mean) > _SAVED:
+        if _n_codes(without_mean) - _n_codes(with_mean) > _SAVED:
             return lowered > 0
         return (
-            means.total <= _SPARSE * zeros.total
-            and lowered > _LOWERED * means.total
+            by_mean.total <= _SPARSE * by_zeros.total
+            and lowered > _LOWERED * by_mean.total
             and lowered > _WORTH * around_zero.total
             and worse(around_zero, around_mean, SURE)
         )
 
     def _judged(self, judges, errors):  # (n_judges,), (n_judges, m) -> Prediction
-        """Return squared errors of entries of the rows ``judges`` as a `Prediction`."""
+        """Return squared errors of the rows ``judges``, of entries that count, as `Prediction`."""
         of_rows = (errors * self.counts[judges]).sum(1)
-        of_rows = self._part.of_rows(judges).weigh(of_rows)
+        of_rows = self._problem.of_rows(judges).weigh(of_rows)
         return Prediction(of_rows, float(of_rows.sum()))
 
     def _predict_judges(self, judges, n_components):  # (n_judges,), int -> Prediction
-        """Predict hidden entries of the rows ``judges`` by atoms of the remaining rows."""
+        """Predict hidden entries of the rows ``judges`` by ``n_components`` atoms of other rows.
+
+        Errors are in the units of ``x``, not of the noise.
+        """
         among = torch.ones(len(self.x), dtype=torch.bool)
         among[judges] = False
         coded = self.settle(
@@ -554,7 +568,8 @@ class _Sample:
             Mean square of the predictions, times the square of ``scale``.
         n : Tensor of shape (m,)
             The number of normal errors whose mean square varies as much as that of the errors. It
-            is smaller than the number of rows if errors have heavy tails.
+            is smaller than the number of rows if errors have heavy tails. It tells `_shrink` how
+            exact ``noise`` is.
         """
         rows = self.rows(n_rows, among)
         x = self.in_units(rows)
@@ -566,13 +581,13 @@ class _Sample:
         coder = LassoCoder(atoms, alpha, self.positive)
         errors, predictions = coder.predict_hidden(x, counts, factors=factors)
         n = counts.sum(0).clamp_min(1)
-        square = errors.sum(0)
-        noise = self.scale.square() * square / n
+        sum_of_squares = errors.sum(0)
+        noise = self.scale.square() * sum_of_squares / n
         signal = self.scale.square() * predictions.square().sum(0) / n
         # The mean fourth power of normal errors is 3 times the square of their mean square, so this
         # is the number of errors if they are normal, and less if their tails are heavier.
-        fourth = errors.square().sum(0).clamp_min(1e-300)
-        return noise, signal, 3 * square.square() / fourth
+        fourth_powers = errors.square().sum(0).clamp_min(1e-300)
+        return noise, signal, 3 * sum_of_squares.square() / fourth_powers
 
     # -------------------------------------------------------------- outliers
 
@@ -607,18 +622,21 @@ class _Sample:
         sizes = (self.in_units().square() * suspected).sum(1)
         half[sizes.argsort(descending=True, stable=True)[::2]] = True
 
+        # coded data (atoms with codes of rows) with suspects, and below without
         self.counts = self.observed
-        before = self.settle(among=half)
-        of_suspects = ~half & suspected.any(1)
-        errors, energies = self._errors(before, self.observed, suspected, of_suspects)
+        with_suspects = self.settle(among=half)
+        has_suspects = ~half & suspected.any(1)
+        errors, energies = self._errors(
+            with_suspects, self.observed, suspected, has_suspects
+        )
         if errors.sum() < (1 - _WORTH) * energies.sum():
             return False
         self.counts = usual
-        after = self.settle(among=half)
-        others = ~half & ~long
-        errors_before, _ = self._errors(before, usual, usual, others)
-        errors_after, _ = self._errors(after, usual, usual, others)
-        return _is_worse(errors_before, errors_after)
+        without_suspects = self.settle(among=half)
+        others = ~half & ~long  # the other half of the rows, without long rows
+        errors_with, _ = self._errors(with_suspects, usual, usual, others)
+        errors_without, _ = self._errors(without_suspects, usual, usual, others)
+        return _is_worse(errors_with, errors_without)
 
     def _errors(
         self,
@@ -676,23 +694,26 @@ class _Sample:
             self.scale = scale
         if float(self.counts.sum()) < (1 - _MOST) * float(self.observed.sum()):
             return None
-        # As in `find_suspects`: outliers among entries get a limit only if their energy exceeds the
-        # energy of the mean atom. Otherwise no single entries are outliers, at most long rows.
+        # Outliers among entries get a limit only if their energy exceeds the energy of the mean
+        # atom. Otherwise no single entries are outliers, at most long rows.
         squares = self.weigh(x.square() * usual_rows)
         of_outliers = float((squares * (1 - self.counts)).sum())
         has_limit = of_outliers * self.n_components > float(squares.sum())
         norms = (x * self.counts).square().mean(1).sqrt()
-        median_norm = float(_median_size(norms)) * self.unit
+        # root mean square entry of the median row, in units of the user's data
+        median_norm = float(_median_size(norms)) * self.divisor
         return replace(
             self.units(atoms, coder.alpha),
-            limit=limit * self.unit if has_limit else None,
+            limit=limit * self.divisor if has_limit else None,
             median_norm=median_norm if bool(long.any()) else None,
         )
 
     def _shrunk_scale(self, noise, n):  # (m,), (m,) -> (m,)
-        """Return ``scale`` times the noise of features in units of it, shrunk as in `_shrink`.
+        """Return the new ``scale``: the noise of features, shrunk towards the present ``scale``.
 
-        ``noise`` and ``n`` are results of `hidden`.
+        The part of the difference that sampling errors explain is left out, see `_shrink`.
+        ``noise`` has variances of features, and ``n`` the numbers of errors behind them, as
+        `hidden` returns them.
         """
         ratios, _, _ = _shrink(noise / self.scale**2, n)
         return self.scale * ratios
@@ -706,10 +727,10 @@ class _Sample:
         has_baseline = bool(self.centre.any())
         is_equal = bool((self.scale == 1).all())
         return Units(
-            intercept=self.centre * self.unit if has_baseline else None,
+            intercept=self.centre * self.divisor if has_baseline else None,
             scale=None if is_equal else self.scale,
             atoms=atoms,
-            alpha=None if alpha is None else alpha * self.unit,
+            alpha=None if alpha is None else alpha * self.divisor,
             positive_code=self.positive,
         )
 
@@ -719,10 +740,10 @@ class _Sample:
         ``centre``, ``scale``, ``row_scale`` and ``counts`` change.
         """
         if units.intercept is not None:
-            self.centre = units.intercept.to(self.x) / self.unit
+            self.centre = units.intercept.to(self.x) / self.divisor
         if units.scale is not None:
             self.scale = units.scale.to(self.x)
-        _, self.counts, row_scale = units.enter(self.x * self.unit, self.observed)
+        _, self.counts, row_scale = units.enter(self.x * self.divisor, self.observed)
         if row_scale is not None:
             self.row_scale = row_scale
 
@@ -755,22 +776,23 @@ class _Sample:
         n_rows = len(self.x) if asked else _JUDGES
         learned_from = None if asked else half
         noise, signal, n = self.hidden(atoms, n_rows, among=learned_from)
-        before = None
+        # errors of the other half in the old units; None unless the first round has to judge
+        errors_before = None
         if not asked:
             if not _differs(noise, signal, n):
                 return None
-            before, _, _ = self.hidden(atoms, among=~half)
+            errors_before, _, _ = self.hidden(atoms, among=~half)
         for _ in range(_ROUNDS):
             scale = self._shrunk_scale(noise, n)
             if float((scale / self.scale).log().abs().max()) < _STILL:
                 break
             atoms = project_atoms(atoms * self.scale / scale)
             self.scale = scale
-            if before is not None:
-                after, _, _ = self.hidden(atoms, among=~half)
-                if not _is_worse(before, after):
+            if errors_before is not None:
+                errors_after, _, _ = self.hidden(atoms, among=~half)
+                if not _is_worse(errors_before, errors_after):
                     return None
-                before = None
+                errors_before = None
             atoms = self.settle(atoms, _AGAIN).atoms
             noise, _, n = self.hidden(atoms, n_rows, among=learned_from)
         return atoms
@@ -809,7 +831,8 @@ class _Sample:
         variances, n_free = coder.noise_variances(self.in_units(), self.counts)
         scales, mean, variance = _shrink(variances, n_free)
         least = float(scales.quantile(_LEAST_SCALE))
-        return RowNoise(mean + 2 * log(self.unit), variance, least)
+        # variances are in units divided by `divisor`; the mean logarithm is in the user's units
+        return RowNoise(mean + 2 * log(self.divisor), variance, least)
 
 
 def learn_units(
@@ -820,7 +843,7 @@ def learn_units(
     Parameters
     ----------
     problem : Problem
-        Rows of all processes, divided by a unit, and the signs of codes and atoms.
+        Rows of all processes, divided by ``problem.unit``, and the signs of codes and atoms.
     n_components : int
         Number of atoms of the search.
     intercept : bool or "auto", default="auto"
@@ -856,9 +879,9 @@ def learn_units(
             return units
         sample.scale = torch.ones_like(sample.scale)
         sample.counts = sample.observed
-        # Suspects that are data change the mean. But they do not decide whether there is one: their
-        # errors are so large that no other difference would exceed chance. In raw tables of numbers
-        # 9 of 278 decisions would be wrong.
+        # Suspects that are data change the mean, which is computed anew. But they do not decide
+        # whether it is subtracted: their errors are so large that no other difference would exceed
+        # chance. In raw tables of numbers 9 of 278 decisions would be wrong.
         sample.take_mean(bool(sample.centre.any()), n_unfoldings)
     if noise in ("features", "rows", "both") and len(sample.x) > 1:
         return sample.learn_noise(noise)
@@ -892,12 +915,13 @@ def learn_scales(units, problem, atoms, alpha):  # -> Units, the same if noise i
         return units
     sample.enter(units)
     atoms = atoms.cpu().double()
-    alpha = alpha / sample.unit
+    alpha = alpha / sample.divisor
     rows = sample.rows(_SCREENED)
     noise, signal, n = sample.hidden(atoms, _SCREENED, alpha)
     counts = sample.counts[rows]
     coder = LassoCoder(atoms, alpha, sample.positive)
     residuals, _ = coder.residuals(sample.in_units(rows), counts)
+    # If visible entries have hardly any residuals, the errors come from missing structure.
     variances = residuals.square().sum(0) / counts.sum(0).clamp_min(1)
     if variances.sum() < _RESIDUAL * noise.sum() or not _differs(noise, signal, n):
         return units
@@ -929,19 +953,21 @@ def refine_units(units, problem, atoms, alpha):  # -> Units
     sample = _Sample(problem, len(atoms))
     atoms = atoms.cpu().double()
     sample.enter(units)
-    unit = sample.unit
+    divisor = sample.divisor
     counts = sample.counts
-    coder = LassoCoder(atoms, alpha / unit, sample.positive)
+    coder = LassoCoder(atoms, alpha / divisor, sample.positive)
     residuals, _ = coder.residuals(sample.in_units(), counts)
     changes = {"atoms": atoms}
     if units.intercept is not None:
+        # The baseline moves by the mean residual of rows, which are weighted by the inverse of the
+        # variance of their noise.
         weights = sample.weigh(counts / sample.row_scale.square())
         errors = weights * residuals * sample.row_scale * sample.scale
-        mean_errors = errors.sum(0) * unit / weights.sum(0).clamp_min(1e-300)
+        mean_errors = errors.sum(0) * divisor / weights.sum(0).clamp_min(1e-300)
         changes["intercept"] = units.intercept + mean_errors
     if units.limit is not None:
-        changes["limit"] = _limit(residuals, counts) * unit
+        changes["limit"] = _limit(residuals, counts) * divisor
     if units.row_noise is not None:
-        coder = coder._replace(alpha=units.alpha / unit)
+        coder = coder._replace(alpha=units.alpha / divisor)
         changes["row_noise"] = sample.noise_of_rows(coder)
     return replace(units, **changes)

@@ -64,7 +64,7 @@ class Problem(Rows):
         that the search tries.
     held_rows : Tensor of shape (n_samples,), bool, default=None
         True for the rows of ``x`` that are held out. Only in the polish, the last stage of a
-        search, atoms adapt to these rows, too.
+        search, atoms also adapt to these rows.
     weight : Tensor of shape (n_samples,), default=None
         The weight of each sample in sums over samples; None is 1. A weight multiplies the whole
         objective of its sample, so it does not change the codes.
@@ -88,8 +88,9 @@ class Problem(Rows):
     weight: Tensor | None = None
     has_baseline: bool = False
     baseline: Tensor | None = None
-    # The last sample that `thinned` has drawn, under the key (stride, with_held_rows): searches at
-    # several penalties take the same sample. It changes no result, so the class is still frozen.
+    # The last sample that `thinned` has drawn, under the key (stride, takes_all), see `_draw`:
+    # searches at several penalties take the same sample. The cache changes no result, so the class
+    # is still frozen.
     _sample: dict = field(default_factory=dict, init=False, repr=False)
 
     n_positions = (
@@ -173,7 +174,11 @@ class Problem(Rows):
         return replace(part, alpha=alpha, held_out=None, held_rows=None)
 
     def _draw(self, stride: int, takes_all: bool) -> Self:
-        """Draw one in ``stride`` samples for `thinned`, or return the last sample if it is this."""
+        """Draw one in ``stride`` samples for `thinned`; the last sample drawn is kept.
+
+        With ``takes_all`` samples are drawn from all, otherwise only from samples that are not held
+        out. In a problem with weights the number of draws of a sample becomes its weight.
+        """
         key = (stride, takes_all)
         if key not in self._sample:
             rows = torch.arange(len(self.x))
@@ -203,7 +208,8 @@ class Problem(Rows):
     def hide(self, n_codings: int | None = None) -> HeldRows:
         """Return the rows as held-out data, whose entries are hidden in turn to judge atoms.
 
-        ``n_codings`` is as in `HeldRows`.
+        ``n_codings`` is the least number of codings of a prediction, where a coding is a row with
+        one group of features hidden; None chooses it from the data (`count_codings`).
         """
         return HeldRows(self, n_codings)
 
@@ -229,8 +235,8 @@ class Problem(Rows):
         codes the first epochs move collinear atoms away from the sources: in mixtures the angle
         between true and found atoms grew from 0.3 to 31 degrees in three epochs.
         """
-        is_small = 4 * len(atoms) <= self.x.shape[1] and self.x.device.type == "cpu"
-        if not is_small or not len(self.x):
+        are_few = 4 * len(atoms) <= self.x.shape[1] and self.x.device.type == "cpu"
+        if not are_few or not len(self.x):
             return self.no_codes()
         codes, _ = solve_lasso(
             atoms,
@@ -309,6 +315,7 @@ def auto_alpha(
         0.07 times the root mean square norm of the samples that are not zero, in the units of
         ``x``; 1 if all samples are zero.
     """
+    # the penalty 0 has no effect: only the sums of squares and weights of the problem are used
     problem = Problem(x, 0.0, mask=mask, weight=weight)
     squares = problem.squares
     energy = problem.weigh(squares).sum()

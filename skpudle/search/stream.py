@@ -7,9 +7,9 @@ earlier rows have at an atom, the more a step of this atom costs. The next atoms
 .. math:: \tfrac12 \|X - Z D\|^2 + \tfrac12 \sum_k a_k \|d_k - d_k^{\mathrm{before}}\|^2, \quad
           a_k \leftarrow \beta_t a_k + \sum_i z_{ik}^2, \quad \beta_t = (1 - n_t / N_t)^\rho,
 
-with ``n_t`` rows in the block and ``N_t`` rows so far. Of a stream of ``N`` rows, row number ``s
-N`` has the weight ``s^rho`` at the end. (Online dictionary learning [1]_ keeps sums over earlier
-rows for each pair of atoms instead, a matrix.)
+with ``n_t`` rows in the block and ``N_t`` rows so far, including the block. Of a stream of ``N``
+rows, row number ``s N`` has the weight ``s^rho`` at the end. (Online dictionary learning [1]_ keeps
+sums over earlier rows for each pair of atoms instead, a matrix.)
 
 In the first blocks, *rounds* leave local minima, as in a search (`skpudle.search.descend`). A later
 block has rounds if it *surprises*: its mean objective is more than 5 % above that of earlier
@@ -54,9 +54,9 @@ _SURPRISE = 1.05
 # Largest number of atoms for which a stream has rounds of split and remove, and estimates the costs
 # of atoms for them. With more atoms a block only adapts the atoms.
 _MOST_ATOMS = 2048
-# The exponent rho of the module docstring, for `partial_fit`: when the number of rows has doubled,
-# earlier rows have an eighth of their weight, (1 / 2)**3. A pass over the rows of one data set
-# takes rho = 0 instead: the order of its rows carries no information, so all rows weigh the same.
+# The argument `forgetting` of `advance_stream`, for `partial_fit`: when the number of rows has
+# doubled, earlier rows have an eighth of their weight, (1 / 2)**3. A pass over the rows of one data
+# set takes 0 instead: the order of its rows carries no information, so all rows weigh the same.
 FORGETTING = 3.0
 # Least number of rows of a block. A block of rows with many features or codes may have fewer, since
 # `block_rows` limits its memory to 64 MiB.
@@ -68,17 +68,17 @@ def block_rows(n_used, n_components, n_features):  # -> int
 
     ``n_used`` is the mean number of nonzero codes in a row; each of them is a use of an atom.
     ``n_components`` and ``n_features`` are the numbers of atoms and of features. A block has at
-    least 1,024 rows. But if its rows and codes take more than 64 MiB it has fewer rows, down to 256
-    rows or two rows for each atom.
+    least 1,024 rows. But if its rows and codes take more than 64 MiB it has fewer rows, though at
+    least 256 rows and two rows for each atom.
     """
     # The bytes that a row takes: 20 for each feature, and 24 for each nonzero code. A row may have
     # 8 nonzero codes more than features (`ROOM` of `skpudle.search._epoch`).
-    row = 20 * n_features + 24 * min(n_components, n_features + 8)
+    row_bytes = 20 * n_features + 24 * min(n_components, n_features + 8)
     wanted = max(_LEAST_ROWS_OF_BLOCK, ceil(120 * n_components / max(n_used, 1.0)))
     # With fewer than two rows for each atom the sweeps that improve the atoms would take longer
     # than solving for the codes.
     least = max(_LEAST_ROWS_OF_BLOCK // 4, 2 * n_components)
-    return max(least, min(wanted, 2**26 // row))
+    return max(least, min(wanted, 2**26 // row_bytes))
 
 
 def begin_stream(
@@ -97,9 +97,12 @@ def begin_stream(
         Unit atoms, float64.
     energy : Tensor of shape (n_atoms,), default=None
         For each atom the mean square of its codes in earlier rows. Half of the mean square
-        estimates the cost of the atom for a row. None: no earlier rows.
-    weight, n_rows : float, default=0.0
-        Sum of weights and number of the earlier rows, as in `StreamState`.
+        estimates the cost of the atom for a row: the rise of the objective without the atom. None:
+        no earlier rows.
+    weight : float, default=0.0
+        Sum of the weights that earlier rows have after forgetting.
+    n_rows : float, default=0.0
+        Number of the earlier rows.
     mean : float, default=inf
         Mean objective of an earlier row.
 
@@ -114,9 +117,9 @@ def begin_stream(
 
 
 def _total(problem):  # -> float
-    """Return the number of rows of ``problem`` in all processes, each with its sample weight."""
-    weight = torch.tensor([problem.total_weight], dtype=torch.float64)
-    (total,) = problem.total(weight)
+    """Return the number of rows of a problem in all processes, the sum of their sample weights."""
+    own_weight = torch.tensor([problem.total_weight], dtype=torch.float64)
+    (total,) = problem.total(own_weight)
     return float(total)
 
 
@@ -163,8 +166,9 @@ def after_search(coded, n_rows=None):  # -> StreamState
 def _adapt(coded, held, most):  # -> Epoch
     """Adapt the atoms to a block: improve them once, then descend for at most ``most`` epochs.
 
-    ``coded`` is the `Epoch` of the block, and ``held``, a `Held`, the penalty of earlier rows. With
-    ``most`` = 0, for an empty block, ``coded`` is returned unchanged.
+    ``coded`` is the `Epoch` of the block, its rows with codes. ``held``, a `Held`, is a penalty on
+    steps of the atoms, which stands for earlier rows. With ``most`` = 0, for an empty block,
+    ``coded`` is returned unchanged.
     """
     if most == 0:
         return coded
@@ -180,7 +184,7 @@ def _play_round(coded, held, n_splits, seed):  # -> (Epoch, Held, float) or None
     coded : Epoch
         The block with its codes.
     held : Held
-        The penalty of earlier rows.
+        What stands for earlier rows: the penalty on steps of the atoms, and the costs of atoms.
     n_splits : int
         Largest number of atoms to add.
     seed : int
@@ -190,11 +194,11 @@ def _play_round(coded, held, n_splits, seed):  # -> (Epoch, Held, float) or None
     -------
     last : Epoch
         The block after the round, with the same number of atoms as before.
-    less : Held
+    of_kept : Held
         The entries of ``held`` for the atoms that remain.
     fall : float
-        The fall of the objective, with the costs in earlier blocks; negative if the round does
-        harm. The function returns None if no atom can be added, or too few can be removed.
+        The fall of the objective, less the rise that the round costs earlier rows; negative if the
+        round does harm. The function returns None if no atom can be added, or too few removed.
     """
     splits = split(coded, n_splits, seed, earlier=held.cost)
     if splits is None:
@@ -202,21 +206,22 @@ def _play_round(coded, held, n_splits, seed):  # -> (Epoch, Held, float) or None
     _, directions = splits
     problem = coded.problem
     new = problem.project(directions)
-    more = held.extended(new)
+    with_new = held.extended(new)
     atoms = torch.cat([coded.atoms, new])
     # one epoch solves for the codes at the new atoms, then at most 8 epochs adapt all atoms
-    larger = exhaust(descend(problem, atoms, coded.codes, 1 + 8, earlier=more))
-    kept = remaining(larger, len(new), earlier=more.cost)
-    # `remaining` may remove too few atoms, since an atom and its heir are not removed together.
+    larger = exhaust(descend(problem, atoms, coded.codes, 1 + 8, earlier=with_new))
+    kept = remaining(larger, len(new), earlier=with_new.cost)
+    # `remaining` may remove too few atoms, since an atom is not removed together with its heirs, to
+    # which its codes would go.
     if int(kept.sum()) != len(held.energy):
         return None
-    less = more.of_atoms(kept)
+    of_kept = with_new.of_atoms(kept)
     codes = larger.restrict(kept)
-    last = exhaust(descend(problem, larger.atoms[kept], codes, 1 + 15, earlier=less))
-    cost_of_removed = float(more.cost[~kept].sum())
-    after = last.objective + less.penalty_of_step(last.atoms) + cost_of_removed
+    last = exhaust(descend(problem, larger.atoms[kept], codes, 1 + 15, earlier=of_kept))
+    cost_of_removed = float(with_new.cost[~kept].sum())
+    after = last.objective + of_kept.penalty_of_step(last.atoms) + cost_of_removed
     before = coded.objective + held.penalty_of_step(coded.atoms)
-    return last, less, before - after
+    return last, of_kept, before - after
 
 
 def advance_stream(problem, state, *, forgetting=0.0, final=False):
@@ -229,8 +234,8 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
     state : StreamState
         State before the block; it is not changed.
     forgetting : float, default=0.0
-        The exponent rho of the weights of earlier rows, see the module; with 0 all rows have the
-        same weight.
+        The weights of earlier rows are multiplied by the power ``forgetting`` of their fraction of
+        all rows so far; with 0 all rows keep the same weight.
     final : bool, default=False
         Whether no more rows will join this block. Otherwise a block is too small if atoms have
         fewer than 30 uses (nonzero codes) on average.
@@ -240,11 +245,11 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
     StreamState
         State after the block.
     bool
-        False if the block is too small and not final. The state then has new atoms and a new loss
-        only, and the caller has to pass the rows again, together with more rows.
+        False if the block is too small and not final. Of the state only the atoms and the loss are
+        then new, and the caller has to pass the rows again, together with more rows.
     """
     n = _total(problem)
-    p = len(state.atoms)
+    n_atoms = len(state.atoms)
     n_rows = state.n_rows + n
     fade = (1 - n / n_rows) ** forgetting
     weight = fade * state.weight
@@ -255,25 +260,27 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
         energy=fade * state.held.energy,
         cost=fade * state.held.cost * n / max(weight, 1.0),
     )
-    # The first block adapts the atoms for up to 40 epochs, and later blocks for fewer, since atoms
-    # then have adapted to many rows already.
+    # The first block adapts the atoms for at most 40 epochs, and a later block for at most 40 times
+    # its share of all rows so far, since the atoms have adapted to the earlier rows already.
     coded = solve_codes(problem, state.atoms, _REPEATS)
     n_epochs = ceil(40 * n / n_rows)
-    new = coded.objective / n
-    surprises = new > _SURPRISE * state.mean
+    per_row = coded.objective / n
+    surprises = per_row > _SURPRISE * state.mean
     if not surprises:
         coded = _adapt(coded, held, n_epochs)
     # A block is large enough for rounds if atoms have 30 uses (nonzero codes) on average. In a
     # stream in which rows of 60 new planted atoms appeared, blocks of 1,000 rows, in which an atom
     # had 33 uses, found all of these atoms.
-    is_large = coded.n_entries >= 30 * p
-    if not (is_large or final):
+    has_enough_uses = coded.n_entries >= 30 * n_atoms
+    if not (has_enough_uses or final):
         if surprises:
             coded = _adapt(coded, held, n_epochs)
         held = state.held._replace(atoms=coded.atoms)
         return state._replace(held=held, loss=coded.loss), False
-    n_splits = max(1, p // SPLIT["few"]) if surprises else state.n_splits
-    for number in range(_MOST_ROUNDS * (is_large and p <= _MOST_ATOMS)):
+    # A block that surprises begins with 1 new atom for 20 atoms; other blocks go on with the number
+    # at which the last block ended.
+    n_splits = max(1, n_atoms // SPLIT["few"]) if surprises else state.n_splits
+    for number in range(_MOST_ROUNDS * (has_enough_uses and n_atoms <= _MOST_ATOMS)):
         if n_splits == 0:
             break
         seed = _MOST_ROUNDS * state.n_blocks + number
@@ -281,24 +288,29 @@ def advance_stream(problem, state, *, forgetting=0.0, final=False):
         if result is None:
             n_splits = 0
             break
-        last, less, fall = result
+        after_round, of_kept, fall = result
         if fall <= PROGRESS * coded.objective:
             n_splits //= 2
         if fall > 0:
-            coded = last
-            held = less
+            coded = after_round
+            held = of_kept
     if surprises:
         # If the objective is still high after the rounds, the atoms are too few for earlier and new
         # rows together. Then earlier rows lose weight, so that the atoms adapt to the new rows.
         if coded.objective / n > _SURPRISE * state.mean:
-            less = (state.mean * n / coded.objective) ** 2
-            held = held._replace(energy=less * held.energy)
-            weight = less * weight
+            fraction = (state.mean * n / coded.objective) ** 2
+            held = held._replace(energy=fraction * held.energy)
+            weight = fraction * weight
         coded = _adapt(coded, held, n_epochs)
+    # from the number of rows of this block back to the weights of earlier rows
     cost = held.cost * max(weight, 1.0) / n
-    if p <= _MOST_ATOMS:
+    if n_atoms <= _MOST_ATOMS:
         cost = cost + coded.costs()[0]
-    mean = new if state.mean == inf else state.mean + (new - state.mean) * n / n_rows
+    mean = (
+        per_row
+        if state.mean == inf
+        else state.mean + (per_row - state.mean) * n / n_rows
+    )
     state = StreamState(
         Held(coded.atoms, held.energy + coded.energies(), cost),
         weight=weight + n,

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import orthogonal_mp_gram
 from small import make, numpy_codes
 
@@ -29,6 +30,14 @@ def test_transform_alpha_is_what_transform_uses(X):
     )
     assert estimator.alpha_ == make().fit(X).alpha_  # training does not
     assert estimator.set_params(transform_alpha=0.0).transform(X).any()
+
+
+def test_a_warning_of_codes_points_at_the_users_line(X):
+    learner = PUDLEDictionaryLearning(12, random_state=0).fit(X)
+    learner.components_[0] = np.nan
+    with pytest.warns(ConvergenceWarning, match="duality gap") as warned:
+        learner.transform(X)
+    assert {warning.filename for warning in warned} == {__file__}
 
 
 def test_split_codes_lead_back_to_the_rows_of_plain_ones(X):

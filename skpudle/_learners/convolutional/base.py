@@ -56,8 +56,9 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):
     ``verbose``. After a fit it has ``_n_channels``, the number of channels of the data.
     """
 
-    _allows_nan = True
+    _allows_nan = True  # whether NaN marks missing pixels, for scikit-learn's tags
 
+    # the size of an atom along each axis, a tuple of int
     @property
     def _kernel(self):
         return sizes(self.atom_shape, 1)
@@ -70,8 +71,9 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):
         allow_nan=False,
         largest=None,
     ):  # -> Images
-        # Read and check a user's images, signals or rows of pixels, on the learner's device; the
-        # arguments are those of `read_images`.
+        # Read and check a user's images, signals or rows of pixels, on the learner's device.
+        # ``n_channels`` is that of a fit before, ``allow_nan`` is whether NaN may mark missing
+        # pixels, and ``largest`` is the largest valid count if images are counts.
         first = X[0] if isinstance(X, Sequence) and len(X) else X
         device = resolve_device(self.device, first, fitted=hasattr(self, "_n_channels"))
         images = read_images(
@@ -88,7 +90,7 @@ class ImageEstimator(CallbackSupportMixin, BaseEstimator):
         return images
 
     def _read_known(self, X, *, colours=False, allow_nan=False):  # -> Images
-        # Read data for a fitted estimator, as `_read`. ValueError is raised unless the numbers of
+        # Read and check data for a fitted estimator. ValueError is raised unless the numbers of
         # features and channels are those of the fit. With ``colours`` an estimator that was fitted
         # on one channel takes pictures of three channels, too.
         _check_feature_names(self, X, reset=False)

@@ -63,9 +63,9 @@ class ConvPUDLEDictionaryLearning(
         Penalty of the lasso, in units of the data. "auto": by predictions of hidden pixels.
 
     gradient : {"auto", "ae-ls", "ae-lasso", "dec"}, default="auto"
-        Trains the atoms of the search. "auto" is "ae-ls" with a number of ``n_unfoldings`` or with
-        ``dict_init="random"``. Otherwise it trains nothing: codes of the lasso leave nothing to
-        train.
+        Trains atoms by squared error through decoder and encoder ("ae-ls"), plus penalty
+        ("ae-lasso"), or through the decoder ("dec"). "auto": "ae-ls" with a number of
+        ``n_unfoldings`` or ``dict_init="random"``, else none.
 
     n_unfoldings : int, None or "auto", default="auto"
         Iterations of the encoder. None: solutions of the lasso. "auto" is 15 if a gradient trains,
@@ -270,10 +270,11 @@ class ConvPUDLEDictionaryLearning(
         inputs |= {
             "channel_noise_": noise if (noise != 1).any() else None,
             "intercept_": to_numpy(channels.intercept.flatten()),
+            # ``channels.kernel`` is None unless drift is subtracted
             "detrend_": channels.kernel and "slow",
             "device_": str(pieces.x.device),
             "_channels": channels,
-            "_channel_axis": images.channel_axis,
+            "_channel_axis": images.channel_axis,  # whether images have an axis of channels
             "_image_size": size,
         }
         return Data(pieces, pieces, inputs)
@@ -286,6 +287,8 @@ class ConvPUDLEDictionaryLearning(
         ValueError
             If parameters contradict each other.
         """
+        # "ae-ls" and "ae-lasso" differentiate through decoder and encoder, "dec" through the
+        # decoder alone. Codes are unfolded, or solve the lasso.
         gradient = phases.gradient_of(self)
         unfolds = phases.unfoldings_of(self) is not None
         messages.refuse(
@@ -312,7 +315,7 @@ class ConvPUDLEDictionaryLearning(
         """Return all fitted attributes, after an epoch of a fit or at its end.
 
         ``fitted`` is a `Fitted` of `ImagePhases`, with atoms (n, n_channels, *kernel) in units of
-        the noise of channels.
+        the noise of channels. `fixed` returns the user's number for ``debias``, or None for "auto".
         """
         inputs = data.inputs
         losses = [*fitted.losses, *fitted.loss_curve]
@@ -400,10 +403,10 @@ class ConvPUDLEDictionaryLearning(
             If ``atom_shape`` was changed after the fit.
         """
         kernel, stride = geometry_of(self)
-        of_atoms = self.components_.shape[1 : 1 + len(kernel)]
+        actual = self.components_.shape[1 : 1 + len(kernel)]
         messages.refuse(
-            of_atoms != kernel,
-            f"atom_shape={self.atom_shape!r:.60}, but atoms have {of_atoms}. Set it back, or fit.",
+            actual != kernel,
+            f"atom_shape={self.atom_shape!r:.60}, but atoms have {actual}. Set it back, or fit.",
         )
         atoms = atoms_inside(self.components_, len(kernel), like)
         return ConvDictionary(atoms / self._channels.noise.to(atoms), stride)
@@ -434,8 +437,9 @@ class ConvPUDLEDictionaryLearning(
     ):
         """Return code maps of images (n, n_channels, *size) that copies of atoms cover exactly.
 
-        ``mask``, of the same shape, is 0 at missing pixels. ``tolerance`` is that of `conv_codes`.
-        Code maps have the shape (n, n_components, *positions).
+        ``mask``, of the same shape, is 0 at missing pixels. ``tolerance`` is how far codes of the
+        lasso may violate its optimality conditions, as a fraction of the penalty. Code maps have
+        the shape (n, n_components, *positions): a code for each atom at each of its positions.
         """
         # Codes depend on data only by correlations with atoms. An atom of rank one is a map (one
         # number per channel) times a waveform, so a few combinations of channels, which the maps
@@ -529,6 +533,7 @@ class ConvPUDLEDictionaryLearning(
         for z in codes.tensors:
             x = [dictionary.synthesis(part) for part in parts_of_images(z)]
             x = self._channels.leave(torch.cat(x))
+            # codes of an image of the fit's size: what extended it to be covered is cut off
             is_whole = size and tuple(z.shape[2:]) == positions
             images.append(x[(..., *map(slice, size))] if is_whole else x)
         return codes.hand_back(
@@ -564,14 +569,16 @@ class ConvPUDLEDictionaryLearning(
         for x in images.tensors:
             # 1 for pixels of an image, 0 where the image is extended until atoms cover it
             inside = self._cover(torch.ones_like(x[0, 0]))
+            # each pixel gets a group at random, the same in every call
             generator.manual_seed(0)
-            turn = torch.randint(
+            group = torch.randint(
                 _TURNS, inside.shape, generator=generator, device="cpu"
             ).to(x.device)
             for part in parts_of_images(self._cover(x)):
                 for i in range(_TURNS):
-                    hidden = inside * (turn == i)
+                    hidden = inside * (group == i)
                     mask = (inside - hidden).expand_as(part)
+                    # with the coarser tolerance 1e-3, which is exact enough to predict pixels
                     codes = self._encode(dictionary, part, mask, SOLVED_OF_PATH)
                     residual = wide(part) - wide(dictionary.synthesis(codes))
                     error += float((residual.square() * hidden).sum())

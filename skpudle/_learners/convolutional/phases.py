@@ -66,8 +66,10 @@ def starts_at_random(learner):  # -> bool
 def gradient_of(learner):  # -> str, or None if nothing trains
     """Return the gradient that trains the atoms of a `ConvPUDLEDictionaryLearning`.
 
-    With ``gradient="auto"`` it is "ae-ls" if the user has set a number of ``n_unfoldings``, or
-    random atoms, which only training makes useful. Codes of the lasso leave nothing to train.
+    "ae-ls" differentiates the squared error through decoder and encoder, "ae-lasso" the lasso's
+    objective through both, "dec" the squared error through the decoder alone. "auto" is "ae-ls" if
+    the user has set a number of ``n_unfoldings``, or random atoms, which only training makes
+    useful. Otherwise codes solve the lasso, and leave nothing to train.
     """
     if learner.gradient != "auto":
         return learner.gradient
@@ -102,20 +104,22 @@ def cut_pieces(
     size = []
     pieces = []
     side = round(area ** (1 / len(kernel)))
+    # for each axis the length of the smallest image, the size of an atom, and the stride
     for n, k, s in zip(smallest, kernel, stride, strict=True):
         most_pixels = max(side, 4 * k)
         # Signals are cut into pieces of equal length, which hardly overlap. Pieces of pictures have
         # the largest size instead, and overlap: in a smaller piece there may be little to see, and
         # the penalty, which depends on the energy of pieces, would vary.
         n_pixels = ceil(n / ceil(n / most_pixels)) if len(kernel) == 1 else most_pixels
+        # m + 1 copies of an atom cover k + s * m pixels exactly
         size.append(k + s * min((n - k) // s, ceil((n_pixels - k) / s)))
     for image in (image for x in tensors for image in x):
         axes = zip(image.shape[1:], size, stride, strict=True)
         # The corners of pieces are evenly spaced, and the last piece ends at the last pixel. If one
         # piece covers an axis, a few pixels may be left at its end: less than a stride, so that no
-        # further copy of an atom would fit.
+        # further copy of an atom would fit. An image has n pixels along the axis, and a piece m.
         corners = (
-            np.linspace(0, n - k, ceil((n - s + 1) / k), dtype=int) for n, k, s in axes
+            np.linspace(0, n - m, ceil((n - s + 1) / m), dtype=int) for n, m, s in axes
         )
         for corner in product(*corners):
             window = (
@@ -128,8 +132,8 @@ def cut_pieces(
 def read_pieces(images, learner, most=inf):  # Images, learner -> Samples
     """Cut a user's images into the pieces (n_pieces, n_channels, *size) that a fit learns from.
 
-    Users' rows are extended by zeros until copies of an atom cover them. ``most`` limits the
-    numbers in all pieces, as in `cut_pieces`. Missing pixels get a mask.
+    Users' rows are extended by zeros until copies of an atom cover them. If the pieces have more
+    than about ``most`` numbers, only every n-th piece is returned. Missing pixels get a mask.
 
     Raises
     ------
@@ -142,6 +146,7 @@ def read_pieces(images, learner, most=inf):  # Images, learner -> Samples
         x = [covered(one, kernel, stride) for one in x]
     # Pieces have the default area, 2**14 pixels: their correlations with atoms stay in the cache.
     x, mask = split_missing(cut_pieces(x, kernel, stride, most=most), len(kernel))
+    # the mean squared norm of a window of the size of an atom
     check_range(float(x.square().mean()) * images.n_channels * prod(kernel), [x])
     return Samples(x, mask)
 
@@ -190,12 +195,15 @@ def draw_patches(x, n_components, kernel, generator):
     Tensor of shape (n_components, n_channels, *kernel)
         The patches, scaled to norm 1, of the dtype and on the device of the images.
     """
+    # ``energy`` becomes the sum of squares of each patch, by the position of its first corner.
     energy = x.detach().square().sum(1).double()
     for axis, k in enumerate(kernel, 1):
         energy = energy.unfold(axis, k, 1).sum(-1)
     shape = n_components, x.shape[1], *kernel
     atoms = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
     atoms = atoms.to(x)
+    # A random level draws the patch at which the cumulated energy passes it. Repeated patches are
+    # dropped, so four times as many are drawn.
     levels = torch.rand(
         4 * n_components, generator=generator, dtype=torch.float64, device="cpu"
     )
@@ -204,9 +212,9 @@ def draw_patches(x, n_components, kernel, generator):
         corners = torch.searchsorted(total, levels * total[-1], right=True)
         corners = dict.fromkeys(corners.clamp_max(len(total) - 1).tolist())
         positions = np.unravel_index([*corners][:n_components], energy.shape)
-        for k, (i, *starts) in enumerate(zip(*positions, strict=True)):
+        for number, (i, *starts) in enumerate(zip(*positions, strict=True)):
             window = (slice(a, a + n) for a, n in zip(starts, kernel, strict=True))
-            atoms[k] = x[(i, ..., *window)]
+            atoms[number] = x[(i, ..., *window)]
     return project_atoms(atoms)
 
 
@@ -354,7 +362,11 @@ class BriefSearch(NamedTuple):
 
 
 def search_briefly(images, learner, alpha=None):  # -> BriefSearch
-    """Search briefly for atoms, in a part of the data; by default at a penalty from the data."""
+    """Search briefly for atoms, in a part of the data, and count the codes that the data need.
+
+    ``images`` are `Images`. ``alpha`` is the penalty of the search; by default it follows from the
+    correlations of the data with random patches, and from the noise.
+    """
     pieces = read_pieces(images, learner, 2**17)
     kernel, stride = geometry_of(learner)
     n_atoms = 4 if learner.n_components == "auto" else learner.n_components
@@ -378,8 +390,8 @@ def choose_channels(images, learner):  # Images, learner -> Channels
     explain them by codes everywhere. Where events are dense, however, the median is no baseline,
     and the slow parts belong to the events. So with ``detrend="auto"`` brief searches of the data
     with and without each of the two count the codes. Each is subtracted if that saves more than a
-    third of the codes. Drift itself counts as half a code for each
-    length of an atom: it has a value there, while a code has a value and a position.
+    third of the codes. Drift itself counts as half a code for each length of an atom: it has a
+    value there, while a code has a value and a position.
     """
     kernel, _ = geometry_of(learner)
     x = torch.cat([x.transpose(0, 1).flatten(1) for x in images.tensors], 1)
@@ -412,15 +424,20 @@ def choose_channels(images, learner):  # Images, learner -> Channels
         # limit for drift, which costs a search and no more.)
         if removed <= (0.02 + is_slow * pi / (4 * kernel[0])) * left:
             continue
-        without = search_briefly(after, learner)
-        whole = search_briefly(before, learner, without.alpha)
-        saved = whole.n_codes - without.n_codes - is_slow / (2 * prod(kernel))
+        search_after = search_briefly(after, learner)
+        search_before = search_briefly(before, learner, search_after.alpha)
+        saved = (
+            search_before.n_codes - search_after.n_codes - is_slow / (2 * prod(kernel))
+        )
         # Baseline or drift is subtracted if this saves more than a third of the codes; a smaller
         # residual counts as the codes that could explain the difference. Measured savings, over the
         # number of codes before: 0.90 by the baseline of an electrocardiogram, six standard
         # deviations of the noise; 0.39 to 20 by drift of one third to ten standard deviations; and
         # at most 0.34 by the median of dense events, which is no baseline.
-        if saved + max(0.0, whole.n_more - without.n_more) > whole.n_codes / 3:
+        if (
+            saved + max(0.0, search_before.n_more - search_after.n_more)
+            > search_before.n_codes / 3
+        ):
             best = candidates[name]
             before = after
     if learner.channel_noise == "auto" and images.n_channels > 1:
@@ -437,7 +454,7 @@ def combine_channels(
 ):  # (n, n_channels, *size) -> (n, n_directions, *size)
     """Return weighted sums of channels, so that a search or encoder computes with fewer channels.
 
-    ``directions`` are the weights.
+    ``directions`` (n_channels, n_directions) are the weights of the channels in each sum.
     """
     return torch.einsum("ck,nc...->nk...", directions.to(x), x)
 
@@ -547,7 +564,8 @@ def code_images(
     debias : float, default=0.0
         The share of the lasso's bias to remove, from 0 to 1; an unfolded encoder ignores it.
     tolerance : float, default=1e-8
-        The tolerance of `conv_codes`; an unfolded encoder ignores it.
+        How far codes of the lasso may violate its optimality conditions, as a fraction of
+        ``alpha``; an unfolded encoder ignores it.
 
     Returns
     -------
@@ -560,11 +578,11 @@ def code_images(
         If codes of the lasso have not converged.
     """
     positive = learner.positive_code
-    if (depth := unfoldings_of(learner)) is not None:
+    if (n_unfoldings := unfoldings_of(learner)) is not None:
         return encode(
             dictionary,
             x,
-            n_unfoldings=depth,
+            n_unfoldings=n_unfoldings,
             alpha=alpha,
             positive_code=positive,
             mask=mask,
@@ -631,8 +649,11 @@ class ImagePhases(Run):
         self.pieces = self.seen = pieces = data.samples
         self.kernel, self.stride = geometry_of(learner)
         self.directions = torch.eye(pieces.x.shape[1])
+        # the problem of the search, and its data with codes: `make_problem` and `coded` return both
         self._problem = None
         self._coded = None
+        # The leading eigenvectors of the second moments of channels are the combinations of
+        # channels with the most energy.
         if (
             learner.rank is not None
             and pieces.mask is None
@@ -644,30 +665,32 @@ class ImagePhases(Run):
             self.seen = replace(pieces, x=combine_channels(pieces.x, self.directions))
 
     def table(self, fitted):  # -> tuple of Phase
-        """Return all phases in their order, each with a mark whether this fit needs the phase.
+        """Return all phases in their order, each with a flag: whether this fit needs the phase.
 
         A callback or Ctrl-C may end the search early. Then the phases are left out that need the
         end of a search.
         """
         learner = self.learner
         searched = fitted.searched
+        # The atoms of the finished search, and their prediction of held-out pieces. ``unbiased`` is
+        # whether atoms that are freed of the lasso's bias predict better.
         trial = searched and searched.trial
         is_whole = trial is not None and fitted.ended_by is None
-        has_products = learner.rank is not None
-        decides = learner.n_components == "auto"
+        has_rank_one = learner.rank is not None
+        chooses_size = learner.n_components == "auto"
         is_signal = len(self.kernel) == 1
-        follows = learner.alpha == "auto" and unfoldings_of(learner) is None
+        chooses_penalty = learner.alpha == "auto" and unfoldings_of(learner) is None
         trains = gradient_of(learner) is not None
-        refits = is_whole and not has_products and trial.unbiased
+        refits = is_whole and not has_rank_one and trial.unbiased
         return (
-            Phase("size", self.choose_size, decides, "number of atoms"),
+            Phase("size", self.choose_size, chooses_size, "number of atoms"),
             Phase("search", self.search, searched is not None, "epoch of the search"),
             Phase(
                 "twin", self.search_again, is_whole and is_signal, "epoch of the search"
             ),
-            Phase("rank one", self.factor, is_whole and has_products),
+            Phase("rank one", self.factor, is_whole and has_rank_one),
             Phase("unbiased atoms", self.refit, refits),
-            Phase("penalty of codes", self.choose_coding, is_whole and follows),
+            Phase("penalty of codes", self.choose_coding, is_whole and chooses_penalty),
             Phase("training", self.train, trains, "epoch", most=self.max_iter),
         )
 
@@ -691,6 +714,7 @@ class ImagePhases(Run):
         start = project_atoms(start.contiguous())
         alpha = learner.alpha
         if alpha == "auto":
+            # codes of the lasso; unfolded codes have no least penalty
             solves = unfoldings_of(learner) is None
             level = least_penalty(self.pieces, learner) if solves else 0.0
             alpha = max(penalty_of_correlations([x], start, self.stride), level)
@@ -741,9 +765,9 @@ class ImagePhases(Run):
         return project_atoms(atoms, atom_norm=None, rank=self.learner.rank)
 
     def choose_size(self, fitted):
-        """Choose the number of atoms: a phase, which yields a `Fitted` for each number tried.
+        """Choose the number of atoms by predictions of held-out pieces: a phase.
 
-        The last one has the atoms of the chosen number. See `skpudle.search.choose`.
+        It yields a `Fitted` for each number tried; the last one has the atoms of the chosen number.
         """
         pieces = self.seen
 
@@ -786,14 +810,14 @@ class ImagePhases(Run):
     def coded(self, fitted):  # -> ConvEpoch
         """Return the data with codes for the atoms of the search, for the phases after it.
 
-        They are kept from the search or, if that was made before the fit resumed from a checkpoint,
-        computed again.
+        They are kept from the search. If the search was made before the fit resumed from a
+        checkpoint, they are computed again, for one in ``searched.stride`` pieces.
         """
         if self._coded is None:
             searched = fitted.searched
             problem = self.make_problem(fitted)
             part = problem.thinned(searched.stride, alpha=searched.alpha)
-            # Three epochs bring the objective close to its minimum, see `REPEATS` of rows.
+            # Three epochs bring the objective close to its minimum, as in rows.
             self._coded = descend.solve_codes(part, searched.atoms, 3)
         return self._coded
 
@@ -803,12 +827,14 @@ class ImagePhases(Run):
         The algorithm is `skpudle.search.find`. If a fit resumes from a checkpoint, the search
         begins again with the atoms of the checkpoint.
         """
-        has_level = (
+        # The first penalty is too small for slow noise. So a search of signals begins again if the
+        # penalty that `noise_level` returns is much larger.
+        raises_penalty = (
             self.learner.alpha == "auto"
             and self.pieces.mask is None
             and len(self.kernel) == 1
         )
-        level = noise_level if has_level else None
+        level = noise_level if raises_penalty else None
         problem = self.make_problem(fitted)
         for state in find.find_atoms(problem, fitted.searched.atoms, level=level):
             self._problem = state.problem
@@ -850,6 +876,7 @@ class ImagePhases(Run):
         with atoms of rank one.
         """
         pieces = self.pieces
+        # as many pieces as the search took at its end, one in ``stride``
         n = -(-len(pieces) // fitted.searched.stride)
         some = pieces[spread_rows(len(pieces), n)]
         alpha = fitted.search_alpha
@@ -869,12 +896,14 @@ class ImagePhases(Run):
     def choose_coding(self, fitted):
         """Choose penalty and debiasing of codes by held-out pieces: a phase, yielding one `Fitted`.
 
-        This is for codes of the lasso only; unfolded codes keep the first penalty.
+        This is for codes of the lasso only; unfolded codes keep the first penalty. A ``debias``
+        that the user has set stays: `fixed` returns it as a number, and None for "auto".
         """
         problem = self.make_problem(fitted)
         trial = fitted.searched.trial
-        # ``trial.judged`` are the atoms before they learned from the held-out pieces, too. Only
-        # such atoms may be judged by predictions of these pieces.
+        # ``trial.judged`` are the atoms before the last stage of the search, which also learns from
+        # the held-out pieces. Predictions of these pieces can judge only atoms that have not
+        # learned from them.
         atoms = trial.judged
         if self.learner.rank is not None:
             atoms = project_atoms(atoms, rank=self.learner.rank)
@@ -889,7 +918,11 @@ class ImagePhases(Run):
     # ------------------------------------------------------------------ training
 
     def network(self, fitted, n_steps):
-        """Return what `Trainer` differentiates: the rule, the dictionary and further arguments."""
+        """Return what `Trainer` differentiates: a gradient rule, the dictionary, and a dict.
+
+        The rule is a function for "ae-ls", "ae-lasso" or "dec". The dict has its further arguments,
+        the encoder and the penalty. ``n_steps``, the number of updates so far, has no effect.
+        """
         alpha = fitted.alpha
         encoder = partial(code_images, learner=self.learner, alpha=alpha)
         rule = GRADIENT_RULES[gradient_of(self.learner)]
@@ -930,6 +963,8 @@ class ImagePhases(Run):
         # since the mean loss of few pieces is too noisy to show an improvement.
         n_judged = max(256, len(x))
         stopping = Stopping(learner.tol, learner.n_iter_no_change, n_judged=n_judged)
+        # A checkpoint stores the "moments" of the optimiser, the course of `stopping`, and the
+        # state of the generator that draws batches.
         if past:
             optimizer.load(fitted.atoms, past["moments"])
             stopping.course = past["stopping"]
